@@ -1,0 +1,236 @@
+//! The bus between LLM servers and gateways: claim, append, attach, release. One interface, two brokers:
+//! [`MemoryBroker`] inside one process and [`RedisBroker`] between many. Events travel in batches on the way in and
+//! through lanes on the way out, so a token costs no wake-up and no allocation of its own here. Nothing here knows
+//! HTTP, WebSockets or what an event says.
+
+mod attachment;
+mod batch;
+mod counters;
+mod hub;
+mod memory;
+mod redis;
+
+pub use attachment::{Attachment, CatchUp};
+pub use batch::{Batch, Entry};
+pub use counters::{Counters, CountersSnapshot};
+pub use memory::MemoryBroker;
+pub use redis::RedisBroker;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use protocol::{Position, Prefix, SessionId};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{mpsc, watch};
+
+/// How events travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Into the session's log, then published: what a lane missed it reads again.
+    #[default]
+    Log,
+    /// Published alone, the old way: what nobody heard is gone.
+    PubSub,
+}
+
+impl std::str::FromStr for Delivery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "log" => Ok(Self::Log),
+            "pubsub" => Ok(Self::PubSub),
+            other => Err(format!("`{other}` is no way of delivery: use `log` or `pubsub`")),
+        }
+    }
+}
+
+/// What every broker is built from.
+#[derive(Clone, Debug)]
+pub struct BusConfig {
+    /// `memory://` or `redis://host:port/db`.
+    pub url: String,
+    /// This process's name on the bus; other processes send it [`Control`] messages under it. Unique in the stack.
+    pub instance: String,
+    /// How long a session's keys live after its last claim or terminator.
+    pub session_ttl: Duration,
+    /// How events travel. Servers and gateways must agree.
+    pub delivery: Delivery,
+    /// How many events of earlier queries a log keeps when the next query begins.
+    pub log_entries: usize,
+    /// Connections that subscribe, 1 to 4; sessions are spread over them.
+    pub subscriber_connections: usize,
+    /// Put before every key and channel, so that tests can share a Redis.
+    pub name_prefix: String,
+}
+
+impl BusConfig {
+    /// The defaults for this URL and instance.
+    #[must_use]
+    pub fn new(url: impl Into<String>, instance: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            instance: instance.into(),
+            session_ttl: Duration::from_secs(10_800),
+            delivery: Delivery::Log,
+            log_entries: 1_000,
+            subscriber_connections: 1,
+            name_prefix: String::new(),
+        }
+    }
+}
+
+/// The bus did not answer, or not as it should. Nothing is known about the call's outcome: every call may be repeated.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BusError {
+    /// No connection, or lost in the middle.
+    #[error("the bus is unreachable: {0}")]
+    Unreachable(String),
+    /// The broker refused the command.
+    #[error("the bus refused: {0}")]
+    Refused(String),
+    /// The configuration does not describe a bus.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Why a session was not claimed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// No such session.
+    #[error("session not found")]
+    Unknown,
+    /// The session was closed.
+    #[error("session is closed")]
+    Closed,
+    /// Another query is running.
+    #[error("a query is running already")]
+    Busy,
+    /// The bus failed.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// A query that wants to run.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// The client's id of the query; a repeat of the last one starts nothing.
+    pub query_id: String,
+    /// What the caller will want back when the claim is repeated: kept, not read.
+    pub answer: String,
+}
+
+/// A session claimed for one query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The generation: whoever holds the claim numbers its events 1, 2, 3 … in it.
+    pub generation: u64,
+    /// The same query was claimed before, with this answer: start nothing.
+    pub repeat_of: Option<String>,
+}
+
+/// What an append came to. An entry is either in one of these lists or delivered to the bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Events that the bus took and nobody was subscribed to.
+    pub unheard: u64,
+    /// Generations that are no longer the highest of their session: their writers must stop.
+    pub stale: Vec<(SessionId, u64)>,
+    /// Generations of which an entry was refused for another reason (out of memory, say): their writers must stop.
+    pub refused: Vec<(SessionId, u64, String)>,
+}
+
+/// Where an attached session's stream starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The client has everything up to and with this position.
+    After(Position),
+    /// The client says nothing: after what was last handed to a socket of its session.
+    Cursor,
+}
+
+/// What a process is told by others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// To a server: the session was closed; end the query of this generation.
+    Cancel {
+        /// Which session.
+        session: SessionId,
+        /// Which of its queries.
+        generation: u64,
+    },
+}
+
+/// Why a lane ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneEnd {
+    /// The session was closed, and all its events were handed on.
+    SessionClosed,
+    /// Another connection attached to the session.
+    TakenOver,
+}
+
+/// The gateway's end of a lane. Called on the bus's own reader with the lane locked: it must neither block nor call back.
+pub trait Outlet: Send + Sync + 'static {
+    /// The session's next event, to be sent verbatim.
+    fn event(&self, prefix: Prefix, frame: &[u8]);
+
+    /// Everything after `from`, up to and with `to`, cannot be had any more.
+    fn gap(&self, from: Position, to: Position);
+
+    /// The lane fell behind: call [`Attachment::catch_up`] from a task when there is room for a page.
+    fn behind(&self);
+
+    /// No event follows.
+    fn end(&self, end: LaneEnd);
+}
+
+/// A bus. Every call may be repeated after an error.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// Makes an active, idle session.
+    async fn create(&self, session: SessionId) -> Result<(), BusError>;
+
+    /// Claims an active, idle session for a query: one atomic step that fences off every earlier writer.
+    async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError>;
+
+    /// Appends and publishes a batch, in its order. A terminator releases its claim in the same step.
+    /// After an error append the same batch again: what is in the log already is not doubled.
+    async fn append(&self, batch: &Batch) -> Result<Appended, BusError>;
+
+    /// Closes a session. Its running query's server is told to end it; its socket ends after the last event.
+    /// False for a session that does not exist.
+    async fn close(&self, session: SessionId) -> Result<bool, BusError>;
+
+    /// Opens the session's lane to `outlet`, taking it over from whoever has it. When this returns, the subscription is
+    /// live; nothing is handed on before the first [`Attachment::catch_up`].
+    async fn attach(
+        &self,
+        session: SessionId,
+        start: Start,
+        outlet: Arc<dyn Outlet>,
+    ) -> Result<Attachment, BusError>;
+
+    /// Publishes a client's message to the session's up channel.
+    async fn send_up(&self, session: SessionId, message: Bytes) -> Result<(), BusError>;
+
+    /// Messages to this process. The first caller gets them; the queue is bounded, overflow is counted.
+    fn control(&self) -> Option<mpsc::Receiver<Control>>;
+
+    /// Whether the bus can serve now.
+    fn ready(&self) -> watch::Receiver<bool>;
+
+    /// What the bus counted since it was opened.
+    fn counters(&self) -> CountersSnapshot;
+}
+
+/// Opens the bus that `config.url` names. Returns at once: a Redis that is not there yet is waited for in the background,
+/// and [`Broker::ready`] tells.
+///
+/// # Errors
+/// A URL that names no bus.
+pub fn open(config: BusConfig) -> Result<Arc<dyn Broker>, BusError> {
+    if config.url.starts_with("memory://") {
+        return Ok(Arc::new(MemoryBroker::new(config)));
+    }
+    Ok(Arc::new(RedisBroker::open(config)?))
+}

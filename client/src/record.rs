@@ -1,0 +1,152 @@
+//! What the engine says of the run: one record a query, one a session, and per-token samples.
+//! Every output (CSV, summary, hlog, text, terminal) is a consumer of these and knows no socket.
+
+use protocol::{SessionId, Tally};
+use std::time::Duration;
+
+/// A moment of the run: time since its start, from one monotonic clock.
+pub type Moment = Duration;
+
+/// How a query ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QueryStatus {
+    /// Every expected token, once, in order, in time.
+    Ok,
+    /// The terminator came, but tokens are missing, doubled or out of order.
+    Incomplete,
+    /// No terminator before the deadline.
+    Timeout,
+    /// The stream ended in an `error` event, or its session could not go on.
+    Error,
+    /// `/run` was refused.
+    Rejected,
+    /// The run was ended before it could finish.
+    Abandoned,
+}
+
+/// Which step of a session failed. A kind, not a text: outputs count by it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// `POST /session/create`.
+    Create,
+    /// Opening the socket for the first time.
+    Connect,
+    /// Opening it again, after all attempts.
+    Reconnect,
+    /// `POST /run`.
+    Run,
+    /// The stream itself: an error event, a gap, a token wrong.
+    Stream,
+    /// No terminator in time.
+    Timeout,
+    /// `POST /close`.
+    Close,
+    /// The socket was closed for good, with this code.
+    Closed(u16),
+}
+
+/// A failure: what was being done, and the details for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which step.
+    pub kind: FailureKind,
+    /// HTTP status or close code where there is one.
+    pub code: Option<u16>,
+    /// For a person: what was done, with which value.
+    pub message: String,
+}
+
+/// One query, whatever became of it. Also written for the queries of sessions that failed before they could send them.
+#[derive(Clone, Debug)]
+pub struct QueryRecord {
+    /// `None` when the session was never created.
+    pub session: Option<SessionId>,
+    /// From 0: which of the run's sessions.
+    pub session_index: u64,
+    /// From 1.
+    pub query_num: u32,
+    /// When the plan wanted it sent.
+    pub scheduled: Moment,
+    /// When it was sent; `None` when it never was.
+    pub sent: Option<Moment>,
+    /// When the first non-empty token came.
+    pub first_token: Option<Moment>,
+    /// When the last token came.
+    pub last_token: Option<Moment>,
+    /// When the terminator came.
+    pub done: Option<Moment>,
+    /// When it was given up or finished.
+    pub ended: Moment,
+    /// How it ended.
+    pub status: QueryStatus,
+    /// What `/run` announced; `None` for a rejected run or a server of the old contract.
+    pub tokens_expected: Option<u64>,
+    /// What came of it.
+    pub tally: Tally,
+    /// Of `tally.tokens_lost`: sent while the socket was open.
+    pub lost_connected: u64,
+    /// Of `tally.tokens_lost`: sent while the socket was down.
+    pub lost_in_gap: u64,
+    /// Gaps over `--stall-ms`.
+    pub stall_count: u64,
+    /// The excess of those gaps, summed.
+    pub stall: Duration,
+    /// By the drawn schedule: run call to first token.
+    pub ideal_ttft: Option<Duration>,
+    /// By the drawn schedule: run call to terminator.
+    pub ideal_e2el: Option<Duration>,
+    /// What went wrong first.
+    pub failure: Option<Failure>,
+}
+
+/// One session, whatever became of it.
+#[derive(Clone, Debug)]
+pub struct SessionRecord {
+    /// `None` when it was never created.
+    pub session: Option<SessionId>,
+    /// From 0.
+    pub index: u64,
+    /// When the plan wanted it started, when it was, and when it ended.
+    pub scheduled: Moment,
+    /// When it was started.
+    pub started: Moment,
+    /// When it ended.
+    pub ended: Moment,
+    /// `POST /session/create`.
+    pub create: Option<Duration>,
+    /// TCP + upgrade + JWT + subscription live, of the first connect.
+    pub connect: Option<Duration>,
+    /// `POST /session/{id}/close`.
+    pub close: Option<Duration>,
+    /// Attempts to reconnect.
+    pub reconnect_attempts: u64,
+    /// …of which succeeded.
+    pub reconnects_ok: u64,
+    /// Each from the loss of the socket to the next 101.
+    pub reconnect_gaps: Vec<Duration>,
+    /// Close codes received, in order.
+    pub close_codes: Vec<u16>,
+    /// Every query ok and no step failed.
+    pub ok: bool,
+    /// The server speaks the old contract: integrity is unverified.
+    pub old_contract: bool,
+    /// What went wrong first.
+    pub failure: Option<Failure>,
+}
+
+/// Per-token samples: recorded by the worker that read them, straight into its histograms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// Gap between consecutive tokens.
+    Itl,
+    /// Gap between reads that carried tokens.
+    FrameGap,
+    /// Received − `sent_us`, one way, replayed events apart.
+    Delivery,
+    /// Of replayed events.
+    ReplayDelivery,
+    /// `sent_us − due_us`: the simulator's own lateness.
+    PaceLag,
+    /// The client's own event loop: wake-up − intended.
+    LoopLag,
+}

@@ -1,0 +1,27 @@
+//! The wire contract of Streamstress: positions, events, names, claims, close codes, continuity.
+//! Pure values and functions; it opens no socket, knows no async runtime and holds no state of a process.
+
+mod api;
+mod claims;
+mod clock;
+mod close;
+mod continuity;
+mod event;
+mod lane;
+mod position;
+mod session;
+
+pub use api::{CloseResponse, CreateResponse, ErrorBody, RunRequest, RunResponse};
+pub use claims::{
+    Claims, LEEWAY_SECONDS, MAX_TOKEN_BYTES, Secret, SecretError, Signer, TokenError, Verifier,
+};
+pub use clock::{ClockAnchor, boot_id, monotonic_us};
+pub use close::{ClientAction, CloseReason};
+pub use continuity::{Hole, Ledger, Observation, Tally};
+pub use event::{
+    Event, Frame, Kind, MalformedFrame, Prefix, encode_closed, encode_done, encode_error, encode_fence,
+    encode_gap, encode_resumed, encode_token,
+};
+pub use lane::{Lane, LogEnd, Logged, Step};
+pub use position::{ParsePositionError, Position};
+pub use session::{Names, ParsePathError, ParseSessionIdError, SessionId, parse_ws_path};

@@ -1,0 +1,184 @@
+//! A session's id, and the names derived from it: Redis keys and channels, the gateway's path.
+//! An id is a UUID before it is anything else, so nothing a stranger typed ever reaches a key.
+
+use std::{fmt, str::FromStr};
+use uuid::Uuid;
+
+/// A session's id: a UUID in its hyphenated form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(Uuid);
+
+impl SessionId {
+    /// Wraps a UUID.
+    #[must_use]
+    pub const fn new(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The UUID itself.
+    #[must_use]
+    pub const fn uuid(self) -> Uuid {
+        self.0
+    }
+
+    /// Reads the session out of the name of its down channel, `<prefix>session:{id}:down`.
+    #[must_use]
+    pub fn from_down_channel(name: &[u8], prefix: &str) -> Option<Self> {
+        let id = name.strip_prefix(prefix.as_bytes())?.strip_prefix(b"session:")?.strip_suffix(b":down")?;
+        Uuid::try_parse_ascii(id).ok().map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+/// The text is no session id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("session id is not a UUID")]
+pub struct ParseSessionIdError;
+
+impl FromStr for SessionId {
+    type Err = ParseSessionIdError;
+
+    /// Takes the hyphenated form alone: 36 characters.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() != 36 {
+            return Err(ParseSessionIdError);
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| ParseSessionIdError)
+    }
+}
+
+impl serde::Serialize for SessionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SessionId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Makes the names of Redis keys and channels. The prefix is empty in production; tests that share a server set one.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Names that all start with `prefix`.
+    #[must_use]
+    pub fn with_prefix(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// What every name starts with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Hash: status, running query, generation.
+    #[must_use]
+    pub fn meta(&self, session: SessionId) -> String {
+        format!("{}session:{session}:meta", self.prefix)
+    }
+
+    /// Hash: who holds the session's socket, and the cursor of the last one.
+    #[must_use]
+    pub fn attach(&self, session: SessionId) -> String {
+        format!("{}session:{session}:attach", self.prefix)
+    }
+
+    /// Stream: every event of the last queries.
+    #[must_use]
+    pub fn log(&self, session: SessionId) -> String {
+        format!("{}session:{session}:log", self.prefix)
+    }
+
+    /// Channel: events to the client.
+    #[must_use]
+    pub fn down(&self, session: SessionId) -> String {
+        format!("{}session:{session}:down", self.prefix)
+    }
+
+    /// Channel: messages from the client.
+    #[must_use]
+    pub fn up(&self, session: SessionId) -> String {
+        format!("{}session:{session}:up", self.prefix)
+    }
+
+    /// Channel: what other processes tell the process `instance`.
+    #[must_use]
+    pub fn control(&self, instance: &str) -> String {
+        format!("{}control:{instance}", self.prefix)
+    }
+}
+
+/// A path that is not `/{agent_id}/ws/{session_id}`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected /{{agent_id}}/ws/{{session_id}}, where session_id is a UUID")]
+pub struct ParsePathError;
+
+/// Reads the agent and the session out of `/{agent_id}/ws/{session_id}`.
+///
+/// # Errors
+/// Any other path, an empty agent, or a session id that is no UUID.
+pub fn parse_ws_path(path: &str) -> Result<(&str, SessionId), ParsePathError> {
+    let mut parts = path.strip_prefix('/').ok_or(ParsePathError)?.split('/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(agent), Some("ws"), Some(session), None) if !agent.is_empty() => {
+            session.parse().map(|session| (agent, session)).map_err(|_| ParsePathError)
+        }
+        _ => Err(ParsePathError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11";
+
+    #[test]
+    fn only_a_hyphenated_uuid_is_a_session_id() {
+        assert!(ID.parse::<SessionId>().is_ok());
+        for text in [
+            "",
+            "x",
+            "*",
+            "0b8a1c523b0e4f579d1f5b7f8a2c9e11",
+            "{0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11}",
+            "0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e1\n",
+        ] {
+            assert!(text.parse::<SessionId>().is_err(), "{text:?} was taken for a session id");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        assert_eq!(parse_ws_path(&format!("/agent/ws/{ID}")), Ok(("agent", ID.parse().unwrap())));
+        for path in ["", "/", "/ws", "/agent/ws/", "//ws/x", "/agent/ws/x/y", "/agent/web/x"] {
+            assert!(parse_ws_path(path).is_err(), "{path:?} was taken for a socket's path");
+        }
+        assert!(parse_ws_path(&format!("//ws/{ID}")).is_err());
+        assert!(parse_ws_path(&format!("/agent/ws/{ID}/")).is_err());
+    }
+
+    #[test]
+    fn a_down_channel_names_its_session() {
+        let session: SessionId = ID.parse().unwrap();
+        for names in [Names::default(), Names::with_prefix("test-7:")] {
+            let channel = names.down(session);
+            assert_eq!(SessionId::from_down_channel(channel.as_bytes(), names.prefix()), Some(session));
+        }
+        assert_eq!(SessionId::from_down_channel(b"session:x:down", ""), None);
+        assert_eq!(SessionId::from_down_channel(Names::default().up(session).as_bytes(), ""), None);
+    }
+}
