@@ -1,1 +1,221 @@
+//! The hub: which session's lane is open here, and what its events do on their way out. Every broker shares it;
+//! it knows neither how events arrive nor where a log is kept.
 
+use crate::{Counters, Delivery, LaneEnd, Outlet};
+use parking_lot::Mutex;
+use protocol::{Kind, Lane, LogEnd, Logged, Mark, Position, Prefix, SessionId, Step};
+use std::{collections::HashMap, sync::Arc};
+
+/// One open lane and its outlet.
+pub(crate) struct Slot {
+    outlet: Arc<dyn Outlet>,
+    delivery: Delivery,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+}
+
+struct State {
+    lane: Lane,
+    start: Position,
+    /// Which attachment of the session this is: 0 until the broker has numbered it.
+    epoch: u64,
+    /// The highest epoch that is known to have taken the session over.
+    superseded_by: u64,
+    ended: bool,
+}
+
+/// What a finished page means for its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageEnd {
+    Live(Position),
+    More,
+    Ended,
+}
+
+impl Slot {
+    pub(crate) fn new(outlet: Arc<dyn Outlet>, delivery: Delivery, counters: Arc<Counters>) -> Arc<Self> {
+        let state = State {
+            lane: Lane::after(Position::ZERO),
+            start: Position::ZERO,
+            epoch: 0,
+            superseded_by: 0,
+            ended: false,
+        };
+        Arc::new(Self { outlet, delivery, counters, state: Mutex::new(state) })
+    }
+
+    /// The broker has numbered the attachment and knows where its stream starts. False if another has superseded it.
+    pub(crate) fn begin(&self, epoch: u64, start: Position) -> bool {
+        let mut state = self.state.lock();
+        state.epoch = epoch;
+        state.start = start;
+        state.lane = Lane::after(start);
+        if state.superseded_by > epoch {
+            self.end_locked(&mut state, LaneEnd::TakenOver);
+        }
+        !state.ended
+    }
+
+    pub(crate) fn start(&self) -> Position {
+        self.state.lock().start
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.state.lock().epoch
+    }
+
+    /// Another attachment with this epoch exists.
+    pub(crate) fn superseded(&self, by: u64) {
+        let mut state = self.state.lock();
+        state.superseded_by = state.superseded_by.max(by);
+        if state.epoch != 0 && state.epoch < by {
+            self.end_locked(&mut state, LaneEnd::TakenOver);
+        }
+    }
+
+    pub(crate) fn end(&self, end: LaneEnd) {
+        self.end_locked(&mut self.state.lock(), end);
+    }
+
+    fn end_locked(&self, state: &mut State, end: LaneEnd) {
+        if std::mem::replace(&mut state.ended, true) {
+            return;
+        }
+        if end == LaneEnd::TakenOver {
+            Counters::add(&self.counters.taken_over, 1);
+        }
+        self.outlet.end(end);
+    }
+
+    /// An event came live.
+    pub(crate) fn live(&self, prefix: Prefix, frame: &[u8]) {
+        let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
+        let step = match self.delivery {
+            Delivery::Log => state.lane.live(prefix),
+            Delivery::PubSub if prefix.kind.is_for_client() => Step::Forward,
+            Delivery::PubSub => Step::Note,
+        };
+        match step {
+            Step::Forward => self.forward(prefix, frame),
+            Step::Note => self.note(&mut state, prefix.kind),
+            Step::Seen => Counters::add(&self.counters.skipped, 1),
+            Step::Behind => {
+                Counters::add(&self.counters.fell_behind, 1);
+                self.outlet.behind();
+            }
+        }
+    }
+
+    /// The subscription was interrupted and stands again: whatever came meanwhile is in the log alone.
+    pub(crate) fn resubscribed(&self) {
+        let mut state = self.state.lock();
+        state.lane.interrupted();
+        if !state.ended && self.delivery == Delivery::Log {
+            self.outlet.behind();
+        }
+    }
+
+    /// A read of the log begins: from which position, and the mark to end it with.
+    pub(crate) fn begin_read(&self) -> (Position, Mark) {
+        let state = self.state.lock();
+        (state.lane.last(), state.lane.mark())
+    }
+
+    /// Hands on one event that the log holds.
+    pub(crate) fn logged(&self, prefix: Prefix, frame: &[u8]) {
+        let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
+        match state.lane.logged(prefix) {
+            Logged::Forward => self.forward(prefix, frame),
+            Logged::Note => self.note(&mut state, prefix.kind),
+            Logged::Seen => {}
+            Logged::Gap { from, to, forward } => {
+                self.gap(from, to);
+                if forward { self.forward(prefix, frame) } else { self.note(&mut state, prefix.kind) }
+            }
+        }
+    }
+
+    /// A page was handed on; `at_end` when the log held no more.
+    pub(crate) fn end_read(&self, mark: Mark, at_end: bool) -> PageEnd {
+        Counters::add(&self.counters.pages_read, 1);
+        let mut state = self.state.lock();
+        if state.ended {
+            return PageEnd::Ended;
+        }
+        if self.delivery == Delivery::PubSub {
+            return PageEnd::Live(state.lane.last());
+        }
+        if !at_end {
+            return PageEnd::More;
+        }
+        match state.lane.log_end(mark) {
+            LogEnd::CaughtUp => PageEnd::Live(state.lane.last()),
+            LogEnd::Again => PageEnd::More,
+            LogEnd::Missing { from, to } => {
+                self.gap(from, to);
+                PageEnd::More
+            }
+        }
+    }
+
+    fn forward(&self, prefix: Prefix, frame: &[u8]) {
+        Counters::add(&self.counters.forwarded, 1);
+        self.outlet.event(prefix, frame);
+    }
+
+    fn gap(&self, from: Position, to: Position) {
+        Counters::add(&self.counters.gaps, 1);
+        self.outlet.gap(from, to);
+    }
+
+    fn note(&self, state: &mut State, kind: Kind) {
+        if kind == Kind::Closed {
+            self.end_locked(state, LaneEnd::SessionClosed);
+        }
+    }
+}
+
+/// The sessions whose lanes are open here: one lane a session, the newest.
+#[derive(Default)]
+pub(crate) struct Hub {
+    slots: Mutex<HashMap<SessionId, Arc<Slot>>>,
+}
+
+impl Hub {
+    /// Opens the session's lane; the one that it had here before has been taken over.
+    pub(crate) fn insert(&self, session: SessionId, slot: Arc<Slot>) {
+        let before = self.slots.lock().insert(session, slot);
+        if let Some(before) = before {
+            before.end(LaneEnd::TakenOver);
+        }
+    }
+
+    pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Slot>> {
+        self.slots.lock().get(&session).cloned()
+    }
+
+    pub(crate) fn contains(&self, session: SessionId) -> bool {
+        self.slots.lock().contains_key(&session)
+    }
+
+    /// Closes this lane if it is still the session's; true if the session has none here any more.
+    pub(crate) fn remove(&self, session: SessionId, slot: &Arc<Slot>) -> bool {
+        let mut slots = self.slots.lock();
+        let own = slots.get(&session).is_some_and(|current| Arc::ptr_eq(current, slot));
+        if own {
+            slots.remove(&session);
+        }
+        own
+    }
+
+    /// The sessions at this moment.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        self.slots.lock().keys().copied().collect()
+    }
+}

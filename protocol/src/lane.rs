@@ -56,16 +56,25 @@ pub enum LogEnd {
 #[derive(Clone, Debug)]
 pub struct Lane {
     last: Position,
-    /// The highest position that came live while the log was being read.
+    /// The highest position that came live while behind.
     newest: Position,
+    interruptions: u64,
     live: bool,
+}
+
+/// What was known when a read of the log began. Only a read that began after an event was published, and after the
+/// last interruption, can prove that nothing is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    newest: Position,
+    interruptions: u64,
 }
 
 impl Lane {
     /// A lane whose reader has everything up to and with `last`.
     #[must_use]
     pub const fn after(last: Position) -> Self {
-        Self { last, newest: Position::ZERO, live: false }
+        Self { last, newest: Position::ZERO, interruptions: 0, live: false }
     }
 
     /// The position up to which everything was handed on.
@@ -74,10 +83,10 @@ impl Lane {
         self.last
     }
 
-    /// The highest position that came live while behind; pass it to [`Lane::log_end`] as it was before the read.
+    /// Taken before a read of the log begins at [`Lane::last`].
     #[must_use]
-    pub const fn newest(&self) -> Position {
-        self.newest
+    pub const fn mark(&self) -> Mark {
+        Mark { newest: self.newest, interruptions: self.interruptions }
     }
 
     /// Live events are handed on as they come.
@@ -89,6 +98,7 @@ impl Lane {
     /// The subscription was interrupted: what came meanwhile is in the log alone.
     pub const fn interrupted(&mut self) {
         self.live = false;
+        self.interruptions += 1;
     }
 
     /// An event came live.
@@ -126,16 +136,18 @@ impl Lane {
         }
     }
 
-    /// The end of the log was reached by a read that began when [`Lane::newest`] was `newest_before`.
-    pub fn log_end(&mut self, newest_before: Position) -> LogEnd {
-        if self.last >= self.newest {
+    /// A read that began at `mark` reached the end of the log.
+    pub fn log_end(&mut self, mark: Mark) -> LogEnd {
+        if mark.interruptions != self.interruptions {
+            LogEnd::Again
+        } else if self.last >= self.newest {
             self.live = true;
             LogEnd::CaughtUp
-        } else if self.last >= newest_before {
+        } else if self.last >= mark.newest {
             LogEnd::Again
         } else {
-            let from = std::mem::replace(&mut self.last, newest_before);
-            LogEnd::Missing { from, to: newest_before }
+            let from = std::mem::replace(&mut self.last, mark.newest);
+            LogEnd::Missing { from, to: mark.newest }
         }
     }
 
@@ -176,7 +188,7 @@ mod tests {
 
     /// Reads the whole log once, as a gateway does.
     fn read(lane: &mut Lane, log: &[Prefix], out: &mut Vec<Position>) -> LogEnd {
-        let newest = lane.newest();
+        let mark = lane.mark();
         for &event in log.iter().filter(|e| e.position > lane.last()).copied().collect::<Vec<_>>().iter() {
             match lane.logged(event) {
                 Logged::Forward => out.push(event.position),
@@ -184,7 +196,7 @@ mod tests {
                 Logged::Gap { from, to, .. } => panic!("a gap after {from} up to {to} in a whole log"),
             }
         }
-        lane.log_end(newest)
+        lane.log_end(mark)
     }
 
     #[derive(Clone, Debug)]
@@ -279,7 +291,13 @@ mod tests {
     #[test]
     fn a_stale_writer_reaches_nobody() {
         let mut lane = Lane::after(Position::ZERO);
-        assert_eq!(lane.log_end(Position::ZERO), LogEnd::CaughtUp);
+        assert_eq!(
+            {
+                let mark = lane.mark();
+                lane.log_end(mark)
+            },
+            LogEnd::CaughtUp
+        );
         let token = |generation, seq| Prefix { position: Position::new(generation, seq), kind: Kind::Token };
         let fence =
             |generation, prev| Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } };
@@ -291,17 +309,41 @@ mod tests {
     }
 
     #[test]
+    fn a_read_across_an_interruption_proves_nothing() {
+        let mut lane = Lane::after(Position::ZERO);
+        let before = lane.mark();
+        lane.interrupted();
+        assert_eq!(lane.log_end(before), LogEnd::Again);
+        assert!(!lane.is_live());
+    }
+
+    #[test]
     fn what_the_log_lacks_is_announced_after_a_read_that_began_later() {
         let mut lane = Lane::after(Position::new(5, 3));
         let lost = Prefix { position: Position::new(5, 9), kind: Kind::Token };
-        assert_eq!(lane.log_end(lane.newest()), LogEnd::CaughtUp);
-        let before = lane.newest();
+        assert_eq!(
+            {
+                let mark = lane.mark();
+                lane.log_end(mark)
+            },
+            LogEnd::CaughtUp
+        );
+        let before = lane.mark();
         assert_eq!(lane.live(lost), Step::Behind);
         assert_eq!(lane.log_end(before), LogEnd::Again);
         assert_eq!(
-            lane.log_end(lane.newest()),
+            {
+                let mark = lane.mark();
+                lane.log_end(mark)
+            },
             LogEnd::Missing { from: Position::new(5, 3), to: lost.position }
         );
-        assert_eq!(lane.log_end(lane.newest()), LogEnd::CaughtUp);
+        assert_eq!(
+            {
+                let mark = lane.mark();
+                lane.log_end(mark)
+            },
+            LogEnd::CaughtUp
+        );
     }
 }
