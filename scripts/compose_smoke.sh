@@ -1,0 +1,187 @@
+#!/usr/bin/env bash
+# Builds the images, starts the whole Compose stack on ports of its own, streams through it, scales it, takes it down.
+# Refuses to touch any other project: what it starts carries its own name and is gone when it ends, however it ends.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly CLIENTS=${SMOKE_CLIENTS:-50} QUERIES=${SMOKE_QUERIES:-2}
+readonly PROJECT=streamstress-smoke-$$
+
+usage() {
+    cat <<USAGE
+usage: scripts/compose_smoke.sh
+
+Starts redis, haproxy, 2 servers and 3 proxies, runs $CLIENTS clients × $QUERIES queries, scales to 5 proxies, runs them again.
+Exit code 0: everything worked. 77: skipped, no engine or no Compose here. Anything else: failed, logs above.
+Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and what .env.example lists (base images, NOFILE, CARGO_BUILD_JOBS).
+Where the base images cannot be pulled they are made by docker/make_base_images.sh, which wants root.
+USAGE
+}
+
+say() { printf '── %s\n' "$*"; }
+fail() { printf 'compose_smoke: %s\n' "$*" >&2; exit 1; }
+skip() { printf 'compose_smoke: skipped, %s\n' "$*" >&2; exit 77; }
+
+case "${1:-}" in
+    '') ;;
+    --help | -h) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+esac
+
+docker info >/dev/null 2>&1 || skip "no engine answers 'docker info'"
+if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose -p "$PROJECT")
+elif command -v docker-compose >/dev/null; then
+    compose=(docker-compose -p "$PROJECT")
+else
+    skip "neither docker compose nor docker-compose is installed"
+fi
+
+work=$(mktemp -d)
+export RESULTS_DIR=$work/results
+mkdir "$RESULTS_DIR"
+
+tear_down() {
+    local status=$?
+    trap '' INT TERM
+    if [[ $status != 0 ]]; then
+        "${compose[@]}" ps || true
+        "${compose[@]}" logs --no-color --tail=40 || true
+    fi
+    say "taking it down"
+    # Containers of an interrupted `run` are none of `down`'s business, but hold its network.
+    docker ps -aq --filter "label=com.docker.compose.project=$PROJECT" --filter label=com.docker.compose.oneoff=True |
+        xargs -r docker rm -f >/dev/null
+    "${compose[@]}" down -v --remove-orphans --timeout 10 >/dev/null 2>&1 || status=1
+    rm -rf "$work"
+    if [[ -n $(docker ps -aq --filter "label=com.docker.compose.project=$PROJECT") ]]; then
+        printf 'compose_smoke: containers of %s are left\n' "$PROJECT" >&2
+        status=1
+    fi
+    exit "$status"
+}
+
+# Below the ephemeral range, so that no outgoing connection takes it meanwhile.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    done
+    echo "$port"
+}
+
+# Base images: the variables' where set, else the public ones, else our own.
+choose_base_images() {
+    if [[ -n ${RUST_IMAGE:-} ]] || grep -qs '^RUST_IMAGE=' .env; then
+        return
+    fi
+    if timeout 60 docker pull -q redis:7-bookworm >/dev/null 2>&1; then
+        return
+    fi
+    say "no image can be pulled: making the base images"
+    local made
+    made=$(docker/make_base_images.sh)
+    set -a
+    eval "$made"
+    set +a
+}
+
+containers() { docker ps -q --filter "label=com.docker.compose.project=$PROJECT" --filter "label=com.docker.compose.service=$1"; }
+
+# Waits until a service has so many containers and each is healthy, two minutes at most.
+await_healthy() { # service count
+    local deadline=$((SECONDS + 120)) ids states=none
+    while ((SECONDS < deadline)); do
+        ids=$(containers "$1")
+        # shellcheck disable=SC2086 # one argument an id
+        states=$([[ -z $ids ]] || docker inspect --format '{{.State.Health.Status}}' $ids | sort | uniq -c | xargs)
+        [[ $states == "$2 healthy" ]] && return
+        sleep 0.5
+    done
+    fail "$1: wanted $2 healthy, have ${states:-none} after two minutes"
+}
+
+http_get() { # path on the statistics port
+    exec 3<>"/dev/tcp/127.0.0.1/$STATS_PORT"
+    printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&3
+    cat <&3
+    exec 3>&-
+}
+
+# A column of HAProxy's table, for the slots of the gateways that are up.
+gateways() { # column
+    http_get '/;csv' | awk -F, -v want="$1" '
+        /^# pxname/ { for (i = 1; i <= NF; i++) column[$i] = i }
+        $1 == "ws" && $2 ~ /^wsproxy/ && $column["status"] ~ /^UP/ { print $column[want] }'
+}
+
+await_gateways() { # count
+    local deadline=$((SECONDS + 30)) up=none
+    while ((SECONDS < deadline)); do
+        up=$(gateways status | wc -l)
+        ((up == $1)) && return
+        sleep 0.5
+    done
+    fail "HAProxy sees $up proxies up, not $1, after 30 seconds"
+}
+
+run_load() {
+    "${compose[@]}" run --rm -T -e "CLIENTS=$CLIENTS" -e "QUERIES_PER_CLIENT=$QUERIES" client ||
+        fail "the client ended with exit code $?"
+}
+
+check_hardening() {
+    local service id user addresses
+    for service in server wsproxy redis haproxy; do
+        for id in $(containers "$service"); do
+            user=$(docker exec "$id" id -u)
+            [[ $user != 0 ]] || fail "$service runs as root"
+        done
+    done
+    addresses=$(docker ps -q --filter "label=com.docker.compose.project=$PROJECT" |
+        xargs docker inspect --format '{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}} {{end}}{{end}}' | xargs -n1 | sort -u)
+    [[ $addresses == 127.0.0.1 ]] || fail "ports are published on: $addresses"
+    id=$(containers server | head -n 1)
+    [[ $(docker exec "$id" stat -c '%a %u' /run/streamstress/jwt_secret) == "400 10001" ]] || fail "the secret's file is open to others"
+}
+
+trap tear_down EXIT
+trap 'exit 130' INT TERM
+
+choose_base_images
+hard=$(ulimit -Hn)
+if [[ -z ${NOFILE:-} && $hard != unlimited ]] && ((hard < 65536)); then
+    export NOFILE=$hard
+fi
+export API_PORT WS_PORT STATS_PORT
+API_PORT=$(free_port) WS_PORT=$(free_port) STATS_PORT=$(free_port)
+
+say "building the images"
+if ! COMPOSE_PROFILES=load "${compose[@]}" build >"$work/build.log" 2>&1; then
+    tail -n 60 "$work/build.log" >&2
+    fail "the images do not build"
+fi
+
+say "starting: API $API_PORT, WebSockets $WS_PORT, statistics $STATS_PORT"
+"${compose[@]}" up -d --no-build
+await_healthy redis 1
+await_healthy server 2
+await_healthy wsproxy 3
+await_healthy haproxy 1
+await_gateways 3
+check_hardening
+
+say "$CLIENTS clients × $QUERIES queries"
+run_load
+find "$RESULTS_DIR" -name '*.csv' | grep -q . || fail "the client left no CSV"
+[[ -z $(find "$RESULTS_DIR" ! -user "$(stat -c %U "$RESULTS_DIR")") ]] || fail "results do not belong to their folder's owner"
+
+say "five proxies, then the same again"
+"${compose[@]}" up -d --no-build --scale wsproxy=5
+await_healthy wsproxy 5
+await_gateways 5
+run_load
+idle=$(gateways stot | grep -cx 0 || true)
+((idle == 0)) || fail "$idle of 5 proxies carried no socket"
+say "passed"
