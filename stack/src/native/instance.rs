@@ -1,0 +1,128 @@
+//! One server or gateway process: its number, its port, its environment. A free port that somebody else took first is
+//! replaced by another; any other failure is the caller's to hear.
+
+use super::{
+    Role, ports,
+    process::{Process, Spec},
+};
+use crate::{probe, secret::JwtSecret};
+use nix::sys::signal::Signal;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tracing::warn;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const ATTEMPTS: usize = 5;
+
+/// Variables of the caller that would contradict what an instance is told.
+const NOT_INHERITED: &[&str] = &[
+    "JWT_SECRET_FILE",
+    "FASTAPI_HOST",
+    "FASTAPI_PORT",
+    "FASTAPI_URL",
+    "SERVER_WORKERS",
+    "FASTAPI_WORKERS",
+    "BUS_NAME_PREFIX",
+];
+
+/// What every instance of a stack is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Environment {
+    pub(crate) state: PathBuf,
+    pub(crate) redis_url: String,
+    pub(crate) secret: JwtSecret,
+    pub(crate) server_workers: Option<usize>,
+    pub(crate) extra: Vec<(String, String)>,
+}
+
+/// A running instance.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    role: Role,
+    number: u16,
+    port: u16,
+    pub(crate) process: Process,
+}
+
+impl Instance {
+    /// Starts instance `number` of `role` and waits until it is ready.
+    pub(crate) async fn start(
+        role: Role,
+        number: u16,
+        program: &Path,
+        environment: &Environment,
+    ) -> anyhow::Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let port = ports::free(&[])?;
+            let process = Process::start(spec(role, number, port, program, environment)).await?;
+            let ready = async || ready(port).await;
+            let Err(error) = process.wait_until(PATIENCE, ready).await else {
+                return Ok(Self { role, number, port, process });
+            };
+            let lost_the_race = process.ended().is_some() && !ports::is_free(port);
+            if !lost_the_race || attempt == ATTEMPTS {
+                return Err(error);
+            }
+            warn!(name = process.name(), port, "somebody else took the port first: trying another");
+            attempt += 1;
+        }
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `server-1`.
+    pub(crate) fn name(&self) -> String {
+        name(self.role, self.number)
+    }
+}
+
+/// Whether the instance on `port` is ready.
+pub(crate) async fn ready(port: u16) -> Result<(), String> {
+    match probe::get(ports::local(port), "/ready").await {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        Ok(answer) => Err(format!("/ready answers {}: {}", answer.status, answer.body.trim_end())),
+        Err(error) => Err(format!("port {port}: {error}")),
+    }
+}
+
+fn name(role: Role, number: u16) -> String {
+    format!("{role}-{number}")
+}
+
+fn spec(role: Role, number: u16, port: u16, program: &Path, environment: &Environment) -> Spec {
+    let name = name(role, number);
+    let mut env: Vec<(String, OsString)> =
+        environment.extra.iter().map(|(name, value)| (name.clone(), value.into())).collect();
+    let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.into()));
+    set("HOST", "127.0.0.1");
+    set("PORT", &port.to_string());
+    set("INSTANCE", &name);
+    set("REDIS_URL", &environment.redis_url);
+    set("JWT_SECRET", environment.secret.expose());
+    if let (Role::Server, Some(workers)) = (role, environment.server_workers) {
+        set("SERVER_WORKERS", &workers.to_string());
+    }
+    Spec {
+        log: environment.state.join("logs").join(format!("{name}.log")),
+        name,
+        program: program.to_owned(),
+        args: Vec::new(),
+        env,
+        env_remove: NOT_INHERITED,
+        at_our_death: Signal::SIGKILL,
+    }
+}

@@ -1,0 +1,87 @@
+//! Asks a process of the stack over HTTP or Redis's inline protocol: enough to see whether it is ready.
+//! No client library: one request a connection, bounded in time and bytes.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_ANSWER_BYTES: u64 = 4 << 20;
+
+/// What an HTTP call came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+/// `GET path`, on a thread that may block.
+pub(crate) async fn get(address: SocketAddr, path: &'static str) -> io::Result<Answer> {
+    tokio::task::spawn_blocking(move || get_blocking(address, path)).await.map_err(io::Error::other)?
+}
+
+/// Whether the Redis at `address` answers a PING.
+pub(crate) async fn redis_answers(address: SocketAddr) -> bool {
+    let ping = move || exchange(address, b"PING\r\nQUIT\r\n").is_ok_and(|answer| answer.starts_with("+PONG"));
+    tokio::task::spawn_blocking(ping).await.unwrap_or(false)
+}
+
+/// `GET path`.
+pub(crate) fn get_blocking(address: SocketAddr, path: &str) -> io::Result<Answer> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    parse(&exchange(address, request.as_bytes())?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is no HTTP"))
+}
+
+/// Asks `GET path` until it answers 200; after `patience`, answers what came last.
+pub(crate) fn wait_for_200_blocking(
+    address: SocketAddr,
+    path: &str,
+    patience: Duration,
+) -> Result<(), String> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let last = match get_blocking(address, path) {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => format!("GET http://{address}{path} answers {}: {}", answer.status, answer.body),
+            Err(error) => format!("GET http://{address}{path} fails: {error}"),
+        };
+        if Instant::now() > deadline {
+            return Err(last);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(request)?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn parse(answer: &str) -> Option<Answer> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    Some(Answer { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let answer = parse("HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\nno").unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (503, "no"));
+        for text in ["", "HTTP/1.1\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "+PONG\r\n\r\n", "HTTP/1.1 200 OK\r\n"] {
+            assert!(parse(text).is_none(), "{text:?} was taken for an answer");
+        }
+    }
+}
