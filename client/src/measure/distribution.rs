@@ -1,0 +1,193 @@
+//! One metric's distribution: HDR histograms of fixed bounds, with exact minimum, maximum and sum beside them.
+//! It never clamps a value: negative ones have a histogram of their own, and what lies outside the bounds is counted.
+
+use hdrhistogram::Histogram;
+
+/// The histogram's resolution below, in nanoseconds.
+const LOWEST_NS: u64 = 1_000;
+/// The histogram's bound above: ten minutes, in nanoseconds.
+const HIGHEST_NS: u64 = 600_000_000_000;
+const DIGITS: u8 = 3;
+
+/// A distribution of signed nanoseconds. Two of them merge exactly. An empty one takes no memory to speak of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Distribution {
+    positive: Option<Histogram<u64>>,
+    /// Of the absolute values.
+    negative: Option<Histogram<u64>>,
+    above: u64,
+    below: u64,
+    count: u64,
+    sum: i128,
+    min: i64,
+    max: i64,
+}
+
+/// The figures of a distribution that every output prints, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Summary {
+    /// How many samples.
+    pub count: u64,
+    /// Exact, as are the next two.
+    pub mean: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// Percentiles, to three digits.
+    pub p10: f64,
+    #[allow(missing_docs)]
+    pub p25: f64,
+    #[allow(missing_docs)]
+    pub p50: f64,
+    #[allow(missing_docs)]
+    pub p75: f64,
+    #[allow(missing_docs)]
+    pub p90: f64,
+    #[allow(missing_docs)]
+    pub p95: f64,
+    #[allow(missing_docs)]
+    pub p99: f64,
+    /// Only of 1,000 samples or more.
+    pub p99_9: Option<f64>,
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS).expect("the bounds are constant and valid")
+}
+
+fn merge(into: &mut Option<Histogram<u64>>, from: Option<&Histogram<u64>>) {
+    if let Some(from) = from {
+        into.get_or_insert_with(empty).add(from).expect("equal bounds always add");
+    }
+}
+
+impl Distribution {
+    /// Takes one value, in nanoseconds.
+    pub fn record(&mut self, ns: i64) {
+        (self.min, self.max) = if self.count == 0 { (ns, ns) } else { (self.min.min(ns), self.max.max(ns)) };
+        self.count += 1;
+        self.sum += i128::from(ns);
+        let (side, outside) = if ns < 0 {
+            (&mut self.negative, &mut self.below)
+        } else {
+            (&mut self.positive, &mut self.above)
+        };
+        if ns.unsigned_abs() > HIGHEST_NS {
+            *outside += 1;
+        } else {
+            side.get_or_insert_with(empty).saturating_record(ns.unsigned_abs());
+        }
+    }
+
+    /// Takes all of `other`: the result is the distribution of both together, bucket for bucket.
+    pub fn merge(&mut self, other: &Self) {
+        if other.count == 0 {
+            return;
+        }
+        (self.min, self.max) = if self.count == 0 {
+            (other.min, other.max)
+        } else {
+            (self.min.min(other.min), self.max.max(other.max))
+        };
+        self.count += other.count;
+        self.sum += other.sum;
+        self.above += other.above;
+        self.below += other.below;
+        merge(&mut self.positive, other.positive.as_ref());
+        merge(&mut self.negative, other.negative.as_ref());
+    }
+
+    /// How many values.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many values the histograms could not hold: beyond ten minutes. They count in everything else.
+    #[must_use]
+    pub const fn outside(&self) -> u64 {
+        self.above + self.below
+    }
+
+    /// The exact sum, in nanoseconds.
+    #[must_use]
+    pub const fn sum_ns(&self) -> i128 {
+        self.sum
+    }
+
+    /// The values from 0 up, in nanoseconds.
+    #[must_use]
+    pub const fn positive(&self) -> Option<&Histogram<u64>> {
+        self.positive.as_ref()
+    }
+
+    /// The absolute values of those below 0, in nanoseconds.
+    #[must_use]
+    pub const fn negative(&self) -> Option<&Histogram<u64>> {
+        self.negative.as_ref()
+    }
+
+    /// The value that `quantile` (0 to 1) of all do not exceed, in nanoseconds, to three digits; `None` of nothing.
+    #[must_use]
+    pub fn quantile_ns(&self, quantile: f64) -> Option<i64> {
+        if self.count == 0 {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let rank = ((quantile * self.count as f64).ceil() as u64).clamp(1, self.count);
+        let negatives = self.negative.as_ref().map_or(0, Histogram::len);
+        let value = if rank <= self.below {
+            self.min
+        } else if rank <= self.below + negatives {
+            // The smallest value is the one of the largest absolute value.
+            -at_rank(self.negative.as_ref(), negatives + 1 - (rank - self.below))
+        } else {
+            let positives = self.positive.as_ref().map_or(0, Histogram::len);
+            let rank = rank - self.below - negatives;
+            if rank <= positives { at_rank(self.positive.as_ref(), rank) } else { self.max }
+        };
+        Some(value.clamp(self.min, self.max))
+    }
+
+    /// The figures that every output prints; `None` of nothing.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        let at = |quantile| self.quantile_ns(quantile).map(millis);
+        #[allow(clippy::cast_precision_loss)]
+        let mean = self.sum as f64 / self.count.max(1) as f64 / 1e6;
+        Some(Summary {
+            count: self.count,
+            mean,
+            min: at(0.0).map(|_| millis(self.min))?,
+            max: millis(self.max),
+            p10: at(0.10)?,
+            p25: at(0.25)?,
+            p50: at(0.50)?,
+            p75: at(0.75)?,
+            p90: at(0.90)?,
+            p95: at(0.95)?,
+            p99: at(0.99)?,
+            p99_9: at(0.999).filter(|_| self.count >= 1_000),
+        })
+    }
+}
+
+/// The value of the `rank`-th smallest, counted from 1.
+fn at_rank(histogram: Option<&Histogram<u64>>, rank: u64) -> i64 {
+    let Some(histogram) = histogram else { return 0 };
+    let mut seen = 0;
+    let value = histogram
+        .iter_recorded()
+        .find(|step| {
+            seen += step.count_since_last_iteration();
+            seen >= rank
+        })
+        .map_or_else(|| histogram.max(), |step| step.value_iterated_to());
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn millis(ns: i64) -> f64 {
+    ns as f64 / 1e6
+}

@@ -1,0 +1,127 @@
+//! The names of what is measured, one list for every output.
+//! A metric is a duration; counts and rates are not here.
+
+use crate::record::Sample;
+
+/// A measured duration, named as in every output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Metric {
+    /// Actual send − scheduled send of a query.
+    Queue,
+    /// First token − request sent.
+    Ttft,
+    /// First token − scheduled send.
+    TtftSched,
+    /// Terminator − request sent.
+    E2el,
+    /// Terminator − scheduled send.
+    E2elSched,
+    /// (Last token − first token) / (tokens − 1).
+    Tpot,
+    /// Gap between consecutive tokens.
+    Itl,
+    /// Gap between reads that carried tokens.
+    FrameGap,
+    /// Received − sent by the simulator, one way.
+    Delivery,
+    /// The same of replayed events.
+    ReplayDelivery,
+    /// The simulator's own lateness.
+    PaceLag,
+    /// `ttft` − ideal by the drawn schedule; may be negative.
+    TtftOverhead,
+    /// `e2el` − ideal by the drawn schedule; may be negative.
+    E2elOverhead,
+    /// `POST /session/create`.
+    Create,
+    /// TCP + upgrade + JWT + subscription live.
+    Connect,
+    /// `POST /session/{id}/close`.
+    Close,
+    /// Loss of a socket to the next 101.
+    ReconnectGap,
+    /// Actual start − scheduled start, of sessions and queries alike.
+    ScheduleLag,
+    /// The client's own event loop: wake-up − intended.
+    LoopLag,
+}
+
+impl Metric {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All, in the order of the outputs.
+    pub const ALL: [Self; 19] = [
+        Self::Queue,
+        Self::Ttft,
+        Self::TtftSched,
+        Self::E2el,
+        Self::E2elSched,
+        Self::Tpot,
+        Self::Itl,
+        Self::FrameGap,
+        Self::Delivery,
+        Self::ReplayDelivery,
+        Self::PaceLag,
+        Self::TtftOverhead,
+        Self::E2elOverhead,
+        Self::Create,
+        Self::Connect,
+        Self::Close,
+        Self::ReconnectGap,
+        Self::ScheduleLag,
+        Self::LoopLag,
+    ];
+
+    /// The name without its unit: `ttft`, `itl`, `e2el` …
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Ttft => "ttft",
+            Self::TtftSched => "ttft_sched",
+            Self::E2el => "e2el",
+            Self::E2elSched => "e2el_sched",
+            Self::Tpot => "tpot",
+            Self::Itl => "itl",
+            Self::FrameGap => "frame_gap",
+            Self::Delivery => "delivery",
+            Self::ReplayDelivery => "replay_delivery",
+            Self::PaceLag => "pace_lag",
+            Self::TtftOverhead => "ttft_overhead",
+            Self::E2elOverhead => "e2el_overhead",
+            Self::Create => "create",
+            Self::Connect => "connect",
+            Self::Close => "close",
+            Self::ReconnectGap => "reconnect_gap",
+            Self::ScheduleLag => "schedule_lag",
+            Self::LoopLag => "loop_lag",
+        }
+    }
+}
+
+impl From<Sample> for Metric {
+    fn from(sample: Sample) -> Self {
+        match sample {
+            Sample::Itl => Self::Itl,
+            Sample::FrameGap => Self::FrameGap,
+            Sample::Delivery => Self::Delivery,
+            Sample::ReplayDelivery => Self::ReplayDelivery,
+            Sample::PaceLag => Self::PaceLag,
+            Sample::LoopLag => Self::LoopLag,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_discriminants() {
+        for (index, metric) in Metric::ALL.into_iter().enumerate() {
+            assert_eq!(metric as usize, index, "{}", metric.name());
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! What the engine's records add up to: distributions, sums, failures and the verdict.
+//! Pure: it opens no socket and no file, reads no clock, and averages no percentile.
+
+mod distribution;
+mod failures;
+mod gauge;
+mod interval;
+mod metric;
+mod recorder;
+mod run;
+mod verdict;
+
+pub use distribution::{Distribution, Summary};
+pub use failures::{FailureGroup, Failures};
+pub use gauge::{Gauge, Present};
+pub use interval::Interval;
+pub use metric::Metric;
+pub use recorder::{FinishedSession, Parcel, Recorder};
+pub(crate) use recorder::{nanos, tpot_ns};
+pub use run::{QueryCounts, RunData, SessionCounts, TokenCounts};
+pub use verdict::{Evidence, Judgement, Verdict, exit_code, judge};

@@ -1,0 +1,156 @@
+//! The ruler in a worker's hand: takes samples and records as they come, and hands them on once a second.
+//! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
+
+use super::{Interval, Metric};
+use crate::record::{Moment, QueryRecord, Sample, SessionRecord};
+use std::{collections::HashMap, sync::mpsc::SyncSender, time::Duration};
+
+/// A session with all its queries.
+#[derive(Debug)]
+pub struct FinishedSession {
+    /// The session.
+    pub session: SessionRecord,
+    /// Its queries, in order.
+    pub queries: Vec<QueryRecord>,
+}
+
+/// What a recorder hands on.
+#[derive(Debug)]
+pub enum Parcel {
+    /// What was measured in one second of the run.
+    Interval {
+        /// Which second, from 0.
+        second: u64,
+        /// What was measured.
+        interval: Interval,
+    },
+    /// A session that ended.
+    Session(Box<FinishedSession>),
+}
+
+/// One a worker. Drop it when the worker is done: what it still holds goes out then.
+#[derive(Debug)]
+pub struct Recorder {
+    second: u64,
+    interval: Interval,
+    /// Queries of sessions that have not ended yet.
+    waiting: HashMap<u64, Vec<QueryRecord>>,
+    out: SyncSender<Parcel>,
+}
+
+impl Recorder {
+    /// Hands on to `out`.
+    #[must_use]
+    pub fn new(out: SyncSender<Parcel>) -> Self {
+        Self { second: 0, interval: Interval::default(), waiting: HashMap::new(), out }
+    }
+
+    /// Takes one sample, in nanoseconds, read at `at`.
+    pub fn sample(&mut self, sample: Sample, ns: i64, at: Moment) {
+        self.tick(at);
+        self.interval.record(sample.into(), ns);
+    }
+
+    /// A query ended. Tell it when it ends, so that its second is the right one.
+    pub fn query_ended(&mut self, query: QueryRecord) {
+        self.tick(query.ended);
+        self.measure_query(&query);
+        self.waiting.entry(query.session_index).or_default().push(query);
+    }
+
+    /// A session ended. Call it exactly once a session, whatever became of it, with those of its queries
+    /// that [`Recorder::query_ended`] was not told of (also those that could never be sent).
+    pub fn session_ended(&mut self, session: SessionRecord, queries: Vec<QueryRecord>) {
+        self.tick(session.ended);
+        for query in &queries {
+            self.measure_query(query);
+        }
+        let mut all = self.waiting.remove(&session.index).unwrap_or_default();
+        all.extend(queries);
+        self.measure_session(&session);
+        self.hand_on(Parcel::Session(Box::new(FinishedSession { session, queries: all })));
+    }
+
+    /// Hands the interval on where its second is over. Call it about once a second when nothing else happens.
+    pub fn tick(&mut self, now: Moment) {
+        if now.as_secs() > self.second {
+            self.hand_on_interval();
+            self.second = now.as_secs();
+        }
+    }
+
+    fn hand_on_interval(&mut self) {
+        if !self.interval.is_empty() {
+            let interval = std::mem::take(&mut self.interval);
+            self.hand_on(Parcel::Interval { second: self.second, interval });
+        }
+    }
+
+    /// A receiver that is gone has said why itself; there is nobody left to tell.
+    fn hand_on(&mut self, parcel: Parcel) {
+        let _ = self.out.send(parcel);
+    }
+
+    fn measure_query(&mut self, query: &QueryRecord) {
+        let interval = &mut self.interval;
+        let mut record = |metric, to: Option<Moment>, from: Option<Moment>| {
+            let ns = to.zip(from).map(|(to, from)| nanos(to) - nanos(from));
+            if let Some(ns) = ns {
+                interval.record(metric, ns);
+            }
+            ns
+        };
+        let scheduled = Some(query.scheduled);
+        record(Metric::Queue, query.sent, scheduled);
+        record(Metric::ScheduleLag, query.sent, scheduled);
+        let ttft = record(Metric::Ttft, query.first_token, query.sent);
+        record(Metric::TtftSched, query.first_token, scheduled);
+        let e2el = record(Metric::E2el, query.done, query.sent);
+        record(Metric::E2elSched, query.done, scheduled);
+        if let Some(tpot) = tpot_ns(query) {
+            interval.record(Metric::Tpot, tpot);
+        }
+        let overheads =
+            [(Metric::TtftOverhead, ttft, query.ideal_ttft), (Metric::E2elOverhead, e2el, query.ideal_e2el)];
+        for (metric, observed, ideal) in overheads {
+            if let Some((observed, ideal)) = observed.zip(ideal) {
+                interval.record(metric, observed - nanos(ideal));
+            }
+        }
+    }
+
+    fn measure_session(&mut self, session: &SessionRecord) {
+        let steps = [
+            (Metric::Create, session.create),
+            (Metric::Connect, session.connect),
+            (Metric::Close, session.close),
+        ];
+        for (metric, step) in steps {
+            if let Some(step) = step {
+                self.interval.record(metric, nanos(step));
+            }
+        }
+        for &gap in &session.reconnect_gaps {
+            self.interval.record(Metric::ReconnectGap, nanos(gap));
+        }
+        self.interval.record(Metric::ScheduleLag, nanos(session.started) - nanos(session.scheduled));
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.hand_on_interval();
+    }
+}
+
+/// (last token − first token) / (N − 1), in nanoseconds; none when N < 2.
+pub(crate) fn tpot_ns(query: &QueryRecord) -> Option<i64> {
+    let (first, last) = query.first_token.zip(query.last_token)?;
+    let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
+    Some((nanos(last) - nanos(first)) / gaps)
+}
+
+/// Whole nanoseconds; three centuries fit.
+pub(crate) fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,192 @@
+//! The sums of a run: sessions, queries, tokens, failures, and the merged distributions.
+//! It is filled a finished session at a time and keeps none of them.
+
+use super::{Failures, FinishedSession, Interval};
+use crate::record::{Moment, QueryRecord, QueryStatus, SessionRecord};
+use std::{collections::BTreeMap, time::Duration};
+
+/// Sessions by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionCounts {
+    /// All attempted.
+    pub total: u64,
+    /// Every query ok, no step failed.
+    pub ok: u64,
+    /// Those whose server spoke the old contract.
+    pub old_contract: u64,
+    /// Those that lost a socket at least once.
+    pub with_reconnects: u64,
+    /// Time that sessions lasted, summed.
+    pub time: Duration,
+}
+
+/// Queries by status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct QueryCounts {
+    /// All attempted, also those that could never be sent.
+    pub total: u64,
+    pub ok: u64,
+    pub incomplete: u64,
+    pub timeout: u64,
+    pub error: u64,
+    pub rejected: u64,
+    pub abandoned: u64,
+    /// Those that were sent.
+    pub sent: u64,
+    /// Time that sent queries lasted, summed.
+    pub time: Duration,
+}
+
+/// What became of the tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Announced, less those of queries that the run's end cut off.
+    pub expected: u64,
+    /// Came at least once.
+    pub received: u64,
+    /// Came by nobody's announcement: servers of the old contract. Part of `received`.
+    pub unverified: u64,
+    /// Announced and never came by the deadline.
+    pub lost: u64,
+    /// Of those: sent while the socket was open.
+    pub lost_connected: u64,
+    /// Of those: sent while the socket was down.
+    pub lost_in_gap: u64,
+    /// The same position again.
+    pub duplicated: u64,
+    /// Below one already seen, for the first time.
+    pub reordered: u64,
+    /// Announced, and still to come when the run was ended.
+    pub cut_off: u64,
+    /// The first four with terminators.
+    pub events_received: u64,
+    /// The first four with terminators.
+    pub events_lost: u64,
+    /// The first four with terminators.
+    pub events_duplicated: u64,
+    /// The first four with terminators.
+    pub events_reordered: u64,
+}
+
+/// Everything a run measured.
+#[derive(Clone, Debug, Default)]
+pub struct RunData {
+    /// Distributions over the whole run.
+    pub metrics: Interval,
+    /// Sessions by outcome.
+    pub sessions: SessionCounts,
+    /// Queries by status.
+    pub queries: QueryCounts,
+    /// What became of the tokens.
+    pub tokens: TokenCounts,
+    /// Failures by kind.
+    pub failures: Failures,
+    /// Close codes received, and how often.
+    pub close_codes: BTreeMap<u16, u64>,
+    /// Attempts to reconnect.
+    pub reconnect_attempts: u64,
+    /// …of which succeeded.
+    pub reconnects_ok: u64,
+    /// Gaps between tokens over the stall limit.
+    pub stall_count: u64,
+    /// The excess of those gaps, summed.
+    pub stall: Duration,
+    /// When the first query was sent.
+    pub first_send: Option<Moment>,
+    /// When the last answer ended.
+    pub last_response: Option<Moment>,
+}
+
+impl RunData {
+    /// Takes what was measured in a stretch of the run.
+    pub fn add_interval(&mut self, interval: &Interval) {
+        self.metrics.merge(interval);
+    }
+
+    /// Takes a session that ended.
+    pub fn add_session(&mut self, finished: &FinishedSession) {
+        let session = &finished.session;
+        self.count_session(session);
+        for query in &finished.queries {
+            self.count_query(query);
+            self.count_tokens(query);
+        }
+        let told_by_a_query = finished.queries.iter().any(|query| query.failure == session.failure);
+        if let Some(failure) = session.failure.as_ref().filter(|_| !told_by_a_query) {
+            self.failures.add(failure, session.ended);
+        }
+    }
+
+    fn count_session(&mut self, session: &SessionRecord) {
+        let counts = &mut self.sessions;
+        counts.total += 1;
+        counts.ok += u64::from(session.ok);
+        counts.old_contract += u64::from(session.old_contract);
+        counts.with_reconnects += u64::from(session.reconnect_attempts > 0);
+        counts.time += session.ended.saturating_sub(session.started);
+        self.reconnect_attempts += session.reconnect_attempts;
+        self.reconnects_ok += session.reconnects_ok;
+        for &code in &session.close_codes {
+            *self.close_codes.entry(code).or_default() += 1;
+        }
+    }
+
+    fn count_query(&mut self, query: &QueryRecord) {
+        let counts = &mut self.queries;
+        counts.total += 1;
+        *match query.status {
+            QueryStatus::Ok => &mut counts.ok,
+            QueryStatus::Incomplete => &mut counts.incomplete,
+            QueryStatus::Timeout => &mut counts.timeout,
+            QueryStatus::Error => &mut counts.error,
+            QueryStatus::Rejected => &mut counts.rejected,
+            QueryStatus::Abandoned => &mut counts.abandoned,
+        } += 1;
+        if let Some(sent) = query.sent {
+            counts.sent += 1;
+            counts.time += query.ended.saturating_sub(sent);
+            self.first_send = Some(self.first_send.map_or(sent, |first| first.min(sent)));
+            let response = query.done.unwrap_or(query.ended);
+            self.last_response = Some(self.last_response.map_or(response, |last| last.max(response)));
+        }
+        self.stall_count += query.stall_count;
+        self.stall += query.stall;
+        if let Some(failure) = &query.failure {
+            self.failures.add(failure, query.ended);
+        }
+    }
+
+    fn count_tokens(&mut self, query: &QueryRecord) {
+        let (tokens, tally) = (&mut self.tokens, &query.tally);
+        tokens.received += tally.tokens_received;
+        tokens.duplicated += tally.tokens_duplicated;
+        tokens.reordered += tally.tokens_reordered;
+        tokens.events_received += tally.events_received;
+        tokens.events_duplicated += tally.events_duplicated;
+        tokens.events_reordered += tally.events_reordered;
+        let Some(expected) = query.tokens_expected else {
+            tokens.unverified += tally.tokens_received;
+            return;
+        };
+        if query.status == QueryStatus::Abandoned {
+            // Its deadline had not come: what was still to come is not lost, it was never waited for.
+            tokens.expected += tally.tokens_received;
+            tokens.cut_off += expected.saturating_sub(tally.tokens_received);
+            return;
+        }
+        tokens.expected += expected;
+        tokens.lost += tally.tokens_lost;
+        tokens.lost_connected += query.lost_connected;
+        tokens.lost_in_gap += query.lost_in_gap;
+        tokens.events_lost += tally.events_lost;
+    }
+
+    /// From the first send to the last response.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        self.first_send
+            .zip(self.last_response)
+            .map_or(Duration::ZERO, |(first, last)| last.saturating_sub(first))
+    }
+}

@@ -1,0 +1,143 @@
+//! PASS, FAIL or INVALID: one ordered list of rules over the run's figures, and the exit code that follows.
+//! It trusts nobody, the generator least of all.
+
+use std::time::Duration;
+
+/// Beyond this, at p99, the generator or the simulator was too late for its figures to be believed.
+const MOST_LAG: Duration = Duration::from_millis(10);
+/// Beyond this share of the time, the generator's threads waited for a CPU too often.
+const MOST_CPU_WAIT: f64 = 0.10;
+/// Below this share of the offered rate, an open model's run was not the run that was asked for.
+const LEAST_ACHIEVED: f64 = 0.95;
+
+/// What a run is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Complete, in order, in time, and measured well.
+    Pass,
+    /// The system under test did not do what was asked.
+    Fail,
+    /// The measurement cannot be trusted.
+    Invalid,
+}
+
+impl Verdict {
+    /// `PASS`, `FAIL` or `INVALID`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+            Self::Invalid => "INVALID",
+        }
+    }
+}
+
+/// What the rules look at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// Tokens that never came by the deadline.
+    pub tokens_lost: u64,
+    /// Tokens that came again.
+    pub tokens_duplicated: u64,
+    /// Tokens that came below one already seen.
+    pub tokens_reordered: u64,
+    /// Queries attempted.
+    pub queries_total: u64,
+    /// Queries complete, in order, in time.
+    pub queries_ok: u64,
+    /// p99 of actual − scheduled start.
+    pub schedule_lag_p99: Option<Duration>,
+    /// p99 of the simulator's lateness.
+    pub pace_lag_p99: Option<Duration>,
+    /// p99 of the client's own loop lag.
+    pub loop_lag_p99: Option<Duration>,
+    /// Share of the time that the client's threads waited for a CPU, 0 to 1.
+    pub cpu_wait_share: Option<f64>,
+    /// Achieved / offered, of open models.
+    pub achieved_share: Option<f64>,
+    /// Shards whose results are missing.
+    pub shards_missing: u32,
+    /// Everything is submitted at one instant: lag of the schedule is the point.
+    pub burst: bool,
+}
+
+/// The verdict and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What the run is worth.
+    pub verdict: Verdict,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// Judges a run: integrity first, then whether the measurement holds, then the thresholds.
+#[must_use]
+pub fn judge(evidence: &Evidence) -> Judgement {
+    let (verdict, reason) = if let Some(reason) = broken_integrity(evidence) {
+        (Verdict::Fail, reason)
+    } else if let Some(reason) = mistrust(evidence) {
+        (Verdict::Invalid, reason)
+    } else if evidence.queries_ok < evidence.queries_total {
+        let failed = evidence.queries_total - evidence.queries_ok;
+        (Verdict::Fail, format!("{failed} of {} queries were not ok.", evidence.queries_total))
+    } else {
+        let queries = evidence.queries_total;
+        (Verdict::Pass, format!("All {queries} queries came complete, in order and in time."))
+    };
+    Judgement { verdict, reason }
+}
+
+fn broken_integrity(evidence: &Evidence) -> Option<String> {
+    let faults = [
+        (evidence.tokens_lost, "lost"),
+        (evidence.tokens_duplicated, "duplicated"),
+        (evidence.tokens_reordered, "reordered"),
+    ];
+    let faults: Vec<_> =
+        faults.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    (!faults.is_empty()).then(|| format!("Tokens did not arrive once and in order: {}.", faults.join(", ")))
+}
+
+fn mistrust(evidence: &Evidence) -> Option<String> {
+    if evidence.shards_missing > 0 {
+        return Some(format!("The results of {} shards are missing.", evidence.shards_missing));
+    }
+    if evidence.queries_total == 0 {
+        return Some("Nothing was measured: no query was attempted.".to_owned());
+    }
+    let schedule_lag = evidence.schedule_lag_p99.filter(|_| !evidence.burst);
+    let lags = [
+        (schedule_lag, "The generator started its work late: schedule_lag"),
+        (evidence.pace_lag_p99, "The simulator sent its tokens late: pace_lag"),
+        (evidence.loop_lag_p99, "The generator was overloaded: its own loop_lag"),
+    ];
+    for (lag, what) in lags {
+        if let Some(lag) = lag.filter(|&lag| lag > MOST_LAG) {
+            let (lag, most) = (lag.as_secs_f64() * 1e3, MOST_LAG.as_millis());
+            return Some(format!("{what} p(99) was {lag:.1} ms, more than {most} ms."));
+        }
+    }
+    if let Some(share) = evidence.cpu_wait_share.filter(|&share| share > MOST_CPU_WAIT) {
+        let (share, most) = (share * 100.0, MOST_CPU_WAIT * 100.0);
+        return Some(format!(
+            "The generator's threads waited for a CPU {share:.1} % of the time, more than {most:.0} %."
+        ));
+    }
+    if let Some(share) = evidence.achieved_share.filter(|&share| share < LEAST_ACHIEVED) {
+        let (share, least) = (share * 100.0, LEAST_ACHIEVED * 100.0);
+        return Some(format!("Only {share:.1} % of the offered rate was achieved, less than {least:.0} %."));
+    }
+    None
+}
+
+/// The exit code of a run that was carried out: an interruption outranks the verdict.
+#[must_use]
+pub const fn exit_code(verdict: Verdict, interrupted: bool) -> u8 {
+    match verdict {
+        _ if interrupted => 105,
+        Verdict::Pass => 0,
+        Verdict::Fail => 99,
+        Verdict::Invalid => 98,
+    }
+}

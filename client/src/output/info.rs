@@ -1,0 +1,70 @@
+//! What the engine knows of a run besides its records: the plan, the machine's part, how it ended.
+//! Secrets are not in it: the configuration comes redacted.
+
+use super::{Finished, files::Files};
+use crate::measure::{Evidence, Metric, RunData, exit_code, judge};
+use std::{io, time::Duration};
+
+/// Told by the engine when the run is over.
+#[derive(Clone, Debug, Default)]
+pub struct RunInfo {
+    /// The resolved configuration, secrets redacted.
+    pub config: serde_json::Value,
+    /// All random draws came from it.
+    pub seed: u64,
+    /// Where the run was aimed at, for a person.
+    pub api_url: String,
+    /// Where its sockets were aimed at.
+    pub ws_url: String,
+    /// Sessions asked for.
+    pub clients: u64,
+    /// Queries asked for, a session.
+    pub queries_per_client: u64,
+    /// Over which sessions were started.
+    pub ramp_up: Duration,
+    /// Connected all, then submitted at one instant.
+    pub burst: bool,
+    /// From start to end, drain included.
+    pub elapsed: Duration,
+    /// Ended by a signal.
+    pub interrupted: bool,
+    /// Sessions and queries that the plan held and that never started.
+    pub dropped_iterations: u64,
+    /// Sessions open at once, at most.
+    pub peak_sessions: u64,
+    /// Queries running at once, at most.
+    pub peak_queries: u64,
+    /// Client and simulator share a clock (`boot_id` equal); unknown before the first answer and of old servers.
+    pub shared_clock: Option<bool>,
+    /// Share of the time that the client's threads waited for a CPU, 0 to 1.
+    pub cpu_wait_share: Option<f64>,
+}
+
+/// The run's evidence for its judges.
+pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
+    let p99 = |metric| {
+        let ns = run.metrics.get(metric).quantile_ns(0.99)?;
+        Some(Duration::from_nanos(u64::try_from(ns).unwrap_or(0)))
+    };
+    Evidence {
+        tokens_lost: run.tokens.lost,
+        tokens_duplicated: run.tokens.duplicated,
+        tokens_reordered: run.tokens.reordered,
+        queries_total: run.queries.total,
+        queries_ok: run.queries.ok,
+        schedule_lag_p99: p99(Metric::ScheduleLag),
+        pace_lag_p99: p99(Metric::PaceLag),
+        loop_lag_p99: p99(Metric::LoopLag),
+        cpu_wait_share: info.cpu_wait_share,
+        burst: info.burst,
+        ..Evidence::default()
+    }
+}
+
+/// Judges the run and writes what can only be written at its end.
+pub(super) fn finish(files: &Files, run: &RunData, info: &RunInfo) -> io::Result<Finished> {
+    let judgement = judge(&evidence(run, info));
+    let exit_code = exit_code(judgement.verdict, info.interrupted);
+    let text = format!("{}: {}\n", judgement.verdict.name(), judgement.reason);
+    Ok(Finished { judgement, exit_code, text, files: vec![files.path(".csv")] })
+}

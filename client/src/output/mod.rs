@@ -1,0 +1,93 @@
+//! What a run leaves behind: files in the output directory and the text on stdout.
+//! A thread of its own writes as the run goes on, so an interrupted run leaves valid files; no worker ever waits for a disk
+//! unless the disk falls thousands of sessions behind.
+
+mod collector;
+mod csv_rows;
+mod files;
+mod info;
+
+pub use files::{OpenError, OutputSettings};
+pub use info::RunInfo;
+
+use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData};
+use collector::Collector;
+use std::{
+    io,
+    path::PathBuf,
+    sync::mpsc::{SyncSender, sync_channel},
+    thread::JoinHandle,
+};
+
+/// Parcels between the workers and the writing thread: some thousand finished sessions.
+const PARCELS: usize = 4096;
+
+/// The results of a run in the making.
+#[derive(Debug)]
+pub struct Results {
+    files: files::Files,
+    parcels: SyncSender<Parcel>,
+    collector: JoinHandle<io::Result<RunData>>,
+    sessions: Gauge,
+    queries: Gauge,
+}
+
+/// A run judged and written.
+#[derive(Debug)]
+pub struct Finished {
+    /// What the run is worth, and why.
+    pub judgement: Judgement,
+    /// The exit code that follows.
+    pub exit_code: u8,
+    /// The text summary, for stdout.
+    pub text: String,
+    /// What was written.
+    pub files: Vec<PathBuf>,
+}
+
+impl Results {
+    /// Creates the files and starts the thread that writes them.
+    ///
+    /// # Errors
+    /// The directory or a file in it cannot be created; the message names it and what to do.
+    pub fn open(settings: &OutputSettings) -> Result<Self, OpenError> {
+        let files = files::Files::create(settings)?;
+        let (parcels, incoming) = sync_channel(PARCELS);
+        let (sessions, queries) = (Gauge::default(), Gauge::default());
+        let collector = Collector::new(&files, sessions.clone())
+            .map_err(|source| OpenError::new(files.path(""), source))?;
+        let collector = std::thread::Builder::new()
+            .name("results".to_owned())
+            .spawn(move || collector.run(&incoming))
+            .map_err(|source| OpenError::new(files.path(""), source))?;
+        Ok(Self { files, parcels, collector, sessions, queries })
+    }
+
+    /// A recorder; one a worker.
+    #[must_use]
+    pub fn recorder(&self) -> Recorder {
+        Recorder::new(self.parcels.clone())
+    }
+
+    /// How many sessions are open: `enter()` when one starts, drop the guard when it ends.
+    #[must_use]
+    pub const fn sessions(&self) -> &Gauge {
+        &self.sessions
+    }
+
+    /// How many queries are running: `enter()` when one is sent, drop the guard when it ends.
+    #[must_use]
+    pub const fn queries(&self) -> &Gauge {
+        &self.queries
+    }
+
+    /// Waits for the last recorder to be dropped, judges the run, writes the rest and makes the text.
+    ///
+    /// # Errors
+    /// A file could not be written; what was written until then is valid.
+    pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
+        drop(self.parcels);
+        let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
+        info::finish(&self.files, &run, info)
+    }
+}
