@@ -1,0 +1,167 @@
+//! The HTTP calls: sessions, runs, health. Handlers check what came in and ask the bus; what takes time happens elsewhere.
+
+use crate::{
+    error::ApiError,
+    metrics::{CONTENT_TYPE, Page},
+    request::Query,
+    runs::{BUS_PATIENCE, Runs},
+};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRequest, MatchedPath, Path, Request, State, rejection::BytesRejection},
+    http::{StatusCode, header::CONTENT_TYPE as CONTENT_TYPE_HEADER},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bus::BusError;
+use protocol::{Claims, CloseResponse, CreateResponse, RunResponse, SessionId, Signer};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// The largest body that is read.
+pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// What the handlers share.
+pub(crate) struct App {
+    pub(crate) runs: Arc<Runs>,
+    pub(crate) signer: Signer,
+    pub(crate) page: Page,
+    pub(crate) draining: CancellationToken,
+}
+
+type Shared = State<Arc<App>>;
+
+impl App {
+    /// The service that answers every call.
+    pub(crate) fn router(self) -> Router {
+        let app = Arc::new(self);
+        Router::new()
+            .route("/session/create", post(create))
+            .route("/session/{id}/run", post(run))
+            .route("/session/{id}/close", post(close))
+            .route("/health", get(|| async { Json(serde_json::json!({"status": "ok"})) }))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .fallback(|| async { ApiError::UnknownPath })
+            .method_not_allowed_fallback(|| async { ApiError::UnknownMethod })
+            .layer(from_fn_with_state(app.clone(), count))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .with_state(app)
+    }
+
+    /// Refuses work that would not be finished.
+    fn check_able(&self) -> Result<(), ApiError> {
+        if self.draining.is_cancelled() {
+            return Err(ApiError::Draining);
+        }
+        if *self.runs.bus.ready().borrow() { Ok(()) } else { Err(ApiError::BusUnreachable) }
+    }
+
+    fn token(&self, session_id: SessionId) -> String {
+        let iat = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let exp = self.runs.config.token_ttl.map(|ttl| iat.saturating_add(ttl.as_secs()));
+        self.signer.sign(&Claims { session_id, iat, exp })
+    }
+}
+
+async fn create(State(app): Shared, _body: Body) -> Result<Json<CreateResponse>, ApiError> {
+    app.check_able()?;
+    let session_id = SessionId::new(Uuid::new_v4());
+    patiently(app.runs.bus.create(session_id)).await?;
+    Ok(Json(CreateResponse { session_id, auth_token: app.token(session_id) }))
+}
+
+async fn run(
+    Known(session): Known,
+    State(app): Shared,
+    Body(body): Body,
+) -> Result<Json<RunResponse>, ApiError> {
+    let query = Query::parse(&body)?;
+    app.check_able()?;
+    app.runs.clone().run(session, query).await.map(Json)
+}
+
+async fn close(
+    Known(session): Known,
+    State(app): Shared,
+    _body: Body,
+) -> Result<Json<CloseResponse>, ApiError> {
+    if patiently(app.runs.bus.close(session)).await? {
+        Ok(Json(CloseResponse { status: "closed".to_owned() }))
+    } else {
+        Err(ApiError::UnknownSession)
+    }
+}
+
+async fn ready(State(app): Shared) -> Result<Json<serde_json::Value>, ApiError> {
+    app.check_able()?;
+    Ok(Json(serde_json::json!({"status": "ready"})))
+}
+
+async fn metrics(State(app): Shared) -> impl IntoResponse {
+    ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], app.page.render())
+}
+
+async fn count(State(app): Shared, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let call = route.as_ref().map_or("unknown", MatchedPath::as_str);
+    app.runs.metrics.answered(call, response.status().as_u16());
+    response
+}
+
+async fn patiently<T>(call: impl Future<Output = Result<T, BusError>>) -> Result<T, ApiError> {
+    match timeout(BUS_PATIENCE, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the bus failed a call");
+            Err(ApiError::BusUnreachable)
+        }
+        Err(_) => {
+            tracing::warn!(patience = ?BUS_PATIENCE, "the bus did not answer a call");
+            Err(ApiError::BusUnreachable)
+        }
+    }
+}
+
+/// The session that a path names. What is no UUID names none.
+struct Known(SessionId);
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Known {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(id) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(|_| ApiError::UnknownSession)?;
+        id.parse().map(Self).map_err(|_| ApiError::UnknownSession)
+    }
+}
+
+/// A whole body, whatever it calls itself, if it comes in time and is not too large.
+struct Body(Bytes);
+
+impl FromRequest<Arc<App>> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let limit: Duration = app.runs.config.read_timeout;
+        match timeout(limit, Bytes::from_request(request, app)).await {
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(rejection)) => Err(refusal(&rejection)),
+            Err(_) => Err(ApiError::SlowBody),
+        }
+    }
+}
+
+fn refusal(rejection: &BytesRejection) -> ApiError {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
+        _ => ApiError::Invalid(format!("the body could not be read: {rejection}")),
+    }
+}

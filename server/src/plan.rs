@@ -1,0 +1,217 @@
+//! The schedule of one query: how many tokens, and when each is due after the start. It is drawn once from a seed and
+//! the query's id, and played from there; nothing here looks at a clock.
+
+use crate::distribution::Distribution;
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+use std::{ops::RangeInclusive, time::Duration};
+
+/// What a query's number of tokens may be.
+pub const TOKENS: RangeInclusive<u64> = 1..=1_000_000;
+
+/// What a delay may be, in milliseconds: up to an hour.
+pub const DELAY_MS: RangeInclusive<f64> = 0.0..=3_600_000.0;
+
+/// Where the delays and the length of a query come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// From the start to the first token, in milliseconds.
+    pub ttft_ms: Distribution,
+    /// After each token, in milliseconds.
+    pub itl_ms: Distribution,
+    /// How many tokens.
+    pub tokens: Distribution,
+}
+
+impl Timing {
+    /// The range of [`Timing::tokens`] as a distribution sees it.
+    #[must_use]
+    pub const fn token_range() -> RangeInclusive<f64> {
+        *TOKENS.start() as f64..=*TOKENS.end() as f64
+    }
+}
+
+/// A drawn schedule. The same seed, query id and timing draw the same one, whatever process or worker asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    tokens: u64,
+    offsets: Offsets,
+}
+
+/// The latencies that a plan would have if everything took no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ideal {
+    /// From the start to the first token.
+    pub ttft: Duration,
+    /// From the start to the terminator.
+    pub e2el: Duration,
+}
+
+impl Plan {
+    /// Draws the schedule of the query `query_id`.
+    #[must_use]
+    pub fn draw(timing: &Timing, seed: u64, query_id: &str) -> Self {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ fnv1a(query_id.as_bytes()));
+        let tokens = timing.tokens.sample(&mut rng, &Timing::token_range()).round() as u64;
+        let at_ns = delay_ns(&timing.ttft_ms, &mut rng);
+        Self { tokens, offsets: Offsets { rng, itl_ms: Itl(timing.itl_ms), at_ns } }
+    }
+
+    /// How many tokens come before the terminator.
+    #[must_use]
+    pub const fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// When each event is due after the start: the tokens, then the terminator, then without end.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        self.offsets.clone()
+    }
+
+    /// The plan's own latencies. Takes a draw a token, unless the delay is fixed.
+    #[must_use]
+    pub fn ideal(&self) -> Ideal {
+        let first = self.offsets.at_ns;
+        let last = match self.offsets.itl_ms.0.fixed() {
+            Some(itl) => first + self.tokens * milliseconds_to_ns(itl),
+            None => self.offsets().nth(self.tokens as usize).map_or(first, |at| at.as_nanos() as u64),
+        };
+        Ideal { ttft: Duration::from_nanos(first), e2el: Duration::from_nanos(last) }
+    }
+
+    /// Whether [`Plan::ideal`] takes long enough to be kept off an event loop.
+    #[must_use]
+    pub const fn is_costly(&self) -> bool {
+        self.tokens > 10_000 && self.offsets.itl_ms.0.fixed().is_none()
+    }
+}
+
+/// When each event of a query is due after its start. Never ends, never goes back: token `k` is due at `ttft` plus `k`
+/// draws of `itl`, and what follows the last token is its terminator. A clone goes on alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    rng: Xoshiro256PlusPlus,
+    itl_ms: Itl,
+    at_ns: u64,
+}
+
+/// Parameters are never NaN, so they equal themselves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Itl(Distribution);
+
+impl Eq for Itl {}
+
+impl Iterator for Offsets {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let at = Duration::from_nanos(self.at_ns);
+        self.at_ns = self.at_ns.saturating_add(delay_ns(&self.itl_ms.0, &mut self.rng));
+        Some(at)
+    }
+}
+
+fn delay_ns(milliseconds: &Distribution, rng: &mut Xoshiro256PlusPlus) -> u64 {
+    milliseconds_to_ns(milliseconds.sample(rng, &DELAY_MS))
+}
+
+fn milliseconds_to_ns(milliseconds: f64) -> u64 {
+    (milliseconds.clamp(*DELAY_MS.start(), *DELAY_MS.end()) * 1e6).round() as u64
+}
+
+/// FNV-1a, 64 bits: the same in every process, unlike the standard library's hashers.
+/// <http://www.isthe.com/chongo/tech/comp/fnv/>
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn timing(ttft: &str, itl: &str, tokens: &str) -> Timing {
+        Timing {
+            ttft_ms: ttft.parse().unwrap(),
+            itl_ms: itl.parse().unwrap(),
+            tokens: tokens.parse().unwrap(),
+        }
+    }
+
+    fn any_timing() -> impl Strategy<Value = Timing> {
+        let delay = prop::sample::select(vec![
+            "0",
+            "50",
+            "uniform:0,80",
+            "normal:5,10",
+            "lognormal:20,1.5",
+            "3600000",
+        ]);
+        let length =
+            prop::sample::select(vec!["1", "18", "uniform:1,300", "normal:50,100", "lognormal:30,1"]);
+        (delay.clone(), delay, length).prop_map(|(ttft, itl, tokens)| timing(ttft, itl, tokens))
+    }
+
+    proptest! {
+        #[test]
+        fn schedules_are_monotone_repeatable_and_as_long_as_announced(
+            timing in any_timing(), seed: u64, query_id in ".{1,40}",
+        ) {
+            let plan = Plan::draw(&timing, seed, &query_id);
+            prop_assert!(TOKENS.contains(&plan.tokens()));
+            prop_assert_eq!(&Plan::draw(&timing, seed, &query_id), &plan);
+            let offsets: Vec<_> = plan.offsets().take(plan.tokens() as usize + 1).collect();
+            prop_assert!(offsets.is_sorted());
+            let ideal = plan.ideal();
+            prop_assert_eq!((ideal.ttft, ideal.e2el), (offsets[0], *offsets.last().unwrap()));
+        }
+
+        #[test]
+        fn another_query_draws_another_schedule(seed: u64, a in "[a-z]{8}", b in "[a-z]{8}") {
+            prop_assume!(a != b);
+            let timing = timing("uniform:0,1000", "uniform:0,1000", "uniform:1,1000000");
+            prop_assert_ne!(Plan::draw(&timing, seed, &a), Plan::draw(&timing, seed, &b));
+        }
+    }
+
+    #[test]
+    fn defaults_follow_the_origin() {
+        let plan = Plan::draw(&timing("0", "50", "18"), 1, "q");
+        let expected: Vec<_> = (0..=18).map(|k| Duration::from_millis(k * 50)).collect();
+        assert_eq!(plan.offsets().take(19).collect::<Vec<_>>(), expected);
+        assert_eq!(plan.ideal(), Ideal { ttft: Duration::ZERO, e2el: Duration::from_millis(900) });
+    }
+
+    #[test]
+    fn the_longest_plan_fits() {
+        let plan = Plan::draw(&timing("3600000", "3600000", "1000000"), 1, "q");
+        assert_eq!(plan.ideal().e2el, Duration::from_secs(3600 * 1_000_001));
+    }
+
+    /// Means over many queries, for a fixed seed.
+    #[test]
+    fn means_over_queries() {
+        let timing = timing("lognormal:200,0.3", "normal:50,10", "uniform:10,90");
+        let plans: Vec<_> = (0..4000).map(|n| Plan::draw(&timing, 3, &format!("query-{n}"))).collect();
+        let mean = |f: &dyn Fn(&Plan) -> f64| plans.iter().map(f).sum::<f64>() / plans.len() as f64;
+        let tokens = mean(&|plan| plan.tokens() as f64);
+        assert!((tokens - 50.0).abs() < 1.5, "{tokens}");
+        let ttft = mean(&|plan| plan.ideal().ttft.as_secs_f64() * 1e3);
+        assert!((ttft - 200.0 * 0.045f64.exp()).abs() < 4.0, "{ttft}");
+        let itl = mean(&|plan| {
+            let ideal = plan.ideal();
+            (ideal.e2el - ideal.ttft).as_secs_f64() * 1e3 / plan.tokens() as f64
+        });
+        assert!((itl - 50.0).abs() < 0.5, "{itl}");
+    }
+
+    /// The draws are part of what a seed promises: they must not change with a version of a library.
+    #[test]
+    fn a_seed_keeps_its_promise() {
+        let plan = Plan::draw(&timing("uniform:0,100", "lognormal:50,0.5", "uniform:10,20"), 42, "query-1");
+        let drawn: Vec<_> = plan.offsets().take(3).map(|at| at.as_micros()).collect();
+        assert_eq!((plan.tokens(), &drawn[..]), (0, &[0, 0, 0][..]));
+    }
+}

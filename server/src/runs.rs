@@ -1,0 +1,211 @@
+//! Starting a query: permit, plan, claim, stream. A query is started once however often its call is repeated, and never
+//! abandoned half-way because its caller hung up.
+
+use crate::{
+    config::Config,
+    error::ApiError,
+    metrics::Metrics,
+    pacer::{Stream, StreamId},
+    plan::Plan,
+    request::Query,
+    text::ResponseText,
+    worker::Command,
+};
+use bus::{Broker, Claim, ClaimError, ClaimRequest, Control};
+use protocol::{ClockAnchor, RunResponse, SessionId};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, sleep},
+};
+use uuid::Uuid;
+
+/// How long a call waits for a bus that does not answer.
+pub(crate) const BUS_PATIENCE: Duration = Duration::from_secs(5);
+
+const CLAIM_BACKOFF: Duration = Duration::from_millis(50);
+
+/// What starts queries. One a server.
+pub(crate) struct Runs {
+    pub(crate) bus: Arc<dyn Broker>,
+    pub(crate) metrics: Metrics,
+    anchor: ClockAnchor,
+    boot_id: Option<String>,
+    pub(crate) config: Config,
+    text: Arc<ResponseText>,
+    pub(crate) permits: Arc<Semaphore>,
+    workers: Vec<mpsc::Sender<Command>>,
+}
+
+/// What the bus keeps with a claim, so that any server can answer a repeated call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Answer {
+    tokens: u64,
+    boot_id: Option<String>,
+    ideal_ttft_ms: f64,
+    ideal_e2el_ms: f64,
+    /// Names the attempt that made the claim. Whoever reads its own name here has made it, and lost the reply.
+    attempt: Uuid,
+}
+
+impl Answer {
+    fn into_response(self, query_id: String, generation: u64) -> RunResponse {
+        RunResponse {
+            status: "streaming".to_owned(),
+            query_id: Some(query_id),
+            generation: Some(generation),
+            tokens: Some(self.tokens),
+            boot_id: self.boot_id,
+            ideal_ttft_ms: Some(self.ideal_ttft_ms),
+            ideal_e2el_ms: Some(self.ideal_e2el_ms),
+        }
+    }
+}
+
+impl Runs {
+    pub(crate) fn new(
+        config: Config,
+        bus: Arc<dyn Broker>,
+        metrics: Metrics,
+        anchor: ClockAnchor,
+        workers: Vec<mpsc::Sender<Command>>,
+    ) -> Self {
+        Self {
+            bus,
+            metrics,
+            anchor,
+            boot_id: protocol::boot_id(),
+            text: Arc::new(config.text.clone()),
+            permits: Arc::new(Semaphore::new(config.max_streams)),
+            config,
+            workers,
+        }
+    }
+
+    /// Starts a query, or answers as it was answered before.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        session: SessionId,
+        query: Query,
+    ) -> Result<RunResponse, ApiError> {
+        let permit =
+            self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Full(self.config.max_streams))?;
+        // In a task of its own: a caller that hangs up must not leave a claim without a stream.
+        let started = tokio::spawn(self.start(session, query, permit));
+        started.await.unwrap_or(Err(ApiError::Internal))
+    }
+
+    async fn start(
+        self: Arc<Self>,
+        session: SessionId,
+        query: Query,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<RunResponse, ApiError> {
+        let query_id = query.query_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+        let plan = Plan::draw(&query.timing(&self.config.timing), self.config.seed, &query_id);
+        let answer = self.answer(&plan).await?;
+        match self.claim(session, &query_id, &answer).await? {
+            Claimed::Now(generation) => {
+                self.play((session, generation), query_id.clone(), &plan, permit).await?;
+                Ok(answer.into_response(query_id, generation))
+            }
+            Claimed::Before(generation, answer) => {
+                self.metrics.repeats.inc();
+                Ok(answer.into_response(query_id, generation))
+            }
+        }
+    }
+
+    async fn answer(&self, plan: &Plan) -> Result<Answer, ApiError> {
+        let ideal = if plan.is_costly() {
+            let plan = plan.clone();
+            let ideal = tokio::task::spawn_blocking(move || plan.ideal()).await;
+            ideal.map_err(|_| ApiError::Internal)?
+        } else {
+            plan.ideal()
+        };
+        Ok(Answer {
+            tokens: plan.tokens(),
+            boot_id: self.boot_id.clone(),
+            ideal_ttft_ms: ideal.ttft.as_secs_f64() * 1e3,
+            ideal_e2el_ms: ideal.e2el.as_secs_f64() * 1e3,
+            attempt: Uuid::new_v4(),
+        })
+    }
+
+    /// Claims the session. After an error nothing is known, so the claim is made again, and the kept answer tells whether
+    /// the first one had succeeded.
+    async fn claim(&self, session: SessionId, query_id: &str, answer: &Answer) -> Result<Claimed, ApiError> {
+        let request = ClaimRequest {
+            query_id: query_id.to_owned(),
+            answer: serde_json::to_string(answer).map_err(|_| ApiError::Internal)?,
+        };
+        let deadline = Instant::now() + BUS_PATIENCE;
+        loop {
+            let error = match self.bus.claim(session, request.clone()).await {
+                Ok(Claim { generation, repeat_of: None }) => return Ok(Claimed::Now(generation)),
+                Ok(Claim { generation, repeat_of: Some(kept) }) => {
+                    let kept: Answer = serde_json::from_str(&kept).map_err(|error| {
+                        tracing::error!(%session, %error, "the kept answer of a repeated query is unreadable");
+                        ApiError::Internal
+                    })?;
+                    let own = kept.attempt == answer.attempt;
+                    return Ok(if own {
+                        Claimed::Now(generation)
+                    } else {
+                        Claimed::Before(generation, kept)
+                    });
+                }
+                Err(ClaimError::Unknown) => return Err(ApiError::UnknownSession),
+                Err(ClaimError::Closed) => return Err(ApiError::Closed),
+                Err(ClaimError::Busy) => return Err(ApiError::Busy),
+                Err(ClaimError::Bus(error)) => error,
+            };
+            if Instant::now() + CLAIM_BACKOFF >= deadline {
+                self.metrics.claims_unsettled.inc();
+                tracing::warn!(%session, %error, "gave a claim up, its outcome is unknown");
+                return Err(ApiError::BusUnreachable);
+            }
+            sleep(CLAIM_BACKOFF).await;
+        }
+    }
+
+    /// Hands a claimed query to its worker. The stream starts now.
+    async fn play(
+        &self,
+        id: StreamId,
+        query_id: String,
+        plan: &Plan,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), ApiError> {
+        let start_us = self.anchor.us(Instant::now().into_std());
+        let stream = Stream::new(id, query_id, self.text.clone(), plan, start_us, permit);
+        let sent = self.worker_of(id.0).send(Command::Start(Box::new(stream))).await;
+        sent.map_err(|_| ApiError::Draining)
+    }
+
+    fn worker_of(&self, session: SessionId) -> &mpsc::Sender<Command> {
+        let n = session.uuid().as_u128() % self.workers.len() as u128;
+        &self.workers[n as usize]
+    }
+
+    /// Passes on what other processes tell this one, until the bus ends.
+    pub(crate) async fn obey(self: Arc<Self>, mut control: mpsc::Receiver<Control>) {
+        while let Some(message) = control.recv().await {
+            match message {
+                Control::Cancel { session, generation } => {
+                    // A worker that is gone has no streams to cancel.
+                    let _ = self.worker_of(session).send(Command::Cancel((session, generation))).await;
+                }
+            }
+        }
+    }
+}
+
+enum Claimed {
+    /// By this call: play it.
+    Now(u64),
+    /// By an earlier call, with this answer: start nothing.
+    Before(u64, Answer),
+}

@@ -1,0 +1,259 @@
+//! The shell around a [`Pacer`]: one task that plays the streams of a worker in wire time and hands what is due to the
+//! bus, one append in flight. It drops nothing: when the bus is slow its streams run late, and the histograms say so.
+
+use crate::{
+    metrics::{Metrics, Outcome},
+    outbox::{Outbox, Parcel},
+    pacer::{Pacer, Played, Stream, StreamId},
+};
+use bus::{Appended, Broker};
+use protocol::ClockAnchor;
+use std::{collections::VecDeque, future, pin::Pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How many streams may wait for a worker to take them in.
+pub(crate) const COMMANDS: usize = 1024;
+
+/// How many cancellations that came before their stream a worker remembers.
+const EARLY_CANCELS: usize = 1024;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Play this stream.
+    Start(Box<Stream>),
+    /// The session was closed: end this stream.
+    Cancel(StreamId),
+}
+
+type Delivery = Pin<Box<dyn Future<Output = (Parcel, Appended)> + Send>>;
+
+/// A worker, before it runs.
+pub(crate) struct Worker {
+    bus: Arc<dyn Broker>,
+    metrics: Metrics,
+    anchor: ClockAnchor,
+    outbox_cap: usize,
+    pacer: Pacer,
+    outbox: Outbox,
+    in_flight: Option<Delivery>,
+    early_cancels: VecDeque<StreamId>,
+    stopping: bool,
+}
+
+impl Worker {
+    /// A worker that stops advancing its streams while more than `outbox_cap` bytes wait for the bus.
+    pub(crate) fn new(
+        bus: Arc<dyn Broker>,
+        metrics: Metrics,
+        anchor: ClockAnchor,
+        outbox_cap: usize,
+    ) -> Self {
+        Self {
+            bus,
+            metrics,
+            anchor,
+            outbox_cap,
+            pacer: Pacer::default(),
+            outbox: Outbox::default(),
+            in_flight: None,
+            early_cancels: VecDeque::new(),
+            stopping: false,
+        }
+    }
+
+    /// Plays until `commands` is closed or `stop` is cancelled, and everything enqueued is acknowledged. A stop ends the
+    /// streams that still run with an error terminator.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        let mut open = true;
+        loop {
+            self.advance();
+            self.deliver();
+            if self.is_idle() && (!open || self.stopping) {
+                return;
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                (parcel, appended) = settled(&mut self.in_flight) => self.settle(parcel, appended),
+                command = commands.recv(), if open => match command {
+                    Some(command) => {
+                        self.obey(command);
+                        for _ in 0..COMMANDS {
+                            let Ok(command) = commands.try_recv() else { break };
+                            self.obey(command);
+                        }
+                    }
+                    None => open = false,
+                },
+                () = until(wake) => {}
+                () = stop.cancelled(), if !self.stopping => self.stop(),
+            }
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.anchor.us(Instant::now().into_std())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pacer.is_empty() && self.in_flight.is_none() && self.outbox.bytes() == 0
+    }
+
+    fn is_full(&self) -> bool {
+        self.outbox.bytes() > self.outbox_cap
+    }
+
+    /// Enqueues everything that is due, as far as the outbox takes it.
+    fn advance(&mut self) {
+        loop {
+            let now_us = self.now_us();
+            // The clock is read again now and then: what is enqueued late says so.
+            for _ in 0..64 {
+                if self.is_full() {
+                    self.metrics.outbox_full.inc();
+                    return;
+                }
+                let (outbox, metrics) = (&mut self.outbox, &self.metrics);
+                let played = self.pacer.play_due(now_us, |event| {
+                    outbox.push(event, now_us);
+                    metrics.pace_lag.observe(now_us - event.due_us, 1);
+                });
+                match played {
+                    Played::Nothing => return,
+                    Played::Event => {
+                        self.metrics.tokens.inc();
+                    }
+                    Played::Last(permit) => {
+                        self.outbox.settle_with_last(permit);
+                        self.metrics.ended(Outcome::Done);
+                    }
+                }
+                self.metrics.unacknowledged.inc();
+            }
+        }
+    }
+
+    /// Starts the next append, unless one is in flight.
+    fn deliver(&mut self) {
+        if self.in_flight.is_none()
+            && let Some(parcel) = self.outbox.pop()
+        {
+            self.in_flight = Some(Box::pin(append(self.bus.clone(), self.metrics.clone(), parcel)));
+        }
+    }
+
+    /// When there is something to do, whatever comes in.
+    fn next_wake(&self) -> Option<Instant> {
+        if self.is_full() {
+            return None;
+        }
+        self.anchor.instant(self.pacer.next_due()?).map(Instant::from_std)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start(stream) => self.start(*stream),
+            Command::Cancel(id) => match self.pacer.end(id) {
+                Some(ended) => {
+                    self.end_early(ended, Outcome::Closed, "the session was closed while its query ran");
+                }
+                // It has ended, or its start is still on the way: a close may overtake it.
+                None => {
+                    if self.early_cancels.len() == EARLY_CANCELS {
+                        self.early_cancels.pop_front();
+                    }
+                    self.early_cancels.push_back(id);
+                }
+            },
+        }
+    }
+
+    fn start(&mut self, stream: Stream) {
+        self.metrics.streams_started.inc();
+        if let Some(index) = self.early_cancels.iter().position(|&id| id == stream.id()) {
+            self.early_cancels.remove(index);
+            self.end_early(stream.into_ended(), Outcome::Closed, "the session was closed as its query began");
+        } else if self.stopping {
+            self.end_early(stream.into_ended(), Outcome::Shutdown, SHUTDOWN);
+        } else {
+            self.pacer.start(stream);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        for ended in self.pacer.end_all() {
+            self.end_early(ended, Outcome::Shutdown, SHUTDOWN);
+        }
+    }
+
+    fn end_early(&mut self, ended: crate::pacer::Ended, outcome: Outcome, message: &str) {
+        self.metrics.ended(outcome);
+        self.metrics.unacknowledged.inc();
+        let now_us = self.now_us();
+        self.outbox.push_error(ended, outcome.label(), message, now_us);
+    }
+
+    /// Takes an acknowledgement: measures it, and ends the streams whose events the bus did not take.
+    fn settle(&mut self, parcel: Parcel, appended: Appended) {
+        self.in_flight = None;
+        let now_us = self.now_us();
+        for &(enqueued_us, n) in &parcel.enqueued {
+            self.metrics.bus_lag.observe(now_us.saturating_sub(enqueued_us), n);
+        }
+        self.metrics.unacknowledged.dec_by(parcel.batch.len() as i64);
+        self.metrics.unheard.inc_by(appended.unheard);
+        self.outbox.recycle(parcel);
+        for id in appended.stale {
+            if self.pacer.end(id).is_some() {
+                self.metrics.ended(Outcome::Stale);
+            }
+        }
+        for (session, generation, why) in appended.refused {
+            self.metrics.refused.inc();
+            tracing::warn!(%session, generation, why, "the bus refused an event, its stream ends");
+            if let Some(ended) = self.pacer.end((session, generation)) {
+                self.end_early(ended, Outcome::Refused, "the bus refused an event of this query");
+            }
+        }
+    }
+}
+
+const SHUTDOWN: &str = "the server shut down before the query ended";
+
+/// Appends a parcel, again and again until the bus takes it: a repeat doubles nothing.
+async fn append(bus: Arc<dyn Broker>, metrics: Metrics, parcel: Parcel) -> (Parcel, Appended) {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        match bus.append(&parcel.batch).await {
+            Ok(appended) => return (parcel, appended),
+            Err(error) => {
+                metrics.append_retries.inc();
+                tracing::warn!(%error, events = parcel.batch.len(), ?backoff, "append failed, trying again");
+            }
+        }
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+}
+
+async fn settled(in_flight: &mut Option<Delivery>) -> (Parcel, Appended) {
+    match in_flight {
+        Some(delivery) => delivery.await,
+        None => future::pending().await,
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(instant) => sleep_until(instant).await,
+        None => future::pending().await,
+    }
+}
