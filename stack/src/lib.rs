@@ -1,10 +1,13 @@
 //! Starts, watches and ends a whole stack: embedded in one process, or native with real Redis and HAProxy.
 //! It serves no token itself and measures nothing.
 
+pub mod control;
+pub mod embedded;
 mod limits;
 pub mod native;
 mod probe;
 mod secret;
+pub mod supervisor;
 
 pub use limits::raise_open_files;
 pub use secret::JwtSecret;

@@ -11,13 +11,14 @@ mod spawner;
 mod status;
 
 pub use binaries::Binaries;
+pub use process::private_directory;
 pub use status::{ProcessStatus, Status};
 
 use crate::{limits, secret::JwtSecret};
 use anyhow::{Context, bail};
 use haproxy::{Front, Haproxy};
 use instance::{Environment, Instance};
-use process::{Process, private_directory};
+use process::Process;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, time::Duration};
 use tokio::task::JoinSet;

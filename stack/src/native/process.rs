@@ -196,7 +196,10 @@ pub(crate) fn log_tail(path: &Path) -> String {
 }
 
 /// Makes a directory that only we can enter.
-pub(crate) fn private_directory(path: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It cannot be made, or belongs to somebody else.
+pub fn private_directory(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let doing = || format!("cannot make the directory {}", path.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(doing)?;

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Analyses result CSVs: counts, percentiles, a histogram, errors by kind, tokens expected and received.
+# Without a file: the newest run in results/ (or $OUTPUT_DIR).
+set -euo pipefail
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    echo "Usage: scripts/analyze_results.sh [FILE.csv ...]"
+    exit 0
+fi
+root=$(cd "$(dirname "$0")/.." && pwd)
+files=("$@")
+
+if ((${#files[@]} == 0)); then
+    results=${OUTPUT_DIR:-$root/results}
+    newest=$(find "$results" -maxdepth 1 -name '*.csv' ! -name '*_stats.csv' ! -name '*_history.csv' \
+        ! -name '*_failures.csv' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
+    if [[ -z $newest ]]; then
+        echo "analyze_results: no results in $results: run scripts/run_loadtest.sh first, or name a CSV" >&2
+        exit 1
+    fi
+    echo "$newest"
+    files=("$newest")
+fi
+
+manifest=$root/Cargo.toml
+target=$(cargo metadata --manifest-path "$manifest" --format-version 1 --no-deps |
+    sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+for client in "$target/release/client" "$target/debug/client"; do
+    if [[ -x $client ]]; then exec "$client" analyze "${files[@]}"; fi
+done
+exec cargo run --quiet --release --manifest-path "$manifest" -p client -- analyze "${files[@]}"

@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Starts a whole stack, runs the load client against it, analyses the results, and takes the stack down again.
+# The client's exit code is passed on: 0 pass, 99 fail, 98 invalid, 104 bad configuration, 105 interrupted.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+    cat <<'END'
+Usage: scripts/run_loadtest.sh [OPTIONS] [-- CLIENT OPTIONS]
+
+  --clients N             concurrent clients (100)
+  --queries N             queries of each client (10)
+  --wsproxy-instances N   gateways (3)
+  --server-instances N    LLM simulators (2)
+  --server-workers N      workers of each simulator (its own default)
+  --native                plain processes with the host's redis-server and haproxy, instead of Docker
+  --in-docker             run the client as a container too: better for large runs against Docker
+  --build                 build the images anew first
+  --up-only               start the stack and leave it running
+  --keep                  leave the stack running after the run
+  --down                  take a running stack down
+  --logs                  print the logs of a running stack
+  --help                  this text
+
+What follows -- goes to the client, e.g. -- --burst --query-timeout 60 (see: cargo run --release -p client -- --help).
+The environment is passed on: JWT_SECRET, TOKEN_DELAY_MS, ...; API_URL and WSPROXY_URL point the client elsewhere.
+END
+}
+
+die() {
+    echo "run_loadtest: $1" >&2
+    exit "${2:-1}"
+}
+
+clients=100 queries=10 proxies=3 servers=2 workers=''
+native='' in_docker='' build='' keep='' action=run
+client_options=()
+
+number() { # FLAG VALUE MAX
+    [[ ${2:-} =~ ^[1-9][0-9]{0,6}$ && $2 -le $3 ]] || die "$1 takes a number from 1 to $3, not '${2:-}'" 2
+}
+
+while (($#)); do
+    case $1 in
+    --clients) number "$1" "${2:-}" 1000000 && clients=$2 && shift ;;
+    --queries) number "$1" "${2:-}" 1000000 && queries=$2 && shift ;;
+    --wsproxy-instances) number "$1" "${2:-}" 64 && proxies=$2 && shift ;;
+    --server-instances) number "$1" "${2:-}" 64 && servers=$2 && shift ;;
+    --server-workers) number "$1" "${2:-}" 256 && workers=$2 && shift ;;
+    --native) native=yes ;;
+    --in-docker) in_docker=yes ;;
+    --build) build=yes ;;
+    --keep) keep=yes ;;
+    --up-only) action=up ;;
+    --down) action=down ;;
+    --logs) action=logs ;;
+    --help | -h) usage && exit 0 ;;
+    --)
+        shift
+        client_options=("$@")
+        break
+        ;;
+    *) die "unknown option '$1': see --help; options of the client go behind --" 2 ;;
+    esac
+    shift
+done
+[[ -z $native || -z $in_docker ]] || die "--in-docker needs Docker: leave --native out" 2
+
+target() { cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'; }
+
+compose() {
+    if docker compose version >/dev/null 2>&1; then
+        docker compose "$@"
+    elif command -v docker-compose >/dev/null; then
+        docker-compose "$@"
+    else
+        die "neither 'docker compose' nor 'docker-compose' is there: install one, or use --native"
+    fi
+}
+
+# GET http://127.0.0.1:PORT/PATH: the answer, or nothing.
+get() { # PORT PATH
+    (
+        exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 0
+        printf 'GET %s HTTP/1.0\r\n\r\n' "$2" >&3
+        timeout 2 cat <&3
+    ) 2>/dev/null || true
+}
+
+# How many instances HAProxy sends to: of backend `api` or `ws`.
+instances_up() { # BACKEND
+    get 8404 '/;csv' | awk -F, -v backend="$1" \
+        '$1 == "# pxname" { for (i = 1; i <= NF; i++) if ($i == "status") status = i }
+         $1 == backend && $2 != "FRONTEND" && $2 != "BACKEND" && $status ~ /^UP/ { up++ }
+         END { print up + 0 }'
+}
+
+docker_up() {
+    docker info >/dev/null 2>&1 || die "Docker does not answer: start it, or use --native"
+    if [[ -n $build ]]; then compose build; fi
+    if [[ -n $workers ]]; then export SERVER_WORKERS=$workers; fi
+    compose up -d --scale "wsproxy=$proxies" --scale "server=$servers"
+    echo "waiting until $servers servers and $proxies gateways are ready"
+    for ((second = 0; second < 120; second++)); do
+        if (($(instances_up api) >= servers && $(instances_up ws) >= proxies)); then return; fi
+        sleep 1
+    done
+    compose ps
+    compose logs --tail=20
+    die "not ready after two minutes: HAProxy sends to $(instances_up api) servers and $(instances_up ws) gateways"
+}
+
+up() {
+    if [[ -n $native ]]; then
+        "$bin/stack" up --detach --servers "$servers" --proxies "$proxies" ${workers:+--server-workers "$workers"}
+    else
+        docker_up
+    fi
+}
+
+down() {
+    if [[ -n $native ]]; then "$bin/stack" down; else compose down; fi
+}
+
+logs() {
+    if [[ -n $native ]]; then "$bin/stack" logs; else compose logs --tail=50; fi
+}
+
+run_client() {
+    local options=(--clients "$clients" --queries "$queries" ${client_options[@]+"${client_options[@]}"})
+    if [[ -n $in_docker ]]; then
+        compose --profile load run --rm client "${options[@]}"
+    else
+        "$bin/client" "${options[@]}"
+    fi
+}
+
+# The results that came since MARK: the queries' CSV alone.
+analyze_since() { # MARK
+    local newest
+    newest=$(find "${OUTPUT_DIR:-results}" -name '*.csv' -newer "$1" \
+        ! -name '*_stats.csv' ! -name '*_history.csv' ! -name '*_failures.csv' 2>/dev/null | sort | tail -n 1)
+    if [[ -n $newest ]]; then scripts/analyze_results.sh "$newest"; fi
+}
+
+packages=()
+if [[ -n $native ]]; then packages+=(-p stack -p server -p wsproxy); fi
+if [[ $action == run && -z $in_docker ]]; then packages+=(-p client); fi
+if ((${#packages[@]})); then
+    command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
+    if [[ $action == run || $action == up ]]; then cargo build --release "${packages[@]}"; fi
+    bin=$(target)/release
+    [[ -z $native || -x $bin/stack ]] || die "$bin/stack is missing, so nothing was started from here"
+fi
+
+case $action in
+up)
+    up
+    exit
+    ;;
+down)
+    down
+    exit
+    ;;
+logs)
+    logs
+    exit
+    ;;
+esac
+
+mark=$(mktemp)
+# shellcheck disable=SC2317 # the trap calls it
+finish() {
+    local code=$?
+    trap '' INT TERM
+    rm -f "$mark"
+    if [[ -n ${started:-} && -z $keep ]]; then down || true; fi
+    exit "$code"
+}
+trap finish EXIT
+# Ctrl+C is the client's first: it ends the run and writes its results, then we go on to the end.
+trap 'interrupted=yes' INT
+trap 'exit 143' TERM
+
+if [[ -z $native ]]; then
+    if [[ -n $(compose ps -q 2>/dev/null) ]]; then
+        echo "the stack is running already: it stays up after the run"
+        keep=yes
+    fi
+    started=yes
+fi
+up
+started=yes
+[[ -z ${interrupted:-} ]] || exit 130
+code=0
+run_client || code=$?
+analyze_since "$mark" || true
+exit "$code"

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Installs what the tests need (redis-server, haproxy), then checks everything: format, clippy, docs, the crates'
+# arrows, a Compose smoke test where an engine answers, and all tests. --quick leaves Docker out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+quick=
+for option in "$@"; do
+    case $option in
+    --quick) quick=yes ;;
+    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves Docker out)" && exit 0 ;;
+    *) echo "test: unknown option '$option': see --help" >&2 && exit 2 ;;
+    esac
+done
+
+step() { printf '\n== %s\n' "$*"; }
+
+as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
+
+# HAProxy is often in a directory that is on root's PATH alone.
+has() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null; }
+
+install_missing() {
+    local missing=()
+    for program in redis-server haproxy; do has "$program" || missing+=("$program"); done
+    if ((${#missing[@]} == 0)); then return; fi
+    if ! command -v apt-get >/dev/null; then
+        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy, brew install redis haproxy)" >&2
+        exit 1
+    fi
+    step "installing ${missing[*]} with apt-get"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    # Debian starts what it installs. The tests run their own: stop what came with this install, and nothing else.
+    for service in "${missing[@]}"; do
+        if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
+            as_root systemctl disable --now "$service" || true
+        elif [[ -x /etc/init.d/$service ]]; then
+            as_root "/etc/init.d/$service" stop || true
+        fi
+    done
+}
+
+log=$(mktemp)
+finish() {
+    local code=$?
+    step "test runner's summary"
+    grep -E 'Summary \[|test result:|^ +(FAIL|TIMEOUT|SIGABRT|SIGSEGV) ' "$log" || echo "no test was run"
+    rm -f "$log"
+    if ((code == 0)); then echo "all checks passed"; else echo "checks failed (exit $code)"; fi
+    exit "$code"
+}
+
+run_tests() { "$@" 2>&1 | tee -a "$log"; }
+
+# The calibration tests measure time: they run alone, after the rest.
+all_tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        run_tests cargo nextest run --workspace --no-fail-fast -E 'not binary(calibration)'
+        step "calibration, alone"
+        run_tests cargo nextest run -p client --test calibration --test-threads 1 --run-ignored all
+    else
+        run_tests cargo test --workspace --lib --bins --no-fail-fast
+        local suites=()
+        for suite in */tests/*.rs; do
+            if [[ $suite != */calibration.rs ]]; then suites+=(--test "$(basename "$suite" .rs)"); fi
+        done
+        run_tests cargo test --workspace --no-fail-fast "${suites[@]}"
+        step "calibration, alone"
+        run_tests cargo test -p client --test calibration -- --test-threads 1 --include-ignored
+    fi
+}
+
+compose_smoke() {
+    if [[ -n $quick ]]; then
+        echo "skipped: --quick"
+    elif ! docker info >/dev/null 2>&1; then
+        echo "skipped: no container engine answers ('docker info' fails)"
+    else
+        scripts/compose_smoke.sh
+    fi
+}
+
+install_missing
+trap finish EXIT
+step "format" && cargo fmt --all --check
+step "clippy" && cargo clippy --workspace --all-targets --locked -- -D warnings
+step "docs" && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+step "arrows" && scripts/check_arrows.sh
+if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck scripts/*.sh .ci/run; fi
+step "doc tests" && run_tests cargo test --workspace --doc
+step "tests" && all_tests
+step "Compose smoke test" && compose_smoke

@@ -1,0 +1,110 @@
+//! The supervisor's control socket: one JSON line asks, one JSON line answers, then the connection ends. Both are bounded
+//! in bytes and time. It speaks over a unix socket that only the same user can reach.
+
+use crate::native::{Role, Status};
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The longest line either side takes.
+pub(crate) const MAX_LINE_BYTES: usize = 256 << 10;
+/// Longer than any order takes: starting 64 instances, or draining them.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// An order to a running stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum Request {
+    /// What runs?
+    Status,
+    /// Bring these roles to these numbers of instances.
+    Scale {
+        /// How many of each.
+        to: BTreeMap<Role, u16>,
+    },
+    /// End everything. Answered when all is ended.
+    Down,
+}
+
+/// The answer to an order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// What runs (after a change, too).
+    Status(Status),
+    /// Everything has ended.
+    Ended,
+    /// The order failed, and why.
+    Error(String),
+}
+
+/// Where a stack's socket is.
+#[must_use]
+pub fn socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("control.sock")
+}
+
+/// Gives an order to the stack that runs in `state_dir`. Blocks.
+///
+/// # Errors
+/// No stack runs there, it does not answer, or it says why it failed.
+pub fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Response> {
+    let path = socket(state_dir);
+    let mut stream = match UnixStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(error) if is_absence(&error) => {
+            bail!("no stack is running in {}: start one with `stack up`", state_dir.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot reach {}", path.display())),
+    };
+    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(MAX_LINE_BYTES as u64))
+        .read_line(&mut answer)
+        .context("the supervisor does not answer: its log is supervisor.log in the state directory")?;
+    if answer.is_empty() {
+        bail!("the supervisor ended before it answered: its log is in {}", state_dir.join("logs").display());
+    }
+    match serde_json::from_str(&answer).context("the supervisor's answer makes no sense")? {
+        Response::Error(why) => bail!(why),
+        response => Ok(response),
+    }
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form_of_orders() {
+        let scale = Request::Scale { to: BTreeMap::from([(Role::Wsproxy, 5), (Role::Server, 3)]) };
+        let text = serde_json::to_string(&scale).unwrap();
+        assert_eq!(text, r#"{"do":"scale","to":{"server":3,"wsproxy":5}}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), scale);
+        assert_eq!(serde_json::from_str::<Request>(r#"{"do":"status"}"#).unwrap(), Request::Status);
+        for text in ["", "{}", r#"{"do":"dance"}"#, r#"{"do":"scale","to":{"redis":2}}"#] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text:?} was taken for an order");
+        }
+    }
+
+    #[test]
+    fn without_a_stack_the_error_says_how_to_start_one() {
+        let empty = tempfile::tempdir().unwrap();
+        let message = call(empty.path(), &Request::Status).unwrap_err().to_string();
+        assert!(message.contains("no stack is running") && message.contains("stack up"), "{message}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The program's flags and environment, as clap reads them, and what they mean in the library's terms.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use stack::native::Role;
+use std::{path::PathBuf, str::FromStr};
+
+/// Starts and holds a Streamstress stack of plain processes: Redis, servers, gateways, HAProxy.
+#[derive(Debug, Parser)]
+#[command(name = "stack", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which stack is meant.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Place {
+    /// The stack's name: several can run side by side on ports of their own
+    #[arg(long, global = true, default_value = "default", value_parser = name)]
+    name: String,
+    /// Where its socket, logs and files are [default: $XDG_RUNTIME_DIR/streamstress/NAME or /tmp/streamstress-UID/NAME]
+    #[arg(long, global = true, env = "STREAMSTRESS_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    #[arg(long, global = true, env = "XDG_RUNTIME_DIR", hide = true)]
+    runtime_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// The stack's state directory.
+    pub(crate) fn directory(&self) -> PathBuf {
+        if let Some(directory) = &self.state_dir {
+            return directory.clone();
+        }
+        match &self.runtime_dir {
+            Some(directory) if directory.is_absolute() => directory.join("streamstress").join(&self.name),
+            _ => PathBuf::from(format!("/tmp/streamstress-{}", nix::unistd::getuid())).join(&self.name),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a stack and hold it until Ctrl+C, or in the background with --detach
+    Up(Up),
+    /// End the running stack
+    Down,
+    /// Show what runs
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the end of the logs
+    Logs(Logs),
+    /// Change numbers of instances, e.g. `scale wsproxy=5 server=3`; open sockets stay
+    Scale {
+        /// ROLE=COUNT, where ROLE is server or wsproxy
+        #[arg(required = true, value_parser = target)]
+        to: Vec<(Role, u16)>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Up {
+    /// How many servers
+    #[arg(long, default_value_t = 2)]
+    pub(crate) servers: u16,
+    /// How many gateways
+    #[arg(long, default_value_t = 3)]
+    pub(crate) proxies: u16,
+    /// Workers of each server [default: the server's own]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) server_workers: Option<u16>,
+    /// Port of the HTTP API; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) api_port: u16,
+    /// Port of the WebSockets; 0 takes a free one
+    #[arg(long, default_value_t = 8081)]
+    pub(crate) ws_port: u16,
+    /// Port of HAProxy's statistics and metrics; 0 takes a free one
+    #[arg(long, default_value_t = 8404)]
+    pub(crate) stats_port: u16,
+    /// Return when the stack is up; it runs on until `stack down`
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Where `server` and `wsproxy` are [default: beside this program]
+    #[arg(long, env = "STREAMSTRESS_BIN_DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+    /// Signs the sessions' tokens [default: a random one]
+    #[arg(long, env = "JWT_SECRET", hide = true, hide_env_values = true)]
+    pub(crate) jwt_secret: Option<String>,
+    #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
+    pub(crate) search_path: String,
+    /// Told by `--detach` to the process that it starts
+    #[arg(long, hide = true)]
+    pub(crate) announce: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Logs {
+    /// Whose log, e.g. wsproxy-2; all of them where absent
+    pub(crate) process: Option<String>,
+    /// Go on as the log grows, until Ctrl+C
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How many lines of each
+    #[arg(long, default_value_t = 20)]
+    pub(crate) lines: usize,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=40).contains(&text.len()) && text.chars().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name has 1 to 40 letters, digits, `-` or `_`".to_owned())
+    }
+}
+
+fn target(text: &str) -> Result<(Role, u16), String> {
+    let expected = || format!("`{text}` is no ROLE=COUNT: give for example wsproxy=5 or server=3");
+    let (role, count) = text.split_once('=').ok_or_else(expected)?;
+    let role = match role {
+        "server" => Role::Server,
+        "wsproxy" => Role::Wsproxy,
+        _ => return Err(expected()),
+    };
+    Ok((role, u16::from_str(count).map_err(|_| expected())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_fit_together() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn targets() {
+        assert_eq!(target("wsproxy=5"), Ok((Role::Wsproxy, 5)));
+        for text in ["", "wsproxy", "redis=2", "server=", "server=-1", "server=x", "server=99999"] {
+            assert!(target(text).unwrap_err().contains("ROLE=COUNT"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_never_leave_their_directory() {
+        assert!(name("load-1").is_ok());
+        for text in ["", "../x", "a/b", "a b", &"x".repeat(41)] {
+            assert!(name(text).is_err(), "{text:?}");
+        }
+    }
+}

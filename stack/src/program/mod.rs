@@ -1,0 +1,53 @@
+//! What each command of the program does: an order over the control socket, or holding a stack. It decides nothing about
+//! processes; that is the library's part.
+
+mod args;
+mod logs;
+mod up;
+
+pub(crate) use args::Args;
+
+use args::{Command, Place};
+use stack::{
+    control::{Request, Response, call},
+    native::{Role, Status},
+};
+use std::collections::BTreeMap;
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let place = args.place;
+    match args.command {
+        Command::Up(up) => up::run(&place, up),
+        Command::Down => {
+            call(&place.directory(), &Request::Down)?;
+            println!("the stack has ended");
+            Ok(())
+        }
+        Command::Status { json } => show_answer(&place, &Request::Status, json),
+        Command::Logs(logs) => logs::run(&place.directory(), &logs),
+        Command::Scale { to } => {
+            let to: BTreeMap<Role, u16> = to.into_iter().collect();
+            show_answer(&place, &Request::Scale { to }, false)
+        }
+    }
+}
+
+fn show_answer(place: &Place, request: &Request, json: bool) -> anyhow::Result<()> {
+    match call(&place.directory(), request)? {
+        Response::Status(status) if json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Response::Status(status) => show(&status),
+        Response::Ended => println!("the stack has ended"),
+        Response::Error(why) => anyhow::bail!(why),
+    }
+    Ok(())
+}
+
+/// A stack for a person: where it is, and what runs.
+fn show(status: &Status) {
+    println!("API    {}\nWS     {}\nstats  {}\n", status.api_url, status.ws_url, status.stats_url);
+    let width = status.processes.iter().map(|process| process.name.len()).max().unwrap_or(0);
+    for process in &status.processes {
+        let port = process.port.map_or_else(|| "-".to_owned(), |port| port.to_string());
+        println!("{:width$}  pid {:<8} port {port:<6} {}", process.name, process.pid, process.state);
+    }
+}

@@ -1,0 +1,150 @@
+//! `stack up`: holds a stack in the foreground, or starts a supervisor in the background and waits for its word.
+
+use super::{
+    args::{Place, Up},
+    show,
+};
+use anyhow::{Context, bail};
+use stack::{
+    JwtSecret,
+    control::Response,
+    native::{Binaries, Native, Options, Status, private_directory},
+    supervisor,
+};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// What a shell reports for Ctrl+C.
+const INTERRUPTED: i32 = 130;
+
+pub(crate) fn run(place: &Place, up: Up) -> anyhow::Result<()> {
+    if up.announce {
+        return announce(place, up);
+    }
+    if up.detach {
+        return detach(place);
+    }
+    log_to_stderr();
+    hold(place, up, |status| {
+        show(&status);
+        println!("\nend it with Ctrl+C or `stack down`");
+        Ok(())
+    })
+}
+
+/// In the background: says once on stdout how the start went, then nothing more.
+fn announce(place: &Place, up: Up) -> anyhow::Result<()> {
+    nix::unistd::setsid().context("cannot leave the terminal")?;
+    log_to_stderr();
+    let held = hold(place, up, |status| {
+        // Whoever started us may have gone, by Ctrl+C say: a stack that nobody knows of must not stay.
+        say(&Response::Status(status)).context("nobody waits for this stack any more")
+    });
+    held.inspect_err(|error| {
+        let _ = say(&Response::Error(format!("{error:#}")));
+    })
+}
+
+fn say(response: &Response) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(response)?;
+    line.push(b'\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(&line)?;
+    Ok(out.flush()?)
+}
+
+/// Starts this program again in the background, with the same arguments, and passes on what it announces.
+fn detach(place: &Place) -> anyhow::Result<()> {
+    let logs = place.directory().join("logs");
+    private_directory(&place.directory())?;
+    private_directory(&logs)?;
+    let path = logs.join("supervisor.log");
+    let log = File::options().create(true).append(true).open(&path)?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .arg("--announce")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("cannot start the supervisor")?;
+    let stdout = child.stdout.take().context("the supervisor has no stdout")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    match serde_json::from_str(&line) {
+        Ok(Response::Status(status)) => {
+            show(&status);
+            println!("\nend it with `stack down`");
+            Ok(())
+        }
+        Ok(Response::Error(why)) => bail!(why),
+        _ => bail!("the supervisor ended at once: its log is {}", path.display()),
+    }
+}
+
+/// Holds a stack until it is told to end. `tell` hears once that it is up.
+fn hold(place: &Place, up: Up, tell: impl FnOnce(Status) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let options = options(place, up)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .into_iter()
+            .map(signal)
+            .collect::<Result<Vec<_>, _>>()?;
+        let asked = shutdown.clone();
+        tokio::spawn(async move {
+            let [interrupt, terminate, hangup] = &mut signals[..] else { return };
+            for asked_before in [false, true] {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+                if asked_before {
+                    // The kernel ends the children of a process that ends.
+                    std::process::exit(INTERRUPTED);
+                }
+                asked.cancel();
+            }
+        });
+        supervisor::run(options, shutdown, async |native: &Native| tell(native.status().await)).await
+    })
+}
+
+fn options(place: &Place, up: Up) -> anyhow::Result<Options> {
+    let secret = match up.jwt_secret.as_deref() {
+        None | Some("") => JwtSecret::random(),
+        Some(key) => JwtSecret::new(key).context("JWT_SECRET")?,
+    };
+    let beside = || -> anyhow::Result<PathBuf> {
+        Ok(std::env::current_exe()?.parent().context("this program is in no directory")?.to_owned())
+    };
+    let bin_dir = match up.bin_dir {
+        Some(directory) => directory,
+        None => beside()?,
+    };
+    let binaries = Binaries::find(&bin_dir, &up.search_path)?;
+    Ok(Options {
+        servers: up.servers,
+        proxies: up.proxies,
+        server_workers: up.server_workers.map(usize::from),
+        api_port: up.api_port,
+        ws_port: up.ws_port,
+        stats_port: up.stats_port,
+        secret,
+        ..Options::new(place.directory(), binaries)
+    })
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
