@@ -1,1 +1,34 @@
-fn main() {}
+//! The gateway's program: settings, runtime, signals. Everything else is the library's.
+
+use clap::Parser;
+use std::process::ExitCode;
+use tokio::runtime::Builder;
+use wsproxy::{Args, Settings, health_check, process};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.health_check {
+        return ExitCode::from(u8::from(!health_check(args.port()).unwrap_or(false)));
+    }
+    process::log_to_stderr();
+    match args.resolve().map_err(Into::into).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let mut builder = match settings.threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(settings.threads).enable_all().build()?.block_on(async {
+        let listener = process::bind(settings.host, settings.port).await?;
+        let bus = bus::open(settings.bus)?;
+        wsproxy::run(listener, settings.gateway, bus, process::shutdown_on_signal()?).await
+    })
+}

@@ -1,0 +1,180 @@
+//! Whether a request may become a socket, and where its stream starts. Pure checks over the request's head; what needs
+//! the bus or a free seat is decided elsewhere.
+
+use bus::Start;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use protocol::{
+    LEEWAY_SECONDS, ParsePositionError, Position, SessionId, TokenError, Verifier, parse_ws_path,
+};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+/// How far a position's generation may lie ahead of this host's clock, in milliseconds.
+const CLOCK_SKEW_MS: u64 = 60_000;
+
+/// A request that passed every check.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) session: SessionId,
+    pub(crate) start: Start,
+    /// When the token runs out.
+    pub(crate) expires: Option<Instant>,
+    /// The value of `Sec-WebSocket-Accept`.
+    pub(crate) accept: String,
+    /// The client offered the subprotocol `bearer`, which is then answered.
+    pub(crate) subprotocol: bool,
+}
+
+/// Why a request does not become a socket.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("gateway is draining, connect to another one")]
+    Draining,
+    #[error("gateway is full, try again later")]
+    Full,
+    #[error("not found: {0}")]
+    NotFound(String),
+    #[error("this path speaks WebSocket: send `Connection: upgrade` and `Upgrade: websocket`")]
+    NotAnUpgrade,
+    #[error("WebSocket version 13 is needed, in `Sec-WebSocket-Version`")]
+    Version,
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("a token is needed: `Authorization: Bearer <jwt>`, or the subprotocols `bearer, <jwt>`")]
+    NoToken,
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    #[error("last event id: {0}")]
+    Position(#[from] ParsePositionError),
+    #[error("last event id: `{0}` is from the future")]
+    FuturePosition(Position),
+    #[error("gateway has no bus, try again later")]
+    BusDown,
+}
+
+impl Refusal {
+    pub(crate) const fn status(&self) -> StatusCode {
+        match self {
+            Self::Draining | Self::Full | Self::BusDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotAnUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
+            Self::Malformed(_) | Self::Position(_) | Self::FuturePosition(_) => StatusCode::BAD_REQUEST,
+            Self::NoToken => StatusCode::UNAUTHORIZED,
+            Self::Token(_) => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// The header that tells the client what to do.
+    pub(crate) const fn header(&self) -> Option<(header::HeaderName, &'static str)> {
+        match self {
+            Self::Draining => Some((header::RETRY_AFTER, "1")),
+            Self::Full | Self::BusDown => Some((header::RETRY_AFTER, "2")),
+            Self::NotAnUpgrade => Some((header::UPGRADE, "websocket")),
+            Self::Version => Some((header::SEC_WEBSOCKET_VERSION, "13")),
+            Self::NoToken => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            _ => None,
+        }
+    }
+
+    /// The label of the metric `wsproxy_upgrades_total`.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Full => "full",
+            Self::NotFound(_) => "not_found",
+            Self::NotAnUpgrade | Self::Version | Self::Malformed(_) => "bad_handshake",
+            Self::NoToken => "no_token",
+            Self::Token(_) => "bad_token",
+            Self::Position(_) | Self::FuturePosition(_) => "bad_position",
+            Self::BusDown => "bus_down",
+        }
+    }
+}
+
+/// Checks a request's head, in the order in which a client would want to hear: path, handshake, token, position.
+pub(crate) fn admit<B>(request: &Request<B>, verifier: &Verifier) -> Result<Admission, Refusal> {
+    let path = request.uri().path();
+    if request.method() != Method::GET {
+        return Err(Refusal::NotFound(format!("{} is no method of this path", request.method())));
+    }
+    let (_, session) = parse_ws_path(path).map_err(|error| Refusal::NotFound(error.to_string()))?;
+    let headers = request.headers();
+    let accept = check_handshake(request.version(), headers)?;
+    let offered = subprotocols(headers);
+    let token = authorization(headers).or_else(|| bearer_of(&offered)).ok_or(Refusal::NoToken)?;
+    let claims = verifier.verify(token, session)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Admission {
+        session,
+        start: start(headers, request.uri().query(), now)?,
+        expires: claims.exp.and_then(|exp| expiry(exp, now)),
+        accept,
+        subprotocol: offered.iter().any(|protocol| protocol.eq_ignore_ascii_case("bearer")),
+    })
+}
+
+/// RFC 6455, section 4.2.1; answers the value of `Sec-WebSocket-Accept`.
+fn check_handshake(version: Version, headers: &HeaderMap) -> Result<String, Refusal> {
+    if version != Version::HTTP_11 {
+        return Err(Refusal::Malformed("a WebSocket handshake needs HTTP/1.1"));
+    }
+    if !has_word(headers, header::CONNECTION, "upgrade") || !has_word(headers, header::UPGRADE, "websocket") {
+        return Err(Refusal::NotAnUpgrade);
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Refusal::Version);
+    }
+    match headers.get(header::SEC_WEBSOCKET_KEY) {
+        // 16 bytes in base64.
+        Some(key) if key.len() == 24 => Ok(derive_accept_key(key.as_bytes())),
+        _ => Err(Refusal::Malformed("`Sec-WebSocket-Key` must be 16 bytes in base64")),
+    }
+}
+
+fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    words(headers, name).any(|found| found.eq_ignore_ascii_case(word))
+}
+
+/// The comma-separated words of all headers of this name.
+fn words(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter();
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim_ascii)
+}
+
+fn subprotocols(headers: &HeaderMap) -> Vec<&str> {
+    words(headers, header::SEC_WEBSOCKET_PROTOCOL).filter(|word| !word.is_empty()).collect()
+}
+
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_ascii())
+}
+
+/// The token of the pair `bearer, <jwt>`.
+fn bearer_of<'a>(offered: &[&'a str]) -> Option<&'a str> {
+    let at = offered.iter().position(|protocol| protocol.eq_ignore_ascii_case("bearer"))?;
+    offered.get(at + 1).copied()
+}
+
+/// Where the stream starts: the header, else the query parameter, else the session's cursor.
+fn start(headers: &HeaderMap, query: Option<&str>, now: Duration) -> Result<Start, Refusal> {
+    let header = headers.get("last-event-id").map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
+    let parameter = || {
+        let pairs = query?.split('&');
+        pairs.filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == "last_event_id")
+    };
+    let text = header.or_else(|| parameter().map(|(_, value)| value.into()));
+    let Some(text) = text else { return Ok(Start::Cursor) };
+    let position: Position = text.trim_ascii().parse()?;
+    let latest = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(CLOCK_SKEW_MS);
+    if position.generation > latest {
+        return Err(Refusal::FuturePosition(position));
+    }
+    Ok(Start::After(position))
+}
+
+/// When a token with this `exp` is no longer taken; `None` for a time that no clock here reaches.
+fn expiry(exp: u64, now: Duration) -> Option<Instant> {
+    let end = Duration::from_secs(exp.checked_add(LEEWAY_SECONDS)?);
+    Instant::now().checked_add(end.saturating_sub(now))
+}

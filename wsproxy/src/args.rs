@@ -1,0 +1,218 @@
+//! The program's flags and environment, turned into validated settings with every fault listed at once.
+//! Nothing else in the crate reads either.
+
+use crate::Config;
+use bus::{BusConfig, Delivery};
+use clap::Parser;
+use protocol::{Secret, SecretError};
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use uuid::Uuid;
+
+/// The WebSocket gateway of Streamstress.
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Address to listen on
+    #[arg(long, env = "HOST", default_value = "0.0.0.0")]
+    host: IpAddr,
+    /// Port to listen on
+    #[arg(long, env = "PORT", default_value_t = 4040)]
+    port: u16,
+    /// The bus: redis://host:port/db
+    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379")]
+    redis_url: String,
+    /// The key that signs tokens, 32 bytes at least
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    jwt_secret: Option<String>,
+    /// A file that holds the key
+    #[arg(long, env = "JWT_SECRET_FILE")]
+    jwt_secret_file: Option<PathBuf>,
+    /// The signature's algorithm: HS256, no other
+    #[arg(long, env = "JWT_ALGORITHM", default_value = "HS256")]
+    jwt_algorithm: String,
+    /// How events travel: log (nothing is lost) or pubsub (the old way)
+    #[arg(long, env = "DELIVERY", default_value = "log")]
+    delivery: String,
+    /// This process's name on the bus, unique in the stack [default: wsproxy-<8 hex digits>]
+    #[arg(long, env = "INSTANCE")]
+    instance: Option<String>,
+    /// Put before every key and channel
+    #[arg(long, env = "BUS_NAME_PREFIX", default_value = "", hide = true)]
+    bus_name_prefix: String,
+    /// How long a session's keys live, in seconds; the same as the servers'
+    #[arg(long, env = "SESSION_TTL_SECONDS", default_value_t = 10_800)]
+    session_ttl_seconds: u64,
+    /// Connections to Redis that subscribe, 1 to 4
+    #[arg(long, env = "SUBSCRIBER_CONNECTIONS", default_value_t = 1)]
+    subscriber_connections: usize,
+    /// Seconds between pings
+    #[arg(long, env = "WS_PING_INTERVAL_SECS", default_value_t = 15)]
+    ws_ping_interval_secs: u64,
+    /// Seconds without a pong after which a socket is closed
+    #[arg(long, env = "WS_PING_TIMEOUT_SECS", default_value_t = 30)]
+    ws_ping_timeout_secs: u64,
+    /// The longest message that a client may send, in bytes
+    #[arg(long, env = "MAX_MESSAGE_SIZE_BYTES", default_value_t = 1 << 20)]
+    max_message_size_bytes: usize,
+    /// What may wait for a slow client, in bytes
+    #[arg(long, env = "WS_OUTBOX_BYTES", default_value_t = 256 << 10)]
+    ws_outbox_bytes: usize,
+    /// Sockets at most
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000)]
+    max_connections: usize,
+    /// Seconds that a drain waits for its sockets
+    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 30)]
+    drain_seconds: u64,
+    /// Threads that serve sockets
+    #[arg(long, env = "WS_THREADS", default_value_t = 1)]
+    ws_threads: usize,
+    /// Ask the gateway on this host's PORT whether it is ready; exit with 0 or 1
+    #[arg(long)]
+    pub health_check: bool,
+    /// Old name of SUBSCRIBER_CONNECTIONS
+    #[arg(long, env = "PUBSUB_POOL_SIZE", hide = true)]
+    pubsub_pool_size: Option<String>,
+    /// Old, and no longer of use
+    #[arg(long, env = "FASTAPI_URL", hide = true)]
+    fastapi_url: Option<String>,
+}
+
+/// What the program runs with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// Port to listen on.
+    pub port: u16,
+    /// Threads that serve sockets.
+    pub threads: usize,
+    /// The bus.
+    pub bus: BusConfig,
+    /// The gateway.
+    pub gateway: Config,
+    /// What the user should know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults(Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration does not work:")?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl Args {
+    /// Port to ask for health.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// Lists every fault with its value and the next step.
+    pub fn resolve(self) -> Result<Settings, Faults> {
+        let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+        self.check_ranges(&mut faults);
+        let subscribers = self.subscriber_connections(&mut warnings);
+        if self.fastapi_url.as_deref().is_some_and(|url| !url.is_empty()) {
+            warnings.push("FASTAPI_URL is ignored: the token alone admits a client".into());
+        }
+        let delivery = self.delivery.parse().unwrap_or_else(|fault| {
+            faults.push(format!("DELIVERY: {fault}"));
+            Delivery::default()
+        });
+        let secret = self.secret().map_err(|fault| faults.push(fault)).ok();
+        match secret {
+            Some(secret) if faults.is_empty() => Ok(Settings {
+                host: self.host,
+                port: self.port,
+                threads: self.ws_threads,
+                bus: self.bus(delivery, subscribers),
+                gateway: self.gateway(secret),
+                warnings,
+            }),
+            _ => Err(Faults(faults)),
+        }
+    }
+
+    fn check_ranges(&self, faults: &mut Vec<String>) {
+        let mut range = |name: &str, value: u64, least: u64, most: u64| {
+            if !(least..=most).contains(&value) {
+                faults.push(format!("{name}: {value} is out of range, use {least} to {most}"));
+            }
+        };
+        let day = 86_400;
+        range("SESSION_TTL_SECONDS", self.session_ttl_seconds, 1, 30 * day);
+        range("SUBSCRIBER_CONNECTIONS", self.subscriber_connections as u64, 1, 4);
+        range("WS_PING_INTERVAL_SECS", self.ws_ping_interval_secs, 1, day);
+        range("WS_PING_TIMEOUT_SECS", self.ws_ping_timeout_secs, 1, day);
+        range("MAX_MESSAGE_SIZE_BYTES", self.max_message_size_bytes as u64, 1, 1 << 30);
+        range("WS_OUTBOX_BYTES", self.ws_outbox_bytes as u64, 1 << 10, 1 << 30);
+        range("MAX_CONNECTIONS", self.max_connections as u64, 1, 10_000_000);
+        range("DRAIN_SECONDS", self.drain_seconds, 0, day);
+        range("WS_THREADS", self.ws_threads as u64, 1, 256);
+        if self.jwt_algorithm != "HS256" {
+            faults.push(format!("JWT_ALGORITHM: `{}` is not spoken here, use HS256", self.jwt_algorithm));
+        }
+    }
+
+    fn subscriber_connections(&self, warnings: &mut Vec<String>) -> usize {
+        let Some(old) = self.pubsub_pool_size.as_deref().filter(|old| !old.is_empty()) else {
+            return self.subscriber_connections;
+        };
+        let taken = old.parse().map_or(self.subscriber_connections, |size: usize| size.clamp(1, 4));
+        warnings.push(format!(
+            "PUBSUB_POOL_SIZE is now SUBSCRIBER_CONNECTIONS, 1 to 4: `{old}` is taken for {taken}"
+        ));
+        taken
+    }
+
+    fn secret(&self) -> Result<Secret, String> {
+        let given = self.jwt_secret.as_deref().filter(|secret| !secret.is_empty());
+        let file = self.jwt_secret_file.as_deref().filter(|file| !file.as_os_str().is_empty());
+        let too_short = |error: SecretError| error.to_string();
+        match (given, file) {
+            (Some(_), Some(_)) => Err("JWT_SECRET and JWT_SECRET_FILE are both set: unset one".into()),
+            (Some(secret), None) => Secret::new(secret).map_err(too_short),
+            (None, Some(file)) => std::fs::read_to_string(file)
+                .map_err(|error| format!("JWT_SECRET_FILE: {} cannot be read: {error}", file.display()))
+                .and_then(|secret| Secret::new(&secret).map_err(too_short)),
+            (None, None) => {
+                Err("JWT_SECRET or JWT_SECRET_FILE is needed: make a key with `openssl rand -hex 32`".into())
+            }
+        }
+    }
+
+    fn bus(&self, delivery: Delivery, subscriber_connections: usize) -> BusConfig {
+        let instance = self.instance.clone().filter(|name| !name.is_empty());
+        let instance =
+            instance.unwrap_or_else(|| format!("wsproxy-{:.8}", Uuid::new_v4().as_simple().to_string()));
+        BusConfig {
+            session_ttl: Duration::from_secs(self.session_ttl_seconds),
+            delivery,
+            subscriber_connections,
+            name_prefix: self.bus_name_prefix.clone(),
+            ..BusConfig::new(self.redis_url.clone(), instance)
+        }
+    }
+
+    fn gateway(&self, secret: Secret) -> Config {
+        Config {
+            ping_interval: Duration::from_secs(self.ws_ping_interval_secs),
+            ping_timeout: Duration::from_secs(self.ws_ping_timeout_secs),
+            max_message_bytes: self.max_message_size_bytes,
+            outbox_bytes: self.ws_outbox_bytes,
+            max_connections: self.max_connections,
+            drain: Duration::from_secs(self.drain_seconds),
+            ..Config::new(secret)
+        }
+    }
+}

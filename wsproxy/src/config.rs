@@ -1,0 +1,57 @@
+//! What a gateway is told by its caller: limits and times, validated. It knows neither flags nor the environment.
+
+use protocol::Secret;
+use std::time::Duration;
+
+/// Limits and times of one gateway.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The key that signs tokens.
+    pub secret: Secret,
+    /// A socket is pinged this often.
+    pub ping_interval: Duration,
+    /// A socket whose oldest unanswered ping is older is closed.
+    pub ping_timeout: Duration,
+    /// The longest message that a client may send, in bytes.
+    pub max_message_bytes: usize,
+    /// What may wait for a slow client, in bytes of memory. A single frame larger than this passes if nothing waits.
+    pub outbox_bytes: usize,
+    /// The kernel's send buffer a socket (`SO_SNDBUF`), where the system's own choice is not wanted.
+    pub send_buffer_bytes: Option<usize>,
+    /// Sockets at most.
+    pub max_connections: usize,
+    /// How long a drain waits for its sockets' close handshakes.
+    pub drain: Duration,
+    /// A drain spreads its clients' return over this time.
+    pub drain_window: Duration,
+    /// A request's headers must have come within this time.
+    pub header_timeout: Duration,
+    /// A socket that the gateway closes is given this long to take what is queued and to answer.
+    pub close_timeout: Duration,
+}
+
+impl Config {
+    /// The defaults with this key.
+    #[must_use]
+    pub const fn new(secret: Secret) -> Self {
+        Self {
+            secret,
+            ping_interval: Duration::from_secs(15),
+            ping_timeout: Duration::from_secs(30),
+            max_message_bytes: 1 << 20,
+            outbox_bytes: 256 << 10,
+            send_buffer_bytes: None,
+            max_connections: 10_000,
+            drain: Duration::from_secs(30),
+            drain_window: Duration::from_secs(2),
+            header_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// How often the sweep looks at every socket: often enough that no time above is missed by more than a quarter.
+    pub(crate) fn sweep_interval(&self) -> Duration {
+        let shortest = self.ping_interval.min(self.ping_timeout).min(self.close_timeout);
+        (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1))
+    }
+}

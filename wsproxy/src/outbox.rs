@@ -1,0 +1,391 @@
+//! One socket's way out: every frame goes straight into the socket while the socket takes it, and into a bounded queue
+//! while it does not. Nothing here waits on behalf of the bus: a client that cannot keep up is closed, not waited for.
+
+mod queue;
+
+use crate::{
+    frame::{Header, Opcode, close_payload},
+    liveness::{Due, Liveness},
+    metrics::Metrics,
+};
+use bus::{LaneEnd, Outlet};
+use parking_lot::Mutex;
+use protocol::{CloseReason, Position, Prefix, encode_gap};
+use queue::Queue;
+use std::{
+    io::{ErrorKind, IoSlice},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+use tokio::{net::TcpStream, sync::Notify};
+
+/// Events that a page asks for at most.
+const MAX_PAGE: usize = 128;
+
+/// What all outboxes of a gateway share.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) metrics: Metrics,
+    pub(crate) limit: usize,
+    pub(crate) close_timeout: Duration,
+    pub(crate) ping_interval: Duration,
+    pub(crate) ping_timeout: Duration,
+}
+
+/// How far a socket's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// The client sent a close frame first; our answer is the last frame.
+    ClosedByPeer,
+    /// Our close frame is sent or queued, and is the last frame.
+    Closing(CloseReason),
+}
+
+/// One socket's way out.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    terms: Arc<Terms>,
+    /// Empty until the upgrade is done; frames queue meanwhile.
+    socket: OnceLock<TcpStream>,
+    state: Mutex<State>,
+    /// Wakes [`Outbox::write_out`]: something was queued, or the socket is lost.
+    writer: Notify,
+    /// Wakes [`Outbox::next_page`]: the lane is behind and there is room, or the socket closes.
+    feeder: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue,
+    phase: Phase,
+    /// When a closing socket's time is up.
+    deadline: Option<Instant>,
+    /// The socket failed, or its time was up: nothing is written any more.
+    lost: bool,
+    behind: bool,
+    /// The largest event so far, from which a page's size in bytes is guessed.
+    largest: usize,
+    liveness: Liveness,
+}
+
+enum Drained {
+    Empty,
+    Blocked,
+    Lost,
+}
+
+impl Outbox {
+    pub(crate) fn new(terms: Arc<Terms>, expires: Option<Instant>) -> Self {
+        let state = State {
+            queue: Queue::new(Position::ZERO),
+            phase: Phase::Open,
+            deadline: None,
+            lost: false,
+            behind: true,
+            largest: terms.limit / 32,
+            liveness: Liveness::new(Instant::now(), expires),
+        };
+        Self {
+            terms,
+            socket: OnceLock::new(),
+            state: Mutex::new(state),
+            writer: Notify::new(),
+            feeder: Notify::new(),
+        }
+    }
+
+    /// The client has everything up to `position`: its stream starts there.
+    pub(crate) fn start_at(&self, position: Position) {
+        self.state.lock().queue.start_at(position);
+    }
+
+    /// The upgrade is done: from here on frames go into `socket`.
+    pub(crate) fn connect(&self, socket: TcpStream) {
+        let _ = self.socket.set(socket);
+        self.writer.notify_one();
+    }
+
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        self.socket.get()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.state.lock().phase
+    }
+
+    /// The position of the last event that the socket took in full.
+    pub(crate) fn cursor(&self) -> Position {
+        self.state.lock().queue.cursor()
+    }
+
+    /// Every frame has been handed to the socket.
+    pub(crate) fn is_written(&self) -> bool {
+        let state = self.state.lock();
+        state.queue.is_empty() && !state.lost
+    }
+
+    /// Sends a text frame of the gateway's own.
+    pub(crate) fn send_text(&self, text: &str) {
+        self.offer(&mut self.state.lock(), Opcode::Text, text.as_bytes(), None);
+    }
+
+    /// Sends whole frames that tungstenite encoded: a pong, or the answer to the client's close.
+    pub(crate) fn send_encoded(&self, frames: &[u8]) {
+        let mut state = self.state.lock();
+        let goes_out = match state.phase {
+            Phase::Open => self.has_room(&mut state, frames.len()),
+            Phase::ClosedByPeer => true,
+            Phase::Closing(_) => false,
+        };
+        if goes_out {
+            self.send(&mut state, [frames, &[]], None);
+        }
+    }
+
+    /// Closes the socket for `reason`, with the table's own text.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        self.close_with(reason, reason.text());
+    }
+
+    pub(crate) fn close_with(&self, reason: CloseReason, text: &str) {
+        self.begin_close(&mut self.state.lock(), reason, text);
+    }
+
+    /// The client sent a close frame: it wants nothing more.
+    pub(crate) fn closed_by_peer(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::ClosedByPeer;
+            self.last_words(&mut state, true);
+        }
+    }
+
+    /// Gives the socket up.
+    pub(crate) fn abandon(&self) {
+        self.lose(&mut self.state.lock());
+    }
+
+    /// A client's message was published, or refused with this answer.
+    pub(crate) fn up_message(&self, refused: Option<&str>) {
+        let Some(fault) = refused else {
+            self.terms.metrics.up_messages.inc();
+            return;
+        };
+        self.terms.metrics.up_refused.inc();
+        self.send_text(&serde_json::json!({ "error": fault }).to_string());
+    }
+
+    /// A pong came.
+    pub(crate) fn pong(&self) {
+        self.terms.metrics.pongs.inc();
+        self.state.lock().liveness.pong();
+    }
+
+    /// Does what is due at `now`: a ping, a close, the end of a close that takes too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let mut state = self.state.lock();
+        if let Some(deadline) = state.deadline {
+            if now >= deadline && !state.lost {
+                self.lose(&mut state);
+            }
+            return;
+        }
+        match state.liveness.due(now, self.terms.ping_interval, self.terms.ping_timeout) {
+            Due::Nothing => {}
+            Due::Ping => {
+                self.terms.metrics.pings.inc();
+                self.offer(&mut state, Opcode::Ping, &[], None);
+            }
+            Due::Close(reason) => self.begin_close(&mut state, reason, reason.text()),
+        }
+    }
+
+    /// Writes the queue out whenever there is one. Returns when the socket is lost.
+    pub(crate) async fn write_out(&self) {
+        while !matches!(self.write_queue().await, Drained::Lost) {
+            self.writer.notified().await;
+        }
+    }
+
+    /// Writes the queue out; false if the socket was lost before.
+    pub(crate) async fn flush(&self) -> bool {
+        !matches!(self.write_queue().await, Drained::Lost)
+    }
+
+    async fn write_queue(&self) -> Drained {
+        loop {
+            match (self.drain(), self.socket()) {
+                (Drained::Blocked, Some(socket)) => tokio::select! {
+                    _ = socket.writable() => {}
+                    () = self.writer.notified() => {}
+                },
+                (drained, _) => return drained,
+            }
+        }
+    }
+
+    /// How many events the next page should have, as soon as the lane is behind and half of the queue is free; `None`
+    /// when the socket closes.
+    pub(crate) async fn next_page(&self) -> Option<usize> {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.phase != Phase::Open || state.lost {
+                    return None;
+                }
+                if state.behind && self.is_half_free(&state) {
+                    state.behind = false;
+                    let room = self.terms.limit / 2;
+                    return Some((room / state.largest.max(1)).clamp(1, MAX_PAGE));
+                }
+            }
+            self.feeder.notified().await;
+        }
+    }
+
+    /// Returns when the socket closes.
+    pub(crate) async fn closing(&self) {
+        loop {
+            {
+                let state = self.state.lock();
+                if state.phase != Phase::Open || state.lost {
+                    return;
+                }
+            }
+            self.feeder.notified().await;
+        }
+    }
+
+    fn is_half_free(&self, state: &State) -> bool {
+        state.queue.cost() <= self.terms.limit / 2
+    }
+
+    fn has_room(&self, state: &mut State, len: usize) -> bool {
+        if state.queue.is_empty() || state.queue.cost() + len <= self.terms.limit {
+            return true;
+        }
+        self.terms.metrics.overflows.inc();
+        self.begin_close(state, CloseReason::SlowConsumer, CloseReason::SlowConsumer.text());
+        false
+    }
+
+    fn offer(&self, state: &mut State, opcode: Opcode, payload: &[u8], position: Option<Position>) {
+        if state.phase == Phase::Open && self.has_room(state, payload.len()) {
+            let header = Header::new(opcode, payload.len());
+            self.send(state, [header.as_bytes(), payload], position);
+        }
+    }
+
+    /// Writes a frame, or what the socket takes of it, and queues the rest.
+    fn send(&self, state: &mut State, parts: [&[u8]; 2], position: Option<Position>) {
+        if state.lost {
+            return;
+        }
+        let was_empty = state.queue.is_empty();
+        let mut taken = 0;
+        if was_empty && let Some(socket) = self.socket() {
+            match socket.try_write_vectored(&parts.map(IoSlice::new)) {
+                Ok(count) => taken = count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return self.lose(state),
+            }
+            self.terms.metrics.bytes.inc_by(taken as u64);
+            if taken == parts[0].len() + parts[1].len() {
+                self.terms.metrics.direct_writes.inc();
+                return state.queue.handed_over(position);
+            }
+        }
+        self.terms.metrics.queued_frames.inc();
+        state.queue.push(parts, taken, position);
+        if was_empty {
+            self.writer.notify_one();
+        }
+    }
+
+    /// Writes what the socket takes of the queue.
+    fn drain(&self) -> Drained {
+        let mut state = self.state.lock();
+        while !state.lost && !state.queue.is_empty() {
+            let Some(socket) = self.socket() else { return Drained::Empty };
+            match socket.try_write_vectored(&state.queue.slices()) {
+                Ok(count) => {
+                    self.terms.metrics.bytes.inc_by(count as u64);
+                    state.queue.advance(count);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.lose(&mut state),
+            }
+        }
+        if state.behind && self.is_half_free(&state) {
+            self.feeder.notify_one();
+        }
+        match (state.lost, state.queue.is_empty()) {
+            (true, _) => Drained::Lost,
+            (false, true) => Drained::Empty,
+            (false, false) => Drained::Blocked,
+        }
+    }
+
+    fn begin_close(&self, state: &mut State, reason: CloseReason, text: &str) {
+        if state.phase != Phase::Open {
+            return;
+        }
+        state.phase = Phase::Closing(reason);
+        self.terms.metrics.close(reason.label());
+        self.last_words(state, drops_queue(reason));
+        let payload = close_payload(reason, text);
+        let header = Header::new(Opcode::Close, payload.len());
+        self.send(state, [header.as_bytes(), &payload], None);
+    }
+
+    /// Only a close frame follows what is queued now.
+    fn last_words(&self, state: &mut State, drop_queue: bool) {
+        state.deadline = Some(Instant::now() + self.terms.close_timeout);
+        if drop_queue {
+            let dropped = state.queue.drop_unbegun();
+            self.terms.metrics.dropped_frames.inc_by(dropped as u64);
+        }
+        self.feeder.notify_one();
+    }
+
+    fn lose(&self, state: &mut State) {
+        state.lost = true;
+        self.writer.notify_one();
+        self.feeder.notify_one();
+    }
+}
+
+/// Whether a client closed for this reason gets what waits for it by resuming rather than before the close frame.
+const fn drops_queue(reason: CloseReason) -> bool {
+    matches!(reason, CloseReason::SlowConsumer | CloseReason::TakenOver | CloseReason::NoPong)
+}
+
+impl Outlet for Outbox {
+    fn event(&self, prefix: Prefix, frame: &[u8]) {
+        let mut state = self.state.lock();
+        state.largest = state.largest.max(frame.len());
+        self.terms.metrics.events.inc();
+        self.offer(&mut state, Opcode::Text, frame, Some(prefix.position));
+    }
+
+    fn gap(&self, from: Position, to: Position) {
+        self.terms.metrics.gaps.inc();
+        self.offer(&mut self.state.lock(), Opcode::Text, encode_gap(from, to).as_bytes(), Some(to));
+    }
+
+    fn behind(&self) {
+        let mut state = self.state.lock();
+        state.behind = true;
+        if self.is_half_free(&state) {
+            self.feeder.notify_one();
+        }
+    }
+
+    fn end(&self, end: LaneEnd) {
+        self.close(match end {
+            LaneEnd::SessionClosed => CloseReason::SessionClosed,
+            LaneEnd::TakenOver => CloseReason::TakenOver,
+        });
+    }
+}

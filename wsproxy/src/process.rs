@@ -1,0 +1,44 @@
+//! What the program takes from the operating system: its log, its port, its signals. The library's callers who embed a
+//! gateway need none of it.
+
+use std::net::IpAddr;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Logs to stderr: what `RUST_LOG` asks for, else everything from `info` up.
+pub fn log_to_stderr() {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Takes the port.
+///
+/// # Errors
+/// Names the address, and what to do if another program has it.
+pub async fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        anyhow::anyhow!("cannot listen on {host}:{port}: {error}; choose another with HOST and PORT")
+    })
+}
+
+/// A token that is cancelled at the first SIGTERM or SIGINT.
+///
+/// # Errors
+/// The system takes no signal handler.
+pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = CancellationToken::new();
+    let told = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(shutdown)
+}

@@ -1,0 +1,149 @@
+//! One socket's task, from the upgrade to the release of its session: what the client sends, what waits for it, and what
+//! its lane has to read again. Events do not pass through here; they go from the bus's reader into the outbox.
+
+use crate::{
+    gateway::Gateway,
+    inbound::{End, Inbound, discard},
+    outbox::{Outbox, Phase},
+    roster::Seat,
+};
+use bus::{Attachment, CatchUp};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use protocol::{CloseReason, Position, SessionId, encode_resumed};
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tracing::debug;
+
+/// Pause before a page is asked for again that the bus did not give.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// A session whose socket is about to open.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    /// The client gave a position: it is told where its replay ended.
+    pub(crate) resumes: bool,
+    pub(crate) attachment: Attachment,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) seat: Seat,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// Serves a session once `upgrade` has given its socket.
+pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgrade) {
+    let Session { id, resumes, attachment, outbox, seat, permit } = session;
+    let early = match Box::pin(take_socket(&gateway, &outbox, upgrade)).await {
+        Ok(early) => early,
+        Err(error) => {
+            debug!(session = %id, "the upgrade came to nothing: {error:#}");
+            gateway.terms.metrics.close("lost");
+            return release(attachment, None).await;
+        }
+    };
+    let inbound =
+        Inbound::new(outbox.clone(), gateway.bus.clone(), id, gateway.config.max_message_bytes, early);
+    let mut attachment = Some(attachment);
+    let end = converse(&outbox, inbound, &mut attachment, resumes).await;
+    let clean = last_words(&outbox, end).await;
+    match outbox.phase() {
+        Phase::Open => gateway.terms.metrics.close("lost"),
+        Phase::ClosedByPeer => gateway.terms.metrics.close("client"),
+        Phase::Closing(_) => {}
+    }
+    if let Some(attachment) = attachment {
+        release(attachment, clean.then(|| outbox.cursor())).await;
+    }
+    drop((seat, permit));
+}
+
+/// Waits for the upgrade and connects the outbox; answers what the client sent right behind its request.
+async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> anyhow::Result<Vec<u8>> {
+    let upgraded = tokio::time::timeout(gateway.config.header_timeout, upgrade).await??;
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| anyhow::anyhow!("the upgraded stream is not the TCP stream that was accepted"))?;
+    outbox.connect(parts.io.into_inner());
+    Ok(parts.read_buf.into())
+}
+
+/// Reads, writes and feeds until either side ends the conversation. A session that was taken over is released here,
+/// because its new holder waits for that.
+async fn converse(
+    outbox: &Outbox,
+    inbound: Inbound,
+    attachment: &mut Option<Attachment>,
+    resumes: bool,
+) -> End {
+    let mut reader = pin!(inbound.run());
+    let mut writer = pin!(outbox.write_out());
+    if let Some(lane) = attachment.as_ref() {
+        tokio::select! {
+            end = &mut reader => return end,
+            () = &mut writer => return End::Lost,
+            () = feed(outbox, lane, resumes) => {}
+        }
+    }
+    if outbox.phase() == Phase::Closing(CloseReason::TakenOver)
+        && let Some(lane) = attachment.take()
+    {
+        release(lane, Some(outbox.cursor())).await;
+    }
+    tokio::select! {
+        end = &mut reader => end,
+        () = &mut writer => End::Lost,
+    }
+}
+
+/// Reads the log for the lane whenever it is behind and there is room, until the socket closes.
+async fn feed(outbox: &Outbox, lane: &Attachment, resumes: bool) {
+    let mut announce = resumes;
+    while let Some(page) = outbox.next_page().await {
+        let read = tokio::select! {
+            read = lane.catch_up(page) => read,
+            () = outbox.closing() => return,
+        };
+        match read {
+            Ok(CatchUp::Live { at }) => {
+                if std::mem::take(&mut announce) {
+                    outbox.send_text(&encode_resumed(at));
+                }
+            }
+            Ok(CatchUp::More) => bus::Outlet::behind(outbox),
+            Ok(CatchUp::Ended) => {}
+            Err(error) => {
+                debug!("the log was not read, trying again: {error}");
+                tokio::select! {
+                    () = Box::pin(tokio::time::sleep(RETRY)) => bus::Outlet::behind(outbox),
+                    () = outbox.closing() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Sends what is still to be sent. True if the client is known to have everything up to the outbox's cursor.
+async fn last_words(outbox: &Outbox, end: End) -> bool {
+    match end {
+        End::Handshake => outbox.flush().await,
+        // An orderly end after our close frame: whoever closes with unread bytes resets instead.
+        End::Eof => matches!(outbox.phase(), Phase::Closing(_)) && outbox.is_written(),
+        End::Violation => outbox.flush().await && half_close(outbox).await,
+        End::Lost => false,
+    }
+}
+
+/// Ends our side, then waits for the client to end its own.
+async fn half_close(outbox: &Outbox) -> bool {
+    let Some(socket) = outbox.socket() else { return false };
+    let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+    tokio::select! {
+        end = discard(socket) => end == End::Eof,
+        () = outbox.write_out() => false,
+    }
+}
+
+async fn release(attachment: Attachment, cursor: Option<Position>) {
+    if let Err(error) = attachment.release(cursor).await {
+        debug!("the session's cursor was not kept, some events may come twice: {error}");
+    }
+}
