@@ -154,3 +154,8 @@ RUNTIME_IMAGE=$PREFIX/debian
 REDIS_IMAGE=$PREFIX/redis
 HAPROXY_IMAGE=$PREFIX/haproxy
 ENV
+# Such a host often allows few descriptors too, and an engine refuses a container that asks for more than it has.
+hard=$(ulimit -Hn)
+if [[ $hard != unlimited ]] && ((hard < 65536)); then
+    echo "NOFILE=$hard"
+fi
