@@ -150,16 +150,22 @@ impl Distribution {
         Some(value.clamp(self.min, self.max))
     }
 
+    /// [`Distribution::quantile_ns`] in milliseconds.
+    #[must_use]
+    pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {
+        self.quantile_ns(quantile).map(millis)
+    }
+
     /// The figures that every output prints; `None` of nothing.
     #[must_use]
     pub fn summary(&self) -> Option<Summary> {
-        let at = |quantile| self.quantile_ns(quantile).map(millis);
+        let at = |quantile| self.quantile_ms(quantile);
         #[allow(clippy::cast_precision_loss)]
         let mean = self.sum as f64 / self.count.max(1) as f64 / 1e6;
         Some(Summary {
             count: self.count,
             mean,
-            min: at(0.0).map(|_| millis(self.min))?,
+            min: millis(self.min),
             max: millis(self.max),
             p10: at(0.10)?,
             p25: at(0.25)?,
@@ -190,4 +196,87 @@ fn at_rank(histogram: Option<&Histogram<u64>>, rank: u64) -> i64 {
 #[allow(clippy::cast_precision_loss)]
 fn millis(ns: i64) -> f64 {
     ns as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(values: &[i64]) -> Distribution {
+        let mut distribution = Distribution::default();
+        values.iter().for_each(|&value| distribution.record(value));
+        distribution
+    }
+
+    #[test]
+    fn nothing_has_no_figures() {
+        assert_eq!(of(&[]).summary(), None);
+        assert_eq!(of(&[]).quantile_ns(0.5), None);
+    }
+
+    #[test]
+    fn negative_values_keep_their_place() {
+        let distribution = of(&[-3_000_000, -1_000_000, 0, 2_000_000]);
+        let near = |quantile, expected: i64| {
+            let value = distribution.quantile_ns(quantile).unwrap();
+            assert!((value - expected).abs() <= 3_000, "{quantile}: {value}");
+        };
+        near(0.0, -3_000_000);
+        near(0.25, -3_000_000);
+        near(0.5, -1_000_000);
+        near(0.75, 0);
+        near(1.0, 2_000_000);
+        let summary = distribution.summary().unwrap();
+        assert_eq!((summary.min, summary.mean, summary.max), (-3.0, -0.5, 2.0));
+    }
+
+    #[test]
+    fn what_lies_outside_is_counted_and_not_clamped() {
+        let hour = 3_600_000_000_000;
+        let distribution = of(&[-hour, 5_000_000, hour, hour + 1]);
+        assert_eq!((distribution.count(), distribution.outside()), (4, 3));
+        assert_eq!(distribution.quantile_ns(0.0), Some(-hour));
+        assert_eq!(distribution.quantile_ns(1.0), Some(hour + 1));
+    }
+
+    #[test]
+    fn the_last_percentile_needs_a_thousand_samples() {
+        assert_eq!(of(&[1; 999]).summary().unwrap().p99_9, None);
+        assert!(of(&[1; 1000]).summary().unwrap().p99_9.is_some());
+    }
+
+    #[test]
+    fn a_histogram_stays_small() {
+        let cells = empty().distinct_values();
+        assert!(cells * size_of::<u64>() <= 200 * 1024, "{cells} cells");
+    }
+
+    fn values() -> impl Strategy<Value = Vec<i64>> {
+        let any_size = prop_oneof![-2_000_000_000i64..2_000_000_000, -700_000_000_000i64..700_000_000_000, any::<i64>()];
+        proptest::collection::vec(any_size, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn merged_is_the_histogram_of_the_union(a in values(), b in values()) {
+            let mut merged = of(&a);
+            merged.merge(&of(&b));
+            prop_assert_eq!(merged, of(&[a, b].concat()));
+        }
+
+        /// Three significant digits above a microsecond, of the value at that rank in the sorted list.
+        #[test]
+        fn a_quantile_is_near_the_truth(mut values in values(), quantile in 0.0f64..=1.0) {
+            prop_assume!(!values.is_empty());
+            let found = of(&values).quantile_ns(quantile).unwrap();
+            values.sort_unstable();
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            let rank = ((quantile * values.len() as f64).ceil() as usize).clamp(1, values.len());
+            let truth = values[rank - 1];
+            if truth.unsigned_abs() <= HIGHEST_NS {
+                prop_assert!((found - truth).abs() <= truth.abs() / 900 + 1_024, "{found} {truth}");
+            }
+        }
+    }
 }

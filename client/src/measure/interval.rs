@@ -7,11 +7,14 @@ use super::{Distribution, Metric};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interval {
     metrics: Box<[Distribution; Metric::COUNT]>,
+    queries_ended: u64,
+    queries_failed: u64,
 }
 
 impl Default for Interval {
     fn default() -> Self {
-        Self { metrics: Box::new(std::array::from_fn(|_| Distribution::default())) }
+        let metrics = Box::new(std::array::from_fn(|_| Distribution::default()));
+        Self { metrics, queries_ended: 0, queries_failed: 0 }
     }
 }
 
@@ -26,6 +29,26 @@ impl Interval {
         for (into, from) in self.metrics.iter_mut().zip(other.metrics.iter()) {
             into.merge(from);
         }
+        self.queries_ended += other.queries_ended;
+        self.queries_failed += other.queries_failed;
+    }
+
+    /// A query ended.
+    pub const fn query_ended(&mut self, ok: bool) {
+        self.queries_ended += 1;
+        self.queries_failed += (!ok) as u64;
+    }
+
+    /// Queries that ended.
+    #[must_use]
+    pub const fn queries_ended(&self) -> u64 {
+        self.queries_ended
+    }
+
+    /// …of which not ok.
+    #[must_use]
+    pub const fn queries_failed(&self) -> u64 {
+        self.queries_failed
     }
 
     /// The distribution of one metric.
@@ -37,6 +60,6 @@ impl Interval {
     /// Nothing was recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.metrics.iter().all(|distribution| distribution.count() == 0)
+        self.queries_ended == 0 && self.metrics.iter().all(|distribution| distribution.count() == 0)
     }
 }

@@ -2,7 +2,7 @@
 //! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
 
 use super::{Interval, Metric};
-use crate::record::{Moment, QueryRecord, Sample, SessionRecord};
+use crate::record::{Moment, QueryRecord, QueryStatus, Sample, SessionRecord};
 use std::{collections::HashMap, sync::mpsc::SyncSender, time::Duration};
 
 /// A session with all its queries.
@@ -93,6 +93,7 @@ impl Recorder {
 
     fn measure_query(&mut self, query: &QueryRecord) {
         let interval = &mut self.interval;
+        interval.query_ended(query.status == QueryStatus::Ok);
         let mut record = |metric, to: Option<Moment>, from: Option<Moment>| {
             let ns = to.zip(from).map(|(to, from)| nanos(to) - nanos(from));
             if let Some(ns) = ns {

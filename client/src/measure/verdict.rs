@@ -42,6 +42,8 @@ pub struct Evidence {
     pub tokens_duplicated: u64,
     /// Tokens that came below one already seen.
     pub tokens_reordered: u64,
+    /// Tokens of servers that number nothing: nobody can say whether others are missing.
+    pub tokens_unverified: u64,
     /// Queries attempted.
     pub queries_total: u64,
     /// Queries complete, in order, in time.
@@ -83,7 +85,12 @@ pub fn judge(evidence: &Evidence) -> Judgement {
         (Verdict::Fail, format!("{failed} of {} queries were not ok.", evidence.queries_total))
     } else {
         let queries = evidence.queries_total;
-        (Verdict::Pass, format!("All {queries} queries came complete, in order and in time."))
+        let reason = if evidence.tokens_unverified > 0 {
+            format!("All {queries} queries ended in time; integrity is unverified: the server numbers nothing.")
+        } else {
+            format!("All {queries} queries came complete, in order and in time.")
+        };
+        (Verdict::Pass, reason)
     };
     Judgement { verdict, reason }
 }
@@ -139,5 +146,63 @@ pub const fn exit_code(verdict: Verdict, interrupted: bool) -> u8 {
         Verdict::Pass => 0,
         Verdict::Fail => 99,
         Verdict::Invalid => 98,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Evidence {
+        Evidence { queries_total: 10, queries_ok: 10, ..Evidence::default() }
+    }
+
+    fn check(evidence: &Evidence, verdict: Verdict, words: &str) {
+        let judgement = judge(evidence);
+        assert_eq!(judgement.verdict, verdict, "{evidence:?}");
+        assert!(judgement.reason.contains(words), "{}", judgement.reason);
+        assert!(judgement.reason.ends_with('.'), "{}", judgement.reason);
+    }
+
+    #[test]
+    fn the_rules_in_their_order() {
+        use Verdict::{Fail, Invalid, Pass};
+        let late = Some(Duration::from_millis(11));
+        let in_time = Some(Duration::from_millis(10));
+        check(&good(), Pass, "All 10 queries");
+        check(&Evidence { tokens_unverified: 1, ..good() }, Pass, "unverified");
+        check(&Evidence { queries_ok: 9, ..good() }, Fail, "1 of 10 queries were not ok");
+        check(&Evidence::default(), Invalid, "no query was attempted");
+        check(&Evidence { schedule_lag_p99: late, ..good() }, Invalid, "schedule_lag p(99) was 11.0 ms");
+        check(&Evidence { schedule_lag_p99: late, burst: true, ..good() }, Pass, "");
+        check(&Evidence { schedule_lag_p99: in_time, ..good() }, Pass, "");
+        check(&Evidence { pace_lag_p99: late, burst: true, ..good() }, Invalid, "pace_lag");
+        check(&Evidence { loop_lag_p99: late, burst: true, ..good() }, Invalid, "loop_lag");
+        check(&Evidence { cpu_wait_share: Some(0.11), ..good() }, Invalid, "11.0 %");
+        check(&Evidence { cpu_wait_share: Some(0.10), ..good() }, Pass, "");
+        check(&Evidence { achieved_share: Some(0.94), ..good() }, Invalid, "94.0 %");
+        check(&Evidence { shards_missing: 1, ..good() }, Invalid, "1 shards");
+        // Mistrust outranks thresholds, integrity outranks mistrust.
+        check(&Evidence { loop_lag_p99: late, queries_ok: 9, ..good() }, Invalid, "loop_lag");
+        check(&Evidence { loop_lag_p99: late, tokens_lost: 3, ..good() }, Fail, "3 lost");
+        check(&Evidence { tokens_duplicated: 1, ..good() }, Fail, "1 duplicated");
+        check(
+            &Evidence { tokens_lost: 1, tokens_reordered: 2, ..good() },
+            Fail,
+            "once and in order: 1 lost, 2 reordered",
+        );
+    }
+
+    #[test]
+    fn exit_codes() {
+        for (verdict, interrupted, expected) in [
+            (Verdict::Pass, false, 0),
+            (Verdict::Fail, false, 99),
+            (Verdict::Invalid, false, 98),
+            (Verdict::Pass, true, 105),
+            (Verdict::Fail, true, 105),
+        ] {
+            assert_eq!(exit_code(verdict, interrupted), expected);
+        }
     }
 }

@@ -1,54 +1,116 @@
 //! The thread behind the recorders: sums up what they hand over and writes rows as they come.
 //! It holds sums and a few seconds of histograms, whatever the length of the run.
 
-use super::{csv_rows, files::Files};
-use crate::measure::{Gauge, Parcel, RunData};
-use std::{
-    fs::File,
-    io,
-    sync::mpsc::{Receiver, RecvTimeoutError},
-    time::Duration,
+use super::{
+    csv_rows,
+    files::{Files, named},
+    history::{self, Second},
+    hlog::Hlog,
 };
+use crate::measure::{Gauge, Interval, Parcel, RunData};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufWriter},
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+use time::OffsetDateTime;
 
 /// How often rows reach the disk.
 const FLUSH: Duration = Duration::from_secs(1);
+/// Rows reach the disk whole: they gather in this much memory, and are flushed long before it is full.
+const ROW_BUFFER: usize = 1 << 20;
+const ROWS_A_FLUSH: usize = 1_000;
+/// A second is written when another so much later has begun: workers hand theirs over at slightly different times.
+const SECONDS_BEHIND: u64 = 2;
 
 #[derive(Debug)]
 pub(super) struct Collector {
     run: RunData,
-    rows: csv::Writer<File>,
-    #[allow(dead_code)]
+    files: Files,
+    rows: csv::Writer<BufWriter<File>>,
+    unflushed: usize,
+    hlog: File,
+    seconds: Seconds,
+}
+
+/// The seconds of the run that are not written yet.
+#[derive(Debug)]
+struct Seconds {
+    open: BTreeMap<u64, Interval>,
+    /// The first second that is not written.
+    next: u64,
+    history: csv::Writer<File>,
+    started_at: OffsetDateTime,
     sessions: Gauge,
 }
 
 impl Collector {
     pub(super) fn new(files: &Files, sessions: Gauge) -> io::Result<Self> {
-        let mut rows = csv::Writer::from_writer(files.open(".csv")?);
+        let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
+        let mut rows = csv::Writer::from_writer(buffered);
         rows.write_record(csv_rows::COLUMNS)?;
         rows.flush()?;
-        Ok(Self { run: RunData::default(), rows, sessions })
+        let mut history = csv::Writer::from_writer(files.open("_history.csv")?);
+        history.write_record(history::COLUMNS)?;
+        history.flush()?;
+        let seconds =
+            Seconds { open: BTreeMap::new(), next: 0, history, started_at: files.started_at, sessions };
+        let hlog = files.open("_latency.hlog")?;
+        Ok(Self { run: RunData::default(), files: files.clone(), rows, unflushed: 0, hlog, seconds })
     }
 
     /// Until the last recorder is gone.
-    pub(super) fn run(mut self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
+    pub(super) fn run(self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
+        let files = self.files.clone();
+        self.collect(incoming).map_err(|error| named(&files.path("…"), &error))
+    }
+
+    fn collect(mut self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
+        let mut hlog = Hlog::new(&self.hlog, self.files.started_at)?;
+        let mut flushed = Instant::now();
         loop {
             match incoming.recv_timeout(FLUSH) {
-                Ok(parcel) => self.take(&parcel)?,
-                Err(RecvTimeoutError::Timeout) => self.rows.flush()?,
+                Ok(Parcel::Interval { second, interval }) => {
+                    self.run.add_interval(&interval);
+                    self.seconds.add(second, &interval, &mut hlog)?;
+                }
+                Ok(Parcel::Session(finished)) => {
+                    self.run.add_session(&finished);
+                    csv_rows::write(&mut self.rows, &finished)?;
+                    self.unflushed += finished.queries.len();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            if flushed.elapsed() >= FLUSH || self.unflushed >= ROWS_A_FLUSH {
+                self.rows.flush()?;
+                (self.unflushed, flushed) = (0, Instant::now());
+            }
         }
+        self.seconds.write_before(u64::MAX, &mut hlog)?;
         self.rows.flush()?;
         Ok(self.run)
     }
+}
 
-    fn take(&mut self, parcel: &Parcel) -> io::Result<()> {
-        match parcel {
-            Parcel::Interval { interval, .. } => self.run.add_interval(interval),
-            Parcel::Session(finished) => {
-                self.run.add_session(finished);
-                csv_rows::write(&mut self.rows, finished)?;
-            }
+impl Seconds {
+    fn add(&mut self, second: u64, interval: &Interval, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        // What comes late belongs to the earliest second that can still be written.
+        self.open.entry(second.max(self.next)).or_default().merge(interval);
+        self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
+    }
+
+    fn write_before(&mut self, end: u64, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < end) {
+            let (second, interval) = entry.remove_entry();
+            hlog.write(second, &interval)?;
+            let timestamp = self.started_at + Duration::from_secs(second);
+            let row = Second { timestamp, sessions: self.sessions.now(), interval: &interval };
+            self.history.write_record(row.record())?;
+            self.history.flush()?;
+            self.next = second + 1;
         }
         Ok(())
     }

@@ -85,6 +85,13 @@ impl Files {
         self.dir.join(format!("{}{ending}", self.id))
     }
 
+    /// All files of a finished run, the most wanted first.
+    pub(super) fn written(&self) -> Vec<PathBuf> {
+        let endings =
+            ["_summary.json", ".csv", "_stats.csv", "_history.csv", "_failures.csv", "_latency.hlog"];
+        endings.map(|ending| self.path(ending)).to_vec()
+    }
+
     /// Creates, or empties, the file with this ending.
     pub(super) fn open(&self, ending: &str) -> io::Result<File> {
         File::create(self.path(ending)).map_err(|error| named(&self.path(ending), &error))
@@ -94,4 +101,35 @@ impl Files {
 /// The same error, with the file's name in its message.
 pub(super) fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    fn settings(dir: &Path) -> OutputSettings {
+        let started_at = datetime!(2026-11-21 00:45:09 +2);
+        OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at }
+    }
+
+    #[test]
+    fn a_second_run_in_the_same_second_overwrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(&dir.path().join("made/for/it"));
+        let ids: Vec<_> = (0..3).map(|_| Files::create(&settings).unwrap().id().to_owned()).collect();
+        assert_eq!(
+            ids,
+            ["loadtest_20261121_004509", "loadtest_20261121_004509_2", "loadtest_20261121_004509_3"]
+        );
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_is_named_with_the_next_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        File::create(&file).unwrap();
+        let error = Files::create(&settings(&file)).unwrap_err().to_string();
+        assert!(error.contains("file: ") && error.contains("--output-dir"), "{error}");
+    }
 }

@@ -1,9 +1,8 @@
 //! What the engine knows of a run besides its records: the plan, the machine's part, how it ended.
 //! Secrets are not in it: the configuration comes redacted.
 
-use super::{Finished, files::Files};
-use crate::measure::{Evidence, Metric, RunData, exit_code, judge};
-use std::{io, time::Duration};
+use crate::measure::{Evidence, Metric, RunData};
+use std::time::Duration;
 
 /// Told by the engine when the run is over.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +37,8 @@ pub struct RunInfo {
     pub shared_clock: Option<bool>,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
+    /// The text summary may use colours: stdout is a terminal and `NO_COLOR` is not set.
+    pub color: bool,
 }
 
 /// The run's evidence for its judges.
@@ -50,6 +51,7 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         tokens_lost: run.tokens.lost,
         tokens_duplicated: run.tokens.duplicated,
         tokens_reordered: run.tokens.reordered,
+        tokens_unverified: run.tokens.unverified,
         queries_total: run.queries.total,
         queries_ok: run.queries.ok,
         schedule_lag_p99: p99(Metric::ScheduleLag),
@@ -59,12 +61,4 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         burst: info.burst,
         ..Evidence::default()
     }
-}
-
-/// Judges the run and writes what can only be written at its end.
-pub(super) fn finish(files: &Files, run: &RunData, info: &RunInfo) -> io::Result<Finished> {
-    let judgement = judge(&evidence(run, info));
-    let exit_code = exit_code(judgement.verdict, info.interrupted);
-    let text = format!("{}: {}\n", judgement.verdict.name(), judgement.reason);
-    Ok(Finished { judgement, exit_code, text, files: vec![files.path(".csv")] })
 }

@@ -2,15 +2,23 @@
 //! A thread of its own writes as the run goes on, so an interrupted run leaves valid files; no worker ever waits for a disk
 //! unless the disk falls thousands of sessions behind.
 
+mod analyze;
 mod collector;
 mod csv_rows;
 mod files;
+mod history;
+mod hlog;
+mod host;
 mod info;
+mod summary;
+mod tables;
+mod text;
 
+pub use analyze::{AnalyzeError, analyze};
 pub use files::{OpenError, OutputSettings};
 pub use info::RunInfo;
 
-use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData};
+use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData, exit_code, judge};
 use collector::Collector;
 use std::{
     io,
@@ -88,6 +96,20 @@ impl Results {
     pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
         drop(self.parcels);
         let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
-        info::finish(&self.files, &run, info)
+        write_up(&self.files, &run, info)
     }
+}
+
+/// Judges the run and writes what can only be written at its end.
+fn write_up(files: &files::Files, run: &RunData, info: &RunInfo) -> io::Result<Finished> {
+    let evidence = info::evidence(run, info);
+    let judgement = judge(&evidence);
+    let exit_code = exit_code(judgement.verdict, info.interrupted);
+    tables::write_stats(files, run)?;
+    tables::write_failures(files, run)?;
+    summary::write(files, run, info, &judgement, exit_code)?;
+    summary::write_index(files, run, info, &judgement)?;
+    let text = text::render(run, info, &evidence, &judgement);
+    let files = files.written();
+    Ok(Finished { judgement, exit_code, text, files })
 }

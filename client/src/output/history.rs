@@ -1,0 +1,75 @@
+//! One row a second: what ended in that second and how long it took, percentiles of that second alone.
+//! Locust's column names where they fit; times are milliseconds.
+
+use crate::measure::{Interval, Metric};
+use time::OffsetDateTime;
+
+/// The header.
+pub(super) const COLUMNS: [&str; 24] = [
+    "Timestamp",
+    "User Count",
+    "Type",
+    "Name",
+    "Requests/s",
+    "Failures/s",
+    "50%",
+    "66%",
+    "75%",
+    "80%",
+    "90%",
+    "95%",
+    "98%",
+    "99%",
+    "99.9%",
+    "99.99%",
+    "100%",
+    "Tokens/s",
+    "ttft_ms p50",
+    "ttft_ms p99",
+    "itl_ms p50",
+    "itl_ms p99",
+    "delivery_ms p99",
+    "loop_lag_ms p99",
+];
+
+/// Locust's percentiles, as quantiles.
+pub(super) const QUANTILES: [f64; 11] = [0.5, 0.66, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 1.0];
+
+/// A second of the run.
+#[derive(Debug)]
+pub(super) struct Second<'a> {
+    pub(super) timestamp: OffsetDateTime,
+    /// Sessions open when the row is written.
+    pub(super) sessions: u64,
+    pub(super) interval: &'a Interval,
+}
+
+impl Second<'_> {
+    pub(super) fn record(&self) -> Vec<String> {
+        let tokens = self.interval.get(Metric::Itl).count() + self.interval.get(Metric::Ttft).count();
+        let mut row = vec![
+            self.timestamp.unix_timestamp().to_string(),
+            self.sessions.to_string(),
+            "query".to_owned(),
+            "Aggregated".to_owned(),
+            self.interval.queries_ended().to_string(),
+            self.interval.queries_failed().to_string(),
+        ];
+        row.extend(QUANTILES.map(|quantile| self.cell(Metric::E2el, quantile)));
+        row.push(tokens.to_string());
+        let more = [
+            (Metric::Ttft, 0.5),
+            (Metric::Ttft, 0.99),
+            (Metric::Itl, 0.5),
+            (Metric::Itl, 0.99),
+            (Metric::Delivery, 0.99),
+            (Metric::LoopLag, 0.99),
+        ];
+        row.extend(more.map(|(metric, quantile)| self.cell(metric, quantile)));
+        row
+    }
+
+    fn cell(&self, metric: Metric, quantile: f64) -> String {
+        self.interval.get(metric).quantile_ms(quantile).map(|ms| format!("{ms:.3}")).unwrap_or_default()
+    }
+}

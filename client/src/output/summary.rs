@@ -1,0 +1,336 @@
+//! `_summary.json`: the origin's keys, vLLM's and ours beside them, and the line of the run in `index.jsonl`.
+//! The origin's are in seconds and percent, all others in milliseconds and shares.
+
+use super::{RunInfo, files::Files, host::Host};
+use crate::measure::{Distribution, Judgement, Metric, RunData, Summary as Figures};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::{fs::OpenOptions, io, io::Write, time::Duration};
+use time::format_description::well_known::Rfc3339;
+
+/// Grows when a key changes its meaning.
+const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    schema_version: u32,
+    run_id: &'a str,
+    started_at: String,
+    verdict: &'static str,
+    verdict_reason: &'a str,
+    exit_code: u8,
+    interrupted: bool,
+    integrity: &'static str,
+    #[serde(flatten)]
+    origin: Origin,
+    #[serde(flatten)]
+    ours: Ours,
+    #[serde(flatten)]
+    vllm: Map<String, Value>,
+    metrics: Map<String, Value>,
+    failures: Vec<Value>,
+    close_codes: Map<String, Value>,
+    concurrency: Value,
+    generator: Value,
+    seed: u64,
+    config: &'a Value,
+    host: Host,
+    versions: Value,
+}
+
+/// The keys of the system that this one follows, seconds and percent.
+#[derive(Debug, Serialize)]
+struct Origin {
+    total_sessions: u64,
+    successful_sessions: u64,
+    failed_sessions: u64,
+    success_rate: f64,
+    total_queries: u64,
+    total_tokens: u64,
+    queries_per_second: f64,
+    tokens_per_second: f64,
+    avg_create_time: Option<f64>,
+    avg_connect_time: Option<f64>,
+    avg_query_latency: Option<f64>,
+    p50_query_latency: Option<f64>,
+    p95_query_latency: Option<f64>,
+    p99_query_latency: Option<f64>,
+    min_query_latency: Option<f64>,
+    max_query_latency: Option<f64>,
+    test_duration: f64,
+    total_reconnect_attempts: u64,
+    total_successful_reconnects: u64,
+    sessions_with_reconnects: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Ours {
+    duration_s: f64,
+    queries_total: u64,
+    queries_sent: u64,
+    queries_ok: u64,
+    queries_incomplete: u64,
+    queries_timeout: u64,
+    queries_error: u64,
+    queries_rejected: u64,
+    queries_abandoned: u64,
+    error_rate: Option<f64>,
+    tokens_expected: u64,
+    tokens_received: u64,
+    tokens_lost: u64,
+    tokens_duplicated: u64,
+    tokens_reordered: u64,
+    tokens_unverified: u64,
+    tokens_cut_off: u64,
+    lost_connected: u64,
+    lost_in_gap: u64,
+    delivery_ratio: Option<f64>,
+    events_received: u64,
+    events_lost: u64,
+    events_duplicated: u64,
+    events_reordered: u64,
+    stall_count: u64,
+    stall_ms: f64,
+    dropped_iterations: u64,
+    sessions_old_contract: u64,
+}
+
+/// `part` / `whole`; none of nothing.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+/// `count` a second over `duration`; 0 of no time.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn rate(count: u64, duration: Duration) -> f64 {
+    if duration.is_zero() { 0.0 } else { count as f64 / duration.as_secs_f64() }
+}
+
+/// Received / expected, of announced tokens alone.
+pub(super) fn delivery_ratio(run: &RunData) -> Option<f64> {
+    share(run.tokens.received - run.tokens.unverified, run.tokens.expected)
+}
+
+/// `verified`, `unverified` (servers of the old contract) or `partly verified`.
+pub(super) const fn integrity(run: &RunData) -> &'static str {
+    match (run.tokens.unverified > 0 || run.sessions.old_contract > 0, run.tokens.expected > 0) {
+        (false, _) => "verified",
+        (true, false) => "unverified",
+        (true, true) => "partly verified",
+    }
+}
+
+/// Mean of how many were present, over time.
+pub(super) fn mean_present(time: Duration, over: Duration) -> f64 {
+    if over.is_zero() { 0.0 } else { time.as_secs_f64() / over.as_secs_f64() }
+}
+
+fn origin(run: &RunData) -> Origin {
+    let seconds = |metric, of: fn(&Figures) -> f64| run.metrics.get(metric).summary().map(|figures| of(&figures) / 1e3);
+    let latency = |of| seconds(Metric::E2el, of);
+    let duration = run.duration();
+    Origin {
+        total_sessions: run.sessions.total,
+        successful_sessions: run.sessions.ok,
+        failed_sessions: run.sessions.total - run.sessions.ok,
+        success_rate: share(run.sessions.ok, run.sessions.total).unwrap_or(0.0) * 100.0,
+        total_queries: run.queries.total,
+        total_tokens: run.tokens.received,
+        queries_per_second: rate(run.queries.ok, duration),
+        tokens_per_second: rate(run.tokens.received, duration),
+        avg_create_time: seconds(Metric::Create, |figures| figures.mean),
+        avg_connect_time: seconds(Metric::Connect, |figures| figures.mean),
+        avg_query_latency: latency(|figures| figures.mean),
+        p50_query_latency: latency(|figures| figures.p50),
+        p95_query_latency: latency(|figures| figures.p95),
+        p99_query_latency: latency(|figures| figures.p99),
+        min_query_latency: latency(|figures| figures.min),
+        max_query_latency: latency(|figures| figures.max),
+        test_duration: duration.as_secs_f64(),
+        total_reconnect_attempts: run.reconnect_attempts,
+        total_successful_reconnects: run.reconnects_ok,
+        sessions_with_reconnects: run.sessions.with_reconnects,
+    }
+}
+
+fn ours(run: &RunData, info: &RunInfo) -> Ours {
+    let (queries, tokens) = (&run.queries, &run.tokens);
+    Ours {
+        duration_s: run.duration().as_secs_f64(),
+        queries_total: queries.total,
+        queries_sent: queries.sent,
+        queries_ok: queries.ok,
+        queries_incomplete: queries.incomplete,
+        queries_timeout: queries.timeout,
+        queries_error: queries.error,
+        queries_rejected: queries.rejected,
+        queries_abandoned: queries.abandoned,
+        error_rate: share(queries.total - queries.ok, queries.total),
+        tokens_expected: tokens.expected,
+        tokens_received: tokens.received,
+        tokens_lost: tokens.lost,
+        tokens_duplicated: tokens.duplicated,
+        tokens_reordered: tokens.reordered,
+        tokens_unverified: tokens.unverified,
+        tokens_cut_off: tokens.cut_off,
+        lost_connected: tokens.lost_connected,
+        lost_in_gap: tokens.lost_in_gap,
+        delivery_ratio: delivery_ratio(run),
+        events_received: tokens.events_received,
+        events_lost: tokens.events_lost,
+        events_duplicated: tokens.events_duplicated,
+        events_reordered: tokens.events_reordered,
+        stall_count: run.stall_count,
+        stall_ms: run.stall.as_secs_f64() * 1e3,
+        dropped_iterations: info.dropped_iterations,
+        sessions_old_contract: run.sessions.old_contract,
+    }
+}
+
+/// `mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` … and the throughputs.
+fn vllm(run: &RunData) -> Map<String, Value> {
+    let mut keys = Map::new();
+    keys.insert("request_throughput".into(), rate(run.queries.ok, run.duration()).into());
+    keys.insert("output_throughput".into(), rate(run.tokens.received, run.duration()).into());
+    for metric in [Metric::Ttft, Metric::Tpot, Metric::Itl, Metric::E2el] {
+        if let Some(figures) = run.metrics.get(metric).summary() {
+            let name = metric.name();
+            keys.insert(format!("mean_{name}_ms"), figures.mean.into());
+            keys.insert(format!("median_{name}_ms"), figures.p50.into());
+            keys.insert(format!("p99_{name}_ms"), figures.p99.into());
+        }
+    }
+    keys
+}
+
+fn metrics(run: &RunData) -> Map<String, Value> {
+    let figures = |distribution: &Distribution| {
+        let mut figures = json!(distribution.summary()?);
+        figures["outside_histogram"] = distribution.outside().into();
+        Some(figures)
+    };
+    Metric::ALL
+        .into_iter()
+        .filter_map(|metric| Some((format!("{}_ms", metric.name()), figures(run.metrics.get(metric))?)))
+        .collect()
+}
+
+fn failures(run: &RunData) -> Vec<Value> {
+    let failure = |(kind, code, group): (_, Option<u16>, &crate::measure::FailureGroup)| {
+        json!({
+            "kind": kind,
+            "code": code,
+            "count": group.count,
+            "first_s": group.first.as_secs_f64(),
+            "last_s": group.last.as_secs_f64(),
+            "example": group.example,
+        })
+    };
+    run.failures.iter().map(failure).collect()
+}
+
+fn concurrency(run: &RunData, info: &RunInfo) -> Value {
+    json!({
+        "sessions_mean": mean_present(run.sessions.time, info.elapsed),
+        "sessions_peak": info.peak_sessions,
+        "queries_mean": mean_present(run.queries.time, run.duration()),
+        "queries_peak": info.peak_queries,
+    })
+}
+
+fn generator(run: &RunData, info: &RunInfo) -> Value {
+    let p99 = |metric| run.metrics.get(metric).quantile_ms(0.99);
+    json!({
+        "schedule_lag_p99_ms": p99(Metric::ScheduleLag),
+        "loop_lag_p99_ms": p99(Metric::LoopLag),
+        "pace_lag_p99_ms": p99(Metric::PaceLag),
+        "cpu_wait_share": info.cpu_wait_share,
+        "shared_clock": info.shared_clock,
+    })
+}
+
+/// Writes `_summary.json`.
+pub(super) fn write(
+    files: &Files,
+    run: &RunData,
+    info: &RunInfo,
+    judgement: &Judgement,
+    exit_code: u8,
+) -> io::Result<()> {
+    let close_codes = run.close_codes.iter().map(|(code, count)| (code.to_string(), json!(count)));
+    let summary = Summary {
+        schema_version: SCHEMA_VERSION,
+        run_id: files.id(),
+        started_at: files.started_at.format(&Rfc3339).map_err(io::Error::other)?,
+        verdict: judgement.verdict.name(),
+        verdict_reason: &judgement.reason,
+        exit_code,
+        interrupted: info.interrupted,
+        integrity: integrity(run),
+        origin: origin(run),
+        ours: ours(run, info),
+        vllm: vllm(run),
+        metrics: metrics(run),
+        failures: failures(run),
+        close_codes: close_codes.collect(),
+        concurrency: concurrency(run, info),
+        generator: generator(run, info),
+        seed: info.seed,
+        config: &info.config,
+        host: Host::read(),
+        versions: json!({ "client": env!("CARGO_PKG_VERSION") }),
+    };
+    let mut text = serde_json::to_string_pretty(&summary)?;
+    text.push('\n');
+    files.open("_summary.json")?.write_all(text.as_bytes())
+}
+
+/// Adds the run's line to `index.jsonl`, in one write, so that two runs at once cannot mix theirs.
+pub(super) fn write_index(
+    files: &Files,
+    run: &RunData,
+    info: &RunInfo,
+    judgement: &Judgement,
+) -> io::Result<()> {
+    let quantile = |metric, quantile| run.metrics.get(metric).quantile_ms(quantile);
+    let line = json!({
+        "run_id": files.id(),
+        "started_at": files.started_at.format(&Rfc3339).map_err(io::Error::other)?,
+        "config_hash": format!("{:016x}", fnv1a(info.config.to_string().as_bytes())),
+        "verdict": judgement.verdict.name(),
+        "verdict_reason": judgement.reason,
+        "interrupted": info.interrupted,
+        "clients": info.clients,
+        "queries_total": run.queries.total,
+        "queries_ok": run.queries.ok,
+        "tokens_expected": run.tokens.expected,
+        "tokens_received": run.tokens.received,
+        "tokens_lost": run.tokens.lost,
+        "duration_s": run.duration().as_secs_f64(),
+        "output_throughput": rate(run.tokens.received, run.duration()),
+        "p50_ttft_ms": quantile(Metric::Ttft, 0.5),
+        "p99_ttft_ms": quantile(Metric::Ttft, 0.99),
+        "p99_itl_ms": quantile(Metric::Itl, 0.99),
+        "p50_e2el_ms": quantile(Metric::E2el, 0.5),
+        "p99_e2el_ms": quantile(Metric::E2el, 0.99),
+    });
+    let mut index = OpenOptions::new().create(true).append(true).open(files.index())?;
+    index.write_all(format!("{line}\n").as_bytes())
+}
+
+/// FNV-1a, 64 bits: the same configuration has the same hash in every version and on every machine.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

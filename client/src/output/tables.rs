@@ -1,0 +1,76 @@
+//! `_stats.csv`, a row a step of the session, and `_failures.csv`, a row a kind of failure; Locust's columns.
+//! Both are written once, at the end.
+
+use super::{files::Files, history::QUANTILES};
+use crate::measure::{Metric, RunData};
+use std::io;
+
+const STATS: [&str; 19] = [
+    "Type",
+    "Name",
+    "Request Count",
+    "Failure Count",
+    "Median Response Time",
+    "Average Response Time",
+    "Min Response Time",
+    "Max Response Time",
+    "50%",
+    "66%",
+    "75%",
+    "80%",
+    "90%",
+    "95%",
+    "98%",
+    "99%",
+    "99.9%",
+    "99.99%",
+    "100%",
+];
+
+/// Writes `_stats.csv`.
+pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
+    let mut out = csv::Writer::from_writer(files.open("_stats.csv")?);
+    out.write_record(STATS)?;
+    let failures = |kind| run.failures.iter().filter(|(name, ..)| *name == kind).map(|(.., group)| group.count).sum();
+    let count = |metric| run.metrics.get(metric).count();
+    let first_tokens = count(Metric::Ttft);
+    let steps: [(&str, &str, Metric, u64); 5] = [
+        ("HTTP", "create", Metric::Create, failures("create")),
+        ("WS", "connect", Metric::Connect, failures("connect")),
+        ("WS", "first token", Metric::Ttft, run.queries.sent.saturating_sub(first_tokens)),
+        ("WS", "query", Metric::E2el, run.queries.total - run.queries.ok),
+        ("HTTP", "close", Metric::Close, failures("close")),
+    ];
+    for (kind, name, metric, failed) in steps {
+        let distribution = run.metrics.get(metric);
+        let summary = distribution.summary();
+        let cell = |value: Option<f64>| value.map(|ms| format!("{ms:.3}")).unwrap_or_default();
+        let mut row = vec![kind.to_owned(), name.to_owned(), distribution.count().to_string(), failed.to_string()];
+        row.extend([
+            cell(summary.map(|summary| summary.p50)),
+            cell(summary.map(|summary| summary.mean)),
+            cell(summary.map(|summary| summary.min)),
+            cell(summary.map(|summary| summary.max)),
+        ]);
+        row.extend(QUANTILES.map(|quantile| cell(distribution.quantile_ms(quantile))));
+        out.write_record(row)?;
+    }
+    out.flush()
+}
+
+/// Writes `_failures.csv`.
+pub(super) fn write_failures(files: &Files, run: &RunData) -> io::Result<()> {
+    let mut out = csv::Writer::from_writer(files.open("_failures.csv")?);
+    out.write_record(["Method", "Name", "Error", "Occurrences", "First (s)", "Last (s)"])?;
+    for (kind, code, group) in run.failures.iter() {
+        out.write_record([
+            kind.to_owned(),
+            code.map(|code| code.to_string()).unwrap_or_default(),
+            group.example.clone(),
+            group.count.to_string(),
+            format!("{:.3}", group.first.as_secs_f64()),
+            format!("{:.3}", group.last.as_secs_f64()),
+        ])?;
+    }
+    out.flush()
+}

@@ -1,0 +1,297 @@
+//! The text summary on stdout, in k6's shape: verdict and checks, delivery, latency, throughput, connections,
+//! and the generator's own health. It fits 80 columns and is readable without colours.
+
+use super::{
+    RunInfo,
+    summary::{delivery_ratio, integrity, mean_present, rate},
+};
+use crate::measure::{Evidence, Judgement, Metric, RunData, Verdict};
+use std::fmt::Write;
+
+const WIDTH: usize = 80;
+const MARGIN: &str = "  ";
+
+/// Latency rows, in this order.
+const LATENCIES: [Metric; 15] = [
+    Metric::Ttft,
+    Metric::TtftSched,
+    Metric::E2el,
+    Metric::E2elSched,
+    Metric::Tpot,
+    Metric::Itl,
+    Metric::FrameGap,
+    Metric::Delivery,
+    Metric::ReplayDelivery,
+    Metric::TtftOverhead,
+    Metric::E2elOverhead,
+    Metric::Create,
+    Metric::Connect,
+    Metric::Close,
+    Metric::ReconnectGap,
+];
+
+/// Paints words, or leaves them as they are.
+#[derive(Clone, Copy, Debug)]
+struct Paint(bool);
+
+impl Paint {
+    fn with(self, code: u8, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn verdict(self, verdict: Verdict) -> String {
+        let code = match verdict {
+            Verdict::Pass => 32,
+            Verdict::Fail => 31,
+            Verdict::Invalid => 33,
+        };
+        self.with(code, verdict.name())
+    }
+
+    fn check(self, ok: bool) -> String {
+        if ok { self.with(32, "✓") } else { self.with(31, "✗") }
+    }
+}
+
+/// The whole summary.
+pub(super) fn render(run: &RunData, info: &RunInfo, evidence: &Evidence, judgement: &Judgement) -> String {
+    let mut out = String::new();
+    let paint = Paint(info.color);
+    head(&mut out, paint, info, judgement);
+    checks(&mut out, paint, run, evidence);
+    delivery(&mut out, run);
+    latency(&mut out, run, info);
+    throughput(&mut out, run, info);
+    connections(&mut out, run);
+    generator(&mut out, paint, run, info, evidence);
+    failures(&mut out, run);
+    out
+}
+
+fn head(out: &mut String, paint: Paint, info: &RunInfo, judgement: &Judgement) {
+    let interrupted = if info.interrupted { "The run was interrupted. " } else { "" };
+    let sentence = format!("{}  {interrupted}{}", judgement.verdict.name(), judgement.reason);
+    let wrapped = wrap(&sentence, WIDTH, MARGIN);
+    // Painted after wrapping: colours take no room.
+    let _ = writeln!(out, "{}", wrapped.replacen(judgement.verdict.name(), &paint.verdict(judgement.verdict), 1));
+    out.push('\n');
+}
+
+fn checks(out: &mut String, paint: Paint, run: &RunData, evidence: &Evidence) {
+    let unverified = integrity(run) == "unverified";
+    let tokens = [
+        ("tokens_lost", evidence.tokens_lost),
+        ("tokens_duplicated", evidence.tokens_duplicated),
+        ("tokens_reordered", evidence.tokens_reordered),
+    ];
+    for (name, value) in tokens {
+        let (mark, value) = if unverified && value == 0 {
+            ("?".to_owned(), "unverified".to_owned())
+        } else {
+            (paint.check(value == 0), value.to_string())
+        };
+        let _ = writeln!(out, "{MARGIN}{mark} {:<28} {value}", format!("{name}==0"));
+    }
+    let (ok, total) = (evidence.queries_ok, evidence.queries_total);
+    let mark = paint.check(ok == total && total > 0);
+    let _ = writeln!(out, "{MARGIN}{mark} {:<28} {ok}", format!("queries_ok=={total}"));
+    out.push('\n');
+}
+
+/// One `name....: value` line.
+fn line(out: &mut String, name: &str, value: &str) {
+    let _ = writeln!(out, "{MARGIN}{name:.<26}: {value}");
+}
+
+fn delivery(out: &mut String, run: &RunData) {
+    let tokens = &run.tokens;
+    let ratio = delivery_ratio(run).map_or_else(String::new, |ratio| format!("  {}", percent(ratio)));
+    line(out, "tokens_expected", &tokens.expected.to_string());
+    line(out, "tokens_received", &format!("{}{ratio}", tokens.received));
+    let where_lost = if tokens.lost > 0 {
+        format!("  {} while connected, {} in gaps", tokens.lost_connected, tokens.lost_in_gap)
+    } else {
+        String::new()
+    };
+    line(out, "tokens_lost", &format!("{}{where_lost}", tokens.lost));
+    line(out, "tokens_duplicated", &tokens.duplicated.to_string());
+    line(out, "tokens_reordered", &tokens.reordered.to_string());
+    line(out, "integrity", integrity(run));
+    if tokens.unverified > 0 {
+        line(out, "tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
+    }
+    if tokens.cut_off > 0 {
+        line(out, "tokens_cut_off", &format!("{}  (still to come at the end)", tokens.cut_off));
+    }
+    line(out, "stalls", &format!("{}  {:.0} ms in excess", run.stall_count, run.stall.as_secs_f64() * 1e3));
+    out.push('\n');
+}
+
+fn latency(out: &mut String, run: &RunData, info: &RunInfo) {
+    let _ = writeln!(
+        out,
+        "{MARGIN}{:<18}{:>8}{:>8}{:>8}{:>9}{:>9}{:>9}{:>9}",
+        "milliseconds", "avg", "min", "med", "p(90)", "p(95)", "p(99)", "max"
+    );
+    for metric in LATENCIES {
+        row(out, run, metric);
+    }
+    if info.shared_clock == Some(false) {
+        let note = "no delivery_ms: client and simulator run on different kernels, whose clocks do not compare";
+        let _ = writeln!(out, "{}", wrap(note, WIDTH, MARGIN));
+    }
+    out.push('\n');
+}
+
+fn row(out: &mut String, run: &RunData, metric: Metric) {
+    let Some(figures) = run.metrics.get(metric).summary() else { return };
+    let wide = [figures.mean, figures.min, figures.p50].map(|ms| format!("{:>8}", short(ms)));
+    let wider = [figures.p90, figures.p95, figures.p99, figures.max].map(|ms| format!("{:>9}", short(ms)));
+    let name = format!("{}_ms", metric.name());
+    let _ = writeln!(out, "{MARGIN}{name:<18}{}{}", wide.concat(), wider.concat());
+}
+
+fn throughput(out: &mut String, run: &RunData, info: &RunInfo) {
+    let duration = run.duration();
+    let (queries, sessions) = (&run.queries, &run.sessions);
+    line(out, "duration", &format!("{:.1} s  ({:.1} s in all)", duration.as_secs_f64(), info.elapsed.as_secs_f64()));
+    line(out, "sessions", &format!("{} of {} ok", sessions.ok, sessions.total));
+    line(out, "queries", &format!("{} of {} ok{}", queries.ok, queries.total, unfinished(run)));
+    line(out, "request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
+    line(out, "output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
+    let mean = mean_present(sessions.time, info.elapsed);
+    line(out, "concurrent sessions", &format!("mean {mean:.1}, peak {}", info.peak_sessions));
+    let mean = mean_present(queries.time, duration);
+    line(out, "concurrent queries", &format!("mean {mean:.1}, peak {}", info.peak_queries));
+    if info.dropped_iterations > 0 {
+        line(out, "dropped_iterations", &info.dropped_iterations.to_string());
+    }
+    out.push('\n');
+}
+
+/// Counts of the statuses that are not `ok`.
+fn unfinished(run: &RunData) -> String {
+    let queries = &run.queries;
+    let counts = [
+        (queries.incomplete, "incomplete"),
+        (queries.timeout, "timeout"),
+        (queries.error, "error"),
+        (queries.rejected, "rejected"),
+        (queries.abandoned, "abandoned"),
+    ];
+    counts.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}")).collect()
+}
+
+fn connections(out: &mut String, run: &RunData) {
+    line(out, "reconnect_attempts", &format!("{}, {} ok", run.reconnect_attempts, run.reconnects_ok));
+    line(out, "sessions with reconnects", &run.sessions.with_reconnects.to_string());
+    if !run.close_codes.is_empty() {
+        let codes: Vec<_> = run.close_codes.iter().map(|(code, count)| format!("{code} × {count}")).collect();
+        line(out, "close codes", &codes.join(", "));
+    }
+    out.push('\n');
+}
+
+fn generator(out: &mut String, paint: Paint, run: &RunData, info: &RunInfo, evidence: &Evidence) {
+    let lag = |metric| {
+        run.metrics.get(metric).summary().map_or_else(
+            || "not measured".to_owned(),
+            |figures| format!("p(99)={} ms  max={} ms", short(figures.p99), short(figures.max)),
+        )
+    };
+    let schedule = if evidence.burst { "  (burst: not judged)" } else { "" };
+    line(out, "schedule_lag", &format!("{}{schedule}", lag(Metric::ScheduleLag)));
+    line(out, "loop_lag", &lag(Metric::LoopLag));
+    line(out, "pace_lag (simulator)", &lag(Metric::PaceLag));
+    let wait = info.cpu_wait_share.map_or_else(|| "not measured".to_owned(), percent);
+    line(out, "waiting for a CPU", &wait);
+    let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
+    if outside > 0 {
+        let value = paint.with(31, &outside.to_string());
+        line(out, "beyond the histograms", &format!("{value} samples of more than 10 minutes"));
+    }
+}
+
+fn failures(out: &mut String, run: &RunData) {
+    let mut groups: Vec<_> = run.failures.iter().collect();
+    if groups.is_empty() {
+        return;
+    }
+    groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.count));
+    out.push('\n');
+    for (kind, code, group) in groups.iter().take(8) {
+        let code = code.map(|code| format!(" {code}")).unwrap_or_default();
+        let text = format!("{} × {kind}{code}: {}", group.count, printable(&group.example));
+        let _ = writeln!(out, "{}", wrap(&text, WIDTH, MARGIN));
+    }
+    if groups.len() > 8 {
+        let _ = writeln!(out, "{MARGIN}… and {} more kinds in _failures.csv", groups.len() - 8);
+    }
+}
+
+/// A server's text must not steer the terminal, nor fill it.
+pub(super) fn printable(text: &str) -> String {
+    const MOST: usize = 200;
+    let mut clean: String =
+        text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MOST).is_some() {
+        clean.push('…');
+    }
+    clean
+}
+
+/// A share as percent; 99.996 % is not 100.00 %.
+pub(super) fn percent(share: f64) -> String {
+    let percent = (share * 1e4).floor() / 1e2;
+    format!("{percent:.2} %")
+}
+
+/// Milliseconds in at most eight characters, to about four digits.
+pub(super) fn short(ms: f64) -> String {
+    match ms.abs() {
+        size if size < 10.0 => format!("{ms:.2}"),
+        size if size < 10_000.0 => format!("{ms:.1}"),
+        _ => format!("{ms:.0}"),
+    }
+}
+
+/// Breaks at spaces; what has none is left whole.
+pub(super) fn wrap(text: &str, width: usize, margin: &str) -> String {
+    let (mut lines, mut line) = (Vec::new(), margin.to_owned());
+    for word in text.split(' ') {
+        let begun = line.len() > margin.len();
+        if begun && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, margin.to_owned()));
+        } else if begun {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_never_rounded_up() {
+        for (share, expected) in [(1.0, "100.00 %"), (0.999_999, "99.99 %"), (0.5, "50.00 %"), (0.0, "0.00 %")] {
+            assert_eq!(percent(share), expected);
+        }
+    }
+
+    #[test]
+    fn lines_break_at_spaces() {
+        assert_eq!(wrap("aa bb cc", 7, "  "), "  aa bb\n  cc");
+        assert_eq!(wrap("", 7, "  "), "  ");
+        assert_eq!(wrap("unbreakable", 4, "  "), "  unbreakable");
+    }
+
+    #[test]
+    fn a_servers_text_is_tamed() {
+        assert_eq!(printable("a\x1b[31mb\n"), "a [31mb ");
+        assert_eq!(printable(&"é".repeat(300)).chars().count(), 201);
+    }
+}
