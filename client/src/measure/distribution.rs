@@ -253,7 +253,8 @@ mod tests {
     }
 
     fn values() -> impl Strategy<Value = Vec<i64>> {
-        let any_size = prop_oneof![-2_000_000_000i64..2_000_000_000, -700_000_000_000i64..700_000_000_000, any::<i64>()];
+        let any_size =
+            prop_oneof![-2_000_000_000i64..2_000_000_000, -700_000_000_000i64..700_000_000_000, any::<i64>()];
         proptest::collection::vec(any_size, 0..200)
     }
 

@@ -57,7 +57,7 @@ mod tests {
         let gauge = Gauge::default();
         let first = gauge.enter();
         drop((first, gauge.enter()));
-        let _third = gauge.clone().enter();
+        let _third = gauge.enter();
         assert_eq!((gauge.now(), gauge.peak()), (1, 2));
     }
 }

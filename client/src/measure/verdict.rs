@@ -86,7 +86,9 @@ pub fn judge(evidence: &Evidence) -> Judgement {
     } else {
         let queries = evidence.queries_total;
         let reason = if evidence.tokens_unverified > 0 {
-            format!("All {queries} queries ended in time; integrity is unverified: the server numbers nothing.")
+            format!(
+                "All {queries} queries ended in time; integrity is unverified: the server numbers nothing."
+            )
         } else {
             format!("All {queries} queries came complete, in order and in time.")
         };
@@ -122,7 +124,7 @@ fn mistrust(evidence: &Evidence) -> Option<String> {
     for (lag, what) in lags {
         if let Some(lag) = lag.filter(|&lag| lag > MOST_LAG) {
             let (lag, most) = (lag.as_secs_f64() * 1e3, MOST_LAG.as_millis());
-            return Some(format!("{what} p(99) was {lag:.1} ms, more than {most} ms."));
+            return Some(format!("{what} p(99) was {lag:.2} ms, more than {most} ms."));
         }
     }
     if let Some(share) = evidence.cpu_wait_share.filter(|&share| share > MOST_CPU_WAIT) {
@@ -173,7 +175,7 @@ mod tests {
         check(&Evidence { tokens_unverified: 1, ..good() }, Pass, "unverified");
         check(&Evidence { queries_ok: 9, ..good() }, Fail, "1 of 10 queries were not ok");
         check(&Evidence::default(), Invalid, "no query was attempted");
-        check(&Evidence { schedule_lag_p99: late, ..good() }, Invalid, "schedule_lag p(99) was 11.0 ms");
+        check(&Evidence { schedule_lag_p99: late, ..good() }, Invalid, "schedule_lag p(99) was 11.00 ms");
         check(&Evidence { schedule_lag_p99: late, burst: true, ..good() }, Pass, "");
         check(&Evidence { schedule_lag_p99: in_time, ..good() }, Pass, "");
         check(&Evidence { pace_lag_p99: late, burst: true, ..good() }, Invalid, "pace_lag");

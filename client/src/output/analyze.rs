@@ -2,7 +2,7 @@
 //! It also reads files that have the origin's ten columns alone, and refuses by name and line what is no such file.
 
 use super::text::{percent, printable, short};
-use crate::measure::Distribution;
+use crate::measure::{Distribution, Summary};
 use std::{
     collections::{BTreeMap, HashSet},
     fmt::Write as _,
@@ -13,30 +13,27 @@ use std::{
 
 /// Every file must have these; ours follow where the file has them.
 const ORIGIN: &[&str] = super::csv_rows::COLUMNS.split_at(10).0;
-/// Durations of the table, by column, in milliseconds; `latency` and the session's steps are in seconds.
-const DURATIONS: [(&str, f64); 9] = [
-    ("latency", 1e9),
-    ("ttft_ms", 1e6),
-    ("tpot_ms", 1e6),
-    ("queue_ms", 1e6),
-    ("ttft_overhead_ms", 1e6),
-    ("e2el_overhead_ms", 1e6),
-    ("create_time", 1e9),
-    ("connect_time", 1e9),
-    ("close_time", 1e9),
+/// A duration in a column: its title in the table, and nanoseconds in its unit.
+type Column = (&'static str, &'static str, f64);
+/// Durations of a query.
+const OF_A_QUERY: [Column; 6] = [
+    ("latency", "latency", 1e9),
+    ("ttft_ms", "ttft", 1e6),
+    ("tpot_ms", "tpot", 1e6),
+    ("queue_ms", "queue", 1e6),
+    ("ttft_overhead_ms", "ttft_overhead", 1e6),
+    ("e2el_overhead_ms", "e2el_overhead", 1e6),
 ];
-/// Counts that are summed, by column.
-const SUMS: [&str; 7] = [
-    "tokens",
-    "tokens_expected",
-    "tokens_lost",
-    "tokens_duplicated",
-    "tokens_reordered",
-    "reconnect_attempts",
-    "successful_reconnects",
-];
-/// Kinds of errors that are listed; the rest are counted together.
-const ERROR_KINDS: usize = 50;
+/// Durations of a session, which each of its rows repeats.
+const OF_A_SESSION: [Column; 3] =
+    [("create_time", "create", 1e9), ("connect_time", "connect", 1e9), ("close_time", "close", 1e9)];
+/// Counts of a query that are summed.
+const SUMS: [&str; 5] = ["tokens", "tokens_expected", "tokens_lost", "tokens_duplicated", "tokens_reordered"];
+/// Counts of a session that are summed; each of its rows repeats them.
+const SESSION_SUMS: [&str; 2] = ["reconnect_attempts", "successful_reconnects"];
+/// Kinds that are told apart; what comes after them is counted together.
+const MOST_KINDS: usize = 50;
+const FURTHER_KINDS: &str = "(further kinds)";
 
 /// A file that is no result CSV.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +54,6 @@ struct Analysis {
     sums: BTreeMap<&'static str, u64>,
     statuses: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
-    more_errors: u64,
     cut_off: bool,
 }
 
@@ -156,50 +152,60 @@ fn read_error(columns: &Columns<'_>, error: &csv::Error) -> AnalyzeError {
 
 impl Analysis {
     fn add(&mut self, columns: &Columns<'_>, row: &csv::StringRecord) -> Result<(), AnalyzeError> {
-        for (name, unit) in DURATIONS {
-            if let Some(value) = columns.get(row, name) {
-                let ns = nanos(value, unit).ok_or_else(|| columns.bad(row, name, value, "duration"))?;
-                self.durations.entry(name).or_default().record(ns);
-            }
-        }
-        for name in SUMS {
-            if let Some(value) = columns.get(row, name) {
-                let count: u64 = value.parse().map_err(|_| columns.bad(row, name, value, "count"))?;
-                let sum = self.sums.entry(name).or_default();
-                *sum = sum.saturating_add(count);
-            }
+        let session = columns.get(row, "session_index").or_else(|| columns.get(row, "session_id"));
+        // What has no name cannot have come before.
+        let new_session = session.is_none_or(|session| self.sessions.insert(session.to_owned()));
+        self.add_durations(columns, row, &OF_A_QUERY)?;
+        self.add_counts(columns, row, &SUMS)?;
+        if new_session {
+            self.add_durations(columns, row, &OF_A_SESSION)?;
+            self.add_counts(columns, row, &SESSION_SUMS)?;
         }
         let error = columns.get(row, "error");
         let status = columns.get(row, "status").unwrap_or(if error.is_some() { "error" } else { "ok" });
         self.rows += 1;
         self.ok += u64::from(status == "ok");
-        if let Some(session) = columns.get(row, "session_index").or_else(|| columns.get(row, "session_id")) {
-            self.sessions.insert(session.to_owned());
-        }
-        self.count_status(status);
+        count_kind(&mut self.statuses, printable(status));
         if let Some(error) = error {
             let kind = match (columns.get(row, "failure"), columns.get(row, "failure_code")) {
                 (Some(kind), Some(code)) => format!("{kind} {code}"),
                 (Some(kind), None) => kind.to_owned(),
                 (None, _) => error.to_owned(),
             };
-            self.count_error(printable(&kind));
+            count_kind(&mut self.errors, printable(&kind));
         }
         Ok(())
     }
 
-    fn count_status(&mut self, status: &str) {
-        if self.statuses.len() < ERROR_KINDS || self.statuses.contains_key(status) {
-            *self.statuses.entry(printable(status)).or_default() += 1;
+    fn add_durations(
+        &mut self,
+        columns: &Columns<'_>,
+        row: &csv::StringRecord,
+        durations: &[Column],
+    ) -> Result<(), AnalyzeError> {
+        for &(name, title, unit) in durations {
+            if let Some(value) = columns.get(row, name) {
+                let ns = nanos(value, unit).ok_or_else(|| columns.bad(row, name, value, "duration"))?;
+                self.durations.entry(title).or_default().record(ns);
+            }
         }
+        Ok(())
     }
 
-    fn count_error(&mut self, kind: String) {
-        if self.errors.len() < ERROR_KINDS || self.errors.contains_key(&kind) {
-            *self.errors.entry(kind).or_default() += 1;
-        } else {
-            self.more_errors += 1;
+    fn add_counts(
+        &mut self,
+        columns: &Columns<'_>,
+        row: &csv::StringRecord,
+        counts: &[&'static str],
+    ) -> Result<(), AnalyzeError> {
+        for &name in counts {
+            if let Some(value) = columns.get(row, name) {
+                let count: u64 = value.parse().map_err(|_| columns.bad(row, name, value, "count"))?;
+                let sum = self.sums.entry(name).or_default();
+                *sum = sum.saturating_add(count);
+            }
         }
+        Ok(())
     }
 
     fn merge(&mut self, other: &Self) {
@@ -221,7 +227,6 @@ impl Analysis {
         for (kind, count) in &other.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
         }
-        self.more_errors += other.more_errors;
         self.cut_off |= other.cut_off;
     }
 
@@ -240,9 +245,6 @@ impl Analysis {
         for (kind, count) in errors {
             let _ = writeln!(out, "  {count:>8}  {kind}");
         }
-        if self.more_errors > 0 {
-            let _ = writeln!(out, "  {:>8}  of further kinds", self.more_errors);
-        }
         out.push('\n');
     }
 
@@ -255,10 +257,12 @@ impl Analysis {
         line("sessions", &self.sessions.len().to_string());
         line("queries", &self.rows.to_string());
         line("success rate", &format!("{rate}  ({} ok)", self.ok));
-        let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{count} {status}")).collect();
+        let statuses: Vec<_> =
+            self.statuses.iter().map(|(status, count)| format!("{count} {status}")).collect();
         line("statuses", &statuses.join(", "));
         let sum = |name| self.sums.get(name).copied();
-        let or_unknown = |count: Option<u64>| count.map_or_else(|| "not announced".to_owned(), |n| n.to_string());
+        let or_unknown =
+            |count: Option<u64>| count.map_or_else(|| "not announced".to_owned(), |n| n.to_string());
         line("tokens expected", &or_unknown(sum("tokens_expected")));
         line("tokens received", &sum("tokens").unwrap_or(0).to_string());
         for name in ["tokens_lost", "tokens_duplicated", "tokens_reordered"] {
@@ -267,8 +271,7 @@ impl Analysis {
             }
         }
         let (attempts, ok) = (sum("reconnect_attempts"), sum("successful_reconnects"));
-        // Each of a session's rows repeats them, so they are told a row, not a session.
-        line("rows' reconnect attempts", &format!("{}, {} ok", attempts.unwrap_or(0), ok.unwrap_or(0)));
+        line("reconnect attempts", &format!("{}, {} ok", attempts.unwrap_or(0), ok.unwrap_or(0)));
         if self.cut_off {
             line("note", "the last row is cut off and was left out");
         }
@@ -277,16 +280,22 @@ impl Analysis {
     fn print_durations(&self, out: &mut String) {
         let _ = writeln!(
             out,
-            "\n  {:<17}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}",
-            "milliseconds", "count", "p10", "p25", "p50", "p75", "p90", "p99"
+            "\n  {:<14}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}",
+            "milliseconds", "count", "p10", "p25", "p50", "p75", "p90", "p95", "p99"
         );
-        for (name, _) in DURATIONS {
-            let Some(figures) = self.durations.get(name).and_then(Distribution::summary) else { continue };
-            let cells = [figures.p10, figures.p25, figures.p50, figures.p75, figures.p90, figures.p99];
+        for (_, title, _) in OF_A_QUERY.into_iter().chain(OF_A_SESSION) {
+            let Some(figures) = self.durations.get(title).and_then(Distribution::summary) else { continue };
+            let Summary { p10, p25, p50, p75, p90, p95, p99, .. } = figures;
+            let cells = [p10, p25, p50, p75, p90, p95, p99];
             let cells: String = cells.iter().map(|&ms| format!("{:>8}", short(ms))).collect();
-            let _ = writeln!(out, "  {name:<17}{:>8}{cells}", figures.count);
+            let _ = writeln!(out, "  {title:<14}{:>8}{cells}", figures.count);
         }
     }
+}
+
+fn count_kind(kinds: &mut BTreeMap<String, u64>, kind: String) {
+    let known = kinds.len() < MOST_KINDS || kinds.contains_key(&kind);
+    *kinds.entry(if known { kind } else { FURTHER_KINDS.to_owned() }).or_default() += 1;
 }
 
 /// Nanoseconds of a number in a unit of so many; `None` of what is no number, or none that a duration can be.
@@ -298,7 +307,7 @@ fn nanos(value: &str, unit: f64) -> Option<i64> {
 
 /// Equal bins from the minimum to p99, and one of everything beyond.
 fn print_histogram(out: &mut String, latency: &Distribution) {
-    const BINS: u64 = 12;
+    const BINS: usize = 12;
     const BAR: u64 = 40;
     let (Some(histogram), Some(p99), Some(least)) =
         (latency.positive(), latency.quantile_ns(0.99), latency.quantile_ns(0.0))
@@ -306,21 +315,21 @@ fn print_histogram(out: &mut String, latency: &Distribution) {
         return;
     };
     let (low, high) = (u64::try_from(least).unwrap_or(0), u64::try_from(p99).unwrap_or(0));
-    let width = ((high - low.min(high)) / BINS).max(1);
-    let mut bins = vec![0u64; usize::try_from(BINS).unwrap_or(0) + 1];
+    let width = (high.saturating_sub(low) / BINS as u64 + 1).max(1_000);
+    let mut bins = [0u64; BINS + 1];
     for step in histogram.iter_recorded() {
-        let bin = (step.value_iterated_to().saturating_sub(low) / width).min(BINS);
-        bins[usize::try_from(bin).unwrap_or(0)] += step.count_since_last_iteration();
+        let value = histogram.lowest_equivalent(step.value_iterated_to());
+        let bin = value.saturating_sub(low) / width;
+        bins[usize::try_from(bin).unwrap_or(BINS).min(BINS)] += step.count_since_last_iteration();
     }
+    let last = bins.iter().rposition(|&count| count > 0).unwrap_or(0);
     let most = bins.iter().copied().max().unwrap_or(0).max(1);
-    let _ = writeln!(out, "\n  latency, milliseconds");
-    for (bin, count) in (0u64..).zip(bins) {
+    let _ = writeln!(out, "\n  latency, milliseconds from");
+    for (bin, &count) in bins.iter().enumerate().take(last + 1) {
         #[allow(clippy::cast_precision_loss)]
-        let from = (low + bin * width) as f64 / 1e6;
+        let from = (low + bin as u64 * width) as f64 / 1e6;
         let bar = "█".repeat(usize::try_from((count * BAR).div_ceil(most)).unwrap_or(0));
-        if count > 0 || bin < BINS {
-            let _ = writeln!(out, "  {:>10} {count:>9} {bar}", short(from));
-        }
+        let _ = writeln!(out, "{}", format!("  {:>10} {count:>9} {bar}", short(from)).trim_end());
     }
 }
 

@@ -38,7 +38,8 @@ pub(super) struct Collector {
 /// The seconds of the run that are not written yet.
 #[derive(Debug)]
 struct Seconds {
-    open: BTreeMap<u64, Interval>,
+    /// What was measured, and how many sessions were open when the first worker handed it over.
+    open: BTreeMap<u64, (Interval, u64)>,
     /// The first second that is not written.
     next: u64,
     history: csv::Writer<File>,
@@ -98,16 +99,18 @@ impl Collector {
 impl Seconds {
     fn add(&mut self, second: u64, interval: &Interval, hlog: &mut Hlog<'_>) -> io::Result<()> {
         // What comes late belongs to the earliest second that can still be written.
-        self.open.entry(second.max(self.next)).or_default().merge(interval);
+        let second = second.max(self.next);
+        let (open, _) = self.open.entry(second).or_insert_with(|| (Interval::default(), self.sessions.now()));
+        open.merge(interval);
         self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
     }
 
     fn write_before(&mut self, end: u64, hlog: &mut Hlog<'_>) -> io::Result<()> {
         while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < end) {
-            let (second, interval) = entry.remove_entry();
+            let (second, (interval, sessions)) = entry.remove_entry();
             hlog.write(second, &interval)?;
             let timestamp = self.started_at + Duration::from_secs(second);
-            let row = Second { timestamp, sessions: self.sessions.now(), interval: &interval };
+            let row = Second { timestamp, sessions, interval: &interval };
             self.history.write_record(row.record())?;
             self.history.flush()?;
             self.next = second + 1;

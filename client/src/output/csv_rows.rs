@@ -1,6 +1,7 @@
 //! The CSV of a run: one row a query, the origin's ten columns first, ours behind them.
 //! Also queries that failed before their first token and those that could never be sent have a row.
 
+use super::text::printable;
 use crate::{
     measure::FinishedSession,
     record::{Moment, QueryRecord, QueryStatus, SessionRecord},
@@ -87,7 +88,7 @@ fn row(session: &SessionRecord, query: &QueryRecord) -> [String; COLUMNS.len()] 
         seconds(session.close),
         session.reconnect_attempts.to_string(),
         session.reconnects_ok.to_string(),
-        failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+        failure.map(|failure| printable(&failure.message)).unwrap_or_default(),
         query.session_index.to_string(),
         query.status.name().to_owned(),
         seconds(scheduled),

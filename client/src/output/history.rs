@@ -39,7 +39,7 @@ pub(super) const QUANTILES: [f64; 11] = [0.5, 0.66, 0.75, 0.8, 0.9, 0.95, 0.98, 
 #[derive(Debug)]
 pub(super) struct Second<'a> {
     pub(super) timestamp: OffsetDateTime,
-    /// Sessions open when the row is written.
+    /// Sessions open when the second was over.
     pub(super) sessions: u64,
     pub(super) interval: &'a Interval,
 }

@@ -37,8 +37,6 @@ pub struct RunInfo {
     pub shared_clock: Option<bool>,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
-    /// The text summary may use colours: stdout is a terminal and `NO_COLOR` is not set.
-    pub color: bool,
 }
 
 /// The run's evidence for its judges.

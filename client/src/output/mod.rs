@@ -17,6 +17,7 @@ mod text;
 pub use analyze::{AnalyzeError, analyze};
 pub use files::{OpenError, OutputSettings};
 pub use info::RunInfo;
+pub use text::colored;
 
 use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData, exit_code, judge};
 use collector::Collector;
@@ -47,7 +48,7 @@ pub struct Finished {
     pub judgement: Judgement,
     /// The exit code that follows.
     pub exit_code: u8,
-    /// The text summary, for stdout.
+    /// The text summary, for stdout; [`colored`] paints it for a terminal.
     pub text: String,
     /// What was written.
     pub files: Vec<PathBuf>,

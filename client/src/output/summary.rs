@@ -127,7 +127,8 @@ pub(super) fn mean_present(time: Duration, over: Duration) -> f64 {
 }
 
 fn origin(run: &RunData) -> Origin {
-    let seconds = |metric, of: fn(&Figures) -> f64| run.metrics.get(metric).summary().map(|figures| of(&figures) / 1e3);
+    let seconds =
+        |metric, of: fn(&Figures) -> f64| run.metrics.get(metric).summary().map(|figures| of(&figures) / 1e3);
     let latency = |of| seconds(Metric::E2el, of);
     let duration = run.duration();
     Origin {
@@ -321,7 +322,9 @@ pub(super) fn write_index(
 
 /// FNV-1a, 64 bits: the same configuration has the same hash in every version and on every machine.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

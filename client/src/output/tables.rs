@@ -1,7 +1,7 @@
 //! `_stats.csv`, a row a step of the session, and `_failures.csv`, a row a kind of failure; Locust's columns.
 //! Both are written once, at the end.
 
-use super::{files::Files, history::QUANTILES};
+use super::{files::Files, history::QUANTILES, text::printable};
 use crate::measure::{Metric, RunData};
 use std::io;
 
@@ -31,7 +31,8 @@ const STATS: [&str; 19] = [
 pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
     let mut out = csv::Writer::from_writer(files.open("_stats.csv")?);
     out.write_record(STATS)?;
-    let failures = |kind| run.failures.iter().filter(|(name, ..)| *name == kind).map(|(.., group)| group.count).sum();
+    let failures =
+        |kind| run.failures.iter().filter(|(name, ..)| *name == kind).map(|(.., group)| group.count).sum();
     let count = |metric| run.metrics.get(metric).count();
     let first_tokens = count(Metric::Ttft);
     let steps: [(&str, &str, Metric, u64); 5] = [
@@ -45,7 +46,8 @@ pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
         let distribution = run.metrics.get(metric);
         let summary = distribution.summary();
         let cell = |value: Option<f64>| value.map(|ms| format!("{ms:.3}")).unwrap_or_default();
-        let mut row = vec![kind.to_owned(), name.to_owned(), distribution.count().to_string(), failed.to_string()];
+        let mut row =
+            vec![kind.to_owned(), name.to_owned(), distribution.count().to_string(), failed.to_string()];
         row.extend([
             cell(summary.map(|summary| summary.p50)),
             cell(summary.map(|summary| summary.mean)),
@@ -66,7 +68,7 @@ pub(super) fn write_failures(files: &Files, run: &RunData) -> io::Result<()> {
         out.write_record([
             kind.to_owned(),
             code.map(|code| code.to_string()).unwrap_or_default(),
-            group.example.clone(),
+            printable(&group.example),
             group.count.to_string(),
             format!("{:.3}", group.first.as_secs_f64()),
             format!("{:.3}", group.last.as_secs_f64()),

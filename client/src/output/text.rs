@@ -5,7 +5,7 @@ use super::{
     RunInfo,
     summary::{delivery_ratio, integrity, mean_present, rate},
 };
-use crate::measure::{Evidence, Judgement, Metric, RunData, Verdict};
+use crate::measure::{Evidence, Judgement, Metric, RunData};
 use std::fmt::Write;
 
 const WIDTH: usize = 80;
@@ -30,54 +30,55 @@ const LATENCIES: [Metric; 15] = [
     Metric::ReconnectGap,
 ];
 
-/// Paints words, or leaves them as they are.
-#[derive(Clone, Copy, Debug)]
-struct Paint(bool);
-
-impl Paint {
-    fn with(self, code: u8, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn verdict(self, verdict: Verdict) -> String {
-        let code = match verdict {
-            Verdict::Pass => 32,
-            Verdict::Fail => 31,
-            Verdict::Invalid => 33,
-        };
-        self.with(code, verdict.name())
-    }
-
-    fn check(self, ok: bool) -> String {
-        if ok { self.with(32, "✓") } else { self.with(31, "✗") }
-    }
-}
-
 /// The whole summary.
 pub(super) fn render(run: &RunData, info: &RunInfo, evidence: &Evidence, judgement: &Judgement) -> String {
     let mut out = String::new();
-    let paint = Paint(info.color);
-    head(&mut out, paint, info, judgement);
-    checks(&mut out, paint, run, evidence);
+    head(&mut out, info, judgement);
+    checks(&mut out, run, evidence);
     delivery(&mut out, run);
     latency(&mut out, run, info);
     throughput(&mut out, run, info);
     connections(&mut out, run);
-    generator(&mut out, paint, run, info, evidence);
+    generator(&mut out, run, info, evidence);
     failures(&mut out, run);
     out
 }
 
-fn head(out: &mut String, paint: Paint, info: &RunInfo, judgement: &Judgement) {
+/// The same text for a terminal: the verdict and the marks of the checks in colour.
+#[must_use]
+pub fn colored(text: &str) -> String {
+    const GREEN: &str = "32";
+    const RED: &str = "31";
+    const YELLOW: &str = "33";
+    let words =
+        [("✓", GREEN), ("✗", RED), ("?", YELLOW), ("PASS", GREEN), ("FAIL", RED), ("INVALID", YELLOW)];
+    let mut out = String::with_capacity(text.len() + 64);
+    for line in text.split_inclusive('\n') {
+        let body = line.strip_prefix(MARGIN).unwrap_or(line);
+        match words.iter().find(|(word, _)| body.strip_prefix(word).is_some_and(|rest| rest.starts_with(' ')))
+        {
+            Some((word, color)) => {
+                let rest = &body[word.len()..];
+                let _ = write!(out, "{MARGIN}\x1b[{color}m{word}\x1b[0m{rest}");
+            }
+            None => out.push_str(line),
+        }
+    }
+    out
+}
+
+fn head(out: &mut String, info: &RunInfo, judgement: &Judgement) {
     let interrupted = if info.interrupted { "The run was interrupted. " } else { "" };
     let sentence = format!("{}  {interrupted}{}", judgement.verdict.name(), judgement.reason);
-    let wrapped = wrap(&sentence, WIDTH, MARGIN);
-    // Painted after wrapping: colours take no room.
-    let _ = writeln!(out, "{}", wrapped.replacen(judgement.verdict.name(), &paint.verdict(judgement.verdict), 1));
+    let _ = writeln!(out, "{}", wrap(&sentence, WIDTH, MARGIN));
     out.push('\n');
 }
 
-fn checks(out: &mut String, paint: Paint, run: &RunData, evidence: &Evidence) {
+const fn mark(ok: bool) -> &'static str {
+    if ok { "✓" } else { "✗" }
+}
+
+fn checks(out: &mut String, run: &RunData, evidence: &Evidence) {
     let unverified = integrity(run) == "unverified";
     let tokens = [
         ("tokens_lost", evidence.tokens_lost),
@@ -86,14 +87,14 @@ fn checks(out: &mut String, paint: Paint, run: &RunData, evidence: &Evidence) {
     ];
     for (name, value) in tokens {
         let (mark, value) = if unverified && value == 0 {
-            ("?".to_owned(), "unverified".to_owned())
+            ("?", "unverified".to_owned())
         } else {
-            (paint.check(value == 0), value.to_string())
+            (mark(value == 0), value.to_string())
         };
         let _ = writeln!(out, "{MARGIN}{mark} {:<28} {value}", format!("{name}==0"));
     }
     let (ok, total) = (evidence.queries_ok, evidence.queries_total);
-    let mark = paint.check(ok == total && total > 0);
+    let mark = mark(ok == total && total > 0);
     let _ = writeln!(out, "{MARGIN}{mark} {:<28} {ok}", format!("queries_ok=={total}"));
     out.push('\n');
 }
@@ -137,7 +138,8 @@ fn latency(out: &mut String, run: &RunData, info: &RunInfo) {
         row(out, run, metric);
     }
     if info.shared_clock == Some(false) {
-        let note = "no delivery_ms: client and simulator run on different kernels, whose clocks do not compare";
+        let note =
+            "no delivery_ms: client and simulator run on different kernels, whose clocks do not compare";
         let _ = writeln!(out, "{}", wrap(note, WIDTH, MARGIN));
     }
     out.push('\n');
@@ -154,7 +156,11 @@ fn row(out: &mut String, run: &RunData, metric: Metric) {
 fn throughput(out: &mut String, run: &RunData, info: &RunInfo) {
     let duration = run.duration();
     let (queries, sessions) = (&run.queries, &run.sessions);
-    line(out, "duration", &format!("{:.1} s  ({:.1} s in all)", duration.as_secs_f64(), info.elapsed.as_secs_f64()));
+    line(
+        out,
+        "duration",
+        &format!("{:.1} s  ({:.1} s in all)", duration.as_secs_f64(), info.elapsed.as_secs_f64()),
+    );
     line(out, "sessions", &format!("{} of {} ok", sessions.ok, sessions.total));
     line(out, "queries", &format!("{} of {} ok{}", queries.ok, queries.total, unfinished(run)));
     line(out, "request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
@@ -192,7 +198,7 @@ fn connections(out: &mut String, run: &RunData) {
     out.push('\n');
 }
 
-fn generator(out: &mut String, paint: Paint, run: &RunData, info: &RunInfo, evidence: &Evidence) {
+fn generator(out: &mut String, run: &RunData, info: &RunInfo, evidence: &Evidence) {
     let lag = |metric| {
         run.metrics.get(metric).summary().map_or_else(
             || "not measured".to_owned(),
@@ -207,8 +213,7 @@ fn generator(out: &mut String, paint: Paint, run: &RunData, info: &RunInfo, evid
     line(out, "waiting for a CPU", &wait);
     let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
     if outside > 0 {
-        let value = paint.with(31, &outside.to_string());
-        line(out, "beyond the histograms", &format!("{value} samples of more than 10 minutes"));
+        line(out, "beyond the histograms", &format!("{outside} samples of more than 10 minutes"));
     }
 }
 
@@ -232,8 +237,7 @@ fn failures(out: &mut String, run: &RunData) {
 /// A server's text must not steer the terminal, nor fill it.
 pub(super) fn printable(text: &str) -> String {
     const MOST: usize = 200;
-    let mut clean: String =
-        text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut clean: String = text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(MOST).is_some() {
         clean.push('…');
     }
@@ -277,9 +281,17 @@ mod tests {
 
     #[test]
     fn a_share_is_never_rounded_up() {
-        for (share, expected) in [(1.0, "100.00 %"), (0.999_999, "99.99 %"), (0.5, "50.00 %"), (0.0, "0.00 %")] {
+        for (share, expected) in
+            [(1.0, "100.00 %"), (0.999_999, "99.99 %"), (0.5, "50.00 %"), (0.0, "0.00 %")]
+        {
             assert_eq!(percent(share), expected);
         }
+    }
+
+    #[test]
+    fn only_the_verdict_and_the_marks_are_coloured() {
+        assert_eq!(colored("  FAIL  A FAIL ure.\n"), "  \x1b[31mFAIL\x1b[0m  A FAIL ure.\n");
+        assert_eq!(colored("\n  ✓ a  1\n  b ✓\n"), "\n  \x1b[32m✓\x1b[0m a  1\n  b ✓\n");
     }
 
     #[test]

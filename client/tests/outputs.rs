@@ -1,0 +1,340 @@
+//! The files of a run and its text, from records made by hand: what a person and a parser get to see.
+//! No engine, no socket: the records are the whole input.
+
+use client::{
+    output::{Finished, OutputSettings, Results, RunInfo},
+    record::{Failure, FailureKind, QueryRecord, QueryStatus, Sample, SessionRecord},
+};
+use protocol::{SessionId, Tally};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use time::macros::datetime;
+use uuid::Uuid;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A query of 18 tokens, sent at `at` milliseconds, as the default simulator plays it.
+fn query(session: u64, num: u32, at: u64) -> QueryRecord {
+    QueryRecord {
+        session: Some(SessionId::new(Uuid::from_u128(u128::from(session)))),
+        session_index: session,
+        query_num: num,
+        scheduled: ms(at) - Duration::from_micros(500),
+        sent: Some(ms(at)),
+        first_token: Some(ms(at + 2)),
+        last_token: Some(ms(at + 852)),
+        done: Some(ms(at + 902)),
+        ended: ms(at + 902),
+        status: QueryStatus::Ok,
+        tokens_expected: Some(18),
+        tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
+        lost_connected: 0,
+        lost_in_gap: 0,
+        stall_count: 0,
+        stall: Duration::ZERO,
+        ideal_ttft: Some(Duration::ZERO),
+        ideal_e2el: Some(ms(900)),
+        failure: None,
+    }
+}
+
+fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
+    SessionRecord {
+        session: Some(SessionId::new(Uuid::from_u128(u128::from(index)))),
+        index,
+        scheduled: ms(started),
+        started: ms(started),
+        ended: ms(ended),
+        create: Some(ms(3)),
+        connect: Some(ms(5)),
+        close: Some(ms(2)),
+        reconnect_attempts: 0,
+        reconnects_ok: 0,
+        reconnect_gaps: Vec::new(),
+        close_codes: Vec::new(),
+        ok: true,
+        old_contract: false,
+        failure: None,
+    }
+}
+
+fn open(dir: &Path) -> Results {
+    let started_at = datetime!(2026-11-21 00:45:09 +2);
+    Results::open(&OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at }).unwrap()
+}
+
+fn info() -> RunInfo {
+    RunInfo {
+        config: serde_json::json!({ "clients": 2, "token": "redacted" }),
+        seed: 7,
+        clients: 2,
+        queries_per_client: 2,
+        ramp_up: ms(1000),
+        elapsed: ms(2_500),
+        peak_sessions: 2,
+        peak_queries: 2,
+        shared_clock: Some(true),
+        cpu_wait_share: Some(0.012),
+        ..RunInfo::default()
+    }
+}
+
+/// Two sessions of two queries, all as it should be.
+fn good_run(dir: &Path) -> Finished {
+    let results = open(dir);
+    let mut recorder = results.recorder();
+    for index in 0..2 {
+        let at = 100 + index * 50;
+        for step in 1..18 {
+            let moment = ms(at + 2 + step * 50);
+            recorder.sample(Sample::Itl, 50_000_000, moment);
+            recorder.sample(Sample::FrameGap, 50_000_000, moment);
+            recorder.sample(Sample::Delivery, 400_000, moment);
+            recorder.sample(Sample::PaceLag, 80_000, moment);
+            recorder.sample(Sample::LoopLag, 100_000, moment);
+        }
+        recorder.query_ended(query(index, 1, at));
+        recorder.session_ended(session(index, 90, at + 2_000), vec![query(index, 2, at + 1_000)]);
+    }
+    drop(recorder);
+    results.finish(&info()).unwrap()
+}
+
+/// A session that lost tokens and a reconnect, one that was never created, one refused.
+fn bad_run(dir: &Path) -> Finished {
+    let results = open(dir);
+    let mut recorder = results.recorder();
+    let failure = |kind, code, message: &str| Some(Failure { kind, code, message: message.to_owned() });
+    let lossy = QueryRecord {
+        status: QueryStatus::Incomplete,
+        tally: Tally {
+            tokens_received: 16,
+            tokens_lost: 2,
+            tokens_duplicated: 1,
+            tokens_reordered: 1,
+            events_received: 17,
+            events_lost: 2,
+            events_duplicated: 1,
+            events_reordered: 1,
+        },
+        lost_connected: 1,
+        lost_in_gap: 1,
+        stall_count: 1,
+        stall: ms(120),
+        failure: failure(FailureKind::Stream, None, "query 1: 2 of 18 tokens never came"),
+        ..query(0, 1, 100)
+    };
+    let reconnected = SessionRecord {
+        reconnect_attempts: 3,
+        reconnects_ok: 1,
+        reconnect_gaps: vec![ms(1_500)],
+        close_codes: vec![4002, 1000],
+        ok: false,
+        ..session(0, 90, 2_000)
+    };
+    recorder.session_ended(reconnected, vec![lossy]);
+    let never = QueryRecord {
+        session: None,
+        sent: None,
+        first_token: None,
+        last_token: None,
+        done: None,
+        status: QueryStatus::Error,
+        tokens_expected: None,
+        tally: Tally::default(),
+        failure: failure(FailureKind::Create, Some(503), "POST /session/create answered 503: \x1b[31mfull"),
+        ..query(1, 1, 100)
+    };
+    let create_failed = SessionRecord {
+        session: None,
+        create: None,
+        connect: None,
+        close: None,
+        ok: false,
+        failure: never.failure.clone(),
+        ..session(1, 90, 200)
+    };
+    recorder.session_ended(create_failed, vec![never]);
+    let refused = QueryRecord {
+        first_token: None,
+        last_token: None,
+        done: None,
+        status: QueryStatus::Rejected,
+        tokens_expected: None,
+        tally: Tally::default(),
+        failure: failure(FailureKind::Run, Some(429), "POST /run answered 429: too many streams"),
+        ..query(2, 1, 100)
+    };
+    recorder.session_ended(SessionRecord { ok: false, ..session(2, 90, 300) }, vec![refused]);
+    drop(recorder);
+    results.finish(&info()).unwrap()
+}
+
+fn read(dir: &Path, ending: &str) -> String {
+    fs::read_to_string(dir.join(format!("loadtest_20261121_004509{ending}"))).unwrap()
+}
+
+fn summary(dir: &Path) -> serde_json::Value {
+    serde_json::from_str(&read(dir, "_summary.json")).unwrap()
+}
+
+#[test]
+fn a_good_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let finished = good_run(dir.path());
+    assert_eq!(finished.exit_code, 0);
+    assert!(finished.files.iter().all(|file| file.exists()), "{:?}", finished.files);
+    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
+    insta::assert_snapshot!("good_text", finished.text);
+    insta::assert_json_snapshot!("good_summary", summary(dir.path()), { ".host" => "[host]", ".versions" => "[versions]" });
+    insta::assert_snapshot!("good_csv", read(dir.path(), ".csv"));
+    insta::assert_snapshot!("good_history", read(dir.path(), "_history.csv"));
+}
+
+#[test]
+fn a_bad_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let finished = bad_run(dir.path());
+    assert_eq!(finished.exit_code, 99);
+    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
+    assert!(!finished.text.contains('\x1b'), "{}", finished.text);
+    insta::assert_snapshot!("bad_text", finished.text);
+    insta::assert_snapshot!("bad_csv", read(dir.path(), ".csv"));
+    insta::assert_snapshot!("bad_stats", read(dir.path(), "_stats.csv"));
+    insta::assert_snapshot!("bad_failures", read(dir.path(), "_failures.csv"));
+    assert_eq!(summary(dir.path())["tokens_lost"], 2);
+}
+
+#[test]
+fn a_server_of_the_old_contract_is_unverified() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = open(dir.path());
+    let mut recorder = results.recorder();
+    let old = QueryRecord { tokens_expected: None, ideal_ttft: None, ideal_e2el: None, ..query(0, 1, 100) };
+    recorder.session_ended(SessionRecord { old_contract: true, ..session(0, 90, 1_100) }, vec![old]);
+    drop(recorder);
+    let finished = results.finish(&info()).unwrap();
+    assert_eq!(finished.exit_code, 0);
+    assert!(finished.judgement.reason.contains("unverified"), "{}", finished.judgement.reason);
+    assert!(finished.text.contains("? tokens_lost==0"), "{}", finished.text);
+    assert_eq!(summary(dir.path())["integrity"], "unverified");
+    assert_eq!(summary(dir.path())["delivery_ratio"], serde_json::Value::Null);
+}
+
+#[test]
+fn what_an_interruption_cut_off_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = open(dir.path());
+    let mut recorder = results.recorder();
+    let cut = QueryRecord {
+        done: None,
+        status: QueryStatus::Abandoned,
+        tally: Tally { tokens_received: 5, tokens_lost: 13, ..Tally::default() },
+        ..query(0, 1, 100)
+    };
+    recorder.session_ended(SessionRecord { ok: false, ..session(0, 90, 500) }, vec![cut]);
+    drop(recorder);
+    let finished = results.finish(&RunInfo { interrupted: true, ..info() }).unwrap();
+    assert_eq!(finished.exit_code, 105);
+    assert_eq!(finished.judgement.reason, "1 of 1 queries were not ok.");
+    assert_eq!(summary(dir.path())["tokens_lost"], 0);
+    assert_eq!(summary(dir.path())["tokens_cut_off"], 13);
+    assert!(finished.text.contains("The run was interrupted."), "{}", finished.text);
+}
+
+#[test]
+fn the_latency_log_reads_back_and_adds_up() {
+    use hdrhistogram::serialization::{
+        Deserializer,
+        interval_log::{IntervalLogIterator, LogEntry},
+    };
+    let dir = tempfile::tempdir().unwrap();
+    good_run(dir.path());
+    let log = read(dir.path(), "_latency.hlog");
+    let (mut tags, mut ttft, mut last) = (BTreeSet::new(), 0, Duration::ZERO);
+    for entry in IntervalLogIterator::new(log.as_bytes()) {
+        if let LogEntry::Interval(interval) = entry.unwrap() {
+            let tag = interval.tag().unwrap().as_str().to_owned();
+            assert!(interval.start_timestamp() >= last, "{tag}");
+            last = interval.start_timestamp();
+            if tag == "ttft" {
+                let bytes = base64(interval.encoded_histogram());
+                let histogram: hdrhistogram::Histogram<u64> =
+                    Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
+                ttft += histogram.len();
+            }
+            tags.insert(tag);
+        }
+    }
+    assert_eq!(ttft, 4);
+    insta::assert_snapshot!(
+        "hlog_header",
+        log.lines().take_while(|line| line.starts_with('#')).collect::<Vec<_>>().join("\n")
+    );
+    insta::assert_debug_snapshot!("hlog_tags", tags);
+}
+
+/// Standard base64, decoded the plain way.
+fn base64(text: &str) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0);
+    for byte in text.bytes().filter(|&byte| byte != b'=') {
+        let value = ALPHABET.iter().position(|&letter| letter == byte).unwrap();
+        bits = (bits << 6) | u32::try_from(value).unwrap();
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            out.push(u8::try_from((bits >> held) & 0xff).unwrap());
+        }
+    }
+    out
+}
+
+#[test]
+fn rows_are_whole_on_disk_while_the_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = open(dir.path());
+    let mut recorder = results.recorder();
+    assert_eq!(read(dir.path(), ".csv").lines().count(), 1, "the header is there from the start");
+    let queries = (1..=1_000).map(|num| query(0, num, 100)).collect();
+    recorder.session_ended(session(0, 90, 1_100), queries);
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while read(dir.path(), ".csv").lines().count() < 1_001 {
+        assert!(std::time::Instant::now() < end, "the rows never came");
+        std::thread::yield_now();
+    }
+    drop(recorder);
+    results.finish(&info()).unwrap();
+    let path: PathBuf = dir.path().join("loadtest_20261121_004509.csv");
+    let text = client::output::analyze(&[path.clone(), path]).unwrap();
+    assert!(text.contains("queries...................: 2000"), "{text}");
+}
+
+#[test]
+fn every_run_has_a_line_in_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    good_run(dir.path());
+    bad_run(dir.path());
+    let index = fs::read_to_string(dir.path().join("index.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        index.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["verdict"], &lines[1]["verdict"]), (&"PASS".into(), &"FAIL".into()));
+    assert_eq!(lines[1]["run_id"], "loadtest_20261121_004509_2");
+    assert_eq!(lines[0]["config_hash"], lines[1]["config_hash"]);
+}
+
+#[test]
+fn analyze_reads_what_a_run_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    bad_run(dir.path());
+    let path = dir.path().join("loadtest_20261121_004509.csv");
+    let text = client::output::analyze(&[path]).unwrap();
+    insta::assert_snapshot!("analyze", text.lines().skip(1).collect::<Vec<_>>().join("\n"));
+}
