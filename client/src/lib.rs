@@ -1,6 +1,30 @@
 //! The load client: drives sessions through a gateway, checks every token, judges the run.
 //! It never counts silence as success, and distrusts its own figures first.
 
+mod backoff;
+mod burst;
+pub mod cli;
+pub mod config;
+mod cpu;
+mod downtime;
+mod embedded;
+pub mod engine;
+mod http;
+mod link;
+mod listen;
+mod live;
 pub mod measure;
 pub mod output;
+mod preflight;
+pub mod program;
+mod progress;
+mod query;
+mod ramp;
 pub mod record;
+mod secret;
+mod session;
+pub mod signals;
+mod socket;
+mod stream;
+mod tls;
+mod worker;

@@ -1,0 +1,444 @@
+//! A run's configuration, validated: whoever holds one can run it.
+//! It reads neither the environment nor the network; all faults are found at once, not one a try.
+
+use crate::cli::RunArgs;
+use crate::secret::Secret;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::Url;
+use std::{fmt, path::PathBuf, time::Duration};
+
+const MAX_CLIENTS: i64 = 1_000_000;
+const MAX_QUERIES: i64 = 1_000_000;
+const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
+
+/// Everything about a run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How much load, and when.
+    pub load: Load,
+    /// Where it goes.
+    pub target: Target,
+    /// What a query asks for.
+    pub query: QueryShape,
+    /// How a lost socket comes back, and how failed calls are repeated.
+    pub reconnect: Reconnect,
+    /// What is left behind.
+    pub output: Output,
+    /// The stack runs in this process.
+    pub embedded: bool,
+    /// What a person should be told before the run.
+    pub warnings: Vec<String>,
+}
+
+/// How much load, and when.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Sessions.
+    pub clients: u64,
+    /// Queries a session.
+    pub queries: u32,
+    /// The sessions start evenly over this time.
+    pub ramp_up: Duration,
+    /// All first queries at one instant, after every session has connected.
+    pub burst: bool,
+    /// Between the end of a query and the next.
+    pub think_time: Duration,
+    /// `None`: the query's ideal duration and 30 s.
+    pub query_timeout: Option<Duration>,
+    /// A gap longer than this is a stall.
+    pub stall: Duration,
+    /// For running streams after an interruption.
+    pub grace: Duration,
+    /// Threads.
+    pub workers: usize,
+    /// Of every random delay.
+    pub seed: u64,
+}
+
+/// Where the load goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Of the HTTP calls, without a slash at its end.
+    pub api: Url,
+    /// Of the sockets.
+    pub ws: Url,
+    /// With `{agent}` and `{session}`.
+    pub ws_path: String,
+    /// For `{agent}`.
+    pub agent: String,
+    /// For every call and upgrade.
+    pub headers: HeaderMap,
+    /// In place of the session's own token.
+    pub token: Option<Secret>,
+    /// Certificates to trust, beside the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// The bound of the shared pool.
+    pub http_connections: usize,
+    /// Hosts that are not this machine and may be tested.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// What a query asks for, where the server lets a request choose.
+#[derive(Clone, Debug, Default)]
+pub struct QueryShape {
+    /// Tokens.
+    pub tokens: Option<u32>,
+    /// Before the first token, milliseconds.
+    pub ttft_ms: Option<f64>,
+    /// After each token, milliseconds.
+    pub itl_ms: Option<f64>,
+}
+
+/// How a lost socket comes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconnect {
+    /// First delay.
+    pub initial: Duration,
+    /// Longest delay.
+    pub max: Duration,
+    /// Attempts in a row.
+    pub attempts: u32,
+    /// A socket silent for so long is dropped.
+    pub ping_timeout: Duration,
+}
+
+/// What is left behind.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Made when it is not there.
+    pub dir: PathBuf,
+    /// The files' names start with it.
+    pub name: String,
+    /// No progress.
+    pub quiet: bool,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults(pub Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [one] => write!(f, "{one}"),
+            many => {
+                write!(f, "{} things are wrong with the configuration:", many.len())?;
+                many.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl Config {
+    /// Validates what was asked for, on a machine with `cores`; `drawn_seed` is taken when none was given.
+    ///
+    /// # Errors
+    /// Every fault, not the first alone.
+    pub fn new(args: RunArgs, cores: usize, drawn_seed: u64) -> Result<Self, Faults> {
+        let mut check = Check::default();
+        let mut warnings = Vec::new();
+        let clients = check.count("--clients", args.clients, 100, 1, MAX_CLIENTS);
+        let workers = check.count("--workers", args.workers, cores.clamp(1, 1024) as i64, 1, 1024);
+        let load = Load {
+            clients,
+            queries: check.count("--queries", args.queries, 10, 1, MAX_QUERIES) as u32,
+            ramp_up: check.seconds("--ramp-up", args.ramp_up, (clients as f64 / 500.0).max(1.0), 0.0),
+            burst: args.burst,
+            think_time: check.seconds("--think-time", args.think_time, 0.0, 0.0),
+            query_timeout: args
+                .query_timeout
+                .map(|seconds| check.seconds("--query-timeout", Some(seconds), 30.0, 0.001)),
+            stall: check.millis("--stall-ms", args.stall_ms, 250.0),
+            grace: check.seconds("--grace", args.grace, 30.0, 0.0),
+            workers: workers.min(clients).max(1) as usize,
+            seed: args.seed.unwrap_or(drawn_seed),
+        };
+        let reconnect = reconnect(&mut check, &args);
+        let query = QueryShape {
+            tokens: args.tokens.map(|n| check.count("--tokens", Some(n), 0, 0, 10_000_000) as u32),
+            ttft_ms: args.ttft_ms.map(|ms| check.millis("--ttft-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
+            itl_ms: args.itl_ms.map(|ms| check.millis("--itl-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
+        };
+        let embedded = args.embedded;
+        if embedded && (args.api_url.is_some() || args.wsproxy_url.is_some()) {
+            warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
+        }
+        let output = Output {
+            dir: args.output_dir.clone().unwrap_or_else(|| "results".into()),
+            name: check.name(args.name.as_deref().unwrap_or("loadtest")),
+            quiet: args.quiet,
+        };
+        let target = target(&mut check, args, &mut warnings);
+        match target {
+            Some(target) if check.faults.is_empty() => {
+                Ok(Self { load, target, query, reconnect, output, embedded, warnings })
+            }
+            _ => Err(Faults(check.faults)),
+        }
+    }
+
+    /// The configuration for the summary: nothing secret in it.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        serde_json::json!({
+            "clients": self.load.clients,
+            "queries": self.load.queries,
+            "ramp_up_seconds": seconds(self.load.ramp_up),
+            "burst": self.load.burst,
+            "think_time_seconds": seconds(self.load.think_time),
+            "query_timeout_seconds": self.load.query_timeout.map(seconds),
+            "stall_ms": seconds(self.load.stall) * 1e3,
+            "grace_seconds": seconds(self.load.grace),
+            "workers": self.load.workers,
+            "seed": self.load.seed,
+            "api_url": redacted(&self.target.api),
+            "wsproxy_url": redacted(&self.target.ws),
+            "ws_path": self.target.ws_path,
+            "agent": self.target.agent,
+            "headers": self.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            "token": self.target.token.as_ref().map(|_| "redacted"),
+            "ca_file": self.target.ca_file,
+            "http_connections": self.target.http_connections,
+            "tokens": self.query.tokens,
+            "ttft_ms": self.query.ttft_ms,
+            "itl_ms": self.query.itl_ms,
+            "ws_initial_backoff_seconds": seconds(self.reconnect.initial),
+            "ws_max_backoff_seconds": seconds(self.reconnect.max),
+            "ws_max_reconnect_attempts": self.reconnect.attempts,
+            "ping_timeout_seconds": seconds(self.reconnect.ping_timeout),
+            "output_dir": self.output.dir,
+            "name": self.output.name,
+            "embedded": self.embedded,
+        })
+    }
+}
+
+fn redacted(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.password().is_some() {
+        let _ = url.set_password(Some("redacted"));
+    }
+    url.to_string()
+}
+
+fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {
+    let reconnect = Reconnect {
+        initial: check.seconds("--ws-initial-backoff-seconds", args.ws_initial_backoff_seconds, 1.0, 0.001),
+        max: check.seconds("--ws-max-backoff-seconds", args.ws_max_backoff_seconds, 30.0, 0.001),
+        attempts: check.count("--ws-max-reconnect-attempts", args.ws_max_reconnect_attempts, 5, 0, 10_000)
+            as u32,
+        ping_timeout: check.seconds("--ping-timeout", args.ping_timeout, 45.0, 0.1),
+    };
+    if reconnect.initial > reconnect.max {
+        check.fault(format!(
+            "--ws-initial-backoff-seconds {:?} is more than --ws-max-backoff-seconds {:?}: lower the first or raise the second",
+            reconnect.initial, reconnect.max
+        ));
+    }
+    reconnect
+}
+
+fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String>) -> Option<Target> {
+    let api_url = match (args.api_url, args.fastapi_url) {
+        (Some(url), _) => url,
+        (None, Some(old)) => {
+            warnings.push("FASTAPI_URL is the old name: use API_URL or --api-url".into());
+            old
+        }
+        (None, None) => "http://127.0.0.1:8080".into(),
+    };
+    let ws_url = args.wsproxy_url.unwrap_or_else(|| "ws://127.0.0.1:8081".into());
+    let api = check.url("--api-url", &api_url, ["http", "https"]);
+    let ws = check.url("--wsproxy-url", &ws_url, ["ws", "wss"]);
+    let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
+    let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
+    if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
+        check.fault(format!(
+            "--ws-path `{ws_path}` must start with `/`, contain `{{session}}` and no white space"
+        ));
+    }
+    let agent = args.agent.unwrap_or_else(|| "load".into());
+    if agent.is_empty() || !agent.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b)) {
+        check.fault(format!("--agent `{agent}` must be letters, digits and `-_.~`"));
+    }
+    let mut headers = HeaderMap::new();
+    for header in args.headers.iter().filter(|header| !header.trim().is_empty()) {
+        match parse_header(header) {
+            Some((name, value)) => {
+                headers.append(name, value);
+            }
+            None => check.fault(format!(
+                "--header `{}` is not of the form `Name: value`",
+                header.split(':').next().unwrap_or_default()
+            )),
+        }
+    }
+    if let Some(token) = &args.token
+        && HeaderValue::from_str(token).is_err()
+    {
+        check.fault("--token has characters that no header can carry".into());
+    }
+    Some(Target {
+        api: api?,
+        ws: ws?,
+        ws_path,
+        agent,
+        headers,
+        token: args.token.map(Secret::new),
+        ca_file: args.ca_file,
+        http_connections: check.count("--http-connections", args.http_connections, 1000, 1, 1_000_000)
+            as usize,
+        allowed_hosts: args.i_am_allowed_to_load_test,
+    })
+}
+
+fn parse_header(header: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = header.split_once(':')?;
+    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+}
+
+#[derive(Default)]
+struct Check {
+    faults: Vec<String>,
+}
+
+impl Check {
+    fn fault(&mut self, fault: String) {
+        self.faults.push(fault);
+    }
+
+    fn count(&mut self, flag: &str, value: Option<i64>, default: i64, min: i64, max: i64) -> u64 {
+        let value = value.unwrap_or(default);
+        if !(min..=max).contains(&value) {
+            self.fault(format!("{flag} {value} is out of range: give a number from {min} to {max}"));
+        }
+        value.clamp(min, max).unsigned_abs()
+    }
+
+    fn seconds(&mut self, flag: &str, value: Option<f64>, default: f64, min: f64) -> Duration {
+        let value = value.unwrap_or(default);
+        if !(min..=MAX_SECONDS).contains(&value) {
+            self.fault(format!("{flag} {value} is out of range: give seconds from {min} to {MAX_SECONDS}"));
+            return Duration::from_secs(1);
+        }
+        Duration::from_secs_f64(value)
+    }
+
+    fn millis(&mut self, flag: &str, value: Option<f64>, default: f64) -> Duration {
+        let value = value.unwrap_or(default);
+        if !(0.0..=3_600_000.0).contains(&value) {
+            self.fault(format!("{flag} {value} is out of range: give milliseconds from 0 to 3600000"));
+            return Duration::ZERO;
+        }
+        Duration::from_secs_f64(value / 1e3)
+    }
+
+    fn name(&mut self, name: &str) -> String {
+        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
+            self.fault(format!("--name `{name}` becomes part of file names: use letters, digits and `-_.`"));
+        }
+        name.to_owned()
+    }
+
+    fn url(&mut self, flag: &str, text: &str, schemes: [&str; 2]) -> Option<Url> {
+        let [plain, secure] = schemes;
+        match Url::parse(text) {
+            Ok(url)
+                if schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty()) =>
+            {
+                Some(url)
+            }
+            Ok(_) => {
+                self.fault(format!(
+                    "{flag} `{text}` must start with {plain}:// or {secure}:// and name a host"
+                ));
+                None
+            }
+            Err(error) => {
+                self.fault(format!(
+                    "{flag} `{text}` is no URL ({error}): expected e.g. {plain}://127.0.0.1:8080"
+                ));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(args: RunArgs) -> Vec<String> {
+        Config::new(args, 2, 1).map_or_else(|faults| faults.0, |_| Vec::new())
+    }
+
+    #[test]
+    fn defaults_hold() {
+        let config = Config::new(RunArgs::default(), 2, 7).unwrap();
+        assert_eq!((config.load.clients, config.load.queries, config.load.workers), (100, 10, 2));
+        assert_eq!((config.load.ramp_up, config.load.seed), (Duration::from_secs(1), 7));
+        let many = RunArgs { clients: Some(5000), ..RunArgs::default() };
+        assert_eq!(Config::new(many, 2, 1).unwrap().load.ramp_up, Duration::from_secs(10));
+        let one = RunArgs { clients: Some(1), workers: Some(8), ..RunArgs::default() };
+        assert_eq!(Config::new(one, 2, 1).unwrap().load.workers, 1);
+    }
+
+    #[test]
+    fn all_faults_are_listed_at_once() {
+        let args = RunArgs {
+            clients: Some(0),
+            queries: Some(-3),
+            ramp_up: Some(f64::NAN),
+            query_timeout: Some(0.0),
+            http_connections: Some(0),
+            ws_path: Some("socket".into()),
+            api_url: Some("ftp://x".into()),
+            wsproxy_url: Some("not a url".into()),
+            headers: vec!["no colon".into()],
+            name: Some("../x".into()),
+            ws_initial_backoff_seconds: Some(60.0),
+            stall_ms: Some(f64::INFINITY),
+            ..RunArgs::default()
+        };
+        let faults = faults(args);
+        for flag in [
+            "--clients 0",
+            "--queries -3",
+            "--ramp-up NaN",
+            "--query-timeout 0",
+            "--api-url `ftp://x`",
+            "--wsproxy-url `not a url`",
+            "--ws-path `socket`",
+            "--header `no colon`",
+            "--name `../x`",
+            "--ws-initial-backoff-seconds",
+            "--stall-ms inf",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(flag)), "{flag} is not among {faults:#?}");
+        }
+    }
+
+    #[test]
+    fn the_old_name_is_understood_with_a_warning() {
+        let args = RunArgs { fastapi_url: Some("http://127.0.0.1:9".into()), ..RunArgs::default() };
+        let config = Config::new(args, 2, 1).unwrap();
+        assert_eq!(config.target.api.port(), Some(9));
+        assert!(config.warnings[0].contains("API_URL"));
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let args = RunArgs {
+            token: Some("hush".into()),
+            headers: vec!["x-key: hush".into()],
+            api_url: Some("http://me:hush@127.0.0.1".into()),
+            ..RunArgs::default()
+        };
+        let config = Config::new(args, 2, 1).unwrap();
+        assert!(!config.to_json().to_string().contains("hush"));
+    }
+}

@@ -1,0 +1,63 @@
+//! `--embedded`: the whole stack in this process, on ports of its own.
+//! Without the feature of that name it only says so.
+
+use crate::config::{Config, Faults};
+use crate::engine::RunError;
+
+/// A stack in this process.
+#[cfg(feature = "embedded")]
+#[derive(Debug)]
+pub struct Stack(stack::embedded::Embedded);
+
+/// Starts a stack and aims `config` at it.
+///
+/// # Errors
+/// A part did not start.
+#[cfg(feature = "embedded")]
+pub fn start(config: &mut Config) -> Result<Stack, RunError> {
+    use anyhow::Context;
+    let options = stack::embedded::Options::new().context("cannot make a key for the embedded stack")?;
+    let stack = stack::embedded::Embedded::start(options).context("cannot start the embedded stack")?;
+    let aim =
+        |url: String| url.parse().map_err(|error| Faults(vec![format!("the stack's URL {url}: {error}")]));
+    config.target.api = aim(stack.api_url())?;
+    config.target.ws = aim(stack.ws_url())?;
+    Ok(Stack(stack))
+}
+
+#[cfg(feature = "embedded")]
+impl Stack {
+    /// Ends it; returns when nothing of it runs.
+    ///
+    /// # Errors
+    /// A part had failed, or did not end in time.
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.0.stop()
+    }
+}
+
+/// No stack is in this build.
+#[cfg(not(feature = "embedded"))]
+#[derive(Debug)]
+pub enum Stack {}
+
+/// Says what is missing.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "embedded"))]
+pub fn start(_: &mut Config) -> Result<Stack, RunError> {
+    let fault = "this build has no stack in it: build with `--features embedded`, or name one with --api-url";
+    Err(Faults(vec![fault.to_owned()]).into())
+}
+
+#[cfg(not(feature = "embedded"))]
+impl Stack {
+    /// There is none.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn stop(self) -> anyhow::Result<()> {
+        match self {}
+    }
+}

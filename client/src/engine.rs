@@ -1,0 +1,159 @@
+//! A run from its configuration to its verdict: check, start the workers, wait, write.
+//! It holds no session itself and judges nothing; the records do.
+
+use crate::{
+    burst::Burst,
+    config::{Config, Faults},
+    live::Shard,
+    output::{Finished, OutputSettings, Results, RunInfo},
+    preflight,
+    progress::{Progress, Watched},
+    signals::Stop,
+    socket::Connector,
+    tls,
+    worker::{self, Assignment, WorkerReport},
+};
+use anyhow::Context;
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+use time::OffsetDateTime;
+
+/// Workers begin their plan this long after they were made.
+const LEAD: Duration = Duration::from_millis(50);
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The run cannot be done as asked: nothing was started.
+    #[error(transparent)]
+    Refused(#[from] Faults),
+    /// Something of ours broke.
+    #[error("{0:#}")]
+    Broken(#[from] anyhow::Error),
+}
+
+impl RunError {
+    /// The exit code that tells scripts.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 104,
+            Self::Broken(_) => 1,
+        }
+    }
+}
+
+/// Runs `config` to its end, or to where `stop` ends it. `started_at` names the results.
+///
+/// # Errors
+/// The run was refused before it began, or something of ours broke.
+pub fn run(mut config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
+    preflight::local(&config)?;
+    let stack = config.embedded.then(|| crate::embedded::start(&mut config)).transpose()?;
+    let finished = run_against(config, stop, started_at);
+    if let Some(stack) = stack {
+        stack.stop().context("the embedded stack did not end well")?;
+    }
+    finished
+}
+
+fn run_against(config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
+    let tls = tls::client_config(config.target.ca_file.as_deref())
+        .map_err(|error| refused(&format!("{error:#}")))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot build a runtime for the preflight")?;
+    let connector = runtime.block_on(preflight::network(&config, &tls))?;
+    drop(runtime);
+    let settings =
+        OutputSettings { dir: config.output.dir.clone(), name: config.output.name.clone(), started_at };
+    let results = Results::open(&settings).map_err(|error| refused(&error.to_string()))?;
+    let config = Arc::new(config);
+    let began = Instant::now();
+    let reports = drive(&config, &connector, &tls, stop, &results)?;
+    let info = info(&config, stop, &results, &reports, began.elapsed());
+    Ok(results.finish(&info).context("the results could not be written to their end")?)
+}
+
+fn refused(fault: &str) -> RunError {
+    RunError::Refused(Faults(vec![fault.to_owned()]))
+}
+
+/// Starts the workers and waits for all of them.
+fn drive(
+    config: &Arc<Config>,
+    connector: &Arc<Connector>,
+    tls: &rustls::ClientConfig,
+    stop: &Stop,
+    results: &Results,
+) -> anyhow::Result<Vec<WorkerReport>> {
+    let burst = config.load.burst.then(|| Arc::new(Burst::new(config.load.clients)));
+    let shards: Vec<Arc<Shard>> = (0..config.load.workers).map(|_| Arc::default()).collect();
+    let boot_id = protocol::boot_id();
+    let epoch = Instant::now() + LEAD;
+    let mut threads = Vec::new();
+    for (number, live) in shards.iter().enumerate() {
+        let assignment = Assignment {
+            number,
+            config: Arc::clone(config),
+            connector: Arc::clone(connector),
+            tls: tls.clone(),
+            epoch,
+            recorder: results.recorder(),
+            live: Arc::clone(live),
+            stop: stop.clone(),
+            burst: burst.clone(),
+            sessions: results.sessions().clone(),
+            queries: results.queries().clone(),
+            boot_id: boot_id.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || worker::run(assignment))
+            .context("cannot start a worker thread")?;
+        threads.push(thread);
+    }
+    let watched = Watched {
+        shards,
+        sessions: results.sessions().clone(),
+        queries: config.load.clients * u64::from(config.load.queries),
+    };
+    let _progress = (!config.output.quiet).then(|| Progress::show(watched));
+    threads
+        .into_iter()
+        .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
+        .collect()
+}
+
+fn info(
+    config: &Config,
+    stop: &Stop,
+    results: &Results,
+    reports: &[WorkerReport],
+    elapsed: Duration,
+) -> RunInfo {
+    let waited: Option<Duration> = reports.iter().map(|report| report.cpu_wait).sum();
+    let wall: Duration = reports.iter().map(|report| report.wall).sum();
+    let clocks = || reports.iter().filter_map(|report| report.shared_clock);
+    RunInfo {
+        config: config.to_json(),
+        seed: config.load.seed,
+        api_url: config.target.api.to_string(),
+        ws_url: config.target.ws.to_string(),
+        clients: config.load.clients,
+        queries_per_client: u64::from(config.load.queries),
+        ramp_up: config.load.ramp_up,
+        burst: config.load.burst,
+        elapsed,
+        interrupted: stop.starting.is_cancelled(),
+        dropped_iterations: reports.iter().map(|report| report.dropped).sum(),
+        peak_sessions: results.sessions().peak(),
+        peak_queries: results.queries().peak(),
+        shared_clock: clocks().next().map(|_| clocks().all(|shared| shared)),
+        cpu_wait_share: waited.map(|waited| waited.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE)),
+    }
+}

@@ -1,0 +1,52 @@
+//! Counters that the workers turn and the progress line reads: one set a worker, so that none waits for another.
+//! They are for the eye alone; every result comes from the records.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One worker's counters.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Shard {
+    /// Sessions that ended.
+    pub ended: AtomicU64,
+    /// Queries that ended.
+    pub queries: AtomicU64,
+    /// Tokens received.
+    pub tokens: AtomicU64,
+    /// Tokens lost.
+    pub lost: AtomicU64,
+    /// Queries and steps that failed.
+    pub errors: AtomicU64,
+}
+
+impl Shard {
+    /// Turns a counter on.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// The sums of all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Totals {
+    pub ended: u64,
+    pub queries: u64,
+    pub tokens: u64,
+    pub lost: u64,
+    pub errors: u64,
+}
+
+/// Adds the shards up.
+pub fn totals<'a>(shards: impl IntoIterator<Item = &'a Shard>) -> Totals {
+    let mut totals = Totals::default();
+    for shard in shards {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        totals.ended += get(&shard.ended);
+        totals.queries += get(&shard.queries);
+        totals.tokens += get(&shard.tokens);
+        totals.lost += get(&shard.lost);
+        totals.errors += get(&shard.errors);
+    }
+    totals
+}

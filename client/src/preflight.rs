@@ -1,0 +1,192 @@
+//! What must hold before the first session starts: hosts that may be tested, descriptors, ports, something that answers.
+//! It starts no load and repairs nothing but the soft limit of descriptors; every fault names the next step.
+
+use crate::{
+    config::{Config, Faults},
+    http::{Http, root_cause},
+    socket::Connector,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use reqwest::Url;
+use std::{net::IpAddr, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
+
+/// A target that does not answer within this is not there.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Descriptors for files, runtimes, the terminal.
+const SPARE_DESCRIPTORS: u64 = 128;
+
+/// What this machine allows a process.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    descriptors: u64,
+    /// Outgoing ports to one destination; `None` where the system does not tell.
+    ports: Option<u64>,
+}
+
+/// Checks what needs no network, and raises the soft limit of descriptors to the hard one.
+///
+/// # Errors
+/// Everything that does not fit.
+pub fn local(config: &Config) -> Result<(), Faults> {
+    let room = Room { descriptors: raise_descriptors(), ports: outgoing_ports() };
+    let mut faults = does_not_fit(config, room);
+    faults.extend(hosts_not_allowed(config));
+    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+}
+
+fn raise_descriptors() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
+}
+
+fn outgoing_ports() -> Option<u64> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_ascii_whitespace().map(str::parse::<u64>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    Some((last + 1).saturating_sub(first))
+}
+
+fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
+    let clients = config.load.clients;
+    let http = clients.min(config.target.http_connections as u64);
+    let ends = if config.embedded { 2 } else { 1 };
+    let needed = (clients + http) * ends + SPARE_DESCRIPTORS;
+    let mut faults = Vec::new();
+    if needed > room.descriptors {
+        let fit = (room.descriptors.saturating_sub(SPARE_DESCRIPTORS) / ends).saturating_sub(http);
+        let both =
+            if config.embedded { ", and with --embedded both ends of each are in this process" } else { "" };
+        faults.push(format!(
+            "{clients} clients and {http} HTTP connections need {needed} descriptors{both}, and this process may have {}: \
+             raise the limit (`ulimit -n {needed}`), or lower --http-connections, or run at most {fit} clients",
+            room.descriptors
+        ));
+    }
+    if let Some(ports) = room.ports.filter(|&ports| clients.max(http) > ports) {
+        faults.push(format!(
+            "{clients} clients need as many outgoing ports to one address, and this machine has {ports}: \
+             widen net.ipv4.ip_local_port_range, or run at most {ports} clients"
+        ));
+    }
+    faults
+}
+
+fn hosts_not_allowed(config: &Config) -> Vec<String> {
+    if config.embedded {
+        return Vec::new();
+    }
+    let target = &config.target;
+    let mut hosts: Vec<&str> = [&target.api, &target.ws].into_iter().filter_map(Url::host_str).collect();
+    hosts.dedup();
+    hosts
+        .into_iter()
+        .filter(|host| !is_loopback(host))
+        .filter(|host| !target.allowed_hosts.iter().any(|allowed| allowed.trim().eq_ignore_ascii_case(host)))
+        .map(|host| {
+            format!(
+                "{host} is not this machine: if you may load-test it, say so with --i-am-allowed-to-load-test {host}"
+            )
+        })
+        .collect()
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Checks that both targets answer. Answers how sockets are opened from then on.
+///
+/// # Errors
+/// Everything that does not answer.
+pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, Faults> {
+    let (api, ws) = tokio::join!(api_answers(config, tls), ws_answers(config, tls));
+    match (api, ws) {
+        (Ok(()), Ok(connector)) => Ok(connector),
+        (api, ws) => Err(Faults(api.err().into_iter().chain(ws.err()).collect())),
+    }
+}
+
+async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), String> {
+    let url = &config.target.api;
+    let http =
+        Http::new(&config.target, 1, tls.clone()).map_err(|error| format!("cannot call {url}: {error:#}"))?;
+    match tokio::time::timeout(PATIENCE, http.ready()).await {
+        Err(_) => Err(unreachable(url, &format!("no answer within {} s", PATIENCE.as_secs()))),
+        Ok(Err(error)) => Err(unreachable(url, &root_cause(&error))),
+        // A server of the old contract has no such page.
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some((status, _)))) if status.is_success() => Ok(()),
+        Ok(Ok(Some((status, text)))) => {
+            let text: String = text.trim().chars().take(200).collect();
+            Err(format!(
+                "{url} is there but not ready ({status} {text}): wait until its /ready answers 200, and see what it logs"
+            ))
+        }
+    }
+}
+
+async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, String> {
+    let url = &config.target.ws;
+    let connector = Connector::resolve(&config.target, Arc::new(tls.clone()))
+        .await
+        .map_err(|error| unreachable(url, &format!("{error:#}")))?;
+    match tokio::time::timeout(PATIENCE, TcpStream::connect(connector.addresses())).await {
+        Ok(Ok(_)) => Ok(Arc::new(connector)),
+        Ok(Err(error)) => Err(unreachable(url, &error.to_string())),
+        Err(_) => Err(unreachable(url, &format!("no answer within {} s", PATIENCE.as_secs()))),
+    }
+}
+
+fn unreachable(url: &Url, why: &str) -> String {
+    format!(
+        "nothing answers at {url} ({why}): start a stack with `docker compose up -d` or \
+         `./scripts/run_loadtest.sh --native --up-only`, or run with --embedded"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::RunArgs;
+
+    fn config(args: RunArgs) -> Config {
+        Config::new(args, 2, 1).unwrap()
+    }
+
+    #[test]
+    fn says_what_does_not_fit() {
+        let room = Room { descriptors: 20_000, ports: Some(28_000) };
+        let run = |clients, embedded| {
+            does_not_fit(&config(RunArgs { clients: Some(clients), embedded, ..RunArgs::default() }), room)
+        };
+        assert!(run(18_000, false).is_empty());
+        assert!(run(19_000, false)[0].contains("20128 descriptors"));
+        assert!(run(8_900, true).is_empty());
+        assert!(run(9_900, true)[0].contains("both ends"));
+        let faults = run(30_000, false);
+        assert!(faults[0].contains("at most 18872 clients"), "{faults:?}");
+        assert!(faults[1].contains("at most 28000 clients"), "{faults:?}");
+    }
+
+    #[test]
+    fn only_this_machine_unless_allowed() {
+        let hosts = |url: &str, allowed: &[&str]| {
+            hosts_not_allowed(&config(RunArgs {
+                api_url: Some(format!("http://{url}")),
+                wsproxy_url: Some(format!("ws://{url}")),
+                i_am_allowed_to_load_test: allowed.iter().map(|&host| host.to_owned()).collect(),
+                ..RunArgs::default()
+            }))
+        };
+        for here in ["localhost:1", "127.0.0.1", "127.9.9.9:80", "[::1]:8080", "LOCALHOST"] {
+            assert!(hosts(here, &[]).is_empty(), "{here}");
+        }
+        for elsewhere in ["haproxy:8080", "10.0.0.1", "localhost.example.com", "0.0.0.0", "[::2]"] {
+            assert_eq!(hosts(elsewhere, &["other"]).len(), 1, "{elsewhere}");
+        }
+        assert!(hosts("haproxy:8080", &["other", "HAProxy"]).is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+//! The program: arguments in, an exit code out.
+//! It reads the environment through clap alone, and prints; everything else is elsewhere.
+
+use crate::{
+    cli::{Cli, Command, RunArgs},
+    config::Config,
+    engine, output,
+    signals::{self, Stop},
+};
+use clap::Parser;
+use std::{ffi::OsString, path::PathBuf, thread};
+use time::OffsetDateTime;
+
+/// Bad configuration.
+const REFUSED: u8 = 104;
+
+/// Does what the arguments say. Call it before any thread is started: local time cannot be had later.
+pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
+    match Cli::try_parse_from(arguments) {
+        Ok(Cli { command: Some(Command::Analyze { files }), .. }) => analyze(&files),
+        Ok(Cli { command: None, run }) => load(run, started_at),
+        Err(error) => {
+            let _ = error.print();
+            if error.use_stderr() { REFUSED } else { 0 }
+        }
+    }
+}
+
+fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let config = match Config::new(args, cores, rand::random()) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("error: {faults}");
+            return REFUSED;
+        }
+    };
+    config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let stop = Stop::default();
+    if let Err(error) = signals::listen(stop.clone()) {
+        eprintln!("error: cannot listen to signals: {error}");
+        return 1;
+    }
+    let quiet = config.output.quiet;
+    match engine::run(config, &stop, started_at) {
+        Ok(finished) if quiet => {
+            println!("{}: {}", finished.judgement.verdict.name(), finished.judgement.reason);
+            finished.exit_code
+        }
+        Ok(finished) => {
+            print!("{}", finished.text);
+            finished.exit_code
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn analyze(files: &[PathBuf]) -> u8 {
+    match output::analyze(files) {
+        Ok(text) => {
+            print!("{text}");
+            0
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            REFUSED
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! One query as the client sees it: what was announced, what arrived, and when it is over.
+//! It is judged by its tokens alone, and imports no socket and no clock.
+
+use crate::{
+    downtime::Downtime,
+    record::{Failure, FailureKind, Moment, QueryRecord, QueryStatus},
+    socket::Arrival,
+    stream::{Gaps, Stream},
+};
+use protocol::{ClockAnchor, Event, Kind, Position, RunResponse, SessionId, Tally};
+use std::time::{Duration, Instant};
+
+/// Generations seen before the answer to `/run` says which one is ours. More than a retried call can make.
+const MOST_GENERATIONS: usize = 4;
+
+/// How a query came to its end, where not by its own terminator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its terminator came, and nothing more is waited for.
+    Finished,
+    /// The deadline came first.
+    TimedOut,
+    /// `/run` was refused.
+    Rejected,
+    /// Its session could not go on, or a later claim ended it.
+    Failed,
+    /// The run was ended.
+    Abandoned,
+}
+
+/// How far a query is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Its terminator is still to come.
+    Running,
+    /// The terminator came before other events; they may still come.
+    Settling,
+    /// Nothing more is to come.
+    Finished,
+}
+
+/// What an event turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// One of this query's.
+    Ours(Gaps),
+    /// One of this query's, again.
+    Again,
+    /// The terminator of a later claim, made because this query's server is gone.
+    EndedByPeer,
+    /// Of an earlier query: the caller knows which of its events came.
+    Earlier,
+    /// Of no query of ours.
+    Foreign,
+}
+
+/// A query that was sent, or is about to be.
+#[derive(Debug)]
+pub struct Query {
+    /// From 1.
+    pub num: u32,
+    /// Made by us: a repeat of the call starts nothing.
+    pub id: String,
+    /// When the plan wanted it sent.
+    pub scheduled: Instant,
+    /// When it was.
+    pub sent: Option<Instant>,
+    /// What `/run` answered.
+    pub answer: Option<RunResponse>,
+    /// Events of earlier queries that came again while this one ran.
+    pub repeated: Tally,
+    /// What went wrong first.
+    pub failure: Option<Failure>,
+    streams: Vec<Stream>,
+    /// Generations up to this one belong to earlier queries.
+    floor: u64,
+    end: Option<(Instant, End)>,
+}
+
+impl Query {
+    /// A query whose generation will be above `floor`.
+    #[must_use]
+    pub fn new(num: u32, id: String, scheduled: Instant, floor: u64) -> Self {
+        Self {
+            num,
+            id,
+            scheduled,
+            sent: None,
+            answer: None,
+            repeated: Tally::default(),
+            failure: None,
+            streams: Vec::new(),
+            floor,
+            end: None,
+        }
+    }
+
+    /// Takes an event in.
+    pub fn arrive(&mut self, event: &Event<'_>, arrival: Arrival, stall_limit: Duration) -> Arrived {
+        let generation = event.position.map_or(0, |position| position.generation);
+        if event.position.is_some() && generation <= self.floor {
+            return Arrived::Earlier;
+        }
+        if self.generation().is_some_and(|ours| ours != generation) {
+            let for_us = event.query_id.as_deref().is_none_or(|id| id == self.id);
+            let ends_us = event.kind == Kind::Error && for_us;
+            return if ends_us { self.ended_by_peer(event, arrival.at) } else { Arrived::Foreign };
+        }
+        let Some(stream) = self.stream(generation) else { return Arrived::Foreign };
+        if event.kind == Kind::Error && stream.error.is_none() {
+            stream.error = Some(describe_error(event));
+        }
+        let has_text = !event.content.is_empty();
+        let seq = event.position.map(|position| position.seq);
+        stream
+            .arrive(seq, event.kind, has_text, event.sent_us, arrival, stall_limit)
+            .map_or(Arrived::Again, Arrived::Ours)
+    }
+
+    fn stream(&mut self, generation: u64) -> Option<&mut Stream> {
+        let index = match self.streams.iter().rposition(|stream| stream.generation == generation) {
+            Some(index) => index,
+            None if self.streams.len() < MOST_GENERATIONS => {
+                self.streams.push(Stream::new(generation));
+                self.streams.len() - 1
+            }
+            None => return None,
+        };
+        self.streams.get_mut(index)
+    }
+
+    fn ended_by_peer(&mut self, event: &Event<'_>, at: Instant) -> Arrived {
+        self.fail(FailureKind::Stream, None, describe_error(event));
+        self.finish(at, End::Failed);
+        if let Some(position) = event.position {
+            self.floor = self.floor.max(position.generation);
+        }
+        Arrived::EndedByPeer
+    }
+
+    /// The generation that `/run` announced.
+    fn generation(&self) -> Option<u64> {
+        self.answer.as_ref().and_then(|answer| answer.generation)
+    }
+
+    /// `/run` answered.
+    pub fn answered(&mut self, answer: RunResponse) {
+        if let Some(generation) = answer.generation {
+            self.streams.retain(|stream| stream.generation == generation);
+        }
+        self.answer = Some(answer);
+    }
+
+    /// The stream that this query is judged by: the announced one, else the newest.
+    #[must_use]
+    pub fn own_stream(&self) -> Option<&Stream> {
+        match self.generation() {
+            Some(generation) => self.streams.iter().find(|stream| stream.generation == generation),
+            None => self.streams.iter().max_by_key(|stream| stream.generation),
+        }
+    }
+
+    /// The gateway cannot have the events after `from`, up to and with `to`, any more.
+    pub fn announce_gap(&mut self, from: Position, to: Position) {
+        if to.generation <= self.floor {
+            return;
+        }
+        let message = format!("the gateway announced a gap from {from} to {to}");
+        self.fail(FailureKind::Stream, None, message);
+        let generation = self.generation().unwrap_or(to.generation);
+        if let Some(stream) = self.stream(generation) {
+            let up_to = if to.generation > generation { u64::MAX } else { to.seq };
+            stream.announced_gap = stream.announced_gap.max(up_to);
+        }
+    }
+
+    /// How far the query is. Nothing is over before `/run` has answered.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        if self.end.is_some() {
+            return Progress::Finished;
+        }
+        let (Some(answer), Some(stream)) = (&self.answer, self.own_stream()) else {
+            return Progress::Running;
+        };
+        let all_gone = answer.tokens.is_some_and(|tokens| stream.announced_gap > tokens);
+        if stream.ledger.terminator().is_none() {
+            return if all_gone { Progress::Finished } else { Progress::Running };
+        }
+        let announced = |last: u64| last <= stream.announced_gap;
+        if stream.generation == 0 || stream.ledger.missing(0).iter().all(|hole| announced(hole.last)) {
+            return Progress::Finished;
+        }
+        Progress::Settling
+    }
+
+    /// The run ends here for this query, unless it ended before.
+    pub fn finish(&mut self, at: Instant, end: End) {
+        self.end.get_or_insert((at, end));
+    }
+
+    /// Notes what went wrong, unless something did before.
+    pub fn fail(&mut self, kind: FailureKind, code: Option<u16>, message: String) {
+        self.failure.get_or_insert(Failure { kind, code, message });
+    }
+
+    /// Where a lost socket resumes: after this, everything may be missing.
+    #[must_use]
+    pub fn resume_after(&self) -> Option<Position> {
+        let stream = self.own_stream().filter(|stream| stream.generation > 0)?;
+        Some(Position::new(stream.generation, stream.contiguous().max(announced(stream))))
+    }
+
+    /// The last position that came, or was announced as gone.
+    #[must_use]
+    pub fn last_position(&self) -> Option<Position> {
+        let newest = self.streams.iter().max_by_key(|stream| stream.generation)?;
+        let seq = newest.ledger.highest().max(announced(newest));
+        (newest.generation > 0).then(|| Position::new(newest.generation, seq))
+    }
+
+    /// Whether the event at `position` came.
+    #[must_use]
+    pub fn has(&self, position: Position) -> bool {
+        let mut streams = self.streams.iter();
+        streams.any(|stream| stream.generation == position.generation && stream.has(position.seq))
+    }
+
+    /// Generations up to this one are none of a later query's.
+    #[must_use]
+    pub fn ceiling(&self) -> u64 {
+        let seen = self.streams.iter().map(|stream| stream.generation).max().unwrap_or(0);
+        self.floor.max(seen).max(self.generation().unwrap_or(0))
+    }
+
+    fn tally(&self) -> Tally {
+        let expected = self.answer.as_ref().and_then(|answer| answer.tokens);
+        let tally = match (self.own_stream(), expected) {
+            (Some(stream), Some(expected)) => stream.ledger.tally(expected),
+            (Some(stream), None) => stream.ledger.unverified(),
+            (None, Some(expected)) => protocol::Ledger::default().tally(expected),
+            (None, None) => Tally::default(),
+        };
+        Tally {
+            tokens_duplicated: tally.tokens_duplicated + self.repeated.tokens_duplicated,
+            events_duplicated: tally.events_duplicated + self.repeated.events_duplicated,
+            ..tally
+        }
+    }
+
+    fn status(&self, tally: &Tally) -> QueryStatus {
+        match self.end.map_or(End::Abandoned, |(_, end)| end) {
+            End::TimedOut => QueryStatus::Timeout,
+            End::Rejected => QueryStatus::Rejected,
+            End::Failed => QueryStatus::Error,
+            End::Abandoned => QueryStatus::Abandoned,
+            End::Finished => {
+                let Some(stream) = self.own_stream() else { return QueryStatus::Incomplete };
+                let whole = stream.ledger.is_complete() && tally.tokens_lost == 0 && tally.events_lost == 0;
+                let clean = tally.events_duplicated == 0 && tally.events_reordered == 0;
+                let unannounced = self
+                    .answer
+                    .as_ref()
+                    .and_then(|answer| answer.tokens)
+                    .is_some_and(|tokens| tally.tokens_received > tokens);
+                match stream.ledger.terminator() {
+                    Some(Kind::Error) => QueryStatus::Error,
+                    Some(_) if whole && clean && !unannounced => QueryStatus::Ok,
+                    _ => QueryStatus::Incomplete,
+                }
+            }
+        }
+    }
+
+    /// Of the lost tokens, those that surely fell into a time without a socket.
+    fn lost_in_gap(&self, ended: Instant, downtime: &Downtime, clock: Option<&ClockAnchor>) -> u64 {
+        let (Some(expected), Some(sent)) = (self.answer.as_ref().and_then(|answer| answer.tokens), self.sent)
+        else {
+            return 0;
+        };
+        let Some(clock) = clock else { return 0 };
+        let empty = protocol::Ledger::default();
+        let ledger = self.own_stream().map_or(&empty, |stream| &stream.ledger);
+        let neighbour = |us: Option<u64>, otherwise| match us {
+            Some(us) => clock.instant(us),
+            None => Some(otherwise),
+        };
+        let tokens_of = |first: u64, last: u64| (last.min(expected) + 1).saturating_sub(first);
+        ledger
+            .missing(expected)
+            .iter()
+            .filter(|hole| {
+                let from = neighbour(hole.before_us, sent);
+                let to = neighbour(hole.after_us, ended);
+                from.zip(to).is_some_and(|(from, to)| downtime.touches(from, to))
+            })
+            .map(|hole| tokens_of(hole.first, hole.last))
+            .sum()
+    }
+
+    /// The query for the outputs. `clock` maps the server's times where both ends share it.
+    #[must_use]
+    pub fn record(
+        &mut self,
+        session: Option<SessionId>,
+        session_index: u64,
+        moment: impl Fn(Instant) -> Moment,
+        now: Instant,
+        downtime: &Downtime,
+        clock: Option<&ClockAnchor>,
+    ) -> QueryRecord {
+        let ended = self.end.map_or(now, |(at, _)| at);
+        let tally = self.tally();
+        let status = self.status(&tally);
+        self.explain(status, &tally);
+        let lost_in_gap = self.lost_in_gap(ended, downtime, clock).min(tally.tokens_lost);
+        let stream = self.own_stream();
+        let answer = self.answer.as_ref();
+        QueryRecord {
+            session,
+            session_index,
+            query_num: self.num,
+            scheduled: moment(self.scheduled),
+            sent: self.sent.map(&moment),
+            first_token: stream.and_then(|stream| stream.first_token).map(&moment),
+            last_token: stream.and_then(|stream| stream.last_token).map(|arrival| moment(arrival.at)),
+            done: stream.and_then(|stream| stream.done).map(&moment),
+            ended: moment(ended),
+            status,
+            tokens_expected: answer.and_then(|answer| answer.tokens),
+            lost_connected: tally.tokens_lost - lost_in_gap,
+            lost_in_gap,
+            tally,
+            stall_count: stream.map_or(0, |stream| stream.stall_count),
+            stall: stream.map_or(Duration::ZERO, |stream| stream.stall),
+            ideal_ttft: answer.and_then(|answer| millis(answer.ideal_ttft_ms)),
+            ideal_e2el: answer.and_then(|answer| millis(answer.ideal_e2el_ms)),
+            failure: self.failure.clone().filter(|_| status != QueryStatus::Ok),
+        }
+    }
+
+    /// Every query that is not ok says why.
+    fn explain(&mut self, status: QueryStatus, tally: &Tally) {
+        let error = self.own_stream().and_then(|stream| stream.error.clone());
+        match status {
+            QueryStatus::Ok | QueryStatus::Abandoned | QueryStatus::Rejected => {}
+            QueryStatus::Timeout => {
+                let message = format!("no terminator in time after {} tokens", tally.tokens_received);
+                self.fail(FailureKind::Timeout, None, message);
+            }
+            QueryStatus::Error => {
+                self.fail(
+                    FailureKind::Stream,
+                    None,
+                    error.unwrap_or_else(|| "the stream ended in an error".into()),
+                );
+            }
+            QueryStatus::Incomplete => {
+                let message = format!(
+                    "{} tokens lost, {} events duplicated, {} reordered",
+                    tally.tokens_lost, tally.events_duplicated, tally.events_reordered
+                );
+                self.fail(FailureKind::Stream, None, message);
+            }
+        }
+    }
+}
+
+fn announced(stream: &Stream) -> u64 {
+    if stream.announced_gap == u64::MAX { 0 } else { stream.announced_gap }
+}
+
+fn describe_error(event: &Event<'_>) -> String {
+    let code = event.code.as_deref().unwrap_or("unknown");
+    match event.message.as_deref() {
+        Some(message) => format!("error event `{code}`: {message}"),
+        None => format!("error event `{code}`"),
+    }
+}
+
+/// A server's own figure, if it is one that a clock can hold.
+pub fn millis(ms: Option<f64>) -> Option<Duration> {
+    ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok())
+}

@@ -1,0 +1,74 @@
+//! When each session starts: plain arithmetic over its index, from the start of the run.
+//! It knows no clock and keeps no state, so a late session never moves the ones behind it.
+
+use std::time::Duration;
+
+/// Starts `sessions` sessions evenly over `ramp_up`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ramp {
+    sessions: u64,
+    ramp_up: Duration,
+}
+
+impl Ramp {
+    /// The plan of a run.
+    #[must_use]
+    pub const fn new(sessions: u64, ramp_up: Duration) -> Self {
+        Self { sessions, ramp_up }
+    }
+
+    /// When session `index` (from 0) starts: `index · ramp_up / sessions`.
+    #[must_use]
+    pub fn start(&self, index: u64) -> Duration {
+        let nanos = self.ramp_up.as_nanos() * u128::from(index) / u128::from(self.sessions.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// The sessions of `worker` among `workers`, by index.
+    pub fn share(&self, worker: usize, workers: usize) -> impl Iterator<Item = u64> + use<> {
+        (worker as u64..self.sessions).step_by(workers.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_table_of_starts() {
+        for (sessions, seconds, index, millis) in [
+            (1, 10, 0, 0),
+            (10, 10, 0, 0),
+            (10, 10, 1, 1000),
+            (10, 10, 9, 9000),
+            (5000, 10, 2500, 5000),
+            (4, 0, 3, 0),
+        ] {
+            let ramp = Ramp::new(sessions, Duration::from_secs(seconds));
+            assert_eq!(
+                ramp.start(index),
+                Duration::from_millis(millis),
+                "{sessions} over {seconds} s, {index}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn starts_grow_and_end_before_the_ramp(sessions in 1u64..100_000, millis in 0u64..1_000_000, index in 0u64..100_000) {
+            let index = index % sessions;
+            let ramp = Ramp::new(sessions, Duration::from_millis(millis));
+            prop_assert!(ramp.start(index) <= ramp.start(index + 1));
+            prop_assert!(millis == 0 || ramp.start(index) < Duration::from_millis(millis));
+        }
+
+        #[test]
+        fn every_session_has_one_worker(sessions in 1u64..500, workers in 1usize..9) {
+            let ramp = Ramp::new(sessions, Duration::ZERO);
+            let mut all: Vec<u64> = (0..workers).flat_map(|worker| ramp.share(worker, workers)).collect();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..sessions).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! One generation's events as they arrive: checked off in a ledger, their gaps measured.
+//! It knows neither sockets nor whole queries, and keeps nothing a token.
+
+use crate::socket::Arrival;
+use protocol::{Kind, Ledger, Observation};
+use std::time::{Duration, Instant};
+
+/// The events of one generation.
+#[derive(Debug)]
+pub struct Stream {
+    /// 0: a server of the old contract, which numbers nothing.
+    pub generation: u64,
+    /// What came and what did not.
+    pub ledger: Ledger,
+    /// The first token with text.
+    pub first_token: Option<Instant>,
+    /// The last token's arrival.
+    pub last_token: Option<Arrival>,
+    /// The terminator's arrival.
+    pub done: Option<Instant>,
+    /// Gaps over the limit.
+    pub stall_count: u64,
+    /// Their excess, summed.
+    pub stall: Duration,
+    /// An error terminator's text.
+    pub error: Option<String>,
+    /// Up to here the gateway announced that something is missing.
+    pub announced_gap: u64,
+}
+
+/// What a token's arrival measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// To the token before.
+    pub itl: Option<Duration>,
+    /// To the read before that carried tokens, once a read.
+    pub frame_gap: Option<Duration>,
+}
+
+impl Stream {
+    /// Nothing came yet.
+    #[must_use]
+    pub fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            ledger: Ledger::default(),
+            first_token: None,
+            last_token: None,
+            done: None,
+            stall_count: 0,
+            stall: Duration::ZERO,
+            error: None,
+            announced_gap: 0,
+        }
+    }
+
+    /// Event `seq` arrived; without a number it is the next one. `None`: it came before.
+    pub fn arrive(
+        &mut self,
+        seq: Option<u64>,
+        kind: Kind,
+        has_text: bool,
+        sent_us: Option<u64>,
+        arrival: Arrival,
+        stall_limit: Duration,
+    ) -> Option<Gaps> {
+        let seq = seq.unwrap_or_else(|| self.ledger.highest() + 1);
+        if self.ledger.observe(seq, kind, sent_us) == Observation::Duplicate {
+            return None;
+        }
+        if kind.is_terminator() {
+            self.done.get_or_insert(arrival.at);
+            return Some(Gaps::default());
+        }
+        if has_text {
+            self.first_token.get_or_insert(arrival.at);
+        }
+        let Some(before) = self.last_token.replace(arrival) else { return Some(Gaps::default()) };
+        if before.read == arrival.read {
+            return Some(Gaps { itl: Some(Duration::ZERO), frame_gap: None });
+        }
+        let gap = arrival.at.saturating_duration_since(before.at);
+        if let Some(excess) = gap.checked_sub(stall_limit).filter(|excess| !excess.is_zero()) {
+            self.stall_count += 1;
+            self.stall += excess;
+        }
+        Some(Gaps { itl: Some(gap), frame_gap: Some(gap) })
+    }
+
+    /// The highest sequence number below which nothing is missing.
+    #[must_use]
+    pub fn contiguous(&self) -> u64 {
+        // With 0 tokens announced, what is missing below the highest is what is missing at all.
+        let highest = self.ledger.highest();
+        let holes = self.ledger.missing(0);
+        holes
+            .iter()
+            .map(|hole| hole.first)
+            .filter(|&first| first <= highest)
+            .min()
+            .map_or(highest, |first| first - 1)
+    }
+
+    /// Whether `seq` came.
+    #[must_use]
+    pub fn has(&self, seq: u64) -> bool {
+        seq <= self.ledger.highest()
+            && !self.ledger.missing(0).iter().any(|hole| (hole.first..=hole.last).contains(&seq))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(250);
+
+    #[test]
+    fn gaps_inside_a_read_are_none_and_the_whole_gap_lies_before() {
+        let start = Instant::now();
+        let mut stream = Stream::new(1);
+        let mut token = |seq, millis, read| {
+            let arrival = Arrival { at: start + Duration::from_millis(millis), read };
+            stream.arrive(Some(seq), Kind::Token, true, None, arrival, LIMIT)
+        };
+        let gap = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(token(1, 0, 1), Some(Gaps::default()));
+        assert_eq!(token(2, 50, 2), Some(Gaps { itl: gap(50), frame_gap: gap(50) }));
+        assert_eq!(token(3, 50, 2), Some(Gaps { itl: gap(0), frame_gap: None }));
+        assert_eq!(token(3, 60, 3), None, "a duplicate has no gap");
+        assert_eq!(token(4, 450, 4), Some(Gaps { itl: gap(400), frame_gap: gap(400) }));
+        assert_eq!((stream.stall_count, stream.stall), (1, Duration::from_millis(150)));
+    }
+
+    #[test]
+    fn resumes_before_the_first_hole() {
+        let arrival = Arrival { at: Instant::now(), read: 1 };
+        let mut stream = Stream::new(1);
+        assert_eq!(stream.contiguous(), 0);
+        for seq in [1, 2, 5, 6] {
+            stream.arrive(Some(seq), Kind::Token, true, None, arrival, LIMIT);
+        }
+        assert_eq!(stream.contiguous(), 2);
+        assert!(stream.has(5) && !stream.has(4) && !stream.has(7));
+        for seq in [3, 4] {
+            stream.arrive(Some(seq), Kind::Token, true, None, arrival, LIMIT);
+        }
+        assert_eq!(stream.contiguous(), 6);
+        stream.arrive(Some(7), Kind::Done, false, None, arrival, LIMIT);
+        assert_eq!(stream.contiguous(), 7);
+    }
+
+    #[test]
+    fn the_old_contract_numbers_nothing() {
+        let arrival = Arrival { at: Instant::now(), read: 1 };
+        let mut stream = Stream::new(0);
+        for _ in 0..3 {
+            stream.arrive(None, Kind::Token, true, None, arrival, LIMIT);
+        }
+        stream.arrive(None, Kind::Done, false, None, arrival, LIMIT);
+        let tally = stream.ledger.unverified();
+        assert_eq!((tally.tokens_received, tally.events_received, tally.tokens_duplicated), (3, 4, 0));
+    }
+}
