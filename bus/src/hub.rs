@@ -5,6 +5,7 @@ use crate::{Counters, Delivery, LaneEnd, Outlet};
 use parking_lot::Mutex;
 use protocol::{Kind, Lane, LogEnd, Logged, Mark, Position, Prefix, SessionId, Step};
 use std::{collections::HashMap, sync::Arc};
+use tokio::sync::Notify;
 
 /// One open lane and its outlet.
 pub(crate) struct Slot {
@@ -12,6 +13,7 @@ pub(crate) struct Slot {
     delivery: Delivery,
     counters: Arc<Counters>,
     state: Mutex<State>,
+    predecessor: Notify,
 }
 
 struct State {
@@ -21,6 +23,8 @@ struct State {
     epoch: u64,
     /// The highest epoch that is known to have taken the session over.
     superseded_by: u64,
+    /// The highest epoch that is known to have been released, and the cursor that was kept then.
+    released: (u64, Position),
     ended: bool,
 }
 
@@ -39,9 +43,10 @@ impl Slot {
             start: Position::ZERO,
             epoch: 0,
             superseded_by: 0,
+            released: (0, Position::ZERO),
             ended: false,
         };
-        Arc::new(Self { outlet, delivery, counters, state: Mutex::new(state) })
+        Arc::new(Self { outlet, delivery, counters, state: Mutex::new(state), predecessor: Notify::new() })
     }
 
     /// The broker has numbered the attachment and knows where its stream starts. False if another has superseded it.
@@ -70,6 +75,29 @@ impl Slot {
         state.superseded_by = state.superseded_by.max(by);
         if state.epoch != 0 && state.epoch < by {
             self.end_locked(&mut state, LaneEnd::TakenOver);
+        }
+    }
+
+    /// The attachment with this epoch was released, and the session's cursor is this.
+    pub(crate) fn predecessor_released(&self, epoch: u64, cursor: Position) {
+        let mut state = self.state.lock();
+        if epoch > state.released.0 {
+            state.released = (epoch, cursor);
+        }
+        self.predecessor.notify_waiters();
+    }
+
+    /// Waits until every attachment before `epoch` has been released; the session's cursor then.
+    pub(crate) async fn released_before(&self, epoch: u64) -> Position {
+        loop {
+            let released = self.predecessor.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            let (known, cursor) = self.state.lock().released;
+            if known + 1 >= epoch {
+                return cursor;
+            }
+            released.await;
         }
     }
 

@@ -140,7 +140,7 @@ impl Inner {
     fn get_or_insert(&self, session: SessionId) -> Arc<Session> {
         let mut sessions = self.sessions.lock();
         sessions.created += 1;
-        if sessions.created % SWEEP_EVERY == 0 {
+        if sessions.created.is_multiple_of(SWEEP_EVERY) {
             let ttl = self.config.session_ttl;
             sessions.by_id.retain(|_, session| {
                 let state = session.state.lock();

@@ -43,11 +43,7 @@ impl Position {
 }
 
 fn decimal(digits: &[u8]) -> Option<u64> {
-    let canonical = match digits {
-        [] => false,
-        [b'0', _, ..] => false,
-        _ => true,
-    };
+    let canonical = !matches!(digits, [] | [b'0', _, ..]);
     if !canonical {
         return None;
     }

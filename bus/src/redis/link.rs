@@ -1,0 +1,176 @@
+//! One supervised connection to Redis: opened, probed, opened again with backoff when it breaks.
+//! Callers get the connection of this moment or an error; nobody ever connects inside a call.
+
+use super::readiness::Link as Lamp;
+use crate::{BusError, Counters};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, Script, aio::MultiplexedConnection};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Notify, time};
+
+/// A connection that does not answer a PING for this long is given up.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
+/// Commands that wait for the driver at most, before callers wait.
+const DRIVER_QUEUE: usize = 4096;
+/// Bytes that gather before the driver flushes.
+const WRITE_BOUNDARY: usize = 64 * 1024;
+
+/// What a link does besides carrying commands.
+#[async_trait]
+pub(super) trait Purpose: Send + Sync + 'static {
+    /// Adds what the connection's configuration needs; `broken` is for its push handler.
+    fn configure(&self, config: AsyncConnectionConfig, broken: Arc<Notify>) -> AsyncConnectionConfig;
+
+    /// The connection stands; the link counts as up when this returns.
+    async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()>;
+}
+
+struct Current {
+    connection: MultiplexedConnection,
+    broken: Arc<Notify>,
+}
+
+pub(super) struct Link {
+    client: Client,
+    name: &'static str,
+    current: Mutex<Option<Current>>,
+    up: Notify,
+}
+
+impl Link {
+    pub(super) fn new(client: Client, name: &'static str) -> Arc<Self> {
+        Arc::new(Self { client, name, current: Mutex::new(None), up: Notify::new() })
+    }
+
+    /// The connection, if it stands.
+    pub(super) fn connection(&self) -> Result<MultiplexedConnection, BusError> {
+        match &*self.current.lock() {
+            Some(current) => Ok(current.connection.clone()),
+            None => Err(BusError::Unreachable("not connected to Redis".to_owned())),
+        }
+    }
+
+    /// Waits until the connection stands.
+    pub(super) async fn connected(&self) -> MultiplexedConnection {
+        loop {
+            let up = self.up.notified();
+            tokio::pin!(up);
+            up.as_mut().enable();
+            if let Ok(connection) = self.connection() {
+                return connection;
+            }
+            up.await;
+        }
+    }
+
+    /// A command failed: says what that means for the caller, and has a broken connection replaced.
+    pub(super) fn failed(&self, error: &RedisError) -> BusError {
+        if is_broken(error) {
+            if let Some(current) = &*self.current.lock() {
+                current.broken.notify_one();
+            }
+            return BusError::Unreachable(error.to_string());
+        }
+        BusError::Refused(error.to_string())
+    }
+
+    /// Keeps the connection up for ever.
+    pub(super) async fn supervise(
+        self: Arc<Self>,
+        purpose: Arc<dyn Purpose>,
+        lamp: Lamp,
+        counters: Arc<Counters>,
+    ) {
+        let mut backoff = BACKOFF.start;
+        let mut told = false;
+        loop {
+            match self.open(&*purpose).await {
+                Ok((connection, broken)) => {
+                    tracing::debug!(link = self.name, "connected to Redis");
+                    (backoff, told) = (BACKOFF.start, false);
+                    *self.current.lock() =
+                        Some(Current { connection: connection.clone(), broken: broken.clone() });
+                    lamp.set(true);
+                    self.up.notify_waiters();
+                    let why = watch(connection, &broken).await;
+                    *self.current.lock() = None;
+                    lamp.set(false);
+                    Counters::add(&counters.disconnects, 1);
+                    tracing::warn!(link = self.name, "lost the connection to Redis ({why}), reconnecting");
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(link = self.name, "cannot reach Redis ({error}), will keep trying");
+                    }
+                    time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF.end);
+                }
+            }
+        }
+    }
+
+    async fn open(&self, purpose: &dyn Purpose) -> RedisResult<(MultiplexedConnection, Arc<Notify>)> {
+        let broken = Arc::new(Notify::new());
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_pipeline_buffer_size(DRIVER_QUEUE)
+            .set_write_backpressure_boundary(WRITE_BOUNDARY);
+        let config = purpose.configure(config, broken.clone());
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        purpose.connected(&mut connection).await?;
+        Ok((connection, broken))
+    }
+}
+
+/// Returns when the connection is no good any more, with the reason.
+async fn watch(mut connection: MultiplexedConnection, broken: &Notify) -> String {
+    loop {
+        tokio::select! {
+            () = broken.notified() => return "it broke".to_owned(),
+            () = time::sleep(PROBE_INTERVAL) => {}
+        }
+        let ping = redis::cmd("PING");
+        tokio::select! {
+            () = broken.notified() => return "it broke".to_owned(),
+            answer = connection.send_packed_command(&ping) => match answer {
+                Ok(_) => {}
+                Err(error) if is_broken(&error) => return error.to_string(),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+}
+
+/// A link that carries commands alone, and the scripts that its pipelines call by their hashes.
+pub(super) struct Commands(pub(super) Vec<Script>);
+
+#[async_trait]
+impl Purpose for Commands {
+    fn configure(&self, config: AsyncConnectionConfig, broken: Arc<Notify>) -> AsyncConnectionConfig {
+        config.set_push_sender(move |push: redis::PushInfo| {
+            if push.kind == redis::PushKind::Disconnection {
+                broken.notify_one();
+            }
+            Ok::<(), ()>(())
+        })
+    }
+
+    async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        for script in &self.0 {
+            script.load_async(connection).await?;
+        }
+        Ok(())
+    }
+}

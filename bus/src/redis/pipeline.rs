@@ -1,0 +1,151 @@
+//! Appending a batch: for each event a log entry, then its publication, in one pipeline.
+//! A terminator goes through a script that also releases its claim.
+
+use super::Inner;
+use crate::{Appended, Batch, BusError, Counters, Delivery, batch::Entry};
+use protocol::SessionId;
+use redis::{Pipeline, ServerErrorKind, Value};
+use std::collections::BTreeSet;
+
+/// Events in one pipeline at most: bounds what one answer holds.
+const PIPELINE_ENTRIES: usize = 1024;
+
+pub(super) async fn append(inner: &Inner, batch: &Batch) -> Result<Appended, BusError> {
+    let mut appended = Appended::default();
+    let entries: Vec<Entry<'_>> = batch.iter().collect();
+    for some in entries.chunks(PIPELINE_ENTRIES) {
+        append_some(inner, some, &mut appended).await?;
+    }
+    Counters::add(&inner.counters.appended, batch.len() as u64);
+    Counters::add(&inner.counters.unheard, appended.unheard);
+    Ok(appended)
+}
+
+async fn append_some(inner: &Inner, entries: &[Entry<'_>], appended: &mut Appended) -> Result<(), BusError> {
+    let mut connection = inner.appends.connection()?;
+    let mut pipeline = Pipeline::with_capacity(entries.len() * 2);
+    for entry in entries {
+        write(inner, &mut pipeline, entry);
+    }
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await
+        .map_err(|error| inner.appends.failed(&error))?;
+    let mut answers = answers.into_iter();
+    let mut not_above = BTreeSet::new();
+    let mut forgotten = false;
+    for entry in entries {
+        let generation = (entry.session, entry.prefix.position.generation);
+        match outcome(logs_apart(inner, entry), &mut answers) {
+            Outcome::Heard(0) => appended.unheard += 1,
+            Outcome::Heard(_) => {}
+            Outcome::Stale => push_once(&mut appended.stale, generation),
+            Outcome::NotAboveTop => {
+                not_above.insert(generation);
+            }
+            Outcome::ScriptForgotten => forgotten = true,
+            Outcome::Refused(why) => appended.refused.push((generation.0, generation.1, why)),
+        }
+    }
+    if forgotten {
+        load_scripts(inner).await?;
+        return Err(BusError::Unreachable(
+            "Redis had forgotten its scripts, they are loaded again".to_owned(),
+        ));
+    }
+    for (session, generation) in not_above {
+        if top_generation(inner, session).await? > generation {
+            push_once(&mut appended.stale, (session, generation));
+        }
+    }
+    Ok(())
+}
+
+/// What Redis made of one entry.
+enum Outcome {
+    Heard(i64),
+    Stale,
+    NotAboveTop,
+    ScriptForgotten,
+    Refused(String),
+}
+
+/// Takes one entry's answers: of its log entry, where that is a command of its own, and of its publication.
+fn outcome(logged: bool, answers: &mut impl Iterator<Item = Value>) -> Outcome {
+    let refusal = if logged { answers.next().and_then(refused) } else { None };
+    let published = answers.next();
+    match (refusal, published) {
+        (Some(refusal), _) => refusal,
+        (None, Some(Value::Int(heard))) if heard < 0 => Outcome::Stale,
+        (None, Some(Value::Int(heard))) => Outcome::Heard(heard),
+        (None, Some(other)) => refused(other).unwrap_or(Outcome::Refused("an unexpected answer".to_owned())),
+        (None, None) => Outcome::Refused("no answer".to_owned()),
+    }
+}
+
+fn refused(answer: Value) -> Option<Outcome> {
+    let Value::ServerError(error) = answer else { return None };
+    if error.kind() == Some(ServerErrorKind::NoScript) {
+        return Some(Outcome::ScriptForgotten);
+    }
+    // Redis has no code of its own for this one, only its text.
+    if error.details().is_some_and(|details| details.contains("equal or smaller")) {
+        return Some(Outcome::NotAboveTop);
+    }
+    Some(Outcome::Refused(error.to_string()))
+}
+
+/// The log entry is a command of its own; a terminator's is part of its script.
+fn logs_apart(inner: &Inner, entry: &Entry<'_>) -> bool {
+    inner.config.delivery == Delivery::Log && !entry.prefix.kind.is_terminator()
+}
+
+fn push_once(stale: &mut Vec<(SessionId, u64)>, generation: (SessionId, u64)) {
+    if !stale.contains(&generation) {
+        stale.push(generation);
+    }
+}
+
+fn write(inner: &Inner, pipeline: &mut Pipeline, entry: &Entry<'_>) {
+    let log = inner.names.log(entry.session);
+    let down = inner.names.down(entry.session);
+    let id = entry.prefix.position.to_string();
+    if entry.prefix.kind.is_terminator() {
+        pipeline
+            .cmd("EVALSHA")
+            .arg(inner.scripts.terminate.get_hash())
+            .arg(2)
+            .arg(inner.names.meta(entry.session))
+            .arg(log)
+            .arg(entry.prefix.position.generation)
+            .arg(id)
+            .arg(entry.frame)
+            .arg(inner.ttl())
+            .arg(inner.delivery())
+            .arg(down);
+        return;
+    }
+    if logs_apart(inner, entry) {
+        pipeline.cmd("XADD").arg(log).arg(id).arg("e").arg(entry.frame);
+    }
+    pipeline.cmd("PUBLISH").arg(down).arg(entry.frame);
+}
+
+async fn load_scripts(inner: &Inner) -> Result<(), BusError> {
+    let mut connection = inner.appends.connection()?;
+    let loaded = inner.scripts.terminate.prepare_invoke().load_async(&mut connection).await;
+    loaded.map(drop).map_err(|error| inner.appends.failed(&error))
+}
+
+/// The generation at the log's top. Asked when an entry was not above it: either that entry was appended before its
+/// acknowledgement was lost, or a later generation has fenced its writer off.
+async fn top_generation(inner: &Inner, session: SessionId) -> Result<u64, BusError> {
+    let mut connection = inner.appends.connection()?;
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(inner.names.log(session)).arg("+").arg("-").arg("COUNT").arg(1);
+    let top = connection.send_packed_command(&command).await.map_err(|error| inner.appends.failed(&error))?;
+    let Value::Array(entries) = top else { return Ok(0) };
+    let Some(Value::Array(entry)) = entries.first() else { return Ok(0) };
+    let Some(Value::BulkString(id)) = entry.first() else { return Ok(0) };
+    Ok(protocol::Position::from_ascii(id).map_or(0, |position| position.generation))
+}

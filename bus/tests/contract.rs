@@ -1,0 +1,322 @@
+//! One contract, two brokers: every test here runs on the memory bus and on a private Redis.
+
+mod support;
+
+use bus::{ClaimError, ClaimRequest, Control, LaneEnd, Start};
+use protocol::{Position, SessionId};
+use std::sync::Arc;
+use support::{Fixture, PATIENCE, Reader, as_it_is, expected, query_batch, with_pubsub, with_short_log};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+macro_rules! contract {
+    ($($name:ident($adjust:ident)),* $(,)?) => {
+        mod in_memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Fixture::memory(super::$adjust).await).await;
+            })*
+        }
+        mod over_redis {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Fixture::redis(super::$adjust).await).await;
+            })*
+        }
+    };
+}
+
+contract! {
+    a_live_stream_arrives_once_and_in_order(as_it_is),
+    who_may_claim(as_it_is),
+    what_was_said_before_anyone_listened_is_not_lost(as_it_is),
+    a_position_resumes_behind_it(as_it_is),
+    a_cursor_continues_where_the_last_socket_ended(as_it_is),
+    without_a_clean_end_the_cursor_stays(as_it_is),
+    a_takeover_ends_the_first_and_hands_over_its_cursor(as_it_is),
+    a_takeover_with_a_position_waits_for_nobody(as_it_is),
+    a_takeover_on_one_gateway(as_it_is),
+    closing_an_idle_session_ends_its_lane(as_it_is),
+    closing_a_running_session_cancels_its_query(as_it_is),
+    a_closed_session_is_replayed_and_then_ends(as_it_is),
+    an_append_repeated_changes_nothing(as_it_is),
+    a_fenced_writer_is_told_and_reaches_nobody(as_it_is),
+    a_trimmed_log_is_announced(with_short_log),
+    what_nobody_heard_is_counted(as_it_is),
+    attaching_in_the_middle_of_a_stream(as_it_is),
+    a_thousand_sessions(as_it_is),
+    pubsub_alone_replays_nothing(with_pubsub),
+    pubsub_alone_ends_a_closed_session(with_pubsub),
+}
+
+fn request(query_id: &str, answer: &str) -> ClaimRequest {
+    ClaimRequest { query_id: query_id.to_owned(), answer: answer.to_owned() }
+}
+
+async fn a_live_stream_arrives_once_and_in_order(bus: Fixture) {
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let first = bus.play(session, "q1", 18).await;
+    let second = bus.play(session, "q2", 3).await;
+    assert!(second > first);
+    reader.until_events(&[expected(first, 18), expected(second, 3)].concat()).await;
+    assert!(reader.notebook.read(|notes| notes.gaps.is_empty()));
+}
+
+async fn who_may_claim(bus: Fixture) {
+    let nobody = SessionId::new(Uuid::new_v4());
+    assert!(matches!(bus.server.claim(nobody, request("q", "")).await, Err(ClaimError::Unknown)));
+    let session = bus.session().await;
+    let claim = bus.server.claim(session, request("q1", "{\"tokens\":2}")).await.unwrap();
+    assert_eq!(claim.repeat_of, None);
+    assert!(matches!(bus.server.claim(session, request("q2", "")).await, Err(ClaimError::Busy)));
+    let again = bus.server.claim(session, request("q1", "other")).await.unwrap();
+    assert_eq!((again.generation, again.repeat_of.as_deref()), (claim.generation, Some("{\"tokens\":2}")));
+    bus.server.append(&query_batch(session, claim.generation, 1..=2, true)).await.unwrap();
+    let again = bus.server.claim(session, request("q1", "other")).await.unwrap();
+    assert!(again.repeat_of.is_some());
+    let next = bus.claim(session, "q2").await;
+    assert!(next > claim.generation);
+    bus.server.append(&query_batch(session, next, 1..=1, true)).await.unwrap();
+    assert!(bus.server.close(session).await.unwrap());
+    assert!(bus.server.close(session).await.unwrap(), "closing twice is fine");
+    assert!(matches!(bus.server.claim(session, request("q3", "")).await, Err(ClaimError::Closed)));
+    assert!(!bus.server.close(nobody).await.unwrap());
+}
+
+async fn what_was_said_before_anyone_listened_is_not_lost(bus: Fixture) {
+    let session = bus.session().await;
+    let generation = bus.play(session, "q", 40).await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    assert_eq!(reader.attachment.start(), Position::ZERO);
+    reader.until_events(&expected(generation, 40)).await;
+}
+
+async fn a_position_resumes_behind_it(bus: Fixture) {
+    let session = bus.session().await;
+    let generation = bus.play(session, "q", 10).await;
+    let from = Position::new(generation, 4);
+    let reader = Reader::live(&bus.gateway, session, Start::After(from)).await;
+    reader.until_events(&expected(generation, 10)[4..]).await;
+    let next = bus.play(session, "q2", 1).await;
+    reader.until_events(&[&expected(generation, 10)[4..], &expected(next, 1)[..]].concat()).await;
+}
+
+async fn a_cursor_continues_where_the_last_socket_ended(bus: Fixture) {
+    let session = bus.session().await;
+    let first = bus.play(session, "q1", 5).await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    reader.until_events(&expected(first, 5)).await;
+    reader.attachment.release(Some(Position::new(first, 6))).await.unwrap();
+    let second = bus.play(session, "q2", 3).await;
+    let reader = Reader::live(&bus.other_gateway, session, Start::Cursor).await;
+    assert_eq!(reader.attachment.start(), Position::new(first, 6));
+    reader.until_events(&expected(second, 3)).await;
+}
+
+async fn without_a_clean_end_the_cursor_stays(bus: Fixture) {
+    let session = bus.session().await;
+    let first = bus.play(session, "q1", 5).await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    reader.until_events(&expected(first, 5)).await;
+    reader.attachment.release(None).await.unwrap();
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    reader.until_events(&expected(first, 5)).await;
+    drop(reader);
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    reader.until_events(&expected(first, 5)).await;
+}
+
+async fn takeover(bus: &Fixture, other: &Arc<dyn bus::Broker>) {
+    let session = bus.session().await;
+    let first = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.play(session, "q1", 5).await;
+    first.until_events(&expected(generation, 5)).await;
+    let attach = Reader::attach(other, session, Start::Cursor);
+    let hand_over = async {
+        first.until("the takeover", |notes| notes.end == Some(LaneEnd::TakenOver)).await;
+        // As if the last two events had not reached the first socket.
+        first.attachment.release(Some(Position::new(generation, 4))).await.unwrap();
+    };
+    let (second, ()) = tokio::join!(attach, hand_over);
+    assert_eq!(second.attachment.start(), Position::new(generation, 4));
+    second.catch_up().await;
+    second.until_events(&expected(generation, 5)[4..]).await;
+    assert!(second.notebook.read(|notes| notes.end.is_none()));
+}
+
+async fn a_takeover_ends_the_first_and_hands_over_its_cursor(bus: Fixture) {
+    takeover(&bus, &bus.other_gateway).await;
+}
+
+async fn a_takeover_on_one_gateway(bus: Fixture) {
+    takeover(&bus, &bus.gateway).await;
+}
+
+async fn a_takeover_with_a_position_waits_for_nobody(bus: Fixture) {
+    let session = bus.session().await;
+    let first = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.play(session, "q1", 2).await;
+    // The first is never released: a newcomer with a position does not need its cursor.
+    let second = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
+    second.until_events(&expected(generation, 2)).await;
+    first.until("the takeover", |notes| notes.end == Some(LaneEnd::TakenOver)).await;
+    let next = bus.play(session, "q2", 2).await;
+    second.until_events(&[expected(generation, 2), expected(next, 2)].concat()).await;
+    assert!(first.notebook.events().len() <= 3, "nothing of the second query reaches the first socket");
+}
+
+async fn closing_an_idle_session_ends_its_lane(bus: Fixture) {
+    for queries in 0..2 {
+        let session = bus.session().await;
+        let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+        for query in 0..queries {
+            bus.play(session, &format!("q{query}"), 2).await;
+        }
+        assert!(bus.server.close(session).await.unwrap());
+        reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
+        assert_eq!(reader.notebook.events().len(), queries * 3);
+    }
+}
+
+async fn closing_a_running_session_cancels_its_query(bus: Fixture) {
+    let mut control = bus.server.control().expect("the first caller gets the control channel");
+    assert!(bus.server.control().is_none());
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.claim(session, "q").await;
+    bus.server.append(&query_batch(session, generation, 1..=2, false)).await.unwrap();
+    assert!(bus.server.close(session).await.unwrap());
+    let told = timeout(PATIENCE, control.recv()).await.expect("the server is told");
+    assert_eq!(told, Some(Control::Cancel { session, generation }));
+    assert!(reader.notebook.read(|notes| notes.end.is_none()), "the lane waits for the terminator");
+    bus.server.append(&query_batch(session, generation, 3..=2, true)).await.unwrap();
+    reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.notebook.events(), expected(generation, 2));
+}
+
+async fn a_closed_session_is_replayed_and_then_ends(bus: Fixture) {
+    let session = bus.session().await;
+    let generation = bus.play(session, "q", 9).await;
+    bus.server.close(session).await.unwrap();
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.notebook.events(), expected(generation, 9));
+}
+
+async fn an_append_repeated_changes_nothing(bus: Fixture) {
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.claim(session, "q").await;
+    let (open, rest) =
+        (query_batch(session, generation, 1..=3, false), query_batch(session, generation, 2..=6, true));
+    for batch in [&open, &open, &rest, &rest] {
+        let appended = bus.server.append(batch).await.unwrap();
+        assert_eq!((appended.stale, appended.refused), (Vec::new(), Vec::new()));
+    }
+    let next = bus.play(session, "q2", 1).await;
+    reader.until_events(&[expected(generation, 6), expected(next, 1)].concat()).await;
+    let again = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
+    again.until_events(&[expected(generation, 6), expected(next, 1)].concat()).await;
+}
+
+async fn a_fenced_writer_is_told_and_reaches_nobody(bus: Fixture) {
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let old = bus.play(session, "q1", 2).await;
+    let new = bus.claim(session, "q2").await;
+    for late in [query_batch(session, old, 4..=6, false), query_batch(session, old, 8..=8, true)] {
+        let appended = bus.server.append(&late).await.unwrap();
+        assert_eq!(appended.stale, [(session, old)]);
+    }
+    bus.server.append(&query_batch(session, new, 1..=2, true)).await.unwrap();
+    reader.until_events(&[expected(old, 2), expected(new, 2)].concat()).await;
+}
+
+async fn a_trimmed_log_is_announced(bus: Fixture) {
+    let session = bus.session().await;
+    let first = bus.play(session, "q1", 10).await;
+    let second = bus.play(session, "q2", 2).await;
+    let reader = Reader::live(&bus.gateway, session, Start::After(Position::new(first, 1))).await;
+    // Of the first query's twelve entries the second's claim kept five: tokens 7 to 10 and the terminator.
+    reader.until_events(&[&expected(first, 10)[6..], &expected(second, 2)[..]].concat()).await;
+    let gap = (Position::new(first, 1), Position::new(first, 6));
+    assert_eq!(reader.notebook.read(|notes| notes.gaps.clone()), [gap]);
+}
+
+async fn what_nobody_heard_is_counted(bus: Fixture) {
+    let session = bus.session().await;
+    let generation = bus.claim(session, "q").await;
+    let appended = bus.server.append(&query_batch(session, generation, 1..=4, true)).await.unwrap();
+    assert_eq!(appended.unheard, 5);
+    assert_eq!(bus.server.counters().unheard, 5);
+    assert_eq!(bus.server.counters().appended, 5);
+}
+
+async fn attaching_in_the_middle_of_a_stream(bus: Fixture) {
+    let session = bus.session().await;
+    let generation = bus.claim(session, "q").await;
+    let write = async {
+        for seq in 1..=200 {
+            bus.server.append(&query_batch(session, generation, seq..=seq, seq == 200)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let read = async {
+        let mut seen = Vec::new();
+        let mut cursor = Position::ZERO;
+        while seen.len() < 201 {
+            let reader = Reader::live(&bus.gateway, session, Start::After(cursor)).await;
+            reader.until("some events", |notes| !notes.events.is_empty()).await;
+            let events = reader.notebook.events();
+            reader.attachment.release(None).await.unwrap();
+            cursor = *events.last().unwrap();
+            seen.extend(events);
+        }
+        seen
+    };
+    let ((), seen) = tokio::join!(write, read);
+    assert_eq!(seen, expected(generation, 200));
+}
+
+async fn a_thousand_sessions(bus: Fixture) {
+    let bus = Arc::new(bus);
+    let sessions: Vec<_> = (0..1000)
+        .map(|_| {
+            let bus = bus.clone();
+            tokio::spawn(async move {
+                let session = bus.session().await;
+                let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+                let generation = bus.play(session, "q", 5).await;
+                reader.until_events(&expected(generation, 5)).await;
+                reader.attachment.release(Some(Position::new(generation, 6))).await.unwrap();
+            })
+        })
+        .collect();
+    for session in sessions {
+        session.await.unwrap();
+    }
+    if let Some(redis) = &bus.redis {
+        let mut connection = redis.connection().await;
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+        // Three brokers with five connections each, and this one.
+        assert!(clients.lines().count() <= 16, "{clients}");
+    }
+}
+
+async fn pubsub_alone_replays_nothing(bus: Fixture) {
+    let session = bus.session().await;
+    bus.play(session, "q1", 3).await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let second = bus.play(session, "q2", 3).await;
+    reader.until_events(&expected(second, 3)).await;
+}
+
+async fn pubsub_alone_ends_a_closed_session(bus: Fixture) {
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.play(session, "q1", 3).await;
+    bus.server.close(session).await.unwrap();
+    reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.notebook.events(), expected(generation, 3));
+}
