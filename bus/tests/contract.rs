@@ -4,7 +4,7 @@ mod support;
 
 use bus::{ClaimError, ClaimRequest, Control, LaneEnd, Start};
 use protocol::{Position, SessionId};
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 use support::{Fixture, PATIENCE, Reader, as_it_is, expected, query_batch, with_pubsub, with_short_log};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -190,7 +190,7 @@ async fn closing_a_running_session_cancels_its_query(bus: Fixture) {
     let told = timeout(PATIENCE, control.recv()).await.expect("the server is told");
     assert_eq!(told, Some(Control::Cancel { session, generation }));
     assert!(reader.notebook.read(|notes| notes.end.is_none()), "the lane waits for the terminator");
-    bus.server.append(&query_batch(session, generation, 3..=2, true)).await.unwrap();
+    bus.server.append(&query_batch(session, generation, RangeInclusive::new(3, 2), true)).await.unwrap();
     reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
     assert_eq!(reader.notebook.events(), expected(generation, 2));
 }

@@ -78,6 +78,9 @@ async fn scripts_that_were_forgotten_are_loaded_again() {
     bus.claim(session, "q2").await;
 }
 
+/// An entry's id, and its fields with their values.
+type LogEntry = (String, Vec<(String, Vec<u8>)>);
+
 /// The frames that Lua writes are the bytes that the protocol encodes.
 #[tokio::test]
 async fn fence_and_marker_are_the_protocols_own() {
@@ -87,7 +90,7 @@ async fn fence_and_marker_are_the_protocols_own() {
     bus.server.close(session).await.unwrap();
     let mut connection = bus.redis.as_ref().unwrap().connection().await;
     let log = format!("test:session:{session}:log");
-    let entries: Vec<(String, Vec<(String, Vec<u8>)>)> =
+    let entries: Vec<LogEntry> =
         redis::cmd("XRANGE").arg(log).arg("-").arg("+").query_async(&mut connection).await.unwrap();
     let (mut fence, mut closed) = (Vec::new(), Vec::new());
     encode_fence(&mut fence, generation, Position::ZERO);
