@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::process::Command;
+use tracing::warn;
 
 const BASE: &str = include_str!("../../../docker/haproxy/base.cfg");
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -37,6 +38,27 @@ impl Front {
             .map(|(name, port)| (name.to_owned(), ports::local(port).to_string().into()))
             .to_vec()
     }
+
+    fn ports(self) -> [u16; 3] {
+        [self.api, self.ws, self.stats]
+    }
+
+    /// The same with free ports in the place of zeros.
+    fn chosen(self) -> anyhow::Result<Self> {
+        let mut taken = self.ports().to_vec();
+        let mut choose = |port: u16| -> anyhow::Result<u16> {
+            let chosen = if port == 0 { ports::free(&taken)? } else { port };
+            taken.push(chosen);
+            Ok(chosen)
+        };
+        Ok(Self { api: choose(self.api)?, ws: choose(self.ws)?, stats: choose(self.stats)? })
+    }
+
+    /// Whether a port that was free when it was chosen is not any more.
+    fn lost_of(self, wanted: Self) -> bool {
+        std::iter::zip(self.ports(), wanted.ports())
+            .any(|(port, wanted)| wanted == 0 && !ports::is_free(port))
+    }
 }
 
 /// The running load balancer.
@@ -49,16 +71,31 @@ pub(crate) struct Haproxy {
 }
 
 impl Haproxy {
-    /// Starts HAProxy before these instances and waits until it sends to all of them.
+    /// Starts HAProxy before these instances and waits until it sends to all of them. A wanted port of 0 becomes a free one.
     pub(crate) async fn start(
         program: &Path,
         state: &Path,
-        front: Front,
+        wanted: Front,
         instances: &[Instance],
     ) -> anyhow::Result<Self> {
         write_file(&base_file(state), BASE)?;
         write_file(&backends_file(state), &backends(instances))?;
-        check(program, state, front).await?;
+        let mut attempt = 1;
+        loop {
+            let front = wanted.chosen()?;
+            check(program, state, front).await?;
+            let haproxy = Self::launch(program, state, front).await?;
+            let Err(error) = haproxy.wait_for(instances).await else { return Ok(haproxy) };
+            let lost_the_race = haproxy.process.ended().is_some() && front.lost_of(wanted);
+            if !lost_the_race || attempt == ports::ATTEMPTS {
+                return Err(error);
+            }
+            warn!("somebody else took a port of HAProxy's first: trying others");
+            attempt += 1;
+        }
+    }
+
+    async fn launch(program: &Path, state: &Path, front: Front) -> anyhow::Result<Self> {
         let mut args = vec!["-W".into()];
         args.extend(files(state));
         let process = Process::start(Spec {
@@ -72,9 +109,11 @@ impl Haproxy {
             at_our_death: Signal::SIGTERM,
         })
         .await?;
-        let haproxy = Self { process, program: program.to_owned(), state: state.to_owned(), front };
-        haproxy.wait_for(instances).await?;
-        Ok(haproxy)
+        Ok(Self { process, program: program.to_owned(), state: state.to_owned(), front })
+    }
+
+    pub(crate) fn front(&self) -> Front {
+        self.front
     }
 
     /// Sends to these instances from now on. When this returns, new connections meet them and no others.

@@ -1,8 +1,8 @@
-//! One server or gateway process: its number, its port, its environment. A free port that somebody else took first is
-//! replaced by another; any other failure is the caller's to hear.
+//! One server or gateway process: its number, its port, its environment. It is ready when it exists, or it does not exist.
 
 use super::{
-    Role, ports,
+    Role,
+    ports::{self, Started},
     process::{Process, Spec},
 };
 use crate::{probe, secret::JwtSecret};
@@ -12,10 +12,8 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tracing::warn;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const ATTEMPTS: usize = 5;
 
 /// Variables of the caller that would contradict what an instance is told.
 const NOT_INHERITED: &[&str] = &[
@@ -55,21 +53,13 @@ impl Instance {
         program: &Path,
         environment: &Environment,
     ) -> anyhow::Result<Self> {
-        let mut attempt = 1;
-        loop {
-            let port = ports::free(&[])?;
+        let (process, port) = ports::start_on_free(&[], async |port| {
             let process = Process::start(spec(role, number, port, program, environment)).await?;
-            let ready = async || ready(port).await;
-            let Err(error) = process.wait_until(PATIENCE, ready).await else {
-                return Ok(Self { role, number, port, process });
-            };
-            let lost_the_race = process.ended().is_some() && !ports::is_free(port);
-            if !lost_the_race || attempt == ATTEMPTS {
-                return Err(error);
-            }
-            warn!(name = process.name(), port, "somebody else took the port first: trying another");
-            attempt += 1;
-        }
+            let ready = process.wait_until(PATIENCE, || ready(port)).await;
+            Ok(Started { process, ready })
+        })
+        .await?;
+        Ok(Self { role, number, port, process })
     }
 
     pub(crate) fn role(&self) -> Role {

@@ -11,11 +11,13 @@ mod spawner;
 mod status;
 
 pub use binaries::Binaries;
+pub use ports::free as free_port;
 pub use process::private_directory;
 pub use status::{ProcessStatus, Status};
 
 use crate::{limits, secret::JwtSecret};
 use anyhow::{Context, bail};
+use futures_util::future::try_join_all;
 use haproxy::{Front, Haproxy};
 use instance::{Environment, Instance};
 use process::Process;
@@ -98,7 +100,6 @@ impl Options {
 #[derive(Debug)]
 pub struct Native {
     options: Options,
-    front: Front,
     environment: Environment,
     redis: (Process, u16),
     haproxy: Haproxy,
@@ -116,15 +117,15 @@ impl Native {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         check_count(Role::Server, options.servers)?;
         check_count(Role::Wsproxy, options.proxies)?;
-        let front = choose_front(&options)?;
+        let front = check_front(&options)?;
         limits::raise_open_files().context("cannot raise the limit of open files")?;
         private_directory(&options.state_dir)?;
         private_directory(&options.state_dir.join("logs"))?;
-        let redis_port = ports::free(&[front.api, front.ws, front.stats])?;
-        let redis = redis::start(&options.binaries.redis, &options.state_dir, redis_port).await?;
+        let reserved = [front.api, front.ws, front.stats];
+        let redis = redis::start(&options.binaries.redis, &options.state_dir, &reserved).await?;
         let environment = Environment {
             state: options.state_dir.clone(),
-            redis_url: format!("redis://127.0.0.1:{redis_port}"),
+            redis_url: format!("redis://{}", ports::local(redis.1)),
             secret: options.secret.clone(),
             server_workers: options.server_workers,
             extra: options.environment.clone(),
@@ -135,33 +136,25 @@ impl Native {
         let haproxy =
             Haproxy::start(&options.binaries.haproxy, &options.state_dir, front, &instances).await?;
         info!(servers = options.servers, proxies = options.proxies, "the stack is up");
-        Ok(Self {
-            options,
-            front,
-            environment,
-            redis: (redis, redis_port),
-            haproxy,
-            instances,
-            retiring: JoinSet::new(),
-        })
+        Ok(Self { options, environment, redis, haproxy, instances, retiring: JoinSet::new() })
     }
 
     /// `http://127.0.0.1:8080`, as it were.
     #[must_use]
     pub fn api_url(&self) -> String {
-        format!("http://{}", ports::local(self.front.api))
+        format!("http://{}", ports::local(self.haproxy.front().api))
     }
 
     /// `ws://127.0.0.1:8081`, as it were.
     #[must_use]
     pub fn ws_url(&self) -> String {
-        format!("ws://{}", ports::local(self.front.ws))
+        format!("ws://{}", ports::local(self.haproxy.front().ws))
     }
 
     /// HAProxy's statistics; `/metrics` under it is for Prometheus.
     #[must_use]
     pub fn stats_url(&self) -> String {
-        format!("http://{}", ports::local(self.front.stats))
+        format!("http://{}", ports::local(self.haproxy.front().stats))
     }
 
     /// Brings the number of a role's instances to `count`: new ones take part when they are ready; those with the highest
@@ -214,7 +207,8 @@ fn check_count(role: Role, count: u16) -> anyhow::Result<()> {
     bail!("{count} instances of {role} are out of range: give 1 to {MAX_INSTANCES}")
 }
 
-fn choose_front(options: &Options) -> anyhow::Result<Front> {
+/// The ports that people were promised, checked before anything starts.
+fn check_front(options: &Options) -> anyhow::Result<Front> {
     let wanted = [
         (options.api_port, "--api-port"),
         (options.ws_port, "--ws-port"),
@@ -226,17 +220,7 @@ fn choose_front(options: &Options) -> anyhow::Result<Front> {
         }
     }
     ports::check(&wanted)?;
-    let mut taken = vec![options.api_port, options.ws_port, options.stats_port];
-    let mut choose = |port: u16| -> anyhow::Result<u16> {
-        let chosen = if port == 0 { ports::free(&taken)? } else { port };
-        taken.push(chosen);
-        Ok(chosen)
-    };
-    Ok(Front {
-        api: choose(options.api_port)?,
-        ws: choose(options.ws_port)?,
-        stats: choose(options.stats_port)?,
-    })
+    Ok(Front { api: options.api_port, ws: options.ws_port, stats: options.stats_port })
 }
 
 /// Starts instances side by side; the first failure ends those already started.
@@ -245,19 +229,11 @@ async fn start_all(
     environment: &Environment,
     wanted: Vec<(Role, u16)>,
 ) -> anyhow::Result<Vec<Instance>> {
-    let mut starting = JoinSet::new();
-    for (role, number) in wanted {
-        let environment = environment.clone();
-        let program = match role {
-            Role::Server => binaries.server.clone(),
-            Role::Wsproxy => binaries.wsproxy.clone(),
-        };
-        starting.spawn(async move { Instance::start(role, number, &program, &environment).await });
-    }
-    let mut started = Vec::new();
-    while let Some(outcome) = starting.join_next().await {
-        started.push(outcome.context("starting an instance panicked")??);
-    }
-    started.sort_by_key(|instance| (instance.role(), instance.number()));
-    Ok(started)
+    let program = |role| match role {
+        Role::Server => &binaries.server,
+        Role::Wsproxy => &binaries.wsproxy,
+    };
+    let starting =
+        wanted.iter().map(|&(role, number)| Instance::start(role, number, program(role), environment));
+    try_join_all(starting).await
 }

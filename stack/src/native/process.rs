@@ -119,13 +119,12 @@ impl Process {
     {
         let deadline = Instant::now() + patience;
         loop {
-            let last = match ready().await {
-                Ok(()) => return Ok(()),
-                Err(last) => last,
-            };
+            let answer = ready().await;
+            // Asked after the answer: who answers on the port of a process that has ended is somebody else.
             if let Some(status) = self.ended() {
                 bail!("{} ended ({status}) before it was ready; {}", self.name, log_tail(&self.log));
             }
+            let Err(last) = answer else { return Ok(()) };
             if Instant::now() > deadline {
                 bail!("{} is not ready after {patience:?}: {last}; {}", self.name, log_tail(&self.log));
             }

@@ -1,0 +1,138 @@
+//! The native stack: real Redis and HAProxy, two servers and three gateways, and nothing left behind.
+
+mod rig;
+
+use nix::sys::signal::{Signal, kill};
+use rig::{
+    processes::{all_gone, family, runs},
+    programs,
+    traffic::Session,
+};
+use stack::{
+    JwtSecret,
+    native::{Binaries, Native, Options, Role, Status},
+};
+use std::{net::TcpListener, path::Path};
+
+fn options(state_dir: &Path) -> Options {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let binaries = Binaries::find(programs::directory(), &path)
+        .unwrap_or_else(|e| panic!("{e}\nscripts/test.sh installs what the tests need"));
+    Options::new(state_dir.to_owned(), binaries)
+}
+
+fn pids(status: &Status) -> Vec<u32> {
+    family(&status.processes.iter().map(|process| process.pid).collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn tokens_come_in_order_through_haproxy_while_gateways_come_and_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut native = Native::start(options(directory.path())).await.unwrap();
+    let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    let run = session.run(60, 50.0).await;
+    session.event(&run, 1).await;
+
+    native.scale(Role::Wsproxy, 5).await.unwrap();
+    let status = native.status().await;
+    let gateways = status.processes.iter().filter(|p| p.name.starts_with("wsproxy-"));
+    assert_eq!(gateways.map(|p| p.state.as_str()).collect::<Vec<_>>(), ["ready"; 5]);
+    session.event(&run, 2).await;
+    assert_eq!(session.rest(&run, 3).await.len(), 58, "the old socket outlives the reload");
+
+    // Sessions hash over all five; each gets every token.
+    for _ in 0..10 {
+        let mut other = Session::open(&native.api_url(), &native.ws_url()).await;
+        let run = other.run(5, 1.0).await;
+        assert_eq!(other.rest(&run, 1).await.len(), 5);
+        other.close().await;
+    }
+
+    native.scale(Role::Server, 1).await.unwrap();
+    let run = session.run(5, 1.0).await;
+    assert_eq!(session.rest(&run, 1).await.len(), 5);
+    session.close().await;
+
+    let pids = pids(&native.status().await);
+    assert!(pids.iter().all(|&pid| runs(pid)));
+    native.stop().await;
+    all_gone(&pids);
+}
+
+#[tokio::test]
+async fn dropped_it_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let native =
+        Native::start(Options { servers: 1, proxies: 1, ..options(directory.path()) }).await.unwrap();
+    let pids = pids(&native.status().await);
+    drop(native);
+    tokio::task::spawn_blocking(move || all_gone(&pids)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_start_ends_with_its_log_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut broken = options(directory.path());
+    broken.environment = vec![("WS_PING_INTERVAL_SECS".into(), "soon".into())];
+    let message = format!("{:#}", Native::start(broken).await.unwrap_err());
+    assert!(message.contains("wsproxy-") && message.contains("WS_PING_INTERVAL_SECS"), "{message}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_said_before_anything_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let state_dir = directory.path().join("state");
+    let error =
+        Native::start(Options { ws_port: port, ..options(&state_dir) }).await.unwrap_err().to_string();
+    assert!(error.contains(&port.to_string()) && error.contains("--ws-port"), "{error}");
+    assert!(!state_dir.exists(), "something was started");
+}
+
+#[tokio::test]
+async fn absurd_numbers_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for (servers, proxies) in [(0, 3), (2, 0), (2, 1000)] {
+        let error =
+            Native::start(Options { servers, proxies, ..options(directory.path()) }).await.unwrap_err();
+        assert!(error.to_string().contains("1 to 64"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_secret_is_on_no_command_line_and_in_no_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = "a-key-that-nobody-else-would-ever-type-0123456789";
+    let secret = JwtSecret::new(key).unwrap();
+    let native =
+        Native::start(Options { servers: 1, proxies: 1, secret, ..options(directory.path()) }).await.unwrap();
+    let status = native.status().await;
+    for process in &status.processes {
+        let command = std::fs::read_to_string(format!("/proc/{}/cmdline", process.pid)).unwrap();
+        assert!(!command.contains(key), "{command}");
+        assert!(!std::fs::read_to_string(&process.log).unwrap().contains(key), "{}", process.name);
+    }
+    native.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_that_dies_is_told_with_its_status() {
+    let directory = tempfile::tempdir().unwrap();
+    let native =
+        Native::start(Options { servers: 2, proxies: 1, ..options(directory.path()) }).await.unwrap();
+    let victim = native.status().await.processes.into_iter().find(|p| p.name == "server-2").unwrap();
+    kill(nix::unistd::Pid::from_raw(victim.pid.cast_signed()), Signal::SIGKILL).unwrap();
+    all_gone(&[victim.pid]);
+    let deadline = tokio::time::Instant::now() + rig::PATIENCE;
+    loop {
+        let status = native.status().await;
+        let now = status.processes.iter().find(|p| p.name == "server-2").unwrap();
+        if now.state.starts_with("ended") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}", now.state);
+        tokio::task::yield_now().await;
+    }
+    native.stop().await;
+}

@@ -1,0 +1,146 @@
+//! The program: up, status, scale, logs, down, and every way in which a supervisor may end.
+
+mod rig;
+
+use nix::sys::signal::Signal;
+use rig::{
+    PATIENCE,
+    processes::{Held, all_gone, family, runs},
+    programs::stack,
+    wait_until,
+};
+use stack::native::Status;
+use std::{net::TcpListener, path::Path, process::Output};
+
+const FREE_PORTS: [&str; 6] = ["--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
+
+fn call(state_dir: &Path, arguments: &[&str]) -> Output {
+    stack(state_dir, arguments).output().unwrap()
+}
+
+fn up<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["up", "--servers", "1", "--proxies", "1"], &FREE_PORTS[..], more].concat()
+}
+
+fn succeeds(state_dir: &Path, arguments: &[&str]) -> String {
+    let output = call(state_dir, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn fails(state_dir: &Path, arguments: &[&str]) -> String {
+    let output = call(state_dir, arguments);
+    assert!(!output.status.success(), "{arguments:?} succeeds");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn status(state_dir: &Path) -> Option<Status> {
+    let output = call(state_dir, &["status", "--json"]);
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// A stack held in the foreground, and the ids of everything that it started.
+fn held(state_dir: &Path) -> (Held, Vec<u32>) {
+    let supervisor = Held::start(&mut stack(state_dir, &up(&[])));
+    let mut pids = Vec::new();
+    wait_until("the stack is up", || match status(state_dir) {
+        Some(status) => {
+            pids = family(&status.processes.iter().map(|process| process.pid).collect::<Vec<_>>());
+            true
+        }
+        None => false,
+    });
+    assert!(pids.len() >= 5, "Redis, HAProxy with its worker, a server, a gateway: {pids:?}");
+    assert!(pids.iter().all(|&pid| runs(pid)));
+    (supervisor, pids)
+}
+
+#[test]
+fn up_status_scale_logs_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let state_dir = directory.path();
+    let told = succeeds(state_dir, &up(&["--detach"]));
+    assert!(told.contains("http://127.0.0.1:") && told.contains("stack down"), "{told}");
+    let told = fails(state_dir, &up(&["--detach"]));
+    assert!(told.contains("is running") && told.contains("stack down"), "{told}");
+
+    let told = succeeds(state_dir, &["scale", "wsproxy=2"]);
+    assert!(told.contains("wsproxy-2"), "{told}");
+    let told = fails(state_dir, &["scale", "server=0"]);
+    assert!(told.contains("1 to 64"), "{told}");
+    let now = status(state_dir).unwrap();
+    assert_eq!(now.processes.len(), 5);
+    assert!(now.processes.iter().all(|process| process.state == "ready"), "{now:?}");
+
+    assert!(succeeds(state_dir, &["logs", "wsproxy-2"]).contains("listening on"));
+    let told = fails(state_dir, &["logs", "wsproxy-9"]);
+    assert!(told.contains("wsproxy-9") && told.contains("wsproxy-1"), "{told}");
+
+    let pids = family(&now.processes.iter().map(|process| process.pid).collect::<Vec<_>>());
+    succeeds(state_dir, &["down"]);
+    all_gone(&pids);
+    let told = fails(state_dir, &["down"]);
+    assert!(told.contains("no stack is running") && told.contains("stack up"), "{told}");
+}
+
+#[test]
+fn a_killed_supervisor_leaves_nothing_and_another_can_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let (supervisor, pids) = held(directory.path());
+    supervisor.signal(Signal::SIGKILL);
+    all_gone(&pids);
+    drop(supervisor);
+    let (again, pids) = held(directory.path());
+    again.signal(Signal::SIGTERM);
+    all_gone(&pids);
+}
+
+#[test]
+fn ctrl_c_ends_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut supervisor, pids) = held(directory.path());
+    supervisor.signal(Signal::SIGINT);
+    assert!(supervisor.ended_well());
+    all_gone(&pids);
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_flag() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for detach in [&[][..], &["--detach"]] {
+        let arguments =
+            [&["up", "--api-port", &port, "--ws-port", "0", "--stats-port", "0"], detach].concat();
+        let told = fails(directory.path(), &arguments);
+        assert!(told.contains(&port) && told.contains("--api-port"), "{told}");
+    }
+}
+
+#[test]
+fn a_missing_program_is_named_with_the_build_that_makes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let bin_dir = directory.path().to_str().unwrap();
+    let told = fails(directory.path(), &up(&["--bin-dir", bin_dir]));
+    assert!(told.contains("cargo build -p server") && told.contains("-p wsproxy"), "{told}");
+}
+
+#[test]
+fn a_caller_that_talks_nonsense_is_told_so_and_hurts_nobody() {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (_supervisor, _) = held(directory.path());
+    for nonsense in ["", "\n", "{}\n", "{\"do\":\"dance\"}\n", "\u{0}\u{1}\n"] {
+        let mut caller = UnixStream::connect(directory.path().join("control.sock")).unwrap();
+        caller.set_read_timeout(Some(PATIENCE)).unwrap();
+        caller.write_all(nonsense.as_bytes()).unwrap();
+        caller.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        caller.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("makes no sense"), "{nonsense:?}: {answer}");
+    }
+    assert!(status(directory.path()).is_some());
+}
