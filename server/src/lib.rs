@@ -14,6 +14,9 @@ mod outbox;
 mod pacer;
 mod plan;
 pub mod process;
+#[cfg(test)]
+#[path = "../tests/recording/mod.rs"]
+mod recording;
 mod request;
 mod runs;
 mod text;

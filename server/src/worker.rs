@@ -76,7 +76,7 @@ impl Worker {
         loop {
             self.advance();
             self.deliver();
-            if self.is_idle() && (!open || self.stopping) {
+            if self.is_idle() && !open {
                 return;
             }
             let wake = self.next_wake();
@@ -93,7 +93,11 @@ impl Worker {
                     None => open = false,
                 },
                 () = until(wake) => {}
-                () = stop.cancelled(), if !self.stopping => self.stop(),
+                () = stop.cancelled(), if !self.stopping => {
+                    // What is on its way is still taken in; nothing comes after it.
+                    commands.close();
+                    self.stop();
+                }
             }
         }
     }
@@ -257,3 +261,6 @@ async fn until(wake: Option<Instant>) {
         None => future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! The worker in virtual time, against a bus that fails on demand.
+
+use super::*;
+use crate::{
+    plan::{Plan, Timing},
+    recording::{Failure, RecordingBroker, is_continuous, shape},
+    text::ResponseText,
+};
+use protocol::{Event, Frame, Kind, SessionId};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use uuid::Uuid;
+
+const START_US: u64 = 1_000_000_000;
+
+struct Bench {
+    bus: Arc<RecordingBroker>,
+    metrics: Metrics,
+    permits: Arc<Semaphore>,
+    commands: mpsc::Sender<Command>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+fn session(n: u128) -> SessionId {
+    SessionId::new(Uuid::from_u128(n))
+}
+
+impl Bench {
+    fn new(outbox_cap: usize) -> Self {
+        let bus = Arc::new(RecordingBroker::default());
+        let (metrics, stop) = (Metrics::default(), CancellationToken::new());
+        let anchor = ClockAnchor::new(Instant::now().into_std(), START_US);
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let worker = Worker::new(bus.clone(), metrics.clone(), anchor, outbox_cap);
+        let task = tokio::spawn(worker.run(receiver, stop.clone()));
+        Self { bus, metrics, permits: Arc::new(Semaphore::new(100)), commands, stop, task }
+    }
+
+    /// Starts a stream of generation 1 now, `after` the bench began.
+    async fn start(&self, n: u128, after: Duration, itl_ms: &str, tokens: u64) {
+        let timing = Timing {
+            ttft_ms: "0".parse().unwrap(),
+            itl_ms: itl_ms.parse().unwrap(),
+            tokens: tokens.to_string().parse().unwrap(),
+        };
+        let plan = Plan::draw(&timing, 1, &n.to_string());
+        let text = Arc::new(ResponseText::new("one two three").unwrap());
+        let permit = self.permits.clone().try_acquire_owned().unwrap();
+        let start_us = START_US + after.as_micros() as u64;
+        let stream = Stream::new((session(n), 1), n.to_string(), text, &plan, start_us, permit);
+        self.commands.send(Command::Start(Box::new(stream))).await.unwrap();
+    }
+
+    async fn cancel(&self, n: u128) {
+        self.commands.send(Command::Cancel((session(n), 1))).await.unwrap();
+    }
+
+    /// Lets virtual time run until the worker has nothing left to do.
+    async fn finish(self) -> (Arc<RecordingBroker>, Metrics) {
+        drop(self.commands);
+        self.task.await.unwrap();
+        assert_eq!(self.permits.available_permits(), 100, "every permit is given back");
+        assert_eq!(self.metrics.unacknowledged.get(), 0);
+        (self.bus, self.metrics)
+    }
+}
+
+fn event(frame: &str) -> Event<'_> {
+    match Frame::parse(frame) {
+        Ok(Frame::Event(event)) => event,
+        other => panic!("{frame} is {other:?}"),
+    }
+}
+
+/// In virtual time nothing is late by more than the timer's millisecond.
+#[tokio::test(start_paused = true)]
+async fn plays_the_schedule() {
+    let bench = Bench::new(1 << 20);
+    for n in 0..20 {
+        bench.start(n, Duration::ZERO, "50", 18).await;
+    }
+    let (bus, metrics) = bench.finish().await;
+    for n in 0..20 {
+        let events = bus.events_of(session(n));
+        assert_eq!(shape(&events), (18, Some(Kind::Done)));
+        assert!(is_continuous(&events));
+        for (k, (_, frame)) in events.iter().enumerate() {
+            let event = event(frame);
+            let due_us = START_US + k as u64 * 50_000;
+            assert_eq!(event.due_us, Some(due_us));
+            assert!((due_us..due_us + 2_000).contains(&event.sent_us.unwrap()), "{frame}");
+        }
+    }
+    assert!(bus.appends() <= 2 * 19 + 20, "{} appends for 380 events in 19 ticks", bus.appends());
+    assert_eq!((metrics.pace_lag.count(), metrics.bus_lag.count()), (380, 380));
+    assert_eq!((metrics.tokens.get(), metrics.unheard.get()), (360, 380));
+}
+
+/// Whatever the bus does with a batch, it gets every event once and in order, and later ones gather behind it.
+#[tokio::test(start_paused = true)]
+async fn a_failed_batch_is_sent_again_before_anything_else() {
+    for failure in [Failure::Lost, Failure::AnswerLost] {
+        let bench = Bench::new(1 << 20);
+        bench.bus.fail_appends(&[failure; 12]);
+        for n in 0..5 {
+            bench.start(n, Duration::ZERO, "uniform:0,20", 100).await;
+        }
+        let (bus, metrics) = bench.finish().await;
+        for n in 0..5 {
+            let events = bus.events_of(session(n));
+            assert_eq!(shape(&events), (100, Some(Kind::Done)));
+            assert!(is_continuous(&events), "{failure:?}");
+        }
+        assert_eq!(metrics.append_retries.get(), 12);
+    }
+}
+
+/// A full outbox holds the streams back: they run late, and nothing is dropped.
+#[tokio::test(start_paused = true)]
+async fn a_full_outbox_holds_the_streams_back() {
+    let bench = Bench::new(4_000);
+    bench.bus.open_gate(false);
+    for n in 0..3 {
+        bench.start(n, Duration::ZERO, "1", 2_000).await;
+    }
+    sleep(Duration::from_secs(60)).await;
+    let held = bench.metrics.tokens.get();
+    assert!(held < 100, "{held} tokens were enqueued into 4,000 bytes");
+    assert!(bench.metrics.outbox_full.get() > 0);
+    bench.bus.open_gate(true);
+    let (bus, _) = bench.finish().await;
+    for n in 0..3 {
+        let events = bus.events_of(session(n));
+        assert_eq!(shape(&events), (2_000, Some(Kind::Done)));
+        assert!(is_continuous(&events));
+        let late = event(&events[1_000].1);
+        assert!(late.sent_us.unwrap() - late.due_us.unwrap() > 58_000_000, "its lateness shows");
+    }
+}
+
+/// What gathered during an outage goes in batches that an append can carry.
+#[tokio::test(start_paused = true)]
+async fn batches_are_sealed() {
+    let bench = Bench::new(64 << 20);
+    bench.bus.open_gate(false);
+    bench.start(1, Duration::ZERO, "0", 40_000).await;
+    bench.metrics_until(40_000).await;
+    bench.bus.open_gate(true);
+    let (bus, _) = bench.finish().await;
+    assert!(bus.largest_append() < (1 << 20) + 1_000, "{} bytes in one append", bus.largest_append());
+    assert!(is_continuous(&bus.events_of(session(1))));
+}
+
+impl Bench {
+    async fn metrics_until(&self, tokens: u64) {
+        while self.metrics.tokens.get() < tokens {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_stream_ends_with_an_error() {
+    let bench = Bench::new(1 << 20);
+    bench.start(1, Duration::ZERO, "50", 100).await;
+    sleep(Duration::from_millis(220)).await;
+    bench.cancel(1).await;
+    bench.cancel(1).await;
+    // This close overtakes its start.
+    bench.cancel(2).await;
+    bench.start(2, Duration::from_millis(220), "50", 100).await;
+    let (bus, _) = bench.finish().await;
+    for (n, tokens) in [(1, 5), (2, 0)] {
+        let events = bus.events_of(session(n));
+        assert_eq!(shape(&events), (tokens, Some(Kind::Error)));
+        assert!(is_continuous(&events));
+        let last = event(&events[tokens].1);
+        assert_eq!((last.code.as_deref(), last.query_id), (Some("closed"), Some(n.to_string().into())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_what_runs_and_what_comes() {
+    let bench = Bench::new(1 << 20);
+    bench.bus.open_gate(false);
+    bench.start(1, Duration::ZERO, "50", 100).await;
+    sleep(Duration::from_millis(120)).await;
+    bench.stop.cancel();
+    bench.start(2, Duration::from_millis(120), "50", 100).await;
+    bench.bus.open_gate(true);
+    let (bus, _) = bench.finish().await;
+    for n in [1, 2] {
+        let events = bus.events_of(session(n));
+        let (tokens, last) = shape(&events);
+        assert_eq!(last, Some(Kind::Error));
+        assert!(tokens <= 3 && is_continuous(&events));
+        assert_eq!(event(&events[tokens].1).code.as_deref(), Some("shutdown"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_stream_ends_silently_and_a_refused_one_with_an_error() {
+    let bench = Bench::new(1 << 20);
+    for n in 1..=3 {
+        bench.start(n, Duration::ZERO, "50", 10).await;
+    }
+    sleep(Duration::from_millis(120)).await;
+    bench.bus.fence_off(session(1), 1);
+    bench.bus.refuse(session(2), 1);
+    let (bus, metrics) = bench.finish().await;
+    assert_eq!(shape(&bus.events_of(session(1))), (3, None));
+    let refused = bus.events_of(session(2));
+    assert_eq!(shape(&refused), (3, Some(Kind::Error)));
+    assert_eq!(event(&refused[3].1).code.as_deref(), Some("refused"));
+    assert_eq!(shape(&bus.events_of(session(3))), (10, Some(Kind::Done)));
+    assert_eq!(metrics.refused.get(), 1);
+}

@@ -1,0 +1,265 @@
+//! A bus for tests: it keeps what it was given, and fails, stalls, refuses or forgets when it is told to. It has no lanes.
+
+#![allow(dead_code, reason = "every test uses another part of it")]
+
+use async_trait::async_trait;
+use bus::{
+    Appended, Attachment, Batch, Broker, BusError, Claim, ClaimError, ClaimRequest, Control,
+    CountersSnapshot, Outlet, Start,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use protocol::{Kind, Position, Prefix, SessionId};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+
+/// The bus.
+pub struct RecordingBroker {
+    state: Mutex<State>,
+    /// Closed, an append waits.
+    gate: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
+    control: mpsc::Sender<Control>,
+    control_reader: Mutex<Option<mpsc::Receiver<Control>>>,
+}
+
+/// How an append fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing of it arrived.
+    Lost,
+    /// All of it arrived, and the answer was lost.
+    AnswerLost,
+}
+
+#[derive(Default)]
+struct State {
+    sessions: HashMap<SessionId, Session>,
+    events: Vec<(SessionId, Prefix, String)>,
+    appends: usize,
+    largest_append: usize,
+    failures: Vec<Failure>,
+    claim_failures: Vec<Failure>,
+    stale: Vec<(SessionId, u64)>,
+    refused: Vec<(SessionId, u64)>,
+}
+
+#[derive(Default)]
+struct Session {
+    closed: bool,
+    running: bool,
+    generation: u64,
+    query_id: String,
+    answer: String,
+    top: Position,
+}
+
+impl Default for RecordingBroker {
+    fn default() -> Self {
+        let (control, reader) = mpsc::channel(64);
+        Self {
+            state: Mutex::default(),
+            gate: watch::Sender::new(true),
+            ready: watch::Sender::new(true),
+            control,
+            control_reader: Mutex::new(Some(reader)),
+        }
+    }
+}
+
+impl RecordingBroker {
+    /// The events that arrived, of all sessions, in order.
+    pub fn events(&self) -> Vec<(SessionId, Prefix, String)> {
+        self.state.lock().events.clone()
+    }
+
+    /// The events of one session.
+    pub fn events_of(&self, session: SessionId) -> Vec<(Prefix, String)> {
+        let events = self.events();
+        events.into_iter().filter(|event| event.0 == session).map(|event| (event.1, event.2)).collect()
+    }
+
+    /// How often an append was asked for.
+    pub fn appends(&self) -> usize {
+        self.state.lock().appends
+    }
+
+    /// The most bytes that one append carried.
+    pub fn largest_append(&self) -> usize {
+        self.state.lock().largest_append
+    }
+
+    /// The next appends fail like this.
+    pub fn fail_appends(&self, failures: &[Failure]) {
+        self.state.lock().failures.extend(failures);
+    }
+
+    /// The next claims fail like this.
+    pub fn fail_claims(&self, failures: &[Failure]) {
+        self.state.lock().claim_failures.extend(failures);
+    }
+
+    /// Events of this generation are stale from now on.
+    pub fn fence_off(&self, session: SessionId, generation: u64) {
+        self.state.lock().stale.push((session, generation));
+    }
+
+    /// The next event of this generation is refused.
+    pub fn refuse(&self, session: SessionId, generation: u64) {
+        self.state.lock().refused.push((session, generation));
+    }
+
+    /// Lets appends through, or makes them wait.
+    pub fn open_gate(&self, open: bool) {
+        self.gate.send_replace(open);
+    }
+
+    /// Whether the bus says that it can serve.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.send_replace(ready);
+    }
+
+    /// Waits, five seconds at most, until what the bus holds is as wanted.
+    pub async fn until(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !wanted(self) {
+            assert!(Instant::now() < deadline, "waited in vain for: {what}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until a terminator of the session arrived, and returns all its events.
+    pub async fn until_terminated(&self, session: SessionId) -> Vec<(Prefix, String)> {
+        let ended = |events: &[(Prefix, String)]| events.last().is_some_and(|(p, _)| p.kind.is_terminator());
+        self.until("a terminator", |bus| ended(&bus.events_of(session))).await;
+        self.events_of(session)
+    }
+}
+
+#[async_trait]
+impl Broker for RecordingBroker {
+    async fn create(&self, session: SessionId) -> Result<(), BusError> {
+        self.state.lock().sessions.insert(session, Session::default());
+        Ok(())
+    }
+
+    async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError> {
+        let mut state = self.state.lock();
+        let failure = (!state.claim_failures.is_empty()).then(|| state.claim_failures.remove(0));
+        if failure == Some(Failure::Lost) {
+            return Err(BusError::Unreachable("told to fail".into()).into());
+        }
+        let session = state.sessions.get_mut(&session).ok_or(ClaimError::Unknown)?;
+        if session.query_id == request.query_id {
+            return Ok(Claim { generation: session.generation, repeat_of: Some(session.answer.clone()) });
+        }
+        if session.closed {
+            return Err(ClaimError::Closed);
+        }
+        if session.running {
+            return Err(ClaimError::Busy);
+        }
+        session.running = true;
+        session.generation += 1;
+        session.query_id = request.query_id;
+        session.answer = request.answer;
+        match failure {
+            Some(_) => Err(BusError::Unreachable("told to lose the answer".into()).into()),
+            None => Ok(Claim { generation: session.generation, repeat_of: None }),
+        }
+    }
+
+    async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
+        let mut gate = self.gate.subscribe();
+        let _ = gate.wait_for(|open| *open).await;
+        let mut state = self.state.lock();
+        state.appends += 1;
+        state.largest_append = state.largest_append.max(batch.bytes());
+        let failure = (!state.failures.is_empty()).then(|| state.failures.remove(0));
+        if failure == Some(Failure::Lost) {
+            return Err(BusError::Unreachable("told to fail".into()));
+        }
+        let mut appended = Appended::default();
+        for entry in batch.iter() {
+            let id = (entry.session, entry.prefix.position.generation);
+            if state.stale.contains(&id) {
+                appended.stale.push(id);
+                continue;
+            }
+            if let Some(index) = state.refused.iter().position(|&refused| refused == id) {
+                state.refused.remove(index);
+                appended.refused.push((id.0, id.1, "told to refuse".into()));
+                continue;
+            }
+            let session = state.sessions.entry(entry.session).or_default();
+            if entry.prefix.position <= session.top {
+                continue;
+            }
+            session.top = entry.prefix.position;
+            session.running &= !entry.prefix.kind.is_terminator();
+            let frame = String::from_utf8(entry.frame.to_vec()).expect("frames are UTF-8");
+            state.events.push((entry.session, entry.prefix, frame));
+            appended.unheard += 1;
+        }
+        match failure {
+            Some(_) => Err(BusError::Unreachable("told to lose the answer".into())),
+            None => Ok(appended),
+        }
+    }
+
+    async fn close(&self, session: SessionId) -> Result<bool, BusError> {
+        let cancel = {
+            let mut state = self.state.lock();
+            let Some(known) = state.sessions.get_mut(&session) else { return Ok(false) };
+            known.closed = true;
+            known.running.then_some(Control::Cancel { session, generation: known.generation })
+        };
+        if let Some(cancel) = cancel {
+            let _ = self.control.send(cancel).await;
+        }
+        Ok(true)
+    }
+
+    async fn attach(
+        &self,
+        _session: SessionId,
+        _start: Start,
+        _outlet: Arc<dyn Outlet>,
+    ) -> Result<Attachment, BusError> {
+        Err(BusError::Refused("this bus has no lanes".into()))
+    }
+
+    async fn send_up(&self, _session: SessionId, _message: Bytes) -> Result<(), BusError> {
+        Err(BusError::Refused("this bus has no lanes".into()))
+    }
+
+    fn control(&self) -> Option<mpsc::Receiver<Control>> {
+        self.control_reader.lock().take()
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    fn counters(&self) -> CountersSnapshot {
+        CountersSnapshot { appended: self.state.lock().events.len() as u64, ..CountersSnapshot::default() }
+    }
+}
+
+/// The kinds of events, tokens counted: `(18, Some(Kind::Done))`.
+pub fn shape(events: &[(Prefix, String)]) -> (usize, Option<Kind>) {
+    let tokens = events.iter().filter(|(prefix, _)| prefix.kind == Kind::Token).count();
+    let last = events.last().map(|(prefix, _)| prefix.kind).filter(|kind| kind.is_terminator());
+    (tokens, last)
+}
+
+/// Whether the events are of one generation and numbered 1, 2, 3 ….
+pub fn is_continuous(events: &[(Prefix, String)]) -> bool {
+    let generation = events.first().map_or(0, |(prefix, _)| prefix.position.generation);
+    let positions = events.iter().map(|(prefix, _)| prefix.position);
+    positions.eq((1..=events.len() as u64).map(|seq| Position::new(generation, seq)))
+}
