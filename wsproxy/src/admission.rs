@@ -178,3 +178,120 @@ fn expiry(exp: u64, now: Duration) -> Option<Instant> {
     let end = Duration::from_secs(exp.checked_add(LEEWAY_SECONDS)?);
     Instant::now().checked_add(end.saturating_sub(now))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{Claims, Secret, Signer};
+
+    const ID: &str = "0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11";
+
+    fn secret() -> Secret {
+        Secret::new("a key of thirty-two bytes or more").unwrap()
+    }
+
+    fn token() -> String {
+        Signer::new(&secret()).sign(&Claims { session_id: ID.parse().unwrap(), iat: 1, exp: None })
+    }
+
+    /// A good request for `path`, with headers replaced, or left out where the value is empty.
+    fn check(path: &str, changes: &[(&'static str, &str)]) -> Result<Admission, Refusal> {
+        let authorization = format!("Bearer {}", token());
+        let mut headers = vec![
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("authorization", authorization.as_str()),
+        ];
+        headers.retain(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
+        headers.extend(changes.iter().filter(|(_, value)| !value.is_empty()));
+        let request =
+            headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
+        admit(&request.body(()).unwrap(), &Verifier::new(&secret()))
+    }
+
+    fn refused(changes: &[(&'static str, &str)]) -> Refusal {
+        check(&format!("/agent/ws/{ID}"), changes).unwrap_err()
+    }
+
+    #[test]
+    fn a_good_request() {
+        let admission = check(&format!("/agent/ws/{ID}"), &[]).unwrap();
+        assert_eq!(admission.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "RFC 6455's own example");
+        assert_eq!((admission.start, admission.subprotocol), (Start::Cursor, false));
+        assert_eq!(admission.session.to_string(), ID);
+    }
+
+    #[test]
+    fn a_browser_sends_its_token_as_a_subprotocol() {
+        let path = format!("/agent/ws/{ID}?x=1&last_event_id=7-3");
+        let pair = format!("bearer, {}", token());
+        let admission = check(&path, &[("authorization", ""), ("sec-websocket-protocol", &pair)]).unwrap();
+        assert!(admission.subprotocol);
+        assert_eq!(admission.start, Start::After(Position::new(7, 3)));
+    }
+
+    #[test]
+    fn a_bad_handshake_is_told_what_is_missing() {
+        for (header, value, refusal) in [
+            ("connection", "keep-alive", Refusal::NotAnUpgrade),
+            ("upgrade", "", Refusal::NotAnUpgrade),
+            ("upgrade", "h2c", Refusal::NotAnUpgrade),
+            ("sec-websocket-version", "8", Refusal::Version),
+            ("sec-websocket-version", "", Refusal::Version),
+        ] {
+            assert_eq!(refused(&[(header, value)]), refusal, "{header}: {value}");
+        }
+        for key in ["", "short"] {
+            assert!(matches!(refused(&[("sec-websocket-key", key)]), Refusal::Malformed(_)));
+        }
+    }
+
+    #[test]
+    fn a_bad_token_is_never_repeated() {
+        for (value, refusal) in [
+            ("", Refusal::NoToken),
+            ("Basic dXNlcg==", Refusal::NoToken),
+            ("Bearer", Refusal::NoToken),
+            ("Bearer not-a-token", Refusal::Token(TokenError::Malformed)),
+        ] {
+            let found = refused(&[("authorization", value)]);
+            assert_eq!(found, refusal, "{value}");
+            assert!(!found.to_string().contains("not-a-token"));
+        }
+    }
+
+    #[test]
+    fn a_bad_position_is_named() {
+        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        for text in ["x", "1", "7-3-1", "-", "\u{e4}-1"] {
+            let refusal = refused(&[("last-event-id", text)]);
+            assert!(matches!(refusal, Refusal::Position(_)), "{text}");
+            assert!(!text.is_ascii() || refusal.to_string().contains(text), "{refusal}");
+        }
+        let ahead = format!("{}-1", wall_ms + 120_000);
+        assert!(matches!(refused(&[("last-event-id", &ahead)]), Refusal::FuturePosition(_)));
+        let now = format!("{}-1", wall_ms + 1_000);
+        assert!(check(&format!("/agent/ws/{ID}"), &[("last-event-id", &now)]).is_ok());
+        let nothing = check(&format!("/agent/ws/{ID}"), &[("last-event-id", "0")]).unwrap();
+        assert_eq!(nothing.start, Start::After(Position::ZERO));
+    }
+
+    #[test]
+    fn paths_and_methods() {
+        for path in ["/", "/agent/ws", "/agent/ws/not-a-uuid", "/agent/ws/*"] {
+            assert!(matches!(check(path, &[]), Err(Refusal::NotFound(_))), "{path}");
+        }
+        let post = Request::post(format!("/agent/ws/{ID}")).body(()).unwrap();
+        assert!(matches!(admit(&post, &Verifier::new(&secret())), Err(Refusal::NotFound(_))));
+    }
+
+    #[test]
+    fn an_expiry_beyond_every_clock_is_none() {
+        assert!(expiry(u64::MAX, Duration::ZERO).is_none());
+        assert!(expiry(u64::MAX - 100, Duration::ZERO).is_none());
+        let soon = expiry(100, Duration::from_secs(105)).unwrap();
+        assert!(soon > Instant::now() + Duration::from_secs(3), "the leeway counts");
+    }
+}

@@ -5,16 +5,16 @@ use crate::Config;
 use bus::{BusConfig, Delivery};
 use clap::Parser;
 use protocol::{Secret, SecretError};
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fmt, time::Duration};
 use uuid::Uuid;
 
 /// The WebSocket gateway of Streamstress.
 #[derive(Clone, Debug, Parser)]
-#[command(version)]
+#[command(version, args_override_self = true)]
 pub struct Args {
     /// Address to listen on
     #[arg(long, env = "HOST", default_value = "0.0.0.0")]
-    host: IpAddr,
+    host: String,
     /// Port to listen on
     #[arg(long, env = "PORT", default_value_t = 4040)]
     port: u16,
@@ -26,7 +26,7 @@ pub struct Args {
     jwt_secret: Option<String>,
     /// A file that holds the key
     #[arg(long, env = "JWT_SECRET_FILE")]
-    jwt_secret_file: Option<PathBuf>,
+    jwt_secret_file: Option<String>,
     /// The signature's algorithm: HS256, no other
     #[arg(long, env = "JWT_ALGORITHM", default_value = "HS256")]
     jwt_algorithm: String,
@@ -80,8 +80,8 @@ pub struct Args {
 /// What the program runs with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Address to listen on.
-    pub host: IpAddr,
+    /// Address or name to listen on.
+    pub host: String,
     /// Port to listen on.
     pub port: u16,
     /// Threads that serve sockets.
@@ -132,11 +132,11 @@ impl Args {
         let secret = self.secret().map_err(|fault| faults.push(fault)).ok();
         match secret {
             Some(secret) if faults.is_empty() => Ok(Settings {
+                bus: self.bus(delivery, subscribers),
+                gateway: self.gateway(secret),
                 host: self.host,
                 port: self.port,
                 threads: self.ws_threads,
-                bus: self.bus(delivery, subscribers),
-                gateway: self.gateway(secret),
                 warnings,
             }),
             _ => Err(Faults(faults)),
@@ -177,13 +177,13 @@ impl Args {
 
     fn secret(&self) -> Result<Secret, String> {
         let given = self.jwt_secret.as_deref().filter(|secret| !secret.is_empty());
-        let file = self.jwt_secret_file.as_deref().filter(|file| !file.as_os_str().is_empty());
+        let file = self.jwt_secret_file.as_deref().filter(|file| !file.is_empty());
         let too_short = |error: SecretError| error.to_string();
         match (given, file) {
             (Some(_), Some(_)) => Err("JWT_SECRET and JWT_SECRET_FILE are both set: unset one".into()),
             (Some(secret), None) => Secret::new(secret).map_err(too_short),
             (None, Some(file)) => std::fs::read_to_string(file)
-                .map_err(|error| format!("JWT_SECRET_FILE: {} cannot be read: {error}", file.display()))
+                .map_err(|error| format!("JWT_SECRET_FILE: {file} cannot be read: {error}"))
                 .and_then(|secret| Secret::new(&secret).map_err(too_short)),
             (None, None) => {
                 Err("JWT_SECRET or JWT_SECRET_FILE is needed: make a key with `openssl rand -hex 32`".into())
@@ -214,5 +214,75 @@ impl Args {
             drain: Duration::from_secs(self.drain_seconds),
             ..Config::new(secret)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+    fn resolve(flags: &[&str]) -> Result<Settings, Faults> {
+        Args::parse_from([&["wsproxy", "--jwt-secret-file="], flags].concat()).resolve()
+    }
+
+    #[test]
+    fn defaults() {
+        let settings = resolve(&["--jwt-secret", KEY]).unwrap();
+        assert_eq!((settings.port, settings.threads), (4040, 1));
+        assert!(settings.bus.instance.starts_with("wsproxy-") && settings.bus.instance.len() == 16);
+        assert_eq!(settings.gateway.ping_interval, Duration::from_secs(15));
+        assert!(settings.warnings.is_empty());
+        assert!(!format!("{settings:?}").contains(KEY));
+    }
+
+    #[test]
+    fn every_fault_is_listed_at_once() {
+        let flags = [
+            "--jwt-secret=short",
+            "--jwt-algorithm=none",
+            "--delivery=carrier-pigeon",
+            "--subscriber-connections=9",
+            "--ws-ping-interval-secs=0",
+            "--max-connections=0",
+            "--ws-outbox-bytes=1",
+        ];
+        let text = resolve(&flags).unwrap_err().to_string();
+        for name in [
+            "JWT secret has 5 bytes",
+            "JWT_ALGORITHM: `none`",
+            "carrier-pigeon",
+            "SUBSCRIBER_CONNECTIONS: 9",
+            "WS_PING_INTERVAL_SECS: 0",
+            "MAX_CONNECTIONS: 0",
+            "WS_OUTBOX_BYTES: 1 ",
+        ] {
+            assert!(text.contains(name), "{name} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn the_secret_comes_from_one_place() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
+        let path = file.path().to_str().unwrap();
+        assert!(resolve(&["--jwt-secret", "", "--jwt-secret-file", path]).is_ok());
+        for flags in [
+            &["--jwt-secret", KEY, "--jwt-secret-file", path][..],
+            &["--jwt-secret=", "--jwt-secret-file", "/nowhere/at/all"],
+            &["--jwt-secret=", "--jwt-secret-file="],
+        ] {
+            assert!(resolve(flags).unwrap_err().to_string().contains("JWT_SECRET_FILE"), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn old_names_are_understood() {
+        let settings =
+            resolve(&["--jwt-secret", KEY, "--pubsub-pool-size=32", "--fastapi-url=http://x"]).unwrap();
+        assert_eq!(settings.bus.subscriber_connections, 4);
+        assert_eq!(settings.warnings.len(), 2);
+        assert!(settings.warnings[0].contains("SUBSCRIBER_CONNECTIONS"));
     }
 }

@@ -27,7 +27,7 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         _ => Builder::new_multi_thread(),
     };
     builder.worker_threads(settings.threads).enable_all().build()?.block_on(async {
-        let listener = process::bind(settings.host, settings.port).await?;
+        let listener = process::bind(&settings.host, settings.port).await?;
         let bus = bus::open(settings.bus)?;
         wsproxy::run(listener, settings.gateway, bus, process::shutdown_on_signal()?).await
     })

@@ -1,7 +1,6 @@
 //! What the program takes from the operating system: its log, its port, its signals. The library's callers who embed a
 //! gateway need none of it.
 
-use std::net::IpAddr;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -19,7 +18,7 @@ pub fn log_to_stderr() {
 ///
 /// # Errors
 /// Names the address, and what to do if another program has it.
-pub async fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+pub async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     TcpListener::bind((host, port)).await.map_err(|error| {
         anyhow::anyhow!("cannot listen on {host}:{port}: {error}; choose another with HOST and PORT")
     })

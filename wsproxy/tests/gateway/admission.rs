@@ -1,0 +1,148 @@
+//! Who is let in, and what the others are told.
+
+use crate::rig::{Client, KEY, Proxy, Writer, sign, soon, token_for, unix_seconds};
+use protocol::{Claims, SessionId};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uuid::Uuid;
+
+#[tokio::test]
+async fn bad_tokens() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let session = writer.session;
+    let claims = Claims { session_id: session, iat: unix_seconds(), exp: None };
+    let good = token_for(session);
+    let (_, rest) = good.split_once('.').unwrap();
+    let (payload, _) = rest.split_once('.').unwrap();
+    let other = Claims { session_id: SessionId::new(Uuid::new_v4()), ..claims.clone() };
+    for (what, token, detail) in [
+        ("malformed", "a.b.c".to_owned(), "malformed"),
+        // {"typ":"JWT","alg":"none"} and {"typ":"JWT","alg":"HS512"}
+        ("alg none", format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.{payload}."), "token"),
+        ("other algorithm", format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzUxMiJ9.{rest}"), "not signed"),
+        ("other key", sign("another key of thirty-two bytes!!", &claims), "not signed"),
+        ("other session", sign(KEY, &other), "another session"),
+        ("expired", sign(KEY, &Claims { exp: Some(1000), ..claims.clone() }), "expired"),
+        ("huge", "x".repeat(5000), "longer than"),
+    ] {
+        let mut request = proxy.request(session);
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let (status, said, _) = proxy.refusal(request).await;
+        assert_eq!(status, 403, "{what}");
+        assert!(said.contains(detail), "{what}: {said}");
+        assert!(!said.contains(&token), "{what}: {said}");
+    }
+    let (status, _, headers) = proxy.refusal(proxy.bare_request(&format!("/agent/ws/{session}"))).await;
+    assert_eq!((status, headers["www-authenticate"].to_str().unwrap()), (401, "Bearer"));
+    proxy.metric(r#"wsproxy_upgrades_total{result="bad_token"} 7"#).await;
+    proxy.metric("wsproxy_connections 0").await;
+}
+
+#[tokio::test]
+async fn a_browser_offers_its_token_as_a_subprotocol() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let mut request = proxy.bare_request(&format!("/agent/ws/{}?last_event_id=0", writer.session));
+    let offer = format!("bearer, {}", token_for(writer.session));
+    request.headers_mut().insert("sec-websocket-protocol", offer.parse().unwrap());
+    // The client refuses an answer that names none of its subprotocols.
+    Client::open(proxy.address, request).await.unwrap();
+}
+
+#[tokio::test]
+async fn bad_paths_and_positions() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    for path in ["/", "/agent", "/agent/ws/", "/agent/ws/not-a-uuid", "/agent/ws/*", "/agent/x/y/z"] {
+        assert_eq!(proxy.refusal(proxy.bare_request(path)).await.0, 404, "{path}");
+    }
+    for position in ["x", "1", "1-2-3", "99999999999999-1"] {
+        let mut request = proxy.request(writer.session);
+        request.headers_mut().insert("last-event-id", position.parse().unwrap());
+        let (status, said, _) = proxy.refusal(request).await;
+        assert_eq!(status, 400, "{position}");
+        assert!(said.contains(position), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn plain_http_is_answered() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    assert_eq!(proxy.get("/health").await.0, 200);
+    assert_eq!(proxy.get("/ready").await.0, 200);
+    assert_eq!(proxy.get(&format!("/agent/ws/{}", writer.session)).await.0, 426);
+    let (status, metrics) = proxy.get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(metrics.ends_with("# EOF\n") && metrics.contains("bus_appended_total"), "{metrics}");
+    let port = proxy.address.port();
+    assert!(tokio::task::spawn_blocking(move || wsproxy::health_check(port)).await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn a_full_gateway_says_when_to_come_back_and_still_answers_probes() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, |config| config.max_connections = 1).await;
+    let first = proxy.connect(writer.session).await;
+    let (status, _, headers) = proxy.refusal(proxy.request(writer.session)).await;
+    assert_eq!((status, headers.contains_key("retry-after")), (503, true));
+    assert_eq!(proxy.get("/ready").await.0, 200);
+    first.close().await;
+    proxy.metric("wsproxy_connections 0").await;
+    soon(async {
+        while Client::open(proxy.address, proxy.request(writer.session)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// The connection must end although the client's request never does.
+async fn cut_off(mut drip: impl FnMut() -> Option<&'static [u8]>) {
+    let writer = Writer::new().await;
+    let header_timeout = Duration::from_millis(100);
+    let proxy = Proxy::start_with(&writer.bus, |config| config.header_timeout = header_timeout).await;
+    let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+    soon(async {
+        let mut answer = [0; 512];
+        loop {
+            tokio::select! {
+                read = stream.read(&mut answer) => match read {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                },
+                () = tokio::time::sleep(Duration::from_millis(20)) => {
+                    if let Some(bytes) = drip() && stream.write_all(bytes).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    assert_eq!(proxy.get("/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_cut_off() {
+    cut_off(|| None).await;
+}
+
+#[tokio::test]
+async fn who_says_a_byte_at_a_time_is_cut_off() {
+    let mut request = b"GET / HTTP/1.1\r\nX-Endless: ".chunks(1);
+    cut_off(move || Some(request.next().unwrap_or(b"x"))).await;
+}
+
+#[tokio::test]
+async fn a_head_that_never_fits_is_refused() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+    let head = format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = soon(stream.read_to_end(&mut answer)).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+}

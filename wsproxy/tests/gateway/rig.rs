@@ -1,0 +1,290 @@
+//! The parts that the tests are made of: a bus with a writer, gateways on free ports, and clients.
+
+use bus::{Batch, Broker, BusConfig, ClaimRequest};
+use futures_util::{SinkExt, StreamExt};
+use protocol::{Claims, Frame, Kind, Position, Secret, SessionId, Signer, encode_done, encode_token};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinHandle,
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Error, Message, client::IntoClientRequest, handshake::client::Request},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wsproxy::Config;
+
+pub(crate) const KEY: &str = "a key of thirty-two bytes or more";
+
+/// What `future` gives, which it must do soon.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("nothing happened for 20 s")
+}
+
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+pub(crate) fn token_for(session: SessionId) -> String {
+    sign(KEY, &Claims { session_id: session, iat: unix_seconds(), exp: None })
+}
+
+pub(crate) fn sign(key: &str, claims: &Claims) -> String {
+    Signer::new(&Secret::new(key).unwrap()).sign(claims)
+}
+
+/// A bus and one session on it, written to as a server would.
+pub(crate) struct Writer {
+    pub(crate) bus: Arc<dyn Broker>,
+    pub(crate) session: SessionId,
+    generation: u64,
+    seq: u64,
+}
+
+impl Writer {
+    pub(crate) async fn new() -> Self {
+        Self::on(&bus::open(BusConfig::new("memory://", "test")).unwrap()).await
+    }
+
+    /// Another session on the same bus.
+    pub(crate) async fn on(bus: &Arc<dyn Broker>) -> Self {
+        let session = SessionId::new(Uuid::new_v4());
+        bus.create(session).await.unwrap();
+        Self { bus: bus.clone(), session, generation: 0, seq: 0 }
+    }
+
+    /// Begins a query.
+    pub(crate) async fn claim(&mut self) {
+        let request = ClaimRequest { query_id: Uuid::new_v4().to_string(), answer: String::new() };
+        self.generation = self.bus.claim(self.session, request).await.unwrap().generation;
+        self.seq = 0;
+    }
+
+    /// Writes `count` tokens of `bytes` bytes.
+    pub(crate) async fn tokens(&mut self, count: u64, bytes: usize) {
+        for _ in 0..count {
+            self.seq += 1;
+            let (mut batch, content) = (Batch::default(), "x".repeat(bytes));
+            let position = Position::new(self.generation, self.seq);
+            batch.push(self.session, position, Kind::Token, |out| {
+                encode_token(out, position, &content, "q", 0, 0);
+            });
+            self.bus.append(&batch).await.unwrap();
+        }
+    }
+
+    /// Ends the query.
+    pub(crate) async fn done(&mut self) {
+        let mut batch = Batch::default();
+        let position = Position::new(self.generation, self.seq + 1);
+        batch.push(self.session, position, Kind::Done, |out| encode_done(out, position, "q", 0, 0));
+        self.bus.append(&batch).await.unwrap();
+    }
+
+    /// A whole query.
+    pub(crate) async fn query(&mut self, tokens: u64) {
+        self.claim().await;
+        self.tokens(tokens, 5).await;
+        self.done().await;
+    }
+
+    /// The positions `from..=to` of the query.
+    pub(crate) fn positions(&self, from: u64, to: u64) -> Vec<Position> {
+        (from..=to).map(|seq| Position::new(self.generation, seq)).collect()
+    }
+}
+
+/// A gateway on a free port; ends with the test.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Proxy {
+    pub(crate) async fn start(bus: &Arc<dyn Broker>) -> Self {
+        Self::start_with(bus, |_| {}).await
+    }
+
+    pub(crate) async fn start_with(bus: &Arc<dyn Broker>, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::new(Secret::new(KEY).unwrap());
+        change(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(wsproxy::run(listener, config, bus.clone(), shutdown.clone()));
+        Self { address, shutdown, task }
+    }
+
+    /// A request for the session's socket, with its token.
+    pub(crate) fn request(&self, session: SessionId) -> Request {
+        let mut request = self.bare_request(&format!("/agent/ws/{session}"));
+        let authorization = format!("Bearer {}", token_for(session));
+        request.headers_mut().insert("authorization", authorization.parse().unwrap());
+        request
+    }
+
+    pub(crate) fn bare_request(&self, path: &str) -> Request {
+        format!("ws://{}{path}", self.address).into_client_request().unwrap()
+    }
+
+    pub(crate) async fn connect(&self, session: SessionId) -> Client {
+        Client::open(self.address, self.request(session)).await.unwrap()
+    }
+
+    pub(crate) async fn resume(&self, session: SessionId, after: &str) -> Client {
+        let mut request = self.request(session);
+        request.headers_mut().insert("last-event-id", after.parse().unwrap());
+        Client::open(self.address, request).await.unwrap()
+    }
+
+    /// Status and `detail` of a refused upgrade.
+    pub(crate) async fn refusal(&self, request: Request) -> (u16, String, http::HeaderMap) {
+        match Client::open(self.address, request).await {
+            Err(Error::Http(answer)) => {
+                let (head, body) = answer.into_parts();
+                let body: protocol::ErrorBody = serde_json::from_slice(&body.unwrap_or_default()).unwrap();
+                (head.status.as_u16(), body.detail, head.headers)
+            }
+            Err(error) => panic!("the request ended with {error}"),
+            Ok(_) => panic!("the request was not refused"),
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon(stream.read_to_string(&mut answer)).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// Waits until a line of `/metrics` reads `line`.
+    pub(crate) async fn metric(&self, line: &str) {
+        soon(async {
+            while !self.get("/metrics").await.1.lines().any(|found| found == line) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// One client's socket.
+#[derive(Debug)]
+pub(crate) struct Client(pub(crate) WebSocketStream<TcpStream>);
+
+/// What a client saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Event(Position, Kind),
+    Resumed(Position),
+    Gap(Position, Position),
+    /// A frame that is no event.
+    Other(String),
+    /// The close frame's code and text.
+    Close(u16, String),
+    /// The connection ended without one.
+    End,
+}
+
+impl Client {
+    pub(crate) async fn open(address: SocketAddr, request: Request) -> Result<Self, Error> {
+        Self::over(soon(TcpStream::connect(address)).await.unwrap(), request).await
+    }
+
+    /// A client whose kernel takes little that it does not read.
+    pub(crate) async fn open_narrow(address: SocketAddr, request: Request) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        Self::over(socket.connect(address).await.unwrap(), request).await.unwrap()
+    }
+
+    async fn over(stream: TcpStream, request: Request) -> Result<Self, Error> {
+        stream.set_nodelay(true).unwrap();
+        soon(client_async(request, stream)).await.map(|(socket, _)| Self(socket))
+    }
+
+    /// The next thing that is not a ping or pong.
+    pub(crate) async fn next(&mut self) -> Seen {
+        soon(async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Text(text))) => return Seen::of(&text),
+                    Some(Ok(Message::Close(Some(frame)))) => {
+                        return Seen::Close(frame.code.into(), frame.reason.to_string());
+                    }
+                    // The answer to a close without a code.
+                    Some(Ok(Message::Close(None))) => return Seen::Close(1005, String::new()),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(other)) => panic!("the gateway sent {other:?}"),
+                    Some(Err(_)) | None => return Seen::End,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Everything up to and with the first that is no token.
+    pub(crate) async fn query(&mut self) -> (Vec<Position>, Seen) {
+        let mut positions = Vec::new();
+        loop {
+            match self.next().await {
+                Seen::Event(position, Kind::Token) => positions.push(position),
+                Seen::Event(position, Kind::Done) => {
+                    positions.push(position);
+                    return (positions, Seen::Event(position, Kind::Done));
+                }
+                other => return (positions, other),
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, message: Message) {
+        soon(self.0.send(message)).await.unwrap();
+    }
+
+    /// The code of the close frame that must come, whatever comes before it.
+    pub(crate) async fn close_code(&mut self) -> u16 {
+        loop {
+            match self.next().await {
+                Seen::Close(code, _) => return code,
+                Seen::End => panic!("the connection ended without a close frame"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Closes, and waits until the gateway has closed too.
+    pub(crate) async fn close(mut self) {
+        soon(self.0.close(None)).await.unwrap();
+        while !matches!(self.next().await, Seen::End) {}
+    }
+}
+
+impl Seen {
+    fn of(text: &str) -> Self {
+        match Frame::parse(text).unwrap() {
+            Frame::Event(event) => Self::Event(event.position.unwrap(), event.kind),
+            Frame::Resumed { to } => Self::Resumed(to),
+            Frame::Gap { from, to } => Self::Gap(from, to),
+            Frame::Other => Self::Other(text.to_owned()),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Clients that read too slowly: they are closed, resume, and delay nobody.
+
+use crate::rig::{Client, Proxy, Seen, Writer};
+use protocol::{Kind, Position};
+use std::time::{Duration, Instant};
+
+const TOKENS: u64 = 400;
+const TOKEN_BYTES: usize = 4096;
+
+async fn small_buffers(writer: &Writer) -> Proxy {
+    Proxy::start_with(&writer.bus, |config| {
+        config.send_buffer_bytes = Some(8192);
+        config.outbox_bytes = 64 << 10;
+    })
+    .await
+}
+
+/// Resumes after what it has until the query is done; answers what it got, and how often it was closed.
+async fn collect(proxy: &Proxy, writer: &Writer, mut client: Client) -> (Vec<Position>, u32) {
+    let (mut have, mut closes) = (Vec::new(), 0);
+    loop {
+        match client.next().await {
+            Seen::Event(position, kind) => {
+                have.push(position);
+                if kind == Kind::Done {
+                    return (have, closes);
+                }
+            }
+            Seen::Resumed(_) => {}
+            Seen::Close(4002, _) => {
+                closes += 1;
+                let last = have.last().map_or("0".to_owned(), Position::to_string);
+                client = proxy.resume(writer.session, &last).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_closed_resumes_and_delays_nobody() {
+    let mut slow = Writer::new().await;
+    let mut quick = Writer::on(&slow.bus).await;
+    let proxy = small_buffers(&slow).await;
+    let stuck = Client::open_narrow(proxy.address, proxy.request(slow.session)).await;
+    let mut reader = proxy.connect(quick.session).await;
+    slow.claim().await;
+    quick.claim().await;
+    let mut worst = Duration::ZERO;
+    for _ in 0..TOKENS {
+        slow.tokens(1, TOKEN_BYTES).await;
+        let sent = Instant::now();
+        quick.tokens(1, TOKEN_BYTES).await;
+        assert!(matches!(reader.next().await, Seen::Event(..)));
+        worst = worst.max(sent.elapsed());
+    }
+    slow.done().await;
+    quick.done().await;
+    assert!(worst < Duration::from_millis(500), "the other client waited {worst:?}");
+    assert!(matches!(reader.next().await, Seen::Event(_, Kind::Done)));
+    proxy.metric("wsproxy_outbox_overflows_total 1").await;
+    let (have, closes) = collect(&proxy, &slow, stuck).await;
+    assert_eq!(have, slow.positions(1, TOKENS + 1));
+    assert_eq!(closes, 1, "a replay that is read is never closed");
+}
+
+#[tokio::test]
+async fn a_long_replay_is_paged_to_what_the_outbox_holds() {
+    let mut writer = Writer::new().await;
+    let proxy = small_buffers(&writer).await;
+    writer.claim().await;
+    writer.tokens(TOKENS, TOKEN_BYTES).await;
+    writer.done().await;
+    let mut request = proxy.request(writer.session);
+    request.headers_mut().insert("last-event-id", "0".parse().unwrap());
+    let client = Client::open_narrow(proxy.address, request).await;
+    let (have, closes) = collect(&proxy, &writer, client).await;
+    assert_eq!((have, closes), (writer.positions(1, TOKENS + 1), 0));
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_outbox_passes() {
+    let mut writer = Writer::new().await;
+    let proxy = small_buffers(&writer).await;
+    let mut client = proxy.connect(writer.session).await;
+    writer.claim().await;
+    writer.tokens(1, 300 << 10).await;
+    let first = client.next().await;
+    assert_eq!(first, Seen::Event(writer.positions(1, 1)[0], Kind::Token));
+    writer.done().await;
+    assert_eq!(client.query().await.0, writer.positions(2, 2));
+}

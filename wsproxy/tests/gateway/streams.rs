@@ -1,0 +1,121 @@
+//! Every token, once and in order, however the client comes and goes.
+
+use crate::rig::{Proxy, Seen, Writer};
+use protocol::{Kind, Position};
+
+#[tokio::test]
+async fn a_query_comes_through_verbatim_and_in_order() {
+    let mut writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let mut client = proxy.connect(writer.session).await;
+    for _ in 0..3 {
+        writer.query(18).await;
+        assert_eq!(client.query().await.0, writer.positions(1, 19));
+    }
+    client.close().await;
+    proxy.metric(r#"wsproxy_closes_total{reason="client"} 1"#).await;
+    proxy.metric("wsproxy_connections 0").await;
+    proxy.metric("wsproxy_events_total 57").await;
+    proxy.metric("bus_forwarded_total 57").await;
+}
+
+#[tokio::test]
+async fn who_submits_first_and_connects_later_gets_everything() {
+    let mut writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    writer.query(500).await;
+    let mut client = proxy.connect(writer.session).await;
+    assert_eq!(client.query().await.0, writer.positions(1, 501));
+}
+
+#[tokio::test]
+async fn a_client_without_a_position_continues_where_its_last_socket_ended() {
+    let mut writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    for _ in 0..3 {
+        let mut client = proxy.connect(writer.session).await;
+        writer.query(5).await;
+        assert_eq!(client.query().await.0, writer.positions(1, 6));
+        client.close().await;
+    }
+    writer.query(5).await;
+    let mut client = proxy.connect(writer.session).await;
+    assert_eq!(client.query().await.0, writer.positions(1, 6), "nothing of the earlier queries comes again");
+}
+
+#[tokio::test]
+async fn a_client_resumes_by_position_and_is_told_where_the_replay_ends() {
+    let mut writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    writer.claim().await;
+    writer.tokens(10, 5).await;
+    let four = writer.positions(4, 4)[0];
+    let mut client = proxy.resume(writer.session, &four.to_string()).await;
+    let (replayed, then) = client.query().await;
+    assert_eq!(replayed, writer.positions(5, 10));
+    assert_eq!(then, Seen::Resumed(writer.positions(10, 10)[0]));
+    writer.tokens(1, 5).await;
+    writer.done().await;
+    assert_eq!(client.query().await.0, writer.positions(11, 12));
+    let mut again = proxy.resume(writer.session, "0").await;
+    assert_eq!(again.query().await.0, writer.positions(1, 12));
+}
+
+#[tokio::test]
+async fn a_fresh_client_that_has_nothing_is_told_that_nothing_was_replayed() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let mut client = proxy.resume(writer.session, "0").await;
+    assert_eq!(client.next().await, Seen::Resumed(Position::ZERO));
+}
+
+/// The second socket takes over while tokens flow: between the two, every token once.
+async fn takeover(writer: &mut Writer, first: &Proxy, second: &Proxy) {
+    let mut old = first.connect(writer.session).await;
+    writer.claim().await;
+    writer.tokens(7, 5).await;
+    assert_eq!(old.next().await, Seen::Event(writer.positions(1, 1)[0], Kind::Token));
+    let mut new = second.connect(writer.session).await;
+    let (rest, then) = old.query().await;
+    assert_eq!(rest, writer.positions(2, 7));
+    assert!(matches!(then, Seen::Close(4001, _)), "{then:?}");
+    writer.tokens(3, 5).await;
+    writer.done().await;
+    assert_eq!(new.query().await.0, writer.positions(8, 11));
+}
+
+#[tokio::test]
+async fn takeover_on_one_gateway() {
+    let mut writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    takeover(&mut writer, &proxy, &proxy).await;
+}
+
+#[tokio::test]
+async fn takeover_across_two_gateways() {
+    let mut writer = Writer::new().await;
+    let (first, second) = (Proxy::start(&writer.bus).await, Proxy::start(&writer.bus).await);
+    takeover(&mut writer, &first, &second).await;
+}
+
+#[tokio::test]
+async fn a_frame_that_came_right_behind_the_request_is_read() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+    let request = format!(
+        "GET /agent/ws/{} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Authorization: Bearer {}\r\n\r\n",
+        writer.session,
+        crate::rig::token_for(writer.session)
+    );
+    // A masked ping, mask 0, payload "hi".
+    let ping = [0x89, 0x82, 0, 0, 0, 0, b'h', b'i'];
+    stream.write_all(&[request.as_bytes(), &ping].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\x8a\x02hi") {
+        assert!(crate::rig::soon(stream.read_buf(&mut answer)).await.unwrap() > 0, "no pong");
+    }
+}
