@@ -1,6 +1,7 @@
 //! What the program takes from the operating system: its log, its port, its signals. The library's callers who embed a
 //! gateway need none of it.
 
+use std::io::IsTerminal;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -11,7 +12,8 @@ use tracing_subscriber::EnvFilter;
 /// Logs to stderr: what `RUST_LOG` asks for, else everything from `info` up.
 pub fn log_to_stderr() {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 /// Takes the port.

@@ -24,6 +24,7 @@ async fn closes(messages: Vec<Message>, code: u16) {
     }
     assert_eq!(client.close_code().await, code);
     assert_eq!(client.next().await, Seen::End);
+    drop(client);
     proxy.metric("wsproxy_connections 0").await;
 }
 
