@@ -188,10 +188,8 @@ impl Args {
         let max_streams =
             reader.number("MAX_STREAMS", self.max_streams.take(), 10_000, 1..=Config::MAX_STREAMS);
         let drain = reader.number("DRAIN_SECONDS", self.drain_seconds.take(), 30, 0..=86_400);
-        let token_ttl = match filled(self.token_ttl_seconds.take()) {
-            Some(ttl) => Some(reader.number("TOKEN_TTL_SECONDS", Some(ttl), 1, SECONDS)),
-            None => None,
-        };
+        let token_ttl = filled(self.token_ttl_seconds.take())
+            .map(|ttl| reader.number("TOKEN_TTL_SECONDS", Some(ttl), 1, SECONDS));
         let seed = reader.value("SEED", self.seed.take());
         let instance =
             filled(self.instance.take()).unwrap_or_else(|| format!("server-{:08x}", rand::random::<u32>()));
