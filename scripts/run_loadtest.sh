@@ -89,7 +89,8 @@ get() { # PORT PATH
 
 # How many instances HAProxy sends to: of backend `api` or `ws`.
 instances_up() { # BACKEND
-    get 8404 '/;csv' | awk -F, -v backend="$1" \
+    # HAProxy sends its statistics in chunks: sed takes the marks between them out.
+    get 8404 '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v backend="$1" \
         '$1 == "# pxname" { for (i = 1; i <= NF; i++) if ($i == "status") status = i }
          $1 == backend && $2 != "FRONTEND" && $2 != "BACKEND" && $status ~ /^UP/ { up++ }
          END { print up + 0 }'

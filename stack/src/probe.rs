@@ -30,7 +30,8 @@ pub(crate) async fn redis_answers(address: SocketAddr) -> bool {
 
 /// `GET path`.
 pub(crate) fn get_blocking(address: SocketAddr, path: &str) -> io::Result<Answer> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    // HTTP/1.0, though HAProxy's statistics come in chunks all the same.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     parse(&exchange(address, request.as_bytes())?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is no HTTP"))
 }
@@ -69,7 +70,22 @@ fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<String> {
 fn parse(answer: &str) -> Option<Answer> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, body: body.to_owned() })
+    let chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked");
+    let body = if chunked { unchunk(body)? } else { body.to_owned() };
+    Some(Answer { status, body })
+}
+
+fn unchunk(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (size, data) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.push_str(data.get(..size)?);
+        rest = data.get(size..)?.strip_prefix("\r\n")?;
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +96,11 @@ mod tests {
     fn answers() {
         let answer = parse("HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\nno").unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (503, "no"));
+        let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n";
+        assert_eq!(parse(chunks).unwrap().body, "abcd");
+        for cut in 0..chunks.len() - 2 {
+            let _ = parse(&chunks[..cut]);
+        }
         for text in ["", "HTTP/1.1\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "+PONG\r\n\r\n", "HTTP/1.1 200 OK\r\n"] {
             assert!(parse(text).is_none(), "{text:?} was taken for an answer");
         }

@@ -41,15 +41,14 @@ fn status(state_dir: &Path) -> Option<Status> {
 
 /// A stack held in the foreground, and the ids of everything that it started.
 fn held(state_dir: &Path) -> (Held, Vec<u32>) {
-    let supervisor = Held::start(&mut stack(state_dir, &up(&[])));
-    let mut pids = Vec::new();
-    wait_until("the stack is up", || match status(state_dir) {
-        Some(status) => {
-            pids = family(&status.processes.iter().map(|process| process.pid).collect::<Vec<_>>());
-            true
-        }
-        None => false,
+    let mut supervisor = Held::start(&mut stack(state_dir, &up(&[])));
+    let mut now = None;
+    wait_until("the stack is up", || {
+        assert!(supervisor.0.try_wait().unwrap().is_none(), "the supervisor ended; above is why");
+        now = status(state_dir);
+        now.is_some()
     });
+    let pids = family(&now.unwrap().processes.iter().map(|process| process.pid).collect::<Vec<_>>());
     assert!(pids.len() >= 5, "Redis, HAProxy with its worker, a server, a gateway: {pids:?}");
     assert!(pids.iter().all(|&pid| runs(pid)));
     (supervisor, pids)

@@ -102,6 +102,8 @@ fn spec(role: Role, number: u16, port: u16, program: &Path, environment: &Enviro
     set("PORT", &port.to_string());
     set("INSTANCE", &name);
     set("REDIS_URL", &environment.redis_url);
+    // Its log is a file.
+    set("NO_COLOR", "1");
     set("JWT_SECRET", environment.secret.expose());
     if let (Role::Server, Some(workers)) = (role, environment.server_workers) {
         set("SERVER_WORKERS", &workers.to_string());

@@ -1,4 +1,5 @@
-//! The programs under test, built once by cargo itself, into the directory where the test's own `stack` is.
+//! The programs under test: those in STREAMSTRESS_BIN_DIR, or built once by cargo itself beside the test's own `stack`.
+//! The build takes the whole workspace's features, so that after `cargo test --workspace` hardly anything is left to do.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +10,10 @@ use std::{
 /// Where `server`, `wsproxy` and `stack` are.
 pub fn directory() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build)
+    BUILT.get_or_init(|| match std::env::var_os("STREAMSTRESS_BIN_DIR") {
+        Some(directory) => directory.into(),
+        None => build(),
+    })
 }
 
 /// `stack` with these arguments, over a state directory of its own and on free ports.
@@ -25,7 +29,7 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--quiet", "--package", "server", "--package", "wsproxy", "--target-dir"])
+        .args(["build", "--quiet", "--workspace", "--exclude", "stack", "--bins", "--target-dir"])
         .arg(directory.parent().unwrap())
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     match directory.file_name().and_then(|name| name.to_str()) {
