@@ -16,7 +16,10 @@ pub struct Stack(stack::embedded::Embedded);
 #[cfg(feature = "embedded")]
 pub fn start(config: &mut Config) -> Result<Stack, RunError> {
     use anyhow::Context;
-    let options = stack::embedded::Options::new().context("cannot make a key for the embedded stack")?;
+    let mut options = stack::embedded::Options::new().context("cannot make a key for the embedded stack")?;
+    let clients = usize::try_from(config.load.clients).unwrap_or(usize::MAX);
+    options.server.max_streams = options.server.max_streams.max(clients);
+    options.wsproxy.max_connections = options.wsproxy.max_connections.max(clients);
     let stack = stack::embedded::Embedded::start(options).context("cannot start the embedded stack")?;
     let aim =
         |url: String| url.parse().map_err(|error| Faults(vec![format!("the stack's URL {url}: {error}")]));

@@ -8,7 +8,7 @@ use crate::{
     signals::{self, Stop},
 };
 use clap::Parser;
-use std::{ffi::OsString, path::PathBuf, thread};
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf, thread};
 use time::OffsetDateTime;
 
 /// Bad configuration.
@@ -49,7 +49,8 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
             finished.exit_code
         }
         Ok(finished) => {
-            print!("{}", finished.text);
+            let painted = std::io::stdout().is_terminal().then(|| output::colored(&finished.text));
+            print!("{}", painted.as_ref().unwrap_or(&finished.text));
             finished.exit_code
         }
         Err(error) => {

@@ -129,7 +129,8 @@ impl Session {
     }
 
     async fn flow(&mut self) {
-        if let Err(failure) = self.prepare().await {
+        // Boxed: what opening needs is not carried along for the rest of the session.
+        if let Err(failure) = Box::pin(self.prepare()).await {
             self.fail(failure);
             return;
         }
@@ -144,7 +145,7 @@ impl Session {
             }
             planned = Instant::now() + self.worker.config.load.think_time;
         }
-        self.close().await;
+        Box::pin(self.close()).await;
     }
 
     async fn prepare(&mut self) -> Result<(), Failure> {
@@ -188,7 +189,10 @@ impl Session {
         let mut turn = Box::pin(tokio::time::sleep_until(planned.into()));
         loop {
             let up = self.link.as_ref().is_some_and(Link::is_up);
-            if self.over || starting.is_cancelled() || (up && Instant::now() >= planned) {
+            if self.over
+                || starting.is_cancelled()
+                || (up && (turn.is_elapsed() || Instant::now() >= planned))
+            {
                 return !self.over && !starting.is_cancelled();
             }
             tokio::select! {

@@ -1,0 +1,392 @@
+//! Whole runs against a server that does what it is told: what the client finds is what was done to it.
+//! Whether the machine was quick enough for the figures to be believed is not this test's business.
+
+mod fake;
+
+use client::{
+    cli::RunArgs,
+    config::Config,
+    engine::{self, RunError},
+    output::Finished,
+    signals::Stop,
+};
+use fake::{Deed, Running, Script};
+use serde_json::Value;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use time::macros::datetime;
+
+fn args(server: &Running, dir: &Path, clients: i64, queries: i64) -> RunArgs {
+    RunArgs {
+        clients: Some(clients),
+        queries: Some(queries),
+        ramp_up: Some(0.05),
+        api_url: Some(server.api.clone()),
+        wsproxy_url: Some(server.ws.clone()),
+        ws_initial_backoff_seconds: Some(0.02),
+        ws_max_backoff_seconds: Some(0.1),
+        output_dir: Some(dir.to_owned()),
+        quiet: true,
+        workers: Some(2),
+        seed: Some(1),
+        ..RunArgs::default()
+    }
+}
+
+fn run(args: RunArgs, stop: &Stop) -> Result<Finished, RunError> {
+    engine::run(Config::new(args, 2, 1).unwrap(), stop, datetime!(2026-11-21 00:00 UTC))
+}
+
+/// Runs it and reads the summary back.
+fn summary(server: &Running, change: impl FnOnce(&mut RunArgs), clients: i64, queries: i64) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = args(server, dir.path(), clients, queries);
+    change(&mut args);
+    run(args, &Stop::default()).unwrap();
+    read_summary(dir.path())
+}
+
+fn read_summary(dir: &Path) -> Value {
+    let path = dir.join("loadtest_20261121_000000_summary.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn check(summary: &Value, expected: &[(&str, u64)]) {
+    for (key, value) in expected {
+        assert_eq!(summary[key].as_u64(), Some(*value), "{key} in {summary:#}");
+    }
+}
+
+fn everything_came(summary: &Value, clients: u64, queries: u64, tokens: u64) {
+    let all = clients * queries;
+    check(
+        summary,
+        &[
+            ("total_sessions", clients),
+            ("successful_sessions", clients),
+            ("queries_ok", all),
+            ("queries_total", all),
+            ("tokens_expected", all * tokens),
+            ("tokens_received", all * tokens),
+            ("tokens_lost", 0),
+            ("tokens_duplicated", 0),
+            ("tokens_reordered", 0),
+            ("events_received", all * (tokens + 1)),
+        ],
+    );
+    assert_ne!(summary["verdict"], "FAIL", "{summary:#}");
+}
+
+#[test]
+fn a_whole_run_is_complete() {
+    let server = Running::start(Script::default());
+    let summary = summary(&server, |_| {}, 20, 3);
+    everything_came(&summary, 20, 3, 18);
+    check(&summary, &[("total_reconnect_attempts", 0), ("sessions_old_contract", 0)]);
+    assert_eq!(summary["generator"]["shared_clock"], true);
+    assert_eq!(summary["metrics"]["delivery_ms"]["count"].as_u64(), Some(20 * 3 * 19));
+    assert_eq!(summary["metrics"]["itl_ms"]["count"].as_u64(), Some(20 * 3 * 17));
+    let seen = server.seen();
+    assert_eq!((seen.creates, seen.runs, seen.closes, seen.sockets), (20, 60, 20, 20));
+    assert!(seen.resumed_after.is_empty(), "a first socket has nothing to resume");
+}
+
+#[test]
+fn a_burst_is_complete() {
+    let server = Running::start(Script::default());
+    everything_came(&summary(&server, |args| args.burst = true, 20, 2), 20, 2, 18);
+}
+
+#[test]
+fn every_hundredth_token_dropped_is_found() {
+    let server = Running::start(Script {
+        edit: |n| if n % 100 == 0 { Deed::Drop } else { Deed::Send },
+        ..Script::default()
+    });
+    let summary = summary(&server, |_| {}, 10, 5);
+    check(
+        &summary,
+        &[
+            ("tokens_expected", 900),
+            ("tokens_lost", 9),
+            ("tokens_received", 891),
+            ("lost_connected", 9),
+            ("tokens_duplicated", 0),
+            ("tokens_reordered", 0),
+        ],
+    );
+    assert_eq!(summary["verdict"], "FAIL");
+}
+
+#[test]
+fn doubled_and_swapped_tokens_are_found() {
+    let server = Running::start(Script {
+        edit: |n| if n % 50 == 0 { Deed::Double } else { Deed::Send },
+        ..Script::default()
+    });
+    let doubled = summary(&server, |_| {}, 10, 5);
+    check(
+        &doubled,
+        &[("tokens_lost", 0), ("tokens_received", 900), ("tokens_duplicated", 18), ("tokens_reordered", 0)],
+    );
+    assert_eq!(doubled["verdict"], "FAIL");
+    let server = Running::start(Script {
+        edit: |n| if n == 40 { Deed::Swap } else { Deed::Send },
+        ..Script::default()
+    });
+    let swapped = summary(&server, |_| {}, 10, 5);
+    check(
+        &swapped,
+        &[("tokens_lost", 0), ("tokens_received", 900), ("tokens_duplicated", 0), ("tokens_reordered", 1)],
+    );
+    assert_eq!(swapped["verdict"], "FAIL");
+}
+
+#[test]
+fn the_last_token_doubled_or_behind_its_terminator_is_found() {
+    let server = Running::start(Script {
+        edit: |n| if n == 18 { Deed::Swap } else { Deed::Send },
+        ..Script::default()
+    });
+    check(
+        &summary(&server, |_| {}, 1, 1),
+        &[("tokens_lost", 0), ("tokens_reordered", 1), ("queries_incomplete", 1)],
+    );
+    let server = Running::start(Script {
+        edit: |n| if n == 18 { Deed::Double } else { Deed::Send },
+        ..Script::default()
+    });
+    check(&summary(&server, |_| {}, 1, 1), &[("tokens_lost", 0), ("tokens_duplicated", 1)]);
+}
+
+#[test]
+fn the_old_contract_is_counted_and_unverified() {
+    let server = Running::start(Script { old_contract: true, ..Script::default() });
+    let summary = summary(&server, |_| {}, 5, 2);
+    check(
+        &summary,
+        &[
+            ("queries_ok", 10),
+            ("tokens_received", 180),
+            ("tokens_unverified", 180),
+            ("tokens_lost", 0),
+            ("sessions_old_contract", 5),
+        ],
+    );
+    assert_eq!(summary["integrity"], "unverified");
+}
+
+#[test]
+fn a_lost_socket_is_resumed_and_nothing_is_missed() {
+    for (code, text) in [
+        (0, ""),
+        (1011, "internal error"),
+        (1012, "draining; reconnect_after_ms=30"),
+        (1013, "full"),
+        (4002, "slow consumer"),
+        (4003, "no pong"),
+        (1001, "away"),
+    ] {
+        let server = Running::start(Script { close: Some((5, code, text)), ..Script::default() });
+        let summary = summary(&server, |_| {}, 4, 2);
+        everything_came(&summary, 4, 2, 18);
+        check(&summary, &[("total_successful_reconnects", 4), ("sessions_with_reconnects", 4)]);
+        assert_eq!(server.seen().resumed_after, ["1-5"; 4], "after {code}");
+        if code != 0 {
+            assert_eq!(summary["close_codes"][code.to_string()].as_u64(), Some(4));
+        }
+    }
+}
+
+#[test]
+fn before_the_first_event_a_socket_resumes_from_nothing() {
+    let server = Running::start(Script { close: Some((0, 1011, "")), ..Script::default() });
+    everything_came(&summary(&server, |_| {}, 2, 1), 2, 1, 18);
+    assert_eq!(server.seen().resumed_after, ["0"; 2]);
+}
+
+#[test]
+fn a_session_that_was_taken_over_stops() {
+    for code in [4001, 1008, 4004, 1003] {
+        let server = Running::start(Script { close: Some((5, code, "go away")), ..Script::default() });
+        let summary = summary(&server, |_| {}, 2, 3);
+        check(
+            &summary,
+            &[
+                ("queries_total", 6),
+                ("queries_ok", 0),
+                ("queries_error", 6),
+                ("total_reconnect_attempts", 0),
+                ("successful_sessions", 0),
+            ],
+        );
+        assert_eq!(server.seen().sockets, 2, "{code} must not be answered with another socket");
+    }
+}
+
+#[test]
+fn what_is_busy_is_asked_again() {
+    let refuse = [
+        ("create", vec![(429, Some("0")), (503, None)]),
+        ("run", vec![(503, Some("0")), (502, None), (504, None)]),
+        ("close", vec![(429, None)]),
+        ("socket", vec![(503, Some("0"))]),
+    ];
+    let server = Running::start(Script { refuse: refuse.into(), ..Script::default() });
+    everything_came(&summary(&server, |_| {}, 2, 2), 2, 2, 18);
+    let seen = server.seen();
+    assert_eq!((seen.creates, seen.runs, seen.closes, seen.sockets), (4, 7, 3, 3));
+}
+
+#[test]
+fn retry_after_is_waited_for() {
+    let server =
+        Running::start(Script { refuse: [("run", vec![(429, Some("1"))])].into(), ..Script::default() });
+    let started = Instant::now();
+    everything_came(&summary(&server, |_| {}, 1, 1), 1, 1, 18);
+    assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn what_is_wrong_is_not_asked_again() {
+    let server = Running::start(Script { refuse: [("run", vec![(409, None)])].into(), ..Script::default() });
+    let one = summary(&server, |_| {}, 1, 2);
+    check(&one, &[("queries_rejected", 1), ("queries_ok", 1), ("successful_sessions", 0)]);
+    let server =
+        Running::start(Script { refuse: [("socket", vec![(403, None)])].into(), ..Script::default() });
+    let one = summary(&server, |_| {}, 1, 2);
+    check(&one, &[("queries_total", 2), ("queries_error", 2), ("queries_sent", 0)]);
+    assert_eq!((server.seen().sockets, server.seen().runs), (1, 0));
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_with_the_same_query_id() {
+    let server = Running::start(Script { lose_first_answer: true, ..Script::default() });
+    everything_came(&summary(&server, |_| {}, 2, 2), 2, 2, 18);
+    let seen = server.seen();
+    assert_eq!((seen.runs, seen.streams), (8, 4));
+    let ids: std::collections::BTreeSet<_> = seen.query_ids.iter().collect();
+    assert_eq!(ids.len(), 4);
+}
+
+#[test]
+fn silence_is_a_timeout() {
+    let server = Running::start(Script { silent: true, ..Script::default() });
+    let summary = summary(&server, |args| args.query_timeout = Some(0.3), 2, 2);
+    check(
+        &summary,
+        &[
+            ("queries_ok", 0),
+            ("queries_timeout", 4),
+            ("tokens_lost", 72),
+            ("lost_connected", 72),
+            ("successful_sessions", 0),
+        ],
+    );
+    assert_eq!(summary["verdict"], "FAIL");
+}
+
+#[test]
+fn a_silent_socket_is_dropped_and_resumed() {
+    let server = Running::start(Script { silent: true, ..Script::default() });
+    let change = |args: &mut RunArgs| {
+        args.query_timeout = Some(1.0);
+        args.ping_timeout = Some(0.2);
+    };
+    let summary = summary(&server, change, 1, 1);
+    assert!(summary["total_successful_reconnects"].as_u64() >= Some(1), "{summary:#}");
+    assert!(server.seen().resumed_after.iter().all(|id| id == "1-0" || id == "0"));
+}
+
+#[test]
+fn interrupted_once_what_runs_may_end() {
+    let server = Running::start(Script { tokens: 50, itl: Duration::from_millis(20), ..Script::default() });
+    let (finished, summary) = interrupted(&server, 4, 1, |_| {});
+    assert_eq!(finished.exit_code, 105);
+    check(&summary, &[("queries_ok", 4), ("queries_abandoned", 0), ("tokens_lost", 0)]);
+    assert_eq!(summary["interrupted"], true);
+}
+
+#[test]
+fn after_the_grace_time_or_a_second_time_it_ends() {
+    for (times, grace) in [(1, 0.1), (2, 60.0)] {
+        let server =
+            Running::start(Script { tokens: 100_000, itl: Duration::from_millis(5), ..Script::default() });
+        let started = Instant::now();
+        let (finished, summary) = interrupted(&server, 4, times, |args| args.grace = Some(grace));
+        assert!(started.elapsed() < Duration::from_secs(30));
+        assert_eq!(finished.exit_code, 105);
+        check(&summary, &[("queries_abandoned", 4), ("tokens_lost", 0), ("dropped_iterations", 8)]);
+    }
+}
+
+/// Stops a run once every session's stream has begun.
+fn interrupted(
+    server: &Running,
+    clients: i64,
+    times: u32,
+    change: impl FnOnce(&mut RunArgs),
+) -> (Finished, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = args(server, dir.path(), clients, 3);
+    change(&mut args);
+    let stop = Stop::default();
+    let finished = std::thread::scope(|scope| {
+        let run = scope.spawn(|| run(args, &stop).unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while server.seen().tokens < clients.unsigned_abs() * 3
+            || server.seen().streams < clients.unsigned_abs()
+        {
+            assert!(Instant::now() < deadline, "the streams did not begin");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        (0..times).for_each(|_| stop.escalate());
+        run.join().unwrap()
+    });
+    (finished, read_summary(dir.path()))
+}
+
+fn refusal(change: impl FnOnce(&mut RunArgs)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(Script::default());
+    let mut args = args(&server, dir.path(), 1, 1);
+    change(&mut args);
+    let error = run(args, &Stop::default()).unwrap_err();
+    assert_eq!(error.exit_code(), 104);
+    assert_eq!(server.seen().creates, 0, "nothing may start");
+    error.to_string()
+}
+
+#[test]
+fn an_unreachable_target_says_what_to_start() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let api = refusal(|args| args.api_url = Some(format!("http://{closed}")));
+    let ws = refusal(|args| args.wsproxy_url = Some(format!("ws://{closed}")));
+    for message in [&api, &ws] {
+        for part in ["nothing answers", "docker compose up -d", "run_loadtest.sh --native", "--embedded"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
+
+#[test]
+fn another_host_needs_permission() {
+    let message = refusal(|args| args.api_url = Some("http://192.0.2.1:8080".into()));
+    assert!(message.contains("--i-am-allowed-to-load-test 192.0.2.1"), "{message}");
+}
+
+#[test]
+fn an_output_directory_that_cannot_be_written_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let message = refusal(|args| args.output_dir = Some(file.path().join("results")));
+    assert!(message.contains("--output-dir"), "{message}");
+}
+
+#[test]
+fn a_certificate_file_that_is_none_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let message = refusal(|args| args.ca_file = Some(file.path().to_owned()));
+    assert!(message.contains("PEM"), "{message}");
+}

@@ -1,0 +1,374 @@
+//! A server and gateway in one that does exactly what a test tells it, faults included.
+//! It keeps every session's log, so what a socket is sent again is what it was sent before.
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::SinkExt;
+use protocol::{CreateResponse, Position, RunRequest, RunResponse, SessionId};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    handshake::server::{ErrorResponse, Request, Response as Upgrade},
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// What becomes of an event, counted from 1 over all sessions.
+pub type Edit = fn(u64) -> Deed;
+
+/// What is done with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Send,
+    Drop,
+    Double,
+    /// Behind the one after it.
+    Swap,
+}
+
+/// What the server does.
+#[derive(Clone)]
+pub struct Script {
+    pub tokens: u64,
+    pub itl: Duration,
+    /// Neither generation nor positions.
+    pub old_contract: bool,
+    /// Applies to tokens, counted from 1 over all sessions.
+    pub edit: Edit,
+    /// The session's first socket is closed with this after so many events; code 0: without a close frame.
+    pub close: Option<(usize, u16, &'static str)>,
+    /// Streams begin, and nothing is ever sent.
+    pub silent: bool,
+    /// Answers to the first calls of each kind, in order.
+    pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
+    /// The first answer to each session's run is lost: the stream runs, the answer is a 502.
+    pub lose_first_answer: bool,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            tokens: 18,
+            itl: Duration::from_millis(2),
+            old_contract: false,
+            edit: |_| Deed::Send,
+            close: None,
+            silent: false,
+            refuse: HashMap::new(),
+            lose_first_answer: false,
+        }
+    }
+}
+
+/// What was asked of the server.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub creates: u64,
+    pub runs: u64,
+    pub streams: u64,
+    pub closes: u64,
+    pub sockets: u64,
+    pub resumed_after: Vec<String>,
+    pub query_ids: Vec<String>,
+    pub tokens: u64,
+}
+
+#[derive(Default)]
+struct Session {
+    log: Vec<(Position, String)>,
+    generation: u64,
+    answers: HashMap<String, RunResponse>,
+    sockets: u64,
+    closed: bool,
+}
+
+struct Fake {
+    script: Script,
+    seen: Mutex<Seen>,
+    sessions: Mutex<HashMap<SessionId, Session>>,
+    changed: watch::Sender<u64>,
+}
+
+/// A running fake; ends when dropped.
+pub struct Running {
+    pub api: String,
+    pub ws: String,
+    fake: Arc<Fake>,
+    _end: DropGuard,
+}
+
+impl Running {
+    pub fn start(script: Script) -> Self {
+        let fake = Arc::new(Fake {
+            script,
+            seen: Mutex::default(),
+            sessions: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        let end = CancellationToken::new();
+        let (tell, told) = std::sync::mpsc::channel();
+        let (served, ended) = (Arc::clone(&fake), end.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let ws = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send((http.local_addr().unwrap(), ws.local_addr().unwrap())).unwrap();
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    _ = axum::serve(http, router(Arc::clone(&served))) => {}
+                    () = accept(ws, served) => {}
+                }
+            });
+        });
+        let (http, ws): (SocketAddr, SocketAddr) = told.recv().unwrap();
+        Self { api: format!("http://{http}"), ws: format!("ws://{ws}"), fake, _end: end.drop_guard() }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.fake.seen.lock().unwrap().clone()
+    }
+}
+
+fn router(fake: Arc<Fake>) -> Router {
+    Router::new()
+        .route("/ready", get(|| async { "ready" }))
+        .route("/session/create", post(create))
+        .route("/session/{id}/run", post(run))
+        .route("/session/{id}/close", post(close))
+        .with_state(fake)
+}
+
+impl Fake {
+    fn refusal(&self, call: &str, before: u64) -> Option<Response> {
+        let (status, retry_after) = *self.script.refuse.get(call)?.get(usize::try_from(before).unwrap())?;
+        let mut headers = HeaderMap::new();
+        if let Some(seconds) = retry_after {
+            headers.insert(axum::http::header::RETRY_AFTER, seconds.parse().unwrap());
+        }
+        let body = Json(serde_json::json!({"detail": "told to refuse"}));
+        Some((StatusCode::from_u16(status).unwrap(), headers, body).into_response())
+    }
+
+    fn append(&self, session: SessionId, position: Position, frame: String, copies: usize) {
+        let mut sessions = self.sessions.lock().unwrap();
+        let log = &mut sessions.get_mut(&session).unwrap().log;
+        log.extend(std::iter::repeat_n((position, frame), copies));
+        self.changed.send_modify(|version| *version += 1);
+    }
+}
+
+async fn create(State(fake): State<Arc<Fake>>) -> Response {
+    let before = fake.seen.lock().unwrap().creates;
+    fake.seen.lock().unwrap().creates += 1;
+    if let Some(refusal) = fake.refusal("create", before) {
+        return refusal;
+    }
+    let session_id = SessionId::new(uuid::Uuid::new_v4());
+    fake.sessions.lock().unwrap().insert(session_id, Session::default());
+    Json(CreateResponse { session_id, auth_token: "token".into() }).into_response()
+}
+
+async fn run(
+    State(fake): State<Arc<Fake>>,
+    Path(id): Path<SessionId>,
+    Json(body): Json<RunRequest>,
+) -> Response {
+    let query_id = body.query_id.unwrap();
+    let before = {
+        let mut seen = fake.seen.lock().unwrap();
+        seen.runs += 1;
+        seen.query_ids.push(query_id.clone());
+        seen.runs - 1
+    };
+    if let Some(refusal) = fake.refusal("run", before) {
+        return refusal;
+    }
+    let old = fake.script.old_contract;
+    let (answer, fresh) = {
+        let mut sessions = fake.sessions.lock().unwrap();
+        let session = sessions.get_mut(&id).unwrap();
+        if let Some(answer) = session.answers.get(&query_id) {
+            (answer.clone(), false)
+        } else {
+            session.generation += 1;
+            let answer = RunResponse {
+                status: "streaming".into(),
+                query_id: (!old).then(|| query_id.clone()),
+                generation: (!old).then_some(session.generation),
+                tokens: (!old).then_some(fake.script.tokens),
+                boot_id: protocol::boot_id().filter(|_| !old),
+                ideal_ttft_ms: (!old).then_some(0.0),
+                ideal_e2el_ms: (!old)
+                    .then_some(fake.script.itl.as_secs_f64() * 1e3 * fake.script.tokens as f64),
+            };
+            session.answers.insert(query_id.clone(), answer.clone());
+            (answer, true)
+        }
+    };
+    if fresh {
+        fake.seen.lock().unwrap().streams += 1;
+        let generation = fake.sessions.lock().unwrap()[&id].generation;
+        tokio::spawn(stream(Arc::clone(&fake), id, generation, query_id));
+        if fake.script.lose_first_answer {
+            return StatusCode::BAD_GATEWAY.into_response();
+        }
+    }
+    Json(answer).into_response()
+}
+
+async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: String) {
+    if fake.script.silent {
+        return;
+    }
+    let mut held: Option<(Position, String)> = None;
+    for seq in 1..=fake.script.tokens + 1 {
+        let position = Position::new(generation, seq);
+        let done = seq > fake.script.tokens;
+        let now = protocol::monotonic_us();
+        let mut frame = Vec::new();
+        let deed = if done {
+            protocol::encode_done(&mut frame, position, &query_id, now, now);
+            Deed::Send
+        } else {
+            protocol::encode_token(&mut frame, position, "word ", &query_id, now, now);
+            let number = {
+                let mut seen = fake.seen.lock().unwrap();
+                seen.tokens += 1;
+                seen.tokens
+            };
+            (fake.script.edit)(number)
+        };
+        let mut frame = String::from_utf8(frame).unwrap();
+        if fake.script.old_contract {
+            frame = format!(
+                r#"{{"type":"{}","content":"{}"}}"#,
+                if done { "done" } else { "token" },
+                if done { "" } else { "x" }
+            );
+        }
+        match deed {
+            Deed::Send => fake.append(session, position, frame, 1),
+            Deed::Double => fake.append(session, position, frame, 2),
+            Deed::Drop => {}
+            Deed::Swap => {
+                held = Some((position, frame));
+                tokio::time::sleep(fake.script.itl).await;
+                continue;
+            }
+        }
+        if let Some((position, frame)) = held.take() {
+            fake.append(session, position, frame, 1);
+        }
+        tokio::time::sleep(fake.script.itl).await;
+    }
+}
+
+async fn close(State(fake): State<Arc<Fake>>, Path(id): Path<SessionId>) -> Response {
+    let before = fake.seen.lock().unwrap().closes;
+    fake.seen.lock().unwrap().closes += 1;
+    if let Some(refusal) = fake.refusal("close", before) {
+        return refusal;
+    }
+    fake.sessions.lock().unwrap().get_mut(&id).unwrap().closed = true;
+    fake.changed.send_modify(|version| *version += 1);
+    Json(serde_json::json!({"status": "closed"})).into_response()
+}
+
+async fn accept(listener: TcpListener, fake: Arc<Fake>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(socket(stream, Arc::clone(&fake)));
+    }
+}
+
+#[allow(clippy::result_large_err)]
+async fn socket(stream: TcpStream, fake: Arc<Fake>) {
+    let mut session = None;
+    let mut resume = None;
+    let mut refused = false;
+    let upgraded = tokio_tungstenite::accept_hdr_async(stream, |request: &Request, response: Upgrade| {
+        let before = {
+            let mut seen = fake.seen.lock().unwrap();
+            seen.sockets += 1;
+            seen.sockets - 1
+        };
+        if let Some(refusal) = fake.refusal("socket", before) {
+            refused = true;
+            let mut answer = ErrorResponse::new(None);
+            *answer.status_mut() = refusal.status();
+            *answer.headers_mut() = refusal.headers().clone();
+            return Err(answer);
+        }
+        session = protocol::parse_ws_path(request.uri().path()).ok().map(|(_, id)| id);
+        resume = request.headers().get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
+        assert_eq!(request.headers()["authorization"], "Bearer token");
+        Ok(response)
+    })
+    .await;
+    let (Ok(mut socket), Some(id), false) = (upgraded, session, refused) else { return };
+    let first = {
+        let mut sessions = fake.sessions.lock().unwrap();
+        let session = sessions.get_mut(&id).unwrap();
+        session.sockets += 1;
+        session.sockets == 1
+    };
+    fake.seen.lock().unwrap().resumed_after.extend(resume.clone());
+    let after: Option<Position> = resume.map(|text| text.parse().unwrap());
+    let mut changed = fake.changed.subscribe();
+    let mut cursor = 0;
+    let mut sent = 0;
+    let mut greeted = after.is_none();
+    loop {
+        let (events, closed) = {
+            let sessions = fake.sessions.lock().unwrap();
+            let session = &sessions[&id];
+            (session.log[cursor..].to_vec(), session.closed)
+        };
+        cursor += events.len();
+        for (position, frame) in events {
+            if after.is_some_and(|after| position <= after) {
+                continue;
+            }
+            if let Some((count, code, text)) = fake.script.close.filter(|(count, ..)| first && sent >= *count)
+            {
+                let _ = count;
+                if code != 0 {
+                    let frame = CloseFrame { code: CloseCode::from(code), reason: text.into() };
+                    let _ = socket.send(Message::Close(Some(frame))).await;
+                }
+                return;
+            }
+            if socket.send(Message::text(frame)).await.is_err() {
+                return;
+            }
+            sent += 1;
+        }
+        if !greeted {
+            greeted = true;
+            let to = protocol::encode_resumed(after.unwrap_or_default());
+            let _ = socket.send(Message::text(to)).await;
+        }
+        if closed {
+            let frame = CloseFrame { code: CloseCode::Normal, reason: "session closed".into() };
+            let _ = socket.send(Message::Close(Some(frame))).await;
+            return;
+        }
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
