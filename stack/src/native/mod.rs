@@ -161,7 +161,7 @@ impl Native {
     /// numbers leave HAProxy first and then drain in the background. Open sockets elsewhere stay.
     ///
     /// # Errors
-    /// What did not become ready; the stack stays as it was.
+    /// What did not become ready. New instances that failed are gone; those that run stay.
     pub async fn scale(&mut self, role: Role, count: u16) -> anyhow::Result<()> {
         check_count(role, count)?;
         while self.retiring.try_join_next().is_some() {}

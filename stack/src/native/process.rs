@@ -167,9 +167,9 @@ async fn attend(
     match status {
         Ok(status) => {
             if told {
-                info!(name, %status, "ended")
+                info!(name, %status, "ended");
             } else {
-                warn!(name, %status, "ended by itself")
+                warn!(name, %status, "ended by itself");
             }
             tell.send_replace(Some(status));
         }

@@ -28,14 +28,16 @@ pub(crate) fn run(state_dir: &Path, wanted: &Logs) -> anyhow::Result<()> {
         let skipped = text.lines().count().saturating_sub(wanted.lines);
         print(&source.name, text.lines().skip(skipped))?;
     }
-    while wanted.follow {
+    if !wanted.follow {
+        return Ok(());
+    }
+    loop {
         thread::sleep(LOOK_EVERY);
         for source in &mut sources {
             let news = source.news()?;
             print(&source.name, news.lines())?;
         }
     }
-    Ok(())
 }
 
 fn find(state_dir: &Path, process: Option<&str>) -> anyhow::Result<Vec<Source>> {
