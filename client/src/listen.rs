@@ -27,7 +27,7 @@ impl Session {
     pub(crate) fn take(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Frame(text, arrival) => self.frame(&text, arrival),
-            LinkEvent::Lost(loss) => self.lost(loss),
+            LinkEvent::Lost(loss) => self.lost(&loss),
             LinkEvent::Back => {
                 self.reconnect_gaps.extend(self.downtime.end(Instant::now()));
                 self.replay = Some(Replay { after: self.resume_after() });
@@ -138,7 +138,7 @@ impl Session {
         }
     }
 
-    fn lost(&mut self, loss: Loss) {
+    fn lost(&mut self, loss: &Loss) {
         self.replay = None;
         self.close_codes.extend(loss.code);
         if self.closing {
