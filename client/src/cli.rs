@@ -37,16 +37,16 @@ pub struct RunArgs {
     #[arg(short, long, env = "QUERIES_PER_CLIENT", allow_negative_numbers = true)]
     pub queries: Option<i64>,
     /// Seconds over which the sessions start [default: clients / 500, at least 1]
-    #[arg(long, env = "RAMP_UP", value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_RAMP_UP", value_name = "SECONDS", allow_negative_numbers = true)]
     pub ramp_up: Option<f64>,
     /// Connect every session first, then submit all first queries at one instant
-    #[arg(long, env = "BURST")]
+    #[arg(long, env = "LOAD_BURST")]
     pub burst: bool,
     /// Seconds between the end of a query and the next [default: 0]
-    #[arg(long, env = "THINK_TIME", value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_THINK_TIME", value_name = "SECONDS", allow_negative_numbers = true)]
     pub think_time: Option<f64>,
     /// Seconds a query may take [default: its ideal duration + 30]
-    #[arg(long, env = "QUERY_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_QUERY_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true)]
     pub query_timeout: Option<f64>,
 
     /// Where the HTTP calls go [default: http://127.0.0.1:8080]
@@ -56,38 +56,38 @@ pub struct RunArgs {
     #[arg(long, env = "WSPROXY_URL", value_name = "URL")]
     pub wsproxy_url: Option<String>,
     /// Run the whole stack in this process, over an in-memory bus
-    #[arg(long, env = "EMBEDDED")]
+    #[arg(long, env = "LOAD_EMBEDDED")]
     pub embedded: bool,
     /// A host that is not this machine and that you may load-test (repeatable)
     #[arg(long, env = "I_AM_ALLOWED_TO_LOAD_TEST", value_name = "HOST", value_delimiter = ',')]
     pub i_am_allowed_to_load_test: Vec<String>,
     /// HTTP connections shared by all sessions [default: 1000]
-    #[arg(long, env = "HTTP_CONNECTIONS", value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_HTTP_CONNECTIONS", value_name = "N", allow_negative_numbers = true)]
     pub http_connections: Option<i64>,
     /// A header for every HTTP call and WebSocket upgrade, `Name: value` (repeatable)
-    #[arg(long = "header", env = "HEADERS", value_name = "HEADER", value_delimiter = '\n')]
+    #[arg(long = "header", env = "LOAD_HEADERS", value_name = "HEADER", value_delimiter = '\n')]
     pub headers: Vec<String>,
     /// The bearer token of every socket, in place of each session's own
-    #[arg(long, env = "TOKEN", hide_env_values = true)]
+    #[arg(long, env = "LOAD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// The socket's path [default: /{agent}/ws/{session}]
-    #[arg(long, env = "WS_PATH", value_name = "TEMPLATE")]
+    #[arg(long, env = "LOAD_WS_PATH", value_name = "TEMPLATE")]
     pub ws_path: Option<String>,
     /// What `{agent}` stands for in the socket's path [default: load]
-    #[arg(long, env = "AGENT")]
+    #[arg(long, env = "LOAD_AGENT")]
     pub agent: Option<String>,
     /// Certificates (PEM) trusted for https and wss, beside the public ones
-    #[arg(long, env = "CA_FILE", value_name = "FILE")]
+    #[arg(long, env = "LOAD_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
     /// Ask for so many tokens a query, where the server lets a request choose
-    #[arg(long, env = "TOKENS", value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_TOKENS", value_name = "N", allow_negative_numbers = true)]
     pub tokens: Option<i64>,
     /// Ask for this delay before the first token
-    #[arg(long, env = "TTFT_MS", value_name = "MS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_TTFT_MS", value_name = "MS", allow_negative_numbers = true)]
     pub ttft_ms: Option<f64>,
     /// Ask for this delay after each token
-    #[arg(long, env = "ITL_MS", value_name = "MS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_ITL_MS", value_name = "MS", allow_negative_numbers = true)]
     pub itl_ms: Option<f64>,
 
     /// First delay before reconnecting [default: 1]
@@ -100,30 +100,30 @@ pub struct RunArgs {
     #[arg(long, env = "WS_MAX_RECONNECT_ATTEMPTS", value_name = "N", allow_negative_numbers = true)]
     pub ws_max_reconnect_attempts: Option<i64>,
     /// Seconds of silence after which a socket is dropped and resumed [default: 45]
-    #[arg(long, env = "PING_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_PING_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true)]
     pub ping_timeout: Option<f64>,
 
     /// A gap between tokens longer than this is a stall [default: 250]
-    #[arg(long, env = "STALL_MS", value_name = "MS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_STALL_MS", value_name = "MS", allow_negative_numbers = true)]
     pub stall_ms: Option<f64>,
     /// Seconds that running streams may take to end after Ctrl+C [default: 30]
-    #[arg(long, env = "GRACE", value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_GRACE", value_name = "SECONDS", allow_negative_numbers = true)]
     pub grace: Option<f64>,
     /// Threads that drive sessions [default: one a core]
-    #[arg(long, env = "WORKERS", value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, env = "LOAD_WORKERS", value_name = "N", allow_negative_numbers = true)]
     pub workers: Option<i64>,
     /// Makes backoff delays repeatable [default: drawn, and reported]
-    #[arg(long, env = "SEED")]
+    #[arg(long, env = "LOAD_SEED")]
     pub seed: Option<u64>,
 
     /// Where the results go [default: results]
     #[arg(short, long, env = "OUTPUT_DIR", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// The results' names start with this [default: loadtest]
-    #[arg(long, env = "NAME")]
+    #[arg(long, env = "LOAD_NAME")]
     pub name: Option<String>,
     /// No progress, the verdict alone
-    #[arg(long, env = "QUIET")]
+    #[arg(long, env = "LOAD_QUIET")]
     pub quiet: bool,
 
     /// The old name of `--api-url`
