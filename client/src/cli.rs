@@ -109,7 +109,7 @@ pub struct RunArgs {
     /// Seconds that running streams may take to end after Ctrl+C [default: 30]
     #[arg(long, env = "LOAD_GRACE", value_name = "SECONDS", allow_negative_numbers = true)]
     pub grace: Option<f64>,
-    /// Threads that drive sessions [default: one a core]
+    /// Threads that drive sessions [default: half as many as cores]
     #[arg(long, env = "LOAD_WORKERS", value_name = "N", allow_negative_numbers = true)]
     pub workers: Option<i64>,
     /// Makes backoff delays repeatable [default: drawn, and reported]

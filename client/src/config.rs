@@ -4,8 +4,8 @@
 use crate::cli::RunArgs;
 use crate::secret::Secret;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::Url;
 use std::{fmt, path::PathBuf, time::Duration};
+use url::Url;
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
@@ -140,7 +140,7 @@ impl Config {
         let mut check = Check::default();
         let mut warnings = Vec::new();
         let clients = check.count("--clients", args.clients, 100, 1, MAX_CLIENTS);
-        let workers = check.count("--workers", args.workers, cores.clamp(1, 1024) as i64, 1, 1024);
+        let workers = check.count("--workers", args.workers, (cores / 2).clamp(1, 1024) as i64, 1, 1024);
         let load = Load {
             clients,
             queries: check.count("--queries", args.queries, 10, 1, MAX_QUERIES) as u32,
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn defaults_hold() {
         let config = Config::new(RunArgs::default(), 2, 7).unwrap();
-        assert_eq!((config.load.clients, config.load.queries, config.load.workers), (100, 10, 2));
+        assert_eq!((config.load.clients, config.load.queries, config.load.workers), (100, 10, 1));
         assert_eq!((config.load.ramp_up, config.load.seed), (Duration::from_secs(1), 7));
         let many = RunArgs { clients: Some(5000), ..RunArgs::default() };
         assert_eq!(Config::new(many, 2, 1).unwrap().load.ramp_up, Duration::from_secs(10));

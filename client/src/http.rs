@@ -6,8 +6,14 @@ use crate::{
     config::Target,
     record::{Failure, FailureKind},
 };
-use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header::CONTENT_TYPE, uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
 use protocol::{CreateResponse, ErrorBody, RunRequest, RunResponse, SessionId};
 use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
@@ -17,15 +23,30 @@ use tokio::sync::Semaphore;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// An answer longer than this is none of ours.
 const LONGEST_ANSWER: usize = 1 << 20;
+/// Shorter than servers and load balancers keep an idle connection, so that none is used as it is being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The API, as one worker calls it.
 #[derive(Debug)]
 pub struct Http {
-    client: reqwest::Client,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     connections: Semaphore,
-    base: String,
-    headers: http::HeaderMap,
+    /// The target, for a person.
+    shown: String,
+    base: uri::Parts,
+    /// What stands before every path; usually nothing.
+    prefix: String,
+    headers: HeaderMap,
 }
+
+/// A whole answer.
+struct Answer {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why one attempt failed.
 struct Attempt {
@@ -38,21 +59,23 @@ impl Http {
     /// A pool of at most `connections` to the target.
     ///
     /// # Errors
-    /// The TLS settings are refused.
+    /// The target's URL is none that a request can be made of.
     pub fn new(target: &Target, connections: usize, tls: rustls::ClientConfig) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(connections)
-            .timeout(CALL_TIMEOUT)
-            .build()?;
+            .build(connector.wrap_connector(tcp));
         Ok(Self {
             client,
             connections: Semaphore::new(connections.max(1)),
-            base: target.api.as_str().trim_end_matches('/').to_owned(),
+            shown: target.api.as_str().trim_end_matches('/').to_owned(),
+            base: target.api.as_str().parse::<Uri>()?.into_parts(),
+            prefix: target.api.path().trim_end_matches('/').to_owned(),
             headers: target.headers.clone(),
         })
     }
@@ -95,14 +118,12 @@ impl Http {
     ///
     /// # Errors
     /// It cannot be reached.
-    pub async fn ready(&self) -> Result<Option<(StatusCode, String)>, reqwest::Error> {
-        let answer =
-            self.client.get(format!("{}/ready", self.base)).headers(self.headers.clone()).send().await?;
-        let status = answer.status();
-        if status == StatusCode::NOT_FOUND {
+    pub async fn ready(&self) -> Result<Option<(StatusCode, String)>, BoxError> {
+        let answer = self.send(Method::GET, "/ready", None).await?;
+        if answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        Ok(Some((status, answer.text().await.unwrap_or_default())))
+        Ok(Some((answer.status, String::from_utf8_lossy(&answer.body).into_owned())))
     }
 
     async fn repeat<T: DeserializeOwned>(
@@ -137,34 +158,53 @@ impl Http {
         path: &str,
         body: Option<Bytes>,
     ) -> Result<T, Attempt> {
-        let url = format!("{}{path}", self.base);
-        let failed =
-            |code, message, again| Attempt { failure: Failure { kind: kind.clone(), code, message }, again };
-        let broken = |error: &reqwest::Error| {
-            failed(None, format!("POST {url}: {}", root_cause(error)), Some(Duration::ZERO))
+        let failed = |code, message: &dyn std::fmt::Display, again| {
+            let message = format!("POST {}{path}: {message}", self.shown);
+            Attempt { failure: Failure { kind: kind.clone(), code, message }, again }
         };
-        let mut request = self.client.post(&url).headers(self.headers.clone());
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(body);
-        }
-        let mut answer = request.send().await.map_err(|error| broken(&error))?;
-        let (status, told) = (answer.status(), retry_after(answer.headers()));
-        let mut text = BytesMut::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| broken(&error))? {
-            if text.len() + chunk.len() > LONGEST_ANSWER {
-                let message = format!("POST {url}: the answer is longer than {LONGEST_ANSWER} bytes");
-                return Err(failed(Some(status.as_u16()), message, None));
+        let answer = match tokio::time::timeout(CALL_TIMEOUT, self.send(Method::POST, path, body)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                let again = (!error.is::<LengthLimitError>()).then_some(Duration::ZERO);
+                return Err(failed(None, &root_cause(&*error), again));
             }
-            text.extend_from_slice(&chunk);
-        }
+            Err(_) => {
+                let message = format!("no answer within {} s", CALL_TIMEOUT.as_secs());
+                return Err(failed(None, &message, Some(Duration::ZERO)));
+            }
+        };
+        let status = answer.status;
         if !status.is_success() {
-            let message = format!("POST {url}: {status}{}", detail(&text));
-            let again = is_retryable(status).then(|| told.unwrap_or_default());
-            return Err(failed(Some(status.as_u16()), message, again));
+            let again = is_retryable(status).then(|| answer.retry_after.unwrap_or_default());
+            return Err(failed(
+                Some(status.as_u16()),
+                &format_args!("{status}{}", detail(&answer.body)),
+                again,
+            ));
         }
-        serde_json::from_slice(&text).map_err(|error| {
-            failed(Some(status.as_u16()), format!("POST {url}: cannot read the answer: {error}"), None)
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            failed(Some(status.as_u16()), &format_args!("cannot read the answer: {error}"), None)
         })
+    }
+
+    /// One call, to the end of its answer.
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Answer, BoxError> {
+        let has_body = body.is_some();
+        let mut uri = Uri::builder().path_and_query(format!("{}{path}", self.prefix));
+        if let (Some(scheme), Some(authority)) = (&self.base.scheme, &self.base.authority) {
+            uri = uri.scheme(scheme.clone()).authority(authority.clone());
+        }
+        let mut request =
+            Request::builder().method(method).uri(uri.build()?).body(Full::new(body.unwrap_or_default()))?;
+        if has_body {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        for (name, value) in &self.headers {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+        let (head, body) = self.client.request(request).await?.into_parts();
+        let body = Limited::new(body, LONGEST_ANSWER).collect().await?.to_bytes();
+        Ok(Answer { status: head.status, retry_after: retry_after(&head.headers), body })
     }
 }
 

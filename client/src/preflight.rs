@@ -7,9 +7,9 @@ use crate::{
     socket::Connector,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use reqwest::Url;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
+use url::Url;
 
 /// A target that does not answer within this is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -115,7 +115,7 @@ async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), 
         Http::new(&config.target, 1, tls.clone()).map_err(|error| format!("cannot call {url}: {error:#}"))?;
     match tokio::time::timeout(PATIENCE, http.ready()).await {
         Err(_) => Err(unreachable(url, &format!("no answer within {} s", PATIENCE.as_secs()))),
-        Ok(Err(error)) => Err(unreachable(url, &root_cause(&error))),
+        Ok(Err(error)) => Err(unreachable(url, &root_cause(&*error))),
         // A server of the old contract has no such page.
         Ok(Ok(None)) => Ok(()),
         Ok(Ok(Some((status, _)))) if status.is_success() => Ok(()),

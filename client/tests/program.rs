@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 fn client(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
-    for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "FASTAPI_URL", "TOKENS", "OUTPUT_DIR"] {
+    for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "FASTAPI_URL", "LOAD_TOKENS", "OUTPUT_DIR"] {
         command.env_remove(variable);
     }
     command.args(arguments).envs(environment.iter().copied()).output().unwrap()
@@ -51,7 +51,7 @@ fn the_old_name_is_warned_about_and_secrets_are_not_shown() {
     let text = stderr(&output);
     assert!(text.contains("API_URL") && text.contains("127.0.0.1:1"), "{text}");
     assert!(!text.contains("hush"));
-    let help = client(&["--help"], &[("TOKEN", "hush")]);
+    let help = client(&["--help"], &[("LOAD_TOKEN", "hush")]);
     assert!(!String::from_utf8(help.stdout).unwrap().contains("hush"));
 }
 
@@ -65,7 +65,7 @@ fn analysing_ignores_the_variables_of_a_run() {
         format!("{header}\n0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11,1,0.9,18,0.1,0.1,0.1,0,0,\n"),
     )
     .unwrap();
-    let output = client(&["analyze", file.to_str().unwrap()], &[("CLIENTS", "5"), ("BURST", "true")]);
+    let output = client(&["analyze", file.to_str().unwrap()], &[("CLIENTS", "5"), ("LOAD_BURST", "true")]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(!output.stdout.is_empty());
 }

@@ -99,13 +99,29 @@ impl Names {
     /// Stream: every event of the last queries.
     #[must_use]
     pub fn log(&self, session: SessionId) -> String {
-        format!("{}session:{session}:log", self.prefix)
+        written(|out| self.write_log(out, session))
+    }
+
+    /// The same, behind what `out` holds.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_log(&self, out: &mut impl fmt::Write, session: SessionId) -> fmt::Result {
+        write!(out, "{}session:{session}:log", self.prefix)
     }
 
     /// Channel: events to the client.
     #[must_use]
     pub fn down(&self, session: SessionId) -> String {
-        format!("{}session:{session}:down", self.prefix)
+        written(|out| self.write_down(out, session))
+    }
+
+    /// The same, behind what `out` holds.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_down(&self, out: &mut impl fmt::Write, session: SessionId) -> fmt::Result {
+        write!(out, "{}session:{session}:down", self.prefix)
     }
 
     /// Channel: messages from the client.
@@ -119,6 +135,12 @@ impl Names {
     pub fn control(&self, instance: &str) -> String {
         format!("{}control:{instance}", self.prefix)
     }
+}
+
+fn written(write: impl FnOnce(&mut String) -> fmt::Result) -> String {
+    let mut text = String::new();
+    write(&mut text).expect("a string takes every write");
+    text
 }
 
 /// A path that is not `/{agent_id}/ws/{session_id}`.

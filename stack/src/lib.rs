@@ -11,3 +11,6 @@ pub mod supervisor;
 
 pub use limits::raise_open_files;
 pub use secret::JwtSecret;
+
+/// How far the stack's processes stand back behind the load client on the same machine, as `nice` counts.
+pub const NICENESS: i32 = 10;

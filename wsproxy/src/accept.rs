@@ -1,14 +1,16 @@
 //! Accepts connections and serves HTTP on them until they upgrade or end. Whoever is slow to say what it wants, or says
 //! too much, is cut off here; it knows nothing of sessions.
 
-use crate::{config::Config, gateway::Gateway, http};
+use crate::{
+    config::Config,
+    gateway::Gateway,
+    http,
+    socket::{Listeners, Socket},
+};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -22,10 +24,10 @@ const SPARE_CONNECTIONS: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until `stop`, then lets requests that are being answered finish.
-pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>, stop: CancellationToken) {
+pub(crate) async fn accept(listeners: Listeners, gateway: Arc<Gateway>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(gateway.config.max_connections.saturating_add(SPARE_CONNECTIONS)));
-    while let Some(accepted) = stop.run_until_cancelled(next(&listener, &gateway.config)).await {
+    while let Some(accepted) = stop.run_until_cancelled(next(&listeners, &gateway.config)).await {
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
@@ -44,22 +46,21 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>, stop: C
             drop(permit);
         });
     }
-    drop(listener);
+    drop(listeners);
     connections.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), connections.wait()).await;
 }
 
 /// The next connection, with the options that every socket has.
-async fn next(listener: &TcpListener, config: &Config) -> io::Result<TcpStream> {
-    let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+async fn next(listeners: &Listeners, config: &Config) -> io::Result<Socket> {
+    let socket = listeners.accept().await?;
     if let Some(bytes) = config.send_buffer_bytes {
-        socket2::SockRef::from(&stream).set_send_buffer_size(bytes)?;
+        socket.set_send_buffer(bytes)?;
     }
-    Ok(stream)
+    Ok(socket)
 }
 
-async fn serve(stream: TcpStream, gateway: Arc<Gateway>, stop: CancellationToken) {
+async fn serve(stream: Socket, gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut http1 = http1::Builder::new();
     http1.timer(TokioTimer::new()).header_read_timeout(gateway.config.header_timeout).max_buf_size(MAX_HEAD);
     let service = service_fn(move |request| {
@@ -83,6 +84,7 @@ async fn serve(stream: TcpStream, gateway: Arc<Gateway>, stop: CancellationToken
 mod tests {
     use super::*;
     use protocol::Secret;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
     async fn accepted_sockets_do_not_delay() {
@@ -90,8 +92,9 @@ mod tests {
         config.send_buffer_bytes = Some(8192);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (accepted, _client) = tokio::join!(next(&listener, &config), TcpStream::connect(address));
-        let accepted = accepted.unwrap();
+        let listeners = Listeners::from(listener);
+        let (accepted, _client) = tokio::join!(next(&listeners, &config), TcpStream::connect(address));
+        let Ok(Socket::Tcp(accepted)) = accepted else { panic!("{accepted:?}") };
         assert!(accepted.nodelay().unwrap());
         assert!(socket2::SockRef::from(&accepted).send_buffer_size().unwrap() <= 2 * 8192);
     }

@@ -5,7 +5,7 @@ use crate::Config;
 use bus::{BusConfig, Delivery};
 use clap::Parser;
 use protocol::{Secret, SecretError};
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 use uuid::Uuid;
 
 /// The WebSocket gateway of Streamstress.
@@ -18,6 +18,9 @@ pub struct Args {
     /// Port to listen on
     #[arg(long, env = "PORT", default_value_t = 4040)]
     port: u16,
+    /// A unix socket to listen on as well, for a load balancer on the same host
+    #[arg(long, env = "UNIX_SOCKET", value_name = "PATH")]
+    unix_socket: Option<PathBuf>,
     /// The bus: redis://host:port/db
     #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379")]
     redis_url: String,
@@ -84,6 +87,8 @@ pub struct Settings {
     pub host: String,
     /// Port to listen on.
     pub port: u16,
+    /// Unix socket to listen on as well.
+    pub unix_socket: Option<PathBuf>,
     /// Threads that serve sockets.
     pub threads: usize,
     /// The bus.
@@ -136,6 +141,7 @@ impl Args {
                 gateway: self.gateway(secret),
                 host: self.host,
                 port: self.port,
+                unix_socket: self.unix_socket.clone(),
                 threads: self.ws_threads,
                 warnings,
             }),

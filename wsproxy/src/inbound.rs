@@ -1,7 +1,10 @@
 //! What a client sends: pongs, closes, and JSON objects for the session's up channel. It writes nothing itself; answers
 //! go through the outbox, so they never cut into an event's frame and are bounded with the rest.
 
-use crate::outbox::{Outbox, Phase};
+use crate::{
+    outbox::{Outbox, Phase},
+    socket::Socket,
+};
 use bus::Broker;
 use bytes::Bytes;
 use protocol::{CloseReason, SessionId};
@@ -9,7 +12,6 @@ use std::{
     io::{self, Read, Write},
     sync::Arc,
 };
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{
     Error, Message, Utf8Bytes, WebSocket,
     error::ProtocolError,
@@ -119,7 +121,7 @@ fn check_message(text: &str) -> Result<(), String> {
 }
 
 /// Reads and forgets until the client's side ends, so that a last close frame is not lost to a reset.
-pub(crate) async fn discard(socket: &TcpStream) -> End {
+pub(crate) async fn discard(socket: &Socket) -> End {
     let mut buffer = [0; 1024];
     loop {
         match socket.try_read(&mut buffer) {

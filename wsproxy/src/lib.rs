@@ -16,36 +16,38 @@ mod outbox;
 pub mod process;
 mod roster;
 mod session;
+mod socket;
 
 pub use args::{Args, Faults, Settings};
 pub use config::Config;
 pub use health_check::health_check;
+pub use socket::Listeners;
 
 use bus::Broker;
 use gateway::Gateway;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// Serves `listener` until `shutdown`, then drains: unready at once, no new sockets, open ones told to move. Returns when
+/// Serves `listeners`, usually one `TcpListener`, until `shutdown`, then drains: unready at once, no new sockets, open ones told to move. Returns when
 /// the last socket has gone, or when [`Config::drain`] is over.
 ///
 /// # Errors
 /// The listener has no address, or a task of the gateway panicked.
 pub async fn run(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     config: Config,
     bus: Arc<dyn Broker>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    info!("listening on {}", listener.local_addr()?);
+    let listeners = listeners.into();
+    info!("listening on {}", listeners.local_addr()?);
     let gateway = Gateway::new(config, bus, shutdown.clone());
     let stop = CancellationToken::new();
     let _stop_if_dropped = stop.clone().drop_guard();
     let sweep = roster::sweep(gateway.roster.clone(), gateway.config.sweep_interval(), stop.clone());
     let sweeping = tokio::spawn(sweep);
-    let accepting = tokio::spawn(accept::accept(listener, gateway.clone(), stop.clone()));
+    let accepting = tokio::spawn(accept::accept(listeners, gateway.clone(), stop.clone()));
     shutdown.cancelled().await;
     gateway.drain().await;
     stop.cancel();

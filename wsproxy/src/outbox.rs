@@ -7,6 +7,7 @@ use crate::{
     frame::{Header, Opcode, close_payload},
     liveness::{Due, Liveness},
     metrics::Metrics,
+    socket::Socket,
 };
 use bus::{LaneEnd, Outlet};
 use parking_lot::Mutex;
@@ -17,7 +18,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
 /// Events that a page asks for at most.
 const MAX_PAGE: usize = 128;
@@ -47,7 +48,7 @@ pub(crate) enum Phase {
 pub(crate) struct Outbox {
     terms: Arc<Terms>,
     /// Empty until the upgrade is done; frames queue meanwhile.
-    socket: OnceLock<TcpStream>,
+    socket: OnceLock<Socket>,
     state: Mutex<State>,
     /// Wakes [`Outbox::write_out`]: something was queued, or the socket is lost.
     writer: Notify,
@@ -101,12 +102,12 @@ impl Outbox {
     }
 
     /// The upgrade is done: from here on frames go into `socket`.
-    pub(crate) fn connect(&self, socket: TcpStream) {
+    pub(crate) fn connect(&self, socket: Socket) {
         let _ = self.socket.set(socket);
         self.writer.notify_one();
     }
 
-    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+    pub(crate) fn socket(&self) -> Option<&Socket> {
         self.socket.get()
     }
 

@@ -1,7 +1,8 @@
 //! What the program takes from the operating system: its log, its port, its signals. The library's callers who embed a
 //! gateway need none of it.
 
-use std::io::IsTerminal;
+use crate::socket::{Listeners, bind_unix};
+use std::{io::IsTerminal, path::Path};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -16,14 +17,19 @@ pub fn log_to_stderr() {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
-/// Takes the port.
+/// Takes the port, and the unix socket where there is to be one.
 ///
 /// # Errors
 /// Names the address, and what to do if another program has it.
-pub async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
-    TcpListener::bind((host, port)).await.map_err(|error| {
+pub async fn bind(host: &str, port: u16, unix: Option<&Path>) -> anyhow::Result<Listeners> {
+    let tcp = TcpListener::bind((host, port)).await.map_err(|error| {
         anyhow::anyhow!("cannot listen on {host}:{port}: {error}; choose another with HOST and PORT")
-    })
+    })?;
+    let Some(path) = unix else { return Ok(tcp.into()) };
+    let unix = bind_unix(path).map_err(|error| {
+        anyhow::anyhow!("cannot listen on {}: {error}; choose another with UNIX_SOCKET", path.display())
+    })?;
+    Ok(Listeners::from(tcp).and_unix(unix))
 }
 
 /// A token that is cancelled at the first SIGTERM or SIGINT.

@@ -6,13 +6,14 @@ use crate::{
     inbound::{End, Inbound, discard},
     outbox::{Outbox, Phase},
     roster::Seat,
+    socket::Socket,
 };
 use bus::{Attachment, CatchUp};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use protocol::{CloseReason, Position, SessionId, encode_resumed};
 use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
 /// Pause before a page is asked for again that the bus did not give.
@@ -60,8 +61,8 @@ pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgr
 async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> anyhow::Result<Vec<u8>> {
     let upgraded = tokio::time::timeout(gateway.config.header_timeout, upgrade).await??;
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
-        .map_err(|_| anyhow::anyhow!("the upgraded stream is not the TCP stream that was accepted"))?;
+        .downcast::<TokioIo<Socket>>()
+        .map_err(|_| anyhow::anyhow!("the upgraded stream is not the one that was accepted"))?;
     outbox.connect(parts.io.into_inner());
     Ok(parts.read_buf.into())
 }
@@ -135,7 +136,7 @@ async fn last_words(outbox: &Outbox, end: End) -> bool {
 /// Ends our side, then waits for the client to end its own.
 async fn half_close(outbox: &Outbox) -> bool {
     let Some(socket) = outbox.socket() else { return false };
-    let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+    let _ = socket.shutdown_write();
     tokio::select! {
         end = discard(socket) => end == End::Eof,
         () = outbox.write_out() => false,

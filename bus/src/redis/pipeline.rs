@@ -4,8 +4,11 @@
 use super::Inner;
 use crate::{Appended, Batch, BusError, Counters, Delivery, batch::Entry};
 use protocol::SessionId;
-use redis::{Pipeline, ServerErrorKind, Value};
-use std::collections::BTreeSet;
+use redis::{Cmd, Pipeline, ServerErrorKind, Value};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write},
+};
 
 /// Events in one pipeline at most: bounds what one answer holds.
 const PIPELINE_ENTRIES: usize = 1024;
@@ -24,8 +27,9 @@ pub(super) async fn append(inner: &Inner, batch: &Batch) -> Result<Appended, Bus
 async fn append_some(inner: &Inner, entries: &[Entry<'_>], appended: &mut Appended) -> Result<(), BusError> {
     let mut connection = inner.appends.connection()?;
     let mut pipeline = Pipeline::with_capacity(entries.len() * 2);
+    let mut writer = Writer::new(inner);
     for entry in entries {
-        write(inner, &mut pipeline, entry);
+        writer.write(&mut pipeline, entry);
     }
     let answers = connection
         .send_packed_commands(&pipeline, 0, pipeline.len())
@@ -106,29 +110,59 @@ fn push_once(stale: &mut Vec<(SessionId, u64)>, generation: (SessionId, u64)) {
     }
 }
 
-fn write(inner: &Inner, pipeline: &mut Pipeline, entry: &Entry<'_>) {
-    let log = inner.names.log(entry.session);
-    let down = inner.names.down(entry.session);
-    let id = entry.prefix.position.to_string();
-    if entry.prefix.kind.is_terminator() {
-        pipeline
-            .cmd("EVALSHA")
-            .arg(inner.scripts.terminate.get_hash())
-            .arg(2)
-            .arg(inner.names.meta(entry.session))
-            .arg(log)
-            .arg(entry.prefix.position.generation)
-            .arg(id)
-            .arg(entry.frame)
-            .arg(inner.ttl())
-            .arg(inner.delivery())
-            .arg(down);
-        return;
+/// Writes entries as commands. Names and ids go through one buffer: they are needed for an instant, thousands of times
+/// a second.
+struct Writer<'a> {
+    inner: &'a Inner,
+    log: String,
+    down: String,
+    id: String,
+}
+
+impl<'a> Writer<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        Self { inner, log: String::new(), down: String::new(), id: String::new() }
     }
-    if logs_apart(inner, entry) {
-        pipeline.cmd("XADD").arg(log).arg(id).arg("e").arg(entry.frame);
+
+    fn write(&mut self, pipeline: &mut Pipeline, entry: &Entry<'_>) {
+        let Self { inner, log, down, id } = self;
+        rewrite(log, |text| inner.names.write_log(text, entry.session));
+        rewrite(down, |text| inner.names.write_down(text, entry.session));
+        rewrite(id, |text| write!(text, "{}", entry.prefix.position));
+        if entry.prefix.kind.is_terminator() {
+            pipeline.add_command(terminate(inner, entry, log, down, id));
+            return;
+        }
+        if logs_apart(inner, entry) {
+            let mut add = Cmd::with_capacity(5, log.len() + id.len() + entry.frame.len() + 8);
+            add.arg("XADD").arg(&*log).arg(&*id).arg("e").arg(entry.frame);
+            pipeline.add_command(add);
+        }
+        let mut publish = Cmd::with_capacity(3, down.len() + entry.frame.len() + 8);
+        publish.arg("PUBLISH").arg(&*down).arg(entry.frame);
+        pipeline.add_command(publish);
     }
-    pipeline.cmd("PUBLISH").arg(down).arg(entry.frame);
+}
+
+fn rewrite(text: &mut String, write: impl FnOnce(&mut String) -> fmt::Result) {
+    text.clear();
+    write(text).expect("a string takes every write");
+}
+
+fn terminate(inner: &Inner, entry: &Entry<'_>, log: &str, down: &str, id: &str) -> Cmd {
+    let mut terminate = redis::cmd("EVALSHA");
+    terminate
+        .arg(inner.scripts.terminate.get_hash())
+        .arg(2)
+        .arg(inner.names.meta(entry.session))
+        .arg(log)
+        .arg(entry.prefix.position.generation)
+        .arg(id)
+        .arg(entry.frame)
+        .arg(inner.ttl())
+        .arg(inner.delivery())
+        .arg(down);
+    terminate
 }
 
 async fn load_scripts(inner: &Inner) -> Result<(), BusError> {

@@ -189,7 +189,7 @@ fn backends(instances: &[Instance]) -> String {
         text.push_str(header);
         for instance in instances.iter().filter(|instance| instance.role() == role) {
             // The id is the instance's own number: the consistent hash stays where it is when others come and go.
-            let (name, address, id) = (instance.name(), ports::local(instance.port()), instance.number());
+            let (name, address, id) = (instance.name(), instance.address(), instance.number());
             let _ = writeln!(text, "    server {name} {address} id {id}");
         }
     }

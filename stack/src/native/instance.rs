@@ -24,6 +24,7 @@ const NOT_INHERITED: &[&str] = &[
     "SERVER_WORKERS",
     "FASTAPI_WORKERS",
     "BUS_NAME_PREFIX",
+    "UNIX_SOCKET",
 ];
 
 /// What every instance of a stack is started with.
@@ -42,6 +43,8 @@ pub(crate) struct Instance {
     role: Role,
     number: u16,
     port: u16,
+    /// What HAProxy sends to.
+    address: String,
     pub(crate) process: Process,
 }
 
@@ -59,7 +62,11 @@ impl Instance {
             Ok(Started { process, ready })
         })
         .await?;
-        Ok(Self { role, number, port, process })
+        let address = match unix_socket(role, number, &environment.state) {
+            Some(path) => format!("unix@{}", path.display()),
+            None => ports::local(port).to_string(),
+        };
+        Ok(Self { role, number, port, address, process })
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -72,6 +79,11 @@ impl Instance {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// HAProxy's word for where it is.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// `server-1`.
@@ -87,6 +99,15 @@ pub(crate) async fn ready(port: u16) -> Result<(), String> {
         Ok(answer) => Err(format!("/ready answers {}: {}", answer.status, answer.body.trim_end())),
         Err(error) => Err(format!("port {port}: {error}")),
     }
+}
+
+/// The longest path that a unix socket's address holds.
+pub(crate) const LONGEST_SOCKET_PATH: usize = 107;
+
+/// A gateway's unix socket: a hop through it costs a quarter of one over loopback. None where its path is too long.
+fn unix_socket(role: Role, number: u16, state: &Path) -> Option<PathBuf> {
+    let path = state.join(format!("{}.sock", name(role, number)));
+    (role == Role::Wsproxy && path.as_os_str().len() <= LONGEST_SOCKET_PATH).then_some(path)
 }
 
 fn name(role: Role, number: u16) -> String {
@@ -105,6 +126,9 @@ fn spec(role: Role, number: u16, port: u16, program: &Path, environment: &Enviro
     // Its log is a file.
     set("NO_COLOR", "1");
     set("JWT_SECRET", environment.secret.expose());
+    if let Some(path) = unix_socket(role, number, &environment.state) {
+        set("UNIX_SOCKET", &path.to_string_lossy());
+    }
     if let (Role::Server, Some(workers)) = (role, environment.server_workers) {
         set("SERVER_WORKERS", &workers.to_string());
     }

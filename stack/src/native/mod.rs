@@ -125,7 +125,7 @@ impl Native {
         let redis = redis::start(&options.binaries.redis, &options.state_dir, &reserved).await?;
         let environment = Environment {
             state: options.state_dir.clone(),
-            redis_url: format!("redis://{}", ports::local(redis.1)),
+            redis_url: redis::url(&options.state_dir, redis.1),
             secret: options.secret.clone(),
             server_workers: options.server_workers,
             extra: options.environment.clone(),

@@ -2,16 +2,37 @@
 //! Nothing of the host's own Redis leaks in, and nothing outlives it.
 
 use super::{
+    instance::LONGEST_SOCKET_PATH,
     ports::{self, Started},
     process::{Process, Spec, private_directory},
 };
 use crate::probe;
 use anyhow::Context;
 use nix::sys::signal::Signal;
-use std::{ffi::OsString, fs, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 const SHARED: &str = include_str!("../../../docker/redis.conf");
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the stack's processes reach the Redis on `port`: by its unix socket, or by TCP where a URL cannot hold its path.
+pub(crate) fn url(state: &Path, port: u16) -> String {
+    let path = socket(state);
+    let text = path.to_string_lossy();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    if text.bytes().all(plain) && text.len() <= LONGEST_SOCKET_PATH {
+        return format!("redis+unix://{text}");
+    }
+    format!("redis://{}", ports::local(port))
+}
+
+fn socket(state: &Path) -> PathBuf {
+    state.join("redis.sock")
+}
 
 /// Starts Redis on a free port and waits until it answers.
 pub(crate) async fn start(program: &Path, state: &Path, reserved: &[u16]) -> anyhow::Result<(Process, u16)> {
@@ -26,6 +47,9 @@ pub(crate) async fn start(program: &Path, state: &Path, reserved: &[u16]) -> any
         let mut args = vec![configuration.clone().into_os_string()];
         args.extend(own.map(OsString::from));
         args.push(directory.clone().into_os_string());
+        if socket(state).as_os_str().len() <= LONGEST_SOCKET_PATH {
+            args.extend(["--unixsocket".into(), socket(state).into_os_string()]);
+        }
         let process = Process::start(Spec {
             name: "redis".into(),
             program: program.to_owned(),

@@ -1,5 +1,6 @@
 //! The one thread that starts children. Linux sends a child its death signal when the *thread* that started it ends, so
-//! that thread lives as long as this process, whatever runtimes and tests come and go.
+//! that thread lives as long as this process, whatever runtimes and tests come and go. Children give way to the load
+//! client on the same machine: when CPU runs short it is the stack that is late, not the ruler.
 
 use nix::{
     sys::{prctl, signal::Signal},
@@ -57,11 +58,12 @@ fn serve(inbox: &mpsc::Receiver<Order>) {
 fn die_with_us(command: &mut Command, signal: Signal) {
     let us: Pid = getpid();
     let in_child = move || {
+        rustix::process::nice(crate::NICENESS)?;
         prctl::set_pdeathsig(signal)?;
         // We may have died between fork and here; then no signal will come.
         if getppid() == us { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
-    // SAFETY: between fork and exec the closure makes two system calls; it allocates nothing and takes no lock.
+    // SAFETY: between fork and exec the closure makes three system calls; it allocates nothing and takes no lock.
     #[allow(unsafe_code, reason = "the kernel's death signal can only be asked for between fork and exec")]
     unsafe {
         command.pre_exec(in_child);

@@ -42,6 +42,8 @@ pub(crate) fn run(place: &Place, up: Up) -> anyhow::Result<()> {
 /// In the background: says once on stdout how the start went, then nothing more.
 fn announce(place: &Place, up: Up) -> anyhow::Result<()> {
     nix::unistd::setsid().context("cannot leave the terminal")?;
+    // Where the kernel shares the CPU between sessions first, niceness counts only inside one: the session gives way too.
+    let _ = std::fs::write("/proc/self/autogroup", stack::NICENESS.to_string());
     log_to_stderr();
     let held = hold(place, up, |status| {
         // Whoever started us may have gone, by Ctrl+C say: a stack that nobody knows of must not stay.
