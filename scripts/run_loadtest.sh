@@ -100,6 +100,12 @@ docker_up() {
     docker info >/dev/null 2>&1 || die "Docker does not answer: start it, or use --native"
     if [[ -n $build ]]; then compose build; fi
     if [[ -n $workers ]]; then export SERVER_WORKERS=$workers; fi
+    # An engine refuses containers more descriptors than it may give.
+    local hard
+    hard=$(ulimit -Hn)
+    if [[ -z ${NOFILE:-} && $hard != unlimited ]] && ((hard < 65536)) && ! grep -qs '^NOFILE=' .env; then
+        export NOFILE=$hard
+    fi
     compose up -d --scale "wsproxy=$proxies" --scale "server=$servers"
     echo "waiting until $servers servers and $proxies gateways are ready"
     for ((second = 0; second < 120; second++)); do

@@ -49,8 +49,9 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
             finished.exit_code
         }
         Ok(finished) => {
-            let painted = std::io::stdout().is_terminal().then(|| output::colored(&finished.text));
+            let painted = wants_colours().then(|| output::colored(&finished.text));
             print!("{}", painted.as_ref().unwrap_or(&finished.text));
+            println!("\n  results...................: {}*", finished.base.display());
             finished.exit_code
         }
         Err(error) => {
@@ -58,6 +59,12 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
             error.exit_code()
         }
     }
+}
+
+/// On a terminal, unless <https://no-color.org> is asked for.
+fn wants_colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !refused
 }
 
 fn analyze(files: &[PathBuf]) -> u8 {

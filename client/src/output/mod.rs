@@ -52,6 +52,8 @@ pub struct Finished {
     pub text: String,
     /// What was written.
     pub files: Vec<PathBuf>,
+    /// What the names of all of it begin with.
+    pub base: PathBuf,
 }
 
 impl Results {
@@ -111,6 +113,5 @@ fn write_up(files: &files::Files, run: &RunData, info: &RunInfo) -> io::Result<F
     summary::write(files, run, info, &judgement, exit_code)?;
     summary::write_index(files, run, info, &judgement)?;
     let text = text::render(run, info, &evidence, &judgement);
-    let files = files.written();
-    Ok(Finished { judgement, exit_code, text, files })
+    Ok(Finished { judgement, exit_code, text, files: files.written(), base: files.path("") })
 }
