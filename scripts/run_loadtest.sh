@@ -106,7 +106,8 @@ docker_up() {
     if [[ -z ${NOFILE:-} && $hard != unlimited ]] && ((hard < 65536)) && ! grep -qs '^NOFILE=' .env; then
         export NOFILE=$hard
     fi
-    compose up -d --scale "wsproxy=$proxies" --scale "server=$servers"
+    compose up -d --scale "wsproxy=$proxies" --scale "server=$servers" ||
+        die "the stack did not start; where no image can be pulled: sudo docker/make_base_images.sh >> .env"
     echo "waiting until $servers servers and $proxies gateways are ready"
     for ((second = 0; second < 120; second++)); do
         if (($(instances_up api) >= servers && $(instances_up ws) >= proxies)); then return; fi

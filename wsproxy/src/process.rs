@@ -49,3 +49,22 @@ pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     });
     Ok(shutdown)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_taken_from_the_dead_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.sock");
+        let listeners = bind("127.0.0.1", 0, Some(&path)).await.unwrap();
+        let (accepted, _client) = tokio::join!(listeners.accept(), tokio::net::UnixStream::connect(&path));
+        assert!(matches!(accepted.unwrap(), crate::socket::Socket::Unix(_)));
+        let taken = bind("127.0.0.1", 0, Some(&path)).await.unwrap_err().to_string();
+        assert!(taken.contains("gateway.sock") && taken.contains("UNIX_SOCKET"), "{taken}");
+        drop(listeners);
+        assert!(path.exists(), "what a process that was killed leaves behind");
+        bind("127.0.0.1", 0, Some(&path)).await.unwrap();
+    }
+}
