@@ -111,7 +111,8 @@ http_get() { # path on the statistics port
 
 # A column of HAProxy's table, for the slots of the gateways that are up.
 gateways() { # column
-    http_get '/;csv' | awk -F, -v want="$1" '
+    # HAProxy sends its statistics in chunks: sed takes the marks between them out.
+    http_get '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v want="$1" '
         /^# pxname/ { for (i = 1; i <= NF; i++) column[$i] = i }
         $1 == "ws" && $2 ~ /^wsproxy/ && $column["status"] ~ /^UP/ { print $column[want] }'
 }

@@ -23,7 +23,8 @@ Usage: scripts/run_loadtest.sh [OPTIONS] [-- CLIENT OPTIONS]
   --help                  this text
 
 What follows -- goes to the client, e.g. -- --burst --query-timeout 60 (see: cargo run --release -p client -- --help).
-The environment is passed on: JWT_SECRET, TOKEN_DELAY_MS, ...; API_URL and WSPROXY_URL point the client elsewhere.
+The environment is passed on: JWT_SECRET, TOKEN_DELAY_MS, ...; API_PORT, WS_PORT and STATS_PORT (8080, 8081, 8404) move the
+stack, API_URL and WSPROXY_URL point the client elsewhere.
 END
 }
 
@@ -37,7 +38,7 @@ native='' in_docker='' build='' keep='' action=run
 client_options=()
 
 number() { # FLAG VALUE MAX
-    [[ ${2:-} =~ ^[1-9][0-9]{0,6}$ && $2 -le $3 ]] || die "$1 takes a number from 1 to $3, not '${2:-}'" 2
+    [[ ${2:-} =~ ^[1-9][0-9]{0,6}$ && $2 -le $3 ]] || die "$1 takes a number from 1 to $3, not '${2:-}'" 104
 }
 
 while (($#)); do
@@ -60,11 +61,11 @@ while (($#)); do
         client_options=("$@")
         break
         ;;
-    *) die "unknown option '$1': see --help; options of the client go behind --" 2 ;;
+    *) die "unknown option '$1': see --help; options of the client go behind --" 104 ;;
     esac
     shift
 done
-[[ -z $native || -z $in_docker ]] || die "--in-docker needs Docker: leave --native out" 2
+[[ -z $native || -z $in_docker ]] || die "--in-docker needs Docker: leave --native out" 104
 
 target() { cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'; }
 
@@ -87,10 +88,14 @@ get() { # PORT PATH
     ) 2>/dev/null || true
 }
 
+# HAProxy's ports, for Docker and native processes alike.
+api_port=${API_PORT:-8080} ws_port=${WS_PORT:-8081} stats_port=${STATS_PORT:-8404}
+export API_URL=${API_URL:-http://127.0.0.1:$api_port} WSPROXY_URL=${WSPROXY_URL:-ws://127.0.0.1:$ws_port}
+
 # How many instances HAProxy sends to: of backend `api` or `ws`.
 instances_up() { # BACKEND
     # HAProxy sends its statistics in chunks: sed takes the marks between them out.
-    get 8404 '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v backend="$1" \
+    get "$stats_port" '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v backend="$1" \
         '$1 == "# pxname" { for (i = 1; i <= NF; i++) if ($i == "status") status = i }
          $1 == backend && $2 != "FRONTEND" && $2 != "BACKEND" && $status ~ /^UP/ { up++ }
          END { print up + 0 }'
@@ -120,7 +125,8 @@ docker_up() {
 
 up() {
     if [[ -n $native ]]; then
-        "$bin/stack" up --detach --servers "$servers" --proxies "$proxies" ${workers:+--server-workers "$workers"}
+        "$bin/stack" up --detach --servers "$servers" --proxies "$proxies" ${workers:+--server-workers "$workers"} \
+            --api-port "$api_port" --ws-port "$ws_port" --stats-port "$stats_port"
     else
         docker_up
     fi
@@ -145,8 +151,9 @@ run_client() {
 
 # The results that came since MARK: the queries' CSV alone.
 analyze_since() { # MARK
-    local newest
-    newest=$(find "${OUTPUT_DIR:-results}" -name '*.csv' -newer "$1" \
+    local newest results=${OUTPUT_DIR:-results}
+    if [[ -n $in_docker ]]; then results=${RESULTS_DIR:-results}; fi
+    newest=$(find "$results" -name '*.csv' -newer "$1" \
         ! -name '*_stats.csv' ! -name '*_history.csv' ! -name '*_failures.csv' 2>/dev/null | sort | tail -n 1)
     if [[ -n $newest ]]; then scripts/analyze_results.sh "$newest"; fi
 }

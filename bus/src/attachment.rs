@@ -73,7 +73,7 @@ impl Attachment {
     /// # Errors
     /// The bus failed; the lane has ended all the same.
     pub async fn release(self, cursor: Option<Position>) -> Result<(), BusError> {
-        self.backend.forget(self.session, &self.slot);
+        // Only then forgotten, by the drop: who attaches meanwhile finds either a holder or its cursor.
         self.backend.release(self.session, &self.slot, cursor).await
     }
 }

@@ -157,7 +157,7 @@ impl Config {
         };
         let reconnect = reconnect(&mut check, &args);
         let query = QueryShape {
-            tokens: args.tokens.map(|n| check.count("--tokens", Some(n), 0, 0, 10_000_000) as u32),
+            tokens: args.tokens.map(|n| check.count("--tokens", Some(n), 1, 1, 1_000_000) as u32),
             ttft_ms: args.ttft_ms.map(|ms| check.millis("--ttft-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
             itl_ms: args.itl_ms.map(|ms| check.millis("--itl-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
         };

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Generations seen before the answer to `/run` says which one is ours. More than a retried call can make.
 const MOST_GENERATIONS: usize = 4;
 
+/// An ideal beyond this is a fault of the server's arithmetic.
+const LONGEST_IDEAL: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How a query came to its end, where not by its own terminator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -72,6 +75,8 @@ pub struct Query {
     /// What went wrong first.
     pub failure: Option<Failure>,
     streams: Vec<Stream>,
+    /// Events that are none of this session's: a gateway that mixes sessions up delivers every token, but not alone.
+    foreign: u64,
     /// Generations up to this one belong to earlier queries.
     floor: u64,
     end: Option<(Instant, End)>,
@@ -90,6 +95,7 @@ impl Query {
             repeated: Tally::default(),
             failure: None,
             streams: Vec::new(),
+            foreign: 0,
             floor,
             end: None,
         }
@@ -104,9 +110,13 @@ impl Query {
         if self.generation().is_some_and(|ours| ours != generation) {
             let for_us = event.query_id.as_deref().is_none_or(|id| id == self.id);
             let ends_us = event.kind == Kind::Error && for_us;
-            return if ends_us { self.ended_by_peer(event, arrival.at) } else { Arrived::Foreign };
+            return if ends_us { self.ended_by_peer(event, arrival.at) } else { self.foreign(1) };
         }
-        let Some(stream) = self.stream(generation) else { return Arrived::Foreign };
+        if event.query_id.as_deref().is_some_and(|id| !self.is_ours(id)) {
+            return self.foreign(1);
+        }
+        let Some(index) = self.stream(generation) else { return self.foreign(1) };
+        let stream = &mut self.streams[index];
         if event.kind == Kind::Error && stream.error.is_none() {
             stream.error = Some(describe_error(event));
         }
@@ -117,16 +127,27 @@ impl Query {
             .map_or(Arrived::Again, Arrived::Ours)
     }
 
-    fn stream(&mut self, generation: u64) -> Option<&mut Stream> {
-        let index = match self.streams.iter().rposition(|stream| stream.generation == generation) {
-            Some(index) => index,
+    /// Before the answer nobody knows whether the server took our id over or gave its own.
+    fn is_ours(&self, query_id: &str) -> bool {
+        let Some(answer) = &self.answer else { return true };
+        query_id == self.id || answer.query_id.as_deref().is_none_or(|given| given == query_id)
+    }
+
+    fn foreign(&mut self, events: u64) -> Arrived {
+        self.foreign += events;
+        Arrived::Foreign
+    }
+
+    /// Where the stream of this generation is, made where it is new.
+    fn stream(&mut self, generation: u64) -> Option<usize> {
+        match self.streams.iter().rposition(|stream| stream.generation == generation) {
+            Some(index) => Some(index),
             None if self.streams.len() < MOST_GENERATIONS => {
                 self.streams.push(Stream::new(generation));
-                self.streams.len() - 1
+                Some(self.streams.len() - 1)
             }
-            None => return None,
-        };
-        self.streams.get_mut(index)
+            None => None,
+        }
     }
 
     fn ended_by_peer(&mut self, event: &Event<'_>, at: Instant) -> Arrived {
@@ -146,6 +167,8 @@ impl Query {
     /// `/run` answered.
     pub fn answered(&mut self, answer: RunResponse) {
         if let Some(generation) = answer.generation {
+            let others = self.streams.iter().filter(|stream| stream.generation != generation);
+            self.foreign += others.map(|stream| stream.ledger.unverified().events_received).sum::<u64>();
             self.streams.retain(|stream| stream.generation == generation);
         }
         self.answer = Some(answer);
@@ -168,7 +191,8 @@ impl Query {
         let message = format!("the gateway announced a gap from {from} to {to}");
         self.fail(FailureKind::Stream, None, message);
         let generation = self.generation().unwrap_or(to.generation);
-        if let Some(stream) = self.stream(generation) {
+        if let Some(index) = self.stream(generation) {
+            let stream = &mut self.streams[index];
             let up_to = if to.generation > generation { u64::MAX } else { to.seq };
             stream.announced_gap = stream.announced_gap.max(up_to);
         }
@@ -257,7 +281,7 @@ impl Query {
             End::Finished => {
                 let Some(stream) = self.own_stream() else { return QueryStatus::Incomplete };
                 let whole = stream.ledger.is_complete() && tally.tokens_lost == 0 && tally.events_lost == 0;
-                let clean = tally.events_duplicated == 0 && tally.events_reordered == 0;
+                let clean = tally.events_duplicated == 0 && tally.events_reordered == 0 && self.foreign == 0;
                 let unannounced = self
                     .answer
                     .as_ref()
@@ -285,7 +309,7 @@ impl Query {
             Some(us) => clock.instant(us),
             None => Some(otherwise),
         };
-        let tokens_of = |first: u64, last: u64| (last.min(expected) + 1).saturating_sub(first);
+        let tokens_of = |first: u64, last: u64| last.min(expected).saturating_add(1).saturating_sub(first);
         ledger
             .missing(expected)
             .iter()
@@ -357,8 +381,8 @@ impl Query {
             }
             QueryStatus::Incomplete => {
                 let message = format!(
-                    "{} tokens lost, {} events duplicated, {} reordered",
-                    tally.tokens_lost, tally.events_duplicated, tally.events_reordered
+                    "{} tokens lost, {} events duplicated, {} reordered, {} of other queries",
+                    tally.tokens_lost, tally.events_duplicated, tally.events_reordered, self.foreign
                 );
                 self.fail(FailureKind::Stream, None, message);
             }
@@ -378,7 +402,54 @@ fn describe_error(event: &Event<'_>) -> String {
     }
 }
 
-/// A server's own figure, if it is one that a clock can hold.
+/// A server's own figure, if it is one that a query can take.
 pub fn millis(ms: Option<f64>) -> Option<Duration> {
-    ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok())
+    ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok()).filter(|&time| time <= LONGEST_IDEAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+
+    fn arrive(query: &mut Query, generation: u64, seq: u64, query_id: &str, kind: Kind) -> Arrived {
+        let event = Event {
+            position: Some(Position::new(generation, seq)),
+            kind,
+            content: Cow::Borrowed("word "),
+            query_id: Some(Cow::Borrowed(query_id)),
+            due_us: None,
+            sent_us: None,
+            code: None,
+            message: None,
+        };
+        query.arrive(&event, Arrival { at: Instant::now(), read: seq }, Duration::from_millis(250))
+    }
+
+    fn played(foreign: &[(u64, &str)]) -> QueryStatus {
+        let mut query = Query::new(1, "ours".into(), Instant::now(), 0);
+        let answer = RunResponse { generation: Some(7), tokens: Some(1), ..RunResponse::default() };
+        query.answered(RunResponse { query_id: Some("ours".into()), ..answer });
+        for &(generation, query_id) in foreign {
+            assert_eq!(arrive(&mut query, generation, 1, query_id, Kind::Token), Arrived::Foreign);
+        }
+        arrive(&mut query, 7, 1, "ours", Kind::Token);
+        arrive(&mut query, 7, 2, "ours", Kind::Done);
+        query.finish(Instant::now(), End::Finished);
+        query.status(&query.tally())
+    }
+
+    #[test]
+    fn what_belongs_to_another_session_spoils_a_query() {
+        assert_eq!(played(&[]), QueryStatus::Ok);
+        assert_eq!(played(&[(9, "theirs")]), QueryStatus::Incomplete);
+        assert_eq!(played(&[(7, "theirs")]), QueryStatus::Incomplete, "two claims of one millisecond");
+    }
+
+    #[test]
+    fn an_ideal_that_no_clock_holds_is_none() {
+        for ms in [f64::NAN, f64::INFINITY, -1.0, 1e20] {
+            assert_eq!(millis(Some(ms)), None, "{ms}");
+        }
+    }
 }

@@ -21,6 +21,9 @@ pub(crate) const COMMANDS: usize = 1024;
 /// How many cancellations that came before their stream a worker remembers.
 const EARLY_CANCELS: usize = 1024;
 
+/// Events that are enqueued before the runtime's other tasks have their turn.
+const EVENTS_A_TURN: usize = 8192;
+
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -114,9 +117,9 @@ impl Worker {
         self.outbox.bytes() > self.outbox_cap
     }
 
-    /// Enqueues everything that is due, as far as the outbox takes it.
+    /// Enqueues what is due, as far as the outbox takes it, and no more in one go than lets others have their turn.
     fn advance(&mut self) {
-        loop {
+        for _ in 0..EVENTS_A_TURN / 64 {
             let now_us = self.now_us();
             // The clock is read again now and then: what is enqueued late says so.
             for _ in 0..64 {

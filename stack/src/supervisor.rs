@@ -26,6 +26,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// Pause after the system refused to accept, for want of descriptors as a rule.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 const MAX_CALLERS: usize = 16;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -120,6 +123,7 @@ async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>) {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     warn!(%error, "cannot take a caller in");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },

@@ -29,15 +29,10 @@ pub(super) trait Purpose: Send + Sync + 'static {
     async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()>;
 }
 
-struct Current {
-    connection: MultiplexedConnection,
-    broken: Arc<Notify>,
-}
-
 pub(super) struct Link {
     client: Client,
     name: &'static str,
-    current: Mutex<Option<Current>>,
+    current: Mutex<Option<MultiplexedConnection>>,
     up: Notify,
 }
 
@@ -49,7 +44,7 @@ impl Link {
     /// The connection, if it stands.
     pub(super) fn connection(&self) -> Result<MultiplexedConnection, BusError> {
         match &*self.current.lock() {
-            Some(current) => Ok(current.connection.clone()),
+            Some(connection) => Ok(connection.clone()),
             None => Err(BusError::Unreachable("not connected to Redis".to_owned())),
         }
     }
@@ -67,15 +62,14 @@ impl Link {
         }
     }
 
-    /// A command failed: says what that means for the caller, and has a broken connection replaced.
-    pub(super) fn failed(&self, error: &RedisError) -> BusError {
+    /// What a command's failure means for its caller. The supervisor learns of a broken connection by itself, from the
+    /// driver or from its probe: the command may have gone through an earlier one.
+    pub(super) fn failed(error: &RedisError) -> BusError {
         if is_broken(error) {
-            if let Some(current) = &*self.current.lock() {
-                current.broken.notify_one();
-            }
-            return BusError::Unreachable(error.to_string());
+            BusError::Unreachable(error.to_string())
+        } else {
+            BusError::Refused(error.to_string())
         }
-        BusError::Refused(error.to_string())
     }
 
     /// Keeps the connection up for ever.
@@ -92,8 +86,7 @@ impl Link {
                 Ok((connection, broken)) => {
                     tracing::debug!(link = self.name, "connected to Redis");
                     (backoff, told) = (BACKOFF.start, false);
-                    *self.current.lock() =
-                        Some(Current { connection: connection.clone(), broken: broken.clone() });
+                    *self.current.lock() = Some(connection.clone());
                     lamp.set(true);
                     self.up.notify_waiters();
                     let why = watch(connection, &broken).await;

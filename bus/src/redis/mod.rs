@@ -131,12 +131,12 @@ impl Inner {
 
     async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, BusError> {
         let mut connection = self.commands.connection()?;
-        script.invoke_async(&mut connection).await.map_err(|error| self.commands.failed(&error))
+        script.invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))
     }
 
     async fn call<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, BusError> {
         let mut connection = self.commands.connection()?;
-        pipeline.query_async(&mut connection).await.map_err(|error| self.commands.failed(&error))
+        pipeline.query_async(&mut connection).await.map_err(|error| Link::failed(&error))
     }
 }
 
@@ -155,6 +155,7 @@ impl Broker for RedisBroker {
         let mut script = inner.scripts.claim.key(inner.names.meta(session));
         script
             .key(inner.names.log(session))
+            .key(inner.names.attach(session))
             .arg(request.query_id)
             .arg(request.answer)
             .arg(&inner.config.instance)

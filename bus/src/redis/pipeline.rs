@@ -1,7 +1,7 @@
 //! Appending a batch: for each event a log entry, then its publication, in one pipeline.
 //! A terminator goes through a script that also releases its claim.
 
-use super::Inner;
+use super::{Inner, link::Link};
 use crate::{Appended, Batch, BusError, Counters, Delivery, batch::Entry};
 use protocol::SessionId;
 use redis::{Cmd, Pipeline, ServerErrorKind, Value};
@@ -34,7 +34,7 @@ async fn append_some(inner: &Inner, entries: &[Entry<'_>], appended: &mut Append
     let answers = connection
         .send_packed_commands(&pipeline, 0, pipeline.len())
         .await
-        .map_err(|error| inner.appends.failed(&error))?;
+        .map_err(|error| Link::failed(&error))?;
     let mut answers = answers.into_iter();
     let mut not_above = BTreeSet::new();
     let mut forgotten = false;
@@ -153,9 +153,10 @@ fn terminate(inner: &Inner, entry: &Entry<'_>, log: &str, down: &str, id: &str) 
     let mut terminate = redis::cmd("EVALSHA");
     terminate
         .arg(inner.scripts.terminate.get_hash())
-        .arg(2)
+        .arg(3)
         .arg(inner.names.meta(entry.session))
         .arg(log)
+        .arg(inner.names.attach(entry.session))
         .arg(entry.prefix.position.generation)
         .arg(id)
         .arg(entry.frame)
@@ -168,7 +169,7 @@ fn terminate(inner: &Inner, entry: &Entry<'_>, log: &str, down: &str, id: &str) 
 async fn load_scripts(inner: &Inner) -> Result<(), BusError> {
     let mut connection = inner.appends.connection()?;
     let loaded = inner.scripts.terminate.prepare_invoke().load_async(&mut connection).await;
-    loaded.map(drop).map_err(|error| inner.appends.failed(&error))
+    loaded.map(drop).map_err(|error| Link::failed(&error))
 }
 
 /// The generation at the log's top. Asked when an entry was not above it: either that entry was appended before its
@@ -177,7 +178,7 @@ async fn top_generation(inner: &Inner, session: SessionId) -> Result<u64, BusErr
     let mut connection = inner.appends.connection()?;
     let mut command = redis::cmd("XREVRANGE");
     command.arg(inner.names.log(session)).arg("+").arg("-").arg("COUNT").arg(1);
-    let top = connection.send_packed_command(&command).await.map_err(|error| inner.appends.failed(&error))?;
+    let top = connection.send_packed_command(&command).await.map_err(|error| Link::failed(&error))?;
     let Value::Array(entries) = top else { return Ok(0) };
     let Some(Value::Array(entry)) = entries.first() else { return Ok(0) };
     let Some(Value::BulkString(id)) = entry.first() else { return Ok(0) };

@@ -24,7 +24,7 @@ local function mark_closed(log, down, logged)
 end
 "#;
 
-/// KEYS meta, log. ARGV query, answer, owner, ttl, entries kept, 'log' | 'pubsub', down channel.
+/// KEYS meta, log, attach. ARGV query, answer, owner, ttl, entries kept, 'log' | 'pubsub', down channel.
 const CLAIM: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local query, answer, owner, ttl, keep, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7]
@@ -48,11 +48,12 @@ if logged then
 end
 redis.call('HSET', meta, 'gen', generation, 'query', query, 'answer', answer, 'running', '1', 'owner', owner)
 redis.call('EXPIRE', meta, ttl)
+redis.call('EXPIRE', KEYS[3], ttl)
 redis.call('PUBLISH', down, frame)
 return {'claimed', generation, ''}
 "#;
 
-/// KEYS meta, log. ARGV generation, id, frame, ttl, 'log' | 'pubsub', down channel.
+/// KEYS meta, log, attach. ARGV generation, id, frame, ttl, 'log' | 'pubsub', down channel.
 /// Answers how many heard it, or -1 where a later generation exists.
 const TERMINATE: &str = r"
 local meta, log = KEYS[1], KEYS[2]
@@ -70,6 +71,7 @@ if logged then
 end
 local heard = redis.call('PUBLISH', down, frame)
 redis.call('EXPIRE', meta, ttl)
+redis.call('EXPIRE', KEYS[3], ttl)
 if running then
   redis.call('HDEL', meta, 'running', 'owner')
   if status == 'closed' then mark_closed(log, down, logged) end

@@ -99,7 +99,7 @@ impl Subscriber {
                 }
                 let mut connection = self.link.connected().await;
                 if let Err(error) = self.send_batch(&mut connection, &leave, join).await {
-                    tracing::warn!("{}", self.link.failed(&error));
+                    tracing::warn!("{}", Link::failed(&error));
                 }
             }
         }
@@ -111,7 +111,9 @@ impl Subscriber {
         let leave = std::mem::take(&mut pending.unsubscribe);
         let leave = leave.into_iter().filter(|&session| !self.hub.contains(session)).collect();
         let some: Vec<SessionId> = pending.subscribe.keys().take(SUBSCRIBE_BATCH).copied().collect();
-        let join = some.into_iter().filter_map(|session| pending.subscribe.remove_entry(&session)).collect();
+        let join = some.into_iter().filter_map(|session| pending.subscribe.remove_entry(&session));
+        // Whoever gave up meanwhile has left no lane: a subscription for it would stay for ever.
+        let join = join.filter(|&(session, _)| self.hub.contains(session)).collect();
         (leave, join)
     }
 

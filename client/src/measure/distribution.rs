@@ -63,6 +63,18 @@ fn merge(into: &mut Option<Histogram<u64>>, from: Option<&Histogram<u64>>) {
 }
 
 impl Distribution {
+    /// Forgets every value, keeps the memory.
+    pub fn clear(&mut self) {
+        let Self { positive, negative, .. } = std::mem::take(self);
+        let kept = |histogram: Option<Histogram<u64>>| {
+            histogram.map(|mut histogram| {
+                histogram.reset();
+                histogram
+            })
+        };
+        (self.positive, self.negative) = (kept(positive), kept(negative));
+    }
+
     /// Takes one value, in nanoseconds.
     pub fn record(&mut self, ns: i64) {
         (self.min, self.max) = if self.count == 0 { (ns, ns) } else { (self.min.min(ns), self.max.max(ns)) };

@@ -24,6 +24,13 @@ impl Interval {
         self.metrics[metric as usize].record(ns);
     }
 
+    /// Forgets every value, keeps the memory.
+    pub fn clear(&mut self) {
+        self.metrics.iter_mut().for_each(Distribution::clear);
+        self.queries_ended = 0;
+        self.queries_failed = 0;
+    }
+
     /// Takes all of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (into, from) in self.metrics.iter_mut().zip(other.metrics.iter()) {

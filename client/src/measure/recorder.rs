@@ -3,7 +3,14 @@
 
 use super::{Interval, Metric};
 use crate::record::{Moment, QueryRecord, QueryStatus, Sample, SessionRecord};
-use std::{collections::HashMap, sync::mpsc::SyncSender, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    time::Duration,
+};
+
+/// Cleared intervals that wait to be filled again.
+const SPARES: usize = 2;
 
 /// A session with all its queries.
 #[derive(Debug)]
@@ -23,6 +30,8 @@ pub enum Parcel {
         second: u64,
         /// What was measured.
         interval: Interval,
+        /// Takes the interval back, cleared: its megabytes are allocated once, not every second.
+        back: SyncSender<Interval>,
     },
     /// A session that ended.
     Session(Box<FinishedSession>),
@@ -36,13 +45,16 @@ pub struct Recorder {
     /// Queries of sessions that have not ended yet.
     waiting: HashMap<u64, Vec<QueryRecord>>,
     out: SyncSender<Parcel>,
+    back: SyncSender<Interval>,
+    spare: Receiver<Interval>,
 }
 
 impl Recorder {
     /// Hands on to `out`.
     #[must_use]
     pub fn new(out: SyncSender<Parcel>) -> Self {
-        Self { second: 0, interval: Interval::default(), waiting: HashMap::new(), out }
+        let (back, spare) = sync_channel(SPARES);
+        Self { second: 0, interval: Interval::default(), waiting: HashMap::new(), out, back, spare }
     }
 
     /// Takes one sample, in nanoseconds, read at `at`.
@@ -81,8 +93,9 @@ impl Recorder {
 
     fn hand_on_interval(&mut self) {
         if !self.interval.is_empty() {
-            let interval = std::mem::take(&mut self.interval);
-            self.hand_on(Parcel::Interval { second: self.second, interval });
+            let fresh = self.spare.try_recv().unwrap_or_default();
+            let interval = std::mem::replace(&mut self.interval, fresh);
+            self.hand_on(Parcel::Interval { second: self.second, interval, back: self.back.clone() });
         }
     }
 

@@ -48,6 +48,10 @@ pub struct Evidence {
     pub queries_total: u64,
     /// Queries complete, in order, in time.
     pub queries_ok: u64,
+    /// Sessions attempted.
+    pub sessions_total: u64,
+    /// Sessions of which every step succeeded: created, connected, closed.
+    pub sessions_ok: u64,
     /// p99 of actual − scheduled start.
     pub schedule_lag_p99: Option<Duration>,
     /// p99 of the simulator's lateness.
@@ -83,6 +87,9 @@ pub fn judge(evidence: &Evidence) -> Judgement {
     } else if evidence.queries_ok < evidence.queries_total {
         let failed = evidence.queries_total - evidence.queries_ok;
         (Verdict::Fail, format!("{failed} of {} queries were not ok.", evidence.queries_total))
+    } else if evidence.sessions_ok < evidence.sessions_total {
+        let failed = evidence.sessions_total - evidence.sessions_ok;
+        (Verdict::Fail, format!("{failed} of {} sessions were not ok.", evidence.sessions_total))
     } else {
         let queries = evidence.queries_total;
         let reason = if evidence.tokens_unverified > 0 {
@@ -174,6 +181,7 @@ mod tests {
         check(&good(), Pass, "All 10 queries");
         check(&Evidence { tokens_unverified: 1, ..good() }, Pass, "unverified");
         check(&Evidence { queries_ok: 9, ..good() }, Fail, "1 of 10 queries were not ok");
+        check(&Evidence { sessions_total: 5, sessions_ok: 3, ..good() }, Fail, "2 of 5 sessions were not ok");
         check(&Evidence::default(), Invalid, "no query was attempted");
         check(&Evidence { schedule_lag_p99: late, ..good() }, Invalid, "schedule_lag p(99) was 11.00 ms");
         check(&Evidence { schedule_lag_p99: late, burst: true, ..good() }, Pass, "");

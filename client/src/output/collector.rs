@@ -73,9 +73,12 @@ impl Collector {
         let mut flushed = Instant::now();
         loop {
             match incoming.recv_timeout(FLUSH) {
-                Ok(Parcel::Interval { second, interval }) => {
+                Ok(Parcel::Interval { second, mut interval, back }) => {
                     self.run.add_interval(&interval);
                     self.seconds.add(second, &interval, &mut hlog)?;
+                    interval.clear();
+                    // The recorder has enough of them, or is done.
+                    let _ = back.try_send(interval);
                 }
                 Ok(Parcel::Session(finished)) => {
                     self.run.add_session(&finished);
