@@ -32,6 +32,11 @@ pub(crate) enum Refusal {
     Draining,
     #[error("gateway is full, try again later")]
     Full,
+    #[error("too many clients connect at once, try again in {retry_after} s")]
+    Rate {
+        /// In seconds.
+        retry_after: u64,
+    },
     #[error("not found: {0}")]
     NotFound(String),
     #[error("this path speaks WebSocket: send `Connection: upgrade` and `Upgrade: websocket`")]
@@ -55,7 +60,9 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
-            Self::Draining | Self::Full | Self::BusDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Draining | Self::Full | Self::Rate { .. } | Self::BusDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotAnUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::Malformed(_) | Self::Position(_) | Self::FuturePosition(_) => StatusCode::BAD_REQUEST,
@@ -65,15 +72,17 @@ impl Refusal {
     }
 
     /// The header that tells the client what to do.
-    pub(crate) const fn header(&self) -> Option<(header::HeaderName, &'static str)> {
-        match self {
-            Self::Draining => Some((header::RETRY_AFTER, "1")),
-            Self::Full | Self::BusDown => Some((header::RETRY_AFTER, "2")),
-            Self::NotAnUpgrade => Some((header::UPGRADE, "websocket")),
-            Self::Version => Some((header::SEC_WEBSOCKET_VERSION, "13")),
-            Self::NoToken => Some((header::WWW_AUTHENTICATE, "Bearer")),
-            _ => None,
-        }
+    pub(crate) fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
+        let (name, value) = match self {
+            Self::Rate { retry_after } => return Some((header::RETRY_AFTER, (*retry_after).into())),
+            Self::Draining => (header::RETRY_AFTER, "1"),
+            Self::Full | Self::BusDown => (header::RETRY_AFTER, "2"),
+            Self::NotAnUpgrade => (header::UPGRADE, "websocket"),
+            Self::Version => (header::SEC_WEBSOCKET_VERSION, "13"),
+            Self::NoToken => (header::WWW_AUTHENTICATE, "Bearer"),
+            _ => return None,
+        };
+        Some((name, HeaderValue::from_static(value)))
     }
 
     /// The label of the metric `wsproxy_upgrades_total`.
@@ -81,6 +90,7 @@ impl Refusal {
         match self {
             Self::Draining => "draining",
             Self::Full => "full",
+            Self::Rate { .. } => "rate",
             Self::NotFound(_) => "not_found",
             Self::NotAnUpgrade | Self::Version | Self::Malformed(_) => "bad_handshake",
             Self::NoToken => "no_token",
@@ -91,26 +101,40 @@ impl Refusal {
     }
 }
 
-/// Checks a request's head, in the order in which a client would want to hear: path, handshake, token, position.
-pub(crate) fn admit<B>(request: &Request<B>, verifier: &Verifier) -> Result<Admission, Refusal> {
-    let path = request.uri().path();
+/// A request for a socket, of which only what costs little has been looked at.
+#[derive(Debug)]
+pub(crate) struct Knock {
+    session: SessionId,
+    accept: String,
+}
+
+/// Checks path and handshake, in the order in which a client would want to hear.
+pub(crate) fn knock<B>(request: &Request<B>) -> Result<Knock, Refusal> {
     if request.method() != Method::GET {
         return Err(Refusal::NotFound(format!("{} is no method of this path", request.method())));
     }
+    let path = request.uri().path();
     let (_, session) = parse_ws_path(path).map_err(|error| Refusal::NotFound(error.to_string()))?;
-    let headers = request.headers();
-    let accept = check_handshake(request.version(), headers)?;
-    let offered = subprotocols(headers);
-    let token = authorization(headers).or_else(|| bearer_of(&offered)).ok_or(Refusal::NoToken)?;
-    let claims = verifier.verify(token, session)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Admission {
-        session,
-        start: start(headers, request.uri().query(), now)?,
-        expires: claims.exp.and_then(|exp| expiry(exp, now)),
-        accept,
-        subprotocol: offered.iter().any(|protocol| protocol.eq_ignore_ascii_case("bearer")),
-    })
+    let accept = check_handshake(request.version(), request.headers())?;
+    Ok(Knock { session, accept })
+}
+
+impl Knock {
+    /// Checks the token, which costs a signature, then the position.
+    pub(crate) fn admit<B>(self, request: &Request<B>, verifier: &Verifier) -> Result<Admission, Refusal> {
+        let headers = request.headers();
+        let offered = subprotocols(headers);
+        let token = authorization(headers).or_else(|| bearer_of(&offered)).ok_or(Refusal::NoToken)?;
+        let claims = verifier.verify(token, self.session)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Admission {
+            session: self.session,
+            start: start(headers, request.uri().query(), now)?,
+            expires: claims.exp.and_then(|exp| expiry(exp, now)),
+            accept: self.accept,
+            subprotocol: offered.iter().any(|protocol| protocol.eq_ignore_ascii_case("bearer")),
+        })
+    }
 }
 
 /// RFC 6455, section 4.2.1; answers the value of `Sec-WebSocket-Accept`.
@@ -208,7 +232,8 @@ mod tests {
         headers.extend(changes.iter().filter(|(_, value)| !value.is_empty()));
         let request =
             headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
-        admit(&request.body(()).unwrap(), &Verifier::new(&secret()))
+        let request = request.body(()).unwrap();
+        knock(&request)?.admit(&request, &Verifier::new(&secret()))
     }
 
     fn refused(changes: &[(&'static str, &str)]) -> Refusal {
@@ -284,7 +309,7 @@ mod tests {
             assert!(matches!(check(path, &[]), Err(Refusal::NotFound(_))), "{path}");
         }
         let post = Request::post(format!("/agent/ws/{ID}")).body(()).unwrap();
-        assert!(matches!(admit(&post, &Verifier::new(&secret())), Err(Refusal::NotFound(_))));
+        assert!(matches!(knock(&post), Err(Refusal::NotFound(_))));
     }
 
     #[test]

@@ -63,6 +63,12 @@ pub struct Args {
     /// Sockets at most
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000)]
     max_connections: usize,
+    /// New sockets a second; 0 for no limit
+    #[arg(long, env = "MAX_CONNECT_RATE", default_value_t = 2_000)]
+    max_connect_rate: u32,
+    /// New sockets at once, above what the rate earns; 0 for one second's worth
+    #[arg(long, env = "CONNECT_BURST", default_value_t = 0)]
+    connect_burst: u32,
     /// Seconds that a drain waits for its sockets
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
@@ -163,6 +169,8 @@ impl Args {
         range("MAX_MESSAGE_SIZE_BYTES", self.max_message_size_bytes as u64, 1, 1 << 30);
         range("WS_OUTBOX_BYTES", self.ws_outbox_bytes as u64, 1 << 10, 1 << 30);
         range("MAX_CONNECTIONS", self.max_connections as u64, 1, 10_000_000);
+        range("MAX_CONNECT_RATE", self.max_connect_rate.into(), 0, 1_000_000);
+        range("CONNECT_BURST", self.connect_burst.into(), 0, 10_000_000);
         range("DRAIN_SECONDS", self.drain_seconds, 0, day);
         range("WS_THREADS", self.ws_threads as u64, 1, 256);
         if self.jwt_algorithm != "HS256" {
@@ -217,6 +225,8 @@ impl Args {
             max_message_bytes: self.max_message_size_bytes,
             outbox_bytes: self.ws_outbox_bytes,
             max_connections: self.max_connections,
+            connect_rate: self.max_connect_rate,
+            connect_burst: self.connect_burst,
             drain: Duration::from_secs(self.drain_seconds),
             ..Config::new(secret)
         }

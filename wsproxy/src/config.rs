@@ -1,5 +1,6 @@
 //! What a gateway is told by its caller: limits and times, validated. It knows neither flags nor the environment.
 
+use crate::throttle::Throttle;
 use protocol::Secret;
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// Sockets at most.
     pub max_connections: usize,
+    /// Upgrades a second; 0 for no limit, which suits callers who know all their clients.
+    pub connect_rate: u32,
+    /// Upgrades at once, above what the rate earns; 0 for one second's worth.
+    pub connect_burst: u32,
     /// How long a drain waits for its sockets' close handshakes.
     pub drain: Duration,
     /// A drain spreads its clients' return over this time.
@@ -42,11 +47,19 @@ impl Config {
             outbox_bytes: 256 << 10,
             send_buffer_bytes: None,
             max_connections: 10_000,
+            connect_rate: 0,
+            connect_burst: 0,
             drain: Duration::from_secs(30),
             drain_window: Duration::from_secs(2),
             header_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// What lets upgrades in at the configured rate.
+    pub(crate) fn throttle(&self) -> Option<Throttle> {
+        let burst = if self.connect_burst == 0 { self.connect_rate } else { self.connect_burst };
+        Throttle::new(self.connect_rate, burst)
     }
 
     /// How often the sweep looks at every socket: often enough that no time above is missed by more than a quarter.

@@ -1,14 +1,17 @@
 //! What all of a gateway's connections share, and how it drains. It holds no socket itself.
 
 use crate::{
+    admission::Refusal,
     config::Config,
     metrics::{Exporter, Metrics},
     outbox::Terms,
     roster::Roster,
+    throttle::Throttle,
 };
 use bus::Broker;
+use parking_lot::Mutex;
 use protocol::{CloseReason, Verifier};
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -21,6 +24,9 @@ pub(crate) struct Gateway {
     pub(crate) terms: Arc<Terms>,
     pub(crate) exporter: Exporter,
     pub(crate) roster: Arc<Roster>,
+    throttle: Option<Mutex<Throttle>>,
+    /// When the throttle's time began.
+    opened: Instant,
     /// A permit a socket.
     pub(crate) slots: Arc<Semaphore>,
     /// A task a socket.
@@ -36,6 +42,8 @@ impl Gateway {
             verifier: Verifier::new(&config.secret),
             exporter: Exporter::new(&metrics, bus.clone()),
             roster: Arc::new(Roster::new(metrics.connections.clone())),
+            throttle: config.throttle().map(Mutex::new),
+            opened: Instant::now(),
             slots: Arc::new(Semaphore::new(config.max_connections)),
             sessions: TaskTracker::new(),
             bus_ready: bus.ready(),
@@ -61,6 +69,13 @@ impl Gateway {
         } else {
             None
         }
+    }
+
+    /// Lets one upgrade in, or refuses it and says when to come back.
+    pub(crate) fn enter(&self) -> Result<(), Refusal> {
+        let Some(throttle) = &self.throttle else { return Ok(()) };
+        let entered = throttle.lock().enter(self.opened.elapsed());
+        entered.map_err(|retry_after| Refusal::Rate { retry_after })
     }
 
     /// Tells every client to move, each after a delay of its own, and waits for their answers.

@@ -1,7 +1,7 @@
 //! What the gateway answers over HTTP: its health, its metrics, and the upgrade that opens a socket. It reads no body.
 
 use crate::{
-    admission::{Admission, Refusal, admit},
+    admission::{Admission, Refusal, knock},
     gateway::Gateway,
     outbox::Outbox,
     session::{self, Session},
@@ -48,7 +48,10 @@ async fn upgrade<B>(gateway: &Arc<Gateway>, request: &mut Request<B>) -> Result<
         return Err(Refusal::Draining);
     }
     let permit = gateway.slots.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
-    let Admission { session, start, expires, accept, subprotocol } = admit(request, &gateway.verifier)?;
+    let knock = knock(request)?;
+    gateway.enter()?;
+    let Admission { session, start, expires, accept, subprotocol } =
+        knock.admit(request, &gateway.verifier)?;
     let outbox = Arc::new(Outbox::new(gateway.terms.clone(), expires));
     let attachment = gateway.bus.attach(session, start, outbox.clone()).await.map_err(|error| {
         debug!(%session, "not attached: {error}");
@@ -85,7 +88,7 @@ fn switching_protocols(accept: &str, subprotocol: bool) -> Answer {
 fn refuse(refusal: &Refusal) -> Answer {
     let mut answer = fault(refusal.status(), &refusal.to_string());
     if let Some((name, value)) = refusal.header() {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        answer.headers_mut().insert(name, value);
     }
     if refusal.status() == StatusCode::UPGRADE_REQUIRED {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

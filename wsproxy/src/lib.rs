@@ -17,6 +17,7 @@ pub mod process;
 mod roster;
 mod session;
 mod socket;
+mod throttle;
 
 pub use args::{Args, Faults, Settings};
 pub use config::Config;

@@ -146,3 +146,32 @@ async fn a_head_that_never_fits_is_refused() {
     let _ = soon(stream.read_to_end(&mut answer)).await;
     assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
 }
+
+#[tokio::test]
+async fn a_storm_is_sent_away_before_its_tokens_are_looked_at() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, |config| {
+        config.connect_rate = 1;
+        config.connect_burst = 3;
+    })
+    .await;
+    // A probe costs no place, nor does a request that could never become a socket.
+    for _ in 0..4 {
+        assert_eq!(proxy.get("/ready").await.0, 200);
+        assert_eq!(proxy.refusal(proxy.bare_request("/nowhere")).await.0, 404);
+    }
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        sockets.push(proxy.connect(Writer::on(&writer.bus).await.session).await);
+    }
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let mut request = proxy.request(writer.session);
+        request.headers_mut().insert("authorization", "Bearer not-a-token".parse().unwrap());
+        let (status, detail, headers) = proxy.refusal(request).await;
+        assert_eq!(status, 503, "{detail}");
+        told.push(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap());
+    }
+    assert!(told.is_sorted() && told[0] >= 1 && told[2] > told[0], "each is sent behind the last: {told:?}");
+    proxy.metric(r#"wsproxy_upgrades_total{result="rate"} 3"#).await;
+}
