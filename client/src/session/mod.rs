@@ -1,6 +1,9 @@
 //! One session from its creation to its close: create, connect, run after run, close.
 //! It never submits before its subscription is live, and never takes silence for success.
 
+mod close;
+mod query;
+
 use crate::{
     backoff::Backoff,
     burst::{Burst, Slot},
@@ -9,30 +12,19 @@ use crate::{
     listen::Replay,
     live::Shard,
     measure::Present,
-    query::{End, Progress, Query, millis},
-    record::{Failure, FailureKind, QueryRecord, QueryStatus, SessionRecord},
+    query::{End, Query},
+    record::{Failure, QueryRecord, QueryStatus, SessionRecord},
     secret::Secret,
     worker::Worker,
 };
-use protocol::{Position, RunRequest, RunResponse, SessionId, Tally};
+use protocol::{Position, SessionId, Tally};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     cell::Cell,
     future::pending,
-    pin::Pin,
     rc::Rc,
     time::{Duration, Instant},
 };
-use tokio::time::Sleep;
-
-/// How long a query may take beyond its ideal.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a query may take whose ideal is unknown.
-const BLIND_PATIENCE: Duration = Duration::from_secs(60);
-/// How long events may trail behind their terminator on an open socket.
-const SETTLE: Duration = Duration::from_secs(1);
-/// How long a closed session waits for its socket to be closed.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs session `index`, which the plan starts at `scheduled`, and hands its records in.
 pub async fn run(worker: Rc<Worker>, index: u64, scheduled: Instant) {
@@ -204,158 +196,9 @@ impl Session {
         }
     }
 
-    async fn query(&mut self, num: u32, planned: Instant) {
-        self.settle_current();
-        // A socket that was down made the query wait: that is the gateway's doing, not the generator's lateness.
-        let scheduled = self.downtime.last_end().map_or(planned, |up| up.max(planned));
-        let query = Query::new(num, uuid::Uuid::new_v4().to_string(), scheduled, self.last.generation);
-        let id = query.id.clone();
-        self.current = Some(query);
-        self.queries_begun = num;
-        self.sent = Rc::default();
-        let _running = self.worker.queries.enter();
-        let mut call = Box::pin(self.call(num, id));
-        let patience = self.worker.config.load.query_timeout.unwrap_or(BLIND_PATIENCE);
-        let mut deadline = Deadline::new(Instant::now() + patience);
-        let mut calling = true;
-        while !self.over {
-            match self.current.as_ref().map_or(Progress::Finished, Query::progress) {
-                Progress::Finished => break,
-                Progress::Settling => deadline.settle(),
-                Progress::Running => {}
-            }
-            tokio::select! {
-                biased;
-                event = next(&mut self.link) => self.take(event),
-                answer = &mut call, if calling => {
-                    calling = false;
-                    self.answered(answer, &mut deadline);
-                }
-                () = deadline.reached() => self.deadline(&mut deadline),
-            }
-        }
-        self.end_current(End::Finished);
-    }
-
-    fn call(&mut self, num: u32, id: String) -> impl Future<Output = Result<RunResponse, Failure>> + use<> {
-        let (worker, sent) = (Rc::clone(&self.worker), Rc::clone(&self.sent));
-        let mut backoff = self.backoff();
-        let session = self.id.unwrap_or_else(|| SessionId::new(uuid::Uuid::nil()));
-        let shape = &worker.config.query;
-        let body = RunRequest {
-            query: format!("load test query {num}"),
-            query_id: Some(id),
-            tokens: shape.tokens,
-            ttft_ms: shape.ttft_ms,
-            itl_ms: shape.itl_ms,
-        };
-        async move { worker.http.run(session, &body, &mut backoff, |at| sent.set(Some(at))).await }
-    }
-
-    fn answered(&mut self, answer: Result<RunResponse, Failure>, deadline: &mut Deadline) {
-        let sent = self.sent.get().unwrap_or_else(Instant::now);
-        match answer {
-            Ok(answer) => {
-                let ideal = millis(answer.ideal_e2el_ms);
-                let patience = self.worker.config.load.query_timeout;
-                let patience = patience.or(ideal.map(|ideal| ideal + PATIENCE)).unwrap_or(BLIND_PATIENCE);
-                deadline.set(sent + patience);
-                self.compare_clocks(answer.boot_id.as_deref());
-                self.old_contract |= answer.generation.is_none() || answer.tokens.is_none();
-                if let Some(query) = &mut self.current {
-                    query.answered(answer);
-                }
-            }
-            Err(failure) => {
-                self.end_current(if failure.code.is_some() { End::Rejected } else { End::Failed });
-                if let Some(query) = &mut self.current {
-                    query.fail(failure.kind, failure.code, failure.message);
-                }
-            }
-        }
-    }
-
-    /// The deadline came: of the query, or of the wait for what trails behind its terminator.
-    fn deadline(&mut self, deadline: &mut Deadline) {
-        let listening = self.link.as_ref().is_some_and(Link::is_up) && self.replay.is_none();
-        if deadline.is_settling() && !listening && Instant::now() < deadline.last {
-            deadline.set(deadline.last);
-            return;
-        }
-        let settled = deadline.is_settling();
-        self.end_current(if settled { End::Finished } else { End::TimedOut });
-    }
-
-    fn end_current(&mut self, end: End) {
-        if let Some(query) = &mut self.current {
-            let end = match &self.failure {
-                Some(failure) if self.over => {
-                    query.fail(failure.kind.clone(), failure.code, failure.message.clone());
-                    if query.progress() == Progress::Running { End::Failed } else { end }
-                }
-                _ => end,
-            };
-            query.finish(Instant::now(), end);
-        }
-    }
-
-    /// Hands the current query's record in, and keeps it to recognise its late events.
-    fn settle_current(&mut self) {
-        let Some(mut query) = self.current.take() else { return };
-        query.sent = self.sent.get();
-        let generation = query.ceiling();
-        let position = query.last_position().unwrap_or(Position::ZERO);
-        self.last = self.last.max(position).max(Position::new(generation, 0));
-        let worker = &self.worker;
-        let clock = (self.shared_clock == Some(true)).then_some(&worker.clock);
-        let moment = |instant| worker.moment(instant);
-        let record = query.record(self.id, self.index, moment, Instant::now(), &self.downtime, clock);
-        self.queries_ok += u32::from(record.status == QueryStatus::Ok);
-        Shard::add(&worker.live.queries, 1);
-        Shard::add(&worker.live.lost, record.tally.tokens_lost);
-        Shard::add(&worker.live.errors, u64::from(record.status != QueryStatus::Ok));
-        worker.recorder.borrow_mut().query_ended(record);
-        self.previous = Some(query);
-    }
-
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.over = true;
         self.failure.get_or_insert(failure);
-    }
-
-    async fn close(&mut self) {
-        self.closing = true;
-        let taken_over = matches!(&self.failure, Some(failure) if failure.kind == FailureKind::Closed(4001));
-        let closed = self.close_codes.last() == Some(&1000);
-        let Some(session) = self.id.filter(|_| !taken_over && !closed) else { return };
-        let worker = Rc::clone(&self.worker);
-        let mut backoff = self.backoff();
-        let started = Instant::now();
-        let mut call = Box::pin(async move { worker.http.close(session, &mut backoff).await });
-        let answer = loop {
-            tokio::select! {
-                biased;
-                event = next(&mut self.link) => self.take(event),
-                answer = &mut call => break answer,
-            }
-        };
-        match answer {
-            Ok(()) => self.close = Some(started.elapsed()),
-            Err(failure) => {
-                self.failure.get_or_insert(failure);
-            }
-        }
-        let mut farewell = Box::pin(tokio::time::sleep(FAREWELL));
-        while self.link.as_ref().is_some_and(Link::is_up) {
-            tokio::select! {
-                biased;
-                event = next(&mut self.link) => self.take(event),
-                () = &mut farewell => break,
-            }
-        }
-        if let Some(link) = &mut self.link {
-            link.hang_up().await;
-        }
     }
 
     fn abandon(&mut self) {
@@ -429,41 +272,5 @@ async fn next(link: &mut Option<Link>) -> LinkEvent {
     match link {
         Some(link) => link.next().await,
         None => pending().await,
-    }
-}
-
-/// One timer a query, set anew when its limit becomes known or its terminator came too early.
-struct Deadline {
-    timer: Pin<Box<Sleep>>,
-    last: Instant,
-    settling: bool,
-}
-
-impl Deadline {
-    fn new(at: Instant) -> Self {
-        Self { timer: Box::pin(tokio::time::sleep_until(at.into())), last: at, settling: false }
-    }
-
-    fn set(&mut self, at: Instant) {
-        self.last = at;
-        self.settling = false;
-        self.timer.as_mut().reset(at.into());
-    }
-
-    /// Once: what trails behind the terminator has a little longer, but not longer than the query.
-    fn settle(&mut self) {
-        let at = Instant::now() + SETTLE;
-        if !self.settling && at < self.last {
-            self.settling = true;
-            self.timer.as_mut().reset(at.into());
-        }
-    }
-
-    const fn is_settling(&self) -> bool {
-        self.settling
-    }
-
-    async fn reached(&mut self) {
-        self.timer.as_mut().await;
     }
 }

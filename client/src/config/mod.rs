@@ -1,15 +1,18 @@
 //! A run's configuration, validated: whoever holds one can run it.
 //! It reads neither the environment nor the network; all faults are found at once, not one a try.
 
+mod check;
+mod target;
+
 use crate::cli::RunArgs;
 use crate::secret::Secret;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use check::Check;
+use http::{HeaderMap, HeaderName};
 use std::{fmt, path::PathBuf, time::Duration};
 use url::Url;
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
-const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 
 /// Everything about a run.
 #[derive(Clone, Debug)]
@@ -170,7 +173,7 @@ impl Config {
             name: check.name(args.name.as_deref().unwrap_or("loadtest")),
             quiet: args.quiet,
         };
-        let target = target(&mut check, args, &mut warnings);
+        let target = target::target(&mut check, args, &mut warnings);
         match target {
             Some(target) if check.faults.is_empty() => {
                 Ok(Self { load, target, query, reconnect, output, embedded, warnings })
@@ -239,133 +242,6 @@ fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {
         ));
     }
     reconnect
-}
-
-fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String>) -> Option<Target> {
-    let api_url = match (args.api_url, args.fastapi_url) {
-        (Some(url), _) => url,
-        (None, Some(old)) => {
-            warnings.push("FASTAPI_URL is the old name: use API_URL or --api-url".into());
-            old
-        }
-        (None, None) => "http://127.0.0.1:8080".into(),
-    };
-    let ws_url = args.wsproxy_url.unwrap_or_else(|| "ws://127.0.0.1:8081".into());
-    let api = check.url("--api-url", &api_url, ["http", "https"]);
-    let ws = check.url("--wsproxy-url", &ws_url, ["ws", "wss"]);
-    let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
-    let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
-    if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
-        check.fault(format!(
-            "--ws-path `{ws_path}` must start with `/`, contain `{{session}}` and no white space"
-        ));
-    }
-    let agent = args.agent.unwrap_or_else(|| "load".into());
-    if agent.is_empty() || !agent.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b)) {
-        check.fault(format!("--agent `{agent}` must be letters, digits and `-_.~`"));
-    }
-    let mut headers = HeaderMap::new();
-    for header in args.headers.iter().filter(|header| !header.trim().is_empty()) {
-        match parse_header(header) {
-            Some((name, value)) => {
-                headers.append(name, value);
-            }
-            None => check.fault(format!(
-                "--header `{}` is not of the form `Name: value`",
-                header.split(':').next().unwrap_or_default()
-            )),
-        }
-    }
-    if let Some(token) = &args.token
-        && HeaderValue::from_str(token).is_err()
-    {
-        check.fault("--token has characters that no header can carry".into());
-    }
-    Some(Target {
-        api: api?,
-        ws: ws?,
-        ws_path,
-        agent,
-        headers,
-        token: args.token.map(Secret::new),
-        ca_file: args.ca_file,
-        http_connections: check.count("--http-connections", args.http_connections, 1000, 1, 1_000_000)
-            as usize,
-        allowed_hosts: args.i_am_allowed_to_load_test,
-    })
-}
-
-fn parse_header(header: &str) -> Option<(HeaderName, HeaderValue)> {
-    let (name, value) = header.split_once(':')?;
-    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
-}
-
-#[derive(Default)]
-struct Check {
-    faults: Vec<String>,
-}
-
-impl Check {
-    fn fault(&mut self, fault: String) {
-        self.faults.push(fault);
-    }
-
-    fn count(&mut self, flag: &str, value: Option<i64>, default: i64, min: i64, max: i64) -> u64 {
-        let value = value.unwrap_or(default);
-        if !(min..=max).contains(&value) {
-            self.fault(format!("{flag} {value} is out of range: give a number from {min} to {max}"));
-        }
-        value.clamp(min, max).unsigned_abs()
-    }
-
-    fn seconds(&mut self, flag: &str, value: Option<f64>, default: f64, min: f64) -> Duration {
-        let value = value.unwrap_or(default);
-        if !(min..=MAX_SECONDS).contains(&value) {
-            self.fault(format!("{flag} {value} is out of range: give seconds from {min} to {MAX_SECONDS}"));
-            return Duration::from_secs(1);
-        }
-        Duration::from_secs_f64(value)
-    }
-
-    fn millis(&mut self, flag: &str, value: Option<f64>, default: f64) -> Duration {
-        let value = value.unwrap_or(default);
-        if !(0.0..=3_600_000.0).contains(&value) {
-            self.fault(format!("{flag} {value} is out of range: give milliseconds from 0 to 3600000"));
-            return Duration::ZERO;
-        }
-        Duration::from_secs_f64(value / 1e3)
-    }
-
-    fn name(&mut self, name: &str) -> String {
-        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-        if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
-            self.fault(format!("--name `{name}` becomes part of file names: use letters, digits and `-_.`"));
-        }
-        name.to_owned()
-    }
-
-    fn url(&mut self, flag: &str, text: &str, schemes: [&str; 2]) -> Option<Url> {
-        let [plain, secure] = schemes;
-        match Url::parse(text) {
-            Ok(url)
-                if schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty()) =>
-            {
-                Some(url)
-            }
-            Ok(_) => {
-                self.fault(format!(
-                    "{flag} `{text}` must start with {plain}:// or {secure}:// and name a host"
-                ));
-                None
-            }
-            Err(error) => {
-                self.fault(format!(
-                    "{flag} `{text}` is no URL ({error}): expected e.g. {plain}://127.0.0.1:8080"
-                ));
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]

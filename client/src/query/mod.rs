@@ -1,13 +1,14 @@
 //! One query as the client sees it: what was announced, what arrived, and when it is over.
 //! It is judged by its tokens alone, and imports no socket and no clock.
 
+mod outcome;
+
 use crate::{
-    downtime::Downtime,
-    record::{Failure, FailureKind, Moment, QueryRecord, QueryStatus},
+    record::{Failure, FailureKind},
     socket::Arrival,
     stream::{Gaps, Stream},
 };
-use protocol::{ClockAnchor, Event, Kind, Position, RunResponse, SessionId, Tally};
+use protocol::{Event, Kind, Position, RunResponse, Tally};
 use std::time::{Duration, Instant};
 
 /// Generations seen before the answer to `/run` says which one is ours. More than a retried call can make.
@@ -256,138 +257,6 @@ impl Query {
         let seen = self.streams.iter().map(|stream| stream.generation).max().unwrap_or(0);
         self.floor.max(seen).max(self.generation().unwrap_or(0))
     }
-
-    fn tally(&self) -> Tally {
-        let expected = self.answer.as_ref().and_then(|answer| answer.tokens);
-        let tally = match (self.own_stream(), expected) {
-            (Some(stream), Some(expected)) => stream.ledger.tally(expected),
-            (Some(stream), None) => stream.ledger.unverified(),
-            (None, Some(expected)) => protocol::Ledger::default().tally(expected),
-            (None, None) => Tally::default(),
-        };
-        Tally {
-            tokens_duplicated: tally.tokens_duplicated + self.repeated.tokens_duplicated,
-            events_duplicated: tally.events_duplicated + self.repeated.events_duplicated,
-            ..tally
-        }
-    }
-
-    fn status(&self, tally: &Tally) -> QueryStatus {
-        match self.end.map_or(End::Abandoned, |(_, end)| end) {
-            End::TimedOut => QueryStatus::Timeout,
-            End::Rejected => QueryStatus::Rejected,
-            End::Failed => QueryStatus::Error,
-            End::Abandoned => QueryStatus::Abandoned,
-            End::Finished => {
-                let Some(stream) = self.own_stream() else { return QueryStatus::Incomplete };
-                let whole = stream.ledger.is_complete() && tally.tokens_lost == 0 && tally.events_lost == 0;
-                let clean = tally.events_duplicated == 0 && tally.events_reordered == 0 && self.foreign == 0;
-                let unannounced = self
-                    .answer
-                    .as_ref()
-                    .and_then(|answer| answer.tokens)
-                    .is_some_and(|tokens| tally.tokens_received > tokens);
-                match stream.ledger.terminator() {
-                    Some(Kind::Error) => QueryStatus::Error,
-                    Some(_) if whole && clean && !unannounced => QueryStatus::Ok,
-                    _ => QueryStatus::Incomplete,
-                }
-            }
-        }
-    }
-
-    /// Of the lost tokens, those that surely fell into a time without a socket.
-    fn lost_in_gap(&self, ended: Instant, downtime: &Downtime, clock: Option<&ClockAnchor>) -> u64 {
-        let (Some(expected), Some(sent)) = (self.answer.as_ref().and_then(|answer| answer.tokens), self.sent)
-        else {
-            return 0;
-        };
-        let Some(clock) = clock else { return 0 };
-        let empty = protocol::Ledger::default();
-        let ledger = self.own_stream().map_or(&empty, |stream| &stream.ledger);
-        let neighbour = |us: Option<u64>, otherwise| match us {
-            Some(us) => clock.instant(us),
-            None => Some(otherwise),
-        };
-        let tokens_of = |first: u64, last: u64| last.min(expected).saturating_add(1).saturating_sub(first);
-        ledger
-            .missing(expected)
-            .iter()
-            .filter(|hole| {
-                let from = neighbour(hole.before_us, sent);
-                let to = neighbour(hole.after_us, ended);
-                from.zip(to).is_some_and(|(from, to)| downtime.touches(from, to))
-            })
-            .map(|hole| tokens_of(hole.first, hole.last))
-            .sum()
-    }
-
-    /// The query for the outputs. `clock` maps the server's times where both ends share it.
-    #[must_use]
-    pub fn record(
-        &mut self,
-        session: Option<SessionId>,
-        session_index: u64,
-        moment: impl Fn(Instant) -> Moment,
-        now: Instant,
-        downtime: &Downtime,
-        clock: Option<&ClockAnchor>,
-    ) -> QueryRecord {
-        let ended = self.end.map_or(now, |(at, _)| at);
-        let tally = self.tally();
-        let status = self.status(&tally);
-        self.explain(status, &tally);
-        let lost_in_gap = self.lost_in_gap(ended, downtime, clock).min(tally.tokens_lost);
-        let stream = self.own_stream();
-        let answer = self.answer.as_ref();
-        QueryRecord {
-            session,
-            session_index,
-            query_num: self.num,
-            scheduled: moment(self.scheduled),
-            sent: self.sent.map(&moment),
-            first_token: stream.and_then(|stream| stream.first_token).map(&moment),
-            last_token: stream.and_then(|stream| stream.last_token).map(|arrival| moment(arrival.at)),
-            done: stream.and_then(|stream| stream.done).map(&moment),
-            ended: moment(ended),
-            status,
-            tokens_expected: answer.and_then(|answer| answer.tokens),
-            lost_connected: tally.tokens_lost - lost_in_gap,
-            lost_in_gap,
-            tally,
-            stall_count: stream.map_or(0, |stream| stream.stall_count),
-            stall: stream.map_or(Duration::ZERO, |stream| stream.stall),
-            ideal_ttft: answer.and_then(|answer| millis(answer.ideal_ttft_ms)),
-            ideal_e2el: answer.and_then(|answer| millis(answer.ideal_e2el_ms)),
-            failure: self.failure.clone().filter(|_| status != QueryStatus::Ok),
-        }
-    }
-
-    /// Every query that is not ok says why.
-    fn explain(&mut self, status: QueryStatus, tally: &Tally) {
-        let error = self.own_stream().and_then(|stream| stream.error.clone());
-        match status {
-            QueryStatus::Ok | QueryStatus::Abandoned | QueryStatus::Rejected => {}
-            QueryStatus::Timeout => {
-                let message = format!("no terminator in time after {} tokens", tally.tokens_received);
-                self.fail(FailureKind::Timeout, None, message);
-            }
-            QueryStatus::Error => {
-                self.fail(
-                    FailureKind::Stream,
-                    None,
-                    error.unwrap_or_else(|| "the stream ended in an error".into()),
-                );
-            }
-            QueryStatus::Incomplete => {
-                let message = format!(
-                    "{} tokens lost, {} events duplicated, {} reordered, {} of other queries",
-                    tally.tokens_lost, tally.events_duplicated, tally.events_reordered, self.foreign
-                );
-                self.fail(FailureKind::Stream, None, message);
-            }
-        }
-    }
 }
 
 fn announced(stream: &Stream) -> u64 {
@@ -410,6 +279,7 @@ pub fn millis(ms: Option<f64>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::QueryStatus;
     use std::borrow::Cow;
 
     fn arrive(query: &mut Query, generation: u64, seq: u64, query_id: &str, kind: Kind) -> Arrived {
