@@ -1,7 +1,10 @@
 //! The supervisor's control socket: one JSON line asks, one JSON line answers, then the connection ends. Both are bounded
 //! in bytes and time. It speaks over a unix socket that only the same user can reach.
 
-use crate::native::{Role, Status};
+use crate::{
+    fault::{Fault, Injected},
+    native::{Role, Status},
+};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -28,6 +31,16 @@ pub enum Request {
         /// How many of each.
         to: BTreeMap<Role, u16>,
     },
+    /// Break this. Answered when it is in force.
+    Fault {
+        /// What and how.
+        fault: Fault,
+    },
+    /// Could this be broken? Answered with what runs.
+    Check {
+        /// What and how.
+        fault: Fault,
+    },
     /// End everything. Answered when all is ended.
     Down,
 }
@@ -38,6 +51,8 @@ pub enum Request {
 pub enum Response {
     /// What runs (after a change, too).
     Status(Status),
+    /// The fault is in force.
+    Fault(Injected),
     /// Everything has ended.
     Ended,
     /// The order failed, and why.

@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod embedded;
+pub mod fault;
 mod limits;
 pub mod native;
 mod probe;

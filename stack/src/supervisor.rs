@@ -102,12 +102,16 @@ async fn serve(
 }
 
 async fn obey(native: &mut Native, request: Request) -> Response {
-    if let Request::Scale { to } = request {
-        for (role, count) in to {
-            if let Err(error) = native.scale(role, count).await {
-                return Response::Error(format!("cannot scale {role} to {count}: {error:#}"));
+    match request {
+        Request::Scale { to } => {
+            for (role, count) in to {
+                if let Err(error) = native.scale(role, count).await {
+                    return Response::Error(format!("cannot scale {role} to {count}: {error:#}"));
+                }
             }
         }
+        Request::Fault { fault } => return Response::Error(format!("cannot inject {fault} yet")),
+        Request::Check { .. } | Request::Status | Request::Down => {}
     }
     Response::Status(native.status().await)
 }

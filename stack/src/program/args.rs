@@ -1,7 +1,10 @@
 //! The program's flags and environment, as clap reads them, and what they mean in the library's terms.
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use stack::native::Role;
+use stack::{
+    fault::{DEFAULT_NAME, is_name, state_directory},
+    native::Role,
+};
 use std::{path::PathBuf, str::FromStr};
 
 /// Starts and holds a Streamstress stack of plain processes: Redis, servers, gateways, HAProxy.
@@ -18,7 +21,7 @@ pub(crate) struct Args {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Place {
     /// The stack's name: several can run side by side on ports of their own
-    #[arg(long, global = true, default_value = "default", value_parser = name)]
+    #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = name)]
     name: String,
     /// Where its socket, logs and files are [default: $XDG_RUNTIME_DIR/streamstress/NAME or /tmp/streamstress-UID/NAME]
     #[arg(long, global = true, env = "STREAMSTRESS_STATE_DIR")]
@@ -30,13 +33,7 @@ pub(crate) struct Place {
 impl Place {
     /// The stack's state directory.
     pub(crate) fn directory(&self) -> PathBuf {
-        if let Some(directory) = &self.state_dir {
-            return directory.clone();
-        }
-        match &self.runtime_dir {
-            Some(directory) if directory.is_absolute() => directory.join("streamstress").join(&self.name),
-            _ => PathBuf::from(format!("/tmp/streamstress-{}", nix::unistd::getuid())).join(&self.name),
-        }
+        state_directory(&self.name, self.state_dir.clone(), self.runtime_dir.clone())
     }
 }
 
@@ -111,8 +108,7 @@ pub(crate) struct Logs {
 }
 
 fn name(text: &str) -> Result<String, String> {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if (1..=40).contains(&text.len()) && text.chars().all(good) {
+    if is_name(text) {
         Ok(text.to_owned())
     } else {
         Err("a name has 1 to 40 letters, digits, `-` or `_`".to_owned())

@@ -36,6 +36,7 @@ fn show_answer(place: &Place, request: &Request, json: bool) -> anyhow::Result<(
     match call(&place.directory(), request)? {
         Response::Status(status) if json => println!("{}", serde_json::to_string_pretty(&status)?),
         Response::Status(status) => show(&status),
+        Response::Fault(injected) => println!("{}: {}", injected.fault, injected.detail),
         Response::Ended => println!("the stack has ended"),
         Response::Error(why) => anyhow::bail!(why),
     }
