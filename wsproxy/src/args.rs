@@ -69,9 +69,18 @@ pub struct Args {
     /// New sockets at once, above what the rate earns; 0 for one second's worth
     #[arg(long, env = "CONNECT_BURST", default_value_t = 0)]
     connect_burst: u32,
-    /// Seconds that a drain waits for its sockets
+    /// Bytes of the log that all sockets together read at a time
+    #[arg(long, env = "REPLAY_BYTES", default_value_t = 64 << 20)]
+    replay_bytes: u32,
+    /// Seconds that a drain takes at most
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
+    /// Milliseconds at a drain's begin in which sockets live on while the balancer notices; a quarter of the drain at most
+    #[arg(long, env = "DRAIN_DELAY_MS", default_value_t = 1_500)]
+    drain_delay_ms: u64,
+    /// Seconds over which a drain then spreads its close frames; half of the drain at most
+    #[arg(long, env = "DRAIN_WINDOW_SECONDS", default_value_t = 5)]
+    drain_window_seconds: u64,
     /// Threads that serve sockets
     #[arg(long, env = "WS_THREADS", default_value_t = 1)]
     ws_threads: usize,
@@ -171,7 +180,10 @@ impl Args {
         range("MAX_CONNECTIONS", self.max_connections as u64, 1, 10_000_000);
         range("MAX_CONNECT_RATE", self.max_connect_rate.into(), 0, 1_000_000);
         range("CONNECT_BURST", self.connect_burst.into(), 0, 10_000_000);
+        range("REPLAY_BYTES", self.replay_bytes.into(), 64 << 10, u32::MAX.into());
         range("DRAIN_SECONDS", self.drain_seconds, 0, day);
+        range("DRAIN_DELAY_MS", self.drain_delay_ms, 0, 60_000);
+        range("DRAIN_WINDOW_SECONDS", self.drain_window_seconds, 0, day);
         range("WS_THREADS", self.ws_threads as u64, 1, 256);
         if self.jwt_algorithm != "HS256" {
             faults.push(format!("JWT_ALGORITHM: `{}` is not spoken here, use HS256", self.jwt_algorithm));
@@ -227,7 +239,10 @@ impl Args {
             max_connections: self.max_connections,
             connect_rate: self.max_connect_rate,
             connect_burst: self.connect_burst,
+            replay_bytes: self.replay_bytes,
             drain: Duration::from_secs(self.drain_seconds),
+            drain_delay: Duration::from_millis(self.drain_delay_ms),
+            drain_window: Duration::from_secs(self.drain_window_seconds),
             ..Config::new(secret)
         }
     }

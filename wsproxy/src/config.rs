@@ -25,9 +25,14 @@ pub struct Config {
     pub connect_rate: u32,
     /// Upgrades at once, above what the rate earns; 0 for one second's worth.
     pub connect_burst: u32,
-    /// How long a drain waits for its sockets' close handshakes.
+    /// Bytes of the log that all sockets together read at a time.
+    pub replay_bytes: u32,
+    /// How long a drain takes at most.
     pub drain: Duration,
-    /// A drain spreads its clients' return over this time.
+    /// A drain begins with this long a pause, in which the gateway is unready and its sockets live on: what a balancer
+    /// needs to notice. Cut to a quarter of `drain`.
+    pub drain_delay: Duration,
+    /// A drain then spreads its sockets' close frames over this time. Cut to half of `drain`.
     pub drain_window: Duration,
     /// A request's headers must have come within this time.
     pub header_timeout: Duration,
@@ -49,8 +54,10 @@ impl Config {
             max_connections: 10_000,
             connect_rate: 0,
             connect_burst: 0,
+            replay_bytes: 64 << 20,
             drain: Duration::from_secs(30),
-            drain_window: Duration::from_secs(2),
+            drain_delay: Duration::ZERO,
+            drain_window: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
         }

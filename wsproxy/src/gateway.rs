@@ -3,8 +3,10 @@
 use crate::{
     admission::Refusal,
     config::Config,
+    drain::{self, Timetable},
     metrics::{Exporter, Metrics},
-    outbox::Terms,
+    outbox::{Outbox, Terms},
+    replay::Replay,
     roster::Roster,
     throttle::Throttle,
 };
@@ -12,7 +14,10 @@ use bus::Broker;
 use parking_lot::Mutex;
 use protocol::{CloseReason, Verifier};
 use std::{sync::Arc, time::Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -24,6 +29,7 @@ pub(crate) struct Gateway {
     pub(crate) terms: Arc<Terms>,
     pub(crate) exporter: Exporter,
     pub(crate) roster: Arc<Roster>,
+    pub(crate) replay: Replay,
     throttle: Option<Mutex<Throttle>>,
     /// When the throttle's time began.
     opened: Instant,
@@ -32,6 +38,8 @@ pub(crate) struct Gateway {
     /// A task a socket.
     pub(crate) sessions: TaskTracker,
     pub(crate) draining: CancellationToken,
+    /// The drain has begun to tell sockets to move.
+    pub(crate) moving: CancellationToken,
     bus_ready: watch::Receiver<bool>,
 }
 
@@ -44,6 +52,11 @@ impl Gateway {
             roster: Arc::new(Roster::new(metrics.connections.clone())),
             throttle: config.throttle().map(Mutex::new),
             opened: Instant::now(),
+            replay: Replay::new(
+                config.replay_bytes,
+                metrics.replay_in_flight.clone(),
+                metrics.replay_waits.clone(),
+            ),
             slots: Arc::new(Semaphore::new(config.max_connections)),
             sessions: TaskTracker::new(),
             bus_ready: bus.ready(),
@@ -56,6 +69,7 @@ impl Gateway {
             }),
             bus,
             draining,
+            moving: CancellationToken::new(),
             config,
         })
     }
@@ -78,22 +92,45 @@ impl Gateway {
         entered.map_err(|retry_after| Refusal::Rate { retry_after })
     }
 
-    /// Tells every client to move, each after a delay of its own, and waits for their answers.
+    /// Waits until the balancer has noticed, tells every client to move when its turn comes, and waits for their answers.
     pub(crate) async fn drain(&self) {
-        let sockets = self.roster.len();
-        info!("draining {sockets} sockets");
-        let window = u64::try_from(self.config.drain_window.as_millis()).unwrap_or(u64::MAX);
-        let mut told = 0;
-        self.roster
-            .visit(|outbox| {
-                let delay = window.saturating_mul(told) / sockets.max(1) as u64;
-                outbox.close_with(CloseReason::Drain, &CloseReason::drain_text(delay.min(window)));
-                told += 1;
-            })
-            .await;
-        self.sessions.close();
-        if tokio::time::timeout(self.config.drain, self.sessions.wait()).await.is_err() {
+        let drained = tokio::time::timeout(self.config.drain, async {
+            self.tell_everybody().await;
+            self.sessions.close();
+            self.sessions.wait().await;
+        });
+        if drained.await.is_err() {
             warn!("drain is over, giving up {} sockets", self.sessions.len());
         }
     }
+
+    async fn tell_everybody(&self) {
+        let Config { drain_delay, drain_window, drain, .. } = self.config;
+        let timetable = Timetable::new(drain_delay, drain_window, drain);
+        if self.roster.len() > 0 {
+            tokio::time::sleep(timetable.delay).await;
+        }
+        // Before the roster is read: who is seated after that tells itself.
+        self.moving.cancel();
+        let outboxes = self.roster.outboxes();
+        info!("draining {} sockets", outboxes.len());
+        let slices = timetable.slices(outboxes.len());
+        let mut turns = (0..).zip(outboxes);
+        // A late slice moves the following ones: the peak counts, not the window.
+        let mut ticks = tokio::time::interval(drain::SLICE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for slice in slices {
+            ticks.tick().await;
+            for (nth, outbox) in turns.by_ref().take(slice) {
+                if let Some(outbox) = outbox.upgrade() {
+                    tell_to_move(&outbox, drain::reconnect_after_ms(nth));
+                }
+            }
+        }
+    }
+}
+
+/// Closes a socket of a gateway that drains.
+pub(crate) fn tell_to_move(outbox: &Outbox, reconnect_after_ms: u64) {
+    outbox.close_with(CloseReason::Drain, &CloseReason::drain_text(reconnect_after_ms));
 }

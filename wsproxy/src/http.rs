@@ -2,7 +2,7 @@
 
 use crate::{
     admission::{Admission, Refusal, knock},
-    gateway::Gateway,
+    gateway::{Gateway, tell_to_move},
     outbox::Outbox,
     session::{self, Session},
 };
@@ -10,7 +10,7 @@ use bus::Start;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use protocol::{CloseReason, ErrorBody};
+use protocol::ErrorBody;
 use std::sync::Arc;
 use tracing::debug;
 
@@ -59,9 +59,9 @@ async fn upgrade<B>(gateway: &Arc<Gateway>, request: &mut Request<B>) -> Result<
     })?;
     outbox.start_at(attachment.start());
     let seat = gateway.roster.seat(outbox.clone());
-    if gateway.draining.is_cancelled() {
-        // The drain may have walked the roster just before.
-        outbox.close_with(CloseReason::Drain, &CloseReason::drain_text(0));
+    if gateway.moving.is_cancelled() {
+        // The drain may have read the roster just before.
+        tell_to_move(&outbox, 0);
     }
     let resumes = matches!(start, Start::After(_));
     let session = Session { id: session, resumes, attachment, outbox, seat, permit };

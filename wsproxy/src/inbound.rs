@@ -121,18 +121,17 @@ fn check_message(text: &str) -> Result<(), String> {
 }
 
 /// Reads and forgets until the client's side ends, so that a last close frame is not lost to a reset.
-pub(crate) async fn discard(socket: &Socket) -> End {
+pub(crate) async fn discard(socket: &Socket) {
     let mut buffer = [0; 1024];
     loop {
         match socket.try_read(&mut buffer) {
-            Ok(0) => return End::Eof,
-            Ok(_) => tokio::task::coop::consume_budget().await,
+            Ok(1..) => tokio::task::coop::consume_budget().await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if socket.readable().await.is_err() {
-                    return End::Lost;
+                    return;
                 }
             }
-            Err(_) => return End::Lost,
+            Ok(0) | Err(_) => return,
         }
     }
 }

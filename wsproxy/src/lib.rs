@@ -5,6 +5,7 @@ mod accept;
 mod admission;
 mod args;
 mod config;
+mod drain;
 mod frame;
 mod gateway;
 mod health_check;
@@ -14,6 +15,7 @@ mod liveness;
 mod metrics;
 mod outbox;
 pub mod process;
+mod replay;
 mod roster;
 mod session;
 mod socket;
@@ -30,8 +32,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// Serves `listeners`, usually one `TcpListener`, until `shutdown`, then drains: unready at once, no new sockets, open ones told to move. Returns when
-/// the last socket has gone, or when [`Config::drain`] is over.
+/// Serves `listeners`, usually one `TcpListener`, until `shutdown`, then drains: unready at once and no new sockets, the open ones
+/// told to move a few at a time. Returns when the last socket has gone, or when [`Config::drain`] is over.
 ///
 /// # Errors
 /// The listener has no address, or a task of the gateway panicked.

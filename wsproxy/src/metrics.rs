@@ -26,6 +26,8 @@ pub(crate) struct Metrics {
     pub(crate) pongs: Counter,
     pub(crate) up_messages: Counter,
     pub(crate) up_refused: Counter,
+    pub(crate) replay_in_flight: Gauge,
+    pub(crate) replay_waits: Counter,
     upgrades: Family<Labels, Counter>,
     closes: Family<Labels, Counter>,
 }
@@ -67,6 +69,17 @@ impl Exporter {
         own.register("pongs", "Pongs received", metrics.pongs.clone());
         own.register("up_messages", "Client messages published", metrics.up_messages.clone());
         own.register("up_refused", "Client messages answered with an error", metrics.up_refused.clone());
+        own.register_with_unit(
+            "replay_in_flight",
+            "Room in REPLAY_BYTES that is taken by pages of the log",
+            Unit::Bytes,
+            metrics.replay_in_flight.clone(),
+        );
+        own.register(
+            "replay_waits",
+            "Pages of the log that had to wait for room in REPLAY_BYTES",
+            metrics.replay_waits.clone(),
+        );
         own.register("upgrades", "Upgrade requests by result", metrics.upgrades.clone());
         own.register("closes", "Sockets closed by reason", metrics.closes.clone());
         Self(registry)

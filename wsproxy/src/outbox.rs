@@ -33,6 +33,15 @@ pub(crate) struct Terms {
     pub(crate) ping_timeout: Duration,
 }
 
+/// A page of the log that an outbox has room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    /// Events at most.
+    pub(crate) events: usize,
+    /// What they are expected to come to, by the largest event so far.
+    pub(crate) bytes: usize,
+}
+
 /// How far a socket's life has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -118,12 +127,6 @@ impl Outbox {
     /// The position of the last event that the socket took in full.
     pub(crate) fn cursor(&self) -> Position {
         self.state.lock().queue.cursor()
-    }
-
-    /// Every frame has been handed to the socket.
-    pub(crate) fn is_written(&self) -> bool {
-        let state = self.state.lock();
-        state.queue.is_empty() && !state.lost
     }
 
     /// Sends a text frame of the gateway's own.
@@ -226,9 +229,9 @@ impl Outbox {
         }
     }
 
-    /// How many events the next page should have, as soon as the lane is behind and half of the queue is free; `None`
+    /// What the next page should hold, as soon as the lane is behind and half of the queue is free; `None`
     /// when the socket closes.
-    pub(crate) async fn next_page(&self) -> Option<usize> {
+    pub(crate) async fn next_page(&self) -> Option<Page> {
         loop {
             {
                 let mut state = self.state.lock();
@@ -238,7 +241,9 @@ impl Outbox {
                 if state.behind && self.is_half_free(&state) {
                     state.behind = false;
                     let room = self.terms.limit / 2;
-                    return Some((room / state.largest.max(1)).clamp(1, MAX_PAGE));
+                    let largest = state.largest.max(1);
+                    let events = (room / largest).clamp(1, MAX_PAGE);
+                    return Some(Page { events, bytes: events * largest });
                 }
             }
             self.feeder.notified().await;

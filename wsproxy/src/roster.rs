@@ -4,7 +4,7 @@ use crate::outbox::Outbox;
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 use tokio::time::MissedTickBehavior;
@@ -62,6 +62,11 @@ impl Roster {
     pub(crate) fn len(&self) -> usize {
         let seats = self.seats.lock();
         seats.outboxes.len() - seats.free.len()
+    }
+
+    /// The sockets at this moment, none of them kept alive.
+    pub(crate) fn outboxes(&self) -> Vec<Weak<Outbox>> {
+        self.seats.lock().outboxes.iter().flatten().map(Arc::downgrade).collect()
     }
 
     /// Visits every socket that is there throughout, some at a time.

@@ -4,17 +4,22 @@
 use crate::{
     gateway::Gateway,
     inbound::{End, Inbound, discard},
-    outbox::{Outbox, Phase},
+    outbox::{Outbox, Page, Phase},
+    replay::Replay,
     roster::Seat,
     socket::Socket,
 };
-use bus::{Attachment, CatchUp};
+use bus::{Attachment, BusError, CatchUp};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use protocol::{CloseReason, Position, SessionId, encode_resumed};
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
+
+/// How long the holder of a session that was taken over has to answer our close frame before its cursor is given up.
+/// Its successor waits half a second for that cursor.
+const ANSWER_WAIT: Duration = Duration::from_millis(400);
 
 /// Pause before a page is asked for again that the bus did not give.
 const RETRY: Duration = Duration::from_millis(200);
@@ -44,7 +49,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgr
     let inbound =
         Inbound::new(outbox.clone(), gateway.bus.clone(), id, gateway.config.max_message_bytes, early);
     let mut attachment = Some(attachment);
-    let end = converse(&outbox, inbound, &mut attachment, resumes).await;
+    let end = converse(&outbox, inbound, &mut attachment, &gateway.replay, resumes).await;
     let clean = last_words(&outbox, end).await;
     match outbox.phase() {
         Phase::Open => gateway.terms.metrics.close("lost"),
@@ -67,12 +72,13 @@ async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> 
     Ok(parts.read_buf.into())
 }
 
-/// Reads, writes and feeds until either side ends the conversation. A session that was taken over is released here,
-/// because its new holder waits for that.
+/// Reads, writes and feeds until either side ends the conversation. A session that was taken over from a client that
+/// does not answer is released here, without a cursor, because its new holder waits for that.
 async fn converse(
     outbox: &Outbox,
     inbound: Inbound,
     attachment: &mut Option<Attachment>,
+    replay: &Replay,
     resumes: bool,
 ) -> End {
     let mut reader = pin!(inbound.run());
@@ -81,13 +87,18 @@ async fn converse(
         tokio::select! {
             end = &mut reader => return end,
             () = &mut writer => return End::Lost,
-            () = feed(outbox, lane, resumes) => {}
+            () = feed(outbox, lane, replay, resumes) => {}
         }
     }
-    if outbox.phase() == Phase::Closing(CloseReason::TakenOver)
-        && let Some(lane) = attachment.take()
-    {
-        release(lane, Some(outbox.cursor())).await;
+    if outbox.phase() == Phase::Closing(CloseReason::TakenOver) && attachment.is_some() {
+        tokio::select! {
+            end = &mut reader => return end,
+            () = &mut writer => return End::Lost,
+            () = Box::pin(tokio::time::sleep(ANSWER_WAIT)) => {}
+        }
+        if let Some(lane) = attachment.take() {
+            release(lane, None).await;
+        }
     }
     tokio::select! {
         end = &mut reader => end,
@@ -96,11 +107,11 @@ async fn converse(
 }
 
 /// Reads the log for the lane whenever it is behind and there is room, until the socket closes.
-async fn feed(outbox: &Outbox, lane: &Attachment, resumes: bool) {
+async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool) {
     let mut announce = resumes;
     while let Some(page) = outbox.next_page().await {
         let read = tokio::select! {
-            read = lane.catch_up(page) => read,
+            read = read_page(replay, lane, page) => read,
             () = outbox.closing() => return,
         };
         match read {
@@ -122,24 +133,37 @@ async fn feed(outbox: &Outbox, lane: &Attachment, resumes: bool) {
     }
 }
 
-/// Sends what is still to be sent. True if the client is known to have everything up to the outbox's cursor.
+/// Reads a page once there is room for it among all that are being read.
+async fn read_page(replay: &Replay, lane: &Attachment, page: Page) -> Result<CatchUp, BusError> {
+    let _room = replay.room(page.bytes).await;
+    lane.catch_up(page.events).await
+}
+
+/// Sends what is still to be sent. True if the next socket may continue behind the outbox's cursor.
+///
+/// Only the client's own close frame allows that: it answers ours, behind everything that was written, or says that the
+/// client wants no more. The end of the connection, and an empty send queue in the kernel, tell of the balancer alone:
+/// it takes bytes for clients that are long dead.
 async fn last_words(outbox: &Outbox, end: End) -> bool {
     match end {
         End::Handshake => outbox.flush().await,
-        // An orderly end after our close frame: whoever closes with unread bytes resets instead.
-        End::Eof => matches!(outbox.phase(), Phase::Closing(_)) && outbox.is_written(),
-        End::Violation => outbox.flush().await && half_close(outbox).await,
-        End::Lost => false,
+        End::Violation => {
+            if outbox.flush().await {
+                half_close(outbox).await;
+            }
+            false
+        }
+        End::Eof | End::Lost => false,
     }
 }
 
 /// Ends our side, then waits for the client to end its own.
-async fn half_close(outbox: &Outbox) -> bool {
-    let Some(socket) = outbox.socket() else { return false };
+async fn half_close(outbox: &Outbox) {
+    let Some(socket) = outbox.socket() else { return };
     let _ = socket.shutdown_write();
     tokio::select! {
-        end = discard(socket) => end == End::Eof,
-        () = outbox.write_out() => false,
+        () = discard(socket) => {}
+        () = outbox.write_out() => {}
     }
 }
 

@@ -6,3 +6,4 @@ mod inbound;
 mod rig;
 mod slow;
 mod streams;
+mod takeovers;

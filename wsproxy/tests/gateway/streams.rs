@@ -1,7 +1,7 @@
 //! Every token, once and in order, however the client comes and goes.
 
 use crate::rig::{Proxy, Seen, Writer};
-use protocol::{Kind, Position};
+use protocol::Position;
 
 #[tokio::test]
 async fn a_query_comes_through_verbatim_and_in_order() {
@@ -67,35 +67,6 @@ async fn a_fresh_client_that_has_nothing_is_told_that_nothing_was_replayed() {
     let proxy = Proxy::start(&writer.bus).await;
     let mut client = proxy.resume(writer.session, "0").await;
     assert_eq!(client.next().await, Seen::Resumed(Position::ZERO));
-}
-
-/// The second socket takes over while tokens flow: between the two, every token once.
-async fn takeover(writer: &mut Writer, first: &Proxy, second: &Proxy) {
-    let mut old = first.connect(writer.session).await;
-    writer.claim().await;
-    writer.tokens(7, 5).await;
-    assert_eq!(old.next().await, Seen::Event(writer.positions(1, 1)[0], Kind::Token));
-    let mut new = second.connect(writer.session).await;
-    let (rest, then) = old.query().await;
-    assert_eq!(rest, writer.positions(2, 7));
-    assert!(matches!(then, Seen::Close(4001, _)), "{then:?}");
-    writer.tokens(3, 5).await;
-    writer.done().await;
-    assert_eq!(new.query().await.0, writer.positions(8, 11));
-}
-
-#[tokio::test]
-async fn takeover_on_one_gateway() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
-    takeover(&mut writer, &proxy, &proxy).await;
-}
-
-#[tokio::test]
-async fn takeover_across_two_gateways() {
-    let mut writer = Writer::new().await;
-    let (first, second) = (Proxy::start(&writer.bus).await, Proxy::start(&writer.bus).await);
-    takeover(&mut writer, &first, &second).await;
 }
 
 #[tokio::test]
