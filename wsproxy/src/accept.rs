@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 const MAX_HEAD: usize = 16 << 10;
 
 /// Connections that speak HTTP and are no sockets (yet), above the number of sockets.
-const SPARE_CONNECTIONS: usize = 256;
+pub(crate) const SPARE_CONNECTIONS: usize = 256;
 
 /// Pause after the system refused to accept, for want of descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

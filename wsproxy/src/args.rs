@@ -3,7 +3,7 @@
 
 use crate::Config;
 use bus::{BusConfig, Delivery};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
 use protocol::{Secret, SecretError};
 use std::{fmt, path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -128,6 +128,17 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 impl Args {
+    /// The program's own flags and environment; a variable that is set to nothing counts as unset. Ends the program with
+    /// a message where they cannot be read.
+    #[must_use]
+    pub fn read() -> Self {
+        let command = Self::command().mut_args(|arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            if value.is_some_and(|value| value.is_empty()) { arg.env(Resettable::Reset) } else { arg }
+        });
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
     /// Port to ask for health.
     #[must_use]
     pub const fn port(&self) -> u16 {
@@ -278,6 +289,9 @@ mod tests {
             "--ws-ping-interval-secs=0",
             "--max-connections=0",
             "--ws-outbox-bytes=1",
+            "--replay-bytes=5",
+            "--max-connect-rate=2000000",
+            "--drain-delay-ms=70000",
         ];
         let text = resolve(&flags).unwrap_err().to_string();
         for name in [
@@ -288,6 +302,9 @@ mod tests {
             "WS_PING_INTERVAL_SECS: 0",
             "MAX_CONNECTIONS: 0",
             "WS_OUTBOX_BYTES: 1 ",
+            "REPLAY_BYTES: 5 ",
+            "MAX_CONNECT_RATE: 2000000",
+            "DRAIN_DELAY_MS: 70000",
         ] {
             assert!(text.contains(name), "{name} is not in {text}");
         }

@@ -107,7 +107,7 @@ impl Gateway {
     async fn tell_everybody(&self) {
         let Config { drain_delay, drain_window, drain, .. } = self.config;
         let timetable = Timetable::new(drain_delay, drain_window, drain);
-        if self.roster.len() > 0 {
+        if !self.roster.is_empty() {
             tokio::time::sleep(timetable.delay).await;
         }
         // Before the roster is read: who is seated after that tells itself.
@@ -120,6 +120,9 @@ impl Gateway {
         let mut ticks = tokio::time::interval(drain::SLICE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for slice in slices {
+            if self.roster.is_empty() {
+                return;
+            }
             ticks.tick().await;
             for (nth, outbox) in turns.by_ref().take(slice) {
                 if let Some(outbox) = outbox.upgrade() {

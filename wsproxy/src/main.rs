@@ -1,6 +1,5 @@
 //! The gateway's program: settings, runtime, signals. Everything else is the library's.
 
-use clap::Parser;
 use std::process::ExitCode;
 use tokio::runtime::Builder;
 use wsproxy::{Args, Settings, health_check, process};
@@ -10,7 +9,7 @@ use wsproxy::{Args, Settings, health_check, process};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::read();
     if args.health_check {
         return ExitCode::from(u8::from(!health_check(args.port()).unwrap_or(false)));
     }
@@ -25,6 +24,9 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: Settings) -> anyhow::Result<()> {
+    if let Some(warning) = process::raise_open_files(settings.gateway.max_connections) {
+        tracing::warn!("{warning}");
+    }
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let mut builder = match settings.threads {
         1 => Builder::new_current_thread(),

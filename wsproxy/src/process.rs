@@ -1,7 +1,11 @@
-//! What the program takes from the operating system: its log, its port, its signals. The library's callers who embed a
+//! What the program takes from the operating system: its log, its limits, its port, its signals. The library's callers who embed a
 //! gateway need none of it.
 
-use crate::socket::{Listeners, bind_unix};
+use crate::{
+    accept::SPARE_CONNECTIONS,
+    socket::{Listeners, bind_unix},
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{io::IsTerminal, path::Path};
 use tokio::{
     net::TcpListener,
@@ -32,6 +36,28 @@ pub async fn bind(host: &str, port: u16, unix: Option<&Path>) -> anyhow::Result<
     Ok(Listeners::from(tcp).and_unix(unix))
 }
 
+/// Open files besides the sockets: connections that do not speak WebSocket, the bus, the runtime, the log.
+const SPARE_FILES: u64 = SPARE_CONNECTIONS as u64 + 64;
+
+/// Raises the soft limit of open files to the hard one; answers a warning where so many sockets do not fit below it.
+#[must_use]
+pub fn raise_open_files(max_connections: usize) -> Option<String> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    too_few_files(max_connections, if raised { hard } else { soft })
+}
+
+fn too_few_files(max_connections: usize, limit: u64) -> Option<String> {
+    let needed = (max_connections as u64).saturating_add(SPARE_FILES);
+    (needed > limit).then(|| {
+        format!(
+            "MAX_CONNECTIONS={max_connections} takes {needed} open files and this process may have {limit}: lower it to \
+             {}, or raise the hard limit (`ulimit -Hn`, `LimitNOFILE=`, `ulimits: nofile`)",
+            limit.saturating_sub(SPARE_FILES)
+        )
+    })
+}
+
 /// A token that is cancelled at the first SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -53,6 +79,17 @@ pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_few_open_files_are_named_with_what_fits() {
+        assert_eq!(too_few_files(10_000, 20_000), None);
+        assert_eq!(too_few_files(680, 1_000), None);
+        let warning = too_few_files(10_000, 1_024).unwrap();
+        for part in ["MAX_CONNECTIONS=10000", "10320", "1024", "lower it to 704", "ulimit -Hn"] {
+            assert!(warning.contains(part), "{part} is not in {warning}");
+        }
+        assert!(too_few_files(usize::MAX, u64::MAX).is_none() && too_few_files(1, 0).is_some());
+    }
 
     #[tokio::test]
     async fn a_unix_socket_is_taken_from_the_dead_alone() {

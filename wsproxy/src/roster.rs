@@ -59,9 +59,9 @@ impl Roster {
         Seat { roster: self.clone(), index }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn is_empty(&self) -> bool {
         let seats = self.seats.lock();
-        seats.outboxes.len() - seats.free.len()
+        seats.outboxes.len() == seats.free.len()
     }
 
     /// The sockets at this moment, none of them kept alive.

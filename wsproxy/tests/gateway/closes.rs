@@ -1,8 +1,8 @@
 //! When the gateway ends a socket by itself, and what the client is told.
 
 use crate::rig::{Client, KEY, Proxy, Seen, Writer, sign, soon, unix_seconds};
-use protocol::{Claims, CloseReason, LEEWAY_SECONDS};
-use std::time::Duration;
+use protocol::{Claims, LEEWAY_SECONDS};
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn a_closed_session_ends_after_its_last_event() {
@@ -82,46 +82,27 @@ async fn a_token_runs_out_while_connected() {
     assert_eq!(client.close_code().await, 4004);
 }
 
+/// A link that passes nothing and closes nothing: only the missing pong tells. The session is free again afterwards, and
+/// what the kernel took for the dead client comes again.
 #[tokio::test]
-async fn a_drain_tells_every_client_to_move_and_loses_nothing() {
+async fn a_half_open_link_is_found_and_its_session_released() {
     let mut writer = Writer::new().await;
-    let other = Writer::on(&writer.bus).await;
-    let mut proxy = Proxy::start(&writer.bus).await;
-    let (mut client, mut second) = (proxy.connect(writer.session).await, proxy.connect(other.session).await);
-    writer.claim().await;
-    writer.tokens(3, 5).await;
-    proxy.shutdown.cancel();
-    // The clients have not answered yet: the gateway waits for them.
-    soon(async {
-        while proxy.get("/ready").await.0 != 503 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let proxy = Proxy::start_with(&writer.bus, |config| {
+        config.ping_interval = Duration::from_millis(20);
+        config.ping_timeout = Duration::from_millis(60);
+        config.close_timeout = Duration::from_millis(40);
     })
     .await;
-    assert_eq!(proxy.get("/health").await.0, 200);
-    let (status, _, headers) = proxy.refusal(proxy.request(writer.session)).await;
-    assert_eq!((status, headers.contains_key("retry-after")), (503, true));
-    let (tokens, close) = client.query().await;
-    assert_eq!(tokens, writer.positions(1, 3));
-    let delay = |close: Seen| match close {
-        Seen::Close(1012, text) => CloseReason::reconnect_after_ms(&text).unwrap(),
-        other => panic!("{other:?}"),
-    };
-    assert_ne!(delay(close), delay(second.next().await), "each client has a delay of its own");
-    assert_eq!((client.next().await, second.next().await), (Seen::End, Seen::End));
-    soon(&mut proxy.task).await.unwrap().unwrap();
-    let next = Proxy::start(&writer.bus).await;
-    let mut client = next.connect(writer.session).await;
-    writer.tokens(2, 5).await;
-    writer.done().await;
-    assert_eq!(client.query().await.0, writer.positions(4, 6));
-}
-
-#[tokio::test]
-async fn a_drain_does_not_wait_for_ever() {
-    let writer = Writer::new().await;
-    let mut proxy = Proxy::start_with(&writer.bus, |config| config.drain = Duration::from_millis(50)).await;
     let _silent = proxy.connect(writer.session).await;
-    proxy.shutdown.cancel();
-    soon(&mut proxy.task).await.unwrap().unwrap();
+    writer.query(5).await;
+    proxy.metric(r#"wsproxy_closes_total{reason="no_pong"} 1"#).await;
+    proxy.metric("wsproxy_connections 0").await;
+    let before = Instant::now();
+    let mut next = proxy.connect(writer.session).await;
+    assert!(
+        before.elapsed() < Duration::from_millis(400),
+        "nobody holds the session: {:?}",
+        before.elapsed()
+    );
+    assert_eq!(next.query().await.0, writer.positions(1, 6));
 }

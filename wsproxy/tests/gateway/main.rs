@@ -2,6 +2,7 @@
 
 mod admission;
 mod closes;
+mod drains;
 mod inbound;
 mod rig;
 mod slow;

@@ -41,6 +41,18 @@ pub(crate) fn sign(key: &str, claims: &Claims) -> String {
     Signer::new(&Secret::new(key).unwrap()).sign(claims)
 }
 
+/// A request for the session's socket at this gateway, with its token.
+pub(crate) fn request(address: SocketAddr, session: SessionId) -> Request {
+    let mut request = bare_request(address, &format!("/agent/ws/{session}"));
+    let authorization = format!("Bearer {}", token_for(session));
+    request.headers_mut().insert("authorization", authorization.parse().unwrap());
+    request
+}
+
+fn bare_request(address: SocketAddr, path: &str) -> Request {
+    format!("ws://{address}{path}").into_client_request().unwrap()
+}
+
 /// A bus and one session on it, written to as a server would.
 pub(crate) struct Writer {
     pub(crate) bus: Arc<dyn Broker>,
@@ -132,14 +144,11 @@ impl Proxy {
 
     /// A request for the session's socket, with its token.
     pub(crate) fn request(&self, session: SessionId) -> Request {
-        let mut request = self.bare_request(&format!("/agent/ws/{session}"));
-        let authorization = format!("Bearer {}", token_for(session));
-        request.headers_mut().insert("authorization", authorization.parse().unwrap());
-        request
+        request(self.address, session)
     }
 
     pub(crate) fn bare_request(&self, path: &str) -> Request {
-        format!("ws://{}{path}", self.address).into_client_request().unwrap()
+        bare_request(self.address, path)
     }
 
     pub(crate) async fn connect(&self, session: SessionId) -> Client {

@@ -90,3 +90,66 @@ async fn an_event_larger_than_the_outbox_passes() {
     writer.done().await;
     assert_eq!(client.query().await.0, writer.positions(2, 2));
 }
+
+/// Many who do not read, beside one who does: it waits for none of them, and each of them gets the rest when it resumes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_slow_clients_delay_nobody_and_miss_nothing() {
+    const SLOW: usize = 20;
+    const ROUNDS: u64 = 200;
+    let mut quick = Writer::new().await;
+    let proxy = small_buffers(&quick).await;
+    let mut stuck = Vec::new();
+    for _ in 0..SLOW {
+        let mut writer = Writer::on(&quick.bus).await;
+        let client = Client::open_narrow(proxy.address, proxy.request(writer.session)).await;
+        writer.claim().await;
+        stuck.push((writer, client));
+    }
+    let mut reader = proxy.connect(quick.session).await;
+    quick.claim().await;
+    let mut waits = Vec::new();
+    for _ in 0..ROUNDS {
+        for (writer, _) in &mut stuck {
+            writer.tokens(1, TOKEN_BYTES).await;
+        }
+        let sent = Instant::now();
+        quick.tokens(1, 50).await;
+        assert!(matches!(reader.next().await, Seen::Event(..)));
+        waits.push(sent.elapsed());
+    }
+    waits.sort_unstable();
+    let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    assert!(median < Duration::from_millis(20), "the reader waited {median:?} as a rule");
+    assert!(worst < Duration::from_millis(500), "the reader waited {worst:?}");
+    proxy.metric(&format!("wsproxy_outbox_overflows_total {SLOW}")).await;
+    proxy.metric(&format!(r#"wsproxy_closes_total{{reason="slow_consumer"}} {SLOW}"#)).await;
+    for (mut writer, client) in stuck {
+        writer.done().await;
+        let (have, closes) = collect(&proxy, &writer, client).await;
+        assert_eq!((have, closes), (writer.positions(1, ROUNDS + 1), 1));
+    }
+    proxy.metric("wsproxy_replay_in_flight_bytes 0").await;
+}
+
+/// A budget that holds one page: everybody is served in turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replays_share_a_budget_of_one_page() {
+    let mut writers = vec![Writer::new().await];
+    let proxy = Proxy::start_with(&writers[0].bus, |config| config.replay_bytes = 1).await;
+    for _ in 1..20 {
+        writers.push(Writer::on(&writers[0].bus).await);
+    }
+    let mut replays = tokio::task::JoinSet::new();
+    for mut writer in writers {
+        writer.claim().await;
+        writer.tokens(TOKENS, 100).await;
+        writer.done().await;
+        let client = proxy.resume(writer.session, "0").await;
+        replays.spawn(async move {
+            let mut client = client;
+            assert_eq!(client.query().await.0, writer.positions(1, TOKENS + 1));
+        });
+    }
+    crate::rig::soon(replays.join_all()).await;
+    proxy.metric("wsproxy_replay_in_flight_bytes 0").await;
+}

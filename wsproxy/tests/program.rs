@@ -1,0 +1,101 @@
+//! The program itself: what it reads from its environment, and how it ends.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const KEY: &str = "a key of thirty-two bytes or more";
+
+/// The gateway's program on a bus of its own; killed with the test.
+struct Program {
+    child: Child,
+    log: std::sync::mpsc::Receiver<String>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    fn start(environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wsproxy"));
+        command.env_clear().envs([("REDIS_URL", "memory://"), ("JWT_SECRET", KEY), ("HOST", "127.0.0.1")]);
+        command.env("PORT", "0").envs(environment.iter().copied());
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (lines, log) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+        });
+        Self { child, log }
+    }
+
+    /// The log's first line with this text; panics with the log if there is none.
+    fn says(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        loop {
+            match self.log.recv_timeout(Duration::from_secs(20)) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("`{text}` was not said ({error}): {seen:#?}"),
+            }
+        }
+    }
+
+    fn ends(&mut self) -> Option<i32> {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status.code(),
+                None if Instant::now() > until => panic!("the program did not end"),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+#[test]
+fn variables_that_are_set_to_nothing_count_as_unset() {
+    let names =
+        ["MAX_CONNECTIONS", "MAX_CONNECT_RATE", "DRAIN_SECONDS", "WS_THREADS", "DELIVERY", "INSTANCE"];
+    let mut program = Program::start(&names.map(|name| (name, "")));
+    program.says("listening on 127.0.0.1");
+    kill(Pid::from_raw(i32::try_from(program.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(program.ends(), Some(0));
+}
+
+#[test]
+fn more_sockets_than_open_files_are_warned_of() {
+    let program = Program::start(&[("MAX_CONNECTIONS", "10000000")]);
+    let warning = program.says("MAX_CONNECTIONS=10000000");
+    assert!(warning.contains("lower it to"), "{warning}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.child.id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<_> = files.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "the soft limit is the hard one: {files}");
+}
+
+#[test]
+fn the_help_names_every_setting() {
+    let help = Command::new(env!("CARGO_BIN_EXE_wsproxy")).arg("--help").env_clear().output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for name in [
+        "MAX_CONNECT_RATE",
+        "CONNECT_BURST",
+        "REPLAY_BYTES",
+        "DRAIN_SECONDS",
+        "DRAIN_DELAY_MS",
+        "DRAIN_WINDOW_SECONDS",
+    ] {
+        assert!(help.contains(name), "{name} is not in {help}");
+    }
+}
