@@ -10,8 +10,8 @@ use std::time::Duration;
 /// Sockets are told in groups this far apart.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
 
-/// A client is told to wait less than this, in milliseconds: two slices, so that neighbouring groups blend.
-const JITTER_MS: u64 = 100;
+/// A client is told to wait less than this, in milliseconds: a slice, which its clients fill evenly.
+const JITTER_MS: u64 = SLICE.as_millis() as u64;
 
 /// When a drain does what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ mod tests {
         let mut told: Vec<_> = (0..100).map(reconnect_after_ms).collect();
         assert!(told.windows(2).all(|pair| pair[0] != pair[1]));
         told.sort_unstable();
-        let even = (0..100).zip(&told).all(|(nth, told): (u64, &u64)| told.abs_diff(nth) <= 3);
+        let even = (0..100).zip(&told).all(|(nth, told): (u64, &u64)| told.abs_diff(nth / 2) <= 3);
         assert!(even && told[99] < JITTER_MS, "{told:?}");
     }
 

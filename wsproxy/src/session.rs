@@ -124,12 +124,17 @@ async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool
             Ok(CatchUp::Ended) => {}
             Err(error) => {
                 debug!("the log was not read, trying again: {error}");
-                tokio::select! {
-                    () = Box::pin(tokio::time::sleep(RETRY)) => bus::Outlet::behind(outbox),
-                    () = outbox.closing() => return,
-                }
+                ask_again_later(outbox).await;
             }
         }
+    }
+}
+
+/// The lane stays behind, and the next page is asked for after a pause.
+async fn ask_again_later(outbox: &Outbox) {
+    tokio::select! {
+        () = Box::pin(tokio::time::sleep(RETRY)) => bus::Outlet::behind(outbox),
+        () = outbox.closing() => {}
     }
 }
 

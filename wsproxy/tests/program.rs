@@ -4,11 +4,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use protocol::{Claims, Secret, SessionId, Signer};
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+use uuid::Uuid;
 
 const KEY: &str = "a key of thirty-two bytes or more";
 
@@ -51,6 +54,10 @@ impl Program {
         }
     }
 
+    fn terminate(&self) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    }
+
     fn ends(&mut self) -> Option<i32> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -69,8 +76,37 @@ fn variables_that_are_set_to_nothing_count_as_unset() {
         ["MAX_CONNECTIONS", "MAX_CONNECT_RATE", "DRAIN_SECONDS", "WS_THREADS", "DELIVERY", "INSTANCE"];
     let mut program = Program::start(&names.map(|name| (name, "")));
     program.says("listening on 127.0.0.1");
-    kill(Pid::from_raw(i32::try_from(program.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    program.terminate();
     assert_eq!(program.ends(), Some(0));
+}
+
+/// A client that answers nothing cannot hold the program up, and is told to move all the same.
+#[test]
+fn a_drain_ends_in_time() {
+    let mut program = Program::start(&[("DRAIN_SECONDS", "2")]);
+    let address = program.says("listening on").rsplit(' ').next().unwrap().to_owned();
+    let session = SessionId::new(Uuid::new_v4());
+    let claims = Claims { session_id: session, iat: 1, exp: None };
+    let token = Signer::new(&Secret::new(KEY).unwrap()).sign(&claims);
+    let mut socket = TcpStream::connect(&address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(
+        socket,
+        "GET /agent/ws/{session} HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
+    )
+    .unwrap();
+    let mut head = [0; 12];
+    socket.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let told = Instant::now();
+    program.terminate();
+    assert_eq!(program.ends(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(4), "the program ended after {:?}", told.elapsed());
+    let mut rest = Vec::new();
+    let _ = socket.read_to_end(&mut rest);
+    assert!(String::from_utf8_lossy(&rest).contains("reconnect_after_ms="));
 }
 
 #[test]

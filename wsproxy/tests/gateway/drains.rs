@@ -125,7 +125,7 @@ async fn the_close_frames_have_no_peak() {
         .max();
     assert!(peak <= Some(40), "{peak:?} of {SOCKETS} were told within 100 ms");
     let delays: std::collections::BTreeSet<_> = told.iter().map(|(_, delay)| *delay).collect();
-    assert!(delays.len() > 50 && delays.iter().all(|delay| *delay < 100), "{delays:?}");
+    assert!(delays.len() > 25 && delays.iter().all(|delay| *delay < 50), "{delays:?}");
     soon(&mut proxy.task).await.unwrap().unwrap();
 }
 
