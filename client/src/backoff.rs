@@ -26,14 +26,16 @@ impl Backoff {
 
     /// The delay before the next attempt, at least `told`; `None` when the attempts are used up.
     pub fn next(&mut self, told: Option<Duration>) -> Option<Duration> {
-        if self.attempt >= self.settings.attempts {
-            return None;
-        }
+        (self.attempt < self.settings.attempts).then(|| self.again(told))
+    }
+
+    /// The same without an end: of an attempt that the other end asked to repeat.
+    pub fn again(&mut self, told: Option<Duration>) -> Duration {
         let whole = self.settings.initial.saturating_mul(1 << self.attempt.min(30)).min(self.settings.max);
-        self.attempt += 1;
+        self.attempt = self.attempt.saturating_add(1);
         let half = whole / 2;
         let drawn = half + half.mul_f64(self.random.random::<f64>());
-        Some(drawn.max(told.unwrap_or_default().min(LONGEST_RETRY_AFTER)))
+        drawn.max(told.unwrap_or_default().min(LONGEST_RETRY_AFTER))
     }
 
     /// Counts `attempts` that were made before as its own.
@@ -96,6 +98,14 @@ mod tests {
             prop_assert!(delay >= told.min(LONGEST_RETRY_AFTER));
             prop_assert!(delay <= LONGEST_RETRY_AFTER);
         }
+    }
+
+    #[test]
+    fn who_is_asked_to_come_back_does_not_give_up() {
+        let mut backoff = Backoff::new(settings(1000, 30_000, 5), 1);
+        let delays: Vec<_> = (0..20).map(|_| backoff.again(Some(Duration::from_secs(2)))).collect();
+        assert!(delays.iter().all(|delay| (2..=30).contains(&delay.as_secs())), "{delays:?}");
+        assert_eq!(backoff.next(None), None);
     }
 
     #[test]

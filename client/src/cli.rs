@@ -103,6 +103,25 @@ pub struct RunArgs {
     #[arg(long, env = "LOAD_PING_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true)]
     pub ping_timeout: Option<f64>,
 
+    /// Cut this share of all open sockets a second, and come back [default: 0]
+    #[arg(long, env = "LOAD_DROP_RATE", value_name = "SHARE", allow_negative_numbers = true)]
+    pub drop_rate: Option<f64>,
+    /// So many sessions stop reading for so long, once: a share or a number, as 0.05:10s or 50:10s
+    #[arg(long, env = "LOAD_STALL", value_name = "WHO:TIME")]
+    pub stall: Option<String>,
+    /// Be clients of the old contract: submit first, open a socket for the query this many seconds later, as 0..5
+    #[arg(long, env = "LOAD_LATE_CONNECT", value_name = "LEAST..MOST")]
+    pub late_connect: Option<String>,
+    /// Reconnect without naming the last position, as clients of the old contract do
+    #[arg(long, env = "LOAD_NO_RESUME")]
+    pub no_resume: bool,
+    /// Break something in the stack at that time after the first send, as wsproxy-1:kill@30s (repeatable)
+    #[arg(long = "fault", env = "LOAD_FAULTS", value_name = "SPEC@TIME", value_delimiter = ',')]
+    pub faults: Vec<String>,
+    /// Which stack to break: its name, or `compose` [default: the native one]
+    #[arg(long, env = "LOAD_FAULT_STACK", value_name = "NAME")]
+    pub fault_stack: Option<String>,
+
     /// A gap between tokens longer than this is a stall [default: 250]
     #[arg(long, env = "LOAD_STALL_MS", value_name = "MS", allow_negative_numbers = true)]
     pub stall_ms: Option<f64>,

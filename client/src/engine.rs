@@ -4,6 +4,7 @@
 use crate::{
     burst::Burst,
     config::{Config, Faults},
+    faults::{self, FaultLog, FirstSend, Injector, Schedule},
     live::Shard,
     output::{Finished, OutputSettings, Results, RunInfo},
     preflight,
@@ -50,17 +51,41 @@ impl RunError {
 ///
 /// # Errors
 /// The run was refused before it began, or something of ours broke.
-pub fn run(mut config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
+pub fn run(config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
+    let faults = &config.faults;
+    let injector = (!faults.planned.is_empty()).then(|| faults::injector(faults.stack.as_deref()));
+    let injector = injector.transpose().map_err(|fault| refused(&fault))?;
+    run_with(config, injector.as_ref(), stop, started_at)
+}
+
+/// The same, with faults injected by `injector`.
+///
+/// # Errors
+/// The run was refused before it began, or something of ours broke.
+pub fn run_with(
+    mut config: Config,
+    injector: Option<&Arc<dyn Injector>>,
+    stop: &Stop,
+    started_at: OffsetDateTime,
+) -> Result<Finished, RunError> {
     preflight::local(&config)?;
+    if let Some(injector) = injector {
+        preflight::faults(&config, &**injector)?;
+    }
     let stack = config.embedded.then(|| crate::embedded::start(&mut config)).transpose()?;
-    let finished = run_against(config, stop, started_at);
+    let finished = run_against(config, injector, stop, started_at);
     if let Some(stack) = stack {
         stack.stop().context("the embedded stack did not end well")?;
     }
     finished
 }
 
-fn run_against(config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
+fn run_against(
+    config: Config,
+    injector: Option<&Arc<dyn Injector>>,
+    stop: &Stop,
+    started_at: OffsetDateTime,
+) -> Result<Finished, RunError> {
     let tls = tls::client_config(config.target.ca_file.as_deref())
         .map_err(|error| refused(&format!("{error:#}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,16 +96,30 @@ fn run_against(config: Config, stop: &Stop, started_at: OffsetDateTime) -> Resul
     drop(runtime);
     let settings =
         OutputSettings { dir: config.output.dir.clone(), name: config.output.name.clone(), started_at };
-    let results = Results::open(&settings).map_err(|error| refused(&error.to_string()))?;
+    let planned = config.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
+    let log = Arc::new(FaultLog::new(planned));
+    let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
     let config = Arc::new(config);
     let began = Instant::now();
-    let reports = drive(&config, &connector, &tls, stop, &results)?;
-    let info = info(&config, stop, &results, &reports, began.elapsed());
+    let epoch = began + LEAD;
+    let schedule = Schedule::start(&config.faults.planned, injector, &log, epoch)
+        .context("cannot start a thread for a fault")?;
+    let breaking = Breaking { log: &log, first_send: schedule.first_send() };
+    let reports = drive(&config, &connector, &tls, stop, &results, epoch, &breaking)?;
+    let elapsed = began.elapsed();
+    schedule.end();
+    let info = RunInfo { faults: log.records(), ..info(&config, stop, &results, &reports, elapsed) };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
 }
 
 fn refused(fault: &str) -> RunError {
     RunError::Refused(Faults(vec![fault.to_owned()]))
+}
+
+/// What the workers tell of faults, and where.
+struct Breaking<'a> {
+    log: &'a Arc<FaultLog>,
+    first_send: &'a Arc<FirstSend>,
 }
 
 /// Starts the workers and waits for all of them.
@@ -90,11 +129,12 @@ fn drive(
     tls: &rustls::ClientConfig,
     stop: &Stop,
     results: &Results,
+    epoch: Instant,
+    breaking: &Breaking<'_>,
 ) -> anyhow::Result<Vec<WorkerReport>> {
     let burst = config.load.burst.then(|| Arc::new(Burst::new(config.load.clients)));
     let shards: Vec<Arc<Shard>> = (0..config.load.workers).map(|_| Arc::default()).collect();
     let boot_id = protocol::boot_id();
-    let epoch = Instant::now() + LEAD;
     let mut threads = Vec::new();
     for (number, live) in shards.iter().enumerate() {
         let assignment = Assignment {
@@ -110,6 +150,8 @@ fn drive(
             sessions: results.sessions().clone(),
             queries: results.queries().clone(),
             boot_id: boot_id.clone(),
+            faults: Arc::clone(breaking.log),
+            first_send: Arc::clone(breaking.first_send),
         };
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
@@ -153,6 +195,7 @@ fn info(
         dropped_iterations: reports.iter().map(|report| report.dropped).sum(),
         peak_sessions: results.sessions().peak(),
         peak_queries: results.queries().peak(),
+        faults: Vec::new(),
         shared_clock: clocks().next().map(|_| clocks().all(|shared| shared)),
         cpu_wait_share: waited.map(|waited| waited.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE)),
     }

@@ -84,8 +84,8 @@ impl Http {
     ///
     /// # Errors
     /// What the last attempt failed with.
-    pub async fn create(&self, backoff: &mut Backoff) -> Result<CreateResponse, Failure> {
-        self.repeat(FailureKind::Create, "/session/create", None, backoff, |_| {}).await
+    pub async fn create(&self, backoff: &mut Backoff, until: Instant) -> Result<CreateResponse, Failure> {
+        self.repeat(FailureKind::Create, "/session/create", None, backoff, until, |_| {}).await
     }
 
     /// `POST /session/{id}/run`; `on_send` is told when the first attempt went out.
@@ -97,20 +97,27 @@ impl Http {
         session: SessionId,
         body: &RunRequest,
         backoff: &mut Backoff,
+        until: Instant,
         on_send: impl FnOnce(Instant),
     ) -> Result<RunResponse, Failure> {
         let body = serde_json::to_vec(body).map_or_else(|_| Bytes::new(), Bytes::from);
-        self.repeat(FailureKind::Run, &format!("/session/{session}/run"), Some(body), backoff, on_send).await
+        self.repeat(FailureKind::Run, &format!("/session/{session}/run"), Some(body), backoff, until, on_send)
+            .await
     }
 
     /// `POST /session/{id}/close`.
     ///
     /// # Errors
     /// What the last attempt failed with.
-    pub async fn close(&self, session: SessionId, backoff: &mut Backoff) -> Result<(), Failure> {
+    pub async fn close(
+        &self,
+        session: SessionId,
+        backoff: &mut Backoff,
+        until: Instant,
+    ) -> Result<(), Failure> {
         let path = format!("/session/{session}/close");
         let answer: Result<serde_json::Value, Failure> =
-            self.repeat(FailureKind::Close, &path, None, backoff, |_| {}).await;
+            self.repeat(FailureKind::Close, &path, None, backoff, until, |_| {}).await;
         answer.map(|_| ())
     }
 
@@ -126,12 +133,14 @@ impl Http {
         Ok(Some((answer.status, String::from_utf8_lossy(&answer.body).into_owned())))
     }
 
+    /// Repeats a call that was refused for the moment until `until`, and one that nobody answered a few times.
     async fn repeat<T: DeserializeOwned>(
         &self,
         kind: FailureKind,
         path: &str,
         body: Option<Bytes>,
         backoff: &mut Backoff,
+        until: Instant,
         on_send: impl FnOnce(Instant),
     ) -> Result<T, Failure> {
         let mut on_send = Some(on_send);
@@ -147,8 +156,15 @@ impl Http {
                 Ok(answer) => return Ok(answer),
                 Err(attempt) => attempt,
             };
-            let Some(delay) = again.and_then(|told| backoff.next(Some(told))) else { return Err(failure) };
-            tokio::time::sleep(delay).await;
+            let delay = match (again, failure.code) {
+                (None, _) => None,
+                (told, Some(_)) => Some(backoff.again(told)),
+                (told, None) => backoff.next(told),
+            };
+            match delay.filter(|&delay| Instant::now() + delay < until) {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => return Err(failure),
+            }
         }
     }
 

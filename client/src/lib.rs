@@ -9,6 +9,8 @@ mod cpu;
 mod downtime;
 mod embedded;
 pub mod engine;
+pub mod faults;
+mod habits;
 mod http;
 mod link;
 mod listen;

@@ -3,14 +3,13 @@
 
 use crate::{
     backoff::Backoff,
-    record::{Failure, FailureKind},
+    record::{Failure, FailureKind, LossCause},
     secret::Secret,
     socket::{Arrival, Connector, OpenError, Socket},
 };
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use protocol::{Position, SessionId};
 use std::{
-    cell::Cell,
     future::{Future, pending},
     pin::Pin,
     rc::Rc,
@@ -28,7 +27,10 @@ pub enum LinkEvent {
     /// The socket is gone.
     Lost(Loss),
     /// A new socket is open.
-    Back,
+    Back {
+        /// The attempt that succeeded.
+        took: Duration,
+    },
     /// No socket could be opened in all attempts.
     Failed(Failure),
 }
@@ -36,12 +38,22 @@ pub enum LinkEvent {
 /// How a socket ended.
 #[derive(Clone, Debug)]
 pub struct Loss {
-    /// The close frame's code; `None` when there was no close frame.
-    pub code: Option<u16>,
+    /// Why.
+    pub cause: LossCause,
     /// The close frame's text, or the error's.
     pub text: String,
     /// When it was lost: a silent socket when it was last heard of.
     pub at: Instant,
+}
+
+impl Loss {
+    /// The close frame's code, where there was a close frame.
+    pub const fn code(&self) -> Option<u16> {
+        match self.cause {
+            LossCause::Closed(code) => Some(code),
+            LossCause::Broken | LossCause::Cut => None,
+        }
+    }
 }
 
 /// Who opens sockets for which session.
@@ -53,9 +65,32 @@ pub struct Opener {
     pub session: SessionId,
     /// Opens it.
     pub token: Secret,
+    /// A socket that takes little into its buffers, so that a reader who stops is felt at the other end.
+    pub narrow: bool,
+    /// Told of every attempt to reconnect.
+    pub on_attempt: Rc<dyn Fn()>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Socket, Failure>>>>;
+/// When the client itself cuts its sockets.
+pub struct Cuts {
+    /// From a socket's opening to its cut.
+    next: Box<dyn FnMut() -> Option<Duration>>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Cuts {
+    /// Draws the time of each socket with `next`.
+    pub fn new(next: impl FnMut() -> Option<Duration> + 'static) -> Self {
+        Self { next: Box::new(next), timer: None }
+    }
+
+    fn arm(&mut self) {
+        self.timer = (self.next)().map(|time| Box::pin(tokio::time::sleep(time)));
+    }
+}
+
+type Opened = Result<(Socket, Duration), Failure>;
+type Opening = Pin<Box<dyn Future<Output = Opened>>>;
 
 enum State {
     Up(Box<Socket>),
@@ -69,36 +104,58 @@ pub struct Link {
     state: State,
     ping_timeout: Duration,
     silence: Pin<Box<Sleep>>,
+    /// A silence counts from here at the earliest.
+    listening_since: Instant,
     last_read: u64,
-    attempts: Rc<Cell<u64>>,
+    cuts: Option<Cuts>,
 }
 
 impl Link {
+    /// No socket yet.
+    pub fn new(opener: Opener, ping_timeout: Duration, cuts: Option<Cuts>) -> Self {
+        Self {
+            opener,
+            state: State::Down,
+            ping_timeout,
+            silence: Box::pin(tokio::time::sleep(ping_timeout)),
+            listening_since: Instant::now(),
+            last_read: 0,
+            cuts,
+        }
+    }
+
     /// Opens the session's first socket. Answers how long the attempt took that succeeded.
     ///
     /// # Errors
     /// What the last attempt failed with.
-    pub async fn open(
-        opener: Opener,
-        mut backoff: Backoff,
-        ping_timeout: Duration,
-    ) -> Result<(Self, Duration), Failure> {
-        loop {
-            let started = Instant::now();
-            match opener.connector.open(opener.session, &opener.token, None, 0).await {
-                Ok(socket) => {
-                    let silence = Box::pin(tokio::time::sleep(ping_timeout));
-                    let state = State::Up(Box::new(socket));
-                    let link =
-                        Self { opener, state, ping_timeout, silence, last_read: 0, attempts: Rc::default() };
-                    return Ok((link, started.elapsed()));
-                }
-                Err(error) => match error.again.and_then(|told| backoff.next(Some(told))) {
-                    Some(delay) => tokio::time::sleep(delay).await,
-                    None => return Err(failure(FailureKind::Connect, error)),
-                },
-            }
+    pub async fn open(&mut self, backoff: Backoff) -> Result<Duration, Failure> {
+        let (socket, took) = open(self.opener.clone(), backoff, self.last_read).await?;
+        self.up(socket);
+        Ok(took)
+    }
+
+    /// Begins to open a socket that resumes nothing.
+    pub fn connect(&mut self, backoff: Backoff) {
+        self.state = State::Opening(Box::pin(open(self.opener.clone(), backoff, self.last_read)));
+    }
+
+    fn up(&mut self, socket: Socket) {
+        self.state = State::Up(Box::new(socket));
+        self.listen_again();
+        if let Some(cuts) = &mut self.cuts {
+            cuts.arm();
         }
+    }
+
+    /// Nobody listened until now: silence counts from here.
+    pub fn listen_again(&mut self) {
+        self.listening_since = Instant::now();
+        self.silence.as_mut().reset((self.listening_since + self.ping_timeout).into());
+    }
+
+    /// From now on the client cuts nothing.
+    pub fn cut_no_more(&mut self) {
+        self.cuts = None;
     }
 
     /// A socket is open.
@@ -106,15 +163,10 @@ impl Link {
         matches!(self.state, State::Up(_))
     }
 
-    /// How often a socket was tried to be opened again.
-    pub fn attempts(&self) -> u64 {
-        self.attempts.get()
-    }
-
     /// Begins to reconnect: first after `wait`, or after a backoff when there is none, resuming after `position`.
-    pub fn reconnect(&mut self, position: Position, wait: Option<Duration>, backoff: Backoff) {
-        let (opener, last_read, attempts) = (self.opener.clone(), self.last_read, Rc::clone(&self.attempts));
-        self.state = State::Opening(Box::pin(reopen(opener, position, wait, backoff, last_read, attempts)));
+    pub fn reconnect(&mut self, position: Option<Position>, wait: Option<Duration>, backoff: Backoff) {
+        let opener = self.opener.clone();
+        self.state = State::Opening(Box::pin(reopen(opener, position, wait, backoff, self.last_read)));
     }
 
     /// What happens next. May be dropped and called again at any time.
@@ -126,7 +178,7 @@ impl Link {
                         biased;
                         message = socket.next() => message,
                         () = self.silence.as_mut() => {
-                            let heard = socket.get_ref().last().at;
+                            let heard = socket.get_ref().last().at.max(self.listening_since);
                             let deadline = heard + self.ping_timeout;
                             if Instant::now() < deadline {
                                 self.silence.as_mut().reset(deadline.into());
@@ -135,7 +187,12 @@ impl Link {
                             let text = format!("nothing was heard for {} s", self.ping_timeout.as_secs_f64());
                             self.last_read = socket.get_ref().last().read;
                             self.state = State::Down;
-                            return LinkEvent::Lost(Loss { code: None, text, at: heard });
+                            return LinkEvent::Lost(Loss { cause: LossCause::Broken, text, at: heard });
+                        }
+                        () = due(&mut self.cuts) => {
+                            socket.get_ref().reset_when_dropped();
+                            let read = socket.get_ref().last().read;
+                            return self.lost(LossCause::Cut, "the client cut it".into(), read);
                         }
                     };
                     let arrival = socket.get_ref().last();
@@ -144,23 +201,26 @@ impl Link {
                         Some(Ok(Message::Close(frame))) => {
                             // The answer to the close frame, if the socket takes it at once.
                             let _ = socket.flush().now_or_never();
-                            let (code, text) = frame.map_or((None, String::new()), |frame| {
-                                (Some(u16::from(frame.code)), frame.reason.as_str().to_owned())
+                            let (cause, text) = frame.map_or((LossCause::Broken, String::new()), |frame| {
+                                (LossCause::Closed(frame.code.into()), frame.reason.as_str().to_owned())
                             });
-                            return self.lost(code, text, arrival.read);
+                            return self.lost(cause, text, arrival.read);
                         }
                         Some(Ok(_)) => {}
-                        Some(Err(error)) => return self.lost(None, describe(&error), arrival.read),
-                        None => return self.lost(None, "the connection ended".into(), arrival.read),
+                        Some(Err(error)) => {
+                            return self.lost(LossCause::Broken, describe(&error), arrival.read);
+                        }
+                        None => {
+                            return self.lost(LossCause::Broken, "the connection ended".into(), arrival.read);
+                        }
                     }
                 }
                 State::Opening(opening) => {
                     let opened = opening.as_mut().await;
                     match opened {
-                        Ok(socket) => {
-                            self.state = State::Up(Box::new(socket));
-                            self.silence.as_mut().reset((Instant::now() + self.ping_timeout).into());
-                            return LinkEvent::Back;
+                        Ok((socket, took)) => {
+                            self.up(socket);
+                            return LinkEvent::Back { took };
                         }
                         Err(failure) => {
                             self.state = State::Down;
@@ -173,29 +233,57 @@ impl Link {
         }
     }
 
-    fn lost(&mut self, code: Option<u16>, text: String, last_read: u64) -> LinkEvent {
+    fn lost(&mut self, cause: LossCause, text: String, last_read: u64) -> LinkEvent {
         self.last_read = last_read;
         self.state = State::Down;
-        LinkEvent::Lost(Loss { code, text, at: Instant::now() })
+        LinkEvent::Lost(Loss { cause, text, at: Instant::now() })
+    }
+
+    /// Says that the socket ends, where there is one, and leaves it open for what still comes.
+    pub async fn say_goodbye(&mut self) {
+        if let State::Up(socket) = &mut self.state {
+            let _ = tokio::time::timeout(Duration::from_secs(1), (**socket).close(None)).await;
+        }
     }
 
     /// Ends the socket with a close frame, where there is one.
     pub async fn hang_up(&mut self) {
-        if let State::Up(socket) = &mut self.state {
-            let _ = tokio::time::timeout(Duration::from_secs(1), (**socket).close(None)).await;
+        self.say_goodbye().await;
+        if let State::Up(socket) = &self.state {
+            self.last_read = socket.get_ref().last().read;
         }
         self.state = State::Down;
     }
 }
 
+async fn due(cuts: &mut Option<Cuts>) {
+    match cuts.as_mut().and_then(|cuts| cuts.timer.as_mut()) {
+        Some(timer) => timer.as_mut().await,
+        None => pending().await,
+    }
+}
+
+/// A socket that resumes nothing, and how long the attempt took that succeeded.
+async fn open(opener: Opener, mut backoff: Backoff, last_read: u64) -> Opened {
+    loop {
+        let started = Instant::now();
+        match opener.connector.open(opener.session, &opener.token, None, last_read, opener.narrow).await {
+            Ok(socket) => return Ok((socket, started.elapsed())),
+            Err(error) => match error.again.and_then(|told| backoff.next(Some(told))) {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => return Err(failure(FailureKind::Connect, error)),
+            },
+        }
+    }
+}
+
 async fn reopen(
     opener: Opener,
-    position: Position,
+    position: Option<Position>,
     wait: Option<Duration>,
     mut backoff: Backoff,
     last_read: u64,
-    attempts: Rc<Cell<u64>>,
-) -> Result<Socket, Failure> {
+) -> Opened {
     let mut last = None;
     let mut wait = wait;
     let mut told = None;
@@ -209,9 +297,12 @@ async fn reopen(
             }));
         };
         tokio::time::sleep(delay).await;
-        attempts.set(attempts.get() + 1);
-        match opener.connector.open(opener.session, &opener.token, Some(position), last_read).await {
-            Ok(socket) => return Ok(socket),
+        (opener.on_attempt)();
+        let started = Instant::now();
+        let opening =
+            opener.connector.open(opener.session, &opener.token, position, last_read, opener.narrow);
+        match opening.await {
+            Ok(socket) => return Ok((socket, started.elapsed())),
             Err(error) => {
                 told = error.again;
                 let worth_it = told.is_some();

@@ -4,8 +4,8 @@
 use crate::{
     link::{LinkEvent, Loss},
     live::Shard,
-    query::{Arrived, Query},
-    record::{Failure, FailureKind, Sample},
+    query::{Arrived, Query, millis},
+    record::{Failure, FailureKind, LossCause, Reconnect, Sample},
     session::Session,
     socket::Arrival,
 };
@@ -15,11 +15,15 @@ use std::time::{Duration, Instant};
 /// Times kept until it is known whose clock they are of; more are not sampled.
 const MOST_UNDATED: usize = 256;
 
-/// What a resumed socket sends again, from its opening until its `resumed` frame.
+/// What a socket may send again: what it was asked for, or what nobody can know that the client has. Each event once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replay {
-    /// Asked for after this position.
+    /// Up to here nothing may come again (any more).
     after: Position,
+    /// The last event that had come when the socket was opened.
+    until: Position,
+    /// A `resumed` frame is still to come.
+    pub(crate) goes_on: bool,
 }
 
 impl Session {
@@ -28,13 +32,34 @@ impl Session {
         match event {
             LinkEvent::Frame(text, arrival) => self.frame(&text, arrival),
             LinkEvent::Lost(loss) => self.lost(&loss),
-            LinkEvent::Back => {
-                self.reconnect_gaps.extend(self.downtime.end(Instant::now()));
-                self.replay = Some(Replay { after: self.resume_after() });
-            }
+            LinkEvent::Back { took } => self.back(took),
             LinkEvent::Failed(failure) if !self.closing => self.fail(failure),
             LinkEvent::Failed(_) => {}
         }
+    }
+
+    /// A new socket is open: the session's first one, a query's own, or the one after a loss.
+    fn back(&mut self, took: Duration) {
+        let now = Instant::now();
+        let gap = self.downtime.end(now);
+        if let Some(cause) = self.lost_by.take() {
+            let gap = gap.unwrap_or_default();
+            self.reconnects.push(Reconnect { cause, gap });
+            let worker = &self.worker;
+            worker.recorder.borrow_mut().reconnected(worker.moment(now));
+            if cause != LossCause::Cut {
+                worker.faults.outage(worker.moment(now.checked_sub(gap).unwrap_or(now)), worker.moment(now));
+            }
+        } else {
+            self.connect.get_or_insert(took);
+        }
+        self.opened = now;
+        let had = self.current.as_ref().and_then(Query::last_position).unwrap_or_default().max(self.last);
+        self.replay = match (self.habits.resumes(), self.unclean) {
+            (true, _) => Some(Replay { after: self.resume_after(), until: had, goes_on: true }),
+            (false, true) => Some(Replay { after: Position::ZERO, until: had, goes_on: false }),
+            (false, false) => None,
+        };
     }
 
     fn frame(&mut self, text: &str, arrival: Arrival) {
@@ -42,6 +67,9 @@ impl Session {
             Ok(Frame::Event(event)) if event.kind.is_for_client() => self.event(&event, arrival),
             Ok(Frame::Resumed { .. }) => self.replay = None,
             Ok(Frame::Gap { from, to }) => {
+                self.announced_gaps += 1;
+                let before = if from.generation == to.generation { from.seq } else { 0 };
+                self.announced_gap_positions += to.seq.saturating_sub(before);
                 if let Some(query) = &mut self.current {
                     query.announce_gap(from, to);
                 }
@@ -57,13 +85,23 @@ impl Session {
 
     fn event(&mut self, event: &Event<'_>, arrival: Arrival) {
         self.losses_in_a_row = 0;
-        if self.asked_for_again(event.position) {
+        if self.may_come_again(event.position) {
+            self.events_replayed += 1;
             return;
         }
-        let stall = self.worker.config.load.stall;
         let Some(query) = &mut self.current else { return };
+        let held_back = !query.paused.is_zero();
+        let stall = if held_back { Duration::MAX } else { self.worker.config.load.stall_limit };
         match query.arrive(event, arrival, stall) {
+            Arrived::Ours(_) if held_back => {
+                if !event.kind.is_terminator() {
+                    Shard::add(&self.worker.live.tokens, 1);
+                }
+            }
             Arrived::Ours(gaps) => {
+                if gaps.silence.is_none_or(|silence| silence > stall) {
+                    self.silence_ended(gaps.silence, arrival.at);
+                }
                 if !event.kind.is_terminator() {
                     Shard::add(&self.worker.live.tokens, 1);
                 }
@@ -78,21 +116,60 @@ impl Session {
             }
             Arrived::Again | Arrived::Foreign => {}
             Arrived::Earlier => self.earlier(event),
-            Arrived::EndedByPeer => self.last = self.last.max(event.position.unwrap_or_default()),
+            Arrived::EndedByPeer => {
+                let heard = query.own_stream().and_then(|stream| stream.last_event);
+                self.silence_ended(
+                    heard.map(|heard| arrival.at.saturating_duration_since(heard)),
+                    arrival.at,
+                );
+                self.last = self.last.max(event.position.unwrap_or_default());
+            }
         }
     }
 
-    /// A hole made the socket resume before events that had come: their second coming is our own doing.
-    fn asked_for_again(&self, position: Option<Position>) -> bool {
-        let (Some(replay), Some(position), Some(query)) = (self.replay, position, &self.current) else {
-            return false;
+    /// The stream was silent for longer than the stall limit, or the first event came: late, or not.
+    fn silence_ended(&self, silence: Option<Duration>, at: Instant) {
+        let worker = &self.worker;
+        let from = match silence {
+            Some(silence) => at.checked_sub(silence),
+            // Who comes late hears nothing before, and that is nobody's fault.
+            None if self.habits.is_late() => None,
+            None => {
+                let answer = self.current.as_ref().and_then(|query| query.answer.as_ref());
+                let ideal = answer.and_then(|answer| millis(answer.ideal_ttft_ms)).unwrap_or_default();
+                self.sent.get().filter(|&sent| {
+                    at.saturating_duration_since(sent) > ideal + worker.config.load.stall_limit
+                })
+            }
         };
-        position > replay.after && query.has(position)
+        let own_doing = |from| self.last_cut.is_some_and(|cut| cut >= from);
+        if let Some(from) = from.filter(|&from| !own_doing(from)) {
+            worker.faults.outage(worker.moment(from), worker.moment(at));
+        }
+    }
+
+    /// A hole made the socket resume before events that had come, or the client did not say what it has and its last
+    /// socket broke: what comes for a second time is allowed to, once.
+    fn may_come_again(&mut self, position: Option<Position>) -> bool {
+        let (Some(replay), Some(position)) = (&mut self.replay, position) else { return false };
+        if position <= replay.after || position > replay.until {
+            return false;
+        }
+        let came = position.generation <= self.last.generation
+            || self.current.as_ref().is_some_and(|query| query.has(position));
+        if came {
+            replay.after = position;
+        }
+        came
     }
 
     /// An event of an earlier query: where it came before, it came twice.
     fn earlier(&mut self, event: &Event<'_>) {
         let (Some(position), Some(query)) = (event.position, &mut self.current) else { return };
+        if self.previous.as_ref().is_some_and(|previous| previous.is_behind_terminator(position)) {
+            query.stray += 1;
+            return;
+        }
         let remembered = self.previous.as_ref().filter(|previous| previous.ceiling() == position.generation);
         if remembered.is_none_or(|previous| previous.has(position)) {
             query.repeated.events_duplicated += 1;
@@ -107,22 +184,22 @@ impl Session {
                 i64::try_from(sent_us).unwrap_or(i64::MAX) - i64::try_from(due_us).unwrap_or(i64::MAX);
             self.worker.sample(Sample::PaceLag, late_us.saturating_mul(1000), at);
         }
-        let replayed = self.replay.is_some();
         match self.shared_clock {
-            Some(true) => self.sample_delivery(at, sent_us, replayed),
+            Some(true) => self.sample_delivery(at, sent_us, self.opened),
             Some(false) => {}
-            None if self.undated.len() < MOST_UNDATED => self.undated.push((at, sent_us, replayed)),
+            None if self.undated.len() < MOST_UNDATED => self.undated.push((at, sent_us, self.opened)),
             None => {}
         }
     }
 
-    fn sample_delivery(&self, at: Instant, sent_us: u64, replayed: bool) {
+    /// What was sent before its socket was `opened` waited for that, and is a replay.
+    fn sample_delivery(&self, at: Instant, sent_us: u64, opened: Instant) {
         let Some(sent) = self.worker.clock.instant(sent_us) else { return };
         let ns = match at.checked_duration_since(sent) {
             Some(took) => nanos(took),
             None => -nanos(sent - at),
         };
-        let sample = if replayed { Sample::ReplayDelivery } else { Sample::Delivery };
+        let sample = if sent < opened { Sample::ReplayDelivery } else { Sample::Delivery };
         self.worker.sample(sample, ns, at);
     }
 
@@ -131,23 +208,27 @@ impl Session {
         let shared = boot_id.is_some() && boot_id == self.worker.boot_id.as_deref();
         self.shared_clock = Some(shared);
         self.worker.shared_clock.set(Some(shared));
-        for (at, sent_us, replayed) in std::mem::take(&mut self.undated) {
+        for (at, sent_us, opened) in std::mem::take(&mut self.undated) {
             if shared {
-                self.sample_delivery(at, sent_us, replayed);
+                self.sample_delivery(at, sent_us, opened);
             }
         }
     }
 
     fn lost(&mut self, loss: &Loss) {
         self.replay = None;
-        self.close_codes.extend(loss.code);
+        let code = loss.code();
+        if self.leaving {
+            return;
+        }
+        self.close_codes.extend(code);
         if self.closing {
             return;
         }
-        let action = CloseReason::action_for(loss.code);
+        let action = CloseReason::action_for(code);
         let mut wait = None;
         let mut backoff = self.backoff().after(self.losses_in_a_row);
-        match (action, loss.code) {
+        match (action, code) {
             (ClientAction::Stop | ClientAction::StopAndReport, code) => {
                 let kind = code.map_or(FailureKind::Stream, FailureKind::Closed);
                 let message = format!("the gateway closed the socket: {}", loss.text);
@@ -161,9 +242,16 @@ impl Session {
             (ClientAction::ReconnectLater, _) => backoff.lengthen(),
             (ClientAction::Reconnect, _) => {}
         }
-        self.losses_in_a_row += 1;
+        // What the client does itself must not use its attempts up.
+        self.losses_in_a_row += u32::from(loss.cause != LossCause::Cut);
+        if loss.cause == LossCause::Cut {
+            self.sockets_cut += 1;
+            self.last_cut = Some(loss.at);
+        }
+        self.lost_by = Some(loss.cause);
+        self.unclean = true;
         self.downtime.begin(loss.at);
-        let position = self.resume_after();
+        let position = self.habits.resumes().then(|| self.resume_after());
         if let Some(link) = &mut self.link {
             link.reconnect(position, wait, backoff);
         }

@@ -3,6 +3,7 @@
 
 use crate::{
     config::{Config, Faults},
+    faults::{Injector, PlannedFault},
     http::{Http, root_cause},
     socket::Connector,
 };
@@ -32,6 +33,23 @@ pub fn local(config: &Config) -> Result<(), Faults> {
     let room = Room { descriptors: raise_descriptors(), ports: outgoing_ports() };
     let mut faults = does_not_fit(config, room);
     faults.extend(hosts_not_allowed(config));
+    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+}
+
+/// Checks that everything that is to be broken is there.
+///
+/// # Errors
+/// Everything that is not.
+pub fn faults(config: &Config, injector: &dyn Injector) -> Result<(), Faults> {
+    let missing = |fault: &PlannedFault| {
+        let error = injector.check(&fault.spec).err()?;
+        Some(format!(
+            "--fault `{}` cannot be injected ({error:#}): start a stack with `./scripts/run_loadtest.sh --native --up-only` \
+             or name the one that runs with --fault-stack",
+            fault.spec
+        ))
+    };
+    let faults: Vec<_> = config.faults.planned.iter().filter_map(missing).collect();
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }
 

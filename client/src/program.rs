@@ -7,8 +7,13 @@ use crate::{
     engine, output,
     signals::{self, Stop},
 };
-use clap::Parser;
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, thread};
+use clap::{Arg, CommandFactory, FromArgMatches};
+use std::{
+    ffi::{OsStr, OsString},
+    io::IsTerminal,
+    path::PathBuf,
+    thread,
+};
 use time::OffsetDateTime;
 
 /// Bad configuration.
@@ -17,7 +22,7 @@ const REFUSED: u8 = 104;
 /// Does what the arguments say. Call it before any thread is started: local time cannot be had later.
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
-    match Cli::try_parse_from(arguments) {
+    match parse(arguments) {
         Ok(Cli { command: Some(Command::Analyze { files }), .. }) => analyze(&files),
         Ok(Cli { command: None, run }) => load(run, started_at),
         Err(error) => {
@@ -25,6 +30,13 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             if error.use_stderr() { REFUSED } else { 0 }
         }
     }
+}
+
+/// A variable that is set to nothing is as good as not set: that is what `VAR=` in a file or in Compose means.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let forget = |arg: Arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&str>) } else { arg };
+    Cli::from_arg_matches(&Cli::command().mut_args(forget).try_get_matches_from(arguments)?)
 }
 
 fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
@@ -45,7 +57,7 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
     let quiet = config.output.quiet;
     match engine::run(config, &stop, started_at) {
         Ok(finished) if quiet => {
-            println!("{}: {}", finished.judgement.verdict.name(), finished.judgement.reason);
+            println!("{}: {}", finished.headline, finished.judgement.reason);
             finished.exit_code
         }
         Ok(finished) => {

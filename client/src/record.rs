@@ -87,6 +87,14 @@ pub struct QueryRecord {
     pub lost_connected: u64,
     /// Of `tally.tokens_lost`: sent while the socket was down.
     pub lost_in_gap: u64,
+    /// Events of its generation that came behind its terminator's place, and terminators beyond the first.
+    pub events_after_terminator: u64,
+    /// The longest time between two events in a row, its terminator included; none where the client itself paused.
+    pub longest_gap: Option<Duration>,
+    /// How long the client itself did not read.
+    pub paused: Duration,
+    /// The code of the error event that ended it.
+    pub error_code: Option<String>,
     /// Gaps over `--stall-ms`.
     pub stall_count: u64,
     /// The excess of those gaps, summed.
@@ -97,6 +105,26 @@ pub struct QueryRecord {
     pub ideal_e2el: Option<Duration>,
     /// What went wrong first.
     pub failure: Option<Failure>,
+}
+
+/// Why a socket was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LossCause {
+    /// The gateway closed it, with this code.
+    Closed(u16),
+    /// It ended without a close frame, or was silent for too long.
+    Broken,
+    /// The client cut it itself.
+    Cut,
+}
+
+/// A socket that was lost, and the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconnect {
+    /// Why the first one was lost.
+    pub cause: LossCause,
+    /// From the loss to the next 101.
+    pub gap: Duration,
 }
 
 /// One session, whatever became of it.
@@ -120,10 +148,18 @@ pub struct SessionRecord {
     pub close: Option<Duration>,
     /// Attempts to reconnect.
     pub reconnect_attempts: u64,
-    /// …of which succeeded.
-    pub reconnects_ok: u64,
-    /// Each from the loss of the socket to the next 101.
-    pub reconnect_gaps: Vec<Duration>,
+    /// …of which succeeded, in order.
+    pub reconnects: Vec<Reconnect>,
+    /// Sockets that the client cut itself.
+    pub sockets_cut: u64,
+    /// It stopped reading once, as it was asked to.
+    pub paused: bool,
+    /// Gaps that the gateway announced.
+    pub announced_gaps: u64,
+    /// Positions in them. Of a gap over generations: those of the newer one.
+    pub announced_gap_positions: u64,
+    /// Events that came again because the client asked for them again, or could not say what it had.
+    pub events_replayed: u64,
     /// Close codes received, in order.
     pub close_codes: Vec<u16>,
     /// Every query ok and no step failed.

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use protocol::{Position, SessionId};
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use std::{
     io,
     net::SocketAddr,
@@ -20,7 +21,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{
@@ -32,6 +33,8 @@ use tokio_tungstenite::{
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_BUFFER: usize = 4096;
 const WRITE_BUFFER: usize = 256;
+/// Some tens of tokens: a reader who stops is felt at the other end within seconds.
+const NARROW_BUFFER: u32 = 4096;
 const MAX_WRITE_BUFFER: usize = 64 * 1024;
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -63,6 +66,13 @@ impl<S> Stamped<S> {
     /// The last read that brought bytes.
     pub const fn last(&self) -> Arrival {
         self.last
+    }
+}
+
+impl Stamped<Transport> {
+    /// Once dropped, the connection ends as if its host had gone: with a reset, and no farewell of any layer.
+    pub fn reset_when_dropped(&self) {
+        let _ = SockRef::from(self.inner.tcp()).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -102,6 +112,15 @@ pub enum Transport {
     Plain(TcpStream),
     /// `wss://`
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
 }
 
 impl AsyncRead for Transport {
@@ -204,6 +223,7 @@ impl Connector {
         token: &Secret,
         resume: Option<Position>,
         last_read: u64,
+        narrow: bool,
     ) -> Result<Socket, OpenError> {
         let token = self.token.as_ref().unwrap_or(token);
         let request = self.request(session, token, resume).map_err(|error| OpenError {
@@ -212,7 +232,7 @@ impl Connector {
             again: None,
         })?;
         let opening = async {
-            let transport = self.transport().await.map_err(|error| broken(&self.base, &error))?;
+            let transport = self.transport(narrow).await.map_err(|error| broken(&self.base, &error))?;
             let stamped = Stamped::new(transport, Arrival { at: Instant::now(), read: last_read });
             let config = WebSocketConfig::default()
                 .read_buffer_size(READ_BUFFER)
@@ -239,13 +259,28 @@ impl Connector {
         })
     }
 
-    async fn transport(&self) -> io::Result<Transport> {
-        let stream = TcpStream::connect(self.addresses.as_slice()).await?;
+    async fn transport(&self, narrow: bool) -> io::Result<Transport> {
+        let stream =
+            if narrow { self.narrow().await? } else { TcpStream::connect(self.addresses.as_slice()).await? };
         stream.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Transport::Plain(stream)),
             Some((tls, name)) => Ok(Transport::Tls(Box::new(tls.connect(name.clone(), stream).await?))),
         }
+    }
+
+    /// A connection whose receive buffer must be small before it is made: the window is agreed upon then.
+    async fn narrow(&self) -> io::Result<TcpStream> {
+        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for &address in &self.addresses {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_recv_buffer_size(NARROW_BUFFER)?;
+            match socket.connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     fn request(

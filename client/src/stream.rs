@@ -24,6 +24,16 @@ pub struct Stream {
     pub stall: Duration,
     /// An error terminator's text.
     pub error: Option<String>,
+    /// An error terminator's code.
+    pub error_code: Option<String>,
+    /// Events behind the terminator's place, and terminators beyond the first.
+    pub after_terminator: u64,
+    /// The longest time between two events in a row.
+    pub longest_gap: Option<Duration>,
+    /// The last event's arrival, terminators included.
+    pub last_event: Option<Instant>,
+    /// Where the terminator is.
+    terminator: Option<u64>,
     /// Up to here the gateway announced that something is missing.
     pub announced_gap: u64,
 }
@@ -31,6 +41,8 @@ pub struct Stream {
 /// What a token's arrival measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gaps {
+    /// To the event before, whatever it is; nothing before the first.
+    pub silence: Option<Duration>,
     /// To the token before.
     pub itl: Option<Duration>,
     /// To the read before that carried tokens, once a read.
@@ -50,6 +62,11 @@ impl Stream {
             stall_count: 0,
             stall: Duration::ZERO,
             error: None,
+            error_code: None,
+            after_terminator: 0,
+            longest_gap: None,
+            last_event: None,
+            terminator: None,
             announced_gap: 0,
         }
     }
@@ -64,27 +81,54 @@ impl Stream {
         arrival: Arrival,
         stall_limit: Duration,
     ) -> Option<Gaps> {
-        let seq = seq.unwrap_or_else(|| self.ledger.highest() + 1);
+        let highest = self.ledger.highest();
+        let seq = seq.unwrap_or_else(|| highest.saturating_add(1));
         if self.ledger.observe(seq, kind, sent_us) == Observation::Duplicate {
             return None;
         }
+        self.check_terminator(seq, kind, highest);
+        let before = self.last_event.replace(arrival.at);
+        let silence = before.map(|before| arrival.at.saturating_duration_since(before));
+        self.longest_gap = self.longest_gap.max(silence);
+        let gaps = Gaps { silence, ..Gaps::default() };
         if kind.is_terminator() {
             self.done.get_or_insert(arrival.at);
-            return Some(Gaps::default());
+            return Some(gaps);
         }
         if has_text {
             self.first_token.get_or_insert(arrival.at);
         }
-        let Some(before) = self.last_token.replace(arrival) else { return Some(Gaps::default()) };
+        let Some(before) = self.last_token.replace(arrival) else { return Some(gaps) };
         if before.read == arrival.read {
-            return Some(Gaps { itl: Some(Duration::ZERO), frame_gap: None });
+            return Some(Gaps { itl: Some(Duration::ZERO), ..gaps });
         }
         let gap = arrival.at.saturating_duration_since(before.at);
         if let Some(excess) = gap.checked_sub(stall_limit).filter(|excess| !excess.is_zero()) {
             self.stall_count += 1;
             self.stall += excess;
         }
-        Some(Gaps { itl: Some(gap), frame_gap: Some(gap) })
+        Some(Gaps { itl: Some(gap), frame_gap: Some(gap), ..gaps })
+    }
+
+    /// A generation has one terminator, and nothing behind it. The old contract numbers nothing, so nothing can be said.
+    fn check_terminator(&mut self, seq: u64, kind: Kind, highest: u64) {
+        if self.generation == 0 {
+            return;
+        }
+        match self.terminator {
+            Some(end) => self.after_terminator += u64::from(seq > end || kind.is_terminator()),
+            None if kind.is_terminator() => {
+                self.terminator = Some(seq);
+                self.after_terminator += u64::from(highest > seq);
+            }
+            None => {}
+        }
+    }
+
+    /// Whether no event can be at `seq`: the terminator is before it.
+    #[must_use]
+    pub fn is_behind_terminator(&self, seq: u64) -> bool {
+        self.terminator.is_some_and(|end| seq > end)
     }
 
     /// The highest sequence number below which nothing is missing.
@@ -125,10 +169,11 @@ mod tests {
         };
         let gap = |millis| Some(Duration::from_millis(millis));
         assert_eq!(token(1, 0, 1), Some(Gaps::default()));
-        assert_eq!(token(2, 50, 2), Some(Gaps { itl: gap(50), frame_gap: gap(50) }));
-        assert_eq!(token(3, 50, 2), Some(Gaps { itl: gap(0), frame_gap: None }));
+        assert_eq!(token(2, 50, 2), Some(Gaps { silence: gap(50), itl: gap(50), frame_gap: gap(50) }));
+        assert_eq!(token(3, 50, 2), Some(Gaps { silence: gap(0), itl: gap(0), frame_gap: None }));
         assert_eq!(token(3, 60, 3), None, "a duplicate has no gap");
-        assert_eq!(token(4, 450, 4), Some(Gaps { itl: gap(400), frame_gap: gap(400) }));
+        assert_eq!(token(4, 450, 4), Some(Gaps { silence: gap(400), itl: gap(400), frame_gap: gap(400) }));
+        assert_eq!(stream.longest_gap, gap(400));
         assert_eq!((stream.stall_count, stream.stall), (1, Duration::from_millis(150)));
     }
 
@@ -148,6 +193,26 @@ mod tests {
         assert_eq!(stream.contiguous(), 6);
         stream.arrive(Some(7), Kind::Done, false, None, arrival, LIMIT);
         assert_eq!(stream.contiguous(), 7);
+    }
+
+    #[test]
+    fn a_generation_has_one_terminator_and_nothing_behind_it() {
+        use Kind::{Done, Error, Token};
+        let after = |generation, events: &[(u64, Kind)]| {
+            let mut stream = Stream::new(generation);
+            let arrival = Arrival { at: Instant::now(), read: 1 };
+            for &(seq, kind) in events {
+                stream.arrive(Some(seq), kind, true, None, arrival, LIMIT);
+            }
+            stream.after_terminator
+        };
+        assert_eq!(after(1, &[(1, Token), (2, Token), (3, Done)]), 0);
+        assert_eq!(after(1, &[(1, Token), (3, Done), (2, Token)]), 0, "late is not behind");
+        assert_eq!(after(1, &[(1, Token), (2, Done), (3, Token)]), 1);
+        assert_eq!(after(1, &[(1, Token), (2, Done), (3, Error), (4, Done)]), 2);
+        assert_eq!(after(1, &[(1, Token), (3, Token), (2, Done)]), 1);
+        assert_eq!(after(1, &[(1, Token), (3, Done), (2, Error)]), 1);
+        assert_eq!(after(0, &[(1, Done), (2, Token)]), 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::{
     burst::Burst,
     config::Config,
     cpu,
+    faults::{FaultLog, FirstSend},
     http::Http,
     live::Shard,
     measure::{Gauge, Recorder},
@@ -52,6 +53,10 @@ pub struct Assignment {
     pub queries: Gauge,
     /// This machine's.
     pub boot_id: Option<String>,
+    /// The whole run's.
+    pub faults: Arc<FaultLog>,
+    /// The whole run's.
+    pub first_send: Arc<FirstSend>,
 }
 
 /// What a worker's sessions share.
@@ -82,6 +87,10 @@ pub struct Worker {
     pub sessions: Gauge,
     /// Running queries.
     pub queries: Gauge,
+    /// What was broken, and what came of it.
+    pub faults: Arc<FaultLog>,
+    /// From which faults are counted.
+    pub first_send: Arc<FirstSend>,
     /// Queries that the plan held and that an interruption kept from starting.
     pub dropped: Cell<u64>,
 }
@@ -138,6 +147,8 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
         burst: assignment.burst,
         sessions: assignment.sessions,
         queries: assignment.queries,
+        faults: assignment.faults,
+        first_send: assignment.first_send,
         dropped: Cell::new(0),
     });
     let (started, waited) = (Instant::now(), cpu::thread_wait());

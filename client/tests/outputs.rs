@@ -2,14 +2,16 @@
 //! No engine, no socket: the records are the whole input.
 
 use client::{
+    faults::{Fate, FaultLog},
     output::{Finished, OutputSettings, Results, RunInfo},
-    record::{Failure, FailureKind, QueryRecord, QueryStatus, Sample, SessionRecord},
+    record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
 };
 use protocol::{SessionId, Tally};
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use time::macros::datetime;
@@ -36,6 +38,10 @@ fn query(session: u64, num: u32, at: u64) -> QueryRecord {
         tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
         lost_connected: 0,
         lost_in_gap: 0,
+        events_after_terminator: 0,
+        longest_gap: Some(ms(50)),
+        paused: Duration::ZERO,
+        error_code: None,
         stall_count: 0,
         stall: Duration::ZERO,
         ideal_ttft: Some(Duration::ZERO),
@@ -55,8 +61,12 @@ fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
         connect: Some(ms(5)),
         close: Some(ms(2)),
         reconnect_attempts: 0,
-        reconnects_ok: 0,
-        reconnect_gaps: Vec::new(),
+        reconnects: Vec::new(),
+        sockets_cut: 0,
+        paused: false,
+        announced_gaps: 0,
+        announced_gap_positions: 0,
+        events_replayed: 0,
         close_codes: Vec::new(),
         ok: true,
         old_contract: false,
@@ -65,8 +75,13 @@ fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
 }
 
 fn open(dir: &Path) -> Results {
+    open_with(dir, Arc::default())
+}
+
+fn open_with(dir: &Path, log: Arc<FaultLog>) -> Results {
     let started_at = datetime!(2026-11-21 00:45:09 +2);
-    Results::open(&OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at }).unwrap()
+    Results::open(&OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at }, log)
+        .unwrap()
 }
 
 fn info() -> RunInfo {
@@ -132,8 +147,7 @@ fn bad_run(dir: &Path) -> Finished {
     };
     let reconnected = SessionRecord {
         reconnect_attempts: 3,
-        reconnects_ok: 1,
-        reconnect_gaps: vec![ms(1_500)],
+        reconnects: vec![Reconnect { cause: LossCause::Closed(4002), gap: ms(1_500) }],
         close_codes: vec![4002, 1000],
         ok: false,
         ..session(0, 90, 2_000)
@@ -241,7 +255,9 @@ fn what_an_interruption_cut_off_is_not_lost() {
     recorder.session_ended(SessionRecord { ok: false, ..session(0, 90, 500) }, vec![cut]);
     drop(recorder);
     let finished = results.finish(&RunInfo { interrupted: true, ..info() }).unwrap();
-    assert_eq!(finished.exit_code, 105);
+    assert_eq!((finished.exit_code, finished.headline), (105, "INTERRUPTED"));
+    assert!(finished.text.starts_with("  INTERRUPTED  "), "{}", finished.text);
+    assert!(!finished.text.contains("FAIL"), "{}", finished.text);
     assert_eq!(finished.judgement.reason, "1 of 1 queries were not ok.");
     assert_eq!(summary(dir.path())["tokens_lost"], 0);
     assert_eq!(summary(dir.path())["tokens_cut_off"], 13);
@@ -337,4 +353,41 @@ fn analyze_reads_what_a_run_wrote() {
     let path = dir.path().join("loadtest_20261121_004509.csv");
     let text = client::output::analyze(&[path]).unwrap();
     insta::assert_snapshot!("analyze", text.lines().skip(1).collect::<Vec<_>>().join("\n"));
+}
+
+/// A gateway is killed at two seconds; one query feels it, one ended long before.
+#[test]
+fn a_fault_is_marked_wherever_it_was_felt() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(FaultLog::new([("wsproxy-1:kill", ms(1_900)), ("redis:pause=5s", ms(60_000))]));
+    let results = open_with(dir.path(), Arc::clone(&log));
+    log.begin(0, ms(100), ms(2_000));
+    log.end(0, Some(ms(2_100)), Fate::Injected("process 1 is gone".into()));
+    log.end(1, None, Fate::Failed("the run was over before its time".into()));
+    log.outage(ms(1_980), ms(3_500));
+    log.error_event(ms(2_500), "peer_lost");
+    let mut recorder = results.recorder();
+    recorder.reconnect_attempt(ms(2_200));
+    recorder.reconnected(ms(2_300));
+    let error_code = Some("peer_lost".to_owned());
+    let felt = QueryRecord { error_code, status: QueryStatus::Error, ..query(0, 2, 1_500) };
+    recorder.query_ended(query(0, 1, 100));
+    recorder.session_ended(session(0, 90, 2_500), vec![felt]);
+    drop(recorder);
+    let finished = results.finish(&RunInfo { faults: log.records(), ..info() }).unwrap();
+    assert_eq!(finished.judgement.verdict.name(), "INVALID");
+    let reason = "A fault did not happen: `redis:pause=5s` at 60 s, the run was over before its time.";
+    assert_eq!(finished.judgement.reason, reason);
+    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
+    let rows = read(dir.path(), ".csv");
+    let cells: Vec<_> = rows.lines().map(|row| row.rsplit(',').next().unwrap()).collect();
+    assert_eq!(cells, ["fault", "", "wsproxy-1:kill"]);
+    let history = read(dir.path(), "_history.csv");
+    let row = history.lines().last().unwrap();
+    assert!(row.ends_with(",1,1,wsproxy-1:kill"), "{row}");
+    let summary = summary(dir.path());
+    insta::assert_json_snapshot!("faults", summary["faults"]);
+    assert_eq!(summary["queries_error_by_code"]["peer_lost"], 1);
+    assert_eq!(summary["peak_reconnect_rate"], 1);
+    insta::assert_snapshot!("fault_section", finished.text.split("\n\n").nth(6).unwrap());
 }

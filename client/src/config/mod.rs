@@ -2,7 +2,13 @@
 //! It reads neither the environment nor the network; all faults are found at once, not one a try.
 
 mod check;
+mod faults;
+mod habits;
+mod span;
 mod target;
+
+pub use faults::Faults as PlannedFaults;
+pub use habits::{Habits, Stall, Who};
 
 use crate::cli::RunArgs;
 use crate::secret::Secret;
@@ -25,6 +31,10 @@ pub struct Config {
     pub query: QueryShape,
     /// How a lost socket comes back, and how failed calls are repeated.
     pub reconnect: Reconnect,
+    /// What sessions do of their own accord.
+    pub habits: Habits,
+    /// What is broken meanwhile.
+    pub faults: PlannedFaults,
     /// What is left behind.
     pub output: Output,
     /// The stack runs in this process.
@@ -49,7 +59,7 @@ pub struct Load {
     /// `None`: the query's ideal duration and 30 s.
     pub query_timeout: Option<Duration>,
     /// A gap longer than this is a stall.
-    pub stall: Duration,
+    pub stall_limit: Duration,
     /// For running streams after an interruption.
     pub grace: Duration,
     /// Threads.
@@ -153,7 +163,7 @@ impl Config {
             query_timeout: args
                 .query_timeout
                 .map(|seconds| check.seconds("--query-timeout", Some(seconds), 30.0, 0.001)),
-            stall: check.millis("--stall-ms", args.stall_ms, 250.0),
+            stall_limit: check.millis("--stall-ms", args.stall_ms, 250.0),
             grace: check.seconds("--grace", args.grace, 30.0, 0.0),
             workers: workers.min(clients).max(1) as usize,
             seed: args.seed.unwrap_or(drawn_seed),
@@ -164,6 +174,8 @@ impl Config {
             ttft_ms: args.ttft_ms.map(|ms| check.millis("--ttft-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
             itl_ms: args.itl_ms.map(|ms| check.millis("--itl-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
         };
+        let habits = habits::habits(&mut check, &args);
+        let faults = faults::planned(&mut check, &args);
         let embedded = args.embedded;
         if embedded && (args.api_url.is_some() || args.wsproxy_url.is_some()) {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
@@ -176,7 +188,7 @@ impl Config {
         let target = target::target(&mut check, args, &mut warnings);
         match target {
             Some(target) if check.faults.is_empty() => {
-                Ok(Self { load, target, query, reconnect, output, embedded, warnings })
+                Ok(Self { load, target, query, reconnect, habits, faults, output, embedded, warnings })
             }
             _ => Err(Faults(check.faults)),
         }
@@ -193,7 +205,7 @@ impl Config {
             "burst": self.load.burst,
             "think_time_seconds": seconds(self.load.think_time),
             "query_timeout_seconds": self.load.query_timeout.map(seconds),
-            "stall_ms": seconds(self.load.stall) * 1e3,
+            "stall_ms": seconds(self.load.stall_limit) * 1e3,
             "grace_seconds": seconds(self.load.grace),
             "workers": self.load.workers,
             "seed": self.load.seed,
@@ -212,6 +224,18 @@ impl Config {
             "ws_max_backoff_seconds": seconds(self.reconnect.max),
             "ws_max_reconnect_attempts": self.reconnect.attempts,
             "ping_timeout_seconds": seconds(self.reconnect.ping_timeout),
+            "drop_rate": self.habits.drop_rate,
+            "stall": self.habits.stall.map(|stall| serde_json::json!({
+                "sessions": stall.sessions(self.load.clients),
+                "seconds": seconds(stall.time),
+            })),
+            "late_connect_seconds": self.habits.late_connect.map(|(least, most)| [seconds(least), seconds(most)]),
+            "resume": self.habits.resume && self.habits.late_connect.is_none(),
+            "faults": self.faults.planned.iter().map(|fault| serde_json::json!({
+                "fault": fault.spec,
+                "at_s": seconds(fault.at),
+            })).collect::<Vec<_>>(),
+            "fault_stack": self.faults.stack,
             "output_dir": self.output.dir,
             "name": self.output.name,
             "embedded": self.embedded,

@@ -9,12 +9,14 @@ pub struct Interval {
     metrics: Box<[Distribution; Metric::COUNT]>,
     queries_ended: u64,
     queries_failed: u64,
+    reconnect_attempts: u64,
+    reconnects: u64,
 }
 
 impl Default for Interval {
     fn default() -> Self {
         let metrics = Box::new(std::array::from_fn(|_| Distribution::default()));
-        Self { metrics, queries_ended: 0, queries_failed: 0 }
+        Self { metrics, queries_ended: 0, queries_failed: 0, reconnect_attempts: 0, reconnects: 0 }
     }
 }
 
@@ -29,6 +31,8 @@ impl Interval {
         self.metrics.iter_mut().for_each(Distribution::clear);
         self.queries_ended = 0;
         self.queries_failed = 0;
+        self.reconnect_attempts = 0;
+        self.reconnects = 0;
     }
 
     /// Takes all of `other`.
@@ -38,12 +42,36 @@ impl Interval {
         }
         self.queries_ended += other.queries_ended;
         self.queries_failed += other.queries_failed;
+        self.reconnect_attempts += other.reconnect_attempts;
+        self.reconnects += other.reconnects;
     }
 
     /// A query ended.
     pub const fn query_ended(&mut self, ok: bool) {
         self.queries_ended += 1;
         self.queries_failed += (!ok) as u64;
+    }
+
+    /// A socket is about to be opened again.
+    pub const fn reconnect_attempt(&mut self) {
+        self.reconnect_attempts += 1;
+    }
+
+    /// A socket was opened again.
+    pub const fn reconnected(&mut self) {
+        self.reconnects += 1;
+    }
+
+    /// Attempts to reconnect.
+    #[must_use]
+    pub const fn reconnect_attempts(&self) -> u64 {
+        self.reconnect_attempts
+    }
+
+    /// …of which succeeded. One that was begun in an earlier interval succeeds in a later one.
+    #[must_use]
+    pub const fn reconnects(&self) -> u64 {
+        self.reconnects
     }
 
     /// Queries that ended.
@@ -67,6 +95,7 @@ impl Interval {
     /// Nothing was recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queries_ended == 0 && self.metrics.iter().all(|distribution| distribution.count() == 0)
+        let counted = self.queries_ended + self.reconnect_attempts + self.reconnects;
+        counted == 0 && self.metrics.iter().all(|distribution| distribution.count() == 0)
     }
 }

@@ -8,6 +8,7 @@ mod interval;
 mod metric;
 mod recorder;
 mod run;
+mod storm;
 mod verdict;
 
 pub use distribution::{Distribution, Summary};
@@ -17,5 +18,6 @@ pub use interval::Interval;
 pub use metric::Metric;
 pub use recorder::{FinishedSession, Parcel, Recorder};
 pub(crate) use recorder::{nanos, tpot_ns};
-pub use run::{QueryCounts, RunData, SessionCounts, TokenCounts};
+pub use run::{LongestGap, QueryCounts, RunData, SessionCounts, TokenCounts};
+pub use storm::{Peak, ReconnectStorm};
 pub use verdict::{Evidence, Judgement, Verdict, exit_code, judge};

@@ -63,6 +63,18 @@ impl Recorder {
         self.interval.record(sample.into(), ns);
     }
 
+    /// A socket is about to be opened again.
+    pub fn reconnect_attempt(&mut self, at: Moment) {
+        self.tick(at);
+        self.interval.reconnect_attempt();
+    }
+
+    /// A socket was opened again.
+    pub fn reconnected(&mut self, at: Moment) {
+        self.tick(at);
+        self.interval.reconnected();
+    }
+
     /// A query ended. Tell it when it ends, so that its second is the right one.
     pub fn query_ended(&mut self, query: QueryRecord) {
         self.tick(query.ended);
@@ -117,6 +129,10 @@ impl Recorder {
         let scheduled = Some(query.scheduled);
         record(Metric::Queue, query.sent, scheduled);
         record(Metric::ScheduleLag, query.sent, scheduled);
+        // What the client held back itself says nothing of the system.
+        if !query.paused.is_zero() {
+            return;
+        }
         let ttft = record(Metric::Ttft, query.first_token, query.sent);
         record(Metric::TtftSched, query.first_token, scheduled);
         let e2el = record(Metric::E2el, query.done, query.sent);
@@ -144,8 +160,8 @@ impl Recorder {
                 self.interval.record(metric, nanos(step));
             }
         }
-        for &gap in &session.reconnect_gaps {
-            self.interval.record(Metric::ReconnectGap, nanos(gap));
+        for reconnect in &session.reconnects {
+            self.interval.record(Metric::ReconnectGap, nanos(reconnect.gap));
         }
         self.interval.record(Metric::ScheduleLag, nanos(session.started) - nanos(session.scheduled));
     }

@@ -1,9 +1,27 @@
 //! The sums of a run: sessions, queries, tokens, failures, and the merged distributions.
 //! It is filled a finished session at a time and keeps none of them.
 
-use super::{Failures, FinishedSession, Interval};
-use crate::record::{Moment, QueryRecord, QueryStatus, SessionRecord};
+use super::{Failures, FinishedSession, Interval, ReconnectStorm};
+use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
+use protocol::SessionId;
 use std::{collections::BTreeMap, time::Duration};
+
+/// Codes of error events that are told apart; what comes after them is counted together.
+const MOST_CODES: usize = 50;
+const FURTHER_CODES: &str = "(further codes)";
+
+/// The longest time between two consecutive events of any query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongestGap {
+    /// How long.
+    pub gap: Duration,
+    /// In which session.
+    pub session: Option<SessionId>,
+    /// From 0.
+    pub session_index: u64,
+    /// From 1.
+    pub query_num: u32,
+}
 
 /// Sessions by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +34,8 @@ pub struct SessionCounts {
     pub old_contract: u64,
     /// Those that lost a socket at least once.
     pub with_reconnects: u64,
+    /// Those that stopped reading, as they were asked to.
+    pub paused: u64,
     /// Time that sessions lasted, summed.
     pub time: Duration,
 }
@@ -57,6 +77,10 @@ pub struct TokenCounts {
     pub duplicated: u64,
     /// Below one already seen, for the first time.
     pub reordered: u64,
+    /// Behind their generation's terminator, and terminators beyond the first.
+    pub after_terminator: u64,
+    /// Again, because the client asked for them again or could not say what it had. Not part of `duplicated`.
+    pub replayed: u64,
     /// Announced, and still to come when the run was ended.
     pub cut_off: u64,
     /// The first four with terminators.
@@ -88,6 +112,20 @@ pub struct RunData {
     pub reconnect_attempts: u64,
     /// …of which succeeded.
     pub reconnects_ok: u64,
+    /// …of which after a loss of this cause.
+    pub reconnects_by_cause: BTreeMap<LossCause, u64>,
+    /// How many came at once.
+    pub reconnect_storm: ReconnectStorm,
+    /// Sockets that the client cut itself.
+    pub sockets_cut: u64,
+    /// Gaps that the gateway announced.
+    pub announced_gaps: u64,
+    /// Positions in them.
+    pub announced_gap_positions: u64,
+    /// The longest time between two consecutive events of a query.
+    pub longest_gap: Option<LongestGap>,
+    /// Queries that an error event ended, by its code.
+    pub errors_by_code: BTreeMap<String, u64>,
     /// Gaps between tokens over the stall limit.
     pub stall_count: u64,
     /// The excess of those gaps, summed.
@@ -126,7 +164,15 @@ impl RunData {
         counts.with_reconnects += u64::from(session.reconnect_attempts > 0);
         counts.time += session.ended.saturating_sub(session.started);
         self.reconnect_attempts += session.reconnect_attempts;
-        self.reconnects_ok += session.reconnects_ok;
+        self.reconnects_ok += session.reconnects.len() as u64;
+        for reconnect in &session.reconnects {
+            *self.reconnects_by_cause.entry(reconnect.cause).or_default() += 1;
+        }
+        self.sessions.paused += u64::from(session.paused);
+        self.sockets_cut += session.sockets_cut;
+        self.announced_gaps += session.announced_gaps;
+        self.announced_gap_positions += session.announced_gap_positions;
+        self.tokens.replayed += session.events_replayed;
         for &code in &session.close_codes {
             *self.close_codes.entry(code).or_default() += 1;
         }
@@ -150,6 +196,17 @@ impl RunData {
             let response = query.done.unwrap_or(query.ended);
             self.last_response = Some(self.last_response.map_or(response, |last| last.max(response)));
         }
+        if let Some(code) = &query.error_code {
+            let known = self.errors_by_code.contains_key(code) || self.errors_by_code.len() < MOST_CODES;
+            let code = if known { code } else { FURTHER_CODES };
+            *self.errors_by_code.entry(code.to_owned()).or_default() += 1;
+        }
+        if let Some(gap) =
+            query.longest_gap.filter(|&gap| self.longest_gap.is_none_or(|longest| gap > longest.gap))
+        {
+            let (session, session_index, query_num) = (query.session, query.session_index, query.query_num);
+            self.longest_gap = Some(LongestGap { gap, session, session_index, query_num });
+        }
         self.stall_count += query.stall_count;
         self.stall += query.stall;
         if let Some(failure) = &query.failure {
@@ -162,6 +219,7 @@ impl RunData {
         tokens.received += tally.tokens_received;
         tokens.duplicated += tally.tokens_duplicated;
         tokens.reordered += tally.tokens_reordered;
+        tokens.after_terminator += query.events_after_terminator;
         tokens.events_received += tally.events_received;
         tokens.events_duplicated += tally.events_duplicated;
         tokens.events_reordered += tally.events_reordered;

@@ -42,6 +42,10 @@ pub struct Evidence {
     pub tokens_duplicated: u64,
     /// Tokens that came below one already seen.
     pub tokens_reordered: u64,
+    /// Events behind their generation's terminator, and terminators beyond the first.
+    pub events_after_terminator: u64,
+    /// A fault that was to be injected and was not, and why.
+    pub fault_not_injected: Option<String>,
     /// Tokens of servers that number nothing: nobody can say whether others are missing.
     pub tokens_unverified: u64,
     /// Queries attempted.
@@ -112,12 +116,20 @@ fn broken_integrity(evidence: &Evidence) -> Option<String> {
     ];
     let faults: Vec<_> =
         faults.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    (!faults.is_empty()).then(|| format!("Tokens did not arrive once and in order: {}.", faults.join(", ")))
+    if !faults.is_empty() {
+        return Some(format!("Tokens did not arrive once and in order: {}.", faults.join(", ")));
+    }
+    let behind = evidence.events_after_terminator;
+    (behind > 0)
+        .then(|| format!("Answers went on after their end: {behind} events came behind a terminator."))
 }
 
 fn mistrust(evidence: &Evidence) -> Option<String> {
     if evidence.shards_missing > 0 {
         return Some(format!("The results of {} shards are missing.", evidence.shards_missing));
+    }
+    if let Some(why) = &evidence.fault_not_injected {
+        return Some(format!("A fault did not happen: {why}."));
     }
     if evidence.queries_total == 0 {
         return Some("Nothing was measured: no query was attempted.".to_owned());
@@ -191,6 +203,9 @@ mod tests {
         check(&Evidence { cpu_wait_share: Some(0.11), ..good() }, Invalid, "11.0 %");
         check(&Evidence { cpu_wait_share: Some(0.10), ..good() }, Pass, "");
         check(&Evidence { achieved_share: Some(0.94), ..good() }, Invalid, "94.0 %");
+        check(&Evidence { events_after_terminator: 2, ..good() }, Fail, "2 events came behind a terminator");
+        let why = Some("`redis:kill` at 3 s: no such stack".to_owned());
+        check(&Evidence { fault_not_injected: why, ..good() }, Invalid, "`redis:kill` at 3 s");
         check(&Evidence { shards_missing: 1, ..good() }, Invalid, "1 shards");
         // Mistrust outranks thresholds, integrity outranks mistrust.
         check(&Evidence { loop_lag_p99: late, queries_ok: 9, ..good() }, Invalid, "loop_lag");

@@ -7,12 +7,18 @@ use super::{
     history::{self, Second},
     hlog::Hlog,
 };
-use crate::measure::{Gauge, Interval, Parcel, RunData};
+use crate::{
+    faults::FaultLog,
+    measure::{Gauge, Interval, Parcel, ReconnectStorm, RunData},
+};
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufWriter},
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 use time::OffsetDateTime;
@@ -33,6 +39,7 @@ pub(super) struct Collector {
     unflushed: usize,
     hlog: File,
     seconds: Seconds,
+    faults: Arc<FaultLog>,
 }
 
 /// The seconds of the run that are not written yet.
@@ -45,10 +52,12 @@ struct Seconds {
     history: csv::Writer<File>,
     started_at: OffsetDateTime,
     sessions: Gauge,
+    storm: ReconnectStorm,
+    faults: Arc<FaultLog>,
 }
 
 impl Collector {
-    pub(super) fn new(files: &Files, sessions: Gauge) -> io::Result<Self> {
+    pub(super) fn new(files: &Files, sessions: Gauge, faults: Arc<FaultLog>) -> io::Result<Self> {
         let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
         let mut rows = csv::Writer::from_writer(buffered);
         rows.write_record(csv_rows::COLUMNS)?;
@@ -56,10 +65,17 @@ impl Collector {
         let mut history = csv::Writer::from_writer(files.open("_history.csv")?);
         history.write_record(history::COLUMNS)?;
         history.flush()?;
-        let seconds =
-            Seconds { open: BTreeMap::new(), next: 0, history, started_at: files.started_at, sessions };
+        let seconds = Seconds {
+            open: BTreeMap::new(),
+            next: 0,
+            history,
+            started_at: files.started_at,
+            sessions,
+            storm: ReconnectStorm::default(),
+            faults: Arc::clone(&faults),
+        };
         let hlog = files.open("_latency.hlog")?;
-        Ok(Self { run: RunData::default(), files: files.clone(), rows, unflushed: 0, hlog, seconds })
+        Ok(Self { run: RunData::default(), files: files.clone(), rows, unflushed: 0, hlog, seconds, faults })
     }
 
     /// Until the last recorder is gone.
@@ -82,7 +98,7 @@ impl Collector {
                 }
                 Ok(Parcel::Session(finished)) => {
                     self.run.add_session(&finished);
-                    csv_rows::write(&mut self.rows, &finished)?;
+                    csv_rows::write(&mut self.rows, &finished, &self.faults)?;
                     self.unflushed += finished.queries.len();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -95,6 +111,7 @@ impl Collector {
         }
         self.seconds.write_before(u64::MAX, &mut hlog)?;
         self.rows.flush()?;
+        self.run.reconnect_storm = self.seconds.storm;
         Ok(self.run)
     }
 }
@@ -108,12 +125,19 @@ impl Seconds {
         self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
     }
 
+    /// The faults that began in `second`, or before it in seconds that have no row.
+    fn begun_until(&self, second: u64) -> String {
+        let begun = (self.next..=second).map(|second| self.faults.begun_in(second));
+        begun.filter(|faults| !faults.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
     fn write_before(&mut self, end: u64, hlog: &mut Hlog<'_>) -> io::Result<()> {
         while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < end) {
             let (second, (interval, sessions)) = entry.remove_entry();
             hlog.write(second, &interval)?;
             let timestamp = self.started_at + Duration::from_secs(second);
-            let row = Second { timestamp, sessions, interval: &interval };
+            self.storm.add(second, &interval);
+            let row = Second { timestamp, sessions, interval: &interval, faults: self.begun_until(second) };
             self.history.write_record(row.record())?;
             self.history.flush()?;
             self.next = second + 1;

@@ -3,13 +3,14 @@
 
 use super::text::printable;
 use crate::{
+    faults::FaultLog,
     measure::FinishedSession,
     record::{Moment, QueryRecord, QueryStatus, SessionRecord},
 };
 use std::{io, time::Duration};
 
 /// The header.
-pub(super) const COLUMNS: [&str; 35] = [
+pub(super) const COLUMNS: [&str; 42] = [
     "session_id",
     "query_num",
     "latency",
@@ -45,6 +46,13 @@ pub(super) const COLUMNS: [&str; 35] = [
     "events_received",
     "failure",
     "failure_code",
+    "error_code",
+    "longest_gap_ms",
+    "events_after_terminator",
+    "paused_ms",
+    "sockets_cut",
+    "announced_gaps",
+    "fault",
 ];
 
 impl QueryStatus {
@@ -63,11 +71,15 @@ impl QueryStatus {
 }
 
 /// Writes the rows of a finished session.
-pub(super) fn write(out: &mut csv::Writer<impl io::Write>, finished: &FinishedSession) -> csv::Result<()> {
-    finished.queries.iter().try_for_each(|query| out.write_record(row(&finished.session, query)))
+pub(super) fn write(
+    out: &mut csv::Writer<impl io::Write>,
+    finished: &FinishedSession,
+    faults: &FaultLog,
+) -> csv::Result<()> {
+    finished.queries.iter().try_for_each(|query| out.write_record(row(&finished.session, query, faults)))
 }
 
-fn row(session: &SessionRecord, query: &QueryRecord) -> [String; COLUMNS.len()] {
+fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [String; COLUMNS.len()] {
     let since =
         |to: Option<Moment>, from: Option<Moment>| to.zip(from).map(|(to, from)| millis_between(to, from));
     let scheduled = Some(query.scheduled);
@@ -87,7 +99,7 @@ fn row(session: &SessionRecord, query: &QueryRecord) -> [String; COLUMNS.len()] 
         seconds(session.connect),
         seconds(session.close),
         session.reconnect_attempts.to_string(),
-        session.reconnects_ok.to_string(),
+        session.reconnects.len().to_string(),
         failure.map(|failure| printable(&failure.message)).unwrap_or_default(),
         query.session_index.to_string(),
         query.status.name().to_owned(),
@@ -115,6 +127,13 @@ fn row(session: &SessionRecord, query: &QueryRecord) -> [String; COLUMNS.len()] 
         tally.events_received.to_string(),
         failure.map(|failure| failure.kind.name().to_owned()).unwrap_or_default(),
         failure.and_then(|failure| failure.code).map(|code| code.to_string()).unwrap_or_default(),
+        query.error_code.as_deref().map(printable).unwrap_or_default(),
+        number(query.longest_gap.map(|gap| millis_between(gap, Duration::ZERO)), 3),
+        query.events_after_terminator.to_string(),
+        number(Some(millis_between(query.paused, Duration::ZERO)), 3),
+        session.sockets_cut.to_string(),
+        session.announced_gaps.to_string(),
+        faults.felt(query.sent.unwrap_or(query.scheduled), query.ended),
     ]
 }
 

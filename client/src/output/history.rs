@@ -5,7 +5,7 @@ use crate::measure::{Interval, Metric};
 use time::OffsetDateTime;
 
 /// The header.
-pub(super) const COLUMNS: [&str; 24] = [
+pub(super) const COLUMNS: [&str; 27] = [
     "Timestamp",
     "User Count",
     "Type",
@@ -30,6 +30,9 @@ pub(super) const COLUMNS: [&str; 24] = [
     "itl_ms p99",
     "delivery_ms p99",
     "loop_lag_ms p99",
+    "Reconnect attempts/s",
+    "Reconnects/s",
+    "faults",
 ];
 
 /// Locust's percentiles, as quantiles.
@@ -42,6 +45,8 @@ pub(super) struct Second<'a> {
     /// Sessions open when the second was over.
     pub(super) sessions: u64,
     pub(super) interval: &'a Interval,
+    /// What was broken in it.
+    pub(super) faults: String,
 }
 
 impl Second<'_> {
@@ -66,6 +71,9 @@ impl Second<'_> {
             (Metric::LoopLag, 0.99),
         ];
         row.extend(more.map(|(metric, quantile)| self.cell(metric, quantile)));
+        row.push(self.interval.reconnect_attempts().to_string());
+        row.push(self.interval.reconnects().to_string());
+        row.push(self.faults.clone());
         row
     }
 

@@ -1,7 +1,10 @@
 //! What the engine knows of a run besides its records: the plan, the machine's part, how it ended.
 //! Secrets are not in it: the configuration comes redacted.
 
-use crate::measure::{Evidence, Metric, RunData};
+use crate::{
+    faults::{Fate, FaultRecord},
+    measure::{Evidence, Metric, RunData},
+};
 use std::time::Duration;
 
 /// Told by the engine when the run is over.
@@ -35,6 +38,8 @@ pub struct RunInfo {
     pub peak_queries: u64,
     /// Client and simulator share a clock (`boot_id` equal); unknown before the first answer and of old servers.
     pub shared_clock: Option<bool>,
+    /// What was to be broken, and what became of it.
+    pub faults: Vec<FaultRecord>,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
 }
@@ -49,6 +54,8 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         tokens_lost: run.tokens.lost,
         tokens_duplicated: run.tokens.duplicated,
         tokens_reordered: run.tokens.reordered,
+        events_after_terminator: run.tokens.after_terminator,
+        fault_not_injected: info.faults.iter().find_map(not_injected),
         tokens_unverified: run.tokens.unverified,
         queries_total: run.queries.total,
         queries_ok: run.queries.ok,
@@ -61,4 +68,14 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         burst: info.burst,
         ..Evidence::default()
     }
+}
+
+fn not_injected(fault: &FaultRecord) -> Option<String> {
+    let why = match &fault.fate {
+        Fate::Injected(_) => return None,
+        Fate::Failed(why) => why.trim_end_matches('.'),
+        Fate::Planned => "its time never came",
+        Fate::Begun => "it was not in force at the run's end",
+    };
+    Some(format!("`{}` at {} s, {}", fault.spec, fault.at.as_secs_f64(), super::text::printable(why)))
 }

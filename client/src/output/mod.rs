@@ -5,6 +5,7 @@
 mod analyze;
 mod collector;
 mod csv_rows;
+mod faults;
 mod files;
 mod history;
 mod hlog;
@@ -19,12 +20,16 @@ pub use files::{OpenError, OutputSettings};
 pub use info::RunInfo;
 pub use text::colored;
 
+use crate::faults::FaultLog;
 use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData, exit_code, judge};
 use collector::Collector;
 use std::{
     io,
     path::PathBuf,
-    sync::mpsc::{SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
     thread::JoinHandle,
 };
 
@@ -46,6 +51,8 @@ pub struct Results {
 pub struct Finished {
     /// What the run is worth, and why.
     pub judgement: Judgement,
+    /// The verdict's name, or that the run was interrupted.
+    pub headline: &'static str,
     /// The exit code that follows.
     pub exit_code: u8,
     /// The text summary, for stdout; [`colored`] paints it for a terminal.
@@ -61,11 +68,11 @@ impl Results {
     ///
     /// # Errors
     /// The directory or a file in it cannot be created; the message names it and what to do.
-    pub fn open(settings: &OutputSettings) -> Result<Self, OpenError> {
+    pub fn open(settings: &OutputSettings, faults: Arc<FaultLog>) -> Result<Self, OpenError> {
         let files = files::Files::create(settings)?;
         let (parcels, incoming) = sync_channel(PARCELS);
         let (sessions, queries) = (Gauge::default(), Gauge::default());
-        let collector = Collector::new(&files, sessions.clone())
+        let collector = Collector::new(&files, sessions.clone(), faults)
             .map_err(|source| OpenError::new(files.path(""), source))?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
@@ -113,5 +120,6 @@ fn write_up(files: &files::Files, run: &RunData, info: &RunInfo) -> io::Result<F
     summary::write(files, run, info, &judgement, exit_code)?;
     summary::write_index(files, run, info, &judgement)?;
     let text = text::render(run, info, &evidence, &judgement);
-    Ok(Finished { judgement, exit_code, text, files: files.written(), base: files.path("") })
+    let headline = text::headline(info, &judgement);
+    Ok(Finished { judgement, headline, exit_code, text, files: files.written(), base: files.path("") })
 }

@@ -1,7 +1,7 @@
 //! `_summary.json`: the origin's keys, vLLM's and ours beside them, and the line of the run in `index.jsonl`.
 //! The origin's are in seconds and percent, all others in milliseconds and shares.
 
-use super::{RunInfo, files::Files, host::Host};
+use super::{RunInfo, faults, files::Files, host::Host};
 use crate::measure::{Distribution, Judgement, Metric, RunData, Summary as Figures};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -27,6 +27,9 @@ struct Summary<'a> {
     ours: Ours,
     #[serde(flatten)]
     vllm: Map<String, Value>,
+    #[serde(flatten)]
+    measures: Map<String, Value>,
+    faults: Vec<Value>,
     metrics: Map<String, Value>,
     failures: Vec<Value>,
     close_codes: Map<String, Value>,
@@ -272,6 +275,8 @@ pub(super) fn write(
         origin: origin(run),
         ours: ours(run, info),
         vllm: vllm(run),
+        measures: faults::measures(run),
+        faults: faults::json(info),
         metrics: metrics(run),
         failures: failures(run),
         close_codes: close_codes.collect(),

@@ -2,7 +2,7 @@
 //! and the generator's own health. It fits 80 columns and is readable without colours.
 
 use super::{
-    RunInfo,
+    RunInfo, faults,
     summary::{delivery_ratio, integrity, mean_present, rate},
 };
 use crate::measure::{Evidence, Judgement, Metric, RunData};
@@ -10,6 +10,7 @@ use std::fmt::Write;
 
 const WIDTH: usize = 80;
 const MARGIN: &str = "  ";
+const INTERRUPTED: &str = "INTERRUPTED";
 
 /// Latency rows, in this order.
 const LATENCIES: [Metric; 15] = [
@@ -39,6 +40,7 @@ pub(super) fn render(run: &RunData, info: &RunInfo, evidence: &Evidence, judgeme
     latency(&mut out, run, info);
     throughput(&mut out, run, info);
     connections(&mut out, run);
+    faults::section(&mut out, info);
     generator(&mut out, run, info, evidence);
     failures(&mut out, run);
     out
@@ -50,8 +52,15 @@ pub fn colored(text: &str) -> String {
     const GREEN: &str = "32";
     const RED: &str = "31";
     const YELLOW: &str = "33";
-    let words =
-        [("✓", GREEN), ("✗", RED), ("?", YELLOW), ("PASS", GREEN), ("FAIL", RED), ("INVALID", YELLOW)];
+    let words = [
+        ("✓", GREEN),
+        ("✗", RED),
+        ("?", YELLOW),
+        ("PASS", GREEN),
+        ("FAIL", RED),
+        ("INVALID", YELLOW),
+        (INTERRUPTED, YELLOW),
+    ];
     let mut out = String::with_capacity(text.len() + 64);
     for line in text.split_inclusive('\n') {
         let body = line.strip_prefix(MARGIN).unwrap_or(line);
@@ -67,9 +76,14 @@ pub fn colored(text: &str) -> String {
     out
 }
 
+/// The verdict; of a run that was ended before its time only that.
+pub(super) const fn headline(info: &RunInfo, judgement: &Judgement) -> &'static str {
+    if info.interrupted { INTERRUPTED } else { judgement.verdict.name() }
+}
+
 fn head(out: &mut String, info: &RunInfo, judgement: &Judgement) {
-    let interrupted = if info.interrupted { "The run was interrupted. " } else { "" };
-    let sentence = format!("{}  {interrupted}{}", judgement.verdict.name(), judgement.reason);
+    let until = if info.interrupted { "The run was interrupted. Until then: " } else { "" };
+    let sentence = format!("{}  {until}{}", headline(info, judgement), judgement.reason);
     let _ = writeln!(out, "{}", wrap(&sentence, WIDTH, MARGIN));
     out.push('\n');
 }
@@ -100,7 +114,7 @@ fn checks(out: &mut String, run: &RunData, evidence: &Evidence) {
 }
 
 /// One `name....: value` line.
-fn line(out: &mut String, name: &str, value: &str) {
+pub(super) fn line(out: &mut String, name: &str, value: &str) {
     let _ = writeln!(out, "{MARGIN}{name:.<26}: {value}");
 }
 
@@ -117,6 +131,12 @@ fn delivery(out: &mut String, run: &RunData) {
     line(out, "tokens_lost", &format!("{}{where_lost}", tokens.lost));
     line(out, "tokens_duplicated", &tokens.duplicated.to_string());
     line(out, "tokens_reordered", &tokens.reordered.to_string());
+    if tokens.after_terminator > 0 {
+        line(out, "events_after_terminator", &tokens.after_terminator.to_string());
+    }
+    if tokens.replayed > 0 {
+        line(out, "events_replayed", &format!("{}  (asked for again)", tokens.replayed));
+    }
     line(out, "integrity", integrity(run));
     if tokens.unverified > 0 {
         line(out, "tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
@@ -125,6 +145,11 @@ fn delivery(out: &mut String, run: &RunData) {
         line(out, "tokens_cut_off", &format!("{}  (still to come at the end)", tokens.cut_off));
     }
     line(out, "stalls", &format!("{}  {:.0} ms in excess", run.stall_count, run.stall.as_secs_f64() * 1e3));
+    if let Some(longest) = run.longest_gap {
+        let session = longest.session.map(|id| id.to_string()).unwrap_or_default();
+        let ms = short(longest.gap.as_secs_f64() * 1e3);
+        line(out, "longest_token_gap", &format!("{ms} ms  in {session}"));
+    }
     out.push('\n');
 }
 
@@ -195,6 +220,7 @@ fn connections(out: &mut String, run: &RunData) {
         let codes: Vec<_> = run.close_codes.iter().map(|(code, count)| format!("{code} × {count}")).collect();
         line(out, "close codes", &codes.join(", "));
     }
+    faults::connection_lines(out, run);
     out.push('\n');
 }
 

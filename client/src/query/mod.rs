@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Generations seen before the answer to `/run` says which one is ours. More than a retried call can make.
 const MOST_GENERATIONS: usize = 4;
 
+/// An error's code is cut off here.
+const LONGEST_CODE: usize = 64;
+
 /// An ideal beyond this is a fault of the server's arithmetic.
 const LONGEST_IDEAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -73,9 +76,15 @@ pub struct Query {
     pub answer: Option<RunResponse>,
     /// Events of earlier queries that came again while this one ran.
     pub repeated: Tally,
+    /// Events of the query before that came behind its terminator's place while this one ran.
+    pub stray: u64,
+    /// How long the client itself did not read.
+    pub paused: Duration,
     /// What went wrong first.
     pub failure: Option<Failure>,
     streams: Vec<Stream>,
+    /// The code of a later claim's error event, which ended the query.
+    ended_with: Option<String>,
     /// Events that are none of this session's: a gateway that mixes sessions up delivers every token, but not alone.
     foreign: u64,
     /// Generations up to this one belong to earlier queries.
@@ -94,8 +103,11 @@ impl Query {
             sent: None,
             answer: None,
             repeated: Tally::default(),
+            stray: 0,
+            paused: Duration::ZERO,
             failure: None,
             streams: Vec::new(),
+            ended_with: None,
             foreign: 0,
             floor,
             end: None,
@@ -120,6 +132,7 @@ impl Query {
         let stream = &mut self.streams[index];
         if event.kind == Kind::Error && stream.error.is_none() {
             stream.error = Some(describe_error(event));
+            stream.error_code = Some(error_code(event));
         }
         let has_text = !event.content.is_empty();
         let seq = event.position.map(|position| position.seq);
@@ -153,6 +166,7 @@ impl Query {
 
     fn ended_by_peer(&mut self, event: &Event<'_>, at: Instant) -> Arrived {
         self.fail(FailureKind::Stream, None, describe_error(event));
+        self.ended_with = Some(error_code(event));
         self.finish(at, End::Failed);
         if let Some(position) = event.position {
             self.floor = self.floor.max(position.generation);
@@ -251,6 +265,22 @@ impl Query {
         streams.any(|stream| stream.generation == position.generation && stream.has(position.seq))
     }
 
+    /// Whether `position` is behind the terminator of its generation, which this query had.
+    #[must_use]
+    pub fn is_behind_terminator(&self, position: Position) -> bool {
+        let mut streams = self.streams.iter();
+        streams.any(|stream| {
+            stream.generation == position.generation && stream.is_behind_terminator(position.seq)
+        })
+    }
+
+    /// The code of the error event that ended the query.
+    #[must_use]
+    pub fn error_code(&self) -> Option<&str> {
+        let own = || self.own_stream().and_then(|stream| stream.error_code.as_deref());
+        self.ended_with.as_deref().or_else(own)
+    }
+
     /// Generations up to this one are none of a later query's.
     #[must_use]
     pub fn ceiling(&self) -> u64 {
@@ -261,6 +291,11 @@ impl Query {
 
 fn announced(stream: &Stream) -> u64 {
     if stream.announced_gap == u64::MAX { 0 } else { stream.announced_gap }
+}
+
+/// A server's text: long enough to name a kind, too short to fill memory.
+fn error_code(event: &Event<'_>) -> String {
+    event.code.as_deref().unwrap_or("unknown").chars().take(LONGEST_CODE).collect()
 }
 
 fn describe_error(event: &Event<'_>) -> String {

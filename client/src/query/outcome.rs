@@ -25,6 +25,10 @@ impl Query {
         }
     }
 
+    fn after_terminator(&self) -> u64 {
+        self.stray + self.own_stream().map_or(0, |stream| stream.after_terminator)
+    }
+
     pub(super) fn status(&self, tally: &Tally) -> QueryStatus {
         match self.end.map_or(End::Abandoned, |(_, end)| end) {
             End::TimedOut => QueryStatus::Timeout,
@@ -34,7 +38,8 @@ impl Query {
             End::Finished => {
                 let Some(stream) = self.own_stream() else { return QueryStatus::Incomplete };
                 let whole = stream.ledger.is_complete() && tally.tokens_lost == 0 && tally.events_lost == 0;
-                let clean = tally.events_duplicated == 0 && tally.events_reordered == 0 && self.foreign == 0;
+                let clean = tally.events_duplicated == 0 && tally.events_reordered == 0;
+                let clean = clean && self.foreign == 0 && self.after_terminator() == 0;
                 let unannounced = self
                     .answer
                     .as_ref()
@@ -108,6 +113,10 @@ impl Query {
             lost_connected: tally.tokens_lost - lost_in_gap,
             lost_in_gap,
             tally,
+            events_after_terminator: self.after_terminator(),
+            longest_gap: stream.and_then(|stream| stream.longest_gap).filter(|_| self.paused.is_zero()),
+            paused: self.paused,
+            error_code: self.error_code().map(str::to_owned).filter(|_| status == QueryStatus::Error),
             stall_count: stream.map_or(0, |stream| stream.stall_count),
             stall: stream.map_or(Duration::ZERO, |stream| stream.stall),
             ideal_ttft: answer.and_then(|answer| millis(answer.ideal_ttft_ms)),
@@ -134,8 +143,12 @@ impl Query {
             }
             QueryStatus::Incomplete => {
                 let message = format!(
-                    "{} tokens lost, {} events duplicated, {} reordered, {} of other queries",
-                    tally.tokens_lost, tally.events_duplicated, tally.events_reordered, self.foreign
+                    "{} tokens lost, {} events duplicated, {} reordered, {} of other queries, {} behind the terminator",
+                    tally.tokens_lost,
+                    tally.events_duplicated,
+                    tally.events_reordered,
+                    self.foreign,
+                    self.after_terminator()
                 );
                 self.fail(FailureKind::Stream, None, message);
             }

@@ -14,13 +14,17 @@ const FAREWELL: Duration = Duration::from_secs(1);
 impl Session {
     pub(super) async fn close(&mut self) {
         self.closing = true;
+        if let Some(link) = &mut self.link {
+            link.cut_no_more();
+        }
         let taken_over = matches!(&self.failure, Some(failure) if failure.kind == FailureKind::Closed(4001));
         let closed = self.close_codes.last() == Some(&1000);
         let Some(session) = self.id.filter(|_| !taken_over && !closed) else { return };
         let worker = Rc::clone(&self.worker);
         let mut backoff = self.backoff();
         let started = Instant::now();
-        let mut call = Box::pin(async move { worker.http.close(session, &mut backoff).await });
+        let until = started + self.patience();
+        let mut call = Box::pin(async move { worker.http.close(session, &mut backoff, until).await });
         let answer = loop {
             tokio::select! {
                 biased;

@@ -2,18 +2,20 @@
 //! It never submits before its subscription is live, and never takes silence for success.
 
 mod close;
+mod errand;
 mod query;
 
 use crate::{
     backoff::Backoff,
     burst::{Burst, Slot},
     downtime::Downtime,
-    link::{Link, LinkEvent, Opener},
+    habits::Habits,
+    link::{Cuts, Link, LinkEvent, Opener},
     listen::Replay,
     live::Shard,
     measure::Present,
     query::{End, Query},
-    record::{Failure, QueryRecord, QueryStatus, SessionRecord},
+    record::{Failure, LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
     secret::Secret,
     worker::Worker,
 };
@@ -51,26 +53,48 @@ pub(crate) struct Session {
     pub(crate) last: Position,
     pub(crate) replay: Option<Replay>,
     pub(crate) downtime: Downtime,
-    pub(crate) reconnect_gaps: Vec<Duration>,
+    pub(crate) reconnects: Vec<Reconnect>,
+    /// Why the last socket was lost, until there is a new one.
+    pub(crate) lost_by: Option<LossCause>,
+    /// When the current socket was opened.
+    pub(crate) opened: Instant,
+    /// A socket broke since one last ended with a farewell: the gateway cannot know what arrived.
+    pub(crate) unclean: bool,
+    pub(crate) sockets_cut: u64,
+    /// When the client last cut its socket.
+    pub(crate) last_cut: Option<Instant>,
+    pub(crate) announced_gaps: u64,
+    pub(crate) announced_gap_positions: u64,
+    /// Events that were allowed to come again, and did.
+    pub(crate) events_replayed: u64,
+    pub(crate) habits: Habits,
     pub(crate) close_codes: Vec<u16>,
     /// Sockets lost in a row without an event between.
     pub(crate) losses_in_a_row: u32,
     pub(crate) closing: bool,
+    /// Its socket is ended by itself, between two queries.
+    pub(crate) leaving: bool,
     /// The session cannot go on.
     pub(crate) over: bool,
     pub(crate) failure: Option<Failure>,
-    /// Times of events that came before it was known whose clock they are of.
-    pub(crate) undated: Vec<(Instant, u64, bool)>,
+    /// Times of events that came before it was known whose clock they are of, and when their socket was opened.
+    pub(crate) undated: Vec<(Instant, u64, Instant)>,
     pub(crate) shared_clock: Option<bool>,
     index: u64,
     scheduled: Instant,
     started: Instant,
     create: Option<Duration>,
-    connect: Option<Duration>,
+    pub(crate) connect: Option<Duration>,
     close: Option<Duration>,
     token: Secret,
     /// When the current query's call went out; the call itself notes it.
-    sent: Rc<Cell<Option<Instant>>>,
+    pub(crate) sent: Rc<Cell<Option<Instant>>>,
+    /// What the session does next of its own accord, and when.
+    errand: Option<errand::Planned>,
+    /// Since when it does not read.
+    paused_since: Option<Instant>,
+    paused: bool,
+    attempts: Rc<Cell<u64>>,
     random: SmallRng,
     queries_begun: u32,
     queries_ok: u32,
@@ -90,10 +114,20 @@ impl Session {
             last: Position::ZERO,
             replay: None,
             downtime: Downtime::default(),
-            reconnect_gaps: Vec::new(),
+            reconnects: Vec::new(),
+            lost_by: None,
+            opened: Instant::now(),
+            unclean: false,
+            sockets_cut: 0,
+            last_cut: None,
+            announced_gaps: 0,
+            announced_gap_positions: 0,
+            events_replayed: 0,
+            habits: Habits::of(&worker.config, index),
             close_codes: Vec::new(),
             losses_in_a_row: 0,
             closing: false,
+            leaving: false,
             over: false,
             failure: None,
             undated: Vec::new(),
@@ -106,6 +140,10 @@ impl Session {
             close: None,
             token: Secret::new(String::new()),
             sent: Rc::default(),
+            errand: None,
+            paused_since: None,
+            paused: false,
+            attempts: Rc::default(),
             random: SmallRng::seed_from_u64(seed),
             queries_begun: 0,
             queries_ok: 0,
@@ -132,6 +170,9 @@ impl Session {
                 break;
             }
             self.query(num, planned).await;
+            if self.habits.is_late() {
+                Box::pin(self.leave()).await;
+            }
             if self.over {
                 break;
             }
@@ -143,20 +184,43 @@ impl Session {
     async fn prepare(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
         let mut backoff = self.backoff();
-        let created = self.worker.http.create(&mut backoff).await?;
+        let created = self.worker.http.create(&mut backoff, started + self.patience()).await?;
         self.create = Some(started.elapsed());
         self.id = Some(created.session_id);
         self.token = Secret::new(created.auth_token);
-        let opener = Opener {
-            connector: self.worker.connector.clone(),
-            session: created.session_id,
-            token: self.token.clone(),
-        };
-        let backoff = self.backoff();
-        let (link, took) = Link::open(opener, backoff, self.worker.config.reconnect.ping_timeout).await?;
+        let mut link = self.link(created.session_id);
+        if self.habits.is_late() {
+            self.downtime.begin(Instant::now());
+        } else {
+            let backoff = self.backoff();
+            self.connect = Some(link.open(backoff).await?);
+            self.opened = Instant::now();
+        }
         self.link = Some(link);
-        self.connect = Some(took);
         Ok(())
+    }
+
+    fn link(&self, session: SessionId) -> Link {
+        let (worker, attempts) = (Rc::clone(&self.worker), Rc::clone(&self.attempts));
+        let opener = Opener {
+            connector: worker.connector.clone(),
+            session,
+            token: self.token.clone(),
+            narrow: self.habits.pause().is_some(),
+            on_attempt: Rc::new(move || {
+                attempts.set(attempts.get() + 1);
+                worker.recorder.borrow_mut().reconnect_attempt(worker.moment(Instant::now()));
+            }),
+        };
+        let config = &self.worker.config;
+        let mut habits = Habits::of(config, self.index);
+        let cuts = (config.habits.drop_rate > 0.0).then(|| Cuts::new(move || habits.next_cut()));
+        Link::new(opener, config.reconnect.ping_timeout, cuts)
+    }
+
+    /// A query can be sent: its tokens have a socket to come through, or will have one.
+    fn is_ready(&self) -> bool {
+        self.habits.is_late() || self.link.as_ref().is_some_and(Link::is_up)
     }
 
     /// When the first query is due: now, or at the burst's instant.
@@ -180,7 +244,7 @@ impl Session {
         let starting = self.worker.stop.starting.clone();
         let mut turn = Box::pin(tokio::time::sleep_until(planned.into()));
         loop {
-            let up = self.link.as_ref().is_some_and(Link::is_up);
+            let up = self.is_ready();
             if self.over
                 || starting.is_cancelled()
                 || (up && (turn.is_elapsed() || Instant::now() >= planned))
@@ -229,9 +293,13 @@ impl Session {
             create: self.create,
             connect: self.connect,
             close: self.close,
-            reconnect_attempts: self.link.as_ref().map_or(0, Link::attempts),
-            reconnects_ok: self.reconnect_gaps.len() as u64,
-            reconnect_gaps: std::mem::take(&mut self.reconnect_gaps),
+            reconnect_attempts: self.attempts.get(),
+            reconnects: std::mem::take(&mut self.reconnects),
+            sockets_cut: self.sockets_cut,
+            paused: self.paused,
+            announced_gaps: self.announced_gaps,
+            announced_gap_positions: self.announced_gap_positions,
+            events_replayed: self.events_replayed,
             close_codes: std::mem::take(&mut self.close_codes),
             ok: all_ok && self.failure.is_none(),
             old_contract: self.old_contract,
@@ -258,6 +326,10 @@ impl Session {
             tally: Tally::default(),
             lost_connected: 0,
             lost_in_gap: 0,
+            events_after_terminator: 0,
+            longest_gap: None,
+            paused: Duration::ZERO,
+            error_code: None,
             stall_count: 0,
             stall: Duration::ZERO,
             ideal_ttft: None,

@@ -1,12 +1,12 @@
 //! One query of a session: sent, listened to until its tokens are there or its deadline, handed in.
 //! It never takes silence for success, and knows nothing of how the session began or ends.
 
-use super::{Session, next};
+use super::{Session, errand, next};
 use crate::{
     link::Link,
     live::Shard,
     query::{End, Progress, Query, millis},
-    record::{Failure, QueryStatus},
+    record::{Failure, QueryRecord, QueryStatus},
 };
 use protocol::{Position, RunRequest, RunResponse, SessionId};
 use std::{
@@ -35,8 +35,7 @@ impl Session {
         self.sent = Rc::default();
         let _running = self.worker.queries.enter();
         let mut call = Box::pin(self.call(num, id));
-        let patience = self.worker.config.load.query_timeout.unwrap_or(BLIND_PATIENCE);
-        let mut deadline = Deadline::new(Instant::now() + patience);
+        let mut deadline = Deadline::new(Instant::now() + self.patience());
         let mut calling = true;
         while !self.over {
             match self.current.as_ref().map_or(Progress::Finished, Query::progress) {
@@ -46,15 +45,22 @@ impl Session {
             }
             tokio::select! {
                 biased;
-                event = next(&mut self.link) => self.take(event),
+                event = next(&mut self.link), if self.paused_since.is_none() => self.take(event),
                 answer = &mut call, if calling => {
                     calling = false;
                     self.answered(answer, &mut deadline);
                 }
+                errand = errand::due(&mut self.errand) => self.run_errand(errand, &mut deadline),
                 () = deadline.reached() => self.deadline(&mut deadline),
             }
         }
+        self.drop_errands();
         self.end_current(End::Finished);
+    }
+
+    /// How long a call, or a query whose ideal is unknown, may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.worker.config.load.query_timeout.unwrap_or(BLIND_PATIENCE)
     }
 
     fn call(&mut self, num: u32, id: String) -> impl Future<Output = Result<RunResponse, Failure>> + use<> {
@@ -69,7 +75,14 @@ impl Session {
             ttft_ms: shape.ttft_ms,
             itl_ms: shape.itl_ms,
         };
-        async move { worker.http.run(session, &body, &mut backoff, |at| sent.set(Some(at))).await }
+        let until = Instant::now() + self.patience();
+        async move {
+            let on_send = |at| {
+                sent.set(Some(at));
+                worker.first_send.note(at);
+            };
+            worker.http.run(session, &body, &mut backoff, until, on_send).await
+        }
     }
 
     fn answered(&mut self, answer: Result<RunResponse, Failure>, deadline: &mut Deadline) {
@@ -85,6 +98,7 @@ impl Session {
                 if let Some(query) = &mut self.current {
                     query.answered(answer);
                 }
+                self.plan_errand(sent, deadline);
             }
             Err(failure) => {
                 self.end_current(if failure.code.is_some() { End::Rejected } else { End::Failed });
@@ -97,7 +111,8 @@ impl Session {
 
     /// The deadline came: of the query, or of the wait for what trails behind its terminator.
     fn deadline(&mut self, deadline: &mut Deadline) {
-        let listening = self.link.as_ref().is_some_and(Link::is_up) && self.replay.is_none();
+        let listening =
+            self.link.as_ref().is_some_and(Link::is_up) && !self.replay.is_some_and(|replay| replay.goes_on);
         if deadline.is_settling() && !listening && Instant::now() < deadline.last {
             deadline.set(deadline.last);
             return;
@@ -130,6 +145,7 @@ impl Session {
         let clock = (self.shared_clock == Some(true)).then_some(&worker.clock);
         let moment = |instant| worker.moment(instant);
         let record = query.record(self.id, self.index, moment, Instant::now(), &self.downtime, clock);
+        self.tell_faults(&query, &record);
         self.queries_ok += u32::from(record.status == QueryStatus::Ok);
         Shard::add(&worker.live.queries, 1);
         Shard::add(&worker.live.lost, record.tally.tokens_lost);
@@ -139,8 +155,23 @@ impl Session {
     }
 }
 
+impl Session {
+    /// What a query's end says of the faults during it.
+    fn tell_faults(&self, query: &Query, record: &QueryRecord) {
+        let faults = &self.worker.faults;
+        if let Some(code) = &record.error_code {
+            faults.error_event(record.done.unwrap_or(record.ended), code);
+            return;
+        }
+        if matches!(record.status, QueryStatus::Timeout | QueryStatus::Rejected | QueryStatus::Error) {
+            let heard = query.own_stream().and_then(|stream| stream.last_event).or(query.sent);
+            faults.unrecovered(heard.map_or(record.ended, |at| self.worker.moment(at)), record.ended);
+        }
+    }
+}
+
 /// One timer a query, set anew when its limit becomes known or its terminator came too early.
-struct Deadline {
+pub(super) struct Deadline {
     timer: Pin<Box<Sleep>>,
     last: Instant,
     settling: bool,
@@ -155,6 +186,11 @@ impl Deadline {
         self.last = at;
         self.settling = false;
         self.timer.as_mut().reset(at.into());
+    }
+
+    /// The client itself takes so much longer.
+    pub(super) fn extend(&mut self, by: Duration) {
+        self.set(self.last + by);
     }
 
     /// Once: what trails behind the terminator has a little longer, but not longer than the query.

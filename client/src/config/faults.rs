@@ -1,0 +1,69 @@
+//! The faults that a run is to inject, as they were asked for: `SPEC@TIME`.
+//! It breaks nothing and asks no stack.
+
+use super::{check::Check, span};
+use crate::{
+    cli::RunArgs,
+    faults::{self, PlannedFault},
+};
+
+/// More than a person plans; each has a thread.
+const MOST: usize = 100;
+
+/// What is injected, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// In the order given.
+    pub planned: Vec<PlannedFault>,
+    /// Which stack; the default one where absent.
+    pub stack: Option<String>,
+}
+
+pub(super) fn planned(check: &mut Check, args: &RunArgs) -> Faults {
+    let asked: Vec<&str> =
+        args.faults.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+    if args.embedded && !asked.is_empty() {
+        check.fault(
+            "--fault needs a stack in processes of its own, and --embedded has none: start one with \
+             `./scripts/run_loadtest.sh --native --up-only`"
+                .into(),
+        );
+    }
+    if asked.len() > MOST {
+        check.fault(format!("--fault was given {} times: give at most {MOST}", asked.len()));
+    }
+    let planned = asked.iter().take(MOST).filter_map(|text| match parse(text) {
+        Ok(fault) => Some(fault),
+        Err(error) => {
+            check.fault(format!("--fault `{text}`: {error}"));
+            None
+        }
+    });
+    Faults { planned: planned.collect(), stack: args.fault_stack.clone() }
+}
+
+fn parse(text: &str) -> Result<PlannedFault, String> {
+    let no_time =
+        || "lacks its time: give SPEC@TIME, counted from the first send, as wsproxy-1:kill@30s".to_owned();
+    let (spec, time) = text.rsplit_once('@').ok_or_else(no_time)?;
+    let spec = spec.trim();
+    faults::parse(spec)?;
+    let at = span::parse(time)
+        .ok_or_else(|| format!("`{time}` is no time: give for example 30s, 1m30s or 500ms"))?;
+    Ok(PlannedFault { spec: spec.to_owned(), at })
+}
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_fault_has_a_time() {
+        let fault = parse("wsproxy-1:kill@1m30s").unwrap();
+        assert_eq!((fault.spec.as_str(), fault.at), ("wsproxy-1:kill", Duration::from_secs(90)));
+        assert!(parse("wsproxy-1:kill").unwrap_err().contains("SPEC@TIME"));
+        assert!(parse("wsproxy-1:kill@soon").unwrap_err().contains("`soon` is no time"));
+        assert!(parse("moon:kill@3s").is_err());
+    }
+}
