@@ -15,6 +15,8 @@ pub enum CatchUp {
     },
     /// A page was handed on and more is to be read: call again when there is room.
     More,
+    /// The log lacks something that a broker which forgot is being given back: call again a little later.
+    Wait,
     /// The lane has ended; the outlet was told.
     Ended,
 }
@@ -59,7 +61,7 @@ impl Attachment {
     }
 
     /// Reads one page of at most `limit` events from the log and hands it to the outlet. Call it once after
-    /// attaching, again after [`CatchUp::More`], and whenever the outlet heard `behind`; each time only when the
+    /// attaching, again after [`CatchUp::More`] (and a little later after [`CatchUp::Wait`]), and whenever the outlet heard `behind`; each time only when the
     /// outlet has room.
     ///
     /// # Errors

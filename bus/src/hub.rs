@@ -3,7 +3,7 @@
 
 use crate::{Counters, Delivery, LaneEnd, Outlet};
 use parking_lot::Mutex;
-use protocol::{Kind, Lane, LogEnd, Logged, Mark, Position, Prefix, SessionId, Step};
+use protocol::{Gaps, Kind, Lane, LogEnd, Logged, Mark, Position, Prefix, SessionId, Step};
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::Notify;
 
@@ -28,11 +28,23 @@ struct State {
     ended: bool,
 }
 
+/// How a page of the log ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    /// The log may hold more.
+    Full,
+    /// It was the log's end.
+    Last,
+    /// At a hole that may still be filled.
+    Holed,
+}
+
 /// What a finished page means for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageEnd {
     Live(Position),
     More,
+    Wait,
     Ended,
 }
 
@@ -87,14 +99,14 @@ impl Slot {
         self.predecessor.notify_waiters();
     }
 
-    /// Waits until every attachment before `epoch` has been released; the session's cursor then.
-    pub(crate) async fn released_before(&self, epoch: u64) -> Position {
+    /// Waits until the attachment with this epoch, or a later one, has been released; the session's cursor then.
+    pub(crate) async fn released(&self, epoch: u64) -> Position {
         loop {
             let released = self.predecessor.notified();
             tokio::pin!(released);
             released.as_mut().enable();
             let (known, cursor) = self.state.lock().released;
-            if known + 1 >= epoch {
+            if known >= epoch {
                 return cursor;
             }
             released.await;
@@ -152,13 +164,13 @@ impl Slot {
         (state.lane.last(), state.lane.mark())
     }
 
-    /// Hands on one event that the log holds.
-    pub(crate) fn logged(&self, prefix: Prefix, frame: &[u8]) {
+    /// Hands on one event that the log holds. False when what follows must wait for what is missing before it.
+    pub(crate) fn logged(&self, prefix: Prefix, frame: &[u8], gaps: Gaps) -> bool {
         let mut state = self.state.lock();
         if state.ended {
-            return;
+            return false;
         }
-        match state.lane.logged(prefix) {
+        match state.lane.logged(prefix, gaps) {
             Logged::Forward => self.forward(prefix, frame),
             Logged::Note => self.note(&mut state, prefix.kind),
             Logged::Seen => {}
@@ -166,11 +178,13 @@ impl Slot {
                 self.gap(from, to);
                 if forward { self.forward(prefix, frame) } else { self.note(&mut state, prefix.kind) }
             }
+            Logged::Await => return false,
         }
+        true
     }
 
-    /// A page was handed on; `at_end` when the log held no more.
-    pub(crate) fn end_read(&self, mark: Mark, at_end: bool) -> PageEnd {
+    /// A page was handed on.
+    pub(crate) fn end_read(&self, mark: Mark, page: Page, gaps: Gaps) -> PageEnd {
         Counters::add(&self.counters.pages_read, 1);
         let mut state = self.state.lock();
         if state.ended {
@@ -179,16 +193,19 @@ impl Slot {
         if self.delivery == Delivery::PubSub {
             return PageEnd::Live(state.lane.last());
         }
-        if !at_end {
-            return PageEnd::More;
+        match page {
+            Page::Full => return PageEnd::More,
+            Page::Holed => return PageEnd::Wait,
+            Page::Last => {}
         }
-        match state.lane.log_end(mark) {
+        match state.lane.log_end(mark, gaps) {
             LogEnd::CaughtUp => PageEnd::Live(state.lane.last()),
             LogEnd::Again => PageEnd::More,
             LogEnd::Missing { from, to } => {
                 self.gap(from, to);
                 PageEnd::More
             }
+            LogEnd::Await => PageEnd::Wait,
         }
     }
 

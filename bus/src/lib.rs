@@ -9,6 +9,7 @@ mod counters;
 mod hub;
 mod memory;
 mod redis;
+pub mod rules;
 
 pub use attachment::{Attachment, CatchUp};
 pub use batch::{Batch, Entry};
@@ -44,6 +45,17 @@ impl std::str::FromStr for Delivery {
     }
 }
 
+/// What a process does on the bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Claims and appends: it says that it is alive, looks after its peers' queries, and keeps what it said for a broker that
+    /// forgets.
+    #[default]
+    Server,
+    /// Attaches: it says again what it holds to a broker that forgets.
+    Gateway,
+}
+
 /// What every broker is built from.
 #[derive(Clone, Debug)]
 pub struct BusConfig {
@@ -51,12 +63,16 @@ pub struct BusConfig {
     pub url: String,
     /// This process's name on the bus; other processes send it [`Control`] messages under it. Unique in the stack.
     pub instance: String,
+    /// What this process does.
+    pub role: Role,
     /// How long a session's keys live after its last claim or terminator.
     pub session_ttl: Duration,
     /// How events travel. Servers and gateways must agree.
     pub delivery: Delivery,
     /// How many events of earlier queries a log keeps when the next query begins.
     pub log_entries: usize,
+    /// What a server keeps at most, in bytes, of acknowledged events for a broker that forgets.
+    pub keep_bytes: usize,
     /// Connections that subscribe, 1 to 4; sessions are spread over them.
     pub subscriber_connections: usize,
     /// Put before every key and channel, so that tests can share a Redis.
@@ -70,9 +86,11 @@ impl BusConfig {
         Self {
             url: url.into(),
             instance: instance.into(),
+            role: Role::Server,
             session_ttl: Duration::from_secs(10_800),
             delivery: Delivery::Log,
             log_entries: 1_000,
+            keep_bytes: 64 << 20,
             subscriber_connections: 1,
             name_prefix: String::new(),
         }
@@ -85,6 +103,9 @@ pub enum BusError {
     /// No connection, or lost in the middle.
     #[error("the bus is unreachable: {0}")]
     Unreachable(String),
+    /// The broker had forgotten something, and is being given back what is known: try again in a moment.
+    #[error("the bus is being restored")]
+    Restoring,
     /// The broker refused the command.
     #[error("the bus refused: {0}")]
     Refused(String),
@@ -192,6 +213,9 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Claims an active, idle session for a query: one atomic step that fences off every earlier writer.
     async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError>;
+
+    /// What the session's last claim came to, if it was for this query: without claiming anything.
+    async fn recall(&self, session: SessionId, query_id: &str) -> Result<Option<Claim>, BusError>;
 
     /// Appends and publishes a batch, in its order. A terminator releases its claim in the same step.
     /// After an error append the same batch again: what is in the log already is not doubled.

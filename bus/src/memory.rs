@@ -6,14 +6,15 @@ use crate::{
     Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Start,
     attachment::Backend,
     batch::Entry,
-    hub::{PageEnd, Slot},
+    hub::{Page, PageEnd, Slot},
+    rules::{Append, Claimed, Claiming, Effect, LogEntry, Record},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use protocol::{Kind, Position, Prefix, SessionId, encode_closed, encode_fence};
+use protocol::{Gaps, Position, SessionId};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -27,6 +28,9 @@ pub(crate) const CONTROL_QUEUE: usize = 4096;
 
 /// Expired sessions are swept out at every so many creations.
 const SWEEP_EVERY: usize = 1024;
+
+/// The one process on this bus.
+const HERE: &str = "here";
 
 /// A bus inside one process.
 pub struct MemoryBroker(Arc<Inner>);
@@ -46,73 +50,24 @@ struct Sessions {
     created: usize,
 }
 
-#[derive(Default)]
 struct Session {
     state: Mutex<State>,
     released: Notify,
 }
 
 struct State {
-    /// Made by `create`; a session that was only attached to has no meta.
-    exists: bool,
-    closed: bool,
-    generation: u64,
-    running: bool,
-    query_id: String,
-    answer: String,
-    log: VecDeque<(Prefix, Box<[u8]>)>,
-    /// The highest position ever written.
-    top: Position,
+    record: Record,
     touched: Instant,
     slot: Option<Arc<Slot>>,
-    epoch: u64,
+    /// The newest epoch that was released.
     released_epoch: u64,
-    cursor: Position,
-    cursor_epoch: u64,
 }
 
-impl Default for State {
+impl Default for Session {
     fn default() -> Self {
-        Self {
-            exists: false,
-            closed: false,
-            generation: 0,
-            running: false,
-            query_id: String::new(),
-            answer: String::new(),
-            log: VecDeque::new(),
-            top: Position::ZERO,
-            touched: Instant::now(),
-            slot: None,
-            epoch: 0,
-            released_epoch: 0,
-            cursor: Position::ZERO,
-            cursor_epoch: 0,
-        }
-    }
-}
-
-impl State {
-    /// Writes an event to the log and hands it to the lane; false if no lane is open.
-    fn publish(&mut self, delivery: Delivery, prefix: Prefix, frame: &[u8]) -> bool {
-        self.top = self.top.max(prefix.position);
-        if delivery == Delivery::Log {
-            self.log.push_back((prefix, frame.into()));
-        }
-        match &self.slot {
-            Some(slot) => {
-                slot.live(prefix, frame);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn publish_closed(&mut self, delivery: Delivery) {
-        let position = self.top.next();
-        let mut frame = Vec::new();
-        encode_closed(&mut frame, position);
-        self.publish(delivery, Prefix { position, kind: Kind::Closed }, &frame);
+        let state =
+            State { record: Record::default(), touched: Instant::now(), slot: None, released_epoch: 0 };
+        Self { state: Mutex::new(state), released: Notify::new() }
     }
 }
 
@@ -144,84 +99,105 @@ impl Inner {
             let ttl = self.config.session_ttl;
             sessions.by_id.retain(|_, session| {
                 let state = session.state.lock();
-                state.running || state.slot.is_some() || state.touched.elapsed() < ttl
+                state.record.running.is_some() || state.slot.is_some() || state.touched.elapsed() < ttl
             });
         }
         sessions.by_id.entry(session).or_default().clone()
     }
 
+    fn is_logged(&self) -> bool {
+        self.config.delivery == Delivery::Log
+    }
+
+    /// Takes a step on a session's record and spreads what it says.
+    fn step<T>(
+        &self,
+        id: SessionId,
+        state: &mut State,
+        step: impl FnOnce(&mut Record, &mut dyn FnMut(Effect<'_>) -> u64) -> T,
+    ) -> T {
+        let State { record, slot, .. } = state;
+        step(record, &mut |effect| match effect {
+            Effect::Publish { prefix, frame } => slot.as_ref().map_or(0, |slot| {
+                slot.live(prefix, frame);
+                1
+            }),
+            Effect::Cancel { generation, .. } => {
+                let sent = self.control.try_send(Control::Cancel { session: id, generation });
+                Counters::add(&self.counters.control_dropped, u64::from(sent.is_err()));
+                1
+            }
+            Effect::Takeover { .. } => slot.as_ref().map_or(0, |slot| {
+                slot.end(LaneEnd::TakenOver);
+                1
+            }),
+            Effect::Released { .. } => 1,
+        })
+    }
+
     fn append_one(&self, entry: &Entry<'_>, appended: &mut Appended) {
-        let Prefix { position, kind } = entry.prefix;
-        let stale = (entry.session, position.generation);
+        let stale = (entry.session, entry.prefix.position.generation);
         let Some(session) = self.get(entry.session) else {
             appended.stale.push(stale);
             return;
         };
         let mut state = session.state.lock();
-        if position.generation < state.generation {
-            if appended.stale.last() != Some(&stale) {
-                appended.stale.push(stale);
+        let logged = self.is_logged();
+        let outcome = self.step(entry.session, &mut state, |record, out| {
+            record.append(entry.prefix, entry.frame, logged, out)
+        });
+        match outcome {
+            Append::Taken { heard } => {
+                Counters::add(&self.counters.appended, 1);
+                appended.unheard += u64::from(heard == 0);
             }
-            return;
+            Append::Repeated => {}
+            Append::Stale if appended.stale.last() == Some(&stale) => {}
+            Append::Stale => appended.stale.push(stale),
         }
-        if position <= state.top {
-            return;
-        }
-        Counters::add(&self.counters.appended, 1);
-        if !state.publish(self.config.delivery, entry.prefix, entry.frame) {
-            appended.unheard += 1;
-        }
-        if kind.is_terminator() {
-            state.running = false;
+        if entry.prefix.kind.is_terminator() {
             state.touched = Instant::now();
-            if state.closed {
-                state.publish_closed(self.config.delivery);
-            }
         }
     }
 }
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn create(&self, session: SessionId) -> Result<(), BusError> {
-        let entry = self.0.get_or_insert(session);
-        let mut state = entry.state.lock();
-        state.exists = true;
+    async fn create(&self, id: SessionId) -> Result<(), BusError> {
+        let session = self.0.get_or_insert(id);
+        let mut state = session.state.lock();
+        state.record.create();
         state.touched = Instant::now();
         Ok(())
     }
 
-    async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError> {
-        let session = self.0.get(session).ok_or(ClaimError::Unknown)?;
+    async fn claim(&self, id: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError> {
+        let session = self.0.get(id).ok_or(ClaimError::Unknown)?;
         let mut state = session.state.lock();
-        if !state.exists {
-            return Err(ClaimError::Unknown);
-        }
-        if state.generation > 0 && state.query_id == request.query_id {
-            return Ok(Claim { generation: state.generation, repeat_of: Some(state.answer.clone()) });
-        }
-        if state.closed {
-            return Err(ClaimError::Closed);
-        }
-        if state.running {
-            return Err(ClaimError::Busy);
-        }
-        let generation = state.top.generation.max(state.generation).saturating_add(1).max(unix_ms());
-        let keep = self.0.config.log_entries;
-        let surplus = state.log.len().saturating_sub(keep);
-        state.log.drain(..surplus);
-        state.log.shrink_to(keep);
-        let prev = state.top;
-        let mut frame = Vec::new();
-        encode_fence(&mut frame, generation, prev);
-        let prefix = Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } };
-        state.generation = generation;
-        state.running = true;
-        state.query_id = request.query_id;
-        state.answer = request.answer;
+        let claiming = Claiming {
+            query: &request.query_id,
+            answer: &request.answer,
+            owner: HERE,
+            now_ms: unix_ms(),
+            keep: self.0.config.log_entries,
+        };
+        let logged = self.0.is_logged();
+        let claimed = self.0.step(id, &mut state, |record, out| record.claim(claiming, logged, out));
         state.touched = Instant::now();
-        state.publish(self.0.config.delivery, prefix, &frame);
-        Ok(Claim { generation, repeat_of: None })
+        match claimed {
+            Claimed::Now { generation, .. } => Ok(Claim { generation, repeat_of: None }),
+            Claimed::Before { generation, answer, .. } => Ok(Claim { generation, repeat_of: Some(answer) }),
+            Claimed::Unknown => Err(ClaimError::Unknown),
+            Claimed::Closed => Err(ClaimError::Closed),
+            Claimed::Busy => Err(ClaimError::Busy),
+        }
+    }
+
+    async fn recall(&self, id: SessionId, query_id: &str) -> Result<Option<Claim>, BusError> {
+        let Some(session) = self.0.get(id) else { return Ok(None) };
+        let record = &session.state.lock().record;
+        let same = record.generation > 0 && record.query == query_id;
+        Ok(same.then(|| Claim { generation: record.generation, repeat_of: Some(record.answer.clone()) }))
     }
 
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
@@ -236,20 +212,9 @@ impl Broker for MemoryBroker {
     async fn close(&self, id: SessionId) -> Result<bool, BusError> {
         let Some(session) = self.0.get(id) else { return Ok(false) };
         let mut state = session.state.lock();
-        if !state.exists {
-            return Ok(false);
-        }
-        let again = std::mem::replace(&mut state.closed, true);
         state.touched = Instant::now();
-        if state.running {
-            let cancel = Control::Cancel { session: id, generation: state.generation };
-            if self.0.control.try_send(cancel).is_err() {
-                Counters::add(&self.0.counters.control_dropped, 1);
-            }
-        } else if !again {
-            state.publish_closed(self.0.config.delivery);
-        }
-        Ok(true)
+        let logged = self.0.is_logged();
+        Ok(self.0.step(id, &mut state, |record, out| record.close(logged, out)))
     }
 
     async fn attach(
@@ -260,25 +225,24 @@ impl Broker for MemoryBroker {
     ) -> Result<Attachment, BusError> {
         let session = self.0.get_or_insert(id);
         let slot = Slot::new(outlet, self.0.config.delivery, self.0.counters.clone());
-        let epoch = {
+        let attached = {
             let mut state = session.state.lock();
-            state.epoch += 1;
-            if let Some(before) = state.slot.replace(slot.clone()) {
-                before.end(LaneEnd::TakenOver);
-            } else {
-                state.released_epoch = state.epoch - 1;
+            let attached = self.0.step(id, &mut state, |record, out| record.attach(HERE, unix_ms(), out));
+            if attached.told == 0 {
+                state.released_epoch = attached.before;
             }
-            state.epoch
+            state.slot = Some(slot.clone());
+            attached
         };
         let start = match start {
             Start::After(position) => position,
             Start::Cursor => {
                 // A holder that does not answer in time leaves the cursor where it was: some events come twice.
-                let _ = tokio::time::timeout(TAKEOVER_WAIT, session.released_before(epoch)).await;
-                session.state.lock().cursor
+                let _ = tokio::time::timeout(TAKEOVER_WAIT, session.released(attached.before)).await;
+                session.state.lock().record.cursor
             }
         };
-        slot.begin(epoch, start);
+        slot.begin(attached.epoch, start);
         Ok(Attachment { session: id, slot, backend: self.0.clone() })
     }
 
@@ -301,13 +265,13 @@ impl Broker for MemoryBroker {
 }
 
 impl Session {
-    /// Every attachment before this epoch has been released.
-    async fn released_before(&self, epoch: u64) {
+    /// The attachment with this epoch, or a later one, has been released.
+    async fn released(&self, epoch: u64) {
         loop {
             let released = self.released.notified();
             tokio::pin!(released);
             released.as_mut().enable();
-            if self.state.lock().released_epoch + 1 >= epoch {
+            if self.state.lock().released_epoch >= epoch {
                 return;
             }
             released.await;
@@ -319,26 +283,26 @@ impl Session {
 impl Backend for Inner {
     async fn read_page(&self, id: SessionId, slot: &Slot, limit: usize) -> Result<CatchUp, BusError> {
         let (last, mark) = slot.begin_read();
-        let mut at_end = true;
+        let mut page = Page::Last;
         if let Some(session) = self.get(id) {
             let state = session.state.lock();
-            let first = state.log.partition_point(|(prefix, _)| prefix.position <= last);
-            for (prefix, frame) in state.log.iter().skip(first).take(limit) {
-                slot.logged(*prefix, frame);
+            let log = &state.record.log;
+            let first = log.partition_point(|entry| entry.prefix.position <= last);
+            for LogEntry { prefix, frame } in log.iter().skip(first).take(limit) {
+                slot.logged(*prefix, frame, Gaps::Announce);
             }
-            at_end = state.log.len().saturating_sub(first) <= limit;
+            if log.len().saturating_sub(first) > limit {
+                page = Page::Full;
+            }
         }
-        Ok(slot.end_read(mark, at_end).into())
+        Ok(slot.end_read(mark, page, Gaps::Announce).into())
     }
 
     async fn release(&self, id: SessionId, slot: &Slot, cursor: Option<Position>) -> Result<(), BusError> {
         let Some(session) = self.get(id) else { return Ok(()) };
         let mut state = session.state.lock();
         let epoch = slot.epoch();
-        if let Some(cursor) = cursor.filter(|_| epoch > state.cursor_epoch) {
-            state.cursor = cursor;
-            state.cursor_epoch = epoch;
-        }
+        self.step(id, &mut state, |record, out| record.release(epoch, cursor, out));
         state.released_epoch = state.released_epoch.max(epoch);
         state.touched = Instant::now();
         session.released.notify_waiters();
@@ -359,6 +323,7 @@ impl From<PageEnd> for CatchUp {
         match end {
             PageEnd::Live(at) => Self::Live { at },
             PageEnd::More => Self::More,
+            PageEnd::Wait => Self::Wait,
             PageEnd::Ended => Self::Ended,
         }
     }

@@ -34,6 +34,17 @@ pub enum Logged {
         /// The event behind the gap is for the client.
         forward: bool,
     },
+    /// Something before it is missing, and may still come into the log: stop here, read again later.
+    Await,
+}
+
+/// What a lane does about events that the log lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gaps {
+    /// The log has forgotten them for good: they are announced.
+    Announce,
+    /// The log itself may have been forgotten and is being restored: they are waited for.
+    Await,
 }
 
 /// What follows once the end of the log was reached.
@@ -50,6 +61,8 @@ pub enum LogEnd {
         /// The last position in it.
         to: Position,
     },
+    /// The log lacks something that may still come into it: read again later.
+    Await,
 }
 
 /// The ordered lane of one session. Starts behind: read the log before anything live is handed on.
@@ -120,12 +133,15 @@ impl Lane {
     }
 
     /// The log held this event; events come in the log's order.
-    pub fn logged(&mut self, event: Prefix) -> Logged {
+    pub fn logged(&mut self, event: Prefix, gaps: Gaps) -> Logged {
         if event.position <= self.last {
             return Logged::Seen;
         }
         let from = self.last;
         let next = self.is_next(event);
+        if !next && gaps == Gaps::Await {
+            return Logged::Await;
+        }
         self.last = event.position;
         let forward = event.kind.is_for_client();
         match (next, event.kind) {
@@ -137,7 +153,7 @@ impl Lane {
     }
 
     /// A read that began at `mark` reached the end of the log.
-    pub fn log_end(&mut self, mark: Mark) -> LogEnd {
+    pub fn log_end(&mut self, mark: Mark, gaps: Gaps) -> LogEnd {
         if mark.interruptions != self.interruptions {
             LogEnd::Again
         } else if self.last >= self.newest {
@@ -145,6 +161,8 @@ impl Lane {
             LogEnd::CaughtUp
         } else if self.last >= mark.newest {
             LogEnd::Again
+        } else if gaps == Gaps::Await {
+            LogEnd::Await
         } else {
             let from = std::mem::replace(&mut self.last, mark.newest);
             LogEnd::Missing { from, to: mark.newest }
@@ -190,13 +208,14 @@ mod tests {
     fn read(lane: &mut Lane, log: &[Prefix], out: &mut Vec<Position>) -> LogEnd {
         let mark = lane.mark();
         for &event in log.iter().filter(|e| e.position > lane.last()).copied().collect::<Vec<_>>().iter() {
-            match lane.logged(event) {
+            match lane.logged(event, Gaps::Announce) {
                 Logged::Forward => out.push(event.position),
                 Logged::Note | Logged::Seen => {}
                 Logged::Gap { from, to, .. } => panic!("a gap after {from} up to {to} in a whole log"),
+                Logged::Await => panic!("{event:?} was not the next one in a whole log"),
             }
         }
-        lane.log_end(mark)
+        lane.log_end(mark, Gaps::Announce)
     }
 
     #[derive(Clone, Debug)]
@@ -272,13 +291,13 @@ mod tests {
             let mut lane = Lane::after(last);
             let (mut out, mut gaps) = (Vec::new(), Vec::new());
             for &event in log {
-                match lane.logged(event) {
+                match lane.logged(event, Gaps::Announce) {
                     Logged::Forward => out.push(event.position),
                     Logged::Gap { from, to, forward } => {
                         gaps.push((from, to));
                         if forward { out.push(event.position); }
                     }
-                    Logged::Note | Logged::Seen => {}
+                    Logged::Note | Logged::Seen | Logged::Await => {}
                 }
             }
             for position in for_client(&events[from..]) {
@@ -294,7 +313,7 @@ mod tests {
         assert_eq!(
             {
                 let mark = lane.mark();
-                lane.log_end(mark)
+                lane.log_end(mark, Gaps::Announce)
             },
             LogEnd::CaughtUp
         );
@@ -313,8 +332,25 @@ mod tests {
         let mut lane = Lane::after(Position::ZERO);
         let before = lane.mark();
         lane.interrupted();
-        assert_eq!(lane.log_end(before), LogEnd::Again);
+        assert_eq!(lane.log_end(before, Gaps::Announce), LogEnd::Again);
         assert!(!lane.is_live());
+    }
+
+    #[test]
+    fn what_may_still_come_is_waited_for() {
+        let token = |generation, seq| Prefix { position: Position::new(generation, seq), kind: Kind::Token };
+        let mut lane = Lane::after(Position::new(5, 3));
+        let restored = lane.clone();
+        assert_eq!(lane.logged(token(5, 5), Gaps::Await), Logged::Await);
+        assert_eq!(lane.last(), restored.last());
+        assert_eq!(lane.live(token(5, 9)), Step::Seen);
+        let mark = lane.mark();
+        assert_eq!(lane.log_end(mark, Gaps::Await), LogEnd::Await);
+        assert!(!lane.is_live());
+        for seq in 4..=9 {
+            assert_eq!(lane.logged(token(5, seq), Gaps::Await), Logged::Forward);
+        }
+        assert_eq!(lane.log_end(mark, Gaps::Await), LogEnd::CaughtUp);
     }
 
     #[test]
@@ -324,24 +360,24 @@ mod tests {
         assert_eq!(
             {
                 let mark = lane.mark();
-                lane.log_end(mark)
+                lane.log_end(mark, Gaps::Announce)
             },
             LogEnd::CaughtUp
         );
         let before = lane.mark();
         assert_eq!(lane.live(lost), Step::Behind);
-        assert_eq!(lane.log_end(before), LogEnd::Again);
+        assert_eq!(lane.log_end(before, Gaps::Announce), LogEnd::Again);
         assert_eq!(
             {
                 let mark = lane.mark();
-                lane.log_end(mark)
+                lane.log_end(mark, Gaps::Announce)
             },
             LogEnd::Missing { from: Position::new(5, 3), to: lost.position }
         );
         assert_eq!(
             {
                 let mark = lane.mark();
-                lane.log_end(mark)
+                lane.log_end(mark, Gaps::Announce)
             },
             LogEnd::CaughtUp
         );

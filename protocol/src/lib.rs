@@ -22,6 +22,6 @@ pub use event::{
     Event, Frame, Kind, MalformedFrame, Prefix, encode_closed, encode_done, encode_error, encode_fence,
     encode_gap, encode_resumed, encode_token,
 };
-pub use lane::{Lane, LogEnd, Logged, Mark, Step};
+pub use lane::{Gaps, Lane, LogEnd, Logged, Mark, Step};
 pub use position::{ParsePositionError, Position};
 pub use session::{Names, ParsePathError, ParseSessionIdError, SessionId, parse_ws_path};

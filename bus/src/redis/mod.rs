@@ -12,14 +12,14 @@ use crate::{
     Appended, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError, ClaimRequest,
     Control, Counters, CountersSnapshot, Delivery, Outlet, Start,
     attachment::Backend,
-    hub::{Hub, Slot},
+    hub::{Hub, Page, Slot},
     memory::{CONTROL_QUEUE, TAKEOVER_WAIT},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use link::{Commands, Link, Purpose};
 use parking_lot::Mutex;
-use protocol::{Names, Position, Prefix, SessionId};
+use protocol::{Gaps, Names, Position, Prefix, SessionId};
 use readiness::Readiness;
 use redis::{
     Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, ScriptInvocation, Value,
@@ -173,6 +173,15 @@ impl Broker for RedisBroker {
         }
     }
 
+    async fn recall(&self, session: SessionId, query_id: &str) -> Result<Option<Claim>, BusError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HMGET").arg(self.inner.names.meta(session)).arg(&["query", "gen", "answer"]);
+        type Kept = (Option<String>, Option<u64>, Option<String>);
+        let ((query, generation, answer),): (Kept,) = self.inner.call(&pipeline).await?;
+        let same = query.as_deref() == Some(query_id);
+        Ok(generation.filter(|_| same).map(|generation| Claim { generation, repeat_of: answer }))
+    }
+
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
         pipeline::append(&self.inner, batch).await
     }
@@ -215,7 +224,7 @@ impl Broker for RedisBroker {
             Start::Cursor if told == 0 => cursor,
             Start::Cursor => {
                 // A holder that does not answer in time leaves the cursor where it was: some events come twice.
-                tokio::time::timeout(TAKEOVER_WAIT, slot.released_before(epoch)).await.unwrap_or(cursor)
+                tokio::time::timeout(TAKEOVER_WAIT, slot.released(epoch - 1)).await.unwrap_or(cursor)
             }
         };
         slot.begin(epoch, start);
@@ -247,7 +256,7 @@ impl Backend for Inner {
     async fn read_page(&self, session: SessionId, slot: &Slot, limit: usize) -> Result<CatchUp, BusError> {
         let (last, mark) = slot.begin_read();
         if self.config.delivery == Delivery::PubSub {
-            return Ok(slot.end_read(mark, true).into());
+            return Ok(slot.end_read(mark, Page::Last, Gaps::Announce).into());
         }
         let mut pipeline = redis::pipe();
         pipeline
@@ -260,11 +269,14 @@ impl Backend for Inner {
         let (page,): (Vec<Value>,) = self.call(&pipeline).await?;
         for entry in &page {
             match logged_frame(entry).and_then(|frame| Some((Prefix::parse(frame)?, frame))) {
-                Some((prefix, frame)) => slot.logged(prefix, frame),
+                Some((prefix, frame)) => {
+                    slot.logged(prefix, frame, Gaps::Announce);
+                }
                 None => Counters::add(&self.counters.malformed, 1),
             }
         }
-        Ok(slot.end_read(mark, page.len() < limit.max(1)).into())
+        let page = if page.len() < limit.max(1) { Page::Last } else { Page::Full };
+        Ok(slot.end_read(mark, page, Gaps::Announce).into())
     }
 
     async fn release(

@@ -1,0 +1,351 @@
+//! The rules of delivery as pure functions over one session's record: every atomic step that a broker knows. The memory
+//! bus runs them, Redis runs the same as scripts, and a model drives them through every fault; they do no I/O and read no clock.
+
+mod keeper;
+mod log;
+mod vigil;
+
+pub use keeper::{Keeper, Kept};
+pub use log::{LogEntry, merge};
+pub use vigil::{MISSED_BEATS, Vigil};
+
+use protocol::{Kind, Position, Prefix, encode_closed, encode_fence};
+use std::collections::VecDeque;
+
+/// What a step tells the world. The function that takes it answers how many heard it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect<'a> {
+    /// To whoever is subscribed to the session.
+    Publish {
+        /// The event's place and kind.
+        prefix: Prefix,
+        /// The event.
+        frame: &'a [u8],
+    },
+    /// To a server: the session was closed; end this generation.
+    Cancel {
+        /// Which server.
+        owner: &'a str,
+        /// Which of the session's queries.
+        generation: u64,
+    },
+    /// To a gateway: an attachment with this epoch exists.
+    Takeover {
+        /// Which gateway.
+        holder: &'a str,
+        /// The newcomer's epoch.
+        epoch: u64,
+    },
+    /// To a gateway: the attachment with this epoch was released, and the session's cursor is this.
+    Released {
+        /// Which gateway.
+        holder: &'a str,
+        /// The epoch that ended.
+        epoch: u64,
+        /// The cursor that is kept now.
+        cursor: Position,
+    },
+}
+
+/// Who hears effects.
+pub type Audience<'a> = &'a mut dyn FnMut(Effect<'_>) -> u64;
+
+/// Whether a session takes queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It does, one at a time.
+    Active,
+    /// No more.
+    Closed,
+}
+
+/// What a claim needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Claiming<'a> {
+    /// The client's id of the query.
+    pub query: &'a str,
+    /// Kept with the claim, for repeats.
+    pub answer: &'a str,
+    /// The server that will play it.
+    pub owner: &'a str,
+    /// The broker's own time, in milliseconds.
+    pub now_ms: u64,
+    /// Entries of earlier queries that the log keeps.
+    pub keep: usize,
+}
+
+/// What a claim came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// The session is the caller's.
+    Now {
+        /// The new generation.
+        generation: u64,
+        /// The last position before it: what its fence says.
+        prev: Position,
+    },
+    /// The same query was claimed before.
+    Before {
+        /// Its generation.
+        generation: u64,
+        /// The last position before it.
+        prev: Position,
+        /// What was kept with it.
+        answer: String,
+    },
+    /// No such session.
+    Unknown,
+    /// The session is closed.
+    Closed,
+    /// Another query runs.
+    Busy,
+}
+
+/// What an append of one event came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// It is in the log and was published to so many.
+    Taken {
+        /// How many heard it.
+        heard: u64,
+    },
+    /// The log had it already.
+    Repeated,
+    /// A later generation exists: its writer must stop.
+    Stale,
+}
+
+/// What an attachment finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The attachment's epoch, above all before.
+    pub epoch: u64,
+    /// The epoch before it.
+    pub before: u64,
+    /// How many were told that they have been taken over.
+    pub told: u64,
+    /// The cursor at this moment.
+    pub cursor: Position,
+}
+
+/// One session as a broker holds it: what Redis has in a hash, a stream and another hash.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// `None`: no such session.
+    pub status: Option<Status>,
+    /// The generation of the last claim.
+    pub generation: u64,
+    /// The last position before that.
+    pub prev: Position,
+    /// The query of the last claim.
+    pub query: String,
+    /// What was kept with it.
+    pub answer: String,
+    /// Who plays it, while it runs.
+    pub running: Option<String>,
+    /// Empty where events are only published.
+    pub log: VecDeque<LogEntry>,
+    /// The epoch of the newest attachment.
+    pub epoch: u64,
+    /// The gateway that has it.
+    pub holder: Option<String>,
+    /// Up to here everything was handed to a socket that ended cleanly.
+    pub cursor: Position,
+    /// The epoch whose release set the cursor.
+    pub cursor_epoch: u64,
+}
+
+impl Record {
+    /// Makes an active, idle session; one that exists stays as it is.
+    pub fn create(&mut self) {
+        self.status.get_or_insert(Status::Active);
+    }
+
+    /// The last entry's position, zero for an empty log.
+    #[must_use]
+    pub fn top(&self) -> Position {
+        self.log.back().map_or(Position::ZERO, |entry| entry.prefix.position)
+    }
+
+    /// Claims the session for a query and fences off every earlier writer.
+    pub fn claim(&mut self, claiming: Claiming<'_>, logged: bool, out: Audience<'_>) -> Claimed {
+        let Claiming { query, answer, owner, now_ms, keep } = claiming;
+        let Some(status) = self.status else { return Claimed::Unknown };
+        if self.generation > 0 && self.query == query {
+            let answer = self.answer.clone();
+            return Claimed::Before { generation: self.generation, prev: self.prev, answer };
+        }
+        if status == Status::Closed {
+            return Claimed::Closed;
+        }
+        if self.running.is_some() {
+            return Claimed::Busy;
+        }
+        let prev = self.top();
+        let generation = (self.generation + 1).max(prev.generation + 1).max(now_ms);
+        if logged {
+            let surplus = self.log.len().saturating_sub(keep);
+            self.log.drain(..surplus);
+            self.log.shrink_to(keep);
+        }
+        self.fence(generation, prev, logged, out);
+        (self.generation, self.prev) = (generation, prev);
+        (self.query, self.answer) = (query.to_owned(), answer.to_owned());
+        self.running = Some(owner.to_owned());
+        Claimed::Now { generation, prev }
+    }
+
+    /// Appends an event and publishes it. A terminator releases its claim in the same step.
+    pub fn append(&mut self, prefix: Prefix, frame: &[u8], logged: bool, out: Audience<'_>) -> Append {
+        let generation = prefix.position.generation;
+        let terminator = prefix.kind.is_terminator();
+        if terminator && self.generation != 0 && self.generation != generation {
+            return Append::Stale;
+        }
+        let top = self.top();
+        let above = !logged || prefix.position > top;
+        if above && logged {
+            self.log.push_back(LogEntry::new(prefix, frame));
+        }
+        let stale = !above && top.generation > generation;
+        if terminator && stale {
+            return Append::Stale;
+        }
+        let heard = out(Effect::Publish { prefix, frame });
+        if terminator && self.running.take().is_some() && self.status == Some(Status::Closed) {
+            self.mark_closed(logged, out);
+        }
+        match (above, stale) {
+            (true, _) => Append::Taken { heard },
+            (false, true) => Append::Stale,
+            (false, false) => Append::Repeated,
+        }
+    }
+
+    /// Closes the session: its running query's server is told to end it. False for one that does not exist.
+    pub fn close(&mut self, logged: bool, out: Audience<'_>) -> bool {
+        let Some(before) = self.status else { return false };
+        self.status = Some(Status::Closed);
+        if let Some(owner) = &self.running {
+            out(Effect::Cancel { owner, generation: self.generation });
+        } else if before != Status::Closed {
+            self.mark_closed(logged, out);
+        }
+        true
+    }
+
+    /// A gateway attaches: whoever had the session is told.
+    pub fn attach(&mut self, holder: &str, now_ms: u64, out: Audience<'_>) -> Attached {
+        let before = self.epoch;
+        let epoch = (before + 1).max(now_ms);
+        let former = self.holder.replace(holder.to_owned());
+        self.epoch = epoch;
+        let told = former.map_or(0, |holder| out(Effect::Takeover { holder: &holder, epoch }));
+        Attached { epoch, before, told, cursor: self.cursor }
+    }
+
+    /// An attachment ends; `cursor` where its socket ended cleanly. The one that took it over hears the cursor.
+    pub fn release(&mut self, epoch: u64, cursor: Option<Position>, out: Audience<'_>) {
+        if let Some(cursor) = cursor.filter(|_| epoch > self.cursor_epoch) {
+            (self.cursor, self.cursor_epoch) = (cursor, epoch);
+        }
+        if self.epoch == epoch {
+            self.holder = None;
+        } else if let Some(holder) = &self.holder {
+            out(Effect::Released { holder, epoch, cursor: self.cursor });
+        }
+    }
+
+    /// A gateway says again that it has the session, to a broker that may have forgotten. Answers the newest epoch.
+    pub fn reattach(&mut self, holder: &str, epoch: u64) -> u64 {
+        if self.epoch <= epoch {
+            self.epoch = epoch;
+            self.holder = Some(holder.to_owned());
+        }
+        self.epoch
+    }
+
+    /// A gateway says again which cursor it released, to a broker that may have forgotten.
+    pub fn restore_cursor(&mut self, epoch: u64, cursor: Position) {
+        if epoch > self.cursor_epoch {
+            (self.cursor, self.cursor_epoch) = (cursor, epoch);
+        }
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// A server gives a broker that may have forgotten what it kept of the session. Silent lanes hear the log's last entry
+    /// once more: whoever lacks it reads the log again.
+    pub fn restore(&mut self, kept: &Kept, owner: &str, logged: bool, out: Audience<'_>) {
+        let status = if kept.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) };
+        self.status = Some(status);
+        if kept.generation > self.generation {
+            (self.generation, self.prev) = (kept.generation, kept.prev);
+            (self.query, self.answer) = (kept.query.clone(), kept.answer.clone());
+            self.running = kept.running.then(|| owner.to_owned());
+        } else if kept.generation == self.generation && !kept.running && self.running.as_deref() == Some(owner)
+        {
+            self.running = None;
+        }
+        if !logged {
+            return;
+        }
+        self.log = merge(self.log.make_contiguous(), kept.entries()).into();
+        let marked = self.log.back().is_some_and(|entry| entry.prefix.kind == Kind::Closed);
+        if status == Status::Closed && self.running.is_none() && !marked {
+            self.mark_closed(logged, out);
+        } else if let Some(LogEntry { prefix, frame }) = self.log.back() {
+            out(Effect::Publish { prefix: *prefix, frame });
+        }
+    }
+
+    /// A peer ends the query of a server that is gone: an error terminator behind what there is, and a fence behind that, so
+    /// that nothing follows should the server wake up again. `terminator` writes the frame for a position. False where
+    /// the claim has ended otherwise.
+    pub fn bury(
+        &mut self,
+        owner: &str,
+        generation: u64,
+        now_ms: u64,
+        terminator: impl FnOnce(Position) -> Vec<u8>,
+        logged: bool,
+        out: Audience<'_>,
+    ) -> bool {
+        if self.generation != generation || self.running.as_deref() != Some(owner) {
+            return false;
+        }
+        self.running = None;
+        let top = self.top();
+        if logged && top.generation <= generation {
+            let last = if top.generation == generation { top } else { Position::new(generation, 0) };
+            let position = last.next();
+            let prefix = Prefix { position, kind: Kind::Error };
+            self.write(prefix, &terminator(position), logged, out);
+            self.fence((generation + 1).max(now_ms), position, logged, out);
+        }
+        if self.status == Some(Status::Closed) {
+            self.mark_closed(logged, out);
+        }
+        true
+    }
+
+    fn fence(&mut self, generation: u64, prev: Position, logged: bool, out: Audience<'_>) {
+        let mut frame = Vec::new();
+        encode_fence(&mut frame, generation, prev);
+        let prefix = Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } };
+        self.write(prefix, &frame, logged, out);
+    }
+
+    fn mark_closed(&mut self, logged: bool, out: Audience<'_>) {
+        let position = self.top().next();
+        let mut frame = Vec::new();
+        encode_closed(&mut frame, position);
+        self.write(Prefix { position, kind: Kind::Closed }, &frame, logged, out);
+    }
+
+    fn write(&mut self, prefix: Prefix, frame: &[u8], logged: bool, out: Audience<'_>) {
+        if logged {
+            self.log.push_back(LogEntry::new(prefix, frame));
+        }
+        out(Effect::Publish { prefix, frame });
+    }
+}
