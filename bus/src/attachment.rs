@@ -35,8 +35,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
         cursor: Option<Position>,
     ) -> Result<(), BusError>;
 
-    /// Forgets the lane at once, without a word to the broker: the attachment was dropped.
-    fn forget(&self, session: SessionId, slot: &Arc<Slot>);
+    /// Forgets the lane at once, and keeps no cursor: the attachment was dropped.
+    fn forget(self: Arc<Self>, session: SessionId, slot: &Arc<Slot>);
 }
 
 /// A session's lane, open to one outlet. Dropped without [`Attachment::release`], it keeps the old cursor:
@@ -82,6 +82,6 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.backend.forget(self.session, &self.slot);
+        Arc::clone(&self.backend).forget(self.session, &self.slot);
     }
 }

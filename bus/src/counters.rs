@@ -54,6 +54,14 @@ counters! {
     control_dropped,
     /// Connections to the broker that were lost.
     disconnects,
+    /// Times that this process gave back what it knew to a broker that may have forgotten.
+    restorations,
+    /// Sessions of which the broker lacked something then.
+    restored_sessions,
+    /// Queries of servers that were gone, ended by this one.
+    buried,
+    /// Subscriptions that were silent and were opened again.
+    silences,
 }
 
 impl Counters {

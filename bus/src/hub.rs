@@ -4,7 +4,13 @@
 use crate::{Counters, Delivery, LaneEnd, Outlet};
 use parking_lot::Mutex;
 use protocol::{Gaps, Kind, Lane, LogEnd, Logged, Mark, Position, Prefix, SessionId, Step};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::sync::Notify;
 
 /// One open lane and its outlet.
@@ -14,6 +20,8 @@ pub(crate) struct Slot {
     counters: Arc<Counters>,
     state: Mutex<State>,
     predecessor: Notify,
+    /// Its end was told to the broker, or is being told.
+    left: AtomicBool,
 }
 
 struct State {
@@ -58,7 +66,24 @@ impl Slot {
             released: (0, Position::ZERO),
             ended: false,
         };
-        Arc::new(Self { outlet, delivery, counters, state: Mutex::new(state), predecessor: Notify::new() })
+        Arc::new(Self {
+            outlet,
+            delivery,
+            counters,
+            state: Mutex::new(state),
+            predecessor: Notify::new(),
+            left: AtomicBool::new(false),
+        })
+    }
+
+    /// The broker has numbered the attachment.
+    pub(crate) fn numbered(&self, epoch: u64) {
+        self.state.lock().epoch = epoch;
+    }
+
+    /// The attachment ends: true for the first that says so.
+    pub(crate) fn left(&self) -> bool {
+        !self.left.swap(true, Ordering::Relaxed)
     }
 
     /// The broker has numbered the attachment and knows where its stream starts. False if another has superseded it.
@@ -233,12 +258,21 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// Opens the session's lane; the one that it had here before has been taken over.
-    pub(crate) fn insert(&self, session: SessionId, slot: Arc<Slot>) {
-        let before = self.slots.lock().insert(session, slot);
-        if let Some(before) = before {
-            before.end(LaneEnd::TakenOver);
+    /// Opens the session's lane; answers the one that it had here before, which hears nothing any more.
+    pub(crate) fn insert(&self, session: SessionId, slot: Arc<Slot>) -> Option<Arc<Slot>> {
+        self.slots.lock().insert(session, slot)
+    }
+
+    /// The lane in the place of `former` came to nothing: that one hears again, and reads what it missed.
+    pub(crate) fn put_back(&self, session: SessionId, slot: &Arc<Slot>, former: Option<Arc<Slot>>) {
+        let Some(former) = former else { return };
+        let mut slots = self.slots.lock();
+        let own = slots.get(&session).is_some_and(|current| Arc::ptr_eq(current, slot));
+        if own {
+            slots.insert(session, former.clone());
         }
+        drop(slots);
+        if own { former.resubscribed() } else { former.end(LaneEnd::TakenOver) }
     }
 
     pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Slot>> {

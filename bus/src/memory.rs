@@ -309,7 +309,7 @@ impl Backend for Inner {
         Ok(())
     }
 
-    fn forget(&self, id: SessionId, slot: &Arc<Slot>) {
+    fn forget(self: Arc<Self>, id: SessionId, slot: &Arc<Slot>) {
         let Some(session) = self.get(id) else { return };
         let mut state = session.state.lock();
         if state.slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, slot)) {

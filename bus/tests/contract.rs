@@ -1,5 +1,6 @@
 //! One contract, two brokers: every test here runs on the memory bus and on a private Redis.
 
+#[allow(dead_code, reason = "shared with the other suites, which use the rest")]
 mod support;
 
 use bus::{ClaimError, ClaimRequest, Control, LaneEnd, Start};

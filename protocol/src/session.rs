@@ -135,6 +135,30 @@ impl Names {
     pub fn control(&self, instance: &str) -> String {
         format!("{}control:{instance}", self.prefix)
     }
+
+    /// Channel: what a process says to itself, to know that what is published arrives.
+    #[must_use]
+    pub fn probe(&self, instance: &str, connection: usize) -> String {
+        format!("{}probe:{instance}:{connection}", self.prefix)
+    }
+
+    /// String: written once into an empty Redis, so that one that forgot everything is told from one that did not.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        format!("{}bus:mark", self.prefix)
+    }
+
+    /// Hash: the servers that are alive, and their heartbeats.
+    #[must_use]
+    pub fn servers(&self) -> String {
+        format!("{}servers", self.prefix)
+    }
+
+    /// Hash: the sessions whose queries a server runs, and their generations.
+    #[must_use]
+    pub fn running(&self, server: &str) -> String {
+        format!("{}server:{server}:running", self.prefix)
+    }
 }
 
 fn written(write: impl FnOnce(&mut String) -> fmt::Result) -> String {

@@ -84,8 +84,11 @@ async fn run(
     Body(body): Body,
 ) -> Result<Json<RunResponse>, ApiError> {
     let query = Query::parse(&body)?;
-    app.check_able()?;
-    app.runs.clone().run(session, query).await.map(Json)
+    match app.check_able() {
+        Ok(()) => app.runs.clone().run(session, query).await.map(Json),
+        // A query that was started here, or elsewhere, is none that would not be finished.
+        Err(refusal) => app.runs.recall(session, &query, refusal).await.map(Json),
+    }
 }
 
 async fn close(

@@ -9,20 +9,23 @@ use crate::{
     plan::Plan,
     request::Query,
     text::ResponseText,
-    worker::Command,
+    worker::{self, Command},
 };
-use bus::{Broker, Claim, ClaimError, ClaimRequest, Control};
-use protocol::{ClockAnchor, RunResponse, SessionId};
+use bus::{Batch, Broker, Claim, ClaimError, ClaimRequest, Control};
+use protocol::{ClockAnchor, Kind, Position, RunResponse, SessionId, encode_error};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use uuid::Uuid;
 
 /// How long a call waits for a bus that does not answer.
 pub(crate) const BUS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a claim whose outcome is unknown is asked about after its caller was sent away: the session is not free before.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(60);
 
 const CLAIM_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -50,6 +53,13 @@ struct Answer {
 }
 
 impl Answer {
+    fn read(session: SessionId, kept: &str) -> Result<Self, ApiError> {
+        serde_json::from_str(kept).map_err(|error| {
+            tracing::error!(%session, %error, "the kept answer of a repeated query is unreadable");
+            ApiError::Internal
+        })
+    }
+
     fn into_response(self, query_id: String, generation: u64) -> RunResponse {
         RunResponse {
             status: "streaming".to_owned(),
@@ -89,11 +99,29 @@ impl Runs {
         session: SessionId,
         query: Query,
     ) -> Result<RunResponse, ApiError> {
-        let permit =
-            self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Full(self.config.max_streams))?;
-        // In a task of its own: a caller that hangs up must not leave a claim without a stream.
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            return self.recall(session, &query, ApiError::Full(self.config.max_streams)).await;
+        };
+        // In a task of its own: a caller that hangs up, or is sent away, must not leave a claim without a stream.
         let started = tokio::spawn(self.start(session, query, permit));
-        started.await.unwrap_or(Err(ApiError::Internal))
+        match timeout(BUS_PATIENCE, started).await {
+            Ok(started) => started.unwrap_or(Err(ApiError::Internal)),
+            Err(_) => Err(ApiError::BusUnreachable),
+        }
+    }
+
+    /// Answers a repeated call as it was answered before; a new one gets the `refusal`.
+    pub(crate) async fn recall(
+        &self,
+        session: SessionId,
+        query: &Query,
+        refusal: ApiError,
+    ) -> Result<RunResponse, ApiError> {
+        let Some(query_id) = &query.query_id else { return Err(refusal) };
+        let recalled = timeout(BUS_PATIENCE, self.bus.recall(session, query_id)).await;
+        let Ok(Ok(Some(Claim { generation, repeat_of: Some(kept) }))) = recalled else { return Err(refusal) };
+        self.metrics.repeats.inc();
+        Ok(Answer::read(session, &kept)?.into_response(query_id.clone(), generation))
     }
 
     async fn start(
@@ -141,15 +169,12 @@ impl Runs {
             query_id: query_id.to_owned(),
             answer: serde_json::to_string(answer).map_err(|_| ApiError::Internal)?,
         };
-        let deadline = Instant::now() + BUS_PATIENCE;
+        let deadline = Instant::now() + CLAIM_PATIENCE;
         loop {
             let error = match self.bus.claim(session, request.clone()).await {
                 Ok(Claim { generation, repeat_of: None }) => return Ok(Claimed::Now(generation)),
                 Ok(Claim { generation, repeat_of: Some(kept) }) => {
-                    let kept: Answer = serde_json::from_str(&kept).map_err(|error| {
-                        tracing::error!(%session, %error, "the kept answer of a repeated query is unreadable");
-                        ApiError::Internal
-                    })?;
+                    let kept = Answer::read(session, &kept)?;
                     let own = kept.attempt == answer.attempt;
                     return Ok(if own {
                         Claimed::Now(generation)
@@ -180,9 +205,24 @@ impl Runs {
         permit: OwnedSemaphorePermit,
     ) -> Result<(), ApiError> {
         let start_us = self.anchor.us(Instant::now().into_std());
-        let stream = Stream::new(id, query_id, self.text.clone(), plan, start_us, permit);
-        let sent = self.worker_of(id.0).send(Command::Start(Box::new(stream))).await;
-        sent.map_err(|_| ApiError::Draining)
+        let stream = Stream::new(id, query_id.clone(), self.text.clone(), plan, start_us, permit);
+        if self.worker_of(id.0).send(Command::Start(Box::new(stream))).await.is_ok() {
+            return Ok(());
+        }
+        self.end_unplayed(id, &query_id, start_us).await;
+        Err(ApiError::Draining)
+    }
+
+    /// Ends a claim whose worker has gone in the meantime. What is not taken now, a peer ends.
+    async fn end_unplayed(&self, (session, generation): StreamId, query_id: &str, now_us: u64) {
+        let position = Position::new(generation, 1);
+        let mut batch = Batch::default();
+        batch.push(session, position, Kind::Error, |out| {
+            encode_error(out, position, "shutdown", worker::SHUTDOWN, query_id, now_us, now_us);
+        });
+        if let Err(error) = self.bus.append(&batch).await {
+            tracing::warn!(%session, %error, "a query that was claimed too late was not ended, a peer will");
+        }
     }
 
     fn worker_of(&self, session: SessionId) -> &mpsc::Sender<Command> {

@@ -233,7 +233,7 @@ impl Worker {
     }
 }
 
-const SHUTDOWN: &str = "the server shut down before the query ended";
+pub(crate) const SHUTDOWN: &str = "the server shut down before the query ended";
 
 /// Appends a parcel, again and again until the bus takes it: a repeat doubles nothing.
 async fn append(bus: Arc<dyn Broker>, metrics: Metrics, parcel: Parcel) -> (Parcel, Appended) {

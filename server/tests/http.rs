@@ -192,8 +192,10 @@ async fn an_absent_bus_and_full_streams_are_temporary() {
     bus.set_ready(true);
     assert_eq!(server.get("/ready").await.status(), 200);
     let (a, b) = (server.create().await, server.create().await);
-    server.accepted(a, json!({"query": "x", "itl_ms": 60_000})).await;
+    let first = server.accepted(a, json!({"query": "x", "query_id": "q", "itl_ms": 60_000})).await;
     refused(server.run(b, json!({"query": "x"})).await, 429, "all 1 streams").await;
+    let repeated = server.accepted(a, json!({"query": "x", "query_id": "q"})).await;
+    assert_eq!(repeated.generation, first.generation, "a query that runs is answered for, full or not");
     server.post(&format!("/session/{a}/close"), "").await;
     bus.until_terminated(a).await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -207,9 +209,12 @@ async fn an_absent_bus_and_full_streams_are_temporary() {
 async fn a_drain_finishes_what_runs_and_refuses_what_comes() {
     let (bus, server) = recorded(config()).await;
     let session = server.create().await;
-    server.accepted(session, json!({"query": "x", "tokens": 10, "itl_ms": 30})).await;
+    let first =
+        server.accepted(session, json!({"query_id": "q", "query": "x", "tokens": 10, "itl_ms": 30})).await;
     server.shutdown.cancel();
     refused(server.get("/ready").await, 503, "shutting down").await;
+    let repeated = server.accepted(session, json!({"query": "x", "query_id": "q"})).await;
+    assert_eq!(repeated.generation, first.generation);
     server.check("/session/create", "", 503, "shutting down").await;
     refused(server.run(session, json!({"query": "y"})).await, 503, "shutting down").await;
     assert_eq!(server.get("/health").await.status(), 200);

@@ -2,7 +2,7 @@
 //! Nothing else in the crate reads either.
 
 use crate::Config;
-use bus::{BusConfig, Delivery};
+use bus::{BusConfig, Delivery, Role};
 use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
 use protocol::{Secret, SecretError};
 use std::{fmt, path::PathBuf, time::Duration};
@@ -233,6 +233,7 @@ impl Args {
         let instance =
             instance.unwrap_or_else(|| format!("wsproxy-{:.8}", Uuid::new_v4().as_simple().to_string()));
         BusConfig {
+            role: Role::Gateway,
             session_ttl: Duration::from_secs(self.session_ttl_seconds),
             delivery,
             subscriber_connections,

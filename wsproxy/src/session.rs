@@ -122,6 +122,7 @@ async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool
             }
             Ok(CatchUp::More) => bus::Outlet::behind(outbox),
             Ok(CatchUp::Ended) => {}
+            Ok(CatchUp::Wait) => ask_again_later(outbox).await,
             Err(error) => {
                 debug!("the log was not read, trying again: {error}");
                 ask_again_later(outbox).await;

@@ -1,7 +1,7 @@
 //! One supervised connection to Redis: opened, probed, opened again with backoff when it breaks.
 //! Callers get the connection of this moment or an error; nobody ever connects inside a call.
 
-use super::readiness::Link as Lamp;
+use super::{incarnation::Incarnation, readiness::Link as Lamp};
 use crate::{BusError, Counters};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -27,6 +27,11 @@ pub(super) trait Purpose: Send + Sync + 'static {
 
     /// The connection stands; the link counts as up when this returns.
     async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()>;
+
+    /// Whether the connection still does what it is for; false or a failure ends it.
+    async fn works(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        connection.send_packed_command(&redis::cmd("PING")).await.map(|_| true)
+    }
 }
 
 pub(super) struct Link {
@@ -89,7 +94,7 @@ impl Link {
                     *self.current.lock() = Some(connection.clone());
                     lamp.set(true);
                     self.up.notify_waiters();
-                    let why = watch(connection, &broken).await;
+                    let why = watch(&*purpose, connection, &broken).await;
                     *self.current.lock() = None;
                     lamp.set(false);
                     Counters::add(&counters.disconnects, 1);
@@ -121,17 +126,17 @@ impl Link {
 }
 
 /// Returns when the connection is no good any more, with the reason.
-async fn watch(mut connection: MultiplexedConnection, broken: &Notify) -> String {
+async fn watch(purpose: &dyn Purpose, mut connection: MultiplexedConnection, broken: &Notify) -> String {
     loop {
         tokio::select! {
             () = broken.notified() => return "it broke".to_owned(),
             () = time::sleep(PROBE_INTERVAL) => {}
         }
-        let ping = redis::cmd("PING");
         tokio::select! {
             () = broken.notified() => return "it broke".to_owned(),
-            answer = connection.send_packed_command(&ping) => match answer {
-                Ok(_) => {}
+            works = purpose.works(&mut connection) => match works {
+                Ok(true) => {}
+                Ok(false) => return "what is published does not arrive".to_owned(),
                 Err(error) if is_broken(&error) => return error.to_string(),
                 Err(_) => {}
             }
@@ -147,7 +152,10 @@ fn is_broken(error: &RedisError) -> bool {
 }
 
 /// A link that carries commands alone, and the scripts that its pipelines call by their hashes.
-pub(super) struct Commands(pub(super) Vec<Script>);
+pub(super) struct Commands {
+    pub(super) scripts: Vec<Script>,
+    pub(super) incarnation: Arc<Incarnation>,
+}
 
 #[async_trait]
 impl Purpose for Commands {
@@ -161,9 +169,18 @@ impl Purpose for Commands {
     }
 
     async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        for script in &self.0 {
+        for script in &self.scripts {
             script.load_async(connection).await?;
         }
-        Ok(())
+        // Before the link carries anything: who writes to a Redis that forgot must know it.
+        self.incarnation.check(connection).await
+    }
+
+    /// Whether it still leads to the same Redis is noticed here where no call asks.
+    async fn works(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        let mut get = redis::cmd("GET");
+        let mark: Option<Vec<u8>> = get.arg(self.incarnation.mark_key()).query_async(connection).await?;
+        self.incarnation.saw_mark(mark.as_deref());
+        Ok(true)
     }
 }

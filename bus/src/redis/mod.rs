@@ -1,22 +1,27 @@
 //! The bus over Redis: hashes for what is atomic, a stream a session for its log, pub/sub for what is live.
 //! One connection for commands, one for appends, one to four that subscribe; their number never grows with sessions.
 
+mod heartbeat;
+mod incarnation;
 mod link;
 mod note;
 mod pipeline;
 mod readiness;
+mod restoration;
 mod scripts;
 mod subscriber;
 
 use crate::{
     Appended, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError, ClaimRequest,
-    Control, Counters, CountersSnapshot, Delivery, Outlet, Start,
+    Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Role, Start,
     attachment::Backend,
     hub::{Hub, Page, Slot},
     memory::{CONTROL_QUEUE, TAKEOVER_WAIT},
+    rules::Keeper,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+use incarnation::Incarnation;
 use link::{Commands, Link, Purpose};
 use parking_lot::Mutex;
 use protocol::{Gaps, Names, Position, Prefix, SessionId};
@@ -25,13 +30,16 @@ use redis::{
     Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, ScriptInvocation, Value,
     io::tcp::TcpSettings,
 };
+use restoration::Cursors;
 use scripts::Scripts;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use subscriber::{Share, Subscriber, Subscribing};
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
 };
+use uuid::Uuid;
 
 /// The most connections that subscribe.
 const MAX_SUBSCRIBERS: usize = 4;
@@ -47,7 +55,14 @@ pub struct RedisBroker {
 
 struct Inner {
     config: BusConfig,
+    /// This process's name on the bus. One that starts again is another: nobody takes its queries for those of the first.
+    owner: String,
     names: Names,
+    incarnation: Arc<Incarnation>,
+    /// A server's memory of what it said.
+    keeper: Mutex<Keeper>,
+    /// A gateway's memory of what it released.
+    cursors: Mutex<Cursors>,
     scripts: Arc<Scripts>,
     counters: Arc<Counters>,
     hub: Arc<Hub>,
@@ -64,10 +79,12 @@ impl RedisBroker {
     pub fn open(config: BusConfig) -> Result<Self, BusError> {
         let client = client(&config.url)?;
         let names = Names::with_prefix(config.name_prefix.clone());
+        let owner = format!("{}.{:.8}", config.instance, Uuid::new_v4().simple());
         let counters = Arc::<Counters>::default();
         let hub = Arc::<Hub>::default();
         let readiness = Readiness::new();
         let scripts = Arc::new(Scripts::new());
+        let incarnation = Incarnation::new(names.mark(), readiness.link());
         let mut tasks = JoinSet::new();
         let (control, control_reader) = mpsc::channel(CONTROL_QUEUE);
         let mut supervise = |link: &Arc<Link>, purpose: Arc<dyn Purpose>| {
@@ -75,21 +92,21 @@ impl RedisBroker {
         };
 
         let commands = Link::new(client.clone(), "commands");
-        supervise(&commands, Arc::new(Commands(Vec::new())));
+        supervise(&commands, Arc::new(Commands { scripts: Vec::new(), incarnation: incarnation.clone() }));
         let appends = Link::new(client.clone(), "appends");
-        supervise(&appends, Arc::new(Commands(vec![scripts.terminate.clone()])));
+        let terminate = vec![scripts.terminate.clone()];
+        supervise(&appends, Arc::new(Commands { scripts: terminate, incarnation: incarnation.clone() }));
         let of = config.subscriber_connections.clamp(1, MAX_SUBSCRIBERS);
         let subscribers: Vec<_> = (0..of)
             .map(|index| {
                 let link = Link::new(client.clone(), "subscriber");
-                let control = (index == 0).then(|| (names.control(&config.instance), control.clone()));
-                let share = Share { index, of };
                 let subscriber = Subscriber::new(
                     hub.clone(),
-                    share,
+                    Share { index, of },
                     link.clone(),
                     names.clone(),
-                    control,
+                    &owner,
+                    control.clone(),
                     counters.clone(),
                 );
                 supervise(&link, Arc::new(Subscribing(subscriber.clone())));
@@ -99,7 +116,26 @@ impl RedisBroker {
         for subscriber in &subscribers {
             tasks.spawn(subscriber.clone().run());
         }
-        let inner = Arc::new(Inner { config, names, scripts, counters, hub, commands, appends, subscribers });
+        let keeper = Mutex::new(Keeper::new(config.keep_bytes, config.session_ttl, config.log_entries));
+        let cursors = Mutex::default();
+        let inner = Arc::new(Inner {
+            config,
+            owner,
+            names,
+            incarnation,
+            keeper,
+            cursors,
+            scripts,
+            counters,
+            hub,
+            commands,
+            appends,
+            subscribers,
+        });
+        tasks.spawn(restoration::run(inner.clone()));
+        if inner.config.role == Role::Server {
+            tasks.spawn(heartbeat::run(inner.clone(), readiness.link()));
+        }
         Ok(Self { inner, control_reader: Mutex::new(Some(control_reader)), readiness, _tasks: tasks })
     }
 }
@@ -120,6 +156,32 @@ impl Inner {
 
     fn ttl(&self) -> u64 {
         self.config.session_ttl.as_secs().max(1)
+    }
+
+    fn is_logged(&self) -> bool {
+        self.config.delivery == Delivery::Log
+    }
+
+    /// Whether events that a log lacks may still be given back to it.
+    fn gaps(&self) -> Gaps {
+        if self.incarnation.is_young() { Gaps::Await } else { Gaps::Announce }
+    }
+
+    /// A session that Redis does not know: it never did, unless it forgot.
+    async fn is_unknown(&self) -> Result<(), BusError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("GET").arg(self.incarnation.mark_key());
+        let (mark,): (Option<Vec<u8>>,) = self.call(&pipeline).await?;
+        let same = self.incarnation.saw_mark(mark.as_deref());
+        if same && !self.incarnation.is_young() { Ok(()) } else { Err(BusError::Restoring) }
+    }
+
+    fn restored(&self) -> Result<(), BusError> {
+        if self.incarnation.is_restored() { Ok(()) } else { Err(BusError::Restoring) }
+    }
+
+    fn settled(&self) -> Result<(), BusError> {
+        if self.incarnation.is_settled() { Ok(()) } else { Err(BusError::Restoring) }
     }
 
     fn delivery(&self) -> &'static str {
@@ -145,32 +207,47 @@ impl Broker for RedisBroker {
     async fn create(&self, session: SessionId) -> Result<(), BusError> {
         let meta = self.inner.names.meta(session);
         let mut pipeline = redis::pipe();
-        pipeline.cmd("HSET").arg(&meta).arg("status").arg("active").ignore();
+        pipeline.cmd("HSETNX").arg(&meta).arg("status").arg("active").ignore();
         pipeline.cmd("EXPIRE").arg(&meta).arg(self.inner.ttl()).ignore();
-        self.inner.call(&pipeline).await
+        let () = self.inner.call(&pipeline).await?;
+        self.inner.keeper.lock().created(session, Instant::now());
+        Ok(())
     }
 
     async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError> {
         let inner = &self.inner;
+        inner.settled()?;
         let mut script = inner.scripts.claim.key(inner.names.meta(session));
         script
             .key(inner.names.log(session))
             .key(inner.names.attach(session))
-            .arg(request.query_id)
-            .arg(request.answer)
-            .arg(&inner.config.instance)
+            .key(inner.names.running(&inner.owner))
+            .arg(&request.query_id)
+            .arg(&request.answer)
+            .arg(&inner.owner)
             .arg(inner.ttl())
             .arg(inner.config.log_entries)
             .arg(inner.delivery())
-            .arg(inner.names.down(session));
-        let (outcome, generation, answer): (String, u64, String) = inner.invoke(&script).await?;
-        match outcome.as_str() {
-            "claimed" => Ok(Claim { generation, repeat_of: None }),
-            "repeat" => Ok(Claim { generation, repeat_of: Some(answer) }),
-            "closed" => Err(ClaimError::Closed),
-            "busy" => Err(ClaimError::Busy),
-            _ => Err(ClaimError::Unknown),
+            .arg(inner.names.down(session))
+            .arg(session.to_string());
+        let (outcome, generation, prev, kept): (String, u64, String, String) = inner.invoke(&script).await?;
+        let repeated = match outcome.as_str() {
+            "claimed" => false,
+            "repeat" => true,
+            "closed" => return Err(ClaimError::Closed),
+            "busy" => return Err(ClaimError::Busy),
+            _ => {
+                inner.is_unknown().await?;
+                return Err(ClaimError::Unknown);
+            }
+        };
+        // A claim whose answer was lost comes back as a repeat of itself: then it is this server's all the same.
+        if !repeated || kept == request.answer {
+            let prev = prev.parse().unwrap_or(Position::ZERO);
+            let ClaimRequest { query_id, answer } = &request;
+            inner.keeper.lock().claimed(session, (generation, prev), query_id, answer, Instant::now());
         }
+        Ok(Claim { generation, repeat_of: repeated.then_some(kept) })
     }
 
     async fn recall(&self, session: SessionId, query_id: &str) -> Result<Option<Claim>, BusError> {
@@ -188,6 +265,7 @@ impl Broker for RedisBroker {
 
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {
         let inner = &self.inner;
+        inner.settled()?;
         let mut script = inner.scripts.close.key(inner.names.meta(session));
         script
             .key(inner.names.log(session))
@@ -196,7 +274,13 @@ impl Broker for RedisBroker {
             .arg(inner.ttl())
             .arg(inner.delivery())
             .arg(inner.names.down(session));
-        inner.invoke(&script).await
+        let known: bool = inner.invoke(&script).await?;
+        if known {
+            inner.keeper.lock().closed(session, Instant::now());
+        } else {
+            inner.is_unknown().await?;
+        }
+        Ok(known)
     }
 
     async fn attach(
@@ -206,25 +290,32 @@ impl Broker for RedisBroker {
         outlet: Arc<dyn Outlet>,
     ) -> Result<Attachment, BusError> {
         let inner = &self.inner;
-        inner.commands.connection()?;
+        inner.restored()?;
         let slot = Slot::new(outlet, inner.config.delivery, inner.counters.clone());
-        inner.hub.insert(session, slot.clone());
         // From here on a failure, or a caller that goes away, forgets the lane by dropping the attachment.
         let attachment = Attachment { session, slot: slot.clone(), backend: inner.clone() };
+        let former = inner.hub.insert(session, slot.clone());
         let mut script = inner.scripts.attach.key(inner.names.attach(session));
-        script
-            .arg(inner.names.prefix())
-            .arg(session.to_string())
-            .arg(inner.ttl())
-            .arg(&inner.config.instance);
-        let (epoch, told, cursor): (u64, u64, String) = inner.invoke(&script).await?;
+        script.arg(inner.names.prefix()).arg(session.to_string()).arg(inner.ttl()).arg(&inner.owner);
+        let attached: Result<(u64, u64, u64, String), BusError> = inner.invoke(&script).await;
+        let (epoch, before, told, cursor) = match attached {
+            Ok(attached) => attached,
+            Err(error) => {
+                inner.hub.put_back(session, &slot, former);
+                return Err(error);
+            }
+        };
+        if let Some(former) = former {
+            former.end(LaneEnd::TakenOver);
+        }
+        slot.numbered(epoch);
         let cursor = cursor.parse().unwrap_or(Position::ZERO);
         let start = match start {
             Start::After(position) => position,
             Start::Cursor if told == 0 => cursor,
             Start::Cursor => {
                 // A holder that does not answer in time leaves the cursor where it was: some events come twice.
-                tokio::time::timeout(TAKEOVER_WAIT, slot.released(epoch - 1)).await.unwrap_or(cursor)
+                tokio::time::timeout(TAKEOVER_WAIT, slot.released(before)).await.unwrap_or(cursor)
             }
         };
         slot.begin(epoch, start);
@@ -254,29 +345,31 @@ impl Broker for RedisBroker {
 #[async_trait]
 impl Backend for Inner {
     async fn read_page(&self, session: SessionId, slot: &Slot, limit: usize) -> Result<CatchUp, BusError> {
-        let (last, mark) = slot.begin_read();
+        let (last, mark_of_lane) = slot.begin_read();
         if self.config.delivery == Delivery::PubSub {
-            return Ok(slot.end_read(mark, Page::Last, Gaps::Announce).into());
+            return Ok(slot.end_read(mark_of_lane, Page::Last, Gaps::Announce).into());
         }
+        let gaps = self.gaps();
+        let limit = limit.max(1);
         let mut pipeline = redis::pipe();
-        pipeline
-            .cmd("XRANGE")
-            .arg(self.names.log(session))
-            .arg(format!("({last}"))
-            .arg("+")
-            .arg("COUNT")
-            .arg(limit.max(1));
-        let (page,): (Vec<Value>,) = self.call(&pipeline).await?;
-        for entry in &page {
+        pipeline.cmd("GET").arg(self.incarnation.mark_key());
+        let range = pipeline.cmd("XRANGE").arg(self.names.log(session));
+        range.arg(format!("({last}")).arg("+").arg("COUNT").arg(limit);
+        let (mark, entries): (Option<Vec<u8>>, Vec<Value>) = self.call(&pipeline).await?;
+        let gaps = if self.incarnation.saw_mark(mark.as_deref()) { gaps } else { Gaps::Await };
+        let mut page = if entries.len() < limit { Page::Last } else { Page::Full };
+        for entry in &entries {
             match logged_frame(entry).and_then(|frame| Some((Prefix::parse(frame)?, frame))) {
                 Some((prefix, frame)) => {
-                    slot.logged(prefix, frame, Gaps::Announce);
+                    if !slot.logged(prefix, frame, gaps) {
+                        page = Page::Holed;
+                        break;
+                    }
                 }
                 None => Counters::add(&self.counters.malformed, 1),
             }
         }
-        let page = if page.len() < limit.max(1) { Page::Last } else { Page::Full };
-        Ok(slot.end_read(mark, page, Gaps::Announce).into())
+        Ok(slot.end_read(mark_of_lane, page, gaps).into())
     }
 
     async fn release(
@@ -285,20 +378,48 @@ impl Backend for Inner {
         slot: &Slot,
         cursor: Option<Position>,
     ) -> Result<(), BusError> {
+        slot.left();
+        let epoch = slot.epoch();
+        if let Some(cursor) = cursor {
+            self.cursors.lock().remember(session, epoch, cursor);
+        }
+        self.release_epoch(session, epoch, cursor).await
+    }
+
+    fn forget(self: Arc<Self>, session: SessionId, slot: &Arc<Slot>) {
+        if self.hub.remove(session, slot) {
+            self.subscriber(session).unsubscribe(session);
+        }
+        // Whoever comes next must not wait for one that went away without a word.
+        if slot.left()
+            && slot.epoch() != 0
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let epoch = slot.epoch();
+            runtime.spawn(async move {
+                if let Err(error) = self.release_epoch(session, epoch, None).await {
+                    tracing::debug!(%session, "an attachment was not released: {error}");
+                }
+            });
+        }
+    }
+}
+
+impl Inner {
+    async fn release_epoch(
+        &self,
+        session: SessionId,
+        epoch: u64,
+        cursor: Option<Position>,
+    ) -> Result<(), BusError> {
         let mut script = self.scripts.release.key(self.names.attach(session));
         script
             .arg(self.names.prefix())
             .arg(session.to_string())
             .arg(self.ttl())
-            .arg(slot.epoch())
+            .arg(epoch)
             .arg(cursor.map_or_else(String::new, |cursor| cursor.to_string()));
         self.invoke(&script).await
-    }
-
-    fn forget(&self, session: SessionId, slot: &Arc<Slot>) {
-        if self.hub.remove(session, slot) {
-            self.subscriber(session).unsubscribe(session);
-        }
     }
 }
 

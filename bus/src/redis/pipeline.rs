@@ -8,25 +8,46 @@ use redis::{Cmd, Pipeline, ServerErrorKind, Value};
 use std::{
     collections::BTreeSet,
     fmt::{self, Write},
+    time::Instant,
 };
 
 /// Events in one pipeline at most: bounds what one answer holds.
 const PIPELINE_ENTRIES: usize = 1024;
 
 pub(super) async fn append(inner: &Inner, batch: &Batch) -> Result<Appended, BusError> {
+    inner.restored()?;
     let mut appended = Appended::default();
     let entries: Vec<Entry<'_>> = batch.iter().collect();
     for some in entries.chunks(PIPELINE_ENTRIES) {
         append_some(inner, some, &mut appended).await?;
     }
+    keep(inner, &entries, &appended);
     Counters::add(&inner.counters.appended, batch.len() as u64);
     Counters::add(&inner.counters.unheard, appended.unheard);
     Ok(appended)
 }
 
+/// Remembers what was acknowledged, for a Redis that forgets.
+fn keep(inner: &Inner, entries: &[Entry<'_>], appended: &Appended) {
+    let now = Instant::now();
+    let mut keeper = inner.keeper.lock();
+    let refused = appended.refused.iter().map(|&(session, generation, _)| (session, generation));
+    let untaken: Vec<_> = appended.stale.iter().copied().chain(refused).collect();
+    for entry in entries {
+        let generation = (entry.session, entry.prefix.position.generation);
+        if !untaken.contains(&generation) {
+            keeper.appended(entry.session, entry.prefix, entry.frame, now);
+        }
+    }
+    for &(session, generation) in &appended.stale {
+        keeper.fenced_off(session, generation);
+    }
+}
+
 async fn append_some(inner: &Inner, entries: &[Entry<'_>], appended: &mut Appended) -> Result<(), BusError> {
     let mut connection = inner.appends.connection()?;
-    let mut pipeline = Pipeline::with_capacity(entries.len() * 2);
+    let mut pipeline = Pipeline::with_capacity(entries.len() * 2 + 1);
+    pipeline.cmd("GET").arg(inner.incarnation.mark_key());
     let mut writer = Writer::new(inner);
     for entry in entries {
         writer.write(&mut pipeline, entry);
@@ -36,6 +57,13 @@ async fn append_some(inner: &Inner, entries: &[Entry<'_>], appended: &mut Append
         .await
         .map_err(|error| Link::failed(&error))?;
     let mut answers = answers.into_iter();
+    let mark = match answers.next() {
+        Some(Value::BulkString(mark)) => Some(mark),
+        _ => None,
+    };
+    if !inner.incarnation.saw_mark(mark.as_deref()) {
+        return Err(BusError::Restoring);
+    }
     let mut not_above = BTreeSet::new();
     let mut forgotten = false;
     for entry in entries {
@@ -153,16 +181,18 @@ fn terminate(inner: &Inner, entry: &Entry<'_>, log: &str, down: &str, id: &str) 
     let mut terminate = redis::cmd("EVALSHA");
     terminate
         .arg(inner.scripts.terminate.get_hash())
-        .arg(3)
+        .arg(4)
         .arg(inner.names.meta(entry.session))
         .arg(log)
         .arg(inner.names.attach(entry.session))
+        .arg(inner.names.running(&inner.owner))
         .arg(entry.prefix.position.generation)
         .arg(id)
         .arg(entry.frame)
         .arg(inner.ttl())
         .arg(inner.delivery())
-        .arg(down);
+        .arg(down)
+        .arg(entry.session.to_string());
     terminate
 }
 

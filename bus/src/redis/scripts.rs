@@ -12,6 +12,15 @@ local function top(log)
 end
 ";
 
+/// Fences off every earlier writer.
+const FENCE: &str = r#"
+local function fence(log, down, generation, prev, logged)
+  local frame = '{"id":"' .. generation .. '-0","type":"fence","prev":"' .. prev .. '"}'
+  if logged then redis.call('XADD', log, generation .. '-0', 'e', frame) end
+  redis.call('PUBLISH', down, frame)
+end
+"#;
+
 /// Marks the end of a closed session behind all its events.
 const MARK_CLOSED: &str = r#"
 local function mark_closed(log, down, logged)
@@ -24,41 +33,43 @@ local function mark_closed(log, down, logged)
 end
 "#;
 
-/// KEYS meta, log, attach. ARGV query, answer, owner, ttl, entries kept, 'log' | 'pubsub', down channel.
+/// KEYS meta, log, attach, the owner's running sessions. ARGV query, answer, owner, ttl, entries kept, 'log' | 'pubsub',
+/// down channel, session. Answers the outcome, the generation, the position before it, and the answer that was kept.
 const CLAIM: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
-local query, answer, owner, ttl, keep, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7]
-local status, last_query, last_generation, last_answer, running =
-  unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'answer', 'running'))
-if not status then return {'unknown', '0', ''} end
-if last_query == query then return {'repeat', last_generation, last_answer} end
-if status ~= 'active' then return {'closed', '0', ''} end
-if running then return {'busy', '0', ''} end
+local query, answer, owner, ttl, keep, logged, down, session =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7], ARGV[8]
+local status, last_query, last_generation, last_prev, last_answer, running =
+  unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running'))
+if not status then return {'unknown', '0', '0-0', ''} end
+if last_query == query then return {'repeat', last_generation, last_prev or '0-0', last_answer} end
+if status ~= 'active' then return {'closed', '0', '0-0', ''} end
+if running then return {'busy', '0', '0-0', ''} end
 local top_generation, top_seq = '0', '0'
 if logged then top_generation, top_seq = top(log) end
 local time = redis.call('TIME')
 local generation = math.max(
   tonumber(last_generation or '0') + 1, tonumber(top_generation) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
 generation = string.format('%.0f', generation)
-local frame = '{"id":"' .. generation .. '-0","type":"fence","prev":"' .. top_generation .. '-' .. top_seq .. '"}'
-if logged then
-  redis.call('XTRIM', log, 'MAXLEN', keep)
-  redis.call('XADD', log, generation .. '-0', 'e', frame)
-  redis.call('EXPIRE', log, ttl)
-end
-redis.call('HSET', meta, 'gen', generation, 'query', query, 'answer', answer, 'running', '1', 'owner', owner)
+local prev = top_generation .. '-' .. top_seq
+if logged then redis.call('XTRIM', log, 'MAXLEN', keep) end
+fence(log, down, generation, prev, logged)
+if logged then redis.call('EXPIRE', log, ttl) end
+redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer, 'running', '1', 'owner', owner)
+redis.call('HSET', KEYS[4], session, generation)
 redis.call('EXPIRE', meta, ttl)
 redis.call('EXPIRE', KEYS[3], ttl)
-redis.call('PUBLISH', down, frame)
-return {'claimed', generation, ''}
+redis.call('EXPIRE', KEYS[4], ttl)
+return {'claimed', generation, prev, ''}
 "#;
 
-/// KEYS meta, log, attach. ARGV generation, id, frame, ttl, 'log' | 'pubsub', down channel.
-/// Answers how many heard it, or -1 where a later generation exists.
+/// KEYS meta, log, attach, the writer's running sessions. ARGV generation, id, frame, ttl, 'log' | 'pubsub', down channel,
+/// session. Answers how many heard it, or -1 where a later generation exists.
 const TERMINATE: &str = r"
 local meta, log = KEYS[1], KEYS[2]
 local generation, id, frame, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == 'log', ARGV[6]
 local status, current, running = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running'))
+redis.call('HDEL', KEYS[4], ARGV[7])
 if current and current ~= generation then return -1 end
 if logged then
   local added = redis.pcall('XADD', log, id, 'e', frame)
@@ -97,39 +108,190 @@ end
 return 1
 "#;
 
-/// KEYS attach. ARGV prefix of names, session, ttl, instance. Answers epoch, how many were told, cursor.
+/// KEYS attach. ARGV prefix of names, session, ttl, instance. Answers epoch, the one before it, how many were told, cursor.
+/// Epochs follow the clock, so that they grow even where they were forgotten.
 const ATTACH: &str = r#"
 local attach = KEYS[1]
 local prefix, session, ttl, instance = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local holder, cursor = unpack(redis.call('HMGET', attach, 'holder', 'cursor'))
-local epoch = redis.call('HINCRBY', attach, 'epoch', 1)
-redis.call('HSET', attach, 'holder', instance)
+local before, holder, cursor = unpack(redis.call('HMGET', attach, 'epoch', 'holder', 'cursor'))
+before = before or '0'
+local time = redis.call('TIME')
+local epoch = math.max(tonumber(before) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
+epoch = string.format('%.0f', epoch)
+redis.call('HSET', attach, 'epoch', epoch, 'holder', instance)
 redis.call('EXPIRE', attach, ttl)
 local told = 0
 if holder then
   told = redis.call('PUBLISH', prefix .. 'control:' .. holder,
     '{"takeover":{"session":"' .. session .. '","epoch":' .. epoch .. '}}')
 end
-return {epoch, told, cursor or '0-0'}
+return {epoch, before, told, cursor or '0-0'}
 "#;
 
 /// KEYS attach. ARGV prefix of names, session, ttl, epoch, cursor or ''.
 const RELEASE: &str = r#"
 local attach = KEYS[1]
-local prefix, session, ttl, epoch, cursor = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local prefix, session, ttl, epoch, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local current, holder, kept, kept_epoch =
   unpack(redis.call('HMGET', attach, 'epoch', 'holder', 'cursor', 'cursor_epoch'))
-if cursor ~= '' and epoch > tonumber(kept_epoch or '0') then
+if cursor ~= '' and tonumber(epoch) > tonumber(kept_epoch or '0') then
   redis.call('HSET', attach, 'cursor', cursor, 'cursor_epoch', epoch)
   kept = cursor
 end
 redis.call('EXPIRE', attach, ttl)
-if tonumber(current or '0') == epoch then
+if current == epoch then
   redis.call('HDEL', attach, 'holder')
 elseif holder then
   redis.call('PUBLISH', prefix .. 'control:' .. holder,
     '{"released":{"session":"' .. session .. '","epoch":' .. epoch .. ',"cursor":"' .. (kept or '0-0') .. '"}}')
 end
+return 1
+"#;
+
+/// KEYS attach. ARGV epoch, instance, ttl: a gateway still has the session. Answers the newest epoch.
+const REATTACH: &str = r"
+local attach, epoch = KEYS[1], ARGV[1]
+local current = redis.call('HGET', attach, 'epoch') or '0'
+if tonumber(current) > tonumber(epoch) then return current end
+redis.call('HSET', attach, 'epoch', epoch, 'holder', ARGV[2])
+redis.call('EXPIRE', attach, ARGV[3])
+return epoch
+";
+
+/// KEYS attach. ARGV epoch, cursor, ttl: a gateway released this cursor.
+const RESTORE_CURSOR: &str = r"
+local attach, epoch = KEYS[1], ARGV[1]
+local current, kept_epoch = unpack(redis.call('HMGET', attach, 'epoch', 'cursor_epoch'))
+if tonumber(epoch) > tonumber(kept_epoch or '0') then
+  redis.call('HSET', attach, 'cursor', ARGV[2], 'cursor_epoch', epoch)
+end
+if tonumber(epoch) > tonumber(current or '0') then redis.call('HSET', attach, 'epoch', epoch) end
+redis.call('EXPIRE', attach, ARGV[3])
+return 1
+";
+
+/// KEYS meta, log, the owner's running sessions. ARGV ttl, 'log' | 'pubsub', down channel, session, owner, '1' with the last
+/// entries, closed, generation, prev, query, answer, running; then id and frame of each entry, oldest first.
+/// What lies between a fence and the position that it names came from a stale writer and is left out.
+const RESTORE: &str = r#"
+local meta, log, ours = KEYS[1], KEYS[2], KEYS[3]
+local ttl, logged, down, session, owner = ARGV[1], ARGV[2] == 'log', ARGV[3], ARGV[4], ARGV[5]
+local complete, closed, generation, prev, query, answer, runs =
+  ARGV[6] == '1', ARGV[7] == '1', ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12] == '1'
+local FIRST = 13
+local function split(id)
+  local g, s = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(g), tonumber(s)
+end
+local function above(g1, s1, g2, s2) return g1 > g2 or (g1 == g2 and s1 > s2) end
+local function fenced(frame)
+  local g, s = string.match(frame, '^{"id":"[^"]*","type":"fence","prev":"(%d+)%-(%d+)"')
+  if g then return tonumber(g), tonumber(s) end
+end
+local function merge()
+  local entries, known = {}, {}
+  local existing = redis.call('XRANGE', log, '-', '+')
+  for _, entry in ipairs(existing) do
+    local g, s = split(entry[1])
+    known[entry[1]] = true
+    entries[#entries + 1] = {g, s, entry[1], entry[2][2]}
+  end
+  for n = FIRST, #ARGV, 2 do
+    if not known[ARGV[n]] then
+      local g, s = split(ARGV[n])
+      entries[#entries + 1] = {g, s, ARGV[n], ARGV[n + 1]}
+    end
+  end
+  table.sort(entries, function(a, b) return above(b[1], b[2], a[1], a[2]) end)
+  local merged, reach_g, reach_s = {}, nil, nil
+  for n = #entries, 1, -1 do
+    local entry = entries[n]
+    if not reach_g or not above(entry[1], entry[2], reach_g, reach_s) then
+      local g, s = fenced(entry[4])
+      if g then reach_g, reach_s = g, s end
+      merged[#merged + 1] = entry
+    end
+  end
+  local same = #merged == #existing
+  for n, entry in ipairs(existing) do
+    same = same and merged[#merged + 1 - n][3] == entry[1]
+  end
+  if same then return end
+  redis.call('DEL', log)
+  for n = #merged, 1, -1 do redis.call('XADD', log, merged[n][3], 'e', merged[n][4]) end
+end
+if logged and ARGV[FIRST] then
+  local top_g, top_s = top(log)
+  top_g, top_s = tonumber(top_g), tonumber(top_s)
+  local g, s = split(ARGV[FIRST])
+  local prev_g, prev_s = fenced(ARGV[FIRST + 1])
+  local behind = top_g == 0 or (g == top_g and s == top_s + 1)
+    or (prev_g and above(g, s, top_g, top_s) and not above(top_g, top_s, prev_g, prev_s))
+  if behind then
+    for n = FIRST, #ARGV, 2 do redis.call('XADD', log, ARGV[n], 'e', ARGV[n + 1]) end
+  else
+    merge()
+  end
+  redis.call('EXPIRE', log, ttl)
+end
+if not complete then return 1 end
+local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
+if closed then status = 'closed' elseif not status then status = 'active' end
+redis.call('HSET', meta, 'status', status)
+if tonumber(generation) > tonumber(current or '0') then
+  redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer)
+  running = runs
+  if runs then redis.call('HSET', meta, 'running', '1', 'owner', owner)
+  else redis.call('HDEL', meta, 'running', 'owner') end
+elseif generation == current and not runs and running and now_owner == owner then
+  redis.call('HDEL', meta, 'running', 'owner')
+  running = false
+end
+if runs and generation == redis.call('HGET', meta, 'gen') and redis.call('HGET', meta, 'owner') == owner then
+  redis.call('HSET', ours, session, generation)
+  redis.call('EXPIRE', ours, ttl)
+else
+  redis.call('HDEL', ours, session)
+end
+redis.call('EXPIRE', meta, ttl)
+if not logged then return 1 end
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+local frame = last and last[2][2]
+if status == 'closed' and not running and not (frame and string.find(frame, '","type":"closed"', 1, true)) then
+  mark_closed(log, down, logged)
+elseif frame then
+  redis.call('PUBLISH', down, frame)
+end
+return 1
+"#;
+
+/// KEYS meta, log, the dead server's running sessions. ARGV the dead server, generation, session, the terminator's frame behind
+/// its id, ttl, 'log' | 'pubsub', down channel. Answers 1 where it ended the query.
+const BURY: &str = r#"
+local meta, log = KEYS[1], KEYS[2]
+local owner, generation, session, tail, ttl, logged, down =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7]
+local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
+redis.call('HDEL', KEYS[3], session)
+if not running or current ~= generation or now_owner ~= owner then return 0 end
+redis.call('HDEL', meta, 'running', 'owner')
+redis.call('EXPIRE', meta, ttl)
+if logged then
+  local top_generation, top_seq = top(log)
+  if tonumber(top_generation) <= tonumber(generation) then
+    local seq = 1
+    if top_generation == generation then seq = tonumber(top_seq) + 1 end
+    local id = generation .. '-' .. string.format('%.0f', seq)
+    local frame = '{"id":"' .. id .. '"' .. tail
+    redis.call('XADD', log, id, 'e', frame)
+    redis.call('PUBLISH', down, frame)
+    local time = redis.call('TIME')
+    local next = math.max(tonumber(generation) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
+    fence(log, down, string.format('%.0f', next), id, logged)
+  end
+  redis.call('EXPIRE', log, ttl)
+end
+if status == 'closed' then mark_closed(log, down, logged) end
 return 1
 "#;
 
@@ -139,16 +301,24 @@ pub(super) struct Scripts {
     pub(super) close: Script,
     pub(super) attach: Script,
     pub(super) release: Script,
+    pub(super) reattach: Script,
+    pub(super) restore_cursor: Script,
+    pub(super) restore: Script,
+    pub(super) bury: Script,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            claim: Script::new(&[TOP, CLAIM].concat()),
+            claim: Script::new(&[TOP, FENCE, CLAIM].concat()),
             terminate: Script::new(&[TOP, MARK_CLOSED, TERMINATE].concat()),
             close: Script::new(&[TOP, MARK_CLOSED, CLOSE].concat()),
             attach: Script::new(ATTACH),
             release: Script::new(RELEASE),
+            reattach: Script::new(REATTACH),
+            restore_cursor: Script::new(RESTORE_CURSOR),
+            restore: Script::new(&[TOP, MARK_CLOSED, RESTORE].concat()),
+            bury: Script::new(&[TOP, FENCE, MARK_CLOSED, BURY].concat()),
         }
     }
 }

@@ -9,7 +9,10 @@ use protocol::{Names, Prefix, SessionId};
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection};
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -38,8 +41,15 @@ pub(super) struct Subscriber {
     share: Share,
     link: Arc<Link>,
     names: Names,
-    /// The process's control channel, on one of the subscribers.
-    control: Option<(String, mpsc::Sender<Control>)>,
+    /// The process's control channel, which the first of the subscribers hears.
+    control_channel: String,
+    control: mpsc::Sender<Control>,
+    /// What it publishes to itself.
+    probe: String,
+    /// Messages of any kind that arrived.
+    heard: AtomicU64,
+    /// `heard` at the last look.
+    heard_before: AtomicU64,
     counters: Arc<Counters>,
     pending: Mutex<Pending>,
     wake: Notify,
@@ -58,15 +68,20 @@ impl Subscriber {
         share: Share,
         link: Arc<Link>,
         names: Names,
-        control: Option<(String, mpsc::Sender<Control>)>,
+        owner: &str,
+        control: mpsc::Sender<Control>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
         Arc::new(Self {
             hub,
             share,
             link,
-            names,
+            control_channel: names.control(owner),
             control,
+            probe: names.probe(owner, share.index),
+            names,
+            heard: AtomicU64::new(0),
+            heard_before: AtomicU64::new(0),
             counters,
             pending: Mutex::default(),
             wake: Notify::new(),
@@ -140,14 +155,16 @@ impl Subscriber {
     }
 
     fn message(&self, data: &[Value]) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         let [Value::BulkString(channel), Value::BulkString(payload)] = data else {
             Counters::add(&self.counters.malformed, 1);
             return;
         };
-        if let Some((control, sender)) = &self.control
-            && channel == control.as_bytes()
-        {
-            return self.note(payload, sender);
+        if channel == self.control_channel.as_bytes() {
+            return self.note(payload);
+        }
+        if channel == self.probe.as_bytes() {
+            return;
         }
         let Some(slot) = SessionId::from_down_channel(channel, self.names.prefix())
             .and_then(|session| self.hub.get(session))
@@ -161,10 +178,18 @@ impl Subscriber {
         }
     }
 
-    fn note(&self, payload: &[u8], sender: &mpsc::Sender<Control>) {
+    /// Whether a message to itself arrives. Redis sends it before it answers the call that published it.
+    async fn hears_itself(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        let before = self.heard.load(Ordering::Relaxed);
+        let mut publish = redis::cmd("PUBLISH");
+        connection.send_packed_command(publish.arg(&self.probe).arg("")).await?;
+        Ok(self.heard.load(Ordering::Relaxed) != before)
+    }
+
+    fn note(&self, payload: &[u8]) {
         match serde_json::from_slice(payload) {
             Ok(Note::Cancel { session, generation }) => {
-                if sender.try_send(Control::Cancel { session, generation }).is_err() {
+                if self.control.try_send(Control::Cancel { session, generation }).is_err() {
                     Counters::add(&self.counters.control_dropped, 1);
                 }
             }
@@ -203,8 +228,9 @@ impl Purpose for Subscribing {
     /// Subscribes again to all that is attached. Every lane reads its log again, silent ones too.
     async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let subscriber = &self.0;
-        if let Some((control, _)) = &subscriber.control {
-            connection.subscribe(control).await?;
+        connection.subscribe(&subscriber.probe).await?;
+        if subscriber.share.index == 0 {
+            connection.subscribe(&subscriber.control_channel).await?;
         }
         let mut sessions = subscriber.hub.sessions();
         sessions.retain(|&session| subscriber.share.holds(session));
@@ -215,6 +241,21 @@ impl Purpose for Subscribing {
         for slot in sessions.into_iter().filter_map(|session| subscriber.hub.get(session)) {
             slot.resubscribed();
         }
-        Ok(())
+        if subscriber.hears_itself(connection).await? {
+            return Ok(());
+        }
+        Err((redis::ErrorKind::Client, "a message to itself did not arrive").into())
+    }
+
+    /// Where nothing came since the last look, it says something to itself; what it does not hear then, it asks once more.
+    async fn works(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        let subscriber = &self.0;
+        let heard = subscriber.heard.load(Ordering::Relaxed);
+        let silent = subscriber.heard_before.swap(heard, Ordering::Relaxed) == heard;
+        let works = !silent
+            || subscriber.hears_itself(connection).await?
+            || subscriber.hears_itself(connection).await?;
+        Counters::add(&subscriber.counters.silences, u64::from(!works));
+        Ok(works)
     }
 }

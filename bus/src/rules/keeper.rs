@@ -142,10 +142,18 @@ impl Keeper {
         }
     }
 
-    /// A generation that was claimed here has been fenced off: nothing of it is given back any more.
+    /// A generation that was claimed here has been fenced off: how far it counts is not known here, so none of it is given
+    /// back any more.
     pub fn fenced_off(&mut self, session: SessionId, generation: u64) {
-        if self.sessions.get(&session).is_some_and(|kept| kept.generation == generation) {
-            self.forget(session);
+        let Some(kept) = self.sessions.get_mut(&session) else { return };
+        if kept.generation != generation {
+            return;
+        }
+        kept.running = false;
+        while kept.log.back().is_some_and(|entry| entry.prefix.position.generation == generation) {
+            let cost = kept.log.pop_back().map_or(0, |entry| ENTRY_BYTES + entry.frame.len());
+            kept.bytes -= cost;
+            self.bytes -= cost;
         }
     }
 
@@ -225,7 +233,11 @@ impl Keeper {
     }
 }
 
-fn is_last_touch<S: BuildHasher>(sessions: &HashMap<SessionId, Kept, S>, session: SessionId, touch: u64) -> bool {
+fn is_last_touch<S: BuildHasher>(
+    sessions: &HashMap<SessionId, Kept, S>,
+    session: SessionId,
+    touch: u64,
+) -> bool {
     sessions.get(&session).is_some_and(|kept| kept.touch == touch)
 }
 
@@ -264,8 +276,8 @@ mod tests {
         keeper.fenced_off(session(1), 5);
         assert!(keeper.get(session(1)).is_some());
         keeper.fenced_off(session(1), 9);
-        assert!(keeper.get(session(1)).is_none());
-        assert_eq!(keeper.bytes(), 0);
+        assert_eq!(positions(&keeper), ["5-2", "5-3"]);
+        assert!(!keeper.get(session(1)).unwrap().running);
     }
 
     #[test]

@@ -282,7 +282,9 @@ impl Record {
             (self.generation, self.prev) = (kept.generation, kept.prev);
             (self.query, self.answer) = (kept.query.clone(), kept.answer.clone());
             self.running = kept.running.then(|| owner.to_owned());
-        } else if kept.generation == self.generation && !kept.running && self.running.as_deref() == Some(owner)
+        } else if kept.generation == self.generation
+            && !kept.running
+            && self.running.as_deref() == Some(owner)
         {
             self.running = None;
         }

@@ -1,6 +1,6 @@
 //! What the bus's tests stand on: a private Redis that ends with its owner, and an outlet that takes notes.
 
-use bus::{Attachment, Batch, Broker, BusConfig, CatchUp, ClaimRequest, Delivery, LaneEnd, Outlet};
+use bus::{Attachment, Batch, Broker, BusConfig, CatchUp, ClaimRequest, Delivery, LaneEnd, Outlet, Role};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_token};
 use std::{
     process::{Child, Command, Stdio},
@@ -44,6 +44,28 @@ impl PrivateRedis {
         self.child = Some(child);
     }
 
+    /// Kills the server and starts it again, without its data.
+    pub fn restart_empty(&mut self) {
+        self.end();
+        self.launch();
+    }
+
+    /// Stops the process for a while; its connections stay.
+    pub async fn pause(&self, time: Duration) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        let signal = |name: &str| Command::new("kill").args([name, &pid]).status().expect("kill runs");
+        assert!(signal("-STOP").success());
+        tokio::time::sleep(time).await;
+        assert!(signal("-CONT").success());
+    }
+
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.directory.path().join("redis.sock").display())
     }
@@ -66,10 +88,7 @@ impl PrivateRedis {
 
 impl Drop for PrivateRedis {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.end();
     }
 }
 
@@ -80,6 +99,16 @@ pub struct Fixture {
     pub other_gateway: Arc<dyn Broker>,
     /// `None` on the memory bus. Last, so that it outlives its clients.
     pub redis: Option<PrivateRedis>,
+}
+
+/// A process's bus over this Redis.
+pub fn open(redis: &PrivateRedis, instance: &str, role: Role, adjust: Adjust) -> Arc<dyn Broker> {
+    let mut config = BusConfig::new(redis.url(), instance);
+    config.role = role;
+    config.name_prefix = "test:".to_owned();
+    config.subscriber_connections = 3;
+    adjust(&mut config);
+    bus::open(config).expect("a Redis bus")
 }
 
 pub type Adjust = fn(&mut BusConfig);
@@ -94,14 +123,9 @@ impl Fixture {
 
     pub async fn redis(adjust: Adjust) -> Self {
         let redis = PrivateRedis::start();
-        let open = |instance: &str| {
-            let mut config = BusConfig::new(redis.url(), instance);
-            config.name_prefix = "test:".to_owned();
-            config.subscriber_connections = 3;
-            adjust(&mut config);
-            bus::open(config).expect("a Redis bus")
-        };
-        let (server, gateway, other_gateway) = (open("server"), open("gateway"), open("other-gateway"));
+        let open = |instance: &str, role| open(&redis, instance, role, adjust);
+        let server = open("server", Role::Server);
+        let (gateway, other_gateway) = (open("gateway", Role::Gateway), open("other-gateway", Role::Gateway));
         for bus in [&server, &gateway, &other_gateway] {
             ready(bus).await;
         }
@@ -233,13 +257,23 @@ impl Reader {
         while self.attachment.catch_up(7).await.expect("catch up") == CatchUp::More {}
     }
 
+    /// One page after another; what the log lacks is asked for again, as a gateway does.
+    async fn read_on(&self) {
+        loop {
+            match self.attachment.catch_up(7).await {
+                Ok(CatchUp::More) => {}
+                Ok(CatchUp::Live { .. } | CatchUp::Ended) => return,
+                Ok(CatchUp::Wait) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
     /// Keeps the lane caught up, as a gateway does, until the notes say what is waited for.
     pub async fn until(&self, what: &str, mut done: impl FnMut(&Notes) -> bool) {
         let wait = async {
             loop {
                 if self.notebook.read(|notes| std::mem::take(&mut notes.behind)) {
-                    // A bus that is away just now says `behind` again once it is back.
-                    while matches!(self.attachment.catch_up(7).await, Ok(CatchUp::More)) {}
+                    self.read_on().await;
                 }
                 if self.notebook.read(|notes| done(notes)) {
                     return;

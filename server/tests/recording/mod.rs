@@ -173,6 +173,13 @@ impl Broker for RecordingBroker {
         }
     }
 
+    async fn recall(&self, session: SessionId, query_id: &str) -> Result<Option<Claim>, BusError> {
+        let state = self.state.lock();
+        let session = state.sessions.get(&session).filter(|session| session.query_id == query_id);
+        Ok(session
+            .map(|session| Claim { generation: session.generation, repeat_of: Some(session.answer.clone()) }))
+    }
+
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
         let mut gate = self.gate.subscribe();
         let _ = gate.wait_for(|open| *open).await;

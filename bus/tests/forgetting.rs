@@ -1,0 +1,262 @@
+//! Redis comes and goes, and servers die: what was acknowledged is given back, and every query has one end.
+
+#[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
+mod support;
+
+use bus::{Appended, Batch, Broker, BusError, Claim, ClaimError, ClaimRequest, Role, Start};
+use protocol::{Position, SessionId};
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+use support::{Fixture, PATIENCE, Reader, as_it_is, expected, open, query_batch, ready};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Appends as a server does: again and again until the bus takes it.
+async fn append(bus: &Arc<dyn Broker>, batch: &Batch) -> Appended {
+    let attempts = async {
+        loop {
+            match bus.append(batch).await {
+                Ok(appended) => return appended,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, attempts).await.expect("the bus takes a batch")
+}
+
+/// Claims as a server does.
+async fn claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Claim {
+    let attempts = async {
+        loop {
+            let request = ClaimRequest { query_id: query.to_owned(), answer: String::new() };
+            match bus.claim(session, request).await {
+                Ok(claim) => return claim,
+                Err(ClaimError::Bus(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    timeout(PATIENCE, attempts).await.expect("the bus answers a claim")
+}
+
+async fn flush(bus: &Fixture) {
+    let mut connection = bus.redis.as_ref().expect("a Redis").connection().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.expect("flush");
+}
+
+/// One stream while all data is lost: a socket that stays, one that comes back, one that was never there.
+async fn nothing_is_lost(mut bus: Fixture, lose: impl AsyncFnOnce(&mut Fixture)) {
+    let session = bus.session().await;
+    let first = bus.play(session, "q1", 12).await;
+    let generation = claim(&bus.server, session, "q2").await.generation;
+    let whole = [expected(first, 12), expected(generation, 20)].concat();
+    let stays = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    append(&bus.server, &query_batch(session, generation, 1..=9, false)).await;
+    stays.until_events(&whole[..13 + 9]).await;
+
+    lose(&mut bus).await;
+    append(&bus.server, &query_batch(session, generation, 10..=20, true)).await;
+    stays.until_events(&whole).await;
+
+    let next = claim(&bus.server, session, "q3").await.generation;
+    append(&bus.server, &query_batch(session, next, 1..=2, true)).await;
+    let whole = [whole, expected(next, 2)].concat();
+    stays.until_events(&whole).await;
+    for from in [0, 1, 12, 13, 20, 33] {
+        let start = if from == 0 { Position::ZERO } else { whole[from - 1] };
+        let returns = Reader::live(&bus.other_gateway, session, Start::After(start)).await;
+        returns.until_events(&whole[from..]).await;
+        assert!(returns.notebook.read(|notes| notes.gaps.is_empty()));
+    }
+    assert!(stays.notebook.read(|notes| notes.gaps.is_empty()));
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_is_given_everything_back() {
+    nothing_is_lost(Fixture::redis(as_it_is).await, async |bus| {
+        bus.redis.as_mut().expect("a Redis").restart_empty();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_was_flushed_is_given_everything_back() {
+    nothing_is_lost(Fixture::redis(as_it_is).await, async |bus| flush(bus).await).await;
+}
+
+#[tokio::test]
+async fn a_lane_that_missed_the_end_hears_of_it_after_the_loss() {
+    let mut bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let generation = bus.play(session, "q", 5).await;
+    bus.redis.as_mut().unwrap().restart_empty();
+    // The gateway is back before the server: its lane finds an empty log and thinks that it has everything.
+    let fresh = open(bus.redis.as_ref().unwrap(), "fresh", Role::Gateway, as_it_is);
+    ready(&fresh).await;
+    let reader = Reader::attach(&fresh, session, Start::After(Position::ZERO)).await;
+    let _ = reader.attachment.catch_up(100).await;
+    reader.until_events(&expected(generation, 5)).await;
+}
+
+#[tokio::test]
+async fn what_is_unknown_may_still_be_given_back() {
+    let bus = Fixture::redis(as_it_is).await;
+    let stranger = SessionId::new(Uuid::new_v4());
+    let request = || ClaimRequest { query_id: "q".to_owned(), answer: String::new() };
+    assert!(matches!(bus.server.claim(stranger, request()).await, Err(ClaimError::Unknown)));
+    flush(&bus).await;
+    let unsure = bus.server.claim(stranger, request()).await;
+    assert!(matches!(unsure, Err(ClaimError::Bus(BusError::Restoring))), "{unsure:?}");
+    assert!(matches!(bus.server.close(stranger).await, Err(BusError::Restoring)));
+}
+
+#[tokio::test]
+async fn a_closed_session_stays_closed() {
+    let mut bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let generation = bus.play(session, "q", 2).await;
+    assert!(bus.server.close(session).await.unwrap());
+    bus.redis.as_mut().unwrap().restart_empty();
+    let closed = timeout(PATIENCE, async {
+        loop {
+            let request = ClaimRequest { query_id: "q2".to_owned(), answer: String::new() };
+            match bus.server.claim(session, request).await {
+                Err(ClaimError::Bus(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+                other => return other,
+            }
+        }
+    })
+    .await
+    .expect("an answer");
+    assert!(matches!(closed, Err(ClaimError::Closed)), "{closed:?}");
+    ready(&bus.gateway).await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    reader.until("the end", |notes| notes.end.is_some()).await;
+    assert_eq!(reader.notebook.events(), expected(generation, 2));
+}
+
+#[tokio::test]
+async fn cursors_and_holders_are_given_back_too() {
+    let bus = Fixture::redis(as_it_is).await;
+    let (ended, held) = (bus.session().await, bus.session().await);
+    let generation = bus.play(ended, "q", 4).await;
+    let reader = Reader::live(&bus.gateway, ended, Start::Cursor).await;
+    reader.until_events(&expected(generation, 4)).await;
+    reader.attachment.release(Some(Position::new(generation, 5))).await.unwrap();
+    let holder = Reader::live(&bus.gateway, held, Start::Cursor).await;
+    flush(&bus).await;
+    let second = claim(&bus.server, ended, "q2").await.generation;
+    append(&bus.server, &query_batch(ended, second, 1..=3, true)).await;
+    // An attachment elsewhere notices the loss as well, and waits until it is made good.
+    let reader = timeout(PATIENCE, async {
+        loop {
+            let notebook = Arc::default();
+            match bus.other_gateway.attach(ended, Start::Cursor, Arc::clone(&notebook) as _).await {
+                Ok(attachment) if attachment.start() != Position::ZERO => {
+                    return Reader { attachment, notebook };
+                }
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    })
+    .await
+    .expect("the cursor is back");
+    reader.catch_up().await;
+    reader.until_events(&expected(second, 3)).await;
+    let _newcomer = Reader::live(&bus.other_gateway, held, Start::After(Position::ZERO)).await;
+    holder.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
+}
+
+/// A server in a runtime of its own that stands still while it is told to, as a stopped process does.
+struct Standing {
+    orders: mpsc::Sender<Option<Duration>>,
+    server: Arc<dyn Broker>,
+    runtime: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Standing {
+    fn start(bus: &Fixture) -> Self {
+        let (orders, inbox) = mpsc::channel::<Option<Duration>>();
+        let (give, take) = mpsc::channel();
+        let url = bus.redis.as_ref().expect("a Redis").url();
+        let runtime = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let mut config = bus::BusConfig::new(url, "standing");
+                config.name_prefix = "test:".to_owned();
+                let server = bus::open(config).expect("a bus");
+                ready(&server).await;
+                give.send(server).expect("somebody waits");
+                loop {
+                    match inbox.try_recv() {
+                        Ok(Some(time)) => std::thread::sleep(time),
+                        Ok(None) | Err(mpsc::TryRecvError::Disconnected) => return,
+                        Err(mpsc::TryRecvError::Empty) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    }
+                }
+            });
+        });
+        let server = take.recv_timeout(PATIENCE).expect("the server is ready");
+        Self { orders, server, runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let _ = self.orders.send(None);
+        if let Some(runtime) = self.runtime.take() {
+            let _ = runtime.join();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dead_servers_query_ends_within_five_seconds_and_nothing_follows() {
+    let bus = Fixture::redis(as_it_is).await;
+    let standing = Standing::start(&bus);
+    let (session, healthy) = (bus.session().await, bus.session().await);
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = claim(&standing.server, session, "lost").await.generation;
+    append(&standing.server, &query_batch(session, generation, 1..=3, false)).await;
+    let running = claim(&bus.server, healthy, "q").await.generation;
+    reader.until_events(&expected(generation, 2)).await;
+
+    let stood_still = Instant::now();
+    standing.orders.send(Some(Duration::from_secs(6))).unwrap();
+    reader.until("the error", |notes| notes.events.len() == 4).await;
+    assert!(stood_still.elapsed() < Duration::from_secs(5), "it took {:?}", stood_still.elapsed());
+    assert_eq!(reader.notebook.events(), expected(generation, 3));
+
+    // It wakes up and goes on: nobody hears it, and it is told to stop.
+    let appended = append(&standing.server, &query_batch(session, generation, 4..=9, true)).await;
+    assert_eq!(appended.stale, [(session, generation)]);
+    let next = claim(&bus.server, session, "q2").await.generation;
+    append(&bus.server, &query_batch(session, next, 1..=1, true)).await;
+    reader.until_events(&[expected(generation, 3), expected(next, 1)].concat()).await;
+    let again = Reader::live(&bus.other_gateway, session, Start::After(Position::new(generation, 4))).await;
+    again.until_events(&expected(next, 1)).await;
+    let taken = append(&bus.server, &query_batch(healthy, running, 1..=1, true)).await;
+    assert_eq!(taken.stale, [], "a healthy query was ended");
+}
+
+#[tokio::test]
+async fn a_redis_that_pauses_ends_no_healthy_query() {
+    let bus = Fixture::redis(as_it_is).await;
+    let other = open(bus.redis.as_ref().unwrap(), "other", Role::Server, as_it_is);
+    ready(&other).await;
+    let sessions = [bus.session().await, bus.session().await];
+    let [first, second] = sessions;
+    let generations = [claim(&bus.server, first, "q").await, claim(&other, second, "q").await];
+    bus.redis.as_ref().unwrap().pause(Duration::from_secs(5)).await;
+    // Longer than a peer needs to be taken for dead.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for (server, (session, claim)) in
+        [&bus.server, &other].into_iter().zip(sessions.into_iter().zip(generations))
+    {
+        let appended = append(server, &query_batch(session, claim.generation, 1..=1, true)).await;
+        assert_eq!(appended.stale, []);
+    }
+}
