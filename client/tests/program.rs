@@ -45,6 +45,36 @@ fn a_flag_has_a_twin_and_outranks_it() {
 }
 
 #[test]
+fn an_empty_variable_is_none() {
+    let empty =
+        ["CLIENTS", "LOAD_RAMP_UP", "LOAD_BURST", "API_URL", "LOAD_TOKEN", "LOAD_FAULTS", "LOAD_STALL"];
+    let empty: Vec<_> = empty.map(|name| (name, "")).into();
+    let output = client(&["--queries", "0"], &empty);
+    assert_eq!(output.status.code(), Some(104));
+    assert!(stderr(&output).starts_with("error: --queries 0"), "{}", stderr(&output));
+}
+
+#[test]
+fn habits_and_faults_are_checked_with_all_the_rest() {
+    let arguments =
+        ["--drop-rate", "-1", "--stall", "many:10s", "--late-connect", "5..0", "--fault", "moon:kill@3s"];
+    let more = ["--fault", "redis:restart", "--fault", "redis:restart@soon", "--embedded"];
+    let output = client(&[&arguments[..], &more].concat(), &[]);
+    assert_eq!(output.status.code(), Some(104));
+    for fault in [
+        "--drop-rate -1",
+        "--stall `many:10s`",
+        "--late-connect `5..0`",
+        "moon",
+        "SPEC@TIME",
+        "`soon` is no time",
+        "--embedded",
+    ] {
+        assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));
+    }
+}
+
+#[test]
 fn the_old_name_is_warned_about_and_secrets_are_not_shown() {
     let output = client(&["--token", "hush"], &[("FASTAPI_URL", "http://127.0.0.1:1")]);
     assert_eq!(output.status.code(), Some(104));

@@ -1,5 +1,6 @@
 //! A server and gateway in one that does exactly what a test tells it, faults included.
 //! It keeps every session's log, so what a socket is sent again is what it was sent before.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use axum::{
     Json, Router,
@@ -8,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::SinkExt;
+use futures_util::{SinkExt, StreamExt};
 use protocol::{CreateResponse, Position, RunRequest, RunResponse, SessionId};
 use std::{
     collections::HashMap,
@@ -57,6 +58,18 @@ pub struct Script {
     pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
     /// The first answer to each session's run is lost: the stream runs, the answer is a 502.
     pub lose_first_answer: bool,
+    /// A token's text.
+    pub content: String,
+    /// The stream ends in an error event with this code.
+    pub error: Option<&'static str>,
+    /// A token behind the terminator.
+    pub encore: bool,
+    /// A socket that resumes is not told when its replay is over.
+    pub mute: bool,
+    /// Where a client resumes is not looked at: it gets everything again.
+    pub forgetful: bool,
+    /// Buffers as small as can be, and a socket that takes nothing for this long is reset.
+    pub impatient: Option<Duration>,
 }
 
 impl Default for Script {
@@ -70,6 +83,12 @@ impl Default for Script {
             silent: false,
             refuse: HashMap::new(),
             lose_first_answer: false,
+            content: "word ".to_owned(),
+            error: None,
+            encore: false,
+            mute: false,
+            forgetful: false,
+            impatient: None,
         }
     }
 }
@@ -85,6 +104,12 @@ pub struct Seen {
     pub resumed_after: Vec<String>,
     pub query_ids: Vec<String>,
     pub tokens: u64,
+    /// Sockets that ended with the client's close frame.
+    pub farewells: u64,
+    /// Sockets that the client ended without one.
+    pub resets: u64,
+    /// How often a socket took nothing for too long.
+    pub out_of_patience: u64,
 }
 
 #[derive(Default)]
@@ -94,6 +119,8 @@ struct Session {
     answers: HashMap<String, RunResponse>,
     sockets: u64,
     closed: bool,
+    /// How much of the log was handed to a socket that then ended with a farewell.
+    handed_on: usize,
 }
 
 struct Fake {
@@ -156,6 +183,9 @@ fn router(fake: Arc<Fake>) -> Router {
 impl Fake {
     fn refusal(&self, call: &str, before: u64) -> Option<Response> {
         let (status, retry_after) = *self.script.refuse.get(call)?.get(usize::try_from(before).unwrap())?;
+        if status == 200 {
+            return None;
+        }
         let mut headers = HeaderMap::new();
         if let Some(seconds) = retry_after {
             headers.insert(axum::http::header::RETRY_AFTER, seconds.parse().unwrap());
@@ -242,10 +272,15 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
         let now = protocol::monotonic_us();
         let mut frame = Vec::new();
         let deed = if done {
-            protocol::encode_done(&mut frame, position, &query_id, now, now);
+            match fake.script.error {
+                Some(code) => {
+                    protocol::encode_error(&mut frame, position, code, "told to", &query_id, now, now)
+                }
+                None => protocol::encode_done(&mut frame, position, &query_id, now, now),
+            }
             Deed::Send
         } else {
-            protocol::encode_token(&mut frame, position, "word ", &query_id, now, now);
+            protocol::encode_token(&mut frame, position, &fake.script.content, &query_id, now, now);
             let number = {
                 let mut seen = fake.seen.lock().unwrap();
                 seen.tokens += 1;
@@ -274,6 +309,11 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
         if let Some((position, frame)) = held.take() {
             fake.append(session, position, frame, 1);
         }
+        if done && fake.script.encore {
+            let (position, mut frame) = (Position::new(generation, seq + 1), Vec::new());
+            protocol::encode_token(&mut frame, position, "more ", &query_id, now, now);
+            fake.append(session, position, String::from_utf8(frame).unwrap(), 1);
+        }
         tokio::time::sleep(fake.script.itl).await;
     }
 }
@@ -291,6 +331,9 @@ async fn close(State(fake): State<Arc<Fake>>, Path(id): Path<SessionId>) -> Resp
 
 async fn accept(listener: TcpListener, fake: Arc<Fake>) {
     while let Ok((stream, _)) = listener.accept().await {
+        if fake.script.impatient.is_some() {
+            socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
+        }
         tokio::spawn(socket(stream, Arc::clone(&fake)));
     }
 }
@@ -329,7 +372,10 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
     fake.seen.lock().unwrap().resumed_after.extend(resume.clone());
     let after: Option<Position> = resume.map(|text| text.parse().unwrap());
     let mut changed = fake.changed.subscribe();
-    let mut cursor = 0;
+    let mut cursor = match after {
+        Some(_) => 0,
+        None => std::mem::take(&mut fake.sessions.lock().unwrap().get_mut(&id).unwrap().handed_on),
+    };
     let mut sent = 0;
     let mut greeted = after.is_none();
     loop {
@@ -340,7 +386,7 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
         };
         cursor += events.len();
         for (position, frame) in events {
-            if after.is_some_and(|after| position <= after) {
+            if !fake.script.forgetful && after.is_some_and(|after| position <= after) {
                 continue;
             }
             if let Some((count, code, text)) = fake.script.close.filter(|(count, ..)| first && sent >= *count)
@@ -352,12 +398,20 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
                 }
                 return;
             }
-            if socket.send(Message::text(frame)).await.is_err() {
-                return;
+            let patience = fake.script.impatient.unwrap_or(Duration::MAX);
+            match tokio::time::timeout(patience, socket.send(Message::text(frame))).await {
+                Ok(Ok(())) => sent += 1,
+                Ok(Err(_)) => {
+                    fake.seen.lock().unwrap().resets += 1;
+                    return;
+                }
+                Err(_) => {
+                    fake.seen.lock().unwrap().out_of_patience += 1;
+                    return;
+                }
             }
-            sent += 1;
         }
-        if !greeted {
+        if !greeted && !fake.script.mute {
             greeted = true;
             let to = protocol::encode_resumed(after.unwrap_or_default());
             let _ = socket.send(Message::text(to)).await;
@@ -367,8 +421,24 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
             let _ = socket.send(Message::Close(Some(frame))).await;
             return;
         }
-        if changed.changed().await.is_err() {
-            return;
+        tokio::select! {
+            biased;
+            message = socket.next() => match message {
+                Some(Ok(Message::Close(_))) => {
+                    let _ = socket.flush().await;
+                    fake.seen.lock().unwrap().farewells += 1;
+                    fake.sessions.lock().unwrap().get_mut(&id).unwrap().handed_on = cursor;
+                    return;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => {
+                    fake.seen.lock().unwrap().resets += 1;
+                    return;
+                }
+            },
+            changed = changed.changed() => if changed.is_err() {
+                return;
+            }
         }
     }
 }
