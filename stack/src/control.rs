@@ -17,8 +17,8 @@ use std::{
 
 /// The longest line either side takes.
 pub(crate) const MAX_LINE_BYTES: usize = 256 << 10;
-/// Longer than any order takes: starting 64 instances, or draining them.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// For the next byte: while an order takes long, the supervisor sends blanks.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// An order to a running stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ pub mod fault;
 mod limits;
 pub mod native;
 mod probe;
+mod relay;
 mod secret;
 pub mod supervisor;
 

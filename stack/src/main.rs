@@ -1,4 +1,4 @@
-//! The supervisor's program: `stack up | down | status | logs | scale`.
+//! The supervisor's program: `stack up | down | status | logs | fault | scale`.
 
 mod program;
 

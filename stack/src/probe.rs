@@ -22,10 +22,17 @@ pub(crate) async fn get(address: SocketAddr, path: &'static str) -> io::Result<A
     tokio::task::spawn_blocking(move || get_blocking(address, path)).await.map_err(io::Error::other)?
 }
 
-/// Whether the Redis at `address` answers a PING.
-pub(crate) async fn redis_answers(address: SocketAddr) -> bool {
-    let ping = move || exchange(address, b"PING\r\nQUIT\r\n").is_ok_and(|answer| answer.starts_with("+PONG"));
-    tokio::task::spawn_blocking(ping).await.unwrap_or(false)
+/// Sends one command to the Redis at `address`, on a thread that may block; answers its reply as it came over the wire.
+pub(crate) async fn redis(address: SocketAddr, command: &str) -> io::Result<String> {
+    let request = format!("{command}\r\nQUIT\r\n");
+    let ask = move || {
+        let answer = exchange(address, request.as_bytes())?;
+        match answer.strip_suffix("+OK\r\n") {
+            Some("") | None => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(reply) => Ok(reply.to_owned()),
+        }
+    };
+    tokio::task::spawn_blocking(ask).await.map_err(io::Error::other)?
 }
 
 /// `GET path`.

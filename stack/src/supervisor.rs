@@ -6,11 +6,13 @@ use crate::{
     native::{Native, Options},
 };
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
 use std::{
+    collections::VecDeque,
     fs::{self, File},
     io::Write,
     path::Path,
@@ -19,7 +21,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
@@ -30,6 +32,8 @@ use tracing::{info, warn};
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 const MAX_CALLERS: usize = 16;
+/// Well below what a caller waits for the next byte.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 
 struct Order {
@@ -49,7 +53,7 @@ pub async fn run(
     let state_dir = options.state_dir.clone();
     let _lock = lock(&state_dir)?;
     let path = socket(&state_dir);
-    let mut native = tokio::select! {
+    let native = tokio::select! {
         native = Native::start(options) => native?,
         () = shutdown.cancelled() => bail!("told to end before the stack was up"),
     };
@@ -62,7 +66,7 @@ pub async fn run(
     let doorman = tokio::spawn(accept(listener, orders));
     let told = up(&native).await;
     let reply = match told {
-        Ok(()) => serve(&mut native, &mut inbox, &shutdown).await,
+        Ok(()) => serve(&native, &mut inbox, &shutdown).await,
         Err(_) => None,
     };
     let _ = fs::remove_file(&path);
@@ -77,31 +81,46 @@ pub async fn run(
     told
 }
 
-/// Takes orders until one says to end (and answers who waits for that), or `shutdown` does.
+/// Takes orders until one says to end (and answers who waits for that), or `shutdown` does. Those that change something
+/// are obeyed one after another; what runs is told meanwhile.
 async fn serve(
-    native: &mut Native,
+    native: &Native,
     inbox: &mut mpsc::Receiver<Order>,
     shutdown: &CancellationToken,
 ) -> Option<oneshot::Sender<Response>> {
+    // Neither grows beyond MAX_CALLERS: a caller has one order.
+    let mut told = FuturesUnordered::new();
+    let mut waiting: VecDeque<Order> = VecDeque::new();
+    let mut current = FuturesUnordered::new();
     loop {
+        if current.is_empty()
+            && let Some(Order { request, reply }) = waiting.pop_front()
+        {
+            current.push(async move { (reply, obey(native, request).await) });
+        }
         let order = tokio::select! {
             () = shutdown.cancelled() => return None,
+            // The caller may have gone away.
+            Some((reply, response)) = current.next() => {
+                let _ = reply.send(response);
+                continue;
+            }
+            Some(()) = told.next() => continue,
             order = inbox.recv() => order?,
         };
-        let Order { request, reply } = order;
-        if request == Request::Down {
-            return Some(reply);
+        match order.request {
+            Request::Down => return Some(order.reply),
+            Request::Status => told.push(tell(native, order.reply)),
+            Request::Scale { .. } | Request::Fault { .. } | Request::Check { .. } => waiting.push_back(order),
         }
-        let response = tokio::select! {
-            () = shutdown.cancelled() => return None,
-            response = obey(native, request) => response,
-        };
-        // The caller may have gone away.
-        let _ = reply.send(response);
     }
 }
 
-async fn obey(native: &mut Native, request: Request) -> Response {
+async fn tell(native: &Native, reply: oneshot::Sender<Response>) {
+    let _ = reply.send(Response::Status(native.status().await));
+}
+
+async fn obey(native: &Native, request: Request) -> Response {
     match request {
         Request::Scale { to } => {
             for (role, count) in to {
@@ -110,8 +129,18 @@ async fn obey(native: &mut Native, request: Request) -> Response {
                 }
             }
         }
-        Request::Fault { fault } => return Response::Error(format!("cannot inject {fault} yet")),
-        Request::Check { .. } | Request::Status | Request::Down => {}
+        Request::Fault { fault } => {
+            return match native.inject(&fault).await {
+                Ok(injected) => Response::Fault(injected),
+                Err(error) => Response::Error(format!("{error:#}")),
+            };
+        }
+        Request::Check { fault } => {
+            if let Err(error) = native.check(&fault) {
+                return Response::Error(format!("{error:#}"));
+            }
+        }
+        Request::Status | Request::Down => {}
     }
     Response::Status(native.status().await)
 }
@@ -155,7 +184,7 @@ async fn converse(stream: UnixStream, orders: mpsc::Sender<Order>) -> anyhow::Re
             let (reply, answer) = oneshot::channel();
             let ending = || Response::Error("the stack is ending".into());
             match orders.send(Order { request, reply }).await {
-                Ok(()) => answer.await.unwrap_or_else(|_| ending()),
+                Ok(()) => keep_waiting(&mut writer, answer).await?.unwrap_or_else(ending),
                 Err(_) => ending(),
             }
         }
@@ -164,6 +193,20 @@ async fn converse(stream: UnixStream, orders: mpsc::Sender<Order>) -> anyhow::Re
     answer.push(b'\n');
     timeout(REQUEST_PATIENCE, writer.write_all(&answer)).await.context("the answer was not taken")??;
     Ok(())
+}
+
+/// Waits for the answer to an order that may take long, and shows the caller that somebody is still there: a blank every
+/// few seconds, which JSON allows before a value. None where the stack ends meanwhile.
+async fn keep_waiting(
+    writer: &mut OwnedWriteHalf,
+    mut answer: oneshot::Receiver<Response>,
+) -> anyhow::Result<Option<Response>> {
+    loop {
+        match timeout(SIGN_OF_LIFE, &mut answer).await {
+            Ok(answer) => return Ok(answer.ok()),
+            Err(_) => writer.write_all(b" ").await.context("the caller has gone away")?,
+        }
+    }
 }
 
 /// One supervisor a directory. The lock goes when the process does.

@@ -28,7 +28,7 @@ fn pids(status: &Status) -> Vec<u32> {
 #[tokio::test]
 async fn tokens_come_in_order_through_haproxy_while_gateways_come_and_go() {
     let directory = tempfile::tempdir().unwrap();
-    let mut native = Native::start(options(directory.path())).await.unwrap();
+    let native = Native::start(options(directory.path())).await.unwrap();
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
     let run = session.run(60, 50.0).await;
     session.event(&run, 1).await;

@@ -9,7 +9,10 @@ use rig::{
     programs::stack,
     wait_until,
 };
-use stack::native::Status;
+use stack::{
+    fault::{Place, check, inject},
+    native::Status,
+};
 use std::{net::TcpListener, path::Path, process::Output};
 
 const FREE_PORTS: [&str; 6] = ["--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
@@ -142,4 +145,59 @@ fn a_caller_that_talks_nonsense_is_told_so_and_hurts_nobody() {
         assert!(answer.contains("makes no sense"), "{nonsense:?}: {answer}");
     }
     assert!(status(directory.path()).is_some());
+}
+
+#[test]
+fn faults_are_told_what_came_of_them_and_status_answers_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let state_dir = directory.path();
+    let (_supervisor, _) = held(state_dir);
+    let told = fails(state_dir, &["fault", "wsproxy-1:explode"]);
+    assert!(told.contains("half-open=10s") && told.contains("restart=keep"), "{told}");
+    assert!(fails(state_dir, &["fault", "--check", "wsproxy-7:kill"]).contains("wsproxy-1"));
+    succeeds(state_dir, &["fault", "--check", "wsproxy-1:kill"]);
+    assert!(fails(state_dir, &["fault", "server-1:start"]).contains("runs already"));
+    let told = succeeds(state_dir, &["fault", "wsproxy-1:kill", "wsproxy-1:start"]);
+    assert!(told.contains("is killed") && told.contains("runs again"), "{told}");
+
+    // A rollback takes its second; who asks meanwhile gets an answer first.
+    let mut slow = Held::start(&mut stack(state_dir, &["fault", "redis:restart=rollback"]));
+    let mut answered = 0;
+    while slow.0.try_wait().unwrap().is_none() {
+        assert!(status(state_dir).is_some());
+        answered += 1;
+    }
+    assert!(answered > 2, "{answered}");
+    assert!(slow.ended_well());
+
+    let place = Place::Native(state_dir.to_owned());
+    check(&place, &"wsproxy-any:kill".parse().unwrap()).unwrap();
+    let injected = inject(&place, &"haproxy:pause=100ms".parse().unwrap()).unwrap();
+    assert_eq!(injected.fault, "haproxy:pause=100ms");
+    assert!(injected.took_ms < 100.0, "{injected:?}");
+    wait_until("it goes on", || {
+        status(state_dir).unwrap().processes.iter().all(|process| process.state != "paused")
+    });
+}
+
+#[test]
+fn the_callers_environment_reaches_the_gateways() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = stack(directory.path(), &up(&["--detach"]));
+    assert!(
+        command
+            .env("WS_PING_INTERVAL_SECS", "2")
+            .env("WS_PING_TIMEOUT_SECS", "4")
+            .status()
+            .unwrap()
+            .success()
+    );
+    let now = status(directory.path()).unwrap();
+    let gateway = now.processes.iter().find(|process| process.name == "wsproxy-1").unwrap();
+    let environment = std::fs::read(format!("/proc/{}/environ", gateway.pid)).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    for variable in ["WS_PING_INTERVAL_SECS=2", "WS_PING_TIMEOUT_SECS=4"] {
+        assert!(environment.split('\0').any(|entry| entry == variable), "{variable} did not arrive");
+    }
+    succeeds(directory.path(), &["down"]);
 }

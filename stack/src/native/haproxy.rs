@@ -3,19 +3,21 @@
 
 use super::{
     Role,
-    instance::Instance,
+    instance::{self, Instance},
     ports,
     process::{Process, Spec},
+    slot::Slot,
 };
 use crate::probe;
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::process::Command;
@@ -61,13 +63,21 @@ impl Front {
     }
 }
 
-/// The running load balancer.
+/// The load balancer, running or down.
 #[derive(Debug)]
 pub(crate) struct Haproxy {
-    pub(crate) process: Process,
+    slot: Slot,
     program: PathBuf,
     state: PathBuf,
     front: Front,
+}
+
+/// What HAProxy is waited for to say.
+struct Wanted {
+    known: BTreeSet<String>,
+    up: BTreeSet<String>,
+    /// A worker that has been told to make room: its word counts no more.
+    not_from: Option<u32>,
 }
 
 impl Haproxy {
@@ -76,7 +86,7 @@ impl Haproxy {
         program: &Path,
         state: &Path,
         wanted: Front,
-        instances: &[Instance],
+        instances: &[Arc<Instance>],
     ) -> anyhow::Result<Self> {
         write_file(&base_file(state), BASE)?;
         write_file(&backends_file(state), &backends(instances))?;
@@ -84,9 +94,11 @@ impl Haproxy {
         loop {
             let front = wanted.chosen()?;
             check(program, state, front).await?;
-            let haproxy = Self::launch(program, state, front).await?;
-            let Err(error) = haproxy.wait_for(instances).await else { return Ok(haproxy) };
-            let lost_the_race = haproxy.process.ended().is_some() && front.lost_of(wanted);
+            let slot = Slot::new(launch(program, state, front, false).await?);
+            let haproxy = Self { slot, program: program.to_owned(), state: state.to_owned(), front };
+            let everything = Wanted { known: names(instances), up: names(instances), not_from: None };
+            let Err(error) = haproxy.wait_for(everything).await else { return Ok(haproxy) };
+            let lost_the_race = haproxy.slot.process().ended().is_some() && front.lost_of(wanted);
             if !lost_the_race || attempt == ports::ATTEMPTS {
                 return Err(error);
             }
@@ -95,58 +107,115 @@ impl Haproxy {
         }
     }
 
-    async fn launch(program: &Path, state: &Path, front: Front) -> anyhow::Result<Self> {
-        let mut args = vec!["-W".into()];
-        args.extend(files(state));
-        let process = Process::start(Spec {
-            name: "haproxy".into(),
-            program: program.to_owned(),
-            args,
-            env: front.env(),
-            env_remove: &["JWT_SECRET", "JWT_SECRET_FILE"],
-            log: state.join("logs/haproxy.log"),
-            // The master ends its workers, the old ones of a reload too.
-            at_our_death: Signal::SIGTERM,
-        })
-        .await?;
-        Ok(Self { process, program: program.to_owned(), state: state.to_owned(), front })
+    /// Starts what is down, on the same ports, and waits until it sends to all instances that are ready.
+    pub(crate) async fn start_again(&self, instances: &[Arc<Instance>]) -> anyhow::Result<()> {
+        write_file(&backends_file(&self.state), &backends(instances))?;
+        check(&self.program, &self.state, self.front).await?;
+        let mut up = BTreeSet::new();
+        for instance in instances.iter().filter(|instance| instance.runs()) {
+            if instance::ready(instance.port()).await.is_ok() {
+                up.insert(instance.name());
+            }
+        }
+        self.slot.replace(launch(&self.program, &self.state, self.front, true).await?);
+        self.wait_for(Wanted { known: names(instances), up, not_from: None }).await
     }
 
     pub(crate) fn front(&self) -> Front {
         self.front
     }
 
-    /// Sends to these instances from now on. When this returns, new connections meet them and no others.
-    pub(crate) async fn reload(&self, instances: &[Instance]) -> anyhow::Result<()> {
-        write_file(&backends_file(&self.state), &backends(instances))?;
-        check(&self.program, &self.state, self.front).await?;
-        self.process.signal(Signal::SIGUSR2).await;
-        self.wait_for(instances).await
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.slot
     }
 
-    /// Waits until the worker that answers knows exactly these instances, all up, and both front doors answer.
-    async fn wait_for(&self, instances: &[Instance]) -> anyhow::Result<()> {
-        let wanted: BTreeSet<String> = instances.iter().map(Instance::name).collect();
-        let Front { api, ws, stats } = self.front;
+    /// Sends to these instances from now on. When this returns, new connections meet a new worker, which knows them and
+    /// no others; what was up before, and what is new, is up.
+    pub(crate) async fn reload(&self, instances: &[Arc<Instance>]) -> anyhow::Result<()> {
+        if let Some(status) = self.slot.process().ended() {
+            bail!("haproxy is down ({status}): start it first, with `stack fault haproxy:start`");
+        }
+        let before =
+            self.servers().await.map_err(|error| anyhow::anyhow!("haproxy does not answer: {error}"))?;
+        let old = self.worker().await;
+        write_file(&backends_file(&self.state), &backends(instances))?;
+        check(&self.program, &self.state, self.front).await?;
+        self.slot.process().signal(Signal::SIGUSR2).await;
+        let was_up = |name: &str| before.get(name).copied().unwrap_or(true);
+        let up = instances.iter().filter(|i| i.runs() && was_up(&i.name())).map(|i| i.name()).collect();
+        self.wait_for(Wanted { known: names(instances), up, not_from: old }).await
+    }
+
+    /// Waits until it sends to this instance.
+    pub(crate) async fn wait_for_instance(&self, name: &str) -> anyhow::Result<()> {
+        let ready = async || match self.servers().await?.get(name) {
+            Some(true) => Ok(()),
+            _ => Err(format!("it does not send to {name}")),
+        };
+        self.slot.process().wait_until(PATIENCE, ready).await
+    }
+
+    /// The instances that it knows, and whether they are up.
+    async fn servers(&self) -> Result<BTreeMap<String, bool>, String> {
+        let answer = probe::get(ports::local(self.front.stats), "/;csv").await;
+        Ok(servers(&answer.map_err(|error| format!("stats: {error}"))?.body))
+    }
+
+    /// The id of the worker that answers now.
+    async fn worker(&self) -> Option<u32> {
+        worker(&probe::get(ports::local(self.front.stats), "/").await.ok()?.body)
+    }
+
+    async fn wait_for(&self, wanted: Wanted) -> anyhow::Result<()> {
+        let Front { api, ws, stats: _ } = self.front;
         let ready = async || {
-            let answer = probe::get(ports::local(stats), "/;csv").await.map_err(|e| format!("stats: {e}"))?;
-            let up = servers_up(&answer.body);
-            if up != wanted {
-                return Err(format!("it sends to {up:?}, wanted {wanted:?}"));
+            if wanted.not_from.is_some() && self.worker().await == wanted.not_from {
+                return Err("the old worker still answers".to_owned());
             }
-            for (door, port) in [("API", api), ("WS", ws)] {
+            let servers = self.servers().await?;
+            if !servers.keys().eq(&wanted.known) {
+                return Err(format!("it knows {servers:?}, wanted {:?}", wanted.known));
+            }
+            if let Some(down) = wanted.up.iter().find(|name| servers.get(*name) != Some(&true)) {
+                return Err(format!("it does not send to {down}: {servers:?}"));
+            }
+            for (role, port) in [(Role::Server, api), (Role::Wsproxy, ws)] {
+                if !wanted.up.iter().any(|name| name.starts_with(&role.to_string())) {
+                    continue;
+                }
                 match probe::get(ports::local(port), "/ready").await {
                     Ok(answer) if answer.status == 200 => {}
                     Ok(answer) => {
-                        return Err(format!("{door} port {port}: /ready answers {}", answer.status));
+                        return Err(format!("{role}s' port {port}: /ready answers {}", answer.status));
                     }
-                    Err(error) => return Err(format!("{door} port {port}: {error}")),
+                    Err(error) => return Err(format!("{role}s' port {port}: {error}")),
                 }
             }
             Ok(())
         };
-        self.process.wait_until(PATIENCE, ready).await
+        self.slot.process().wait_until(PATIENCE, ready).await
     }
+}
+
+async fn launch(program: &Path, state: &Path, front: Front, goes_on: bool) -> anyhow::Result<Process> {
+    let mut args = vec!["-W".into()];
+    args.extend(files(state));
+    Process::start(Spec {
+        name: "haproxy".into(),
+        program: program.to_owned(),
+        args,
+        env: front.env(),
+        env_remove: &["JWT_SECRET", "JWT_SECRET_FILE"],
+        log: state.join("logs/haproxy.log"),
+        goes_on,
+        // The master ends its workers, the old ones of a reload too.
+        at_our_death: Signal::SIGTERM,
+    })
+    .await
+}
+
+fn names(instances: &[Arc<Instance>]) -> BTreeSet<String> {
+    instances.iter().map(|instance| instance.name()).collect()
 }
 
 async fn check(program: &Path, state: &Path, front: Front) -> anyhow::Result<()> {
@@ -180,7 +249,7 @@ fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn backends(instances: &[Instance]) -> String {
+fn backends(instances: &[Arc<Instance>]) -> String {
     let mut text = String::from("# Written by `stack` for the instances that run now.\n");
     for (role, header) in [
         (Role::Server, "\nbackend api from toward-servers\n"),
@@ -196,21 +265,28 @@ fn backends(instances: &[Instance]) -> String {
     text
 }
 
-/// The servers that are up, out of HAProxy's statistics in CSV.
-fn servers_up(csv: &str) -> BTreeSet<String> {
+/// The servers and whether they are up, out of HAProxy's statistics in CSV.
+fn servers(csv: &str) -> BTreeMap<String, bool> {
     let mut lines = csv.lines();
     let header = lines.next().unwrap_or_default().trim_start_matches("# ");
     let Some(status) = header.split(',').position(|column| column == "status") else {
-        return BTreeSet::new();
+        return BTreeMap::new();
     };
     lines
         .filter_map(|line| {
             let fields: Vec<&str> = line.split(',').collect();
             let name = *fields.get(1)?;
             let server = !matches!(name, "FRONTEND" | "BACKEND");
-            (server && fields.get(status)?.starts_with("UP")).then(|| name.to_owned())
+            let up = fields.get(status)?.starts_with("UP");
+            server.then(|| (name.to_owned(), up))
         })
         .collect()
+}
+
+/// The process id that HAProxy's page of statistics names; the CSV has none.
+fn worker(page: &str) -> Option<u32> {
+    let rest = page.split_once("pid =")?.1.trim_start_matches(|c: char| !c.is_ascii_digit());
+    rest[..rest.find(|c: char| !c.is_ascii_digit())?].parse().ok()
 }
 
 #[cfg(test)]
@@ -221,9 +297,18 @@ mod tests {
     fn statistics_name_the_servers_that_are_up() {
         let csv = "# pxname,svname,qcur,status,x\napi,FRONTEND,,OPEN,\napi,server-1,0,UP,\napi,BACKEND,0,UP,\n\
                    ws,wsproxy-1,0,DOWN 1/2,\nws,wsproxy-2,0,UP 1/1,\n";
-        assert_eq!(servers_up(csv), BTreeSet::from(["server-1".to_owned(), "wsproxy-2".to_owned()]));
+        let expected = [("server-1", true), ("wsproxy-1", false), ("wsproxy-2", true)];
+        assert_eq!(servers(csv), expected.map(|(name, up)| (name.to_owned(), up)).into());
         for text in ["", "x", "# a,b\nc", "# a,status"] {
-            assert!(servers_up(text).is_empty(), "{text:?}");
+            assert!(servers(text).is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_names_the_worker() {
+        assert_eq!(worker("<b>pid = </b> 4711 (process #1, nbproc = 1)"), Some(4711));
+        for text in ["", "pid =", "pid = x", "pid = 4711", "pid = 99999999999 "] {
+            assert_eq!(worker(text), None, "{text:?}");
         }
     }
 }

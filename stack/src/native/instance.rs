@@ -1,12 +1,14 @@
 //! One server or gateway process: its number, its port, its environment. It is ready when it exists, or it does not exist.
 
 use super::{
-    Role,
+    Role, links,
     ports::{self, Started},
-    process::{Process, Spec},
+    process::{Condition, Process, Spec},
+    slot::Slot,
 };
 use crate::{probe, secret::JwtSecret};
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -31,21 +33,21 @@ const NOT_INHERITED: &[&str] = &[
 #[derive(Clone, Debug)]
 pub(crate) struct Environment {
     pub(crate) state: PathBuf,
-    pub(crate) redis_url: String,
+    pub(crate) redis_port: u16,
     pub(crate) secret: JwtSecret,
     pub(crate) server_workers: Option<usize>,
     pub(crate) extra: Vec<(String, String)>,
 }
 
-/// A running instance.
+/// An instance, running or down. Its number and its port stay.
 #[derive(Debug)]
 pub(crate) struct Instance {
     role: Role,
     number: u16,
     port: u16,
     /// What HAProxy sends to.
-    address: String,
-    pub(crate) process: Process,
+    address: Mutex<String>,
+    slot: Slot,
 }
 
 impl Instance {
@@ -57,16 +59,32 @@ impl Instance {
         environment: &Environment,
     ) -> anyhow::Result<Self> {
         let (process, port) = ports::start_on_free(&[], async |port| {
-            let process = Process::start(spec(role, number, port, program, environment)).await?;
+            let process = Process::start(spec(role, number, port, program, environment, false)).await?;
             let ready = process.wait_until(PATIENCE, || ready(port)).await;
             Ok(Started { process, ready })
         })
         .await?;
-        let address = match unix_socket(role, number, &environment.state) {
-            Some(path) => format!("unix@{}", path.display()),
+        let address = match sockets(role, number, &environment.state) {
+            Some(sockets) => format!("unix@{}", sockets.front.display()),
             None => ports::local(port).to_string(),
         };
-        Ok(Self { role, number, port, address, process })
+        Ok(Self { role, number, port, address: Mutex::new(address), slot: Slot::new(process) })
+    }
+
+    /// Starts what is down, where it was, and waits until it is ready. What does not become ready stays all the same.
+    pub(crate) async fn start_again(&self, program: &Path, environment: &Environment) -> anyhow::Result<()> {
+        let spec = spec(self.role, self.number, self.port, program, environment, true);
+        let process = self.slot.replace(Process::start(spec).await?);
+        process.wait_until(PATIENCE, || ready(self.port)).await
+    }
+
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Neither down nor paused.
+    pub(crate) fn runs(&self) -> bool {
+        self.slot.process().condition() == Condition::Runs
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -82,8 +100,13 @@ impl Instance {
     }
 
     /// HAProxy's word for where it is.
-    pub(crate) fn address(&self) -> &str {
-        &self.address
+    pub(crate) fn address(&self) -> String {
+        self.address.lock().clone()
+    }
+
+    /// From its next reload on HAProxy finds it here.
+    pub(crate) fn set_address(&self, address: String) {
+        *self.address.lock() = address;
     }
 
     /// `server-1`.
@@ -104,17 +127,35 @@ pub(crate) async fn ready(port: u16) -> Result<(), String> {
 /// The longest path that a unix socket's address holds.
 pub(crate) const LONGEST_SOCKET_PATH: usize = 107;
 
-/// A gateway's unix socket: a hop through it costs a quarter of one over loopback. None where its path is too long.
-fn unix_socket(role: Role, number: u16, state: &Path) -> Option<PathBuf> {
-    let path = state.join(format!("{}.sock", name(role, number)));
-    (role == Role::Wsproxy && path.as_os_str().len() <= LONGEST_SOCKET_PATH).then_some(path)
+/// A gateway's unix socket: a hop through it costs a quarter of one over loopback.
+#[derive(Clone, Debug)]
+pub(crate) struct Sockets {
+    /// Where HAProxy connects: a link to `own`, or to a relay.
+    pub(crate) front: PathBuf,
+    /// Where the gateway listens.
+    pub(crate) own: PathBuf,
 }
 
-fn name(role: Role, number: u16) -> String {
+/// None where the path is too long, and for servers, which listen on TCP alone.
+pub(crate) fn sockets(role: Role, number: u16, state: &Path) -> Option<Sockets> {
+    let name = name(role, number);
+    let own = state.join(format!("{name}.own.sock"));
+    let fits = role == Role::Wsproxy && own.as_os_str().len() <= LONGEST_SOCKET_PATH;
+    fits.then(|| Sockets { front: state.join(format!("{name}.sock")), own })
+}
+
+pub(crate) fn name(role: Role, number: u16) -> String {
     format!("{role}-{number}")
 }
 
-fn spec(role: Role, number: u16, port: u16, program: &Path, environment: &Environment) -> Spec {
+fn spec(
+    role: Role,
+    number: u16,
+    port: u16,
+    program: &Path,
+    environment: &Environment,
+    goes_on: bool,
+) -> Spec {
     let name = name(role, number);
     let mut env: Vec<(String, OsString)> =
         environment.extra.iter().map(|(name, value)| (name.clone(), value.into())).collect();
@@ -122,12 +163,12 @@ fn spec(role: Role, number: u16, port: u16, program: &Path, environment: &Enviro
     set("HOST", "127.0.0.1");
     set("PORT", &port.to_string());
     set("INSTANCE", &name);
-    set("REDIS_URL", &environment.redis_url);
+    set("REDIS_URL", &links::redis_url(&environment.state, &name, environment.redis_port));
     // Its log is a file.
     set("NO_COLOR", "1");
     set("JWT_SECRET", environment.secret.expose());
-    if let Some(path) = unix_socket(role, number, &environment.state) {
-        set("UNIX_SOCKET", &path.to_string_lossy());
+    if let Some(sockets) = sockets(role, number, &environment.state) {
+        set("UNIX_SOCKET", &sockets.own.to_string_lossy());
     }
     if let (Role::Server, Some(workers)) = (role, environment.server_workers) {
         set("SERVER_WORKERS", &workers.to_string());
@@ -139,6 +180,7 @@ fn spec(role: Role, number: u16, port: u16, program: &Path, environment: &Enviro
         args: Vec::new(),
         env,
         env_remove: NOT_INHERITED,
+        goes_on,
         at_our_death: Signal::SIGKILL,
     }
 }

@@ -2,27 +2,38 @@
 //! only when the last is ready. It survives nothing: when this process ends, however it ends, all of them end.
 
 mod binaries;
+mod faults;
 mod haproxy;
 mod instance;
+mod links;
 mod ports;
 mod process;
 mod redis;
+mod slot;
 mod spawner;
 mod status;
 
 pub use binaries::Binaries;
 pub use ports::free as free_port;
 pub use process::private_directory;
-pub use status::{ProcessStatus, Status};
+pub use redis::Persistence;
+pub use status::{LinkStatus, ProcessStatus, Status};
 
 use crate::{limits, secret::JwtSecret};
 use anyhow::{Context, bail};
 use futures_util::future::try_join_all;
 use haproxy::{Front, Haproxy};
 use instance::{Environment, Instance};
-use process::Process;
+use links::Links;
+use parking_lot::Mutex;
+use redis::Redis;
 use serde::{Deserialize, Serialize};
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -73,6 +84,10 @@ pub struct Options {
     pub binaries: Binaries,
     /// Signs and checks tokens.
     pub secret: JwtSecret,
+    /// What Redis writes to disk.
+    pub persistence: Persistence,
+    /// A relay in every link from the start, clients' too: faults then meet open connections, and everything costs more.
+    pub relays: bool,
     /// More environment for servers and gateways.
     pub environment: Vec<(String, String)>,
 }
@@ -91,21 +106,27 @@ impl Options {
             state_dir,
             binaries,
             secret: JwtSecret::random(),
+            persistence: Persistence::None,
+            relays: false,
             environment: Vec::new(),
         }
     }
 }
 
-/// A running stack. Dropped, its processes are killed; [`Native::stop`] lets them end in order.
+/// A running stack. Dropped, its processes are killed; [`Native::stop`] lets them end in order. Orders that change it are
+/// to be given one after another; [`Native::status`] answers meanwhile.
 #[derive(Debug)]
 pub struct Native {
     options: Options,
     environment: Environment,
-    redis: (Process, u16),
+    links: Arc<Links>,
+    redis: Redis,
     haproxy: Haproxy,
-    instances: Vec<Instance>,
+    /// Where people reach HAProxy.
+    front: Front,
+    instances: Mutex<Vec<Arc<Instance>>>,
     /// Instances that `scale` took away, while they drain.
-    retiring: JoinSet<()>,
+    retiring: Mutex<JoinSet<()>>,
 }
 
 impl Native {
@@ -117,44 +138,57 @@ impl Native {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         check_count(Role::Server, options.servers)?;
         check_count(Role::Wsproxy, options.proxies)?;
-        let front = check_front(&options)?;
+        let mut front = check_front(&options)?;
         limits::raise_open_files().context("cannot raise the limit of open files")?;
         private_directory(&options.state_dir)?;
         private_directory(&options.state_dir.join("logs"))?;
+        let links = Arc::new(Links::new(options.state_dir.clone(), options.relays));
         let reserved = [front.api, front.ws, front.stats];
-        let redis = redis::start(&options.binaries.redis, &options.state_dir, &reserved).await?;
+        let binaries = &options.binaries;
+        let redis = Redis::start(&binaries.redis, &options.state_dir, options.persistence, &reserved).await?;
         let environment = Environment {
             state: options.state_dir.clone(),
-            redis_url: redis::url(&options.state_dir, redis.1),
+            redis_port: redis.port(),
             secret: options.secret.clone(),
             server_workers: options.server_workers,
             extra: options.environment.clone(),
         };
         let mut wanted: Vec<(Role, u16)> = (1..=options.servers).map(|n| (Role::Server, n)).collect();
         wanted.extend((1..=options.proxies).map(|n| (Role::Wsproxy, n)));
-        let instances = start_all(&options.binaries, &environment, wanted).await?;
-        let haproxy =
-            Haproxy::start(&options.binaries.haproxy, &options.state_dir, front, &instances).await?;
+        let instances = start_all(binaries, &environment, &links, wanted).await?;
+        // With relays it is they who stand at the doors, and HAProxy behind them.
+        let doors = if options.relays { Front { api: 0, ws: 0, ..front } } else { front };
+        let haproxy = Haproxy::start(&binaries.haproxy, &options.state_dir, doors, &instances).await?;
+        let inner = haproxy.front();
+        front = match options.relays {
+            true => Front {
+                api: links.enter_door("link:api", front.api, inner.api)?,
+                ws: links.enter_door("link:ws", front.ws, inner.ws)?,
+                ..inner
+            },
+            false => inner,
+        };
         info!(servers = options.servers, proxies = options.proxies, "the stack is up");
-        Ok(Self { options, environment, redis, haproxy, instances, retiring: JoinSet::new() })
+        let instances = Mutex::new(instances);
+        Ok(Self { options, environment, links, redis, haproxy, front, instances, retiring: Mutex::default() })
     }
 
     /// `http://127.0.0.1:8080`, as it were.
     #[must_use]
     pub fn api_url(&self) -> String {
-        format!("http://{}", ports::local(self.haproxy.front().api))
+        format!("http://{}", ports::local(self.front.api))
     }
 
     /// `ws://127.0.0.1:8081`, as it were.
     #[must_use]
     pub fn ws_url(&self) -> String {
-        format!("ws://{}", ports::local(self.haproxy.front().ws))
+        format!("ws://{}", ports::local(self.front.ws))
     }
 
     /// HAProxy's statistics; `/metrics` under it is for Prometheus.
     #[must_use]
     pub fn stats_url(&self) -> String {
-        format!("http://{}", ports::local(self.haproxy.front().stats))
+        format!("http://{}", ports::local(self.front.stats))
     }
 
     /// Brings the number of a role's instances to `count`: new ones take part when they are ready; those with the highest
@@ -162,41 +196,51 @@ impl Native {
     ///
     /// # Errors
     /// What did not become ready. New instances that failed are gone; those that run stay.
-    pub async fn scale(&mut self, role: Role, count: u16) -> anyhow::Result<()> {
+    pub async fn scale(&self, role: Role, count: u16) -> anyhow::Result<()> {
         check_count(role, count)?;
-        while self.retiring.try_join_next().is_some() {}
-        let numbers = |instances: &[Instance]| -> Vec<u16> {
-            instances.iter().filter(|i| i.role() == role).map(Instance::number).collect()
-        };
-        let have = numbers(&self.instances).len();
-        let next = numbers(&self.instances).into_iter().max().unwrap_or(0) + 1;
-        let missing = usize::from(count).saturating_sub(have);
+        while self.retiring.lock().try_join_next().is_some() {}
+        let all = self.instances();
+        let numbers: Vec<u16> = all.iter().filter(|i| i.role() == role).map(|i| i.number()).collect();
+        let next = numbers.iter().max().unwrap_or(&0) + 1;
+        let missing = usize::from(count).saturating_sub(numbers.len());
         let wanted = (next..).take(missing).map(|number| (role, number)).collect();
-        let started = start_all(&self.options.binaries, &self.environment, wanted).await?;
-        self.instances.extend(started);
-        let leaving: Vec<u16> = numbers(&self.instances).into_iter().skip(usize::from(count)).collect();
+        let started = start_all(&self.options.binaries, &self.environment, &self.links, wanted).await?;
+        let leaving = numbers.get(usize::from(count)..).unwrap_or_default();
         let (gone, kept): (Vec<_>, Vec<_>) =
-            self.instances.drain(..).partition(|i| i.role() == role && leaving.contains(&i.number()));
-        self.instances = kept;
-        let reloaded = self.haproxy.reload(&self.instances).await;
+            all.into_iter().chain(started).partition(|i| i.role() == role && leaving.contains(&i.number()));
+        self.instances.lock().clone_from(&kept);
+        let reloaded = self.haproxy.reload(&kept).await;
         for instance in gone {
-            self.retiring.spawn(async move { instance.process.stop(DRAIN_GRACE).await });
+            let links = Arc::clone(&self.links);
+            self.retiring.lock().spawn(async move {
+                instance.slot().process().stop(DRAIN_GRACE).await;
+                links.forget(&instance.name());
+            });
         }
         reloaded
     }
 
     /// Ends everything: instances by SIGTERM, together; then HAProxy; then Redis. What does not end in time is killed.
-    pub async fn stop(mut self) {
-        let Self { redis, haproxy, instances, retiring, .. } = &mut self;
+    pub async fn stop(self) {
         let mut ending = JoinSet::new();
-        for instance in instances.drain(..) {
-            ending.spawn(async move { instance.process.stop(STOP_GRACE).await });
+        for instance in self.instances() {
+            ending.spawn(async move { instance.slot().process().stop(STOP_GRACE).await });
         }
         ending.join_all().await;
         // What still drains has had its time.
+        let mut retiring = std::mem::take(&mut *self.retiring.lock());
         retiring.shutdown().await;
-        haproxy.process.stop(STOP_GRACE).await;
-        redis.0.stop(STOP_GRACE).await;
+        self.haproxy.slot().process().stop(STOP_GRACE).await;
+        self.redis.slot().process().stop(STOP_GRACE).await;
+    }
+
+    /// Those that take part, by role and number, running or down.
+    fn instances(&self) -> Vec<Arc<Instance>> {
+        self.instances.lock().clone()
+    }
+
+    fn program(&self, role: Role) -> &Path {
+        program(&self.options.binaries, role)
     }
 }
 
@@ -223,17 +267,25 @@ fn check_front(options: &Options) -> anyhow::Result<Front> {
     Ok(Front { api: options.api_port, ws: options.ws_port, stats: options.stats_port })
 }
 
+fn program(binaries: &Binaries, role: Role) -> &Path {
+    match role {
+        Role::Server => &binaries.server,
+        Role::Wsproxy => &binaries.wsproxy,
+    }
+}
+
 /// Starts instances side by side; the first failure ends those already started.
 async fn start_all(
     binaries: &Binaries,
     environment: &Environment,
+    links: &Links,
     wanted: Vec<(Role, u16)>,
-) -> anyhow::Result<Vec<Instance>> {
-    let program = |role| match role {
-        Role::Server => &binaries.server,
-        Role::Wsproxy => &binaries.wsproxy,
-    };
-    let starting =
-        wanted.iter().map(|&(role, number)| Instance::start(role, number, program(role), environment));
+) -> anyhow::Result<Vec<Arc<Instance>>> {
+    let starting = wanted.iter().map(|&(role, number)| async move {
+        links.prepare(role, number)?;
+        let instance = Instance::start(role, number, program(binaries, role), environment).await?;
+        links.complete(&instance)?;
+        Ok::<_, anyhow::Error>(Arc::new(instance))
+    });
     try_join_all(starting).await
 }

@@ -3,7 +3,7 @@
 use super::spawner;
 use anyhow::{Context, bail};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use std::{
@@ -18,12 +18,14 @@ use tokio::{
     process::{Child, Command},
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
 const LOG_TAIL_BYTES: u64 = 2_000;
 const PROBE_EVERY: Duration = Duration::from_millis(20);
+/// What the kernel gets to end a killed process's own children.
+const GROUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to start a process.
 #[derive(Debug)]
@@ -36,8 +38,27 @@ pub(crate) struct Spec {
     /// Variables of ours that the child must not see.
     pub(crate) env_remove: &'static [&'static str],
     pub(crate) log: PathBuf,
+    /// Goes on in the log of the process whose place it takes; otherwise the log begins anew.
+    pub(crate) goes_on: bool,
     /// What the kernel sends it when we die.
     pub(crate) at_our_death: Signal,
+}
+
+/// How a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Runs,
+    /// Stopped where it stands, until it is told to go on.
+    Paused,
+    Ended(ExitStatus),
+}
+
+#[derive(Debug)]
+enum Order {
+    Signal(Signal),
+    /// For this long, or until told.
+    Pause(Option<Duration>),
+    Resume,
 }
 
 /// A running (or ended) child. Dropped, it is killed.
@@ -46,15 +67,22 @@ pub(crate) struct Process {
     name: String,
     pid: u32,
     log: PathBuf,
-    orders: mpsc::Sender<Signal>,
-    ended: watch::Receiver<Option<ExitStatus>>,
+    orders: mpsc::Sender<Order>,
+    condition: watch::Receiver<Condition>,
     attendant: JoinHandle<()>,
 }
 
 impl Process {
-    /// Starts a process with a fresh log.
+    /// Starts a process.
     pub(crate) async fn start(spec: Spec) -> anyhow::Result<Self> {
-        let log = File::create(&spec.log).with_context(|| format!("cannot write {}", spec.log.display()))?;
+        if !spec.goes_on {
+            let _ = fs::remove_file(&spec.log);
+        }
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&spec.log)
+            .with_context(|| format!("cannot write {}", spec.log.display()))?;
         let mut command = Command::new(&spec.program);
         command
             .args(&spec.args)
@@ -73,9 +101,9 @@ impl Process {
             .with_context(|| format!("cannot start {} ({})", spec.name, spec.program.display()))?;
         let pid = child.id().context("the process has no id")?;
         let (orders, inbox) = mpsc::channel(4);
-        let (tell, ended) = watch::channel(None);
+        let (tell, condition) = watch::channel(Condition::Runs);
         let attendant = tokio::spawn(attend(spec.name.clone(), child, inbox, tell));
-        Ok(Self { name: spec.name, pid, log: spec.log, orders, ended, attendant })
+        Ok(Self { name: spec.name, pid, log: spec.log, orders, condition, attendant })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -90,15 +118,52 @@ impl Process {
         &self.log
     }
 
+    pub(crate) fn condition(&self) -> Condition {
+        *self.condition.borrow()
+    }
+
     /// How it ended, if it did.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
-        *self.ended.borrow()
+        match self.condition() {
+            Condition::Ended(status) => Some(status),
+            Condition::Runs | Condition::Paused => None,
+        }
     }
 
     /// Sends a signal, if the process still runs.
     pub(crate) async fn signal(&self, signal: Signal) {
+        self.order(Order::Signal(signal)).await;
+    }
+
+    /// Stops it and its children where they stand, for this long or until [`Process::resume`]. Returns when they stand.
+    pub(crate) async fn pause(&self, time: Option<Duration>) {
+        self.order(Order::Pause(time)).await;
+        let _ = self.condition.clone().wait_for(|now| *now != Condition::Runs).await;
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn resume(&self) {
+        self.order(Order::Resume).await;
+        let _ = self.condition.clone().wait_for(|now| *now != Condition::Paused).await;
+    }
+
+    async fn order(&self, order: Order) {
         // A closed queue means that the process has ended.
-        let _ = self.orders.send(signal).await;
+        let _ = self.orders.send(order).await;
+    }
+
+    /// SIGKILL to it and its children. Returns when all of them are gone.
+    pub(crate) async fn kill(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGKILL).await;
+        self.end().await;
+        let deadline = Instant::now() + GROUP_PATIENCE;
+        while !members(self.pid).is_empty() {
+            if Instant::now() > deadline {
+                bail!("{} is gone, but not its processes {:?}", self.name, members(self.pid));
+            }
+            sleep(PROBE_EVERY).await;
+        }
+        Ok(())
     }
 
     /// SIGTERM, a bounded wait, SIGKILL. Returns when the process is gone.
@@ -109,6 +174,12 @@ impl Process {
             self.signal(Signal::SIGKILL).await;
             self.end().await;
         }
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn end(&self) {
+        // A closed channel means that the attendant is gone, and the process with it.
+        let _ = self.condition.clone().wait_for(|now| matches!(now, Condition::Ended(_))).await;
     }
 
     /// Waits until `ready` says so. Fails when the process ends first or patience does, with the end of its log.
@@ -131,11 +202,6 @@ impl Process {
             sleep(PROBE_EVERY).await;
         }
     }
-
-    async fn end(&self) {
-        // A closed channel means that the attendant is gone, and the process with it.
-        let _ = self.ended.clone().wait_for(Option::is_some).await;
-    }
 }
 
 impl Drop for Process {
@@ -148,18 +214,41 @@ impl Drop for Process {
 async fn attend(
     name: String,
     mut child: Child,
-    mut inbox: mpsc::Receiver<Signal>,
-    tell: watch::Sender<Option<ExitStatus>>,
+    mut inbox: mpsc::Receiver<Order>,
+    tell: watch::Sender<Condition>,
 ) {
     let mut told = false;
+    let mut wake: Option<Instant> = None;
     let status = loop {
-        tokio::select! {
+        let order = tokio::select! {
             status = child.wait() => break status,
-            Some(signal) = inbox.recv() => {
+            Some(order) = inbox.recv() => order,
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Order::Resume,
+        };
+        // It may just have ended; `wait` tells.
+        let Some(pid) = child.id().map(|pid| Pid::from_raw(pid.cast_signed())) else { continue };
+        match order {
+            Order::Pause(time) => {
+                let _ = killpg(pid, Signal::SIGSTOP);
+                wake = time.map(|time| Instant::now() + time);
+                tell.send_replace(Condition::Paused);
+            }
+            Order::Resume => {
+                let _ = killpg(pid, Signal::SIGCONT);
+                wake = None;
+                tell.send_replace(Condition::Runs);
+            }
+            Order::Signal(signal) => {
                 told |= matches!(signal, Signal::SIGTERM | Signal::SIGKILL);
-                if let Some(pid) = child.id() {
-                    // It may just have ended; `wait` tells.
-                    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+                let _ = match signal {
+                    Signal::SIGKILL => killpg(pid, signal),
+                    _ => kill(pid, signal),
+                };
+                // Who stands still hears nothing.
+                if signal == Signal::SIGTERM && *tell.borrow() == Condition::Paused {
+                    let _ = killpg(pid, Signal::SIGCONT);
+                    wake = None;
+                    tell.send_replace(Condition::Runs);
                 }
             }
         }
@@ -171,10 +260,25 @@ async fn attend(
             } else {
                 warn!(name, %status, "ended by itself");
             }
-            tell.send_replace(Some(status));
+            tell.send_replace(Condition::Ended(status));
         }
         Err(error) => warn!(name, %error, "cannot wait for the process"),
     }
+}
+
+/// The processes of a group that still run: zombies do not.
+fn members(group: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // The name may hold anything but ends at the last `)`: state, parent and group follow.
+            let mut fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
+            let runs = !matches!(fields.next(), Some("Z" | "X") | None);
+            runs && fields.nth(1).and_then(|field| field.parse().ok()) == Some(group)
+        })
+        .collect()
 }
 
 /// The last lines of a log, for an error message.

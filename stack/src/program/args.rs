@@ -1,9 +1,9 @@
 //! The program's flags and environment, as clap reads them, and what they mean in the library's terms.
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use stack::{
-    fault::{DEFAULT_NAME, is_name, state_directory},
-    native::Role,
+    fault::{DEFAULT_NAME, Fault, is_name, state_directory},
+    native::{Persistence, Role},
 };
 use std::{path::PathBuf, str::FromStr};
 
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     },
     /// Print the end of the logs
     Logs(Logs),
+    /// Break something on purpose, e.g. `fault wsproxy-1:kill`; --help lists what can be broken, and how
+    Fault(FaultArgs),
     /// Change numbers of instances, e.g. `scale wsproxy=5 server=3`; open sockets stay
     Scale {
         /// ROLE=COUNT, where ROLE is server or wsproxy
@@ -79,6 +81,12 @@ pub(crate) struct Up {
     /// Port of HAProxy's statistics and metrics; 0 takes a free one
     #[arg(long, default_value_t = 8404)]
     pub(crate) stats_port: u16,
+    /// What Redis writes to disk: nothing, or every write, synced once a second or always
+    #[arg(long, value_enum, default_value_t = RedisPersistence::None)]
+    pub(crate) redis_persistence: RedisPersistence,
+    /// A relay in every link from the start, so that `stack fault link:…` meets connections that are open; costs CPU
+    #[arg(long)]
+    pub(crate) relays: bool,
     /// Return when the stack is up; it runs on until `stack down`
     #[arg(long)]
     pub(crate) detach: bool,
@@ -94,6 +102,82 @@ pub(crate) struct Up {
     #[arg(long, hide = true)]
     pub(crate) announce: bool,
 }
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RedisPersistence {
+    None,
+    Everysec,
+    Always,
+}
+
+impl From<RedisPersistence> for Persistence {
+    fn from(wanted: RedisPersistence) -> Self {
+        match wanted {
+            RedisPersistence::None => Self::None,
+            RedisPersistence::Everysec => Self::Everysec,
+            RedisPersistence::Always => Self::Always,
+        }
+    }
+}
+
+/// Break something on purpose: `stack fault wsproxy-1:kill`
+#[derive(Debug, ClapArgs)]
+#[command(after_long_help = FAULT_HELP)]
+pub(crate) struct FaultArgs {
+    /// TARGET:ACTION, one or several, one after another
+    #[arg(required = true, value_name = "TARGET:ACTION")]
+    pub(crate) faults: Vec<Fault>,
+    /// Break the stack that Compose runs (give =PROJECT where several do)
+    #[arg(long, value_name = "PROJECT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) compose: Option<String>,
+    /// Break nothing; only see whether it could be
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// As JSON, a line a fault
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const FAULT_HELP: &str = "\
+Targets:
+  server-1, wsproxy-2      one instance
+  server-any, wsproxy-any  the one with the lowest number that the action fits
+  servers, wsproxies       all of a role, one after the other
+  redis, haproxy
+  link:wsproxy-1           HAProxy -> that gateway (link:server-1, link:wsproxies, ... alike)
+  link:redis/wsproxy-1     that process -> Redis
+  link:ws, link:api        clients -> HAProxy; needs `stack up --relays`
+
+Actions on processes:
+  kill            SIGKILL; stays down
+  stop            SIGTERM; drains and stays down (returns at once)
+  start           starts what is down, with its number, port and socket
+  restart         kill, then start
+  drain           SIGTERM, wait for the end, start (`wsproxies:drain` is a rolling restart)
+  pause, pause=5s SIGSTOP, and SIGCONT after that time or at `resume`
+Redis only:
+  restart=keep       back with every acknowledged write
+  restart=empty      back with nothing
+  restart=rollback   back without its last second
+  cut-pubsub         closes all subscribers' connections
+HAProxy only:
+  reload             a new worker; open sockets stay with the old one
+
+Actions on links (native stacks only):
+  delay=50ms, jitter=20ms  everything arrives later, in order
+  cut, reset               ends all connections now (reset: by RST where they are TCP)
+  half-open=10s            nothing passes, nothing is closed
+  slow, slow=10s           a byte a second
+  heal                     back to normal
+A relay enters a link at its first fault: between HAProxy and an instance for new connections, before Redis by closing
+everybody's connections to it. `stack up --relays` has relays everywhere from the start; cut and reset need that.
+
+Examples:
+  stack fault wsproxy-1:kill
+  stack fault wsproxies:drain
+  stack fault redis:restart=rollback
+  stack fault link:redis/wsproxy-1:delay=50ms
+  stack fault --compose redis:pause=5s";
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Logs {

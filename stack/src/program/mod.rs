@@ -2,6 +2,7 @@
 //! processes; that is the library's part.
 
 mod args;
+mod fault;
 mod logs;
 mod up;
 
@@ -24,6 +25,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Status { json } => show_answer(&place, &Request::Status, json),
+        Command::Fault(wanted) => fault::run(&place, wanted),
         Command::Logs(logs) => logs::run(&place.directory(), &logs),
         Command::Scale { to } => {
             let to: BTreeMap<Role, u16> = to.into_iter().collect();
@@ -50,5 +52,11 @@ fn show(status: &Status) {
     for process in &status.processes {
         let port = process.port.map_or_else(|| "-".to_owned(), |port| port.to_string());
         println!("{:width$}  pid {:<8} port {port:<6} {}", process.name, process.pid, process.state);
+    }
+    for link in &status.links {
+        println!(
+            "{}  {}, {} open, {} broken, {} refused",
+            link.name, link.state, link.open, link.broken, link.refused
+        );
     }
 }

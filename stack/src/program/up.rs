@@ -94,7 +94,8 @@ fn detach(place: &Place) -> anyhow::Result<()> {
 /// Holds a stack until it is told to end. `tell` hears once that it is up.
 fn hold(place: &Place, up: Up, tell: impl FnOnce(Status) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let options = options(place, up)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The second is for relays, when there are any.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
@@ -141,6 +142,8 @@ fn options(place: &Place, up: Up) -> anyhow::Result<Options> {
         api_port: up.api_port,
         ws_port: up.ws_port,
         stats_port: up.stats_port,
+        persistence: up.redis_persistence.into(),
+        relays: up.relays,
         secret,
         ..Options::new(place.directory(), binaries)
     })

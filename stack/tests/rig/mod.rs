@@ -4,6 +4,7 @@
 
 pub mod processes;
 pub mod programs;
+pub mod stacks;
 pub mod traffic;
 
 use std::time::{Duration, Instant};

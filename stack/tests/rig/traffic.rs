@@ -67,6 +67,17 @@ impl Session {
         contents
     }
 
+    /// Reads on until the socket ends; true where nobody said goodbye.
+    pub async fn ends_without_goodbye(mut self) -> bool {
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
+                Some(Ok(Message::Close(_))) => return false,
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return true,
+            }
+        }
+    }
+
     /// Closes the session; its socket must end with 1000.
     pub async fn close(mut self) {
         let answer = self.http.post(format!("{}/close", self.url)).send().await.unwrap();

@@ -1,0 +1,26 @@
+//! The place of a process in the stack: who is in it can end and be replaced, while others look.
+
+use super::process::Process;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Holds one process, running or ended.
+#[derive(Debug)]
+pub(crate) struct Slot(Mutex<Arc<Process>>);
+
+impl Slot {
+    pub(crate) fn new(process: Process) -> Self {
+        Self(Mutex::new(Arc::new(process)))
+    }
+
+    pub(crate) fn process(&self) -> Arc<Process> {
+        Arc::clone(&self.0.lock())
+    }
+
+    /// Puts another in the place of one that has ended.
+    pub(crate) fn replace(&self, process: Process) -> Arc<Process> {
+        let process = Arc::new(process);
+        *self.0.lock() = Arc::clone(&process);
+        process
+    }
+}

@@ -1,0 +1,163 @@
+//! Faults of processes in a native stack: each is in force when it is told so, and what was broken comes back where it was.
+
+mod rig;
+
+use nix::sys::signal::Signal;
+use rig::{
+    processes::{all_gone, family, runs},
+    stacks::{ended_by, inject, options, parse, process, redis, refused, settled},
+    traffic::Session,
+};
+use stack::native::{Native, Options, Persistence};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+#[tokio::test]
+async fn a_killed_gateway_is_gone_and_comes_back_with_its_port() {
+    let directory = tempfile::tempdir().unwrap();
+    let native = Native::start(options(directory.path())).await.unwrap();
+    let before = process(&native, "wsproxy-1").await;
+    inject(&native, "wsproxy-1:kill").await;
+    assert!(!runs(before.pid));
+    let down = process(&native, "wsproxy-1").await;
+    assert!(ended_by(&down.state, Signal::SIGKILL), "{}", down.state);
+    assert!(refused(&native, "wsproxy-1:kill").await.contains("is down already"));
+    assert!(refused(&native, "wsproxy-3:kill").await.contains("wsproxy-1, wsproxy-2"));
+    assert!(native.check(&parse("wsproxy-3:kill")).is_err());
+    native.check(&parse("wsproxy-any:kill")).unwrap();
+
+    // Everybody lands on the other one.
+    for _ in 0..4 {
+        let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+        let run = session.run(3, 1.0).await;
+        assert_eq!(session.rest(&run, 1).await.len(), 3);
+        session.close().await;
+    }
+    // The only one that runs, then those that are down.
+    assert!(inject(&native, "wsproxy-any:kill").await.detail.contains("wsproxy-2"));
+    assert!(inject(&native, "wsproxies:start").await.detail.contains("wsproxy-1"));
+    let after = process(&native, "wsproxy-1").await;
+    assert_eq!((after.port, after.state.as_str()), (before.port, "ready"));
+    assert_ne!(after.pid, before.pid);
+    assert!(refused(&native, "wsproxies:start").await.contains("stack status"));
+    let log = std::fs::read_to_string(&after.log).unwrap();
+    assert_eq!(log.matches("listening on").count(), 2, "the log goes on: {log}");
+
+    let drained = inject(&native, "wsproxies:drain").await.detail;
+    assert!(drained.contains("wsproxy-1") && drained.contains("wsproxy-2"), "{drained}");
+    assert_ne!(process(&native, "wsproxy-2").await.pid, after.pid);
+    inject(&native, "servers:restart").await;
+    inject(&native, "server-1:stop").await;
+    let deadline = Instant::now() + rig::PATIENCE;
+    while !process(&native, "server-1").await.state.starts_with("ended") {
+        assert!(Instant::now() < deadline, "server-1 does not drain");
+    }
+    inject(&native, "server-1:start").await;
+    let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    let run = session.run(3, 1.0).await;
+    assert_eq!(session.rest(&run, 1).await.len(), 3);
+    native.stop().await;
+}
+
+#[tokio::test]
+async fn a_paused_redis_holds_tokens_back_and_loses_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let native = Native::start(options(directory.path())).await.unwrap();
+    let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    let run = session.run(40, 20.0).await;
+    session.event(&run, 1).await;
+    let pause = Duration::from_millis(700);
+    let start = Instant::now();
+    inject(&native, "redis:pause=700ms").await;
+    assert!(start.elapsed() < pause, "the resume is waited for");
+    assert_eq!(process(&native, "redis").await.state, "paused");
+    assert!(refused(&native, "redis:cut-pubsub").await.contains("resume it first"));
+    assert_eq!(session.rest(&run, 2).await.len(), 39);
+    assert!(start.elapsed() >= pause, "{:?}", start.elapsed());
+    assert_eq!(process(&native, "redis").await.state, "ready");
+
+    inject(&native, "wsproxies:pause").await;
+    assert_eq!(process(&native, "wsproxy-2").await.state, "paused");
+    inject(&native, "wsproxies:resume").await;
+    assert!(refused(&native, "wsproxy-1:resume").await.contains("not paused"));
+
+    let cut = inject(&native, "redis:cut-pubsub").await.detail;
+    assert!(!cut.starts_with('0'), "{cut}");
+    settled(&native).await;
+    let run = session.run(20, 1.0).await;
+    assert_eq!(session.rest(&run, 1).await.len(), 20);
+    // The stack ends although a part stands still.
+    inject(&native, "haproxy:pause").await;
+    inject(&native, "wsproxy-1:pause").await;
+    let pids = family(&native.status().await.processes.iter().map(|p| p.pid).collect::<Vec<_>>());
+    native.stop().await;
+    all_gone(&pids);
+}
+
+#[tokio::test]
+async fn redis_comes_back_with_everything_with_nothing_or_without_its_last_second() {
+    for persistence in [Persistence::None, Persistence::Everysec] {
+        let directory = tempfile::tempdir().unwrap();
+        let native = Native::start(Options { persistence, ..options(directory.path()) }).await.unwrap();
+        let before = process(&native, "redis").await;
+        for round in 0..2 {
+            assert_eq!(redis(&native, "SET kept yes").await, "+OK");
+            inject(&native, "redis:restart=keep").await;
+            assert_eq!(redis(&native, "GET kept").await, "$3\r\nyes", "round {round}");
+            let appends = redis(&native, "CONFIG GET appendonly").await;
+            assert!(
+                appends.ends_with(if persistence == Persistence::None { "no" } else { "yes" }),
+                "{appends}"
+            );
+
+            let rolling = async { inject(&native, "redis:restart=rollback").await };
+            let writing = async {
+                // Half a second into the second that will be lost.
+                sleep(Duration::from_millis(500)).await;
+                redis(&native, "SET late yes").await
+            };
+            let (rolled, late) = tokio::join!(rolling, writing);
+            assert_eq!(late, "+OK");
+            assert!(rolled.took_ms >= 1000.0 && rolled.detail.contains("without its last"), "{rolled:?}");
+            assert_eq!(redis(&native, "GET kept").await, "$3\r\nyes", "round {round}");
+            assert_eq!(redis(&native, "GET late").await, "$-1", "round {round}");
+        }
+        inject(&native, "redis:restart").await;
+        let kept = redis(&native, "EXISTS kept").await;
+        assert_eq!(kept, if persistence == Persistence::None { ":0" } else { ":1" });
+        inject(&native, "redis:restart=empty").await;
+        assert_eq!(redis(&native, "DBSIZE").await, ":0");
+        inject(&native, "redis:kill").await;
+        inject(&native, "redis:start").await;
+        let after = process(&native, "redis").await;
+        assert_eq!((after.port, after.state.as_str()), (before.port, "ready"));
+        assert!(directory.path().join("redis.sock").exists());
+        native.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_keeps_open_sockets_and_a_kill_ends_every_worker() {
+    let directory = tempfile::tempdir().unwrap();
+    let native = Native::start(options(directory.path())).await.unwrap();
+    let master = process(&native, "haproxy").await.pid;
+    let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    let run = session.run(40, 20.0).await;
+    session.event(&run, 1).await;
+    let workers = family(&[master]).len();
+    inject(&native, "haproxy:reload").await;
+    assert_eq!(process(&native, "haproxy").await.pid, master);
+    assert!(family(&[master]).len() > workers, "the old worker keeps the socket");
+    assert_eq!(session.rest(&run, 2).await.len(), 39);
+
+    let everyone = family(&[master]);
+    inject(&native, "haproxy:kill").await;
+    assert!(everyone.iter().all(|&pid| !runs(pid)), "{everyone:?}");
+    assert!(refused(&native, "haproxy:reload").await.contains("is down"));
+    inject(&native, "haproxy:start").await;
+    inject(&native, "haproxy:restart").await;
+    let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    let run = session.run(3, 1.0).await;
+    assert_eq!(session.rest(&run, 1).await.len(), 3);
+    native.stop().await;
+}

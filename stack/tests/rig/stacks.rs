@@ -1,0 +1,66 @@
+//! Native stacks for tests of faults, and what there is to ask them.
+
+use super::programs;
+use nix::sys::signal::Signal;
+use stack::{
+    fault::{Fault, Injected},
+    native::{Binaries, Native, Options, ProcessStatus},
+};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+};
+
+/// One server and two gateways over the programs under test.
+pub fn options(state_dir: &Path) -> Options {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let binaries = Binaries::find(programs::directory(), &path)
+        .unwrap_or_else(|e| panic!("{e}\nscripts/test.sh installs what the tests need"));
+    let environment = vec![("DRAIN_SECONDS".to_owned(), "1".to_owned())];
+    Options { servers: 1, proxies: 2, environment, ..Options::new(state_dir.to_owned(), binaries) }
+}
+
+pub async fn inject(native: &Native, fault: &str) -> Injected {
+    native.inject(&parse(fault)).await.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+pub async fn refused(native: &Native, fault: &str) -> String {
+    format!("{:#}", native.inject(&parse(fault)).await.expect_err(fault))
+}
+
+pub fn parse(fault: &str) -> Fault {
+    fault.parse().unwrap()
+}
+
+pub async fn process(native: &Native, name: &str) -> ProcessStatus {
+    native.status().await.processes.into_iter().find(|process| process.name == name).unwrap()
+}
+
+/// Waits until every part is ready and HAProxy sends to both roles again.
+pub async fn settled(native: &Native) {
+    let wait = async {
+        while native.status().await.processes.iter().any(|process| process.state != "ready") {
+            tokio::task::yield_now().await;
+        }
+        let doors = format!("{}/ready", native.stats_url());
+        while reqwest::get(&doors).await.unwrap().status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::PATIENCE, wait).await.expect("the stack gets over it");
+}
+
+/// Sends one command to the stack's Redis and answers the reply's text.
+pub async fn redis(native: &Native, command: &str) -> String {
+    let port = process(native, "redis").await.port.unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "{command}\r\nQUIT\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.strip_suffix("+OK\r\n").unwrap().trim_end().to_owned()
+}
+
+pub fn ended_by(state: &str, signal: Signal) -> bool {
+    state.starts_with("ended") && state.contains(signal.as_str())
+}
