@@ -322,3 +322,6 @@ impl Scripts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,415 @@
+//! The scripts against the rules: any sequence of steps on a real Redis and on a record comes to the same outcomes, the
+//! same fields and the same log, whatever is lost or rolled back in between.
+
+use super::Scripts;
+use crate::{
+    redis::restoration::eval,
+    rules::{Append, Claimed, Claiming, Keeper, Record, Status},
+};
+use proptest::prelude::*;
+use protocol::{Kind, Names, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
+use redis::{Cmd, Connection, RedisResult, Value};
+use std::{
+    collections::HashMap,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+const TTL: u64 = 60;
+const KEEP: usize = 4;
+const SERVERS: [&str; 2] = ["server-a", "server-b"];
+const GATEWAYS: [&str; 2] = ["gateway-a", "gateway-b"];
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Create,
+    Claim {
+        server: usize,
+        query: u8,
+    },
+    /// The next event of the server's last claim, or one that it sends again.
+    Append {
+        server: usize,
+        terminator: bool,
+        again: bool,
+    },
+    Close,
+    Attach {
+        gateway: usize,
+    },
+    Release {
+        nth: usize,
+        cursor: bool,
+    },
+    Reattach {
+        nth: usize,
+    },
+    RestoreCursor {
+        nth: usize,
+    },
+    Bury {
+        server: usize,
+    },
+    Restore {
+        server: usize,
+    },
+    Remember,
+    RollBack,
+    Forget,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let server = 0..SERVERS.len();
+    prop_oneof![
+        2 => Just(Op::Create),
+        6 => (server.clone(), 0..5u8).prop_map(|(server, query)| Op::Claim { server, query }),
+        14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(server, terminator, again)| Op::Append { server, terminator, again }),
+        1 => Just(Op::Close),
+        2 => (0..GATEWAYS.len()).prop_map(|gateway| Op::Attach { gateway }),
+        2 => (0..3usize, any::<bool>()).prop_map(|(nth, cursor)| Op::Release { nth, cursor }),
+        1 => (0..3usize).prop_map(|nth| Op::Reattach { nth }),
+        1 => (0..3usize).prop_map(|nth| Op::RestoreCursor { nth }),
+        2 => server.clone().prop_map(|server| Op::Bury { server }),
+        4 => server.prop_map(|server| Op::Restore { server }),
+        2 => Just(Op::Remember),
+        1 => Just(Op::RollBack),
+        1 => Just(Op::Forget),
+    ]
+}
+
+/// A `redis-server` that ends with the test.
+struct PrivateRedis {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl PrivateRedis {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"])
+            .arg(directory.path().join("redis.sock"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start redis-server: run scripts/test.sh, which installs it");
+        Self { child, directory }
+    }
+
+    fn connection(&self) -> Connection {
+        let url = format!("redis+unix://{}", self.directory.path().join("redis.sock").display());
+        let client = redis::Client::open(url).expect("a url");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match client.get_connection() {
+                Ok(connection) => return connection,
+                Err(error) => assert!(Instant::now() < deadline, "redis-server does not answer: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for PrivateRedis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server as it sees its last claim.
+struct Server {
+    keeper: Keeper,
+    generation: u64,
+    next: u64,
+}
+
+/// Both sides, and what their users remember.
+struct Bench<'a> {
+    connection: &'a mut Connection,
+    scripts: Scripts,
+    names: Names,
+    session: SessionId,
+    record: Record,
+    remembered: Option<(Record, Vec<(String, Vec<u8>)>)>,
+    servers: Vec<Server>,
+    epochs: Vec<(usize, u64)>,
+    now: Instant,
+}
+
+type Seen = (HashMap<String, String>, Vec<(String, String)>, HashMap<String, String>);
+
+impl<'a> Bench<'a> {
+    fn new(connection: &'a mut Connection) -> Self {
+        let server =
+            || Server { keeper: Keeper::new(1 << 20, Duration::from_secs(60), KEEP), generation: 0, next: 1 };
+        Self {
+            connection,
+            scripts: Scripts::new(),
+            names: Names::default(),
+            session: SessionId::new(Uuid::new_v4()),
+            record: Record::default(),
+            remembered: None,
+            servers: SERVERS.iter().map(|_| server()).collect(),
+            epochs: Vec::new(),
+            now: Instant::now(),
+        }
+    }
+
+    fn keys(&self) -> [String; 3] {
+        [self.names.meta(self.session), self.names.log(self.session), self.names.attach(self.session)]
+    }
+
+    fn ask<T: redis::FromRedisValue>(&mut self, call: &Cmd) -> T {
+        let answer: RedisResult<T> = call.query(self.connection);
+        answer.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn script(&mut self, script: fn(&Scripts) -> &redis::Script, keys: &[String]) -> Cmd {
+        let script = script(&self.scripts);
+        script.load(self.connection).expect("the script loads");
+        eval(script.get_hash(), keys)
+    }
+
+    fn take(&mut self, op: Op) {
+        let [meta, log, attach] = self.keys();
+        let (session, down) = (self.session, self.names.down(self.session));
+        let running = |server: usize| Names::default().running(SERVERS[server]);
+        match op {
+            Op::Create => {
+                self.ask::<Value>(redis::cmd("HSETNX").arg(meta).arg("status").arg("active"));
+                self.record.create();
+            }
+            Op::Claim { server, query } => {
+                let (query, answer) = (format!("q{query}"), format!("by {server}"));
+                let mut call = self.script(|s| &s.claim, &[meta, log, attach, running(server)]);
+                call.arg(&query).arg(&answer).arg(SERVERS[server]).arg(TTL).arg(KEEP).arg("log").arg(down);
+                let (outcome, generation, prev, kept): (String, u64, String, String) =
+                    self.ask(call.arg(session.to_string()));
+                let prev: Position = prev.parse().expect("a position");
+                let claiming = Claiming {
+                    query: &query,
+                    answer: &answer,
+                    owner: SERVERS[server],
+                    now_ms: generation,
+                    keep: KEEP,
+                };
+                let claimed = self.record.claim(claiming, true, &mut |_| 0);
+                let same = match outcome.as_str() {
+                    "claimed" => Claimed::Now { generation, prev },
+                    "repeat" => Claimed::Before { generation, prev, answer: kept },
+                    "unknown" => Claimed::Unknown,
+                    "closed" => Claimed::Closed,
+                    other => {
+                        assert_eq!(other, "busy");
+                        Claimed::Busy
+                    }
+                };
+                assert_eq!(claimed, same);
+                if let Claimed::Now { generation, prev } = claimed {
+                    let own = &mut self.servers[server];
+                    (own.generation, own.next) = (generation, 1);
+                    own.keeper.claimed(session, (generation, prev), &query, &answer, self.now);
+                }
+            }
+            Op::Append { server, terminator, again } => {
+                let Server { generation, next, .. } = self.servers[server];
+                if generation == 0 {
+                    return;
+                }
+                let seq = if again { (next - 1).max(1) } else { next };
+                let position = Position::new(generation, seq);
+                let kind = if terminator { Kind::Done } else { Kind::Token };
+                let mut frame = Vec::new();
+                if terminator {
+                    encode_done(&mut frame, position, "q", 1, 2);
+                } else {
+                    encode_token(&mut frame, position, "word", "q", 1, 2);
+                }
+                let prefix = Prefix { position, kind };
+                let outcome = self.record.append(prefix, &frame, true, &mut |_| 0);
+                if terminator {
+                    let mut call = self.script(|s| &s.terminate, &[meta, log, attach, running(server)]);
+                    call.arg(generation).arg(position.to_string()).arg(&frame).arg(TTL).arg("log").arg(down);
+                    let heard: i64 = self.ask(call.arg(session.to_string()));
+                    assert_eq!(heard < 0, outcome == Append::Stale);
+                } else {
+                    let mut call = redis::cmd("XADD");
+                    let added: RedisResult<String> =
+                        call.arg(log).arg(position.to_string()).arg("e").arg(&frame).query(self.connection);
+                    assert_eq!(added.is_ok(), matches!(outcome, Append::Taken { .. }));
+                }
+                let own = &mut self.servers[server];
+                own.next = own.next.max(seq + 1);
+                match outcome {
+                    Append::Stale => own.keeper.fenced_off(session, generation),
+                    _ => own.keeper.appended(session, prefix, &frame, self.now),
+                }
+            }
+            Op::Close => {
+                let mut call = self.script(|s| &s.close, &[meta, log]);
+                let known: bool =
+                    self.ask(call.arg("").arg(session.to_string()).arg(TTL).arg("log").arg(down));
+                assert_eq!(self.record.close(true, &mut |_| 0), known);
+            }
+            Op::Attach { gateway } => {
+                let mut call = self.script(|s| &s.attach, &[attach]);
+                call.arg("").arg(session.to_string()).arg(TTL).arg(GATEWAYS[gateway]);
+                let (epoch, before, _, cursor): (u64, u64, u64, String) = self.ask(&call);
+                let attached = self.record.attach(GATEWAYS[gateway], epoch, &mut |_| 0);
+                assert_eq!((attached.epoch, attached.before), (epoch, before));
+                assert_eq!(attached.cursor.to_string(), cursor);
+                self.epochs.push((gateway, epoch));
+            }
+            Op::Release { nth, cursor } => {
+                let Some(&(_, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
+                let cursor = cursor.then(|| self.record.top());
+                let mut call = self.script(|s| &s.release, &[attach]);
+                call.arg("").arg(session.to_string()).arg(TTL).arg(epoch);
+                self.ask::<Value>(call.arg(cursor.map_or_else(String::new, |cursor| cursor.to_string())));
+                self.record.release(epoch, cursor, &mut |_| 0);
+            }
+            Op::Reattach { nth } => {
+                let Some(&(gateway, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
+                let mut call = self.script(|s| &s.reattach, &[attach]);
+                let newest: u64 = self.ask(call.arg(epoch).arg(GATEWAYS[gateway]).arg(TTL));
+                assert_eq!(self.record.reattach(GATEWAYS[gateway], epoch), newest);
+            }
+            Op::RestoreCursor { nth } => {
+                let Some(&(_, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
+                let cursor = Position::new(epoch, 1);
+                let mut call = self.script(|s| &s.restore_cursor, &[attach]);
+                self.ask::<Value>(call.arg(epoch).arg(cursor.to_string()).arg(TTL));
+                self.record.restore_cursor(epoch, cursor);
+            }
+            Op::Bury { server } => {
+                let generation = self.record.generation;
+                let terminator = |position| {
+                    let mut frame = Vec::new();
+                    encode_error(&mut frame, position, "server_lost", "gone", "q", 1, 2);
+                    frame
+                };
+                let tail = terminator(Position::ZERO)[br#"{"id":"0-0""#.len()..].to_vec();
+                let mut call = self.script(|s| &s.bury, &[meta, log.clone(), running(server)]);
+                call.arg(SERVERS[server]).arg(generation).arg(session.to_string()).arg(tail).arg(TTL);
+                let buried: bool = self.ask(call.arg("log").arg(down));
+                let fence = self
+                    .log()
+                    .iter()
+                    .rev()
+                    .find(|(_, frame)| frame.contains("fence"))
+                    .map_or(0, |(id, _)| id.parse::<Position>().expect("a position").generation);
+                assert_eq!(
+                    self.record.bury(SERVERS[server], generation, fence, terminator, true, &mut |_| 0),
+                    buried
+                );
+            }
+            Op::Restore { server } => self.restore(server),
+            Op::Remember => {
+                let keys = self.keys();
+                let dumps = keys.map(|key| {
+                    let dump: Option<Vec<u8>> = self.ask(redis::cmd("DUMP").arg(&key));
+                    dump.map(|dump| (key, dump))
+                });
+                self.remembered = Some((self.record.clone(), dumps.into_iter().flatten().collect()));
+            }
+            Op::RollBack => {
+                let Some((record, dumps)) = self.remembered.clone() else { return };
+                self.record = record;
+                self.ask::<Value>(redis::cmd("DEL").arg(&self.keys()));
+                for (key, dump) in dumps {
+                    self.ask::<Value>(redis::cmd("RESTORE").arg(key).arg(0).arg(dump));
+                }
+            }
+            Op::Forget => {
+                self.ask::<Value>(redis::cmd("DEL").arg(&self.keys()));
+                self.record = Record::default();
+            }
+        }
+    }
+
+    fn restore(&mut self, server: usize) {
+        let [meta, log, _] = self.keys();
+        let Some(kept) = self.servers[server].keeper.get(self.session).cloned() else { return };
+        let ours = self.names.running(SERVERS[server]);
+        let mut call = self.script(|s| &s.restore, &[meta, log, ours]);
+        call.arg(TTL).arg("log").arg(self.names.down(self.session)).arg(self.session.to_string());
+        call.arg(SERVERS[server]).arg(1).arg(u8::from(kept.closed)).arg(kept.generation);
+        call.arg(kept.prev.to_string()).arg(&kept.query).arg(&kept.answer).arg(u8::from(kept.running));
+        for entry in kept.entries() {
+            call.arg(entry.prefix.position.to_string()).arg(&entry.frame[..]);
+        }
+        self.ask::<Value>(&call);
+        self.record.restore(&kept, SERVERS[server], true, &mut |_| 0);
+    }
+
+    fn log(&mut self) -> Vec<(String, String)> {
+        let key = self.names.log(self.session);
+        let entries: Vec<(String, Vec<(String, String)>)> =
+            self.ask(redis::cmd("XRANGE").arg(key).arg("-").arg("+"));
+        entries.into_iter().map(|(id, mut fields)| (id, fields.remove(0).1)).collect()
+    }
+
+    fn redis(&mut self) -> Seen {
+        let [meta, _, attach] = self.keys();
+        (self.ask(redis::cmd("HGETALL").arg(meta)), self.log(), self.ask(redis::cmd("HGETALL").arg(attach)))
+    }
+
+    /// What Redis would hold if it followed the rules.
+    fn expected(&self) -> Seen {
+        let record = &self.record;
+        let mut meta = HashMap::new();
+        let mut set = |name: &str, value: String| meta.insert(name.to_owned(), value);
+        if let Some(status) = record.status {
+            set("status", if status == Status::Active { "active" } else { "closed" }.to_owned());
+        }
+        if record.generation > 0 {
+            set("gen", record.generation.to_string());
+            set("prev", record.prev.to_string());
+            set("query", record.query.clone());
+            set("answer", record.answer.clone());
+        }
+        if let Some(owner) = &record.running {
+            set("running", "1".to_owned());
+            set("owner", owner.clone());
+        }
+        let mut attach = HashMap::new();
+        let mut set = |name: &str, value: String| attach.insert(name.to_owned(), value);
+        if record.epoch > 0 {
+            set("epoch", record.epoch.to_string());
+        }
+        if let Some(holder) = &record.holder {
+            set("holder", holder.clone());
+        }
+        if record.cursor_epoch > 0 {
+            set("cursor", record.cursor.to_string());
+            set("cursor_epoch", record.cursor_epoch.to_string());
+        }
+        let log = record
+            .log
+            .iter()
+            .map(|entry| {
+                (entry.prefix.position.to_string(), String::from_utf8_lossy(&entry.frame).into_owned())
+            })
+            .collect();
+        (meta, log, attach)
+    }
+}
+
+#[test]
+fn redis_follows_the_rules() {
+    let redis = PrivateRedis::start();
+    let connection = std::cell::RefCell::new(redis.connection());
+    let config = ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
+        let mut connection = connection.borrow_mut();
+        let mut bench = Bench::new(&mut connection);
+        bench.take(Op::Create);
+        for op in ops {
+            bench.take(op);
+            prop_assert_eq!(bench.redis(), bench.expected(), "after {:?}", op);
+        }
+    });
+}

@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Breaks a native stack in every way that we know, one at a time, under clients that stream, and accounts for every token.
+# Prints a table, a row a fault; exit code 0 if in every row nothing was lost, doubled or out of order, and every session ok.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+    cat <<'END'
+Usage: scripts/fault_matrix.sh [OPTIONS]
+
+  --clients N      sessions that stream (1000)
+  --only PATTERN   rows whose name matches this regular expression
+  --quick          a smaller matrix: 100 sessions, shorter streams
+  --dev            the development profile's programs (built by the tests already) instead of the release ones
+  --write          put the table into docs/delivery.md
+  --list           print the rows and end
+  --seed N         the client's seed, to run a row again as it was (drawn and printed otherwise)
+  --help           this text
+
+Results of each row stay in results/matrix (or OUTPUT_DIR). Needs redis-server, haproxy and jq, loads loopback alone.
+END
+}
+
+die() { echo "fault_matrix: $1" >&2; exit "${2:-1}"; }
+
+clients=1000 only=. profile=release write='' list='' tokens=100 queries=2 delay=100 at=8 ramp=4 seed=$RANDOM
+while (($#)); do
+    case $1 in
+    --clients) [[ ${2:-} =~ ^[1-9][0-9]{0,4}$ ]] || die "--clients takes a number, not '${2:-}'" 104; clients=$2 && shift ;;
+    --only) [[ -n ${2:-} ]] || die "--only takes a pattern" 104; only=$2 && shift ;;
+    --seed) [[ ${2:-} =~ ^[0-9]{1,18}$ ]] || die "--seed takes a number, not '${2:-}'" 104; seed=$2 && shift ;;
+    --quick) clients=100 tokens=60 ramp=1 at=4 ;;
+    --dev) profile=dev ;;
+    --write) write=yes ;;
+    --list) list=yes ;;
+    --help | -h) usage && exit 0 ;;
+    *) die "unknown option '$1': see --help" 104 ;;
+    esac
+    shift
+done
+
+# name | client's options
+rows=(
+    "client cuts 10 % of its sockets a second|--drop-rate 0.1"
+    "wsproxy SIGKILL|--fault wsproxy-1:kill@${at}s"
+    "wsproxy SIGTERM|--fault wsproxy-1:stop@${at}s"
+    "rolling restart of all proxies|--fault wsproxies:drain@${at}s"
+    "server SIGTERM|--fault server-1:stop@${at}s"
+    "server SIGKILL|--fault server-1:kill@${at}s"
+    "Redis CLIENT KILL TYPE pubsub|--fault redis:cut-pubsub@${at}s"
+    "Redis restart, data kept|--fault redis:restart=keep@${at}s"
+    "Redis restart, data lost|--fault redis:restart=empty@${at}s"
+    "Redis restart, a second lost|--fault redis:restart=rollback@${at}s"
+    "Redis paused 5 s|--fault redis:pause=5s@${at}s"
+    "HAProxy reload|--fault haproxy:reload@${at}s"
+    "HAProxy killed and restarted|--fault haproxy:restart@${at}s"
+    "a link half-open for 10 s|--fault link:wsproxy-1:half-open=10s@${at}s"
+    "50 readers stalled for 10 s|--stall $((clients < 100 ? clients / 2 : 50)):10s"
+)
+
+selected=()
+for row in "${rows[@]}"; do [[ ${row%%|*} =~ $only ]] && selected+=("$row"); done
+((${#selected[@]})) || die "no row matches '$only': see --list" 104
+if [[ -n $list ]]; then
+    for row in "${selected[@]}"; do printf '%-45s %s\n' "${row%%|*}" "${row#*|}"; done
+    exit
+fi
+for program in jq redis-server haproxy; do
+    PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$program" >/dev/null || die "$program is missing: scripts/test.sh installs it"
+done
+
+cargo build --profile "$profile" -p stack -p server -p wsproxy -p client
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+bin=$target/release
+[[ $profile == release ]] || bin=$target/debug
+
+work=$(mktemp -d)
+results=${OUTPUT_DIR:-results/matrix}
+mkdir -p "$results"
+stack_name=matrix-$$
+stack() { "$bin/stack" --name "$stack_name" "$@"; }
+# shellcheck disable=SC2317 # the trap calls it
+finish() {
+    local code=$?
+    trap '' INT TERM
+    stack down >/dev/null 2>&1 || true
+    rm -rf "$work"
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# What the issue of each row is judged by: an open socket is pinged every 2 s and given up after 4.
+export WS_PING_INTERVAL_SECS=2 WS_PING_TIMEOUT_SECS=4 DRAIN_SECONDS=20 TOKEN_DELAY_MS=$delay TOKENS=$tokens
+# No proxy takes more new sockets a second than this; the start of the run needs less.
+export MAX_CONNECT_RATE=${MAX_CONNECT_RATE:-200}
+
+urls() { stack status --json; }
+
+run_row() { # NAME OPTIONS: its summary's path in $summary
+    stack up --detach --servers 2 --proxies 3 --api-port 0 --ws-port 0 --stats-port 0 >"$work/up" ||
+        die "the stack did not start: $(cat "$work/up")"
+    local status
+    status=$(urls)
+    local options=(--api-url "$(jq -r .api_url <<<"$status")" --wsproxy-url "$(jq -r .ws_url <<<"$status")"
+        --clients "$clients" --queries "$queries" --ramp-up "$ramp" --seed "$seed" --query-timeout 60 --ping-timeout 5
+        --ws-initial-backoff-seconds 0.2 --ws-max-backoff-seconds 3 --ws-max-reconnect-attempts 40
+        --output-dir "$results" --name "$(tr -cs 'a-zA-Z0-9\n' '-' <<<"$1")" --quiet)
+    local extra
+    read -ra extra <<<"$2"
+    if [[ $2 == *--fault* ]]; then extra+=(--fault-stack "$stack_name"); fi
+    local code=0
+    "$bin/client" "${options[@]}" "${extra[@]}" >"$work/run" 2>&1 || code=$?
+    stack down >/dev/null || true
+    case $code in 0 | 98 | 99) ;; *) die "the client ended with $code: $(cat "$work/run")" ;; esac
+    summary=$(find "$results" -name '*_summary.json' -newer "$work/up" | sort | tail -n 1)
+    [[ -n $summary ]] || die "the client left no summary: $(cat "$work/run")"
+}
+
+# Whether the row holds: everything that is wanted, of a run's summary.
+# shellcheck disable=SC2016 # jq's variables
+holds='
+    (.faults | all(.outcome == "injected" and .unrecovered == 0))
+    and .tokens_lost == 0 and .tokens_duplicated == 0 and .tokens_reordered == 0 and .announced_gaps == 0
+    and (if ($row | test("server SIGKILL")) then
+            (.queries_error_by_code.server_lost // 0) as $ended
+            | $ended > 0 and $ended == (.faults[0].error_events.server_lost // 0)
+              and .queries_ok + $ended == .queries_total
+         else .successful_sessions == .total_sessions and .queries_ok == .queries_total
+              and .tokens_expected == .tokens_received end)'
+# shellcheck disable=SC2016
+cells='
+    def seconds: if . == null then "–" else . / 10 | round / 100 | "\(.) s" end;
+    [ $row, "\(.successful_sessions) of \(.total_sessions)", .tokens_expected, .tokens_received,
+      .tokens_lost, .tokens_duplicated, .tokens_reordered, .announced_gaps,
+      (.longest_token_gap_ms | seconds), (.faults[0].time_to_recover_ms | seconds), "\(.peak_reconnect_rate)/s",
+      (if $holds then "yes" else "**no**" end) ]
+    | map(tostring) | "| " + join(" | ") + " |"'
+
+table=$work/table
+cat >"$table" <<'END'
+| fault | sessions ok | tokens expected | received once | lost | duplicated | reordered | announced gaps | longest gap | time to recover | peak reconnects | holds |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+END
+failed=0
+echo "fault matrix: $clients sessions, $queries queries of $tokens tokens every $delay ms, seed $seed"
+for row in "${selected[@]}"; do
+    name=${row%%|*} summary=''
+    run_row "$name" "${row#*|}"
+    held=$(jq --arg row "$name" "$holds" "$summary")
+    jq -r --arg row "$name" --argjson holds "$held" "$cells" "$summary" | tee -a "$table"
+    if [[ $held != true ]]; then
+        failed=$((failed + 1))
+        cat "$work/run"
+        echo "fault_matrix: '$name' does not hold; again: scripts/fault_matrix.sh --only '^$name\$' --clients $clients --seed $seed" >&2
+    fi
+done
+
+if [[ -n $write ]]; then
+    doc=docs/delivery.md
+    sed -i -e '/^<!-- matrix -->$/,/^<!-- end of matrix -->$/{//!d}' -e "/^<!-- matrix -->\$/r $table" "$doc"
+    echo "wrote $doc"
+fi
+((failed == 0)) || die "$failed of ${#selected[@]} rows do not hold"
+echo "all ${#selected[@]} rows hold"
