@@ -2,6 +2,8 @@
 //! It breaks nothing by itself; a native stack's supervisor does, or Docker.
 
 mod action;
+mod compose;
+mod docker;
 mod place;
 mod span;
 mod target;

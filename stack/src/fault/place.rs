@@ -1,6 +1,6 @@
 //! Which stack is meant: a native one by its name, or Compose's. It knows where they are found, and who does the breaking.
 
-use super::{Fault, Injected};
+use super::{Fault, Injected, compose};
 use crate::control::{Request, Response, call};
 use anyhow::bail;
 use std::path::PathBuf;
@@ -57,14 +57,14 @@ impl Place {
                 Response::Fault(injected) => Ok(injected),
                 other => bail!("the supervisor answers a fault with {other:?}"),
             },
-            Self::Compose { .. } => bail!("faults in Compose stacks are not there yet"),
+            Self::Compose { project } => compose::inject(project.as_deref(), fault),
         }
     }
 
     pub(super) fn check(&self, fault: &Fault) -> anyhow::Result<()> {
         match self {
             Self::Native(state_dir) => call(state_dir, &Request::Check { fault: fault.clone() }).map(|_| ()),
-            Self::Compose { .. } => bail!("faults in Compose stacks are not there yet"),
+            Self::Compose { project } => compose::check(project.as_deref(), fault),
         }
     }
 }

@@ -1,0 +1,176 @@
+//! Docker's command line, as far as faults need it: which containers a Compose project has, and one command on one of them.
+//! It starts no project and removes nothing.
+
+use anyhow::{Context, bail};
+use std::{
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A container of a Compose project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) project: String,
+    pub(super) service: String,
+    pub(super) number: u16,
+    /// `running`, `paused`, `exited`, …
+    pub(super) state: String,
+}
+
+const COLUMNS: &str = concat!(
+    "{{.ID}}\t{{.State}}\t{{.Label \"com.docker.compose.project\"}}",
+    "\t{{.Label \"com.docker.compose.service\"}}\t{{.Label \"com.docker.compose.container-number\"}}"
+);
+
+/// The containers of Compose's services, running or not, by service and number.
+pub(super) fn containers(project: Option<&str>) -> anyhow::Result<Vec<Container>> {
+    let mut containers = parse(&run(&list(project))?);
+    containers.sort_by(|a, b| (&a.service, a.number).cmp(&(&b.service, b.number)));
+    Ok(containers)
+}
+
+fn list(project: Option<&str>) -> Vec<String> {
+    let mut arguments = words("ps --all --no-trunc --filter label=com.docker.compose.oneoff=False --filter");
+    arguments.push(match project {
+        Some(project) => format!("label=com.docker.compose.project={project}"),
+        None => "label=com.docker.compose.project".to_owned(),
+    });
+    arguments.extend(["--format".to_owned(), COLUMNS.to_owned()]);
+    arguments
+}
+
+fn parse(listing: &str) -> Vec<Container> {
+    listing
+        .lines()
+        .filter_map(|line| {
+            let [id, state, project, service, number] = line.split('\t').collect::<Vec<_>>()[..] else {
+                return None;
+            };
+            let own = |text: &str| text.to_owned();
+            let number = number.parse().ok()?;
+            Some(Container {
+                id: own(id),
+                project: own(project),
+                service: own(service),
+                number,
+                state: own(state),
+            })
+        })
+        .collect()
+}
+
+pub(super) fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Runs `docker` and answers its stdout.
+pub(super) fn run(arguments: &[String]) -> anyhow::Result<String> {
+    let output = Command::new("docker")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run docker: is it installed?")?;
+    if !output.status.success() {
+        bail!("docker {} fails: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+impl Container {
+    /// `wsproxy-2`, `redis`.
+    pub(super) fn name(&self) -> String {
+        match self.service.as_str() {
+            "redis" | "haproxy" => self.service.clone(),
+            service => format!("{service}-{}", self.number),
+        }
+    }
+
+    /// `docker COMMAND… ID`.
+    pub(super) fn docker(&self, command: &str) -> anyhow::Result<String> {
+        let mut arguments = words(command);
+        arguments.push(self.id.clone());
+        run(&arguments)
+    }
+
+    /// A command within it.
+    pub(super) fn exec(&self, command: &[&str]) -> anyhow::Result<String> {
+        let mut arguments = vec!["exec".to_owned(), self.id.clone()];
+        arguments.extend(command.iter().map(|&word| word.to_owned()));
+        run(&arguments)
+    }
+
+    /// A shell's script over its volumes, in a container of its own: for while this one is down.
+    pub(super) fn over_its_volumes(&self, script: &str) -> anyhow::Result<String> {
+        let image = self.inspect("{{.Image}}")?;
+        let mut arguments = words("run --rm --network none --user 0:0 --volumes-from");
+        arguments.extend([
+            self.id.clone(),
+            "--entrypoint".into(),
+            "/bin/sh".into(),
+            image,
+            "-euc".into(),
+            script.into(),
+        ]);
+        run(&arguments)
+    }
+
+    pub(super) fn inspect(&self, what: &str) -> anyhow::Result<String> {
+        let arguments = ["inspect", "--format", what, &self.id].map(str::to_owned);
+        Ok(run(&arguments)?.trim_end().to_owned())
+    }
+
+    /// Waits for its health check, or only for it to run where it has none.
+    pub(super) fn until_ready(&self, patience: Duration) -> anyhow::Result<()> {
+        let health = "{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}";
+        self.until(health, &["healthy", "running"], patience)
+    }
+
+    pub(super) fn until_ended(&self, patience: Duration) -> anyhow::Result<()> {
+        self.until("{{.State.Status}}", &["exited", "dead"], patience)
+    }
+
+    fn until(&self, what: &str, wanted: &[&str], patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let now = self.inspect(what)?;
+            if wanted.contains(&now.as_str()) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{} is {now} after {patience:?}: see `docker logs {}`", self.name(), &self.id[..12]);
+            }
+            sleep(LOOK_EVERY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_read_from_the_listing() {
+        let listing =
+            "abc\trunning\tload\twsproxy\t2\ndef\texited\tload\tredis\t1\n\nghi\trunning\tload\tredis\n";
+        let container = |id: &str, state: &str, service: &str, number| Container {
+            id: id.into(),
+            project: "load".into(),
+            service: service.into(),
+            number,
+            state: state.into(),
+        };
+        let expected = [container("abc", "running", "wsproxy", 2), container("def", "exited", "redis", 1)];
+        assert_eq!(parse(listing), expected);
+        assert_eq!(expected.map(|container| container.name()), ["wsproxy-2", "redis"]);
+    }
+
+    #[test]
+    fn the_listing_takes_one_project_or_all() {
+        assert!(list(Some("load")).contains(&"label=com.docker.compose.project=load".to_owned()));
+        assert!(list(None).contains(&"label=com.docker.compose.project".to_owned()));
+    }
+}
