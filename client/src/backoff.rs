@@ -9,6 +9,9 @@ use std::time::Duration;
 /// No server may send a client away for longer than this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
+/// A repeated call waits at most so many times as long as it was told.
+const MOST_PATIENCE: u32 = 4;
+
 /// Delays of consecutive attempts.
 #[derive(Debug)]
 pub struct Backoff {
@@ -26,12 +29,21 @@ impl Backoff {
 
     /// The delay before the next attempt, at least `told`; `None` when the attempts are used up.
     pub fn next(&mut self, told: Option<Duration>) -> Option<Duration> {
-        (self.attempt < self.settings.attempts).then(|| self.again(told))
+        (self.attempt < self.settings.attempts).then(|| self.draw(told, Duration::MAX))
     }
 
-    /// The same without an end: of an attempt that the other end asked to repeat.
+    /// The same without an end: of an attempt that the other end asked to repeat. Where it said when, the delay does not
+    /// grow far beyond that: it knows best, and its recovery must not wait for ours.
     pub fn again(&mut self, told: Option<Duration>) -> Duration {
-        let whole = self.settings.initial.saturating_mul(1 << self.attempt.min(30)).min(self.settings.max);
+        let most = told
+            .filter(|told| !told.is_zero())
+            .map_or(Duration::MAX, |told| told.saturating_mul(MOST_PATIENCE));
+        self.draw(told, most)
+    }
+
+    fn draw(&mut self, told: Option<Duration>, most: Duration) -> Duration {
+        let whole =
+            self.settings.initial.saturating_mul(1 << self.attempt.min(30)).min(self.settings.max).min(most);
         self.attempt = self.attempt.saturating_add(1);
         let half = whole / 2;
         let drawn = half + half.mul_f64(self.random.random::<f64>());
@@ -104,7 +116,7 @@ mod tests {
     fn who_is_asked_to_come_back_does_not_give_up() {
         let mut backoff = Backoff::new(settings(1000, 30_000, 5), 1);
         let delays: Vec<_> = (0..20).map(|_| backoff.again(Some(Duration::from_secs(2)))).collect();
-        assert!(delays.iter().all(|delay| (2..=30).contains(&delay.as_secs())), "{delays:?}");
+        assert!(delays.iter().all(|delay| (2..=8).contains(&delay.as_secs())), "{delays:?}");
         assert_eq!(backoff.next(None), None);
     }
 

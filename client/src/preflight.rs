@@ -44,8 +44,7 @@ pub fn faults(config: &Config, injector: &dyn Injector) -> Result<(), Faults> {
     let missing = |fault: &PlannedFault| {
         let error = injector.check(&fault.spec).err()?;
         Some(format!(
-            "--fault `{}` cannot be injected ({error:#}): start a stack with `./scripts/run_loadtest.sh --native --up-only` \
-             or name the one that runs with --fault-stack",
+            "--fault `{}` cannot be injected: {error:#} (--fault-stack names another stack)",
             fault.spec
         ))
     };

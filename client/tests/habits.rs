@@ -98,9 +98,10 @@ fn nothing_comes_after_the_end() {
 
 #[test]
 fn an_error_event_keeps_its_code() {
-    let server = Running::start(Script { error: Some("peer_lost"), ..Script::default() });
+    let edit = |n| if n % 18 == 0 { Deed::Drop } else { Deed::Send };
+    let server = Running::start(Script { error: Some("peer_lost"), edit, ..Script::default() });
     let summary = summary(&server, |_| {}, 2, 2);
-    check(&summary, &[("queries_error", 4), ("tokens_lost", 0)]);
+    check(&summary, &[("queries_error", 4), ("tokens_lost", 4), ("tokens_lost_to_error_events", 4)]);
     assert_eq!(summary["queries_error_by_code"]["peer_lost"], 4, "{summary:#}");
 }
 

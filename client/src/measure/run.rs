@@ -69,6 +69,8 @@ pub struct TokenCounts {
     pub unverified: u64,
     /// Announced and never came by the deadline.
     pub lost: u64,
+    /// Of those: of queries that an error event ended, so nobody was left in the dark about them.
+    pub lost_to_error_events: u64,
     /// Of those: sent while the socket was open.
     pub lost_connected: u64,
     /// Of those: sent while the socket was down.
@@ -235,6 +237,7 @@ impl RunData {
         }
         tokens.expected += expected;
         tokens.lost += tally.tokens_lost;
+        tokens.lost_to_error_events += if query.error_code.is_some() { tally.tokens_lost } else { 0 };
         tokens.lost_connected += query.lost_connected;
         tokens.lost_in_gap += query.lost_in_gap;
         tokens.events_lost += tally.events_lost;

@@ -73,6 +73,7 @@ pub(super) fn measures(run: &RunData) -> Map<String, Value> {
     key("reconnect_storm", json!(run.reconnect_storm));
     key("reconnects_by_close_code", json!(by_cause(run).into_iter().collect::<BTreeMap<_, _>>()));
     key("queries_error_by_code", json!(run.errors_by_code));
+    key("tokens_lost_to_error_events", run.tokens.lost_to_error_events.into());
     key("events_after_terminator", run.tokens.after_terminator.into());
     key("events_replayed", run.tokens.replayed.into());
     keys

@@ -129,13 +129,16 @@ fn delivery(out: &mut String, run: &RunData) {
         String::new()
     };
     line(out, "tokens_lost", &format!("{}{where_lost}", tokens.lost));
+    if tokens.lost_to_error_events > 0 {
+        line(out, "  to error events", &tokens.lost_to_error_events.to_string());
+    }
     line(out, "tokens_duplicated", &tokens.duplicated.to_string());
     line(out, "tokens_reordered", &tokens.reordered.to_string());
     if tokens.after_terminator > 0 {
         line(out, "events_after_terminator", &tokens.after_terminator.to_string());
     }
     if tokens.replayed > 0 {
-        line(out, "events_replayed", &format!("{}  (asked for again)", tokens.replayed));
+        line(out, "events_replayed", &format!("{}  (allowed to come again)", tokens.replayed));
     }
     line(out, "integrity", integrity(run));
     if tokens.unverified > 0 {

@@ -274,7 +274,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
         let deed = if done {
             match fake.script.error {
                 Some(code) => {
-                    protocol::encode_error(&mut frame, position, code, "told to", &query_id, now, now)
+                    protocol::encode_error(&mut frame, position, code, "told to", &query_id, now, now);
                 }
                 None => protocol::encode_done(&mut frame, position, &query_id, now, now),
             }
