@@ -8,6 +8,7 @@ use super::{
 use anyhow::{Context, bail};
 use std::{
     collections::BTreeSet,
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -130,8 +131,7 @@ fn act(container: &Container, action: Action) -> anyhow::Result<String> {
         Action::Restart(Some(memory)) => restart_redis(container, memory),
         Action::Drain => {
             let begun = Instant::now();
-            container.docker("kill --signal TERM")?;
-            container.until_ended(DRAIN_PATIENCE)?;
+            container.docker(&format!("stop --time {}", DRAIN_PATIENCE.as_secs()))?;
             let drained = begun.elapsed().as_millis();
             start()?;
             Ok(format!("{name} drained in {drained} ms and runs again"))
@@ -169,6 +169,8 @@ fn resume_later(container: &Container, time: Duration) -> anyhow::Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // Ctrl+C is not for it.
+        .process_group(0)
         .spawn()
         .map(drop)
         .context("cannot run /bin/sh to resume it later")

@@ -123,28 +123,34 @@ impl Container {
         Ok(run(&arguments)?.trim_end().to_owned())
     }
 
-    /// Waits for its health check, or only for it to run where it has none.
+    /// Waits until its own health check says yes, asked more often than the engine does.
     pub(super) fn until_ready(&self, patience: Duration) -> anyhow::Result<()> {
-        let health = "{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}";
-        self.until(health, &["healthy", "running"], patience)
-    }
-
-    pub(super) fn until_ended(&self, patience: Duration) -> anyhow::Result<()> {
-        self.until("{{.State.Status}}", &["exited", "dead"], patience)
-    }
-
-    fn until(&self, what: &str, wanted: &[&str], patience: Duration) -> anyhow::Result<()> {
+        let check = self.inspect("{{json .Config.Healthcheck}}")?;
+        // Without one, a container that was started runs.
+        let Some(command) = health_command(&check) else { return Ok(()) };
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
         let deadline = Instant::now() + patience;
-        loop {
-            let now = self.inspect(what)?;
-            if wanted.contains(&now.as_str()) {
-                return Ok(());
-            }
+        while let Err(error) = self.exec(&command) {
             if Instant::now() > deadline {
-                bail!("{} is {now} after {patience:?}: see `docker logs {}`", self.name(), &self.id[..12]);
+                return Err(error)
+                    .with_context(|| format!("{} is not ready after {patience:?}", self.name()));
             }
             sleep(LOOK_EVERY);
         }
+        Ok(())
+    }
+}
+
+/// The command of a health check, as `docker inspect` shows it.
+fn health_command(check: &str) -> Option<Vec<String>> {
+    let check: serde_json::Value = serde_json::from_str(check).ok()?;
+    let test: Vec<String> = serde_json::from_value(check.get("Test")?.clone()).ok()?;
+    match test.split_first()? {
+        (form, [script]) if form == "CMD-SHELL" => {
+            Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec())
+        }
+        (form, command) if form == "CMD" && !command.is_empty() => Some(command.to_vec()),
+        _ => None,
     }
 }
 
@@ -166,6 +172,17 @@ mod tests {
         let expected = [container("abc", "running", "wsproxy", 2), container("def", "exited", "redis", 1)];
         assert_eq!(parse(listing), expected);
         assert_eq!(expected.map(|container| container.name()), ["wsproxy-2", "redis"]);
+    }
+
+    #[test]
+    fn a_health_check_is_a_command_or_a_script() {
+        let command = health_command(r#"{"Test":["CMD","server","--health-check"],"Interval":15}"#);
+        assert_eq!(command.unwrap(), ["server", "--health-check"]);
+        let script = health_command(r#"{"Test":["CMD-SHELL","redis-cli ping"]}"#);
+        assert_eq!(script.unwrap(), ["/bin/sh", "-c", "redis-cli ping"]);
+        for none in ["null", "", "{}", r#"{"Test":["NONE"]}"#, r#"{"Test":["CMD"]}"#, r#"{"Test":[1]}"#] {
+            assert_eq!(health_command(none), None, "{none}");
+        }
     }
 
     #[test]
