@@ -20,11 +20,18 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 use tracing::warn;
 
 const BASE: &str = include_str!("../../../docker/haproxy/base.cfg");
 const PATIENCE: Duration = Duration::from_secs(15);
+/// What a new worker gets to take over before the order is given again.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
+const RELOADS: usize = 5;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Where people reach the stack.
 #[derive(Clone, Copy, Debug)]
@@ -140,10 +147,28 @@ impl Haproxy {
         let old = self.worker().await;
         write_file(&backends_file(&self.state), &backends(instances))?;
         check(&self.program, &self.state, self.front).await?;
-        self.slot.process().signal(Signal::SIGUSR2).await;
+        self.take_new_worker(old).await;
         let was_up = |name: &str| before.get(name).copied().unwrap_or(true);
         let up = instances.iter().filter(|i| i.runs() && was_up(&i.name())).map(|i| i.name()).collect();
         self.wait_for(Wanted { known: names(instances), up, not_from: old }).await
+    }
+
+    /// Tells the master to reload, again and again until another worker answers: one that has just started serves already
+    /// while its master still hears nothing.
+    async fn take_new_worker(&self, old: Option<u32>) {
+        let process = self.slot.process();
+        for _ in 0..RELOADS {
+            process.signal(Signal::SIGUSR2).await;
+            let another = async {
+                while old.is_some() && self.worker().await == old {
+                    sleep(LOOK_EVERY).await;
+                }
+            };
+            if timeout(RELOAD_PATIENCE, another).await.is_ok() {
+                return;
+            }
+            warn!("haproxy did not hear that it is to reload: telling it again");
+        }
     }
 
     /// Waits until it sends to this instance.
