@@ -1,6 +1,7 @@
 //! One socket's way out: every frame goes straight into the socket while the socket takes it, and into a bounded queue
 //! while it does not. Nothing here waits on behalf of the bus: a client that cannot keep up is closed, not waited for.
 
+mod parting;
 mod queue;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
 };
 use bus::{LaneEnd, Outlet};
 use parking_lot::Mutex;
+use parting::Parting;
 use protocol::{CloseReason, Position, Prefix, encode_gap};
 use queue::Queue;
 use std::{
@@ -68,6 +70,7 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 struct State {
     queue: Queue,
+    parting: Parting,
     phase: Phase,
     /// When a closing socket's time is up.
     deadline: Option<Instant>,
@@ -89,6 +92,7 @@ impl Outbox {
     pub(crate) fn new(terms: Arc<Terms>, expires: Option<Instant>) -> Self {
         let state = State {
             queue: Queue::new(Position::ZERO),
+            parting: Parting::default(),
             phase: Phase::Open,
             deadline: None,
             lost: false,
@@ -124,9 +128,10 @@ impl Outbox {
         self.state.lock().phase
     }
 
-    /// The position of the last event that the socket took in full.
+    /// Up to where a client that has just sent its close frame counts as having read.
     pub(crate) fn cursor(&self) -> Position {
-        self.state.lock().queue.cursor()
+        let state = self.state.lock();
+        state.parting.cursor(state.queue.cursor(), Instant::now())
     }
 
     /// Sends a text frame of the gateway's own.
@@ -371,6 +376,7 @@ impl Outlet for Outbox {
     fn event(&self, prefix: Prefix, frame: &[u8]) {
         let mut state = self.state.lock();
         state.largest = state.largest.max(frame.len());
+        state.parting.event(prefix);
         self.terms.metrics.events.inc();
         self.offer(&mut state, Opcode::Text, frame, Some(prefix.position));
     }
