@@ -79,7 +79,7 @@ impl RedisBroker {
     pub fn open(config: BusConfig) -> Result<Self, BusError> {
         let client = client(&config.url)?;
         let names = Names::with_prefix(config.name_prefix.clone());
-        let owner = format!("{}.{:.8}", config.instance, Uuid::new_v4().simple());
+        let owner = format!("{}.{:08x}", config.instance, Uuid::new_v4().as_fields().0);
         let counters = Arc::<Counters>::default();
         let hub = Arc::<Hub>::default();
         let readiness = Readiness::new();
