@@ -3,6 +3,7 @@
 use crate::{args::Settings, health};
 use anyhow::Context;
 use bus::Broker;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{
     net::TcpListener,
@@ -30,6 +31,7 @@ pub async fn serve(settings: Settings, bus: Arc<dyn Broker>) -> anyhow::Result<(
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
+    raise_open_files();
     let (host, port) = settings.listen;
     let listener = TcpListener::bind((host.as_str(), port)).await.with_context(|| {
         format!("cannot listen on {host}:{port}: stop what uses it, or set HOST and PORT")
@@ -45,6 +47,16 @@ pub async fn serve(settings: Settings, bus: Arc<dyn Broker>) -> anyhow::Result<(
         signalled.cancel();
     });
     crate::run(listener, settings.server, bus, shutdown).await
+}
+
+/// A caller's connection is an open file: as many as the system allows this process, not as many as its shell did.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Carries a health check out.
