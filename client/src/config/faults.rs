@@ -47,9 +47,9 @@ fn parse(text: &str) -> Result<PlannedFault, String> {
         || "lacks its time: give SPEC@TIME, counted from the first send, as wsproxy-1:kill@30s".to_owned();
     let (spec, time) = text.rsplit_once('@').ok_or_else(no_time)?;
     let spec = spec.trim();
-    faults::parse(spec)?;
     let at = span::parse(time)
         .ok_or_else(|| format!("`{time}` is no time: give for example 30s, 1m30s or 500ms"))?;
+    faults::parse(spec)?;
     Ok(PlannedFault { spec: spec.to_owned(), at })
 }
 
