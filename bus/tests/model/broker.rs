@@ -1,0 +1,310 @@
+//! The broker: a record a session, heartbeats, subscriptions, and a memory that can fail. Every step on a record is the one of
+//! `bus::rules`; what the step says goes out on the connections that listen.
+
+use crate::world::{Action, LinkId, World, note, short, violated};
+use bus::rules::{Append, Attached, Claimed, Claiming, Effect, Kept, LogEntry, Record};
+use protocol::{Kind, Position, Prefix, SessionId, encode_error};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A connection as the broker knows it.
+pub(crate) type Connection = (LinkId, u64);
+
+#[derive(Clone, Default)]
+pub(crate) struct Memory {
+    pub(crate) records: BTreeMap<SessionId, Record>,
+    /// Beats by name, and when the last one came: the time is the model's own.
+    pub(crate) beats: BTreeMap<String, u64>,
+}
+
+#[derive(Default)]
+pub(crate) struct Broker {
+    pub(crate) memory: Memory,
+    pub(crate) incarnation: u64,
+    pub(crate) up_since: u64,
+    pub(crate) down: bool,
+    pub(crate) paused: bool,
+    pub(crate) waiting: Vec<Action>,
+    pub(crate) subscriptions: BTreeMap<SessionId, BTreeSet<Connection>>,
+    pub(crate) control: BTreeMap<String, Connection>,
+    pub(crate) snapshots: BTreeMap<u64, Memory>,
+    /// When each server's beat was heard last, forgotten by nobody: it judges burials.
+    pub(crate) heard: BTreeMap<String, u64>,
+    /// Whoever was claimed, forgotten by nobody: the query and its server.
+    pub(crate) claims: BTreeMap<(SessionId, u64), (String, String)>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Request {
+    Create { session: SessionId },
+    Claim { session: SessionId, query: String, answer: String, owner: String },
+    Append { session: SessionId, entry: LogEntry },
+    Restore { session: SessionId, kept: Box<Kept>, owner: String },
+    Beat { name: String, beat: u64 },
+    Running { owner: String },
+    Bury { session: SessionId, owner: String, generation: u64, by: String },
+    Forget { owner: String },
+    Close { session: SessionId },
+    Attach { session: SessionId, holder: String },
+    Subscribe { sessions: Vec<SessionId>, control: Option<String> },
+    Unsubscribe { session: SessionId },
+    Read { session: SessionId, after: Position, limit: usize },
+    Release { session: SessionId, epoch: u64, cursor: Option<Position> },
+    Reattach { session: SessionId, holder: String, epoch: u64 },
+    RestoreCursor { session: SessionId, epoch: u64, cursor: Position },
+}
+
+pub(crate) enum Answer {
+    Done,
+    Exists(bool),
+    Claimed(Claimed),
+    Appended(Append),
+    Beats(Vec<(String, u64)>),
+    Running(Vec<(SessionId, u64)>),
+    Attached(Attached),
+    Page(Vec<LogEntry>),
+    Epoch(u64),
+}
+
+/// What goes out on a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Said {
+    Event { session: SessionId, prefix: Prefix, frame: Box<[u8]> },
+    Cancel { session: SessionId, generation: u64 },
+    Takeover { session: SessionId, epoch: u64 },
+    Released { session: SessionId, epoch: u64, cursor: Position },
+}
+
+impl World {
+    /// Takes one step on a session's record and sends out what it says.
+    fn step<T>(
+        &mut self,
+        session: SessionId,
+        step: impl FnOnce(&mut Record, &mut dyn FnMut(Effect<'_>) -> u64) -> T,
+    ) -> T {
+        let mut out = Vec::new();
+        let Broker { memory, subscriptions, control, .. } = &mut self.broker;
+        let listeners: Vec<Connection> = subscriptions.get(&session).into_iter().flatten().copied().collect();
+        let record = memory.records.entry(session).or_default();
+        let outcome = step(record, &mut |effect| {
+            let (to, said) = match effect {
+                Effect::Publish { prefix, frame } => {
+                    out.extend(listeners.iter().map(|&to| (to, Said::Event { session, prefix, frame: frame.into() })));
+                    return listeners.len() as u64;
+                }
+                Effect::Cancel { owner, generation } => (owner, Said::Cancel { session, generation }),
+                Effect::Takeover { holder, epoch } => (holder, Said::Takeover { session, epoch }),
+                Effect::Released { holder, epoch, cursor } => {
+                    (holder, Said::Released { session, epoch, cursor })
+                }
+            };
+            let Some(&to) = control.get(to) else { return 0 };
+            out.push((to, said));
+            1
+        });
+        for ((link, connection), said) in out {
+            self.send_back(link, connection, move |world| world.hear(link, said));
+        }
+        outcome
+    }
+
+    /// Whether the connection still stands, as far as the broker knows.
+    fn stands(&self, (link, connection): Connection) -> bool {
+        self.links[link].connection == connection
+    }
+
+    pub(crate) fn execute(&mut self, from: Connection, request: Request) -> Answer {
+        let now_ms = self.now;
+        match request {
+            Request::Create { session } => {
+                self.step(session, |record, _| record.create());
+                Answer::Done
+            }
+            Request::Claim { session, query, answer, owner } => {
+                let claiming = Claiming { query: &query, answer: &answer, owner: &owner, now_ms, keep: 1000 };
+                let claimed = self.step(session, |record, out| record.claim(claiming, true, out));
+                note!(self, "{owner}: claims {} for {query} → {claimed:?}", short(session));
+                if let Claimed::Now { generation, .. } = claimed {
+                    self.claim_made((session, generation), query, owner);
+                }
+                Answer::Claimed(claimed)
+            }
+            Request::Append { session, entry } => {
+                let LogEntry { prefix, frame } = entry;
+                let outcome = self.step(session, |record, out| record.append(prefix, &frame, true, out));
+                note!(self, "broker: {} {:?} {} → {outcome:?}", short(session), prefix.kind, prefix.position);
+                Answer::Appended(outcome)
+            }
+            Request::Restore { session, kept, owner } => {
+                let before = self.broker.memory.records.get(&session).map(|r| (r.log.len(), r.status, r.generation));
+                self.step(session, |record, out| record.restore(&kept, &owner, true, out));
+                let record = &self.broker.memory.records[&session];
+                let after = (record.log.len(), record.status, record.generation);
+                if before != Some(after) {
+                    self.covered.insert("restored something");
+                }
+                note!(
+                    self,
+                    "{owner}: restores {} → {} entries up to {}, before {before:?}",
+                    short(session),
+                    after.0,
+                    self.broker.memory.records[&session].top()
+                );
+                Answer::Done
+            }
+            Request::Beat { name, beat } => {
+                self.broker.heard.insert(name.clone(), now_ms);
+                self.broker.memory.beats.insert(name.clone(), beat);
+                let beats = &self.broker.memory.beats;
+                Answer::Beats(beats.iter().filter(|(peer, _)| **peer != name).map(|(p, &b)| (p.clone(), b)).collect())
+            }
+            Request::Running { owner } => {
+                let records = self.broker.memory.records.iter();
+                let running = records.filter(|(_, record)| record.running.as_deref() == Some(&owner));
+                Answer::Running(running.map(|(&session, record)| (session, record.generation)).collect())
+            }
+            Request::Bury { session, owner, generation, by } => {
+                self.bury(session, &owner, generation, &by);
+                Answer::Done
+            }
+            Request::Forget { owner } => {
+                self.broker.memory.beats.remove(&owner);
+                Answer::Done
+            }
+            Request::Close { session } => {
+                let exists = self.step(session, |record, out| record.close(true, out));
+                note!(self, "broker: closes {} → {exists}", short(session));
+                Answer::Exists(exists)
+            }
+            Request::Attach { session, holder } => {
+                let attached = self.step(session, |record, out| record.attach(&holder, now_ms, out));
+                note!(self, "{holder}: attaches to {} → {attached:?}", short(session));
+                if attached.told > 0 {
+                    self.covered.insert("taken over");
+                }
+                Answer::Attached(attached)
+            }
+            Request::Subscribe { sessions, control } => {
+                if self.stands(from) {
+                    for session in sessions {
+                        self.broker.subscriptions.entry(session).or_default().insert(from);
+                    }
+                    if let Some(name) = control {
+                        self.broker.control.insert(name, from);
+                    }
+                }
+                Answer::Done
+            }
+            Request::Unsubscribe { session } => {
+                self.broker.subscriptions.entry(session).or_default().remove(&from);
+                Answer::Done
+            }
+            Request::Read { session, after, limit } => {
+                let log = self.broker.memory.records.get(&session).map(|record| &record.log);
+                let page = log.into_iter().flatten().filter(|entry| entry.prefix.position > after);
+                Answer::Page(page.take(limit).cloned().collect())
+            }
+            Request::Release { session, epoch, cursor } => {
+                note!(self, "broker: {} epoch {epoch} is released, cursor {cursor:?}", short(session));
+                self.step(session, |record, out| record.release(epoch, cursor, out));
+                Answer::Done
+            }
+            Request::Reattach { session, holder, epoch } => {
+                let newest = self.step(session, |record, _| record.reattach(&holder, epoch));
+                note!(self, "{holder}: still has {} with epoch {epoch}; the newest is {newest}", short(session));
+                Answer::Epoch(newest)
+            }
+            Request::RestoreCursor { session, epoch, cursor } => {
+                self.step(session, |record, _| record.restore_cursor(epoch, cursor));
+                Answer::Done
+            }
+        }
+    }
+
+    fn claim_made(&mut self, id: (SessionId, u64), query: String, owner: String) {
+        let twice = self.broker.claims.iter().find(|((session, _), (before, _))| *session == id.0 && *before == query);
+        if let Some(((_, generation), _)) = twice
+            && !self.plan.loses_data()
+        {
+            violated!(self, "{query} was claimed as {} and again as {}", generation, id.1);
+        }
+        self.broker.claims.insert(id, (query, owner));
+    }
+
+    fn bury(&mut self, session: SessionId, owner: &str, generation: u64, by: &str) {
+        let query = self.broker.claims.get(&(session, generation)).map_or(String::new(), |(query, _)| query.clone());
+        let now_ms = self.now;
+        let buried = self.step(session, |record, out| {
+            let terminator = |position| {
+                let mut frame = Vec::new();
+                encode_error(&mut frame, position, "server_lost", "gone", &query, now_ms, now_ms);
+                frame
+            };
+            record.bury(owner, generation, now_ms, terminator, true, out)
+        });
+        note!(self, "{by}: buries {} {generation} of {owner} → {buried}", short(session));
+        if !buried {
+            return;
+        }
+        self.covered.insert("buried");
+        let pid = self.processes.iter().position(|process| process.name == owner);
+        let alive = pid.is_some_and(|pid| self.is_alive(pid));
+        let silent = self.now - self.broker.heard.get(owner).copied().unwrap_or(0);
+        if alive && silent < 2_500 {
+            violated!(self, "{by} buried {generation} of {owner}, which had said that it lives {silent} ms before");
+        }
+    }
+
+    /// The broker dies and comes back with what it remembers.
+    pub(crate) fn restart_broker(&mut self, memory: crate::plan::Memory, down: u64) {
+        note!(self, "broker: dies, {memory:?}");
+        match memory {
+            crate::plan::Memory::Kept => {}
+            crate::plan::Memory::Empty => self.broker.memory = Memory::default(),
+            crate::plan::Memory::RolledBack(by) => {
+                let then = self.now - by;
+                if let Some((_, snapshot)) = self.broker.snapshots.range(then..).next() {
+                    self.broker.memory = snapshot.clone();
+                }
+            }
+        }
+        self.broker.snapshots.clear();
+        self.broker.incarnation += 1;
+        self.broker.down = true;
+        self.broker.paused = false;
+        self.broker.waiting.clear();
+        self.broker.subscriptions.clear();
+        self.broker.control.clear();
+        for link in 0..self.links.len() {
+            self.cut(link);
+        }
+        self.after(down, |world| {
+            note!(world, "broker: is back");
+            world.broker.down = false;
+            world.broker.up_since = world.now;
+        });
+    }
+
+    pub(crate) fn resume_broker(&mut self) {
+        if !std::mem::take(&mut self.broker.paused) {
+            return;
+        }
+        note!(self, "broker: goes on");
+        for action in std::mem::take(&mut self.broker.waiting) {
+            action(self);
+        }
+    }
+}
+
+/// Tokens of a query in these models, drawn from its name so that everybody knows.
+pub(crate) fn tokens_of(query: &str) -> u64 {
+    3 + query.bytes().map(u64::from).sum::<u64>() % 6
+}
+
+/// The word that a server writes at a place.
+pub(crate) fn word(owner: &str, query: &str, seq: u64) -> String {
+    format!("{owner}/{query}/{seq}")
+}
+
+pub(crate) fn is_terminator(prefix: Prefix) -> bool {
+    matches!(prefix.kind, Kind::Done | Kind::Error)
+}

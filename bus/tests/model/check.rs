@@ -1,0 +1,121 @@
+//! What must be true when everything has healed and it has been quiet for a while.
+
+use crate::{
+    broker::{is_terminator, tokens_of},
+    plan::{Fault, Manner},
+    world::{World, session, short, violated},
+};
+use bus::rules::{LogEntry, Status};
+use protocol::{Kind, Position, Prefix};
+use std::collections::BTreeMap;
+
+impl World {
+    pub(crate) fn check_end(&mut self) {
+        for n in 0..self.clients.len() {
+            self.check_session(n);
+        }
+    }
+
+    fn check_session(&mut self, n: usize) {
+        let id = session(n);
+        if !self.clients[n].is_done() {
+            return violated!(self, "client-{n} waits for ever: {}", self.clients[n].state());
+        }
+        let record = self.broker.memory.records.get(&id).cloned().unwrap_or_default();
+        if let Some(owner) = &record.running {
+            violated!(self, "{} {} still runs at {owner}", short(id), record.generation);
+        }
+        if record.status != Some(Status::Closed) {
+            violated!(self, "{} is {:?}, and was closed", short(id), record.status);
+        }
+        let log: Vec<Prefix> = record.log.iter().map(|LogEntry { prefix, .. }| *prefix).collect();
+        let mut ends: BTreeMap<u64, Prefix> = BTreeMap::new();
+        for entry in &log {
+            if let Some(end) = ends.get(&entry.position.generation)
+                && entry.kind != Kind::Closed
+            {
+                violated!(self, "{}: {} is behind its terminator {}", short(id), entry.position, end.position);
+            }
+            if is_terminator(*entry) {
+                ends.insert(entry.position.generation, *entry);
+            }
+        }
+        for ((_, generation), (query, owner)) in self.broker.claims.clone() {
+            if !self.broker.claims.contains_key(&(id, generation)) || self.broker.claims[&(id, generation)].0 != query {
+                continue;
+            }
+            let promised = self.clients[n].promised.get(&query) == Some(&generation);
+            match ends.get(&generation) {
+                None if promised => violated!(self, "{}: {query} {generation} of {owner} has no terminator", short(id)),
+                Some(end) if promised => self.check_query(n, *end, &query, &owner),
+                _ => {}
+            }
+        }
+        self.check_received(n, &log);
+        self.check_lanes(n);
+    }
+
+    /// A query whose server was well is done with all its tokens.
+    fn check_query(&mut self, n: usize, end: Prefix, query: &str, owner: &str) {
+        let well = !self.plan.faults.iter().any(|(_, fault)| match *fault {
+            Fault::PauseServer { slot, .. } | Fault::KillServer { slot, .. } | Fault::CutServer(slot) => {
+                owner.starts_with(&format!("server-{}", slot + 1))
+            }
+            _ => false,
+        });
+        if well && (end.kind != Kind::Done || end.position.seq != tokens_of(query) + 1) {
+            violated!(self, "client-{n}: {query} ended with {:?} {}, and {owner} was well", end.kind, end.position);
+        }
+    }
+
+    /// Everything in the log was received or announced, and nothing else.
+    fn check_received(&mut self, n: usize, log: &[Prefix]) {
+        let client = &self.clients[n];
+        let positions: Vec<Position> =
+            log.iter().filter(|entry| entry.kind.is_for_client()).map(|entry| entry.position).collect();
+        let told = |at: &Position| client.gaps.iter().any(|(from, to)| from < at && at <= to);
+        let missing: Vec<_> =
+            positions.iter().filter(|at| !client.received.contains_key(at) && !told(at)).collect();
+        let strange: Vec<_> = client.received.keys().filter(|at| !positions.contains(at)).collect();
+        let twice: Vec<_> = client.received.iter().filter(|&(_, &count)| count > 1).map(|(at, _)| at).collect();
+        let lost_silently: Vec<_> = client
+            .promised
+            .values()
+            .filter(|generation| !client.ended.contains_key(generation))
+            .filter(|&&generation| !told(&Position::new(generation, 1)))
+            .collect();
+        if !missing.is_empty() {
+            let text = format!("client-{n}: never received {missing:?}");
+            return violated!(self, "{text}");
+        }
+        if !strange.is_empty() {
+            let text = format!("client-{n}: received what the log lacks: {strange:?}");
+            return violated!(self, "{text}");
+        }
+        if !lost_silently.is_empty() {
+            let text = format!("client-{n}: no end of {lost_silently:?}");
+            return violated!(self, "{text}");
+        }
+        let calm = self.plan.faults.iter().all(|(_, fault)| {
+            matches!(
+                fault,
+                Fault::PauseServer { .. } | Fault::KillServer { .. } | Fault::CutServer(_) | Fault::LoseAnswer(_)
+            )
+        });
+        if !twice.is_empty() && (self.plan.clients[n] == Manner::Resumes || (calm && !client.disturbed)) {
+            let text = format!("client-{n}: received twice: {twice:?}");
+            violated!(self, "{text}");
+        }
+    }
+
+    /// A session is in one gateway's hands at most.
+    fn check_lanes(&mut self, n: usize) {
+        let open = self.slots.iter().filter(|slot| {
+            slot.session == session(n) && !slot.ended && self.is_alive(slot.proxy)
+        });
+        let holders: Vec<_> = open.map(|slot| self.name(slot.proxy).to_owned()).collect();
+        if holders.len() > 1 {
+            violated!(self, "{} is in the hands of {holders:?}", short(session(n)));
+        }
+    }
+}

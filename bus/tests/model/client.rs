@@ -1,0 +1,376 @@
+//! Clients: one that resumes after what it received last, and one of the old contract that says nothing. Each checks
+//! every event that it receives against all that it had been told before.
+
+use crate::{
+    broker::word,
+    plan::{Manner, PROXIES, SERVERS},
+    proxy::{Down, SocketId},
+    server::RunAnswer,
+    world::{World, note, session, violated},
+};
+use protocol::{Event, Frame, Kind, Position, Prefix};
+use std::collections::{BTreeMap, BTreeSet};
+
+const HTTP_PATIENCE: u64 = 2_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Creating,
+    Connecting,
+    Asking,
+    /// Asked, answered: waits for this generation's terminator.
+    Reading(u64),
+    /// Waits for its close to be answered.
+    Leaving,
+    Closing,
+    Done,
+}
+
+pub(crate) struct Client {
+    manner: Manner,
+    phase: Phase,
+    query: u64,
+    /// The call that is out; answers to earlier ones count for nothing.
+    call: u64,
+    /// Everything up to here was received or announced as a gap.
+    pub(crate) last: Position,
+    socket: Option<SocketId>,
+    open: bool,
+    /// How often each event came.
+    pub(crate) received: BTreeMap<Position, u32>,
+    pub(crate) gaps: Vec<(Position, Position)>,
+    pub(crate) ended: BTreeMap<u64, Prefix>,
+    /// What its calls were answered with.
+    pub(crate) promised: BTreeMap<String, u64>,
+    /// A second socket, a cut, a lost gateway: an old client may have got something twice.
+    pub(crate) disturbed: bool,
+    lost_sockets: BTreeSet<SocketId>,
+}
+
+impl Client {
+    pub(crate) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+}
+
+impl World {
+    pub(crate) fn start_client(&mut self, n: usize, manner: Manner) {
+        self.clients.push(Client {
+            manner,
+            phase: Phase::Creating,
+            query: 0,
+            call: 0,
+            last: Position::ZERO,
+            socket: None,
+            open: false,
+            received: BTreeMap::new(),
+            gaps: Vec::new(),
+            ended: BTreeMap::new(),
+            promised: BTreeMap::new(),
+            disturbed: false,
+            lost_sockets: BTreeSet::new(),
+        });
+        let delay = self.random.between(50, 400);
+        self.after(delay, move |world| world.create(n));
+    }
+
+    fn create(&mut self, n: usize) {
+        let pid = self.server_slots[self.random.between(0, SERVERS as u64 - 1) as usize];
+        self.clients[n].call += 1;
+        let call = self.clients[n].call;
+        self.within(pid, 2, move |world| {
+            world.create_session(pid, session(n), move |world| {
+                world.after(2, move |world| {
+                    if world.clients[n].call == call {
+                        world.clients[n].call += 1;
+                        world.next(n);
+                    }
+                });
+            });
+        });
+        self.after(HTTP_PATIENCE, move |world| {
+            if world.clients[n].call == call {
+                world.create(n);
+            }
+        });
+    }
+
+    /// What a client does once it has nothing to wait for.
+    fn next(&mut self, n: usize) {
+        let total = self.plan.queries;
+        let client = &mut self.clients[n];
+        if client.query == total {
+            client.phase = Phase::Closing;
+            return self.close(n);
+        }
+        match client.manner {
+            Manner::Resumes if client.socket.is_none() => {
+                client.phase = Phase::Connecting;
+                self.open(n);
+            }
+            _ => {
+                client.phase = Phase::Asking;
+                client.query += 1;
+                self.ask(n);
+            }
+        }
+    }
+
+    fn open(&mut self, n: usize) {
+        let pid = self.proxy_slots[self.random.between(0, PROXIES as u64 - 1) as usize];
+        if !self.is_alive(pid) {
+            let delay = self.random.between(10, 100);
+            return self.after(delay, move |world| {
+                if world.clients[n].socket.is_none() {
+                    world.open(n);
+                }
+            });
+        }
+        let client = &mut self.clients[n];
+        let start = (client.manner == Manner::Resumes).then_some(client.last);
+        client.open = false;
+        note!(self, "client-{n}: connects to {}, after {start:?}", self.name(pid));
+        let socket = self.open_socket(n, pid, start);
+        self.clients[n].socket = Some(socket);
+    }
+
+    /// Posts the query, and posts it again until there is an answer.
+    fn ask(&mut self, n: usize) {
+        let slot = self.random.between(0, SERVERS as u64 - 1) as usize;
+        let pid = self.server_slots[slot];
+        let call = self.number();
+        self.clients[n].call = call;
+        let query = format!("c{n}q{}", self.clients[n].query);
+        if !self.is_alive(pid) {
+            return self.after(50, move |world| world.ask_again(n, call));
+        }
+        note!(self, "client-{n}: asks {query} of {}", self.name(pid));
+        let lag = self.lag();
+        let attempt = call;
+        self.within(pid, lag, move |world| {
+            let asked = query.clone();
+            let reply = Box::new(move |world: &mut World, answer: RunAnswer| {
+                if world.answers_to_lose[slot] > 0 {
+                    world.answers_to_lose[slot] -= 1;
+                    note!(world, "server in slot {slot}: its answer {answer:?} is lost");
+                    return world.after(20, move |world| world.ask_again(n, call));
+                }
+                let lag = world.lag();
+                world.after(lag, move |world| world.answered(n, call, asked, &answer));
+            });
+            world.run_query(pid, session(n), query, attempt, reply);
+        });
+        self.after(HTTP_PATIENCE, move |world| world.ask_again(n, call));
+    }
+
+    fn ask_again(&mut self, n: usize, call: u64) {
+        if self.clients[n].call == call && self.clients[n].phase == Phase::Asking {
+            self.ask(n);
+        }
+    }
+
+    fn answered(&mut self, n: usize, call: u64, query: String, answer: &RunAnswer) {
+        if self.clients[n].call != call {
+            return;
+        }
+        note!(self, "client-{n}: {query} → {answer:?}");
+        match *answer {
+            RunAnswer::Streaming { generation } => {
+                let client = &mut self.clients[n];
+                client.call = 0;
+                client.phase = Phase::Reading(generation);
+                if let Some(before) = client.promised.insert(query, generation)
+                    && before != generation
+                {
+                    violated!(self, "client-{n}: was promised {before}, then {generation}");
+                }
+                if self.clients[n].socket.is_none() {
+                    let delay = self.random.between(1, 600);
+                    self.after(delay, move |world| {
+                        if world.clients[n].socket.is_none() {
+                            world.open(n);
+                        }
+                    });
+                }
+                self.read_on(n);
+            }
+            RunAnswer::Busy | RunAnswer::Later => {
+                self.after(150, move |world| world.ask_again(n, call));
+            }
+            RunAnswer::Unknown => violated!(self, "client-{n}: its session is unknown"),
+            RunAnswer::Closed => violated!(self, "client-{n}: its session is closed before it closed it"),
+        }
+    }
+
+    fn close(&mut self, n: usize) {
+        let pid = self.server_slots[self.random.between(0, SERVERS as u64 - 1) as usize];
+        let call = self.number();
+        self.clients[n].call = call;
+        self.within(pid, 2, move |world| {
+            world.close_session(pid, session(n), move |world, closed| {
+                if closed && world.clients[n].call == call {
+                    world.clients[n].phase = Phase::Done;
+                    world.clients[n].call = 0;
+                }
+            });
+        });
+        self.after(500, move |world| {
+            if world.clients[n].call == call {
+                world.close(n);
+            }
+        });
+    }
+
+    /// Something came down a socket.
+    pub(crate) fn client_hears(&mut self, socket: SocketId, what: Down) {
+        let n = self.sockets[socket].client;
+        if self.clients[n].socket != Some(socket) {
+            return;
+        }
+        match what {
+            Down::Open => {
+                self.clients[n].open = true;
+                if self.clients[n].phase == Phase::Connecting {
+                    self.next(n);
+                }
+            }
+            Down::Event { prefix, frame } => self.receive(n, prefix, &frame),
+            Down::Gap { from, to } => {
+                note!(self, "client-{n}: is told of a gap after {from} up to {to}");
+                let client = &mut self.clients[n];
+                client.gaps.push((from, to));
+                client.last = client.last.max(to);
+                self.read_on(n);
+            }
+            Down::Refused | Down::Close { .. } => {
+                note!(self, "client-{n}: {what:?}");
+                self.clients[n].disturbed = true;
+                self.client_lost(socket);
+            }
+            Down::Closed => {
+                self.clients[n].socket = None;
+                self.next(n);
+            }
+            Down::Resumed => {}
+        }
+    }
+
+    pub(crate) fn client_lost(&mut self, socket: SocketId) {
+        let n = self.sockets[socket].client;
+        if self.clients[n].socket != Some(socket) || !self.clients[n].lost_sockets.insert(socket) {
+            return;
+        }
+        note!(self, "client-{n}: its socket is lost");
+        let client = &mut self.clients[n];
+        client.socket = None;
+        client.disturbed = true;
+        match client.phase {
+            Phase::Done => {}
+            Phase::Leaving => self.next(n),
+            Phase::Creating => {}
+            Phase::Asking if client.manner == Manner::OldContract => {}
+            _ => {
+                let delay = self.random.between(1, 300);
+                self.after(delay, move |world| {
+                    if world.clients[n].socket.is_none() {
+                        world.open(n);
+                    }
+                });
+            }
+        }
+    }
+
+    /// A client that has a socket opens another one, and listens to that one alone.
+    pub(crate) fn take_over(&mut self, n: usize) {
+        let client = &self.clients[n];
+        if client.socket.is_some() && client.manner == Manner::Resumes && client.phase != Phase::Done {
+            self.open(n);
+            if self.clients[n].phase == Phase::Connecting {
+                return;
+            }
+        }
+    }
+
+    fn receive(&mut self, n: usize, prefix: Prefix, frame: &[u8]) {
+        let at = prefix.position;
+        note!(self, "client-{n}: receives {:?} {at}", prefix.kind);
+        self.check_content(n, prefix, frame);
+        let client = &mut self.clients[n];
+        *client.received.entry(at).or_default() += 1;
+        if client.manner == Manner::Resumes {
+            let last = client.last;
+            let begins = at.seq == 1 && at.generation > last.generation;
+            let between = last == Position::ZERO || client.ended.contains_key(&last.generation);
+            let covered = client.gaps.last().is_some_and(|&(_, to)| to >= last);
+            if at <= last {
+                violated!(self, "client-{n}: received {at} after {last}");
+            } else if at != last.next() && !covered && !(begins && between) {
+                violated!(self, "client-{n}: received {at} after {last}, and no gap was announced");
+            }
+        }
+        let client = &mut self.clients[n];
+        if let Some(end) = client.ended.get(&at.generation)
+            && at > end.position
+        {
+            violated!(self, "client-{n}: received {at} behind the terminator {}", end.position);
+        }
+        let client = &mut self.clients[n];
+        client.last = client.last.max(at);
+        if prefix.kind.is_terminator() {
+            if let Some(before) = client.ended.insert(at.generation, prefix)
+                && before.position != at
+            {
+                violated!(self, "client-{n}: received a second terminator, {at}");
+            }
+            self.read_on(n);
+        }
+    }
+
+    fn check_content(&mut self, n: usize, prefix: Prefix, frame: &[u8]) {
+        let text = std::str::from_utf8(frame).unwrap_or_default();
+        let Ok(Frame::Event(Event { content, query_id, .. })) = Frame::parse(text) else {
+            return violated!(self, "client-{n}: {text} is no event");
+        };
+        let id = (session(n), prefix.position.generation);
+        let Some((query, owner)) = self.broker.claims.get(&id) else {
+            return violated!(self, "client-{n}: {} is of a generation that nobody claimed", prefix.position);
+        };
+        let right = query_id.as_deref() == Some(query)
+            && (prefix.kind != Kind::Token || content == word(owner, query, prefix.position.seq));
+        if !right {
+            violated!(self, "client-{n}: {text} is not what {owner} wrote for {query}");
+        }
+    }
+
+    /// Goes on once the query's end has come.
+    fn read_on(&mut self, n: usize) {
+        let client = &mut self.clients[n];
+        let Phase::Reading(generation) = client.phase else { return };
+        let gone = client.gaps.iter().any(|&(_, to)| to.generation > generation);
+        if !client.ended.contains_key(&generation) && !gone {
+            return;
+        }
+        match (client.manner, client.socket) {
+            (Manner::OldContract, Some(socket)) => {
+                client.phase = Phase::Leaving;
+                self.close_socket(socket);
+            }
+            _ => {
+                let delay = self.random.between(1, 200);
+                client.phase = Phase::Asking;
+                client.call = 0;
+                self.after(delay, move |world| world.next(n));
+            }
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn current_socket(&self) -> Option<SocketId> {
+        self.socket
+    }
+
+    pub(crate) fn state(&self) -> String {
+        format!("{:?}, query {}, last {}, socket {:?} open {}", self.phase, self.query, self.last, self.socket, self.open)
+    }
+}

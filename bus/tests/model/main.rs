@@ -1,0 +1,109 @@
+//! The model of delivery: the rules as they are, in a world of two servers, two gateways and a broker, driven through every
+//! fault in every order. It never finds a gap, duplicate or reordering that is not announced, and never two terminators.
+//!
+//! `MODEL_SEEDS=100000` runs more histories, `MODEL_SEED=7` runs one again and prints it.
+
+mod broker;
+mod check;
+mod client;
+mod faults;
+mod plan;
+mod proxy;
+mod random;
+mod server;
+mod world;
+
+use plan::Plan;
+use std::collections::BTreeMap;
+use world::World;
+
+const SEEDS: u64 = 2_000;
+
+fn run(plan: &Plan, verbose: bool) -> World {
+    let mut world = World::new(plan, verbose);
+    world.run();
+    world
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+}
+
+/// Leaves out every fault without which it fails all the same.
+fn shortest(mut plan: Plan) -> Plan {
+    let mut index = 0;
+    while index < plan.faults.len() {
+        let shorter = plan.without(index);
+        if run(&shorter, false).violation.is_some() { plan = shorter } else { index += 1 }
+    }
+    plan
+}
+
+/// The failures by the fewest faults that it takes, the most frequent first.
+fn groups(failed: &BTreeMap<u64, String>) -> String {
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (seed, violation) in failed.iter().take(300) {
+        let faults: Vec<_> = shortest(Plan::draw(*seed)).faults.iter().map(|(_, fault)| fault.name()).collect();
+        groups.entry(faults.join(" + ")).or_default().push(format!("    seed {seed}: {violation}"));
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, seeds)| std::cmp::Reverse(seeds.len()));
+    let text = groups.iter().map(|(faults, seeds)| {
+        format!("{:>4} with {faults}\n{}", seeds.len(), seeds[..seeds.len().min(3)].join("\n"))
+    });
+    text.collect::<Vec<_>>().join("\n")
+}
+
+fn print(plan: &Plan) -> String {
+    let world = run(plan, true);
+    let mut text = format!("seed {}: {:?}, {} queries\n", plan.seed, plan.clients, plan.queries);
+    for (at, fault) in &plan.faults {
+        text += &format!("  at {}: {fault}\n", at + 1000);
+    }
+    text += &world.history.unwrap_or_default().join("\n");
+    text
+}
+
+#[test]
+fn every_token_is_accounted_for() {
+    if let Some(seed) = number("MODEL_SEED") {
+        let plan = Plan::draw(seed);
+        println!("{}", print(&plan));
+        if let Some(violation) = run(&plan, false).violation {
+            let shorter = shortest(plan);
+            println!("\nWith the fewest faults:\n{}", print(&shorter));
+            panic!("seed {seed}: {violation}");
+        }
+        return;
+    }
+    let mut covered: BTreeMap<String, u64> = BTreeMap::new();
+    let mut failed: BTreeMap<u64, String> = BTreeMap::new();
+    let seeds = number("MODEL_SEEDS").unwrap_or(SEEDS);
+    let from = number("MODEL_FROM").unwrap_or(0);
+    for seed in from..from + seeds {
+        let plan = Plan::draw(seed);
+        let world = run(&plan, false);
+        let mut seen: Vec<String> = world.covered.iter().map(ToString::to_string).collect();
+        seen.extend(plan.faults.iter().map(|(_, fault)| fault.name().to_owned()));
+        seen.extend(world.outside.map(|outside| format!("outside: {outside:?}")));
+        seen.sort();
+        seen.dedup();
+        for what in seen {
+            *covered.entry(what).or_default() += 1;
+        }
+        if let Some(violation) = world.violation {
+            failed.insert(seed, violation);
+        }
+    }
+    for (what, count) in &covered {
+        println!("{count:>8}  {what}");
+    }
+    let Some((seed, violation)) = failed.first_key_value() else { return };
+    println!("{}", groups(&failed));
+    let shorter = shortest(Plan::draw(*seed));
+    println!("{}", print(&shorter));
+    panic!(
+        "{} of {seeds} histories failed; the first: {violation}; replay with MODEL_SEED={seed} cargo test -p bus --test model",
+        failed.len()
+    );
+}

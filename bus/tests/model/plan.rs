@@ -1,0 +1,140 @@
+//! What is to happen in a history: who asks for what, and what breaks when. Faults can be left out one by one, which is
+//! how a failing history is made short.
+
+use crate::random::Random;
+use std::fmt;
+
+/// Server and gateway slots: a process that is killed leaves its slot to its successor.
+pub(crate) const SERVERS: usize = 2;
+pub(crate) const PROXIES: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    Kept,
+    Empty,
+    /// What was written in its last so many milliseconds is gone.
+    RolledBack(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    CutSocket(usize),
+    TakeOver(usize),
+    CutPubsub(usize),
+    CutCommands(usize),
+    CutServer(usize),
+    KillProxy { slot: usize, down: u64 },
+    PauseServer { slot: usize, down: u64 },
+    KillServer { slot: usize, down: u64 },
+    LoseAnswer(usize),
+    PauseRedis { down: u64 },
+    RestartRedis { memory: Memory, down: u64 },
+}
+
+impl Fault {
+    /// Its name in the table of what was covered.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::CutSocket(_) => "client's socket cut",
+            Self::TakeOver(_) => "client opens a second socket",
+            Self::CutPubsub(_) => "pub/sub connection cut",
+            Self::CutCommands(_) => "gateway's command connection cut",
+            Self::CutServer(_) => "server's connection cut",
+            Self::KillProxy { .. } => "gateway killed",
+            Self::PauseServer { .. } => "server paused",
+            Self::KillServer { .. } => "server killed",
+            Self::LoseAnswer(_) => "server's answer lost",
+            Self::PauseRedis { .. } => "Redis paused",
+            Self::RestartRedis { memory: Memory::Kept, .. } => "Redis restarted, nothing lost",
+            Self::RestartRedis { memory: Memory::Empty, .. } => "Redis restarted empty",
+            Self::RestartRedis { memory: Memory::RolledBack(_), .. } => "Redis rolled back",
+        }
+    }
+
+    pub(crate) const fn loses_data(self) -> bool {
+        matches!(self, Self::RestartRedis { memory: Memory::Empty | Memory::RolledBack(_), .. })
+    }
+
+    fn draw(random: &mut Random, clients: usize) -> Self {
+        let client = random.between(0, clients as u64 - 1) as usize;
+        let slot = random.between(0, 1) as usize;
+        let down = random.between(1, 6000);
+        match random.between(0, 15) {
+            0 | 1 => Self::CutSocket(client),
+            2 | 3 => Self::TakeOver(client),
+            4 => Self::CutPubsub(slot),
+            5 => Self::CutCommands(slot),
+            6 => Self::CutServer(slot),
+            7 => Self::KillProxy { slot, down },
+            8 => Self::PauseServer { slot, down },
+            9 => Self::KillServer { slot, down },
+            10 => Self::LoseAnswer(slot),
+            11 => Self::PauseRedis { down: down / 2 },
+            12 => Self::RestartRedis { memory: Memory::Kept, down: down / 4 },
+            13 => Self::RestartRedis { memory: Memory::Empty, down: down / 4 },
+            _ => Self::RestartRedis { memory: Memory::RolledBack(random.between(1, 1000)), down: down / 4 },
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::CutSocket(client) | Self::TakeOver(client) => write!(f, "{} ({client})", self.name()),
+            Self::CutPubsub(slot) | Self::CutCommands(slot) | Self::CutServer(slot) | Self::LoseAnswer(slot) => {
+                write!(f, "{} (slot {slot})", self.name())
+            }
+            Self::KillProxy { slot, down } | Self::PauseServer { slot, down } | Self::KillServer { slot, down } => {
+                write!(f, "{} (slot {slot}) for {down} ms", self.name())
+            }
+            Self::PauseRedis { down } => write!(f, "{} for {down} ms", self.name()),
+            Self::RestartRedis { memory: Memory::RolledBack(lost), down } => {
+                write!(f, "{} by {lost} ms, down for {down} ms", self.name())
+            }
+            Self::RestartRedis { down, .. } => write!(f, "{}, down for {down} ms", self.name()),
+        }
+    }
+}
+
+/// How a client of a session behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Connects first, resumes after what it received last.
+    Resumes,
+    /// Submits first, connects later, names no position; a socket a query.
+    OldContract,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) clients: Vec<Manner>,
+    pub(crate) queries: u64,
+    pub(crate) faults: Vec<(u64, Fault)>,
+}
+
+impl Plan {
+    pub(crate) fn draw(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let clients: Vec<_> = (0..random.between(1, 3))
+            .map(|_| if random.percent(60) { Manner::Resumes } else { Manner::OldContract })
+            .collect();
+        let queries = random.between(2, 4);
+        let mut faults: Vec<_> = (0..random.between(0, 5))
+            .map(|_| (random.between(200, 5000), Fault::draw(&mut random, clients.len())))
+            .collect();
+        faults.sort_by_key(|&(at, _)| at);
+        Self { seed, clients, queries, faults }
+    }
+
+    /// The same without one fault.
+    pub(crate) fn without(&self, index: usize) -> Self {
+        let mut plan = self.clone();
+        plan.faults.remove(index);
+        plan
+    }
+
+    pub(crate) fn loses_data(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| fault.loses_data())
+    }
+}

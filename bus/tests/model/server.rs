@@ -1,0 +1,381 @@
+//! A server as the model has it: claims, streams, one append in flight, what it keeps, and its vigil over its peers.
+
+use crate::{
+    broker::{Answer, Request, Said, tokens_of, word},
+    world::{LinkId, Pid, World, note, session, short},
+};
+use bus::rules::{Append, Claimed, Keeper, LogEntry, Vigil};
+use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+/// After a change was noticed nothing is claimed for so long: the others restore as well.
+pub(crate) const SETTLE: u64 = 1_000;
+/// So long an unknown session may still be restored.
+const MAYBE_KNOWN: u64 = 10_000;
+const BEAT: u64 = 1_000;
+
+pub(crate) struct Stream {
+    query: String,
+    next: u64,
+    tokens: u64,
+}
+
+pub(crate) struct Server {
+    slot: usize,
+    link: LinkId,
+    pub(crate) keeper: Keeper,
+    vigil: Vigil,
+    beat: u64,
+    poll_open: Option<u64>,
+    /// The broker's life to which this server has given back all that it kept.
+    restored: Option<u64>,
+    noticed_at: Option<u64>,
+    pub(crate) streams: BTreeMap<(SessionId, u64), Stream>,
+    outbox: VecDeque<(SessionId, LogEntry)>,
+    in_flight: bool,
+}
+
+/// What the caller of `/run` hears.
+#[derive(Clone, Debug)]
+pub(crate) enum RunAnswer {
+    Streaming { generation: u64 },
+    Unknown,
+    Busy,
+    Later,
+    Closed,
+}
+
+pub(crate) type Reply = Box<dyn FnOnce(&mut World, RunAnswer)>;
+
+impl World {
+    pub(crate) fn start_server(&mut self, slot: usize) {
+        let life = self.servers.values().filter(|server| server.slot == slot).count();
+        let pid = self.start_process(format!("server-{}{}", slot + 1, "'".repeat(life)));
+        note!(self, "{} starts", self.name(pid));
+        self.server_slots[slot] = pid;
+        let server = Server {
+            slot,
+            link: usize::MAX,
+            keeper: Keeper::new(1 << 24, Duration::from_secs(600), 1000),
+            vigil: Vigil::default(),
+            beat: 0,
+            poll_open: None,
+            restored: None,
+            noticed_at: None,
+            streams: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            in_flight: false,
+        };
+        self.servers.insert(pid, server);
+        let link = self.open_link(pid);
+        self.server(pid).link = link;
+        self.within(pid, 10, move |world| world.poll(pid));
+    }
+
+    pub(crate) fn server(&mut self, pid: Pid) -> &mut Server {
+        self.servers.get_mut(&pid).expect("a server has this number")
+    }
+
+    pub(crate) fn cut_server(&mut self, slot: usize) {
+        let link = self.servers[&self.server_slots[slot]].link;
+        self.cut(link);
+    }
+
+    /// A connection stands again. To a broker of another life, everything is given back before anything else.
+    pub(crate) fn server_connected(&mut self, pid: Pid) {
+        let (incarnation, up_since, now) = (self.broker.incarnation, self.broker.up_since, self.now);
+        let name = self.name(pid).to_owned();
+        let server = self.server(pid);
+        let link = server.link;
+        let restored = server.restored;
+        self.call(link, Request::Subscribe { sessions: Vec::new(), control: Some(name.clone()) }, |_, _| {});
+        if restored == Some(incarnation) {
+            return;
+        }
+        // Whoever starts beside a broker that is younger than the wait may have missed that it forgot.
+        if restored.is_some() || (incarnation > 0 && now < up_since + MAYBE_KNOWN) {
+            self.server(pid).noticed_at = Some(now);
+        }
+        self.send_beat(pid);
+        let kept: Vec<_> = self.servers[&pid].keeper.sessions().map(|(id, kept)| (id, kept.clone())).collect();
+        let mut kept = kept;
+        kept.sort_by_key(|&(id, _)| id);
+        let left = Rc::new(RefCell::new(kept.len()));
+        if kept.is_empty() {
+            self.server(pid).restored = Some(incarnation);
+        }
+        for (session, kept) in kept {
+            let left = left.clone();
+            let request = Request::Restore { session, kept: Box::new(kept), owner: name.clone() };
+            self.call(link, request, move |world, answer| {
+                // Without an answer the next connection begins again.
+                if answer.is_some() {
+                    *left.borrow_mut() -= 1;
+                    if *left.borrow() == 0 {
+                        note!(world, "{}: has restored everything", world.name(pid));
+                        world.server(pid).restored = Some(incarnation);
+                        world.pump(pid);
+                    }
+                }
+            });
+        }
+    }
+
+    fn is_restored(&self, pid: Pid) -> bool {
+        let server = &self.servers[&pid];
+        let link = &self.links[server.link];
+        link.up && server.restored == Some(link.incarnation)
+    }
+
+    fn may_claim(&self, pid: Pid) -> bool {
+        self.is_restored(pid) && self.servers[&pid].noticed_at.is_none_or(|at| self.now >= at + SETTLE)
+    }
+
+    pub(crate) fn create_session(&mut self, pid: Pid, session: SessionId, reply: impl FnOnce(&mut World) + 'static) {
+        let link = self.servers[&pid].link;
+        self.call(link, Request::Create { session }, move |world, answer| {
+            if answer.is_none() {
+                return world.within(pid, 20, move |world| world.create_session(pid, session, reply));
+            }
+            let now = world.instant();
+            world.server(pid).keeper.created(session, now);
+            reply(world);
+        });
+    }
+
+    pub(crate) fn close_session(&mut self, pid: Pid, session: SessionId, reply: impl FnOnce(&mut World, bool) + 'static) {
+        if !self.may_claim(pid) {
+            return self.within(pid, 1, move |world| reply(world, false));
+        }
+        let link = self.servers[&pid].link;
+        self.call(link, Request::Close { session }, move |world, answer| {
+            let done = matches!(answer, Some(Answer::Exists(true)));
+            if done {
+                let now = world.instant();
+                world.server(pid).keeper.closed(session, now);
+            }
+            reply(world, done);
+        });
+    }
+
+    /// A call of `/run`, in a task of its own: once begun it goes on until its outcome is known, whoever hung up.
+    pub(crate) fn run_query(&mut self, pid: Pid, session: SessionId, query: String, attempt: u64, reply: Reply) {
+        if !self.may_claim(pid) {
+            return reply(self, RunAnswer::Later);
+        }
+        self.claim(pid, session, query, attempt, Some(reply));
+    }
+
+    fn claim(&mut self, pid: Pid, id: SessionId, query: String, attempt: u64, reply: Option<Reply>) {
+        let again = (query.clone(), attempt);
+        if !self.may_claim(pid) {
+            return self.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, reply));
+        }
+        let name = self.name(pid).to_owned();
+        let link = self.servers[&pid].link;
+        let answer = format!("attempt {attempt}");
+        let request = Request::Claim { session: id, query: query.clone(), answer: answer.clone(), owner: name };
+        self.call(link, request, move |world, claimed| {
+            let Some(Answer::Claimed(claimed)) = claimed else {
+                return world.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, reply));
+            };
+            let outcome = match claimed {
+                Claimed::Now { generation, prev } => world.play(pid, id, (generation, prev), query, &answer),
+                Claimed::Before { generation, prev, answer: kept } if kept == answer => {
+                    world.play(pid, id, (generation, prev), query, &answer)
+                }
+                Claimed::Before { generation, .. } => RunAnswer::Streaming { generation },
+                Claimed::Unknown => {
+                    let server = world.server(pid);
+                    let recent = server.noticed_at.is_some_and(|at| world.now < at + MAYBE_KNOWN);
+                    if recent { RunAnswer::Later } else { RunAnswer::Unknown }
+                }
+                Claimed::Closed => RunAnswer::Closed,
+                Claimed::Busy => RunAnswer::Busy,
+            };
+            if let Some(reply) = reply {
+                reply(world, outcome);
+            }
+        });
+    }
+
+    fn play(
+        &mut self,
+        pid: Pid,
+        id: SessionId,
+        (generation, prev): (u64, Position),
+        query: String,
+        answer: &str,
+    ) -> RunAnswer {
+        let now = self.instant();
+        let server = self.server(pid);
+        server.keeper.claimed(id, (generation, prev), &query, answer, now);
+        let tokens = tokens_of(&query);
+        server.streams.insert((id, generation), Stream { query, next: 1, tokens });
+        self.schedule_event(pid, (id, generation));
+        RunAnswer::Streaming { generation }
+    }
+
+    fn schedule_event(&mut self, pid: Pid, stream: (SessionId, u64)) {
+        let delay = self.random.between(5, 150);
+        self.within(pid, delay, move |world| world.emit(pid, stream));
+    }
+
+    fn emit(&mut self, pid: Pid, (id, generation): (SessionId, u64)) {
+        let (name, now) = (self.name(pid).to_owned(), self.now);
+        let server = self.server(pid);
+        let Some(stream) = server.streams.get_mut(&(id, generation)) else { return };
+        let position = Position::new(generation, stream.next);
+        let mut frame = Vec::new();
+        let kind = if stream.next > stream.tokens {
+            encode_done(&mut frame, position, &stream.query, now, now);
+            Kind::Done
+        } else {
+            let word = word(&name, &stream.query, stream.next);
+            encode_token(&mut frame, position, &word, &stream.query, now, now);
+            Kind::Token
+        };
+        stream.next += 1;
+        server.outbox.push_back((id, LogEntry::new(Prefix { position, kind }, &frame)));
+        if kind == Kind::Done {
+            server.streams.remove(&(id, generation));
+        } else {
+            self.schedule_event(pid, (id, generation));
+        }
+        self.pump(pid);
+    }
+
+    fn cancel(&mut self, pid: Pid, id: (SessionId, u64)) {
+        let now = self.now;
+        let server = self.server(pid);
+        let Some(stream) = server.streams.remove(&id) else { return };
+        let position = Position::new(id.1, stream.next);
+        let mut frame = Vec::new();
+        encode_error(&mut frame, position, "closed", "closed", &stream.query, now, now);
+        server.outbox.push_back((id.0, LogEntry::new(Prefix { position, kind: Kind::Error }, &frame)));
+        self.pump(pid);
+    }
+
+    /// Starts the next append, unless one is in flight or something has to be restored first.
+    fn pump(&mut self, pid: Pid) {
+        let ready = self.is_restored(pid);
+        let server = self.server(pid);
+        if server.in_flight || !ready || server.outbox.is_empty() {
+            return;
+        }
+        server.in_flight = true;
+        let batch: Vec<_> = server.outbox.drain(..).collect();
+        self.append(pid, Rc::new(batch));
+    }
+
+    /// Appends a batch, again and again until the broker has taken it. A connection carries its entries one by one: it may
+    /// be lost between any two.
+    fn append(&mut self, pid: Pid, batch: Rc<Vec<(SessionId, LogEntry)>>) {
+        if !self.is_restored(pid) {
+            return self.within(pid, 20, move |world| world.append(pid, batch));
+        }
+        let link = self.servers[&pid].link;
+        let outcomes: Rc<RefCell<Vec<Option<Append>>>> = Rc::default();
+        for (id, entry) in batch.iter().cloned() {
+            let (outcomes, batch) = (outcomes.clone(), batch.clone());
+            self.call(link, Request::Append { session: id, entry }, move |world, answer| {
+                outcomes.borrow_mut().push(match answer {
+                    Some(Answer::Appended(outcome)) => Some(outcome),
+                    _ => None,
+                });
+                if outcomes.borrow().len() == batch.len() {
+                    let outcomes: Option<Vec<Append>> = outcomes.borrow().iter().copied().collect();
+                    match outcomes {
+                        Some(outcomes) => world.acknowledged(pid, &batch, &outcomes),
+                        None => world.within(pid, 20, move |world| world.append(pid, batch)),
+                    }
+                }
+            });
+        }
+    }
+
+    fn acknowledged(&mut self, pid: Pid, batch: &[(SessionId, LogEntry)], outcomes: &[Append]) {
+        let now = self.instant();
+        for ((id, entry), outcome) in batch.iter().zip(outcomes) {
+            let generation = entry.prefix.position.generation;
+            let server = self.server(pid);
+            if *outcome == Append::Stale {
+                server.keeper.fenced_off(*id, generation);
+                if server.streams.remove(&(*id, generation)).is_some() {
+                    self.covered.insert("stale writer stopped");
+                    note!(self, "{}: {generation} is stale, stops", self.name(pid));
+                }
+            } else {
+                server.keeper.appended(*id, entry.prefix, &entry.frame, now);
+            }
+        }
+        self.server(pid).in_flight = false;
+        self.pump(pid);
+    }
+
+    fn poll(&mut self, pid: Pid) {
+        if self.server(pid).poll_open.is_some() {
+            self.server(pid).vigil.unanswered();
+        }
+        self.send_beat(pid);
+        self.within(pid, BEAT, move |world| world.poll(pid));
+    }
+
+    fn send_beat(&mut self, pid: Pid) {
+        let name = self.name(pid).to_owned();
+        let (sent, number) = (self.now, self.number());
+        let server = self.server(pid);
+        server.beat += 1;
+        let (beat, link) = (server.beat, server.link);
+        server.poll_open = Some(number);
+        self.call(link, Request::Beat { name, beat }, move |world, answer| {
+            let late = world.now > sent + BEAT;
+            let server = world.server(pid);
+            if server.poll_open == Some(number) {
+                server.poll_open = None;
+            }
+            match answer {
+                Some(Answer::Beats(beats)) if !late => world.peers(pid, &beats),
+                _ => server.vigil.unanswered(),
+            }
+        });
+    }
+
+    fn peers(&mut self, pid: Pid, beats: &[(String, u64)]) {
+        let beats: Vec<_> = beats.iter().map(|(name, beat)| (name.as_str(), beat.to_string())).collect();
+        let gone = self.server(pid).vigil.answered(beats.iter().map(|(name, beat)| (*name, beat.as_str())));
+        if !self.may_claim(pid) {
+            return;
+        }
+        for owner in gone {
+            let (link, by) = (self.servers[&pid].link, self.name(pid).to_owned());
+            self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
+                let Some(Answer::Running(running)) = answer else { return };
+                if running.is_empty() {
+                    return world.call(link, Request::Forget { owner }, |_, _| {});
+                }
+                for (session, generation) in running {
+                    let request = Request::Bury { session, owner: owner.clone(), generation, by: by.clone() };
+                    world.call(link, request, |_, _| {});
+                }
+            });
+        }
+    }
+
+    pub(crate) fn server_hears(&mut self, pid: Pid, said: &Said) {
+        if let Said::Cancel { session, generation } = *said {
+            note!(self, "{}: is told to end {} {generation}", self.name(pid), short(session));
+            self.cancel(pid, (session, generation));
+        }
+    }
+
+    /// The session's number in the plan.
+    pub(crate) fn client_of(&self, id: SessionId) -> usize {
+        (0..self.clients.len()).find(|&n| session(n) == id).expect("a session has a client")
+    }
+}

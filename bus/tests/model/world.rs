@@ -1,0 +1,381 @@
+//! The world's clock and its wires: processes that die and pause, connections that are cut, requests that arrive late, and
+//! a history of it all. It runs what is due next, in one thread, and reads no real clock.
+
+use crate::{
+    broker::{Answer, Broker, Request},
+    client::Client,
+    plan::{PROXIES, Plan, SERVERS},
+    proxy::{Proxy, Slot, Socket},
+    random::Random,
+    server::Server,
+};
+use protocol::SessionId;
+use std::{
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+/// How long whoever called the broker waits before it gives the connection up.
+const PATIENCE: u64 = 1000;
+/// Logical time after which whatever is not done never will be.
+const END: u64 = 90_000;
+
+pub(crate) type Action = Box<dyn FnOnce(&mut World)>;
+pub(crate) type Then = Box<dyn FnOnce(&mut World, Option<Answer>)>;
+pub(crate) type Pid = usize;
+pub(crate) type LinkId = usize;
+
+#[derive(Default)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) alive: bool,
+    pub(crate) paused: bool,
+    deferred: Vec<Action>,
+}
+
+/// A process's connection to the broker.
+#[derive(Default)]
+pub(crate) struct Link {
+    pub(crate) of: Pid,
+    pub(crate) up: bool,
+    pub(crate) connection: u64,
+    /// The broker's life that it leads to.
+    pub(crate) incarnation: u64,
+    arrival: u64,
+    reply: u64,
+}
+
+struct Pending {
+    link: LinkId,
+    then: Then,
+}
+
+struct Due {
+    at: u64,
+    order: u64,
+    action: Action,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+/// What a history came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outside {
+    /// The only server that keeps what Redis lost is dead, or silent for longer than its peers wait.
+    KeeperGone,
+}
+
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: u64,
+    queue: BinaryHeap<Due>,
+    numbers: u64,
+    pub(crate) random: Random,
+    epoch: Instant,
+    pub(crate) broker: Broker,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) links: Vec<Link>,
+    pending: BTreeMap<u64, Pending>,
+    pub(crate) servers: BTreeMap<Pid, Server>,
+    pub(crate) server_slots: [Pid; SERVERS],
+    pub(crate) proxies: BTreeMap<Pid, Proxy>,
+    pub(crate) proxy_slots: [Pid; PROXIES],
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) clients: Vec<Client>,
+    /// Answers of these server slots that are still to be lost.
+    pub(crate) answers_to_lose: [u32; SERVERS],
+    pub(crate) covered: BTreeSet<&'static str>,
+    pub(crate) history: Option<Vec<String>>,
+    pub(crate) violation: Option<String>,
+    pub(crate) outside: Option<Outside>,
+}
+
+macro_rules! note {
+    ($world:expr, $($arg:tt)*) => {
+        if $world.history.is_some() {
+            let line = format!("t={:<6}{}", $world.now, format_args!($($arg)*));
+            $world.write(line);
+        }
+    };
+}
+pub(crate) use note;
+
+macro_rules! violated {
+    ($world:expr, $($arg:tt)*) => {{
+        let text = format!($($arg)*);
+        $crate::world::note!($world, "VIOLATED: {text}");
+        $world.violation.get_or_insert(text);
+    }};
+}
+pub(crate) use violated;
+
+pub(crate) fn session(n: usize) -> SessionId {
+    SessionId::new(Uuid::from_u128(n as u128 + 1))
+}
+
+pub(crate) fn short(session: SessionId) -> String {
+    format!("session-{}", session.uuid().as_u128())
+}
+
+impl World {
+    pub(crate) fn new(plan: &Plan, verbose: bool) -> Self {
+        let mut world = Self {
+            plan: plan.clone(),
+            now: 1000,
+            queue: BinaryHeap::new(),
+            numbers: 0,
+            random: Random::new(plan.seed ^ 0xABCD_EF01),
+            epoch: Instant::now(),
+            broker: Broker::default(),
+            processes: Vec::new(),
+            links: Vec::new(),
+            pending: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            server_slots: [0; SERVERS],
+            proxies: BTreeMap::new(),
+            proxy_slots: [0; PROXIES],
+            slots: Vec::new(),
+            sockets: Vec::new(),
+            clients: Vec::new(),
+            answers_to_lose: [0; SERVERS],
+            covered: BTreeSet::new(),
+            history: verbose.then(Vec::new),
+            violation: None,
+            outside: None,
+        };
+        for slot in 0..SERVERS {
+            world.start_server(slot);
+        }
+        for slot in 0..PROXIES {
+            world.start_proxy(slot);
+        }
+        for (n, &manner) in plan.clients.iter().enumerate() {
+            world.start_client(n, manner);
+        }
+        for &(at, fault) in &plan.faults {
+            world.schedule_fault(at, fault);
+        }
+        world
+    }
+
+    /// Runs until everybody is done and it stayed quiet for a while.
+    pub(crate) fn run(&mut self) {
+        let mut quiet_since = None;
+        let last_fault = self.plan.faults.last().map_or(0, |&(at, _)| at + 6000);
+        while let Some(Due { at, action, .. }) = self.queue.pop() {
+            self.now = at;
+            action(self);
+            if self.violation.is_some() || self.outside.is_some() {
+                return;
+            }
+            if self.clients.iter().all(Client::is_done) {
+                let since = *quiet_since.get_or_insert(at);
+                if at > last_fault && at > since + 12_000 {
+                    break;
+                }
+            }
+            if at > END {
+                break;
+            }
+        }
+        self.check_end();
+    }
+
+    pub(crate) fn write(&mut self, line: String) {
+        if let Some(history) = &mut self.history {
+            history.push(line);
+        }
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        self.epoch + Duration::from_millis(self.now)
+    }
+
+    pub(crate) fn after(&mut self, delay: u64, action: impl FnOnce(&mut World) + 'static) {
+        let order = self.number();
+        self.queue.push(Due { at: self.now + delay, order, action: Box::new(action) });
+    }
+
+    /// Later, inside a process: not if it is dead by then, and only when it is awake.
+    pub(crate) fn within(&mut self, pid: Pid, delay: u64, action: impl FnOnce(&mut World) + 'static) {
+        self.after(delay, move |world| {
+            let process = &mut world.processes[pid];
+            if process.paused {
+                process.deferred.push(Box::new(action));
+            } else if process.alive {
+                action(world);
+            }
+        });
+    }
+
+    pub(crate) fn start_process(&mut self, name: String) -> Pid {
+        self.processes.push(Process { name, alive: true, ..Process::default() });
+        self.processes.len() - 1
+    }
+
+    pub(crate) fn name(&self, pid: Pid) -> &str {
+        &self.processes[pid].name
+    }
+
+    pub(crate) fn is_alive(&self, pid: Pid) -> bool {
+        self.processes[pid].alive
+    }
+
+    pub(crate) fn kill(&mut self, pid: Pid) {
+        note!(self, "{} is killed", self.name(pid));
+        let process = &mut self.processes[pid];
+        (process.alive, process.paused) = (false, false);
+        process.deferred.clear();
+        for link in 0..self.links.len() {
+            if self.links[link].of == pid {
+                self.cut(link);
+            }
+        }
+    }
+
+    pub(crate) fn pause(&mut self, pid: Pid) {
+        note!(self, "{} stops", self.name(pid));
+        self.processes[pid].paused = true;
+    }
+
+    pub(crate) fn wake(&mut self, pid: Pid) {
+        if !std::mem::take(&mut self.processes[pid].paused) {
+            return;
+        }
+        note!(self, "{} goes on", self.name(pid));
+        for action in std::mem::take(&mut self.processes[pid].deferred) {
+            self.within(pid, 0, action);
+        }
+    }
+
+    /// How long something takes on its way: mostly little.
+    pub(crate) fn lag(&mut self) -> u64 {
+        if self.random.percent(4) { self.random.between(10, 300) } else { self.random.between(1, 5) }
+    }
+
+    pub(crate) fn open_link(&mut self, of: Pid) -> LinkId {
+        self.links.push(Link { of, ..Link::default() });
+        let link = self.links.len() - 1;
+        self.within(of, 1, move |world| world.connect(link));
+        link
+    }
+
+    fn connect(&mut self, link: LinkId) {
+        let of = self.links[link].of;
+        if self.broker.down || self.broker.paused {
+            let delay = self.random.between(20, 500);
+            return self.within(of, delay, move |world| world.connect(link));
+        }
+        let connection = self.number();
+        let incarnation = self.broker.incarnation;
+        let end = &mut self.links[link];
+        (end.up, end.connection, end.incarnation) = (true, connection, incarnation);
+        (end.arrival, end.reply) = (0, 0);
+        if self.servers.contains_key(&of) {
+            self.server_connected(of);
+        } else {
+            self.proxy_connected(of, link);
+        }
+    }
+
+    /// The connection is gone: what is on its way back is lost, what is on its way there may still arrive.
+    pub(crate) fn cut(&mut self, link: LinkId) {
+        let of = self.links[link].of;
+        if !std::mem::take(&mut self.links[link].up) {
+            return;
+        }
+        self.links[link].connection = 0;
+        let cut: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| pending.link == link).map(|(&id, _)| id).collect();
+        for id in cut {
+            if let Some(Pending { then, .. }) = self.pending.remove(&id) {
+                self.within(of, 0, move |world| then(world, None));
+            }
+        }
+        let delay = self.random.between(5, 400);
+        self.within(of, delay, move |world| world.connect(link));
+    }
+
+    pub(crate) fn call(
+        &mut self,
+        link: LinkId,
+        request: Request,
+        then: impl FnOnce(&mut World, Option<Answer>) + 'static,
+    ) {
+        let Link { of, up, connection, incarnation, arrival, .. } = self.links[link];
+        if !up {
+            return self.within(of, 1, move |world| then(world, None));
+        }
+        let id = self.number();
+        self.pending.insert(id, Pending { link, then: Box::new(then) });
+        let at = arrival.max(self.now + self.lag());
+        self.links[link].arrival = at;
+        self.after(at - self.now, move |world| world.arrives(id, link, (connection, incarnation), request));
+        self.within(of, PATIENCE, move |world| {
+            if world.pending.contains_key(&id) {
+                note!(world, "{}: no answer, gives the connection up", world.name(of));
+                world.cut(link);
+            }
+        });
+    }
+
+    pub(crate) fn arrives(&mut self, id: u64, link: LinkId, (connection, incarnation): (u64, u64), request: Request) {
+        if self.broker.down || self.broker.incarnation != incarnation {
+            return;
+        }
+        if self.broker.paused {
+            self.broker.waiting.push(Box::new(move |world| {
+                world.arrives(id, link, (connection, incarnation), request);
+            }));
+            return;
+        }
+        let answer = self.execute((link, connection), request);
+        self.send_back(link, connection, move |world| {
+            if let Some(Pending { then, .. }) = world.pending.remove(&id) {
+                then(world, Some(answer));
+            }
+        });
+    }
+
+    /// What the broker sends on a connection arrives in order, or not at all.
+    pub(crate) fn send_back(
+        &mut self,
+        link: LinkId,
+        connection: u64,
+        action: impl FnOnce(&mut World) + 'static,
+    ) {
+        if self.links[link].connection != connection {
+            return;
+        }
+        let at = self.links[link].reply.max(self.now + self.lag());
+        self.links[link].reply = at;
+        let of = self.links[link].of;
+        self.within(of, at - self.now, move |world| {
+            if world.links[link].connection == connection {
+                action(world);
+            }
+        });
+    }
+}
