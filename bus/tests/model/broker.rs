@@ -41,7 +41,7 @@ pub(crate) enum Request {
     Restore { session: SessionId, kept: Box<Kept>, owner: String },
     Beat { name: String, beat: u64 },
     Running { owner: String },
-    Bury { session: SessionId, owner: String, generation: u64, by: String },
+    Bury { session: SessionId, owner: String, beat: u64, generation: u64, by: String },
     Forget { owner: String },
     Close { session: SessionId },
     Attach { session: SessionId, holder: String },
@@ -162,8 +162,11 @@ impl World {
                 let running = records.filter(|(_, record)| record.running.as_deref() == Some(&owner));
                 Answer::Running(running.map(|(&session, record)| (session, record.generation)).collect())
             }
-            Request::Bury { session, owner, generation, by } => {
-                self.bury(session, &owner, generation, &by);
+            Request::Bury { session, owner, beat, generation, by } => {
+                // In the same step: it may have woken up since it was found silent.
+                if self.broker.memory.beats.get(&owner) == Some(&beat) {
+                    self.bury(session, &owner, generation, &by);
+                }
                 Answer::Done
             }
             Request::Forget { owner } => {
@@ -249,7 +252,7 @@ impl World {
         let pid = self.processes.iter().position(|process| process.name == owner);
         let alive = pid.is_some_and(|pid| self.is_alive(pid));
         let silent = self.now - self.broker.heard.get(owner).copied().unwrap_or(0);
-        if alive && silent < 2_500 {
+        if alive && silent < 2_000 {
             violated!(self, "{by} buried {generation} of {owner}, which had said that it lives {silent} ms before");
         }
     }
@@ -257,6 +260,7 @@ impl World {
     /// The broker dies and comes back with what it remembers.
     pub(crate) fn restart_broker(&mut self, memory: crate::plan::Memory, down: u64) {
         note!(self, "broker: dies, {memory:?}");
+        let before = self.broker.memory.records.clone();
         match memory {
             crate::plan::Memory::Kept => {}
             crate::plan::Memory::Empty => self.broker.memory = Memory::default(),
@@ -269,6 +273,7 @@ impl World {
         }
         self.broker.snapshots.clear();
         self.broker.incarnation += 1;
+        self.find_bearers(&before);
         self.broker.down = true;
         self.broker.paused = false;
         self.broker.waiting.clear();
@@ -281,6 +286,7 @@ impl World {
             note!(world, "broker: is back");
             world.broker.down = false;
             world.broker.up_since = world.now;
+            world.after(crate::server::SETTLE, World::settled);
         });
     }
 

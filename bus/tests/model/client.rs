@@ -45,6 +45,10 @@ pub(crate) struct Client {
     /// A second socket, a cut, a lost gateway: an old client may have got something twice.
     pub(crate) disturbed: bool,
     lost_sockets: BTreeSet<SocketId>,
+    /// A gateway said that nothing follows.
+    pub(crate) told_closed: bool,
+    /// It closed its session while its last query ran.
+    pub(crate) closed_early: bool,
 }
 
 impl Client {
@@ -69,6 +73,8 @@ impl World {
             promised: BTreeMap::new(),
             disturbed: false,
             lost_sockets: BTreeSet::new(),
+            told_closed: false,
+            closed_early: false,
         });
         let delay = self.random.between(50, 400);
         self.after(delay, move |world| world.create(n));
@@ -192,6 +198,11 @@ impl World {
                         }
                     });
                 }
+                if self.clients[n].query == self.plan.queries && self.random.percent(20) {
+                    self.clients[n].closed_early = true;
+                    let delay = self.random.between(1, 300);
+                    self.after(delay, move |world| world.close(n));
+                }
                 self.read_on(n);
             }
             RunAnswer::Busy | RunAnswer::Later => {
@@ -209,8 +220,10 @@ impl World {
         self.within(pid, 2, move |world| {
             world.close_session(pid, session(n), move |world, closed| {
                 if closed && world.clients[n].call == call {
-                    world.clients[n].phase = Phase::Done;
                     world.clients[n].call = 0;
+                    if world.clients[n].phase == Phase::Closing {
+                        world.clients[n].phase = Phase::Done;
+                    }
                 }
             });
         });
@@ -242,10 +255,19 @@ impl World {
                 client.last = client.last.max(to);
                 self.read_on(n);
             }
-            Down::Refused | Down::Close { .. } => {
+            Down::Refused | Down::Close { taken_over: true } => {
                 note!(self, "client-{n}: {what:?}");
                 self.clients[n].disturbed = true;
                 self.client_lost(socket);
+            }
+            Down::Close { taken_over: false } => {
+                note!(self, "client-{n}: its session is closed");
+                self.clients[n].told_closed = true;
+                self.clients[n].socket = None;
+                self.close_socket(socket);
+                if self.clients[n].phase == Phase::Leaving {
+                    self.next(n);
+                }
             }
             Down::Closed => {
                 self.clients[n].socket = None;

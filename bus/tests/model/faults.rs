@@ -2,8 +2,14 @@
 
 use crate::{
     plan::{Fault, Memory},
-    world::{Outside, World, note},
+    server::Server,
+    world::{Outside, Pid, World, note},
 };
+use bus::rules::{Record, Status};
+use protocol::{Position, SessionId};
+use std::collections::{BTreeMap, BTreeSet};
+
+type Records = BTreeMap<SessionId, Record>;
 
 /// Everything happens this much later than the plan says: the world starts its clock above zero.
 const START: u64 = 1000;
@@ -31,7 +37,10 @@ impl World {
             Fault::TakeOver(client) => self.take_over(client),
             Fault::CutPubsub(slot) => self.cut_proxy(slot, true),
             Fault::CutCommands(slot) => self.cut_proxy(slot, false),
-            Fault::CutServer(slot) => self.cut_server(slot),
+            Fault::CutServer(slot) => {
+                self.processes[self.server_slots[slot]].late = true;
+                self.cut_server(slot);
+            }
             Fault::KillProxy { slot, down } => {
                 let pid = self.proxy_slots[slot];
                 if self.is_alive(pid) {
@@ -42,6 +51,7 @@ impl World {
             Fault::PauseServer { slot, down } => {
                 let pid = self.server_slots[slot];
                 if self.is_alive(pid) && !self.processes[pid].paused {
+                    self.processes[pid].late = true;
                     self.pause(pid);
                     self.after(down, move |world| world.wake(pid));
                 }
@@ -66,11 +76,63 @@ impl World {
                 }
             }
         }
-        self.outside = self.is_outside();
+        if self.outside.is_none() && self.bearers.iter().any(|&pid| !self.is_alive(pid) && !self.has_restored(pid)) {
+            self.outside = Some(Outside::KeeperKilled);
+        }
     }
 
-    /// Whether what happens now is more than the design promises to survive.
-    fn is_outside(&self) -> Option<Outside> {
-        None
+    /// Who alone knows what the broker has just lost: whoever claimed a generation of which something is gone, and whoever
+    /// created or closed a session that is unknown or open again.
+    pub(crate) fn find_bearers(&mut self, before: &Records) {
+        // What an earlier death took may not be back yet.
+        let life = self.broker.incarnation - 1;
+        let mut bearers = std::mem::take(&mut self.bearers);
+        bearers.retain(|pid| self.servers[pid].restored != Some(life));
+        for (&session, record) in before {
+            let after = self.broker.memory.records.get(&session).cloned().unwrap_or_default();
+            let left: BTreeSet<Position> = after.log.iter().map(|entry| entry.prefix.position).collect();
+            let lost = record.log.iter().map(|entry| entry.prefix.position).filter(|at| !left.contains(at));
+            let mut generations: BTreeSet<u64> = lost.map(|at| at.generation).collect();
+            if (record.generation, &record.running) != (after.generation, &after.running) {
+                generations.insert(record.generation);
+            }
+            for generation in generations {
+                let owner = self.broker.claims.get(&(session, generation)).map(|(_, owner)| owner.as_str());
+                let owner = self.processes.iter().position(|process| Some(process.name.as_str()) == owner);
+                bearers.extend(owner);
+                let knows = |pid| self.servers[&pid].keeper.get(session).is_some_and(|kept| kept.generation >= generation);
+                let told = self.clients.iter().any(|client| client.promised.values().any(|&told| told == generation));
+                if told && !owner.is_some_and(knows) {
+                    self.outside = Some(Outside::ClaimUnheard);
+                }
+            }
+            if record.status != after.status {
+                let closed = record.status == Some(Status::Closed);
+                let knows = |server: &Server| server.keeper.get(session).is_some_and(|kept| !closed || kept.closed);
+                let mut knowing = self.servers.iter().filter(|(_, server)| knows(server)).map(|(&pid, _)| pid);
+                match (knowing.next(), knowing.next()) {
+                    (Some(alone), None) => {
+                        bearers.insert(alone);
+                    }
+                    (Some(one), Some(_)) if !self.is_alive(one) => {
+                        bearers.insert(one);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.bearers = bearers;
+    }
+
+    fn has_restored(&self, pid: Pid) -> bool {
+        self.servers[&pid].restored == Some(self.broker.incarnation)
+    }
+
+    /// The broker has been back for as long as servers wait before they claim.
+    pub(crate) fn settled(&mut self) {
+        let late = self.bearers.iter().any(|&pid| !self.has_restored(pid) && self.processes[pid].late);
+        if late && self.outside.is_none() {
+            self.outside = Some(Outside::KeeperLate);
+        }
     }
 }

@@ -366,9 +366,8 @@ impl World {
     fn note_kind(&mut self, id: SlotId, kind: Kind) {
         if kind == Kind::Closed && !self.slots[id].ended {
             self.slots[id].ended = true;
+            // Released once the client has answered, or with its socket.
             self.down(self.slots[id].socket, Down::Close { taken_over: false });
-            let cursor = self.slots[id].handed_over;
-            self.release(id, Some(cursor));
         }
     }
 
@@ -480,7 +479,7 @@ impl World {
             if world.sockets[id].cut {
                 return;
             }
-            if let Some(slot) = slot.filter(|&slot| !world.slots[slot].ended) {
+            if let Some(slot) = slot {
                 let cursor = world.slots[slot].handed_over;
                 world.release(slot, Some(cursor));
             }
@@ -501,9 +500,7 @@ impl World {
         let (here, there) = if resumes { (early, late) } else { (early + 400, early) };
         self.after(here, move |world| world.client_lost(id));
         self.within(proxy, there, move |world| {
-            if let Some(slot) = world.sockets[id].slot
-                && !world.slots[slot].ended
-            {
+            if let Some(slot) = world.sockets[id].slot {
                 world.slots[slot].ended = true;
                 world.release(slot, None);
             }

@@ -26,9 +26,4 @@ impl Random {
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.between(1, 100) <= chance
     }
-
-    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        let last = from.len().checked_sub(1)?;
-        from.get(self.between(0, last as u64) as usize)
-    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     broker::{Answer, Request, Said, tokens_of, word},
-    world::{LinkId, Pid, World, note, session, short},
+    world::{LinkId, Pid, World, note, short},
 };
 use bus::rules::{Append, Claimed, Keeper, LogEntry, Vigil};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
@@ -18,6 +18,8 @@ pub(crate) const SETTLE: u64 = 1_000;
 /// So long an unknown session may still be restored.
 const MAYBE_KNOWN: u64 = 10_000;
 const BEAT: u64 = 1_000;
+/// An answer that took longer proves nothing.
+const LATE: u64 = 1_500;
 
 pub(crate) struct Stream {
     query: String,
@@ -32,8 +34,9 @@ pub(crate) struct Server {
     vigil: Vigil,
     beat: u64,
     poll_open: Option<u64>,
+    polled_at: u64,
     /// The broker's life to which this server has given back all that it kept.
-    restored: Option<u64>,
+    pub(crate) restored: Option<u64>,
     noticed_at: Option<u64>,
     pub(crate) streams: BTreeMap<(SessionId, u64), Stream>,
     outbox: VecDeque<(SessionId, LogEntry)>,
@@ -65,6 +68,7 @@ impl World {
             vigil: Vigil::default(),
             beat: 0,
             poll_open: None,
+            polled_at: 0,
             restored: None,
             noticed_at: None,
             streams: BTreeMap::new(),
@@ -95,13 +99,17 @@ impl World {
         let restored = server.restored;
         self.call(link, Request::Subscribe { sessions: Vec::new(), control: Some(name.clone()) }, |_, _| {});
         if restored == Some(incarnation) {
-            return;
+            return self.pump(pid);
         }
         // Whoever starts beside a broker that is younger than the wait may have missed that it forgot.
         if restored.is_some() || (incarnation > 0 && now < up_since + MAYBE_KNOWN) {
             self.server(pid).noticed_at = Some(now);
         }
-        self.send_beat(pid);
+        // No poll: what it answers was not waited for.
+        let server = self.server(pid);
+        server.beat += 1;
+        let beat = server.beat;
+        self.call(link, Request::Beat { name: name.clone(), beat }, |_, _| {});
         let kept: Vec<_> = self.servers[&pid].keeper.sessions().map(|(id, kept)| (id, kept.clone())).collect();
         let mut kept = kept;
         kept.sort_by_key(|&(id, _)| id);
@@ -319,8 +327,11 @@ impl World {
     }
 
     fn poll(&mut self, pid: Pid) {
-        if self.server(pid).poll_open.is_some() {
-            self.server(pid).vigil.unanswered();
+        let now = self.now;
+        let server = self.server(pid);
+        let stood_still = now > std::mem::replace(&mut server.polled_at, now) + BEAT + LATE;
+        if server.poll_open.is_some() || stood_still {
+            server.vigil.unanswered();
         }
         self.send_beat(pid);
         self.within(pid, BEAT, move |world| world.poll(pid));
@@ -334,7 +345,7 @@ impl World {
         let (beat, link) = (server.beat, server.link);
         server.poll_open = Some(number);
         self.call(link, Request::Beat { name, beat }, move |world, answer| {
-            let late = world.now > sent + BEAT;
+            let late = world.now > sent + LATE;
             let server = world.server(pid);
             if server.poll_open == Some(number) {
                 server.poll_open = None;
@@ -347,12 +358,13 @@ impl World {
     }
 
     fn peers(&mut self, pid: Pid, beats: &[(String, u64)]) {
-        let beats: Vec<_> = beats.iter().map(|(name, beat)| (name.as_str(), beat.to_string())).collect();
-        let gone = self.server(pid).vigil.answered(beats.iter().map(|(name, beat)| (*name, beat.as_str())));
+        let texts: Vec<_> = beats.iter().map(|(name, beat)| (name.as_str(), beat.to_string())).collect();
+        let gone = self.server(pid).vigil.answered(texts.iter().map(|(name, beat)| (*name, beat.as_str())));
         if !self.may_claim(pid) {
             return;
         }
         for owner in gone {
+            let beat = beats.iter().find(|(name, _)| *name == owner).map_or(0, |&(_, beat)| beat);
             let (link, by) = (self.servers[&pid].link, self.name(pid).to_owned());
             self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
                 let Some(Answer::Running(running)) = answer else { return };
@@ -360,7 +372,8 @@ impl World {
                     return world.call(link, Request::Forget { owner }, |_, _| {});
                 }
                 for (session, generation) in running {
-                    let request = Request::Bury { session, owner: owner.clone(), generation, by: by.clone() };
+                    let owner = owner.clone();
+                    let request = Request::Bury { session, owner, beat, generation, by: by.clone() };
                     world.call(link, request, |_, _| {});
                 }
             });
@@ -372,10 +385,5 @@ impl World {
             note!(self, "{}: is told to end {} {generation}", self.name(pid), short(session));
             self.cancel(pid, (session, generation));
         }
-    }
-
-    /// The session's number in the plan.
-    pub(crate) fn client_of(&self, id: SessionId) -> usize {
-        (0..self.clients.len()).find(|&n| session(n) == id).expect("a session has a client")
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Process {
     pub(crate) alive: bool,
     pub(crate) paused: bool,
     deferred: Vec<Action>,
+    /// It was stopped, or cut off: it may come late to a broker that forgot.
+    pub(crate) late: bool,
 }
 
 /// A process's connection to the broker.
@@ -77,8 +79,13 @@ impl Ord for Due {
 /// What a history came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outside {
-    /// The only server that keeps what Redis lost is dead, or silent for longer than its peers wait.
-    KeeperGone,
+    /// Redis lost what a server had said, and that server is killed before it gave it back.
+    KeeperKilled,
+    /// …or stands still, or is cut off, for longer than its peers wait before they claim.
+    KeeperLate,
+    /// Redis lost a claim of which the client had heard from another server, and the claim's own server, which stands still,
+    /// has not.
+    ClaimUnheard,
 }
 
 pub(crate) struct World {
@@ -105,6 +112,8 @@ pub(crate) struct World {
     pub(crate) history: Option<Vec<String>>,
     pub(crate) violation: Option<String>,
     pub(crate) outside: Option<Outside>,
+    /// Servers that alone can give back what the broker lost in its last death.
+    pub(crate) bearers: BTreeSet<Pid>,
 }
 
 macro_rules! note {
@@ -159,6 +168,7 @@ impl World {
             history: verbose.then(Vec::new),
             violation: None,
             outside: None,
+            bearers: BTreeSet::new(),
         };
         for slot in 0..SERVERS {
             world.start_server(slot);
