@@ -92,6 +92,14 @@ impl World {
             let after = self.broker.memory.records.get(&session).cloned().unwrap_or_default();
             let left: BTreeSet<Position> = after.log.iter().map(|entry| entry.prefix.position).collect();
             let lost = record.log.iter().map(|entry| entry.prefix.position).filter(|at| !left.contains(at));
+            let lost: Vec<Position> = lost.collect();
+            let burial = |at: &&Position| at.seq == 0 && !self.broker.claims.contains_key(&(session, at.generation));
+            if let Some(fence) = lost.iter().find(burial)
+                && self.wrote_before(session, record, *fence).is_some_and(|pid| self.is_alive(pid))
+            {
+                self.outside = Some(Outside::BurialLost);
+            }
+            let lost = lost.into_iter();
             let mut generations: BTreeSet<u64> = lost.map(|at| at.generation).collect();
             if (record.generation, &record.running) != (after.generation, &after.running) {
                 generations.insert(record.generation);
@@ -122,6 +130,13 @@ impl World {
             }
         }
         self.bearers = bearers;
+    }
+
+    /// Who wrote the generation that this fence ends.
+    fn wrote_before(&self, session: SessionId, record: &Record, fence: Position) -> Option<Pid> {
+        let before = record.log.iter().rfind(|entry| entry.prefix.position < fence)?;
+        let (_, owner) = self.broker.claims.get(&(session, before.prefix.position.generation))?;
+        self.processes.iter().position(|process| process.name == *owner)
     }
 
     fn has_restored(&self, pid: Pid) -> bool {

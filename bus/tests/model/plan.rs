@@ -120,8 +120,11 @@ impl Plan {
             .map(|_| if random.percent(60) { Manner::Resumes } else { Manner::OldContract })
             .collect();
         let queries = random.between(2, 4);
+        // Some come in a row: the next one while the last one heals.
+        let spread = if random.percent(30) { random.between(20, 500) } else { 4800 };
+        let from = random.between(200, 5000 - spread);
         let mut faults: Vec<_> = (0..random.between(0, 5))
-            .map(|_| (random.between(200, 5000), Fault::draw(&mut random, clients.len())))
+            .map(|_| (random.between(from, from + spread), Fault::draw(&mut random, clients.len())))
             .collect();
         faults.sort_by_key(|&(at, _)| at);
         Self { seed, clients, queries, faults }

@@ -86,6 +86,10 @@ pub(crate) enum Outside {
     /// Redis lost a claim of which the client had heard from another server, and the claim's own server, which stands still,
     /// has not.
     ClaimUnheard,
+    /// Redis lost the end that a peer had put to a query whose server lives after all.
+    BurialLost,
+    /// A call that stood still in its server comes after the session's next query has ended: the claim remembers one query.
+    OldCall,
 }
 
 pub(crate) struct World {
