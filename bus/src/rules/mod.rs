@@ -222,13 +222,15 @@ impl Record {
         }
     }
 
-    /// Closes the session: its running query's server is told to end it. False for one that does not exist.
+    /// Closes the session: its running query's server is told to end it. False for one that does not exist. Said again, it
+    /// marks a log whose mark was forgotten.
     pub fn close(&mut self, logged: bool, out: Audience<'_>) -> bool {
         let Some(before) = self.status else { return false };
         self.status = Some(Status::Closed);
+        let marked = self.log.back().is_some_and(|entry| entry.prefix.kind == Kind::Closed);
         if let Some(owner) = &self.running {
             out(Effect::Cancel { owner, generation: self.generation });
-        } else if before != Status::Closed {
+        } else if before != Status::Closed || (logged && !marked) {
             self.mark_closed(logged, out);
         }
         true
@@ -274,10 +276,10 @@ impl Record {
     }
 
     /// A server gives a broker that may have forgotten what it kept of the session. Silent lanes hear the log's last entry
-    /// once more: whoever lacks it reads the log again.
+    /// once more: whoever lacks it reads the log again. A closed session's log is not marked yet: another server may know of a
+    /// later query. Once all have had their time, whoever closed it closes it again.
     pub fn restore(&mut self, kept: &Kept, owner: &str, logged: bool, out: Audience<'_>) {
-        let status = if kept.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) };
-        self.status = Some(status);
+        self.status = Some(if kept.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) });
         if kept.generation > self.generation {
             (self.generation, self.prev) = (kept.generation, kept.prev);
             (self.query, self.answer) = (kept.query.clone(), kept.answer.clone());
@@ -292,10 +294,7 @@ impl Record {
             return;
         }
         self.log = merge(self.log.make_contiguous(), kept.entries()).into();
-        let marked = self.log.back().is_some_and(|entry| entry.prefix.kind == Kind::Closed);
-        if status == Status::Closed && self.running.is_none() && !marked {
-            self.mark_closed(logged, out);
-        } else if let Some(LogEntry { prefix, frame }) = self.log.back() {
+        if let Some(LogEntry { prefix, frame }) = self.log.back() {
             out(Effect::Publish { prefix: *prefix, frame });
         }
     }

@@ -88,7 +88,11 @@ impl World {
         let outcome = step(record, &mut |effect| {
             let (to, said) = match effect {
                 Effect::Publish { prefix, frame } => {
-                    out.extend(listeners.iter().map(|&to| (to, Said::Event { session, prefix, frame: frame.into() })));
+                    out.extend(
+                        listeners
+                            .iter()
+                            .map(|&to| (to, Said::Event { session, prefix, frame: frame.into() })),
+                    );
                     return listeners.len() as u64;
                 }
                 Effect::Cancel { owner, generation } => (owner, Said::Cancel { session, generation }),
@@ -135,7 +139,8 @@ impl World {
                 Answer::Appended(outcome)
             }
             Request::Restore { session, kept, owner } => {
-                let before = self.broker.memory.records.get(&session).map(|r| (r.log.len(), r.status, r.generation));
+                let before =
+                    self.broker.memory.records.get(&session).map(|r| (r.log.len(), r.status, r.generation));
                 self.step(session, |record, out| record.restore(&kept, &owner, true, out));
                 let record = &self.broker.memory.records[&session];
                 let after = (record.log.len(), record.status, record.generation);
@@ -155,7 +160,9 @@ impl World {
                 self.broker.heard.insert(name.clone(), now_ms);
                 self.broker.memory.beats.insert(name.clone(), beat);
                 let beats = &self.broker.memory.beats;
-                Answer::Beats(beats.iter().filter(|(peer, _)| **peer != name).map(|(p, &b)| (p.clone(), b)).collect())
+                Answer::Beats(
+                    beats.iter().filter(|(peer, _)| **peer != name).map(|(p, &b)| (p.clone(), b)).collect(),
+                )
             }
             Request::Running { owner } => {
                 let records = self.broker.memory.records.iter();
@@ -213,7 +220,11 @@ impl World {
             }
             Request::Reattach { session, holder, epoch } => {
                 let newest = self.step(session, |record, _| record.reattach(&holder, epoch));
-                note!(self, "{holder}: still has {} with epoch {epoch}; the newest is {newest}", short(session));
+                note!(
+                    self,
+                    "{holder}: still has {} with epoch {epoch}; the newest is {newest}",
+                    short(session)
+                );
                 Answer::Epoch(newest)
             }
             Request::RestoreCursor { session, epoch, cursor } => {
@@ -224,7 +235,11 @@ impl World {
     }
 
     fn claim_made(&mut self, id: (SessionId, u64), query: String, owner: String) {
-        let twice = self.broker.claims.iter().find(|((session, _), (before, _))| *session == id.0 && *before == query);
+        let twice = self
+            .broker
+            .claims
+            .iter()
+            .find(|((session, _), (before, _))| *session == id.0 && *before == query);
         if let Some(((_, generation), _)) = twice
             && self.broker.claims.keys().any(|(session, later)| *session == id.0 && later > generation)
         {
@@ -234,7 +249,8 @@ impl World {
     }
 
     fn bury(&mut self, session: SessionId, owner: &str, generation: u64, by: &str) {
-        let query = self.broker.claims.get(&(session, generation)).map_or(String::new(), |(query, _)| query.clone());
+        let query =
+            self.broker.claims.get(&(session, generation)).map_or(String::new(), |(query, _)| query.clone());
         let now_ms = self.now;
         let buried = self.step(session, |record, out| {
             let terminator = |position| {
@@ -253,7 +269,10 @@ impl World {
         let alive = pid.is_some_and(|pid| self.is_alive(pid));
         let silent = self.now - self.broker.heard.get(owner).copied().unwrap_or(0);
         if alive && silent < 2_000 {
-            violated!(self, "{by} buried {generation} of {owner}, which had said that it lives {silent} ms before");
+            violated!(
+                self,
+                "{by} buried {generation} of {owner}, which had said that it lives {silent} ms before"
+            );
         }
     }
 

@@ -34,20 +34,30 @@ impl World {
             if let Some(end) = ends.get(&entry.position.generation)
                 && entry.kind != Kind::Closed
             {
-                violated!(self, "{}: {} is behind its terminator {}", short(id), entry.position, end.position);
+                violated!(
+                    self,
+                    "{}: {} is behind its terminator {}",
+                    short(id),
+                    entry.position,
+                    end.position
+                );
             }
             if is_terminator(*entry) {
                 ends.insert(entry.position.generation, *entry);
             }
         }
         for ((_, generation), (query, owner)) in self.broker.claims.clone() {
-            if !self.broker.claims.contains_key(&(id, generation)) || self.broker.claims[&(id, generation)].0 != query {
+            if !self.broker.claims.contains_key(&(id, generation))
+                || self.broker.claims[&(id, generation)].0 != query
+            {
                 continue;
             }
             let promised = self.clients[n].promised.get(&query) == Some(&generation);
             match ends.get(&generation) {
                 // Only Redis' loss of what it had not acknowledged takes one away, and whoever lacks it is told.
-                None if promised && !self.plan.loses_data() => violated!(self, "{}: {query} {generation} of {owner} has no terminator", short(id)),
+                None if promised && !self.plan.loses_data() => {
+                    violated!(self, "{}: {query} {generation} of {owner} has no terminator", short(id))
+                }
                 Some(end) if promised => self.check_query(n, *end, &query, &owner),
                 _ => {}
             }
@@ -66,7 +76,12 @@ impl World {
         });
         let well = well && !self.clients[n].closed_early;
         if well && (end.kind != Kind::Done || end.position.seq != tokens_of(query) + 1) {
-            violated!(self, "client-{n}: {query} ended with {:?} {}, and {owner} was well", end.kind, end.position);
+            violated!(
+                self,
+                "client-{n}: {query} ended with {:?} {}, and {owner} was well",
+                end.kind,
+                end.position
+            );
         }
     }
 
@@ -86,7 +101,8 @@ impl World {
         };
         let strange: Vec<_> =
             client.received.keys().filter(|at| !positions.contains(at) && !announced(at)).collect();
-        let twice: Vec<_> = client.received.iter().filter(|&(_, &count)| count > 1).map(|(at, _)| at).collect();
+        let twice: Vec<_> =
+            client.received.iter().filter(|&(_, &count)| count > 1).map(|(at, _)| at).collect();
         let lost_silently: Vec<_> = client
             .promised
             .values()
@@ -108,7 +124,10 @@ impl World {
         let calm = self.plan.faults.iter().all(|(_, fault)| {
             matches!(
                 fault,
-                Fault::PauseServer { .. } | Fault::KillServer { .. } | Fault::CutServer(_) | Fault::LoseAnswer(_)
+                Fault::PauseServer { .. }
+                    | Fault::KillServer { .. }
+                    | Fault::CutServer(_)
+                    | Fault::LoseAnswer(_)
             )
         });
         if !twice.is_empty() && (self.plan.clients[n] == Manner::Resumes || (calm && !client.disturbed)) {
@@ -119,9 +138,10 @@ impl World {
 
     /// A session is in one gateway's hands at most.
     fn check_lanes(&mut self, n: usize) {
-        let open = self.slots.iter().filter(|slot| {
-            slot.session == session(n) && !slot.ended && self.is_alive(slot.proxy)
-        });
+        let open = self
+            .slots
+            .iter()
+            .filter(|slot| slot.session == session(n) && !slot.ended && self.is_alive(slot.proxy));
         let holders: Vec<_> = open.map(|slot| self.name(slot.proxy).to_owned()).collect();
         if holders.len() > 1 {
             violated!(self, "{} is in the hands of {holders:?}", short(session(n)));

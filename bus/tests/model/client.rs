@@ -393,6 +393,9 @@ impl Client {
     }
 
     pub(crate) fn state(&self) -> String {
-        format!("{:?}, query {}, last {}, socket {:?} open {}", self.phase, self.query, self.last, self.socket, self.open)
+        format!(
+            "{:?}, query {}, last {}, socket {:?} open {}",
+            self.phase, self.query, self.last, self.socket, self.open
+        )
     }
 }

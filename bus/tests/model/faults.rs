@@ -76,7 +76,9 @@ impl World {
                 }
             }
         }
-        if self.outside.is_none() && self.bearers.iter().any(|&pid| !self.is_alive(pid) && !self.has_restored(pid)) {
+        if self.outside.is_none()
+            && self.bearers.iter().any(|&pid| !self.is_alive(pid) && !self.has_restored(pid))
+        {
             self.outside = Some(Outside::KeeperKilled);
         }
     }
@@ -93,7 +95,8 @@ impl World {
             let left: BTreeSet<Position> = after.log.iter().map(|entry| entry.prefix.position).collect();
             let lost = record.log.iter().map(|entry| entry.prefix.position).filter(|at| !left.contains(at));
             let lost: Vec<Position> = lost.collect();
-            let burial = |at: &&Position| at.seq == 0 && !self.broker.claims.contains_key(&(session, at.generation));
+            let burial =
+                |at: &&Position| at.seq == 0 && !self.broker.claims.contains_key(&(session, at.generation));
             if let Some(fence) = lost.iter().find(burial)
                 && self.wrote_before(session, record, *fence).is_some_and(|pid| self.is_alive(pid))
             {
@@ -108,16 +111,23 @@ impl World {
                 let owner = self.broker.claims.get(&(session, generation)).map(|(_, owner)| owner.as_str());
                 let owner = self.processes.iter().position(|process| Some(process.name.as_str()) == owner);
                 bearers.extend(owner);
-                let knows = |pid| self.servers[&pid].keeper.get(session).is_some_and(|kept| kept.generation >= generation);
-                let told = self.clients.iter().any(|client| client.promised.values().any(|&told| told == generation));
+                let knows = |pid| {
+                    self.servers[&pid].keeper.get(session).is_some_and(|kept| kept.generation >= generation)
+                };
+                let told = self
+                    .clients
+                    .iter()
+                    .any(|client| client.promised.values().any(|&told| told == generation));
                 if told && !owner.is_some_and(knows) {
                     self.outside = Some(Outside::ClaimUnheard);
                 }
             }
             if record.status != after.status {
                 let closed = record.status == Some(Status::Closed);
-                let knows = |server: &Server| server.keeper.get(session).is_some_and(|kept| !closed || kept.closed);
-                let mut knowing = self.servers.iter().filter(|(_, server)| knows(server)).map(|(&pid, _)| pid);
+                let knows =
+                    |server: &Server| server.keeper.get(session).is_some_and(|kept| !closed || kept.closed);
+                let mut knowing =
+                    self.servers.iter().filter(|(_, server)| knows(server)).map(|(&pid, _)| pid);
                 match (knowing.next(), knowing.next()) {
                     (Some(alone), None) => {
                         bearers.insert(alone);

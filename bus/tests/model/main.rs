@@ -26,7 +26,9 @@ fn run(plan: &Plan, verbose: bool) -> World {
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
 }
 
 /// Leaves out every fault without which it fails all the same.
@@ -43,7 +45,8 @@ fn shortest(mut plan: Plan) -> Plan {
 fn groups(failed: &BTreeMap<u64, String>) -> String {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (seed, violation) in failed.iter().take(300) {
-        let faults: Vec<_> = shortest(Plan::draw(*seed)).faults.iter().map(|(_, fault)| fault.name()).collect();
+        let faults: Vec<_> =
+            shortest(Plan::draw(*seed)).faults.iter().map(|(_, fault)| fault.name()).collect();
         groups.entry(faults.join(" + ")).or_default().push(format!("    seed {seed}: {violation}"));
     }
     let mut groups: Vec<_> = groups.into_iter().collect();

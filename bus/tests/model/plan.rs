@@ -81,10 +81,15 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::CutSocket(client) | Self::TakeOver(client) => write!(f, "{} ({client})", self.name()),
-            Self::CutPubsub(slot) | Self::CutCommands(slot) | Self::CutServer(slot) | Self::LoseAnswer(slot) => {
+            Self::CutPubsub(slot)
+            | Self::CutCommands(slot)
+            | Self::CutServer(slot)
+            | Self::LoseAnswer(slot) => {
                 write!(f, "{} (slot {slot})", self.name())
             }
-            Self::KillProxy { slot, down } | Self::PauseServer { slot, down } | Self::KillServer { slot, down } => {
+            Self::KillProxy { slot, down }
+            | Self::PauseServer { slot, down }
+            | Self::KillServer { slot, down } => {
                 write!(f, "{} (slot {slot}) for {down} ms", self.name())
             }
             Self::PauseRedis { down } => write!(f, "{} for {down} ms", self.name()),

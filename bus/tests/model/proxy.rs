@@ -67,10 +67,18 @@ pub(crate) struct Socket {
 pub(crate) enum Down {
     Open,
     Refused,
-    Event { prefix: Prefix, frame: Box<[u8]> },
-    Gap { from: Position, to: Position },
+    Event {
+        prefix: Prefix,
+        frame: Box<[u8]>,
+    },
+    Gap {
+        from: Position,
+        to: Position,
+    },
     Resumed,
-    Close { taken_over: bool },
+    Close {
+        taken_over: bool,
+    },
     /// The client's close is answered.
     Closed,
 }
@@ -147,28 +155,30 @@ impl World {
     /// Tells the broker again which sessions are here, and which cursors were kept.
     fn say_again(&mut self, pid: Pid, cursors: bool) {
         let proxy = &self.proxies[&pid];
-        let (link, holder) = (proxy.commands, self.name(pid).to_owned());
+        let link = proxy.commands;
         let slots: Vec<SlotId> = proxy.hub.values().copied().collect();
         let released: Vec<_> = proxy.released.iter().map(|(&id, &kept)| (id, kept)).collect();
         for slot in slots {
-            let Slot { session, epoch, ended, .. } = self.slots[slot];
-            if epoch == 0 || ended {
+            if self.slots[slot].epoch == 0 {
                 continue;
             }
-            let request = Request::Reattach { session, holder: holder.clone(), epoch };
-            self.call(link, request, move |world, answer| match answer {
-                Some(Answer::Epoch(newest)) => world.superseded(slot, newest),
-                // The next connection says it again; a call that failed without one is repeated.
-                _ => world.within(pid, RETRY, move |world| {
-                    if world.links[link].up && !world.slots[slot].ended {
-                        world.say_again(pid, false);
-                    }
-                }),
-            });
+            self.say_one_again(slot);
         }
         for (session, (epoch, cursor)) in released.into_iter().filter(|_| cursors) {
             self.call(link, Request::RestoreCursor { session, epoch, cursor }, |_, _| {});
         }
+    }
+
+    fn say_one_again(&mut self, id: SlotId) {
+        let Slot { session, epoch, ended, proxy: pid, .. } = self.slots[id];
+        if ended {
+            return;
+        }
+        let (link, holder) = (self.proxies[&pid].commands, self.name(pid).to_owned());
+        self.call(link, Request::Reattach { session, holder, epoch }, move |world, answer| match answer {
+            Some(Answer::Epoch(newest)) => world.superseded(id, newest),
+            _ => world.within(pid, RETRY, move |world| world.say_one_again(id)),
+        });
     }
 
     fn gaps(&self, pid: Pid) -> Gaps {
@@ -244,20 +254,24 @@ impl World {
             self.taken_over(id);
         }
         let link = self.proxies[&pid].pubsub;
-        self.call(link, Request::Subscribe { sessions: vec![session], control: None }, move |world, answer| {
-            if answer.is_none() {
-                return world.refuse(id);
-            }
-            let slot = &mut world.slots[id];
-            if slot.ended {
-                return world.release(id, None);
-            }
-            slot.open = true;
-            slot.behind = true;
-            note!(world, "{}: {} begins after {start}", world.name(pid), short(session));
-            world.down(world.slots[id].socket, Down::Open);
-            world.feed(id);
-        });
+        self.call(
+            link,
+            Request::Subscribe { sessions: vec![session], control: None },
+            move |world, answer| {
+                if answer.is_none() {
+                    return world.refuse(id);
+                }
+                let slot = &mut world.slots[id];
+                if slot.ended {
+                    return world.release(id, None);
+                }
+                slot.open = true;
+                slot.behind = true;
+                note!(world, "{}: {} begins after {start}", world.name(pid), short(session));
+                world.down(world.slots[id].socket, Down::Open);
+                world.feed(id);
+            },
+        );
     }
 
     /// Reads the next page of the log, if the lane is behind.
@@ -355,10 +369,18 @@ impl World {
 
     fn gap(&mut self, id: SlotId, from: Position, to: Position) {
         self.slots[id].handed_over = to;
-        note!(self, "{}: {} has a gap after {from} up to {to}", self.name(self.slots[id].proxy), short(self.slots[id].session));
+        note!(
+            self,
+            "{}: {} has a gap after {from} up to {to}",
+            self.name(self.slots[id].proxy),
+            short(self.slots[id].session)
+        );
         self.covered.insert("gap announced");
         if !self.plan.loses_data() {
-            crate::world::violated!(self, "a gap after {from} up to {to} was announced, and Redis lost nothing");
+            crate::world::violated!(
+                self,
+                "a gap after {from} up to {to} was announced, and Redis lost nothing"
+            );
         }
         self.down(self.slots[id].socket, Down::Gap { from, to });
     }

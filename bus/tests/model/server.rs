@@ -110,7 +110,8 @@ impl World {
         server.beat += 1;
         let beat = server.beat;
         self.call(link, Request::Beat { name: name.clone(), beat }, |_, _| {});
-        let kept: Vec<_> = self.servers[&pid].keeper.sessions().map(|(id, kept)| (id, kept.clone())).collect();
+        let kept: Vec<_> =
+            self.servers[&pid].keeper.sessions().map(|(id, kept)| (id, kept.clone())).collect();
         let mut kept = kept;
         kept.sort_by_key(|&(id, _)| id);
         let left = Rc::new(RefCell::new(kept.len()));
@@ -128,10 +129,30 @@ impl World {
                         note!(world, "{}: has restored everything", world.name(pid));
                         world.server(pid).restored = Some(incarnation);
                         world.pump(pid);
+                        world.within(pid, SETTLE, move |world| world.close_again(pid));
                     }
                 }
             });
         }
+    }
+
+    /// Everybody has given back what they knew: what was closed here is closed behind all of it.
+    fn close_again(&mut self, pid: Pid) {
+        let mut closed: Vec<_> =
+            self.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed).map(|(id, _)| id).collect();
+        closed.sort();
+        for session in closed {
+            self.mark(pid, session);
+        }
+    }
+
+    fn mark(&mut self, pid: Pid, session: SessionId) {
+        let link = self.servers[&pid].link;
+        self.call(link, Request::Close { session }, move |world, answer| {
+            if answer.is_none() {
+                world.within(pid, 100, move |world| world.mark(pid, session));
+            }
+        });
     }
 
     fn is_restored(&self, pid: Pid) -> bool {
@@ -144,7 +165,12 @@ impl World {
         self.is_restored(pid) && self.servers[&pid].noticed_at.is_none_or(|at| self.now >= at + SETTLE)
     }
 
-    pub(crate) fn create_session(&mut self, pid: Pid, session: SessionId, reply: impl FnOnce(&mut World) + 'static) {
+    pub(crate) fn create_session(
+        &mut self,
+        pid: Pid,
+        session: SessionId,
+        reply: impl FnOnce(&mut World) + 'static,
+    ) {
         let link = self.servers[&pid].link;
         self.call(link, Request::Create { session }, move |world, answer| {
             if answer.is_none() {
@@ -156,7 +182,12 @@ impl World {
         });
     }
 
-    pub(crate) fn close_session(&mut self, pid: Pid, session: SessionId, reply: impl FnOnce(&mut World, bool) + 'static) {
+    pub(crate) fn close_session(
+        &mut self,
+        pid: Pid,
+        session: SessionId,
+        reply: impl FnOnce(&mut World, bool) + 'static,
+    ) {
         if !self.may_claim(pid) {
             return self.within(pid, 1, move |world| reply(world, false));
         }
@@ -172,7 +203,14 @@ impl World {
     }
 
     /// A call of `/run`, in a task of its own: once begun it goes on until its outcome is known, whoever hung up.
-    pub(crate) fn run_query(&mut self, pid: Pid, session: SessionId, query: String, attempt: u64, reply: Reply) {
+    pub(crate) fn run_query(
+        &mut self,
+        pid: Pid,
+        session: SessionId,
+        query: String,
+        attempt: u64,
+        reply: Reply,
+    ) {
         if !self.may_claim(pid) {
             return reply(self, RunAnswer::Later);
         }
@@ -187,7 +225,8 @@ impl World {
         let name = self.name(pid).to_owned();
         let link = self.servers[&pid].link;
         let answer = format!("attempt {attempt}");
-        let request = Request::Claim { session: id, query: query.clone(), answer: answer.clone(), owner: name };
+        let request =
+            Request::Claim { session: id, query: query.clone(), answer: answer.clone(), owner: name };
         self.call(link, request, move |world, claimed| {
             let Some(Answer::Claimed(claimed)) = claimed else {
                 return world.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, reply));

@@ -20,6 +20,8 @@ use uuid::Uuid;
 const PATIENCE: u64 = 1000;
 /// Logical time after which whatever is not done never will be.
 const END: u64 = 90_000;
+/// Steps after which a world is taken to run in circles.
+const STEPS: u64 = 200_000;
 
 pub(crate) type Action = Box<dyn FnOnce(&mut World)>;
 pub(crate) type Then = Box<dyn FnOnce(&mut World, Option<Answer>)>;
@@ -191,7 +193,7 @@ impl World {
 
     /// Runs until everybody is done and it stayed quiet for a while.
     pub(crate) fn run(&mut self) {
-        let mut quiet_since = None;
+        let (mut quiet_since, mut steps) = (None, 0);
         let last_fault = self.plan.faults.last().map_or(0, |&(at, _)| at + 6000);
         while let Some(Due { at, action, .. }) = self.queue.pop() {
             self.now = at;
@@ -205,7 +207,8 @@ impl World {
                     break;
                 }
             }
-            if at > END {
+            steps += 1;
+            if at > END || steps > STEPS {
                 break;
             }
         }
@@ -355,7 +358,13 @@ impl World {
         });
     }
 
-    pub(crate) fn arrives(&mut self, id: u64, link: LinkId, (connection, incarnation): (u64, u64), request: Request) {
+    pub(crate) fn arrives(
+        &mut self,
+        id: u64,
+        link: LinkId,
+        (connection, incarnation): (u64, u64),
+        request: Request,
+    ) {
         if self.broker.down || self.broker.incarnation != incarnation {
             return;
         }
