@@ -124,7 +124,8 @@ impl World {
                 Answer::Done
             }
             Request::Claim { session, query, answer, owner } => {
-                let claiming = Claiming { query: &query, answer: &answer, owner: &owner, now_ms, keep: 1000 };
+                let claiming =
+                    Claiming { query: &query, answer: &answer, owner: &owner, now_ms, keep: self.plan.keep };
                 let claimed = self.step(session, |record, out| record.claim(claiming, true, out));
                 note!(self, "{owner}: claims {} for {query} → {claimed:?}", short(session));
                 if let Claimed::Now { generation, .. } = claimed {

@@ -6,7 +6,7 @@ use crate::{
     plan::{Manner, PROXIES, SERVERS},
     proxy::{Down, SocketId},
     server::RunAnswer,
-    world::{World, note, session, violated},
+    world::{World, forbidden, note, session, violated},
 };
 use protocol::{Event, Frame, Kind, Position, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
@@ -325,9 +325,11 @@ impl World {
             let between = last == Position::ZERO || client.ended.contains_key(&last.generation);
             let covered = client.gaps.last().is_some_and(|&(_, to)| to >= last);
             if at <= last {
-                violated!(self, "client-{n}: received {at} after {last}");
+                forbidden!(self, "client-{n}: received {at} after {last}");
+            } else if at != last.next() && !covered && at.seq != 1 {
+                forbidden!(self, "client-{n}: received {at} after {last}, and no gap was announced");
             } else if at != last.next() && !covered && !(begins && between) {
-                violated!(self, "client-{n}: received {at} after {last}, and no gap was announced");
+                violated!(self, "client-{n}: received {at} after {last}, which is no end");
             }
         }
         let client = &mut self.clients[n];

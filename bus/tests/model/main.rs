@@ -17,7 +17,7 @@ use plan::Plan;
 use std::collections::BTreeMap;
 use world::World;
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 10_000;
 
 fn run(plan: &Plan, verbose: bool) -> World {
     let mut world = World::new(plan, verbose);
@@ -59,7 +59,10 @@ fn groups(failed: &BTreeMap<u64, String>) -> String {
 
 fn print(plan: &Plan) -> String {
     let world = run(plan, true);
-    let mut text = format!("seed {}: {:?}, {} queries\n", plan.seed, plan.clients, plan.queries);
+    let mut text = format!(
+        "seed {}: {:?}, {} queries, logs keep {}\n",
+        plan.seed, plan.clients, plan.queries, plan.keep
+    );
     for (at, fault) in &plan.faults {
         text += &format!("  at {}: {fault}\n", at + 1000);
     }

@@ -115,6 +115,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) clients: Vec<Manner>,
     pub(crate) queries: u64,
+    /// Entries of earlier queries that a log keeps.
+    pub(crate) keep: usize,
     pub(crate) faults: Vec<(u64, Fault)>,
 }
 
@@ -125,6 +127,7 @@ impl Plan {
             .map(|_| if random.percent(60) { Manner::Resumes } else { Manner::OldContract })
             .collect();
         let queries = random.between(2, 4);
+        let keep = if random.percent(20) { random.between(0, 12) as usize } else { 1000 };
         // Some come in a row: the next one while the last one heals.
         let spread = if random.percent(30) { random.between(20, 500) } else { 4800 };
         let from = random.between(200, 5000 - spread);
@@ -132,7 +135,7 @@ impl Plan {
             .map(|_| (random.between(from, from + spread), Fault::draw(&mut random, clients.len())))
             .collect();
         faults.sort_by_key(|&(at, _)| at);
-        Self { seed, clients, queries, faults }
+        Self { seed, clients, queries, keep, faults }
     }
 
     /// The same without one fault.
@@ -140,6 +143,11 @@ impl Plan {
         let mut plan = self.clone();
         plan.faults.remove(index);
         plan
+    }
+
+    /// Logs may lack what a client has not had.
+    pub(crate) fn forgets(&self) -> bool {
+        self.loses_data() || self.keep < 1000
     }
 
     pub(crate) fn loses_data(&self) -> bool {

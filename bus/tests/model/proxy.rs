@@ -376,10 +376,10 @@ impl World {
             short(self.slots[id].session)
         );
         self.covered.insert("gap announced");
-        if !self.plan.loses_data() {
+        if !self.plan.forgets() {
             crate::world::violated!(
                 self,
-                "a gap after {from} up to {to} was announced, and Redis lost nothing"
+                "a gap after {from} up to {to} was announced, and no log lacks anything"
             );
         }
         self.down(self.slots[id].socket, Down::Gap { from, to });

@@ -64,7 +64,7 @@ impl World {
         let server = Server {
             slot,
             link: usize::MAX,
-            keeper: Keeper::new(1 << 24, Duration::from_secs(600), 1000),
+            keeper: Keeper::new(1 << 24, Duration::from_secs(600), self.plan.keep),
             vigil: Vigil::default(),
             beat: 0,
             poll_open: None,

@@ -132,14 +132,25 @@ macro_rules! note {
 }
 pub(crate) use note;
 
+/// Something happened that must not, unless more broke than the design promises to survive.
 macro_rules! violated {
+    ($world:expr, $($arg:tt)*) => {
+        if $world.outside.is_none() {
+            $crate::world::forbidden!($world, $($arg)*);
+        }
+    };
+}
+pub(crate) use violated;
+
+/// Something happened that must never, whatever broke.
+macro_rules! forbidden {
     ($world:expr, $($arg:tt)*) => {{
         let text = format!($($arg)*);
         $crate::world::note!($world, "VIOLATED: {text}");
         $world.violation.get_or_insert(text);
     }};
 }
-pub(crate) use violated;
+pub(crate) use forbidden;
 
 pub(crate) fn session(n: usize) -> SessionId {
     SessionId::new(Uuid::from_u128(n as u128 + 1))
@@ -193,12 +204,16 @@ impl World {
 
     /// Runs until everybody is done and it stayed quiet for a while.
     pub(crate) fn run(&mut self) {
-        let (mut quiet_since, mut steps) = (None, 0);
+        let (mut quiet_since, mut outside_since, mut steps) = (None, None, 0);
         let last_fault = self.plan.faults.last().map_or(0, |&(at, _)| at + 6000);
         while let Some(Due { at, action, .. }) = self.queue.pop() {
             self.now = at;
             action(self);
-            if self.violation.is_some() || self.outside.is_some() {
+            if self.violation.is_some() {
+                return;
+            }
+            // What was lost for good is announced, or its query times out: nothing else is looked for.
+            if self.outside.is_some() && at > *outside_since.get_or_insert(at) + 15_000 {
                 return;
             }
             if self.clients.iter().all(Client::is_done) {
@@ -212,7 +227,9 @@ impl World {
                 break;
             }
         }
-        self.check_end();
+        if self.outside.is_none() {
+            self.check_end();
+        }
     }
 
     pub(crate) fn write(&mut self, line: String) {
