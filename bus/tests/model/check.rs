@@ -107,7 +107,9 @@ impl World {
             .promised
             .values()
             .filter(|generation| !client.ended.contains_key(generation))
-            .filter(|&&generation| !told(&Position::new(generation, 1)))
+            .filter(|&&g| {
+                !client.gaps.iter().any(|(from, to)| (from.generation..=to.generation).contains(&g))
+            })
             .collect();
         if !missing.is_empty() {
             let text = format!("client-{n}: never received {missing:?}");
@@ -130,21 +132,31 @@ impl World {
                     | Fault::LoseAnswer(_)
             )
         });
-        if !twice.is_empty() && (self.plan.clients[n] == Manner::Resumes || (calm && !client.disturbed)) {
+        if !twice.is_empty() && (self.plan.clients[n] != Manner::OldContract || (calm && !client.disturbed)) {
             let text = format!("client-{n}: received twice: {twice:?}");
             violated!(self, "{text}");
         }
     }
 
-    /// A session is in one gateway's hands at most.
+    /// Whoever holds a closed session has been told.
     fn check_lanes(&mut self, n: usize) {
-        let open = self
-            .slots
-            .iter()
-            .filter(|slot| slot.session == session(n) && !slot.ended && self.is_alive(slot.proxy));
-        let holders: Vec<_> = open.map(|slot| self.name(slot.proxy).to_owned()).collect();
-        if holders.len() > 1 {
+        if let Some(holder) = self.holders(n).first() {
+            violated!(self, "{} is closed, and {holder} has not heard of it", short(session(n)));
+        }
+    }
+
+    /// A session is in one gateway's hands at most.
+    pub(crate) fn check_hands(&mut self, n: usize) {
+        let holders = self.holders(n);
+        if self.plan.lingers && holders.len() > 1 {
             violated!(self, "{} is in the hands of {holders:?}", short(session(n)));
         }
+    }
+
+    fn holders(&self, n: usize) -> Vec<String> {
+        let open = self.slots.iter().filter(|slot| {
+            slot.session == session(n) && slot.open && !slot.ended && self.is_alive(slot.proxy)
+        });
+        open.map(|slot| self.name(slot.proxy).to_owned()).collect()
     }
 }

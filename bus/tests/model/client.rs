@@ -107,10 +107,14 @@ impl World {
         let client = &mut self.clients[n];
         if client.query == total {
             client.phase = Phase::Closing;
-            return self.close(n);
+            let delay = if self.plan.lingers { 6_000 } else { 1 };
+            return self.after(delay, move |world| {
+                world.check_hands(n);
+                world.close(n);
+            });
         }
         match client.manner {
-            Manner::Resumes if client.socket.is_none() => {
+            Manner::Resumes | Manner::Impatient if client.socket.is_none() && client.query == 0 => {
                 client.phase = Phase::Connecting;
                 self.open(n);
             }
@@ -133,7 +137,7 @@ impl World {
             });
         }
         let client = &mut self.clients[n];
-        let start = (client.manner == Manner::Resumes).then_some(client.last);
+        let start = (client.manner != Manner::OldContract).then_some(client.last);
         client.open = false;
         note!(self, "client-{n}: connects to {}, after {start:?}", self.name(pid));
         let socket = self.open_socket(n, pid, start);
@@ -190,7 +194,11 @@ impl World {
                 {
                     violated!(self, "client-{n}: was promised {before}, then {generation}");
                 }
-                if self.clients[n].socket.is_none() {
+                if self.plan.clients[n] == Manner::Impatient && self.clients[n].query < self.plan.queries {
+                    let delay = self.random.between(300, 1500);
+                    return self.after(delay, move |world| world.do_not_wait(n, generation));
+                }
+                if self.clients[n].socket.is_none() && self.clients[n].manner == Manner::OldContract {
                     let delay = self.random.between(1, 600);
                     self.after(delay, move |world| {
                         if world.clients[n].socket.is_none() {
@@ -292,7 +300,8 @@ impl World {
             Phase::Creating => {}
             Phase::Asking if client.manner == Manner::OldContract => {}
             _ => {
-                let delay = self.random.between(1, 300);
+                let away = if self.plan.clients[n] == Manner::Impatient { 3_000 } else { 300 };
+                let delay = self.random.between(1, away);
                 self.after(delay, move |world| {
                     if world.clients[n].socket.is_none() {
                         world.open(n);
@@ -305,7 +314,7 @@ impl World {
     /// A client that has a socket opens another one, and listens to that one alone.
     pub(crate) fn take_over(&mut self, n: usize) {
         let client = &self.clients[n];
-        if client.socket.is_some() && client.manner == Manner::Resumes && client.phase != Phase::Done {
+        if client.socket.is_some() && client.manner != Manner::OldContract && client.phase != Phase::Done {
             self.open(n);
             if self.clients[n].phase == Phase::Connecting {
                 return;
@@ -319,7 +328,7 @@ impl World {
         self.check_content(n, prefix, frame);
         let client = &mut self.clients[n];
         *client.received.entry(at).or_default() += 1;
-        if client.manner == Manner::Resumes {
+        if client.manner != Manner::OldContract {
             let last = client.last;
             let begins = at.seq == 1 && at.generation > last.generation;
             let between = last == Position::ZERO || client.ended.contains_key(&last.generation);
@@ -363,6 +372,15 @@ impl World {
             && (prefix.kind != Kind::Token || content == word(owner, query, prefix.position.seq));
         if !right {
             violated!(self, "client-{n}: {text} is not what {owner} wrote for {query}");
+        }
+    }
+
+    /// Asks for more before it has had everything.
+    fn do_not_wait(&mut self, n: usize, generation: u64) {
+        if self.clients[n].phase == Phase::Reading(generation) {
+            self.clients[n].phase = Phase::Asking;
+            self.clients[n].query += 1;
+            self.ask(n);
         }
     }
 

@@ -77,7 +77,9 @@ impl World {
             }
         }
         if self.outside.is_none()
-            && self.bearers.iter().any(|&pid| !self.is_alive(pid) && !self.has_restored(pid))
+            && self.bearers.iter().any(|&pid| {
+                !self.is_alive(pid) && (!self.has_restored(pid) || self.servers[&pid].to_close > 0)
+            })
         {
             self.outside = Some(Outside::KeeperKilled);
         }
@@ -89,7 +91,7 @@ impl World {
         // What an earlier death took may not be back yet.
         let life = self.broker.incarnation - 1;
         let mut bearers = std::mem::take(&mut self.bearers);
-        bearers.retain(|pid| self.servers[pid].restored != Some(life));
+        bearers.retain(|pid| self.servers[pid].restored != Some(life) || self.servers[pid].in_flight);
         for (&session, record) in before {
             let after = self.broker.memory.records.get(&session).cloned().unwrap_or_default();
             let left: BTreeSet<Position> = after.log.iter().map(|entry| entry.prefix.position).collect();
@@ -149,8 +151,10 @@ impl World {
         self.processes.iter().position(|process| process.name == *owner)
     }
 
+    /// It has said everything again: what had been acknowledged, and what had not.
     fn has_restored(&self, pid: Pid) -> bool {
-        self.servers[&pid].restored == Some(self.broker.incarnation)
+        let server = &self.servers[&pid];
+        server.restored == Some(self.broker.incarnation) && !server.in_flight
     }
 
     /// The broker has been back for as long as servers wait before they claim.

@@ -58,7 +58,8 @@ impl Fault {
     fn draw(random: &mut Random, clients: usize) -> Self {
         let client = random.between(0, clients as u64 - 1) as usize;
         let slot = random.between(0, 1) as usize;
-        let down = random.between(1, 6000);
+        let longest = if random.percent(50) { 6000 } else { 1500 };
+        let down = random.between(1, longest);
         match random.between(0, 15) {
             0 | 1 => Self::CutSocket(client),
             2 | 3 => Self::TakeOver(client),
@@ -108,6 +109,8 @@ pub(crate) enum Manner {
     Resumes,
     /// Submits first, connects later, names no position; a socket a query.
     OldContract,
+    /// Resumes as well, but asks for the next answer without having had this one, and stays away for long.
+    Impatient,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +120,8 @@ pub(crate) struct Plan {
     pub(crate) queries: u64,
     /// Entries of earlier queries that a log keeps.
     pub(crate) keep: usize,
+    /// Clients stay for a while before they close.
+    pub(crate) lingers: bool,
     pub(crate) faults: Vec<(u64, Fault)>,
 }
 
@@ -124,10 +129,15 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let clients: Vec<_> = (0..random.between(1, 3))
-            .map(|_| if random.percent(60) { Manner::Resumes } else { Manner::OldContract })
+            .map(|_| match random.between(0, 9) {
+                0..4 => Manner::Resumes,
+                4..8 => Manner::OldContract,
+                _ => Manner::Impatient,
+            })
             .collect();
         let queries = random.between(2, 4);
         let keep = if random.percent(20) { random.between(0, 12) as usize } else { 1000 };
+        let lingers = random.percent(25);
         // Some come in a row: the next one while the last one heals.
         let spread = if random.percent(30) { random.between(20, 500) } else { 4800 };
         let from = random.between(200, 5000 - spread);
@@ -135,7 +145,7 @@ impl Plan {
             .map(|_| (random.between(from, from + spread), Fault::draw(&mut random, clients.len())))
             .collect();
         faults.sort_by_key(|&(at, _)| at);
-        Self { seed, clients, queries, keep, faults }
+        Self { seed, clients, queries, keep, lingers, faults }
     }
 
     /// The same without one fault.

@@ -44,7 +44,7 @@ pub(crate) struct Slot {
     /// Waits for the cursor of the attachment with this epoch; then begins.
     waits_for: Option<Attached>,
     pub(crate) ended: bool,
-    open: bool,
+    pub(crate) open: bool,
     behind: bool,
     reading: bool,
     resumes: bool,
@@ -331,6 +331,7 @@ impl World {
         }
         match self.slots[id].lane.log_end(mark, gaps) {
             LogEnd::CaughtUp => {
+                self.feed(id);
                 if std::mem::take(&mut self.slots[id].resumes) {
                     self.down(self.slots[id].socket, Down::Resumed);
                 }
@@ -518,7 +519,7 @@ impl World {
         let (early, late) = (self.random.between(1, 60), self.random.between(1, 400));
         // An old client does not come back before its gateway knows: it would say nothing, and the gateway, believing that the
         // dead socket took everything, would let it continue behind what was lost.
-        let resumes = self.plan.clients[client] == crate::plan::Manner::Resumes;
+        let resumes = self.plan.clients[client] != crate::plan::Manner::OldContract;
         let (here, there) = if resumes { (early, late) } else { (early + 400, early) };
         self.after(here, move |world| world.client_lost(id));
         self.within(proxy, there, move |world| {

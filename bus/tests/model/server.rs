@@ -29,7 +29,8 @@ pub(crate) struct Stream {
 
 pub(crate) struct Server {
     slot: usize,
-    link: LinkId,
+    commands: LinkId,
+    appends: LinkId,
     pub(crate) keeper: Keeper,
     vigil: Vigil,
     beat: u64,
@@ -40,7 +41,9 @@ pub(crate) struct Server {
     noticed_at: Option<u64>,
     pub(crate) streams: BTreeMap<(SessionId, u64), Stream>,
     outbox: VecDeque<(SessionId, LogEntry)>,
-    in_flight: bool,
+    pub(crate) in_flight: bool,
+    /// Sessions that are still to be closed again.
+    pub(crate) to_close: usize,
 }
 
 /// What the caller of `/run` hears.
@@ -63,7 +66,8 @@ impl World {
         self.server_slots[slot] = pid;
         let server = Server {
             slot,
-            link: usize::MAX,
+            commands: usize::MAX,
+            appends: usize::MAX,
             keeper: Keeper::new(1 << 24, Duration::from_secs(600), self.plan.keep),
             vigil: Vigil::default(),
             beat: 0,
@@ -74,10 +78,12 @@ impl World {
             streams: BTreeMap::new(),
             outbox: VecDeque::new(),
             in_flight: false,
+            to_close: 0,
         };
         self.servers.insert(pid, server);
-        let link = self.open_link(pid);
-        self.server(pid).link = link;
+        let (commands, appends) = (self.open_link(pid), self.open_link(pid));
+        let server = self.server(pid);
+        (server.commands, server.appends) = (commands, appends);
         self.within(pid, 10, move |world| world.poll(pid));
     }
 
@@ -86,16 +92,23 @@ impl World {
     }
 
     pub(crate) fn cut_server(&mut self, slot: usize) {
-        let link = self.servers[&self.server_slots[slot]].link;
-        self.cut(link);
+        let server = &self.servers[&self.server_slots[slot]];
+        let (commands, appends) = (server.commands, server.appends);
+        let both = self.random.percent(50);
+        self.cut(appends);
+        if both {
+            self.cut(commands);
+        }
     }
 
     /// A connection stands again. To a broker of another life, everything is given back before anything else.
-    pub(crate) fn server_connected(&mut self, pid: Pid) {
+    pub(crate) fn server_connected(&mut self, pid: Pid, link: LinkId) {
+        if link == self.servers[&pid].appends {
+            return self.pump(pid);
+        }
         let (incarnation, up_since, now) = (self.broker.incarnation, self.broker.up_since, self.now);
         let name = self.name(pid).to_owned();
         let server = self.server(pid);
-        let link = server.link;
         let restored = server.restored;
         self.call(link, Request::Subscribe { sessions: Vec::new(), control: Some(name.clone()) }, |_, _| {});
         if restored == Some(incarnation) {
@@ -129,6 +142,9 @@ impl World {
                         note!(world, "{}: has restored everything", world.name(pid));
                         world.server(pid).restored = Some(incarnation);
                         world.pump(pid);
+                        let closed =
+                            world.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed).count();
+                        world.server(pid).to_close = closed;
                         world.within(pid, SETTLE, move |world| world.close_again(pid));
                     }
                 }
@@ -147,18 +163,26 @@ impl World {
     }
 
     fn mark(&mut self, pid: Pid, session: SessionId) {
-        let link = self.servers[&pid].link;
+        let link = self.servers[&pid].commands;
         self.call(link, Request::Close { session }, move |world, answer| {
             if answer.is_none() {
                 world.within(pid, 100, move |world| world.mark(pid, session));
+            } else {
+                let server = world.server(pid);
+                server.to_close = server.to_close.saturating_sub(1);
             }
         });
     }
 
     fn is_restored(&self, pid: Pid) -> bool {
         let server = &self.servers[&pid];
-        let link = &self.links[server.link];
-        link.up && server.restored == Some(link.incarnation)
+        self.gives_what_is_kept(pid, server.commands)
+    }
+
+    /// The connection leads to a broker that has everything back from this server.
+    fn gives_what_is_kept(&self, pid: Pid, link: LinkId) -> bool {
+        let link = &self.links[link];
+        link.up && self.servers[&pid].restored == Some(link.incarnation)
     }
 
     fn may_claim(&self, pid: Pid) -> bool {
@@ -171,7 +195,7 @@ impl World {
         session: SessionId,
         reply: impl FnOnce(&mut World) + 'static,
     ) {
-        let link = self.servers[&pid].link;
+        let link = self.servers[&pid].commands;
         self.call(link, Request::Create { session }, move |world, answer| {
             if answer.is_none() {
                 return world.within(pid, 20, move |world| world.create_session(pid, session, reply));
@@ -191,7 +215,7 @@ impl World {
         if !self.may_claim(pid) {
             return self.within(pid, 1, move |world| reply(world, false));
         }
-        let link = self.servers[&pid].link;
+        let link = self.servers[&pid].commands;
         self.call(link, Request::Close { session }, move |world, answer| {
             let done = matches!(answer, Some(Answer::Exists(true)));
             if done {
@@ -223,7 +247,7 @@ impl World {
             return self.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, reply));
         }
         let name = self.name(pid).to_owned();
-        let link = self.servers[&pid].link;
+        let link = self.servers[&pid].commands;
         let answer = format!("attempt {attempt}");
         let request =
             Request::Claim { session: id, query: query.clone(), answer: answer.clone(), owner: name };
@@ -310,7 +334,7 @@ impl World {
 
     /// Starts the next append, unless one is in flight or something has to be restored first.
     fn pump(&mut self, pid: Pid) {
-        let ready = self.is_restored(pid);
+        let ready = self.gives_what_is_kept(pid, self.servers[&pid].appends);
         let server = self.server(pid);
         if server.in_flight || !ready || server.outbox.is_empty() {
             return;
@@ -323,10 +347,10 @@ impl World {
     /// Appends a batch, again and again until the broker has taken it. A connection carries its entries one by one: it may
     /// be lost between any two.
     fn append(&mut self, pid: Pid, batch: Rc<Vec<(SessionId, LogEntry)>>) {
-        if !self.is_restored(pid) {
+        if !self.gives_what_is_kept(pid, self.servers[&pid].appends) {
             return self.within(pid, 20, move |world| world.append(pid, batch));
         }
-        let link = self.servers[&pid].link;
+        let link = self.servers[&pid].appends;
         let outcomes: Rc<RefCell<Vec<Option<Append>>>> = Rc::default();
         for (id, entry) in batch.iter().cloned() {
             let (outcomes, batch) = (outcomes.clone(), batch.clone());
@@ -381,7 +405,7 @@ impl World {
         let (sent, number) = (self.now, self.number());
         let server = self.server(pid);
         server.beat += 1;
-        let (beat, link) = (server.beat, server.link);
+        let (beat, link) = (server.beat, server.commands);
         server.poll_open = Some(number);
         self.call(link, Request::Beat { name, beat }, move |world, answer| {
             let late = world.now > sent + LATE;
@@ -404,7 +428,7 @@ impl World {
         }
         for owner in gone {
             let beat = beats.iter().find(|(name, _)| *name == owner).map_or(0, |&(_, beat)| beat);
-            let (link, by) = (self.servers[&pid].link, self.name(pid).to_owned());
+            let (link, by) = (self.servers[&pid].commands, self.name(pid).to_owned());
             self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
                 let Some(Answer::Running(running)) = answer else { return };
                 if running.is_empty() {

@@ -328,7 +328,7 @@ impl World {
         (end.up, end.connection, end.incarnation) = (true, connection, incarnation);
         (end.arrival, end.reply) = (0, 0);
         if self.servers.contains_key(&of) {
-            self.server_connected(of);
+            self.server_connected(of, link);
         } else {
             self.proxy_connected(of, link);
         }
