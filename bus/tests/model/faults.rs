@@ -159,7 +159,9 @@ impl World {
 
     /// The broker has been back for as long as servers wait before they claim.
     pub(crate) fn settled(&mut self) {
-        let late = self.bearers.iter().any(|&pid| !self.has_restored(pid) && self.processes[pid].late);
+        let late = self.bearers.iter().any(|&pid| {
+            !self.has_restored(pid) && (self.processes[pid].late || self.broker.paused || self.broker.down)
+        });
         if late && self.outside.is_none() {
             self.outside = Some(Outside::KeeperLate);
         }

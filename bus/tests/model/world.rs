@@ -83,7 +83,7 @@ impl Ord for Due {
 pub(crate) enum Outside {
     /// Redis lost what a server had said, and that server is killed before it gave it back.
     KeeperKilled,
-    /// …or stands still, or is cut off, for longer than its peers wait before they claim.
+    /// …or it stands still, is cut off, or finds Redis standing still again, for longer than its peers wait before they claim.
     KeeperLate,
     /// Redis lost a claim of which the client had heard from another server, and the claim's own server, which stands still,
     /// has not.
