@@ -111,6 +111,12 @@ impl World {
                 !client.gaps.iter().any(|(from, to)| (from.generation..=to.generation).contains(&g))
             })
             .collect();
+        let had: Vec<_> =
+            positions.iter().filter(|at| !client.received.contains_key(at) && told(at)).collect();
+        if !had.is_empty() && self.plan.keep == 1000 {
+            let text = format!("client-{n}: was told that {had:?} are gone, and the log has them");
+            return violated!(self, "{text}");
+        }
         if !missing.is_empty() {
             let text = format!("client-{n}: never received {missing:?}");
             return violated!(self, "{text}");

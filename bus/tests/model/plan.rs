@@ -55,12 +55,12 @@ impl Fault {
         matches!(self, Self::RestartRedis { memory: Memory::Empty | Memory::RolledBack(_), .. })
     }
 
-    fn draw(random: &mut Random, clients: usize) -> Self {
+    fn draw(random: &mut Random, clients: usize, loses: bool) -> Self {
         let client = random.between(0, clients as u64 - 1) as usize;
         let slot = random.between(0, 1) as usize;
         let longest = if random.percent(50) { 6000 } else { 1500 };
         let down = random.between(1, longest);
-        match random.between(0, 15) {
+        match if loses { random.between(13, 15) } else { random.between(0, 15) } {
             0 | 1 => Self::CutSocket(client),
             2 | 3 => Self::TakeOver(client),
             4 => Self::CutPubsub(slot),
@@ -138,11 +138,17 @@ impl Plan {
         let queries = random.between(2, 4);
         let keep = if random.percent(20) { random.between(0, 12) as usize } else { 1000 };
         let lingers = random.percent(25);
-        // Some come in a row: the next one while the last one heals.
-        let spread = if random.percent(30) { random.between(20, 500) } else { 4800 };
+        // Some come in a row: the next one while the last one heals. What Redis forgets while something else breaks is where
+        // most of the rules earn their keep.
+        let (in_a_row, forgets) = (random.percent(40), random.percent(40));
+        let spread = if in_a_row { random.between(20, 800) } else { 4800 };
         let from = random.between(200, 5000 - spread);
-        let mut faults: Vec<_> = (0..random.between(0, 5))
-            .map(|_| (random.between(from, from + spread), Fault::draw(&mut random, clients.len())))
+        let count = random.between(0, 5);
+        let mut faults: Vec<_> = (0..count)
+            .map(|n| {
+                let loses = in_a_row && forgets && n == 0;
+                (random.between(from, from + spread), Fault::draw(&mut random, clients.len(), loses))
+            })
             .collect();
         faults.sort_by_key(|&(at, _)| at);
         Self { seed, clients, queries, keep, lingers, faults }
