@@ -46,17 +46,15 @@ impl World {
                 ends.insert(entry.position.generation, *entry);
             }
         }
-        for ((_, generation), (query, owner)) in self.broker.claims.clone() {
-            if !self.broker.claims.contains_key(&(id, generation))
-                || self.broker.claims[&(id, generation)].0 != query
-            {
+        for ((of, generation), (query, owner)) in self.broker.claims.clone() {
+            if of != id {
                 continue;
             }
             let promised = self.clients[n].promised.get(&query) == Some(&generation);
             match ends.get(&generation) {
                 // Only Redis' loss of what it had not acknowledged takes one away, and whoever lacks it is told.
                 None if promised && !self.plan.forgets() => {
-                    violated!(self, "{}: {query} {generation} of {owner} has no terminator", short(id))
+                    violated!(self, "{}: {query} {generation} of {owner} has no terminator", short(id));
                 }
                 Some(end) if promised => self.check_query(n, *end, &query, &owner),
                 _ => {}

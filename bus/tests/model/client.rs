@@ -4,8 +4,8 @@
 use crate::{
     broker::word,
     plan::{Manner, PROXIES, SERVERS},
-    proxy::{Down, SocketId},
     server::RunAnswer,
+    socket::{Down, SocketId},
     world::{World, forbidden, note, session, violated},
 };
 use protocol::{Event, Frame, Kind, Position, Prefix};
@@ -316,9 +316,6 @@ impl World {
         let client = &self.clients[n];
         if client.socket.is_some() && client.manner != Manner::OldContract && client.phase != Phase::Done {
             self.open(n);
-            if self.clients[n].phase == Phase::Connecting {
-                return;
-            }
         }
     }
 

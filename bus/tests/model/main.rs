@@ -7,10 +7,12 @@ mod broker;
 mod check;
 mod client;
 mod faults;
+mod peers;
 mod plan;
 mod proxy;
 mod random;
 mod server;
+mod socket;
 mod world;
 
 use plan::Plan;

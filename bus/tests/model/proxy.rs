@@ -3,6 +3,7 @@
 
 use crate::{
     broker::{Answer, Request, Said},
+    socket::{Down, SocketId},
     world::{LinkId, Pid, World, note, short},
 };
 use bus::rules::Attached;
@@ -17,7 +18,6 @@ const RETRY: u64 = 200;
 const PAGE: usize = 5;
 
 pub(crate) type SlotId = usize;
-pub(crate) type SocketId = usize;
 
 pub(crate) struct Proxy {
     slot: usize,
@@ -48,39 +48,8 @@ pub(crate) struct Slot {
     behind: bool,
     reading: bool,
     resumes: bool,
-    handed_over: Position,
+    pub(crate) handed_over: Position,
     release_sent: bool,
-}
-
-/// A socket between a gateway and a client: bytes in order, until it is cut.
-pub(crate) struct Socket {
-    pub(crate) client: usize,
-    pub(crate) proxy: Pid,
-    slot: Option<SlotId>,
-    pub(crate) cut: bool,
-    down: u64,
-    up: u64,
-}
-
-/// What comes down a socket.
-#[derive(Clone, Debug)]
-pub(crate) enum Down {
-    Open,
-    Refused,
-    Event {
-        prefix: Prefix,
-        frame: Box<[u8]>,
-    },
-    Gap {
-        from: Position,
-        to: Position,
-    },
-    Resumed,
-    Close {
-        taken_over: bool,
-    },
-    /// The client's close is answered.
-    Closed,
 }
 
 impl World {
@@ -412,7 +381,7 @@ impl World {
     }
 
     /// Ends an attachment; it is forgotten when the broker knows.
-    fn release(&mut self, id: SlotId, cursor: Option<Position>) {
+    pub(crate) fn release(&mut self, id: SlotId, cursor: Option<Position>) {
         let Slot { proxy: pid, session, epoch, release_sent, .. } = self.slots[id];
         if epoch == 0 || release_sent {
             return;
@@ -464,69 +433,5 @@ impl World {
             }
             Said::Cancel { .. } => {}
         }
-    }
-
-    /// Sends something down a socket.
-    fn down(&mut self, id: SocketId, what: Down) {
-        let lag = self.lag();
-        let socket = &mut self.sockets[id];
-        let at = socket.down.max(self.now + lag);
-        socket.down = at;
-        self.after(at - self.now, move |world| {
-            if !world.sockets[id].cut {
-                world.client_hears(id, what);
-            }
-        });
-    }
-
-    pub(crate) fn open_socket(&mut self, client: usize, pid: Pid, start: Option<Position>) -> SocketId {
-        self.sockets.push(Socket { client, proxy: pid, slot: None, cut: false, down: 0, up: 0 });
-        let id = self.sockets.len() - 1;
-        let (lag, session) = (self.lag(), crate::world::session(client));
-        self.sockets[id].up = self.now + lag;
-        self.within(pid, lag, move |world| {
-            if !world.sockets[id].cut {
-                world.attach(pid, session, id, start);
-            }
-        });
-        id
-    }
-
-    /// The client says that it has everything and wants nothing more.
-    pub(crate) fn close_socket(&mut self, id: SocketId) {
-        let lag = self.lag();
-        let Socket { proxy, slot, up, .. } = self.sockets[id];
-        let at = up.max(self.now + lag);
-        self.sockets[id].up = at;
-        self.within(proxy, at - self.now, move |world| {
-            if world.sockets[id].cut {
-                return;
-            }
-            if let Some(slot) = slot {
-                let cursor = world.slots[slot].handed_over;
-                world.release(slot, Some(cursor));
-            }
-            world.down(id, Down::Closed);
-        });
-    }
-
-    /// Both ends notice, each in its time; what was on its way is lost.
-    pub(crate) fn cut_socket(&mut self, id: SocketId) {
-        if std::mem::replace(&mut self.sockets[id].cut, true) {
-            return;
-        }
-        let (client, proxy) = (self.sockets[id].client, self.sockets[id].proxy);
-        let (early, late) = (self.random.between(1, 60), self.random.between(1, 400));
-        // An old client does not come back before its gateway knows: it would say nothing, and the gateway, believing that the
-        // dead socket took everything, would let it continue behind what was lost.
-        let resumes = self.plan.clients[client] != crate::plan::Manner::OldContract;
-        let (here, there) = if resumes { (early, late) } else { (early + 400, early) };
-        self.after(here, move |world| world.client_lost(id));
-        self.within(proxy, there, move |world| {
-            if let Some(slot) = world.sockets[id].slot {
-                world.slots[slot].ended = true;
-                world.release(slot, None);
-            }
-        });
     }
 }

@@ -5,9 +5,10 @@ use crate::{
     broker::{Answer, Broker, Request},
     client::Client,
     plan::{PROXIES, Plan, SERVERS},
-    proxy::{Proxy, Slot, Socket},
+    proxy::{Proxy, Slot},
     random::Random,
     server::Server,
+    socket::Socket,
 };
 use protocol::SessionId;
 use std::{
@@ -78,7 +79,7 @@ impl Ord for Due {
     }
 }
 
-/// What a history came to.
+/// What is more than the design promises to survive. Even then nothing is skipped in silence inside a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outside {
     /// Redis lost what a server had said, and that server is killed before it gave it back.
