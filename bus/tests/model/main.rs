@@ -19,7 +19,7 @@ use plan::Plan;
 use std::collections::BTreeMap;
 use world::World;
 
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 40_000;
 
 fn run(plan: &Plan, verbose: bool) -> World {
     let mut world = World::new(plan, verbose);
