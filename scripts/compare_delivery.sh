@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# What delivery with the log costs against plain pub/sub: the same saturating load through HAProxy over either kind of
-# stack, in interleaved pairs on one machine. Prints tokens a second of each run, and the median of the pairs' ratios.
+# What delivery with the log costs against plain pub/sub: the same streams through HAProxy over either kind of stack, in
+# interleaved pairs on one machine. What is compared is how many tokens a second of the stack's CPU time carries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'END'
-Usage: scripts/compare_delivery.sh [--pairs N] [--clients N] [--queries N] [--write]
+Usage: scripts/compare_delivery.sh [OPTIONS]
 
   --pairs N     interleaved pairs (5)
-  --clients N   sessions (500)
-  --queries N   queries each, of 100 tokens without a pause (20)
+  --clients N   sessions (1000)
+  --tokens N    tokens of each of their two queries, 50 ms apart (100)
   --direct      past HAProxy, straight to one gateway
   --write       put the result into docs/delivery.md
+  --help        this text
 END
 }
 
 die() { echo "compare_delivery: $1" >&2; exit "${2:-1}"; }
-pairs=5 clients=500 queries=20 write='' direct=''
+pairs=5 clients=1000 tokens=100 write='' direct=''
 while (($#)); do
     case $1 in
-    --pairs | --clients | --queries)
+    --pairs | --clients | --tokens)
         [[ ${2:-} =~ ^[1-9][0-9]{0,5}$ ]] || die "$1 takes a number, not '${2:-}'" 104
         declare "${1#--}=$2" && shift ;;
     --direct) direct=yes ;;
@@ -53,20 +54,31 @@ for kind in log pubsub; do
     "$bin/stack" --name "compare-$kind-$$" status --json >"$work/$kind.json"
 done
 
-run() { # KIND: tokens a second
-    local ws
+# CPU seconds of all the stack's processes, HAProxy's workers too.
+cpu() { # KIND
+    local pids
+    pids=$(jq -r '.processes[].pid' "$work/$1.json")
+    # shellcheck disable=SC2086 # a word a process
+    for pid in $pids $(for parent in $pids; do pgrep -P "$parent" || true; done); do
+        sed 's/.*) //' "/proc/$pid/stat"
+    done | awk -v hz="$(getconf CLK_TCK)" '{ ticks += $12 + $13 } END { print ticks / hz }'
+}
+
+run() { # KIND: tokens, the stack's CPU seconds, tokens that were lost, tokens a second
+    local ws before after code=0 summary
     ws=$(jq -r .ws_url "$work/$1.json")
     if [[ -n $direct ]]; then
         ws=ws://127.0.0.1:$(jq -r '.processes[] | select(.name == "wsproxy-1") | .port' "$work/$1.json")
     fi
-    local code=0
-    "$bin/client" --api-url "$(jq -r .api_url "$work/$1.json")" --wsproxy-url "$ws" --clients "$clients" --queries "$queries" \
-        --tokens 100 --ttft-ms 0 --itl-ms 0 --ramp-up 1 --query-timeout 120 --output-dir "$work" --name run-"$1" --quiet \
+    before=$(cpu "$1")
+    "$bin/client" --api-url "$(jq -r .api_url "$work/$1.json")" --wsproxy-url "$ws" --clients "$clients" --queries 2 \
+        --tokens "$tokens" --itl-ms 50 --ramp-up 1 --query-timeout 60 --output-dir "$work" --name run-"$1" --quiet \
         >"$work/out" 2>&1 || code=$?
     case $code in 0 | 98 | 99) ;; *) die "the client ended with $code: $(cat "$work/out")" ;; esac
-    local summary
+    after=$(cpu "$1")
     summary=$(find "$work" -name "run-$1*_summary.json" | sort | tail -n 1)
-    jq -r '"\(.output_throughput) \(.tokens_expected - .tokens_received)"' "$summary"
+    jq -r --argjson cpu "$(awk -v a="$after" -v b="$before" 'BEGIN { print a - b }')" \
+        '"\(.tokens_received) \($cpu) \(.tokens_expected - .tokens_received) \(.output_throughput | round)"' "$summary"
     rm -f "$work"/run-*
 }
 
@@ -74,20 +86,23 @@ run log >/dev/null
 run pubsub >/dev/null
 ratios=()
 {
-    echo "| pair | log, tokens/s | pub/sub, tokens/s | ratio | lost by log | lost by pub/sub |"
+    echo "| pair | log: µs of CPU a token | pub/sub: µs of CPU a token | ratio | log: tokens/s, lost | pub/sub: tokens/s, lost |"
     echo "|---|---|---|---|---|---|"
 } | tee "$work/table"
 for ((pair = 1; pair <= pairs; pair++)); do
     # Whoever is first in one pair is second in the next.
     if ((pair % 2)); then log=$(run log) pubsub=$(run pubsub); else pubsub=$(run pubsub) log=$(run log); fi
-    ratio=$(jq -nr --argjson a "${log% *}" --argjson b "${pubsub% *}" '$a / $b * 1000 | round / 1000')
+    read -r tokens_l cpu_l lost_l rate_l <<<"$log"
+    read -r tokens_p cpu_p lost_p rate_p <<<"$pubsub"
+    ratio=$(awk -v a="$cpu_l" -v m="$tokens_l" -v b="$cpu_p" -v n="$tokens_p" 'BEGIN { printf "%.3f", (b / n) / (a / m) }')
     ratios+=("$ratio")
-    printf '| %d | %.0f | %.0f | %.3f | %d | %d |\n' "$pair" "${log% *}" "${pubsub% *}" "$ratio" "${log#* }" "${pubsub#* }" |
-        tee -a "$work/table"
+    awk -v pair="$pair" -v a="$cpu_l" -v m="$tokens_l" -v b="$cpu_p" -v n="$tokens_p" -v ratio="$ratio" \
+        -v l="$rate_l, $lost_l" -v p="$rate_p, $lost_p" \
+        'BEGIN { printf "| %d | %.1f | %.1f | %.3f | %s | %s |\n", pair, a / m * 1e6, b / n * 1e6, ratio, l, p }' | tee -a "$work/table"
 done
 median=$(printf '%s\n' "${ratios[@]}" | sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }')
-printf '\nMedian of %d pairs: the log carries %.1f %% of what plain pub/sub carries%s.\n' "$pairs" \
-    "$(jq -n "$median * 100")" "${direct:+, past HAProxy}" | tee -a "$work/table"
+printf '\nMedian of %d pairs: a second of CPU carries %.1f %% of the tokens with the log that it carries with plain pub/sub%s.\n' \
+    "$pairs" "$(jq -n "$median * 100")" "${direct:+, past HAProxy}" | tee -a "$work/table"
 if [[ -n $write ]]; then
     sed -i -e '/^<!-- comparison -->$/,/^<!-- end of comparison -->$/{//!d}' -e "/^<!-- comparison -->\$/r $work/table" docs/delivery.md
 fi
