@@ -13,7 +13,7 @@ use uuid::Uuid;
 /// So long after Redis may have forgotten, what is unknown may still be given back by others.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// So long after Redis may have forgotten, nobody claims: others may know of a later claim.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// What tells one Redis from another.
 #[derive(Clone, Debug, PartialEq, Eq)]

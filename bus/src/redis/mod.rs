@@ -176,6 +176,19 @@ impl Inner {
         if same && !self.incarnation.is_young() { Ok(()) } else { Err(BusError::Restoring) }
     }
 
+    /// Closes the session in Redis. Said again, it marks a log whose mark was forgotten. False for one that Redis does not know.
+    async fn close(&self, session: SessionId) -> Result<bool, BusError> {
+        let mut script = self.scripts.close.key(self.names.meta(session));
+        script
+            .key(self.names.log(session))
+            .arg(self.names.prefix())
+            .arg(session.to_string())
+            .arg(self.ttl())
+            .arg(self.delivery())
+            .arg(self.names.down(session));
+        self.invoke(&script).await
+    }
+
     fn restored(&self) -> Result<(), BusError> {
         if self.incarnation.is_restored() { Ok(()) } else { Err(BusError::Restoring) }
     }
@@ -266,15 +279,7 @@ impl Broker for RedisBroker {
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {
         let inner = &self.inner;
         inner.settled()?;
-        let mut script = inner.scripts.close.key(inner.names.meta(session));
-        script
-            .key(inner.names.log(session))
-            .arg(inner.names.prefix())
-            .arg(session.to_string())
-            .arg(inner.ttl())
-            .arg(inner.delivery())
-            .arg(inner.names.down(session));
-        let known: bool = inner.invoke(&script).await?;
+        let known = inner.close(session).await?;
         if known {
             inner.keeper.lock().closed(session, Instant::now());
         } else {

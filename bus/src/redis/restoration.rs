@@ -1,7 +1,7 @@
 //! Giving back to a Redis that forgot: a server what it said and claimed, a gateway what it holds and released.
 //! Every step may be repeated, and changes nothing where nothing was forgotten.
 
-use super::{Inner, link::Link};
+use super::{Inner, incarnation::SETTLE, link::Link};
 use crate::{BusError, Counters, Role, rules::Kept};
 use protocol::{Position, SessionId};
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
@@ -33,6 +33,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             Ok(()) => {
                 Counters::add(&inner.counters.restorations, 1);
                 inner.incarnation.restored(losses);
+                close_again(&inner).await;
             }
             Err(error) => {
                 tracing::debug!("not everything was given back, trying again: {error}");
@@ -74,6 +75,26 @@ async fn give_back_sessions(
         }
     }
     Ok(())
+}
+
+/// Closes again what was closed here, once others have had their time: until then one of them may know of a later query, whose
+/// events must come before the log's mark. A loss that comes meanwhile has all of it done again.
+async fn close_again(inner: &Arc<Inner>) {
+    let closed: Vec<SessionId> = {
+        let keeper = inner.keeper.lock();
+        keeper.sessions().filter(|(_, kept)| kept.closed).map(|(session, _)| session).collect()
+    };
+    if closed.is_empty() {
+        return;
+    }
+    tokio::time::sleep(SETTLE).await;
+    for session in closed {
+        if inner.incarnation.is_settled()
+            && let Err(error) = inner.close(session).await
+        {
+            tracing::debug!(%session, "a session was not closed again: {error}");
+        }
+    }
 }
 
 async fn load(inner: &Inner, connection: &mut MultiplexedConnection) -> Result<(), BusError> {

@@ -23,6 +23,10 @@ end
 
 /// Marks the end of a closed session behind all its events.
 const MARK_CLOSED: &str = r#"
+local function is_marked(log)
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  return last and string.find(last[2][2], '","type":"closed"', 1, true)
+end
 local function mark_closed(log, down, logged)
   local generation, seq = '0', '0'
   if logged then generation, seq = top(log) end
@@ -101,7 +105,7 @@ redis.call('EXPIRE', meta, ttl)
 if running then
   redis.call('PUBLISH', prefix .. 'control:' .. owner,
     '{"cancel":{"session":"' .. session .. '","generation":' .. generation .. '}}')
-elseif status ~= 'closed' then
+elseif status ~= 'closed' or (logged and not is_marked(log)) then
   mark_closed(log, down, logged)
   redis.call('EXPIRE', log, ttl)
 end
@@ -172,7 +176,8 @@ return 1
 
 /// KEYS meta, log, the owner's running sessions. ARGV ttl, 'log' | 'pubsub', down channel, session, owner, '1' with the last
 /// entries, closed, generation, prev, query, answer, running; then id and frame of each entry, oldest first.
-/// What lies between a fence and the position that it names came from a stale writer and is left out.
+/// What lies between a fence and the position that it names came from a stale writer and is left out. A closed session's log
+/// is not marked here: others may know of a later query.
 const RESTORE: &str = r#"
 local meta, log, ours = KEYS[1], KEYS[2], KEYS[3]
 local ttl, logged, down, session, owner = ARGV[1], ARGV[2] == 'log', ARGV[3], ARGV[4], ARGV[5]
@@ -256,12 +261,7 @@ end
 redis.call('EXPIRE', meta, ttl)
 if not logged then return 1 end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-local frame = last and last[2][2]
-if status == 'closed' and not running and not (frame and string.find(frame, '","type":"closed"', 1, true)) then
-  mark_closed(log, down, logged)
-elseif frame then
-  redis.call('PUBLISH', down, frame)
-end
+if last then redis.call('PUBLISH', down, last[2][2]) end
 return 1
 "#;
 
@@ -317,7 +317,7 @@ impl Scripts {
             release: Script::new(RELEASE),
             reattach: Script::new(REATTACH),
             restore_cursor: Script::new(RESTORE_CURSOR),
-            restore: Script::new(&[TOP, MARK_CLOSED, RESTORE].concat()),
+            restore: Script::new(&[TOP, RESTORE].concat()),
             bury: Script::new(&[TOP, FENCE, MARK_CLOSED, BURY].concat()),
         }
     }
