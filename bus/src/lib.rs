@@ -120,6 +120,9 @@ pub enum ClaimError {
     /// No such session.
     #[error("session not found")]
     Unknown,
+    /// The session ran this query before its last one.
+    #[error("this query was run before")]
+    Past,
     /// The session was closed.
     #[error("session is closed")]
     Closed,

@@ -188,6 +188,7 @@ impl Broker for MemoryBroker {
             Claimed::Now { generation, .. } => Ok(Claim { generation, repeat_of: None }),
             Claimed::Before { generation, answer, .. } => Ok(Claim { generation, repeat_of: Some(answer) }),
             Claimed::Unknown => Err(ClaimError::Unknown),
+            Claimed::Past => Err(ClaimError::Past),
             Claimed::Closed => Err(ClaimError::Closed),
             Claimed::Busy => Err(ClaimError::Busy),
         }

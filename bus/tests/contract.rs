@@ -79,6 +79,8 @@ async fn who_may_claim(bus: Fixture) {
     let next = bus.claim(session, "q2").await;
     assert!(next > claim.generation);
     bus.server.append(&query_batch(session, next, 1..=1, true)).await.unwrap();
+    let late = bus.server.claim(session, request("q1", "")).await;
+    assert!(matches!(late, Err(ClaimError::Past)), "a call that came late ran its query again: {late:?}");
     assert!(bus.server.close(session).await.unwrap());
     assert!(bus.server.close(session).await.unwrap(), "closing twice is fine");
     assert!(matches!(bus.server.claim(session, request("q3", "")).await, Err(ClaimError::Closed)));

@@ -120,3 +120,35 @@ async fn keys_expire() {
         assert!((1..=77).contains(&ttl), "{key} lives for {ttl} s");
     }
 }
+
+/// A takeover is said once, on a channel that may be down just then.
+#[tokio::test]
+async fn a_takeover_that_was_missed_is_noticed() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    // Somebody else's attachment, of which nobody is told.
+    let attach = format!("test:session:{session}:attach");
+    let (epoch, ()): (u64, ()) = redis::pipe()
+        .cmd("HINCRBY")
+        .arg(&attach)
+        .arg("epoch")
+        .arg(1)
+        .cmd("HSET")
+        .arg(&attach)
+        .arg("holder")
+        .arg("another")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert!(epoch > 1);
+    let _: Value = redis::cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("pubsub")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
+}

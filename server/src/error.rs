@@ -19,6 +19,8 @@ pub(crate) enum ApiError {
     UnknownMethod,
     #[error("Session not found")]
     UnknownSession,
+    #[error("this query was run before, others have followed: give a new one a query_id of its own")]
+    Past,
     #[error("session is closed: create another one")]
     Closed,
     #[error("a query is running already: wait for its terminator")]
@@ -44,7 +46,7 @@ impl ApiError {
         match self {
             Self::UnknownPath | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::UnknownMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Closed | Self::Busy => StatusCode::CONFLICT,
+            Self::Past | Self::Closed | Self::Busy => StatusCode::CONFLICT,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,

@@ -183,6 +183,7 @@ impl Runs {
                     });
                 }
                 Err(ClaimError::Unknown) => return Err(ApiError::UnknownSession),
+                Err(ClaimError::Past) => return Err(ApiError::Past),
                 Err(ClaimError::Closed) => return Err(ApiError::Closed),
                 Err(ClaimError::Busy) => return Err(ApiError::Busy),
                 Err(ClaimError::Bus(error)) => error,

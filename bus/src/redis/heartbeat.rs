@@ -39,7 +39,9 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
             Ok(beats) if asked.elapsed() < LATE && last.elapsed() < INTERVAL + LATE => {
                 let alive = beats.iter().map(|(name, beat)| (name.as_str(), beat.as_str()));
                 for server in vigil.answered(alive) {
-                    if let Err(error) = Box::pin(bury(&inner, connection.clone(), &server)).await {
+                    if let Err(error) =
+                        Box::pin(bury(&inner, connection.clone(), &server, &beats[&server])).await
+                    {
                         tracing::warn!(server, %error, "the queries of a server that is gone were not ended, trying again");
                     }
                 }
@@ -73,7 +75,12 @@ async fn round(
 }
 
 /// Ends the queries of a server that is gone.
-async fn bury(inner: &Inner, mut connection: MultiplexedConnection, server: &str) -> Result<(), BusError> {
+async fn bury(
+    inner: &Inner,
+    mut connection: MultiplexedConnection,
+    server: &str,
+    beat: &str,
+) -> Result<(), BusError> {
     let failed = |error: redis::RedisError| Link::failed(&error);
     let running = inner.names.running(server);
     let mut ask = redis::pipe();
@@ -93,7 +100,8 @@ async fn bury(inner: &Inner, mut connection: MultiplexedConnection, server: &str
         let ids: Vec<Option<String>> = ask.query_async(&mut connection).await.map_err(failed)?;
         let mut end = Pipeline::new();
         for (&(session, generation), id) in some.iter().zip(ids) {
-            let keys = [inner.names.meta(session), inner.names.log(session), running.clone()];
+            let keys =
+                [inner.names.meta(session), inner.names.log(session), running.clone(), inner.names.servers()];
             let mut call = eval(inner.scripts.bury.get_hash(), &keys);
             call.arg(server)
                 .arg(generation)
@@ -101,15 +109,15 @@ async fn bury(inner: &Inner, mut connection: MultiplexedConnection, server: &str
                 .arg(terminator_behind_its_id(&id.unwrap_or_default()))
                 .arg(inner.ttl())
                 .arg(inner.delivery())
-                .arg(inner.names.down(session));
+                .arg(inner.names.down(session))
+                .arg(beat);
             end.add_command(call);
         }
         let ended: Vec<u64> = end.query_async(&mut connection).await.map_err(failed)?;
         Counters::add(&inner.counters.buried, ended.iter().sum());
     }
-    let mut forget = redis::pipe();
-    forget.cmd("HDEL").arg(inner.names.servers()).arg(server).ignore();
-    forget.query_async(&mut connection).await.map_err(failed)
+    let mut forget = inner.scripts.forget_server.key(inner.names.servers());
+    forget.arg(server).arg(beat).invoke_async(&mut connection).await.map_err(failed)
 }
 
 /// The frame of the terminator without its id, which only Redis knows.

@@ -247,6 +247,7 @@ impl Broker for RedisBroker {
         let repeated = match outcome.as_str() {
             "claimed" => false,
             "repeat" => true,
+            "past" => return Err(ClaimError::Past),
             "closed" => return Err(ClaimError::Closed),
             "busy" => return Err(ClaimError::Busy),
             _ => {

@@ -20,10 +20,22 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Cursors that a gateway remembers at most.
 const CURSORS: usize = 65_536;
 
-/// Restores whenever something was forgotten, for ever.
+/// Restores whenever something was forgotten, for ever. After the control channel was down a gateway says again what it holds:
+/// it may have missed that another took a session over.
 pub(super) async fn run(inner: Arc<Inner>) {
     loop {
-        let losses = inner.incarnation.loss().await;
+        let losses = tokio::select! {
+            losses = inner.incarnation.loss() => losses,
+            () = inner.subscribers[0].came_back() => {
+                let mut connection = inner.commands.connected().await;
+                if let Err(error) = give_back_holders(&inner, &mut connection).await {
+                    tracing::debug!("what is held was not said again, trying again: {error}");
+                    inner.subscribers[0].said_nothing();
+                    tokio::time::sleep(RETRY).await;
+                }
+                continue;
+            }
+        };
         let mut connection = inner.commands.connected().await;
         let restored = match inner.config.role {
             Role::Server => give_back_sessions(&inner, &mut connection).await,
@@ -221,7 +233,7 @@ pub(super) fn eval(hash: &str, keys: &[String]) -> Cmd {
     call
 }
 
-/// A gateway's part: who holds which session, and the cursors that it released.
+/// A gateway's part: the cursors that it released, and who holds which session.
 async fn give_back_attachments(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
@@ -238,6 +250,15 @@ async fn give_back_attachments(
         }
         send(connection, &pipeline).await?;
     }
+    give_back_holders(inner, connection).await
+}
+
+async fn give_back_holders(
+    inner: &Arc<Inner>,
+    connection: &mut MultiplexedConnection,
+) -> Result<(), BusError> {
+    let reattach = &inner.scripts.reattach;
+    reattach.load_async(connection).await.map_err(|error| Link::failed(&error))?;
     for some in inner.hub.sessions().chunks(SESSIONS) {
         let held: Vec<_> = some
             .iter()

@@ -43,10 +43,14 @@ const CLAIM: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local query, answer, owner, ttl, keep, logged, down, session =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7], ARGV[8]
-local status, last_query, last_generation, last_prev, last_answer, running =
-  unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running'))
+local status, last_query, last_generation, last_prev, last_answer, running, past =
+  unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running', 'past'))
 if not status then return {'unknown', '0', '0-0', ''} end
 if last_query == query then return {'repeat', last_generation, last_prev or '0-0', last_answer} end
+past = cjson.decode(past or '[]')
+for _, id in ipairs(past) do
+  if id == query then return {'past', '0', '0-0', ''} end
+end
 if status ~= 'active' then return {'closed', '0', '0-0', ''} end
 if running then return {'busy', '0', '0-0', ''} end
 local top_generation, top_seq = '0', '0'
@@ -60,6 +64,11 @@ if logged then redis.call('XTRIM', log, 'MAXLEN', keep) end
 fence(log, down, generation, prev, logged)
 if logged then redis.call('EXPIRE', log, ttl) end
 redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer, 'running', '1', 'owner', owner)
+if last_query then
+  past[#past + 1] = last_query
+  if #past > 8 then table.remove(past, 1) end
+  redis.call('HSET', meta, 'past', cjson.encode(past))
+end
 redis.call('HSET', KEYS[4], session, generation)
 redis.call('EXPIRE', meta, ttl)
 redis.call('EXPIRE', KEYS[3], ttl)
@@ -230,7 +239,7 @@ if logged and ARGV[FIRST] then
   top_g, top_s = tonumber(top_g), tonumber(top_s)
   local g, s = split(ARGV[FIRST])
   local prev_g, prev_s = fenced(ARGV[FIRST + 1])
-  local behind = top_g == 0 or (g == top_g and s == top_s + 1)
+  local behind = (top_g == 0 and top_s == 0) or (g == top_g and s == top_s + 1)
     or (prev_g and above(g, s, top_g, top_s) and not above(top_g, top_s, prev_g, prev_s))
   if behind then
     for n = FIRST, #ARGV, 2 do redis.call('XADD', log, ARGV[n], 'e', ARGV[n + 1]) end
@@ -265,12 +274,14 @@ if last then redis.call('PUBLISH', down, last[2][2]) end
 return 1
 "#;
 
-/// KEYS meta, log, the dead server's running sessions. ARGV the dead server, generation, session, the terminator's frame behind
-/// its id, ttl, 'log' | 'pubsub', down channel. Answers 1 where it ended the query.
+/// KEYS meta, log, the dead server's running sessions, servers. ARGV the dead server, generation, session, the terminator's frame
+/// behind its id, ttl, 'log' | 'pubsub', down channel, the heartbeat that stood still. Answers 1 where it ended the query.
 const BURY: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local owner, generation, session, tail, ttl, logged, down =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7]
+local beat = redis.call('HGET', KEYS[4], owner)
+if beat and beat ~= ARGV[8] then return 0 end
 local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
 redis.call('HDEL', KEYS[3], session)
 if not running or current ~= generation or now_owner ~= owner then return 0 end
@@ -295,6 +306,12 @@ if status == 'closed' then mark_closed(log, down, logged) end
 return 1
 "#;
 
+/// KEYS servers. ARGV server, the heartbeat that stood still: forgets it unless it lives after all.
+const FORGET_SERVER: &str = r"
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
+return 0
+";
+
 pub(super) struct Scripts {
     pub(super) claim: Script,
     pub(super) terminate: Script,
@@ -305,6 +322,7 @@ pub(super) struct Scripts {
     pub(super) restore_cursor: Script,
     pub(super) restore: Script,
     pub(super) bury: Script,
+    pub(super) forget_server: Script,
 }
 
 impl Scripts {
@@ -318,6 +336,7 @@ impl Scripts {
             reattach: Script::new(REATTACH),
             restore_cursor: Script::new(RESTORE_CURSOR),
             restore: Script::new(&[TOP, RESTORE].concat()),
+            forget_server: Script::new(FORGET_SERVER),
             bury: Script::new(&[TOP, FENCE, MARK_CLOSED, BURY].concat()),
         }
     }

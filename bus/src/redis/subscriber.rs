@@ -44,6 +44,8 @@ pub(super) struct Subscriber {
     /// The process's control channel, which the first of the subscribers hears.
     control_channel: String,
     control: mpsc::Sender<Control>,
+    /// The subscription stands, again perhaps.
+    back: Notify,
     /// What it publishes to itself.
     probe: String,
     /// Messages of any kind that arrived.
@@ -78,6 +80,7 @@ impl Subscriber {
             link,
             control_channel: names.control(owner),
             control,
+            back: Notify::new(),
             probe: names.probe(owner, share.index),
             names,
             heard: AtomicU64::new(0),
@@ -86,6 +89,16 @@ impl Subscriber {
             pending: Mutex::default(),
             wake: Notify::new(),
         })
+    }
+
+    /// Waits until the subscription stands again.
+    pub(super) async fn came_back(&self) {
+        self.back.notified().await;
+    }
+
+    /// What was to be said after it came back was not said.
+    pub(super) fn said_nothing(&self) {
+        self.back.notify_one();
     }
 
     /// Subscribes to a session that the hub holds; returns when Redis has confirmed it.
@@ -242,6 +255,7 @@ impl Purpose for Subscribing {
             slot.resubscribed();
         }
         if subscriber.hears_itself(connection).await? {
+            subscriber.back.notify_one();
             return Ok(());
         }
         Err((redis::ErrorKind::Client, "a message to itself did not arrive").into())

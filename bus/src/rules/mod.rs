@@ -59,6 +59,9 @@ pub enum Status {
     Closed,
 }
 
+/// Earlier queries whose ids a session remembers.
+pub const PAST_QUERIES: usize = 8;
+
 /// What a claim needs to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Claiming<'a> {
@@ -95,6 +98,8 @@ pub enum Claimed {
     },
     /// No such session.
     Unknown,
+    /// An earlier query of the session: a call that came late must not run it again.
+    Past,
     /// The session is closed.
     Closed,
     /// Another query runs.
@@ -141,6 +146,8 @@ pub struct Record {
     pub query: String,
     /// What was kept with it.
     pub answer: String,
+    /// The queries before it, oldest first.
+    pub past: VecDeque<String>,
     /// Who plays it, while it runs.
     pub running: Option<String>,
     /// Empty where events are only published.
@@ -175,6 +182,9 @@ impl Record {
             let answer = self.answer.clone();
             return Claimed::Before { generation: self.generation, prev: self.prev, answer };
         }
+        if self.past.iter().any(|past| past == query) {
+            return Claimed::Past;
+        }
         if status == Status::Closed {
             return Claimed::Closed;
         }
@@ -189,8 +199,13 @@ impl Record {
             self.log.shrink_to(keep);
         }
         self.fence(generation, prev, logged, out);
+        let last = std::mem::replace(&mut self.query, query.to_owned());
+        if self.generation > 0 {
+            self.past.push_back(last);
+            self.past.drain(..self.past.len().saturating_sub(PAST_QUERIES));
+        }
         (self.generation, self.prev) = (generation, prev);
-        (self.query, self.answer) = (query.to_owned(), answer.to_owned());
+        self.answer = answer.to_owned();
         self.running = Some(owner.to_owned());
         Claimed::Now { generation, prev }
     }

@@ -1,7 +1,7 @@
 //! The broker: a record a session, heartbeats, subscriptions, and a memory that can fail. Every step on a record is the one of
 //! `bus::rules`; what the step says goes out on the connections that listen.
 
-use crate::world::{Action, LinkId, Outside, World, note, short, violated};
+use crate::world::{Action, LinkId, World, note, short, violated};
 use bus::rules::{Append, Attached, Claimed, Claiming, Effect, Kept, LogEntry, Record};
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -236,16 +236,6 @@ impl World {
     }
 
     fn claim_made(&mut self, id: (SessionId, u64), query: String, owner: String) {
-        let twice = self
-            .broker
-            .claims
-            .iter()
-            .find(|((session, _), (before, _))| *session == id.0 && *before == query);
-        if let Some(((_, generation), _)) = twice
-            && self.broker.claims.keys().any(|(session, later)| *session == id.0 && later > generation)
-        {
-            self.outside = Some(Outside::OldCall);
-        }
         self.broker.claims.insert(id, (query, owner));
     }
 

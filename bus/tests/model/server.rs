@@ -189,7 +189,7 @@ impl World {
                     let recent = server.noticed_at.is_some_and(|at| world.now < at + MAYBE_KNOWN);
                     if recent { RunAnswer::Later } else { RunAnswer::Unknown }
                 }
-                Claimed::Closed => RunAnswer::Closed,
+                Claimed::Past | Claimed::Closed => RunAnswer::Closed,
                 Claimed::Busy => RunAnswer::Busy,
             };
             if let Some(reply) = reply {

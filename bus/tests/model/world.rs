@@ -91,8 +91,6 @@ pub(crate) enum Outside {
     ClaimUnheard,
     /// Redis lost the end that a peer had put to a query whose server lives after all.
     BurialLost,
-    /// A call that stood still in its server comes after the session's next query has ended: the claim remembers one query.
-    OldCall,
 }
 
 pub(crate) struct World {

@@ -63,7 +63,7 @@ fn op() -> impl Strategy<Value = Op> {
     let server = 0..SERVERS.len();
     prop_oneof![
         2 => Just(Op::Create),
-        6 => (server.clone(), 0..5u8).prop_map(|(server, query)| Op::Claim { server, query }),
+        6 => (server.clone(), 0..12u8).prop_map(|(server, query)| Op::Claim { server, query }),
         14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
             .prop_map(|(server, terminator, again)| Op::Append { server, terminator, again }),
         1 => Just(Op::Close),
@@ -133,12 +133,15 @@ struct Bench<'a> {
     names: Names,
     session: SessionId,
     record: Record,
-    remembered: Option<(Record, Vec<(String, Vec<u8>)>)>,
+    remembered: Option<(Record, Dumps)>,
     servers: Vec<Server>,
     epochs: Vec<(usize, u64)>,
     now: Instant,
 }
 
+/// Keys and what `DUMP` says of them.
+type Dumps = Vec<(String, Vec<u8>)>;
+/// Meta, log, attachment.
 type Seen = (HashMap<String, String>, Vec<(String, String)>, HashMap<String, String>);
 
 impl<'a> Bench<'a> {
@@ -201,6 +204,7 @@ impl<'a> Bench<'a> {
                     "claimed" => Claimed::Now { generation, prev },
                     "repeat" => Claimed::Before { generation, prev, answer: kept },
                     "unknown" => Claimed::Unknown,
+                    "past" => Claimed::Past,
                     "closed" => Claimed::Closed,
                     other => {
                         assert_eq!(other, "busy");
@@ -292,9 +296,10 @@ impl<'a> Bench<'a> {
                     frame
                 };
                 let tail = terminator(Position::ZERO)[br#"{"id":"0-0""#.len()..].to_vec();
-                let mut call = self.script(|s| &s.bury, &[meta, log.clone(), running(server)]);
+                let mut call =
+                    self.script(|s| &s.bury, &[meta, log, running(server), Names::default().servers()]);
                 call.arg(SERVERS[server]).arg(generation).arg(session.to_string()).arg(tail).arg(TTL);
-                let buried: bool = self.ask(call.arg("log").arg(down));
+                let buried: bool = self.ask(call.arg("log").arg(down).arg("still"));
                 let fence = self
                     .log()
                     .iter()
@@ -371,6 +376,9 @@ impl<'a> Bench<'a> {
             set("query", record.query.clone());
             set("answer", record.answer.clone());
         }
+        if !record.past.is_empty() {
+            set("past", serde_json::to_string(&record.past).expect("strings"));
+        }
         if let Some(owner) = &record.running {
             set("running", "1".to_owned());
             set("owner", owner.clone());
@@ -402,7 +410,7 @@ impl<'a> Bench<'a> {
 fn redis_follows_the_rules() {
     let redis = PrivateRedis::start();
     let connection = std::cell::RefCell::new(redis.connection());
-    let config = ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
         let mut connection = connection.borrow_mut();
         let mut bench = Bench::new(&mut connection);
