@@ -50,6 +50,16 @@ impl Kept {
         cost
     }
 
+    /// What a fence leaves out that names `position`.
+    fn forget_above(&mut self, position: Position) -> usize {
+        let mut freed = 0;
+        while let Some(entry) = self.log.pop_back_if(|entry| entry.prefix.position > position) {
+            freed += ENTRY_BYTES + entry.frame.len();
+        }
+        self.bytes -= freed;
+        freed
+    }
+
     fn trim(&mut self, keep: usize) -> usize {
         let surplus = self.log.len().saturating_sub(keep);
         let freed = self.log.drain(..surplus).map(|entry| ENTRY_BYTES + entry.frame.len()).sum();
@@ -115,7 +125,7 @@ impl Keeper {
         if kept.generation >= generation {
             return;
         }
-        let freed = kept.trim(keep) + kept.query.len() + kept.answer.len();
+        let freed = kept.forget_above(prev) + kept.trim(keep) + kept.query.len() + kept.answer.len();
         (kept.generation, kept.prev, kept.running) = (generation, prev, true);
         (kept.query, kept.answer) = (query.to_owned(), answer.to_owned());
         let mut frame = Vec::new();
