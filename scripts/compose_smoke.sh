@@ -11,7 +11,8 @@ usage() {
     cat <<USAGE
 usage: scripts/compose_smoke.sh
 
-Starts redis, haproxy, 2 servers and 3 proxies, runs $CLIENTS clients × $QUERIES queries, scales to 5 proxies, runs them again.
+Starts redis, haproxy, 2 servers and 3 proxies, runs $CLIENTS clients × $QUERIES queries, scales to 5 proxies, runs them again,
+then once more while a gateway is killed and Redis loses its data.
 Exit code 0: everything worked, or there is neither engine nor Compose here, and it says so. Else: failed, logs above.
 Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and what .env.example lists (base images, NOFILE, CARGO_BUILD_JOBS).
 Where the base images cannot be pulled they are made by docker/make_base_images.sh, which wants root.
@@ -128,9 +129,9 @@ await_gateways() { # count
 }
 
 # 98 means that this machine was too busy for the figures; the smoke asks whether the stack delivers.
-run_load() {
+run_load() { # OPTIONS of `run`
     local status=0 newest
-    "${compose[@]}" run --rm -T -e "CLIENTS=$CLIENTS" -e "QUERIES_PER_CLIENT=$QUERIES" client || status=$?
+    "${compose[@]}" run --rm -T -e "CLIENTS=$CLIENTS" -e "QUERIES_PER_CLIENT=$QUERIES" "$@" client || status=$?
     if ((status == 98)); then
         newest=$(find "$RESULTS_DIR" -name '*_summary.json' | sort | tail -n 1)
         grep -Eqs "\"queries_ok\": *$((CLIENTS * QUERIES))," "$newest" && status=0
@@ -191,4 +192,18 @@ await_gateways 5
 run_load
 idle=$(gateways stot | grep -cx 0 || true)
 ((idle == 0)) || fail "$idle of 5 proxies carried no socket"
+
+if command -v cargo >/dev/null; then
+    say "streams of eight seconds, while a gateway is killed and Redis comes back without its data"
+    cargo build -q -p stack
+    run_load -e LOAD_TOKENS=80 -e LOAD_ITL_MS=100 &
+    load=$!
+    deadline=$((SECONDS + 60))
+    until (($(gateways scur | awk '{ n += $1 } END { print n + 0 }') >= CLIENTS)); do
+        ((SECONDS < deadline)) || fail "the client opened no sockets"
+        sleep 0.2
+    done
+    cargo run -q -p stack -- fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
+    wait "$load" || fail "the run with faults failed"
+fi
 say "passed"

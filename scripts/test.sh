@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need (redis-server, haproxy), then checks everything: format, clippy, docs, the crates'
-# arrows, a Compose smoke test where an engine answers, and all tests. --quick leaves Docker out.
+# arrows, all tests, a small fault matrix, and a Compose smoke test where an engine answers. --quick leaves the last two out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,7 @@ quick=
 for option in "$@"; do
     case $option in
     --quick) quick=yes ;;
-    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves Docker out)" && exit 0 ;;
+    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves the fault matrix and Docker out)" && exit 0 ;;
     *) echo "test: unknown option '$option': see --help" >&2 && exit 2 ;;
     esac
 done
@@ -22,10 +22,10 @@ has() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null; }
 
 install_missing() {
     local missing=()
-    for program in redis-server haproxy; do has "$program" || missing+=("$program"); done
+    for program in redis-server haproxy jq; do has "$program" || missing+=("$program"); done
     if ((${#missing[@]} == 0)); then return; fi
     if ! command -v apt-get >/dev/null; then
-        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy, brew install redis haproxy)" >&2
+        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq, brew install redis haproxy jq)" >&2
         exit 1
     fi
     step "installing ${missing[*]} with apt-get"
@@ -33,6 +33,7 @@ install_missing() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
     # Debian starts what it installs. The tests run their own: stop what came with this install, and nothing else.
     for service in "${missing[@]}"; do
+        [[ $service != jq ]] || continue
         if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
             as_root systemctl disable --now "$service" || true
         elif [[ -x /etc/init.d/$service ]]; then
@@ -71,6 +72,14 @@ all_tests() {
     fi
 }
 
+fault_matrix() {
+    if [[ -n $quick ]]; then
+        echo "skipped: --quick"
+    else
+        OUTPUT_DIR=$(mktemp -d) scripts/fault_matrix.sh --quick --dev
+    fi
+}
+
 compose_smoke() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
@@ -90,4 +99,5 @@ step "arrows" && scripts/check_arrows.sh
 if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck scripts/*.sh .ci/run; fi
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
+step "fault matrix" && fault_matrix
 step "Compose smoke test" && compose_smoke
