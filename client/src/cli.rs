@@ -25,6 +25,31 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Compare a candidate's results with a baseline's: 0 no regression, 99 a regression, 98 the noise is too large to tell
+    Compare(CompareArgs),
+}
+
+/// What is compared with what.
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// A baseline and a candidate, one run each: `_summary.json` or `.csv`
+    #[arg(num_args = 2, value_names = ["BASELINE", "CANDIDATE"], conflicts_with_all = ["baseline", "candidate"], required_unless_present = "baseline")]
+    pub files: Vec<PathBuf>,
+    /// Runs of the baseline
+    #[arg(long, num_args = 1.., value_name = "FILE", requires = "candidate")]
+    pub baseline: Vec<PathBuf>,
+    /// Runs of the candidate
+    #[arg(long, num_args = 1.., value_name = "FILE", requires = "baseline")]
+    pub candidate: Vec<PathBuf>,
+    /// Growth of a figure that is put up with
+    #[arg(long, default_value = "5%", value_name = "SHARE")]
+    pub tolerance: String,
+    /// A percentile to compare, as e2el_ms:p95 (repeatable) [default: ttft_ms:p50 ttft_ms:p95 tpot_ms:p50 e2el_ms:p50 e2el_ms:p95]
+    #[arg(long = "metric", num_args = 1.., value_name = "METRIC:PERCENTILE")]
+    pub metrics: Vec<String>,
+    /// Of the resamples
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// A run's options. What is absent takes its default in `Config`.
@@ -134,6 +159,20 @@ pub struct RunArgs {
     /// Makes backoff delays repeatable [default: drawn, and reported]
     #[arg(long, env = "LOAD_SEED")]
     pub seed: Option<u64>,
+
+    /// What a figure must be, as e2el_ms:p95<3000, error_rate<0.005, ttft_ms{steady}:p99<450 or e2el_ms[30s]:p95<3000
+    /// (repeatable). A window's worst place decides. Without any, every query must be ok
+    #[arg(long = "threshold", env = "LOAD_THRESHOLDS", value_name = "FIGURE<LIMIT", num_args = 1..)]
+    pub thresholds: Vec<String>,
+    /// End the run early when a threshold is broken for good: in a window, or by a count
+    #[arg(long, env = "LOAD_ABORT_ON_FAIL")]
+    pub abort_on_fail: bool,
+    /// …but not before this time of the run [default: 0s]
+    #[arg(long, env = "LOAD_ABORT_DELAY", value_name = "TIME")]
+    pub abort_delay: Option<String>,
+    /// What a good query keeps to, in milliseconds, as ttft:450 tpot:60 e2el:3000
+    #[arg(long, env = "LOAD_GOODPUT", value_name = "METRIC:MS", num_args = 1..)]
+    pub goodput: Vec<String>,
 
     /// Where the results go [default: results]
     #[arg(short, long, env = "OUTPUT_DIR", value_name = "DIR")]

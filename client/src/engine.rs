@@ -16,6 +16,7 @@ use crate::{
 };
 use anyhow::Context;
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -94,8 +95,12 @@ fn run_against(
         .context("cannot build a runtime for the preflight")?;
     let connector = runtime.block_on(preflight::network(&config, &tls))?;
     drop(runtime);
-    let settings =
-        OutputSettings { dir: config.output.dir.clone(), name: config.output.name.clone(), started_at };
+    let settings = OutputSettings {
+        dir: config.output.dir.clone(),
+        name: config.output.name.clone(),
+        started_at,
+        judging: config.judging.resolve(stop),
+    };
     let planned = config.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
     let log = Arc::new(FaultLog::new(planned));
     let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
@@ -191,7 +196,9 @@ fn info(
         ramp_up: config.load.ramp_up,
         burst: config.load.burst,
         elapsed,
-        interrupted: stop.starting.is_cancelled(),
+        interrupted: stop.starting.is_cancelled() && results.aborted().is_none(),
+        aborted: results.aborted(),
+        extra_figures: BTreeMap::new(),
         dropped_iterations: reports.iter().map(|report| report.dropped).sum(),
         peak_sessions: results.sessions().peak(),
         peak_queries: results.queries().peak(),

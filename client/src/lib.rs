@@ -4,6 +4,7 @@
 mod backoff;
 mod burst;
 pub mod cli;
+pub mod compare;
 pub mod config;
 mod cpu;
 mod downtime;

@@ -2,7 +2,8 @@
 //! It reads the environment through clap alone, and prints; everything else is elsewhere.
 
 use crate::{
-    cli::{Cli, Command, RunArgs},
+    cli::{Cli, Command, CompareArgs, RunArgs},
+    compare::{self, Compared, Question},
     config::Config,
     engine, output,
     signals::{self, Stop},
@@ -24,6 +25,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
     match parse(arguments) {
         Ok(Cli { command: Some(Command::Analyze { files }), .. }) => analyze(&files),
+        Ok(Cli { command: Some(Command::Compare(args)), .. }) => compared(args),
         Ok(Cli { command: None, run }) => load(run, started_at),
         Err(error) => {
             let _ = error.print();
@@ -90,4 +92,45 @@ fn analyze(files: &[PathBuf]) -> u8 {
             REFUSED
         }
     }
+}
+
+fn compared(args: CompareArgs) -> u8 {
+    let answer =
+        question(args).and_then(|question| compare::compare(&question).map_err(|error| error.to_string()));
+    match answer {
+        Ok(comparison) => {
+            let text = comparison.to_string();
+            print!("{}", if wants_colours() { output::colored(&text) } else { text });
+            comparison.exit_code()
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            REFUSED
+        }
+    }
+}
+
+fn question(mut args: CompareArgs) -> Result<Question, String> {
+    if let [baseline, candidate] = args.files.as_slice() {
+        (args.baseline, args.candidate) = (vec![baseline.clone()], vec![candidate.clone()]);
+    }
+    let (number, unit) = match args.tolerance.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 100.0),
+        None => (args.tolerance.as_str(), 1.0),
+    };
+    let tolerance = number.parse().ok().map(|tolerance: f64| tolerance / unit);
+    let tolerance = tolerance.filter(|tolerance| (0.0..=10.0).contains(tolerance)).ok_or_else(|| {
+        format!("--tolerance `{}` is no share from 0 to 10: write 5% or 0.05", args.tolerance)
+    })?;
+    let compared = if args.metrics.is_empty() {
+        Compared::defaults()
+    } else {
+        args.metrics
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("--metric {error}"))?
+    };
+    let CompareArgs { baseline, candidate, seed, .. } = args;
+    Ok(Question { baseline, candidate, compared, tolerance, seed })
 }

@@ -186,3 +186,38 @@ pub enum Sample {
     /// The client's own event loop: wake-up − intended.
     LoopLag,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Scheduled at 90 ms, sent at 100 ms; 18 tokens from 300 to 1150 ms, done at 1200 ms.
+    pub(crate) fn query(status: QueryStatus) -> QueryRecord {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        QueryRecord {
+            session: None,
+            session_index: 0,
+            query_num: 1,
+            scheduled: Duration::from_millis(90),
+            sent: ms(100),
+            first_token: ms(300),
+            last_token: ms(1_150),
+            done: ms(1_200),
+            ended: Duration::from_millis(1_200),
+            status,
+            tokens_expected: Some(18),
+            tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
+            lost_connected: 0,
+            lost_in_gap: 0,
+            events_after_terminator: 0,
+            longest_gap: None,
+            paused: Duration::ZERO,
+            error_code: None,
+            stall_count: 0,
+            stall: Duration::ZERO,
+            ideal_ttft: None,
+            ideal_e2el: None,
+            failure: None,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use client::{
     faults::{Fate, FaultLog},
-    output::{Finished, OutputSettings, Results, RunInfo},
+    output::{Finished, Judging, OutputSettings, Results, RunInfo},
     record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
 };
 use protocol::{SessionId, Tally};
@@ -79,9 +79,13 @@ fn open(dir: &Path) -> Results {
 }
 
 fn open_with(dir: &Path, log: Arc<FaultLog>) -> Results {
+    open_judged(dir, log, Judging::default())
+}
+
+fn open_judged(dir: &Path, log: Arc<FaultLog>, judging: Judging) -> Results {
     let started_at = datetime!(2026-11-21 00:45:09 +2);
-    Results::open(&OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at }, log)
-        .unwrap()
+    let settings = OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at, judging };
+    Results::open(&settings, log).unwrap()
 }
 
 fn info() -> RunInfo {

@@ -99,3 +99,52 @@ fn analysing_ignores_the_variables_of_a_run() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(!output.stdout.is_empty());
 }
+
+#[test]
+fn a_wrong_threshold_is_told_before_anything_runs() {
+    let arguments =
+        ["--threshold", "e2e_ms:p95<3", "error_rate<1", "--goodput", "itl:3", "--abort-delay", "30s"];
+    let output = client(&arguments, &[]);
+    assert_eq!(output.status.code(), Some(104));
+    for fault in ["`e2e_ms:p95<3`: there is no figure", "queue_ms, ttft_ms", "`itl:3`", "--abort-on-fail"] {
+        assert!(stderr(&output).contains(fault), "{fault}: {}", stderr(&output));
+    }
+    assert!(!stderr(&output).contains("`error_rate<1`"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_comparison_answers_with_its_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let side = |name: &str, figures: [f64; 4]| -> Vec<String> {
+        let run = |(index, p95): (usize, f64)| {
+            let path = dir.path().join(format!("{name}{index}_summary.json"));
+            let text =
+                format!(r#"{{"queries_total":9,"queries_ok":9,"metrics":{{"e2el_ms":{{"p95":{p95}}}}}}}"#);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        figures.into_iter().enumerate().map(run).collect()
+    };
+    let before = side("before", [900.0, 902.0, 899.0, 901.0]);
+    let compared = |after: &[String], more: &[&str]| {
+        let before = before.iter().map(String::as_str);
+        let after = after.iter().map(String::as_str);
+        let head = ["compare", "--metric", "e2el_ms:p95", "--baseline"].into_iter();
+        let arguments: Vec<_> =
+            head.chain(before).chain(["--candidate"]).chain(after).chain(more.iter().copied()).collect();
+        client(&arguments, &[]).status.code()
+    };
+    assert_eq!(compared(&before, &[]), Some(0));
+    assert_eq!(compared(&side("slow", [990.0, 992.0, 989.0, 991.0]), &[]), Some(99));
+    assert_eq!(compared(&side("slower", [990.0, 992.0, 989.0, 991.0]), &["--tolerance", "15%"]), Some(0));
+    assert_eq!(compared(&side("wild", [500.0, 1500.0, 900.0, 1000.0]), &[]), Some(98));
+    assert_eq!(compared(&before, &["--tolerance", "much"]), Some(104));
+    assert_eq!(
+        client(&["compare", &before[0], &before[1]], &[]).status.code(),
+        Some(98),
+        "one run a side, no rows"
+    );
+    assert_eq!(client(&["compare", &before[0]], &[]).status.code(), Some(104));
+    assert_eq!(client(&["compare"], &[]).status.code(), Some(104));
+    assert_eq!(client(&["compare", "--baseline", &before[0]], &[]).status.code(), Some(104));
+}

@@ -4,11 +4,13 @@
 mod check;
 mod faults;
 mod habits;
-mod span;
+mod judging;
+pub(crate) mod span;
 mod target;
 
 pub use faults::Faults as PlannedFaults;
 pub use habits::{Habits, Stall, Who};
+pub use judging::Judging;
 
 use crate::cli::RunArgs;
 use crate::secret::Secret;
@@ -35,6 +37,8 @@ pub struct Config {
     pub habits: Habits,
     /// What is broken meanwhile.
     pub faults: PlannedFaults,
+    /// What it is judged by.
+    pub judging: Judging,
     /// What is left behind.
     pub output: Output,
     /// The stack runs in this process.
@@ -176,6 +180,7 @@ impl Config {
         };
         let habits = habits::habits(&mut check, &args);
         let faults = faults::planned(&mut check, &args);
+        let judging = judging::judging(&mut check, &args);
         let embedded = args.embedded;
         if embedded && (args.api_url.is_some() || args.wsproxy_url.is_some()) {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
@@ -187,9 +192,18 @@ impl Config {
         };
         let target = target::target(&mut check, args, &mut warnings);
         match target {
-            Some(target) if check.faults.is_empty() => {
-                Ok(Self { load, target, query, reconnect, habits, faults, output, embedded, warnings })
-            }
+            Some(target) if check.faults.is_empty() => Ok(Self {
+                load,
+                target,
+                query,
+                reconnect,
+                habits,
+                faults,
+                judging,
+                output,
+                embedded,
+                warnings,
+            }),
             _ => Err(Faults(check.faults)),
         }
     }
@@ -236,6 +250,10 @@ impl Config {
                 "at_s": seconds(fault.at),
             })).collect::<Vec<_>>(),
             "fault_stack": self.faults.stack,
+            "thresholds": self.judging.thresholds.iter().map(|threshold| &threshold.text).collect::<Vec<_>>(),
+            "goodput": self.judging.objectives.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "abort_on_fail": self.judging.abort_after.is_some(),
+            "abort_delay_seconds": self.judging.abort_after.map(seconds),
             "output_dir": self.output.dir,
             "name": self.output.name,
             "embedded": self.embedded,

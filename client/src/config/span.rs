@@ -6,7 +6,7 @@ use std::time::Duration;
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Reads a time; `None` where it is none, or longer than a week.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text.bytes().last()?.is_ascii_digit() {
         return number(text, 1.0).filter(|&time| time <= LONGEST);

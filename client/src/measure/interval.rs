@@ -1,22 +1,20 @@
 //! What a stretch of the run measured: a distribution a metric.
 //! A worker fills one a second and hands it over; it never grows with the length of a run.
 
-use super::{Distribution, Metric};
+use super::{Counts, Distribution, Metric, goodput, goodput::Objective};
+use crate::record::QueryRecord;
 
 /// Distributions of every metric, over a second or over the whole run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interval {
     metrics: Box<[Distribution; Metric::COUNT]>,
-    queries_ended: u64,
-    queries_failed: u64,
-    reconnect_attempts: u64,
-    reconnects: u64,
+    counts: Counts,
 }
 
 impl Default for Interval {
     fn default() -> Self {
         let metrics = Box::new(std::array::from_fn(|_| Distribution::default()));
-        Self { metrics, queries_ended: 0, queries_failed: 0, reconnect_attempts: 0, reconnects: 0 }
+        Self { metrics, counts: Counts::default() }
     }
 }
 
@@ -29,10 +27,7 @@ impl Interval {
     /// Forgets every value, keeps the memory.
     pub fn clear(&mut self) {
         self.metrics.iter_mut().for_each(Distribution::clear);
-        self.queries_ended = 0;
-        self.queries_failed = 0;
-        self.reconnect_attempts = 0;
-        self.reconnects = 0;
+        self.counts = Counts::default();
     }
 
     /// Takes all of `other`.
@@ -40,50 +35,40 @@ impl Interval {
         for (into, from) in self.metrics.iter_mut().zip(other.metrics.iter()) {
             into.merge(from);
         }
-        self.queries_ended += other.queries_ended;
-        self.queries_failed += other.queries_failed;
-        self.reconnect_attempts += other.reconnect_attempts;
-        self.reconnects += other.reconnects;
+        self.counts.merge(&other.counts);
     }
 
-    /// A query ended.
-    pub const fn query_ended(&mut self, ok: bool) {
-        self.queries_ended += 1;
-        self.queries_failed += (!ok) as u64;
+    /// A query ended, and was to meet these objectives.
+    pub fn query_ended(&mut self, query: &QueryRecord, objectives: &[Objective]) {
+        self.counts.query_ended(query, goodput::is_good(query, objectives));
     }
 
     /// A socket is about to be opened again.
     pub const fn reconnect_attempt(&mut self) {
-        self.reconnect_attempts += 1;
+        self.counts.reconnect_attempts += 1;
     }
 
     /// A socket was opened again.
     pub const fn reconnected(&mut self) {
-        self.reconnects += 1;
+        self.counts.reconnects += 1;
     }
 
-    /// Attempts to reconnect.
+    /// What was counted.
     #[must_use]
-    pub const fn reconnect_attempts(&self) -> u64 {
-        self.reconnect_attempts
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
     }
 
-    /// …of which succeeded. One that was begun in an earlier interval succeeds in a later one.
-    #[must_use]
-    pub const fn reconnects(&self) -> u64 {
-        self.reconnects
+    /// Counts by hand.
+    #[cfg(test)]
+    pub(super) fn count(&mut self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.counts);
     }
 
-    /// Queries that ended.
+    /// Tokens that came: the first of every query by its end, the others as they came.
     #[must_use]
-    pub const fn queries_ended(&self) -> u64 {
-        self.queries_ended
-    }
-
-    /// …of which not ok.
-    #[must_use]
-    pub const fn queries_failed(&self) -> u64 {
-        self.queries_failed
+    pub fn tokens(&self) -> u64 {
+        self.get(Metric::Itl).count() + self.get(Metric::Ttft).count()
     }
 
     /// The distribution of one metric.
@@ -95,7 +80,6 @@ impl Interval {
     /// Nothing was recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let counted = self.queries_ended + self.reconnect_attempts + self.reconnects;
-        counted == 0 && self.metrics.iter().all(|distribution| distribution.count() == 0)
+        self.counts == Counts::default() && self.metrics.iter().all(|distribution| distribution.count() == 0)
     }
 }

@@ -1,11 +1,14 @@
 //! The ruler in a worker's hand: takes samples and records as they come, and hands them on once a second.
 //! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
 
-use super::{Interval, Metric};
-use crate::record::{Moment, QueryRecord, QueryStatus, Sample, SessionRecord};
+use super::{Interval, Metric, Objective};
+use crate::record::{Moment, QueryRecord, Sample, SessionRecord};
 use std::{
     collections::HashMap,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     time::Duration,
 };
 
@@ -44,17 +47,26 @@ pub struct Recorder {
     interval: Interval,
     /// Queries of sessions that have not ended yet.
     waiting: HashMap<u64, Vec<QueryRecord>>,
+    objectives: Arc<[Objective]>,
     out: SyncSender<Parcel>,
     back: SyncSender<Interval>,
     spare: Receiver<Interval>,
 }
 
 impl Recorder {
-    /// Hands on to `out`.
+    /// Hands on to `out`; a query that meets all of `objectives` is good.
     #[must_use]
-    pub fn new(out: SyncSender<Parcel>) -> Self {
+    pub fn new(out: SyncSender<Parcel>, objectives: Arc<[Objective]>) -> Self {
         let (back, spare) = sync_channel(SPARES);
-        Self { second: 0, interval: Interval::default(), waiting: HashMap::new(), out, back, spare }
+        Self {
+            second: 0,
+            interval: Interval::default(),
+            waiting: HashMap::new(),
+            objectives,
+            out,
+            back,
+            spare,
+        }
     }
 
     /// Takes one sample, in nanoseconds, read at `at`.
@@ -118,7 +130,7 @@ impl Recorder {
 
     fn measure_query(&mut self, query: &QueryRecord) {
         let interval = &mut self.interval;
-        interval.query_ended(query.status == QueryStatus::Ok);
+        interval.query_ended(query, &self.objectives);
         let mut record = |metric, to: Option<Moment>, from: Option<Moment>| {
             let ns = to.zip(from).map(|(to, from)| nanos(to) - nanos(from));
             if let Some(ns) = ns {

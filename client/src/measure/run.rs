@@ -1,7 +1,7 @@
 //! The sums of a run: sessions, queries, tokens, failures, and the merged distributions.
 //! It is filled a finished session at a time and keeps none of them.
 
-use super::{Failures, FinishedSession, Interval, ReconnectStorm};
+use super::{Failures, FinishedSession, Interval, ReconnectStorm, Steady, threshold::Windows};
 use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
 use protocol::SessionId;
 use std::{collections::BTreeMap, time::Duration};
@@ -132,6 +132,10 @@ pub struct RunData {
     pub stall_count: u64,
     /// The excess of those gaps, summed.
     pub stall: Duration,
+    /// The steady state, where the schedule has one.
+    pub steady: Option<Steady>,
+    /// The worst windows of the thresholds that have one.
+    pub windows: Windows,
     /// When the first query was sent.
     pub first_send: Option<Moment>,
     /// When the last answer ended.
@@ -236,7 +240,7 @@ impl RunData {
             return;
         }
         tokens.expected += expected;
-        tokens.lost += tally.tokens_lost;
+        tokens.lost += super::counts::tokens_lost(query);
         tokens.lost_to_error_events += if query.error_code.is_some() { tally.tokens_lost } else { 0 };
         tokens.lost_connected += query.lost_connected;
         tokens.lost_in_gap += query.lost_in_gap;

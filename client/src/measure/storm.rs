@@ -34,9 +34,10 @@ pub struct ReconnectStorm {
 impl ReconnectStorm {
     /// Takes a second of the run, of all workers together.
     pub const fn add(&mut self, second: u64, interval: &Interval) {
-        self.peak_attempts.see(interval.reconnect_attempts(), second);
-        self.peak_reconnects.see(interval.reconnects(), second);
-        self.seconds += (interval.reconnect_attempts() > 0) as u64;
+        let counts = interval.counts();
+        self.peak_attempts.see(counts.reconnect_attempts, second);
+        self.peak_reconnects.see(counts.reconnects, second);
+        self.seconds += (counts.reconnect_attempts > 0) as u64;
     }
 }
 

@@ -1,6 +1,7 @@
 //! PASS, FAIL or INVALID: one ordered list of rules over the run's figures, and the exit code that follows.
 //! It trusts nobody, the generator least of all.
 
+use super::threshold::{Outcome, State};
 use std::time::Duration;
 
 /// Beyond this, at p99, the generator or the simulator was too late for its figures to be believed.
@@ -70,6 +71,8 @@ pub struct Evidence {
     pub shards_missing: u32,
     /// Everything is submitted at one instant: lag of the schedule is the point.
     pub burst: bool,
+    /// What became of the user's thresholds. Where there are any, they say how many queries may fail.
+    pub thresholds: Vec<Outcome>,
 }
 
 /// The verdict and why.
@@ -84,28 +87,54 @@ pub struct Judgement {
 /// Judges a run: integrity first, then whether the measurement holds, then the thresholds.
 #[must_use]
 pub fn judge(evidence: &Evidence) -> Judgement {
-    let (verdict, reason) = if let Some(reason) = broken_integrity(evidence) {
-        (Verdict::Fail, reason)
-    } else if let Some(reason) = mistrust(evidence) {
-        (Verdict::Invalid, reason)
-    } else if evidence.queries_ok < evidence.queries_total {
-        let failed = evidence.queries_total - evidence.queries_ok;
-        (Verdict::Fail, format!("{failed} of {} queries were not ok.", evidence.queries_total))
-    } else if evidence.sessions_ok < evidence.sessions_total {
-        let failed = evidence.sessions_total - evidence.sessions_ok;
-        (Verdict::Fail, format!("{failed} of {} sessions were not ok.", evidence.sessions_total))
-    } else {
-        let queries = evidence.queries_total;
-        let reason = if evidence.tokens_unverified > 0 {
-            format!(
-                "All {queries} queries ended in time; integrity is unverified: the server numbers nothing."
-            )
-        } else {
-            format!("All {queries} queries came complete, in order and in time.")
-        };
-        (Verdict::Pass, reason)
-    };
+    let rules = [
+        (Verdict::Fail, broken_integrity(evidence)),
+        (Verdict::Invalid, mistrust(evidence).or_else(|| unknown_threshold(evidence))),
+        (Verdict::Fail, broken_threshold(evidence)),
+    ];
+    let first = rules.into_iter().find_map(|(verdict, reason)| Some((verdict, reason?)));
+    let (verdict, reason) = first.unwrap_or_else(|| (Verdict::Pass, praise(evidence)));
     Judgement { verdict, reason }
+}
+
+fn praise(evidence: &Evidence) -> String {
+    let (queries, ok, thresholds) = (evidence.queries_total, evidence.queries_ok, evidence.thresholds.len());
+    let came = if ok < queries {
+        format!("{} of {queries} queries were not ok, as far as the thresholds allow.", queries - ok)
+    } else if evidence.tokens_unverified > 0 {
+        format!("All {queries} queries ended in time; integrity is unverified: the server numbers nothing.")
+    } else {
+        format!("All {queries} queries came complete, in order and in time.")
+    };
+    match thresholds {
+        0 => came,
+        1 => format!("{came} The threshold held."),
+        _ => format!("{came} All {thresholds} thresholds held."),
+    }
+}
+
+fn unknown_threshold(evidence: &Evidence) -> Option<String> {
+    evidence.thresholds.iter().find_map(|outcome| match &outcome.state {
+        State::Unknown(why) => Some(format!("The threshold {} cannot be judged: {why}.", outcome.threshold)),
+        _ => None,
+    })
+}
+
+/// Without thresholds of the user's, every query and every session must be ok.
+fn broken_threshold(evidence: &Evidence) -> Option<String> {
+    if evidence.thresholds.is_empty() {
+        return [
+            (evidence.queries_total, evidence.queries_ok, "queries"),
+            (evidence.sessions_total, evidence.sessions_ok, "sessions"),
+        ]
+        .iter()
+        .find(|(total, ok, _)| ok < total)
+        .map(|(total, ok, what)| format!("{} of {total} {what} were not ok.", total - ok));
+    }
+    let broken = evidence.thresholds.iter().filter(|outcome| outcome.state == State::Broken);
+    let told: Vec<_> = broken.map(|outcome| format!("{}, {}", outcome.threshold, outcome.shown())).collect();
+    let (count, all) = (told.len(), evidence.thresholds.len());
+    (count > 0).then(|| format!("{count} of {all} thresholds did not hold: {}.", told.join("; ")))
 }
 
 fn broken_integrity(evidence: &Evidence) -> Option<String> {
@@ -216,6 +245,43 @@ mod tests {
             Fail,
             "once and in order: 1 lost, 2 reordered",
         );
+    }
+
+    fn outcome(text: &str, state: State, value: f64) -> Outcome {
+        Outcome { threshold: text.parse().unwrap(), state, value: Some(value), worst_from_s: None }
+    }
+
+    #[test]
+    fn thresholds_say_how_many_may_fail() {
+        use Verdict::{Fail, Invalid, Pass};
+        let held = outcome("error_rate<0.2", State::Held, 0.1);
+        let broken = outcome("e2el_ms:p95<3000", State::Broken, 4123.4);
+        let unknown = outcome("ttft_ms{steady}:p99<450", State::Unknown("no steady state".into()), 0.0);
+        let with = |thresholds: &[&Outcome]| Evidence {
+            queries_ok: 9,
+            sessions_total: 2,
+            thresholds: thresholds.iter().copied().cloned().collect(),
+            ..good()
+        };
+        check(
+            &with(&[&held]),
+            Pass,
+            "1 of 10 queries were not ok, as far as the thresholds allow. The threshold held.",
+        );
+        check(&Evidence { queries_ok: 10, ..with(&[&held, &held]) }, Pass, "in time. All 2 thresholds held.");
+        check(
+            &with(&[&held, &broken]),
+            Fail,
+            "1 of 2 thresholds did not hold: e2el_ms p(95)<3000, p(95)=4123.",
+        );
+        check(
+            &with(&[&broken, &unknown]),
+            Invalid,
+            "ttft_ms{steady} p(99)<450 cannot be judged: no steady state.",
+        );
+        let late = Some(Duration::from_millis(11));
+        check(&Evidence { loop_lag_p99: late, ..with(&[&broken]) }, Invalid, "loop_lag");
+        check(&Evidence { tokens_lost: 1, ..with(&[&unknown]) }, Fail, "1 lost");
     }
 
     #[test]

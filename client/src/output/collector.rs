@@ -6,6 +6,7 @@ use super::{
     files::{Files, named},
     history::{self, Second},
     hlog::Hlog,
+    judging::Observer,
 };
 use crate::{
     faults::FaultLog,
@@ -53,11 +54,17 @@ struct Seconds {
     started_at: OffsetDateTime,
     sessions: Gauge,
     storm: ReconnectStorm,
+    observer: Observer,
     faults: Arc<FaultLog>,
 }
 
 impl Collector {
-    pub(super) fn new(files: &Files, sessions: Gauge, faults: Arc<FaultLog>) -> io::Result<Self> {
+    pub(super) fn new(
+        files: &Files,
+        sessions: Gauge,
+        observer: Observer,
+        faults: Arc<FaultLog>,
+    ) -> io::Result<Self> {
         let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
         let mut rows = csv::Writer::from_writer(buffered);
         rows.write_record(csv_rows::COLUMNS)?;
@@ -72,6 +79,7 @@ impl Collector {
             started_at: files.started_at,
             sessions,
             storm: ReconnectStorm::default(),
+            observer,
             faults: Arc::clone(&faults),
         };
         let hlog = files.open("_latency.hlog")?;
@@ -109,9 +117,11 @@ impl Collector {
                 (self.unflushed, flushed) = (0, Instant::now());
             }
         }
+        self.seconds.observer.run_is_over();
         self.seconds.write_before(u64::MAX, &mut hlog)?;
         self.rows.flush()?;
         self.run.reconnect_storm = self.seconds.storm;
+        self.seconds.observer.hand_over(&mut self.run);
         Ok(self.run)
     }
 }
@@ -137,6 +147,7 @@ impl Seconds {
             hlog.write(second, &interval)?;
             let timestamp = self.started_at + Duration::from_secs(second);
             self.storm.add(second, &interval);
+            self.observer.second(second, &interval);
             let row = Second { timestamp, sessions, interval: &interval, faults: self.begun_until(second) };
             self.history.write_record(row.record())?;
             self.history.flush()?;

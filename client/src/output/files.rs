@@ -1,6 +1,7 @@
 //! Names and places of a run's files: `NAME_YYYYMMDD_HHMMSS…` in the output directory.
 //! It never overwrites: a second run in the same second gets a suffix.
 
+use super::Judging;
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -17,6 +18,8 @@ pub struct OutputSettings {
     pub name: String,
     /// Local time at the start of the run. Ask for it in `main`, before threads start: later the offset cannot be had.
     pub started_at: OffsetDateTime,
+    /// What it is judged by.
+    pub judging: Judging,
 }
 
 /// The output directory or a file in it cannot be created.
@@ -87,8 +90,16 @@ impl Files {
 
     /// All files of a finished run, the most wanted first.
     pub(super) fn written(&self) -> Vec<PathBuf> {
-        let endings =
-            ["_summary.json", ".csv", "_stats.csv", "_history.csv", "_failures.csv", "_latency.hlog"];
+        let endings = [
+            "_summary.json",
+            "_summary.md",
+            "_junit.xml",
+            ".csv",
+            "_stats.csv",
+            "_history.csv",
+            "_failures.csv",
+            "_latency.hlog",
+        ];
         endings.map(|ending| self.path(ending)).to_vec()
     }
 
@@ -110,7 +121,12 @@ mod tests {
 
     fn settings(dir: &Path) -> OutputSettings {
         let started_at = datetime!(2026-11-21 00:45:09 +2);
-        OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at }
+        OutputSettings {
+            dir: dir.to_owned(),
+            name: "loadtest".to_owned(),
+            started_at,
+            judging: Judging::default(),
+        }
     }
 
     #[test]

@@ -51,14 +51,14 @@ pub(super) struct Second<'a> {
 
 impl Second<'_> {
     pub(super) fn record(&self) -> Vec<String> {
-        let tokens = self.interval.get(Metric::Itl).count() + self.interval.get(Metric::Ttft).count();
+        let (counts, tokens) = (self.interval.counts(), self.interval.tokens());
         let mut row = vec![
             self.timestamp.unix_timestamp().to_string(),
             self.sessions.to_string(),
             "query".to_owned(),
             "Aggregated".to_owned(),
-            self.interval.queries_ended().to_string(),
-            self.interval.queries_failed().to_string(),
+            counts.queries.to_string(),
+            counts.failed.to_string(),
         ];
         row.extend(QUANTILES.map(|quantile| self.cell(Metric::E2el, quantile)));
         row.push(tokens.to_string());
@@ -71,8 +71,8 @@ impl Second<'_> {
             (Metric::LoopLag, 0.99),
         ];
         row.extend(more.map(|(metric, quantile)| self.cell(metric, quantile)));
-        row.push(self.interval.reconnect_attempts().to_string());
-        row.push(self.interval.reconnects().to_string());
+        row.push(counts.reconnect_attempts.to_string());
+        row.push(counts.reconnects.to_string());
         row.push(self.faults.clone());
         row
     }

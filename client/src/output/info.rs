@@ -5,7 +5,7 @@ use crate::{
     faults::{Fate, FaultRecord},
     measure::{Evidence, Metric, RunData},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Told by the engine when the run is over.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +40,10 @@ pub struct RunInfo {
     pub shared_clock: Option<bool>,
     /// What was to be broken, and what became of it.
     pub faults: Vec<FaultRecord>,
+    /// Why the run was ended early: a threshold that could not be kept any more.
+    pub aborted: Option<String>,
+    /// What watched beside the run has to say, by name: `health_ms:p99`, `restarts`, `rss_mb{redis}`. Thresholds may ask for it.
+    pub extra_figures: BTreeMap<String, f64>,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
 }
@@ -55,7 +59,8 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         tokens_duplicated: run.tokens.duplicated,
         tokens_reordered: run.tokens.reordered,
         events_after_terminator: run.tokens.after_terminator,
-        fault_not_injected: info.faults.iter().find_map(not_injected),
+        // Of a run that a threshold ended, nobody expects the faults that were still to come.
+        fault_not_injected: info.faults.iter().find_map(not_injected).filter(|_| info.aborted.is_none()),
         tokens_unverified: run.tokens.unverified,
         queries_total: run.queries.total,
         queries_ok: run.queries.ok,

@@ -6,11 +6,15 @@ mod analyze;
 mod collector;
 mod csv_rows;
 mod faults;
+mod figures;
 mod files;
 mod history;
 mod hlog;
 mod host;
 mod info;
+mod judging;
+mod junit;
+mod markdown;
 mod summary;
 mod tables;
 mod text;
@@ -18,11 +22,14 @@ mod text;
 pub use analyze::{AnalyzeError, analyze};
 pub use files::{OpenError, OutputSettings};
 pub use info::RunInfo;
+pub use judging::{Abort, Judging};
 pub use text::colored;
+pub(crate) use text::{short, wrap};
 
 use crate::faults::FaultLog;
-use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData, exit_code, judge};
+use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData};
 use collector::Collector;
+use judging::Conclusion;
 use std::{
     io,
     path::PathBuf,
@@ -40,6 +47,7 @@ const PARCELS: usize = 4096;
 #[derive(Debug)]
 pub struct Results {
     files: files::Files,
+    judging: Judging,
     parcels: SyncSender<Parcel>,
     collector: JoinHandle<io::Result<RunData>>,
     sessions: Gauge,
@@ -72,19 +80,26 @@ impl Results {
         let files = files::Files::create(settings)?;
         let (parcels, incoming) = sync_channel(PARCELS);
         let (sessions, queries) = (Gauge::default(), Gauge::default());
-        let collector = Collector::new(&files, sessions.clone(), faults)
+        let judging = settings.judging.clone();
+        let collector = Collector::new(&files, sessions.clone(), judging.observer(), faults)
             .map_err(|source| OpenError::new(files.path(""), source))?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
             .spawn(move || collector.run(&incoming))
             .map_err(|source| OpenError::new(files.path(""), source))?;
-        Ok(Self { files, parcels, collector, sessions, queries })
+        Ok(Self { files, judging, parcels, collector, sessions, queries })
     }
 
     /// A recorder; one a worker.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
-        Recorder::new(self.parcels.clone())
+        Recorder::new(self.parcels.clone(), Arc::clone(&self.judging.objectives))
+    }
+
+    /// Why the run is to end early, if it is.
+    #[must_use]
+    pub fn aborted(&self) -> Option<String> {
+        self.judging.abort.as_ref()?.reason.get().cloned()
     }
 
     /// How many sessions are open: `enter()` when one starts, drop the guard when it ends.
@@ -106,20 +121,21 @@ impl Results {
     pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
         drop(self.parcels);
         let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
-        write_up(&self.files, &run, info)
+        write_up(&self.files, &run, info, &self.judging)
     }
 }
 
 /// Judges the run and writes what can only be written at its end.
-fn write_up(files: &files::Files, run: &RunData, info: &RunInfo) -> io::Result<Finished> {
-    let evidence = info::evidence(run, info);
-    let judgement = judge(&evidence);
-    let exit_code = exit_code(judgement.verdict, info.interrupted);
+fn write_up(files: &files::Files, run: &RunData, info: &RunInfo, judging: &Judging) -> io::Result<Finished> {
+    let conclusion = Conclusion::of(run, info, judging);
     tables::write_stats(files, run)?;
     tables::write_failures(files, run)?;
-    summary::write(files, run, info, &judgement, exit_code)?;
-    summary::write_index(files, run, info, &judgement)?;
-    let text = text::render(run, info, &evidence, &judgement);
-    let headline = text::headline(info, &judgement);
+    summary::write(files, run, info, &conclusion)?;
+    junit::write(files, run, info, &conclusion)?;
+    markdown::write(files, run, info, &conclusion)?;
+    summary::write_index(files, run, info, &conclusion.judgement)?;
+    let text = text::render(run, info, &conclusion);
+    let headline = text::headline(info, &conclusion.judgement);
+    let Conclusion { judgement, exit_code, .. } = conclusion;
     Ok(Finished { judgement, headline, exit_code, text, files: files.written(), base: files.path("") })
 }

@@ -1,8 +1,11 @@
 //! `_summary.json`: the origin's keys, vLLM's and ours beside them, and the line of the run in `index.jsonl`.
 //! The origin's are in seconds and percent, all others in milliseconds and shares.
 
-use super::{RunInfo, faults, files::Files, host::Host};
-use crate::measure::{Distribution, Judgement, Metric, RunData, Summary as Figures};
+use super::{RunInfo, faults, figures, files::Files, host::Host, judging::Conclusion};
+use crate::measure::{
+    Distribution, Judgement, Metric, RunData, Summary as Figures,
+    threshold::{Outcome, State},
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::{fs::OpenOptions, io, io::Write, time::Duration};
@@ -29,6 +32,8 @@ struct Summary<'a> {
     vllm: Map<String, Value>,
     #[serde(flatten)]
     measures: Map<String, Value>,
+    thresholds: Vec<Value>,
+    steady: Option<Value>,
     faults: Vec<Value>,
     metrics: Map<String, Value>,
     failures: Vec<Value>,
@@ -192,9 +197,16 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
     }
 }
 
-/// `mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` … and the throughputs.
-fn vllm(run: &RunData) -> Map<String, Value> {
+/// `mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` … and the throughputs; goodput where objectives were given.
+fn vllm(run: &RunData, conclusion: &Conclusion) -> Map<String, Value> {
     let mut keys = Map::new();
+    if !conclusion.objectives.is_empty() {
+        let good = run.metrics.counts().good;
+        let objectives: Vec<_> = conclusion.objectives.iter().map(ToString::to_string).collect();
+        keys.insert("goodput_objectives".into(), objectives.into());
+        keys.insert("request_goodput".into(), rate(good, run.duration()).into());
+        keys.insert("goodput_share".into(), json!(share(good, run.queries.total)));
+    }
     keys.insert("request_throughput".into(), rate(run.queries.ok, run.duration()).into());
     keys.insert("output_throughput".into(), rate(run.tokens.received, run.duration()).into());
     for metric in [Metric::Ttft, Metric::Tpot, Metric::Itl, Metric::E2el] {
@@ -218,6 +230,25 @@ fn metrics(run: &RunData) -> Map<String, Value> {
         .into_iter()
         .filter_map(|metric| Some((format!("{}_ms", metric.name()), figures(run.metrics.get(metric))?)))
         .collect()
+}
+
+/// `ok` is null where nobody can say, and `reason` says why.
+fn threshold(outcome: &Outcome) -> Value {
+    let (ok, reason) = match &outcome.state {
+        State::Held => (Some(true), None),
+        State::Broken => (Some(false), None),
+        State::Unknown(why) => (None, Some(why)),
+    };
+    json!({
+        "threshold": outcome.threshold.text,
+        "figure": outcome.threshold.subject(),
+        "comparison": outcome.threshold.comparison.sign(),
+        "limit": outcome.threshold.limit,
+        "value": outcome.value,
+        "ok": ok,
+        "reason": reason,
+        "worst_from_s": outcome.worst_from_s,
+    })
 }
 
 fn failures(run: &RunData) -> Vec<Value> {
@@ -255,13 +286,8 @@ fn generator(run: &RunData, info: &RunInfo) -> Value {
 }
 
 /// Writes `_summary.json`.
-pub(super) fn write(
-    files: &Files,
-    run: &RunData,
-    info: &RunInfo,
-    judgement: &Judgement,
-    exit_code: u8,
-) -> io::Result<()> {
+pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> io::Result<()> {
+    let judgement = &conclusion.judgement;
     let close_codes = run.close_codes.iter().map(|(code, count)| (code.to_string(), json!(count)));
     let summary = Summary {
         schema_version: SCHEMA_VERSION,
@@ -269,13 +295,15 @@ pub(super) fn write(
         started_at: files.started_at.format(&Rfc3339).map_err(io::Error::other)?,
         verdict: judgement.verdict.name(),
         verdict_reason: &judgement.reason,
-        exit_code,
+        exit_code: conclusion.exit_code,
         interrupted: info.interrupted,
         integrity: integrity(run),
         origin: origin(run),
         ours: ours(run, info),
-        vllm: vllm(run),
+        vllm: vllm(run, conclusion),
         measures: faults::measures(run),
+        thresholds: conclusion.outcomes.iter().map(threshold).collect(),
+        steady: run.steady.as_ref().map(|steady| figures::steady(steady, !conclusion.objectives.is_empty())),
         faults: faults::json(info),
         metrics: metrics(run),
         failures: failures(run),

@@ -3,9 +3,10 @@
 
 use super::{
     RunInfo, faults,
-    summary::{delivery_ratio, integrity, mean_present, rate},
+    judging::Conclusion,
+    summary::{delivery_ratio, integrity, mean_present, rate, share},
 };
-use crate::measure::{Evidence, Judgement, Metric, RunData};
+use crate::measure::{Evidence, Judgement, Metric, RunData, threshold::State};
 use std::fmt::Write;
 
 const WIDTH: usize = 80;
@@ -32,13 +33,14 @@ const LATENCIES: [Metric; 15] = [
 ];
 
 /// The whole summary.
-pub(super) fn render(run: &RunData, info: &RunInfo, evidence: &Evidence, judgement: &Judgement) -> String {
+pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> String {
+    let evidence = &conclusion.evidence;
     let mut out = String::new();
-    head(&mut out, info, judgement);
-    checks(&mut out, run, evidence);
+    head(&mut out, info, &conclusion.judgement);
+    checks(&mut out, run, conclusion);
     delivery(&mut out, run);
     latency(&mut out, run, info);
-    throughput(&mut out, run, info);
+    throughput(&mut out, run, info, conclusion);
     connections(&mut out, run);
     faults::section(&mut out, info);
     generator(&mut out, run, info, evidence);
@@ -92,7 +94,8 @@ const fn mark(ok: bool) -> &'static str {
     if ok { "✓" } else { "✗" }
 }
 
-fn checks(out: &mut String, run: &RunData, evidence: &Evidence) {
+fn checks(out: &mut String, run: &RunData, conclusion: &Conclusion) {
+    let evidence = &conclusion.evidence;
     let unverified = integrity(run) == "unverified";
     let tokens = [
         ("tokens_lost", evidence.tokens_lost),
@@ -107,9 +110,20 @@ fn checks(out: &mut String, run: &RunData, evidence: &Evidence) {
         };
         let _ = writeln!(out, "{MARGIN}{mark} {:<28} {value}", format!("{name}==0"));
     }
-    let (ok, total) = (evidence.queries_ok, evidence.queries_total);
-    let mark = mark(ok == total && total > 0);
-    let _ = writeln!(out, "{MARGIN}{mark} {:<28} {ok}", format!("queries_ok=={total}"));
+    if conclusion.users().is_empty() {
+        let (ok, total) = (evidence.queries_ok, evidence.queries_total);
+        let mark = mark(ok == total && total > 0);
+        let _ = writeln!(out, "{MARGIN}{mark} {:<28} {ok}", format!("queries_ok=={total}"));
+    }
+    for outcome in conclusion.users() {
+        let mark = match outcome.state {
+            State::Held => "✓",
+            State::Broken => "✗",
+            State::Unknown(_) => "?",
+        };
+        let row = format!("{mark} {:<28} {}", outcome.threshold.to_string(), outcome.shown());
+        let _ = writeln!(out, "{}", wrap_row(&row));
+    }
     out.push('\n');
 }
 
@@ -181,7 +195,7 @@ fn row(out: &mut String, run: &RunData, metric: Metric) {
     let _ = writeln!(out, "{MARGIN}{name:<18}{}{}", wide.concat(), wider.concat());
 }
 
-fn throughput(out: &mut String, run: &RunData, info: &RunInfo) {
+fn throughput(out: &mut String, run: &RunData, info: &RunInfo, conclusion: &Conclusion) {
     let duration = run.duration();
     let (queries, sessions) = (&run.queries, &run.sessions);
     line(
@@ -193,6 +207,20 @@ fn throughput(out: &mut String, run: &RunData, info: &RunInfo) {
     line(out, "queries", &format!("{} of {} ok{}", queries.ok, queries.total, unfinished(run)));
     line(out, "request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
     line(out, "output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
+    if !conclusion.objectives.is_empty() {
+        let good = run.metrics.counts().good;
+        let of_all =
+            share(good, queries.total).map_or_else(String::new, |share| format!("  {}", percent(share)));
+        let objectives: Vec<_> = conclusion.objectives.iter().map(ToString::to_string).collect();
+        line(out, "request_goodput", &format!("{:.1} queries/s{of_all}", rate(good, duration)));
+        line(out, "  objectives", &objectives.join(" "));
+    }
+    if let Some(steady) = &run.steady {
+        let tokens = format!("{:.1} tokens/s", steady.metrics.tokens() as f64 / steady.seconds());
+        let p95 = steady.metrics.get(Metric::E2el).quantile_ms(0.95);
+        let p95 = p95.map_or_else(String::new, |ms| format!(", e2el_ms p(95)={}", short(ms)));
+        line(out, "steady state", &format!("{} s to {} s: {tokens}{p95}", steady.from_s, steady.to_s));
+    }
     let mean = mean_present(sessions.time, info.elapsed);
     line(out, "concurrent sessions", &format!("mean {mean:.1}, peak {}", info.peak_sessions));
     let mean = mean_present(queries.time, duration);
@@ -266,11 +294,16 @@ fn failures(out: &mut String, run: &RunData) {
 /// A server's text must not steer the terminal, nor fill it.
 pub(super) fn printable(text: &str) -> String {
     const MOST: usize = 200;
-    let mut clean: String = text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut clean: String = uncontrolled(text).chars().take(MOST).collect();
     if text.chars().nth(MOST).is_some() {
         clean.push('…');
     }
     clean
+}
+
+/// The same text with a space for each control character.
+pub(super) fn uncontrolled(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A share as percent; 99.996 % is not 100.00 %.
@@ -280,7 +313,7 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// Milliseconds in at most eight characters, to about four digits.
-pub(super) fn short(ms: f64) -> String {
+pub(crate) fn short(ms: f64) -> String {
     match ms.abs() {
         size if size < 10.0 => format!("{ms:.2}"),
         size if size < 10_000.0 => format!("{ms:.1}"),
@@ -288,8 +321,14 @@ pub(super) fn short(ms: f64) -> String {
     }
 }
 
+/// A row that fits is left as it is, also its spaces.
+fn wrap_row(row: &str) -> String {
+    let fits = MARGIN.len() + row.chars().count() <= WIDTH;
+    if fits { format!("{MARGIN}{row}") } else { wrap(row, WIDTH, MARGIN) }
+}
+
 /// Breaks at spaces; what has none is left whole.
-pub(super) fn wrap(text: &str, width: usize, margin: &str) -> String {
+pub(crate) fn wrap(text: &str, width: usize, margin: &str) -> String {
     let (mut lines, mut line) = (Vec::new(), margin.to_owned());
     for word in text.split(' ') {
         let begun = line.len() > margin.len();

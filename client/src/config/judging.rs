@@ -1,0 +1,130 @@
+//! What a run is judged by, as it was asked for: thresholds, objectives, and whether a breach ends it.
+//! It judges nothing.
+
+use super::{check::Check, span};
+use crate::{
+    cli::RunArgs,
+    measure::{
+        Objective,
+        threshold::{self, Threshold},
+    },
+    output,
+    signals::Stop,
+};
+use std::time::Duration;
+
+/// What a run is judged by.
+#[derive(Clone, Debug, Default)]
+pub struct Judging {
+    /// Beside those that are always on.
+    pub thresholds: Vec<Threshold>,
+    /// Of a good query.
+    pub objectives: Vec<Objective>,
+    /// A breach that is final ends the run, from this time on.
+    pub abort_after: Option<Duration>,
+}
+
+impl Judging {
+    /// For the results of a run that `stop` ends early.
+    #[must_use]
+    pub fn resolve(&self, stop: &Stop) -> output::Judging {
+        let abort = |delay| output::Abort { delay, stop: stop.clone(), ..output::Abort::default() };
+        output::Judging {
+            thresholds: self.thresholds.clone(),
+            objectives: self.objectives.clone().into(),
+            steady: None,
+            abort: self.abort_after.map(abort),
+        }
+    }
+}
+
+pub(super) fn judging(check: &mut Check, args: &RunArgs) -> Judging {
+    let mut judging = Judging::default();
+    for text in args.thresholds.iter().flat_map(|text| threshold::split(text)) {
+        match text.parse() {
+            Ok(threshold) => judging.thresholds.push(threshold),
+            Err(error) => check.fault(format!("--{error}")),
+        }
+    }
+    for text in args.goodput.iter().flat_map(|text| threshold::split(text)) {
+        match text.parse() {
+            Ok(objective) => judging.objectives.push(objective),
+            Err(error) => check.fault(format!("--goodput {error}")),
+        }
+    }
+    let wants_goodput = judging.thresholds.iter().find(|threshold| threshold.subject().contains("goodput"));
+    if let Some(threshold) = wants_goodput.filter(|_| judging.objectives.is_empty()) {
+        let text = &threshold.text;
+        check.fault(format!("--threshold `{text}` needs objectives: give --goodput, as --goodput e2el:3000"));
+    }
+    judging.abort_after = abort_after(check, args);
+    judging
+}
+
+fn abort_after(check: &mut Check, args: &RunArgs) -> Option<Duration> {
+    let text = args.abort_delay.as_deref();
+    let delay = text.map_or(Some(Duration::ZERO), span::parse);
+    if delay.is_none() {
+        let text = text.unwrap_or_default();
+        check.fault(format!("--abort-delay `{text}` is no time: give one as 30s or 1m30s"));
+    }
+    if text.is_some() && !args.abort_on_fail {
+        check.fault(
+            "--abort-delay says when --abort-on-fail may end the run: give both or neither".to_owned(),
+        );
+    }
+    delay.filter(|_| args.abort_on_fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(args: &RunArgs) -> (Judging, Vec<String>) {
+        let mut check = Check::default();
+        let judging = judging(&mut check, args);
+        (judging, check.faults)
+    }
+
+    fn args(thresholds: &[&str], goodput: &[&str]) -> RunArgs {
+        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        RunArgs { thresholds: owned(thresholds), goodput: owned(goodput), ..RunArgs::default() }
+    }
+
+    #[test]
+    fn several_a_flag_and_several_flags() {
+        let (judging, faults) = judge(&args(
+            &["error_rate<0.1 tokens_lost==0", "e2el_ms:p95<3000,ttft_ms:p99<450"],
+            &["ttft:450 e2el:3000"],
+        ));
+        assert_eq!(faults, Vec::<String>::new());
+        assert_eq!((judging.thresholds.len(), judging.objectives.len()), (4, 2));
+        assert_eq!(judging.abort_after, None);
+    }
+
+    #[test]
+    fn every_fault_is_listed() {
+        let faults = judge(&RunArgs {
+            abort_delay: Some("soon".into()),
+            ..args(&["e2e_ms:p9<1", "goodput_share>0.9"], &["itl:3"])
+        })
+        .1;
+        for expected in [
+            "`e2e_ms:p9<1`",
+            "`goodput_share>0.9` needs",
+            "--goodput `itl:3`",
+            "`soon` is no time",
+            "both or neither",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}: {faults:#?}");
+        }
+    }
+
+    #[test]
+    fn a_delay_of_an_abort() {
+        let asked = RunArgs { abort_on_fail: true, abort_delay: Some("1m".into()), ..RunArgs::default() };
+        assert_eq!(judge(&asked).0.abort_after, Some(Duration::from_secs(60)));
+        let at_once = RunArgs { abort_on_fail: true, ..RunArgs::default() };
+        assert_eq!(judge(&at_once).0.abort_after, Some(Duration::ZERO));
+    }
+}

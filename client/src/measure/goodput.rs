@@ -1,0 +1,140 @@
+//! Goodput: which queries met every objective that a user would ask for, as vLLM and `DistServe` count it.
+//! A query that failed never did; one of a single token has no `tpot`, and meets any.
+
+use super::{recorder::nanos, tpot_ns};
+use crate::record::{Moment, QueryRecord, QueryStatus};
+use std::{fmt, str::FromStr};
+
+/// What of a query an objective bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounded {
+    /// `ttft`
+    Ttft,
+    /// `ttft_sched`
+    TtftSched,
+    /// `tpot`
+    Tpot,
+    /// `e2el`
+    E2el,
+    /// `e2el_sched`
+    E2elSched,
+}
+
+impl Bounded {
+    const ALL: [Self; 5] = [Self::Ttft, Self::TtftSched, Self::Tpot, Self::E2el, Self::E2elSched];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ttft => "ttft",
+            Self::TtftSched => "ttft_sched",
+            Self::Tpot => "tpot",
+            Self::E2el => "e2el",
+            Self::E2elSched => "e2el_sched",
+        }
+    }
+}
+
+/// The most milliseconds that something of a query may take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// Of what.
+    pub bounded: Bounded,
+    /// The most, milliseconds.
+    pub most_ms: f64,
+}
+
+impl Objective {
+    /// Whether a query that ended well kept it.
+    fn is_met(&self, query: &QueryRecord) -> bool {
+        let since = |to: Option<Moment>, from: Option<Moment>| Some(nanos(to?) - nanos(from?));
+        let scheduled = Some(query.scheduled);
+        let ns = match self.bounded {
+            Bounded::Ttft => since(query.first_token, query.sent),
+            Bounded::TtftSched => since(query.first_token, scheduled),
+            Bounded::E2el => since(query.done, query.sent),
+            Bounded::E2elSched => since(query.done, scheduled),
+            Bounded::Tpot => Some(tpot_ns(query).unwrap_or(0)),
+        };
+        #[allow(clippy::cast_precision_loss)]
+        let met = ns.is_some_and(|ns| ns as f64 / 1e6 <= self.most_ms);
+        met
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.bounded.name(), self.most_ms)
+    }
+}
+
+/// No objective, and why.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no objective: give one of ttft, ttft_sched, tpot, e2el, e2el_sched and the most milliseconds, as ttft:450"
+)]
+pub struct NoObjective(String);
+
+impl FromStr for Objective {
+    type Err = NoObjective;
+
+    fn from_str(text: &str) -> Result<Self, NoObjective> {
+        let parse = || {
+            let (name, most) = text.split_once(':')?;
+            let name = name.trim_end_matches("_ms");
+            let bounded = Bounded::ALL.into_iter().find(|bounded| bounded.name() == name)?;
+            let most_ms = most.parse().ok().filter(|most: &f64| most.is_finite() && *most >= 0.0)?;
+            Some(Self { bounded, most_ms })
+        };
+        parse().ok_or_else(|| NoObjective(text.to_owned()))
+    }
+}
+
+/// Whether the query was ok and met every one of `objectives`.
+pub(super) fn is_good(query: &QueryRecord, objectives: &[Objective]) -> bool {
+    query.status == QueryStatus::Ok && objectives.iter().all(|objective| objective.is_met(query))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::query;
+    use std::time::Duration;
+
+    fn objectives(text: &str) -> Vec<Objective> {
+        text.split(' ').map(|one| one.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn every_objective_counts_and_a_failed_query_meets_none() {
+        // Sent at 100 ms, 10 ms late; 18 tokens from 300 to 1150 ms, done at 1200 ms.
+        let ok = query(QueryStatus::Ok);
+        for (text, good) in [
+            ("ttft:200", true),
+            ("ttft:199.9", false),
+            ("ttft_sched:209", false),
+            ("ttft_sched_ms:210", true),
+            ("tpot:50", true),
+            ("tpot:49", false),
+            ("e2el:1100 ttft:450 tpot:60", true),
+            ("e2el:1099 ttft:450 tpot:60", false),
+            ("e2el_sched:1110", true),
+        ] {
+            assert_eq!(is_good(&ok, &objectives(text)), good, "{text}");
+        }
+        assert!(!is_good(&query(QueryStatus::Incomplete), &objectives("e2el:9000")));
+        assert!(!is_good(&crate::record::QueryRecord { done: None, ..ok.clone() }, &objectives("e2el:9000")));
+        let mut one_token = crate::record::QueryRecord { last_token: ok.first_token, ..ok };
+        one_token.tally.tokens_received = 1;
+        one_token.done = Some(Duration::from_millis(400));
+        assert!(is_good(&one_token, &objectives("tpot:1")));
+    }
+
+    #[test]
+    fn what_is_no_objective_is_named() {
+        for bad in ["ttft", "ttft:", "itl:3", "ttft:-1", "ttft:nan", "ttft:inf", ":3", ""] {
+            let error = bad.parse::<Objective>().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{bad}`")) && error.contains("ttft:450"), "{error}");
+        }
+        assert_eq!(objectives("ttft_ms:450")[0].to_string(), "ttft:450");
+    }
+}

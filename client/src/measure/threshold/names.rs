@@ -1,0 +1,95 @@
+//! The names that a threshold may use, beside those of durations.
+//! What is not on a list is refused before the run, with the lists.
+
+/// Counts, rates and shares of the whole run; named as in the summary.
+pub const RUN_NAMES: [&str; 43] = [
+    "duration_s",
+    "sessions_total",
+    "sessions_ok",
+    "sessions_failed",
+    "success_rate",
+    "queries_total",
+    "queries_sent",
+    "queries_ok",
+    "queries_failed",
+    "queries_incomplete",
+    "queries_timeout",
+    "queries_error",
+    "queries_rejected",
+    "queries_abandoned",
+    "error_rate",
+    "tokens_expected",
+    "tokens_received",
+    "tokens_lost",
+    "tokens_duplicated",
+    "tokens_reordered",
+    "tokens_unverified",
+    "tokens_cut_off",
+    "lost_connected",
+    "lost_in_gap",
+    "delivery_ratio",
+    "events_lost",
+    "events_duplicated",
+    "events_reordered",
+    "events_after_terminator",
+    "events_replayed",
+    "stall_count",
+    "stall_ms",
+    "longest_token_gap_ms",
+    "request_throughput",
+    "output_throughput",
+    "request_goodput",
+    "goodput_share",
+    "dropped_iterations",
+    "reconnect_attempts",
+    "reconnects_ok",
+    "peak_reconnect_rate",
+    "announced_gaps",
+    "cpu_wait_share",
+];
+
+/// Those of them that are also known of the steady state and of windows.
+pub const STRETCH_NAMES: [&str; 13] = [
+    "queries_total",
+    "queries_ok",
+    "queries_failed",
+    "error_rate",
+    "tokens_lost",
+    "tokens_duplicated",
+    "tokens_reordered",
+    "request_throughput",
+    "output_throughput",
+    "request_goodput",
+    "goodput_share",
+    "reconnect_attempts",
+    "reconnects_ok",
+];
+
+/// Those of the whole run that only grow: one beyond its limit never comes back.
+pub(super) const GROWING: [&str; 6] = [
+    "queries_failed",
+    "tokens_lost",
+    "tokens_duplicated",
+    "tokens_reordered",
+    "reconnect_attempts",
+    "reconnects_ok",
+];
+
+/// What watches beside the run tell, if they ran: of a process with its name, as `rss_mb{redis}`.
+pub const EXTRA_NAMES: [&str; 5] = ["health_ms", "health_failures", "restarts", "rss_mb", "cpu_share"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Counts, threshold::stretch_scalar};
+
+    #[test]
+    fn stretches_know_what_they_say_they_know() {
+        let counts = Counts { queries: 1, ..Counts::default() };
+        for name in STRETCH_NAMES {
+            assert!(RUN_NAMES.contains(&name), "{name}");
+            assert!(stretch_scalar(name, &counts, 1, 1.0).is_some(), "{name}");
+        }
+        assert!(GROWING.iter().all(|name| STRETCH_NAMES.contains(name)));
+    }
+}

@@ -1,0 +1,248 @@
+//! Sliding windows over the seconds of a run: the worst one of each threshold, known as soon as it is over.
+//! It holds the seconds of one window a threshold, of the one metric that the threshold is about.
+
+use super::{Comparison, Figure, Over, Threshold, distribution_of, names::GROWING, stretch_figure};
+use crate::measure::{Counts, Distribution, Interval};
+use std::collections::VecDeque;
+
+/// A window's figure and where it began.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Worst {
+    /// The figure.
+    pub value: f64,
+    /// The second of the run at which the window began.
+    pub from_s: u64,
+}
+
+/// A threshold that a running run has broken for good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Broken {
+    /// Which.
+    pub threshold: Threshold,
+    /// The figure.
+    pub value: f64,
+}
+
+/// The windows of all thresholds that have one, and the counts of the run so far.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    watched: Vec<Watched>,
+    /// Thresholds over the whole run whose breach is final.
+    growing: Vec<Threshold>,
+    so_far: Counts,
+    next: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    threshold: Threshold,
+    length: usize,
+    seconds: VecDeque<Slice>,
+    worst: Option<Worst>,
+    /// Why the last window had no figure.
+    missing: String,
+}
+
+/// What a window needs of a second.
+#[derive(Clone, Debug, Default)]
+struct Slice {
+    distribution: Distribution,
+    counts: Counts,
+    tokens: u64,
+}
+
+impl Windows {
+    /// Watches those of `thresholds` that can be judged while a run goes on.
+    #[must_use]
+    pub fn of(thresholds: &[Threshold]) -> Self {
+        let watched = thresholds.iter().filter_map(Watched::of).collect();
+        let growing = thresholds.iter().filter(|threshold| only_grows(threshold)).cloned().collect();
+        Self { watched, growing, ..Self::default() }
+    }
+
+    /// Takes a second that is over. Seconds come in order; one that is left out was empty.
+    pub fn second(&mut self, second: u64, interval: &Interval) {
+        let next = self.next.unwrap_or(second);
+        for watched in &mut self.watched {
+            // More empty seconds than a window holds are as good as a window of them.
+            for empty in next..second.min(next.saturating_add(watched.length as u64)) {
+                watched.push(empty, Slice::default());
+            }
+            watched.push(second, Slice::of(&watched.threshold.figure, interval));
+        }
+        self.so_far.merge(interval.counts());
+        self.next = Some(second + 1);
+    }
+
+    /// What is broken already, and cannot be mended by what is to come.
+    #[must_use]
+    pub fn broken(&self) -> Option<Broken> {
+        let windows = self.watched.iter().filter_map(|watched| {
+            let value = watched.worst?.value;
+            Some(Broken { threshold: watched.threshold.clone(), value })
+        });
+        let counts = self.growing.iter().filter_map(|threshold| {
+            let value = stretch_figure(&threshold.figure, &Distribution::default(), &self.so_far, 0, 0.0);
+            Some(Broken { threshold: threshold.clone(), value: value.ok()? })
+        });
+        windows
+            .chain(counts)
+            .find(|broken| !broken.threshold.comparison.holds(broken.value, broken.threshold.limit))
+    }
+
+    /// The worst window of a threshold. A run shorter than the window is one window.
+    ///
+    /// # Errors
+    /// No window had such a figure, and why.
+    pub fn worst(&self, threshold: &Threshold) -> Result<Worst, String> {
+        let Some(watched) = self.watched.iter().find(|watched| watched.threshold == *threshold) else {
+            return Err("nothing watched it in this run".to_owned());
+        };
+        match watched.worst {
+            Some(worst) => Ok(worst),
+            None if !watched.seconds.is_empty() && watched.seconds.len() < watched.length => {
+                let from_s = self.next.unwrap_or(0).saturating_sub(watched.seconds.len() as u64);
+                Ok(Worst { value: watched.figure()?, from_s })
+            }
+            None if watched.seconds.is_empty() => Err("nothing was measured".to_owned()),
+            None => Err(watched.missing.clone()),
+        }
+    }
+}
+
+/// A breach of it is final: a count that only grows, bounded above.
+fn only_grows(threshold: &Threshold) -> bool {
+    let bounded = match threshold.comparison {
+        Comparison::Below | Comparison::AtMost => true,
+        Comparison::Equal => threshold.limit == 0.0,
+        _ => false,
+    };
+    let grows = matches!(threshold.figure, Figure::Scalar(name) if GROWING.contains(&name));
+    threshold.over == Over::Run && bounded && grows
+}
+
+impl Slice {
+    fn of(figure: &Figure, interval: &Interval) -> Self {
+        let distribution = distribution_of(figure, interval).cloned().unwrap_or_default();
+        Self { distribution, counts: *interval.counts(), tokens: interval.tokens() }
+    }
+}
+
+impl Watched {
+    fn of(threshold: &Threshold) -> Option<Self> {
+        let Over::Window(length) = threshold.over else { return None };
+        Some(Self {
+            threshold: threshold.clone(),
+            length: usize::try_from(length.as_secs()).unwrap_or(usize::MAX),
+            seconds: VecDeque::new(),
+            worst: None,
+            missing: String::new(),
+        })
+    }
+
+    fn push(&mut self, second: u64, slice: Slice) {
+        if self.seconds.len() >= self.length {
+            self.seconds.pop_front();
+        }
+        self.seconds.push_back(slice);
+        if self.seconds.len() < self.length {
+            return;
+        }
+        match self.figure() {
+            Ok(value) => self.see(Worst { value, from_s: (second + 1).saturating_sub(self.length as u64) }),
+            Err(why) => self.missing = why,
+        }
+    }
+
+    fn see(&mut self, seen: Worst) {
+        let badness = |worst: Worst| self.threshold.comparison.badness(worst.value, self.threshold.limit);
+        if self.worst.is_none_or(|worst| badness(seen) > badness(worst)) {
+            self.worst = Some(seen);
+        }
+    }
+
+    /// The figure over all seconds that are held.
+    fn figure(&self) -> Result<f64, String> {
+        let mut all = Slice::default();
+        for slice in &self.seconds {
+            all.distribution.merge(&slice.distribution);
+            all.counts.merge(&slice.counts);
+            all.tokens += slice.tokens;
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = self.seconds.len() as f64;
+        stretch_figure(&self.threshold.figure, &all.distribution, &all.counts, all.tokens, seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Metric;
+
+    fn threshold(text: &str) -> Threshold {
+        text.parse().unwrap()
+    }
+
+    /// A second in which queries of these durations ended.
+    fn second(e2el_ms: &[i64]) -> Interval {
+        let mut interval = Interval::default();
+        for ms in e2el_ms {
+            interval.record(Metric::E2el, ms * 1_000_000);
+            interval.count(|counts| counts.queries += 1);
+        }
+        interval
+    }
+
+    fn worst(text: &str, seconds: &[(u64, &[i64])]) -> Result<(i64, u64), String> {
+        let threshold = threshold(text);
+        let mut windows = Windows::of(std::slice::from_ref(&threshold));
+        for (at, e2el_ms) in seconds {
+            windows.second(*at, &second(e2el_ms));
+        }
+        #[allow(clippy::cast_possible_truncation)]
+        windows.worst(&threshold).map(|worst| (worst.value.round() as i64, worst.from_s))
+    }
+
+    #[test]
+    fn the_worst_window_decides() {
+        let run: &[(u64, &[i64])] = &[(0, &[10]), (1, &[20]), (2, &[90]), (3, &[30]), (4, &[10]), (5, &[10])];
+        assert_eq!(worst("e2el_ms[1s]:max<50", run), Ok((90, 2)));
+        assert_eq!(worst("e2el_ms[2s]:max<50", run), Ok((90, 1)), "the first of equals");
+        assert_eq!(worst("e2el_ms[2s]:avg<50", run), Ok((60, 2)));
+        assert_eq!(worst("e2el_ms[3s]:min>5", run), Ok((10, 0)), "a lower bound: the smallest is the worst");
+        assert_eq!(worst("e2el_ms[6s]:avg<50", run), Ok((28, 0)));
+    }
+
+    #[test]
+    fn seconds_without_anything_are_seconds_all_the_same() {
+        let run: &[(u64, &[i64])] = &[(3, &[10, 10]), (8, &[20, 20, 20]), (9, &[])];
+        assert_eq!(worst("request_throughput[2s]>0", run), Ok((0, 4)));
+        assert_eq!(worst("request_throughput[2s]<9", run), Ok((2, 7)), "3 in 2 s, rounded");
+        assert_eq!(worst("e2el_ms[2s]:max<50", run), Ok((20, 7)), "windows of nothing have no maximum");
+        let far: &[(u64, &[i64])] = &[(0, &[1]), (1_000_000_000_000, &[2])];
+        assert_eq!(worst("e2el_ms[300s]:max<50", far), Ok((2, 999_999_999_701)));
+    }
+
+    #[test]
+    fn a_run_shorter_than_the_window_is_one_window() {
+        assert_eq!(worst("e2el_ms[30s]:max<50", &[(2, &[10]), (3, &[40])]), Ok((40, 2)));
+        assert_eq!(worst("e2el_ms[30s]:max<50", &[]), Err("nothing was measured".to_owned()));
+        assert_eq!(worst("e2el_ms[1s]:max<50", &[(0, &[])]), Err("there are no samples".to_owned()));
+    }
+
+    #[test]
+    fn what_cannot_be_mended_is_told_while_the_run_goes_on() {
+        let thresholds = ["e2el_ms[2s]:max<50", "queries_failed<=1", "error_rate<0.1", "e2el_ms:p95<1"];
+        let mut windows = Windows::of(&thresholds.map(threshold));
+        let mut failing = second(&[10]);
+        failing.count(|counts| counts.failed += 1);
+        windows.second(0, &failing);
+        assert_eq!(windows.broken(), None, "a rate and a percentile of the whole run may recover");
+        windows.second(1, &failing);
+        let broken = windows.broken().unwrap();
+        assert_eq!((broken.threshold.text.as_str(), broken.value), ("queries_failed<=1", 2.0));
+        windows.second(2, &second(&[60]));
+        assert_eq!(windows.broken().unwrap().threshold.text, "e2el_ms[2s]:max<50");
+    }
+}

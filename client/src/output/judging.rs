@@ -1,0 +1,129 @@
+//! What a run is judged by, while it goes on and at its end.
+//! It asks a run to stop where a threshold is broken for good; it ends nothing by force.
+
+use super::{RunInfo, figures, info};
+use crate::{
+    measure::{
+        Evidence, Interval, Judgement, Objective, RunData, Steady, exit_code, judge,
+        threshold::{Outcome, RunFigures, Threshold, Windows, figure_text, judge_all, zero},
+    },
+    signals::Stop,
+};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+/// Default thresholds, always on: integrity outranks everything.
+const ALWAYS: [&str; 3] = ["tokens_lost", "tokens_duplicated", "tokens_reordered"];
+
+/// What a run is to be judged by.
+#[derive(Clone, Debug, Default)]
+pub struct Judging {
+    /// The user's thresholds.
+    pub thresholds: Vec<Threshold>,
+    /// What a good query meets; none: nobody asked for goodput.
+    pub objectives: Arc<[Objective]>,
+    /// The steady state, by the schedule.
+    pub steady: Option<(Duration, Duration)>,
+    /// Whom to tell when a threshold is broken for good.
+    pub abort: Option<Abort>,
+}
+
+/// Ends a run early.
+#[derive(Clone, Debug, Default)]
+pub struct Abort {
+    /// Not before this time of the run.
+    pub delay: Duration,
+    /// Told to start nothing more.
+    pub stop: Stop,
+    /// Why it was.
+    pub reason: Arc<OnceLock<String>>,
+}
+
+impl Judging {
+    fn all(&self) -> Vec<Threshold> {
+        ALWAYS.map(zero).into_iter().chain(self.thresholds.iter().cloned()).collect()
+    }
+
+    /// What looks at the seconds as they go by.
+    pub(super) fn observer(&self) -> Observer {
+        Observer {
+            windows: Windows::of(&self.all()),
+            steady: self.steady.and_then(Steady::of),
+            abort: self.abort.clone(),
+        }
+    }
+}
+
+/// Looks at the seconds of a run as they are over.
+#[derive(Debug)]
+pub(super) struct Observer {
+    windows: Windows,
+    steady: Option<Steady>,
+    abort: Option<Abort>,
+}
+
+impl Observer {
+    pub(super) fn second(&mut self, second: u64, interval: &Interval) {
+        self.windows.second(second, interval);
+        if let Some(steady) = &mut self.steady {
+            steady.second(second, interval);
+        }
+        let due = |abort: &&Abort| second + 1 >= abort.delay.as_secs();
+        let Some(abort) = self.abort.as_ref().filter(due) else { return };
+        if let Some(broken) = self.windows.broken() {
+            let reason = format!("{}, and it was {}", broken.threshold, figure_text(broken.value));
+            let _ = abort.reason.set(format!("it broke {reason} after {} s", second + 1));
+            abort.stop.starting.cancel();
+            self.abort = None;
+        }
+    }
+
+    /// The run is over: nothing is left to be ended early.
+    pub(super) fn run_is_over(&mut self) {
+        self.abort = None;
+    }
+
+    pub(super) fn hand_over(self, run: &mut RunData) {
+        (run.windows, run.steady) = (self.windows, self.steady);
+    }
+}
+
+/// A run judged.
+#[derive(Debug)]
+pub(super) struct Conclusion {
+    pub(super) evidence: Evidence,
+    pub(super) judgement: Judgement,
+    /// The default thresholds first.
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) objectives: Arc<[Objective]>,
+    pub(super) exit_code: u8,
+}
+
+impl Conclusion {
+    pub(super) fn of(run: &RunData, info: &RunInfo, judging: &Judging) -> Self {
+        let scalars = figures::scalars(run, info, !judging.objectives.is_empty());
+        let figures = RunFigures {
+            metrics: &run.metrics,
+            scalars: &scalars,
+            extra: &info.extra_figures,
+            steady: run.steady.as_ref(),
+            windows: &run.windows,
+        };
+        let outcomes = judge_all(&judging.all(), &figures);
+        let thresholds = outcomes[ALWAYS.len()..].to_vec();
+        let evidence = Evidence { thresholds, ..info::evidence(run, info) };
+        let mut judgement = judge(&evidence);
+        if let Some(why) = &info.aborted {
+            judgement.reason = format!("{} The run was ended early: {why}.", judgement.reason);
+        }
+        let exit_code = exit_code(judgement.verdict, info.interrupted);
+        Self { evidence, judgement, outcomes, objectives: Arc::clone(&judging.objectives), exit_code }
+    }
+
+    /// The thresholds of the user's.
+    pub(super) fn users(&self) -> &[Outcome] {
+        &self.outcomes[ALWAYS.len()..]
+    }
+}

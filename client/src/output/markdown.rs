@@ -1,0 +1,140 @@
+//! `_summary.md`: the run for a pull request or a build's page, verdict first.
+//! It is short: whoever wants more opens the report.
+
+use super::{
+    RunInfo,
+    files::Files,
+    judging::Conclusion,
+    summary::{delivery_ratio, integrity, rate},
+    text::{headline, percent, printable, short, uncontrolled},
+};
+use crate::measure::{
+    Metric, RunData,
+    threshold::{Outcome, State},
+};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+/// Latency rows, in this order.
+const LATENCIES: [Metric; 7] = [
+    Metric::Ttft,
+    Metric::Tpot,
+    Metric::Itl,
+    Metric::E2el,
+    Metric::Delivery,
+    Metric::Connect,
+    Metric::ReconnectGap,
+];
+
+/// Writes `_summary.md`.
+pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> io::Result<()> {
+    files.open("_summary.md")?.write_all(render(files.id(), run, info, conclusion).as_bytes())
+}
+
+fn render(id: &str, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> String {
+    let judgement = &conclusion.judgement;
+    let mut out = String::new();
+    let mark = match headline(info, judgement) {
+        "PASS" => "✅",
+        "FAIL" => "❌",
+        _ => "⚠️",
+    };
+    let _ = writeln!(out, "## {mark} {}: {}\n", headline(info, judgement), plain(&judgement.reason));
+    thresholds(&mut out, run, conclusion);
+    delivery(&mut out, run, conclusion);
+    latency(&mut out, run);
+    failures(&mut out, run);
+    let elapsed = info.elapsed.as_secs_f64();
+    let _ = writeln!(out, "\n{} sessions, {elapsed:.0} s, `{}`", run.sessions.total, code(id));
+    out
+}
+
+fn thresholds(out: &mut String, run: &RunData, conclusion: &Conclusion) {
+    out.push_str("| threshold | value | |\n|---|---|---|\n");
+    let defaults = conclusion.outcomes.len() - conclusion.users().len();
+    for (index, outcome) in conclusion.outcomes.iter().enumerate() {
+        let unverified = index < defaults && integrity(run) == "unverified";
+        let (mark, value) = judged(outcome, unverified);
+        let _ = writeln!(out, "| `{}` | {} | {mark} |", code(&outcome.threshold.to_string()), plain(&value));
+    }
+    if conclusion.users().is_empty() {
+        let queries = &run.queries;
+        let mark = if queries.ok == queries.total { "✅" } else { "❌" };
+        let _ = writeln!(out, "| `queries_ok=={}` | {} | {mark} |", queries.total, queries.ok);
+    }
+    out.push('\n');
+}
+
+fn judged(outcome: &Outcome, unverified: bool) -> (&'static str, String) {
+    match outcome.state {
+        State::Held if unverified => ("❔", "unverified".to_owned()),
+        State::Held => ("✅", outcome.shown()),
+        State::Broken => ("❌", outcome.shown()),
+        State::Unknown(_) => ("❔", outcome.shown()),
+    }
+}
+
+fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
+    let (tokens, queries) = (&run.tokens, &run.queries);
+    let ratio = delivery_ratio(run).map_or_else(String::new, |ratio| format!(" ({})", percent(ratio)));
+    let _ = writeln!(
+        out,
+        "Tokens: {} expected, {} received{ratio}, {} lost, {} duplicated, {} reordered; integrity {}.",
+        tokens.expected,
+        tokens.received,
+        tokens.lost,
+        tokens.duplicated,
+        tokens.reordered,
+        integrity(run)
+    );
+    let duration = run.duration();
+    let good = if conclusion.objectives.is_empty() {
+        String::new()
+    } else {
+        format!(", goodput {:.1} queries/s", rate(run.metrics.counts().good, duration))
+    };
+    let _ = writeln!(
+        out,
+        "Queries: {} of {} ok; {:.1} queries/s, {:.1} tokens/s{good}; {} reconnects.\n",
+        queries.ok,
+        queries.total,
+        rate(queries.ok, duration),
+        rate(tokens.received, duration),
+        run.reconnects_ok
+    );
+}
+
+fn latency(out: &mut String, run: &RunData) {
+    out.push_str("| milliseconds | count | avg | p50 | p90 | p95 | p99 | max |\n");
+    out.push_str("|---|--:|--:|--:|--:|--:|--:|--:|\n");
+    for metric in LATENCIES {
+        let Some(figures) = run.metrics.get(metric).summary() else { continue };
+        let cells = [figures.mean, figures.p50, figures.p90, figures.p95, figures.p99, figures.max];
+        let cells = cells.map(short).join(" | ");
+        let _ = writeln!(out, "| {}_ms | {} | {cells} |", metric.name(), figures.count);
+    }
+}
+
+fn failures(out: &mut String, run: &RunData) {
+    let mut groups: Vec<_> = run.failures.iter().collect();
+    groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.count));
+    if !groups.is_empty() {
+        out.push('\n');
+    }
+    for (kind, number, group) in groups.iter().take(5) {
+        let number = number.map(|number| format!(" {number}")).unwrap_or_default();
+        let _ = writeln!(out, "- {} × {kind}{number}: `{}`", group.count, code(&printable(&group.example)));
+    }
+}
+
+/// A server's text must not break the table it stands in, nor be taken for markup.
+fn plain(text: &str) -> String {
+    code(text).replace('&', "&amp;").replace('<', "&lt;")
+}
+
+/// The same between backticks, where markup is nothing but text.
+fn code(text: &str) -> String {
+    uncontrolled(text).replace('|', "\\|").replace('`', "'")
+}

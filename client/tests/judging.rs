@@ -1,0 +1,176 @@
+//! Runs judged by thresholds, objectives and their steady state, and what is written of it; and a run that a threshold ends.
+
+mod fake;
+mod runs;
+
+use client::{
+    measure::Objective,
+    output::{Finished, Judging, OutputSettings, Results, RunInfo},
+    record::{QueryRecord, QueryStatus, Sample, SessionRecord},
+    signals::Stop,
+};
+use fake::{Running, Script};
+use protocol::{SessionId, Tally};
+use std::{path::Path, sync::Arc, time::Duration};
+use time::macros::datetime;
+use uuid::Uuid;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A query of 18 tokens sent at `at` milliseconds that takes `e2el` in all.
+fn query(num: u32, at: u64, e2el: u64) -> QueryRecord {
+    QueryRecord {
+        session: Some(SessionId::new(Uuid::from_u128(1))),
+        session_index: 0,
+        query_num: num,
+        scheduled: ms(at),
+        sent: Some(ms(at)),
+        first_token: Some(ms(at + e2el / 10)),
+        last_token: Some(ms(at + e2el)),
+        done: Some(ms(at + e2el)),
+        ended: ms(at + e2el),
+        status: QueryStatus::Ok,
+        tokens_expected: Some(18),
+        tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
+        lost_connected: 0,
+        lost_in_gap: 0,
+        events_after_terminator: 0,
+        longest_gap: None,
+        paused: Duration::ZERO,
+        error_code: None,
+        stall_count: 0,
+        stall: Duration::ZERO,
+        ideal_ttft: None,
+        ideal_e2el: None,
+        failure: None,
+    }
+}
+
+fn session(ended: u64, ok: bool) -> SessionRecord {
+    SessionRecord {
+        session: Some(SessionId::new(Uuid::from_u128(1))),
+        index: 0,
+        scheduled: ms(0),
+        started: ms(0),
+        ended: ms(ended),
+        create: Some(ms(3)),
+        connect: Some(ms(5)),
+        close: Some(ms(2)),
+        reconnect_attempts: 0,
+        reconnects: Vec::new(),
+        sockets_cut: 0,
+        paused: false,
+        announced_gaps: 0,
+        announced_gap_positions: 0,
+        events_replayed: 0,
+        close_codes: Vec::new(),
+        ok,
+        old_contract: false,
+        failure: None,
+    }
+}
+
+/// Twenty seconds of a query each: 500 ms, in the middle ten seconds 800 ms, one of 4 s, one refused.
+fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Duration, Duration)>) -> Finished {
+    let judging = Judging {
+        thresholds: thresholds.iter().map(|text| text.parse().unwrap()).collect(),
+        objectives: goodput.iter().map(|text| text.parse::<Objective>().unwrap()).collect(),
+        steady,
+        ..Judging::default()
+    };
+    let started_at = datetime!(2026-11-21 00:45:09 +2);
+    let settings = OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at, judging };
+    let results = Results::open(&settings, Arc::default()).unwrap();
+    let mut recorder = results.recorder();
+    for second in 0..20 {
+        let e2el = if (5..15).contains(&second) { 800 } else { 500 };
+        let mut query = query(second + 1, u64::from(second) * 1_000, e2el);
+        if second == 19 {
+            query = QueryRecord { status: QueryStatus::Rejected, done: None, ..query };
+        }
+        recorder.sample(Sample::Itl, 25_000_000, query.ended);
+        recorder.query_ended(query);
+    }
+    recorder.query_ended(query(21, 20_000, 4_000));
+    recorder.session_ended(session(24_100, false), Vec::new());
+    drop(recorder);
+    let extra_figures = [("rss_mb{redis}".to_owned(), 12.5)].into();
+    let info = RunInfo { elapsed: ms(24_200), extra_figures, ..RunInfo::default() };
+    results.finish(&info).unwrap()
+}
+
+fn read(dir: &Path, ending: &str) -> String {
+    std::fs::read_to_string(dir.join(format!("loadtest_20261121_004509{ending}"))).unwrap()
+}
+
+#[test]
+fn thresholds_goodput_and_steady_state_are_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let thresholds = [
+        "e2el_ms:p95<3000",
+        "e2el_ms{steady}:max<=800",
+        "e2el_ms[5s]:max<1000",
+        "error_rate<0.1",
+        "goodput_share>0.5",
+        "rss_mb{redis}<10",
+    ];
+    let finished = run(dir.path(), &thresholds, &["ttft:60", "e2el:900"], Some((ms(5_000), ms(15_000))));
+    assert_eq!(finished.exit_code, 99);
+    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
+    let head: Vec<_> = finished.text.split("\n\n").take(2).collect();
+    insta::assert_snapshot!("judged_text", head.join("\n\n"));
+    let summary: serde_json::Value = serde_json::from_str(&read(dir.path(), "_summary.json")).unwrap();
+    insta::assert_json_snapshot!(
+        "judged_summary",
+        [
+            &summary["thresholds"],
+            &summary["steady"],
+            &summary["request_goodput"],
+            &summary["goodput_share"],
+            &summary["goodput_objectives"],
+        ]
+    );
+    insta::assert_snapshot!("judged_junit", read(dir.path(), "_junit.xml"));
+    insta::assert_snapshot!("judged_markdown", read(dir.path(), "_summary.md"));
+}
+
+#[test]
+fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
+    let dir = tempfile::tempdir().unwrap();
+    let finished = run(dir.path(), &["e2el_ms{steady}:p95<3000", "error_rate<0.5"], &[], None);
+    assert_eq!(finished.exit_code, 98);
+    let reason = "The threshold e2el_ms{steady} p(95)<3000 cannot be judged: the schedule holds no steady state of 10 s or more.";
+    assert_eq!(finished.judgement.reason, reason);
+    assert!(read(dir.path(), "_junit.xml").contains("errors=\"2\""), "the verdict and the threshold");
+}
+
+#[test]
+fn thresholds_say_how_many_queries_may_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let finished = run(dir.path(), &["error_rate<0.5"], &[], None);
+    assert_eq!((finished.exit_code, finished.headline), (0, "PASS"), "{}", finished.text);
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(dir.path(), &[], &[], None).exit_code, 99, "without any, every query must be ok");
+}
+
+/// A server of 10 tokens a query, 20 ms apart: 40 queries a session would take eight seconds.
+#[test]
+fn a_window_that_breaks_its_threshold_ends_the_run() {
+    let server = Running::start(Script { tokens: 10, itl: ms(20), ..Script::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = runs::args(&server, dir.path(), 4, 40);
+    args.thresholds = vec!["e2el_ms[1s]:p50<50".into()];
+    args.abort_on_fail = true;
+    args.abort_delay = Some("2s".into());
+    let began = std::time::Instant::now();
+    let finished = runs::run(args, &Stop::default()).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    let summary = runs::read_summary(dir.path());
+    let reason = &finished.judgement.reason;
+    assert!(finished.exit_code == 99 || reason.contains("lag"), "{reason}");
+    assert!(reason.contains("The run was ended early: it broke e2el_ms[1s] p(50)<50"), "{reason}");
+    assert_eq!((&summary["interrupted"], &summary["tokens_lost"]), (&false.into(), &0.into()));
+    assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");
+}
