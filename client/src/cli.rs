@@ -44,6 +44,9 @@ pub struct CompareArgs {
     /// Growth of a figure that is put up with
     #[arg(long, default_value = "5%", value_name = "SHARE")]
     pub tolerance: String,
+    /// Growth that is put up with whatever its share, milliseconds
+    #[arg(long, default_value_t = 1.0, value_name = "MS")]
+    pub tolerance_ms: f64,
     /// A percentile to compare, as e2el_ms:p95 (repeatable) [default: ttft_ms:p50 ttft_ms:p95 tpot_ms:p50 e2el_ms:p50 e2el_ms:p95]
     #[arg(long = "metric", num_args = 1.., value_name = "METRIC:PERCENTILE")]
     pub metrics: Vec<String>,

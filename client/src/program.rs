@@ -131,6 +131,11 @@ fn question(mut args: CompareArgs) -> Result<Question, String> {
             .collect::<Result<_, _>>()
             .map_err(|error| format!("--metric {error}"))?
     };
-    let CompareArgs { baseline, candidate, seed, .. } = args;
-    Ok(Question { baseline, candidate, compared, tolerance, seed })
+    let CompareArgs { baseline, candidate, seed, tolerance_ms: least_ms, .. } = args;
+    if !(0.0..=1e6).contains(&least_ms) {
+        return Err(format!(
+            "--tolerance-ms {least_ms} is out of range: give milliseconds from 0 to 1000000"
+        ));
+    }
+    Ok(Question { baseline, candidate, compared, tolerance, least_ms, seed })
 }

@@ -31,6 +31,8 @@ pub struct Question {
     pub compared: Vec<Compared>,
     /// Growth that is put up with, as a share.
     pub tolerance: f64,
+    /// Growth that is put up with whatever its share, milliseconds: a fifth of nothing is nothing.
+    pub least_ms: f64,
     /// Of the resamples.
     pub seed: u64,
 }
@@ -164,8 +166,8 @@ fn judge(question: &Question, baseline: &[Run], candidate: &[Run]) -> Comparison
     } else if let Some(change) = first(Answer::CannotTell) {
         (Answer::CannotTell, format!("{}: {}.", change.name, change.note))
     } else {
-        let tolerance = text::percent(question.tolerance);
-        (Answer::Pass, format!("Nothing grew by more than {tolerance}, as sure as 95 % is."))
+        let (tolerance, least) = (text::percent(question.tolerance), question.least_ms);
+        (Answer::Pass, format!("Nothing grew by more than {tolerance} or {least} ms, as sure as 95 % is."))
     };
     let warnings = warnings(baseline, candidate, &changes);
     Comparison { answer, reason, changes, failures, warnings, tolerance: question.tolerance }
@@ -231,7 +233,8 @@ fn change(question: &Question, compared: &Compared, baseline: &[Run], candidate:
     let Some(ratio) = ratio else {
         return unknown(sides, "a figure that is not above 0 has no ratio".to_owned());
     };
-    let answer = answer(&ratio, question.tolerance);
+    let tolerance = sides.map_or(0.0, |(before, _)| question.least_ms / before).max(question.tolerance);
+    let answer = answer(&ratio, tolerance);
     let note = if answer == Answer::CannotTell {
         let (low, high) = (text::growth(ratio.low), text::growth(ratio.high));
         format!("{low} to {high} is too wide a range to tell; take more or longer runs")

@@ -98,9 +98,15 @@ impl Run {
         let mut known = HashMap::new();
         let mut values: HashMap<&str, Vec<(f64, usize)>> = HashMap::new();
         let mut row = csv::StringRecord::new();
+        let mut short = None;
         while reader.read_record(&mut row).map_err(|error| error.to_string())? {
-            // The last row of a run that was killed.
+            let line = row.position().map_or(0, csv::Position::line);
+            // Only the last row may be short: a run that was killed may have left it so.
+            if let Some(line) = short {
+                return Err(format!("line {line}: not as many fields as the header has"));
+            }
             if row.len() != header.len() {
+                short = Some(line);
                 continue;
             }
             let cell =
@@ -121,7 +127,6 @@ impl Run {
                 let text = cell(Some(index));
                 if !text.is_empty() {
                     let value = text.parse().ok().filter(|value: &f64| value.is_finite());
-                    let line = row.position().map_or(0, csv::Position::line);
                     let value: f64 = value
                         .ok_or_else(|| format!("line {line}: {metric} is {text:?}, which is no number"))?;
                     values.entry(metric).or_default().push((value * unit, session));

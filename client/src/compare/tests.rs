@@ -35,7 +35,7 @@ fn summary(dir: &Path, name: &str, p95: f64, more: &str) -> PathBuf {
 
 fn ask(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Comparison {
     let compared = vec!["e2el_ms:p95".parse().unwrap()];
-    compare(&Question { baseline, candidate, compared, tolerance: 0.05, seed: 1 }).unwrap()
+    compare(&Question { baseline, candidate, compared, tolerance: 0.05, least_ms: 1.0, seed: 1 }).unwrap()
 }
 
 #[track_caller]
@@ -59,7 +59,7 @@ fn one_run_a_side_by_its_rows() {
         "noise was taken from the sessions within the runs",
     );
     check(&ask(vec![before.clone()], vec![slow.clone()]), Answer::Regressed, "e2el_ms p(95) changed by +22");
-    check(&ask(vec![slow], vec![before.clone()]), Answer::Pass, "Nothing grew by more than 5 %");
+    check(&ask(vec![slow], vec![before.clone()]), Answer::Pass, "Nothing grew by more than 5 % or 1 ms");
     check(&ask(vec![before], vec![border]), Answer::CannotTell, "too wide a range to tell");
 }
 
@@ -100,6 +100,15 @@ fn several_runs_a_side_by_their_summaries() {
 }
 
 #[test]
+fn a_fifth_of_next_to_nothing_is_no_regression() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = rows(dir.path(), "before", 1.0, 1, 0, 0);
+    let slower = rows(dir.path(), "slower", 1.5, 2, 0, 0);
+    check(&ask(vec![before], vec![slower]), Answer::Pass, "e2el_ms p(95) 1.05 1.5");
+    assert_eq!((text::growth(0.9999), text::growth(1.0504)), ("+0.0 %".to_owned(), "+5.0 %".to_owned()));
+}
+
+#[test]
 fn what_cannot_be_trusted_is_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     let good = summary(dir.path(), "good", 900.0, "");
@@ -127,12 +136,14 @@ fn what_is_no_result_is_named() {
         (write("b_summary.json", b"[1]"), "lacks queries_total"),
         (write("c.csv", b"a,b\n1,2\n"), "no column session_id"),
         (write("d.csv", b"session_id,e2el_ms\n1,soon\n"), "line 2: e2el_ms is \"soon\""),
+        (write("f.csv", b"session_id,e2el_ms\n1\n1,3\n"), "line 2: not as many fields"),
         (write("e.csv", b"session_id,e2el_ms\n1,\xff\n"), "UTF-8"),
     ] {
         let compared = vec!["e2el_ms:p95".parse().unwrap()];
         let (baseline, candidate) = (vec![good.clone()], vec![path.clone()]);
         let error =
-            compare(&Question { baseline, candidate, compared, tolerance: 0.05, seed: 1 }).unwrap_err();
+            compare(&Question { baseline, candidate, compared, tolerance: 0.05, least_ms: 1.0, seed: 1 })
+                .unwrap_err();
         let error = error.to_string();
         assert!(error.contains(why) && error.contains(&*path.to_string_lossy()), "{why}: {error}");
     }

@@ -21,7 +21,9 @@ pub(super) fn percent(share: f64) -> String {
 
 /// A ratio as growth: `+12.3 %`.
 pub(super) fn growth(ratio: f64) -> String {
-    format!("{:+.1} %", (ratio - 1.0) * 100.0)
+    let percent = ((ratio - 1.0) * 1e3).round() / 10.0;
+    // Not -0.0: nothing shrank.
+    format!("{:+.1} %", percent + 0.0)
 }
 
 pub(super) fn grown(change: &Change, tolerance: f64) -> String {
