@@ -179,6 +179,7 @@ impl Watched {
 mod tests {
     use super::*;
     use crate::measure::Metric;
+    use proptest::prelude::*;
 
     fn threshold(text: &str) -> Threshold {
         text.parse().unwrap()
@@ -244,5 +245,23 @@ mod tests {
         assert_eq!((broken.threshold.text.as_str(), broken.value), ("queries_failed<=1", 2.0));
         windows.second(2, &second(&[60]));
         assert_eq!(windows.broken().unwrap().threshold.text, "e2el_ms[2s]:max<50");
+    }
+
+    proptest! {
+        /// Every window anew from the values of its seconds.
+        #[test]
+        fn windows_are_those_of_the_union_of_their_seconds(
+            run in proptest::collection::vec(proptest::collection::vec(1i64..5_000, 0..6), 1..25),
+            length in 1usize..9,
+        ) {
+            let threshold = threshold(&format!("e2el_ms[{length}s]:p90<1"));
+            let mut windows = Windows::of(std::slice::from_ref(&threshold));
+            for (at, e2el_ms) in run.iter().enumerate() {
+                windows.second(at as u64, &second(e2el_ms));
+            }
+            let figure = |seconds: &[Vec<i64>]| second(&seconds.concat()).get(Metric::E2el).quantile_ms(0.9);
+            let naive = run.windows(length.min(run.len())).filter_map(figure).reduce(f64::max);
+            prop_assert_eq!(windows.worst(&threshold).ok().map(|worst| worst.value), naive);
+        }
     }
 }
