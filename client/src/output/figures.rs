@@ -54,7 +54,7 @@ pub(super) fn scalars(run: &RunData, info: &RunInfo, goodput: bool) -> BTreeMap<
     ];
     let others = [
         ("duration_s", Some(duration.as_secs_f64())),
-        ("success_rate", share(sessions.ok, sessions.total).map(|share| share * 100.0)),
+        ("success_rate", share(sessions.ok, sessions.total)),
         ("error_rate", share(queries.total - queries.ok, queries.total)),
         ("delivery_ratio", delivery_ratio(run)),
         ("stall_ms", Some(run.stall.as_secs_f64() * 1e3)),

@@ -1,7 +1,7 @@
 //! The names that a threshold may use, beside those of durations.
 //! What is not on a list is refused before the run, with the lists.
 
-/// Counts, rates and shares of the whole run; named as in the summary.
+/// Counts, rates and shares of the whole run; named as in the summary, where `success_rate` alone is percent.
 pub const RUN_NAMES: [&str; 43] = [
     "duration_s",
     "sessions_total",
@@ -65,6 +65,10 @@ pub const STRETCH_NAMES: [&str; 13] = [
     "reconnects_ok",
 ];
 
+/// Those that are shares, 0 to 1.
+pub(super) const SHARES: [&str; 5] =
+    ["success_rate", "error_rate", "delivery_ratio", "goodput_share", "cpu_wait_share"];
+
 /// Those of the whole run that only grow: one beyond its limit never comes back.
 pub(super) const GROWING: [&str; 6] = [
     "queries_failed",
@@ -90,6 +94,7 @@ mod tests {
             assert!(RUN_NAMES.contains(&name), "{name}");
             assert!(stretch_scalar(name, &counts, 1, 1.0).is_some(), "{name}");
         }
+        assert!(SHARES.iter().all(|name| RUN_NAMES.contains(name)));
         assert!(GROWING.iter().all(|name| STRETCH_NAMES.contains(name)));
     }
 }

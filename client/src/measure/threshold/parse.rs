@@ -1,7 +1,9 @@
 //! Thresholds as people write them: `e2el_ms:p95<3000`, `error_rate<0.005`, `ttft_ms{steady}:p99<450`.
 //! It knows every name beforehand, so that a wrong one ends no run after an hour.
 
-use super::{Comparison, EXTRA_NAMES, Figure, Over, RUN_NAMES, STRETCH_NAMES, Statistic, Threshold};
+use super::{
+    Comparison, EXTRA_NAMES, Figure, Over, RUN_NAMES, STRETCH_NAMES, Statistic, Threshold, names::SHARES,
+};
 use crate::{config::span, measure::Metric};
 use std::{str::FromStr, time::Duration};
 
@@ -52,6 +54,10 @@ fn parse(text: &str) -> Result<Threshold, String> {
         })?;
     let subject = Subject::read(subject)?;
     let (figure, over) = subject.resolve()?;
+    // As percent it would hold always, or never.
+    if matches!(figure, Figure::Scalar(name) if SHARES.contains(&name)) && !(0.0..=1.0).contains(&limit) {
+        return Err(format!("`{}` is a share from 0 to 1, and {limit} is none: 5 % is 0.05", subject.name));
+    }
     Ok(Threshold { text: text.to_owned(), figure, over, comparison, limit })
 }
 
@@ -191,6 +197,9 @@ mod tests {
             ("e2el_ms:p95<", "`` is no number"),
             ("e2el_ms:p95<3s", "`3s` is no number"),
             ("e2el_ms:p95<nan", "`nan` is no number"),
+            ("error_rate<5", "a share from 0 to 1"),
+            ("success_rate{steady}>=99", "known of the whole run alone"),
+            ("success_rate>=99", "a share from 0 to 1"),
             ("e2el_ms<3", "say which statistic"),
             ("e2el_ms:<3", "there is no statistic ``"),
             ("e2el_ms:p950<3", "there is no statistic `p950`"),
