@@ -174,3 +174,16 @@ fn a_window_that_breaks_its_threshold_ends_the_run() {
     assert_eq!((&summary["interrupted"], &summary["tokens_lost"]), (&false.into(), &0.into()));
     assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");
 }
+
+#[test]
+fn goodput_of_a_run() {
+    let server = Running::start(Script { tokens: 5, ..Script::default() });
+    for (objective, share) in [("e2el:5000 tpot:5000", 1.0), ("ttft:5000 e2el:1", 0.0)] {
+        let summary = runs::summary(&server, |args| args.goodput = vec![objective.into()], 3, 2);
+        assert_eq!(summary["goodput_share"], share, "{objective}");
+        let (good, all) = (summary["request_goodput"].as_f64(), summary["request_throughput"].as_f64());
+        assert_eq!(good, all.map(|all| all * share), "{objective}");
+    }
+    let summary = runs::summary(&server, |_| {}, 1, 1);
+    assert!(summary.get("request_goodput").is_none(), "nobody asked");
+}
