@@ -27,6 +27,12 @@ pub enum Command {
     },
     /// Compare a candidate's results with a baseline's: 0 no regression, 99 a regression, 98 the noise is too large to tell
     Compare(CompareArgs),
+    /// Make the HTML report of earlier runs again, from their result files
+    Report {
+        /// Any file of each run
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
 }
 
 /// What is compared with what.

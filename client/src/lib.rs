@@ -24,6 +24,7 @@ mod progress;
 mod query;
 mod ramp;
 pub mod record;
+pub mod report;
 mod secret;
 mod session;
 pub mod signals;

@@ -5,7 +5,7 @@ use crate::{
     cli::{Cli, Command, CompareArgs, RunArgs},
     compare::{self, Compared, Question},
     config::Config,
-    engine, output,
+    engine, output, report,
     signals::{self, Stop},
 };
 use clap::{Arg, CommandFactory, FromArgMatches};
@@ -25,6 +25,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
     match parse(arguments) {
         Ok(Cli { command: Some(Command::Analyze { files }), .. }) => analyze(&files),
+        Ok(Cli { command: Some(Command::Report { files }), .. }) => report(&files),
         Ok(Cli { command: Some(Command::Compare(args)), .. }) => compared(args),
         Ok(Cli { command: None, run }) => load(run, started_at),
         Err(error) => {
@@ -138,4 +139,18 @@ fn question(mut args: CompareArgs) -> Result<Question, String> {
         ));
     }
     Ok(Question { baseline, candidate, compared, tolerance, least_ms, seed })
+}
+
+fn report(files: &[PathBuf]) -> u8 {
+    let mut exit_code = 0;
+    for file in files {
+        match report::write(file) {
+            Ok(page) => println!("{}", page.display()),
+            Err(error) => {
+                eprintln!("error: {error}");
+                exit_code = REFUSED;
+            }
+        }
+    }
+    exit_code
 }

@@ -92,6 +92,7 @@ impl Files {
     pub(super) fn written(&self) -> Vec<PathBuf> {
         let endings = [
             "_summary.json",
+            "_report.html",
             "_summary.md",
             "_junit.xml",
             ".csv",

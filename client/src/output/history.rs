@@ -5,7 +5,7 @@ use crate::measure::{Interval, Metric};
 use time::OffsetDateTime;
 
 /// The header.
-pub(super) const COLUMNS: [&str; 27] = [
+pub(super) const COLUMNS: [&str; 28] = [
     "Timestamp",
     "User Count",
     "Type",
@@ -32,6 +32,7 @@ pub(super) const COLUMNS: [&str; 27] = [
     "loop_lag_ms p99",
     "Reconnect attempts/s",
     "Reconnects/s",
+    "Tokens lost/s",
     "faults",
 ];
 
@@ -73,6 +74,7 @@ impl Second<'_> {
         row.extend(more.map(|(metric, quantile)| self.cell(metric, quantile)));
         row.push(counts.reconnect_attempts.to_string());
         row.push(counts.reconnects.to_string());
+        row.push(counts.lost.to_string());
         row.push(self.faults.clone());
         row
     }

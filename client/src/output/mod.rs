@@ -26,8 +26,8 @@ pub use judging::{Abort, Judging};
 pub use text::colored;
 pub(crate) use text::{short, wrap};
 
-use crate::faults::FaultLog;
 use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData};
+use crate::{faults::FaultLog, report};
 use collector::Collector;
 use judging::Conclusion;
 use std::{
@@ -134,6 +134,7 @@ fn write_up(files: &files::Files, run: &RunData, info: &RunInfo, judging: &Judgi
     junit::write(files, run, info, &conclusion)?;
     markdown::write(files, run, info, &conclusion)?;
     summary::write_index(files, run, info, &conclusion.judgement)?;
+    report::write(&files.path(".csv")).map_err(io::Error::other)?;
     let text = text::render(run, info, &conclusion);
     let headline = text::headline(info, &conclusion.judgement);
     let Conclusion { judgement, exit_code, .. } = conclusion;

@@ -1,0 +1,287 @@
+//! Line charts as SVG. Colours are markers that the page's style sheet replaces, so that one drawing serves light and dark.
+//! It draws what it is given, thinned to what a screen can show, and never joins what lies far apart.
+
+use super::stored::Line;
+use plotters::{
+    coord::Shift,
+    prelude::*,
+    style::{RGBColor, TextStyle},
+};
+
+const SIZE: (u32, u32) = (460, 220);
+/// Points a line: more than the chart has pixels.
+const MOST_POINTS: usize = 400;
+/// The markers: `#010000` … become the style sheet's series colours, `#000001` the mesh, `#000002` marks of faults.
+const MESH: RGBColor = RGBColor(0, 0, 1);
+const MARK: RGBColor = RGBColor(0, 0, 2);
+/// Series that the style sheet has colours for; further ones begin again.
+pub(super) const COLOURS: usize = 8;
+
+/// What the horizontal axis counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Axis {
+    /// Seconds of the run.
+    Time,
+    /// log10 of 1 / (1 − quantile), as HdrHistogram draws it.
+    Percentile,
+}
+
+/// How many values of a stretch become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thinning {
+    /// The highest: of latencies and levels.
+    Highest,
+    /// The mean: of rates.
+    Mean,
+}
+
+/// A line of a chart.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) points: Line,
+    /// Its area is filled down to the axis.
+    pub(super) filled: bool,
+}
+
+impl Series {
+    pub(super) fn line(name: impl Into<String>, points: Line) -> Self {
+        Self { name: name.into(), points, filled: false }
+    }
+
+    pub(super) fn filled(name: impl Into<String>, points: Line) -> Self {
+        Self { name: name.into(), points, filled: true }
+    }
+}
+
+/// A chart.
+#[derive(Debug)]
+pub(super) struct Chart {
+    pub(super) title: String,
+    pub(super) axis: Axis,
+    pub(super) thinning: Thinning,
+    pub(super) series: Vec<Series>,
+    /// Where something was broken.
+    pub(super) marks: Vec<f64>,
+    /// The time axis goes so far at least, so that charts of one run agree.
+    pub(super) until: f64,
+}
+
+impl Chart {
+    /// The drawing; nothing where there is nothing to draw.
+    pub(super) fn svg(&self) -> Option<String> {
+        let lines: Vec<Line> = self.series.iter().map(|series| thin(&series.points, self.thinning)).collect();
+        let all = || lines.iter().flatten();
+        all().next()?;
+        let from = match self.axis {
+            Axis::Time => all().map(|point| point.0).fold(0.0, f64::min),
+            Axis::Percentile => 0.0,
+        };
+        let to = all().map(|point| point.0).chain([self.until]).fold(from + 1.0, f64::max);
+        let low = all().map(|point| point.1).fold(0.0, f64::min);
+        let high = all().map(|point| point.1).fold(0.0, f64::max);
+        let high = if high > low { low + (high - low) * 1.08 } else { low + 1.0 };
+        let mut svg = String::new();
+        {
+            let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+            self.draw(&area, from..to, low..high, &lines).ok()?;
+            area.present().ok()?;
+        }
+        let label = maud::html! { (self.title) }.into_string();
+        Some(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{label}\" "), 1))
+    }
+
+    fn draw(
+        &self,
+        area: &DrawingArea<SVGBackend<'_>, Shift>,
+        x: std::ops::Range<f64>,
+        y: std::ops::Range<f64>,
+        lines: &[Line],
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let text = TextStyle::from(("sans-serif", 13).into_font());
+        let floor = y.start.max(0.0);
+        let (top, length) = (y.end, x.end - x.start);
+        let mut chart = ChartBuilder::on(area)
+            .margin(4)
+            .margin_right(14)
+            .x_label_area_size(22)
+            .y_label_area_size(46)
+            .build_cartesian_2d(x, y)?;
+        let name = |at: &f64| match self.axis {
+            Axis::Time => clock(*at, length),
+            Axis::Percentile => percentile(*at),
+        };
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(MESH)
+            .axis_style(MESH)
+            .x_labels(if self.axis == Axis::Time { 6 } else { 7 })
+            .y_labels(5)
+            .x_label_formatter(&name)
+            .y_label_formatter(&|value| short(*value))
+            .label_style(text)
+            .draw()?;
+        for at in &self.marks {
+            chart.draw_series(LineSeries::new([(*at, floor), (*at, top)], MARK.stroke_width(1)))?;
+        }
+        let gap = longest_join(lines);
+        for (index, (line, series)) in lines.iter().zip(&self.series).enumerate() {
+            let colour = marker(index);
+            for piece in pieces(line, gap) {
+                if series.filled {
+                    let area = AreaSeries::new(piece.iter().copied(), floor, colour.mix(0.18));
+                    chart.draw_series(area)?;
+                }
+                match piece {
+                    [point] => {
+                        chart.draw_series([Circle::new(*point, 2, colour.filled())])?;
+                    }
+                    _ => {
+                        chart.draw_series(LineSeries::new(piece.iter().copied(), colour.stroke_width(2)))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn marker(index: usize) -> RGBColor {
+    RGBColor(u8::try_from(index % COLOURS).unwrap_or(0) + 1, 0, 0)
+}
+
+/// One value for each of at most `MOST_POINTS` stretches of the same length.
+fn thin(points: &Line, thinning: Thinning) -> Line {
+    let mut points = points.clone();
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else { return points };
+    if points.len() <= MOST_POINTS {
+        return points;
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let width = (last.0 - first.0) / MOST_POINTS as f64;
+    let stretch = |point: &(f64, f64)| ((point.0 - first.0) / width).floor();
+    let one = |group: &[(f64, f64)]| {
+        let values = group.iter().map(|point| point.1);
+        #[allow(clippy::cast_precision_loss)]
+        let value = match thinning {
+            Thinning::Highest => values.fold(f64::NEG_INFINITY, f64::max),
+            Thinning::Mean => values.sum::<f64>() / group.len() as f64,
+        };
+        (group[0].0, value)
+    };
+    points.chunk_by(|a, b| stretch(a) >= stretch(b)).map(one).collect()
+}
+
+/// Points further apart than this are not joined: three times the usual distance.
+fn longest_join(lines: &[Line]) -> f64 {
+    let mut steps: Vec<f64> =
+        lines.iter().flat_map(|line| line.windows(2).map(|pair| pair[1].0 - pair[0].0)).collect();
+    steps.sort_by(f64::total_cmp);
+    steps.get(steps.len() / 2).map_or(f64::INFINITY, |step| step * 3.0 + 0.5)
+}
+
+fn pieces(line: &Line, gap: f64) -> impl Iterator<Item = &[(f64, f64)]> {
+    line.chunk_by(move |a, b| b.0 - a.0 <= gap)
+}
+
+/// A time of the run: `45s`, `3:20`, `2:05:00`, by how long the run was.
+fn clock(seconds: f64, length: f64) -> String {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let whole = seconds.max(0.0).round() as u64;
+    match length {
+        short if short < 120.0 => {
+            if (seconds - seconds.round()).abs() > 0.01 {
+                format!("{seconds:.1}s")
+            } else {
+                format!("{whole}s")
+            }
+        }
+        hour if hour < 7_200.0 => format!("{}:{:02}", whole / 60, whole % 60),
+        _ => format!("{}:{:02}h", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// `50 %`, `90 %`, `99 %` … at 0.3, 1, 2 …; nothing between.
+fn percentile(at: f64) -> String {
+    let nines = at.round();
+    if (at - nines).abs() > 0.01 {
+        return String::new();
+    }
+    match nines {
+        zero if zero < 0.5 => "0".to_owned(),
+        one if one < 1.5 => "90%".to_owned(),
+        two if two < 2.5 => "99%".to_owned(),
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        more => format!("99.{}%", "9".repeat(more as usize - 2)),
+    }
+}
+
+/// A figure in few characters: `1.2k`, `950`, `0.31`.
+pub(super) fn short(value: f64) -> String {
+    let trimmed = |text: String| {
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    };
+    match value.abs() {
+        size if size >= 1e9 => format!("{}G", trimmed(format!("{:.1}", value / 1e9))),
+        size if size >= 1e6 => format!("{}M", trimmed(format!("{:.1}", value / 1e6))),
+        size if size >= 1e4 => format!("{}k", trimmed(format!("{:.1}", value / 1e3))),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 1.0 => trimmed(format!("{value:.1}")),
+        _ => trimmed(format!("{value:.3}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_axes() {
+        for (seconds, length, text) in
+            [(45.0, 60.0, "45s"), (0.5, 2.0, "0.5s"), (200.0, 600.0, "3:20"), (7_500.0, 9_000.0, "2:05h")]
+        {
+            assert_eq!(clock(seconds, length), text);
+        }
+        for (at, text) in [(0.0, "0"), (1.0, "90%"), (2.0, "99%"), (3.0, "99.9%"), (4.0, "99.99%"), (0.5, "")]
+        {
+            assert_eq!(percentile(at), text);
+        }
+        for (value, text) in
+            [(0.0, "0"), (0.31, "0.31"), (7.5, "7.5"), (950.2, "950"), (12_340.0, "12.3k"), (2e6, "2M")]
+        {
+            assert_eq!(short(value), text);
+        }
+    }
+
+    #[test]
+    fn four_hours_are_thinned_to_their_highest() {
+        let line: Line = (0..14_400).map(|at| (f64::from(at), f64::from(u8::from(at == 7_777)))).collect();
+        let thinned = thin(&line, Thinning::Highest);
+        assert!(thinned.len() <= MOST_POINTS + 1);
+        assert_eq!(thinned.iter().filter(|point| point.1 > 0.5).count(), 1);
+    }
+
+    #[test]
+    fn silence_is_a_hole_in_the_line() {
+        let line = vec![(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (30.0, 1.0)];
+        assert_eq!(pieces(&line, longest_join(std::slice::from_ref(&line))).count(), 2);
+    }
+
+    #[test]
+    fn nothing_to_draw_is_no_chart() {
+        let chart = |points| Chart {
+            title: "a \"b\" <c>".into(),
+            axis: Axis::Time,
+            thinning: Thinning::Mean,
+            series: vec![Series::filled("x", points)],
+            marks: vec![1.0],
+            until: 0.0,
+        };
+        assert_eq!(chart(Line::new()).svg(), None);
+        let svg = chart(vec![(0.0, 0.0)]).svg().unwrap();
+        assert!(svg.contains("aria-label=\"a &quot;b&quot; &lt;c&gt;\""), "{svg}");
+    }
+}

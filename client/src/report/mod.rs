@@ -1,0 +1,115 @@
+//! The page for people: one HTML file that needs no network, made from a run's stored results alone.
+//! It measures and judges nothing, and what a file lacks is left out of the page, never guessed.
+
+mod chart;
+mod page;
+mod percentiles;
+mod sections;
+mod stored;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+use stored::Stored;
+
+/// No page could be made of a file, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {what}; name a file that a run left in its output directory")]
+pub struct ReportError {
+    path: PathBuf,
+    what: String,
+}
+
+impl ReportError {
+    fn new(path: &Path, what: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), what: what.into() }
+    }
+}
+
+/// Endings of the files that a run leaves behind, the longest first where one ends another.
+const ENDINGS: [&str; 11] = [
+    "_summary.json",
+    "_summary.md",
+    "_junit.xml",
+    "_stats.csv",
+    "_history.csv",
+    "_failures.csv",
+    "_resources.csv",
+    "_health.csv",
+    "_latency.hlog",
+    "_report.html",
+    ".csv",
+];
+
+/// Makes, or makes again, the page of the run to which `file` belongs: any of its files, or what their names begin with.
+/// Answers where the page is.
+///
+/// # Errors
+/// The run's summary is not there or is none, or the page cannot be written.
+pub fn write(file: &Path) -> Result<PathBuf, ReportError> {
+    let base = base(file);
+    let stored = Stored::read(&base)?;
+    let path = with_ending(&base, "_report.html");
+    let text = page::render(&stored).into_string();
+    replace(&path, &text).map_err(|error| ReportError::new(&path, format!("cannot be written: {error}")))?;
+    Ok(path)
+}
+
+/// Whole or not at all: nobody reads half a page.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let half = path.with_extension("html.part");
+    fs::write(&half, text)?;
+    fs::rename(&half, path)
+}
+
+fn base(file: &Path) -> PathBuf {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
+    stem.map_or_else(|| file.to_owned(), |stem| file.with_file_name(stem))
+}
+
+fn with_ending(base: &Path, ending: &str) -> PathBuf {
+    let mut name = base.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_a_run_names_it() {
+        for name in ["a_1_summary.json", "a_1.csv", "a_1_history.csv", "a_1_latency.hlog", "a_1"] {
+            assert_eq!(base(&Path::new("dir").join(name)), Path::new("dir/a_1"), "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_summary_there_is_no_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = write(&dir.path().join("a.csv")).unwrap_err().to_string();
+        assert!(error.contains("a_summary.json") && error.contains("output directory"), "{error}");
+        fs::write(dir.path().join("a_summary.json"), "[1]").unwrap();
+        assert!(write(&dir.path().join("a.csv")).unwrap_err().to_string().contains("no summary"));
+    }
+
+    #[test]
+    fn what_others_wrote_is_escaped_and_what_is_missing_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let evil = "<script>alert(1)</script>";
+        let summary = serde_json::json!({
+            "run_id": evil, "verdict": evil, "verdict_reason": evil, "config": { "a": evil },
+            "thresholds": [{ "threshold": evil, "ok": false }], "findings": [{ "evidence": evil }],
+            "faults": [{ "fault": evil }], "metrics": { evil: { "p50": 1 } }, "started_at": 3, "tokens_lost": "x",
+        });
+        fs::write(dir.path().join("a_summary.json"), summary.to_string()).unwrap();
+        fs::write(dir.path().join("a_failures.csv"), format!("Name,Error\n{evil},{evil}\n")).unwrap();
+        fs::write(dir.path().join("a_history.csv"), b"Timestamp,Tokens/s\nx,y\n\xff,1\n99999999999999,NaN\n")
+            .unwrap();
+        fs::write(dir.path().join("a_latency.hlog"), "garbage\nTag=x,1,1,1,AAAA\n").unwrap();
+        let page = fs::read_to_string(write(&dir.path().join("a.csv")).unwrap()).unwrap();
+        assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
+    }
+}

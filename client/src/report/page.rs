@@ -1,0 +1,67 @@
+//! The page: its order, its style, and what stands on top.
+//! All text goes through the template, which escapes it.
+
+use super::{sections, stored::Stored};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+const STYLE: &str = include_str!("style.css");
+
+pub(super) fn render(stored: &Stored) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (stored.text("verdict")) " · " (stored.text("run_id")) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    (head(stored))
+                    (sections::thresholds(stored))
+                    (sections::findings(stored))
+                    (sections::delivery(stored))
+                    (sections::latency(stored))
+                    (sections::load(stored))
+                    (sections::disturbances(stored))
+                    (sections::resources(stored))
+                    (sections::configuration(stored))
+                }
+            }
+        }
+    }
+}
+
+fn head(stored: &Stored) -> Markup {
+    let interrupted = stored.summary.get("interrupted").and_then(serde_json::Value::as_bool) == Some(true);
+    let verdict = if interrupted { "INTERRUPTED" } else { stored.text("verdict") };
+    let class = match verdict {
+        "PASS" => "good",
+        "FAIL" => "bad",
+        _ => "unsure",
+    };
+    let facts = [
+        ("sessions", stored.number("total_sessions")),
+        ("queries", stored.number("queries_total")),
+        ("tokens", stored.number("tokens_received")),
+        ("tokens/s", stored.number("output_throughput")),
+    ];
+    let started = stored.text("started_at");
+    let (day, time) = started.split_once('T').unwrap_or((started, ""));
+    html! {
+        header {
+            p.run { (stored.text("run_id")) }
+            h1 class=(class) { (verdict) }
+            p.reason { (stored.text("verdict_reason")) }
+            p.facts {
+                (day) " " (time.get(..8).unwrap_or_default())
+                @if let Some(seconds) = stored.number("duration_s") { " · " (format!("{seconds:.1} s")) }
+                @for (name, value) in facts {
+                    @if let Some(value) = value { " · " (sections::grouped(value)) " " (name) }
+                }
+            }
+        }
+    }
+}
