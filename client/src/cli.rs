@@ -1,7 +1,12 @@
 //! The command line and its environment twins, as clap reads them.
 //! It judges nothing: `Config` does that, and knows no clap.
 
-use clap::{Args, Parser, Subcommand};
+use crate::{
+    schedule::{Process, Spread},
+    users::UserKind,
+};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Load-tests a token stream over WebSockets and accounts for every token.
@@ -61,9 +66,23 @@ pub struct CompareArgs {
     pub seed: u64,
 }
 
-/// A run's options. What is absent takes its default in `Config`.
-#[derive(Clone, Debug, Default, Args)]
+/// What arrives at a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArrivalOf {
+    /// New sessions, each with its queries.
+    Sessions,
+    /// Queries, over sessions that were connected before.
+    Queries,
+}
+
+/// A run's options. What is absent takes its default in `Config`; a scenario file says each by its field's name.
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RunArgs {
+    /// Take what is not said here from scenarios/NAME.toml, or from a file of that form
+    #[arg(long, env = "LOAD_SCENARIO", value_name = "NAME|FILE", help_heading = "Workload")]
+    pub scenario: Option<String>,
     /// Sessions to run [default: 100]
     #[arg(short, long, env = "CLIENTS", allow_negative_numbers = true)]
     pub clients: Option<i64>,
@@ -76,12 +95,88 @@ pub struct RunArgs {
     /// Connect every session first, then submit all first queries at one instant
     #[arg(long, env = "LOAD_BURST")]
     pub burst: bool,
-    /// Seconds between the end of a query and the next [default: 0]
+    /// Seconds between the end of a query and the next: a number, or drawn, as 1..5, exp:3, normal:3:1 or
+    /// lognormal:2:0.5 [default: 0]
     #[arg(long, env = "LOAD_THINK_TIME", value_name = "SECONDS", allow_negative_numbers = true)]
-    pub think_time: Option<f64>,
+    pub think_time: Option<Spread>,
     /// Seconds a query may take [default: its ideal duration + 30]
     #[arg(long, env = "LOAD_QUERY_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true)]
     pub query_timeout: Option<f64>,
+
+    /// Keep the load up for so long, as 5m: a session sends query after query until then
+    #[arg(long, env = "LOAD_DURATION", value_name = "TIME", help_heading = "Workload")]
+    pub duration: Option<String>,
+    /// Sessions that start a second, in place of --ramp-up
+    #[arg(
+        long,
+        env = "LOAD_SPAWN_RATE",
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Workload"
+    )]
+    pub spawn_rate: Option<f64>,
+    /// Sessions present follow this ramp, as 2m:100,5m:100,1m:0: each stage leads linearly to its number
+    #[arg(long, env = "LOAD_STAGES", value_name = "TIME:N,…", help_heading = "Workload")]
+    pub stages: Option<String>,
+    /// Arrivals a second, whatever becomes of those before; needs --duration
+    #[arg(
+        long,
+        env = "LOAD_ARRIVAL_RATE",
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Workload"
+    )]
+    pub arrival_rate: Option<f64>,
+    /// What arrives [default: sessions; of a trace: queries]
+    #[arg(long, env = "LOAD_ARRIVAL", value_name = "WHAT", help_heading = "Workload")]
+    pub arrival: Option<ArrivalOf>,
+    /// How the times between arrivals vary: constant, poisson or gamma:CV [default: constant]
+    #[arg(long, env = "LOAD_ARRIVAL_PROCESS", value_name = "PROCESS", help_heading = "Workload")]
+    pub arrival_process: Option<Process>,
+    /// Sessions at once in an open model; what arrives beyond that is dropped and counted [default: of arriving
+    /// sessions 1000, of queries what --clients says]
+    #[arg(
+        long,
+        env = "LOAD_MAX_CLIENTS",
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Workload"
+    )]
+    pub max_clients: Option<i64>,
+    /// Replay recorded traffic: Mooncake's JSON lines, or the CSV of Azure's LLM inference traces or of BurstGPT
+    #[arg(long, env = "LOAD_TRACE", value_name = "FILE", help_heading = "Workload")]
+    pub trace: Option<PathBuf>,
+    /// Multiply the trace's times by this: 0.5 plays it twice as fast [default: 1]
+    #[arg(
+        long,
+        env = "LOAD_TRACE_SCALE",
+        value_name = "FACTOR",
+        allow_negative_numbers = true,
+        help_heading = "Workload"
+    )]
+    pub trace_scale: Option<f64>,
+    /// Multiply the schedule's times by this and divide its rates by it, so that as many users come in less time; token
+    /// delays, think times and timeouts stay [default: 1]
+    #[arg(
+        long,
+        env = "LOAD_TIME_SCALE",
+        value_name = "FACTOR",
+        allow_negative_numbers = true,
+        help_heading = "Workload"
+    )]
+    pub time_scale: Option<f64>,
+    /// Prompts to draw from: a CSV file with a column `prompt`
+    #[arg(long, env = "LOAD_PROMPTS", value_name = "FILE", help_heading = "Workload")]
+    pub prompts: Option<PathBuf>,
+    /// The timing of answers, made up but plausible: fast-small, balanced-medium, slow-large or reasoning
+    #[arg(long, env = "LOAD_PROFILE", value_name = "NAME", help_heading = "Workload")]
+    pub profile: Option<String>,
+    /// Kinds of users, from a scenario file alone
+    #[arg(skip)]
+    pub user: Vec<UserKind>,
+    /// Print the plan, what it will open and send, and end
+    #[arg(long, env = "LOAD_DRY_RUN", help_heading = "Workload")]
+    pub dry_run: bool,
 
     /// Where the HTTP calls go [default: http://127.0.0.1:8080]
     #[arg(long, env = "API_URL", value_name = "URL")]
@@ -114,15 +209,15 @@ pub struct RunArgs {
     #[arg(long, env = "LOAD_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// Ask for so many tokens a query, where the server lets a request choose
+    /// Ask for so many tokens a query, where the server lets a request choose; drawn as --think-time is
     #[arg(long, env = "LOAD_TOKENS", value_name = "N", allow_negative_numbers = true)]
-    pub tokens: Option<i64>,
-    /// Ask for this delay before the first token
+    pub tokens: Option<Spread>,
+    /// Ask for this delay before the first token; drawn as --think-time is
     #[arg(long, env = "LOAD_TTFT_MS", value_name = "MS", allow_negative_numbers = true)]
-    pub ttft_ms: Option<f64>,
-    /// Ask for this delay after each token
+    pub ttft_ms: Option<Spread>,
+    /// Ask for this delay after each token, drawn once a query
     #[arg(long, env = "LOAD_ITL_MS", value_name = "MS", allow_negative_numbers = true)]
-    pub itl_ms: Option<f64>,
+    pub itl_ms: Option<Spread>,
 
     /// First delay before reconnecting [default: 1]
     #[arg(long, env = "WS_INITIAL_BACKOFF_SECONDS", value_name = "SECONDS", allow_negative_numbers = true)]
@@ -165,8 +260,9 @@ pub struct RunArgs {
     /// Threads that drive sessions [default: half as many as cores]
     #[arg(long, env = "LOAD_WORKERS", value_name = "N", allow_negative_numbers = true)]
     pub workers: Option<i64>,
-    /// Makes backoff delays repeatable [default: drawn, and reported]
+    /// Makes every random draw repeatable [default: drawn, and reported]
     #[arg(long, env = "LOAD_SEED")]
+    #[serde(with = "crate::scenario::seed")]
     pub seed: Option<u64>,
 
     /// What a figure must be, as e2el_ms:p95<3000, error_rate<0.005, ttft_ms{steady}:p99<450 or e2el_ms[30s]:p95<3000

@@ -4,11 +4,13 @@
 use crate::{
     burst::Burst,
     config::{Config, Faults},
-    faults::{self, FaultLog, FirstSend, Injector, Schedule},
+    estimate::{self, Estimate},
+    faults::{self, FaultLog, FirstSend, Injector},
     live::Shard,
-    output::{Finished, OutputSettings, Results, RunInfo},
+    output::{self, Finished, OutputSettings, Results, RunInfo},
     preflight,
     progress::{Progress, Watched},
+    schedule::Model,
     signals::Stop,
     socket::Connector,
     tls,
@@ -22,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 /// Workers begin their plan this long after they were made.
 const LEAD: Duration = Duration::from_millis(50);
@@ -81,6 +84,15 @@ pub fn run_with(
     finished
 }
 
+/// The plan of a run in words, once everything that needs no network was checked.
+///
+/// # Errors
+/// The run cannot be done as asked.
+pub fn plan(config: &Config) -> Result<String, RunError> {
+    preflight::local(config)?;
+    Ok(estimate::plan(config, preflight::descriptors(config)))
+}
+
 fn run_against(
     config: Config,
     injector: Option<&Arc<dyn Injector>>,
@@ -95,11 +107,13 @@ fn run_against(
         .context("cannot build a runtime for the preflight")?;
     let connector = runtime.block_on(preflight::network(&config, &tls))?;
     drop(runtime);
+    let schedule = Some(Arc::clone(&config.schedule));
     let settings = OutputSettings {
         dir: config.output.dir.clone(),
         name: config.output.name.clone(),
         started_at,
-        judging: config.judging.resolve(stop),
+        judging: output::Judging { steady: config.schedule.steady_window(), ..config.judging.resolve(stop) },
+        schedule,
     };
     let planned = config.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
     let log = Arc::new(FaultLog::new(planned));
@@ -107,12 +121,12 @@ fn run_against(
     let config = Arc::new(config);
     let began = Instant::now();
     let epoch = began + LEAD;
-    let schedule = Schedule::start(&config.faults.planned, injector, &log, epoch)
+    let breaker = faults::Schedule::start(&config.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
-    let breaking = Breaking { log: &log, first_send: schedule.first_send() };
+    let breaking = Breaking { log: &log, first_send: breaker.first_send() };
     let reports = drive(&config, &connector, &tls, stop, &results, epoch, &breaking)?;
     let elapsed = began.elapsed();
-    schedule.end();
+    breaker.end();
     let info = RunInfo { faults: log.records(), ..info(&config, stop, &results, &reports, elapsed) };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
 }
@@ -138,6 +152,9 @@ fn drive(
     breaking: &Breaking<'_>,
 ) -> anyhow::Result<Vec<WorkerReport>> {
     let burst = config.load.burst.then(|| Arc::new(Burst::new(config.load.clients)));
+    let schedule = &config.schedule;
+    let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
+    let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
     let shards: Vec<Arc<Shard>> = (0..config.load.workers).map(|_| Arc::default()).collect();
     let boot_id = protocol::boot_id();
     let mut threads = Vec::new();
@@ -157,6 +174,7 @@ fn drive(
             boot_id: boot_id.clone(),
             faults: Arc::clone(breaking.log),
             first_send: Arc::clone(breaking.first_send),
+            places: places.clone(),
         };
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
@@ -167,7 +185,7 @@ fn drive(
     let watched = Watched {
         shards,
         sessions: results.sessions().clone(),
-        queries: config.load.clients * u64::from(config.load.queries),
+        queries: Estimate::of(config).queries.round() as u64,
     };
     let _progress = (!config.output.quiet).then(|| Progress::show(watched));
     threads
@@ -192,13 +210,16 @@ fn info(
         api_url: config.target.api.to_string(),
         ws_url: config.target.ws.to_string(),
         clients: config.load.clients,
-        queries_per_client: u64::from(config.load.queries),
+        queries_per_client: u64::from(config.load.queries.unwrap_or(0)),
         ramp_up: config.load.ramp_up,
         burst: config.load.burst,
         elapsed,
         interrupted: stop.starting.is_cancelled() && results.aborted().is_none(),
         aborted: results.aborted(),
         extra_figures: BTreeMap::new(),
+        schedule: Some(Arc::clone(&config.schedule)),
+        arrivals_started: reports.iter().map(|report| report.started).sum(),
+        arrivals_due: reports.iter().map(|report| report.due).sum(),
         dropped_iterations: reports.iter().map(|report| report.dropped).sum(),
         peak_sessions: results.sessions().peak(),
         peak_queries: results.queries().peak(),

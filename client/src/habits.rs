@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// A pause may not begin in the last part of a query: it would often be over before.
 const LATEST_PAUSE: f64 = 0.8;
+/// A session without a number of queries pauses in one of its first.
+const PAUSE_WITHIN: u32 = 3;
 /// Taken for a query's length where the server names no ideal.
 const BLIND_LENGTH: Duration = Duration::from_secs(1);
 
@@ -50,7 +52,7 @@ impl Habits {
             .stall
             .filter(|stall| is_chosen(index, load.clients, stall.sessions(load.clients), load.seed));
         let pause = pause.map(|stall| Pause {
-            query: random.random_range(1..=load.queries),
+            query: random.random_range(1..=load.queries.unwrap_or(PAUSE_WITHIN)),
             at: random.random_range(0.0..LATEST_PAUSE),
             length: stall.time,
         });

@@ -64,11 +64,20 @@ fn outgoing_ports() -> Option<u64> {
     Some((last + 1).saturating_sub(first))
 }
 
+/// The descriptors that the run opens at most.
+#[must_use]
+pub fn descriptors(config: &Config) -> u64 {
+    let clients = config.load.clients;
+    let http = clients.min(config.target.http_connections as u64);
+    let ends = if config.embedded { 2 } else { 1 };
+    (clients + http) * ends + SPARE_DESCRIPTORS
+}
+
 fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
     let clients = config.load.clients;
     let http = clients.min(config.target.http_connections as u64);
     let ends = if config.embedded { 2 } else { 1 };
-    let needed = (clients + http) * ends + SPARE_DESCRIPTORS;
+    let needed = descriptors(config);
     let mut faults = Vec::new();
     if needed > room.descriptors {
         let fit = (room.descriptors.saturating_sub(SPARE_DESCRIPTORS) / ends).saturating_sub(http);

@@ -5,14 +5,14 @@ use crate::{
     cli::{Cli, Command, CompareArgs, RunArgs},
     compare::{self, Compared, Question},
     config::Config,
-    engine, output, report,
+    engine, output, report, scenario,
     signals::{self, Stop},
 };
-use clap::{Arg, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
 use std::{
     ffi::{OsStr, OsString},
     io::IsTerminal,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 use time::OffsetDateTime;
@@ -24,10 +24,16 @@ const REFUSED: u8 = 104;
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
     match parse(arguments) {
-        Ok(Cli { command: Some(Command::Analyze { files }), .. }) => analyze(&files),
-        Ok(Cli { command: Some(Command::Report { files }), .. }) => report(&files),
-        Ok(Cli { command: Some(Command::Compare(args)), .. }) => compared(args),
-        Ok(Cli { command: None, run }) => load(run, started_at),
+        Ok((Cli { command: Some(Command::Analyze { files }), .. }, _)) => analyze(&files),
+        Ok((Cli { command: Some(Command::Report { files }), .. }, _)) => report(&files),
+        Ok((Cli { command: Some(Command::Compare(args)), .. }, _)) => compared(args),
+        Ok((Cli { command: None, run }, matches)) => match resolve(run, &matches) {
+            Ok(run) => load(run, started_at),
+            Err(fault) => {
+                eprintln!("error: {fault}");
+                REFUSED
+            }
+        },
         Err(error) => {
             let _ = error.print();
             if error.use_stderr() { REFUSED } else { 0 }
@@ -36,10 +42,16 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 /// A variable that is set to nothing is as good as not set: that is what `VAR=` in a file or in Compose means.
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, ArgMatches), clap::Error> {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     let forget = |arg: Arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&str>) } else { arg };
-    Cli::from_arg_matches(&Cli::command().mut_args(forget).try_get_matches_from(arguments)?)
+    let matches = Cli::command().mut_args(forget).try_get_matches_from(arguments)?;
+    Ok((Cli::from_arg_matches(&matches)?, matches))
+}
+
+/// What is not said by flag or environment is looked for in the scenario and in `.env`.
+fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<RunArgs, String> {
+    scenario::resolve(args, matches, &scenario::dotenv(Path::new(".env"))?)
 }
 
 fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
@@ -52,6 +64,18 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
         }
     };
     config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    match engine::plan(&config) {
+        Ok(plan) if config.dry_run => {
+            print!("{plan}");
+            return 0;
+        }
+        Err(error) if config.dry_run => {
+            eprintln!("error: {error}");
+            return error.exit_code();
+        }
+        // The run itself says what is wrong.
+        Ok(_) | Err(_) => {}
+    }
     let stop = Stop::default();
     if let Err(error) = signals::listen(stop.clone()) {
         eprintln!("error: cannot listen to signals: {error}");

@@ -9,9 +9,10 @@ use crate::{
     http::Http,
     live::Shard,
     measure::{Gauge, Recorder},
-    ramp::Ramp,
+    pool::{Pool, Turn},
     record::{Moment, Sample},
-    session,
+    schedule::Model,
+    session::{self, Planned},
     signals::Stop,
     socket::Connector,
 };
@@ -22,7 +23,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::task::{JoinSet, LocalSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{JoinError, JoinSet, LocalSet},
+};
 
 /// How often the event loop's own lateness is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
@@ -57,6 +61,8 @@ pub struct Assignment {
     pub faults: Arc<FaultLog>,
     /// The whole run's.
     pub first_send: Arc<FirstSend>,
+    /// Sessions at once, of the whole run.
+    pub places: Option<Arc<Semaphore>>,
 }
 
 /// What a worker's sessions share.
@@ -91,9 +97,20 @@ pub struct Worker {
     pub faults: Arc<FaultLog>,
     /// From which faults are counted.
     pub first_send: Arc<FirstSend>,
-    /// Queries that the plan held and that an interruption kept from starting.
+    /// Where queries find a session, in a model whose queries arrive.
+    pub pool: Option<Pool>,
+    /// Sessions at once, of the whole run; what finds no place is dropped.
+    pub places: Option<Arc<Semaphore>>,
+    /// Queries and arrivals that the plan held and that never started.
     pub dropped: Cell<u64>,
+    /// What arrived, and started.
+    pub started: Cell<u64>,
+    /// What arrived in time to be started.
+    pub due: Cell<u64>,
 }
+
+/// No session may be added to those present.
+struct Full;
 
 /// What a worker says at its end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,8 +119,12 @@ pub struct WorkerReport {
     pub cpu_wait: Option<Duration>,
     /// Time it ran.
     pub wall: Duration,
-    /// Queries that were never started.
+    /// Queries and arrivals that were never started.
     pub dropped: u64,
+    /// What arrived and started, in open models.
+    pub started: u64,
+    /// What was due before the run was ended, in open models.
+    pub due: u64,
     /// The server's times are of this machine's clock.
     pub shared_clock: Option<bool>,
 }
@@ -112,6 +133,30 @@ impl Worker {
     /// The moment of the run at `instant`.
     pub fn moment(&self, instant: Instant) -> Moment {
         instant.saturating_duration_since(self.epoch)
+    }
+
+    /// A place for one more session; an error when all are taken.
+    fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Full> {
+        let Some(places) = &self.places else { return Ok(None) };
+        let place = Arc::clone(places).try_acquire_owned().ok();
+        self.arrived(place.is_some());
+        place.map(Some).ok_or(Full)
+    }
+
+    /// Something arrived, and could be started or not.
+    fn arrived(&self, could_start: bool) {
+        let one_more = |count: &Cell<u64>| count.set(count.get() + 1);
+        one_more(&self.due);
+        one_more(if could_start { &self.started } else { &self.dropped });
+    }
+
+    /// What a session counts for that an interruption kept from coming.
+    fn never_came(&self) -> u64 {
+        match (self.config.schedule.model(), self.config.load.queries) {
+            (Model::Closed | Model::Staged, Some(queries)) => u64::from(queries),
+            (Model::OpenSessions, _) => 1,
+            _ => 0,
+        }
     }
 
     /// Records one sample that was taken at `at`.
@@ -130,6 +175,7 @@ impl Worker {
 pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let number = assignment.number;
+    let model = assignment.config.schedule.model();
     let workers = assignment.config.load.workers;
     let connections = assignment.config.target.http_connections.div_ceil(workers);
     let _context = runtime.enter();
@@ -149,7 +195,11 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
         queries: assignment.queries,
         faults: assignment.faults,
         first_send: assignment.first_send,
+        pool: (model == Model::OpenQueries).then(Pool::default),
+        places: assignment.places,
         dropped: Cell::new(0),
+        started: Cell::new(0),
+        due: Cell::new(0),
     });
     let (started, waited) = (Instant::now(), cpu::thread_wait());
     let local = LocalSet::new();
@@ -158,6 +208,8 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
         cpu_wait: waited.zip(cpu::thread_wait()).map(|(before, after)| after.saturating_sub(before)),
         wall: started.elapsed(),
         dropped: worker.dropped.get(),
+        started: worker.started.get(),
+        due: worker.due.get(),
         shared_clock: worker.shared_clock.get(),
     })
 }
@@ -165,30 +217,91 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
 async fn drive(worker: Rc<Worker>, number: usize, workers: usize) {
     let probe = tokio::task::spawn_local(probe_loop(Rc::clone(&worker)));
     let grace = tokio::task::spawn_local(end_after_grace(Rc::clone(&worker)));
-    let ramp = Ramp::new(worker.config.load.clients, worker.config.load.ramp_up);
+    let queries = worker
+        .pool
+        .is_some()
+        .then(|| tokio::task::spawn_local(bring_queries(Rc::clone(&worker), number, workers)));
+    let schedule = Arc::clone(&worker.config.schedule);
     let mut sessions = JoinSet::new();
-    for index in ramp.share(number, workers) {
-        let scheduled = worker.epoch + ramp.start(index);
+    for index in schedule.share(number, workers) {
+        let visit = schedule.visit(index);
+        let scheduled = worker.epoch + visit.start;
+        if !is_time(&worker, scheduled).await {
+            worker.dropped.set(worker.dropped.get() + worker.never_came());
+            drop(worker.burst.as_ref().map(Burst::slot));
+            continue;
+        }
+        // Those that have ended need not be remembered.
+        while let Some(ended) = sessions.try_join_next() {
+            told(ended);
+        }
+        let Ok(place) = worker.place() else { continue };
+        let planned = Planned {
+            index,
+            scheduled,
+            until: visit.until.map(|until| worker.epoch + until),
+            tokens: visit.tokens,
+        };
+        sessions.spawn_local(stay(Rc::clone(&worker), planned, place));
+    }
+    while let Some(ended) = sessions.join_next().await {
+        told(ended);
+    }
+    if let Some(queries) = queries {
+        told(queries.await);
+    }
+    probe.abort();
+    grace.abort();
+}
+
+/// A panic of a session is ours and must not pass for a result.
+fn told(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Waits until `scheduled`; false when nothing may start any more.
+async fn is_time(worker: &Worker, scheduled: Instant) -> bool {
+    if !worker.stop.starting.is_cancelled() {
         tokio::select! {
             () = worker.stop.starting.cancelled() => {}
             () = tokio::time::sleep_until(scheduled.into()) => {}
         }
-        if worker.stop.starting.is_cancelled() {
-            worker.dropped.set(worker.dropped.get() + u64::from(worker.config.load.queries));
-            drop(worker.burst.as_ref().map(Burst::slot));
+    }
+    !worker.stop.starting.is_cancelled()
+}
+
+/// A user's presence: one session, or one after the other until it has to go.
+async fn stay(worker: Rc<Worker>, mut planned: Planned, _place: Option<OwnedSemaphorePermit>) {
+    let stride = worker.config.schedule.sessions();
+    loop {
+        let went_on = session::run(Rc::clone(&worker), planned).await;
+        let Some(until) = planned.until else { return };
+        // A stack that is down is not asked for new sessions without a pause.
+        let again = Instant::now() + if went_on { Duration::ZERO } else { worker.config.reconnect.initial };
+        if again >= until || !is_time(&worker, again).await {
+            return;
+        }
+        planned = Planned { index: planned.index + stride, scheduled: Instant::now(), ..planned };
+    }
+}
+
+/// Hands each query that arrives to a session that has none.
+async fn bring_queries(worker: Rc<Worker>, number: usize, workers: usize) {
+    let Some(pool) = &worker.pool else { return };
+    let schedule = Arc::clone(&worker.config.schedule);
+    for arrival in schedule.arrivals().iter().skip(number).step_by(workers) {
+        let due = worker.epoch + arrival.at;
+        if !is_time(&worker, due).await {
+            worker.dropped.set(worker.dropped.get() + 1);
             continue;
         }
-        sessions.spawn_local(session::run(Rc::clone(&worker), index, scheduled));
+        worker.arrived(pool.give(Turn { due, tokens: arrival.tokens }));
     }
-    while let Some(ended) = sessions.join_next().await {
-        if let Err(error) = ended
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
-        }
-    }
-    probe.abort();
-    grace.abort();
+    pool.close();
 }
 
 /// Samples how late the event loop wakes, against a plan: a wake-up that was missed is late as well.

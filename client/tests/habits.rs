@@ -90,7 +90,7 @@ fn who_said_what_it_has_may_not() {
 #[test]
 fn nothing_comes_after_the_end() {
     let server = Running::start(Script { encore: true, ..Script::default() });
-    let summary = summary(&server, |args| args.think_time = Some(0.05), 3, 2);
+    let summary = summary(&server, |args| args.think_time = Some(0.05.into()), 3, 2);
     check(&summary, &[("events_after_terminator", 6), ("tokens_lost", 0), ("tokens_duplicated", 0)]);
     assert_eq!(summary["verdict"], "FAIL");
     assert!(summary["verdict_reason"].as_str().unwrap().contains("behind a terminator"), "{summary:#}");

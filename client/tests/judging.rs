@@ -81,7 +81,13 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
         ..Judging::default()
     };
     let started_at = datetime!(2026-11-21 00:45:09 +2);
-    let settings = OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at, judging };
+    let settings = OutputSettings {
+        dir: dir.to_owned(),
+        name: "loadtest".to_owned(),
+        started_at,
+        judging,
+        schedule: None,
+    };
     let results = Results::open(&settings, Arc::default()).unwrap();
     let mut recorder = results.recorder();
     for second in 0..20 {

@@ -84,7 +84,13 @@ fn open_with(dir: &Path, log: Arc<FaultLog>) -> Results {
 
 fn open_judged(dir: &Path, log: Arc<FaultLog>, judging: Judging) -> Results {
     let started_at = datetime!(2026-11-21 00:45:09 +2);
-    let settings = OutputSettings { dir: dir.to_owned(), name: "loadtest".to_owned(), started_at, judging };
+    let settings = OutputSettings {
+        dir: dir.to_owned(),
+        name: "loadtest".to_owned(),
+        started_at,
+        judging,
+        schedule: None,
+    };
     Results::open(&settings, log).unwrap()
 }
 
@@ -388,7 +394,7 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     assert_eq!(cells, ["fault", "", "wsproxy-1:kill"]);
     let history = read(dir.path(), "_history.csv");
     let row = history.lines().last().unwrap();
-    assert!(row.ends_with(",1,1,0,wsproxy-1:kill"), "{row}");
+    assert!(row.ends_with(",1,1,0,,wsproxy-1:kill"), "{row}");
     let summary = summary(dir.path());
     insta::assert_json_snapshot!("faults", summary["faults"]);
     assert_eq!(summary["queries_error_by_code"]["peer_lost"], 1);

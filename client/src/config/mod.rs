@@ -4,23 +4,25 @@
 mod check;
 mod faults;
 mod habits;
+mod json;
 mod judging;
 pub(crate) mod span;
 mod target;
+mod workload;
 
 pub use faults::Faults as PlannedFaults;
 pub use habits::{Habits, Stall, Who};
 pub use judging::Judging;
 
-use crate::cli::RunArgs;
-use crate::secret::Secret;
+use crate::{cli::RunArgs, schedule::Schedule, secret::Secret, users::Users};
 use check::Check;
-use http::{HeaderMap, HeaderName};
-use std::{fmt, path::PathBuf, time::Duration};
+use http::HeaderMap;
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use url::Url;
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
+const LONGEST_RUN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Everything about a run.
 #[derive(Clone, Debug)]
@@ -29,8 +31,10 @@ pub struct Config {
     pub load: Load,
     /// Where it goes.
     pub target: Target,
-    /// What a query asks for.
-    pub query: QueryShape,
+    /// When sessions come and go, and when queries are due.
+    pub schedule: Arc<Schedule>,
+    /// Who comes, and what they ask for.
+    pub users: Arc<Users>,
     /// How a lost socket comes back, and how failed calls are repeated.
     pub reconnect: Reconnect,
     /// What sessions do of their own accord.
@@ -43,6 +47,10 @@ pub struct Config {
     pub output: Output,
     /// The stack runs in this process.
     pub embedded: bool,
+    /// Tell the plan and start nothing.
+    pub dry_run: bool,
+    /// What the schedule was made from.
+    origin: json::Origin,
     /// What a person should be told before the run.
     pub warnings: Vec<String>,
 }
@@ -50,16 +58,14 @@ pub struct Config {
 /// How much load, and when.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Sessions.
+    /// Sessions at once, at most; of a run without a schedule of its own: all of them.
     pub clients: u64,
-    /// Queries a session.
-    pub queries: u32,
+    /// Queries a session; `None`: until it has to go, or as many as come to it.
+    pub queries: Option<u32>,
     /// The sessions start evenly over this time.
     pub ramp_up: Duration,
     /// All first queries at one instant, after every session has connected.
     pub burst: bool,
-    /// Between the end of a query and the next.
-    pub think_time: Duration,
     /// `None`: the query's ideal duration and 30 s.
     pub query_timeout: Option<Duration>,
     /// A gap longer than this is a stall.
@@ -93,17 +99,6 @@ pub struct Target {
     pub http_connections: usize,
     /// Hosts that are not this machine and may be tested.
     pub allowed_hosts: Vec<String>,
-}
-
-/// What a query asks for, where the server lets a request choose.
-#[derive(Clone, Debug, Default)]
-pub struct QueryShape {
-    /// Tokens.
-    pub tokens: Option<u32>,
-    /// Before the first token, milliseconds.
-    pub ttft_ms: Option<f64>,
-    /// After each token, milliseconds.
-    pub itl_ms: Option<f64>,
 }
 
 /// How a lost socket comes back.
@@ -156,32 +151,32 @@ impl Config {
     pub fn new(args: RunArgs, cores: usize, drawn_seed: u64) -> Result<Self, Faults> {
         let mut check = Check::default();
         let mut warnings = Vec::new();
-        let clients = check.count("--clients", args.clients, 100, 1, MAX_CLIENTS);
+        let asked = check.count("--clients", args.clients, 100, 1, MAX_CLIENTS);
         let workers = check.count("--workers", args.workers, (cores / 2).clamp(1, 1024) as i64, 1, 1024);
+        let seed = args.seed.unwrap_or(drawn_seed);
+        let workload::Workload { schedule, users, ramp_up, queries } =
+            workload::workload(&mut check, &args, asked, seed);
+        let clients = schedule.most_concurrent().max(1);
         let load = Load {
             clients,
-            queries: check.count("--queries", args.queries, 10, 1, MAX_QUERIES) as u32,
-            ramp_up: check.seconds("--ramp-up", args.ramp_up, (clients as f64 / 500.0).max(1.0), 0.0),
+            queries,
+            ramp_up,
             burst: args.burst,
-            think_time: check.seconds("--think-time", args.think_time, 0.0, 0.0),
             query_timeout: args
                 .query_timeout
                 .map(|seconds| check.seconds("--query-timeout", Some(seconds), 30.0, 0.001)),
             stall_limit: check.millis("--stall-ms", args.stall_ms, 250.0),
             grace: check.seconds("--grace", args.grace, 30.0, 0.0),
             workers: workers.min(clients).max(1) as usize,
-            seed: args.seed.unwrap_or(drawn_seed),
+            seed,
         };
         let reconnect = reconnect(&mut check, &args);
-        let query = QueryShape {
-            tokens: args.tokens.map(|n| check.count("--tokens", Some(n), 1, 1, 1_000_000) as u32),
-            ttft_ms: args.ttft_ms.map(|ms| check.millis("--ttft-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
-            itl_ms: args.itl_ms.map(|ms| check.millis("--itl-ms", Some(ms), 0.0).as_secs_f64() * 1e3),
-        };
+        let (schedule, users) = (Arc::new(schedule), Arc::new(users));
         let habits = habits::habits(&mut check, &args);
         let faults = faults::planned(&mut check, &args);
         let judging = judging::judging(&mut check, &args);
-        let embedded = args.embedded;
+        let (embedded, dry_run) = (args.embedded, args.dry_run);
+        let origin = json::Origin::of(&args);
         if embedded && (args.api_url.is_some() || args.wsproxy_url.is_some()) {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
         }
@@ -194,79 +189,22 @@ impl Config {
         match target {
             Some(target) if check.faults.is_empty() => Ok(Self {
                 load,
+                schedule,
+                users,
                 target,
-                query,
                 reconnect,
                 habits,
                 faults,
                 judging,
                 output,
                 embedded,
+                dry_run,
+                origin,
                 warnings,
             }),
             _ => Err(Faults(check.faults)),
         }
     }
-
-    /// The configuration for the summary: nothing secret in it.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        let seconds = |duration: Duration| duration.as_secs_f64();
-        serde_json::json!({
-            "clients": self.load.clients,
-            "queries": self.load.queries,
-            "ramp_up_seconds": seconds(self.load.ramp_up),
-            "burst": self.load.burst,
-            "think_time_seconds": seconds(self.load.think_time),
-            "query_timeout_seconds": self.load.query_timeout.map(seconds),
-            "stall_ms": seconds(self.load.stall_limit) * 1e3,
-            "grace_seconds": seconds(self.load.grace),
-            "workers": self.load.workers,
-            "seed": self.load.seed,
-            "api_url": redacted(&self.target.api),
-            "wsproxy_url": redacted(&self.target.ws),
-            "ws_path": self.target.ws_path,
-            "agent": self.target.agent,
-            "headers": self.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
-            "token": self.target.token.as_ref().map(|_| "redacted"),
-            "ca_file": self.target.ca_file,
-            "http_connections": self.target.http_connections,
-            "tokens": self.query.tokens,
-            "ttft_ms": self.query.ttft_ms,
-            "itl_ms": self.query.itl_ms,
-            "ws_initial_backoff_seconds": seconds(self.reconnect.initial),
-            "ws_max_backoff_seconds": seconds(self.reconnect.max),
-            "ws_max_reconnect_attempts": self.reconnect.attempts,
-            "ping_timeout_seconds": seconds(self.reconnect.ping_timeout),
-            "drop_rate": self.habits.drop_rate,
-            "stall": self.habits.stall.map(|stall| serde_json::json!({
-                "sessions": stall.sessions(self.load.clients),
-                "seconds": seconds(stall.time),
-            })),
-            "late_connect_seconds": self.habits.late_connect.map(|(least, most)| [seconds(least), seconds(most)]),
-            "resume": self.habits.resume && self.habits.late_connect.is_none(),
-            "faults": self.faults.planned.iter().map(|fault| serde_json::json!({
-                "fault": fault.spec,
-                "at_s": seconds(fault.at),
-            })).collect::<Vec<_>>(),
-            "fault_stack": self.faults.stack,
-            "thresholds": self.judging.thresholds.iter().map(|threshold| &threshold.text).collect::<Vec<_>>(),
-            "goodput": self.judging.objectives.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "abort_on_fail": self.judging.abort_after.is_some(),
-            "abort_delay_seconds": self.judging.abort_after.map(seconds),
-            "output_dir": self.output.dir,
-            "name": self.output.name,
-            "embedded": self.embedded,
-        })
-    }
-}
-
-fn redacted(url: &Url) -> String {
-    let mut url = url.clone();
-    if url.password().is_some() {
-        let _ = url.set_password(Some("redacted"));
-    }
-    url.to_string()
 }
 
 fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {
@@ -297,7 +235,7 @@ mod tests {
     #[test]
     fn defaults_hold() {
         let config = Config::new(RunArgs::default(), 2, 7).unwrap();
-        assert_eq!((config.load.clients, config.load.queries, config.load.workers), (100, 10, 1));
+        assert_eq!((config.load.clients, config.load.queries, config.load.workers), (100, Some(10), 1));
         assert_eq!((config.load.ramp_up, config.load.seed), (Duration::from_secs(1), 7));
         let many = RunArgs { clients: Some(5000), ..RunArgs::default() };
         assert_eq!(Config::new(many, 2, 1).unwrap().load.ramp_up, Duration::from_secs(10));

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     faults::FaultLog,
     measure::{Gauge, Interval, Parcel, ReconnectStorm, RunData},
+    schedule::Schedule,
 };
 use std::{
     collections::BTreeMap,
@@ -46,6 +47,7 @@ pub(super) struct Collector {
 /// The seconds of the run that are not written yet.
 #[derive(Debug)]
 struct Seconds {
+    schedule: Option<Arc<Schedule>>,
     /// What was measured, and how many sessions were open when the first worker handed it over.
     open: BTreeMap<u64, (Interval, u64)>,
     /// The first second that is not written.
@@ -63,6 +65,7 @@ impl Collector {
         files: &Files,
         sessions: Gauge,
         observer: Observer,
+        schedule: Option<Arc<Schedule>>,
         faults: Arc<FaultLog>,
     ) -> io::Result<Self> {
         let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
@@ -73,6 +76,7 @@ impl Collector {
         history.write_record(history::COLUMNS)?;
         history.flush()?;
         let seconds = Seconds {
+            schedule,
             open: BTreeMap::new(),
             next: 0,
             history,
@@ -148,7 +152,9 @@ impl Seconds {
             let timestamp = self.started_at + Duration::from_secs(second);
             self.storm.add(second, &interval);
             self.observer.second(second, &interval);
-            let row = Second { timestamp, sessions, interval: &interval, faults: self.begun_until(second) };
+            let faults = self.begun_until(second);
+            let target = self.schedule.as_ref().map(|schedule| schedule.target_in(second));
+            let row = Second { timestamp, sessions, interval: &interval, faults, target };
             self.history.write_record(row.record())?;
             self.history.flush()?;
             self.next = second + 1;

@@ -2,10 +2,12 @@
 //! It never overwrites: a second run in the same second gets a suffix.
 
 use super::Judging;
+use crate::schedule::Schedule;
 use std::{
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use time::OffsetDateTime;
 
@@ -20,6 +22,8 @@ pub struct OutputSettings {
     pub started_at: OffsetDateTime,
     /// What it is judged by.
     pub judging: Judging,
+    /// What is scheduled for each second.
+    pub schedule: Option<Arc<Schedule>>,
 }
 
 /// The output directory or a file in it cannot be created.
@@ -127,6 +131,7 @@ mod tests {
             name: "loadtest".to_owned(),
             started_at,
             judging: Judging::default(),
+            schedule: None,
         }
     }
 

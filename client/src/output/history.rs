@@ -5,7 +5,7 @@ use crate::measure::{Interval, Metric};
 use time::OffsetDateTime;
 
 /// The header.
-pub(super) const COLUMNS: [&str; 28] = [
+pub(super) const COLUMNS: [&str; 29] = [
     "Timestamp",
     "User Count",
     "Type",
@@ -33,6 +33,7 @@ pub(super) const COLUMNS: [&str; 28] = [
     "Reconnect attempts/s",
     "Reconnects/s",
     "Tokens lost/s",
+    "Target",
     "faults",
 ];
 
@@ -48,6 +49,8 @@ pub(super) struct Second<'a> {
     pub(super) interval: &'a Interval,
     /// What was broken in it.
     pub(super) faults: String,
+    /// What was scheduled for it: sessions present, in open models arrivals.
+    pub(super) target: Option<f64>,
 }
 
 impl Second<'_> {
@@ -75,6 +78,7 @@ impl Second<'_> {
         row.push(counts.reconnect_attempts.to_string());
         row.push(counts.reconnects.to_string());
         row.push(counts.lost.to_string());
+        row.push(self.target.map(|target| format!("{target:.0}")).unwrap_or_default());
         row.push(self.faults.clone());
         row
     }

@@ -4,8 +4,9 @@
 use crate::{
     faults::{Fate, FaultRecord},
     measure::{Evidence, Metric, RunData},
+    schedule::Schedule,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Told by the engine when the run is over.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,13 @@ pub struct RunInfo {
     pub elapsed: Duration,
     /// Ended by a signal.
     pub interrupted: bool,
-    /// Sessions and queries that the plan held and that never started.
+    /// What was scheduled.
+    pub schedule: Option<Arc<Schedule>>,
+    /// What arrived and started, in open models.
+    pub arrivals_started: u64,
+    /// What was due until the run was ended, in open models.
+    pub arrivals_due: u64,
+    /// Queries and arrivals that the plan held and that never started.
     pub dropped_iterations: u64,
     /// Sessions open at once, at most.
     pub peak_sessions: u64,
@@ -46,6 +53,26 @@ pub struct RunInfo {
     pub extra_figures: BTreeMap<String, f64>,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
+}
+
+/// What an open model offered, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Offer {
+    /// Arrivals a second that were planned.
+    pub(super) offered_rate: f64,
+    /// Arrivals a second that were started.
+    pub(super) achieved_rate: f64,
+    /// Started, of those that were due.
+    pub(super) achieved_share: f64,
+}
+
+impl RunInfo {
+    /// Of an open model in which something was due.
+    pub(super) fn offered(&self) -> Option<Offer> {
+        let offered_rate = self.schedule.as_ref()?.offered()?.rate();
+        let achieved_share = super::summary::share(self.arrivals_started, self.arrivals_due)?;
+        Some(Offer { offered_rate, achieved_rate: offered_rate * achieved_share, achieved_share })
+    }
 }
 
 /// The run's evidence for its judges.
@@ -71,6 +98,7 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         loop_lag_p99: p99(Metric::LoopLag),
         cpu_wait_share: info.cpu_wait_share,
         burst: info.burst,
+        achieved_share: info.offered().map(|offered| offered.achieved_share),
         ..Evidence::default()
     }
 }

@@ -81,8 +81,9 @@ impl Results {
         let (parcels, incoming) = sync_channel(PARCELS);
         let (sessions, queries) = (Gauge::default(), Gauge::default());
         let judging = settings.judging.clone();
-        let collector = Collector::new(&files, sessions.clone(), judging.observer(), faults)
-            .map_err(|source| OpenError::new(files.path(""), source))?;
+        let collector =
+            Collector::new(&files, sessions.clone(), judging.observer(), settings.schedule.clone(), faults)
+                .map_err(|source| OpenError::new(files.path(""), source))?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
             .spawn(move || collector.run(&incoming))

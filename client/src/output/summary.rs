@@ -6,6 +6,7 @@ use crate::measure::{
     Distribution, Judgement, Metric, RunData, Summary as Figures,
     threshold::{Outcome, State},
 };
+use crate::schedule::{Phase, Schedule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::{fs::OpenOptions, io, io::Write, time::Duration};
@@ -39,6 +40,7 @@ struct Summary<'a> {
     failures: Vec<Value>,
     close_codes: Map<String, Value>,
     concurrency: Value,
+    schedule: Value,
     generator: Value,
     seed: u64,
     config: &'a Value,
@@ -100,6 +102,9 @@ struct Ours {
     stall_count: u64,
     stall_ms: f64,
     dropped_iterations: u64,
+    offered_rate: Option<f64>,
+    achieved_rate: Option<f64>,
+    achieved_share: Option<f64>,
     sessions_old_contract: u64,
 }
 
@@ -164,7 +169,7 @@ fn origin(run: &RunData) -> Origin {
 }
 
 fn ours(run: &RunData, info: &RunInfo) -> Ours {
-    let (queries, tokens) = (&run.queries, &run.tokens);
+    let (queries, tokens, offer) = (&run.queries, &run.tokens, info.offered());
     Ours {
         duration_s: run.duration().as_secs_f64(),
         queries_total: queries.total,
@@ -193,6 +198,9 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
         stall_count: run.stall_count,
         stall_ms: run.stall.as_secs_f64() * 1e3,
         dropped_iterations: info.dropped_iterations,
+        offered_rate: offer.map(|offer| offer.offered_rate),
+        achieved_rate: offer.map(|offer| offer.achieved_rate),
+        achieved_share: offer.map(|offer| offer.achieved_share),
         sessions_old_contract: run.sessions.old_contract,
     }
 }
@@ -274,6 +282,27 @@ fn concurrency(run: &RunData, info: &RunInfo) -> Value {
     })
 }
 
+/// The phases, with targets in sessions present, in open models in arrivals a second.
+fn schedule(schedule: &Schedule) -> Value {
+    let seconds = |time: Duration| time.as_secs_f64();
+    let phase = |phase: &Phase| {
+        json!({
+            "name": phase.name,
+            "start_s": seconds(phase.start),
+            "end_s": phase.end.map(seconds),
+            "from": phase.from,
+            "target": phase.target,
+        })
+    };
+    json!({
+        "model": schedule.model().name(),
+        "sessions": schedule.sessions(),
+        "sessions_at_once": schedule.most_concurrent(),
+        "phases": schedule.phases().iter().map(phase).collect::<Vec<_>>(),
+        "steady_s": schedule.steady_window().map(|(start, end)| [seconds(start), seconds(end)]),
+    })
+}
+
 fn generator(run: &RunData, info: &RunInfo) -> Value {
     let p99 = |metric| run.metrics.get(metric).quantile_ms(0.99);
     json!({
@@ -309,6 +338,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         failures: failures(run),
         close_codes: close_codes.collect(),
         concurrency: concurrency(run, info),
+        schedule: info.schedule.as_deref().map_or(Value::Null, schedule),
         generator: generator(run, info),
         seed: info.seed,
         config: &info.config,

@@ -4,6 +4,7 @@
 mod close;
 mod errand;
 mod query;
+mod turns;
 
 use crate::{
     backoff::Backoff,
@@ -17,6 +18,7 @@ use crate::{
     query::{End, Query},
     record::{Failure, LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
     secret::Secret,
+    users::User,
     worker::Worker,
 };
 use protocol::{Position, SessionId, Tally};
@@ -28,16 +30,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Runs session `index`, which the plan starts at `scheduled`, and hands its records in.
-pub async fn run(worker: Rc<Worker>, index: u64, scheduled: Instant) {
-    let mut session = Session::new(worker, index, scheduled);
+/// What the plan says of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Planned {
+    /// Which one; every session has its own.
+    pub index: u64,
+    /// When it starts.
+    pub scheduled: Instant,
+    /// When it has to go, at the end of its query.
+    pub until: Option<Instant>,
+    /// The length that each answer is to have.
+    pub tokens: Option<u32>,
+}
+
+/// Runs a session as planned, and hands its records in; false when it could not go on.
+pub async fn run(worker: Rc<Worker>, planned: Planned) -> bool {
+    let mut session = Session::new(worker, planned);
     let running = session.worker.stop.running.clone();
     tokio::select! {
         biased;
         () = session.flow() => {}
         () = running.cancelled() => session.abandon(),
     }
-    session.hand_in();
+    session.hand_in()
 }
 
 /// A session in progress.
@@ -81,7 +96,8 @@ pub(crate) struct Session {
     pub(crate) undated: Vec<(Instant, u64, Instant)>,
     pub(crate) shared_clock: Option<bool>,
     index: u64,
-    scheduled: Instant,
+    plan: Planned,
+    user: User,
     started: Instant,
     create: Option<Duration>,
     pub(crate) connect: Option<Duration>,
@@ -104,7 +120,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn new(worker: Rc<Worker>, index: u64, scheduled: Instant) -> Self {
+    fn new(worker: Rc<Worker>, planned: Planned) -> Self {
+        let index = planned.index;
         let seed = worker.config.load.seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         Self {
             link: None,
@@ -133,7 +150,8 @@ impl Session {
             undated: Vec::new(),
             shared_clock: worker.shared_clock.get(),
             index,
-            scheduled,
+            plan: planned,
+            user: worker.config.users.user(index),
             started: Instant::now(),
             create: None,
             connect: None,
@@ -164,19 +182,10 @@ impl Session {
             self.fail(failure);
             return;
         }
-        let mut planned = self.first_query().await;
-        for num in 1..=self.worker.config.load.queries {
-            if !self.wait_for_turn(planned).await {
-                break;
-            }
-            self.query(num, planned).await;
-            if self.habits.is_late() {
-                Box::pin(self.leave()).await;
-            }
-            if self.over {
-                break;
-            }
-            planned = Instant::now() + self.worker.config.load.think_time;
+        if self.worker.pool.is_some() {
+            self.serve().await;
+        } else {
+            self.converse().await;
         }
         Box::pin(self.close()).await;
     }
@@ -223,43 +232,6 @@ impl Session {
         self.habits.is_late() || self.link.as_ref().is_some_and(Link::is_up)
     }
 
-    /// When the first query is due: now, or at the burst's instant.
-    async fn first_query(&mut self) -> Instant {
-        self.slot = None;
-        let Some(burst) = self.worker.burst.clone() else { return Instant::now() };
-        let starting = self.worker.stop.starting.clone();
-        let mut told = Box::pin(burst.instant());
-        loop {
-            tokio::select! {
-                biased;
-                event = next(&mut self.link) => self.take(event),
-                instant = &mut told => return instant.unwrap_or_else(Instant::now),
-                () = starting.cancelled() => return Instant::now(),
-            }
-        }
-    }
-
-    /// Listens until `planned`; false when nothing may start any more.
-    async fn wait_for_turn(&mut self, planned: Instant) -> bool {
-        let starting = self.worker.stop.starting.clone();
-        let mut turn = Box::pin(tokio::time::sleep_until(planned.into()));
-        loop {
-            let up = self.is_ready();
-            if self.over
-                || starting.is_cancelled()
-                || (up && (turn.is_elapsed() || Instant::now() >= planned))
-            {
-                return !self.over && !starting.is_cancelled();
-            }
-            tokio::select! {
-                biased;
-                event = next(&mut self.link) => self.take(event),
-                () = starting.cancelled() => {}
-                () = &mut turn, if !turn.is_elapsed() => {}
-            }
-        }
-    }
-
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.over = true;
         self.failure.get_or_insert(failure);
@@ -270,24 +242,26 @@ impl Session {
     }
 
     /// Hands everything in that was not yet, once and last.
-    fn hand_in(mut self) {
+    fn hand_in(mut self) -> bool {
         self.settle_current();
         let now = Instant::now();
         let worker = Rc::clone(&self.worker);
         let stopped = worker.stop.starting.is_cancelled();
-        let unsent = self.queries_begun + 1..=worker.config.load.queries;
+        let unsent = self.queries_begun + 1..=self.unsent_until();
         let mut queries = Vec::new();
-        if self.failure.is_some() && self.queries_begun < worker.config.load.queries {
+        if self.failure.is_some() {
             queries.extend(unsent.map(|num| self.never_sent(num, now)));
             Shard::add(&worker.live.errors, queries.len() as u64);
         } else if stopped {
             worker.dropped.set(worker.dropped.get() + unsent.count() as u64);
         }
-        let all_ok = queries.is_empty() && self.queries_ok == self.queries_begun && self.queries_begun > 0;
+        let began = self.queries_begun > 0 || self.queries_planned().is_none() || self.plan.until.is_some();
+        let all_ok = queries.is_empty() && self.queries_ok == self.queries_begun && began;
+        let failed = self.failure.is_some();
         let record = SessionRecord {
             session: self.id,
             index: self.index,
-            scheduled: worker.moment(self.scheduled),
+            scheduled: worker.moment(self.plan.scheduled),
             started: worker.moment(self.started),
             ended: worker.moment(now),
             create: self.create,
@@ -307,6 +281,19 @@ impl Session {
         };
         worker.recorder.borrow_mut().session_ended(record, queries);
         Shard::add(&worker.live.ended, 1);
+        !failed
+    }
+
+    /// The last query that the plan held for this session, whether or not it came to it.
+    fn unsent_until(&self) -> u32 {
+        match self.queries_planned() {
+            Some(planned) if self.plan.until.is_none() => planned,
+            // Without a number, a failure between two queries is told by the one that comes next.
+            _ => {
+                self.queries_begun
+                    + u32::from(self.failure.is_some() && self.queries_begun == self.queries_ok)
+            }
+        }
     }
 
     fn never_sent(&self, num: u32, now: Instant) -> QueryRecord {

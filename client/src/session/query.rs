@@ -5,10 +5,11 @@ use super::{Session, errand, next};
 use crate::{
     link::Link,
     live::Shard,
+    pool::Turn,
     query::{End, Progress, Query, millis},
     record::{Failure, QueryRecord, QueryStatus},
 };
-use protocol::{Position, RunRequest, RunResponse, SessionId};
+use protocol::{Position, RunResponse, SessionId};
 use std::{
     pin::Pin,
     rc::Rc,
@@ -24,17 +25,17 @@ const BLIND_PATIENCE: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(1);
 
 impl Session {
-    pub(super) async fn query(&mut self, num: u32, planned: Instant) {
+    pub(super) async fn query(&mut self, num: u32, turn: Turn) {
         self.settle_current();
         // A socket that was down made the query wait: that is the gateway's doing, not the generator's lateness.
-        let scheduled = self.downtime.last_end().map_or(planned, |up| up.max(planned));
+        let scheduled = self.downtime.last_end().map_or(turn.due, |up| up.max(turn.due));
         let query = Query::new(num, uuid::Uuid::new_v4().to_string(), scheduled, self.last.generation);
         let id = query.id.clone();
         self.current = Some(query);
         self.queries_begun = num;
         self.sent = Rc::default();
         let _running = self.worker.queries.enter();
-        let mut call = Box::pin(self.call(num, id));
+        let mut call = Box::pin(self.call(num, id, turn.tokens));
         let mut deadline = Deadline::new(Instant::now() + self.patience());
         let mut calling = true;
         while !self.over {
@@ -63,18 +64,16 @@ impl Session {
         self.worker.config.load.query_timeout.unwrap_or(BLIND_PATIENCE)
     }
 
-    fn call(&mut self, num: u32, id: String) -> impl Future<Output = Result<RunResponse, Failure>> + use<> {
+    fn call(
+        &mut self,
+        num: u32,
+        id: String,
+        tokens: Option<u32>,
+    ) -> impl Future<Output = Result<RunResponse, Failure>> + use<> {
         let (worker, sent) = (Rc::clone(&self.worker), Rc::clone(&self.sent));
         let mut backoff = self.backoff();
         let session = self.id.unwrap_or_else(|| SessionId::new(uuid::Uuid::nil()));
-        let shape = &worker.config.query;
-        let body = RunRequest {
-            query: format!("load test query {num}"),
-            query_id: Some(id),
-            tokens: shape.tokens,
-            ttft_ms: shape.ttft_ms,
-            itl_ms: shape.itl_ms,
-        };
+        let body = self.user.request(&worker.config.users, num, id, tokens);
         let until = Instant::now() + self.patience();
         async move {
             let on_send = |at| {

@@ -23,11 +23,6 @@ impl Ramp {
         let nanos = self.ramp_up.as_nanos() * u128::from(index) / u128::from(self.sessions.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
-
-    /// The sessions of `worker` among `workers`, by index.
-    pub fn share(&self, worker: usize, workers: usize) -> impl Iterator<Item = u64> + use<> {
-        (worker as u64..self.sessions).step_by(workers.max(1))
-    }
 }
 
 #[cfg(test)]
@@ -61,14 +56,6 @@ mod tests {
             let ramp = Ramp::new(sessions, Duration::from_millis(millis));
             prop_assert!(ramp.start(index) <= ramp.start(index + 1));
             prop_assert!(millis == 0 || ramp.start(index) < Duration::from_millis(millis));
-        }
-
-        #[test]
-        fn every_session_has_one_worker(sessions in 1u64..500, workers in 1usize..9) {
-            let ramp = Ramp::new(sessions, Duration::ZERO);
-            let mut all: Vec<u64> = (0..workers).flat_map(|worker| ramp.share(worker, workers)).collect();
-            all.sort_unstable();
-            prop_assert_eq!(all, (0..sessions).collect::<Vec<_>>());
         }
     }
 }

@@ -1,0 +1,295 @@
+//! What the load follows, out of what was asked for: one schedule, and the kinds of users that come by it.
+//! It reads the files that were named and nothing else; two models at once are a fault, not a guess.
+
+use super::{check::Check, span};
+use crate::{
+    cli::{ArrivalOf, RunArgs},
+    schedule::{Arrival, Process, Schedule, Spread, Stages, trace},
+    users::{Kind, PROFILES, UserKind, Users, seed_for_arrivals},
+};
+use std::{fs::File, io::BufReader, path::Path, time::Duration};
+
+/// More sessions or arrivals than a plan can hold.
+const MOST_PLANNED: u64 = 1_000_000;
+/// Longer than any prompt file.
+const LONGEST_PROMPTS: u64 = 64 << 20;
+
+/// What a run follows.
+pub(super) struct Workload {
+    pub(super) schedule: Schedule,
+    pub(super) users: Users,
+    /// What nobody is to be in doubt about.
+    pub(super) ramp_up: Duration,
+    /// A session's; `None`: until it has to go.
+    pub(super) queries: Option<u32>,
+}
+
+pub(super) fn workload(check: &mut Check, args: &RunArgs, clients: u64, seed: u64) -> Workload {
+    let scale = factor(check, "--time-scale", args.time_scale);
+    let duration = time(check, "--duration", args.duration.as_deref()).map(|time| time.mul_f64(scale));
+    let ramp_up = ramp_up(check, args, clients, scale);
+    let schedule =
+        one_model(check, args).and_then(|()| match (&args.stages, args.arrival_rate, &args.trace) {
+            (Some(stages), _, _) => staged(check, stages, scale),
+            (_, Some(rate), _) => arriving(check, args, rate, duration, scale, seed).map(|arrivals| {
+                open(check, args, arrivals, duration.unwrap_or_default(), ramp_up, ArrivalOf::Sessions)
+            }),
+            (_, _, Some(file)) => replayed(check, args, file, duration, scale).map(|(arrivals, duration)| {
+                open(check, args, arrivals, duration, ramp_up, ArrivalOf::Queries)
+            }),
+            _ => Some(Schedule::closed(clients, ramp_up, duration)),
+        });
+    let schedule = schedule.unwrap_or_default();
+    let endless = schedule.model() == crate::schedule::Model::OpenQueries
+        || schedule.visit(0).until.is_some() && args.queries.is_none();
+    let default = if args.trace.is_some() { 1 } else { 10 };
+    let queries =
+        (!endless).then(|| check.count("--queries", args.queries, default, 1, super::MAX_QUERIES) as u32);
+    let users = users(check, args, queries, seed);
+    Workload { schedule, users, ramp_up, queries }
+}
+
+/// At most one model was asked for.
+fn one_model(check: &mut Check, args: &RunArgs) -> Option<()> {
+    let asked = [
+        ("--stages", args.stages.is_some()),
+        ("--arrival-rate", args.arrival_rate.is_some()),
+        ("--trace", args.trace.is_some()),
+    ];
+    let asked: Vec<_> = asked.iter().filter(|(_, asked)| *asked).map(|(flag, _)| *flag).collect();
+    if asked.len() > 1 {
+        check.fault(format!("{} are different workloads: give one of them", asked.join(" and ")));
+        return None;
+    }
+    if args.burst && (!asked.is_empty() || args.duration.is_some()) {
+        check.fault(
+            "--burst is a workload of its own: leave --duration, --stages, --arrival-rate and --trace out"
+                .into(),
+        );
+    }
+    if args.stages.is_some() && args.duration.is_some() {
+        check.fault("--stages say how long the run is: leave --duration out".into());
+    }
+    Some(())
+}
+
+fn time(check: &mut Check, flag: &str, text: Option<&str>) -> Option<Duration> {
+    let text = text?;
+    let time = span::parse(text).filter(|time| !time.is_zero());
+    if time.is_none() {
+        check.fault(format!("{flag} `{text}` is no time: give for example 30s, 5m or 1h30m"));
+    }
+    time
+}
+
+fn factor(check: &mut Check, flag: &str, value: Option<f64>) -> f64 {
+    let value = value.unwrap_or(1.0);
+    if (0.0001..=1000.0).contains(&value) {
+        return value;
+    }
+    check.fault(format!("{flag} {value} is out of range: give a factor from 0.0001 to 1000"));
+    1.0
+}
+
+fn rate(check: &mut Check, flag: &str, value: f64) -> f64 {
+    if (0.001..=1e6).contains(&value) {
+        return value;
+    }
+    check.fault(format!("{flag} {value} is out of range: give a number a second, from 0.001 to 1000000"));
+    1.0
+}
+
+fn ramp_up(check: &mut Check, args: &RunArgs, clients: u64, scale: f64) -> Duration {
+    let clients = clients as f64;
+    let Some(spawn) = args.spawn_rate else {
+        return check.seconds("--ramp-up", args.ramp_up, (clients / 500.0).max(1.0), 0.0).mul_f64(scale);
+    };
+    if args.ramp_up.is_some() {
+        check.fault("--spawn-rate and --ramp-up say the same thing: give one of them".into());
+    }
+    Duration::from_secs_f64(clients / rate(check, "--spawn-rate", spawn) * scale)
+}
+
+fn staged(check: &mut Check, text: &str, scale: f64) -> Option<Schedule> {
+    let mut stages: Stages = text.parse().map_err(|error| check.fault(format!("--stages: {error}"))).ok()?;
+    let visits = stages.visits_count();
+    if visits == 0 || visits > MOST_PLANNED {
+        check.fault(format!("--stages `{text}` bring {visits} sessions: plan from 1 to {MOST_PLANNED}"));
+        return None;
+    }
+    for stage in &mut stages.0 {
+        stage.duration = stage.duration.mul_f64(scale);
+    }
+    Some(Schedule::staged(&stages))
+}
+
+/// Arrivals at a rate.
+fn arriving(
+    check: &mut Check,
+    args: &RunArgs,
+    asked: f64,
+    duration: Option<Duration>,
+    scale: f64,
+    seed: u64,
+) -> Option<Vec<Arrival>> {
+    let rate = rate(check, "--arrival-rate", asked) / scale;
+    let Some(duration) = duration else {
+        if args.duration.is_none() {
+            check.fault("--arrival-rate needs to know for how long: give --duration, as 5m".into());
+        }
+        return None;
+    };
+    let expected = rate * duration.as_secs_f64();
+    if expected > MOST_PLANNED as f64 {
+        check.fault(format!(
+            "--arrival-rate {asked} plans {expected:.0} arrivals: shorten --duration until it is {MOST_PLANNED} at most"
+        ));
+        return None;
+    }
+    let process = args.arrival_process.unwrap_or(Process::Constant);
+    let most = (MOST_PLANNED * 2) as usize;
+    let moments = process.moments(rate, duration, seed_for_arrivals(seed), most);
+    if moments.is_empty() {
+        check.fault(format!("--arrival-rate {asked} brings nobody within {duration:?}: lengthen --duration"));
+        return None;
+    }
+    Some(moments.into_iter().map(|at| Arrival { at, tokens: None }).collect())
+}
+
+/// Arrivals of a trace, and how long it is.
+fn replayed(
+    check: &mut Check,
+    args: &RunArgs,
+    path: &Path,
+    duration: Option<Duration>,
+    scale: f64,
+) -> Option<(Vec<Arrival>, Duration)> {
+    let scale = scale * factor(check, "--trace-scale", args.trace_scale);
+    let file = File::open(path).map_err(trace::TraceError::Unreadable);
+    let within = duration.map(|duration| duration.div_f64(scale));
+    let read = file.and_then(|file| trace::read(BufReader::new(file), within));
+    let trace = read.map_err(|error| check.fault(format!("--trace {} {error}", path.display()))).ok()?;
+    let arrivals = trace
+        .requests
+        .iter()
+        .map(|request| Arrival { at: request.at.mul_f64(scale), tokens: Some(request.tokens) });
+    let arrivals: Vec<_> = arrivals.collect();
+    let last = arrivals.last().map_or(Duration::ZERO, |arrival| arrival.at);
+    let whole = last + Duration::from_millis(1);
+    if whole > super::LONGEST_RUN {
+        check.fault(format!(
+            "--trace {} lasts {} s: cut it off with --duration, or shorten it with --trace-scale",
+            path.display(),
+            whole.as_secs()
+        ));
+        return None;
+    }
+    Some((arrivals, duration.unwrap_or(whole)))
+}
+
+fn open(
+    check: &mut Check,
+    args: &RunArgs,
+    arrivals: Vec<Arrival>,
+    duration: Duration,
+    ramp_up: Duration,
+    default: ArrivalOf,
+) -> Schedule {
+    let uneven = args.trace.is_some();
+    match args.arrival.unwrap_or(default) {
+        ArrivalOf::Sessions => {
+            let most = check.count("--max-clients", args.max_clients, 1000, 1, super::MAX_CLIENTS);
+            Schedule::open_sessions(&arrivals, duration, most, uneven)
+        }
+        ArrivalOf::Queries => {
+            let default = args.clients.unwrap_or(100);
+            let most =
+                check.count("--max-clients", args.max_clients.or(Some(default)), 100, 1, super::MAX_CLIENTS);
+            // Connecting takes its time, whatever the scale.
+            let ramp_up = ramp_up.max(Duration::from_secs(1));
+            Schedule::open_queries(arrivals, duration, most, ramp_up, uneven)
+        }
+    }
+}
+
+fn users(check: &mut Check, args: &RunArgs, queries: Option<u32>, seed: u64) -> Users {
+    let run = UserKind {
+        name: "user".into(),
+        think_time: args.think_time,
+        tokens: args.tokens,
+        ttft_ms: args.ttft_ms,
+        itl_ms: args.itl_ms,
+        profile: args.profile.clone(),
+        ..UserKind::default()
+    };
+    let mut kinds = vec![kind(check, &run, &UserKind::default(), queries)];
+    if !args.user.is_empty() {
+        kinds = args.user.iter().map(|user| kind(check, user, &run, queries)).collect();
+    }
+    let prompts = args.prompts.as_deref().and_then(|path| {
+        let prompts = read_prompts(path);
+        prompts.map_err(|error| check.fault(format!("--prompts {}: {error}", path.display()))).ok()
+    });
+    Users { kinds, prompts: prompts.unwrap_or_default(), seed }
+}
+
+fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>) -> Kind {
+    let weight = user.weight.unwrap_or(1.0);
+    if !(0.001..=1e6).contains(&weight) {
+        check.fault(format!("user `{}`: weight {weight} is out of range: give 0.001 to 1000000", user.name));
+    }
+    let timing = |check: &mut Check, name: Option<&str>| {
+        let name = name?;
+        let found = PROFILES.iter().find(|profile| profile.name == name);
+        if found.is_none() {
+            let known: Vec<_> = PROFILES.iter().map(|profile| profile.name).collect();
+            check.fault(format!("--profile `{name}` is not known: give one of {}", known.join(", ")));
+        }
+        found
+    };
+    let profile = timing(check, user.profile.as_deref().or(run.profile.as_deref()));
+    let mut spread = |flag: &str, own: Option<Spread>, of_run: Option<Spread>, least: f64, most: f64| {
+        let spread = own.or(of_run)?;
+        let bad = spread.ends().into_iter().find(|end| !(0.0..=most).contains(end)).or_else(|| {
+            // A single figure must be one; a drawn one is cut off where it is too small.
+            matches!(spread, Spread::Fixed(value) if value < least).then(|| spread.mean())
+        });
+        if let Some(bad) = bad {
+            check.fault(format!("{flag} {bad} is out of range: give {least} to {most}"));
+        }
+        Some(spread)
+    };
+    Kind {
+        name: if user.name.is_empty() { "user".into() } else { user.name.clone() },
+        weight,
+        think_time: spread("--think-time", user.think_time, run.think_time, 0.0, 86_400.0)
+            .unwrap_or(Spread::Fixed(0.0)),
+        tokens: spread("--tokens", user.tokens, run.tokens, 1.0, 1e6),
+        ttft_ms: spread("--ttft-ms", user.ttft_ms, run.ttft_ms, 0.0, 3.6e6)
+            .or(profile.map(|profile| profile.ttft_ms)),
+        itl_ms: spread("--itl-ms", user.itl_ms, run.itl_ms, 0.0, 3.6e6)
+            .or(profile.map(|profile| profile.itl_ms)),
+        queries: match (queries, user.queries) {
+            (_, Some(own)) => Some(check.count("queries", Some(own), 1, 1, super::MAX_QUERIES) as u32),
+            (of_run, None) => of_run,
+        },
+    }
+}
+
+fn read_prompts(path: &Path) -> Result<Vec<String>, String> {
+    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let length = file.metadata().map_err(|error| error.to_string())?.len();
+    if length > LONGEST_PROMPTS {
+        return Err(format!("{length} bytes are too many: give {LONGEST_PROMPTS} at most"));
+    }
+    let mut rows = csv::Reader::from_reader(BufReader::new(file));
+    let headers = rows.headers().map_err(|error| error.to_string())?;
+    let column = headers.iter().position(|name| name.trim() == "prompt");
+    let column = column.ok_or("has no column `prompt`: name it in the first line")?;
+    let prompt = |row: csv::Result<csv::StringRecord>| {
+        let row = row.map_err(|error| error.to_string())?;
+        Ok::<_, String>(row.get(column).unwrap_or_default().to_owned())
+    };
+    let prompts: Vec<_> = rows.records().map(prompt).collect::<Result<_, _>>()?;
+    if prompts.is_empty() { Err("holds no prompt".into()) } else { Ok(prompts) }
+}

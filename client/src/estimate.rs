@@ -1,0 +1,210 @@
+//! What a run will open and send, reckoned before it starts, and the table that `--dry-run` prints.
+//! It asks nobody: where a server chooses for itself, its usual answer is assumed and said so.
+
+use crate::{
+    config::Config,
+    schedule::{Model, Schedule},
+    users::{Kind, Users},
+};
+use std::{fmt::Write, time::Duration};
+
+/// What a server plays that is asked for nothing in particular.
+const USUAL_TOKENS: f64 = 18.0;
+const USUAL_ITL_MS: f64 = 50.0;
+
+/// A run, reckoned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Sessions that come, at least.
+    pub sessions: u64,
+    /// Sockets at once, at most.
+    pub sockets: u64,
+    /// Queries.
+    pub queries: f64,
+    /// Tokens.
+    pub tokens: f64,
+    /// Tokens a second when most is going on.
+    pub peak_tokens_per_second: f64,
+    /// From the first session to the last answer.
+    pub duration: Duration,
+    /// A server chooses its answers' length or timing by itself.
+    pub assumed: bool,
+}
+
+/// A query on average.
+struct Mean {
+    queries: Option<f64>,
+    tokens: f64,
+    seconds: f64,
+    thought: f64,
+}
+
+fn mean(users: &Users) -> Mean {
+    let total: f64 = users.kinds.iter().map(|kind| kind.weight).sum();
+    let weighted = |of: &dyn Fn(&Kind) -> f64| {
+        users.kinds.iter().map(|kind| of(kind) * kind.weight).sum::<f64>() / total.max(f64::MIN_POSITIVE)
+    };
+    let tokens = |kind: &Kind| kind.tokens.map_or(USUAL_TOKENS, |tokens| tokens.mean());
+    let itl = |kind: &Kind| kind.itl_ms.map_or(USUAL_ITL_MS, |itl| itl.mean());
+    let ttft = |kind: &Kind| kind.ttft_ms.map_or(0.0, |ttft| ttft.mean());
+    let counted = users.kinds.iter().all(|kind| kind.queries.is_some());
+    Mean {
+        queries: counted.then(|| weighted(&|kind| kind.queries.map_or(0.0, f64::from))),
+        tokens: weighted(&tokens),
+        seconds: weighted(&|kind| (ttft(kind) + tokens(kind) * itl(kind)) / 1e3),
+        thought: weighted(&|kind| kind.think_time.mean()),
+    }
+}
+
+impl Estimate {
+    /// Reckons.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let schedule = &config.schedule;
+        let mean = mean(&config.users);
+        let cycle = (mean.seconds + mean.thought).max(0.001);
+        let session_seconds = mean.queries.unwrap_or(1.0) * cycle;
+        let sockets = schedule.most_concurrent();
+        let offered = schedule.offered();
+        let (queries, tokens) = match schedule.model() {
+            Model::OpenQueries => {
+                let asked =
+                    schedule.arrivals().iter().map(|arrival| arrival.tokens.map_or(mean.tokens, f64::from));
+                (schedule.arrivals().len() as f64, asked.sum())
+            }
+            _ => visited(schedule, &mean, cycle),
+        };
+        // Whoever is present sends a query a cycle; an open model sends what arrives, but its sessions bound it.
+        let present =
+            sockets as f64 * mean.tokens / if config.load.burst { mean.seconds.max(0.001) } else { cycle };
+        let arriving = offered.map(|offered| tokens / offered.duration.as_secs_f64().max(0.001));
+        let rest = if schedule.model() == Model::OpenQueries { mean.seconds } else { session_seconds };
+        let planned = schedule.end().map_or(config.load.ramp_up, |end| end);
+        let after = if schedule.visit(0).until.is_some() { mean.seconds } else { rest };
+        Self {
+            sessions: schedule.sessions(),
+            sockets,
+            queries,
+            tokens,
+            peak_tokens_per_second: arriving.map_or(present, |arriving| arriving.min(present)),
+            duration: planned + Duration::try_from_secs_f64(after).unwrap_or_default(),
+            assumed: config.users.kinds.iter().any(|kind| kind.tokens.is_none() || kind.itl_ms.is_none()),
+        }
+    }
+}
+
+/// Queries and tokens of sessions that come and go by themselves.
+fn visited(schedule: &Schedule, mean: &Mean, cycle: f64) -> (f64, f64) {
+    let queries_of = |index| {
+        let visit = schedule.visit(index);
+        let queries = match visit.until {
+            Some(until) => until.saturating_sub(visit.start).as_secs_f64() / cycle,
+            None => mean.queries.unwrap_or(1.0),
+        };
+        (queries, queries * visit.tokens.map_or(mean.tokens, f64::from))
+    };
+    let sum = |(queries, tokens): (f64, f64), (more, further): (f64, f64)| (queries + more, tokens + further);
+    (0..schedule.sessions()).map(queries_of).fold((0.0, 0.0), sum)
+}
+
+/// The plan as a person reads it, which opens `descriptors`.
+#[must_use]
+pub fn plan(config: &Config, descriptors: u64) -> String {
+    let (schedule, estimate) = (&config.schedule, Estimate::of(config));
+    let mut out = String::new();
+    let unit = if schedule.model().is_open() { "a second" } else { "sessions" };
+    let _ = writeln!(out, "workload {}, seed {}\n", schedule.model().name(), config.load.seed);
+    let _ = writeln!(out, "  {:<12} {:>10} {:>10}   {unit}", "phase", "from", "to");
+    for phase in schedule.phases() {
+        let end = phase.end.map_or_else(|| "end".to_owned(), clock);
+        let target = match (phase.from, phase.target) {
+            (from, to) if (from - to).abs() < 1e-9 => figure(to),
+            (from, to) => format!("{} → {}", figure(from), figure(to)),
+        };
+        let _ = writeln!(out, "  {:<12} {:>10} {end:>10}   {target}", phase.name, clock(phase.start));
+    }
+    let kinds = &config.users.kinds;
+    if kinds.len() > 1 {
+        let total: f64 = kinds.iter().map(|kind| kind.weight).sum();
+        let shares = kinds.iter().map(|kind| format!("{} {:.0} %", kind.name, kind.weight / total * 100.0));
+        let _ = writeln!(out, "\n  users          {}", shares.collect::<Vec<_>>().join(", "));
+    }
+    let assumed =
+        if estimate.assumed { "  (the server chooses: 18 tokens every 50 ms are assumed)" } else { "" };
+    let _ = writeln!(out, "\n  sessions       {}", estimate.sessions);
+    let _ = writeln!(out, "  sockets        {} at once at most", estimate.sockets);
+    let _ = writeln!(out, "  descriptors    {descriptors}");
+    let _ = writeln!(out, "  queries        about {:.0}", estimate.queries);
+    let _ = writeln!(out, "  tokens         about {:.0}{assumed}", estimate.tokens);
+    let _ = writeln!(out, "  at the peak    about {:.0} tokens/s", estimate.peak_tokens_per_second);
+    let _ = writeln!(out, "  duration       about {}", clock(estimate.duration));
+    if let Some((start, end)) = schedule.steady_window() {
+        let _ = writeln!(out, "  steady         {} to {}", clock(start), clock(end));
+    }
+    out
+}
+
+fn figure(value: f64) -> String {
+    if value.fract().abs() < 1e-9 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 60 {
+        return format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0);
+    }
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02} min")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::RunArgs;
+
+    fn estimate(args: RunArgs) -> Estimate {
+        Estimate::of(&Config::new(RunArgs { seed: Some(1), ..args }, 2, 1).unwrap())
+    }
+
+    #[test]
+    fn what_is_reckoned() {
+        let closed = estimate(RunArgs { clients: Some(100), queries: Some(20), ..RunArgs::default() });
+        assert_eq!((closed.sessions, closed.queries, closed.tokens), (100, 2000.0, 36_000.0));
+        assert!(closed.assumed && closed.duration == Duration::from_secs(19), "{closed:?}");
+        assert!((closed.peak_tokens_per_second - 2000.0).abs() < 1.0);
+        let staged = estimate(RunArgs {
+            stages: Some("10s:10,10s:10".into()),
+            tokens: Some(10.0.into()),
+            itl_ms: Some(100.0.into()),
+            ..RunArgs::default()
+        });
+        assert!((staged.queries - 155.0).abs() < 1.0, "{staged:?}");
+        let open = estimate(RunArgs {
+            arrival_rate: Some(5.0),
+            duration: Some("20s".into()),
+            queries: Some(2),
+            ..RunArgs::default()
+        });
+        assert_eq!((open.sessions, open.queries, open.sockets), (100, 200.0, 1000));
+        assert!((open.peak_tokens_per_second - 180.0).abs() < 1.0, "{open:?}");
+    }
+
+    #[test]
+    fn a_plan_is_a_table() {
+        let args = RunArgs { stages: Some("2m:100,5m:100,1m:0".into()), seed: Some(7), ..RunArgs::default() };
+        let text = plan(&Config::new(args, 2, 1).unwrap(), 328);
+        for line in [
+            "seed 7",
+            "0 → 100",
+            "2:00 min   7:00 min   100",
+            "descriptors    328",
+            "steady         1:54 min to 7:03 min",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What a run's options are when they come from several places: flag or environment, then scenario file, then `.env`.
+//! It looks up files and puts layers together; whether a value is any good is for `Config`.
+
+use crate::cli::RunArgs;
+use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+use toml::{Table, Value};
+
+/// Where scenarios are known by their name.
+pub const DIRECTORY: &str = "scenarios";
+/// What a `[[user]]` may say, and a flag says instead of all of them.
+const OF_USERS: [&str; 6] = ["think_time", "queries", "tokens", "ttft_ms", "itl_ms", "profile"];
+/// No scenario is longer.
+const LONGEST: u64 = 1 << 20;
+
+/// Puts the layers together: what `matches` was told by flag or environment outranks the scenario file, and that `dotenv`.
+///
+/// # Errors
+/// A file cannot be read, or says what no run understands; the message names the file.
+pub fn resolve(
+    args: RunArgs,
+    matches: &ArgMatches,
+    dotenv: &BTreeMap<String, String>,
+) -> Result<RunArgs, String> {
+    let below = from_dotenv(dotenv)?;
+    let name = args.scenario.clone().or_else(|| below.get("scenario")?.as_str().map(ToOwned::to_owned));
+    if name.is_none() && below.is_empty() {
+        return Ok(args);
+    }
+    let above = explicit(&args, matches)?;
+    let mut merged = below;
+    if let Some(name) = &name {
+        let path = find(name)?;
+        let scenario = read(&path)?;
+        merged.extend(scenario);
+    }
+    let override_users = OF_USERS.iter().copied().filter(|key| above.contains_key(*key));
+    let overridden: Vec<&str> = override_users.collect();
+    if let Some(Value::Array(users)) = merged.get_mut("user") {
+        for user in users.iter_mut().filter_map(Value::as_table_mut) {
+            for key in &overridden {
+                user.remove(*key);
+            }
+            // A profile is a way to say these two.
+            if overridden.contains(&"profile") {
+                user.remove("ttft_ms");
+                user.remove("itl_ms");
+            }
+        }
+    }
+    forget_other_models(&mut merged, &above);
+    merged.extend(above);
+    let mut resolved = RunArgs::deserialize_table(merged)?;
+    resolved.scenario = name;
+    Ok(resolved)
+}
+
+/// A workload that a flag asks for takes the place of the one in the file; so do two words for one thing.
+fn forget_other_models(merged: &mut Table, above: &Table) {
+    const MODELS: [&str; 3] = ["stages", "arrival_rate", "trace"];
+    if MODELS.iter().any(|key| above.contains_key(*key)) {
+        for key in MODELS {
+            merged.remove(key);
+        }
+        if above.contains_key("stages") {
+            merged.remove("duration");
+        }
+    }
+    for (one, other) in [("spawn_rate", "ramp_up"), ("ramp_up", "spawn_rate")] {
+        if above.contains_key(one) {
+            merged.remove(other);
+        }
+    }
+}
+
+impl RunArgs {
+    fn deserialize_table(table: Table) -> Result<Self, String> {
+        table.try_into().map_err(|error: toml::de::Error| shortened(error.message()))
+    }
+}
+
+/// What was said by flag or environment, and not left to a default.
+fn explicit(args: &RunArgs, matches: &ArgMatches) -> Result<Table, String> {
+    let table = Table::try_from(args).map_err(|error| error.to_string())?;
+    let said = |key: &str| {
+        let known = matches.ids().any(|id| id.as_str() == key);
+        let source = known.then(|| matches.value_source(key)).flatten();
+        matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+    };
+    Ok(table.into_iter().filter(|(key, _)| said(key)).collect())
+}
+
+/// The variables of a run among those of a `.env` file, read as the environment's are.
+fn from_dotenv(variables: &BTreeMap<String, String>) -> Result<Table, String> {
+    let command = RunArgs::augment_args(Command::new("env").no_binary_name(true));
+    let mut words = Vec::new();
+    for arg in command.get_arguments() {
+        let Some(value) = arg.get_env().and_then(|name| variables.get(name.to_str()?)) else { continue };
+        let Some(long) = arg.get_long().filter(|_| !value.is_empty()) else { continue };
+        if arg.get_action().takes_values() {
+            words.push(format!("--{long}={value}"));
+        } else if !["0", "false", "no", "off", "n", "f"].contains(&value.to_lowercase().as_str()) {
+            words.push(format!("--{long}"));
+        }
+    }
+    let blind = command.mut_args(|arg| arg.env(None::<&str>));
+    let matches =
+        blind.try_get_matches_from(words).map_err(|error| format!(".env: {}", error.to_string().trim()))?;
+    let args = RunArgs::from_arg_matches(&matches).map_err(|error| format!(".env: {error}"))?;
+    explicit(&args, &matches)
+}
+
+/// The variables in `path`; none where there is no such file.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn dotenv(path: &Path) -> Result<BTreeMap<String, String>, String> {
+    let variables = match dotenvy::from_path_iter(path) {
+        Ok(variables) => variables,
+        Err(error) if error.not_found() => return Ok(BTreeMap::new()),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    variables.collect::<Result<_, _>>().map_err(|error| match error {
+        // The line may hold a secret.
+        dotenvy::Error::LineParse(_, _) => {
+            format!("{}: a line is not of the form NAME=value", path.display())
+        }
+        error => format!("{}: {error}", path.display()),
+    })
+}
+
+fn find(name: &str) -> Result<PathBuf, String> {
+    if name.contains('/') || Path::new(name).extension().is_some_and(|extension| extension == "toml") {
+        return Ok(name.into());
+    }
+    let path = Path::new(DIRECTORY).join(format!("{name}.toml"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let stem = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        (path.extension()? == "toml").then(|| path.file_stem()?.to_str().map(ToOwned::to_owned)).flatten()
+    };
+    let mut known: Vec<_> = std::fs::read_dir(DIRECTORY).into_iter().flatten().filter_map(stem).collect();
+    known.sort();
+    let known = if known.is_empty() {
+        "there are none here".into()
+    } else {
+        format!("there are {}", known.join(", "))
+    };
+    Err(format!(
+        "--scenario `{name}` is not in {DIRECTORY}/ ({known}): give one of those, or a path to a file"
+    ))
+}
+
+fn read(path: &Path) -> Result<Table, String> {
+    let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let length = std::fs::metadata(path).map_err(|error| named(&error))?.len();
+    if length > LONGEST {
+        return Err(named(&format!("{length} bytes are too many for a scenario")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+    let at = |error: &toml::de::Error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        named(&match line {
+            Some(line) => format!("line {line}: {}", shortened(error.message())),
+            None => shortened(error.message()),
+        })
+    };
+    let table: Table = toml::from_str(&text).map_err(|error| at(&error))?;
+    let _: RunArgs = toml::from_str(&text).map_err(|error| at(&error))?;
+    for key in ["scenario", "fastapi_url"] {
+        if table.contains_key(key) {
+            return Err(named(&format!("`{key}` has no place in a scenario")));
+        }
+    }
+    Ok(table)
+}
+
+/// The list of all keys helps nobody.
+fn shortened(message: &str) -> String {
+    message.split(", expected").next().unwrap_or(message).replace("unknown field", "unknown key")
+}
+
+/// Seeds beyond what TOML holds are written as text.
+pub(crate) mod seed {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's shape")]
+    pub(crate) fn serialize<S: Serializer>(seed: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match seed {
+            Some(seed) => serializer.collect_str(seed),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Number(seed) => Ok(Some(seed)),
+            Written::Text(text) => text.parse().map(Some).map_err(de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

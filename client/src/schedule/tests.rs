@@ -1,0 +1,68 @@
+//! Schedules as tables and as laws.
+
+use super::*;
+use proptest::prelude::*;
+
+const fn seconds(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+fn arrivals(at: &[u64]) -> Vec<Arrival> {
+    at.iter().map(|&ms| Arrival { at: Duration::from_millis(ms), tokens: None }).collect()
+}
+
+#[test]
+fn a_closed_run_is_what_it_was() {
+    let schedule = Schedule::closed(10, seconds(10), None);
+    assert_eq!((schedule.sessions(), schedule.most_concurrent()), (10, 10));
+    assert_eq!(schedule.visit(3), Visit { start: seconds(3), until: None, tokens: None });
+    assert_eq!(schedule.steady_window(), None, "nobody knows when the first one ends");
+    assert_eq!(schedule.offered(), None);
+}
+
+#[test]
+fn steady_windows() {
+    let window = |schedule: &Schedule| schedule.steady_window().map(|(a, b)| (a.as_secs(), b.as_secs()));
+    assert_eq!(window(&Schedule::closed(100, seconds(20), Some(seconds(60)))), Some((19, 60)));
+    assert_eq!(window(&Schedule::closed(100, seconds(50), Some(seconds(60)))), Some((48, 60)));
+    assert_eq!(window(&Schedule::closed(100, seconds(58), Some(seconds(60)))), None, "too short");
+    let staged: Stages = "2m:100,3m:300,3m:600,2m:1000,5m:1000,2m:500,2m:0".parse().unwrap();
+    assert_eq!(window(&Schedule::staged(&staged)), Some((585, 912)));
+    let open = Schedule::open_sessions(&arrivals(&[0, 500]), seconds(30), 5, false);
+    assert_eq!(window(&open), Some((0, 30)));
+    assert_eq!(window(&Schedule::open_sessions(&arrivals(&[0, 500]), seconds(30), 5, true)), None);
+    assert_eq!(window(&Schedule::default()), None);
+}
+
+#[test]
+fn targets_of_seconds() {
+    let closed = Schedule::closed(100, seconds(10), Some(seconds(20)));
+    let targets: Vec<_> =
+        [0, 4, 9, 15, 19, 20, u64::MAX].map(|second| closed.target_in(second).round()).into();
+    assert_eq!(targets, [10.0, 50.0, 100.0, 100.0, 100.0, 0.0, 0.0]);
+    let open = Schedule::open_queries(arrivals(&[0, 10, 1999, 2000]), seconds(3), 5, seconds(1), false);
+    assert_eq!([0, 1, 2, 3, 4].map(|second| open.target_in(second)), [0.0, 2.0, 1.0, 1.0, 0.0]);
+    let offered = open.offered().unwrap();
+    assert_eq!((offered.count, offered.start, offered.duration), (4, seconds(1), seconds(3)));
+}
+
+proptest! {
+    #[test]
+    fn sessions_come_in_order_and_each_has_one_worker(sessions in 0u64..500, ms in 0u64..100_000, workers in 1usize..9) {
+        let schedule = Schedule::closed(sessions, Duration::from_millis(ms), None);
+        let starts: Vec<_> = (0..sessions).map(|index| schedule.visit(index).start).collect();
+        prop_assert!(starts.is_sorted());
+        let mut all: Vec<u64> = (0..workers).flat_map(|worker| schedule.share(worker, workers)).collect();
+        all.sort_unstable();
+        prop_assert_eq!(all, (0..sessions).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_second_holds_an_arrival_twice(at in prop::collection::vec(0u64..20_000, 0..200)) {
+        let mut at = at;
+        at.sort_unstable();
+        let schedule = Schedule::open_sessions(&arrivals(&at), seconds(20), 5, false);
+        let sum: f64 = (0..20).map(|second| schedule.target_in(second)).sum();
+        prop_assert_eq!(sum as usize, at.len());
+    }
+}
