@@ -56,6 +56,7 @@ rows=(
     "HAProxy reload|--fault haproxy:reload@${at}s|true"
     "HAProxy killed and restarted|--fault haproxy:restart@${at}s|.reconnects_by_close_code.none >= .total_sessions / 2"
     "a link half-open for 10 s|--fault link:wsproxy-1:half-open=10s@${at}s|.longest_token_gap_ms > 3000|--relays"
+    "no fault, clients of the old contract|--late-connect 0..5|true"
     "50 readers stalled for 10 s|--stall $((clients < 100 ? clients / 2 : 50)):10s|.sessions_stalled > 0"
 )
 
