@@ -251,6 +251,39 @@ impl Slot {
     }
 }
 
+/// A lane that the broker has not numbered yet. Dropped before, because the call failed or its caller went away, it puts
+/// the former lane back, which reads what it missed.
+pub(crate) struct Newcomer {
+    hub: Arc<Hub>,
+    session: SessionId,
+    slot: Arc<Slot>,
+    former: Option<Arc<Slot>>,
+}
+
+impl Newcomer {
+    /// It has the session now; the former lane has not.
+    pub(crate) fn stays(mut self) {
+        if let Some(former) = self.former.take() {
+            former.end(LaneEnd::TakenOver);
+        }
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        let Some(former) = self.former.take() else { return };
+        let mut slots = self.hub.slots.lock();
+        let own = slots.get(&self.session).is_some_and(|current| Arc::ptr_eq(current, &self.slot));
+        // One that has left meanwhile would stay for ever.
+        let back = own && !former.left.load(Ordering::Relaxed);
+        if back {
+            slots.insert(self.session, former.clone());
+        }
+        drop(slots);
+        if back { former.resubscribed() } else { former.end(LaneEnd::TakenOver) }
+    }
+}
+
 /// The sessions whose lanes are open here: one lane a session, the newest.
 #[derive(Default)]
 pub(crate) struct Hub {
@@ -258,21 +291,11 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// Opens the session's lane; answers the one that it had here before, which hears nothing any more.
-    pub(crate) fn insert(&self, session: SessionId, slot: Arc<Slot>) -> Option<Arc<Slot>> {
-        self.slots.lock().insert(session, slot)
-    }
-
-    /// The lane in the place of `former` came to nothing: that one hears again, and reads what it missed.
-    pub(crate) fn put_back(&self, session: SessionId, slot: &Arc<Slot>, former: Option<Arc<Slot>>) {
-        let Some(former) = former else { return };
-        let mut slots = self.slots.lock();
-        let own = slots.get(&session).is_some_and(|current| Arc::ptr_eq(current, slot));
-        if own {
-            slots.insert(session, former.clone());
-        }
-        drop(slots);
-        if own { former.resubscribed() } else { former.end(LaneEnd::TakenOver) }
+    /// Opens the session's lane in the place of the one that it had here before, which hears nothing until it is known
+    /// which of them stays.
+    pub(crate) fn insert(self: &Arc<Self>, session: SessionId, slot: Arc<Slot>) -> Newcomer {
+        let former = self.slots.lock().insert(session, slot.clone());
+        Newcomer { hub: self.clone(), session, slot, former }
     }
 
     pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Slot>> {

@@ -6,7 +6,8 @@ mod support;
 use bus::{BusConfig, BusError, Start};
 use protocol::{Kind, Position, Prefix, SessionId, encode_closed, encode_fence};
 use redis::Value;
-use support::{Fixture, PATIENCE, PrivateRedis, Reader, as_it_is, expected, query_batch, ready};
+use std::{sync::Arc, time::Duration};
+use support::{Fixture, Notebook, PATIENCE, PrivateRedis, Reader, as_it_is, expected, query_batch, ready};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -150,5 +151,20 @@ async fn a_takeover_that_was_missed_is_noticed() {
         .query_async(&mut connection)
         .await
         .unwrap();
+    first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
+}
+
+/// A newcomer that goes away while Redis is slow: who had the session before is told of it, or goes on; it never stands still.
+#[tokio::test]
+async fn a_newcomer_that_gives_up_leaves_nobody_deaf() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let gives_up = async {
+        let outlet = Arc::new(Notebook::default());
+        let attach = bus.gateway.attach(session, Start::After(Position::ZERO), outlet);
+        assert!(timeout(Duration::from_millis(100), attach).await.is_err(), "Redis stands still");
+    };
+    tokio::join!(bus.redis.as_ref().unwrap().pause(Duration::from_millis(400)), gives_up);
     first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
 }

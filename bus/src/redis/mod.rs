@@ -13,7 +13,7 @@ mod subscriber;
 
 use crate::{
     Appended, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError, ClaimRequest,
-    Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Role, Start,
+    Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
     attachment::Backend,
     hub::{Hub, Page, Slot},
     memory::{CONTROL_QUEUE, TAKEOVER_WAIT},
@@ -300,20 +300,11 @@ impl Broker for RedisBroker {
         let slot = Slot::new(outlet, inner.config.delivery, inner.counters.clone());
         // From here on a failure, or a caller that goes away, forgets the lane by dropping the attachment.
         let attachment = Attachment { session, slot: slot.clone(), backend: inner.clone() };
-        let former = inner.hub.insert(session, slot.clone());
+        let newcomer = inner.hub.insert(session, slot.clone());
         let mut script = inner.scripts.attach.key(inner.names.attach(session));
         script.arg(inner.names.prefix()).arg(session.to_string()).arg(inner.ttl()).arg(&inner.owner);
-        let attached: Result<(u64, u64, u64, String), BusError> = inner.invoke(&script).await;
-        let (epoch, before, told, cursor) = match attached {
-            Ok(attached) => attached,
-            Err(error) => {
-                inner.hub.put_back(session, &slot, former);
-                return Err(error);
-            }
-        };
-        if let Some(former) = former {
-            former.end(LaneEnd::TakenOver);
-        }
+        let (epoch, before, told, cursor): (u64, u64, u64, String) = inner.invoke(&script).await?;
+        newcomer.stays();
         slot.numbered(epoch);
         let cursor = cursor.parse().unwrap_or(Position::ZERO);
         let start = match start {
@@ -393,11 +384,13 @@ impl Backend for Inner {
     }
 
     fn forget(self: Arc<Self>, session: SessionId, slot: &Arc<Slot>) {
+        // Said first: from here on nobody puts it back into the hub.
+        let unsaid = slot.left();
         if self.hub.remove(session, slot) {
             self.subscriber(session).unsubscribe(session);
         }
         // Whoever comes next must not wait for one that went away without a word.
-        if slot.left()
+        if unsaid
             && slot.epoch() != 0
             && let Ok(runtime) = Handle::try_current()
         {
