@@ -168,3 +168,24 @@ async fn a_newcomer_that_gives_up_leaves_nobody_deaf() {
     tokio::join!(bus.redis.as_ref().unwrap().pause(Duration::from_millis(400)), gives_up);
     first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
 }
+
+/// A terminator that comes twice, the second time after the session's next claim.
+#[tokio::test]
+async fn a_late_terminator_leaves_the_next_query_among_the_running_ones() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let first = bus.play(session, "q1", 1).await;
+    let second = bus.claim(session, "q2").await;
+    let late = bus.server.append(&query_batch(session, first, 1..=1, true)).await.unwrap();
+    assert_eq!(late.stale, [(session, first)]);
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("test:server:*:running").query_async(&mut connection).await.unwrap();
+    assert_eq!(keys.len(), 1, "one server claimed: {keys:?}");
+    let running = async |connection: &mut redis::aio::MultiplexedConnection| -> Option<u64> {
+        redis::cmd("HGET").arg(&keys[0]).arg(session.to_string()).query_async(connection).await.unwrap()
+    };
+    assert_eq!(running(&mut connection).await, Some(second));
+    bus.server.append(&query_batch(session, second, 1..=1, true)).await.unwrap();
+    assert_eq!(running(&mut connection).await, None);
+}

@@ -37,6 +37,14 @@ local function mark_closed(log, down, logged)
 end
 "#;
 
+/// Takes a session off a server's running ones, unless it runs a later query there: the call may have come late, or twice.
+const RUNS_NO_MORE: &str = r"
+local function runs_no_more(ours, session, generation)
+  local listed = redis.call('HGET', ours, session)
+  if listed and tonumber(listed) <= tonumber(generation) then redis.call('HDEL', ours, session) end
+end
+";
+
 /// KEYS meta, log, attach, the owner's running sessions. ARGV query, answer, owner, ttl, entries kept, 'log' | 'pubsub',
 /// down channel, session. Answers the outcome, the generation, the position before it, and the answer that was kept.
 const CLAIM: &str = r#"
@@ -82,7 +90,7 @@ const TERMINATE: &str = r"
 local meta, log = KEYS[1], KEYS[2]
 local generation, id, frame, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == 'log', ARGV[6]
 local status, current, running = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running'))
-redis.call('HDEL', KEYS[4], ARGV[7])
+runs_no_more(KEYS[4], ARGV[7], generation)
 if current and current ~= generation then return -1 end
 if logged then
   local added = redis.pcall('XADD', log, id, 'e', frame)
@@ -265,7 +273,7 @@ if runs and generation == redis.call('HGET', meta, 'gen') and redis.call('HGET',
   redis.call('HSET', ours, session, generation)
   redis.call('EXPIRE', ours, ttl)
 else
-  redis.call('HDEL', ours, session)
+  runs_no_more(ours, session, generation)
 end
 redis.call('EXPIRE', meta, ttl)
 if not logged then return 1 end
@@ -283,7 +291,7 @@ local owner, generation, session, tail, ttl, logged, down =
 local beat = redis.call('HGET', KEYS[4], owner)
 if beat and beat ~= ARGV[8] then return 0 end
 local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
-redis.call('HDEL', KEYS[3], session)
+runs_no_more(KEYS[3], session, generation)
 if not running or current ~= generation or now_owner ~= owner then return 0 end
 redis.call('HDEL', meta, 'running', 'owner')
 redis.call('EXPIRE', meta, ttl)
@@ -329,15 +337,15 @@ impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             claim: Script::new(&[TOP, FENCE, CLAIM].concat()),
-            terminate: Script::new(&[TOP, MARK_CLOSED, TERMINATE].concat()),
+            terminate: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, TERMINATE].concat()),
             close: Script::new(&[TOP, MARK_CLOSED, CLOSE].concat()),
             attach: Script::new(ATTACH),
             release: Script::new(RELEASE),
             reattach: Script::new(REATTACH),
             restore_cursor: Script::new(RESTORE_CURSOR),
-            restore: Script::new(&[TOP, RESTORE].concat()),
+            restore: Script::new(&[TOP, RUNS_NO_MORE, RESTORE].concat()),
             forget_server: Script::new(FORGET_SERVER),
-            bury: Script::new(&[TOP, FENCE, MARK_CLOSED, BURY].concat()),
+            bury: Script::new(&[TOP, FENCE, MARK_CLOSED, RUNS_NO_MORE, BURY].concat()),
         }
     }
 }
