@@ -31,7 +31,7 @@ while (($#)); do
     esac
     shift
 done
-command -v jq >/dev/null || die "jq is missing: install it"
+for program in jq pgrep; do command -v "$program" >/dev/null || die "$program is missing: install it"; done
 
 cargo build --release -p stack -p server -p wsproxy -p client
 bin=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release

@@ -43,11 +43,12 @@ install_missing() {
 }
 
 log=$(mktemp)
+matrix=$(mktemp -d)
 finish() {
     local code=$?
     step "test runner's summary"
     grep -E 'Summary \[|test result:|^ +(FAIL|TIMEOUT|SIGABRT|SIGSEGV) ' "$log" || echo "no test was run"
-    rm -f "$log"
+    rm -rf "$log" "$matrix"
     if ((code == 0)); then echo "all checks passed"; else echo "checks failed (exit $code)"; fi
     exit "$code"
 }
@@ -76,7 +77,7 @@ fault_matrix() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
     else
-        OUTPUT_DIR=$(mktemp -d) scripts/fault_matrix.sh --quick --dev
+        OUTPUT_DIR=$matrix scripts/fault_matrix.sh --quick --dev
     fi
 }
 

@@ -58,6 +58,8 @@ counters! {
     restorations,
     /// Sessions of which the broker lacked something then.
     restored_sessions,
+    /// Sessions that were not kept any longer for a broker that forgets, for want of room.
+    kept_dropped,
     /// Queries of servers that were gone, ended by this one.
     buried,
     /// Subscriptions that were silent and were opened again.
@@ -65,6 +67,11 @@ counters! {
 }
 
 impl Counters {
+    /// Of what is counted elsewhere: the count now.
+    pub(crate) fn show(counter: &AtomicU64, count: u64) {
+        counter.store(count, Relaxed);
+    }
+
     pub(crate) fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Relaxed);
     }

@@ -31,6 +31,8 @@ pub(crate) enum Outcome {
     Stale,
     /// The bus refused one of its events.
     Refused,
+    /// The bus took nothing for too long, and all that may wait for it waits.
+    Overload,
 }
 
 impl Outcome {
@@ -41,6 +43,7 @@ impl Outcome {
             Self::Shutdown => "shutdown",
             Self::Stale => "stale",
             Self::Refused => "refused",
+            Self::Overload => "overload",
         }
     }
 }

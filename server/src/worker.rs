@@ -24,6 +24,9 @@ const EARLY_CANCELS: usize = 1024;
 /// Events that are enqueued before the runtime's other tasks have their turn.
 const EVENTS_A_TURN: usize = 8192;
 
+/// Streams that the full outbox has held back for so long end with an error: their clients are told rather than kept waiting.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -48,6 +51,8 @@ pub(crate) struct Worker {
     outbox: Outbox,
     in_flight: Option<Delivery>,
     early_cancels: VecDeque<StreamId>,
+    /// Since when the outbox has held the streams back.
+    held_since: Option<Instant>,
     stopping: bool,
 }
 
@@ -68,6 +73,7 @@ impl Worker {
             outbox: Outbox::default(),
             in_flight: None,
             early_cancels: VecDeque::new(),
+            held_since: None,
             stopping: false,
         }
     }
@@ -78,6 +84,7 @@ impl Worker {
         let mut open = true;
         loop {
             self.advance();
+            self.end_held();
             self.deliver();
             if self.is_idle() && !open {
                 return;
@@ -147,6 +154,26 @@ impl Worker {
         }
     }
 
+    /// Ends the streams that the full outbox has held back for too long.
+    fn end_held(&mut self) {
+        if !self.is_full() {
+            self.held_since = None;
+            return;
+        }
+        let since = *self.held_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < LONGEST_HOLD {
+            return;
+        }
+        self.held_since = Some(Instant::now());
+        let held = self.pacer.end_all();
+        if !held.is_empty() {
+            tracing::warn!(streams = held.len(), held = ?LONGEST_HOLD, "the bus takes nothing, ending the streams that wait for it");
+        }
+        for ended in held {
+            self.end_early(ended, Outcome::Overload, "the bus took no events for too long");
+        }
+    }
+
     /// Starts the next append, unless one is in flight.
     fn deliver(&mut self) {
         if self.in_flight.is_none()
@@ -159,7 +186,7 @@ impl Worker {
     /// When there is something to do, whatever comes in.
     fn next_wake(&self) -> Option<Instant> {
         if self.is_full() {
-            return None;
+            return self.held_since.filter(|_| !self.pacer.is_empty()).map(|since| since + LONGEST_HOLD);
         }
         self.anchor.instant(self.pacer.next_due()?).map(Instant::from_std)
     }

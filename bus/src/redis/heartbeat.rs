@@ -35,6 +35,7 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
         let connection = inner.commands.connected().await;
         let beats = Box::pin(round(&inner, connection.clone(), beat)).await;
         lamp.set(beats.is_ok());
+        Counters::show(&inner.counters.kept_dropped, inner.keeper.lock().dropped());
         match beats {
             Ok(beats) if asked.elapsed() < LATE && last.elapsed() < INTERVAL + LATE => {
                 let alive = beats.iter().map(|(name, beat)| (name.as_str(), beat.as_str()));

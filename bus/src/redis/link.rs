@@ -13,6 +13,8 @@ use tokio::{sync::Notify, time};
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A probe that takes longer says that the connection cannot serve now.
+const PROBE_LATE: Duration = Duration::from_secs(1);
 const BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
 /// Commands that wait for the driver at most, before callers wait.
 const DRIVER_QUEUE: usize = 4096;
@@ -94,7 +96,7 @@ impl Link {
                     *self.current.lock() = Some(connection.clone());
                     lamp.set(true);
                     self.up.notify_waiters();
-                    let why = watch(&*purpose, connection, &broken).await;
+                    let why = watch(&*purpose, connection, &broken, &lamp).await;
                     *self.current.lock() = None;
                     lamp.set(false);
                     Counters::add(&counters.disconnects, 1);
@@ -126,19 +128,31 @@ impl Link {
 }
 
 /// Returns when the connection is no good any more, with the reason.
-async fn watch(purpose: &dyn Purpose, mut connection: MultiplexedConnection, broken: &Notify) -> String {
+async fn watch(
+    purpose: &dyn Purpose,
+    mut connection: MultiplexedConnection,
+    broken: &Notify,
+    lamp: &Lamp,
+) -> String {
     loop {
         tokio::select! {
             () = broken.notified() => return "it broke".to_owned(),
             () = time::sleep(PROBE_INTERVAL) => {}
         }
+        // Long before a connection is given up it counts as one that cannot serve.
+        let hung = async {
+            time::sleep(PROBE_LATE).await;
+            lamp.set(false);
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             () = broken.notified() => return "it broke".to_owned(),
+            () = hung => {}
             works = purpose.works(&mut connection) => match works {
-                Ok(true) => {}
+                Ok(true) => lamp.set(true),
                 Ok(false) => return "what is published does not arrive".to_owned(),
                 Err(error) if is_broken(&error) => return error.to_string(),
-                Err(_) => {}
+                Err(_) => lamp.set(true),
             }
         }
     }
