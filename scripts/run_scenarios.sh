@@ -91,7 +91,7 @@ stack up --detach --servers 2 --proxies 2 --api-port 0 --ws-port 0 --stats-port 
 status=$(stack status --json)
 api=$(jq -r .api_url <<<"$status") ws=$(jq -r .ws_url <<<"$status")
 
-failed=0
+failed=0 invalid=0
 for name in "${names[@]}"; do
     scale=$(scale_of "$name") extra=()
     if [[ -n $quick ]]; then
@@ -105,7 +105,10 @@ for name in "${names[@]}"; do
     printf '%-14s %3d s  %s\n' "$name" $((SECONDS - began)) "$(tail -n 1 "$work/run")"
     case $code in
     0) ;;
-    98) [[ -z $strict ]] || failed=$((failed + 1)) ;;
+    98)
+        invalid=$((invalid + 1))
+        [[ -z $strict ]] || failed=$((failed + 1))
+        ;;
     *)
         failed=$((failed + 1))
         cat "$work/run" >&2
@@ -113,4 +116,4 @@ for name in "${names[@]}"; do
     esac
 done
 ((failed == 0)) || die "$failed of ${#names[@]} scenarios failed" 99
-echo "all ${#names[@]} scenarios came to a verdict"
+echo "${#names[@]} scenarios: $((${#names[@]} - invalid)) PASS, $invalid INVALID (this machine was too busy or too small for their figures)"

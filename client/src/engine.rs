@@ -93,6 +93,12 @@ pub fn plan(config: &Config) -> Result<String, RunError> {
     Ok(estimate::plan(config, preflight::descriptors(config)))
 }
 
+/// The same in a line.
+#[must_use]
+pub fn outline(config: &Config) -> String {
+    estimate::outline(config, preflight::descriptors(config))
+}
+
 fn run_against(
     config: Config,
     injector: Option<&Arc<dyn Injector>>,

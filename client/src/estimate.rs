@@ -144,6 +144,18 @@ pub fn plan(config: &Config, descriptors: u64) -> String {
     out
 }
 
+/// The same in a line.
+#[must_use]
+pub fn outline(config: &Config, descriptors: u64) -> String {
+    let Estimate { sessions, sockets, queries, tokens, peak_tokens_per_second, duration, .. } =
+        Estimate::of(config);
+    format!(
+        "plan: {sessions} sessions, {sockets} sockets and {descriptors} descriptors at most, about {queries:.0} queries, \
+         {tokens:.0} tokens, {peak_tokens_per_second:.0} tokens/s at the peak, {}",
+        clock(duration)
+    )
+}
+
 fn figure(value: f64) -> String {
     if value.fract().abs() < 1e-9 { format!("{value:.0}") } else { format!("{value:.2}") }
 }

@@ -73,6 +73,7 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
             eprintln!("error: {error}");
             return error.exit_code();
         }
+        Ok(_) if !config.output.quiet => eprintln!("{}", engine::outline(&config)),
         // The run itself says what is wrong.
         Ok(_) | Err(_) => {}
     }

@@ -148,3 +148,29 @@ fn a_comparison_answers_with_its_exit_code() {
     assert_eq!(client(&["compare"], &[]).status.code(), Some(104));
     assert_eq!(client(&["compare", "--baseline", &before[0]], &[]).status.code(), Some(104));
 }
+
+#[test]
+fn a_plan_is_printed_and_nothing_is_started() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(file.path(), "stages = \"1m:50,1m:0\"\nseed = 9").unwrap();
+    let path = file.path().to_str().unwrap();
+    let planned = client(&["--scenario", path, "--dry-run", "--api-url", "http://127.0.0.1:1"], &[]);
+    assert_eq!(planned.status.code(), Some(0), "{}", stderr(&planned));
+    let text = String::from_utf8(planned.stdout).unwrap();
+    assert!(text.contains("workload staged, seed 9") && text.contains("0 → 50"), "{text}");
+    let too_much = client(&["--clients", "900000", "--dry-run"], &[]);
+    assert_eq!(too_much.status.code(), Some(104));
+    assert!(stderr(&too_much).contains("run at most"), "{}", stderr(&too_much));
+}
+
+#[test]
+fn two_workloads_at_once_are_refused_with_all_the_rest() {
+    let arguments = ["--stages", "1m:5", "--arrival-rate", "5", "--time-scale", "0", "--trace-scale", "2"];
+    let output = client(&[&arguments[..], &["--profile", "huge", "--tokens", "0"]].concat(), &[]);
+    assert_eq!(output.status.code(), Some(104));
+    for fault in
+        ["--stages and --arrival-rate are different workloads", "--time-scale 0", "`huge`", "--tokens 0"]
+    {
+        assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));
+    }
+}
