@@ -147,7 +147,7 @@ fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
     let dir = tempfile::tempdir().unwrap();
     let finished = run(dir.path(), &["e2el_ms{steady}:p95<3000", "error_rate<0.5"], &[], None);
     assert_eq!(finished.exit_code, 98);
-    let reason = "The threshold e2el_ms{steady} p(95)<3000 cannot be judged: the schedule holds no steady state of 10 s or more.";
+    let reason = "The threshold e2el_ms{steady} p(95)<3000 cannot be judged: the run held no steady state of 10 s or more.";
     assert_eq!(finished.judgement.reason, reason);
     assert!(read(dir.path(), "_junit.xml").contains("errors=\"2\""), "the verdict and the threshold");
 }

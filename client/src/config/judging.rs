@@ -6,7 +6,7 @@ use crate::{
     cli::RunArgs,
     measure::{
         Objective,
-        threshold::{self, Threshold},
+        threshold::{self, Over, Threshold},
     },
     output,
     signals::Stop,
@@ -25,6 +25,16 @@ pub struct Judging {
 }
 
 impl Judging {
+    /// What a person should be told of a threshold that a run without a steady state cannot answer.
+    pub(super) fn unanswerable(&self, has_steady_state: bool) -> Option<String> {
+        let asks = |threshold: &&Threshold| threshold.over == Over::Steady && !has_steady_state;
+        let text = &self.thresholds.iter().find(asks)?.text;
+        Some(format!(
+            "--threshold `{text}` makes this run INVALID: its schedule holds no steady state of 10 s or more; keep the \
+             load up for longer with --duration"
+        ))
+    }
+
     /// For the results of a run that `stop` ends early.
     #[must_use]
     pub fn resolve(&self, stop: &Stop) -> output::Judging {
@@ -100,6 +110,10 @@ mod tests {
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!((judging.thresholds.len(), judging.objectives.len()), (4, 2));
         assert_eq!(judging.abort_after, None);
+        assert_eq!(judging.unanswerable(false), None);
+        let steady = judge(&args(&["e2el_ms{steady}:p95<3000"], &[])).0;
+        assert!(steady.unanswerable(false).unwrap().contains("`e2el_ms{steady}:p95<3000` makes"));
+        assert_eq!(steady.unanswerable(true), None);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 use super::Interval;
 use std::time::Duration;
 
+/// Less says nothing.
+const SHORTEST_S: u64 = 10;
+
 /// What the steady state measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steady {
@@ -31,6 +34,14 @@ impl Steady {
         }
     }
 
+    /// The same of a run that ended at `end`, whatever was planned; `None` of less than the shortest that counts.
+    #[must_use]
+    pub fn ended_at(self, end: u64) -> Option<Self> {
+        let to_s = self.to_s.min(end);
+        let planned = self.to_s == to_s;
+        (planned || to_s.saturating_sub(self.from_s) >= SHORTEST_S).then_some(Self { to_s, ..self })
+    }
+
     /// How long it is.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
@@ -56,6 +67,11 @@ mod tests {
         }
         let e2el = steady.metrics.get(Metric::E2el).summary().unwrap();
         assert_eq!((e2el.count, e2el.min, e2el.max), (2, 2.0, 3.0));
+        assert_eq!(steady.clone().ended_at(9).map(|steady| steady.to_s), Some(4));
+        assert_eq!(steady.ended_at(3), None);
+        let long = Steady::of((ms(5_000), ms(60_000))).unwrap();
+        assert_eq!(long.clone().ended_at(15).map(|steady| steady.seconds()), Some(10.0));
+        assert_eq!(long.ended_at(14), None);
         assert_eq!(Steady::of((ms(100), ms(900))), None);
     }
 }

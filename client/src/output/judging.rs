@@ -86,7 +86,8 @@ impl Observer {
     }
 
     pub(super) fn hand_over(self, run: &mut RunData) {
-        (run.windows, run.steady) = (self.windows, self.steady);
+        run.steady = self.steady.and_then(|steady| steady.ended_at(self.windows.end()));
+        run.windows = self.windows;
     }
 }
 

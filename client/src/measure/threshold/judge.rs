@@ -110,7 +110,7 @@ fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, Stri
 
 fn over_steady(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, String> {
     let Some(steady) = figures.steady else {
-        return Err("the schedule holds no steady state of 10 s or more".to_owned());
+        return Err("the run held no steady state of 10 s or more".to_owned());
     };
     let nothing = Distribution::default();
     let metrics = &steady.metrics;
@@ -180,7 +180,7 @@ mod tests {
         check("delivery_ratio==1", None, "unknown it was not measured");
         check("ttft_ms:p95<96", None, "unknown there are no samples");
         check("e2el_ms:p99.9<96", None, "unknown p(99.9) needs 1000 samples, and there are 100");
-        check("e2el_ms{steady}:p95<95", None, "unknown the schedule holds no steady state of 10 s or more");
+        check("e2el_ms{steady}:p95<95", None, "unknown the run held no steady state of 10 s or more");
         check("e2el_ms{steady}:p95<95", Some(&steady), "held p(95)=5");
         check("request_throughput{steady}>1", Some(&steady), "broken 0");
         check("error_rate{steady}<1", Some(&steady), "unknown there is no such figure in that stretch");

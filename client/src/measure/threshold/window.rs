@@ -74,6 +74,15 @@ impl Windows {
         self.next = Some(second + 1);
     }
 
+    /// The second behind the last one that was taken.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        match self.next {
+            Some(next) => next,
+            None => 0,
+        }
+    }
+
     /// What is broken already, and cannot be mended by what is to come.
     #[must_use]
     pub fn broken(&self) -> Option<Broken> {
