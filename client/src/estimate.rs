@@ -98,7 +98,8 @@ fn visited(schedule: &Schedule, mean: &Mean, cycle: f64) -> (f64, f64) {
     let queries_of = |index| {
         let visit = schedule.visit(index);
         let queries = match visit.until {
-            Some(until) => until.saturating_sub(visit.start).as_secs_f64() / cycle,
+            // The first query comes without a thought.
+            Some(until) => (until.saturating_sub(visit.start).as_secs_f64() + mean.thought) / cycle,
             None => mean.queries.unwrap_or(1.0),
         };
         (queries, queries * visit.tokens.map_or(mean.tokens, f64::from))
