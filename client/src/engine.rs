@@ -14,6 +14,7 @@ use crate::{
     signals::Stop,
     socket::Connector,
     tls,
+    watch::{self, Watch},
     worker::{self, Assignment, WorkerReport},
 };
 use anyhow::Context;
@@ -130,10 +131,26 @@ fn run_against(
     let breaker = faults::Schedule::start(&config.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
     let breaking = Breaking { log: &log, first_send: breaker.first_send() };
+    let watch = Watch::start(&watch::Plan {
+        target: &config.target,
+        tls: &tls,
+        stack: config.faults.stack.as_deref(),
+        epoch,
+        resources: results.path("_resources.csv"),
+        health: results.path("_health.csv"),
+    })
+    .context("cannot watch the stack")?;
     let reports = drive(&config, &connector, &tls, stop, &results, epoch, &breaking)?;
     let elapsed = began.elapsed();
+    let watched = watch.end();
     breaker.end();
-    let info = RunInfo { faults: log.records(), ..info(&config, stop, &results, &reports, elapsed) };
+    let extra_figures = watched.figures();
+    let info = RunInfo {
+        faults: log.records(),
+        extra_figures,
+        watched,
+        ..info(&config, stop, &results, &reports, elapsed)
+    };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
 }
 
@@ -226,6 +243,7 @@ fn info(
         schedule: Some(Arc::clone(&config.schedule)),
         arrivals_started: reports.iter().map(|report| report.started).sum(),
         arrivals_due: reports.iter().map(|report| report.due).sum(),
+        watched: watch::Watched::default(),
         dropped_iterations: reports.iter().map(|report| report.dropped).sum(),
         peak_sessions: results.sessions().peak(),
         peak_queries: results.queries().peak(),

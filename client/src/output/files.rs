@@ -92,7 +92,7 @@ impl Files {
         self.dir.join(format!("{}{ending}", self.id))
     }
 
-    /// All files of a finished run, the most wanted first.
+    /// All files of a finished run, the most wanted first. Where nothing was watched, two are missing.
     pub(super) fn written(&self) -> Vec<PathBuf> {
         let endings = [
             "_summary.json",
@@ -103,9 +103,11 @@ impl Files {
             "_stats.csv",
             "_history.csv",
             "_failures.csv",
+            "_resources.csv",
+            "_health.csv",
             "_latency.hlog",
         ];
-        endings.map(|ending| self.path(ending)).to_vec()
+        endings.map(|ending| self.path(ending)).into_iter().filter(|path| path.exists()).collect()
     }
 
     /// Creates, or empties, the file with this ending.

@@ -3,8 +3,10 @@
 
 use crate::{
     faults::{Fate, FaultRecord},
+    findings::{self, Finding, Measured},
     measure::{Evidence, Metric, RunData},
     schedule::Schedule,
+    watch::Watched,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -51,6 +53,8 @@ pub struct RunInfo {
     pub aborted: Option<String>,
     /// What watched beside the run has to say, by name: `health_ms:p99`, `restarts`, `rss_mb{redis}`. Thresholds may ask for it.
     pub extra_figures: BTreeMap<String, f64>,
+    /// What was seen of the stack's processes and doors.
+    pub watched: Watched,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
 }
@@ -73,6 +77,18 @@ impl RunInfo {
         let achieved_share = super::summary::share(self.arrivals_started, self.arrivals_due)?;
         Some(Offer { offered_rate, achieved_rate: offered_rate * achieved_share, achieved_share })
     }
+}
+
+/// What a reader should look at first.
+pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
+    let peak = run.reconnect_storm.peak_attempts;
+    let measured = Measured {
+        loop_lag_p99_ms: run.metrics.get(Metric::LoopLag).quantile_ms(0.99),
+        cpu_wait_share: info.cpu_wait_share,
+        peak_reconnects: (peak.per_second, peak.at_s),
+        peak_sessions: info.peak_sessions,
+    };
+    findings::find(&measured, &info.watched)
 }
 
 /// The run's evidence for its judges.

@@ -103,6 +103,12 @@ impl Results {
         self.judging.abort.as_ref()?.reason.get().cloned()
     }
 
+    /// Where the file of this ending belongs.
+    #[must_use]
+    pub fn path(&self, ending: &str) -> PathBuf {
+        self.files.path(ending)
+    }
+
     /// How many sessions are open: `enter()` when one starts, drop the guard when it ends.
     #[must_use]
     pub const fn sessions(&self) -> &Gauge {

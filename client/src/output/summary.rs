@@ -1,7 +1,7 @@
 //! `_summary.json`: the origin's keys, vLLM's and ours beside them, and the line of the run in `index.jsonl`.
 //! The origin's are in seconds and percent, all others in milliseconds and shares.
 
-use super::{RunInfo, faults, figures, files::Files, host::Host, judging::Conclusion};
+use super::{RunInfo, faults, figures, files::Files, host::Host, info, judging::Conclusion};
 use crate::measure::{
     Distribution, Judgement, Metric, RunData, Summary as Figures,
     threshold::{Outcome, State},
@@ -35,6 +35,8 @@ struct Summary<'a> {
     measures: Map<String, Value>,
     thresholds: Vec<Value>,
     steady: Option<Value>,
+    findings: Vec<crate::findings::Finding>,
+    health: Option<Value>,
     faults: Vec<Value>,
     metrics: Map<String, Value>,
     failures: Vec<Value>,
@@ -303,6 +305,12 @@ fn schedule(schedule: &Schedule) -> Value {
     })
 }
 
+/// Checks of the doors and what watched processes took; none where nothing was watched.
+fn health(info: &RunInfo) -> Option<Value> {
+    let figures = info.watched.figures();
+    (!figures.is_empty()).then(|| json!(figures))
+}
+
 fn generator(run: &RunData, info: &RunInfo) -> Value {
     let p99 = |metric| run.metrics.get(metric).quantile_ms(0.99);
     json!({
@@ -333,6 +341,8 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         measures: faults::measures(run),
         thresholds: conclusion.outcomes.iter().map(threshold).collect(),
         steady: run.steady.as_ref().map(|steady| figures::steady(steady, !conclusion.objectives.is_empty())),
+        findings: info::findings(run, info),
+        health: health(info),
         faults: faults::json(info),
         metrics: metrics(run),
         failures: failures(run),

@@ -38,6 +38,7 @@ pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> 
     let mut out = String::new();
     head(&mut out, info, &conclusion.judgement);
     checks(&mut out, run, conclusion);
+    findings(&mut out, run, info);
     delivery(&mut out, run);
     latency(&mut out, run, info);
     throughput(&mut out, run, info, conclusion);
@@ -128,6 +129,17 @@ fn checks(out: &mut String, run: &RunData, conclusion: &Conclusion) {
 }
 
 /// One `name....: value` line.
+fn findings(out: &mut String, run: &RunData, info: &RunInfo) {
+    let findings = super::info::findings(run, info);
+    for finding in &findings {
+        let text = format!("! {}: {}", finding.title, finding.evidence);
+        let _ = writeln!(out, "{}", wrap(&printable(&text), WIDTH, MARGIN));
+    }
+    if !findings.is_empty() {
+        out.push('\n');
+    }
+}
+
 pub(super) fn line(out: &mut String, name: &str, value: &str) {
     let _ = writeln!(out, "{MARGIN}{name:.<26}: {value}");
 }

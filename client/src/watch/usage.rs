@@ -1,0 +1,192 @@
+//! What was seen of each process and each check, in a memory that does not grow with the run's length.
+//! It judges nothing; `findings` does.
+
+use crate::measure::Distribution;
+use std::collections::BTreeMap;
+
+/// Means of memory over equal stretches; with more of them two become one.
+const MOST_BLOCKS: usize = 512;
+/// Processes and events beyond so many are not told apart.
+const MOST: usize = 1_000;
+/// From this share of a core on a process without more threads than one is busy.
+const BUSY: f64 = 0.9;
+
+/// Everything that was seen beside the run.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// By process.
+    pub processes: BTreeMap<String, Usage>,
+    /// Answers of `/health` and `/ready`.
+    pub health: Distribution,
+    /// Checks that failed, by door: how many, the first and the last second, what was answered last.
+    pub failed: BTreeMap<String, (u64, u64, u64, String)>,
+    /// Processes that another took the place of, and when.
+    pub restarts: Vec<(String, u64)>,
+    /// Processes that were found ended, and when first.
+    pub ended: Vec<Ended>,
+}
+
+/// A process that ended.
+pub type Ended = (String, u64);
+
+/// What a process took.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    /// Samples.
+    pub samples: u64,
+    /// Cores, summed over the samples.
+    pub(crate) cpu_sum: f64,
+    /// Seconds in which it used nine tenths of a core or more.
+    pub busy_seconds: u64,
+    /// Most memory, in MB.
+    pub most_rss_mb: f64,
+    /// Most open descriptors.
+    pub most_descriptors: u64,
+    /// How many it may open.
+    pub descriptor_limit: Option<u64>,
+    /// (middle of a stretch in seconds, mean memory in MB, samples).
+    pub(crate) blocks: Vec<(f64, f64, u32)>,
+    /// Samples a block.
+    pub(crate) width: u32,
+}
+
+/// One look at a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Sample {
+    pub(super) cpu: Option<f64>,
+    pub(super) rss_mb: f64,
+    pub(super) descriptors: Option<u64>,
+    pub(super) descriptor_limit: Option<u64>,
+    pub(super) threads: u64,
+}
+
+impl Usage {
+    pub(super) fn add(&mut self, second: f64, sample: &Sample) {
+        self.samples += 1;
+        let cpu = sample.cpu.unwrap_or(0.0);
+        self.cpu_sum += cpu;
+        self.busy_seconds += u64::from(cpu >= BUSY);
+        self.most_rss_mb = self.most_rss_mb.max(sample.rss_mb);
+        self.most_descriptors = self.most_descriptors.max(sample.descriptors.unwrap_or(0));
+        self.descriptor_limit = sample.descriptor_limit.or(self.descriptor_limit);
+        self.remember(second, sample.rss_mb);
+    }
+
+    /// Memory at a second.
+    pub(crate) fn remember(&mut self, second: f64, rss_mb: f64) {
+        self.width = self.width.max(1);
+        match self.blocks.last_mut().filter(|block| block.2 < self.width) {
+            Some(block) => {
+                let samples = f64::from(block.2);
+                let mean = |old: f64, new: f64| (old * samples + new) / (samples + 1.0);
+                *block = (mean(block.0, second), mean(block.1, rss_mb), block.2 + 1);
+            }
+            None => self.blocks.push((second, rss_mb, 1)),
+        }
+        if self.blocks.len() > MOST_BLOCKS {
+            self.width *= 2;
+            let half = |pair: &[(f64, f64, u32)]| match pair {
+                [a, b] => ((a.0 + b.0) / 2.0, (a.1 + b.1) / 2.0, a.2 + b.2),
+                _ => pair[0],
+            };
+            self.blocks = self.blocks.chunks(2).map(half).collect();
+        }
+    }
+
+    /// Memory over time: (second, MB).
+    pub fn memory(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+        self.blocks.iter().map(|block| (block.0, block.1))
+    }
+
+    /// Cores, on average.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn mean_cpu(&self) -> f64 {
+        self.cpu_sum / self.samples.max(1) as f64
+    }
+}
+
+impl Watched {
+    pub(super) fn process(&mut self, name: &str, second: u64, sample: &Sample) {
+        if self.processes.len() < MOST || self.processes.contains_key(name) {
+            #[allow(clippy::cast_precision_loss)]
+            self.processes.entry(name.to_owned()).or_default().add(second as f64, sample);
+        }
+    }
+
+    pub(super) fn check_failed(&mut self, door: &str, second: u64, answer: String) {
+        let (count, _, last, what) =
+            self.failed.entry(door.to_owned()).or_insert_with(|| (0, second, second, String::new()));
+        (*count, *last, *what) = (*count + 1, second, answer);
+    }
+
+    pub(super) fn restarted(&mut self, name: &str, second: u64) {
+        if self.restarts.len() < MOST {
+            self.restarts.push((name.to_owned(), second));
+        }
+    }
+
+    pub(super) fn ended(&mut self, name: &str, second: u64) {
+        if self.ended.len() < MOST {
+            self.ended.push((name.to_owned(), second));
+        }
+    }
+
+    /// For thresholds, by name.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn figures(&self) -> BTreeMap<String, f64> {
+        let mut figures = BTreeMap::new();
+        if let Some(health) = self.health.summary() {
+            let of = [
+                ("avg", health.mean),
+                ("min", health.min),
+                ("med", health.p50),
+                ("p50", health.p50),
+                ("p90", health.p90),
+                ("p95", health.p95),
+                ("p99", health.p99),
+                ("max", health.max),
+            ];
+            figures.extend(of.map(|(statistic, ms)| (format!("health_ms:{statistic}"), ms)));
+        }
+        let checks = self.failed.values().map(|failed| failed.0).sum::<u64>();
+        if checks > 0 || self.health.count() > 0 {
+            figures.insert("health_failures".into(), checks as f64);
+        }
+        // Without a stack that tells its processes nobody knows of restarts.
+        if self.processes.len() > 1 {
+            figures.insert("restarts".into(), self.restarts.len() as f64);
+        }
+        for (name, usage) in &self.processes {
+            figures.insert(format!("rss_mb{{{name}}}"), usage.most_rss_mb);
+            figures.insert(format!("cpu_share{{{name}}}"), usage.mean_cpu());
+        }
+        figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_days_memory_is_bounded_and_true() {
+        let mut usage = Usage::default();
+        for second in 0..86_400 {
+            let second = f64::from(second);
+            usage.add(second, &Sample { rss_mb: 100.0 + second / 1_000.0, ..Sample::default() });
+        }
+        let blocks: Vec<_> = usage.memory().collect();
+        assert!(blocks.len() <= MOST_BLOCKS, "{}", blocks.len());
+        for (at, mb) in blocks {
+            assert!((mb - 100.0 - at / 1_000.0).abs() < 0.5, "{at}: {mb}");
+        }
+        assert!((usage.most_rss_mb - 186.399).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_was_not_watched_has_no_figure() {
+        assert!(Watched::default().figures().is_empty());
+    }
+}
