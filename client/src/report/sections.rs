@@ -51,7 +51,7 @@ pub(super) fn thresholds(stored: &Stored) -> Markup {
                 @for threshold in stored.list("thresholds") {
                     @let (mark, class) = of(threshold);
                     li {
-                        span.mark class=(class) { (mark) }
+                        span class={ "mark " (class) } { (mark) }
                         span.what { (text(threshold, "threshold")) }
                         span.value {
                             @match number(threshold, "value") {

@@ -9,11 +9,14 @@ use std::{
     io,
     path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Ticks a second in `/proc/PID/stat`: fixed for programs, whatever the kernel counts in.
 const TICKS: f64 = 100.0;
+
+/// A process that was not seen for so long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Names and process ids.
 pub(super) type Known = Arc<Mutex<BTreeMap<String, u32>>>;
@@ -38,9 +41,9 @@ impl Sampler {
     pub(super) fn sample(&mut self, second: u64, seen: &Mutex<Watched>) {
         let mut processes = self.known.lock().clone();
         processes.insert("client".to_owned(), std::process::id());
-        self.last.retain(|pid, _| processes.values().any(|known| known == pid));
+        self.last.retain(|_, (_, at)| at.elapsed() < FORGOTTEN);
         for (name, pid) in processes {
-            let Some(sample) = self.read(pid) else { continue };
+            let Some(sample) = self.read_family(pid, is_master(&name)) else { continue };
             seen.lock().process(&name, second, &sample);
             let whole = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
             // A full disk costs rows of this table alone; the run's own results tell it.
@@ -56,6 +59,20 @@ impl Sampler {
         let _ = self.rows.flush();
     }
 
+    /// A process, with its children where these do its work.
+    fn read_family(&mut self, pid: u32, is_master: bool) -> Option<Sample> {
+        let mut sum = self.read(pid)?;
+        let children = if is_master { children(pid) } else { Vec::new() };
+        for child in children.into_iter().filter_map(|child| self.read(child)) {
+            sum.cpu = sum.cpu.zip(child.cpu).map(|(a, b)| a + b).or(sum.cpu);
+            sum.rss_mb += child.rss_mb;
+            sum.threads += child.threads;
+            // The limit is a process's own, so the fullest one counts.
+            sum.descriptors = sum.descriptors.max(child.descriptors);
+        }
+        Some(sum)
+    }
+
     fn read(&mut self, pid: u32) -> Option<Sample> {
         let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
         let (now, ticks) = (Instant::now(), ticks(&text("stat")?)?);
@@ -67,6 +84,16 @@ impl Sampler {
         let limit = text("limits").and_then(|limits| descriptor_limit(&limits));
         Some(Sample { cpu, rss_mb, descriptors: descriptors(pid), descriptor_limit: limit, threads })
     }
+}
+
+/// HAProxy's first process only minds its workers.
+fn is_master(name: &str) -> bool {
+    name.starts_with("haproxy")
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
 /// User and system time. The name in it may hold anything, so what follows its last bracket is read.

@@ -120,12 +120,14 @@ impl Watched {
         (*count, *last, *what) = (*count + 1, second, answer);
     }
 
+    #[cfg(feature = "embedded")]
     pub(super) fn restarted(&mut self, name: &str, second: u64) {
         if self.restarts.len() < MOST {
             self.restarts.push((name.to_owned(), second));
         }
     }
 
+    #[cfg(feature = "embedded")]
     pub(super) fn ended(&mut self, name: &str, second: u64) {
         if self.ended.len() < MOST {
             self.ended.push((name.to_owned(), second));
