@@ -141,7 +141,10 @@ fn write_up(files: &files::Files, run: &RunData, info: &RunInfo, judging: &Judgi
     junit::write(files, run, info, &conclusion)?;
     markdown::write(files, run, info, &conclusion)?;
     summary::write_index(files, run, info, &conclusion.judgement)?;
-    report::write(&files.path(".csv")).map_err(io::Error::other)?;
+    // Everything that it says is stored already: a run is not lost for want of its picture.
+    if let Err(error) = report::write(&files.path(".csv")) {
+        eprintln!("client: the report was not written ({error:#}); `client report` can make it later");
+    }
     let text = text::render(run, info, &conclusion);
     let headline = text::headline(info, &conclusion.judgement);
     let Conclusion { judgement, exit_code, .. } = conclusion;
