@@ -265,6 +265,7 @@ pub struct RunArgs {
     #[serde(with = "crate::scenario::seed")]
     pub seed: Option<u64>,
 
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the flag's help")]
     /// What a figure must be, as e2el_ms:p95<3000, error_rate<0.005, ttft_ms{steady}:p99<450 or e2el_ms[30s]:p95<3000
     /// (repeatable). A window's worst place decides. Without any, every query must be ok
     #[arg(long = "threshold", env = "LOAD_THRESHOLDS", value_name = "FIGURE<LIMIT", num_args = 1..)]
