@@ -42,7 +42,7 @@ done
 # name | client's options | what the summary must show to prove that it happened | the stack's options
 # shellcheck disable=SC2016 # jq's
 rows=(
-    "client cuts 10 % of its sockets a second|--drop-rate 0.1|.sockets_cut > .total_sessions"
+    "client cuts 10 % of its sockets a second|--drop-rate 0.1|.sockets_cut > .total_sessions / 2"
     "wsproxy SIGKILL|--fault wsproxy-1:kill@${at}s|.reconnects_by_close_code.none > 0 and .peak_reconnect_rate <= \$most * 2 / 3"
     "wsproxy SIGTERM|--fault wsproxy-1:stop@${at}s|.reconnects_by_close_code[\"1012\"] > 0"
     "rolling restart of all proxies|--fault wsproxies:drain@${at}s|.reconnects_by_close_code[\"1012\"] >= .total_sessions / 2"
