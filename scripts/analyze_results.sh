@@ -13,7 +13,7 @@ files=("$@")
 if ((${#files[@]} == 0)); then
     results=${OUTPUT_DIR:-$root/results}
     newest=$(find "$results" -maxdepth 1 -name '*.csv' ! -name '*_stats.csv' ! -name '*_history.csv' \
-        ! -name '*_failures.csv' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
+        ! -name '*_failures.csv' ! -name '*_resources.csv' ! -name '*_health.csv' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
     if [[ -z $newest ]]; then
         echo "analyze_results: no results in $results: run scripts/run_loadtest.sh first, or name a CSV" >&2
         exit 1

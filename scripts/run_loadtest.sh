@@ -153,8 +153,8 @@ run_client() {
 analyze_since() { # MARK
     local newest results=${OUTPUT_DIR:-results}
     if [[ -n $in_docker ]]; then results=${RESULTS_DIR:-results}; fi
-    newest=$(find "$results" -name '*.csv' -newer "$1" \
-        ! -name '*_stats.csv' ! -name '*_history.csv' ! -name '*_failures.csv' 2>/dev/null | sort | tail -n 1)
+    newest=$(find "$results" -name '*.csv' -newer "$1" ! -name '*_stats.csv' ! -name '*_history.csv' ! -name '*_failures.csv' \
+        ! -name '*_resources.csv' ! -name '*_health.csv' 2>/dev/null | sort | tail -n 1)
     if [[ -n $newest ]]; then scripts/analyze_results.sh "$newest"; fi
 }
 
