@@ -11,6 +11,12 @@ use support::{Fixture, Notebook, PATIENCE, PrivateRedis, Reader, as_it_is, expec
 use tokio::time::timeout;
 use uuid::Uuid;
 
+/// Closes every connection that subscribes.
+async fn cut_subscribers(connection: &mut redis::aio::MultiplexedConnection) {
+    let mut kill = redis::cmd("CLIENT");
+    let _: Value = kill.arg("KILL").arg("TYPE").arg("pubsub").query_async(connection).await.unwrap();
+}
+
 #[tokio::test]
 async fn absent_at_start_and_then_there() {
     let mut redis = PrivateRedis::prepare();
@@ -48,13 +54,7 @@ async fn cut_subscribers_come_back_and_lanes_read_what_they_missed() {
     let mut connection = bus.redis.as_ref().unwrap().connection().await;
     for seq in 1..=60 {
         if seq % 20 == 10 {
-            let _: Value = redis::cmd("CLIENT")
-                .arg("KILL")
-                .arg("TYPE")
-                .arg("pubsub")
-                .query_async(&mut connection)
-                .await
-                .unwrap();
+            cut_subscribers(&mut connection).await;
         }
         bus.server.append(&query_batch(session, generation, seq..=seq, seq == 60)).await.unwrap();
     }
@@ -144,13 +144,7 @@ async fn a_takeover_that_was_missed_is_noticed() {
         .await
         .unwrap();
     assert!(epoch > 1);
-    let _: Value = redis::cmd("CLIENT")
-        .arg("KILL")
-        .arg("TYPE")
-        .arg("pubsub")
-        .query_async(&mut connection)
-        .await
-        .unwrap();
+    cut_subscribers(&mut connection).await;
     first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
 }
 
