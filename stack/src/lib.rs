@@ -2,8 +2,10 @@
 //! It serves no token itself and measures nothing.
 
 pub mod control;
+mod docker;
 pub mod embedded;
 pub mod fault;
+pub mod inventory;
 mod limits;
 pub mod native;
 mod probe;

@@ -58,6 +58,17 @@ fn held(state_dir: &Path) -> (Held, Vec<u32>) {
 }
 
 #[test]
+fn an_empty_variable_is_none() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_stack"))
+        .args(["--name", "nobody-has-this-name", "status"])
+        .envs([("XDG_RUNTIME_DIR", ""), ("STREAMSTRESS_STATE_DIR", "")])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("stack up"), "{told}");
+}
+
+#[test]
 fn up_status_scale_logs_down() {
     let directory = tempfile::tempdir().unwrap();
     let state_dir = directory.path();

@@ -1,10 +1,8 @@
 //! Breaks a stack that Compose started, through Docker's command line. A container that was killed or stopped by order
 //! stays down until it is started: its restart policy counts only ends of its own.
 
-use super::{
-    Action, Fault, Injected, Memory, Target, Which,
-    docker::{self, Container},
-};
+use super::{Action, Fault, Injected, Memory, Target, Which};
+use crate::docker::{self, Container};
 use anyhow::{Context, bail};
 use std::{
     collections::BTreeSet,

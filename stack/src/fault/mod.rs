@@ -3,7 +3,6 @@
 
 mod action;
 mod compose;
-mod docker;
 mod place;
 mod span;
 mod target;

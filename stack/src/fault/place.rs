@@ -39,7 +39,8 @@ impl Place {
                 ),
             };
         }
-        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        // One that is set to nothing is as good as not set.
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let name = name.unwrap_or(DEFAULT_NAME);
         if !is_name(name) {
             bail!("`{name}` is no name of a stack: a name has 1 to 40 letters, digits, `-` or `_`");

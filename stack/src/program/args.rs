@@ -1,6 +1,9 @@
 //! The program's flags and environment, as clap reads them, and what they mean in the library's terms.
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args as ClapArgs, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use stack::{
     fault::{DEFAULT_NAME, Fault, is_name, state_directory},
     native::{Persistence, Role},
@@ -24,16 +27,17 @@ pub(crate) struct Place {
     #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = name)]
     name: String,
     /// Where its socket, logs and files are [default: $XDG_RUNTIME_DIR/streamstress/NAME or /tmp/streamstress-UID/NAME]
-    #[arg(long, global = true, env = "STREAMSTRESS_STATE_DIR")]
+    #[arg(long, global = true, env = "STREAMSTRESS_STATE_DIR", value_parser = path())]
     state_dir: Option<PathBuf>,
-    #[arg(long, global = true, env = "XDG_RUNTIME_DIR", hide = true)]
+    #[arg(long, global = true, env = "XDG_RUNTIME_DIR", hide = true, value_parser = path())]
     runtime_dir: Option<PathBuf>,
 }
 
 impl Place {
     /// The stack's state directory.
     pub(crate) fn directory(&self) -> PathBuf {
-        state_directory(&self.name, self.state_dir.clone(), self.runtime_dir.clone())
+        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        state_directory(&self.name, given(&self.state_dir), given(&self.runtime_dir))
     }
 }
 
@@ -197,6 +201,11 @@ fn name(text: &str) -> Result<String, String> {
     } else {
         Err("a name has 1 to 40 letters, digits, `-` or `_`".to_owned())
     }
+}
+
+/// Also an empty one: a variable that is set to nothing is as good as not set.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn target(text: &str) -> Result<(Role, u16), String> {

@@ -1,24 +1,29 @@
-//! Docker's command line, as far as faults need it: which containers a Compose project has, and one command on one of them.
+//! Docker's command line, as far as faults and the inventory need it: which containers a Compose project has, and a command
+//! on one of them.
 //! It starts no project and removes nothing.
 
 use anyhow::{Context, bail};
 use std::{
+    io::Read,
     process::{Command, Stdio},
-    thread::sleep,
+    thread::{sleep, spawn},
     time::{Duration, Instant},
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const ASK_EVERY: Duration = Duration::from_millis(5);
+/// For a listing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container of a Compose project.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Container {
-    pub(super) id: String,
-    pub(super) project: String,
-    pub(super) service: String,
-    pub(super) number: u16,
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) project: String,
+    pub(crate) service: String,
+    pub(crate) number: u16,
     /// `running`, `paused`, `exited`, …
-    pub(super) state: String,
+    pub(crate) state: String,
 }
 
 const COLUMNS: &str = concat!(
@@ -27,8 +32,8 @@ const COLUMNS: &str = concat!(
 );
 
 /// The containers of Compose's services, running or not, by service and number.
-pub(super) fn containers(project: Option<&str>) -> anyhow::Result<Vec<Container>> {
-    let mut containers = parse(&run(&list(project))?);
+pub(crate) fn containers(project: Option<&str>) -> anyhow::Result<Vec<Container>> {
+    let mut containers = parse(&ask(&list(project), PATIENCE)?);
     containers.sort_by(|a, b| (&a.service, a.number).cmp(&(&b.service, b.number)));
     Ok(containers)
 }
@@ -63,12 +68,12 @@ fn parse(listing: &str) -> Vec<Container> {
         .collect()
 }
 
-pub(super) fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Runs `docker` and answers its stdout.
-pub(super) fn run(arguments: &[String]) -> anyhow::Result<String> {
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<String> {
     let output = Command::new("docker")
         .args(arguments)
         .stdin(Stdio::null())
@@ -80,31 +85,74 @@ pub(super) fn run(arguments: &[String]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The same for a question, which an engine that hangs does not answer: it is given up after `patience`.
+pub(crate) fn ask(arguments: &[String], patience: Duration) -> anyhow::Result<String> {
+    let mut child = Command::new("docker")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run docker: is it installed?")?;
+    let whole = |pipe: Option<Box<dyn Read + Send>>| {
+        spawn(move || {
+            let mut bytes = Vec::new();
+            // What a killed child did not say is missed by nobody.
+            let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let out = whole(child.stdout.take().map(|pipe| Box::new(pipe) as _));
+    let err = whole(child.stderr.take().map(|pipe| Box::new(pipe) as _));
+    let deadline = Instant::now() + patience;
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill()?;
+                child.wait()?;
+                bail!("docker {} does not answer within {patience:?}", arguments[0]);
+            }
+            None => sleep(ASK_EVERY),
+        }
+    };
+    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+    if !status.success() {
+        bail!("docker {} fails: {}", arguments[0], err.trim_end());
+    }
+    Ok(out)
+}
+
 impl Container {
     /// `wsproxy-2`, `redis`.
-    pub(super) fn name(&self) -> String {
-        match self.service.as_str() {
-            "redis" | "haproxy" => self.service.clone(),
-            service => format!("{service}-{}", self.number),
+    pub(crate) fn name(&self) -> String {
+        Self::name_of(&self.service, self.number)
+    }
+
+    /// The same of a service's container.
+    pub(crate) fn name_of(service: &str, number: u16) -> String {
+        match service {
+            "redis" | "haproxy" => service.to_owned(),
+            service => format!("{service}-{number}"),
         }
     }
 
     /// `docker COMMAND… ID`.
-    pub(super) fn docker(&self, command: &str) -> anyhow::Result<String> {
+    pub(crate) fn docker(&self, command: &str) -> anyhow::Result<String> {
         let mut arguments = words(command);
         arguments.push(self.id.clone());
         run(&arguments)
     }
 
     /// A command within it.
-    pub(super) fn exec(&self, command: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn exec(&self, command: &[&str]) -> anyhow::Result<String> {
         let mut arguments = vec!["exec".to_owned(), self.id.clone()];
         arguments.extend(command.iter().map(|&word| word.to_owned()));
         run(&arguments)
     }
 
     /// A shell's script over its volumes, in a container of its own: for while this one is down.
-    pub(super) fn over_its_volumes(&self, script: &str) -> anyhow::Result<String> {
+    pub(crate) fn over_its_volumes(&self, script: &str) -> anyhow::Result<String> {
         let image = self.inspect("{{.Image}}")?;
         let mut arguments = words("run --rm --network none --user 0:0 --volumes-from");
         arguments.extend([
@@ -118,13 +166,13 @@ impl Container {
         run(&arguments)
     }
 
-    pub(super) fn inspect(&self, what: &str) -> anyhow::Result<String> {
+    pub(crate) fn inspect(&self, what: &str) -> anyhow::Result<String> {
         let arguments = ["inspect", "--format", what, &self.id].map(str::to_owned);
         Ok(run(&arguments)?.trim_end().to_owned())
     }
 
     /// Waits until its own health check says yes, asked more often than the engine does.
-    pub(super) fn until_ready(&self, patience: Duration) -> anyhow::Result<()> {
+    pub(crate) fn until_ready(&self, patience: Duration) -> anyhow::Result<()> {
         let check = self.inspect("{{json .Config.Healthcheck}}")?;
         // Without one, a container that was started runs.
         let Some(command) = health_command(&check) else { return Ok(()) };

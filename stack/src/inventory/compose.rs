@@ -1,0 +1,168 @@
+//! The members of a Compose stack, as Docker's command line tells them.
+//! It reads no container's environment: keys stand in there.
+
+use super::Member;
+use crate::docker::{self, Container};
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+};
+
+/// What is asked of each container, a line of JSON each.
+const ASKED: &str = concat!(
+    "{\"id\":{{json .Id}},\"state\":{{json .State}},\"restarts\":{{json .RestartCount}},",
+    "\"labels\":{{json .Config.Labels}},\"networks\":{{json .NetworkSettings.Networks}},\"ports\":{{json .NetworkSettings.Ports}}}"
+);
+
+/// Where HAProxy's container listens for HTTP calls.
+const API: &str = "8080/tcp";
+
+#[derive(Debug, Deserialize)]
+struct Inspected {
+    id: String,
+    state: State,
+    restarts: u64,
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    networks: BTreeMap<String, Network>,
+    #[serde(default)]
+    ports: BTreeMap<String, Option<Vec<Binding>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    pid: u32,
+    running: bool,
+    started_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Network {
+    #[serde(rename = "IPAddress")]
+    address: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Binding {
+    #[serde(rename = "HostPort")]
+    port: String,
+}
+
+pub(super) fn members(project: Option<&str>) -> anyhow::Result<Vec<Member>> {
+    let mut members: Vec<_> = inspect(project)?.into_iter().filter_map(Inspected::member).collect();
+    for member in &mut members {
+        member.0.pid = member.0.pid.filter(|&pid| is_of(pid, &member.1));
+    }
+    Ok(members.into_iter().map(|(member, _)| member).collect())
+}
+
+/// The project, of that name or any, whose HAProxy has this port of the host.
+pub(super) fn project_with_door(project: Option<&str>, api_port: u16) -> anyhow::Result<String> {
+    door(&inspect(project)?, api_port)
+        .map(str::to_owned)
+        .with_context(|| format!("no Compose stack has its API at port {api_port} of this machine"))
+}
+
+fn inspect(project: Option<&str>) -> anyhow::Result<Vec<Inspected>> {
+    let containers = docker::containers(project)?;
+    if containers.is_empty() {
+        bail!("Compose has no stack here");
+    }
+    let mut arguments = docker::words("inspect --type container --format");
+    arguments.push(ASKED.to_owned());
+    arguments.extend(containers.into_iter().map(|container| container.id));
+    parse(&docker::ask(&arguments, docker::PATIENCE)?)
+}
+
+fn parse(lines: &str) -> anyhow::Result<Vec<Inspected>> {
+    let line = |line| serde_json::from_str(line).context("docker inspect answers something else than asked");
+    lines.lines().map(line).collect()
+}
+
+fn door(containers: &[Inspected], api_port: u16) -> Option<&str> {
+    let has_it = |container: &&Inspected| {
+        let bound = container.ports.get(API).and_then(Option::as_ref);
+        container.service() == "haproxy"
+            && bound.is_some_and(|bound| bound.iter().any(|b| b.port == api_port.to_string()))
+    };
+    containers.iter().find(has_it)?.labels.get("com.docker.compose.project").map(String::as_str)
+}
+
+impl Inspected {
+    fn service(&self) -> &str {
+        self.labels.get("com.docker.compose.service").map_or("", String::as_str)
+    }
+
+    /// With its container's id; none of services that are no part of a stack.
+    fn member(self) -> Option<(Member, String)> {
+        let port = match self.service() {
+            "server" => Some(8000),
+            "wsproxy" => Some(4040),
+            "redis" | "haproxy" => None,
+            _ => return None,
+        };
+        let number = self.labels.get("com.docker.compose.container-number")?.parse().ok()?;
+        let address = self.networks.values().find_map(|network| network.address.parse::<IpAddr>().ok());
+        let member = Member {
+            name: Container::name_of(self.service(), number),
+            pid: self.state.running.then_some(self.state.pid),
+            // A container's first process may be a shell or a master.
+            has_children: true,
+            http: address.zip(port).map(SocketAddr::from),
+            life: format!("{} {} {}", self.id, self.state.started_at, self.restarts),
+            ended: !self.state.running,
+        };
+        Some((member, self.id))
+    }
+}
+
+/// Docker may run in a virtual machine, whose process ids are other processes' here.
+fn is_of(pid: u32, container: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup.contains(container))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From an engine: a gateway and HAProxy that run, a server that was killed.
+    const CAPTURED: &str = include_str!("captured.jsonl");
+
+    #[test]
+    fn members_out_of_what_docker_says() {
+        let members = parse(CAPTURED).unwrap().into_iter().filter_map(Inspected::member);
+        let members: Vec<_> = members.map(|(member, _)| member).collect();
+        let shown = |member: &Member| {
+            (member.name.clone(), member.pid, member.http.map(|at| at.to_string()), member.ended)
+        };
+        assert_eq!(
+            members.iter().map(shown).collect::<Vec<_>>(),
+            [
+                ("wsproxy-1".to_owned(), Some(30298), Some("172.18.0.2:4040".to_owned()), false),
+                ("haproxy".to_owned(), Some(30413), None, false),
+                ("server-2".to_owned(), None, None, true),
+            ]
+        );
+        assert!(members[0].life.contains("2026-11-21T07:05:45.27800625Z 0"), "{}", members[0].life);
+    }
+
+    #[test]
+    fn a_stack_is_known_by_its_door() {
+        let containers = parse(CAPTURED).unwrap();
+        assert_eq!(door(&containers, 28080), Some("watch-probe"));
+        assert_eq!(door(&containers, 28081), None, "that is the sockets' door");
+        assert_eq!(door(&[], 28080), None);
+    }
+
+    #[test]
+    fn other_services_and_other_answers() {
+        let other = CAPTURED.replace("\"wsproxy\"", "\"grafana\"");
+        assert_eq!(parse(&other).unwrap().into_iter().filter_map(Inspected::member).count(), 2);
+        assert!(parse("{}").is_err() && parse("<html>").is_err());
+        assert!(!is_of(std::process::id(), "697d8b1ee5f2"), "this test runs in no such container");
+    }
+}

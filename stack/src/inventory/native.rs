@@ -1,0 +1,61 @@
+//! The members of a native stack, as its supervisor tells them.
+//! Its instances listen on loopback ports of their own, also where HAProxy reaches them through unix sockets.
+
+use super::Member;
+use crate::{
+    control::{Request, Response, call},
+    native::{ProcessStatus, Status},
+};
+use anyhow::bail;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+pub(super) fn has_door(state_dir: &Path, api_port: u16) -> anyhow::Result<bool> {
+    Ok(status(state_dir)?.api_url.ends_with(&format!(":{api_port}")))
+}
+
+pub(super) fn members(state_dir: &Path) -> anyhow::Result<Vec<Member>> {
+    Ok(status(state_dir)?.processes.into_iter().map(member).collect())
+}
+
+fn status(state_dir: &Path) -> anyhow::Result<Status> {
+    match call(state_dir, &Request::Status)? {
+        Response::Status(status) => Ok(status),
+        other => bail!("the supervisor answers a question for its status with {other:?}"),
+    }
+}
+
+fn member(process: ProcessStatus) -> Member {
+    let ended = process.state.starts_with("ended");
+    let is_instance = process.name.starts_with("server-") || process.name.starts_with("wsproxy-");
+    Member {
+        pid: (!ended).then_some(process.pid),
+        // The first HAProxy process only minds its workers.
+        has_children: process.name == "haproxy",
+        http: process.port.filter(|_| is_instance).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        life: process.pid.to_string(),
+        ended,
+        name: process.name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_answer_and_others_only_run() {
+        let process = |name: &str, port, state: &str| {
+            member(ProcessStatus { name: name.into(), pid: 7, port, state: state.into(), log: "/x".into() })
+        };
+        let gateway = process("wsproxy-1", Some(4040), "ready");
+        assert_eq!(gateway.http, Some("127.0.0.1:4040".parse().unwrap()));
+        assert_eq!((gateway.pid, gateway.life.as_str(), gateway.ended), (Some(7), "7", false));
+        assert_eq!(process("redis", Some(6379), "ready").http, None);
+        assert!(process("haproxy", None, "ready").has_children);
+        let ended = process("server-1", Some(8000), "ended: signal 9");
+        assert_eq!((ended.pid, ended.ended), (None, true));
+    }
+}
