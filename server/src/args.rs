@@ -184,7 +184,8 @@ impl Args {
             "FASTAPI_WORKERS",
             self.fastapi_workers.take(),
         );
-        let workers = reader.number("SERVER_WORKERS", workers, 4, 1..=1024).min(cores);
+        // Every worker appends on its own: the fewer they are, the more tokens share an append.
+        let workers = reader.number("SERVER_WORKERS", workers, (cores / 2).clamp(1, 4), 1..=1024).min(cores);
         let max_streams =
             reader.number("MAX_STREAMS", self.max_streams.take(), 10_000, 1..=Config::MAX_STREAMS);
         let drain = reader.number("DRAIN_SECONDS", self.drain_seconds.take(), 30, 0..=86_400);

@@ -11,9 +11,9 @@ use std::sync::{
 };
 
 /// Upper bounds of the buckets in microseconds; what is later falls into a last one.
-const BOUNDS_US: [u64; 14] = [
-    250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 20_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
-    30_000_000,
+const BOUNDS_US: [u64; 18] = [
+    50, 100, 250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 20_000, 35_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 5_000_000, 30_000_000,
 ];
 
 /// Clones share their counts.

@@ -24,6 +24,10 @@ const EARLY_CANCELS: usize = 1024;
 /// Events that are enqueued before the runtime's other tasks have their turn.
 const EVENTS_A_TURN: usize = 8192;
 
+/// Streams are looked at this often at most, so that what falls due within a tick shares an append. The runtime's timers go by
+/// whole milliseconds: with half of one here, it is one look a millisecond.
+const TICK: Duration = Duration::from_micros(500);
+
 /// Streams that the full outbox has held back for so long end with an error: their clients are told rather than kept waiting.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
@@ -51,6 +55,7 @@ pub(crate) struct Worker {
     outbox: Outbox,
     in_flight: Option<Delivery>,
     early_cancels: VecDeque<StreamId>,
+    next_look: Instant,
     /// Since when the outbox has held the streams back.
     held_since: Option<Instant>,
     stopping: bool,
@@ -73,6 +78,7 @@ impl Worker {
             outbox: Outbox::default(),
             in_flight: None,
             early_cancels: VecDeque::new(),
+            next_look: Instant::now(),
             held_since: None,
             stopping: false,
         }
@@ -126,6 +132,11 @@ impl Worker {
 
     /// Enqueues what is due, as far as the outbox takes it, and no more in one go than lets others have their turn.
     fn advance(&mut self) {
+        let now = Instant::now();
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + TICK;
         for _ in 0..EVENTS_A_TURN / 64 {
             let now_us = self.now_us();
             // The clock is read again now and then: what is enqueued late says so.
@@ -188,7 +199,8 @@ impl Worker {
         if self.is_full() {
             return self.held_since.filter(|_| !self.pacer.is_empty()).map(|since| since + LONGEST_HOLD);
         }
-        self.anchor.instant(self.pacer.next_due()?).map(Instant::from_std)
+        let due = self.anchor.instant(self.pacer.next_due()?).map(Instant::from_std)?;
+        Some(due.max(self.next_look))
     }
 
     fn obey(&mut self, command: Command) {
@@ -238,6 +250,7 @@ impl Worker {
     /// Takes an acknowledgement: measures it, and ends the streams whose events the bus did not take.
     fn settle(&mut self, parcel: Parcel, appended: Appended) {
         self.in_flight = None;
+        self.held_since = None;
         let now_us = self.now_us();
         for &(enqueued_us, n) in &parcel.enqueued {
             self.metrics.bus_lag.observe(now_us.saturating_sub(enqueued_us), n);
