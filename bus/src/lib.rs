@@ -7,6 +7,7 @@ mod attachment;
 mod batch;
 mod counters;
 mod hub;
+mod lanes;
 mod memory;
 mod redis;
 pub mod rules;
@@ -14,6 +15,7 @@ pub mod rules;
 pub use attachment::{Attachment, CatchUp};
 pub use batch::{Batch, Entry};
 pub use counters::{Counters, CountersSnapshot};
+pub use lanes::Lanes;
 pub use memory::MemoryBroker;
 pub use redis::RedisBroker;
 

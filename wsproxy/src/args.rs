@@ -60,6 +60,9 @@ pub struct Args {
     /// What may wait for a slow client, in bytes
     #[arg(long, env = "WS_OUTBOX_BYTES", default_value_t = 256 << 10)]
     ws_outbox_bytes: usize,
+    /// Milliseconds that a token may wait to share a segment with the next ones, while the gateway is behind; 0 for never
+    #[arg(long, env = "WS_MAX_COALESCE_MS", default_value_t = 100)]
+    ws_max_coalesce_ms: u64,
     /// Sockets at most
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000)]
     max_connections: usize,
@@ -188,6 +191,7 @@ impl Args {
         range("WS_PING_TIMEOUT_SECS", self.ws_ping_timeout_secs, 1, day);
         range("MAX_MESSAGE_SIZE_BYTES", self.max_message_size_bytes as u64, 1, 1 << 30);
         range("WS_OUTBOX_BYTES", self.ws_outbox_bytes as u64, 1 << 10, 1 << 30);
+        range("WS_MAX_COALESCE_MS", self.ws_max_coalesce_ms, 0, 1_000);
         range("MAX_CONNECTIONS", self.max_connections as u64, 1, 10_000_000);
         range("MAX_CONNECT_RATE", self.max_connect_rate.into(), 0, 1_000_000);
         range("CONNECT_BURST", self.connect_burst.into(), 0, 10_000_000);
@@ -248,6 +252,7 @@ impl Args {
             ping_timeout: Duration::from_secs(self.ws_ping_timeout_secs),
             max_message_bytes: self.max_message_size_bytes,
             outbox_bytes: self.ws_outbox_bytes,
+            max_coalesce: Duration::from_millis(self.ws_max_coalesce_ms),
             max_connections: self.max_connections,
             connect_rate: self.max_connect_rate,
             connect_burst: self.connect_burst,
@@ -290,6 +295,7 @@ mod tests {
             "--ws-ping-interval-secs=0",
             "--max-connections=0",
             "--ws-outbox-bytes=1",
+            "--ws-max-coalesce-ms=5000",
             "--replay-bytes=5",
             "--max-connect-rate=2000000",
             "--drain-delay-ms=70000",
@@ -303,6 +309,7 @@ mod tests {
             "WS_PING_INTERVAL_SECS: 0",
             "MAX_CONNECTIONS: 0",
             "WS_OUTBOX_BYTES: 1 ",
+            "WS_MAX_COALESCE_MS: 5000",
             "REPLAY_BYTES: 5 ",
             "MAX_CONNECT_RATE: 2000000",
             "DRAIN_DELAY_MS: 70000",

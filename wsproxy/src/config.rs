@@ -19,6 +19,8 @@ pub struct Config {
     pub outbox_bytes: usize,
     /// The kernel's send buffer a socket (`SO_SNDBUF`), where the system's own choice is not wanted.
     pub send_buffer_bytes: Option<usize>,
+    /// How long a token may be held back to share a segment with the next ones, while the gateway is behind; zero: never.
+    pub max_coalesce: Duration,
     /// Sockets at most.
     pub max_connections: usize,
     /// Upgrades a second; 0 for no limit, which suits callers who know all their clients.
@@ -51,6 +53,7 @@ impl Config {
             max_message_bytes: 1 << 20,
             outbox_bytes: 256 << 10,
             send_buffer_bytes: None,
+            max_coalesce: Duration::from_millis(100),
             max_connections: 10_000,
             connect_rate: 0,
             connect_burst: 0,

@@ -5,9 +5,12 @@ use protocol::CloseReason;
 
 /// What a frame is, with the final bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opcode {
+pub enum Opcode {
+    /// A whole text message.
     Text = 0x81,
+    /// The end of the conversation.
     Close = 0x88,
+    /// Wants a pong.
     Ping = 0x89,
 }
 
@@ -16,13 +19,15 @@ const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// A frame's header: 2, 4 or 10 bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Header {
+pub struct Header {
     bytes: [u8; 10],
     len: usize,
 }
 
 impl Header {
-    pub(crate) fn new(opcode: Opcode, payload: usize) -> Self {
+    /// The header before `payload` bytes.
+    #[must_use]
+    pub fn new(opcode: Opcode, payload: usize) -> Self {
         let mut bytes = [0; 10];
         bytes[0] = opcode as u8;
         let len = match (u8::try_from(payload), u16::try_from(payload)) {
@@ -44,7 +49,9 @@ impl Header {
         Self { bytes, len }
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    /// What goes on the wire.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     admission::Refusal,
+    coalescing::Coalescing,
     config::Config,
     drain::{self, Timetable},
     metrics::{Exporter, Metrics},
@@ -61,6 +62,7 @@ impl Gateway {
             sessions: TaskTracker::new(),
             bus_ready: bus.ready(),
             terms: Arc::new(Terms {
+                coalescing: Coalescing::new(config.max_coalesce, metrics.coalescing.clone()),
                 metrics,
                 limit: config.outbox_bytes,
                 close_timeout: config.close_timeout,

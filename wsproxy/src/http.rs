@@ -52,7 +52,7 @@ async fn upgrade<B>(gateway: &Arc<Gateway>, request: &mut Request<B>) -> Result<
     gateway.enter()?;
     let Admission { session, start, expires, accept, subprotocol } =
         knock.admit(request, &gateway.verifier)?;
-    let outbox = Arc::new(Outbox::new(gateway.terms.clone(), expires));
+    let outbox = Outbox::new(gateway.terms.clone(), expires);
     let attachment = gateway.bus.attach(session, start, outbox.clone()).await.map_err(|error| {
         debug!(%session, "not attached: {error}");
         Refusal::BusDown

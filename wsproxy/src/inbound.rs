@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 /// Read buffer of a socket, in bytes; longer messages grow it while they arrive.
-const READ_BUFFER: usize = 512;
+const READ_BUFFER: usize = 256;
 
 /// How a client's side of the conversation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +62,11 @@ impl Inbound {
     }
 
     /// Reads until the client's side ends.
-    pub(crate) async fn run(mut self) -> End {
+    pub(crate) async fn run(&mut self) -> End {
         loop {
             tokio::task::coop::consume_budget().await;
             match self.frames.read() {
-                Ok(Message::Text(text)) => self.up(text).await,
+                Ok(Message::Text(text)) => Box::pin(self.up(text)).await,
                 Ok(Message::Binary(_)) => return self.violation(CloseReason::Binary),
                 Ok(Message::Pong(_)) => self.outbox.pong(),
                 Ok(Message::Close(_)) => self.outbox.closed_by_peer(),

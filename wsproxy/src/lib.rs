@@ -4,9 +4,10 @@
 mod accept;
 mod admission;
 mod args;
+mod coalescing;
 mod config;
 mod drain;
-mod frame;
+pub mod frame;
 mod gateway;
 mod health_check;
 mod http;
@@ -50,11 +51,15 @@ pub async fn run(
     let _stop_if_dropped = stop.clone().drop_guard();
     let sweep = roster::sweep(gateway.roster.clone(), gateway.config.sweep_interval(), stop.clone());
     let sweeping = tokio::spawn(sweep);
+    let watching = tokio::spawn(coalescing::watch(gateway.clone(), stop.clone()));
+    let releasing = tokio::spawn(coalescing::release(gateway.clone(), stop.clone()));
     let accepting = tokio::spawn(accept::accept(listeners, gateway.clone(), stop.clone()));
     shutdown.cancelled().await;
     gateway.drain().await;
     stop.cancel();
     accepting.await?;
     sweeping.await?;
+    watching.await?;
+    releasing.await?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What the gateway counts, and its text for Prometheus. Counters are plain atomics; nothing is computed before a scrape.
 
+use crate::coalescing::Shown;
 use bus::Broker;
 use prometheus_client::{
     collector::Collector,
@@ -19,6 +20,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes: Counter,
     pub(crate) direct_writes: Counter,
     pub(crate) queued_frames: Counter,
+    pub(crate) held_frames: Counter,
+    pub(crate) coalescing: Shown,
     pub(crate) dropped_frames: Counter,
     pub(crate) overflows: Counter,
     pub(crate) gaps: Counter,
@@ -61,6 +64,19 @@ impl Exporter {
             "queued_frames",
             "Frames that had to wait for their socket",
             metrics.queued_frames.clone(),
+        );
+        own.register(
+            "held_frames",
+            "Frames held back to go out with the next one, while the gateway was behind",
+            metrics.held_frames.clone(),
+        );
+        let Shown { batch, lag } = metrics.coalescing.clone();
+        own.register("events_per_segment", "Events that a segment carries at most", batch);
+        own.register_with_unit(
+            "loop_lag",
+            "How late the event loop wakes, the median of the last looks",
+            Unit::Seconds,
+            lag,
         );
         own.register("dropped_frames", "Queued frames that a close dropped", metrics.dropped_frames.clone());
         own.register("outbox_overflows", "Queues that grew past their bound", metrics.overflows.clone());

@@ -1,29 +1,37 @@
 //! One socket's way out: every frame goes straight into the socket while the socket takes it, and into a bounded queue
 //! while it does not. Nothing here waits on behalf of the bus: a client that cannot keep up is closed, not waited for.
 
+mod events;
+mod held;
 mod parting;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use crate::{
+    coalescing::Coalescing,
     frame::{Header, Opcode, close_payload},
     liveness::{Due, Liveness},
     metrics::Metrics,
     socket::Socket,
 };
-use bus::{LaneEnd, Outlet};
+use held::Held;
 use parking_lot::Mutex;
 use parting::Parting;
-use protocol::{CloseReason, Position, Prefix, encode_gap};
+use protocol::{CloseReason, Position};
 use queue::Queue;
 use std::{
-    io::{ErrorKind, IoSlice},
-    sync::{Arc, OnceLock},
+    io::ErrorKind,
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
 /// Events that a page asks for at most.
 const MAX_PAGE: usize = 128;
+
+/// A peer that has not read a write after so long is behind.
+const TIME_TO_READ: Duration = Duration::from_millis(10);
 
 /// What all outboxes of a gateway share.
 #[derive(Debug)]
@@ -33,6 +41,7 @@ pub(crate) struct Terms {
     pub(crate) close_timeout: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) ping_timeout: Duration,
+    pub(crate) coalescing: Coalescing,
 }
 
 /// A page of the log that an outbox has room for.
@@ -58,6 +67,8 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     terms: Arc<Terms>,
+    /// For reminders of what is held back.
+    me: Weak<Self>,
     /// Empty until the upgrade is done; frames queue meanwhile.
     socket: OnceLock<Socket>,
     state: Mutex<State>,
@@ -70,6 +81,7 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 struct State {
     queue: Queue,
+    held: Held,
     parting: Parting,
     phase: Phase,
     /// When a closing socket's time is up.
@@ -79,6 +91,8 @@ struct State {
     behind: bool,
     /// The largest event so far, from which a page's size in bytes is guessed.
     largest: usize,
+    /// The last write, if its peer is to be asked about it.
+    asks_since: Option<Instant>,
     liveness: Liveness,
 }
 
@@ -89,24 +103,27 @@ enum Drained {
 }
 
 impl Outbox {
-    pub(crate) fn new(terms: Arc<Terms>, expires: Option<Instant>) -> Self {
+    pub(crate) fn new(terms: Arc<Terms>, expires: Option<Instant>) -> Arc<Self> {
         let state = State {
             queue: Queue::new(Position::ZERO),
+            held: Held::default(),
             parting: Parting::default(),
             phase: Phase::Open,
             deadline: None,
             lost: false,
             behind: true,
             largest: terms.limit / 32,
+            asks_since: None,
             liveness: Liveness::new(Instant::now(), expires),
         };
-        Self {
+        Arc::new_cyclic(|me| Self {
             terms,
+            me: me.clone(),
             socket: OnceLock::new(),
             state: Mutex::new(state),
             writer: Notify::new(),
             feeder: Notify::new(),
-        }
+        })
     }
 
     /// The client has everything up to `position`: its stream starts there.
@@ -224,7 +241,8 @@ impl Outbox {
 
     async fn write_queue(&self) -> Drained {
         loop {
-            match (self.drain(), self.socket()) {
+            let drained = self.drain(&mut self.state.lock());
+            match (drained, self.socket()) {
                 (Drained::Blocked, Some(socket)) => tokio::select! {
                     _ = socket.writable() => {}
                     () = self.writer.notified() => {}
@@ -272,13 +290,21 @@ impl Outbox {
         state.queue.cost() <= self.terms.limit / 2
     }
 
+    /// Whether a frame finds room. What is only held back makes room first; a socket that still does not take it is closed.
     fn has_room(&self, state: &mut State, len: usize) -> bool {
-        if state.queue.is_empty() || state.queue.cost() + len <= self.terms.limit {
+        if !self.fits(state, len) && state.held.any() {
+            self.let_go(state);
+        }
+        if self.fits(state, len) {
             return true;
         }
         self.terms.metrics.overflows.inc();
         self.begin_close(state, CloseReason::SlowConsumer, CloseReason::SlowConsumer.text());
         false
+    }
+
+    fn fits(&self, state: &State, len: usize) -> bool {
+        state.queue.is_empty() || state.queue.cost() + len <= self.terms.limit
     }
 
     fn offer(&self, state: &mut State, opcode: Opcode, payload: &[u8], position: Option<Position>) {
@@ -293,10 +319,15 @@ impl Outbox {
         if state.lost {
             return;
         }
+        if state.held.any() {
+            state.queue.push(parts, 0, position);
+            return self.let_go(state);
+        }
         let was_empty = state.queue.is_empty();
         let mut taken = 0;
         if was_empty && let Some(socket) = self.socket() {
-            match socket.try_write_vectored(&parts.map(IoSlice::new)) {
+            self.ask(state, socket);
+            match socket.try_write_frame(parts) {
                 Ok(count) => taken = count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => return self.lose(state),
@@ -304,6 +335,7 @@ impl Outbox {
             self.terms.metrics.bytes.inc_by(taken as u64);
             if taken == parts[0].len() + parts[1].len() {
                 self.terms.metrics.direct_writes.inc();
+                self.wrote(state);
                 return state.queue.handed_over(position);
             }
         }
@@ -314,9 +346,26 @@ impl Outbox {
         }
     }
 
+    /// After some writes: the peer is asked at the next one.
+    fn wrote(&self, state: &mut State) {
+        if self.terms.coalescing.asks() {
+            state.asks_since = Some(Instant::now());
+        }
+    }
+
+    /// Asks the peer whether it has read the last write, if it had the time to.
+    fn ask(&self, state: &mut State, socket: &Socket) {
+        if let Some(since) = state.asks_since.take()
+            && since.elapsed() >= TIME_TO_READ
+            && let Some(unread) = socket.unread()
+        {
+            self.terms.coalescing.answered(unread == 0);
+        }
+    }
+
     /// Writes what the socket takes of the queue.
-    fn drain(&self) -> Drained {
-        let mut state = self.state.lock();
+    fn drain(&self, state: &mut State) -> Drained {
+        state.held.let_go();
         while !state.lost && !state.queue.is_empty() {
             let Some(socket) = self.socket() else { return Drained::Empty };
             match socket.try_write_vectored(&state.queue.slices()) {
@@ -325,10 +374,10 @@ impl Outbox {
                     state.queue.advance(count);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => self.lose(&mut state),
+                Err(_) => self.lose(state),
             }
         }
-        if state.behind && self.is_half_free(&state) {
+        if state.behind && self.is_half_free(state) {
             self.feeder.notify_one();
         }
         match (state.lost, state.queue.is_empty()) {
@@ -370,34 +419,4 @@ impl Outbox {
 /// Whether a client closed for this reason gets what waits for it by resuming rather than before the close frame.
 const fn drops_queue(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::SlowConsumer | CloseReason::TakenOver | CloseReason::NoPong)
-}
-
-impl Outlet for Outbox {
-    fn event(&self, prefix: Prefix, frame: &[u8]) {
-        let mut state = self.state.lock();
-        state.largest = state.largest.max(frame.len());
-        state.parting.event(prefix);
-        self.terms.metrics.events.inc();
-        self.offer(&mut state, Opcode::Text, frame, Some(prefix.position));
-    }
-
-    fn gap(&self, from: Position, to: Position) {
-        self.terms.metrics.gaps.inc();
-        self.offer(&mut self.state.lock(), Opcode::Text, encode_gap(from, to).as_bytes(), Some(to));
-    }
-
-    fn behind(&self) {
-        let mut state = self.state.lock();
-        state.behind = true;
-        if self.is_half_free(&state) {
-            self.feeder.notify_one();
-        }
-    }
-
-    fn end(&self, end: LaneEnd) {
-        self.close(match end {
-            LaneEnd::SessionClosed => CloseReason::SessionClosed,
-            LaneEnd::TakenOver => CloseReason::TakenOver,
-        });
-    }
 }

@@ -46,10 +46,10 @@ pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgr
             return release(attachment, None).await;
         }
     };
-    let inbound =
+    let mut inbound =
         Inbound::new(outbox.clone(), gateway.bus.clone(), id, gateway.config.max_message_bytes, early);
     let mut attachment = Some(attachment);
-    let end = converse(&outbox, inbound, &mut attachment, &gateway.replay, resumes).await;
+    let end = converse(&outbox, &mut inbound, &mut attachment, &gateway.replay, resumes).await;
     let clean = last_words(&outbox, end).await;
     match outbox.phase() {
         Phase::Open => gateway.terms.metrics.close("lost"),
@@ -69,14 +69,15 @@ async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> 
         .downcast::<TokioIo<Socket>>()
         .map_err(|_| anyhow::anyhow!("the upgraded stream is not the one that was accepted"))?;
     outbox.connect(parts.io.into_inner());
-    Ok(parts.read_buf.into())
+    // A copy: the buffer that the request was read into is forty times as large as all else that a socket needs to read.
+    Ok(parts.read_buf.to_vec())
 }
 
 /// Reads, writes and feeds until either side ends the conversation. A session that was taken over from a client that
 /// does not answer is released here, without a cursor, because its new holder waits for that.
 async fn converse(
     outbox: &Outbox,
-    inbound: Inbound,
+    inbound: &mut Inbound,
     attachment: &mut Option<Attachment>,
     replay: &Replay,
     resumes: bool,
@@ -97,7 +98,7 @@ async fn converse(
             () = Box::pin(tokio::time::sleep(ANSWER_WAIT)) => {}
         }
         if let Some(lane) = attachment.take() {
-            release(lane, None).await;
+            Box::pin(release(lane, None)).await;
         }
     }
     tokio::select! {
@@ -111,7 +112,8 @@ async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool
     let mut announce = resumes;
     while let Some(page) = outbox.next_page().await {
         let read = tokio::select! {
-            read = read_page(replay, lane, page) => read,
+            // Boxed, as all that is rare here: a socket that only listens need not have room for it.
+            read = Box::pin(read_page(replay, lane, page)) => read,
             () = outbox.closing() => return,
         };
         match read {
@@ -122,10 +124,10 @@ async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool
             }
             Ok(CatchUp::More) => bus::Outlet::behind(outbox),
             Ok(CatchUp::Ended) => {}
-            Ok(CatchUp::Wait) => ask_again_later(outbox).await,
+            Ok(CatchUp::Wait) => Box::pin(ask_again_later(outbox)).await,
             Err(error) => {
                 debug!("the log was not read, trying again: {error}");
-                ask_again_later(outbox).await;
+                Box::pin(ask_again_later(outbox)).await;
             }
         }
     }
@@ -134,7 +136,7 @@ async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool
 /// The lane stays behind, and the next page is asked for after a pause.
 async fn ask_again_later(outbox: &Outbox) {
     tokio::select! {
-        () = Box::pin(tokio::time::sleep(RETRY)) => bus::Outlet::behind(outbox),
+        () = tokio::time::sleep(RETRY) => bus::Outlet::behind(outbox),
         () = outbox.closing() => {}
     }
 }
@@ -155,7 +157,7 @@ async fn last_words(outbox: &Outbox, end: End) -> bool {
         End::Handshake => outbox.flush().await,
         End::Violation => {
             if outbox.flush().await {
-                half_close(outbox).await;
+                Box::pin(half_close(outbox)).await;
             }
             false
         }

@@ -2,8 +2,10 @@
 //! loopback hop. Whoever reads and writes it need not know which.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     net::Shutdown,
+    os::fd::AsRawFd,
     path::Path,
     pin::Pin,
     task::{Context, Poll},
@@ -12,6 +14,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
+
+/// The longest frame that is put together to be written: a plain write costs the kernel less than one of two parts.
+const PIECE: usize = 512;
 
 /// Where a gateway accepts: always a TCP port, and a unix socket where it was given one.
 #[derive(Debug)]
@@ -101,12 +106,36 @@ impl Socket {
         either!(self, stream => stream.try_write_vectored(parts))
     }
 
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        either!(self, stream => stream.readable().await)
+    /// Writes a frame's header and payload, or what the socket takes of them.
+    pub(crate) fn try_write_frame(&self, [header, payload]: [&[u8]; 2]) -> io::Result<usize> {
+        let len = header.len() + payload.len();
+        if len > PIECE {
+            return self.try_write_vectored(&[header, payload].map(IoSlice::new));
+        }
+        let mut piece = [0; PIECE];
+        piece[..header.len()].copy_from_slice(header);
+        piece[header.len()..len].copy_from_slice(payload);
+        either!(self, stream => stream.try_write(&piece[..len]))
     }
 
+    /// Bytes of memory that hold what the peer has not read yet. A unix socket knows; what a TCP socket could tell is what its
+    /// peer's kernel has not acknowledged, which says more of the distance than of the peer.
+    pub(crate) fn unread(&self) -> Option<usize> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(stream) => unread(stream),
+        }
+    }
+
+    /// Waits until there is something to read, or the end. For one task at a time, whose waker takes the place of the last
+    /// one's: what the runtime offers to several at once is ten times as large.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| either!(self, stream => stream.poll_read_ready(cx))).await
+    }
+
+    /// Waits until something can be written. For one task at a time, as [`Socket::readable`] is.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        either!(self, stream => stream.writable().await)
+        poll_fn(|cx| either!(self, stream => stream.poll_write_ready(cx))).await
     }
 
     pub(crate) fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
@@ -117,6 +146,20 @@ impl Socket {
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         either!(self, stream => socket2::SockRef::from(stream).shutdown(Shutdown::Write))
     }
+}
+
+/// `SIOCOUTQ`, which has the number of `TIOCOUTQ`; see unix(7).
+#[allow(
+    unsafe_code,
+    reason = "no crate wraps this ioctl: it writes one integer, which it is given the place of"
+)]
+fn unread(stream: &UnixStream) -> Option<usize> {
+    mod request {
+        nix::ioctl_read_bad!(outq, nix::libc::TIOCOUTQ, nix::libc::c_int);
+    }
+    let mut bytes = 0;
+    unsafe { request::outq(stream.as_raw_fd(), &raw mut bytes) }.ok()?;
+    usize::try_from(bytes).ok()
 }
 
 impl AsyncRead for Socket {

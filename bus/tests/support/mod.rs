@@ -1,6 +1,8 @@
 //! What the bus's tests stand on: a private Redis that ends with its owner, and an outlet that takes notes.
 
-use bus::{Attachment, Batch, Broker, BusConfig, CatchUp, ClaimRequest, Delivery, LaneEnd, Outlet, Role};
+use bus::{
+    Attachment, Batch, Broker, BusConfig, BusError, CatchUp, ClaimRequest, Delivery, LaneEnd, Outlet, Role,
+};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_token};
 use std::{
     process::{Child, Command, Stdio},
@@ -239,9 +241,18 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Attaches; where the broker is being given back what it forgot, again in a moment, as a client does.
     pub async fn attach(bus: &Arc<dyn Broker>, session: SessionId, start: bus::Start) -> Self {
         let notebook = Arc::new(Notebook::default());
-        let attachment = bus.attach(session, start, notebook.clone()).await.expect("attach");
+        let attached = async {
+            loop {
+                match bus.attach(session, start, notebook.clone()).await {
+                    Err(BusError::Restoring) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    attached => return attached.expect("attach"),
+                }
+            }
+        };
+        let attachment = timeout(PATIENCE, attached).await.expect("restored in time");
         Self { attachment, notebook }
     }
 

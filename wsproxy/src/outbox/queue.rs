@@ -41,6 +41,11 @@ impl Queue {
         self.frames.is_empty()
     }
 
+    /// Frames that the socket has not taken in full.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Bytes of memory that the queue accounts for.
     pub(crate) fn cost(&self) -> usize {
         self.bytes.len() + self.frames.len() * size_of::<Queued>()

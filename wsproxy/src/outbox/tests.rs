@@ -1,0 +1,231 @@
+//! What goes into a socket, and in how many writes, while segments are merged.
+
+use super::*;
+use bus::Outlet as _;
+use proptest::prelude::*;
+use protocol::{Kind, Prefix};
+use std::{io::Read as _, os::unix::net::UnixStream as StdStream};
+
+const MOST: Duration = Duration::from_millis(100);
+
+/// An outbox and the other end of its socket.
+struct Rig {
+    terms: Arc<Terms>,
+    outbox: Arc<Outbox>,
+    peer: StdStream,
+    sent: Vec<u8>,
+    seq: u64,
+}
+
+impl Rig {
+    async fn new(batch: u32) -> Self {
+        let metrics = Metrics::default();
+        let coalescing = Coalescing::new(MOST, metrics.coalescing.clone());
+        coalescing.set(batch);
+        let terms = Arc::new(Terms {
+            metrics,
+            limit: 4096,
+            close_timeout: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(15),
+            ping_timeout: Duration::from_secs(30),
+            coalescing,
+        });
+        let (own, peer) = StdStream::pair().unwrap();
+        own.set_nonblocking(true).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let outbox = Outbox::new(terms.clone(), None);
+        let socket = Socket::Unix(tokio::net::UnixStream::from_std(own).unwrap());
+        socket.writable().await.unwrap();
+        outbox.connect(socket);
+        Self { terms, outbox, peer, sent: Vec::new(), seq: 0 }
+    }
+
+    fn event(&mut self, kind: Kind) {
+        self.seq += 1;
+        let payload = vec![b'a' + (self.seq % 26) as u8; 20];
+        self.sent.extend(Header::new(Opcode::Text, payload.len()).as_bytes());
+        self.sent.extend(&payload);
+        self.outbox.event(Prefix { position: Position::new(1, self.seq), kind }, &payload);
+    }
+
+    fn tokens(&mut self, count: usize) {
+        (0..count).for_each(|_| self.event(Kind::Token));
+    }
+
+    /// Frames that came out since the last look.
+    fn frames(&mut self) -> usize {
+        let mut bytes = [0; 4096];
+        let count = self.peer.read(&mut bytes).unwrap_or(0);
+        assert_eq!(self.sent.drain(..count).collect::<Vec<_>>(), bytes[..count], "in order, each once");
+        count / 22
+    }
+}
+
+#[tokio::test]
+async fn a_token_waits_for_nothing_while_the_gateway_keeps_up() {
+    let mut rig = Rig::new(1).await;
+    for _ in 0..5 {
+        rig.tokens(1);
+        assert_eq!(rig.frames(), 1);
+    }
+    assert_eq!(rig.terms.metrics.held_frames.get(), 0);
+}
+
+#[tokio::test]
+async fn behind_it_merges_but_for_the_first_token_and_the_end() {
+    let mut rig = Rig::new(3).await;
+    rig.tokens(1);
+    assert_eq!(rig.frames(), 1, "the first at once");
+    rig.tokens(2);
+    assert_eq!(rig.frames(), 0);
+    rig.tokens(1);
+    assert_eq!(rig.frames(), 3, "three a segment");
+    rig.tokens(1);
+    assert_eq!(rig.frames(), 0);
+    rig.event(Kind::Done);
+    assert_eq!(rig.frames(), 2, "the end takes along what waits");
+    assert_eq!(rig.outbox.cursor(), Position::new(1, 6));
+}
+
+#[tokio::test]
+async fn nothing_waits_longer_than_it_may() {
+    let mut rig = Rig::new(8).await;
+    rig.tokens(2);
+    let held = Instant::now();
+    assert_eq!(rig.frames(), 1);
+    rig.outbox.release(held + MOST / 2);
+    assert_eq!(rig.frames(), 0, "not yet");
+    rig.outbox.release(held + 2 * MOST);
+    assert_eq!(rig.frames(), 1);
+}
+
+#[tokio::test]
+async fn whatever_else_goes_out_takes_along_what_waits() {
+    let mut rig = Rig::new(8).await;
+    rig.tokens(3);
+    assert_eq!(rig.frames(), 1);
+    rig.outbox.gap(Position::new(1, 3), Position::new(1, 4));
+    assert_eq!(rig.outbox.cursor(), Position::new(1, 4), "the tokens went out before the gap");
+}
+
+#[tokio::test]
+async fn who_keeps_up_again_lets_go_with_the_next_token() {
+    let mut rig = Rig::new(4).await;
+    rig.tokens(2);
+    assert_eq!(rig.frames(), 1);
+    rig.terms.coalescing.set(1);
+    rig.tokens(1);
+    assert_eq!(rig.frames(), 2);
+    rig.tokens(1);
+    assert_eq!(rig.frames(), 1);
+}
+
+#[tokio::test]
+async fn what_a_takeover_drops_is_the_successors_to_read() {
+    let mut rig = Rig::new(8).await;
+    rig.tokens(3);
+    rig.outbox.close(CloseReason::TakenOver);
+    assert_eq!(rig.outbox.cursor(), Position::new(1, 1), "the cursor stays before what was held back");
+}
+
+/// As if the last write that its peer is to be asked about had been a second ago.
+fn a_second_later(rig: &Rig) {
+    let state = &mut rig.outbox.state.lock();
+    state.asks_since = state.asks_since.and_then(|since| since.checked_sub(Duration::from_secs(1)));
+}
+
+#[tokio::test]
+async fn a_peer_that_has_not_read_is_noticed() {
+    let mut rig = Rig::new(1).await;
+    rig.tokens(100);
+    assert_eq!(rig.terms.coalescing.peers().asked, 0, "nobody reads what comes at once");
+    rig.frames();
+    for _ in 0..100 {
+        rig.tokens(1);
+        rig.frames();
+        a_second_later(&rig);
+    }
+    let peers = rig.terms.coalescing.peers();
+    assert!(peers.asked > 3 && peers.behind == 0, "{peers:?}");
+    for batch in [1, 4] {
+        rig.terms.coalescing.set(batch);
+        for _ in 0..100 {
+            rig.tokens(1);
+            a_second_later(&rig);
+        }
+        let peers = rig.terms.coalescing.peers();
+        assert!(peers.asked > 0 && peers.behind == peers.asked, "{batch} a segment: {peers:?}");
+        rig.frames();
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_back_makes_no_slow_consumer() {
+    let mut rig = Rig::new(8).await;
+    rig.tokens(3);
+    assert_eq!(rig.frames(), 1);
+    let large = vec![b'x'; 4000];
+    rig.sent.extend(Header::new(Opcode::Text, large.len()).as_bytes());
+    rig.sent.extend(&large);
+    rig.outbox.event(Prefix { position: Position::new(1, 4), kind: Kind::Token }, &large);
+    rig.frames();
+    rig.frames();
+    assert!(rig.sent.is_empty());
+    assert_eq!(rig.outbox.phase(), Phase::Open);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Token,
+    Done,
+    Batch(u32),
+    Release { late: bool },
+    Ping,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Token),
+        1 => Just(Step::Done),
+        1 => (1u32..9).prop_map(Step::Batch),
+        1 => any::<bool>().prop_map(|late| Step::Release { late }),
+        1 => Just(Step::Ping),
+    ]
+}
+
+proptest! {
+    /// Whatever comes and however the gateway fares: frames go out whole, in order, once, and those that wait are fewer
+    /// than a segment carries.
+    #[test]
+    fn nothing_is_lost_or_overtaken(steps in proptest::collection::vec(step(), 0..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut rig = runtime.block_on(Rig::new(1));
+        let mut most = 1;
+        for step in steps {
+            match step {
+                Step::Token => rig.event(Kind::Token),
+                Step::Done => rig.event(Kind::Done),
+                Step::Batch(batch) => {
+                    most = most.max(batch);
+                    rig.terms.coalescing.set(batch);
+                }
+                Step::Release { late } => {
+                    rig.outbox.release(Instant::now() + if late { 2 * MOST } else { Duration::ZERO });
+                    if late {
+                        rig.frames();
+                        prop_assert!(rig.sent.is_empty());
+                    }
+                }
+                Step::Ping => {
+                    rig.sent.extend(Header::new(Opcode::Ping, 0).as_bytes());
+                    let state = &mut rig.outbox.state.lock();
+                    rig.outbox.offer(state, Opcode::Ping, &[], None);
+                }
+            }
+            rig.frames();
+            prop_assert!(rig.sent.len() <= (most as usize - 1) * 22, "{} bytes wait", rig.sent.len());
+            let cursor = rig.outbox.state.lock().queue.cursor();
+            prop_assert_eq!(cursor.seq + (rig.sent.len() / 22) as u64, rig.seq);
+        }
+    }
+}
