@@ -247,7 +247,7 @@ pub struct RunArgs {
     /// Break something in the stack at that time after the first send, as wsproxy-1:kill@30s (repeatable)
     #[arg(long = "fault", env = "LOAD_FAULTS", value_name = "SPEC@TIME", value_delimiter = ',')]
     pub faults: Vec<String>,
-    /// Which stack to break: its name, or `compose` [default: the native one]
+    /// Which stack to break and to watch: its name, its state directory, or `compose` [default: the native one]
     #[arg(long, env = "LOAD_FAULT_STACK", value_name = "NAME")]
     pub fault_stack: Option<String>,
 
@@ -286,6 +286,13 @@ pub struct RunArgs {
     /// The results' names start with this [default: loadtest]
     #[arg(long, env = "LOAD_NAME")]
     pub name: Option<String>,
+    /// Stream events as JSON lines: json (among the results), json=FILE (also a named pipe), json=- (stdout; the text
+    /// goes to stderr then)
+    #[arg(long, env = "LOAD_OUT", value_name = "json[=FILE]")]
+    pub out: Option<String>,
+    /// Show the run on the whole terminal: rates, percentiles, losses, stages, faults; q stops it, ? helps
+    #[arg(long, env = "LOAD_TUI")]
+    pub tui: bool,
     /// No progress, the verdict alone
     #[arg(long, env = "LOAD_QUIET")]
     pub quiet: bool,

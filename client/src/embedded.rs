@@ -3,6 +3,7 @@
 
 use crate::config::{Config, Faults};
 use crate::engine::RunError;
+use crate::watch::Member;
 
 /// A stack in this process.
 #[cfg(feature = "embedded")]
@@ -30,6 +31,24 @@ pub fn start(config: &mut Config) -> Result<Stack, RunError> {
 
 #[cfg(feature = "embedded")]
 impl Stack {
+    /// Its parts: they have this process, and addresses of their own.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        let gateways = self.0.ws_urls();
+        let gateways =
+            gateways.iter().enumerate().map(|(index, url)| (format!("wsproxy-{}", index + 1), url.clone()));
+        let parts = std::iter::once(("server-1".to_owned(), self.0.api_url())).chain(gateways);
+        let member = |(name, url): (String, String)| Member {
+            name,
+            pid: None,
+            has_children: false,
+            http: url.split_once("://").and_then(|(_, address)| address.parse().ok()),
+            life: String::new(),
+            ended: false,
+        };
+        parts.map(member).collect()
+    }
+
     /// Ends it; returns when nothing of it runs.
     ///
     /// # Errors
@@ -56,6 +75,12 @@ pub fn start(_: &mut Config) -> Result<Stack, RunError> {
 
 #[cfg(not(feature = "embedded"))]
 impl Stack {
+    /// There are none.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        match *self {}
+    }
+
     /// There is none.
     ///
     /// # Errors

@@ -7,19 +7,18 @@ use crate::{
     estimate::{self, Estimate},
     faults::{self, FaultLog, FirstSend, Injector},
     live::Shard,
-    output::{self, Finished, OutputSettings, Results, RunInfo},
+    output::{self, Board, Finished, OutputSettings, Results, RunInfo, Wanted},
     preflight,
     progress::{Progress, Watched},
     schedule::Model,
+    screen::{Screen, Sources},
     signals::Stop,
     socket::Connector,
-    tls,
-    watch::{self, Watch},
+    tls, watch,
     worker::{self, Assignment, WorkerReport},
 };
 use anyhow::Context;
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -73,12 +72,14 @@ pub fn run_with(
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
+    preflight::terminal(&config)?;
     preflight::local(&config)?;
     if let Some(injector) = injector {
         preflight::faults(&config, &**injector)?;
     }
     let stack = config.embedded.then(|| crate::embedded::start(&mut config)).transpose()?;
-    let finished = run_against(config, injector, stop, started_at);
+    let embedded = stack.as_ref().map(crate::embedded::Stack::members).unwrap_or_default();
+    let finished = run_against(config, injector, &embedded, stop, started_at);
     if let Some(stack) = stack {
         stack.stop().context("the embedded stack did not end well")?;
     }
@@ -103,6 +104,7 @@ pub fn outline(config: &Config) -> String {
 fn run_against(
     config: Config,
     injector: Option<&Arc<dyn Injector>>,
+    embedded: &[watch::Member],
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
@@ -121,36 +123,38 @@ fn run_against(
         started_at,
         judging: output::Judging { steady: config.schedule.steady_window(), ..config.judging.resolve(stop) },
         schedule,
+        board: config.output.tui.then(Board::default),
+        events: config.output.events.clone().map(|destination| Wanted {
+            destination,
+            config: config.to_json(),
+            seed: config.load.seed,
+        }),
     };
     let planned = config.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
     let log = Arc::new(FaultLog::new(planned));
     let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
     let config = Arc::new(config);
+    let plan = watch::Plan {
+        target: &config.target,
+        tls: &tls,
+        stack: config.faults.stack.as_deref(),
+        embedded,
+        resources: results.path("_resources.csv"),
+        health: results.path("_health.csv"),
+        beside: results.beside(),
+    };
+    let found = watch::Found::look(&plan).context("cannot watch the stack")?;
     let began = Instant::now();
     let epoch = began + LEAD;
     let breaker = faults::Schedule::start(&config.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
     let breaking = Breaking { log: &log, first_send: breaker.first_send() };
-    let watch = Watch::start(&watch::Plan {
-        target: &config.target,
-        tls: &tls,
-        stack: config.faults.stack.as_deref(),
-        epoch,
-        resources: results.path("_resources.csv"),
-        health: results.path("_health.csv"),
-    })
-    .context("cannot watch the stack")?;
+    let watch = found.watch(epoch).context("cannot watch the stack")?;
     let reports = drive(&config, &connector, &tls, stop, &results, epoch, &breaking)?;
     let elapsed = began.elapsed();
     let watched = watch.end();
     breaker.end();
-    let extra_figures = watched.figures();
-    let info = RunInfo {
-        faults: log.records(),
-        extra_figures,
-        watched,
-        ..info(&config, stop, &results, &reports, elapsed)
-    };
+    let info = RunInfo { faults: log.records(), watched, ..info(&config, stop, &results, &reports, elapsed) };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
 }
 
@@ -205,16 +209,51 @@ fn drive(
             .context("cannot start a worker thread")?;
         threads.push(thread);
     }
-    let watched = Watched {
-        shards,
-        sessions: results.sessions().clone(),
-        queries: Estimate::of(config).queries.round() as u64,
-    };
-    let _progress = (!config.output.quiet).then(|| Progress::show(watched));
+    let _shown = show(config, stop, results, epoch, breaking.log, shards)?;
     threads
         .into_iter()
         .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
         .collect()
+}
+
+/// What a person sees of the run while it goes on; ends when it is dropped.
+enum Shown {
+    Line { _progress: Progress },
+    Screen { _screen: Screen },
+    Nothing,
+}
+
+fn show(
+    config: &Config,
+    stop: &Stop,
+    results: &Results,
+    epoch: Instant,
+    faults: &Arc<FaultLog>,
+    shards: Vec<Arc<Shard>>,
+) -> anyhow::Result<Shown> {
+    let estimate = Estimate::of(config);
+    let (sessions, queries) = (results.sessions().clone(), estimate.queries.round() as u64);
+    if let Some(board) = results.board() {
+        let sources = Sources {
+            target: if config.embedded { "embedded".to_owned() } else { config.target.api.to_string() },
+            epoch,
+            schedule: Arc::clone(&config.schedule),
+            estimate: estimate.duration,
+            queries,
+            shards,
+            sessions,
+            faults: Arc::clone(faults),
+            board,
+            events: results.events(),
+            stop: stop.clone(),
+        };
+        let screen = Screen::open(sources).context("cannot show the run on the terminal; leave --tui out")?;
+        return Ok(Shown::Screen { _screen: screen });
+    }
+    if config.output.quiet {
+        return Ok(Shown::Nothing);
+    }
+    Ok(Shown::Line { _progress: Progress::show(Watched { shards, sessions, queries }) })
 }
 
 fn info(
@@ -232,6 +271,7 @@ fn info(
         seed: config.load.seed,
         api_url: config.target.api.to_string(),
         ws_url: config.target.ws.to_string(),
+        embedded: config.embedded,
         clients: config.load.clients,
         queries_per_client: u64::from(config.load.queries.unwrap_or(0)),
         ramp_up: config.load.ramp_up,
@@ -239,7 +279,7 @@ fn info(
         elapsed,
         interrupted: stop.starting.is_cancelled() && results.aborted().is_none(),
         aborted: results.aborted(),
-        extra_figures: BTreeMap::new(),
+        events: None,
         schedule: Some(Arc::clone(&config.schedule)),
         arrivals_started: reports.iter().map(|report| report.started).sum(),
         arrivals_due: reports.iter().map(|report| report.due).sum(),

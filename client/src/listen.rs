@@ -44,15 +44,17 @@ impl Session {
         let gap = self.downtime.end(now);
         if let Some(cause) = self.lost_by.take() {
             let gap = gap.unwrap_or_default();
-            self.reconnects.push(Reconnect { cause, gap });
+            let reconnect = Reconnect { cause, gap };
+            self.reconnects.push(reconnect);
             let worker = &self.worker;
-            worker.recorder.borrow_mut().reconnected(worker.moment(now));
+            worker.recorder.borrow_mut().reconnected(worker.moment(now), self.index, reconnect);
             if cause != LossCause::Cut {
                 worker.faults.outage(worker.moment(now.checked_sub(gap).unwrap_or(now)), worker.moment(now));
             }
         } else {
             self.connect.get_or_insert(took);
         }
+        Shard::add(&self.worker.live.connects, 1);
         self.opened = now;
         let had = self.current.as_ref().and_then(Query::last_position).unwrap_or_default().max(self.last);
         self.replay = match (self.habits.resumes(), self.unclean) {

@@ -1,4 +1,4 @@
-//! Counters that the workers turn and the progress line reads: one set a worker, so that none waits for another.
+//! Counters that the workers turn and the progress line and the live view read: one set a worker, so that none waits for another.
 //! They are for the eye alone; every result comes from the records.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Shard {
+    /// Sockets opened, again or for the first time.
+    pub connects: AtomicU64,
     /// Sessions that ended.
     pub ended: AtomicU64,
     /// Queries that ended.
@@ -17,6 +19,8 @@ pub struct Shard {
     pub lost: AtomicU64,
     /// Queries and steps that failed.
     pub errors: AtomicU64,
+    /// Queries and arrivals that the plan held and that never started.
+    pub dropped: AtomicU64,
 }
 
 impl Shard {
@@ -30,11 +34,13 @@ impl Shard {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Totals {
+    pub connects: u64,
     pub ended: u64,
     pub queries: u64,
     pub tokens: u64,
     pub lost: u64,
     pub errors: u64,
+    pub dropped: u64,
 }
 
 /// Adds the shards up.
@@ -42,11 +48,13 @@ pub fn totals<'a>(shards: impl IntoIterator<Item = &'a Shard>) -> Totals {
     let mut totals = Totals::default();
     for shard in shards {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        totals.connects += get(&shard.connects);
         totals.ended += get(&shard.ended);
         totals.queries += get(&shard.queries);
         totals.tokens += get(&shard.tokens);
         totals.lost += get(&shard.lost);
         totals.errors += get(&shard.errors);
+        totals.dropped += get(&shard.dropped);
     }
     totals
 }

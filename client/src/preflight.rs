@@ -5,6 +5,7 @@ use crate::{
     config::{Config, Faults},
     faults::{Injector, PlannedFault},
     http::{Http, root_cause},
+    screen,
     socket::Connector,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -34,6 +35,18 @@ pub fn local(config: &Config) -> Result<(), Faults> {
     let mut faults = does_not_fit(config, room);
     faults.extend(hosts_not_allowed(config));
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+}
+
+/// Checks that there is a terminal for what is to be shown on it.
+///
+/// # Errors
+/// There is none.
+pub fn terminal(config: &Config) -> Result<(), Faults> {
+    if config.output.tui && !screen::is_possible() {
+        let fault = "--tui needs a terminal, and stderr is none: leave --tui out, or do not redirect stderr";
+        return Err(Faults(vec![fault.to_owned()]));
+    }
+    Ok(())
 }
 
 /// Checks that everything that is to be broken is there.

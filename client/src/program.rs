@@ -5,7 +5,9 @@ use crate::{
     cli::{Cli, Command, CompareArgs, RunArgs},
     compare::{self, Compared, Question},
     config::Config,
-    engine, output, report, scenario,
+    engine,
+    output::{self, Destination, USUAL_COLUMNS},
+    report, scenario,
     signals::{self, Stop},
 };
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
@@ -15,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     thread,
 };
+use terminal_size::{Width, terminal_size_of};
 use time::OffsetDateTime;
 
 /// Bad configuration.
@@ -73,7 +76,9 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
             eprintln!("error: {error}");
             return error.exit_code();
         }
-        Ok(_) if !config.output.quiet => eprintln!("{}", engine::outline(&config)),
+        Ok(_) if !config.output.quiet => {
+            eprintln!("{}", output::wrap("", &engine::outline(&config), Out::Stderr.columns()));
+        }
         // The run itself says what is wrong.
         Ok(_) | Err(_) => {}
     }
@@ -83,16 +88,17 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
         return 1;
     }
     let quiet = config.output.quiet;
+    // Stdout is the events' then.
+    let out = if config.output.events == Some(Destination::Stdout) { Out::Stderr } else { Out::Stdout };
     match engine::run(config, &stop, started_at) {
         Ok(finished) if quiet => {
-            println!("{}: {}", finished.headline, finished.judgement.reason);
-            finished.exit_code
+            out.say(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
+            finished.exit_code()
         }
         Ok(finished) => {
-            let painted = wants_colours().then(|| output::colored(&finished.text));
-            print!("{}", painted.as_ref().unwrap_or(&finished.text));
-            println!("\n  results...................: {}*", finished.base.display());
-            finished.exit_code
+            out.say(&out.painted(finished.text(out.columns())));
+            out.say(&format!("\n  results...................: {}*\n", finished.base.display()));
+            finished.exit_code()
         }
         Err(error) => {
             eprintln!("error: {error}");
@@ -101,14 +107,49 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
     }
 }
 
-/// On a terminal, unless <https://no-color.org> is asked for.
-fn wants_colours() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stdout().is_terminal() && !refused
+/// Where a text goes.
+#[derive(Clone, Copy, Debug)]
+enum Out {
+    Stdout,
+    Stderr,
+}
+
+impl Out {
+    fn say(self, text: &str) {
+        match self {
+            Self::Stdout => print!("{text}"),
+            Self::Stderr => eprint!("{text}"),
+        }
+    }
+
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Stdout => std::io::stdout().is_terminal(),
+            Self::Stderr => std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// In colour on a terminal, unless <https://no-color.org> is asked for.
+    fn painted(self, text: String) -> String {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if self.is_terminal() && !refused { output::colored(&text) } else { text }
+    }
+
+    /// Of the terminal; elsewhere of the variable that shells keep.
+    fn columns(self) -> usize {
+        let size = match self {
+            Self::Stdout => terminal_size_of(std::io::stdout()),
+            Self::Stderr => terminal_size_of(std::io::stderr()),
+        };
+        match size {
+            Some((Width(columns), _)) => columns.into(),
+            None => std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(USUAL_COLUMNS),
+        }
+    }
 }
 
 fn analyze(files: &[PathBuf]) -> u8 {
-    match output::analyze(files) {
+    match output::analyze(files, Out::Stdout.columns()) {
         Ok(text) => {
             print!("{text}");
             0
@@ -125,8 +166,7 @@ fn compared(args: CompareArgs) -> u8 {
         question(args).and_then(|question| compare::compare(&question).map_err(|error| error.to_string()));
     match answer {
         Ok(comparison) => {
-            let text = comparison.to_string();
-            print!("{}", if wants_colours() { output::colored(&text) } else { text });
+            print!("{}", Out::Stdout.painted(comparison.text(Out::Stdout.columns())));
             comparison.exit_code()
         }
         Err(error) => {

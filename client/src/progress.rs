@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_line_fits_eighty_columns() {
-        let now = Totals { ended: 0, queries: 50_000, tokens: 0, lost: 0, errors: 0 };
+        let now = Totals { queries: 50_000, ..Totals::default() };
         let text = line(Duration::from_secs(90), 5000, 100_000, 90_000.0, &now);
         assert_eq!(text, "90s active 5000 queries 50000/100000 90000 tokens/s lost 0 errors 0 left 90s");
         assert!(text.len() <= 78);

@@ -1,6 +1,7 @@
 //! How a run is asked to stop: once politely, twice at once.
 //! It ends nothing by force; whoever holds a `Stop` looks at it.
 
+use crate::messages;
 use std::io;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ pub fn listen(stop: Stop) -> io::Result<()> {
                     _ = terminate.recv() => {}
                 }
                 if !stop.starting.is_cancelled() {
-                    eprintln!("stopping: running streams may end; once more to leave at once");
+                    messages::tell("stopping: running streams may end; once more to leave at once");
                 }
                 stop.escalate();
             }

@@ -31,7 +31,8 @@ use tokio_tungstenite::{
 
 /// TCP, TLS, upgrade and a live subscription take no longer than this.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-const READ_BUFFER: usize = 4096;
+/// A coalesced read or two. It is zeroed for every read, so that a large one costs more than it saves.
+const READ_BUFFER: usize = 1024;
 const WRITE_BUFFER: usize = 256;
 /// Some tens of tokens: a reader who stops is felt at the other end within seconds.
 const NARROW_BUFFER: u32 = 4096;

@@ -147,7 +147,17 @@ impl Worker {
     fn arrived(&self, could_start: bool) {
         let one_more = |count: &Cell<u64>| count.set(count.get() + 1);
         one_more(&self.due);
-        one_more(if could_start { &self.started } else { &self.dropped });
+        if could_start {
+            one_more(&self.started);
+        } else {
+            self.never_started(1);
+        }
+    }
+
+    /// So many queries or arrivals that the plan held will not be.
+    pub fn never_started(&self, count: u64) {
+        self.dropped.set(self.dropped.get() + count);
+        Shard::add(&self.live.dropped, count);
     }
 
     /// What a session counts for that an interruption kept from coming.
@@ -227,7 +237,7 @@ async fn drive(worker: Rc<Worker>, number: usize, workers: usize) {
         let visit = schedule.visit(index);
         let scheduled = worker.epoch + visit.start;
         if !is_time(&worker, scheduled).await {
-            worker.dropped.set(worker.dropped.get() + worker.never_came());
+            worker.never_started(worker.never_came());
             drop(worker.burst.as_ref().map(Burst::slot));
             continue;
         }
@@ -296,7 +306,7 @@ async fn bring_queries(worker: Rc<Worker>, number: usize, workers: usize) {
     for arrival in schedule.arrivals().iter().skip(number).step_by(workers) {
         let due = worker.epoch + arrival.at;
         if !is_time(&worker, due).await {
-            worker.dropped.set(worker.dropped.get() + 1);
+            worker.never_started(1);
             continue;
         }
         worker.arrived(pool.give(Turn { due, tokens: arrival.tokens }));

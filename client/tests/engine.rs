@@ -235,7 +235,7 @@ fn a_silent_socket_is_dropped_and_resumed() {
 fn interrupted_once_what_runs_may_end() {
     let server = Running::start(Script { tokens: 50, itl: Duration::from_millis(20), ..Script::default() });
     let (finished, summary) = interrupted(&server, 4, 1, |_| {});
-    assert_eq!(finished.exit_code, 105);
+    assert_eq!(finished.exit_code(), 105);
     check(&summary, &[("queries_ok", 4), ("queries_abandoned", 0), ("tokens_lost", 0)]);
     assert_eq!(summary["interrupted"], true);
 }
@@ -248,7 +248,7 @@ fn after_the_grace_time_or_a_second_time_it_ends() {
         let started = Instant::now();
         let (finished, summary) = interrupted(&server, 4, times, |args| args.grace = Some(grace));
         assert!(started.elapsed() < Duration::from_secs(30));
-        assert_eq!(finished.exit_code, 105);
+        assert_eq!(finished.exit_code(), 105);
         check(&summary, &[("queries_abandoned", 4), ("tokens_lost", 0), ("dropped_iterations", 8)]);
     }
 }

@@ -4,7 +4,7 @@ mod fake;
 mod runs;
 
 use client::{
-    measure::Objective,
+    measure::{Objective, Quantity, Reading},
     output::{Finished, Judging, OutputSettings, Results, RunInfo},
     record::{QueryRecord, QueryStatus, Sample, SessionRecord},
     signals::Stop,
@@ -87,6 +87,8 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
         started_at,
         judging,
         schedule: None,
+        board: None,
+        events: None,
     };
     let results = Results::open(&settings, Arc::default()).unwrap();
     let mut recorder = results.recorder();
@@ -97,13 +99,14 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
             query = QueryRecord { status: QueryStatus::Rejected, done: None, ..query };
         }
         recorder.sample(Sample::Itl, 25_000_000, query.ended);
-        recorder.query_ended(query);
+        recorder.query_ended(query, || session(24_100, false));
     }
-    recorder.query_ended(query(21, 20_000, 4_000));
+    recorder.query_ended(query(21, 20_000, 4_000), || session(24_100, false));
     recorder.session_ended(session(24_100, false), Vec::new());
     drop(recorder);
-    let extra_figures = [("rss_mb{redis}".to_owned(), 12.5)].into();
-    let info = RunInfo { elapsed: ms(24_200), extra_figures, ..RunInfo::default() };
+    let redis = Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 12.5 };
+    results.beside().tell(3, vec![redis]);
+    let info = RunInfo { elapsed: ms(24_200), ..RunInfo::default() };
     results.finish(&info).unwrap()
 }
 
@@ -123,9 +126,10 @@ fn thresholds_goodput_and_steady_state_are_everywhere() {
         "rss_mb{redis}<10",
     ];
     let finished = run(dir.path(), &thresholds, &["ttft:60", "e2el:900"], Some((ms(5_000), ms(15_000))));
-    assert_eq!(finished.exit_code, 99);
-    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
-    let head: Vec<_> = finished.text.split("\n\n").take(2).collect();
+    assert_eq!(finished.exit_code(), 99);
+    assert!(finished.text(80).lines().all(|line| line.chars().count() <= 80), "{}", finished.text(80));
+    let text = finished.text(80);
+    let head: Vec<_> = text.split("\n\n").take(2).collect();
     insta::assert_snapshot!("judged_text", head.join("\n\n"));
     let summary: serde_json::Value = serde_json::from_str(&read(dir.path(), "_summary.json")).unwrap();
     insta::assert_json_snapshot!(
@@ -146,9 +150,9 @@ fn thresholds_goodput_and_steady_state_are_everywhere() {
 fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
     let dir = tempfile::tempdir().unwrap();
     let finished = run(dir.path(), &["e2el_ms{steady}:p95<3000", "error_rate<0.5"], &[], None);
-    assert_eq!(finished.exit_code, 98);
+    assert_eq!(finished.exit_code(), 98);
     let reason = "The threshold e2el_ms{steady} p(95)<3000 cannot be judged: the run held no steady state of 10 s or more.";
-    assert_eq!(finished.judgement.reason, reason);
+    assert_eq!(finished.judgement().reason, reason);
     assert!(read(dir.path(), "_junit.xml").contains("errors=\"2\""), "the verdict and the threshold");
 }
 
@@ -156,9 +160,9 @@ fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
 fn thresholds_say_how_many_queries_may_fail() {
     let dir = tempfile::tempdir().unwrap();
     let finished = run(dir.path(), &["error_rate<0.5"], &[], None);
-    assert_eq!((finished.exit_code, finished.headline), (0, "PASS"), "{}", finished.text);
+    assert_eq!((finished.exit_code(), finished.headline()), (0, "PASS"), "{}", finished.text(80));
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(run(dir.path(), &[], &[], None).exit_code, 99, "without any, every query must be ok");
+    assert_eq!(run(dir.path(), &[], &[], None).exit_code(), 99, "without any, every query must be ok");
 }
 
 /// A server of 10 tokens a query, 20 ms apart: 40 queries a session would take eight seconds.
@@ -174,8 +178,8 @@ fn a_window_that_breaks_its_threshold_ends_the_run() {
     let finished = runs::run(args, &Stop::default()).unwrap();
     assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
     let summary = runs::read_summary(dir.path());
-    let reason = &finished.judgement.reason;
-    assert!(finished.exit_code == 99 || reason.contains("lag"), "{reason}");
+    let reason = &finished.judgement().reason;
+    assert!(finished.exit_code() == 99 || reason.contains("lag"), "{reason}");
     assert!(reason.contains("The run was ended early: it broke e2el_ms[1s] p(50)<50"), "{reason}");
     assert_eq!((&summary["interrupted"], &summary["tokens_lost"]), (&false.into(), &0.into()));
     assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");

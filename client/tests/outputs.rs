@@ -3,7 +3,8 @@
 
 use client::{
     faults::{Fate, FaultLog},
-    output::{Finished, Judging, OutputSettings, Results, RunInfo},
+    measure::{Quantity, Reading},
+    output::{Destination, Finished, Judging, OutputSettings, Results, RunInfo, Wanted},
     record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
 };
 use protocol::{SessionId, Tally};
@@ -74,6 +75,11 @@ fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
     }
 }
 
+/// Short sessions are asked for nothing before their end.
+fn unasked() -> SessionRecord {
+    unreachable!("a session of a few queries waits for its end")
+}
+
 fn open(dir: &Path) -> Results {
     open_with(dir, Arc::default())
 }
@@ -83,15 +89,19 @@ fn open_with(dir: &Path, log: Arc<FaultLog>) -> Results {
 }
 
 fn open_judged(dir: &Path, log: Arc<FaultLog>, judging: Judging) -> Results {
-    let started_at = datetime!(2026-11-21 00:45:09 +2);
-    let settings = OutputSettings {
+    Results::open(&settings(dir, judging), log).unwrap()
+}
+
+fn settings(dir: &Path, judging: Judging) -> OutputSettings {
+    OutputSettings {
         dir: dir.to_owned(),
         name: "loadtest".to_owned(),
-        started_at,
+        started_at: datetime!(2026-11-21 00:45:09 +2),
         judging,
         schedule: None,
-    };
-    Results::open(&settings, log).unwrap()
+        board: None,
+        events: None,
+    }
 }
 
 fn info() -> RunInfo {
@@ -110,9 +120,19 @@ fn info() -> RunInfo {
     }
 }
 
-/// Two sessions of two queries, all as it should be.
+/// Two sessions of two queries, all as it should be, and a watch that read the first second.
 fn good_run(dir: &Path) -> Finished {
     let results = open(dir);
+    let read = |quantity, label: &str, value| Reading { quantity, label: label.to_owned(), value };
+    let readings = vec![
+        read(Quantity::CpuShare, "client", 0.25),
+        read(Quantity::RssMb, "client", 12.5),
+        read(Quantity::RssMb, "redis", 8.0),
+        read(Quantity::HealthMs, "api", 1.0),
+        read(Quantity::HealthFailures, "api", 0.0),
+        read(Quantity::Restarts, "redis", 0.0),
+    ];
+    results.beside().tell(0, readings);
     let mut recorder = results.recorder();
     for index in 0..2 {
         let at = 100 + index * 50;
@@ -124,7 +144,7 @@ fn good_run(dir: &Path) -> Finished {
             recorder.sample(Sample::PaceLag, 80_000, moment);
             recorder.sample(Sample::LoopLag, 100_000, moment);
         }
-        recorder.query_ended(query(index, 1, at));
+        recorder.query_ended(query(index, 1, at), unasked);
         recorder.session_ended(session(index, 90, at + 2_000), vec![query(index, 2, at + 1_000)]);
     }
     drop(recorder);
@@ -204,6 +224,15 @@ fn read(dir: &Path, ending: &str) -> String {
     fs::read_to_string(dir.join(format!("loadtest_20261121_004509{ending}"))).unwrap()
 }
 
+/// No line stands over in any terminal that is usual.
+#[track_caller]
+fn fits(text: impl Fn(usize) -> String) {
+    for columns in [60, 80, 120, 200] {
+        let text = text(columns);
+        assert!(text.lines().all(|line| line.chars().count() <= columns), "{columns}: {text}");
+    }
+}
+
 fn summary(dir: &Path) -> serde_json::Value {
     serde_json::from_str(&read(dir, "_summary.json")).unwrap()
 }
@@ -212,10 +241,11 @@ fn summary(dir: &Path) -> serde_json::Value {
 fn a_good_run() {
     let dir = tempfile::tempdir().unwrap();
     let finished = good_run(dir.path());
-    assert_eq!(finished.exit_code, 0);
+    assert_eq!(finished.exit_code(), 0);
     assert!(finished.files.iter().all(|file| file.exists()), "{:?}", finished.files);
-    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
-    insta::assert_snapshot!("good_text", finished.text);
+    fits(|columns| finished.text(columns));
+    insta::assert_snapshot!("good_text_60", finished.text(60));
+    insta::assert_snapshot!("good_text", finished.text(80));
     insta::assert_json_snapshot!("good_summary", summary(dir.path()), { ".host" => "[host]", ".versions" => "[versions]" });
     insta::assert_snapshot!("good_csv", read(dir.path(), ".csv"));
     insta::assert_snapshot!("good_history", read(dir.path(), "_history.csv"));
@@ -225,10 +255,12 @@ fn a_good_run() {
 fn a_bad_run() {
     let dir = tempfile::tempdir().unwrap();
     let finished = bad_run(dir.path());
-    assert_eq!(finished.exit_code, 99);
-    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
-    assert!(!finished.text.contains('\x1b'), "{}", finished.text);
-    insta::assert_snapshot!("bad_text", finished.text);
+    assert_eq!(finished.exit_code(), 99);
+    assert!(!finished.text(80).contains('\x1b'), "{}", finished.text(80));
+    fits(|columns| finished.text(columns));
+    insta::assert_snapshot!("bad_text_60", finished.text(60));
+    insta::assert_snapshot!("bad_text", finished.text(80));
+    insta::assert_snapshot!("bad_text_120", finished.text(120));
     insta::assert_snapshot!("bad_csv", read(dir.path(), ".csv"));
     insta::assert_snapshot!("bad_stats", read(dir.path(), "_stats.csv"));
     insta::assert_snapshot!("bad_failures", read(dir.path(), "_failures.csv"));
@@ -244,9 +276,9 @@ fn a_server_of_the_old_contract_is_unverified() {
     recorder.session_ended(SessionRecord { old_contract: true, ..session(0, 90, 1_100) }, vec![old]);
     drop(recorder);
     let finished = results.finish(&info()).unwrap();
-    assert_eq!(finished.exit_code, 0);
-    assert!(finished.judgement.reason.contains("unverified"), "{}", finished.judgement.reason);
-    assert!(finished.text.contains("? tokens_lost==0"), "{}", finished.text);
+    assert_eq!(finished.exit_code(), 0);
+    assert!(finished.judgement().reason.contains("unverified"), "{}", finished.judgement().reason);
+    assert!(finished.text(80).contains("? tokens_lost==0"), "{}", finished.text(80));
     assert_eq!(summary(dir.path())["integrity"], "unverified");
     assert_eq!(summary(dir.path())["delivery_ratio"], serde_json::Value::Null);
 }
@@ -265,13 +297,13 @@ fn what_an_interruption_cut_off_is_not_lost() {
     recorder.session_ended(SessionRecord { ok: false, ..session(0, 90, 500) }, vec![cut]);
     drop(recorder);
     let finished = results.finish(&RunInfo { interrupted: true, ..info() }).unwrap();
-    assert_eq!((finished.exit_code, finished.headline), (105, "INTERRUPTED"));
-    assert!(finished.text.starts_with("  INTERRUPTED  "), "{}", finished.text);
-    assert!(!finished.text.contains("FAIL"), "{}", finished.text);
-    assert_eq!(finished.judgement.reason, "1 of 1 queries were not ok.");
+    assert_eq!((finished.exit_code(), finished.headline()), (105, "INTERRUPTED"));
+    assert!(finished.text(80).starts_with("  INTERRUPTED  "), "{}", finished.text(80));
+    assert!(!finished.text(80).contains("FAIL"), "{}", finished.text(80));
+    assert_eq!(finished.judgement().reason, "1 of 1 queries were not ok.");
     assert_eq!(summary(dir.path())["tokens_lost"], 0);
     assert_eq!(summary(dir.path())["tokens_cut_off"], 13);
-    assert!(finished.text.contains("The run was interrupted."), "{}", finished.text);
+    assert!(finished.text(80).contains("The run was interrupted."), "{}", finished.text(80));
 }
 
 #[test]
@@ -338,8 +370,33 @@ fn rows_are_whole_on_disk_while_the_run_goes_on() {
     drop(recorder);
     results.finish(&info()).unwrap();
     let path: PathBuf = dir.path().join("loadtest_20261121_004509.csv");
-    let text = client::output::analyze(&[path.clone(), path]).unwrap();
+    let text = client::output::analyze(&[path.clone(), path], 80).unwrap();
     assert!(text.contains("queries...................: 2000"), "{text}");
+}
+
+/// A soak's session of thousands of queries must not wait in memory, nor be counted twice.
+#[test]
+fn rows_of_a_long_session_do_not_wait_for_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = open(dir.path());
+    let mut recorder = results.recorder();
+    let so_far = || SessionRecord { close: None, reconnect_attempts: 1, ok: false, ..session(0, 90, 1_000) };
+    (1..=250).for_each(|num| recorder.query_ended(query(0, num, 100), so_far));
+    recorder.session_ended(
+        SessionRecord { reconnect_attempts: 2, ..session(0, 90, 1_100) },
+        vec![query(0, 251, 100)],
+    );
+    drop(recorder);
+    let finished = results.finish(&info()).unwrap();
+    assert_eq!(finished.exit_code(), 0);
+    let rows = read(dir.path(), ".csv");
+    let ends: Vec<_> =
+        rows.lines().skip(1).map(|row| row.split(',').skip(6).take(2).collect::<Vec<_>>()).collect();
+    assert_eq!((ends.len(), &ends[0], &ends[199]), (251, &vec!["", "1"], &vec!["", "1"]));
+    assert!(ends[200..].iter().all(|end| *end == ["0.002000", "2"]), "{:?}", &ends[200..]);
+    let summary = summary(dir.path());
+    assert_eq!((&summary["queries_ok"], &summary["total_sessions"]), (&251.into(), &1.into()));
+    assert_eq!(summary["total_reconnect_attempts"], 2);
 }
 
 #[test]
@@ -361,8 +418,45 @@ fn analyze_reads_what_a_run_wrote() {
     let dir = tempfile::tempdir().unwrap();
     bad_run(dir.path());
     let path = dir.path().join("loadtest_20261121_004509.csv");
-    let text = client::output::analyze(&[path]).unwrap();
-    insta::assert_snapshot!("analyze", text.lines().skip(1).collect::<Vec<_>>().join("\n"));
+    let text = |columns| {
+        let text = client::output::analyze(std::slice::from_ref(&path), columns).unwrap();
+        text.lines().skip(1).collect::<Vec<_>>().join("\n")
+    };
+    fits(text);
+    insta::assert_snapshot!("analyze_60", text(60));
+    insta::assert_snapshot!("analyze", text(80));
+}
+
+#[test]
+fn events_are_lines_and_the_last_is_the_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(FaultLog::new([("wsproxy-1:kill", ms(400))]));
+    let config = serde_json::json!({ "token": "redacted" });
+    let wanted = Wanted { destination: Destination::Results, config, seed: 7 };
+    let settings = OutputSettings { events: Some(wanted), ..settings(dir.path(), Judging::default()) };
+    let results = Results::open(&settings, Arc::clone(&log)).unwrap();
+    log.begin(0, ms(100), ms(500));
+    log.end(0, Some(ms(510)), Fate::Injected("process 1 is gone".into()));
+    let mut recorder = results.recorder();
+    recorder.reconnected(ms(600), 0, Reconnect { cause: LossCause::Closed(4002), gap: ms(90) });
+    recorder.query_ended(query(0, 1, 100), unasked);
+    recorder.session_ended(session(0, 90, 1_900), vec![query(0, 2, 900)]);
+    drop(recorder);
+    let finished = results.finish(&info()).unwrap();
+    assert!(!finished.text(80).contains("events_dropped"), "{}", finished.text(80));
+    let lines: Vec<serde_json::Value> =
+        read(dir.path(), "_events.ndjson").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let types: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
+    let expected = ["run", "reconnect", "query", "fault", "query", "session", "second", "second", "verdict"];
+    assert_eq!(BTreeSet::from_iter(&types), BTreeSet::from_iter(&expected), "{types:?}");
+    assert_eq!((types[0], types[types.len() - 1], types.len()), ("run", "verdict", expected.len()));
+    assert!(lines.iter().all(|line| line["t"].is_number()));
+    for kind in BTreeSet::from(expected) {
+        let line = &lines[types.iter().position(|found| *found == kind).unwrap()];
+        insta::assert_json_snapshot!(format!("event_{kind}"), line);
+    }
+    assert_eq!(summary(dir.path())["events"]["written"], expected.len());
+    assert_eq!(summary(dir.path())["events"]["dropped"], 0);
 }
 
 /// A gateway is killed at two seconds; one query feels it, one ended long before.
@@ -378,26 +472,27 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     log.error_event(ms(2_500), "peer_lost");
     let mut recorder = results.recorder();
     recorder.reconnect_attempt(ms(2_200));
-    recorder.reconnected(ms(2_300));
+    recorder.reconnected(ms(2_300), 0, Reconnect { cause: LossCause::Broken, gap: ms(300) });
     let error_code = Some("peer_lost".to_owned());
     let felt = QueryRecord { error_code, status: QueryStatus::Error, ..query(0, 2, 1_500) };
-    recorder.query_ended(query(0, 1, 100));
+    recorder.query_ended(query(0, 1, 100), unasked);
     recorder.session_ended(session(0, 90, 2_500), vec![felt]);
     drop(recorder);
     let finished = results.finish(&RunInfo { faults: log.records(), ..info() }).unwrap();
-    assert_eq!(finished.judgement.verdict.name(), "INVALID");
+    assert_eq!(finished.judgement().verdict.name(), "INVALID");
     let reason = "A fault did not happen: `redis:pause=5s` at 60 s, the run was over before its time.";
-    assert_eq!(finished.judgement.reason, reason);
-    assert!(finished.text.lines().all(|line| line.chars().count() <= 80), "{}", finished.text);
+    assert_eq!(finished.judgement().reason, reason);
+    fits(|columns| finished.text(columns));
     let rows = read(dir.path(), ".csv");
     let cells: Vec<_> = rows.lines().map(|row| row.rsplit(',').next().unwrap()).collect();
     assert_eq!(cells, ["fault", "", "wsproxy-1:kill"]);
     let history = read(dir.path(), "_history.csv");
     let row = history.lines().last().unwrap();
-    assert!(row.ends_with(",1,1,0,,wsproxy-1:kill"), "{row}");
+    assert!(row.contains(",1,1,0,,wsproxy-1:kill,"), "{row}");
     let summary = summary(dir.path());
     insta::assert_json_snapshot!("faults", summary["faults"]);
     assert_eq!(summary["queries_error_by_code"]["peer_lost"], 1);
     assert_eq!(summary["peak_reconnect_rate"], 1);
-    insta::assert_snapshot!("fault_section", finished.text.split("\n\n").nth(6).unwrap());
+    insta::assert_snapshot!("fault_section", finished.text(80).split("\n\n").nth(6).unwrap());
+    insta::assert_snapshot!("fault_section_60", finished.text(60).split("\n\n").nth(6).unwrap());
 }

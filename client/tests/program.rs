@@ -113,6 +113,19 @@ fn a_wrong_threshold_is_told_before_anything_runs() {
 }
 
 #[test]
+fn what_cannot_be_shown_or_streamed_is_refused() {
+    for (arguments, words) in [
+        (&["--out", "csv=x"][..], "--out `csv=x` is no format that is known: give json, json=FILE or json=-"),
+        (&["--tui", "--quiet"], "--tui shows what --quiet leaves out"),
+        (&["--tui", "--embedded"], "--tui needs a terminal, and stderr is none: leave --tui out"),
+    ] {
+        let output = client(arguments, &[]);
+        assert_eq!(output.status.code(), Some(104), "{arguments:?}");
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_comparison_answers_with_its_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let side = |name: &str, figures: [f64; 4]| -> Vec<String> {

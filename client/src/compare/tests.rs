@@ -40,10 +40,13 @@ fn ask(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Comparison {
 
 #[track_caller]
 fn check(comparison: &Comparison, answer: Answer, words: &str) {
-    assert_eq!(comparison.answer, answer, "{comparison}");
-    let text = comparison.to_string();
+    let text = comparison.text(80);
+    assert_eq!(comparison.answer, answer, "{text}");
     assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {text}");
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    for columns in [60, 80, 120] {
+        let text = comparison.text(columns);
+        assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
+    }
 }
 
 #[test]
@@ -97,6 +100,16 @@ fn several_runs_a_side_by_their_summaries() {
         Answer::CannotTell,
         "so few runs without their rows",
     );
+}
+
+#[test]
+fn a_narrow_terminal_keeps_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
+    let slow = rows(dir.path(), "slow", 1_100.0, 3, 0, 0);
+    let comparison = ask(vec![before], vec![slow]);
+    insta::assert_snapshot!("narrow", comparison.text(60));
+    insta::assert_snapshot!("usual", comparison.text(80));
 }
 
 #[test]

@@ -1,9 +1,16 @@
 //! A comparison as text: the answer first, then a row a figure.
-//! It fits 80 columns and needs no colours.
+//! It needs no colours.
 
-use super::{Answer, Change, Comparison};
-use crate::output::{short, wrap};
-use std::{fmt, fmt::Write as _};
+use super::{Answer, Change, Comparison, statistics::Estimate};
+use crate::output::{Column, Page, short};
+
+const COLUMNS: [Column; 5] = [
+    Column::left("", 24),
+    Column::right("baseline", 10, 1),
+    Column::right("candidate", 11, 2),
+    Column::right("change", 10, 3),
+    Column::left("   95 % interval", 21),
+];
 
 /// What the noise was taken from.
 pub(super) const BETWEEN: &str = "noise between runs";
@@ -40,38 +47,40 @@ const fn mark(answer: Answer) -> &'static str {
     }
 }
 
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Comparison {
+    /// The comparison for a terminal of so many columns.
+    #[must_use]
+    pub fn text(&self, columns: usize) -> String {
         let headline = match self.answer {
             Answer::Pass => "PASS",
             Answer::Regressed => "FAIL",
             Answer::CannotTell => "CANNOT TELL",
         };
-        writeln!(f, "{}\n", wrap(&format!("{headline}  {}", self.reason), 80, "  "))?;
-        let title = format!("tolerance {}", percent(self.tolerance));
-        writeln!(f, "    {title:<22}{:>10}{:>11}{:>10}   95 % interval", "baseline", "candidate", "change")?;
-        self.changes.iter().try_for_each(|change| writeln!(f, "  {}", row(change)))?;
-        if let Some((found, answer)) = self.failures {
-            let points = |share: f64| format!("{:+.2} %", share * 100.0);
-            let interval = format!("{} to {}", points(found.low), points(found.high));
-            let mark = mark(answer);
-            writeln!(f, "  {mark} {:<43}{:>10}   {interval}", "failed queries, points", points(found.value))?;
-        }
+        let mut page = Page::new(columns);
+        page.sentence(&format!("{headline}  "), &self.reason);
+        page.gap();
+        page.sentence("  ", &format!("tolerance {}", percent(self.tolerance)));
+        page.table(&COLUMNS, self.changes.iter().map(row).chain(self.failures.map(failures_row)));
         for warning in &self.warnings {
-            writeln!(f, "\n{}", wrap(&format!("note: {warning}"), 80, "  "))?;
+            page.gap();
+            page.sentence("note: ", warning);
         }
-        Ok(())
+        page.finish()
     }
 }
 
-fn row(change: &Change) -> String {
-    let mut row = format!("{} {:<22}", mark(change.answer), change.name);
-    if let Some((before, after)) = change.sides {
-        let _ = write!(row, "{:>10}{:>11}", short(before), short(after));
-    }
-    if let Some(ratio) = change.ratio {
-        let interval = format!("{} to {}", growth(ratio.low), growth(ratio.high));
-        let _ = write!(row, "{:>10}   {interval}", growth(ratio.value));
-    }
-    row
+fn row(change: &Change) -> Vec<String> {
+    let (before, after) =
+        change.sides.map_or_else(Default::default, |(before, after)| (short(before), short(after)));
+    let (grown, interval) = change.ratio.map_or_else(Default::default, |ratio| {
+        (growth(ratio.value), format!("   {} to {}", growth(ratio.low), growth(ratio.high)))
+    });
+    vec![format!("{} {}", mark(change.answer), change.name), before, after, grown, interval]
+}
+
+fn failures_row((found, answer): (Estimate, Answer)) -> Vec<String> {
+    let points = |share: f64| format!("{:+.2} %", share * 100.0);
+    let interval = format!("   {} to {}", points(found.low), points(found.high));
+    let name = format!("{} failed queries, points", mark(answer));
+    vec![name, String::new(), String::new(), points(found.value), interval]
 }

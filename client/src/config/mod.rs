@@ -14,7 +14,7 @@ pub use faults::Faults as PlannedFaults;
 pub use habits::{Habits, Stall, Who};
 pub use judging::Judging;
 
-use crate::{cli::RunArgs, schedule::Schedule, secret::Secret, users::Users};
+use crate::{cli::RunArgs, output::Destination, schedule::Schedule, secret::Secret, users::Users};
 use check::Check;
 use http::HeaderMap;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -123,6 +123,10 @@ pub struct Output {
     pub name: String,
     /// No progress.
     pub quiet: bool,
+    /// The live view in place of the progress line.
+    pub tui: bool,
+    /// Where events are streamed to.
+    pub events: Option<Destination>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -185,7 +189,15 @@ impl Config {
             dir: args.output_dir.clone().unwrap_or_else(|| "results".into()),
             name: check.name(args.name.as_deref().unwrap_or("loadtest")),
             quiet: args.quiet,
+            tui: args.tui,
+            events: args
+                .out
+                .as_deref()
+                .and_then(|text| text.parse().map_err(|error| check.fault(format!("--out {error}"))).ok()),
         };
+        if output.tui && output.quiet {
+            check.fault("--tui shows what --quiet leaves out: give one of them".into());
+        }
         let target = target::target(&mut check, args, &mut warnings);
         match target {
             Some(target) if check.faults.is_empty() => Ok(Self {

@@ -57,6 +57,13 @@ impl FaultRecord {
         Some(self.recovered?.saturating_sub(self.began?))
     }
 
+    /// Whether something that was seen from one second of the run to another, counted from 0, can be its doing.
+    #[must_use]
+    pub fn can_explain(&self, from: u64, to: u64) -> bool {
+        let began = self.began.is_some_and(|began| began.as_secs() <= to);
+        began && self.ended.is_none_or(|ended| ended.saturating_add(REACH).as_secs() >= from)
+    }
+
     /// Whether what happened at `at` can be its doing, `reach` after it was in force.
     fn reaches(&self, at: Moment, reach: Duration) -> bool {
         let ended = self.ended.map_or(Duration::MAX, |ended| ended.saturating_add(reach));

@@ -1,6 +1,7 @@
 //! What is counted in a stretch of the run: queries and tokens by the second in which their query ended.
 //! It holds no duration; those have distributions.
 
+use super::TokenCounts;
 use crate::record::{QueryRecord, QueryStatus};
 
 /// Counts of a second, a window or the whole run.
@@ -42,14 +43,9 @@ impl Counts {
         self.queries += 1;
         self.failed += u64::from(query.status != QueryStatus::Ok);
         self.good += u64::from(good);
-        self.lost += tokens_lost(query);
-        self.duplicated += query.tally.tokens_duplicated;
-        self.reordered += query.tally.tokens_reordered;
+        let tokens = TokenCounts::of(query);
+        self.lost += tokens.lost;
+        self.duplicated += tokens.duplicated;
+        self.reordered += tokens.reordered;
     }
-}
-
-/// Nothing is lost of a query that announced nothing, nor of one whose deadline had not come: it was never waited for.
-pub(super) fn tokens_lost(query: &QueryRecord) -> u64 {
-    let waited_for = query.tokens_expected.is_some() && query.status != QueryStatus::Abandoned;
-    if waited_for { query.tally.tokens_lost } else { 0 }
 }

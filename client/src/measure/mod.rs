@@ -1,6 +1,7 @@
 //! What the engine's records add up to: distributions, sums, failures and the verdict.
 //! Pure: it opens no socket and no file, reads no clock, and averages no percentile.
 
+mod beside;
 mod counts;
 mod distribution;
 mod failures;
@@ -8,13 +9,16 @@ mod gauge;
 mod goodput;
 mod interval;
 mod metric;
+mod query_times;
 mod recorder;
 mod run;
 mod steady;
 mod storm;
 pub mod threshold;
+mod tokens;
 mod verdict;
 
+pub use beside::{Beside, Quantity, Question, Reading, Readings, Totals, role};
 pub use counts::Counts;
 pub use distribution::{Distribution, Summary};
 pub use failures::{FailureGroup, Failures};
@@ -22,9 +26,11 @@ pub use gauge::{Gauge, Present};
 pub use goodput::{Bounded, NoObjective, Objective};
 pub use interval::Interval;
 pub use metric::Metric;
-pub use recorder::{FinishedSession, Parcel, Recorder};
+pub(crate) use query_times::QueryTimes;
+pub use recorder::{Parcel, Recorder};
 pub(crate) use recorder::{nanos, tpot_ns};
-pub use run::{LongestGap, QueryCounts, RunData, SessionCounts, TokenCounts};
+pub use run::{LongestGap, QueryCounts, RunData, SessionCounts};
 pub use steady::Steady;
 pub use storm::{Peak, ReconnectStorm};
+pub use tokens::TokenCounts;
 pub use verdict::{Evidence, Judgement, Verdict, exit_code, judge};

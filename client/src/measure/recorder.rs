@@ -2,7 +2,7 @@
 //! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
 
 use super::{Interval, Metric, Objective};
-use crate::record::{Moment, QueryRecord, Sample, SessionRecord};
+use crate::record::{Moment, QueryRecord, Reconnect, Sample, SessionRecord};
 use std::{
     collections::HashMap,
     sync::{
@@ -15,14 +15,9 @@ use std::{
 /// Cleared intervals that wait to be filled again.
 const SPARES: usize = 2;
 
-/// A session with all its queries.
-#[derive(Debug)]
-pub struct FinishedSession {
-    /// The session.
-    pub session: SessionRecord,
-    /// Its queries, in order.
-    pub queries: Vec<QueryRecord>,
-}
+/// Queries of one session, and of all of a worker's, whose rows wait for their session's end; then they go out before it.
+const MOST_OF_A_SESSION: usize = 100;
+const MOST_WAITING: usize = 50_000;
 
 /// What a recorder hands on.
 #[derive(Debug)]
@@ -36,8 +31,14 @@ pub enum Parcel {
         /// Takes the interval back, cleared: its megabytes are allocated once, not every second.
         back: SyncSender<Interval>,
     },
-    /// A session that ended.
-    Session(Box<FinishedSession>),
+    /// A query that ended.
+    Query(Box<QueryRecord>),
+    /// A socket that was lost and opened again: when, and of which session, from 0.
+    Reconnect(Moment, u64, Reconnect),
+    /// What is known of a session so far whose rows have waited long enough.
+    SoFar(Box<SessionRecord>),
+    /// A session that ended, after all its queries.
+    Session(Box<SessionRecord>),
 }
 
 /// One a worker. Drop it when the worker is done: what it still holds goes out then.
@@ -45,8 +46,10 @@ pub enum Parcel {
 pub struct Recorder {
     second: u64,
     interval: Interval,
-    /// Queries of sessions that have not ended yet.
-    waiting: HashMap<u64, Vec<QueryRecord>>,
+    /// How many queries of each session were handed on whose rows wait for its end.
+    waiting: HashMap<u64, usize>,
+    /// All of them.
+    waiting_count: usize,
     objectives: Arc<[Objective]>,
     out: SyncSender<Parcel>,
     back: SyncSender<Interval>,
@@ -62,6 +65,7 @@ impl Recorder {
             second: 0,
             interval: Interval::default(),
             waiting: HashMap::new(),
+            waiting_count: 0,
             objectives,
             out,
             back,
@@ -81,30 +85,44 @@ impl Recorder {
         self.interval.reconnect_attempt();
     }
 
-    /// A socket was opened again.
-    pub fn reconnected(&mut self, at: Moment) {
+    /// A socket of session `index` was opened again.
+    pub fn reconnected(&mut self, at: Moment, index: u64, reconnect: Reconnect) {
         self.tick(at);
         self.interval.reconnected();
+        self.hand_on(Parcel::Reconnect(at, index, reconnect));
     }
 
-    /// A query ended. Tell it when it ends, so that its second is the right one.
-    pub fn query_ended(&mut self, query: QueryRecord) {
+    /// A query ended. Tell it when it ends, so that its second is the right one. Its row waits for what the session's end
+    /// says; of a session that is too long to wait for it goes out with what the session is `so_far`.
+    pub fn query_ended(&mut self, query: QueryRecord, so_far: impl FnOnce() -> SessionRecord) {
         self.tick(query.ended);
         self.measure_query(&query);
-        self.waiting.entry(query.session_index).or_default().push(query);
+        let index = query.session_index;
+        self.hand_on(Parcel::Query(Box::new(query)));
+        let waiting = self.waiting.entry(index).or_default();
+        *waiting += 1;
+        self.waiting_count += 1;
+        if *waiting >= MOST_OF_A_SESSION || self.waiting_count > MOST_WAITING {
+            self.no_longer_waiting(index);
+            self.hand_on(Parcel::SoFar(Box::new(so_far())));
+        }
+    }
+
+    fn no_longer_waiting(&mut self, session: u64) {
+        self.waiting_count -= self.waiting.remove(&session).unwrap_or_default();
     }
 
     /// A session ended. Call it exactly once a session, whatever became of it, with those of its queries
     /// that [`Recorder::query_ended`] was not told of (also those that could never be sent).
     pub fn session_ended(&mut self, session: SessionRecord, queries: Vec<QueryRecord>) {
         self.tick(session.ended);
-        for query in &queries {
-            self.measure_query(query);
+        for query in queries {
+            self.measure_query(&query);
+            self.hand_on(Parcel::Query(Box::new(query)));
         }
-        let mut all = self.waiting.remove(&session.index).unwrap_or_default();
-        all.extend(queries);
+        self.no_longer_waiting(session.index);
         self.measure_session(&session);
-        self.hand_on(Parcel::Session(Box::new(FinishedSession { session, queries: all })));
+        self.hand_on(Parcel::Session(Box::new(session)));
     }
 
     /// Hands the interval on where its second is over. Call it about once a second when nothing else happens.

@@ -1,7 +1,7 @@
 //! The sums of a run: sessions, queries, tokens, failures, and the merged distributions.
-//! It is filled a finished session at a time and keeps none of them.
+//! It is filled a finished query and session at a time and keeps none of them.
 
-use super::{Failures, FinishedSession, Interval, ReconnectStorm, Steady, threshold::Windows};
+use super::{Failures, Interval, ReconnectStorm, Steady, TokenCounts, Totals, threshold::Windows};
 use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
 use protocol::SessionId;
 use std::{collections::BTreeMap, time::Duration};
@@ -58,43 +58,6 @@ pub struct QueryCounts {
     pub time: Duration,
 }
 
-/// What became of the tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TokenCounts {
-    /// Announced, less those of queries that the run's end cut off.
-    pub expected: u64,
-    /// Came at least once.
-    pub received: u64,
-    /// Came by nobody's announcement: servers of the old contract. Part of `received`.
-    pub unverified: u64,
-    /// Announced and never came by the deadline.
-    pub lost: u64,
-    /// Of those: of queries that an error event ended, so nobody was left in the dark about them.
-    pub lost_to_error_events: u64,
-    /// Of those: sent while the socket was open.
-    pub lost_connected: u64,
-    /// Of those: sent while the socket was down.
-    pub lost_in_gap: u64,
-    /// The same position again.
-    pub duplicated: u64,
-    /// Below one already seen, for the first time.
-    pub reordered: u64,
-    /// Behind their generation's terminator, and terminators beyond the first.
-    pub after_terminator: u64,
-    /// Again, because the client asked for them again or could not say what it had. Not part of `duplicated`.
-    pub replayed: u64,
-    /// Announced, and still to come when the run was ended.
-    pub cut_off: u64,
-    /// The first four with terminators.
-    pub events_received: u64,
-    /// The first four with terminators.
-    pub events_lost: u64,
-    /// The first four with terminators.
-    pub events_duplicated: u64,
-    /// The first four with terminators.
-    pub events_reordered: u64,
-}
-
 /// Everything a run measured.
 #[derive(Clone, Debug, Default)]
 pub struct RunData {
@@ -136,6 +99,10 @@ pub struct RunData {
     pub steady: Option<Steady>,
     /// The worst windows of the thresholds that have one.
     pub windows: Windows,
+    /// What was read beside the run.
+    pub beside: Totals,
+    /// Readings that came too late for their second's row.
+    pub readings_dropped: u64,
     /// When the first query was sent.
     pub first_send: Option<Moment>,
     /// When the last answer ended.
@@ -148,15 +115,16 @@ impl RunData {
         self.metrics.merge(interval);
     }
 
-    /// Takes a session that ended.
-    pub fn add_session(&mut self, finished: &FinishedSession) {
-        let session = &finished.session;
+    /// Takes a query that ended.
+    pub fn add_query(&mut self, query: &QueryRecord) {
+        self.count_query(query);
+        self.tokens.query_ended(query);
+    }
+
+    /// Takes a session that ended; its `queries` were taken before.
+    pub fn add_session(&mut self, session: &SessionRecord, queries: &[QueryRecord]) {
         self.count_session(session);
-        for query in &finished.queries {
-            self.count_query(query);
-            self.count_tokens(query);
-        }
-        let told_by_a_query = finished.queries.iter().any(|query| query.failure == session.failure);
+        let told_by_a_query = queries.iter().any(|query| query.failure == session.failure);
         if let Some(failure) = session.failure.as_ref().filter(|_| !told_by_a_query) {
             self.failures.add(failure, session.ended);
         }
@@ -218,33 +186,6 @@ impl RunData {
         if let Some(failure) = &query.failure {
             self.failures.add(failure, query.ended);
         }
-    }
-
-    fn count_tokens(&mut self, query: &QueryRecord) {
-        let (tokens, tally) = (&mut self.tokens, &query.tally);
-        tokens.received += tally.tokens_received;
-        tokens.duplicated += tally.tokens_duplicated;
-        tokens.reordered += tally.tokens_reordered;
-        tokens.after_terminator += query.events_after_terminator;
-        tokens.events_received += tally.events_received;
-        tokens.events_duplicated += tally.events_duplicated;
-        tokens.events_reordered += tally.events_reordered;
-        let Some(expected) = query.tokens_expected else {
-            tokens.unverified += tally.tokens_received;
-            return;
-        };
-        if query.status == QueryStatus::Abandoned {
-            // Its deadline had not come: what was still to come is not lost, it was never waited for.
-            tokens.expected += tally.tokens_received;
-            tokens.cut_off += expected.saturating_sub(tally.tokens_received);
-            return;
-        }
-        tokens.expected += expected;
-        tokens.lost += super::counts::tokens_lost(query);
-        tokens.lost_to_error_events += if query.error_code.is_some() { tally.tokens_lost } else { 0 };
-        tokens.lost_connected += query.lost_connected;
-        tokens.lost_in_gap += query.lost_in_gap;
-        tokens.events_lost += tally.events_lost;
     }
 
     /// From the first send to the last response.

@@ -2,19 +2,21 @@
 //! It holds sums and a few seconds of histograms, whatever the length of the run.
 
 use super::{
-    csv_rows,
+    OutputSettings, Sink, csv_rows, events,
     files::{Files, named},
     history::{self, Second},
     hlog::Hlog,
     judging::Observer,
+    standing::Publisher,
 };
 use crate::{
-    faults::FaultLog,
-    measure::{Gauge, Interval, Parcel, ReconnectStorm, RunData},
+    faults::{Fate, FaultLog},
+    measure::{Beside, Gauge, Interval, Parcel, ReconnectStorm, RunData},
+    record::{QueryRecord, SessionRecord},
     schedule::Schedule,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, BufWriter},
     sync::{
@@ -35,13 +37,23 @@ const SECONDS_BEHIND: u64 = 2;
 
 #[derive(Debug)]
 pub(super) struct Collector {
-    run: RunData,
+    records: Records,
     files: Files,
-    rows: csv::Writer<BufWriter<File>>,
-    unflushed: usize,
     hlog: File,
     seconds: Seconds,
+}
+
+/// The sums of the run, and its rows on their way to the disk.
+#[derive(Debug)]
+struct Records {
+    run: RunData,
+    /// Queries of sessions that have not ended yet.
+    waiting: HashMap<u64, Vec<QueryRecord>>,
+    rows: csv::Writer<BufWriter<File>>,
+    unflushed: usize,
+    flushed: Instant,
     faults: Arc<FaultLog>,
+    events: Option<Sink>,
 }
 
 /// The seconds of the run that are not written yet.
@@ -55,18 +67,24 @@ struct Seconds {
     history: csv::Writer<File>,
     started_at: OffsetDateTime,
     sessions: Gauge,
+    beside: Beside,
     storm: ReconnectStorm,
     observer: Observer,
     faults: Arc<FaultLog>,
+    /// The fates of the faults that were told of.
+    told: Vec<Fate>,
+    events: Option<Sink>,
+    publisher: Option<Publisher>,
 }
 
 impl Collector {
     pub(super) fn new(
         files: &Files,
         sessions: Gauge,
-        observer: Observer,
-        schedule: Option<Arc<Schedule>>,
+        beside: Beside,
+        settings: &OutputSettings,
         faults: Arc<FaultLog>,
+        events: Option<Sink>,
     ) -> io::Result<Self> {
         let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
         let mut rows = csv::Writer::from_writer(buffered);
@@ -76,18 +94,31 @@ impl Collector {
         history.write_record(history::COLUMNS)?;
         history.flush()?;
         let seconds = Seconds {
-            schedule,
+            schedule: settings.schedule.clone(),
             open: BTreeMap::new(),
             next: 0,
             history,
             started_at: files.started_at,
             sessions,
+            beside,
             storm: ReconnectStorm::default(),
-            observer,
+            observer: settings.judging.observer(),
             faults: Arc::clone(&faults),
+            told: Vec::new(),
+            events: events.clone(),
+            publisher: settings.board.clone().map(Publisher::new),
         };
         let hlog = files.open("_latency.hlog")?;
-        Ok(Self { run: RunData::default(), files: files.clone(), rows, unflushed: 0, hlog, seconds, faults })
+        let records = Records {
+            run: RunData::default(),
+            waiting: HashMap::new(),
+            rows,
+            unflushed: 0,
+            flushed: Instant::now(),
+            faults,
+            events,
+        };
+        Ok(Self { records, files: files.clone(), hlog, seconds })
     }
 
     /// Until the last recorder is gone.
@@ -98,35 +129,81 @@ impl Collector {
 
     fn collect(mut self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
         let mut hlog = Hlog::new(&self.hlog, self.files.started_at)?;
-        let mut flushed = Instant::now();
+        let records = &mut self.records;
         loop {
             match incoming.recv_timeout(FLUSH) {
                 Ok(Parcel::Interval { second, mut interval, back }) => {
-                    self.run.add_interval(&interval);
+                    records.run.add_interval(&interval);
                     self.seconds.add(second, &interval, &mut hlog)?;
                     interval.clear();
                     // The recorder has enough of them, or is done.
                     let _ = back.try_send(interval);
                 }
-                Ok(Parcel::Session(finished)) => {
-                    self.run.add_session(&finished);
-                    csv_rows::write(&mut self.rows, &finished, &self.faults)?;
-                    self.unflushed += finished.queries.len();
+                Ok(Parcel::Query(query)) => records.query(*query),
+                Ok(Parcel::Reconnect(at, index, reconnect)) => {
+                    tell(records.events.as_ref(), || events::reconnect(at, index, &reconnect));
                 }
+                Ok(Parcel::SoFar(session)) => {
+                    let queries = records.take_waiting(session.index);
+                    records.write(&session, &queries)?;
+                }
+                Ok(Parcel::Session(session)) => records.session(&session)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if flushed.elapsed() >= FLUSH || self.unflushed >= ROWS_A_FLUSH {
-                self.rows.flush()?;
-                (self.unflushed, flushed) = (0, Instant::now());
-            }
+            records.flush()?;
+            self.seconds.publish(&records.run);
         }
         self.seconds.observer.run_is_over();
         self.seconds.write_before(u64::MAX, &mut hlog)?;
-        self.rows.flush()?;
-        self.run.reconnect_storm = self.seconds.storm;
-        self.seconds.observer.hand_over(&mut self.run);
-        Ok(self.run)
+        let Records { mut run, mut rows, .. } = self.records;
+        rows.flush()?;
+        run.reconnect_storm = self.seconds.storm;
+        run.beside = self.seconds.beside.totals();
+        run.readings_dropped = self.seconds.beside.dropped();
+        self.seconds.observer.hand_over(&mut run);
+        Ok(run)
+    }
+}
+
+fn tell(sink: Option<&Sink>, event: impl FnOnce() -> serde_json::Value) {
+    if let Some(sink) = sink {
+        sink.send(&event());
+    }
+}
+
+impl Records {
+    fn query(&mut self, query: QueryRecord) {
+        self.run.add_query(&query);
+        tell(self.events.as_ref(), || events::query(&query));
+        self.waiting.entry(query.session_index).or_default().push(query);
+    }
+
+    /// A row says what became of its session as well, so it waits for the session's end.
+    fn session(&mut self, session: &SessionRecord) -> io::Result<()> {
+        tell(self.events.as_ref(), || events::session(session));
+        let queries = self.take_waiting(session.index);
+        self.run.add_session(session, &queries);
+        self.write(session, &queries)
+    }
+
+    fn take_waiting(&mut self, session: u64) -> Vec<QueryRecord> {
+        self.waiting.remove(&session).unwrap_or_default()
+    }
+
+    fn write(&mut self, session: &SessionRecord, queries: &[QueryRecord]) -> io::Result<()> {
+        csv_rows::write(&mut self.rows, session, queries, &self.faults)?;
+        self.unflushed += queries.len();
+        Ok(())
+    }
+
+    /// Writes the rows out where it is time.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.flushed.elapsed() >= FLUSH || self.unflushed >= ROWS_A_FLUSH {
+            self.rows.flush()?;
+            (self.unflushed, self.flushed) = (0, Instant::now());
+        }
+        Ok(())
     }
 }
 
@@ -139,6 +216,25 @@ impl Seconds {
         self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
     }
 
+    /// Tells of faults whose fate has changed.
+    fn tell_faults(&mut self) {
+        let Some(sink) = &self.events else { return };
+        let records = self.faults.records();
+        self.told.resize(records.len(), Fate::Planned);
+        for (record, told) in records.iter().zip(&mut self.told) {
+            if record.fate != *told {
+                events::fault(record).iter().for_each(|event| sink.send(event));
+                *told = record.fate.clone();
+            }
+        }
+    }
+
+    fn publish(&mut self, run: &RunData) {
+        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_due()) {
+            publisher.publish(run, self.observer.standing(run, &self.beside.totals()));
+        }
+    }
+
     /// The faults that began in `second`, or before it in seconds that have no row.
     fn begun_until(&self, second: u64) -> String {
         let begun = (self.next..=second).map(|second| self.faults.begun_in(second));
@@ -146,15 +242,25 @@ impl Seconds {
     }
 
     fn write_before(&mut self, end: u64, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        self.tell_faults();
         while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < end) {
             let (second, (interval, sessions)) = entry.remove_entry();
             hlog.write(second, &interval)?;
             let timestamp = self.started_at + Duration::from_secs(second);
             self.storm.add(second, &interval);
-            self.observer.second(second, &interval);
+            let readings = self.beside.take(second);
+            self.observer.second(second, &interval, &readings);
+            if let Some(publisher) = &mut self.publisher {
+                publisher.second(second, &interval);
+            }
             let faults = self.begun_until(second);
             let target = self.schedule.as_ref().map(|schedule| schedule.target_in(second));
-            let row = Second { timestamp, sessions, interval: &interval, faults, target };
+            if let Some(sink) = &self.events {
+                sink.send(&events::second(second, &interval, sessions, target));
+                events::health(second, &readings).iter().for_each(|event| sink.send(event));
+            }
+            let row =
+                Second { timestamp, sessions, interval: &interval, faults, target, readings: &readings };
             self.history.write_record(row.record())?;
             self.history.flush()?;
             self.next = second + 1;

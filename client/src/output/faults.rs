@@ -3,7 +3,8 @@
 
 use super::{
     RunInfo,
-    text::{line, printable, short},
+    page::Page,
+    values::{printable, short},
 };
 use crate::{
     faults::{Fate, FaultRecord},
@@ -90,40 +91,39 @@ fn by_cause(run: &RunData) -> Vec<(String, u64)> {
 }
 
 /// Lines about connections, where there is something to say.
-pub(super) fn connection_lines(out: &mut String, run: &RunData) {
+pub(super) fn connection_lines(page: &mut Page, run: &RunData) {
     let causes: Vec<_> =
         by_cause(run).into_iter().map(|(cause, count)| format!("{cause} × {count}")).collect();
     if !causes.is_empty() {
-        line(out, "reconnects after", &causes.join(", "));
+        page.entry("reconnects after", &causes.join(", "));
     }
     let storm = &run.reconnect_storm;
     if storm.peak_attempts.per_second > 0 {
         let (attempts, ok) = (storm.peak_attempts, storm.peak_reconnects);
-        line(
-            out,
+        page.entry(
             "peak_reconnect_rate",
             &format!("{}/s ok, {}/s attempts", ok.per_second, attempts.per_second),
         );
     }
     if run.sockets_cut > 0 {
-        line(out, "sockets_cut", &format!("{}  (by the client itself)", run.sockets_cut));
+        page.entry("sockets_cut", &format!("{}  (by the client itself)", run.sockets_cut));
     }
     if run.sessions.paused > 0 {
-        line(out, "sessions_stalled", &format!("{}  (they stopped reading)", run.sessions.paused));
+        page.entry("sessions_stalled", &format!("{}  (they stopped reading)", run.sessions.paused));
     }
     if run.announced_gaps > 0 {
         let positions = run.announced_gap_positions;
-        line(out, "announced_gaps", &format!("{}, {positions} positions", run.announced_gaps));
+        page.entry("announced_gaps", &format!("{}, {positions} positions", run.announced_gaps));
     }
     if !run.errors_by_code.is_empty() {
         let codes: Vec<_> =
             run.errors_by_code.iter().map(|(code, n)| format!("{} × {n}", printable(code))).collect();
-        line(out, "error events", &codes.join(", "));
+        page.entry("error events", &codes.join(", "));
     }
 }
 
 /// A section of the faults, where any were planned.
-pub(super) fn section(out: &mut String, info: &RunInfo) {
+pub(super) fn section(page: &mut Page, info: &RunInfo) {
     for fault in &info.faults {
         let (outcome, detail) = outcome(fault);
         let recovery = match (outcome, fault.time_to_recover()) {
@@ -135,15 +135,15 @@ pub(super) fn section(out: &mut String, info: &RunInfo) {
             if fault.unrecovered > 0 { format!(", {} never", fault.unrecovered) } else { String::new() };
         let began = fault.began.zip(fault.first_send).map(|(began, first)| began.saturating_sub(first));
         let at = began.unwrap_or(fault.at).as_secs_f64();
-        line(out, "fault", &format!("{} at {at:.1} s: {outcome}", fault.spec));
-        line(out, "  outages", &format!("{}, {recovery}{lost}", fault.outages));
+        page.entry("fault", &format!("{} at {at:.1} s: {outcome}", fault.spec));
+        page.entry("  outages", &format!("{}, {recovery}{lost}", fault.outages));
         if !fault.error_events.is_empty() {
             let codes: Vec<_> =
                 fault.error_events.iter().map(|(code, n)| format!("{} × {n}", printable(code))).collect();
-            line(out, "  error events within 5 s", &codes.join(", "));
+            page.entry("  error events within 5 s", &codes.join(", "));
         }
     }
     if !info.faults.is_empty() {
-        out.push('\n');
+        page.gap();
     }
 }

@@ -2,7 +2,7 @@
 //! A figure of nothing has no value.
 
 use super::{
-    RunInfo,
+    RunInfo, info,
     summary::{delivery_ratio, rate, share},
 };
 use crate::measure::{
@@ -61,6 +61,7 @@ pub(super) fn scalars(run: &RunData, info: &RunInfo, goodput: bool) -> BTreeMap<
         ("longest_token_gap_ms", run.longest_gap.map(|longest| longest.gap.as_secs_f64() * 1e3)),
         ("request_throughput", Some(rate(queries.ok, duration))),
         ("output_throughput", Some(rate(tokens.received, duration))),
+        ("published_throughput", info::published_throughput(run, info)),
         ("request_goodput", goodput.then(|| rate(good, duration))),
         ("goodput_share", share(good, queries.total).filter(|_| goodput)),
         ("cpu_wait_share", info.cpu_wait_share),

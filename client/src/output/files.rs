@@ -1,7 +1,7 @@
 //! Names and places of a run's files: `NAME_YYYYMMDD_HHMMSS…` in the output directory.
 //! It never overwrites: a second run in the same second gets a suffix.
 
-use super::Judging;
+use super::{Board, Judging, Wanted};
 use crate::schedule::Schedule;
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,6 +24,10 @@ pub struct OutputSettings {
     pub judging: Judging,
     /// What is scheduled for each second.
     pub schedule: Option<Arc<Schedule>>,
+    /// Where the run's standing is shown while it goes on, if somebody looks.
+    pub board: Option<Board>,
+    /// Whether its events are wanted, and where.
+    pub events: Option<Wanted>,
 }
 
 /// The output directory or a file in it cannot be created.
@@ -106,6 +110,7 @@ impl Files {
             "_resources.csv",
             "_health.csv",
             "_latency.hlog",
+            "_events.ndjson",
         ];
         endings.map(|ending| self.path(ending)).into_iter().filter(|path| path.exists()).collect()
     }
@@ -134,6 +139,8 @@ mod tests {
             started_at,
             judging: Judging::default(),
             schedule: None,
+            board: None,
+            events: None,
         }
     }
 

@@ -1,11 +1,11 @@
 //! One row a second: what ended in that second and how long it took, percentiles of that second alone.
 //! Locust's column names where they fit; times are milliseconds.
 
-use crate::measure::{Interval, Metric};
+use crate::measure::{Interval, Metric, Quantity, Reading};
 use time::OffsetDateTime;
 
 /// The header.
-pub(super) const COLUMNS: [&str; 29] = [
+pub(super) const COLUMNS: [&str; 39] = [
     "Timestamp",
     "User Count",
     "Type",
@@ -35,7 +35,23 @@ pub(super) const COLUMNS: [&str; 29] = [
     "Tokens lost/s",
     "Target",
     "faults",
+    "client cpu_cores",
+    "server cpu_cores",
+    "wsproxy cpu_cores",
+    "haproxy cpu_cores",
+    "redis cpu_cores",
+    "client rss_bytes",
+    "server rss_bytes",
+    "wsproxy rss_bytes",
+    "haproxy rss_bytes",
+    "redis rss_bytes",
 ];
+
+/// As the kernel counts memory.
+const BYTES_A_MB: f64 = 1_048_576.0;
+
+/// Whose CPU and memory have columns, in their order.
+const ROLES: [&str; 5] = ["client", "server", "wsproxy", "haproxy", "redis"];
 
 /// Locust's percentiles, as quantiles.
 pub(super) const QUANTILES: [f64; 11] = [0.5, 0.66, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 1.0];
@@ -51,6 +67,8 @@ pub(super) struct Second<'a> {
     pub(super) faults: String,
     /// What was scheduled for it: sessions present, in open models arrivals.
     pub(super) target: Option<f64>,
+    /// What was read beside it.
+    pub(super) readings: &'a [Reading],
 }
 
 impl Second<'_> {
@@ -80,6 +98,18 @@ impl Second<'_> {
         row.push(counts.lost.to_string());
         row.push(self.target.map(|target| format!("{target:.0}")).unwrap_or_default());
         row.push(self.faults.clone());
+        let read = |quantity, role: &str| {
+            let mut readings = self.readings.iter().rev();
+            readings
+                .find(|reading| reading.quantity == quantity && reading.label == role)
+                .map(|reading| reading.value)
+        };
+        row.extend(ROLES.map(|role| {
+            read(Quantity::CpuShare, role).map(|cores| format!("{cores:.3}")).unwrap_or_default()
+        }));
+        row.extend(ROLES.map(|role| {
+            read(Quantity::RssMb, role).map(|mb| format!("{:.0}", mb * BYTES_A_MB)).unwrap_or_default()
+        }));
         row
     }
 

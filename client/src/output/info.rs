@@ -1,6 +1,7 @@
 //! What the engine knows of a run besides its records: the plan, the machine's part, how it ended.
 //! Secrets are not in it: the configuration comes redacted.
 
+use super::Tally;
 use crate::{
     faults::{Fate, FaultRecord},
     findings::{self, Finding, Measured},
@@ -8,7 +9,7 @@ use crate::{
     schedule::Schedule,
     watch::Watched,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// Told by the engine when the run is over.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub struct RunInfo {
     pub api_url: String,
     /// Where its sockets were aimed at.
     pub ws_url: String,
+    /// The stack was in the client's own process, and its bus in memory.
+    pub embedded: bool,
     /// Sessions asked for.
     pub clients: u64,
     /// Queries asked for, a session.
@@ -49,10 +52,10 @@ pub struct RunInfo {
     pub shared_clock: Option<bool>,
     /// What was to be broken, and what became of it.
     pub faults: Vec<FaultRecord>,
+    /// What became of its events, where they were wanted.
+    pub events: Option<Tally>,
     /// Why the run was ended early: a threshold that could not be kept any more.
     pub aborted: Option<String>,
-    /// What watched beside the run has to say, by name: `health_ms:p99`, `restarts`, `rss_mb{redis}`. Thresholds may ask for it.
-    pub extra_figures: BTreeMap<String, f64>,
     /// What was seen of the stack's processes and doors.
     pub watched: Watched,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
@@ -79,6 +82,12 @@ impl RunInfo {
     }
 }
 
+/// Tokens a second that the servers handed to the bus, whoever asked for them; none where nobody could say.
+pub(super) fn published_throughput(run: &RunData, info: &RunInfo) -> Option<f64> {
+    let published = info.watched.of_itself.tokens_published?;
+    Some(super::summary::rate(published, run.duration())).filter(|rate| *rate > 0.0)
+}
+
 /// What a reader should look at first.
 pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
     let peak = run.reconnect_storm.peak_attempts;
@@ -87,6 +96,10 @@ pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
         cpu_wait_share: info.cpu_wait_share,
         peak_reconnects: (peak.per_second, peak.at_s),
         peak_sessions: info.peak_sessions,
+        attempts_and_cuts: (run.reconnect_attempts, run.sockets_cut),
+        published_throughput: published_throughput(run, info),
+        bus_in_memory: info.embedded,
+        faults: &info.faults,
     };
     findings::find(&measured, &info.watched)
 }
@@ -126,5 +139,5 @@ fn not_injected(fault: &FaultRecord) -> Option<String> {
         Fate::Planned => "its time never came",
         Fate::Begun => "it was not in force at the run's end",
     };
-    Some(format!("`{}` at {} s, {}", fault.spec, fault.at.as_secs_f64(), super::text::printable(why)))
+    Some(format!("`{}` at {} s, {}", fault.spec, fault.at.as_secs_f64(), super::values::printable(why)))
 }

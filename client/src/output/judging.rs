@@ -4,7 +4,7 @@
 use super::{RunInfo, figures, info};
 use crate::{
     measure::{
-        Evidence, Interval, Judgement, Objective, RunData, Steady, exit_code, judge,
+        Evidence, Interval, Judgement, Objective, Reading, RunData, Steady, Totals, exit_code, judge,
         threshold::{Outcome, RunFigures, Threshold, Windows, figure_text, judge_all, zero},
     },
     signals::Stop,
@@ -49,6 +49,8 @@ impl Judging {
     /// What looks at the seconds as they go by.
     pub(super) fn observer(&self) -> Observer {
         Observer {
+            thresholds: self.thresholds.clone(),
+            goodput: !self.objectives.is_empty(),
             windows: Windows::of(&self.all()),
             steady: self.steady.and_then(Steady::of),
             abort: self.abort.clone(),
@@ -59,14 +61,16 @@ impl Judging {
 /// Looks at the seconds of a run as they are over.
 #[derive(Debug)]
 pub(super) struct Observer {
+    thresholds: Vec<Threshold>,
+    goodput: bool,
     windows: Windows,
     steady: Option<Steady>,
     abort: Option<Abort>,
 }
 
 impl Observer {
-    pub(super) fn second(&mut self, second: u64, interval: &Interval) {
-        self.windows.second(second, interval);
+    pub(super) fn second(&mut self, second: u64, interval: &Interval, readings: &[Reading]) {
+        self.windows.second(second, interval, readings);
         if let Some(steady) = &mut self.steady {
             steady.second(second, interval);
         }
@@ -78,6 +82,18 @@ impl Observer {
             abort.stop.starting.cancel();
             self.abort = None;
         }
+    }
+
+    /// What the user's thresholds would come to if the run were over.
+    pub(super) fn standing(&self, run: &RunData, beside: &Totals) -> Vec<Outcome> {
+        let figures = RunFigures {
+            metrics: &run.metrics,
+            scalars: &figures::scalars(run, &RunInfo::default(), self.goodput),
+            beside,
+            steady: self.steady.as_ref(),
+            windows: &self.windows,
+        };
+        judge_all(&self.thresholds, &figures)
     }
 
     /// The run is over: nothing is left to be ended early.
@@ -108,7 +124,7 @@ impl Conclusion {
         let figures = RunFigures {
             metrics: &run.metrics,
             scalars: &scalars,
-            extra: &info.extra_figures,
+            beside: &run.beside,
             steady: run.steady.as_ref(),
             windows: &run.windows,
         };

@@ -1,7 +1,7 @@
 //! `_junit.xml`: the verdict and every threshold as test cases, for whatever shows test results of a build.
 //! A threshold that cannot be judged is an error, one of an unnumbered stream is skipped; none is left out.
 
-use super::{RunInfo, files::Files, judging::Conclusion, summary::integrity, text::uncontrolled};
+use super::{RunInfo, files::Files, judging::Conclusion, summary::integrity, values::uncontrolled};
 use crate::measure::{
     RunData, Verdict,
     threshold::{Outcome, State},

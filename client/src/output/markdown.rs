@@ -6,7 +6,8 @@ use super::{
     files::Files,
     judging::Conclusion,
     summary::{delivery_ratio, integrity, rate},
-    text::{headline, percent, printable, short, uncontrolled},
+    text::headline,
+    values::{percent, printable, short, uncontrolled},
 };
 use crate::measure::{
     Metric, RunData,

@@ -1,34 +1,47 @@
 //! What a run leaves behind: files in the output directory and the text on stdout.
 //! A thread of its own writes as the run goes on, so an interrupted run leaves valid files; no worker ever waits for a disk
-//! unless the disk falls thousands of sessions behind.
+//! unless the disk falls ten thousand queries behind.
 
 mod analyze;
 mod collector;
+mod colors;
 mod csv_rows;
+mod events;
 mod faults;
 mod figures;
 mod files;
 mod history;
 mod hlog;
 mod host;
+mod index;
 mod info;
 mod judging;
 mod junit;
 mod markdown;
+mod page;
+mod resources;
+mod standing;
 mod summary;
 mod tables;
 mod text;
+mod values;
 
 pub use analyze::{AnalyzeError, analyze};
+pub use colors::colored;
+pub use events::{Destination, Sink, Tally, Wanted};
 pub use files::{OpenError, OutputSettings};
 pub use info::RunInfo;
 pub use judging::{Abort, Judging};
-pub use text::colored;
-pub(crate) use text::{short, wrap};
+pub use page::USUAL_COLUMNS;
+pub(crate) use page::wrap;
+pub(crate) use page::{Column, Page};
+pub use standing::{Board, RECENT, RECENT_SECONDS, Standing};
+pub(crate) use values::{printable, short};
 
-use crate::measure::{Gauge, Judgement, Parcel, Recorder, RunData};
+use crate::measure::{Beside, Gauge, Judgement, Parcel, Recorder, RunData};
 use crate::{faults::FaultLog, report};
 use collector::Collector;
+use events::{Events, Pipe};
 use judging::Conclusion;
 use std::{
     io,
@@ -40,35 +53,59 @@ use std::{
     thread::JoinHandle,
 };
 
-/// Parcels between the workers and the writing thread: some thousand finished sessions.
-const PARCELS: usize = 4096;
+/// Parcels between the workers and the writing thread: some ten thousand finished queries.
+const PARCELS: usize = 16_384;
 
 /// The results of a run in the making.
 #[derive(Debug)]
 pub struct Results {
     files: files::Files,
     judging: Judging,
+    board: Option<Board>,
+    events: Option<Events>,
     parcels: SyncSender<Parcel>,
     collector: JoinHandle<io::Result<RunData>>,
     sessions: Gauge,
     queries: Gauge,
+    beside: Beside,
 }
 
 /// A run judged and written.
 #[derive(Debug)]
 pub struct Finished {
-    /// What the run is worth, and why.
-    pub judgement: Judgement,
-    /// The verdict's name, or that the run was interrupted.
-    pub headline: &'static str,
-    /// The exit code that follows.
-    pub exit_code: u8,
-    /// The text summary, for stdout; [`colored`] paints it for a terminal.
-    pub text: String,
     /// What was written.
     pub files: Vec<PathBuf>,
     /// What the names of all of it begin with.
     pub base: PathBuf,
+    measured: RunData,
+    info: RunInfo,
+    conclusion: Conclusion,
+}
+
+impl Finished {
+    /// What the run is worth, and why.
+    #[must_use]
+    pub const fn judgement(&self) -> &Judgement {
+        &self.conclusion.judgement
+    }
+
+    /// The verdict's name, or that the run was interrupted.
+    #[must_use]
+    pub const fn headline(&self) -> &'static str {
+        text::headline(&self.info, &self.conclusion.judgement)
+    }
+
+    /// The exit code that follows.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        self.conclusion.exit_code
+    }
+
+    /// The text summary for a terminal of so many columns; [`colored`] paints it.
+    #[must_use]
+    pub fn text(&self, columns: usize) -> String {
+        text::render(&self.measured, &self.info, &self.conclusion, columns)
+    }
 }
 
 impl Results {
@@ -79,16 +116,18 @@ impl Results {
     pub fn open(settings: &OutputSettings, faults: Arc<FaultLog>) -> Result<Self, OpenError> {
         let files = files::Files::create(settings)?;
         let (parcels, incoming) = sync_channel(PARCELS);
-        let (sessions, queries) = (Gauge::default(), Gauge::default());
+        let (sessions, queries, beside) = (Gauge::default(), Gauge::default(), Beside::default());
         let judging = settings.judging.clone();
-        let collector =
-            Collector::new(&files, sessions.clone(), judging.observer(), settings.schedule.clone(), faults)
-                .map_err(|source| OpenError::new(files.path(""), source))?;
+        let events = settings.events.as_ref().map(|wanted| start_events(&files, wanted)).transpose()?;
+        let sink = events.as_ref().map(Events::sink);
+        let collector = Collector::new(&files, sessions.clone(), beside.clone(), settings, faults, sink)
+            .map_err(|source| OpenError::new(files.path(""), source))?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
             .spawn(move || collector.run(&incoming))
             .map_err(|source| OpenError::new(files.path(""), source))?;
-        Ok(Self { files, judging, parcels, collector, sessions, queries })
+        let board = settings.board.clone();
+        Ok(Self { files, judging, board, events, parcels, collector, sessions, queries, beside })
     }
 
     /// A recorder; one a worker.
@@ -101,6 +140,18 @@ impl Results {
     #[must_use]
     pub fn aborted(&self) -> Option<String> {
         self.judging.abort.as_ref()?.reason.get().cloned()
+    }
+
+    /// Where the run's standing is shown, if somebody looks.
+    #[must_use]
+    pub fn board(&self) -> Option<Board> {
+        self.board.clone()
+    }
+
+    /// Where events go, if somebody wants them.
+    #[must_use]
+    pub fn events(&self) -> Option<Sink> {
+        self.events.as_ref().map(Events::sink)
     }
 
     /// Where the file of this ending belongs.
@@ -121,6 +172,12 @@ impl Results {
         &self.queries
     }
 
+    /// Where to put what is read beside the run.
+    #[must_use]
+    pub const fn beside(&self) -> &Beside {
+        &self.beside
+    }
+
     /// Waits for the last recorder to be dropped, judges the run, writes the rest and makes the text.
     ///
     /// # Errors
@@ -128,25 +185,49 @@ impl Results {
     pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
         drop(self.parcels);
         let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
-        write_up(&self.files, &run, info, &self.judging)
+        write_up(&self.files, run, info, &self.judging, self.events)
     }
 }
 
+/// The events' file or pipe, and their first line.
+fn start_events(files: &files::Files, wanted: &Wanted) -> Result<Events, OpenError> {
+    let path = match &wanted.destination {
+        Destination::Results => files.path("_events.ndjson"),
+        Destination::File(path) => path.clone(),
+        Destination::Stdout => PathBuf::from("-"),
+    };
+    let pipe = match wanted.destination {
+        Destination::Stdout => Ok(Pipe::stdout()),
+        _ => Pipe::open(&path),
+    };
+    let events = pipe.and_then(Events::start).map_err(|source| OpenError::new(path, source))?;
+    events.sink().send(&events::run(wanted, files.id(), files.started_at));
+    Ok(events)
+}
+
 /// Judges the run and writes what can only be written at its end.
-fn write_up(files: &files::Files, run: &RunData, info: &RunInfo, judging: &Judging) -> io::Result<Finished> {
-    let conclusion = Conclusion::of(run, info, judging);
-    tables::write_stats(files, run)?;
-    tables::write_failures(files, run)?;
-    summary::write(files, run, info, &conclusion)?;
-    junit::write(files, run, info, &conclusion)?;
-    markdown::write(files, run, info, &conclusion)?;
-    summary::write_index(files, run, info, &conclusion.judgement)?;
+fn write_up(
+    files: &files::Files,
+    run: RunData,
+    info: &RunInfo,
+    judging: &Judging,
+    events: Option<Events>,
+) -> io::Result<Finished> {
+    let conclusion = Conclusion::of(&run, info, judging);
+    let last = |written, dropped| {
+        events::verdict(&conclusion.judgement, info, conclusion.exit_code, written, dropped)
+    };
+    let info = RunInfo { events: events.map(|events| events.end(last)), ..info.clone() };
+    tables::write_stats(files, &run)?;
+    tables::write_failures(files, &run)?;
+    summary::write(files, &run, &info, &conclusion)?;
+    junit::write(files, &run, &info, &conclusion)?;
+    markdown::write(files, &run, &info, &conclusion)?;
+    index::write(files, &run, &info, &conclusion.judgement)?;
     // Everything that it says is stored already: a run is not lost for want of its picture.
     if let Err(error) = report::write(&files.path(".csv")) {
         eprintln!("client: the report was not written ({error:#}); `client report` can make it later");
     }
-    let text = text::render(run, info, &conclusion);
-    let headline = text::headline(info, &conclusion.judgement);
-    let Conclusion { judgement, exit_code, .. } = conclusion;
-    Ok(Finished { judgement, headline, exit_code, text, files: files.written(), base: files.path("") })
+    let (written, base) = (files.written(), files.path(""));
+    Ok(Finished { files: written, base, measured: run, info, conclusion })
 }

@@ -1,15 +1,17 @@
-//! `_summary.json`: the origin's keys, vLLM's and ours beside them, and the line of the run in `index.jsonl`.
+//! `_summary.json`: the origin's keys, vLLM's and ours beside them.
 //! The origin's are in seconds and percent, all others in milliseconds and shares.
 
-use super::{RunInfo, faults, figures, files::Files, host::Host, info, judging::Conclusion};
+use super::{
+    RunInfo, Tally, faults, figures, files::Files, host::Host, info, judging::Conclusion, resources,
+};
 use crate::measure::{
-    Distribution, Judgement, Metric, RunData, Summary as Figures,
+    Distribution, Metric, RunData, Summary as Figures,
     threshold::{Outcome, State},
 };
 use crate::schedule::{Phase, Schedule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::{fs::OpenOptions, io, io::Write, time::Duration};
+use std::{io, io::Write, time::Duration};
 use time::format_description::well_known::Rfc3339;
 
 /// Grows when a key changes its meaning.
@@ -37,8 +39,10 @@ struct Summary<'a> {
     steady: Option<Value>,
     findings: Vec<crate::findings::Finding>,
     health: Option<Value>,
+    events: Option<&'a Tally>,
     faults: Vec<Value>,
     metrics: Map<String, Value>,
+    gateways: Option<crate::watch::Gateways>,
     failures: Vec<Value>,
     close_codes: Map<String, Value>,
     concurrency: Value,
@@ -208,7 +212,7 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
 }
 
 /// `mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` … and the throughputs; goodput where objectives were given.
-fn vllm(run: &RunData, conclusion: &Conclusion) -> Map<String, Value> {
+fn vllm(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> Map<String, Value> {
     let mut keys = Map::new();
     if !conclusion.objectives.is_empty() {
         let good = run.metrics.counts().good;
@@ -219,6 +223,7 @@ fn vllm(run: &RunData, conclusion: &Conclusion) -> Map<String, Value> {
     }
     keys.insert("request_throughput".into(), rate(run.queries.ok, run.duration()).into());
     keys.insert("output_throughput".into(), rate(run.tokens.received, run.duration()).into());
+    keys.insert("published_throughput".into(), json!(info::published_throughput(run, info)));
     for metric in [Metric::Ttft, Metric::Tpot, Metric::Itl, Metric::E2el] {
         if let Some(figures) = run.metrics.get(metric).summary() {
             let name = metric.name();
@@ -230,7 +235,7 @@ fn vllm(run: &RunData, conclusion: &Conclusion) -> Map<String, Value> {
     keys
 }
 
-fn metrics(run: &RunData) -> Map<String, Value> {
+fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
     let figures = |distribution: &Distribution| {
         let mut figures = json!(distribution.summary()?);
         figures["outside_histogram"] = distribution.outside().into();
@@ -239,6 +244,7 @@ fn metrics(run: &RunData) -> Map<String, Value> {
     Metric::ALL
         .into_iter()
         .filter_map(|metric| Some((format!("{}_ms", metric.name()), figures(run.metrics.get(metric))?)))
+        .chain(info.watched.of_itself.bus_lag.map(|lag| ("bus_lag_ms".to_owned(), json!(lag))))
         .collect()
 }
 
@@ -305,20 +311,17 @@ fn schedule(schedule: &Schedule) -> Value {
     })
 }
 
-/// Checks of the doors and what watched processes took; none where nothing was watched.
-fn health(info: &RunInfo) -> Option<Value> {
-    let figures = info.watched.figures();
-    (!figures.is_empty()).then(|| json!(figures))
-}
-
 fn generator(run: &RunData, info: &RunInfo) -> Value {
     let p99 = |metric| run.metrics.get(metric).quantile_ms(0.99);
+    let memory = info.watched.processes.get("client").and_then(resources::bytes_a_minute);
     json!({
         "schedule_lag_p99_ms": p99(Metric::ScheduleLag),
         "loop_lag_p99_ms": p99(Metric::LoopLag),
         "pace_lag_p99_ms": p99(Metric::PaceLag),
         "cpu_wait_share": info.cpu_wait_share,
         "shared_clock": info.shared_clock,
+        "memory_slope_bytes_per_min": memory.map(|slope| slope.0),
+        "memory_slope_error_bytes_per_min": memory.map(|slope| slope.1),
     })
 }
 
@@ -337,14 +340,16 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         integrity: integrity(run),
         origin: origin(run),
         ours: ours(run, info),
-        vllm: vllm(run, conclusion),
+        vllm: vllm(run, info, conclusion),
         measures: faults::measures(run),
         thresholds: conclusion.outcomes.iter().map(threshold).collect(),
         steady: run.steady.as_ref().map(|steady| figures::steady(steady, !conclusion.objectives.is_empty())),
         findings: info::findings(run, info),
-        health: health(info),
+        health: resources::health(run),
+        events: info.events.as_ref(),
         faults: faults::json(info),
-        metrics: metrics(run),
+        metrics: metrics(run, info),
+        gateways: info.watched.of_itself.gateways,
         failures: failures(run),
         close_codes: close_codes.collect(),
         concurrency: concurrency(run, info),
@@ -358,55 +363,4 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
     let mut text = serde_json::to_string_pretty(&summary)?;
     text.push('\n');
     files.open("_summary.json")?.write_all(text.as_bytes())
-}
-
-/// Adds the run's line to `index.jsonl`, in one write, so that two runs at once cannot mix theirs.
-pub(super) fn write_index(
-    files: &Files,
-    run: &RunData,
-    info: &RunInfo,
-    judgement: &Judgement,
-) -> io::Result<()> {
-    let quantile = |metric, quantile| run.metrics.get(metric).quantile_ms(quantile);
-    let line = json!({
-        "run_id": files.id(),
-        "started_at": files.started_at.format(&Rfc3339).map_err(io::Error::other)?,
-        "config_hash": format!("{:016x}", fnv1a(info.config.to_string().as_bytes())),
-        "verdict": judgement.verdict.name(),
-        "verdict_reason": judgement.reason,
-        "interrupted": info.interrupted,
-        "clients": info.clients,
-        "queries_total": run.queries.total,
-        "queries_ok": run.queries.ok,
-        "tokens_expected": run.tokens.expected,
-        "tokens_received": run.tokens.received,
-        "tokens_lost": run.tokens.lost,
-        "duration_s": run.duration().as_secs_f64(),
-        "output_throughput": rate(run.tokens.received, run.duration()),
-        "p50_ttft_ms": quantile(Metric::Ttft, 0.5),
-        "p99_ttft_ms": quantile(Metric::Ttft, 0.99),
-        "p99_itl_ms": quantile(Metric::Itl, 0.99),
-        "p50_e2el_ms": quantile(Metric::E2el, 0.5),
-        "p99_e2el_ms": quantile(Metric::E2el, 0.99),
-    });
-    let mut index = OpenOptions::new().create(true).append(true).open(files.index())?;
-    index.write_all(format!("{line}\n").as_bytes())
-}
-
-/// FNV-1a, 64 bits: the same configuration has the same hash in every version and on every machine.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_the_published_one() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
-    }
 }

@@ -1,7 +1,7 @@
 //! `_stats.csv`, a row a step of the session, and `_failures.csv`, a row a kind of failure; Locust's columns.
 //! Both are written once, at the end.
 
-use super::{files::Files, history::QUANTILES, text::printable};
+use super::{files::Files, history::QUANTILES, values::printable};
 use crate::measure::{Metric, RunData};
 use std::io;
 

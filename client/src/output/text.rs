@@ -1,17 +1,17 @@
 //! The text summary on stdout, in k6's shape: verdict and checks, delivery, latency, throughput, connections,
-//! and the generator's own health. It fits 80 columns and is readable without colours.
+//! and the generator's own health. It reads well from 60 columns on, and without colours.
 
 use super::{
     RunInfo, faults,
     judging::Conclusion,
+    page::{Column, Page},
+    resources,
     summary::{delivery_ratio, integrity, mean_present, rate, share},
+    values::{percent, printable, short},
 };
-use crate::measure::{Evidence, Judgement, Metric, RunData, threshold::State};
-use std::fmt::Write;
+use crate::measure::{Evidence, Judgement, Metric, RunData, Summary, threshold::State};
 
-const WIDTH: usize = 80;
-const MARGIN: &str = "  ";
-const INTERRUPTED: &str = "INTERRUPTED";
+pub(super) const INTERRUPTED: &str = "INTERRUPTED";
 
 /// Latency rows, in this order.
 const LATENCIES: [Metric; 15] = [
@@ -32,51 +32,32 @@ const LATENCIES: [Metric; 15] = [
     Metric::ReconnectGap,
 ];
 
-/// The whole summary.
-pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> String {
-    let evidence = &conclusion.evidence;
-    let mut out = String::new();
-    head(&mut out, info, &conclusion.judgement);
-    checks(&mut out, run, conclusion);
-    findings(&mut out, run, info);
-    delivery(&mut out, run);
-    latency(&mut out, run, info);
-    throughput(&mut out, run, info, conclusion);
-    connections(&mut out, run);
-    faults::section(&mut out, info);
-    generator(&mut out, run, info, evidence);
-    failures(&mut out, run);
-    out
-}
+const LATENCY_COLUMNS: [Column; 8] = [
+    Column::left("milliseconds", 18),
+    Column::right("avg", 8, 3),
+    Column::right("min", 8, 1),
+    Column::right("med", 8, 6),
+    Column::right("p(90)", 9, 2),
+    Column::right("p(95)", 9, 5),
+    Column::right("p(99)", 9, 7),
+    Column::right("max", 9, 4),
+];
 
-/// The same text for a terminal: the verdict and the marks of the checks in colour.
-#[must_use]
-pub fn colored(text: &str) -> String {
-    const GREEN: &str = "32";
-    const RED: &str = "31";
-    const YELLOW: &str = "33";
-    let words = [
-        ("✓", GREEN),
-        ("✗", RED),
-        ("?", YELLOW),
-        ("PASS", GREEN),
-        ("FAIL", RED),
-        ("INVALID", YELLOW),
-        (INTERRUPTED, YELLOW),
-    ];
-    let mut out = String::with_capacity(text.len() + 64);
-    for line in text.split_inclusive('\n') {
-        let body = line.strip_prefix(MARGIN).unwrap_or(line);
-        match words.iter().find(|(word, _)| body.strip_prefix(word).is_some_and(|rest| rest.starts_with(' ')))
-        {
-            Some((word, color)) => {
-                let rest = &body[word.len()..];
-                let _ = write!(out, "{MARGIN}\x1b[{color}m{word}\x1b[0m{rest}");
-            }
-            None => out.push_str(line),
-        }
-    }
-    out
+/// The whole summary, for a terminal of so many columns.
+pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, columns: usize) -> String {
+    let mut page = Page::new(columns);
+    head(&mut page, info, &conclusion.judgement);
+    checks(&mut page, run, conclusion);
+    findings(&mut page, run, info);
+    delivery(&mut page, run);
+    latency(&mut page, run, info);
+    throughput(&mut page, run, info, conclusion);
+    connections(&mut page, run);
+    faults::section(&mut page, info);
+    generator(&mut page, run, info, &conclusion.evidence);
+    resources::section(&mut page, info);
+    failures(&mut page, run);
+    page.finish()
 }
 
 /// The verdict; of a run that was ended before its time only that.
@@ -84,18 +65,18 @@ pub(super) const fn headline(info: &RunInfo, judgement: &Judgement) -> &'static 
     if info.interrupted { INTERRUPTED } else { judgement.verdict.name() }
 }
 
-fn head(out: &mut String, info: &RunInfo, judgement: &Judgement) {
+fn head(page: &mut Page, info: &RunInfo, judgement: &Judgement) {
     let until = if info.interrupted { "The run was interrupted. Until then: " } else { "" };
-    let sentence = format!("{}  {until}{}", headline(info, judgement), judgement.reason);
-    let _ = writeln!(out, "{}", wrap(&sentence, WIDTH, MARGIN));
-    out.push('\n');
+    let headline = format!("{}  ", headline(info, judgement));
+    page.sentence(&headline, &format!("{until}{}", judgement.reason));
+    page.gap();
 }
 
 const fn mark(ok: bool) -> &'static str {
     if ok { "✓" } else { "✗" }
 }
 
-fn checks(out: &mut String, run: &RunData, conclusion: &Conclusion) {
+fn checks(page: &mut Page, run: &RunData, conclusion: &Conclusion) {
     let evidence = &conclusion.evidence;
     let unverified = integrity(run) == "unverified";
     let tokens = [
@@ -109,12 +90,12 @@ fn checks(out: &mut String, run: &RunData, conclusion: &Conclusion) {
         } else {
             (mark(value == 0), value.to_string())
         };
-        let _ = writeln!(out, "{MARGIN}{mark} {:<28} {value}", format!("{name}==0"));
+        check(page, mark, &format!("{name}==0"), &value);
     }
     if conclusion.users().is_empty() {
         let (ok, total) = (evidence.queries_ok, evidence.queries_total);
         let mark = mark(ok == total && total > 0);
-        let _ = writeln!(out, "{MARGIN}{mark} {:<28} {ok}", format!("queries_ok=={total}"));
+        check(page, mark, &format!("queries_ok=={total}"), &ok.to_string());
     }
     for outcome in conclusion.users() {
         let mark = match outcome.state {
@@ -122,125 +103,115 @@ fn checks(out: &mut String, run: &RunData, conclusion: &Conclusion) {
             State::Broken => "✗",
             State::Unknown(_) => "?",
         };
-        let row = format!("{mark} {:<28} {}", outcome.threshold.to_string(), outcome.shown());
-        let _ = writeln!(out, "{}", wrap_row(&row));
+        check(page, mark, &outcome.threshold.to_string(), &outcome.shown());
     }
-    out.push('\n');
+    page.gap();
 }
 
-/// One `name....: value` line.
-fn findings(out: &mut String, run: &RunData, info: &RunInfo) {
+fn check(page: &mut Page, mark: &str, threshold: &str, value: &str) {
+    page.sentence(&format!("{mark} {threshold:<28} "), value);
+}
+
+fn findings(page: &mut Page, run: &RunData, info: &RunInfo) {
     let findings = super::info::findings(run, info);
     for finding in &findings {
-        let text = format!("! {}: {}", finding.title, finding.evidence);
-        let _ = writeln!(out, "{}", wrap(&printable(&text), WIDTH, MARGIN));
+        page.sentence("! ", &printable(&format!("{}: {}", finding.title, finding.evidence)));
     }
     if !findings.is_empty() {
-        out.push('\n');
+        page.gap();
     }
 }
 
-pub(super) fn line(out: &mut String, name: &str, value: &str) {
-    let _ = writeln!(out, "{MARGIN}{name:.<26}: {value}");
-}
-
-fn delivery(out: &mut String, run: &RunData) {
+fn delivery(page: &mut Page, run: &RunData) {
     let tokens = &run.tokens;
     let ratio = delivery_ratio(run).map_or_else(String::new, |ratio| format!("  {}", percent(ratio)));
-    line(out, "tokens_expected", &tokens.expected.to_string());
-    line(out, "tokens_received", &format!("{}{ratio}", tokens.received));
+    page.entry("tokens_expected", &tokens.expected.to_string());
+    page.entry("tokens_received", &format!("{}{ratio}", tokens.received));
     let where_lost = if tokens.lost > 0 {
         format!("  {} while connected, {} in gaps", tokens.lost_connected, tokens.lost_in_gap)
     } else {
         String::new()
     };
-    line(out, "tokens_lost", &format!("{}{where_lost}", tokens.lost));
+    page.entry("tokens_lost", &format!("{}{where_lost}", tokens.lost));
     if tokens.lost_to_error_events > 0 {
-        line(out, "  to error events", &tokens.lost_to_error_events.to_string());
+        page.entry("  to error events", &tokens.lost_to_error_events.to_string());
     }
-    line(out, "tokens_duplicated", &tokens.duplicated.to_string());
-    line(out, "tokens_reordered", &tokens.reordered.to_string());
+    page.entry("tokens_duplicated", &tokens.duplicated.to_string());
+    page.entry("tokens_reordered", &tokens.reordered.to_string());
     if tokens.after_terminator > 0 {
-        line(out, "events_after_terminator", &tokens.after_terminator.to_string());
+        page.entry("events_after_terminator", &tokens.after_terminator.to_string());
     }
     if tokens.replayed > 0 {
-        line(out, "events_replayed", &format!("{}  (allowed to come again)", tokens.replayed));
+        page.entry("events_replayed", &format!("{}  (allowed to come again)", tokens.replayed));
     }
-    line(out, "integrity", integrity(run));
+    page.entry("integrity", integrity(run));
     if tokens.unverified > 0 {
-        line(out, "tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
+        page.entry("tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
     }
     if tokens.cut_off > 0 {
-        line(out, "tokens_cut_off", &format!("{}  (still to come at the end)", tokens.cut_off));
+        page.entry("tokens_cut_off", &format!("{}  (still to come at the end)", tokens.cut_off));
     }
-    line(out, "stalls", &format!("{}  {:.0} ms in excess", run.stall_count, run.stall.as_secs_f64() * 1e3));
+    page.entry("stalls", &format!("{}  {:.0} ms in excess", run.stall_count, run.stall.as_secs_f64() * 1e3));
     if let Some(longest) = run.longest_gap {
         let session = longest.session.map(|id| id.to_string()).unwrap_or_default();
         let ms = short(longest.gap.as_secs_f64() * 1e3);
-        line(out, "longest_token_gap", &format!("{ms} ms  in {session}"));
+        page.entry("longest_token_gap", &format!("{ms} ms  in {session}"));
     }
-    out.push('\n');
+    page.gap();
 }
 
-fn latency(out: &mut String, run: &RunData, info: &RunInfo) {
-    let _ = writeln!(
-        out,
-        "{MARGIN}{:<18}{:>8}{:>8}{:>8}{:>9}{:>9}{:>9}{:>9}",
-        "milliseconds", "avg", "min", "med", "p(90)", "p(95)", "p(99)", "max"
-    );
-    for metric in LATENCIES {
-        row(out, run, metric);
-    }
+fn latency(page: &mut Page, run: &RunData, info: &RunInfo) {
+    page.table(&LATENCY_COLUMNS, LATENCIES.into_iter().filter_map(|metric| row(run, metric)));
     if info.shared_clock == Some(false) {
         let note =
             "no delivery_ms: client and simulator run on different kernels, whose clocks do not compare";
-        let _ = writeln!(out, "{}", wrap(note, WIDTH, MARGIN));
+        page.sentence("", note);
     }
-    out.push('\n');
+    page.gap();
 }
 
-fn row(out: &mut String, run: &RunData, metric: Metric) {
-    let Some(figures) = run.metrics.get(metric).summary() else { return };
-    let wide = [figures.mean, figures.min, figures.p50].map(|ms| format!("{:>8}", short(ms)));
-    let wider = [figures.p90, figures.p95, figures.p99, figures.max].map(|ms| format!("{:>9}", short(ms)));
-    let name = format!("{}_ms", metric.name());
-    let _ = writeln!(out, "{MARGIN}{name:<18}{}{}", wide.concat(), wider.concat());
+fn row(run: &RunData, metric: Metric) -> Option<Vec<String>> {
+    let Summary { mean, min, p50, p90, p95, p99, max, .. } = run.metrics.get(metric).summary()?;
+    let cells = [mean, min, p50, p90, p95, p99, max].map(short);
+    Some(std::iter::once(format!("{}_ms", metric.name())).chain(cells).collect())
 }
 
-fn throughput(out: &mut String, run: &RunData, info: &RunInfo, conclusion: &Conclusion) {
+fn throughput(page: &mut Page, run: &RunData, info: &RunInfo, conclusion: &Conclusion) {
     let duration = run.duration();
     let (queries, sessions) = (&run.queries, &run.sessions);
-    line(
-        out,
+    page.entry(
         "duration",
         &format!("{:.1} s  ({:.1} s in all)", duration.as_secs_f64(), info.elapsed.as_secs_f64()),
     );
-    line(out, "sessions", &format!("{} of {} ok", sessions.ok, sessions.total));
-    line(out, "queries", &format!("{} of {} ok{}", queries.ok, queries.total, unfinished(run)));
-    line(out, "request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
-    line(out, "output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
+    page.entry("sessions", &format!("{} of {} ok", sessions.ok, sessions.total));
+    page.entry("queries", &format!("{} of {} ok{}", queries.ok, queries.total, unfinished(run)));
+    page.entry("request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
+    page.entry("output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
+    if let Some(published) = super::info::published_throughput(run, info) {
+        page.entry("published_throughput", &format!("{published:.1} tokens/s"));
+    }
     if !conclusion.objectives.is_empty() {
         let good = run.metrics.counts().good;
         let of_all =
             share(good, queries.total).map_or_else(String::new, |share| format!("  {}", percent(share)));
         let objectives: Vec<_> = conclusion.objectives.iter().map(ToString::to_string).collect();
-        line(out, "request_goodput", &format!("{:.1} queries/s{of_all}", rate(good, duration)));
-        line(out, "  objectives", &objectives.join(" "));
+        page.entry("request_goodput", &format!("{:.1} queries/s{of_all}", rate(good, duration)));
+        page.entry("  objectives", &objectives.join(" "));
     }
     if let Some(steady) = &run.steady {
         let tokens = format!("{:.1} tokens/s", steady.metrics.tokens() as f64 / steady.seconds());
         let p95 = steady.metrics.get(Metric::E2el).quantile_ms(0.95);
         let p95 = p95.map_or_else(String::new, |ms| format!(", e2el_ms p(95)={}", short(ms)));
-        line(out, "steady state", &format!("{} s to {} s: {tokens}{p95}", steady.from_s, steady.to_s));
+        page.entry("steady state", &format!("{} s to {} s: {tokens}{p95}", steady.from_s, steady.to_s));
     }
     let mean = mean_present(sessions.time, info.elapsed);
-    line(out, "concurrent sessions", &format!("mean {mean:.1}, peak {}", info.peak_sessions));
+    page.entry("concurrent sessions", &format!("mean {mean:.1}, peak {}", info.peak_sessions));
     let mean = mean_present(queries.time, duration);
-    line(out, "concurrent queries", &format!("mean {mean:.1}, peak {}", info.peak_queries));
+    page.entry("concurrent queries", &format!("mean {mean:.1}, peak {}", info.peak_queries));
     if info.dropped_iterations > 0 {
-        line(out, "dropped_iterations", &info.dropped_iterations.to_string());
+        page.entry("dropped_iterations", &info.dropped_iterations.to_string());
     }
-    out.push('\n');
+    page.gap();
 }
 
 /// Counts of the statuses that are not `ok`.
@@ -256,18 +227,18 @@ fn unfinished(run: &RunData) -> String {
     counts.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}")).collect()
 }
 
-fn connections(out: &mut String, run: &RunData) {
-    line(out, "reconnect_attempts", &format!("{}, {} ok", run.reconnect_attempts, run.reconnects_ok));
-    line(out, "sessions with reconnects", &run.sessions.with_reconnects.to_string());
+fn connections(page: &mut Page, run: &RunData) {
+    page.entry("reconnect_attempts", &format!("{}, {} ok", run.reconnect_attempts, run.reconnects_ok));
+    page.entry("sessions with reconnects", &run.sessions.with_reconnects.to_string());
     if !run.close_codes.is_empty() {
         let codes: Vec<_> = run.close_codes.iter().map(|(code, count)| format!("{code} × {count}")).collect();
-        line(out, "close codes", &codes.join(", "));
+        page.entry("close codes", &codes.join(", "));
     }
-    faults::connection_lines(out, run);
-    out.push('\n');
+    faults::connection_lines(page, run);
+    page.gap();
 }
 
-fn generator(out: &mut String, run: &RunData, info: &RunInfo, evidence: &Evidence) {
+fn generator(page: &mut Page, run: &RunData, info: &RunInfo, evidence: &Evidence) {
     let lag = |metric| {
         run.metrics.get(metric).summary().map_or_else(
             || "not measured".to_owned(),
@@ -275,115 +246,34 @@ fn generator(out: &mut String, run: &RunData, info: &RunInfo, evidence: &Evidenc
         )
     };
     let schedule = if evidence.burst { "  (burst: not judged)" } else { "" };
-    line(out, "schedule_lag", &format!("{}{schedule}", lag(Metric::ScheduleLag)));
-    line(out, "loop_lag", &lag(Metric::LoopLag));
-    line(out, "pace_lag (simulator)", &lag(Metric::PaceLag));
+    page.entry("schedule_lag", &format!("{}{schedule}", lag(Metric::ScheduleLag)));
+    page.entry("loop_lag", &lag(Metric::LoopLag));
+    page.entry("pace_lag (simulator)", &lag(Metric::PaceLag));
     let wait = info.cpu_wait_share.map_or_else(|| "not measured".to_owned(), percent);
-    line(out, "waiting for a CPU", &wait);
+    page.entry("waiting for a CPU", &wait);
     let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
     if outside > 0 {
-        line(out, "beyond the histograms", &format!("{outside} samples of more than 10 minutes"));
+        page.entry("beyond the histograms", &format!("{outside} samples of more than 10 minutes"));
+    }
+    if let Some(events) = info.events.as_ref().filter(|events| events.dropped > 0) {
+        let (all, place) = (events.written + events.dropped, printable(&events.destination));
+        let why = events.error.as_deref().unwrap_or("its reader is too slow");
+        page.entry("events_dropped", &format!("{} of {all}  ({place}: {why})", events.dropped));
     }
 }
 
-fn failures(out: &mut String, run: &RunData) {
+fn failures(page: &mut Page, run: &RunData) {
     let mut groups: Vec<_> = run.failures.iter().collect();
     if groups.is_empty() {
         return;
     }
     groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.count));
-    out.push('\n');
+    page.gap();
     for (kind, code, group) in groups.iter().take(8) {
         let code = code.map(|code| format!(" {code}")).unwrap_or_default();
-        let text = format!("{} × {kind}{code}: {}", group.count, printable(&group.example));
-        let _ = writeln!(out, "{}", wrap(&text, WIDTH, MARGIN));
+        page.sentence(&format!("{} × {kind}{code}: ", group.count), &printable(&group.example));
     }
     if groups.len() > 8 {
-        let _ = writeln!(out, "{MARGIN}… and {} more kinds in _failures.csv", groups.len() - 8);
-    }
-}
-
-/// A server's text must not steer the terminal, nor fill it.
-pub(super) fn printable(text: &str) -> String {
-    const MOST: usize = 200;
-    let mut clean: String = uncontrolled(text).chars().take(MOST).collect();
-    if text.chars().nth(MOST).is_some() {
-        clean.push('…');
-    }
-    clean
-}
-
-/// The same text with a space for each control character.
-pub(super) fn uncontrolled(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// A share as percent; 99.996 % is not 100.00 %.
-pub(super) fn percent(share: f64) -> String {
-    let percent = (share * 1e4).floor() / 1e2;
-    format!("{percent:.2} %")
-}
-
-/// Milliseconds in at most eight characters, to about four digits.
-pub(crate) fn short(ms: f64) -> String {
-    match ms.abs() {
-        size if size < 10.0 => format!("{ms:.2}"),
-        size if size < 10_000.0 => format!("{ms:.1}"),
-        _ => format!("{ms:.0}"),
-    }
-}
-
-/// A row that fits is left as it is, also its spaces.
-fn wrap_row(row: &str) -> String {
-    let fits = MARGIN.len() + row.chars().count() <= WIDTH;
-    if fits { format!("{MARGIN}{row}") } else { wrap(row, WIDTH, MARGIN) }
-}
-
-/// Breaks at spaces; what has none is left whole.
-pub(crate) fn wrap(text: &str, width: usize, margin: &str) -> String {
-    let (mut lines, mut line) = (Vec::new(), margin.to_owned());
-    for word in text.split(' ') {
-        let begun = line.len() > margin.len();
-        if begun && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(std::mem::replace(&mut line, margin.to_owned()));
-        } else if begun {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    lines.push(line);
-    lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_never_rounded_up() {
-        for (share, expected) in
-            [(1.0, "100.00 %"), (0.999_999, "99.99 %"), (0.5, "50.00 %"), (0.0, "0.00 %")]
-        {
-            assert_eq!(percent(share), expected);
-        }
-    }
-
-    #[test]
-    fn only_the_verdict_and_the_marks_are_coloured() {
-        assert_eq!(colored("  FAIL  A FAIL ure.\n"), "  \x1b[31mFAIL\x1b[0m  A FAIL ure.\n");
-        assert_eq!(colored("\n  ✓ a  1\n  b ✓\n"), "\n  \x1b[32m✓\x1b[0m a  1\n  b ✓\n");
-    }
-
-    #[test]
-    fn lines_break_at_spaces() {
-        assert_eq!(wrap("aa bb cc", 7, "  "), "  aa bb\n  cc");
-        assert_eq!(wrap("", 7, "  "), "  ");
-        assert_eq!(wrap("unbreakable", 4, "  "), "  unbreakable");
-    }
-
-    #[test]
-    fn a_servers_text_is_tamed() {
-        assert_eq!(printable("a\x1b[31mb\n"), "a [31mb ");
-        assert_eq!(printable(&"é".repeat(300)).chars().count(), 201);
+        page.sentence("", &format!("… and {} more kinds in _failures.csv", groups.len() - 8));
     }
 }

@@ -1,16 +1,15 @@
 //! Line charts as SVG. Colours are markers that the page's style sheet replaces, so that one drawing serves light and dark.
-//! It draws what it is given, thinned to what a screen can show, and never joins what lies far apart.
+//! It draws what it is given and never joins what lies far apart; the values go with the drawing, for the page's pointer.
 
-use super::stored::Line;
+use super::thinned::Line;
 use plotters::{
     coord::Shift,
     prelude::*,
     style::{RGBColor, TextStyle},
 };
+use serde_json::json;
 
 const SIZE: (u32, u32) = (460, 220);
-/// Points a line: more than the chart has pixels.
-const MOST_POINTS: usize = 400;
 /// The markers: `#010000` … become the style sheet's series colours, `#000001` the mesh, `#000002` marks of faults.
 const MESH: RGBColor = RGBColor(0, 0, 1);
 const MARK: RGBColor = RGBColor(0, 0, 2);
@@ -24,15 +23,6 @@ pub(super) enum Axis {
     Time,
     /// log10 of 1 / (1 − quantile), as HdrHistogram draws it.
     Percentile,
-}
-
-/// How many values of a stretch become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Thinning {
-    /// The highest: of latencies and levels.
-    Highest,
-    /// The mean: of rates.
-    Mean,
 }
 
 /// A line of a chart.
@@ -54,12 +44,19 @@ impl Series {
     }
 }
 
+/// A chart, drawn.
+#[derive(Debug)]
+pub(super) struct Drawing {
+    pub(super) svg: String,
+    /// For the page's pointer, as JSON: where the lines are drawn, what the axis counts, and the values.
+    pub(super) data: String,
+}
+
 /// A chart.
 #[derive(Debug)]
 pub(super) struct Chart {
     pub(super) title: String,
     pub(super) axis: Axis,
-    pub(super) thinning: Thinning,
     pub(super) series: Vec<Series>,
     /// Where something was broken.
     pub(super) marks: Vec<f64>,
@@ -69,9 +66,9 @@ pub(super) struct Chart {
 
 impl Chart {
     /// The drawing; nothing where there is nothing to draw.
-    pub(super) fn svg(&self) -> Option<String> {
-        let lines: Vec<Line> = self.series.iter().map(|series| thin(&series.points, self.thinning)).collect();
-        let all = || lines.iter().flatten();
+    pub(super) fn draw(&self) -> Option<Drawing> {
+        let lines: Vec<&Line> = self.series.iter().map(|series| &series.points).collect();
+        let all = || lines.iter().copied().flatten();
         all().next()?;
         let from = match self.axis {
             Axis::Time => all().map(|point| point.0).fold(0.0, f64::min),
@@ -81,23 +78,43 @@ impl Chart {
         let low = all().map(|point| point.1).fold(0.0, f64::min);
         let high = all().map(|point| point.1).fold(0.0, f64::max);
         let high = if high > low { low + (high - low) * 1.08 } else { low + 1.0 };
-        let mut svg = String::new();
+        let (mut svg, plot);
+        svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            self.draw(&area, from..to, low..high, &lines).ok()?;
+            plot = self.draw_on(&area, from..to, low..high, &lines).ok()?;
             area.present().ok()?;
         }
         let label = maud::html! { (self.title) }.into_string();
-        Some(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{label}\" "), 1))
+        let svg = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{label}\" "), 1);
+        Some(Drawing { svg, data: self.data(plot, [from, to], longest_join(&lines)) })
     }
 
-    fn draw(
+    fn data(&self, plot: [i32; 4], x: [f64; 2], reach: f64) -> String {
+        let rounded = |value: f64| format!("{value:.4e}").parse::<f64>().unwrap_or(value);
+        let points =
+            |line: &Line| line.iter().map(|point| [rounded(point.0), rounded(point.1)]).collect::<Vec<_>>();
+        let series =
+            self.series.iter().map(|series| json!({ "name": series.name, "points": points(&series.points) }));
+        json!({
+            "plot": plot,
+            "x": x,
+            "time": self.axis == Axis::Time,
+            "colours": COLOURS,
+            "reach": if reach.is_finite() { reach } else { 1.0 },
+            "series": series.collect::<Vec<_>>(),
+        })
+        .to_string()
+    }
+
+    /// Answers where the lines are: left, right, top, bottom.
+    fn draw_on(
         &self,
         area: &DrawingArea<SVGBackend<'_>, Shift>,
         x: std::ops::Range<f64>,
         y: std::ops::Range<f64>,
-        lines: &[Line],
-    ) -> Result<(), Box<dyn std::error::Error>> {
+        lines: &[&Line],
+    ) -> Result<[i32; 4], Box<dyn std::error::Error>> {
         let text = TextStyle::from(("sans-serif", 13).into_font());
         let floor = y.start.max(0.0);
         let (top, length) = (y.end, x.end - x.start);
@@ -144,7 +161,8 @@ impl Chart {
                 }
             }
         }
-        Ok(())
+        let (across, down) = chart.plotting_area().get_pixel_range();
+        Ok([across.start, across.end, down.start, down.end])
     }
 }
 
@@ -152,31 +170,8 @@ fn marker(index: usize) -> RGBColor {
     RGBColor(u8::try_from(index % COLOURS).unwrap_or(0) + 1, 0, 0)
 }
 
-/// One value for each of at most `MOST_POINTS` stretches of the same length.
-fn thin(points: &Line, thinning: Thinning) -> Line {
-    let mut points = points.clone();
-    points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else { return points };
-    if points.len() <= MOST_POINTS {
-        return points;
-    }
-    #[allow(clippy::cast_precision_loss)]
-    let width = (last.0 - first.0) / MOST_POINTS as f64;
-    let stretch = |point: &(f64, f64)| ((point.0 - first.0) / width).floor();
-    let one = |group: &[(f64, f64)]| {
-        let values = group.iter().map(|point| point.1);
-        #[allow(clippy::cast_precision_loss)]
-        let value = match thinning {
-            Thinning::Highest => values.fold(f64::NEG_INFINITY, f64::max),
-            Thinning::Mean => values.sum::<f64>() / group.len() as f64,
-        };
-        (group[0].0, value)
-    };
-    points.chunk_by(|a, b| stretch(a) >= stretch(b)).map(one).collect()
-}
-
 /// Points further apart than this are not joined: three times the usual distance.
-fn longest_join(lines: &[Line]) -> f64 {
+fn longest_join(lines: &[&Line]) -> f64 {
     let mut steps: Vec<f64> =
         lines.iter().flat_map(|line| line.windows(2).map(|pair| pair[1].0 - pair[0].0)).collect();
     steps.sort_by(f64::total_cmp);
@@ -257,17 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn four_hours_are_thinned_to_their_highest() {
-        let line: Line = (0..14_400).map(|at| (f64::from(at), f64::from(u8::from(at == 7_777)))).collect();
-        let thinned = thin(&line, Thinning::Highest);
-        assert!(thinned.len() <= MOST_POINTS + 1);
-        assert_eq!(thinned.iter().filter(|point| point.1 > 0.5).count(), 1);
-    }
-
-    #[test]
     fn silence_is_a_hole_in_the_line() {
         let line = vec![(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (30.0, 1.0)];
-        assert_eq!(pieces(&line, longest_join(std::slice::from_ref(&line))).count(), 2);
+        assert_eq!(pieces(&line, longest_join(&[&line])).count(), 2);
     }
 
     #[test]
@@ -275,13 +262,13 @@ mod tests {
         let chart = |points| Chart {
             title: "a \"b\" <c>".into(),
             axis: Axis::Time,
-            thinning: Thinning::Mean,
             series: vec![Series::filled("x", points)],
             marks: vec![1.0],
             until: 0.0,
         };
-        assert_eq!(chart(Line::new()).svg(), None);
-        let svg = chart(vec![(0.0, 0.0)]).svg().unwrap();
+        assert!(chart(Line::new()).draw().is_none());
+        let Drawing { svg, data } = chart(vec![(0.0, 0.5)]).draw().unwrap();
+        assert!(data.contains("\"points\":[[0.0,0.5]]"), "{data}");
         assert!(svg.contains("aria-label=\"a &quot;b&quot; &lt;c&gt;\""), "{svg}");
     }
 }

@@ -4,6 +4,8 @@
 use super::{sections, stored::Stored};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+/// Needs nothing from elsewhere, as all of the page.
+const POINTER: &str = include_str!("pointer.js");
 const STYLE: &str = include_str!("style.css");
 
 pub(super) fn render(stored: &Stored) -> Markup {
@@ -29,6 +31,7 @@ pub(super) fn render(stored: &Stored) -> Markup {
                     (sections::resources(stored))
                     (sections::configuration(stored))
                 }
+                script { (PreEscaped(POINTER)) }
             }
         }
     }

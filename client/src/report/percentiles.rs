@@ -1,6 +1,7 @@
 //! Percentiles out of the run's interval log: of every second, and of the whole run, by merging.
-//! It averages nothing, and a line that cannot be read is passed over.
+//! It averages nothing, holds one line at a time, and passes over a line that cannot be read.
 
+use super::thinned::{Line, Thinned, Thinning};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hdrhistogram::{
     Histogram,
@@ -9,24 +10,24 @@ use hdrhistogram::{
         interval_log::{IntervalLogIterator, LogEntry},
     },
 };
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
+
+/// A histogram of every value that there can be takes less.
+const LONGEST_LINE: u64 = 4 << 20;
 
 /// What the page shows of a metric.
 pub(super) const WANTED: [&str; 4] = ["ttft", "itl", "e2el", "delivery"];
 
-/// A second's percentiles, in milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Second {
-    pub(super) at: f64,
-    pub(super) p50: f64,
-    pub(super) p95: f64,
-    pub(super) p99: f64,
-}
-
 /// A metric over the run.
 #[derive(Debug)]
 pub(super) struct Latency {
-    pub(super) seconds: Vec<Second>,
+    /// p50, p95 and p99 of the seconds, in milliseconds.
+    bands: [Thinned; 3],
     whole: Histogram<u64>,
 }
 
@@ -36,10 +37,14 @@ pub(super) type Latencies = BTreeMap<String, Latency>;
 /// Reads the log; nothing where there is none.
 pub(super) fn read(path: &Path) -> Latencies {
     let mut latencies = Latencies::new();
-    let Ok(log) = fs::read(path) else { return latencies };
+    let Ok(log) = File::open(path) else { return latencies };
     let mut deserializer = Deserializer::new();
-    // A line at a time, so that a broken one costs no other.
-    for line in log.split_inclusive(|&byte| byte == b'\n').filter(|line| line.first() != Some(&b'#')) {
+    let (mut log, mut line) = (BufReader::new(log), Vec::new());
+    // A line at a time, so that a broken one costs no other, and a long log no memory.
+    while let Some(line) = next_line(&mut log, &mut line) {
+        if line.first() == Some(&b'#') {
+            continue;
+        }
         let mut entries = IntervalLogIterator::new(line);
         let Some(Ok(LogEntry::Interval(entry))) = entries.next() else { continue };
         let Some(tag) = entry.tag().map(|tag| tag.as_str()) else { continue };
@@ -51,7 +56,10 @@ pub(super) fn read(path: &Path) -> Latencies {
         let whole = || Histogram::new(3).ok();
         if !latencies.contains_key(tag) {
             let Some(whole) = whole() else { continue };
-            latencies.insert(tag.to_owned(), Latency { seconds: Vec::new(), whole });
+            latencies.insert(
+                tag.to_owned(),
+                Latency { bands: [(); 3].map(|()| Thinned::new(Thinning::Highest)), whole },
+            );
         }
         if let Some(latency) = latencies.get_mut(tag) {
             latency.add(entry.start_timestamp().as_secs_f64(), &histogram);
@@ -60,12 +68,25 @@ pub(super) fn read(path: &Path) -> Latencies {
     latencies
 }
 
+/// The next line with its end, as much of it as a line of ours can have; `None` at the end of the log.
+fn next_line<'a>(log: &mut impl BufRead, line: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    line.clear();
+    let read = log.take(LONGEST_LINE).read_until(b'\n', line).ok()?;
+    (read > 0).then_some(line.as_slice())
+}
+
 impl Latency {
     fn add(&mut self, at: f64, histogram: &Histogram<u64>) {
-        let ms = |quantile| to_ms(histogram.value_at_quantile(quantile));
-        self.seconds.push(Second { at, p50: ms(0.5), p95: ms(0.95), p99: ms(0.99) });
+        for (band, quantile) in self.bands.iter_mut().zip([0.5, 0.95, 0.99]) {
+            band.push(at, to_ms(histogram.value_at_quantile(quantile)));
+        }
         // Bounds differ only in files of other programs; those have no curve.
         let _ = self.whole.add(histogram);
+    }
+
+    /// p50, p95 and p99 over the run's seconds, in milliseconds.
+    pub(super) fn bands(&self) -> [Line; 3] {
+        self.bands.each_ref().map(Thinned::line)
     }
 
     /// (log10 of 1 / (1 − quantile), milliseconds), as far as there are samples.

@@ -2,9 +2,10 @@
 //! They choose what is shown of the stored results and compute nothing.
 
 use super::{
-    chart::{Axis, COLOURS, Chart, Series, Thinning, short},
+    chart::{Axis, COLOURS, Chart, Drawing, Series, short},
     percentiles::{Latency, WANTED},
-    stored::{Line, Process, Stored},
+    stored::{Process, Stored},
+    thinned::{Line, Thinned},
 };
 use crate::measure::Metric;
 use maud::{Markup, PreEscaped, html};
@@ -76,11 +77,21 @@ pub(super) fn findings(stored: &Stored) -> Markup {
                         span.mark.unsure { "!" }
                         span.what {
                             strong { (text(finding, "title")) }
-                            div { (text(finding, "evidence")) }
+                            div { (with_code(text(finding, "evidence"))) }
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+/// What stands between backticks, as code; a single one stands for itself.
+fn with_code(words: &str) -> Markup {
+    let parts: Vec<_> = words.split('`').collect();
+    html! {
+        @for (index, part) in parts.iter().enumerate() {
+            @if index % 2 == 0 { (part) } @else if index + 1 < parts.len() { code { (part) } } @else { "`" (part) }
         }
     }
 }
@@ -140,19 +151,13 @@ pub(super) fn latency(stored: &Stored) -> Markup {
     let metrics = stored.summary.get("metrics").and_then(Value::as_object);
     let columns = ["count", "mean", "p50", "p90", "p95", "p99", "p99_9", "max"];
     let bands = |latency: &Latency| {
-        let line = |of: fn(&super::percentiles::Second) -> f64| -> Line {
-            latency.seconds.iter().map(|second| (second.at, of(second))).collect()
-        };
-        vec![
-            Series::filled("p50", line(|second| second.p50)),
-            Series::line("p95", line(|second| second.p95)),
-            Series::line("p99", line(|second| second.p99)),
-        ]
+        let [p50, p95, p99] = latency.bands();
+        vec![Series::filled("p50", p50), Series::line("p95", p95), Series::line("p99", p99)]
     };
     let known = || WANTED.into_iter().filter_map(|name| Some((name, stored.latencies.get(name)?)));
     html! {
         h2 { "Latency" }
-        p.note { "Milliseconds. Over time: percentiles of each second alone; a query counts in the second in which it ended." }
+        p.note { "Milliseconds. Over time: percentiles of each second alone (of a long run, the highest of some seconds in a row); a query counts in the second in which it ended." }
         @if let Some(metrics) = metrics {
             div.scroll { table {
                 thead { tr { th { "" } @for column in columns { th { (column.replace('_', ".")) } } } }
@@ -166,7 +171,7 @@ pub(super) fn latency(stored: &Stored) -> Markup {
         }
         div.charts {
             @for (name, latency) in known() {
-                (over_time(stored, &format!("{name}_ms of each second"), Thinning::Highest, bands(latency)))
+                (over_time(stored, &format!("{name}_ms of each second"), bands(latency)))
             }
             @for (name, latency) in known() {
                 (percentiles(&format!("{name}_ms by percentile"), vec![Series::filled(name, latency.curve())]))
@@ -198,13 +203,13 @@ pub(super) fn load(stored: &Stored) -> Markup {
     html! {
         h2 { "Load and throughput" }
         div.charts {
-            (over_time(stored, "Open sessions", Thinning::Highest, vec![Series::filled("sessions", line("User Count"))]))
-            (over_time(stored, "Tokens per second", Thinning::Mean, vec![Series::filled("tokens/s", line("Tokens/s"))]))
-            (over_time(stored, "Queries ended per second", Thinning::Mean, vec![
+            (over_time(stored, "Open sessions", vec![Series::filled("sessions", line("User Count"))]))
+            (over_time(stored, "Tokens per second", vec![Series::filled("tokens/s", line("Tokens/s"))]))
+            (over_time(stored, "Queries ended per second", vec![
                 Series::filled("ended", line("Requests/s")),
                 Series::line("failed", line("Failures/s")),
             ]))
-            (over_time(stored, "The generator's own lag, p99 ms", Thinning::Highest, vec![
+            (over_time(stored, "The generator's own lag, p99 ms", vec![
                 Series::filled("loop_lag_ms", line("loop_lag_ms p99")),
             ]))
         }
@@ -236,14 +241,16 @@ pub(super) fn disturbances(stored: &Stored) -> Markup {
         }
         @if !nothing || !broken.is_empty() {
             div.charts {
-                (over_time(stored, "Reconnects per second", Thinning::Highest, vec![
+                (over_time(stored, "Reconnects per second", vec![
                     Series::filled("attempts", attempts),
                     Series::line("succeeded", ok),
                 ]))
                 @if anything(&lost) {
-                    (over_time(stored, "Tokens lost per second", Thinning::Highest, vec![Series::filled("lost", lost)]))
+                    (over_time(stored, "Tokens lost per second", vec![Series::filled("lost", lost)]))
                 }
-                (over_time(stored, "Queries failed per second", Thinning::Highest, vec![Series::filled("failed", failed)]))
+                @if anything(&failed) {
+                    (over_time(stored, "Queries failed per second", vec![Series::filled("failed", failed)]))
+                }
             }
         }
         @if !rows.is_empty() {
@@ -259,21 +266,21 @@ pub(super) fn disturbances(stored: &Stored) -> Markup {
 }
 
 pub(super) fn resources(stored: &Stored) -> Markup {
-    let by_process = |of: fn(&Process) -> &Line| -> Vec<Series> {
-        let series = |(name, process): (&String, &Process)| Series::line(name.clone(), of(process).clone());
+    let by_process = |of: fn(&Process) -> &Thinned| -> Vec<Series> {
+        let series = |(name, process): (&String, &Process)| Series::line(name.clone(), of(process).line());
         stored.processes.iter().map(series).collect()
     };
     let health =
-        stored.health.iter().map(|(target, line)| Series::line(target.clone(), line.clone())).collect();
+        stored.health.iter().map(|(target, line)| Series::line(target.clone(), line.line())).collect();
     html! {
         @if !(stored.processes.is_empty() && stored.health.is_empty()) {
             h2 { "Resources and health" }
             div.charts {
-                (over_time(stored, "CPU by process, cores", Thinning::Mean, by_process(|process| &process.cpu)))
-                (over_time(stored, "Memory by process, MB", Thinning::Highest, by_process(|process| &process.rss)))
-                (over_time(stored, "Open descriptors", Thinning::Highest, by_process(|process| &process.descriptors)))
-                (over_time(stored, "Threads", Thinning::Highest, by_process(|process| &process.threads)))
-                (over_time(stored, "Health checks, ms", Thinning::Highest, health))
+                (over_time(stored, "CPU by process, cores", by_process(|process| &process.cpu)))
+                (over_time(stored, "Memory by process, MB", by_process(|process| &process.rss)))
+                (over_time(stored, "Open descriptors", by_process(|process| &process.descriptors)))
+                (over_time(stored, "Threads", by_process(|process| &process.threads)))
+                (over_time(stored, "Slowest health check, ms", health))
             }
         }
     }
@@ -292,32 +299,25 @@ pub(super) fn configuration(stored: &Stored) -> Markup {
     }
 }
 
-fn over_time(stored: &Stored, title: &str, thinning: Thinning, series: Vec<Series>) -> Markup {
+fn over_time(stored: &Stored, title: &str, series: Vec<Series>) -> Markup {
     let faults = stored.faults();
     let until = stored.over_time("User Count").last().map_or(0.0, |point| point.0);
     let marks = faults.iter().map(|fault| fault.0).collect();
-    let chart = Chart { title: title.to_owned(), axis: Axis::Time, thinning, series, marks, until };
+    let chart = Chart { title: title.to_owned(), axis: Axis::Time, series, marks, until };
     figure(&chart, &faults)
 }
 
 fn percentiles(title: &str, series: Vec<Series>) -> Markup {
     let title = title.to_owned();
-    let chart = Chart {
-        title,
-        axis: Axis::Percentile,
-        thinning: Thinning::Highest,
-        series,
-        marks: Vec::new(),
-        until: 0.0,
-    };
+    let chart = Chart { title, axis: Axis::Percentile, series, marks: Vec::new(), until: 0.0 };
     figure(&chart, &[])
 }
 
 fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
     let most = |series: &Series| series.points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
     html! {
-        @if let Some(svg) = chart.svg() {
-            figure {
+        @if let Some(Drawing { svg, data }) = chart.draw() {
+            figure data-chart=(data) {
                 figcaption {
                     h3 { (chart.title) }
                     div.legend {
@@ -338,6 +338,17 @@ fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_in_a_sentence() {
+        for (words, markup) in [
+            ("by `a:<kill>` at 3 s", "by <code>a:&lt;kill&gt;</code> at 3 s"),
+            ("`a` and `b", "<code>a</code> and `b"),
+            ("none", "none"),
+        ] {
+            assert_eq!(with_code(words).into_string(), markup);
+        }
+    }
 
     #[test]
     fn figures_for_people() {

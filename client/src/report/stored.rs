@@ -1,19 +1,26 @@
 //! A run's stored results, as the page wants them: the summary, the seconds, the histograms, the failures, the processes.
-//! Everything but the summary may be missing or cut off; what cannot be read is as good as not there.
+//! Tables are read a row at a time and thinned as they come. Everything but the summary may be missing or cut off.
 
+use super::thinned::{Line, Thinned, Thinning};
 use super::{
     ReportError,
     percentiles::{self, Latencies},
     with_ending,
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::Path,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// More rows than any run's page can use; a file beyond it is read so far.
-const MOST_ROWS: usize = 4_000_000;
+/// Rows that are kept of a table that is shown as it is; what a run leaves of them is far less.
+const MOST_ROWS: usize = 1_000;
+/// Processes and doors that are told apart.
+const MOST_NAMES: usize = 300;
 
-/// A table with a header: a row a map would be slow for long runs, so cells are asked for by the column's place.
+/// A table with its header, as far as it is shown.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     header: Vec<String>,
@@ -22,15 +29,15 @@ pub(super) struct Table {
 
 impl Table {
     fn read(path: &Path) -> Self {
-        let Ok(mut reader) = csv::ReaderBuilder::new().flexible(true).from_path(path) else {
-            return Self::default();
-        };
+        let Some(mut reader) = Rows::open(path) else { return Self::default() };
         let fields = |row: &csv::ByteRecord| {
-            row.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect::<Vec<_>>()
+            row.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect()
         };
-        let header = reader.byte_headers().map(fields).unwrap_or_default();
-        let rows =
-            reader.byte_records().map_while(Result::ok).take(MOST_ROWS).map(|row| fields(&row)).collect();
+        let header = fields(&reader.header);
+        let mut rows = Vec::new();
+        while let Some(row) = reader.next().filter(|_| rows.len() < MOST_ROWS) {
+            rows.push(fields(row));
+        }
         Self { header, rows }
     }
 
@@ -41,35 +48,75 @@ impl Table {
     pub(super) fn rows(&self) -> &[Vec<String>] {
         &self.rows
     }
+}
+
+/// A table that is read a row at a time.
+struct Rows {
+    reader: csv::Reader<File>,
+    header: csv::ByteRecord,
+    row: csv::ByteRecord,
+}
+
+impl Rows {
+    fn open(path: &Path) -> Option<Self> {
+        let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).ok()?;
+        let header = reader.byte_headers().ok()?.clone();
+        Some(Self { reader, header, row: csv::ByteRecord::new() })
+    }
 
     fn column(&self, name: &str) -> Option<usize> {
-        self.header.iter().position(|column| column == name)
+        self.header.iter().position(|column| column == name.as_bytes())
+    }
+
+    fn next(&mut self) -> Option<&csv::ByteRecord> {
+        self.reader.read_byte_record(&mut self.row).ok()?.then_some(&self.row)
     }
 }
 
-/// Values over the run's seconds.
-pub(super) type Line = Vec<(f64, f64)>;
+/// A cell as a number; nothing where it is none.
+fn cell(row: &csv::ByteRecord, column: Option<usize>) -> Option<f64> {
+    number(std::str::from_utf8(row.get(column?)?).ok()?)
+}
 
 /// What a process took, over the run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Process {
-    pub(super) cpu: Line,
-    pub(super) rss: Line,
-    pub(super) descriptors: Line,
-    pub(super) threads: Line,
+    pub(super) cpu: Thinned,
+    pub(super) rss: Thinned,
+    pub(super) descriptors: Thinned,
+    pub(super) threads: Thinned,
 }
+
+impl Default for Process {
+    fn default() -> Self {
+        let level = || Thinned::new(Thinning::Highest);
+        Self { cpu: Thinned::new(Thinning::Mean), rss: level(), descriptors: level(), threads: level() }
+    }
+}
+
+/// The columns of the history that the page shows, and how they are thinned.
+const HISTORY: [(&str, Thinning); 8] = [
+    ("User Count", Thinning::Highest),
+    ("Tokens/s", Thinning::Mean),
+    ("Requests/s", Thinning::Mean),
+    // What is rare must not vanish in a mean.
+    ("Failures/s", Thinning::Highest),
+    ("loop_lag_ms p99", Thinning::Highest),
+    ("Tokens lost/s", Thinning::Highest),
+    ("Reconnect attempts/s", Thinning::Highest),
+    ("Reconnects/s", Thinning::Highest),
+];
 
 /// What is known of a run.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) summary: Value,
-    history: Table,
+    history: BTreeMap<&'static str, Thinned>,
     pub(super) failures: Table,
     pub(super) latencies: Latencies,
     pub(super) processes: BTreeMap<String, Process>,
-    /// Milliseconds of the health checks that were answered, by whom.
-    pub(super) health: BTreeMap<String, Line>,
-    started_unix: f64,
+    /// Milliseconds of the health checks that were answered, the slowest of each second, by whom.
+    pub(super) health: BTreeMap<String, Thinned>,
 }
 
 impl Stored {
@@ -88,12 +135,11 @@ impl Stored {
         let started_unix = started.map_or(0.0, |at| at.unix_timestamp() as f64);
         Ok(Self {
             summary,
-            history: Table::read(&with_ending(base, "_history.csv")),
+            history: history(&with_ending(base, "_history.csv"), started_unix),
             failures: Table::read(&with_ending(base, "_failures.csv")),
             latencies: percentiles::read(&with_ending(base, "_latency.hlog")),
-            processes: processes(&Table::read(&with_ending(base, "_resources.csv"))),
-            health: health(&Table::read(&with_ending(base, "_health.csv"))),
-            started_unix,
+            processes: processes(&with_ending(base, "_resources.csv")),
+            health: health(&with_ending(base, "_health.csv")),
         })
     }
 
@@ -109,14 +155,9 @@ impl Stored {
         self.summary.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// A column of the history over the run's seconds.
+    /// A column of the history over the run's seconds; nothing of one that the page does not show.
     pub(super) fn over_time(&self, column: &str) -> Line {
-        let (Some(at), Some(value)) = (self.history.column("Timestamp"), self.history.column(column)) else {
-            return Line::new();
-        };
-        let cell = |row: &[String], index: usize| row.get(index).and_then(|cell| number(cell));
-        let point = |row: &Vec<String>| Some((cell(row, at)? - self.started_unix, cell(row, value)?));
-        self.history.rows.iter().filter_map(point).filter(|(at, _)| is_second(*at)).collect()
+        self.history.get(column).map(Thinned::line).unwrap_or_default()
     }
 
     /// When something was broken, in seconds of the run, and what.
@@ -138,18 +179,36 @@ fn number(cell: &str) -> Option<f64> {
     cell.parse::<f64>().ok().filter(|number| number.is_finite() && number.abs() < 1e15)
 }
 
-fn processes(table: &Table) -> BTreeMap<String, Process> {
+fn history(path: &Path, started_unix: f64) -> BTreeMap<&'static str, Thinned> {
+    let mut lines: BTreeMap<_, _> =
+        HISTORY.into_iter().map(|(name, thinning)| (name, Thinned::new(thinning))).collect();
+    let Some(mut rows) = Rows::open(path) else { return lines };
+    let second = rows.column("Timestamp");
+    let columns = HISTORY.map(|(name, _)| (name, rows.column(name)));
+    while let Some(row) = rows.next() {
+        let Some(at) = cell(row, second).map(|at| at - started_unix).filter(|at| is_second(*at)) else {
+            continue;
+        };
+        for (name, column) in columns {
+            if let Some((line, value)) = lines.get_mut(name).zip(cell(row, column)) {
+                line.push(at, value);
+            }
+        }
+    }
+    lines
+}
+
+fn processes(path: &Path) -> BTreeMap<String, Process> {
     let mut processes: BTreeMap<String, Process> = BTreeMap::new();
-    let columns =
-        ["second", "process", "cpu_share", "rss_mb", "fds", "threads"].map(|name| table.column(name));
-    let [Some(second), Some(name), cpu, rss, fds, threads] = columns else { return processes };
-    for row in &table.rows {
-        let cell = |column: Option<usize>| row.get(column?).and_then(|cell| number(cell));
-        let (Some(at), Some(name)) = (cell(Some(second)), row.get(name)) else { continue };
-        if !is_second(at) {
+    let Some(mut rows) = Rows::open(path) else { return processes };
+    let [second, name, cpu, rss, fds, threads] =
+        ["second", "process", "cpu_share", "rss_mb", "fds", "threads"].map(|name| rows.column(name));
+    while let Some(row) = rows.next() {
+        let Some((at, name)) = named(row, second, name) else { continue };
+        if processes.len() >= MOST_NAMES && !processes.contains_key(&name) {
             continue;
         }
-        let process = processes.entry(name.clone()).or_default();
+        let process = processes.entry(name).or_default();
         let lines = [
             (&mut process.cpu, cpu),
             (&mut process.rss, rss),
@@ -157,23 +216,30 @@ fn processes(table: &Table) -> BTreeMap<String, Process> {
             (&mut process.threads, threads),
         ];
         for (line, column) in lines {
-            line.extend(cell(column).map(|value| (at, value)));
+            if let Some(value) = cell(row, column) {
+                line.push(at, value);
+            }
         }
     }
     processes
 }
 
-fn health(table: &Table) -> BTreeMap<String, Line> {
-    let mut lines: BTreeMap<String, Line> = BTreeMap::new();
-    let columns = ["second", "target", "ms"].map(|name| table.column(name));
-    let [Some(second), Some(target), Some(ms)] = columns else { return lines };
-    for row in &table.rows {
-        let cell = |column: usize| row.get(column).and_then(|cell| number(cell));
-        if let (Some(at), Some(target), Some(ms)) = (cell(second), row.get(target), cell(ms))
-            && is_second(at)
-        {
-            lines.entry(target.clone()).or_default().push((at, ms));
+fn health(path: &Path) -> BTreeMap<String, Thinned> {
+    let mut lines: BTreeMap<String, Thinned> = BTreeMap::new();
+    let Some(mut rows) = Rows::open(path) else { return lines };
+    let [second, target, ms] = ["second", "target", "ms"].map(|name| rows.column(name));
+    while let Some(row) = rows.next() {
+        let Some(((at, target), ms)) = named(row, second, target).zip(cell(row, ms)) else { continue };
+        let who = target.split(' ').next().unwrap_or_default();
+        if lines.len() < MOST_NAMES || lines.contains_key(who) {
+            lines.entry(who.to_owned()).or_insert_with(|| Thinned::new(Thinning::Highest)).push(at, ms);
         }
     }
     lines
+}
+
+/// A row's second and whose it is.
+fn named(row: &csv::ByteRecord, second: Option<usize>, name: Option<usize>) -> Option<(f64, String)> {
+    let at = cell(row, second).filter(|at| is_second(*at))?;
+    Some((at, String::from_utf8_lossy(row.get(name?)?).into_owned()))
 }

@@ -95,7 +95,7 @@ pub(crate) struct Session {
     /// Times of events that came before it was known whose clock they are of, and when their socket was opened.
     pub(crate) undated: Vec<(Instant, u64, Instant)>,
     pub(crate) shared_clock: Option<bool>,
-    index: u64,
+    pub(crate) index: u64,
     plan: Planned,
     user: User,
     started: Instant,
@@ -203,6 +203,7 @@ impl Session {
         } else {
             let backoff = self.backoff();
             self.connect = Some(link.open(backoff).await?);
+            Shard::add(&self.worker.live.connects, 1);
             self.opened = Instant::now();
         }
         self.link = Some(link);
@@ -253,35 +254,40 @@ impl Session {
             queries.extend(unsent.map(|num| self.never_sent(num, now)));
             Shard::add(&worker.live.errors, queries.len() as u64);
         } else if stopped {
-            worker.dropped.set(worker.dropped.get() + unsent.count() as u64);
+            worker.never_started(unsent.count() as u64);
         }
         let began = self.queries_begun > 0 || self.queries_planned().is_none() || self.plan.until.is_some();
         let all_ok = queries.is_empty() && self.queries_ok == self.queries_begun && began;
         let failed = self.failure.is_some();
-        let record = SessionRecord {
+        let record = self.record(now, all_ok && !failed);
+        worker.recorder.borrow_mut().session_ended(record, queries);
+        Shard::add(&worker.live.ended, 1);
+        !failed
+    }
+
+    /// The session as it is now.
+    fn record(&self, now: Instant, ok: bool) -> SessionRecord {
+        SessionRecord {
             session: self.id,
             index: self.index,
-            scheduled: worker.moment(self.plan.scheduled),
-            started: worker.moment(self.started),
-            ended: worker.moment(now),
+            scheduled: self.worker.moment(self.plan.scheduled),
+            started: self.worker.moment(self.started),
+            ended: self.worker.moment(now),
             create: self.create,
             connect: self.connect,
             close: self.close,
             reconnect_attempts: self.attempts.get(),
-            reconnects: std::mem::take(&mut self.reconnects),
+            reconnects: self.reconnects.clone(),
             sockets_cut: self.sockets_cut,
             paused: self.paused,
             announced_gaps: self.announced_gaps,
             announced_gap_positions: self.announced_gap_positions,
             events_replayed: self.events_replayed,
-            close_codes: std::mem::take(&mut self.close_codes),
-            ok: all_ok && self.failure.is_none(),
+            close_codes: self.close_codes.clone(),
+            ok,
             old_contract: self.old_contract,
-            failure: self.failure.take(),
-        };
-        worker.recorder.borrow_mut().session_ended(record, queries);
-        Shard::add(&worker.live.ended, 1);
-        !failed
+            failure: self.failure.clone(),
+        }
     }
 
     /// The last query that the plan held for this session, whether or not it came to it.

@@ -35,9 +35,9 @@ impl Session {
         self.queries_begun = num;
         self.sent = Rc::default();
         let _running = self.worker.queries.enter();
-        let mut call = Box::pin(self.call(num, id, turn.tokens));
+        // Dropped as soon as it is answered: it is larger than all else that a session keeps.
+        let mut call = Some(Box::pin(self.call(num, id, turn.tokens)));
         let mut deadline = Deadline::new(Instant::now() + self.patience());
-        let mut calling = true;
         while !self.over {
             match self.current.as_ref().map_or(Progress::Finished, Query::progress) {
                 Progress::Finished => break,
@@ -47,8 +47,8 @@ impl Session {
             tokio::select! {
                 biased;
                 event = next(&mut self.link), if self.paused_since.is_none() => self.take(event),
-                answer = &mut call, if calling => {
-                    calling = false;
+                answer = answer(&mut call), if call.is_some() => {
+                    call = None;
                     self.answered(answer, &mut deadline);
                 }
                 errand = errand::due(&mut self.errand) => self.run_errand(errand, &mut deadline),
@@ -149,7 +149,7 @@ impl Session {
         Shard::add(&worker.live.queries, 1);
         Shard::add(&worker.live.lost, record.tally.tokens_lost);
         Shard::add(&worker.live.errors, u64::from(record.status != QueryStatus::Ok));
-        worker.recorder.borrow_mut().query_ended(record);
+        worker.recorder.borrow_mut().query_ended(record, || self.record(Instant::now(), false));
         self.previous = Some(query);
     }
 }
@@ -166,6 +166,14 @@ impl Session {
             let heard = query.own_stream().and_then(|stream| stream.last_event).or(query.sent);
             faults.unrecovered(heard.map_or(record.ended, |at| self.worker.moment(at)), record.ended);
         }
+    }
+}
+
+/// The answer to a call that is under way.
+async fn answer<T>(call: &mut Option<Pin<Box<impl Future<Output = T>>>>) -> T {
+    match call {
+        Some(call) => call.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,106 +1,117 @@
-//! Asks `/health` and `/ready` at both doors, all four at once, each second.
+//! Asks `/health` and `/ready` at both doors and of every instance behind them, all at once, each second.
 //! A door that knows no such path (404) is not asked again: other people's gateways need not have it.
 
-use super::{Plan, usage::Watched};
-use bytes::Bytes;
-use futures_util::future::join_all;
-use http::{Request, StatusCode};
-use http_body_util::Empty;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use super::{Plan, call::Caller, members::Members, usage::Watched};
+use crate::measure::{Beside, Quantity, Reading};
+use http::StatusCode;
 use parking_lot::Mutex;
-use std::{
-    fs::File,
-    io,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs::File, io};
 use url::Url;
 
-/// A check that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CHECKS: [&str; 2] = ["health", "ready"];
 
-/// The doors of a stack.
+/// The doors of a stack, and who is behind them.
 #[derive(Debug)]
 pub(super) struct Doors {
-    runtime: tokio::runtime::Runtime,
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    /// Name and URL.
-    checks: Vec<(String, String)>,
+    caller: Caller,
+    /// Name and address, `http://host:port`.
+    doors: Vec<(String, String)>,
+    members: Members,
+    /// Checks that somebody does not know.
+    unknown: BTreeSet<String>,
+    /// Who has answered once: an instance that cannot be reached from here is not one that failed.
+    reached: BTreeSet<String>,
     rows: csv::Writer<File>,
+    beside: Beside,
+}
+
+/// Somebody to ask.
+struct Check {
+    target: String,
+    name: String,
+    url: String,
 }
 
 impl Doors {
-    pub(super) fn new(plan: &Plan<'_>) -> io::Result<Self> {
+    pub(super) fn new(plan: &Plan<'_>, members: Members) -> io::Result<Self> {
         let mut rows = csv::Writer::from_writer(File::create(&plan.health)?);
         rows.write_record(["second", "target", "ms", "status"])?;
         rows.flush()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new().with_tls_config(plan.tls.clone()).https_or_http();
-        // A connection a check: one that is kept would go on to a process that nobody new reaches.
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(0)
-            .build(connector.enable_http1().wrap_connector(tcp));
         let doors = [("api", &plan.target.api), ("gateway", &plan.target.ws)];
-        let checks = doors.into_iter().flat_map(|(door, url)| {
-            ["health", "ready"].map(|check| (format!("{door} /{check}"), address(url, check)))
-        });
-        Ok(Self { runtime, client, checks: checks.collect(), rows })
+        Ok(Self {
+            caller: Caller::new(plan.tls)?,
+            doors: doors.map(|(name, url)| (name.to_owned(), address(url))).into(),
+            members,
+            unknown: BTreeSet::new(),
+            reached: BTreeSet::new(),
+            rows,
+            beside: plan.beside.clone(),
+        })
     }
 
     pub(super) fn ask(&mut self, second: u64, seen: &Mutex<Watched>) {
-        let asked = self.checks.iter().map(|(_, url)| ask(&self.client, url));
-        let answers = self.runtime.block_on(async { join_all(asked).await });
-        let mut unknown = Vec::new();
-        for ((name, _), (answer, took)) in self.checks.iter().zip(answers) {
-            let status = match &answer {
-                Ok(status) if *status == StatusCode::NOT_FOUND => {
-                    unknown.push(name.clone());
+        let checks = self.checks();
+        let urls: Vec<_> = checks.iter().map(|check| check.url.clone()).collect();
+        let mut readings = Vec::new();
+        for (check, answer) in checks.into_iter().zip(self.caller.get(&urls)) {
+            let Check { target, name, .. } = check;
+            let status = match answer.said {
+                Ok((StatusCode::NOT_FOUND, _)) => {
+                    self.unknown.insert(name);
                     continue;
                 }
-                Ok(status) => status.as_u16().to_string(),
-                Err(why) => why.clone(),
+                Ok((status, _)) => Ok(status),
+                Err(why) => Err(why),
             };
-            let ms = format!("{:.3}", took.as_secs_f64() * 1e3);
-            let is_good = answer.is_ok_and(|status| status.is_success());
-            let mut seen = seen.lock();
-            if is_good {
-                seen.health.record(i64::try_from(took.as_nanos()).unwrap_or(i64::MAX));
-            } else {
-                seen.check_failed(name, second, status.clone());
+            let is_door = self.doors.iter().any(|door| door.0 == target);
+            if status.is_ok() {
+                self.reached.insert(target.clone());
+            } else if !is_door && !self.reached.contains(&target) {
+                seen.lock().unreached.insert(target);
+                continue;
             }
-            let _ = self.rows.write_record([second.to_string(), name.clone(), ms, status]);
+            let ms = answer.took.as_secs_f64() * 1e3;
+            let is_good = status.is_ok_and(|status| status.is_success());
+            let shown = status.map_or_else(str::to_owned, |status| status.as_u16().to_string());
+            let reading = |quantity, value| Reading { quantity, label: target.clone(), value };
+            readings.push(reading(Quantity::HealthFailures, f64::from(u8::from(!is_good))));
+            if is_good {
+                readings.push(reading(Quantity::HealthMs, ms));
+            } else {
+                seen.lock().check_failed(&name, second, shown.clone());
+            }
+            // A full disk costs rows of this table alone; the run's own results tell it.
+            let _ = self.rows.write_record([second.to_string(), name, format!("{ms:.3}"), shown]);
         }
+        seen.lock().unreached.retain(|target| !self.reached.contains(target));
         let _ = self.rows.flush();
-        self.checks.retain(|(name, _)| !unknown.contains(name));
+        self.beside.tell(second.saturating_sub(1), readings);
+    }
+
+    /// Both doors, then the instances that are no door themselves.
+    fn checks(&self) -> Vec<Check> {
+        let mut targets = self.doors.clone();
+        for member in self.members.lock().iter() {
+            let address = member.http.map(|http| format!("http://{http}"));
+            if let Some(address) = address.filter(|address| self.doors.iter().all(|door| door.1 != *address))
+            {
+                targets.push((member.name.clone(), address));
+            }
+        }
+        let check = |(target, address): &(String, String), check: &str| Check {
+            target: target.clone(),
+            name: format!("{target} /{check}"),
+            url: format!("{address}/{check}"),
+        };
+        let checks = targets.iter().flat_map(|target| CHECKS.map(|name| check(target, name)));
+        checks.filter(|check| !self.unknown.contains(&check.name)).collect()
     }
 }
 
-fn address(door: &Url, check: &str) -> String {
+fn address(door: &Url) -> String {
     let scheme = if matches!(door.scheme(), "https" | "wss") { "https" } else { "http" };
     let port = door.port_or_known_default().unwrap_or(80);
-    format!("{scheme}://{}:{port}/{check}", door.host_str().unwrap_or_default())
-}
-
-async fn ask(
-    client: &Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    url: &str,
-) -> (Result<StatusCode, String>, Duration) {
-    let began = Instant::now();
-    let answer = match Request::get(url).body(Empty::new()) {
-        Ok(request) => match tokio::time::timeout(PATIENCE, client.request(request)).await {
-            Ok(Ok(answer)) => Ok(answer.status()),
-            Ok(Err(_)) => Err("no answer".to_owned()),
-            Err(_) => Err("no answer in 2 s".to_owned()),
-        },
-        Err(_) => Err("no address".to_owned()),
-    };
-    (answer, began.elapsed())
+    format!("{scheme}://{}:{port}", door.host_str().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -109,11 +120,10 @@ mod tests {
 
     #[test]
     fn a_door_for_sockets_answers_calls() {
-        for (door, url) in [
-            ("ws://127.0.0.1:8081/x", "http://127.0.0.1:8081/health"),
-            ("wss://a.example", "https://a.example:443/health"),
-        ] {
-            assert_eq!(address(&door.parse().unwrap(), "health"), url);
+        for (door, url) in
+            [("ws://127.0.0.1:8081/x", "http://127.0.0.1:8081"), ("wss://a.example", "https://a.example:443")]
+        {
+            assert_eq!(address(&door.parse().unwrap()), url);
         }
     }
 }

@@ -1,16 +1,24 @@
 //! Watches the stack beside the run: health of its doors, and what its processes take, a row a second.
 //! It has threads of its own and no part in the load; what it cannot see is absent, and it never fails a run.
 
+mod call;
+mod exposition;
 mod health;
+mod inventory;
+mod members;
 mod proc;
-mod stack;
+mod scrape;
 mod usage;
 
+pub use exposition::{BusLag, Gateways, OfItself};
+pub use inventory::Member;
 pub use usage::{Ended, Usage, Watched};
 
-use crate::config::Target;
+use crate::{config::Target, measure::Beside};
 use health::Doors;
+use members::Roll;
 use parking_lot::Mutex;
+use scrape::Scraper;
 use std::{
     io,
     path::PathBuf,
@@ -31,14 +39,16 @@ pub struct Plan<'a> {
     pub target: &'a Target,
     /// For doors behind TLS.
     pub tls: &'a rustls::ClientConfig,
-    /// The native stack of that name, where its doors are the run's.
+    /// The stack of that name, where its doors are the run's; without one, whichever has them.
     pub stack: Option<&'a str>,
-    /// The beginning of the run's clock.
-    pub epoch: Instant,
+    /// The stack in this process.
+    pub embedded: &'a [Member],
     /// `…_resources.csv`.
     pub resources: PathBuf,
     /// `…_health.csv`.
     pub health: PathBuf,
+    /// Where readings go.
+    pub beside: &'a Beside,
 }
 
 /// A watch that goes on until it is ended.
@@ -47,30 +57,61 @@ pub struct Watch {
     ends: Vec<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     seen: Arc<Mutex<Watched>>,
+    scraper: Arc<Mutex<Scraper>>,
 }
 
-impl Watch {
-    /// Begins to watch.
+/// The stack as it was before the run. Finding it may take a while, so that it is done before the run's clock starts.
+#[derive(Debug)]
+pub struct Found<'a> {
+    plan: &'a Plan<'a>,
+    seen: Arc<Mutex<Watched>>,
+    roll: Roll,
+    scraper: Scraper,
+}
+
+impl<'a> Found<'a> {
+    /// Looks for the stack, and reads the counters of its members for the first time.
+    ///
+    /// # Errors
+    /// There can be no client for its members.
+    pub fn look(plan: &'a Plan<'a>) -> io::Result<Self> {
+        let seen = Arc::new(Mutex::new(Watched::default()));
+        let roll = Roll::find(plan, &seen);
+        let mut scraper = Scraper::new(plan.tls, roll.members())?;
+        scraper.look(true, &seen);
+        Ok(Self { plan, seen, roll, scraper })
+    }
+
+    /// Begins to watch; `epoch` is the beginning of the run's clock.
     ///
     /// # Errors
     /// A file cannot be made, or a thread not be started.
-    pub fn start(plan: &Plan<'_>) -> io::Result<Self> {
-        let seen = Arc::new(Mutex::new(Watched::default()));
-        let mut watch = Self { ends: Vec::new(), threads: Vec::new(), seen: Arc::clone(&seen) };
-        let processes = stack::Processes::find(plan.stack, &plan.target.api);
-        let known = processes.known();
-        if let Some(processes) = processes.follow() {
+    pub fn watch(self, epoch: Instant) -> io::Result<Watch> {
+        let Self { plan, seen, mut roll, scraper } = self;
+        let members = roll.members();
+        let scraper = Arc::new(Mutex::new(scraper));
+        let mut watch = Watch {
+            ends: Vec::new(),
+            threads: Vec::new(),
+            seen: Arc::clone(&seen),
+            scraper: Arc::clone(&scraper),
+        };
+        let seen_by_scraper = Arc::clone(&seen);
+        watch.begin("watch-metrics", epoch, move |second| scraper.lock().tick(second, &seen_by_scraper))?;
+        if roll.changes() {
             let seen = Arc::clone(&seen);
-            watch.begin("watch-stack", plan.epoch, move |second| processes.look(second, &seen))?;
+            watch.begin("watch-stack", epoch, move |second| roll.look(second, &seen))?;
         }
-        let mut resources = proc::Sampler::new(&plan.resources, known)?;
+        let mut resources = proc::Sampler::new(plan, Arc::clone(&members))?;
         let seen_too = Arc::clone(&seen);
-        watch.begin("watch-processes", plan.epoch, move |second| resources.sample(second, &seen_too))?;
-        let mut doors = Doors::new(plan)?;
-        watch.begin("watch-health", plan.epoch, move |second| doors.ask(second, &seen))?;
+        watch.begin("watch-processes", epoch, move |second| resources.sample(second, &seen_too))?;
+        let mut doors = Doors::new(plan, members)?;
+        watch.begin("watch-health", epoch, move |second| doors.ask(second, &seen))?;
         Ok(watch)
     }
+}
 
+impl Watch {
     /// Does `look` each second of the run's clock, on a thread of its own. Seconds that it takes too long for are left out.
     fn begin(
         &mut self,
@@ -93,6 +134,7 @@ impl Watch {
     #[must_use]
     pub fn end(mut self) -> Watched {
         self.stop();
+        self.scraper.lock().look(false, &self.seen);
         std::mem::take(&mut *self.seen.lock())
     }
 

@@ -1,14 +1,17 @@
 //! CPU, memory, descriptors and threads of processes, from `/proc`.
 //! Where there is none, and of processes that are gone, there are no rows.
 
-use super::usage::{Sample, Watched};
+use super::{
+    Plan,
+    members::Members,
+    usage::{Sample, Watched},
+};
+use crate::measure::{Beside, Quantity, Reading, role};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,33 +21,40 @@ const TICKS: f64 = 100.0;
 /// A process that was not seen for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Names and process ids.
-pub(super) type Known = Arc<Mutex<BTreeMap<String, u32>>>;
+/// Children of children, and no deeper.
+const GENERATIONS: u32 = 3;
 
 /// Samples the known processes and this one.
 #[derive(Debug)]
 pub(super) struct Sampler {
     rows: csv::Writer<File>,
-    known: Known,
+    members: Members,
+    beside: Beside,
     /// By process id: CPU ticks, and when they were read.
     last: BTreeMap<u32, (f64, Instant)>,
 }
 
 impl Sampler {
-    pub(super) fn new(path: &Path, known: Known) -> io::Result<Self> {
-        let mut rows = csv::Writer::from_writer(File::create(path)?);
+    pub(super) fn new(plan: &Plan<'_>, members: Members) -> io::Result<Self> {
+        let mut rows = csv::Writer::from_writer(File::create(&plan.resources)?);
         rows.write_record(["second", "process", "cpu_share", "rss_mb", "fds", "threads"])?;
         rows.flush()?;
-        Ok(Self { rows, known, last: BTreeMap::new() })
+        Ok(Self { rows, members, beside: plan.beside.clone(), last: BTreeMap::new() })
     }
 
     pub(super) fn sample(&mut self, second: u64, seen: &Mutex<Watched>) {
-        let mut processes = self.known.lock().clone();
-        processes.insert("client".to_owned(), std::process::id());
+        let members = self.members.lock().clone();
+        let running =
+            members.into_iter().filter_map(|member| Some((member.name, member.pid?, member.has_children)));
+        let processes: Vec<_> = running.chain([("client".to_owned(), std::process::id(), false)]).collect();
         self.last.retain(|_, (_, at)| at.elapsed() < FORGOTTEN);
-        for (name, pid) in processes {
-            let Some(sample) = self.read_family(pid, is_master(&name)) else { continue };
+        let mut readings = Vec::new();
+        for (name, pid, has_children) in processes {
+            let Some(sample) = self.read_family(pid, if has_children { GENERATIONS } else { 0 }) else {
+                continue;
+            };
             seen.lock().process(&name, second, &sample);
+            read(&mut readings, &name, &sample);
             let whole = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
             // A full disk costs rows of this table alone; the run's own results tell it.
             let _ = self.rows.write_record([
@@ -57,13 +67,16 @@ impl Sampler {
             ]);
         }
         let _ = self.rows.flush();
+        let roles = by_role(&readings);
+        readings.extend(roles);
+        self.beside.tell(second.saturating_sub(1), readings);
     }
 
     /// A process, with its children where these do its work.
-    fn read_family(&mut self, pid: u32, is_master: bool) -> Option<Sample> {
+    fn read_family(&mut self, pid: u32, generations: u32) -> Option<Sample> {
         let mut sum = self.read(pid)?;
-        let children = if is_master { children(pid) } else { Vec::new() };
-        for child in children.into_iter().filter_map(|child| self.read(child)) {
+        let children = if generations > 0 { children(pid) } else { Vec::new() };
+        for child in children.into_iter().filter_map(|child| self.read_family(child, generations - 1)) {
             sum.cpu = sum.cpu.zip(child.cpu).map(|(a, b)| a + b).or(sum.cpu);
             sum.rss_mb += child.rss_mb;
             sum.threads += child.threads;
@@ -86,9 +99,26 @@ impl Sampler {
     }
 }
 
-/// HAProxy's first process only minds its workers.
-fn is_master(name: &str) -> bool {
-    name.starts_with("haproxy")
+fn read(readings: &mut Vec<Reading>, name: &str, sample: &Sample) {
+    let mut one = |quantity, value| readings.push(Reading { quantity, label: name.to_owned(), value });
+    one(Quantity::RssMb, sample.rss_mb);
+    if let Some(cores) = sample.cpu {
+        one(Quantity::CpuShare, cores);
+    }
+}
+
+/// Sums of the roles that are not a process of the same name.
+fn by_role(readings: &[Reading]) -> Vec<Reading> {
+    let mut sums: BTreeMap<(Quantity, &str), f64> = BTreeMap::new();
+    for reading in readings.iter().filter(|reading| role(&reading.label) != reading.label) {
+        *sums.entry((reading.quantity, role(&reading.label))).or_default() += reading.value;
+    }
+    let reading = |((quantity, role), value): ((Quantity, &str), f64)| Reading {
+        quantity,
+        label: role.to_owned(),
+        value,
+    };
+    sums.into_iter().map(reading).collect()
 }
 
 fn children(pid: u32) -> Vec<u32> {
@@ -147,17 +177,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_role_is_the_sum_of_its_processes() {
+        let mut readings = Vec::new();
+        for (name, cpu, rss_mb) in
+            [("server-1", None, 10.0), ("server-2", Some(0.5), 20.0), ("redis", Some(0.1), 5.0)]
+        {
+            read(&mut readings, name, &Sample { cpu, rss_mb, ..Sample::default() });
+        }
+        let reading = |quantity, value| Reading { quantity, label: "server".into(), value };
+        assert_eq!(by_role(&readings), [reading(Quantity::RssMb, 30.0), reading(Quantity::CpuShare, 0.5)]);
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_is_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.csv");
-        let mut sampler = Sampler::new(&path, Known::default()).unwrap();
+        let beside = Beside::default();
+        let rows = csv::Writer::from_writer(File::create(&path).unwrap());
+        let mut sampler =
+            Sampler { rows, members: Members::default(), beside: beside.clone(), last: BTreeMap::new() };
         let seen = Mutex::new(Watched::default());
         sampler.sample(1, &seen);
         sampler.sample(2, &seen);
         let usage = seen.lock().processes["client"].clone();
         assert!(usage.most_rss_mb > 1.0 && usage.most_descriptors > 2 && usage.descriptor_limit.is_some());
-        assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 3);
+        assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 2);
+        assert_eq!(beside.take(1).len(), 2, "memory, and CPU since the first look");
     }
 }

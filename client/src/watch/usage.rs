@@ -1,8 +1,8 @@
 //! What was seen of each process and each check, in a memory that does not grow with the run's length.
 //! It judges nothing; `findings` does.
 
-use crate::measure::Distribution;
-use std::collections::BTreeMap;
+use super::exposition::OfItself;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Means of memory over equal stretches; with more of them two become one.
 const MOST_BLOCKS: usize = 512;
@@ -12,25 +12,29 @@ const MOST: usize = 1_000;
 const BUSY: f64 = 0.9;
 
 /// Everything that was seen beside the run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Watched {
     /// By process.
     pub processes: BTreeMap<String, Usage>,
-    /// Answers of `/health` and `/ready`.
-    pub health: Distribution,
     /// Checks that failed, by door: how many, the first and the last second, what was answered last.
     pub failed: BTreeMap<String, (u64, u64, u64, String)>,
     /// Processes that another took the place of, and when.
     pub restarts: Vec<(String, u64)>,
     /// Processes that were found ended, and when first.
     pub ended: Vec<Ended>,
+    /// Instances that never answered a check: they cannot be reached from here.
+    pub unreached: BTreeSet<String>,
+    /// What servers and gateways said in their `/metrics`.
+    pub of_itself: OfItself,
+    /// Why nothing, or not everything, of the stack behind the doors could be seen.
+    pub unseen: Option<String>,
 }
 
 /// A process that ended.
 pub type Ended = (String, u64);
 
 /// What a process took.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
     /// Samples.
     pub samples: u64,
@@ -120,51 +124,16 @@ impl Watched {
         (*count, *last, *what) = (*count + 1, second, answer);
     }
 
-    #[cfg(feature = "embedded")]
     pub(super) fn restarted(&mut self, name: &str, second: u64) {
         if self.restarts.len() < MOST {
             self.restarts.push((name.to_owned(), second));
         }
     }
 
-    #[cfg(feature = "embedded")]
     pub(super) fn ended(&mut self, name: &str, second: u64) {
         if self.ended.len() < MOST {
             self.ended.push((name.to_owned(), second));
         }
-    }
-
-    /// For thresholds, by name.
-    #[must_use]
-    #[allow(clippy::cast_precision_loss)]
-    pub fn figures(&self) -> BTreeMap<String, f64> {
-        let mut figures = BTreeMap::new();
-        if let Some(health) = self.health.summary() {
-            let of = [
-                ("avg", health.mean),
-                ("min", health.min),
-                ("med", health.p50),
-                ("p50", health.p50),
-                ("p90", health.p90),
-                ("p95", health.p95),
-                ("p99", health.p99),
-                ("max", health.max),
-            ];
-            figures.extend(of.map(|(statistic, ms)| (format!("health_ms:{statistic}"), ms)));
-        }
-        let checks = self.failed.values().map(|failed| failed.0).sum::<u64>();
-        if checks > 0 || self.health.count() > 0 {
-            figures.insert("health_failures".into(), checks as f64);
-        }
-        // Without a stack that tells its processes nobody knows of restarts.
-        if self.processes.len() > 1 {
-            figures.insert("restarts".into(), self.restarts.len() as f64);
-        }
-        for (name, usage) in &self.processes {
-            figures.insert(format!("rss_mb{{{name}}}"), usage.most_rss_mb);
-            figures.insert(format!("cpu_share{{{name}}}"), usage.mean_cpu());
-        }
-        figures
     }
 }
 
@@ -185,10 +154,5 @@ mod tests {
             assert!((mb - 100.0 - at / 1_000.0).abs() < 0.5, "{at}: {mb}");
         }
         assert!((usage.most_rss_mb - 186.399).abs() < 1e-6);
-    }
-
-    #[test]
-    fn what_was_not_watched_has_no_figure() {
-        assert!(Watched::default().figures().is_empty());
     }
 }

@@ -2,7 +2,7 @@
 //! It makes no verdict; that has an order of its own.
 
 use super::{Comparison, Figure, Over, Threshold, Windows, distribution_of, stretch_figure, window::Worst};
-use crate::measure::{Distribution, Interval, Steady};
+use crate::measure::{Distribution, Interval, Steady, Totals};
 use std::collections::BTreeMap;
 
 /// What became of a threshold.
@@ -65,8 +65,8 @@ pub struct RunFigures<'a> {
     pub metrics: &'a Interval,
     /// Counts, rates and shares by name; those without a value are of nothing.
     pub scalars: &'a BTreeMap<&'static str, Option<f64>>,
-    /// What watches beside the run told, by name.
-    pub extra: &'a BTreeMap<String, f64>,
+    /// What was read beside the run.
+    pub beside: &'a Totals,
     /// The steady state, where the run had one.
     pub steady: Option<&'a Steady>,
     /// The worst windows.
@@ -102,9 +102,7 @@ fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, Stri
         Figure::Scalar(name) => {
             figures.scalars.get(name).copied().flatten().ok_or_else(|| "it was not measured".to_owned())
         }
-        Figure::Extra(name) => {
-            figures.extra.get(name).copied().ok_or_else(|| "nothing watched it in this run".to_owned())
-        }
+        Figure::Beside(question) => figures.beside.figure(question),
     }
 }
 
@@ -133,7 +131,7 @@ pub fn zero(name: &'static str) -> Threshold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Metric;
+    use crate::measure::{Metric, Quantity, Reading};
 
     fn interval() -> Interval {
         let mut interval = Interval::default();
@@ -152,12 +150,13 @@ mod tests {
             ("tokens_lost", Some(0.0)),
             ("delivery_ratio", None),
         ]);
-        let extra = BTreeMap::from([("rss_mb{redis}".to_owned(), 20.0)]);
+        let mut beside = Totals::default();
+        beside.add(&Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 20.0 });
         let windows = Windows::default();
         let run = |steady| RunFigures {
             metrics: &metrics,
             scalars: &scalars,
-            extra: &extra,
+            beside: &beside,
             steady,
             windows: &windows,
         };

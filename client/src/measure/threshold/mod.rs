@@ -8,12 +8,12 @@ mod statistic;
 mod window;
 
 pub use judge::{Outcome, RunFigures, State, figure_text, judge_all, zero};
-pub use names::{EXTRA_NAMES, RUN_NAMES, STRETCH_NAMES};
+pub use names::{RUN_NAMES, STRETCH_NAMES};
 pub use parse::{ThresholdError, split};
 pub use statistic::Statistic;
 pub use window::{Broken, Windows, Worst};
 
-use super::{Counts, Distribution, Interval, Metric};
+use super::{Counts, Distribution, Interval, Metric, Question};
 use std::{fmt, time::Duration};
 
 /// One threshold, as `e2el_ms[30s]:p95<3000`.
@@ -38,8 +38,8 @@ pub enum Figure {
     Duration(Metric, Statistic),
     /// A count, a rate or a share, by its name.
     Scalar(&'static str),
-    /// What is not of the run's own records, by its whole name: `health_ms:p99`, `rss_mb{redis}`.
-    Extra(String),
+    /// What was read beside the run: `health_ms:p99`, `rss_mb{redis}`.
+    Beside(Question),
 }
 
 /// Over which stretch of the run a figure is taken.
@@ -116,7 +116,12 @@ impl Threshold {
         match &self.figure {
             Figure::Duration(metric, statistic) => format!("{}_ms{over} {statistic}", metric.name()),
             Figure::Scalar(name) => format!("{name}{over}"),
-            Figure::Extra(name) => name.clone(),
+            Figure::Beside(question) => {
+                let label = question.label.as_ref().map(|label| format!("{{{label}}}")).unwrap_or_default();
+                let statistic =
+                    question.statistic.map(|statistic| format!(" {statistic}")).unwrap_or_default();
+                format!("{}{label}{over}{statistic}", question.quantity.name())
+            }
         }
     }
 
@@ -125,7 +130,8 @@ impl Threshold {
     pub fn statistic(&self) -> Option<Statistic> {
         match self.figure {
             Figure::Duration(_, statistic) => Some(statistic),
-            _ => None,
+            Figure::Beside(ref question) => question.statistic,
+            Figure::Scalar(_) => None,
         }
     }
 }
@@ -171,7 +177,7 @@ pub(crate) fn stretch_figure(
         Figure::Duration(_, statistic) => statistic.of(distribution),
         Figure::Scalar(name) => stretch_scalar(name, counts, tokens, seconds)
             .ok_or_else(|| "there is no such figure in that stretch".to_owned()),
-        Figure::Extra(_) => Err("it is known of the whole run alone".to_owned()),
+        Figure::Beside(_) => Err("it is read beside the run".to_owned()),
     }
 }
 

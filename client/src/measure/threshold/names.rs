@@ -2,7 +2,7 @@
 //! What is not on a list is refused before the run, with the lists.
 
 /// Counts, rates and shares of the whole run; named as in the summary, where `success_rate` alone is percent.
-pub const RUN_NAMES: [&str; 43] = [
+pub const RUN_NAMES: [&str; 44] = [
     "duration_s",
     "sessions_total",
     "sessions_ok",
@@ -38,6 +38,7 @@ pub const RUN_NAMES: [&str; 43] = [
     "longest_token_gap_ms",
     "request_throughput",
     "output_throughput",
+    "published_throughput",
     "request_goodput",
     "goodput_share",
     "dropped_iterations",
@@ -78,9 +79,6 @@ pub(super) const GROWING: [&str; 6] = [
     "reconnect_attempts",
     "reconnects_ok",
 ];
-
-/// What watches beside the run tell, if they ran: of a process with its name, as `rss_mb{redis}`.
-pub const EXTRA_NAMES: [&str; 5] = ["health_ms", "health_failures", "restarts", "rss_mb", "cpu_share"];
 
 #[cfg(test)]
 mod tests {

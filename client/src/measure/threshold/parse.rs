@@ -1,10 +1,11 @@
 //! Thresholds as people write them: `e2el_ms:p95<3000`, `error_rate<0.005`, `ttft_ms{steady}:p99<450`.
 //! It knows every name beforehand, so that a wrong one ends no run after an hour.
 
-use super::{
-    Comparison, EXTRA_NAMES, Figure, Over, RUN_NAMES, STRETCH_NAMES, Statistic, Threshold, names::SHARES,
+use super::{Comparison, Figure, Over, RUN_NAMES, STRETCH_NAMES, Statistic, Threshold, names::SHARES};
+use crate::{
+    config::span,
+    measure::{Metric, Quantity, Question},
 };
-use crate::{config::span, measure::Metric};
 use std::{str::FromStr, time::Duration};
 
 /// The longest window: its seconds are held in memory, some 200 KiB each.
@@ -63,7 +64,6 @@ fn parse(text: &str) -> Result<Threshold, String> {
 
 /// The part before the comparison, in its pieces.
 struct Subject<'a> {
-    whole: &'a str,
     name: &'a str,
     label: Option<&'a str>,
     window: Option<&'a str>,
@@ -86,15 +86,12 @@ impl<'a> Subject<'a> {
             None if rest.is_empty() => None,
             None => return Err(format!("`{rest}` is not understood behind `{name}`")),
         };
-        Ok(Self { whole, name, label, window, statistic })
+        Ok(Self { name, label, window, statistic })
     }
 
     fn resolve(&self) -> Result<(Figure, Over), String> {
-        if EXTRA_NAMES.contains(&self.name) {
-            return match self.window {
-                None if self.label != Some("steady") => Ok((Figure::Extra(self.whole.to_owned()), Over::Run)),
-                _ => Err(format!("`{}` is known of the whole run alone", self.name)),
-            };
+        if let Some(quantity) = Quantity::ALL.into_iter().find(|quantity| quantity.name() == self.name) {
+            return self.beside(quantity);
         }
         let over = self.over()?;
         if let Some(metric) = Metric::ALL.into_iter().find(|metric| self.is(*metric)) {
@@ -114,6 +111,26 @@ impl<'a> Subject<'a> {
             None => Ok((Figure::Scalar(name), over)),
             Some(statistic) => Err(format!("`{name}` is one figure and has no `:{statistic}`")),
         }
+    }
+
+    /// What is read beside the run: the label says whose.
+    fn beside(&self, quantity: Quantity) -> Result<(Figure, Over), String> {
+        let name = self.name;
+        if self.label == Some("steady") {
+            return Err(format!("`{name}` is known of the whole run and of windows alone"));
+        }
+        if self.label.is_none() && !quantity.adds_up() {
+            return Err(format!(
+                "say whose: {name}{{redis}}, {name}{{wsproxy-1}}, or of a whole role {name}{{wsproxy}}"
+            ));
+        }
+        let statistic = match (quantity, self.statistic) {
+            (Quantity::HealthMs, _) => Some(self.statistic()?),
+            (_, None) => None,
+            (_, Some(statistic)) => return Err(format!("`{name}` is one figure and has no `:{statistic}`")),
+        };
+        let over = Self { label: None, ..*self }.over()?;
+        Ok((Figure::Beside(Question { quantity, label: self.label.map(str::to_owned), statistic }), over))
     }
 
     fn is(&self, metric: Metric) -> bool {
@@ -149,7 +166,7 @@ impl<'a> Subject<'a> {
 
 fn known() -> String {
     let durations = Metric::ALL.map(|metric| format!("{}_ms", metric.name())).join(", ");
-    let (scalars, extras) = (RUN_NAMES.join(", "), EXTRA_NAMES.join(", "));
+    let (scalars, extras) = (RUN_NAMES.join(", "), Quantity::ALL.map(Quantity::name).join(", "));
     format!("{durations} (with a statistic, as e2el_ms:p95), {scalars}, and {extras}")
 }
 
@@ -179,8 +196,11 @@ mod tests {
             ("output_throughput[10]>=500", "output_throughput[10s]>=500"),
             ("goodput_share{steady}>0.9", "goodput_share{steady}>0.9"),
             ("e2el_overhead_ms:med>-5", "e2el_overhead_ms p(50)>-5"),
-            ("health_ms:p99<50", "health_ms:p99<50"),
+            ("health_ms:p99<50", "health_ms p(99)<50"),
+            ("health_ms{api}[30s]:p95<50", "health_ms{api}[30s] p(95)<50"),
             ("rss_mb{wsproxy-1}<300", "rss_mb{wsproxy-1}<300"),
+            ("cpu_share{redis}[1m]<0.9", "cpu_share{redis}[60s]<0.9"),
+            ("restarts[30s]<=1", "restarts[30s]<=1"),
             ("itl_ms:count!=0", "itl_ms count!=0"),
         ] {
             assert_eq!(shown(text), expected, "{text}");
@@ -216,8 +236,11 @@ mod tests {
             ("e2el_ms[1h]:p95<3", "from 1s to 300s"),
             ("e2el_ms[é]:p95<3", "from 1s to 300s"),
             ("e2el_ms-x:p95<3", "`-x:p95` is not understood"),
-            ("restarts[3s]<3", "known of the whole run alone"),
-            ("restarts{steady}<3", "known of the whole run alone"),
+            ("restarts{steady}<3", "known of the whole run and of windows alone"),
+            ("restarts:max<3", "has no `:max`"),
+            ("health_ms<3", "say which statistic"),
+            ("rss_mb<3", "say whose: rss_mb{redis}"),
+            ("rss_mb{redis}[1h]<3", "from 1s to 300s"),
         ] {
             assert!(fault(text).contains(why), "{text}: {}", fault(text));
         }

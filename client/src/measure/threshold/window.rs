@@ -2,7 +2,7 @@
 //! It holds the seconds of one window a threshold, of the one metric that the threshold is about.
 
 use super::{Comparison, Figure, Over, Threshold, distribution_of, names::GROWING, stretch_figure};
-use crate::measure::{Counts, Distribution, Interval};
+use crate::measure::{Counts, Distribution, Interval, Reading, Readings};
 use std::collections::VecDeque;
 
 /// A window's figure and where it began.
@@ -49,6 +49,7 @@ struct Slice {
     distribution: Distribution,
     counts: Counts,
     tokens: u64,
+    beside: Readings,
 }
 
 impl Windows {
@@ -60,15 +61,15 @@ impl Windows {
         Self { watched, growing, ..Self::default() }
     }
 
-    /// Takes a second that is over. Seconds come in order; one that is left out was empty.
-    pub fn second(&mut self, second: u64, interval: &Interval) {
+    /// Takes a second that is over, and what was read beside it. Seconds come in order; one that is left out was empty.
+    pub fn second(&mut self, second: u64, interval: &Interval, readings: &[Reading]) {
         let next = self.next.unwrap_or(second);
         for watched in &mut self.watched {
             // More empty seconds than a window holds are as good as a window of them.
             for empty in next..second.min(next.saturating_add(watched.length as u64)) {
                 watched.push(empty, Slice::default());
             }
-            watched.push(second, Slice::of(&watched.threshold.figure, interval));
+            watched.push(second, Slice::of(&watched.threshold.figure, interval, readings));
         }
         self.so_far.merge(interval.counts());
         self.next = Some(second + 1);
@@ -131,9 +132,14 @@ fn only_grows(threshold: &Threshold) -> bool {
 }
 
 impl Slice {
-    fn of(figure: &Figure, interval: &Interval) -> Self {
+    fn of(figure: &Figure, interval: &Interval, readings: &[Reading]) -> Self {
         let distribution = distribution_of(figure, interval).cloned().unwrap_or_default();
-        Self { distribution, counts: *interval.counts(), tokens: interval.tokens() }
+        let mut beside = Readings::default();
+        if let Figure::Beside(question) = figure {
+            let asked_for = readings.iter().filter(|reading| question.asks_for(reading));
+            asked_for.for_each(|reading| beside.add(reading.quantity, reading.value));
+        }
+        Self { distribution, counts: *interval.counts(), tokens: interval.tokens(), beside }
     }
 }
 
@@ -177,6 +183,10 @@ impl Watched {
             all.distribution.merge(&slice.distribution);
             all.counts.merge(&slice.counts);
             all.tokens += slice.tokens;
+            all.beside.merge(&slice.beside);
+        }
+        if let Figure::Beside(question) = &self.threshold.figure {
+            return all.beside.figure(question.quantity, question.statistic);
         }
         #[allow(clippy::cast_precision_loss)]
         let seconds = self.seconds.len() as f64;
@@ -187,7 +197,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Metric;
+    use crate::measure::{Metric, Quantity};
     use proptest::prelude::*;
 
     fn threshold(text: &str) -> Threshold {
@@ -208,7 +218,7 @@ mod tests {
         let threshold = threshold(text);
         let mut windows = Windows::of(std::slice::from_ref(&threshold));
         for (at, e2el_ms) in seconds {
-            windows.second(*at, &second(e2el_ms));
+            windows.second(*at, &second(e2el_ms), &[]);
         }
         #[allow(clippy::cast_possible_truncation)]
         windows.worst(&threshold).map(|worst| (worst.value.round() as i64, worst.from_s))
@@ -242,17 +252,40 @@ mod tests {
     }
 
     #[test]
+    fn what_was_read_beside_the_run_has_windows_too() {
+        let thresholds =
+            ["restarts[2s]<2", "rss_mb{redis}[2s]<50", "cpu_share{redis}[2s]<1", "health_ms[2s]:max<1"];
+        let thresholds = thresholds.map(threshold);
+        let mut windows = Windows::of(&thresholds);
+        let read = |quantity, label: &str, value| Reading { quantity, label: label.to_owned(), value };
+        for (at, rss, restarts) in [(0, 10.0, 1.0), (1, 40.0, 0.0), (2, 30.0, 1.0), (3, 20.0, 1.0)] {
+            let readings = [
+                read(Quantity::RssMb, "redis", rss),
+                read(Quantity::CpuShare, "redis", rss / 10.0),
+                read(Quantity::Restarts, "wsproxy-1", restarts),
+            ];
+            windows.second(at, &Interval::default(), &readings);
+        }
+        let worst = |index: usize| windows.worst(&thresholds[index]);
+        assert_eq!(worst(0), Ok(Worst { value: 2.0, from_s: 2 }));
+        assert_eq!(worst(1), Ok(Worst { value: 40.0, from_s: 0 }));
+        assert_eq!(worst(2), Ok(Worst { value: 3.5, from_s: 1 }));
+        assert!(worst(3).unwrap_err().contains("nothing watched"));
+        assert_eq!(windows.broken().unwrap().threshold.text, "restarts[2s]<2");
+    }
+
+    #[test]
     fn what_cannot_be_mended_is_told_while_the_run_goes_on() {
         let thresholds = ["e2el_ms[2s]:max<50", "queries_failed<=1", "error_rate<0.1", "e2el_ms:p95<1"];
         let mut windows = Windows::of(&thresholds.map(threshold));
         let mut failing = second(&[10]);
         failing.count(|counts| counts.failed += 1);
-        windows.second(0, &failing);
+        windows.second(0, &failing, &[]);
         assert_eq!(windows.broken(), None, "a rate and a percentile of the whole run may recover");
-        windows.second(1, &failing);
+        windows.second(1, &failing, &[]);
         let broken = windows.broken().unwrap();
         assert_eq!((broken.threshold.text.as_str(), broken.value), ("queries_failed<=1", 2.0));
-        windows.second(2, &second(&[60]));
+        windows.second(2, &second(&[60]), &[]);
         assert_eq!(windows.broken().unwrap().threshold.text, "e2el_ms[2s]:max<50");
     }
 
@@ -266,7 +299,7 @@ mod tests {
             let threshold = threshold(&format!("e2el_ms[{length}s]:p90<1"));
             let mut windows = Windows::of(std::slice::from_ref(&threshold));
             for (at, e2el_ms) in run.iter().enumerate() {
-                windows.second(at as u64, &second(e2el_ms));
+                windows.second(at as u64, &second(e2el_ms), &[]);
             }
             let figure = |seconds: &[Vec<i64>]| second(&seconds.concat()).get(Metric::E2el).quantile_ms(0.9);
             let naive = run.windows(length.min(run.len())).filter_map(figure).reduce(f64::max);

@@ -1,18 +1,19 @@
 //! `client analyze`: reads result CSVs back and prints what they say, one by one and all together.
 //! It also reads files that have the origin's ten columns alone, and refuses by name and line what is no such file.
 
-use super::text::{percent, printable, short};
-use crate::measure::{Distribution, Summary};
+mod text;
+
+use super::{page::Page, values::printable};
+use crate::measure::Distribution;
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt::Write as _,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
 /// Every file must have these; ours follow where the file has them.
-const ORIGIN: &[&str] = super::csv_rows::COLUMNS.split_at(10).0;
+const ORIGIN: &[&str] = crate::output::csv_rows::COLUMNS.split_at(10).0;
 /// A duration in a column: its title in the table, and nanoseconds in its unit.
 type Column = (&'static str, &'static str, f64);
 /// Durations of a query.
@@ -57,12 +58,13 @@ struct Analysis {
     cut_off: bool,
 }
 
-/// Reads all files and makes the text: a section a file, and one of all together where there are several.
+/// Reads all files and makes the text, for a terminal of so many columns: a section a file, and one of all together
+/// where there are several.
 ///
 /// # Errors
 /// The first file that is no result CSV: which, where in it, and what to do.
-pub fn analyze(paths: &[PathBuf]) -> Result<String, AnalyzeError> {
-    let mut out = String::new();
+pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, AnalyzeError> {
+    let mut page = Page::new(columns);
     let mut all = Analysis::default();
     for path in paths {
         let file = File::open(path).map_err(|error| AnalyzeError {
@@ -71,13 +73,13 @@ pub fn analyze(paths: &[PathBuf]) -> Result<String, AnalyzeError> {
             next_step: "name a .csv that a run left in its output directory",
         })?;
         let analysis = read(path, file)?;
-        analysis.print(&mut out, &path.display().to_string());
+        text::print(&mut page, &analysis, &path.display().to_string());
         all.merge(&analysis);
     }
     if paths.len() > 1 {
-        all.print(&mut out, &format!("all {} files together", paths.len()));
+        text::print(&mut page, &all, &format!("all {} files together", paths.len()));
     }
-    Ok(out)
+    Ok(page.finish())
 }
 
 /// Where the columns of a file are.
@@ -229,68 +231,6 @@ impl Analysis {
         }
         self.cut_off |= other.cut_off;
     }
-
-    fn print(&self, out: &mut String, title: &str) {
-        let _ = writeln!(out, "{title}");
-        self.print_counts(out);
-        self.print_durations(out);
-        if let Some(latency) = self.durations.get("latency") {
-            print_histogram(out, latency);
-        }
-        let mut errors: Vec<_> = self.errors.iter().collect();
-        errors.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        if !errors.is_empty() {
-            let _ = writeln!(out, "\n  errors by kind");
-        }
-        for (kind, count) in errors {
-            let _ = writeln!(out, "  {count:>8}  {kind}");
-        }
-        out.push('\n');
-    }
-
-    fn print_counts(&self, out: &mut String) {
-        let mut line = |name: &str, value: &str| {
-            let _ = writeln!(out, "  {name:.<26}: {value}");
-        };
-        #[allow(clippy::cast_precision_loss)]
-        let rate = if self.rows > 0 { percent(self.ok as f64 / self.rows as f64) } else { "none".to_owned() };
-        line("sessions", &self.sessions.len().to_string());
-        line("queries", &self.rows.to_string());
-        line("success rate", &format!("{rate}  ({} ok)", self.ok));
-        let statuses: Vec<_> =
-            self.statuses.iter().map(|(status, count)| format!("{count} {status}")).collect();
-        line("statuses", &statuses.join(", "));
-        let sum = |name| self.sums.get(name).copied();
-        let or_unknown =
-            |count: Option<u64>| count.map_or_else(|| "not announced".to_owned(), |n| n.to_string());
-        line("tokens expected", &or_unknown(sum("tokens_expected")));
-        line("tokens received", &sum("tokens").unwrap_or(0).to_string());
-        for name in ["tokens_lost", "tokens_duplicated", "tokens_reordered"] {
-            if let Some(count) = sum(name) {
-                line(&name.replace('_', " "), &count.to_string());
-            }
-        }
-        let (attempts, ok) = (sum("reconnect_attempts"), sum("successful_reconnects"));
-        line("reconnect attempts", &format!("{}, {} ok", attempts.unwrap_or(0), ok.unwrap_or(0)));
-        if self.cut_off {
-            line("note", "the last row is cut off and was left out");
-        }
-    }
-
-    fn print_durations(&self, out: &mut String) {
-        let _ = writeln!(
-            out,
-            "\n  {:<14}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}",
-            "milliseconds", "count", "p10", "p25", "p50", "p75", "p90", "p95", "p99"
-        );
-        for (_, title, _) in OF_A_QUERY.into_iter().chain(OF_A_SESSION) {
-            let Some(figures) = self.durations.get(title).and_then(Distribution::summary) else { continue };
-            let Summary { p10, p25, p50, p75, p90, p95, p99, .. } = figures;
-            let cells = [p10, p25, p50, p75, p90, p95, p99];
-            let cells: String = cells.iter().map(|&ms| format!("{:>8}", short(ms))).collect();
-            let _ = writeln!(out, "  {title:<14}{:>8}{cells}", figures.count);
-        }
-    }
 }
 
 fn count_kind(kinds: &mut BTreeMap<String, u64>, kind: String) {
@@ -305,124 +245,5 @@ fn nanos(value: &str, unit: f64) -> Option<i64> {
     (ns.abs() < 9e18).then_some(ns.round() as i64)
 }
 
-/// Equal bins from the minimum to p99, and one of everything beyond.
-fn print_histogram(out: &mut String, latency: &Distribution) {
-    const BINS: usize = 12;
-    const BAR: u64 = 40;
-    let (Some(histogram), Some(p99), Some(least)) =
-        (latency.positive(), latency.quantile_ns(0.99), latency.quantile_ns(0.0))
-    else {
-        return;
-    };
-    let (low, high) = (u64::try_from(least).unwrap_or(0), u64::try_from(p99).unwrap_or(0));
-    let width = (high.saturating_sub(low) / BINS as u64 + 1).max(1_000);
-    let mut bins = [0u64; BINS + 1];
-    for step in histogram.iter_recorded() {
-        let value = histogram.lowest_equivalent(step.value_iterated_to());
-        let bin = value.saturating_sub(low) / width;
-        bins[usize::try_from(bin).unwrap_or(BINS).min(BINS)] += step.count_since_last_iteration();
-    }
-    let last = bins.iter().rposition(|&count| count > 0).unwrap_or(0);
-    let most = bins.iter().copied().max().unwrap_or(0).max(1);
-    let _ = writeln!(out, "\n  latency, milliseconds from");
-    for (bin, &count) in bins.iter().enumerate().take(last + 1) {
-        #[allow(clippy::cast_precision_loss)]
-        let from = (low + bin as u64 * width) as f64 / 1e6;
-        let bar = "█".repeat(usize::try_from((count * BAR).div_ceil(most)).unwrap_or(0));
-        let _ = writeln!(out, "{}", format!("  {:>10} {count:>9} {bar}", short(from)).trim_end());
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const TEN: &str = "session_id,query_num,latency,tokens,create_time,connect_time,close_time,reconnect_attempts,successful_reconnects,error\n";
-
-    fn analysis(text: &str) -> Result<Analysis, String> {
-        read(Path::new("a.csv"), text.as_bytes()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_origins_ten_columns_are_enough() {
-        let rows = "s1,1,0.9,18,0.01,0.02,0.03,0,0,\ns1,2,,3,0.01,0.02,0.03,1,1,timed out\n";
-        let analysis = analysis(&format!("{TEN}{rows}")).unwrap();
-        assert_eq!((analysis.rows, analysis.ok, analysis.sessions.len()), (2, 1, 1));
-        assert_eq!(analysis.sums["tokens"], 21);
-        assert_eq!(analysis.errors["timed out"], 1);
-        let mut text = String::new();
-        analysis.print(&mut text, "a.csv");
-        assert!(text.contains("tokens expected...........: not announced"), "{text}");
-        assert!(text.contains("50.00 %  (1 ok)"), "{text}");
-    }
-
-    #[test]
-    fn an_empty_run_is_a_run() {
-        let mut text = String::new();
-        analysis(TEN).unwrap().print(&mut text, "a.csv");
-        assert!(text.contains("queries...................: 0"), "{text}");
-    }
-
-    #[test]
-    fn only_the_last_row_may_be_cut_off() {
-        let whole = "s1,1,0.9,18,0.01,0.02,0.03,0,0,\n";
-        let cut = analysis(&format!("{TEN}{whole}s1,2,0.")).unwrap();
-        assert!(cut.cut_off && cut.rows == 1);
-        let error = analysis(&format!("{TEN}s1,2,0.\n{whole}")).unwrap_err();
-        assert_eq!(
-            error,
-            "a.csv line 2: 3 fields where the header has 10; mend or remove that line, or name another file"
-        );
-    }
-
-    #[test]
-    fn what_is_no_result_is_named_with_its_line() {
-        for (text, expected) in [
-            ("", "a.csv line 1: no result CSV: its header lacks session_id, query_num"),
-            ("a,b\n1,2\n", "a.csv line 1: no result CSV"),
-            (&format!("{TEN}s,1,fast,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"fast\""),
-            (&format!("{TEN}s,1,NaN,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"NaN\""),
-            (&format!("{TEN}s,1,1e300,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"1e300\""),
-            (&format!("{TEN}s,1,1,-18,0,0,0,0,0,\n"), "a.csv line 2: column tokens has \"-18\""),
-        ] {
-            let error = analysis(text).unwrap_err();
-            assert!(error.starts_with(expected), "{error}");
-        }
-        let error = read(Path::new("a.csv"), &b"\xff\xfe\x00"[..]).unwrap_err().to_string();
-        assert!(error.contains("not UTF-8"), "{error}");
-        let error = analyze(&[PathBuf::from("/nowhere/a.csv")]).unwrap_err().to_string();
-        assert!(error.starts_with("/nowhere/a.csv: "), "{error}");
-        let error = analyze(&[std::env::temp_dir()]).unwrap_err().to_string();
-        assert!(error.contains("a directory"), "{error}");
-    }
-
-    #[test]
-    fn several_files_are_one() {
-        let mut all = Analysis::default();
-        for latency in ["0.1", "0.3"] {
-            all.merge(&analysis(&format!("{TEN}s,1,{latency},18,0,0,0,0,0,\n")).unwrap());
-        }
-        assert_eq!((all.rows, all.sessions.len(), all.durations["latency"].count()), (2, 2, 2));
-    }
-
-    proptest! {
-        #[test]
-        fn garbage_is_refused_or_read_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let with_header = [TEN.as_bytes(), &bytes].concat();
-            for input in [&bytes, &with_header] {
-                if let Ok(analysis) = read(Path::new("a.csv"), input.as_slice()) {
-                    analysis.print(&mut String::new(), "a.csv");
-                }
-            }
-        }
-
-        #[test]
-        fn odd_numbers_do_not_panic(latency in any::<f64>(), tokens in any::<u64>()) {
-            let text = format!("{TEN}s,1,{latency},{tokens},-0.1,{latency},,0,0,\n").repeat(2);
-            if let Ok(analysis) = analysis(&text) {
-                analysis.print(&mut String::new(), "a.csv");
-            }
-        }
-    }
-}
+mod tests;

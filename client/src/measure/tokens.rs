@@ -1,0 +1,79 @@
+//! What became of the tokens of queries that ended: which were owed, which came, which are lost.
+//! It knows of no time; what is counted by the second asks it a query at a time.
+
+use crate::record::{QueryRecord, QueryStatus};
+
+/// What became of the tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Announced, less those of queries that the run's end cut off.
+    pub expected: u64,
+    /// Came at least once.
+    pub received: u64,
+    /// Came by nobody's announcement: servers of the old contract. Part of `received`.
+    pub unverified: u64,
+    /// Announced and never came by the deadline.
+    pub lost: u64,
+    /// Of those: of queries that an error event ended, so nobody was left in the dark about them.
+    pub lost_to_error_events: u64,
+    /// Of those: sent while the socket was open.
+    pub lost_connected: u64,
+    /// Of those: sent while the socket was down.
+    pub lost_in_gap: u64,
+    /// The same position again.
+    pub duplicated: u64,
+    /// Below one already seen, for the first time.
+    pub reordered: u64,
+    /// Behind their generation's terminator, and terminators beyond the first.
+    pub after_terminator: u64,
+    /// Again, because the client asked for them again or could not say what it had. Not part of `duplicated`.
+    pub replayed: u64,
+    /// Announced, and still to come when the run was ended.
+    pub cut_off: u64,
+    /// The first four with terminators.
+    pub events_received: u64,
+    /// The first four with terminators.
+    pub events_lost: u64,
+    /// The first four with terminators.
+    pub events_duplicated: u64,
+    /// The first four with terminators.
+    pub events_reordered: u64,
+}
+
+impl TokenCounts {
+    /// Those of one query.
+    #[must_use]
+    pub fn of(query: &QueryRecord) -> Self {
+        let mut tokens = Self::default();
+        tokens.query_ended(query);
+        tokens
+    }
+
+    /// Takes a query that ended. Nothing is lost of one that announced nothing.
+    pub fn query_ended(&mut self, query: &QueryRecord) {
+        let tally = &query.tally;
+        self.received += tally.tokens_received;
+        self.duplicated += tally.tokens_duplicated;
+        self.reordered += tally.tokens_reordered;
+        self.after_terminator += query.events_after_terminator;
+        self.events_received += tally.events_received;
+        self.events_duplicated += tally.events_duplicated;
+        self.events_reordered += tally.events_reordered;
+        let Some(expected) = query.tokens_expected else {
+            self.unverified += tally.tokens_received;
+            return;
+        };
+        if query.status == QueryStatus::Abandoned {
+            // Its deadline had not come: what was still to come is not lost, it was never waited for.
+            self.expected += tally.tokens_received;
+            self.cut_off += expected.saturating_sub(tally.tokens_received);
+            return;
+        }
+        self.expected += expected;
+        self.lost += tally.tokens_lost;
+        self.lost_to_error_events += if query.error_code.is_some() { tally.tokens_lost } else { 0 };
+        self.lost_connected += query.lost_connected;
+        self.lost_in_gap += query.lost_in_gap;
+        self.events_lost += tally.events_lost;
+    }
+}

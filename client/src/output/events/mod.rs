@@ -1,0 +1,205 @@
+//! `--out json`: what happens in a run as NDJSON, a line an event, for whoever wants to see it while it happens.
+//! Nobody waits for its reader: what finds no place in the queue is dropped and counted.
+
+mod line;
+mod pipe;
+
+pub(super) use line::{fault, health, query, reconnect, run, second, session, verdict};
+pub(super) use pipe::Pipe;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::{
+    io,
+    path::PathBuf,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// Lines that wait for their reader: a few megabytes.
+const LINES: usize = 8_192;
+/// How often it is looked whether to give up.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a reader may take, after the run's end, for what waits.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the events go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// `<run>_events.ndjson`, among the results.
+    Results,
+    /// Stdout; the text summary then goes to stderr.
+    Stdout,
+    /// A file, or a pipe.
+    File(PathBuf),
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    /// As k6 has it: `json`, `json=FILE`, `json=-`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (format, place) =
+            text.split_once('=').map_or((text, None), |(format, place)| (format, Some(place)));
+        if format != "json" {
+            return Err(format!("`{text}` is no format that is known: give json, json=FILE or json=-"));
+        }
+        match place {
+            None => Ok(Self::Results),
+            Some("") => Err(format!("`{text}` names no file: give json, json=FILE or json=-")),
+            Some("-") => Ok(Self::Stdout),
+            Some(path) => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+/// Events that are wanted, and what the first of them says.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where they go.
+    pub destination: Destination,
+    /// The resolved configuration, secrets redacted.
+    pub config: Value,
+    /// All random draws come from it.
+    pub seed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    written: AtomicU64,
+    dropped: AtomicU64,
+    /// When the writer has to give up.
+    deadline: Mutex<Option<Instant>>,
+    /// Why nothing more is written.
+    broken: Mutex<Option<String>>,
+}
+
+/// What became of the events, at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Where they went, for a person.
+    pub destination: String,
+    /// Lines written, the last one too.
+    pub written: u64,
+    /// Lines that found no reader in time.
+    pub dropped: u64,
+    /// Why nothing more was written.
+    pub error: Option<String>,
+}
+
+/// Takes events from anywhere.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    lines: SyncSender<String>,
+    counted: Arc<Counted>,
+}
+
+impl Sink {
+    /// Sends it on its way, or counts it as dropped; never waits.
+    pub fn send(&self, event: &Value) {
+        let line = format!("{event}\n");
+        if self.lines.try_send(line).is_err() {
+            self.counted.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many were dropped until now.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.counted.dropped.load(Relaxed)
+    }
+}
+
+/// The events of a run, and the thread that writes them.
+#[derive(Debug)]
+pub(super) struct Events {
+    place: String,
+    sink: Sink,
+    writer: JoinHandle<Option<Pipe>>,
+}
+
+impl Events {
+    /// Starts the thread that writes.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn start(pipe: Pipe) -> io::Result<Self> {
+        let (lines, waiting) = sync_channel(LINES);
+        let counted = Arc::new(Counted::default());
+        let sink = Sink { lines, counted: Arc::clone(&counted) };
+        let place = pipe.place().to_owned();
+        let writer = std::thread::Builder::new()
+            .name("events".into())
+            .spawn(move || write(pipe, &waiting, &counted))?;
+        Ok(Self { place, sink, writer })
+    }
+
+    pub(super) fn sink(&self) -> Sink {
+        self.sink.clone()
+    }
+
+    /// Lets what waits go out, then `last`, which is told how much was written and dropped before it.
+    pub(super) fn end(self, last: impl FnOnce(u64, u64) -> Value) -> Tally {
+        let Self { place, sink: Sink { lines, counted }, writer } = self;
+        *counted.deadline.lock() = Some(Instant::now() + PATIENCE);
+        drop(lines);
+        let pipe = writer.join().ok().flatten();
+        let before = (counted.written.load(Relaxed), counted.dropped.load(Relaxed));
+        let line = format!("{}\n", last(before.0, before.1));
+        let deadline = Instant::now() + PATIENCE;
+        let written = pipe.map(|mut pipe| pipe.write(line.as_bytes(), &|| Instant::now() >= deadline));
+        match written {
+            Some(Ok(())) => counted.written.fetch_add(1, Relaxed),
+            Some(Err(error)) => {
+                counted.broken.lock().get_or_insert_with(|| error.to_string());
+                counted.dropped.fetch_add(1, Relaxed)
+            }
+            None => counted.dropped.fetch_add(1, Relaxed),
+        };
+        let error = counted.broken.lock().clone();
+        let (written, dropped) = (counted.written.load(Relaxed), counted.dropped.load(Relaxed));
+        Tally { destination: place, written, dropped, error }
+    }
+}
+
+/// Until the last sink is gone, or it is time to give up. Answers the pipe, where it still takes something.
+fn write(mut pipe: Pipe, waiting: &Receiver<String>, counted: &Counted) -> Option<Pipe> {
+    let is_over = || counted.deadline.lock().is_some_and(|deadline| Instant::now() >= deadline);
+    let mut is_whole = true;
+    loop {
+        let line = match waiting.recv_timeout(LOOK) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) if !is_over() => continue,
+            Err(_) => break,
+        };
+        if !is_whole {
+            counted.dropped.fetch_add(1, Relaxed);
+            continue;
+        }
+        match pipe.write(line.as_bytes(), &is_over) {
+            Ok(()) => {
+                counted.written.fetch_add(1, Relaxed);
+            }
+            Err(error) => {
+                counted.dropped.fetch_add(1, Relaxed);
+                let why = error.to_string();
+                crate::messages::tell(&format!(
+                    "--out json: nothing more is written to {}: {why}; the run goes on",
+                    pipe.place()
+                ));
+                *counted.broken.lock() = Some(why);
+                is_whole = false;
+            }
+        }
+    }
+    is_whole.then_some(pipe)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Readers that read, stall, leave or never come: events are written or counted, and nobody waits.
+
+use super::*;
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use serde_json::json;
+use std::{
+    fs::{self, OpenOptions},
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
+
+fn last(written: u64, dropped: u64) -> Value {
+    json!({ "type": "verdict", "written": written, "dropped": dropped })
+}
+
+/// An event of a kilobyte.
+fn event(n: usize) -> Value {
+    json!({ "type": "second", "t": n, "filling": "x".repeat(1_000) })
+}
+
+fn pipe(dir: &Path) -> PathBuf {
+    let path = dir.join("pipe");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    path
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_line_of_a_file_is_an_event_and_the_last_counts_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.ndjson");
+    let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
+    let sink = events.sink();
+    (0..100).for_each(|n| sink.send(&event(n)));
+    drop(sink);
+    let tally = events.end(last);
+    assert_eq!((tally.written, tally.dropped, tally.error), (101, 0, None));
+    let lines = lines(&fs::read_to_string(&path).unwrap());
+    assert_eq!(lines.len(), 101);
+    assert_eq!(lines[100], last(100, 0));
+}
+
+#[test]
+fn a_reader_that_stalls_costs_events_and_no_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = pipe(dir.path());
+    // Both ends, so that it has a reader from the start, which reads nothing.
+    let stalled = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
+    let sink = events.sink();
+    let sent = LINES + 2_000;
+    (0..sent).for_each(|n| sink.send(&event(n)));
+    assert!(sink.dropped() > 0, "more than the queue and the pipe hold");
+    drop(sink);
+    let tally = events.end(last);
+    assert_eq!(tally.written + tally.dropped, sent as u64 + 1);
+    assert!(tally.error.is_some_and(|why| why.contains("nobody reads")), "{}", tally.written);
+    drop(stalled);
+}
+
+#[test]
+fn a_reader_that_leaves_is_told_of_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = pipe(dir.path());
+    let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
+    let sink = events.sink();
+    sink.send(&event(0));
+    let mut line = String::new();
+    BufReader::new(fs::File::open(&path).unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(lines(&line), [event(0)]);
+    (1..1_000).for_each(|n| sink.send(&event(n)));
+    drop(sink);
+    let tally = events.end(last);
+    assert_eq!(tally.written + tally.dropped, 1_001);
+    assert!(tally.dropped > 900 && tally.error.is_some(), "{tally:?}");
+}
+
+#[test]
+fn a_pipe_is_opened_when_somebody_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = pipe(dir.path());
+    let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
+    let sink = events.sink();
+    (0..500).for_each(|n| sink.send(&event(n)));
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
+        text
+    });
+    drop(sink);
+    let tally = events.end(last);
+    let lines = lines(&reader.join().unwrap());
+    assert_eq!((lines.len(), tally.dropped), (501, 0));
+    assert_eq!(lines[500], last(500, 0));
+}
+
+#[test]
+fn places_and_formats() {
+    for (text, expected) in [
+        ("json", Destination::Results),
+        ("json=-", Destination::Stdout),
+        ("json=a=b", Destination::File("a=b".into())),
+    ] {
+        assert_eq!(text.parse(), Ok(expected), "{text}");
+    }
+    for bad in ["csv", "", "json=", "JSON=x"] {
+        let error = bad.parse::<Destination>().unwrap_err();
+        assert!(error.contains("json, json=FILE or json=-"), "{error}");
+    }
+}

@@ -1,0 +1,192 @@
+//! The live view: a run on the whole terminal, four times a second, from a thread of its own.
+//! It costs the workers nothing, decides nothing but when the user asks it to stop, and gives the terminal back however it ends.
+
+mod bars;
+mod snapshot;
+mod view;
+
+pub use snapshot::Sources;
+
+use crate::messages;
+use ratatui::{
+    Terminal,
+    backend::CrosstermBackend,
+    crossterm::{
+        cursor, event,
+        event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+        execute, terminal,
+    },
+};
+use snapshot::Photographer;
+use std::{
+    io::{self, IsTerminal, Stderr},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+const REDRAW: Duration = Duration::from_millis(250);
+/// How soon the end of a run is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The view has the terminal.
+static IS_UP: AtomicBool = AtomicBool::new(false);
+
+/// Shown until it is dropped.
+#[derive(Debug)]
+pub struct Screen {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Whether there is a terminal to show it on: stderr, since stdout is the summary's.
+#[must_use]
+pub fn is_possible() -> bool {
+    io::stderr().is_terminal()
+}
+
+impl Screen {
+    /// Takes the terminal and begins to show.
+    ///
+    /// # Errors
+    /// The terminal cannot be taken, or a thread not be started.
+    pub fn open(sources: Sources) -> io::Result<Self> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let taken = Taken::take()?;
+        let terminal = Terminal::new(CrosstermBackend::new(io::stderr()))?;
+        let (photographer, has_ended) = (Photographer::new(sources), Arc::clone(&ended));
+        let thread = std::thread::Builder::new()
+            .name("screen".into())
+            .spawn(move || show(terminal, photographer, &has_ended, &taken))?;
+        Ok(Self { ended, thread: Some(thread) })
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The terminal in our hands; given back when dropped.
+#[derive(Debug)]
+struct Taken;
+
+impl Taken {
+    fn take() -> io::Result<Self> {
+        give_back_on_panic();
+        messages::hold();
+        IS_UP.store(true, Ordering::SeqCst);
+        let taken = Self;
+        terminal::enable_raw_mode()?;
+        execute!(io::stderr(), terminal::EnterAlternateScreen, cursor::Hide)?;
+        Ok(taken)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Once, whoever comes first: a panic must be read on a terminal that is whole.
+fn give_back() {
+    if IS_UP.swap(false, Ordering::SeqCst) {
+        let _ = execute!(io::stderr(), terminal::LeaveAlternateScreen, cursor::Show);
+        let _ = terminal::disable_raw_mode();
+        messages::release();
+    }
+}
+
+fn give_back_on_panic() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            give_back();
+            before(panic);
+        }));
+    });
+}
+
+fn show(
+    mut terminal: Terminal<CrosstermBackend<Stderr>>,
+    mut photographer: Photographer,
+    ended: &AtomicBool,
+    _taken: &Taken,
+) {
+    let mut shows_help = false;
+    while !ended.load(Ordering::Relaxed) && IS_UP.load(Ordering::SeqCst) {
+        let snapshot = photographer.take(messages::last(), shows_help);
+        // A terminal that is gone is no reason to end a run.
+        let _ = terminal.draw(|frame| view::view(&snapshot, frame.area(), frame.buffer_mut()));
+        let next = Instant::now() + REDRAW;
+        while Instant::now() < next && !ended.load(Ordering::Relaxed) {
+            match key() {
+                Some(Key::Stop) => photographer.stop().escalate(),
+                Some(Key::Help) => shows_help = !shows_help,
+                None => {}
+            }
+        }
+    }
+}
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Stop,
+    Help,
+}
+
+/// The key that was pressed within [`LOOK`].
+fn key() -> Option<Key> {
+    match event::poll(LOOK) {
+        Ok(true) => match event::read().ok()? {
+            Event::Key(key) => meaning(&key),
+            _ => None,
+        },
+        Ok(false) => None,
+        // Nobody types here.
+        Err(_) => {
+            std::thread::sleep(LOOK);
+            None
+        }
+    }
+}
+
+fn meaning(key: &KeyEvent) -> Option<Key> {
+    match key.code {
+        _ if key.kind != KeyEventKind::Press => None,
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Some(Key::Stop),
+        KeyCode::Char('q') => Some(Key::Stop),
+        KeyCode::Char('?' | 'h') => Some(Key::Help),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keys_mean() {
+        let plain = |code| KeyEvent::new(code, KeyModifiers::NONE);
+        let control = |code| KeyEvent::new(code, KeyModifiers::CONTROL);
+        for (key, expected) in [
+            (plain(KeyCode::Char('q')), Some(Key::Stop)),
+            (control(KeyCode::Char('c')), Some(Key::Stop)),
+            (plain(KeyCode::Char('c')), None),
+            (plain(KeyCode::Char('?')), Some(Key::Help)),
+            (plain(KeyCode::Esc), None),
+        ] {
+            assert_eq!(meaning(&key), expected, "{key:?}");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The live view as pure drawing: a snapshot and an area in, cells out.
+//! It fits from 60 × 20 up; what finds no place is counted, not cut.
+
+use super::{
+    bars::{self, Cell, clock},
+    snapshot::Snapshot,
+};
+use crate::{
+    faults::{Fate, FaultRecord},
+    measure::threshold::{Outcome, State},
+    output::{RECENT, RECENT_SECONDS, printable, short},
+};
+use ratatui::{
+    buffer::Buffer,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style, Stylize},
+    text::{Line, Span},
+    widgets::{Paragraph, RenderDirection, Sparkline, Widget, Wrap},
+};
+
+/// From here on there are two columns.
+const WIDE: u16 = 90;
+const LEAST: (u16, u16) = (40, 12);
+
+const HELP: [&str; 6] = [
+    "q, Ctrl+C   stop: nothing new is started, streams end, results are written",
+    "            once more: leave at once, results are written all the same",
+    "?           this help, and back",
+    "",
+    "Percentiles are of the last seconds. Delivery counts queries that have ended.",
+    "All of it goes into the results; the view can be left out without a loss.",
+];
+
+/// Draws it.
+pub fn view(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    if area.width < LEAST.0 || area.height < LEAST.1 {
+        let text = format!("{} tokens/s\n(60 × 20 shows more)", whole(snapshot.rates.tokens));
+        Paragraph::new(text).render(area, buffer);
+        return;
+    }
+    let area = Rect { x: area.x + 1, width: area.width - 2, ..area };
+    let parts = [Constraint::Length(3), Constraint::Min(0), Constraint::Length(1)];
+    let [head, body, foot] = Layout::vertical(parts).areas(area);
+    title(snapshot, head, buffer);
+    if snapshot.shows_help {
+        let lines: Vec<_> = HELP.iter().map(|&line| Line::from(line)).collect();
+        Paragraph::new(lines).wrap(Wrap { trim: false }).render(body, buffer);
+    } else if area.width >= WIDE {
+        two_columns(snapshot, body, buffer);
+    } else {
+        one_column(snapshot, body, buffer);
+    }
+    foot_line(snapshot).render(foot, buffer);
+}
+
+fn title(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let [first, bar, phase] = Layout::vertical([Constraint::Length(1); 3]).areas(area);
+    let elapsed = clock(snapshot.elapsed);
+    let time = match snapshot.end {
+        Some(end) => format!("{elapsed} of {}", clock(end)),
+        None => format!("{elapsed} of about {}", clock(snapshot.estimate)),
+    };
+    Line::from(vec!["streamstress ".bold(), snapshot.target.as_str().into()]).render(first, buffer);
+    Line::from(format!(" {time}").bold()).right_aligned().render(right_of(first, time.len() + 1), buffer);
+    let total = snapshot.end.unwrap_or(snapshot.estimate).max(snapshot.elapsed);
+    let cells = bars::schedule(&snapshot.phases, total, snapshot.elapsed, bar.width);
+    Line::from(cells.into_iter().map(bar_cell).collect::<Vec<_>>()).render(bar, buffer);
+    phase_line(snapshot).render(phase, buffer);
+}
+
+/// The last `width` columns of a line.
+fn right_of(area: Rect, width: usize) -> Rect {
+    let width = u16::try_from(width).unwrap_or(u16::MAX).min(area.width);
+    Rect { x: area.right() - width, width, ..area }
+}
+
+fn bar_cell(cell: Cell) -> Span<'static> {
+    let color = match cell {
+        Cell::Past => Color::Cyan,
+        Cell::Present => Color::White,
+        Cell::ToCome | Cell::Border => Color::DarkGray,
+    };
+    Span::styled(cell.symbol(), color)
+}
+
+fn phase_line(snapshot: &Snapshot) -> Line<'static> {
+    if snapshot.is_stopping {
+        return Line::from("stopping: running streams may end; q once more leaves at once".yellow());
+    }
+    let phases = &snapshot.phases;
+    let Some(at) = bars::present(phases, snapshot.elapsed) else {
+        return Line::from("the schedule is over: what runs may end");
+    };
+    let phase = &phases[at];
+    let left = match phase.end {
+        Some(end) => format!("{} left", clock(end.saturating_sub(snapshot.elapsed))),
+        None => "until the last query".to_owned(),
+    };
+    let target = if (phase.from - phase.target).abs() < 1e-9 {
+        whole(phase.target)
+    } else {
+        format!("{} to {}", whole(phase.from), whole(phase.target))
+    };
+    Line::from(format!("{} ({} of {}), {target}, {left}", phase.name, at + 1, phases.len()))
+}
+
+fn one_column(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let roomy = u16::from(area.height > 20);
+    let chart = if area.height > 26 { 6 } else { 3 };
+    let parts = [2 + roomy, chart + roomy, 5 + roomy, 3 + roomy].map(Constraint::Length);
+    let [rates, chart, latency, delivered, rest] =
+        Layout::vertical(parts.into_iter().chain([Constraint::Min(0)])).areas(area);
+    rates_lines(snapshot, rates, buffer);
+    tokens_chart(snapshot, chart, buffer, roomy);
+    latency_table(snapshot, latency, buffer);
+    delivery(snapshot, delivered, buffer);
+    notes(snapshot, rest, buffer);
+}
+
+fn two_columns(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let [left, right] = Layout::horizontal([Constraint::Percentage(50); 2]).spacing(2).areas(area);
+    let parts = [Constraint::Length(3), Constraint::Length(6), Constraint::Max(10)];
+    let [rates, latency, chart] = Layout::vertical(parts).areas(left);
+    rates_lines(snapshot, rates, buffer);
+    latency_table(snapshot, latency, buffer);
+    tokens_chart(snapshot, chart, buffer, 0);
+    let [delivered, rest] = Layout::vertical([Constraint::Length(4), Constraint::Min(0)]).areas(right);
+    delivery(snapshot, delivered, buffer);
+    notes(snapshot, rest, buffer);
+}
+
+fn rates_lines(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let rates = snapshot.rates;
+    let figure = |value: f64, name: &'static str| [whole(value).bold(), Span::from(name)];
+    let first = [
+        figure(rates.tokens, " tokens/s   "),
+        figure(rates.queries, " queries/s   "),
+        figure(rates.connects, " connects/s"),
+    ];
+    let (open, planned) = (snapshot.sessions_open, snapshot.sessions_planned);
+    let (done, all) = (snapshot.totals.queries, snapshot.queries_planned);
+    let second = format!("sessions {open} of {planned}   queries {done} of {all}");
+    let lines = vec![Line::from_iter(first.into_iter().flatten()), Line::from(second)];
+    Paragraph::new(lines).render(area, buffer);
+}
+
+fn tokens_chart(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer, below: u16) {
+    let [caption, chart, _] =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(below)]).areas(area);
+    let seconds = &snapshot.standing.tokens_by_second;
+    let shown = seconds.iter().rev().take(chart.width.into());
+    let most = shown.clone().max().copied().unwrap_or(0);
+    Line::from(format!("tokens a second, {} s, at most {most}", shown.len()).dim()).render(caption, buffer);
+    Sparkline::default()
+        .data(shown.copied().collect::<Vec<_>>())
+        .direction(RenderDirection::RightToLeft)
+        .style(Color::Cyan)
+        .render(chart, buffer);
+}
+
+fn latency_table(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let title = format!("{:<16}{:>9}{:>9}{:>9}", format!("ms, last {RECENT_SECONDS} s"), "p50", "p95", "p99");
+    let mut lines = vec![Line::from(title.dim())];
+    for (metric, figures) in RECENT.iter().zip(snapshot.standing.recent) {
+        let cells = figures.map_or_else(|| [const { String::new() }; 3], |figures| figures.map(short));
+        let cells: String = cells.iter().map(|cell| format!("{cell:>9}")).collect();
+        lines.push(Line::from(format!("{:<16}{cells}", format!("{}_ms", metric.name()))));
+    }
+    Paragraph::new(lines).render(area, buffer);
+}
+
+fn delivery(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let (tokens, queries) = (&snapshot.standing.tokens, &snapshot.standing.queries);
+    let cells = [
+        ("expected", tokens.expected, false),
+        ("received", tokens.received, false),
+        ("lost", tokens.lost, true),
+        ("duplicated", tokens.duplicated, true),
+        ("reordered", tokens.reordered, true),
+    ];
+    let width = |name: &str, value: u64| name.len().max(value.to_string().len()) + 2;
+    let title = |&(name, value, _): &(&'static str, u64, bool)| format!("{name:<0$}", width(name, value));
+    let titles: String = cells.iter().map(title).collect();
+    let values =
+        cells.map(|(name, value, bad)| counted(format!("{value:<0$}", width(name, value)), value, bad));
+    let failed = queries.total - queries.ok;
+    let (attempts, ok) = (snapshot.standing.reconnect_attempts, snapshot.standing.reconnects);
+    let dropped = snapshot.totals.dropped;
+    let more = [
+        counted(format!("failed {failed}"), failed, true),
+        counted(format!("   reconnects {ok} of {attempts}"), 0, false),
+        counted(format!("   dropped {dropped}"), dropped, true),
+    ];
+    let lines = vec![Line::from(titles.dim()), Line::from_iter(values), Line::from_iter(more)];
+    Paragraph::new(lines).render(area, buffer);
+}
+
+/// Red where it counts something bad.
+fn counted(text: String, count: u64, is_bad: bool) -> Span<'static> {
+    let style = if is_bad && count > 0 {
+        Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
+    } else {
+        Style::new()
+    };
+    Span::styled(text, style)
+}
+
+/// What is worth a line: the last message, thresholds that do not hold, faults, failures, thresholds that hold.
+fn notes(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    lines.extend(snapshot.message.iter().map(|text| Line::from(format!("! {}", printable(text)).yellow())));
+    let (held, others): (Vec<_>, Vec<_>) =
+        snapshot.standing.thresholds.iter().partition(|outcome| outcome.state == State::Held);
+    let unread = snapshot.events_dropped;
+    if unread > 0 {
+        lines.push(Line::from(format!("{unread} events dropped: their reader is too slow").yellow()));
+    }
+    lines.extend(others.into_iter().map(threshold));
+    lines.extend(snapshot.faults.iter().map(fault));
+    let failure = |(name, count): &(String, u64)| Line::from(format!("{count} × {name}").red());
+    lines.extend(snapshot.standing.failures.iter().map(failure));
+    lines.extend(held.into_iter().map(threshold));
+    let room = usize::from(area.height);
+    if lines.len() > room && room > 0 {
+        let more = lines.len() - room + 1;
+        lines.truncate(room - 1);
+        lines.push(Line::from(format!("… and {more} more lines").dim()));
+    }
+    Paragraph::new(lines).render(area, buffer);
+}
+
+fn fault(fault: &FaultRecord) -> Line<'static> {
+    let at = fault.at.as_secs_f64();
+    let (state, color) = match &fault.fate {
+        Fate::Planned => (format!("planned at {at} s"), Color::DarkGray),
+        Fate::Begun => (format!("begun at {at} s"), Color::Yellow),
+        Fate::Failed(_) => ("failed".to_owned(), Color::Red),
+        Fate::Injected(_) => {
+            let recovered = fault.time_to_recover().map(|time| short(time.as_secs_f64() * 1e3));
+            let recovered = recovered.map_or_else(String::new, |ms| format!(", back in {ms} ms"));
+            (format!("{} outages{recovered}", fault.outages), Color::Magenta)
+        }
+    };
+    Line::from(format!("fault {}: {state}", fault.spec).fg(color))
+}
+
+fn threshold(outcome: &Outcome) -> Line<'static> {
+    let (mark, color) = match outcome.state {
+        State::Held => ("✓", Color::Green),
+        State::Broken => ("✗", Color::Red),
+        State::Unknown(_) => ("?", Color::Yellow),
+    };
+    Line::from(vec![mark.fg(color), format!(" {}   {}", outcome.threshold, outcome.shown()).into()])
+}
+
+fn foot_line(snapshot: &Snapshot) -> Line<'static> {
+    let keys = if snapshot.shows_help { "q stop   ? back" } else { "q stop   ? help" };
+    Line::from(keys.dim())
+}
+
+fn whole(value: f64) -> String {
+    if value > 0.0 && value < 10.0 && value.fract() > 1e-9 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The few series of servers' and gateways' `/metrics` that a run is told by, and how much they grew meanwhile.
+//! Pure; a counter that starts anew is taken for a process that did, and percentiles are as fine as the buckets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+const TOKENS: &str = "server_tokens_total";
+const BUS_LAG: &str = "server_bus_lag_seconds_bucket{le=\"";
+const OVERFLOWS: &str = "wsproxy_outbox_overflows_total";
+const DIRECT: &str = "wsproxy_direct_writes_total";
+const QUEUED: &str = "wsproxy_queued_frames_total";
+const HELD: &str = "wsproxy_held_frames_total";
+const EVICTIONS: &str = "wsproxy_closes_total{reason=\"slow_consumer\"}";
+
+/// What the stack said of itself, over the run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OfItself {
+    /// Tokens that the servers handed to the bus.
+    pub tokens_published: Option<u64>,
+    /// Acknowledged by the bus after they were handed over.
+    pub bus_lag: Option<BusLag>,
+    /// What the gateways did with frames.
+    pub gateways: Option<Gateways>,
+}
+
+/// Percentiles by interpolation within buckets, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[allow(missing_docs)]
+pub struct BusLag {
+    /// Events.
+    pub count: u64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+}
+
+/// Sums over all gateways.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Gateways {
+    /// Queues that grew past their bound.
+    pub outbox_overflows: u64,
+    /// Sockets that were closed because their client read too slowly.
+    pub evictions: u64,
+    /// Frames that had to wait for their socket, 0 to 1.
+    pub queued_share: Option<f64>,
+}
+
+/// How much each series has grown, over all members.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    last: BTreeMap<(String, String), f64>,
+    /// Members that were seen.
+    members: BTreeSet<String>,
+    grown: BTreeMap<String, f64>,
+}
+
+impl Growth {
+    /// Takes a member's page. What it had counted before the run (`baseline`) is not the run's.
+    pub(super) fn see(&mut self, member: &str, page: &str, baseline: bool) {
+        let is_new = self.members.insert(member.to_owned());
+        for (series, value) in wanted(page) {
+            let last = self.last.insert((member.to_owned(), series.to_owned()), value);
+            let before = match last {
+                // It started anew, and counts from nothing.
+                Some(last) if value < last => 0.0,
+                Some(last) => last,
+                None if is_new && baseline => value,
+                None => 0.0,
+            };
+            *self.grown.entry(series.to_owned()).or_default() += value - before;
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub(super) fn figures(&self) -> OfItself {
+        let count = |series: &str| self.grown.get(series).map(|&grown| grown as u64);
+        let gateways = count(OVERFLOWS).map(|outbox_overflows| {
+            let frames = |series| count(series).unwrap_or(0);
+            let all = frames(DIRECT) + frames(QUEUED) + frames(HELD);
+            #[allow(clippy::cast_precision_loss)]
+            let queued_share = (all > 0).then(|| frames(QUEUED) as f64 / all as f64);
+            Gateways { outbox_overflows, evictions: frames(EVICTIONS), queued_share }
+        });
+        OfItself { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways }
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn bus_lag(&self) -> Option<BusLag> {
+        let bound = |series: &str| series.strip_prefix(BUS_LAG)?.strip_suffix("\"}")?.parse::<f64>().ok();
+        let mut buckets: Vec<_> =
+            self.grown.iter().filter_map(|(series, &count)| Some((bound(series)?, count))).collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let count = buckets.last().map(|bucket| bucket.1).filter(|&count| count >= 1.0)?;
+        let ms = |quantile| Some(quantile_of(&buckets, quantile)? * 1e3);
+        Some(BusLag { count: count as u64, p50: ms(0.5)?, p95: ms(0.95)?, p99: ms(0.99)? })
+    }
+}
+
+/// Of cumulative buckets, evenly filled; beyond the last bound that is a number it is that bound, as Prometheus has it.
+fn quantile_of(buckets: &[(f64, f64)], quantile: f64) -> Option<f64> {
+    let rank = buckets.last()?.1 * quantile;
+    let at = buckets.iter().position(|bucket| bucket.1 >= rank)?;
+    let (low, below) = if at == 0 { (0.0, 0.0) } else { buckets[at - 1] };
+    let (high, upto) = buckets[at];
+    if high.is_infinite() {
+        return Some(low);
+    }
+    Some(if upto > below { low + (high - low) * (rank - below) / (upto - below) } else { high })
+}
+
+/// The series that count here, of a page in OpenMetrics' text form: without timestamps and exemplars, as ours are.
+fn wanted(page: &str) -> impl Iterator<Item = (&str, f64)> {
+    let is_wanted = |series: &str| {
+        [TOKENS, OVERFLOWS, DIRECT, QUEUED, HELD, EVICTIONS].contains(&series) || series.starts_with(BUS_LAG)
+    };
+    page.lines().filter_map(|line| line.rsplit_once(' ')).filter_map(move |(series, value)| {
+        let value = value.parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0)?;
+        is_wanted(series).then_some((series, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(tokens: u32, lags: [u32; 4]) -> String {
+        let bounds = ["0.001", "0.01", "0.1", "+Inf"];
+        let buckets = bounds
+            .iter()
+            .zip(lags)
+            .map(|(le, n)| format!("server_bus_lag_seconds_bucket{{le=\"{le}\"}} {n}\n"));
+        format!(
+            "# TYPE x counter\n{}server_tokens_total {tokens}\nserver_streams_active 3\n# EOF\n",
+            buckets.collect::<String>()
+        )
+    }
+
+    #[test]
+    fn what_was_counted_before_the_run_is_not_the_runs() {
+        let mut growth = Growth::default();
+        growth.see("server-1", &server(1_000, [900, 950, 1_000, 1_000]), true);
+        assert_eq!(growth.figures().bus_lag, None, "nothing has happened yet");
+        growth.see("server-1", &server(1_100, [950, 1_040, 1_100, 1_100]), true);
+        let figures = growth.figures();
+        assert_eq!(figures.tokens_published, Some(100));
+        let lag = figures.bus_lag.unwrap();
+        assert_eq!((lag.count, lag.p50), (100, 1.0));
+        assert!((lag.p95 - 55.0).abs() < 1e-9, "half of the way from 10 to 100 ms: {lag:?}");
+        assert_eq!(figures.gateways, None);
+    }
+
+    #[test]
+    fn restarts_and_newcomers_count_from_nothing() {
+        let mut growth = Growth::default();
+        growth.see("server-1", &server(500, [0; 4]), true);
+        growth.see("server-1", &server(600, [0; 4]), false);
+        growth.see("server-1", &server(50, [0; 4]), false);
+        growth.see("server-2", &server(7, [0; 4]), false);
+        assert_eq!(growth.figures().tokens_published, Some(157));
+    }
+
+    #[test]
+    fn gateways_tell_of_their_queues() {
+        let page = |overflows, direct, queued, slow: &str| {
+            format!(
+                "wsproxy_outbox_overflows_total {overflows}\nwsproxy_direct_writes_total {direct}\nwsproxy_queued_frames_total {queued}\n{slow}"
+            )
+        };
+        let mut growth = Growth::default();
+        growth.see("wsproxy-1", &page(0, 10, 0, ""), true);
+        growth.see(
+            "wsproxy-1",
+            &page(2, 85, 25, "wsproxy_closes_total{reason=\"slow_consumer\"} 2\n"),
+            false,
+        );
+        let gateways = growth.figures().gateways.unwrap();
+        assert_eq!(gateways, Gateways { outbox_overflows: 2, evictions: 2, queued_share: Some(0.25) });
+    }
+
+    #[test]
+    fn quantiles_within_and_beyond_the_buckets() {
+        let buckets = [(1.0, 0.0), (2.0, 10.0), (f64::INFINITY, 20.0)];
+        for (quantile, expected) in [(0.0, 1.0), (0.25, 1.5), (0.5, 2.0), (0.9, 2.0)] {
+            assert_eq!(quantile_of(&buckets, quantile), Some(expected), "{quantile}");
+        }
+        assert_eq!(quantile_of(&[], 0.5), None);
+    }
+
+    #[test]
+    fn other_peoples_pages_say_nothing() {
+        for page in
+            ["", "<html>", "server_tokens_total", "server_tokens_total x", "server_tokens_total NaN", "a b c"]
+        {
+            assert_eq!(wanted(page).count(), 0, "{page}");
+        }
+    }
+}

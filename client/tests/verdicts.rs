@@ -1,0 +1,93 @@
+//! Verdicts from outside: what the program prints of runs that must fail or cannot be trusted, and its exit code.
+//! A busy machine may make any run INVALID, so what is asked here holds on one as well.
+
+mod fake;
+
+use fake::{Deed, Running, Script};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Four clients, aimed at `server`, with no variable of a run that the tests' own environment may have.
+fn client(server: &Running, results: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+    for (variable, _) in std::env::vars_os() {
+        if variable != "PATH" {
+            command.env_remove(variable);
+        }
+    }
+    command.args([
+        "--api-url",
+        &server.api,
+        "--wsproxy-url",
+        &server.ws,
+        "--clients",
+        "4",
+        "--ramp-up",
+        "0.05",
+    ]);
+    command.arg("--output-dir").arg(results).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.code().is_some(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_token_that_is_lost_fails_the_run_and_the_text_says_which_threshold() {
+    let edit = |n| if n == 7 { Deed::Drop } else { Deed::Send };
+    let server = Running::start(Script { edit, ..Script::default() });
+    let results = tempfile::tempdir().unwrap();
+    let output = client(&server, results.path(), &["--queries", "2"]).output().unwrap();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(99), "{text}");
+    assert!(text.contains("FAIL  Tokens did not arrive once and in order: 1 lost."), "{text}");
+    assert!(text.contains("✗ tokens_lost==0") && text.contains("✓ tokens_duplicated==0"), "{text}");
+    assert!(!text.contains("PASS"), "{text}");
+}
+
+#[test]
+fn a_threshold_that_does_not_hold_is_named() {
+    let server = Running::start(Script { itl: Duration::from_millis(5), ..Script::default() });
+    let results = tempfile::tempdir().unwrap();
+    let thresholds = ["--queries", "2", "--threshold", "e2el_ms:min<50", "error_rate<0.1"];
+    let output = client(&server, results.path(), &thresholds).output().unwrap();
+    let text = text(&output);
+    assert!(text.contains("✗ e2el_ms min<50") && text.contains("✓ error_rate<0.1"), "{text}");
+    assert!(!text.contains("PASS"), "{text}");
+    match output.status.code() {
+        Some(99) => assert!(text.contains("1 of 2 thresholds did not hold: e2el_ms min<50"), "{text}"),
+        code => assert!(code == Some(98) && text.contains("INVALID"), "{code:?}: {text}"),
+    }
+}
+
+/// The client stands still for half a second of its two, as on a machine that has no time for it.
+#[test]
+fn a_generator_that_was_starved_trusts_no_figure_of_its_own() {
+    let server = Running::start(Script { tokens: 100, itl: Duration::from_millis(15), ..Script::default() });
+    let results = tempfile::tempdir().unwrap();
+    let run = client(&server, results.path(), &["--queries", "1"]).spawn().unwrap();
+    let process = Pid::from_raw(run.id().try_into().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while server.seen().tokens < 40 {
+        assert!(Instant::now() < deadline, "the streams did not begin");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    kill(process, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    kill(process, Signal::SIGCONT).unwrap();
+    let output = run.wait_with_output().unwrap();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(98), "{text}");
+    assert!(text.contains("INVALID  The generator "), "{text}");
+    assert!(text.contains("✓ tokens_lost==0") && !text.contains("PASS"), "{text}");
+}
