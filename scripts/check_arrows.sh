@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol bus server wsproxy client stack)
+ours=(protocol bus server wsproxy client stack benches)
 declare -A may=(
     [protocol]=""
     [bus]="protocol"
@@ -11,6 +11,7 @@ declare -A may=(
     [wsproxy]="bus protocol"
     [client]="protocol stack"
     [stack]="bus protocol server wsproxy"
+    [benches]="bus protocol stack"
 )
 faults=0
 

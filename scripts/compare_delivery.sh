@@ -3,6 +3,7 @@
 # interleaved pairs on one machine. What is compared is how many tokens a second of the stack's CPU time carries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/native.sh
 
 usage() {
     cat <<'END'
@@ -17,13 +18,10 @@ Usage: scripts/compare_delivery.sh [OPTIONS]
 END
 }
 
-die() { echo "compare_delivery: $1" >&2; exit "${2:-1}"; }
 pairs=5 clients=1000 tokens=100 write='' direct=''
 while (($#)); do
     case $1 in
-    --pairs | --clients | --tokens)
-        [[ ${2:-} =~ ^[1-9][0-9]{0,5}$ ]] || die "$1 takes a number, not '${2:-}'" 104
-        declare "${1#--}=$2" && shift ;;
+    --pairs | --clients | --tokens) number "$1" "${2:-}" && declare "${1#--}=$2" && shift ;;
     --direct) direct=yes ;;
     --write) write=yes ;;
     --help | -h) usage && exit 0 ;;
@@ -31,27 +29,13 @@ while (($#)); do
     esac
     shift
 done
-for program in jq pgrep; do command -v "$program" >/dev/null || die "$program is missing: install it"; done
-
-cargo build --release -p stack -p server -p wsproxy -p client
-bin=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
-work=$(mktemp -d)
-finish() {
-    local code=$?
-    trap '' INT TERM
-    for kind in log pubsub; do "$bin/stack" --name "compare-$kind-$$" down >/dev/null 2>&1 || true; done
-    rm -rf "$work"
-    exit "$code"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+need jq pgrep redis-server haproxy
+build release stack server wsproxy client
+end_with stacks_down log pubsub
 
 # Both stacks stay up, one idle while the other works: what differs between two runs is the delivery alone.
 for kind in log pubsub; do
-    DELIVERY=$kind MAX_CONNECT_RATE=0 "$bin/stack" --name "compare-$kind-$$" up --detach \
-        --api-port 0 --ws-port 0 --stats-port 0 >"$work/up" || die "the stack did not start: $(cat "$work/up")"
-    "$bin/stack" --name "compare-$kind-$$" status --json >"$work/$kind.json"
+    DELIVERY=$kind MAX_CONNECT_RATE=0 stack_up "$kind"
 done
 
 # CPU seconds of all the stack's processes, HAProxy's workers too.

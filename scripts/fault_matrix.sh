@@ -3,6 +3,7 @@
 # Prints a table, a row a fault; exit code 0 if in every row nothing was lost, doubled or out of order, and every session ok.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/native.sh
 
 usage() {
     cat <<'END'
@@ -21,14 +22,12 @@ Results of each row stay in results/matrix (or OUTPUT_DIR). Needs redis-server, 
 END
 }
 
-die() { echo "fault_matrix: $1" >&2; exit "${2:-1}"; }
-
 clients=1000 only=. profile=release write='' list='' tokens=100 queries=2 delay=100 at=8 ramp=4 seed=$RANDOM
 while (($#)); do
     case $1 in
-    --clients) [[ ${2:-} =~ ^[1-9][0-9]{0,4}$ ]] || die "--clients takes a number, not '${2:-}'" 104; clients=$2 && shift ;;
+    --clients) number "$1" "${2:-}" '[1-9][0-9]{0,4}' && clients=$2 && shift ;;
     --only) [[ -n ${2:-} ]] || die "--only takes a pattern" 104; only=$2 && shift ;;
-    --seed) [[ ${2:-} =~ ^[0-9]{1,18}$ ]] || die "--seed takes a number, not '${2:-}'" 104; seed=$2 && shift ;;
+    --seed) number "$1" "${2:-}" '[0-9]{1,18}' && seed=$2 && shift ;;
     --quick) clients=100 tokens=50 ramp=1 at=3 && export DRAIN_DELAY_MS=1250 DRAIN_WINDOW_SECONDS=1 ;;
     --dev) profile=dev ;;
     --write) write=yes ;;
@@ -69,31 +68,11 @@ if [[ -n $list ]]; then
     for row in "${selected[@]}"; do printf '%-45s %s\n' "$(field "$row" 1)" "$(field "$row" 2)"; done
     exit
 fi
-for program in jq redis-server haproxy; do
-    PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$program" >/dev/null || die "$program is missing: scripts/test.sh installs it"
-done
-
-cargo build --profile "$profile" -p stack -p server -p wsproxy -p client
-target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-bin=$target/release
-[[ $profile == release ]] || bin=$target/debug
-
-work=$(mktemp -d)
+need jq redis-server haproxy
+build "$profile" stack server wsproxy client
 results=${OUTPUT_DIR:-results/matrix}
 mkdir -p "$results"
-stack_name=matrix-$$
-stack() { "$bin/stack" --name "$stack_name" "$@"; }
-# shellcheck disable=SC2317 # the trap calls it
-finish() {
-    local code=$?
-    trap '' INT TERM
-    stack down >/dev/null 2>&1 || true
-    rm -rf "$work"
-    exit "$code"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+end_with stacks_down stack
 
 # What the issue of each row is judged by: an open socket is pinged every 2 s and given up after 4.
 export WS_PING_INTERVAL_SECS=2 WS_PING_TIMEOUT_SECS=4 DRAIN_SECONDS=20 TOKEN_DELAY_MS=$delay TOKENS=$tokens
@@ -101,26 +80,20 @@ export WS_PING_INTERVAL_SECS=2 WS_PING_TIMEOUT_SECS=4 DRAIN_SECONDS=20 TOKEN_DEL
 export MAX_CONNECT_RATE=${MAX_CONNECT_RATE:-200} CONNECT_BURST=${CONNECT_BURST:-20}
 proxies=3 most=$((3 * (MAX_CONNECT_RATE + CONNECT_BURST)))
 
-urls() { stack status --json; }
-
 run_row() { # NAME CLIENT-OPTIONS STACK-OPTIONS: its summary's path in $summary
     local options extra of_stack queries=$queries
     # A rolling restart takes its time, and only a run that sees its end proves anything.
     if [[ $2 == *:drain* ]]; then queries=$((queries + 1)); fi
     read -ra extra <<<"$2"
     read -ra of_stack <<<"$3"
-    stack up --detach "${of_stack[@]}" --servers 2 --proxies "$proxies" --api-port 0 --ws-port 0 --stats-port 0 >"$work/up" ||
-        die "the stack did not start: $(cat "$work/up")"
-    local status
-    status=$(urls)
-    options=(--api-url "$(jq -r .api_url <<<"$status")" --wsproxy-url "$(jq -r .ws_url <<<"$status")"
+    stack_up stack "${of_stack[@]}" --servers 2 --proxies "$proxies"
+    options=(--api-url "$api" --wsproxy-url "$ws"
         --clients "$clients" --queries "$queries" --ramp-up "$ramp" --seed "$seed" --query-timeout 60 --ping-timeout 5
         --ws-initial-backoff-seconds 0.2 --ws-max-backoff-seconds 3 --ws-max-reconnect-attempts 40
-        --output-dir "$results" --name "$(tr -cs 'a-zA-Z0-9\n' '-' <<<"$1")" --quiet)
-    if [[ $2 == *--fault* ]]; then extra+=(--fault-stack "$stack_name"); fi
+        --fault-stack "$work/stack" --output-dir "$results" --name "$(tr -cs 'a-zA-Z0-9\n' '-' <<<"$1")" --quiet)
     local code=0
     "$bin/client" "${options[@]}" "${extra[@]}" >"$work/run" 2>&1 || code=$?
-    stack down >/dev/null || true
+    stacks_down stack
     case $code in 0 | 98 | 99) ;; *) die "the client ended with $code: $(cat "$work/run")" ;; esac
     summary=$(find "$results" -name '*_summary.json' -newer "$work/up" | sort | tail -n 1)
     [[ -n $summary ]] || die "the client left no summary: $(cat "$work/run")"

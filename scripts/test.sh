@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need (redis-server, haproxy), then checks everything: format, clippy, docs, the crates'
-# arrows, all tests, a small fault matrix, and a Compose smoke test where an engine answers. --quick leaves the last two out.
+# arrows, all tests, small scenarios, a small fault matrix, and a Compose smoke test where an engine answers. --quick leaves the
+# last three out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +9,7 @@ quick=
 for option in "$@"; do
     case $option in
     --quick) quick=yes ;;
-    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves the fault matrix and Docker out)" && exit 0 ;;
+    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves scenarios, fault matrix and Docker out)" && exit 0 ;;
     *) echo "test: unknown option '$option': see --help" >&2 && exit 2 ;;
     esac
 done
@@ -20,6 +21,12 @@ as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 # HAProxy is often in a directory that is on root's PATH alone.
 has() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null; }
 
+install() { # PACKAGES
+    step "installing $* with apt-get"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
 install_missing() {
     local missing=()
     for program in redis-server haproxy jq; do has "$program" || missing+=("$program"); done
@@ -28,9 +35,7 @@ install_missing() {
         echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq, brew install redis haproxy jq)" >&2
         exit 1
     fi
-    step "installing ${missing[*]} with apt-get"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    install "${missing[@]}"
     # Debian starts what it installs. The tests run their own: stop what came with this install, and nothing else.
     for service in "${missing[@]}"; do
         [[ $service != jq ]] || continue
@@ -43,12 +48,12 @@ install_missing() {
 }
 
 log=$(mktemp)
-matrix=$(mktemp -d)
+results=$(mktemp -d)
 finish() {
     local code=$?
     step "test runner's summary"
     grep -E 'Summary \[|test result:|^ +(FAIL|TIMEOUT|SIGABRT|SIGSEGV) ' "$log" || echo "no test was run"
-    rm -rf "$log" "$matrix"
+    rm -rf "$log" "$results"
     if ((code == 0)); then echo "all checks passed"; else echo "checks failed (exit $code)"; fi
     exit "$code"
 }
@@ -73,11 +78,19 @@ all_tests() {
     fi
 }
 
+scenarios() {
+    if [[ -n $quick ]]; then
+        echo "skipped: --quick"
+    else
+        OUTPUT_DIR=$results/scenarios scripts/run_scenarios.sh --quick --dev
+    fi
+}
+
 fault_matrix() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
     else
-        OUTPUT_DIR=$matrix scripts/fault_matrix.sh --quick --dev
+        OUTPUT_DIR=$results/matrix scripts/fault_matrix.sh --quick --dev
     fi
 }
 
@@ -87,6 +100,8 @@ compose_smoke() {
     elif ! docker info >/dev/null 2>&1; then
         echo "skipped: no container engine answers ('docker info' fails)"
     else
+        # Where no image can be pulled, base images are made of packages.
+        if ! has debootstrap && command -v apt-get >/dev/null; then install debootstrap; fi
         scripts/compose_smoke.sh
     fi
 }
@@ -100,5 +115,6 @@ step "arrows" && scripts/check_arrows.sh
 if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck scripts/*.sh .ci/run; fi
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
+step "scenarios" && scenarios
 step "fault matrix" && fault_matrix
 step "Compose smoke test" && compose_smoke

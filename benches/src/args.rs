@@ -1,0 +1,234 @@
+//! The load program's flags, as clap reads them. What they mean is said here once; nothing else reads the command line.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::{path::PathBuf, time::Duration};
+
+/// Measures a WebSocket gateway between a private Redis and sockets that cost next to nothing to read.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "bench", version, max_term_width = 100)]
+pub struct Args {
+    /// What to measure
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// CPU time a token, memory a connection and latency at one load
+    Gateway(Gateway),
+    /// Sockets opened a second, with a token and an attached session each
+    Connect(Connect),
+    /// What our own load client costs at one load
+    Client(Client),
+    /// What a stack costs that nobody uses
+    Idle(Idle),
+    /// The highest load that stays clean: in steps, then between the last clean one and the first that was not
+    Search(Search),
+    /// Tables of the records in files, in Markdown
+    Table(Table),
+}
+
+/// What is measured, and the way to it.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Target {
+    /// The gateway
+    #[arg(long, value_enum, default_value_t = Gateways::Wsproxy)]
+    pub gateway: Gateways,
+    /// How sockets reach it
+    #[arg(long, value_enum, default_value_t = Way::Tcp)]
+    pub way: Way,
+    /// TCP between the processes of the stack as well, in the place of unix sockets
+    #[arg(long)]
+    pub tcp_hops: bool,
+    /// How many gateways; more than one needs HAProxy on the way
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub gateways: u16,
+    /// How many servers; the load program makes its tokens itself, so they idle
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub servers: u16,
+    /// Where `wsproxy`, `server`, `client` and `peer` are [default: beside this program]
+    #[arg(long, env = "STREAMSTRESS_BIN_DIR")]
+    pub bin_dir: Option<PathBuf>,
+    #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
+    pub(crate) search_path: String,
+}
+
+/// Gateways that can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gateways {
+    /// Ours, with log, resume, bounds and pings on.
+    Wsproxy,
+    /// A minimal one on tokio-tungstenite with its default buffers; no log, no bounds, no pings.
+    TungsteniteDefault,
+    /// The same with small buffers.
+    TungsteniteSmall,
+}
+
+impl Gateways {
+    /// As on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wsproxy => "wsproxy",
+            Self::TungsteniteDefault => "tungstenite-default",
+            Self::TungsteniteSmall => "tungstenite-small",
+        }
+    }
+}
+
+/// How sockets reach the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// Straight to it, over TCP on loopback.
+    Tcp,
+    /// Straight to it, over its unix socket.
+    Unix,
+    /// Through HAProxy.
+    Haproxy,
+}
+
+impl Way {
+    /// As on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Unix => "unix",
+            Self::Haproxy => "haproxy",
+        }
+    }
+}
+
+/// How the load is made.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub struct Shape {
+    /// Tokens a second on each connection
+    #[arg(long, default_value_t = 20.0, value_parser = positive)]
+    pub per_connection: f64,
+    /// Seconds of load before the measurement
+    #[arg(long, default_value = "2", value_parser = seconds)]
+    pub warm_up: Duration,
+    /// Seconds of the measurement
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub duration: Duration,
+}
+
+/// `bench gateway`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Gateway {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// WebSockets, one session each
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=19_000))]
+    pub(crate) connections: u32,
+}
+
+/// `bench connect`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Connect {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// WebSockets to open, one session each
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=19_000))]
+    pub(crate) connections: u32,
+    /// Connects under way at a time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub(crate) concurrency: u32,
+}
+
+/// `bench client`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Client {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Clients, one session each
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=9_000))]
+    pub(crate) clients: u32,
+}
+
+/// `bench idle`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Idle {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Seconds to look on for
+    #[arg(long, default_value = "15", value_parser = seconds)]
+    pub(crate) duration: Duration,
+}
+
+/// `bench search`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Search {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Tokens a second to begin with
+    #[arg(long, default_value_t = 40_000.0, value_parser = positive)]
+    pub(crate) from: f64,
+    /// How much the load grows in a step, in tokens a second
+    #[arg(long, default_value_t = 20_000.0, value_parser = positive)]
+    pub(crate) step: f64,
+    /// Where the search ends, in tokens a second
+    #[arg(long, default_value_t = 200_000.0, value_parser = positive)]
+    pub(crate) to: f64,
+    /// The search is over when the last clean load and the first that was not are so near, in tokens a second
+    #[arg(long, default_value_t = 5_000.0, value_parser = positive)]
+    pub(crate) within: f64,
+}
+
+/// `bench table`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Table {
+    /// Files with a record each, or a list of them
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Medians to compare with
+    #[arg(long)]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Write the medians there, to be compared with later
+    #[arg(long)]
+    pub(crate) write_baseline: Option<PathBuf>,
+    /// Of which commit the medians are
+    #[arg(long, default_value = "unknown")]
+    pub(crate) commit: String,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if value.is_finite() && value > 0.0 { Ok(value) } else { Err(format!("`{text}` is not above zero")) }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value = positive(text)?;
+    if value <= 600.0 { Ok(Duration::from_secs_f64(value)) } else { Err("ten minutes are the most".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for flags in [
+            ["gateway", "--connections", "0"],
+            ["gateway", "--per-connection", "-1"],
+            ["gateway", "--duration", "601"],
+            ["search", "--step", "nan"],
+            ["connect", "--concurrency", "2000"],
+        ] {
+            assert!(Args::try_parse_from(["bench"].into_iter().chain(flags)).is_err(), "{flags:?}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The gateway's role: tokens through the bus, a real Redis, a gateway and N sockets, at one rate. What it costs is sampled
+//! over the steady window alone; what arrives is checked off to the last position.
+
+use crate::{
+    args::{Gateway, Shape, Target},
+    connect::{DIALS, open_all},
+    judge::{self, Delivered, Generator},
+    latency::percentile_ms,
+    pace::Pace,
+    publisher::{Published, Publisher, Source},
+    reader::{Heard, Progress, Reader},
+    record::Record,
+    rig::Rig,
+    usage::{Between, Look, Watched, thread_wait},
+};
+use anyhow::bail;
+use protocol::monotonic_us;
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::task::spawn_blocking;
+
+/// Between the last preparation and the first token.
+const LEAD_US: u64 = 200_000;
+/// What is still missing this long after the last token was published is lost.
+const GIVE_UP_US: u64 = 3_000_000;
+/// What a gateway gets to give a closed connection's memory back.
+const REST: Duration = Duration::from_secs(1);
+/// What the log in Redis may hold of one run: its memory is bounded, and full it refuses.
+const MOST_TOKENS: u64 = 2_200_000;
+
+/// Starts a rig and measures it under one load.
+pub(crate) async fn measure(options: &Gateway) -> anyhow::Result<Record> {
+    let variant = variant(&options.target);
+    measure_load(&options.target, options.shape, options.connections as usize, &variant).await
+}
+
+/// What is measured, in words.
+pub(crate) fn variant(target: &Target) -> String {
+    let gateways = if target.gateways > 1 { format!("{} × ", target.gateways) } else { String::new() };
+    let hops = if target.tcp_hops { ", tcp hops" } else { "" };
+    format!("{gateways}{} over {}{hops}", target.gateway.name(), target.way.name())
+}
+
+/// One load on a rig of its own.
+pub(crate) async fn measure_load(
+    target: &Target,
+    shape: Shape,
+    connections: usize,
+    variant: &str,
+) -> anyhow::Result<Record> {
+    let rate = shape.per_connection * connections as f64;
+    let seconds = shape.warm_up + shape.duration;
+    let pace = Pace::new(connections, rate, micros(seconds));
+    if pace.total() > MOST_TOKENS {
+        let tokens = pace.total();
+        bail!(
+            "{tokens} tokens do not fit into Redis, {MOST_TOKENS} do: give a shorter --duration or --warm-up"
+        );
+    }
+    let rig = Rig::start(target).await?;
+    let seen = load(&rig, target, shape, pace, connections).await;
+    rig.stop().await;
+    let seen = seen?;
+    let mut record = Record::new("gateway", variant.to_owned());
+    record.add("connections", connections as f64);
+    record.add("tokens_per_second", rate);
+    seen.write(&mut record, connections as f64);
+    Ok(record)
+}
+
+/// Everything that was seen of a load.
+struct Seen {
+    published: Published,
+    heard: Heard,
+    generator_waited: f64,
+    /// Tokens received inside the window.
+    in_window: u64,
+    /// What was used inside the window.
+    between: Between,
+    /// Before the connections, at the window's end, and after the connections.
+    looks: [Look; 3],
+}
+
+async fn load(
+    rig: &Rig,
+    target: &Target,
+    shape: Shape,
+    pace: Pace,
+    connections: usize,
+) -> anyhow::Result<Seen> {
+    let watched = rig.watched();
+    let sessions = rig.create(connections).await?;
+    let before = Look::at(&watched)?;
+    let requests = sessions.iter().map(|&session| rig.request(session)).collect();
+    let opened = open_all(&rig.address(target.way)?, requests, DIALS).await?.opened;
+    let generations = rig.claim(&sessions).await?;
+    let sources = std::iter::zip(&sessions, &generations).map(|(&id, &own)| Source::new(id, own)).collect();
+
+    let start_us = monotonic_us() + LEAD_US;
+    let window_start = start_us + micros(shape.warm_up);
+    let window = window_start..window_start + micros(shape.duration);
+    let progress = Arc::new(Progress::default());
+    let streams = std::iter::zip(opened, generations).collect();
+    let mut reader = Reader::new(streams, pace.rounds(), window.clone(), progress.clone())?;
+    let reading = spawn_blocking(move || reader.run().map(|()| reader));
+    let sampling = spawn_blocking({
+        let (progress, window, watched) = (progress.clone(), window.clone(), watched.clone());
+        move || sample(&watched, window, &progress)
+    });
+    let (began, waited) = (Instant::now(), thread_wait().unwrap_or_default());
+    let published = Publisher::new(rig.bus.clone(), sources, pace, start_us, window).run().await?;
+    let waited = thread_wait().unwrap_or_default().saturating_sub(waited);
+    let publisher_waited = waited.as_secs_f64() / began.elapsed().as_secs_f64();
+    progress.deadline_us.store(monotonic_us() + GIVE_UP_US, Ordering::Relaxed);
+    let heard = reading.await??.finish();
+    let Sampled { begin, end, in_window } = sampling.await??;
+    tokio::time::sleep(REST).await;
+    Ok(Seen {
+        generator_waited: publisher_waited.max(heard.waited),
+        published,
+        heard,
+        in_window,
+        between: end.since(&begin),
+        looks: [before, end, Look::at(&watched)?],
+    })
+}
+
+/// Looks at the window's two ends, and the tokens received between them.
+struct Sampled {
+    begin: Look,
+    end: Look,
+    in_window: u64,
+}
+
+fn sample(watched: &[Watched], window: Range<u64>, progress: &Progress) -> anyhow::Result<Sampled> {
+    let look_at = |us: u64| {
+        thread::sleep(Duration::from_micros(us.saturating_sub(monotonic_us())));
+        let received = progress.received.load(Ordering::Relaxed);
+        Look::at(watched).map(|look| (look, received))
+    };
+    let (begin, received_before) = look_at(window.start)?;
+    let (end, received) = look_at(window.end)?;
+    Ok(Sampled { begin, end, in_window: received - received_before })
+}
+
+impl Seen {
+    fn write(&self, record: &mut Record, connections: f64) {
+        let Self { published, heard, between, looks, .. } = self;
+        let Heard { tally, latency, .. } = heard;
+        record.add("tokens_sent", published.sent as f64);
+        record.add("tokens_received", tally.tokens_received as f64);
+        record.add("tokens_lost", tally.tokens_lost as f64);
+        record.add("tokens_duplicated", tally.tokens_duplicated as f64);
+        record.add("tokens_reordered", tally.tokens_reordered as f64);
+        record.add("delivery_ms_p50", percentile_ms(&latency.delivery, 50.0));
+        record.add("delivery_ms_p99", percentile_ms(&latency.delivery, 99.0));
+        record.add("delivery_ms_max", percentile_ms(&latency.delivery, 100.0));
+        record.add("delivery_growth_ms", latency.growth_ms());
+        record.add("gap_ms_p50", percentile_ms(&latency.gap, 50.0));
+        record.add("gap_ms_p99", percentile_ms(&latency.gap, 99.0));
+        record.add("gap_ms_max", percentile_ms(&latency.gap, 100.0));
+        record.add("pace_lag_ms_p99", percentile_ms(&published.pace_lag, 99.0));
+        record.add("bus_lag_ms_p99", percentile_ms(&published.bus_lag, 99.0));
+        record.add("generator_waited", self.generator_waited);
+        let tokens = self.in_window.max(1) as f64;
+        for (name, usage) in &between.groups {
+            record.add(format!("cpu_us_per_token{{{name}}}"), usage.cpu_s * 1e6 / tokens);
+        }
+        for (name, usage) in &between.groups {
+            record.add(format!("busiest_thread{{{name}}}"), usage.busiest_thread);
+        }
+        let [before, end, after] = looks;
+        for name in between.groups.keys().filter(|name| !matches!(name.as_str(), "generator" | "server")) {
+            let grown = |look: &Look| (look.rss_kib(name) - before.rss_kib(name)) / connections;
+            record.add(format!("rss_kib_per_connection{{{name}}}"), grown(end));
+            record.add(format!("rss_kib_per_connection_after{{{name}}}"), grown(after));
+        }
+        record.add("machine", between.machine);
+        record.add("steal", between.steal);
+        judge::saturation(record, between);
+        judge::verdict(record, &self.generator(), &self.delivered());
+    }
+
+    fn generator(&self) -> Generator {
+        let pace_lag_p99_ms = percentile_ms(&self.published.pace_lag, 99.0);
+        Generator { pace_lag_p99_ms, waited: self.generator_waited }
+    }
+
+    fn delivered(&self) -> Delivered {
+        let Heard { tally, latency, closed, .. } = &self.heard;
+        Delivered {
+            lost: tally.tokens_lost,
+            duplicated: tally.tokens_duplicated,
+            reordered: tally.tokens_reordered,
+            closed: *closed,
+            untaken: self.published.untaken,
+            delivery_p99_ms: percentile_ms(&latency.delivery, 99.0),
+            gap_p99_ms: percentile_ms(&latency.gap, 99.0),
+            growth_ms: latency.growth_ms(),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,167 @@
+//! What is measured and what it needs: a native stack whose servers idle, and sessions made over the bus on its Redis.
+//! A peer takes the place of our gateway; whoever it is finds the same environment, and the same niceness.
+
+use crate::{
+    args::{Gateways, Target, Way},
+    dial::Address,
+    usage::Watched,
+};
+use anyhow::{Context, bail};
+use bus::{Broker, BusConfig, ClaimRequest};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use protocol::{Claims, Secret, SessionId, Signer};
+use stack::{
+    JwtSecret,
+    native::{Binaries, Native, Options, Status},
+};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// Calls on the bus under way at a time while sessions are made.
+const CALLS: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than any unix socket's path may be.
+const TOO_LONG_FOR_A_SOCKET: usize = 110;
+
+/// A running stack, and the bus to feed it.
+pub(crate) struct Rig {
+    native: Native,
+    status: Status,
+    state: PathBuf,
+    signer: Signer,
+    pub(crate) bus: Arc<dyn Broker>,
+    /// Removed with the rig.
+    _directory: TempDir,
+}
+
+impl Rig {
+    pub(crate) async fn start(target: &Target) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("bench").tempdir()?;
+        let state = match target.tcp_hops {
+            // Where a path cannot be a socket's, the stack takes TCP.
+            true => directory.path().join("x".repeat(TOO_LONG_FOR_A_SOCKET)),
+            false => directory.path().to_owned(),
+        };
+        let key = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let native = Native::start(options(target, state.clone(), &key)?).await?;
+        let status = native.status().await;
+        let socket = state.join("redis.sock");
+        let url = match socket.exists() {
+            true => format!("redis+unix://{}", socket.display()),
+            false => format!("redis://127.0.0.1:{}", port(&status, "redis")?),
+        };
+        let bus = bus::open(BusConfig::new(url, "bench"))?;
+        let mut ready = bus.ready();
+        let waited = tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await;
+        waited.context("the bus is not ready")??;
+        let signer = Signer::new(&Secret::new(&key)?);
+        Ok(Self { native, status, state, signer, bus, _directory: directory })
+    }
+
+    /// Where sockets are opened.
+    pub(crate) fn address(&self, way: Way) -> anyhow::Result<Address> {
+        Ok(match way {
+            Way::Tcp => Address::Tcp(([127, 0, 0, 1], port(&self.status, "wsproxy-1")?).into()),
+            Way::Unix => Address::Unix(self.state.join("wsproxy-1.sock")),
+            Way::Haproxy => {
+                let address = self.status.ws_url.strip_prefix("ws://").unwrap_or_default();
+                Address::Tcp(address.parse().with_context(|| format!("{address} is no address"))?)
+            }
+        })
+    }
+
+    /// Where HAProxy takes API calls.
+    pub(crate) fn api_url(&self) -> &str {
+        &self.status.api_url
+    }
+
+    /// Every process that takes part, this one too.
+    pub(crate) fn watched(&self) -> Vec<Watched> {
+        let mut watched: Vec<Watched> = self
+            .status
+            .processes
+            .iter()
+            .map(|process| {
+                let role = process.name.split('-').next().unwrap_or_default();
+                let group = if role == "wsproxy" { "gateway" } else { role };
+                Watched { group: group.to_owned(), pid: process.pid, with_children: role == "haproxy" }
+            })
+            .collect();
+        let generator = Watched { group: "generator".into(), pid: std::process::id(), with_children: false };
+        watched.push(generator);
+        watched
+    }
+
+    /// Makes sessions.
+    pub(crate) async fn create(&self, count: usize) -> anyhow::Result<Vec<SessionId>> {
+        let sessions: Vec<_> = (0..count).map(|_| SessionId::new(Uuid::new_v4())).collect();
+        let created = stream::iter(sessions.iter().map(|&session| self.bus.create(session)));
+        created.buffer_unordered(CALLS).try_collect::<Vec<()>>().await?;
+        Ok(sessions)
+    }
+
+    /// Claims sessions for a query each; the generations, in the same order.
+    pub(crate) async fn claim(&self, sessions: &[SessionId]) -> anyhow::Result<Vec<u64>> {
+        let claims = sessions.iter().map(|&session| {
+            let request = ClaimRequest { query_id: Uuid::new_v4().to_string(), answer: String::new() };
+            async move { self.bus.claim(session, request).await.map(|claim| claim.generation) }
+        });
+        Ok(stream::iter(claims).buffered(CALLS).try_collect().await?)
+    }
+
+    /// The head of the request that opens a session's socket.
+    pub(crate) fn request(&self, session: SessionId) -> Vec<u8> {
+        let token = self.signer.sign(&Claims { session_id: session, iat: 0, exp: None });
+        format!(
+            "GET /bench/ws/{session} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Authorization: Bearer {token}\r\n\r\n"
+        )
+        .into_bytes()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.native.stop().await;
+    }
+}
+
+/// Where our own programs are.
+pub(crate) fn programs(target: &Target) -> anyhow::Result<PathBuf> {
+    match &target.bin_dir {
+        Some(directory) => Ok(directory.clone()),
+        None => Ok(std::env::current_exe()?.parent().context("this program is in no directory")?.to_owned()),
+    }
+}
+
+fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options> {
+    if target.gateways > 1 && target.way != Way::Haproxy {
+        bail!("{} gateways have one way to them alone: give --way haproxy", target.gateways);
+    }
+    let ours = programs(target)?;
+    let mut binaries = Binaries::find(&ours, &target.search_path)?;
+    let mut environment: Vec<(String, String)> = [
+        ("MAX_CONNECT_RATE", "0"),
+        ("MAX_CONNECTIONS", "20000"),
+        ("DRAIN_SECONDS", "1"),
+        ("RUST_LOG", "warn"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec();
+    if target.gateway != Gateways::Wsproxy {
+        binaries.wsproxy = ours.join("peer");
+        environment.push(("PEER".into(), target.gateway.name().into()));
+    }
+    Ok(Options {
+        servers: target.servers,
+        proxies: target.gateways,
+        secret: JwtSecret::new(key)?,
+        environment,
+        ..Options::new(state, binaries)
+    })
+}
+
+fn port(status: &Status, name: &str) -> anyhow::Result<u16> {
+    let process = status.processes.iter().find(|process| process.name == name);
+    process.and_then(|process| process.port).with_context(|| format!("the stack tells no port of {name}"))
+}

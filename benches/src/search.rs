@@ -1,0 +1,149 @@
+//! The highest load that stays clean: up in steps until one is not, then halving what lies between. The plan is pure and
+//! knows nothing of what a load is; every load runs on a rig of its own.
+
+use crate::{
+    args::Search,
+    gateway::{measure_load, variant},
+    record::{Record, Verdict},
+};
+
+/// What to try next.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    step: f64,
+    to: f64,
+    within: f64,
+    next: f64,
+    clean: Option<f64>,
+    unclean: Option<f64>,
+}
+
+impl Plan {
+    const fn new(from: f64, step: f64, to: f64, within: f64) -> Self {
+        Self { step, to, within, next: from, clean: None, unclean: None }
+    }
+
+    /// The load to try, if there is one left.
+    fn load(&self) -> Option<f64> {
+        let near = match (self.clean, self.unclean) {
+            (Some(clean), Some(unclean)) => unclean - clean <= self.within,
+            (None, Some(unclean)) => unclean <= self.within,
+            (Some(clean), None) => clean >= self.to,
+            (None, None) => false,
+        };
+        (!near).then_some(self.next)
+    }
+
+    /// The load came to this.
+    fn tell(&mut self, is_clean: bool) {
+        if is_clean {
+            self.clean = Some(self.next);
+        } else {
+            self.unclean = Some(self.next);
+        }
+        self.next = match (self.clean, self.unclean) {
+            (clean, Some(unclean)) => f64::midpoint(clean.unwrap_or(0.0), unclean),
+            (_, None) => (self.next + self.step).min(self.to),
+        };
+    }
+}
+
+/// Searches; the record is that of the highest clean load, with what gave way above it.
+pub(crate) async fn measure(options: &Search) -> anyhow::Result<Record> {
+    let variant = variant(&options.target);
+    let mut plan = Plan::new(options.from, options.step, options.to, options.within);
+    let (mut best, mut worst) = (None::<Record>, None::<Record>);
+    while let Some(rate) = plan.load() {
+        let connections = (rate / options.shape.per_connection).round().max(1.0) as usize;
+        let record = measure_load(&options.target, options.shape, connections, &variant).await?;
+        eprintln!("{}", line(rate, &record));
+        let is_clean = record.verdict == Verdict::Clean;
+        plan.tell(is_clean);
+        *(if is_clean { &mut best } else { &mut worst }) = Some(record);
+    }
+    Ok(summed_up(variant, best, worst))
+}
+
+fn line(rate: f64, record: &Record) -> String {
+    let notes: Vec<&str> = record.reasons.iter().chain(&record.saturated).map(String::as_str).collect();
+    format!("{rate:>9.0} tokens/s: {:?}; {}", record.verdict, notes.join("; "))
+}
+
+/// The best load's figures; the first that was not clean says what gave way. Where that was the generator, the search found
+/// its limit and not the gateway's.
+fn summed_up(variant: String, best: Option<Record>, worst: Option<Record>) -> Record {
+    let mut record = Record::new("search", variant);
+    let clean = best.as_ref().and_then(|best| best.figure("tokens_per_second")).unwrap_or(0.0);
+    record.add("highest_clean_tokens_per_second", clean);
+    record.figures.extend(best.into_iter().flat_map(|best| best.figures));
+    match worst {
+        Some(worst) => {
+            let at = worst.figure("tokens_per_second").unwrap_or(0.0);
+            record.reasons = worst.reasons.iter().map(|reason| format!("at {at:.0}/s {reason}")).collect();
+            record.saturated = worst.saturated.iter().map(|what| format!("at {at:.0}/s {what}")).collect();
+            record.verdict = worst.verdict;
+        }
+        None => record.reasons.push("the search ended before anything gave way: raise --to".into()),
+    }
+    if record.verdict == Verdict::NotClean {
+        record.verdict = Verdict::Clean;
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn search(limit: f64, mut plan: Plan) -> (Option<f64>, Vec<f64>) {
+        let mut tried = Vec::new();
+        while let Some(load) = plan.load() {
+            tried.push(load);
+            plan.tell(load <= limit);
+        }
+        (plan.clean, tried)
+    }
+
+    #[test]
+    fn up_in_steps_then_by_halves() {
+        let plan = Plan::new(40.0, 20.0, 200.0, 5.0);
+        assert_eq!(search(87.0, plan), (Some(85.0), vec![40.0, 60.0, 80.0, 100.0, 90.0, 85.0]));
+        assert_eq!(search(500.0, plan).0, Some(200.0));
+        assert_eq!(search(12.0, plan), (Some(10.0), vec![40.0, 20.0, 10.0, 15.0]));
+        assert_eq!(search(0.0, plan).0, None);
+    }
+
+    proptest! {
+        #[test]
+        fn it_ends_near_the_limit(limit in 5.0f64..300.0, from in 1.0f64..100.0) {
+            let plan = Plan::new(from, 20.0, 200.0, 5.0);
+            let (clean, tried) = search(limit, plan);
+            prop_assert!(tried.len() < 30);
+            if let Some(clean) = clean {
+                prop_assert!(clean <= limit && (limit - clean <= 5.0 || clean >= 200.0));
+            } else {
+                prop_assert!(limit <= 5.0 || from > limit);
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_that_met_the_generators_limit_is_invalid() {
+        let record = |rate, verdict, reason: &str| {
+            let mut record = Record::new("gateway", "x".into());
+            record.add("tokens_per_second", rate);
+            record.verdict = verdict;
+            record.reasons.push(reason.to_owned());
+            record
+        };
+        let best = record(80.0, Verdict::Clean, "");
+        let late = record(100.0, Verdict::Invalid, "late");
+        let full = record(100.0, Verdict::NotClean, "3 tokens were lost");
+        let found = summed_up("x".into(), Some(best.clone()), Some(late));
+        assert_eq!((found.verdict, found.reasons[0].as_str()), (Verdict::Invalid, "at 100/s late"));
+        let found = summed_up("x".into(), Some(best), Some(full));
+        assert_eq!(found.verdict, Verdict::Clean);
+        assert_eq!(found.figure("highest_clean_tokens_per_second"), Some(80.0));
+    }
+}

@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Measures what the gateway and the stack cost and carry, beside their peers: builds, runs every variant in turns, prints
+# medians with their spread and what was used up, and compares with the committed baseline as ratios. It fails on no figure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/native.sh
+
+usage() {
+    cat <<'END'
+Usage: scripts/bench.sh [OPTIONS]
+
+  --only SUITES       of parts,gateway,connect,client,search,stack,idle,scaling, by commas (all of them):
+                      parts    each alone, with Criterion, which keeps its own results and baselines
+                      gateway  CPU a token, memory a connection, latency at 40,000 tokens/s over 2,000 connections
+                      connect  sockets opened a second, direct and through HAProxy
+                      client   what our load client costs at 1,000 clients
+                      search   the highest clean load of one gateway, direct
+                      stack    the highest clean load through HAProxy, over unix sockets and over TCP
+                      idle     a stack of two servers and three gateways that nobody uses
+                      scaling  20,000 tokens/s over 100 connections and up to as many as fit
+  --runs N            runs of each variant (3)
+  --quick             one short run of each, to see that everything works; its figures say little
+  --write-baseline    put the medians into benches/baseline.json
+  --help              this text
+
+Records go to results/bench_*.json. A run whose generator was late is INVALID and counts in no median.
+END
+}
+
+all=(parts gateway connect client search stack idle scaling)
+suites=("${all[@]}") runs=3 quick='' write=''
+while (($#)); do
+    case $1 in
+    --only)
+        IFS=, read -ra suites <<<"${2:-}"
+        for suite in "${suites[@]}"; do
+            [[ " ${all[*]} " == *" $suite "* ]] || die "--only takes suites, not '$suite': see --help" 104
+        done
+        shift ;;
+    --runs) number "$1" "${2:-}" '[1-9][0-9]?' && runs=$2 && shift ;;
+    --quick) quick=yes ;;
+    --write-baseline) write=yes ;;
+    --help | -h) usage && exit 0 ;;
+    *) die "unknown option '$1': see --help" 104 ;;
+    esac
+    shift
+done
+if [[ -n $quick ]]; then runs=1; fi
+need jq
+build release benches wsproxy server stack client
+end_with report
+count=0
+
+# One run of the load program; what it says of itself is kept as it is.
+bench() { # OPTIONS
+    local file code=0
+    printf -v file '%s/%04d.json' "$work" $((count += 1))
+    echo "bench $*" >&2
+    "$bin/bench" "$@" >"$file" || code=$?
+    case $code in 0 | 98) ;; *) rm -f "$file"; echo "bench: that one failed with $code and is left out" >&2 ;; esac
+}
+
+# What was measured so far: an interrupted run has its records and its tables too.
+report() {
+    compgen -G "$work/*.json" >/dev/null || return 0
+    local records options
+    mkdir -p results
+    records=results/bench_$(date +%Y%m%d_%H%M%S).json
+    # The last one may have been cut off.
+    for file in "$work"/*.json; do jq -e .suite "$file" >/dev/null 2>&1 || rm -f "$file"; done
+    jq -s . "$work"/*.json >"$records"
+    options=(--commit "$(git describe --always --dirty)")
+    if [[ -f benches/baseline.json ]]; then options+=(--baseline benches/baseline.json); fi
+    if [[ -n $write ]]; then options+=(--write-baseline benches/baseline.json); fi
+    "$bin/bench" table "${options[@]}" "$records"
+    echo "records: $records; nchan and k6 are not among the peers yet" >&2
+}
+
+gateway() {
+    local time=(--warm-up 2 --duration 10)
+    if [[ -n $quick ]]; then time=(--warm-up 1 --duration 3); fi
+    for options in '' '--way unix' '--gateway tungstenite-small' '--gateway tungstenite-default'; do
+        # shellcheck disable=SC2086 # options are words
+        bench gateway $options "${time[@]}"
+    done
+}
+
+connect() {
+    for way in tcp unix haproxy; do bench connect --way "$way"; done
+}
+
+search_time=(--warm-up 2 --duration 6)
+if [[ -n $quick ]]; then search_time=(--warm-up 1 --duration 3 --step 40000 --within 20000); fi
+
+search() {
+    bench search "${search_time[@]}"
+    bench search "${search_time[@]}" --gateway tungstenite-small
+}
+
+parts() {
+    if ((run > 1)); then return; fi
+    local options=()
+    if [[ -n $quick ]]; then options=(-- --warm-up-time 0.2 --measurement-time 0.5 --sample-size 10); fi
+    cargo bench -p benches --bench parts "${options[@]}" >&2
+}
+
+client() {
+    local time=(--warm-up 2 --duration 10)
+    if [[ -n $quick ]]; then time=(--warm-up 1 --duration 3); fi
+    bench client "${time[@]}"
+}
+
+stack() {
+    bench search "${search_time[@]}" --way haproxy
+    bench search "${search_time[@]}" --way haproxy --tcp-hops
+}
+
+idle() {
+    bench idle --servers 2 --gateways 3 --way haproxy --duration "$([[ -n $quick ]] && echo 3 || echo 15)"
+}
+
+scaling() {
+    local most connections last=$count
+    # What a gateway needs beside its sockets is some two hundred descriptors.
+    most=$(($(ulimit -Hn | sed 's/unlimited/19300/') - 300))
+    if ((most > 19000)); then most=19000; fi
+    for connections in 100 300 1000 3000 "$most"; do
+        bench gateway --connections "$connections" --per-connection "$(jq -n "20000 / $connections")" \
+            --warm-up "$([[ -n $quick ]] && echo 1 || echo 2)" --duration "$([[ -n $quick ]] && echo 3 || echo 10)"
+    done
+    for ((last++; last <= count; last++)); do
+        as_suite scaling "$last" '.variant = (.figures[0].value | tostring) + " connections"'
+    done
+}
+
+# Puts the record of run NUMBER into another suite's table.
+as_suite() { # SUITE NUMBER FILTER
+    local file
+    printf -v file '%s/%04d.json' "$work" "$2"
+    if [[ -f $file ]]; then
+        jq --arg suite "$1" '.suite = $suite | '"$3" "$file" >"$file.new" && mv "$file.new" "$file"
+    fi
+}
+
+# In turns, so that what the machine does meanwhile falls on all of them.
+for suite in "${suites[@]}"; do
+    for ((run = 1; run <= runs; run++)); do "$suite"; done
+done

@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# Sourced by the scripts that measure or break native stacks: builds the programs, starts stacks, leaves nothing behind.
+# It starts nothing by itself, and knows no scenario, no fault and no figure.
+
+die() { echo "$(basename "$0" .sh): $1" >&2; exit "${2:-1}"; }
+
+number() { # FLAG VALUE [PATTERN]
+    local pattern=${3:-'[1-9][0-9]{0,5}'}
+    [[ ${2:-} =~ ^($pattern)$ ]] || die "$1 takes a number, not '${2:-}'" 104
+}
+
+# HAProxy is often in a directory that is on root's PATH alone.
+need() { # PROGRAM...
+    local program
+    for program; do
+        PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$program" >/dev/null ||
+            die "$program is missing: scripts/test.sh installs it"
+    done
+}
+
+build() { # PROFILE PACKAGE...: the programs are in $bin then
+    local profile=$1
+    shift
+    cargo build --profile "$profile" "${@/#/-p}"
+    bin=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/${profile/#dev/debug}
+}
+
+# From here on $work is a directory; at the end, however it comes, COMMAND is called and $work is gone. A command that fails
+# makes the script fail.
+end_with() { # COMMAND...
+    work=$(mktemp -d)
+    ending=("$@")
+    trap finish EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+# shellcheck disable=SC2317,SC2329 # the trap calls it
+finish() {
+    local code=$?
+    trap '' INT TERM
+    "${ending[@]}" || code=$?
+    rm -rf "$work"
+    exit "$code"
+}
+
+# Starts a stack on free ports: $work/NAME has its state, $work/NAME.json its status, $api and $ws are its doors.
+# shellcheck disable=SC2034 # whoever sources it reads them
+stack_up() { # NAME OPTIONS...
+    "$bin/stack" --state-dir "$work/$1" up --detach --api-port 0 --ws-port 0 --stats-port 0 "${@:2}" >"$work/up" ||
+        die "the stack did not start: $(cat "$work/up")"
+    "$bin/stack" --state-dir "$work/$1" status --json >"$work/$1.json"
+    api=$(jq -r .api_url "$work/$1.json")
+    ws=$(jq -r .ws_url "$work/$1.json")
+}
+
+stacks_down() { # NAME...
+    local name
+    for name; do "$bin/stack" --state-dir "$work/$name" down >/dev/null 2>&1 || true; done
+}
