@@ -263,20 +263,18 @@ impl Reader {
         reader
     }
 
-    /// Reads the log in small pages until live or ended.
+    /// Reads the log in small pages until live or ended; what it lacks is asked for again, as a gateway does.
     pub async fn catch_up(&self) {
-        while self.attachment.catch_up(7).await.expect("catch up") == CatchUp::More {}
-    }
-
-    /// One page after another; what the log lacks is asked for again, as a gateway does.
-    async fn read_on(&self) {
-        loop {
-            match self.attachment.catch_up(7).await {
-                Ok(CatchUp::More) => {}
-                Ok(CatchUp::Live { .. } | CatchUp::Ended) => return,
-                Ok(CatchUp::Wait) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        let pages = async {
+            loop {
+                match self.attachment.catch_up(7).await {
+                    Ok(CatchUp::More) => {}
+                    Ok(CatchUp::Live { .. } | CatchUp::Ended) => return,
+                    Ok(CatchUp::Wait) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
             }
-        }
+        };
+        timeout(PATIENCE, pages).await.expect("the log has everything in time");
     }
 
     /// Keeps the lane caught up, as a gateway does, until the notes say what is waited for.
@@ -284,7 +282,7 @@ impl Reader {
         let wait = async {
             loop {
                 if self.notebook.read(|notes| std::mem::take(&mut notes.behind)) {
-                    self.read_on().await;
+                    self.catch_up().await;
                 }
                 if self.notebook.read(|notes| done(notes)) {
                     return;
