@@ -11,7 +11,7 @@ declare -A may=(
     [wsproxy]="bus protocol"
     [client]="protocol stack"
     [stack]="bus protocol server wsproxy"
-    [benches]="bus protocol stack"
+    [benches]="bus client protocol stack"
 )
 faults=0
 

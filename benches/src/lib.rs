@@ -5,7 +5,6 @@ pub mod args;
 mod client;
 mod connect;
 mod dial;
-mod frames;
 mod gateway;
 mod idle;
 mod judge;

@@ -3,10 +3,10 @@
 
 use crate::{
     dial::{Opened, Socket},
-    frames::{Carry, Opcode, pong},
     latency::Latency,
     usage::thread_wait,
 };
+use ::client::frames::{self, Frames, Message};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use protocol::{Ledger, Prefix, Tally, monotonic_us};
 use std::{
@@ -51,7 +51,7 @@ pub(crate) struct Heard {
 struct Connection {
     socket: Socket,
     generation: u64,
-    carry: Carry,
+    frames: Frames,
     ledger: Ledger,
     last_us: Option<u64>,
 }
@@ -84,8 +84,8 @@ impl Reader {
         let mut connections = Vec::with_capacity(opened.len());
         for (index, (Opened { socket, early }, generation)) in opened.into_iter().enumerate() {
             socket.watch(&epoll, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
-            let (carry, ledger) = Default::default();
-            let mut connection = Connection { socket, generation, carry, ledger, last_us: None };
+            let (frames, ledger) = Default::default();
+            let mut connection = Connection { socket, generation, frames, ledger, last_us: None };
             connection.take(&early, &mut heard)?;
             connections.push(connection);
         }
@@ -151,10 +151,10 @@ impl Connection {
     /// Takes what one read brought; how many tokens were in it.
     fn take(&mut self, bytes: &[u8], heard: &mut Heard) -> anyhow::Result<u64> {
         let now_us = monotonic_us();
-        let Self { socket, generation, carry, ledger, last_us } = self;
-        let (mut tokens, mut ping) = (0, None);
-        carry.feed(bytes, |opcode, payload| match opcode {
-            Opcode::Text => match token(payload, *generation) {
+        let Self { socket, generation, frames, ledger, last_us } = self;
+        let (mut tokens, mut pongs) = (0, Vec::new());
+        frames.feed(bytes, |message| match message {
+            Message::Text(text) => match token(text.as_bytes(), *generation) {
                 Some((prefix, sent_us)) => {
                     tokens += 1;
                     ledger.observe(prefix.position.seq, prefix.kind, Some(sent_us));
@@ -162,11 +162,11 @@ impl Connection {
                 }
                 None => heard.strange += 1,
             },
-            Opcode::Ping => ping = Some(pong(payload)),
-            Opcode::Close | Opcode::Other => heard.strange += 1,
+            Message::Ping(payload) => frames::pong(&mut pongs, payload),
+            Message::Close(..) | Message::Other => heard.strange += 1,
         })?;
-        if let Some(pong) = ping {
-            socket.write(&pong)?;
+        if !pongs.is_empty() {
+            socket.write(&pongs)?;
         }
         Ok(tokens)
     }

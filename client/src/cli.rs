@@ -193,6 +193,9 @@ pub struct RunArgs {
     /// HTTP connections shared by all sessions [default: 1000]
     #[arg(long, env = "LOAD_HTTP_CONNECTIONS", value_name = "N", allow_negative_numbers = true)]
     pub http_connections: Option<i64>,
+    /// Open sockets from these addresses of this machine in turns, as 127.0.0.2-127.0.0.9: each has ports of its own
+    #[arg(long, env = "LOAD_LOCAL_IPS", value_name = "ADDRESSES")]
+    pub local_ips: Option<String>,
     /// A header for every HTTP call and WebSocket upgrade, `Name: value` (repeatable)
     #[arg(long = "header", env = "LOAD_HEADERS", value_name = "HEADER", value_delimiter = '\n')]
     pub headers: Vec<String>,

@@ -13,6 +13,7 @@ pub mod engine;
 mod estimate;
 pub mod faults;
 pub mod findings;
+pub mod frames;
 mod habits;
 mod http;
 mod link;

@@ -5,9 +5,8 @@ use crate::{
     backoff::Backoff,
     record::{Failure, FailureKind, LossCause},
     secret::Secret,
-    socket::{Arrival, Connector, OpenError, Socket},
+    socket::{Arrival, Buffers, Chunk, Connector, Dial, OpenError, Socket},
 };
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use protocol::{Position, SessionId};
 use std::{
     future::{Future, pending},
@@ -17,13 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::Sleep;
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 /// What a link has to say.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// A text frame.
-    Frame(Utf8Bytes, Arrival),
+    /// The socket was read: give it to [`Link::hear`] before anything else.
+    Read(Chunk, Arrival),
     /// The socket is gone.
     Lost(Loss),
     /// A new socket is open.
@@ -65,10 +63,12 @@ pub struct Opener {
     pub session: SessionId,
     /// Opens it.
     pub token: Secret,
-    /// A socket that takes little into its buffers, so that a reader who stops is felt at the other end.
-    pub narrow: bool,
+    /// From where, and how.
+    pub dial: Dial,
     /// Told of every attempt to reconnect.
     pub on_attempt: Rc<dyn Fn()>,
+    /// Where reads land.
+    pub buffers: Rc<Buffers>,
 }
 
 /// When the client itself cuts its sockets.
@@ -93,7 +93,7 @@ type Opened = Result<(Socket, Duration), Failure>;
 type Opening = Pin<Box<dyn Future<Output = Opened>>>;
 
 enum State {
-    Up(Box<Socket>),
+    Up(Socket),
     Down,
     Opening(Opening),
 }
@@ -140,7 +140,7 @@ impl Link {
     }
 
     fn up(&mut self, socket: Socket) {
-        self.state = State::Up(Box::new(socket));
+        self.state = State::Up(socket);
         self.listen_again();
         if let Some(cuts) = &mut self.cuts {
             cuts.arm();
@@ -174,44 +174,30 @@ impl Link {
         loop {
             match &mut self.state {
                 State::Up(socket) => {
-                    let message = tokio::select! {
+                    tokio::select! {
                         biased;
-                        message = socket.next() => message,
+                        read = socket.read(&self.opener.buffers) => match read {
+                            Ok(chunk) if chunk.bytes().is_empty() => {
+                                return self.lost(LossCause::Broken, "the connection ended".into());
+                            }
+                            Ok(chunk) => return LinkEvent::Read(chunk, socket.last()),
+                            Err(error) => {
+                                return self.lost(LossCause::Broken, format!("the connection broke: {error}"));
+                            }
+                        },
                         () = self.silence.as_mut() => {
-                            let heard = socket.get_ref().last().at.max(self.listening_since);
+                            let heard = socket.last().at.max(self.listening_since);
                             let deadline = heard + self.ping_timeout;
                             if Instant::now() < deadline {
                                 self.silence.as_mut().reset(deadline.into());
                                 continue;
                             }
                             let text = format!("nothing was heard for {} s", self.ping_timeout.as_secs_f64());
-                            self.last_read = socket.get_ref().last().read;
-                            self.state = State::Down;
-                            return LinkEvent::Lost(Loss { cause: LossCause::Broken, text, at: heard });
+                            return self.lost_at(heard, LossCause::Broken, text);
                         }
                         () = due(&mut self.cuts) => {
-                            socket.get_ref().reset_when_dropped();
-                            let read = socket.get_ref().last().read;
-                            return self.lost(LossCause::Cut, "the client cut it".into(), read);
-                        }
-                    };
-                    let arrival = socket.get_ref().last();
-                    match message {
-                        Some(Ok(Message::Text(text))) => return LinkEvent::Frame(text, arrival),
-                        Some(Ok(Message::Close(frame))) => {
-                            // The answer to the close frame, if the socket takes it at once.
-                            let _ = socket.flush().now_or_never();
-                            let (cause, text) = frame.map_or((LossCause::Broken, String::new()), |frame| {
-                                (LossCause::Closed(frame.code.into()), frame.reason.as_str().to_owned())
-                            });
-                            return self.lost(cause, text, arrival.read);
-                        }
-                        Some(Ok(_)) => {}
-                        Some(Err(error)) => {
-                            return self.lost(LossCause::Broken, describe(&error), arrival.read);
-                        }
-                        None => {
-                            return self.lost(LossCause::Broken, "the connection ended".into(), arrival.read);
+                            socket.reset_when_dropped();
+                            return self.lost(LossCause::Cut, "the client cut it".into());
                         }
                     }
                 }
@@ -233,26 +219,48 @@ impl Link {
         }
     }
 
-    fn lost(&mut self, cause: LossCause, text: String, last_read: u64) -> LinkEvent {
-        self.last_read = last_read;
+    /// Shows the texts that the read completed to `text`; the socket's end, if it came with them.
+    pub fn hear(&mut self, chunk: &Chunk, text: impl FnMut(&str)) -> Option<LinkEvent> {
+        let State::Up(socket) = &mut self.state else { return None };
+        match socket.hear(chunk, text) {
+            Ok(None) => None,
+            Ok(Some(farewell)) => {
+                // The answer to the close frame, if the socket takes it at once.
+                socket.send_now();
+                let cause = farewell.code.map_or(LossCause::Broken, LossCause::Closed);
+                Some(self.lost(cause, farewell.text))
+            }
+            Err(bad) => Some(self.lost(LossCause::Broken, format!("the connection broke: {bad}"))),
+        }
+    }
+
+    fn lost(&mut self, cause: LossCause, text: String) -> LinkEvent {
+        self.lost_at(Instant::now(), cause, text)
+    }
+
+    fn lost_at(&mut self, at: Instant, cause: LossCause, text: String) -> LinkEvent {
+        self.down();
+        LinkEvent::Lost(Loss { cause, text, at })
+    }
+
+    fn down(&mut self) {
+        if let State::Up(socket) = &self.state {
+            self.last_read = socket.last().read;
+        }
         self.state = State::Down;
-        LinkEvent::Lost(Loss { cause, text, at: Instant::now() })
     }
 
     /// Says that the socket ends, where there is one, and leaves it open for what still comes.
     pub async fn say_goodbye(&mut self) {
         if let State::Up(socket) = &mut self.state {
-            let _ = tokio::time::timeout(Duration::from_secs(1), (**socket).close(None)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), socket.say_farewell()).await;
         }
     }
 
     /// Ends the socket with a close frame, where there is one.
     pub async fn hang_up(&mut self) {
         self.say_goodbye().await;
-        if let State::Up(socket) = &self.state {
-            self.last_read = socket.get_ref().last().read;
-        }
-        self.state = State::Down;
+        self.down();
     }
 }
 
@@ -267,7 +275,7 @@ async fn due(cuts: &mut Option<Cuts>) {
 async fn open(opener: Opener, mut backoff: Backoff, last_read: u64) -> Opened {
     loop {
         let started = Instant::now();
-        match opener.connector.open(opener.session, &opener.token, None, last_read, opener.narrow).await {
+        match opener.connector.open(opener.session, &opener.token, None, last_read, opener.dial).await {
             Ok(socket) => return Ok((socket, started.elapsed())),
             Err(error) => match error.again.and_then(|told| backoff.next(Some(told))) {
                 Some(delay) => tokio::time::sleep(delay).await,
@@ -299,8 +307,7 @@ async fn reopen(
         tokio::time::sleep(delay).await;
         (opener.on_attempt)();
         let started = Instant::now();
-        let opening =
-            opener.connector.open(opener.session, &opener.token, position, last_read, opener.narrow);
+        let opening = opener.connector.open(opener.session, &opener.token, position, last_read, opener.dial);
         match opening.await {
             Ok(socket) => return Ok((socket, started.elapsed())),
             Err(error) => {
@@ -318,11 +325,4 @@ async fn reopen(
 
 fn failure(kind: FailureKind, error: OpenError) -> Failure {
     Failure { kind, code: error.status, message: error.message }
-}
-
-fn describe(error: &Error) -> String {
-    match error {
-        Error::ConnectionClosed | Error::AlreadyClosed => "the connection ended".into(),
-        error => format!("the connection broke: {error}"),
-    }
 }

@@ -30,7 +30,14 @@ impl Session {
     /// Takes in what the link said.
     pub(crate) fn take(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Frame(text, arrival) => self.frame(&text, arrival),
+            LinkEvent::Read(chunk, arrival) => {
+                let Some(mut link) = self.link.take() else { return };
+                let ended = link.hear(&chunk, |text| self.frame(text, arrival));
+                self.link = Some(link);
+                if let Some(ended) = ended {
+                    self.take(ended);
+                }
+            }
             LinkEvent::Lost(loss) => self.lost(&loss),
             LinkEvent::Back { took } => self.back(took),
             LinkEvent::Failed(failure) if !self.closing => self.fail(failure),

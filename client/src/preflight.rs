@@ -9,7 +9,11 @@ use crate::{
     socket::Connector,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::net::TcpStream;
 use url::Url;
 
@@ -102,11 +106,16 @@ fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
             room.descriptors
         ));
     }
-    if let Some(ports) = room.ports.filter(|&ports| clients.max(http) > ports) {
+    let addresses = config.target.local_ips.len().max(1) as u64;
+    if let Some(ports) = room.ports.map(|ports| ports * addresses).filter(|&ports| clients > ports) {
         faults.push(format!(
             "{clients} clients need as many outgoing ports to one address, and this machine has {ports}: \
-             widen net.ipv4.ip_local_port_range, or run at most {ports} clients"
+             widen net.ipv4.ip_local_port_range, give more --local-ips, or run at most {ports} clients"
         ));
+    }
+    let foreign = |&&address: &&IpAddr| UdpSocket::bind((address, 0)).is_err();
+    if let Some(address) = config.target.local_ips.iter().find(foreign) {
+        faults.push(format!("--local-ips: {address} is no address of this machine"));
     }
     faults
 }
@@ -208,6 +217,18 @@ mod tests {
         let faults = run(30_000, false);
         assert!(faults[0].contains("at most 18872 clients"), "{faults:?}");
         assert!(faults[1].contains("at most 28000 clients"), "{faults:?}");
+    }
+
+    #[test]
+    fn more_addresses_have_more_ports_and_are_this_machines() {
+        let room = Room { descriptors: u64::MAX, ports: Some(28_000) };
+        let faults = |local_ips: &str| {
+            let local_ips = Some(local_ips.to_owned());
+            does_not_fit(&config(RunArgs { clients: Some(50_000), local_ips, ..RunArgs::default() }), room)
+        };
+        assert!(faults("127.0.0.1-127.0.0.2").is_empty());
+        assert!(faults("127.0.0.1")[0].contains("--local-ips"));
+        assert_eq!(faults("127.0.0.1, 192.0.2.1"), ["--local-ips: 192.0.2.1 is no address of this machine"]);
     }
 
     #[test]

@@ -1,20 +1,30 @@
-//! One WebSocket: our own TCP connection with small buffers, and a note of when each read brought bytes.
-//! It does not reconnect and judges no frame.
+//! One WebSocket: our own TCP connection, its frames cut where a read put them, and a note of when each read brought bytes.
+//! It does not reconnect and judges no message.
 
 use crate::{
     backoff::{is_retryable, retry_after},
     config::Target,
+    frames::{self, BadFrame, Frames, Message},
     secret::Secret,
 };
 use anyhow::Context as _;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use protocol::{Position, SessionId};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use std::{
+    cell::Cell,
+    fmt,
+    future::poll_fn,
     io,
-    net::SocketAddr,
-    pin::Pin,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -24,23 +34,16 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{Error, handshake::client::generate_key, protocol::WebSocketConfig},
-};
+use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 /// TCP, TLS, upgrade and a live subscription take no longer than this.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// A coalesced read or two. It is zeroed for every read, so that a large one costs more than it saves.
-const READ_BUFFER: usize = 1024;
-const WRITE_BUFFER: usize = 256;
+/// Some hundred tokens.
+const READ_BUFFER: usize = 32 << 10;
+/// Control frames that wait for the transport; beyond this a ping has no answer.
+const MAX_UNSENT: usize = 64 << 10;
 /// Some tens of tokens: a reader who stops is felt at the other end within seconds.
 const NARROW_BUFFER: u32 = 4096;
-const MAX_WRITE_BUFFER: usize = 64 * 1024;
-const MAX_MESSAGE: usize = 16 << 20;
-
-/// An open socket.
-pub type Socket = WebSocketStream<Stamped<Transport>>;
 
 /// When bytes came, and with which read: frames of one read share the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,58 +54,157 @@ pub struct Arrival {
     pub read: u64,
 }
 
-/// Notes the moment and the number of each read that brings bytes.
+/// Where reads land. All sockets of a worker share one buffer, as only one of them reads at a time.
+#[derive(Default)]
+pub struct Buffers(Cell<Option<Box<[u8]>>>);
+
+impl Buffers {
+    fn take(self: &Rc<Self>) -> Chunk {
+        let bytes = self.0.take().unwrap_or_else(|| vec![0; READ_BUFFER].into());
+        Chunk { bytes, length: 0, home: Rc::clone(self) }
+    }
+}
+
+/// What one read brought; its buffer is used again afterwards.
+pub struct Chunk {
+    bytes: Box<[u8]>,
+    length: usize,
+    home: Rc<Buffers>,
+}
+
+impl Chunk {
+    /// The bytes; none at the connection's end.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.home.0.set(Some(std::mem::take(&mut self.bytes)));
+    }
+}
+
+/// The peer's last word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    /// Its code, where it gave one.
+    pub code: Option<u16>,
+    /// Its text.
+    pub text: String,
+}
+
+/// An open socket.
 #[derive(Debug)]
-pub struct Stamped<S> {
-    inner: S,
+pub struct Socket {
+    transport: Transport,
+    frames: Frames,
+    /// What came right behind the answer to the upgrade.
+    early: Bytes,
+    /// Control frames that the transport has not taken yet.
+    unsent: Vec<u8>,
+    said_farewell: bool,
     last: Arrival,
 }
 
-impl<S> Stamped<S> {
-    /// Counts on from `last`.
-    pub const fn new(inner: S, last: Arrival) -> Self {
-        Self { inner, last }
-    }
-
+impl Socket {
     /// The last read that brought bytes.
+    #[must_use]
     pub const fn last(&self) -> Arrival {
         self.last
     }
-}
 
-impl Stamped<Transport> {
-    /// Once dropped, the connection ends as if its host had gone: with a reset, and no farewell of any layer.
-    pub fn reset_when_dropped(&self) {
-        let _ = SockRef::from(self.inner.tcp()).set_linger(Some(Duration::ZERO));
+    /// Waits for bytes and reads once. May be dropped and called again at any time.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn read(&mut self, buffers: &Rc<Buffers>) -> io::Result<Chunk> {
+        poll_fn(|cx| self.poll_read(cx, buffers)).await
     }
-}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stamped<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffers: &Rc<Buffers>) -> Poll<io::Result<Chunk>> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let mut chunk = buffers.take();
+        if self.early.has_remaining() {
+            chunk.length = self.early.remaining().min(chunk.bytes.len());
+            self.early.copy_to_slice(&mut chunk.bytes[..chunk.length]);
+            if !self.early.has_remaining() {
+                self.early = Bytes::new();
+            }
+        } else {
+            let mut space = ReadBuf::new(&mut chunk.bytes);
+            ready!(Pin::new(&mut self.transport).poll_read(cx, &mut space))?;
+            chunk.length = space.filled().len();
+        }
+        if chunk.length > 0 {
             self.last = Arrival { at: Instant::now(), read: self.last.read + 1 };
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stamped<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        Poll::Ready(Ok(chunk))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    /// Shows the texts that `chunk` completes to `text`; pings are answered with the next read. The farewell, if it came.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; the texts before that were shown.
+    pub fn hear(&mut self, chunk: &Chunk, mut text: impl FnMut(&str)) -> Result<Option<Farewell>, BadFrame> {
+        let Self { frames, unsent, said_farewell, .. } = self;
+        let mut farewell = None;
+        frames.feed(chunk.bytes(), |message| match message {
+            Message::Text(message) => text(message),
+            Message::Ping(payload) if unsent.len() < MAX_UNSENT => frames::pong(unsent, payload),
+            Message::Close(code, text) => {
+                if !std::mem::replace(said_farewell, true) {
+                    frames::farewell(unsent, code);
+                }
+                farewell = Some(Farewell { code, text: text.to_owned() });
+            }
+            Message::Ping(_) | Message::Other => {}
+        })?;
+        Ok(farewell)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    /// Hands the transport what it takes at once of what is still to be sent.
+    pub fn send_now(&mut self) {
+        let _ = poll_fn(|cx| self.poll_send(cx)).now_or_never();
+    }
+
+    /// Says that the client is done, and waits until the transport has taken it. What still comes can be read.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn say_farewell(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.said_farewell, true) {
+            frames::farewell(&mut self.unsent, None);
+        }
+        poll_fn(|cx| self.poll_send(cx)).await
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { transport, unsent, .. } = self;
+        if unsent.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while !unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut *transport).poll_write(cx, unsent))?;
+            unsent.drain(..sent);
+        }
+        // A ping every half minute needs no buffer in between.
+        *unsent = Vec::new();
+        Pin::new(transport).poll_flush(cx)
+    }
+
+    /// Once dropped, the connection ends as if its host had gone: with a reset, and no farewell of any layer.
+    pub fn reset_when_dropped(&self) {
+        let _ = SockRef::from(self.transport.tcp()).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -167,15 +269,27 @@ pub struct OpenError {
     pub again: Option<Duration>,
 }
 
+/// How a connection is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dial {
+    /// From this address of this machine.
+    pub from: Option<IpAddr>,
+    /// It takes little into its buffers, so that a reader who stops is felt at the other end.
+    pub narrow: bool,
+}
+
 /// Opens sockets to one gateway.
 pub struct Connector {
     addresses: Vec<SocketAddr>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     base: String,
+    /// What stands before every path; usually nothing.
+    prefix: String,
     host: HeaderValue,
     path: String,
     headers: HeaderMap,
     token: Option<Secret>,
+    local_ips: Vec<IpAddr>,
 }
 
 impl Connector {
@@ -197,13 +311,16 @@ impl Connector {
         let name =
             || ServerName::try_from(bare.to_owned()).with_context(|| format!("{bare} is no server name"));
         let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let prefix = url.path().trim_end_matches('/').to_owned();
         Ok(Self {
             tls: if secure { Some((TlsConnector::from(tls), name()?)) } else { None },
-            base: format!("{}://{authority}{}", url.scheme(), url.path().trim_end_matches('/')),
+            base: format!("{}://{authority}{prefix}", url.scheme()),
+            prefix,
             host: HeaderValue::from_str(&authority)?,
             path: target.ws_path.replace("{agent}", &target.agent),
             headers: target.headers.clone(),
             token: target.token.clone(),
+            local_ips: target.local_ips.clone(),
             addresses,
         })
     }
@@ -212,6 +329,13 @@ impl Connector {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the sockets of session `index` come from.
+    #[must_use]
+    pub fn local_ip(&self, index: u64) -> Option<IpAddr> {
+        let turn = index.checked_rem(self.local_ips.len() as u64)?;
+        Some(self.local_ips[turn as usize])
     }
 
     /// Opens the socket of `session`, after `resume` where it had one before. The answer means: the subscription is live.
@@ -224,7 +348,7 @@ impl Connector {
         token: &Secret,
         resume: Option<Position>,
         last_read: u64,
-        narrow: bool,
+        dial: Dial,
     ) -> Result<Socket, OpenError> {
         let token = self.token.as_ref().unwrap_or(token);
         let request = self.request(session, token, resume).map_err(|error| OpenError {
@@ -233,19 +357,11 @@ impl Connector {
             again: None,
         })?;
         let opening = async {
-            let transport = self.transport(narrow).await.map_err(|error| broken(&self.base, &error))?;
-            let stamped = Stamped::new(transport, Arrival { at: Instant::now(), read: last_read });
-            let config = WebSocketConfig::default()
-                .read_buffer_size(READ_BUFFER)
-                .write_buffer_size(WRITE_BUFFER)
-                .max_write_buffer_size(MAX_WRITE_BUFFER)
-                .max_message_size(Some(MAX_MESSAGE))
-                .max_frame_size(Some(MAX_MESSAGE));
-            match client_async_with_config(request, stamped, Some(config)).await {
-                Ok((socket, _)) => Ok(socket),
-                Err(Error::Http(answer)) => Err(refused(&self.base, answer.status(), answer.headers())),
-                Err(error) => Err(broken(&self.base, &error)),
-            }
+            let transport = self.transport(dial).await.map_err(|error| broken(&self.base, &error))?;
+            let (transport, early) = self.upgrade(transport, request).await?;
+            let last = Arrival { at: Instant::now(), read: last_read };
+            let (frames, unsent) = Default::default();
+            Ok(Socket { transport, frames, early, unsent, said_farewell: false, last })
         };
         tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
             Err(OpenError {
@@ -260,9 +376,37 @@ impl Connector {
         })
     }
 
-    async fn transport(&self, narrow: bool) -> io::Result<Transport> {
-        let stream =
-            if narrow { self.narrow().await? } else { TcpStream::connect(self.addresses.as_slice()).await? };
+    /// Has the connection turned into a WebSocket; what came right behind the answer.
+    async fn upgrade(
+        &self,
+        transport: Transport,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<(Transport, Bytes), OpenError> {
+        let broken = |error: hyper::Error| broken(&self.base, &error);
+        let accept =
+            request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(transport)).await.map_err(broken)?;
+        let mut upgrade = pin!(async {
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            check(&self.base, &answer, accept.as_deref())?;
+            hyper::upgrade::on(answer).await.map_err(broken)
+        });
+        // The connection itself ends with the upgrade, or with an error that the request hears of as well.
+        let mut connection = pin!(connection.with_upgrades().fuse());
+        let upgraded = loop {
+            tokio::select! {
+                biased;
+                upgraded = &mut upgrade => break upgraded?,
+                _ = &mut connection => {}
+            }
+        };
+        let parts = upgraded.downcast::<TokioIo<Transport>>().expect("the transport that was handed in");
+        // Copied: it is empty as a rule, and would keep the whole of hyper's buffer.
+        Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
+    }
+
+    async fn transport(&self, dial: Dial) -> io::Result<Transport> {
+        let stream = self.connect(dial).await?;
         stream.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Transport::Plain(stream)),
@@ -270,12 +414,22 @@ impl Connector {
         }
     }
 
-    /// A connection whose receive buffer must be small before it is made: the window is agreed upon then.
-    async fn narrow(&self) -> io::Result<TcpStream> {
+    /// Connects to the first of the gateway's addresses that takes it.
+    async fn connect(&self, dial: Dial) -> io::Result<TcpStream> {
         let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for &address in &self.addresses {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            socket.set_recv_buffer_size(NARROW_BUFFER)?;
+            if dial.narrow {
+                // Before the connection is made: the window is agreed upon then.
+                socket.set_recv_buffer_size(NARROW_BUFFER)?;
+            }
+            if let Some(from) = dial.from {
+                if from.is_ipv4() != address.is_ipv4() {
+                    continue;
+                }
+                socket.set_reuseaddr(true)?;
+                socket.bind((from, 0).into())?;
+            }
             match socket.connect(address).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failed = error,
@@ -289,9 +443,9 @@ impl Connector {
         session: SessionId,
         token: &Secret,
         resume: Option<Position>,
-    ) -> Result<Request<()>, http::Error> {
+    ) -> Result<Request<Empty<Bytes>>, http::Error> {
         let path = self.path.replace("{session}", &session.to_string());
-        let mut request = Request::get(format!("{}{path}", self.base))
+        let mut request = Request::get(format!("{}{path}", self.prefix))
             .header(header::HOST, self.host.clone())
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
@@ -306,7 +460,7 @@ impl Connector {
             let text = if position == Position::ZERO { "0".to_owned() } else { position.to_string() };
             request = request.header("last-event-id", text);
         }
-        let mut request = request.body(())?;
+        let mut request = request.body(Empty::new())?;
         for (name, value) in &self.headers {
             request.headers_mut().append(name.clone(), value.clone());
         }
@@ -319,10 +473,19 @@ fn broken(base: &str, error: &dyn std::error::Error) -> OpenError {
     OpenError { status: None, message, again: Some(Duration::ZERO) }
 }
 
-fn refused(base: &str, status: StatusCode, headers: &HeaderMap) -> OpenError {
-    OpenError {
-        status: Some(status.as_u16()),
-        message: format!("{base} answered the upgrade with {status}"),
-        again: is_retryable(status).then(|| retry_after(headers).unwrap_or_default()),
-    }
+/// Only a 101 that belongs to the key that was sent opens a WebSocket.
+fn check<B>(base: &str, answer: &Response<B>, accept: Option<&str>) -> Result<(), OpenError> {
+    let status = answer.status();
+    let again = if status != StatusCode::SWITCHING_PROTOCOLS {
+        is_retryable(status).then(|| retry_after(answer.headers()).unwrap_or_default())
+    } else {
+        let given = answer.headers().get(header::SEC_WEBSOCKET_ACCEPT).and_then(|value| value.to_str().ok());
+        if given == accept {
+            return Ok(());
+        }
+        let message = format!("{base} answered the upgrade with a Sec-WebSocket-Accept that is none");
+        return Err(OpenError { status: None, message, again: Some(Duration::ZERO) });
+    };
+    let message = format!("{base} answered the upgrade with {status}");
+    Err(OpenError { status: Some(status.as_u16()), message, again })
 }

@@ -14,7 +14,7 @@ use crate::{
     schedule::Model,
     session::{self, Planned},
     signals::Stop,
-    socket::Connector,
+    socket::{Buffers, Connector},
 };
 use protocol::ClockAnchor;
 use std::{
@@ -24,8 +24,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    runtime::{Builder, LocalOptions},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::{JoinError, JoinSet, LocalSet},
+    task::{JoinError, JoinSet},
 };
 
 /// How often the event loop's own lateness is probed.
@@ -73,6 +74,8 @@ pub struct Worker {
     pub http: Http,
     /// The sockets.
     pub connector: Arc<Connector>,
+    /// What the sockets read into.
+    pub buffers: Rc<Buffers>,
     /// The ruler.
     pub recorder: RefCell<Recorder>,
     /// What the progress line shows.
@@ -183,7 +186,7 @@ impl Worker {
 /// # Panics
 /// When a session did: that is a fault of ours and must not pass for a result.
 pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let number = assignment.number;
     let model = assignment.config.schedule.model();
     let workers = assignment.config.load.workers;
@@ -193,6 +196,7 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
         http: Http::new(&assignment.config.target, connections, assignment.tls)?,
         config: assignment.config,
         connector: assignment.connector,
+        buffers: Rc::default(),
         recorder: RefCell::new(assignment.recorder),
         live: assignment.live,
         epoch: assignment.epoch,
@@ -212,8 +216,7 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
         due: Cell::new(0),
     });
     let (started, waited) = (Instant::now(), cpu::thread_wait());
-    let local = LocalSet::new();
-    local.block_on(&runtime, drive(Rc::clone(&worker), number, workers));
+    runtime.block_on(drive(Rc::clone(&worker), number, workers));
     Ok(WorkerReport {
         cpu_wait: waited.zip(cpu::thread_wait()).map(|(before, after)| after.saturating_sub(before)),
         wall: started.elapsed(),

@@ -2,7 +2,7 @@
 //! of some fifty bytes and forwards the rest verbatim. Clients read the whole frame.
 
 use crate::Position;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::{borrow::Cow, io::Write};
 
 /// What an event is.
@@ -50,22 +50,25 @@ impl Prefix {
     /// Reads the prefix of a frame that our encoders wrote; `None` for anything else. Allocates nothing.
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<Self> {
+        Some(Self::split(frame)?.0)
+    }
+
+    /// The prefix, and what follows the type.
+    fn split(frame: &[u8]) -> Option<(Self, &[u8])> {
         let rest = frame.strip_prefix(br#"{"id":""#)?;
         let (position, rest) = quoted_position(rest)?;
         let rest = rest.strip_prefix(br#","type":""#)?;
         let end = rest.iter().position(|&b| b == b'"')?;
-        let kind = match &rest[..end] {
+        let (kind, rest) = (&rest[..end], &rest[end + 1..]);
+        let kind = match kind {
             b"token" => Kind::Token,
             b"done" => Kind::Done,
             b"error" => Kind::Error,
             b"closed" => Kind::Closed,
-            b"fence" => {
-                let prev = rest[end..].strip_prefix(br#"","prev":""#)?;
-                Kind::Fence { prev: quoted_position(prev)?.0 }
-            }
+            b"fence" => Kind::Fence { prev: quoted_position(rest.strip_prefix(br#","prev":""#)?)?.0 },
             _ => return None,
         };
-        Some(Self { position, kind })
+        Some((Self { position, kind }, rest))
     }
 }
 
@@ -177,6 +180,48 @@ pub struct Event<'a> {
     pub message: Option<Cow<'a, str>>,
 }
 
+impl<'a> Event<'a> {
+    /// Reads a token or the end of an answer as our encoders write it, with nothing escaped: nearly every frame, at a tenth of
+    /// what JSON in any order costs. `None` for anything else. Allocates nothing.
+    fn encoded(frame: &'a str) -> Option<Self> {
+        let (prefix, rest) = Prefix::split(frame.as_bytes())?;
+        if !matches!(prefix.kind, Kind::Token | Kind::Done) {
+            return None;
+        }
+        let rest = &frame[frame.len() - rest.len()..];
+        let (content, rest) = plain(rest.strip_prefix(r#","content":""#)?)?;
+        let (query_id, rest) = plain(rest.strip_prefix(r#","query_id":""#)?)?;
+        let (due_us, rest) = number(rest.strip_prefix(r#","due_us":"#)?)?;
+        let (sent_us, rest) = number(rest.strip_prefix(r#","sent_us":"#)?)?;
+        (rest == "}").then_some(Self {
+            position: Some(prefix.position),
+            kind: prefix.kind,
+            content: Cow::Borrowed(content),
+            query_id: Some(Cow::Borrowed(query_id)),
+            due_us: Some(due_us),
+            sent_us: Some(sent_us),
+            code: None,
+            message: None,
+        })
+    }
+}
+
+/// A string up to its closing quote, and what follows the quote; `None` where a character is escaped or ought to be.
+fn plain(text: &str) -> Option<(&str, &str)> {
+    let end = text.bytes().position(|byte| matches!(byte, b'"' | b'\\' | ..=0x1f))?;
+    text[end..].strip_prefix('"').map(|rest| (&text[..end], rest))
+}
+
+/// A number as JSON has it, and what follows it.
+fn number(text: &str) -> Option<(u64, &str)> {
+    let end = text.bytes().position(|byte| !byte.is_ascii_digit())?;
+    let digits = &text[..end];
+    if digits.len() > 1 && digits.starts_with('0') {
+        return None;
+    }
+    Some((digits.parse().ok()?, &text[end..]))
+}
+
 /// One text frame that came down the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
@@ -203,24 +248,28 @@ pub enum Frame<'a> {
 #[error("the frame is no event: expected a JSON object with a `type`")]
 pub struct MalformedFrame;
 
-#[derive(Deserialize, Serialize)]
+/// A string that is borrowed where nothing in it is escaped; a `Cow` inside an `Option` would always be owned.
+#[derive(Default, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
 struct Raw<'a> {
     #[serde(default, borrow)]
-    id: Option<Cow<'a, str>>,
+    id: Option<Text<'a>>,
     #[serde(default, borrow, rename = "type")]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Text<'a>>,
     #[serde(default, borrow)]
-    content: Option<Cow<'a, str>>,
+    content: Option<Text<'a>>,
     #[serde(default, borrow)]
-    query_id: Option<Cow<'a, str>>,
+    query_id: Option<Text<'a>>,
     #[serde(default)]
     due_us: Option<u64>,
     #[serde(default)]
     sent_us: Option<u64>,
     #[serde(default, borrow)]
-    code: Option<Cow<'a, str>>,
+    code: Option<Text<'a>>,
     #[serde(default, borrow)]
-    message: Option<Cow<'a, str>>,
+    message: Option<Text<'a>>,
     #[serde(default)]
     prev: Option<Position>,
     #[serde(default)]
@@ -235,12 +284,20 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// No JSON object, or a known type without the fields that it needs.
     pub fn parse(frame: &'a str) -> Result<Self, MalformedFrame> {
+        match Event::encoded(frame) {
+            Some(event) => Ok(Self::Event(event)),
+            None => Self::any(frame),
+        }
+    }
+
+    /// Any JSON object.
+    fn any(frame: &'a str) -> Result<Self, MalformedFrame> {
         // serde reads a struct from an array as well; an event is an object.
         if !frame.trim_ascii_start().starts_with('{') {
             return Err(MalformedFrame);
         }
         let raw: Raw<'a> = serde_json::from_str(frame).map_err(|_| MalformedFrame)?;
-        let kind = match raw.kind.as_deref() {
+        let kind = match raw.kind.as_ref().map(|kind| &*kind.0) {
             Some("token") => Kind::Token,
             Some("done") => Kind::Done,
             Some("error") => Kind::Error,
@@ -256,18 +313,18 @@ impl<'a> Frame<'a> {
             _ => return Ok(Self::Other),
         };
         let position = match raw.id {
-            Some(id) => Some(id.parse().map_err(|_| MalformedFrame)?),
+            Some(id) => Some(id.0.parse().map_err(|_| MalformedFrame)?),
             None => None,
         };
         Ok(Self::Event(Event {
             position,
             kind,
-            content: raw.content.unwrap_or_default(),
-            query_id: raw.query_id,
+            content: raw.content.unwrap_or_default().0,
+            query_id: raw.query_id.map(|text| text.0),
             due_us: raw.due_us,
             sent_us: raw.sent_us,
-            code: raw.code,
-            message: raw.message,
+            code: raw.code.map(|text| text.0),
+            message: raw.message.map(|text| text.0),
         }))
     }
 }
@@ -298,6 +355,33 @@ mod tests {
             prop_assert_eq!(event.content, content);
             prop_assert_eq!(event.query_id.as_deref(), Some(query_id.as_str()));
             prop_assert_eq!((event.due_us, event.sent_us), (Some(due_us), Some(sent_us)));
+        }
+
+        /// What is read the short way is what JSON says; damage of any kind is left to JSON.
+        #[test]
+        fn the_short_way_reads_what_json_says(
+            generation: u64, seq: u64, content in "\\PC{0,20}", done: bool, due_us: u64, sent_us: u64,
+            damage in proptest::option::of((any::<prop::sample::Index>(), any::<char>())),
+        ) {
+            let mut frame = Vec::new();
+            let position = Position::new(generation, seq);
+            if done {
+                encode_done(&mut frame, position, &content, due_us, sent_us);
+            } else {
+                encode_token(&mut frame, position, &content, "q", due_us, sent_us);
+            }
+            let mut text: Vec<char> = String::from_utf8(frame).unwrap().chars().collect();
+            let whole = damage.is_none();
+            if let Some((index, char)) = damage {
+                let index = index.index(text.len());
+                text[index] = char;
+            }
+            let text: String = text.into_iter().collect();
+            let escaped = text.contains('\\');
+            match Event::encoded(&text) {
+                Some(event) => prop_assert_eq!(Ok(Frame::Event(event)), Frame::any(&text)),
+                None => prop_assert!(!whole || escaped),
+            }
         }
 
         #[test]

@@ -72,6 +72,7 @@ impl Config {
             "headers": self.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             "token": self.target.token.as_ref().map(|_| "redacted"),
             "ca_file": self.target.ca_file,
+            "local_ips": self.target.local_ips.len(),
             "http_connections": self.target.http_connections,
             "users": self.users.kinds.iter().map(kind).collect::<Vec<_>>(),
             "prompts": self.users.prompts.len(),

@@ -1,6 +1,7 @@
 //! A run's configuration, validated: whoever holds one can run it.
 //! It reads neither the environment nor the network; all faults are found at once, not one a try.
 
+mod addresses;
 mod check;
 mod faults;
 mod habits;
@@ -17,7 +18,7 @@ pub use judging::Judging;
 use crate::{cli::RunArgs, output::Destination, schedule::Schedule, secret::Secret, users::Users};
 use check::Check;
 use http::HeaderMap;
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use url::Url;
 
 const MAX_CLIENTS: i64 = 1_000_000;
@@ -97,6 +98,8 @@ pub struct Target {
     pub ca_file: Option<PathBuf>,
     /// The bound of the shared pool.
     pub http_connections: usize,
+    /// Where sockets come from, in turns; empty: from where the system says.
+    pub local_ips: Vec<IpAddr>,
     /// Hosts that are not this machine and may be tested.
     pub allowed_hosts: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! Where a run's calls and sockets go, validated: URLs, the socket's path, headers, the token.
 //! It opens no connection and looks up no host.
 
-use super::{Target, check::Check};
+use super::{Target, addresses, check::Check};
 use crate::{cli::RunArgs, secret::Secret};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -46,6 +46,12 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
     {
         check.fault("--token has characters that no header can carry".into());
     }
+    let local_ips = addresses::parse(args.local_ips.as_deref().unwrap_or_default()).unwrap_or_else(|part| {
+        check.fault(format!(
+            "--local-ips: `{part}` is no address, no FIRST-LAST and no ADDRESS/PREFIX, as 127.0.0.2-127.0.0.9"
+        ));
+        Vec::new()
+    });
     Some(Target {
         api: api?,
         ws: ws?,
@@ -56,6 +62,7 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
         ca_file: args.ca_file,
         http_connections: check.count("--http-connections", args.http_connections, 1000, 1, 1_000_000)
             as usize,
+        local_ips,
         allowed_hosts: args.i_am_allowed_to_load_test,
     })
 }

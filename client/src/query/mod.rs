@@ -157,6 +157,8 @@ impl Query {
         match self.streams.iter().rposition(|stream| stream.generation == generation) {
             Some(index) => Some(index),
             None if self.streams.len() < MOST_GENERATIONS => {
+                // One as a rule: a vector left to itself makes room for four.
+                self.streams.reserve_exact(1);
                 self.streams.push(Stream::new(generation));
                 Some(self.streams.len() - 1)
             }

@@ -39,7 +39,7 @@ impl Session {
             }
         }
         let mut farewell = Box::pin(tokio::time::sleep(FAREWELL));
-        while self.link.as_ref().is_some_and(Link::is_up) {
+        while self.link.as_deref().is_some_and(Link::is_up) {
             tokio::select! {
                 biased;
                 event = next(&mut self.link) => self.take(event),

@@ -79,7 +79,7 @@ impl Session {
                 }
                 self.planned_pause(now)
             }
-            Errand::Pause(_) if !self.link.as_ref().is_some_and(Link::is_up) => {
+            Errand::Pause(_) if !self.link.as_deref().is_some_and(Link::is_up) => {
                 Some(Planned::at(now + NO_SOCKET, errand))
             }
             Errand::Pause(length) => {
@@ -119,7 +119,7 @@ impl Session {
         }
         self.leaving = true;
         let mut farewell = Box::pin(tokio::time::sleep(FAREWELL));
-        let mut clean = self.link.as_ref().is_some_and(Link::is_up);
+        let mut clean = self.link.as_deref().is_some_and(Link::is_up);
         while let Some(link) = self.link.as_mut().filter(|link| link.is_up()) {
             tokio::select! {
                 biased;

@@ -18,6 +18,7 @@ use crate::{
     query::{End, Query},
     record::{Failure, LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
     secret::Secret,
+    socket::Dial,
     users::User,
     worker::Worker,
 };
@@ -58,12 +59,12 @@ pub async fn run(worker: Rc<Worker>, planned: Planned) -> bool {
 /// A session in progress.
 pub(crate) struct Session {
     pub(crate) worker: Rc<Worker>,
-    pub(crate) link: Option<Link>,
+    pub(crate) link: Option<Box<Link>>,
     pub(crate) id: Option<SessionId>,
     /// The query that runs, or that ran last.
     pub(crate) current: Option<Query>,
     /// The one before, to tell its late events from new ones.
-    pub(crate) previous: Option<Query>,
+    pub(crate) previous: Option<Box<Query>>,
     /// The last position of all queries before the current one.
     pub(crate) last: Position,
     pub(crate) replay: Option<Replay>,
@@ -102,7 +103,6 @@ pub(crate) struct Session {
     create: Option<Duration>,
     pub(crate) connect: Option<Duration>,
     close: Option<Duration>,
-    token: Secret,
     /// When the current query's call went out; the call itself notes it.
     pub(crate) sent: Rc<Cell<Option<Instant>>>,
     /// What the session does next of its own accord, and when.
@@ -156,7 +156,6 @@ impl Session {
             create: None,
             connect: None,
             close: None,
-            token: Secret::new(String::new()),
             sent: Rc::default(),
             errand: None,
             paused_since: None,
@@ -196,8 +195,7 @@ impl Session {
         let created = self.worker.http.create(&mut backoff, started + self.patience()).await?;
         self.create = Some(started.elapsed());
         self.id = Some(created.session_id);
-        self.token = Secret::new(created.auth_token);
-        let mut link = self.link(created.session_id);
+        let mut link = Box::new(self.link(created.session_id, Secret::new(created.auth_token)));
         if self.habits.is_late() {
             self.downtime.begin(Instant::now());
         } else {
@@ -210,17 +208,18 @@ impl Session {
         Ok(())
     }
 
-    fn link(&self, session: SessionId) -> Link {
+    fn link(&self, session: SessionId, token: Secret) -> Link {
         let (worker, attempts) = (Rc::clone(&self.worker), Rc::clone(&self.attempts));
         let opener = Opener {
             connector: worker.connector.clone(),
             session,
-            token: self.token.clone(),
-            narrow: self.habits.pause().is_some(),
+            token,
+            dial: Dial { from: worker.connector.local_ip(self.index), narrow: self.habits.pause().is_some() },
             on_attempt: Rc::new(move || {
                 attempts.set(attempts.get() + 1);
                 worker.recorder.borrow_mut().reconnect_attempt(worker.moment(Instant::now()));
             }),
+            buffers: Rc::clone(&self.worker.buffers),
         };
         let config = &self.worker.config;
         let mut habits = Habits::of(config, self.index);
@@ -230,7 +229,7 @@ impl Session {
 
     /// A query can be sent: its tokens have a socket to come through, or will have one.
     fn is_ready(&self) -> bool {
-        self.habits.is_late() || self.link.as_ref().is_some_and(Link::is_up)
+        self.habits.is_late() || self.link.as_deref().is_some_and(Link::is_up)
     }
 
     pub(crate) fn fail(&mut self, failure: Failure) {
@@ -333,7 +332,7 @@ impl Session {
 }
 
 /// What the link says next; nothing where there is none.
-async fn next(link: &mut Option<Link>) -> LinkEvent {
+async fn next(link: &mut Option<Box<Link>>) -> LinkEvent {
     match link {
         Some(link) => link.next().await,
         None => pending().await,

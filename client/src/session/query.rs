@@ -110,8 +110,8 @@ impl Session {
 
     /// The deadline came: of the query, or of the wait for what trails behind its terminator.
     fn deadline(&mut self, deadline: &mut Deadline) {
-        let listening =
-            self.link.as_ref().is_some_and(Link::is_up) && !self.replay.is_some_and(|replay| replay.goes_on);
+        let listening = self.link.as_deref().is_some_and(Link::is_up)
+            && !self.replay.is_some_and(|replay| replay.goes_on);
         if deadline.is_settling() && !listening && Instant::now() < deadline.last {
             deadline.set(deadline.last);
             return;
@@ -150,7 +150,7 @@ impl Session {
         Shard::add(&worker.live.lost, record.tally.tokens_lost);
         Shard::add(&worker.live.errors, u64::from(record.status != QueryStatus::Ok));
         worker.recorder.borrow_mut().query_ended(record, || self.record(Instant::now(), false));
-        self.previous = Some(query);
+        self.previous = Some(Box::new(query));
     }
 }
 

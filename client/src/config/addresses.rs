@@ -1,0 +1,70 @@
+//! `--local-ips`: the addresses that sockets are opened from, as one writes them. It asks no interface whether it has them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// More addresses than anybody has ports for.
+const MOST: usize = 65_536;
+
+/// Addresses, `FIRST-LAST` and `ADDRESS/PREFIX`, by commas; an error names the part that is none of these.
+pub(super) fn parse(text: &str) -> Result<Vec<IpAddr>, String> {
+    let mut addresses = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = range(part).ok_or_else(|| part.to_owned())?;
+        if addresses.len() as u128 + (last.0 - first.0) >= MOST as u128 {
+            return Err(format!("{part}, as it makes them more than {MOST} addresses,"));
+        }
+        addresses.extend((first.0..=last.0).map(|number| address(number, first.1)));
+    }
+    Ok(addresses)
+}
+
+/// An address as a number, and whether it is one of four bytes.
+type Numbered = (u128, bool);
+
+fn range(part: &str) -> Option<(Numbered, Numbered)> {
+    if let Some((first, last)) = part.split_once('-') {
+        let (first, last) = (number(first)?, number(last)?);
+        return (first.1 == last.1 && first.0 <= last.0).then_some((first, last));
+    }
+    let Some((base, prefix)) = part.split_once('/') else { return number(part).map(|one| (one, one)) };
+    let (base, is_v4) = number(base)?;
+    let host_bits = (if is_v4 { 32u32 } else { 128 }).checked_sub(prefix.parse().ok()?)?;
+    let hosts = 1u128.checked_shl(host_bits).map_or(u128::MAX, |size| size - 1);
+    Some(((base & !hosts, is_v4), (base | hosts, is_v4)))
+}
+
+fn number(text: &str) -> Option<Numbered> {
+    match text.trim().parse().ok()? {
+        IpAddr::V4(address) => Some((u128::from(address.to_bits()), true)),
+        IpAddr::V6(address) => Some((address.to_bits(), false)),
+    }
+}
+
+fn address(number: u128, is_v4: bool) -> IpAddr {
+    match u32::try_from(number) {
+        Ok(number) if is_v4 => Ipv4Addr::from_bits(number).into(),
+        _ => Ipv6Addr::from_bits(number).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_ranges_and_networks() {
+        let shown =
+            |text| parse(text).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        assert_eq!(shown("127.0.0.1"), Ok("127.0.0.1".into()));
+        assert_eq!(shown("127.0.0.2-127.0.0.4, ::1"), Ok("127.0.0.2 127.0.0.3 127.0.0.4 ::1".into()));
+        assert_eq!(shown("127.0.1.6/31"), Ok("127.0.1.6 127.0.1.7".into()));
+        assert_eq!(shown("fd00::4/127"), Ok("fd00::4 fd00::5".into()));
+        assert_eq!(parse("127.0.0.0/16").map(|all| all.len()), Ok(MOST));
+        for bad in ["x", "127.0.0.4-127.0.0.2", "127.0.0.1-::1", "127.0.0.1/33", "127.0.0.1/", "1.2.3.4-"] {
+            assert_eq!(parse(bad), Err(bad.to_owned()), "{bad}");
+        }
+        for much in ["10.0.0.0/8", "::/0", "127.0.0.0/16,127.1.0.0"] {
+            assert!(parse(much).unwrap_err().contains("65536"), "{much}");
+        }
+    }
+}
