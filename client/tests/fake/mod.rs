@@ -12,8 +12,8 @@ use axum::{
 use futures_util::{SinkExt, StreamExt};
 use protocol::{CreateResponse, Position, RunRequest, RunResponse, SessionId};
 use std::{
-    collections::HashMap,
-    net::SocketAddr,
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -108,6 +108,8 @@ pub struct Seen {
     pub farewells: u64,
     /// Sockets that the client ended without one.
     pub resets: u64,
+    /// Where sockets came from.
+    pub peers: BTreeSet<IpAddr>,
     /// How often a socket took nothing for too long.
     pub out_of_patience: u64,
 }
@@ -330,7 +332,8 @@ async fn close(State(fake): State<Arc<Fake>>, Path(id): Path<SessionId>) -> Resp
 }
 
 async fn accept(listener: TcpListener, fake: Arc<Fake>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, peer)) = listener.accept().await {
+        fake.seen.lock().unwrap().peers.insert(peer.ip());
         if fake.script.impatient.is_some() {
             socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
         }

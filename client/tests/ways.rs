@@ -1,0 +1,101 @@
+//! Other ways to a gateway: over TLS, and from several addresses of this machine.
+
+mod fake;
+mod runs;
+
+use client::signals::Stop;
+use fake::{Running, Script};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use runs::{args, check, everything_came, read_summary, run, summary};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// TLS in front of a server that has none, with a certificate of its own.
+struct Tls {
+    address: SocketAddr,
+    _end: DropGuard,
+}
+
+impl Tls {
+    fn start(certificate: &CertifiedKey<rcgen::KeyPair>, behind: SocketAddr) -> Self {
+        let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let end = CancellationToken::new();
+        let (tell, told) = std::sync::mpsc::channel();
+        let ended = end.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                let accept = async {
+                    while let Ok((outside, _)) = listener.accept().await {
+                        tokio::spawn(relay(acceptor.clone(), outside, behind));
+                    }
+                };
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    () = accept => {}
+                }
+            });
+        });
+        Self { address: told.recv().unwrap(), _end: end.drop_guard() }
+    }
+}
+
+async fn relay(acceptor: TlsAcceptor, outside: TcpStream, behind: SocketAddr) {
+    // A client that does not trust us says so in the handshake.
+    let Ok(mut outside) = acceptor.accept(outside).await else { return };
+    let mut inside = TcpStream::connect(behind).await.unwrap();
+    let _ = copy_bidirectional(&mut outside, &mut inside).await;
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.split_once("://").unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn every_token_comes_over_tls_from_whoever_is_trusted() {
+    let server = Running::start(Script { close: Some((9, 4003, "draining")), ..Script::default() });
+    let certificate = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let api = Tls::start(&certificate, address(&server.api));
+    let ws = Tls::start(&certificate, address(&server.ws));
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("ca.pem");
+    std::fs::write(&ca_file, certificate.cert.pem()).unwrap();
+    let mut args = args(&server, directory.path(), 5, 2);
+    args.api_url = Some(format!("https://localhost:{}", api.address.port()));
+    args.wsproxy_url = Some(format!("wss://localhost:{}", ws.address.port()));
+
+    let error = run(args.clone(), &Stop::default()).map(|_| ()).unwrap_err();
+    assert!(format!("{error:?}").contains("certificate"), "{error:?}");
+
+    args.ca_file = Some(ca_file);
+    run(args, &Stop::default()).unwrap();
+    let summary = read_summary(directory.path());
+    everything_came(&summary, 5, 2, 18);
+    check(&summary, &[("total_reconnect_attempts", 5)]);
+}
+
+#[test]
+fn sockets_come_from_all_given_addresses() {
+    let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
+    let summary = summary(&server, |args| args.local_ips = Some("127.0.0.2-127.0.0.4".into()), 6, 1);
+    everything_came(&summary, 6, 1, 18);
+    let peers: Vec<_> = server.seen().peers.iter().map(ToString::to_string).collect();
+    // The first is the look before the run, from where the system says.
+    assert_eq!(peers, ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+}
