@@ -11,7 +11,8 @@ Usage: scripts/bench.sh [OPTIONS]
 
   --only SUITES       of parts,gateway,connect,client,search,stack,idle,scaling, by commas (all of them):
                       parts    each alone, with Criterion, which keeps its own results and baselines
-                      gateway  CPU a token, memory a connection, latency at 40,000 tokens/s over 2,000 connections
+                      gateway  CPU a token, memory a connection, latency at 40,000 tokens/s over 2,000 connections,
+                               and at what nchan holds, beside it
                       connect  sockets opened a second, direct and through HAProxy
                       client   what our load client costs at 1,000 clients
                       search   the highest clean load of one gateway, direct
@@ -23,6 +24,7 @@ Usage: scripts/bench.sh [OPTIONS]
   --write-baseline    put the medians into benches/baseline.json
   --help              this text
 
+Peers are used where they are installed; what was left out is told at the end.
 Records go to results/bench_*.json. A run whose generator was late is INVALID and counts in no median.
 END
 }
@@ -47,6 +49,11 @@ while (($#)); do
 done
 if [[ -n $quick ]]; then runs=1; fi
 need jq
+left_out=()
+has_nchan() {
+    (PATH=$PATH:/usr/sbin command -v nginx && compgen -G '/usr/lib*/nginx/modules/ngx_nchan_module.so') >/dev/null
+}
+has_nchan || left_out+=("nchan (apt-get install nginx-light libnginx-mod-nchan)")
 build release benches wsproxy server stack client
 end_with report
 count=0
@@ -73,7 +80,8 @@ report() {
     if [[ -f benches/baseline.json ]]; then options+=(--baseline benches/baseline.json); fi
     if [[ -n $write ]]; then options+=(--write-baseline benches/baseline.json); fi
     "$bin/bench" table "${options[@]}" "$records"
-    echo "records: $records; nchan and k6 are not among the peers yet" >&2
+    echo "records: $records" >&2
+    if ((${#left_out[@]})); then (IFS=';' && echo "peers left out: ${left_out[*]/#/ }" >&2); fi
 }
 
 gateway() {
@@ -83,6 +91,25 @@ gateway() {
         # shellcheck disable=SC2086 # options are words
         bench gateway $options "${time[@]}"
     done
+    if has_nchan; then beside_nchan; fi
+}
+
+# Of one connection, from what the others carry down to what nchan does.
+nchan_rates=(20 10 5 2.5)
+
+# nchan and ours at the same rates, in tables of their own: the last is the highest that nchan holds.
+beside_nchan() {
+    local rate number
+    for rate in "${nchan_rates[@]}"; do
+        for options in '' --tcp-hops '--gateway nchan-nostore' '--gateway nchan'; do
+            # shellcheck disable=SC2086 # options are words
+            bench gateway $options --per-connection "$rate" "${time[@]}"
+            as_suite "gateway at $(jq -n "2000 * $rate") tokens/s" "$count" .
+        done
+        printf -v number %04d "$count"
+        if jq -e '.verdict == "clean"' "$work/$number.json" >/dev/null 2>&1; then break; fi
+    done
+    nchan_rates=("$rate")
 }
 
 connect() {

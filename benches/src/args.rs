@@ -63,6 +63,10 @@ pub enum Gateways {
     TungsteniteDefault,
     /// The same with small buffers.
     TungsteniteSmall,
+    /// nginx with nchan at its defaults: Redis keeps the last ten messages of a session; no JWT, no pings.
+    Nchan,
+    /// nchan without storage: messages are handed on alone.
+    NchanNostore,
 }
 
 impl Gateways {
@@ -73,7 +77,15 @@ impl Gateways {
             Self::Wsproxy => "wsproxy",
             Self::TungsteniteDefault => "tungstenite-default",
             Self::TungsteniteSmall => "tungstenite-small",
+            Self::Nchan => "nchan",
+            Self::NchanNostore => "nchan-nostore",
         }
+    }
+
+    /// nchan takes its messages from a front end of its own, and nothing that our servers say.
+    #[must_use]
+    pub const fn is_nchan(self) -> bool {
+        matches!(self, Self::Nchan | Self::NchanNostore)
     }
 }
 

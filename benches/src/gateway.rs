@@ -76,6 +76,8 @@ pub(crate) async fn measure_load(
 struct Seen {
     published: Published,
     heard: Heard,
+    /// Between two tokens of a connection, as they are due.
+    interval_ms: f64,
     generator_waited: f64,
     /// Tokens received inside the window.
     in_window: u64,
@@ -100,6 +102,7 @@ async fn load(
     let generations = rig.claim(&sessions).await?;
     let sources = std::iter::zip(&sessions, &generations).map(|(&id, &own)| Source::new(id, own)).collect();
 
+    let outlet = rig.outlet().await?;
     let start_us = monotonic_us() + LEAD_US;
     let window_start = start_us + micros(shape.warm_up);
     let window = window_start..window_start + micros(shape.duration);
@@ -112,7 +115,7 @@ async fn load(
         move || sample(&watched, window, &progress)
     });
     let (began, waited) = (Instant::now(), thread_wait().unwrap_or_default());
-    let published = Publisher::new(rig.bus.clone(), sources, pace, start_us, window).run().await?;
+    let published = Publisher::new(outlet, sources, pace, start_us, window).run().await?;
     let waited = thread_wait().unwrap_or_default().saturating_sub(waited);
     let publisher_waited = waited.as_secs_f64() / began.elapsed().as_secs_f64();
     progress.deadline_us.store(monotonic_us() + GIVE_UP_US, Ordering::Relaxed);
@@ -121,6 +124,7 @@ async fn load(
     tokio::time::sleep(REST).await;
     Ok(Seen {
         generator_waited: publisher_waited.max(heard.waited),
+        interval_ms: 1e3 / shape.per_connection,
         published,
         heard,
         in_window,
@@ -200,6 +204,7 @@ impl Seen {
             untaken: self.published.untaken,
             delivery_p99_ms: percentile_ms(&latency.delivery, 99.0),
             gap_p99_ms: percentile_ms(&latency.gap, 99.0),
+            interval_ms: self.interval_ms,
             growth_ms: latency.growth_ms(),
         }
     }

@@ -1,12 +1,13 @@
-//! Hands tokens to the bus as the real server does: what is due in a millisecond goes into one batch, one append is in
+//! Hands tokens to the bus, or to nchan, as the real server does: what is due in a millisecond goes into one batch, one append is in
 //! flight, and what falls due meanwhile gathers in the next. It drops nothing; its own lateness is measured and told.
 
 use crate::{
     latency::histogram,
     pace::{Due, Pace},
+    posts::Posts,
 };
 use anyhow::bail;
-use bus::{Appended, Batch, Broker, BusError};
+use bus::{Batch, Broker};
 use hdrhistogram::Histogram;
 use protocol::{Kind, Position, SessionId, encode_token, monotonic_us};
 use std::{mem, ops::Range, pin::Pin, sync::Arc, time::Duration};
@@ -43,11 +44,33 @@ pub(crate) struct Published {
     pub(crate) untaken: u64,
 }
 
-type InFlight = Pin<Box<dyn Future<Output = (Batch, Result<Appended, BusError>)> + Send>>;
+/// Where tokens are handed to.
+#[derive(Clone)]
+pub(crate) enum Outlet {
+    /// Our bus.
+    Bus(Arc<dyn Broker>),
+    /// nchan's front end.
+    Posts(Arc<Posts>),
+}
+
+impl Outlet {
+    /// How many events were refused, or reached nobody.
+    async fn append(&self, batch: &Batch) -> anyhow::Result<u64> {
+        match self {
+            Self::Bus(bus) => {
+                let appended = bus.append(batch).await?;
+                Ok(appended.unheard + (appended.stale.len() + appended.refused.len()) as u64)
+            }
+            Self::Posts(posts) => posts.append(batch).await,
+        }
+    }
+}
+
+type InFlight = Pin<Box<dyn Future<Output = (Batch, anyhow::Result<u64>)> + Send>>;
 
 /// A stream over many sessions, under way.
 pub(crate) struct Publisher {
-    bus: Arc<dyn Broker>,
+    outlet: Outlet,
     sources: Vec<Source>,
     pace: Pace,
     start_us: u64,
@@ -63,7 +86,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Begins at `start_us`, and measures its lateness inside `window`, both in wire time.
     pub(crate) fn new(
-        bus: Arc<dyn Broker>,
+        outlet: Outlet,
         sources: Vec<Source>,
         pace: Pace,
         start_us: u64,
@@ -71,20 +94,31 @@ impl Publisher {
     ) -> Self {
         let published = Published { pace_lag: histogram(), bus_lag: histogram(), sent: 0, untaken: 0 };
         let (open, spare) = Default::default();
-        Self { bus, sources, pace, start_us, window, open, in_flight: None, appended_us: 0, spare, published }
+        Self {
+            outlet,
+            sources,
+            pace,
+            start_us,
+            window,
+            open,
+            in_flight: None,
+            appended_us: 0,
+            spare,
+            published,
+        }
     }
 
     /// Publishes everything and waits until the bus has it.
     ///
     /// # Errors
-    /// The bus failed, or took nothing for long.
+    /// The bus (or nchan) failed, or took nothing for long.
     pub(crate) async fn run(mut self) -> anyhow::Result<Published> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         while !(self.pace.is_over() && self.in_flight.is_none()) {
             tokio::select! {
                 _ = ticks.tick() => self.enqueue(monotonic_us()),
-                (batch, appended) = acknowledged(&mut self.in_flight) => self.settle(batch, &appended?),
+                (batch, untaken) = acknowledged(&mut self.in_flight) => self.settle(batch, untaken?),
             }
             self.deliver();
             if self.open.bytes() > MOST_WAITING {
@@ -118,30 +152,29 @@ impl Publisher {
             return;
         }
         let batch = mem::replace(&mut self.open, mem::take(&mut self.spare));
-        let bus = self.bus.clone();
+        let outlet = self.outlet.clone();
         let append: InFlight = Box::pin(async move {
-            let appended = bus.append(&batch).await;
-            (batch, appended)
+            let untaken = outlet.append(&batch).await;
+            (batch, untaken)
         });
         self.appended_us = monotonic_us();
         self.in_flight = Some(append);
     }
 
-    fn settle(&mut self, mut batch: Batch, appended: &Appended) {
+    fn settle(&mut self, mut batch: Batch, untaken: u64) {
         self.in_flight = None;
         if self.window.contains(&self.appended_us) {
             let lag = monotonic_us().saturating_sub(self.appended_us).max(1);
             self.published.bus_lag.saturating_record(lag);
         }
-        let refused = appended.stale.len() + appended.refused.len();
-        self.published.untaken += appended.unheard + refused as u64;
+        self.published.untaken += untaken;
         batch.clear();
         self.spare = batch;
     }
 }
 
 /// The append's end; never, where none is in flight.
-async fn acknowledged(in_flight: &mut Option<InFlight>) -> (Batch, Result<Appended, BusError>) {
+async fn acknowledged(in_flight: &mut Option<InFlight>) -> (Batch, anyhow::Result<u64>) {
     match in_flight {
         Some(append) => append.await,
         None => std::future::pending().await,

@@ -1,9 +1,12 @@
 //! What is measured and what it needs: a native stack whose servers idle, and sessions made over the bus on its Redis.
-//! A peer takes the place of our gateway; whoever it is finds the same environment, and the same niceness.
+//! A peer takes the place of our gateway; whoever it is finds the same environment, and the same niceness. nchan is there
+//! twice: it holds the sockets, and it takes the publications.
 
 use crate::{
     args::{Gateways, Target, Way},
     dial::Address,
+    posts::Posts,
+    publisher::Outlet,
     usage::Watched,
 };
 use anyhow::{Context, bail};
@@ -20,6 +23,8 @@ use uuid::Uuid;
 
 /// Calls on the bus under way at a time while sessions are made.
 const CALLS: usize = 64;
+/// Where nchan takes publications.
+const FRONT_END: &str = "wsproxy-2";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than any unix socket's path may be.
 const TOO_LONG_FOR_A_SOCKET: usize = 110;
@@ -30,7 +35,8 @@ pub(crate) struct Rig {
     status: Status,
     state: PathBuf,
     signer: Signer,
-    pub(crate) bus: Arc<dyn Broker>,
+    bus: Arc<dyn Broker>,
+    gateway: Gateways,
     /// Removed with the rig.
     _directory: TempDir,
 }
@@ -56,7 +62,7 @@ impl Rig {
         let waited = tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await;
         waited.context("the bus is not ready")??;
         let signer = Signer::new(&Secret::new(&key)?);
-        Ok(Self { native, status, state, signer, bus, _directory: directory })
+        Ok(Self { native, status, state, signer, bus, gateway: target.gateway, _directory: directory })
     }
 
     /// Where sockets are opened.
@@ -69,6 +75,19 @@ impl Rig {
                 Address::Tcp(address.parse().with_context(|| format!("{address} is no address"))?)
             }
         })
+    }
+
+    /// Where tokens are handed to: the bus, as a rule.
+    pub(crate) async fn outlet(&self) -> anyhow::Result<Outlet> {
+        if !self.gateway.is_nchan() {
+            return Ok(Outlet::Bus(self.bus.clone()));
+        }
+        let socket = self.state.join(format!("{FRONT_END}.sock"));
+        let address = match socket.exists() {
+            true => Address::Unix(socket),
+            false => Address::Tcp(([127, 0, 0, 1], port(&self.status, FRONT_END)?).into()),
+        };
+        Ok(Outlet::Posts(Arc::new(Posts::connect(&address).await?)))
     }
 
     /// Where HAProxy takes API calls.
@@ -84,7 +103,11 @@ impl Rig {
             .iter()
             .map(|process| {
                 let role = process.name.split('-').next().unwrap_or_default();
-                let group = if role == "wsproxy" { "gateway" } else { role };
+                let group = match role {
+                    "wsproxy" if self.gateway.is_nchan() && process.name == FRONT_END => "publisher",
+                    "wsproxy" => "gateway",
+                    role => role,
+                };
                 Watched { group: group.to_owned(), pid: process.pid, with_children: role == "haproxy" }
             })
             .collect();
@@ -138,6 +161,10 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
     if target.gateways > 1 && target.way != Way::Haproxy {
         bail!("{} gateways have one way to them alone: give --way haproxy", target.gateways);
     }
+    let is_nchan = target.gateway.is_nchan();
+    if is_nchan && (target.gateways > 1 || target.way == Way::Haproxy) {
+        bail!("nchan is measured alone and directly: give --gateways 1 and --way tcp or unix");
+    }
     let ours = programs(target)?;
     let mut binaries = Binaries::find(&ours, &target.search_path)?;
     let mut environment: Vec<(String, String)> = [
@@ -151,10 +178,11 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
     if target.gateway != Gateways::Wsproxy {
         binaries.wsproxy = ours.join("peer");
         environment.push(("PEER".into(), target.gateway.name().into()));
+        environment.push(("PEER_DIR".into(), state.join("peer").to_string_lossy().into()));
     }
     Ok(Options {
         servers: target.servers,
-        proxies: target.gateways,
+        proxies: target.gateways + u16::from(is_nchan),
         secret: JwtSecret::new(key)?,
         environment,
         ..Options::new(state, binaries)

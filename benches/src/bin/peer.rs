@@ -1,26 +1,69 @@
-//! The peer's program: a minimal gateway that takes the place of ours in a stack, with the same environment.
+//! A peer's program: it takes the place of our gateway in a stack, with the same environment.
 
 use anyhow::Context;
-use benches::peer::{Settings, serve};
+use benches::{
+    nchan,
+    peer::{Settings, serve},
+};
 use protocol::Secret;
-use std::env;
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 /// As in our own programs, so that allocators are not what is compared.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
-    let variable = |name: &str| env::var(name).with_context(|| format!("{name} is not set"));
+    match variable("PEER")?.as_str() {
+        "tungstenite-default" => tungstenite(false),
+        "tungstenite-small" => tungstenite(true),
+        "nchan" => nginx(true),
+        "nchan-nostore" => nginx(false),
+        other => anyhow::bail!(
+            "PEER `{other}` is unknown: use tungstenite-default, tungstenite-small, nchan or nchan-nostore"
+        ),
+    }
+}
+
+fn variable(name: &str) -> anyhow::Result<String> {
+    env::var(name).with_context(|| format!("{name} is not set"))
+}
+
+fn port() -> anyhow::Result<u16> {
+    variable("PORT")?.parse().context("PORT is no port")
+}
+
+fn unix_socket() -> Option<PathBuf> {
+    env::var_os("UNIX_SOCKET").map(Into::into)
+}
+
+fn tungstenite(small_buffers: bool) -> anyhow::Result<()> {
     let settings = Settings {
-        port: variable("PORT")?.parse().context("PORT is no port")?,
-        unix_socket: env::var_os("UNIX_SOCKET").map(Into::into),
+        port: port()?,
+        unix_socket: unix_socket(),
         redis_url: variable("REDIS_URL")?,
         secret: Secret::new(&variable("JWT_SECRET")?)?,
-        small_buffers: match variable("PEER")?.as_str() {
-            "tungstenite-default" => false,
-            "tungstenite-small" => true,
-            other => anyhow::bail!("PEER `{other}` is unknown: use tungstenite-default or tungstenite-small"),
-        },
+        small_buffers,
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(settings))
+}
+
+fn nginx(stores: bool) -> anyhow::Result<()> {
+    let settings = nchan::Settings {
+        port: port()?,
+        unix_socket: unix_socket(),
+        redis_port: redis_port(&variable("REDIS_URL")?)?,
+        stores,
+        directory: Path::new(&variable("PEER_DIR")?).join(variable("INSTANCE")?),
+    };
+    match nchan::become_nginx(&settings)? {}
+}
+
+/// Redis' port on loopback, whatever way to it we are told: nchan knows no unix sockets.
+fn redis_port(url: &str) -> anyhow::Result<u16> {
+    let mut redis = redis::Client::open(url)?.get_connection().context("cannot reach Redis")?;
+    let told: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut redis)?;
+    told.get("tcp_port").context("Redis tells no port")
 }
