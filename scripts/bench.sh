@@ -14,7 +14,7 @@ Usage: scripts/bench.sh [OPTIONS]
                       gateway  CPU a token, memory a connection, latency at 40,000 tokens/s over 2,000 connections,
                                and at what nchan holds, beside it
                       connect  sockets opened a second, direct and through HAProxy
-                      client   what our load client costs at 1,000 clients
+                      client   what our load client and its peers cost at 1,000 clients
                       search   the highest clean load of one gateway, direct
                       stack    the highest clean load through HAProxy, over unix sockets and over TCP
                       idle     a stack of two servers and three gateways that nobody uses
@@ -54,6 +54,12 @@ has_nchan() {
     (PATH=$PATH:/usr/sbin command -v nginx && compgen -G '/usr/lib*/nginx/modules/ngx_nchan_module.so') >/dev/null
 }
 has_nchan || left_out+=("nchan (apt-get install nginx-light libnginx-mod-nchan)")
+clients=(ours)
+for peer in tsung k6; do
+    if command -v "$peer" >/dev/null; then clients+=("$peer"); fi
+done
+[[ " ${clients[*]} " == *" tsung "* ]] || left_out+=("tsung (apt-get install tsung)")
+[[ " ${clients[*]} " == *" k6 "* ]] || left_out+=("k6 (grafana.com/docs/k6/latest/set-up/install-k6)")
 build release benches wsproxy server stack client
 end_with report
 count=0
@@ -70,7 +76,7 @@ bench() { # OPTIONS
 # What was measured so far: an interrupted run has its records and its tables too.
 report() {
     compgen -G "$work/*.json" >/dev/null || return 0
-    local records options
+    local records options missing
     mkdir -p results
     records=results/bench_$(date +%Y%m%d_%H%M%S).json
     # The last one may have been cut off.
@@ -81,7 +87,10 @@ report() {
     if [[ -n $write ]]; then options+=(--write-baseline benches/baseline.json); fi
     "$bin/bench" table "${options[@]}" "$records"
     echo "records: $records" >&2
-    if ((${#left_out[@]})); then (IFS=';' && echo "peers left out: ${left_out[*]/#/ }" >&2); fi
+    if ((${#left_out[@]})); then
+        printf -v missing '; %s' "${left_out[@]}"
+        echo "peers left out: ${missing#; }" >&2
+    fi
 }
 
 gateway() {
@@ -134,7 +143,7 @@ parts() {
 client() {
     local time=(--warm-up 2 --duration 10)
     if [[ -n $quick ]]; then time=(--warm-up 1 --duration 3); fi
-    bench client "${time[@]}"
+    for peer in "${clients[@]}"; do bench client --client "$peer" "${time[@]}"; done
 }
 
 stack() {

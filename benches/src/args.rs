@@ -19,7 +19,7 @@ pub enum Command {
     Gateway(Gateway),
     /// Sockets opened a second, with a token and an attached session each
     Connect(Connect),
-    /// What our own load client costs at one load
+    /// What a load client costs at one load
     Client(Client),
     /// What a stack costs that nobody uses
     Idle(Idle),
@@ -151,9 +151,45 @@ pub struct Connect {
     pub(crate) concurrency: u32,
 }
 
+/// Load clients that can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Clients {
+    /// Ours, with every check and histogram on.
+    Ours,
+    /// tsung: it counts bytes and looks into no frame.
+    Tsung,
+    /// k6, with the script in `benches/peers`.
+    K6,
+}
+
+impl Clients {
+    /// As records call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "client",
+            Self::Tsung => "tsung",
+            Self::K6 => "k6",
+        }
+    }
+
+    /// What brings it.
+    #[must_use]
+    pub const fn install(self) -> &'static str {
+        match self {
+            Self::Ours => "run `cargo build -p client`, or set STREAMSTRESS_BIN_DIR",
+            Self::Tsung => "run `apt-get install tsung` (or the like)",
+            Self::K6 => "put k6 on the PATH, see its documentation",
+        }
+    }
+}
+
 /// `bench client`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Client {
+    /// The client
+    #[arg(long, value_enum, default_value_t = Clients::Ours)]
+    pub(crate) client: Clients,
     #[command(flatten)]
     pub(crate) target: Target,
     #[command(flatten)]

@@ -1,152 +1,208 @@
-//! The client's role: what our own load client costs a token while it does all it does, against real servers and one gateway.
-//! Its own verdict on the run is taken over; the window lies inside its steady state.
+//! The client's role: what a load client costs a token while it opens sessions, connects, submits and receives, against real
+//! servers and one gateway. Ours, or a peer that is told the same load; what each says of itself is kept beside its cost.
+
+mod k6;
+mod ours;
+mod scrape;
+mod tsung;
 
 use crate::{
-    args::{Client, Way},
+    args::{Client, Clients, Way},
     dial::Address,
     gateway::variant,
     judge,
-    record::{Record, Verdict},
+    record::Record,
     rig::{Rig, programs},
-    usage::{Between, Look, Watched},
+    usage::{Between, Look, Watched, children},
 };
 use anyhow::{Context, bail};
-use serde_json::Value;
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use scrape::Scrape;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 use tokio::{
-    process::Command,
-    time::{Instant, sleep_until},
+    process::{Child, Command},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// Clients start evenly over this time.
 const RAMP_UP: Duration = Duration::from_secs(4);
-/// The first look at the client's memory, when it has started and few of its sessions are open.
+/// The first look at our client's memory, when it has started and few of its sessions are open.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 /// Streams last so much longer than the window, so that all of them run through all of it.
 const SPARE: Duration = Duration::from_secs(2);
-/// What it may take to end, above the streams' length.
+/// What a client may take to open everything, and to end, above the streams' length.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at the gateway while a peer opens its sockets.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Starts a rig and our client, and looks at both.
+/// One load, as every client is told it: sessions with one query each.
+#[derive(Clone, Debug)]
+struct Load {
+    clients: u32,
+    /// Tokens of each query.
+    tokens: u32,
+    /// Between two tokens of a query.
+    interval: Duration,
+    api: SocketAddr,
+    gateway: SocketAddr,
+    /// Whatever the client writes goes here.
+    output: PathBuf,
+}
+
+impl Load {
+    fn of(rig: &Rig, options: &Client, output: &Path) -> anyhow::Result<Self> {
+        let Address::Tcp(gateway) = rig.address(options.target.way)? else {
+            bail!("the clients speak TCP: give --way {} or {}", Way::Tcp.name(), Way::Haproxy.name());
+        };
+        let length = RAMP_UP + options.shape.warm_up + options.shape.duration + SPARE;
+        let api = rig.api_url().strip_prefix("http://").unwrap_or_default();
+        Ok(Self {
+            clients: options.clients,
+            tokens: (length.as_secs_f64() * options.shape.per_connection).ceil() as u32,
+            interval: Duration::from_secs_f64(options.shape.per_connection.recip()),
+            api: api.parse().with_context(|| format!("{api} is no address"))?,
+            gateway,
+            output: output.to_owned(),
+        })
+    }
+
+    /// How long a stream is.
+    fn length(&self) -> Duration {
+        self.interval * self.tokens
+    }
+
+    fn interval_ms(&self) -> f64 {
+        self.interval.as_secs_f64() * 1e3
+    }
+
+    /// All tokens of all clients.
+    fn all_tokens(&self) -> u64 {
+        u64::from(self.clients) * u64::from(self.tokens)
+    }
+}
+
+/// Starts a rig and a client, and looks at both.
 pub(crate) async fn measure(options: &Client) -> anyhow::Result<Record> {
+    if options.target.gateway.is_nchan() {
+        bail!("nchan knows nothing of our servers: give another --gateway");
+    }
     let rig = Rig::start(&options.target).await?;
     let seen = run(&rig, options).await;
     rig.stop().await;
-    let Seen { summary, between, first, last } = seen?;
-    let clients = f64::from(options.clients);
-    let rate = clients * options.shape.per_connection;
-    let mut record = Record::new("client", format!("client to {}", variant(&options.target)));
-    record.add("clients", clients);
+    seen
+}
+
+async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
+    let output = tempfile::tempdir()?;
+    let load = Load::of(rig, options, output.path())?;
+    let command = match options.client {
+        Clients::Ours => ours::command(&load, &programs(&options.target)?.join("client")),
+        Clients::Tsung => tsung::command(&load)?,
+        Clients::K6 => k6::command(&load)?,
+    };
+    let client = Running::start(command, options.client)?;
+    let mut watched = rig.watched();
+    watched.push(Watched { group: "client".into(), pid: client.pid, with_children: true });
+    let began = Instant::now();
+    let first = match options.client {
+        Clients::Ours => {
+            sleep_until(began + FIRST_LOOK).await;
+            let first = Look::at(&watched).context("the client has ended at once")?;
+            sleep_until(began + RAMP_UP).await;
+            Some(first)
+        }
+        Clients::Tsung | Clients::K6 => {
+            everybody_is_there(rig, &load).await?;
+            None
+        }
+    };
+    sleep(options.shape.warm_up).await;
+    let begin = Look::at(&watched)?;
+    sleep(options.shape.duration).await;
+    let last = Look::at(&watched)?;
+    let status = client.end(load.length() + PATIENCE).await?;
+
+    let mut record =
+        Record::new("client", format!("{} to {}", options.client.name(), variant(&options.target)));
+    let rate = f64::from(load.clients) * options.shape.per_connection;
+    record.add("clients", f64::from(load.clients));
     record.add("tokens_per_second", rate);
-    for name in ["tokens_expected", "tokens_received", "tokens_lost", "p99_itl_ms"] {
-        record.add(name, summary.get(name).and_then(Value::as_f64).unwrap_or(0.0));
+    match options.client {
+        Clients::Ours => ours::judge(&mut record, &load, status)?,
+        Clients::Tsung => tsung::judge(&mut record, &load, &Scrape::of(rig).await?)?,
+        Clients::K6 => k6::judge(&mut record, &load, status)?,
     }
-    for (name, usage) in between.groups.iter().filter(|(name, _)| *name != "generator") {
-        let tokens = rate * options.shape.duration.as_secs_f64();
-        record.add(format!("cpu_us_per_token{{{name}}}"), usage.cpu_s * 1e6 / tokens);
-        record.add(format!("busiest_thread{{{name}}}"), usage.busiest_thread);
+    write_usage(&mut record, &last.since(&begin), rate * options.shape.duration.as_secs_f64());
+    if let Some(first) = first {
+        let opened_since = f64::from(load.clients) * (1.0 - FIRST_LOOK.div_duration_f64(RAMP_UP));
+        let grown = last.rss_kib("client") - first.rss_kib("client");
+        record.add("rss_kib_per_connection{client}", grown / opened_since);
     }
-    let opened_since = clients * (1.0 - FIRST_LOOK.div_duration_f64(RAMP_UP));
-    let grown = last.rss_kib("client") - first.rss_kib("client");
-    record.add("rss_kib_per_connection{client}", grown / opened_since);
     record.add("rss_mib{client}", last.rss_kib("client") / 1024.0);
-    record.add("machine", between.machine);
-    record.add("steal", between.steal);
-    judge::saturation(&mut record, &between);
-    judge_by(&mut record, &summary);
+    record.add("rss_peak_kib_per_client", last.peak_rss_kib("client") / f64::from(load.clients));
     Ok(record)
 }
 
-struct Seen {
-    summary: Value,
-    between: Between,
-    first: Look,
-    last: Look,
+fn write_usage(record: &mut Record, between: &Between, tokens: f64) {
+    for (name, usage) in between.groups.iter().filter(|(name, _)| *name != "generator") {
+        record.add(format!("cpu_us_per_token{{{name}}}"), usage.cpu_s * 1e6 / tokens);
+        record.add(format!("busiest_thread{{{name}}}"), usage.busiest_thread);
+    }
+    record.add("machine", between.machine);
+    record.add("steal", between.steal);
+    judge::saturation(record, between);
 }
 
-async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Seen> {
-    let output = tempfile::tempdir()?;
-    let began = Instant::now();
-    let mut child = command(rig, options, output.path())?.spawn().context("cannot start the client")?;
-    let pid = child.id().context("the client has no id")?;
-    let mut watched = rig.watched();
-    watched.push(Watched { group: "client".into(), pid, with_children: false });
-    sleep_until(began + FIRST_LOOK).await;
-    let first = Look::at(&watched).context("the client has ended at once")?;
-    let window = began + RAMP_UP + options.shape.warm_up;
-    sleep_until(window).await;
-    let begin = Look::at(&watched)?;
-    sleep_until(window + options.shape.duration).await;
-    let last = Look::at(&watched)?;
-    let limit = length(options) + PATIENCE;
-    let status = tokio::time::timeout(limit, child.wait()).await.context("the client does not end")??;
-    let summary = summary(output.path()).with_context(|| format!("the client ended with {status}"))?;
-    Ok(Seen { summary, between: last.since(&begin), first, last })
-}
-
-/// How long every stream is.
-fn length(options: &Client) -> Duration {
-    RAMP_UP + options.shape.warm_up + options.shape.duration + SPARE
-}
-
-fn command(rig: &Rig, options: &Client, output: &Path) -> anyhow::Result<Command> {
-    let Address::Tcp(address) = rig.address(options.target.way)? else {
-        bail!("the client speaks TCP: give --way {} or {}", Way::Tcp.name(), Way::Haproxy.name());
+/// Waits until every session has its socket: how long a peer takes to start is its own affair.
+async fn everybody_is_there(rig: &Rig, load: &Load) -> anyhow::Result<()> {
+    let mut open = 0;
+    let all = async {
+        while open < u64::from(load.clients) {
+            sleep(LOOK_EVERY).await;
+            open = Scrape::of(rig).await?.connections;
+        }
+        anyhow::Ok(())
     };
-    let tokens = (length(options).as_secs_f64() * options.shape.per_connection).ceil();
-    let mut command = Command::new(programs(&options.target)?.join("client"));
-    command
-        .args(["--quiet", "--queries", "1", "--name", "bench", "--api-url", rig.api_url()])
-        .args(["--wsproxy-url".to_owned(), format!("ws://{address}")])
-        .args(["--clients".to_owned(), options.clients.to_string()])
-        .args(["--ramp-up".to_owned(), RAMP_UP.as_secs().to_string()])
-        .args(["--tokens".to_owned(), tokens.to_string()])
-        .args(["--itl-ms".to_owned(), (1e3 / options.shape.per_connection).to_string()])
-        .arg("--output-dir")
-        .arg(output)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true);
-    Ok(command)
-}
-
-fn summary(directory: &Path) -> anyhow::Result<Value> {
-    let files = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut summaries = files.filter(|path| path.to_string_lossy().ends_with("_summary.json"));
-    let path = summaries.next().context("it left no summary")?;
-    Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
-}
-
-/// The client's own verdict is the record's.
-fn judge_by(record: &mut Record, summary: &Value) {
-    let text = |name: &str| summary.get(name).and_then(Value::as_str).unwrap_or_default();
-    record.verdict = match text("verdict").to_ascii_uppercase().as_str() {
-        "PASS" => Verdict::Clean,
-        "INVALID" => Verdict::Invalid,
-        _ => Verdict::NotClean,
-    };
-    if record.verdict != Verdict::Clean {
-        record.reasons.push(text("verdict_reason").to_owned());
+    match timeout(PATIENCE, all).await {
+        Ok(waited) => waited,
+        Err(_) => bail!("after {} s {open} of {} sockets are open", PATIENCE.as_secs(), load.clients),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
+/// A client that runs; tsung is a script with the client as its child. Dropped, both are killed.
+struct Running {
+    child: Child,
+    pid: u32,
+}
 
-    #[test]
-    fn the_clients_verdict_is_the_records() {
-        for (word, expected) in [
-            ("PASS", Verdict::Clean),
-            ("FAIL", Verdict::NotClean),
-            ("INVALID", Verdict::Invalid),
-            ("", Verdict::NotClean),
-        ] {
-            let mut record = Record::new("client", "x".into());
-            judge_by(&mut record, &json!({ "verdict": word, "verdict_reason": "because" }));
-            assert_eq!(record.verdict, expected);
-            assert_eq!(record.reasons.len(), usize::from(expected != Verdict::Clean));
+impl Running {
+    fn start(mut command: Command, which: Clients) -> anyhow::Result<Self> {
+        let name = which.name();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("cannot start {name}: {}", which.install()))?;
+        let pid = child.id().with_context(|| format!("{name} has no id"))?;
+        Ok(Self { child, pid })
+    }
+
+    async fn end(mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        Ok(timeout(limit, self.child.wait()).await.context("the client does not end")??)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let is_running = self.child.id().is_some();
+        for child in if is_running { children(self.pid) } else { Vec::new() } {
+            // An error says that it has gone already.
+            let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
         }
     }
 }

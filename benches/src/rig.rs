@@ -95,6 +95,12 @@ impl Rig {
         &self.status.api_url
     }
 
+    /// Where the gateways themselves listen.
+    pub(crate) fn gateway_ports(&self) -> impl Iterator<Item = u16> {
+        let gateways = self.status.processes.iter().filter(|process| process.name.starts_with("wsproxy-"));
+        gateways.filter_map(|process| process.port)
+    }
+
     /// Every process that takes part, this one too.
     pub(crate) fn watched(&self) -> Vec<Watched> {
         let mut watched: Vec<Watched> = self

@@ -33,6 +33,7 @@ pub(crate) struct Look {
 struct Group {
     cpu_s: f64,
     rss_kib: f64,
+    peak_rss_kib: f64,
     /// CPU seconds by thread.
     threads: BTreeMap<u32, f64>,
 }
@@ -84,6 +85,11 @@ impl Look {
         self.groups.get(group).map_or(0.0, |group| group.rss_kib)
     }
 
+    /// The most resident memory that the processes of a group had so far, in KiB.
+    pub(crate) fn peak_rss_kib(&self, group: &str) -> f64 {
+        self.groups.get(group).map_or(0.0, |group| group.peak_rss_kib)
+    }
+
     /// What was taken since `before`.
     pub(crate) fn since(&self, before: &Self) -> Between {
         let seconds = self.at.duration_since(before.at).as_secs_f64().max(1e-3);
@@ -107,7 +113,9 @@ impl Group {
     fn add(&mut self, pid: u32) -> anyhow::Result<()> {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
         self.cpu_s += cpu_s(&read("stat")?).context("its stat has no times")?;
-        self.rss_kib += rss_kib(&read("status")?).context("its status has no VmRSS")?;
+        let status = read("status")?;
+        self.rss_kib += kib(&status, "VmRSS:").context("its status has no VmRSS")?;
+        self.peak_rss_kib += kib(&status, "VmHWM:").context("its status has no VmHWM")?;
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let thread = thread?.file_name().to_string_lossy().parse()?;
             // A thread may have ended meanwhile: it was not the busiest.
@@ -124,7 +132,8 @@ pub(crate) fn thread_wait() -> Option<Duration> {
     text.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-fn children(pid: u32) -> Vec<u32> {
+/// The processes that this one has started.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
@@ -136,8 +145,8 @@ fn cpu_s(stat: &str) -> Option<f64> {
     Some((next()? + next()?) / TICKS)
 }
 
-fn rss_kib(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn kib(status: &str, name: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -158,16 +167,16 @@ mod tests {
     fn the_kernels_words() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 3 0 100 1 1";
         assert_eq!(cpu_s(stat), Some(2.0));
-        assert_eq!(rss_kib("Name:\tx\nVmRSS:\t  2048 kB\n"), Some(2048.0));
+        assert_eq!(kib("Name:\tx\nVmRSS:\t  2048 kB\n", "VmRSS:"), Some(2048.0));
         let whole = Machine { busy_s: 8.0, steal_s: 1.0, total_s: 20.0 };
         assert_eq!(machine("cpu  100 100 300 1000 200 100 100 100 5 5\ncpu0 1"), Some(whole));
         for text in ["", "7 (a) S 1", "cpu 1 2 3", "VmRSS: x kB"] {
-            assert_eq!((cpu_s(text), rss_kib(text), machine(text)), (None, None, None), "{text}");
+            assert_eq!((cpu_s(text), kib(text, "VmRSS:"), machine(text)), (None, None, None), "{text}");
         }
     }
 
     fn look(seconds: u64, cpu_s: f64, threads: &[(u32, f64)], machine: Machine) -> Look {
-        let group = Group { cpu_s, rss_kib: 1.0, threads: threads.iter().copied().collect() };
+        let group = Group { cpu_s, threads: threads.iter().copied().collect(), ..Group::default() };
         let start = Instant::now();
         Look {
             at: start + Duration::from_secs(seconds),
