@@ -197,7 +197,7 @@ fn start_events(files: &files::Files, wanted: &Wanted) -> Result<Events, OpenErr
         Destination::Stdout => PathBuf::from("-"),
     };
     let pipe = match wanted.destination {
-        Destination::Stdout => Ok(Pipe::stdout()),
+        Destination::Stdout => Pipe::stdout(),
         _ => Pipe::open(&path),
     };
     let events = pipe.and_then(Events::start).map_err(|source| OpenError::new(path, source))?;

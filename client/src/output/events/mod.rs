@@ -26,8 +26,10 @@ use std::{
 const LINES: usize = 8_192;
 /// How often it is looked whether to give up.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a reader may take, after the run's end, for what waits.
+/// How long a reader may take, after the run's end, for what waits; and once more for the last line.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Why the rest was dropped at the run's end.
+const TOO_SLOW: &str = "its reader is too slow";
 
 /// Where the events go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +82,21 @@ struct Counted {
     broken: Mutex<Option<String>>,
 }
 
+impl Counted {
+    /// Counts a line by what became of it, as [`Pipe::write`] says. Answers whether the next one can be written.
+    fn take(&self, outcome: &io::Result<bool>) -> bool {
+        let lines = if matches!(outcome, Ok(true)) { &self.written } else { &self.dropped };
+        lines.fetch_add(1, Relaxed);
+        let why = match outcome {
+            Ok(true) => return true,
+            Ok(false) => TOO_SLOW.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.broken.lock().get_or_insert(why);
+        outcome.is_ok()
+    }
+}
+
 /// What became of the events, at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Tally {
@@ -87,7 +104,7 @@ pub struct Tally {
     pub destination: String,
     /// Lines written, the last one too.
     pub written: u64,
-    /// Lines that found no reader in time.
+    /// Lines that no reader took in time.
     pub dropped: u64,
     /// Why nothing more was written.
     pub error: Option<String>,
@@ -144,24 +161,17 @@ impl Events {
         self.sink.clone()
     }
 
-    /// Lets what waits go out, then `last`, which is told how much was written and dropped before it.
+    /// Lets what waits go out, then `last`, which is told how much was written and dropped before it. Takes no longer than
+    /// twice [`PATIENCE`].
     pub(super) fn end(self, last: impl FnOnce(u64, u64) -> Value) -> Tally {
         let Self { place, sink: Sink { lines, counted }, writer } = self;
         *counted.deadline.lock() = Some(Instant::now() + PATIENCE);
         drop(lines);
         let pipe = writer.join().ok().flatten();
-        let before = (counted.written.load(Relaxed), counted.dropped.load(Relaxed));
-        let line = format!("{}\n", last(before.0, before.1));
+        let line = format!("{}\n", last(counted.written.load(Relaxed), counted.dropped.load(Relaxed)));
         let deadline = Instant::now() + PATIENCE;
-        let written = pipe.map(|mut pipe| pipe.write(line.as_bytes(), &|| Instant::now() >= deadline));
-        match written {
-            Some(Ok(())) => counted.written.fetch_add(1, Relaxed),
-            Some(Err(error)) => {
-                counted.broken.lock().get_or_insert_with(|| error.to_string());
-                counted.dropped.fetch_add(1, Relaxed)
-            }
-            None => counted.dropped.fetch_add(1, Relaxed),
-        };
+        let is_over = || Instant::now() >= deadline;
+        counted.take(&pipe.map_or(Ok(false), |mut pipe| pipe.write(line.as_bytes(), &is_over)));
         let error = counted.broken.lock().clone();
         let (written, dropped) = (counted.written.load(Relaxed), counted.dropped.load(Relaxed));
         Tally { destination: place, written, dropped, error }
@@ -182,20 +192,12 @@ fn write(mut pipe: Pipe, waiting: &Receiver<String>, counted: &Counted) -> Optio
             counted.dropped.fetch_add(1, Relaxed);
             continue;
         }
-        match pipe.write(line.as_bytes(), &is_over) {
-            Ok(()) => {
-                counted.written.fetch_add(1, Relaxed);
-            }
-            Err(error) => {
-                counted.dropped.fetch_add(1, Relaxed);
-                let why = error.to_string();
-                crate::messages::tell(&format!(
-                    "--out json: nothing more is written to {}: {why}; the run goes on",
-                    pipe.place()
-                ));
-                *counted.broken.lock() = Some(why);
-                is_whole = false;
-            }
+        is_whole = counted.take(&pipe.write(line.as_bytes(), &is_over));
+        if let Some(why) = counted.broken.lock().as_ref().filter(|_| !is_whole) {
+            let place = pipe.place();
+            crate::messages::tell(&format!(
+                "--out json: nothing more is written to {place}: {why}; the run goes on"
+            ));
         }
     }
     is_whole.then_some(pipe)

@@ -1,7 +1,7 @@
 //! A file, a named pipe or stdout, written to without ever waiting for long.
-//! Before each piece it asks whether there is room, so that it can give up in time whatever the reader does.
+//! Before each piece it asks whether there is time and room, so that it can give up whatever the reader does.
 
-use super::LOOK;
+use super::{LOOK, TOO_SLOW};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -28,15 +28,16 @@ pub(in crate::output) struct Pipe {
 
 #[derive(Debug)]
 enum Way {
-    Stdout,
     File(File),
     /// A named pipe without a reader yet.
     Awaited(PathBuf),
 }
 
 impl Pipe {
-    pub(in crate::output) fn stdout() -> Self {
-        Self { place: "stdout".into(), way: Way::Stdout }
+    /// Stdout, in the mode that it has: it is also the shell's, and whoever else was given it.
+    pub(in crate::output) fn stdout() -> io::Result<Self> {
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Self { place: "stdout".into(), way: Way::File(file) })
     }
 
     /// A named pipe is opened when it has a reader; a file is made, or emptied.
@@ -50,57 +51,44 @@ impl Pipe {
         &self.place
     }
 
-    /// Writes all of it, unless `gives_up` says to leave before.
+    /// Writes a line. `false`: `gives_up` said to leave before anything of it was written.
     ///
     /// # Errors
-    /// The reader is gone, or was waited for in vain.
-    pub(super) fn write(&mut self, mut bytes: &[u8], gives_up: &impl Fn() -> bool) -> io::Result<()> {
-        while !bytes.is_empty() {
-            if !self.has_room()? {
-                if gives_up() {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it"));
+    /// The reader is gone, or took a part of it in time and not the rest.
+    pub(super) fn write(&mut self, line: &[u8], gives_up: &impl Fn() -> bool) -> io::Result<bool> {
+        let mut rest = line;
+        while !rest.is_empty() {
+            // However slowly somebody reads, there is room now and then: the time is looked at before each piece.
+            if gives_up() {
+                if rest.len() == line.len() {
+                    return Ok(false);
                 }
-                continue;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, TOO_SLOW));
             }
-            let piece = &bytes[..bytes.len().min(PIECE)];
-            match self.put(piece) {
-                Ok(written) => bytes = &bytes[written..],
+            let Some(file) = self.with_room()? else { continue };
+            match file.write(&rest[..rest.len().min(PIECE)]) {
+                Ok(written) => rest = &rest[written..],
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Waits a little for room.
-    fn has_room(&mut self) -> io::Result<bool> {
+    /// Waits a little for a reader, and for room.
+    fn with_room(&mut self) -> io::Result<Option<&mut File>> {
         if let Way::Awaited(path) = &self.way {
             let opened = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
             match opened {
                 Ok(file) => self.way = Way::File(file),
-                Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
-                    std::thread::sleep(LOOK);
-                    return Ok(false);
-                }
+                Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => std::thread::sleep(LOOK),
                 Err(error) => return Err(error),
             }
         }
-        match &self.way {
-            Way::Stdout => is_ready(io::stdout().as_fd()),
-            Way::File(file) => is_ready(file.as_fd()),
-            Way::Awaited(_) => Ok(false),
-        }
-    }
-
-    fn put(&mut self, piece: &[u8]) -> io::Result<usize> {
         match &mut self.way {
-            Way::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(piece).and_then(|()| stdout.flush()).map(|()| piece.len())
-            }
-            Way::File(file) => file.write(piece),
-            Way::Awaited(_) => Ok(0),
+            Way::File(file) => Ok(is_ready(file.as_fd())?.then_some(file)),
+            Way::Awaited(_) => Ok(None),
         }
     }
 }
