@@ -2,18 +2,20 @@
 //! on one of them.
 //! It starts no project and removes nothing.
 
+mod bounded;
+
 use anyhow::{Context, bail};
 use std::{
-    io::Read,
-    process::{Command, Stdio},
-    thread::{sleep, spawn},
+    process::Command,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-const ASK_EVERY: Duration = Duration::from_millis(5);
-/// For a listing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// For a question.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For a change: the longest is a container's end, which has a minute.
+const ORDER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A container of a Compose project.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ const COLUMNS: &str = concat!(
 
 /// The containers of Compose's services, running or not, by service and number.
 pub(crate) fn containers(project: Option<&str>) -> anyhow::Result<Vec<Container>> {
-    let mut containers = parse(&ask(&list(project), PATIENCE)?);
+    let mut containers = parse(&ask(&list(project))?);
     containers.sort_by(|a, b| (&a.service, a.number).cmp(&(&b.service, b.number)));
     Ok(containers)
 }
@@ -72,55 +74,24 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Runs `docker` and answers its stdout.
-pub(crate) fn run(arguments: &[String]) -> anyhow::Result<String> {
-    let output = Command::new("docker")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot run docker: is it installed?")?;
-    if !output.status.success() {
-        bail!("docker {} fails: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim_end());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// Changes something; answers what `docker` says.
+pub(crate) fn order(arguments: &[String]) -> anyhow::Result<String> {
+    call(arguments, ORDER_PATIENCE, &arguments.join(" "))
 }
 
-/// The same for a question, which an engine that hangs does not answer: it is given up after `patience`.
-pub(crate) fn ask(arguments: &[String], patience: Duration) -> anyhow::Result<String> {
-    let mut child = Command::new("docker")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run docker: is it installed?")?;
-    let whole = |pipe: Option<Box<dyn Read + Send>>| {
-        spawn(move || {
-            let mut bytes = Vec::new();
-            // What a killed child did not say is missed by nobody.
-            let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    };
-    let out = whole(child.stdout.take().map(|pipe| Box::new(pipe) as _));
-    let err = whole(child.stderr.take().map(|pipe| Box::new(pipe) as _));
-    let deadline = Instant::now() + patience;
-    let status = loop {
-        match child.try_wait()? {
-            Some(status) => break status,
-            None if Instant::now() > deadline => {
-                child.kill()?;
-                child.wait()?;
-                bail!("docker {} does not answer within {patience:?}", arguments[0]);
-            }
-            None => sleep(ASK_EVERY),
-        }
-    };
-    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
-    if !status.success() {
-        bail!("docker {} fails: {}", arguments[0], err.trim_end());
+/// Asks something, which an engine that hangs does not answer.
+pub(crate) fn ask(arguments: &[String]) -> anyhow::Result<String> {
+    call(arguments, PATIENCE, &arguments[0])
+}
+
+/// `shown` stands for the arguments in messages.
+fn call(arguments: &[String], patience: Duration, shown: &str) -> anyhow::Result<String> {
+    let output = bounded::output(Command::new("docker").args(arguments), patience)
+        .with_context(|| format!("docker {shown} has no answer"))?;
+    if !output.status.success() {
+        bail!("docker {shown} fails: {}", String::from_utf8_lossy(&output.stderr).trim_end());
     }
-    Ok(out)
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 impl Container {
@@ -141,14 +112,16 @@ impl Container {
     pub(crate) fn docker(&self, command: &str) -> anyhow::Result<String> {
         let mut arguments = words(command);
         arguments.push(self.id.clone());
-        run(&arguments)
+        order(&arguments)
     }
 
     /// A command within it.
     pub(crate) fn exec(&self, command: &[&str]) -> anyhow::Result<String> {
-        let mut arguments = vec!["exec".to_owned(), self.id.clone()];
-        arguments.extend(command.iter().map(|&word| word.to_owned()));
-        run(&arguments)
+        order(&self.within(command))
+    }
+
+    fn within(&self, command: &[&str]) -> Vec<String> {
+        ["exec", &self.id].iter().chain(command).map(|&word| word.to_owned()).collect()
     }
 
     /// A shell's script over its volumes, in a container of its own: for while this one is down.
@@ -163,12 +136,12 @@ impl Container {
             "-euc".into(),
             script.into(),
         ]);
-        run(&arguments)
+        order(&arguments)
     }
 
     pub(crate) fn inspect(&self, what: &str) -> anyhow::Result<String> {
         let arguments = ["inspect", "--format", what, &self.id].map(str::to_owned);
-        Ok(run(&arguments)?.trim_end().to_owned())
+        Ok(order(&arguments)?.trim_end().to_owned())
     }
 
     /// Waits until its own health check says yes, asked more often than the engine does.
@@ -178,7 +151,7 @@ impl Container {
         let Some(command) = health_command(&check) else { return Ok(()) };
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         let deadline = Instant::now() + patience;
-        while let Err(error) = self.exec(&command) {
+        while let Err(error) = ask(&self.within(&command)) {
             if Instant::now() > deadline {
                 return Err(error)
                     .with_context(|| format!("{} is not ready after {patience:?}", self.name()));

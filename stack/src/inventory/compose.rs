@@ -75,7 +75,7 @@ fn inspect(project: Option<&str>) -> anyhow::Result<Vec<Inspected>> {
     let mut arguments = docker::words("inspect --type container --format");
     arguments.push(ASKED.to_owned());
     arguments.extend(containers.into_iter().map(|container| container.id));
-    parse(&docker::ask(&arguments, docker::PATIENCE)?)
+    parse(&docker::ask(&arguments)?)
 }
 
 fn parse(lines: &str) -> anyhow::Result<Vec<Inspected>> {
