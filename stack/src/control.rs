@@ -7,18 +7,19 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 /// The longest line either side takes.
 pub(crate) const MAX_LINE_BYTES: usize = 256 << 10;
-/// For the next byte: while an order takes long, the supervisor sends blanks.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+/// For a connection, and for an order to be taken.
+const CALL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An order to a running stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,19 @@ pub enum Request {
     Down,
 }
 
+impl Request {
+    /// For the next byte of the answer. While an order takes long the supervisor sends blanks, each of which begins it anew;
+    /// before the first of them a question has been given up.
+    const fn patience(&self) -> Duration {
+        match self {
+            Self::Status => Duration::from_secs(5),
+            Self::Scale { .. } | Self::Fault { .. } | Self::Check { .. } | Self::Down => {
+                Duration::from_secs(60)
+            }
+        }
+    }
+}
+
 /// The answer to an order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,30 +79,34 @@ pub fn socket(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
 }
 
-/// Gives an order to the stack that runs in `state_dir`. Blocks.
+/// Gives an order to the stack that runs in `state_dir`. Blocks: 5 s for a question, 60 s without a sign of life for others.
 ///
 /// # Errors
 /// No stack runs there, it does not answer, or it says why it failed.
 pub fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Response> {
+    call_within(state_dir, request, request.patience())
+}
+
+fn call_within(state_dir: &Path, request: &Request, patience: Duration) -> anyhow::Result<Response> {
     let path = socket(state_dir);
-    let mut stream = match UnixStream::connect(&path) {
+    let mut stream = match connect(&path) {
         Ok(stream) => stream,
         Err(error) if is_absence(&error) => {
             bail!("no stack is running in {}: start one with `stack up`", state_dir.display())
         }
         Err(error) => return Err(error).with_context(|| format!("cannot reach {}", path.display())),
     };
-    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patience))?;
+    let logs = state_dir.join("logs");
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(MAX_LINE_BYTES as u64))
-        .read_line(&mut answer)
-        .context("the supervisor does not answer: its log is supervisor.log in the state directory")?;
+    BufReader::new(stream.take(MAX_LINE_BYTES as u64)).read_line(&mut answer).with_context(|| {
+        format!("the supervisor does not answer within {patience:?}: its log is in {}", logs.display())
+    })?;
     if answer.is_empty() {
-        bail!("the supervisor ended before it answered: its log is in {}", state_dir.join("logs").display());
+        bail!("the supervisor ended before it answered: its log is in {}", logs.display());
     }
     match serde_json::from_str(&answer).context("the supervisor's answer makes no sense")? {
         Response::Error(why) => bail!(why),
@@ -96,13 +114,23 @@ pub fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Response> {
     }
 }
 
-fn is_absence(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+/// A supervisor that stands still lets its callers queue, and beyond some number wait to connect.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(CALL_PATIENCE))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::SIGN_OF_LIFE;
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn the_wire_form_of_orders() {
@@ -121,5 +149,15 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let message = call(empty.path(), &Request::Status).unwrap_err().to_string();
         assert!(message.contains("no stack is running") && message.contains("stack up"), "{message}");
+    }
+
+    #[test]
+    fn a_supervisor_that_stands_still_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(socket(dir.path())).unwrap();
+        let message = call_within(dir.path(), &Request::Status, Duration::from_millis(20)).unwrap_err();
+        assert!(message.to_string().contains("does not answer within 20ms"), "{message}");
+        assert!(Request::Status.patience() < SIGN_OF_LIFE, "or blanks would draw it out");
+        drop(listener);
     }
 }

@@ -32,8 +32,8 @@ use tracing::{info, warn};
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 const MAX_CALLERS: usize = 16;
-/// Well below what a caller waits for the next byte.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// Well below what a caller waits for the next byte of an order's answer, and above what it waits for a question's.
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 
 struct Order {

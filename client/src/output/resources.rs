@@ -52,7 +52,7 @@ pub(super) fn section(page: &mut Page, info: &RunInfo) {
         page.entry("client's memory", &format!("{slope:+.0} ± {error:.0} bytes/min  (second half)"));
     }
     if let Some(why) = &watched.unseen {
-        page.entry("watched", &format!("the doors and the client alone: {}", printable(why)));
+        page.entry("watched", &printable(why));
     }
     if !watched.unreached.is_empty() {
         let names: Vec<_> = watched.unreached.iter().map(String::as_str).collect();

@@ -41,7 +41,7 @@ impl Roll {
                 roll.inventory = Some(inventory);
                 roll.look(0, seen);
             }
-            Err(why) => seen.lock().unseen = Some(why),
+            Err(why) => seen.lock().unseen = Some(format!("the doors and the client alone: {why}")),
         }
         roll
     }
@@ -59,7 +59,7 @@ impl Roll {
         match inventory.members() {
             Ok(members) => self.take(second, members, seen),
             Err(error) => {
-                let why = format!("it could not be asked at {second} s: {error:#}");
+                let why = format!("not the stack at {second} s, and perhaps later: {error:#}");
                 seen.lock().unseen.get_or_insert(why);
             }
         }

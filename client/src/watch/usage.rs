@@ -26,7 +26,7 @@ pub struct Watched {
     pub unreached: BTreeSet<String>,
     /// What servers and gateways said in their `/metrics`.
     pub of_itself: OfItself,
-    /// Why nothing, or not everything, of the stack behind the doors could be seen.
+    /// What of the stack behind the doors could not be seen, and why.
     pub unseen: Option<String>,
 }
 

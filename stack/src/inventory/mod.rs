@@ -41,15 +41,16 @@ impl Inventory {
             Place::Compose { project } => return Self::compose(project.as_deref(), api_port),
             Place::Native(state_dir) => native::has_door(state_dir, api_port),
         };
-        match native {
+        let why = match native {
             Ok(true) => return Ok(Self(place)),
             Ok(false) if name.is_some() => {
                 bail!("the stack of that name has its API elsewhere than at port {api_port}")
             }
             Err(error) if name.is_some() => return Err(error),
-            Ok(false) | Err(_) => {}
-        }
-        Self::compose(None, api_port).context("no native stack has that port")
+            Ok(false) => "no native stack has that port".to_owned(),
+            Err(error) => format!("no native stack is seen ({error:#})"),
+        };
+        Self::compose(None, api_port).context(why)
     }
 
     fn compose(project: Option<&str>, api_port: u16) -> anyhow::Result<Self> {
