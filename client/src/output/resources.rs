@@ -36,6 +36,13 @@ pub(super) fn section(page: &mut Page, info: &RunInfo) {
         let queued = queued.unwrap_or_default();
         page.entry("gateways", &format!("{overflows} overflows, {evictions} evictions{queued}"));
     }
+    if !watched.of_itself.missed.is_empty() {
+        let until =
+            |second: &Option<u64>| second.map_or_else(|| "altogether".into(), |s| format!("until {s} s"));
+        let missed = watched.of_itself.missed.iter();
+        let missed: Vec<_> = missed.map(|(name, second)| format!("{name} {}", until(second))).collect();
+        page.entry("counters missed", &missed.join(", "));
+    }
     let mut roles: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     for (name, usage) in &watched.processes {
         let sum = roles.entry(role(name)).or_default();
@@ -96,4 +103,21 @@ pub(super) fn health(run: &RunData) -> Option<Value> {
         }
     }
     (!keys.is_empty()).then_some(Value::Object(keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::OfItself;
+
+    #[test]
+    fn counters_that_were_missed_are_named() {
+        let missed = BTreeMap::from([("server-1".to_owned(), Some(5)), ("wsproxy-2".to_owned(), None)]);
+        let of_itself = OfItself { missed, ..OfItself::default() };
+        let info = RunInfo { watched: Watched { of_itself, ..Watched::default() }, ..RunInfo::default() };
+        let mut page = Page::new(80);
+        section(&mut page, &info);
+        let text = page.finish();
+        assert_eq!(text.trim(), "counters missed...........: server-1 until 5 s, wsproxy-2 altogether");
+    }
 }

@@ -11,7 +11,7 @@ use crate::measure::{
 use crate::schedule::{Phase, Schedule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::{io, io::Write, time::Duration};
+use std::{collections::BTreeMap, io, io::Write, time::Duration};
 use time::format_description::well_known::Rfc3339;
 
 /// Grows when a key changes its meaning.
@@ -43,6 +43,9 @@ struct Summary<'a> {
     faults: Vec<Value>,
     metrics: Map<String, Value>,
     gateways: Option<crate::watch::Gateways>,
+    /// Whose counters are missing in `published_throughput`, `bus_lag_ms` and `gateways`, until which second; null: altogether.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    counters_missed: &'a BTreeMap<String, Option<u64>>,
     failures: Vec<Value>,
     close_codes: Map<String, Value>,
     concurrency: Value,
@@ -350,6 +353,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         faults: faults::json(info),
         metrics: metrics(run, info),
         gateways: info.watched.of_itself.gateways,
+        counters_missed: &info.watched.of_itself.missed,
         failures: failures(run),
         close_codes: close_codes.collect(),
         concurrency: concurrency(run, info),

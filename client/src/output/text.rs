@@ -188,7 +188,9 @@ fn throughput(page: &mut Page, run: &RunData, info: &RunInfo, conclusion: &Concl
     page.entry("request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
     page.entry("output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
     if let Some(published) = super::info::published_throughput(run, info) {
-        page.entry("published_throughput", &format!("{published:.1} tokens/s"));
+        let missed = &info.watched.of_itself.missed;
+        let note = if missed.is_empty() { "" } else { "  (at least: counters were missed)" };
+        page.entry("published_throughput", &format!("{published:.1} tokens/s{note}"));
     }
     if !conclusion.objectives.is_empty() {
         let good = run.metrics.counts().good;

@@ -1,6 +1,8 @@
 //! The few series of servers' and gateways' `/metrics` that a run is told by, and how much they grew meanwhile.
-//! Pure; a counter that starts anew is taken for a process that did, and percentiles are as fine as the buckets.
+//! Pure; a counter that starts anew is taken for a process that did, percentiles are as fine as the buckets, and what was missed
+//! is named.
 
+use super::inventory::Member;
 use std::collections::{BTreeMap, BTreeSet};
 
 const TOKENS: &str = "server_tokens_total";
@@ -20,6 +22,8 @@ pub struct OfItself {
     pub bus_lag: Option<BusLag>,
     /// What the gateways did with frames.
     pub gateways: Option<Gateways>,
+    /// Members whose counters are missing in all this: until a second of the run, or altogether.
+    pub missed: BTreeMap<String, Option<u64>>,
 }
 
 /// Percentiles by interpolation within buckets, milliseconds.
@@ -47,23 +51,48 @@ pub struct Gateways {
 /// How much each series has grown, over all members.
 #[derive(Debug, Default)]
 pub(super) struct Growth {
+    /// Members, and which life of each, that were there before the run, or when somebody could tell for the first time.
+    before: BTreeSet<(String, String)>,
     last: BTreeMap<(String, String), f64>,
-    /// Members that were seen.
-    members: BTreeSet<String>,
+    /// Members whose page was read.
+    read: BTreeSet<String>,
+    missed: BTreeMap<String, Option<u64>>,
     grown: BTreeMap<String, f64>,
 }
 
 impl Growth {
-    /// Takes a member's page. What it had counted before the run (`baseline`) is not the run's.
-    pub(super) fn see(&mut self, member: &str, page: &str, baseline: bool) {
-        let is_new = self.members.insert(member.to_owned());
+    /// Who there is, before their pages are seen.
+    pub(super) fn meet(&mut self, members: &[Member]) {
+        if self.before.is_empty() {
+            self.before = members.iter().map(life).collect();
+        }
+    }
+
+    /// Takes a member's page at a second of the run (0: before it), or that there was none. What is on its first page is not
+    /// the run's, unless it began since.
+    pub(super) fn see(&mut self, second: u64, member: &Member, page: Option<&str>) {
+        let name = &member.name;
+        let Some(page) = page else {
+            if !member.ended && !self.read.contains(name) {
+                self.missed.insert(name.clone(), None);
+            }
+            return;
+        };
+        let is_first = self.read.insert(name.clone());
+        let was_there = self.before.contains(&life(member));
+        if is_first {
+            self.missed.remove(name);
+            if was_there && second > 0 {
+                self.missed.insert(name.clone(), Some(second));
+            }
+        }
         for (series, value) in wanted(page) {
-            let last = self.last.insert((member.to_owned(), series.to_owned()), value);
+            let last = self.last.insert((name.clone(), series.to_owned()), value);
             let before = match last {
                 // It started anew, and counts from nothing.
                 Some(last) if value < last => 0.0,
                 Some(last) => last,
-                None if is_new && baseline => value,
+                None if is_first && was_there => value,
                 None => 0.0,
             };
             *self.grown.entry(series.to_owned()).or_default() += value - before;
@@ -80,7 +109,9 @@ impl Growth {
             let queued_share = (all > 0).then(|| frames(QUEUED) as f64 / all as f64);
             Gateways { outbox_overflows, evictions: frames(EVICTIONS), queued_share }
         });
-        OfItself { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways }
+        // Where no page was ever read, no figure misses anything.
+        let missed = if self.read.is_empty() { BTreeMap::new() } else { self.missed.clone() };
+        OfItself { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways, missed }
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -93,6 +124,10 @@ impl Growth {
         let ms = |quantile| Some(quantile_of(&buckets, quantile)? * 1e3);
         Some(BusLag { count: count as u64, p50: ms(0.5)?, p95: ms(0.95)?, p99: ms(0.99)? })
     }
+}
+
+fn life(member: &Member) -> (String, String) {
+    (member.name.clone(), member.life.clone())
 }
 
 /// Of cumulative buckets, evenly filled; beyond the last bound that is a number it is that bound, as Prometheus has it.
@@ -134,28 +169,65 @@ mod tests {
         )
     }
 
+    fn member(name: &str, life: &str) -> Member {
+        let (name, life) = (name.into(), life.into());
+        Member { name, pid: None, has_children: false, http: None, life, ended: false }
+    }
+
     #[test]
     fn what_was_counted_before_the_run_is_not_the_runs() {
-        let mut growth = Growth::default();
-        growth.see("server-1", &server(1_000, [900, 950, 1_000, 1_000]), true);
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&server(1_000, [900, 950, 1_000, 1_000])));
         assert_eq!(growth.figures().bus_lag, None, "nothing has happened yet");
-        growth.see("server-1", &server(1_100, [950, 1_040, 1_100, 1_100]), true);
+        growth.see(5, &one, Some(&server(1_100, [950, 1_040, 1_100, 1_100])));
         let figures = growth.figures();
         assert_eq!(figures.tokens_published, Some(100));
         let lag = figures.bus_lag.unwrap();
         assert_eq!((lag.count, lag.p50), (100, 1.0));
         assert!((lag.p95 - 55.0).abs() < 1e-9, "half of the way from 10 to 100 ms: {lag:?}");
-        assert_eq!(figures.gateways, None);
+        assert_eq!((figures.gateways, figures.missed), (None, BTreeMap::new()));
     }
 
     #[test]
     fn restarts_and_newcomers_count_from_nothing() {
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        for (second, tokens) in [(0, 500), (5, 600)] {
+            growth.see(second, &one, Some(&server(tokens, [0; 4])));
+        }
+        growth.see(10, &member("server-1", "b"), Some(&server(50, [0; 4])));
+        growth.see(10, &member("server-2", "c"), Some(&server(7, [0; 4])));
+        let figures = growth.figures();
+        assert_eq!((figures.tokens_published, figures.missed), (Some(157), BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_member_that_was_silent_at_first_has_its_first_page_for_a_baseline() {
         let mut growth = Growth::default();
-        growth.see("server-1", &server(500, [0; 4]), true);
-        growth.see("server-1", &server(600, [0; 4]), false);
-        growth.see("server-1", &server(50, [0; 4]), false);
-        growth.see("server-2", &server(7, [0; 4]), false);
-        assert_eq!(growth.figures().tokens_published, Some(157));
+        let [one, silent, dead, restarted] =
+            ["server-1", "server-2", "server-3", "server-4"].map(|name| member(name, "a"));
+        growth.meet(&[one.clone(), silent.clone(), dead.clone(), restarted.clone()]);
+        growth.see(0, &one, Some(&server(10, [0; 4])));
+        for member in [&silent, &dead, &restarted] {
+            growth.see(0, member, None);
+        }
+        growth.see(5, &silent, Some(&server(1_000_000, [0; 4])));
+        growth.see(5, &dead, None);
+        growth.see(5, &member("server-4", "b"), Some(&server(7, [0; 4])));
+        growth.see(10, &silent, Some(&server(1_000_002, [0; 4])));
+        let figures = growth.figures();
+        assert_eq!(figures.tokens_published, Some(9), "two of the silent one, seven of the restarted one");
+        let missed = [("server-2".to_owned(), Some(5)), ("server-3".to_owned(), None)];
+        assert_eq!(figures.missed, BTreeMap::from(missed));
+    }
+
+    #[test]
+    fn nobody_is_missed_where_nobody_was_ever_read() {
+        let mut growth = Growth::default();
+        growth.meet(&[]);
+        growth.see(5, &member("server-1", "a"), None);
+        assert_eq!(growth.figures(), OfItself::default());
     }
 
     #[test]
@@ -165,13 +237,11 @@ mod tests {
                 "wsproxy_outbox_overflows_total {overflows}\nwsproxy_direct_writes_total {direct}\nwsproxy_queued_frames_total {queued}\n{slow}"
             )
         };
-        let mut growth = Growth::default();
-        growth.see("wsproxy-1", &page(0, 10, 0, ""), true);
-        growth.see(
-            "wsproxy-1",
-            &page(2, 85, 25, "wsproxy_closes_total{reason=\"slow_consumer\"} 2\n"),
-            false,
-        );
+        let (mut growth, one) = (Growth::default(), member("wsproxy-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&page(0, 10, 0, "")));
+        let evicted = "wsproxy_closes_total{reason=\"slow_consumer\"} 2\n";
+        growth.see(5, &one, Some(&page(2, 85, 25, evicted)));
         let gateways = growth.figures().gateways.unwrap();
         assert_eq!(gateways, Gateways { outbox_overflows: 2, evictions: 2, queued_share: Some(0.25) });
     }

@@ -54,6 +54,7 @@ pub struct Plan<'a> {
 /// A watch that goes on until it is ended.
 #[derive(Debug)]
 pub struct Watch {
+    epoch: Instant,
     ends: Vec<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     seen: Arc<Mutex<Watched>>,
@@ -78,7 +79,7 @@ impl<'a> Found<'a> {
         let seen = Arc::new(Mutex::new(Watched::default()));
         let roll = Roll::find(plan, &seen);
         let mut scraper = Scraper::new(plan.tls, roll.members())?;
-        scraper.look(true, &seen);
+        scraper.look(0, &seen);
         Ok(Self { plan, seen, roll, scraper })
     }
 
@@ -91,35 +92,31 @@ impl<'a> Found<'a> {
         let members = roll.members();
         let scraper = Arc::new(Mutex::new(scraper));
         let mut watch = Watch {
+            epoch,
             ends: Vec::new(),
             threads: Vec::new(),
             seen: Arc::clone(&seen),
             scraper: Arc::clone(&scraper),
         };
         let seen_by_scraper = Arc::clone(&seen);
-        watch.begin("watch-metrics", epoch, move |second| scraper.lock().tick(second, &seen_by_scraper))?;
+        watch.begin("watch-metrics", move |second| scraper.lock().tick(second, &seen_by_scraper))?;
         if roll.changes() {
             let seen = Arc::clone(&seen);
-            watch.begin("watch-stack", epoch, move |second| roll.look(second, &seen))?;
+            watch.begin("watch-stack", move |second| roll.look(second, &seen))?;
         }
         let mut resources = proc::Sampler::new(plan, Arc::clone(&members))?;
         let seen_too = Arc::clone(&seen);
-        watch.begin("watch-processes", epoch, move |second| resources.sample(second, &seen_too))?;
+        watch.begin("watch-processes", move |second| resources.sample(second, &seen_too))?;
         let mut doors = Doors::new(plan, members)?;
-        watch.begin("watch-health", epoch, move |second| doors.ask(second, &seen))?;
+        watch.begin("watch-health", move |second| doors.ask(second, &seen))?;
         Ok(watch)
     }
 }
 
 impl Watch {
     /// Does `look` each second of the run's clock, on a thread of its own. Seconds that it takes too long for are left out.
-    fn begin(
-        &mut self,
-        name: &str,
-        epoch: Instant,
-        mut look: impl FnMut(u64) + Send + 'static,
-    ) -> io::Result<()> {
-        let (end, ended) = channel();
+    fn begin(&mut self, name: &str, mut look: impl FnMut(u64) + Send + 'static) -> io::Result<()> {
+        let (epoch, (end, ended)) = (self.epoch, channel());
         let watch = move || {
             while let Some(second) = next_second(epoch, &ended) {
                 look(second);
@@ -134,7 +131,8 @@ impl Watch {
     #[must_use]
     pub fn end(mut self) -> Watched {
         self.stop();
-        self.scraper.lock().look(false, &self.seen);
+        let second = self.epoch.elapsed().as_secs().max(1);
+        self.scraper.lock().look(second, &self.seen);
         std::mem::take(&mut *self.seen.lock())
     }
 

@@ -1,7 +1,7 @@
 //! Asks servers and gateways for `/metrics`: before the run, now and then, and after it.
 //! Through a load balancer it asks nobody: whose page came would be chance.
 
-use super::{call::Caller, exposition::Growth, members::Members, usage::Watched};
+use super::{call::Caller, exposition::Growth, inventory::Member, members::Members, usage::Watched};
 use crate::measure::role;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -26,21 +26,21 @@ impl Scraper {
     /// Each second; it looks when it is time.
     pub(super) fn tick(&mut self, second: u64, seen: &Mutex<Watched>) {
         if second.is_multiple_of(EVERY_S) {
-            self.look(false, seen);
+            self.look(second, seen);
         }
     }
 
-    /// Looks. `baseline`: what was counted until now is not the run's.
-    pub(super) fn look(&mut self, baseline: bool, seen: &Mutex<Watched>) {
-        let members = self.members.lock().clone();
-        let pages = members.into_iter().filter(|member| ["server", "wsproxy"].contains(&role(&member.name)));
-        let (names, urls): (Vec<_>, Vec<_>) = pages
-            .filter_map(|member| Some((member.name, format!("http://{}/metrics", member.http?))))
-            .unzip();
-        for (name, answer) in names.iter().zip(self.caller.get(&urls)) {
-            if let Ok((StatusCode::OK, page)) = answer.said {
-                self.growth.see(name, &String::from_utf8_lossy(&page), baseline);
-            }
+    /// Looks at a second of the run; 0 is before it.
+    pub(super) fn look(&mut self, second: u64, seen: &Mutex<Watched>) {
+        let mut members = self.members.lock().clone();
+        self.growth.meet(&members);
+        members.retain(|member| ["server", "wsproxy"].contains(&role(&member.name)) && member.http.is_some());
+        let url = |member: &Member| Some(format!("http://{}/metrics", member.http?));
+        let urls: Vec<_> = members.iter().filter_map(url).collect();
+        for (member, answer) in members.iter().zip(self.caller.get(&urls)) {
+            let page = answer.said.ok().filter(|said| said.0 == StatusCode::OK);
+            let page = page.as_ref().map(|(_, page)| String::from_utf8_lossy(page));
+            self.growth.see(second, member, page.as_deref());
         }
         seen.lock().of_itself = self.growth.figures();
     }
