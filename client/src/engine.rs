@@ -144,13 +144,17 @@ fn run_against(
         beside: results.beside(),
     };
     let found = watch::Found::look(&plan).context("cannot watch the stack")?;
+    let shards: Vec<Arc<Shard>> = (0..config.load.workers).map(|_| Arc::default()).collect();
     let began = Instant::now();
     let epoch = began + LEAD;
+    // First: what cannot be shown is refused before anything is started.
+    let shown = show(&config, stop, &results, epoch, &log, shards.clone())?;
     let breaker = faults::Schedule::start(&config.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
-    let breaking = Breaking { log: &log, first_send: breaker.first_send() };
+    let telling = Telling { log: &log, first_send: breaker.first_send(), shards: &shards };
     let watch = found.watch(epoch).context("cannot watch the stack")?;
-    let reports = drive(&config, &connector, &tls, stop, &results, epoch, &breaking)?;
+    let reports = drive(&config, &connector, &tls, stop, &results, epoch, &telling)?;
+    drop(shown);
     let elapsed = began.elapsed();
     let watched = watch.end();
     breaker.end();
@@ -162,10 +166,12 @@ fn refused(fault: &str) -> RunError {
     RunError::Refused(Faults(vec![fault.to_owned()]))
 }
 
-/// What the workers tell of faults, and where.
-struct Breaking<'a> {
+/// What the workers tell of faults and of their work, and where.
+struct Telling<'a> {
     log: &'a Arc<FaultLog>,
     first_send: &'a Arc<FirstSend>,
+    /// One a worker.
+    shards: &'a [Arc<Shard>],
 }
 
 /// Starts the workers and waits for all of them.
@@ -176,16 +182,15 @@ fn drive(
     stop: &Stop,
     results: &Results,
     epoch: Instant,
-    breaking: &Breaking<'_>,
+    telling: &Telling<'_>,
 ) -> anyhow::Result<Vec<WorkerReport>> {
     let burst = config.load.burst.then(|| Arc::new(Burst::new(config.load.clients)));
     let schedule = &config.schedule;
     let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
     let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
-    let shards: Vec<Arc<Shard>> = (0..config.load.workers).map(|_| Arc::default()).collect();
     let boot_id = protocol::boot_id();
     let mut threads = Vec::new();
-    for (number, live) in shards.iter().enumerate() {
+    for (number, live) in telling.shards.iter().enumerate() {
         let assignment = Assignment {
             number,
             config: Arc::clone(config),
@@ -199,8 +204,8 @@ fn drive(
             sessions: results.sessions().clone(),
             queries: results.queries().clone(),
             boot_id: boot_id.clone(),
-            faults: Arc::clone(breaking.log),
-            first_send: Arc::clone(breaking.first_send),
+            faults: Arc::clone(telling.log),
+            first_send: Arc::clone(telling.first_send),
             places: places.clone(),
         };
         let thread = thread::Builder::new()
@@ -209,7 +214,6 @@ fn drive(
             .context("cannot start a worker thread")?;
         threads.push(thread);
     }
-    let _shown = show(config, stop, results, epoch, breaking.log, shards)?;
     threads
         .into_iter()
         .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
@@ -230,7 +234,7 @@ fn show(
     epoch: Instant,
     faults: &Arc<FaultLog>,
     shards: Vec<Arc<Shard>>,
-) -> anyhow::Result<Shown> {
+) -> Result<Shown, RunError> {
     let estimate = Estimate::of(config);
     let (sessions, queries) = (results.sessions().clone(), estimate.queries.round() as u64);
     if let Some(board) = results.board() {
@@ -247,7 +251,9 @@ fn show(
             events: results.events(),
             stop: stop.clone(),
         };
-        let screen = Screen::open(sources).context("cannot show the run on the terminal; leave --tui out")?;
+        let screen = Screen::open(sources).map_err(|error| {
+            refused(&format!("cannot show the run on the terminal ({error}): leave --tui out"))
+        })?;
         return Ok(Shown::Screen { _screen: screen });
     }
     if config.output.quiet {

@@ -46,9 +46,8 @@ pub fn local(config: &Config) -> Result<(), Faults> {
 /// # Errors
 /// There is none.
 pub fn terminal(config: &Config) -> Result<(), Faults> {
-    if config.output.tui && !screen::is_possible() {
-        let fault = "--tui needs a terminal, and stderr is none: leave --tui out, or do not redirect stderr";
-        return Err(Faults(vec![fault.to_owned()]));
+    if config.output.tui {
+        screen::check().map_err(|fault| Faults(vec![fault]))?;
     }
     Ok(())
 }

@@ -1,7 +1,12 @@
 //! The binary from outside: flags, their environment twins, and the exit codes that scripts read.
 //! Nothing here needs a server.
 
-use std::process::{Command, Output};
+use nix::pty::{OpenptyResult, openpty};
+use std::{
+    fs::File,
+    io::Read,
+    process::{Command, Output, Stdio},
+};
 
 fn client(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
@@ -123,6 +128,30 @@ fn what_cannot_be_shown_or_streamed_is_refused() {
         assert_eq!(output.status.code(), Some(104), "{arguments:?}");
         assert!(stderr(&output).contains(words), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn a_view_without_keys_is_refused_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = dir.path().join("results");
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    // Stderr is a terminal; of a session of its own it is not the controlling one, so that there is no /dev/tty.
+    let ended = Command::new("setsid")
+        .arg(env!("CARGO_BIN_EXE_client"))
+        .args(["--tui", "--embedded", "--clients", "1", "--queries", "1", "--output-dir"])
+        .arg(&results)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(slave)
+        .status()
+        .unwrap();
+    let mut said = Vec::new();
+    // It ends with an error once nobody has the other end.
+    let _ = File::from(master).read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(ended.code(), Some(104), "{said}");
+    assert!(said.contains("neither stdin nor /dev/tty is a terminal"), "{said}");
+    assert!(!results.exists());
 }
 
 #[test]

@@ -19,6 +19,7 @@ use ratatui::{
 };
 use snapshot::Photographer;
 use std::{
+    fs::File,
     io::{self, IsTerminal, Stderr},
     sync::{
         Arc, Once,
@@ -42,10 +43,22 @@ pub struct Screen {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Whether there is a terminal to show it on: stderr, since stdout is the summary's.
-#[must_use]
-pub fn is_possible() -> bool {
-    io::stderr().is_terminal()
+/// Whether there is a terminal to show it on (stderr, since stdout is the summary's), and one whose keys can be read.
+///
+/// # Errors
+/// Which of them there is not, for a person.
+pub fn check() -> Result<(), String> {
+    if !io::stderr().is_terminal() {
+        return Err(
+            "--tui needs a terminal, and stderr is none: leave --tui out, or do not redirect stderr".into()
+        );
+    }
+    match File::options().read(true).write(true).open("/dev/tty") {
+        Err(error) if !io::stdin().is_terminal() => Err(format!(
+            "--tui reads keys, and neither stdin nor /dev/tty is a terminal ({error}): leave --tui out"
+        )),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 impl Screen {
