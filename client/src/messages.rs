@@ -26,6 +26,14 @@ impl Held {
             }
         }
     }
+
+    fn text(&self) -> String {
+        let mut text: String = self.lines.iter().flat_map(|line| [line, "\n"]).collect();
+        if self.dropped > 0 {
+            text += &format!("{} more lines were left out\n", self.dropped);
+        }
+        text
+    }
 }
 
 /// Says a line.
@@ -66,15 +74,11 @@ pub(crate) fn last() -> Option<String> {
     HELD.lock().as_ref().and_then(|held| held.lines.last().cloned())
 }
 
-/// Says what was held back, and holds nothing any more.
+/// Says what was held back, and holds nothing any more. Never panics: it is also called where a panic is told.
 pub(crate) fn release() {
     let Some(held) = HELD.lock().take() else { return };
-    for line in &held.lines {
-        eprintln!("{line}");
-    }
-    if held.dropped > 0 {
-        eprintln!("{} more lines were left out", held.dropped);
-    }
+    // If stderr takes nothing there is nobody who could be told.
+    let _ = io::stderr().write_all(held.text().as_bytes());
 }
 
 #[cfg(test)]
@@ -87,5 +91,6 @@ mod tests {
         (0..MOST + 3).for_each(|n| held.take(&format!("{n}\n")));
         assert_eq!((held.lines.len(), held.dropped), (MOST, 3));
         assert_eq!(held.lines[1], "1");
+        assert!(held.text().ends_with("\n199\n3 more lines were left out\n"), "{}", held.text());
     }
 }

@@ -8,6 +8,7 @@ mod view;
 pub use snapshot::Sources;
 
 use crate::messages;
+use parking_lot::ReentrantMutex;
 use ratatui::{
     Terminal,
     backend::CrosstermBackend,
@@ -19,6 +20,7 @@ use ratatui::{
 };
 use snapshot::Photographer;
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, IsTerminal, Stderr},
     sync::{
@@ -33,8 +35,9 @@ const REDRAW: Duration = Duration::from_millis(250);
 /// How soon the end of a run is noticed.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The view has the terminal.
-static IS_UP: AtomicBool = AtomicBool::new(false);
+/// Whether the view has the terminal. Locked by whoever draws, takes it or gives it back; again by a panic's hook, where it
+/// was the drawing that panicked.
+static IS_UP: ReentrantMutex<Cell<bool>> = ReentrantMutex::new(Cell::new(false));
 
 /// Shown until it is dropped.
 #[derive(Debug)]
@@ -94,8 +97,9 @@ struct Taken;
 impl Taken {
     fn take() -> io::Result<Self> {
         give_back_on_panic();
+        let is_up = IS_UP.lock();
         messages::hold();
-        IS_UP.store(true, Ordering::SeqCst);
+        is_up.set(true);
         let taken = Self;
         terminal::enable_raw_mode()?;
         execute!(io::stderr(), terminal::EnterAlternateScreen, cursor::Hide)?;
@@ -109,9 +113,10 @@ impl Drop for Taken {
     }
 }
 
-/// Once, whoever comes first: a panic must be read on a terminal that is whole.
+/// Once, whoever comes first: a panic must be read on a terminal that is whole, and nothing is drawn over it.
 fn give_back() {
-    if IS_UP.swap(false, Ordering::SeqCst) {
+    let is_up = IS_UP.lock();
+    if is_up.replace(false) {
         let _ = execute!(io::stderr(), terminal::LeaveAlternateScreen, cursor::Show);
         let _ = terminal::disable_raw_mode();
         messages::release();
@@ -136,10 +141,15 @@ fn show(
     _taken: &Taken,
 ) {
     let mut shows_help = false;
-    while !ended.load(Ordering::Relaxed) && IS_UP.load(Ordering::SeqCst) {
+    while !ended.load(Ordering::Relaxed) {
         let snapshot = photographer.take(messages::last(), shows_help);
+        let is_up = IS_UP.lock();
+        if !is_up.get() {
+            return;
+        }
         // A terminal that is gone is no reason to end a run.
         let _ = terminal.draw(|frame| view::view(&snapshot, frame.area(), frame.buffer_mut()));
+        drop(is_up);
         let next = Instant::now() + REDRAW;
         while Instant::now() < next && !ended.load(Ordering::Relaxed) {
             match key() {
@@ -187,6 +197,16 @@ fn meaning(key: &KeyEvent) -> Option<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_while_the_view_is_drawn_gives_the_terminal_back() {
+        let drawing = IS_UP.lock();
+        drawing.set(true);
+        messages::hold();
+        // As the hook does, on the thread that draws.
+        give_back();
+        assert_eq!((drawing.get(), messages::last()), (false, None));
+    }
 
     #[test]
     fn what_keys_mean() {
