@@ -5,12 +5,18 @@ use std::time::Duration;
 
 /// A loop that usually wakes this much too late is behind.
 const BEHIND: Duration = Duration::from_millis(10);
+/// A loop that wakes this much too late time after time is so far behind that small steps would come too late.
+const FAR_BEHIND: Duration = Duration::from_millis(40);
 /// Peers are behind when usually so many of a hundred have not read the last token of a session as its next one comes.
 const UNREAD: u64 = 25;
 /// Looks of which the median counts: a machine that stood still for a moment is late once, and nobody's overload.
 const LOOKS: usize = 15;
+/// Of these the best counts for a loop that is far behind: it has less time for looks.
+const LAST_LOOKS: usize = 3;
 /// Time for a change to show before the next one.
 const SETTLE: Duration = Duration::from_millis(400);
+/// The same for a loop that is far behind.
+const SETTLE_FAR_BEHIND: Duration = Duration::from_millis(100);
 /// How long the loop has to keep up before segments shrink again: at first, and at most after attempts that failed.
 const CALM: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(16);
 /// Events a segment at most.
@@ -34,6 +40,12 @@ impl Recent {
     const fn push(&mut self, value: u64) {
         self.values[self.next] = value;
         self.next = (self.next + 1) % LOOKS;
+    }
+
+    /// The least of the last few.
+    fn least(&self) -> u64 {
+        let last = (1..=LAST_LOOKS).map(|back| self.values[(self.next + LOOKS - back) % LOOKS]);
+        last.min().unwrap_or(0)
     }
 
     fn median(&self) -> u64 {
@@ -84,10 +96,12 @@ impl Pressure {
         self.lags.push(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
         // Where nobody was asked, nobody writes, and nobody is behind.
         self.unread.push((u64::from(peers.behind) * 100).checked_div(peers.asked.into()).unwrap_or(0));
-        if self.lag() >= BEHIND || self.unread.median() >= UNREAD {
+        let far_behind = Duration::from_micros(self.lags.least()) >= FAR_BEHIND;
+        if far_behind || self.lag() >= BEHIND || self.unread.median() >= UNREAD {
             self.last_behind = now;
-            if self.batch < MOST && now.saturating_sub(self.changed) >= SETTLE {
-                self.grow(now);
+            let (settle, step) = if far_behind { (SETTLE_FAR_BEHIND, self.batch) } else { (SETTLE, 1) };
+            if self.batch < MOST && now.saturating_sub(self.changed) >= settle {
+                self.grow(now, step);
             }
         } else if self.batch > 1 && now.saturating_sub(self.last_behind.max(self.changed)) >= self.calm {
             self.batch /= 2;
@@ -97,10 +111,10 @@ impl Pressure {
     }
 
     /// Where shrinking was soon followed by falling behind, the next attempt waits for twice as long.
-    fn grow(&mut self, now: Duration) {
+    fn grow(&mut self, now: Duration, step: u32) {
         let failed = self.shrank && now.saturating_sub(self.changed) < *CALM.start();
         self.calm = if failed { (self.calm * 2).min(*CALM.end()) } else { *CALM.start() };
-        self.batch += 1;
+        self.batch = (self.batch + step).min(MOST);
         (self.changed, self.shrank) = (now, false);
     }
 }
@@ -127,7 +141,7 @@ mod tests {
     #[test]
     fn who_keeps_up_merges_nothing() {
         assert!(drive(60, |_, _| 6).iter().all(|&batch| batch == 1));
-        let hiccups = drive(60, |now, _| if now.as_millis() % 300 < 100 { 200 } else { 0 });
+        let hiccups = drive(60, |now, _| if now.as_millis() % 300 < 40 { 200 } else { 0 });
         assert!(hiccups.iter().all(|&batch| batch == 1), "late wake-ups now and then are nobody's overload");
     }
 
@@ -138,6 +152,16 @@ mod tests {
         assert!(batches.iter().all(|&batch| batch <= 3), "no more than helps");
         let hopeless = drive(10, |_, _| 50);
         assert_eq!(hopeless.last(), Some(&MOST));
+    }
+
+    #[test]
+    fn who_is_far_behind_merges_at_once() {
+        // A loop this late has a look every 170 ms.
+        let mut pressure = Pressure::default();
+        let late = Duration::from_millis(150);
+        let batches: Vec<_> =
+            (1..=6).map(|n| pressure.look((LOOK + late) * n, late, Peers::default())).collect();
+        assert_eq!(batches, [1, 1, 2, 4, 8, 8]);
     }
 
     #[test]
