@@ -235,6 +235,7 @@ async fn launch(program: &Path, state: &Path, front: Front, goes_on: bool) -> an
         goes_on,
         // The master ends its workers, the old ones of a reload too.
         at_our_death: Signal::SIGTERM,
+        niceness: crate::NICENESS,
     })
     .await
 }

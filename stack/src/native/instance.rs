@@ -182,5 +182,9 @@ fn spec(
         env_remove: NOT_INHERITED,
         goes_on,
         at_our_death: Signal::SIGKILL,
+        niceness: match role {
+            Role::Server => crate::SERVER_NICENESS,
+            Role::Wsproxy => crate::NICENESS,
+        },
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Spec {
     pub(crate) goes_on: bool,
     /// What the kernel sends it when we die.
     pub(crate) at_our_death: Signal,
+    /// How far it stands back, as `nice` counts.
+    pub(crate) niceness: i32,
 }
 
 /// How a process is.
@@ -96,7 +98,7 @@ impl Process {
             command.env_remove(name);
         }
         command.envs(spec.env);
-        let child = spawner::spawn(command, spec.at_our_death)
+        let child = spawner::spawn(command, spec.at_our_death, spec.niceness)
             .await
             .with_context(|| format!("cannot start {} ({})", spec.name, spec.program.display()))?;
         let pid = child.id().context("the process has no id")?;

@@ -24,9 +24,9 @@ struct Order {
 }
 
 /// Starts `command`, to be attended by the calling runtime. When this process dies, however it dies, the kernel sends
-/// the child `at_our_death`.
-pub(crate) async fn spawn(mut command: Command, at_our_death: Signal) -> io::Result<Child> {
-    die_with_us(&mut command, at_our_death);
+/// the child `at_our_death`. It stands back by `niceness`.
+pub(crate) async fn spawn(mut command: Command, at_our_death: Signal, niceness: i32) -> io::Result<Child> {
+    prepare(&mut command, at_our_death, niceness);
     let (reply, answer) = oneshot::channel();
     let order = Order { command, runtime: Handle::current(), reply };
     spawner()?.send(order).map_err(|_| gone())?;
@@ -55,10 +55,10 @@ fn serve(inbox: &mpsc::Receiver<Order>) {
     }
 }
 
-fn die_with_us(command: &mut Command, signal: Signal) {
+fn prepare(command: &mut Command, signal: Signal, niceness: i32) {
     let us: Pid = getpid();
     let in_child = move || {
-        rustix::process::nice(crate::NICENESS)?;
+        rustix::process::nice(niceness)?;
         prctl::set_pdeathsig(signal)?;
         // We may have died between fork and here; then no signal will come.
         if getppid() == us { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
