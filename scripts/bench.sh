@@ -125,11 +125,13 @@ connect() {
     for way in tcp unix haproxy; do bench connect --way "$way"; done
 }
 
-search_time=(--warm-up 2 --duration 6)
+# Merging takes some seconds to settle.
+search_time=(--warm-up 5 --duration 6)
 if [[ -n $quick ]]; then search_time=(--warm-up 1 --duration 3 --step 40000 --within 20000); fi
 
 search() {
     bench search "${search_time[@]}"
+    bench search "${search_time[@]}" --coalesce-ms 0
     bench search "${search_time[@]}" --gateway tungstenite-small
 }
 
@@ -148,7 +150,8 @@ client() {
 
 stack() {
     bench search "${search_time[@]}" --way haproxy
-    bench search "${search_time[@]}" --way haproxy --tcp-hops
+    bench search "${search_time[@]}" --way haproxy --coalesce-ms 0
+    bench search "${search_time[@]}" --way haproxy --coalesce-ms 0 --tcp-hops
 }
 
 idle() {

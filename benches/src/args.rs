@@ -41,6 +41,9 @@ pub struct Target {
     /// TCP between the processes of the stack as well, in the place of unix sockets
     #[arg(long)]
     pub tcp_hops: bool,
+    /// Milliseconds for which our gateway may hold tokens back to merge them; 0: it never merges
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(..=1_000))]
+    pub coalesce_ms: u16,
     /// How many gateways; more than one needs HAProxy on the way
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub gateways: u16,
@@ -52,6 +55,13 @@ pub struct Target {
     pub bin_dir: Option<PathBuf>,
     #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
     pub(crate) search_path: String,
+}
+
+impl Target {
+    /// For how long the gateway may hold a token back, in milliseconds.
+    pub(crate) fn hold_ms(&self) -> f64 {
+        if self.gateway == Gateways::Wsproxy { f64::from(self.coalesce_ms) } else { 0.0 }
+    }
 }
 
 /// Gateways that can be measured.

@@ -2,7 +2,7 @@
 //! over the steady window alone; what arrives is checked off to the last position.
 
 use crate::{
-    args::{Gateway, Shape, Target},
+    args::{Gateway, Gateways, Shape, Target},
     connect::{DIALS, open_all},
     judge::{self, Delivered, Generator},
     latency::percentile_ms,
@@ -42,7 +42,11 @@ pub(crate) async fn measure(options: &Gateway) -> anyhow::Result<Record> {
 pub(crate) fn variant(target: &Target) -> String {
     let gateways = if target.gateways > 1 { format!("{} × ", target.gateways) } else { String::new() };
     let hops = if target.tcp_hops { ", tcp hops" } else { "" };
-    format!("{gateways}{} over {}{hops}", target.gateway.name(), target.way.name())
+    let merging = match (target.gateway, target.coalesce_ms) {
+        (Gateways::Wsproxy, 0) => ", never merging",
+        _ => "",
+    };
+    format!("{gateways}{} over {}{hops}{merging}", target.gateway.name(), target.way.name())
 }
 
 /// One load on a rig of its own.
@@ -78,6 +82,7 @@ struct Seen {
     heard: Heard,
     /// Between two tokens of a connection, as they are due.
     interval_ms: f64,
+    hold_ms: f64,
     generator_waited: f64,
     /// Tokens received inside the window.
     in_window: u64,
@@ -125,6 +130,7 @@ async fn load(
     Ok(Seen {
         generator_waited: publisher_waited.max(heard.waited),
         interval_ms: 1e3 / shape.per_connection,
+        hold_ms: target.hold_ms(),
         published,
         heard,
         in_window,
@@ -205,6 +211,7 @@ impl Seen {
             delivery_p99_ms: percentile_ms(&latency.delivery, 99.0),
             gap_p99_ms: percentile_ms(&latency.gap, 99.0),
             interval_ms: self.interval_ms,
+            hold_ms: self.hold_ms,
             growth_ms: latency.growth_ms(),
         }
     }

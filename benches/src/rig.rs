@@ -181,6 +181,7 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
+    environment.push(("WS_MAX_COALESCE_MS".into(), target.coalesce_ms.to_string()));
     if target.gateway != Gateways::Wsproxy {
         binaries.wsproxy = ours.join("peer");
         environment.push(("PEER".into(), target.gateway.name().into()));
