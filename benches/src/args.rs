@@ -29,6 +29,9 @@ pub enum Command {
     Table(Table),
 }
 
+/// The gateway's own default.
+pub(crate) const DEFAULT_COALESCE_MS: u16 = 100;
+
 /// What is measured, and the way to it.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Target {
@@ -42,7 +45,7 @@ pub struct Target {
     #[arg(long)]
     pub tcp_hops: bool,
     /// Milliseconds for which our gateway may hold tokens back to merge them; 0: it never merges
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(..=1_000))]
+    #[arg(long, default_value_t = DEFAULT_COALESCE_MS, value_parser = clap::value_parser!(u16).range(..=1_000))]
     pub coalesce_ms: u16,
     /// How many gateways; more than one needs HAProxy on the way
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]

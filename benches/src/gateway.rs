@@ -2,7 +2,7 @@
 //! over the steady window alone; what arrives is checked off to the last position.
 
 use crate::{
-    args::{Gateway, Gateways, Shape, Target},
+    args::{DEFAULT_COALESCE_MS, Gateway, Gateways, Shape, Target},
     connect::{DIALS, open_all},
     judge::{self, Delivered, Generator},
     latency::percentile_ms,
@@ -43,8 +43,9 @@ pub(crate) fn variant(target: &Target) -> String {
     let gateways = if target.gateways > 1 { format!("{} × ", target.gateways) } else { String::new() };
     let hops = if target.tcp_hops { ", tcp hops" } else { "" };
     let merging = match (target.gateway, target.coalesce_ms) {
-        (Gateways::Wsproxy, 0) => ", never merging",
-        _ => "",
+        (Gateways::Wsproxy, 0) => ", never merging".to_owned(),
+        (Gateways::Wsproxy, ms) if ms != DEFAULT_COALESCE_MS => format!(", merging for {ms} ms"),
+        _ => String::new(),
     };
     format!("{gateways}{} over {}{hops}{merging}", target.gateway.name(), target.way.name())
 }

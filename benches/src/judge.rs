@@ -14,7 +14,7 @@ const MACHINE_IS_FULL: f64 = 0.9;
 const MOST_STEAL: f64 = 0.05;
 /// A clean run's p99 of the delivery, and of the gap between tokens, stays below, in milliseconds.
 const CLEAN_P99_MS: f64 = 100.0;
-/// A gateway that may hold tokens back has this share of the time for it on top, as a token waits for half of it on average.
+/// A gateway that may hold tokens back to merge them has this share of that time on top for the gap.
 const CLEAN_HOLD: f64 = 0.5;
 /// Where tokens are far apart, a clean run's p99 of the gap is below so many intervals instead.
 const CLEAN_INTERVALS: f64 = 2.0;

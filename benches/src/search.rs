@@ -69,8 +69,8 @@ fn line(rate: f64, record: &Record) -> String {
     format!("{rate:>9.0} tokens/s: {:?}; {}", record.verdict, notes.join("; "))
 }
 
-/// The best load's figures; the first that was not clean says what gave way. Where that was the generator, the search found
-/// its limit and not the gateway's.
+/// The best load's figures; the lowest that was not clean says what gave way. Where that was the generator, the search found
+/// its limit and not the gateway's, and the figure is a lower bound.
 fn summed_up(variant: String, best: Option<Record>, worst: Option<Record>) -> Record {
     let mut record = Record::new("search", variant);
     let clean = best.as_ref().and_then(|best| best.figure("tokens_per_second")).unwrap_or(0.0);
@@ -81,12 +81,12 @@ fn summed_up(variant: String, best: Option<Record>, worst: Option<Record>) -> Re
             let at = worst.figure("tokens_per_second").unwrap_or(0.0);
             record.reasons = worst.reasons.iter().map(|reason| format!("at {at:.0}/s {reason}")).collect();
             record.saturated = worst.saturated.iter().map(|what| format!("at {at:.0}/s {what}")).collect();
-            record.verdict = worst.verdict;
+            if worst.verdict == Verdict::Invalid {
+                record.reasons.push("so the gateway's own limit is higher".into());
+            }
+            record.verdict = if clean > 0.0 { Verdict::Clean } else { worst.verdict };
         }
         None => record.reasons.push("the search ended before anything gave way: raise --to".into()),
-    }
-    if record.verdict == Verdict::NotClean {
-        record.verdict = Verdict::Clean;
     }
     record
 }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_met_the_generators_limit_is_invalid() {
+    fn a_search_that_met_the_generators_limit_found_a_lower_bound() {
         let record = |rate, verdict, reason: &str| {
             let mut record = Record::new("gateway", "x".into());
             record.add("tokens_per_second", rate);
@@ -140,10 +140,16 @@ mod tests {
         let best = record(80.0, Verdict::Clean, "");
         let late = record(100.0, Verdict::Invalid, "late");
         let full = record(100.0, Verdict::NotClean, "3 tokens were lost");
-        let found = summed_up("x".into(), Some(best.clone()), Some(late));
-        assert_eq!((found.verdict, found.reasons[0].as_str()), (Verdict::Invalid, "at 100/s late"));
+        let found = summed_up("x".into(), Some(best.clone()), Some(late.clone()));
+        assert_eq!(found.reasons, ["at 100/s late", "so the gateway's own limit is higher"]);
+        assert_eq!(
+            (found.verdict, found.figure("highest_clean_tokens_per_second")),
+            (Verdict::Clean, Some(80.0))
+        );
+        let found = summed_up("x".into(), None, Some(late));
+        assert_eq!(found.verdict, Verdict::Invalid, "nothing was found");
         let found = summed_up("x".into(), Some(best), Some(full));
-        assert_eq!(found.verdict, Verdict::Clean);
+        assert_eq!((found.verdict, found.reasons.len()), (Verdict::Clean, 1));
         assert_eq!(found.figure("highest_clean_tokens_per_second"), Some(80.0));
     }
 }

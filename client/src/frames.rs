@@ -7,8 +7,6 @@ use rand::RngExt;
 const MAX_MESSAGE: usize = 16 << 20;
 /// The longest payload of a control frame.
 const MAX_CONTROL_PAYLOAD: usize = 125;
-/// What is kept between two reads gives back what it needed above this.
-const MAX_IDLE: usize = 256;
 
 const FINAL: u8 = 0x80;
 const RESERVED: u8 = 0x70;
@@ -63,8 +61,16 @@ pub enum BadFrame {
 pub struct Frames {
     /// The beginning of a frame whose end has not come.
     cut_off: Vec<u8>,
+    message: Unfinished,
+}
+
+/// How far messages are.
+#[derive(Debug, Default)]
+struct Unfinished {
     /// The fragments of a message so far, and whether it is a text.
     fragments: Option<(bool, Vec<u8>)>,
+    /// The close frame came.
+    closed: bool,
 }
 
 impl Frames {
@@ -72,18 +78,21 @@ impl Frames {
     ///
     /// # Errors
     /// The first fault; what came before it was shown.
-    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Message<'_>)) -> Result<(), BadFrame> {
-        if self.cut_off.is_empty() {
-            let used = cut(bytes, &mut self.fragments, &mut take)?;
-            self.cut_off.extend_from_slice(&bytes[used..]);
-        } else {
-            self.cut_off.extend_from_slice(bytes);
-            let used = cut(&self.cut_off, &mut self.fragments, &mut take)?;
-            self.cut_off.drain(..used);
-            if self.cut_off.is_empty() {
-                self.cut_off.shrink_to(MAX_IDLE);
+    pub fn feed(&mut self, mut bytes: &[u8], mut take: impl FnMut(Message<'_>)) -> Result<(), BadFrame> {
+        while !self.cut_off.is_empty() && !bytes.is_empty() {
+            // The header byte by byte, then all that it promises.
+            let have = self.cut_off.len();
+            let missing =
+                Header::read(&self.cut_off)?.map_or(1, |header| header.length + header.payload - have);
+            let (more, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.cut_off.extend_from_slice(more);
+            bytes = rest;
+            if cut(&self.cut_off, &mut self.message, &mut take)? > 0 {
+                self.cut_off = Vec::new();
             }
         }
+        let used = cut(bytes, &mut self.message, &mut take)?;
+        self.cut_off.extend_from_slice(&bytes[used..]);
         Ok(())
     }
 }
@@ -91,9 +100,12 @@ impl Frames {
 /// Shows every message that ends in `bytes`; how many of them its frames took.
 fn cut(
     bytes: &[u8],
-    fragments: &mut Option<(bool, Vec<u8>)>,
+    Unfinished { fragments, closed }: &mut Unfinished,
     take: &mut impl FnMut(Message<'_>),
 ) -> Result<usize, BadFrame> {
+    if *closed {
+        return Ok(bytes.len());
+    }
     let mut at = 0;
     while let Some(header) = Header::read(&bytes[at..])? {
         let Some(payload) = bytes.get(at + header.length..at + header.length + header.payload) else { break };
@@ -101,6 +113,7 @@ fn cut(
         match (header.opcode, fragments.take()) {
             (opcode::CLOSE, _) => {
                 take(close(payload)?);
+                *closed = true;
                 return Ok(bytes.len());
             }
             (opcode::PING, before) => {
@@ -279,7 +292,7 @@ mod tests {
             }
             prop_assert_eq!(pings, messages.iter().map(|(_, cuts)| cuts.len()).sum::<usize>());
             prop_assert_eq!(texts, messages.into_iter().map(|(text, _)| text).collect::<Vec<_>>());
-            prop_assert!(frames.cut_off.is_empty() && frames.fragments.is_none());
+            prop_assert!(frames.cut_off.is_empty() && frames.message.fragments.is_none());
         }
 
         #[test]

@@ -10,11 +10,10 @@ use crate::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpStream;
 use url::Url;
 
 /// A target that does not answer within this is not there.
@@ -112,7 +111,7 @@ fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
              widen net.ipv4.ip_local_port_range, give more --local-ips, or run at most {ports} clients"
         ));
     }
-    let foreign = |&&address: &&IpAddr| UdpSocket::bind((address, 0)).is_err();
+    let foreign = |&&address: &&IpAddr| TcpListener::bind((address, 0)).is_err();
     if let Some(address) = config.target.local_ips.iter().find(foreign) {
         faults.push(format!("--local-ips: {address} is no address of this machine"));
     }
@@ -180,10 +179,27 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
     let connector = Connector::resolve(&config.target, Arc::new(tls.clone()))
         .await
         .map_err(|error| unreachable(url, &format!("{error:#}")))?;
-    match tokio::time::timeout(PATIENCE, TcpStream::connect(connector.addresses())).await {
-        Ok(Ok(_)) => Ok(Arc::new(connector)),
-        Ok(Err(error)) => Err(unreachable(url, &error.to_string())),
-        Err(_) => Err(unreachable(url, &format!("no answer within {} s", PATIENCE.as_secs()))),
+    for from in one_of_each_family(&config.target.local_ips) {
+        let why = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        return Err(match from {
+            Some(from) => format!("--local-ips: {url} cannot be reached from {from} ({why})"),
+            None => unreachable(url, &why),
+        });
+    }
+    Ok(Arc::new(connector))
+}
+
+/// From where the gateway must be reached: nowhere in particular, where nothing is said.
+fn one_of_each_family(local_ips: &[IpAddr]) -> Vec<Option<IpAddr>> {
+    let first = |is_v4: bool| local_ips.iter().copied().find(|address| address.is_ipv4() == is_v4);
+    if local_ips.is_empty() {
+        vec![None]
+    } else {
+        [first(true), first(false)].into_iter().flatten().map(Some).collect()
     }
 }
 

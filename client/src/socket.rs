@@ -14,6 +14,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+#[cfg(target_os = "linux")]
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use protocol::{Position, SessionId};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
@@ -110,6 +112,8 @@ pub struct Socket {
     early: Bytes,
     /// Control frames that the transport has not taken yet.
     unsent: Vec<u8>,
+    /// The transport has taken what it may not have sent.
+    unflushed: bool,
     said_farewell: bool,
     last: Arrival,
 }
@@ -130,8 +134,9 @@ impl Socket {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buffers: &Rc<Buffers>) -> Poll<io::Result<Chunk>> {
-        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
-            return Poll::Ready(Err(error));
+        if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+            // What came before the connection broke, a close frame at best, is still to be read; then the read says it too.
+            self.unsent = Vec::new();
         }
         let mut chunk = buffers.take();
         if self.early.has_remaining() {
@@ -189,17 +194,19 @@ impl Socket {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { transport, unsent, .. } = self;
-        if unsent.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
+        let Self { transport, unsent, unflushed, .. } = self;
         while !unsent.is_empty() {
             let sent = ready!(Pin::new(&mut *transport).poll_write(cx, unsent))?;
             unsent.drain(..sent);
+            *unflushed = true;
         }
-        // A ping every half minute needs no buffer in between.
-        *unsent = Vec::new();
-        Pin::new(transport).poll_flush(cx)
+        if *unflushed {
+            // A ping every half minute needs no buffer in between.
+            *unsent = Vec::new();
+            ready!(Pin::new(transport).poll_flush(cx))?;
+            *unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Once dropped, the connection ends as if its host had gone: with a reset, and no farewell of any layer.
@@ -325,12 +332,6 @@ impl Connector {
         })
     }
 
-    /// The gateway's addresses.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
     /// Where the sockets of session `index` come from.
     #[must_use]
     pub fn local_ip(&self, index: u64) -> Option<IpAddr> {
@@ -361,7 +362,7 @@ impl Connector {
             let (transport, early) = self.upgrade(transport, request).await?;
             let last = Arrival { at: Instant::now(), read: last_read };
             let (frames, unsent) = Default::default();
-            Ok(Socket { transport, frames, early, unsent, said_farewell: false, last })
+            Ok(Socket { transport, frames, early, unsent, unflushed: false, said_farewell: false, last })
         };
         tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
             Err(OpenError {
@@ -414,9 +415,18 @@ impl Connector {
         }
     }
 
+    /// Whether the gateway takes connections `from` there.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn reach(&self, from: Option<IpAddr>) -> io::Result<()> {
+        self.connect(Dial { from, narrow: false }).await.map(|_| ())
+    }
+
     /// Connects to the first of the gateway's addresses that takes it.
     async fn connect(&self, dial: Dial) -> io::Result<TcpStream> {
-        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let mut failed =
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "the gateway has no address of the same family");
         for &address in &self.addresses {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             if dial.narrow {
@@ -427,7 +437,9 @@ impl Connector {
                 if from.is_ipv4() != address.is_ipv4() {
                     continue;
                 }
-                socket.set_reuseaddr(true)?;
+                // The port is chosen with the connection, as without an address: one that rests from another may be used.
+                #[cfg(target_os = "linux")]
+                setsockopt(&socket, IpBindAddressNoPort, &true)?;
                 socket.bind((from, 0).into())?;
             }
             match socket.connect(address).await {
@@ -479,11 +491,15 @@ fn check<B>(base: &str, answer: &Response<B>, accept: Option<&str>) -> Result<()
     let again = if status != StatusCode::SWITCHING_PROTOCOLS {
         is_retryable(status).then(|| retry_after(answer.headers()).unwrap_or_default())
     } else {
-        let given = answer.headers().get(header::SEC_WEBSOCKET_ACCEPT).and_then(|value| value.to_str().ok());
-        if given == accept {
+        let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let is_ours = text(header::SEC_WEBSOCKET_ACCEPT) == accept
+            && text(header::UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+            && text(header::SEC_WEBSOCKET_EXTENSIONS).is_none();
+        if is_ours {
             return Ok(());
         }
-        let message = format!("{base} answered the upgrade with a Sec-WebSocket-Accept that is none");
+        let message =
+            format!("{base} answered the upgrade with no WebSocket as it was asked for (RFC 6455, 4.1)");
         return Err(OpenError { status: None, message, again: Some(Duration::ZERO) });
     };
     let message = format!("{base} answered the upgrade with {status}");

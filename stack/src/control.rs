@@ -94,6 +94,12 @@ fn call_within(state_dir: &Path, request: &Request, patience: Duration) -> anyho
         Err(error) if is_absence(&error) => {
             bail!("no stack is running in {}: start one with `stack up`", state_dir.display())
         }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            bail!(
+                "the supervisor takes no call within {CALL_PATIENCE:?}: its log is in {}",
+                state_dir.join("logs").display()
+            )
+        }
         Err(error) => return Err(error).with_context(|| format!("cannot reach {}", path.display())),
     };
     stream.set_read_timeout(Some(patience))?;
@@ -102,9 +108,15 @@ fn call_within(state_dir: &Path, request: &Request, patience: Duration) -> anyho
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(MAX_LINE_BYTES as u64)).read_line(&mut answer).with_context(|| {
-        format!("the supervisor does not answer within {patience:?}: its log is in {}", logs.display())
-    })?;
+    if let Err(error) = BufReader::new(stream.take(MAX_LINE_BYTES as u64)).read_line(&mut answer) {
+        let why = match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("does not answer within {patience:?}")
+            }
+            _ => format!("cannot be heard ({error})"),
+        };
+        bail!("the supervisor {why}: its log is in {}", logs.display());
+    }
     if answer.is_empty() {
         bail!("the supervisor ended before it answered: its log is in {}", logs.display());
     }

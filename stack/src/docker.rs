@@ -141,7 +141,7 @@ impl Container {
 
     pub(crate) fn inspect(&self, what: &str) -> anyhow::Result<String> {
         let arguments = ["inspect", "--format", what, &self.id].map(str::to_owned);
-        Ok(order(&arguments)?.trim_end().to_owned())
+        Ok(ask(&arguments)?.trim_end().to_owned())
     }
 
     /// Waits until its own health check says yes, asked more often than the engine does.

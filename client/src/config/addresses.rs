@@ -1,21 +1,29 @@
 //! `--local-ips`: the addresses that sockets are opened from, as one writes them. It asks no interface whether it has them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// More addresses than anybody has ports for.
 const MOST: usize = 65_536;
 
-/// Addresses, `FIRST-LAST` and `ADDRESS/PREFIX`, by commas; an error names the part that is none of these.
+/// Addresses, `FIRST-LAST` and `ADDRESS/PREFIX`, by commas: each once, in order.
+///
+/// # Errors
+/// Which part is none of these, or one too many.
 pub(super) fn parse(text: &str) -> Result<Vec<IpAddr>, String> {
-    let mut addresses = Vec::new();
+    let mut addresses = BTreeSet::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (first, last) = range(part).ok_or_else(|| part.to_owned())?;
-        if addresses.len() as u128 + (last.0 - first.0) >= MOST as u128 {
-            return Err(format!("{part}, as it makes them more than {MOST} addresses,"));
+        let (first, last) = range(part).ok_or_else(|| {
+            format!("`{part}` is no address, no FIRST-LAST and no ADDRESS/PREFIX, as 127.0.0.2-127.0.0.9")
+        })?;
+        if last.0 - first.0 >= (MOST - addresses.len()) as u128 {
+            return Err(format!("with `{part}` they are more than {MOST} addresses"));
         }
         addresses.extend((first.0..=last.0).map(|number| address(number, first.1)));
     }
-    Ok(addresses)
+    Ok(addresses.into_iter().collect())
 }
 
 /// An address as a number, and whether it is one of four bytes.
@@ -57,13 +65,14 @@ mod tests {
             |text| parse(text).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
         assert_eq!(shown("127.0.0.1"), Ok("127.0.0.1".into()));
         assert_eq!(shown("127.0.0.2-127.0.0.4, ::1"), Ok("127.0.0.2 127.0.0.3 127.0.0.4 ::1".into()));
+        assert_eq!(shown("127.0.0.2,127.0.0.2"), Ok("127.0.0.2".into()), "none has its ports twice");
         assert_eq!(shown("127.0.1.6/31"), Ok("127.0.1.6 127.0.1.7".into()));
         assert_eq!(shown("fd00::4/127"), Ok("fd00::4 fd00::5".into()));
         assert_eq!(parse("127.0.0.0/16").map(|all| all.len()), Ok(MOST));
         for bad in ["x", "127.0.0.4-127.0.0.2", "127.0.0.1-::1", "127.0.0.1/33", "127.0.0.1/", "1.2.3.4-"] {
-            assert_eq!(parse(bad), Err(bad.to_owned()), "{bad}");
+            assert!(parse(bad).unwrap_err().starts_with(&format!("`{bad}` is no address")), "{bad}");
         }
-        for much in ["10.0.0.0/8", "::/0", "127.0.0.0/16,127.1.0.0"] {
+        for much in ["10.0.0.0/8", "::/0", "127.0.0.1,::/0", "127.0.0.0/16,127.1.0.0"] {
             assert!(parse(much).unwrap_err().contains("65536"), "{much}");
         }
     }

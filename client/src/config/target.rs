@@ -46,10 +46,8 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
     {
         check.fault("--token has characters that no header can carry".into());
     }
-    let local_ips = addresses::parse(args.local_ips.as_deref().unwrap_or_default()).unwrap_or_else(|part| {
-        check.fault(format!(
-            "--local-ips: `{part}` is no address, no FIRST-LAST and no ADDRESS/PREFIX, as 127.0.0.2-127.0.0.9"
-        ));
+    let local_ips = addresses::parse(args.local_ips.as_deref().unwrap_or_default()).unwrap_or_else(|why| {
+        check.fault(format!("--local-ips: {why}"));
         Vec::new()
     });
     Some(Target {

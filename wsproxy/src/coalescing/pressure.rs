@@ -112,8 +112,10 @@ impl Pressure {
 
     /// Where shrinking was soon followed by falling behind, the next attempt waits for twice as long.
     fn grow(&mut self, now: Duration, step: u32) {
-        let failed = self.shrank && now.saturating_sub(self.changed) < *CALM.start();
-        self.calm = if failed { (self.calm * 2).min(*CALM.end()) } else { *CALM.start() };
+        if self.shrank {
+            let failed = now.saturating_sub(self.changed) < *CALM.start();
+            self.calm = if failed { (self.calm * 2).min(*CALM.end()) } else { *CALM.start() };
+        }
         self.batch = (self.batch + step).min(MOST);
         (self.changed, self.shrank) = (now, false);
     }
@@ -171,6 +173,13 @@ mod tests {
         assert!((5..=12).contains(&alone), "{alone} attempts in two minutes");
         let share = batches.iter().filter(|&&batch| batch == 2).count() * 100 / batches.len();
         assert!(share > 95, "{share} % of the time it merges what it has to");
+    }
+
+    #[test]
+    fn they_become_rare_too_where_recovery_takes_several_steps() {
+        let batches = drive(120, |_, batch| if batch < 3 { 30 } else { 0 });
+        let attempts = batches[..].windows(2).filter(|pair| pair[0] > pair[1]).count();
+        assert!((5..=14).contains(&attempts), "{attempts} attempts in two minutes");
     }
 
     #[test]
