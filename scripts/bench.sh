@@ -9,7 +9,7 @@ usage() {
     cat <<'END'
 Usage: scripts/bench.sh [OPTIONS]
 
-  --only SUITES       of parts,gateway,connect,client,search,stack,idle,scaling, by commas (all of them):
+  --only SUITES       of parts,gateway,connect,client,search,stack,idle,scaling,knee, by commas (all of them):
                       parts    each alone, with Criterion, which keeps its own results and baselines
                       gateway  CPU a token, memory a connection, latency at 40,000 tokens/s over 2,000 connections,
                                and at what nchan holds, beside it
@@ -19,6 +19,7 @@ Usage: scripts/bench.sh [OPTIONS]
                       stack    the highest clean load through HAProxy, over unix sockets and over TCP
                       idle     a stack of two servers and three gateways that nobody uses
                       scaling  20,000 tokens/s over 100 connections and up to as many as fit
+                      knee     latency against load, to past what is clean: direct, and through HAProxy
   --runs N            runs of each variant (3)
   --quick             one short run of each, to see that everything works; its figures say little
   --write-baseline    put the medians into benches/baseline.json
@@ -29,7 +30,7 @@ Records go to results/bench_*.json. A run whose generator was late is INVALID an
 END
 }
 
-all=(parts gateway connect client search stack idle scaling)
+all=(parts gateway connect client search stack idle scaling knee)
 suites=("${all[@]}") runs=3 quick='' write=''
 while (($#)); do
     case $1 in
@@ -169,6 +170,19 @@ scaling() {
     done
     for ((last++; last <= count; last++)); do
         as_suite scaling "$last" '.variant = (.figures[0].value | tostring) + " connections"'
+    done
+}
+
+knee() {
+    local way last=$count
+    for way in tcp haproxy; do
+        for connections in 1000 2000 2500 3000 4000 5000; do
+            bench gateway --way "$way" --connections "$connections" \
+                --warm-up "$([[ -n $quick ]] && echo 1 || echo 5)" --duration "$([[ -n $quick ]] && echo 2 || echo 6)"
+        done
+    done
+    for ((last++; last <= count; last++)); do
+        as_suite knee "$last" '.variant = (.figures[1].value | tostring) + " tokens/s, " + (.variant | ltrimstr("wsproxy over "))'
     done
 }
 
