@@ -32,15 +32,21 @@ pub struct OutputSettings {
 
 /// The output directory or a file in it cannot be created.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write results to {path}: {source}; name a directory that can be written with --output-dir")]
+#[error("cannot write to {path}: {source}; name a place that can be written with {flag}")]
 pub struct OpenError {
     path: PathBuf,
+    flag: &'static str,
     source: io::Error,
 }
 
 impl OpenError {
     pub(super) fn new(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self { path: path.into(), source }
+        Self { path: path.into(), flag: "--output-dir", source }
+    }
+
+    /// Of a place that another flag names.
+    pub(super) fn named_by(self, flag: &'static str) -> Self {
+        Self { flag, ..self }
     }
 }
 

@@ -200,7 +200,12 @@ fn start_events(files: &files::Files, wanted: &Wanted) -> Result<Events, OpenErr
         Destination::Stdout => Pipe::stdout(),
         _ => Pipe::open(&path),
     };
-    let events = pipe.and_then(Events::start).map_err(|source| OpenError::new(path, source))?;
+    let flag = match wanted.destination {
+        Destination::Results => "--output-dir",
+        _ => "--out json=FILE",
+    };
+    let opened = pipe.and_then(Events::start);
+    let events = opened.map_err(|source| OpenError::new(path, source).named_by(flag))?;
     events.sink().send(&events::run(wanted, files.id(), files.started_at));
     Ok(events)
 }
