@@ -4,6 +4,7 @@
 use crate::{
     burst::Burst,
     config::{Config, Faults},
+    connector::Connector,
     estimate::{self, Estimate},
     faults::{self, FaultLog, FirstSend, Injector},
     live::Shard,
@@ -13,7 +14,6 @@ use crate::{
     schedule::Model,
     screen::{Screen, Sources},
     signals::Stop,
-    socket::Connector,
     tls, watch,
     worker::{self, Assignment, WorkerReport},
 };

@@ -6,6 +6,7 @@ mod burst;
 pub mod cli;
 pub mod compare;
 pub mod config;
+mod connector;
 mod cpu;
 mod downtime;
 mod embedded;

@@ -3,9 +3,10 @@
 
 use crate::{
     backoff::Backoff,
+    connector::{Connector, Dial, OpenError},
     record::{Failure, FailureKind, LossCause},
     secret::Secret,
-    socket::{Arrival, Buffers, Chunk, Connector, Dial, OpenError, Socket},
+    socket::{Arrival, Buffers, Chunk, Socket},
 };
 use protocol::{Position, SessionId};
 use std::{

@@ -3,10 +3,10 @@
 
 use crate::{
     config::{Config, Faults},
+    connector::Connector,
     faults::{Injector, PlannedFault},
     http::{Http, root_cause},
     screen,
-    socket::Connector,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{

@@ -4,6 +4,7 @@
 use crate::{
     burst::Burst,
     config::Config,
+    connector::Connector,
     cpu,
     faults::{FaultLog, FirstSend},
     http::Http,
@@ -14,7 +15,7 @@ use crate::{
     schedule::Model,
     session::{self, Planned},
     signals::Stop,
-    socket::{Buffers, Connector},
+    socket::Buffers,
 };
 use protocol::ClockAnchor;
 use std::{

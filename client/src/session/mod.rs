@@ -9,6 +9,7 @@ mod turns;
 use crate::{
     backoff::Backoff,
     burst::{Burst, Slot},
+    connector::Dial,
     downtime::Downtime,
     habits::Habits,
     link::{Cuts, Link, LinkEvent, Opener},
@@ -18,7 +19,6 @@ use crate::{
     query::{End, Query},
     record::{Failure, LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
     secret::Secret,
-    socket::Dial,
     users::User,
     worker::Worker,
 };
