@@ -114,8 +114,7 @@ fn calls_share_connections_to_a_server_while_sockets_hold_most_descriptors() {
     let server = listener.local_addr().expect("an address").to_string();
     let connections = serve(listener);
     let _haproxy = Haproxy::start(directory.path(), &server);
-    let held: Vec<_> =
-        (0..DESCRIPTORS / 3).map(|_| connect(&directory.path().join("ws.sock"))).collect();
+    let held: Vec<_> = (0..DESCRIPTORS / 3).map(|_| connect(&directory.path().join("ws.sock"))).collect();
     let mut socket = connect(&directory.path().join("api.sock"));
     // The first answers may come before the first health check.
     let deadline = Instant::now() + PATIENCE;
