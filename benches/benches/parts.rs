@@ -106,7 +106,7 @@ fn dispatch(c: &mut Criterion) {
 fn recorder(c: &mut Criterion) {
     let (out, parcels) = sync_channel(16);
     let drain = std::thread::spawn(move || parcels.into_iter().count());
-    let mut recorder = Recorder::new(out, Arc::from([]));
+    let mut recorder = Recorder::new(0, out, Arc::from([]));
     let mut ns = 0i64;
     c.bench_function("recorder/four_samples_a_token", |b| {
         b.iter(|| {

@@ -193,9 +193,49 @@ struct Shared {
     /// The first second that was not taken yet.
     next: u64,
     dropped: u64,
+    /// Who reads, and which second each has reached.
+    watchers: BTreeMap<u64, u64>,
+    /// How many there were.
+    joined: u64,
+}
+
+/// Somebody who reads, one second after the other: each second waits for it. Drop it when it reads no more.
+#[derive(Debug)]
+pub struct Watcher {
+    number: u64,
+    beside: Beside,
+}
+
+impl Watcher {
+    /// It will tell nothing more of what was before this second.
+    pub fn has_reached(&self, second: u64) {
+        self.beside.0.lock().watchers.insert(self.number, second);
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.beside.0.lock().watchers.remove(&self.number);
+    }
 }
 
 impl Beside {
+    /// Somebody begins to read, at second 0.
+    #[must_use]
+    pub fn watcher(&self) -> Watcher {
+        let mut shared = self.0.lock();
+        let number = shared.joined;
+        shared.joined += 1;
+        shared.watchers.insert(number, 0);
+        Watcher { number, beside: self.clone() }
+    }
+
+    /// The second that everybody who reads has reached: nothing more is to come of those before it.
+    #[must_use]
+    pub fn reached(&self) -> u64 {
+        self.0.lock().watchers.values().copied().min().unwrap_or(u64::MAX)
+    }
+
     /// What was read of a second of the run.
     pub fn tell(&self, second: u64, readings: Vec<Reading>) {
         let mut shared = self.0.lock();
@@ -319,5 +359,18 @@ mod tests {
         }
         assert_eq!(beside.dropped(), 2 + 198 - MOST_SECONDS as u64);
         assert_eq!(beside.totals().iter().count(), 1);
+    }
+
+    #[test]
+    fn a_second_is_complete_when_everybody_who_reads_has_passed_it() {
+        let beside = Beside::default();
+        assert_eq!(beside.reached(), u64::MAX, "nobody reads");
+        let (quick, slow) = (beside.watcher(), beside.watcher());
+        quick.has_reached(5);
+        assert_eq!(beside.reached(), 0);
+        slow.has_reached(3);
+        assert_eq!(beside.reached(), 3);
+        drop(slow);
+        assert_eq!(beside.reached(), 5);
     }
 }

@@ -18,7 +18,7 @@ pub mod threshold;
 mod tokens;
 mod verdict;
 
-pub use beside::{Beside, Quantity, Question, Reading, Readings, Totals, role};
+pub use beside::{Beside, Quantity, Question, Reading, Readings, Totals, Watcher, role};
 pub use counts::Counts;
 pub use distribution::{Distribution, Summary};
 pub use failures::{FailureGroup, Failures};

@@ -1,4 +1,4 @@
-//! The ruler in a worker's hand: takes samples and records as they come, and hands them on once a second.
+//! The ruler in a worker's hand: takes samples and records as they come, hands them on once a second, and says when it did.
 //! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
 
 use super::{Interval, Metric, Objective};
@@ -39,11 +39,24 @@ pub enum Parcel {
     SoFar(Box<SessionRecord>),
     /// A session that ended, after all its queries.
     Session(Box<SessionRecord>),
+    /// A recorder has handed on all that it measured before this second; a new one says so of second 0.
+    Reached {
+        /// Which recorder.
+        recorder: u64,
+        /// Which second, from 0.
+        second: u64,
+    },
+    /// A recorder that is done: nothing more comes of it.
+    Left {
+        /// Which recorder.
+        recorder: u64,
+    },
 }
 
 /// One a worker. Drop it when the worker is done: what it still holds goes out then.
 #[derive(Debug)]
 pub struct Recorder {
+    number: u64,
     second: u64,
     interval: Interval,
     /// How many queries of each session were handed on whose rows wait for its end.
@@ -57,11 +70,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Hands on to `out`; a query that meets all of `objectives` is good.
+    /// The recorder of that `number`, which is its alone. Hands on to `out`; a query that meets all of `objectives` is good.
     #[must_use]
-    pub fn new(out: SyncSender<Parcel>, objectives: Arc<[Objective]>) -> Self {
+    pub fn new(number: u64, out: SyncSender<Parcel>, objectives: Arc<[Objective]>) -> Self {
         let (back, spare) = sync_channel(SPARES);
-        Self {
+        let recorder = Self {
+            number,
             second: 0,
             interval: Interval::default(),
             waiting: HashMap::new(),
@@ -70,7 +84,9 @@ impl Recorder {
             out,
             back,
             spare,
-        }
+        };
+        recorder.has_reached();
+        recorder
     }
 
     /// Takes one sample, in nanoseconds, read at `at`.
@@ -125,12 +141,18 @@ impl Recorder {
         self.hand_on(Parcel::Session(Box::new(session)));
     }
 
-    /// Hands the interval on where its second is over. Call it about once a second when nothing else happens.
+    /// Hands the interval on where its second is over. Call it soon after each second's end when nothing else happens:
+    /// the second waits for it.
     pub fn tick(&mut self, now: Moment) {
         if now.as_secs() > self.second {
             self.hand_on_interval();
             self.second = now.as_secs();
+            self.has_reached();
         }
+    }
+
+    fn has_reached(&self) {
+        self.hand_on(Parcel::Reached { recorder: self.number, second: self.second });
     }
 
     fn hand_on_interval(&mut self) {
@@ -142,7 +164,7 @@ impl Recorder {
     }
 
     /// A receiver that is gone has said why itself; there is nobody left to tell.
-    fn hand_on(&mut self, parcel: Parcel) {
+    fn hand_on(&self, parcel: Parcel) {
         let _ = self.out.send(parcel);
     }
 
@@ -200,6 +222,7 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         self.hand_on_interval();
+        self.hand_on(Parcel::Left { recorder: self.number });
     }
 }
 

@@ -32,8 +32,10 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Rows reach the disk whole: they gather in this much memory, and are flushed long before it is full.
 const ROW_BUFFER: usize = 1 << 20;
 const ROWS_A_FLUSH: usize = 1_000;
-/// A second is written when another so much later has begun: workers hand theirs over at slightly different times.
+/// A second is written as soon as it is complete; when another so much later is over, without what is still missing.
 const SECONDS_BEHIND: u64 = 2;
+/// How often it is looked whether what was read beside a second has come: there is no parcel of it.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Collector {
@@ -62,6 +64,8 @@ struct Seconds {
     schedule: Option<Arc<Schedule>>,
     /// What was measured, and how many sessions were open when the first worker handed it over.
     open: BTreeMap<u64, (Interval, u64)>,
+    /// Which second each recorder has reached.
+    recorders: BTreeMap<u64, u64>,
     /// The first second that is not written.
     next: u64,
     history: csv::Writer<File>,
@@ -96,6 +100,7 @@ impl Collector {
         let seconds = Seconds {
             schedule: settings.schedule.clone(),
             open: BTreeMap::new(),
+            recorders: BTreeMap::new(),
             next: 0,
             history,
             started_at: files.started_at,
@@ -131,7 +136,8 @@ impl Collector {
         let mut hlog = Hlog::new(&self.hlog, self.files.started_at)?;
         let records = &mut self.records;
         loop {
-            match incoming.recv_timeout(FLUSH) {
+            let patience = if self.seconds.waits_for_readings() { LOOK } else { FLUSH };
+            match incoming.recv_timeout(patience) {
                 Ok(Parcel::Interval { second, mut interval, back }) => {
                     records.run.add_interval(&interval);
                     self.seconds.add(second, &interval, &mut hlog)?;
@@ -148,10 +154,17 @@ impl Collector {
                     records.write(&session, &queries)?;
                 }
                 Ok(Parcel::Session(session)) => records.session(&session)?,
+                Ok(Parcel::Reached { recorder, second }) => {
+                    self.seconds.recorders.insert(recorder, second);
+                }
+                Ok(Parcel::Left { recorder }) => {
+                    self.seconds.recorders.remove(&recorder);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             records.flush()?;
+            self.seconds.write_complete(&mut hlog)?;
             self.seconds.publish(&records.run);
         }
         self.seconds.observer.run_is_over();
@@ -214,6 +227,24 @@ impl Seconds {
         let (open, _) = self.open.entry(second).or_insert_with(|| (Interval::default(), self.sessions.now()));
         open.merge(interval);
         self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
+    }
+
+    /// The first second of which something may still be measured. With nobody left it is none of them: a run's last seconds are
+    /// written when it is over.
+    fn measured_until(&self) -> u64 {
+        self.recorders.values().copied().min().unwrap_or(0)
+    }
+
+    /// Everything was measured of a second that is not written.
+    fn waits_for_readings(&self) -> bool {
+        self.open.first_key_value().is_some_and(|(second, _)| *second < self.measured_until())
+    }
+
+    fn write_complete(&mut self, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        if self.waits_for_readings() {
+            self.write_before(self.measured_until().min(self.beside.reached()), hlog)?;
+        }
+        Ok(())
     }
 
     /// Tells of faults whose fate has changed.

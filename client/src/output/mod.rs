@@ -48,6 +48,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -64,6 +65,8 @@ pub struct Results {
     board: Option<Board>,
     events: Option<Events>,
     parcels: SyncSender<Parcel>,
+    /// How many were made.
+    recorders: AtomicU64,
     collector: JoinHandle<io::Result<RunData>>,
     sessions: Gauge,
     queries: Gauge,
@@ -127,13 +130,15 @@ impl Results {
             .spawn(move || collector.run(&incoming))
             .map_err(|source| OpenError::new(files.path(""), source))?;
         let board = settings.board.clone();
-        Ok(Self { files, judging, board, events, parcels, collector, sessions, queries, beside })
+        let recorders = AtomicU64::new(0);
+        Ok(Self { files, judging, board, events, parcels, recorders, collector, sessions, queries, beside })
     }
 
     /// A recorder; one a worker.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
-        Recorder::new(self.parcels.clone(), Arc::clone(&self.judging.objectives))
+        let number = self.recorders.fetch_add(1, Relaxed);
+        Recorder::new(number, self.parcels.clone(), Arc::clone(&self.judging.objectives))
     }
 
     /// Why the run is to end early, if it is.

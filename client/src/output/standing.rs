@@ -1,4 +1,4 @@
-//! How a run stands while it goes on: what the collector publishes once a second for whoever shows it.
+//! How a run stands while it goes on: what the collector publishes with every second for whoever shows it.
 //! It is for the eye alone; every result comes from the records.
 
 use crate::measure::{Distribution, Interval, Metric, QueryCounts, RunData, TokenCounts, threshold::Outcome};
@@ -16,6 +16,9 @@ const SHOWN_SECONDS: usize = 300;
 /// What has percentiles.
 pub const RECENT: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery];
 const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
+
+/// While no second comes to its end, the sums are shown this often.
+const WITHOUT_SECONDS: Duration = Duration::from_secs(2);
 
 /// Where it stands for all who look.
 pub type Board = Arc<Mutex<Standing>>;
@@ -49,6 +52,7 @@ pub(super) struct Publisher {
     tokens: VecDeque<u64>,
     counted: (u64, u64),
     next: u64,
+    /// When last, and since then no second was over.
     published: Option<Instant>,
 }
 
@@ -71,11 +75,12 @@ impl Publisher {
         let counts = interval.counts();
         self.counted.0 += counts.reconnect_attempts;
         self.counted.1 += counts.reconnects;
+        self.published = None;
     }
 
-    /// Whether a second has gone by since the last time.
+    /// Whether there is something new.
     pub(super) fn is_due(&self) -> bool {
-        self.published.is_none_or(|at| at.elapsed() >= Duration::from_secs(1))
+        self.published.is_none_or(|at| at.elapsed() >= WITHOUT_SECONDS)
     }
 
     /// Shows it to all who look.
@@ -140,6 +145,8 @@ mod tests {
         assert_eq!(standing.recent[1], None);
         assert_eq!(standing.tokens_by_second, [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
         assert!(!publisher.is_due());
+        publisher.second(10, &Interval::default());
+        assert!(publisher.is_due(), "a second that is over is shown at once");
     }
 
     #[test]

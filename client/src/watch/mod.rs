@@ -14,7 +14,10 @@ pub use exposition::{BusLag, Gateways, OfItself};
 pub use inventory::Member;
 pub use usage::{Ended, Usage, Watched};
 
-use crate::{config::Target, measure::Beside};
+use crate::{
+    config::Target,
+    measure::{Beside, Watcher},
+};
 use health::Doors;
 use members::Roll;
 use parking_lot::Mutex;
@@ -99,27 +102,38 @@ impl<'a> Found<'a> {
             scraper: Arc::clone(&scraper),
         };
         let seen_by_scraper = Arc::clone(&seen);
-        watch.begin("watch-metrics", move |second| scraper.lock().tick(second, &seen_by_scraper))?;
+        // Its counters belong to no second.
+        watch.begin("watch-metrics", None, move |second| scraper.lock().tick(second, &seen_by_scraper))?;
+        let reads = || Some(plan.beside.watcher());
         if roll.changes() {
             let seen = Arc::clone(&seen);
-            watch.begin("watch-stack", move |second| roll.look(second, &seen))?;
+            watch.begin("watch-stack", reads(), move |second| roll.look(second, &seen))?;
         }
         let mut resources = proc::Sampler::new(plan, Arc::clone(&members))?;
         let seen_too = Arc::clone(&seen);
-        watch.begin("watch-processes", move |second| resources.sample(second, &seen_too))?;
+        watch.begin("watch-processes", reads(), move |second| resources.sample(second, &seen_too))?;
         let mut doors = Doors::new(plan, members)?;
-        watch.begin("watch-health", move |second| doors.ask(second, &seen))?;
+        watch.begin("watch-health", reads(), move |second| doors.ask(second, &seen))?;
         Ok(watch)
     }
 }
 
 impl Watch {
-    /// Does `look` each second of the run's clock, on a thread of its own. Seconds that it takes too long for are left out.
-    fn begin(&mut self, name: &str, mut look: impl FnMut(u64) + Send + 'static) -> io::Result<()> {
+    /// Does `look` each second of the run's clock, on a thread of its own, as the `watcher` that seconds wait for.
+    /// Seconds that it takes too long for are left out.
+    fn begin(
+        &mut self,
+        name: &str,
+        watcher: Option<Watcher>,
+        mut look: impl FnMut(u64) + Send + 'static,
+    ) -> io::Result<()> {
         let (epoch, (end, ended)) = (self.epoch, channel());
         let watch = move || {
             while let Some(second) = next_second(epoch, &ended) {
                 look(second);
+                if let Some(watcher) = &watcher {
+                    watcher.has_reached(seconds_since(epoch));
+                }
             }
         };
         self.threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(watch)?);
@@ -150,9 +164,13 @@ impl Drop for Watch {
     }
 }
 
+fn seconds_since(epoch: Instant) -> u64 {
+    Instant::now().saturating_duration_since(epoch).as_secs()
+}
+
 /// Waits for the next whole second; `None` when the watch is ended.
 fn next_second(epoch: Instant, ended: &Receiver<()>) -> Option<u64> {
-    let second = Instant::now().saturating_duration_since(epoch).as_secs() + 1;
+    let second = seconds_since(epoch) + 1;
     let due = epoch + EVERY * u32::try_from(second).unwrap_or(u32::MAX);
     match ended.recv_timeout(due.saturating_duration_since(Instant::now())) {
         Err(RecvTimeoutError::Timeout) => Some(second),

@@ -1,0 +1,100 @@
+//! When a second of a running run is told: what looks at it while the run goes on is told as soon as the second is complete.
+//! A threshold that it breaks says that it was; nothing here waits for a clock.
+
+use client::{
+    measure::Recorder,
+    output::{Abort, Judging, OutputSettings, Results, RunInfo},
+    record::Sample,
+};
+use std::{path::Path, sync::Arc, time::Duration};
+use time::macros::datetime;
+
+const SLOW_NS: i64 = 60_000_000;
+
+const fn s(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+/// What a run does with two recorders until both are done, and why it was ended early, if it was.
+fn ended_early(dir: &Path, goes_on: impl FnOnce(&Results, &mut Recorder, &mut Recorder)) -> Option<String> {
+    let abort = Abort::default();
+    let judging = Judging {
+        thresholds: vec!["itl_ms[1s]:max<50".parse().unwrap()],
+        abort: Some(abort.clone()),
+        ..Judging::default()
+    };
+    let settings = OutputSettings {
+        dir: dir.to_owned(),
+        name: "loadtest".to_owned(),
+        started_at: datetime!(2026-11-21 00:45:09 +2),
+        judging,
+        schedule: None,
+        board: None,
+        events: None,
+    };
+    let results = Results::open(&settings, Arc::default()).unwrap();
+    let (mut one, mut other) = (results.recorder(), results.recorder());
+    goes_on(&results, &mut one, &mut other);
+    drop((one, other));
+    results.finish(&RunInfo::default()).unwrap();
+    abort.reason.get().cloned()
+}
+
+/// The samples of each second that has a row.
+fn rows(dir: &Path) -> Vec<String> {
+    let mut rows = csv::Reader::from_path(dir.join("loadtest_20261121_004509_history.csv")).unwrap();
+    let tokens = rows.headers().unwrap().iter().position(|name| name == "Tokens/s").unwrap();
+    rows.records().map(|row| row.unwrap()[tokens].to_owned()).collect()
+}
+
+#[test]
+fn a_second_is_told_as_soon_as_every_recorder_has_passed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let why = ended_early(dir.path(), |_, one, other| {
+        one.sample(Sample::Itl, SLOW_NS, s(0));
+        one.tick(s(1));
+        other.tick(s(1));
+    });
+    assert!(why.unwrap().ends_with("after 1 s"));
+}
+
+#[test]
+fn a_recorder_that_is_done_keeps_no_second_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let why = ended_early(dir.path(), |results, one, other| {
+        *other = results.recorder();
+        one.sample(Sample::Itl, SLOW_NS, s(0));
+        one.tick(s(1));
+        other.tick(s(1));
+    });
+    assert!(why.is_some());
+}
+
+#[test]
+fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
+    for (seconds, is_told) in [(3, false), (4, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let why = ended_early(dir.path(), |_, one, other| {
+            (0..seconds).for_each(|second| one.sample(Sample::Itl, SLOW_NS, s(second)));
+            other.sample(Sample::Itl, SLOW_NS, s(0));
+        });
+        assert_eq!(why.is_some(), is_told, "{seconds}");
+        let expected: &[&str] = if is_told { &["1", "2", "1", "1"] } else { &["2", "1", "1"] };
+        assert_eq!(rows(dir.path()), expected, "what comes late is counted all the same");
+    }
+}
+
+#[test]
+fn a_second_waits_for_what_is_read_beside_it() {
+    for (reached, is_told) in [(0, false), (1, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watcher = None;
+        let why = ended_early(dir.path(), |results, one, other| {
+            watcher.insert(results.beside().watcher()).has_reached(reached);
+            one.sample(Sample::Itl, SLOW_NS, s(0));
+            one.tick(s(1));
+            other.tick(s(1));
+        });
+        assert_eq!(why.is_some(), is_told, "{reached}");
+    }
+}
