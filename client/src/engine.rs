@@ -236,14 +236,13 @@ fn show(
     shards: Vec<Arc<Shard>>,
 ) -> Result<Shown, RunError> {
     let estimate = Estimate::of(config);
-    let (sessions, queries) = (results.sessions().clone(), estimate.queries.round() as u64);
+    let sessions = results.sessions().clone();
     if let Some(board) = results.board() {
         let sources = Sources {
             target: if config.embedded { "embedded".to_owned() } else { config.target.api.to_string() },
             epoch,
             schedule: Arc::clone(&config.schedule),
-            estimate: estimate.duration,
-            queries,
+            estimate,
             shards,
             sessions,
             faults: Arc::clone(faults),
@@ -259,7 +258,7 @@ fn show(
     if config.output.quiet {
         return Ok(Shown::Nothing);
     }
-    Ok(Shown::Line { _progress: Progress::show(Watched { shards, sessions, queries }) })
+    Ok(Shown::Line { _progress: Progress::show(Watched { shards, sessions, estimate }) })
 }
 
 fn info(

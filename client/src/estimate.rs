@@ -13,7 +13,7 @@ const USUAL_TOKENS: f64 = 18.0;
 const USUAL_ITL_MS: f64 = 50.0;
 
 /// A run, reckoned.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// Sessions that come, at least.
     pub sessions: u64,
@@ -27,6 +27,8 @@ pub struct Estimate {
     pub peak_tokens_per_second: f64,
     /// From the first session to the last answer.
     pub duration: Duration,
+    /// The schedule ends by the clock, however long queries take.
+    pub by_clock: bool,
     /// A server chooses its answers' length or timing by itself.
     pub assumed: bool,
 }
@@ -88,8 +90,20 @@ impl Estimate {
             tokens,
             peak_tokens_per_second: arriving.map_or(present, |arriving| arriving.min(present)),
             duration: planned + Duration::try_from_secs_f64(after).unwrap_or_default(),
+            by_clock: schedule.end().is_some(),
             assumed: config.users.kinds.iter().any(|kind| kind.tokens.is_none() || kind.itl_ms.is_none()),
         }
+    }
+
+    /// How much of the run is left when so many queries have been `done` within `elapsed`: where the schedule does not end by the
+    /// clock, the rest takes as long as they did. `None` before the first one.
+    #[must_use]
+    pub fn left(&self, elapsed: Duration, done: u64) -> Option<Duration> {
+        if self.by_clock {
+            return Some(self.duration.saturating_sub(elapsed));
+        }
+        let rest = (self.queries - done as f64).max(0.0) / done as f64;
+        (done > 0).then(|| Duration::try_from_secs_f64(elapsed.as_secs_f64() * rest).unwrap_or(Duration::MAX))
     }
 }
 
@@ -204,6 +218,25 @@ mod tests {
         });
         assert_eq!((open.sessions, open.queries, open.sockets), (100, 200.0, 1000));
         assert!((open.peak_tokens_per_second - 180.0).abs() < 1.0, "{open:?}");
+    }
+
+    #[test]
+    fn what_is_left_goes_by_the_clock_where_the_schedule_does() {
+        let s = Duration::from_secs;
+        let counted = estimate(RunArgs { clients: Some(10), queries: Some(10), ..RunArgs::default() });
+        assert_eq!(counted.left(s(3), 0), None);
+        assert_eq!(counted.left(s(30), 75), Some(s(10)), "100 queries, a quarter of them to come");
+        assert_eq!(counted.left(s(30), 101), Some(Duration::ZERO));
+        let staged = || RunArgs { stages: Some("10s:10,50s:10".into()), ..RunArgs::default() };
+        let open = || RunArgs { arrival_rate: Some(5.0), duration: Some("60s".into()), ..RunArgs::default() };
+        let closed = || RunArgs { duration: Some("60s".into()), ..RunArgs::default() };
+        for fixed in [staged(), RunArgs { queries: Some(1), ..open() }, closed()].map(estimate) {
+            for done in [0, 1, 1_000_000] {
+                let left = fixed.left(s(20), done).unwrap();
+                assert!(left >= s(40) && left < s(42), "{left:?} of {fixed:?}");
+            }
+            assert_eq!(fixed.left(s(90), 1), Some(Duration::ZERO));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! It reads counters and decides nothing.
 
 use crate::{
+    estimate::Estimate,
     live::{Shard, Totals, totals},
     measure::Gauge,
 };
@@ -33,8 +34,8 @@ pub struct Watched {
     pub shards: Vec<Arc<Shard>>,
     /// Open sessions.
     pub sessions: Gauge,
-    /// Queries that the plan holds.
-    pub queries: u64,
+    /// What was reckoned before.
+    pub estimate: Estimate,
 }
 
 impl Progress {
@@ -107,22 +108,18 @@ impl Pace {
             self.rate = if self.tokens == 0 { fresh } else { (self.rate + fresh) / 2.0 };
             (self.looked, self.tokens) = (Instant::now(), now.tokens);
         }
-        line(self.started.elapsed(), watched.sessions.now(), watched.queries, self.rate, &now)
+        line(self.started.elapsed(), watched.sessions.now(), &watched.estimate, self.rate, &now)
     }
 }
 
-fn line(elapsed: Duration, active: u64, planned: u64, rate: f64, now: &Totals) -> String {
-    let left = match now.queries {
-        0 => "-".to_owned(),
-        done => {
-            let rest = planned.saturating_sub(done) as f64 / done as f64;
-            format!("{:.0}s", elapsed.as_secs_f64() * rest)
-        }
-    };
+fn line(elapsed: Duration, active: u64, estimate: &Estimate, rate: f64, now: &Totals) -> String {
+    let left = estimate.left(elapsed, now.queries);
+    let left = left.map_or_else(|| "-".to_owned(), |left| format!("{:.0}s", left.as_secs_f64()));
     format!(
-        "{:.0}s active {active} queries {}/{planned} {rate:.0} tokens/s lost {} errors {} left {left}",
+        "{:.0}s active {active} queries {}/{:.0} {rate:.0} tokens/s lost {} errors {} left {left}",
         elapsed.as_secs_f64(),
         now.queries,
+        estimate.queries,
         now.lost,
         now.errors,
     )
@@ -135,10 +132,14 @@ mod tests {
     #[test]
     fn a_line_fits_eighty_columns() {
         let now = Totals { queries: 50_000, ..Totals::default() };
-        let text = line(Duration::from_secs(90), 5000, 100_000, 90_000.0, &now);
+        let counted = Estimate { queries: 100_000.0, ..Estimate::default() };
+        let text = line(Duration::from_secs(90), 5000, &counted, 90_000.0, &now);
         assert_eq!(text, "90s active 5000 queries 50000/100000 90000 tokens/s lost 0 errors 0 left 90s");
         assert!(text.len() <= 78);
-        let first = line(Duration::ZERO, 0, 10, 0.0, &Totals::default());
+        let first = line(Duration::ZERO, 0, &counted, 0.0, &Totals::default());
         assert!(first.ends_with("left -"));
+        let fixed = Estimate { duration: Duration::from_secs(300), by_clock: true, ..counted };
+        let text = line(Duration::from_secs(90), 5000, &fixed, 90_000.0, &now);
+        assert!(text.ends_with("left 210s"), "{text}");
     }
 }

@@ -2,6 +2,7 @@
 //! It is put together from counters and from the collector's standing, and changes nothing.
 
 use crate::{
+    estimate::Estimate,
     faults::{FaultLog, FaultRecord},
     live::{Shard, Totals, totals},
     measure::Gauge,
@@ -27,10 +28,8 @@ pub struct Sources {
     pub epoch: Instant,
     /// The plan.
     pub schedule: Arc<Schedule>,
-    /// How long the run will take, reckoned.
-    pub estimate: Duration,
-    /// Queries that the plan holds.
-    pub queries: u64,
+    /// What was reckoned before.
+    pub estimate: Estimate,
     /// The workers' counters.
     pub shards: Vec<Arc<Shard>>,
     /// Open sessions.
@@ -60,6 +59,7 @@ pub struct Snapshot {
     pub elapsed: Duration,
     /// When the schedule ends, where it knows.
     pub end: Option<Duration>,
+    /// How long it will take in all, by what was done so far.
     pub estimate: Duration,
     pub phases: Vec<Phase>,
     pub is_stopping: bool,
@@ -101,7 +101,7 @@ impl Photographer {
             self.looks.pop_front();
         }
         let first = self.looks.front().copied().unwrap_or_default();
-        let schedule = &sources.schedule;
+        let (schedule, estimate) = (&sources.schedule, &sources.estimate);
         let sessions_planned = if schedule.model().is_open() {
             schedule.most_concurrent()
         } else {
@@ -111,12 +111,14 @@ impl Photographer {
             target: sources.target.clone(),
             elapsed,
             end: schedule.end(),
-            estimate: sources.estimate,
+            estimate: estimate
+                .left(elapsed, totals.queries)
+                .map_or(estimate.duration, |left| elapsed.saturating_add(left)),
             phases: schedule.phases().to_vec(),
             is_stopping: sources.stop.starting.is_cancelled(),
             sessions_open: sources.sessions.now(),
             sessions_planned,
-            queries_planned: sources.queries,
+            queries_planned: estimate.queries.round() as u64,
             totals,
             rates: rates(first, (elapsed, totals)),
             standing: sources.board.lock().clone(),
