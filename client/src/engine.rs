@@ -8,6 +8,7 @@ use crate::{
     estimate::{self, Estimate},
     faults::{self, FaultLog, FirstSend, Injector},
     live::Shard,
+    messages,
     output::{self, Board, Finished, OutputSettings, Results, RunInfo, Wanted},
     preflight,
     progress::{Progress, Watched},
@@ -95,6 +96,17 @@ pub fn plan(config: &Config) -> Result<String, RunError> {
     Ok(estimate::plan(config, preflight::descriptors(config)))
 }
 
+/// What a person should know before the run.
+#[must_use]
+pub fn warnings(config: &Config) -> Vec<String> {
+    config.warnings.iter().cloned().chain(estimate::late_faults(config)).collect()
+}
+
+/// Says it.
+pub fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| messages::tell(&format!("warning: {warning}")));
+}
+
 /// The same in a line.
 #[must_use]
 pub fn outline(config: &Config) -> String {
@@ -144,6 +156,9 @@ fn run_against(
         beside: results.beside(),
     };
     let found = watch::Found::look(&plan).context("cannot watch the stack")?;
+    if !config.embedded {
+        warn(&found.unanswerable(&config.judging.thresholds));
+    }
     let shards: Vec<Arc<Shard>> = (0..config.load.workers).map(|_| Arc::default()).collect();
     let began = Instant::now();
     let epoch = began + LEAD;

@@ -3,6 +3,7 @@
 
 use crate::{
     config::Config,
+    faults::PlannedFault,
     schedule::{Model, Schedule},
     users::{Kind, Users},
 };
@@ -122,6 +123,25 @@ fn visited(schedule: &Schedule, mean: &Mean, cycle: f64) -> (f64, f64) {
     (0..schedule.sessions()).map(queries_of).fold((0.0, 0.0), sum)
 }
 
+/// What a person should be told of faults that the run is too short for.
+pub fn late_faults(config: &Config) -> Vec<String> {
+    let planned = &config.faults.planned;
+    if planned.is_empty() {
+        return Vec::new();
+    }
+    let end = Estimate::of(config).duration;
+    let warning = |fault: &PlannedFault| {
+        format!(
+            "--fault `{}` at {} comes too late: the run is reckoned to take {}, and one that is over before its fault is \
+             INVALID; let it come earlier, or keep the load up for longer with --duration or --stages",
+            fault.spec,
+            clock(fault.at),
+            clock(end)
+        )
+    };
+    planned.iter().filter(|fault| fault.at >= end).map(warning).collect()
+}
+
 /// The plan as a person reads it, which opens `descriptors`.
 #[must_use]
 pub fn plan(config: &Config, descriptors: u64) -> String {
@@ -237,6 +257,23 @@ mod tests {
             }
             assert_eq!(fixed.left(s(90), 1), Some(Duration::ZERO));
         }
+    }
+
+    #[cfg(feature = "embedded")]
+    #[test]
+    fn a_fault_behind_the_end_is_told_before_the_run() {
+        let told = |duration: Option<&str>, at: &str| {
+            let args = RunArgs {
+                duration: duration.map(str::to_owned),
+                faults: vec![format!("wsproxy-1:kill@{at}")],
+                ..RunArgs::default()
+            };
+            late_faults(&Config::new(args, 2, 1).unwrap())
+        };
+        assert_eq!(told(Some("60s"), "59s"), Vec::<String>::new());
+        let late = told(Some("60s"), "90s");
+        assert!(late[0].contains("`wsproxy-1:kill` at 1:30 min comes too late"), "{late:?}");
+        assert_eq!((told(None, "5s").len(), told(None, "1h").len()), (0, 1), "ten queries a session");
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
             return REFUSED;
         }
     };
-    config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    engine::warn(&engine::warnings(&config));
     match engine::plan(&config) {
         Ok(plan) if config.dry_run => {
             print!("{plan}");

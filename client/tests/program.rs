@@ -50,6 +50,21 @@ fn a_flag_has_a_twin_and_outranks_it() {
 }
 
 #[test]
+fn what_a_run_cannot_do_is_told_before_it() {
+    let plan = ["--dry-run", "--duration", "20s"];
+    let embedded = client(&[&plan[..], &["--embedded", "--threshold", "rss_mb{redis}<50"]].concat(), &[]);
+    assert_eq!(embedded.status.code(), Some(0));
+    let told = stderr(&embedded);
+    assert!(told.starts_with("warning: --threshold `rss_mb{redis}<50` makes this run INVALID"), "{told}");
+    let late = client(&[&plan[..], &["--fault", "redis:kill@30s"]].concat(), &[]);
+    assert!(
+        stderr(&late).starts_with("warning: --fault `redis:kill` at 30 s comes too late"),
+        "{}",
+        stderr(&late)
+    );
+}
+
+#[test]
 fn an_empty_variable_is_none() {
     let empty =
         ["CLIENTS", "LOAD_RAMP_UP", "LOAD_BURST", "API_URL", "LOAD_TOKEN", "LOAD_FAULTS", "LOAD_STALL"];

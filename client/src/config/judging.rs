@@ -10,6 +10,7 @@ use crate::{
     },
     output,
     signals::Stop,
+    watch,
 };
 use std::time::Duration;
 
@@ -25,14 +26,24 @@ pub struct Judging {
 }
 
 impl Judging {
-    /// What a person should be told of a threshold that a run without a steady state cannot answer.
-    pub(super) fn unanswerable(&self, has_steady_state: bool) -> Option<String> {
+    /// What a person should be told of thresholds that such a run cannot answer.
+    pub(super) fn unanswerable(&self, has_steady_state: bool, embedded: bool) -> Vec<String> {
+        let warning = |threshold: &Threshold, why: &str| {
+            format!("--threshold `{}` makes this run INVALID: {why}", threshold.text)
+        };
         let asks = |threshold: &&Threshold| threshold.over == Over::Steady && !has_steady_state;
-        let text = &self.thresholds.iter().find(asks)?.text;
-        Some(format!(
-            "--threshold `{text}` makes this run INVALID: its schedule holds no steady state of 10 s or more; keep the \
-             load up for longer with --duration"
-        ))
+        let steady = self.thresholds.iter().filter(asks).take(1).map(|threshold| {
+            let why = "its schedule holds no steady state of 10 s or more; keep the load up for longer with --duration";
+            warning(threshold, why)
+        });
+        // The parts of an embedded stack have no process of their own, and no door but the two.
+        let thresholds: &[Threshold] = if embedded { &self.thresholds } else { &[] };
+        let unread = watch::unread(thresholds, &[]).map(|threshold| {
+            let why = "nothing reads it of an embedded stack, which runs in the client's own process: ask for {client}, \
+                       {api} or {gateway}, or start a stack with `./scripts/run_loadtest.sh --native --up-only`";
+            warning(threshold, why)
+        });
+        steady.chain(unread).collect()
     }
 
     /// For the results of a run that `stop` ends early.
@@ -110,10 +121,22 @@ mod tests {
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!((judging.thresholds.len(), judging.objectives.len()), (4, 2));
         assert_eq!(judging.abort_after, None);
-        assert_eq!(judging.unanswerable(false), None);
+        assert_eq!(judging.unanswerable(false, true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_run_cannot_answer_is_told_before_it() {
         let steady = judge(&args(&["e2el_ms{steady}:p95<3000"], &[])).0;
-        assert!(steady.unanswerable(false).unwrap().contains("`e2el_ms{steady}:p95<3000` makes"));
-        assert_eq!(steady.unanswerable(true), None);
+        assert!(steady.unanswerable(false, false)[0].contains("`e2el_ms{steady}:p95<3000` makes"));
+        assert_eq!(steady.unanswerable(true, true), Vec::<String>::new());
+        let processes =
+            judge(&args(&["rss_mb{redis}<50 rss_mb{client}<900 health_ms:p95<9 restarts<1"], &[])).0;
+        assert_eq!(processes.unanswerable(true, false), Vec::<String>::new(), "its stack is not known yet");
+        let told = processes.unanswerable(true, true);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("`rss_mb{redis}<50` makes this run INVALID") && told[1].contains("`restarts<1`")
+        );
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Config {
         let habits = habits::habits(&mut check, &args);
         let faults = faults::planned(&mut check, &args);
         let judging = judging::judging(&mut check, &args);
-        warnings.extend(judging.unanswerable(schedule.steady_window().is_some()));
+        warnings.extend(judging.unanswerable(schedule.steady_window().is_some(), args.embedded));
         let (embedded, dry_run) = (args.embedded, args.dry_run);
         let origin = json::Origin::of(&args);
         if embedded && (args.api_url.is_some() || args.wsproxy_url.is_some()) {

@@ -8,15 +8,17 @@ mod inventory;
 mod members;
 mod proc;
 mod scrape;
+mod unread;
 mod usage;
 
 pub use exposition::{BusLag, Gateways, OfItself};
 pub use inventory::Member;
+pub use unread::unread;
 pub use usage::{Ended, Usage, Watched};
 
 use crate::{
     config::Target,
-    measure::{Beside, Watcher},
+    measure::{Beside, Watcher, threshold::Threshold},
 };
 use health::Doors;
 use members::Roll;
@@ -84,6 +86,23 @@ impl<'a> Found<'a> {
         let mut scraper = Scraper::new(plan.tls, roll.members())?;
         scraper.look(0, &seen);
         Ok(Self { plan, seen, roll, scraper })
+    }
+
+    /// What a person should be told of thresholds on what nobody reads in the stack as it is.
+    #[must_use]
+    pub fn unanswerable(&self, thresholds: &[Threshold]) -> Vec<String> {
+        let members = self.roll.members();
+        let members = members.lock();
+        let names = members.iter().map(|member| member.name.as_str()).chain(["the doors", "the client"]);
+        let all = || names.collect::<Vec<_>>().join(", ");
+        let seen = self.seen.lock().unseen.clone().unwrap_or_else(all);
+        let warning = |threshold: &Threshold| {
+            format!(
+                "--threshold `{}` makes this run INVALID unless that is seen later: nothing reads it; what is seen is {seen}",
+                threshold.text
+            )
+        };
+        unread(thresholds, &members).map(warning).collect()
     }
 
     /// Begins to watch; `epoch` is the beginning of the run's clock.
