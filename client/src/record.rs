@@ -10,7 +10,7 @@ pub type Moment = Duration;
 /// How a query ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QueryStatus {
-    /// Every expected token, once, in order, in time.
+    /// Every expected token, once, in order, before the deadline.
     Ok,
     /// The terminator came, but tokens are missing, doubled or out of order.
     Incomplete,
@@ -105,6 +105,36 @@ pub struct QueryRecord {
     pub ideal_e2el: Option<Duration>,
     /// What went wrong first.
     pub failure: Option<Failure>,
+}
+
+impl QueryRecord {
+    /// How late it was: its first event or its end, or one after a stall, each against its drawn schedule.
+    /// What the client itself held back says nothing of the system.
+    #[must_use]
+    pub fn late_by(&self) -> Duration {
+        if !self.paused.is_zero() {
+            return Duration::ZERO;
+        }
+        let overdue = |at: Option<Moment>, ideal: Option<Duration>| {
+            let due = self.sent?.saturating_add(ideal?);
+            Some(at?.saturating_sub(due))
+        };
+        let gap = self.longest_gap.filter(|_| self.stall_count > 0);
+        let late = [
+            overdue(self.first_token, self.ideal_ttft),
+            overdue(self.done, self.ideal_e2el),
+            gap.map(|gap| gap.saturating_sub(self.ideal_gap())),
+        ];
+        late.into_iter().flatten().max().unwrap_or_default()
+    }
+
+    /// By the drawn schedule, on average; nothing where it is not known.
+    fn ideal_gap(&self) -> Duration {
+        let streaming = self.ideal_e2el.zip(self.ideal_ttft).map(|(end, first)| end.saturating_sub(first));
+        let gaps =
+            self.tokens_expected.and_then(|tokens| u32::try_from(tokens).ok()).filter(|&gaps| gaps > 0);
+        streaming.zip(gaps).map_or(Duration::ZERO, |(streaming, gaps)| streaming / gaps)
+    }
 }
 
 /// Why a socket was lost.
@@ -219,5 +249,27 @@ pub(crate) mod tests {
             ideal_e2el: None,
             failure: None,
         }
+    }
+
+    #[test]
+    fn late_is_what_the_drawn_schedule_had_sooner() {
+        let ms = Duration::from_millis;
+        let planned =
+            QueryRecord { ideal_ttft: Some(ms(190)), ideal_e2el: Some(ms(1_090)), ..query(QueryStatus::Ok) };
+        assert_eq!(planned.late_by(), ms(10));
+        assert_eq!(query(QueryStatus::Ok).late_by(), ms(0), "without a schedule only a stall tells");
+        let begun_late = QueryRecord { ideal_ttft: Some(ms(50)), ..planned.clone() };
+        assert_eq!(begun_late.late_by(), ms(150));
+        let ended_late = QueryRecord { done: Some(ms(4_190)), ..planned.clone() };
+        assert_eq!(ended_late.late_by(), ms(3_000));
+        let stalled = |gap, planned: &QueryRecord| {
+            QueryRecord { stall_count: 1, longest_gap: Some(ms(gap)), ..planned.clone() }.late_by()
+        };
+        assert_eq!(stalled(850, &planned), ms(800), "its tokens were to come every 50 ms");
+        assert_eq!(stalled(850, &query(QueryStatus::Ok)), ms(850));
+        let slow = QueryRecord { ideal_e2el: Some(ms(18_190)), ..planned };
+        assert_eq!(stalled(1_000, &slow), ms(10), "a schedule that has a token a second");
+        let paused = QueryRecord { paused: ms(1), ..ended_late };
+        assert_eq!(paused.late_by(), ms(0), "the client itself did not read");
     }
 }

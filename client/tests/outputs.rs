@@ -428,6 +428,21 @@ fn analyze_reads_what_a_run_wrote() {
 }
 
 #[test]
+fn what_came_late_is_not_said_to_have_come_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = open(dir.path());
+    let mut recorder = results.recorder();
+    let outage = QueryRecord { stall_count: 1, longest_gap: Some(ms(3_150)), ..query(0, 2, 1_100) };
+    recorder.query_ended(query(0, 1, 100), unasked);
+    recorder.query_ended(outage, unasked);
+    recorder.session_ended(session(0, 90, 2_100), Vec::new());
+    drop(recorder);
+    let finished = results.finish(&info()).unwrap();
+    let reason = "All 2 queries came complete and in order; 1 of the 2 came late, by up to 3.1 s.";
+    assert_eq!((finished.exit_code(), finished.judgement().reason.as_str()), (0, reason));
+}
+
+#[test]
 fn events_are_lines_and_the_last_is_the_verdict() {
     let dir = tempfile::tempdir().unwrap();
     let log = Arc::new(FaultLog::new([("wsproxy-1:kill", ms(400))]));

@@ -29,7 +29,7 @@ pub use metric::Metric;
 pub(crate) use query_times::QueryTimes;
 pub use recorder::{Parcel, Recorder};
 pub(crate) use recorder::{nanos, tpot_ns};
-pub use run::{LongestGap, QueryCounts, RunData, SessionCounts};
+pub use run::{LateQueries, LongestGap, QueryCounts, RunData, SessionCounts};
 pub use steady::Steady;
 pub use storm::{Peak, ReconnectStorm};
 pub use tokens::TokenCounts;

@@ -40,6 +40,18 @@ pub struct SessionCounts {
     pub time: Duration,
 }
 
+/// A query this much later than its drawn schedule was not in time.
+const LATE: Duration = Duration::from_millis(250);
+
+/// Queries that came complete and in order, and not in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LateQueries {
+    /// How many.
+    pub count: u64,
+    /// How late the latest was.
+    pub most: Duration,
+}
+
 /// Queries by status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -87,6 +99,8 @@ pub struct RunData {
     pub announced_gaps: u64,
     /// Positions in them.
     pub announced_gap_positions: u64,
+    /// Of the queries that were ok.
+    pub late: LateQueries,
     /// The longest time between two consecutive events of a query.
     pub longest_gap: Option<LongestGap>,
     /// Queries that an error event ended, by its code.
@@ -180,6 +194,11 @@ impl RunData {
         {
             let (session, session_index, query_num) = (query.session, query.session_index, query.query_num);
             self.longest_gap = Some(LongestGap { gap, session, session_index, query_num });
+        }
+        let late_by = query.late_by();
+        if query.status == QueryStatus::Ok && late_by > LATE {
+            self.late.count += 1;
+            self.late.most = self.late.most.max(late_by);
         }
         self.stall_count += query.stall_count;
         self.stall += query.stall;

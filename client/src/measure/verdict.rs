@@ -1,7 +1,10 @@
 //! PASS, FAIL or INVALID: one ordered list of rules over the run's figures, and the exit code that follows.
 //! It trusts nobody, the generator least of all.
 
-use super::threshold::{Outcome, State};
+use super::{
+    LateQueries,
+    threshold::{Outcome, State},
+};
 use std::time::Duration;
 
 /// Beyond this, at p99, the generator or the simulator was too late for its figures to be believed.
@@ -14,7 +17,7 @@ const LEAST_ACHIEVED: f64 = 0.95;
 /// What a run is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Complete, in order, in time, and measured well.
+    /// Complete and in order before its deadline, and measured well.
     Pass,
     /// The system under test did not do what was asked.
     Fail,
@@ -51,8 +54,10 @@ pub struct Evidence {
     pub tokens_unverified: u64,
     /// Queries attempted.
     pub queries_total: u64,
-    /// Queries complete, in order, in time.
+    /// Queries complete and in order before their deadline.
     pub queries_ok: u64,
+    /// …of which were later than their schedule.
+    pub late: LateQueries,
     /// Sessions attempted.
     pub sessions_total: u64,
     /// Sessions of which every step succeeded: created, connected, closed.
@@ -99,18 +104,30 @@ pub fn judge(evidence: &Evidence) -> Judgement {
 
 fn praise(evidence: &Evidence) -> String {
     let (queries, ok, thresholds) = (evidence.queries_total, evidence.queries_ok, evidence.thresholds.len());
-    let came = if ok < queries {
-        format!("{} of {queries} queries were not ok, as far as the thresholds allow.", queries - ok)
-    } else if evidence.tokens_unverified > 0 {
-        format!("All {queries} queries ended in time; integrity is unverified: the server numbers nothing.")
-    } else {
-        format!("All {queries} queries came complete, in order and in time.")
+    let came = match (queries - ok, evidence.tokens_unverified, lateness(evidence)) {
+        (0, 0, None) => format!("All {queries} queries came complete, in order and in time."),
+        (0, 0, Some(late)) => format!("All {queries} queries came complete and in order; {late}."),
+        (0, _, late) => {
+            let when = late.map_or_else(|| " in time".to_owned(), |late| format!(", {late}"));
+            format!("All {queries} queries ended{when}; integrity is unverified: the server numbers nothing.")
+        }
+        (failed, _, late) => {
+            let late = late.map(|late| format!("; {late}")).unwrap_or_default();
+            format!("{failed} of {queries} queries were not ok, as far as the thresholds allow{late}.")
+        }
     };
     match thresholds {
         0 => came,
         1 => format!("{came} The threshold held."),
         _ => format!("{came} All {thresholds} thresholds held."),
     }
+}
+
+/// How many of the queries that were ok came late; `None` where all were in time.
+fn lateness(evidence: &Evidence) -> Option<String> {
+    let LateQueries { count, most } = evidence.late;
+    let (ok, most) = (evidence.queries_ok, most.as_secs_f64());
+    (count > 0).then(|| format!("{count} of the {ok} came late, by up to {most:.1} s"))
 }
 
 fn unknown_threshold(evidence: &Evidence) -> Option<String> {
@@ -221,6 +238,14 @@ mod tests {
         let in_time = Some(Duration::from_millis(10));
         check(&good(), Pass, "All 10 queries");
         check(&Evidence { tokens_unverified: 1, ..good() }, Pass, "unverified");
+        let held_up = LateQueries { count: 3, most: Duration::from_millis(3_100) };
+        check(
+            &Evidence { late: held_up, ..good() },
+            Pass,
+            "All 10 queries came complete and in order; 3 of the 10 came late, by up to 3.1 s.",
+        );
+        let unverified = Evidence { tokens_unverified: 1, late: held_up, ..good() };
+        check(&unverified, Pass, "queries ended, 3 of the 10 came late, by up to 3.1 s; integrity");
         check(&Evidence { queries_ok: 9, ..good() }, Fail, "1 of 10 queries were not ok");
         check(&Evidence { sessions_total: 5, sessions_ok: 3, ..good() }, Fail, "2 of 5 sessions were not ok");
         check(&Evidence::default(), Invalid, "no query was attempted");
@@ -267,6 +292,12 @@ mod tests {
             &with(&[&held]),
             Pass,
             "1 of 10 queries were not ok, as far as the thresholds allow. The threshold held.",
+        );
+        let held_up = LateQueries { count: 2, most: Duration::from_secs(8) };
+        check(
+            &Evidence { late: held_up, ..with(&[&held]) },
+            Pass,
+            "as far as the thresholds allow; 2 of the 9 came late, by up to 8.0 s. The threshold held.",
         );
         check(&Evidence { queries_ok: 10, ..with(&[&held, &held]) }, Pass, "in time. All 2 thresholds held.");
         check(

@@ -120,6 +120,7 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         tokens_unverified: run.tokens.unverified,
         queries_total: run.queries.total,
         queries_ok: run.queries.ok,
+        late: run.late,
         sessions_total: run.sessions.total,
         sessions_ok: run.sessions.ok,
         schedule_lag_p99: p99(Metric::ScheduleLag),
