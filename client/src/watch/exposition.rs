@@ -1,6 +1,5 @@
 //! The few series of servers' and gateways' `/metrics` that a run is told by, and how much they grew meanwhile.
-//! Pure; a counter that starts anew is taken for a process that did, percentiles are as fine as the buckets, and what was missed
-//! is named.
+//! Pure; sums are over all lives of a member, percentiles are as fine as the buckets, and what was missed is named.
 
 use super::inventory::Member;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,9 +52,8 @@ pub struct Gateways {
 pub(super) struct Growth {
     /// Members, and which life of each, that were there before the run, or when somebody could tell for the first time.
     before: BTreeSet<(String, String)>,
-    last: BTreeMap<(String, String), f64>,
-    /// Members whose page was read.
-    read: BTreeSet<String>,
+    /// Of members whose page was read.
+    counted: BTreeMap<String, Counted>,
     missed: BTreeMap<String, Option<u64>>,
     grown: BTreeMap<String, f64>,
 }
@@ -73,12 +71,12 @@ impl Growth {
     pub(super) fn see(&mut self, second: u64, member: &Member, page: Option<&str>) {
         let name = &member.name;
         let Some(page) = page else {
-            if !member.ended && !self.read.contains(name) {
+            if !member.ended && !self.counted.contains_key(name) {
                 self.missed.insert(name.clone(), None);
             }
             return;
         };
-        let is_first = self.read.insert(name.clone());
+        let is_first = !self.counted.contains_key(name);
         let was_there = self.before.contains(&life(member));
         if is_first {
             self.missed.remove(name);
@@ -86,15 +84,12 @@ impl Growth {
                 self.missed.insert(name.clone(), Some(second));
             }
         }
-        for (series, value) in wanted(page) {
-            let last = self.last.insert((name.clone(), series.to_owned()), value);
-            let before = match last {
-                // It started anew, and counts from nothing.
-                Some(last) if value < last => 0.0,
-                Some(last) => last,
-                None if is_first && was_there => value,
-                None => 0.0,
-            };
+        let page: Vec<_> = wanted(page).collect();
+        let counted = self.counted.entry(name.clone()).or_insert_with(|| Counted::of(&member.life));
+        counted.turn_to(&member.life, &page);
+        for (series, value) in page {
+            let unseen = if is_first && was_there { value } else { 0.0 };
+            let before = counted.series.insert(series.to_owned(), value).unwrap_or(unseen);
             *self.grown.entry(series.to_owned()).or_default() += value - before;
         }
     }
@@ -110,7 +105,7 @@ impl Growth {
             Gateways { outbox_overflows, evictions: frames(EVICTIONS), queued_share }
         });
         // Where no page was ever read, no figure misses anything.
-        let missed = if self.read.is_empty() { BTreeMap::new() } else { self.missed.clone() };
+        let missed = if self.counted.is_empty() { BTreeMap::new() } else { self.missed.clone() };
         OfItself { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways, missed }
     }
 
@@ -123,6 +118,35 @@ impl Growth {
         let count = buckets.last().map(|bucket| bucket.1).filter(|&count| count >= 1.0)?;
         let ms = |quantile| Some(quantile_of(&buckets, quantile)? * 1e3);
         Some(BusLag { count: count as u64, p50: ms(0.5)?, p95: ms(0.95)?, p99: ms(0.99)? })
+    }
+}
+
+/// What a member had counted in its present life when its page was read last.
+#[derive(Debug)]
+struct Counted {
+    /// The life as the list of members had it, which may be older than the page.
+    listed: String,
+    /// The page was another life's than the list said.
+    is_ahead: bool,
+    series: BTreeMap<String, f64>,
+}
+
+impl Counted {
+    fn of(life: &str) -> Self {
+        Self { listed: life.to_owned(), is_ahead: false, series: BTreeMap::new() }
+    }
+
+    /// Forgets what was counted where the page is another life's: the list says so, or a counter fell, as Prometheus' `increase`
+    /// has it. A page that was ahead of the list turned already.
+    fn turn_to(&mut self, life: &str, page: &[(&str, f64)]) {
+        let is_another = self.listed != life;
+        let has_fallen =
+            page.iter().any(|(series, value)| self.series.get(*series).is_some_and(|before| value < before));
+        if has_fallen || (is_another && !self.is_ahead) {
+            self.series.clear();
+        }
+        self.is_ahead = !is_another && (has_fallen || self.is_ahead);
+        life.clone_into(&mut self.listed);
     }
 }
 
@@ -200,6 +224,34 @@ mod tests {
         growth.see(10, &member("server-2", "c"), Some(&server(7, [0; 4])));
         let figures = growth.figures();
         assert_eq!((figures.tokens_published, figures.missed), (Some(157), BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_second_life_that_has_overtaken_the_first_counts_from_nothing_too() {
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&server(500, [500; 4])));
+        growth.see(5, &one, Some(&server(600, [600; 4])));
+        growth.see(10, &member("server-1", "b"), Some(&server(700, [700; 4])));
+        growth.see(15, &member("server-1", "b"), Some(&server(900, [900; 4])));
+        let figures = growth.figures();
+        assert_eq!(
+            (figures.tokens_published, figures.bus_lag.map(|lag| lag.count)),
+            (Some(1_000), Some(1_000))
+        );
+    }
+
+    #[test]
+    fn a_page_that_is_ahead_of_the_list_is_counted_once() {
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&server(500, [100; 4])));
+        // The next life, as its fallen count of tokens tells: its bucket is anew as well, though it is higher.
+        growth.see(5, &one, Some(&server(200, [150; 4])));
+        growth.see(10, &one, Some(&server(250, [200; 4])));
+        growth.see(15, &member("server-1", "b"), Some(&server(300, [250; 4])));
+        let figures = growth.figures();
+        assert_eq!((figures.tokens_published, figures.bus_lag.map(|lag| lag.count)), (Some(300), Some(250)));
     }
 
     #[test]
