@@ -1,5 +1,5 @@
 //! The binary from outside: flags, their environment twins, and the exit codes that scripts read.
-//! Nothing here needs a server.
+//! Nothing here needs a server but the one that the program has in it.
 
 use nix::pty::{OpenptyResult, openpty};
 use std::{
@@ -167,6 +167,60 @@ fn a_view_without_keys_is_refused_before_anything_runs() {
     assert_eq!(ended.code(), Some(104), "{said}");
     assert!(said.contains("neither stdin nor /dev/tty is a terminal"), "{said}");
     assert!(!results.exists());
+}
+
+#[cfg(feature = "embedded")]
+mod unread {
+    use super::*;
+    use std::{fs, io, process::Child};
+    use tempfile::TempDir;
+
+    /// A run whose events nobody takes from its stdout.
+    struct Run {
+        client: Child,
+        results: TempDir,
+    }
+
+    impl Run {
+        fn start(stdout: Stdio) -> Self {
+            let results = tempfile::tempdir().unwrap();
+            let load = ["--clients", "200", "--queries", "1", "--ramp-up", "0.2", "--tokens", "2"];
+            let client = Command::new("timeout")
+                .args(["--kill-after=1", "30", env!("CARGO_BIN_EXE_client")])
+                .args(["--embedded", "--quiet", "--out", "json=-"])
+                .args(load)
+                .arg("--output-dir")
+                .arg(results.path())
+                .stdin(Stdio::null())
+                .stdout(stdout)
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            Self { client, results }
+        }
+
+        fn ends_and_counts_what_it_dropped(self) {
+            let said = stderr(&self.client.wait_with_output().unwrap());
+            let mut files = fs::read_dir(&self.results).unwrap().map(|entry| entry.unwrap().path());
+            let summary = files.find(|path| path.to_string_lossy().ends_with("_summary.json"));
+            let summary = fs::read(summary.unwrap_or_else(|| panic!("it did not end: {said}"))).unwrap();
+            let events = &serde_json::from_slice::<serde_json::Value>(&summary).unwrap()["events"];
+            for count in ["dropped", "written"] {
+                assert!(events[count].as_u64() > Some(0), "{events}");
+            }
+            assert_eq!(events["destination"], "stdout");
+            assert_eq!(events["error"], "its reader is too slow");
+        }
+    }
+
+    #[test]
+    fn a_stdout_that_nobody_reads_costs_events_and_not_the_run() {
+        let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let runs = [Stdio::from(slave), Stdio::from(writer)].map(Run::start);
+        runs.map(Run::ends_and_counts_what_it_dropped);
+        drop((master, reader));
+    }
 }
 
 #[test]

@@ -18,7 +18,6 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -28,6 +27,8 @@ const LINES: usize = 8_192;
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a reader may take, after the run's end, for what waits; and once more for the last line.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How much longer a thread gets that writes: one that a terminal holds up inside a write is left behind.
+const GRACE: Duration = Duration::from_secs(1);
 /// Why the rest was dropped at the run's end.
 const TOO_SLOW: &str = "its reader is too slow";
 
@@ -74,6 +75,7 @@ pub struct Wanted {
 
 #[derive(Debug, Default)]
 struct Counted {
+    sent: AtomicU64,
     written: AtomicU64,
     dropped: AtomicU64,
     /// When the writer has to give up.
@@ -120,6 +122,7 @@ pub struct Sink {
 impl Sink {
     /// Sends it on its way, or counts it as dropped; never waits.
     pub fn send(&self, event: &Value) {
+        self.counted.sent.fetch_add(1, Relaxed);
         let line = format!("{event}\n");
         if self.lines.try_send(line).is_err() {
             self.counted.dropped.fetch_add(1, Relaxed);
@@ -138,7 +141,8 @@ impl Sink {
 pub(super) struct Events {
     place: String,
     sink: Sink,
-    writer: JoinHandle<Option<Pipe>>,
+    /// Told by the thread that writes when it is done.
+    writer: Receiver<Option<Pipe>>,
 }
 
 impl Events {
@@ -151,9 +155,7 @@ impl Events {
         let counted = Arc::new(Counted::default());
         let sink = Sink { lines, counted: Arc::clone(&counted) };
         let place = pipe.place().to_owned();
-        let writer = std::thread::Builder::new()
-            .name("events".into())
-            .spawn(move || write(pipe, &waiting, &counted))?;
+        let writer = apart(move || write(pipe, &waiting, &counted))?;
         Ok(Self { place, sink, writer })
     }
 
@@ -162,20 +164,35 @@ impl Events {
     }
 
     /// Lets what waits go out, then `last`, which is told how much was written and dropped before it. Takes no longer than
-    /// twice [`PATIENCE`].
+    /// twice [`PATIENCE`] and [`GRACE`].
     pub(super) fn end(self, last: impl FnOnce(u64, u64) -> Value) -> Tally {
         let Self { place, sink: Sink { lines, counted }, writer } = self;
         *counted.deadline.lock() = Some(Instant::now() + PATIENCE);
         drop(lines);
-        let pipe = writer.join().ok().flatten();
+        let pipe = writer.recv_timeout(PATIENCE + GRACE).ok().flatten();
         let line = format!("{}\n", last(counted.written.load(Relaxed), counted.dropped.load(Relaxed)));
-        let deadline = Instant::now() + PATIENCE;
-        let is_over = || Instant::now() >= deadline;
-        counted.take(&pipe.map_or(Ok(false), |mut pipe| pipe.write(line.as_bytes(), &is_over)));
+        counted.take(&pipe.map_or(Ok(false), |pipe| write_last(pipe, line)));
         let error = counted.broken.lock().clone();
-        let (written, dropped) = (counted.written.load(Relaxed), counted.dropped.load(Relaxed));
+        let written = counted.written.load(Relaxed);
+        // What a thread that is left behind still has in hand is dropped as well.
+        let dropped = counted.sent.load(Relaxed) + 1 - written;
         Tally { destination: place, written, dropped, error }
     }
+}
+
+/// Does it on a thread of its own, so that whoever waits for it can leave.
+fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
+    let (done, outcome) = sync_channel(1);
+    std::thread::Builder::new().name("events".into()).spawn(move || {
+        let _ = done.send(work());
+    })?;
+    Ok(outcome)
+}
+
+fn write_last(mut pipe: Pipe, line: String) -> io::Result<bool> {
+    let deadline = Instant::now() + PATIENCE;
+    let outcome = apart(move || pipe.write(line.as_bytes(), &|| Instant::now() >= deadline))?;
+    outcome.recv_timeout(PATIENCE + GRACE).unwrap_or(Ok(false))
 }
 
 /// Until the last sink is gone, or it is time to give up. Answers the pipe, where it still takes something.

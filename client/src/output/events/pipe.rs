@@ -1,5 +1,6 @@
 //! A file, a named pipe or stdout, written to without ever waiting for long.
-//! Before each piece it asks whether there is time and room, so that it can give up whatever the reader does.
+//! Before each piece it asks whether there is time and room, so that it can give up whatever a pipe's reader does. A terminal says
+//! that it has room and then takes less than a piece: a write to one can wait, and so whoever asks for it is ready to leave.
 
 use super::{LOOK, TOO_SLOW};
 use nix::{

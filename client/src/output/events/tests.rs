@@ -1,11 +1,16 @@
 //! Readers that read, stall, leave or never come: events are written or counted, and nobody waits.
 
 use super::*;
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    pty::{OpenptyResult, openpty},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 use serde_json::json;
 use std::{
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read},
+    os::fd::AsRawFd,
     path::Path,
 };
 
@@ -88,6 +93,22 @@ fn a_reader_that_is_slow_and_never_stalls_costs_no_time_either() {
         Some(&last(tally.written - 1, tally.dropped)),
         "nothing is torn, the last one is there"
     );
+}
+
+#[test]
+fn a_terminal_that_is_stopped_is_left_behind() {
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    let terminal = PathBuf::from(format!("/dev/fd/{}", slave.as_raw_fd()));
+    let events = Events::start(Pipe::open(&terminal).unwrap()).unwrap();
+    let sink = events.sink();
+    (0..1_000).for_each(|n| sink.send(&event(n)));
+    drop(sink);
+    let ended = Instant::now();
+    let tally = events.end(last);
+    assert!(ended.elapsed() < 2 * (PATIENCE + GRACE), "{:?}", ended.elapsed());
+    assert_eq!((tally.written + tally.dropped, tally.error.as_deref()), (1_001, Some(TOO_SLOW)));
+    assert!(tally.dropped > 900, "a terminal holds a few pages: {tally:?}");
+    drop((master, slave));
 }
 
 #[test]
