@@ -16,11 +16,13 @@ struct Plan {
     next: f64,
     clean: Option<f64>,
     unclean: Option<f64>,
+    /// The generator failed at this load before.
+    is_second_try: bool,
 }
 
 impl Plan {
     const fn new(from: f64, step: f64, to: f64, within: f64) -> Self {
-        Self { step, to, within, next: from, clean: None, unclean: None }
+        Self { step, to, within, next: from, clean: None, unclean: None, is_second_try: false }
     }
 
     /// The load to try, if there is one left.
@@ -34,9 +36,14 @@ impl Plan {
         (!near).then_some(self.next)
     }
 
-    /// The load came to this.
-    fn tell(&mut self, is_clean: bool) {
-        if is_clean {
+    /// The load came to this. Answers whether that counts: a generator that failed may have been unlucky, and the same load is
+    /// tried once more.
+    fn tell(&mut self, verdict: Verdict) -> bool {
+        self.is_second_try = verdict == Verdict::Invalid && !self.is_second_try;
+        if self.is_second_try {
+            return false;
+        }
+        if verdict == Verdict::Clean {
             self.clean = Some(self.next);
         } else {
             self.unclean = Some(self.next);
@@ -45,6 +52,7 @@ impl Plan {
             (clean, Some(unclean)) => f64::midpoint(clean.unwrap_or(0.0), unclean),
             (_, None) => (self.next + self.step).min(self.to),
         };
+        true
     }
 }
 
@@ -57,9 +65,9 @@ pub(crate) async fn measure(options: &Search) -> anyhow::Result<Record> {
         let connections = (rate / options.shape.per_connection).round().max(1.0) as usize;
         let record = measure_load(&options.target, options.shape, connections, &variant).await?;
         eprintln!("{}", line(rate, &record));
-        let is_clean = record.verdict == Verdict::Clean;
-        plan.tell(is_clean);
-        *(if is_clean { &mut best } else { &mut worst }) = Some(record);
+        if plan.tell(record.verdict) {
+            *(if record.verdict == Verdict::Clean { &mut best } else { &mut worst }) = Some(record);
+        }
     }
     Ok(summed_up(variant, best, worst))
 }
@@ -69,8 +77,8 @@ fn line(rate: f64, record: &Record) -> String {
     format!("{rate:>9.0} tokens/s: {:?}; {}", record.verdict, notes.join("; "))
 }
 
-/// The best load's figures; the lowest that was not clean says what gave way. Where that was the generator, the search found
-/// its limit and not the gateway's, and the figure is a lower bound.
+/// The best load's figures; the lowest that was not clean says what gave way. Where that was the generator, twice, the
+/// search found its limit and not the gateway's, and the figure is a lower bound.
 fn summed_up(variant: String, best: Option<Record>, worst: Option<Record>) -> Record {
     let mut record = Record::new("search", variant);
     let clean = best.as_ref().and_then(|best| best.figure("tokens_per_second")).unwrap_or(0.0);
@@ -100,7 +108,7 @@ mod tests {
         let mut tried = Vec::new();
         while let Some(load) = plan.load() {
             tried.push(load);
-            plan.tell(load <= limit);
+            plan.tell(if load <= limit { Verdict::Clean } else { Verdict::NotClean });
         }
         (plan.clean, tried)
     }
@@ -126,6 +134,17 @@ mod tests {
                 prop_assert!(limit <= 5.0 || from > limit);
             }
         }
+    }
+
+    #[test]
+    fn a_generator_that_failed_gets_a_second_try() {
+        let mut plan = Plan::new(40.0, 20.0, 200.0, 5.0);
+        let mut told = |verdict| (plan.tell(verdict), plan.load());
+        assert_eq!(told(Verdict::Invalid), (false, Some(40.0)));
+        assert_eq!(told(Verdict::Clean), (true, Some(60.0)), "it was only unlucky");
+        assert_eq!(told(Verdict::Invalid), (false, Some(60.0)));
+        assert_eq!(told(Verdict::Invalid), (true, Some(50.0)), "that is its limit");
+        assert_eq!(told(Verdict::NotClean), (true, Some(45.0)), "what the gateway did wrong counts at once");
     }
 
     #[test]
