@@ -65,8 +65,7 @@ fn it_is_waited_for() {
         let [server, wsproxy] = &parts;
         let mut session =
             Session::open(&format!("http://{}", server.url), &format!("ws://{}", wsproxy.url)).await;
-        let run = session.run(20, 1.0).await;
-        assert_eq!(session.rest(&run, 1).await.len(), 20);
+        session.plays(20).await;
         session.close().await;
     });
 }

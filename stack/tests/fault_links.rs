@@ -17,8 +17,7 @@ async fn link(native: &Native, name: &str) -> LinkStatus {
 async fn plays(native: &Native, tokens: u32) -> Duration {
     let start = Instant::now();
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    let run = session.run(tokens, 1.0).await;
-    assert_eq!(session.rest(&run, 1).await.len(), tokens as usize);
+    session.plays(tokens).await;
     session.close().await;
     start.elapsed()
 }
@@ -45,8 +44,7 @@ async fn a_half_open_link_to_redis_holds_tokens_back_until_it_heals() {
     assert_eq!(link(&native, "link:redis/wsproxy-1").await.state, "passes on");
     assert!(!inject(&native, "link:redis/wsproxy-1:cut").await.detail.contains(": 0 connections"));
     settled(&native).await;
-    let run = session.run(10, 1.0).await;
-    assert_eq!(session.rest(&run, 1).await.len(), 10);
+    session.plays(10).await;
     native.stop().await;
 }
 

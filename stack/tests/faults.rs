@@ -29,8 +29,7 @@ async fn a_killed_gateway_is_gone_and_comes_back_with_its_port() {
     // Everybody lands on the other one.
     for _ in 0..4 {
         let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-        let run = session.run(3, 1.0).await;
-        assert_eq!(session.rest(&run, 1).await.len(), 3);
+        session.plays(3).await;
         session.close().await;
     }
     // The only one that runs, then those that are down.
@@ -54,8 +53,7 @@ async fn a_killed_gateway_is_gone_and_comes_back_with_its_port() {
     }
     inject(&native, "server-1:start").await;
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    let run = session.run(3, 1.0).await;
-    assert_eq!(session.rest(&run, 1).await.len(), 3);
+    session.plays(3).await;
     native.stop().await;
 }
 
@@ -84,8 +82,7 @@ async fn a_paused_redis_holds_tokens_back_and_loses_none() {
     let cut = inject(&native, "redis:cut-pubsub").await.detail;
     assert!(!cut.starts_with('0'), "{cut}");
     settled(&native).await;
-    let run = session.run(20, 1.0).await;
-    assert_eq!(session.rest(&run, 1).await.len(), 20);
+    session.plays(20).await;
     // The stack ends although a part stands still.
     inject(&native, "haproxy:pause").await;
     inject(&native, "wsproxy-1:pause").await;
@@ -159,7 +156,6 @@ async fn a_reload_keeps_open_sockets_and_a_kill_ends_every_worker() {
     inject(&native, "haproxy:start").await;
     inject(&native, "haproxy:restart").await;
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    let run = session.run(3, 1.0).await;
-    assert_eq!(session.rest(&run, 1).await.len(), 3);
+    session.plays(3).await;
     native.stop().await;
 }

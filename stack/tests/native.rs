@@ -10,15 +10,12 @@ use rig::{
 };
 use stack::{
     JwtSecret,
-    native::{Binaries, Native, Options, Role, Status},
+    native::{Native, Options, Role, Status},
 };
 use std::{net::TcpListener, path::Path};
 
 fn options(state_dir: &Path) -> Options {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let binaries = Binaries::find(programs::directory(), &path)
-        .unwrap_or_else(|e| panic!("{e}\nscripts/test.sh installs what the tests need"));
-    Options::new(state_dir.to_owned(), binaries)
+    Options::new(state_dir.to_owned(), programs::binaries())
 }
 
 fn pids(status: &Status) -> Vec<u32> {
@@ -43,14 +40,12 @@ async fn tokens_come_in_order_through_haproxy_while_gateways_come_and_go() {
     // Sessions hash over all five; each gets every token.
     for _ in 0..10 {
         let mut other = Session::open(&native.api_url(), &native.ws_url()).await;
-        let run = other.run(5, 1.0).await;
-        assert_eq!(other.rest(&run, 1).await.len(), 5);
+        other.plays(5).await;
         other.close().await;
     }
 
     native.scale(Role::Server, 1).await.unwrap();
-    let run = session.run(5, 1.0).await;
-    assert_eq!(session.rest(&run, 1).await.len(), 5);
+    session.plays(5).await;
     session.close().await;
 
     let status = native.status().await;

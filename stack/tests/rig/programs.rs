@@ -1,6 +1,7 @@
 //! The programs under test: those in STREAMSTRESS_BIN_DIR, or built once by cargo itself beside the test's own `stack`.
 //! The build takes the whole workspace's features, so that after `cargo test --workspace` hardly anything is left to do.
 
+use stack::native::Binaries;
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -14,6 +15,13 @@ pub fn directory() -> &'static Path {
         Some(directory) => directory.into(),
         None => build(),
     })
+}
+
+/// They, and the Redis and HAProxy of this machine.
+pub fn binaries() -> Binaries {
+    let path = std::env::var("PATH").unwrap_or_default();
+    Binaries::find(directory(), &path)
+        .unwrap_or_else(|e| panic!("{e}\nscripts/test.sh installs what the tests need"))
 }
 
 /// `stack` with these arguments, over a state directory of its own and on free ports.

@@ -4,7 +4,7 @@ use super::programs;
 use nix::sys::signal::Signal;
 use stack::{
     fault::{Fault, Injected},
-    native::{Binaries, Native, Options, ProcessStatus},
+    native::{Native, Options, ProcessStatus},
 };
 use std::{
     io::{Read, Write},
@@ -14,11 +14,9 @@ use std::{
 
 /// One server and two gateways over the programs under test.
 pub fn options(state_dir: &Path) -> Options {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let binaries = Binaries::find(programs::directory(), &path)
-        .unwrap_or_else(|e| panic!("{e}\nscripts/test.sh installs what the tests need"));
     let environment = vec![("DRAIN_SECONDS".to_owned(), "1".to_owned())];
-    Options { servers: 1, proxies: 2, environment, ..Options::new(state_dir.to_owned(), binaries) }
+    let options = Options::new(state_dir.to_owned(), programs::binaries());
+    Options { servers: 1, proxies: 2, environment, ..options }
 }
 
 pub async fn inject(native: &Native, fault: &str) -> Injected {

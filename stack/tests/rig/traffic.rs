@@ -67,6 +67,12 @@ impl Session {
         contents
     }
 
+    /// Plays a query of `tokens` tokens, from the first one to the terminator.
+    pub async fn plays(&mut self, tokens: u32) {
+        let run = self.run(tokens, 1.0).await;
+        assert_eq!(self.rest(&run, 1).await.len(), tokens as usize);
+    }
+
     /// Reads on until the socket ends; true where nobody said goodbye.
     pub async fn ends_without_goodbye(mut self) -> bool {
         loop {
