@@ -11,6 +11,22 @@ use std::{
 };
 use time::OffsetDateTime;
 
+/// Endings of the files that a run leaves behind, the most wanted first.
+pub(crate) const ENDINGS: [&str; 12] = [
+    "_summary.json",
+    "_report.html",
+    "_summary.md",
+    "_junit.xml",
+    ".csv",
+    "_stats.csv",
+    "_history.csv",
+    "_failures.csv",
+    "_resources.csv",
+    "_health.csv",
+    "_latency.hlog",
+    "_events.ndjson",
+];
+
 /// Where and under which name a run is written.
 #[derive(Clone, Debug)]
 pub struct OutputSettings {
@@ -104,21 +120,7 @@ impl Files {
 
     /// All files of a finished run, the most wanted first. Where nothing was watched, two are missing.
     pub(super) fn written(&self) -> Vec<PathBuf> {
-        let endings = [
-            "_summary.json",
-            "_report.html",
-            "_summary.md",
-            "_junit.xml",
-            ".csv",
-            "_stats.csv",
-            "_history.csv",
-            "_failures.csv",
-            "_resources.csv",
-            "_health.csv",
-            "_latency.hlog",
-            "_events.ndjson",
-        ];
-        endings.map(|ending| self.path(ending)).into_iter().filter(|path| path.exists()).collect()
+        ENDINGS.map(|ending| self.path(ending)).into_iter().filter(|path| path.exists()).collect()
     }
 
     /// Creates, or empties, the file with this ending.

@@ -29,6 +29,7 @@ mod values;
 pub use analyze::{AnalyzeError, analyze};
 pub use colors::colored;
 pub use events::{Destination, Sink, Tally, Wanted};
+pub(crate) use files::ENDINGS;
 pub use files::{OpenError, OutputSettings};
 pub use info::RunInfo;
 pub use judging::{Abort, Judging};

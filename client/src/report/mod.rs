@@ -8,6 +8,7 @@ mod sections;
 mod stored;
 mod thinned;
 
+use crate::output::ENDINGS;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -27,21 +28,6 @@ impl ReportError {
         Self { path: path.to_owned(), what: what.into() }
     }
 }
-
-/// Endings of the files that a run leaves behind, the longest first where one ends another.
-const ENDINGS: [&str; 11] = [
-    "_summary.json",
-    "_summary.md",
-    "_junit.xml",
-    "_stats.csv",
-    "_history.csv",
-    "_failures.csv",
-    "_resources.csv",
-    "_health.csv",
-    "_latency.hlog",
-    "_report.html",
-    ".csv",
-];
 
 /// Makes, or makes again, the page of the run to which `file` belongs: any of its files, or what their names begin with.
 /// Answers where the page is.
@@ -66,7 +52,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 fn base(file: &Path) -> PathBuf {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let stem = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
+    // The shortest stem: one ending may end another.
+    let stem = ENDINGS.iter().filter_map(|ending| name.strip_suffix(ending)).min_by_key(|stem| stem.len());
     stem.map_or_else(|| file.to_owned(), |stem| file.with_file_name(stem))
 }
 
@@ -82,7 +69,7 @@ mod tests {
 
     #[test]
     fn every_file_of_a_run_names_it() {
-        for name in ["a_1_summary.json", "a_1.csv", "a_1_history.csv", "a_1_latency.hlog", "a_1"] {
+        for name in ["a_1_summary.json", "a_1.csv", "a_1_history.csv", "a_1_events.ndjson", "a_1"] {
             assert_eq!(base(&Path::new("dir").join(name)), Path::new("dir/a_1"), "{name}");
         }
     }
