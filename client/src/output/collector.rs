@@ -95,7 +95,7 @@ impl Collector {
         rows.write_record(csv_rows::COLUMNS)?;
         rows.flush()?;
         let mut history = csv::Writer::from_writer(files.open("_history.csv")?);
-        history.write_record(history::COLUMNS)?;
+        history.write_record(history::columns())?;
         history.flush()?;
         let seconds = Seconds {
             schedule: settings.schedule.clone(),

@@ -4,25 +4,26 @@
 use crate::measure::{Interval, Metric, Quantity, Reading};
 use time::OffsetDateTime;
 
-/// The header.
-pub(super) const COLUMNS: [&str; 39] = [
-    "Timestamp",
-    "User Count",
-    "Type",
-    "Name",
-    "Requests/s",
-    "Failures/s",
-    "50%",
-    "66%",
-    "75%",
-    "80%",
-    "90%",
-    "95%",
-    "98%",
-    "99%",
-    "99.9%",
-    "99.99%",
-    "100%",
+/// Before the percentiles.
+const COUNTS: [&str; 6] = ["Timestamp", "User Count", "Type", "Name", "Requests/s", "Failures/s"];
+
+/// Locust's percentiles: their columns, and as quantiles.
+pub(super) const PERCENTILES: [(&str, f64); 11] = [
+    ("50%", 0.5),
+    ("66%", 0.66),
+    ("75%", 0.75),
+    ("80%", 0.8),
+    ("90%", 0.9),
+    ("95%", 0.95),
+    ("98%", 0.98),
+    ("99%", 0.99),
+    ("99.9%", 0.999),
+    ("99.99%", 0.9999),
+    ("100%", 1.0),
+];
+
+/// Behind the percentiles.
+const MORE: [&str; 22] = [
     "Tokens/s",
     "ttft_ms p50",
     "ttft_ms p99",
@@ -53,8 +54,10 @@ const BYTES_A_MB: f64 = 1_048_576.0;
 /// Whose CPU and memory have columns, in their order.
 const ROLES: [&str; 5] = ["client", "server", "wsproxy", "haproxy", "redis"];
 
-/// Locust's percentiles, as quantiles.
-pub(super) const QUANTILES: [f64; 11] = [0.5, 0.66, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 1.0];
+/// The header.
+pub(super) fn columns() -> impl Iterator<Item = &'static str> {
+    COUNTS.into_iter().chain(PERCENTILES.map(|(column, _)| column)).chain(MORE)
+}
 
 /// A second of the run.
 #[derive(Debug)]
@@ -82,7 +85,7 @@ impl Second<'_> {
             counts.queries.to_string(),
             counts.failed.to_string(),
         ];
-        row.extend(QUANTILES.map(|quantile| self.cell(Metric::E2el, quantile)));
+        row.extend(PERCENTILES.map(|(_, quantile)| self.cell(Metric::E2el, quantile)));
         row.push(tokens.to_string());
         let more = [
             (Metric::Ttft, 0.5),

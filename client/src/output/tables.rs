@@ -1,11 +1,12 @@
 //! `_stats.csv`, a row a step of the session, and `_failures.csv`, a row a kind of failure; Locust's columns.
 //! Both are written once, at the end.
 
-use super::{files::Files, history::QUANTILES, values::printable};
+use super::{files::Files, history::PERCENTILES, values::printable};
 use crate::measure::{Metric, RunData};
 use std::io;
 
-const STATS: [&str; 19] = [
+/// Before the percentiles.
+const STATS: [&str; 8] = [
     "Type",
     "Name",
     "Request Count",
@@ -14,23 +15,12 @@ const STATS: [&str; 19] = [
     "Average Response Time",
     "Min Response Time",
     "Max Response Time",
-    "50%",
-    "66%",
-    "75%",
-    "80%",
-    "90%",
-    "95%",
-    "98%",
-    "99%",
-    "99.9%",
-    "99.99%",
-    "100%",
 ];
 
 /// Writes `_stats.csv`.
 pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
     let mut out = csv::Writer::from_writer(files.open("_stats.csv")?);
-    out.write_record(STATS)?;
+    out.write_record(STATS.into_iter().chain(PERCENTILES.map(|(column, _)| column)))?;
     let failures =
         |kind| run.failures.iter().filter(|(name, ..)| *name == kind).map(|(.., group)| group.count).sum();
     let count = |metric| run.metrics.get(metric).count();
@@ -54,7 +44,7 @@ pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
             cell(summary.map(|summary| summary.min)),
             cell(summary.map(|summary| summary.max)),
         ]);
-        row.extend(QUANTILES.map(|quantile| cell(distribution.quantile_ms(quantile))));
+        row.extend(PERCENTILES.map(|(_, quantile)| cell(distribution.quantile_ms(quantile))));
         out.write_record(row)?;
     }
     out.flush()
