@@ -1,228 +1,18 @@
 //! The files of a run and its text, from records made by hand: what a person and a parser get to see.
 //! No engine, no socket: the records are the whole input.
 
+mod records;
+
 use client::{
     faults::{Fate, FaultLog},
-    measure::{Quantity, Reading},
-    output::{Destination, Finished, Judging, OutputSettings, Results, RunInfo, Wanted},
-    record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
+    output::{Destination, Judging, OutputSettings, Results, RunInfo, Wanted},
+    record::{LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
 };
-use protocol::{SessionId, Tally};
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+use protocol::Tally;
+use records::{
+    bad_run, good_run, info, ms, open, open_with, query, read, session, settings, summary, unasked,
 };
-use time::macros::datetime;
-use uuid::Uuid;
-
-const fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-/// A query of 18 tokens, sent at `at` milliseconds, as the default simulator plays it.
-fn query(session: u64, num: u32, at: u64) -> QueryRecord {
-    QueryRecord {
-        session: Some(SessionId::new(Uuid::from_u128(u128::from(session)))),
-        session_index: session,
-        query_num: num,
-        scheduled: ms(at) - Duration::from_micros(500),
-        sent: Some(ms(at)),
-        first_token: Some(ms(at + 2)),
-        last_token: Some(ms(at + 852)),
-        done: Some(ms(at + 902)),
-        ended: ms(at + 902),
-        status: QueryStatus::Ok,
-        tokens_expected: Some(18),
-        tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
-        lost_connected: 0,
-        lost_in_gap: 0,
-        events_after_terminator: 0,
-        longest_gap: Some(ms(50)),
-        paused: Duration::ZERO,
-        error_code: None,
-        stall_count: 0,
-        stall: Duration::ZERO,
-        ideal_ttft: Some(Duration::ZERO),
-        ideal_e2el: Some(ms(900)),
-        failure: None,
-    }
-}
-
-fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
-    SessionRecord {
-        session: Some(SessionId::new(Uuid::from_u128(u128::from(index)))),
-        index,
-        scheduled: ms(started),
-        started: ms(started),
-        ended: ms(ended),
-        create: Some(ms(3)),
-        connect: Some(ms(5)),
-        close: Some(ms(2)),
-        reconnect_attempts: 0,
-        reconnects: Vec::new(),
-        sockets_cut: 0,
-        paused: false,
-        announced_gaps: 0,
-        announced_gap_positions: 0,
-        events_replayed: 0,
-        close_codes: Vec::new(),
-        ok: true,
-        old_contract: false,
-        failure: None,
-    }
-}
-
-/// Short sessions are asked for nothing before their end.
-fn unasked() -> SessionRecord {
-    unreachable!("a session of a few queries waits for its end")
-}
-
-fn open(dir: &Path) -> Results {
-    open_with(dir, Arc::default())
-}
-
-fn open_with(dir: &Path, log: Arc<FaultLog>) -> Results {
-    open_judged(dir, log, Judging::default())
-}
-
-fn open_judged(dir: &Path, log: Arc<FaultLog>, judging: Judging) -> Results {
-    Results::open(&settings(dir, judging), log).unwrap()
-}
-
-fn settings(dir: &Path, judging: Judging) -> OutputSettings {
-    OutputSettings {
-        dir: dir.to_owned(),
-        name: "loadtest".to_owned(),
-        started_at: datetime!(2026-11-21 00:45:09 +2),
-        judging,
-        schedule: None,
-        board: None,
-        events: None,
-    }
-}
-
-fn info() -> RunInfo {
-    RunInfo {
-        config: serde_json::json!({ "clients": 2, "token": "redacted" }),
-        seed: 7,
-        clients: 2,
-        queries_per_client: 2,
-        ramp_up: ms(1000),
-        elapsed: ms(2_500),
-        peak_sessions: 2,
-        peak_queries: 2,
-        shared_clock: Some(true),
-        cpu_wait_share: Some(0.012),
-        ..RunInfo::default()
-    }
-}
-
-/// Two sessions of two queries, all as it should be, and a watch that read the first second.
-fn good_run(dir: &Path) -> Finished {
-    let results = open(dir);
-    let read = |quantity, label: &str, value| Reading { quantity, label: label.to_owned(), value };
-    let readings = vec![
-        read(Quantity::CpuShare, "client", 0.25),
-        read(Quantity::RssMb, "client", 12.5),
-        read(Quantity::RssMb, "redis", 8.0),
-        read(Quantity::HealthMs, "api", 1.0),
-        read(Quantity::HealthFailures, "api", 0.0),
-        read(Quantity::Restarts, "redis", 0.0),
-    ];
-    results.beside().tell(0, readings);
-    let mut recorder = results.recorder();
-    for index in 0..2 {
-        let at = 100 + index * 50;
-        for step in 1..18 {
-            let moment = ms(at + 2 + step * 50);
-            recorder.sample(Sample::Itl, 50_000_000, moment);
-            recorder.sample(Sample::FrameGap, 50_000_000, moment);
-            recorder.sample(Sample::Delivery, 400_000, moment);
-            recorder.sample(Sample::PaceLag, 80_000, moment);
-            recorder.sample(Sample::LoopLag, 100_000, moment);
-        }
-        recorder.query_ended(query(index, 1, at), unasked);
-        recorder.session_ended(session(index, 90, at + 2_000), vec![query(index, 2, at + 1_000)]);
-    }
-    drop(recorder);
-    results.finish(&info()).unwrap()
-}
-
-/// A session that lost tokens and a reconnect, one that was never created, one refused.
-fn bad_run(dir: &Path) -> Finished {
-    let results = open(dir);
-    let mut recorder = results.recorder();
-    let failure = |kind, code, message: &str| Some(Failure { kind, code, message: message.to_owned() });
-    let lossy = QueryRecord {
-        status: QueryStatus::Incomplete,
-        tally: Tally {
-            tokens_received: 16,
-            tokens_lost: 2,
-            tokens_duplicated: 1,
-            tokens_reordered: 1,
-            events_received: 17,
-            events_lost: 2,
-            events_duplicated: 1,
-            events_reordered: 1,
-        },
-        lost_connected: 1,
-        lost_in_gap: 1,
-        stall_count: 1,
-        stall: ms(120),
-        failure: failure(FailureKind::Stream, None, "query 1: 2 of 18 tokens never came"),
-        ..query(0, 1, 100)
-    };
-    let reconnected = SessionRecord {
-        reconnect_attempts: 3,
-        reconnects: vec![Reconnect { cause: LossCause::Closed(4002), gap: ms(1_500) }],
-        close_codes: vec![4002, 1000],
-        ok: false,
-        ..session(0, 90, 2_000)
-    };
-    recorder.session_ended(reconnected, vec![lossy]);
-    let never = QueryRecord {
-        session: None,
-        sent: None,
-        first_token: None,
-        last_token: None,
-        done: None,
-        status: QueryStatus::Error,
-        tokens_expected: None,
-        tally: Tally::default(),
-        failure: failure(FailureKind::Create, Some(503), "POST /session/create answered 503: \x1b[31mfull"),
-        ..query(1, 1, 100)
-    };
-    let create_failed = SessionRecord {
-        session: None,
-        create: None,
-        connect: None,
-        close: None,
-        ok: false,
-        failure: never.failure.clone(),
-        ..session(1, 90, 200)
-    };
-    recorder.session_ended(create_failed, vec![never]);
-    let refused = QueryRecord {
-        first_token: None,
-        last_token: None,
-        done: None,
-        status: QueryStatus::Rejected,
-        tokens_expected: None,
-        tally: Tally::default(),
-        failure: failure(FailureKind::Run, Some(429), "POST /run answered 429: too many streams"),
-        ..query(2, 1, 100)
-    };
-    recorder.session_ended(SessionRecord { ok: false, ..session(2, 90, 300) }, vec![refused]);
-    drop(recorder);
-    results.finish(&info()).unwrap()
-}
-
-fn read(dir: &Path, ending: &str) -> String {
-    fs::read_to_string(dir.join(format!("loadtest_20261121_004509{ending}"))).unwrap()
-}
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
 /// No line stands over in any terminal that is usual.
 #[track_caller]
@@ -231,10 +21,6 @@ fn fits(text: impl Fn(usize) -> String) {
         let text = text(columns);
         assert!(text.lines().all(|line| line.chars().count() <= columns), "{columns}: {text}");
     }
-}
-
-fn summary(dir: &Path) -> serde_json::Value {
-    serde_json::from_str(&read(dir, "_summary.json")).unwrap()
 }
 
 #[test]
