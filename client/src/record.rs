@@ -108,6 +108,36 @@ pub struct QueryRecord {
 }
 
 impl QueryRecord {
+    /// Of a query that was never sent, in a session that was never created; given up at `at`.
+    #[must_use]
+    pub fn unsent(session_index: u64, query_num: u32, at: Moment) -> Self {
+        Self {
+            session: None,
+            session_index,
+            query_num,
+            scheduled: at,
+            sent: None,
+            first_token: None,
+            last_token: None,
+            done: None,
+            ended: at,
+            status: QueryStatus::Error,
+            tokens_expected: None,
+            tally: Tally::default(),
+            lost_connected: 0,
+            lost_in_gap: 0,
+            events_after_terminator: 0,
+            longest_gap: None,
+            paused: Duration::ZERO,
+            error_code: None,
+            stall_count: 0,
+            stall: Duration::ZERO,
+            ideal_ttft: None,
+            ideal_e2el: None,
+            failure: None,
+        }
+    }
+
     /// How late it was: its first event or its end, or one after a stall, each against its drawn schedule.
     /// What the client itself held back says nothing of the system.
     #[must_use]
@@ -225,9 +255,6 @@ pub(crate) mod tests {
     pub(crate) fn query(status: QueryStatus) -> QueryRecord {
         let ms = |ms| Some(Duration::from_millis(ms));
         QueryRecord {
-            session: None,
-            session_index: 0,
-            query_num: 1,
             scheduled: Duration::from_millis(90),
             sent: ms(100),
             first_token: ms(300),
@@ -237,17 +264,7 @@ pub(crate) mod tests {
             status,
             tokens_expected: Some(18),
             tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
-            lost_connected: 0,
-            lost_in_gap: 0,
-            events_after_terminator: 0,
-            longest_gap: None,
-            paused: Duration::ZERO,
-            error_code: None,
-            stall_count: 0,
-            stall: Duration::ZERO,
-            ideal_ttft: None,
-            ideal_e2el: None,
-            failure: None,
+            ..QueryRecord::unsent(0, 1, Duration::ZERO)
         }
     }
 

@@ -1,75 +1,36 @@
 //! Runs judged by thresholds, objectives and their steady state, and what is written of it; and a run that a threshold ends.
 
 mod fake;
+mod records;
 mod runs;
 
 use client::{
     measure::{Objective, Quantity, Reading},
-    output::{Finished, Judging, OutputSettings, Results, RunInfo},
+    output::{Finished, Judging, Results, RunInfo},
     record::{QueryRecord, QueryStatus, Sample, SessionRecord},
     signals::Stop,
 };
 use fake::{Running, Script};
-use protocol::{SessionId, Tally};
+use records::{ms, read};
 use std::{path::Path, sync::Arc, time::Duration};
-use time::macros::datetime;
-use uuid::Uuid;
-
-const fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 /// A query of 18 tokens sent at `at` milliseconds that takes `e2el` in all.
 fn query(num: u32, at: u64, e2el: u64) -> QueryRecord {
     QueryRecord {
-        session: Some(SessionId::new(Uuid::from_u128(1))),
-        session_index: 0,
-        query_num: num,
         scheduled: ms(at),
-        sent: Some(ms(at)),
         first_token: Some(ms(at + e2el / 10)),
         last_token: Some(ms(at + e2el)),
         done: Some(ms(at + e2el)),
         ended: ms(at + e2el),
-        status: QueryStatus::Ok,
-        tokens_expected: Some(18),
-        tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
-        lost_connected: 0,
-        lost_in_gap: 0,
-        events_after_terminator: 0,
         longest_gap: None,
-        paused: Duration::ZERO,
-        error_code: None,
-        stall_count: 0,
-        stall: Duration::ZERO,
         ideal_ttft: None,
         ideal_e2el: None,
-        failure: None,
+        ..records::query(0, num, at)
     }
 }
 
 fn session(ended: u64, ok: bool) -> SessionRecord {
-    SessionRecord {
-        session: Some(SessionId::new(Uuid::from_u128(1))),
-        index: 0,
-        scheduled: ms(0),
-        started: ms(0),
-        ended: ms(ended),
-        create: Some(ms(3)),
-        connect: Some(ms(5)),
-        close: Some(ms(2)),
-        reconnect_attempts: 0,
-        reconnects: Vec::new(),
-        sockets_cut: 0,
-        paused: false,
-        announced_gaps: 0,
-        announced_gap_positions: 0,
-        events_replayed: 0,
-        close_codes: Vec::new(),
-        ok,
-        old_contract: false,
-        failure: None,
-    }
+    SessionRecord { ok, ..records::session(0, 0, ended) }
 }
 
 /// Twenty seconds of a query each: 500 ms, in the middle ten seconds 800 ms, one of 4 s, one refused.
@@ -80,17 +41,7 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
         steady,
         ..Judging::default()
     };
-    let started_at = datetime!(2026-11-21 00:45:09 +2);
-    let settings = OutputSettings {
-        dir: dir.to_owned(),
-        name: "loadtest".to_owned(),
-        started_at,
-        judging,
-        schedule: None,
-        board: None,
-        events: None,
-    };
-    let results = Results::open(&settings, Arc::default()).unwrap();
+    let results = Results::open(&records::settings(dir, judging), Arc::default()).unwrap();
     let mut recorder = results.recorder();
     for second in 0..20 {
         let e2el = if (5..15).contains(&second) { 800 } else { 500 };
@@ -110,10 +61,6 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
     results.finish(&info).unwrap()
 }
 
-fn read(dir: &Path, ending: &str) -> String {
-    std::fs::read_to_string(dir.join(format!("loadtest_20261121_004509{ending}"))).unwrap()
-}
-
 #[test]
 fn thresholds_goodput_and_steady_state_are_everywhere() {
     let dir = tempfile::tempdir().unwrap();
@@ -131,7 +78,7 @@ fn thresholds_goodput_and_steady_state_are_everywhere() {
     let text = finished.text(80);
     let head: Vec<_> = text.split("\n\n").take(2).collect();
     insta::assert_snapshot!("judged_text", head.join("\n\n"));
-    let summary: serde_json::Value = serde_json::from_str(&read(dir.path(), "_summary.json")).unwrap();
+    let summary = records::summary(dir.path());
     insta::assert_json_snapshot!(
         "judged_summary",
         [

@@ -17,12 +17,12 @@ use crate::{
     live::Shard,
     measure::Present,
     query::{End, Query},
-    record::{Failure, LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
+    record::{Failure, LossCause, QueryRecord, Reconnect, SessionRecord},
     secret::Secret,
     users::User,
     worker::Worker,
 };
-use protocol::{Position, SessionId, Tally};
+use protocol::{Position, SessionId};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     cell::Cell,
@@ -302,31 +302,10 @@ impl Session {
     }
 
     fn never_sent(&self, num: u32, now: Instant) -> QueryRecord {
-        let at = self.worker.moment(now);
         QueryRecord {
             session: self.id,
-            session_index: self.index,
-            query_num: num,
-            scheduled: at,
-            sent: None,
-            first_token: None,
-            last_token: None,
-            done: None,
-            ended: at,
-            status: QueryStatus::Error,
-            tokens_expected: None,
-            tally: Tally::default(),
-            lost_connected: 0,
-            lost_in_gap: 0,
-            events_after_terminator: 0,
-            longest_gap: None,
-            paused: Duration::ZERO,
-            error_code: None,
-            stall_count: 0,
-            stall: Duration::ZERO,
-            ideal_ttft: None,
-            ideal_e2el: None,
             failure: self.failure.clone(),
+            ..QueryRecord::unsent(self.index, num, self.worker.moment(now))
         }
     }
 }

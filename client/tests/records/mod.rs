@@ -20,8 +20,6 @@ pub const fn ms(ms: u64) -> Duration {
 pub fn query(session: u64, num: u32, at: u64) -> QueryRecord {
     QueryRecord {
         session: Some(SessionId::new(Uuid::from_u128(u128::from(session)))),
-        session_index: session,
-        query_num: num,
         scheduled: ms(at) - Duration::from_micros(500),
         sent: Some(ms(at)),
         first_token: Some(ms(at + 2)),
@@ -31,17 +29,10 @@ pub fn query(session: u64, num: u32, at: u64) -> QueryRecord {
         status: QueryStatus::Ok,
         tokens_expected: Some(18),
         tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
-        lost_connected: 0,
-        lost_in_gap: 0,
-        events_after_terminator: 0,
         longest_gap: Some(ms(50)),
-        paused: Duration::ZERO,
-        error_code: None,
-        stall_count: 0,
-        stall: Duration::ZERO,
         ideal_ttft: Some(Duration::ZERO),
         ideal_e2el: Some(ms(900)),
-        failure: None,
+        ..QueryRecord::unsent(session, num, ms(at))
     }
 }
 
