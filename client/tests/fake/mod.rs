@@ -2,6 +2,11 @@
 //! It keeps every session's log, so what a socket is sent again is what it was sent before.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+mod script;
+mod socket;
+
+pub use script::{Deed, Script};
+
 use axum::{
     Json, Router,
     extract::{Path, State},
@@ -9,89 +14,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::{SinkExt, StreamExt};
 use protocol::{CreateResponse, Position, RunRequest, RunResponse, SessionId};
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
-    time::Duration,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
-use tokio_tungstenite::tungstenite::{
-    Message,
-    handshake::server::{ErrorResponse, Request, Response as Upgrade},
-    protocol::{CloseFrame, frame::coding::CloseCode},
-};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-/// What becomes of an event, counted from 1 over all sessions.
-pub type Edit = fn(u64) -> Deed;
-
-/// What is done with an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
-    Send,
-    Drop,
-    Double,
-    /// Behind the one after it.
-    Swap,
-}
-
-/// What the server does.
-#[derive(Clone)]
-pub struct Script {
-    pub tokens: u64,
-    pub itl: Duration,
-    /// Neither generation nor positions.
-    pub old_contract: bool,
-    /// Applies to tokens, counted from 1 over all sessions.
-    pub edit: Edit,
-    /// The session's first socket is closed with this after so many events; code 0: without a close frame.
-    pub close: Option<(usize, u16, &'static str)>,
-    /// Streams begin, and nothing is ever sent.
-    pub silent: bool,
-    /// Answers to the first calls of each kind, in order.
-    pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
-    /// The first answer to each session's run is lost: the stream runs, the answer is a 502.
-    pub lose_first_answer: bool,
-    /// A token's text.
-    pub content: String,
-    /// The stream ends in an error event with this code.
-    pub error: Option<&'static str>,
-    /// A token behind the terminator.
-    pub encore: bool,
-    /// A socket that resumes is not told when its replay is over.
-    pub mute: bool,
-    /// Where a client resumes is not looked at: it gets everything again.
-    pub forgetful: bool,
-    /// Buffers as small as can be, and a socket that takes nothing for this long is reset.
-    pub impatient: Option<Duration>,
-}
-
-impl Default for Script {
-    fn default() -> Self {
-        Self {
-            tokens: 18,
-            itl: Duration::from_millis(2),
-            old_contract: false,
-            edit: |_| Deed::Send,
-            close: None,
-            silent: false,
-            refuse: HashMap::new(),
-            lose_first_answer: false,
-            content: "word ".to_owned(),
-            error: None,
-            encore: false,
-            mute: false,
-            forgetful: false,
-            impatient: None,
-        }
-    }
-}
 
 /// What was asked of the server.
 #[derive(Clone, Debug, Default)]
@@ -160,7 +90,7 @@ impl Running {
                 tokio::select! {
                     () = ended.cancelled() => {}
                     _ = axum::serve(http, router(Arc::clone(&served))) => {}
-                    () = accept(ws, served) => {}
+                    () = socket::accept(ws, served) => {}
                 }
             });
         });
@@ -329,119 +259,4 @@ async fn close(State(fake): State<Arc<Fake>>, Path(id): Path<SessionId>) -> Resp
     fake.sessions.lock().unwrap().get_mut(&id).unwrap().closed = true;
     fake.changed.send_modify(|version| *version += 1);
     Json(serde_json::json!({"status": "closed"})).into_response()
-}
-
-async fn accept(listener: TcpListener, fake: Arc<Fake>) {
-    while let Ok((stream, peer)) = listener.accept().await {
-        fake.seen.lock().unwrap().peers.insert(peer.ip());
-        if fake.script.impatient.is_some() {
-            socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
-        }
-        tokio::spawn(socket(stream, Arc::clone(&fake)));
-    }
-}
-
-#[allow(clippy::result_large_err)]
-async fn socket(stream: TcpStream, fake: Arc<Fake>) {
-    let mut session = None;
-    let mut resume = None;
-    let mut refused = false;
-    let upgraded = tokio_tungstenite::accept_hdr_async(stream, |request: &Request, response: Upgrade| {
-        let before = {
-            let mut seen = fake.seen.lock().unwrap();
-            seen.sockets += 1;
-            seen.sockets - 1
-        };
-        if let Some(refusal) = fake.refusal("socket", before) {
-            refused = true;
-            let mut answer = ErrorResponse::new(None);
-            *answer.status_mut() = refusal.status();
-            *answer.headers_mut() = refusal.headers().clone();
-            return Err(answer);
-        }
-        session = protocol::parse_ws_path(request.uri().path()).ok().map(|(_, id)| id);
-        resume = request.headers().get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
-        assert_eq!(request.headers()["authorization"], "Bearer token");
-        Ok(response)
-    })
-    .await;
-    let (Ok(mut socket), Some(id), false) = (upgraded, session, refused) else { return };
-    let first = {
-        let mut sessions = fake.sessions.lock().unwrap();
-        let session = sessions.get_mut(&id).unwrap();
-        session.sockets += 1;
-        session.sockets == 1
-    };
-    fake.seen.lock().unwrap().resumed_after.extend(resume.clone());
-    let after: Option<Position> = resume.map(|text| text.parse().unwrap());
-    let mut changed = fake.changed.subscribe();
-    let mut cursor = match after {
-        Some(_) => 0,
-        None => std::mem::take(&mut fake.sessions.lock().unwrap().get_mut(&id).unwrap().handed_on),
-    };
-    let mut sent = 0;
-    let mut greeted = after.is_none();
-    loop {
-        let (events, closed) = {
-            let sessions = fake.sessions.lock().unwrap();
-            let session = &sessions[&id];
-            (session.log[cursor..].to_vec(), session.closed)
-        };
-        cursor += events.len();
-        for (position, frame) in events {
-            if !fake.script.forgetful && after.is_some_and(|after| position <= after) {
-                continue;
-            }
-            if let Some((count, code, text)) = fake.script.close.filter(|(count, ..)| first && sent >= *count)
-            {
-                let _ = count;
-                if code != 0 {
-                    let frame = CloseFrame { code: CloseCode::from(code), reason: text.into() };
-                    let _ = socket.send(Message::Close(Some(frame))).await;
-                }
-                return;
-            }
-            let patience = fake.script.impatient.unwrap_or(Duration::MAX);
-            match tokio::time::timeout(patience, socket.send(Message::text(frame))).await {
-                Ok(Ok(())) => sent += 1,
-                Ok(Err(_)) => {
-                    fake.seen.lock().unwrap().resets += 1;
-                    return;
-                }
-                Err(_) => {
-                    fake.seen.lock().unwrap().out_of_patience += 1;
-                    return;
-                }
-            }
-        }
-        if !greeted && !fake.script.mute {
-            greeted = true;
-            let to = protocol::encode_resumed(after.unwrap_or_default());
-            let _ = socket.send(Message::text(to)).await;
-        }
-        if closed {
-            let frame = CloseFrame { code: CloseCode::Normal, reason: "session closed".into() };
-            let _ = socket.send(Message::Close(Some(frame))).await;
-            return;
-        }
-        tokio::select! {
-            biased;
-            message = socket.next() => match message {
-                Some(Ok(Message::Close(_))) => {
-                    let _ = socket.flush().await;
-                    fake.seen.lock().unwrap().farewells += 1;
-                    fake.sessions.lock().unwrap().get_mut(&id).unwrap().handed_on = cursor;
-                    return;
-                }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => {
-                    fake.seen.lock().unwrap().resets += 1;
-                    return;
-                }
-            },
-            changed = changed.changed() => if changed.is_err() {
-                return;
-            }
-        }
-    }
 }

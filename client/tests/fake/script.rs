@@ -1,0 +1,68 @@
+//! What a test tells the server to do.
+
+use std::{collections::HashMap, time::Duration};
+
+/// What becomes of an event, counted from 1 over all sessions.
+pub type Edit = fn(u64) -> Deed;
+
+/// What is done with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Send,
+    Drop,
+    Double,
+    /// Behind the one after it.
+    Swap,
+}
+
+/// What the server does.
+#[derive(Clone)]
+pub struct Script {
+    pub tokens: u64,
+    pub itl: Duration,
+    /// Neither generation nor positions.
+    pub old_contract: bool,
+    /// Applies to tokens, counted from 1 over all sessions.
+    pub edit: Edit,
+    /// The session's first socket is closed with this after so many events; code 0: without a close frame.
+    pub close: Option<(usize, u16, &'static str)>,
+    /// Streams begin, and nothing is ever sent.
+    pub silent: bool,
+    /// Answers to the first calls of each kind, in order.
+    pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
+    /// The first answer to each session's run is lost: the stream runs, the answer is a 502.
+    pub lose_first_answer: bool,
+    /// A token's text.
+    pub content: String,
+    /// The stream ends in an error event with this code.
+    pub error: Option<&'static str>,
+    /// A token behind the terminator.
+    pub encore: bool,
+    /// A socket that resumes is not told when its replay is over.
+    pub mute: bool,
+    /// Where a client resumes is not looked at: it gets everything again.
+    pub forgetful: bool,
+    /// Buffers as small as can be, and a socket that takes nothing for this long is reset.
+    pub impatient: Option<Duration>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            tokens: 18,
+            itl: Duration::from_millis(2),
+            old_contract: false,
+            edit: |_| Deed::Send,
+            close: None,
+            silent: false,
+            refuse: HashMap::new(),
+            lose_first_answer: false,
+            content: "word ".to_owned(),
+            error: None,
+            encore: false,
+            mute: false,
+            forgetful: false,
+            impatient: None,
+        }
+    }
+}

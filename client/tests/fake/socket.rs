@@ -1,0 +1,127 @@
+//! The gateway's half: sockets that are sent the session's log, and ended as the script says.
+
+use super::Fake;
+use futures_util::{SinkExt, StreamExt};
+use protocol::Position;
+use std::{sync::Arc, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    handshake::server::{ErrorResponse, Request, Response as Upgrade},
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+pub(super) async fn accept(listener: TcpListener, fake: Arc<Fake>) {
+    while let Ok((stream, peer)) = listener.accept().await {
+        fake.seen.lock().unwrap().peers.insert(peer.ip());
+        if fake.script.impatient.is_some() {
+            socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
+        }
+        tokio::spawn(socket(stream, Arc::clone(&fake)));
+    }
+}
+
+#[allow(clippy::result_large_err)]
+async fn socket(stream: TcpStream, fake: Arc<Fake>) {
+    let mut session = None;
+    let mut resume = None;
+    let mut refused = false;
+    let upgraded = tokio_tungstenite::accept_hdr_async(stream, |request: &Request, response: Upgrade| {
+        let before = {
+            let mut seen = fake.seen.lock().unwrap();
+            seen.sockets += 1;
+            seen.sockets - 1
+        };
+        if let Some(refusal) = fake.refusal("socket", before) {
+            refused = true;
+            let mut answer = ErrorResponse::new(None);
+            *answer.status_mut() = refusal.status();
+            *answer.headers_mut() = refusal.headers().clone();
+            return Err(answer);
+        }
+        session = protocol::parse_ws_path(request.uri().path()).ok().map(|(_, id)| id);
+        resume = request.headers().get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
+        assert_eq!(request.headers()["authorization"], "Bearer token");
+        Ok(response)
+    })
+    .await;
+    let (Ok(mut socket), Some(id), false) = (upgraded, session, refused) else { return };
+    let first = {
+        let mut sessions = fake.sessions.lock().unwrap();
+        let session = sessions.get_mut(&id).unwrap();
+        session.sockets += 1;
+        session.sockets == 1
+    };
+    fake.seen.lock().unwrap().resumed_after.extend(resume.clone());
+    let after: Option<Position> = resume.map(|text| text.parse().unwrap());
+    let mut changed = fake.changed.subscribe();
+    let mut cursor = match after {
+        Some(_) => 0,
+        None => std::mem::take(&mut fake.sessions.lock().unwrap().get_mut(&id).unwrap().handed_on),
+    };
+    let mut sent = 0;
+    let mut greeted = after.is_none();
+    loop {
+        let (events, closed) = {
+            let sessions = fake.sessions.lock().unwrap();
+            let session = &sessions[&id];
+            (session.log[cursor..].to_vec(), session.closed)
+        };
+        cursor += events.len();
+        for (position, frame) in events {
+            if !fake.script.forgetful && after.is_some_and(|after| position <= after) {
+                continue;
+            }
+            if let Some((count, code, text)) = fake.script.close.filter(|(count, ..)| first && sent >= *count)
+            {
+                let _ = count;
+                if code != 0 {
+                    let frame = CloseFrame { code: CloseCode::from(code), reason: text.into() };
+                    let _ = socket.send(Message::Close(Some(frame))).await;
+                }
+                return;
+            }
+            let patience = fake.script.impatient.unwrap_or(Duration::MAX);
+            match tokio::time::timeout(patience, socket.send(Message::text(frame))).await {
+                Ok(Ok(())) => sent += 1,
+                Ok(Err(_)) => {
+                    fake.seen.lock().unwrap().resets += 1;
+                    return;
+                }
+                Err(_) => {
+                    fake.seen.lock().unwrap().out_of_patience += 1;
+                    return;
+                }
+            }
+        }
+        if !greeted && !fake.script.mute {
+            greeted = true;
+            let to = protocol::encode_resumed(after.unwrap_or_default());
+            let _ = socket.send(Message::text(to)).await;
+        }
+        if closed {
+            let frame = CloseFrame { code: CloseCode::Normal, reason: "session closed".into() };
+            let _ = socket.send(Message::Close(Some(frame))).await;
+            return;
+        }
+        tokio::select! {
+            biased;
+            message = socket.next() => match message {
+                Some(Ok(Message::Close(_))) => {
+                    let _ = socket.flush().await;
+                    fake.seen.lock().unwrap().farewells += 1;
+                    fake.sessions.lock().unwrap().get_mut(&id).unwrap().handed_on = cursor;
+                    return;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => {
+                    fake.seen.lock().unwrap().resets += 1;
+                    return;
+                }
+            },
+            changed = changed.changed() => if changed.is_err() {
+                return;
+            }
+        }
+    }
+}
