@@ -1,0 +1,293 @@
+//! A server that plays a known schedule, and notes when it really wrote each frame.
+//! It spoils what it is told to spoil, counts that, and judges nothing.
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State},
+    routing::post,
+    serve::ListenerExt,
+};
+use futures_util::{SinkExt, StreamExt};
+use protocol::{CloseResponse, CreateResponse, Position, RunRequest, RunResponse, SessionId};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    handshake::server::{Request as Upgrade, Response as Upgraded},
+};
+use uuid::Uuid;
+
+/// Which tokens the ruler spoils, counted over all queries from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Nothing,
+    DropEvery(u64),
+    DoubleEvery(u64),
+    /// With the token after it.
+    SwapEvery(u64),
+}
+
+/// What a ruler plays.
+#[derive(Clone, Copy, Debug)]
+pub struct Play {
+    pub fault: Fault,
+    pub tokens: u64,
+    /// Before the first token, in milliseconds: drawn evenly.
+    pub first: (u64, u64),
+    /// After each token, in milliseconds: drawn evenly.
+    pub gap: (u64, u64),
+}
+
+/// What really happened in a query.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    pub run_received: Instant,
+    pub tokens_written: Vec<Instant>,
+    pub done_written: Option<Instant>,
+}
+
+/// What the ruler did, all in all.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    /// By session and number of the query.
+    pub queries: HashMap<(String, u64), Truth>,
+    pub tokens: u64,
+    pub dropped: u64,
+    pub doubled: u64,
+    pub swapped: u64,
+}
+
+impl Book {
+    /// The sequence numbers of one query's tokens as they are sent: spoiled as the play wants it, and counted.
+    fn sequence(&mut self, play: Play) -> Vec<u64> {
+        let mut sequence = Vec::new();
+        let mut swap = false;
+        for seq in 1..=play.tokens {
+            self.tokens += 1;
+            let (count, swap_with_last) = (self.tokens, std::mem::take(&mut swap));
+            match play.fault {
+                Fault::DropEvery(every) if count.is_multiple_of(every) => {
+                    self.dropped += 1;
+                    continue;
+                }
+                Fault::DoubleEvery(every) if count.is_multiple_of(every) => {
+                    self.doubled += 1;
+                    sequence.push(seq);
+                }
+                Fault::SwapEvery(every) => swap = count.is_multiple_of(every) && seq < play.tokens,
+                _ => {}
+            }
+            sequence.push(seq);
+            if swap_with_last {
+                self.swapped += 1;
+                let last = sequence.len() - 1;
+                sequence.swap(last - 1, last);
+            }
+        }
+        sequence
+    }
+}
+
+/// A query on its way from `/run` to the session's socket.
+#[derive(Debug)]
+struct Order {
+    key: (String, u64),
+    generation: u64,
+    /// Due time and frame, the terminator first: they are taken from the end.
+    frames: Vec<(Instant, String)>,
+}
+
+#[derive(Clone)]
+struct Ruler {
+    play: Play,
+    book: Arc<Mutex<Book>>,
+    random: Arc<Mutex<SmallRng>>,
+    sockets: Arc<Mutex<HashMap<String, mpsc::Sender<Order>>>>,
+}
+
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ruler {
+    /// Takes `/run` in: the time first, all else later.
+    async fn run(
+        State(ruler): State<Self>,
+        Path(session): Path<String>,
+        request: Request,
+    ) -> Json<RunResponse> {
+        let run_received = Instant::now();
+        let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
+        let body: RunRequest = serde_json::from_slice(&body).unwrap();
+        let query_id = body.query_id.unwrap_or_default();
+        let order = ruler.order(&session, &query_id, run_received);
+        let answer = RunResponse {
+            status: "streaming".to_owned(),
+            query_id: Some(query_id),
+            generation: Some(order.generation),
+            tokens: Some(ruler.play.tokens),
+            boot_id: protocol::boot_id(),
+            ..RunResponse::default()
+        };
+        let socket = locked(&ruler.sockets).get(&session).cloned().expect("the client connects first");
+        socket.send(order).await.unwrap();
+        Json(answer)
+    }
+
+    fn order(&self, session: &str, query_id: &str, run_received: Instant) -> Order {
+        let (mut book, mut random) = (locked(&self.book), locked(&self.random));
+        let number = 1 + book.queries.keys().filter(|(of, _)| of == session).count() as u64;
+        let key = (session.to_owned(), number);
+        let truth = Truth { run_received, tokens_written: Vec::new(), done_written: None };
+        book.queries.insert(key.clone(), truth);
+        let mut draw = |(least, most)| Duration::from_millis(random.random_range(least..=most));
+        let mut due = run_received + draw(self.play.first);
+        let mut frames = Vec::new();
+        for seq in book.sequence(self.play) {
+            frames.push((due, token(number, seq, query_id)));
+            due += draw(self.play.gap);
+        }
+        let mut done = Vec::new();
+        let position = Position::new(number, self.play.tokens + 1);
+        protocol::encode_done(&mut done, position, query_id, 0, 0);
+        frames.push((due, String::from_utf8(done).unwrap()));
+        frames.reverse();
+        Order { key, generation: number, frames }
+    }
+
+    async fn create(State(_): State<Self>) -> Json<CreateResponse> {
+        Json(CreateResponse { session_id: SessionId::new(Uuid::new_v4()), auth_token: "ruler".to_owned() })
+    }
+
+    async fn close(State(ruler): State<Self>, Path(session): Path<String>) -> Json<CloseResponse> {
+        locked(&ruler.sockets).remove(&session);
+        Json(CloseResponse { status: "closed".to_owned() })
+    }
+
+    async fn accept(self, listener: TcpListener) {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).unwrap();
+            tokio::spawn(self.clone().socket(stream));
+        }
+    }
+
+    /// One session's socket: plays the orders that come, until the session is closed.
+    async fn socket(self, stream: TcpStream) {
+        let (orders, mut incoming) = mpsc::channel(4);
+        let sockets = Arc::clone(&self.sockets);
+        // Registered before the 101 goes out, or a fast client would submit to nobody.
+        #[allow(clippy::result_large_err)]
+        let register = move |request: &Upgrade, response: Upgraded| {
+            let session = request.uri().path().rsplit('/').next().unwrap_or_default();
+            locked(&sockets).insert(session.to_owned(), orders);
+            Ok(response)
+        };
+        let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, register).await else { return };
+        let mut playing: Option<Order> = None;
+        loop {
+            let due = playing.as_ref().and_then(|order| order.frames.last()).map(|(due, _)| *due);
+            tokio::select! {
+                order = incoming.recv(), if playing.is_none() => match order {
+                    Some(order) => playing = Some(order),
+                    None => {
+                        let _ = socket.close(None).await;
+                        return;
+                    }
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    let order = playing.as_mut().expect("something is due");
+                    let (_, frame) = order.frames.pop().expect("something is due");
+                    let is_done = order.frames.is_empty();
+                    let written = Instant::now();
+                    if socket.send(Message::text(frame)).await.is_err() {
+                        return;
+                    }
+                    self.note(&order.key, written, is_done);
+                    if is_done {
+                        playing = None;
+                    }
+                }
+                message = socket.next() => if !matches!(message, Some(Ok(_))) { return },
+            }
+        }
+    }
+
+    fn note(&self, key: &(String, u64), written: Instant, is_done: bool) {
+        if let Some(truth) = locked(&self.book).queries.get_mut(key) {
+            if is_done {
+                truth.done_written = Some(written);
+            } else {
+                truth.tokens_written.push(written);
+            }
+        }
+    }
+}
+
+fn token(generation: u64, seq: u64, query_id: &str) -> String {
+    let mut frame = Vec::new();
+    protocol::encode_token(&mut frame, Position::new(generation, seq), "word", query_id, 0, 0);
+    String::from_utf8(frame).unwrap()
+}
+
+/// A ruler on a thread of its own, until dropped.
+pub struct Running {
+    pub api: SocketAddr,
+    pub ws: SocketAddr,
+    pub book: Arc<Mutex<Book>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    pub fn start(play: Play) -> Self {
+        let book = Arc::<Mutex<Book>>::default();
+        let ruler = Ruler {
+            play,
+            book: Arc::clone(&book),
+            random: Arc::new(Mutex::new(SmallRng::seed_from_u64(1906))),
+            sockets: Arc::default(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let ws = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send((api.local_addr().unwrap(), ws.local_addr().unwrap())).unwrap();
+                let router = Router::new()
+                    .route("/session/create", post(Ruler::create))
+                    .route("/session/{id}/run", post(Ruler::run))
+                    .route("/session/{id}/close", post(Ruler::close))
+                    .with_state(ruler.clone());
+                let api = api.tap_io(|stream| stream.set_nodelay(true).unwrap());
+                tokio::select! {
+                    result = axum::serve(api, router) => result.unwrap(),
+                    () = ruler.accept(ws) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let (api, ws) = told.recv().unwrap();
+        Self { api, ws, book, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
