@@ -1,6 +1,7 @@
 //! The bus over Redis: hashes for what is atomic, a stream a session for its log, pub/sub for what is live.
 //! One connection for commands, one for appends, one to four that subscribe; their number never grows with sessions.
 
+mod backend;
 mod heartbeat;
 mod incarnation;
 mod link;
@@ -12,10 +13,9 @@ mod scripts;
 mod subscriber;
 
 use crate::{
-    Appended, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError, ClaimRequest,
-    Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
-    attachment::Backend,
-    hub::{Hub, Page, Slot},
+    Appended, Attachment, Batch, Broker, BusConfig, BusError, Claim, ClaimError, ClaimRequest, Control,
+    Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
+    hub::{Hub, Slot},
     memory::{CONTROL_QUEUE, TAKEOVER_WAIT},
     rules::Keeper,
 };
@@ -24,18 +24,16 @@ use bytes::Bytes;
 use incarnation::Incarnation;
 use link::{Commands, Link, Purpose};
 use parking_lot::Mutex;
-use protocol::{Gaps, Names, Position, Prefix, SessionId};
+use protocol::{Gaps, Names, Position, SessionId};
 use readiness::Readiness;
 use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, ScriptInvocation, Value,
-    io::tcp::TcpSettings,
+    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, ScriptInvocation, io::tcp::TcpSettings,
 };
 use restoration::Cursors;
 use scripts::Scripts;
 use std::{sync::Arc, time::Instant};
 use subscriber::{Share, Subscriber, Subscribing};
 use tokio::{
-    runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -336,98 +334,5 @@ impl Broker for RedisBroker {
 
     fn counters(&self) -> CountersSnapshot {
         self.inner.counters.snapshot()
-    }
-}
-
-#[async_trait]
-impl Backend for Inner {
-    async fn read_page(&self, session: SessionId, slot: &Slot, limit: usize) -> Result<CatchUp, BusError> {
-        let (last, mark_of_lane) = slot.begin_read();
-        if self.config.delivery == Delivery::PubSub {
-            return Ok(slot.end_read(mark_of_lane, Page::Last, Gaps::Announce).into());
-        }
-        let gaps = self.gaps();
-        let limit = limit.max(1);
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("GET").arg(self.incarnation.mark_key());
-        let range = pipeline.cmd("XRANGE").arg(self.names.log(session));
-        range.arg(format!("({last}")).arg("+").arg("COUNT").arg(limit);
-        let (mark, entries): (Option<Vec<u8>>, Vec<Value>) = self.call(&pipeline).await?;
-        let gaps = if self.incarnation.saw_mark(mark.as_deref()) { gaps } else { Gaps::Await };
-        let mut page = if entries.len() < limit { Page::Last } else { Page::Full };
-        for entry in &entries {
-            match logged_frame(entry).and_then(|frame| Some((Prefix::parse(frame)?, frame))) {
-                Some((prefix, frame)) => {
-                    if !slot.logged(prefix, frame, gaps) {
-                        page = Page::Holed;
-                        break;
-                    }
-                }
-                None => Counters::add(&self.counters.malformed, 1),
-            }
-        }
-        Ok(slot.end_read(mark_of_lane, page, gaps).into())
-    }
-
-    async fn release(
-        &self,
-        session: SessionId,
-        slot: &Slot,
-        cursor: Option<Position>,
-    ) -> Result<(), BusError> {
-        slot.left();
-        let epoch = slot.epoch();
-        if let Some(cursor) = cursor {
-            self.cursors.lock().remember(session, epoch, cursor);
-        }
-        self.release_epoch(session, epoch, cursor).await
-    }
-
-    fn forget(self: Arc<Self>, session: SessionId, slot: &Arc<Slot>) {
-        // Said first: from here on nobody puts it back into the hub.
-        let unsaid = slot.left();
-        if self.hub.remove(session, slot) {
-            self.subscriber(session).unsubscribe(session);
-        }
-        // Whoever comes next must not wait for one that went away without a word.
-        if unsaid
-            && slot.epoch() != 0
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let epoch = slot.epoch();
-            runtime.spawn(async move {
-                if let Err(error) = self.release_epoch(session, epoch, None).await {
-                    tracing::debug!(%session, "an attachment was not released: {error}");
-                }
-            });
-        }
-    }
-}
-
-impl Inner {
-    async fn release_epoch(
-        &self,
-        session: SessionId,
-        epoch: u64,
-        cursor: Option<Position>,
-    ) -> Result<(), BusError> {
-        let mut script = self.scripts.release.key(self.names.attach(session));
-        script
-            .arg(self.names.prefix())
-            .arg(session.to_string())
-            .arg(self.ttl())
-            .arg(epoch)
-            .arg(cursor.map_or_else(String::new, |cursor| cursor.to_string()));
-        self.invoke(&script).await
-    }
-}
-
-/// The frame in one entry of XRANGE's answer: `[id, [field, frame]]`.
-fn logged_frame(entry: &Value) -> Option<&[u8]> {
-    let Value::Array(entry) = entry else { return None };
-    let Some(Value::Array(fields)) = entry.get(1) else { return None };
-    match fields.get(1) {
-        Some(Value::BulkString(frame)) => Some(frame),
-        _ => None,
     }
 }
