@@ -1,0 +1,138 @@
+//! How a lane gets its events: live ones, pages of the log where it is behind, and what is done with a gap.
+
+use super::{MAYBE_RESTORED, RETRY, SlotId};
+use crate::{
+    broker::{Answer, Request},
+    socket::Down,
+    world::{Pid, World, note, short},
+};
+use protocol::{Gaps, Kind, LogEnd, Logged, Mark, Position, Prefix, Step};
+
+const PAGE: usize = 5;
+
+impl World {
+    fn gaps(&self, pid: Pid) -> Gaps {
+        let waits = self.proxies[&pid].forgot_at.is_some_and(|at| self.now < at + MAYBE_RESTORED);
+        if waits { Gaps::Await } else { Gaps::Announce }
+    }
+
+    /// Reads the next page of the log, if the lane is behind.
+    pub(super) fn feed(&mut self, id: SlotId) {
+        let slot = &mut self.slots[id];
+        if slot.ended || !slot.open || slot.reading || !slot.behind {
+            return;
+        }
+        (slot.behind, slot.reading) = (false, true);
+        let (pid, session, after, mark) = (slot.proxy, slot.session, slot.lane.last(), slot.lane.mark());
+        let link = self.proxies[&pid].commands;
+        self.call(link, Request::Read { session, after, limit: PAGE }, move |world, answer| {
+            world.slots[id].reading = false;
+            let Some(Answer::Page(page)) = answer else { return world.read_again(id, RETRY) };
+            let full = page.len() == PAGE;
+            for entry in page {
+                if !world.logged(id, entry.prefix, &entry.frame) {
+                    return world.read_again(id, RETRY);
+                }
+            }
+            if full { world.read_again(id, 0) } else { world.log_end(id, mark) }
+        });
+    }
+
+    fn read_again(&mut self, id: SlotId, delay: u64) {
+        self.within(self.slots[id].proxy, delay, move |world| {
+            world.slots[id].behind = true;
+            world.feed(id);
+        });
+    }
+
+    fn logged(&mut self, id: SlotId, prefix: Prefix, frame: &[u8]) -> bool {
+        let gaps = self.gaps(self.slots[id].proxy);
+        if self.slots[id].ended {
+            return false;
+        }
+        match self.slots[id].lane.logged(prefix, gaps) {
+            Logged::Forward => self.forward(id, prefix, frame),
+            Logged::Note => self.note_kind(id, prefix.kind),
+            Logged::Seen => {}
+            Logged::Gap { from, to, forward } => {
+                self.gap(id, from, to);
+                if forward { self.forward(id, prefix, frame) } else { self.note_kind(id, prefix.kind) }
+            }
+            Logged::Await => {
+                self.covered.insert("waited for what may be restored");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn log_end(&mut self, id: SlotId, mark: Mark) {
+        let gaps = self.gaps(self.slots[id].proxy);
+        if self.slots[id].ended {
+            return;
+        }
+        match self.slots[id].lane.log_end(mark, gaps) {
+            LogEnd::CaughtUp => {
+                self.feed(id);
+                if std::mem::take(&mut self.slots[id].resumes) {
+                    self.down(self.slots[id].socket, Down::Resumed);
+                }
+            }
+            LogEnd::Again => self.read_again(id, 0),
+            LogEnd::Missing { from, to } => {
+                self.gap(id, from, to);
+                self.read_again(id, 0);
+            }
+            LogEnd::Await => {
+                self.covered.insert("waited for what may be restored");
+                self.read_again(id, RETRY);
+            }
+        }
+    }
+
+    pub(super) fn live(&mut self, id: SlotId, prefix: Prefix, frame: &[u8]) {
+        if self.slots[id].ended {
+            return;
+        }
+        match self.slots[id].lane.live(prefix) {
+            Step::Forward => self.forward(id, prefix, frame),
+            Step::Note => self.note_kind(id, prefix.kind),
+            Step::Seen => {}
+            Step::Behind => {
+                self.slots[id].behind = true;
+                self.feed(id);
+            }
+        }
+    }
+
+    fn forward(&mut self, id: SlotId, prefix: Prefix, frame: &[u8]) {
+        self.slots[id].handed_over = prefix.position;
+        self.down(self.slots[id].socket, Down::Event { prefix, frame: frame.into() });
+    }
+
+    fn gap(&mut self, id: SlotId, from: Position, to: Position) {
+        self.slots[id].handed_over = to;
+        note!(
+            self,
+            "{}: {} has a gap after {from} up to {to}",
+            self.name(self.slots[id].proxy),
+            short(self.slots[id].session)
+        );
+        self.covered.insert("gap announced");
+        if !self.plan.forgets() {
+            crate::world::violated!(
+                self,
+                "a gap after {from} up to {to} was announced, and no log lacks anything"
+            );
+        }
+        self.down(self.slots[id].socket, Down::Gap { from, to });
+    }
+
+    fn note_kind(&mut self, id: SlotId, kind: Kind) {
+        if kind == Kind::Closed && !self.slots[id].ended {
+            self.slots[id].ended = true;
+            // Released once the client has answered, or with its socket.
+            self.down(self.slots[id].socket, Down::Close { taken_over: false });
+        }
+    }
+}
