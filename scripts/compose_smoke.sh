@@ -195,7 +195,8 @@ idle=$(gateways stot | grep -cx 0 || true)
 
 if command -v cargo >/dev/null; then
     say "streams of eight seconds, while a gateway is killed and Redis comes back without its data"
-    cargo build -q -p stack
+    # By --bin and not by -p: with the features of the whole workspace, for which all is compiled already.
+    cargo build -q --bin stack
     run_load -e LOAD_TOKENS=80 -e LOAD_ITL_MS=100 &
     load=$!
     deadline=$((SECONDS + 60))
@@ -203,7 +204,7 @@ if command -v cargo >/dev/null; then
         ((SECONDS < deadline)) || fail "the client opened no sockets"
         sleep 0.2
     done
-    cargo run -q -p stack -- fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
+    cargo run -q --bin stack -- fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
     wait "$load" || fail "the run with faults failed"
 fi
 say "passed"

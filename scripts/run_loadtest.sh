@@ -158,12 +158,13 @@ analyze_since() { # MARK
     if [[ -n $newest ]]; then scripts/analyze_results.sh "$newest"; fi
 }
 
-packages=()
-if [[ -n $native ]]; then packages+=(-p stack -p server -p wsproxy); fi
-if [[ $action == run && -z $in_docker ]]; then packages+=(-p client); fi
-if ((${#packages[@]})); then
+# By --bin and not by -p: the features of dependencies are then the whole workspace's, and nothing is compiled twice.
+programs=()
+if [[ -n $native ]]; then programs+=(--bin stack --bin server --bin wsproxy); fi
+if [[ $action == run && -z $in_docker ]]; then programs+=(--bin client); fi
+if ((${#programs[@]})); then
     command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
-    if [[ $action == run || $action == up ]]; then cargo build --release "${packages[@]}"; fi
+    if [[ $action == run || $action == up ]]; then cargo build --release "${programs[@]}"; fi
     bin=$(target)/release
     [[ -z $native || -x $bin/stack ]] || die "$bin/stack is missing, so nothing was started from here"
 fi
