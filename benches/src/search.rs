@@ -65,8 +65,9 @@ pub(crate) async fn measure(options: &Search) -> anyhow::Result<Record> {
         let connections = (rate / options.shape.per_connection).round().max(1.0) as usize;
         let record = measure_load(&options.target, options.shape, connections, &variant).await?;
         eprintln!("{}", line(rate, &record));
+        let is_clean = record.verdict == Verdict::Clean;
         if plan.tell(record.verdict) {
-            *(if record.verdict == Verdict::Clean { &mut best } else { &mut worst }) = Some(record);
+            *(if is_clean { &mut best } else { &mut worst }) = Some(record);
         }
     }
     Ok(summed_up(variant, best, worst))
