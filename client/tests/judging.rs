@@ -93,6 +93,29 @@ fn thresholds_goodput_and_steady_state_are_everywhere() {
     insta::assert_snapshot!("judged_markdown", read(dir.path(), "_summary.md"));
 }
 
+/// One of 21 queries was refused, and its session ended badly.
+#[test]
+fn without_a_threshold_every_query_and_session_is_judged_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let finished = run(dir.path(), &[], &[], None);
+    let summary: serde_json::Value = serde_json::from_str(&read(dir.path(), "_summary.json")).unwrap();
+    let judged: Vec<_> = summary["thresholds"].as_array().unwrap().iter().skip(3).collect();
+    let shown: Vec<_> =
+        judged.iter().map(|judged| (judged["threshold"].as_str().unwrap(), &judged["ok"])).collect();
+    let no = false.into();
+    assert_eq!(shown, [("queries_ok==21", &no), ("sessions_ok==1", &no)]);
+    let text = finished.text(80);
+    for (name, page) in [
+        ("text", text.as_str()),
+        ("Markdown", &read(dir.path(), "_summary.md")),
+        ("JUnit", &read(dir.path(), "_junit.xml")),
+        ("HTML", &read(dir.path(), "_report.html")),
+    ] {
+        let missing = ["tokens_lost==0", "queries_ok==21", "sessions_ok==1"];
+        assert!(missing.iter().all(|threshold| page.contains(threshold)), "{name}: {page}");
+    }
+}
+
 #[test]
 fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
     let dir = tempfile::tempdir().unwrap();

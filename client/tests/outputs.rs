@@ -65,8 +65,12 @@ fn a_server_of_the_old_contract_is_unverified() {
     assert_eq!(finished.exit_code(), 0);
     assert!(finished.judgement().reason.contains("unverified"), "{}", finished.judgement().reason);
     assert!(finished.text(80).contains("? tokens_lost==0"), "{}", finished.text(80));
-    assert_eq!(summary(dir.path())["integrity"], "unverified");
-    assert_eq!(summary(dir.path())["delivery_ratio"], serde_json::Value::Null);
+    let summary = summary(dir.path());
+    assert_eq!(summary["integrity"], "unverified");
+    let lost = &summary["thresholds"][0];
+    assert_eq!((&lost["ok"], &lost["value"]), (&serde_json::Value::Null, &0.0.into()), "nobody can say");
+    assert!(lost["reason"].as_str().unwrap().contains("numbers nothing"), "{lost}");
+    assert_eq!(summary["delivery_ratio"], serde_json::Value::Null);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What a run is judged by, while it goes on and at its end.
 //! It asks a run to stop where a threshold is broken for good; it ends nothing by force.
 
-use super::{RunInfo, figures, info};
+use super::{RunInfo, figures, info, summary::integrity};
 use crate::{
     measure::{
         Evidence, Interval, Judgement, Objective, Reading, RunData, Steady, Totals, exit_code, judge,
-        threshold::{Outcome, RunFigures, Threshold, Windows, figure_text, judge_all, zero},
+        threshold::{Outcome, RunFigures, State, Threshold, Windows, exactly, figure_text, judge_all},
     },
     signals::Stop,
 };
@@ -14,8 +14,11 @@ use std::{
     time::Duration,
 };
 
-/// Default thresholds, always on: integrity outranks everything.
-const ALWAYS: [&str; 3] = ["tokens_lost", "tokens_duplicated", "tokens_reordered"];
+/// Always on: integrity outranks everything.
+const INTEGRITY: [&str; 3] = ["tokens_lost", "tokens_duplicated", "tokens_reordered"];
+
+/// Why nobody can say whether something is missing.
+pub(super) const UNVERIFIED: &str = "unverified: the server numbers nothing";
 
 /// What a run is to be judged by.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +45,21 @@ pub struct Abort {
 }
 
 impl Judging {
-    fn all(&self) -> Vec<Threshold> {
-        ALWAYS.map(zero).into_iter().chain(self.thresholds.iter().cloned()).collect()
+    /// What is known before the run, integrity first.
+    fn planned(&self) -> Vec<Threshold> {
+        let integrity = INTEGRITY.map(|name| exactly(name, 0));
+        integrity.into_iter().chain(self.thresholds.iter().cloned()).collect()
+    }
+
+    /// All that a run is judged by. Where the user says nothing, every query and every session must be ok.
+    fn all(&self, run: &RunData) -> Vec<Threshold> {
+        let mut all = self.planned();
+        if self.thresholds.is_empty() {
+            let everything = [("queries_ok", run.queries.total), ("sessions_ok", run.sessions.total)];
+            let attempted = everything.into_iter().filter(|(_, total)| *total > 0);
+            all.extend(attempted.map(|(name, total)| exactly(name, total)));
+        }
+        all
     }
 
     /// What looks at the seconds as they go by.
@@ -51,7 +67,7 @@ impl Judging {
         Observer {
             thresholds: self.thresholds.clone(),
             goodput: !self.objectives.is_empty(),
-            windows: Windows::of(&self.all()),
+            windows: Windows::of(&self.planned()),
             steady: self.steady.and_then(Steady::of),
             abort: self.abort.clone(),
         }
@@ -112,8 +128,8 @@ impl Observer {
 pub(super) struct Conclusion {
     pub(super) evidence: Evidence,
     pub(super) judgement: Judgement,
-    /// The default thresholds first.
-    pub(super) outcomes: Vec<Outcome>,
+    /// Of every threshold, integrity first.
+    outcomes: Vec<Outcome>,
     pub(super) objectives: Arc<[Objective]>,
     pub(super) exit_code: u8,
 }
@@ -128,8 +144,8 @@ impl Conclusion {
             steady: run.steady.as_ref(),
             windows: &run.windows,
         };
-        let outcomes = judge_all(&judging.all(), &figures);
-        let thresholds = outcomes[ALWAYS.len()..].to_vec();
+        let outcomes = judge_all(&judging.all(run), &figures);
+        let thresholds = outcomes[INTEGRITY.len()..][..judging.thresholds.len()].to_vec();
         let evidence = Evidence { thresholds, ..info::evidence(run, info) };
         let mut judgement = judge(&evidence);
         if let Some(why) = &info.aborted {
@@ -139,8 +155,12 @@ impl Conclusion {
         Self { evidence, judgement, outcomes, objectives: Arc::clone(&judging.objectives), exit_code }
     }
 
-    /// The thresholds of the user's.
-    pub(super) fn users(&self) -> &[Outcome] {
-        &self.outcomes[ALWAYS.len()..]
+    /// Every threshold, and whether nobody can say: of integrity, where the server numbers nothing.
+    pub(super) fn checks(&self, run: &RunData) -> impl Iterator<Item = (&Outcome, bool)> {
+        let unverified = integrity(run) == "unverified";
+        let is_blind = move |index, outcome: &Outcome| {
+            unverified && index < INTEGRITY.len() && outcome.state == State::Held
+        };
+        self.outcomes.iter().enumerate().map(move |(index, outcome)| (outcome, is_blind(index, outcome)))
     }
 }

@@ -1,7 +1,12 @@
 //! `_junit.xml`: the verdict and every threshold as test cases, for whatever shows test results of a build.
 //! A threshold that cannot be judged is an error, one of an unnumbered stream is skipped; none is left out.
 
-use super::{RunInfo, files::Files, judging::Conclusion, summary::integrity, values::uncontrolled};
+use super::{
+    RunInfo,
+    files::Files,
+    judging::{Conclusion, UNVERIFIED},
+    values::uncontrolled,
+};
 use crate::measure::{
     RunData, Verdict,
     threshold::{Outcome, State},
@@ -41,12 +46,8 @@ fn render(
     info: &RunInfo,
     conclusion: &Conclusion,
 ) -> io::Result<Vec<u8>> {
-    let unverified = integrity(run) == "unverified";
     let mut cases = vec![verdict(info, conclusion)];
-    cases.extend(conclusion.outcomes.iter().enumerate().map(|(index, outcome)| {
-        let default = index + conclusion.users().len() < conclusion.outcomes.len();
-        threshold(outcome, default && unverified)
-    }));
+    cases.extend(conclusion.checks(run).map(|(outcome, unverified)| threshold(outcome, unverified)));
     let count = |of: fn(&Result) -> bool| cases.iter().filter(|case| of(&case.result)).count().to_string();
     let (tests, time) = (cases.len().to_string(), format!("{:.3}", info.elapsed.as_secs_f64()));
     let failures = count(|result| matches!(result, Result::Failed(_)));
@@ -83,7 +84,7 @@ fn verdict(info: &RunInfo, conclusion: &Conclusion) -> Case {
 
 fn threshold(outcome: &Outcome, unverified: bool) -> Case {
     let result = match &outcome.state {
-        State::Held if unverified => Result::Skipped("unverified: the server numbers nothing".to_owned()),
+        _ if unverified => Result::Skipped(UNVERIFIED.to_owned()),
         State::Held => Result::Passed,
         State::Broken => Result::Failed(outcome.shown()),
         State::Unknown(why) => Result::Error(why.clone()),

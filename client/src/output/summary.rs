@@ -2,7 +2,12 @@
 //! The origin's are in seconds and percent, all others in milliseconds and shares.
 
 use super::{
-    RunInfo, Tally, faults, figures, files::Files, host::Host, info, judging::Conclusion, resources,
+    RunInfo, Tally, faults, figures,
+    files::Files,
+    host::Host,
+    info,
+    judging::{Conclusion, UNVERIFIED},
+    resources,
 };
 use crate::measure::{
     Distribution, Metric, RunData, Summary as Figures,
@@ -252,11 +257,12 @@ fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
 }
 
 /// `ok` is null where nobody can say, and `reason` says why.
-fn threshold(outcome: &Outcome) -> Value {
+fn threshold(outcome: &Outcome, unverified: bool) -> Value {
     let (ok, reason) = match &outcome.state {
+        _ if unverified => (None, Some(UNVERIFIED)),
         State::Held => (Some(true), None),
         State::Broken => (Some(false), None),
-        State::Unknown(why) => (None, Some(why)),
+        State::Unknown(why) => (None, Some(why.as_str())),
     };
     json!({
         "threshold": outcome.threshold.text,
@@ -345,7 +351,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         ours: ours(run, info),
         vllm: vllm(run, info, conclusion),
         measures: faults::measures(run),
-        thresholds: conclusion.outcomes.iter().map(threshold).collect(),
+        thresholds: conclusion.checks(run).map(|(outcome, blind)| threshold(outcome, blind)).collect(),
         steady: run.steady.as_ref().map(|steady| figures::steady(steady, !conclusion.objectives.is_empty())),
         findings: info::findings(run, info),
         health: resources::health(run),

@@ -72,44 +72,17 @@ fn head(page: &mut Page, info: &RunInfo, judgement: &Judgement) {
     page.gap();
 }
 
-const fn mark(ok: bool) -> &'static str {
-    if ok { "✓" } else { "✗" }
-}
-
 fn checks(page: &mut Page, run: &RunData, conclusion: &Conclusion) {
-    let evidence = &conclusion.evidence;
-    let unverified = integrity(run) == "unverified";
-    let tokens = [
-        ("tokens_lost", evidence.tokens_lost),
-        ("tokens_duplicated", evidence.tokens_duplicated),
-        ("tokens_reordered", evidence.tokens_reordered),
-    ];
-    for (name, value) in tokens {
-        let (mark, value) = if unverified && value == 0 {
-            ("?", "unverified".to_owned())
-        } else {
-            (mark(value == 0), value.to_string())
+    for (outcome, unverified) in conclusion.checks(run) {
+        let (mark, value) = match outcome.state {
+            _ if unverified => ("?", "unverified".to_owned()),
+            State::Held => ("✓", outcome.shown()),
+            State::Broken => ("✗", outcome.shown()),
+            State::Unknown(_) => ("?", outcome.shown()),
         };
-        check(page, mark, &format!("{name}==0"), &value);
-    }
-    if conclusion.users().is_empty() {
-        let (ok, total) = (evidence.queries_ok, evidence.queries_total);
-        let mark = mark(ok == total && total > 0);
-        check(page, mark, &format!("queries_ok=={total}"), &ok.to_string());
-    }
-    for outcome in conclusion.users() {
-        let mark = match outcome.state {
-            State::Held => "✓",
-            State::Broken => "✗",
-            State::Unknown(_) => "?",
-        };
-        check(page, mark, &outcome.threshold.to_string(), &outcome.shown());
+        page.sentence(&format!("{mark} {:<28} ", outcome.threshold.to_string()), &value);
     }
     page.gap();
-}
-
-fn check(page: &mut Page, mark: &str, threshold: &str, value: &str) {
-    page.sentence(&format!("{mark} {threshold:<28} "), value);
 }
 
 fn findings(page: &mut Page, run: &RunData, info: &RunInfo) {

@@ -55,9 +55,9 @@ pub(super) fn thresholds(stored: &Stored) -> Markup {
                         span class={ "mark " (class) } { (mark) }
                         span.what { (text(threshold, "threshold")) }
                         span.value {
-                            @match number(threshold, "value") {
-                                Some(value) => (grouped(value)),
-                                None => span.note { (text(threshold, "reason")) }
+                            @match (text(threshold, "reason"), number(threshold, "value")) {
+                                ("", Some(value)) => (grouped(value)),
+                                (reason, _) => span.note { (reason) }
                             }
                         }
                     }

@@ -116,15 +116,16 @@ fn over_steady(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, S
     stretch_figure(&threshold.figure, distribution, metrics.counts(), metrics.tokens(), steady.seconds())
 }
 
-/// A threshold that must hold whatever else is asked for.
+/// A threshold of ours: that a count of the run is this one.
 #[must_use]
-pub fn zero(name: &'static str) -> Threshold {
+#[allow(clippy::cast_precision_loss)]
+pub fn exactly(name: &'static str, count: u64) -> Threshold {
     Threshold {
-        text: format!("{name}==0"),
+        text: format!("{name}=={count}"),
         figure: Figure::Scalar(name),
         over: Over::Run,
         comparison: Comparison::Equal,
-        limit: 0.0,
+        limit: count as f64,
     }
 }
 

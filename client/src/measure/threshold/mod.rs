@@ -7,7 +7,7 @@ mod parse;
 mod statistic;
 mod window;
 
-pub use judge::{Outcome, RunFigures, State, figure_text, judge_all, zero};
+pub use judge::{Outcome, RunFigures, State, exactly, figure_text, judge_all};
 pub use names::{RUN_NAMES, STRETCH_NAMES};
 pub use parse::{ThresholdError, split};
 pub use statistic::Statistic;
