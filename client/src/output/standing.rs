@@ -11,7 +11,7 @@ use std::{
 
 /// Percentiles are of so many seconds.
 pub const RECENT_SECONDS: usize = 5;
-/// Seconds of which the tokens are shown.
+/// Seconds that are drawn.
 const SHOWN_SECONDS: usize = 300;
 /// What has percentiles.
 pub const RECENT: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery];
@@ -34,6 +34,8 @@ pub struct Standing {
     pub recent: [Option<[f64; 3]>; RECENT.len()],
     /// Tokens of each of the last seconds, the present one last.
     pub tokens_by_second: VecDeque<u64>,
+    /// p95 of `ttft_ms` of the same seconds; none of those in which no query ended.
+    pub ttft_by_second: VecDeque<Option<f64>>,
     /// Attempts to reconnect.
     pub reconnect_attempts: u64,
     /// …of which succeeded.
@@ -50,6 +52,7 @@ pub(super) struct Publisher {
     board: Board,
     seconds: VecDeque<[Distribution; RECENT.len()]>,
     tokens: VecDeque<u64>,
+    ttft: VecDeque<Option<f64>>,
     counted: (u64, u64),
     next: u64,
     /// When last, and since then no second was over.
@@ -68,9 +71,11 @@ impl Publisher {
         self.next = second + 1;
         for _ in 0..empty {
             push(&mut self.tokens, 0, SHOWN_SECONDS);
+            push(&mut self.ttft, None, SHOWN_SECONDS);
             push(&mut self.seconds, Default::default(), RECENT_SECONDS);
         }
         push(&mut self.tokens, interval.tokens(), SHOWN_SECONDS);
+        push(&mut self.ttft, interval.get(Metric::Ttft).quantile_ms(0.95), SHOWN_SECONDS);
         push(&mut self.seconds, RECENT.map(|metric| interval.get(metric).clone()), RECENT_SECONDS);
         let counts = interval.counts();
         self.counted.0 += counts.reconnect_attempts;
@@ -90,6 +95,7 @@ impl Publisher {
             queries: run.queries,
             recent: std::array::from_fn(|at| self.percentiles(at)),
             tokens_by_second: self.tokens.clone(),
+            ttft_by_second: self.ttft.clone(),
             reconnect_attempts: self.counted.0,
             reconnects: self.counted.1,
             failures: failures(run),
@@ -144,6 +150,8 @@ mod tests {
         assert!(near.iter().all(|ms| (ms - 10.0).abs() < 0.1), "{near:?}");
         assert_eq!(standing.recent[1], None);
         assert_eq!(standing.tokens_by_second, [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
+        let measured: Vec<_> = standing.ttft_by_second.iter().map(Option::is_some).collect();
+        assert_eq!(measured, [true, true, true, false, false, false, false, false, false, true]);
         assert!(!publisher.is_due());
         publisher.second(10, &Interval::default());
         assert!(publisher.is_due(), "a second that is over is shown at once");

@@ -21,6 +21,8 @@ use ratatui::{
 /// From here on there are two columns.
 const WIDE: u16 = 90;
 const LEAST: (u16, u16) = (40, 12);
+/// From so many rows on there are two charts.
+const TWO_CHARTS: u16 = 11;
 
 const HELP: [&str; 6] = [
     "q, Ctrl+C   stop: nothing new is started, streams end, results are written",
@@ -105,28 +107,39 @@ fn phase_line(snapshot: &Snapshot) -> Line<'static> {
 }
 
 fn one_column(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
-    let roomy = u16::from(area.height > 20);
-    let chart = if area.height > 26 { 6 } else { 3 };
-    let parts = [2 + roomy, chart + roomy, 5 + roomy, 3 + roomy].map(Constraint::Length);
+    let notes = notes(snapshot);
+    let gap = u16::from(area.height > 20);
+    let parts = [2, 5, 3].map(|height| height + gap);
+    let others = parts.iter().sum::<u16>() + gap + rows(&notes);
+    let [rates, latency, delivered] = parts.map(Constraint::Length);
+    let chart = Constraint::Length(area.height.saturating_sub(others).max(3) + gap);
     let [rates, chart, latency, delivered, rest] =
-        Layout::vertical(parts.into_iter().chain([Constraint::Min(0)])).areas(area);
+        Layout::vertical([rates, chart, latency, delivered, Constraint::Min(0)]).areas(area);
     rates_lines(snapshot, rates, buffer);
-    tokens_chart(snapshot, chart, buffer, roomy);
+    charts(snapshot, Rect { height: chart.height.saturating_sub(gap), ..chart }, buffer);
     latency_table(snapshot, latency, buffer);
     delivery(snapshot, delivered, buffer);
-    notes(snapshot, rest, buffer);
+    note_lines(notes, rest, buffer);
 }
 
 fn two_columns(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
-    let [left, right] = Layout::horizontal([Constraint::Percentage(50); 2]).spacing(2).areas(area);
-    let parts = [Constraint::Length(3), Constraint::Length(6), Constraint::Max(10)];
-    let [rates, latency, chart] = Layout::vertical(parts).areas(left);
+    let notes = notes(snapshot);
+    // What is said goes before what is drawn, but for the charts' least.
+    let words = (4 + rows(&notes)).min(area.height.saturating_sub(TWO_CHARTS + 1)).max(8);
+    let [words, drawn] =
+        Layout::vertical([Constraint::Length(words), Constraint::Min(0)]).spacing(1).areas(area);
+    let [left, right] = Layout::horizontal([Constraint::Percentage(50); 2]).spacing(2).areas(words);
+    let [rates, latency] = Layout::vertical([Constraint::Length(3), Constraint::Min(0)]).areas(left);
     rates_lines(snapshot, rates, buffer);
     latency_table(snapshot, latency, buffer);
-    tokens_chart(snapshot, chart, buffer, 0);
     let [delivered, rest] = Layout::vertical([Constraint::Length(4), Constraint::Min(0)]).areas(right);
     delivery(snapshot, delivered, buffer);
-    notes(snapshot, rest, buffer);
+    note_lines(notes, rest, buffer);
+    charts(snapshot, drawn, buffer);
+}
+
+fn rows(lines: &[Line<'_>]) -> u16 {
+    u16::try_from(lines.len()).unwrap_or(u16::MAX)
 }
 
 fn rates_lines(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
@@ -144,18 +157,41 @@ fn rates_lines(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     Paragraph::new(lines).render(area, buffer);
 }
 
-fn tokens_chart(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer, below: u16) {
-    let [caption, chart, _] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(below)]).areas(area);
-    let seconds = &snapshot.standing.tokens_by_second;
-    let shown = seconds.iter().rev().take(chart.width.into());
-    let most = shown.clone().max().copied().unwrap_or(0);
-    Line::from(format!("tokens a second, {} s, at most {most}", shown.len()).dim()).render(caption, buffer);
+/// Tokens, and where there is room for both how late the first ones were: the same seconds, one above the other.
+fn charts(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let standing = &snapshot.standing;
+    let tokens = standing.tokens_by_second.iter().map(|&tokens| Some(tokens));
+    let named = |seconds, most: u64| format!("tokens a second, {seconds} s, at most {most}");
+    if area.height < TWO_CHARTS {
+        return chart(tokens, named, Color::Cyan, area, buffer);
+    }
+    let [above, below] = Layout::vertical([Constraint::Fill(1); 2]).spacing(1).areas(area);
+    chart(tokens, named, Color::Cyan, above, buffer);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let micros = |ms: f64| (ms * 1e3).round() as u64;
+    let ttft = standing.ttft_by_second.iter().map(|ms| ms.map(micros));
+    let named =
+        |seconds, most| format!("ttft_ms p(95) a second, {seconds} s, at most {}", short(most as f64 / 1e3));
+    chart(ttft, named, Color::Magenta, below, buffer);
+}
+
+/// The last seconds from zero up, under their name, which tells how many they are and the highest.
+fn chart(
+    seconds: impl DoubleEndedIterator<Item = Option<u64>>,
+    named: impl Fn(usize, u64) -> String,
+    color: Color,
+    area: Rect,
+    buffer: &mut Buffer,
+) {
+    let [caption, drawn] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
+    let shown: Vec<_> = seconds.rev().take(drawn.width.into()).collect();
+    let most = shown.iter().flatten().max().copied().unwrap_or(0);
+    Line::from(named(shown.len(), most).dim()).render(caption, buffer);
     Sparkline::default()
-        .data(shown.copied().collect::<Vec<_>>())
+        .data(shown)
         .direction(RenderDirection::RightToLeft)
-        .style(Color::Cyan)
-        .render(chart, buffer);
+        .style(color)
+        .render(drawn, buffer);
 }
 
 fn latency_table(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
@@ -206,8 +242,8 @@ fn counted(text: String, count: u64, is_bad: bool) -> Span<'static> {
 }
 
 /// What is worth a line: the last message, thresholds that do not hold, faults, failures, thresholds that hold.
-fn notes(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
-    let mut lines: Vec<Line<'_>> = Vec::new();
+fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
+    let mut lines = Vec::new();
     lines.extend(snapshot.message.iter().map(|text| Line::from(format!("! {}", printable(text)).yellow())));
     let (held, others): (Vec<_>, Vec<_>) =
         snapshot.standing.thresholds.iter().partition(|outcome| outcome.state == State::Held);
@@ -220,6 +256,10 @@ fn notes(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let failure = |(name, count): &(String, u64)| Line::from(format!("{count} × {name}").red());
     lines.extend(snapshot.standing.failures.iter().map(failure));
     lines.extend(held.into_iter().map(threshold));
+    lines
+}
+
+fn note_lines(mut lines: Vec<Line<'_>>, area: Rect, buffer: &mut Buffer) {
     let room = usize::from(area.height);
     if lines.len() > room && room > 0 {
         let more = lines.len() - room + 1;

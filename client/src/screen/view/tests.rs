@@ -43,6 +43,7 @@ fn troubled() -> Snapshot {
             queries: QueryCounts { total: 31_234, ok: 31_222, incomplete: 12, ..QueryCounts::default() },
             recent: [Some([0.41, 1.2, 6.27]), Some([50.0, 50.9, 61.0]), Some([901.1, 930.4, 1_204.0]), None],
             tokens_by_second: (0..80).map(|second| second * 110).collect(),
+            ttft_by_second: (0..80).map(|second| (second > 20).then(|| f64::from(second % 10))).collect(),
             reconnect_attempts: 260,
             reconnects: 249,
             failures: vec![("stream".into(), 12), ("run 429".into(), 3)],
@@ -69,6 +70,7 @@ fn a_troubled_run() {
     insta::assert_snapshot!("troubled_60x20", drawn(&troubled(), 60, 20).backend());
     insta::assert_snapshot!("troubled_80x24", drawn(&troubled(), 80, 24).backend());
     insta::assert_snapshot!("troubled_100x30", drawn(&troubled(), 100, 30).backend());
+    insta::assert_snapshot!("troubled_120x40", drawn(&troubled(), 120, 40).backend());
 }
 
 #[test]
@@ -104,6 +106,18 @@ fn help_and_an_order_to_stop_are_seen() {
     let asked = Snapshot { shows_help: true, is_stopping: true, ..troubled() };
     let text = drawn(&asked, 60, 20).backend().to_string();
     assert!(text.contains("Ctrl+C") && text.contains("q once more"), "{text}");
+}
+
+#[test]
+fn charts_take_what_the_words_leave() {
+    let calm = Snapshot { message: None, faults: Vec::new(), ..troubled() };
+    for (width, height) in [(60, 20), (80, 24), (80, 60), (100, 30), (120, 40), (200, 60)] {
+        let terminal = drawn(&calm, width, height);
+        let rows: Vec<_> = terminal.backend().buffer().content.chunks(width.into()).collect();
+        let blank = |row: &&&[ratatui::buffer::Cell]| row.iter().all(|cell| cell.symbol() == " ");
+        let blanks = rows.iter().filter(blank).count();
+        assert!(blanks <= 5, "{blanks} of {height} rows\n{}", terminal.backend());
+    }
 }
 
 #[test]
