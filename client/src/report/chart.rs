@@ -25,12 +25,21 @@ pub(super) enum Axis {
     Percentile,
 }
 
+/// Where the vertical axis begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// At zero.
+    Zero,
+    /// At a round number below the values, where from zero they would be a band at the top; no area is filled then.
+    Near,
+}
+
 /// A line of a chart.
 #[derive(Debug)]
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Line,
-    /// Its area is filled down to the axis.
+    /// Its area is filled down to zero.
     pub(super) filled: bool,
 }
 
@@ -48,6 +57,8 @@ impl Series {
 #[derive(Debug)]
 pub(super) struct Drawing {
     pub(super) svg: String,
+    /// Where the vertical axis begins, if not at zero.
+    pub(super) begins: Option<String>,
     /// For the page's pointer, as JSON: where the lines are drawn, what the axis counts, and the values.
     pub(super) data: String,
 }
@@ -57,6 +68,7 @@ pub(super) struct Drawing {
 pub(super) struct Chart {
     pub(super) title: String,
     pub(super) axis: Axis,
+    pub(super) base: Base,
     pub(super) series: Vec<Series>,
     /// Where something was broken.
     pub(super) marks: Vec<f64>,
@@ -75,19 +87,18 @@ impl Chart {
             Axis::Percentile => 0.0,
         };
         let to = all().map(|point| point.0).chain([self.until]).fold(from + 1.0, f64::max);
-        let low = all().map(|point| point.1).fold(0.0, f64::min);
-        let high = all().map(|point| point.1).fold(0.0, f64::max);
-        let high = if high > low { low + (high - low) * 1.08 } else { low + 1.0 };
+        let vertical = Vertical::of(all().map(|point| point.1), self.base);
         let (mut svg, plot);
         svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            plot = self.draw_on(&area, from..to, low..high, &lines).ok()?;
+            plot = self.draw_on(&area, from..to, &vertical, &lines).ok()?;
             area.present().ok()?;
         }
         let label = maud::html! { (self.title) }.into_string();
         let svg = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{label}\" "), 1);
-        Some(Drawing { svg, data: self.data(plot, [from, to], longest_join(&lines)) })
+        let begins = (vertical.from > 0.0).then(|| vertical.figure(vertical.from));
+        Some(Drawing { svg, begins, data: self.data(plot, [from, to], longest_join(&lines)) })
     }
 
     fn data(&self, plot: [i32; 4], x: [f64; 2], reach: f64) -> String {
@@ -112,18 +123,18 @@ impl Chart {
         &self,
         area: &DrawingArea<SVGBackend<'_>, Shift>,
         x: std::ops::Range<f64>,
-        y: std::ops::Range<f64>,
+        vertical: &Vertical,
         lines: &[&Line],
     ) -> Result<[i32; 4], Box<dyn std::error::Error>> {
         let text = TextStyle::from(("sans-serif", 13).into_font());
-        let floor = y.start.max(0.0);
-        let (top, length) = (y.end, x.end - x.start);
+        let floor = vertical.from.max(0.0);
+        let (top, length) = (vertical.to, x.end - x.start);
         let mut chart = ChartBuilder::on(area)
             .margin(4)
             .margin_right(14)
             .x_label_area_size(22)
             .y_label_area_size(46)
-            .build_cartesian_2d(x, y)?;
+            .build_cartesian_2d(x, vertical.from..top)?;
         let name = |at: &f64| match self.axis {
             Axis::Time => clock(*at, length),
             Axis::Percentile => percentile(*at),
@@ -137,7 +148,7 @@ impl Chart {
             .x_labels(if self.axis == Axis::Time { 6 } else { 7 })
             .y_labels(5)
             .x_label_formatter(&name)
-            .y_label_formatter(&|value| short(*value))
+            .y_label_formatter(&|value| vertical.figure(*value))
             .label_style(text)
             .draw()?;
         for at in &self.marks {
@@ -147,7 +158,7 @@ impl Chart {
         for (index, (line, series)) in lines.iter().zip(&self.series).enumerate() {
             let colour = marker(index);
             for piece in pieces(line, gap) {
-                if series.filled {
+                if series.filled && floor == 0.0 {
                     let area = AreaSeries::new(piece.iter().copied(), floor, colour.mix(0.18));
                     chart.draw_series(area)?;
                 }
@@ -164,6 +175,46 @@ impl Chart {
         let (across, down) = chart.plotting_area().get_pixel_range();
         Ok([across.start, across.end, down.start, down.end])
     }
+}
+
+/// The vertical axis.
+#[derive(Debug, PartialEq)]
+struct Vertical {
+    from: f64,
+    to: f64,
+}
+
+impl Vertical {
+    /// With all values on it, and some room above them.
+    fn of(values: impl Iterator<Item = f64> + Clone, base: Base) -> Self {
+        let lowest = values.clone().fold(f64::INFINITY, f64::min);
+        let highest = values.fold(0.0, f64::max);
+        if base == Base::Near && lowest > highest / 2.0 {
+            // Differences of less than a hundredth are not blown up to the whole height.
+            let range = (highest - lowest).max(highest / 100.0);
+            let step = round_step(range / 4.0);
+            let from = ((lowest - range * 0.05) / step).floor() * step;
+            return Self { from, to: (highest + range * 0.08).max(from + range) };
+        }
+        let from = lowest.min(0.0);
+        Self { from, to: if highest > from { from + (highest - from) * 1.08 } else { from + 1.0 } }
+    }
+
+    /// A figure on it, to as many digits as tell neighbours apart.
+    fn figure(&self, value: f64) -> String {
+        if self.from <= 0.0 {
+            return short(value);
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let digits = (-((self.to - self.from) / 5.0).log10()).ceil().clamp(0.0, 6.0) as usize;
+        format!("{value:.digits$}")
+    }
+}
+
+/// 1, 2 or 5 times a power of ten: the least that is not below `least`.
+fn round_step(least: f64) -> f64 {
+    let power = 10f64.powf(least.log10().floor());
+    [1.0, 2.0, 5.0].into_iter().map(|times| times * power).find(|step| *step >= least).unwrap_or(power * 10.0)
 }
 
 fn marker(index: usize) -> RGBColor {
@@ -262,13 +313,54 @@ mod tests {
         let chart = |points| Chart {
             title: "a \"b\" <c>".into(),
             axis: Axis::Time,
+            base: Base::Zero,
             series: vec![Series::filled("x", points)],
             marks: vec![1.0],
             until: 0.0,
         };
         assert!(chart(Line::new()).draw().is_none());
-        let Drawing { svg, data } = chart(vec![(0.0, 0.5)]).draw().unwrap();
+        let Drawing { svg, data, begins } = chart(vec![(0.0, 0.5)]).draw().unwrap();
         assert!(data.contains("\"points\":[[0.0,0.5]]"), "{data}");
         assert!(svg.contains("aria-label=\"a &quot;b&quot; &lt;c&gt;\""), "{svg}");
+        assert_eq!(begins, None);
+    }
+
+    #[test]
+    fn a_band_far_from_zero_has_an_axis_of_its_own() {
+        let of = |values: &[f64], base| {
+            let Vertical { from, to } = Vertical::of(values.iter().copied(), base);
+            (from, (to * 1e3).round() / 1e3)
+        };
+        for (values, from, to) in [
+            (&[899.0, 901.5, 912.0][..], 895.0, 913.04),
+            (&[900.0], 895.0, 904.0),
+            (&[0.5, 1.1], 0.0, 1.188),
+            (&[900.0, 4_000.0], 0.0, 4_320.0),
+            (&[0.0, 0.0], 0.0, 1.0),
+            (&[-5.0, -4.0], -5.0, 0.4),
+        ] {
+            assert_eq!(of(values, Base::Near), (from, to), "{values:?}");
+        }
+        assert_eq!(of(&[899.0, 912.0], Base::Zero), (0.0, 984.96));
+        for (least, step) in [(3.25, 5.0), (2.0, 2.0), (0.06, 0.1), (7_000.0, 10_000.0)] {
+            assert!((round_step(least) / step - 1.0).abs() < 1e-9, "{least}");
+        }
+    }
+
+    #[test]
+    fn an_axis_that_does_not_begin_at_zero_says_so_and_fills_nothing() {
+        let chart = |base| Chart {
+            title: "e2el".into(),
+            axis: Axis::Time,
+            base,
+            series: vec![Series::filled("p50", vec![(0.0, 900.2), (1.0, 903.9)])],
+            marks: Vec::new(),
+            until: 0.0,
+        };
+        let near = chart(Base::Near).draw().unwrap();
+        assert_eq!(near.begins.as_deref(), Some("895"));
+        assert!(near.svg.contains(">\n900\n<") && !near.svg.contains("<polygon"), "{}", near.svg);
+        let whole = chart(Base::Zero).draw().unwrap();
+        assert!(whole.begins.is_none() && whole.svg.contains("<polygon"), "{}", whole.svg);
     }
 }

@@ -2,7 +2,7 @@
 //! They choose what is shown of the stored results and compute nothing.
 
 use super::{
-    chart::{Axis, COLOURS, Chart, Drawing, Series, short},
+    chart::{Axis, Base, COLOURS, Chart, Drawing, Series, short},
     percentiles::{Latency, WANTED},
     stored::{Process, Stored},
     thinned::{Line, Thinned},
@@ -157,7 +157,7 @@ pub(super) fn latency(stored: &Stored) -> Markup {
     let known = || WANTED.into_iter().filter_map(|name| Some((name, stored.latencies.get(name)?)));
     html! {
         h2 { "Latency" }
-        p.note { "Milliseconds. Over time: percentiles of each second alone (of a long run, the highest of some seconds in a row); a query counts in the second in which it ended." }
+        p.note { "Milliseconds. Over time: percentiles of each second alone (of a long run, the highest of some seconds in a row); a query counts in the second in which it ended. An axis that does not begin at zero says so." }
         @if let Some(metrics) = metrics {
             div.scroll { table {
                 thead { tr { th { "" } @for column in columns { th { (column.replace('_', ".")) } } } }
@@ -171,7 +171,10 @@ pub(super) fn latency(stored: &Stored) -> Markup {
         }
         div.charts {
             @for (name, latency) in known() {
-                (over_time(stored, &format!("{name}_ms of each second"), bands(latency)))
+                (figure(&Chart {
+                    base: Base::Near,
+                    ..chart_over_time(stored, &format!("{name}_ms of each second"), bands(latency))
+                }, &stored.faults()))
             }
             @for (name, latency) in known() {
                 (percentiles(&format!("{name}_ms by percentile"), vec![Series::filled(name, latency.curve())]))
@@ -300,23 +303,26 @@ pub(super) fn configuration(stored: &Stored) -> Markup {
 }
 
 fn over_time(stored: &Stored, title: &str, series: Vec<Series>) -> Markup {
-    let faults = stored.faults();
+    figure(&chart_over_time(stored, title, series), &stored.faults())
+}
+
+fn chart_over_time(stored: &Stored, title: &str, series: Vec<Series>) -> Chart {
     let until = stored.over_time("User Count").last().map_or(0.0, |point| point.0);
-    let marks = faults.iter().map(|fault| fault.0).collect();
-    let chart = Chart { title: title.to_owned(), axis: Axis::Time, series, marks, until };
-    figure(&chart, &faults)
+    let marks = stored.faults().iter().map(|fault| fault.0).collect();
+    Chart { title: title.to_owned(), axis: Axis::Time, base: Base::Zero, series, marks, until }
 }
 
 fn percentiles(title: &str, series: Vec<Series>) -> Markup {
     let title = title.to_owned();
-    let chart = Chart { title, axis: Axis::Percentile, series, marks: Vec::new(), until: 0.0 };
+    let (axis, base) = (Axis::Percentile, Base::Near);
+    let chart = Chart { title, axis, base, series, marks: Vec::new(), until: 0.0 };
     figure(&chart, &[])
 }
 
 fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
     let most = |series: &Series| series.points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
     html! {
-        @if let Some(Drawing { svg, data }) = chart.draw() {
+        @if let Some(Drawing { svg, begins, data }) = chart.draw() {
             figure data-chart=(data) {
                 figcaption {
                     h3 { (chart.title) }
@@ -327,6 +333,7 @@ fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
                             }
                         }
                         @if !faults.is_empty() { span { i.fault {} "fault" } }
+                        @if let Some(begins) = begins { span.begins { "axis from " (begins) } }
                     }
                 }
                 (PreEscaped(svg))
