@@ -18,6 +18,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<IpAddr>, String> {
         let (first, last) = range(part).ok_or_else(|| {
             format!("`{part}` is no address, no FIRST-LAST and no ADDRESS/PREFIX, as 127.0.0.2-127.0.0.9")
         })?;
+        if first.0 > last.0 {
+            let (first, last) = (address(first.0, first.1), address(last.0, last.1));
+            return Err(format!("`{part}` begins at {first}, behind its end {last}: give {last}-{first}"));
+        }
         if last.0 - first.0 >= (MOST - addresses.len()) as u128 {
             return Err(format!("with `{part}` they are more than {MOST} addresses"));
         }
@@ -29,10 +33,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<IpAddr>, String> {
 /// An address as a number, and whether it is one of four bytes.
 type Numbered = (u128, bool);
 
+/// The first address and the last one, as they stand there.
 fn range(part: &str) -> Option<(Numbered, Numbered)> {
     if let Some((first, last)) = part.split_once('-') {
         let (first, last) = (number(first)?, number(last)?);
-        return (first.1 == last.1 && first.0 <= last.0).then_some((first, last));
+        return (first.1 == last.1).then_some((first, last));
     }
     let Some((base, prefix)) = part.split_once('/') else { return number(part).map(|one| (one, one)) };
     let (base, is_v4) = number(base)?;
@@ -69,8 +74,17 @@ mod tests {
         assert_eq!(shown("127.0.1.6/31"), Ok("127.0.1.6 127.0.1.7".into()));
         assert_eq!(shown("fd00::4/127"), Ok("fd00::4 fd00::5".into()));
         assert_eq!(parse("127.0.0.0/16").map(|all| all.len()), Ok(MOST));
-        for bad in ["x", "127.0.0.4-127.0.0.2", "127.0.0.1-::1", "127.0.0.1/33", "127.0.0.1/", "1.2.3.4-"] {
+        for bad in ["x", "127.0.0.1-::1", "127.0.0.1/33", "127.0.0.1/", "1.2.3.4-"] {
             assert!(parse(bad).unwrap_err().starts_with(&format!("`{bad}` is no address")), "{bad}");
+        }
+        for (backwards, right) in [
+            (
+                "127.0.0.9-127.0.0.2",
+                "begins at 127.0.0.9, behind its end 127.0.0.2: give 127.0.0.2-127.0.0.9",
+            ),
+            ("127.0.0.1,::2 - ::1", "begins at ::2, behind its end ::1: give ::1-::2"),
+        ] {
+            assert!(parse(backwards).unwrap_err().ends_with(right), "{:?}", parse(backwards));
         }
         for much in ["10.0.0.0/8", "::/0", "127.0.0.1,::/0", "127.0.0.0/16,127.1.0.0"] {
             assert!(parse(much).unwrap_err().contains("65536"), "{much}");
