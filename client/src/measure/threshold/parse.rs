@@ -10,6 +10,8 @@ use std::{str::FromStr, time::Duration};
 
 /// The longest window: its seconds are held in memory, some 200 KiB each.
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
+/// Below this a name is another one, and not a slip; 1 is the same.
+const LEAST_LIKENESS: f64 = 0.85;
 /// Two signs first, so that they are not taken for one.
 const COMPARISONS: [(&str, Comparison); 6] = [
     ("<=", Comparison::AtMost),
@@ -93,13 +95,14 @@ impl<'a> Subject<'a> {
         if let Some(quantity) = Quantity::ALL.into_iter().find(|quantity| quantity.name() == self.name) {
             return self.beside(quantity);
         }
-        let over = self.over()?;
         if let Some(metric) = Metric::ALL.into_iter().find(|metric| self.is(*metric)) {
+            let over = self.over()?;
             return Ok((Figure::Duration(metric, self.statistic()?), over));
         }
         let Some(name) = RUN_NAMES.into_iter().find(|name| *name == self.name) else {
-            return Err(format!("there is no figure `{}`; there are {}", self.name, known()));
+            return Err(unknown(self.name));
         };
+        let over = self.over()?;
         if over != Over::Run && !STRETCH_NAMES.contains(&name) {
             return Err(format!(
                 "`{name}` is known of the whole run alone; of the steady state and of windows there are the \
@@ -164,10 +167,26 @@ impl<'a> Subject<'a> {
     }
 }
 
-fn known() -> String {
-    let durations = Metric::ALL.map(|metric| format!("{}_ms", metric.name())).join(", ");
-    let (scalars, extras) = (RUN_NAMES.join(", "), Quantity::ALL.map(Quantity::name).join(", "));
-    format!("{durations} (with a statistic, as e2el_ms:p95), {scalars}, and {extras}")
+/// Says what there is, and first what may have been meant.
+fn unknown(name: &str) -> String {
+    let durations = Metric::ALL.map(|metric| format!("{}_ms", metric.name()));
+    let extras = Quantity::ALL.map(Quantity::name);
+    let all = durations.iter().map(String::as_str).chain(RUN_NAMES).chain(extras);
+    let there_are = match closest(name, all) {
+        Some(meant) => format!(": did you mean `{meant}`? There are"),
+        None => "; there are".to_owned(),
+    };
+    let (durations, scalars, extras) = (durations.join(", "), RUN_NAMES.join(", "), extras.join(", "));
+    format!(
+        "there is no figure `{name}`{there_are} {durations} (with a statistic, as e2el_ms:p95), {scalars}, and {extras}"
+    )
+}
+
+/// The name that is most like this one, where any is.
+fn closest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = |known: &'a str| (strsim::jaro_winkler(name, known), known);
+    let best = names.map(alike).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(likeness, _)| *likeness > LEAST_LIKENESS).map(|(_, name)| name)
 }
 
 #[cfg(test)]
@@ -223,9 +242,15 @@ mod tests {
             ("e2el_ms<3", "say which statistic"),
             ("e2el_ms:<3", "there is no statistic ``"),
             ("e2el_ms:p950<3", "there is no statistic `p950`"),
-            ("e2e_ms:p95<3", "there is no figure `e2e_ms`; there are queue_ms"),
-            ("e2el:p95<3", "there is no figure `e2el`"),
-            ("<3", "there is no figure ``"),
+            ("e2e_ms:p95<3", "there is no figure `e2e_ms`: did you mean `e2el_ms`? There are queue_ms"),
+            ("e2el:p95<3", "did you mean `e2el_ms`?"),
+            ("ttft:p95<3", "did you mean `ttft_ms`?"),
+            ("eror_rate<0.1", "did you mean `error_rate`?"),
+            ("token_lost==0", "did you mean `tokens_lost`?"),
+            ("queries_fail==0", "did you mean `queries_failed`?"),
+            ("rss{redis}<10", "did you mean `rss_mb`?"),
+            ("http_req_duration:p95<3", "there is no figure `http_req_duration`; there are queue_ms"),
+            ("<3", "there is no figure ``; there are"),
             ("tokens_lost:p95<3", "has no `:p95`"),
             ("duration_s[30s]<3", "known of the whole run alone"),
             ("e2el_ms{warm}:p95<3", "there is {steady}"),
