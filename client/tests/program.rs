@@ -218,7 +218,7 @@ mod unread {
         let OpenptyResult { master, slave } = openpty(None, None).unwrap();
         let (reader, writer) = io::pipe().unwrap();
         let runs = [Stdio::from(slave), Stdio::from(writer)].map(Run::start);
-        runs.map(Run::ends_and_counts_what_it_dropped);
+        runs.into_iter().for_each(Run::ends_and_counts_what_it_dropped);
         drop((master, reader));
     }
 }

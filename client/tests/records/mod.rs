@@ -20,7 +20,7 @@ pub const fn ms(ms: u64) -> Duration {
 pub fn query(session: u64, num: u32, at: u64) -> QueryRecord {
     QueryRecord {
         session: Some(SessionId::new(Uuid::from_u128(u128::from(session)))),
-        scheduled: ms(at) - Duration::from_micros(500),
+        scheduled: ms(at).saturating_sub(Duration::from_micros(500)),
         sent: Some(ms(at)),
         first_token: Some(ms(at + 2)),
         last_token: Some(ms(at + 852)),
