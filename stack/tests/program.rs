@@ -90,8 +90,14 @@ fn up_status_scale_logs_down() {
     assert!(told.contains("wsproxy-9") && told.contains("wsproxy-1"), "{told}");
 
     let pids = family(&now.processes.iter().map(|process| process.pid).collect::<Vec<_>>());
-    succeeds(state_dir, &["down"]);
+    let told = succeeds(state_dir, &["down"]);
+    let logs = state_dir.join("logs");
+    assert!(told.contains(&logs.display().to_string()), "{told}");
     all_gone(&pids);
+    let mut left: Vec<_> = state_dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["lock", "logs"]);
+    assert!(succeeds(state_dir, &["logs", "wsproxy-2"]).contains("listening on"), "also afterwards");
     let told = fails(state_dir, &["down"]);
     assert!(told.contains("no stack is running") && told.contains("stack up"), "{told}");
 }

@@ -5,6 +5,7 @@ mod binaries;
 mod faults;
 mod haproxy;
 mod instance;
+mod leftovers;
 mod links;
 mod ports;
 mod process;
@@ -221,6 +222,7 @@ impl Native {
     }
 
     /// Ends everything: instances by SIGTERM, together; then HAProxy; then Redis. What does not end in time is killed.
+    /// The logs stay.
     pub async fn stop(self) {
         let mut ending = JoinSet::new();
         for instance in self.instances() {
@@ -232,6 +234,7 @@ impl Native {
         retiring.shutdown().await;
         self.haproxy.slot().process().stop(STOP_GRACE).await;
         self.redis.slot().process().stop(STOP_GRACE).await;
+        leftovers::sweep(&self.options.state_dir);
     }
 
     /// Those that take part, by role and number, running or down.

@@ -21,7 +21,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Up(up) => up::run(&place, up),
         Command::Down => {
             call(&place.directory(), &Request::Down)?;
-            println!("the stack has ended");
+            show_end(&place);
             Ok(())
         }
         Command::Status { json } => show_answer(&place, &Request::Status, json),
@@ -39,10 +39,15 @@ fn show_answer(place: &Place, request: &Request, json: bool) -> anyhow::Result<(
         Response::Status(status) if json => println!("{}", serde_json::to_string_pretty(&status)?),
         Response::Status(status) => show(&status),
         Response::Fault(injected) => println!("{}: {}", injected.fault, injected.detail),
-        Response::Ended => println!("the stack has ended"),
+        Response::Ended => show_end(place),
         Response::Error(why) => anyhow::bail!(why),
     }
     Ok(())
+}
+
+/// What is left of a stack.
+fn show_end(place: &Place) {
+    println!("the stack has ended; its logs are in {}", place.directory().join("logs").display());
 }
 
 /// A stack for a person: where it is, and what runs.

@@ -2,7 +2,7 @@
 
 use super::{
     args::{Place, Up},
-    show,
+    show, show_end,
 };
 use anyhow::{Context, bail};
 use stack::{
@@ -36,7 +36,9 @@ pub(crate) fn run(place: &Place, up: Up) -> anyhow::Result<()> {
         show(&status);
         println!("\nend it with Ctrl+C or `stack down`");
         Ok(())
-    })
+    })?;
+    show_end(place);
+    Ok(())
 }
 
 /// In the background: says once on stdout how the start went, then nothing more.
