@@ -19,6 +19,9 @@ pub use secret::JwtSecret;
 /// How far the stack's processes stand back behind the load client on the same machine, as `nice` counts.
 pub const NICENESS: i32 = 10;
 
-/// The same for servers and Redis. The simulator's punctuality is part of what is measured with; and where CPU runs short, tokens had
-/// better wait behind Redis than before it: gateways and HAProxy merge what waits for them, which takes less of the CPU.
-pub const UPSTREAM_NICENESS: i32 = 4;
+/// The same for servers: the simulator's punctuality is part of what is measured with, so it goes before what is measured.
+pub const SERVER_NICENESS: i32 = 4;
+
+/// The same for Redis. Where CPU runs short, tokens had better wait behind it than before it: gateways and HAProxy merge what waits for
+/// them, which takes less of the CPU.
+pub const REDIS_NICENESS: i32 = 7;

@@ -18,7 +18,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
     time::Duration,
 };
 use tokio::{
@@ -28,8 +27,6 @@ use tokio::{
 use tracing::warn;
 
 const BASE: &str = include_str!("../../../docker/haproxy/base.cfg");
-/// How many threads HAProxy has, for its configuration.
-const THREADS: &str = "HAPROXY_THREADS";
 const PATIENCE: Duration = Duration::from_secs(15);
 /// What a new worker gets to take over before the order is given again.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
@@ -228,15 +225,11 @@ impl Haproxy {
 async fn launch(program: &Path, state: &Path, front: Front, goes_on: bool) -> anyhow::Result<Process> {
     let mut args = vec!["-W".into()];
     args.extend(files(state));
-    let mut env = front.env();
-    if std::env::var_os(THREADS).is_none() {
-        env.push((THREADS.into(), threads().to_string().into()));
-    }
     Process::start(Spec {
         name: "haproxy".into(),
         program: program.to_owned(),
         args,
-        env,
+        env: front.env(),
         env_remove: &["JWT_SECRET", "JWT_SECRET_FILE"],
         log: state.join("logs/haproxy.log"),
         goes_on,
@@ -245,11 +238,6 @@ async fn launch(program: &Path, state: &Path, front: Front, goes_on: bool) -> an
         niceness: crate::NICENESS,
     })
     .await
-}
-
-/// HAProxy shares the machine with everything else: a thread for every second core.
-fn threads() -> usize {
-    thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn names(instances: &[Arc<Instance>]) -> BTreeSet<String> {

@@ -183,7 +183,7 @@ fn spec(
         goes_on,
         at_our_death: Signal::SIGKILL,
         niceness: match role {
-            Role::Server => crate::UPSTREAM_NICENESS,
+            Role::Server => crate::SERVER_NICENESS,
             Role::Wsproxy => crate::NICENESS,
         },
     }

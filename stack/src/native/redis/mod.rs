@@ -193,6 +193,6 @@ fn spec(program: &Path, state: &Path, port: u16, persistence: Persistence, goes_
         log: state.join("logs/redis.log"),
         goes_on,
         at_our_death: Signal::SIGKILL,
-        niceness: crate::UPSTREAM_NICENESS,
+        niceness: crate::REDIS_NICENESS,
     }
 }
