@@ -129,10 +129,12 @@ pub fn late_faults(config: &Config) -> Vec<String> {
     if planned.is_empty() {
         return Vec::new();
     }
-    let end = Estimate::of(config).duration;
+    let Estimate { duration: end, by_clock, assumed, .. } = Estimate::of(config);
+    // Where the server's own timing has a say, it is a guess.
+    let comes = if by_clock || !assumed { "comes" } else { "may come" };
     let warning = |fault: &PlannedFault| {
         format!(
-            "--fault `{}` at {} comes too late: the run is reckoned to take {}, and one that is over before its fault is \
+            "--fault `{}` at {} {comes} too late: the run is reckoned to take {}, and one that is over before its fault is \
              INVALID; let it come earlier, or keep the load up for longer with --duration or --stages",
             fault.spec,
             clock(fault.at),

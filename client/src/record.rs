@@ -91,6 +91,8 @@ pub struct QueryRecord {
     pub events_after_terminator: u64,
     /// The longest time between two events in a row, its terminator included; none where the client itself paused.
     pub longest_gap: Option<Duration>,
+    /// How much further apart two events in a row came than they were due, at most.
+    pub held_up: Duration,
     /// How long the client itself did not read.
     pub paused: Duration,
     /// The code of the error event that ended it.
@@ -128,6 +130,7 @@ impl QueryRecord {
             lost_in_gap: 0,
             events_after_terminator: 0,
             longest_gap: None,
+            held_up: Duration::ZERO,
             paused: Duration::ZERO,
             error_code: None,
             stall_count: 0,
@@ -138,7 +141,7 @@ impl QueryRecord {
         }
     }
 
-    /// How late it was: its first event or its end, or one after a stall, each against its drawn schedule.
+    /// How late it was, by its drawn schedule: its first token or its end, or what held its stream up on the way.
     /// What the client itself held back says nothing of the system.
     #[must_use]
     pub fn late_by(&self) -> Duration {
@@ -149,21 +152,9 @@ impl QueryRecord {
             let due = self.sent?.saturating_add(ideal?);
             Some(at?.saturating_sub(due))
         };
-        let gap = self.longest_gap.filter(|_| self.stall_count > 0);
-        let late = [
-            overdue(self.first_token, self.ideal_ttft),
-            overdue(self.done, self.ideal_e2el),
-            gap.map(|gap| gap.saturating_sub(self.ideal_gap())),
-        ];
-        late.into_iter().flatten().max().unwrap_or_default()
-    }
-
-    /// By the drawn schedule, on average; nothing where it is not known.
-    fn ideal_gap(&self) -> Duration {
-        let streaming = self.ideal_e2el.zip(self.ideal_ttft).map(|(end, first)| end.saturating_sub(first));
-        let gaps =
-            self.tokens_expected.and_then(|tokens| u32::try_from(tokens).ok()).filter(|&gaps| gaps > 0);
-        streaming.zip(gaps).map_or(Duration::ZERO, |(streaming, gaps)| streaming / gaps)
+        let begun = overdue(self.first_token, self.ideal_ttft);
+        let ended = overdue(self.done, self.ideal_e2el);
+        begun.max(ended).unwrap_or_default().max(self.held_up)
     }
 }
 
@@ -274,18 +265,13 @@ pub(crate) mod tests {
         let planned =
             QueryRecord { ideal_ttft: Some(ms(190)), ideal_e2el: Some(ms(1_090)), ..query(QueryStatus::Ok) };
         assert_eq!(planned.late_by(), ms(10));
-        assert_eq!(query(QueryStatus::Ok).late_by(), ms(0), "without a schedule only a stall tells");
+        assert_eq!(query(QueryStatus::Ok).late_by(), ms(0), "nobody knows its schedule");
         let begun_late = QueryRecord { ideal_ttft: Some(ms(50)), ..planned.clone() };
         assert_eq!(begun_late.late_by(), ms(150));
         let ended_late = QueryRecord { done: Some(ms(4_190)), ..planned.clone() };
         assert_eq!(ended_late.late_by(), ms(3_000));
-        let stalled = |gap, planned: &QueryRecord| {
-            QueryRecord { stall_count: 1, longest_gap: Some(ms(gap)), ..planned.clone() }.late_by()
-        };
-        assert_eq!(stalled(850, &planned), ms(800), "its tokens were to come every 50 ms");
-        assert_eq!(stalled(850, &query(QueryStatus::Ok)), ms(850));
-        let slow = QueryRecord { ideal_e2el: Some(ms(18_190)), ..planned };
-        assert_eq!(stalled(1_000, &slow), ms(10), "a schedule that has a token a second");
+        let held_up = QueryRecord { held_up: ms(800), ..planned };
+        assert_eq!(held_up.late_by(), ms(800), "it made up for it before its end");
         let paused = QueryRecord { paused: ms(1), ..ended_late };
         assert_eq!(paused.late_by(), ms(0), "the client itself did not read");
     }

@@ -30,12 +30,25 @@ pub struct Stream {
     pub after_terminator: u64,
     /// The longest time between two events in a row.
     pub longest_gap: Option<Duration>,
+    /// How much further apart two events in a row arrived than they were due, at most; nothing without due times.
+    pub held_up: Duration,
     /// The last event's arrival, terminators included.
     pub last_event: Option<Instant>,
+    /// When it was due.
+    last_due_us: Option<u64>,
     /// Where the terminator is.
     terminator: Option<u64>,
     /// Up to here the gateway announced that something is missing.
     pub announced_gap: u64,
+}
+
+/// When the server says that an event was due and sent, in microseconds of wire time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stamps {
+    /// By the query's drawn schedule.
+    pub due_us: Option<u64>,
+    /// Handed to the bus.
+    pub sent_us: Option<u64>,
 }
 
 /// What a token's arrival measured.
@@ -65,7 +78,9 @@ impl Stream {
             error_code: None,
             after_terminator: 0,
             longest_gap: None,
+            held_up: Duration::ZERO,
             last_event: None,
+            last_due_us: None,
             terminator: None,
             announced_gap: 0,
         }
@@ -77,19 +92,24 @@ impl Stream {
         seq: Option<u64>,
         kind: Kind,
         has_text: bool,
-        sent_us: Option<u64>,
+        stamps: Stamps,
         arrival: Arrival,
         stall_limit: Duration,
     ) -> Option<Gaps> {
         let highest = self.ledger.highest();
         let seq = seq.unwrap_or_else(|| highest.saturating_add(1));
-        if self.ledger.observe(seq, kind, sent_us) == Observation::Duplicate {
+        if self.ledger.observe(seq, kind, stamps.sent_us) == Observation::Duplicate {
             return None;
         }
         self.check_terminator(seq, kind, highest);
         let before = self.last_event.replace(arrival.at);
         let silence = before.map(|before| arrival.at.saturating_duration_since(before));
         self.longest_gap = self.longest_gap.max(silence);
+        let due_before = std::mem::replace(&mut self.last_due_us, stamps.due_us);
+        if let (Some(silence), Some(before), Some(due)) = (silence, due_before, stamps.due_us) {
+            let planned = Duration::from_micros(due.saturating_sub(before));
+            self.held_up = self.held_up.max(silence.saturating_sub(planned));
+        }
         let gaps = Gaps { silence, ..Gaps::default() };
         if kind.is_terminator() {
             self.done.get_or_insert(arrival.at);
@@ -165,7 +185,7 @@ mod tests {
         let mut stream = Stream::new(1);
         let mut token = |seq, millis, read| {
             let arrival = Arrival { at: start + Duration::from_millis(millis), read };
-            stream.arrive(Some(seq), Kind::Token, true, None, arrival, LIMIT)
+            stream.arrive(Some(seq), Kind::Token, true, Stamps::default(), arrival, LIMIT)
         };
         let gap = |millis| Some(Duration::from_millis(millis));
         assert_eq!(token(1, 0, 1), Some(Gaps::default()));
@@ -178,20 +198,45 @@ mod tests {
     }
 
     #[test]
+    fn held_up_is_what_no_schedule_asked_for() {
+        let start = Instant::now();
+        let held_up = |events: &[(u64, Option<u64>)]| {
+            let mut stream = Stream::new(1);
+            for (n, &(millis, due)) in events.iter().enumerate() {
+                let stamps = Stamps { due_us: due.map(|ms| ms * 1_000), sent_us: None };
+                let arrival = Arrival { at: start + Duration::from_millis(millis), read: n as u64 };
+                stream.arrive(Some(n as u64 + 1), Kind::Token, true, stamps, arrival, LIMIT);
+            }
+            stream.held_up.as_millis()
+        };
+        assert_eq!(
+            held_up(&[(5, Some(0)), (905, Some(900)), (1_005, Some(1_000))]),
+            0,
+            "a long gap was drawn"
+        );
+        assert_eq!(held_up(&[(5, Some(0)), (905, Some(50)), (905, Some(100)), (955, Some(150))]), 850);
+        assert_eq!(
+            held_up(&[(0, None), (900, None), (1_900, Some(0))]),
+            0,
+            "nobody knows when they were due"
+        );
+    }
+
+    #[test]
     fn resumes_before_the_first_hole() {
         let arrival = Arrival { at: Instant::now(), read: 1 };
         let mut stream = Stream::new(1);
         assert_eq!(stream.contiguous(), 0);
         for seq in [1, 2, 5, 6] {
-            stream.arrive(Some(seq), Kind::Token, true, None, arrival, LIMIT);
+            stream.arrive(Some(seq), Kind::Token, true, Stamps::default(), arrival, LIMIT);
         }
         assert_eq!(stream.contiguous(), 2);
         assert!(stream.has(5) && !stream.has(4) && !stream.has(7));
         for seq in [3, 4] {
-            stream.arrive(Some(seq), Kind::Token, true, None, arrival, LIMIT);
+            stream.arrive(Some(seq), Kind::Token, true, Stamps::default(), arrival, LIMIT);
         }
         assert_eq!(stream.contiguous(), 6);
-        stream.arrive(Some(7), Kind::Done, false, None, arrival, LIMIT);
+        stream.arrive(Some(7), Kind::Done, false, Stamps::default(), arrival, LIMIT);
         assert_eq!(stream.contiguous(), 7);
     }
 
@@ -202,7 +247,7 @@ mod tests {
             let mut stream = Stream::new(generation);
             let arrival = Arrival { at: Instant::now(), read: 1 };
             for &(seq, kind) in events {
-                stream.arrive(Some(seq), kind, true, None, arrival, LIMIT);
+                stream.arrive(Some(seq), kind, true, Stamps::default(), arrival, LIMIT);
             }
             stream.after_terminator
         };
@@ -220,9 +265,9 @@ mod tests {
         let arrival = Arrival { at: Instant::now(), read: 1 };
         let mut stream = Stream::new(0);
         for _ in 0..3 {
-            stream.arrive(None, Kind::Token, true, None, arrival, LIMIT);
+            stream.arrive(None, Kind::Token, true, Stamps::default(), arrival, LIMIT);
         }
-        stream.arrive(None, Kind::Done, false, None, arrival, LIMIT);
+        stream.arrive(None, Kind::Done, false, Stamps::default(), arrival, LIMIT);
         let tally = stream.ledger.unverified();
         assert_eq!((tally.tokens_received, tally.events_received, tally.tokens_duplicated), (3, 4, 0));
     }

@@ -222,7 +222,7 @@ fn what_came_late_is_not_said_to_have_come_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
     let mut recorder = results.recorder();
-    let outage = QueryRecord { stall_count: 1, longest_gap: Some(ms(3_150)), ..query(0, 2, 1_100) };
+    let outage = QueryRecord { held_up: ms(3_100), ..query(0, 2, 1_100) };
     recorder.query_ended(query(0, 1, 100), unasked);
     recorder.query_ended(outage, unasked);
     recorder.session_ended(session(0, 90, 2_100), Vec::new());

@@ -39,8 +39,9 @@ impl Judging {
         // The parts of an embedded stack have no process of their own, and no door but the two.
         let thresholds: &[Threshold] = if embedded { &self.thresholds } else { &[] };
         let unread = watch::unread(thresholds, &[]).map(|threshold| {
-            let why = "nothing reads it of an embedded stack, which runs in the client's own process: ask for {client}, \
-                       {api} or {gateway}, or start a stack with `./scripts/run_loadtest.sh --native --up-only`";
+            let why = "nothing reads it of an embedded stack, which runs in the client's own process (there are health_ms \
+                       and health_failures of {api} and {gateway}, rss_mb and cpu_share of {client}): start a stack with \
+                       `./scripts/run_loadtest.sh --native --up-only`";
             warning(threshold, why)
         });
         steady.chain(unread).collect()

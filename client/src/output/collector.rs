@@ -241,8 +241,9 @@ impl Seconds {
     }
 
     fn write_complete(&mut self, hlog: &mut Hlog<'_>) -> io::Result<()> {
-        if self.waits_for_readings() {
-            self.write_before(self.measured_until().min(self.beside.reached()), hlog)?;
+        let complete = self.measured_until().min(self.beside.reached());
+        if self.open.first_key_value().is_some_and(|(second, _)| *second < complete) {
+            self.write_before(complete, hlog)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ mod outcome;
 use crate::{
     record::{Failure, FailureKind},
     socket::Arrival,
-    stream::{Gaps, Stream},
+    stream::{Gaps, Stamps, Stream},
 };
 use protocol::{Event, Kind, Position, RunResponse, Tally};
 use std::time::{Duration, Instant};
@@ -136,8 +136,9 @@ impl Query {
         }
         let has_text = !event.content.is_empty();
         let seq = event.position.map(|position| position.seq);
+        let stamps = Stamps { due_us: event.due_us, sent_us: event.sent_us };
         stream
-            .arrive(seq, event.kind, has_text, event.sent_us, arrival, stall_limit)
+            .arrive(seq, event.kind, has_text, stamps, arrival, stall_limit)
             .map_or(Arrived::Again, Arrived::Ours)
     }
 

@@ -115,6 +115,7 @@ impl Query {
             tally,
             events_after_terminator: self.after_terminator(),
             longest_gap: stream.and_then(|stream| stream.longest_gap).filter(|_| self.paused.is_zero()),
+            held_up: stream.map_or(Duration::ZERO, |stream| stream.held_up),
             paused: self.paused,
             error_code: self.error_code().map(str::to_owned).filter(|_| status == QueryStatus::Error),
             stall_count: stream.map_or(0, |stream| stream.stall_count),

@@ -98,7 +98,7 @@ impl<'a> Found<'a> {
         let seen = self.seen.lock().unseen.clone().unwrap_or_else(all);
         let warning = |threshold: &Threshold| {
             format!(
-                "--threshold `{}` makes this run INVALID unless that is seen later: nothing reads it; what is seen is {seen}",
+                "--threshold `{}`: nothing reads it so far (seen are: {seen}); unless that changes, this run will be INVALID",
                 threshold.text
             )
         };
