@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
@@ -127,5 +127,12 @@ fn calls_share_connections_to_a_server_while_sockets_hold_most_descriptors() {
         assert_eq!(call(&mut socket), "200");
     }
     let after = connections.load(Ordering::Relaxed);
+    for mut socket in &held {
+        socket.set_nonblocking(true).expect("a socket's mode");
+        let read = socket
+            .read(&mut [0])
+            .expect_err("haproxy closed a socket: the machine is too slow for this test");
+        assert_eq!(read.kind(), ErrorKind::WouldBlock, "{read}");
+    }
     assert!(after - before <= 1, "{} connections for 20 calls beside {} sockets", after - before, held.len());
 }

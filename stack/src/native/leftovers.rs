@@ -1,33 +1,35 @@
 //! What a stack that has ended leaves in its directory: the logs, and the lock, which must not change hands unseen.
 //! It knows the stack's own files by their names, and touches nothing else that somebody keeps there.
 
-use std::{fs, io, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 use tracing::warn;
 
 /// Removes what only the processes needed: configurations, sockets with their links, and Redis's data, with which no stack
 /// ever starts again.
 pub(super) fn sweep(state: &Path) {
-    let remove = || {
-        for entry in fs::read_dir(state)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            match name.to_str() {
-                Some("redis") => fs::remove_dir_all(entry.path())?,
-                Some(name) if was_needed(name) => fs::remove_file(entry.path())?,
-                _ => {}
-            }
-        }
-        Ok::<(), io::Error>(())
+    let entries = match fs::read_dir(state) {
+        Ok(entries) => entries,
+        Err(error) => return warn!(%error, "cannot look into {}", state.display()),
     };
-    if let Err(error) = remove() {
-        warn!(%error, "cannot clear {}", state.display());
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let removed = match entry.file_name().to_str() {
+            Some("redis") => fs::remove_dir_all(&path),
+            Some(name) if was_needed(name) => fs::remove_file(&path),
+            _ => continue,
+        };
+        if let Err(error) = removed
+            && error.kind() != ErrorKind::NotFound
+        {
+            warn!(%error, "cannot remove {}", path.display());
+        }
     }
 }
 
 fn was_needed(name: &str) -> bool {
     let is_socket = [".sock", ".via", ".new"].iter().any(|ending| name.ends_with(ending));
     let is_ours = ["redis.", "server-", "wsproxy-"].iter().any(|start| name.starts_with(start));
-    ["redis.conf", "base.cfg", "backends.cfg"].contains(&name) || (is_socket && is_ours)
+    ["redis.conf", "dump.rdb", "base.cfg", "backends.cfg"].contains(&name) || (is_socket && is_ours)
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use stack::{
     control::{Request, Response, call},
     native::{Role, Status},
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+};
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let place = args.place;
@@ -45,9 +48,10 @@ fn show_answer(place: &Place, request: &Request, json: bool) -> anyhow::Result<(
     Ok(())
 }
 
-/// What is left of a stack.
+/// What is left of a stack. Its terminal may be gone, and that is no fault of the stack's end.
 fn show_end(place: &Place) {
-    println!("the stack has ended; its logs are in {}", place.directory().join("logs").display());
+    let logs = place.directory().join("logs");
+    let _ = writeln!(io::stdout(), "the stack has ended; its logs are in {}", logs.display());
 }
 
 /// A stack for a person: where it is, and what runs.
