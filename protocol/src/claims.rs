@@ -1,26 +1,31 @@
-//! The token that opens a session's socket: HS256, `session_id` and `iat`, `exp` honoured when present.
+//! The token that opens a session's socket: a JWT signed with HS256. The claim `session_id` is required; `exp` and `nbf` are
+//! honoured when present; `iat` is optional; a token with `aud` is meant for somebody else.
 //! An `alg` inside a token is never trusted, and the secret has a type that cannot be printed.
 
 use crate::SessionId;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// A token longer than this is refused unread.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
-/// How long after `exp` a token is still taken, for clocks that disagree.
+/// How long after `exp`, and how long before `nbf`, a token is taken, for clocks that disagree.
 pub const LEEWAY_SECONDS: u64 = 10;
 
-/// What a token says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the tokens say that we sign.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Claims {
     /// The session that the token opens.
     pub session_id: SessionId,
     /// Issued at, Unix seconds.
     pub iat: u64,
     /// Expires at, Unix seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
 }
 
@@ -86,23 +91,37 @@ impl Signer {
     }
 }
 
-/// Why a token does not open the session.
+/// Why a token does not open the session. Names the claim, never its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Longer than [`MAX_TOKEN_BYTES`].
     #[error("token is longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
-    /// Not a JWT with our claims.
-    #[error("token is malformed")]
+    /// Not a JWT, or its claims are not a JSON object.
+    #[error("token is malformed: expected a JWT whose claims are a JSON object")]
     Malformed,
     /// Signed with another key, another algorithm, or not at all.
-    #[error("token is not signed with this gateway's key")]
+    #[error("token is not signed with this gateway's key and HS256")]
     BadSignature,
+    /// A claim is missing or has the wrong type.
+    #[error("claim `{claim}` of the token is not {expected}")]
+    Claim {
+        /// Its name.
+        claim: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
     /// Past its `exp`.
-    #[error("token has expired")]
+    #[error("token has expired: claim `exp` is in the past")]
     Expired,
+    /// Before its `nbf`.
+    #[error("token is not valid yet: claim `nbf` is in the future")]
+    NotYetValid,
+    /// Names an audience, and this gateway is none.
+    #[error("token is for another audience: this gateway has no audience, leave claim `aud` out")]
+    Audience,
     /// Good, but for another session.
-    #[error("token is for another session")]
+    #[error("token is for another session: claim `session_id` differs from the path")]
     OtherSession,
 }
 
@@ -124,33 +143,77 @@ impl Verifier {
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
+        // The signature is the library's to check. It takes whole numbers alone and does not say which claim is at fault, so
+        // the claims are checked here.
         validation.required_spec_claims.clear();
-        validation.leeway = LEEWAY_SECONDS;
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
         Self { key: DecodingKey::from_secret(&secret.0), validation }
     }
 
-    /// The claims of `token`, if it opens `session`.
+    /// Checks whether `token` opens `session` now.
     ///
     /// # Errors
     /// Says which check failed, never what the token held.
-    pub fn verify(&self, token: &str, session: SessionId) -> Result<Claims, TokenError> {
+    pub fn verify(&self, token: &str, session: SessionId) -> Result<Grant, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::ExpiredSignature => TokenError::Expired,
+        let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &self.validation).map_err(
+            |error| match error.kind() {
                 ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::BadSignature,
                 _ => TokenError::Malformed,
-            })?
-            .claims;
-        if claims.session_id == session { Ok(claims) } else { Err(TokenError::OtherSession) }
+            },
+        )?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        check(&token.claims, session, now)
     }
+}
+
+/// What a good token grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// When it ends, as time since the Unix epoch, the leeway included. `None` if it never does.
+    pub until: Option<Duration>,
+}
+
+/// Checks the claims of a token with a good signature at `now`, a time since the Unix epoch.
+fn check(claims: &Map<String, Value>, session: SessionId, now: Duration) -> Result<Grant, TokenError> {
+    let named: SessionId =
+        claims.get("session_id").and_then(Value::as_str).and_then(|id| id.parse().ok()).ok_or(
+            TokenError::Claim { claim: "session_id", expected: "a session's UUID in its hyphenated form" },
+        )?;
+    let (expires, begins) = (date(claims, "exp")?, date(claims, "nbf")?);
+    date(claims, "iat")?;
+    let (now, leeway) = (now.as_secs_f64(), LEEWAY_SECONDS as f64);
+    if expires.is_some_and(|expires| now > expires + leeway) {
+        return Err(TokenError::Expired);
+    }
+    if begins.is_some_and(|begins| now < begins - leeway) {
+        return Err(TokenError::NotYetValid);
+    }
+    if claims.contains_key("aud") {
+        return Err(TokenError::Audience);
+    }
+    if named != session {
+        return Err(TokenError::OtherSession);
+    }
+    // A time that no clock reaches is none.
+    Ok(Grant { until: expires.and_then(|expires| Duration::try_from_secs_f64(expires + leeway).ok()) })
+}
+
+/// A NumericDate of RFC 7519: seconds since the Unix epoch, which may have a fraction.
+fn date(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<f64>, TokenError> {
+    let Some(value) = claims.get(claim) else { return Ok(None) };
+    let seconds = value.as_f64();
+    seconds.map(Some).ok_or(TokenError::Claim { claim, expected: "a number of seconds since 1970" })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use uuid::Uuid;
 
     const KEY: &str = "a key of thirty-two bytes or more";
@@ -179,10 +242,6 @@ mod tests {
         check(&expiring(NOW), Ok(()));
         check(&expiring(1000), Err(TokenError::Expired));
         check(
-            &signer.sign(&Claims { session_id: session(2), iat: 1, exp: None }),
-            Err(TokenError::OtherSession),
-        );
-        check(
             &signed("another key of thirty-two bytes!!", Algorithm::HS256, &claims),
             Err(TokenError::BadSignature),
         );
@@ -196,11 +255,65 @@ mod tests {
         check("", Err(TokenError::Malformed));
         check("a.b.c", Err(TokenError::Malformed));
         check(&"x".repeat(1 << 20), Err(TokenError::TooLong));
-        #[derive(Serialize)]
-        struct Other {
-            sub: &'static str,
+        check(&signed(KEY, Algorithm::HS256, &[1, 2]), Err(TokenError::Malformed));
+        let mut foreign = serde_json::json!({"session_id": session(1), "sub": "me", "iss": "x", "roles": []});
+        check(&signed(KEY, Algorithm::HS256, &foreign), Ok(()));
+        foreign["aud"] = "chat".into();
+        check(&signed(KEY, Algorithm::HS256, &foreign), Err(TokenError::Audience));
+    }
+
+    /// What claims come to at second 1,000, with a leeway of ten.
+    fn at_1000(claims: Value) -> Result<Grant, TokenError> {
+        let Value::Object(mut claims) = claims else { panic!("{claims} is not an object") };
+        claims.entry("session_id").or_insert_with(|| session(1).to_string().into());
+        super::check(&claims, session(1), Duration::from_secs(1000))
+    }
+
+    #[test]
+    fn times_may_have_fractions_and_have_a_leeway() {
+        let until = |seconds| Ok(Grant { until: Some(Duration::from_secs_f64(seconds)) });
+        let forever = Ok(Grant { until: None });
+        for (claims, expected) in [
+            (json!({}), forever),
+            (json!({"iat": 5000.25}), forever),
+            (json!({"iat": -1}), forever),
+            (json!({"exp": 1000}), until(1010.0)),
+            (json!({"exp": 990.5}), until(1000.5)),
+            (json!({"exp": 990}), until(1000.0)),
+            (json!({"exp": 989.5}), Err(TokenError::Expired)),
+            (json!({"exp": -5}), Err(TokenError::Expired)),
+            (json!({"exp": 1e300}), forever),
+            (json!({"exp": u64::MAX}), forever),
+            (json!({"nbf": 1010}), forever),
+            (json!({"nbf": 1010.5}), Err(TokenError::NotYetValid)),
+            (json!({"nbf": 1e300}), Err(TokenError::NotYetValid)),
+            (json!({"nbf": 1010.5, "exp": 5000}), Err(TokenError::NotYetValid)),
+        ] {
+            assert_eq!(at_1000(claims.clone()), expected, "{claims}");
         }
-        check(&signed(KEY, Algorithm::HS256, &Other { sub: "me" }), Err(TokenError::Malformed));
+    }
+
+    #[test]
+    fn a_refusal_names_its_claim_and_repeats_no_value() {
+        for (claim, values) in [
+            ("exp", vec![json!("4711"), json!(null), json!([]), json!(1)]),
+            ("nbf", vec![json!("4711"), json!(null), json!(true), json!(4711)]),
+            ("iat", vec![json!("4711"), json!(null), json!({})]),
+            ("aud", vec![json!("4711"), json!(["4711"]), json!(null)]),
+            ("session_id", vec![json!("4711"), json!(null), json!(4711), json!(session(2))]),
+        ] {
+            for value in values {
+                let refusal = at_1000(json!({ claim: value })).unwrap_err();
+                let told = refusal.to_string();
+                assert!(told.contains(&format!("`{claim}`")), "{claim}: {value}: {told}");
+                if matches!(refusal, TokenError::Claim { .. }) {
+                    let mut claims = json!({ "session_id": session(1) });
+                    claims[claim] = value.clone();
+                    check(&signed(KEY, Algorithm::HS256, &claims), Err(refusal));
+                }
+                assert!(!told.contains("4711"), "{claim}: {value}: {told}");
+            }
+        }
     }
 
     #[test]

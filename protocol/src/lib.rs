@@ -13,7 +13,7 @@ mod session;
 
 pub use api::{CloseResponse, CreateResponse, ErrorBody, RunRequest, RunResponse};
 pub use claims::{
-    Claims, LEEWAY_SECONDS, MAX_TOKEN_BYTES, Secret, SecretError, Signer, TokenError, Verifier,
+    Claims, Grant, LEEWAY_SECONDS, MAX_TOKEN_BYTES, Secret, SecretError, Signer, TokenError, Verifier,
 };
 pub use clock::{ClockAnchor, boot_id, monotonic_us};
 pub use close::{ClientAction, CloseReason};

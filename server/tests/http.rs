@@ -131,7 +131,7 @@ async fn a_session_from_create_to_close() {
     let created: Value = server.post("/session/create", "").await.json().await.unwrap();
     let session: SessionId = created["session_id"].as_str().unwrap().parse().unwrap();
     let verifier = Verifier::new(&Secret::new(KEY).unwrap());
-    assert_eq!(verifier.verify(created["auth_token"].as_str().unwrap(), session).unwrap().exp, None);
+    assert_eq!(verifier.verify(created["auth_token"].as_str().unwrap(), session).unwrap().until, None);
 
     let query = json!({"query": "hello", "query_id": "q1", "tokens": 20, "ttft_ms": 3, "itl_ms": 1.5});
     let answer = server.accepted(session, query.clone()).await;
