@@ -181,9 +181,9 @@ pub struct RunArgs {
     /// Where the HTTP calls go [default: http://127.0.0.1:8080]
     #[arg(long, env = "API_URL", value_name = "URL")]
     pub api_url: Option<String>,
-    /// Where the WebSockets go [default: ws://127.0.0.1:8081]
-    #[arg(long, env = "WSPROXY_URL", value_name = "URL")]
-    pub wsproxy_url: Option<String>,
+    /// Where the WebSockets go (repeatable: sockets are spread over all of them) [default: ws://127.0.0.1:8081]
+    #[arg(long, env = "WSPROXY_URL", value_name = "URL", value_delimiter = ',')]
+    pub wsproxy_url: Vec<String>,
     /// Run the whole stack in this process, over an in-memory bus
     #[arg(long, env = "LOAD_EMBEDDED")]
     pub embedded: bool,

@@ -1,38 +1,32 @@
-//! Opens WebSockets to one gateway: TCP, TLS, the upgrade. What came right behind its answer is handed on with the socket.
-//! It does not try again.
+//! Opens WebSockets to the gateway, over one endpoint or over several: TCP, TLS, the upgrade. What came right behind the
+//! answer is handed on with the socket. An endpoint that takes no connection is passed over; nothing else is tried again.
 
 use crate::{
     backoff::{is_retryable, retry_after},
     config::Target,
+    endpoint::{Endpoint, no_address},
     secret::Secret,
     socket::{Arrival, Socket, Transport},
 };
-use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-#[cfg(target_os = "linux")]
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use protocol::{Position, SessionId};
-use rustls::pki_types::ServerName;
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 /// TCP, TLS, upgrade and a live subscription take no longer than this.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Some tens of tokens: a reader who stops is felt at the other end within seconds.
-const NARROW_BUFFER: u32 = 4096;
 
 /// Why a socket could not be opened.
 #[derive(Clone, Debug)]
@@ -52,16 +46,14 @@ pub struct Dial {
     pub from: Option<IpAddr>,
     /// It takes little into its buffers, so that a reader who stops is felt at the other end.
     pub narrow: bool,
+    /// To the endpoint of this number, modulo how many there are; to the next ones when it takes no connection.
+    pub endpoint: u64,
 }
 
-/// Opens sockets to one gateway.
+/// Opens sockets to the gateway.
 pub struct Connector {
-    addresses: Vec<SocketAddr>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    base: String,
-    /// What stands before every path; usually nothing.
-    prefix: String,
-    host: HeaderValue,
+    /// At least one.
+    endpoints: Vec<Endpoint>,
     path: String,
     headers: HeaderMap,
     token: Option<Secret>,
@@ -69,36 +61,34 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Resolves the gateway's host, once for the whole run.
+    /// Resolves the hosts of all endpoints, once for the whole run.
     ///
     /// # Errors
-    /// The host has no address, or its name cannot stand in a certificate.
+    /// A host has no address, or its name cannot stand in a certificate.
     pub async fn resolve(target: &Target, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
-        let url = &target.ws;
-        let host = url.host_str().unwrap_or_default();
-        let port = url.port_or_known_default().unwrap_or(80);
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let addresses: Vec<_> = tokio::net::lookup_host((bare, port))
-            .await
-            .with_context(|| format!("cannot resolve the host of {url}"))?
-            .collect();
-        anyhow::ensure!(!addresses.is_empty(), "the host of {url} has no address");
-        let secure = url.scheme() == "wss";
-        let name =
-            || ServerName::try_from(bare.to_owned()).with_context(|| format!("{bare} is no server name"));
-        let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let prefix = url.path().trim_end_matches('/').to_owned();
+        let mut endpoints = Vec::new();
+        if target.published.is_empty() {
+            endpoints.push(Endpoint::resolve(&target.ws, &tls).await?);
+        }
+        for &address in &target.published {
+            endpoints.push(Endpoint::published(&target.ws, address, &tls)?);
+        }
+        for url in &target.more_ws {
+            endpoints.push(Endpoint::resolve(url, &tls).await?);
+        }
         Ok(Self {
-            tls: if secure { Some((TlsConnector::from(tls), name()?)) } else { None },
-            base: format!("{}://{authority}{prefix}", url.scheme()),
-            prefix,
-            host: HeaderValue::from_str(&authority)?,
+            endpoints,
             path: target.ws_path.replace("{agent}", &target.agent),
             headers: target.headers.clone(),
             token: target.token.clone(),
             local_ips: target.local_ips.clone(),
-            addresses,
         })
+    }
+
+    /// The endpoints over which sockets are spread, at least one.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// Where the sockets of session `index` come from.
@@ -121,23 +111,28 @@ impl Connector {
         dial: Dial,
     ) -> Result<Socket, OpenError> {
         let token = self.token.as_ref().unwrap_or(token);
-        let request = self.request(session, token, resume).map_err(|error| OpenError {
-            status: None,
-            message: format!("cannot open {}: {error}", self.base),
-            again: None,
-        })?;
+        let mut endpoint = self.endpoint(dial.endpoint);
         let opening = async {
-            let transport = self.transport(dial).await.map_err(|error| broken(&self.base, &error))?;
-            let (transport, early) = self.upgrade(transport, request).await?;
+            let (stream, connected) =
+                self.connect(dial).await.map_err(|error| broken(&endpoint.base, &error))?;
+            endpoint = connected;
+            let request = self.request(endpoint, session, token, resume).map_err(|error| OpenError {
+                status: None,
+                message: format!("cannot open {}: {error}", endpoint.base),
+                again: None,
+            })?;
+            let transport = endpoint.secure(stream).await.map_err(|error| broken(&endpoint.base, &error))?;
+            let (transport, early) = upgrade(&endpoint.base, transport, request).await?;
             let last = Arrival { at: Instant::now(), read: last_read };
             Ok(Socket::new(transport, early, last))
         };
-        tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+        opened.unwrap_or_else(|_| {
             Err(OpenError {
                 status: None,
                 message: format!(
                     "{} did not answer the upgrade within {} s",
-                    self.base,
+                    endpoint.base,
                     OPEN_TIMEOUT.as_secs()
                 ),
                 again: Some(Duration::ZERO),
@@ -145,88 +140,51 @@ impl Connector {
         })
     }
 
-    /// Has the connection turned into a WebSocket; what came right behind the answer.
-    async fn upgrade(
-        &self,
-        transport: Transport,
-        request: Request<Empty<Bytes>>,
-    ) -> Result<(Transport, Bytes), OpenError> {
-        let broken = |error: hyper::Error| broken(&self.base, &error);
-        let accept =
-            request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
-        let (mut sender, connection) = http1::handshake(TokioIo::new(transport)).await.map_err(broken)?;
-        let mut upgrade = pin!(async {
-            let answer = sender.send_request(request).await.map_err(broken)?;
-            check(&self.base, &answer, accept.as_deref())?;
-            hyper::upgrade::on(answer).await.map_err(broken)
-        });
-        // The connection itself ends with the upgrade, or with an error that the request hears of as well.
-        let mut connection = pin!(connection.with_upgrades().fuse());
-        let upgraded = loop {
-            tokio::select! {
-                biased;
-                upgraded = &mut upgrade => break upgraded?,
-                _ = &mut connection => {}
-            }
-        };
-        let parts = upgraded.downcast::<TokioIo<Transport>>().expect("the transport that was handed in");
-        // Copied: it is empty as a rule, and would keep the whole of hyper's buffer.
-        Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
+    fn endpoint(&self, number: u64) -> &Endpoint {
+        &self.endpoints[(number % self.endpoints.len() as u64) as usize]
     }
 
-    async fn transport(&self, dial: Dial) -> io::Result<Transport> {
-        let stream = self.connect(dial).await?;
-        stream.set_nodelay(true)?;
-        match &self.tls {
-            None => Ok(Transport::Plain(stream)),
-            Some((tls, name)) => Ok(Transport::Tls(Box::new(tls.connect(name.clone(), stream).await?))),
-        }
-    }
-
-    /// Whether the gateway takes connections `from` there.
+    /// Checks that the gateway takes connections `from` there, at every endpoint.
     ///
     /// # Errors
-    /// Why not.
-    pub async fn reach(&self, from: Option<IpAddr>) -> io::Result<()> {
-        self.connect(Dial { from, narrow: false }).await.map(|_| ())
+    /// The first endpoint that takes none, and why.
+    pub async fn reach(&self, from: Option<IpAddr>) -> Result<(), (String, io::Error)> {
+        for endpoint in &self.endpoints {
+            let dial = Dial { from, ..Dial::default() };
+            endpoint.connect(dial).await.map_err(|error| (endpoint.base.clone(), error))?;
+        }
+        Ok(())
     }
 
-    /// Connects to the first of the gateway's addresses that takes it.
-    async fn connect(&self, dial: Dial) -> io::Result<TcpStream> {
-        let mut failed =
-            io::Error::new(io::ErrorKind::AddrNotAvailable, "the gateway has no address of the same family");
-        for &address in &self.addresses {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            if dial.narrow {
-                // Before the connection is made: the window is agreed upon then.
-                socket.set_recv_buffer_size(NARROW_BUFFER)?;
-            }
-            if let Some(from) = dial.from {
-                if from.is_ipv4() != address.is_ipv4() {
-                    continue;
+    /// Connects to the wanted endpoint, or to the next one that takes a connection.
+    async fn connect(&self, dial: Dial) -> io::Result<(TcpStream, &Endpoint)> {
+        let mut failed = None;
+        for step in 0..self.endpoints.len() as u64 {
+            let endpoint = self.endpoint(dial.endpoint.wrapping_add(step));
+            match endpoint.connect(dial).await {
+                Ok(stream) => {
+                    endpoint.log.connected();
+                    return Ok((stream, endpoint));
                 }
-                // The port is chosen with the connection, as without an address: one that rests from another may be used.
-                #[cfg(target_os = "linux")]
-                setsockopt(&socket, IpBindAddressNoPort, &true)?;
-                socket.bind((from, 0).into())?;
-            }
-            match socket.connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => failed = error,
+                Err(error) => {
+                    endpoint.log.failed();
+                    failed.get_or_insert(error);
+                }
             }
         }
-        Err(failed)
+        Err(failed.unwrap_or_else(no_address))
     }
 
     fn request(
         &self,
+        endpoint: &Endpoint,
         session: SessionId,
         token: &Secret,
         resume: Option<Position>,
     ) -> Result<Request<Empty<Bytes>>, http::Error> {
         let path = self.path.replace("{session}", &session.to_string());
-        let mut request = Request::get(format!("{}{path}", self.prefix))
-            .header(header::HOST, self.host.clone())
+        let mut request = Request::get(format!("{}{path}", endpoint.prefix))
+            .header(header::HOST, endpoint.host.clone())
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
@@ -246,6 +204,35 @@ impl Connector {
         }
         Ok(request)
     }
+}
+
+/// Has the connection turned into a WebSocket; what came right behind the answer.
+async fn upgrade(
+    base: &str,
+    transport: Transport,
+    request: Request<Empty<Bytes>>,
+) -> Result<(Transport, Bytes), OpenError> {
+    let broken = |error: hyper::Error| broken(base, &error);
+    let accept =
+        request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(transport)).await.map_err(broken)?;
+    let mut upgrade = pin!(async {
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        check(base, &answer, accept.as_deref())?;
+        hyper::upgrade::on(answer).await.map_err(broken)
+    });
+    // The connection itself ends with the upgrade, or with an error that the request hears of as well.
+    let mut connection = pin!(connection.with_upgrades().fuse());
+    let upgraded = loop {
+        tokio::select! {
+            biased;
+            upgraded = &mut upgrade => break upgraded?,
+            _ = &mut connection => {}
+        }
+    };
+    let parts = upgraded.downcast::<TokioIo<Transport>>().expect("the transport that was handed in");
+    // Copied: it is empty as a rule, and would keep the whole of hyper's buffer.
+    Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
 
 fn broken(base: &str, error: &dyn std::error::Error) -> OpenError {

@@ -5,6 +5,7 @@ use crate::{
     burst::Burst,
     config::{Config, Faults},
     connector::Connector,
+    endpoint::Endpoint,
     estimate::{self, Estimate},
     faults::{self, FaultLog, FirstSend, Injector},
     live::Shard,
@@ -12,6 +13,7 @@ use crate::{
     output::{self, Board, Finished, OutputSettings, Results, RunInfo, Wanted},
     preflight,
     progress::{Progress, Watched},
+    published,
     schedule::Model,
     screen::{Screen, Sources},
     signals::Stop,
@@ -96,6 +98,12 @@ pub fn plan(config: &Config) -> Result<String, RunError> {
     Ok(estimate::plan(config, preflight::descriptors(config)))
 }
 
+/// Asks Docker whether the target is one of several published ports of a container, and spreads the sockets over them.
+/// Takes two seconds at most.
+pub fn find_endpoints(config: &mut Config) {
+    published::find(config);
+}
+
 /// What a person should know before the run.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
@@ -173,7 +181,12 @@ fn run_against(
     let elapsed = began.elapsed();
     let watched = watch.end();
     breaker.end();
-    let info = RunInfo { faults: log.records(), watched, ..info(&config, stop, &results, &reports, elapsed) };
+    let info = RunInfo {
+        faults: log.records(),
+        watched,
+        endpoints: connector.endpoints().iter().map(Endpoint::history).collect(),
+        ..info(&config, stop, &results, &reports, elapsed)
+    };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
 }
 
@@ -308,6 +321,7 @@ fn info(
         peak_sessions: results.sessions().peak(),
         peak_queries: results.queries().peak(),
         faults: Vec::new(),
+        endpoints: Vec::new(),
         shared_clock: clocks().next().map(|_| clocks().all(|shared| shared)),
         cpu_wait_share: waited.map(|waited| waited.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE)),
     }

@@ -8,6 +8,7 @@ use crate::{
     users::{Kind, Users},
 };
 use std::{fmt::Write, time::Duration};
+use url::Url;
 
 /// What a server plays that is asked for nothing in particular.
 const USUAL_TOKENS: f64 = 18.0;
@@ -169,7 +170,7 @@ pub fn plan(config: &Config, descriptors: u64) -> String {
     let assumed =
         if estimate.assumed { "  (the server chooses: 18 tokens every 50 ms are assumed)" } else { "" };
     let _ = writeln!(out, "\n  sessions       {}", estimate.sessions);
-    let _ = writeln!(out, "  sockets        {} at once at most", estimate.sockets);
+    let _ = writeln!(out, "  sockets        {} at once at most{}", estimate.sockets, spread(config));
     let _ = writeln!(out, "  descriptors    {descriptors}");
     let _ = writeln!(out, "  queries        about {:.0}", estimate.queries);
     let _ = writeln!(out, "  tokens         about {:.0}{assumed}", estimate.tokens);
@@ -187,10 +188,27 @@ pub fn outline(config: &Config, descriptors: u64) -> String {
     let Estimate { sessions, sockets, queries, tokens, peak_tokens_per_second, duration, .. } =
         Estimate::of(config);
     format!(
-        "plan: {sessions} sessions, {sockets} sockets and {descriptors} descriptors at most, about {queries:.0} queries, \
+        "plan: {sessions} sessions, {sockets} sockets{} and {descriptors} descriptors at most, about {queries:.0} queries, \
          {tokens:.0} tokens, {peak_tokens_per_second:.0} tokens/s at the peak, {}",
+        spread(config),
         clock(duration)
     )
+}
+
+/// Over what the sockets are spread; nothing where there is one address.
+fn spread(config: &Config) -> String {
+    let target = &config.target;
+    let published: Vec<_> = target.published.iter().map(ToString::to_string).collect();
+    let address = |url: &Url| {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}{port}", url.host_str().unwrap_or_default())
+    };
+    let urls: Vec<_> = std::iter::once(&target.ws).chain(&target.more_ws).map(address).collect();
+    match (published.len(), urls.len()) {
+        (0, 1) => String::new(),
+        (0, _) => format!(" (spread over {})", urls.join(", ")),
+        _ => format!(" (spread over the container's published ports {})", published.join(", ")),
+    }
 }
 
 fn figure(value: f64) -> String {

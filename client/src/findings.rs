@@ -2,6 +2,7 @@
 //! Pure, and no judge: a finding changes no verdict.
 
 use crate::{
+    endpoint::EndpointHistory,
     faults::FaultRecord,
     trend::{second_half, slope},
     watch::{Usage, Watched},
@@ -52,6 +53,8 @@ pub struct Measured<'a> {
     pub bus_in_memory: bool,
     /// What the run itself broke.
     pub faults: &'a [FaultRecord],
+    /// How each address of the gateway fared.
+    pub endpoints: &'a [EndpointHistory],
 }
 
 impl Measured<'_> {
@@ -96,6 +99,7 @@ pub fn find(measured: &Measured<'_>, watched: &Watched) -> Vec<Finding> {
             ),
         );
     }
+    dead_endpoints(measured, &mut found);
     generator(measured, &mut found);
     slow_bus(measured, watched, &mut found);
     for (name, usage) in &watched.processes {
@@ -122,6 +126,26 @@ fn restarts(measured: &Measured<'_>, watched: &Watched, found: &mut impl FnMut(S
                 "Another process took its place, seen at {}{more}.{}",
                 shown.join(", "),
                 measured.planned(times[0], times[times.len() - 1])
+            ),
+        );
+    }
+}
+
+/// An endpoint that took connections at first and none at the end, while the run went on at others or ended for want of one.
+fn dead_endpoints(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {
+    for endpoint in measured.endpoints.iter().filter(|endpoint| endpoint.is_dead) {
+        let EndpointHistory { name, is_published, connected, failed, .. } = endpoint;
+        let advice = if *is_published {
+            " It is a port that a container publishes. Docker's port proxy ends when its descriptors run out, and the port stays \
+             dead until the container is restarted: restart it, and run the client in a container (docker compose run --rm client …)."
+        } else {
+            ""
+        };
+        found(
+            format!("{name} died"),
+            format!(
+                "It took {connected} connections and then refused {failed}, up to the last attempt.{advice}{}",
+                measured.planned(0, u64::MAX)
             ),
         );
     }

@@ -123,7 +123,9 @@ fn hosts_not_allowed(config: &Config) -> Vec<String> {
         return Vec::new();
     }
     let target = &config.target;
-    let mut hosts: Vec<&str> = [&target.api, &target.ws].into_iter().filter_map(Url::host_str).collect();
+    let urls = [&target.api, &target.ws].into_iter().chain(&target.more_ws);
+    let mut hosts: Vec<&str> = urls.filter_map(Url::host_str).collect();
+    hosts.sort_unstable();
     hosts.dedup();
     hosts
         .into_iter()
@@ -180,14 +182,14 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
         .await
         .map_err(|error| unreachable(url, &format!("{error:#}")))?;
     for from in one_of_each_family(&config.target.local_ips) {
-        let why = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
+        let (endpoint, why) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
             Ok(Ok(())) => continue,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            Ok(Err((endpoint, error))) => (endpoint, error.to_string()),
+            Err(_) => (url.to_string(), format!("no answer within {} s", PATIENCE.as_secs())),
         };
         return Err(match from {
-            Some(from) => format!("--local-ips: {url} cannot be reached from {from} ({why})"),
-            None => unreachable(url, &why),
+            Some(from) => format!("--local-ips: {endpoint} cannot be reached from {from} ({why})"),
+            None => unreachable(&endpoint, &why),
         });
     }
     Ok(Arc::new(connector))
@@ -203,7 +205,7 @@ fn one_of_each_family(local_ips: &[IpAddr]) -> Vec<Option<IpAddr>> {
     }
 }
 
-fn unreachable(url: &Url, why: &str) -> String {
+fn unreachable(url: &dyn std::fmt::Display, why: &str) -> String {
     format!(
         "nothing answers at {url} ({why}): start a stack with `docker compose up -d` or \
          `./scripts/run_loadtest.sh --native --up-only`, or run with --embedded"
@@ -251,7 +253,7 @@ mod tests {
         let hosts = |url: &str, allowed: &[&str]| {
             hosts_not_allowed(&config(RunArgs {
                 api_url: Some(format!("http://{url}")),
-                wsproxy_url: Some(format!("ws://{url}")),
+                wsproxy_url: vec![format!("ws://{url}")],
                 i_am_allowed_to_load_test: allowed.iter().map(|&host| host.to_owned()).collect(),
                 ..RunArgs::default()
             }))

@@ -59,13 +59,14 @@ fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<RunArgs, String> {
 
 fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let config = match Config::new(args, cores, rand::random()) {
+    let mut config = match Config::new(args, cores, rand::random()) {
         Ok(config) => config,
         Err(faults) => {
             eprintln!("error: {faults}");
             return REFUSED;
         }
     };
+    engine::find_endpoints(&mut config);
     engine::warn(&engine::warnings(&config));
     match engine::plan(&config) {
         Ok(plan) if config.dry_run => {

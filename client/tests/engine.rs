@@ -294,7 +294,7 @@ fn refusal(change: impl FnOnce(&mut RunArgs)) -> String {
 fn an_unreachable_target_says_what_to_start() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let api = refusal(|args| args.api_url = Some(format!("http://{closed}")));
-    let ws = refusal(|args| args.wsproxy_url = Some(format!("ws://{closed}")));
+    let ws = refusal(|args| args.wsproxy_url = vec![format!("ws://{closed}")]);
     for message in [&api, &ws] {
         for part in ["nothing answers", "docker compose up -d", "run_loadtest.sh --native", "--embedded"] {
             assert!(message.contains(part), "{message}");

@@ -8,7 +8,14 @@ use fake::{Running, Script};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use runs::{args, check, everything_came, read_summary, run, summary};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -63,6 +70,54 @@ async fn relay(acceptor: TlsAcceptor, outside: TcpStream, behind: SocketAddr) {
     let _ = copy_bidirectional(&mut outside, &mut inside).await;
 }
 
+/// A port that leads to a server, and dies with all its connections when it has taken a number of them, as a port proxy of
+/// Docker's does when its descriptors run out.
+struct Port {
+    address: SocketAddr,
+    taken: Arc<AtomicUsize>,
+    _end: DropGuard,
+}
+
+impl Port {
+    fn start(behind: SocketAddr, dies_with: usize) -> Self {
+        let (end, taken) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let (tell, told) = std::sync::mpsc::channel();
+        let (ended, count) = (end.clone(), Arc::clone(&taken));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            // Everything ends with the runtime.
+            runtime.block_on(async move {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                let accept = async {
+                    while let Ok((mut outside, _)) = listener.accept().await {
+                        if count.fetch_add(1, SeqCst) + 1 == dies_with {
+                            return;
+                        }
+                        tokio::spawn(async move {
+                            let mut inside = TcpStream::connect(behind).await.unwrap();
+                            let _ = copy_bidirectional(&mut outside, &mut inside).await;
+                        });
+                    }
+                };
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    () = accept => {}
+                }
+            });
+        });
+        Self { address: told.recv().unwrap(), taken, _end: end.drop_guard() }
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    fn taken(&self) -> usize {
+        self.taken.load(SeqCst)
+    }
+}
+
 fn address(url: &str) -> SocketAddr {
     url.split_once("://").unwrap().1.parse().unwrap()
 }
@@ -78,7 +133,7 @@ fn every_token_comes_over_tls_from_whoever_is_trusted() {
     std::fs::write(&ca_file, certificate.cert.pem()).unwrap();
     let mut args = args(&server, directory.path(), 5, 2);
     args.api_url = Some(format!("https://localhost:{}", api.address.port()));
-    args.wsproxy_url = Some(format!("wss://localhost:{}", ws.address.port()));
+    args.wsproxy_url = vec![format!("wss://localhost:{}", ws.address.port())];
 
     let error = run(args.clone(), &Stop::default()).map(|_| ()).unwrap_err();
     assert!(format!("{error:?}").contains("certificate"), "{error:?}");
@@ -97,4 +152,36 @@ fn sockets_come_from_all_given_addresses() {
     everything_came(&summary, 6, 1, 18);
     let peers: Vec<_> = server.seen().peers.iter().map(ToString::to_string).collect();
     assert_eq!(peers, ["127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+}
+
+#[test]
+fn sockets_are_spread_over_all_urls() {
+    let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
+    let ports = [0; 3].map(|_| Port::start(address(&server.ws), usize::MAX));
+    let summary = summary(&server, |args| args.wsproxy_url = ports.iter().map(Port::url).collect(), 6, 1);
+    everything_came(&summary, 6, 1, 18);
+    check(&summary, &[("total_reconnect_attempts", 0)]);
+    assert!(
+        summary["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|f| !f["title"].as_str().unwrap().contains("died"))
+    );
+    // Two sockets each, and the check before the run.
+    assert_eq!(ports.each_ref().map(Port::taken), [3; 3]);
+}
+
+#[test]
+fn a_port_that_dies_costs_no_token_and_is_found() {
+    let server = Running::start(Script::default());
+    let [lives, dies] = [usize::MAX, 3].map(|most| Port::start(address(&server.ws), most));
+    let urls = vec![lives.url(), dies.url()];
+    let summary = summary(&server, |args| args.wsproxy_url = urls, 6, 2);
+    everything_came(&summary, 6, 2, 18);
+    assert!(summary["total_successful_reconnects"].as_u64() >= Some(1), "{summary:#}");
+    let found: Vec<_> = summary["findings"].as_array().unwrap().iter().collect();
+    let died = found.iter().find(|finding| finding["title"] == format!("{} died", dies.url()));
+    let evidence = died.unwrap_or_else(|| panic!("{found:#?}"))["evidence"].as_str().unwrap();
+    assert!(evidence.contains("and then refused"), "{evidence}");
 }

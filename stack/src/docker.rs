@@ -81,7 +81,12 @@ pub(crate) fn order(arguments: &[String]) -> anyhow::Result<String> {
 
 /// Asks something, which an engine that hangs does not answer.
 pub(crate) fn ask(arguments: &[String]) -> anyhow::Result<String> {
-    call(arguments, PATIENCE, &arguments[0])
+    ask_within(arguments, PATIENCE)
+}
+
+/// Asks something, and waits at most `patience` for the answer.
+pub(crate) fn ask_within(arguments: &[String], patience: Duration) -> anyhow::Result<String> {
+    call(arguments, patience, &arguments[0])
 }
 
 /// `shown` stands for the arguments in messages.

@@ -9,6 +9,7 @@ pub mod inventory;
 mod limits;
 pub mod native;
 mod probe;
+pub mod published;
 mod relay;
 mod secret;
 pub mod supervisor;

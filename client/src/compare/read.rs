@@ -156,12 +156,14 @@ impl Run {
 
     /// Settings in which another run differs, of those that change what is measured.
     pub(super) fn differing(&self, other: &Self) -> Vec<String> {
-        const OWN: [&str; 9] = [
+        const OWN: [&str; 11] = [
             "seed",
             "name",
             "output_dir",
             "api_url",
             "wsproxy_url",
+            "more_wsproxy_urls",
+            "published_ports",
             "workers",
             "thresholds",
             "abort_on_fail",

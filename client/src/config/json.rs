@@ -67,6 +67,8 @@ impl Config {
             "seed": self.load.seed,
             "api_url": redacted(&self.target.api),
             "wsproxy_url": redacted(&self.target.ws),
+            "more_wsproxy_urls": self.target.more_ws.iter().map(redacted).collect::<Vec<_>>(),
+            "published_ports": self.target.published,
             "ws_path": self.target.ws_path,
             "agent": self.target.agent,
             "headers": self.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),

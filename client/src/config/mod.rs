@@ -18,7 +18,13 @@ pub use judging::Judging;
 use crate::{cli::RunArgs, output::Destination, schedule::Schedule, secret::Secret, users::Users};
 use check::Check;
 use http::HeaderMap;
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use url::Url;
 
 const MAX_CLIENTS: i64 = 1_000_000;
@@ -86,6 +92,10 @@ pub struct Target {
     pub api: Url,
     /// Of the sockets.
     pub ws: Url,
+    /// Further URLs of the same gateway: sockets are spread over all of them.
+    pub more_ws: Vec<Url>,
+    /// The ports that a container publishes for the gateway, [`Self::ws`] among them; empty unless there are several.
+    pub published: Vec<SocketAddr>,
     /// With `{agent}` and `{session}`.
     pub ws_path: String,
     /// For `{agent}`.
@@ -185,7 +195,7 @@ impl Config {
         warnings.extend(judging.unanswerable(schedule.steady_window().is_some(), args.embedded));
         let (embedded, dry_run) = (args.embedded, args.dry_run);
         let origin = json::Origin::of(&args);
-        if embedded && (args.api_url.is_some() || args.wsproxy_url.is_some()) {
+        if embedded && (args.api_url.is_some() || !args.wsproxy_url.is_empty()) {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
         }
         let output = Output {
@@ -269,7 +279,7 @@ mod tests {
             http_connections: Some(0),
             ws_path: Some("socket".into()),
             api_url: Some("ftp://x".into()),
-            wsproxy_url: Some("not a url".into()),
+            wsproxy_url: vec!["not a url".into()],
             headers: vec!["no colon".into()],
             name: Some("../x".into()),
             ws_initial_backoff_seconds: Some(60.0),

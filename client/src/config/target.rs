@@ -15,9 +15,14 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
         }
         (None, None) => "http://127.0.0.1:8080".into(),
     };
-    let ws_url = args.wsproxy_url.unwrap_or_else(|| "ws://127.0.0.1:8081".into());
     let api = check.url("--api-url", &api_url, ["http", "https"]);
-    let ws = check.url("--wsproxy-url", &ws_url, ["ws", "wss"]);
+    let mut ws_urls: Vec<_> =
+        args.wsproxy_url.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
+    if ws_urls.is_empty() {
+        ws_urls.push("ws://127.0.0.1:8081");
+    }
+    let ws: Option<Vec<_>> =
+        ws_urls.iter().map(|url| check.url("--wsproxy-url", url, ["ws", "wss"])).collect();
     let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
     let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
     if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
@@ -50,9 +55,12 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
         check.fault(format!("--local-ips: {why}"));
         Vec::new()
     });
+    let mut ws = ws?.into_iter();
     Some(Target {
         api: api?,
-        ws: ws?,
+        ws: ws.next()?,
+        more_ws: ws.collect(),
+        published: Vec::new(),
         ws_path,
         agent,
         headers,

@@ -3,6 +3,7 @@
 
 use super::Tally;
 use crate::{
+    endpoint::EndpointHistory,
     faults::{Fate, FaultRecord},
     findings::{self, Finding, Measured},
     measure::{Evidence, Metric, RunData},
@@ -52,6 +53,8 @@ pub struct RunInfo {
     pub shared_clock: Option<bool>,
     /// What was to be broken, and what became of it.
     pub faults: Vec<FaultRecord>,
+    /// How each address of the gateway fared.
+    pub endpoints: Vec<EndpointHistory>,
     /// What became of its events, where they were wanted.
     pub events: Option<Tally>,
     /// Why the run was ended early: a threshold that could not be kept any more.
@@ -100,6 +103,7 @@ pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
         published_throughput: published_throughput(run, info),
         bus_in_memory: info.embedded,
         faults: &info.faults,
+        endpoints: &info.endpoints,
     };
     findings::find(&measured, &info.watched)
 }

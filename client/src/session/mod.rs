@@ -214,7 +214,11 @@ impl Session {
             connector: worker.connector.clone(),
             session,
             token,
-            dial: Dial { from: worker.connector.local_ip(self.index), narrow: self.habits.pause().is_some() },
+            dial: Dial {
+                from: worker.connector.local_ip(self.index),
+                narrow: self.habits.pause().is_some(),
+                endpoint: self.index,
+            },
             on_attempt: Rc::new(move || {
                 attempts.set(attempts.get() + 1);
                 worker.recorder.borrow_mut().reconnect_attempt(worker.moment(Instant::now()));

@@ -19,7 +19,7 @@ pub fn args(server: &Running, dir: &Path, clients: i64, queries: i64) -> RunArgs
         queries: Some(queries),
         ramp_up: Some(0.05),
         api_url: Some(server.api.clone()),
-        wsproxy_url: Some(server.ws.clone()),
+        wsproxy_url: vec![server.ws.clone()],
         ws_initial_backoff_seconds: Some(0.02),
         ws_max_backoff_seconds: Some(0.1),
         output_dir: Some(dir.to_owned()),

@@ -1,0 +1,95 @@
+//! Spreads sockets over the ports that a container publishes for the gateway, and says when they carry too little.
+//!
+//! Docker's port proxies carry a few thousand connections each (see [`stack::published`]). It asks Docker once, before the
+//! run, and goes on without an answer where there is no Docker.
+
+use crate::{config::Config, estimate::Estimate};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use url::{Host, Url};
+
+/// Finds the ports that lead to the gateway's container, when the target is a port of this machine.
+#[cfg(feature = "embedded")]
+pub(crate) fn find(config: &mut Config) {
+    /// For all questions to Docker together.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+    if config.embedded || !config.target.more_ws.is_empty() {
+        return;
+    }
+    let Some(address) = on_loopback(&config.target.ws) else { return };
+    let ports = stack::published::siblings(address, PATIENCE).unwrap_or_default();
+    if ports.len() > 1 {
+        config.target.published = ports;
+    }
+    let api = on_loopback(&config.target.api);
+    let sockets = ports_or(&config.target.published, address);
+    let carried: Option<u64> = sockets.iter().map(|&port| stack::published::capacity(port)).sum();
+    let calls = api.and_then(stack::published::capacity);
+    config.warnings.extend(too_narrow(config, carried, calls));
+}
+
+#[cfg(not(feature = "embedded"))]
+pub(crate) fn find(_: &mut Config) {}
+
+#[cfg(feature = "embedded")]
+fn ports_or(published: &[SocketAddr], address: SocketAddr) -> Vec<SocketAddr> {
+    if published.is_empty() { vec![address] } else { published.to_vec() }
+}
+
+/// The URL's address, if its host is a loopback address or `localhost`.
+#[cfg_attr(not(feature = "embedded"), allow(dead_code))]
+fn on_loopback(url: &Url) -> Option<SocketAddr> {
+    let ip = match url.host()? {
+        Host::Ipv4(ip) => IpAddr::V4(ip),
+        Host::Ipv6(ip) => IpAddr::V6(ip),
+        Host::Domain(name) if name.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST.into(),
+        Host::Domain(_) => return None,
+    };
+    ip.is_loopback().then_some(SocketAddr::new(ip, url.port_or_known_default()?))
+}
+
+/// What to tell a person when the port proxies can carry `sockets` WebSockets and `calls` HTTP connections, where known.
+#[cfg_attr(not(feature = "embedded"), allow(dead_code))]
+fn too_narrow(config: &Config, sockets: Option<u64>, calls: Option<u64>) -> Vec<String> {
+    let wanted = Estimate::of(config).sockets;
+    let http = wanted.min(config.target.http_connections as u64);
+    let warning = |wanted, carried, what, also| {
+        format!(
+            "Docker's port proxies carry about {carried} connections (a proxy ends when its descriptors run out), and this run \
+             opens up to {wanted} {what}: run the client in a container (docker compose run --rm client …){also}"
+        )
+    };
+    let narrow = |wanted, carried: Option<u64>| carried.filter(|&carried| carried < wanted);
+    let sockets = narrow(wanted, sockets).map(|carried| {
+        warning(wanted, carried, "WebSockets", ", or publish HAProxy's port 8081 more often in compose.yaml")
+    });
+    let calls = narrow(http, calls)
+        .map(|carried| warning(http, carried, "HTTP connections", ", or lower --http-connections"));
+    sockets.into_iter().chain(calls).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::RunArgs;
+
+    #[test]
+    fn asks_for_addresses_of_this_machine_alone() {
+        let address = |url: &str| on_loopback(&url.parse().unwrap()).map(|address| address.to_string());
+        assert_eq!(address("ws://127.0.0.1:8081").as_deref(), Some("127.0.0.1:8081"));
+        assert_eq!(address("ws://localhost").as_deref(), Some("127.0.0.1:80"));
+        assert_eq!(address("wss://[::1]").as_deref(), Some("[::1]:443"));
+        assert_eq!(address("ws://gateway.example:8081"), None);
+        assert_eq!(address("ws://192.0.2.1:8081"), None);
+    }
+
+    #[test]
+    fn warns_of_proxies_that_carry_too_little() {
+        let config = Config::new(RunArgs { clients: Some(5000), ..RunArgs::default() }, 2, 1).unwrap();
+        let warnings = too_narrow(&config, Some(3328), Some(900));
+        assert!(warnings[0].contains("carry about 3328 connections"), "{warnings:?}");
+        assert!(warnings[0].contains("up to 5000 WebSockets: run the client in a container"), "{warnings:?}");
+        assert!(warnings[1].contains("up to 1000 HTTP connections"), "{warnings:?}");
+        assert!(too_narrow(&config, Some(5000), Some(1000)).is_empty());
+        assert!(too_narrow(&config, None, None).is_empty(), "no proxy was seen");
+    }
+}
