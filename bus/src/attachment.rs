@@ -25,7 +25,12 @@ pub enum CatchUp {
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
     /// Hands the events after the lane's last position to the lane, `limit` at most.
-    async fn read_page(&self, session: SessionId, slot: &Slot, limit: usize) -> Result<CatchUp, BusError>;
+    async fn read_page(
+        &self,
+        session: SessionId,
+        slot: &Arc<Slot>,
+        limit: usize,
+    ) -> Result<CatchUp, BusError>;
 
     /// Ends the attachment of `slot` (compare and set by its epoch); keeps `cursor` where there is one.
     async fn release(

@@ -50,6 +50,8 @@ counters! {
     gaps,
     /// Lanes taken over by another connection.
     taken_over,
+    /// Attachments that the broker executed too late, and that changed nothing.
+    late_attaches,
     /// Control messages dropped because their queue was full.
     control_dropped,
     /// Connections to the broker that were lost.

@@ -5,7 +5,7 @@ use crate::{Counters, Delivery, LaneEnd, Outlet};
 use parking_lot::Mutex;
 use protocol::{Gaps, Kind, Lane, LogEnd, Logged, Mark, Position, Prefix, SessionId, Step};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -27,6 +27,8 @@ pub(crate) struct Slot {
 struct State {
     lane: Lane,
     start: Position,
+    /// The client named this start and the broker, which may have lost data, does not have it (yet).
+    unproven: bool,
     /// Which attachment of the session this is: 0 until the broker has numbered it.
     epoch: u64,
     /// The highest epoch that is known to have taken the session over.
@@ -61,6 +63,7 @@ impl Slot {
         let state = State {
             lane: Lane::after(Position::ZERO),
             start: Position::ZERO,
+            unproven: false,
             epoch: 0,
             superseded_by: 0,
             released: (0, Position::ZERO),
@@ -76,26 +79,53 @@ impl Slot {
         })
     }
 
-    /// The broker has numbered the attachment.
-    pub(crate) fn numbered(&self, epoch: u64) {
-        self.state.lock().epoch = epoch;
-    }
-
     /// The attachment ends: true for the first that says so.
     pub(crate) fn left(&self) -> bool {
         !self.left.swap(true, Ordering::Relaxed)
     }
 
-    /// The broker has numbered the attachment and knows where its stream starts. False if another has superseded it.
-    pub(crate) fn begin(&self, epoch: u64, start: Position) -> bool {
+    /// The broker has numbered the attachment.
+    pub(crate) fn numbered(&self, epoch: u64) {
         let mut state = self.state.lock();
         state.epoch = epoch;
-        state.start = start;
-        state.lane = Lane::after(start);
         if state.superseded_by > epoch {
             self.end_locked(&mut state, LaneEnd::TakenOver);
         }
-        !state.ended
+    }
+
+    /// The stream starts behind `start`; nothing was handed on yet.
+    pub(crate) fn begin(&self, start: Position) {
+        let mut state = self.state.lock();
+        state.start = start;
+        state.lane = Lane::after(start);
+    }
+
+    /// The broker may have lost what lies before the start of the stream.
+    pub(crate) fn doubt_start(&self) {
+        self.state.lock().unproven = true;
+    }
+
+    /// Whether it is still to be found out if the start of the stream exists.
+    pub(crate) fn doubts_start(&self) -> bool {
+        self.state.lock().unproven
+    }
+
+    /// The log ends at `top`. True while the start of the stream lies above it and may still be restored. When it can no
+    /// longer be, the positions in between are announced: they do not exist, or are lost.
+    pub(crate) fn waits_for_start(&self, top: Position, gaps: Gaps) -> bool {
+        let mut state = self.state.lock();
+        let at = state.lane.last();
+        if !state.unproven || state.ended {
+            return false;
+        }
+        if top < at && gaps == Gaps::Await {
+            return true;
+        }
+        state.unproven = false;
+        if top < at {
+            self.gap(top, at);
+        }
+        false
     }
 
     pub(crate) fn start(&self) -> Position {
@@ -251,19 +281,34 @@ impl Slot {
     }
 }
 
-/// A lane that the broker has not numbered yet. Dropped before, because the call failed or its caller went away, it puts
-/// the former lane back, which reads what it missed.
+/// A lane that is subscribed but does not have its session yet: the former lane goes on until the broker has decided. Dropped
+/// before that, because the call failed or its caller went away, it leaves everything as it was.
 pub(crate) struct Newcomer {
     hub: Arc<Hub>,
     session: SessionId,
     slot: Arc<Slot>,
-    former: Option<Arc<Slot>>,
 }
 
 impl Newcomer {
-    /// It has the session now; the former lane has not.
-    pub(crate) fn stays(mut self) {
-        if let Some(former) = self.former.take() {
+    /// The broker has given it the session with this epoch: it takes the place of the lane that has it here. Of two newcomers
+    /// the one with the higher epoch stays, whichever is told first.
+    pub(crate) fn stays(self, epoch: u64) {
+        self.slot.numbered(epoch);
+        let mut sessions = self.hub.sessions.lock();
+        let former = match sessions.holders.entry(self.session) {
+            Entry::Occupied(mut held) if held.get().epoch() <= epoch => Some(held.insert(self.slot.clone())),
+            Entry::Occupied(held) => {
+                let newest = held.get().epoch();
+                drop(sessions);
+                return self.slot.superseded(newest);
+            }
+            Entry::Vacant(place) => {
+                place.insert(self.slot.clone());
+                None
+            }
+        };
+        drop(sessions);
+        if let Some(former) = former {
             former.end(LaneEnd::TakenOver);
         }
     }
@@ -271,53 +316,152 @@ impl Newcomer {
 
 impl Drop for Newcomer {
     fn drop(&mut self) {
-        let Some(former) = self.former.take() else { return };
-        let mut slots = self.hub.slots.lock();
-        let own = slots.get(&self.session).is_some_and(|current| Arc::ptr_eq(current, &self.slot));
-        // One that has left meanwhile would stay for ever.
-        let back = own && !former.left.load(Ordering::Relaxed);
-        if back {
-            slots.insert(self.session, former.clone());
-        }
-        drop(slots);
-        if back { former.resubscribed() } else { former.end(LaneEnd::TakenOver) }
+        self.hub.sessions.lock().retire(self.session, &self.slot);
     }
 }
 
-/// The sessions whose lanes are open here: one lane a session, the newest.
+/// The sessions whose lanes are open here.
 #[derive(Default)]
 pub(crate) struct Hub {
-    slots: Mutex<HashMap<SessionId, Arc<Slot>>>,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    /// One lane a session, the newest: it gets the events.
+    holders: HashMap<SessionId, Arc<Slot>>,
+    /// Lanes that are being attached. They hear who else has the session and get no events.
+    newcomers: HashMap<SessionId, Vec<Arc<Slot>>>,
+}
+
+impl Sessions {
+    fn retire(&mut self, session: SessionId, slot: &Arc<Slot>) {
+        if let Entry::Occupied(mut waiting) = self.newcomers.entry(session) {
+            waiting.get_mut().retain(|newcomer| !Arc::ptr_eq(newcomer, slot));
+            if waiting.get().is_empty() {
+                waiting.remove();
+            }
+        }
+    }
+
+    fn contains(&self, session: SessionId) -> bool {
+        self.holders.contains_key(&session) || self.newcomers.contains_key(&session)
+    }
 }
 
 impl Hub {
-    /// Opens the session's lane in the place of the one that it had here before, which hears nothing until it is known
-    /// which of them stays.
-    pub(crate) fn insert(self: &Arc<Self>, session: SessionId, slot: Arc<Slot>) -> Newcomer {
-        let former = self.slots.lock().insert(session, slot.clone());
-        Newcomer { hub: self.clone(), session, slot, former }
+    /// Registers a lane that is about to be attached.
+    pub(crate) fn announce(self: &Arc<Self>, session: SessionId, slot: Arc<Slot>) -> Newcomer {
+        self.sessions.lock().newcomers.entry(session).or_default().push(slot.clone());
+        Newcomer { hub: self.clone(), session, slot }
     }
 
+    /// Returns the lane that has the session.
     pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Slot>> {
-        self.slots.lock().get(&session).cloned()
+        self.sessions.lock().holders.get(&session).cloned()
+    }
+
+    /// Returns every lane of the session, those that are being attached included.
+    pub(crate) fn all(&self, session: SessionId) -> Vec<Arc<Slot>> {
+        let sessions = self.sessions.lock();
+        let newcomers = sessions.newcomers.get(&session).into_iter().flatten();
+        newcomers.chain(sessions.holders.get(&session)).cloned().collect()
     }
 
     pub(crate) fn contains(&self, session: SessionId) -> bool {
-        self.slots.lock().contains_key(&session)
+        self.sessions.lock().contains(session)
     }
 
-    /// Closes this lane if it is still the session's; true if the session has none here any more.
+    /// Closes this lane if it has the session; true if the session has none here any more.
     pub(crate) fn remove(&self, session: SessionId, slot: &Arc<Slot>) -> bool {
-        let mut slots = self.slots.lock();
-        let own = slots.get(&session).is_some_and(|current| Arc::ptr_eq(current, slot));
-        if own {
-            slots.remove(&session);
+        let mut sessions = self.sessions.lock();
+        sessions.retire(session, slot);
+        if sessions.holders.get(&session).is_some_and(|current| Arc::ptr_eq(current, slot)) {
+            sessions.holders.remove(&session);
         }
-        own
+        !sessions.contains(session)
     }
 
-    /// The sessions at this moment.
+    /// The sessions at this moment, those that are being attached included.
     pub(crate) fn sessions(&self) -> Vec<SessionId> {
-        self.slots.lock().keys().copied().collect()
+        let sessions = self.sessions.lock();
+        let newcomers = sessions.newcomers.keys().filter(|session| !sessions.holders.contains_key(session));
+        sessions.holders.keys().chain(newcomers).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use uuid::Uuid;
+
+    #[derive(Default)]
+    struct Ended(AtomicUsize, Mutex<Vec<(Position, Position)>>);
+
+    impl Outlet for Ended {
+        fn event(&self, _: Prefix, _: &[u8]) {}
+        fn gap(&self, from: Position, to: Position) {
+            self.1.lock().push((from, to));
+        }
+        fn behind(&self) {}
+        fn end(&self, _: LaneEnd) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn slot() -> (Arc<Ended>, Arc<Slot>) {
+        let ended = Arc::new(Ended::default());
+        (ended.clone(), Slot::new(ended, Delivery::Log, Arc::default()))
+    }
+
+    #[test]
+    fn a_holder_survives_every_newcomer_that_comes_to_nothing() {
+        let hub = Arc::new(Hub::default());
+        let session = SessionId::new(Uuid::from_u128(1));
+        let (ended, holder) = slot();
+        hub.announce(session, holder.clone()).stays(5);
+        let newcomers: Vec<_> = (0..3).map(|_| hub.announce(session, slot().1)).collect();
+        assert_eq!(hub.all(session).len(), 4);
+        assert!(hub.get(session).is_some_and(|current| Arc::ptr_eq(&current, &holder)));
+        drop(newcomers);
+        assert_eq!((hub.all(session).len(), ended.0.load(Ordering::Relaxed)), (1, 0));
+        assert!(hub.remove(session, &holder));
+        assert!(!hub.contains(session) && hub.sessions().is_empty());
+    }
+
+    #[test]
+    fn of_two_newcomers_the_higher_epoch_stays_whichever_is_told_first() {
+        for first in [0, 1] {
+            let hub = Arc::new(Hub::default());
+            let session = SessionId::new(Uuid::from_u128(1));
+            let (former_ended, former) = slot();
+            hub.announce(session, former).stays(5);
+            let (ended, slots): (Vec<_>, Vec<_>) = (0..2).map(|_| slot()).unzip();
+            let mut newcomers: Vec<_> =
+                slots.iter().map(|slot| Some(hub.announce(session, slot.clone()))).collect();
+            for nth in [first, 1 - first] {
+                newcomers[nth].take().expect("told once").stays(6 + nth as u64);
+            }
+            assert!(hub.get(session).is_some_and(|current| Arc::ptr_eq(&current, &slots[1])));
+            let ended = [&former_ended, &ended[0], &ended[1]].map(|ended| ended.0.load(Ordering::Relaxed));
+            assert_eq!(ended, [1, 1, 0]);
+        }
+    }
+    #[test]
+    fn a_start_that_is_not_restored_in_time_is_announced() {
+        let at = Position::new;
+        for restored in [false, true] {
+            let (outlet, slot) = slot();
+            slot.numbered(1);
+            slot.doubt_start();
+            slot.begin(at(7, 5));
+            assert!(slot.waits_for_start(at(7, 3), Gaps::Await));
+            let top = if restored { at(7, 5) } else { at(7, 3) };
+            let gaps = if restored { Gaps::Await } else { Gaps::Announce };
+            assert!(!slot.waits_for_start(top, gaps) && !slot.doubts_start());
+            let announced = if restored { vec![] } else { vec![(at(7, 3), at(7, 5))] };
+            assert_eq!(*outlet.1.lock(), announced);
+        }
     }
 }

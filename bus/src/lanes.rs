@@ -19,8 +19,8 @@ impl Lanes {
     /// Opens the session's lane to `outlet`, as if its log had just been read and was empty.
     pub fn open(&self, session: SessionId, outlet: Arc<dyn Outlet>) {
         let slot = Slot::new(outlet, Delivery::Log, self.counters.clone());
-        self.hub.insert(session, slot.clone()).stays();
-        slot.begin(1, Position::ZERO);
+        self.hub.announce(session, slot.clone()).stays(1);
+        slot.begin(Position::ZERO);
         let (_, mark) = slot.begin_read();
         slot.end_read(mark, Page::Last, Gaps::Announce);
     }

@@ -108,12 +108,33 @@ pub enum BusError {
     /// The broker had forgotten something, and is being given back what is known: try again in a moment.
     #[error("the bus is being restored")]
     Restoring,
+    /// The broker executed the call too late, so it changed nothing: try again in a moment.
+    #[error("Redis took too long to attach the session, twice; it may be overloaded or paused")]
+    Late,
     /// The broker refused the command.
     #[error("the bus refused: {0}")]
     Refused(String),
     /// The configuration does not describe a bus.
     #[error("{0}")]
     Config(String),
+}
+
+/// Why a session was not attached. Its former attachment goes on.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The client names a position that the session does not have.
+    #[error(
+        "`{position}` is beyond the session's last event, `{top}`: name an event that you received, or `0`"
+    )]
+    Beyond {
+        /// What the client names.
+        position: Position,
+        /// The last position in the session's log.
+        top: Position,
+    },
+    /// The bus failed.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 /// Why a session was not claimed.
@@ -174,6 +195,16 @@ pub enum Start {
     Cursor,
 }
 
+impl Start {
+    /// The position that the client names.
+    pub(crate) fn named(self) -> Option<Position> {
+        match self {
+            Self::After(position) => Some(position),
+            Self::Cursor => None,
+        }
+    }
+}
+
 /// What a process is told by others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
@@ -231,13 +262,14 @@ pub trait Broker: Send + Sync + 'static {
     async fn close(&self, session: SessionId) -> Result<bool, BusError>;
 
     /// Opens the session's lane to `outlet`, taking it over from whoever has it. When this returns, the subscription is
-    /// live; nothing is handed on before the first [`Attachment::catch_up`].
+    /// live; nothing is handed on before the first [`Attachment::catch_up`]. After an error the former attachment goes on; only
+    /// where the broker's answer was lost is that unknown.
     async fn attach(
         &self,
         session: SessionId,
         start: Start,
         outlet: Arc<dyn Outlet>,
-    ) -> Result<Attachment, BusError>;
+    ) -> Result<Attachment, AttachError>;
 
     /// Publishes a client's message to the session's up channel.
     async fn send_up(&self, session: SessionId, message: Bytes) -> Result<(), BusError>;

@@ -2,12 +2,12 @@
 //! An append hands its events to the lanes itself, so nothing is queued in between and nothing can overflow.
 
 use crate::{
-    Appended, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError, ClaimRequest,
-    Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Start,
+    Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError,
+    ClaimRequest, Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Start,
     attachment::Backend,
     batch::Entry,
     hub::{Page, PageEnd, Slot},
-    rules::{Append, Claimed, Claiming, Effect, LogEntry, Record},
+    rules::{Append, Attach, Attaching, Claimed, Claiming, Effect, LogEntry, Record},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -223,16 +223,27 @@ impl Broker for MemoryBroker {
         id: SessionId,
         start: Start,
         outlet: Arc<dyn Outlet>,
-    ) -> Result<Attachment, BusError> {
+    ) -> Result<Attachment, AttachError> {
         let session = self.0.get_or_insert(id);
         let slot = Slot::new(outlet, self.0.config.delivery, self.0.counters.clone());
         let attached = {
             let mut state = session.state.lock();
-            let attached = self.0.step(id, &mut state, |record, out| record.attach(HERE, unix_ms(), out));
+            let now_ms = unix_ms();
+            let after = start.named();
+            let attaching = Attaching { holder: HERE, now_ms, deadline_ms: now_ms, after, young: false };
+            let attached = match self.0.step(id, &mut state, |record, out| record.attach(attaching, out)) {
+                Attach::Done(attached) => attached,
+                Attach::Late => return Err(BusError::Late.into()),
+                Attach::Beyond { top } => {
+                    let position = after.unwrap_or_default();
+                    return Err(AttachError::Beyond { position, top });
+                }
+            };
             if attached.told == 0 {
                 state.released_epoch = attached.before;
             }
             state.slot = Some(slot.clone());
+            slot.numbered(attached.epoch);
             attached
         };
         let start = match start {
@@ -243,7 +254,7 @@ impl Broker for MemoryBroker {
                 session.state.lock().record.cursor
             }
         };
-        slot.begin(attached.epoch, start);
+        slot.begin(start);
         Ok(Attachment { session: id, slot, backend: self.0.clone() })
     }
 
@@ -282,7 +293,7 @@ impl Session {
 
 #[async_trait]
 impl Backend for Inner {
-    async fn read_page(&self, id: SessionId, slot: &Slot, limit: usize) -> Result<CatchUp, BusError> {
+    async fn read_page(&self, id: SessionId, slot: &Arc<Slot>, limit: usize) -> Result<CatchUp, BusError> {
         let (last, mark) = slot.begin_read();
         let mut page = Page::Last;
         if let Some(session) = self.get(id) {

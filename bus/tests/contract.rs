@@ -3,10 +3,12 @@
 #[allow(dead_code, reason = "shared with the other suites, which use the rest")]
 mod support;
 
-use bus::{ClaimError, ClaimRequest, Control, LaneEnd, Start};
+use bus::{AttachError, ClaimError, ClaimRequest, Control, LaneEnd, Start};
 use protocol::{Position, SessionId};
 use std::{ops::RangeInclusive, sync::Arc};
-use support::{Fixture, PATIENCE, Reader, as_it_is, expected, query_batch, with_pubsub, with_short_log};
+use support::{
+    Fixture, Notebook, PATIENCE, Reader, as_it_is, expected, query_batch, with_pubsub, with_short_log,
+};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -32,6 +34,8 @@ contract! {
     who_may_claim(as_it_is),
     what_was_said_before_anyone_listened_is_not_lost(as_it_is),
     a_position_resumes_behind_it(as_it_is),
+    a_position_that_does_not_exist_is_refused(as_it_is),
+    pubsub_alone_refuses_generations_that_do_not_exist(with_pubsub),
     a_cursor_continues_where_the_last_socket_ended(as_it_is),
     without_a_clean_end_the_cursor_stays(as_it_is),
     a_takeover_ends_the_first_and_hands_over_its_cursor(as_it_is),
@@ -103,6 +107,38 @@ async fn a_position_resumes_behind_it(bus: Fixture) {
     reader.until_events(&expected(generation, 10)[4..]).await;
     let next = bus.play(session, "q2", 1).await;
     reader.until_events(&[&expected(generation, 10)[4..], &expected(next, 1)[..]].concat()).await;
+}
+
+/// Refused and named, and whoever has the session keeps it.
+async fn a_position_that_does_not_exist_is_refused(bus: Fixture) {
+    let session = bus.session().await;
+    let holder = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    refused(&bus, session, Position::new(1, 1), Position::ZERO).await;
+    let generation = bus.play(session, "q", 3).await;
+    let top = Position::new(generation, 4);
+    for position in [top.next(), Position::new(generation + 1, 0), Position::new(u64::MAX, u64::MAX)] {
+        refused(&bus, session, position, top).await;
+    }
+    refused(&bus, SessionId::new(Uuid::new_v4()), Position::new(99_999_999_999_999, 1), Position::ZERO).await;
+    let next = bus.play(session, "q2", 2).await;
+    holder.until_events(&[expected(generation, 3), expected(next, 2)].concat()).await;
+    assert_eq!(holder.notebook.read(|notes| notes.end), None, "a healthy socket was closed");
+    let whole = Reader::live(&bus.other_gateway, session, Start::After(Position::new(next, 3))).await;
+    assert!(whole.notebook.events().is_empty());
+}
+
+async fn refused(bus: &Fixture, session: SessionId, position: Position, last: Position) {
+    let attached =
+        bus.other_gateway.attach(session, Start::After(position), Arc::new(Notebook::default())).await;
+    let Err(AttachError::Beyond { position: named, top }) = attached else { panic!("{attached:?}") };
+    assert_eq!((named, top), (position, last));
+}
+
+async fn pubsub_alone_refuses_generations_that_do_not_exist(bus: Fixture) {
+    let session = bus.session().await;
+    let generation = bus.play(session, "q", 3).await;
+    refused(&bus, session, Position::new(generation + 1, 1), Position::ZERO).await;
+    Reader::live(&bus.gateway, session, Start::After(Position::new(generation, 2))).await;
 }
 
 async fn a_cursor_continues_where_the_last_socket_ended(bus: Fixture) {

@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
 mod support;
 
-use bus::{BusConfig, BusError, Start};
+use bus::{AttachError, BusConfig, BusError, Start};
 use protocol::{Kind, Position, Prefix, SessionId, encode_closed, encode_fence};
 use redis::Value;
 use std::{sync::Arc, time::Duration};
@@ -148,19 +148,132 @@ async fn a_takeover_that_was_missed_is_noticed() {
     first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
 }
 
-/// A newcomer that goes away while Redis is slow: who had the session before is told of it, or goes on; it never stands still.
+/// Redis subscribes and answers, and executes what changes something only after longer than an attachment may take.
+async fn hold_writes(connection: &mut redis::aio::MultiplexedConnection) {
+    let mut pause = redis::cmd("CLIENT");
+    let _: Value = pause.arg(&["PAUSE", "1200", "WRITE"]).query_async(connection).await.unwrap();
+}
+
+/// A newcomer gives up before Redis executes its attachment: whoever has the session keeps it.
 #[tokio::test]
-async fn a_newcomer_that_gives_up_leaves_nobody_deaf() {
+async fn a_newcomer_that_gave_up_takes_nothing_over() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    hold_writes(&mut connection).await;
+    for gateway in [&bus.gateway, &bus.other_gateway] {
+        let outlet = Arc::new(Notebook::default());
+        let attach = gateway.attach(session, Start::After(Position::ZERO), outlet);
+        assert!(timeout(Duration::from_millis(100), attach).await.is_err(), "Redis holds writes");
+    }
+    // Executed behind both attachments.
+    let generation = bus.play(session, "q", 5).await;
+    first.until_events(&expected(generation, 5)).await;
+    assert_eq!(first.notebook.read(|notes| notes.end), None, "a healthy socket was closed");
+}
+
+/// A newcomer that waits gets its session all the same: the call came too late, and is made once more.
+#[tokio::test]
+async fn an_attachment_that_came_too_late_is_made_once_more() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    hold_writes(&mut connection).await;
+    let second = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
+    assert_eq!(bus.other_gateway.counters().late_attaches, 1);
+    first.until("the takeover", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
+    let generation = bus.play(session, "q", 5).await;
+    second.until_events(&expected(generation, 5)).await;
+}
+
+/// A Redis that stops altogether, as in a fork or a swap: who gives up meanwhile takes nothing over.
+#[tokio::test]
+async fn a_newcomer_that_gave_up_while_redis_was_stopped_takes_nothing_over() {
     let bus = Fixture::redis(as_it_is).await;
     let session = bus.session().await;
     let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
     let gives_up = async {
-        let outlet = Arc::new(Notebook::default());
-        let attach = bus.gateway.attach(session, Start::After(Position::ZERO), outlet);
-        assert!(timeout(Duration::from_millis(100), attach).await.is_err(), "Redis stands still");
+        let attach = bus.other_gateway.attach(session, Start::Cursor, Arc::new(Notebook::default()));
+        assert!(timeout(Duration::from_millis(300), attach).await.is_err(), "Redis stands still");
     };
-    tokio::join!(bus.redis.as_ref().unwrap().pause(Duration::from_millis(400)), gives_up);
-    first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
+    tokio::join!(bus.redis.as_ref().unwrap().pause(Duration::from_millis(1600)), gives_up);
+    let generation = bus.play(session, "q", 5).await;
+    first.until_events(&expected(generation, 5)).await;
+    assert_eq!(first.notebook.read(|notes| notes.end), None, "a healthy socket was closed");
+}
+
+/// What fails half-way fails before anybody was taken over.
+#[tokio::test]
+async fn an_attachment_without_a_subscription_takes_nothing_over() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut set_user = redis::cmd("ACL");
+    let _: Value =
+        set_user.arg(&["SETUSER", "default", "-subscribe"]).query_async(&mut connection).await.unwrap();
+    for gateway in [&bus.gateway, &bus.other_gateway] {
+        let attached = gateway.attach(session, Start::Cursor, Arc::new(Notebook::default())).await;
+        assert!(matches!(attached, Err(AttachError::Bus(_))), "{attached:?}");
+    }
+    let generation = bus.play(session, "q", 5).await;
+    first.until_events(&expected(generation, 5)).await;
+    assert_eq!(first.notebook.read(|notes| notes.end), None);
+}
+
+/// Generations follow Redis' clock, which may be ahead of this host's: positions are compared with the session, not with a clock.
+#[tokio::test]
+async fn a_session_from_the_future_of_this_host_is_resumed() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let ahead = now_ms as u64 + 3_600_000;
+    let meta = format!("test:session:{session}:meta");
+    let _: Value =
+        redis::cmd("HSET").arg(meta).arg("gen").arg(ahead).query_async(&mut connection).await.unwrap();
+    let generation = bus.play(session, "q", 5).await;
+    assert_eq!(generation, ahead + 1);
+    let reader = Reader::live(&bus.gateway, session, Start::After(Position::new(generation, 4))).await;
+    reader.until_events(&expected(generation, 5)[4..]).await;
+}
+
+/// When every lane reads its log again, as after a reconnect, they share round trips; one that cannot be read harms no other.
+#[tokio::test]
+async fn lanes_that_read_at_once_share_pipelines() {
+    const LANES: usize = 600;
+    let bus = Fixture::redis(as_it_is).await;
+    let mut readers = Vec::new();
+    for _ in 0..LANES {
+        let session = bus.session().await;
+        let generation = bus.play(session, "q", 3).await;
+        let reader = Reader::attach(&bus.gateway, session, Start::Cursor).await;
+        readers.push((session, generation, reader));
+    }
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let (broken, _, unreadable) = readers.pop().unwrap();
+    let log = format!("test:session:{broken}:log");
+    let _: Value = redis::cmd("SET").arg(log).arg("no stream").query_async(&mut connection).await.unwrap();
+    let before = calls(&mut connection, "get").await;
+    let reads = readers.iter().map(|(_, _, reader)| reader.catch_up());
+    let (_, refused) = tokio::join!(futures_util::future::join_all(reads), unreadable.attachment.catch_up(7));
+    assert!(matches!(refused, Err(BusError::Refused(_))), "{refused:?}");
+    let asked = calls(&mut connection, "get").await - before;
+    assert!(asked < 60, "{LANES} lanes took {asked} pipelines");
+    for (_, generation, reader) in &readers {
+        assert_eq!(reader.notebook.events(), expected(*generation, 3));
+    }
+}
+
+/// How often Redis has executed this command.
+async fn calls(connection: &mut redis::aio::MultiplexedConnection, command: &str) -> u64 {
+    let mut info = redis::cmd("INFO");
+    let stats: String = info.arg("commandstats").query_async(connection).await.unwrap();
+    let line = format!("cmdstat_{command}:calls=");
+    let found = stats.lines().find_map(|found| found.strip_prefix(&line)).unwrap_or("0,");
+    found.split_once(',').unwrap().0.parse().unwrap()
 }
 
 /// A terminator that comes twice, the second time after the session's next claim.

@@ -6,7 +6,7 @@ use crate::{
     outbox::Outbox,
     session::{self, Session},
 };
-use bus::Start;
+use bus::{AttachError, Start};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -55,7 +55,10 @@ async fn upgrade<B>(gateway: &Arc<Gateway>, request: &mut Request<B>) -> Result<
     let outbox = Outbox::new(gateway.terms.clone(), expires);
     let attachment = gateway.bus.attach(session, start, outbox.clone()).await.map_err(|error| {
         debug!(%session, "not attached: {error}");
-        Refusal::BusDown
+        match error {
+            AttachError::Beyond { .. } => Refusal::BeyondTheEnd(error.to_string()),
+            AttachError::Bus(_) => Refusal::BusDown,
+        }
     })?;
     outbox.start_at(attachment.start());
     let seat = gateway.roster.seat(outbox.clone());

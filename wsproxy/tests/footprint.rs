@@ -9,8 +9,8 @@ mod rig;
 
 use async_trait::async_trait;
 use bus::{
-    Appended, Attachment, Batch, Broker, BusConfig, BusError, Claim, ClaimError, ClaimRequest, Control,
-    CountersSnapshot, Lanes, Outlet, Start,
+    Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, Claim, ClaimError, ClaimRequest,
+    Control, CountersSnapshot, Lanes, Outlet, Start,
 };
 use bytes::Bytes;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_fence, encode_token};
@@ -64,7 +64,7 @@ impl Broker for Tapped {
         session: SessionId,
         start: Start,
         outlet: Arc<dyn Outlet>,
-    ) -> Result<Attachment, BusError> {
+    ) -> Result<Attachment, AttachError> {
         *self.outlet.lock().unwrap() = Some(outlet.clone());
         self.bus.attach(session, start, outlet).await
     }

@@ -3,44 +3,28 @@
 
 use super::Inner;
 use crate::{
-    BusError, CatchUp, Counters, Delivery,
+    BusError, CatchUp, Delivery,
     attachment::Backend,
     hub::{Page, Slot},
 };
 use async_trait::async_trait;
-use protocol::{Gaps, Position, Prefix, SessionId};
-use redis::Value;
+use protocol::{Gaps, Position, SessionId};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
 #[async_trait]
 impl Backend for Inner {
-    async fn read_page(&self, session: SessionId, slot: &Slot, limit: usize) -> Result<CatchUp, BusError> {
-        let (last, mark_of_lane) = slot.begin_read();
+    async fn read_page(
+        &self,
+        session: SessionId,
+        slot: &Arc<Slot>,
+        limit: usize,
+    ) -> Result<CatchUp, BusError> {
         if self.config.delivery == Delivery::PubSub {
-            return Ok(slot.end_read(mark_of_lane, Page::Last, Gaps::Announce).into());
+            let (_, mark) = slot.begin_read();
+            return Ok(slot.end_read(mark, Page::Last, Gaps::Announce).into());
         }
-        let gaps = self.gaps();
-        let limit = limit.max(1);
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("GET").arg(self.incarnation.mark_key());
-        let range = pipeline.cmd("XRANGE").arg(self.names.log(session));
-        range.arg(format!("({last}")).arg("+").arg("COUNT").arg(limit);
-        let (mark, entries): (Option<Vec<u8>>, Vec<Value>) = self.call(&pipeline).await?;
-        let gaps = if self.incarnation.saw_mark(mark.as_deref()) { gaps } else { Gaps::Await };
-        let mut page = if entries.len() < limit { Page::Last } else { Page::Full };
-        for entry in &entries {
-            match logged_frame(entry).and_then(|frame| Some((Prefix::parse(frame)?, frame))) {
-                Some((prefix, frame)) => {
-                    if !slot.logged(prefix, frame, gaps) {
-                        page = Page::Holed;
-                        break;
-                    }
-                }
-                None => Counters::add(&self.counters.malformed, 1),
-            }
-        }
-        Ok(slot.end_read(mark_of_lane, page, gaps).into())
+        self.reading.page(session, slot.clone(), limit).await
     }
 
     async fn release(
@@ -93,15 +77,5 @@ impl Inner {
             .arg(epoch)
             .arg(cursor.map_or_else(String::new, |cursor| cursor.to_string()));
         self.invoke(&script).await
-    }
-}
-
-/// The frame in one entry of XRANGE's answer: `[id, [field, frame]]`.
-fn logged_frame(entry: &Value) -> Option<&[u8]> {
-    let Value::Array(entry) = entry else { return None };
-    let Some(Value::Array(fields)) = entry.get(1) else { return None };
-    match fields.get(1) {
-        Some(Value::BulkString(frame)) => Some(frame),
-        _ => None,
     }
 }

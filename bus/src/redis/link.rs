@@ -1,7 +1,7 @@
 //! One supervised connection to Redis: opened, probed, opened again with backoff when it breaks.
 //! Callers get the connection of this moment or an error; nobody ever connects inside a call.
 
-use super::{incarnation::Incarnation, readiness::Link as Lamp};
+use super::{clock::Clock, incarnation::Incarnation, readiness::Link as Lamp};
 use crate::{BusError, Counters};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -169,6 +169,8 @@ fn is_broken(error: &RedisError) -> bool {
 pub(super) struct Commands {
     pub(super) scripts: Vec<Script>,
     pub(super) incarnation: Arc<Incarnation>,
+    /// Redis' time as this link knows it.
+    pub(super) clock: Arc<Clock>,
 }
 
 #[async_trait]
@@ -186,12 +188,14 @@ impl Purpose for Commands {
         for script in &self.scripts {
             script.load_async(connection).await?;
         }
+        self.clock.start(connection).await?;
         // Before the link carries anything: who writes to a Redis that forgot must know it.
         self.incarnation.check(connection).await
     }
 
     /// Whether it still leads to the same Redis is noticed here where no call asks.
     async fn works(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        self.clock.measure(connection).await?;
         let mut get = redis::cmd("GET");
         let mark: Option<Vec<u8>> = get.arg(self.incarnation.mark_key()).query_async(connection).await?;
         self.incarnation.saw_mark(mark.as_deref());

@@ -1,31 +1,34 @@
 //! The bus over Redis: hashes for what is atomic, a stream a session for its log, pub/sub for what is live.
 //! One connection for commands, one for appends, one to four that subscribe; their number never grows with sessions.
 
+mod attach;
 mod backend;
+mod clock;
 mod heartbeat;
 mod incarnation;
 mod link;
 mod note;
 mod pipeline;
 mod readiness;
+mod reading;
 mod restoration;
 mod scripts;
 mod subscriber;
 
 use crate::{
-    Appended, Attachment, Batch, Broker, BusConfig, BusError, Claim, ClaimError, ClaimRequest, Control,
-    Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
-    hub::{Hub, Slot},
-    memory::{CONTROL_QUEUE, TAKEOVER_WAIT},
+    Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, Claim, ClaimError, ClaimRequest,
+    Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start, hub::Hub, memory::CONTROL_QUEUE,
     rules::Keeper,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+use clock::Clock;
 use incarnation::Incarnation;
 use link::{Commands, Link, Purpose};
 use parking_lot::Mutex;
 use protocol::{Gaps, Names, Position, SessionId};
 use readiness::Readiness;
+use reading::Reading;
 use redis::{
     Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, ScriptInvocation, io::tcp::TcpSettings,
 };
@@ -65,7 +68,10 @@ struct Inner {
     counters: Arc<Counters>,
     hub: Arc<Hub>,
     commands: Arc<Link>,
+    /// Redis' time as the command link knows it.
+    clock: Arc<Clock>,
     appends: Arc<Link>,
+    reading: Reading,
     subscribers: Vec<Arc<Subscriber>>,
 }
 
@@ -89,11 +95,14 @@ impl RedisBroker {
             tasks.spawn(link.clone().supervise(purpose, readiness.link(), counters.clone()));
         };
 
+        let commands_for = |scripts, clock: &Arc<Clock>| {
+            Arc::new(Commands { scripts, incarnation: incarnation.clone(), clock: clock.clone() })
+        };
+        let (clock, appends_clock) = (Arc::new(Clock::new()), Arc::new(Clock::new()));
         let commands = Link::new(client.clone(), "commands");
-        supervise(&commands, Arc::new(Commands { scripts: Vec::new(), incarnation: incarnation.clone() }));
+        supervise(&commands, commands_for(Vec::new(), &clock));
         let appends = Link::new(client.clone(), "appends");
-        let terminate = vec![scripts.terminate.clone()];
-        supervise(&appends, Arc::new(Commands { scripts: terminate, incarnation: incarnation.clone() }));
+        supervise(&appends, commands_for(vec![scripts.terminate.clone()], &appends_clock));
         let of = config.subscriber_connections.clamp(1, MAX_SUBSCRIBERS);
         let subscribers: Vec<_> = (0..of)
             .map(|index| {
@@ -116,6 +125,7 @@ impl RedisBroker {
         }
         let keeper = Mutex::new(Keeper::new(config.keep_bytes, config.session_ttl, config.log_entries));
         let cursors = Mutex::default();
+        let (reading, reads) = Reading::new();
         let inner = Arc::new(Inner {
             config,
             owner,
@@ -127,9 +137,12 @@ impl RedisBroker {
             counters,
             hub,
             commands,
+            clock,
             appends,
+            reading,
             subscribers,
         });
+        tasks.spawn(reading::run(inner.clone(), reads));
         tasks.spawn(restoration::run(inner.clone()));
         if inner.config.role == Role::Server {
             tasks.spawn(heartbeat::run(inner.clone(), readiness.link()));
@@ -292,30 +305,8 @@ impl Broker for RedisBroker {
         session: SessionId,
         start: Start,
         outlet: Arc<dyn Outlet>,
-    ) -> Result<Attachment, BusError> {
-        let inner = &self.inner;
-        inner.restored()?;
-        let slot = Slot::new(outlet, inner.config.delivery, inner.counters.clone());
-        // From here on a failure, or a caller that goes away, forgets the lane by dropping the attachment.
-        let attachment = Attachment { session, slot: slot.clone(), backend: inner.clone() };
-        let newcomer = inner.hub.insert(session, slot.clone());
-        let mut script = inner.scripts.attach.key(inner.names.attach(session));
-        script.arg(inner.names.prefix()).arg(session.to_string()).arg(inner.ttl()).arg(&inner.owner);
-        let (epoch, before, told, cursor): (u64, u64, u64, String) = inner.invoke(&script).await?;
-        newcomer.stays();
-        slot.numbered(epoch);
-        let cursor = cursor.parse().unwrap_or(Position::ZERO);
-        let start = match start {
-            Start::After(position) => position,
-            Start::Cursor if told == 0 => cursor,
-            Start::Cursor => {
-                // A holder that does not answer in time leaves the cursor where it was: some events come twice.
-                tokio::time::timeout(TAKEOVER_WAIT, slot.released(before)).await.unwrap_or(cursor)
-            }
-        };
-        slot.begin(epoch, start);
-        inner.subscriber(session).subscribe(session).await?;
-        Ok(attachment)
+    ) -> Result<Attachment, AttachError> {
+        attach::attach(&self.inner, session, start, outlet).await
     }
 
     async fn send_up(&self, session: SessionId, message: Bytes) -> Result<(), BusError> {

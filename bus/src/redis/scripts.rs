@@ -129,25 +129,7 @@ end
 return 1
 "#;
 
-/// KEYS attach. ARGV prefix of names, session, ttl, instance. Answers epoch, the one before it, how many were told, cursor.
-/// Epochs follow the clock, so that they grow even where they were forgotten.
-const ATTACH: &str = r#"
-local attach = KEYS[1]
-local prefix, session, ttl, instance = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local before, holder, cursor = unpack(redis.call('HMGET', attach, 'epoch', 'holder', 'cursor'))
-before = before or '0'
-local time = redis.call('TIME')
-local epoch = math.max(tonumber(before) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
-epoch = string.format('%.0f', epoch)
-redis.call('HSET', attach, 'epoch', epoch, 'holder', instance)
-redis.call('EXPIRE', attach, ttl)
-local told = 0
-if holder then
-  told = redis.call('PUBLISH', prefix .. 'control:' .. holder,
-    '{"takeover":{"session":"' .. session .. '","epoch":' .. epoch .. '}}')
-end
-return {epoch, before, told, cursor or '0-0'}
-"#;
+const ATTACH: &str = include_str!("scripts/attach.lua");
 
 /// KEYS attach. ARGV prefix of names, session, ttl, epoch, cursor or ''.
 const RELEASE: &str = r#"
@@ -339,7 +321,7 @@ impl Scripts {
             claim: Script::new(&[TOP, FENCE, CLAIM].concat()),
             terminate: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, TERMINATE].concat()),
             close: Script::new(&[TOP, MARK_CLOSED, CLOSE].concat()),
-            attach: Script::new(ATTACH),
+            attach: Script::new(&[TOP, ATTACH].concat()),
             release: Script::new(RELEASE),
             reattach: Script::new(REATTACH),
             restore_cursor: Script::new(RESTORE_CURSOR),

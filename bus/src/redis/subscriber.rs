@@ -209,14 +209,10 @@ impl Subscriber {
                 }
             }
             Ok(Note::Takeover { session, epoch }) => {
-                if let Some(slot) = self.hub.get(session) {
-                    slot.superseded(epoch);
-                }
+                self.hub.all(session).iter().for_each(|slot| slot.superseded(epoch));
             }
             Ok(Note::Released { session, epoch, cursor }) => {
-                if let Some(slot) = self.hub.get(session) {
-                    slot.predecessor_released(epoch, cursor);
-                }
+                self.hub.all(session).iter().for_each(|slot| slot.predecessor_released(epoch, cursor));
             }
             Err(_) => Counters::add(&self.counters.malformed, 1),
         }

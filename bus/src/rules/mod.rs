@@ -1,10 +1,12 @@
 //! The rules of delivery as pure functions over one session's record: every atomic step that a broker knows. The memory
 //! bus runs them, Redis runs the same as scripts, and a model drives them through every fault; they do no I/O and read no clock.
 
+mod attach;
 mod keeper;
 mod log;
 mod vigil;
 
+pub use attach::{Attach, Attached, Attaching};
 pub use keeper::{Keeper, Kept};
 pub use log::{LogEntry, merge};
 pub use vigil::{MISSED_BEATS, Vigil};
@@ -118,19 +120,6 @@ pub enum Append {
     Repeated,
     /// A later generation exists: its writer must stop.
     Stale,
-}
-
-/// What an attachment finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attached {
-    /// The attachment's epoch, above all before.
-    pub epoch: u64,
-    /// The epoch before it.
-    pub before: u64,
-    /// How many were told that they have been taken over.
-    pub told: u64,
-    /// The cursor at this moment.
-    pub cursor: Position,
 }
 
 /// One session as a broker holds it: what Redis has in a hash, a stream and another hash.
@@ -249,45 +238,6 @@ impl Record {
             self.mark_closed(logged, out);
         }
         true
-    }
-
-    /// A gateway attaches: whoever had the session is told.
-    pub fn attach(&mut self, holder: &str, now_ms: u64, out: Audience<'_>) -> Attached {
-        let before = self.epoch;
-        let epoch = (before + 1).max(now_ms);
-        let former = self.holder.replace(holder.to_owned());
-        self.epoch = epoch;
-        let told = former.map_or(0, |holder| out(Effect::Takeover { holder: &holder, epoch }));
-        Attached { epoch, before, told, cursor: self.cursor }
-    }
-
-    /// An attachment ends; `cursor` where its socket ended cleanly. The one that took it over hears the cursor.
-    pub fn release(&mut self, epoch: u64, cursor: Option<Position>, out: Audience<'_>) {
-        if let Some(cursor) = cursor.filter(|_| epoch > self.cursor_epoch) {
-            (self.cursor, self.cursor_epoch) = (cursor, epoch);
-        }
-        if self.epoch == epoch {
-            self.holder = None;
-        } else if let Some(holder) = &self.holder {
-            out(Effect::Released { holder, epoch, cursor: self.cursor });
-        }
-    }
-
-    /// A gateway says again that it has the session, to a broker that may have forgotten. Answers the newest epoch.
-    pub fn reattach(&mut self, holder: &str, epoch: u64) -> u64 {
-        if self.epoch <= epoch {
-            self.epoch = epoch;
-            self.holder = Some(holder.to_owned());
-        }
-        self.epoch
-    }
-
-    /// A gateway says again which cursor it released, to a broker that may have forgotten.
-    pub fn restore_cursor(&mut self, epoch: u64, cursor: Position) {
-        if epoch > self.cursor_epoch {
-            (self.cursor, self.cursor_epoch) = (cursor, epoch);
-        }
-        self.epoch = self.epoch.max(epoch);
     }
 
     /// A server gives a broker that may have forgotten what it kept of the session. Silent lanes hear the log's last entry

@@ -1,10 +1,15 @@
 //! The broker: a record a session, heartbeats, subscriptions, and a memory that can fail. Every step on a record is the one of
 //! `bus::rules`; what the step says goes out on the connections that listen.
 
-use crate::world::{Action, LinkId, World, note, short, violated};
-use bus::rules::{Append, Attached, Claimed, Claiming, Effect, Kept, LogEntry, Record};
+use crate::world::{Action, LinkId, World, forbidden, note, short, violated};
+use bus::rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Kept, LogEntry, Record};
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How long after it was sent an attachment may be executed.
+const ATTACH_DEADLINE: u64 = 500;
+/// …and what is checked: later the caller has given up.
+const LONGEST_ATTACH: u64 = 1000;
 
 /// A connection as the broker knows it.
 pub(crate) type Connection = (LinkId, u64);
@@ -44,7 +49,7 @@ pub(crate) enum Request {
     Bury { session: SessionId, owner: String, beat: u64, generation: u64, by: String },
     Forget { owner: String },
     Close { session: SessionId },
-    Attach { session: SessionId, holder: String },
+    Attach { session: SessionId, holder: String, sent: u64, after: Option<Position>, young: bool },
     Subscribe { sessions: Vec<SessionId>, control: Option<String> },
     Unsubscribe { session: SessionId },
     Read { session: SessionId, after: Position, limit: usize },
@@ -60,7 +65,7 @@ pub(crate) enum Answer {
     Appended(Append),
     Beats(Vec<(String, u64)>),
     Running(Vec<(SessionId, u64)>),
-    Attached(Attached),
+    Attached(Attach),
     Page(Vec<LogEntry>),
     Epoch(u64),
 }
@@ -186,13 +191,36 @@ impl World {
                 note!(self, "broker: closes {} → {exists}", short(session));
                 Answer::Exists(exists)
             }
-            Request::Attach { session, holder } => {
-                let attached = self.step(session, |record, out| record.attach(&holder, now_ms, out));
-                note!(self, "{holder}: attaches to {} → {attached:?}", short(session));
-                if attached.told > 0 {
-                    self.covered.insert("taken over");
+            Request::Attach { session, holder, sent, after, young } => {
+                let deadline_ms = sent + ATTACH_DEADLINE;
+                let attaching = Attaching { holder: &holder, now_ms, deadline_ms, after, young };
+                let outcome = self.step(session, |record, out| record.attach(attaching, out));
+                note!(self, "{holder}: attaches to {} after {after:?} → {outcome:?}", short(session));
+                match outcome {
+                    Attach::Done(Attached { told, .. }) => {
+                        if told > 0 {
+                            self.covered.insert("taken over");
+                        }
+                        if now_ms > sent + LONGEST_ATTACH {
+                            forbidden!(
+                                self,
+                                "{holder} took {} over {} ms late",
+                                short(session),
+                                now_ms - sent
+                            );
+                        }
+                    }
+                    Attach::Late => {
+                        self.covered.insert("attached too late");
+                    }
+                    Attach::Beyond { top } => {
+                        self.covered.insert("position refused");
+                        if !self.plan.loses_data() {
+                            violated!(self, "{holder} refused {after:?}, and the log ends at {top}");
+                        }
+                    }
                 }
-                Answer::Attached(attached)
+                Answer::Attached(outcome)
             }
             Request::Subscribe { sessions, control } => {
                 if self.stands(from) {

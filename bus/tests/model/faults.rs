@@ -37,6 +37,7 @@ impl World {
             Fault::TakeOver(client) => self.take_over(client),
             Fault::CutPubsub(slot) => self.cut_proxy(slot, true),
             Fault::CutCommands(slot) => self.cut_proxy(slot, false),
+            Fault::DelayCommands { slot, by } => self.delay_proxy(slot, by),
             Fault::CutServer(slot) => {
                 self.processes[self.server_slots[slot]].late = true;
                 self.cut_server(slot);

@@ -22,13 +22,32 @@ pub(crate) enum Fault {
     TakeOver(usize),
     CutPubsub(usize),
     CutCommands(usize),
+    /// What a gateway asks takes so much longer, until it gives the connection up.
+    DelayCommands {
+        slot: usize,
+        by: u64,
+    },
     CutServer(usize),
-    KillProxy { slot: usize, down: u64 },
-    PauseServer { slot: usize, down: u64 },
-    KillServer { slot: usize, down: u64 },
+    KillProxy {
+        slot: usize,
+        down: u64,
+    },
+    PauseServer {
+        slot: usize,
+        down: u64,
+    },
+    KillServer {
+        slot: usize,
+        down: u64,
+    },
     LoseAnswer(usize),
-    PauseRedis { down: u64 },
-    RestartRedis { memory: Memory, down: u64 },
+    PauseRedis {
+        down: u64,
+    },
+    RestartRedis {
+        memory: Memory,
+        down: u64,
+    },
 }
 
 impl Fault {
@@ -39,6 +58,7 @@ impl Fault {
             Self::TakeOver(_) => "client opens a second socket",
             Self::CutPubsub(_) => "pub/sub connection cut",
             Self::CutCommands(_) => "gateway's command connection cut",
+            Self::DelayCommands { .. } => "gateway's commands executed late",
             Self::CutServer(_) => "server's connection cut",
             Self::KillProxy { .. } => "gateway killed",
             Self::PauseServer { .. } => "server paused",
@@ -60,7 +80,7 @@ impl Fault {
         let slot = random.between(0, 1) as usize;
         let longest = if random.percent(50) { 6000 } else { 1500 };
         let down = random.between(1, longest);
-        match if loses { random.between(13, 15) } else { random.between(0, 15) } {
+        match if loses { random.between(13, 15) } else { random.between(0, 16) } {
             0 | 1 => Self::CutSocket(client),
             2 | 3 => Self::TakeOver(client),
             4 => Self::CutPubsub(slot),
@@ -73,6 +93,7 @@ impl Fault {
             11 => Self::PauseRedis { down: down / 2 },
             12 => Self::RestartRedis { memory: Memory::Kept, down: down / 4 },
             13 => Self::RestartRedis { memory: Memory::Empty, down: down / 4 },
+            16 => Self::DelayCommands { slot, by: random.between(300, 4000) },
             _ => Self::RestartRedis { memory: Memory::RolledBack(random.between(1, 1000)), down: down / 4 },
         }
     }
@@ -94,6 +115,7 @@ impl fmt::Display for Fault {
                 write!(f, "{} (slot {slot}) for {down} ms", self.name())
             }
             Self::PauseRedis { down } => write!(f, "{} for {down} ms", self.name()),
+            Self::DelayCommands { slot, by } => write!(f, "{} (slot {slot}) by {by} ms", self.name()),
             Self::RestartRedis { memory: Memory::RolledBack(lost), down } => {
                 write!(f, "{} by {lost} ms, down for {down} ms", self.name())
             }

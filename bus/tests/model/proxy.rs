@@ -8,9 +8,9 @@ use crate::{
     socket::{Down, SocketId},
     world::{LinkId, Pid, World, note, short},
 };
-use bus::rules::Attached;
+use bus::rules::{Attach, Attached};
 use protocol::{Lane, Position, SessionId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// So long after the broker forgot, what is missing may still be restored.
 const MAYBE_RESTORED: u64 = 10_000;
@@ -29,6 +29,8 @@ pub(crate) struct Proxy {
     forgot_at: Option<u64>,
     /// One lane a session, the newest.
     hub: BTreeMap<SessionId, SlotId>,
+    /// Lanes that are being attached.
+    newcomers: BTreeSet<SlotId>,
     /// Cursors that were released here.
     released: BTreeMap<SessionId, (u64, Position)>,
 }
@@ -60,8 +62,9 @@ impl World {
         note!(self, "{} starts", self.name(pid));
         self.proxy_slots[slot] = pid;
         let (commands, pubsub) = (self.open_link(pid), self.open_link(pid));
-        let (hub, released) = (BTreeMap::new(), BTreeMap::new());
-        let proxy = Proxy { slot, commands, pubsub, incarnation: None, forgot_at: None, hub, released };
+        let (hub, newcomers, released) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let proxy =
+            Proxy { slot, commands, pubsub, incarnation: None, forgot_at: None, hub, newcomers, released };
         self.proxies.insert(pid, proxy);
     }
 
@@ -73,6 +76,12 @@ impl World {
         let proxy = &self.proxies[&self.proxy_slots[slot]];
         let link = if pubsub { proxy.pubsub } else { proxy.commands };
         self.cut(link);
+    }
+
+    /// What the gateway asks from now on arrives later by so much, on this connection.
+    pub(crate) fn delay_proxy(&mut self, slot: usize, by: u64) {
+        let link = self.proxies[&self.proxy_slots[slot]].commands;
+        self.delay(link, by);
     }
 
     pub(crate) fn lose_proxy(&mut self, pid: Pid) {
@@ -100,7 +109,11 @@ impl World {
         }
         let pubsub = link == proxy.pubsub;
         if pubsub {
-            let (sessions, control) = (proxy.hub.keys().copied().collect(), Some(self.name(pid).to_owned()));
+            let newcomers: Vec<SlotId> = proxy.newcomers.iter().copied().collect();
+            let held: Vec<SessionId> = proxy.hub.keys().copied().collect();
+            let sessions =
+                held.into_iter().chain(newcomers.into_iter().map(|id| self.slots[id].session)).collect();
+            let control = Some(self.name(pid).to_owned());
             self.call(link, Request::Subscribe { sessions, control }, move |world, answer| {
                 if answer.is_some() {
                     world.resubscribed(pid);
@@ -172,26 +185,69 @@ impl World {
             release_sent: false,
         });
         self.sockets[socket].slot = Some(slot);
-        if let Some(before) = self.proxy(pid).hub.insert(session, slot) {
-            self.taken_over(before);
+        self.proxy(pid).newcomers.insert(slot);
+        // What can fail without a trace comes first.
+        let link = self.proxies[&pid].pubsub;
+        self.call(
+            link,
+            Request::Subscribe { sessions: vec![session], control: None },
+            move |world, answer| {
+                if answer.is_none() || world.slots[slot].ended {
+                    return world.refuse(slot);
+                }
+                world.take(slot, start, 2);
+            },
+        );
+    }
+
+    /// Takes the session over, unless the broker executes that too late.
+    fn take(&mut self, slot: SlotId, start: Option<Position>, attempts: u32) {
+        let Slot { proxy: pid, session, ended, .. } = self.slots[slot];
+        if ended || attempts == 0 {
+            return self.refuse(slot);
         }
         let (link, holder) = (self.proxies[&pid].commands, self.name(pid).to_owned());
-        self.call(link, Request::Attach { session, holder }, move |world, answer| {
-            let Some(Answer::Attached(attached)) = answer else { return world.refuse(slot) };
+        let young = self.gaps(pid) == protocol::Gaps::Await;
+        let after = start.filter(|&position| position != Position::ZERO);
+        let attach = Request::Attach { session, holder, sent: self.now, after, young };
+        self.call(link, attach, move |world, answer| {
+            let attached = match answer {
+                Some(Answer::Attached(Attach::Done(attached))) => attached,
+                Some(Answer::Attached(Attach::Late)) => return world.take(slot, start, attempts - 1),
+                _ => return world.refuse(slot),
+            };
+            world.stays(slot, attached.epoch);
             match start {
-                Some(position) => world.begin(slot, attached.epoch, position),
-                None if attached.told == 0 => world.begin(slot, attached.epoch, attached.cursor),
+                Some(position) => world.begin(slot, position),
+                None if attached.told == 0 => world.begin(slot, attached.cursor),
                 None => {
                     world.slots[slot].waits_for = Some(attached);
                     world.look_for_cursor(slot);
                     world.within(pid, TAKEOVER_WAIT, move |world| {
                         if let Some(attached) = world.slots[slot].waits_for.take() {
-                            world.begin(slot, attached.epoch, attached.cursor);
+                            world.begin(slot, attached.cursor);
                         }
                     });
                 }
             }
         });
+    }
+
+    /// The broker has given it the session: of two newcomers the one with the higher epoch stays.
+    fn stays(&mut self, id: SlotId, epoch: u64) {
+        let Slot { proxy: pid, session, superseded_by, .. } = self.slots[id];
+        self.slots[id].epoch = epoch;
+        let holder = self.proxies[&pid].hub.get(&session).copied();
+        let newest = holder.map_or(0, |holder| self.slots[holder].epoch);
+        let proxy = self.proxy(pid);
+        proxy.newcomers.remove(&id);
+        if newest <= epoch {
+            proxy.hub.insert(session, id);
+            if let Some(former) = holder {
+                self.taken_over(former);
+            }
+        }
+        self.slots[id].superseded_by = superseded_by.max(newest);
     }
 
     fn look_for_cursor(&mut self, slot: SlotId) {
@@ -200,7 +256,7 @@ impl World {
             && epoch >= attached.before
         {
             self.slots[slot].waits_for = None;
-            self.begin(slot, attached.epoch, cursor);
+            self.begin(slot, cursor);
         }
     }
 
@@ -210,33 +266,23 @@ impl World {
         self.forget(slot);
     }
 
-    fn begin(&mut self, id: SlotId, epoch: u64, start: Position) {
+    fn begin(&mut self, id: SlotId, start: Position) {
         let slot = &mut self.slots[id];
-        (slot.epoch, slot.handed_over) = (epoch, start);
+        slot.handed_over = start;
         slot.lane = Lane::after(start);
-        let (pid, session) = (slot.proxy, slot.session);
-        if slot.superseded_by > epoch {
+        if slot.superseded_by > slot.epoch {
             self.taken_over(id);
         }
-        let link = self.proxies[&pid].pubsub;
-        self.call(
-            link,
-            Request::Subscribe { sessions: vec![session], control: None },
-            move |world, answer| {
-                if answer.is_none() {
-                    return world.refuse(id);
-                }
-                let slot = &mut world.slots[id];
-                if slot.ended {
-                    return world.release(id, None);
-                }
-                slot.open = true;
-                slot.behind = true;
-                note!(world, "{}: {} begins after {start}", world.name(pid), short(session));
-                world.down(world.slots[id].socket, Down::Open);
-                world.feed(id);
-            },
-        );
+        if self.slots[id].ended {
+            return self.release(id, None);
+        }
+        let slot = &mut self.slots[id];
+        slot.open = true;
+        slot.behind = true;
+        let (pid, session) = (slot.proxy, slot.session);
+        note!(self, "{}: {} begins after {start}", self.name(pid), short(session));
+        self.down(self.slots[id].socket, Down::Open);
+        self.feed(id);
     }
 
     fn superseded(&mut self, id: SlotId, by: u64) {
@@ -275,11 +321,21 @@ impl World {
     fn forget(&mut self, id: SlotId) {
         let Slot { proxy: pid, session, .. } = self.slots[id];
         let proxy = self.proxy(pid);
+        proxy.newcomers.remove(&id);
         if proxy.hub.get(&session) == Some(&id) {
             proxy.hub.remove(&session);
-            let link = proxy.pubsub;
+        }
+        if self.lanes(pid, session).is_empty() {
+            let link = self.proxies[&pid].pubsub;
             self.call(link, Request::Unsubscribe { session }, |_, _| {});
         }
+    }
+
+    /// Every lane of the session, those that are being attached included.
+    fn lanes(&self, pid: Pid, session: SessionId) -> Vec<SlotId> {
+        let proxy = &self.proxies[&pid];
+        let newcomers = proxy.newcomers.iter().filter(|&&id| self.slots[id].session == session);
+        newcomers.chain(proxy.hub.get(&session)).copied().collect()
     }
 
     pub(crate) fn hear(&mut self, link: LinkId, said: Said) {
@@ -295,12 +351,12 @@ impl World {
                 }
             }
             Said::Takeover { session, epoch } => {
-                if let Some(slot) = hub(session) {
+                for slot in self.lanes(pid, session) {
                     self.superseded(slot, epoch);
                 }
             }
             Said::Released { session, epoch, cursor } => {
-                if let Some(slot) = hub(session) {
+                for slot in self.lanes(pid, session) {
                     if epoch > self.slots[slot].released.0 {
                         self.slots[slot].released = (epoch, cursor);
                     }

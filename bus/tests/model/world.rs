@@ -49,6 +49,8 @@ pub(crate) struct Link {
     pub(crate) incarnation: u64,
     arrival: u64,
     reply: u64,
+    /// What is sent on this connection takes so much longer.
+    slow_by: u64,
 }
 
 struct Pending {
@@ -325,7 +327,7 @@ impl World {
         let incarnation = self.broker.incarnation;
         let end = &mut self.links[link];
         (end.up, end.connection, end.incarnation) = (true, connection, incarnation);
-        (end.arrival, end.reply) = (0, 0);
+        (end.arrival, end.reply, end.slow_by) = (0, 0, 0);
         if self.servers.contains_key(&of) {
             self.server_connected(of, link);
         } else {
@@ -351,19 +353,27 @@ impl World {
         self.within(of, delay, move |world| world.connect(link));
     }
 
+    /// What is sent on the present connection takes longer by so much: mostly longer than its caller waits, so that the
+    /// broker executes commands which nobody waits for any more.
+    pub(crate) fn delay(&mut self, link: LinkId, by: u64) {
+        if self.links[link].up {
+            self.links[link].slow_by = by;
+        }
+    }
+
     pub(crate) fn call(
         &mut self,
         link: LinkId,
         request: Request,
         then: impl FnOnce(&mut World, Option<Answer>) + 'static,
     ) {
-        let Link { of, up, connection, incarnation, arrival, .. } = self.links[link];
+        let Link { of, up, connection, incarnation, arrival, slow_by, .. } = self.links[link];
         if !up {
             return self.within(of, 1, move |world| then(world, None));
         }
         let id = self.number();
         self.pending.insert(id, Pending { link, then: Box::new(then) });
-        let at = arrival.max(self.now + self.lag());
+        let at = arrival.max(self.now + slow_by + self.lag());
         self.links[link].arrival = at;
         self.after(at - self.now, move |world| world.arrives(id, link, (connection, incarnation), request));
         self.within(of, PATIENCE, move |world| {
@@ -389,6 +399,9 @@ impl World {
                 world.arrives(id, link, (connection, incarnation), request);
             }));
             return;
+        }
+        if !self.pending.contains_key(&id) {
+            self.covered.insert("command executed after its caller gave up");
         }
         let answer = self.execute((link, connection), request);
         self.send_back(link, connection, move |world| {

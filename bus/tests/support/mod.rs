@@ -1,7 +1,8 @@
 //! What the bus's tests stand on: a private Redis that ends with its owner, and an outlet that takes notes.
 
 use bus::{
-    Attachment, Batch, Broker, BusConfig, BusError, CatchUp, ClaimRequest, Delivery, LaneEnd, Outlet, Role,
+    AttachError, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, ClaimRequest, Delivery, LaneEnd,
+    Outlet, Role,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_token};
 use std::{
@@ -247,7 +248,9 @@ impl Reader {
         let attached = async {
             loop {
                 match bus.attach(session, start, notebook.clone()).await {
-                    Err(BusError::Restoring) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(AttachError::Bus(BusError::Restoring)) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
                     attached => return attached.expect("attach"),
                 }
             }

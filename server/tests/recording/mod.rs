@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 use bus::{
-    Appended, Attachment, Batch, Broker, BusError, Claim, ClaimError, ClaimRequest, Control,
+    Appended, AttachError, Attachment, Batch, Broker, BusError, Claim, ClaimError, ClaimRequest, Control,
     CountersSnapshot, Outlet, Start,
 };
 use bytes::Bytes;
@@ -236,8 +236,8 @@ impl Broker for RecordingBroker {
         _session: SessionId,
         _start: Start,
         _outlet: Arc<dyn Outlet>,
-    ) -> Result<Attachment, BusError> {
-        Err(BusError::Refused("this bus has no lanes".into()))
+    ) -> Result<Attachment, AttachError> {
+        Err(BusError::Refused("this bus has no lanes".into()).into())
     }
 
     async fn send_up(&self, _session: SessionId, _message: Bytes) -> Result<(), BusError> {

@@ -66,6 +66,25 @@ async fn bad_paths_and_positions() {
     }
 }
 
+/// A position that the session does not have is refused by name, whatever any clock says; the open socket is left alone.
+#[tokio::test]
+async fn a_position_beyond_the_end_is_refused() {
+    let mut writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let mut open = proxy.connect(writer.session).await;
+    writer.query(3).await;
+    assert_eq!(open.query().await.0, writer.positions(1, 4));
+    let beyond = writer.positions(5, 5)[0].to_string();
+    let mut request = proxy.request(writer.session);
+    request.headers_mut().insert("last-event-id", beyond.parse().unwrap());
+    let (status, said, _) = proxy.refusal(request).await;
+    assert_eq!(status, 400, "{said}");
+    assert!(said.contains(&beyond) && said.contains(&writer.positions(4, 4)[0].to_string()), "{said}");
+    proxy.metric(r#"wsproxy_upgrades_total{result="bad_position"} 1"#).await;
+    writer.query(2).await;
+    assert_eq!(open.query().await.0, writer.positions(1, 3));
+}
+
 #[tokio::test]
 async fn plain_http_is_answered() {
     let writer = Writer::new().await;

@@ -3,8 +3,8 @@
 
 use super::Scripts;
 use crate::{
-    redis::restoration::eval,
-    rules::{Append, Claimed, Claiming, Keeper, Record, Status},
+    redis::{attach::Returned, restoration::eval},
+    rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Keeper, Record, Status},
 };
 use proptest::prelude::*;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
@@ -37,6 +37,10 @@ enum Op {
     Close,
     Attach {
         gateway: usize,
+        late: bool,
+        /// So far above the log's top, in generations and in sequence numbers; `None` names nothing.
+        after: Option<(u64, u64)>,
+        young: bool,
     },
     Release {
         nth: usize,
@@ -67,7 +71,8 @@ fn op() -> impl Strategy<Value = Op> {
         14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
             .prop_map(|(server, terminator, again)| Op::Append { server, terminator, again }),
         1 => Just(Op::Close),
-        2 => (0..GATEWAYS.len()).prop_map(|gateway| Op::Attach { gateway }),
+        3 => (0..GATEWAYS.len(), prop::bool::weighted(0.2), prop::option::of((0..2u64, 0..3u64)), any::<bool>())
+            .prop_map(|(gateway, late, after, young)| Op::Attach { gateway, late, after, young }),
         2 => (0..3usize, any::<bool>()).prop_map(|(nth, cursor)| Op::Release { nth, cursor }),
         1 => (0..3usize).prop_map(|nth| Op::Reattach { nth }),
         1 => (0..3usize).prop_map(|nth| Op::RestoreCursor { nth }),
@@ -258,15 +263,7 @@ impl<'a> Bench<'a> {
                     self.ask(call.arg("").arg(session.to_string()).arg(TTL).arg("log").arg(down));
                 assert_eq!(self.record.close(true, &mut |_| 0), known);
             }
-            Op::Attach { gateway } => {
-                let mut call = self.script(|s| &s.attach, &[attach]);
-                call.arg("").arg(session.to_string()).arg(TTL).arg(GATEWAYS[gateway]);
-                let (epoch, before, _, cursor): (u64, u64, u64, String) = self.ask(&call);
-                let attached = self.record.attach(GATEWAYS[gateway], epoch, &mut |_| 0);
-                assert_eq!((attached.epoch, attached.before), (epoch, before));
-                assert_eq!(attached.cursor.to_string(), cursor);
-                self.epochs.push((gateway, epoch));
-            }
+            Op::Attach { gateway, late, after, young } => self.attach(gateway, late, after, young),
             Op::Release { nth, cursor } => {
                 let Some(&(_, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
                 let cursor = cursor.then(|| self.record.top());
@@ -333,6 +330,34 @@ impl<'a> Bench<'a> {
                 self.record = Record::default();
             }
         }
+    }
+
+    fn attach(&mut self, gateway: usize, late: bool, after: Option<(u64, u64)>, young: bool) {
+        let [meta, log, attach] = self.keys();
+        let (seconds, micros): (u64, u64) = self.ask(&redis::cmd("TIME"));
+        let now_ms = seconds * 1000 + micros / 1000;
+        let deadline_ms = if late { now_ms - 1 } else { now_ms + 60_000 };
+        let top = self.record.top();
+        let after = after.map(|(generation, seq)| Position::new(top.generation + generation, top.seq + seq));
+        let after = after.filter(|&after| after != Position::ZERO);
+        let mut call = self.script(|s| &s.attach, &[attach, meta, log, "mark".to_owned()]);
+        call.arg("").arg(self.session.to_string()).arg(TTL).arg(GATEWAYS[gateway]).arg(deadline_ms);
+        call.arg(after.map_or_else(String::new, |after| after.to_string()));
+        let returned: Returned = self.ask(call.arg(u8::from(young)).arg("log"));
+        let (outcome, epoch, before, told, cursor, generation, said_top, ahead, _) = returned;
+        // The epoch is the broker's time, unless it would not grow.
+        let now_ms = if outcome == "attached" { epoch } else { now_ms };
+        let attaching = Attaching { holder: GATEWAYS[gateway], now_ms, deadline_ms, after, young };
+        let same = match outcome.as_str() {
+            "late" => Attach::Late,
+            "beyond" => Attach::Beyond { top: said_top.parse().expect("a position") },
+            _ => {
+                let cursor = cursor.parse().expect("a position");
+                self.epochs.push((gateway, epoch));
+                Attach::Done(Attached { epoch, before, told, cursor, generation, ahead: ahead == 1 })
+            }
+        };
+        assert_eq!(self.record.attach(attaching, &mut |_| 0), same);
     }
 
     fn restore(&mut self, server: usize) {

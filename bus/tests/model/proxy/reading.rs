@@ -11,7 +11,7 @@ use protocol::{Gaps, Kind, LogEnd, Logged, Mark, Position, Prefix, Step};
 const PAGE: usize = 5;
 
 impl World {
-    fn gaps(&self, pid: Pid) -> Gaps {
+    pub(super) fn gaps(&self, pid: Pid) -> Gaps {
         let waits = self.proxies[&pid].forgot_at.is_some_and(|at| self.now < at + MAYBE_RESTORED);
         if waits { Gaps::Await } else { Gaps::Announce }
     }

@@ -1,0 +1,190 @@
+//! Reading logs: whoever asks while a pipeline is under way shares the next one. After a reconnect, when every lane reads again,
+//! thousands of lanes cost a few round trips.
+
+use super::{Inner, link::Link};
+use crate::{
+    BusError, CatchUp, Counters,
+    hub::{Page, Slot},
+};
+use protocol::{Gaps, Mark, Position, Prefix, SessionId};
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Reads that wait at most, before their callers wait.
+const QUEUE: usize = 1024;
+/// Lanes in one pipeline at most.
+const LANES: usize = 256;
+/// Events that one pipeline asks for at most, as long as one lane alone does not want more.
+const EVENTS: usize = 4096;
+
+/// One lane's page.
+pub(super) struct Read {
+    session: SessionId,
+    slot: Arc<Slot>,
+    limit: usize,
+    done: oneshot::Sender<Result<CatchUp, BusError>>,
+}
+
+/// The way to the reader.
+pub(super) struct Reading(mpsc::Sender<Read>);
+
+impl Reading {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Read>) {
+        let (queue, reads) = mpsc::channel(QUEUE);
+        (Self(queue), reads)
+    }
+
+    /// Reads one page for a lane.
+    pub(super) async fn page(
+        &self,
+        session: SessionId,
+        slot: Arc<Slot>,
+        limit: usize,
+    ) -> Result<CatchUp, BusError> {
+        let ended = |()| BusError::Unreachable("the bus was closed".to_owned());
+        let (done, outcome) = oneshot::channel();
+        let read = Read { session, slot, limit: limit.max(1), done };
+        self.0.send(read).await.map_err(|_| ended(()))?;
+        outcome.await.map_err(|_| ended(()))?
+    }
+}
+
+/// Sends the pipelines, for ever: one at a time, so that what is asked for meanwhile gathers.
+pub(super) async fn run(inner: Arc<Inner>, mut reads: mpsc::Receiver<Read>) {
+    let mut next = None;
+    loop {
+        let first = match next.take() {
+            Some(read) => read,
+            None => match reads.recv().await {
+                Some(read) => read,
+                None => return,
+            },
+        };
+        let mut events = first.limit;
+        let mut batch = vec![first];
+        while batch.len() < LANES {
+            let Ok(read) = reads.try_recv() else { break };
+            if events + read.limit > EVENTS {
+                next = Some(read);
+                break;
+            }
+            events += read.limit;
+            batch.push(read);
+        }
+        // A caller that went away closes its socket: nobody reads for it.
+        batch.retain(|read| !read.done.is_closed());
+        if batch.is_empty() {
+            continue;
+        }
+        let outcome = match inner.commands.connection() {
+            Ok(mut connection) => read_all(&inner, &mut connection, &mut batch).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            for read in batch {
+                let _ = read.done.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// Reads a page for each lane in one pipeline. Takes out of the batch whom it answered.
+async fn read_all(
+    inner: &Inner,
+    connection: &mut MultiplexedConnection,
+    batch: &mut Vec<Read>,
+) -> Result<(), BusError> {
+    let gaps = inner.gaps();
+    let mut pipeline = Pipeline::with_capacity(2 * batch.len() + 1);
+    pipeline.cmd("GET").arg(inner.incarnation.mark_key());
+    let begun: Vec<(Position, Mark, bool)> =
+        batch.iter().map(|read| ask(inner, &mut pipeline, read)).collect();
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await
+        .map_err(|error| Link::failed(&error))?;
+    let mut answers = answers.into_iter();
+    let mark = answers.next().ok_or_else(missing)?.extract_error().map_err(|error| Link::failed(&error))?;
+    let mark = if let Value::BulkString(mark) = &mark { Some(&mark[..]) } else { None };
+    let gaps = if inner.incarnation.saw_mark(mark) { gaps } else { Gaps::Await };
+    for (read, (_, mark, doubts)) in batch.drain(..).zip(begun) {
+        let page = answers.next().ok_or_else(missing);
+        let top = if doubts { Some(answers.next().ok_or_else(missing)) } else { None };
+        let outcome = page.and_then(|page| {
+            let top = top.transpose()?.map(|top| top_of(&top));
+            hand_on(inner, &read, mark, page, top, gaps)
+        });
+        let _ = read.done.send(outcome);
+    }
+    Ok(())
+}
+
+fn missing() -> BusError {
+    BusError::Refused("an answer is missing".to_owned())
+}
+
+/// Writes what one lane asks for; answers where its read begins, and whether it also asks for the end of the log.
+fn ask(inner: &Inner, pipeline: &mut Pipeline, read: &Read) -> (Position, Mark, bool) {
+    let (last, mark) = read.slot.begin_read();
+    let log = inner.names.log(read.session);
+    let range = pipeline.cmd("XRANGE").arg(&log);
+    range.arg(format!("({last}")).arg("+").arg("COUNT").arg(read.limit);
+    let doubts = read.slot.doubts_start();
+    if doubts {
+        pipeline.cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1);
+    }
+    (last, mark, doubts)
+}
+
+/// Hands a lane's page on.
+fn hand_on(
+    inner: &Inner,
+    read: &Read,
+    mark: Mark,
+    page: Value,
+    top: Option<Position>,
+    gaps: Gaps,
+) -> Result<CatchUp, BusError> {
+    let page = page.extract_error().map_err(|error| Link::failed(&error))?;
+    let entries: Vec<Value> =
+        redis::from_redis_value(page).map_err(|error| BusError::Refused(error.to_string()))?;
+    if let Some(top) = top
+        && read.slot.waits_for_start(top, gaps)
+    {
+        return Ok(CatchUp::Wait);
+    }
+    let mut end = if entries.len() < read.limit { Page::Last } else { Page::Full };
+    for entry in &entries {
+        match logged_frame(entry).and_then(|frame| Some((Prefix::parse(frame)?, frame))) {
+            Some((prefix, frame)) => {
+                if !read.slot.logged(prefix, frame, gaps) {
+                    end = Page::Holed;
+                    break;
+                }
+            }
+            None => Counters::add(&inner.counters.malformed, 1),
+        }
+    }
+    Ok(read.slot.end_read(mark, end, gaps).into())
+}
+
+/// The frame in one entry of XRANGE's answer: `[id, [field, frame]]`.
+fn logged_frame(entry: &Value) -> Option<&[u8]> {
+    let Value::Array(entry) = entry else { return None };
+    let Some(Value::Array(fields)) = entry.get(1) else { return None };
+    match fields.get(1) {
+        Some(Value::BulkString(frame)) => Some(frame),
+        _ => None,
+    }
+}
+
+/// The id in XREVRANGE's answer; zero for an empty log.
+fn top_of(answer: &Value) -> Position {
+    let Value::Array(entries) = answer else { return Position::ZERO };
+    let Some(Value::Array(entry)) = entries.first() else { return Position::ZERO };
+    match entry.first() {
+        Some(Value::BulkString(id)) => Position::from_ascii(id).unwrap_or(Position::ZERO),
+        _ => Position::ZERO,
+    }
+}

@@ -1,0 +1,174 @@
+//! The steps of an attachment: a gateway takes a session, releases it, and reports what it has to a broker that lost data.
+
+use super::{Audience, Effect, Record};
+use protocol::Position;
+
+/// What an attachment needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Attaching<'a> {
+    /// The gateway that attaches.
+    pub holder: &'a str,
+    /// The broker's own time, in milliseconds.
+    pub now_ms: u64,
+    /// The broker's time after which the caller may have given up.
+    pub deadline_ms: u64,
+    /// The position that the client names; `None` if it names none.
+    pub after: Option<Position>,
+    /// The broker may lack data that others are still restoring, so a position above its log is not refused.
+    pub young: bool,
+}
+
+/// What an attachment finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The attachment's epoch, above all before.
+    pub epoch: u64,
+    /// The epoch before it.
+    pub before: u64,
+    /// How many were told that they have been taken over.
+    pub told: u64,
+    /// The cursor at this moment.
+    pub cursor: Position,
+    /// The generation of the session's last claim; 0 for none.
+    pub generation: u64,
+    /// The client names a position that the broker does not have (yet).
+    pub ahead: bool,
+}
+
+/// What the call to attach came to. Only the first outcome changes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// The session is the caller's.
+    Done(Attached),
+    /// The broker executed the call after its deadline.
+    Late,
+    /// The session has no such position.
+    Beyond {
+        /// The last position in its log.
+        top: Position,
+    },
+}
+
+impl Record {
+    /// The highest position that a client can have received. Without a log only the generation is known, and of a session
+    /// that expired only that its generations did not exceed the broker's time.
+    fn reach(&self, now_ms: u64) -> Position {
+        let top = self.top();
+        if self.generation > top.generation {
+            Position::new(self.generation, u64::MAX)
+        } else if self.status.is_none() && top == Position::ZERO {
+            Position::new(now_ms, u64::MAX)
+        } else {
+            top
+        }
+    }
+
+    /// A gateway attaches: whoever had the session is told.
+    pub fn attach(&mut self, attaching: Attaching<'_>, out: Audience<'_>) -> Attach {
+        let Attaching { holder, now_ms, deadline_ms, after, young } = attaching;
+        if now_ms > deadline_ms {
+            return Attach::Late;
+        }
+        let ahead = after.is_some_and(|after| after > self.reach(now_ms));
+        if ahead && !young {
+            return Attach::Beyond { top: self.top() };
+        }
+        let before = self.epoch;
+        let epoch = (before + 1).max(now_ms);
+        let former = self.holder.replace(holder.to_owned());
+        self.epoch = epoch;
+        let told = former.map_or(0, |holder| out(Effect::Takeover { holder: &holder, epoch }));
+        Attach::Done(Attached {
+            epoch,
+            before,
+            told,
+            cursor: self.cursor,
+            generation: self.generation,
+            ahead,
+        })
+    }
+
+    /// An attachment ends; `cursor` where its socket ended cleanly. The one that took it over hears the cursor.
+    pub fn release(&mut self, epoch: u64, cursor: Option<Position>, out: Audience<'_>) {
+        if let Some(cursor) = cursor.filter(|_| epoch > self.cursor_epoch) {
+            (self.cursor, self.cursor_epoch) = (cursor, epoch);
+        }
+        if self.epoch == epoch {
+            self.holder = None;
+        } else if let Some(holder) = &self.holder {
+            out(Effect::Released { holder, epoch, cursor: self.cursor });
+        }
+    }
+
+    /// A gateway says again that it has the session, to a broker that may have forgotten. Answers the newest epoch.
+    pub fn reattach(&mut self, holder: &str, epoch: u64) -> u64 {
+        if self.epoch <= epoch {
+            self.epoch = epoch;
+            self.holder = Some(holder.to_owned());
+        }
+        self.epoch
+    }
+
+    /// A gateway says again which cursor it released, to a broker that may have forgotten.
+    pub fn restore_cursor(&mut self, epoch: u64, cursor: Position) {
+        if epoch > self.cursor_epoch {
+            (self.cursor, self.cursor_epoch) = (cursor, epoch);
+        }
+        self.epoch = self.epoch.max(epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::{LogEntry, Status};
+    use protocol::{Kind, Prefix};
+
+    const NOW: u64 = 1_000;
+
+    fn attach(record: &mut Record, after: Position, deadline_ms: u64, young: bool) -> Attach {
+        let attaching = Attaching { holder: "gateway", now_ms: NOW, deadline_ms, after: Some(after), young };
+        record.attach(attaching, &mut |_| 1)
+    }
+
+    fn with_log(generation: u64, top: u64) -> Record {
+        let position = Position::new(generation, top);
+        let entry = LogEntry::new(Prefix { position, kind: Kind::Token }, b"x");
+        Record { status: Some(Status::Active), generation, log: [entry].into(), ..Record::default() }
+    }
+
+    #[test]
+    fn a_late_attachment_changes_nothing() {
+        let mut record = Record { holder: Some("other".to_owned()), epoch: 5, ..with_log(900, 3) };
+        assert_eq!(attach(&mut record, Position::ZERO, NOW - 1, false), Attach::Late);
+        assert_eq!((record.holder.as_deref(), record.epoch), (Some("other"), 5));
+        assert!(matches!(attach(&mut record, Position::ZERO, NOW, false), Attach::Done(_)));
+    }
+
+    #[test]
+    fn a_position_that_cannot_exist_is_refused_and_takes_nothing_over() {
+        let at = Position::new;
+        let running = with_log(900, 3);
+        let expired_log = Record { generation: 900, status: Some(Status::Active), ..Record::default() };
+        let new = Record { status: Some(Status::Active), ..Record::default() };
+        for (record, after, exists) in [
+            (&running, at(900, 3), true),
+            (&running, at(900, 4), false),
+            (&running, at(901, 0), false),
+            (&running, at(899, 70), true),
+            (&expired_log, at(900, 70), true),
+            (&expired_log, at(901, 1), false),
+            (&new, Position::ZERO, true),
+            (&new, at(1, 1), false),
+            (&Record::default(), at(NOW, 9), true),
+            (&Record::default(), at(NOW + 1, 1), false),
+        ] {
+            let mut record = Record { holder: Some("other".to_owned()), ..record.clone() };
+            let outcome = attach(&mut record, after, NOW, false);
+            assert_eq!(matches!(outcome, Attach::Done(_)), exists, "{after} of {record:?}");
+            assert_eq!(record.holder.as_deref() == Some("other"), !exists);
+            let Attach::Done(attached) = attach(&mut record, after, NOW, true) else { panic!("{after}") };
+            assert_eq!(attached.ahead, !exists, "a young broker waits for {after}");
+        }
+    }
+}
