@@ -246,7 +246,7 @@ impl Slot {
             return PageEnd::Ended;
         }
         if self.delivery == Delivery::PubSub {
-            return PageEnd::Live(state.lane.last());
+            return self.caught_up(&state);
         }
         match page {
             Page::Full => return PageEnd::More,
@@ -254,7 +254,7 @@ impl Slot {
             Page::Last => {}
         }
         match state.lane.log_end(mark, gaps) {
-            LogEnd::CaughtUp => PageEnd::Live(state.lane.last()),
+            LogEnd::CaughtUp => self.caught_up(&state),
             LogEnd::Again => PageEnd::More,
             LogEnd::Missing { from, to } => {
                 self.gap(from, to);
@@ -262,6 +262,12 @@ impl Slot {
             }
             LogEnd::Await => PageEnd::Wait,
         }
+    }
+
+    fn caught_up(&self, state: &State) -> PageEnd {
+        let at = state.lane.last();
+        self.outlet.caught_up(at);
+        PageEnd::Live(at)
     }
 
     fn forward(&self, prefix: Prefix, frame: &[u8]) {

@@ -237,6 +237,11 @@ pub trait Outlet: Send + Sync + 'static {
     /// The lane fell behind: call [`Attachment::catch_up`] from a task when there is room for a page.
     fn behind(&self);
 
+    /// Everything up to and with `at` was handed on; what follows is live. Called before the first live event.
+    fn caught_up(&self, at: Position) {
+        let _ = at;
+    }
+
     /// No event follows.
     fn end(&self, end: LaneEnd);
 }

@@ -89,6 +89,8 @@ struct State {
     /// The socket failed, or its time was up: nothing is written any more.
     lost: bool,
     behind: bool,
+    /// The client resumed and has not been told where its replay ends.
+    announces: bool,
     /// The largest event so far, from which a page's size in bytes is guessed.
     largest: usize,
     /// The last write, if its peer is to be asked about it.
@@ -112,6 +114,7 @@ impl Outbox {
             deadline: None,
             lost: false,
             behind: true,
+            announces: false,
             largest: terms.limit / 32,
             asks_since: None,
             liveness: Liveness::new(Instant::now(), expires),
@@ -129,6 +132,11 @@ impl Outbox {
     /// The client has everything up to `position`: its stream starts there.
     pub(crate) fn start_at(&self, position: Position) {
         self.state.lock().queue.start_at(position);
+    }
+
+    /// The client resumed: it is told where its replay ends, before the first live event.
+    pub(crate) fn announce_resume(&self) {
+        self.state.lock().announces = true;
     }
 
     /// The upgrade is done: from here on frames go into `socket`.

@@ -12,7 +12,7 @@ use crate::{
 use bus::{Attachment, BusError, CatchUp};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use protocol::{CloseReason, Position, SessionId, encode_resumed};
+use protocol::{CloseReason, Position, SessionId};
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
@@ -38,6 +38,9 @@ pub(crate) struct Session {
 /// Serves a session once `upgrade` has given its socket.
 pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgrade) {
     let Session { id, resumes, attachment, outbox, seat, permit } = session;
+    if resumes {
+        outbox.announce_resume();
+    }
     let early = match Box::pin(take_socket(&gateway, &outbox, upgrade)).await {
         Ok(early) => early,
         Err(error) => {
@@ -49,7 +52,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgr
     let mut inbound =
         Inbound::new(outbox.clone(), gateway.bus.clone(), id, gateway.config.max_message_bytes, early);
     let mut attachment = Some(attachment);
-    let end = converse(&outbox, &mut inbound, &mut attachment, &gateway.replay, resumes).await;
+    let end = converse(&outbox, &mut inbound, &mut attachment, &gateway.replay).await;
     let clean = last_words(&outbox, end).await;
     match outbox.phase() {
         Phase::Open => gateway.terms.metrics.close("lost"),
@@ -80,7 +83,6 @@ async fn converse(
     inbound: &mut Inbound,
     attachment: &mut Option<Attachment>,
     replay: &Replay,
-    resumes: bool,
 ) -> End {
     let mut reader = pin!(inbound.run());
     let mut writer = pin!(outbox.write_out());
@@ -88,7 +90,7 @@ async fn converse(
         tokio::select! {
             end = &mut reader => return end,
             () = &mut writer => return End::Lost,
-            () = feed(outbox, lane, replay, resumes) => {}
+            () = feed(outbox, lane, replay) => {}
         }
     }
     if outbox.phase() == Phase::Closing(CloseReason::TakenOver) && attachment.is_some() {
@@ -108,8 +110,7 @@ async fn converse(
 }
 
 /// Reads the log for the lane whenever it is behind and there is room, until the socket closes.
-async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool) {
-    let mut announce = resumes;
+async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay) {
     while let Some(page) = outbox.next_page().await {
         let read = tokio::select! {
             // Boxed, as all that is rare here: a socket that only listens need not have room for it.
@@ -117,13 +118,8 @@ async fn feed(outbox: &Outbox, lane: &Attachment, replay: &Replay, resumes: bool
             () = outbox.closing() => return,
         };
         match read {
-            Ok(CatchUp::Live { at }) => {
-                if std::mem::take(&mut announce) {
-                    outbox.send_text(&encode_resumed(at));
-                }
-            }
+            Ok(CatchUp::Live { .. } | CatchUp::Ended) => {}
             Ok(CatchUp::More) => bus::Outlet::behind(outbox),
-            Ok(CatchUp::Ended) => {}
             Ok(CatchUp::Wait) => Box::pin(ask_again_later(outbox)).await,
             Err(error) => {
                 debug!("the log was not read, trying again: {error}");

@@ -4,7 +4,7 @@
 use super::{Drained, Outbox, Phase, State, held::Reminded};
 use crate::frame::{Header, Opcode};
 use bus::{LaneEnd, Outlet};
-use protocol::{CloseReason, Kind, Position, Prefix, encode_gap};
+use protocol::{CloseReason, Kind, Position, Prefix, encode_gap, encode_resumed};
 use std::time::Instant;
 
 impl Outlet for Outbox {
@@ -21,6 +21,13 @@ impl Outlet for Outbox {
     fn gap(&self, from: Position, to: Position) {
         self.terms.metrics.gaps.inc();
         self.offer(&mut self.state.lock(), Opcode::Text, encode_gap(from, to).as_bytes(), Some(to));
+    }
+
+    fn caught_up(&self, at: Position) {
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.announces) {
+            self.offer(&mut state, Opcode::Text, encode_resumed(at).as_bytes(), None);
+        }
     }
 
     fn behind(&self) {
