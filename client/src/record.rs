@@ -97,6 +97,8 @@ pub struct QueryRecord {
     pub paused: Duration,
     /// The code of the error event that ended it.
     pub error_code: Option<String>,
+    /// It timed out, and the generator stood still for over a second meanwhile.
+    pub excused: bool,
     /// Gaps over `--stall-ms`.
     pub stall_count: u64,
     /// The excess of those gaps, summed.
@@ -133,6 +135,7 @@ impl QueryRecord {
             held_up: Duration::ZERO,
             paused: Duration::ZERO,
             error_code: None,
+            excused: false,
             stall_count: 0,
             stall: Duration::ZERO,
             ideal_ttft: None,
@@ -215,6 +218,10 @@ pub struct SessionRecord {
     pub close_codes: Vec<u16>,
     /// Every query ok and no step failed.
     pub ok: bool,
+    /// The run's end cut it off before anything failed.
+    pub cut_off: bool,
+    /// Not ok only because of queries that are [`QueryRecord::excused`].
+    pub excused: bool,
     /// The server speaks the old contract: integrity is unverified.
     pub old_contract: bool,
     /// What went wrong first.

@@ -33,6 +33,12 @@ use tokio::{
 /// How often the event loop's own lateness is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 
+/// A loop that was held up for longer than this stood still: what timed out meanwhile may be the generator's own failure.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+/// An arrival that starts later than this was not achieved by the generator.
+const ON_TIME: Duration = Duration::from_secs(1);
+
 /// What a worker is given.
 pub struct Assignment {
     /// Which worker, from 0.
@@ -107,10 +113,52 @@ pub struct Worker {
     pub places: Option<Arc<Semaphore>>,
     /// Queries and arrivals that the plan held and that never started.
     pub dropped: Cell<u64>,
-    /// What arrived, and started.
-    pub started: Cell<u64>,
-    /// What arrived in time to be started.
+    /// What arrived, and started on time.
+    pub on_time: Cell<u64>,
+    /// What arrived, and was dropped because every session was busy.
+    pub busy: Cell<u64>,
+    /// What arrived before the run was ended.
     pub due: Cell<u64>,
+    /// How the event loop keeps up.
+    pub pulse: Pulse,
+}
+
+/// How a worker's event loop keeps up: written by its probe, and overdue while the loop is held up.
+#[derive(Debug)]
+pub struct Pulse {
+    /// When the probe is to wake next.
+    next: Cell<Instant>,
+    /// When the loop last stood still, until then.
+    stood_still: Cell<Option<Instant>>,
+    /// How long the loop was held up so far.
+    held_up: Cell<Duration>,
+}
+
+impl Pulse {
+    fn new(next: Instant) -> Self {
+        Self { next: Cell::new(next), stood_still: Cell::default(), held_up: Cell::default() }
+    }
+
+    /// The probe woke, and is to wake again at `next`.
+    fn beat(&self, woken: Instant, next: Instant) {
+        let late = woken.saturating_duration_since(self.next.get());
+        self.held_up.set(self.held_up.get() + late);
+        if late > STANDSTILL {
+            self.stood_still.set(Some(woken));
+        }
+        self.next.set(next);
+    }
+
+    /// How long the loop was held up since its start, as of `now`.
+    pub fn held_up(&self, now: Instant) -> Duration {
+        self.held_up.get() + now.saturating_duration_since(self.next.get())
+    }
+
+    /// Whether the loop stood still between `since` and `now`.
+    pub fn stood_still(&self, since: Instant, now: Instant) -> bool {
+        self.stood_still.get().is_some_and(|until| until >= since)
+            || now.saturating_duration_since(self.next.get().max(since)) > STANDSTILL
+    }
 }
 
 /// No session may be added to those present.
@@ -125,8 +173,10 @@ pub struct WorkerReport {
     pub wall: Duration,
     /// Queries and arrivals that were never started.
     pub dropped: u64,
-    /// What arrived and started, in open models.
-    pub started: u64,
+    /// What arrived and started on time, in open models.
+    pub on_time: u64,
+    /// What arrived and was dropped because every session was busy, in open models.
+    pub busy: u64,
     /// What was due before the run was ended, in open models.
     pub due: u64,
     /// The server's times are of this machine's clock.
@@ -139,21 +189,29 @@ impl Worker {
         instant.saturating_duration_since(self.epoch)
     }
 
+    /// Whether the generator itself stood still since `since`.
+    pub fn stood_still_since(&self, since: Instant) -> bool {
+        self.pulse.stood_still(since, Instant::now())
+    }
+
     /// A place for one more session; an error when all are taken.
-    fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Full> {
+    fn place(&self, due: Instant) -> Result<Option<OwnedSemaphorePermit>, Full> {
         let Some(places) = &self.places else { return Ok(None) };
         let place = Arc::clone(places).try_acquire_owned().ok();
-        self.arrived(place.is_some());
+        self.arrived(due, place.is_some());
         place.map(Some).ok_or(Full)
     }
 
-    /// Something arrived, and could be started or not.
-    fn arrived(&self, could_start: bool) {
+    /// What was due then arrived, and could be started or not.
+    fn arrived(&self, due: Instant, could_start: bool) {
         let one_more = |count: &Cell<u64>| count.set(count.get() + 1);
         one_more(&self.due);
         if could_start {
-            one_more(&self.started);
+            if due.elapsed() <= ON_TIME {
+                one_more(&self.on_time);
+            }
         } else {
+            one_more(&self.busy);
             self.never_started(1);
         }
     }
@@ -213,8 +271,10 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
         pool: (model == Model::OpenQueries).then(Pool::default),
         places: assignment.places,
         dropped: Cell::new(0),
-        started: Cell::new(0),
+        on_time: Cell::new(0),
+        busy: Cell::new(0),
         due: Cell::new(0),
+        pulse: Pulse::new(Instant::now().max(assignment.epoch) + PROBE_EVERY),
     });
     let (started, waited) = (Instant::now(), cpu::thread_wait());
     runtime.block_on(drive(Rc::clone(&worker), number, workers));
@@ -222,7 +282,8 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
         cpu_wait: waited.zip(cpu::thread_wait()).map(|(before, after)| after.saturating_sub(before)),
         wall: started.elapsed(),
         dropped: worker.dropped.get(),
-        started: worker.started.get(),
+        on_time: worker.on_time.get(),
+        busy: worker.busy.get(),
         due: worker.due.get(),
         shared_clock: worker.shared_clock.get(),
     })
@@ -249,7 +310,7 @@ async fn drive(worker: Rc<Worker>, number: usize, workers: usize) {
         while let Some(ended) = sessions.try_join_next() {
             told(ended);
         }
-        let Ok(place) = worker.place() else { continue };
+        let Ok(place) = worker.place(scheduled) else { continue };
         let planned = Planned {
             index,
             scheduled,
@@ -313,7 +374,7 @@ async fn bring_queries(worker: Rc<Worker>, number: usize, workers: usize) {
             worker.never_started(1);
             continue;
         }
-        worker.arrived(pool.give(Turn { due, tokens: arrival.tokens }));
+        worker.arrived(due, pool.give(Turn { due, tokens: arrival.tokens }));
     }
     pool.close();
 }
@@ -329,6 +390,7 @@ async fn probe_loop(worker: Rc<Worker>) {
             worker.sample(Sample::LoopLag, lag, woken);
             intended += PROBE_EVERY;
         }
+        worker.pulse.beat(woken, intended);
     }
 }
 

@@ -116,6 +116,64 @@ fn without_a_threshold_every_query_and_session_is_judged_and_shown() {
     }
 }
 
+/// One of 21 queries was refused: only a bound on failures of the same unit allows it.
+#[test]
+fn a_default_is_replaced_by_a_bound_on_its_own_failures_alone() {
+    for (threshold, exit_code, default) in [
+        ("e2el_ms:p95<30000", 99, "queries_ok==21"),
+        ("tokens_received>0", 99, "queries_ok==21"),
+        ("success_rate>=0", 99, "queries_ok==21"),
+        ("error_rate{steady}<0.5", 99, "queries_ok==21"),
+        ("queries_ok!=3", 99, "queries_ok==21"),
+        ("error_rate>0.01", 99, "queries_ok==21"),
+        ("error_rate<0.5", 0, "sessions_broken==0"),
+        ("error_rate[5s]<=1", 0, "sessions_broken==0"),
+        ("queries_failed<=1", 0, "sessions_broken==0"),
+        ("queries_ok>=20", 0, "sessions_broken==0"),
+        ("error_rate<0.01", 99, "sessions_broken==0"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let finished = run(dir.path(), &[threshold], &[], Some((ms(1_000), ms(15_000))));
+        assert_eq!(finished.exit_code(), exit_code, "{threshold}: {}", finished.text(80));
+        assert!(finished.text(80).contains(default), "{threshold}: {}", finished.text(80));
+    }
+}
+
+/// All queries were refused: there is no latency, and no threshold makes that a success.
+#[test]
+fn a_run_without_a_complete_query_never_passes() {
+    for threshold in ["e2el_ms:p95<500", "error_rate<=1", "queries_ok>=0"] {
+        let dir = tempfile::tempdir().unwrap();
+        let judging = Judging { thresholds: vec![threshold.parse().unwrap()], ..Judging::default() };
+        let results = Results::open(&records::settings(dir.path(), judging), Arc::default()).unwrap();
+        let mut recorder = results.recorder();
+        let failed = QueryRecord { status: QueryStatus::Incomplete, ..query(1, 0, 100) };
+        recorder.session_ended(session(200, false), vec![failed]);
+        drop(recorder);
+        let finished = results.finish(&RunInfo { elapsed: ms(300), ..RunInfo::default() }).unwrap();
+        assert_eq!(finished.exit_code(), 99, "{threshold}: {}", finished.text(80));
+        assert!(!records::summary(dir.path())["metrics"].as_object().unwrap().contains_key("e2el_ms"));
+    }
+}
+
+/// A query timed out while the generator stood still: that says nothing about the system.
+#[test]
+fn a_timeout_while_the_generator_stood_still_yields_to_mistrust() {
+    for (excused, exit_code) in [(false, 99), (true, 98)] {
+        let dir = tempfile::tempdir().unwrap();
+        let results =
+            Results::open(&records::settings(dir.path(), Judging::default()), Arc::default()).unwrap();
+        let mut recorder = results.recorder();
+        recorder.sample(Sample::LoopLag, 2_000_000_000, ms(90));
+        let late = QueryRecord { status: QueryStatus::Timeout, excused, ..query(2, 100, 100) };
+        recorder
+            .session_ended(SessionRecord { excused, ..session(200, false) }, vec![query(1, 0, 100), late]);
+        drop(recorder);
+        let finished = results.finish(&RunInfo { elapsed: ms(300), ..RunInfo::default() }).unwrap();
+        assert_eq!(finished.exit_code(), exit_code, "{}", finished.text(80));
+    }
+}
+
 #[test]
 fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
     let dir = tempfile::tempdir().unwrap();

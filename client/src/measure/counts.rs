@@ -11,6 +11,10 @@ pub struct Counts {
     pub queries: u64,
     /// …of which not ok.
     pub failed: u64,
+    /// …of which the run's end cut off.
+    pub abandoned: u64,
+    /// …of which had a first token.
+    pub begun: u64,
     /// …of which met every objective of `--goodput`.
     pub good: u64,
     /// Tokens of queries that ended, which never came.
@@ -30,6 +34,8 @@ impl Counts {
     pub const fn merge(&mut self, other: &Self) {
         self.queries += other.queries;
         self.failed += other.failed;
+        self.abandoned += other.abandoned;
+        self.begun += other.begun;
         self.good += other.good;
         self.lost += other.lost;
         self.duplicated += other.duplicated;
@@ -41,7 +47,12 @@ impl Counts {
     /// A query ended; `good`: it met every objective.
     pub fn query_ended(&mut self, query: &QueryRecord, good: bool) {
         self.queries += 1;
-        self.failed += u64::from(query.status != QueryStatus::Ok);
+        match query.status {
+            QueryStatus::Ok => {}
+            QueryStatus::Abandoned => self.abandoned += 1,
+            _ => self.failed += 1,
+        }
+        self.begun += u64::from(query.first_token.is_some() && query.paused.is_zero());
         self.good += u64::from(good);
         let tokens = TokenCounts::of(query);
         self.lost += tokens.lost;

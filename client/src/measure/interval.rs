@@ -61,14 +61,14 @@ impl Interval {
 
     /// Counts by hand.
     #[cfg(test)]
-    pub(super) fn count(&mut self, change: impl FnOnce(&mut Counts)) {
+    pub(crate) fn count(&mut self, change: impl FnOnce(&mut Counts)) {
         change(&mut self.counts);
     }
 
     /// Tokens that came: the first of every query by its end, the others as they came.
     #[must_use]
     pub fn tokens(&self) -> u64 {
-        self.get(Metric::Itl).count() + self.get(Metric::Ttft).count()
+        self.get(Metric::Itl).count() + self.counts.begun
     }
 
     /// The distribution of one metric.

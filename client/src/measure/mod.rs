@@ -33,4 +33,4 @@ pub use run::{LateQueries, LongestGap, QueryCounts, RunData, SessionCounts};
 pub use steady::Steady;
 pub use storm::{Peak, ReconnectStorm};
 pub use tokens::TokenCounts;
-pub use verdict::{Evidence, Judgement, Verdict, exit_code, judge};
+pub use verdict::{Breach, Evidence, Judgement, Verdict, exit_code, judge};

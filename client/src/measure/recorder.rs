@@ -2,7 +2,7 @@
 //! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
 
 use super::{Interval, Metric, Objective};
-use crate::record::{Moment, QueryRecord, Reconnect, Sample, SessionRecord};
+use crate::record::{Moment, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord};
 use std::{
     collections::HashMap,
     sync::{
@@ -181,8 +181,8 @@ impl Recorder {
         let scheduled = Some(query.scheduled);
         record(Metric::Queue, query.sent, scheduled);
         record(Metric::ScheduleLag, query.sent, scheduled);
-        // What the client held back itself says nothing of the system.
-        if !query.paused.is_zero() {
+        // Only complete queries have a latency, and what the client held back itself says nothing of the system.
+        if query.status != QueryStatus::Ok || !query.paused.is_zero() {
             return;
         }
         let ttft = record(Metric::Ttft, query.first_token, query.sent);

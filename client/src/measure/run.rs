@@ -30,6 +30,12 @@ pub struct SessionCounts {
     pub total: u64,
     /// Every query ok, no step failed.
     pub ok: u64,
+    /// A step of the session itself failed: create, connect, reconnect, close.
+    pub broken: u64,
+    /// Cut off by the run's end before anything failed.
+    pub cut_off: u64,
+    /// Not ok only because of queries that timed out while the generator stood still.
+    pub excused: u64,
     /// Those whose server spoke the old contract.
     pub old_contract: u64,
     /// Those that lost a socket at least once.
@@ -64,10 +70,26 @@ pub struct QueryCounts {
     pub error: u64,
     pub rejected: u64,
     pub abandoned: u64,
+    /// Of the timeouts: those during which the generator stood still for over a second.
+    pub excused: u64,
     /// Those that were sent.
     pub sent: u64,
     /// Time that sent queries lasted, summed.
     pub time: Duration,
+}
+
+impl QueryCounts {
+    /// Those that were not cut off by the run's end.
+    #[must_use]
+    pub const fn judged(&self) -> u64 {
+        self.total - self.abandoned
+    }
+
+    /// Those of them that were not ok.
+    #[must_use]
+    pub const fn failed(&self) -> u64 {
+        self.judged() - self.ok
+    }
 }
 
 /// Everything a run measured.
@@ -148,6 +170,9 @@ impl RunData {
         let counts = &mut self.sessions;
         counts.total += 1;
         counts.ok += u64::from(session.ok);
+        counts.broken += u64::from(session.failure.is_some());
+        counts.cut_off += u64::from(session.cut_off);
+        counts.excused += u64::from(session.excused);
         counts.old_contract += u64::from(session.old_contract);
         counts.with_reconnects += u64::from(session.reconnect_attempts > 0);
         counts.time += session.ended.saturating_sub(session.started);
@@ -177,6 +202,7 @@ impl RunData {
             QueryStatus::Rejected => &mut counts.rejected,
             QueryStatus::Abandoned => &mut counts.abandoned,
         } += 1;
+        counts.excused += u64::from(query.excused);
         if let Some(sent) = query.sent {
             counts.sent += 1;
             counts.time += query.ended.saturating_sub(sent);

@@ -1,9 +1,9 @@
 //! PASS, FAIL or INVALID: one ordered list of rules over the run's figures, and the exit code that follows.
-//! It trusts nobody, the generator least of all.
+//! Integrity comes first, then failures that do not depend on time, then doubt about the measurement.
 
 use super::{
     LateQueries,
-    threshold::{Outcome, State},
+    threshold::{Figure, Outcome, State},
 };
 use std::time::Duration;
 
@@ -37,31 +37,36 @@ impl Verdict {
     }
 }
 
+/// A rule of integrity that is broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// How often.
+    pub count: u64,
+    /// Of what: `tokens lost`.
+    pub what: &'static str,
+    /// The beginning of the first example, where there is one.
+    pub example: Option<String>,
+}
+
 /// What the rules look at.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
-    /// Tokens that never came by the deadline.
-    pub tokens_lost: u64,
-    /// Tokens that came again.
-    pub tokens_duplicated: u64,
-    /// Tokens that came below one already seen.
-    pub tokens_reordered: u64,
-    /// Events behind their generation's terminator, and terminators beyond the first.
-    pub events_after_terminator: u64,
+    /// The rules of integrity that are broken.
+    pub breaches: Vec<Breach>,
     /// A fault that was to be injected and was not, and why.
     pub fault_not_injected: Option<String>,
-    /// Tokens of servers that number nothing: nobody can say whether others are missing.
+    /// Tokens of servers that number nothing: whether others are missing is unknown.
     pub tokens_unverified: u64,
     /// Queries attempted.
     pub queries_total: u64,
+    /// Queries attempted that the run's end did not cut off.
+    pub queries_judged: u64,
     /// Queries complete and in order before their deadline.
     pub queries_ok: u64,
     /// …of which were later than their schedule.
     pub late: LateQueries,
-    /// Sessions attempted.
-    pub sessions_total: u64,
-    /// Sessions of which every step succeeded: created, connected, closed.
-    pub sessions_ok: u64,
+    /// Queries that timed out while the generator itself stood still.
+    pub queries_excused: u64,
     /// p99 of actual − scheduled start.
     pub schedule_lag_p99: Option<Duration>,
     /// p99 of the simulator's lateness.
@@ -76,7 +81,9 @@ pub struct Evidence {
     pub shards_missing: u32,
     /// Everything is submitted at one instant: lag of the schedule is the point.
     pub burst: bool,
-    /// What became of the user's thresholds. Where there are any, they say how many queries may fail.
+    /// What became of the default thresholds.
+    pub defaults: Vec<Outcome>,
+    /// What became of the user's thresholds.
     pub thresholds: Vec<Outcome>,
 }
 
@@ -89,21 +96,28 @@ pub struct Judgement {
     pub reason: String,
 }
 
-/// Judges a run: integrity first, then whether the measurement holds, then the thresholds.
+/// Why a verdict applies; `None` where it does not.
+type Rule = fn(&Evidence) -> Option<String>;
+
+/// Judges a run by the first rule that applies.
 #[must_use]
 pub fn judge(evidence: &Evidence) -> Judgement {
-    let rules = [
-        (Verdict::Fail, broken_integrity(evidence)),
-        (Verdict::Invalid, mistrust(evidence).or_else(|| unknown_threshold(evidence))),
-        (Verdict::Fail, broken_threshold(evidence)),
+    let rules: [(Verdict, Rule); 5] = [
+        (Verdict::Fail, broken_integrity),
+        (Verdict::Fail, |evidence| broken_thresholds(evidence, |outcome| outcome.certain)),
+        (Verdict::Fail, nothing_complete),
+        (Verdict::Invalid, |evidence| {
+            mistrust(evidence).or_else(|| lagging(evidence)).or_else(|| unknown_threshold(evidence))
+        }),
+        (Verdict::Fail, |evidence| broken_thresholds(evidence, |_| true)),
     ];
-    let first = rules.into_iter().find_map(|(verdict, reason)| Some((verdict, reason?)));
+    let first = rules.into_iter().find_map(|(verdict, rule)| Some((verdict, rule(evidence)?)));
     let (verdict, reason) = first.unwrap_or_else(|| (Verdict::Pass, praise(evidence)));
     Judgement { verdict, reason }
 }
 
 fn praise(evidence: &Evidence) -> String {
-    let (queries, ok, thresholds) = (evidence.queries_total, evidence.queries_ok, evidence.thresholds.len());
+    let (queries, ok, thresholds) = (evidence.queries_judged, evidence.queries_ok, evidence.thresholds.len());
     let came = match (queries - ok, evidence.tokens_unverified, lateness(evidence)) {
         (0, 0, None) => format!("All {queries} queries came complete, in order and in time."),
         (0, 0, Some(late)) => format!("All {queries} queries came complete and in order; {late}."),
@@ -130,46 +144,62 @@ fn lateness(evidence: &Evidence) -> Option<String> {
     (count > 0).then(|| format!("{count} of the {ok} came late, by up to {most:.1} s"))
 }
 
-fn unknown_threshold(evidence: &Evidence) -> Option<String> {
-    evidence.thresholds.iter().find_map(|outcome| match &outcome.state {
-        State::Unknown(why) => Some(format!("The threshold {} cannot be judged: {why}.", outcome.threshold)),
-        _ => None,
-    })
+fn broken_integrity(evidence: &Evidence) -> Option<String> {
+    let told: Vec<_> =
+        evidence.breaches.iter().map(|breach| format!("{} {}", breach.count, breach.what)).collect();
+    let example = evidence.breaches.iter().find_map(|breach| breach.example.as_ref());
+    let example = example.map(|example| format!(" First example: {example}.")).unwrap_or_default();
+    (!told.is_empty()).then(|| format!("Integrity is broken: {}.{example}", told.join(", ")))
 }
 
-/// Without thresholds of the user's, every query and every session must be ok.
-fn broken_threshold(evidence: &Evidence) -> Option<String> {
-    if evidence.thresholds.is_empty() {
-        return [
-            (evidence.queries_total, evidence.queries_ok, "queries"),
-            (evidence.sessions_total, evidence.sessions_ok, "sessions"),
-        ]
-        .iter()
-        .find(|(total, ok, _)| ok < total)
-        .map(|(total, ok, what)| format!("{} of {total} {what} were not ok.", total - ok));
-    }
-    let broken = evidence.thresholds.iter().filter(|outcome| outcome.state == State::Broken);
+/// The broken ones among the thresholds that `counts` selects.
+fn broken_thresholds(evidence: &Evidence, counts: fn(&Outcome) -> bool) -> Option<String> {
+    let is_broken = |outcome: &&Outcome| outcome.state == State::Broken && counts(outcome);
+    let mut sentences: Vec<_> = evidence.defaults.iter().filter(is_broken).map(default_sentence).collect();
+    let broken = evidence.thresholds.iter().filter(is_broken);
     let told: Vec<_> = broken.map(|outcome| format!("{}, {}", outcome.threshold, outcome.shown())).collect();
     let (count, all) = (told.len(), evidence.thresholds.len());
-    (count > 0).then(|| format!("{count} of {all} thresholds did not hold: {}.", told.join("; ")))
-}
-
-fn broken_integrity(evidence: &Evidence) -> Option<String> {
-    let faults = [
-        (evidence.tokens_lost, "lost"),
-        (evidence.tokens_duplicated, "duplicated"),
-        (evidence.tokens_reordered, "reordered"),
-    ];
-    let faults: Vec<_> =
-        faults.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    if !faults.is_empty() {
-        return Some(format!("Tokens did not arrive once and in order: {}.", faults.join(", ")));
+    if count > 0 {
+        sentences.push(format!("{count} of {all} thresholds did not hold: {}.", told.join("; ")));
     }
-    let behind = evidence.events_after_terminator;
-    (behind > 0)
-        .then(|| format!("Answers went on after their end: {behind} events came behind a terminator."))
+    (!sentences.is_empty()).then(|| sentences.join(" "))
 }
 
+/// A broken default, and which threshold would replace it.
+#[allow(clippy::cast_precision_loss)]
+fn default_sentence(outcome: &Outcome) -> String {
+    let (value, limit) = (outcome.value.unwrap_or(0.0), outcome.threshold.limit);
+    match outcome.threshold.figure {
+        Figure::Scalar("queries_ok") => {
+            format!(
+                "{:.0} of {limit:.0} queries were not ok (error_rate<SHARE would allow some).",
+                limit - value
+            )
+        }
+        Figure::Scalar("sessions_ok") => {
+            format!(
+                "{:.0} of {limit:.0} sessions were not ok (success_rate>SHARE would allow some).",
+                limit - value
+            )
+        }
+        Figure::Scalar("sessions_broken") => {
+            format!("{value:.0} sessions failed outside their queries (success_rate>SHARE would allow some).")
+        }
+        Figure::Scalar("dropped_iterations") => format!(
+            "{value:.0} arrivals were dropped because every session was busy (dropped_iterations<COUNT would allow some)."
+        ),
+        _ => format!("{} did not hold: {}.", outcome.threshold, outcome.shown()),
+    }
+}
+
+/// Whatever the thresholds allow: a run without one complete query never passes.
+fn nothing_complete(evidence: &Evidence) -> Option<String> {
+    let failed = evidence.queries_judged.saturating_sub(evidence.queries_excused);
+    (evidence.queries_ok == 0 && failed > 0)
+        .then(|| format!("None of {} queries was complete.", evidence.queries_judged))
+}
+
+/// Why the run is not the one that was asked for, or is not known whole.
 fn mistrust(evidence: &Evidence) -> Option<String> {
     if evidence.shards_missing > 0 {
         return Some(format!("The results of {} shards are missing.", evidence.shards_missing));
@@ -180,6 +210,20 @@ fn mistrust(evidence: &Evidence) -> Option<String> {
     if evidence.queries_total == 0 {
         return Some("Nothing was measured: no query was attempted.".to_owned());
     }
+    if evidence.queries_ok == 0 {
+        return Some("Nothing was measured: no query came to its end.".to_owned());
+    }
+    if let Some(share) = evidence.achieved_share.filter(|&share| share < LEAST_ACHIEVED && !evidence.burst) {
+        let (share, least) = (share * 100.0, LEAST_ACHIEVED * 100.0);
+        return Some(format!(
+            "The generator achieved only {share:.1} % of the offered rate, less than {least:.0} %."
+        ));
+    }
+    None
+}
+
+/// Why the measured times could be wrong.
+fn lagging(evidence: &Evidence) -> Option<String> {
     let schedule_lag = evidence.schedule_lag_p99.filter(|_| !evidence.burst);
     let lags = [
         (schedule_lag, "The generator started its work late: schedule_lag"),
@@ -192,17 +236,16 @@ fn mistrust(evidence: &Evidence) -> Option<String> {
             return Some(format!("{what} p(99) was {lag:.2} ms, more than {most} ms."));
         }
     }
-    if let Some(share) = evidence.cpu_wait_share.filter(|&share| share > MOST_CPU_WAIT) {
-        let (share, most) = (share * 100.0, MOST_CPU_WAIT * 100.0);
-        return Some(format!(
-            "The generator's threads waited for a CPU {share:.1} % of the time, more than {most:.0} %."
-        ));
-    }
-    if let Some(share) = evidence.achieved_share.filter(|&share| share < LEAST_ACHIEVED) {
-        let (share, least) = (share * 100.0, LEAST_ACHIEVED * 100.0);
-        return Some(format!("Only {share:.1} % of the offered rate was achieved, less than {least:.0} %."));
-    }
-    None
+    let share = evidence.cpu_wait_share.filter(|&share| share > MOST_CPU_WAIT)?;
+    let (share, most) = (share * 100.0, MOST_CPU_WAIT * 100.0);
+    Some(format!("The generator's threads waited for a CPU {share:.1} % of the time, more than {most:.0} %."))
+}
+
+fn unknown_threshold(evidence: &Evidence) -> Option<String> {
+    evidence.thresholds.iter().find_map(|outcome| match &outcome.state {
+        State::Unknown(why) => Some(format!("The threshold {} cannot be judged: {why}.", outcome.threshold)),
+        _ => None,
+    })
 }
 
 /// The exit code of a run that was carried out: an interruption outranks the verdict.
@@ -221,7 +264,7 @@ mod tests {
     use super::*;
 
     fn good() -> Evidence {
-        Evidence { queries_total: 10, queries_ok: 10, ..Evidence::default() }
+        Evidence { queries_total: 10, queries_judged: 10, queries_ok: 10, ..Evidence::default() }
     }
 
     fn check(evidence: &Evidence, verdict: Verdict, words: &str) {
@@ -231,23 +274,27 @@ mod tests {
         assert!(judgement.reason.ends_with('.'), "{}", judgement.reason);
     }
 
+    fn outcome(text: &str, state: State, value: f64) -> Outcome {
+        let certain = state == State::Broken && text.contains("ok");
+        Outcome { threshold: text.parse().unwrap(), state, value: Some(value), worst_from_s: None, certain }
+    }
+
+    fn breach(count: u64, what: &'static str, example: Option<&str>) -> Breach {
+        Breach { count, what, example: example.map(str::to_owned) }
+    }
+
     #[test]
     fn the_rules_in_their_order() {
         use Verdict::{Fail, Invalid, Pass};
         let late = Some(Duration::from_millis(11));
         let in_time = Some(Duration::from_millis(10));
+        let one_failed = Evidence {
+            queries_ok: 9,
+            defaults: vec![outcome("queries_ok==10", State::Broken, 9.0)],
+            ..good()
+        };
+        let lost = Evidence { breaches: vec![breach(3, "tokens lost", None)], ..one_failed.clone() };
         check(&good(), Pass, "All 10 queries");
-        check(&Evidence { tokens_unverified: 1, ..good() }, Pass, "unverified");
-        let held_up = LateQueries { count: 3, most: Duration::from_millis(3_100) };
-        check(
-            &Evidence { late: held_up, ..good() },
-            Pass,
-            "All 10 queries came complete and in order; 3 of the 10 came late, by up to 3.1 s.",
-        );
-        let unverified = Evidence { tokens_unverified: 1, late: held_up, ..good() };
-        check(&unverified, Pass, "queries ended, 3 of the 10 came late, by up to 3.1 s; integrity");
-        check(&Evidence { queries_ok: 9, ..good() }, Fail, "1 of 10 queries were not ok");
-        check(&Evidence { sessions_total: 5, sessions_ok: 3, ..good() }, Fail, "2 of 5 sessions were not ok");
         check(&Evidence::default(), Invalid, "no query was attempted");
         check(&Evidence { schedule_lag_p99: late, ..good() }, Invalid, "schedule_lag p(99) was 11.00 ms");
         check(&Evidence { schedule_lag_p99: late, burst: true, ..good() }, Pass, "");
@@ -257,23 +304,62 @@ mod tests {
         check(&Evidence { cpu_wait_share: Some(0.11), ..good() }, Invalid, "11.0 %");
         check(&Evidence { cpu_wait_share: Some(0.10), ..good() }, Pass, "");
         check(&Evidence { achieved_share: Some(0.94), ..good() }, Invalid, "94.0 %");
-        check(&Evidence { events_after_terminator: 2, ..good() }, Fail, "2 events came behind a terminator");
+        check(&Evidence { achieved_share: Some(0.94), burst: true, ..good() }, Pass, "");
         let why = Some("`redis:kill` at 3 s: no such stack".to_owned());
         check(&Evidence { fault_not_injected: why, ..good() }, Invalid, "`redis:kill` at 3 s");
         check(&Evidence { shards_missing: 1, ..good() }, Invalid, "1 shards");
-        // Mistrust outranks thresholds, integrity outranks mistrust.
-        check(&Evidence { loop_lag_p99: late, queries_ok: 9, ..good() }, Invalid, "loop_lag");
-        check(&Evidence { loop_lag_p99: late, tokens_lost: 3, ..good() }, Fail, "3 lost");
-        check(&Evidence { tokens_duplicated: 1, ..good() }, Fail, "1 duplicated");
+        // Integrity outranks failures, those outrank mistrust, and that outranks what depends on time.
+        check(&lost, Fail, "Integrity is broken: 3 tokens lost.");
+        check(&one_failed, Fail, "1 of 10 queries were not ok");
+        check(&Evidence { loop_lag_p99: late, ..one_failed }, Fail, "1 of 10 queries were not ok");
+        let slow = outcome("e2el_ms:p95<3000", State::Broken, 4123.4);
         check(
-            &Evidence { tokens_lost: 1, tokens_reordered: 2, ..good() },
+            &Evidence { thresholds: vec![slow.clone()], ..good() },
             Fail,
-            "once and in order: 1 lost, 2 reordered",
+            "did not hold: e2el_ms p(95)<3000",
+        );
+        check(&Evidence { loop_lag_p99: late, thresholds: vec![slow], ..good() }, Invalid, "loop_lag");
+        let breaches = vec![breach(1, "tokens lost", None), breach(2, "frames unreadable", Some("`<html>`"))];
+        check(
+            &Evidence { breaches, ..good() },
+            Fail,
+            "Integrity is broken: 1 tokens lost, 2 frames unreadable. First example: `<html>`.",
         );
     }
 
-    fn outcome(text: &str, state: State, value: f64) -> Outcome {
-        Outcome { threshold: text.parse().unwrap(), state, value: Some(value), worst_from_s: None }
+    #[test]
+    fn a_run_without_a_complete_query_never_passes() {
+        use Verdict::{Fail, Invalid};
+        let allowed = outcome("error_rate<=1", State::Held, 1.0);
+        let none = Evidence { queries_ok: 0, thresholds: vec![allowed], ..good() };
+        check(&none, Fail, "None of 10 queries was complete.");
+        check(&Evidence { queries_excused: 10, ..none.clone() }, Invalid, "no query came to its end");
+        check(&Evidence { queries_judged: 0, ..none }, Invalid, "no query came to its end");
+    }
+
+    #[test]
+    fn a_default_that_depends_on_time_yields_to_mistrust() {
+        use Verdict::{Fail, Invalid};
+        let timed_out = Outcome { certain: false, ..outcome("queries_ok==10", State::Broken, 9.0) };
+        let stalled = Evidence { queries_ok: 9, defaults: vec![timed_out], ..good() };
+        check(&stalled, Fail, "1 of 10 queries were not ok");
+        check(&Evidence { loop_lag_p99: Some(Duration::from_secs(2)), ..stalled }, Invalid, "loop_lag");
+        let dropped = outcome("dropped_iterations==0", State::Broken, 7.0);
+        check(&Evidence { defaults: vec![dropped], ..good() }, Fail, "7 arrivals were dropped");
+    }
+
+    #[test]
+    fn praise_names_what_was_late_and_what_is_unverified() {
+        use Verdict::Pass;
+        check(&Evidence { tokens_unverified: 1, ..good() }, Pass, "unverified");
+        let held_up = LateQueries { count: 3, most: Duration::from_millis(3_100) };
+        check(
+            &Evidence { late: held_up, ..good() },
+            Pass,
+            "All 10 queries came complete and in order; 3 of the 10 came late, by up to 3.1 s.",
+        );
+        let unverified = Evidence { tokens_unverified: 1, late: held_up, ..good() };
+        check(&unverified, Pass, "queries ended, 3 of the 10 came late, by up to 3.1 s; integrity");
     }
 
     #[test]
@@ -284,7 +370,6 @@ mod tests {
         let unknown = outcome("ttft_ms{steady}:p99<450", State::Unknown("no steady state".into()), 0.0);
         let with = |thresholds: &[&Outcome]| Evidence {
             queries_ok: 9,
-            sessions_total: 2,
             thresholds: thresholds.iter().copied().cloned().collect(),
             ..good()
         };
@@ -310,9 +395,8 @@ mod tests {
             Invalid,
             "ttft_ms{steady} p(99)<450 cannot be judged: no steady state.",
         );
-        let late = Some(Duration::from_millis(11));
-        check(&Evidence { loop_lag_p99: late, ..with(&[&broken]) }, Invalid, "loop_lag");
-        check(&Evidence { tokens_lost: 1, ..with(&[&unknown]) }, Fail, "1 lost");
+        let lost = Evidence { breaches: vec![breach(1, "tokens lost", None)], ..with(&[&unknown]) };
+        check(&lost, Fail, "1 tokens lost");
     }
 
     #[test]

@@ -6,26 +6,46 @@ use super::{
     summary::{delivery_ratio, rate, share},
 };
 use crate::measure::{
-    Metric, RunData, Steady,
+    Metric, QueryCounts, RunData, SessionCounts, Steady,
     threshold::{STRETCH_NAMES, stretch_scalar},
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Every name of [`crate::measure::threshold::RUN_NAMES`]. `goodput`: objectives were given.
-#[allow(clippy::cast_precision_loss)]
 pub(super) fn scalars(run: &RunData, info: &RunInfo, goodput: bool) -> BTreeMap<&'static str, Option<f64>> {
-    let (sessions, queries, tokens) = (&run.sessions, &run.queries, &run.tokens);
+    scalars_of(run, info, goodput, &run.sessions, &run.queries)
+}
+
+/// The scalars as if the queries that timed out while the generator stood still had been ok; `None` without such.
+pub(super) fn excused(run: &RunData, info: &RunInfo) -> Option<BTreeMap<&'static str, Option<f64>>> {
+    let (mut sessions, mut queries) = (run.sessions, run.queries);
+    sessions.ok += sessions.excused;
+    queries.ok += queries.excused;
+    queries.timeout -= queries.excused;
+    (queries.excused > 0).then(|| scalars_of(run, info, false, &sessions, &queries))
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn scalars_of(
+    run: &RunData,
+    info: &RunInfo,
+    goodput: bool,
+    sessions: &SessionCounts,
+    queries: &QueryCounts,
+) -> BTreeMap<&'static str, Option<f64>> {
+    let tokens = &run.tokens;
     let duration = run.duration();
     let good = run.metrics.counts().good;
     let counts = [
         ("sessions_total", sessions.total),
         ("sessions_ok", sessions.ok),
         ("sessions_failed", sessions.total - sessions.ok),
+        ("sessions_broken", sessions.broken),
         ("queries_total", queries.total),
         ("queries_sent", queries.sent),
         ("queries_ok", queries.ok),
-        ("queries_failed", queries.total - queries.ok),
+        ("queries_failed", queries.failed()),
         ("queries_incomplete", queries.incomplete),
         ("queries_timeout", queries.timeout),
         ("queries_error", queries.error),
@@ -55,7 +75,7 @@ pub(super) fn scalars(run: &RunData, info: &RunInfo, goodput: bool) -> BTreeMap<
     let others = [
         ("duration_s", Some(duration.as_secs_f64())),
         ("success_rate", share(sessions.ok, sessions.total)),
-        ("error_rate", share(queries.total - queries.ok, queries.total)),
+        ("error_rate", share(queries.failed(), queries.judged())),
         ("delivery_ratio", delivery_ratio(run)),
         ("stall_ms", Some(run.stall.as_secs_f64() * 1e3)),
         ("longest_token_gap_ms", run.longest_gap.map(|longest| longest.gap.as_secs_f64() * 1e3)),

@@ -6,7 +6,7 @@ use crate::{
     endpoint::EndpointHistory,
     faults::{Fate, FaultRecord},
     findings::{self, Finding, Measured},
-    measure::{Evidence, Metric, RunData},
+    measure::{Breach, Evidence, Metric, RunData},
     schedule::Schedule,
     watch::Watched,
 };
@@ -39,8 +39,10 @@ pub struct RunInfo {
     pub interrupted: bool,
     /// What was scheduled.
     pub schedule: Option<Arc<Schedule>>,
-    /// What arrived and started, in open models.
-    pub arrivals_started: u64,
+    /// What arrived and started on time, in open models.
+    pub arrivals_on_time: u64,
+    /// What arrived and was dropped because every session was busy, in open models.
+    pub arrivals_dropped: u64,
     /// What was due until the run was ended, in open models.
     pub arrivals_due: u64,
     /// Queries and arrivals that the plan held and that never started.
@@ -70,9 +72,9 @@ pub struct RunInfo {
 pub(super) struct Offer {
     /// Arrivals a second that were planned.
     pub(super) offered_rate: f64,
-    /// Arrivals a second that were started.
+    /// Arrivals per second that the generator achieved.
     pub(super) achieved_rate: f64,
-    /// Started, of those that were due.
+    /// Started on time or dropped because every session was busy, of those that were due.
     pub(super) achieved_share: f64,
 }
 
@@ -80,7 +82,8 @@ impl RunInfo {
     /// Of an open model in which something was due.
     pub(super) fn offered(&self) -> Option<Offer> {
         let offered_rate = self.schedule.as_ref()?.offered()?.rate();
-        let achieved_share = super::summary::share(self.arrivals_started, self.arrivals_due)?;
+        let achieved_share =
+            super::summary::share(self.arrivals_on_time + self.arrivals_dropped, self.arrivals_due)?;
         Some(Offer { offered_rate, achieved_rate: offered_rate * achieved_share, achieved_share })
     }
 }
@@ -115,18 +118,15 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         Some(Duration::from_nanos(u64::try_from(ns).unwrap_or(0)))
     };
     Evidence {
-        tokens_lost: run.tokens.lost,
-        tokens_duplicated: run.tokens.duplicated,
-        tokens_reordered: run.tokens.reordered,
-        events_after_terminator: run.tokens.after_terminator,
+        breaches: breaches(run),
         // Of a run that a threshold ended, nobody expects the faults that were still to come.
         fault_not_injected: info.faults.iter().find_map(not_injected).filter(|_| info.aborted.is_none()),
         tokens_unverified: run.tokens.unverified,
         queries_total: run.queries.total,
+        queries_judged: run.queries.judged(),
         queries_ok: run.queries.ok,
         late: run.late,
-        sessions_total: run.sessions.total,
-        sessions_ok: run.sessions.ok,
+        queries_excused: run.queries.excused,
         schedule_lag_p99: p99(Metric::ScheduleLag),
         pace_lag_p99: p99(Metric::PaceLag),
         loop_lag_p99: p99(Metric::LoopLag),
@@ -135,6 +135,18 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         achieved_share: info.offered().map(|offered| offered.achieved_share),
         ..Evidence::default()
     }
+}
+
+fn breaches(run: &RunData) -> Vec<Breach> {
+    let tokens = &run.tokens;
+    let counts = [
+        (tokens.lost, "tokens lost"),
+        (tokens.duplicated, "tokens duplicated"),
+        (tokens.reordered, "tokens reordered"),
+        (tokens.after_terminator, "events after a terminator"),
+    ];
+    let broken = counts.into_iter().filter(|(count, _)| *count > 0);
+    broken.map(|(count, what)| Breach { count, what, example: None }).collect()
 }
 
 fn not_injected(fault: &FaultRecord) -> Option<String> {

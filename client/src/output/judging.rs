@@ -5,7 +5,10 @@ use super::{RunInfo, figures, info, summary::integrity};
 use crate::{
     measure::{
         Evidence, Interval, Judgement, Objective, Reading, RunData, Steady, Totals, exit_code, judge,
-        threshold::{Outcome, RunFigures, State, Threshold, Windows, exactly, figure_text, judge_all},
+        threshold::{
+            Comparison, Figure, Outcome, Over, RunFigures, State, Threshold, Windows, exactly, figure_text,
+            judge_all,
+        },
     },
     signals::Stop,
 };
@@ -17,8 +20,9 @@ use std::{
 /// Always on: integrity outranks everything.
 const INTEGRITY: [&str; 3] = ["tokens_lost", "tokens_duplicated", "tokens_reordered"];
 
-/// Why nobody can say whether something is missing.
-pub(super) const UNVERIFIED: &str = "unverified: the server numbers nothing";
+/// Why it is unknown whether something is missing.
+const UNVERIFIED: &str = "unverified: the server numbers nothing";
+const NOT_MEASURED: &str = "not measured: no token was announced or received";
 
 /// What a run is to be judged by.
 #[derive(Clone, Debug, Default)]
@@ -51,15 +55,33 @@ impl Judging {
         integrity.into_iter().chain(self.thresholds.iter().cloned()).collect()
     }
 
-    /// All that a run is judged by. Where the user says nothing, every query and every session must be ok.
-    fn all(&self, run: &RunData) -> Vec<Threshold> {
-        let mut all = self.planned();
-        if self.thresholds.is_empty() {
-            let everything = [("queries_ok", run.queries.total), ("sessions_ok", run.sessions.total)];
-            let attempted = everything.into_iter().filter(|(_, total)| *total > 0);
-            all.extend(attempted.map(|(name, total)| exactly(name, total)));
+    /// What else a run is judged by, unless a threshold of the user's bounds the failures of the same unit: every query and
+    /// every session must be ok, and in an open model nothing may be dropped.
+    fn defaults(&self, run: &RunData, info: &RunInfo) -> Vec<Threshold> {
+        let replaced = |most: &[&str], least: &[&str]| {
+            self.thresholds.iter().any(|threshold| bounds_failures(threshold, most, least))
+        };
+        let queries = replaced(&["error_rate", "queries_failed"], &["queries_ok"]);
+        let sessions = replaced(&["sessions_failed"], &["success_rate", "sessions_ok"]);
+        let attempted = (run.queries.judged(), run.sessions.total - run.sessions.cut_off);
+        let mut defaults = Vec::new();
+        if !queries && attempted.0 > 0 {
+            defaults.push(exactly("queries_ok", attempted.0));
         }
-        all
+        if !sessions && attempted.1 > 0 {
+            // A session fails with its queries; where those may fail, it is judged by its own steps.
+            defaults.push(if queries {
+                exactly("sessions_broken", 0)
+            } else {
+                exactly("sessions_ok", attempted.1)
+            });
+        }
+        let open = info.schedule.as_ref().is_some_and(|schedule| schedule.model().is_open());
+        let cut_short = info.interrupted || info.aborted.is_some();
+        if open && (!cut_short || info.arrivals_dropped > 0) && !replaced(&["dropped_iterations"], &[]) {
+            defaults.push(exactly("dropped_iterations", 0));
+        }
+        defaults
     }
 
     /// What looks at the seconds as they go by.
@@ -71,6 +93,23 @@ impl Judging {
             steady: self.steady.and_then(Steady::of),
             abort: self.abort.clone(),
         }
+    }
+}
+
+/// Whether a threshold bounds a count or share of failures (`most`) from above, or of successes (`least`) from below.
+fn bounds_failures(threshold: &Threshold, most: &[&str], least: &[&str]) -> bool {
+    let Figure::Scalar(name) = threshold.figure else { return false };
+    let (above, below) = match threshold.comparison {
+        Comparison::Below | Comparison::AtMost => (true, false),
+        Comparison::Above | Comparison::AtLeast => (false, true),
+        Comparison::Equal => (true, true),
+        Comparison::NotEqual => (false, false),
+    };
+    match threshold.over {
+        Over::Run => above && most.contains(&name) || below && least.contains(&name),
+        // Every window of a run bounds all of it; so many successes in each of them bound no failures.
+        Over::Window(_) => above && most.contains(&name),
+        Over::Steady => false,
     }
 }
 
@@ -105,6 +144,7 @@ impl Observer {
         let figures = RunFigures {
             metrics: &run.metrics,
             scalars: &figures::scalars(run, &RunInfo::default(), self.goodput),
+            excused: None,
             beside,
             steady: self.steady.as_ref(),
             windows: &self.windows,
@@ -128,8 +168,8 @@ impl Observer {
 pub(super) struct Conclusion {
     pub(super) evidence: Evidence,
     pub(super) judgement: Judgement,
-    /// Of every threshold, integrity first.
-    outcomes: Vec<Outcome>,
+    /// Of the always-on thresholds of integrity.
+    integrity: Vec<Outcome>,
     pub(super) objectives: Arc<[Objective]>,
     pub(super) exit_code: u8,
 }
@@ -137,30 +177,56 @@ pub(super) struct Conclusion {
 impl Conclusion {
     pub(super) fn of(run: &RunData, info: &RunInfo, judging: &Judging) -> Self {
         let scalars = figures::scalars(run, info, !judging.objectives.is_empty());
+        let excused = figures::excused(run, info);
         let figures = RunFigures {
             metrics: &run.metrics,
             scalars: &scalars,
+            excused: excused.as_ref(),
             beside: &run.beside,
             steady: run.steady.as_ref(),
             windows: &run.windows,
         };
-        let outcomes = judge_all(&judging.all(run), &figures);
-        let thresholds = outcomes[INTEGRITY.len()..][..judging.thresholds.len()].to_vec();
-        let evidence = Evidence { thresholds, ..info::evidence(run, info) };
+        let integrity = judge_all(&INTEGRITY.map(|name| exactly(name, 0)), &figures);
+        let evidence = Evidence {
+            defaults: judge_all(&judging.defaults(run, info), &figures),
+            thresholds: judge_all(&judging.thresholds, &figures),
+            ..info::evidence(run, info)
+        };
         let mut judgement = judge(&evidence);
         if let Some(why) = &info.aborted {
             judgement.reason = format!("{} The run was ended early: {why}.", judgement.reason);
         }
         let exit_code = exit_code(judgement.verdict, info.interrupted);
-        Self { evidence, judgement, outcomes, objectives: Arc::clone(&judging.objectives), exit_code }
+        Self { evidence, judgement, integrity, objectives: Arc::clone(&judging.objectives), exit_code }
     }
 
-    /// Every threshold, and whether nobody can say: of integrity, where the server numbers nothing.
-    pub(super) fn checks(&self, run: &RunData) -> impl Iterator<Item = (&Outcome, bool)> {
-        let unverified = integrity(run) == "unverified";
-        let is_blind = move |index, outcome: &Outcome| {
-            unverified && index < INTEGRITY.len() && outcome.state == State::Held
+    /// Every threshold: integrity, the defaults, the user's.
+    pub(super) fn checks(&self, run: &RunData) -> impl Iterator<Item = Check<'_>> {
+        let unknown = match integrity(run) {
+            "unverified" => Some(UNVERIFIED),
+            "not measured" => Some(NOT_MEASURED),
+            _ => None,
         };
-        self.outcomes.iter().enumerate().map(move |(index, outcome)| (outcome, is_blind(index, outcome)))
+        let integrity = self.integrity.iter().map(move |outcome| {
+            let unknown = unknown.filter(|_| outcome.state == State::Held);
+            Check { outcome, unknown }
+        });
+        let others = self.evidence.defaults.iter().chain(&self.evidence.thresholds);
+        integrity.chain(others.map(|outcome| Check { outcome, unknown: None }))
+    }
+}
+
+/// A threshold, for the outputs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Check<'a> {
+    pub(super) outcome: &'a Outcome,
+    /// It held only because there was nothing to see: why.
+    pub(super) unknown: Option<&'static str>,
+}
+
+impl Check<'_> {
+    /// The reason in a word: `unverified`.
+    pub(super) fn unknown_word(&self) -> Option<&'static str> {
+        Some(self.unknown?.split_once(':')?.0)
     }
 }

@@ -4,13 +4,10 @@
 use super::{
     RunInfo,
     files::Files,
-    judging::{Conclusion, UNVERIFIED},
+    judging::{Check, Conclusion},
     values::uncontrolled,
 };
-use crate::measure::{
-    RunData, Verdict,
-    threshold::{Outcome, State},
-};
+use crate::measure::{RunData, Verdict, threshold::State};
 use quick_xml::{
     Writer,
     events::{BytesDecl, BytesText, Event},
@@ -47,7 +44,7 @@ fn render(
     conclusion: &Conclusion,
 ) -> io::Result<Vec<u8>> {
     let mut cases = vec![verdict(info, conclusion)];
-    cases.extend(conclusion.checks(run).map(|(outcome, unverified)| threshold(outcome, unverified)));
+    cases.extend(conclusion.checks(run).map(threshold));
     let count = |of: fn(&Result) -> bool| cases.iter().filter(|case| of(&case.result)).count().to_string();
     let (tests, time) = (cases.len().to_string(), format!("{:.3}", info.elapsed.as_secs_f64()));
     let failures = count(|result| matches!(result, Result::Failed(_)));
@@ -82,9 +79,10 @@ fn verdict(info: &RunInfo, conclusion: &Conclusion) -> Case {
     Case { class: "run", name: "verdict".to_owned(), result }
 }
 
-fn threshold(outcome: &Outcome, unverified: bool) -> Case {
+fn threshold(check: Check<'_>) -> Case {
+    let outcome = check.outcome;
     let result = match &outcome.state {
-        _ if unverified => Result::Skipped(UNVERIFIED.to_owned()),
+        _ if check.unknown.is_some() => Result::Skipped(check.unknown.unwrap_or_default().to_owned()),
         State::Held => Result::Passed,
         State::Broken => Result::Failed(outcome.shown()),
         State::Unknown(why) => Result::Error(why.clone()),

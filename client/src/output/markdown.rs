@@ -4,15 +4,12 @@
 use super::{
     RunInfo,
     files::Files,
-    judging::Conclusion,
+    judging::{Check, Conclusion},
     summary::{delivery_ratio, integrity, rate},
     text::headline,
     values::{percent, printable, short, uncontrolled},
 };
-use crate::measure::{
-    Metric, RunData,
-    threshold::{Outcome, State},
-};
+use crate::measure::{Metric, RunData, threshold::State};
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
@@ -54,16 +51,17 @@ fn render(id: &str, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> S
 
 fn thresholds(out: &mut String, run: &RunData, conclusion: &Conclusion) {
     out.push_str("| threshold | value | |\n|---|---|---|\n");
-    for (outcome, unverified) in conclusion.checks(run) {
-        let (mark, value) = judged(outcome, unverified);
+    for check in conclusion.checks(run) {
+        let (outcome, (mark, value)) = (check.outcome, judged(check));
         let _ = writeln!(out, "| `{}` | {} | {mark} |", code(&outcome.threshold.to_string()), plain(&value));
     }
     out.push('\n');
 }
 
-fn judged(outcome: &Outcome, unverified: bool) -> (&'static str, String) {
+fn judged(check: Check<'_>) -> (&'static str, String) {
+    let outcome = check.outcome;
     match outcome.state {
-        _ if unverified => ("❔", "unverified".to_owned()),
+        _ if check.unknown.is_some() => ("❔", check.unknown_word().unwrap_or_default().to_owned()),
         State::Held => ("✅", outcome.shown()),
         State::Broken => ("❌", outcome.shown()),
         State::Unknown(_) => ("❔", outcome.shown()),

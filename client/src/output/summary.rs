@@ -6,13 +6,10 @@ use super::{
     files::Files,
     host::Host,
     info,
-    judging::{Conclusion, UNVERIFIED},
+    judging::{Check, Conclusion},
     resources,
 };
-use crate::measure::{
-    Distribution, Metric, RunData, Summary as Figures,
-    threshold::{Outcome, State},
-};
+use crate::measure::{Distribution, Metric, RunData, Summary as Figures, threshold::State};
 use crate::schedule::{Phase, Schedule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -139,8 +136,11 @@ pub(super) fn delivery_ratio(run: &RunData) -> Option<f64> {
     share(run.tokens.received - run.tokens.unverified, run.tokens.expected)
 }
 
-/// `verified`, `unverified` (servers of the old contract) or `partly verified`.
+/// `verified`, `unverified` (servers of the old contract), `partly verified`, or `not measured`: there was nothing to check.
 pub(super) const fn integrity(run: &RunData) -> &'static str {
+    if run.tokens.expected == 0 && run.tokens.events_received == 0 {
+        return "not measured";
+    }
     match (run.tokens.unverified > 0 || run.sessions.old_contract > 0, run.tokens.expected > 0) {
         (false, _) => "verified",
         (true, false) => "unverified",
@@ -194,7 +194,7 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
         queries_error: queries.error,
         queries_rejected: queries.rejected,
         queries_abandoned: queries.abandoned,
-        error_rate: share(queries.total - queries.ok, queries.total),
+        error_rate: share(queries.failed(), queries.judged()),
         tokens_expected: tokens.expected,
         tokens_received: tokens.received,
         tokens_lost: tokens.lost,
@@ -257,9 +257,10 @@ fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
 }
 
 /// `ok` is null where nobody can say, and `reason` says why.
-fn threshold(outcome: &Outcome, unverified: bool) -> Value {
+fn threshold(check: Check<'_>) -> Value {
+    let outcome = check.outcome;
     let (ok, reason) = match &outcome.state {
-        _ if unverified => (None, Some(UNVERIFIED)),
+        _ if check.unknown.is_some() => (None, check.unknown),
         State::Held => (Some(true), None),
         State::Broken => (Some(false), None),
         State::Unknown(why) => (None, Some(why.as_str())),
@@ -351,7 +352,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         ours: ours(run, info),
         vllm: vllm(run, info, conclusion),
         measures: faults::measures(run),
-        thresholds: conclusion.checks(run).map(|(outcome, blind)| threshold(outcome, blind)).collect(),
+        thresholds: conclusion.checks(run).map(threshold).collect(),
         steady: run.steady.as_ref().map(|steady| figures::steady(steady, !conclusion.objectives.is_empty())),
         findings: info::findings(run, info),
         health: resources::health(run),

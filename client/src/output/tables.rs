@@ -23,8 +23,7 @@ pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
     out.write_record(STATS.into_iter().chain(PERCENTILES.map(|(column, _)| column)))?;
     let failures =
         |kind| run.failures.iter().filter(|(name, ..)| *name == kind).map(|(.., group)| group.count).sum();
-    let count = |metric| run.metrics.get(metric).count();
-    let first_tokens = count(Metric::Ttft);
+    let first_tokens = run.metrics.counts().begun;
     let steps: [(&str, &str, Metric, u64); 5] = [
         ("HTTP", "create", Metric::Create, failures("create")),
         ("WS", "connect", Metric::Connect, failures("connect")),

@@ -73,12 +73,13 @@ fn head(page: &mut Page, info: &RunInfo, judgement: &Judgement) {
 }
 
 fn checks(page: &mut Page, run: &RunData, conclusion: &Conclusion) {
-    for (outcome, unverified) in conclusion.checks(run) {
-        let (mark, value) = match outcome.state {
-            _ if unverified => ("?", "unverified".to_owned()),
-            State::Held => ("✓", outcome.shown()),
-            State::Broken => ("✗", outcome.shown()),
-            State::Unknown(_) => ("?", outcome.shown()),
+    for check in conclusion.checks(run) {
+        let outcome = check.outcome;
+        let (mark, value) = match (&outcome.state, check.unknown_word()) {
+            (_, Some(unknown)) => ("?", unknown.to_owned()),
+            (State::Held, None) => ("✓", outcome.shown()),
+            (State::Broken, None) => ("✗", outcome.shown()),
+            (State::Unknown(_), None) => ("?", outcome.shown()),
         };
         page.sentence(&format!("{mark} {:<28} ", outcome.threshold.to_string()), &value);
     }

@@ -118,6 +118,7 @@ impl Query {
             held_up: stream.map_or(Duration::ZERO, |stream| stream.held_up),
             paused: self.paused,
             error_code: self.error_code().map(str::to_owned).filter(|_| status == QueryStatus::Error),
+            excused: false,
             stall_count: stream.map_or(0, |stream| stream.stall_count),
             stall: stream.map_or(Duration::ZERO, |stream| stream.stall),
             ideal_ttft: answer.and_then(|answer| millis(answer.ideal_ttft_ms)),

@@ -114,6 +114,8 @@ pub(crate) struct Session {
     random: SmallRng,
     queries_begun: u32,
     queries_ok: u32,
+    queries_cut_off: u32,
+    queries_excused: u32,
     old_contract: bool,
     slot: Option<Slot>,
     _open: Present,
@@ -164,6 +166,8 @@ impl Session {
             random: SmallRng::seed_from_u64(seed),
             queries_begun: 0,
             queries_ok: 0,
+            queries_cut_off: 0,
+            queries_excused: 0,
             old_contract: false,
             slot: worker.burst.as_ref().map(Burst::slot),
             _open: worker.sessions.enter(),
@@ -262,7 +266,14 @@ impl Session {
         let began = self.queries_begun > 0 || self.queries_planned().is_none() || self.plan.until.is_some();
         let all_ok = queries.is_empty() && self.queries_ok == self.queries_begun && began;
         let failed = self.failure.is_some();
-        let record = self.record(now, all_ok && !failed);
+        let nothing_failed = |others: u32| {
+            !failed && !all_ok && queries.is_empty() && self.queries_ok + others == self.queries_begun
+        };
+        let record = SessionRecord {
+            cut_off: nothing_failed(self.queries_cut_off),
+            excused: self.queries_excused > 0 && nothing_failed(self.queries_excused),
+            ..self.record(now, all_ok && !failed)
+        };
         worker.recorder.borrow_mut().session_ended(record, queries);
         Shard::add(&worker.live.ended, 1);
         !failed
@@ -288,6 +299,8 @@ impl Session {
             events_replayed: self.events_replayed,
             close_codes: self.close_codes.clone(),
             ok,
+            cut_off: false,
+            excused: false,
             old_contract: self.old_contract,
             failure: self.failure.clone(),
         }

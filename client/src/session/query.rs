@@ -21,6 +21,8 @@ use tokio::time::Sleep;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a query may take whose ideal is unknown.
 const BLIND_PATIENCE: Duration = Duration::from_secs(60);
+/// A loop that was held up for less than this in all has read in time.
+const LEAST_HOLD: Duration = Duration::from_millis(20);
 /// How long events may trail behind their terminator on an open socket.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -37,7 +39,8 @@ impl Session {
         let _running = self.worker.queries.enter();
         // Dropped as soon as it is answered: it is larger than all else that a session keeps.
         let mut call = Some(Box::pin(self.call(num, id, turn.tokens)));
-        let mut deadline = Deadline::new(Instant::now() + self.patience());
+        let mut deadline =
+            Deadline::new(Instant::now() + self.patience(), self.worker.pulse.held_up(Instant::now()));
         while !self.over {
             match self.current.as_ref().map_or(Progress::Finished, Query::progress) {
                 Progress::Finished => break,
@@ -112,6 +115,10 @@ impl Session {
     fn deadline(&mut self, deadline: &mut Deadline) {
         let listening = self.link.as_deref().is_some_and(Link::is_up)
             && !self.replay.is_some_and(|replay| replay.goes_on);
+        // While the loop is held up nothing is read: what came meanwhile is read before the query is given up.
+        if !deadline.is_settling() && deadline.allow_for(self.worker.pulse.held_up(Instant::now())) {
+            return;
+        }
         if deadline.is_settling() && !listening && Instant::now() < deadline.last {
             deadline.set(deadline.last);
             return;
@@ -143,12 +150,19 @@ impl Session {
         let worker = &self.worker;
         let clock = (self.shared_clock == Some(true)).then_some(&worker.clock);
         let moment = |instant| worker.moment(instant);
-        let record = query.record(self.id, self.index, moment, Instant::now(), &self.downtime, clock);
+        let mut record = query.record(self.id, self.index, moment, Instant::now(), &self.downtime, clock);
+        record.excused = record.status == QueryStatus::Timeout
+            && query.sent.is_some_and(|sent| worker.stood_still_since(sent));
         self.tell_faults(&query, &record);
         self.queries_ok += u32::from(record.status == QueryStatus::Ok);
+        self.queries_cut_off += u32::from(record.status == QueryStatus::Abandoned);
+        self.queries_excused += u32::from(record.excused);
         Shard::add(&worker.live.queries, 1);
         Shard::add(&worker.live.lost, record.tally.tokens_lost);
-        Shard::add(&worker.live.errors, u64::from(record.status != QueryStatus::Ok));
+        Shard::add(
+            &worker.live.errors,
+            u64::from(!matches!(record.status, QueryStatus::Ok | QueryStatus::Abandoned)),
+        );
         worker.recorder.borrow_mut().query_ended(record, || self.record(Instant::now(), false));
         self.previous = Some(Box::new(query));
     }
@@ -182,11 +196,13 @@ pub(super) struct Deadline {
     timer: Pin<Box<Sleep>>,
     last: Instant,
     settling: bool,
+    /// How long the worker's loop had been held up by the time that the deadline allows for.
+    held_up: Duration,
 }
 
 impl Deadline {
-    fn new(at: Instant) -> Self {
-        Self { timer: Box::pin(tokio::time::sleep_until(at.into())), last: at, settling: false }
+    fn new(at: Instant, held_up: Duration) -> Self {
+        Self { timer: Box::pin(tokio::time::sleep_until(at.into())), last: at, settling: false, held_up }
     }
 
     fn set(&mut self, at: Instant) {
@@ -198,6 +214,17 @@ impl Deadline {
     /// The client itself takes so much longer.
     pub(super) fn extend(&mut self, by: Duration) {
         self.set(self.last + by);
+    }
+
+    /// Moves by what the loop was held up since it was last allowed for; false where that is too little to matter.
+    fn allow_for(&mut self, held_up: Duration) -> bool {
+        let more = held_up.saturating_sub(self.held_up);
+        if more < LEAST_HOLD {
+            return false;
+        }
+        self.held_up = held_up;
+        self.extend(more);
+        true
     }
 
     /// Once: what trails behind the terminator has a little longer, but not longer than the query.

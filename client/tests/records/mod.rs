@@ -55,6 +55,8 @@ pub fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
         events_replayed: 0,
         close_codes: Vec::new(),
         ok: true,
+        cut_off: false,
+        excused: false,
         old_contract: false,
         failure: None,
     }

@@ -1,7 +1,10 @@
 //! Thresholds against the figures of a run: held, broken, or not to be judged and why.
 //! It makes no verdict; that has an order of its own.
 
-use super::{Comparison, Figure, Over, Threshold, Windows, distribution_of, stretch_figure, window::Worst};
+use super::{
+    Comparison, Figure, Over, Threshold, Windows, distribution_of, names::COUNTED, stretch_figure,
+    window::Worst,
+};
 use crate::measure::{Distribution, Interval, Steady, Totals};
 use std::collections::BTreeMap;
 
@@ -16,6 +19,8 @@ pub struct Outcome {
     pub value: Option<f64>,
     /// Of windows: the second at which the worst one began.
     pub worst_from_s: Option<u64>,
+    /// Broken by failures that do not depend on time, so that a slow generator cannot be the cause.
+    pub certain: bool,
 }
 
 /// Whether a figure kept to its threshold.
@@ -65,6 +70,8 @@ pub struct RunFigures<'a> {
     pub metrics: &'a Interval,
     /// Counts, rates and shares by name; those without a value are of nothing.
     pub scalars: &'a BTreeMap<&'static str, Option<f64>>,
+    /// The scalars as if the queries that timed out while the generator stood still had been ok; `None` without such.
+    pub excused: Option<&'a BTreeMap<&'static str, Option<f64>>>,
     /// What was read beside the run.
     pub beside: &'a Totals,
     /// The steady state, where the run had one.
@@ -93,7 +100,22 @@ fn judge(threshold: &Threshold, figures: &RunFigures<'_>) -> Outcome {
         Ok(_) => State::Broken,
         Err(why) => State::Unknown(why.clone()),
     };
-    Outcome { threshold: threshold.clone(), state, value: value.ok(), worst_from_s }
+    let certain = state == State::Broken && is_certain(threshold, figures);
+    Outcome { threshold: threshold.clone(), state, value: value.ok(), worst_from_s, certain }
+}
+
+/// Whether failures that do not depend on time broke a threshold. Of a stretch this is known only if no query is excused.
+fn is_certain(threshold: &Threshold, figures: &RunFigures<'_>) -> bool {
+    let Figure::Scalar(name) = threshold.figure else { return false };
+    COUNTED.contains(&name)
+        && match figures.excused {
+            None => true,
+            Some(excused) => {
+                let value = excused.get(name).copied().flatten();
+                threshold.over == Over::Run
+                    && value.is_some_and(|value| !threshold.comparison.holds(value, threshold.limit))
+            }
+        }
 }
 
 fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, String> {
@@ -157,6 +179,7 @@ mod tests {
         let run = |steady| RunFigures {
             metrics: &metrics,
             scalars: &scalars,
+            excused: None,
             beside: &beside,
             steady,
             windows: &windows,

@@ -146,19 +146,20 @@ impl fmt::Display for Threshold {
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn stretch_scalar(name: &str, counts: &Counts, tokens: u64, seconds: f64) -> Option<f64> {
     let rate = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
-    let share = |part: u64| (counts.queries > 0).then(|| part as f64 / counts.queries as f64);
+    let judged = counts.queries - counts.abandoned;
+    let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
     match name {
         "queries_total" => Some(counts.queries as f64),
-        "queries_ok" => Some((counts.queries - counts.failed) as f64),
+        "queries_ok" => Some((judged - counts.failed) as f64),
         "queries_failed" => Some(counts.failed as f64),
-        "error_rate" => share(counts.failed),
+        "error_rate" => share(counts.failed, judged),
         "tokens_lost" => Some(counts.lost as f64),
         "tokens_duplicated" => Some(counts.duplicated as f64),
         "tokens_reordered" => Some(counts.reordered as f64),
-        "request_throughput" => rate(counts.queries - counts.failed),
+        "request_throughput" => rate(judged - counts.failed),
         "output_throughput" => rate(tokens),
         "request_goodput" => rate(counts.good),
-        "goodput_share" => share(counts.good),
+        "goodput_share" => share(counts.good, counts.queries),
         "reconnect_attempts" => Some(counts.reconnect_attempts as f64),
         "reconnects_ok" => Some(counts.reconnects as f64),
         _ => None,

@@ -2,11 +2,12 @@
 //! What is not on a list is refused before the run, with the lists.
 
 /// Counts, rates and shares of the whole run; named as in the summary, where `success_rate` alone is percent.
-pub const RUN_NAMES: [&str; 44] = [
+pub const RUN_NAMES: [&str; 45] = [
     "duration_s",
     "sessions_total",
     "sessions_ok",
     "sessions_failed",
+    "sessions_broken",
     "success_rate",
     "queries_total",
     "queries_sent",
@@ -80,6 +81,21 @@ pub(super) const GROWING: [&str; 6] = [
     "reconnects_ok",
 ];
 
+/// Those that failures decide which do not depend on time: a slow generator cannot have caused a breach.
+pub(super) const COUNTED: [&str; 11] = [
+    "sessions_ok",
+    "sessions_failed",
+    "sessions_broken",
+    "success_rate",
+    "queries_ok",
+    "queries_failed",
+    "queries_incomplete",
+    "queries_timeout",
+    "queries_error",
+    "queries_rejected",
+    "error_rate",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +108,7 @@ mod tests {
             assert!(RUN_NAMES.contains(&name), "{name}");
             assert!(stretch_scalar(name, &counts, 1, 1.0).is_some(), "{name}");
         }
+        assert!(COUNTED.iter().all(|name| RUN_NAMES.contains(name)));
         assert!(SHARES.iter().all(|name| RUN_NAMES.contains(name)));
         assert!(GROWING.iter().all(|name| STRETCH_NAMES.contains(name)));
     }

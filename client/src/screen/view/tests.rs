@@ -17,7 +17,13 @@ const fn s(seconds: u64) -> Duration {
 }
 
 fn outcome(text: &str, state: State, value: f64) -> Outcome {
-    Outcome { threshold: text.parse().unwrap(), state, value: Some(value), worst_from_s: None }
+    Outcome {
+        threshold: text.parse().unwrap(),
+        state,
+        value: Some(value),
+        worst_from_s: None,
+        certain: false,
+    }
 }
 
 fn troubled() -> Snapshot {

@@ -1,0 +1,204 @@
+//! What is wrong with what came down a socket, by kind: how often, and the beginning of the first example.
+//! Pure: it sees frames as bytes and knows neither sockets nor queries.
+
+use std::fmt::Write as _;
+
+/// Characters of an example that are kept.
+const EXCERPT: usize = 120;
+
+/// A kind of defect. Counted for each query and for the run; each but the last breaks the run's integrity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Defect {
+    /// An event of another session or query.
+    Foreign,
+    /// An event whose position came before.
+    Duplicated,
+    /// An event that first came below one already seen.
+    Reordered,
+    /// An event behind its generation's terminator, or a second terminator.
+    AfterTerminator,
+    /// A token beyond the announced number.
+    Unannounced,
+    /// A frame that could not be understood, or an unnumbered event in a numbered query.
+    Unreadable,
+    /// A binary message where text is the contract.
+    Binary,
+    /// A query whose contents differ from what the server says it sent.
+    Corrupt,
+    /// An event of an unknown type: ignored, counted and not judged.
+    UnknownType,
+}
+
+impl Defect {
+    /// How many kinds there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All, in the order of the outputs.
+    pub const ALL: [Self; 9] = [
+        Self::Foreign,
+        Self::Duplicated,
+        Self::Reordered,
+        Self::AfterTerminator,
+        Self::Unannounced,
+        Self::Unreadable,
+        Self::Binary,
+        Self::Corrupt,
+        Self::UnknownType,
+    ];
+
+    /// The name in every output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Foreign => "events_foreign",
+            Self::Duplicated => "events_duplicated",
+            Self::Reordered => "events_reordered",
+            Self::AfterTerminator => "events_after_terminator",
+            Self::Unannounced => "tokens_unannounced",
+            Self::Unreadable => "frames_unreadable",
+            Self::Binary => "frames_binary",
+            Self::Corrupt => "queries_corrupt",
+            Self::UnknownType => "events_unknown_type",
+        }
+    }
+
+    /// Whether it breaks the integrity of a run.
+    #[must_use]
+    pub const fn is_judged(self) -> bool {
+        !matches!(self, Self::UnknownType)
+    }
+}
+
+/// The defects of a query, a session or a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Defects {
+    counts: [u64; Defect::COUNT],
+    examples: Option<Box<[Option<Box<str>>; Defect::COUNT]>>,
+}
+
+impl Defects {
+    /// Counts so many.
+    pub const fn add(&mut self, defect: Defect, count: u64) {
+        self.counts[defect as usize] += count;
+    }
+
+    /// Keeps `frame` as the example, unless there is one.
+    pub fn show(&mut self, defect: Defect, frame: &[u8]) {
+        let example = &mut self.examples.get_or_insert_default()[defect as usize];
+        example.get_or_insert_with(|| excerpt(frame).into());
+    }
+
+    /// Counts one, with its frame.
+    pub fn note(&mut self, defect: Defect, frame: &[u8]) {
+        self.add(defect, 1);
+        self.show(defect, frame);
+    }
+
+    /// How many.
+    #[must_use]
+    pub const fn count(&self, defect: Defect) -> u64 {
+        self.counts[defect as usize]
+    }
+
+    /// The beginning of the first one, with control characters escaped.
+    #[must_use]
+    pub fn example(&self, defect: Defect) -> Option<&str> {
+        self.examples.as_ref()?[defect as usize].as_deref()
+    }
+
+    /// Whether there is any that is judged.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        Defect::ALL.into_iter().any(|defect| defect.is_judged() && self.count(defect) > 0)
+    }
+
+    /// Takes all of `other`; an example that is here stays.
+    pub fn merge(&mut self, other: &Self) {
+        for (into, from) in self.counts.iter_mut().zip(other.counts) {
+            *into += from;
+        }
+        let Some(examples) = &other.examples else { return };
+        let ours = self.examples.get_or_insert_default();
+        for (into, from) in ours.iter_mut().zip(examples.iter()) {
+            if into.is_none() {
+                into.clone_from(from);
+            }
+        }
+    }
+}
+
+/// The beginning of a frame, as one line that steers no terminal: control and direction characters are escaped.
+#[must_use]
+pub fn excerpt(frame: &[u8]) -> String {
+    // More bytes than this hold more characters than are kept.
+    let text = String::from_utf8_lossy(&frame[..frame.len().min(4 * EXCERPT + 4)]);
+    let mut out = String::new();
+    for char in text.chars().take(EXCERPT) {
+        match char {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' => {
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(char));
+            }
+            char if char.is_control() => {
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(char));
+            }
+            char => out.push(char),
+        }
+    }
+    if text.chars().nth(EXCERPT).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_discriminants() {
+        for (index, defect) in Defect::ALL.into_iter().enumerate() {
+            assert_eq!(defect as usize, index, "{}", defect.name());
+        }
+    }
+
+    #[test]
+    fn the_first_example_stays() {
+        let (mut all, mut one, mut two) = (Defects::default(), Defects::default(), Defects::default());
+        one.note(Defect::Binary, b"first");
+        two.note(Defect::Binary, b"second");
+        two.note(Defect::Foreign, b"third");
+        [one, two].iter().for_each(|defects| all.merge(defects));
+        assert_eq!((all.count(Defect::Binary), all.example(Defect::Binary)), (2, Some("first")));
+        assert_eq!((all.count(Defect::Foreign), all.example(Defect::Foreign)), (1, Some("third")));
+        assert!(all.any());
+    }
+
+    #[test]
+    fn an_unknown_type_is_not_judged() {
+        let mut defects = Defects::default();
+        defects.note(Defect::UnknownType, b"{}");
+        assert!(!defects.any());
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        assert_eq!(excerpt(b"a\x1b[31m\r\nb\xff"), "a\\u{1b}[31m\\r\\nb\u{fffd}");
+        assert_eq!(excerpt("x\u{202e}y".as_bytes()), "x\\u{202e}y");
+        assert_eq!(excerpt("é".repeat(300).as_bytes()).chars().count(), EXCERPT + 1);
+        assert_eq!(excerpt("é".repeat(EXCERPT).as_bytes()).chars().count(), EXCERPT);
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_steers_a_terminal(frame in prop::collection::vec(any::<u8>(), 0..700)) {
+            let excerpt = excerpt(&frame);
+            prop_assert!(!excerpt.chars().any(char::is_control));
+            prop_assert!(excerpt.chars().count() <= 12 * EXCERPT);
+        }
+    }
+}
