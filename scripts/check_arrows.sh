@@ -3,14 +3,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol bus server wsproxy client stack benches)
+ours=(protocol guard bus server wsproxy client stack benches)
 declare -A may=(
     [protocol]=""
+    [guard]=""
     [bus]="protocol"
-    [server]="bus protocol"
-    [wsproxy]="bus protocol"
+    [server]="bus guard protocol"
+    [wsproxy]="bus guard protocol"
     [client]="protocol stack"
-    [stack]="bus protocol server wsproxy"
+    [stack]="bus guard protocol server wsproxy"
     [benches]="bus client protocol stack"
 )
 faults=0
@@ -32,7 +33,7 @@ for crate in "${ours[@]}"; do
     done
 done
 if tree protocol | grep -qx tokio; then fault "protocol depends on tokio: it does no I/O"; fi
-for other in stack server wsproxy bus; do
+for other in stack server wsproxy bus guard; do
     if tree client --no-default-features | grep -qx "$other"; then
         fault "client without default features depends on $other: its container must not carry it"
     fi

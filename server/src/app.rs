@@ -9,13 +9,16 @@ use crate::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, MatchedPath, Path, Request, State, rejection::BytesRejection},
-    http::{StatusCode, header::CONTENT_TYPE as CONTENT_TYPE_HEADER},
+    extract::{FromRequest, MatchedPath, Path, Request, State},
+    http::header::CONTENT_TYPE as CONTENT_TYPE_HEADER,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bus::BusError;
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use guard::{Budget, Room};
 use protocol::{Claims, CloseResponse, CreateResponse, RunResponse, SessionId, Signer};
 use std::{
     sync::Arc,
@@ -34,6 +37,8 @@ pub(crate) struct App {
     pub(crate) signer: Signer,
     pub(crate) page: Page,
     pub(crate) draining: CancellationToken,
+    /// What the bodies of all requests take together while they are read.
+    pub(crate) bodies: Arc<Budget>,
 }
 
 type Shared = State<Arc<App>>;
@@ -52,7 +57,6 @@ impl App {
             .fallback(|| async { ApiError::UnknownPath })
             .method_not_allowed_fallback(|| async { ApiError::UnknownMethod })
             .layer(from_fn_with_state(app.clone(), count))
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(app)
     }
 
@@ -146,7 +150,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Known {
     }
 }
 
-/// A whole body, whatever it calls itself, if it comes in time and is not too large.
+/// A whole body, whatever it calls itself, if it comes in time, is not too large, and there is room for it.
 struct Body(Bytes);
 
 impl FromRequest<Arc<App>> for Body {
@@ -154,17 +158,25 @@ impl FromRequest<Arc<App>> for Body {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let limit: Duration = app.runs.config.read_timeout;
-        match timeout(limit, Bytes::from_request(request, app)).await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(rejection)) => Err(refusal(&rejection)),
-            Err(_) => Err(ApiError::SlowBody),
-        }
+        let body = read_body(request.into_body(), Room::new(app.bodies.clone()));
+        timeout(limit, body).await.map_err(|_| ApiError::SlowBody)?.map(Self)
     }
 }
 
-fn refusal(rejection: &BytesRejection) -> ApiError {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
-        _ => ApiError::Invalid(format!("the body could not be read: {rejection}")),
+/// Reads a body. Its room is taken as it arrives, and given back when it is read: a query keeps little of it.
+async fn read_body(body: axum::body::Body, mut room: Room) -> Result<Bytes, ApiError> {
+    let mut stream = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    while let Some(part) = stream.next().await {
+        let part = part.map_err(|error| ApiError::Invalid(format!("the body could not be read: {error}")))?;
+        let len = whole.len() + part.len();
+        if len > MAX_BODY_BYTES {
+            return Err(ApiError::TooLarge);
+        }
+        if !room.grow(len) {
+            return Err(ApiError::NoRoom);
+        }
+        whole.extend_from_slice(&part);
     }
+    Ok(whole.freeze())
 }

@@ -82,6 +82,9 @@ pub struct Args {
     /// Queries that run at once; more are refused [default: 10000].
     #[arg(long, env = "MAX_STREAMS")]
     pub max_streams: Option<String>,
+    /// Connections held at once; more are closed unanswered [default: 10000].
+    #[arg(long, env = "MAX_CONNECTIONS")]
+    pub max_connections: Option<String>,
     /// How long running queries may take to end after SIGTERM, in seconds [default: 30].
     #[arg(long, env = "DRAIN_SECONDS")]
     pub drain_seconds: Option<String>,
@@ -188,6 +191,8 @@ impl Args {
         let workers = reader.number("SERVER_WORKERS", workers, (cores / 2).clamp(1, 4), 1..=1024).min(cores);
         let max_streams =
             reader.number("MAX_STREAMS", self.max_streams.take(), 10_000, 1..=Config::MAX_STREAMS);
+        let connections = self.max_connections.take();
+        let max_connections = reader.number("MAX_CONNECTIONS", connections, 10_000, 1..=10_000_000);
         let drain = reader.number("DRAIN_SECONDS", self.drain_seconds.take(), 30, 0..=86_400);
         let token_ttl = filled(self.token_ttl_seconds.take())
             .map(|ttl| reader.number("TOKEN_TTL_SECONDS", Some(ttl), 1, SECONDS));
@@ -204,6 +209,7 @@ impl Args {
             seed: seed.unwrap_or(defaults.seed),
             workers,
             max_streams,
+            max_connections,
             drain: Duration::from_secs(drain),
             ..defaults
         })
@@ -338,6 +344,7 @@ mod tests {
         }
         check(|args| args.server_workers = Some("0".into()), "SERVER_WORKERS: 0 is not between 1 and");
         check(|args| args.max_streams = Some("0".into()), "MAX_STREAMS: 0 is not between 1 and 1000000");
+        check(|args| args.max_connections = Some("0".into()), "MAX_CONNECTIONS: 0 is not between 1 and");
         check(|args| args.token_delay_ms = Some("nan".into()), "TOKEN_DELAY_MS: NaN is not between 0 and");
         check(|args| args.token_delay_ms = Some("-5".into()), "TOKEN_DELAY_MS: -5 is not between 0 and");
         check(|args| args.ttft_ms = Some("gauss:1".into()), "TTFT_MS: `gauss:1` is no distribution");

@@ -27,10 +27,14 @@ pub struct Config {
     pub workers: usize,
     /// How many queries run at once; more are refused with 429.
     pub max_streams: usize,
+    /// How many connections are held at once; more are closed unanswered.
+    pub max_connections: usize,
     /// How long running queries may take to end after the shutdown began.
     pub drain: Duration,
     /// How long a connection may take over the head of a request, or say nothing between two; a body takes as long at most.
     pub read_timeout: Duration,
+    /// What the bodies of all requests take together while they are read, in bytes.
+    pub body_bytes: usize,
     /// Bytes that may wait for the bus in one worker before its streams are held back.
     pub outbox_bytes: usize,
 }
@@ -60,8 +64,10 @@ impl Config {
             seed: rand::random(),
             workers: 1,
             max_streams: 10_000,
+            max_connections: 10_000,
             drain: Duration::from_secs(30),
             read_timeout: Duration::from_secs(60),
+            body_bytes: 64 << 20,
             outbox_bytes: 64 << 20,
         }
     }

@@ -31,6 +31,8 @@ pub(crate) enum ApiError {
     TooLarge,
     #[error("the body did not arrive in time")]
     SlowBody,
+    #[error("the server reads too many bodies at once: try again later")]
+    NoRoom,
     #[error("all {0} streams are taken: try again later")]
     Full(usize),
     #[error("the server is shutting down: try again, another one answers")]
@@ -51,13 +53,13 @@ impl ApiError {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Full(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Draining | Self::BusUnreachable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoom | Self::Draining | Self::BusUnreachable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::Draining | Self::BusUnreachable)
+        matches!(self, Self::NoRoom | Self::Full(_) | Self::Draining | Self::BusUnreachable)
     }
 }
 

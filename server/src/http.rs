@@ -1,49 +1,64 @@
-//! The listener: accepts connections, sets TCP_NODELAY, bounds how long one may take over the head of a request, and
+//! The listener: accepts connections up to a limit, sets TCP_NODELAY, bounds how long one may take over the head of a request, and
 //! lets answers finish when it closes. It knows nothing of what is served.
 
+use crate::metrics::Metrics;
 use axum::Router;
+use guard::{Acceptor, accept_now};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{io, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The largest head of a request: far above any of ours.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// How long to wait where the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// How long answers may take to get out once the listener is closed.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// What a listener allows.
+pub(crate) struct Limits {
+    /// Connections at most; those above are closed at once.
+    pub(crate) connections: usize,
+    pub(crate) read_timeout: Duration,
+}
 
 /// Serves `router` until `close` is cancelled; then requests that were begun are answered, and connections are closed.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
-    read_timeout: Duration,
+    limits: Limits,
+    metrics: Metrics,
     close: CancellationToken,
 ) {
     let connections = TaskTracker::new();
+    let mut acceptor = Acceptor::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = close.cancelled() => break,
         };
         match accepted {
+            Ok(_) if connections.len() >= limits.connections => metrics.not_accepted("too_many_connections"),
             Ok((socket, _)) => {
-                connections.spawn(connection(socket, router.clone(), read_timeout, close.clone()));
+                acceptor.accepted();
+                let serving = connection(socket, router.clone(), limits.read_timeout, close.clone());
+                let open = metrics.connections.clone();
+                open.inc();
+                connections.spawn(async move {
+                    serving.await;
+                    open.dec();
+                });
             }
-            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections, trying again");
-                sleep(ACCEPT_PAUSE).await;
+                let failed = acceptor.failed(&error, || accept_now(listener.accept())).await;
+                metrics.not_accepted(failed.label());
             }
         }
     }
@@ -76,11 +91,4 @@ async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, c
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
     }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
-    )
 }

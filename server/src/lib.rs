@@ -31,6 +31,7 @@ pub use text::{DEFAULT_TEXT, ResponseText};
 use anyhow::Context;
 use app::App;
 use bus::Broker;
+use guard::Budget;
 use metrics::{Metrics, Observed, Page};
 use protocol::{ClockAnchor, Signer};
 use runs::Runs;
@@ -73,7 +74,9 @@ pub async fn run(
     let obeying =
         bus.control().map(|control| AbortOnDropHandle::new(tokio::spawn(runs.clone().obey(control))));
     let router = app(&runs, &shutdown).router();
-    let serving = http::serve(listener, router, runs.config.read_timeout, close.clone());
+    let Config { max_connections: connections, read_timeout, .. } = runs.config;
+    let limits = http::Limits { connections, read_timeout };
+    let serving = http::serve(listener, router, limits, runs.metrics.clone(), close.clone());
     let serving = AbortOnDropHandle::new(tokio::spawn(serving));
 
     shutdown.cancelled().await;
@@ -94,6 +97,7 @@ fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
         runs: runs.clone(),
         signer: Signer::new(&runs.config.secret),
         page: Page::new(&runs.metrics, observed),
+        bodies: Budget::new(runs.config.body_bytes, runs.metrics.bodies.clone()),
         draining: shutdown.clone(),
     }
 }

@@ -65,11 +65,21 @@ struct ResponseLabels {
     status: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
 /// The server's counters. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     responses: Family<ResponseLabels, Counter>,
     streams_ended: Family<StreamLabels, Counter>,
+    not_accepted: Family<ReasonLabels, Counter>,
+    /// Connections that are open.
+    pub(crate) connections: Gauge,
+    /// What bodies take that are being read.
+    pub(crate) bodies: Gauge,
     pub(crate) streams_started: Counter,
     pub(crate) repeats: Counter,
     pub(crate) claims_unsettled: Counter,
@@ -89,6 +99,11 @@ impl Metrics {
         self.streams_ended.get_or_create(&StreamLabels { outcome }).inc();
     }
 
+    /// Counts a connection that was not accepted.
+    pub(crate) fn not_accepted(&self, reason: &'static str) {
+        self.not_accepted.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
     /// Counts an answer; `call` is the route, never the path that a stranger typed.
     pub(crate) fn answered(&self, call: &str, status: u16) {
         self.responses.get_or_create(&ResponseLabels { call: call.to_owned(), status }).inc();
@@ -97,6 +112,13 @@ impl Metrics {
     fn register(&self, registry: &mut Registry) {
         let r = registry;
         r.register("server_http_responses", "Answers by call and status", self.responses.clone());
+        r.register("server_connections", "Connections that are open", self.connections.clone());
+        r.register(
+            "server_not_accepted",
+            "Connections that were refused before they asked for anything, by reason",
+            self.not_accepted.clone(),
+        );
+        r.register("server_body_bytes", "Room that is taken by bodies of requests", self.bodies.clone());
         r.register("server_streams_started", "Streams started", self.streams_started.clone());
         r.register("server_streams_ended", "Streams ended, by outcome", self.streams_ended.clone());
         r.register(

@@ -251,6 +251,52 @@ async fn silence_has_an_end() {
     server.end().await;
 }
 
+#[tokio::test]
+async fn connections_have_a_limit() {
+    let (_, server) = recorded(Config { max_connections: 2, ..config() }).await;
+    let health = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let ask = async || {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let _ = socket.write_all(health.as_bytes()).await;
+        let mut answer = String::new();
+        let _ = timeout(PATIENCE, socket.read_to_string(&mut answer)).await.expect("an end");
+        answer
+    };
+    let held = [
+        TcpStream::connect(server.address).await.unwrap(),
+        TcpStream::connect(server.address).await.unwrap(),
+    ];
+    // They are accepted in the order of their coming.
+    assert_eq!(ask().await, "");
+    drop(held);
+    timeout(PATIENCE, async { while !ask().await.starts_with("HTTP/1.1 200") {} }).await.expect("room again");
+    let page = server.get("/metrics").await.text().await.unwrap();
+    assert!(page.contains(r#"server_not_accepted_total{reason="too_many_connections"}"#), "{page}");
+    server.end().await;
+}
+
+/// Bodies that arrive slowly hold what they have sent, of one budget for all of them.
+#[tokio::test]
+async fn slow_bodies_share_a_budget() {
+    let (_, server) = recorded(Config { body_bytes: 80_000, ..config() }).await;
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /session/create HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(&[b' '; 60_000]).await.unwrap();
+    let metric = async |line: &str| {
+        let shown = async {
+            while !server.get("/metrics").await.text().await.unwrap().lines().any(|found| found == line) {}
+        };
+        timeout(PATIENCE, shown).await.unwrap_or_else(|_| panic!("no {line}"));
+    };
+    metric("server_body_bytes 60000").await;
+    server.check("/session/create", vec![b' '; 30_000], 503, "too many bodies").await;
+    assert_eq!(server.post("/session/create", "{}").await.status(), 200, "small ones have room");
+    drop(slow);
+    metric("server_body_bytes 0").await;
+    server.end().await;
+}
+
 #[derive(Default)]
 struct Collector(Mutex<Vec<(Prefix, String)>>);
 

@@ -44,6 +44,11 @@ pub(crate) enum Refusal {
     NoToken,
     #[error("{0}")]
     Token(#[from] TokenError),
+    #[error("too many bad tokens from this address, try again in {retry_after} s")]
+    BadTokens {
+        /// In seconds.
+        retry_after: u64,
+    },
     #[error("last event id: {0}")]
     Position(#[from] ParsePositionError),
     #[error("last event id: {0}")]
@@ -63,13 +68,16 @@ impl Refusal {
             Self::Malformed(_) | Self::Position(_) | Self::BeyondTheEnd(_) => StatusCode::BAD_REQUEST,
             Self::NoToken => StatusCode::UNAUTHORIZED,
             Self::Token(_) => StatusCode::FORBIDDEN,
+            Self::BadTokens { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
     /// The header that tells the client what to do.
     pub(crate) fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
         let (name, value) = match self {
-            Self::Rate { retry_after } => return Some((header::RETRY_AFTER, (*retry_after).into())),
+            Self::Rate { retry_after } | Self::BadTokens { retry_after } => {
+                return Some((header::RETRY_AFTER, (*retry_after).into()));
+            }
             Self::Draining => (header::RETRY_AFTER, "1"),
             Self::Full | Self::BusDown => (header::RETRY_AFTER, "2"),
             Self::NotAnUpgrade => (header::UPGRADE, "websocket"),
@@ -90,6 +98,7 @@ impl Refusal {
             Self::NotAnUpgrade | Self::Version | Self::Malformed(_) => "bad_handshake",
             Self::NoToken => "no_token",
             Self::Token(_) => "bad_token",
+            Self::BadTokens { .. } => "bad_token_rate",
             Self::Position(_) | Self::BeyondTheEnd(_) => "bad_position",
             Self::BusDown => "bus_down",
         }
@@ -111,6 +120,12 @@ pub(crate) fn knock<B>(request: &Request<B>) -> Result<Knock, Refusal> {
     let path = request.uri().path();
     let (_, session) = parse_ws_path(path).map_err(|error| Refusal::NotFound(error.to_string()))?;
     let accept = check_handshake(request.version(), request.headers())?;
+    if has_body(request.headers()) {
+        // Frames follow the head: a body would be read as some.
+        return Err(Refusal::Malformed(
+            "a WebSocket handshake has no body: leave `Content-Length` and `Transfer-Encoding` out",
+        ));
+    }
     Ok(Knock { session, accept })
 }
 
@@ -148,6 +163,11 @@ fn check_handshake(version: Version, headers: &HeaderMap) -> Result<String, Refu
         Some(key) if key.len() == 24 => Ok(derive_accept_key(key.as_bytes())),
         _ => Err(Refusal::Malformed("`Sec-WebSocket-Key` must be 16 bytes in base64")),
     }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
 fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
@@ -257,6 +277,12 @@ mod tests {
         ] {
             assert_eq!(refused(&[(header, value)]), refusal, "{header}: {value}");
         }
+        let bodies = [("content-length", "5"), ("transfer-encoding", "chunked"), ("content-length", "x")];
+        for (header, value) in bodies {
+            let told = refused(&[(header, value)]);
+            assert!(matches!(told, Refusal::Malformed(text) if text.contains("no body")), "{header}: {told}");
+        }
+        assert!(check(&format!("/agent/ws/{ID}"), &[("content-length", "0")]).is_ok());
         for key in ["", "short"] {
             assert!(matches!(refused(&[("sec-websocket-key", key)]), Refusal::Malformed(_)));
         }

@@ -1,9 +1,10 @@
 //! The program's flags and environment, turned into validated settings with every fault listed at once.
 //! Nothing else in the crate reads either.
 
-use crate::Config;
+use crate::{Config, TrustedProxies};
 use bus::{BusConfig, Delivery, Role};
 use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
+use guard::Budget;
 use protocol::{Secret, SecretError};
 use std::{fmt, path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -55,8 +56,19 @@ pub struct Args {
     #[arg(long, env = "WS_PING_TIMEOUT_SECS", default_value_t = 30)]
     ws_ping_timeout_secs: u64,
     /// The longest message that a client may send, in bytes
-    #[arg(long, env = "MAX_MESSAGE_SIZE_BYTES", default_value_t = 1 << 20)]
+    #[arg(long, env = "MAX_MESSAGE_SIZE_BYTES", default_value_t = 64 << 10)]
     max_message_size_bytes: usize,
+    /// What the messages of all clients take together, in bytes, while they arrive and are published
+    #[arg(long, env = "INBOUND_BYTES", default_value_t = 32 << 20)]
+    inbound_bytes: usize,
+    /// Seconds within which a message must arrive whole, else its socket is closed with 1008
+    #[arg(long, env = "MESSAGE_TIMEOUT_SECONDS", default_value_t = 30)]
+    message_timeout_seconds: u64,
+    /// Messages and pings a second that a client may send, and twice as many at once; 0 for no limit
+    ///
+    /// What is above is dropped, and a message is answered with an error. A client that goes on is closed with 1008.
+    #[arg(long, env = "MAX_UP_RATE", default_value_t = 50)]
+    max_up_rate: u32,
     /// What may wait for a slow client, in bytes
     #[arg(long, env = "WS_OUTBOX_BYTES", default_value_t = 256 << 10)]
     ws_outbox_bytes: usize,
@@ -72,6 +84,14 @@ pub struct Args {
     /// New sockets at once, above what the rate earns; 0 for one second's worth
     #[arg(long, env = "CONNECT_BURST", default_value_t = 0)]
     connect_burst: u32,
+    /// Bad tokens a second that are answered from one address, and four times as many at once; 0 for no limit
+    ///
+    /// What is above is answered with 429. Good tokens are never refused for bad ones.
+    #[arg(long, env = "BAD_TOKEN_RATE", default_value_t = 5)]
+    bad_token_rate: u32,
+    /// Proxies whose X-Forwarded-For is believed: addresses, networks, and `unix` for the unix socket, separated by commas
+    #[arg(long, env = "TRUSTED_PROXIES", default_value = "", value_name = "LIST")]
+    trusted_proxies: String,
     /// Bytes of the log that all sockets together read at a time
     #[arg(long, env = "REPLAY_BYTES", default_value_t = 64 << 20)]
     replay_bytes: u32,
@@ -163,11 +183,15 @@ impl Args {
             faults.push(format!("DELIVERY: {fault}"));
             Delivery::default()
         });
+        let trusted_proxies = self.trusted_proxies.parse().unwrap_or_else(|fault| {
+            faults.push(format!("TRUSTED_PROXIES: {fault}"));
+            TrustedProxies::default()
+        });
         let secret = self.secret().map_err(|fault| faults.push(fault)).ok();
         match secret {
             Some(secret) if faults.is_empty() => Ok(Settings {
                 bus: self.bus(delivery, subscribers),
-                gateway: self.gateway(secret),
+                gateway: Config { trusted_proxies, ..self.gateway(secret) },
                 host: self.host,
                 port: self.port,
                 unix_socket: self.unix_socket.clone(),
@@ -189,7 +213,17 @@ impl Args {
         range("SUBSCRIBER_CONNECTIONS", self.subscriber_connections as u64, 1, 4);
         range("WS_PING_INTERVAL_SECS", self.ws_ping_interval_secs, 1, day);
         range("WS_PING_TIMEOUT_SECS", self.ws_ping_timeout_secs, 1, day);
-        range("MAX_MESSAGE_SIZE_BYTES", self.max_message_size_bytes as u64, 1, 1 << 30);
+        range("INBOUND_BYTES", self.inbound_bytes as u64, 64 << 10, 1 << 40);
+        let most = Budget::most_for_one(self.inbound_bytes).min(1 << 30) as u64;
+        range(
+            "MAX_MESSAGE_SIZE_BYTES (7/8 of INBOUND_BYTES at most)",
+            self.max_message_size_bytes as u64,
+            1,
+            most,
+        );
+        range("MESSAGE_TIMEOUT_SECONDS", self.message_timeout_seconds, 1, day);
+        range("MAX_UP_RATE", self.max_up_rate.into(), 0, 1_000_000);
+        range("BAD_TOKEN_RATE", self.bad_token_rate.into(), 0, 1_000_000);
         range("WS_OUTBOX_BYTES", self.ws_outbox_bytes as u64, 1 << 10, 1 << 30);
         range("WS_MAX_COALESCE_MS", self.ws_max_coalesce_ms, 0, 1_000);
         range("MAX_CONNECTIONS", self.max_connections as u64, 1, 10_000_000);
@@ -251,6 +285,10 @@ impl Args {
             ping_interval: Duration::from_secs(self.ws_ping_interval_secs),
             ping_timeout: Duration::from_secs(self.ws_ping_timeout_secs),
             max_message_bytes: self.max_message_size_bytes,
+            inbound_bytes: self.inbound_bytes,
+            message_timeout: Duration::from_secs(self.message_timeout_seconds),
+            up_rate: self.max_up_rate,
+            bad_token_rate: self.bad_token_rate,
             outbox_bytes: self.ws_outbox_bytes,
             max_coalesce: Duration::from_millis(self.ws_max_coalesce_ms),
             max_connections: self.max_connections,
@@ -282,6 +320,18 @@ mod tests {
         assert!(settings.bus.instance.starts_with("wsproxy-") && settings.bus.instance.len() == 16);
         assert_eq!(settings.gateway.ping_interval, Duration::from_secs(15));
         assert!(settings.warnings.is_empty());
+        // Embedded gateways have the same bounds on what a client may hold.
+        let (own, flags) = (Config::new(Secret::new(KEY).unwrap()), &settings.gateway);
+        assert_eq!(
+            (own.max_message_bytes, own.inbound_bytes, own.message_timeout, own.up_rate, own.bad_token_rate),
+            (
+                flags.max_message_bytes,
+                flags.inbound_bytes,
+                flags.message_timeout,
+                flags.up_rate,
+                flags.bad_token_rate
+            )
+        );
         assert!(!format!("{settings:?}").contains(KEY));
     }
 
@@ -299,6 +349,10 @@ mod tests {
             "--replay-bytes=5",
             "--max-connect-rate=2000000",
             "--drain-delay-ms=70000",
+            "--inbound-bytes=100000",
+            "--max-message-size-bytes=90000",
+            "--message-timeout-seconds=0",
+            "--trusted-proxies=unix,haproxy",
         ];
         let text = resolve(&flags).unwrap_err().to_string();
         for name in [
@@ -313,6 +367,10 @@ mod tests {
             "REPLAY_BYTES: 5 ",
             "MAX_CONNECT_RATE: 2000000",
             "DRAIN_DELAY_MS: 70000",
+            "MAX_MESSAGE_SIZE_BYTES (7/8 of INBOUND_BYTES at most): 90000",
+            "use 1 to 87500",
+            "MESSAGE_TIMEOUT_SECONDS: 0",
+            "TRUSTED_PROXIES: `haproxy`",
         ] {
             assert!(text.contains(name), "{name} is not in {text}");
         }

@@ -1,5 +1,5 @@
 //! Encodes the frames that the gateway sends by itself: unmasked, unfragmented, header and payload apart so that a
-//! payload is never copied for its header. It decodes nothing; inbound frames are tungstenite's.
+//! payload is never copied for its header. What a client sends, `decoder` reads.
 
 use protocol::CloseReason;
 
@@ -12,6 +12,8 @@ pub enum Opcode {
     Close = 0x88,
     /// Wants a pong.
     Ping = 0x89,
+    /// Answers a ping.
+    Pong = 0x8a,
 }
 
 /// The longest payload of a control frame.

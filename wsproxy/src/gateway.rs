@@ -9,9 +9,12 @@ use crate::{
     outbox::{Outbox, Terms},
     replay::Replay,
     roster::Roster,
+    sources::{BadTokens, Peer},
     throttle::Throttle,
 };
 use bus::Broker;
+use guard::Budget;
+use http::HeaderMap;
 use parking_lot::Mutex;
 use protocol::{CloseReason, Verifier};
 use std::{sync::Arc, time::Instant};
@@ -32,8 +35,7 @@ pub(crate) struct Gateway {
     pub(crate) roster: Arc<Roster>,
     pub(crate) replay: Replay,
     throttle: Option<Mutex<Throttle>>,
-    /// When the throttle's time began.
-    opened: Instant,
+    bad_tokens: Option<Mutex<BadTokens>>,
     /// A permit a socket.
     pub(crate) slots: Arc<Semaphore>,
     /// A task a socket.
@@ -52,7 +54,7 @@ impl Gateway {
             exporter: Exporter::new(&metrics, bus.clone()),
             roster: Arc::new(Roster::new(metrics.connections.clone())),
             throttle: config.throttle().map(Mutex::new),
-            opened: Instant::now(),
+            bad_tokens: config.bad_tokens(metrics.bad_token_sources.clone()).map(Mutex::new),
             replay: Replay::new(
                 config.replay_bytes,
                 metrics.replay_in_flight.clone(),
@@ -63,11 +65,14 @@ impl Gateway {
             bus_ready: bus.ready(),
             terms: Arc::new(Terms {
                 coalescing: Coalescing::new(config.max_coalesce, metrics.coalescing.clone()),
+                inbound: Budget::new(config.inbound_bytes, metrics.inbound.clone()),
+                max_message: config.max_message_bytes,
+                up_rate: config.up_rate(),
+                limits: config.limits(),
+                opened: Instant::now(),
                 metrics,
                 limit: config.outbox_bytes,
                 close_timeout: config.close_timeout,
-                ping_interval: config.ping_interval,
-                ping_timeout: config.ping_timeout,
             }),
             bus,
             draining,
@@ -90,8 +95,16 @@ impl Gateway {
     /// Lets one upgrade in, or refuses it and says when to come back.
     pub(crate) fn enter(&self) -> Result<(), Refusal> {
         let Some(throttle) = &self.throttle else { return Ok(()) };
-        let entered = throttle.lock().enter(self.opened.elapsed());
+        let entered = throttle.lock().enter(self.terms.opened.elapsed());
         entered.map_err(|retry_after| Refusal::Rate { retry_after })
+    }
+
+    /// Returns what a client with a bad token is told: why, or that there were too many from its address.
+    pub(crate) fn refuse_token(&self, peer: Peer, headers: &HeaderMap, why: Refusal) -> Refusal {
+        let Some(bad_tokens) = &self.bad_tokens else { return why };
+        let source = self.config.trusted_proxies.source(peer, headers);
+        let entered = bad_tokens.lock().enter(source, self.terms.opened.elapsed());
+        entered.map_or_else(|retry_after| Refusal::BadTokens { retry_after }, |()| why)
     }
 
     /// Waits until the balancer has noticed, tells every client to move when its turn comes, and waits for their answers.

@@ -5,6 +5,7 @@ use crate::{
     gateway::{Gateway, tell_to_move},
     outbox::Outbox,
     session::{self, Session},
+    sources::Peer,
 };
 use bus::{AttachError, Start};
 use bytes::Bytes;
@@ -16,8 +17,8 @@ use tracing::debug;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// Answers one request.
-pub(crate) async fn answer<B>(gateway: &Arc<Gateway>, mut request: Request<B>) -> Answer {
+/// Answers one request of `peer`.
+pub(crate) async fn answer<B>(gateway: &Arc<Gateway>, peer: Peer, mut request: Request<B>) -> Answer {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
         "/health" if reads => status("alive"),
@@ -29,7 +30,7 @@ pub(crate) async fn answer<B>(gateway: &Arc<Gateway>, mut request: Request<B>) -
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             body(StatusCode::OK, kind, gateway.exporter.text())
         }
-        _ => match upgrade(gateway, &mut request).await {
+        _ => match upgrade(gateway, peer, &mut request).await {
             Ok(answer) => {
                 gateway.terms.metrics.upgrade("ok");
                 answer
@@ -43,15 +44,19 @@ pub(crate) async fn answer<B>(gateway: &Arc<Gateway>, mut request: Request<B>) -
 }
 
 /// Admits the request, attaches its session, and leaves the rest to the session's task.
-async fn upgrade<B>(gateway: &Arc<Gateway>, request: &mut Request<B>) -> Result<Answer, Refusal> {
+async fn upgrade<B>(gateway: &Arc<Gateway>, peer: Peer, request: &mut Request<B>) -> Result<Answer, Refusal> {
     if gateway.draining.is_cancelled() {
         return Err(Refusal::Draining);
     }
-    let permit = gateway.slots.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
-    let knock = knock(request)?;
-    gateway.enter()?;
+    // The token comes first: only a good one takes a place from others.
+    let admitted = knock(request)?.admit(request, &gateway.verifier);
     let Admission { session, start, expires, accept, subprotocol } =
-        knock.admit(request, &gateway.verifier)?;
+        admitted.map_err(|refusal| match refusal {
+            Refusal::NoToken | Refusal::Token(_) => gateway.refuse_token(peer, request.headers(), refusal),
+            other => other,
+        })?;
+    let permit = gateway.slots.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
+    gateway.enter()?;
     let outbox = Outbox::new(gateway.terms.clone(), expires);
     let attachment = gateway.bus.attach(session, start, outbox.clone()).await.map_err(|error| {
         debug!(%session, "not attached: {error}");
@@ -93,8 +98,14 @@ fn refuse(refusal: &Refusal) -> Answer {
     if let Some((name, value)) = refusal.header() {
         answer.headers_mut().insert(name, value);
     }
-    if refusal.status() == StatusCode::UPGRADE_REQUIRED {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    let connection = match refusal.status() {
+        StatusCode::UPGRADE_REQUIRED => Some("upgrade"),
+        // The next attempt costs a connection.
+        StatusCode::TOO_MANY_REQUESTS => Some("close"),
+        _ => None,
+    };
+    if let Some(value) = connection {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static(value));
     }
     answer
 }

@@ -2,24 +2,23 @@
 //! go through the outbox, so they never cut into an event's frame and are bounded with the rest.
 
 use crate::{
+    decoder::{Decoder, Item},
+    frame::Opcode,
     outbox::{Outbox, Phase},
     socket::Socket,
 };
 use bus::Broker;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use guard::Room;
 use protocol::{CloseReason, SessionId};
 use std::{
-    io::{self, Read, Write},
+    io,
     sync::Arc,
-};
-use tokio_tungstenite::tungstenite::{
-    Error, Message, Utf8Bytes, WebSocket,
-    error::ProtocolError,
-    protocol::{Role, WebSocketConfig},
+    time::{Duration, Instant},
 };
 
-/// Read buffer of a socket, in bytes; longer messages grow it while they arrive.
-const READ_BUFFER: usize = 256;
+/// What is read at a time, in bytes; longer payloads are read to where they stay.
+const CHUNK: usize = 256;
 
 /// How a client's side of the conversation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +33,28 @@ pub(crate) enum End {
     Lost,
 }
 
+/// Whether a client keeps to the rate of its messages.
+enum Pace {
+    Fine,
+    /// Too many: this one is dropped.
+    Over,
+    /// Far too many: it does not heed that.
+    Flood,
+}
+
 /// One socket's reader.
 pub(crate) struct Inbound {
-    frames: WebSocket<Wire>,
+    decoder: Decoder,
+    /// What came right behind the request.
+    early: Bytes,
+    chunk: [u8; CHUNK],
+    /// The part of `chunk` that was read from the socket and not yet decoded.
+    begin: usize,
+    end: usize,
+    /// The sweep has been told that a message is arriving.
+    told: bool,
+    /// The time up to which the budget of messages is spent.
+    spent: Duration,
     outbox: Arc<Outbox>,
     bus: Arc<dyn Broker>,
     session: SessionId,
@@ -44,69 +62,165 @@ pub(crate) struct Inbound {
 
 impl Inbound {
     /// Reads the socket of `outbox`; `early` is what came right behind the request.
-    pub(crate) fn new(
-        outbox: Arc<Outbox>,
-        bus: Arc<dyn Broker>,
-        session: SessionId,
-        max_message: usize,
-        early: Vec<u8>,
-    ) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
-        let wire = Wire(outbox.clone());
-        let frames = WebSocket::from_partially_read(wire, early, Role::Server, Some(config));
-        Self { frames, outbox, bus, session }
+    pub(crate) fn new(outbox: Arc<Outbox>, bus: Arc<dyn Broker>, session: SessionId, early: Bytes) -> Self {
+        let terms = outbox.terms();
+        let decoder = Decoder::new(terms.max_message, Room::new(terms.inbound.clone()));
+        Self {
+            decoder,
+            early,
+            chunk: [0; CHUNK],
+            begin: 0,
+            end: 0,
+            told: false,
+            spent: Duration::ZERO,
+            outbox,
+            bus,
+            session,
+        }
     }
 
     /// Reads until the client's side ends.
     pub(crate) async fn run(&mut self) -> End {
         loop {
             tokio::task::coop::consume_budget().await;
-            match self.frames.read() {
-                Ok(Message::Text(text)) => Box::pin(self.up(text)).await,
-                Ok(Message::Binary(_)) => return self.violation(CloseReason::Binary),
-                Ok(Message::Pong(_)) => self.outbox.pong(),
-                Ok(Message::Close(_)) => self.outbox.closed_by_peer(),
-                Ok(Message::Ping(_) | Message::Frame(_)) => {}
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+            match self.decode() {
+                Ok(Some(item)) => {
+                    if let Some(end) = Box::pin(self.obey(item)).await {
+                        return end;
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(reason) => return self.violation(reason, reason.text()),
+            }
+            match self.read() {
+                Ok(0) => return End::Eof,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.tell(self.decoder.is_unfinished());
                     let Some(socket) = self.outbox.socket() else { return End::Lost };
                     if socket.readable().await.is_err() {
                         return End::Lost;
                     }
                 }
-                Err(Error::ConnectionClosed | Error::AlreadyClosed) => return End::Handshake,
-                Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return End::Eof,
-                Err(Error::Protocol(_) | Error::AttackAttempt) => {
-                    return self.violation(CloseReason::Protocol);
-                }
-                Err(Error::Capacity(_)) => return self.violation(CloseReason::TooLarge),
-                Err(Error::Utf8(_)) => return self.violation(CloseReason::BadUtf8),
                 Err(_) => return End::Lost,
             }
         }
     }
 
-    fn violation(&self, reason: CloseReason) -> End {
-        self.outbox.close(reason);
+    /// The next thing that the client said, out of what has been read.
+    fn decode(&mut self) -> Result<Option<Item>, CloseReason> {
+        if !self.early.is_empty() {
+            let mut input = &self.early[..];
+            let item = self.decoder.next(&mut input);
+            let left = input.len();
+            self.early.advance(self.early.len() - left);
+            if left == 0 {
+                self.early = Bytes::new();
+            }
+            if !matches!(item, Ok(None)) {
+                return item;
+            }
+        }
+        let mut input = &self.chunk[self.begin..self.end];
+        let item = self.decoder.next(&mut input);
+        self.begin = self.end - input.len();
+        item
+    }
+
+    /// Reads what the socket has; all that was read before has been decoded.
+    fn read(&mut self) -> io::Result<usize> {
+        let socket = self.outbox.socket().ok_or(io::ErrorKind::NotConnected)?;
+        if let Some(space) = self.decoder.space(CHUNK) {
+            let count = socket.try_read(space)?;
+            self.decoder.read_direct(count);
+            return Ok(count);
+        }
+        (self.begin, self.end) = (0, 0);
+        self.end = socket.try_read(&mut self.chunk)?;
+        Ok(self.end)
+    }
+
+    /// Tells the sweep, which has the time, whether a message is arriving.
+    fn tell(&mut self, arriving: bool) {
+        if self.told != arriving {
+            self.told = arriving;
+            self.outbox.set_arriving(arriving.then(Instant::now));
+        }
+    }
+
+    /// Does what the client's message asks for.
+    async fn obey(&mut self, item: Item) -> Option<End> {
+        if !self.decoder.is_unfinished() {
+            self.tell(false);
+        }
+        if let Item::Close(payload) = item {
+            self.outbox.closed_by_peer();
+            self.outbox.answer(Opcode::Close, &payload);
+            return Some(End::Handshake);
+        }
+        let pace = self.pace();
+        match (item, pace) {
+            (_, Pace::Flood) => return Some(self.flood()),
+            (Item::Pong, _) => self.outbox.pong(),
+            (Item::Ping(payload), Pace::Fine) => self.outbox.answer(Opcode::Pong, &payload),
+            (Item::Text(text), Pace::Fine) => self.up(text).await,
+            (Item::NoRoom, _) => {
+                self.outbox.terms().metrics.up_no_room.inc();
+                self.refuse("the gateway has no room for the message, send it again later");
+            }
+            (Item::Text(_), Pace::Over) => {
+                self.refuse("too many messages at once, this one was dropped: send fewer");
+            }
+            (Item::Ping(_), Pace::Over) | (Item::Close(_), _) => {}
+        }
+        self.decoder.settle();
+        None
+    }
+
+    /// Counts a message, and says what that makes of the client.
+    fn pace(&mut self) -> Pace {
+        let terms = self.outbox.terms();
+        let Some(rate) = terms.up_rate else { return Pace::Fine };
+        let now = terms.opened.elapsed();
+        self.spent = rate.after(self.spent, now);
+        let excess = rate.excess(self.spent, now);
+        if excess.is_zero() {
+            return Pace::Fine;
+        }
+        terms.metrics.up_throttled.inc();
+        if excess <= rate.burst { Pace::Over } else { Pace::Flood }
+    }
+
+    fn flood(&self) -> End {
+        self.violation(CloseReason::Policy, "too many messages, and no fewer after refusals")
+    }
+
+    fn violation(&self, reason: CloseReason, text: &str) -> End {
+        self.outbox.close_with(reason, text);
         End::Violation
     }
 
     /// Publishes a client's message, or tells it why not. The next message is read when the bus has taken this one.
-    async fn up(&self, text: Utf8Bytes) {
+    async fn up(&self, text: String) {
         if self.outbox.phase() != Phase::Open {
             return;
         }
-        let refused = match check_message(&text) {
-            Err(fault) => Some(fault),
-            Ok(()) => {
-                let sent = self.bus.send_up(self.session, Bytes::from(text)).await;
-                sent.err().map(|error| format!("message was not published, send it again: {error}"))
+        if let Err(fault) = check_message(&text) {
+            return self.outbox.refuse_message(&fault);
+        }
+        match self.bus.send_up(self.session, Bytes::from(text)).await {
+            Ok(()) => _ = self.outbox.terms().metrics.up_messages.inc(),
+            Err(error) => {
+                self.outbox.refuse_message(&format!("message was not published, send it again: {error}"));
             }
-        };
-        self.outbox.up_message(refused.as_deref());
+        }
+    }
+
+    fn refuse(&self, why: &str) {
+        if self.outbox.phase() == Phase::Open {
+            self.outbox.refuse_message(why);
+        }
     }
 }
 
@@ -133,26 +247,6 @@ pub(crate) async fn discard(socket: &Socket) {
             }
             Ok(0) | Err(_) => return,
         }
-    }
-}
-
-/// What tungstenite takes for its stream: reads come from the socket, writes go to the outbox and never block.
-struct Wire(Arc<Outbox>);
-
-impl Read for Wire {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.socket().ok_or(io::ErrorKind::NotConnected)?.try_read(buffer)
-    }
-}
-
-impl Write for Wire {
-    fn write(&mut self, frames: &[u8]) -> io::Result<usize> {
-        self.0.send_encoded(frames);
-        Ok(frames.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

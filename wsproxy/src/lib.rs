@@ -6,6 +6,7 @@ mod admission;
 mod args;
 mod coalescing;
 mod config;
+mod decoder;
 mod drain;
 pub mod frame;
 mod gateway;
@@ -16,16 +17,19 @@ mod liveness;
 mod metrics;
 mod outbox;
 pub mod process;
+mod rate;
 mod replay;
 mod roster;
 mod session;
 mod socket;
+mod sources;
 mod throttle;
 
 pub use args::{Args, Faults, Settings};
 pub use config::Config;
 pub use health_check::health_check;
 pub use socket::Listeners;
+pub use sources::{ParseProxyError, TrustedProxies};
 
 use bus::Broker;
 use gateway::Gateway;

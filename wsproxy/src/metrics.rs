@@ -29,10 +29,16 @@ pub(crate) struct Metrics {
     pub(crate) pongs: Counter,
     pub(crate) up_messages: Counter,
     pub(crate) up_refused: Counter,
+    pub(crate) up_throttled: Counter,
+    pub(crate) up_no_room: Counter,
+    pub(crate) up_unfinished: Counter,
+    pub(crate) inbound: Gauge,
+    pub(crate) bad_token_sources: Gauge,
     pub(crate) replay_in_flight: Gauge,
     pub(crate) replay_waits: Counter,
     upgrades: Family<Labels, Counter>,
     closes: Family<Labels, Counter>,
+    not_accepted: Family<Labels, Counter>,
 }
 
 impl Metrics {
@@ -41,9 +47,43 @@ impl Metrics {
         self.upgrades.get_or_create(&[("result", result)]).inc();
     }
 
+    /// A connection was not accepted, or was closed before it said what it wanted.
+    pub(crate) fn not_accepted(&self, reason: &'static str) {
+        self.not_accepted.get_or_create(&[("reason", reason)]).inc();
+    }
+
     /// A socket was closed, by the gateway (the label of its reason), by the client, or by an accident.
     pub(crate) fn close(&self, reason: &'static str) {
         self.closes.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    fn register_inbound(&self, own: &mut Registry) {
+        own.register(
+            "up_throttled",
+            "Client messages and pings above MAX_UP_RATE, which were dropped",
+            self.up_throttled.clone(),
+        );
+        own.register(
+            "up_no_room",
+            "Client messages that found no room in INBOUND_BYTES, which were dropped",
+            self.up_no_room.clone(),
+        );
+        own.register(
+            "up_unfinished",
+            "Client messages that did not arrive whole within MESSAGE_TIMEOUT_SECONDS, whose sockets were closed",
+            self.up_unfinished.clone(),
+        );
+        own.register_with_unit(
+            "inbound",
+            "Room in INBOUND_BYTES that is taken by client messages",
+            Unit::Bytes,
+            self.inbound.clone(),
+        );
+        own.register(
+            "bad_token_sources",
+            "Addresses whose bad tokens are being counted",
+            self.bad_token_sources.clone(),
+        );
     }
 }
 
@@ -85,6 +125,7 @@ impl Exporter {
         own.register("pongs", "Pongs received", metrics.pongs.clone());
         own.register("up_messages", "Client messages published", metrics.up_messages.clone());
         own.register("up_refused", "Client messages answered with an error", metrics.up_refused.clone());
+        metrics.register_inbound(own);
         own.register_with_unit(
             "replay_in_flight",
             "Room in REPLAY_BYTES that is taken by pages of the log",
@@ -98,6 +139,11 @@ impl Exporter {
         );
         own.register("upgrades", "Upgrade requests by result", metrics.upgrades.clone());
         own.register("closes", "Sockets closed by reason", metrics.closes.clone());
+        own.register(
+            "not_accepted",
+            "Connections that were refused before they asked for anything, by reason",
+            metrics.not_accepted.clone(),
+        );
         Self(registry)
     }
 

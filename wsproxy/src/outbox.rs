@@ -11,10 +11,12 @@ mod tests;
 use crate::{
     coalescing::Coalescing,
     frame::{Header, Opcode, close_payload},
-    liveness::{Due, Liveness},
+    liveness::{Due, Limits, Liveness},
     metrics::Metrics,
+    rate::Rate,
     socket::Socket,
 };
+use guard::Budget;
 use held::Held;
 use parking_lot::Mutex;
 use parting::Parting;
@@ -39,9 +41,15 @@ pub(crate) struct Terms {
     pub(crate) metrics: Metrics,
     pub(crate) limit: usize,
     pub(crate) close_timeout: Duration,
-    pub(crate) ping_interval: Duration,
-    pub(crate) ping_timeout: Duration,
+    pub(crate) limits: Limits,
     pub(crate) coalescing: Coalescing,
+    /// What all clients' messages take together.
+    pub(crate) inbound: Arc<Budget>,
+    pub(crate) max_message: usize,
+    /// How many messages a client may send.
+    pub(crate) up_rate: Option<Rate>,
+    /// When the time of all rates began.
+    pub(crate) opened: Instant,
 }
 
 /// A page of the log that an outbox has room for.
@@ -145,6 +153,10 @@ impl Outbox {
         self.writer.notify_one();
     }
 
+    pub(crate) fn terms(&self) -> &Arc<Terms> {
+        &self.terms
+    }
+
     pub(crate) fn socket(&self) -> Option<&Socket> {
         self.socket.get()
     }
@@ -164,16 +176,17 @@ impl Outbox {
         self.offer(&mut self.state.lock(), Opcode::Text, text.as_bytes(), None);
     }
 
-    /// Sends whole frames that tungstenite encoded: a pong, or the answer to the client's close.
-    pub(crate) fn send_encoded(&self, frames: &[u8]) {
+    /// Answers a client's ping or close frame.
+    pub(crate) fn answer(&self, opcode: Opcode, payload: &[u8]) {
         let mut state = self.state.lock();
         let goes_out = match state.phase {
-            Phase::Open => self.has_room(&mut state, frames.len()),
+            Phase::Open => self.has_room(&mut state, payload.len()),
             Phase::ClosedByPeer => true,
             Phase::Closing(_) => false,
         };
         if goes_out {
-            self.send(&mut state, [frames, &[]], None);
+            let header = Header::new(opcode, payload.len());
+            self.send(&mut state, [header.as_bytes(), payload], None);
         }
     }
 
@@ -200,14 +213,15 @@ impl Outbox {
         self.lose(&mut self.state.lock());
     }
 
-    /// A client's message was published, or refused with this answer.
-    pub(crate) fn up_message(&self, refused: Option<&str>) {
-        let Some(fault) = refused else {
-            self.terms.metrics.up_messages.inc();
-            return;
-        };
+    /// Tells a client why its message was refused.
+    pub(crate) fn refuse_message(&self, why: &str) {
         self.terms.metrics.up_refused.inc();
-        self.send_text(&serde_json::json!({ "error": fault }).to_string());
+        self.send_text(&serde_json::json!({ "error": why }).to_string());
+    }
+
+    /// Notes since when a client's message has been arriving, if one is.
+    pub(crate) fn set_arriving(&self, since: Option<Instant>) {
+        self.state.lock().liveness.arriving = since;
     }
 
     /// A pong came.
@@ -225,13 +239,19 @@ impl Outbox {
             }
             return;
         }
-        match state.liveness.due(now, self.terms.ping_interval, self.terms.ping_timeout) {
+        match state.liveness.due(now, self.terms.limits) {
             Due::Nothing => {}
             Due::Ping => {
                 self.terms.metrics.pings.inc();
                 self.offer(&mut state, Opcode::Ping, &[], None);
             }
             Due::Close(reason) => self.begin_close(&mut state, reason, reason.text()),
+            Due::Unfinished => {
+                self.terms.metrics.up_unfinished.inc();
+                let limit = self.terms.limits.message_timeout.as_secs_f64();
+                let text = format!("a message must arrive whole within {limit} s");
+                self.begin_close(&mut state, CloseReason::Policy, &text);
+            }
         }
     }
 

@@ -97,7 +97,7 @@ mod tests {
         let path = directory.path().join("gateway.sock");
         let listeners = bind("127.0.0.1", 0, Some(&path)).await.unwrap();
         let (accepted, _client) = tokio::join!(listeners.accept(), tokio::net::UnixStream::connect(&path));
-        assert!(matches!(accepted.unwrap(), crate::socket::Socket::Unix(_)));
+        assert!(matches!(accepted.unwrap(), (crate::socket::Socket::Unix(_), crate::sources::Peer::Unix)));
         let taken = bind("127.0.0.1", 0, Some(&path)).await.unwrap_err().to_string();
         assert!(taken.contains("gateway.sock") && taken.contains("UNIX_SOCKET"), "{taken}");
         drop(listeners);

@@ -10,6 +10,7 @@ use crate::{
     socket::Socket,
 };
 use bus::{Attachment, BusError, CatchUp};
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use protocol::{CloseReason, Position, SessionId};
@@ -49,8 +50,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgr
             return release(attachment, None).await;
         }
     };
-    let mut inbound =
-        Inbound::new(outbox.clone(), gateway.bus.clone(), id, gateway.config.max_message_bytes, early);
+    let mut inbound = Inbound::new(outbox.clone(), gateway.bus.clone(), id, early);
     let mut attachment = Some(attachment);
     let end = converse(&outbox, &mut inbound, &mut attachment, &gateway.replay).await;
     let clean = last_words(&outbox, end).await;
@@ -66,14 +66,14 @@ pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgr
 }
 
 /// Waits for the upgrade and connects the outbox; answers what the client sent right behind its request.
-async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> anyhow::Result<Vec<u8>> {
+async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> anyhow::Result<Bytes> {
     let upgraded = tokio::time::timeout(gateway.config.header_timeout, upgrade).await??;
     let parts = upgraded
         .downcast::<TokioIo<Socket>>()
         .map_err(|_| anyhow::anyhow!("the upgraded stream is not the one that was accepted"))?;
     outbox.connect(parts.io.into_inner());
     // A copy: the buffer that the request was read into is forty times as large as all else that a socket needs to read.
-    Ok(parts.read_buf.to_vec())
+    Ok(Bytes::copy_from_slice(&parts.read_buf))
 }
 
 /// Reads, writes and feeds until either side ends the conversation. A session that was taken over from a client that

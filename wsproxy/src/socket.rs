@@ -1,6 +1,7 @@
 //! The stream under a socket: TCP, or a unix socket from a load balancer on the same host, which costs a quarter of a
 //! loopback hop. Whoever reads and writes it need not know which.
 
+use crate::sources::Peer;
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
@@ -46,8 +47,8 @@ impl Listeners {
         self.tcp.local_addr()
     }
 
-    /// The next connection on either.
-    pub(crate) async fn accept(&self) -> io::Result<Socket> {
+    /// The next connection on either, and who is at its other end.
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, Peer)> {
         let unix = async {
             match &self.unix {
                 Some(unix) => unix.accept().await,
@@ -56,11 +57,11 @@ impl Listeners {
         };
         tokio::select! {
             accepted = self.tcp.accept() => {
-                let (stream, _) = accepted?;
+                let (stream, address) = accepted?;
                 stream.set_nodelay(true)?;
-                Ok(Socket::Tcp(stream))
+                Ok((Socket::Tcp(stream), Peer::Ip(address.ip())))
             }
-            accepted = unix => Ok(Socket::Unix(accepted?.0)),
+            accepted = unix => Ok((Socket::Unix(accepted?.0), Peer::Unix)),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How many upgrades a second are let in, and when those who were not should come back: pure arithmetic over the time that
 //! its caller tells. It owns no clock and remembers nobody; whom it refuses only moves the next one's place.
 
+use crate::rate::{Rate, whole_seconds};
 use std::time::Duration;
 
 /// Nobody is told to stay away for longer: beyond it, places are given out from the front again.
@@ -9,10 +10,7 @@ const HORIZON: Duration = Duration::from_secs(30);
 /// A token bucket that knows when its next tokens come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Throttle {
-    /// What one upgrade costs.
-    interval: Duration,
-    /// What may be spent at once, as time.
-    burst: Duration,
+    rate: Rate,
     /// The time up to which budget has been spent; the bucket is full when it has passed.
     spent: Duration,
     /// The latest place that was promised to a refused client.
@@ -22,9 +20,7 @@ pub(crate) struct Throttle {
 impl Throttle {
     /// Lets in `rate` upgrades a second, and `burst` at once; `None` for a rate of 0, which is no limit.
     pub(crate) fn new(rate: u32, burst: u32) -> Option<Self> {
-        let interval = Duration::from_secs(1).checked_div(rate)?;
-        let burst = interval.saturating_mul(burst.max(1));
-        Some(Self { interval, burst, spent: Duration::ZERO, promised: Duration::ZERO })
+        Some(Self { rate: Rate::new(rate, burst)?, spent: Duration::ZERO, promised: Duration::ZERO })
     }
 
     /// One upgrade at `now`, which never runs backwards.
@@ -32,16 +28,16 @@ impl Throttle {
     /// # Errors
     /// The bucket is empty: the whole seconds after which there is a place that nobody refused before was sent to.
     pub(crate) fn enter(&mut self, now: Duration) -> Result<(), u64> {
-        let spent = self.spent.max(now) + self.interval;
-        if spent <= now + self.burst {
+        let spent = self.rate.after(self.spent, now);
+        let excess = self.rate.excess(spent, now);
+        if excess.is_zero() {
             self.spent = spent;
             return Ok(());
         }
-        let next = spent - self.burst;
-        let place = next.max(self.promised + self.interval);
+        let next = now + excess;
+        let place = next.max(self.promised + self.rate.interval);
         self.promised = if place > now + HORIZON { next } else { place };
-        let wait = self.promised - now;
-        Err(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+        Err(whole_seconds(self.promised - now))
     }
 }
 

@@ -127,6 +127,12 @@ fn the_help_names_every_setting() {
     for name in [
         "MAX_CONNECT_RATE",
         "CONNECT_BURST",
+        "MAX_MESSAGE_SIZE_BYTES",
+        "INBOUND_BYTES",
+        "MESSAGE_TIMEOUT_SECONDS",
+        "MAX_UP_RATE",
+        "BAD_TOKEN_RATE",
+        "TRUSTED_PROXIES",
         "REPLAY_BYTES",
         "DRAIN_SECONDS",
         "DRAIN_DELAY_MS",

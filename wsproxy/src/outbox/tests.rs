@@ -1,9 +1,11 @@
 //! What goes into a socket, and in how many writes, while segments are merged.
 
 use super::*;
+use crate::Config;
 use bus::Outlet as _;
+use prometheus_client::metrics::gauge::Gauge;
 use proptest::prelude::*;
-use protocol::{Kind, Prefix};
+use protocol::{Kind, Prefix, Secret};
 use std::{io::Read as _, os::unix::net::UnixStream as StdStream};
 
 const MOST: Duration = Duration::from_millis(100);
@@ -26,9 +28,12 @@ impl Rig {
             metrics,
             limit: 4096,
             close_timeout: Duration::from_secs(1),
-            ping_interval: Duration::from_secs(15),
-            ping_timeout: Duration::from_secs(30),
+            limits: Config::new(Secret::new(&"k".repeat(32)).unwrap()).limits(),
             coalescing,
+            inbound: Budget::new(4096, Gauge::default()),
+            max_message: 4096,
+            up_rate: None,
+            opened: Instant::now(),
         });
         let (own, peer) = StdStream::pair().unwrap();
         own.set_nonblocking(true).unwrap();

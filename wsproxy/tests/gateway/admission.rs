@@ -167,7 +167,7 @@ async fn a_head_that_never_fits_is_refused() {
 }
 
 #[tokio::test]
-async fn a_storm_is_sent_away_before_its_tokens_are_looked_at() {
+async fn a_storm_is_sent_away_and_told_when_to_come_back() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| {
         config.connect_rate = 1;
@@ -185,12 +185,91 @@ async fn a_storm_is_sent_away_before_its_tokens_are_looked_at() {
     }
     let mut told = Vec::new();
     for _ in 0..3 {
-        let mut request = proxy.request(writer.session);
-        request.headers_mut().insert("authorization", "Bearer not-a-token".parse().unwrap());
-        let (status, detail, headers) = proxy.refusal(request).await;
+        let (status, detail, headers) = proxy.refusal(proxy.request(writer.session)).await;
         assert_eq!(status, 503, "{detail}");
         told.push(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap());
     }
     assert!(told.is_sorted() && told[0] >= 1 && told[2] > told[0], "each is sent behind the last: {told:?}");
     proxy.metric(r#"wsproxy_upgrades_total{result="rate"} 3"#).await;
+}
+
+/// A request with a bad token, as a proxy passes it on for `client`.
+fn bad_request(
+    proxy: &Proxy,
+    session: SessionId,
+    client: &str,
+) -> tokio_tungstenite::tungstenite::handshake::client::Request {
+    let mut request = proxy.request(session);
+    request.headers_mut().insert("authorization", "Bearer not-a-token".parse().unwrap());
+    request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_flood_of_bad_tokens_costs_its_own_address_alone() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, |config| {
+        config.connect_rate = 1;
+        config.connect_burst = 3;
+        config.bad_token_rate = 1;
+        config.trusted_proxies = "127.0.0.1".parse().unwrap();
+    })
+    .await;
+    let mut told = Vec::new();
+    for _ in 0..30 {
+        let (status, detail, headers) =
+            proxy.refusal(bad_request(&proxy, writer.session, "198.51.100.7")).await;
+        told.push(status);
+        assert_eq!(status == 429, headers.contains_key("retry-after"), "{detail}");
+    }
+    assert_eq!((told[0], told[3], told[29]), (403, 403, 429), "{told:?}");
+    let (status, ..) = proxy.refusal(bad_request(&proxy, writer.session, "198.51.100.8")).await;
+    assert_eq!(status, 403, "a neighbour is told why");
+    // A flood takes no place from others, not even from the same address.
+    for _ in 0..3 {
+        let mut request = proxy.request(Writer::on(&writer.bus).await.session);
+        request.headers_mut().insert("x-forwarded-for", "198.51.100.7".parse().unwrap());
+        Client::open(proxy.address, request).await.unwrap();
+    }
+    proxy.metric("wsproxy_bad_token_sources 2").await;
+}
+
+#[tokio::test]
+async fn an_address_that_no_trusted_proxy_tells_counts_for_nothing() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, |config| config.bad_token_rate = 1).await;
+    let mut told = Vec::new();
+    for n in 0..30 {
+        let client = format!("198.51.100.{n}");
+        told.push(proxy.refusal(bad_request(&proxy, writer.session, &client)).await.0);
+    }
+    assert_eq!(told[29], 429, "{told:?}");
+    proxy.metric("wsproxy_bad_token_sources 1").await;
+}
+
+#[tokio::test]
+async fn an_upgrade_with_a_body_is_refused() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start(&writer.bus).await;
+    let mut request = proxy.request(writer.session);
+    request.headers_mut().insert("content-length", "5".parse().unwrap());
+    let (status, detail, _) = proxy.refusal(request).await;
+    assert_eq!(status, 400, "{detail}");
+    assert!(detail.contains("no body"), "{detail}");
+}
+
+/// Connections that say nothing make room for those that do.
+#[tokio::test]
+async fn silent_connections_shut_nobody_out() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, |config| config.max_connections = 1).await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(tokio::net::TcpStream::connect(proxy.address).await.unwrap());
+    }
+    let client = proxy.connect(writer.session).await;
+    assert_eq!(soon(silent[0].read(&mut [0])).await.unwrap_or(0), 0, "the oldest has made room");
+    let (_, metrics) = proxy.get("/metrics").await;
+    assert!(metrics.contains(r#"wsproxy_not_accepted_total{reason="silent"}"#), "{metrics}");
+    client.close().await;
 }

@@ -1,7 +1,8 @@
 //! What a client may send, and what happens when it sends something else.
 
-use crate::rig::{Proxy, Seen, Writer};
+use crate::rig::{Client, Proxy, Seen, Writer};
 use protocol::{Kind, Position};
+use std::time::Duration;
 use tokio_tungstenite::tungstenite::{
     Message,
     protocol::frame::{
@@ -82,4 +83,78 @@ async fn bad_json_is_answered_and_the_socket_stays_open() {
     let first: Position = writer.positions(1, 1)[0];
     assert_eq!(client.next().await, Seen::Event(first, Kind::Token));
     proxy.metric("wsproxy_up_refused_total 3").await;
+}
+
+/// The code and text of the close frame that must come, whatever comes before it.
+async fn closing(client: &mut Client) -> (u16, String) {
+    loop {
+        match client.next().await {
+            Seen::Close(code, text) => return (code, text),
+            Seen::End => panic!("the connection ended without a close frame"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_never_finished_ends_its_socket() {
+    let writer = Writer::new().await;
+    let proxy =
+        Proxy::start_with(&writer.bus, |config| config.message_timeout = Duration::from_millis(100)).await;
+    let mut client = proxy.connect(writer.session).await;
+    let other = proxy.connect(Writer::on(&writer.bus).await.session).await;
+    client.send(part(Data::Text, &[b'x'; 900], false)).await;
+    // Neither pings nor further parts draw it out.
+    client.send(Message::Ping("still here".into())).await;
+    let (code, text) = closing(&mut client).await;
+    assert_eq!(code, 1008, "{text}");
+    assert!(text.contains("0.1 s"), "{text}");
+    assert_eq!(client.next().await, Seen::End);
+    proxy.metric("wsproxy_up_unfinished_total 1").await;
+    proxy.metric("wsproxy_inbound_bytes 0").await;
+    proxy.metric("wsproxy_connections 1").await;
+    other.close().await;
+}
+
+#[tokio::test]
+async fn all_messages_share_a_budget_and_small_ones_still_find_room() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, |config| config.inbound_bytes = 64 << 10).await;
+    let mut holders = Vec::new();
+    for _ in 0..4 {
+        let mut holder = proxy.connect(Writer::on(&writer.bus).await.session).await;
+        holder.send(part(Data::Text, &[b'x'; 16_000], false)).await;
+        holders.push(holder);
+    }
+    // Three have found room; the fourth had to give its own back.
+    proxy.metric("wsproxy_inbound_bytes 48000").await;
+    let mut client = proxy.connect(writer.session).await;
+    client.send(Message::text(format!(r#"{{"x":"{}"}}"#, "x".repeat(12_000)))).await;
+    let Seen::Other(answer) = client.next().await else { panic!("no answer") };
+    assert!(answer.contains("no room"), "{answer}");
+    client.send(Message::text(r#"{"type":"stop"}"#)).await;
+    proxy.metric("wsproxy_up_messages_total 1").await;
+    proxy.metric("wsproxy_up_no_room_total 1").await;
+    drop(holders);
+    proxy.metric("wsproxy_inbound_bytes 0").await;
+}
+
+#[tokio::test]
+async fn too_many_messages_are_refused_and_a_flood_ends_its_socket() {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, |config| config.up_rate = 5).await;
+    let mut client = proxy.connect(writer.session).await;
+    for _ in 0..13 {
+        client.send(Message::text("{}")).await;
+    }
+    let Seen::Other(answer) = client.next().await else { panic!("no answer") };
+    assert!(answer.contains("too many messages"), "{answer}");
+    for _ in 0..40 {
+        client.send(Message::Ping("x".into())).await;
+    }
+    let (code, text) = closing(&mut client).await;
+    assert_eq!(code, 1008, "{text}");
+    let (_, metrics) = proxy.get("/metrics").await;
+    let published = metrics.lines().find_map(|line| line.strip_prefix("wsproxy_up_messages_total ")).unwrap();
+    assert!((10..13).contains(&published.parse::<u32>().unwrap()), "{published}");
 }
