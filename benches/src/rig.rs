@@ -190,6 +190,8 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
     Ok(Options {
         servers: target.servers,
         proxies: target.gateways + u16::from(is_nchan),
+        // nchan knows no unix sockets.
+        redis_port: is_nchan.then_some(0),
         secret: JwtSecret::new(key)?,
         environment,
         ..Options::new(state, binaries)

@@ -1,11 +1,13 @@
 //! The supervisor's control socket: one JSON line asks, one JSON line answers, then the connection ends. Both are bounded
-//! in bytes and time. It speaks over a unix socket that only the same user can reach.
+//! in bytes and time. It speaks over a unix socket. Either side asks the kernel for the other's user: only its own and root count.
 
 use crate::{
     fault::{Fault, Injected},
+    files::is_trusted,
     native::{Role, Status},
 };
 use anyhow::{Context, bail};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::{
@@ -84,10 +86,15 @@ pub fn socket(state_dir: &Path) -> PathBuf {
 /// # Errors
 /// No stack runs there, it does not answer, or it says why it failed.
 pub fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Response> {
-    call_within(state_dir, request, request.patience())
+    call_within(state_dir, request, request.patience(), is_trusted)
 }
 
-fn call_within(state_dir: &Path, request: &Request, patience: Duration) -> anyhow::Result<Response> {
+fn call_within(
+    state_dir: &Path,
+    request: &Request,
+    patience: Duration,
+    trusts: fn(u32) -> bool,
+) -> anyhow::Result<Response> {
     let path = socket(state_dir);
     let mut stream = match connect(&path) {
         Ok(stream) => stream,
@@ -102,6 +109,10 @@ fn call_within(state_dir: &Path, request: &Request, patience: Duration) -> anyho
         }
         Err(error) => return Err(error).with_context(|| format!("cannot reach {}", path.display())),
     };
+    let owner = getsockopt(&stream, PeerCredentials).context("the supervisor's user cannot be told")?.uid();
+    if !trusts(owner) {
+        bail!("{} is served by user {owner}, who is not trusted: give another --state-dir", path.display());
+    }
     stream.set_read_timeout(Some(patience))?;
     let logs = state_dir.join("logs");
     let mut line = serde_json::to_vec(request)?;
@@ -167,9 +178,12 @@ mod tests {
     fn a_supervisor_that_stands_still_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(socket(dir.path())).unwrap();
-        let message = call_within(dir.path(), &Request::Status, Duration::from_millis(20)).unwrap_err();
+        let patience = Duration::from_millis(20);
+        let message = call_within(dir.path(), &Request::Status, patience, is_trusted).unwrap_err();
         assert!(message.to_string().contains("does not answer within 20ms"), "{message}");
         assert!(Request::Status.patience() < SIGN_OF_LIFE, "or blanks would draw it out");
+        let message = call_within(dir.path(), &Request::Status, patience, |_| false).unwrap_err().to_string();
+        assert!(message.contains("not trusted"), "{message}");
         drop(listener);
     }
 }

@@ -5,6 +5,7 @@ pub mod control;
 mod docker;
 pub mod embedded;
 pub mod fault;
+mod files;
 pub mod inventory;
 mod limits;
 pub mod native;
@@ -14,6 +15,7 @@ mod relay;
 mod secret;
 pub mod supervisor;
 
+pub use files::{open_log, private_directory};
 pub use limits::raise_open_files;
 pub use secret::JwtSecret;
 

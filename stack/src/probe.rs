@@ -1,9 +1,11 @@
 //! Asks a process of the stack over HTTP or Redis's inline protocol: enough to see whether it is ready.
 //! No client library: one request a connection, bounded in time and bytes.
 
+use crate::relay::Address;
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
@@ -23,10 +25,19 @@ pub(crate) async fn get(address: SocketAddr, path: &'static str) -> io::Result<A
 }
 
 /// Sends one command to the Redis at `address`, on a thread that may block; answers its reply as it came over the wire.
-pub(crate) async fn redis(address: SocketAddr, command: &str) -> io::Result<String> {
+pub(crate) async fn redis(address: &Address, command: &str) -> io::Result<String> {
     let request = format!("{command}\r\nQUIT\r\n");
+    let address = address.clone();
     let ask = move || {
-        let answer = exchange(address, request.as_bytes())?;
+        let answer = match &address {
+            Address::Tcp(address) => exchange(*address, request.as_bytes())?,
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
+                converse(stream, request.as_bytes())?
+            }
+        };
         match answer.strip_suffix("+OK\r\n") {
             Some("") | None => Err(io::ErrorKind::UnexpectedEof.into()),
             Some(reply) => Ok(reply.to_owned()),
@@ -64,10 +75,14 @@ pub(crate) fn wait_for_200_blocking(
 }
 
 fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
+    converse(stream, request)
+}
+
+fn converse(mut stream: impl Read + Write, request: &[u8]) -> io::Result<String> {
     stream.write_all(request)?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;

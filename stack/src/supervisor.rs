@@ -3,6 +3,7 @@
 
 use crate::{
     control::{MAX_LINE_BYTES, Request, Response, socket},
+    files::{self, is_trusted},
     native::{Native, Options},
 };
 use anyhow::{Context, bail};
@@ -63,7 +64,7 @@ pub async fn run(
         format!("cannot listen on {} (a socket's path has at most 107 bytes)", path.display())
     })?;
     let (orders, mut inbox) = mpsc::channel(MAX_CALLERS);
-    let doorman = tokio::spawn(accept(listener, orders));
+    let doorman = tokio::spawn(accept(listener, orders, is_trusted));
     let told = up(&native).await;
     let reply = match told {
         Ok(()) => serve(&native, &mut inbox, &shutdown).await,
@@ -145,8 +146,9 @@ async fn obey(native: &Native, request: Request) -> Response {
     Response::Status(native.status().await)
 }
 
-/// Takes callers in, so many at once, until nobody takes orders any more; then waits for those that are in.
-async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>) {
+/// Takes callers in, so many at once, until nobody takes orders any more; then waits for those that are in. `trusts` tells of which
+/// users orders are taken.
+async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>, trusts: fn(u32) -> bool) {
     let seats = Arc::new(Semaphore::new(MAX_CALLERS));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
@@ -164,7 +166,7 @@ async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>) {
         let orders = orders.clone();
         tokio::spawn(async move {
             let _seat = seat;
-            if let Err(error) = converse(stream, orders).await {
+            if let Err(error) = converse(stream, orders, trusts).await {
                 warn!(%error, "a caller of the control socket left early");
             }
         });
@@ -173,13 +175,22 @@ async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>) {
     let _ = seats.acquire_many(MAX_CALLERS as u32).await;
 }
 
-async fn converse(stream: UnixStream, orders: mpsc::Sender<Order>) -> anyhow::Result<()> {
+async fn converse(
+    stream: UnixStream,
+    orders: mpsc::Sender<Order>,
+    trusts: fn(u32) -> bool,
+) -> anyhow::Result<()> {
+    let caller = stream.peer_cred().context("the caller cannot be told")?.uid();
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MAX_LINE_BYTES as u64));
     timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await.context("no order in time")??;
     let response = match serde_json::from_str(&line) {
         Err(error) => Response::Error(format!("the order makes no sense: {error}")),
+        Ok(_) if !trusts(caller) => {
+            warn!(caller, "an order of another user is refused");
+            Response::Error(format!("this stack takes no orders from user {caller}: it belongs to another"))
+        }
         Ok(request) => {
             let (reply, answer) = oneshot::channel();
             let ending = || Response::Error("the stack is ending".into());
@@ -211,15 +222,9 @@ async fn keep_waiting(
 
 /// One supervisor a directory. The lock goes when the process does.
 fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
-    crate::native::private_directory(state_dir)?;
+    files::private_directory(state_dir)?;
     let path = state_dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let file = files::open_lock(&path).with_context(|| format!("cannot write {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             lock.set_len(0)?;
@@ -234,5 +239,26 @@ fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
             )
         }
         Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::call;
+
+    #[tokio::test]
+    async fn another_user_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(socket(directory.path())).unwrap();
+        let (orders, inbox) = mpsc::channel(1);
+        let doorman = tokio::spawn(accept(listener, orders, |_| false));
+        let path = directory.path().to_owned();
+        let answer = tokio::task::spawn_blocking(move || call(&path, &Request::Down)).await.unwrap();
+        let told = answer.unwrap_err().to_string();
+        assert!(told.contains("takes no orders from user"), "{told}");
+        assert!(inbox.is_empty());
+        drop(inbox);
+        timeout(REQUEST_PATIENCE, doorman).await.unwrap().unwrap();
     }
 }

@@ -133,3 +133,61 @@ async fn a_process_that_dies_is_told_with_its_status() {
     }
     native.stop().await;
 }
+
+/// What strangers can reach: no counters, no Redis, and no address of their own invention.
+#[tokio::test]
+async fn strangers_are_kept_to_their_doors() {
+    let directory = tempfile::tempdir().unwrap();
+    let native =
+        Native::start(Options { servers: 1, proxies: 1, ..options(directory.path()) }).await.unwrap();
+    let status = native.status().await;
+    let redis = status.processes.iter().find(|process| process.name == "redis").unwrap();
+    assert_eq!(redis.port, None);
+    assert!(redis.socket.as_ref().unwrap().exists());
+    let ws_url = native.ws_url().replace("ws://", "http://");
+    for door in [&native.api_url(), &ws_url] {
+        for path in ["/metrics", "/metrics?x=1", "/%6detrics", "/metrics/"] {
+            assert_eq!(reqwest::get(format!("{door}{path}")).await.unwrap().status(), 404, "{door}{path}");
+        }
+    }
+    let http = reqwest::Client::new();
+    let mut told = Vec::new();
+    for n in 0..40 {
+        let answer = http
+            .get(format!("{ws_url}/agent/ws/0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11"))
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("authorization", "Bearer not-a-token")
+            .header("x-forwarded-for", format!("198.51.100.{n}"));
+        told.push(answer.send().await.unwrap().status().as_u16());
+    }
+    assert_eq!((told[0], told[39]), (403, 429), "{told:?}");
+    let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    session.plays(5).await;
+    session.close().await;
+    let port = status.processes.iter().find(|process| process.name == "wsproxy-1").unwrap().port.unwrap();
+    let metrics =
+        reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("wsproxy_bad_token_sources 1\n"), "{metrics}");
+    native.stop().await;
+}
+
+#[tokio::test]
+async fn redis_has_a_port_where_one_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { servers: 1, proxies: 1, redis_port: Some(0), ..options(directory.path()) };
+    let native = Native::start(options).await.unwrap();
+    let redis = native.status().await.processes.into_iter().find(|process| process.name == "redis").unwrap();
+    std::net::TcpStream::connect(("127.0.0.1", redis.port.unwrap())).unwrap();
+    native.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_directory_behind_a_link_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/tmp", directory.path().join("link")).unwrap();
+    let error = Native::start(options(&directory.path().join("link/state"))).await.unwrap_err();
+    assert!(format!("{error:#}").contains("symbolic link"), "{error:#}");
+}

@@ -48,7 +48,14 @@ mod tests {
     #[test]
     fn instances_answer_and_others_only_run() {
         let process = |name: &str, port, state: &str| {
-            member(ProcessStatus { name: name.into(), pid: 7, port, state: state.into(), log: "/x".into() })
+            member(ProcessStatus {
+                name: name.into(),
+                pid: 7,
+                port,
+                socket: None,
+                state: state.into(),
+                log: "/x".into(),
+            })
         };
         let gateway = process("wsproxy-1", Some(4040), "ready");
         assert_eq!(gateway.http, Some("127.0.0.1:4040".parse().unwrap()));

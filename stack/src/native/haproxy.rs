@@ -8,14 +8,13 @@ use super::{
     process::{Process, Spec},
     slot::Slot,
 };
-use crate::probe;
+use crate::{files, probe};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt::Write as _,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -95,8 +94,8 @@ impl Haproxy {
         wanted: Front,
         instances: &[Arc<Instance>],
     ) -> anyhow::Result<Self> {
-        write_file(&base_file(state), BASE)?;
-        write_file(&backends_file(state), &backends(instances))?;
+        files::replace(&base_file(state), BASE)?;
+        files::replace(&backends_file(state), &backends(instances))?;
         let mut attempt = 1;
         loop {
             let front = wanted.chosen()?;
@@ -116,7 +115,7 @@ impl Haproxy {
 
     /// Starts what is down, on the same ports, and waits until it sends to all instances that are ready.
     pub(crate) async fn start_again(&self, instances: &[Arc<Instance>]) -> anyhow::Result<()> {
-        write_file(&backends_file(&self.state), &backends(instances))?;
+        files::replace(&backends_file(&self.state), &backends(instances))?;
         check(&self.program, &self.state, self.front).await?;
         let mut up = BTreeSet::new();
         for instance in instances.iter().filter(|instance| instance.runs()) {
@@ -145,7 +144,7 @@ impl Haproxy {
         let before =
             self.servers().await.map_err(|error| anyhow::anyhow!("haproxy does not answer: {error}"))?;
         let old = self.worker().await;
-        write_file(&backends_file(&self.state), &backends(instances))?;
+        files::replace(&backends_file(&self.state), &backends(instances))?;
         check(&self.program, &self.state, self.front).await?;
         self.take_new_worker(old).await;
         let was_up = |name: &str| before.get(name).copied().unwrap_or(true);
@@ -269,10 +268,6 @@ fn backends_file(state: &Path) -> PathBuf {
 
 fn files(state: &Path) -> [OsString; 4] {
     ["-f".into(), base_file(state).into(), "-f".into(), backends_file(state).into()]
-}
-
-fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn backends(instances: &[Arc<Instance>]) -> String {

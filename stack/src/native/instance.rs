@@ -33,7 +33,7 @@ const NOT_INHERITED: &[&str] = &[
 #[derive(Clone, Debug)]
 pub(crate) struct Environment {
     pub(crate) state: PathBuf,
-    pub(crate) redis_port: u16,
+    pub(crate) redis_port: Option<u16>,
     pub(crate) secret: JwtSecret,
     pub(crate) server_workers: Option<usize>,
     pub(crate) extra: Vec<(String, String)>,
@@ -167,8 +167,14 @@ fn spec(
     // Its log is a file.
     set("NO_COLOR", "1");
     set("JWT_SECRET", environment.secret.expose());
+    // HAProxy tells gateways where clients are. It comes through the socket, which is in a directory of our own, or by loopback.
+    let mut proxy = "127.0.0.1";
     if let Some(sockets) = sockets(role, number, &environment.state) {
         set("UNIX_SOCKET", &sockets.own.to_string_lossy());
+        proxy = "unix";
+    }
+    if role == Role::Wsproxy && !environment.extra.iter().any(|(name, _)| name == "TRUSTED_PROXIES") {
+        set("TRUSTED_PROXIES", proxy);
     }
     if let (Role::Server, Some(workers)) = (role, environment.server_workers) {
         set("SERVER_WORKERS", &workers.to_string());

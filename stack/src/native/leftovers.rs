@@ -29,7 +29,8 @@ pub(super) fn sweep(state: &Path) {
 fn was_needed(name: &str) -> bool {
     let is_socket = [".sock", ".via", ".new"].iter().any(|ending| name.ends_with(ending));
     let is_ours = ["redis.", "server-", "wsproxy-"].iter().any(|start| name.starts_with(start));
-    ["redis.conf", "dump.rdb", "base.cfg", "backends.cfg"].contains(&name) || (is_socket && is_ours)
+    ["redis.conf", "dump.rdb", "base.cfg", "base.new", "backends.cfg", "backends.new"].contains(&name)
+        || (is_socket && is_ours)
 }
 
 #[cfg(test)]

@@ -16,20 +16,24 @@ use std::{
     sync::Arc,
 };
 
-/// Where the process `name` finds Redis: by a link to its unix socket, or by TCP where a URL cannot hold the path.
-pub(crate) fn redis_url(state: &Path, name: &str, port: u16) -> String {
+/// Where the process `name` finds Redis: by a link to its unix socket, or by TCP where there is none.
+pub(crate) fn redis_url(state: &Path, name: &str, port: Option<u16>) -> String {
     match redis_link(state, name) {
         Some(path) => format!("redis+unix://{}", path.display()),
-        None => format!("redis://{}", ports::local(port)),
+        None => format!("redis://{}", ports::local(port.unwrap_or(0))),
     }
 }
 
 fn redis_link(state: &Path, name: &str) -> Option<PathBuf> {
-    let path = state.join(format!("redis.{name}.sock"));
-    let text = path.to_string_lossy();
+    fit_for_sockets(state).then(|| state.join(format!("redis.{name}.sock")))
+}
+
+/// Whether all processes can reach Redis through sockets in `state`: each path is short enough for a socket's address, and a URL
+/// can hold it. All of them or none, so that Redis needs no port beside its socket.
+pub(crate) fn fit_for_sockets(state: &Path) -> bool {
+    let longest = state.join(format!("redis.{}.sock", name(Role::Wsproxy, u16::MAX)));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    let fits = text.bytes().all(plain) && relay_path(&path).as_os_str().len() <= LONGEST_SOCKET_PATH;
-    fits.then_some(path)
+    longest.to_string_lossy().bytes().all(plain) && longest.as_os_str().len() <= LONGEST_SOCKET_PATH
 }
 
 /// The relays of a stack, by their links' names.
@@ -183,10 +187,10 @@ mod tests {
 
     #[test]
     fn redis_is_found_by_tcp_where_the_path_is_too_long() {
-        let short = redis_url(Path::new("/tmp/x"), "wsproxy-1", 7000);
+        let short = redis_url(Path::new("/tmp/x"), "wsproxy-1", None);
         assert_eq!(short, "redis+unix:///tmp/x/redis.wsproxy-1.sock");
         for state in [format!("/tmp/{}", "x".repeat(100)), "/tmp/with space".to_owned()] {
-            assert_eq!(redis_url(Path::new(&state), "wsproxy-1", 7000), "redis://127.0.0.1:7000");
+            assert_eq!(redis_url(Path::new(&state), "wsproxy-1", Some(7000)), "redis://127.0.0.1:7000");
         }
     }
 }

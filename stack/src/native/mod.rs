@@ -16,11 +16,10 @@ mod status;
 
 pub use binaries::Binaries;
 pub use ports::free as free_port;
-pub use process::private_directory;
 pub use redis::Persistence;
 pub use status::{LinkStatus, ProcessStatus, Status};
 
-use crate::{limits, secret::JwtSecret};
+use crate::{files::private_directory, limits, secret::JwtSecret};
 use anyhow::{Context, bail};
 use futures_util::future::try_join_all;
 use haproxy::{Front, Haproxy};
@@ -79,6 +78,9 @@ pub struct Options {
     pub ws_port: u16,
     /// HAProxy's port for statistics; 0 takes a free one.
     pub stats_port: u16,
+    /// A TCP port for Redis, which has a unix socket: 0 takes a free one. Without it there is a port only where the path of the
+    /// state directory is not fit for a socket's address.
+    pub redis_port: Option<u16>,
     /// Logs, HAProxy's files and Redis's directory go here. One stack a directory.
     pub state_dir: PathBuf,
     /// The programs.
@@ -104,6 +106,7 @@ impl Options {
             api_port: 0,
             ws_port: 0,
             stats_port: 0,
+            redis_port: None,
             state_dir,
             binaries,
             secret: JwtSecret::random(),
@@ -146,7 +149,14 @@ impl Native {
         let links = Arc::new(Links::new(options.state_dir.clone(), options.relays));
         let reserved = [front.api, front.ws, front.stats];
         let binaries = &options.binaries;
-        let redis = Redis::start(&binaries.redis, &options.state_dir, options.persistence, &reserved).await?;
+        let redis = Redis::start(
+            &binaries.redis,
+            &options.state_dir,
+            options.persistence,
+            options.redis_port,
+            &reserved,
+        )
+        .await?;
         let environment = Environment {
             state: options.state_dir.clone(),
             redis_port: redis.port(),
@@ -260,6 +270,7 @@ fn check_front(options: &Options) -> anyhow::Result<Front> {
         (options.api_port, "--api-port"),
         (options.ws_port, "--ws-port"),
         (options.stats_port, "--stats-port"),
+        (options.redis_port.unwrap_or(0), "--redis-port"),
     ];
     for (index, (port, flag)) in wanted.iter().enumerate() {
         if let Some((_, other)) = wanted[..index].iter().find(|(earlier, _)| earlier == port && *port != 0) {

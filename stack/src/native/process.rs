@@ -1,6 +1,7 @@
 //! One child process: its log, its readiness, its end. It restarts nothing; whoever holds it decides.
 
 use super::spawner;
+use crate::files;
 use anyhow::{Context, bail};
 use nix::{
     sys::signal::{Signal, kill, killpg},
@@ -80,11 +81,8 @@ impl Process {
         if !spec.goes_on {
             let _ = fs::remove_file(&spec.log);
         }
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&spec.log)
-            .with_context(|| format!("cannot write {}", spec.log.display()))?;
+        let log =
+            files::open_log(&spec.log).with_context(|| format!("cannot write {}", spec.log.display()))?;
         let mut command = Command::new(&spec.program);
         command
             .args(&spec.args)
@@ -298,20 +296,4 @@ pub(crate) fn log_tail(path: &Path) -> String {
         Ok(tail) => format!("its log ({}) ends:\n{tail}", path.display()),
         Err(error) => format!("its log ({}) cannot be read: {error}", path.display()),
     }
-}
-
-/// Makes a directory that only we can enter.
-///
-/// # Errors
-/// It cannot be made, or belongs to somebody else.
-pub fn private_directory(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    let doing = || format!("cannot make the directory {}", path.display());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(doing)?;
-    let owner = fs::metadata(path).with_context(doing)?.uid();
-    let us = nix::unistd::getuid().as_raw();
-    if owner != us {
-        bail!("{} belongs to user {owner}, we are {us}: give another with --state-dir", path.display());
-    }
-    Ok(())
 }

@@ -33,6 +33,9 @@ pub struct ProcessStatus {
     pub pid: u32,
     /// Where it listens on loopback, behind HAProxy; HAProxy's own ports are in the URLs.
     pub port: Option<u16>,
+    /// Its unix socket, if Redis has one.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
     /// `ready`, `unready: …`, `paused` or `ended: …`.
     pub state: String,
     /// Its log.
@@ -59,7 +62,8 @@ pub struct LinkStatus {
 impl Native {
     /// What runs now, and whether it is ready.
     pub async fn status(&self) -> Status {
-        let redis = describe(&self.redis.slot().process(), Some(self.redis.port()), Ok(()));
+        let mut redis = describe(&self.redis.slot().process(), self.redis.port(), Ok(()));
+        redis.socket = self.redis.socket();
         let mut processes = vec![redis, describe(&self.haproxy.slot().process(), None, Ok(()))];
         let instances = self.instances();
         let asked = instances.iter().map(|instance| async {
@@ -103,6 +107,7 @@ fn describe(process: &Process, port: Option<u16>, ready: Result<(), String>) -> 
         name: process.name().to_owned(),
         pid: process.pid(),
         port,
+        socket: None,
         state,
         log: process.log().to_owned(),
     }

@@ -85,6 +85,9 @@ pub(crate) struct Up {
     /// Port of HAProxy's statistics and metrics; 0 takes a free one
     #[arg(long, default_value_t = 8404)]
     pub(crate) stats_port: u16,
+    /// A TCP port for Redis, for a gateway of your own; 0 takes a free one [default: none, Redis has a unix socket]
+    #[arg(long)]
+    pub(crate) redis_port: Option<u16>,
     /// What Redis writes to disk: nothing, or every write, synced once a second or always
     #[arg(long, value_enum, default_value_t = RedisPersistence::None)]
     pub(crate) redis_persistence: RedisPersistence,

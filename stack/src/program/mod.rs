@@ -62,6 +62,9 @@ fn show(status: &Status) {
         let port = process.port.map_or_else(|| "-".to_owned(), |port| port.to_string());
         println!("{:width$}  pid {:<8} port {port:<6} {}", process.name, process.pid, process.state);
     }
+    if let Some(socket) = status.processes.iter().find_map(|process| process.socket.as_ref()) {
+        println!("redis listens at {}", socket.display());
+    }
     for link in &status.links {
         println!(
             "{}  {}, {} open, {} broken, {} refused",

@@ -8,11 +8,10 @@ use anyhow::{Context, bail};
 use stack::{
     JwtSecret,
     control::Response,
-    native::{Binaries, Native, Options, Status, private_directory},
-    supervisor,
+    native::{Binaries, Native, Options, Status},
+    open_log, private_directory, supervisor,
 };
 use std::{
-    fs::File,
     io::{BufRead, BufReader, IsTerminal, Write},
     path::PathBuf,
     process::{Command, Stdio},
@@ -70,7 +69,7 @@ fn detach(place: &Place) -> anyhow::Result<()> {
     private_directory(&place.directory())?;
     private_directory(&logs)?;
     let path = logs.join("supervisor.log");
-    let log = File::options().create(true).append(true).open(&path)?;
+    let log = open_log(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .arg("--announce")
@@ -144,6 +143,7 @@ fn options(place: &Place, up: Up) -> anyhow::Result<Options> {
         api_port: up.api_port,
         ws_port: up.ws_port,
         stats_port: up.stats_port,
+        redis_port: up.redis_port,
         persistence: up.redis_persistence.into(),
         relays: up.relays,
         secret,

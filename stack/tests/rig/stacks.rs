@@ -8,7 +8,7 @@ use stack::{
 };
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    os::unix::net::UnixStream,
     path::Path,
 };
 
@@ -51,8 +51,8 @@ pub async fn settled(native: &Native) {
 
 /// Sends one command to the stack's Redis and answers the reply's text.
 pub async fn redis(native: &Native, command: &str) -> String {
-    let port = process(native, "redis").await.port.unwrap();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let socket = process(native, "redis").await.socket.unwrap();
+    let mut stream = UnixStream::connect(socket).unwrap();
     write!(stream, "{command}\r\nQUIT\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

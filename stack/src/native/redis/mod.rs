@@ -4,12 +4,16 @@
 mod restart;
 
 use super::{
-    instance::LONGEST_SOCKET_PATH,
+    links,
     ports::{self, Started},
-    process::{Process, Spec, private_directory},
+    process::{Process, Spec},
     slot::Slot,
 };
-use crate::probe;
+use crate::{
+    files::{self, private_directory},
+    probe,
+    relay::Address,
+};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use std::{
@@ -54,41 +58,69 @@ pub(crate) struct Redis {
     program: PathBuf,
     state: PathBuf,
     persistence: Persistence,
-    port: u16,
+    port: Option<u16>,
     slot: Slot,
 }
 
-/// Where Redis listens beside its port. None where the path is too long for a socket's address.
+/// Where Redis listens. None where the path is not fit for a socket's address: then it has a port.
 pub(crate) fn socket(state: &Path) -> Option<PathBuf> {
-    let path = state.join("redis.sock");
-    (path.as_os_str().len() <= LONGEST_SOCKET_PATH).then_some(path)
+    links::fit_for_sockets(state).then(|| state.join("redis.sock"))
+}
+
+/// Where a Redis in `state` is asked that may have this port.
+fn address(state: &Path, port: Option<u16>) -> Address {
+    match socket(state) {
+        Some(path) => Address::Unix(path),
+        None => Address::Tcp(ports::local(port.unwrap_or(0))),
+    }
 }
 
 impl Redis {
-    /// Starts Redis on a free port and waits until it answers.
+    /// Starts Redis on its socket, and on a port where one is wanted or there can be no socket; waits until it answers.
     pub(crate) async fn start(
         program: &Path,
         state: &Path,
         persistence: Persistence,
+        wanted: Option<u16>,
         reserved: &[u16],
     ) -> anyhow::Result<Self> {
         // What an earlier stack left: a run starts with no session.
         empty(&directory(state))?;
         let configuration = configuration(state);
-        fs::write(&configuration, SHARED)
-            .with_context(|| format!("cannot write {}", configuration.display()))?;
-        let (process, port) = ports::start_on_free(reserved, async |port| {
+        files::replace(&configuration, SHARED)?;
+        let start = async |port: Option<u16>| {
             let process = Process::start(spec(program, state, port, persistence, false)).await?;
-            let ready = process.wait_until(PATIENCE, || answers(port)).await;
-            Ok(Started { process, ready })
-        })
-        .await?;
+            let address = address(state, port);
+            let ready = process.wait_until(PATIENCE, || answers(&address)).await;
+            anyhow::Ok(Started { process, ready })
+        };
+        let (process, port) = match (wanted, socket(state)) {
+            (Some(0), _) | (None, None) => {
+                let (process, port) =
+                    ports::start_on_free(reserved, async |port| start(Some(port)).await).await?;
+                (process, Some(port))
+            }
+            (port, _) => {
+                let Started { process, ready } = start(port).await?;
+                ready?;
+                (process, port)
+            }
+        };
         let (program, state) = (program.to_owned(), state.to_owned());
         Ok(Self { program, state, persistence, port, slot: Slot::new(process) })
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// Where it listens, if not on a port alone.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        socket(&self.state)
+    }
+
+    fn address(&self) -> Address {
+        address(&self.state, self.port)
     }
 
     pub(crate) fn slot(&self) -> &Slot {
@@ -103,7 +135,8 @@ impl Redis {
     async fn start_with(&self, persistence: Persistence) -> anyhow::Result<()> {
         let spec = spec(&self.program, &self.state, self.port, persistence, true);
         let process = self.slot.replace(Process::start(spec).await?);
-        process.wait_until(DATA_PATIENCE, || answers(self.port)).await
+        let address = self.address();
+        process.wait_until(DATA_PATIENCE, || answers(&address)).await
     }
 
     /// Closes the connections of the clients that the filter names (`TYPE pubsub`; all of them where it is empty), but
@@ -118,9 +151,10 @@ impl Redis {
 
     /// Sends one command; an error of Redis is one.
     async fn ask(&self, command: &str) -> anyhow::Result<String> {
-        let answer = probe::redis(ports::local(self.port), command)
+        let address = self.address();
+        let answer = probe::redis(&address, command)
             .await
-            .with_context(|| format!("cannot send {command} to redis on port {}", self.port))?;
+            .with_context(|| format!("cannot send {command} to redis at {address}"))?;
         match answer.strip_prefix('-') {
             Some(error) => bail!("redis refuses {command}: {}", error.trim_end()),
             None => Ok(answer),
@@ -142,11 +176,15 @@ impl Redis {
     }
 }
 
-async fn answers(port: u16) -> Result<(), String> {
-    match probe::redis(ports::local(port), "PING").await {
-        Ok(answer) if answer.starts_with("+PONG") => Ok(()),
-        Ok(answer) => Err(format!("PING on port {port} is answered with {answer:?}")),
-        Err(error) => Err(format!("no answer on port {port}: {error}")),
+/// Answers whether it is there. The future owns all that it needs: it is made anew for every attempt.
+fn answers(address: &Address) -> impl Future<Output = Result<(), String>> + use<> {
+    let address = address.clone();
+    async move {
+        match probe::redis(&address, "PING").await {
+            Ok(answer) if answer.starts_with("+PONG") => Ok(()),
+            Ok(answer) => Err(format!("PING at {address} is answered with {answer:?}")),
+            Err(error) => Err(format!("no answer at {address}: {error}")),
+        }
     }
 }
 
@@ -174,15 +212,16 @@ fn empty(directory: &Path) -> anyhow::Result<()> {
     remove().with_context(|| format!("cannot empty {}", directory.display()))
 }
 
-fn spec(program: &Path, state: &Path, port: u16, persistence: Persistence, goes_on: bool) -> Spec {
-    // What follows the file outranks it: here Redis has no network of its own around it.
-    let port = port.to_string();
+fn spec(program: &Path, state: &Path, port: Option<u16>, persistence: Persistence, goes_on: bool) -> Spec {
+    // What follows the file outranks it: here Redis has no network of its own around it. Port 0 is none.
+    let port = port.unwrap_or(0).to_string();
     let own = ["--port", &port, "--bind", "127.0.0.1", "--tcp-backlog", "511"];
     let mut args = vec![configuration(state).into_os_string()];
     args.extend(own.into_iter().chain(persistence.args()).map(OsString::from));
     args.extend(["--dir".into(), directory(state).into_os_string()]);
     if let Some(socket) = socket(state) {
         args.extend(["--unixsocket".into(), socket.into_os_string()]);
+        args.extend(["--unixsocketperm".into(), "700".into()]);
     }
     Spec {
         name: "redis".into(),
