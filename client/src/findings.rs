@@ -1,5 +1,5 @@
 //! What a reader should look at first: rules over what was measured and watched, each with its evidence in a sentence.
-//! Pure, and no judge: a finding changes no verdict.
+//! What a planned fault explains is grouped under that fault. Pure, and no judge: a finding changes no verdict.
 
 use crate::{
     endpoint::EndpointHistory,
@@ -32,6 +32,50 @@ pub struct Finding {
     pub title: String,
     /// A sentence with the figures.
     pub evidence: String,
+    /// Of a planned fault: what it explains.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub explains: Vec<Finding>,
+}
+
+/// The findings in the making, each with the planned fault that explains it.
+#[derive(Default)]
+struct Found(Vec<(Option<usize>, Finding)>);
+
+impl Found {
+    fn alone(&mut self, title: String, evidence: String) {
+        self.under(None, title, evidence);
+    }
+
+    fn under(&mut self, fault: Option<usize>, title: String, evidence: String) {
+        self.0.push((fault, Finding { title, evidence, explains: Vec::new() }));
+    }
+
+    /// What no fault explains, then a finding for each fault, in the order of the plan.
+    fn grouped(self, faults: &[FaultRecord]) -> Vec<Finding> {
+        let (explained, mut findings) = (self.0.iter().any(|(fault, _)| fault.is_some()), Vec::new());
+        let mut groups = vec![Vec::new(); if explained { faults.len() } else { 0 }];
+        for (fault, finding) in self.0 {
+            match fault.and_then(|fault| groups.get_mut(fault)) {
+                Some(group) => group.push(finding),
+                None => findings.push(finding),
+            }
+        }
+        let of_fault = |(fault, explains): (&FaultRecord, Vec<Finding>)| {
+            let at = fault.began.unwrap_or_default().as_secs_f64();
+            let evidence = match explains.len() {
+                0 => return None,
+                1 => "The run did this itself, and it explains the following.".to_owned(),
+                count => format!("The run did this itself, and it explains {count} observations."),
+            };
+            Some(Finding {
+                title: format!("planned fault `{}` at {at:.0} s", fault.spec),
+                evidence,
+                explains,
+            })
+        };
+        findings.extend(faults.iter().zip(groups).filter_map(of_fault));
+        findings
+    }
 }
 
 /// What the run itself measured, as far as the rules ask.
@@ -58,60 +102,81 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// The faults that may be behind what happened from one second of the run to another, in words for behind a sentence.
-    fn blame(&self, from: u64, to: u64) -> Option<String> {
-        let faults: Vec<_> = self.faults.iter().filter(|fault| fault.can_explain(from, to)).collect();
-        let at = |fault: &&FaultRecord| {
-            format!("`{}` at {:.0} s", fault.spec, fault.began.unwrap_or_default().as_secs_f64())
+    /// The planned fault that most probably is behind what happened to `who` from one second of the run to another: one that
+    /// was aimed at it, and of several the last one that had begun.
+    fn blame(&self, who: &str, from: u64, to: u64) -> Option<usize> {
+        let possible = self.faults.iter().enumerate().filter(|(_, fault)| fault.can_explain(from, to));
+        let likely = |fault: &FaultRecord| {
+            let began = fault.began.unwrap_or_default();
+            let in_time = began.as_secs() <= from;
+            // Of those that began later, the first one.
+            (aim(&fault.spec, who), in_time, if in_time { began.as_secs_f64() } else { -began.as_secs_f64() })
         };
-        (!faults.is_empty()).then(|| faults.iter().map(at).collect::<Vec<_>>().join(", "))
+        possible
+            .max_by(|(_, a), (_, b)| likely(a).partial_cmp(&likely(b)).unwrap_or(std::cmp::Ordering::Equal))
+            .map(|(index, _)| index)
     }
 
-    /// The same as a sentence of its own, or nothing.
-    fn planned(&self, from: u64, to: u64) -> String {
-        self.blame(from, to).map(|faults| format!(" The run itself did that: {faults}.")).unwrap_or_default()
+    /// The planned fault behind what is known of the whole run alone: only one that was aimed at `who` explains it.
+    fn aimed_at(&self, who: &str) -> Option<usize> {
+        self.blame(who, 0, u64::MAX).filter(|&fault| aim(&self.faults[fault].spec, who) > 0)
+    }
+}
+
+/// How closely a fault such as `wsproxy-1:kill` or `link:redis/wsproxy-1:cut` is aimed at a process or door: 3 at this one, 2 at
+/// its link, 1 at its role, 0 elsewhere.
+fn aim(spec: &str, who: &str) -> u8 {
+    let who = who.split(' ').next().unwrap_or_default();
+    let role = match who.split('-').next().unwrap_or_default() {
+        "api" | "server" => "server",
+        "gateway" | "wsproxy" => "wsprox",
+        other => other,
+    };
+    let mut targets = spec.split([':', '/', '=']);
+    if targets.clone().next() == Some(who) {
+        3
+    } else if targets.clone().any(|target| target == who) {
+        2
+    } else {
+        u8::from(!role.is_empty() && targets.any(|target| target.starts_with(role)))
     }
 }
 
 /// All findings, the gravest first.
 #[must_use]
 pub fn find(measured: &Measured<'_>, watched: &Watched) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut found = |title: String, evidence: String| findings.push(Finding { title, evidence });
+    let mut found = Found::default();
     for (name, second) in &watched.ended {
-        found(
+        found.under(
+            measured.blame(name, *second, *second),
             format!("{name} ended"),
-            format!(
-                "It was found ended {second} s into the run, and nothing took its place.{}",
-                measured.planned(*second, *second)
-            ),
+            format!("It was found ended {second} s into the run, and nothing took its place."),
         );
     }
     restarts(measured, watched, &mut found);
     for (door, (count, first, last, answer)) in &watched.failed {
         let when =
             if first == last { format!("at {first} s") } else { format!("from {first} s to {last} s") };
-        found(
+        found.under(
+            measured.blame(door, *first, *last),
             format!("{door} failed"),
-            format!(
-                "{count} checks were not answered with success, {when}; the last one: {answer}.{}",
-                measured.planned(*first, *last)
-            ),
+            format!("{count} checks were not answered with success, {when}; the last one: {answer}."),
         );
     }
     dead_endpoints(measured, &mut found);
-    generator(measured, &mut found);
+    generator(measured, &mut |title, evidence| found.alone(title, evidence));
     slow_bus(measured, watched, &mut found);
     for (name, usage) in &watched.processes {
+        let mut found = |title, evidence| found.alone(title, evidence);
         processor(name, usage, &mut found);
         descriptors(name, usage, &mut found);
         memory(name, usage, &mut found);
     }
     storm(measured, &mut found);
-    findings
+    found.grouped(measured.faults)
 }
 
-fn restarts(measured: &Measured<'_>, watched: &Watched, found: &mut impl FnMut(String, String)) {
+fn restarts(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
     let mut names: Vec<_> = watched.restarts.iter().map(|restart| &restart.0).collect();
     names.sort();
     names.dedup();
@@ -120,19 +185,16 @@ fn restarts(measured: &Measured<'_>, watched: &Watched, found: &mut impl FnMut(S
             watched.restarts.iter().filter(|restart| restart.0 == *name).map(|restart| restart.1).collect();
         let shown: Vec<_> = times.iter().take(5).map(|second| format!("{second} s")).collect();
         let more = if times.len() > 5 { " …" } else { "" };
-        found(
+        found.under(
+            measured.blame(name, times[0], times[times.len() - 1]),
             format!("{name} was restarted"),
-            format!(
-                "Another process took its place, seen at {}{more}.{}",
-                shown.join(", "),
-                measured.planned(times[0], times[times.len() - 1])
-            ),
+            format!("Another process took its place, seen at {}{more}.", shown.join(", ")),
         );
     }
 }
 
 /// An endpoint that took connections at first and none at the end, while the run went on at others or ended for want of one.
-fn dead_endpoints(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {
+fn dead_endpoints(measured: &Measured<'_>, found: &mut Found) {
     for endpoint in measured.endpoints.iter().filter(|endpoint| endpoint.is_dead) {
         let EndpointHistory { name, is_published, connected, failed, .. } = endpoint;
         let advice = if *is_published {
@@ -141,17 +203,15 @@ fn dead_endpoints(measured: &Measured<'_>, found: &mut impl FnMut(String, String
         } else {
             ""
         };
-        found(
+        found.under(
+            measured.aimed_at("haproxy"),
             format!("{name} died"),
-            format!(
-                "It took {connected} connections and then refused {failed}, up to the last attempt.{advice}{}",
-                measured.planned(0, u64::MAX)
-            ),
+            format!("It took {connected} connections and then refused {failed}, up to the last attempt.{advice}"),
         );
     }
 }
 
-fn slow_bus(measured: &Measured<'_>, watched: &Watched, found: &mut impl FnMut(String, String)) {
+fn slow_bus(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
     let Some(lag) =
         watched.of_itself.bus_lag.filter(|lag| lag.p95 > SLOW_BUS_MS && lag.count >= LEAST_EVENTS)
     else {
@@ -163,14 +223,10 @@ fn slow_bus(measured: &Measured<'_>, watched: &Watched, found: &mut impl FnMut(S
         .map(|redis| format!(" Redis used {:.2} cores on average.", redis.mean_cpu()))
         .unwrap_or_default();
     let evidence = format!(
-        "The servers had their events acknowledged within {:.0} ms at p50, {:.0} ms at p95 and {:.0} ms at p99, {} of them{at}.{cpu}{}",
-        lag.p50,
-        lag.p95,
-        lag.p99,
-        lag.count,
-        measured.planned(0, u64::MAX)
+        "The servers had their events acknowledged within {:.0} ms at p50, {:.0} ms at p95 and {:.0} ms at p99, {} of them{at}.{cpu}",
+        lag.p50, lag.p95, lag.p99, lag.count,
     );
-    found(if measured.bus_in_memory { "slow bus" } else { "slow redis" }.into(), evidence);
+    found.under(measured.aimed_at("redis"), if measured.bus_in_memory { "slow bus" } else { "slow redis" }.into(), evidence);
 }
 
 fn generator(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {
@@ -252,7 +308,7 @@ fn memory(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) {
     found(format!("{name}'s memory grows"), evidence);
 }
 
-fn storm(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {
+fn storm(measured: &Measured<'_>, found: &mut Found) {
     let (peak, at) = measured.peak_reconnects;
     if peak < 20 || peak * 10 < measured.peak_sessions {
         return;
@@ -262,13 +318,13 @@ fn storm(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {
         measured.peak_sessions
     );
     let (attempts, cuts) = measured.attempts_and_cuts;
-    match measured.blame(at, at) {
-        Some(faults) => {
-            found("a planned fault made clients reconnect at once".into(), format!("{came}: {faults}."));
+    match measured.blame("gateway", at, at) {
+        Some(fault) => {
+            found.under(Some(fault), "clients reconnected at once".into(), format!("{came}."));
         }
         // The client's own doing from end to end.
         None if cuts * 2 >= attempts && cuts > 0 => {}
-        None => found(
+        None => found.alone(
             "clients reconnected in a storm".into(),
             format!("{came}: the backoff spreads them too little, or a whole gateway was lost."),
         ),

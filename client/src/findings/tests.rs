@@ -97,8 +97,8 @@ fn what_the_run_broke_itself_is_said_to_be_its_doing() {
     };
     for (second, title) in [
         (4, "clients reconnected in a storm"),
-        (5, "a planned fault made clients reconnect at once"),
-        (16, "a planned fault made clients reconnect at once"),
+        (5, "planned fault `wsproxy-1:kill` at 5 s"),
+        (16, "planned fault `wsproxy-1:kill` at 5 s"),
         (18, "clients reconnected in a storm"),
     ] {
         assert_eq!(titles(&find(&at(second), &Watched::default())), [title], "{second}");
@@ -106,8 +106,57 @@ fn what_the_run_broke_itself_is_said_to_be_its_doing() {
     let cut = Measured { attempts_and_cuts: (100, 90), ..at(30) };
     assert_eq!(find(&cut, &Watched::default()), [], "--drop-rate is no finding");
     let restarted = watched(|w| w.restarts.push(("wsproxy-1".into(), 7)));
-    let evidence = &find(&Measured { faults: &faults, ..Measured::default() }, &restarted)[0].evidence;
-    assert!(evidence.ends_with("The run itself did that: `wsproxy-1:kill` at 5 s."), "{evidence}");
+    let findings = find(&Measured { faults: &faults, ..Measured::default() }, &restarted);
+    assert_eq!(titles(&findings), ["planned fault `wsproxy-1:kill` at 5 s"]);
+    assert_eq!(titles(&findings[0].explains), ["wsproxy-1 was restarted"]);
+}
+
+#[test]
+fn overlapping_faults_each_explain_their_own() {
+    let specs = [
+        "server-1:pause=5s",
+        "server-2:kill",
+        "wsproxy-1:kill",
+        "wsproxies:drain",
+        "redis:pause=2s",
+        "haproxy:reload",
+        "link:redis/wsproxy-2:delay=50ms",
+        "server-10:kill",
+    ];
+    let log = FaultLog::new(specs.map(|spec| (spec, Duration::from_secs(10))));
+    for index in 0..specs.len() {
+        log.begin(index, Duration::ZERO, Duration::from_secs(10));
+        log.end(index, Some(Duration::from_secs(12)), Fate::Injected("done".into()));
+    }
+    let faults = log.records();
+    let seen = watched(|w| {
+        w.ended.extend([("server-2".into(), 12), ("server-1".into(), 40)]);
+        w.restarts.extend([("wsproxy-1".into(), 13), ("wsproxy-3".into(), 13), ("redis".into(), 14)]);
+        for door in ["api /ready", "wsproxy-2 /ready", "server-10 /health"] {
+            w.failed.insert(door.into(), (3, 11, 14, "503".into()));
+        }
+        w.of_itself.bus_lag = Some(BusLag { count: 5_000, p50: 3.0, p95: 400.0, p99: 900.0 });
+    });
+    let measured =
+        Measured { faults: &faults, peak_reconnects: (90, 12), peak_sessions: 100, ..Measured::default() };
+    let findings = find(&measured, &seen);
+    let told: Vec<_> = findings.iter().map(|f| (f.title.as_str(), titles(&f.explains).join(", "))).collect();
+    let group = |spec: &str| {
+        let title = format!("planned fault `{spec}` at 10 s");
+        told.iter().find(|(found, _)| *found == title).map_or("", |(_, explains)| explains.as_str())
+    };
+    assert_eq!(told[0], ("server-1 ended", String::new()), "no fault reaches as far");
+    assert_eq!(group("server-2:kill"), "server-2 ended");
+    assert!(group("server-10:kill").contains("server-10 /health failed"), "{told:#?}");
+    assert!(!group("server-1:pause=5s").contains("server-10"), "{told:#?}");
+    assert!(group("wsproxy-1:kill").contains("wsproxy-1 was restarted"), "{told:#?}");
+    assert!(group("redis:pause=2s").contains("redis was restarted"), "{told:#?}");
+    assert!(group("link:redis/wsproxy-2:delay=50ms").contains("wsproxy-2 /ready failed"), "{told:#?}");
+    let all = findings.iter().map(|finding| 1 + finding.explains.len()).sum::<usize>();
+    let groups = findings.iter().filter(|finding| !finding.explains.is_empty()).count();
+    assert_eq!(all - groups, 10, "each is told once: {told:#?}");
+    let text = format!("{findings:?}");
+    assert_eq!(text.matches("server-2:kill").count(), 1, "no list of faults is repeated");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! It holds sums and a few seconds of histograms, whatever the length of the run.
 
 use super::{
-    OutputSettings, Sink, csv_rows, events,
+    OutputSettings, Sink,
+    cells::CellWriter,
+    csv_rows, events,
     files::{Files, named},
     history::{self, Second},
     hlog::Hlog,
@@ -51,7 +53,7 @@ struct Records {
     run: RunData,
     /// Queries of sessions that have not ended yet.
     waiting: HashMap<u64, Vec<QueryRecord>>,
-    rows: csv::Writer<BufWriter<File>>,
+    rows: CellWriter<BufWriter<File>>,
     unflushed: usize,
     flushed: Instant,
     faults: Arc<FaultLog>,
@@ -68,7 +70,7 @@ struct Seconds {
     recorders: BTreeMap<u64, u64>,
     /// The first second that is not written.
     next: u64,
-    history: csv::Writer<File>,
+    history: CellWriter<File>,
     started_at: OffsetDateTime,
     sessions: Gauge,
     beside: Beside,
@@ -91,10 +93,10 @@ impl Collector {
         events: Option<Sink>,
     ) -> io::Result<Self> {
         let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
-        let mut rows = csv::Writer::from_writer(buffered);
+        let mut rows = CellWriter::new(buffered);
         rows.write_record(csv_rows::COLUMNS)?;
         rows.flush()?;
-        let mut history = csv::Writer::from_writer(files.open("_history.csv")?);
+        let mut history = CellWriter::new(files.open("_history.csv")?);
         history.write_record(history::columns())?;
         history.flush()?;
         let seconds = Seconds {

@@ -1,7 +1,7 @@
 //! The CSV of a run: one row a query, the origin's ten columns first, ours behind them.
 //! Also queries that failed before their first token and those that could never be sent have a row.
 
-use super::values::printable;
+use super::{cells::CellWriter, values::printable};
 use crate::{
     faults::FaultLog,
     measure::QueryTimes,
@@ -72,7 +72,7 @@ impl QueryStatus {
 
 /// Writes the rows of a finished session, or of one that goes on: then with what is known of it so far.
 pub(super) fn write(
-    out: &mut csv::Writer<impl io::Write>,
+    out: &mut CellWriter<impl io::Write>,
     session: &SessionRecord,
     queries: &[QueryRecord],
     faults: &FaultLog,

@@ -27,6 +27,16 @@ pub(crate) const ENDINGS: [&str; 12] = [
     "_events.ndjson",
 ];
 
+/// Endings of the tables that lie beside a run's rows and hold no queries.
+const COMPANIONS: [&str; 5] =
+    ["_stats.csv", "_history.csv", "_failures.csv", "_resources.csv", "_health.csv"];
+
+/// Whether the file's name is one of a run's other tables.
+pub(crate) fn is_companion(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    name.is_some_and(|name| COMPANIONS.iter().any(|ending| name.ends_with(ending)))
+}
+
 /// Where and under which name a run is written.
 #[derive(Clone, Debug)]
 pub struct OutputSettings {

@@ -1,7 +1,7 @@
 //! `index.jsonl`: a line a run with its headline figures, for whoever looks for one among many.
 //! It is only added to; nothing here reads it.
 
-use super::{RunInfo, files::Files, summary::rate};
+use super::{RunInfo, files::Files, summary::rate, values::escaped_json};
 use crate::measure::{Judgement, Metric, RunData};
 use serde_json::json;
 use std::{fs::OpenOptions, io, io::Write};
@@ -32,7 +32,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Ju
         "p99_e2el_ms": quantile(Metric::E2el, 0.99),
     });
     let mut index = OpenOptions::new().create(true).append(true).open(files.index())?;
-    index.write_all(format!("{line}\n").as_bytes())
+    index.write_all(format!("{}\n", escaped_json(&line.to_string())).as_bytes())
 }
 
 /// FNV-1a, 64 bits: the same configuration has the same hash in every version and on every machine.

@@ -3,6 +3,7 @@
 //! unless the disk falls ten thousand queries behind.
 
 mod analyze;
+pub(crate) mod cells;
 mod collector;
 mod colors;
 mod csv_rows;
@@ -29,7 +30,7 @@ mod values;
 pub use analyze::{AnalyzeError, analyze};
 pub use colors::colored;
 pub use events::{Destination, Sink, Tally, Wanted};
-pub(crate) use files::ENDINGS;
+pub(crate) use files::{ENDINGS, is_companion};
 pub use files::{OpenError, OutputSettings};
 pub use info::RunInfo;
 pub use judging::{Abort, Judging};
@@ -37,7 +38,7 @@ pub use page::USUAL_COLUMNS;
 pub(crate) use page::wrap;
 pub(crate) use page::{Column, Page};
 pub use standing::{Board, RECENT, RECENT_SECONDS, Standing};
-pub(crate) use values::{printable, short};
+pub(crate) use values::{printable, short, uncontrolled, uncontrolled_lines};
 
 use crate::measure::{Beside, Gauge, Judgement, Parcel, Recorder, RunData};
 use crate::{faults::FaultLog, report};

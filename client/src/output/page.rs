@@ -1,6 +1,7 @@
 //! Text for a terminal of some width: entries, sentences and tables.
 //! It never cuts a value: a sentence breaks at words, a table leaves its least columns out, and what cannot break stands over.
 
+use super::values::uncontrolled_lines;
 use std::fmt::Write as _;
 
 /// Where nobody says how wide the terminal is.
@@ -92,8 +93,9 @@ impl Page {
         }
     }
 
+    /// The text. A foreign one in it can neither steer the terminal nor turn the direction of writing.
     pub(crate) fn finish(self) -> String {
-        self.out
+        uncontrolled_lines(&self.out)
     }
 }
 

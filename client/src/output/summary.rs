@@ -8,6 +8,7 @@ use super::{
     info,
     judging::{Check, Conclusion},
     resources,
+    values::escaped_json,
 };
 use crate::measure::{Distribution, Metric, RunData, Summary as Figures, threshold::State};
 use crate::schedule::{Phase, Schedule};
@@ -371,7 +372,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         host: Host::read(),
         versions: json!({ "client": env!("CARGO_PKG_VERSION") }),
     };
-    let mut text = serde_json::to_string_pretty(&summary)?;
+    let mut text = escaped_json(&serde_json::to_string_pretty(&summary)?);
     text.push('\n');
     files.open("_summary.json")?.write_all(text.as_bytes())
 }

@@ -1,7 +1,7 @@
 //! `_stats.csv`, a row a step of the session, and `_failures.csv`, a row a kind of failure; Locust's columns.
 //! Both are written once, at the end.
 
-use super::{files::Files, history::PERCENTILES, values::printable};
+use super::{cells::CellWriter, files::Files, history::PERCENTILES, values::printable};
 use crate::measure::{Metric, RunData};
 use std::io;
 
@@ -19,7 +19,7 @@ const STATS: [&str; 8] = [
 
 /// Writes `_stats.csv`.
 pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
-    let mut out = csv::Writer::from_writer(files.open("_stats.csv")?);
+    let mut out = CellWriter::new(files.open("_stats.csv")?);
     out.write_record(STATS.into_iter().chain(PERCENTILES.map(|(column, _)| column)))?;
     let failures =
         |kind| run.failures.iter().filter(|(name, ..)| *name == kind).map(|(.., group)| group.count).sum();
@@ -51,7 +51,7 @@ pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
 
 /// Writes `_failures.csv`.
 pub(super) fn write_failures(files: &Files, run: &RunData) -> io::Result<()> {
-    let mut out = csv::Writer::from_writer(files.open("_failures.csv")?);
+    let mut out = CellWriter::new(files.open("_failures.csv")?);
     out.write_record(["Method", "Name", "Error", "Occurrences", "First (s)", "Last (s)"])?;
     for (kind, code, group) in run.failures.iter() {
         out.write_record([

@@ -90,6 +90,9 @@ fn findings(page: &mut Page, run: &RunData, info: &RunInfo) {
     let findings = super::info::findings(run, info);
     for finding in &findings {
         page.sentence("! ", &printable(&format!("{}: {}", finding.title, finding.evidence)));
+        for explained in &finding.explains {
+            page.sentence("    - ", &printable(&format!("{}: {}", explained.title, explained.evidence)));
+        }
     }
     if !findings.is_empty() {
         page.gap();

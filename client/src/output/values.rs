@@ -11,9 +11,42 @@ pub(crate) fn printable(text: &str) -> String {
     clean
 }
 
-/// The same text with a space for each control character.
-pub(super) fn uncontrolled(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// The same text with a space for each control character and line separator. Characters that change the direction of
+/// writing are escaped, so that a foreign text cannot make what follows it look like something else.
+pub(crate) fn uncontrolled(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{2028}' | '\u{2029}' => clean.push(' '),
+            _ if c.is_control() => clean.push(' '),
+            _ if is_bidirectional(c) => clean.extend(c.escape_unicode()),
+            _ => clean.push(c),
+        }
+    }
+    clean
+}
+
+/// Unicode's bidirectional control characters: marks, embeddings, overrides and isolates.
+const fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON in which the same characters are escaped: for a JSON parser it is the same text.
+pub(super) fn escaped_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ if is_bidirectional(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// A message of several lines with its lines kept, and each of them as [`uncontrolled`] makes it.
+pub(crate) fn uncontrolled_lines(text: &str) -> String {
+    text.split('\n').map(uncontrolled).collect::<Vec<_>>().join("\n")
 }
 
 /// A share as percent; 99.996 % is not 100.00 %.
@@ -48,5 +81,15 @@ mod tests {
     fn a_servers_text_is_tamed() {
         assert_eq!(printable("a\x1b[31mb\n"), "a [31mb ");
         assert_eq!(printable(&"é".repeat(300)).chars().count(), 201);
+        assert_eq!(
+            uncontrolled("a\u{202e}cod\u{2066}\u{200f}b\u{2028}c"),
+            "a\\u{202e}cod\\u{2066}\\u{200f}b c"
+        );
+        assert_eq!(uncontrolled("ab\u{200d}ג"), "ab\u{200d}ג", "letters and joiners stay");
+        let json = serde_json::json!({ "a\u{202e}": "\u{2066}é" });
+        let escaped = escaped_json(&json.to_string());
+        assert_eq!(escaped, r#"{"a\u202e":"\u2066é"}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), json);
+        assert_eq!(uncontrolled_lines("a\nb\x1b\u{2067}"), "a\nb \\u{2067}");
     }
 }

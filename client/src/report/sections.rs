@@ -35,6 +35,10 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
 fn number(value: &Value, key: &str) -> Option<f64> {
     value.get(key).and_then(Value::as_f64)
 }
@@ -76,8 +80,11 @@ pub(super) fn findings(stored: &Stored) -> Markup {
                     li {
                         span.mark.unsure { "!" }
                         span.what {
-                            strong { (text(finding, "title")) }
+                            strong { (with_code(text(finding, "title"))) }
                             div { (with_code(text(finding, "evidence"))) }
+                            @for explained in list(finding, "explains") {
+                                div { "– " strong { (text(explained, "title")) } ": " (with_code(text(explained, "evidence"))) }
+                            }
                         }
                     }
                 }

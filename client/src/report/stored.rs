@@ -7,10 +7,15 @@ use super::{
     percentiles::{self, Latencies},
     with_ending,
 };
+use crate::output::{
+    cells::{self, original},
+    uncontrolled,
+};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io::BufReader,
     path::Path,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -31,7 +36,7 @@ impl Table {
     fn read(path: &Path) -> Self {
         let Some(mut reader) = Rows::open(path) else { return Self::default() };
         let fields = |row: &csv::ByteRecord| {
-            row.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect()
+            row.iter().map(|field| uncontrolled(original(&String::from_utf8_lossy(field)))).collect()
         };
         let header = fields(&reader.header);
         let mut rows = Vec::new();
@@ -52,14 +57,14 @@ impl Table {
 
 /// A table that is read a row at a time.
 struct Rows {
-    reader: csv::Reader<File>,
+    reader: csv::Reader<BufReader<File>>,
     header: csv::ByteRecord,
     row: csv::ByteRecord,
 }
 
 impl Rows {
     fn open(path: &Path) -> Option<Self> {
-        let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).ok()?;
+        let (mut reader, _) = cells::open(File::open(path).ok()?).ok()?;
         let header = reader.byte_headers().ok()?.clone();
         Some(Self { reader, header, row: csv::ByteRecord::new() })
     }
@@ -126,6 +131,7 @@ impl Stored {
             .map_err(|error| ReportError::new(&path, format!("cannot be read: {error}")))?;
         let summary: Value = serde_json::from_str(&text)
             .map_err(|error| ReportError::new(&path, format!("is no JSON: {error}")))?;
+        let summary = visible(summary);
         if summary.get("verdict").is_none() {
             return Err(ReportError::new(&path, "is no summary: it has no verdict"));
         }
@@ -167,6 +173,18 @@ impl Stored {
             Some((at, fault.get("fault")?.as_str()?.to_owned()))
         };
         self.list("faults").iter().filter_map(fault).collect()
+    }
+}
+
+/// The same JSON without text that could steer what shows it.
+fn visible(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(uncontrolled(&text)),
+        Value::Array(values) => values.into_iter().map(visible).collect(),
+        Value::Object(map) => {
+            map.into_iter().map(|(key, value)| (uncontrolled(&key), visible(value))).collect()
+        }
+        other => other,
     }
 }
 
@@ -241,5 +259,5 @@ fn health(path: &Path) -> BTreeMap<String, Thinned> {
 /// A row's second and whose it is.
 fn named(row: &csv::ByteRecord, second: Option<usize>, name: Option<usize>) -> Option<(f64, String)> {
     let at = cell(row, second).filter(|at| is_second(*at))?;
-    Some((at, String::from_utf8_lossy(row.get(name?)?).into_owned()))
+    Some((at, uncontrolled(original(&String::from_utf8_lossy(row.get(name?)?)))))
 }

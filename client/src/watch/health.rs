@@ -2,7 +2,10 @@
 //! A door that knows no such path (404) is not asked again: other people's gateways need not have it.
 
 use super::{Plan, call::Caller, members::Members, usage::Watched};
-use crate::measure::{Beside, Quantity, Reading};
+use crate::{
+    measure::{Beside, Quantity, Reading},
+    output::cells::CellWriter,
+};
 use http::StatusCode;
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, fs::File, io};
@@ -21,7 +24,7 @@ pub(super) struct Doors {
     unknown: BTreeSet<String>,
     /// Who has answered once: an instance that cannot be reached from here is not one that failed.
     reached: BTreeSet<String>,
-    rows: csv::Writer<File>,
+    rows: CellWriter<File>,
     beside: Beside,
 }
 
@@ -34,7 +37,7 @@ struct Check {
 
 impl Doors {
     pub(super) fn new(plan: &Plan<'_>, members: Members) -> io::Result<Self> {
-        let mut rows = csv::Writer::from_writer(File::create(&plan.health)?);
+        let mut rows = CellWriter::new(File::create(&plan.health)?);
         rows.write_record(["second", "target", "ms", "status"])?;
         rows.flush()?;
         let doors = [("api", &plan.target.api), ("gateway", &plan.target.ws)];

@@ -6,7 +6,10 @@ use super::{
     members::Members,
     usage::{Sample, Watched},
 };
-use crate::measure::{Beside, Quantity, Reading, role};
+use crate::{
+    measure::{Beside, Quantity, Reading, role},
+    output::cells::CellWriter,
+};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -27,7 +30,7 @@ const GENERATIONS: u32 = 3;
 /// Samples the known processes and this one.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    rows: csv::Writer<File>,
+    rows: CellWriter<File>,
     members: Members,
     beside: Beside,
     /// By process id: CPU ticks, and when they were read.
@@ -36,7 +39,7 @@ pub(super) struct Sampler {
 
 impl Sampler {
     pub(super) fn new(plan: &Plan<'_>, members: Members) -> io::Result<Self> {
-        let mut rows = csv::Writer::from_writer(File::create(&plan.resources)?);
+        let mut rows = CellWriter::new(File::create(&plan.resources)?);
         rows.write_record(["second", "process", "cpu_share", "rss_mb", "fds", "threads"])?;
         rows.flush()?;
         Ok(Self { rows, members, beside: plan.beside.clone(), last: BTreeMap::new() })
@@ -195,7 +198,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.csv");
         let beside = Beside::default();
-        let rows = csv::Writer::from_writer(File::create(&path).unwrap());
+        let rows = CellWriter::new(File::create(&path).unwrap());
         let mut sampler =
             Sampler { rows, members: Members::default(), beside: beside.clone(), last: BTreeMap::new() };
         let seen = Mutex::new(Watched::default());

@@ -3,7 +3,12 @@
 
 mod text;
 
-use super::{page::Page, values::printable};
+use super::{
+    cells::{self, count, number, original},
+    files::is_companion,
+    page::Page,
+    values::printable,
+};
 use crate::measure::Distribution;
 use std::{
     collections::{BTreeMap, HashSet},
@@ -36,6 +41,8 @@ const SESSION_SUMS: [&str; 2] = ["reconnect_attempts", "successful_reconnects"];
 const MOST_KINDS: usize = 50;
 const FURTHER_KINDS: &str = "(further kinds)";
 
+const NAME_A_RESULT: &str = "name a .csv that a run left in its output directory";
+
 /// A file that is no result CSV.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {what}; {next_step}")]
@@ -43,6 +50,8 @@ pub struct AnalyzeError {
     place: String,
     what: String,
     next_step: &'static str,
+    /// The file is a readable table with other columns.
+    other_columns: bool,
 }
 
 /// What one or several files say.
@@ -59,25 +68,41 @@ struct Analysis {
 }
 
 /// Reads all files and makes the text, for a terminal of so many columns: a section a file, and one of all together
-/// where there are several.
+/// where there are several. The other tables of a run (`_stats.csv` and the like) are skipped with a note, so that
+/// `results/*.csv` can be named.
 ///
 /// # Errors
-/// The first file that is no result CSV: which, where in it, and what to do.
+/// The first file that is no result CSV: which, where in it, and what to do. Or none of the files holds queries.
 pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, AnalyzeError> {
     let mut page = Page::new(columns);
     let mut all = Analysis::default();
+    let (mut read_files, mut skipped) = (0, Vec::new());
     for path in paths {
         let file = File::open(path).map_err(|error| AnalyzeError {
             place: path.display().to_string(),
             what: error.to_string(),
-            next_step: "name a .csv that a run left in its output directory",
+            next_step: NAME_A_RESULT,
+            other_columns: false,
         })?;
-        let analysis = read(path, file)?;
-        text::print(&mut page, &analysis, &path.display().to_string());
-        all.merge(&analysis);
+        match read(path, file) {
+            Ok(analysis) => {
+                text::print(&mut page, &analysis, &path.display().to_string());
+                all.merge(&analysis);
+                read_files += 1;
+            }
+            Err(error) if error.other_columns && is_companion(path) => skipped.push(error),
+            Err(error) => return Err(error),
+        }
     }
-    if paths.len() > 1 {
-        text::print(&mut page, &all, &format!("all {} files together", paths.len()));
+    if read_files == 0 && !skipped.is_empty() {
+        return Err(skipped.remove(0));
+    }
+    if read_files > 1 {
+        text::print(&mut page, &all, &format!("all {read_files} files together"));
+    }
+    if !skipped.is_empty() {
+        let names: Vec<_> = skipped.iter().map(|error| printable(&error.place)).collect();
+        page.sentence("note: ", &format!("skipped, because they hold no queries: {}", names.join(", ")));
     }
     Ok(page.finish())
 }
@@ -86,6 +111,7 @@ pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, AnalyzeError
 struct Columns<'a> {
     path: &'a Path,
     header: csv::StringRecord,
+    separator: u8,
 }
 
 impl Columns<'_> {
@@ -94,13 +120,14 @@ impl Columns<'_> {
             place: format!("{} line {line}", self.path.display()),
             what,
             next_step: "mend or remove that line, or name another file",
+            other_columns: false,
         }
     }
 
     /// The value in the column, if the file has that column and the row says anything in it.
     fn get<'r>(&self, row: &'r csv::StringRecord, name: &str) -> Option<&'r str> {
         let index = self.header.iter().position(|column| column == name)?;
-        row.get(index).map(str::trim).filter(|value| !value.is_empty())
+        row.get(index).map(original).filter(|value| !value.is_empty())
     }
 
     fn bad(&self, row: &csv::StringRecord, name: &str, value: &str, wanted: &str) -> AnalyzeError {
@@ -110,16 +137,18 @@ impl Columns<'_> {
 }
 
 fn read(path: &Path, input: impl Read) -> Result<Analysis, AnalyzeError> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input);
-    let mut columns = Columns { path, header: csv::StringRecord::new() };
+    let mut columns = Columns { path, header: csv::StringRecord::new(), separator: b',' };
+    let (mut reader, separator) = cells::open(input).map_err(|error| read_error(&columns, &error))?;
+    columns.separator = separator;
     columns.header = reader.headers().map_err(|error| read_error(&columns, &error))?.clone();
     let missing: Vec<_> =
         ORIGIN.iter().filter(|&&name| columns.header.iter().all(|column| column != name)).copied().collect();
     if !missing.is_empty() {
         return Err(AnalyzeError {
             place: format!("{} line 1", path.display()),
-            what: format!("no result CSV: its header lacks {}", missing.join(", ")),
-            next_step: "name a .csv that a run left in its output directory",
+            what: format!("not a result CSV: its header lacks {}", missing.join(", ")),
+            next_step: NAME_A_RESULT,
+            other_columns: true,
         });
     }
     let mut analysis = Analysis::default();
@@ -170,7 +199,10 @@ impl Analysis {
         count_kind(&mut self.statuses, printable(status));
         if let Some(error) = error {
             let kind = match (columns.get(row, "failure"), columns.get(row, "failure_code")) {
-                (Some(kind), Some(code)) => format!("{kind} {code}"),
+                (Some(kind), Some(code)) => match count(code, columns.separator) {
+                    Some(code) => format!("{kind} {code}"),
+                    None => format!("{kind} {code}"),
+                },
                 (Some(kind), None) => kind.to_owned(),
                 (None, _) => error.to_owned(),
             };
@@ -187,7 +219,8 @@ impl Analysis {
     ) -> Result<(), AnalyzeError> {
         for &(name, title, unit) in durations {
             if let Some(value) = columns.get(row, name) {
-                let ns = nanos(value, unit).ok_or_else(|| columns.bad(row, name, value, "duration"))?;
+                let ns = nanos(value, columns.separator, unit)
+                    .ok_or_else(|| columns.bad(row, name, value, "duration"))?;
                 self.durations.entry(title).or_default().record(ns);
             }
         }
@@ -202,7 +235,8 @@ impl Analysis {
     ) -> Result<(), AnalyzeError> {
         for &name in counts {
             if let Some(value) = columns.get(row, name) {
-                let count: u64 = value.parse().map_err(|_| columns.bad(row, name, value, "count"))?;
+                let count =
+                    count(value, columns.separator).ok_or_else(|| columns.bad(row, name, value, "count"))?;
                 let sum = self.sums.entry(name).or_default();
                 *sum = sum.saturating_add(count);
             }
@@ -239,8 +273,8 @@ fn count_kind(kinds: &mut BTreeMap<String, u64>, kind: String) {
 }
 
 /// Nanoseconds of a number in a unit of so many; `None` of what is no number, or none that a duration can be.
-fn nanos(value: &str, unit: f64) -> Option<i64> {
-    let ns = value.parse::<f64>().ok()? * unit;
+fn nanos(value: &str, separator: u8, unit: f64) -> Option<i64> {
+    let ns = number(value, separator)? * unit;
     #[allow(clippy::cast_possible_truncation)]
     (ns.abs() < 9e18).then_some(ns.round() as i64)
 }

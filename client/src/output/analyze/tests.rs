@@ -48,8 +48,8 @@ fn only_the_last_row_may_be_cut_off() {
 #[test]
 fn what_is_no_result_is_named_with_its_line() {
     for (text, expected) in [
-        ("", "a.csv line 1: no result CSV: its header lacks session_id, query_num"),
-        ("a,b\n1,2\n", "a.csv line 1: no result CSV"),
+        ("", "a.csv line 1: not a result CSV: its header lacks session_id, query_num"),
+        ("a,b\n1,2\n", "a.csv line 1: not a result CSV"),
         (&format!("{TEN}s,1,fast,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"fast\""),
         (&format!("{TEN}s,1,NaN,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"NaN\""),
         (&format!("{TEN}s,1,1e300,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"1e300\""),
@@ -64,6 +64,63 @@ fn what_is_no_result_is_named_with_its_line() {
     assert!(error.starts_with("/nowhere/a.csv: "), "{error}");
     let error = analyze(&[std::env::temp_dir()], 80).unwrap_err().to_string();
     assert!(error.contains("a directory"), "{error}");
+}
+
+#[test]
+fn files_that_went_through_other_programs() {
+    let case = |name: &str| {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases");
+        analysis(&std::fs::read_to_string(format!("{directory}/{name}")).unwrap()).unwrap()
+    };
+    let pandas = case("a_pandas_float.csv");
+    assert_eq!((pandas.rows, pandas.ok, pandas.sums["tokens"]), (2, 1, 18));
+    assert_eq!(pandas.sums["reconnect_attempts"], 1);
+    let blanks = case("a_space.csv");
+    assert_eq!((blanks.rows, blanks.ok, blanks.sums["tokens"]), (1, 1, 18));
+    // With an index column, a byte order mark, semicolons and decimal commas, as a spreadsheet leaves it.
+    let header = TEN.trim_end().replace(',', ";");
+    let text = format!(
+        "\u{feff};{header};failure;failure_code\r\n0;s1;1;0,9;18,0;0,01;0,02;0,03;0;0;;;\r\n1;\"s2\";1,0;;3;;;;1,0;0;\"gone; \"\"away\"\"\";closed;1006,0\r\n"
+    );
+    let semicolons = analysis(&text).unwrap();
+    assert_eq!((semicolons.rows, semicolons.ok, semicolons.sums["tokens"]), (2, 1, 21));
+    assert_eq!(semicolons.durations["latency"].quantile_ns(0.5).map(|ns| ns / 10_000_000), Some(90));
+    assert_eq!(semicolons.errors.keys().collect::<Vec<_>>(), ["closed 1006"]);
+    let tabs = analysis(&format!("{}s\t1\t0.9\t18\t0\t0\t0\t0\t0\t\n", TEN.replace(',', "\t"))).unwrap();
+    assert_eq!((tabs.rows, tabs.ok), (1, 1));
+    let formula = analysis(&format!("{TEN}s,1,,0,0,0,0,0,0,\"'=HYPERLINK(1)\"\n")).unwrap();
+    assert_eq!(
+        formula.errors.keys().collect::<Vec<_>>(),
+        ["=HYPERLINK(1)"],
+        "as it was before it was written"
+    );
+}
+
+#[test]
+fn the_other_tables_of_a_run_are_skipped_with_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let rows = write("a_1.csv", &format!("{TEN}s,1,0.9,18,0,0,0,0,0,\n"));
+    let others = ["_stats", "_history", "_failures", "_resources", "_health"]
+        .map(|name| write(&format!("a_1{name}.csv"), "Type,Name\nWS,query\n"));
+    let all: Vec<_> = [rows.clone()].into_iter().chain(others.clone()).collect();
+    let text = analyze(&all, 120).unwrap();
+    assert!(text.contains("note: skipped") && text.contains("a_1_history.csv"), "{text}");
+    assert!(text.contains("queries...................: 1") && !text.contains("together"), "{text}");
+    assert!(!analyze(&[rows], 80).unwrap().contains("skipped"));
+    let error = analyze(&others, 80).unwrap_err().to_string();
+    assert!(error.contains("a_1_stats.csv line 1: not a result CSV"), "{error}");
+    let misnamed = write("b_stats.csv", &format!("{TEN}s,1,0.9,18,0,0,0,0,0,\n"));
+    assert!(
+        analyze(&[misnamed], 80).unwrap().contains("queries...................: 1"),
+        "its columns decide"
+    );
+    let foreign = write("people.csv", "a,b\n1,2\n");
+    assert!(analyze(&[all[0].clone(), foreign], 80).unwrap_err().to_string().contains("people.csv"));
 }
 
 #[test]

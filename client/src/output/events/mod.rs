@@ -7,6 +7,7 @@ mod pipe;
 pub(super) use line::{fault, health, query, reconnect, run, second, session, verdict};
 pub(super) use pipe::Pipe;
 
+use super::values::escaped_json;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
@@ -123,7 +124,7 @@ impl Sink {
     /// Sends it on its way, or counts it as dropped; never waits.
     pub fn send(&self, event: &Value) {
         self.counted.sent.fetch_add(1, Relaxed);
-        let line = format!("{event}\n");
+        let line = format!("{}\n", escaped_json(&event.to_string()));
         if self.lines.try_send(line).is_err() {
             self.counted.dropped.fetch_add(1, Relaxed);
         }
