@@ -107,7 +107,8 @@ pub fn find_endpoints(config: &mut Config) {
 /// What a person should know before the run.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
-    config.warnings.iter().cloned().chain(estimate::late_faults(config)).collect()
+    let told = config.warnings.iter().cloned().chain(estimate::late_faults(config));
+    told.chain(estimate::too_few_samples(config)).collect()
 }
 
 /// Says it.

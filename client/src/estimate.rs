@@ -145,6 +145,12 @@ pub fn late_faults(config: &Config) -> Vec<String> {
     planned.iter().filter(|fault| fault.at >= end).map(warning).collect()
 }
 
+/// What a person should be told of percentiles that the run has too few samples for.
+pub fn too_few_samples(config: &Config) -> Vec<String> {
+    let Estimate { sessions, queries, tokens, .. } = Estimate::of(config);
+    config.judging.too_few(sessions as f64, queries, tokens)
+}
+
 /// The plan as a person reads it, which opens `descriptors`.
 #[must_use]
 pub fn plan(config: &Config, descriptors: u64) -> String {

@@ -18,6 +18,7 @@ pub(super) struct Origin {
     arrival_rate: Option<f64>,
     arrival_process: Option<Process>,
     trace: Option<PathBuf>,
+    trace_from: Option<String>,
     trace_scale: Option<f64>,
     time_scale: Option<f64>,
 }
@@ -32,6 +33,7 @@ impl Origin {
             arrival_rate: args.arrival_rate,
             arrival_process: args.arrival_process,
             trace: args.trace.clone(),
+            trace_from: args.trace_from.clone(),
             trace_scale: args.trace_scale,
             time_scale: args.time_scale,
         }

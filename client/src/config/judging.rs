@@ -5,8 +5,8 @@ use super::{check::Check, span};
 use crate::{
     cli::RunArgs,
     measure::{
-        Objective,
-        threshold::{self, Over, Threshold},
+        Metric, Objective,
+        threshold::{self, Figure, Over, Statistic, Threshold},
     },
     output,
     signals::Stop,
@@ -45,6 +45,32 @@ impl Judging {
             warning(threshold, why)
         });
         steady.chain(unread).collect()
+    }
+
+    /// What a person should be told of percentiles that need more samples than such a run has.
+    pub(crate) fn too_few(&self, sessions: f64, queries: f64, tokens: f64) -> Vec<String> {
+        let warning = |threshold: &Threshold| {
+            let Figure::Duration(metric, Statistic::Percentile(percent)) = threshold.figure else {
+                return None;
+            };
+            let (samples, of) = match metric {
+                Metric::Create | Metric::Connect | Metric::Close => (sessions, "sessions"),
+                Metric::Itl | Metric::FrameGap | Metric::Delivery | Metric::PaceLag => (tokens, "tokens"),
+                Metric::ReconnectGap | Metric::ReplayDelivery | Metric::LoopLag => return None,
+                _ => (queries, "queries"),
+            };
+            let needed = threshold::samples_needed(percent);
+            #[allow(clippy::cast_precision_loss)]
+            let short = samples < needed as f64;
+            short.then(|| {
+                format!(
+                    "--threshold `{}` cannot be judged, which makes the run INVALID: p({percent}) needs {needed} samples, and \
+                     the plan brings about {samples:.0} {of}; plan more of them or ask for a lower percentile",
+                    threshold.text
+                )
+            })
+        };
+        self.thresholds.iter().filter_map(warning).collect()
     }
 
     /// For the results of a run that `stop` ends early.
@@ -138,6 +164,25 @@ mod tests {
         assert!(
             told[0].contains("`rss_mb{redis}<50` makes this run INVALID") && told[1].contains("`restarts<1`")
         );
+    }
+
+    #[test]
+    fn a_percentile_that_a_run_is_too_small_for_is_told_before_it() {
+        let judging = judge(&args(
+            &["e2el_ms:p99.99<3000 e2el_ms{steady}:p99<9 itl_ms:p99.9<90 connect_ms[30s]:p99.9<9 loop_lag_ms:p99.9<9"],
+            &[],
+        ))
+        .0;
+        let told = judging.too_few(10.0, 50.0, 900.0);
+        assert_eq!(told.len(), 3, "{told:#?}");
+        assert!(
+            told[0].contains("`e2el_ms:p99.99<3000`") && told[0].contains("10000 samples"),
+            "{}",
+            told[0]
+        );
+        assert!(told[0].contains("about 50 queries") && told[1].contains("about 900 tokens"), "{told:#?}");
+        assert!(told[2].contains("about 10 sessions"), "{told:#?}");
+        assert_eq!(judging.too_few(1e3, 1e4, 1e3), Vec::<String>::new());
     }
 
     #[test]

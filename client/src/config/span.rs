@@ -7,9 +7,14 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Reads a time; `None` where it is none, or longer than a week.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
+    parse_any(text).filter(|&time| time <= LONGEST)
+}
+
+/// Reads a time of any length.
+pub(crate) fn parse_any(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text.bytes().last()?.is_ascii_digit() {
-        return number(text, 1.0).filter(|&time| time <= LONGEST);
+        return number(text, 1.0);
     }
     let (mut rest, mut total) = (text, Duration::ZERO);
     while !rest.is_empty() {
@@ -27,7 +32,7 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         total = total.checked_add(number(value, seconds)?)?;
         rest = next;
     }
-    (total <= LONGEST).then_some(total)
+    Some(total)
 }
 
 fn number(text: &str, seconds: f64) -> Option<Duration> {

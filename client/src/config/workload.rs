@@ -4,10 +4,16 @@
 use super::{check::Check, span};
 use crate::{
     cli::{ArrivalOf, RunArgs},
+    output::cells,
     schedule::{Arrival, Process, Schedule, Spread, Stages, trace},
     users::{Kind, PROFILES, UserKind, Users, seed_for_arrivals},
 };
-use std::{fs::File, io::BufReader, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+    time::Duration,
+};
 
 /// More sessions or arrivals than a plan can hold.
 const MOST_PLANNED: u64 = 1_000_000;
@@ -65,6 +71,11 @@ fn one_model(check: &mut Check, args: &RunArgs) -> Option<()> {
         check.fault(
             "--burst is a workload of its own: leave --duration, --stages, --arrival-rate and --trace out"
                 .into(),
+        );
+    }
+    if args.trace_from.is_some() && args.trace.is_none() {
+        check.fault(
+            "--trace-from says where a trace begins: give --trace FILE as well, or leave it out".into(),
         );
     }
     if args.stages.is_some() && args.duration.is_some() {
@@ -167,7 +178,8 @@ fn replayed(
     let scale = scale * factor(check, "--trace-scale", args.trace_scale);
     let file = File::open(path).map_err(trace::TraceError::Unreadable);
     let within = duration.map(|duration| duration.div_f64(scale));
-    let read = file.and_then(|file| trace::read(BufReader::new(file), within));
+    let part = trace::Part { from: trace_start(check, args.trace_from.as_deref())?, within };
+    let read = file.and_then(|file| trace::read(BufReader::new(file), part));
     let trace = read.map_err(|error| check.fault(format!("--trace {} {error}", path.display()))).ok()?;
     let arrivals = trace
         .requests
@@ -185,6 +197,20 @@ fn replayed(
         return None;
     }
     Some((arrivals, duration.unwrap_or(whole)))
+}
+
+/// The point of the trace from which it is played.
+fn trace_start(check: &mut Check, text: Option<&str>) -> Option<trace::Start> {
+    let Some(text) = text else { return Some(trace::Start::default()) };
+    let start = span::parse_any(text).map(trace::Start::Offset);
+    let start = start.or_else(|| trace::moment(text.trim()).map(trace::Start::Moment));
+    if start.is_none() {
+        check.fault(format!(
+            "--trace-from `{text}` is not a time: give a time after the trace's first request, as 30m or 90, or a date and \
+             time, as 2023-11-16T18:30:00Z"
+        ));
+    }
+    start
 }
 
 fn open(
@@ -282,7 +308,10 @@ fn read_prompts(path: &Path) -> Result<Vec<String>, String> {
     if length > LONGEST_PROMPTS {
         return Err(format!("{length} bytes are too many: give {LONGEST_PROMPTS} at most"));
     }
-    let mut rows = csv::Reader::from_reader(BufReader::new(file));
+    let mut file = BufReader::new(file);
+    let start = file.fill_buf().map_err(|error| error.to_string())?;
+    let separator = cells::separator(start.split(|&byte| byte == b'\n').next().unwrap_or_default());
+    let mut rows = csv::ReaderBuilder::new().delimiter(separator).from_reader(file);
     let headers = rows.headers().map_err(|error| error.to_string())?;
     let column = headers.iter().position(|name| name.trim() == "prompt");
     let column = column.ok_or("has no column `prompt`: name it in the first line")?;
@@ -292,4 +321,28 @@ fn read_prompts(path: &Path) -> Result<Vec<String>, String> {
     };
     let prompts: Vec<_> = rows.records().map(prompt).collect::<Result<_, _>>()?;
     if prompts.is_empty() { Err("holds no prompt".into()) } else { Ok(prompts) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_of_other_programs() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            read_prompts(file.path())
+        };
+        let expected = Ok(vec!["why, so".to_owned(), "a;b \"c\"\n".to_owned()]);
+        for text in [
+            "id,prompt\n1,\"why, so\"\n2,\"a;b \"\"c\"\"\n\"\n",
+            "\u{feff}prompt;id\r\n\"why, so\";1\r\n\"a;b \"\"c\"\"\n\";2\r\n",
+            "id\t prompt \n1\twhy, so\n2\t\"a;b \"\"c\"\"\n\"\n",
+        ] {
+            assert_eq!(read(text), expected, "{text:?}");
+        }
+        assert!(read("question\nwhy\n").unwrap_err().contains("no column `prompt`"));
+        assert!(read("prompt\n").unwrap_err().contains("holds no prompt"));
+    }
 }

@@ -11,6 +11,7 @@ pub use judge::{Outcome, RunFigures, State, exactly, figure_text, judge_all};
 pub use names::{RUN_NAMES, STRETCH_NAMES};
 pub use parse::{ThresholdError, split};
 pub use statistic::Statistic;
+pub(crate) use statistic::samples_needed;
 pub use window::{Broken, Windows, Worst};
 
 use super::{Counts, Distribution, Interval, Metric, Question};

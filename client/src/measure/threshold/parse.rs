@@ -61,7 +61,43 @@ fn parse(text: &str) -> Result<Threshold, String> {
     if matches!(figure, Figure::Scalar(name) if SHARES.contains(&name)) && !(0.0..=1.0).contains(&limit) {
         return Err(format!("`{}` is a share from 0 to 1, and {limit} is none: 5 % is 0.05", subject.name));
     }
+    if let Some(why) = senseless(&figure, comparison, limit) {
+        return Err(format!("`{}` is never below 0, so that {why}: {}", subject.name, meant(&figure)));
+    }
     Ok(Threshold { text: text.to_owned(), figure, over, comparison, limit })
+}
+
+/// Why a threshold asks nothing of a run: its figure cannot be on the other side.
+fn senseless(figure: &Figure, comparison: Comparison, limit: f64) -> Option<&'static str> {
+    use Comparison::{Above, AtLeast, AtMost, Below, Equal, NotEqual};
+    if can_be_negative(figure) {
+        return None;
+    }
+    match comparison {
+        Below if limit <= 0.0 => Some("this can never hold"),
+        AtMost | Equal if limit < 0.0 => Some("this can never hold"),
+        Above | AtLeast | NotEqual if limit < 0.0 => Some("this always holds"),
+        _ => None,
+    }
+}
+
+/// What is a difference of two measurements, and not a count or a duration.
+const fn can_be_negative(figure: &Figure) -> bool {
+    use Metric::{Delivery, E2elOverhead, PaceLag, ReplayDelivery, TtftOverhead};
+    match figure {
+        Figure::Duration(_, Statistic::Count) => false,
+        Figure::Duration(metric, _) => {
+            matches!(metric, TtftOverhead | E2elOverhead | Delivery | ReplayDelivery | PaceLag)
+        }
+        Figure::Scalar(_) | Figure::Beside(_) => false,
+    }
+}
+
+const fn meant(figure: &Figure) -> &'static str {
+    match figure {
+        Figure::Duration(..) => "give a limit in milliseconds, as max<3000",
+        _ => "give a limit from 0 on, as ==0 or <=5",
+    }
 }
 
 /// The part before the comparison, in its pieces.
@@ -145,7 +181,7 @@ impl<'a> Subject<'a> {
         let text = self
             .statistic
             .ok_or_else(|| format!("say which statistic of `{0}`: {choice}, as {0}:p95<3000", self.name))?;
-        text.parse().map_err(|()| format!("there is no statistic `{text}`; there are {choice}"))
+        text.parse()
     }
 
     fn over(&self) -> Result<Over, String> {
@@ -221,6 +257,9 @@ mod tests {
             ("cpu_share{redis}[1m]<0.9", "cpu_share{redis}[60s]<0.9"),
             ("restarts[30s]<=1", "restarts[30s]<=1"),
             ("itl_ms:count!=0", "itl_ms count!=0"),
+            ("ttft_overhead_ms:max<-1", "ttft_overhead_ms max<-1"),
+            ("tokens_lost<=0", "tokens_lost<=0"),
+            ("tokens_lost>=0", "tokens_lost>=0"),
         ] {
             assert_eq!(shown(text), expected, "{text}");
         }
@@ -266,6 +305,20 @@ mod tests {
             ("health_ms<3", "say which statistic"),
             ("rss_mb<3", "say whose: rss_mb{redis}"),
             ("rss_mb{redis}[1h]<3", "from 1s to 300s"),
+            ("e2el_ms:p0.95<3000", "did you mean p95?"),
+            ("e2el_ms[30s]:p(0.999)<3000", "did you mean p99.9?"),
+            ("health_ms:p0.5<3", "did you mean p50?"),
+            (
+                "e2el_ms:max<-1",
+                "`e2el_ms` is never below 0, so that this can never hold: give a limit in milliseconds",
+            ),
+            ("e2el_ms:max<0", "can never hold"),
+            ("ttft_ms:p95<=-0.1", "can never hold"),
+            ("itl_ms:count==-1", "can never hold"),
+            ("tokens_lost<0", "can never hold: give a limit from 0 on"),
+            ("tokens_lost>-1", "always holds"),
+            ("restarts{redis}<-1", "can never hold"),
+            ("e2el_overhead_ms:count<0", "can never hold"),
         ] {
             assert!(fault(text).contains(why), "{text}: {}", fault(text));
         }

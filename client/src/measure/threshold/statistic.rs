@@ -47,8 +47,13 @@ impl Statistic {
 
 /// Beyond p99, one sample at least must lie above the percentile: p99.9 needs 1,000.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn samples_needed(percent: f64) -> u64 {
+pub(crate) fn samples_needed(percent: f64) -> u64 {
     if percent > 99.0 && percent < 100.0 { (100.0 / (100.0 - percent)).round() as u64 } else { 1 }
+}
+
+/// A percentage that came from a share, without what rounding added.
+fn shortest(percent: f64) -> f64 {
+    (percent * 1e6).round() / 1e6
 }
 
 impl fmt::Display for Statistic {
@@ -64,9 +69,14 @@ impl fmt::Display for Statistic {
 }
 
 impl FromStr for Statistic {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || {
+            format!(
+                "there is no statistic `{text}`; there are avg, min, med, max, count or a percentile as p95"
+            )
+        };
         Ok(match text {
             "avg" | "mean" => Self::Mean,
             "min" => Self::Min,
@@ -74,14 +84,20 @@ impl FromStr for Statistic {
             "med" | "median" => Self::Percentile(50.0),
             "count" => Self::Count,
             _ => {
-                let number = text.strip_prefix('p').ok_or(())?;
+                let number = text.strip_prefix('p').ok_or_else(unknown)?;
                 let bare = number.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or(number);
                 if !bare.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-                    return Err(());
+                    return Err(unknown());
                 }
-                let percent: f64 = bare.parse().map_err(|_| ())?;
+                let percent: f64 = bare.parse().map_err(|_| unknown())?;
                 if !(0.0..=100.0).contains(&percent) {
-                    return Err(());
+                    return Err(unknown());
+                }
+                if percent > 0.0 && percent < 1.0 {
+                    return Err(format!(
+                        "percentiles count from 0 to 100, and `{text}` is below 1: did you mean p{}?",
+                        shortest(percent * 100.0)
+                    ));
                 }
                 Self::Percentile(percent)
             }
@@ -110,8 +126,14 @@ mod tests {
             );
         }
         for bad in ["", "p", "p()", "p101", "p-1", "pNaN", "p1e1", "95", "P95", "p(95"] {
-            assert_eq!(bad.parse::<Statistic>(), Err(()), "{bad}");
+            let error = bad.parse::<Statistic>().unwrap_err();
+            assert!(error.starts_with(&format!("there is no statistic `{bad}`")), "{error}");
         }
+        for (share, meant) in [("p0.95", "p95?"), ("p(0.5)", "p50?"), ("p0.999", "p99.9?"), ("p.07", "p7?")] {
+            let error = share.parse::<Statistic>().unwrap_err();
+            assert!(error.ends_with(&format!("did you mean {meant}")), "{error}");
+        }
+        assert_eq!("p0".parse(), Ok(Statistic::Percentile(0.0)));
     }
 
     #[test]
