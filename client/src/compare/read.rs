@@ -1,7 +1,11 @@
 //! A run's results read back for a comparison: its summary, its rows, or both where they lie side by side.
 //! It refuses by name what is no result, and holds no more of the rows than the figures that are compared.
 
-use super::{Compared, statistics::Sessions};
+use super::{
+    Compared, Kind,
+    statistics::{Sessions, Share},
+};
+use crate::output::cells::{self, count, number, original};
 use serde_json::Value;
 use std::{
     collections::HashMap,
@@ -17,16 +21,34 @@ pub struct CompareError {
     what: String,
 }
 
+const BROKEN: [&str; 3] = ["tokens_lost", "tokens_duplicated", "tokens_reordered"];
+
+/// What a run's file names begin with.
+pub(super) fn stem(path: &Path) -> PathBuf {
+    let name = path.to_string_lossy();
+    let stem = name.strip_suffix("_summary.json").or_else(|| name.strip_suffix(".csv"));
+    stem.map_or_else(|| path.to_owned(), PathBuf::from)
+}
+
+/// Whether a table has a row per query, whatever its name.
+pub(super) fn holds_queries(path: &Path) -> bool {
+    let header = || cells::open(fs::File::open(path).ok()?).ok()?.0.headers().ok().cloned();
+    header().is_some_and(|header| header.iter().any(|column| column == "session_id"))
+}
+
 /// One run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Run {
     pub(super) path: PathBuf,
     /// Why its figures cannot be trusted.
     pub(super) invalid: Option<String>,
-    pub(super) queries: u64,
-    pub(super) failed: u64,
-    /// Lost, duplicated or reordered.
-    pub(super) broken_tokens: u64,
+    /// Failed queries of all, and tokens that were lost, duplicated or reordered of those that were expected.
+    failed: Share,
+    broken: Share,
+    /// The same by session, where the rows are there.
+    sessions: Vec<[Share; 2]>,
+    /// Sessions by the summary.
+    sessions_total: f64,
     /// Of the summary.
     metrics: Value,
     config: Value,
@@ -57,6 +79,7 @@ impl Run {
         Ok(run)
     }
 
+    #[allow(clippy::cast_precision_loss)]
     fn add_summary(&mut self, path: &Path) -> Result<(), String> {
         let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
         let mut summary: Value = serde_json::from_str(&text).map_err(|error| format!("no JSON: {error}"))?;
@@ -64,9 +87,11 @@ impl Run {
         let (Some(total), Some(ok)) = (count("queries_total"), count("queries_ok")) else {
             return Err("no summary: it lacks queries_total or queries_ok".to_owned());
         };
-        (self.queries, self.failed) = (total, total.saturating_sub(ok));
-        let broken = ["tokens_lost", "tokens_duplicated", "tokens_reordered"];
-        self.broken_tokens = broken.iter().filter_map(|key| count(key)).fold(0, u64::saturating_add);
+        let broken = BROKEN.iter().filter_map(|key| count(key)).fold(0, u64::saturating_add);
+        let expected = count("tokens_expected").or_else(|| count("tokens_received")).unwrap_or(0);
+        self.sessions_total = count("total_sessions").unwrap_or(total) as f64;
+        self.failed = Share { part: total.saturating_sub(ok) as f64, whole: total as f64 };
+        self.broken = Share { part: broken as f64, whole: expected.max(broken) as f64 };
         if summary["interrupted"].as_bool() == Some(true) {
             self.invalid = Some("it was interrupted".to_owned());
         } else if summary["verdict"] == "INVALID" {
@@ -76,9 +101,10 @@ impl Run {
         Ok(())
     }
 
+    #[allow(clippy::cast_precision_loss)]
     fn add_rows(&mut self, path: &Path, compared: &[Compared]) -> Result<(), String> {
-        let mut reader =
-            csv::ReaderBuilder::new().flexible(true).from_path(path).map_err(|error| error.to_string())?;
+        let file = fs::File::open(path).map_err(|error| error.to_string())?;
+        let (mut reader, separator) = cells::open(file).map_err(|error| error.to_string())?;
         let header = reader.headers().map_err(|error| error.to_string())?.clone();
         let column = |name: &str| header.iter().position(|column| column == name);
         let session =
@@ -94,7 +120,8 @@ impl Run {
             })
             .collect();
         let (status, error, paused) = (column("status"), column("error"), column("paused_ms"));
-        let broken = ["tokens_lost", "tokens_duplicated", "tokens_reordered"].map(column);
+        let broken = BROKEN.map(column);
+        let (expected, received) = (column("tokens_expected"), column("tokens"));
         let mut known = HashMap::new();
         let mut values: HashMap<&str, Vec<(f64, usize)>> = HashMap::new();
         let mut row = csv::StringRecord::new();
@@ -110,30 +137,37 @@ impl Run {
                 continue;
             }
             let cell =
-                |index: Option<usize>| index.and_then(|index| row.get(index)).unwrap_or_default().trim();
+                |index: Option<usize>| original(index.and_then(|index| row.get(index)).unwrap_or_default());
+            let whole = |index| count(cell(index), separator);
             let next = known.len();
             let session = *known.entry(cell(Some(session)).to_owned()).or_insert(next);
             let ok = status.map_or_else(|| cell(error).is_empty(), |_| cell(status) == "ok");
-            self.queries += 1;
-            self.failed += u64::from(!ok);
-            for count in broken {
-                self.broken_tokens = self.broken_tokens.saturating_add(cell(count).parse().unwrap_or(0));
+            if session == self.sessions.len() {
+                self.sessions.push(Default::default());
             }
+            let [failed, tokens] = &mut self.sessions[session];
+            failed.part += f64::from(u8::from(!ok));
+            failed.whole += 1.0;
+            let lost = broken.iter().filter_map(|index| whole(*index)).fold(0, u64::saturating_add);
+            tokens.part += lost as f64;
+            tokens.whole += whole(expected).or_else(|| whole(received)).unwrap_or(0).max(lost) as f64;
             // What the client held back itself says nothing of the system.
-            if cell(paused).parse().is_ok_and(|ms: f64| ms > 0.0) {
+            if number(cell(paused), separator).is_some_and(|ms| ms > 0.0) {
                 continue;
             }
             for &(metric, index, unit) in &columns {
                 let text = cell(Some(index));
                 if !text.is_empty() {
-                    let value = text.parse().ok().filter(|value: &f64| value.is_finite());
-                    let value: f64 = value
+                    let value = number(text, separator).filter(|value| value.is_finite());
+                    let value = value
                         .ok_or_else(|| format!("line {line}: {metric} is {text:?}, which is no number"))?;
                     values.entry(metric).or_default().push((value * unit, session));
                 }
             }
         }
         let sessions = known.len();
+        self.failed = Share::sum(self.sessions.iter().map(|[failed, _]| failed));
+        self.broken = Share::sum(self.sessions.iter().map(|[_, broken]| broken));
         self.rows = values
             .into_iter()
             .map(|(metric, values)| (metric.to_owned(), Sessions::new(values, sessions)))
@@ -152,6 +186,28 @@ impl Run {
         let of_rows = self.rows(compared).and_then(|rows| rows.quantile(percent / 100.0));
         let key = format!("p{percent}").replace('.', "_");
         of_rows.or_else(|| self.metrics[&compared.metric][key].as_f64())
+    }
+
+    /// The share over the run.
+    pub(super) const fn share(&self, kind: Kind) -> Share {
+        match kind {
+            Kind::BrokenTokens => self.broken,
+            _ => self.failed,
+        }
+    }
+
+    /// The share by session. Without rows each session counts as one query or token: nobody knows how they are spread, and
+    /// that is the least that they can be worth.
+    pub(super) fn shares(&self, kind: Kind) -> Vec<Share> {
+        if self.sessions.is_empty() {
+            let Share { whole, .. } = self.share(kind);
+            let whole = whole.min(self.sessions_total);
+            return vec![Share { part: self.share(kind).value() * whole, whole }];
+        }
+        self.sessions
+            .iter()
+            .map(|[failed, broken]| if kind == Kind::BrokenTokens { *broken } else { *failed })
+            .collect()
     }
 
     /// Settings in which another run differs, of those that change what is measured.
@@ -186,4 +242,39 @@ pub(super) fn pooled(runs: &[Run], compared: &Compared) -> Option<Sessions> {
         sessions += rows.sessions();
     }
     Some(Sessions::new(values, sessions))
+}
+
+/// A run out of a generator: durations with noise between runs, sessions and queries; one session in fifty fails as a whole,
+/// and one in a hundred loses half of its tokens.
+#[cfg(test)]
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn made_up(
+    rng: &mut rand::rngs::SmallRng,
+    compared: &[Compared],
+    sessions: usize,
+    noise: f64,
+) -> Run {
+    use rand::RngExt;
+    // Nearly normal, of deviation 1.
+    let normal =
+        |rng: &mut rand::rngs::SmallRng| (0..12).map(|_| rng.random_range(0.0..1.0)).sum::<f64>() - 6.0;
+    let mut run = Run::default();
+    let common = normal(rng);
+    for one in compared {
+        let of_run = (noise * (0.7 * common + 0.7 * normal(rng))).exp();
+        let mut values = Vec::new();
+        for session in 0..sessions {
+            let own = 0.1 * normal(rng);
+            values.extend((0..4).map(|_| (500.0 * of_run * (own + 0.05 * normal(rng)).exp(), session)));
+        }
+        run.rows.insert(one.metric.clone(), Sessions::new(values, sessions));
+    }
+    for _ in 0..sessions {
+        let (fails, loses) = (rng.random_bool(0.02), rng.random_bool(0.01));
+        let failed = Share { part: if fails { 5.0 } else { 0.0 }, whole: 5.0 };
+        run.sessions.push([failed, Share { part: if loses { 45.0 } else { 0.0 }, whole: 90.0 }]);
+    }
+    run.failed = Share::sum(run.sessions.iter().map(|[failed, _]| failed));
+    run.broken = Share::sum(run.sessions.iter().map(|[_, broken]| broken));
+    run
 }

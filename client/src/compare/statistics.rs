@@ -1,22 +1,22 @@
-//! How much a figure changed and how sure that is: bootstrap intervals of a ratio, and one of a difference of shares.
-//! Pure and seeded: the same samples give the same answer. It knows no file and makes no verdict.
+//! How much a figure changed and how sure that is: ratios of durations and differences of shares, each with an interval and
+//! with the probability that chance alone makes so large a growth. Pure and seeded. It knows no file and makes no verdict.
 //!
 //! Sources: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), chapters 8 and 13 (percentile interval, resampling
 //! of whole clusters); Hesterberg, *What Teachers Should Know About the Bootstrap* (2015), section 3.3 (the expanded percentile
-//! interval for small samples); Newcombe, *Interval estimation for the difference between independent proportions*, Statistics
-//! in Medicine 17 (1998), method 10.
+//! interval for small samples); Welch, *The generalization of Student's problem*, Biometrika 34 (1947); Newcombe, *Interval
+//! estimation for the difference between independent proportions*, Statistics in Medicine 17 (1998), method 10; Rao and Scott,
+//! *A simple method for the analysis of clustered binary data*, Biometrics 48 (1992) (the design effect); Holm, *A simple
+//! sequentially rejective multiple test procedure*, Scandinavian Journal of Statistics 6 (1979).
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use std::f64::consts::FRAC_PI_2;
 
 /// Resamples of each side.
 const RESAMPLES: usize = 2_000;
+/// What an interval of 95 % leaves beyond each end.
+pub(super) const ALPHA: f64 = 0.025;
 /// Two sides of 95 %.
 const Z: f64 = 1.959_964;
-/// 97.5 % of Student's t, by degrees of freedom from 1.
-const T: [f64; 30] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-];
 
 /// A value with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +27,41 @@ pub struct Estimate {
     pub low: f64,
     /// The interval's upper end.
     pub high: f64,
+}
+
+/// A change that was tested against a bound.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tested {
+    /// The change.
+    pub estimate: Estimate,
+    /// How probable at least so large a change is if the true one is the bound.
+    pub p: f64,
+}
+
+/// A part of a whole within a session: failed queries of all, lost tokens of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share {
+    /// The part.
+    pub part: f64,
+    /// The whole.
+    pub whole: f64,
+}
+
+impl Share {
+    /// The sum of several.
+    #[must_use]
+    pub fn sum<'a>(shares: impl IntoIterator<Item = &'a Self>) -> Self {
+        shares.into_iter().fold(Self::default(), |sum, share| Self {
+            part: sum.part + share.part,
+            whole: sum.whole + share.whole,
+        })
+    }
+
+    /// The part of the whole; 0 of nothing.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        if self.whole > 0.0 { self.part / self.whole } else { 0.0 }
+    }
 }
 
 /// Durations of queries with the session that each belongs to. Queries of one session resemble each other, so sessions
@@ -72,13 +107,12 @@ impl Sessions {
     /// The smallest value that `quantile` (0 to 1) of all do not exceed; `None` of nothing.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
-        self.weighted(quantile, &vec![1; self.sessions])
+        self.weighted(quantile, &vec![1; self.sessions], self.values.len() as u64)
     }
 
-    /// The same where each session counts as often as `weights` says.
+    /// The same where each session counts as often as `weights` says, which makes `total` values.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    fn weighted(&self, quantile: f64, weights: &[u32]) -> Option<f64> {
-        let total: u64 = self.values.iter().map(|&(_, session)| u64::from(weights[session])).sum();
+    fn weighted(&self, quantile: f64, weights: &[u32], total: u64) -> Option<f64> {
         let rank = ((quantile * total as f64).ceil() as u64).clamp(1, total.max(1));
         let mut seen = 0;
         let reached = |&&(_, session): &&(f64, usize)| {
@@ -89,25 +123,32 @@ impl Sessions {
     }
 
     fn replicates(&self, quantile: f64, rng: &mut SmallRng) -> Vec<f64> {
-        let mut weights = vec![0u32; self.sessions];
+        let (mut weights, mut sizes) = (vec![0u32; self.sessions], vec![0u64; self.sessions]);
+        self.values.iter().for_each(|&(_, session)| sizes[session] += 1);
         let one = |_| {
             weights.fill(0);
-            (0..self.sessions).for_each(|_| weights[rng.random_range(0..self.sessions)] += 1);
-            self.weighted(quantile, &weights).unwrap_or(f64::NAN).ln()
+            let mut total = 0;
+            for _ in 0..self.sessions {
+                let drawn = rng.random_range(0..self.sessions);
+                weights[drawn] += 1;
+                total += sizes[drawn];
+            }
+            self.weighted(quantile, &weights, total).unwrap_or(f64::NAN).ln()
         };
         (0..RESAMPLES).map(one).collect()
     }
 }
 
-/// Candidate / baseline of a percentile, the noise taken from the sessions of each side.
+/// Candidate / baseline of a percentile, the noise taken from the sessions of each side; tested against `bound`, a ratio.
 /// `None` where a side has nothing, or a percentile is not above 0.
 #[must_use]
 pub fn ratio_of_sessions(
     baseline: &Sessions,
     candidate: &Sessions,
     quantile: f64,
+    bound: f64,
     seed: u64,
-) -> Option<Estimate> {
+) -> Option<Tested> {
     let above_zero = |value: &f64| *value > 0.0;
     let of_baseline = baseline.quantile(quantile).filter(above_zero)?;
     let of_candidate = candidate.quantile(quantile).filter(above_zero)?;
@@ -115,56 +156,167 @@ pub fn ratio_of_sessions(
     let baselines = baseline.replicates(quantile, &mut rng);
     let candidates = candidate.replicates(quantile, &mut rng);
     let few = baseline.sessions.min(candidate.sessions);
-    interval(of_candidate / of_baseline, &baselines, &candidates, few)
-}
-
-/// Candidate / baseline of a figure, each side's the geometric mean of its runs', the noise taken from between the runs.
-/// `None` where a side has fewer than two runs, or a figure is not above 0.
-#[must_use]
-pub fn ratio_of_runs(baseline: &[f64], candidate: &[f64], seed: u64) -> Option<Estimate> {
-    let few = baseline.len().min(candidate.len());
-    if few < 2 || baseline.iter().chain(candidate).any(|&figure| figure <= 0.0 || !figure.is_finite()) {
-        return None;
-    }
-    let logs = |figures: &[f64]| figures.iter().map(|figure| figure.ln()).collect::<Vec<_>>();
-    let (baseline, candidate) = (logs(baseline), logs(candidate));
-    let mut rng = SmallRng::seed_from_u64(seed);
-    let mut replicates = |logs: &[f64]| -> Vec<f64> {
-        let one = |_| mean((0..logs.len()).map(|_| logs[rng.random_range(0..logs.len())]), logs.len());
-        (0..RESAMPLES).map(one).collect()
-    };
-    let (baselines, candidates) = (replicates(&baseline), replicates(&candidate));
-    let of = |logs: &[f64]| mean(logs.iter().copied(), logs.len());
-    interval((of(&candidate) - of(&baseline)).exp(), &baselines, &candidates, few)
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn mean(values: impl Iterator<Item = f64>, count: usize) -> f64 {
-    values.sum::<f64>() / count as f64
-}
-
-/// The expanded percentile interval of `exp(candidate − baseline)`, of logarithms drawn from `few` things or more.
-fn interval(value: f64, baselines: &[f64], candidates: &[f64], few: usize) -> Option<Estimate> {
     let mut logs: Vec<_> =
-        candidates.iter().zip(baselines).map(|(candidate, baseline)| candidate - baseline).collect();
+        candidates.iter().zip(&baselines).map(|(candidate, baseline)| candidate - baseline).collect();
     if few < 2 || logs.iter().any(|log| !log.is_finite()) {
         return None;
     }
     logs.sort_unstable_by(f64::total_cmp);
-    let tail = tail(few);
+    let (tail, value) = (tail(few), of_candidate / of_baseline);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     let at = |quantile: f64| {
         logs[((quantile * (logs.len() - 1) as f64).round() as usize).min(logs.len() - 1)].exp()
     };
-    Some(Estimate { value, low: at(tail).min(value), high: at(1.0 - tail).max(value) })
+    let estimate = Estimate { value, low: at(tail).min(value), high: at(1.0 - tail).max(value) };
+    #[allow(clippy::cast_precision_loss)]
+    let p = (logs.partition_point(|log| *log <= bound.ln()) + 1) as f64 / (logs.len() + 1) as f64;
+    Some(Tested { estimate, p })
+}
+
+/// Candidate / baseline of a figure, each side's the geometric mean of its runs', the noise taken from between the runs;
+/// tested against `bound`, a ratio. `None` where a side has fewer than two runs, or a figure is not above 0.
+#[must_use]
+pub fn ratio_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Option<Tested> {
+    if baseline.iter().chain(candidate).any(|&figure| figure <= 0.0 || !figure.is_finite()) {
+        return None;
+    }
+    let logs = |figures: &[f64]| figures.iter().map(|figure| figure.ln()).collect::<Vec<_>>();
+    let Tested { estimate: Estimate { value, low, high }, p } =
+        difference_of_runs(&logs(baseline), &logs(candidate), bound.ln())?;
+    Some(Tested { estimate: Estimate { value: value.exp(), low: low.exp(), high: high.exp() }, p })
+}
+
+/// Candidate − baseline of a figure's mean over the runs, by Welch's t; tested against `bound`.
+/// `None` where a side has fewer than two runs.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn difference_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Option<Tested> {
+    // Mean, its variance, and what the latter adds to the degrees of freedom.
+    let moments = |figures: &[f64]| {
+        let n = figures.len() as f64;
+        let mean = figures.iter().sum::<f64>() / n;
+        let variance = figures.iter().map(|figure| (figure - mean).powi(2)).sum::<f64>() / (n - 1.0) / n;
+        (mean, variance, variance * variance / (n - 1.0))
+    };
+    if baseline.len().min(candidate.len()) < 2 {
+        return None;
+    }
+    let (before, after) = (moments(baseline), moments(candidate));
+    let (value, variance) = (after.0 - before.0, before.1 + after.1);
+    // Rounding is no noise.
+    let error = variance.sqrt().max(1e-12 * (before.0.abs() + after.0.abs()));
+    if error == 0.0 || variance == 0.0 {
+        let p = if value - bound > error { 0.0 } else { 1.0 };
+        return Some(Tested { estimate: Estimate { value, low: value, high: value }, p });
+    }
+    let least = baseline.len().min(candidate.len()) as f64 - 1.0;
+    let freedom = (variance * variance / (before.2 + after.2)).max(least);
+    let half = t_quantile(freedom) * error;
+    let estimate = Estimate { value, low: value - half, high: value + half };
+    Some(Tested { estimate, p: t_above((value - bound) / error, freedom) })
+}
+
+/// Candidate − baseline of a share, with Newcombe's interval from two of Wilson's; tested against `bound`. What happens within
+/// one session is not independent, so a side counts for as much less as its sessions vary more than chance would have it.
+/// `None` of nothing.
+#[must_use]
+pub fn difference_of_shares(baseline: &[Share], candidate: &[Share], bound: f64) -> Option<Tested> {
+    let effect = design_effect(baseline, candidate);
+    let smaller = |shares: &[Share]| {
+        let Share { part, whole } = Share::sum(shares);
+        (whole > 0.0).then_some(Share { part: part / effect, whole: whole / effect })
+    };
+    let (before, after) = (smaller(baseline)?, smaller(candidate)?);
+    let value = after.value() - before.value();
+    let ends = |z: f64| {
+        let (before, after) = (wilson(before, z), wilson(after, z));
+        let low = value - (after.value - after.low).hypot(before.high - before.value);
+        (low, value + (after.high - after.value).hypot(before.value - before.low))
+    };
+    let (low, high) = ends(Z);
+    // The interval that just touches the bound.
+    let touching = bisected(0.0, 40.0, |z| ends(z).0 > bound);
+    let p = if value > bound { normal_below(-touching) } else { 1.0 };
+    Some(Tested { estimate: Estimate { value, low, high }, p })
+}
+
+/// How many times more the sessions of a side vary than if their queries or tokens were independent.
+fn design_effect(baseline: &[Share], candidate: &[Share]) -> f64 {
+    let (mut seen, mut expected) = (0.0, 0.0);
+    for side in [baseline, candidate] {
+        let sum = Share::sum(side);
+        let share = sum.value();
+        expected += share * (1.0 - share) * sum.whole;
+        seen += side.iter().map(|session| (session.part - share * session.whole).powi(2)).sum::<f64>();
+    }
+    if expected > 0.0 { (seen / expected).max(1.0) } else { 1.0 }
+}
+
+/// Wilson's interval of a share.
+fn wilson(of: Share, z: f64) -> Estimate {
+    let (n, share) = (of.whole, of.value());
+    let centre = share + z * z / (2.0 * n);
+    let half = z * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).max(0.0).sqrt();
+    let scale = 1.0 + z * z / n;
+    Estimate { value: share, low: (centre - half) / scale, high: (centre + half) / scale }
+}
+
+/// Which of several hypotheses fall, so that even one false alarm among all of them is no more probable than [`ALPHA`].
+#[must_use]
+pub fn holm(p: &[f64]) -> Vec<bool> {
+    let mut order: Vec<_> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let mut falls = vec![false; p.len()];
+    for (rank, &index) in order.iter().enumerate() {
+        #[allow(clippy::cast_precision_loss)]
+        let left = (p.len() - rank) as f64;
+        if p[index] > ALPHA / left {
+            break;
+        }
+        falls[index] = true;
+    }
+    falls
 }
 
 /// The share of resamples beyond each end: Φ(−t·√(n/(n−1))). A resample of few varies less than a new sample would.
 #[allow(clippy::cast_precision_loss)]
 fn tail(count: usize) -> f64 {
-    let freedom = count - 1;
-    let t = T.get(freedom - 1).copied().unwrap_or(Z + (Z.powi(3) + Z) / (4.0 * freedom as f64));
-    normal_below(-t * (count as f64 / freedom as f64).sqrt())
+    let freedom = count as f64 - 1.0;
+    normal_below(-t_quantile(freedom) * (count as f64 / freedom).sqrt())
+}
+
+/// What Student's t exceeds with the probability [`ALPHA`].
+fn t_quantile(freedom: f64) -> f64 {
+    if freedom > 2e3 {
+        return Z;
+    }
+    bisected(0.0, 100.0, |t| t_above(t, freedom) > ALPHA)
+}
+
+/// The probability that Student's t exceeds `t`. Where t = √ν·tan θ, the density of θ is proportional to cos^(ν−1) θ.
+fn t_above(t: f64, freedom: f64) -> f64 {
+    if freedom > 2e3 {
+        return if t < 0.0 { 1.0 - normal_below(t) } else { normal_below(-t) };
+    }
+    // Simpson's rule.
+    let integral = |from: f64, to: f64| {
+        const STEPS: u32 = 256;
+        let width = (to - from) / f64::from(STEPS);
+        let at = |step: u32| (from + width * f64::from(step)).cos().max(0.0).powf(freedom - 1.0);
+        let inner = (1..STEPS).map(|step| at(step) * if step % 2 == 1 { 4.0 } else { 2.0 });
+        (inner.sum::<f64>() + at(0) + at(STEPS)) * width / 3.0
+    };
+    let beyond = integral((t.abs() / freedom.sqrt()).atan(), FRAC_PI_2) / (2.0 * integral(0.0, FRAC_PI_2));
+    if t < 0.0 { 1.0 - beyond } else { beyond }
+}
+
+/// Where between `low` and `high` something stops being so.
+fn bisected(mut low: f64, mut high: f64, is_so: impl Fn(f64) -> bool) -> f64 {
+    for _ in 0..50 {
+        let middle = f64::midpoint(low, high);
+        if is_so(middle) { low = middle } else { high = middle }
+    }
+    low
 }
 
 /// The standard normal distribution below a negative `z`; Abramowitz and Stegun 26.2.17, good to 7.5e-8.
@@ -176,125 +328,5 @@ fn normal_below(z: f64) -> f64 {
     (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt() * sum
 }
 
-/// Candidate − baseline of the share that failed, with Newcombe's interval from two of Wilson's. `None` of nothing.
-#[must_use]
-pub fn difference_of_shares(baseline: (u64, u64), candidate: (u64, u64)) -> Option<Estimate> {
-    let (before, after) = (wilson(baseline)?, wilson(candidate)?);
-    let value = after.value - before.value;
-    let low = value - (after.value - after.low).hypot(before.high - before.value);
-    let high = value + (after.high - after.value).hypot(before.value - before.low);
-    Some(Estimate { value, low, high })
-}
-
-/// Wilson's interval of a share.
-#[allow(clippy::cast_precision_loss)]
-fn wilson((part, whole): (u64, u64)) -> Option<Estimate> {
-    if whole == 0 {
-        return None;
-    }
-    let (n, share) = (whole as f64, part as f64 / whole as f64);
-    let centre = share + Z * Z / (2.0 * n);
-    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    let scale = 1.0 + Z * Z / n;
-    Some(Estimate { value: share, low: (centre - half) / scale, high: (centre + half) / scale })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Standard normal, by Box and Muller.
-    fn normal(rng: &mut SmallRng) -> f64 {
-        let (u, v): (f64, f64) = (rng.random_range(f64::MIN_POSITIVE..1.0), rng.random_range(0.0..1.0));
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-    }
-
-    fn runs(rng: &mut SmallRng, count: usize, median: f64, noise: f64) -> Vec<f64> {
-        (0..count).map(|_| median * (noise * normal(rng)).exp()).collect()
-    }
-
-    /// Queries of sessions that differ among themselves, log-normal around `median`.
-    fn sessions(rng: &mut SmallRng, count: usize, median: f64) -> Sessions {
-        let mut values = Vec::new();
-        for session in 0..count {
-            let own = 0.3 * normal(rng);
-            values.extend((0..10).map(|_| (median * (own + 0.2 * normal(rng)).exp(), session)));
-        }
-        Sessions::new(values, count)
-    }
-
-    /// How often the interval held the truth, in percent.
-    fn coverage(trials: u32, truth: f64, mut one: impl FnMut(&mut SmallRng, u64) -> Estimate) -> u32 {
-        let mut rng = SmallRng::seed_from_u64(11);
-        let held = (0..trials).filter(|&trial| {
-            let estimate = one(&mut rng, u64::from(trial));
-            (estimate.low..=estimate.high).contains(&truth)
-        });
-        u32::try_from(held.count()).unwrap() * 100 / trials
-    }
-
-    #[test]
-    fn the_interval_holds_the_truth_about_as_often_as_it_says_of_runs() {
-        for count in [4, 5, 10] {
-            let held = coverage(300, 1.2, |rng, seed| {
-                let (before, after) = (runs(rng, count, 500.0, 0.05), runs(rng, count, 600.0, 0.05));
-                ratio_of_runs(&before, &after, seed).unwrap()
-            });
-            assert!((92..=100).contains(&held), "{count} runs: {held} %");
-        }
-    }
-
-    #[test]
-    fn the_interval_holds_the_truth_about_as_often_as_it_says_of_sessions() {
-        for quantile in [0.5, 0.95] {
-            let held = coverage(100, 1.1, |rng, seed| {
-                let (before, after) = (sessions(rng, 60, 500.0), sessions(rng, 60, 550.0));
-                ratio_of_sessions(&before, &after, quantile, seed).unwrap()
-            });
-            assert!((89..=100).contains(&held), "p{quantile}: {held} %");
-        }
-    }
-
-    #[test]
-    fn a_large_change_is_seen_and_none_is_not() {
-        let mut rng = SmallRng::seed_from_u64(5);
-        let (before, after) = (runs(&mut rng, 6, 500.0, 0.01), runs(&mut rng, 6, 600.0, 0.01));
-        let grown = ratio_of_runs(&before, &after, 1).unwrap();
-        assert!(grown.low > 1.15 && grown.high < 1.25, "{grown:?}");
-        let same = ratio_of_runs(&before, &before, 1).unwrap();
-        assert!(same.low <= 1.0 && same.high >= 1.0 && (same.value - 1.0).abs() < 1e-9, "{same:?}");
-        assert_eq!(ratio_of_runs(&before, &after, 1), Some(grown), "seeded");
-        assert_eq!(ratio_of_runs(&[1.0], &after, 1), None);
-        assert_eq!(ratio_of_runs(&[1.0, 0.0], &after, 1), None);
-    }
-
-    #[test]
-    fn quantiles_are_those_of_the_sorted_list() {
-        let sample = Sessions::new((1..=100).rev().map(|n| (f64::from(n), 0)).collect(), 1);
-        for (quantile, expected) in [(0.0, 1.0), (0.5, 50.0), (0.95, 95.0), (0.951, 96.0), (1.0, 100.0)] {
-            assert_eq!(sample.quantile(quantile), Some(expected), "{quantile}");
-        }
-        assert_eq!(Sessions::default().quantile(0.5), None);
-        let nothing = Sessions::default();
-        assert_eq!(ratio_of_sessions(&nothing, &sample, 0.5, 1), None);
-    }
-
-    #[test]
-    fn the_tails_are_those_of_the_tables() {
-        assert!((normal_below(-1.959_964) - 0.025).abs() < 1e-6);
-        assert!((normal_below(-1.0) - 0.158_655).abs() < 1e-5);
-        assert!((tail(1_000_000) - 0.025).abs() < 1e-5);
-        assert!(tail(5) < 0.001 && tail(30) > 0.015);
-    }
-
-    /// Newcombe's own example: 56/70 and 48/80 differ by 0.0524 to 0.3339.
-    #[test]
-    fn a_difference_of_shares_is_the_published_one() {
-        let found = difference_of_shares((48, 80), (56, 70)).unwrap();
-        assert!((found.value - 0.2).abs() < 1e-9, "{found:?}");
-        assert!((found.low - 0.0524).abs() < 1e-4 && (found.high - 0.3339).abs() < 1e-4, "{found:?}");
-        assert_eq!(difference_of_shares((0, 0), (1, 2)), None);
-        let none = difference_of_shares((0, 1000), (0, 1000)).unwrap();
-        assert!(none.low < 0.0 && none.high > 0.0, "{none:?}");
-    }
-}
+mod tests;

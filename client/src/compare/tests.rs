@@ -4,19 +4,24 @@ use super::*;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{fmt::Write, fs, path::Path};
 
-/// A run's rows: 60 sessions of 10 queries around `e2el_ms`, in steps of noise.
+/// A run's rows: 60 sessions of 10 queries around `e2el_ms`, in steps of noise. Of 18 tokens a query `lost` are lost, and the
+/// first query of each of `failed` sessions fails.
 fn rows(dir: &Path, name: &str, e2el_ms: f64, seed: u64, lost: u64, failed: usize) -> PathBuf {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut text = "session_id,query_num,latency,ttft_ms,tpot_ms,status,tokens_lost\n".to_owned();
+    let mut text = "session_id,query_num,latency,ttft_ms,tpot_ms,status,tokens,tokens_lost\n".to_owned();
     for session in 0..60 {
         let own: f64 = rng.random_range(0.95..1.05);
         for query in 0..10 {
             let e2el = e2el_ms * own * rng.random_range(0.98..1.02);
-            let failed = session * 10 + query < failed;
+            let failed = query == 0 && session < failed;
             let (status, latency) =
                 if failed { ("timeout", String::new()) } else { ("ok", (e2el / 1e3).to_string()) };
-            let _ =
-                writeln!(text, "{session},{query},{latency},{},{},{status},{lost}", e2el / 10.0, e2el / 20.0);
+            let _ = writeln!(
+                text,
+                "{session},{query},{latency},{},{},{status},18,{lost}",
+                e2el / 10.0,
+                e2el / 20.0
+            );
         }
     }
     let path = dir.join(format!("{name}.csv"));
@@ -33,9 +38,21 @@ fn summary(dir: &Path, name: &str, p95: f64, more: &str) -> PathBuf {
     path
 }
 
+fn question(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Question {
+    Question {
+        baseline,
+        candidate,
+        compared: vec!["e2el_ms:p95".parse().unwrap()],
+        tolerance: 0.05,
+        least_ms: 1.0,
+        failure_tolerance: 0.0,
+        assumed_noise: 0.15,
+        seed: 1,
+    }
+}
+
 fn ask(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Comparison {
-    let compared = vec!["e2el_ms:p95".parse().unwrap()];
-    compare(&Question { baseline, candidate, compared, tolerance: 0.05, least_ms: 1.0, seed: 1 }).unwrap()
+    compare(&question(baseline, candidate)).unwrap()
 }
 
 #[track_caller]
@@ -50,38 +67,72 @@ fn check(comparison: &Comparison, answer: Answer, words: &str) {
 }
 
 #[test]
-fn one_run_a_side_by_its_rows() {
+fn one_run_per_side_decides_only_beyond_the_assumed_noise() {
     let dir = tempfile::tempdir().unwrap();
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
-    let same = rows(dir.path(), "same", 905.0, 2, 0, 0);
-    let slow = rows(dir.path(), "slow", 1_100.0, 3, 0, 0);
-    let border = rows(dir.path(), "border", 945.0, 4, 0, 0);
+    let run = |name: &str, e2el_ms| rows(dir.path(), name, e2el_ms, 2, 0, 0);
+    let near = ask(vec![before.clone()], vec![run("near", 905.0)]);
+    check(&near, Answer::CannotTell, "is not beyond the assumed noise of 15 %");
+    check(&near, Answer::CannotTell, "runs per side would tell");
     check(
-        &ask(vec![before.clone()], vec![same]),
-        Answer::Pass,
-        "noise was taken from the sessions within the runs",
+        &near,
+        Answer::CannotTell,
+        "fewer than 4 runs per side: two runs of one version are assumed to differ",
     );
-    check(&ask(vec![before.clone()], vec![slow.clone()]), Answer::Regressed, "e2el_ms p(95) changed by +22");
-    check(&ask(vec![slow], vec![before.clone()]), Answer::Pass, "Nothing grew by more than 5 % or 1 ms");
-    check(&ask(vec![before], vec![border]), Answer::CannotTell, "too wide a range to tell");
+    let slow = run("slow", 1_100.0);
+    check(&ask(vec![before.clone()], vec![slow.clone()]), Answer::Regressed, "e2el_ms p(95) changed by +21");
+    check(
+        &ask(vec![slow.clone()], vec![before.clone()]),
+        Answer::Pass,
+        "Nothing grew by more than 5 % or 1 ms",
+    );
+    check(&ask(vec![before.clone()], vec![run("border", 1_000.0)]), Answer::CannotTell, "assumed noise");
+    let loud = Question { assumed_noise: 0.3, ..question(vec![before.clone()], vec![slow]) };
+    check(&compare(&loud).unwrap(), Answer::CannotTell, "assumed noise of 30 %");
+    let quiet = Question { assumed_noise: 0.01, ..question(vec![before], vec![run("quiet", 1_000.0)]) };
+    check(&compare(&quiet).unwrap(), Answer::Regressed, "e2el_ms p(95) changed by +1");
 }
 
 #[test]
 fn what_is_lost_or_fails_is_worse_than_what_is_slow() {
     let dir = tempfile::tempdir().unwrap();
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
-    let lossy = rows(dir.path(), "lossy", 800.0, 2, 1, 0);
+    let lossy = rows(dir.path(), "lossy", 700.0, 2, 1, 0);
+    let words = "lost, duplicated or reordered 5.5556 % of its tokens, the baseline 0.0000 %";
+    check(&ask(vec![before.clone()], vec![lossy]), Answer::Regressed, words);
+    let failing = rows(dir.path(), "failing", 700.0, 2, 0, 30);
     check(
-        &ask(vec![before.clone()], vec![lossy]),
+        &ask(vec![before.clone()], vec![failing.clone()]),
         Answer::Regressed,
-        "lost, doubled or reordered 600 tokens",
+        "fails 5.00 % of its queries more",
     );
-    let failing = rows(dir.path(), "failing", 800.0, 2, 0, 30);
-    check(&ask(vec![before], vec![failing]), Answer::Regressed, "fails 5.00 % of its queries more");
+    let accepted = Question { failure_tolerance: 0.06, ..question(vec![before.clone()], vec![failing]) };
+    check(&compare(&accepted).unwrap(), Answer::Pass, "Nothing grew");
+    let one = rows(dir.path(), "one", 700.0, 2, 0, 1);
+    check(&ask(vec![before], vec![one]), Answer::CannotTell, "may be chance");
 }
 
 #[test]
-fn several_runs_a_side_by_their_summaries() {
+fn a_run_never_regresses_against_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let lossy = rows(dir.path(), "lossy", 900.0, 1, 2, 20);
+    check(&ask(vec![lossy.clone()], vec![lossy.clone()]), Answer::CannotTell, "assumed noise");
+    // A longer run of the same version loses more tokens, and no larger share of them.
+    let twice = dir.path().join("twice.csv");
+    let text = fs::read_to_string(&lossy).unwrap();
+    let again = text.lines().skip(1).map(|row| format!("again-{row}\n")).collect::<String>();
+    fs::write(&twice, format!("{text}{again}")).unwrap();
+    check(&ask(vec![lossy.clone()], vec![twice.clone()]), Answer::CannotTell, "assumed noise");
+    check(&ask(vec![twice], vec![lossy]), Answer::CannotTell, "assumed noise");
+    let lost = r#","tokens_lost":7,"tokens_expected":100"#;
+    let side = |name: &str| -> Vec<PathBuf> {
+        (0..4).map(|n| summary(dir.path(), &format!("{name}{n}"), 900.0, lost)).collect()
+    };
+    check(&ask(side("a"), side("b")), Answer::Pass, "Nothing grew");
+}
+
+#[test]
+fn several_runs_per_side_by_their_summaries() {
     let dir = tempfile::tempdir().unwrap();
     let side = |name: &str, figures: &[f64]| -> Vec<PathBuf> {
         let run = |(index, p95): (usize, &f64)| summary(dir.path(), &format!("{name}{index}"), *p95, "");
@@ -90,16 +141,51 @@ fn several_runs_a_side_by_their_summaries() {
     let before = || side("before", &[900.0, 910.0, 905.0, 895.0, 902.0]);
     check(&ask(before(), side("same", &[903.0, 899.0, 911.0, 907.0])), Answer::Pass, "Nothing grew");
     check(&ask(before(), side("slow", &[1000.0, 1010.0, 995.0, 1004.0])), Answer::Regressed, "more than 5 %");
-    check(
-        &ask(before(), side("wild", &[700.0, 1300.0, 900.0, 1100.0])),
-        Answer::CannotTell,
-        "too wide a range",
-    );
-    check(
-        &ask(before(), side("few", &[2000.0, 2000.0, 2000.0])),
-        Answer::CannotTell,
-        "so few runs without their rows",
-    );
+    let wild = ask(before(), side("wild", &[700.0, 1300.0, 900.0, 1100.0]));
+    check(&wild, Answer::CannotTell, "too wide a range to tell; about");
+    let few = |p95: f64| ask(before(), side("few", &[p95, p95, p95]));
+    check(&few(2000.0), Answer::Regressed, "changed by +121");
+    check(&few(700.0), Answer::Pass, "Nothing grew");
+    check(&few(980.0), Answer::CannotTell, "assumed noise");
+}
+
+#[test]
+fn a_run_that_is_named_twice_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, seed| {
+        let rows = rows(dir.path(), name, 900.0, seed, 0, 0);
+        vec![summary(dir.path(), name, 900.0, ""), rows.clone(), rows]
+    };
+    let mut candidate = run("b", 2);
+    let stats = dir.path().join("b_stats.csv");
+    fs::write(&stats, "Type,Name\nWS,query\n").unwrap();
+    candidate.push(stats.clone());
+    let twice = ask([run("a", 1), run("a2", 3)].concat(), candidate);
+    check(&twice, Answer::CannotTell, "fewer than 4 runs per side");
+    check(&twice, Answer::CannotTell, "skipped, because they hold no queries");
+    let error = compare(&question(vec![stats.clone()], vec![stats])).unwrap_err().to_string();
+    assert!(error.contains("b_stats.csv: no column session_id"), "{error}");
+}
+
+/// Two runs per side or five, without a difference: the figures of a run have noise in common and noise of their own, and
+/// sessions fail and lose tokens by chance, as a whole.
+#[test]
+fn pairs_without_a_difference_rarely_regress() {
+    let compared = Compared::defaults();
+    for (runs_per_side, noise, sessions) in [(1, 0.03, 25), (5, 0.1, 25)] {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut side = || -> Vec<Run> {
+            (0..runs_per_side).map(|_| read::made_up(&mut rng, &compared, sessions, noise)).collect()
+        };
+        let alarm = |_: &usize| {
+            let (baseline, candidate) = (side(), side());
+            let question =
+                Question { compared: compared.clone(), tolerance: 0.0, ..question(Vec::new(), Vec::new()) };
+            judge(&question, &baseline, &candidate).exit_code() == 99
+        };
+        let alarms = (0..200).filter(alarm).count();
+        assert!(alarms <= 10, "{alarms} of 200 with {runs_per_side} runs per side");
+    }
 }
 
 #[test]
@@ -152,15 +238,11 @@ fn what_is_no_result_is_named() {
         (write("f.csv", b"session_id,e2el_ms\n1\n1,3\n"), "line 2: not as many fields"),
         (write("e.csv", b"session_id,e2el_ms\n1,\xff\n"), "UTF-8"),
     ] {
-        let compared = vec!["e2el_ms:p95".parse().unwrap()];
-        let (baseline, candidate) = (vec![good.clone()], vec![path.clone()]);
-        let error =
-            compare(&Question { baseline, candidate, compared, tolerance: 0.05, least_ms: 1.0, seed: 1 })
-                .unwrap_err();
-        let error = error.to_string();
+        let error = compare(&question(vec![good.clone()], vec![path.clone()])).unwrap_err().to_string();
         assert!(error.contains(why) && error.contains(&*path.to_string_lossy()), "{why}: {error}");
     }
     assert!("e2e:p95".parse::<Compared>().unwrap_err().contains("e2el_ms"));
     assert!("e2el_ms:avg".parse::<Compared>().is_err());
+    assert!("e2el_ms:p0.95".parse::<Compared>().unwrap_err().contains("did you mean p95?"));
     assert_eq!(Compared::defaults().len(), 5);
 }

@@ -1,7 +1,7 @@
 //! A comparison as text: the answer first, then a row a figure.
 //! It needs no colours.
 
-use super::{Answer, Change, Comparison, statistics::Estimate};
+use super::{Answer, Change, Comparison, Kind, statistics::Estimate};
 use crate::output::{Column, Page, short};
 
 const COLUMNS: [Column; 5] = [
@@ -14,7 +14,7 @@ const COLUMNS: [Column; 5] = [
 
 /// What the noise was taken from.
 pub(super) const BETWEEN: &str = "noise between runs";
-pub(super) const WITHIN: &str = "noise within runs";
+pub(super) const ASSUMED: &str = "noise within runs, and assumed between them";
 
 /// A share as percent, one digit where it has one.
 pub(super) fn percent(share: f64) -> String {
@@ -33,10 +33,32 @@ pub(super) fn growth(ratio: f64) -> String {
     format!("{:+.1} %", percent + 0.0)
 }
 
-pub(super) fn grown(change: &Change, tolerance: f64) -> String {
-    let Some(ratio) = change.ratio else { return String::new() };
-    let (value, low, high) = (growth(ratio.value), growth(ratio.low), growth(ratio.high));
-    format!("{} changed by {value} ({low} to {high}), more than {}.", change.name, percent(tolerance))
+/// A difference of shares in percentage points.
+fn points(share: f64) -> String {
+    format!("{:+.2} %", share * 100.0)
+}
+
+/// A change as a sentence. `accepted` is the growth that would not have mattered.
+pub(super) fn grown(change: &Change, accepted: f64) -> String {
+    let Some(Estimate { value, low, high }) = change.change else { return String::new() };
+    let than = if accepted > 0.0 { format!(", more than {}", percent(accepted)) } else { String::new() };
+    match change.kind {
+        Kind::Duration => {
+            let (value, low, high) = (growth(value), growth(low), growth(high));
+            format!("{} changed by {value} ({low} to {high}){than}.", change.name)
+        }
+        Kind::FailedQueries => {
+            let value = value * 100.0;
+            format!("The candidate fails {value:.2} % of its queries more than the baseline{than}.")
+        }
+        Kind::BrokenTokens => {
+            let (before, after) = change.sides.unwrap_or_default();
+            let (before, after) = (before * 100.0, after * 100.0);
+            format!(
+                "The candidate lost, duplicated or reordered {after:.4} % of its tokens, the baseline {before:.4} %."
+            )
+        }
+    }
 }
 
 const fn mark(answer: Answer) -> &'static str {
@@ -60,7 +82,7 @@ impl Comparison {
         page.sentence(&format!("{headline}  "), &self.reason);
         page.gap();
         page.sentence("  ", &format!("tolerance {}", percent(self.tolerance)));
-        page.table(&COLUMNS, self.changes.iter().map(row).chain(self.failures.map(failures_row)));
+        page.table(&COLUMNS, self.changes.iter().map(row));
         for warning in &self.warnings {
             page.gap();
             page.sentence("note: ", warning);
@@ -70,17 +92,20 @@ impl Comparison {
 }
 
 fn row(change: &Change) -> Vec<String> {
+    let is_duration = change.kind == Kind::Duration;
+    let side = |value| if is_duration { short(value) } else { percent_of(value) };
+    let by = |value| if is_duration { growth(value) } else { points(value) };
     let (before, after) =
-        change.sides.map_or_else(Default::default, |(before, after)| (short(before), short(after)));
-    let (grown, interval) = change.ratio.map_or_else(Default::default, |ratio| {
-        (growth(ratio.value), format!("   {} to {}", growth(ratio.low), growth(ratio.high)))
+        change.sides.map_or_else(Default::default, |(before, after)| (side(before), side(after)));
+    let (grown, interval) = change.change.map_or_else(Default::default, |Estimate { value, low, high }| {
+        let range = if low < high { format!("   {} to {}", by(low), by(high)) } else { String::new() };
+        (by(value), range)
     });
     vec![format!("{} {}", mark(change.answer), change.name), before, after, grown, interval]
 }
 
-fn failures_row((found, answer): (Estimate, Answer)) -> Vec<String> {
-    let points = |share: f64| format!("{:+.2} %", share * 100.0);
-    let interval = format!("   {} to {}", points(found.low), points(found.high));
-    let name = format!("{} failed queries, points", mark(answer));
-    vec![name, String::new(), String::new(), points(found.value), interval]
+/// A share of failures, to four digits where it is small.
+fn percent_of(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent == 0.0 || percent >= 1.0 { format!("{percent:.2} %") } else { format!("{percent:.4} %") }
 }
