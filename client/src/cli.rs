@@ -5,13 +5,15 @@ use crate::{
     schedule::{Process, Spread},
     users::UserKind,
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory, Parser, Subcommand, ValueEnum,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Load-tests a token stream over WebSockets and accounts for every token.
 #[derive(Debug, Parser)]
-#[command(name = "client", version, about, args_conflicts_with_subcommands = true)]
+#[command(name = "client", version, about, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub struct Cli {
     /// What to do instead of a run.
     #[command(subcommand)]
@@ -19,6 +21,82 @@ pub struct Cli {
     /// The run.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+impl Cli {
+    /// The command line as it is read. A variable that is set to nothing is as good as not set: that is what `VAR=` in a
+    /// file or in Compose means.
+    pub(crate) fn command_line() -> ClapCommand {
+        let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        let forget = |arg: Arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&str>) } else { arg };
+        Self::command().mut_args(|arg| switch(forget(arg)))
+    }
+}
+
+/// Lets a switch take a value as well: `--burst`, `--burst=no`, `LOAD_BURST=yes`.
+pub(crate) fn switch(arg: Arg) -> Arg {
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return arg;
+    }
+    let arg = arg.action(ArgAction::Set).num_args(0..=1).require_equals(true).value_name("yes|no");
+    arg.default_missing_value("yes").default_value("no").hide_default_value(true).value_parser(yes_or_no)
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "1" | "yes" | "true" | "on" | "y" | "t" => Ok(true),
+        "0" | "no" | "false" | "off" | "n" | "f" => Ok(false),
+        _ => Err("expected yes or no (also 1/0, true/false, on/off)".to_owned()),
+    }
+}
+
+/// The variable of the environment that a value came from which clap refused, if it came from one.
+pub(crate) fn variable_of(error: &clap::Error, command: &ClapCommand) -> Option<String> {
+    use clap::error::{ContextKind::InvalidArg, ContextKind::InvalidValue, ContextValue};
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (arg, value) = (text(InvalidArg)?, text(InvalidValue)?);
+    let flag = arg.split([' ', '=', '[']).next()?.strip_prefix("--")?;
+    let arg = command.get_arguments().find(|known| known.get_long() == Some(flag))?;
+    let name = arg.get_env()?.to_str()?;
+    let on_the_line = |word: std::ffi::OsString| {
+        let word = word.to_string_lossy();
+        let word = word.strip_prefix("--").and_then(|word| word.strip_prefix(flag));
+        word.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    let said = std::env::args_os().any(on_the_line);
+    (!said && std::env::var(name).is_ok_and(|set| set.contains(value))).then(|| name.to_owned())
+}
+
+/// Where each flag's value came from, other than the command line; by flag, as `--clients`.
+pub(crate) type Origins = std::collections::BTreeMap<String, String>;
+
+/// The flags that took their value from the environment.
+pub(crate) fn from_environment(matches: &ArgMatches) -> Origins {
+    let command = Cli::command();
+    let named = command.get_arguments().filter_map(|arg| {
+        let is_set = matches.value_source(arg.get_id().as_str());
+        let variable = arg.get_env()?.to_str()?;
+        (is_set == Some(clap::parser::ValueSource::EnvVariable))
+            .then(|| Some((flag(arg)?, format!("the environment variable {variable}"))))?
+    });
+    named.collect()
+}
+
+/// `--clients`.
+pub(crate) fn flag(arg: &Arg) -> Option<String> {
+    arg.get_long().map(|long| format!("--{long}"))
+}
+
+/// A fault with the place that the flag's value came from, where the fault begins with a flag.
+pub(crate) fn with_origin(fault: &str, origins: &Origins) -> String {
+    let flag = fault.split([' ', ':']).next().unwrap_or_default();
+    match origins.get(flag) {
+        Some(origin) => format!("{fault} (the value comes from {origin})"),
+        None => fault.to_owned(),
+    }
 }
 
 /// What to do instead of a run.
@@ -52,16 +130,22 @@ pub struct CompareArgs {
     /// Runs of the candidate
     #[arg(long, num_args = 1.., value_name = "FILE", requires = "baseline")]
     pub candidate: Vec<PathBuf>,
-    /// Growth of a figure that is put up with
+    /// Largest growth of a duration to accept, as 5% or 0.05
     #[arg(long, default_value = "5%", value_name = "SHARE")]
     pub tolerance: String,
-    /// Growth that is put up with whatever its share, milliseconds
+    /// Growth of a duration to accept whatever its share, milliseconds
     #[arg(long, default_value_t = 1.0, value_name = "MS")]
     pub tolerance_ms: f64,
+    /// Largest growth of the share of failed queries to accept, in percentage points, as 0.1%
+    #[arg(long, default_value = "0%", value_name = "SHARE")]
+    pub failure_tolerance: String,
+    /// How much two runs of one version may differ; decides where a side has fewer than four runs
+    #[arg(long, default_value = "15%", value_name = "SHARE")]
+    pub assumed_noise: String,
     /// A percentile to compare, as e2el_ms:p95 (repeatable) [default: ttft_ms:p50 ttft_ms:p95 tpot_ms:p50 e2el_ms:p50 e2el_ms:p95]
     #[arg(long = "metric", num_args = 1.., value_name = "METRIC:PERCENTILE")]
     pub metrics: Vec<String>,
-    /// Of the resamples
+    /// Seed for bootstrap resampling
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -146,6 +230,10 @@ pub struct RunArgs {
     /// Replay recorded traffic: Mooncake's JSON lines, or the CSV of Azure's LLM inference traces or of BurstGPT
     #[arg(long, env = "LOAD_TRACE", value_name = "FILE", help_heading = "Workload")]
     pub trace: Option<PathBuf>,
+    /// Play the trace from this point on: a time after its first request, as 30m, or a time stamp of its own kind, as
+    /// 2023-11-16T18:30:00Z; --duration says for how long [default: 0s]
+    #[arg(long, env = "LOAD_TRACE_FROM", value_name = "TIME", help_heading = "Workload")]
+    pub trace_from: Option<String>,
     /// Multiply the trace's times by this: 0.5 plays it twice as fast [default: 1]
     #[arg(
         long,

@@ -206,7 +206,9 @@ fn dead_endpoints(measured: &Measured<'_>, found: &mut Found) {
         found.under(
             measured.aimed_at("haproxy"),
             format!("{name} died"),
-            format!("It took {connected} connections and then refused {failed}, up to the last attempt.{advice}"),
+            format!(
+                "It took {connected} connections and then refused {failed}, up to the last attempt.{advice}"
+            ),
         );
     }
 }
@@ -226,7 +228,11 @@ fn slow_bus(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
         "The servers had their events acknowledged within {:.0} ms at p50, {:.0} ms at p95 and {:.0} ms at p99, {} of them{at}.{cpu}",
         lag.p50, lag.p95, lag.p99, lag.count,
     );
-    found.under(measured.aimed_at("redis"), if measured.bus_in_memory { "slow bus" } else { "slow redis" }.into(), evidence);
+    found.under(
+        measured.aimed_at("redis"),
+        if measured.bus_in_memory { "slow bus" } else { "slow redis" }.into(),
+        evidence,
+    );
 }
 
 fn generator(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {

@@ -8,6 +8,7 @@ pub mod compare;
 pub mod config;
 mod connector;
 mod cpu;
+pub mod dotenv;
 mod downtime;
 mod embedded;
 pub mod endpoint;

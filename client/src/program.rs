@@ -2,17 +2,17 @@
 //! It reads the environment through clap alone, and prints; everything else is elsewhere.
 
 use crate::{
-    cli::{Cli, Command, CompareArgs, RunArgs},
+    cli::{self, Cli, Command, CompareArgs, Origins, RunArgs},
     compare::{self, Compared, Question},
     config::Config,
-    engine,
+    engine, messages,
     output::{self, Destination, USUAL_COLUMNS},
     report, scenario,
     signals::{self, Stop},
 };
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     io::IsTerminal,
     path::{Path, PathBuf},
     thread,
@@ -31,7 +31,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok((Cli { command: Some(Command::Report { files }), .. }, _)) => report(&files),
         Ok((Cli { command: Some(Command::Compare(args)), .. }, _)) => compared(args),
         Ok((Cli { command: None, run }, matches)) => match resolve(run, &matches) {
-            Ok(run) => load(run, started_at),
+            Ok((run, origins)) => load(run, &origins, started_at),
             Err(fault) => {
                 eprintln!("error: {fault}");
                 REFUSED
@@ -39,29 +39,32 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         },
         Err(error) => {
             let _ = error.print();
+            if let Some(variable) = cli::variable_of(&error, &Cli::command_line()) {
+                messages::tell(&format!("note: the value comes from the environment variable {variable}"));
+            }
             if error.use_stderr() { REFUSED } else { 0 }
         }
     }
 }
 
-/// A variable that is set to nothing is as good as not set: that is what `VAR=` in a file or in Compose means.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, ArgMatches), clap::Error> {
-    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
-    let forget = |arg: Arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&str>) } else { arg };
-    let matches = Cli::command().mut_args(forget).try_get_matches_from(arguments)?;
+    let matches = Cli::command_line().try_get_matches_from(arguments)?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
 /// What is not said by flag or environment is looked for in the scenario and in `.env`.
-fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<RunArgs, String> {
+fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<(RunArgs, Origins), String> {
     scenario::resolve(args, matches, &scenario::dotenv(Path::new(".env"))?)
 }
 
-fn load(args: RunArgs, started_at: OffsetDateTime) -> u8 {
+fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut config = match Config::new(args, cores, rand::random()) {
         Ok(config) => config,
-        Err(faults) => {
+        Err(mut faults) => {
+            for fault in &mut faults.0 {
+                *fault = cli::with_origin(fault, origins);
+            }
             eprintln!("error: {faults}");
             return REFUSED;
         }
@@ -181,14 +184,9 @@ fn question(mut args: CompareArgs) -> Result<Question, String> {
     if let [baseline, candidate] = args.files.as_slice() {
         (args.baseline, args.candidate) = (vec![baseline.clone()], vec![candidate.clone()]);
     }
-    let (number, unit) = match args.tolerance.strip_suffix('%') {
-        Some(percent) => (percent.trim_end(), 100.0),
-        None => (args.tolerance.as_str(), 1.0),
-    };
-    let tolerance = number.parse().ok().map(|tolerance: f64| tolerance / unit);
-    let tolerance = tolerance.filter(|tolerance| (0.0..=10.0).contains(tolerance)).ok_or_else(|| {
-        format!("--tolerance `{}` is no share from 0 to 10: write 5% or 0.05", args.tolerance)
-    })?;
+    let tolerance = share("--tolerance", &args.tolerance, "5%")?;
+    let failure_tolerance = share("--failure-tolerance", &args.failure_tolerance, "0.1%")?;
+    let assumed_noise = share("--assumed-noise", &args.assumed_noise, "15%")?;
     let compared = if args.metrics.is_empty() {
         Compared::defaults()
     } else {
@@ -204,7 +202,33 @@ fn question(mut args: CompareArgs) -> Result<Question, String> {
             "--tolerance-ms {least_ms} is out of range: give milliseconds from 0 to 1000000"
         ));
     }
-    Ok(Question { baseline, candidate, compared, tolerance, least_ms, seed })
+    Ok(Question {
+        baseline,
+        candidate,
+        compared,
+        tolerance,
+        least_ms,
+        failure_tolerance,
+        assumed_noise,
+        seed,
+    })
+}
+
+/// `5%` or `0.05`. A bare number of 1 or more was meant as percent, and is not guessed.
+fn share(flag: &str, text: &str, example: &str) -> Result<f64, String> {
+    let fault = || format!("invalid share `{text}` for {flag}: expected 0% to 1000%, for example {example}");
+    let parsed = |number: &str| number.trim().parse::<f64>().map_err(|_| fault());
+    if let Some(percent) = text.trim().strip_suffix('%') {
+        let share = parsed(percent)? / 100.0;
+        return if (0.0..=10.0).contains(&share) { Ok(share) } else { Err(fault()) };
+    }
+    match parsed(text)? {
+        share if (0.0..1.0).contains(&share) => Ok(share),
+        percent if (1.0..=1000.0).contains(&percent) => Err(format!(
+            "ambiguous share `{text}` for {flag}: did you mean {percent}%? A share without % must be below 1"
+        )),
+        _ => Err(fault()),
+    }
 }
 
 fn report(files: &[PathBuf]) -> u8 {
@@ -219,4 +243,34 @@ fn report(files: &[PathBuf]) -> u8 {
         }
     }
     exit_code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn shares_are_not_guessed() {
+        for (text, expected) in [("5%", 0.05), ("0.05", 0.05), ("0", 0.0), (" 7.5 % ", 0.075), ("200%", 2.0)]
+        {
+            assert_eq!(share("--tolerance", text, "5%"), Ok(expected), "{text}");
+        }
+        for (text, why) in [
+            ("5", "did you mean 5%?"),
+            ("1", "did you mean 1%?"),
+            ("12.5", "did you mean 12.5%?"),
+            ("-1%", "invalid share `-1%` for --tolerance"),
+            ("-0.1", "invalid share"),
+            ("5000", "invalid share"),
+            ("1001%", "invalid share"),
+            ("nan", "invalid share"),
+            ("nan%", "invalid share"),
+            ("%", "invalid share"),
+            ("", "invalid share"),
+            ("5 percent", "invalid share"),
+        ] {
+            let error = share("--tolerance", text, "5%").unwrap_err();
+            assert!(error.contains(why) && error.contains("--tolerance"), "{text}: {error}");
+        }
+    }
 }

@@ -1,10 +1,14 @@
 //! What a run's options are when they come from several places: flag or environment, then scenario file, then `.env`.
 //! It looks up files and puts layers together; whether a value is any good is for `Config`.
 
-use crate::cli::RunArgs;
+use crate::{
+    cli::{self, Origins, RunArgs},
+    dotenv::{self, Variables},
+};
 use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use std::{
-    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 use toml::{Table, Value};
@@ -18,23 +22,31 @@ const LONGEST: u64 = 1 << 20;
 
 /// Puts the layers together: what `matches` was told by flag or environment outranks the scenario file, and that `dotenv`.
 ///
+/// Returns also where the values came from that no flag gave.
+///
 /// # Errors
 /// A file cannot be read, or says what no run understands; the message names the file.
 pub fn resolve(
     args: RunArgs,
     matches: &ArgMatches,
-    dotenv: &BTreeMap<String, String>,
-) -> Result<RunArgs, String> {
-    let below = from_dotenv(dotenv)?;
+    dotenv: &Variables,
+) -> Result<(RunArgs, Origins), String> {
+    let (below, mut origins) = from_dotenv(dotenv)?;
     let name = args.scenario.clone().or_else(|| below.get("scenario")?.as_str().map(ToOwned::to_owned));
     if name.is_none() && below.is_empty() {
-        return Ok(args);
+        return Ok((args, cli::from_environment(matches)));
     }
     let above = explicit(&args, matches)?;
+    let flags: Vec<_> = RunArgs::augment_args(Command::new("run"))
+        .get_arguments()
+        .filter_map(|arg| Some((arg.get_id().to_string(), cli::flag(arg)?)))
+        .collect();
     let mut merged = below;
     if let Some(name) = &name {
         let path = find(name)?;
         let scenario = read(&path)?;
+        let said = flags.iter().filter(|(key, _)| scenario.contains_key(key));
+        origins.extend(said.map(|(_, flag)| (flag.clone(), path.display().to_string())));
         merged.extend(scenario);
     }
     let override_users = OF_USERS.iter().copied().filter(|key| above.contains_key(*key));
@@ -52,17 +64,21 @@ pub fn resolve(
         }
     }
     forget_other_models(&mut merged, &above);
+    for (_, flag) in flags.iter().filter(|(key, _)| above.contains_key(key)) {
+        origins.remove(flag);
+    }
+    origins.extend(cli::from_environment(matches));
     merged.extend(above);
     let mut resolved = RunArgs::deserialize_table(merged)?;
     resolved.scenario = name;
-    Ok(resolved)
+    Ok((resolved, origins))
 }
 
 /// A workload that a flag asks for takes the place of the one in the file; so do two words for one thing.
 fn forget_other_models(merged: &mut Table, above: &Table) {
     const MODELS: [&str; 3] = ["stages", "arrival_rate", "trace"];
     if MODELS.iter().any(|key| above.contains_key(*key)) {
-        for key in MODELS {
+        for key in MODELS.into_iter().chain(["trace_from", "trace_scale"]) {
             merged.remove(key);
         }
         if above.contains_key("stages") {
@@ -93,43 +109,49 @@ fn explicit(args: &RunArgs, matches: &ArgMatches) -> Result<Table, String> {
     Ok(table.into_iter().filter(|(key, _)| said(key)).collect())
 }
 
-/// The variables of a run among those of a `.env` file, read as the environment's are.
-fn from_dotenv(variables: &BTreeMap<String, String>) -> Result<Table, String> {
-    let command = RunArgs::augment_args(Command::new("env").no_binary_name(true));
-    let mut words = Vec::new();
-    for arg in command.get_arguments() {
-        let Some(value) = arg.get_env().and_then(|name| variables.get(name.to_str()?)) else { continue };
-        let Some(long) = arg.get_long().filter(|_| !value.is_empty()) else { continue };
-        if arg.get_action().takes_values() {
-            words.push(format!("--{long}={value}"));
-        } else if !["0", "false", "no", "off", "n", "f"].contains(&value.to_lowercase().as_str()) {
-            words.push(format!("--{long}"));
+/// The variables of a run among those of a `.env` file, read as the environment's are, and where each one stands.
+fn from_dotenv(variables: &Variables) -> Result<(Table, Origins), String> {
+    let command = RunArgs::augment_args(Command::new("env").no_binary_name(true))
+        .mut_args(|arg| cli::switch(arg.env(None::<&str>)));
+    let (mut words, mut origins) = (Vec::new(), Origins::new());
+    for arg in RunArgs::augment_args(Command::new("env")).get_arguments() {
+        let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
+        let Some((flag, entry)) = cli::flag(arg).zip(variables.get(name)) else { continue };
+        let value = entry.value.as_ref().map_err(|why| format!("{entry}: {name}: {why}"))?;
+        if value.is_empty() {
+            continue;
         }
+        let word = format!("{flag}={value}");
+        if let Err(error) = command.clone().try_get_matches_from([&word]) {
+            let error = error.to_string();
+            let first = error.lines().next().unwrap_or_default();
+            return Err(format!("{entry}: {name}: {}", first.strip_prefix("error: ").unwrap_or(first)));
+        }
+        words.push(word);
+        origins.insert(flag, entry.to_string());
     }
-    let blind = command.mut_args(|arg| arg.env(None::<&str>));
-    let matches =
-        blind.try_get_matches_from(words).map_err(|error| format!(".env: {}", error.to_string().trim()))?;
+    let matches = command.try_get_matches_from(words).map_err(|error| format!(".env: {error}"))?;
     let args = RunArgs::from_arg_matches(&matches).map_err(|error| format!(".env: {error}"))?;
-    explicit(&args, &matches)
+    Ok((explicit(&args, &matches)?, origins))
 }
 
 /// The variables in `path`; none where there is no such file.
 ///
 /// # Errors
 /// It is there and cannot be read.
-pub fn dotenv(path: &Path) -> Result<BTreeMap<String, String>, String> {
-    let variables = match dotenvy::from_path_iter(path) {
-        Ok(variables) => variables,
-        Err(error) if error.not_found() => return Ok(BTreeMap::new()),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    variables.collect::<Result<_, _>>().map_err(|error| match error {
-        // The line may hold a secret.
-        dotenvy::Error::LineParse(_, _) => {
-            format!("{}: a line is not of the form NAME=value", path.display())
+pub fn dotenv(path: &Path) -> Result<Variables, String> {
+    let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes)) {
+        Ok(length) if length as u64 > LONGEST => Err(named(&"more than 1 MiB is too much for a .env file")),
+        // What is not UTF-8 belongs to somebody else, or is refused as a value.
+        Ok(_) => {
+            let text = String::from_utf8_lossy(&bytes);
+            Ok(dotenv::parse(&text, &|name: &str| std::env::var(name).ok()))
         }
-        error => format!("{}: {error}", path.display()),
-    })
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Variables::new()),
+        Err(error) => Err(named(&error)),
+    }
 }
 
 fn find(name: &str) -> Result<PathBuf, String> {

@@ -50,6 +50,125 @@ fn a_flag_has_a_twin_and_outranks_it() {
 }
 
 #[test]
+fn a_bad_value_of_a_variable_names_the_variable() {
+    for (name, value, words) in [
+        ("CLIENTS", "many", "note: the value comes from the environment variable CLIENTS"),
+        (
+            "CLIENTS",
+            "0",
+            "--clients 0 is out of range: give a number from 1 to 1000000 (the value comes from the environment",
+        ),
+        ("LOAD_BURST", "maybe", "environment variable LOAD_BURST"),
+        ("LOAD_THRESHOLDS", "e2el_ms:max<-1", "environment variable LOAD_THRESHOLDS"),
+        ("LOAD_DURATION", "5x", "environment variable LOAD_DURATION"),
+    ] {
+        let output = client(&["--dry-run"], &[(name, value)]);
+        assert_eq!(output.status.code(), Some(104), "{name}={value}");
+        assert!(stderr(&output).contains(words), "{name}={value}: {}", stderr(&output));
+    }
+    let flag = client(&["--clients", "many"], &[("CLIENTS", "many")]);
+    assert!(!stderr(&flag).contains("environment"), "{}", stderr(&flag));
+}
+
+#[test]
+fn switches_take_the_usual_words_and_the_last_value_counts() {
+    for value in ["1", "yes", "on", "TRUE", "0", "no", "off", "false"] {
+        let output = client(&["--dry-run", "--burst=no"], &[("LOAD_BURST", value), ("LOAD_QUIET", value)]);
+        assert_eq!(output.status.code(), Some(0), "{value}: {}", stderr(&output));
+    }
+    let last = client(&["--dry-run", "--clients", "0", "--clients=7", "--seed", "1", "--seed", "2"], &[]);
+    let plan = String::from_utf8(last.stdout.clone()).unwrap();
+    assert!(plan.contains("sessions       7") && plan.contains("seed 2"), "{plan}{}", stderr(&last));
+    let both = client(&["--dry-run", "--threshold", "e2el_ms:p0.95<1", "--threshold", "e2el_ms:max<-1"], &[]);
+    assert!(
+        stderr(&both).contains("did you mean p95?") && stderr(&both).contains("never hold"),
+        "a list adds up"
+    );
+}
+
+#[test]
+fn a_dotenv_file_is_read_as_compose_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |dotenv: &str, environment: &[(&str, &str)]| {
+        std::fs::write(dir.path().join(".env"), dotenv).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+        command.current_dir(dir.path()).env_remove("CLIENTS").arg("--dry-run");
+        command.envs(environment.iter().copied()).output().unwrap()
+    };
+    for (dotenv, environment, sessions) in [
+        (include_str!("cases/dotenv_default.env"), &[][..], 4),
+        (include_str!("cases/dotenv_default.env"), &[("N", "6")], 6),
+        (include_str!("cases/dotenv_spaces.env"), &[], 4),
+        ("\u{feff}CLIENTS=4\r\nnonsense of others\r\n", &[], 4),
+        ("export CLIENTS='4' # four\n", &[], 4),
+    ] {
+        let output = plan(dotenv, environment);
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        assert!(
+            text.contains(&format!("sessions       {sessions}\n")),
+            "{dotenv}: {text}{}",
+            stderr(&output)
+        );
+    }
+    for (dotenv, words) in [
+        ("\n\nCLIENTS=many\n", ".env line 3: CLIENTS"),
+        (
+            "A=1\nCLIENTS=0\n",
+            "--clients 0 is out of range: give a number from 1 to 1000000 (the value comes from .env line 2)",
+        ),
+        ("CLIENTS=\"4\n", ".env line 1: CLIENTS"),
+    ] {
+        let output = plan(dotenv, &[]);
+        assert_eq!(output.status.code(), Some(104));
+        assert!(stderr(&output).contains(words), "{dotenv}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn traces_of_others_are_played_from_where_one_says() {
+    let case = |name: &str| format!("{}/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));
+    let plan = |arguments: &[&str]| {
+        let output = client(&[&["--dry-run"], arguments].concat(), &[]);
+        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    };
+    for name in ["t_dst.csv", "t_azure_quoted_ts.csv"] {
+        let (code, text, error) = plan(&["--trace", &case(name)]);
+        assert!(code == Some(0) && text.contains("queries        about 2"), "{name}: {text}{error}");
+    }
+    let azure = case("t_azure_quoted_ts.csv");
+    for from in ["2s", "2", "2023-11-16 18:15:48", "2023-11-16T19:15:48+01:00"] {
+        let (code, text, error) = plan(&["--trace", &azure, "--trace-from", from]);
+        assert!(code == Some(0) && text.contains("queries        about 1"), "{from}: {text}{error}");
+    }
+    for (arguments, words) in [
+        (&["--trace", azure.as_str(), "--trace-from", "1h"][..], "nothing is left behind --trace-from"),
+        (&["--trace", &azure, "--trace-from", "soon"], "--trace-from `soon` is not a time"),
+        (&["--trace-from", "1s"], "give --trace FILE as well"),
+    ] {
+        let (code, _, error) = plan(arguments);
+        assert!(code == Some(104) && error.contains(words), "{words}: {error}");
+    }
+}
+
+#[test]
+fn a_percentile_of_too_few_queries_is_warned_about() {
+    let arguments = ["--dry-run", "--clients", "5", "--queries", "10", "--threshold", "e2el_ms:p99.99<3000"];
+    let output = client(&arguments, &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stderr(&output);
+    assert!(text.contains("p(99.99) needs 10000 samples") && text.contains("about 50 queries"), "{text}");
+}
+
+#[test]
+fn a_tolerance_is_not_guessed() {
+    for flag in ["--tolerance", "--failure-tolerance", "--assumed-noise"] {
+        let output = client(&["compare", "a.csv", "b.csv", flag, "5"], &[]);
+        assert_eq!(output.status.code(), Some(104));
+        assert!(stderr(&output).contains("did you mean 5%?"), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn what_a_run_cannot_do_is_told_before_it() {
     let plan = ["--dry-run", "--duration", "20s"];
     let embedded = client(&[&plan[..], &["--embedded", "--threshold", "rss_mb{redis}<50"]].concat(), &[]);

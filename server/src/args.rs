@@ -20,7 +20,7 @@ use std::{
 
 /// The LLM simulator: sessions over HTTP, token streams onto the bus.
 #[derive(Clone, Default, Parser)]
-#[command(version, name = "server")]
+#[command(version, name = "server", args_override_self = true)]
 pub struct Args {
     /// Ask /ready of the server on this machine, and exit with 0 or 1.
     #[arg(long)]

@@ -3,10 +3,19 @@
 
 use crate::{Config, TrustedProxies};
 use bus::{BusConfig, Delivery, Role};
-use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
+use clap::{
+    CommandFactory, FromArgMatches, Parser,
+    builder::Resettable,
+    error::{ContextKind, ContextValue},
+};
 use guard::Budget;
 use protocol::{Secret, SecretError};
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// The WebSocket gateway of Streamstress.
@@ -150,6 +159,20 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
+/// The variable of the environment that a refused value came from, if it came from one.
+fn variable_of(error: &clap::Error, command: &clap::Command) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let flag = text(ContextKind::InvalidArg)?.split([' ', '=']).next()?;
+    let arg = command.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"))?;
+    let name = arg.get_env()?.to_str()?;
+    let on_the_line = |word: std::ffi::OsString| word.to_string_lossy().split('=').next() == Some(flag);
+    let same = std::env::var(name).ok().as_deref() == text(ContextKind::InvalidValue);
+    (same && !std::env::args_os().any(on_the_line)).then(|| name.to_owned())
+}
+
 impl Args {
     /// The program's own flags and environment; a variable that is set to nothing counts as unset. Ends the program with
     /// a message where they cannot be read.
@@ -159,7 +182,16 @@ impl Args {
             let value = arg.get_env().and_then(std::env::var_os);
             if value.is_some_and(|value| value.is_empty()) { arg.env(Resettable::Reset) } else { arg }
         });
-        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let matches = command.clone().try_get_matches().unwrap_or_else(|error| {
+            let variable = variable_of(&error, &command);
+            let _ = error.print();
+            if let Some(variable) = variable {
+                let _ =
+                    writeln!(io::stderr(), "note: the value comes from the environment variable {variable}");
+            }
+            std::process::exit(error.exit_code())
+        });
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
     /// Port to ask for health.

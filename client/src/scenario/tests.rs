@@ -1,18 +1,25 @@
 //! Layers over each other, and what a file may not say.
 
 use super::*;
-use crate::schedule::Spread;
+use crate::{dotenv::Entry, schedule::Spread};
+
+fn variables(variables: &[(&str, &str)]) -> Variables {
+    let entry = |(line, &(name, value)): (usize, &(&str, &str))| {
+        (name.to_owned(), Entry { line: line + 1, value: Ok(value.to_owned()) })
+    };
+    variables.iter().enumerate().map(entry).collect()
+}
 
 fn resolved(words: &[&str], scenario: &str, dotenv: &[(&str, &str)]) -> Result<RunArgs, String> {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), scenario).unwrap();
     let path = file.path().display().to_string();
-    let command = RunArgs::augment_args(Command::new("client").no_binary_name(true))
-        .mut_args(|arg| arg.env(None::<&str>));
+    let command = RunArgs::augment_args(Command::new("client").no_binary_name(true).args_override_self(true))
+        .mut_args(|arg| cli::switch(arg.env(None::<&str>)));
     let words = words.iter().copied().chain(["--scenario", &path]);
     let matches = command.try_get_matches_from(words).unwrap();
-    let dotenv = dotenv.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-    resolve(RunArgs::from_arg_matches(&matches).unwrap(), &matches, &dotenv)
+    let run = RunArgs::from_arg_matches(&matches).unwrap();
+    resolve(run, &matches, &variables(dotenv)).map(|(args, _)| args)
 }
 
 #[test]
@@ -69,9 +76,65 @@ fn what_no_run_understands_names_key_line_and_file() {
         );
     }
     assert!(find("no-such").unwrap_err().contains("scenarios/"));
-    assert!(
-        from_dotenv(&[("CLIENTS".to_owned(), "many".to_owned())].into()).unwrap_err().starts_with(".env: ")
-    );
+}
+
+#[test]
+fn what_is_wrong_with_a_dotenv_file_names_line_and_variable() {
+    let check = |text: &str, words: &[&str]| {
+        let error = from_dotenv(&dotenv::parse(text, &|_| None)).unwrap_err();
+        assert!(error.starts_with(".env line ") && !error.contains("hush"), "{error}");
+        for word in words {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    };
+    check("# mine\nQUERIES_PER_CLIENT=3\nCLIENTS=many\n", &["line 3: CLIENTS", "'many'"]);
+    check("LOAD_BURST=maybe", &["line 1: LOAD_BURST", "expected yes or no"]);
+    check("\nLOAD_TOKEN=\"hush", &["line 2: LOAD_TOKEN", "without a closing one"]);
+    check("CLIENTS=${N:?set N first}", &["line 1: CLIENTS", "N has no value: set N first"]);
+    let foreign = "IF=${BROKEN\nOTHER=\"open\nwhatever this is\nCLIENTS=4 # of mine\nexport LOAD_QUIET=on\n";
+    let (table, origins) = from_dotenv(&dotenv::parse(foreign, &|_| None)).unwrap();
+    assert_eq!((table["clients"].as_integer(), table["quiet"].as_bool()), (Some(4), Some(true)));
+    assert_eq!(origins["--clients"], ".env line 4");
+}
+
+#[test]
+fn the_files_that_failed_elsewhere_are_read() {
+    for name in ["dotenv_default.env", "dotenv_spaces.env"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name);
+        let (table, _) = from_dotenv(&dotenv(&path).unwrap()).unwrap();
+        assert_eq!(table["clients"].as_integer(), Some(4), "{name}");
+    }
+    assert_eq!(dotenv(Path::new("/nowhere/.env")), Ok(Variables::new()));
+}
+
+#[test]
+fn a_switch_takes_a_value_and_the_last_one_counts() {
+    for (words, expected) in [
+        (&["--burst"][..], true),
+        (&["--burst=no"], false),
+        (&["--burst=ON"], true),
+        (&["--burst", "--burst=0"], false),
+        (&["--burst=false", "--burst"], true),
+        (&[], true),
+    ] {
+        assert_eq!(resolved(words, "burst = true", &[]).unwrap().burst, expected, "{words:?}");
+    }
+    for value in ["1", "yes", "TRUE", "on"] {
+        assert!(resolved(&[], "", &[("LOAD_BURST", value)]).unwrap().burst, "{value}");
+    }
+    for value in ["0", "No", "false", "off"] {
+        assert!(!resolved(&[], "", &[("LOAD_BURST", value)]).unwrap().burst, "{value}");
+    }
+}
+
+#[test]
+fn a_bad_value_is_said_to_come_from_its_place() {
+    let origins = Origins::from([("--clients".to_owned(), ".env line 3".to_owned())]);
+    let named = cli::with_origin("--clients 0 is out of range", &origins);
+    assert_eq!(named, "--clients 0 is out of range (the value comes from .env line 3)");
+    for other in ["--clients-x 0 is bad", "--queries 0 is bad", "the rest"] {
+        assert_eq!(cli::with_origin(other, &origins), other);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{path::PathBuf, str::FromStr};
 
 /// Starts and holds a Streamstress stack of plain processes: Redis, servers, gateways, HAProxy.
 #[derive(Debug, Parser)]
-#[command(name = "stack", version, max_term_width = 100)]
+#[command(name = "stack", version, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) place: Place,
