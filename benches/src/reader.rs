@@ -8,7 +8,7 @@ use crate::{
 };
 use ::client::frames::{self, Frames, Message};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use protocol::{Ledger, Prefix, Tally, monotonic_us};
+use protocol::{Ledger, Owed, Prefix, Tally, monotonic_us};
 use std::{
     io::ErrorKind,
     ops::Range,
@@ -118,7 +118,7 @@ impl Reader {
     pub(crate) fn finish(self) -> Heard {
         let Self { connections, mut heard, expected, .. } = self;
         for connection in &connections {
-            let tally = connection.ledger.tally(expected);
+            let tally = connection.ledger.tally(expected, Owed::Announced);
             heard.tally.tokens_received += tally.tokens_received;
             heard.tally.tokens_lost += tally.tokens_lost;
             heard.tally.tokens_duplicated += tally.tokens_duplicated;
@@ -163,7 +163,7 @@ impl Connection {
                 None => heard.strange += 1,
             },
             Message::Ping(payload) => frames::pong(&mut pongs, payload),
-            Message::Close(..) | Message::Other => heard.strange += 1,
+            Message::Close(..) | Message::Binary(_) | Message::Pong => heard.strange += 1,
         })?;
         if !pongs.is_empty() {
             socket.write(&pongs)?;

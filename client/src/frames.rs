@@ -30,8 +30,10 @@ pub enum Message<'a> {
     Ping(&'a [u8]),
     /// The peer's last frame: its code, where it gave one, and its text.
     Close(Option<u16>, &'a str),
-    /// A whole binary message, or a pong.
-    Other,
+    /// A whole binary message.
+    Binary(&'a [u8]),
+    /// A pong.
+    Pong,
 }
 
 /// The peer broke the protocol; nothing more can be read.
@@ -122,7 +124,7 @@ fn cut(
             }
             (opcode::PONG, before) => {
                 *fragments = before;
-                take(Message::Other);
+                take(Message::Pong);
             }
             (opcode::CONTINUATION, Some((is_text, mut message))) => {
                 if message.len() + payload.len() > MAX_MESSAGE {
@@ -151,7 +153,7 @@ fn cut(
 
 fn whole(is_text: bool, message: &[u8]) -> Result<Message<'_>, BadFrame> {
     if !is_text {
-        return Ok(Message::Other);
+        return Ok(Message::Binary(message));
     }
     std::str::from_utf8(message).map(Message::Text).map_err(|_| BadFrame::NotText)
 }

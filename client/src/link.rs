@@ -6,7 +6,7 @@ use crate::{
     connector::{Connector, Dial, OpenError},
     record::{Failure, FailureKind, LossCause},
     secret::Secret,
-    socket::{Arrival, Buffers, Chunk, Socket},
+    socket::{Arrival, Buffers, Chunk, Heard, Socket},
 };
 use protocol::{Position, SessionId};
 use std::{
@@ -220,10 +220,10 @@ impl Link {
         }
     }
 
-    /// Shows the texts that the read completed to `text`; the socket's end, if it came with them.
-    pub fn hear(&mut self, chunk: &Chunk, text: impl FnMut(&str)) -> Option<LinkEvent> {
+    /// Shows the messages that the read completed to `take`; the socket's end, if it came with them.
+    pub fn hear(&mut self, chunk: &Chunk, take: impl FnMut(Heard<'_>)) -> Option<LinkEvent> {
         let State::Up(socket) = &mut self.state else { return None };
-        match socket.hear(chunk, text) {
+        match socket.hear(chunk, take) {
             Ok(None) => None,
             Ok(Some(farewell)) => {
                 // The answer to the close frame, if the socket takes it at once.

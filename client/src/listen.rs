@@ -2,12 +2,13 @@
 //! It waits for nothing; it is called with one thing at a time.
 
 use crate::{
+    defects::Defect,
     link::{LinkEvent, Loss},
     live::Shard,
     query::{Arrived, Query, millis},
     record::{Failure, FailureKind, LossCause, Reconnect, Sample},
     session::Session,
-    socket::Arrival,
+    socket::{Arrival, Heard},
 };
 use protocol::{ClientAction, CloseReason, Event, Frame, Position};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ impl Session {
         match event {
             LinkEvent::Read(chunk, arrival) => {
                 let Some(mut link) = self.link.take() else { return };
-                let ended = link.hear(&chunk, |text| self.frame(text, arrival));
+                let ended = link.hear(&chunk, |heard| self.heard(heard, arrival));
                 self.link = Some(link);
                 if let Some(ended) = ended {
                     self.take(ended);
@@ -71,9 +72,22 @@ impl Session {
         };
     }
 
+    fn heard(&mut self, heard: Heard<'_>, arrival: Arrival) {
+        match heard {
+            Heard::Text(text) => self.frame(text, arrival),
+            Heard::Binary(bytes) => self.defect(Defect::Binary, bytes),
+        }
+    }
+
+    /// Notes a defect of the query that runs or ran last; before the first one, of the session.
+    fn defect(&mut self, defect: Defect, frame: &[u8]) {
+        let query = self.current.as_mut().map(|query| &mut query.defects);
+        query.unwrap_or(&mut self.defects).note(defect, frame);
+    }
+
     fn frame(&mut self, text: &str, arrival: Arrival) {
         match Frame::parse(text) {
-            Ok(Frame::Event(event)) if event.kind.is_for_client() => self.event(&event, arrival),
+            Ok(Frame::Event(event)) if event.kind.is_for_client() => self.event(&event, text, arrival),
             Ok(Frame::Resumed { .. }) => self.replay = None,
             Ok(Frame::Gap { from, to }) => {
                 self.announced_gaps += 1;
@@ -83,25 +97,24 @@ impl Session {
                     query.announce_gap(from, to);
                 }
             }
-            Ok(Frame::Event(_) | Frame::Other) => {}
-            Err(error) => {
-                if let Some(query) = &mut self.current {
-                    query.fail(FailureKind::Stream, None, error.to_string());
-                }
-            }
+            Ok(Frame::Event(_) | Frame::Other) => self.defect(Defect::UnknownType, text.as_bytes()),
+            Err(_) => self.defect(Defect::Unreadable, text.as_bytes()),
         }
     }
 
-    fn event(&mut self, event: &Event<'_>, arrival: Arrival) {
+    fn event(&mut self, event: &Event<'_>, frame: &str, arrival: Arrival) {
         self.losses_in_a_row = 0;
         if self.may_come_again(event.position) {
             self.events_replayed += 1;
             return;
         }
-        let Some(query) = &mut self.current else { return };
+        let Some(query) = &mut self.current else {
+            self.defects.note(Defect::Foreign, frame.as_bytes());
+            return;
+        };
         let held_back = !query.paused.is_zero();
         let stall = if held_back { Duration::MAX } else { self.worker.config.load.stall_limit };
-        match query.arrive(event, arrival, stall) {
+        match query.arrive(event, frame, arrival, stall) {
             Arrived::Ours(_) if held_back => {
                 if !event.kind.is_terminator() {
                     Shard::add(&self.worker.live.tokens, 1);
@@ -124,7 +137,7 @@ impl Session {
                 self.sample_times(event, arrival.at);
             }
             Arrived::Again | Arrived::Foreign => {}
-            Arrived::Earlier => self.earlier(event),
+            Arrived::Earlier => self.earlier(event, frame),
             Arrived::EndedByPeer => {
                 let heard = query.own_stream().and_then(|stream| stream.last_event);
                 self.silence_ended(
@@ -173,16 +186,16 @@ impl Session {
     }
 
     /// An event of an earlier query: where it came before, it came twice.
-    fn earlier(&mut self, event: &Event<'_>) {
+    fn earlier(&mut self, event: &Event<'_>, frame: &str) {
         let (Some(position), Some(query)) = (event.position, &mut self.current) else { return };
         if self.previous.as_ref().is_some_and(|previous| previous.is_behind_terminator(position)) {
-            query.stray += 1;
+            query.defects.note(Defect::AfterTerminator, frame.as_bytes());
             return;
         }
         let remembered = self.previous.as_ref().filter(|previous| previous.ceiling() == position.generation);
         if remembered.is_none_or(|previous| previous.has(position)) {
-            query.repeated.events_duplicated += 1;
-            query.repeated.tokens_duplicated += u64::from(!event.kind.is_terminator());
+            query.defects.note(Defect::Duplicated, frame.as_bytes());
+            query.tokens_repeated += u64::from(!event.kind.is_terminator());
         }
     }
 

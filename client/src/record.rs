@@ -1,6 +1,7 @@
 //! What the engine says of the run: one record a query, one a session, and per-token samples.
 //! Every output (CSV, summary, hlog, text, terminal) is a consumer of these and knows no socket.
 
+use crate::{contents::Checked, defects::Defects};
 use protocol::{SessionId, Tally};
 use std::time::Duration;
 
@@ -87,8 +88,10 @@ pub struct QueryRecord {
     pub lost_connected: u64,
     /// Of `tally.tokens_lost`: sent while the socket was down.
     pub lost_in_gap: u64,
-    /// Events of its generation that came behind its terminator's place, and terminators beyond the first.
-    pub events_after_terminator: u64,
+    /// What came that ought not to have come.
+    pub defects: Defects,
+    /// What it says, against the server's digest.
+    pub contents: Checked,
     /// The longest time between two events in a row, its terminator included; none where the client itself paused.
     pub longest_gap: Option<Duration>,
     /// How much further apart two events in a row came than they were due, at most.
@@ -130,7 +133,8 @@ impl QueryRecord {
             tally: Tally::default(),
             lost_connected: 0,
             lost_in_gap: 0,
-            events_after_terminator: 0,
+            defects: Defects::default(),
+            contents: Checked::default(),
             longest_gap: None,
             held_up: Duration::ZERO,
             paused: Duration::ZERO,
@@ -212,6 +216,8 @@ pub struct SessionRecord {
     pub announced_gaps: u64,
     /// Positions in them. Of a gap over generations: those of the newer one.
     pub announced_gap_positions: u64,
+    /// What came while no query was there that it could be of.
+    pub defects: Defects,
     /// Events that came again because the client asked for them again, or could not say what it had.
     pub events_replayed: u64,
     /// Close codes received, in order.

@@ -72,6 +72,15 @@ impl Drop for Chunk {
     }
 }
 
+/// A message that came down a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard<'a> {
+    /// A text, as the contract has it.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+}
+
 /// The peer's last word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Farewell {
@@ -140,15 +149,20 @@ impl Socket {
         Poll::Ready(Ok(chunk))
     }
 
-    /// Shows the texts that `chunk` completes to `text`; pings are answered with the next read. The farewell, if it came.
+    /// Shows the messages that `chunk` completes to `take`; pings are answered with the next read. The farewell, if it came.
     ///
     /// # Errors
-    /// The peer broke the protocol; the texts before that were shown.
-    pub fn hear(&mut self, chunk: &Chunk, mut text: impl FnMut(&str)) -> Result<Option<Farewell>, BadFrame> {
+    /// The peer broke the protocol; the messages before that were shown.
+    pub fn hear(
+        &mut self,
+        chunk: &Chunk,
+        mut take: impl FnMut(Heard<'_>),
+    ) -> Result<Option<Farewell>, BadFrame> {
         let Self { frames, unsent, said_farewell, .. } = self;
         let mut farewell = None;
         frames.feed(chunk.bytes(), |message| match message {
-            Message::Text(message) => text(message),
+            Message::Text(text) => take(Heard::Text(text)),
+            Message::Binary(bytes) => take(Heard::Binary(bytes)),
             Message::Ping(payload) if unsent.len() < MAX_UNSENT => frames::pong(unsent, payload),
             Message::Close(code, text) => {
                 if !std::mem::replace(said_farewell, true) {
@@ -156,7 +170,7 @@ impl Socket {
                 }
                 farewell = Some(Farewell { code, text: text.to_owned() });
             }
-            Message::Ping(_) | Message::Other => {}
+            Message::Ping(_) | Message::Pong => {}
         })?;
         Ok(farewell)
     }

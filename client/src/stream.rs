@@ -1,7 +1,7 @@
 //! One generation's events as they arrive: checked off in a ledger, their gaps measured.
 //! It knows neither sockets nor whole queries, and keeps nothing a token.
 
-use crate::socket::Arrival;
+use crate::{contents::Contents, socket::Arrival};
 use protocol::{Kind, Ledger, Observation};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,10 @@ pub struct Stream {
     pub generation: u64,
     /// What came and what did not.
     pub ledger: Ledger,
+    /// What it says, against the server's digest.
+    pub contents: Contents,
+    /// The beginning of its first frame, while it is unknown whose events these are.
+    pub begun_with: Option<Box<str>>,
     /// The first token with text.
     pub first_token: Option<Instant>,
     /// The last token's arrival.
@@ -69,6 +73,8 @@ impl Stream {
         Self {
             generation,
             ledger: Ledger::default(),
+            contents: Contents::default(),
+            begun_with: None,
             first_token: None,
             last_token: None,
             done: None,
@@ -130,11 +136,14 @@ impl Stream {
         Some(Gaps { itl: Some(gap), frame_gap: Some(gap), ..gaps })
     }
 
-    /// A generation has one terminator, and nothing behind it. The old contract numbers nothing, so nothing can be said.
+    /// How many events came out of order, and how many behind the terminator.
+    #[must_use]
+    pub const fn out_of_place(&self) -> (u64, u64) {
+        (self.ledger.unverified().events_reordered, self.after_terminator)
+    }
+
+    /// A generation has one terminator, and nothing behind it.
     fn check_terminator(&mut self, seq: u64, kind: Kind, highest: u64) {
-        if self.generation == 0 {
-            return;
-        }
         match self.terminator {
             Some(end) => self.after_terminator += u64::from(seq > end || kind.is_terminator()),
             None if kind.is_terminator() => {
@@ -257,7 +266,7 @@ mod tests {
         assert_eq!(after(1, &[(1, Token), (2, Done), (3, Error), (4, Done)]), 2);
         assert_eq!(after(1, &[(1, Token), (3, Token), (2, Done)]), 1);
         assert_eq!(after(1, &[(1, Token), (3, Done), (2, Error)]), 1);
-        assert_eq!(after(0, &[(1, Done), (2, Token)]), 0);
+        assert_eq!(after(0, &[(1, Token), (2, Done), (3, Token)]), 1);
     }
 
     #[test]

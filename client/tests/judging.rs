@@ -99,7 +99,7 @@ fn without_a_threshold_every_query_and_session_is_judged_and_shown() {
     let dir = tempfile::tempdir().unwrap();
     let finished = run(dir.path(), &[], &[], None);
     let summary: serde_json::Value = serde_json::from_str(&read(dir.path(), "_summary.json")).unwrap();
-    let judged: Vec<_> = summary["thresholds"].as_array().unwrap().iter().skip(3).collect();
+    let judged: Vec<_> = summary["thresholds"].as_array().unwrap().iter().skip(11).collect();
     let shown: Vec<_> =
         judged.iter().map(|judged| (judged["threshold"].as_str().unwrap(), &judged["ok"])).collect();
     let no = false.into();

@@ -43,8 +43,12 @@ pub enum Observation {
 pub struct Tally {
     /// Tokens that came at least once.
     pub tokens_received: u64,
-    /// Announced tokens that never came.
+    /// Tokens that are owed and never came: see [`Owed`].
     pub tokens_lost: u64,
+    /// Announced tokens that an `Error` terminator cut off: the server never sent them.
+    pub tokens_unsent: u64,
+    /// Tokens at positions beyond the announced number.
+    pub tokens_unannounced: u64,
     /// Arrivals of tokens that had come before.
     pub tokens_duplicated: u64,
     /// First arrivals of tokens below one already seen.
@@ -57,6 +61,15 @@ pub struct Tally {
     pub events_duplicated: u64,
     /// The same with terminators.
     pub events_reordered: u64,
+}
+
+/// Which positions a query without a terminator is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owed {
+    /// All that were announced: its deadline came.
+    Announced,
+    /// Those below the highest that came: it was cut off before its deadline, or a peer ended it.
+    Seen,
 }
 
 /// Checks off the events of one generation: sequence numbers 1, 2, 3 …, terminator included.
@@ -158,16 +171,46 @@ impl Ledger {
         missing
     }
 
-    /// The sums, if `expected_tokens` tokens and a terminator were announced. Tokens that an early terminator
-    /// cut off count as lost as well: the query was promised them.
+    /// The sums, if `announced` tokens and a terminator were announced. Behind a `Done` the announced tokens are owed as well; an
+    /// `Error` says that they were never sent.
     #[must_use]
-    pub fn tally(&self, expected_tokens: u64) -> Tally {
-        let events_missing: u64 = self.missing(expected_tokens).iter().map(Hole::len).sum();
+    pub fn tally(&self, announced: u64, owed: Owed) -> Tally {
+        let holes: u64 = self.holes.iter().map(Hole::len).sum();
+        // Terminators hold positions as well; holes are taken for tokens up to the last one.
+        let (last_token, cut_off_by_error, events_behind) = match (self.terminator, owed) {
+            (Some((seq, kind)), _) => (seq - 1, kind == Kind::Error, 0),
+            (None, Owed::Announced) => {
+                (self.highest(), false, announced.saturating_add(1).saturating_sub(self.highest()))
+            }
+            (None, Owed::Seen) => (self.highest(), true, 0),
+        };
+        let holes_below: u64 = self
+            .holes
+            .iter()
+            .filter(|hole| hole.first <= last_token)
+            .map(|hole| hole.last.min(last_token) + 1 - hole.first)
+            .sum();
+        let behind = announced.saturating_sub(last_token);
         Tally {
-            tokens_lost: expected_tokens.saturating_sub(self.tally.tokens_received),
-            events_lost: events_missing,
+            tokens_lost: holes_below + if cut_off_by_error { 0 } else { behind },
+            tokens_unsent: if cut_off_by_error { behind } else { 0 },
+            tokens_unannounced: self.tally.tokens_received.saturating_sub(self.tokens_within(announced)),
+            events_lost: holes + events_behind,
             ..self.tally
         }
+    }
+
+    /// Tokens that came at positions from 1 to `last`.
+    fn tokens_within(&self, last: u64) -> u64 {
+        let last = last.min(self.highest());
+        let missing: u64 = self
+            .holes
+            .iter()
+            .filter(|hole| hole.first <= last)
+            .map(|hole| hole.last.min(last) + 1 - hole.first)
+            .sum();
+        let terminator = self.terminator.is_some_and(|(seq, _)| seq <= last);
+        last - missing - u64::from(terminator)
     }
 
     /// The sums without an expectation, as of a server of the old contract: nothing is known to be lost.
@@ -195,7 +238,10 @@ mod tests {
     fn a_whole_answer() {
         let ledger = ledger(&[1, 2, 3, 4], 4);
         assert!(ledger.is_complete());
-        assert_eq!(ledger.tally(3), Tally { tokens_received: 3, events_received: 4, ..Tally::default() });
+        assert_eq!(
+            ledger.tally(3, Owed::Announced),
+            Tally { tokens_received: 3, events_received: 4, ..Tally::default() }
+        );
         assert!(ledger.missing(3).is_empty());
     }
 
@@ -204,14 +250,14 @@ mod tests {
         let ledger = ledger(&[1, 2, 6], 6);
         assert!(!ledger.is_complete());
         assert_eq!(ledger.missing(5), [Hole { first: 3, last: 5, before_us: Some(20), after_us: Some(60) }]);
-        assert_eq!(ledger.tally(5).tokens_lost, 3);
+        assert_eq!(ledger.tally(5, Owed::Announced).tokens_lost, 3);
     }
 
     #[test]
     fn a_late_one_is_reordered_and_a_second_one_a_duplicate() {
         let ledger = ledger(&[1, 4, 2, 2, 3, 5, 5], 5);
         assert!(ledger.is_complete());
-        let tally = ledger.tally(4);
+        let tally = ledger.tally(4, Owed::Announced);
         assert_eq!((tally.tokens_reordered, tally.tokens_duplicated, tally.tokens_lost), (2, 1, 0));
         assert_eq!((tally.events_duplicated, tally.events_received), (2, 5));
     }
@@ -219,17 +265,43 @@ mod tests {
     #[test]
     fn silence_is_a_loss() {
         let ledger = ledger(&[], 0);
-        assert_eq!(ledger.tally(18).tokens_lost, 18);
-        assert_eq!(ledger.tally(18).events_lost, 19);
+        assert_eq!(ledger.tally(18, Owed::Announced).tokens_lost, 18);
+        assert_eq!(ledger.tally(18, Owed::Announced).events_lost, 19);
     }
 
     #[test]
-    fn an_early_error_loses_the_tokens_that_were_promised() {
-        let mut ledger = ledger(&[1, 2], 99);
-        ledger.observe(3, Kind::Error, None);
-        assert_eq!(ledger.terminator(), Some(Kind::Error));
-        assert!(ledger.missing(18).is_empty());
-        assert_eq!(ledger.tally(18).tokens_lost, 16);
+    fn an_error_leaves_unsent_what_a_terminator_that_says_done_loses() {
+        for (kind, lost, unsent) in [(Kind::Error, 1, 15), (Kind::Done, 16, 0)] {
+            let mut ledger = ledger(&[1, 3], 99);
+            ledger.observe(4, kind, None);
+            assert_eq!(ledger.terminator(), Some(kind));
+            let tally = ledger.tally(18, Owed::Announced);
+            assert_eq!((tally.tokens_lost, tally.tokens_unsent, tally.events_lost), (lost, unsent, 1));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_owed_up_to_its_highest_position() {
+        let ledger = ledger(&[1, 2, 5], 99);
+        let seen = ledger.tally(18, Owed::Seen);
+        assert_eq!((seen.tokens_lost, seen.tokens_unsent, seen.events_lost), (2, 13, 2));
+        let announced = ledger.tally(18, Owed::Announced);
+        assert_eq!((announced.tokens_lost, announced.tokens_unsent, announced.events_lost), (15, 0, 16));
+    }
+
+    #[test]
+    fn tokens_beyond_the_announced_number_are_counted() {
+        for (arrivals, terminator, unannounced) in [
+            (&[1, 2, 3, 4][..], 4, 0),
+            (&[1, 2, 3, 4, 5, 6], 6, 2),
+            (&[1, 5, 6], 6, 1),
+            (&[5, 6, 7], 99, 3),
+            (&[1, 2, 3, 4, 5], 4, 1),
+            (&[1, 3, 4, 5], 3, 2),
+        ] {
+            let tally = ledger(arrivals, terminator).tally(3, Owed::Announced);
+            assert_eq!(tally.tokens_unannounced, unannounced, "{arrivals:?}");
+        }
     }
 
     proptest! {
@@ -237,7 +309,7 @@ mod tests {
         #[test]
         fn agrees_with_the_definition(tokens in 0u64..30, arrivals in proptest::collection::vec(1u64..32, 0..120)) {
             let arrivals: Vec<u64> = arrivals.into_iter().filter(|&seq| seq <= tokens + 1).collect();
-            let tally = ledger(&arrivals, tokens + 1).tally(tokens);
+            let tally = ledger(&arrivals, tokens + 1).tally(tokens, Owed::Announced);
             let (mut seen, mut duplicated, mut reordered) = (std::collections::BTreeSet::new(), 0, 0);
             for &seq in &arrivals {
                 let below = seen.last().is_some_and(|&highest| seq < highest);

@@ -1,9 +1,12 @@
 //! Events on the wire: JSON text frames whose `id` and `type` come first, so that a gateway reads a prefix
 //! of some fifty bytes and forwards the rest verbatim. Clients read the whole frame.
 
-use crate::Position;
-use serde::Deserialize;
-use std::{borrow::Cow, io::Write};
+use crate::{Digest, Position};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use std::{borrow::Cow, fmt, io::Write};
 
 /// What an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,10 +94,24 @@ pub fn encode_token(
     close_answer(out, content, query_id, due_us, sent_us);
 }
 
-/// Writes the frame that ends an answer.
+/// Writes the frame that ends an answer whose contents nobody can verify.
 pub fn encode_done(out: &mut Vec<u8>, position: Position, query_id: &str, due_us: u64, sent_us: u64) {
     open(out, position, "done");
     close_answer(out, "", query_id, due_us, sent_us);
+}
+
+/// Writes the frame that ends an answer with the digest of the tokens that were sent.
+pub fn encode_verified_done(
+    out: &mut Vec<u8>,
+    position: Position,
+    digest: Digest,
+    query_id: &str,
+    due_us: u64,
+    sent_us: u64,
+) {
+    open(out, position, "done");
+    text(out, format_args!(r#","content":"","digest":"{digest}""#));
+    close_event(out, query_id, due_us, sent_us);
 }
 
 /// Writes the frame that ends an answer that failed.
@@ -107,12 +124,33 @@ pub fn encode_error(
     due_us: u64,
     sent_us: u64,
 ) {
+    open_error(out, position, code, message);
+    close_answer(out, "", query_id, due_us, sent_us);
+}
+
+/// Writes the frame by which an answer's own server ends it early, with the digest of the tokens that were sent.
+#[allow(clippy::too_many_arguments, reason = "a frame has these fields")]
+pub fn encode_verified_error(
+    out: &mut Vec<u8>,
+    position: Position,
+    code: &str,
+    message: &str,
+    digest: Digest,
+    query_id: &str,
+    due_us: u64,
+    sent_us: u64,
+) {
+    open_error(out, position, code, message);
+    text(out, format_args!(r#","content":"","digest":"{digest}""#));
+    close_event(out, query_id, due_us, sent_us);
+}
+
+fn open_error(out: &mut Vec<u8>, position: Position, code: &str, message: &str) {
     open(out, position, "error");
     out.extend_from_slice(br#","code":"#);
     json_string(out, code);
     out.extend_from_slice(br#","message":"#);
     json_string(out, message);
-    close_answer(out, "", query_id, due_us, sent_us);
 }
 
 /// Writes a claim's fence.
@@ -146,6 +184,10 @@ fn open(out: &mut Vec<u8>, position: Position, kind: &str) {
 fn close_answer(out: &mut Vec<u8>, content: &str, query_id: &str, due_us: u64, sent_us: u64) {
     out.extend_from_slice(br#","content":"#);
     json_string(out, content);
+    close_event(out, query_id, due_us, sent_us);
+}
+
+fn close_event(out: &mut Vec<u8>, query_id: &str, due_us: u64, sent_us: u64) {
     out.extend_from_slice(br#","query_id":"#);
     json_string(out, query_id);
     text(out, format_args!(r#","due_us":{due_us},"sent_us":{sent_us}}}"#));
@@ -178,6 +220,8 @@ pub struct Event<'a> {
     pub code: Option<Cow<'a, str>>,
     /// Of an error: its text.
     pub message: Option<Cow<'a, str>>,
+    /// Of the end of an answer: the digest of the tokens that were sent.
+    pub digest: Option<Digest>,
 }
 
 impl<'a> Event<'a> {
@@ -190,6 +234,13 @@ impl<'a> Event<'a> {
         }
         let rest = &frame[frame.len() - rest.len()..];
         let (content, rest) = plain(rest.strip_prefix(r#","content":""#)?)?;
+        let (digest, rest) = match rest.strip_prefix(r#","digest":""#) {
+            Some(rest) => {
+                let (digits, rest) = plain(rest)?;
+                (Digest::parse(digits), rest)
+            }
+            None => (None, rest),
+        };
         let (query_id, rest) = plain(rest.strip_prefix(r#","query_id":""#)?)?;
         let (due_us, rest) = number(rest.strip_prefix(r#","due_us":"#)?)?;
         let (sent_us, rest) = number(rest.strip_prefix(r#","sent_us":"#)?)?;
@@ -202,6 +253,7 @@ impl<'a> Event<'a> {
             sent_us: Some(sent_us),
             code: None,
             message: None,
+            digest,
         })
     }
 }
@@ -239,50 +291,21 @@ pub enum Frame<'a> {
         /// The last position in it.
         to: Position,
     },
-    /// Something else: a newer type, an answer to the up-channel.
+    /// A type that is not known here: of a newer server, or of somebody else's.
     Other,
 }
 
-/// The frame is no JSON object, or lacks what its type promises.
+/// The frame is not a JSON object with a `type`, or lacks what its type needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the frame is no event: expected a JSON object with a `type`")]
 pub struct MalformedFrame;
 
-/// A string that is borrowed where nothing in it is escaped; a `Cow` inside an `Option` would always be owned.
-#[derive(Default, Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-#[derive(Deserialize)]
-struct Raw<'a> {
-    #[serde(default, borrow)]
-    id: Option<Text<'a>>,
-    #[serde(default, borrow, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(default, borrow)]
-    content: Option<Text<'a>>,
-    #[serde(default, borrow)]
-    query_id: Option<Text<'a>>,
-    #[serde(default)]
-    due_us: Option<u64>,
-    #[serde(default)]
-    sent_us: Option<u64>,
-    #[serde(default, borrow)]
-    code: Option<Text<'a>>,
-    #[serde(default, borrow)]
-    message: Option<Text<'a>>,
-    #[serde(default)]
-    prev: Option<Position>,
-    #[serde(default)]
-    from: Option<Position>,
-    #[serde(default)]
-    to: Option<Position>,
-}
-
 impl<'a> Frame<'a> {
-    /// Reads a text frame, in whatever order its fields come.
+    /// Reads a text frame, in whatever order its fields come. A field that the type does not need may hold anything; an `id`
+    /// that is not a position leaves the event without one; a surrogate without its pair becomes U+FFFD.
     ///
     /// # Errors
-    /// No JSON object, or a known type without the fields that it needs.
+    /// The frame is not a JSON object with a `type`, or a known type lacks what it needs.
     pub fn parse(frame: &'a str) -> Result<Self, MalformedFrame> {
         match Event::encoded(frame) {
             Some(event) => Ok(Self::Event(event)),
@@ -292,41 +315,255 @@ impl<'a> Frame<'a> {
 
     /// Any JSON object.
     fn any(frame: &'a str) -> Result<Self, MalformedFrame> {
-        // serde reads a struct from an array as well; an event is an object.
-        if !frame.trim_ascii_start().starts_with('{') {
-            return Err(MalformedFrame);
+        match serde_json::from_str::<Raw<'a>>(frame) {
+            Ok(raw) => raw.frame(),
+            Err(_) => {
+                let mended = without_lone_surrogates(frame).ok_or(MalformedFrame)?;
+                let raw: Raw<'_> = serde_json::from_str(&mended).map_err(|_| MalformedFrame)?;
+                raw.frame().map(Frame::into_owned)
+            }
         }
-        let raw: Raw<'a> = serde_json::from_str(frame).map_err(|_| MalformedFrame)?;
-        let kind = match raw.kind.as_ref().map(|kind| &*kind.0) {
+    }
+
+    fn into_owned(self) -> Frame<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            Self::Event(event) => Frame::Event(Event {
+                position: event.position,
+                kind: event.kind,
+                content: owned(event.content),
+                query_id: event.query_id.map(owned),
+                due_us: event.due_us,
+                sent_us: event.sent_us,
+                code: event.code.map(owned),
+                message: event.message.map(owned),
+                digest: event.digest,
+            }),
+            Self::Resumed { to } => Frame::Resumed { to },
+            Self::Gap { from, to } => Frame::Gap { from, to },
+            Self::Other => Frame::Other,
+        }
+    }
+}
+
+/// The fields of a frame that any type uses. A field that comes twice has its last value.
+#[derive(Default)]
+struct Raw<'a> {
+    id: Loose<'a>,
+    kind: Loose<'a>,
+    content: Loose<'a>,
+    query_id: Loose<'a>,
+    due_us: Loose<'a>,
+    sent_us: Loose<'a>,
+    code: Loose<'a>,
+    message: Loose<'a>,
+    digest: Loose<'a>,
+    prev: Loose<'a>,
+    from: Loose<'a>,
+    to: Loose<'a>,
+}
+
+impl<'a> Raw<'a> {
+    fn frame(self) -> Result<Frame<'a>, MalformedFrame> {
+        let needed = |position: &Loose<'_>| position.position().ok_or(MalformedFrame);
+        let kind = match self.kind.text().as_deref() {
             Some("token") => Kind::Token,
             Some("done") => Kind::Done,
             Some("error") => Kind::Error,
             Some("closed") => Kind::Closed,
-            Some("fence") => Kind::Fence { prev: raw.prev.ok_or(MalformedFrame)? },
-            Some("resumed") => return Ok(Self::Resumed { to: raw.to.ok_or(MalformedFrame)? }),
-            Some("gap") => {
-                return Ok(Self::Gap {
-                    from: raw.from.ok_or(MalformedFrame)?,
-                    to: raw.to.ok_or(MalformedFrame)?,
-                });
-            }
-            _ => return Ok(Self::Other),
+            Some("fence") => Kind::Fence { prev: needed(&self.prev)? },
+            Some("resumed") => return Ok(Frame::Resumed { to: needed(&self.to)? }),
+            Some("gap") => return Ok(Frame::Gap { from: needed(&self.from)?, to: needed(&self.to)? }),
+            Some(_) => return Ok(Frame::Other),
+            None => return Err(MalformedFrame),
         };
-        let position = match raw.id {
-            Some(id) => Some(id.0.parse().map_err(|_| MalformedFrame)?),
-            None => None,
+        let content = match (kind, self.content) {
+            (_, Loose::Text(content)) => content,
+            (Kind::Token, Loose::Number(_) | Loose::Other) => return Err(MalformedFrame),
+            _ => Cow::Borrowed(""),
         };
-        Ok(Self::Event(Event {
-            position,
+        Ok(Frame::Event(Event {
+            position: self.id.position(),
             kind,
-            content: raw.content.unwrap_or_default().0,
-            query_id: raw.query_id.map(|text| text.0),
-            due_us: raw.due_us,
-            sent_us: raw.sent_us,
-            code: raw.code.map(|text| text.0),
-            message: raw.message.map(|text| text.0),
+            content,
+            query_id: self.query_id.text(),
+            due_us: self.due_us.micros(),
+            sent_us: self.sent_us.micros(),
+            code: self.code.shown(),
+            message: self.message.shown(),
+            digest: self.digest.text().and_then(|digits| Digest::parse(&digits)),
         }))
     }
+}
+
+impl<'de> Deserialize<'de> for Raw<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Raw<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw<'de>, A::Error> {
+                let mut raw = Raw::default();
+                while let Some(Key(key)) = map.next_key()? {
+                    let field = match &*key {
+                        "id" => &mut raw.id,
+                        "type" => &mut raw.kind,
+                        "content" => &mut raw.content,
+                        "query_id" => &mut raw.query_id,
+                        "due_us" => &mut raw.due_us,
+                        "sent_us" => &mut raw.sent_us,
+                        "code" => &mut raw.code,
+                        "message" => &mut raw.message,
+                        "digest" => &mut raw.digest,
+                        "prev" => &mut raw.prev,
+                        "from" => &mut raw.from,
+                        "to" => &mut raw.to,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    *field = map.next_value()?;
+                }
+                Ok(raw)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// A key, borrowed where nothing in it is escaped.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A value of any type, as far as a field can use it.
+#[derive(Default)]
+enum Loose<'a> {
+    #[default]
+    Nothing,
+    Text(Cow<'a, str>),
+    Number(f64),
+    /// A boolean, an array or an object.
+    Other,
+}
+
+impl<'a> Loose<'a> {
+    fn text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What a person is shown of a field that ought to be a text.
+    fn shown(self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Nothing => None,
+            Self::Text(text) => Some(text),
+            Self::Number(number) => Some(Cow::Owned(number.to_string())),
+            Self::Other => Some(Cow::Borrowed("(not a text)")),
+        }
+    }
+
+    fn position(&self) -> Option<Position> {
+        match self {
+            Self::Text(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Whole microseconds; what is not a time of this clock is none.
+    fn micros(&self) -> Option<u64> {
+        /// Beyond this an `f64` skips whole numbers; as microseconds these are 285 years.
+        const MOST: f64 = 9_007_199_254_740_992.0;
+        match *self {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+            Self::Number(number) if (0.0..=MOST).contains(&number) => Some(number as u64),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Loose<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        #[allow(clippy::cast_precision_loss)]
+        impl<'de> Visitor<'de> for Any {
+            type Value = Loose<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Loose<'de>, E> {
+                Ok(Loose::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Loose<'de>, E> {
+                Ok(Loose::Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Loose<'de>, E> {
+                Ok(Loose::Number(number as f64))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Loose<'de>, E> {
+                Ok(Loose::Number(number as f64))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Loose<'de>, E> {
+                Ok(Loose::Number(number))
+            }
+
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Loose<'de>, E> {
+                Ok(Loose::Other)
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Loose<'de>, E> {
+                Ok(Loose::Nothing)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Loose<'de>, A::Error> {
+                IgnoredAny.visit_seq(seq).map(|_| Loose::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Loose<'de>, A::Error> {
+                IgnoredAny.visit_map(map).map(|_| Loose::Other)
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// The JSON text with U+FFFD for each escaped surrogate that has no pair; `None` where there is no such.
+fn without_lone_surrogates(json: &str) -> Option<String> {
+    let unit = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))
+    };
+    let (mut out, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = json[at..].find('\\') {
+        at += found;
+        match unit(at) {
+            Some(0xD800..=0xDBFF) if unit(at + 6).is_some_and(|low| (0xDC00..=0xDFFF).contains(&low)) => {
+                at += 12;
+            }
+            Some(0xD800..=0xDFFF) => {
+                out.push_str(&json[copied..at]);
+                out.push_str("\\ufffd");
+                at += 6;
+                copied = at;
+            }
+            Some(_) => at += 6,
+            // Another escape: what follows the backslash is not one itself.
+            None => at += 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
+        }
+    }
+    (copied > 0).then(|| out + &json[copied..])
 }
 
 #[cfg(test)]
@@ -365,7 +602,10 @@ mod tests {
         ) {
             let mut frame = Vec::new();
             let position = Position::new(generation, seq);
-            if done {
+            if done && seq % 2 == 0 {
+                let digest = crate::Digester::default().digest();
+                encode_verified_done(&mut frame, position, digest, &content, due_us, sent_us);
+            } else if done {
                 encode_done(&mut frame, position, &content, due_us, sent_us);
             } else {
                 encode_token(&mut frame, position, &content, "q", due_us, sent_us);
@@ -421,9 +661,57 @@ mod tests {
         let (from, to) = (Position::new(1, 2), Position::new(1, 4));
         assert_eq!(Frame::parse(&encode_gap(from, to)), Ok(Frame::Gap { from, to }));
         assert_eq!(Frame::parse(&encode_resumed(to)), Ok(Frame::Resumed { to }));
-        assert_eq!(Frame::parse(r#"{"error":"not JSON"}"#), Ok(Frame::Other));
-        assert_eq!(Frame::parse("[]"), Err(MalformedFrame));
-        assert_eq!(Frame::parse(r#"{"type":"token","id":"x"}"#), Err(MalformedFrame));
-        assert_eq!(Frame::parse(r#"{"type":"gap"}"#), Err(MalformedFrame));
+        for unreadable in [
+            "[]",
+            "",
+            "<html>502 Bad Gateway</html>",
+            r#"{"error":{"message":"upstream timed out","code":504}}"#,
+            r#"{"type":7,"content":"x"}"#,
+            r#"{"type":"token","content":{"text":"x"}}"#,
+            r#"{"type":"token","content":"x""#,
+            r#"["0-0","token"]"#,
+            r#"{"type":"gap"}"#,
+            r#"{"type":"resumed","to":"user"}"#,
+        ] {
+            assert_eq!(Frame::parse(unreadable), Err(MalformedFrame), "{unreadable}");
+        }
+        assert_eq!(Frame::parse(r#"{"type":"ping"}"#), Ok(Frame::Other));
+    }
+
+    #[test]
+    fn what_is_not_needed_does_no_harm() {
+        for foreign in [
+            r#"{"type":"token","content":"x","from":"assistant","to":"user"}"#,
+            r#"{"id":1,"type":"token","content":"x"}"#,
+            r#"{"id":"chunk-a","type":"token","content":"x","id":null}"#,
+            r#"{"id":{"a":[1,{"b":2}]},"type":"token","content":"x","message":{"role":"a"},"code":[1]}"#,
+            r#"{"type":"token","content":"x","due_us":-1,"sent_us":"now","query_id":7,"digest":5,"prev":true}"#,
+            r#" {"type":"token","extra":"\ud800","content":"x"}"#,
+        ] {
+            let event = parsed(foreign.as_bytes());
+            assert_eq!((event.kind, &*event.content, event.position), (Kind::Token, "x", None), "{foreign}");
+            assert_eq!((event.due_us, event.sent_us, event.digest), (None, None, None), "{foreign}");
+        }
+        let event = parsed(br#"{"type":"token","content":null,"due_us":1.75,"sent_us":2e3}"#);
+        assert_eq!((&*event.content, event.due_us, event.sent_us), ("", Some(1), Some(2_000)));
+        let event = parsed(br#"{"type":"error","code":504,"message":{"text":"gone"}}"#);
+        assert_eq!((event.code.as_deref(), event.message.as_deref()), (Some("504"), Some("(not a text)")));
+    }
+
+    #[test]
+    fn a_surrogate_without_its_pair_is_replaced() {
+        for (escaped, content) in [
+            (r"\ud83d\ude00", "😀"),
+            (r"\ud83d", "\u{fffd}"),
+            (r"\ude00x", "\u{fffd}x"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}😀"),
+            (r"\\\ud83d", "\\\u{fffd}"),
+            (r"\\ud83d", r"\ud83d"),
+            (r"é\udfff\n", "é\u{fffd}\n"),
+        ] {
+            let frame = format!(r#"{{"type":"token","content":"{escaped}"}}"#);
+            assert_eq!(parsed(frame.as_bytes()).content, content, "{escaped}");
+        }
+        assert_eq!(Frame::parse(r#"{"type":"token","content":"\ud83d\q"}"#), Err(MalformedFrame));
     }
 }

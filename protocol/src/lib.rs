@@ -6,6 +6,7 @@ mod claims;
 mod clock;
 mod close;
 mod continuity;
+mod digest;
 mod event;
 mod lane;
 mod position;
@@ -17,10 +18,11 @@ pub use claims::{
 };
 pub use clock::{ClockAnchor, boot_id, monotonic_us};
 pub use close::{ClientAction, CloseReason};
-pub use continuity::{Hole, Ledger, Observation, Tally};
+pub use continuity::{Hole, Ledger, Observation, Owed, Tally};
+pub use digest::{Digest, Digester};
 pub use event::{
     Event, Frame, Kind, MalformedFrame, Prefix, encode_closed, encode_done, encode_error, encode_fence,
-    encode_gap, encode_resumed, encode_token,
+    encode_gap, encode_resumed, encode_token, encode_verified_done, encode_verified_error,
 };
 pub use lane::{Gaps, Lane, LogEnd, Logged, Mark, Step};
 pub use position::{ParsePositionError, Position};

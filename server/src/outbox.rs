@@ -3,7 +3,7 @@
 
 use crate::pacer::{Ended, Event};
 use bus::Batch;
-use protocol::{Kind, encode_done, encode_error, encode_token};
+use protocol::{Kind, encode_token, encode_verified_done, encode_verified_error};
 use std::collections::VecDeque;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -36,21 +36,21 @@ impl Outbox {
 
     /// Enqueues an event of a stream.
     pub(crate) fn push(&mut self, event: &Event<'_>, now_us: u64) {
-        let &Event { session, position, kind, content, query_id, due_us } = event;
+        let &Event { session, position, kind, content, digest, query_id, due_us } = event;
         self.add(now_us, |batch| {
-            batch.push(session, position, kind, |out| match kind {
-                Kind::Done => encode_done(out, position, query_id, due_us, now_us),
-                _ => encode_token(out, position, content, query_id, due_us, now_us),
+            batch.push(session, position, kind, |out| match digest {
+                Some(digest) => encode_verified_done(out, position, digest, query_id, due_us, now_us),
+                None => encode_token(out, position, content, query_id, due_us, now_us),
             });
         });
     }
 
     /// Enqueues the terminator of a stream that ended before its time.
     pub(crate) fn push_error(&mut self, ended: Ended, code: &str, message: &str, now_us: u64) {
-        let Ended { session, position, query_id, permit } = ended;
+        let Ended { session, position, digest, query_id, permit } = ended;
         self.add(now_us, |batch| {
             batch.push(session, position, Kind::Error, |out| {
-                encode_error(out, position, code, message, &query_id, now_us, now_us);
+                encode_verified_error(out, position, code, message, digest, &query_id, now_us, now_us);
             });
         });
         self.settle_with_last(permit);

@@ -5,7 +5,7 @@ use crate::{
     plan::{Offsets, Plan},
     text::ResponseText,
 };
-use protocol::{Kind, Position, SessionId};
+use protocol::{Digest, Digester, Kind, Position, SessionId};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -28,6 +28,8 @@ pub(crate) struct Stream {
     offsets: Offsets,
     start_us: u64,
     due_us: u64,
+    /// Of the tokens that were handed out.
+    digester: Digester,
     permit: OwnedSemaphorePermit,
 }
 
@@ -51,6 +53,7 @@ impl Stream {
             offsets: plan.offsets(),
             start_us,
             due_us: start_us,
+            digester: Digester::default(),
             permit,
         };
         stream.plan_next();
@@ -73,6 +76,7 @@ impl Stream {
             position: Position::new(self.generation, self.played + 1),
             kind: if last { Kind::Done } else { Kind::Token },
             content: if last { "" } else { self.text.content(self.played, self.tokens) },
+            digest: last.then(|| self.digester.digest()),
             query_id: &self.query_id,
             due_us: self.due_us,
         }
@@ -83,6 +87,7 @@ impl Stream {
         Ended {
             session: self.session,
             position: Position::new(self.generation, self.played + 1),
+            digest: self.digester.digest(),
             query_id: self.query_id,
             permit: self.permit,
         }
@@ -96,6 +101,8 @@ pub(crate) struct Event<'a> {
     pub(crate) position: Position,
     pub(crate) kind: Kind,
     pub(crate) content: &'a str,
+    /// Of the tokens before, with the terminator.
+    pub(crate) digest: Option<Digest>,
     pub(crate) query_id: &'a str,
     pub(crate) due_us: u64,
 }
@@ -106,6 +113,8 @@ pub(crate) struct Ended {
     pub(crate) session: SessionId,
     /// The position after the last event that was handed out.
     pub(crate) position: Position,
+    /// Of the tokens that were handed out.
+    pub(crate) digest: Digest,
     pub(crate) query_id: String,
     pub(crate) permit: OwnedSemaphorePermit,
 }
@@ -154,6 +163,7 @@ impl Pacer {
         if terminated {
             return Played::Last(self.take(slot).permit);
         }
+        stream.digester.token(stream.text.content(stream.played, stream.tokens));
         stream.played += 1;
         stream.plan_next();
         self.due.insert((stream.due_us, slot));
@@ -253,6 +263,32 @@ mod tests {
                 prop_assert_eq!(&seen[&session(n)], &expected);
             }
         }
+    }
+
+    #[test]
+    fn a_terminator_carries_the_digest_of_what_was_handed_out() {
+        let permits = Arc::new(Semaphore::new(2));
+        let mut pacer = Pacer::default();
+        (0..2).for_each(|n| pacer.start(stream(&permits, n, 0, "10", 5)));
+        let mut digesters: [Digester; 2] = Default::default();
+        let mut said = [None; 2];
+        let play =
+            |pacer: &mut Pacer, until, digesters: &mut [Digester; 2], said: &mut [Option<Digest>; 2]| {
+                let mut emit = |event: &Event<'_>| {
+                    let n = usize::from(event.session == session(1));
+                    match event.kind {
+                        Kind::Token => digesters[n].token(event.content),
+                        _ => said[n] = event.digest,
+                    }
+                };
+                while !matches!(pacer.play_due(until, &mut emit), Played::Nothing) {}
+            };
+        play(&mut pacer, 30_000, &mut digesters, &mut said);
+        let ended = pacer.end((session(1), 7)).unwrap();
+        assert!((2..6).contains(&ended.position.seq), "{:?}", ended.position);
+        assert_eq!(ended.digest, digesters[1].digest());
+        play(&mut pacer, 1_000_000, &mut digesters, &mut said);
+        assert_eq!(said, [Some(digesters[0].digest()), None]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     worker::{self, Command},
 };
 use bus::{Batch, Broker, Claim, ClaimError, ClaimRequest, Control};
-use protocol::{ClockAnchor, Kind, Position, RunResponse, SessionId, encode_error};
+use protocol::{ClockAnchor, Digester, Kind, Position, RunResponse, SessionId, encode_verified_error};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -219,7 +219,9 @@ impl Runs {
         let position = Position::new(generation, 1);
         let mut batch = Batch::default();
         batch.push(session, position, Kind::Error, |out| {
-            encode_error(out, position, "shutdown", worker::SHUTDOWN, query_id, now_us, now_us);
+            let nothing = Digester::default().digest();
+            let message = worker::SHUTDOWN;
+            encode_verified_error(out, position, "shutdown", message, nothing, query_id, now_us, now_us);
         });
         if let Err(error) = self.bus.append(&batch).await {
             tracing::warn!(%session, %error, "a query that was claimed too late was not ended, a peer will");

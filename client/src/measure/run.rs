@@ -2,6 +2,8 @@
 //! It is filled a finished query and session at a time and keeps none of them.
 
 use super::{Failures, Interval, ReconnectStorm, Steady, TokenCounts, Totals, threshold::Windows};
+use crate::contents::Checked;
+use crate::defects::Defects;
 use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
 use protocol::SessionId;
 use std::{collections::BTreeMap, time::Duration};
@@ -72,6 +74,8 @@ pub struct QueryCounts {
     pub abandoned: u64,
     /// Of the timeouts: those during which the generator stood still for over a second.
     pub excused: u64,
+    /// Of those that were ok: those whose contents could not be compared with a digest.
+    pub contents_unverified: u64,
     /// Those that were sent.
     pub sent: u64,
     /// Time that sent queries lasted, summed.
@@ -117,6 +121,8 @@ pub struct RunData {
     pub reconnect_storm: ReconnectStorm,
     /// Sockets that the client cut itself.
     pub sockets_cut: u64,
+    /// What came that ought not to have come.
+    pub defects: Defects,
     /// Gaps that the gateway announced.
     pub announced_gaps: u64,
     /// Positions in them.
@@ -184,6 +190,7 @@ impl RunData {
         self.sessions.paused += u64::from(session.paused);
         self.sockets_cut += session.sockets_cut;
         self.announced_gaps += session.announced_gaps;
+        self.defects.merge(&session.defects);
         self.announced_gap_positions += session.announced_gap_positions;
         self.tokens.replayed += session.events_replayed;
         for &code in &session.close_codes {
@@ -203,6 +210,9 @@ impl RunData {
             QueryStatus::Abandoned => &mut counts.abandoned,
         } += 1;
         counts.excused += u64::from(query.excused);
+        let unverified = query.status == QueryStatus::Ok && query.contents != Checked::Verified;
+        counts.contents_unverified += u64::from(unverified);
+        self.defects.merge(&query.defects);
         if let Some(sent) = query.sent {
             counts.sent += 1;
             counts.time += query.ended.saturating_sub(sent);

@@ -14,8 +14,14 @@ pub struct TokenCounts {
     pub unverified: u64,
     /// Announced and never came by the deadline.
     pub lost: u64,
-    /// Of those: of queries that an error event ended, so nobody was left in the dark about them.
-    pub lost_to_error_events: u64,
+    /// Announced, and cut off by an error event: not lost, as the server never sent them.
+    pub unsent: u64,
+    /// Beyond the announced number.
+    pub unannounced: u64,
+    /// Of queries that announced a number and were not cut off by the run's end: how many it was, and how many of them came.
+    pub owed: u64,
+    /// …of which came.
+    pub delivered: u64,
     /// Of those: sent while the socket was open.
     pub lost_connected: u64,
     /// Of those: sent while the socket was down.
@@ -24,8 +30,6 @@ pub struct TokenCounts {
     pub duplicated: u64,
     /// Below one already seen, for the first time.
     pub reordered: u64,
-    /// Behind their generation's terminator, and terminators beyond the first.
-    pub after_terminator: u64,
     /// Again, because the client asked for them again or could not say what it had. Not part of `duplicated`.
     pub replayed: u64,
     /// Announced, and still to come when the run was ended.
@@ -55,7 +59,6 @@ impl TokenCounts {
         self.received += tally.tokens_received;
         self.duplicated += tally.tokens_duplicated;
         self.reordered += tally.tokens_reordered;
-        self.after_terminator += query.events_after_terminator;
         self.events_received += tally.events_received;
         self.events_duplicated += tally.events_duplicated;
         self.events_reordered += tally.events_reordered;
@@ -64,14 +67,18 @@ impl TokenCounts {
             return;
         };
         if query.status == QueryStatus::Abandoned {
-            // Its deadline had not come: what was still to come is not lost, it was never waited for.
-            self.expected += tally.tokens_received;
-            self.cut_off += expected.saturating_sub(tally.tokens_received);
-            return;
+            // Its deadline had not come: what is above its highest position is not lost, it was never waited for.
+            let seen = (tally.tokens_received - tally.tokens_unannounced + tally.tokens_lost).min(expected);
+            self.expected += seen;
+            self.cut_off += expected - seen;
+        } else {
+            self.expected += expected;
+            self.owed += expected;
+            self.delivered += tally.tokens_received - tally.tokens_unannounced;
         }
-        self.expected += expected;
         self.lost += tally.tokens_lost;
-        self.lost_to_error_events += if query.error_code.is_some() { tally.tokens_lost } else { 0 };
+        self.unsent += tally.tokens_unsent;
+        self.unannounced += tally.tokens_unannounced;
         self.lost_connected += query.lost_connected;
         self.lost_in_gap += query.lost_in_gap;
         self.events_lost += tally.events_lost;

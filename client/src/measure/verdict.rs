@@ -43,7 +43,7 @@ pub struct Breach {
     /// How often.
     pub count: u64,
     /// Of what: `tokens lost`.
-    pub what: &'static str,
+    pub what: String,
     /// The beginning of the first example, where there is one.
     pub example: Option<String>,
 }
@@ -57,6 +57,8 @@ pub struct Evidence {
     pub fault_not_injected: Option<String>,
     /// Tokens of servers that number nothing: whether others are missing is unknown.
     pub tokens_unverified: u64,
+    /// Queries that were ok, without a digest of their contents.
+    pub contents_unverified: u64,
     /// Queries attempted.
     pub queries_total: u64,
     /// Queries attempted that the run's end did not cut off.
@@ -129,6 +131,10 @@ fn praise(evidence: &Evidence) -> String {
             let late = late.map(|late| format!("; {late}")).unwrap_or_default();
             format!("{failed} of {queries} queries were not ok, as far as the thresholds allow{late}.")
         }
+    };
+    let came = match evidence.contents_unverified {
+        0 => came,
+        unverified => format!("{came} Contents unverified: {unverified} of {ok} complete queries."),
     };
     match thresholds {
         0 => came,
@@ -279,8 +285,8 @@ mod tests {
         Outcome { threshold: text.parse().unwrap(), state, value: Some(value), worst_from_s: None, certain }
     }
 
-    fn breach(count: u64, what: &'static str, example: Option<&str>) -> Breach {
-        Breach { count, what, example: example.map(str::to_owned) }
+    fn breach(count: u64, what: &str, example: Option<&str>) -> Breach {
+        Breach { count, what: what.to_owned(), example: example.map(str::to_owned) }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::{cells::CellWriter, values::printable};
 use crate::{
+    defects::Defect,
     faults::FaultLog,
     measure::QueryTimes,
     record::{QueryRecord, QueryStatus, SessionRecord},
@@ -10,7 +11,7 @@ use crate::{
 use std::{io, time::Duration};
 
 /// The header.
-pub(super) const COLUMNS: [&str; 42] = [
+pub(super) const COLUMNS: [&str; 52] = [
     "session_id",
     "query_num",
     "latency",
@@ -53,6 +54,16 @@ pub(super) const COLUMNS: [&str; 42] = [
     "sockets_cut",
     "announced_gaps",
     "fault",
+    "tokens_unsent",
+    "tokens_unannounced",
+    "events_foreign",
+    "events_duplicated",
+    "events_reordered",
+    "frames_unreadable",
+    "frames_binary",
+    "events_unknown_type",
+    "contents",
+    "first_defect",
 ];
 
 impl QueryStatus {
@@ -83,6 +94,7 @@ pub(super) fn write(
 fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [String; COLUMNS.len()] {
     let times = QueryTimes::of(query);
     let tally = &query.tally;
+    let count = |defect| query.defects.count(defect).to_string();
     let failure =
         query.failure.as_ref().or(session.failure.as_ref()).filter(|_| query.status != QueryStatus::Ok);
     [
@@ -123,11 +135,25 @@ fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [Stri
         failure.and_then(|failure| failure.code).map(|code| code.to_string()).unwrap_or_default(),
         query.error_code.as_deref().map(printable).unwrap_or_default(),
         number(times.longest_gap_ms, 3),
-        query.events_after_terminator.to_string(),
+        count(Defect::AfterTerminator),
         millis(query.paused),
         session.sockets_cut.to_string(),
         session.announced_gaps.to_string(),
         faults.felt(query.sent.unwrap_or(query.scheduled), query.ended),
+        tally.tokens_unsent.to_string(),
+        count(Defect::Unannounced),
+        count(Defect::Foreign),
+        count(Defect::Duplicated),
+        count(Defect::Reordered),
+        count(Defect::Unreadable),
+        count(Defect::Binary),
+        count(Defect::UnknownType),
+        query.contents.name().to_owned(),
+        Defect::ALL
+            .into_iter()
+            .find_map(|defect| query.defects.example(defect))
+            .unwrap_or_default()
+            .to_owned(),
     ]
 }
 

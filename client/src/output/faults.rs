@@ -7,6 +7,7 @@ use super::{
     values::{printable, short},
 };
 use crate::{
+    defects::Defect,
     faults::{Fate, FaultRecord},
     measure::RunData,
     record::LossCause,
@@ -74,10 +75,15 @@ pub(super) fn measures(run: &RunData) -> Map<String, Value> {
     key("reconnect_storm", json!(run.reconnect_storm));
     key("reconnects_by_close_code", json!(by_cause(run).into_iter().collect::<BTreeMap<_, _>>()));
     key("queries_error_by_code", json!(run.errors_by_code));
-    key("tokens_lost_to_error_events", run.tokens.lost_to_error_events.into());
-    key("events_after_terminator", run.tokens.after_terminator.into());
+    key("integrity_examples", integrity_examples(run).into());
     key("events_replayed", run.tokens.replayed.into());
     keys
+}
+
+/// The beginning of the first example of each kind of defect.
+fn integrity_examples(run: &RunData) -> Map<String, Value> {
+    let example = |defect: Defect| Some((defect.name().to_owned(), run.defects.example(defect)?.into()));
+    Defect::ALL.into_iter().filter_map(example).collect()
 }
 
 /// Reconnects by the loss before them: a close code, `none` without a close frame, `cut` by the client itself.

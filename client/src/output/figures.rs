@@ -5,6 +5,7 @@ use super::{
     RunInfo, info,
     summary::{delivery_ratio, rate, share},
 };
+use crate::defects::Defect;
 use crate::measure::{
     Metric, QueryCounts, RunData, SessionCounts, Steady,
     threshold::{STRETCH_NAMES, stretch_scalar},
@@ -57,13 +58,12 @@ fn scalars_of(
         ("tokens_duplicated", tokens.duplicated),
         ("tokens_reordered", tokens.reordered),
         ("tokens_unverified", tokens.unverified),
+        ("tokens_unsent", tokens.unsent),
+        ("contents_unverified", queries.contents_unverified),
         ("tokens_cut_off", tokens.cut_off),
         ("lost_connected", tokens.lost_connected),
         ("lost_in_gap", tokens.lost_in_gap),
         ("events_lost", tokens.events_lost),
-        ("events_duplicated", tokens.events_duplicated),
-        ("events_reordered", tokens.events_reordered),
-        ("events_after_terminator", tokens.after_terminator),
         ("events_replayed", tokens.replayed),
         ("stall_count", run.stall_count),
         ("dropped_iterations", info.dropped_iterations),
@@ -86,7 +86,9 @@ fn scalars_of(
         ("goodput_share", share(good, queries.total).filter(|_| goodput)),
         ("cpu_wait_share", info.cpu_wait_share),
     ];
-    counts.into_iter().map(|(name, count)| (name, Some(count as f64))).chain(others).collect()
+    let defects = Defect::ALL.into_iter().map(|defect| (defect.name(), run.defects.count(defect)));
+    let counts = counts.into_iter().chain(defects);
+    counts.map(|(name, count)| (name, Some(count as f64))).chain(others).collect()
 }
 
 /// The key `steady`: the same figures over the steady state.

@@ -2,6 +2,7 @@
 //! It is only added to; nothing here reads it.
 
 use super::{RunInfo, files::Files, summary::rate, values::escaped_json};
+use crate::defects::Defect;
 use crate::measure::{Judgement, Metric, RunData};
 use serde_json::json;
 use std::{fs::OpenOptions, io, io::Write};
@@ -10,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 /// Adds the run's line to `index.jsonl`, in one write, so that two runs at once cannot mix theirs.
 pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Judgement) -> io::Result<()> {
     let quantile = |metric, quantile| run.metrics.get(metric).quantile_ms(quantile);
-    let line = json!({
+    let mut line = json!({
         "run_id": files.id(),
         "started_at": files.started_at.format(&Rfc3339).map_err(io::Error::other)?,
         "config_hash": format!("{:016x}", fnv1a(info.config.to_string().as_bytes())),
@@ -23,6 +24,9 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Ju
         "tokens_expected": run.tokens.expected,
         "tokens_received": run.tokens.received,
         "tokens_lost": run.tokens.lost,
+        "tokens_unsent": run.tokens.unsent,
+        "tokens_duplicated": run.tokens.duplicated,
+        "tokens_reordered": run.tokens.reordered,
         "duration_s": run.duration().as_secs_f64(),
         "output_throughput": rate(run.tokens.received, run.duration()),
         "p50_ttft_ms": quantile(Metric::Ttft, 0.5),
@@ -31,6 +35,9 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Ju
         "p50_e2el_ms": quantile(Metric::E2el, 0.5),
         "p99_e2el_ms": quantile(Metric::E2el, 0.99),
     });
+    for defect in Defect::ALL {
+        line[defect.name()] = run.defects.count(defect).into();
+    }
     let mut index = OpenOptions::new().create(true).append(true).open(files.index())?;
     index.write_all(format!("{}\n", escaped_json(&line.to_string())).as_bytes())
 }

@@ -6,7 +6,7 @@ use crate::{
     endpoint::EndpointHistory,
     faults::{Fate, FaultRecord},
     findings::{self, Finding, Measured},
-    measure::{Breach, Evidence, Metric, RunData},
+    measure::{Evidence, Metric, RunData},
     schedule::Schedule,
     watch::Watched,
 };
@@ -118,10 +118,10 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         Some(Duration::from_nanos(u64::try_from(ns).unwrap_or(0)))
     };
     Evidence {
-        breaches: breaches(run),
         // Of a run that a threshold ended, nobody expects the faults that were still to come.
         fault_not_injected: info.faults.iter().find_map(not_injected).filter(|_| info.aborted.is_none()),
         tokens_unverified: run.tokens.unverified,
+        contents_unverified: run.queries.contents_unverified,
         queries_total: run.queries.total,
         queries_judged: run.queries.judged(),
         queries_ok: run.queries.ok,
@@ -135,18 +135,6 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         achieved_share: info.offered().map(|offered| offered.achieved_share),
         ..Evidence::default()
     }
-}
-
-fn breaches(run: &RunData) -> Vec<Breach> {
-    let tokens = &run.tokens;
-    let counts = [
-        (tokens.lost, "tokens lost"),
-        (tokens.duplicated, "tokens duplicated"),
-        (tokens.reordered, "tokens reordered"),
-        (tokens.after_terminator, "events after a terminator"),
-    ];
-    let broken = counts.into_iter().filter(|(count, _)| *count > 0);
-    broken.map(|(count, what)| Breach { count, what, example: None }).collect()
 }
 
 fn not_injected(fault: &FaultRecord) -> Option<String> {

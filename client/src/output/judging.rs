@@ -3,8 +3,9 @@
 
 use super::{RunInfo, figures, info, summary::integrity};
 use crate::{
+    defects::Defect,
     measure::{
-        Evidence, Interval, Judgement, Objective, Reading, RunData, Steady, Totals, exit_code, judge,
+        Breach, Evidence, Interval, Judgement, Objective, Reading, RunData, Steady, Totals, exit_code, judge,
         threshold::{
             Comparison, Figure, Outcome, Over, RunFigures, State, Threshold, Windows, exactly, figure_text,
             judge_all,
@@ -18,10 +19,27 @@ use std::{
 };
 
 /// Always on: integrity outranks everything.
-const INTEGRITY: [&str; 3] = ["tokens_lost", "tokens_duplicated", "tokens_reordered"];
+const INTEGRITY: [&str; 11] = [
+    "tokens_lost",
+    "tokens_duplicated",
+    "tokens_reordered",
+    "tokens_unannounced",
+    "queries_corrupt",
+    "events_foreign",
+    "events_duplicated",
+    "events_reordered",
+    "events_after_terminator",
+    "frames_unreadable",
+    "frames_binary",
+];
+
+/// Those of them that only positions can break.
+const BY_POSITION: [&str; 5] =
+    ["tokens_lost", "tokens_duplicated", "tokens_reordered", "events_duplicated", "events_reordered"];
 
 /// Why it is unknown whether something is missing.
 const UNVERIFIED: &str = "unverified: the server numbers nothing";
+const NO_DIGEST: &str = "unverified: no answer came with a digest";
 const NOT_MEASURED: &str = "not measured: no token was announced or received";
 
 /// What a run is to be judged by.
@@ -190,6 +208,7 @@ impl Conclusion {
         let evidence = Evidence {
             defaults: judge_all(&judging.defaults(run, info), &figures),
             thresholds: judge_all(&judging.thresholds, &figures),
+            breaches: breaches(&integrity, run),
             ..info::evidence(run, info)
         };
         let mut judgement = judge(&evidence);
@@ -201,18 +220,14 @@ impl Conclusion {
     }
 
     /// Every threshold: integrity, the defaults, the user's.
-    pub(super) fn checks(&self, run: &RunData) -> impl Iterator<Item = Check<'_>> {
-        let unknown = match integrity(run) {
-            "unverified" => Some(UNVERIFIED),
-            "not measured" => Some(NOT_MEASURED),
-            _ => None,
-        };
-        let integrity = self.integrity.iter().map(move |outcome| {
-            let unknown = unknown.filter(|_| outcome.state == State::Held);
-            Check { outcome, unknown }
+    pub(super) fn checks<'a>(&'a self, run: &'a RunData) -> impl Iterator<Item = Check<'a>> {
+        let integrity = self.integrity.iter().map(|outcome| {
+            let held = outcome.state == State::Held;
+            let unknown = unknown(run, figure(outcome)).filter(|_| held);
+            Check { outcome, unknown, example: example(run, figure(outcome)).filter(|_| !held) }
         });
         let others = self.evidence.defaults.iter().chain(&self.evidence.thresholds);
-        integrity.chain(others.map(|outcome| Check { outcome, unknown: None }))
+        integrity.chain(others.map(|outcome| Check { outcome, unknown: None, example: None }))
     }
 }
 
@@ -222,9 +237,63 @@ pub(super) struct Check<'a> {
     pub(super) outcome: &'a Outcome,
     /// It held only because there was nothing to see: why.
     pub(super) unknown: Option<&'static str>,
+    /// The beginning of the first frame that broke it.
+    pub(super) example: Option<&'a str>,
+}
+
+/// The name of what a threshold of integrity is about.
+const fn figure(outcome: &Outcome) -> &'static str {
+    match outcome.threshold.figure {
+        Figure::Scalar(name) => name,
+        _ => "",
+    }
+}
+
+/// Why it is unknown whether a threshold of integrity held.
+fn unknown(run: &RunData, name: &str) -> Option<&'static str> {
+    let no_digest = run.queries.ok > 0 && run.queries.contents_unverified == run.queries.ok;
+    match integrity(run) {
+        "not measured" => Some(NOT_MEASURED),
+        "unverified" if BY_POSITION.contains(&name) => Some(UNVERIFIED),
+        _ if name == "queries_corrupt" && no_digest => Some(NO_DIGEST),
+        _ => None,
+    }
+}
+
+/// The beginning of the first frame that counted for a figure.
+fn example<'a>(run: &'a RunData, name: &str) -> Option<&'a str> {
+    let defect = match name {
+        "tokens_duplicated" => Some(Defect::Duplicated),
+        "tokens_reordered" => Some(Defect::Reordered),
+        _ => Defect::ALL.into_iter().find(|defect| defect.name() == name),
+    };
+    run.defects.example(defect?)
+}
+
+/// What is broken, with examples. Events are named where more of them than tokens are concerned.
+fn breaches(integrity: &[Outcome], run: &RunData) -> Vec<Breach> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a count")]
+    let counted = |outcome: &Outcome| (figure(outcome), outcome.value.unwrap_or_default() as u64);
+    let counts: Vec<_> = integrity.iter().map(counted).filter(|(_, count)| *count > 0).collect();
+    let is_told_already = |name: &str, count| {
+        name.strip_prefix("events_").is_some_and(|rest| counts.contains(&(&*format!("tokens_{rest}"), count)))
+    };
+    let told = counts.iter().filter(|(name, count)| !is_told_already(name, *count));
+    told.map(|&(name, count)| Breach {
+        count,
+        what: name.replace('_', " "),
+        example: example(run, name).map(|frame| format!("`{frame}`")),
+    })
+    .collect()
 }
 
 impl Check<'_> {
+    /// The figure with the beginning of the first frame that broke it.
+    pub(super) fn shown(&self) -> String {
+        let shown = self.outcome.shown();
+        self.example.map_or_else(|| shown.clone(), |frame| format!("{shown}  first: {frame}"))
+    }
+
     /// The reason in a word: `unverified`.
     pub(super) fn unknown_word(&self) -> Option<&'static str> {
         Some(self.unknown?.split_once(':')?.0)

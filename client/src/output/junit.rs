@@ -84,7 +84,7 @@ fn threshold(check: Check<'_>) -> Case {
     let result = match &outcome.state {
         _ if check.unknown.is_some() => Result::Skipped(check.unknown.unwrap_or_default().to_owned()),
         State::Held => Result::Passed,
-        State::Broken => Result::Failed(outcome.shown()),
+        State::Broken => Result::Failed(check.shown()),
         State::Unknown(why) => Result::Error(why.clone()),
     };
     Case { class: "threshold", name: outcome.threshold.to_string(), result }

@@ -9,6 +9,7 @@ use super::{
     text::headline,
     values::{percent, printable, short, uncontrolled},
 };
+use crate::defects::Defect;
 use crate::measure::{Metric, RunData, threshold::State};
 use std::{
     fmt::Write as _,
@@ -63,7 +64,7 @@ fn judged(check: Check<'_>) -> (&'static str, String) {
     match outcome.state {
         _ if check.unknown.is_some() => ("❔", check.unknown_word().unwrap_or_default().to_owned()),
         State::Held => ("✅", outcome.shown()),
-        State::Broken => ("❌", outcome.shown()),
+        State::Broken => ("❌", check.shown()),
         State::Unknown(_) => ("❔", outcome.shown()),
     }
 }
@@ -73,14 +74,24 @@ fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
     let ratio = delivery_ratio(run).map_or_else(String::new, |ratio| format!(" ({})", percent(ratio)));
     let _ = writeln!(
         out,
-        "Tokens: {} expected, {} received{ratio}, {} lost, {} duplicated, {} reordered; integrity {}.",
+        "Tokens: {} expected, {} received{ratio}, {} lost, {} unsent, {} duplicated, {} reordered; integrity {}.",
         tokens.expected,
         tokens.received,
         tokens.lost,
+        tokens.unsent,
         tokens.duplicated,
         tokens.reordered,
         integrity(run)
     );
+    if queries.contents_unverified > 0 {
+        let (count, all) = (queries.contents_unverified, queries.ok);
+        let _ = writeln!(out, "Contents unverified: {count} of {all} complete queries.");
+    }
+    for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
+        let first = run.defects.example(defect).map(|frame| format!(", first: `{}`", code(frame)));
+        let _ =
+            writeln!(out, "- {}: {}{}", defect.name(), run.defects.count(defect), first.unwrap_or_default());
+    }
     let duration = run.duration();
     let good = if conclusion.objectives.is_empty() {
         String::new()

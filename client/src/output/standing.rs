@@ -1,6 +1,7 @@
 //! How a run stands while it goes on: what the collector publishes with every second for whoever shows it.
 //! It is for the eye alone; every result comes from the records.
 
+use crate::defects::Defects;
 use crate::measure::{Distribution, Interval, Metric, QueryCounts, RunData, TokenCounts, threshold::Outcome};
 use parking_lot::Mutex;
 use std::{
@@ -28,6 +29,8 @@ pub type Board = Arc<Mutex<Standing>>;
 pub struct Standing {
     /// Of queries that ended.
     pub tokens: TokenCounts,
+    /// What came in them that ought not to have come.
+    pub defects: Defects,
     /// That ended.
     pub queries: QueryCounts,
     /// p50, p95 and p99 of each of [`RECENT`] over the last seconds, milliseconds.
@@ -92,6 +95,7 @@ impl Publisher {
     pub(super) fn publish(&mut self, run: &RunData, thresholds: Vec<Outcome>) {
         let standing = Standing {
             tokens: run.tokens,
+            defects: run.defects.clone(),
             queries: run.queries,
             recent: std::array::from_fn(|at| self.percentiles(at)),
             tokens_by_second: self.tokens.clone(),

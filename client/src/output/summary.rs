@@ -10,6 +10,7 @@ use super::{
     resources,
     values::escaped_json,
 };
+use crate::defects::Defect;
 use crate::measure::{Distribution, Metric, RunData, Summary as Figures, threshold::State};
 use crate::schedule::{Phase, Schedule};
 use serde::Serialize;
@@ -103,14 +104,14 @@ struct Ours {
     tokens_duplicated: u64,
     tokens_reordered: u64,
     tokens_unverified: u64,
+    tokens_unsent: u64,
+    contents_unverified: u64,
     tokens_cut_off: u64,
     lost_connected: u64,
     lost_in_gap: u64,
     delivery_ratio: Option<f64>,
     events_received: u64,
     events_lost: u64,
-    events_duplicated: u64,
-    events_reordered: u64,
     stall_count: u64,
     stall_ms: f64,
     dropped_iterations: u64,
@@ -132,9 +133,9 @@ pub(super) fn rate(count: u64, duration: Duration) -> f64 {
     if duration.is_zero() { 0.0 } else { count as f64 / duration.as_secs_f64() }
 }
 
-/// Received / expected, of announced tokens alone.
+/// Received / expected, of announced tokens alone, without queries that the run's end cut off.
 pub(super) fn delivery_ratio(run: &RunData) -> Option<f64> {
-    share(run.tokens.received - run.tokens.unverified, run.tokens.expected)
+    share(run.tokens.delivered, run.tokens.owed)
 }
 
 /// `verified`, `unverified` (servers of the old contract), `partly verified`, or `not measured`: there was nothing to check.
@@ -202,14 +203,14 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
         tokens_duplicated: tokens.duplicated,
         tokens_reordered: tokens.reordered,
         tokens_unverified: tokens.unverified,
+        tokens_unsent: tokens.unsent,
+        contents_unverified: queries.contents_unverified,
         tokens_cut_off: tokens.cut_off,
         lost_connected: tokens.lost_connected,
         lost_in_gap: tokens.lost_in_gap,
         delivery_ratio: delivery_ratio(run),
         events_received: tokens.events_received,
         events_lost: tokens.events_lost,
-        events_duplicated: tokens.events_duplicated,
-        events_reordered: tokens.events_reordered,
         stall_count: run.stall_count,
         stall_ms: run.stall.as_secs_f64() * 1e3,
         dropped_iterations: info.dropped_iterations,
@@ -220,7 +221,7 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
     }
 }
 
-/// `mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` … and the throughputs; goodput where objectives were given.
+/// `mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` … and the throughputs; defects by their names; goodput where objectives were given.
 fn vllm(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> Map<String, Value> {
     let mut keys = Map::new();
     if !conclusion.objectives.is_empty() {
@@ -229,6 +230,9 @@ fn vllm(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> Map<String, V
         keys.insert("goodput_objectives".into(), objectives.into());
         keys.insert("request_goodput".into(), rate(good, run.duration()).into());
         keys.insert("goodput_share".into(), json!(share(good, run.queries.total)));
+    }
+    for defect in Defect::ALL {
+        keys.insert(defect.name().into(), run.defects.count(defect).into());
     }
     keys.insert("request_throughput".into(), rate(run.queries.ok, run.duration()).into());
     keys.insert("output_throughput".into(), rate(run.tokens.received, run.duration()).into());
@@ -275,6 +279,7 @@ fn threshold(check: Check<'_>) -> Value {
         "ok": ok,
         "reason": reason,
         "worst_from_s": outcome.worst_from_s,
+        "example": check.example,
     })
 }
 

@@ -9,6 +9,7 @@ use super::{
     summary::{delivery_ratio, integrity, mean_present, rate, share},
     values::{percent, printable, short},
 };
+use crate::defects::Defect;
 use crate::measure::{Evidence, Judgement, Metric, RunData, Summary, threshold::State};
 
 pub(super) const INTERRUPTED: &str = "INTERRUPTED";
@@ -78,7 +79,7 @@ fn checks(page: &mut Page, run: &RunData, conclusion: &Conclusion) {
         let (mark, value) = match (&outcome.state, check.unknown_word()) {
             (_, Some(unknown)) => ("?", unknown.to_owned()),
             (State::Held, None) => ("✓", outcome.shown()),
-            (State::Broken, None) => ("✗", outcome.shown()),
+            (State::Broken, None) => ("✗", check.shown()),
             (State::Unknown(_), None) => ("?", outcome.shown()),
         };
         page.sentence(&format!("{mark} {:<28} ", outcome.threshold.to_string()), &value);
@@ -110,18 +111,20 @@ fn delivery(page: &mut Page, run: &RunData) {
         String::new()
     };
     page.entry("tokens_lost", &format!("{}{where_lost}", tokens.lost));
-    if tokens.lost_to_error_events > 0 {
-        page.entry("  to error events", &tokens.lost_to_error_events.to_string());
+    if tokens.unsent > 0 {
+        page.entry("tokens_unsent", &format!("{}  (cut off by error events)", tokens.unsent));
     }
     page.entry("tokens_duplicated", &tokens.duplicated.to_string());
     page.entry("tokens_reordered", &tokens.reordered.to_string());
-    if tokens.after_terminator > 0 {
-        page.entry("events_after_terminator", &tokens.after_terminator.to_string());
-    }
+    defects(page, run);
     if tokens.replayed > 0 {
         page.entry("events_replayed", &format!("{}  (allowed to come again)", tokens.replayed));
     }
     page.entry("integrity", integrity(run));
+    if run.queries.contents_unverified > 0 {
+        let (count, all) = (run.queries.contents_unverified, run.queries.ok);
+        page.entry("contents unverified", &format!("{count} of {all} complete queries"));
+    }
     if tokens.unverified > 0 {
         page.entry("tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
     }
@@ -135,6 +138,14 @@ fn delivery(page: &mut Page, run: &RunData) {
         page.entry("longest_token_gap", &format!("{ms} ms  in {session}"));
     }
     page.gap();
+}
+
+/// What came that ought not to have come, each with the beginning of the first example.
+fn defects(page: &mut Page, run: &RunData) {
+    for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
+        let first = run.defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
+        page.entry(defect.name(), &format!("{}{first}", run.defects.count(defect)));
+    }
 }
 
 fn latency(page: &mut Page, run: &RunData, info: &RunInfo) {

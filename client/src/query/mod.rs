@@ -4,11 +4,13 @@
 mod outcome;
 
 use crate::{
+    contents::Checked,
+    defects::{Defect, Defects, excerpt},
     record::{Failure, FailureKind},
     socket::Arrival,
     stream::{Gaps, Stamps, Stream},
 };
-use protocol::{Event, Kind, Position, RunResponse, Tally};
+use protocol::{Event, Kind, Position, RunResponse};
 use std::time::{Duration, Instant};
 
 /// Generations seen before the answer to `/run` says which one is ours. More than a retried call can make.
@@ -57,7 +59,7 @@ pub enum Arrived {
     EndedByPeer,
     /// Of an earlier query: the caller knows which of its events came.
     Earlier,
-    /// Of no query of ours.
+    /// None of this query's: noted as a defect.
     Foreign,
 }
 
@@ -74,10 +76,10 @@ pub struct Query {
     pub sent: Option<Instant>,
     /// What `/run` answered.
     pub answer: Option<RunResponse>,
-    /// Events of earlier queries that came again while this one ran.
-    pub repeated: Tally,
-    /// Events of the query before that came behind its terminator's place while this one ran.
-    pub stray: u64,
+    /// What came while it ran that ought not to have come; what its own stream counts is added at its end.
+    pub defects: Defects,
+    /// Tokens of earlier queries that came again while this one ran.
+    pub tokens_repeated: u64,
     /// How long the client itself did not read.
     pub paused: Duration,
     /// What went wrong first.
@@ -85,8 +87,6 @@ pub struct Query {
     streams: Vec<Stream>,
     /// The code of a later claim's error event, which ended the query.
     ended_with: Option<String>,
-    /// Events that are none of this session's: a gateway that mixes sessions up delivers every token, but not alone.
-    foreign: u64,
     /// Generations up to this one belong to earlier queries.
     floor: u64,
     end: Option<(Instant, End)>,
@@ -102,33 +102,61 @@ impl Query {
             scheduled,
             sent: None,
             answer: None,
-            repeated: Tally::default(),
-            stray: 0,
+            defects: Defects::default(),
+            tokens_repeated: 0,
             paused: Duration::ZERO,
             failure: None,
             streams: Vec::new(),
             ended_with: None,
-            foreign: 0,
             floor,
             end: None,
         }
     }
 
-    /// Takes an event in.
-    pub fn arrive(&mut self, event: &Event<'_>, arrival: Arrival, stall_limit: Duration) -> Arrived {
+    /// Takes an event in, which came in `frame`.
+    pub fn arrive(
+        &mut self,
+        event: &Event<'_>,
+        frame: &str,
+        arrival: Arrival,
+        stall_limit: Duration,
+    ) -> Arrived {
         let generation = event.position.map_or(0, |position| position.generation);
         if event.position.is_some() && generation <= self.floor {
             return Arrived::Earlier;
         }
         if self.generation().is_some_and(|ours| ours != generation) {
+            if event.position.is_none() {
+                return self.defect(Defect::Unreadable, frame);
+            }
             let for_us = event.query_id.as_deref().is_none_or(|id| id == self.id);
             let ends_us = event.kind == Kind::Error && for_us;
-            return if ends_us { self.ended_by_peer(event, arrival.at) } else { self.foreign(1) };
+            return if ends_us {
+                self.ended_by_peer(event, arrival.at)
+            } else {
+                self.defect(Defect::Foreign, frame)
+            };
         }
         if event.query_id.as_deref().is_some_and(|id| !self.is_ours(id)) {
-            return self.foreign(1);
+            return self.defect(Defect::Foreign, frame);
         }
-        let Some(index) = self.stream(generation) else { return self.foreign(1) };
+        let Some(index) = self.stream(generation) else { return self.defect(Defect::Foreign, frame) };
+        if self.answer.is_none() {
+            self.streams[index].begun_with.get_or_insert_with(|| excerpt(frame.as_bytes()).into());
+        }
+        self.take(index, event, frame, arrival, stall_limit)
+    }
+
+    /// Takes in an event of the stream at `index`.
+    fn take(
+        &mut self,
+        index: usize,
+        event: &Event<'_>,
+        frame: &str,
+        arrival: Arrival,
+        stall_limit: Duration,
+    ) -> Arrived {
+        let announced = self.answer.as_ref().and_then(|answer| answer.tokens);
         let stream = &mut self.streams[index];
         if event.kind == Kind::Error && stream.error.is_none() {
             stream.error = Some(describe_error(event));
@@ -137,19 +165,43 @@ impl Query {
         let has_text = !event.content.is_empty();
         let seq = event.position.map(|position| position.seq);
         let stamps = Stamps { due_us: event.due_us, sent_us: event.sent_us };
-        stream
-            .arrive(seq, event.kind, has_text, stamps, arrival, stall_limit)
-            .map_or(Arrived::Again, Arrived::Ours)
+        let before = stream.out_of_place();
+        let Some(gaps) = stream.arrive(seq, event.kind, has_text, stamps, arrival, stall_limit) else {
+            self.defects.show(Defect::Duplicated, frame.as_bytes());
+            return Arrived::Again;
+        };
+        let seq = seq.unwrap_or_else(|| stream.ledger.highest());
+        if event.kind.is_terminator() {
+            stream.contents.ended(seq, event.digest);
+        } else {
+            stream.contents.token(seq, &event.content);
+        }
+        let after = stream.out_of_place();
+        let corrupt = stream.contents.checked() == Checked::Corrupt;
+        let unannounced = !event.kind.is_terminator() && announced.is_some_and(|announced| seq > announced);
+        if (after, corrupt, unannounced) != (before, false, false) {
+            let shown = [
+                (after.0 > before.0, Defect::Reordered),
+                (after.1 > before.1, Defect::AfterTerminator),
+                (corrupt, Defect::Corrupt),
+                (unannounced, Defect::Unannounced),
+            ];
+            shown
+                .iter()
+                .filter(|(is, _)| *is)
+                .for_each(|(_, what)| self.defects.show(*what, frame.as_bytes()));
+        }
+        Arrived::Ours(gaps)
     }
 
-    /// Before the answer nobody knows whether the server took our id over or gave its own.
+    /// Before the answer it is unknown whether the server took our id over or gave its own.
     fn is_ours(&self, query_id: &str) -> bool {
         let Some(answer) = &self.answer else { return true };
         query_id == self.id || answer.query_id.as_deref().is_none_or(|given| given == query_id)
     }
 
-    fn foreign(&mut self, events: u64) -> Arrived {
-        self.foreign += events;
+    fn defect(&mut self, defect: Defect, frame: &str) -> Arrived {
+        self.defects.note(defect, frame.as_bytes());
         Arrived::Foreign
     }
 
@@ -185,11 +237,22 @@ impl Query {
     /// `/run` answered.
     pub fn answered(&mut self, answer: RunResponse) {
         if let Some(generation) = answer.generation {
-            let others = self.streams.iter().filter(|stream| stream.generation != generation);
-            self.foreign += others.map(|stream| stream.ledger.unverified().events_received).sum::<u64>();
-            self.streams.retain(|stream| stream.generation == generation);
+            self.disown(generation);
         }
+        self.streams.iter_mut().for_each(|stream| stream.begun_with = None);
         self.answer = Some(answer);
+    }
+
+    /// The events of other generations than `ours` are defects: unnumbered ones cannot be placed, others are foreign.
+    fn disown(&mut self, ours: u64) {
+        for stream in self.streams.extract_if(.., |stream| stream.generation != ours) {
+            let defect = if stream.generation == 0 { Defect::Unreadable } else { Defect::Foreign };
+            let tally = stream.ledger.unverified();
+            self.defects.add(defect, tally.events_received + tally.events_duplicated);
+            if let Some(frame) = &stream.begun_with {
+                self.defects.show(defect, frame.as_bytes());
+            }
+        }
     }
 
     /// The stream that this query is judged by: the announced one, else the newest.
@@ -330,8 +393,9 @@ mod tests {
             sent_us: None,
             code: None,
             message: None,
+            digest: None,
         };
-        query.arrive(&event, Arrival { at: Instant::now(), read: seq }, Duration::from_millis(250))
+        query.arrive(&event, "frame", Arrival { at: Instant::now(), read: seq }, Duration::from_millis(250))
     }
 
     fn played(foreign: &[(u64, &str)]) -> QueryStatus {
@@ -344,7 +408,8 @@ mod tests {
         arrive(&mut query, 7, 1, "ours", Kind::Token);
         arrive(&mut query, 7, 2, "ours", Kind::Done);
         query.finish(Instant::now(), End::Finished);
-        query.status(&query.tally())
+        let tally = query.tally();
+        query.status(&tally, &query.all_defects(&tally))
     }
 
     #[test]

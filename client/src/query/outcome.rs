@@ -3,33 +3,55 @@
 
 use super::{End, Query, millis};
 use crate::{
+    contents::Checked,
+    defects::{Defect, Defects},
     downtime::Downtime,
     record::{FailureKind, Moment, QueryRecord, QueryStatus},
 };
-use protocol::{ClockAnchor, Kind, SessionId, Tally};
+use protocol::{ClockAnchor, Kind, Owed, SessionId, Tally};
 use std::time::{Duration, Instant};
 
 impl Query {
     pub(super) fn tally(&self) -> Tally {
         let expected = self.answer.as_ref().and_then(|answer| answer.tokens);
+        let owed = self.owed();
         let tally = match (self.own_stream(), expected) {
-            (Some(stream), Some(expected)) => stream.ledger.tally(expected),
+            (Some(stream), Some(expected)) => stream.ledger.tally(expected, owed),
             (Some(stream), None) => stream.ledger.unverified(),
-            (None, Some(expected)) => protocol::Ledger::default().tally(expected),
+            (None, Some(expected)) => protocol::Ledger::default().tally(expected, owed),
             (None, None) => Tally::default(),
         };
         Tally {
-            tokens_duplicated: tally.tokens_duplicated + self.repeated.tokens_duplicated,
-            events_duplicated: tally.events_duplicated + self.repeated.events_duplicated,
+            tokens_unsent: if self.is_abandoned() { 0 } else { tally.tokens_unsent },
+            tokens_duplicated: tally.tokens_duplicated + self.tokens_repeated,
+            events_duplicated: tally.events_duplicated + self.defects.count(Defect::Duplicated),
             ..tally
         }
     }
 
-    fn after_terminator(&self) -> u64 {
-        self.stray + self.own_stream().map_or(0, |stream| stream.after_terminator)
+    fn is_abandoned(&self) -> bool {
+        self.end.is_none_or(|(_, end)| end == End::Abandoned)
     }
 
-    pub(super) fn status(&self, tally: &Tally) -> QueryStatus {
+    /// What the run's end or a peer cut off is not owed.
+    fn owed(&self) -> Owed {
+        if self.is_abandoned() || self.ended_with.is_some() { Owed::Seen } else { Owed::Announced }
+    }
+
+    /// All defects: those noted as they came, and those that the query's own stream counts.
+    pub(super) fn all_defects(&self, tally: &Tally) -> Defects {
+        let mut defects = self.defects.clone();
+        defects.add(Defect::Duplicated, tally.events_duplicated - defects.count(Defect::Duplicated));
+        defects.add(Defect::Reordered, tally.events_reordered);
+        defects.add(Defect::Unannounced, tally.tokens_unannounced);
+        if let Some(stream) = self.own_stream() {
+            defects.add(Defect::AfterTerminator, stream.after_terminator);
+            defects.add(Defect::Corrupt, u64::from(stream.contents.checked() == Checked::Corrupt));
+        }
+        defects
+    }
+
+    pub(super) fn status(&self, tally: &Tally, defects: &Defects) -> QueryStatus {
         match self.end.map_or(End::Abandoned, |(_, end)| end) {
             End::TimedOut => QueryStatus::Timeout,
             End::Rejected => QueryStatus::Rejected,
@@ -38,16 +60,9 @@ impl Query {
             End::Finished => {
                 let Some(stream) = self.own_stream() else { return QueryStatus::Incomplete };
                 let whole = stream.ledger.is_complete() && tally.tokens_lost == 0 && tally.events_lost == 0;
-                let clean = tally.events_duplicated == 0 && tally.events_reordered == 0;
-                let clean = clean && self.foreign == 0 && self.after_terminator() == 0;
-                let unannounced = self
-                    .answer
-                    .as_ref()
-                    .and_then(|answer| answer.tokens)
-                    .is_some_and(|tokens| tally.tokens_received > tokens);
                 match stream.ledger.terminator() {
                     Some(Kind::Error) => QueryStatus::Error,
-                    Some(_) if whole && clean && !unannounced => QueryStatus::Ok,
+                    Some(_) if whole && !defects.any() => QueryStatus::Ok,
                     _ => QueryStatus::Incomplete,
                 }
             }
@@ -92,9 +107,15 @@ impl Query {
         clock: Option<&ClockAnchor>,
     ) -> QueryRecord {
         let ended = self.end.map_or(now, |(at, _)| at);
+        if self.generation().is_none()
+            && let Some(newest) = self.own_stream().map(|stream| stream.generation)
+        {
+            self.disown(newest);
+        }
         let tally = self.tally();
-        let status = self.status(&tally);
-        self.explain(status, &tally);
+        let defects = self.all_defects(&tally);
+        let status = self.status(&tally, &defects);
+        self.explain(status, &tally, &defects);
         let lost_in_gap = self.lost_in_gap(ended, downtime, clock).min(tally.tokens_lost);
         let stream = self.own_stream();
         let answer = self.answer.as_ref();
@@ -113,7 +134,8 @@ impl Query {
             lost_connected: tally.tokens_lost - lost_in_gap,
             lost_in_gap,
             tally,
-            events_after_terminator: self.after_terminator(),
+            contents: stream.map_or(Checked::Unverified, |stream| stream.contents.checked()),
+            defects,
             longest_gap: stream.and_then(|stream| stream.longest_gap).filter(|_| self.paused.is_zero()),
             held_up: stream.map_or(Duration::ZERO, |stream| stream.held_up),
             paused: self.paused,
@@ -128,12 +150,13 @@ impl Query {
     }
 
     /// Every query that is not ok says why.
-    fn explain(&mut self, status: QueryStatus, tally: &Tally) {
+    fn explain(&mut self, status: QueryStatus, tally: &Tally, defects: &Defects) {
         let error = self.own_stream().and_then(|stream| stream.error.clone());
         match status {
             QueryStatus::Ok | QueryStatus::Abandoned | QueryStatus::Rejected => {}
             QueryStatus::Timeout => {
-                let message = format!("no terminator in time after {} tokens", tally.tokens_received);
+                let message =
+                    format!("no terminator in time after {} tokens{}", tally.tokens_received, told(defects));
                 self.fail(FailureKind::Timeout, None, message);
             }
             QueryStatus::Error => {
@@ -144,16 +167,18 @@ impl Query {
                 );
             }
             QueryStatus::Incomplete => {
-                let message = format!(
-                    "{} tokens lost, {} events duplicated, {} reordered, {} of other queries, {} behind the terminator",
-                    tally.tokens_lost,
-                    tally.events_duplicated,
-                    tally.events_reordered,
-                    self.foreign,
-                    self.after_terminator()
-                );
+                let message = format!("{} tokens lost{}", tally.tokens_lost, told(defects));
                 self.fail(FailureKind::Stream, None, message);
             }
         }
     }
+}
+
+/// `, frames_unreadable 2 (first: <html>…)` for each kind that there is.
+fn told(defects: &Defects) -> String {
+    let one = |defect: Defect| {
+        let first = defects.example(defect).map(|frame| format!(" (first: {frame})")).unwrap_or_default();
+        format!(", {} {}{first}", defect.name(), defects.count(defect))
+    };
+    Defect::ALL.into_iter().filter(|&defect| defects.count(defect) > 0).map(one).collect()
 }

@@ -60,7 +60,12 @@ pub(super) fn thresholds(stored: &Stored) -> Markup {
                         span.what { (text(threshold, "threshold")) }
                         span.value {
                             @match (text(threshold, "reason"), number(threshold, "value")) {
-                                ("", Some(value)) => (grouped(value)),
+                                ("", Some(value)) => {
+                                    (grouped(value))
+                                    @if !text(threshold, "example").is_empty() {
+                                        span.note { " first: " code { (text(threshold, "example")) } }
+                                    }
+                                }
                                 (reason, _) => span.note { (reason) }
                             }
                         }
@@ -114,6 +119,8 @@ pub(super) fn delivery(stored: &Stored) -> Markup {
         ("lost", "tokens_lost", zero("tokens_lost")),
         ("duplicated", "tokens_duplicated", zero("tokens_duplicated")),
         ("reordered", "tokens_reordered", zero("tokens_reordered")),
+        ("unsent", "tokens_unsent", ""),
+        ("events_unknown_type", "events_unknown_type", ""),
     ];
     let queries = [
         ("queries ok", "queries_ok"),

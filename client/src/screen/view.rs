@@ -6,6 +6,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
+    defects::{Defect, Defects},
     faults::{Fate, FaultRecord},
     measure::threshold::{Outcome, State},
     output::{RECENT, RECENT_SECONDS, printable, short},
@@ -251,12 +252,22 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
     if unread > 0 {
         lines.push(Line::from(format!("{unread} events dropped: their reader is too slow").yellow()));
     }
+    lines.extend(defects(&snapshot.standing.defects));
     lines.extend(others.into_iter().map(threshold));
     lines.extend(snapshot.faults.iter().map(fault));
     let failure = |(name, count): &(String, u64)| Line::from(format!("{count} × {name}").red());
     lines.extend(snapshot.standing.failures.iter().map(failure));
     lines.extend(held.into_iter().map(threshold));
     lines
+}
+
+/// What came that ought not to have come, with the first example of each kind.
+fn defects(defects: &Defects) -> impl Iterator<Item = Line<'static>> {
+    Defect::ALL.into_iter().filter(|&defect| defects.count(defect) > 0).map(|defect| {
+        let first = defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
+        let line = format!("{} {}{first}", defects.count(defect), defect.name());
+        if defect.is_judged() { Line::from(line.red()) } else { Line::from(line.yellow()) }
+    })
 }
 
 fn note_lines(mut lines: Vec<Line<'_>>, area: Rect, buffer: &mut Buffer) {

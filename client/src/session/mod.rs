@@ -10,6 +10,7 @@ use crate::{
     backoff::Backoff,
     burst::{Burst, Slot},
     connector::Dial,
+    defects::Defects,
     downtime::Downtime,
     habits::Habits,
     link::{Cuts, Link, LinkEvent, Opener},
@@ -80,6 +81,8 @@ pub(crate) struct Session {
     /// When the client last cut its socket.
     pub(crate) last_cut: Option<Instant>,
     pub(crate) announced_gaps: u64,
+    /// What came while there was no query that it could be of.
+    pub(crate) defects: Defects,
     pub(crate) announced_gap_positions: u64,
     /// Events that were allowed to come again, and did.
     pub(crate) events_replayed: u64,
@@ -140,6 +143,7 @@ impl Session {
             sockets_cut: 0,
             last_cut: None,
             announced_gaps: 0,
+            defects: Defects::default(),
             announced_gap_positions: 0,
             events_replayed: 0,
             habits: Habits::of(&worker.config, index),
@@ -296,6 +300,7 @@ impl Session {
             paused: self.paused,
             announced_gaps: self.announced_gaps,
             announced_gap_positions: self.announced_gap_positions,
+            defects: self.defects.clone(),
             events_replayed: self.events_replayed,
             close_codes: self.close_codes.clone(),
             ok,

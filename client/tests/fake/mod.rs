@@ -5,6 +5,8 @@
 mod script;
 mod socket;
 
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub use script::Extra;
 pub use script::{Deed, Script};
 
 use axum::{
@@ -197,6 +199,13 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
     if fake.script.silent {
         return;
     }
+    if let Some(frames) = fake.script.frames {
+        for (seq, frame) in (1..).zip(frames.lines()) {
+            fake.append(session, Position::new(generation, seq), frame.to_owned(), 1);
+        }
+        return;
+    }
+    let mut digester = protocol::Digester::default();
     let mut held: Option<(Position, String)> = None;
     for seq in 1..=fake.script.tokens + 1 {
         let position = Position::new(generation, seq);
@@ -208,6 +217,10 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
                 Some(code) => {
                     protocol::encode_error(&mut frame, position, code, "told to", &query_id, now, now);
                 }
+                None if fake.script.digest => {
+                    let digest = digester.digest();
+                    protocol::encode_verified_done(&mut frame, position, digest, &query_id, now, now);
+                }
                 None => protocol::encode_done(&mut frame, position, &query_id, now, now),
             }
             Deed::Send
@@ -218,7 +231,13 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
                 seen.tokens += 1;
                 seen.tokens
             };
-            (fake.script.edit)(number)
+            let deed = (fake.script.edit)(number);
+            if let Some(extra) = (fake.script.extra)(number) {
+                fake.append(session, position, extra.to_owned(), 1);
+            }
+            let sent = if deed == Deed::Garble { "other " } else { &fake.script.content };
+            digester.token(sent);
+            deed
         };
         let mut frame = String::from_utf8(frame).unwrap();
         if fake.script.old_contract {
@@ -229,7 +248,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             );
         }
         match deed {
-            Deed::Send => fake.append(session, position, frame, 1),
+            Deed::Send | Deed::Garble => fake.append(session, position, frame, 1),
             Deed::Double => fake.append(session, position, frame, 2),
             Deed::Drop => {}
             Deed::Swap => {

@@ -5,6 +5,9 @@ use std::{collections::HashMap, time::Duration};
 /// What becomes of an event, counted from 1 over all sessions.
 pub type Edit = fn(u64) -> Deed;
 
+/// What is sent beside an event, counted from 1 over all sessions.
+pub type Extra = fn(u64) -> Option<&'static str>;
+
 /// What is done with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
@@ -13,6 +16,8 @@ pub enum Deed {
     Double,
     /// Behind the one after it.
     Swap,
+    /// With another text than the server means to send.
+    Garble,
 }
 
 /// What the server does.
@@ -36,6 +41,12 @@ pub struct Script {
     pub content: String,
     /// The stream ends in an error event with this code.
     pub error: Option<&'static str>,
+    /// Sent before the token of that number, counted from 1 over all sessions; from `\0` on as a binary message.
+    pub extra: Extra,
+    /// What each query is answered with, a frame per line, instead of tokens and a terminator.
+    pub frames: Option<&'static str>,
+    /// The terminator says which tokens were sent.
+    pub digest: bool,
     /// A token behind the terminator.
     pub encore: bool,
     /// A socket that resumes is not told when its replay is over.
@@ -59,6 +70,9 @@ impl Default for Script {
             lose_first_answer: false,
             content: "word ".to_owned(),
             error: None,
+            extra: |_| None,
+            frames: None,
+            digest: true,
             encore: false,
             mute: false,
             forgetful: false,

@@ -82,7 +82,7 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
                 return;
             }
             let patience = fake.script.impatient.unwrap_or(Duration::MAX);
-            match tokio::time::timeout(patience, socket.send(Message::text(frame))).await {
+            match tokio::time::timeout(patience, socket.send(message(frame))).await {
                 Ok(Ok(())) => sent += 1,
                 Ok(Err(_)) => {
                     fake.seen.lock().unwrap().resets += 1;
@@ -123,5 +123,13 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
                 return;
             }
         }
+    }
+}
+
+/// A frame of the log; one that begins with `\0` is a binary message.
+fn message(frame: String) -> Message {
+    match frame.strip_prefix('\0') {
+        Some(binary) => Message::binary(binary.as_bytes().to_vec()),
+        None => Message::text(frame),
     }
 }

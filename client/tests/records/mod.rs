@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use client::{
+    contents::Checked,
+    defects::{Defect, Defects},
     faults::FaultLog,
     measure::{Quantity, Reading},
     output::{Finished, Judging, OutputSettings, Results, RunInfo},
@@ -30,6 +32,7 @@ pub fn query(session: u64, num: u32, at: u64) -> QueryRecord {
         tokens_expected: Some(18),
         tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
         longest_gap: Some(ms(50)),
+        contents: Checked::Verified,
         ideal_ttft: Some(Duration::ZERO),
         ideal_e2el: Some(ms(900)),
         ..QueryRecord::unsent(session, num, ms(at))
@@ -51,6 +54,7 @@ pub fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
         sockets_cut: 0,
         paused: false,
         announced_gaps: 0,
+        defects: Defects::default(),
         announced_gap_positions: 0,
         events_replayed: 0,
         close_codes: Vec::new(),
@@ -139,6 +143,11 @@ pub fn bad_run(dir: &Path) -> Finished {
     let results = open(dir);
     let mut recorder = results.recorder();
     let failure = |kind, code, message: &str| Some(Failure { kind, code, message: message.to_owned() });
+    let mut defects = Defects::default();
+    defects.note(Defect::Duplicated, br#"{"id":"1-3","type":"token"}"#);
+    defects.note(Defect::Reordered, br#"{"id":"1-2","type":"token"}"#);
+    defects.note(Defect::Unreadable, b"<html>\x1b[31m502\n");
+    defects.note(Defect::UnknownType, br#"{"type":"ping"}"#);
     let lossy = QueryRecord {
         status: QueryStatus::Incomplete,
         tally: Tally {
@@ -150,7 +159,9 @@ pub fn bad_run(dir: &Path) -> Finished {
             events_lost: 2,
             events_duplicated: 1,
             events_reordered: 1,
+            ..Tally::default()
         },
+        defects,
         lost_connected: 1,
         lost_in_gap: 1,
         stall_count: 1,

@@ -289,7 +289,8 @@ impl Client {
 
 impl Seen {
     fn of(text: &str) -> Self {
-        match Frame::parse(text).unwrap() {
+        let Ok(frame) = Frame::parse(text) else { return Self::Other(text.to_owned()) };
+        match frame {
             Frame::Event(event) => Self::Event(event.position.unwrap(), event.kind),
             Frame::Resumed { to } => Self::Resumed(to),
             Frame::Gap { from, to } => Self::Gap(from, to),

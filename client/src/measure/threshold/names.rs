@@ -2,7 +2,7 @@
 //! What is not on a list is refused before the run, with the lists.
 
 /// Counts, rates and shares of the whole run; named as in the summary, where `success_rate` alone is percent.
-pub const RUN_NAMES: [&str; 45] = [
+pub const RUN_NAMES: [&str; 53] = [
     "duration_s",
     "sessions_total",
     "sessions_ok",
@@ -33,7 +33,15 @@ pub const RUN_NAMES: [&str; 45] = [
     "events_duplicated",
     "events_reordered",
     "events_after_terminator",
+    "events_foreign",
+    "events_unknown_type",
     "events_replayed",
+    "tokens_unsent",
+    "tokens_unannounced",
+    "frames_unreadable",
+    "frames_binary",
+    "queries_corrupt",
+    "contents_unverified",
     "stall_count",
     "stall_ms",
     "longest_token_gap_ms",

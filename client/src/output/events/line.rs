@@ -3,6 +3,7 @@
 
 use super::Wanted;
 use crate::{
+    defects::{Defect, Defects},
     faults::{Fate, FaultRecord},
     measure::{Interval, Judgement, Metric, QueryTimes, Reading},
     output::{RunInfo, values::printable},
@@ -71,6 +72,8 @@ pub(in crate::output) fn query(query: &QueryRecord) -> Value {
         "tokens_lost": tally.tokens_lost,
         "tokens_duplicated": tally.tokens_duplicated,
         "tokens_reordered": tally.tokens_reordered,
+        "tokens_unsent": tally.tokens_unsent,
+        "contents": query.contents.name(),
         "lost_connected": query.lost_connected,
         "lost_in_gap": query.lost_in_gap,
         "stall_count": query.stall_count,
@@ -80,8 +83,23 @@ pub(in crate::output) fn query(query: &QueryRecord) -> Value {
     });
     if let (Some(rest), Value::Object(times)) = (rest.as_object_mut(), json!(QueryTimes::of(query))) {
         rest.extend(times);
+        rest.extend(defects(&query.defects));
     }
     event("query", query.ended, rest)
+}
+
+/// Every kind by its name, and the first example of each that has one.
+fn defects(defects: &Defects) -> Map<String, Value> {
+    let mut keys: Map<_, _> = Defect::ALL
+        .into_iter()
+        .map(|defect| (defect.name().to_owned(), defects.count(defect).into()))
+        .collect();
+    let example = |defect: Defect| Some((defect.name().to_owned(), Value::from(defects.example(defect)?)));
+    let examples: Map<_, _> = Defect::ALL.into_iter().filter_map(example).collect();
+    if !examples.is_empty() {
+        keys.insert("examples".to_owned(), examples.into());
+    }
+    keys
 }
 
 /// A socket that was lost and opened again.

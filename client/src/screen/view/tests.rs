@@ -31,6 +31,8 @@ fn troubled() -> Snapshot {
     log.begin(0, s(1), s(31));
     log.end(0, Some(s(31)), Fate::Injected("process 1 is gone".into()));
     log.outage(s(31), s(33));
+    let mut defects = Defects::default();
+    defects.note(Defect::Unreadable, b"<html>502\n");
     let schedule = Schedule::staged(&"1m:500,2m:500,30s:0".parse::<Stages>().unwrap());
     Snapshot {
         target: "http://127.0.0.1:8080/".into(),
@@ -46,6 +48,7 @@ fn troubled() -> Snapshot {
         rates: Rates { tokens: 9_012.4, queries: 498.6, connects: 2.5 },
         standing: Standing {
             tokens: TokenCounts { expected: 562_212, received: 562_200, lost: 12, ..TokenCounts::default() },
+            defects,
             queries: QueryCounts { total: 31_234, ok: 31_222, incomplete: 12, ..QueryCounts::default() },
             recent: [Some([0.41, 1.2, 6.27]), Some([50.0, 50.9, 61.0]), Some([901.1, 930.4, 1_204.0]), None],
             tokens_by_second: (0..80).map(|second| second * 110).collect(),

@@ -1,0 +1,176 @@
+//! The contents of an answer, token by token in position order, against the digest that its server gives at the end.
+//! What comes out of order waits in bounded memory; beyond that the contents stay unverified.
+
+use protocol::{Digest, Digester};
+use std::collections::BTreeMap;
+
+/// Bytes of tokens that wait for those before them.
+const MOST_AHEAD: usize = 16 << 10;
+/// What a waiting token costs beside its text.
+const OVERHEAD: usize = 64;
+
+/// What the contents of a query turned out to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checked {
+    /// Not compared: there was no digest, or tokens are missing.
+    #[default]
+    Unverified,
+    /// What was received is what was sent.
+    Verified,
+    /// It is not.
+    Corrupt,
+}
+
+impl Checked {
+    /// The name in every output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unverified => "unverified",
+            Self::Verified => "verified",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// Compares one answer. The hasher is given back as soon as the answer is complete.
+#[derive(Debug)]
+pub struct Contents {
+    digester: Digester,
+    /// The position of the next token to be hashed.
+    next: u64,
+    ahead: Option<Box<Ahead>>,
+    /// Where the terminator is, and what it said.
+    end: Option<(u64, Option<Digest>)>,
+    checked: Checked,
+    is_over: bool,
+}
+
+#[derive(Debug, Default)]
+struct Ahead {
+    tokens: BTreeMap<u64, Box<str>>,
+    bytes: usize,
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        let checked = Checked::Unverified;
+        Self { digester: Digester::default(), next: 1, ahead: None, end: None, checked, is_over: false }
+    }
+}
+
+impl Contents {
+    /// The token at `seq` arrived for the first time.
+    pub fn token(&mut self, seq: u64, content: &str) {
+        if self.is_over || seq < self.next {
+            return;
+        }
+        if seq > self.next {
+            let ahead = self.ahead.get_or_insert_default();
+            ahead.bytes += content.len() + OVERHEAD;
+            if ahead.bytes > MOST_AHEAD {
+                self.give_up();
+            } else {
+                ahead.tokens.insert(seq, content.into());
+            }
+            return;
+        }
+        self.digester.token(content);
+        self.next += 1;
+        while let Some(token) = self.ahead.as_mut().and_then(|ahead| ahead.tokens.remove(&self.next)) {
+            self.digester.token(&token);
+            self.next += 1;
+        }
+        self.compare();
+    }
+
+    /// The terminator at `seq` arrived.
+    pub fn ended(&mut self, seq: u64, digest: Option<Digest>) {
+        self.end.get_or_insert((seq, digest));
+        self.compare();
+    }
+
+    fn compare(&mut self) {
+        let Some((_, digest)) = self.end.filter(|(seq, _)| *seq == self.next && !self.is_over) else {
+            return;
+        };
+        self.checked = match digest {
+            None => Checked::Unverified,
+            Some(said) if said == self.digester.digest() => Checked::Verified,
+            Some(_) => Checked::Corrupt,
+        };
+        self.give_up();
+    }
+
+    /// Compares nothing more, and gives the memory back.
+    pub fn give_up(&mut self) {
+        self.is_over = true;
+        self.ahead = None;
+        self.digester = Digester::default();
+    }
+
+    /// What is known by now.
+    #[must_use]
+    pub const fn checked(&self) -> Checked {
+        self.checked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn digest<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Digest {
+        let mut digester = Digester::default();
+        tokens.into_iter().for_each(|token| digester.token(token));
+        digester.digest()
+    }
+
+    #[test]
+    fn without_a_digest_or_with_a_hole_nothing_is_verified() {
+        let mut contents = Contents::default();
+        contents.token(1, "a");
+        contents.ended(2, None);
+        assert_eq!(contents.checked(), Checked::Unverified);
+        let mut contents = Contents::default();
+        contents.token(2, "b");
+        contents.ended(3, Some(digest(["a", "b"])));
+        assert_eq!(contents.checked(), Checked::Unverified);
+        contents.token(1, "a");
+        assert_eq!(contents.checked(), Checked::Verified, "it came late");
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut contents = Contents::default();
+        let long = "x".repeat(1_000);
+        (2..100).for_each(|seq| contents.token(seq, &long));
+        assert!(contents.ahead.is_none());
+        contents.token(1, "a");
+        contents.ended(100, Some(digest(["a"])));
+        assert_eq!(contents.checked(), Checked::Unverified);
+    }
+
+    proptest! {
+        /// Whatever the order of arrival: the same tokens are verified, one that differs is not.
+        #[test]
+        fn the_order_of_arrival_does_not_matter(
+            tokens in prop::collection::vec(".{0,8}", 1..30), order in any::<u64>(), change in prop::option::of(0usize..30),
+        ) {
+            let sent = digest(tokens.iter().map(String::as_str));
+            let mut arrivals: Vec<u64> = (0..=tokens.len() as u64).collect();
+            arrivals.sort_by_key(|at| (at + 1).wrapping_mul(order | 1).rotate_left(17));
+            let mut contents = Contents::default();
+            for at in arrivals {
+                match tokens.get(at as usize) {
+                    Some(token) if change == Some(at as usize) => contents.token(at + 1, &format!("{token}!")),
+                    Some(token) => contents.token(at + 1, token),
+                    None => contents.ended(at + 1, Some(sent)),
+                }
+            }
+            let changed = change.is_some_and(|change| change < tokens.len());
+            prop_assert_eq!(contents.checked(), if changed { Checked::Corrupt } else { Checked::Verified });
+        }
+    }
+}
