@@ -45,6 +45,8 @@ pub(crate) async fn answer<B>(gateway: &Arc<Gateway>, peer: Peer, mut request: R
 
 /// Admits the request, attaches its session, and leaves the rest to the session's task.
 async fn upgrade<B>(gateway: &Arc<Gateway>, peer: Peer, request: &mut Request<B>) -> Result<Answer, Refusal> {
+    // Before the drain is looked at: one that begins later waits for this answer and its socket.
+    let _opening = gateway.sessions.token();
     if gateway.draining.is_cancelled() {
         return Err(Refusal::Draining);
     }

@@ -9,10 +9,10 @@ use protocol::{Gaps, Position, SessionId};
 use redis::ScriptInvocation;
 use std::{sync::Arc, time::Duration};
 
-/// How long Redis may take to execute an attachment. Later the client may be gone, and the session must stay with its holder.
-const DEADLINE: Duration = Duration::from_millis(500);
-/// How often it is tried.
-const ATTEMPTS: usize = 2;
+/// How long Redis may take to execute an attachment, on each attempt. Later the client may be gone, and the session must stay
+/// with its holder. The second attempt has more time: the client is still there, Redis answers again, and one that is merely slow
+/// for everybody should still let clients in.
+const DEADLINES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
 pub(super) async fn attach(
     inner: &Arc<Inner>,
@@ -48,14 +48,14 @@ pub(super) async fn attach(
 /// Takes the session over, unless Redis executes the call too late: then the time is measured and the call made once more.
 async fn take(inner: &Inner, session: SessionId, start: Start) -> Result<Attached, AttachError> {
     let after = start.named().filter(|&position| position != Position::ZERO);
-    for _ in 0..ATTEMPTS {
+    for deadline in DEADLINES {
         // The connection first: the clock is never older than it.
         let mut connection = inner.commands.connection()?;
         let now_ms = match inner.clock.now_ms() {
             Some(now_ms) => now_ms,
             None => measure(inner).await?,
         };
-        let deadline_ms = now_ms + u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
+        let deadline_ms = now_ms + u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         let script = script(inner, session, after, deadline_ms);
         let answer = script.invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))?;
         match read(answer)? {

@@ -129,6 +129,26 @@ async fn the_close_frames_have_no_peak() {
     soon(&mut proxy.task).await.unwrap().unwrap();
 }
 
+/// A request that was being answered when the drain began: its socket is told to move before the gateway ends.
+#[tokio::test]
+async fn a_socket_that_opens_during_the_drain_is_told_too() {
+    let writer = Writer::new().await;
+    let (first, mut draining) = (Proxy::start(&writer.bus).await, Proxy::start(&writer.bus).await);
+    // Its successor waits for the answer to its close frame, which never comes.
+    let _deaf = first.connect(writer.session).await;
+    let (address, request) = (draining.address, draining.request(writer.session));
+    let opening = tokio::spawn(async move { Client::open(address, request).await.unwrap() });
+    first.metric(r#"wsproxy_closes_total{reason="taken_over"} 1"#).await;
+    draining.shutdown.cancel();
+    let mut client = soon(opening).await.unwrap();
+    assert!(matches!(client.next().await, Seen::Close(1012, _)));
+    // The client has not answered yet.
+    tokio::time::sleep(100 * MILLISECOND).await;
+    assert!(!draining.task.is_finished(), "the gateway ended before its last socket");
+    assert_eq!(client.next().await, Seen::End);
+    soon(&mut draining.task).await.unwrap().unwrap();
+}
+
 /// Streams run through a drain: each client moves when told, and has every token once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_streams_move_without_a_loss() {
