@@ -69,11 +69,12 @@ pub fn is_retryable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502..=504)
 }
 
-/// `Retry-After` in whole seconds. A date, which needs a wall clock, is not read.
+/// `Retry-After-Ms`, or `Retry-After` in whole seconds. A date, which needs a wall clock, is not read.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse().ok();
+    let exact = number("retry-after-ms").map(Duration::from_millis);
+    exact.or_else(|| number(RETRY_AFTER.as_str()).map(Duration::from_secs))
 }
 
 #[cfg(test)]
@@ -138,6 +139,9 @@ mod tests {
             assert_eq!(retry_after(&headers), seconds.map(Duration::from_secs), "{text}");
         }
         assert_eq!(retry_after(&HeaderMap::new()), None);
+        let both = [("retry-after", "3"), ("retry-after-ms", "2100")];
+        let both = both.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        assert_eq!(retry_after(&HeaderMap::from_iter(both)), Some(Duration::from_millis(2100)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Whether a request may become a socket, and where its stream starts. Pure checks over the request's head; what needs
 //! the bus or a free seat is decided elsewhere.
 
+use crate::rate::whole_seconds;
 use bus::Start;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use protocol::{ParsePositionError, SessionId, TokenError, Verifier, parse_ws_path};
@@ -27,10 +28,10 @@ pub(crate) enum Refusal {
     Draining,
     #[error("gateway is full, try again later")]
     Full,
-    #[error("too many clients connect at once, try again in {retry_after} s")]
+    #[error("too many clients connect at once, try again in {} s", whole_seconds(*wait))]
     Rate {
-        /// In seconds.
-        retry_after: u64,
+        /// Until there is a place.
+        wait: Duration,
     },
     #[error("not found: {0}")]
     NotFound(String),
@@ -75,9 +76,8 @@ impl Refusal {
     /// The header that tells the client what to do.
     pub(crate) fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
         let (name, value) = match self {
-            Self::Rate { retry_after } | Self::BadTokens { retry_after } => {
-                return Some((header::RETRY_AFTER, (*retry_after).into()));
-            }
+            Self::Rate { wait } => return Some((header::RETRY_AFTER, whole_seconds(*wait).into())),
+            Self::BadTokens { retry_after } => return Some((header::RETRY_AFTER, (*retry_after).into())),
             Self::Draining => (header::RETRY_AFTER, "1"),
             Self::Full | Self::BusDown => (header::RETRY_AFTER, "2"),
             Self::NotAnUpgrade => (header::UPGRADE, "websocket"),
@@ -86,6 +86,14 @@ impl Refusal {
             _ => return None,
         };
         Some((name, HeaderValue::from_static(value)))
+    }
+
+    /// When to come back, in milliseconds, where whole seconds would keep the client away for longer than needed.
+    pub(crate) fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Rate { wait } => u64::try_from(wait.as_micros().div_ceil(1000)).ok(),
+            _ => None,
+        }
     }
 
     /// The label of the metric `wsproxy_upgrades_total`.

@@ -96,7 +96,7 @@ impl Gateway {
     pub(crate) fn enter(&self) -> Result<(), Refusal> {
         let Some(throttle) = &self.throttle else { return Ok(()) };
         let entered = throttle.lock().enter(self.terms.opened.elapsed());
-        entered.map_err(|retry_after| Refusal::Rate { retry_after })
+        entered.map_err(|wait| Refusal::Rate { wait })
     }
 
     /// Returns what a client with a bad token is told: why, or that there were too many from its address.

@@ -100,6 +100,9 @@ fn refuse(refusal: &Refusal) -> Answer {
     if let Some((name, value)) = refusal.header() {
         answer.headers_mut().insert(name, value);
     }
+    if let Some(wait) = refusal.retry_after_ms() {
+        answer.headers_mut().insert("retry-after-ms", wait.into());
+    }
     let connection = match refusal.status() {
         StatusCode::UPGRADE_REQUIRED => Some("upgrade"),
         // The next attempt costs a connection.

@@ -1,7 +1,7 @@
 //! How many upgrades a second are let in, and when those who were not should come back: pure arithmetic over the time that
 //! its caller tells. It owns no clock and remembers nobody; whom it refuses only moves the next one's place.
 
-use crate::rate::{Rate, whole_seconds};
+use crate::rate::Rate;
 use std::time::Duration;
 
 /// Nobody is told to stay away for longer: beyond it, places are given out from the front again.
@@ -26,8 +26,8 @@ impl Throttle {
     /// One upgrade at `now`, which never runs backwards.
     ///
     /// # Errors
-    /// The bucket is empty: the whole seconds after which there is a place that nobody refused before was sent to.
-    pub(crate) fn enter(&mut self, now: Duration) -> Result<(), u64> {
+    /// The bucket is empty: the time after which there is a place that nobody refused before was sent to.
+    pub(crate) fn enter(&mut self, now: Duration) -> Result<(), Duration> {
         let spent = self.rate.after(self.spent, now);
         let excess = self.rate.excess(spent, now);
         if excess.is_zero() {
@@ -37,13 +37,14 @@ impl Throttle {
         let next = now + excess;
         let place = next.max(self.promised + self.rate.interval);
         self.promised = if place > now + HORIZON { next } else { place };
-        Err(whole_seconds(self.promised - now))
+        Err(self.promised - now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rate::whole_seconds;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -51,8 +52,8 @@ mod tests {
     fn storm(throttle: &mut Throttle, now: Duration, count: usize) -> (usize, BTreeMap<u64, usize>) {
         let mut told = BTreeMap::new();
         for _ in 0..count {
-            if let Err(seconds) = throttle.enter(now) {
-                *told.entry(seconds).or_default() += 1;
+            if let Err(wait) = throttle.enter(now) {
+                *told.entry(whole_seconds(wait)).or_default() += 1;
             }
         }
         (count - told.values().sum::<usize>(), told)
@@ -84,6 +85,15 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_back_at_the_told_instant_is_let_in() {
+        let mut throttle = Throttle::new(50, 50).unwrap();
+        let waits: Vec<_> = (0..200).filter_map(|_| throttle.enter(Duration::ZERO).err()).collect();
+        assert_eq!(waits.len(), 150);
+        assert_eq!(waits[0], Duration::from_millis(20), "not a whole second");
+        assert!(waits.into_iter().all(|wait| throttle.enter(wait) == Ok(())));
+    }
+
+    #[test]
     fn an_endless_storm_fills_every_second_of_the_horizon_alike() {
         let (_, told) = storm(&mut Throttle::new(10, 10).unwrap(), Duration::ZERO, 10 + 600);
         assert_eq!(told.len() as u64, HORIZON.as_secs());
@@ -104,7 +114,7 @@ mod tests {
                 now += Duration::from_micros(wait);
                 match throttle.enter(now) {
                     Ok(()) => entered.push(now),
-                    Err(seconds) => prop_assert!((1..=HORIZON.as_secs()).contains(&seconds), "{}", seconds),
+                    Err(wait) => prop_assert!(!wait.is_zero() && wait <= HORIZON, "{:?}", wait),
                 }
             }
             for (first, from) in entered.iter().enumerate() {

@@ -188,6 +188,8 @@ async fn a_storm_is_sent_away_and_told_when_to_come_back() {
         let (status, detail, headers) = proxy.refusal(proxy.request(writer.session)).await;
         assert_eq!(status, 503, "{detail}");
         told.push(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap());
+        let exact = headers["retry-after-ms"].to_str().unwrap().parse::<u64>().unwrap();
+        assert!(exact <= told[told.len() - 1] * 1000, "{exact} ms");
     }
     assert!(told.is_sorted() && told[0] >= 1 && told[2] > told[0], "each is sent behind the last: {told:?}");
     proxy.metric(r#"wsproxy_upgrades_total{result="rate"} 3"#).await;
