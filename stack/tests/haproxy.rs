@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -135,4 +135,54 @@ fn calls_share_connections_to_a_server_while_sockets_hold_most_descriptors() {
         assert_eq!(read.kind(), ErrorKind::WouldBlock, "{read}");
     }
     assert!(after - before <= 1, "{} connections for 20 calls beside {} sockets", after - before, held.len());
+}
+
+/// Answers every request with 200, and notes whether one asked for `/slow`.
+fn watch(listener: TcpListener) -> Arc<AtomicBool> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&asked);
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let seen = Arc::clone(&seen);
+            thread::spawn(move || {
+                for line in BufReader::new(&socket).lines().map_while(Result::ok) {
+                    if line.contains("/slow") {
+                        seen.store(true, Ordering::Relaxed);
+                    }
+                    if line.is_empty() {
+                        let _ = (&socket).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                    }
+                }
+            });
+        }
+    });
+    asked
+}
+
+/// A body that has not come whole waits in HAProxy, where it costs a buffer that is there anyway.
+#[test]
+fn a_slow_body_does_not_reach_a_server() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let server = listener.local_addr().expect("an address").to_string();
+    let asked = watch(listener);
+    let _haproxy = Haproxy::start(directory.path(), &server);
+    let door = directory.path().join("api.sock");
+    let deadline = Instant::now() + PATIENCE;
+    while call(&mut connect(&door)) != "200" {
+        assert!(Instant::now() < deadline, "haproxy does not find its server");
+    }
+    let mut slow = connect(&door);
+    slow.write_all(b"POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n1234")
+        .expect("most of a call");
+    for _ in 0..20 {
+        assert_eq!(call(&mut connect(&door)), "200");
+    }
+    assert!(!asked.load(Ordering::Relaxed), "a server has the head of a call whose body is not there");
+    slow.write_all(b"5").expect("the rest of a call");
+    let deadline = Instant::now() + PATIENCE;
+    while !asked.load(Ordering::Relaxed) {
+        assert!(Instant::now() < deadline, "the whole call does not reach a server");
+        thread::yield_now();
+    }
 }
