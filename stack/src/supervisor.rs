@@ -8,6 +8,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use guard::{Acceptor, accept_now};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -28,9 +29,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-/// Pause after the system refused to accept, for want of descriptors as a rule.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 const MAX_CALLERS: usize = 16;
 /// Well below what a caller waits for the next byte of an order's answer, and above what it waits for a question's.
@@ -150,6 +148,7 @@ async fn obey(native: &Native, request: Request) -> Response {
 /// users orders are taken.
 async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>, trusts: fn(u32) -> bool) {
     let seats = Arc::new(Semaphore::new(MAX_CALLERS));
+    let mut acceptor = Acceptor::default();
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let stream = tokio::select! {
@@ -157,12 +156,12 @@ async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>, trusts: fn(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    warn!(%error, "cannot take a caller in");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    acceptor.failed(&error, || accept_now(listener.accept())).await;
                     continue;
                 }
             },
         };
+        acceptor.accepted();
         let orders = orders.clone();
         tokio::spawn(async move {
             let _seat = seat;

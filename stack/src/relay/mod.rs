@@ -8,6 +8,7 @@ mod tests;
 
 pub(crate) use conduct::{Conduct, Flow};
 
+use guard::{Acceptor, accept_now};
 use pump::{pump, until_open};
 use std::{
     fmt, fs, io,
@@ -26,12 +27,10 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::either::Either;
-use tracing::warn;
 
 /// As many as HAProxy takes on one machine.
 const MAX_CONNECTIONS: usize = 100_000;
 const BACKLOG: u32 = 16_384;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a socket listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,15 +238,16 @@ async fn connect(target: &Address) -> io::Result<Stream> {
 
 async fn accept(listener: Listener, shared: Arc<Shared>) {
     let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut acceptor = Acceptor::default();
     loop {
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) => {
-                warn!(%error, target = %shared.target, "a relay cannot take a connection in");
-                sleep(ACCEPT_PAUSE).await;
+                acceptor.failed(&error, || accept_now(listener.accept())).await;
                 continue;
             }
         };
+        acceptor.accepted();
         shared.counters.accepted.fetch_add(1, Relaxed);
         let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
             shared.counters.refused.fetch_add(1, Relaxed);
