@@ -57,6 +57,9 @@ pub fn parse(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Variab
                 _ => expand(without_comment(start), &lookup, 0),
             };
             variables.insert(name.to_owned(), Entry { line: line_number, value });
+        } else if let Some(name) = unassigned(line) {
+            let value = Err("there is no `=` behind the name: expected NAME=value".to_owned());
+            variables.insert(name.to_owned(), Entry { line: line_number, value });
         }
         number += taken;
     }
@@ -72,6 +75,14 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once(['=', ':'])?;
     let name = name.trim_end();
     is_name(name).then(|| (name, value.trim_start()))
+}
+
+/// A name in capitals with something behind it that is no value. Whoever knows the name meant it as a variable.
+fn unassigned(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let (name, rest) = line.strip_prefix("export ").unwrap_or(line).trim_start().split_once([' ', '\t'])?;
+    let is_variable = is_name(name) && !name.contains(|c: char| c.is_ascii_lowercase());
+    (is_variable && !rest.trim().is_empty()).then_some(name)
 }
 
 fn is_name(name: &str) -> bool {
@@ -295,6 +306,8 @@ mod tests {
 
     #[test]
     fn a_quotation_mark_that_is_never_closed_costs_its_own_line_alone() {
+        assert_eq!(read("A 4\n  export B\t4\nsome words\nC \n").keys().collect::<Vec<_>>(), ["A", "B"]);
+        assert!(read("A 4")["A"].value.as_ref().unwrap_err().contains("expected NAME=value"));
         let variables = read("C=\"never closed\nD=4\n");
         assert!(variables["C"].value.as_ref().unwrap_err().contains("without a closing one"));
         assert_eq!((variables["D"].line, variables["D"].value.clone()), (2, Ok("4".to_owned())));

@@ -1,7 +1,7 @@
 //! What the program says on stderr: at once, or, while a full-screen view has the terminal, after it.
 //! It keeps the first ones alone and counts the others; nothing here waits for anybody.
 
-use crate::output::uncontrolled_lines;
+use crate::output::undirected;
 use parking_lot::Mutex;
 use std::io::{self, Write};
 
@@ -40,7 +40,7 @@ impl Held {
 /// Says a line.
 pub fn tell(line: &str) {
     let mut stderr = Stderr;
-    let _ = writeln!(stderr, "{}", uncontrolled_lines(line));
+    let _ = writeln!(stderr, "{}", undirected(line));
 }
 
 /// Stderr for whoever writes lines: the log.

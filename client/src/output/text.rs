@@ -90,9 +90,9 @@ fn checks(page: &mut Page, run: &RunData, conclusion: &Conclusion) {
 fn findings(page: &mut Page, run: &RunData, info: &RunInfo) {
     let findings = super::info::findings(run, info);
     for finding in &findings {
-        page.sentence("! ", &printable(&format!("{}: {}", finding.title, finding.evidence)));
+        page.sentence("! ", &format!("{}: {}", finding.title, finding.evidence));
         for explained in &finding.explains {
-            page.sentence("    - ", &printable(&format!("{}: {}", explained.title, explained.evidence)));
+            page.sentence("    - ", &format!("{}: {}", explained.title, explained.evidence));
         }
     }
     if !findings.is_empty() {

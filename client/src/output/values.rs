@@ -1,6 +1,8 @@
 //! Values as a person reads them.
 //! They lose digits and control characters here, and nowhere else.
 
+use std::borrow::Cow;
+
 /// A server's text must not steer the terminal, nor fill it.
 pub(crate) fn printable(text: &str) -> String {
     const MOST: usize = 200;
@@ -42,6 +44,17 @@ pub(super) fn escaped_json(text: &str) -> String {
         }
     }
     out
+}
+
+/// The same text with bidirectional control characters escaped and everything else kept: for texts that have colours.
+pub(crate) fn undirected(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_bidirectional) {
+        return Cow::Borrowed(text);
+    }
+    let piece = |c: char| {
+        if is_bidirectional(c) { c.escape_unicode().to_string() } else { c.to_string() }
+    };
+    Cow::Owned(text.chars().map(piece).collect())
 }
 
 /// A message of several lines with its lines kept, and each of them as [`uncontrolled`] makes it.
@@ -90,6 +103,7 @@ mod tests {
         let escaped = escaped_json(&json.to_string());
         assert_eq!(escaped, r#"{"a\u202e":"\u2066é"}"#);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), json);
+        assert_eq!(undirected("\x1b[1ma\u{202e}\x1b[0m\n"), "\x1b[1ma\\u{202e}\x1b[0m\n");
         assert_eq!(uncontrolled_lines("a\nb\x1b\u{2067}"), "a\nb \\u{2067}");
     }
 }

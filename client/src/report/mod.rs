@@ -100,5 +100,15 @@ mod tests {
         let page = fs::read_to_string(write(&dir.path().join("a.csv")).unwrap()).unwrap();
         assert!(page.contains("&lt;script&gt;") && !page.contains(evil), "{page}");
         assert_eq!(page.matches("<script").count(), 1, "the page's own");
+        let turned = serde_json::json!({
+            "run_id": "a\u{202e}b", "verdict": "PASS", "verdict_reason": "\u{2066}c", "config": { "k\u{200f}": "\u{61c}" },
+            "findings": [{ "title": "t", "evidence": "e", "explains": [{ "title": "\u{202d}x", "evidence": "y" }] }],
+        });
+        fs::write(dir.path().join("a_summary.json"), turned.to_string()).unwrap();
+        fs::write(dir.path().join("a_failures.csv"), "Name,Error\n'=1+1,\u{2067}z\n").unwrap();
+        let page = fs::read_to_string(write(&dir.path().join("a.csv")).unwrap()).unwrap();
+        assert!(page.contains("a\\u{202e}b") && page.contains("\\u{202d}x"), "{page}");
+        assert!(page.contains(">=1+1<") && page.contains("\\u{2067}z"), "as it was, and visible: {page}");
+        assert!(!page.contains(['\u{202e}', '\u{2066}', '\u{200f}', '\u{61c}', '\u{202d}', '\u{2067}']));
     }
 }

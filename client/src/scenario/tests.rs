@@ -88,6 +88,7 @@ fn what_is_wrong_with_a_dotenv_file_names_line_and_variable() {
         }
     };
     check("# mine\nQUERIES_PER_CLIENT=3\nCLIENTS=many\n", &["line 3: CLIENTS", "'many'"]);
+    check("# mine\nCLIENTS 4\n", &["line 2: CLIENTS: there is no `=`"]);
     check("LOAD_BURST=maybe", &["line 1: LOAD_BURST", "expected yes or no"]);
     check("\nLOAD_TOKEN=\"hush", &["line 2: LOAD_TOKEN", "without a closing one"]);
     check("CLIENTS=${N:?set N first}", &["line 1: CLIENTS", "N has no value: set N first"]);

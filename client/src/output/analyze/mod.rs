@@ -90,18 +90,18 @@ pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, AnalyzeError
                 all.merge(&analysis);
                 read_files += 1;
             }
-            Err(error) if error.other_columns && is_companion(path) => skipped.push(error),
+            Err(error) if error.other_columns && is_companion(path) => skipped.push((path, error)),
             Err(error) => return Err(error),
         }
     }
     if read_files == 0 && !skipped.is_empty() {
-        return Err(skipped.remove(0));
+        return Err(skipped.remove(0).1);
     }
     if read_files > 1 {
         text::print(&mut page, &all, &format!("all {read_files} files together"));
     }
     if !skipped.is_empty() {
-        let names: Vec<_> = skipped.iter().map(|error| printable(&error.place)).collect();
+        let names: Vec<_> = skipped.iter().map(|(path, _)| path.display().to_string()).collect();
         page.sentence("note: ", &format!("skipped, because they hold no queries: {}", names.join(", ")));
     }
     Ok(page.finish())
