@@ -79,7 +79,7 @@ fn dispatch(c: &mut Criterion) {
     let lanes = Lanes::default();
     let channels: Vec<String> = (0..SESSIONS).map(|n| Names::default().down(session(n))).collect();
     let mut fence = Vec::new();
-    encode_fence(&mut fence, GENERATION, Position::ZERO);
+    encode_fence(&mut fence, GENERATION, Some(Position::ZERO));
     for (n, channel) in (0..SESSIONS).zip(&channels) {
         lanes.open(session(n), Arc::new(Nowhere));
         assert!(lanes.message(channel.as_bytes(), &fence));

@@ -31,6 +31,8 @@ struct State {
     unproven: bool,
     /// Which attachment of the session this is: 0 until the broker has numbered it.
     epoch: u64,
+    /// The last position that was published, where nothing is logged.
+    published: Position,
     /// The highest epoch that is known to have taken the session over.
     superseded_by: u64,
     /// The highest epoch that is known to have been released, and the cursor that was kept then.
@@ -65,6 +67,7 @@ impl Slot {
             start: Position::ZERO,
             unproven: false,
             epoch: 0,
+            published: Position::ZERO,
             superseded_by: 0,
             released: (0, Position::ZERO),
             ended: false,
@@ -190,7 +193,9 @@ impl Slot {
         }
         let step = match self.delivery {
             Delivery::Log => state.lane.live(prefix),
-            Delivery::PubSub if prefix.kind.is_for_client() => Step::Forward,
+            Delivery::PubSub if prefix.kind.is_for_client() => {
+                return self.published(&mut state, prefix, frame);
+            }
             Delivery::PubSub => Step::Note,
         };
         match step {
@@ -201,6 +206,7 @@ impl Slot {
                 Counters::add(&self.counters.fell_behind, 1);
                 self.outlet.behind();
             }
+            Step::Gap { from, to } => self.gap(from, to),
         }
     }
 
@@ -268,6 +274,23 @@ impl Slot {
         let at = state.lane.last();
         self.outlet.caught_up(at);
         PageEnd::Live(at)
+    }
+
+    /// Without a log a peer that ends a dead server's query does not know its last position: it names sequence 0, and the
+    /// event gets the next one here.
+    fn published(&self, state: &mut State, prefix: Prefix, frame: &[u8]) {
+        let Position { generation, seq } = prefix.position;
+        if seq > 0 {
+            state.published = prefix.position;
+            return self.forward(prefix, frame);
+        }
+        let last = Some(state.published).filter(|last| last.generation == generation);
+        let position = last.unwrap_or(prefix.position).next();
+        state.published = position;
+        let unnumbered = format!(r#"{{"id":"{}""#, prefix.position);
+        let rest = frame.strip_prefix(unnumbered.as_bytes()).unwrap_or_default();
+        let numbered = [format!(r#"{{"id":"{position}""#).as_bytes(), rest].concat();
+        self.forward(Prefix { position, ..prefix }, &numbered);
     }
 
     fn forward(&self, prefix: Prefix, frame: &[u8]) {

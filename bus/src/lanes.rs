@@ -69,7 +69,7 @@ mod tests {
         let say = |seq: u64| {
             let mut frame = Vec::new();
             match seq {
-                0 => encode_fence(&mut frame, 1, Position::ZERO),
+                0 => encode_fence(&mut frame, 1, Some(Position::ZERO)),
                 _ => encode_token(&mut frame, Position::new(1, seq), "x", "q", 0, 0),
             }
             assert!(lanes.message(channel.as_bytes(), &frame));

@@ -180,6 +180,8 @@ impl Broker for MemoryBroker {
             owner: HERE,
             now_ms: unix_ms(),
             keep: self.0.config.log_entries,
+            known: 0,
+            whole: true,
         };
         let logged = self.0.is_logged();
         let claimed = self.0.step(id, &mut state, |record, out| record.claim(claiming, logged, out));
@@ -215,7 +217,7 @@ impl Broker for MemoryBroker {
         let mut state = session.state.lock();
         state.touched = Instant::now();
         let logged = self.0.is_logged();
-        Ok(self.0.step(id, &mut state, |record, out| record.close(logged, out)))
+        Ok(self.0.step(id, &mut state, |record, out| record.close(true, logged, out)))
     }
 
     async fn attach(

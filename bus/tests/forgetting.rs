@@ -9,7 +9,9 @@ use std::{
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
-use support::{Fixture, PATIENCE, Reader, as_it_is, expected, open, query_batch, ready};
+use support::{
+    Fixture, PATIENCE, PrivateRedis, Reader, as_it_is, expected, open, query_batch, ready, with_pubsub,
+};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -177,7 +179,7 @@ struct Standing {
 }
 
 impl Standing {
-    fn start(bus: &Fixture) -> Self {
+    fn start(bus: &Fixture, adjust: support::Adjust) -> Self {
         let (orders, inbox) = mpsc::channel::<Option<Duration>>();
         let (give, take) = mpsc::channel();
         let url = bus.redis.as_ref().expect("a Redis").url();
@@ -187,6 +189,7 @@ impl Standing {
             runtime.block_on(async move {
                 let mut config = bus::BusConfig::new(url, "standing");
                 config.name_prefix = "test:".to_owned();
+                adjust(&mut config);
                 let server = bus::open(config).expect("a bus");
                 ready(&server).await;
                 give.send(server).expect("somebody waits");
@@ -216,7 +219,7 @@ impl Drop for Standing {
 #[tokio::test]
 async fn a_dead_servers_query_ends_within_five_seconds_and_nothing_follows() {
     let bus = Fixture::redis(as_it_is).await;
-    let standing = Standing::start(&bus);
+    let standing = Standing::start(&bus, as_it_is);
     let (session, healthy) = (bus.session().await, bus.session().await);
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = claim(&standing.server, session, "lost").await.generation;
@@ -240,6 +243,131 @@ async fn a_dead_servers_query_ends_within_five_seconds_and_nothing_follows() {
     again.until_events(&expected(next, 1)).await;
     let taken = append(&bus.server, &query_batch(healthy, running, 1..=1, true)).await;
     assert_eq!(taken.stale, [], "a healthy query was ended");
+}
+
+#[tokio::test]
+async fn a_dead_servers_query_ends_without_a_log_too() {
+    let bus = Fixture::redis(with_pubsub).await;
+    let standing = Standing::start(&bus, with_pubsub);
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = claim(&standing.server, session, "lost").await.generation;
+    append(&standing.server, &query_batch(session, generation, 1..=3, false)).await;
+    reader.until_events(&expected(generation, 2)).await;
+    standing.orders.send(Some(Duration::from_secs(5))).unwrap();
+    reader.until_events(&expected(generation, 3)).await;
+}
+
+/// Another server, as far as its heartbeats are concerned.
+struct Peer {
+    connection: redis::aio::MultiplexedConnection,
+    beat: u64,
+}
+
+impl Peer {
+    async fn start(redis: &PrivateRedis) -> Self {
+        let mut peer = Self { connection: redis.connection().await, beat: 0 };
+        peer.beat("old").await;
+        peer
+    }
+
+    async fn beat(&mut self, restored: &str) {
+        self.beat += 1;
+        let mut beat = redis::cmd("HSET");
+        beat.arg("test:servers").arg("peer").arg(format!("{} restored={restored}", self.beat));
+        let () = beat.query_async(&mut self.connection).await.expect("HSET");
+    }
+
+    async fn mark(&mut self) -> String {
+        redis::cmd("GET").arg("test:bus:mark").query_async(&mut self.connection).await.expect("GET")
+    }
+
+    /// The fence at the beginning of the session's log.
+    async fn first_fence(&mut self, session: SessionId) -> String {
+        let mut first = redis::cmd("XRANGE");
+        first.arg(format!("test:session:{session}:log")).arg("-").arg("+").arg("COUNT").arg(1);
+        let entries: Vec<(String, (String, String))> =
+            first.query_async(&mut self.connection).await.expect("XRANGE");
+        entries[0].1.1.clone()
+    }
+}
+
+async fn try_claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Result<Claim, ClaimError> {
+    bus.claim(session, ClaimRequest { query_id: query.to_owned(), answer: String::new() }).await
+}
+
+#[tokio::test]
+async fn claims_wait_for_a_peer_that_still_restores() {
+    let bus = Fixture::redis(as_it_is).await;
+    let mut peer = Peer::start(bus.redis.as_ref().unwrap()).await;
+    let session = bus.session().await;
+    // Long enough that the peer was seen in an answer, and is known when Redis has lost it.
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    flush(&bus).await;
+    let lost = Instant::now();
+    while lost.elapsed() < Duration::from_millis(3_600) {
+        let claimed = try_claim(&bus.server, session, "q").await;
+        assert!(matches!(claimed, Err(ClaimError::Bus(BusError::Restoring))), "{claimed:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        peer.beat("old").await;
+    }
+    let mark = peer.mark().await;
+    peer.beat(&mark).await;
+    timeout(Duration::from_secs(1), claim(&bus.server, session, "q")).await.expect("all have restored");
+    assert!(peer.first_fence(session).await.contains(r#""prev":"0-0""#));
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_come_back_is_given_up_and_the_fence_says_so() {
+    let bus = Fixture::redis(as_it_is).await;
+    let mut peer = Peer::start(bus.redis.as_ref().unwrap()).await;
+    let session = bus.session().await;
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    flush(&bus).await;
+    let lost = Instant::now();
+    claim(&bus.server, session, "q").await;
+    let took = lost.elapsed();
+    assert!(took > Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
+    let fence = peer.first_fence(session).await;
+    assert!(fence.contains(r#""prev":null"#), "{fence}");
+}
+
+#[tokio::test]
+async fn a_server_that_starts_after_the_loss_knows_that_redis_is_young() {
+    let bus = Fixture::redis(as_it_is).await;
+    flush(&bus).await;
+    ready(&bus.server).await;
+    let fresh = open(bus.redis.as_ref().unwrap(), "fresh", Role::Server, as_it_is);
+    ready(&fresh).await;
+    let stranger = SessionId::new(Uuid::new_v4());
+    let unsure = try_claim(&fresh, stranger, "q").await;
+    assert!(matches!(unsure, Err(ClaimError::Bus(BusError::Restoring))), "{unsure:?}");
+    bus.redis.as_ref().unwrap().age().await;
+    let unknown = timeout(PATIENCE, async {
+        loop {
+            match try_claim(&fresh, stranger, "q").await {
+                Err(ClaimError::Bus(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+                other => return other,
+            }
+        }
+    });
+    let unknown = unknown.await.expect("an answer");
+    assert!(matches!(unknown, Err(ClaimError::Unknown)), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_call_for_an_earlier_query_is_recognised_after_a_loss() {
+    let bus = Fixture::redis(as_it_is).await;
+    let session = bus.session().await;
+    for query in ["first", "second", "third"] {
+        bus.play(session, query, 1).await;
+    }
+    flush(&bus).await;
+    assert!(claim(&bus.server, session, "third").await.repeat_of.is_some());
+    for query in ["first", "second"] {
+        let again = try_claim(&bus.server, session, query).await;
+        assert!(matches!(again, Err(ClaimError::Past)), "{query}: {again:?}");
+    }
 }
 
 #[tokio::test]

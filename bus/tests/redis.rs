@@ -94,14 +94,14 @@ async fn fence_and_marker_are_the_protocols_own() {
     let entries: Vec<LogEntry> =
         redis::cmd("XRANGE").arg(log).arg("-").arg("+").query_async(&mut connection).await.unwrap();
     let (mut fence, mut closed) = (Vec::new(), Vec::new());
-    encode_fence(&mut fence, generation, Position::ZERO);
+    encode_fence(&mut fence, generation, Some(Position::ZERO));
     encode_closed(&mut closed, Position::new(generation, 3));
     assert_eq!(entries[0].1[0].1, fence);
     assert_eq!(entries[3].1[0].1, closed);
     for (id, fields) in &entries {
         assert_eq!(Prefix::parse(&fields[0].1).unwrap().position, id.parse().unwrap());
     }
-    assert_eq!(Prefix::parse(&fence).unwrap().kind, Kind::Fence { prev: Position::ZERO });
+    assert_eq!(Prefix::parse(&fence).unwrap().kind, Kind::Fence { prev: Some(Position::ZERO) });
 }
 
 #[tokio::test]

@@ -19,8 +19,14 @@ pub enum Kind {
     Error,
     /// A claim: what came before `prev` is all there is of earlier generations. Never sent to a client.
     Fence {
-        /// The last position of the generation before.
-        prev: Position,
+        /// The last position of the generation before; `None` where the log was not whole yet when the claim was made.
+        prev: Option<Position>,
+    },
+    /// A log entry that stands for lost events: those after `from`, up to and with its own position. A client gets the
+    /// gateway's frame instead, see [`encode_gap`].
+    Gap {
+        /// The last position before the lost ones.
+        from: Position,
     },
     /// The session was closed; nothing follows. Never sent to a client.
     Closed,
@@ -68,7 +74,11 @@ impl Prefix {
             b"done" => Kind::Done,
             b"error" => Kind::Error,
             b"closed" => Kind::Closed,
-            b"fence" => Kind::Fence { prev: quoted_position(rest.strip_prefix(br#","prev":""#)?)?.0 },
+            b"fence" => match rest.strip_prefix(br#","prev":""#) {
+                Some(prev) => Kind::Fence { prev: Some(quoted_position(prev)?.0) },
+                None => rest.starts_with(br#","prev":null"#).then_some(Kind::Fence { prev: None })?,
+            },
+            b"gap" => Kind::Gap { from: quoted_position(rest.strip_prefix(br#","from":""#)?)?.0 },
             _ => return None,
         };
         Some((Self { position, kind }, rest))
@@ -153,10 +163,19 @@ fn open_error(out: &mut Vec<u8>, position: Position, code: &str, message: &str) 
     json_string(out, message);
 }
 
-/// Writes a claim's fence.
-pub fn encode_fence(out: &mut Vec<u8>, generation: u64, prev: Position) {
+/// Writes a claim's fence. `prev` is the last position before it, `None` where that is not known.
+pub fn encode_fence(out: &mut Vec<u8>, generation: u64, prev: Option<Position>) {
     open(out, Position::new(generation, 0), "fence");
-    text(out, format_args!(r#","prev":"{prev}"}}"#));
+    match prev {
+        Some(prev) => text(out, format_args!(r#","prev":"{prev}"}}"#)),
+        None => out.extend_from_slice(br#","prev":null}"#),
+    }
+}
+
+/// Writes the log entry that stands for the lost events after `from`, up to and with `to`.
+pub fn encode_gap_entry(out: &mut Vec<u8>, from: Position, to: Position) {
+    open(out, to, "gap");
+    text(out, format_args!(r#","from":"{from}"}}"#));
 }
 
 /// Writes the marker that a session was closed.
@@ -371,7 +390,9 @@ impl<'a> Raw<'a> {
             Some("done") => Kind::Done,
             Some("error") => Kind::Error,
             Some("closed") => Kind::Closed,
-            Some("fence") => Kind::Fence { prev: needed(&self.prev)? },
+            Some("fence") => Kind::Fence {
+                prev: if matches!(self.prev, Loose::Nothing) { None } else { Some(needed(&self.prev)?) },
+            },
             Some("resumed") => return Ok(Frame::Resumed { to: needed(&self.to)? }),
             Some("gap") => return Ok(Frame::Gap { from: needed(&self.from)?, to: needed(&self.to)? }),
             Some(_) => return Ok(Frame::Other),
@@ -643,12 +664,21 @@ mod tests {
         assert_eq!(Prefix::parse(&frame), Some(Prefix { position: at, kind: Kind::Error }));
         assert_eq!(parsed(&frame).message.as_deref(), Some("the \"session\" ended"));
         frame.clear();
-        encode_fence(&mut frame, 7, at);
+        for prev in [Some(at), None] {
+            encode_fence(&mut frame, 7, prev);
+            assert_eq!(
+                Prefix::parse(&frame),
+                Some(Prefix { position: Position::new(7, 0), kind: Kind::Fence { prev } })
+            );
+            assert_eq!(parsed(&frame).kind, Kind::Fence { prev });
+            frame.clear();
+        }
+        assert_eq!(Prefix::parse(br#"{"id":"7-0","type":"fence","prev":7}"#), None);
+        encode_gap_entry(&mut frame, Position::new(7, 2), at);
         assert_eq!(
             Prefix::parse(&frame),
-            Some(Prefix { position: Position::new(7, 0), kind: Kind::Fence { prev: at } })
+            Some(Prefix { position: at, kind: Kind::Gap { from: Position::new(7, 2) } })
         );
-        assert_eq!(parsed(&frame).kind, Kind::Fence { prev: at });
         frame.clear();
         encode_closed(&mut frame, at);
         assert_eq!(Prefix::parse(&frame), Some(Prefix { position: at, kind: Kind::Closed }));

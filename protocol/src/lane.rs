@@ -14,6 +14,14 @@ pub enum Step {
     Seen,
     /// Something before it is missing: read the log from [`Lane::last`].
     Behind,
+    /// Events that were passed already are lost, as was found out later: say that everything after `from`, up to and
+    /// with `to`, is gone.
+    Gap {
+        /// The last position before the gap.
+        from: Position,
+        /// The last position in it.
+        to: Position,
+    },
 }
 
 /// What to do with an event that the log holds.
@@ -117,13 +125,17 @@ impl Lane {
     /// An event came live.
     pub fn live(&mut self, event: Prefix) -> Step {
         if event.position <= self.last {
-            return Step::Seen;
+            // A merge of logs dropped something behind this lane's back: the log's entry alone would never be read here.
+            return match event.kind {
+                Kind::Gap { from } => Step::Gap { from, to: event.position },
+                _ => Step::Seen,
+            };
         }
         if !self.live {
             self.newest = self.newest.max(event.position);
             return Step::Seen;
         }
-        if self.is_next(event) {
+        if self.is_next(event) && !matches!(event.kind, Kind::Gap { .. }) {
             self.last = event.position;
             return if event.kind.is_for_client() { Step::Forward } else { Step::Note };
         }
@@ -145,9 +157,12 @@ impl Lane {
         self.last = event.position;
         let forward = event.kind.is_for_client();
         match (next, event.kind) {
+            (_, Kind::Gap { .. }) => Logged::Gap { from, to: event.position, forward },
             (true, _) if forward => Logged::Forward,
             (true, _) => Logged::Note,
-            (false, Kind::Fence { prev }) => Logged::Gap { from, to: prev, forward },
+            (false, Kind::Fence { prev }) => {
+                Logged::Gap { from, to: prev.unwrap_or(event.position), forward }
+            }
             (false, _) => Logged::Gap { from, to: event.position.previous(), forward },
         }
     }
@@ -172,7 +187,9 @@ impl Lane {
     /// Nothing is missing between `last` and this event.
     fn is_next(&self, event: Prefix) -> bool {
         match event.kind {
-            Kind::Fence { prev } => prev <= self.last,
+            // Where it is not known what came before, there may be something.
+            Kind::Fence { prev } => prev.is_some_and(|prev| prev <= self.last),
+            Kind::Gap { from } => from <= self.last,
             _ => event.position == self.last.next(),
         }
     }
@@ -189,7 +206,10 @@ mod tests {
         let mut prev = Position::ZERO;
         for (n, &length) in lengths.iter().enumerate() {
             let generation = 100 + 7 * n as u64;
-            events.push(Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } });
+            events.push(Prefix {
+                position: Position::new(generation, 0),
+                kind: Kind::Fence { prev: Some(prev) },
+            });
             for seq in 1..=length {
                 events.push(Prefix { position: Position::new(generation, seq), kind: Kind::Token });
             }
@@ -318,13 +338,50 @@ mod tests {
             LogEnd::CaughtUp
         );
         let token = |generation, seq| Prefix { position: Position::new(generation, seq), kind: Kind::Token };
-        let fence =
-            |generation, prev| Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } };
+        let fence = |generation, prev| Prefix {
+            position: Position::new(generation, 0),
+            kind: Kind::Fence { prev: Some(prev) },
+        };
         assert_eq!(lane.live(fence(5, Position::ZERO)), Step::Note);
         assert_eq!(lane.live(token(5, 1)), Step::Forward);
         assert_eq!(lane.live(fence(9, Position::new(5, 1))), Step::Note);
         assert_eq!(lane.live(token(5, 2)), Step::Seen);
         assert_eq!(lane.live(token(9, 1)), Step::Forward);
+    }
+
+    #[test]
+    fn what_came_before_an_unsure_fence_is_waited_for_and_then_announced() {
+        let token = |generation, seq| Prefix { position: Position::new(generation, seq), kind: Kind::Token };
+        let fence = Prefix { position: Position::new(9, 0), kind: Kind::Fence { prev: None } };
+        let mut lane = Lane::after(Position::new(5, 3));
+        let mark = lane.mark();
+        assert_eq!(lane.log_end(mark, Gaps::Await), LogEnd::CaughtUp);
+        assert_eq!(lane.live(fence), Step::Behind);
+        assert_eq!(lane.logged(fence, Gaps::Await), Logged::Await);
+        // What was restored meanwhile is handed on.
+        assert_eq!(lane.logged(token(5, 4), Gaps::Await), Logged::Forward);
+        assert_eq!(
+            lane.logged(fence, Gaps::Announce),
+            Logged::Gap { from: Position::new(5, 4), to: fence.position, forward: false }
+        );
+        assert_eq!(lane.logged(token(9, 1), Gaps::Announce), Logged::Forward);
+    }
+
+    #[test]
+    fn a_lost_range_is_announced_before_and_behind_the_lane() {
+        let at = |seq| Position::new(5, seq);
+        let gap = Prefix { position: at(8), kind: Kind::Gap { from: at(3) } };
+        let mut behind = Lane::after(at(3));
+        assert_eq!(behind.logged(gap, Gaps::Await), Logged::Gap { from: at(3), to: at(8), forward: false });
+        let mut incomplete = Lane::after(at(2));
+        assert_eq!(incomplete.logged(gap, Gaps::Await), Logged::Await);
+        let mut live = Lane::after(at(3));
+        let mark = live.mark();
+        assert_eq!(live.log_end(mark, Gaps::Announce), LogEnd::CaughtUp);
+        assert_eq!(live.live(gap), Step::Behind);
+        let mut beyond = Lane::after(Position::new(9, 1));
+        assert_eq!(beyond.live(gap), Step::Gap { from: at(3), to: at(8) });
+        assert_eq!(beyond.last(), Position::new(9, 1));
     }
 
     #[test]

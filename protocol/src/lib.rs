@@ -22,7 +22,7 @@ pub use continuity::{Hole, Ledger, Observation, Owed, Tally};
 pub use digest::{Digest, Digester};
 pub use event::{
     Event, Frame, Kind, MalformedFrame, Prefix, encode_closed, encode_done, encode_error, encode_fence,
-    encode_gap, encode_resumed, encode_token, encode_verified_done, encode_verified_error,
+    encode_gap, encode_gap_entry, encode_resumed, encode_token, encode_verified_done, encode_verified_error,
 };
 pub use lane::{Gaps, Lane, LogEnd, Logged, Mark, Step};
 pub use position::{ParsePositionError, Position};

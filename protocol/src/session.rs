@@ -142,13 +142,20 @@ impl Names {
         format!("{}probe:{instance}:{connection}", self.prefix)
     }
 
-    /// String: written once into an empty Redis, so that one that forgot everything is told from one that did not.
+    /// String `<uuid>:<Redis ms>`: written into a Redis that has none or was started again, so that one that may have lost
+    /// data is told from one that has not, and its age is known.
     #[must_use]
     pub fn mark(&self) -> String {
         format!("{}bus:mark", self.prefix)
     }
 
-    /// Hash: the servers that are alive, and their heartbeats.
+    /// String: the run id of the Redis process that [`Self::mark`] was written for.
+    #[must_use]
+    pub fn run(&self) -> String {
+        format!("{}bus:run", self.prefix)
+    }
+
+    /// Hash: the servers that are alive, their heartbeats, and the marks up to which they have restored what they kept.
     #[must_use]
     pub fn servers(&self) -> String {
         format!("{}servers", self.prefix)

@@ -136,7 +136,7 @@ fn a_token_takes_nothing_on_its_way_through_the_hub() {
     lanes.open(session, Arc::new(Nowhere));
     let channel = Names::default().down(session);
     let mut fence = Vec::new();
-    encode_fence(&mut fence, 7, Position::ZERO);
+    encode_fence(&mut fence, 7, Some(Position::ZERO));
     assert!(lanes.message(channel.as_bytes(), &fence));
     let events: Vec<_> = (1..=100).map(|seq| token(7, seq).1).collect();
     let taken = blocks(|| {

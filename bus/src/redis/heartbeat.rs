@@ -1,8 +1,11 @@
-//! A server says that it is alive, listens to its peers, and ends the queries of those that are gone.
-//! Its write is also the proof that Redis takes writes: without it the server is not ready.
+//! A server writes that it is alive and what it has restored, reads the same of its peers, and ends the queries of those
+//! that are gone. Its write is also the proof that Redis takes writes: without it the server is not ready.
 
 use super::{Inner, link::Link, readiness, restoration::eval};
-use crate::{BusError, Counters, rules::Vigil};
+use crate::{
+    BusError, Counters,
+    rules::{NO_BEAT, Standing, heartbeat},
+};
 use protocol::{Position, encode_error, monotonic_us};
 use redis::{Pipeline, aio::MultiplexedConnection};
 use std::{
@@ -10,10 +13,12 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// A heartbeat and a look at the peers' this often: one that is gone is noticed after 2.4 to 3.2 seconds.
 const INTERVAL: Duration = Duration::from_millis(800);
+/// Between two heartbeats, for as long as claims wait for peers, they are looked at this often.
+const LOOK: Duration = Duration::from_millis(100);
 /// An answer that took longer proves nothing about the peers.
 const LATE: Duration = Duration::from_millis(1200);
 /// Queries that are ended in one go.
@@ -23,56 +28,100 @@ const QUERIES: usize = 256;
 const CODE: &str = "server_lost";
 const MESSAGE: &str = "the server of this query is gone";
 
-/// Beats for ever.
+/// Writes heartbeats and looks at the peers', forever.
 pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
-    let mut vigil = Vigil::default();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = Instant::now();
-    for beat in 1_u64.. {
-        ticks.tick().await;
+    let (mut last, mut beat) = (Instant::now(), 0_u64);
+    let mut may_have_claimed = false;
+    loop {
+        let poll = tokio::select! {
+            _ = ticks.tick() => true,
+            () = inner.incarnation.gave_back() => false,
+            () = sleep(LOOK), if inner.standing() == Standing::Waiting => false,
+        };
+        beat += u64::from(poll);
         let asked = Instant::now();
         let connection = inner.commands.connected().await;
-        let beats = Box::pin(round(&inner, connection.clone(), beat)).await;
-        lamp.set(beats.is_ok());
-        Counters::show(&inner.counters.kept_dropped, inner.keeper.lock().dropped());
-        match beats {
-            Ok(beats) if asked.elapsed() < LATE && last.elapsed() < INTERVAL + LATE => {
-                let alive = beats.iter().map(|(name, beat)| (name.as_str(), beat.as_str()));
-                for server in vigil.answered(alive) {
-                    if let Err(error) =
-                        Box::pin(bury(&inner, connection.clone(), &server, &beats[&server])).await
-                    {
-                        tracing::warn!(server, %error, "the queries of a server that is gone were not ended, trying again");
+        let answer = Box::pin(round(&inner, connection.clone(), beat)).await;
+        let answered = answer.is_ok();
+        match answer {
+            Ok((mark, beats)) => {
+                let peers = beats.iter().filter(|(name, _)| **name != inner.owner);
+                let peers = peers.map(|(name, beat)| (name.as_str(), beat.as_str()));
+                let in_time = asked.elapsed() < LATE && last.elapsed() < INTERVAL + LATE;
+                let mut vigil = inner.vigil.lock();
+                match (poll, in_time) {
+                    (true, true) => vigil.answered(&mark, peers),
+                    (true, false) => {
+                        vigil.looked(&mark, peers);
+                        vigil.unanswered();
                     }
+                    (false, _) => vigil.looked(&mark, peers),
                 }
             }
-            Ok(_) => vigil.unanswered(),
             Err(error) => {
                 tracing::debug!(%error, "no heartbeat");
-                vigil.unanswered();
+                inner.vigil.lock().unanswered();
             }
         }
-        last = Instant::now();
+        // A server that starts is not ready before it may claim; one that waits for its peers later lets its callers wait.
+        may_have_claimed |= inner.standing() > Standing::Waiting;
+        lamp.set(answered && may_have_claimed);
+        if answered && let Err(error) = look_after(&inner, &connection).await {
+            tracing::warn!(%error, "peers that are gone were not looked after, trying again");
+        }
+        if poll {
+            Counters::show(&inner.counters.kept_dropped, inner.keeper.lock().dropped());
+            last = Instant::now();
+        }
     }
 }
 
-/// One beat; the beats of all servers.
+/// One heartbeat; the mark, and the heartbeats of all servers.
 async fn round(
     inner: &Inner,
     mut connection: MultiplexedConnection,
     beat: u64,
-) -> Result<HashMap<String, String>, BusError> {
+) -> Result<(Arc<str>, HashMap<String, String>), BusError> {
     let mut pipeline = redis::pipe();
     let servers = inner.names.servers();
-    pipeline.cmd("HSET").arg(&servers).arg(&inner.owner).arg(beat).ignore();
+    let value = heartbeat(beat, inner.incarnation.given_back().as_deref());
+    pipeline.cmd("HSET").arg(&servers).arg(&inner.owner).arg(value).ignore();
     pipeline.cmd("EXPIRE").arg(&servers).arg(inner.ttl()).ignore();
     pipeline.cmd("EXPIRE").arg(inner.names.running(&inner.owner)).arg(inner.ttl()).ignore();
     pipeline.cmd("GET").arg(inner.incarnation.mark_key());
     pipeline.cmd("HGETALL").arg(&servers);
-    let (mark, beats): (Option<Vec<u8>>, HashMap<String, String>) =
+    let (mark, beats): (Option<String>, HashMap<String, String>) =
         pipeline.query_async(&mut connection).await.map_err(|error| Link::failed(&error))?;
-    if inner.incarnation.saw_mark(mark.as_deref()) { Ok(beats) } else { Err(BusError::Restoring) }
+    match mark {
+        Some(mark) if inner.incarnation.saw_mark(Some(mark.as_bytes())) => Ok((mark.into(), beats)),
+        _ => {
+            inner.incarnation.saw_mark(None);
+            Err(BusError::Restoring)
+        }
+    }
+}
+
+/// Lists peers again that Redis has lost, and ends the queries of those that are gone.
+async fn look_after(inner: &Inner, connection: &MultiplexedConnection) -> Result<(), BusError> {
+    let (unlisted, gone) = {
+        let mut vigil = inner.vigil.lock();
+        (vigil.unlisted(), vigil.gone(inner.incarnation.is_old()))
+    };
+    if !unlisted.is_empty() {
+        let mut list = inner.scripts.list_servers.key(inner.names.servers());
+        list.arg(NO_BEAT).arg(&unlisted);
+        let listed: Result<(), _> = list.invoke_async(&mut connection.clone()).await;
+        listed.map_err(|error| Link::failed(&error))?;
+    }
+    if !inner.incarnation.is_restored() {
+        return Ok(());
+    }
+    for (server, beat) in gone {
+        Box::pin(bury(inner, connection.clone(), &server, &beat)).await?;
+    }
+    Ok(())
 }
 
 /// Ends the queries of a server that is gone.

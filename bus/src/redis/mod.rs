@@ -17,8 +17,10 @@ mod subscriber;
 
 use crate::{
     Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, Claim, ClaimError, ClaimRequest,
-    Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start, hub::Hub, memory::CONTROL_QUEUE,
-    rules::Keeper,
+    Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
+    hub::Hub,
+    memory::CONTROL_QUEUE,
+    rules::{Keeper, Standing, Vigil},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,7 +28,7 @@ use clock::Clock;
 use incarnation::Incarnation;
 use link::{Commands, Link, Purpose};
 use parking_lot::Mutex;
-use protocol::{Gaps, Names, Position, SessionId};
+use protocol::{Gaps, Names, SessionId};
 use readiness::Readiness;
 use reading::Reading;
 use redis::{
@@ -37,7 +39,7 @@ use scripts::Scripts;
 use std::{sync::Arc, time::Instant};
 use subscriber::{Share, Subscriber, Subscribing};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 use uuid::Uuid;
@@ -62,6 +64,10 @@ struct Inner {
     incarnation: Arc<Incarnation>,
     /// A server's memory of what it said.
     keeper: Mutex<Keeper>,
+    /// What a server knows of its peers.
+    vigil: Mutex<Vigil>,
+    /// A session was closed whose log may not be whole.
+    unmarked: Notify,
     /// A gateway's memory of what it released.
     cursors: Mutex<Cursors>,
     scripts: Arc<Scripts>,
@@ -88,7 +94,7 @@ impl RedisBroker {
         let hub = Arc::<Hub>::default();
         let readiness = Readiness::new();
         let scripts = Arc::new(Scripts::new());
-        let incarnation = Incarnation::new(names.mark(), readiness.link());
+        let incarnation = Incarnation::new(&names, scripts.clone(), readiness.link());
         let mut tasks = JoinSet::new();
         let (control, control_reader) = mpsc::channel(CONTROL_QUEUE);
         let mut supervise = |link: &Arc<Link>, purpose: Arc<dyn Purpose>| {
@@ -132,6 +138,8 @@ impl RedisBroker {
             names,
             incarnation,
             keeper,
+            vigil: Mutex::default(),
+            unmarked: Notify::new(),
             cursors,
             scripts,
             counters,
@@ -187,25 +195,49 @@ impl Inner {
         if same && !self.incarnation.is_young() { Ok(()) } else { Err(BusError::Restoring) }
     }
 
-    /// Closes the session in Redis. Said again, it marks a log whose mark was forgotten. False for one that Redis does not know.
+    /// Closes the session in Redis. Said again, it marks a log that lacks its end. False for one that Redis does not know.
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {
+        let (mark, standing) = self.claimable()?;
+        if standing != Standing::Whole {
+            self.unmarked.notify_one();
+        }
         let mut script = self.scripts.close.key(self.names.meta(session));
         script
             .key(self.names.log(session))
+            .key(self.incarnation.mark_key())
             .arg(self.names.prefix())
             .arg(session.to_string())
             .arg(self.ttl())
             .arg(self.delivery())
-            .arg(self.names.down(session));
-        self.invoke(&script).await
+            .arg(self.names.down(session))
+            .arg(&*mark)
+            .arg(u8::from(standing == Standing::Whole));
+        match self.invoke(&script).await? {
+            -1 => Err(BusError::Restoring),
+            known => Ok(known != 0),
+        }
     }
 
     fn restored(&self) -> Result<(), BusError> {
         if self.incarnation.is_restored() { Ok(()) } else { Err(BusError::Restoring) }
     }
 
-    fn settled(&self) -> Result<(), BusError> {
-        if self.incarnation.is_settled() { Ok(()) } else { Err(BusError::Restoring) }
+    /// Whether sessions may be claimed from the Redis that is known, as far as the other servers are concerned.
+    fn standing(&self) -> Standing {
+        match self.incarnation.mark() {
+            Some(mark) => self.vigil.lock().standing(&mark, self.incarnation.is_old()),
+            None => Standing::Waiting,
+        }
+    }
+
+    /// The mark of a Redis from which sessions may be claimed, and whether its logs are whole.
+    fn claimable(&self) -> Result<(Arc<str>, Standing), BusError> {
+        self.restored()?;
+        let mark = self.incarnation.mark().ok_or(BusError::Restoring)?;
+        match self.vigil.lock().standing(&mark, self.incarnation.is_old()) {
+            Standing::Waiting => Err(BusError::Restoring),
+            standing => Ok((mark, standing)),
+        }
     }
 
     fn delivery(&self) -> &'static str {
@@ -240,12 +272,14 @@ impl Broker for RedisBroker {
 
     async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError> {
         let inner = &self.inner;
-        inner.settled()?;
+        let (mark, standing) = inner.claimable()?;
+        let known = inner.keeper.lock().get(session).map_or(0, |kept| kept.generation);
         let mut script = inner.scripts.claim.key(inner.names.meta(session));
         script
             .key(inner.names.log(session))
             .key(inner.names.attach(session))
             .key(inner.names.running(&inner.owner))
+            .key(inner.incarnation.mark_key())
             .arg(&request.query_id)
             .arg(&request.answer)
             .arg(&inner.owner)
@@ -253,7 +287,10 @@ impl Broker for RedisBroker {
             .arg(inner.config.log_entries)
             .arg(inner.delivery())
             .arg(inner.names.down(session))
-            .arg(session.to_string());
+            .arg(session.to_string())
+            .arg(&*mark)
+            .arg(known)
+            .arg(u8::from(standing == Standing::Whole));
         let (outcome, generation, prev, kept): (String, u64, String, String) = inner.invoke(&script).await?;
         let repeated = match outcome.as_str() {
             "claimed" => false,
@@ -261,6 +298,10 @@ impl Broker for RedisBroker {
             "past" => return Err(ClaimError::Past),
             "closed" => return Err(ClaimError::Closed),
             "busy" => return Err(ClaimError::Busy),
+            "lost" => {
+                inner.incarnation.saw_mark(Some(kept.as_bytes()));
+                return Err(BusError::Restoring.into());
+            }
             _ => {
                 inner.is_unknown().await?;
                 return Err(ClaimError::Unknown);
@@ -268,7 +309,7 @@ impl Broker for RedisBroker {
         };
         // A claim whose answer was lost comes back as a repeat of itself: then it is this server's all the same.
         if !repeated || kept == request.answer {
-            let prev = prev.parse().unwrap_or(Position::ZERO);
+            let prev = prev.parse().ok();
             let ClaimRequest { query_id, answer } = &request;
             inner.keeper.lock().claimed(session, (generation, prev), query_id, answer, Instant::now());
         }
@@ -290,7 +331,6 @@ impl Broker for RedisBroker {
 
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {
         let inner = &self.inner;
-        inner.settled()?;
         let known = inner.close(session).await?;
         if known {
             inner.keeper.lock().closed(session, Instant::now());

@@ -1,8 +1,11 @@
-//! Giving back to a Redis that forgot: a server what it said and claimed, a gateway what it holds and released.
-//! Every step may be repeated, and changes nothing where nothing was forgotten.
+//! Restores what a Redis has lost: a server what was acknowledged to it, a gateway what it holds and released. Every step
+//! may be repeated, and changes nothing where nothing was lost.
 
-use super::{Inner, incarnation::SETTLE, link::Link};
-use crate::{BusError, Counters, Role, rules::Kept};
+use super::{Inner, link::Link};
+use crate::{
+    BusError, Counters, Role,
+    rules::{Kept, LogEntry, Standing},
+};
 use protocol::{Position, SessionId};
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
 use std::{
@@ -13,16 +16,21 @@ use std::{
 
 /// Sessions in one pipeline.
 const SESSIONS: usize = 256;
-/// Bytes of frames in one call.
-const CALL_BYTES: usize = 1 << 20;
+/// Bytes of frames in one call at most, unless a single frame is larger.
+const CALL_BYTES: usize = 64 << 10;
+/// Bytes on their way in one pipeline: Redis works through them without serving anybody else.
+const PIPELINE_BYTES: usize = 256 << 10;
+/// What a call costs besides its frames, about.
+const CALL_COST: usize = 512;
 /// Pause before a restoration that failed is begun again.
 const RETRY: Duration = Duration::from_millis(100);
 /// Cursors that a gateway remembers at most.
 const CURSORS: usize = 65_536;
 
-/// Restores whenever something was forgotten, for ever. After the control channel was down a gateway says again what it holds:
+/// Restores whenever something was lost, forever. After the control channel was down a gateway says again what it holds:
 /// it may have missed that another took a session over.
 pub(super) async fn run(inner: Arc<Inner>) {
+    let mut closes_again = false;
     loop {
         let losses = tokio::select! {
             losses = inner.incarnation.loss() => losses,
@@ -35,6 +43,17 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 }
                 continue;
             }
+            () = inner.unmarked.notified() => {
+                closes_again = true;
+                continue;
+            }
+            () = whole(&inner), if closes_again => {
+                closes_again = !close_again(&inner).await;
+                if closes_again {
+                    tokio::time::sleep(RETRY).await;
+                }
+                continue;
+            }
         };
         let mut connection = inner.commands.connected().await;
         let restored = match inner.config.role {
@@ -42,16 +61,23 @@ pub(super) async fn run(inner: Arc<Inner>) {
             Role::Gateway => give_back_attachments(&inner, &mut connection).await,
         };
         match restored {
-            Ok(()) => {
+            Ok(mark) => {
                 Counters::add(&inner.counters.restorations, 1);
-                inner.incarnation.restored(losses);
-                close_again(&inner).await;
+                inner.incarnation.restored(losses, mark);
+                closes_again = inner.config.role == Role::Server;
             }
             Err(error) => {
                 tracing::debug!("not everything was given back, trying again: {error}");
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+/// Waits until every server has restored what it kept.
+async fn whole(inner: &Inner) {
+    while !(inner.incarnation.is_restored() && inner.standing() == Standing::Whole) {
+        tokio::time::sleep(RETRY).await;
     }
 }
 
@@ -63,50 +89,92 @@ async fn send(connection: &mut MultiplexedConnection, pipeline: &Pipeline) -> Re
         .map_err(|error| Link::failed(&error))
 }
 
-/// A server's part: metas and log windows of the sessions that it created, ran or closed.
+/// Which Redis this is, before anything is given back to it.
+async fn identify(inner: &Inner, connection: &mut MultiplexedConnection) -> Result<Arc<str>, BusError> {
+    inner.incarnation.check(connection).await.map_err(|error| Link::failed(&error))?;
+    load(inner, connection).await?;
+    inner.incarnation.mark().ok_or(BusError::Restoring)
+}
+
+/// A server's part: metas and log windows of the sessions that it created, ran or closed, page by page.
 async fn give_back_sessions(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
-) -> Result<(), BusError> {
-    inner.incarnation.check(connection).await.map_err(|error| Link::failed(&error))?;
-    load(inner, connection).await?;
+) -> Result<Arc<str>, BusError> {
+    let mark = identify(inner, connection).await?;
     let sessions: Vec<SessionId> = inner.keeper.lock().sessions().map(|(session, _)| session).collect();
     tracing::info!(sessions = sessions.len(), "comparing what Redis has with what was kept");
+    let mut pages = Pages::default();
     for some in sessions.chunks(SESSIONS) {
         let found = look(inner, connection, some).await?;
-        let mut pipeline = Pipeline::new();
         for (&session, found) in some.iter().zip(found) {
-            let keeper = inner.keeper.lock();
-            let Some(kept) = keeper.get(session) else { continue };
-            if found.lacks_something(kept) {
-                restore(inner, &mut pipeline, session, kept);
+            // A copy: the lock is not held while Redis is waited for.
+            let kept = inner.keeper.lock().get(session).filter(|kept| found.lacks_something(kept)).cloned();
+            let Some(kept) = kept else { continue };
+            Counters::add(&inner.counters.restored_sessions, 1);
+            for (entries, last) in pages_of(&kept, inner.is_logged()) {
+                if pages.add(restore(inner, session, &kept, &entries, last), &entries) {
+                    pages.send(connection).await?;
+                }
             }
         }
-        if !pipeline.is_empty() {
-            send(connection, &pipeline).await?;
-        }
     }
-    Ok(())
+    pages.send(connection).await?;
+    Ok(mark)
 }
 
-/// Closes again what was closed here, once others have had their time: until then one of them may know of a later query, whose
-/// events must come before the log's mark. A loss that comes meanwhile has all of it done again.
-async fn close_again(inner: &Arc<Inner>) {
+/// Calls on their way to Redis: few enough bytes at a time that others are served in between.
+#[derive(Default)]
+struct Pages {
+    pipeline: Pipeline,
+    bytes: usize,
+}
+
+impl Pages {
+    /// Adds a call; true where it is time to send.
+    fn add(&mut self, call: Cmd, entries: &[&LogEntry]) -> bool {
+        self.bytes += CALL_COST + entries.iter().map(|entry| entry.frame.len()).sum::<usize>();
+        self.pipeline.add_command(call);
+        self.bytes >= PIPELINE_BYTES
+    }
+
+    async fn send(&mut self, connection: &mut MultiplexedConnection) -> Result<(), BusError> {
+        let Self { pipeline, .. } = std::mem::take(self);
+        if pipeline.is_empty() { Ok(()) } else { send(connection, &pipeline).await.map(drop) }
+    }
+}
+
+/// A session's entries in pages of bounded bytes, at least one; whether it is the last.
+fn pages_of(kept: &Kept, logged: bool) -> Vec<(Vec<&LogEntry>, bool)> {
+    let mut pages = vec![(Vec::new(), false)];
+    let mut bytes = 0;
+    for entry in kept.entries().filter(|_| logged) {
+        if bytes > 0 && bytes + entry.frame.len() > CALL_BYTES {
+            pages.push((Vec::new(), false));
+            bytes = 0;
+        }
+        bytes += entry.frame.len();
+        pages.last_mut().expect("there is always one").0.push(entry);
+    }
+    pages.last_mut().expect("there is always one").1 = true;
+    pages
+}
+
+/// Closes again what was closed here: until the logs were whole, another server may have known of a later query, whose
+/// events must come before the log's end. False if something was not closed.
+async fn close_again(inner: &Inner) -> bool {
     let closed: Vec<SessionId> = {
         let keeper = inner.keeper.lock();
         keeper.sessions().filter(|(_, kept)| kept.closed).map(|(session, _)| session).collect()
     };
-    if closed.is_empty() {
-        return;
-    }
-    tokio::time::sleep(SETTLE).await;
+    let mut all = true;
     for session in closed {
-        if inner.incarnation.is_settled()
-            && let Err(error) = inner.close(session).await
-        {
-            tracing::debug!(%session, "a session was not closed again: {error}");
+        if let Err(error) = inner.close(session).await {
+            tracing::debug!(%session, "a session was not closed again, trying again: {error}");
+            all = false;
         }
     }
+    all
 }
 
 async fn load(inner: &Inner, connection: &mut MultiplexedConnection) -> Result<(), BusError> {
@@ -188,43 +256,40 @@ async fn look(
         .collect()
 }
 
-/// Writes the calls that give one session back: its meta with the last of its entries, so that nobody claims it before.
-fn restore(inner: &Inner, pipeline: &mut Pipeline, session: SessionId, kept: &Kept) {
-    Counters::add(&inner.counters.restored_sessions, 1);
-    let mut calls = vec![Vec::new()];
-    let mut bytes = 0;
-    for entry in kept.entries().filter(|_| inner.is_logged()) {
-        if bytes > CALL_BYTES {
-            calls.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += entry.frame.len();
-        calls.last_mut().expect("there is always one").push(entry);
-    }
-    let last = calls.len() - 1;
+/// The call that gives one page of a session back: the meta with the last page, so that nobody claims it before.
+fn restore(inner: &Inner, session: SessionId, kept: &Kept, entries: &[&LogEntry], last: bool) -> Cmd {
+    let keys = [inner.names.meta(session), inner.names.log(session), inner.names.running(&inner.owner)];
+    let mut call = eval(inner.scripts.restore.get_hash(), &keys);
     let flag = |flag: bool| u8::from(flag);
-    for (n, entries) in calls.into_iter().enumerate() {
-        let mut call = eval(
-            inner.scripts.restore.get_hash(),
-            &[inner.names.meta(session), inner.names.log(session), inner.names.running(&inner.owner)],
-        );
-        call.arg(inner.ttl())
-            .arg(inner.delivery())
-            .arg(inner.names.down(session))
-            .arg(session.to_string())
-            .arg(&inner.owner)
-            .arg(flag(n == last))
-            .arg(flag(kept.closed))
-            .arg(kept.generation)
-            .arg(kept.prev.to_string())
-            .arg(&kept.query)
-            .arg(&kept.answer)
-            .arg(flag(kept.running));
-        for entry in entries {
-            call.arg(entry.prefix.position.to_string()).arg(&entry.frame[..]);
-        }
-        pipeline.add_command(call);
+    call.arg(inner.ttl())
+        .arg(inner.delivery())
+        .arg(inner.names.down(session))
+        .arg(session.to_string())
+        .arg(&inner.owner)
+        .arg(flag(last))
+        .arg(flag(kept.closed))
+        .arg(kept.generation)
+        .arg(text_of(kept.prev))
+        .arg(&kept.query)
+        .arg(&kept.answer)
+        .arg(flag(kept.running))
+        .arg(past_of(kept));
+    for entry in entries {
+        call.arg(entry.prefix.position.to_string()).arg(&entry.frame[..]);
     }
+    call
+}
+
+/// A position as scripts have it: nothing for an unknown one.
+pub(super) fn text_of(position: Option<Position>) -> String {
+    position.map_or_else(String::new, |position| position.to_string())
+}
+
+/// Earlier queries as the session's meta has them.
+pub(super) fn past_of(kept: &Kept) -> String {
+    let past: Vec<String> =
+        kept.past.iter().map(|(generation, query)| format!("{generation} {query}")).collect();
+    serde_json::to_string(&past).unwrap_or_default()
 }
 
 pub(super) fn eval(hash: &str, keys: &[String]) -> Cmd {
@@ -237,9 +302,8 @@ pub(super) fn eval(hash: &str, keys: &[String]) -> Cmd {
 async fn give_back_attachments(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
-) -> Result<(), BusError> {
-    inner.incarnation.check(connection).await.map_err(|error| Link::failed(&error))?;
-    load(inner, connection).await?;
+) -> Result<Arc<str>, BusError> {
+    let mark = identify(inner, connection).await?;
     let cursors = inner.cursors.lock().all();
     for some in cursors.chunks(SESSIONS) {
         let mut pipeline = Pipeline::new();
@@ -250,7 +314,8 @@ async fn give_back_attachments(
         }
         send(connection, &pipeline).await?;
     }
-    give_back_holders(inner, connection).await
+    give_back_holders(inner, connection).await?;
+    Ok(mark)
 }
 
 async fn give_back_holders(
@@ -269,6 +334,7 @@ async fn give_back_holders(
         for (session, slot) in &held {
             let mut call = eval(inner.scripts.reattach.get_hash(), &[inner.names.attach(*session)]);
             call.arg(slot.epoch()).arg(&inner.owner).arg(inner.ttl());
+            call.arg(inner.names.prefix()).arg(session.to_string());
             pipeline.add_command(call);
         }
         if pipeline.is_empty() {
@@ -312,6 +378,30 @@ impl Cursors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_bounded_and_whole() {
+        let mut keeper = crate::rules::Keeper::new(1 << 24, Duration::from_secs(60), 1000);
+        let (session, now) = (SessionId::new(uuid::Uuid::nil()), std::time::Instant::now());
+        keeper.claimed(session, (7, Some(Position::ZERO)), "q", "a", now);
+        for seq in 1..=300 {
+            let kind = protocol::Kind::Token;
+            let prefix = protocol::Prefix { position: Position::new(7, seq), kind };
+            let len = if seq == 100 { 5 * CALL_BYTES } else { 1000 };
+            keeper.appended(session, prefix, &vec![b'x'; len], now);
+        }
+        let kept = keeper.get(session).unwrap();
+        let pages = pages_of(kept, true);
+        for (page, _) in &pages {
+            let bytes: usize = page.iter().map(|entry| entry.frame.len()).sum();
+            assert!(bytes <= CALL_BYTES || page.len() == 1, "{bytes}");
+        }
+        let lasts: Vec<bool> = pages.iter().map(|&(_, last)| last).collect();
+        assert!(lasts.iter().rposition(|&last| !last) == Some(lasts.len() - 2) && lasts[lasts.len() - 1]);
+        let positions = pages.iter().flat_map(|(page, _)| page).map(|entry| entry.prefix.position);
+        assert!(positions.eq(kept.entries().map(|entry| entry.prefix.position)));
+        assert_eq!(pages_of(kept, false).len(), 1, "the meta alone");
+    }
 
     #[test]
     fn the_newest_cursor_of_the_last_sessions_is_remembered() {

@@ -12,10 +12,11 @@ local function top(log)
 end
 ";
 
-/// Fences off every earlier writer.
+/// Fences off every earlier writer. `prev` is the last position before the fence, '' where that is not known.
 const FENCE: &str = r#"
 local function fence(log, down, generation, prev, logged)
-  local frame = '{"id":"' .. generation .. '-0","type":"fence","prev":"' .. prev .. '"}'
+  local quoted = prev == '' and 'null' or '"' .. prev .. '"'
+  local frame = '{"id":"' .. generation .. '-0","type":"fence","prev":' .. quoted .. '}'
   if logged then redis.call('XADD', log, generation .. '-0', 'e', frame) end
   redis.call('PUBLISH', down, frame)
 end
@@ -45,37 +46,74 @@ local function runs_no_more(ours, session, generation)
 end
 ";
 
-/// KEYS meta, log, attach, the owner's running sessions. ARGV query, answer, owner, ttl, entries kept, 'log' | 'pubsub',
-/// down channel, session. Answers the outcome, the generation, the position before it, and the answer that was kept.
+/// KEYS mark, the run id that it was made for. ARGV a unique name, the run id of this Redis. Makes a new mark where there is
+/// none or Redis was started again: it may lack something either way. Returns the mark and Redis' time in milliseconds.
+const MARK: &str = r"
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local mark = redis.call('GET', KEYS[1])
+if not mark or redis.call('GET', KEYS[2]) ~= ARGV[2] then
+  mark = ARGV[1] .. ':' .. now
+  redis.call('SET', KEYS[1], mark)
+  redis.call('SET', KEYS[2], ARGV[2])
+end
+return {mark, now}
+";
+
+/// Earlier queries of a session, as `<generation> <query id>` in a JSON list: at most so many are remembered.
+const PAST: &str = r"
+local PAST = 8
+local function read_past(json)
+  local past = cjson.decode(json or '[]')
+  for n, text in ipairs(past) do
+    local generation, query = string.match(text, '^(%d+) (.*)$')
+    if query then past[n] = {tonumber(generation), query, text} else past[n] = {0, text, '0 ' .. text} end
+  end
+  return past
+end
+local function write_past(meta, past)
+  local texts = {}
+  for n = math.max(1, #past - PAST + 1), #past do texts[#texts + 1] = past[n][3] end
+  if #texts > 0 then redis.call('HSET', meta, 'past', cjson.encode(texts)) end
+end
+local function past_query(generation, query) return {tonumber(generation), query, generation .. ' ' .. query} end
+";
+
+/// KEYS meta, log, attach, the owner's running sessions, mark. ARGV query, answer, owner, ttl, entries kept, 'log' |
+/// 'pubsub', down channel, session, the mark that the owner knows, the last generation that it knows, '1' where the log is
+/// whole. Returns the outcome, the generation, the position before it ('' for unknown), and the answer that was kept or the
+/// mark of a Redis that is not the owner's.
 const CLAIM: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local query, answer, owner, ttl, keep, logged, down, session =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7], ARGV[8]
+local mark = redis.call('GET', KEYS[5]) or ''
+if mark ~= ARGV[9] then return {'lost', '0', '', mark} end
 local status, last_query, last_generation, last_prev, last_answer, running, past =
   unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running', 'past'))
-if not status then return {'unknown', '0', '0-0', ''} end
-if last_query == query then return {'repeat', last_generation, last_prev or '0-0', last_answer} end
-past = cjson.decode(past or '[]')
-for _, id in ipairs(past) do
-  if id == query then return {'past', '0', '0-0', ''} end
+if not status then return {'unknown', '0', '', ''} end
+if last_query == query then return {'repeat', last_generation, last_prev or '', last_answer} end
+past = read_past(past)
+for _, earlier in ipairs(past) do
+  if earlier[2] == query then return {'past', '0', '', ''} end
 end
-if status ~= 'active' then return {'closed', '0', '0-0', ''} end
-if running then return {'busy', '0', '0-0', ''} end
+if status ~= 'active' then return {'closed', '0', '', ''} end
+if running then return {'busy', '0', '', ''} end
 local top_generation, top_seq = '0', '0'
 if logged then top_generation, top_seq = top(log) end
 local time = redis.call('TIME')
 local generation = math.max(
-  tonumber(last_generation or '0') + 1, tonumber(top_generation) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
+  tonumber(last_generation or '0') + 1, tonumber(top_generation) + 1, tonumber(ARGV[10]) + 1,
+  time[1] * 1000 + math.floor(time[2] / 1000))
 generation = string.format('%.0f', generation)
-local prev = top_generation .. '-' .. top_seq
+local prev = ARGV[11] == '1' and top_generation .. '-' .. top_seq or ''
 if logged then redis.call('XTRIM', log, 'MAXLEN', keep) end
 fence(log, down, generation, prev, logged)
 if logged then redis.call('EXPIRE', log, ttl) end
 redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer, 'running', '1', 'owner', owner)
 if last_query then
-  past[#past + 1] = last_query
-  if #past > 8 then table.remove(past, 1) end
-  redis.call('HSET', meta, 'past', cjson.encode(past))
+  past[#past + 1] = past_query(last_generation, last_query)
+  write_past(meta, past)
 end
 redis.call('HSET', KEYS[4], session, generation)
 redis.call('EXPIRE', meta, ttl)
@@ -111,10 +149,12 @@ end
 return heard
 ";
 
-/// KEYS meta, log. ARGV prefix of names, session, ttl, 'log' | 'pubsub', down channel. Answers 0 for an unknown session.
+/// KEYS meta, log, mark. ARGV prefix of names, session, ttl, 'log' | 'pubsub', down channel, the mark that the caller knows,
+/// '1' where the log is whole: it gets its end then. Returns 0 for an unknown session, -1 where the mark is another.
 const CLOSE: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local prefix, session, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == 'log', ARGV[5]
+if redis.call('GET', KEYS[3]) ~= ARGV[6] then return -1 end
 local status, running, owner, generation = unpack(redis.call('HMGET', meta, 'status', 'running', 'owner', 'gen'))
 if not status then return 0 end
 redis.call('HSET', meta, 'status', 'closed')
@@ -122,7 +162,7 @@ redis.call('EXPIRE', meta, ttl)
 if running then
   redis.call('PUBLISH', prefix .. 'control:' .. owner,
     '{"cancel":{"session":"' .. session .. '","generation":' .. generation .. '}}')
-elseif status ~= 'closed' or (logged and not is_marked(log)) then
+elseif ARGV[7] == '1' and (status ~= 'closed' or (logged and not is_marked(log))) then
   mark_closed(log, down, logged)
   redis.call('EXPIRE', log, ttl)
 end
@@ -151,15 +191,21 @@ end
 return 1
 "#;
 
-/// KEYS attach. ARGV epoch, instance, ttl: a gateway still has the session. Answers the newest epoch.
-const REATTACH: &str = r"
+/// KEYS attach. ARGV epoch, instance, ttl, prefix of names, session: a gateway still has the session. Answers the newest epoch.
+const REATTACH: &str = r#"
 local attach, epoch = KEYS[1], ARGV[1]
-local current = redis.call('HGET', attach, 'epoch') or '0'
+local current, holder = unpack(redis.call('HMGET', attach, 'epoch', 'holder'))
+current = current or '0'
 if tonumber(current) > tonumber(epoch) then return current end
 redis.call('HSET', attach, 'epoch', epoch, 'holder', ARGV[2])
 redis.call('EXPIRE', attach, ARGV[3])
+-- Redis had lost this attachment, and an earlier holder said again that it has the session.
+if holder and current ~= epoch then
+  redis.call('PUBLISH', ARGV[4] .. 'control:' .. holder,
+    '{"takeover":{"session":"' .. ARGV[5] .. '","epoch":' .. epoch .. '}}')
+end
 return epoch
-";
+"#;
 
 /// KEYS attach. ARGV epoch, cursor, ttl: a gateway released this cursor.
 const RESTORE_CURSOR: &str = r"
@@ -174,25 +220,27 @@ return 1
 ";
 
 /// KEYS meta, log, the owner's running sessions. ARGV ttl, 'log' | 'pubsub', down channel, session, owner, '1' with the last
-/// entries, closed, generation, prev, query, answer, running; then id and frame of each entry, oldest first.
-/// What lies between a fence and the position that it names came from a stale writer and is left out. A closed session's log
-/// is not marked here: others may know of a later query.
+/// entries, closed, generation, prev, query, answer, running, past queries; then id and frame of each entry, oldest first.
+/// A fence drops what lies between it and the position that it names; dropped events were acknowledged, and a gap entry
+/// stands for them. A closed session's log is not marked here: others may know of a later query.
 const RESTORE: &str = r#"
 local meta, log, ours = KEYS[1], KEYS[2], KEYS[3]
 local ttl, logged, down, session, owner = ARGV[1], ARGV[2] == 'log', ARGV[3], ARGV[4], ARGV[5]
 local complete, closed, generation, prev, query, answer, runs =
   ARGV[6] == '1', ARGV[7] == '1', ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12] == '1'
-local FIRST = 13
+local FIRST = 14
 local function split(id)
   local g, s = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(g), tonumber(s)
 end
 local function above(g1, s1, g2, s2) return g1 > g2 or (g1 == g2 and s1 > s2) end
+local function kind_of(frame) return string.match(frame, '^{"id":"[^"]*","type":"(%l+)"') end
 local function fenced(frame)
   local g, s = string.match(frame, '^{"id":"[^"]*","type":"fence","prev":"(%d+)%-(%d+)"')
   if g then return tonumber(g), tonumber(s) end
 end
-local function merge()
+local EVENTS = {token = true, done = true, error = true, gap = true}
+local function merge(first)
   local entries, known = {}, {}
   local existing = redis.call('XRANGE', log, '-', '+')
   for _, entry in ipairs(existing) do
@@ -200,48 +248,86 @@ local function merge()
     known[entry[1]] = true
     entries[#entries + 1] = {g, s, entry[1], entry[2][2]}
   end
-  for n = FIRST, #ARGV, 2 do
+  for n = first, #ARGV, 2 do
     if not known[ARGV[n]] then
       local g, s = split(ARGV[n])
       entries[#entries + 1] = {g, s, ARGV[n], ARGV[n + 1]}
     end
   end
   table.sort(entries, function(a, b) return above(b[1], b[2], a[1], a[2]) end)
-  local merged, reach_g, reach_s = {}, nil, nil
+  local merged, gaps, reach_g, reach_s, lost = {}, {}, nil, nil, nil
+  local function announce()
+    if not lost then return end
+    local from = string.format('%.0f-%.0f', reach_g, reach_s)
+    local frame = '{"id":"' .. lost[3] .. '","type":"gap","from":"' .. from .. '"}'
+    merged[#merged + 1] = {lost[1], lost[2], lost[3], frame}
+    if not (known[lost[3]] and lost[4] == frame) then gaps[#gaps + 1] = frame end
+    lost = nil
+  end
   for n = #entries, 1, -1 do
     local entry = entries[n]
-    if not reach_g or not above(entry[1], entry[2], reach_g, reach_s) then
-      local g, s = fenced(entry[4])
-      if g then reach_g, reach_s = g, s end
+    local kind = kind_of(entry[4])
+    if reach_g and above(entry[1], entry[2], reach_g, reach_s) then
+      if EVENTS[kind] then lost = lost or entry end
+    else
+      announce()
+      if kind == 'fence' then reach_g, reach_s = fenced(entry[4]) end
       merged[#merged + 1] = entry
     end
   end
+  announce()
   local same = #merged == #existing
   for n, entry in ipairs(existing) do
-    same = same and merged[#merged + 1 - n][3] == entry[1]
+    same = same and merged[#merged + 1 - n][3] == entry[1] and merged[#merged + 1 - n][4] == entry[2][2]
   end
   if same then return end
   redis.call('DEL', log)
   for n = #merged, 1, -1 do redis.call('XADD', log, merged[n][3], 'e', merged[n][4]) end
+  for _, frame in ipairs(gaps) do redis.call('PUBLISH', down, frame) end
 end
 if logged and ARGV[FIRST] then
   local top_g, top_s = top(log)
   top_g, top_s = tonumber(top_g), tonumber(top_s)
-  local g, s = split(ARGV[FIRST])
-  local prev_g, prev_s = fenced(ARGV[FIRST + 1])
-  local behind = (top_g == 0 and top_s == 0) or (g == top_g and s == top_s + 1)
-    or (prev_g and above(g, s, top_g, top_s) and not above(top_g, top_s, prev_g, prev_s))
-  if behind then
-    for n = FIRST, #ARGV, 2 do redis.call('XADD', log, ARGV[n], 'e', ARGV[n + 1]) end
-  else
-    merge()
+  -- What the log has needs no merge: only what is missing below its end does.
+  local first = FIRST
+  while ARGV[first] do
+    local g, s = split(ARGV[first])
+    if above(g, s, top_g, top_s) or not redis.call('XRANGE', log, ARGV[first], ARGV[first])[1] then break end
+    first = first + 2
+  end
+  if ARGV[first] then
+    local g, s = split(ARGV[first])
+    local prev_g, prev_s = fenced(ARGV[first + 1])
+    local unsure = kind_of(ARGV[first + 1]) == 'fence' and not prev_g
+    local behind = (top_g == 0 and top_s == 0) or (g == top_g and s == top_s + 1)
+      or (above(g, s, top_g, top_s) and (unsure or (prev_g and not above(top_g, top_s, prev_g, prev_s))))
+    if behind then
+      for n = first, #ARGV, 2 do redis.call('XADD', log, ARGV[n], 'e', ARGV[n + 1]) end
+    else
+      merge(first)
+    end
   end
   redis.call('EXPIRE', log, ttl)
 end
 if not complete then return 1 end
-local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
+local status, current, running, now_owner, current_query, past =
+  unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner', 'query', 'past'))
 if closed then status = 'closed' elseif not status then status = 'active' end
 redis.call('HSET', meta, 'status', status)
+local newest = math.max(tonumber(generation), tonumber(current or '0'))
+local by_generation, all_past = {}, {}
+local function add_past(list)
+  for _, earlier in ipairs(list) do
+    if earlier[1] > 0 and earlier[1] < newest then by_generation[earlier[1]] = earlier end
+  end
+end
+add_past(read_past(past))
+add_past(read_past(ARGV[13]))
+if current then add_past({past_query(current, current_query)}) end
+add_past({past_query(generation, query)})
+for _, earlier in pairs(by_generation) do all_past[#all_past + 1] = earlier end
+table.sort(all_past, function(a, b) return a[1] < b[1] end)
+write_past(meta, all_past)
 if tonumber(generation) > tonumber(current or '0') then
   redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer)
   running = runs
@@ -277,6 +363,8 @@ runs_no_more(KEYS[3], session, generation)
 if not running or current ~= generation or now_owner ~= owner then return 0 end
 redis.call('HDEL', meta, 'running', 'owner')
 redis.call('EXPIRE', meta, ttl)
+-- Without a log only the gateway that sent the last event knows which one it was: sequence 0 stands for the next one.
+if not logged then redis.call('PUBLISH', down, '{"id":"' .. generation .. '-0"' .. tail) end
 if logged then
   local top_generation, top_seq = top(log)
   if tonumber(top_generation) <= tonumber(generation) then
@@ -302,7 +390,14 @@ if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL'
 return 0
 ";
 
+/// KEYS servers. ARGV the heartbeat that stands for none, then names: lists servers that Redis has lost.
+const LIST_SERVERS: &str = r"
+for n = 2, #ARGV do redis.call('HSETNX', KEYS[1], ARGV[n], ARGV[1]) end
+return 1
+";
+
 pub(super) struct Scripts {
+    pub(super) mark: Script,
     pub(super) claim: Script,
     pub(super) terminate: Script,
     pub(super) close: Script,
@@ -313,20 +408,23 @@ pub(super) struct Scripts {
     pub(super) restore: Script,
     pub(super) bury: Script,
     pub(super) forget_server: Script,
+    pub(super) list_servers: Script,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            claim: Script::new(&[TOP, FENCE, CLAIM].concat()),
+            mark: Script::new(MARK),
+            claim: Script::new(&[TOP, FENCE, PAST, CLAIM].concat()),
             terminate: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, TERMINATE].concat()),
             close: Script::new(&[TOP, MARK_CLOSED, CLOSE].concat()),
             attach: Script::new(&[TOP, ATTACH].concat()),
             release: Script::new(RELEASE),
             reattach: Script::new(REATTACH),
             restore_cursor: Script::new(RESTORE_CURSOR),
-            restore: Script::new(&[TOP, RUNS_NO_MORE, RESTORE].concat()),
+            restore: Script::new(&[TOP, RUNS_NO_MORE, PAST, RESTORE].concat()),
             forget_server: Script::new(FORGET_SERVER),
+            list_servers: Script::new(LIST_SERVERS),
             bury: Script::new(&[TOP, FENCE, MARK_CLOSED, RUNS_NO_MORE, BURY].concat()),
         }
     }

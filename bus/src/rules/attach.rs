@@ -100,11 +100,15 @@ impl Record {
         }
     }
 
-    /// A gateway says again that it has the session, to a broker that may have forgotten. Answers the newest epoch.
-    pub fn reattach(&mut self, holder: &str, epoch: u64) -> u64 {
+    /// A gateway says again that it has the session, to a broker that may have forgotten. An earlier holder, which may have
+    /// said the same before, is told. Returns the newest epoch.
+    pub fn reattach(&mut self, holder: &str, epoch: u64, out: Audience<'_>) -> u64 {
         if self.epoch <= epoch {
-            self.epoch = epoch;
-            self.holder = Some(holder.to_owned());
+            let before = std::mem::replace(&mut self.epoch, epoch);
+            let former = self.holder.replace(holder.to_owned());
+            if let Some(holder) = former.filter(|_| before != epoch) {
+                out(Effect::Takeover { holder: &holder, epoch });
+            }
         }
         self.epoch
     }

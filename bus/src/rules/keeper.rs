@@ -1,7 +1,7 @@
 //! What a server keeps of the sessions that it created, ran or closed, to give it back to a broker that forgot: bounded in
 //! bytes and time, the longest untouched first. It keeps only what the broker had acknowledged.
 
-use super::LogEntry;
+use super::{LogEntry, PAST_QUERIES};
 use protocol::{Kind, Position, Prefix, SessionId, encode_fence};
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,10 +21,12 @@ pub struct Kept {
     pub closed: bool,
     /// The last generation that was claimed here; 0 for none.
     pub generation: u64,
-    /// The last position before it.
-    pub prev: Position,
+    /// The last position before it, where the claim knew it.
+    pub prev: Option<Position>,
     /// Its query.
     pub query: String,
+    /// Generation and query id of earlier claims made here, oldest first.
+    pub past: VecDeque<(u64, String)>,
     /// What was kept with the claim.
     pub answer: String,
     /// Its terminator is not acknowledged yet.
@@ -35,6 +37,11 @@ pub struct Kept {
 }
 
 impl Kept {
+    fn texts(&self) -> usize {
+        let past: usize = self.past.iter().map(|(_, query)| query.len()).sum();
+        self.query.len() + self.answer.len() + past
+    }
+
     /// The acknowledged entries, oldest first.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = &LogEntry> + ExactSizeIterator {
         self.log.iter()
@@ -115,7 +122,7 @@ impl Keeper {
     pub fn claimed(
         &mut self,
         session: SessionId,
-        (generation, prev): (u64, Position),
+        (generation, prev): (u64, Option<Position>),
         query: &str,
         answer: &str,
         now: Instant,
@@ -125,13 +132,18 @@ impl Keeper {
         if kept.generation >= generation {
             return;
         }
-        let freed = kept.forget_above(prev) + kept.trim(keep) + kept.query.len() + kept.answer.len();
+        let dropped = prev.map_or(0, |prev| kept.forget_above(prev));
+        let freed = dropped + kept.trim(keep) + kept.texts();
+        if kept.generation > 0 {
+            kept.past.push_back((kept.generation, std::mem::take(&mut kept.query)));
+            kept.past.drain(..kept.past.len().saturating_sub(PAST_QUERIES));
+        }
         (kept.generation, kept.prev, kept.running) = (generation, prev, true);
         (kept.query, kept.answer) = (query.to_owned(), answer.to_owned());
         let mut frame = Vec::new();
         encode_fence(&mut frame, generation, prev);
         let prefix = Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } };
-        let added = kept.push(LogEntry::new(prefix, &frame)) + query.len() + answer.len();
+        let added = kept.push(LogEntry::new(prefix, &frame)) + kept.texts();
         self.bytes = self.bytes + added - freed;
         self.evict(now);
     }
@@ -231,7 +243,7 @@ impl Keeper {
 
     fn forget(&mut self, session: SessionId) {
         if let Some(kept) = self.sessions.remove(&session) {
-            self.bytes -= SESSION_BYTES + kept.bytes + kept.query.len() + kept.answer.len();
+            self.bytes -= SESSION_BYTES + kept.bytes + kept.texts();
         }
     }
 }
@@ -263,7 +275,7 @@ mod tests {
         let (now, mut keeper) = (Instant::now(), Keeper::new(1 << 20, Duration::from_secs(60), 2));
         keeper.created(session(1), now);
         keeper.appended(session(1), event(5, 1, Kind::Token), b"of nobody", now);
-        keeper.claimed(session(1), (5, Position::ZERO), "q", "a", now);
+        keeper.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
         for seq in [1, 2, 2, 1] {
             keeper.appended(session(1), event(5, seq, Kind::Token), b"token", now);
         }
@@ -274,27 +286,30 @@ mod tests {
         assert!(keeper.get(session(1)).unwrap().running);
         keeper.appended(session(1), event(5, 3, Kind::Done), b"done", now);
         assert!(!keeper.get(session(1)).unwrap().running);
-        keeper.claimed(session(1), (9, Position::new(5, 3)), "r", "b", now);
+        keeper.claimed(session(1), (9, Some(Position::new(5, 3))), "r", "b", now);
         assert_eq!(positions(&keeper), ["5-2", "5-3", "9-0"], "two entries of earlier queries");
         keeper.fenced_off(session(1), 5);
         assert!(keeper.get(session(1)).is_some());
         keeper.fenced_off(session(1), 9);
         assert_eq!(positions(&keeper), ["5-2", "5-3", "9-0"]);
-        assert!(!keeper.get(session(1)).unwrap().running);
+        let kept = keeper.get(session(1)).unwrap();
+        assert_eq!((kept.running, &kept.past), (false, &VecDeque::from([(5, "q".to_owned())])));
+        keeper.claimed(session(1), (12, None), "s", "c", now);
+        assert_eq!(positions(&keeper), ["5-3", "9-0", "12-0"], "an unsure claim forgets nothing");
     }
 
     #[test]
     fn the_longest_untouched_goes_first_and_a_running_one_last() {
         let (now, mut keeper) = (Instant::now(), Keeper::new(3 * 400, Duration::from_secs(60), 10));
-        keeper.claimed(session(1), (5, Position::ZERO), "q", "a", now);
+        keeper.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
         for n in 2..=10 {
-            keeper.claimed(session(n), (5, Position::ZERO), "q", "a", now);
+            keeper.claimed(session(n), (5, Some(Position::ZERO)), "q", "a", now);
             keeper.appended(session(n), event(5, 1, Kind::Done), b"done", now);
         }
         assert!(keeper.bytes() <= 1200);
         let left: Vec<bool> = (1..=10).map(|n| keeper.get(session(n)).is_some()).collect();
         assert_eq!(left, [true, false, false, false, false, false, false, false, false, true], "{keeper:?}");
-        keeper.claimed(session(11), (5, Position::ZERO), "q", "a", now + Duration::from_secs(61));
+        keeper.claimed(session(11), (5, Some(Position::ZERO)), "q", "a", now + Duration::from_secs(61));
         assert!(keeper.get(session(10)).is_none() && keeper.get(session(11)).is_some());
     }
 
@@ -308,12 +323,12 @@ mod tests {
                 match what {
                     0 => keeper.created(id, now),
                     1 => keeper.closed(id, now),
-                    2 => keeper.claimed(id, (n + 1, Position::ZERO), &"q".repeat(len), "a", now),
+                    2 => keeper.claimed(id, (n + 1, Some(Position::ZERO)), &"q".repeat(len), "a", now),
                     3 => keeper.appended(id, event(generation, n, Kind::Done), &vec![0; len], now),
                     _ => keeper.appended(id, event(generation, n, Kind::Token), &vec![0; len], now),
                 }
                 let sum: usize = keeper.sessions()
-                    .map(|(_, kept)| SESSION_BYTES + kept.bytes + kept.query.len() + kept.answer.len())
+                    .map(|(_, kept)| SESSION_BYTES + kept.bytes + kept.texts())
                     .sum();
                 prop_assert_eq!(keeper.bytes(), sum);
                 prop_assert!(sum <= 4096, "{} bytes", sum);

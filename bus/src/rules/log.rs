@@ -1,6 +1,6 @@
 //! What a session's log holds, and how two partial logs of one session become one. Positions decide, never times.
 
-use protocol::{Kind, Position, Prefix};
+use protocol::{Kind, Position, Prefix, encode_gap_entry};
 use std::collections::BTreeMap;
 
 /// One event in a log.
@@ -20,8 +20,9 @@ impl LogEntry {
     }
 }
 
-/// One log out of what a broker still has and what a server kept. What lies between a fence and the position that the fence
-/// names was written by a stale writer, whoever remembers it: it is left out.
+/// Merges what a broker still has with what a server kept. A fence drops what lies between it and the position that it
+/// names; a fence that names none drops nothing. Dropped events were acknowledged: one `gap` entry below the fence stands
+/// for them.
 #[must_use]
 pub fn merge<'a>(existing: &'a [LogEntry], kept: impl IntoIterator<Item = &'a LogEntry>) -> Vec<LogEntry> {
     let mut all: BTreeMap<Position, &LogEntry> =
@@ -29,18 +30,30 @@ pub fn merge<'a>(existing: &'a [LogEntry], kept: impl IntoIterator<Item = &'a Lo
     all.extend(existing.iter().map(|entry| (entry.prefix.position, entry)));
     let mut merged = Vec::with_capacity(all.len());
     // From the newest on: a fence that a later one leaves out fences nothing off.
-    let mut reach = None;
+    let (mut reach, mut lost) = (None, None);
     for (position, entry) in all.into_iter().rev() {
         if reach.is_some_and(|reach| position > reach) {
+            if entry.prefix.kind.is_for_client() || matches!(entry.prefix.kind, Kind::Gap { .. }) {
+                lost.get_or_insert(position);
+            }
             continue;
         }
+        merged.extend(gap(reach, lost.take()));
         if let Kind::Fence { prev } = entry.prefix.kind {
-            reach = Some(prev);
+            reach = prev;
         }
         merged.push(entry.clone());
     }
+    merged.extend(gap(reach, lost));
     merged.reverse();
     merged
+}
+
+fn gap(from: Option<Position>, to: Option<Position>) -> Option<LogEntry> {
+    let (from, position) = (from?, to?);
+    let mut frame = Vec::new();
+    encode_gap_entry(&mut frame, from, position);
+    Some(LogEntry::new(Prefix { position, kind: Kind::Gap { from } }, &frame))
 }
 
 #[cfg(test)]
@@ -52,7 +65,12 @@ mod tests {
     }
 
     fn fence(generation: u64, prev: (u64, u64)) -> LogEntry {
-        let kind = Kind::Fence { prev: Position::new(prev.0, prev.1) };
+        let kind = Kind::Fence { prev: Some(Position::new(prev.0, prev.1)) };
+        LogEntry::new(Prefix { position: Position::new(generation, 0), kind }, b"f")
+    }
+
+    fn unsure_fence(generation: u64) -> LogEntry {
+        let kind = Kind::Fence { prev: None };
         LogEntry::new(Prefix { position: Position::new(generation, 0), kind }, b"f")
     }
 
@@ -63,15 +81,38 @@ mod tests {
             assert_eq!(merge(&whole[..cut], &whole), whole, "the first {cut} were there");
             assert_eq!(merge(&whole[cut..], &whole[..cut]), whole, "the last ones came first");
         }
-        let stale = [entry(5, 3), entry(5, 4)];
-        assert_eq!(merge(&whole, &stale), whole);
-        assert_eq!(merge(&[&whole[..3], &stale].concat(), &whole[3..]), whole);
+    }
+
+    #[test]
+    fn what_a_fence_drops_is_a_gap_in_the_log() {
+        let whole = [fence(5, (0, 0)), entry(5, 1), entry(5, 2), fence(9, (5, 2)), entry(9, 1)];
+        let dropped = [entry(5, 3), entry(5, 4)];
+        let gap = super::gap(Some(Position::new(5, 2)), Some(Position::new(5, 4))).unwrap();
+        let with_gap = [&whole[..3], std::slice::from_ref(&gap), &whole[3..]].concat();
+        assert_eq!(merge(&whole, &dropped), with_gap);
+        assert_eq!(merge(&[&whole[..3], &dropped].concat(), &whole[3..]), with_gap);
+        assert_eq!(merge(&with_gap, &dropped), with_gap, "once more");
+        assert_eq!(merge(&with_gap, &[]), with_gap, "it stays");
+        let later = [entry(5, 3), entry(5, 6)];
+        let merged = merge(&with_gap, &later);
+        assert_eq!(merged[3].prefix.position, Position::new(5, 6), "one gap for all of it");
+        assert_eq!(merged.len(), with_gap.len());
+    }
+
+    #[test]
+    fn an_unsure_fence_drops_nothing() {
+        let existing = [entry(5, 1), unsure_fence(9), entry(9, 1)];
+        let kept = [entry(5, 2), entry(5, 3), fence(7, (5, 3)), entry(7, 1)];
+        let whole = [&existing[..1], &kept, &existing[1..]].concat();
+        assert_eq!(merge(&existing, &kept), whole);
     }
 
     #[test]
     fn a_fence_that_was_fenced_off_counts_for_nothing() {
         let stale = [fence(5, (4, 2)), entry(5, 1)];
         let existing = [entry(4, 1), entry(4, 2), fence(6, (4, 2)), entry(6, 1)];
-        assert_eq!(merge(&existing, &stale), existing);
+        let gap = super::gap(Some(Position::new(4, 2)), Some(Position::new(5, 1))).unwrap();
+        let whole = [&existing[..2], std::slice::from_ref(&gap), &existing[2..]].concat();
+        assert_eq!(merge(&existing, &stale), whole, "only the later fence's gap is in it");
     }
 }

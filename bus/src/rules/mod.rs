@@ -9,10 +9,10 @@ mod vigil;
 pub use attach::{Attach, Attached, Attaching};
 pub use keeper::{Keeper, Kept};
 pub use log::{LogEntry, merge};
-pub use vigil::{MISSED_BEATS, Vigil};
+pub use vigil::{MISSED_BEATS, NO_BEAT, Standing, Vigil, heartbeat};
 
 use protocol::{Kind, Position, Prefix, encode_closed, encode_fence};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What a step tells the world. The function that takes it answers how many heard it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,10 @@ pub struct Claiming<'a> {
     pub now_ms: u64,
     /// Entries of earlier queries that the log keeps.
     pub keep: usize,
+    /// The last generation of the session that the claimant knows, 0 for none.
+    pub known: u64,
+    /// Every server has restored what it kept: the log's last position is the last one that was acknowledged.
+    pub whole: bool,
 }
 
 /// What a claim came to.
@@ -86,15 +90,15 @@ pub enum Claimed {
     Now {
         /// The new generation.
         generation: u64,
-        /// The last position before it: what its fence says.
-        prev: Position,
+        /// The last position before it: what its fence says. `None` where the log may lack something.
+        prev: Option<Position>,
     },
     /// The same query was claimed before.
     Before {
         /// Its generation.
         generation: u64,
         /// The last position before it.
-        prev: Position,
+        prev: Option<Position>,
         /// What was kept with it.
         answer: String,
     },
@@ -129,14 +133,14 @@ pub struct Record {
     pub status: Option<Status>,
     /// The generation of the last claim.
     pub generation: u64,
-    /// The last position before that.
-    pub prev: Position,
+    /// The last position before that, where it was known.
+    pub prev: Option<Position>,
     /// The query of the last claim.
     pub query: String,
     /// What was kept with it.
     pub answer: String,
-    /// The queries before it, oldest first.
-    pub past: VecDeque<String>,
+    /// Generation and id of the queries before it, oldest first.
+    pub past: VecDeque<(u64, String)>,
     /// Who plays it, while it runs.
     pub running: Option<String>,
     /// Empty where events are only published.
@@ -165,13 +169,13 @@ impl Record {
 
     /// Claims the session for a query and fences off every earlier writer.
     pub fn claim(&mut self, claiming: Claiming<'_>, logged: bool, out: Audience<'_>) -> Claimed {
-        let Claiming { query, answer, owner, now_ms, keep } = claiming;
+        let Claiming { query, answer, owner, now_ms, keep, known, whole } = claiming;
         let Some(status) = self.status else { return Claimed::Unknown };
         if self.generation > 0 && self.query == query {
             let answer = self.answer.clone();
             return Claimed::Before { generation: self.generation, prev: self.prev, answer };
         }
-        if self.past.iter().any(|past| past == query) {
+        if self.past.iter().any(|(_, past)| past == query) {
             return Claimed::Past;
         }
         if status == Status::Closed {
@@ -180,8 +184,10 @@ impl Record {
         if self.running.is_some() {
             return Claimed::Busy;
         }
-        let prev = self.top();
-        let generation = (self.generation + 1).max(prev.generation + 1).max(now_ms);
+        let top = self.top();
+        let last = self.generation.max(top.generation).max(known);
+        let generation = (last + 1).max(now_ms);
+        let prev = whole.then_some(top);
         if logged {
             let surplus = self.log.len().saturating_sub(keep);
             self.log.drain(..surplus);
@@ -190,7 +196,7 @@ impl Record {
         self.fence(generation, prev, logged, out);
         let last = std::mem::replace(&mut self.query, query.to_owned());
         if self.generation > 0 {
-            self.past.push_back(last);
+            self.past.push_back((self.generation, last));
             self.past.drain(..self.past.len().saturating_sub(PAST_QUERIES));
         }
         (self.generation, self.prev) = (generation, prev);
@@ -226,15 +232,15 @@ impl Record {
         }
     }
 
-    /// Closes the session: its running query's server is told to end it. False for one that does not exist. Said again, it
-    /// marks a log whose mark was forgotten.
-    pub fn close(&mut self, logged: bool, out: Audience<'_>) -> bool {
+    /// Closes the session: its running query's server is told to end it. False for one that does not exist. The log gets
+    /// its mark only where it is `whole`; said again, this marks a log that lacks it.
+    pub fn close(&mut self, whole: bool, logged: bool, out: Audience<'_>) -> bool {
         let Some(before) = self.status else { return false };
         self.status = Some(Status::Closed);
         let marked = self.log.back().is_some_and(|entry| entry.prefix.kind == Kind::Closed);
         if let Some(owner) = &self.running {
             out(Effect::Cancel { owner, generation: self.generation });
-        } else if before != Status::Closed || (logged && !marked) {
+        } else if whole && (before != Status::Closed || (logged && !marked)) {
             self.mark_closed(logged, out);
         }
         true
@@ -245,6 +251,7 @@ impl Record {
     /// later query. Once all have had their time, whoever closed it closes it again.
     pub fn restore(&mut self, kept: &Kept, owner: &str, logged: bool, out: Audience<'_>) {
         self.status = Some(if kept.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) });
+        self.restore_past(kept);
         if kept.generation > self.generation {
             (self.generation, self.prev) = (kept.generation, kept.prev);
             (self.query, self.answer) = (kept.query.clone(), kept.answer.clone());
@@ -258,10 +265,29 @@ impl Record {
         if !logged {
             return;
         }
-        self.log = merge(self.log.make_contiguous(), kept.entries()).into();
+        let before = std::mem::take(&mut self.log);
+        let before: Vec<LogEntry> = before.into();
+        self.log = merge(&before, kept.entries()).into();
+        for LogEntry { prefix, frame } in &self.log {
+            let known = || before.binary_search_by_key(&prefix.position, |entry| entry.prefix.position);
+            if matches!(prefix.kind, Kind::Gap { .. }) && known().is_err() {
+                out(Effect::Publish { prefix: *prefix, frame });
+            }
+        }
         if let Some(LogEntry { prefix, frame }) = self.log.back() {
             out(Effect::Publish { prefix: *prefix, frame });
         }
+    }
+
+    /// Adds the queries that a server knows of, so that a call that is repeated after the loss does not run again.
+    fn restore_past(&mut self, kept: &Kept) {
+        let newest = self.generation.max(kept.generation);
+        let mut past: BTreeMap<u64, String> = self.past.drain(..).chain(kept.past.iter().cloned()).collect();
+        past.insert(self.generation, self.query.clone());
+        past.insert(kept.generation, kept.query.clone());
+        past.retain(|&generation, _| generation > 0 && generation < newest);
+        self.past = past.into_iter().collect();
+        self.past.drain(..self.past.len().saturating_sub(PAST_QUERIES));
     }
 
     /// A peer ends the query of a server that is gone: an error terminator behind what there is, and a fence behind that, so
@@ -281,12 +307,17 @@ impl Record {
         }
         self.running = None;
         let top = self.top();
-        if logged && top.generation <= generation {
+        if !logged {
+            // Only the gateway that sent the last event knows which one it was: sequence 0 stands for the next one.
+            let position = Position::new(generation, 0);
+            let prefix = Prefix { position, kind: Kind::Error };
+            out(Effect::Publish { prefix, frame: &terminator(position) });
+        } else if top.generation <= generation {
             let last = if top.generation == generation { top } else { Position::new(generation, 0) };
             let position = last.next();
             let prefix = Prefix { position, kind: Kind::Error };
             self.write(prefix, &terminator(position), logged, out);
-            self.fence((generation + 1).max(now_ms), position, logged, out);
+            self.fence((generation + 1).max(now_ms), Some(position), logged, out);
         }
         if self.status == Some(Status::Closed) {
             self.mark_closed(logged, out);
@@ -294,7 +325,7 @@ impl Record {
         true
     }
 
-    fn fence(&mut self, generation: u64, prev: Position, logged: bool, out: Audience<'_>) {
+    fn fence(&mut self, generation: u64, prev: Option<Position>, logged: bool, out: Audience<'_>) {
         let mut frame = Vec::new();
         encode_fence(&mut frame, generation, prev);
         let prefix = Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } };

@@ -1,40 +1,118 @@
-//! Which servers are gone: a peer whose heartbeat stood still over several polls of one's own that were answered.
-//! It counts polls, not time: where nobody gets an answer, nobody is gone.
+//! What one server knows of its peers from their heartbeats: which of them are gone, and whether those that a Redis which
+//! lost data still waits for have restored what they kept. It counts polls that were answered, not time: where no poll is
+//! answered, no peer is gone.
 
 use std::collections::HashMap;
 
-/// A peer whose beat is the same over so many answered polls in a row is gone.
+/// A peer whose heartbeat is the same over so many answered polls in a row is gone.
 pub const MISSED_BEATS: u32 = 3;
+/// Answered polls after which a server that has seen no other one stops waiting: two heartbeats after the first.
+const ALONE_POLLS: u32 = 3;
+/// Separates the heartbeat from the mark of the Redis to which the server has restored what it kept.
+const RESTORED: &str = " restored=";
+/// The heartbeat of a server that is known and has not written one since the loss.
+pub const NO_BEAT: &str = "none";
+
+/// The value that a server writes for itself: its heartbeat, and the mark to which it has restored what it kept.
+#[must_use]
+pub fn heartbeat(beat: u64, restored: Option<&str>) -> String {
+    format!("{beat}{RESTORED}{}", restored.unwrap_or("none"))
+}
+
+/// Whether sessions may be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Not yet: a peer may still restore what it kept.
+    Waiting,
+    /// They may, but not every peer has restored: the end of a log may not be its last acknowledged position.
+    Partial,
+    /// They may, and logs are whole.
+    Whole,
+}
 
 /// What one server knows of its peers.
 #[derive(Clone, Debug, Default)]
 pub struct Vigil {
+    /// Every peer of any earlier answer that was not removed since.
     peers: HashMap<String, Peer>,
+    /// The mark of the Redis that answered last.
+    mark: String,
+    /// Answered polls under this mark.
+    polls: u32,
+    /// A peer was removed under this mark before it had restored.
+    removed: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Peer {
-    beat: String,
+    /// The whole value, so that a mark that was restored counts as a sign of life.
+    value: String,
     unchanged: u32,
+    /// A poll saw this value, so that the next one can be compared with it.
+    polled: bool,
+    /// Listed under the present mark.
+    listed: bool,
+    restored: bool,
+    /// It speaks of marks at all.
+    tells: bool,
+}
+
+impl Peer {
+    /// How often the value was unchanged, and whether a poll saw it, after so many polls more.
+    const fn counted(&self, polls: u32) -> (u32, bool) {
+        (if self.polled { self.unchanged + polls } else { 0 }, self.polled || polls > 0)
+    }
 }
 
 impl Vigil {
-    /// A poll was answered with these peers and their beats. Answers who is gone; they are named again at every poll until
-    /// they are no longer listed.
-    pub fn answered<'a>(&mut self, beats: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<String> {
+    /// A poll was answered by the Redis with this mark, with these peers and their values; the caller leaves itself out.
+    pub fn answered<'a>(&mut self, mark: &str, peers: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        self.take(mark, peers, 1);
+        self.polls += 1;
+    }
+
+    /// The same between two polls: nothing is counted, so that looking often declares no peer gone.
+    pub fn looked<'a>(&mut self, mark: &str, peers: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        self.take(mark, peers, 0);
+    }
+
+    fn take<'a>(&mut self, mark: &str, peers: impl IntoIterator<Item = (&'a str, &'a str)>, polls: u32) {
+        if self.mark != mark {
+            mark.clone_into(&mut self.mark);
+            (self.polls, self.removed) = (0, false);
+            for peer in self.peers.values_mut() {
+                // What was counted under another mark proves nothing.
+                (peer.unchanged, peer.polled) = (0, false);
+                (peer.listed, peer.restored) = (false, false);
+            }
+        }
         let mut seen = HashMap::new();
-        for (name, beat) in beats {
-            let unchanged = match self.peers.get(name) {
-                Some(peer) if peer.beat == beat => peer.unchanged + 1,
-                _ => 0,
+        for (name, value) in peers {
+            let (unchanged, polled) = match self.peers.remove(name) {
+                Some(peer) if peer.value == value => peer.counted(polls),
+                _ => (0, polls > 0),
             };
-            seen.insert(name.to_owned(), Peer { beat: beat.to_owned(), unchanged });
+            let restored = value.split_once(RESTORED).map(|(_, restored)| restored);
+            let peer = Peer {
+                value: value.to_owned(),
+                unchanged,
+                polled,
+                listed: true,
+                restored: restored == Some(mark),
+                tells: restored.is_some(),
+            };
+            seen.insert(name.to_owned(), peer);
+        }
+        for (name, mut peer) in self.peers.drain() {
+            if peer.listed {
+                // A peer has removed it.
+                self.removed |= !peer.restored;
+            } else {
+                (peer.unchanged, peer.polled) = peer.counted(polls);
+                seen.insert(name, peer);
+            }
         }
         self.peers = seen;
-        let gone = self.peers.iter().filter(|(_, peer)| peer.unchanged >= MISSED_BEATS);
-        let mut gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
-        gone.sort();
-        gone
     }
 
     /// A poll was not answered, or late: what was counted so far proves nothing, the peers may have been as cut off as this
@@ -44,28 +122,166 @@ impl Vigil {
             peer.unchanged = 0;
         }
     }
+
+    /// Peers that Redis does not list any more, though no peer has removed them: it lost them. Listed again with
+    /// [`NO_BEAT`], they are known to servers that start after the loss as well.
+    pub fn unlisted(&mut self) -> Vec<String> {
+        let unlisted = self.peers.iter_mut().filter(|(_, peer)| !peer.listed);
+        unlisted
+            .map(|(name, peer)| {
+                NO_BEAT.clone_into(&mut peer.value);
+                name.clone()
+            })
+            .collect()
+    }
+
+    /// The peers that are gone, and the values that stood still. `old`: the mark is so old that nothing is waited for. Until
+    /// then the queries of a peer that has not restored are not ended: its log may lack what it knows. They are named at
+    /// every poll until they are no longer listed.
+    #[must_use]
+    pub fn gone(&self, old: bool) -> Vec<(String, String)> {
+        let gone = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.listed && peer.unchanged >= MISSED_BEATS && (old || peer.restored));
+        let mut gone: Vec<_> = gone.map(|(name, peer)| (name.clone(), peer.value.clone())).collect();
+        gone.sort();
+        gone
+    }
+
+    /// Whether sessions may be claimed from the Redis with this mark. `old`: it is so old that nothing is waited for.
+    #[must_use]
+    pub fn standing(&self, mark: &str, old: bool) -> Standing {
+        if self.mark != mark || self.polls == 0 {
+            return Standing::Waiting;
+        }
+        let alone = self.peers.is_empty() && !self.removed;
+        let late = |peer: &&Peer| !peer.restored;
+        if !old {
+            let awaited = |peer: &Peer| peer.unchanged < MISSED_BEATS;
+            if self.peers.values().filter(late).any(awaited) || (alone && self.polls < ALONE_POLLS) {
+                return Standing::Waiting;
+            }
+        }
+        // One that is alive and still restores is waited for no longer, but what it knows must find its place.
+        let restores = |peer: &Peer| !old || (peer.tells && peer.unchanged < MISSED_BEATS);
+        if self.peers.values().filter(late).any(restores) || (self.removed && !old) {
+            return Standing::Partial;
+        }
+        Standing::Whole
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const M: &str = "m:1";
+
+    fn names(gone: &[(String, String)]) -> Vec<&str> {
+        gone.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
     #[test]
     fn only_silence_between_answers_counts() {
         let mut vigil = Vigil::default();
-        assert!(vigil.answered([("a", "1"), ("b", "7")]).is_empty());
+        let mut poll = |peers: &[(&str, &str)]| {
+            vigil.answered(M, peers.iter().copied());
+            vigil.looked(M, peers.iter().copied());
+            vigil.gone(true)
+        };
+        assert!(poll(&[("a", "1"), ("b", "7")]).is_empty());
         for beat in ["2", "3"] {
-            assert!(vigil.answered([("a", beat), ("b", "7")]).is_empty());
+            assert!(poll(&[("a", beat), ("b", "7")]).is_empty());
         }
-        assert_eq!(vigil.answered([("a", "4"), ("b", "7")]), ["b"]);
-        assert_eq!(vigil.answered([("a", "5"), ("b", "7")]), ["b"], "until it is buried");
-        assert!(vigil.answered([("a", "6"), ("b", "8")]).is_empty(), "it lives after all");
-        assert!(vigil.answered([("a", "6")]).is_empty());
-        assert!(vigil.answered([("a", "6")]).is_empty());
+        assert_eq!(names(&poll(&[("a", "4"), ("b", "7")])), ["b"]);
+        assert_eq!(names(&poll(&[("a", "5"), ("b", "7")])), ["b"], "until it is buried");
+        assert!(poll(&[("a", "6"), ("b", "8")]).is_empty(), "it lives after all");
+        assert!(poll(&[("a", "6")]).is_empty());
+        assert!(poll(&[("a", "6")]).is_empty());
         vigil.unanswered();
         for _ in 0..2 {
-            assert!(vigil.answered([("a", "6")]).is_empty());
+            vigil.answered(M, [("a", "6")]);
+            assert!(vigil.gone(true).is_empty());
         }
-        assert_eq!(vigil.answered([("a", "6")]), ["a"]);
+        vigil.answered(M, [("a", "6")]);
+        assert_eq!(vigil.gone(true), [("a".to_owned(), "6".to_owned())]);
+    }
+
+    #[test]
+    fn a_look_right_before_a_poll_counts_for_nothing() {
+        let mut vigil = Vigil::default();
+        vigil.looked(M, [("a", "1")]);
+        for _ in 0..MISSED_BEATS {
+            vigil.answered(M, [("a", "1")]);
+            assert!(vigil.gone(true).is_empty());
+        }
+        vigil.answered(M, [("a", "1")]);
+        assert_eq!(names(&vigil.gone(true)), ["a"]);
+    }
+
+    #[test]
+    fn claims_wait_for_every_peer_that_was_ever_seen() {
+        let mut vigil = Vigil::default();
+        vigil.answered("old", [("a", "1 restored=old"), ("b", "1 restored=old")]);
+        assert_eq!(vigil.standing("old", true), Standing::Whole);
+        assert_eq!(vigil.standing(M, true), Standing::Waiting, "no answer of this Redis yet");
+        vigil.answered(M, [("a", "2 restored=m:1")]);
+        assert_eq!(vigil.standing(M, false), Standing::Waiting, "b was lost with the data");
+        assert_eq!(vigil.unlisted(), ["b"]);
+        vigil.looked(M, [("a", "2 restored=m:1"), ("b", "none")]);
+        assert!(vigil.unlisted().is_empty());
+        vigil.answered(M, [("a", "3 restored=m:1"), ("b", "9 restored=old")]);
+        assert_eq!(vigil.standing(M, false), Standing::Waiting);
+        assert_eq!(vigil.standing(M, true), Standing::Partial, "b lives and still restores");
+        vigil.looked(M, [("a", "3 restored=m:1"), ("b", "9 restored=m:1")]);
+        assert_eq!(vigil.standing(M, false), Standing::Whole);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_come_back_is_given_up() {
+        let mut vigil = Vigil::default();
+        vigil.answered("old", [("a", "1 restored=old")]);
+        for _ in 0..=MISSED_BEATS {
+            assert_eq!(vigil.standing(M, false), Standing::Waiting);
+            vigil.answered(M, [("a", "1 restored=old")]);
+        }
+        assert_eq!(vigil.standing(M, false), Standing::Partial);
+        assert!(vigil.gone(false).is_empty(), "its queries are not ended before it can have restored");
+        assert_eq!(names(&vigil.gone(true)), ["a"]);
+        assert_eq!(vigil.standing(M, true), Standing::Whole);
+        vigil.answered(M, []);
+        assert_eq!(vigil.standing(M, false), Standing::Partial, "removed by a peer");
+        assert_eq!(vigil.standing(M, true), Standing::Whole);
+    }
+
+    #[test]
+    fn one_that_sees_no_other_waits_for_two_heartbeats() {
+        let mut vigil = Vigil::default();
+        for _ in 0..ALONE_POLLS {
+            assert_eq!(vigil.standing(M, false), Standing::Waiting);
+            vigil.looked(M, []);
+            vigil.answered(M, []);
+        }
+        assert_eq!(vigil.standing(M, false), Standing::Whole);
+        // Alone for a second time: the mark is another.
+        assert_eq!(vigil.standing("m:2", false), Standing::Waiting);
+    }
+
+    #[test]
+    fn a_server_of_an_earlier_version_is_waited_for_until_the_mark_is_old() {
+        let mut vigil = Vigil::default();
+        vigil.answered(M, [("a", "1")]);
+        assert_eq!(vigil.standing(M, false), Standing::Waiting);
+        assert_eq!(vigil.standing(M, true), Standing::Whole);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut vigil = Vigil::default();
+        vigil.answered(M, [("a", heartbeat(7, Some(M)).as_str())]);
+        assert_eq!(vigil.standing(M, false), Standing::Whole);
+        vigil.answered(M, [("a", heartbeat(8, None).as_str())]);
+        assert_eq!(vigil.standing(M, false), Standing::Waiting);
     }
 }

@@ -1,8 +1,10 @@
 //! The broker: a record a session, heartbeats, subscriptions, and a memory that can fail. Every step on a record is the one of
 //! `bus::rules`; what the step says goes out on the connections that listen.
 
-use crate::world::{Action, LinkId, World, forbidden, note, short, violated};
-use bus::rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Kept, LogEntry, Record};
+use crate::world::{Action, LinkId, Outside, World, forbidden, note, short, violated};
+use bus::rules::{
+    Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Kept, LogEntry, NO_BEAT, Record,
+};
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +13,20 @@ const ATTACH_DEADLINE: u64 = 500;
 /// …and what is checked: later the caller has given up.
 const LONGEST_ATTACH: u64 = 1000;
 
+/// So long after its mark was made Redis is young: what it does not know may still be restored.
+pub(crate) const YOUNG: u64 = 10_000;
+
+/// Behind such a claim a gap is announced, whether or not anything was lost.
+pub(crate) const UNSURE_CLAIM: &str = "claimed before all had restored";
+
 /// A connection as the broker knows it.
 pub(crate) type Connection = (LinkId, u64);
 
 #[derive(Clone, Default)]
 pub(crate) struct Memory {
     pub(crate) records: BTreeMap<SessionId, Record>,
-    /// Beats by name, and when the last one came: the time is the model's own.
-    pub(crate) beats: BTreeMap<String, u64>,
+    /// What each server wrote last: its heartbeat, and the mark to which it has restored.
+    pub(crate) beats: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -41,14 +49,15 @@ pub(crate) struct Broker {
 #[derive(Clone)]
 pub(crate) enum Request {
     Create { session: SessionId },
-    Claim { session: SessionId, query: String, answer: String, owner: String },
+    Claim { session: SessionId, query: String, answer: String, owner: String, known: u64, whole: bool },
     Append { session: SessionId, entry: LogEntry },
     Restore { session: SessionId, kept: Box<Kept>, owner: String },
-    Beat { name: String, beat: u64 },
+    Beat { name: String, beat: String },
+    List { names: Vec<String> },
     Running { owner: String },
-    Bury { session: SessionId, owner: String, beat: u64, generation: u64, by: String },
-    Forget { owner: String },
-    Close { session: SessionId },
+    Bury { session: SessionId, owner: String, beat: String, generation: u64, by: String },
+    Forget { owner: String, beat: String },
+    Close { session: SessionId, whole: bool },
     Attach { session: SessionId, holder: String, sent: u64, after: Option<Position>, young: bool },
     Subscribe { sessions: Vec<SessionId>, control: Option<String> },
     Unsubscribe { session: SessionId },
@@ -63,7 +72,7 @@ pub(crate) enum Answer {
     Exists(bool),
     Claimed(Claimed),
     Appended(Append),
-    Beats(Vec<(String, u64)>),
+    Beats(Vec<(String, String)>),
     Running(Vec<(SessionId, u64)>),
     Attached(Attach),
     Page(Vec<LogEntry>),
@@ -128,12 +137,16 @@ impl World {
                 self.step(session, |record, _| record.create());
                 Answer::Done
             }
-            Request::Claim { session, query, answer, owner } => {
+            Request::Claim { session, query, answer, owner, known, whole } => {
+                let (query_id, keep) = (&query, self.plan.keep);
                 let claiming =
-                    Claiming { query: &query, answer: &answer, owner: &owner, now_ms, keep: self.plan.keep };
+                    Claiming { query: query_id, answer: &answer, owner: &owner, now_ms, keep, known, whole };
                 let claimed = self.step(session, |record, out| record.claim(claiming, true, out));
                 note!(self, "{owner}: claims {} for {query} → {claimed:?}", short(session));
-                if let Claimed::Now { generation, .. } = claimed {
+                if let Claimed::Now { generation, prev } = claimed {
+                    if prev.is_none() {
+                        self.covered.insert(UNSURE_CLAIM);
+                    }
                     self.claim_made((session, generation), query, owner);
                 }
                 Answer::Claimed(claimed)
@@ -166,9 +179,14 @@ impl World {
                 self.broker.heard.insert(name.clone(), now_ms);
                 self.broker.memory.beats.insert(name.clone(), beat);
                 let beats = &self.broker.memory.beats;
-                Answer::Beats(
-                    beats.iter().filter(|(peer, _)| **peer != name).map(|(p, &b)| (p.clone(), b)).collect(),
-                )
+                let beats = beats.iter().filter(|(peer, _)| **peer != name);
+                Answer::Beats(beats.map(|(peer, beat)| (peer.clone(), beat.clone())).collect())
+            }
+            Request::List { names } => {
+                for name in names {
+                    self.broker.memory.beats.entry(name).or_insert_with(|| NO_BEAT.to_owned());
+                }
+                Answer::Done
             }
             Request::Running { owner } => {
                 let records = self.broker.memory.records.iter();
@@ -182,12 +200,14 @@ impl World {
                 }
                 Answer::Done
             }
-            Request::Forget { owner } => {
-                self.broker.memory.beats.remove(&owner);
+            Request::Forget { owner, beat } => {
+                if self.broker.memory.beats.get(&owner) == Some(&beat) {
+                    self.broker.memory.beats.remove(&owner);
+                }
                 Answer::Done
             }
-            Request::Close { session } => {
-                let exists = self.step(session, |record, out| record.close(true, out));
+            Request::Close { session, whole } => {
+                let exists = self.step(session, |record, out| record.close(whole, true, out));
                 note!(self, "broker: closes {} → {exists}", short(session));
                 Answer::Exists(exists)
             }
@@ -248,7 +268,7 @@ impl World {
                 Answer::Done
             }
             Request::Reattach { session, holder, epoch } => {
-                let newest = self.step(session, |record, _| record.reattach(&holder, epoch));
+                let newest = self.step(session, |record, out| record.reattach(&holder, epoch, out));
                 note!(
                     self,
                     "{holder}: still has {} with epoch {epoch}; the newest is {newest}",
@@ -285,6 +305,10 @@ impl World {
         }
         self.covered.insert("buried");
         let pid = self.processes.iter().position(|process| process.name == owner);
+        // Dead or taken for dead, as far as what it alone knew is concerned.
+        if pid.is_some_and(|pid| self.bearers.contains(&pid) && !self.has_restored(pid)) {
+            self.outside.get_or_insert(Outside::KeeperKilled);
+        }
         let alive = pid.is_some_and(|pid| self.is_alive(pid));
         let silent = self.now - self.broker.heard.get(owner).copied().unwrap_or(0);
         if alive && silent < 2_000 {
@@ -324,8 +348,14 @@ impl World {
             note!(world, "broker: is back");
             world.broker.down = false;
             world.broker.up_since = world.now;
-            world.after(crate::server::SETTLE, World::settled);
+            world.after(YOUNG - 1, World::grows_old);
         });
+    }
+
+    /// Whether the mark is so old that nothing is waited for any more. The first Redis has been up for long.
+    pub(crate) fn is_old(&self) -> bool {
+        let broker = &self.broker;
+        !broker.down && (broker.incarnation == 0 || self.now >= broker.up_since + YOUNG)
     }
 
     pub(crate) fn resume_broker(&mut self) {

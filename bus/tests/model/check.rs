@@ -92,10 +92,14 @@ impl World {
         let missing: Vec<_> =
             positions.iter().filter(|at| !client.received.contains_key(at) && !told(at)).collect();
         let announced = |at: &Position| {
-            log.windows(2).any(|two| match two[1].kind {
-                Kind::Fence { prev } => two[0].position < *at && *at <= prev,
-                _ => false,
-            })
+            log.first().is_some_and(|first| matches!(first.kind, Kind::Gap { .. }) && *at <= first.position)
+                || log.windows(2).any(|two| match two[1].kind {
+                    Kind::Fence { prev } => {
+                        two[0].position < *at && prev.map_or(*at < two[1].position, |prev| *at <= prev)
+                    }
+                    Kind::Gap { from } => from < *at && *at <= two[1].position,
+                    _ => false,
+                })
         };
         let strange: Vec<_> =
             client.received.keys().filter(|at| !positions.contains(at) && !announced(at)).collect();

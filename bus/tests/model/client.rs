@@ -3,7 +3,7 @@
 
 use crate::{
     broker::word,
-    plan::{Manner, PROXIES, SERVERS},
+    plan::{Manner, PROXIES},
     server::RunAnswer,
     socket::{Down, SocketId},
     world::{World, forbidden, note, session, violated},
@@ -80,8 +80,13 @@ impl World {
         self.after(delay, move |world| world.create(n));
     }
 
+    fn any_server(&mut self) -> usize {
+        self.random.between(0, self.server_slots.len() as u64 - 1) as usize
+    }
+
     fn create(&mut self, n: usize) {
-        let pid = self.server_slots[self.random.between(0, SERVERS as u64 - 1) as usize];
+        let slot = self.any_server();
+        let pid = self.server_slots[slot];
         self.clients[n].call += 1;
         let call = self.clients[n].call;
         self.within(pid, 2, move |world| {
@@ -146,7 +151,7 @@ impl World {
 
     /// Posts the query, and posts it again until there is an answer.
     fn ask(&mut self, n: usize) {
-        let slot = self.random.between(0, SERVERS as u64 - 1) as usize;
+        let slot = self.any_server();
         let pid = self.server_slots[slot];
         let call = self.number();
         self.clients[n].call = call;
@@ -222,7 +227,8 @@ impl World {
     }
 
     fn close(&mut self, n: usize) {
-        let pid = self.server_slots[self.random.between(0, SERVERS as u64 - 1) as usize];
+        let slot = self.any_server();
+        let pid = self.server_slots[slot];
         let call = self.number();
         self.clients[n].call = call;
         self.within(pid, 2, move |world| {

@@ -1,6 +1,7 @@
 //! How each fault is done to the world, and how it heals.
 
 use crate::{
+    broker::YOUNG,
     plan::{Fault, Memory},
     server::Server,
     world::{Outside, Pid, World, note},
@@ -39,7 +40,6 @@ impl World {
             Fault::CutCommands(slot) => self.cut_proxy(slot, false),
             Fault::DelayCommands { slot, by } => self.delay_proxy(slot, by),
             Fault::CutServer(slot) => {
-                self.processes[self.server_slots[slot]].late = true;
                 self.cut_server(slot);
             }
             Fault::KillProxy { slot, down } => {
@@ -52,7 +52,6 @@ impl World {
             Fault::PauseServer { slot, down } => {
                 let pid = self.server_slots[slot];
                 if self.is_alive(pid) && !self.processes[pid].paused {
-                    self.processes[pid].late = true;
                     self.pause(pid);
                     self.after(down, move |world| world.wake(pid));
                 }
@@ -64,6 +63,7 @@ impl World {
                     self.after(down, move |world| world.start_server(slot));
                 }
             }
+            Fault::AddServer => self.start_server(self.server_slots.len()),
             Fault::LoseAnswer(slot) => self.answers_to_lose[slot] += 1,
             Fault::PauseRedis { down } => {
                 if !self.broker.down && !self.broker.paused {
@@ -153,16 +153,17 @@ impl World {
     }
 
     /// It has said everything again: what had been acknowledged, and what had not.
-    fn has_restored(&self, pid: Pid) -> bool {
+    pub(crate) fn has_restored(&self, pid: Pid) -> bool {
         let server = &self.servers[&pid];
         server.restored == Some(self.broker.incarnation) && !server.in_flight
     }
 
-    /// The broker has been back for as long as servers wait before they claim.
-    pub(crate) fn settled(&mut self) {
-        let late = self.bearers.iter().any(|&pid| {
-            !self.has_restored(pid) && (self.processes[pid].late || self.broker.paused || self.broker.down)
-        });
+    /// The broker has been back for as long as anything is waited for.
+    pub(crate) fn grows_old(&mut self) {
+        if self.broker.down || self.now + 1 < self.broker.up_since + YOUNG {
+            return;
+        }
+        let late = self.bearers.iter().any(|&pid| !self.has_restored(pid));
         if late && self.outside.is_none() {
             self.outside = Some(Outside::KeeperLate);
         }

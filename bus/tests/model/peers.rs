@@ -3,9 +3,9 @@
 
 use crate::{
     broker::{Answer, Request},
-    server::{MAYBE_KNOWN, SETTLE},
     world::{LinkId, Pid, World, note},
 };
+use bus::rules::{Standing, heartbeat};
 use protocol::SessionId;
 use std::{cell::RefCell, rc::Rc};
 
@@ -19,54 +19,54 @@ impl World {
         if link == self.servers[&pid].appends {
             return self.pump(pid);
         }
-        let (incarnation, up_since, now) = (self.broker.incarnation, self.broker.up_since, self.now);
+        let incarnation = self.broker.incarnation;
         let name = self.name(pid).to_owned();
-        let server = self.server(pid);
-        let restored = server.restored;
         self.call(link, Request::Subscribe { sessions: Vec::new(), control: Some(name.clone()) }, |_, _| {});
-        if restored == Some(incarnation) {
+        if self.servers[&pid].restored == Some(incarnation) {
             return self.pump(pid);
         }
-        // Whoever starts beside a broker that is younger than the wait may have missed that it forgot.
-        if restored.is_some() || (incarnation > 0 && now < up_since + MAYBE_KNOWN) {
-            self.server(pid).noticed_at = Some(now);
-        }
-        // No poll: what it answers was not waited for.
-        let server = self.server(pid);
-        server.beat += 1;
-        let beat = server.beat;
-        self.call(link, Request::Beat { name: name.clone(), beat }, |_, _| {});
-        let kept: Vec<_> =
+        let mut kept: Vec<_> =
             self.servers[&pid].keeper.sessions().map(|(id, kept)| (id, kept.clone())).collect();
-        let mut kept = kept;
         kept.sort_by_key(|&(id, _)| id);
-        let left = Rc::new(RefCell::new(kept.len()));
         if kept.is_empty() {
-            self.server(pid).restored = Some(incarnation);
+            return self.gave_back(pid, incarnation);
         }
-        for (session, kept) in kept {
-            let left = left.clone();
-            let request = Request::Restore { session, kept: Box::new(kept), owner: name.clone() };
-            self.call(link, request, move |world, answer| {
-                // Without an answer the next connection begins again.
-                if answer.is_some() {
-                    *left.borrow_mut() -= 1;
-                    if *left.borrow() == 0 {
-                        note!(world, "{}: has restored everything", world.name(pid));
-                        world.server(pid).restored = Some(incarnation);
-                        world.pump(pid);
-                        let closed =
-                            world.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed).count();
-                        world.server(pid).to_close = closed;
-                        world.within(pid, SETTLE, move |world| world.close_again(pid));
+        let left = Rc::new(RefCell::new(kept.len()));
+        // Whoever keeps much takes long: its sessions come back one after the other.
+        let took = self.plan.restores_for[self.servers[&pid].slot.min(1)];
+        let each = took / kept.len() as u64;
+        for (n, (session, kept)) in (1..).zip(kept) {
+            let (left, owner) = (left.clone(), name.clone());
+            self.within(pid, n * each, move |world| {
+                let request = Request::Restore { session, kept: Box::new(kept), owner };
+                world.call(link, request, move |world, answer| {
+                    // Without an answer the next connection begins again.
+                    if answer.is_some() && world.links[link].incarnation == incarnation {
+                        *left.borrow_mut() -= 1;
+                        if *left.borrow() == 0 {
+                            world.gave_back(pid, incarnation);
+                        }
                     }
-                }
+                });
             });
         }
     }
 
-    /// Everybody has given back what they knew: what was closed here is closed behind all of it.
-    fn close_again(&mut self, pid: Pid) {
+    fn gave_back(&mut self, pid: Pid, incarnation: u64) {
+        note!(self, "{}: has restored everything", self.name(pid));
+        self.server(pid).restored = Some(incarnation);
+        self.look(pid);
+        self.pump(pid);
+        let closed = self.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed).count();
+        self.server(pid).to_close = closed;
+        self.close_again(pid);
+    }
+
+    /// Once everybody has given back what they knew, what was closed here is closed behind all of it.
+    pub(crate) fn close_again(&mut self, pid: Pid) {
+        if self.standing(pid) < Standing::Whole {
+            return self.within(pid, 100, move |world| world.close_again(pid));
+        }
         let mut closed: Vec<_> =
             self.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed).map(|(id, _)| id).collect();
         closed.sort();
@@ -76,8 +76,11 @@ impl World {
     }
 
     fn mark(&mut self, pid: Pid, session: SessionId) {
+        if self.standing(pid) < Standing::Whole {
+            return self.within(pid, 100, move |world| world.mark(pid, session));
+        }
         let link = self.servers[&pid].commands;
-        self.call(link, Request::Close { session }, move |world, answer| {
+        self.call(link, Request::Close { session, whole: true }, move |world, answer| {
             if answer.is_none() {
                 world.within(pid, 100, move |world| world.mark(pid, session));
             } else {
@@ -85,6 +88,22 @@ impl World {
                 server.to_close = server.to_close.saturating_sub(1);
             }
         });
+    }
+
+    /// Between two polls, for as long as claims wait.
+    fn look(&mut self, pid: Pid) {
+        let link = self.servers[&pid].commands;
+        let (name, beat) = (self.name(pid).to_owned(), self.heartbeat(pid));
+        self.call(link, Request::Beat { name, beat }, move |world, answer| {
+            if let Some(Answer::Beats(beats)) = answer {
+                world.peers(pid, link, &beats, false);
+            }
+        });
+    }
+
+    fn heartbeat(&self, pid: Pid) -> String {
+        let server = &self.servers[&pid];
+        heartbeat(server.beat, server.restored.map(|restored| restored.to_string()).as_deref())
     }
 
     pub(crate) fn poll(&mut self, pid: Pid) {
@@ -103,8 +122,9 @@ impl World {
         let (sent, number) = (self.now, self.number());
         let server = self.server(pid);
         server.beat += 1;
-        let (beat, link) = (server.beat, server.commands);
+        let link = server.commands;
         server.poll_open = Some(number);
+        let beat = self.heartbeat(pid);
         self.call(link, Request::Beat { name, beat }, move |world, answer| {
             let late = world.now > sent + LATE;
             let server = world.server(pid);
@@ -112,28 +132,44 @@ impl World {
                 server.poll_open = None;
             }
             match answer {
-                Some(Answer::Beats(beats)) if !late => world.peers(pid, &beats),
+                Some(Answer::Beats(beats)) if !late => world.peers(pid, link, &beats, true),
                 _ => server.vigil.unanswered(),
             }
         });
     }
 
-    fn peers(&mut self, pid: Pid, beats: &[(String, u64)]) {
-        let texts: Vec<_> = beats.iter().map(|(name, beat)| (name.as_str(), beat.to_string())).collect();
-        let gone = self.server(pid).vigil.answered(texts.iter().map(|(name, beat)| (*name, beat.as_str())));
-        if !self.may_claim(pid) {
+    fn peers(&mut self, pid: Pid, link: LinkId, beats: &[(String, String)], polled: bool) {
+        let mark = self.links[link].incarnation.to_string();
+        let peers = beats.iter().map(|(name, beat)| (name.as_str(), beat.as_str()));
+        let vigil = &mut self.server(pid).vigil;
+        if polled {
+            vigil.answered(&mark, peers);
+        } else {
+            vigil.looked(&mark, peers);
+        }
+        let names = vigil.unlisted();
+        if !names.is_empty() {
+            self.call(link, Request::List { names }, |_, _| {});
+        }
+        if self.standing(pid) == Standing::Waiting {
+            self.within(pid, 100, move |world| {
+                if world.standing(pid) == Standing::Waiting {
+                    world.look(pid);
+                }
+            });
+        }
+        if !self.is_restored(pid) {
             return;
         }
-        for owner in gone {
-            let beat = beats.iter().find(|(name, _)| *name == owner).map_or(0, |&(_, beat)| beat);
-            let (link, by) = (self.servers[&pid].commands, self.name(pid).to_owned());
+        for (owner, beat) in self.servers[&pid].vigil.gone(self.is_old()) {
+            let by = self.name(pid).to_owned();
             self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
                 let Some(Answer::Running(running)) = answer else { return };
                 if running.is_empty() {
-                    return world.call(link, Request::Forget { owner }, |_, _| {});
+                    return world.call(link, Request::Forget { owner, beat }, |_, _| {});
                 }
                 for (session, generation) in running {
-                    let owner = owner.clone();
+                    let (owner, beat) = (owner.clone(), beat.clone());
                     let request = Request::Bury { session, owner, beat, generation, by: by.clone() };
                     world.call(link, request, |_, _| {});
                 }

@@ -48,6 +48,7 @@ pub(crate) enum Fault {
         memory: Memory,
         down: u64,
     },
+    AddServer,
 }
 
 impl Fault {
@@ -65,6 +66,7 @@ impl Fault {
             Self::KillServer { .. } => "server killed",
             Self::LoseAnswer(_) => "server's answer lost",
             Self::PauseRedis { .. } => "Redis paused",
+            Self::AddServer => "another server starts",
             Self::RestartRedis { memory: Memory::Kept, .. } => "Redis restarted, nothing lost",
             Self::RestartRedis { memory: Memory::Empty, .. } => "Redis restarted empty",
             Self::RestartRedis { memory: Memory::RolledBack(_), .. } => "Redis rolled back",
@@ -80,7 +82,7 @@ impl Fault {
         let slot = random.between(0, 1) as usize;
         let longest = if random.percent(50) { 6000 } else { 1500 };
         let down = random.between(1, longest);
-        match if loses { random.between(13, 15) } else { random.between(0, 16) } {
+        match if loses { random.between(13, 15) } else { random.between(0, 17) } {
             0 | 1 => Self::CutSocket(client),
             2 | 3 => Self::TakeOver(client),
             4 => Self::CutPubsub(slot),
@@ -94,6 +96,7 @@ impl Fault {
             12 => Self::RestartRedis { memory: Memory::Kept, down: down / 4 },
             13 => Self::RestartRedis { memory: Memory::Empty, down: down / 4 },
             16 => Self::DelayCommands { slot, by: random.between(300, 4000) },
+            17 => Self::AddServer,
             _ => Self::RestartRedis { memory: Memory::RolledBack(random.between(1, 1000)), down: down / 4 },
         }
     }
@@ -119,6 +122,7 @@ impl fmt::Display for Fault {
             Self::RestartRedis { memory: Memory::RolledBack(lost), down } => {
                 write!(f, "{} by {lost} ms, down for {down} ms", self.name())
             }
+            Self::AddServer => f.write_str(self.name()),
             Self::RestartRedis { down, .. } => write!(f, "{}, down for {down} ms", self.name()),
         }
     }
@@ -144,6 +148,8 @@ pub(crate) struct Plan {
     pub(crate) keep: usize,
     /// Clients stay for a while before they close.
     pub(crate) lingers: bool,
+    /// How long servers take to restore what they keep, by their slots: how much that is.
+    pub(crate) restores_for: [u64; 2],
     pub(crate) faults: Vec<(u64, Fault)>,
 }
 
@@ -160,6 +166,11 @@ impl Plan {
         let queries = random.between(2, 4);
         let keep = if random.percent(20) { random.between(0, 12) as usize } else { 1000 };
         let lingers = random.percent(25);
+        let restores_for = [0; 2].map(|_| match random.between(0, 19) {
+            0..12 => 0,
+            12..19 => random.between(100, 4_000),
+            _ => random.between(4_000, 12_000),
+        });
         // Some come in a row: the next one while the last one heals. What Redis forgets while something else breaks is where
         // most of the rules earn their keep.
         let (in_a_row, forgets) = (random.percent(40), random.percent(40));
@@ -173,7 +184,7 @@ impl Plan {
             })
             .collect();
         faults.sort_by_key(|&(at, _)| at);
-        Self { seed, clients, queries, keep, lingers, faults }
+        Self { seed, clients, queries, keep, lingers, restores_for, faults }
     }
 
     /// The same without one fault.

@@ -12,8 +12,6 @@ use bus::rules::{Attach, Attached};
 use protocol::{Lane, Position, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// So long after the broker forgot, what is missing may still be restored.
-const MAYBE_RESTORED: u64 = 10_000;
 /// So long a newcomer without a position waits for its predecessor's cursor.
 const TAKEOVER_WAIT: u64 = 500;
 const RETRY: u64 = 200;
@@ -24,9 +22,8 @@ pub(crate) struct Proxy {
     slot: usize,
     commands: LinkId,
     pubsub: LinkId,
-    /// The broker's life that it knows, and when it noticed that this one forgot.
-    incarnation: Option<u64>,
-    forgot_at: Option<u64>,
+    /// The broker's life to which it has said again what it holds.
+    restored: Option<u64>,
     /// One lane a session, the newest.
     hub: BTreeMap<SessionId, SlotId>,
     /// Lanes that are being attached.
@@ -63,8 +60,7 @@ impl World {
         self.proxy_slots[slot] = pid;
         let (commands, pubsub) = (self.open_link(pid), self.open_link(pid));
         let (hub, newcomers, released) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        let proxy =
-            Proxy { slot, commands, pubsub, incarnation: None, forgot_at: None, hub, newcomers, released };
+        let proxy = Proxy { slot, commands, pubsub, restored: None, hub, newcomers, released };
         self.proxies.insert(pid, proxy);
     }
 
@@ -97,16 +93,9 @@ impl World {
     }
 
     pub(crate) fn proxy_connected(&mut self, pid: Pid, link: LinkId) {
-        let (incarnation, up_since, now) = (self.broker.incarnation, self.broker.up_since, self.now);
+        let incarnation = self.broker.incarnation;
         let proxy = self.proxy(pid);
-        let known = proxy.incarnation.replace(incarnation);
-        let forgot = match known {
-            Some(known) => known != incarnation,
-            None => incarnation > 0 && now < up_since + MAYBE_RESTORED,
-        };
-        if forgot {
-            proxy.forgot_at = Some(now);
-        }
+        proxy.restored = Some(incarnation);
         let pubsub = link == proxy.pubsub;
         if pubsub {
             let newcomers: Vec<SlotId> = proxy.newcomers.iter().copied().collect();

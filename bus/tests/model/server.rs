@@ -4,7 +4,7 @@ use crate::{
     broker::{Answer, Request, Said, tokens_of, word},
     world::{LinkId, Pid, World, note, short},
 };
-use bus::rules::{Append, Claimed, Keeper, LogEntry, Vigil};
+use bus::rules::{Append, Claimed, Keeper, LogEntry, Standing, Vigil};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
 use std::{
     cell::RefCell,
@@ -13,10 +13,6 @@ use std::{
     time::Duration,
 };
 
-/// After a change was noticed nothing is claimed for so long: the others restore as well.
-pub(crate) const SETTLE: u64 = 1_000;
-/// So long an unknown session may still be restored.
-pub(crate) const MAYBE_KNOWN: u64 = 10_000;
 pub(crate) struct Stream {
     query: String,
     next: u64,
@@ -34,7 +30,6 @@ pub(crate) struct Server {
     pub(crate) polled_at: u64,
     /// The broker's life to which this server has given back all that it kept.
     pub(crate) restored: Option<u64>,
-    pub(crate) noticed_at: Option<u64>,
     pub(crate) streams: BTreeMap<(SessionId, u64), Stream>,
     pub(crate) outbox: VecDeque<(SessionId, LogEntry)>,
     pub(crate) in_flight: bool,
@@ -57,6 +52,10 @@ pub(crate) type Reply = Box<dyn FnOnce(&mut World, RunAnswer)>;
 impl World {
     pub(crate) fn start_server(&mut self, slot: usize) {
         let life = self.servers.values().filter(|server| server.slot == slot).count();
+        if slot == self.server_slots.len() {
+            self.server_slots.push(usize::MAX);
+            self.answers_to_lose.push(0);
+        }
         let pid = self.start_process(format!("server-{}{}", slot + 1, "'".repeat(life)));
         note!(self, "{} starts", self.name(pid));
         self.server_slots[slot] = pid;
@@ -70,7 +69,6 @@ impl World {
             poll_open: None,
             polled_at: 0,
             restored: None,
-            noticed_at: None,
             streams: BTreeMap::new(),
             outbox: VecDeque::new(),
             in_flight: false,
@@ -97,7 +95,7 @@ impl World {
         }
     }
 
-    fn is_restored(&self, pid: Pid) -> bool {
+    pub(crate) fn is_restored(&self, pid: Pid) -> bool {
         let server = &self.servers[&pid];
         self.gives_what_is_kept(pid, server.commands)
     }
@@ -108,8 +106,18 @@ impl World {
         link.up && self.servers[&pid].restored == Some(link.incarnation)
     }
 
-    pub(crate) fn may_claim(&self, pid: Pid) -> bool {
-        self.is_restored(pid) && self.servers[&pid].noticed_at.is_none_or(|at| self.now >= at + SETTLE)
+    /// Whether this server may claim, and whether logs are whole.
+    pub(crate) fn standing(&self, pid: Pid) -> Standing {
+        let server = &self.servers[&pid];
+        let mark = self.links[server.commands].incarnation.to_string();
+        if !self.is_restored(pid) {
+            return Standing::Waiting;
+        }
+        server.vigil.standing(&mark, self.is_old())
+    }
+
+    fn may_claim(&self, pid: Pid) -> bool {
+        self.standing(pid) > Standing::Waiting
     }
 
     pub(crate) fn create_session(
@@ -139,11 +147,15 @@ impl World {
             return self.within(pid, 1, move |world| reply(world, false));
         }
         let link = self.servers[&pid].commands;
-        self.call(link, Request::Close { session }, move |world, answer| {
+        let whole = self.standing(pid) == Standing::Whole;
+        self.call(link, Request::Close { session, whole }, move |world, answer| {
             let done = matches!(answer, Some(Answer::Exists(true)));
             if done {
                 let now = world.instant();
                 world.server(pid).keeper.closed(session, now);
+                if !whole {
+                    world.close_again(pid);
+                }
             }
             reply(world, done);
         });
@@ -172,8 +184,14 @@ impl World {
         let name = self.name(pid).to_owned();
         let link = self.servers[&pid].commands;
         let answer = format!("attempt {attempt}");
-        let request =
-            Request::Claim { session: id, query: query.clone(), answer: answer.clone(), owner: name };
+        let request = Request::Claim {
+            session: id,
+            query: query.clone(),
+            answer: answer.clone(),
+            owner: name,
+            known: self.servers[&pid].keeper.get(id).map_or(0, |kept| kept.generation),
+            whole: self.standing(pid) == Standing::Whole,
+        };
         self.call(link, request, move |world, claimed| {
             let Some(Answer::Claimed(claimed)) = claimed else {
                 return world.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, reply));
@@ -185,9 +203,11 @@ impl World {
                 }
                 Claimed::Before { generation, .. } => RunAnswer::Streaming { generation },
                 Claimed::Unknown => {
-                    let server = world.server(pid);
-                    let recent = server.noticed_at.is_some_and(|at| world.now < at + MAYBE_KNOWN);
-                    if recent { RunAnswer::Later } else { RunAnswer::Unknown }
+                    if world.is_old() {
+                        RunAnswer::Unknown
+                    } else {
+                        RunAnswer::Later
+                    }
                 }
                 Claimed::Past | Claimed::Closed => RunAnswer::Closed,
                 Claimed::Busy => RunAnswer::Busy,
@@ -202,7 +222,7 @@ impl World {
         &mut self,
         pid: Pid,
         id: SessionId,
-        (generation, prev): (u64, Position),
+        (generation, prev): (u64, Option<Position>),
         query: String,
         answer: &str,
     ) -> RunAnswer {

@@ -35,8 +35,6 @@ pub(crate) struct Process {
     pub(crate) alive: bool,
     pub(crate) paused: bool,
     deferred: Vec<Action>,
-    /// It was stopped, or cut off: it may come late to a broker that forgot.
-    pub(crate) late: bool,
 }
 
 /// A process's connection to the broker.
@@ -86,7 +84,7 @@ impl Ord for Due {
 pub(crate) enum Outside {
     /// Redis lost what a server had said, and that server is killed before it gave it back.
     KeeperKilled,
-    /// …or it stands still, is cut off, or finds Redis standing still again, for longer than its peers wait before they claim.
+    /// …or it has not given it back ten seconds after Redis was back.
     KeeperLate,
     /// Redis lost a claim of which the client had heard from another server, and the claim's own server, which stands still,
     /// has not.
@@ -107,14 +105,14 @@ pub(crate) struct World {
     pub(crate) links: Vec<Link>,
     pending: BTreeMap<u64, Pending>,
     pub(crate) servers: BTreeMap<Pid, Server>,
-    pub(crate) server_slots: [Pid; SERVERS],
+    pub(crate) server_slots: Vec<Pid>,
     pub(crate) proxies: BTreeMap<Pid, Proxy>,
     pub(crate) proxy_slots: [Pid; PROXIES],
     pub(crate) slots: Vec<Slot>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) clients: Vec<Client>,
     /// Answers of these server slots that are still to be lost.
-    pub(crate) answers_to_lose: [u32; SERVERS],
+    pub(crate) answers_to_lose: Vec<u32>,
     pub(crate) covered: BTreeSet<&'static str>,
     pub(crate) history: Option<Vec<String>>,
     pub(crate) violation: Option<String>,
@@ -175,13 +173,13 @@ impl World {
             links: Vec::new(),
             pending: BTreeMap::new(),
             servers: BTreeMap::new(),
-            server_slots: [0; SERVERS],
+            server_slots: Vec::new(),
             proxies: BTreeMap::new(),
             proxy_slots: [0; PROXIES],
             slots: Vec::new(),
             sockets: Vec::new(),
             clients: Vec::new(),
-            answers_to_lose: [0; SERVERS],
+            answers_to_lose: Vec::new(),
             covered: BTreeSet::new(),
             history: verbose.then(Vec::new),
             violation: None,
@@ -217,11 +215,13 @@ impl World {
             if self.outside.is_some() && at > *outside_since.get_or_insert(at) + 15_000 {
                 return;
             }
-            if self.clients.iter().all(Client::is_done) {
+            if self.clients.iter().all(Client::is_done) && self.all_restored() {
                 let since = *quiet_since.get_or_insert(at);
                 if at > last_fault && at > since + 12_000 {
                     break;
                 }
+            } else {
+                quiet_since = None;
             }
             steps += 1;
             if at > END || steps > STEPS {
@@ -231,6 +231,14 @@ impl World {
         if self.outside.is_none() {
             self.check_end();
         }
+    }
+
+    /// No server that lives has anything left to restore or to close again.
+    fn all_restored(&self) -> bool {
+        self.servers.iter().all(|(&pid, server)| {
+            !self.processes[pid].alive
+                || server.restored == Some(self.broker.incarnation) && server.to_close == 0
+        })
     }
 
     pub(crate) fn write(&mut self, line: String) {

@@ -73,6 +73,17 @@ impl PrivateRedis {
         format!("redis+unix://{}", self.directory.path().join("redis.sock").display())
     }
 
+    /// Makes Redis old: as if it had been up for long, so that nothing is waited for.
+    pub async fn age(&self) {
+        let mut connection = self.connection().await;
+        let info: redis::InfoDict =
+            redis::cmd("INFO").arg("server").query_async(&mut connection).await.expect("INFO");
+        let run_id: String = info.get("run_id").expect("a run id");
+        let mut set = redis::cmd("MSET");
+        set.arg("test:bus:mark").arg("old:1").arg("test:bus:run").arg(run_id);
+        let () = set.query_async(&mut connection).await.expect("MSET");
+    }
+
     /// A connection beside the bus, once the server answers.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a url");
@@ -126,6 +137,7 @@ impl Fixture {
 
     pub async fn redis(adjust: Adjust) -> Self {
         let redis = PrivateRedis::start();
+        redis.age().await;
         let open = |instance: &str, role| open(&redis, instance, role, adjust);
         let server = open("server", Role::Server);
         let (gateway, other_gateway) = (open("gateway", Role::Gateway), open("other-gateway", Role::Gateway));

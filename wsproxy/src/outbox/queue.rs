@@ -55,7 +55,8 @@ impl Queue {
     pub(crate) fn handed_over(&mut self, position: Option<Position>) {
         debug_assert!(self.is_empty(), "a frame overtook the queue");
         if let Some(position) = position {
-            self.cursor = position;
+            // A late gap names what was passed long ago.
+            self.cursor = self.cursor.max(position);
         }
     }
 
@@ -88,7 +89,7 @@ impl Queue {
             && self.taken >= first.len
         {
             self.taken -= first.len;
-            self.cursor = first.position.unwrap_or(self.cursor);
+            self.cursor = first.position.map_or(self.cursor, |position| self.cursor.max(position));
             self.frames.pop_front();
         }
         if self.is_empty() {

@@ -3,7 +3,10 @@
 
 use super::Scripts;
 use crate::{
-    redis::{attach::Returned, restoration::eval},
+    redis::{
+        attach::Returned,
+        restoration::{eval, past_of, text_of},
+    },
     rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Keeper, Record, Status},
 };
 use proptest::prelude::*;
@@ -16,6 +19,8 @@ use std::{
 };
 use uuid::Uuid;
 
+/// Holds `mark`.
+const MARK: &str = "bus:mark";
 const TTL: u64 = 60;
 const KEEP: usize = 4;
 const SERVERS: [&str; 2] = ["server-a", "server-b"];
@@ -27,6 +32,8 @@ enum Op {
     Claim {
         server: usize,
         query: u8,
+        /// Whether every server has restored what it kept.
+        whole: bool,
     },
     /// The next event of the server's last claim, or one that it sends again.
     Append {
@@ -34,7 +41,9 @@ enum Op {
         terminator: bool,
         again: bool,
     },
-    Close,
+    Close {
+        whole: bool,
+    },
     Attach {
         gateway: usize,
         late: bool,
@@ -67,10 +76,11 @@ fn op() -> impl Strategy<Value = Op> {
     let server = 0..SERVERS.len();
     prop_oneof![
         2 => Just(Op::Create),
-        6 => (server.clone(), 0..12u8).prop_map(|(server, query)| Op::Claim { server, query }),
+        6 => (server.clone(), 0..12u8, prop::bool::weighted(0.8))
+            .prop_map(|(server, query, whole)| Op::Claim { server, query, whole }),
         14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
             .prop_map(|(server, terminator, again)| Op::Append { server, terminator, again }),
-        1 => Just(Op::Close),
+        1 => any::<bool>().prop_map(|whole| Op::Close { whole }),
         3 => (0..GATEWAYS.len(), prop::bool::weighted(0.2), prop::option::of((0..2u64, 0..3u64)), any::<bool>())
             .prop_map(|(gateway, late, after, young)| Op::Attach { gateway, late, after, young }),
         2 => (0..3usize, any::<bool>()).prop_map(|(nth, cursor)| Op::Release { nth, cursor }),
@@ -190,19 +200,23 @@ impl<'a> Bench<'a> {
                 self.ask::<Value>(redis::cmd("HSETNX").arg(meta).arg("status").arg("active"));
                 self.record.create();
             }
-            Op::Claim { server, query } => {
+            Op::Claim { server, query, whole } => {
                 let (query, answer) = (format!("q{query}"), format!("by {server}"));
-                let mut call = self.script(|s| &s.claim, &[meta, log, attach, running(server)]);
+                let mut call =
+                    self.script(|s| &s.claim, &[meta, log, attach, running(server), MARK.to_owned()]);
+                let known = self.servers[server].generation;
                 call.arg(&query).arg(&answer).arg(SERVERS[server]).arg(TTL).arg(KEEP).arg("log").arg(down);
                 let (outcome, generation, prev, kept): (String, u64, String, String) =
-                    self.ask(call.arg(session.to_string()));
-                let prev: Position = prev.parse().expect("a position");
+                    self.ask(call.arg(session.to_string()).arg("mark").arg(known).arg(u8::from(whole)));
+                let prev: Option<Position> = prev.parse().ok();
                 let claiming = Claiming {
                     query: &query,
                     answer: &answer,
                     owner: SERVERS[server],
                     now_ms: generation,
                     keep: KEEP,
+                    known,
+                    whole,
                 };
                 let claimed = self.record.claim(claiming, true, &mut |_| 0);
                 let same = match outcome.as_str() {
@@ -257,11 +271,11 @@ impl<'a> Bench<'a> {
                     _ => own.keeper.appended(session, prefix, &frame, self.now),
                 }
             }
-            Op::Close => {
-                let mut call = self.script(|s| &s.close, &[meta, log]);
-                let known: bool =
-                    self.ask(call.arg("").arg(session.to_string()).arg(TTL).arg("log").arg(down));
-                assert_eq!(self.record.close(true, &mut |_| 0), known);
+            Op::Close { whole } => {
+                let mut call = self.script(|s| &s.close, &[meta, log, MARK.to_owned()]);
+                call.arg("").arg(session.to_string()).arg(TTL).arg("log").arg(down).arg("mark");
+                let known: i64 = self.ask(call.arg(u8::from(whole)));
+                assert_eq!(i64::from(self.record.close(whole, true, &mut |_| 0)), known);
             }
             Op::Attach { gateway, late, after, young } => self.attach(gateway, late, after, young),
             Op::Release { nth, cursor } => {
@@ -275,8 +289,9 @@ impl<'a> Bench<'a> {
             Op::Reattach { nth } => {
                 let Some(&(gateway, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
                 let mut call = self.script(|s| &s.reattach, &[attach]);
-                let newest: u64 = self.ask(call.arg(epoch).arg(GATEWAYS[gateway]).arg(TTL));
-                assert_eq!(self.record.reattach(GATEWAYS[gateway], epoch), newest);
+                let newest: u64 = self
+                    .ask(call.arg(epoch).arg(GATEWAYS[gateway]).arg(TTL).arg("").arg(session.to_string()));
+                assert_eq!(self.record.reattach(GATEWAYS[gateway], epoch, &mut |_| 0), newest);
             }
             Op::RestoreCursor { nth } => {
                 let Some(&(_, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
@@ -301,7 +316,7 @@ impl<'a> Bench<'a> {
                     .log()
                     .iter()
                     .rev()
-                    .find(|(_, frame)| frame.contains("fence"))
+                    .find(|(_, frame)| frame.contains(r#""fence""#))
                     .map_or(0, |(id, _)| id.parse::<Position>().expect("a position").generation);
                 assert_eq!(
                     self.record.bury(SERVERS[server], generation, fence, terminator, true, &mut |_| 0),
@@ -367,7 +382,8 @@ impl<'a> Bench<'a> {
         let mut call = self.script(|s| &s.restore, &[meta, log, ours]);
         call.arg(TTL).arg("log").arg(self.names.down(self.session)).arg(self.session.to_string());
         call.arg(SERVERS[server]).arg(1).arg(u8::from(kept.closed)).arg(kept.generation);
-        call.arg(kept.prev.to_string()).arg(&kept.query).arg(&kept.answer).arg(u8::from(kept.running));
+        call.arg(text_of(kept.prev)).arg(&kept.query).arg(&kept.answer).arg(u8::from(kept.running));
+        call.arg(past_of(&kept));
         for entry in kept.entries() {
             call.arg(entry.prefix.position.to_string()).arg(&entry.frame[..]);
         }
@@ -397,12 +413,14 @@ impl<'a> Bench<'a> {
         }
         if record.generation > 0 {
             set("gen", record.generation.to_string());
-            set("prev", record.prev.to_string());
+            set("prev", text_of(record.prev));
             set("query", record.query.clone());
             set("answer", record.answer.clone());
         }
         if !record.past.is_empty() {
-            set("past", serde_json::to_string(&record.past).expect("strings"));
+            let past: Vec<String> =
+                record.past.iter().map(|(generation, query)| format!("{generation} {query}")).collect();
+            set("past", serde_json::to_string(&past).expect("strings"));
         }
         if let Some(owner) = &record.running {
             set("running", "1".to_owned());
@@ -439,6 +457,7 @@ fn redis_follows_the_rules() {
     proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
         let mut connection = connection.borrow_mut();
         let mut bench = Bench::new(&mut connection);
+        bench.ask::<Value>(redis::cmd("SET").arg(MARK).arg("mark"));
         bench.take(Op::Create);
         for op in ops {
             bench.take(op);

@@ -1,8 +1,8 @@
 //! How a lane gets its events: live ones, pages of the log where it is behind, and what is done with a gap.
 
-use super::{MAYBE_RESTORED, RETRY, SlotId};
+use super::{RETRY, SlotId};
 use crate::{
-    broker::{Answer, Request},
+    broker::{Answer, Request, UNSURE_CLAIM},
     socket::Down,
     world::{Pid, World, note, short},
 };
@@ -12,8 +12,8 @@ const PAGE: usize = 5;
 
 impl World {
     pub(super) fn gaps(&self, pid: Pid) -> Gaps {
-        let waits = self.proxies[&pid].forgot_at.is_some_and(|at| self.now < at + MAYBE_RESTORED);
-        if waits { Gaps::Await } else { Gaps::Announce }
+        let restored = self.proxies[&pid].restored == Some(self.broker.incarnation);
+        if restored && self.is_old() { Gaps::Announce } else { Gaps::Await }
     }
 
     /// Reads the next page of the log, if the lane is behind.
@@ -102,6 +102,10 @@ impl World {
                 self.slots[id].behind = true;
                 self.feed(id);
             }
+            Step::Gap { from, to } => {
+                self.covered.insert("late gap announced");
+                self.gap(id, from, to);
+            }
         }
     }
 
@@ -111,7 +115,7 @@ impl World {
     }
 
     fn gap(&mut self, id: SlotId, from: Position, to: Position) {
-        self.slots[id].handed_over = to;
+        self.slots[id].handed_over = self.slots[id].handed_over.max(to);
         note!(
             self,
             "{}: {} has a gap after {from} up to {to}",
@@ -119,7 +123,7 @@ impl World {
             short(self.slots[id].session)
         );
         self.covered.insert("gap announced");
-        if !self.plan.forgets() {
+        if !self.plan.forgets() && !self.covered.contains(UNSURE_CLAIM) {
             crate::world::violated!(
                 self,
                 "a gap after {from} up to {to} was announced, and no log lacks anything"
