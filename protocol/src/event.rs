@@ -400,7 +400,7 @@ impl<'a> Raw<'a> {
         };
         let content = match (kind, self.content) {
             (_, Loose::Text(content)) => content,
-            (Kind::Token, Loose::Number(_) | Loose::Other) => return Err(MalformedFrame),
+            (Kind::Token, Loose::Whole(_) | Loose::Number(_) | Loose::Other) => return Err(MalformedFrame),
             _ => Cow::Borrowed(""),
         };
         Ok(Frame::Event(Event {
@@ -467,6 +467,7 @@ enum Loose<'a> {
     #[default]
     Nothing,
     Text(Cow<'a, str>),
+    Whole(u64),
     Number(f64),
     /// A boolean, an array or an object.
     Other,
@@ -485,6 +486,7 @@ impl<'a> Loose<'a> {
         match self {
             Self::Nothing => None,
             Self::Text(text) => Some(text),
+            Self::Whole(number) => Some(Cow::Owned(number.to_string())),
             Self::Number(number) => Some(Cow::Owned(number.to_string())),
             Self::Other => Some(Cow::Borrowed("(not a text)")),
         }
@@ -502,6 +504,7 @@ impl<'a> Loose<'a> {
         /// Beyond this an `f64` skips whole numbers; as microseconds these are 285 years.
         const MOST: f64 = 9_007_199_254_740_992.0;
         match *self {
+            Self::Whole(number) => Some(number),
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
             Self::Number(number) if (0.0..=MOST).contains(&number) => Some(number as u64),
             _ => None,
@@ -529,7 +532,7 @@ impl<'de> Deserialize<'de> for Loose<'de> {
             }
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Loose<'de>, E> {
-                Ok(Loose::Number(number as f64))
+                Ok(Loose::Whole(number))
             }
 
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Loose<'de>, E> {
