@@ -153,7 +153,7 @@ impl Connection {
         let now_us = monotonic_us();
         let Self { socket, generation, frames, ledger, last_us } = self;
         let (mut tokens, mut pongs) = (0, Vec::new());
-        frames.feed(bytes, |message| match message {
+        frames.feed(bytes, |message, _| match message {
             Message::Text(text) => match token(text.as_bytes(), *generation) {
                 Some((prefix, sent_us)) => {
                     tokens += 1;

@@ -5,8 +5,10 @@ use crate::{
     backoff::{is_retryable, retry_after},
     config::Target,
     endpoint::{Endpoint, no_address},
+    pulse,
     secret::Secret,
     socket::{Arrival, Socket, Transport},
+    tcp,
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -50,6 +52,17 @@ pub struct Dial {
     pub endpoint: u64,
 }
 
+/// A socket that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The socket.
+    pub socket: Socket,
+    /// When the answer to the upgrade arrived, by the kernel where it says so.
+    pub at: Instant,
+    /// How much of the time until then may be the generator's own doing.
+    pub slack: Duration,
+}
+
 /// Opens sockets to the gateway.
 pub struct Connector {
     /// At least one.
@@ -58,6 +71,8 @@ pub struct Connector {
     headers: HeaderMap,
     token: Option<Secret>,
     local_ips: Vec<IpAddr>,
+    /// Arrivals are stamped as long as there is a connector.
+    _stamping: Option<std::net::UdpSocket>,
 }
 
 impl Connector {
@@ -82,6 +97,7 @@ impl Connector {
             headers: target.headers.clone(),
             token: target.token.clone(),
             local_ips: target.local_ips.clone(),
+            _stamping: tcp::keep_stamping(),
         })
     }
 
@@ -109,7 +125,7 @@ impl Connector {
         resume: Option<Position>,
         last_read: u64,
         dial: Dial,
-    ) -> Result<Socket, OpenError> {
+    ) -> Result<Opened, OpenError> {
         let token = self.token.as_ref().unwrap_or(token);
         let mut endpoint = self.endpoint(dial.endpoint);
         let opening = async {
@@ -121,10 +137,16 @@ impl Connector {
                 message: format!("cannot open {}: {error}", endpoint.base),
                 again: None,
             })?;
+            let slack = pulse::unseen(Instant::now());
             let transport = endpoint.secure(stream).await.map_err(|error| broken(&endpoint.base, &error))?;
+            let slack =
+                slack + if transport.is_tls() { pulse::unseen(Instant::now()) } else { Duration::ZERO };
             let (transport, early) = upgrade(&endpoint.base, transport, request).await?;
-            let last = Arrival { at: Instant::now(), read: last_read };
-            Ok(Socket::new(transport, early, last))
+            let arrived = transport.tcp().arrived();
+            let at = arrived.map_or_else(Instant::now, |arrived| arrived.at);
+            let slack = slack + arrived.map_or(Duration::ZERO, |arrived| arrived.slack);
+            let socket = Socket::new(transport, early, Arrival::exact(at, last_read));
+            Ok(Opened { socket, at, slack })
         };
         let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
         opened.unwrap_or_else(|_| {

@@ -1,7 +1,7 @@
 //! When a session's socket was down, so that a lost token can be laid at the right door.
 //! In doubt the socket counts as open: a loss is only excused when it surely fell into a gap.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The intervals without a socket, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -18,16 +18,19 @@ impl Downtime {
     }
 
     /// A new socket is open. Answers how long there was none.
-    pub fn end(&mut self, at: Instant) -> Option<std::time::Duration> {
+    pub fn end(&mut self, at: Instant) -> Option<Duration> {
         let (since, until @ None) = self.intervals.last_mut()? else { return None };
         *until = Some(at);
         Some(at.saturating_duration_since(*since))
     }
 
-    /// When the last gap ended.
+    /// How long the socket was down between two moments.
     #[must_use]
-    pub fn last_end(&self) -> Option<Instant> {
-        self.intervals.last().and_then(|&(_, until)| until)
+    pub fn within(&self, from: Instant, to: Instant) -> Duration {
+        let overlap = |&(since, until): &(Instant, Option<Instant>)| {
+            until.unwrap_or(to).min(to).saturating_duration_since(since.max(from))
+        };
+        self.intervals.iter().map(overlap).sum()
     }
 
     fn is_down(&self) -> bool {
@@ -44,7 +47,6 @@ impl Downtime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn only_what_overlaps_a_gap_is_in_it() {
@@ -60,6 +62,12 @@ mod tests {
             [(0, 9, false), (5, 12, true), (12, 15, true), (15, 30, true), (5, 30, true), (21, 30, false)]
         {
             assert_eq!(downtime.touches(at(from), at(to)), inside, "{from}..{to}");
+        }
+        downtime.begin(at(40));
+        for (from, to, seconds) in
+            [(0, 9, 0), (5, 12, 2), (12, 15, 3), (15, 30, 5), (5, 50, 20), (45, 50, 5), (21, 30, 0)]
+        {
+            assert_eq!(downtime.within(at(from), at(to)), Duration::from_secs(seconds), "{from}..{to}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One address of the gateway, as a URL or as a port that a container publishes, and how it fared during the run.
 
-use crate::{connector::Dial, socket::Transport};
+use crate::{connector::Dial, socket::Transport, tcp::Tcp};
 use anyhow::Context as _;
 use http::HeaderValue;
 #[cfg(target_os = "linux")]
@@ -115,6 +115,7 @@ impl Endpoint {
 
     /// Adds TLS where the URL asks for it.
     pub(crate) async fn secure(&self, stream: TcpStream) -> io::Result<Transport> {
+        let stream = Tcp::new(stream);
         match &self.tls {
             None => Ok(Transport::Plain(stream)),
             Some((tls, name)) => Ok(Transport::Tls(Box::new(tls.connect(name.clone(), stream).await?))),

@@ -5,6 +5,7 @@ use crate::{
     burst::Burst,
     config::{Config, Faults},
     connector::Connector,
+    cpu,
     endpoint::Endpoint,
     estimate::{self, Estimate},
     faults::{self, FaultLog, FirstSend, Injector},
@@ -17,7 +18,7 @@ use crate::{
     schedule::Model,
     screen::{Screen, Sources},
     signals::Stop,
-    tls, watch,
+    stamps, tls, watch,
     worker::{self, Assignment, WorkerReport},
 };
 use anyhow::Context;
@@ -136,6 +137,7 @@ fn run_against(
         .build()
         .context("cannot build a runtime for the preflight")?;
     let connector = runtime.block_on(preflight::network(&config, &tls))?;
+    let host = HostBefore { wake_up: cpu::wake_up_cost(), clock_steps: stamps::steps() };
     drop(runtime);
     let schedule = Some(Arc::clone(&config.schedule));
     let settings = OutputSettings {
@@ -186,13 +188,21 @@ fn run_against(
         faults: log.records(),
         watched,
         endpoints: connector.endpoints().iter().map(Endpoint::history).collect(),
-        ..info(&config, stop, &results, &reports, elapsed)
+        ..info(&config, stop, &results, &reports, elapsed, &host)
     };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
 }
 
 fn refused(fault: &str) -> RunError {
     RunError::Refused(Faults(vec![fault.to_owned()]))
+}
+
+/// What was known of this host before the load began.
+struct HostBefore {
+    /// What a wake-up costs here.
+    wake_up: Option<Duration>,
+    /// How often the wall clock was set by then.
+    clock_steps: u64,
 }
 
 /// What the workers tell of faults and of their work, and where.
@@ -296,9 +306,11 @@ fn info(
     results: &Results,
     reports: &[WorkerReport],
     elapsed: Duration,
+    host: &HostBefore,
 ) -> RunInfo {
-    let waited: Option<Duration> = reports.iter().map(|report| report.cpu_wait).sum();
+    let waited: Option<cpu::Waited> = reports.iter().map(|report| report.cpu_wait).sum();
     let wall: Duration = reports.iter().map(|report| report.wall).sum();
+    let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE);
     let clocks = || reports.iter().filter_map(|report| report.shared_clock);
     RunInfo {
         config: config.to_json(),
@@ -325,6 +337,9 @@ fn info(
         faults: Vec::new(),
         endpoints: Vec::new(),
         shared_clock: clocks().next().map(|_| clocks().all(|shared| shared)),
-        cpu_wait_share: waited.map(|waited| waited.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE)),
+        cpu_wait_share: waited.map(|waited| share(waited.time)),
+        cpu_starved_share: waited.zip(host.wake_up).map(|(waited, wake_up)| share(waited.beyond(wake_up))),
+        wake_up_cost: host.wake_up,
+        clock_steps: stamps::steps().saturating_sub(host.clock_steps),
     }
 }

@@ -83,8 +83,8 @@ impl Found {
 pub struct Measured<'a> {
     /// p99 of the client's own loop lag, milliseconds.
     pub loop_lag_p99_ms: Option<f64>,
-    /// Share of the time that the client's threads waited for a CPU.
-    pub cpu_wait_share: Option<f64>,
+    /// Share of the time that the client's threads waited for a CPU, beyond what their wake-ups cost on this host.
+    pub cpu_starved_share: Option<f64>,
     /// The most attempts to reconnect in a second, and when.
     pub peak_reconnects: (u64, u64),
     /// Sessions open at once, at most.
@@ -237,21 +237,25 @@ fn slow_bus(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
 
 fn generator(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {
     let lag = measured.loop_lag_p99_ms.filter(|&ms| ms > 10.0);
-    let waited = measured.cpu_wait_share.filter(|&share| share > 0.1);
+    let waited = measured.cpu_starved_share.filter(|&share| share > 0.1);
     let evidence = match (lag, waited) {
         (None, None) => return,
         (Some(lag), None) => format!("Its own loop was late by {lag:.1} ms at p99"),
-        (None, Some(share)) => format!("Its threads waited for a CPU {:.0} % of the time", share * 100.0),
+        (None, Some(share)) => {
+            format!("Its threads waited for a CPU {:.0} % of the time, its wake-ups apart", share * 100.0)
+        }
         (Some(lag), Some(share)) => {
             format!(
-                "Its own loop was late by {lag:.1} ms at p99, and its threads waited for a CPU {:.0} % of the time",
+                "Its own loop was late by {lag:.1} ms at p99, and its threads waited for a CPU {:.0} % of the time, its wake-ups apart",
                 share * 100.0
             )
         }
     };
     found(
         "the load generator was saturated".into(),
-        format!("{evidence}: its figures are too high, run it elsewhere or with less load."),
+        format!(
+            "{evidence}: arrival times come from the kernel, but it sends late, and figures with a `~` are uncertain; run it elsewhere or with less load."
+        ),
     );
 }
 

@@ -77,10 +77,15 @@ struct Unfinished {
 
 impl Frames {
     /// Shows every message that `bytes` complete to `take`, in order, and keeps the rest. Nothing is read behind a close frame.
+    /// `take` also learns whether the message ends where `bytes` end: then it arrived with their last byte.
     ///
     /// # Errors
     /// The first fault; what came before it was shown.
-    pub fn feed(&mut self, mut bytes: &[u8], mut take: impl FnMut(Message<'_>)) -> Result<(), BadFrame> {
+    pub fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        mut take: impl FnMut(Message<'_>, bool),
+    ) -> Result<(), BadFrame> {
         while !self.cut_off.is_empty() && !bytes.is_empty() {
             // The header byte by byte, then all that it promises.
             let have = self.cut_off.len();
@@ -89,7 +94,9 @@ impl Frames {
             let (more, rest) = bytes.split_at(missing.min(bytes.len()));
             self.cut_off.extend_from_slice(more);
             bytes = rest;
-            if cut(&self.cut_off, &mut self.message, &mut take)? > 0 {
+            let is_end = bytes.is_empty();
+            if cut(&self.cut_off, &mut self.message, &mut |message, ends| take(message, ends && is_end))? > 0
+            {
                 self.cut_off = Vec::new();
             }
         }
@@ -103,7 +110,7 @@ impl Frames {
 fn cut(
     bytes: &[u8],
     Unfinished { fragments, closed }: &mut Unfinished,
-    take: &mut impl FnMut(Message<'_>),
+    take: &mut impl FnMut(Message<'_>, bool),
 ) -> Result<usize, BadFrame> {
     if *closed {
         return Ok(bytes.len());
@@ -112,19 +119,20 @@ fn cut(
     while let Some(header) = Header::read(&bytes[at..])? {
         let Some(payload) = bytes.get(at + header.length..at + header.length + header.payload) else { break };
         at += header.length + header.payload;
+        let ends = at == bytes.len();
         match (header.opcode, fragments.take()) {
             (opcode::CLOSE, _) => {
-                take(close(payload)?);
+                take(close(payload)?, ends);
                 *closed = true;
                 return Ok(bytes.len());
             }
             (opcode::PING, before) => {
                 *fragments = before;
-                take(Message::Ping(payload));
+                take(Message::Ping(payload), ends);
             }
             (opcode::PONG, before) => {
                 *fragments = before;
-                take(Message::Pong);
+                take(Message::Pong, ends);
             }
             (opcode::CONTINUATION, Some((is_text, mut message))) => {
                 if message.len() + payload.len() > MAX_MESSAGE {
@@ -132,7 +140,7 @@ fn cut(
                 }
                 message.extend_from_slice(payload);
                 if header.is_final {
-                    take(whole(is_text, &message)?);
+                    take(whole(is_text, &message)?, ends);
                 } else {
                     *fragments = Some((is_text, message));
                 }
@@ -140,7 +148,7 @@ fn cut(
             (opcode::TEXT | opcode::BINARY, None) => {
                 let is_text = header.opcode == opcode::TEXT;
                 if header.is_final {
-                    take(whole(is_text, payload)?);
+                    take(whole(is_text, payload)?, ends);
                 } else {
                     *fragments = Some((is_text, payload.to_vec()));
                 }
@@ -272,7 +280,7 @@ mod tests {
 
     fn fed(frames: &mut Frames, bytes: &[u8]) -> Result<Vec<String>, BadFrame> {
         let mut seen = Vec::new();
-        frames.feed(bytes, |message| seen.push(format!("{message:?}")))?;
+        frames.feed(bytes, |message, _| seen.push(format!("{message:?}")))?;
         Ok(seen)
     }
 
@@ -285,7 +293,7 @@ mod tests {
             let (mut frames, mut texts, mut pings) = (Frames::default(), Vec::new(), 0);
             for read in wire(&messages).chunks(size) {
                 frames
-                    .feed(read, |message| match message {
+                    .feed(read, |message, _| match message {
                         Message::Text(text) => texts.push(text.to_owned()),
                         Message::Ping(payload) => pings += usize::from(payload == b"?"),
                         other => panic!("{other:?}"),
@@ -301,7 +309,7 @@ mod tests {
         fn nothing_panics_on_noise(reads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..8)) {
             let mut frames = Frames::default();
             for read in reads {
-                if frames.feed(&read, |_| ()).is_err() {
+                if frames.feed(&read, |_, _| ()).is_err() {
                     break;
                 }
             }

@@ -4,7 +4,9 @@
 use crate::{
     backoff::{Backoff, is_retryable, retry_after},
     config::Target,
+    pulse,
     record::{Failure, FailureKind},
+    tcp::{Noting, SharedTimes, Times},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header::CONTENT_TYPE, uri};
@@ -16,7 +18,11 @@ use hyper_util::{
 };
 use protocol::{CreateResponse, ErrorBody, RunRequest, RunResponse, SessionId};
 use serde::de::DeserializeOwned;
-use std::time::{Duration, Instant};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    time::{Duration, Instant},
+};
 use tokio::sync::Semaphore;
 
 /// One call may take no longer than this.
@@ -29,7 +35,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The API, as one worker calls it.
 #[derive(Debug)]
 pub struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<Noting>, Full<Bytes>>,
     connections: Semaphore,
     /// The target, for a person.
     shown: String,
@@ -44,6 +50,19 @@ struct Answer {
     status: StatusCode,
     retry_after: Option<Duration>,
     body: Bytes,
+    /// Of the connection, when the answer was there.
+    times: Times,
+}
+
+/// What a call that succeeded returned, and when.
+#[derive(Debug)]
+pub struct Done<T> {
+    /// The answer.
+    pub value: T,
+    /// When it arrived, by the kernel where it says so.
+    pub at: Instant,
+    /// How much of the time until then may be the generator's own doing.
+    pub slack: Duration,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -69,7 +88,7 @@ impl Http {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(connections)
-            .build(connector.wrap_connector(tcp));
+            .build(connector.wrap_connector(Noting(tcp)));
         Ok(Self {
             client,
             connections: Semaphore::new(connections.max(1)),
@@ -84,11 +103,15 @@ impl Http {
     ///
     /// # Errors
     /// What the last attempt failed with.
-    pub async fn create(&self, backoff: &mut Backoff, until: Instant) -> Result<CreateResponse, Failure> {
+    pub async fn create(
+        &self,
+        backoff: &mut Backoff,
+        until: Instant,
+    ) -> Result<Done<CreateResponse>, Failure> {
         self.repeat(FailureKind::Create, "/session/create", None, backoff, until, |_| {}).await
     }
 
-    /// `POST /session/{id}/run`; `on_send` is told when the first attempt went out.
+    /// `POST /session/{id}/run`; `on_send` is told when the first attempt goes out, and once more when it is known exactly.
     ///
     /// # Errors
     /// What the last attempt failed with.
@@ -98,11 +121,12 @@ impl Http {
         body: &RunRequest,
         backoff: &mut Backoff,
         until: Instant,
-        on_send: impl FnOnce(Instant),
+        on_send: impl Fn(Instant),
     ) -> Result<RunResponse, Failure> {
         let body = serde_json::to_vec(body).map_or_else(|_| Bytes::new(), Bytes::from);
-        self.repeat(FailureKind::Run, &format!("/session/{session}/run"), Some(body), backoff, until, on_send)
-            .await
+        let path = format!("/session/{session}/run");
+        let done = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_send).await?;
+        Ok(done.value)
     }
 
     /// `POST /session/{id}/close`.
@@ -116,7 +140,7 @@ impl Http {
         until: Instant,
     ) -> Result<(), Failure> {
         let path = format!("/session/{session}/close");
-        let answer: Result<serde_json::Value, Failure> =
+        let answer: Result<Done<serde_json::Value>, Failure> =
             self.repeat(FailureKind::Close, &path, None, backoff, until, |_| {}).await;
         answer.map(|_| ())
     }
@@ -141,21 +165,33 @@ impl Http {
         body: Option<Bytes>,
         backoff: &mut Backoff,
         until: Instant,
-        on_send: impl FnOnce(Instant),
-    ) -> Result<T, Failure> {
-        let mut on_send = Some(on_send);
+        on_send: impl Fn(Instant),
+    ) -> Result<Done<T>, Failure> {
+        let mut is_first = true;
         loop {
-            let attempt = {
+            let (sending, attempt) = {
                 let _connection = self.connections.acquire().await;
-                if let Some(on_send) = on_send.take() {
-                    on_send(Instant::now());
+                let sending = Instant::now();
+                if is_first {
+                    on_send(sending);
                 }
-                self.post(kind.clone(), path, body.clone()).await
+                (sending, self.post(kind.clone(), path, body.clone()).await)
             };
             let Attempt { failure, again } = match attempt {
-                Ok(answer) => return Ok(answer),
+                Ok((value, times)) => {
+                    let own_delay = times.own_delay(sending);
+                    if is_first {
+                        on_send(sending + own_delay);
+                    }
+                    let now = Instant::now();
+                    let (at, slack) = times
+                        .arrived
+                        .map_or_else(|| (now, pulse::unseen(now)), |arrived| (arrived.at, arrived.slack));
+                    return Ok(Done { value, at, slack: own_delay + slack });
+                }
                 Err(attempt) => attempt,
             };
+            is_first = false;
             let delay = match (again, failure.code) {
                 (None, _) => None,
                 (told, Some(_)) => Some(backoff.again(told)),
@@ -173,7 +209,7 @@ impl Http {
         kind: FailureKind,
         path: &str,
         body: Option<Bytes>,
-    ) -> Result<T, Attempt> {
+    ) -> Result<(T, Times), Attempt> {
         let failed = |code, message: &dyn std::fmt::Display, again| {
             let message = format!("POST {}{path}: {message}", self.shown);
             Attempt { failure: Failure { kind: kind.clone(), code, message }, again }
@@ -198,7 +234,7 @@ impl Http {
                 again,
             ));
         }
-        serde_json::from_slice(&answer.body).map_err(|error| {
+        serde_json::from_slice(&answer.body).map(|value| (value, answer.times)).map_err(|error| {
             failed(Some(status.as_u16()), &format_args!("cannot read the answer: {error}"), None)
         })
     }
@@ -219,8 +255,19 @@ impl Http {
             request.headers_mut().append(name.clone(), value.clone());
         }
         let (head, body) = self.client.request(request).await?.into_parts();
-        let body = Limited::new(body, LONGEST_ANSWER).collect().await?.to_bytes();
-        Ok(Answer { status: head.status, retry_after: retry_after(&head.headers), body })
+        // Before anything else runs: another call may have the connection next.
+        let mut times = head.extensions.get::<SharedTimes>().map(|times| *times.lock()).unwrap_or_default();
+        let mut collected = pin!(Limited::new(body, LONGEST_ANSWER).collect());
+        let body = poll_fn(|cx| {
+            let polled = collected.as_mut().poll(cx);
+            if polled.is_pending() {
+                // Its end came later than its beginning.
+                times.arrived = None;
+            }
+            polled
+        });
+        let body = body.await?.to_bytes();
+        Ok(Answer { status: head.status, retry_after: retry_after(&head.headers), body, times })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     backoff::Backoff,
-    connector::{Connector, Dial, OpenError},
+    connector::{Connector, Dial, OpenError, Opened},
     record::{Failure, FailureKind, LossCause},
     secret::Secret,
     socket::{Arrival, Buffers, Chunk, Heard, Socket},
@@ -11,6 +11,7 @@ use crate::{
 use protocol::{Position, SessionId};
 use std::{
     future::{Future, pending},
+    io,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -22,16 +23,25 @@ use tokio::time::Sleep;
 #[derive(Debug)]
 pub enum LinkEvent {
     /// The socket was read: give it to [`Link::hear`] before anything else.
-    Read(Chunk, Arrival),
+    Read(Chunk),
     /// The socket is gone.
     Lost(Loss),
     /// A new socket is open.
     Back {
         /// The attempt that succeeded.
-        took: Duration,
+        took: Took,
     },
     /// No socket could be opened in all attempts.
     Failed(Failure),
+}
+
+/// How long an attempt took that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// Until the answer arrived.
+    pub time: Duration,
+    /// How much of it may be the generator's own doing.
+    pub slack: Duration,
 }
 
 /// How a socket ended.
@@ -90,9 +100,10 @@ impl Cuts {
     }
 }
 
-type Opened = Result<(Socket, Duration), Failure>;
-type Opening = Pin<Box<dyn Future<Output = Opened>>>;
+type Attempted = Result<(Socket, Took), Failure>;
+type Opening = Pin<Box<dyn Future<Output = Attempted>>>;
 
+#[allow(clippy::large_enum_variant, reason = "a link is boxed, and its socket is up as a rule")]
 enum State {
     Up(Socket),
     Down,
@@ -129,7 +140,7 @@ impl Link {
     ///
     /// # Errors
     /// What the last attempt failed with.
-    pub async fn open(&mut self, backoff: Backoff) -> Result<Duration, Failure> {
+    pub async fn open(&mut self, backoff: Backoff) -> Result<Took, Failure> {
         let (socket, took) = open(self.opener.clone(), backoff, self.last_read).await?;
         self.up(socket);
         Ok(took)
@@ -177,15 +188,7 @@ impl Link {
                 State::Up(socket) => {
                     tokio::select! {
                         biased;
-                        read = socket.read(&self.opener.buffers) => match read {
-                            Ok(chunk) if chunk.bytes().is_empty() => {
-                                return self.lost(LossCause::Broken, "the connection ended".into());
-                            }
-                            Ok(chunk) => return LinkEvent::Read(chunk, socket.last()),
-                            Err(error) => {
-                                return self.lost(LossCause::Broken, format!("the connection broke: {error}"));
-                            }
-                        },
+                        read = socket.read(&self.opener.buffers) => return self.was_read(read),
                         () = self.silence.as_mut() => {
                             let heard = socket.last().at.max(self.listening_since);
                             let deadline = heard + self.ping_timeout;
@@ -220,8 +223,25 @@ impl Link {
         }
     }
 
-    /// Shows the messages that the read completed to `take`; the socket's end, if it came with them.
-    pub fn hear(&mut self, chunk: &Chunk, take: impl FnMut(Heard<'_>)) -> Option<LinkEvent> {
+    /// What is in the socket by now, whether or not the runtime has noticed; `None`: nothing.
+    pub fn next_now(&mut self) -> Option<LinkEvent> {
+        let State::Up(socket) = &mut self.state else { return None };
+        let read = socket.read_now(&self.opener.buffers)?;
+        Some(self.was_read(read))
+    }
+
+    fn was_read(&mut self, read: io::Result<Chunk>) -> LinkEvent {
+        match read {
+            Ok(chunk) if chunk.bytes().is_empty() => {
+                self.lost(LossCause::Broken, "the connection ended".into())
+            }
+            Ok(chunk) => LinkEvent::Read(chunk),
+            Err(error) => self.lost(LossCause::Broken, format!("the connection broke: {error}")),
+        }
+    }
+
+    /// Shows the messages that the read completed to `take`, and when each arrived; the socket's end, if it came with them.
+    pub fn hear(&mut self, chunk: &Chunk, take: impl FnMut(Heard<'_>, Arrival)) -> Option<LinkEvent> {
         let State::Up(socket) = &mut self.state else { return None };
         match socket.hear(chunk, take) {
             Ok(None) => None,
@@ -273,11 +293,11 @@ async fn due(cuts: &mut Option<Cuts>) {
 }
 
 /// A socket that resumes nothing, and how long the attempt took that succeeded.
-async fn open(opener: Opener, mut backoff: Backoff, last_read: u64) -> Opened {
+async fn open(opener: Opener, mut backoff: Backoff, last_read: u64) -> Attempted {
     loop {
         let started = Instant::now();
         match opener.connector.open(opener.session, &opener.token, None, last_read, opener.dial).await {
-            Ok(socket) => return Ok((socket, started.elapsed())),
+            Ok(opened) => return Ok(took(opened, started)),
             Err(error) => match error.again.and_then(|told| backoff.next(Some(told))) {
                 Some(delay) => tokio::time::sleep(delay).await,
                 None => return Err(failure(FailureKind::Connect, error)),
@@ -292,7 +312,7 @@ async fn reopen(
     wait: Option<Duration>,
     mut backoff: Backoff,
     last_read: u64,
-) -> Opened {
+) -> Attempted {
     let mut last = None;
     let mut wait = wait;
     let mut told = None;
@@ -310,7 +330,7 @@ async fn reopen(
         let started = Instant::now();
         let opening = opener.connector.open(opener.session, &opener.token, position, last_read, opener.dial);
         match opening.await {
-            Ok(socket) => return Ok((socket, started.elapsed())),
+            Ok(opened) => return Ok(took(opened, started)),
             Err(error) => {
                 told = error.again;
                 let worth_it = told.is_some();
@@ -322,6 +342,11 @@ async fn reopen(
             }
         }
     }
+}
+
+fn took(opened: Opened, started: Instant) -> (Socket, Took) {
+    let Opened { socket, at, slack } = opened;
+    (socket, Took { time: at.saturating_duration_since(started), slack })
 }
 
 fn failure(kind: FailureKind, error: OpenError) -> Failure {

@@ -3,7 +3,7 @@
 
 use crate::{
     defects::Defect,
-    link::{LinkEvent, Loss},
+    link::{LinkEvent, Loss, Took},
     live::Shard,
     query::{Arrived, Query, millis},
     record::{Failure, FailureKind, LossCause, Reconnect, Sample},
@@ -31,9 +31,9 @@ impl Session {
     /// Takes in what the link said.
     pub(crate) fn take(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Read(chunk, arrival) => {
+            LinkEvent::Read(chunk) => {
                 let Some(mut link) = self.link.take() else { return };
-                let ended = link.hear(&chunk, |heard| self.heard(heard, arrival));
+                let ended = link.hear(&chunk, |heard, arrival| self.heard(heard, arrival));
                 self.link = Some(link);
                 if let Some(ended) = ended {
                     self.take(ended);
@@ -47,7 +47,7 @@ impl Session {
     }
 
     /// A new socket is open: the session's first one, a query's own, or the one after a loss.
-    fn back(&mut self, took: Duration) {
+    fn back(&mut self, took: Took) {
         let now = Instant::now();
         let gap = self.downtime.end(now);
         if let Some(cause) = self.lost_by.take() {
@@ -108,13 +108,14 @@ impl Session {
             self.events_replayed += 1;
             return;
         }
+        let excused = self.excused(event);
         let Some(query) = &mut self.current else {
             self.defects.note(Defect::Foreign, frame.as_bytes());
             return;
         };
         let held_back = !query.paused.is_zero();
         let stall = if held_back { Duration::MAX } else { self.worker.config.load.stall_limit };
-        match query.arrive(event, frame, arrival, stall) {
+        match query.arrive(event, frame, arrival, stall, excused) {
             Arrived::Ours(_) if held_back => {
                 if !event.kind.is_terminator() {
                     Shard::add(&self.worker.live.tokens, 1);
@@ -127,13 +128,12 @@ impl Session {
                 if !event.kind.is_terminator() {
                     Shard::add(&self.worker.live.tokens, 1);
                 }
-                let gap = |sample, gap: Option<Duration>| {
-                    if let Some(gap) = gap {
-                        self.worker.sample(sample, nanos(gap), arrival.at);
-                    }
-                };
-                gap(Sample::Itl, gaps.itl);
-                gap(Sample::FrameGap, gaps.frame_gap);
+                if let Some(itl) = gaps.itl {
+                    self.worker.sample_bounded(Sample::Itl, itl, arrival.at);
+                }
+                if let Some(gap) = gaps.frame_gap {
+                    self.worker.sample(Sample::FrameGap, nanos(gap), arrival.at);
+                }
                 self.sample_times(event, arrival.at);
             }
             Arrived::Again | Arrived::Foreign => {}
@@ -147,6 +147,20 @@ impl Session {
                 self.last = self.last.max(event.position.unwrap_or_default());
             }
         }
+    }
+
+    /// Whether a planned fault of the query's own server made this event late; `None` where no such fault is planned.
+    fn excused(&self, event: &Event<'_>) -> Option<bool> {
+        let faults = &self.worker.faults;
+        if !faults.concern_servers() {
+            return None;
+        }
+        let due = event.due_us.filter(|&due| event.sent_us.is_some_and(|sent| sent > due));
+        let due =
+            due.filter(|_| self.shared_clock == Some(true)).and_then(|due| self.worker.clock.instant(due));
+        let answer = self.current.as_ref().and_then(|query| query.answer.as_ref());
+        let server = answer.and_then(|answer| answer.server.as_deref());
+        Some(due.is_some_and(|due| faults.excuse(server, self.worker.moment(due))))
     }
 
     /// The stream was silent for longer than the stall limit, or the first event came: late, or not.

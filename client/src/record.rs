@@ -57,6 +57,31 @@ pub struct Failure {
     pub message: String,
 }
 
+/// Why something may have happened earlier than measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doubt {
+    /// The generator saw it late.
+    pub arrival: Duration,
+    /// The simulator was late itself.
+    pub simulator: Duration,
+    /// Whether a planned fault of its own server made the simulator late; `None` in a run that plans no such fault.
+    pub excused: Option<bool>,
+}
+
+impl Doubt {
+    /// How much earlier, with the excuse.
+    #[must_use]
+    pub fn most(&self) -> Duration {
+        if self.excused == Some(true) { self.arrival } else { self.arrival + self.simulator }
+    }
+
+    /// How much earlier without the excuse, in a run that plans faults of servers.
+    #[must_use]
+    pub fn strict(&self) -> Option<Duration> {
+        self.excused.map(|_| self.arrival + self.simulator)
+    }
+}
+
 /// One query, whatever became of it. Also written for the queries of sessions that failed before they could send them.
 #[derive(Clone, Debug)]
 pub struct QueryRecord {
@@ -76,6 +101,14 @@ pub struct QueryRecord {
     pub last_token: Option<Moment>,
     /// When the terminator came.
     pub done: Option<Moment>,
+    /// How much earlier each of these may have come.
+    pub first_doubt: Doubt,
+    /// Of the last token.
+    pub last_doubt: Doubt,
+    /// Of the terminator.
+    pub done_doubt: Doubt,
+    /// Of the wait between `scheduled` and `sent`, the time without a socket.
+    pub socket_wait: Duration,
     /// When it was given up or finished.
     pub ended: Moment,
     /// How it ended.
@@ -127,6 +160,10 @@ impl QueryRecord {
             first_token: None,
             last_token: None,
             done: None,
+            first_doubt: Doubt::default(),
+            last_doubt: Doubt::default(),
+            done_doubt: Doubt::default(),
+            socket_wait: Duration::ZERO,
             ended: at,
             status: QueryStatus::Error,
             tokens_expected: None,
@@ -146,6 +183,18 @@ impl QueryRecord {
             ideal_e2el: None,
             failure: None,
         }
+    }
+
+    /// How late the generator itself sent it: a socket that was down made it wait as well, and is not the generator's doing.
+    #[must_use]
+    pub fn schedule_lag(&self) -> Option<Duration> {
+        Some(self.sent?.saturating_sub(self.scheduled).saturating_sub(self.socket_wait))
+    }
+
+    /// A planned fault made its own simulator late.
+    #[must_use]
+    pub fn is_faulted(&self) -> bool {
+        [self.first_doubt, self.last_doubt, self.done_doubt].iter().any(|doubt| doubt.excused == Some(true))
     }
 
     /// How late it was, by its drawn schedule: its first token or its end, or what held its stream up on the way.
@@ -200,8 +249,12 @@ pub struct SessionRecord {
     pub ended: Moment,
     /// `POST /session/create`.
     pub create: Option<Duration>,
+    /// How much of it may be the generator's own doing.
+    pub create_slack: Duration,
     /// TCP + upgrade + JWT + subscription live, of the first connect.
     pub connect: Option<Duration>,
+    /// How much of it may be the generator's own doing.
+    pub connect_slack: Duration,
     /// `POST /session/{id}/close`.
     pub close: Option<Duration>,
     /// Attempts to reconnect.

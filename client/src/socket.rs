@@ -1,7 +1,10 @@
 //! One open WebSocket: its frames cut where a read put them, and a note of when each read brought bytes.
 //! It opens nothing, does not reconnect and judges no message.
 
-use crate::frames::{self, BadFrame, Frames, Message};
+use crate::{
+    frames::{self, BadFrame, Frames, Message},
+    tcp::Tcp,
+};
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use socket2::SockRef;
@@ -15,10 +18,7 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
 /// Some hundred tokens.
@@ -28,10 +28,20 @@ const MAX_UNSENT: usize = 64 << 10;
 /// When bytes came, and with which read: frames of one read share the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// The moment of the read.
+    /// The moment of their arrival by the kernel, or of the read.
     pub at: Instant,
+    /// How much earlier they may have arrived.
+    pub slack: Duration,
     /// Counts the reads of a session, over all its sockets.
     pub read: u64,
+}
+
+impl Arrival {
+    /// An arrival that is known exactly.
+    #[must_use]
+    pub const fn exact(at: Instant, read: u64) -> Self {
+        Self { at, slack: Duration::ZERO, read }
+    }
 }
 
 /// Where reads land. All sockets of a worker share one buffer, as only one of them reads at a time.
@@ -41,7 +51,7 @@ pub struct Buffers(Cell<Option<Box<[u8]>>>);
 impl Buffers {
     fn take(self: &Rc<Self>) -> Chunk {
         let bytes = self.0.take().unwrap_or_else(|| vec![0; READ_BUFFER].into());
-        Chunk { bytes, length: 0, home: Rc::clone(self) }
+        Chunk { bytes, length: 0, inside: Duration::ZERO, home: Rc::clone(self) }
     }
 }
 
@@ -49,6 +59,8 @@ impl Buffers {
 pub struct Chunk {
     bytes: Box<[u8]>,
     length: usize,
+    /// How much earlier than its last byte the others may have arrived.
+    inside: Duration,
     home: Rc<Buffers>,
 }
 
@@ -144,25 +156,47 @@ impl Socket {
             chunk.length = space.filled().len();
         }
         if chunk.length > 0 {
-            self.last = Arrival { at: Instant::now(), read: self.last.read + 1 };
+            let before = self.last;
+            let arrived = self.transport.tcp().arrived();
+            let (at, slack, full) = arrived.map_or_else(
+                || (Instant::now(), Duration::ZERO, false),
+                |arrived| (arrived.at, arrived.slack, arrived.full),
+            );
+            // The read before took all that was there then.
+            chunk.inside = slack.max(at.saturating_duration_since(before.at));
+            let slack = if full { chunk.inside } else { slack };
+            self.last = Arrival { at, slack, read: before.read + 1 };
         }
         Poll::Ready(Ok(chunk))
     }
 
-    /// Shows the messages that `chunk` completes to `take`; pings are answered with the next read. The farewell, if it came.
+    /// Reads once what is there by now, whether or not the runtime has noticed; `None`: nothing is.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn read_now(&mut self, buffers: &Rc<Buffers>) -> Option<io::Result<Chunk>> {
+        self.transport.tcp_mut().read_at_once(true);
+        let read = poll_fn(|cx| self.poll_read(cx, buffers)).now_or_never();
+        self.transport.tcp_mut().read_at_once(false);
+        read
+    }
+
+    /// Shows the messages that `chunk` completes to `take`, and when each arrived; pings are answered with the next read. The farewell, if it came.
     ///
     /// # Errors
     /// The peer broke the protocol; the messages before that were shown.
     pub fn hear(
         &mut self,
         chunk: &Chunk,
-        mut take: impl FnMut(Heard<'_>),
+        mut take: impl FnMut(Heard<'_>, Arrival),
     ) -> Result<Option<Farewell>, BadFrame> {
-        let Self { frames, unsent, said_farewell, .. } = self;
+        let Self { frames, unsent, said_farewell, last, .. } = self;
+        let (end, inside) = (*last, Arrival { slack: chunk.inside, ..*last });
+        let arrival = |is_end| if is_end { end } else { inside };
         let mut farewell = None;
-        frames.feed(chunk.bytes(), |message| match message {
-            Message::Text(text) => take(Heard::Text(text)),
-            Message::Binary(bytes) => take(Heard::Binary(bytes)),
+        frames.feed(chunk.bytes(), |message, is_end| match message {
+            Message::Text(text) => take(Heard::Text(text), arrival(is_end)),
+            Message::Binary(bytes) => take(Heard::Binary(bytes), arrival(is_end)),
             Message::Ping(payload) if unsent.len() < MAX_UNSENT => frames::pong(unsent, payload),
             Message::Close(code, text) => {
                 if !std::mem::replace(said_farewell, true) {
@@ -209,7 +243,7 @@ impl Socket {
 
     /// Once dropped, the connection ends as if its host had gone: with a reset, and no farewell of any layer.
     pub fn reset_when_dropped(&self) {
-        let _ = SockRef::from(self.transport.tcp()).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(self.transport.tcp().stream()).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -217,16 +251,29 @@ impl Socket {
 #[derive(Debug)]
 pub enum Transport {
     /// `ws://`
-    Plain(TcpStream),
+    Plain(Tcp),
     /// `wss://`
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 impl Transport {
-    fn tcp(&self) -> &TcpStream {
+    /// Whether there is TLS over it.
+    pub(crate) const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The connection below.
+    pub(crate) fn tcp(&self) -> &Tcp {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    fn tcp_mut(&mut self) -> &mut Tcp {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_mut().0,
         }
     }
 }

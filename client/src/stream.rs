@@ -1,7 +1,12 @@
 //! One generation's events as they arrive: checked off in a ledger, their gaps measured.
 //! It knows neither sockets nor whole queries, and keeps nothing a token.
 
-use crate::{contents::Contents, socket::Arrival};
+use crate::{
+    contents::Contents,
+    measure::{BoundedSample, nanos},
+    record::Doubt,
+    socket::Arrival,
+};
 use protocol::{Kind, Ledger, Observation};
 use std::time::{Duration, Instant};
 
@@ -22,6 +27,12 @@ pub struct Stream {
     pub last_token: Option<Arrival>,
     /// The terminator's arrival.
     pub done: Option<Instant>,
+    /// How much earlier each of these may have come.
+    pub first_doubt: Doubt,
+    /// Of the last token.
+    pub last_doubt: Doubt,
+    /// Of the terminator.
+    pub done_doubt: Doubt,
     /// Gaps over the limit.
     pub stall_count: u64,
     /// Their excess, summed.
@@ -53,6 +64,16 @@ pub struct Stamps {
     pub due_us: Option<u64>,
     /// Handed to the bus.
     pub sent_us: Option<u64>,
+    /// Whether a planned fault of its own server made it late; `None` in a run that plans no such fault.
+    pub excused: Option<bool>,
+}
+
+impl Stamps {
+    /// How late the simulator itself was.
+    fn lateness(&self) -> Duration {
+        let late_us = self.sent_us.zip(self.due_us).map_or(0, |(sent, due)| sent.saturating_sub(due));
+        Duration::from_micros(late_us)
+    }
 }
 
 /// What a token's arrival measured.
@@ -61,7 +82,7 @@ pub struct Gaps {
     /// To the event before, whatever it is; nothing before the first.
     pub silence: Option<Duration>,
     /// To the token before.
-    pub itl: Option<Duration>,
+    pub itl: Option<BoundedSample>,
     /// To the read before that carried tokens, once a read.
     pub frame_gap: Option<Duration>,
 }
@@ -78,6 +99,9 @@ impl Stream {
             first_token: None,
             last_token: None,
             done: None,
+            first_doubt: Doubt::default(),
+            last_doubt: Doubt::default(),
+            done_doubt: Doubt::default(),
             stall_count: 0,
             stall: Duration::ZERO,
             error: None,
@@ -117,23 +141,28 @@ impl Stream {
             self.held_up = self.held_up.max(silence.saturating_sub(planned));
         }
         let gaps = Gaps { silence, ..Gaps::default() };
+        let doubt = Doubt { arrival: arrival.slack, simulator: stamps.lateness(), excused: stamps.excused };
         if kind.is_terminator() {
-            self.done.get_or_insert(arrival.at);
+            if self.done.is_none() {
+                (self.done, self.done_doubt) = (Some(arrival.at), doubt);
+            }
             return Some(gaps);
         }
-        if has_text {
-            self.first_token.get_or_insert(arrival.at);
+        if has_text && self.first_token.is_none() {
+            (self.first_token, self.first_doubt) = (Some(arrival.at), doubt);
         }
+        let doubt_before = std::mem::replace(&mut self.last_doubt, doubt);
         let Some(before) = self.last_token.replace(arrival) else { return Some(gaps) };
-        if before.read == arrival.read {
-            return Some(Gaps { itl: Some(Duration::ZERO), ..gaps });
-        }
         let gap = arrival.at.saturating_duration_since(before.at);
+        let itl = Some(between(gap, &doubt_before, &doubt));
+        if before.read == arrival.read {
+            return Some(Gaps { itl, ..gaps });
+        }
         if let Some(excess) = gap.checked_sub(stall_limit).filter(|excess| !excess.is_zero()) {
             self.stall_count += 1;
             self.stall += excess;
         }
-        Some(Gaps { itl: Some(gap), frame_gap: Some(gap), ..gaps })
+        Some(Gaps { itl, frame_gap: Some(gap), ..gaps })
     }
 
     /// How many events came out of order, and how many behind the terminator.
@@ -182,6 +211,19 @@ impl Stream {
     }
 }
 
+/// A gap between two tokens that may both have come earlier. The second did not overtake the first on its way.
+fn between(gap: Duration, first: &Doubt, second: &Doubt) -> BoundedSample {
+    let value = nanos(gap);
+    let arrived = nanos(gap.saturating_sub(second.arrival));
+    let low = |simulator: Duration| arrived - nanos(simulator);
+    BoundedSample {
+        value,
+        low: low(second.most().saturating_sub(second.arrival)),
+        high: value + nanos(first.most()),
+        strict: second.strict().map(|_| low(second.simulator)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,17 +235,45 @@ mod tests {
         let start = Instant::now();
         let mut stream = Stream::new(1);
         let mut token = |seq, millis, read| {
-            let arrival = Arrival { at: start + Duration::from_millis(millis), read };
+            let arrival = Arrival::exact(start + Duration::from_millis(millis), read);
             stream.arrive(Some(seq), Kind::Token, true, Stamps::default(), arrival, LIMIT)
         };
         let gap = |millis| Some(Duration::from_millis(millis));
+        let itl = |millis: i64| Some(BoundedSample::exact(millis * 1_000_000));
         assert_eq!(token(1, 0, 1), Some(Gaps::default()));
-        assert_eq!(token(2, 50, 2), Some(Gaps { silence: gap(50), itl: gap(50), frame_gap: gap(50) }));
-        assert_eq!(token(3, 50, 2), Some(Gaps { silence: gap(0), itl: gap(0), frame_gap: None }));
+        assert_eq!(token(2, 50, 2), Some(Gaps { silence: gap(50), itl: itl(50), frame_gap: gap(50) }));
+        assert_eq!(token(3, 50, 2), Some(Gaps { silence: gap(0), itl: itl(0), frame_gap: None }));
         assert_eq!(token(3, 60, 3), None, "a duplicate has no gap");
-        assert_eq!(token(4, 450, 4), Some(Gaps { silence: gap(400), itl: gap(400), frame_gap: gap(400) }));
+        assert_eq!(token(4, 450, 4), Some(Gaps { silence: gap(400), itl: itl(400), frame_gap: gap(400) }));
         assert_eq!(stream.longest_gap, gap(400));
         assert_eq!((stream.stall_count, stream.stall), (1, Duration::from_millis(150)));
+    }
+
+    /// The truth is one of `first` and `second` sooner each; the second token never comes before the first.
+    #[test]
+    fn a_gap_errs_by_the_doubts_of_both_its_ends() {
+        let ms = Duration::from_millis;
+        let doubt =
+            |arrival, simulator, excused| Doubt { arrival: ms(arrival), simulator: ms(simulator), excused };
+        let none = Doubt::default();
+        for (gap, first, second, low, high, strict) in [
+            (50, none, none, 50, 50, None),
+            (0, doubt(30, 0, None), none, 0, 30, None),
+            (50, none, doubt(30, 0, None), 20, 50, None),
+            (0, doubt(30, 0, None), doubt(30, 0, None), 0, 30, None),
+            (50, doubt(0, 3, None), doubt(0, 9, None), 41, 53, None),
+            (50, doubt(0, 3, Some(false)), doubt(1, 9, Some(false)), 40, 53, Some(40)),
+            (50, doubt(0, 3, Some(true)), doubt(1, 900, Some(true)), 49, 50, Some(-851)),
+        ] {
+            let found = between(ms(gap), &first, &second);
+            let expected = BoundedSample {
+                value: i64::try_from(gap).unwrap() * 1_000_000,
+                low: low * 1_000_000,
+                high: high * 1_000_000,
+                strict: strict.map(|strict: i64| strict * 1_000_000),
+            };
+            assert_eq!(found, expected, "{gap} {first:?} {second:?}");
+        }
     }
 
     #[test]
@@ -212,8 +282,8 @@ mod tests {
         let held_up = |events: &[(u64, Option<u64>)]| {
             let mut stream = Stream::new(1);
             for (n, &(millis, due)) in events.iter().enumerate() {
-                let stamps = Stamps { due_us: due.map(|ms| ms * 1_000), sent_us: None };
-                let arrival = Arrival { at: start + Duration::from_millis(millis), read: n as u64 };
+                let stamps = Stamps { due_us: due.map(|ms| ms * 1_000), ..Stamps::default() };
+                let arrival = Arrival::exact(start + Duration::from_millis(millis), n as u64);
                 stream.arrive(Some(n as u64 + 1), Kind::Token, true, stamps, arrival, LIMIT);
             }
             stream.held_up.as_millis()
@@ -233,7 +303,7 @@ mod tests {
 
     #[test]
     fn resumes_before_the_first_hole() {
-        let arrival = Arrival { at: Instant::now(), read: 1 };
+        let arrival = Arrival::exact(Instant::now(), 1);
         let mut stream = Stream::new(1);
         assert_eq!(stream.contiguous(), 0);
         for seq in [1, 2, 5, 6] {
@@ -254,7 +324,7 @@ mod tests {
         use Kind::{Done, Error, Token};
         let after = |generation, events: &[(u64, Kind)]| {
             let mut stream = Stream::new(generation);
-            let arrival = Arrival { at: Instant::now(), read: 1 };
+            let arrival = Arrival::exact(Instant::now(), 1);
             for &(seq, kind) in events {
                 stream.arrive(Some(seq), kind, true, Stamps::default(), arrival, LIMIT);
             }
@@ -271,7 +341,7 @@ mod tests {
 
     #[test]
     fn the_old_contract_numbers_nothing() {
-        let arrival = Arrival { at: Instant::now(), read: 1 };
+        let arrival = Arrival::exact(Instant::now(), 1);
         let mut stream = Stream::new(0);
         for _ in 0..3 {
             stream.arrive(None, Kind::Token, true, Stamps::default(), arrival, LIMIT);

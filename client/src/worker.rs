@@ -9,13 +9,15 @@ use crate::{
     faults::{FaultLog, FirstSend},
     http::Http,
     live::Shard,
-    measure::{Gauge, Recorder},
+    measure::{BoundedSample, Gauge, Recorder},
     pool::{Pool, Turn},
+    pulse,
     record::{Moment, Sample},
     schedule::Model,
     session::{self, Planned},
     signals::Stop,
     socket::Buffers,
+    stamps,
 };
 use protocol::ClockAnchor;
 use std::{
@@ -168,7 +170,7 @@ struct Full;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WorkerReport {
     /// Time it waited for a CPU; `None` where the system does not tell.
-    pub cpu_wait: Option<Duration>,
+    pub cpu_wait: Option<cpu::Waited>,
     /// Time it ran.
     pub wall: Duration,
     /// Queries and arrivals that were never started.
@@ -231,6 +233,11 @@ impl Worker {
         }
     }
 
+    /// Records one sample that was taken at `at`, with its bounds.
+    pub fn sample_bounded(&self, sample: Sample, bounded: BoundedSample, at: Instant) {
+        self.recorder.borrow_mut().sample_bounded(sample, bounded, self.moment(at));
+    }
+
     /// Records one sample that was taken at `at`.
     pub fn sample(&self, sample: Sample, ns: i64, at: Instant) {
         self.recorder.borrow_mut().sample(sample, ns, self.moment(at));
@@ -245,7 +252,8 @@ impl Worker {
 /// # Panics
 /// When a session did: that is a fault of ours and must not pass for a result.
 pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let mut builder = Builder::new_current_thread();
+    let runtime = pulse::watch(&mut builder).enable_all().build_local(LocalOptions::default())?;
     let number = assignment.number;
     let model = assignment.config.schedule.model();
     let workers = assignment.config.load.workers;
@@ -279,7 +287,7 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
     let (started, waited) = (Instant::now(), cpu::thread_wait());
     runtime.block_on(drive(Rc::clone(&worker), number, workers));
     Ok(WorkerReport {
-        cpu_wait: waited.zip(cpu::thread_wait()).map(|(before, after)| after.saturating_sub(before)),
+        cpu_wait: waited.zip(cpu::thread_wait()).map(|(before, after)| after.since(before)),
         wall: started.elapsed(),
         dropped: worker.dropped.get(),
         on_time: worker.on_time.get(),
@@ -385,12 +393,15 @@ async fn probe_loop(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep_until(intended.into()).await;
         let woken = Instant::now();
+        let due = intended;
+        stamps::sample();
         while intended <= woken {
             let lag = i64::try_from((woken - intended).as_nanos()).unwrap_or(i64::MAX);
             worker.sample(Sample::LoopLag, lag, woken);
             intended += PROBE_EVERY;
         }
         worker.pulse.beat(woken, intended);
+        pulse::probe(due, woken, intended);
     }
 }
 

@@ -131,6 +131,22 @@ fn a_lost_socket_is_resumed_and_nothing_is_missed() {
     }
 }
 
+/// Every session's socket goes with the first answer's end and is away for 700 ms; the second query is due 100 ms after that end.
+#[test]
+fn a_query_that_waits_for_its_socket_is_measured_from_when_it_was_due() {
+    let close = Some((19, 1012, "draining; reconnect_after_ms=700"));
+    let server = Running::start(Script { close, ..Script::default() });
+    let summary = summary(&server, |args| args.think_time = Some(0.1.into()), 4, 2);
+    everything_came(&summary, 4, 2, 18);
+    let max = |metric: &str| summary["metrics"][metric]["max"].as_f64().unwrap();
+    assert!((450.0..690.0).contains(&max("socket_wait_ms")), "{}", summary["metrics"]["socket_wait_ms"]);
+    for (sched, sent) in [("e2el_sched_ms", "e2el_ms"), ("ttft_sched_ms", "ttft_ms")] {
+        assert!(max(sched) - max(sent) > 400.0, "{sched} {} {sent} {}", max(sched), max(sent));
+    }
+    assert!(max("queue_ms") >= max("socket_wait_ms"));
+    assert!(max("schedule_lag_ms") < 400.0, "{}", summary["metrics"]["schedule_lag_ms"]);
+}
+
 #[test]
 fn before_the_first_event_a_socket_resumes_from_nothing() {
     let server = Running::start(Script { close: Some((0, 1011, "")), ..Script::default() });

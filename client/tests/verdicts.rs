@@ -72,7 +72,7 @@ fn a_threshold_that_does_not_hold_is_named() {
 
 /// The client stands still for half a second of its two, as on a machine that has no time for it.
 #[test]
-fn a_generator_that_was_starved_trusts_no_figure_of_its_own() {
+fn a_generator_that_stood_still_knows_when_its_tokens_came() {
     let server = Running::start(Script { tokens: 100, itl: Duration::from_millis(15), ..Script::default() });
     let results = tempfile::tempdir().unwrap();
     let run = client(&server, results.path(), &["--queries", "1"]).spawn().unwrap();
@@ -87,7 +87,8 @@ fn a_generator_that_was_starved_trusts_no_figure_of_its_own() {
     kill(process, Signal::SIGCONT).unwrap();
     let output = run.wait_with_output().unwrap();
     let text = text(&output);
-    assert_eq!(output.status.code(), Some(98), "{text}");
-    assert!(text.contains("INVALID  The generator "), "{text}");
-    assert!(text.contains("✓ tokens_lost==0") && !text.contains("PASS"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("PASS  All ") && text.contains("✓ tokens_lost==0"), "{text}");
+    // Tokens that one read found together may each have come at any time since the read before.
+    assert!(text.lines().any(|line| line.contains("itl_ms") && line.contains('~')), "{text}");
 }

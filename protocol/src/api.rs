@@ -49,6 +49,9 @@ pub struct RunResponse {
     /// Whose `CLOCK_MONOTONIC` the events' times are of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
+    /// The server that plays the stream, by the name of its instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// From the start of the stream to its first token, by the drawn schedule, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ideal_ttft_ms: Option<f64>,

@@ -39,6 +39,13 @@ impl Lateness {
     pub(crate) fn count(&self) -> u64 {
         self.0.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
     }
+
+    /// How many events were later than one of the bounds.
+    #[cfg(test)]
+    pub(crate) fn above(&self, bound_us: u64) -> u64 {
+        let first = BOUNDS_US.partition_point(|&bound| bound <= bound_us);
+        self.0.buckets[first..].iter().map(|bucket| bucket.load(Relaxed)).sum()
+    }
 }
 
 impl TypedMetric for Lateness {

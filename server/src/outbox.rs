@@ -34,7 +34,7 @@ impl Outbox {
         self.bytes
     }
 
-    /// Enqueues an event of a stream.
+    /// Enqueues an event of a stream, handed over at `now_us`.
     pub(crate) fn push(&mut self, event: &Event<'_>, now_us: u64) {
         let &Event { session, position, kind, content, digest, query_id, due_us } = event;
         self.add(now_us, |batch| {

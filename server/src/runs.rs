@@ -46,6 +46,8 @@ pub(crate) struct Runs {
 struct Answer {
     tokens: u64,
     boot_id: Option<String>,
+    #[serde(default)]
+    server: Option<String>,
     ideal_ttft_ms: f64,
     ideal_e2el_ms: f64,
     /// Names the attempt that made the claim. Whoever reads its own name here has made it, and lost the reply.
@@ -67,6 +69,7 @@ impl Answer {
             generation: Some(generation),
             tokens: Some(self.tokens),
             boot_id: self.boot_id,
+            server: self.server,
             ideal_ttft_ms: Some(self.ideal_ttft_ms),
             ideal_e2el_ms: Some(self.ideal_e2el_ms),
         }
@@ -156,6 +159,7 @@ impl Runs {
         Ok(Answer {
             tokens: plan.tokens(),
             boot_id: self.boot_id.clone(),
+            server: Some(self.config.instance.clone()),
             ideal_ttft_ms: ideal.ttft.as_secs_f64() * 1e3,
             ideal_e2el_ms: ideal.e2el.as_secs_f64() * 1e3,
             attempt: Uuid::new_v4(),

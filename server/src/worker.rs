@@ -45,6 +45,33 @@ pub(crate) enum Command {
 
 type Delivery = Pin<Box<dyn Future<Output = (Parcel, Appended)> + Send>>;
 
+/// When the full outbox held streams back, in wire time. What fell due meanwhile counts as handed over then: that it waits is the
+/// bus's lateness, not the simulator's.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    from_us: u64,
+    /// Until there was room again.
+    to_us: u64,
+    /// There was none when the worker last looked.
+    full: bool,
+}
+
+impl Backlog {
+    fn held(before: Option<Self>, now_us: u64) -> Self {
+        Self { from_us: before.map_or(now_us, |before| before.from_us), to_us: now_us, full: true }
+    }
+
+    /// The worker looks again at `now_us`.
+    const fn looked_at(self, now_us: u64) -> Self {
+        if self.full { Self { to_us: now_us, full: false, ..self } } else { self }
+    }
+
+    /// When an event that was due at `due_us` and is enqueued at `now_us` would have been handed over.
+    fn handed_over(self, due_us: u64, now_us: u64) -> u64 {
+        if due_us <= self.to_us { due_us.max(self.from_us) } else { now_us }
+    }
+}
+
 /// A worker, before it runs.
 pub(crate) struct Worker {
     bus: Arc<dyn Broker>,
@@ -58,6 +85,8 @@ pub(crate) struct Worker {
     next_look: Instant,
     /// Since when the outbox has held the streams back.
     held_since: Option<Instant>,
+    /// What the full outbox holds or held back and is still to be enqueued.
+    backlog: Option<Backlog>,
     stopping: bool,
 }
 
@@ -80,6 +109,7 @@ impl Worker {
             early_cancels: VecDeque::new(),
             next_look: Instant::now(),
             held_since: None,
+            backlog: None,
             stopping: false,
         }
     }
@@ -137,21 +167,28 @@ impl Worker {
             return;
         }
         self.next_look = now + TICK;
+        self.backlog = self.backlog.map(|backlog| backlog.looked_at(self.now_us()));
         for _ in 0..EVENTS_A_TURN / 64 {
             let now_us = self.now_us();
             // The clock is read again now and then: what is enqueued late says so.
             for _ in 0..64 {
                 if self.is_full() {
                     self.metrics.outbox_full.inc();
+                    self.backlog = Some(Backlog::held(self.backlog, now_us));
                     return;
                 }
-                let (outbox, metrics) = (&mut self.outbox, &self.metrics);
+                let (outbox, metrics, backlog) = (&mut self.outbox, &self.metrics, self.backlog);
                 let played = self.pacer.play_due(now_us, |event| {
-                    outbox.push(event, now_us);
-                    metrics.pace_lag.observe(now_us - event.due_us, 1);
+                    let handed_us =
+                        backlog.map_or(now_us, |backlog| backlog.handed_over(event.due_us, now_us));
+                    outbox.push(event, handed_us);
+                    metrics.pace_lag.observe(handed_us.saturating_sub(event.due_us), 1);
                 });
                 match played {
-                    Played::Nothing => return,
+                    Played::Nothing => {
+                        self.backlog = None;
+                        return;
+                    }
                     Played::Event => {
                         self.metrics.tokens.inc();
                     }

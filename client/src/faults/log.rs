@@ -64,6 +64,25 @@ impl FaultRecord {
         began && self.ended.is_none_or(|ended| ended.saturating_add(REACH).as_secs() >= from)
     }
 
+    /// The server that it breaks, or whose links: `server-1`.
+    fn server(&self) -> Option<&str> {
+        let target = self.spec.strip_prefix("link:").unwrap_or(&self.spec).split(':').next()?;
+        is_numbered_server(target).then_some(target)
+    }
+
+    /// Whether it ends what another fault began.
+    fn heals(&self) -> bool {
+        matches!(self.spec.rsplit(':').next(), Some("start" | "resume" | "heal"))
+    }
+
+    /// When it ended by itself: `pause=5s` five seconds after it was in force.
+    fn healed(&self) -> Option<Moment> {
+        let action = self.spec.rsplit(':').next()?;
+        let (name, span) = action.split_once('=')?;
+        let lasts = matches!(name, "pause" | "half-open").then(|| crate::config::span::parse(span))??;
+        Some(self.ended?.saturating_add(lasts))
+    }
+
     /// Whether what happened at `at` can be its doing, `reach` after it was in force.
     fn reaches(&self, at: Moment, reach: Duration) -> bool {
         let ended = self.ended.map_or(Duration::MAX, |ended| ended.saturating_add(reach));
@@ -71,10 +90,16 @@ impl FaultRecord {
     }
 }
 
+/// `server-1`: as faults name servers, and the native stack its own.
+fn is_numbered_server(name: &str) -> bool {
+    name.strip_prefix("server-").is_some_and(|number| number.parse::<u16>().is_ok())
+}
+
 /// All faults of a run.
 #[derive(Debug, Default)]
 pub struct FaultLog {
     any: bool,
+    concern_servers: bool,
     records: Mutex<Vec<FaultRecord>>,
 }
 
@@ -95,7 +120,31 @@ impl FaultLog {
             error_events: BTreeMap::new(),
         };
         let records: Vec<_> = planned.into_iter().map(record).collect();
-        Self { any: !records.is_empty(), records: Mutex::new(records) }
+        let concern_servers = records.iter().any(|record| record.server().is_some());
+        Self { any: !records.is_empty(), concern_servers, records: Mutex::new(records) }
+    }
+
+    /// Whether any of them is one of a server.
+    #[must_use]
+    pub const fn concern_servers(&self) -> bool {
+        self.concern_servers
+    }
+
+    /// Whether one of them made `server` late with what was due at `due`. A stack that does not name its servers as faults do is
+    /// taken at its time alone.
+    #[must_use]
+    pub fn excuse(&self, server: Option<&str>, due: Moment) -> bool {
+        let server = server.filter(|name| is_numbered_server(name));
+        let records = self.records.lock();
+        records.iter().enumerate().any(|(index, record)| {
+            let target = record.server().filter(|_| !record.heals());
+            let Some(target) = target.filter(|target| server.is_none_or(|name| name == *target)) else {
+                return false;
+            };
+            let later = records[index + 1..].iter().filter(|later| later.server() == Some(target));
+            let ends = record.healed().or_else(|| later.filter_map(|later| later.ended).min());
+            record.began.is_some_and(|began| began <= due) && ends.is_none_or(|ends| due <= ends)
+        })
     }
 
     /// Fault `index` is on its way.
@@ -207,6 +256,35 @@ mod tests {
             log.end(index, Some(ms(began + 500)), Fate::Injected("done".into()));
         }
         log
+    }
+
+    #[test]
+    fn a_simulator_is_excused_while_its_own_server_was_broken() {
+        let log = FaultLog::new([
+            ("server-1:pause=5s", ms(9_000)),
+            ("wsproxy-1:kill", ms(9_000)),
+            ("server-2:stop", ms(20_000)),
+            ("server-2:start", ms(30_000)),
+        ]);
+        assert!(log.concern_servers() && !FaultLog::new([("redis:kill", ms(1))]).concern_servers());
+        for (index, began) in [(0, 10_000), (1, 10_000), (2, 21_000), (3, 31_000)] {
+            log.begin(index, ms(1_000), ms(began));
+            log.end(index, Some(ms(began + 500)), Fate::Injected("done".into()));
+        }
+        for (server, due, excused) in [
+            (Some("server-1"), 9_999, false),
+            (Some("server-1"), 10_001, true),
+            (Some("server-1"), 15_499, true),
+            (Some("server-1"), 15_501, false),
+            (Some("server-2"), 12_000, false),
+            (Some("server-2"), 31_400, true),
+            (Some("server-2"), 32_000, false),
+            (Some("server-12"), 12_000, false),
+            (None, 12_000, true),
+            (Some("server-1a2b3c4d"), 12_000, true),
+        ] {
+            assert_eq!(log.excuse(server, ms(due)), excused, "{server:?} {due}");
+        }
     }
 
     #[test]

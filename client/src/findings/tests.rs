@@ -69,10 +69,13 @@ fn of_the_run_itself() {
             vec!["the load generator was saturated"],
         ),
         (
-            Measured { cpu_wait_share: Some(0.3), ..Measured::default() },
+            Measured { cpu_starved_share: Some(0.3), ..Measured::default() },
             vec!["the load generator was saturated"],
         ),
-        (Measured { loop_lag_p99_ms: Some(9.0), cpu_wait_share: Some(0.05), ..Measured::default() }, vec![]),
+        (
+            Measured { loop_lag_p99_ms: Some(9.0), cpu_starved_share: Some(0.05), ..Measured::default() },
+            vec![],
+        ),
         (
             Measured { peak_reconnects: (50, 7), peak_sessions: 100, ..Measured::default() },
             vec!["clients reconnected in a storm"],

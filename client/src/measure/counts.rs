@@ -23,6 +23,8 @@ pub struct Counts {
     pub duplicated: u64,
     /// Tokens of queries that ended, which came below one already seen.
     pub reordered: u64,
+    /// Queries during which a planned fault made their own simulator late.
+    pub faulted: u64,
     /// Attempts to reconnect.
     pub reconnect_attempts: u64,
     /// …of which succeeded. One that was begun in an earlier second succeeds in a later one.
@@ -40,8 +42,15 @@ impl Counts {
         self.lost += other.lost;
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
+        self.faulted += other.faulted;
         self.reconnect_attempts += other.reconnect_attempts;
         self.reconnects += other.reconnects;
+    }
+
+    /// Whether the simulator is excused: not where that concerns more than half of the queries.
+    #[must_use]
+    pub const fn excuses_simulator(&self) -> bool {
+        self.faulted * 2 <= self.queries
     }
 
     /// A query ended; `good`: it met every objective.
@@ -54,6 +63,7 @@ impl Counts {
         }
         self.begun += u64::from(query.first_token.is_some() && query.paused.is_zero());
         self.good += u64::from(good);
+        self.faulted += u64::from(query.is_faulted());
         let tokens = TokenCounts::of(query);
         self.lost += tokens.lost;
         self.duplicated += tokens.duplicated;

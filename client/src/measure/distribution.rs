@@ -162,6 +162,16 @@ impl Distribution {
         Some(value.clamp(self.min, self.max))
     }
 
+    /// How wide the histogram's bucket around a value is, both in milliseconds.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    pub fn bucket_ms(&self, ms: f64) -> f64 {
+        let side = if ms < 0.0 { &self.negative } else { &self.positive };
+        let width =
+            |histogram: &Histogram<u64>| histogram.equivalent_range((ms.abs() * 1e6) as u64) as f64 / 1e6;
+        side.as_ref().map_or(0.0, width)
+    }
+
     /// [`Distribution::quantile_ns`] in milliseconds.
     #[must_use]
     pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {

@@ -45,6 +45,8 @@ pub enum Metric {
     ScheduleLag,
     /// The client's own event loop: wake-up − intended.
     LoopLag,
+    /// Of the wait before a query's send, the time without a socket.
+    SocketWait,
 }
 
 impl Metric {
@@ -52,7 +54,7 @@ impl Metric {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All, in the order of the outputs.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Queue,
         Self::Ttft,
         Self::TtftSched,
@@ -72,7 +74,32 @@ impl Metric {
         Self::ReconnectGap,
         Self::ScheduleLag,
         Self::LoopLag,
+        Self::SocketWait,
     ];
+
+    /// The primary latencies: each sample has bounds, and each figure is trusted or not.
+    pub const PRIMARY: [Self; 8] = [
+        Self::Ttft,
+        Self::TtftSched,
+        Self::E2el,
+        Self::E2elSched,
+        Self::Itl,
+        Self::Tpot,
+        Self::Connect,
+        Self::Create,
+    ];
+
+    /// Where it is in [`Metric::PRIMARY`].
+    #[must_use]
+    pub fn primary(self) -> Option<usize> {
+        Self::PRIMARY.iter().position(|&primary| primary == self)
+    }
+
+    /// Whether its samples may be too low as well as too high: both their ends are arrivals.
+    #[must_use]
+    pub const fn errs_both_ways(self) -> bool {
+        matches!(self, Self::Itl | Self::Tpot)
+    }
 
     /// The name without its unit: `ttft`, `itl`, `e2el` …
     #[must_use]
@@ -97,6 +124,7 @@ impl Metric {
             Self::ReconnectGap => "reconnect_gap",
             Self::ScheduleLag => "schedule_lag",
             Self::LoopLag => "loop_lag",
+            Self::SocketWait => "socket_wait",
         }
     }
 }

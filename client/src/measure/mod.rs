@@ -2,6 +2,7 @@
 //! Pure: it opens no socket and no file, reads no clock, and averages no percentile.
 
 mod beside;
+mod bounds;
 mod counts;
 mod distribution;
 mod failures;
@@ -19,6 +20,8 @@ mod tokens;
 mod verdict;
 
 pub use beside::{Beside, Quantity, Question, Reading, Readings, Totals, Watcher, role};
+use bounds::Bounds;
+pub use bounds::{Bounded as BoundedSample, FIGURES, Trust};
 pub use counts::Counts;
 pub use distribution::{Distribution, Summary};
 pub use failures::{FailureGroup, Failures};
@@ -33,4 +36,4 @@ pub use run::{LateQueries, LongestGap, QueryCounts, RunData, SessionCounts};
 pub use steady::Steady;
 pub use storm::{Peak, ReconnectStorm};
 pub use tokens::TokenCounts;
-pub use verdict::{Breach, Evidence, Judgement, Verdict, exit_code, judge};
+pub use verdict::{Breach, Evidence, Judgement, Trustworthiness, Verdict, exit_code, judge};

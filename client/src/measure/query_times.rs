@@ -17,6 +17,10 @@ pub(crate) struct QueryTimes {
     pub(crate) ttft_overhead_ms: Option<f64>,
     pub(crate) e2el_overhead_ms: Option<f64>,
     pub(crate) longest_gap_ms: Option<f64>,
+    pub(crate) socket_wait_ms: Option<f64>,
+    /// How much too high the two may be.
+    pub(crate) ttft_error_ms: Option<f64>,
+    pub(crate) e2el_error_ms: Option<f64>,
 }
 
 impl QueryTimes {
@@ -36,6 +40,9 @@ impl QueryTimes {
             ttft_overhead_ms: above(ttft_ms, query.ideal_ttft),
             e2el_overhead_ms: above(e2el_ms, query.ideal_e2el),
             longest_gap_ms: query.longest_gap.map(|gap| millis(nanos(gap))),
+            socket_wait_ms: query.sent.map(|_| millis(nanos(query.socket_wait))),
+            ttft_error_ms: ttft_ms.map(|_| millis(nanos(query.first_doubt.most()))),
+            e2el_error_ms: e2el_ms.map(|_| millis(nanos(query.done_doubt.most()))),
         }
     }
 }

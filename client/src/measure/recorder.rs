@@ -1,8 +1,8 @@
 //! The ruler in a worker's hand: takes samples and records as they come, hands them on once a second, and says when it did.
 //! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
 
-use super::{Interval, Metric, Objective};
-use crate::record::{Moment, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord};
+use super::{Interval, Metric, Objective, bounds::Bounded};
+use crate::record::{Doubt, Moment, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord};
 use std::{
     collections::HashMap,
     sync::{
@@ -95,6 +95,12 @@ impl Recorder {
         self.interval.record(sample.into(), ns);
     }
 
+    /// Takes one sample with its bounds, read at `at`.
+    pub fn sample_bounded(&mut self, sample: Sample, bounded: Bounded, at: Moment) {
+        self.tick(at);
+        self.interval.record_bounded(sample.into(), bounded);
+    }
+
     /// A socket is about to be opened again.
     pub fn reconnect_attempt(&mut self, at: Moment) {
         self.tick(at);
@@ -180,17 +186,28 @@ impl Recorder {
         };
         let scheduled = Some(query.scheduled);
         record(Metric::Queue, query.sent, scheduled);
-        record(Metric::ScheduleLag, query.sent, scheduled);
+        if let Some(lag) = query.schedule_lag() {
+            interval.record(Metric::ScheduleLag, nanos(lag));
+            interval.record(Metric::SocketWait, nanos(query.socket_wait));
+        }
         // Only complete queries have a latency, and what the client held back itself says nothing of the system.
         if query.status != QueryStatus::Ok || !query.paused.is_zero() {
             return;
         }
-        let ttft = record(Metric::Ttft, query.first_token, query.sent);
-        record(Metric::TtftSched, query.first_token, scheduled);
-        let e2el = record(Metric::E2el, query.done, query.sent);
-        record(Metric::E2elSched, query.done, scheduled);
-        if let Some(tpot) = tpot_ns(query) {
-            interval.record(Metric::Tpot, tpot);
+        let own_lag = query.schedule_lag().unwrap_or_default();
+        let mut record = |metric, to: Option<Moment>, from: Option<Moment>, doubt: &Doubt, lag: Duration| {
+            let ns = to.zip(from).map(|(to, from)| nanos(to) - nanos(from))?;
+            let strict = doubt.strict().map(|strict| nanos(strict + lag));
+            interval.record_bounded(metric, Bounded::at_most(ns, nanos(doubt.most() + lag), strict));
+            Some(ns)
+        };
+        let (first, done) = (&query.first_doubt, &query.done_doubt);
+        let ttft = record(Metric::Ttft, query.first_token, query.sent, first, Duration::ZERO);
+        record(Metric::TtftSched, query.first_token, scheduled, first, own_lag);
+        let e2el = record(Metric::E2el, query.done, query.sent, done, Duration::ZERO);
+        record(Metric::E2elSched, query.done, scheduled, done, own_lag);
+        if let Some(tpot) = tpot(query) {
+            interval.record_bounded(Metric::Tpot, tpot);
         }
         let overheads =
             [(Metric::TtftOverhead, ttft, query.ideal_ttft), (Metric::E2elOverhead, e2el, query.ideal_e2el)];
@@ -203,13 +220,14 @@ impl Recorder {
 
     fn measure_session(&mut self, session: &SessionRecord) {
         let steps = [
-            (Metric::Create, session.create),
-            (Metric::Connect, session.connect),
-            (Metric::Close, session.close),
+            (Metric::Create, session.create, session.create_slack),
+            (Metric::Connect, session.connect, session.connect_slack),
+            (Metric::Close, session.close, Duration::ZERO),
         ];
-        for (metric, step) in steps {
+        for (metric, step, slack) in steps {
             if let Some(step) = step {
-                self.interval.record(metric, nanos(step));
+                let slack = nanos(slack.min(step));
+                self.interval.record_bounded(metric, Bounded::at_most(nanos(step), slack, None));
             }
         }
         for reconnect in &session.reconnects {
@@ -231,6 +249,18 @@ pub(crate) fn tpot_ns(query: &QueryRecord) -> Option<i64> {
     let (first, last) = query.first_token.zip(query.last_token)?;
     let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
     Some((nanos(last) - nanos(first)) / gaps)
+}
+
+/// The same with its bounds: both ends may have come earlier.
+fn tpot(query: &QueryRecord) -> Option<Bounded> {
+    let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
+    let (value, first, last) = (tpot_ns(query)?, &query.first_doubt, &query.last_doubt);
+    Some(Bounded {
+        value,
+        low: value - nanos(last.most()) / gaps,
+        high: value + nanos(first.most()) / gaps,
+        strict: last.strict().map(|strict| value - nanos(strict) / gaps),
+    })
 }
 
 /// Whole nanoseconds; three centuries fit.

@@ -5,12 +5,11 @@ use super::{
     LateQueries,
     threshold::{Figure, Outcome, State},
 };
-use std::time::Duration;
 
-/// Beyond this, at p99, the generator or the simulator was too late for its figures to be believed.
-const MOST_LAG: Duration = Duration::from_millis(10);
-/// Beyond this share of the time, the generator's threads waited for a CPU too often.
-const MOST_CPU_WAIT: f64 = 0.10;
+/// The error of `e2el_ms` p(99) may be a tenth of its p(50), and in milliseconds at least the first and at most the second of these.
+const ERROR_SHARE: f64 = 0.1;
+const LEAST_ERROR_MS: f64 = 10.0;
+const MOST_ERROR_MS: f64 = 100.0;
 /// Below this share of the offered rate, an open model's run was not the run that was asked for.
 const LEAST_ACHIEVED: f64 = 0.95;
 
@@ -48,6 +47,26 @@ pub struct Breach {
     pub example: Option<String>,
 }
 
+/// How far the figures of a run can be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Trustworthiness {
+    /// The measurement error of `e2el_ms` p(99), milliseconds.
+    pub e2el_p99_error_ms: Option<f64>,
+    /// `e2el_ms` p(50), milliseconds.
+    pub e2el_p50_ms: Option<f64>,
+    /// How many figures of the primary metrics cannot be trusted.
+    pub untrusted_figures: usize,
+}
+
+impl Trustworthiness {
+    /// The error of `e2el_ms` p(99) and the most that is allowed, where it is more than that.
+    fn excess(&self) -> Option<(f64, f64)> {
+        let (error, p50) = (self.e2el_p99_error_ms?, self.e2el_p50_ms?);
+        let most = (p50 * ERROR_SHARE).clamp(LEAST_ERROR_MS, MOST_ERROR_MS);
+        (error > most).then_some((error, most))
+    }
+}
+
 /// What the rules look at.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
@@ -69,14 +88,8 @@ pub struct Evidence {
     pub late: LateQueries,
     /// Queries that timed out while the generator itself stood still.
     pub queries_excused: u64,
-    /// p99 of actual − scheduled start.
-    pub schedule_lag_p99: Option<Duration>,
-    /// p99 of the simulator's lateness.
-    pub pace_lag_p99: Option<Duration>,
-    /// p99 of the client's own loop lag.
-    pub loop_lag_p99: Option<Duration>,
-    /// Share of the time that the client's threads waited for a CPU, 0 to 1.
-    pub cpu_wait_share: Option<f64>,
+    /// How far the figures can be trusted.
+    pub trust: Trustworthiness,
     /// Achieved / offered, of open models.
     pub achieved_share: Option<f64>,
     /// Shards whose results are missing.
@@ -109,12 +122,16 @@ pub fn judge(evidence: &Evidence) -> Judgement {
         (Verdict::Fail, |evidence| broken_thresholds(evidence, |outcome| outcome.certain)),
         (Verdict::Fail, nothing_complete),
         (Verdict::Invalid, |evidence| {
-            mistrust(evidence).or_else(|| lagging(evidence)).or_else(|| unknown_threshold(evidence))
+            mistrust(evidence).or_else(|| unknown_threshold(evidence)).or_else(|| uncertain(evidence))
         }),
         (Verdict::Fail, |evidence| broken_thresholds(evidence, |_| true)),
     ];
     let first = rules.into_iter().find_map(|(verdict, rule)| Some((verdict, rule(evidence)?)));
-    let (verdict, reason) = first.unwrap_or_else(|| (Verdict::Pass, praise(evidence)));
+    let (verdict, mut reason) = first.unwrap_or_else(|| (Verdict::Pass, praise(evidence)));
+    if verdict != Verdict::Invalid && evidence.trust.excess().is_some() {
+        let count = evidence.trust.untrusted_figures;
+        reason = format!("{reason} {count} latency figures are not to be trusted.");
+    }
     Judgement { verdict, reason }
 }
 
@@ -228,23 +245,35 @@ fn mistrust(evidence: &Evidence) -> Option<String> {
     None
 }
 
-/// Why the measured times could be wrong.
-fn lagging(evidence: &Evidence) -> Option<String> {
-    let schedule_lag = evidence.schedule_lag_p99.filter(|_| !evidence.burst);
-    let lags = [
-        (schedule_lag, "The generator started its work late: schedule_lag"),
-        (evidence.pace_lag_p99, "The simulator sent its tokens late: pace_lag"),
-        (evidence.loop_lag_p99, "The generator was overloaded: its own loop_lag"),
-    ];
-    for (lag, what) in lags {
-        if let Some(lag) = lag.filter(|&lag| lag > MOST_LAG) {
-            let (lag, most) = (lag.as_secs_f64() * 1e3, MOST_LAG.as_millis());
-            return Some(format!("{what} p(99) was {lag:.2} ms, more than {most} ms."));
-        }
+/// Why the measured times leave the answer open: a latency's threshold lies within its measurement error, or the error is large and no
+/// threshold is decided in spite of it.
+fn uncertain(evidence: &Evidence) -> Option<String> {
+    let undecided = |outcome: &&Outcome| matches!(outcome.state, State::Undecided { .. });
+    if let Some(outcome) = evidence.thresholds.iter().find(undecided) {
+        return Some(format!(
+            "The measurement error hides whether {} holds: {}.",
+            outcome.threshold,
+            outcome.shown()
+        ));
     }
-    let share = evidence.cpu_wait_share.filter(|&share| share > MOST_CPU_WAIT)?;
-    let (share, most) = (share * 100.0, MOST_CPU_WAIT * 100.0);
-    Some(format!("The generator's threads waited for a CPU {share:.1} % of the time, more than {most:.0} %."))
+    // What broke only through those may have held with a generator that kept up.
+    let through_those = |outcome: &Outcome| {
+        let counts = matches!(outcome.threshold.figure, Figure::Scalar(_));
+        outcome.state == State::Broken && counts && !outcome.certain
+    };
+    let excused = evidence.queries_excused;
+    if excused > 0 && evidence.defaults.iter().chain(&evidence.thresholds).any(through_those) {
+        return Some(format!("{excused} queries timed out while the generator itself stood still."));
+    }
+    let (error, most) = evidence.trust.excess()?;
+    if evidence.thresholds.iter().any(Outcome::decides_a_latency) {
+        return None;
+    }
+    let count = evidence.trust.untrusted_figures;
+    Some(format!(
+        "The measurement error of e2el_ms p(99) is {error:.1} ms, more than {most:.1} ms: the generator or the simulator was late, and \
+         {count} latency figures are not to be trusted."
+    ))
 }
 
 fn unknown_threshold(evidence: &Evidence) -> Option<String> {
@@ -268,6 +297,7 @@ pub const fn exit_code(verdict: Verdict, interrupted: bool) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn good() -> Evidence {
         Evidence { queries_total: 10, queries_judged: 10, queries_ok: 10, ..Evidence::default() }
@@ -282,18 +312,63 @@ mod tests {
 
     fn outcome(text: &str, state: State, value: f64) -> Outcome {
         let certain = state == State::Broken && text.contains("ok");
-        Outcome { threshold: text.parse().unwrap(), state, value: Some(value), worst_from_s: None, certain }
+        Outcome {
+            threshold: text.parse().unwrap(),
+            state,
+            value: Some(value),
+            worst_from_s: None,
+            certain,
+            untrusted: false,
+        }
     }
 
     fn breach(count: u64, what: &str, example: Option<&str>) -> Breach {
         Breach { count, what: what.to_owned(), example: example.map(str::to_owned) }
     }
 
+    fn doubtful(e2el_p99_error_ms: f64, e2el_p50_ms: f64) -> Trustworthiness {
+        Trustworthiness {
+            e2el_p99_error_ms: Some(e2el_p99_error_ms),
+            e2el_p50_ms: Some(e2el_p50_ms),
+            untrusted_figures: 7,
+        }
+    }
+
+    #[test]
+    fn an_error_is_too_large_beyond_a_tenth_or_a_hundred_milliseconds() {
+        use Verdict::{Invalid, Pass};
+        for (error, p50, verdict) in [
+            (9.9, 5.0, Pass),
+            (10.1, 5.0, Invalid),
+            (89.0, 900.0, Pass),
+            (91.0, 900.0, Invalid),
+            (99.0, 60_000.0, Pass),
+            (101.0, 60_000.0, Invalid),
+        ] {
+            check(&Evidence { trust: doubtful(error, p50), ..good() }, verdict, "");
+        }
+    }
+
+    #[test]
+    fn a_latency_is_decided_in_spite_of_its_error_or_not() {
+        use Verdict::{Fail, Invalid, Pass};
+        let trust = doubtful(400.0, 900.0);
+        let judged = |outcome: Outcome| Evidence { thresholds: vec![outcome], trust, ..good() };
+        let names = "7 latency figures are not to be trusted.";
+        check(&judged(outcome("e2el_ms:p95<3000", State::Held, 948.0)), Pass, names);
+        check(&judged(outcome("e2el_ms:p95<300", State::Broken, 948.0)), Fail, names);
+        check(&judged(outcome("e2el_ms:p95<30000", State::Held, 948.0)), Invalid, "400.0 ms");
+        check(&judged(outcome("error_rate<1", State::Held, 0.0)), Invalid, "400.0 ms");
+        let hidden = outcome("e2el_ms:p95<800", State::Undecided { low: 548.0, high: 948.0 }, 948.0);
+        let words = "hides whether e2el_ms p(95)<800 holds: p(95)=948, between 548 and 948.";
+        check(&judged(hidden.clone()), Invalid, words);
+        check(&Evidence { thresholds: vec![hidden], ..good() }, Invalid, words);
+    }
+
     #[test]
     fn the_rules_in_their_order() {
         use Verdict::{Fail, Invalid, Pass};
-        let late = Some(Duration::from_millis(11));
-        let in_time = Some(Duration::from_millis(10));
+        let late = doubtful(95.0, 900.0);
         let one_failed = Evidence {
             queries_ok: 9,
             defaults: vec![outcome("queries_ok==10", State::Broken, 9.0)],
@@ -302,13 +377,11 @@ mod tests {
         let lost = Evidence { breaches: vec![breach(3, "tokens lost", None)], ..one_failed.clone() };
         check(&good(), Pass, "All 10 queries");
         check(&Evidence::default(), Invalid, "no query was attempted");
-        check(&Evidence { schedule_lag_p99: late, ..good() }, Invalid, "schedule_lag p(99) was 11.00 ms");
-        check(&Evidence { schedule_lag_p99: late, burst: true, ..good() }, Pass, "");
-        check(&Evidence { schedule_lag_p99: in_time, ..good() }, Pass, "");
-        check(&Evidence { pace_lag_p99: late, burst: true, ..good() }, Invalid, "pace_lag");
-        check(&Evidence { loop_lag_p99: late, burst: true, ..good() }, Invalid, "loop_lag");
-        check(&Evidence { cpu_wait_share: Some(0.11), ..good() }, Invalid, "11.0 %");
-        check(&Evidence { cpu_wait_share: Some(0.10), ..good() }, Pass, "");
+        check(
+            &Evidence { trust: late, burst: true, ..good() },
+            Invalid,
+            "e2el_ms p(99) is 95.0 ms, more than 90.0 ms",
+        );
         check(&Evidence { achieved_share: Some(0.94), ..good() }, Invalid, "94.0 %");
         check(&Evidence { achieved_share: Some(0.94), burst: true, ..good() }, Pass, "");
         let why = Some("`redis:kill` at 3 s: no such stack".to_owned());
@@ -317,14 +390,18 @@ mod tests {
         // Integrity outranks failures, those outrank mistrust, and that outranks what depends on time.
         check(&lost, Fail, "Integrity is broken: 3 tokens lost.");
         check(&one_failed, Fail, "1 of 10 queries were not ok");
-        check(&Evidence { loop_lag_p99: late, ..one_failed }, Fail, "1 of 10 queries were not ok");
+        check(&Evidence { trust: late, ..one_failed }, Fail, "1 of 10 queries were not ok");
         let slow = outcome("e2el_ms:p95<3000", State::Broken, 4123.4);
         check(
             &Evidence { thresholds: vec![slow.clone()], ..good() },
             Fail,
             "did not hold: e2el_ms p(95)<3000",
         );
-        check(&Evidence { loop_lag_p99: late, thresholds: vec![slow], ..good() }, Invalid, "loop_lag");
+        check(
+            &Evidence { trust: late, thresholds: vec![slow], ..good() },
+            Fail,
+            "p(95)=4123. 7 latency figures are not to be trusted.",
+        );
         let breaches = vec![breach(1, "tokens lost", None), breach(2, "frames unreadable", Some("`<html>`"))];
         check(
             &Evidence { breaches, ..good() },
@@ -349,7 +426,8 @@ mod tests {
         let timed_out = Outcome { certain: false, ..outcome("queries_ok==10", State::Broken, 9.0) };
         let stalled = Evidence { queries_ok: 9, defaults: vec![timed_out], ..good() };
         check(&stalled, Fail, "1 of 10 queries were not ok");
-        check(&Evidence { loop_lag_p99: Some(Duration::from_secs(2)), ..stalled }, Invalid, "loop_lag");
+        check(&Evidence { queries_excused: 1, ..stalled.clone() }, Invalid, "1 queries timed out while");
+        check(&Evidence { trust: doubtful(95.0, 900.0), ..stalled }, Invalid, "e2el_ms p(99)");
         let dropped = outcome("dropped_iterations==0", State::Broken, 7.0);
         check(&Evidence { defaults: vec![dropped], ..good() }, Fail, "7 arrivals were dropped");
     }

@@ -11,7 +11,7 @@ use crate::{
 use std::{io, time::Duration};
 
 /// The header.
-pub(super) const COLUMNS: [&str; 52] = [
+pub(super) const COLUMNS: [&str; 55] = [
     "session_id",
     "query_num",
     "latency",
@@ -53,6 +53,9 @@ pub(super) const COLUMNS: [&str; 52] = [
     "paused_ms",
     "sockets_cut",
     "announced_gaps",
+    "socket_wait_ms",
+    "ttft_error_ms",
+    "e2el_error_ms",
     "fault",
     "tokens_unsent",
     "tokens_unannounced",
@@ -139,6 +142,9 @@ fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [Stri
         millis(query.paused),
         session.sockets_cut.to_string(),
         session.announced_gaps.to_string(),
+        millis(query.socket_wait),
+        number(times.ttft_error_ms, 3),
+        number(times.e2el_error_ms, 3),
         faults.felt(query.sent.unwrap_or(query.scheduled), query.ended),
         tally.tokens_unsent.to_string(),
         count(Defect::Unannounced),

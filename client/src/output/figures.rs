@@ -7,7 +7,7 @@ use super::{
 };
 use crate::defects::Defect;
 use crate::measure::{
-    Metric, QueryCounts, RunData, SessionCounts, Steady,
+    FIGURES, Interval, Metric, QueryCounts, RunData, SessionCounts, Steady,
     threshold::{STRETCH_NAMES, stretch_scalar},
 };
 use serde_json::{Map, Value, json};
@@ -91,6 +91,28 @@ fn scalars_of(
     counts.map(|(name, count)| (name, Some(count as f64))).chain(others).collect()
 }
 
+/// The figures of a metric: of a primary one with their errors, and which of them cannot be trusted.
+pub(super) fn of(interval: &Interval, metric: Metric) -> Option<Value> {
+    let distribution = interval.get(metric);
+    let mut figures = json!(distribution.summary()?);
+    figures["outside_histogram"] = distribution.outside().into();
+    if let Some(trust) = interval.trust(metric) {
+        let untrusted = trust.untrusted();
+        figures["trusted"] = untrusted.is_empty().into();
+        figures["untrusted"] = json!(untrusted);
+        for (name, pick) in
+            [("low", (|span: (f64, f64)| span.0) as fn((f64, f64)) -> f64), ("high", |span| span.1)]
+        {
+            let value =
+                |(key, statistic): (&str, _)| Some((key.to_owned(), pick(trust.span_ms(statistic)?).into()));
+            figures[name] = Value::Object(FIGURES.into_iter().filter_map(value).collect());
+        }
+        let error = |(key, statistic): (&str, _)| Some((key.to_owned(), trust.error_ms(statistic)?.into()));
+        figures["error"] = Value::Object(FIGURES.into_iter().filter_map(error).collect());
+    }
+    Some(figures)
+}
+
 /// The key `steady`: the same figures over the steady state.
 pub(super) fn steady(steady: &Steady, goodput: bool) -> Value {
     let metrics = &steady.metrics;
@@ -103,7 +125,7 @@ pub(super) fn steady(steady: &Steady, goodput: bool) -> Value {
     }
     let durations = Metric::ALL
         .into_iter()
-        .filter_map(|metric| Some((format!("{}_ms", metric.name()), json!(metrics.get(metric).summary()?))));
+        .filter_map(|metric| Some((format!("{}_ms", metric.name()), of(metrics, metric)?)));
     keys.insert("metrics".into(), Value::Object(durations.collect()));
     Value::Object(keys)
 }

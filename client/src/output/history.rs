@@ -23,7 +23,7 @@ pub(super) const PERCENTILES: [(&str, f64); 11] = [
 ];
 
 /// Behind the percentiles.
-const MORE: [&str; 22] = [
+const MORE: [&str; 23] = [
     "Tokens/s",
     "ttft_ms p50",
     "ttft_ms p99",
@@ -46,6 +46,7 @@ const MORE: [&str; 22] = [
     "wsproxy rss_bytes",
     "haproxy rss_bytes",
     "redis rss_bytes",
+    "Untrusted",
 ];
 
 /// As the kernel counts memory.
@@ -113,6 +114,7 @@ impl Second<'_> {
         row.extend(ROLES.map(|role| {
             read(Quantity::RssMb, role).map(|mb| format!("{:.0}", mb * BYTES_A_MB)).unwrap_or_default()
         }));
+        row.push(super::tables::untrusted(self.interval, Metric::E2el));
         row
     }
 

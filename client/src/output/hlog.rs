@@ -1,5 +1,5 @@
 //! Interval histograms in HdrHistogram's own log format: a line a metric and second, tagged by metric.
-//! Values are nanoseconds; negative ones have lines of their own, tagged `…_negative`.
+//! Values are nanoseconds; negative ones have lines of their own, tagged `…_negative`, and lower values of primary metrics `…_low`.
 
 use crate::measure::{Interval, Metric};
 use hdrhistogram::serialization::{
@@ -51,6 +51,9 @@ impl<'a> Hlog<'a> {
                     let tag = format!("{}{suffix}", metric.name());
                     self.line(histogram, second, &tag)?;
                 }
+            }
+            if let Some(low) = interval.low(metric).and_then(|low| low.positive()) {
+                self.line(low, second, &format!("{}_low", metric.name()))?;
             }
         }
         self.out.flush()

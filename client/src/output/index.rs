@@ -3,7 +3,7 @@
 
 use super::{RunInfo, files::Files, summary::rate, values::escaped_json};
 use crate::defects::Defect;
-use crate::measure::{Judgement, Metric, RunData};
+use crate::measure::{Judgement, Metric, RunData, threshold::Statistic};
 use serde_json::json;
 use std::{fs::OpenOptions, io, io::Write};
 use time::format_description::well_known::Rfc3339;
@@ -11,6 +11,16 @@ use time::format_description::well_known::Rfc3339;
 /// Adds the run's line to `index.jsonl`, in one write, so that two runs at once cannot mix theirs.
 pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Judgement) -> io::Result<()> {
     let quantile = |metric, quantile| run.metrics.get(metric).quantile_ms(quantile);
+    let figures = [
+        (Metric::Ttft, 50.0),
+        (Metric::Ttft, 99.0),
+        (Metric::Itl, 99.0),
+        (Metric::E2el, 50.0),
+        (Metric::E2el, 99.0),
+    ];
+    let doubtful =
+        figures.iter().filter(|(metric, p)| !run.metrics.is_trusted(*metric, Statistic::Percentile(*p)));
+    let untrusted: Vec<_> = doubtful.map(|(metric, p)| format!("p{p}_{}_ms", metric.name())).collect();
     let mut line = json!({
         "run_id": files.id(),
         "started_at": files.started_at.format(&Rfc3339).map_err(io::Error::other)?,
@@ -34,6 +44,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Ju
         "p99_itl_ms": quantile(Metric::Itl, 0.99),
         "p50_e2el_ms": quantile(Metric::E2el, 0.5),
         "p99_e2el_ms": quantile(Metric::E2el, 0.99),
+        "untrusted": untrusted,
     });
     for defect in Defect::ALL {
         line[defect.name()] = run.defects.count(defect).into();

@@ -6,7 +6,7 @@ use crate::{
     endpoint::EndpointHistory,
     faults::{Fate, FaultRecord},
     findings::{self, Finding, Measured},
-    measure::{Evidence, Metric, RunData},
+    measure::{Evidence, Metric, RunData, Trustworthiness, threshold::Statistic},
     schedule::Schedule,
     watch::Watched,
 };
@@ -65,6 +65,12 @@ pub struct RunInfo {
     pub watched: Watched,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
+    /// …beyond what its wake-ups cost on this host.
+    pub cpu_starved_share: Option<f64>,
+    /// What a wake-up costs on this host, as the preflight measured it.
+    pub wake_up_cost: Option<Duration>,
+    /// How often the wall clock was set during the run: arrival times are less exact for a second after that.
+    pub clock_steps: u64,
 }
 
 /// What an open model offered, and what came of it.
@@ -99,7 +105,7 @@ pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
     let peak = run.reconnect_storm.peak_attempts;
     let measured = Measured {
         loop_lag_p99_ms: run.metrics.get(Metric::LoopLag).quantile_ms(0.99),
-        cpu_wait_share: info.cpu_wait_share,
+        cpu_starved_share: info.cpu_starved_share,
         peak_reconnects: (peak.per_second, peak.at_s),
         peak_sessions: info.peak_sessions,
         attempts_and_cuts: (run.reconnect_attempts, run.sockets_cut),
@@ -113,10 +119,7 @@ pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
 
 /// The run's evidence for its judges.
 pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
-    let p99 = |metric| {
-        let ns = run.metrics.get(metric).quantile_ns(0.99)?;
-        Some(Duration::from_nanos(u64::try_from(ns).unwrap_or(0)))
-    };
+    let e2el = run.metrics.trust(Metric::E2el);
     Evidence {
         // Of a run that a threshold ended, nobody expects the faults that were still to come.
         fault_not_injected: info.faults.iter().find_map(not_injected).filter(|_| info.aborted.is_none()),
@@ -127,10 +130,11 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         queries_ok: run.queries.ok,
         late: run.late,
         queries_excused: run.queries.excused,
-        schedule_lag_p99: p99(Metric::ScheduleLag),
-        pace_lag_p99: p99(Metric::PaceLag),
-        loop_lag_p99: p99(Metric::LoopLag),
-        cpu_wait_share: info.cpu_wait_share,
+        trust: Trustworthiness {
+            e2el_p99_error_ms: e2el.and_then(|trust| trust.error_ms(Statistic::Percentile(99.0))),
+            e2el_p50_ms: run.metrics.get(Metric::E2el).quantile_ms(0.5),
+            untrusted_figures: run.metrics.untrusted_figures(),
+        },
         burst: info.burst,
         achieved_share: info.offered().map(|offered| offered.achieved_share),
         ..Evidence::default()

@@ -86,6 +86,7 @@ fn threshold(check: Check<'_>) -> Case {
         State::Held => Result::Passed,
         State::Broken => Result::Failed(check.shown()),
         State::Unknown(why) => Result::Error(why.clone()),
+        State::Undecided { .. } => Result::Error(outcome.shown()),
     };
     Case { class: "threshold", name: outcome.threshold.to_string(), result }
 }

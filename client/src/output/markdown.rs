@@ -7,10 +7,13 @@ use super::{
     judging::{Check, Conclusion},
     summary::{delivery_ratio, integrity, rate},
     text::headline,
-    values::{percent, printable, short, uncontrolled},
+    values::{marked, percent, printable, uncontrolled},
 };
 use crate::defects::Defect;
-use crate::measure::{Metric, RunData, threshold::State};
+use crate::measure::{
+    Metric, RunData,
+    threshold::{State, Statistic},
+};
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
@@ -25,6 +28,16 @@ const LATENCIES: [Metric; 7] = [
     Metric::Delivery,
     Metric::Connect,
     Metric::ReconnectGap,
+];
+
+/// Latency columns behind the count.
+const SHOWN: [Statistic; 6] = [
+    Statistic::Mean,
+    Statistic::Percentile(50.0),
+    Statistic::Percentile(90.0),
+    Statistic::Percentile(95.0),
+    Statistic::Percentile(99.0),
+    Statistic::Max,
 ];
 
 /// Writes `_summary.md`.
@@ -65,7 +78,7 @@ fn judged(check: Check<'_>) -> (&'static str, String) {
         _ if check.unknown.is_some() => ("❔", check.unknown_word().unwrap_or_default().to_owned()),
         State::Held => ("✅", outcome.shown()),
         State::Broken => ("❌", check.shown()),
-        State::Unknown(_) => ("❔", outcome.shown()),
+        State::Unknown(_) | State::Undecided { .. } => ("❔", outcome.shown()),
     }
 }
 
@@ -112,11 +125,22 @@ fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
 fn latency(out: &mut String, run: &RunData) {
     out.push_str("| milliseconds | count | avg | p50 | p90 | p95 | p99 | max |\n");
     out.push_str("|---|--:|--:|--:|--:|--:|--:|--:|\n");
+    let mut untrusted = false;
     for metric in LATENCIES {
-        let Some(figures) = run.metrics.get(metric).summary() else { continue };
-        let cells = [figures.mean, figures.p50, figures.p90, figures.p95, figures.p99, figures.max];
-        let cells = cells.map(short).join(" | ");
-        let _ = writeln!(out, "| {}_ms | {} | {cells} |", metric.name(), figures.count);
+        let distribution = run.metrics.get(metric);
+        if distribution.count() == 0 {
+            continue;
+        }
+        let cell = |statistic: Statistic| {
+            let trusted = run.metrics.is_trusted(metric, statistic);
+            statistic.of(distribution).map_or_else(|_| String::new(), |ms| marked(ms, trusted))
+        };
+        let cells = SHOWN.map(cell).join(" | ");
+        untrusted |= cells.contains('~');
+        let _ = writeln!(out, "| {}_ms | {} | {cells} |", metric.name(), distribution.count());
+    }
+    if untrusted {
+        out.push_str("\n`~`: not to be trusted, its measurement error is above 1 ms and 10 %.\n");
     }
 }
 

@@ -38,7 +38,7 @@ pub use page::USUAL_COLUMNS;
 pub(crate) use page::wrap;
 pub(crate) use page::{Column, Page};
 pub use standing::{Board, RECENT, RECENT_SECONDS, Standing};
-pub(crate) use values::{printable, short, uncontrolled, undirected};
+pub(crate) use values::{marked, printable, short, uncontrolled, undirected};
 
 use crate::measure::{Beside, Gauge, Judgement, Parcel, Recorder, RunData};
 use crate::{faults::FaultLog, report};

@@ -2,7 +2,10 @@
 //! It is for the eye alone; every result comes from the records.
 
 use crate::defects::Defects;
-use crate::measure::{Distribution, Interval, Metric, QueryCounts, RunData, TokenCounts, threshold::Outcome};
+use crate::measure::{
+    Distribution, Interval, Metric, QueryCounts, RunData, TokenCounts,
+    threshold::{Outcome, Statistic},
+};
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
@@ -35,6 +38,8 @@ pub struct Standing {
     pub queries: QueryCounts,
     /// p50, p95 and p99 of each of [`RECENT`] over the last seconds, milliseconds.
     pub recent: [Option<[f64; 3]>; RECENT.len()],
+    /// Whether each of these cannot be trusted, over the run so far.
+    pub untrusted: [[bool; 3]; RECENT.len()],
     /// Tokens of each of the last seconds, the present one last.
     pub tokens_by_second: VecDeque<u64>,
     /// p95 of `ttft_ms` of the same seconds; none of those in which no query ended.
@@ -98,6 +103,10 @@ impl Publisher {
             defects: run.defects.clone(),
             queries: run.queries,
             recent: std::array::from_fn(|at| self.percentiles(at)),
+            untrusted: RECENT.map(|metric| {
+                QUANTILES
+                    .map(|quantile| !run.metrics.is_trusted(metric, Statistic::Percentile(quantile * 100.0)))
+            }),
             tokens_by_second: self.tokens.clone(),
             ttft_by_second: self.ttft.clone(),
             reconnect_attempts: self.counted.0,

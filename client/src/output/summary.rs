@@ -11,7 +11,10 @@ use super::{
     values::escaped_json,
 };
 use crate::defects::Defect;
-use crate::measure::{Distribution, Metric, RunData, Summary as Figures, threshold::State};
+use crate::measure::{
+    Metric, RunData, Summary as Figures,
+    threshold::{State, Statistic},
+};
 use crate::schedule::{Phase, Schedule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -249,14 +252,9 @@ fn vllm(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> Map<String, V
 }
 
 fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
-    let figures = |distribution: &Distribution| {
-        let mut figures = json!(distribution.summary()?);
-        figures["outside_histogram"] = distribution.outside().into();
-        Some(figures)
-    };
     Metric::ALL
         .into_iter()
-        .filter_map(|metric| Some((format!("{}_ms", metric.name()), figures(run.metrics.get(metric))?)))
+        .filter_map(|metric| Some((format!("{}_ms", metric.name()), figures::of(&run.metrics, metric)?)))
         .chain(info.watched.of_itself.bus_lag.map(|lag| ("bus_lag_ms".to_owned(), json!(lag))))
         .collect()
 }
@@ -265,12 +263,14 @@ fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
 fn threshold(check: Check<'_>) -> Value {
     let outcome = check.outcome;
     let (ok, reason) = match &outcome.state {
-        _ if check.unknown.is_some() => (None, check.unknown),
+        _ if check.unknown.is_some() => (None, check.unknown.map(str::to_owned)),
         State::Held => (Some(true), None),
         State::Broken => (Some(false), None),
-        State::Unknown(why) => (None, Some(why.as_str())),
+        State::Unknown(why) => (None, Some(why.clone())),
+        State::Undecided { .. } => (None, Some(outcome.shown())),
     };
     json!({
+        "trusted": !outcome.untrusted,
         "threshold": outcome.threshold.text,
         "figure": outcome.threshold.subject(),
         "comparison": outcome.threshold.comparison.sign(),
@@ -327,6 +327,8 @@ fn schedule(schedule: &Schedule) -> Value {
     })
 }
 
+const P99: Statistic = Statistic::Percentile(99.0);
+
 fn generator(run: &RunData, info: &RunInfo) -> Value {
     let p99 = |metric| run.metrics.get(metric).quantile_ms(0.99);
     let memory = info.watched.processes.get("client").and_then(resources::bytes_a_minute);
@@ -335,6 +337,11 @@ fn generator(run: &RunData, info: &RunInfo) -> Value {
         "loop_lag_p99_ms": p99(Metric::LoopLag),
         "pace_lag_p99_ms": p99(Metric::PaceLag),
         "cpu_wait_share": info.cpu_wait_share,
+        "cpu_starved_share": info.cpu_starved_share,
+        "wake_up_cost_us": info.wake_up_cost.map(|cost| cost.as_secs_f64() * 1e6),
+        "clock_steps": info.clock_steps,
+        "e2el_p99_error_ms": run.metrics.trust(Metric::E2el).and_then(|trust| trust.error_ms(P99)),
+        "untrusted_figures": run.metrics.untrusted_figures(),
         "shared_clock": info.shared_clock,
         "memory_slope_bytes_per_min": memory.map(|slope| slope.0),
         "memory_slope_error_bytes_per_min": memory.map(|slope| slope.1),

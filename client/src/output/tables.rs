@@ -2,7 +2,7 @@
 //! Both are written once, at the end.
 
 use super::{cells::CellWriter, files::Files, history::PERCENTILES, values::printable};
-use crate::measure::{Metric, RunData};
+use crate::measure::{Interval, Metric, RunData, threshold::Statistic};
 use std::io;
 
 /// Before the percentiles.
@@ -17,10 +17,19 @@ const STATS: [&str; 8] = [
     "Max Response Time",
 ];
 
+/// Names the percentile columns whose figures cannot be trusted.
+pub(super) fn untrusted(interval: &Interval, metric: Metric) -> String {
+    let doubtful = PERCENTILES
+        .iter()
+        .filter(|(_, quantile)| !interval.is_trusted(metric, Statistic::Percentile(quantile * 100.0)));
+    doubtful.map(|(column, _)| *column).collect::<Vec<_>>().join(" ")
+}
+
 /// Writes `_stats.csv`.
 pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
     let mut out = CellWriter::new(files.open("_stats.csv")?);
-    out.write_record(STATS.into_iter().chain(PERCENTILES.map(|(column, _)| column)))?;
+    let percentiles = PERCENTILES.map(|(column, _)| column);
+    out.write_record(STATS.into_iter().chain(percentiles).chain(["Untrusted"]))?;
     let failures =
         |kind| run.failures.iter().filter(|(name, ..)| *name == kind).map(|(.., group)| group.count).sum();
     let first_tokens = run.metrics.counts().begun;
@@ -44,6 +53,7 @@ pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
             cell(summary.map(|summary| summary.max)),
         ]);
         row.extend(PERCENTILES.map(|(_, quantile)| cell(distribution.quantile_ms(quantile))));
+        row.push(untrusted(&run.metrics, metric));
         out.write_record(row)?;
     }
     out.flush()

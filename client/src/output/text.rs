@@ -7,15 +7,18 @@ use super::{
     page::{Column, Page},
     resources,
     summary::{delivery_ratio, integrity, mean_present, rate, share},
-    values::{percent, printable, short},
+    values::{marked, percent, printable, short},
 };
 use crate::defects::Defect;
-use crate::measure::{Evidence, Judgement, Metric, RunData, Summary, threshold::State};
+use crate::measure::{
+    Judgement, Metric, RunData,
+    threshold::{State, Statistic},
+};
 
 pub(super) const INTERRUPTED: &str = "INTERRUPTED";
 
 /// Latency rows, in this order.
-const LATENCIES: [Metric; 15] = [
+const LATENCIES: [Metric; 16] = [
     Metric::Ttft,
     Metric::TtftSched,
     Metric::E2el,
@@ -31,6 +34,18 @@ const LATENCIES: [Metric; 15] = [
     Metric::Connect,
     Metric::Close,
     Metric::ReconnectGap,
+    Metric::SocketWait,
+];
+
+/// What the columns show.
+const SHOWN: [Statistic; 7] = [
+    Statistic::Mean,
+    Statistic::Min,
+    Statistic::Percentile(50.0),
+    Statistic::Percentile(90.0),
+    Statistic::Percentile(95.0),
+    Statistic::Percentile(99.0),
+    Statistic::Max,
 ];
 
 const LATENCY_COLUMNS: [Column; 8] = [
@@ -55,7 +70,7 @@ pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, col
     throughput(&mut page, run, info, conclusion);
     connections(&mut page, run);
     faults::section(&mut page, info);
-    generator(&mut page, run, info, &conclusion.evidence);
+    generator(&mut page, run, info);
     resources::section(&mut page, info);
     failures(&mut page, run);
     page.finish()
@@ -80,7 +95,7 @@ fn checks(page: &mut Page, run: &RunData, conclusion: &Conclusion) {
             (_, Some(unknown)) => ("?", unknown.to_owned()),
             (State::Held, None) => ("✓", outcome.shown()),
             (State::Broken, None) => ("✗", check.shown()),
-            (State::Unknown(_), None) => ("?", outcome.shown()),
+            (State::Unknown(_) | State::Undecided { .. }, None) => ("?", outcome.shown()),
         };
         page.sentence(&format!("{mark} {:<28} ", outcome.threshold.to_string()), &value);
     }
@@ -150,6 +165,15 @@ fn defects(page: &mut Page, run: &RunData) {
 
 fn latency(page: &mut Page, run: &RunData, info: &RunInfo) {
     page.table(&LATENCY_COLUMNS, LATENCIES.into_iter().filter_map(|metric| row(run, metric)));
+    let untrusted = LATENCIES
+        .into_iter()
+        .any(|metric| SHOWN.iter().any(|&statistic| !run.metrics.is_trusted(metric, statistic)));
+    if untrusted {
+        page.sentence(
+            "",
+            "~: not to be trusted, the generator or the simulator was late: its error is above 1 ms and 10 %",
+        );
+    }
     if info.shared_clock == Some(false) {
         let note =
             "no delivery_ms: client and simulator run on different kernels, whose clocks do not compare";
@@ -159,8 +183,15 @@ fn latency(page: &mut Page, run: &RunData, info: &RunInfo) {
 }
 
 fn row(run: &RunData, metric: Metric) -> Option<Vec<String>> {
-    let Summary { mean, min, p50, p90, p95, p99, max, .. } = run.metrics.get(metric).summary()?;
-    let cells = [mean, min, p50, p90, p95, p99, max].map(short);
+    let distribution = run.metrics.get(metric);
+    if distribution.count() == 0 || metric == Metric::SocketWait && distribution.quantile_ms(1.0) == Some(0.0)
+    {
+        return None;
+    }
+    let cells = SHOWN.iter().map(|&statistic| {
+        let trusted = run.metrics.is_trusted(metric, statistic);
+        statistic.of(distribution).map_or_else(|_| String::new(), |ms| marked(ms, trusted))
+    });
     Some(std::iter::once(format!("{}_ms", metric.name())).chain(cells).collect())
 }
 
@@ -228,19 +259,25 @@ fn connections(page: &mut Page, run: &RunData) {
     page.gap();
 }
 
-fn generator(page: &mut Page, run: &RunData, info: &RunInfo, evidence: &Evidence) {
+fn generator(page: &mut Page, run: &RunData, info: &RunInfo) {
     let lag = |metric| {
         run.metrics.get(metric).summary().map_or_else(
             || "not measured".to_owned(),
             |figures| format!("p(99)={} ms  max={} ms", short(figures.p99), short(figures.max)),
         )
     };
-    let schedule = if evidence.burst { "  (burst: not judged)" } else { "" };
-    page.entry("schedule_lag", &format!("{}{schedule}", lag(Metric::ScheduleLag)));
+    page.entry("schedule_lag", &lag(Metric::ScheduleLag));
     page.entry("loop_lag", &lag(Metric::LoopLag));
     page.entry("pace_lag (simulator)", &lag(Metric::PaceLag));
     let wait = info.cpu_wait_share.map_or_else(|| "not measured".to_owned(), percent);
-    page.entry("waiting for a CPU", &wait);
+    let starved = info
+        .cpu_starved_share
+        .map_or_else(String::new, |share| format!("  ({} beyond what waking up costs here)", percent(share)));
+    page.entry("waiting for a CPU", &format!("{wait}{starved}"));
+    if info.clock_steps > 0 {
+        let note = "arrivals within a second of that are times of reads";
+        page.entry("wall clock set", &format!("{} times  ({note})", info.clock_steps));
+    }
     let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
     if outside > 0 {
         page.entry("beyond the histograms", &format!("{outside} samples of more than 10 minutes"));

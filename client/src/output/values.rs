@@ -77,6 +77,12 @@ pub(crate) fn short(ms: f64) -> String {
     }
 }
 
+/// The same with a `~` before it where it cannot be trusted.
+pub(crate) fn marked(ms: f64, is_trusted: bool) -> String {
+    let mark = if is_trusted { "" } else { "~" };
+    format!("{mark}{}", short(ms))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -82,6 +82,8 @@ pub struct Query {
     pub tokens_repeated: u64,
     /// How long the client itself did not read.
     pub paused: Duration,
+    /// It is not sent before the session has a socket.
+    pub waits_for_socket: bool,
     /// What went wrong first.
     pub failure: Option<Failure>,
     streams: Vec<Stream>,
@@ -105,6 +107,7 @@ impl Query {
             defects: Defects::default(),
             tokens_repeated: 0,
             paused: Duration::ZERO,
+            waits_for_socket: true,
             failure: None,
             streams: Vec::new(),
             ended_with: None,
@@ -113,13 +116,14 @@ impl Query {
         }
     }
 
-    /// Takes an event in, which came in `frame`.
+    /// Takes an event in, which came in `frame`; `excused`: whether a planned fault made its simulator late.
     pub fn arrive(
         &mut self,
         event: &Event<'_>,
         frame: &str,
         arrival: Arrival,
         stall_limit: Duration,
+        excused: Option<bool>,
     ) -> Arrived {
         let generation = event.position.map_or(0, |position| position.generation);
         if event.position.is_some() && generation <= self.floor {
@@ -144,7 +148,7 @@ impl Query {
         if self.answer.is_none() {
             self.streams[index].begun_with.get_or_insert_with(|| excerpt(frame.as_bytes()).into());
         }
-        self.take(index, event, frame, arrival, stall_limit)
+        self.take(index, event, frame, arrival, stall_limit, excused)
     }
 
     /// Takes in an event of the stream at `index`.
@@ -155,6 +159,7 @@ impl Query {
         frame: &str,
         arrival: Arrival,
         stall_limit: Duration,
+        excused: Option<bool>,
     ) -> Arrived {
         let announced = self.answer.as_ref().and_then(|answer| answer.tokens);
         let stream = &mut self.streams[index];
@@ -164,7 +169,7 @@ impl Query {
         }
         let has_text = !event.content.is_empty();
         let seq = event.position.map(|position| position.seq);
-        let stamps = Stamps { due_us: event.due_us, sent_us: event.sent_us };
+        let stamps = Stamps { due_us: event.due_us, sent_us: event.sent_us, excused };
         let before = stream.out_of_place();
         let Some(gaps) = stream.arrive(seq, event.kind, has_text, stamps, arrival, stall_limit) else {
             self.defects.show(Defect::Duplicated, frame.as_bytes());
@@ -395,7 +400,8 @@ mod tests {
             message: None,
             digest: None,
         };
-        query.arrive(&event, "frame", Arrival { at: Instant::now(), read: seq }, Duration::from_millis(250))
+        let arrival = Arrival::exact(Instant::now(), seq);
+        query.arrive(&event, "frame", arrival, Duration::from_millis(250), None)
     }
 
     fn played(foreign: &[(u64, &str)]) -> QueryStatus {

@@ -6,7 +6,7 @@ use crate::{
     contents::Checked,
     defects::{Defect, Defects},
     downtime::Downtime,
-    record::{FailureKind, Moment, QueryRecord, QueryStatus},
+    record::{Doubt, FailureKind, Moment, QueryRecord, QueryStatus},
 };
 use protocol::{ClockAnchor, Kind, Owed, SessionId, Tally};
 use std::time::{Duration, Instant};
@@ -128,6 +128,13 @@ impl Query {
             first_token: stream.and_then(|stream| stream.first_token).map(&moment),
             last_token: stream.and_then(|stream| stream.last_token).map(|arrival| moment(arrival.at)),
             done: stream.and_then(|stream| stream.done).map(&moment),
+            first_doubt: stream.map_or_else(Doubt::default, |stream| stream.first_doubt),
+            last_doubt: stream.map_or_else(Doubt::default, |stream| stream.last_doubt),
+            done_doubt: stream.map_or_else(Doubt::default, |stream| stream.done_doubt),
+            socket_wait: self
+                .sent
+                .filter(|_| self.waits_for_socket)
+                .map_or(Duration::ZERO, |sent| downtime.within(self.scheduled, sent)),
             ended: moment(ended),
             status,
             tokens_expected: answer.and_then(|answer| answer.tokens),

@@ -172,13 +172,18 @@ pub(super) fn latency(stored: &Stored) -> Markup {
     html! {
         h2 { "Latency" }
         p.note { "Milliseconds. Over time: percentiles of each second alone (of a long run, the highest of some seconds in a row); a query counts in the second in which it ended. An axis that does not begin at zero says so." }
+        @if metrics.is_some_and(|metrics| metrics.values().any(|figures| figures.get("trusted") == Some(&Value::Bool(false)))) {
+            p.note { "Grey figures are not to be trusted: the generator or the simulator was late, and their error is above 1 ms and 10 %." }
+        }
         @if let Some(metrics) = metrics {
             div.scroll { table {
                 thead { tr { th { "" } @for column in columns { th { (column.replace('_', ".")) } } } }
                 tbody { @for (name, figures) in rows(metrics) { tr {
                     th { (name) }
                     @for column in columns {
-                        td { @if let Some(value) = number(figures, column) { (cell(column, value)) } }
+                        td class=[is_untrusted(figures, column).then_some("untrusted")] {
+                            @if let Some(value) = number(figures, column) { (cell(column, value)) }
+                        }
                     }
                 } } }
             } }
@@ -204,6 +209,12 @@ fn rows(metrics: &serde_json::Map<String, Value>) -> Vec<(&String, &Value)> {
     let mut rows: Vec<_> = metrics.iter().collect();
     rows.sort_by_key(|(name, _)| place(name).unwrap_or(Metric::COUNT));
     rows
+}
+
+/// Whether the run said of this figure that it cannot be trusted.
+fn is_untrusted(figures: &Value, column: &str) -> bool {
+    let keys = figures.get("untrusted").and_then(Value::as_array);
+    keys.is_some_and(|keys| keys.iter().any(|key| key == column))
 }
 
 fn cell(column: &str, value: f64) -> String {

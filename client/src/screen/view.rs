@@ -9,7 +9,7 @@ use crate::{
     defects::{Defect, Defects},
     faults::{Fate, FaultRecord},
     measure::threshold::{Outcome, State},
-    output::{RECENT, RECENT_SECONDS, printable, short},
+    output::{RECENT, RECENT_SECONDS, marked, printable, short},
 };
 use ratatui::{
     buffer::Buffer,
@@ -198,8 +198,11 @@ fn chart(
 fn latency_table(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let title = format!("{:<16}{:>9}{:>9}{:>9}", format!("ms, last {RECENT_SECONDS} s"), "p50", "p95", "p99");
     let mut lines = vec![Line::from(title.dim())];
-    for (metric, figures) in RECENT.iter().zip(snapshot.standing.recent) {
-        let cells = figures.map_or_else(|| [const { String::new() }; 3], |figures| figures.map(short));
+    let standing = &snapshot.standing;
+    for (index, (metric, figures)) in RECENT.iter().zip(standing.recent).enumerate() {
+        let cell = |at: usize, ms: f64| marked(ms, !standing.untrusted[index][at]);
+        let cells = figures
+            .map_or_else(Default::default, |[p50, p95, p99]| [cell(0, p50), cell(1, p95), cell(2, p99)]);
         let cells: String = cells.iter().map(|cell| format!("{cell:>9}")).collect();
         lines.push(Line::from(format!("{:<16}{cells}", format!("{}_ms", metric.name()))));
     }
@@ -299,7 +302,7 @@ fn threshold(outcome: &Outcome) -> Line<'static> {
     let (mark, color) = match outcome.state {
         State::Held => ("✓", Color::Green),
         State::Broken => ("✗", Color::Red),
-        State::Unknown(_) => ("?", Color::Yellow),
+        State::Unknown(_) | State::Undecided { .. } => ("?", Color::Yellow),
     };
     Line::from(vec![mark.fg(color), format!(" {}   {}", outcome.threshold, outcome.shown()).into()])
 }

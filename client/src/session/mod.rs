@@ -13,7 +13,7 @@ use crate::{
     defects::Defects,
     downtime::Downtime,
     habits::Habits,
-    link::{Cuts, Link, LinkEvent, Opener},
+    link::{Cuts, Link, LinkEvent, Opener, Took},
     listen::Replay,
     live::Shard,
     measure::Present,
@@ -103,8 +103,8 @@ pub(crate) struct Session {
     plan: Planned,
     user: User,
     started: Instant,
-    create: Option<Duration>,
-    pub(crate) connect: Option<Duration>,
+    create: Option<Took>,
+    pub(crate) connect: Option<Took>,
     close: Option<Duration>,
     /// When the current query's call went out; the call itself notes it.
     pub(crate) sent: Rc<Cell<Option<Instant>>>,
@@ -201,7 +201,9 @@ impl Session {
         let started = Instant::now();
         let mut backoff = self.backoff();
         let created = self.worker.http.create(&mut backoff, started + self.patience()).await?;
-        self.create = Some(started.elapsed());
+        self.create =
+            Some(Took { time: created.at.saturating_duration_since(started), slack: created.slack });
+        let created = created.value;
         self.id = Some(created.session_id);
         let mut link = Box::new(self.link(created.session_id, Secret::new(created.auth_token)));
         if self.habits.is_late() {
@@ -291,8 +293,10 @@ impl Session {
             scheduled: self.worker.moment(self.plan.scheduled),
             started: self.worker.moment(self.started),
             ended: self.worker.moment(now),
-            create: self.create,
-            connect: self.connect,
+            create: self.create.map(|took| took.time),
+            create_slack: self.create.map_or(Duration::ZERO, |took| took.slack),
+            connect: self.connect.map(|took| took.time),
+            connect_slack: self.connect.map_or(Duration::ZERO, |took| took.slack),
             close: self.close,
             reconnect_attempts: self.attempts.get(),
             reconnects: self.reconnects.clone(),

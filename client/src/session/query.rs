@@ -29,9 +29,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 impl Session {
     pub(super) async fn query(&mut self, num: u32, turn: Turn) {
         self.settle_current();
-        // A socket that was down made the query wait: that is the gateway's doing, not the generator's lateness.
-        let scheduled = self.downtime.last_end().map_or(turn.due, |up| up.max(turn.due));
-        let query = Query::new(num, uuid::Uuid::new_v4().to_string(), scheduled, self.last.generation);
+        let mut query = Query::new(num, uuid::Uuid::new_v4().to_string(), turn.due, self.last.generation);
+        query.waits_for_socket = !self.habits.is_late();
         let id = query.id.clone();
         self.current = Some(query);
         self.queries_begun = num;
@@ -111,8 +110,12 @@ impl Session {
         }
     }
 
-    /// The deadline came: of the query, or of the wait for what trails behind its terminator.
+    /// The deadline came: of the query, or of the wait for what trails behind its terminator. What has arrived by then is read first.
     fn deadline(&mut self, deadline: &mut Deadline) {
+        self.read_all();
+        if self.current.as_ref().is_none_or(|query| query.progress() == Progress::Finished) {
+            return;
+        }
         let listening = self.link.as_deref().is_some_and(Link::is_up)
             && !self.replay.is_some_and(|replay| replay.goes_on);
         // While the loop is held up nothing is read: what came meanwhile is read before the query is given up.
@@ -125,6 +128,15 @@ impl Session {
         }
         let settled = deadline.is_settling();
         self.end_current(if settled { End::Finished } else { End::TimedOut });
+    }
+
+    /// Reads the socket until it would block, except while the session is asked not to read.
+    fn read_all(&mut self) {
+        while self.paused_since.is_none()
+            && let Some(event) = self.link.as_deref_mut().and_then(Link::next_now)
+        {
+            self.take(event);
+        }
     }
 
     pub(super) fn end_current(&mut self, end: End) {

@@ -176,6 +176,7 @@ async fn run(
                 generation: (!old).then_some(session.generation),
                 tokens: (!old).then_some(fake.script.tokens),
                 boot_id: protocol::boot_id().filter(|_| !old),
+                server: None,
                 ideal_ttft_ms: (!old).then_some(0.0),
                 ideal_e2el_ms: (!old)
                     .then_some(fake.script.itl.as_secs_f64() * 1e3 * fake.script.tokens as f64),

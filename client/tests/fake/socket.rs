@@ -5,10 +5,13 @@ use futures_util::{SinkExt, StreamExt};
 use protocol::Position;
 use std::{sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::{
-    Message,
-    handshake::server::{ErrorResponse, Request, Response as Upgrade},
-    protocol::{CloseFrame, frame::coding::CloseCode},
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        handshake::server::{ErrorResponse, Request, Response as Upgrade},
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
 };
 
 pub(super) async fn accept(listener: TcpListener, fake: Arc<Fake>) {
@@ -18,6 +21,14 @@ pub(super) async fn accept(listener: TcpListener, fake: Arc<Fake>) {
             socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
         }
         tokio::spawn(socket(stream, Arc::clone(&fake)));
+    }
+}
+
+/// Ends a socket with a close frame, unless the code is 0.
+async fn end(socket: &mut WebSocketStream<TcpStream>, code: u16, text: &'static str) {
+    if code != 0 {
+        let frame = CloseFrame { code: CloseCode::from(code), reason: text.into() };
+        let _ = socket.send(Message::Close(Some(frame))).await;
     }
 }
 
@@ -72,13 +83,8 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
             if !fake.script.forgetful && after.is_some_and(|after| position <= after) {
                 continue;
             }
-            if let Some((count, code, text)) = fake.script.close.filter(|(count, ..)| first && sent >= *count)
-            {
-                let _ = count;
-                if code != 0 {
-                    let frame = CloseFrame { code: CloseCode::from(code), reason: text.into() };
-                    let _ = socket.send(Message::Close(Some(frame))).await;
-                }
+            if let Some((_, code, text)) = fake.script.close.filter(|(count, ..)| first && sent >= *count) {
+                end(&mut socket, code, text).await;
                 return;
             }
             let patience = fake.script.impatient.unwrap_or(Duration::MAX);
@@ -93,6 +99,12 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
                     return;
                 }
             }
+        }
+        if let Some((_, code, text)) =
+            fake.script.close.filter(|(count, ..)| first && sent > 0 && sent >= *count)
+        {
+            end(&mut socket, code, text).await;
+            return;
         }
         if !greeted && !fake.script.mute {
             greeted = true;

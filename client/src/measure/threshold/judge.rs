@@ -2,11 +2,14 @@
 //! It makes no verdict; that has an order of its own.
 
 use super::{
-    Comparison, Figure, Over, Threshold, Windows, distribution_of, names::COUNTED, stretch_figure,
+    Comparison, Figure, Over, Statistic, Threshold, Windows, distribution_of, names::COUNTED, stretch_figure,
     window::Worst,
 };
-use crate::measure::{Distribution, Interval, Steady, Totals};
+use crate::measure::{Distribution, Interval, Steady, Totals, Trust};
 use std::collections::BTreeMap;
+
+/// A bound of more than so many times the value says nothing of the measurement.
+const MOST_TIMES: f64 = 10.0;
 
 /// What became of a threshold.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,10 +24,12 @@ pub struct Outcome {
     pub worst_from_s: Option<u64>,
     /// Broken by failures that do not depend on time, so that a slow generator cannot be the cause.
     pub certain: bool,
+    /// The figure is one of a latency whose measurement error is too large to be trusted.
+    pub untrusted: bool,
 }
 
 /// Whether a figure kept to its threshold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// It did.
     Held,
@@ -32,6 +37,13 @@ pub enum State {
     Broken,
     /// Nobody can say, and why.
     Unknown(String),
+    /// The limit lies between the lower and the upper value of a latency, milliseconds: its measurement error hides the answer.
+    Undecided {
+        /// The figure is at least this.
+        low: f64,
+        /// And at most this.
+        high: f64,
+    },
 }
 
 impl Outcome {
@@ -46,7 +58,21 @@ impl Outcome {
         };
         let name = self.threshold.statistic().map(|statistic| format!("{statistic}=")).unwrap_or_default();
         let from = self.worst_from_s.map(|second| format!(" (from {second} s)")).unwrap_or_default();
-        format!("{name}{}{from}", figure_text(value))
+        let mark = if self.untrusted { "~" } else { "" };
+        let span = match self.state {
+            State::Undecided { low, high } => {
+                format!(", between {} and {}", figure_text(low), figure_text(high))
+            }
+            _ => String::new(),
+        };
+        format!("{name}{mark}{}{from}{span}", figure_text(value))
+    }
+
+    /// Whether it is one of a latency that has bounds, and was judged: held or broken, whatever the error.
+    #[must_use]
+    pub fn decides_a_latency(&self) -> bool {
+        let decided = matches!(self.state, State::Held | State::Broken) && self.threshold.is_of_a_latency();
+        decided && self.value.is_some_and(|value| self.threshold.limit.abs() <= MOST_TIMES * value.abs())
     }
 }
 
@@ -87,21 +113,24 @@ pub fn judge_all(thresholds: &[Threshold], figures: &RunFigures<'_>) -> Vec<Outc
 }
 
 fn judge(threshold: &Threshold, figures: &RunFigures<'_>) -> Outcome {
-    let (value, worst_from_s) = match threshold.over {
+    let (value, worst_from_s, doubt) = match threshold.over {
         Over::Window(_) => match figures.windows.worst(threshold) {
-            Ok(Worst { value, from_s }) => (Ok(value), Some(from_s)),
-            Err(why) => (Err(why), None),
+            Ok(Worst { value, from_s, doubt }) => (Ok(value), Some(from_s), doubt),
+            Err(why) => (Err(why), None, Doubt::default()),
         },
-        Over::Run => (over_run(threshold, figures), None),
-        Over::Steady => (over_steady(threshold, figures), None),
+        Over::Run => (over_run(threshold, figures), None, Doubt::of(threshold, figures.metrics)),
+        Over::Steady => {
+            let doubt = figures.steady.map(|steady| Doubt::of(threshold, &steady.metrics));
+            (over_steady(threshold, figures), None, doubt.unwrap_or_default())
+        }
     };
     let state = match &value {
-        Ok(value) if threshold.comparison.holds(*value, threshold.limit) => State::Held,
-        Ok(_) => State::Broken,
+        Ok(value) => doubt.judge(threshold, *value),
         Err(why) => State::Unknown(why.clone()),
     };
     let certain = state == State::Broken && is_certain(threshold, figures);
-    Outcome { threshold: threshold.clone(), state, value: value.ok(), worst_from_s, certain }
+    let untrusted = doubt.untrusted;
+    Outcome { threshold: threshold.clone(), state, value: value.ok(), worst_from_s, certain, untrusted }
 }
 
 /// Whether failures that do not depend on time broke a threshold. Of a stretch this is known only if no query is excused.
@@ -116,6 +145,43 @@ fn is_certain(threshold: &Threshold, figures: &RunFigures<'_>) -> bool {
                     && value.is_some_and(|value| !threshold.comparison.holds(value, threshold.limit))
             }
         }
+}
+
+/// How far a figure of a latency can be relied on. Nothing of any other figure.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Doubt {
+    /// Between which values the figure lies, milliseconds.
+    pub span: Option<(f64, f64)>,
+    /// Its measurement error is too large.
+    pub untrusted: bool,
+}
+
+impl Doubt {
+    fn of(threshold: &Threshold, interval: &Interval) -> Self {
+        let Figure::Duration(metric, statistic) = threshold.figure else { return Self::default() };
+        interval.trust(metric).map_or_else(Self::default, |trust| Self::in_trust(&trust, statistic))
+    }
+
+    pub(super) fn in_trust(trust: &Trust<'_>, statistic: Statistic) -> Self {
+        let span = trust.span_ms(statistic).filter(|(low, high)| low < high);
+        Self { span, untrusted: !trust.is_trusted(statistic) }
+    }
+
+    /// The verdict on a figure, unless the limit lies where the truth may be on either side of it.
+    pub(super) fn judge(&self, threshold: &Threshold, value: f64) -> State {
+        let (comparison, limit) = (threshold.comparison, threshold.limit);
+        let (low, high) = self.span.map_or((value, value), |(low, high)| (low.min(value), high.max(value)));
+        let holds = |value| comparison.holds(value, limit);
+        let hidden = match comparison {
+            Comparison::Equal | Comparison::NotEqual => low < high && (low..=high).contains(&limit),
+            _ => holds(low) != holds(high),
+        };
+        match holds(value) {
+            _ if hidden => State::Undecided { low, high },
+            true => State::Held,
+            false => State::Broken,
+        }
+    }
 }
 
 fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, String> {
@@ -154,7 +220,7 @@ pub fn exactly(name: &'static str, count: u64) -> Threshold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Metric, Quantity, Reading};
+    use crate::measure::{BoundedSample, Metric, Quantity, Reading};
 
     fn interval() -> Interval {
         let mut interval = Interval::default();
@@ -190,6 +256,7 @@ mod tests {
                 State::Held => "held",
                 State::Broken => "broken",
                 State::Unknown(_) => "unknown",
+                State::Undecided { .. } => "undecided",
             };
             assert_eq!(format!("{state} {}", outcome.shown()), expected, "{text}");
         };
@@ -207,6 +274,42 @@ mod tests {
         check("e2el_ms{steady}:p95<95", Some(&steady), "held p(95)=5");
         check("request_throughput{steady}>1", Some(&steady), "broken 0");
         check("error_rate{steady}<1", Some(&steady), "unknown there is no such figure in that stretch");
+    }
+
+    #[test]
+    fn a_limit_within_the_error_decides_nothing() {
+        let mut metrics = Interval::default();
+        for _ in 0..100 {
+            let sample = BoundedSample::at_most(900_000_000, 400_000_000, None);
+            metrics.record_bounded(Metric::E2el, sample);
+        }
+        let check = |text: &str, expected: &str, decides: bool| {
+            let outcome = judge(
+                &text.parse().unwrap(),
+                &RunFigures {
+                    metrics: &metrics,
+                    scalars: &BTreeMap::new(),
+                    excused: None,
+                    beside: &Totals::default(),
+                    steady: None,
+                    windows: &Windows::default(),
+                },
+            );
+            let state = match outcome.state {
+                State::Undecided { low, high } => format!("{low:.0}..{high:.0}"),
+                ref other => format!("{other:?}"),
+            };
+            assert_eq!((state.as_str(), outcome.decides_a_latency()), (expected, decides), "{text}");
+            assert!(outcome.untrusted && outcome.shown().contains('~'), "{}", outcome.shown());
+        };
+        check("e2el_ms:p95<950", "Held", true);
+        check("e2el_ms:p95<800", "500..900", false);
+        check("e2el_ms:p95<901", "Held", true);
+        check("e2el_ms:p95<450", "Broken", true);
+        check("e2el_ms:p95>800", "500..900", false);
+        check("e2el_ms:p95>450", "Held", true);
+        check("e2el_ms:p95!=700", "500..900", false);
+        check("e2el_ms:p95<30000", "Held", false);
     }
 
     #[test]

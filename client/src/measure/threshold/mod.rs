@@ -7,7 +7,7 @@ mod parse;
 mod statistic;
 mod window;
 
-pub use judge::{Outcome, RunFigures, State, exactly, figure_text, judge_all};
+pub use judge::{Doubt, Outcome, RunFigures, State, exactly, figure_text, judge_all};
 pub use names::{RUN_NAMES, STRETCH_NAMES};
 pub use parse::{ThresholdError, split};
 pub use statistic::Statistic;
@@ -124,6 +124,12 @@ impl Threshold {
                 format!("{}{label}{over}{statistic}", question.quantity.name())
             }
         }
+    }
+
+    /// Whether it is about a latency whose samples have bounds.
+    #[must_use]
+    pub fn is_of_a_latency(&self) -> bool {
+        matches!(self.figure, Figure::Duration(metric, _) if metric.primary().is_some())
     }
 
     /// What stands before the value: `p(95)` of a duration, nothing otherwise.

@@ -1,8 +1,10 @@
 //! Sliding windows over the seconds of a run: the worst one of each threshold, known as soon as it is over.
 //! It holds the seconds of one window a threshold, of the one metric that the threshold is about.
 
-use super::{Comparison, Figure, Over, Threshold, distribution_of, names::GROWING, stretch_figure};
-use crate::measure::{Counts, Distribution, Interval, Reading, Readings};
+use super::{
+    Comparison, Doubt, Figure, Over, State, Threshold, distribution_of, names::GROWING, stretch_figure,
+};
+use crate::measure::{Bounds, Counts, Distribution, Interval, Reading, Readings};
 use std::collections::VecDeque;
 
 /// A window's figure and where it began.
@@ -12,6 +14,8 @@ pub struct Worst {
     pub value: f64,
     /// The second of the run at which the window began.
     pub from_s: u64,
+    /// How far it can be relied on; of several windows, what is between the worst that each bound says.
+    pub doubt: Doubt,
 }
 
 /// A threshold that a running run has broken for good.
@@ -47,6 +51,7 @@ struct Watched {
 #[derive(Clone, Debug, Default)]
 struct Slice {
     distribution: Distribution,
+    bounds: Option<Box<Bounds>>,
     counts: Counts,
     tokens: u64,
     beside: Readings,
@@ -88,8 +93,10 @@ impl Windows {
     #[must_use]
     pub fn broken(&self) -> Option<Broken> {
         let windows = self.watched.iter().filter_map(|watched| {
-            let value = watched.worst?.value;
-            Some(Broken { threshold: watched.threshold.clone(), value })
+            let Worst { value, doubt, .. } = watched.worst?;
+            // What its error hides may be held.
+            let broken = doubt.judge(&watched.threshold, value) == State::Broken;
+            broken.then(|| Broken { threshold: watched.threshold.clone(), value })
         });
         let counts = self.growing.iter().filter_map(|threshold| {
             let value = stretch_figure(&threshold.figure, &Distribution::default(), &self.so_far, 0, 0.0);
@@ -112,7 +119,8 @@ impl Windows {
             Some(worst) => Ok(worst),
             None if !watched.seconds.is_empty() && watched.seconds.len() < watched.length => {
                 let from_s = self.next.unwrap_or(0).saturating_sub(watched.seconds.len() as u64);
-                Ok(Worst { value: watched.figure()?, from_s })
+                let (value, doubt) = watched.figure()?;
+                Ok(Worst { value, from_s, doubt })
             }
             None if watched.seconds.is_empty() => Err("nothing was measured".to_owned()),
             None => Err(watched.missing.clone()),
@@ -139,7 +147,11 @@ impl Slice {
             let asked_for = readings.iter().filter(|reading| question.asks_for(reading));
             asked_for.for_each(|reading| beside.add(reading.quantity, reading.value));
         }
-        Self { distribution, counts: *interval.counts(), tokens: interval.tokens(), beside }
+        let bounds = match figure {
+            Figure::Duration(metric, _) => interval.bounds(*metric).cloned().map(Box::new),
+            _ => None,
+        };
+        Self { distribution, bounds, counts: *interval.counts(), tokens: interval.tokens(), beside }
     }
 }
 
@@ -164,33 +176,58 @@ impl Watched {
             return;
         }
         match self.figure() {
-            Ok(value) => self.see(Worst { value, from_s: (second + 1).saturating_sub(self.length as u64) }),
+            Ok((value, doubt)) => {
+                self.see(Worst { value, from_s: (second + 1).saturating_sub(self.length as u64), doubt });
+            }
             Err(why) => self.missing = why,
         }
     }
 
     fn see(&mut self, seen: Worst) {
-        let badness = |worst: Worst| self.threshold.comparison.badness(worst.value, self.threshold.limit);
-        if self.worst.is_none_or(|worst| badness(seen) > badness(worst)) {
+        let badness = |value: f64| self.threshold.comparison.badness(value, self.threshold.limit);
+        let Some(worst) = &mut self.worst else {
             self.worst = Some(seen);
+            return;
+        };
+        // The worst figure is at least the worst lower value of all windows, and at most the worst upper one.
+        let span = |worst: &Worst| worst.doubt.span.unwrap_or((worst.value, worst.value));
+        let worse = |a: f64, b: f64| if badness(b) > badness(a) { b } else { a };
+        let (before, now) = (span(worst), span(&seen));
+        let joint = (worse(before.0, now.0), worse(before.1, now.1));
+        if badness(seen.value) > badness(worst.value) {
+            *worst = seen;
         }
+        worst.doubt.span =
+            Some((joint.0.min(joint.1), joint.0.max(joint.1))).filter(|(low, high)| low < high);
     }
 
     /// The figure over all seconds that are held.
-    fn figure(&self) -> Result<f64, String> {
+    fn figure(&self) -> Result<(f64, Doubt), String> {
         let mut all = Slice::default();
         for slice in &self.seconds {
             all.distribution.merge(&slice.distribution);
+            if let Some(bounds) = &slice.bounds {
+                all.bounds.get_or_insert_default().merge(bounds);
+            }
             all.counts.merge(&slice.counts);
             all.tokens += slice.tokens;
             all.beside.merge(&slice.beside);
         }
         if let Figure::Beside(question) = &self.threshold.figure {
-            return all.beside.figure(question.quantity, question.statistic);
+            return Ok((all.beside.figure(question.quantity, question.statistic)?, Doubt::default()));
         }
         #[allow(clippy::cast_precision_loss)]
         let seconds = self.seconds.len() as f64;
-        stretch_figure(&self.threshold.figure, &all.distribution, &all.counts, all.tokens, seconds)
+        let figure = &self.threshold.figure;
+        let value = stretch_figure(figure, &all.distribution, &all.counts, all.tokens, seconds)?;
+        let excused = all.counts.excuses_simulator();
+        let doubt = match (figure, &all.bounds) {
+            (Figure::Duration(_, statistic), Some(bounds)) => {
+                Doubt::in_trust(&bounds.trust(&all.distribution, excused), *statistic)
+            }
+            _ => Doubt::default(),
+        };
+        Ok((value, doubt))
     }
 }
 
@@ -267,9 +304,9 @@ mod tests {
             windows.second(at, &Interval::default(), &readings);
         }
         let worst = |index: usize| windows.worst(&thresholds[index]);
-        assert_eq!(worst(0), Ok(Worst { value: 2.0, from_s: 2 }));
-        assert_eq!(worst(1), Ok(Worst { value: 40.0, from_s: 0 }));
-        assert_eq!(worst(2), Ok(Worst { value: 3.5, from_s: 1 }));
+        assert_eq!(worst(0), Ok(Worst { value: 2.0, from_s: 2, doubt: Doubt::default() }));
+        assert_eq!(worst(1), Ok(Worst { value: 40.0, from_s: 0, doubt: Doubt::default() }));
+        assert_eq!(worst(2), Ok(Worst { value: 3.5, from_s: 1, doubt: Doubt::default() }));
         assert!(worst(3).unwrap_err().contains("nothing watched"));
         assert_eq!(windows.broken().unwrap().threshold.text, "restarts[2s]<2");
     }

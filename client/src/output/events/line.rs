@@ -158,7 +158,11 @@ pub(in crate::output) fn second(
     });
     for metric in OF_A_SECOND {
         let at = |quantile| interval.get(metric).quantile_ms(quantile);
-        let figures = json!({ "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "max": at(1.0) });
+        let mut figures = json!({ "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "max": at(1.0) });
+        if let Some(trust) = interval.trust(metric) {
+            figures["untrusted"] =
+                json!(trust.untrusted().iter().filter(|key| figures.get(*key).is_some()).collect::<Vec<_>>());
+        }
         rest[format!("{}_ms", metric.name())] =
             if interval.get(metric).count() > 0 { figures } else { Value::Null };
     }

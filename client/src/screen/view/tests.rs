@@ -23,6 +23,7 @@ fn outcome(text: &str, state: State, value: f64) -> Outcome {
         value: Some(value),
         worst_from_s: None,
         certain: false,
+        untrusted: false,
     }
 }
 
@@ -51,6 +52,7 @@ fn troubled() -> Snapshot {
             defects,
             queries: QueryCounts { total: 31_234, ok: 31_222, incomplete: 12, ..QueryCounts::default() },
             recent: [Some([0.41, 1.2, 6.27]), Some([50.0, 50.9, 61.0]), Some([901.1, 930.4, 1_204.0]), None],
+            untrusted: [[false, false, true], [false; 3], [false; 3], [false; 3]],
             tokens_by_second: (0..80).map(|second| second * 110).collect(),
             ttft_by_second: (0..80).map(|second| (second > 20).then(|| f64::from(second % 10))).collect(),
             reconnect_attempts: 260,
