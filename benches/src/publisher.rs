@@ -59,6 +59,9 @@ impl Outlet {
         match self {
             Self::Bus(bus) => {
                 let appended = bus.append(batch).await?;
+                if let Some(error) = appended.stopped {
+                    return Err(error.into());
+                }
                 Ok(appended.unheard + (appended.stale.len() + appended.refused.len()) as u64)
             }
             Self::Posts(posts) => posts.append(batch).await,

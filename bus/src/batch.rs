@@ -25,6 +25,9 @@ struct Slot {
 pub struct Batch {
     frames: Vec<u8>,
     slots: Vec<Slot>,
+    /// So many of the slots, and bytes of the frames, are done with.
+    settled: usize,
+    settled_bytes: usize,
 }
 
 impl Batch {
@@ -40,38 +43,51 @@ impl Batch {
         self.slots.push(Slot { session, prefix: Prefix { position, kind }, end: self.frames.len() });
     }
 
-    /// The events, in order.
+    /// Adds a copy of an event.
+    pub fn push_entry(&mut self, entry: &Entry<'_>) {
+        let Entry { session, prefix, frame } = *entry;
+        self.push(session, prefix.position, prefix.kind, |out| out.extend_from_slice(frame));
+    }
+
+    /// Leaves out the first `count` events: they are settled.
+    pub fn advance(&mut self, count: usize) {
+        self.settled = (self.settled + count).min(self.slots.len());
+        self.settled_bytes = self.settled.checked_sub(1).map_or(0, |last| self.slots[last].end);
+    }
+
+    /// The events that are left, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
-        let mut start = 0;
-        self.slots.iter().map(move |slot| {
+        let mut start = self.settled_bytes;
+        self.slots[self.settled..].iter().map(move |slot| {
             let frame = &self.frames[start..slot.end];
             start = slot.end;
             Entry { session: slot.session, prefix: slot.prefix, frame }
         })
     }
 
-    /// How many events it holds.
+    /// How many events are left.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.settled
     }
 
-    /// It holds none.
+    /// None is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len() == 0
     }
 
-    /// Bytes of all frames.
+    /// Bytes of the frames that are left.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.frames.len()
+        self.frames.len() - self.settled_bytes
     }
 
     /// Forgets the events, keeps the memory.
     pub fn clear(&mut self) {
         self.frames.clear();
         self.slots.clear();
+        (self.settled, self.settled_bytes) = (0, 0);
     }
 }
 
@@ -94,6 +110,12 @@ mod tests {
             let seen: Vec<_> =
                 batch.iter().map(|entry| Prefix::parse(entry.frame) == Some(entry.prefix)).collect();
             assert_eq!(seen, [true; 3]);
+            let whole = batch.bytes();
+            batch.advance(1);
+            assert_eq!(batch.iter().map(|entry| entry.prefix.position.seq).collect::<Vec<_>>(), [2, 3]);
+            assert!(batch.len() == 2 && batch.bytes() < whole);
+            batch.advance(7);
+            assert!(batch.is_empty() && batch.bytes() == 0 && batch.iter().len() == 0);
             batch.clear();
             assert!(batch.is_empty() && batch.bytes() == 0);
         }

@@ -18,6 +18,7 @@ pub use counters::{Counters, CountersSnapshot};
 pub use lanes::Lanes;
 pub use memory::MemoryBroker;
 pub use redis::RedisBroker;
+pub use rules::{Play, Plays, Refusal};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -111,7 +112,7 @@ pub enum BusError {
     /// The broker executed the call too late, so it changed nothing: try again in a moment.
     #[error("Redis took too long to attach the session, twice; it may be overloaded or paused")]
     Late,
-    /// The broker refused the command.
+    /// The broker refused the command, in its own words.
     #[error("the bus refused: {0}")]
     Refused(String),
     /// The configuration does not describe a bus.
@@ -135,6 +136,17 @@ pub enum AttachError {
     /// The bus failed.
     #[error(transparent)]
     Bus(#[from] BusError),
+}
+
+impl BusError {
+    /// What kind of refusal it is, if it is one.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Refused(words) => Some(Refusal::of(words)),
+            _ => None,
+        }
+    }
 }
 
 /// Why a session was not claimed.
@@ -175,15 +187,33 @@ pub struct Claim {
     pub repeat_of: Option<String>,
 }
 
-/// What an append came to. An entry is either in one of these lists or delivered to the bus.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What an append came to.
+#[derive(Clone, Debug, Default)]
 pub struct Appended {
+    /// How many entries from the front are settled: taken by the bus, stale or refused. The rest is to be appended again.
+    pub taken: usize,
     /// Events that the bus took and nobody was subscribed to.
     pub unheard: u64,
     /// Generations that are no longer the highest of their session: their writers must stop.
     pub stale: Vec<(SessionId, u64)>,
-    /// Generations of which an entry was refused for another reason (out of memory, say): their writers must stop.
-    pub refused: Vec<(SessionId, u64, String)>,
+    /// Entries that were refused for a reason that concerns their session alone. The later entries of their generations were
+    /// left out.
+    pub refused: Vec<Refused>,
+    /// Why the bus took nothing behind the settled entries.
+    pub stopped: Option<BusError>,
+}
+
+/// An entry that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Which entry of the batch.
+    pub index: usize,
+    /// Whose it is.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: u64,
+    /// Redis' own words.
+    pub words: String,
 }
 
 /// Where an attached session's stream starts.
@@ -258,9 +288,14 @@ pub trait Broker: Send + Sync + 'static {
     /// What the session's last claim came to, if it was for this query: without claiming anything.
     async fn recall(&self, session: SessionId, query_id: &str) -> Result<Option<Claim>, BusError>;
 
-    /// Appends and publishes a batch, in its order. A terminator releases its claim in the same step.
-    /// After an error append the same batch again: what is in the log already is not doubled.
+    /// Appends and publishes a batch, in its order, up to the first entry that the bus refuses as it refuses all
+    /// ([`Appended::stopped`]; an error where not even the first one was settled). A terminator releases its claim in the
+    /// same step. Append the rest again ([`Batch::advance`]): what is in the log already is not doubled.
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError>;
+
+    /// The queries that this process plays: it registers each before it claims it. What the broker lists for this process
+    /// and nobody plays is ended.
+    fn plays(&self) -> &Arc<Plays>;
 
     /// Closes a session. Its running query's server is told to end it; its socket ends after the last event.
     /// False for a session that does not exist.

@@ -3,11 +3,11 @@
 
 use crate::{
     Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError,
-    ClaimRequest, Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Start,
+    ClaimRequest, Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Refused, Start,
     attachment::Backend,
     batch::Entry,
     hub::{Page, PageEnd, Slot},
-    rules::{Append, Attach, Attaching, Claimed, Claiming, Effect, LogEntry, Record},
+    rules::{Append, Attach, Attaching, Claimed, Claiming, Effect, HOLE, LogEntry, Plays, Record},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +37,7 @@ pub struct MemoryBroker(Arc<Inner>);
 
 struct Inner {
     config: BusConfig,
+    plays: Arc<Plays>,
     counters: Arc<Counters>,
     sessions: Mutex<Sessions>,
     control: mpsc::Sender<Control>,
@@ -78,6 +79,7 @@ impl MemoryBroker {
         let (control, reader) = mpsc::channel(CONTROL_QUEUE);
         Self(Arc::new(Inner {
             config,
+            plays: Arc::default(),
             counters: Arc::default(),
             sessions: Mutex::default(),
             control,
@@ -135,7 +137,7 @@ impl Inner {
         })
     }
 
-    fn append_one(&self, entry: &Entry<'_>, appended: &mut Appended) {
+    fn append_one(&self, index: usize, entry: &Entry<'_>, appended: &mut Appended) {
         let stale = (entry.session, entry.prefix.position.generation);
         let Some(session) = self.get(entry.session) else {
             appended.stale.push(stale);
@@ -151,7 +153,13 @@ impl Inner {
                 Counters::add(&self.counters.appended, 1);
                 appended.unheard += u64::from(heard == 0);
             }
-            Append::Repeated => {}
+            Append::Repeated | Append::Moved { .. } => {}
+            Append::Hole => appended.refused.push(Refused {
+                index,
+                session: entry.session,
+                generation: stale.1,
+                words: HOLE.to_owned(),
+            }),
             Append::Stale if appended.stale.last() == Some(&stale) => {}
             Append::Stale => appended.stale.push(stale),
         }
@@ -205,11 +213,21 @@ impl Broker for MemoryBroker {
 
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
         let mut appended = Appended::default();
-        for entry in batch.iter() {
-            self.0.append_one(&entry, &mut appended);
+        for (index, entry) in batch.iter().enumerate() {
+            let refused = |refused: &Refused| {
+                (refused.session, refused.generation) == (entry.session, entry.prefix.position.generation)
+            };
+            if !appended.refused.iter().any(refused) {
+                self.0.append_one(index, &entry, &mut appended);
+            }
         }
+        appended.taken = batch.len();
         Counters::add(&self.0.counters.unheard, appended.unheard);
         Ok(appended)
+    }
+
+    fn plays(&self) -> &Arc<Plays> {
+        &self.0.plays
     }
 
     async fn close(&self, id: SessionId) -> Result<bool, BusError> {

@@ -124,6 +124,14 @@ pub fn encode_verified_done(
     close_event(out, query_id, due_us, sent_us);
 }
 
+/// Returns the frame with the position `to` in place of `from`, which it has.
+#[must_use]
+pub fn with_position(frame: &[u8], from: Position, to: Position) -> Vec<u8> {
+    let old = format!(r#"{{"id":"{from}""#);
+    let rest = frame.strip_prefix(old.as_bytes()).unwrap_or(frame);
+    [format!(r#"{{"id":"{to}""#).as_bytes(), rest].concat()
+}
+
 /// Writes the frame that ends an answer that failed.
 pub fn encode_error(
     out: &mut Vec<u8>,

@@ -23,6 +23,7 @@ pub use digest::{Digest, Digester};
 pub use event::{
     Event, Frame, Kind, MalformedFrame, Prefix, encode_closed, encode_done, encode_error, encode_fence,
     encode_gap, encode_gap_entry, encode_resumed, encode_token, encode_verified_done, encode_verified_error,
+    with_position,
 };
 pub use lane::{Gaps, Lane, LogEnd, Logged, Mark, Step};
 pub use position::{ParsePositionError, Position};

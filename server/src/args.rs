@@ -55,7 +55,7 @@ pub struct Args {
     /// Put before every Redis key and channel.
     #[arg(long, env = "BUS_NAME_PREFIX", hide = true)]
     pub bus_name_prefix: Option<String>,
-    /// How long a session lives after its last query, in seconds [default: 10800].
+    /// How long a session lives after its last query, in seconds, at least 60 [default: 10800].
     #[arg(long, env = "SESSION_TTL_SECONDS")]
     pub session_ttl_seconds: Option<String>,
     /// What the simulator says, a word a token.
@@ -168,7 +168,7 @@ impl Args {
         let instance = server.as_ref().map_or_else(String::new, |server| server.instance.clone());
         let mut bus = BusConfig::new(url, instance);
         let ttl = self.session_ttl_seconds.take();
-        bus.session_ttl = Duration::from_secs(reader.number("SESSION_TTL_SECONDS", ttl, 10_800, SECONDS));
+        bus.session_ttl = Duration::from_secs(reader.number("SESSION_TTL_SECONDS", ttl, 10_800, SESSION_TTL));
         bus.delivery = reader.value("DELIVERY", self.delivery.take()).unwrap_or(Delivery::Log);
         bus.name_prefix = self.bus_name_prefix.take().unwrap_or_default();
         bus
@@ -258,6 +258,8 @@ impl Args {
 }
 
 const SECONDS: RangeInclusive<u64> = 1..=315_360_000;
+/// Below a minute, keys could expire between two renewals that Redis is slow to take.
+const SESSION_TTL: RangeInclusive<u64> = 60..=315_360_000;
 
 fn filled(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.trim().is_empty())
@@ -350,7 +352,7 @@ mod tests {
         check(|args| args.ttft_ms = Some("gauss:1".into()), "TTFT_MS: `gauss:1` is no distribution");
         check(|args| args.itl_ms = Some("uniform:0,4e6".into()), "ITL_MS: 4000000 is not between 0 and");
         check(|args| args.tokens = Some("0".into()), "TOKENS: 0 is not between 1 and 1000000");
-        check(|args| args.session_ttl_seconds = Some("0".into()), "SESSION_TTL_SECONDS: 0 is not");
+        check(|args| args.session_ttl_seconds = Some("59".into()), "SESSION_TTL_SECONDS: 59 is not");
         check(|args| args.token_ttl_seconds = Some("0".into()), "TOKEN_TTL_SECONDS: 0 is not");
         check(|args| args.drain_seconds = Some("soon".into()), "DRAIN_SECONDS: ");
         check(|args| args.seed = Some("x".into()), "SEED: ");

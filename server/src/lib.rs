@@ -3,6 +3,7 @@
 
 mod app;
 mod args;
+mod aside;
 mod config;
 mod distribution;
 mod error;
@@ -12,6 +13,7 @@ mod lateness;
 mod metrics;
 mod outbox;
 mod pacer;
+mod permit;
 mod plan;
 pub mod process;
 #[cfg(test)]

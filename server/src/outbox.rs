@@ -1,11 +1,13 @@
 //! What a worker has enqueued and the bus has not acknowledged: batches in order, sealed at a size that one append can
 //! carry. Bounded in bytes by its worker, which stops advancing its streams at the cap; nothing is ever dropped here.
 
-use crate::pacer::{Ended, Event};
-use bus::Batch;
-use protocol::{Kind, encode_token, encode_verified_done, encode_verified_error};
-use std::collections::VecDeque;
-use tokio::sync::OwnedSemaphorePermit;
+use crate::{
+    pacer::{Ended, Event, StreamId},
+    permit::Permit,
+};
+use bus::{Batch, Entry};
+use protocol::{Kind, encode_error, encode_token, encode_verified_done, encode_verified_error};
+use std::collections::{HashSet, VecDeque};
 
 /// A batch takes no more events once its frames have this many bytes.
 const SEALED_BYTES: usize = 1 << 20;
@@ -15,9 +17,117 @@ const SEALED_BYTES: usize = 1 << 20;
 pub(crate) struct Parcel {
     pub(crate) batch: Batch,
     /// When events were enqueued (wire time), and how many at that moment.
-    pub(crate) enqueued: Vec<(u64, u64)>,
+    enqueued: VecDeque<(u64, u64)>,
     /// Permits of the streams whose last event it carries.
-    pub(crate) permits: Vec<OwnedSemaphorePermit>,
+    permits: Vec<(StreamId, Permit)>,
+}
+
+impl Parcel {
+    /// Books the first `count` events as settled, and shows when they were enqueued to `observe`.
+    pub(crate) fn advance(&mut self, count: usize, mut observe: impl FnMut(u64, u64)) {
+        self.batch.advance(count);
+        let mut left = count as u64;
+        while left > 0
+            && let Some((at, n)) = self.enqueued.front_mut()
+        {
+            let some = left.min(*n);
+            observe(*at, some);
+            (left, *n) = (left - some, *n - some);
+            if *n == 0 {
+                self.enqueued.pop_front();
+            }
+        }
+        if self.batch.is_empty() {
+            self.permits.clear();
+        }
+    }
+
+    /// Takes the events out that `belongs` names by their indices and entries, with their streams' permits.
+    pub(crate) fn take_out(&mut self, mut belongs: impl FnMut(usize, &Entry<'_>) -> bool) -> Self {
+        let (mut kept, mut taken, mut streams) = (Batch::default(), Self::default(), HashSet::new());
+        for (index, entry) in self.batch.iter().enumerate() {
+            if belongs(index, &entry) {
+                streams.insert(stream_of(&entry));
+                taken.batch.push_entry(&entry);
+            } else {
+                kept.push_entry(&entry);
+            }
+        }
+        if taken.batch.is_empty() {
+            return taken;
+        }
+        self.batch = kept;
+        taken.permits = self.permits.extract_if(.., |(id, _)| streams.contains(id)).collect();
+        // Who was enqueued when is not known by entry: the newest ones are as good as any.
+        let mut left = taken.batch.len() as u64;
+        while left > 0
+            && let Some((at, n)) = self.enqueued.back_mut()
+        {
+            let some = left.min(*n);
+            taken.enqueued.push_front((*at, some));
+            (left, *n) = (left - some, *n - some);
+            if *n == 0 {
+                self.enqueued.pop_back();
+            }
+        }
+        taken
+    }
+
+    /// Adds what comes behind it.
+    pub(crate) fn join(&mut self, behind: Self) {
+        for entry in behind.batch.iter() {
+            self.batch.push_entry(&entry);
+        }
+        self.enqueued.extend(behind.enqueued);
+        self.permits.extend(behind.permits);
+    }
+
+    /// Takes the permits of another parcel over.
+    pub(crate) fn keep_permits(&mut self, other: &mut Self) {
+        self.permits.append(&mut other.permits);
+    }
+
+    /// The permits, events or not.
+    pub(crate) fn take_permits(&mut self) -> Vec<(StreamId, Permit)> {
+        std::mem::take(&mut self.permits)
+    }
+
+    /// Adds an event as it is.
+    pub(crate) fn push_entry(&mut self, entry: &Entry<'_>, now_us: u64) {
+        self.add(now_us, |batch| batch.push_entry(entry));
+    }
+
+    /// Adds the terminator of a stream that ended before its time, and the permit that it settles.
+    pub(crate) fn push_error(&mut self, ended: Ended, code: &str, message: &str, now_us: u64) {
+        let Ended { session, position, digest, query_id, permit } = ended;
+        self.add(now_us, |batch| {
+            batch.push(session, position, Kind::Error, |out| match digest {
+                Some(digest) => {
+                    encode_verified_error(out, position, code, message, digest, &query_id, now_us, now_us);
+                }
+                None => encode_error(out, position, code, message, &query_id, now_us, now_us),
+            });
+        });
+        self.permits.extend(permit.map(|permit| ((session, position.generation), permit)));
+    }
+
+    fn add(&mut self, now_us: u64, write: impl FnOnce(&mut Batch)) {
+        write(&mut self.batch);
+        match self.enqueued.back_mut() {
+            Some((at, n)) if *at == now_us => *n += 1,
+            _ => self.enqueued.push_back((now_us, 1)),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.batch.clear();
+        self.enqueued.clear();
+        self.permits.clear();
+    }
+}
+
+pub(crate) const fn stream_of(entry: &Entry<'_>) -> StreamId {
+    (entry.session, entry.prefix.position.generation)
 }
 
 /// Parcels in order, the last one open.
@@ -37,29 +147,30 @@ impl Outbox {
     /// Enqueues an event of a stream, handed over at `now_us`.
     pub(crate) fn push(&mut self, event: &Event<'_>, now_us: u64) {
         let &Event { session, position, kind, content, digest, query_id, due_us } = event;
-        self.add(now_us, |batch| {
-            batch.push(session, position, kind, |out| match digest {
-                Some(digest) => encode_verified_done(out, position, digest, query_id, due_us, now_us),
-                None => encode_token(out, position, content, query_id, due_us, now_us),
+        self.add(|parcel| {
+            parcel.add(now_us, |batch| {
+                batch.push(session, position, kind, |out| match digest {
+                    Some(digest) => encode_verified_done(out, position, digest, query_id, due_us, now_us),
+                    None => encode_token(out, position, content, query_id, due_us, now_us),
+                });
             });
         });
+    }
+
+    /// Enqueues an event as it is.
+    pub(crate) fn push_entry(&mut self, entry: &Entry<'_>, now_us: u64) {
+        self.add(|parcel| parcel.push_entry(entry, now_us));
     }
 
     /// Enqueues the terminator of a stream that ended before its time.
     pub(crate) fn push_error(&mut self, ended: Ended, code: &str, message: &str, now_us: u64) {
-        let Ended { session, position, digest, query_id, permit } = ended;
-        self.add(now_us, |batch| {
-            batch.push(session, position, Kind::Error, |out| {
-                encode_verified_error(out, position, code, message, digest, &query_id, now_us, now_us);
-            });
-        });
-        self.settle_with_last(permit);
+        self.add(|parcel| parcel.push_error(ended, code, message, now_us));
     }
 
     /// Gives `permit` back when the parcel that holds the newest event is acknowledged.
-    pub(crate) fn settle_with_last(&mut self, permit: OwnedSemaphorePermit) {
+    pub(crate) fn settle_with_last(&mut self, id: StreamId, permit: Permit) {
         match self.parcels.back_mut() {
-            Some(parcel) => parcel.permits.push(permit),
+            Some(parcel) => parcel.permits.push((id, permit)),
             None => drop(permit),
         }
     }
@@ -73,23 +184,17 @@ impl Outbox {
 
     /// Takes an acknowledged parcel back: its permits are given back, its memory is used again.
     pub(crate) fn recycle(&mut self, mut parcel: Parcel) {
-        parcel.batch.clear();
-        parcel.enqueued.clear();
-        parcel.permits.clear();
+        parcel.clear();
         self.spare = Some(parcel);
     }
 
-    fn add(&mut self, now_us: u64, write: impl FnOnce(&mut Batch)) {
+    fn add(&mut self, write: impl FnOnce(&mut Parcel)) {
         if self.parcels.back().is_none_or(|parcel| parcel.batch.bytes() >= SEALED_BYTES) {
             self.parcels.push_back(self.spare.take().unwrap_or_default());
         }
         let parcel = self.parcels.back_mut().expect("a parcel was just made where there was none");
         let before = parcel.batch.bytes();
-        write(&mut parcel.batch);
+        write(parcel);
         self.bytes += parcel.batch.bytes() - before;
-        match parcel.enqueued.last_mut() {
-            Some((at, n)) if *at == now_us => *n += 1,
-            _ => parcel.enqueued.push((now_us, 1)),
-        }
     }
 }

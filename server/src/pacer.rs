@@ -2,6 +2,7 @@
 //! streams of a worker. It reads no clock and waits for nothing: the worker tells it the time.
 
 use crate::{
+    permit::Permit,
     plan::{Offsets, Plan},
     text::ResponseText,
 };
@@ -11,7 +12,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 /// A stream is known by its session and generation.
 pub(crate) type StreamId = (SessionId, u64);
@@ -30,7 +30,7 @@ pub(crate) struct Stream {
     due_us: u64,
     /// Of the tokens that were handed out.
     digester: Digester,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl Stream {
@@ -41,7 +41,7 @@ impl Stream {
         text: Arc<ResponseText>,
         plan: &Plan,
         start_us: u64,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> Self {
         let mut stream = Self {
             session,
@@ -87,9 +87,9 @@ impl Stream {
         Ended {
             session: self.session,
             position: Position::new(self.generation, self.played + 1),
-            digest: self.digester.digest(),
+            digest: Some(self.digester.digest()),
             query_id: self.query_id,
-            permit: self.permit,
+            permit: Some(self.permit),
         }
     }
 }
@@ -113,10 +113,11 @@ pub(crate) struct Ended {
     pub(crate) session: SessionId,
     /// The position after the last event that was handed out.
     pub(crate) position: Position,
-    /// Of the tokens that were handed out.
-    pub(crate) digest: Digest,
+    /// Of the tokens that were handed out; absent where the bus did not take all of them.
+    pub(crate) digest: Option<Digest>,
     pub(crate) query_id: String,
-    pub(crate) permit: OwnedSemaphorePermit,
+    /// Absent where it is kept elsewhere: the stream's last event was enqueued before.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// The streams of one worker, by the time at which their next event is due. Bounded by the permits that they hold.
@@ -161,7 +162,8 @@ impl Pacer {
         let terminated = event.kind.is_terminator();
         emit(&event);
         if terminated {
-            return Played::Last(self.take(slot).permit);
+            let stream = self.take(slot);
+            return Played::Last(stream.id(), stream.permit);
         }
         stream.digester.token(stream.text.content(stream.played, stream.tokens));
         stream.played += 1;
@@ -202,7 +204,7 @@ pub(crate) enum Played {
     /// One event, and its stream goes on.
     Event,
     /// A stream's last event.
-    Last(OwnedSemaphorePermit),
+    Last(StreamId, Permit),
 }
 
 #[cfg(test)]
@@ -226,7 +228,7 @@ mod tests {
         let plan = Plan::draw(&timing, 5, &n.to_string());
         let text = Arc::new(ResponseText::new("a b c").unwrap());
         let permit = permits.clone().try_acquire_owned().unwrap();
-        Stream::new((session(n), 7), n.to_string(), text, &plan, start_us, permit)
+        Stream::new((session(n), 7), n.to_string(), text, &plan, start_us, permit.into())
     }
 
     proptest! {
@@ -250,7 +252,7 @@ mod tests {
                     let played = pacer.play_due(now, |event| emitted = Some((event.session, event.position.seq, event.kind, event.due_us)));
                     let Some((session, seq, kind, due_us)) = emitted else { break };
                     prop_assert!(due_us <= now && due_us >= last_due);
-                    prop_assert_eq!(matches!(played, Played::Last(_)), kind == Kind::Done);
+                    prop_assert_eq!(matches!(played, Played::Last(..)), kind == Kind::Done);
                     last_due = due_us;
                     seen.entry(session).or_default().push((seq, kind));
                 }
@@ -286,7 +288,7 @@ mod tests {
         play(&mut pacer, 30_000, &mut digesters, &mut said);
         let ended = pacer.end((session(1), 7)).unwrap();
         assert!((2..6).contains(&ended.position.seq), "{:?}", ended.position);
-        assert_eq!(ended.digest, digesters[1].digest());
+        assert_eq!(ended.digest, Some(digesters[1].digest()));
         play(&mut pacer, 1_000_000, &mut digesters, &mut said);
         assert_eq!(said, [Some(digesters[0].digest()), None]);
     }

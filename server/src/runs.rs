@@ -6,6 +6,7 @@ use crate::{
     error::ApiError,
     metrics::Metrics,
     pacer::{Stream, StreamId},
+    permit::Permit,
     plan::Plan,
     request::Query,
     text::ResponseText,
@@ -16,7 +17,7 @@ use protocol::{ClockAnchor, Digester, Kind, Position, RunResponse, SessionId, en
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
 use uuid::Uuid;
@@ -27,7 +28,8 @@ pub(crate) const BUS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a claim whose outcome is unknown is asked about after its caller was sent away: the session is not free before.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(60);
 
-const CLAIM_BACKOFF: Duration = Duration::from_millis(50);
+/// Pauses between the questions: each is twice as long as the one before.
+const CLAIM_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(2);
 
 /// What starts queries. One a server.
 pub(crate) struct Runs {
@@ -102,9 +104,10 @@ impl Runs {
         session: SessionId,
         query: Query,
     ) -> Result<RunResponse, ApiError> {
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+        let Ok(place) = self.permits.clone().try_acquire_owned() else {
             return self.recall(session, &query, ApiError::Full(self.config.max_streams)).await;
         };
+        let permit = Permit::new(place, self.bus.plays().claiming(session));
         // In a task of its own: a caller that hangs up, or is sent away, must not leave a claim without a stream.
         let started = tokio::spawn(self.start(session, query, permit));
         match timeout(BUS_PATIENCE, started).await {
@@ -131,12 +134,19 @@ impl Runs {
         self: Arc<Self>,
         session: SessionId,
         query: Query,
-        permit: OwnedSemaphorePermit,
+        mut permit: Permit,
     ) -> Result<RunResponse, ApiError> {
         let query_id = query.query_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
         let plan = Plan::draw(&query.timing(&self.config.timing), self.config.seed, &query_id);
         let answer = self.answer(&plan).await?;
-        match self.claim(session, &query_id, &answer).await? {
+        let claimed = self.claim(session, &query_id, &answer).await;
+        match &claimed {
+            Ok(Claimed::Now(generation)) => permit.claimed((session, *generation)),
+            // Its claim may still arrive.
+            Err(ApiError::BusUnreachable) => {}
+            Ok(Claimed::Before(..)) | Err(_) => permit.declined(),
+        }
+        match claimed? {
             Claimed::Now(generation) => {
                 self.play((session, generation), query_id.clone(), &plan, permit).await?;
                 Ok(answer.into_response(query_id, generation))
@@ -174,6 +184,7 @@ impl Runs {
             answer: serde_json::to_string(answer).map_err(|_| ApiError::Internal)?,
         };
         let deadline = Instant::now() + CLAIM_PATIENCE;
+        let mut backoff = CLAIM_BACKOFF.start;
         loop {
             let error = match self.bus.claim(session, request.clone()).await {
                 Ok(Claim { generation, repeat_of: None }) => return Ok(Claimed::Now(generation)),
@@ -192,12 +203,14 @@ impl Runs {
                 Err(ClaimError::Busy) => return Err(ApiError::Busy),
                 Err(ClaimError::Bus(error)) => error,
             };
-            if Instant::now() + CLAIM_BACKOFF >= deadline {
+            if Instant::now() + backoff >= deadline {
                 self.metrics.claims_unsettled.inc();
                 tracing::warn!(%session, %error, "gave a claim up, its outcome is unknown");
                 return Err(ApiError::BusUnreachable);
             }
-            sleep(CLAIM_BACKOFF).await;
+            // Spread, so that all who lost Redis at once do not come back at once.
+            sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
+            backoff = (backoff * 2).min(CLAIM_BACKOFF.end);
         }
     }
 
@@ -207,7 +220,7 @@ impl Runs {
         id: StreamId,
         query_id: String,
         plan: &Plan,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> Result<(), ApiError> {
         let start_us = self.anchor.us(Instant::now().into_std());
         let stream = Stream::new(id, query_id.clone(), self.text.clone(), plan, start_us, permit);

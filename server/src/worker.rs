@@ -1,17 +1,22 @@
 //! The shell around a [`Pacer`]: one task that plays the streams of a worker in wire time and hands what is due to the
-//! bus, one append in flight. It drops nothing: when the bus is slow its streams run late, and the histograms say so.
+//! bus, one append in flight. When the bus is slow its streams run late, and the histograms say so. When the bus refuses
+//! everything for too long, the streams end, and only their terminators are kept.
+
+mod refusals;
 
 use crate::{
+    aside::Aside,
     metrics::{Metrics, Outcome},
-    outbox::{Outbox, Parcel},
+    outbox::{Outbox, Parcel, stream_of},
     pacer::{Pacer, Played, Stream, StreamId},
 };
-use bus::{Appended, Broker};
+use bus::{Appended, Broker, BusError};
 use protocol::ClockAnchor;
+use refusals::Causes;
 use std::{collections::VecDeque, future, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +33,8 @@ const EVENTS_A_TURN: usize = 8192;
 /// whole milliseconds: with half of one here, it is one look a millisecond.
 const TICK: Duration = Duration::from_micros(500);
 
-/// Streams that the full outbox has held back for so long end with an error: their clients are told rather than kept waiting.
+/// Streams that the full outbox has held back for so long, or whose bus has refused everything for so long, end with an
+/// error: their clients are told rather than kept waiting.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
@@ -43,7 +49,22 @@ pub(crate) enum Command {
     Cancel(StreamId),
 }
 
-type Delivery = Pin<Box<dyn Future<Output = (Parcel, Appended)> + Send>>;
+/// Where a parcel came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Queue,
+    /// A stream that waits for itself.
+    Aside(StreamId),
+}
+
+/// A parcel that was handed to the bus, and what came of it.
+struct Delivered {
+    source: Source,
+    parcel: Parcel,
+    result: Result<Appended, BusError>,
+}
+
+type Delivery = Pin<Box<dyn Future<Output = Delivered> + Send>>;
 
 /// When the full outbox held streams back, in wire time. What fell due meanwhile counts as handed over then: that it waits is the
 /// bus's lateness, not the simulator's.
@@ -80,7 +101,17 @@ pub(crate) struct Worker {
     outbox_cap: usize,
     pacer: Pacer,
     outbox: Outbox,
+    /// The part of the oldest parcel that the bus has not taken yet.
+    rest: Option<Parcel>,
+    aside: Aside,
     in_flight: Option<Delivery>,
+    last_source: Source,
+    /// The queue is not tried before.
+    retry_at: Instant,
+    backoff: Duration,
+    /// Since when the bus has refused everything.
+    refused_since: Option<Instant>,
+    causes: Causes,
     early_cancels: VecDeque<StreamId>,
     next_look: Instant,
     /// Since when the outbox has held the streams back.
@@ -105,7 +136,14 @@ impl Worker {
             outbox_cap,
             pacer: Pacer::default(),
             outbox: Outbox::default(),
+            rest: None,
+            aside: Aside::default(),
             in_flight: None,
+            last_source: Source::Queue,
+            retry_at: Instant::now(),
+            backoff: FIRST_BACKOFF,
+            refused_since: None,
+            causes: Causes::default(),
             early_cancels: VecDeque::new(),
             next_look: Instant::now(),
             held_since: None,
@@ -127,7 +165,7 @@ impl Worker {
             }
             let wake = self.next_wake();
             tokio::select! {
-                (parcel, appended) = settled(&mut self.in_flight) => self.settle(parcel, appended),
+                delivered = settled(&mut self.in_flight) => self.settle(delivered),
                 command = commands.recv(), if open => match command {
                     Some(command) => {
                         self.obey(command);
@@ -153,11 +191,15 @@ impl Worker {
     }
 
     fn is_idle(&self) -> bool {
-        self.pacer.is_empty() && self.in_flight.is_none() && self.outbox.bytes() == 0
+        self.pacer.is_empty() && self.in_flight.is_none() && !self.has_queued() && self.aside.is_empty()
+    }
+
+    fn has_queued(&self) -> bool {
+        self.rest.is_some() || self.outbox.bytes() > 0
     }
 
     fn is_full(&self) -> bool {
-        self.outbox.bytes() > self.outbox_cap
+        self.outbox.bytes() + self.aside.bytes() > self.outbox_cap
     }
 
     /// Enqueues what is due, as far as the outbox takes it, and no more in one go than lets others have their turn.
@@ -192,8 +234,8 @@ impl Worker {
                     Played::Event => {
                         self.metrics.tokens.inc();
                     }
-                    Played::Last(permit) => {
-                        self.outbox.settle_with_last(permit);
+                    Played::Last(id, permit) => {
+                        self.outbox.settle_with_last(id, permit);
                         self.metrics.ended(Outcome::Done);
                     }
                 }
@@ -222,22 +264,61 @@ impl Worker {
         }
     }
 
-    /// Starts the next append, unless one is in flight.
+    /// Starts the next append, unless one is in flight. The queue and the streams that wait aside take turns.
     fn deliver(&mut self) {
-        if self.in_flight.is_none()
-            && let Some(parcel) = self.outbox.pop()
-        {
-            self.in_flight = Some(Box::pin(append(self.bus.clone(), self.metrics.clone(), parcel)));
+        if self.in_flight.is_some() {
+            return;
         }
+        let now = Instant::now();
+        let aside = |worker: &mut Self| worker.aside.due(now).map(|(id, parcel)| (Source::Aside(id), parcel));
+        let next = match self.last_source {
+            Source::Queue if !self.aside.is_empty() => aside(self).or_else(|| self.next_queued(now)),
+            Source::Queue => self.next_queued(now),
+            Source::Aside(_) => self.next_queued(now).or_else(|| aside(self)),
+        };
+        let Some((source, parcel)) = next else { return };
+        self.last_source = source;
+        let bus = self.bus.clone();
+        self.in_flight = Some(Box::pin(async move {
+            let result = bus.append(&parcel.batch).await;
+            Delivered { source, parcel, result }
+        }));
+    }
+
+    /// The oldest parcel of the queue, without the events of streams that wait aside.
+    fn next_queued(&mut self, now: Instant) -> Option<(Source, Parcel)> {
+        if now < self.retry_at {
+            return None;
+        }
+        while let Some(mut parcel) = self.rest.take().or_else(|| self.outbox.pop()) {
+            if !self.aside.is_empty() {
+                let theirs = parcel.take_out(|_, entry| self.aside.contains(stream_of(entry)));
+                let left_out = self.aside.add(theirs, false);
+                self.metrics.unacknowledged.dec_by(left_out as i64);
+            }
+            if !parcel.batch.is_empty() {
+                return Some((Source::Queue, parcel));
+            }
+        }
+        None
     }
 
     /// When there is something to do, whatever comes in.
     fn next_wake(&self) -> Option<Instant> {
-        if self.is_full() {
-            return self.held_since.filter(|_| !self.pacer.is_empty()).map(|since| since + LONGEST_HOLD);
-        }
-        let due = self.anchor.instant(self.pacer.next_due()?).map(Instant::from_std)?;
-        Some(due.max(self.next_look))
+        let append = match &self.in_flight {
+            Some(_) => None,
+            None => {
+                let queue = self.has_queued().then_some(self.retry_at);
+                queue.into_iter().chain(self.aside.next_try()).min()
+            }
+        };
+        let play = if self.is_full() {
+            self.held_since.filter(|_| !self.pacer.is_empty()).map(|since| since + LONGEST_HOLD)
+        } else {
+            let due = self.pacer.next_due().and_then(|due| self.anchor.instant(due)).map(Instant::from_std);
+            due.map(|due| due.max(self.next_look))
+        };
+        append.into_iter().chain(play).min()
     }
 
     fn obey(&mut self, command: Command) {
@@ -284,27 +365,54 @@ impl Worker {
         self.outbox.push_error(ended, outcome.label(), message, now_us);
     }
 
-    /// Takes an acknowledgement: measures it, and ends the streams whose events the bus did not take.
-    fn settle(&mut self, parcel: Parcel, appended: Appended) {
+    /// Takes what came of an append: measures it, ends the streams whose events the bus will not take, and keeps the rest.
+    fn settle(&mut self, delivered: Delivered) {
+        let Delivered { source, mut parcel, result } = delivered;
         self.in_flight = None;
-        self.held_since = None;
+        let (appended, stopped) = match result {
+            Ok(mut appended) => {
+                let stopped = appended.stopped.take();
+                (appended, stopped)
+            }
+            Err(error) => (Appended::default(), Some(error)),
+        };
+        let refused = self.set_aside(&mut parcel, &appended);
+        let settled = appended.taken - refused;
         let now_us = self.now_us();
-        for &(enqueued_us, n) in &parcel.enqueued {
-            self.metrics.bus_lag.observe(now_us.saturating_sub(enqueued_us), n);
+        let metrics = &self.metrics;
+        parcel.advance(settled, |enqueued_us, n| {
+            metrics.bus_lag.observe(now_us.saturating_sub(enqueued_us), n);
+        });
+        metrics.unacknowledged.dec_by(settled as i64);
+        metrics.unheard.inc_by(appended.unheard);
+        if settled > 0 {
+            self.progressed();
         }
-        self.metrics.unacknowledged.dec_by(parcel.batch.len() as i64);
-        self.metrics.unheard.inc_by(appended.unheard);
-        self.outbox.recycle(parcel);
-        for id in appended.stale {
+        for &id in &appended.stale {
+            let waiting = self.aside.forget(id);
+            self.metrics.unacknowledged.dec_by(waiting as i64);
             if self.pacer.end(id).is_some() {
                 self.metrics.ended(Outcome::Stale);
             }
         }
-        for (session, generation, why) in appended.refused {
-            self.metrics.refused.inc();
-            tracing::warn!(%session, generation, why, "the bus refused an event, its stream ends");
-            if let Some(ended) = self.pacer.end((session, generation)) {
-                self.end_early(ended, Outcome::Refused, "the bus refused an event of this query");
+        match source {
+            Source::Queue if parcel.batch.is_empty() => self.outbox.recycle(parcel),
+            Source::Queue => self.rest = Some(parcel),
+            Source::Aside(id) if parcel.batch.is_empty() => {
+                if !appended.refused.iter().any(|refused| (refused.session, refused.generation) == id) {
+                    self.aside.settled(id);
+                }
+            }
+            Source::Aside(_) => drop(self.aside.add(parcel, true)),
+        }
+        for refused in &appended.refused {
+            self.judge(refused);
+        }
+        match stopped {
+            Some(error) => self.stopped(&error),
+            None => {
+                self.backoff = FIRST_BACKOFF;
+                self.retry_at = Instant::now();
             }
         }
     }
@@ -312,23 +420,7 @@ impl Worker {
 
 pub(crate) const SHUTDOWN: &str = "the server shut down before the query ended";
 
-/// Appends a parcel, again and again until the bus takes it: a repeat doubles nothing.
-async fn append(bus: Arc<dyn Broker>, metrics: Metrics, parcel: Parcel) -> (Parcel, Appended) {
-    let mut backoff = FIRST_BACKOFF;
-    loop {
-        match bus.append(&parcel.batch).await {
-            Ok(appended) => return (parcel, appended),
-            Err(error) => {
-                metrics.append_retries.inc();
-                tracing::warn!(%error, events = parcel.batch.len(), ?backoff, "append failed, trying again");
-            }
-        }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(LONGEST_BACKOFF);
-    }
-}
-
-async fn settled(in_flight: &mut Option<Delivery>) -> (Parcel, Appended) {
+async fn settled(in_flight: &mut Option<Delivery>) -> Delivered {
     match in_flight {
         Some(delivery) => delivery.await,
         None => future::pending().await,

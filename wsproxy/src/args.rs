@@ -52,7 +52,7 @@ pub struct Args {
     /// Put before every key and channel
     #[arg(long, env = "BUS_NAME_PREFIX", default_value = "", hide = true)]
     bus_name_prefix: String,
-    /// How long a session's keys live, in seconds; the same as the servers'
+    /// How long a session's keys live, in seconds, at least 60; the same as the servers'
     #[arg(long, env = "SESSION_TTL_SECONDS", default_value_t = 10_800)]
     session_ttl_seconds: u64,
     /// Connections to Redis that subscribe, 1 to 4
@@ -241,7 +241,7 @@ impl Args {
             }
         };
         let day = 86_400;
-        range("SESSION_TTL_SECONDS", self.session_ttl_seconds, 1, 30 * day);
+        range("SESSION_TTL_SECONDS", self.session_ttl_seconds, 60, 30 * day);
         range("SUBSCRIBER_CONNECTIONS", self.subscriber_connections as u64, 1, 4);
         range("WS_PING_INTERVAL_SECS", self.ws_ping_interval_secs, 1, day);
         range("WS_PING_TIMEOUT_SECS", self.ws_ping_timeout_secs, 1, day);

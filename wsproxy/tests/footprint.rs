@@ -10,7 +10,7 @@ mod rig;
 use async_trait::async_trait;
 use bus::{
     Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, Claim, ClaimError, ClaimRequest,
-    Control, CountersSnapshot, Lanes, Outlet, Start,
+    Control, CountersSnapshot, Lanes, Outlet, Plays, Start,
 };
 use bytes::Bytes;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_fence, encode_token};
@@ -53,6 +53,10 @@ impl Broker for Tapped {
 
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
         self.bus.append(batch).await
+    }
+
+    fn plays(&self) -> &Arc<Plays> {
+        self.bus.plays()
     }
 
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {

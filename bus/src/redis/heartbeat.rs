@@ -6,7 +6,7 @@ use crate::{
     BusError, Counters,
     rules::{NO_BEAT, Standing, heartbeat},
 };
-use protocol::{Position, encode_error, monotonic_us};
+use protocol::{Position, SessionId, encode_error, monotonic_us};
 use redis::{Pipeline, aio::MultiplexedConnection};
 use std::{
     collections::HashMap,
@@ -21,6 +21,8 @@ const INTERVAL: Duration = Duration::from_millis(800);
 const LOOK: Duration = Duration::from_millis(100);
 /// An answer that took longer proves nothing about the peers.
 const LATE: Duration = Duration::from_millis(1200);
+/// What is listed for this server is compared with what it plays at every so many heartbeats.
+const RECONCILE_EVERY: u64 = 3;
 /// Queries that are ended in one go.
 const QUERIES: usize = 256;
 
@@ -45,8 +47,10 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
         let connection = inner.commands.connected().await;
         let answer = Box::pin(round(&inner, connection.clone(), beat)).await;
         let answered = answer.is_ok();
+        let mut own = None;
         match answer {
             Ok((mark, beats)) => {
+                own = beats.get(&inner.owner).cloned();
                 let peers = beats.iter().filter(|(name, _)| **name != inner.owner);
                 let peers = peers.map(|(name, beat)| (name.as_str(), beat.as_str()));
                 let in_time = asked.elapsed() < LATE && last.elapsed() < INTERVAL + LATE;
@@ -68,6 +72,14 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
         // A server that starts is not ready before it may claim; one that waits for its peers later lets its callers wait.
         may_have_claimed |= inner.standing() > Standing::Waiting;
         lamp.set(answered && may_have_claimed);
+        if poll
+            && beat.is_multiple_of(RECONCILE_EVERY)
+            && inner.incarnation.is_restored()
+            && let Some(own) = own
+            && let Err(error) = Box::pin(reconcile(&inner, connection.clone(), &own)).await
+        {
+            tracing::debug!("the running queries were not reconciled, trying again: {error}");
+        }
         if answered && let Err(error) = look_after(&inner, &connection).await {
             tracing::warn!(%error, "peers that are gone were not looked after, trying again");
         }
@@ -124,6 +136,35 @@ async fn look_after(inner: &Inner, connection: &MultiplexedConnection) -> Result
     Ok(())
 }
 
+/// Ends the queries that Redis lists for this server and that it does not play: two reads in a row found them.
+async fn reconcile(inner: &Inner, mut connection: MultiplexedConnection, beat: &str) -> Result<(), BusError> {
+    let listed = running(inner, &mut connection, &inner.owner).await?;
+    let forgotten = inner.plays.reconcile(listed);
+    if forgotten.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(
+        queries = forgotten.len(),
+        "Redis lists queries that this server does not play, ending them"
+    );
+    end(inner, &mut connection, (&inner.owner, beat), &forgotten).await
+}
+
+/// The queries that a server runs, as Redis lists them.
+async fn running(
+    inner: &Inner,
+    connection: &mut MultiplexedConnection,
+    server: &str,
+) -> Result<Vec<(SessionId, u64)>, BusError> {
+    let mut ask = redis::pipe();
+    ask.cmd("HGETALL").arg(inner.names.running(server));
+    let (queries,): (HashMap<String, u64>,) =
+        ask.query_async(connection).await.map_err(|error| Link::failed(&error))?;
+    let parsed =
+        queries.into_iter().filter_map(|(session, generation)| Some((session.parse().ok()?, generation)));
+    Ok(parsed.collect())
+}
+
 /// Ends the queries of a server that is gone.
 async fn bury(
     inner: &Inner,
@@ -131,23 +172,29 @@ async fn bury(
     server: &str,
     beat: &str,
 ) -> Result<(), BusError> {
+    let queries = running(inner, &mut connection, server).await?;
+    tracing::warn!(server, queries = queries.len(), "a server is gone, ending its queries");
+    end(inner, &mut connection, (server, beat), &queries).await?;
+    let mut forget = inner.scripts.forget_server.key(inner.names.servers());
+    forget.arg(server).arg(beat).invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))
+}
+
+/// Ends queries of a server whose heartbeat is still this one, each with an error terminator.
+async fn end(
+    inner: &Inner,
+    connection: &mut MultiplexedConnection,
+    (server, beat): (&str, &str),
+    queries: &[(SessionId, u64)],
+) -> Result<(), BusError> {
     let failed = |error: redis::RedisError| Link::failed(&error);
     let running = inner.names.running(server);
-    let mut ask = redis::pipe();
-    ask.cmd("HGETALL").arg(&running);
-    let (queries,): (HashMap<String, u64>,) = ask.query_async(&mut connection).await.map_err(failed)?;
-    tracing::warn!(server, queries = queries.len(), "a server is gone, ending its queries");
-    let queries: Vec<_> = queries
-        .into_iter()
-        .filter_map(|(session, generation)| Some((session.parse().ok()?, generation)))
-        .collect();
-    inner.scripts.bury.load_async(&mut connection).await.map_err(failed)?;
+    inner.scripts.bury.load_async(connection).await.map_err(failed)?;
     for some in queries.chunks(QUERIES) {
         let mut ask = redis::pipe();
         for &(session, _) in some {
             ask.cmd("HGET").arg(inner.names.meta(session)).arg("query");
         }
-        let ids: Vec<Option<String>> = ask.query_async(&mut connection).await.map_err(failed)?;
+        let ids: Vec<Option<String>> = ask.query_async(connection).await.map_err(failed)?;
         let mut end = Pipeline::new();
         for (&(session, generation), id) in some.iter().zip(ids) {
             let keys =
@@ -163,11 +210,10 @@ async fn bury(
                 .arg(beat);
             end.add_command(call);
         }
-        let ended: Vec<u64> = end.query_async(&mut connection).await.map_err(failed)?;
+        let ended: Vec<u64> = end.query_async(connection).await.map_err(failed)?;
         Counters::add(&inner.counters.buried, ended.iter().sum());
     }
-    let mut forget = inner.scripts.forget_server.key(inner.names.servers());
-    forget.arg(server).arg(beat).invoke_async(&mut connection).await.map_err(failed)
+    Ok(())
 }
 
 /// The frame of the terminator without its id, which only Redis knows.

@@ -2,11 +2,17 @@
 //! Callers get the connection of this moment or an error; nobody ever connects inside a call.
 
 use super::{clock::Clock, incarnation::Incarnation, readiness::Link as Lamp};
-use crate::{BusError, Counters};
+use crate::{BusError, Counters, rules::Refusal};
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, Script, aio::MultiplexedConnection};
-use std::{sync::Arc, time::Duration};
+use redis::{
+    AsyncConnectionConfig, Client, InfoDict, RedisError, RedisResult, Script, ServerError, Value,
+    aio::MultiplexedConnection,
+};
+use std::{
+    sync::{Arc, Once},
+    time::{Duration, Instant},
+};
 use tokio::{sync::Notify, time};
 
 /// A connection that does not answer a PING for this long is given up.
@@ -16,6 +22,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A probe that takes longer says that the connection cannot serve now.
 const PROBE_LATE: Duration = Duration::from_secs(1);
 const BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
+/// A connection younger than this is not left because of a refusal.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// Commands that wait for the driver at most, before callers wait.
 const DRIVER_QUEUE: usize = 4096;
 /// Bytes that gather before the driver flushes.
@@ -41,11 +49,24 @@ pub(super) struct Link {
     name: &'static str,
     current: Mutex<Option<MultiplexedConnection>>,
     up: Notify,
+    /// When the present connection was opened.
+    opened: Mutex<Option<Instant>>,
+    /// The present connection is to be left, for this reason.
+    leave: Notify,
+    left_for: Mutex<Option<String>>,
 }
 
 impl Link {
     pub(super) fn new(client: Client, name: &'static str) -> Arc<Self> {
-        Arc::new(Self { client, name, current: Mutex::new(None), up: Notify::new() })
+        Arc::new(Self {
+            client,
+            name,
+            current: Mutex::new(None),
+            up: Notify::new(),
+            opened: Mutex::new(None),
+            leave: Notify::new(),
+            left_for: Mutex::new(None),
+        })
     }
 
     /// The connection, if it stands.
@@ -69,13 +90,34 @@ impl Link {
         }
     }
 
+    /// What a command's failure on this link means for its caller. An instance that only others can make writable again is
+    /// left: the link connects anew, perhaps to another one.
+    pub(super) fn failure(&self, error: &RedisError) -> BusError {
+        let failure = Self::failed(error);
+        if let BusError::Refused(words) = &failure {
+            self.refused(words);
+        }
+        failure
+    }
+
+    /// A command was refused with these words.
+    pub(super) fn refused(&self, words: &str) {
+        if Refusal::needs_another_connection(words)
+            && self.current.lock().is_some()
+            && self.opened.lock().is_none_or(|at| at.elapsed() > REOPEN_AFTER)
+        {
+            *self.left_for.lock() = Some(words.to_owned());
+            self.leave.notify_one();
+        }
+    }
+
     /// What a command's failure means for its caller. The supervisor learns of a broken connection by itself, from the
     /// driver or from its probe: the command may have gone through an earlier one.
     pub(super) fn failed(error: &RedisError) -> BusError {
         if is_broken(error) {
             BusError::Unreachable(error.to_string())
         } else {
-            BusError::Refused(error.to_string())
+            BusError::Refused(words(error))
         }
     }
 
@@ -93,10 +135,16 @@ impl Link {
                 Ok((connection, broken)) => {
                     tracing::debug!(link = self.name, "connected to Redis");
                     (backoff, told) = (BACKOFF.start, false);
+                    *self.opened.lock() = Some(Instant::now());
                     *self.current.lock() = Some(connection.clone());
                     lamp.set(true);
                     self.up.notify_waiters();
-                    let why = watch(&*purpose, connection, &broken, &lamp).await;
+                    let why = tokio::select! {
+                        why = watch(&*purpose, connection, &broken, &lamp) => why,
+                        () = self.leave.notified() => {
+                            self.left_for.lock().take().unwrap_or_else(|| "it takes no writes".to_owned())
+                        }
+                    };
                     *self.current.lock() = None;
                     lamp.set(false);
                     Counters::add(&counters.disconnects, 1);
@@ -122,6 +170,9 @@ impl Link {
             .set_write_backpressure_boundary(WRITE_BOUNDARY);
         let config = purpose.configure(config, broken.clone());
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        if !is_primary(&mut connection).await? {
+            return Err(not_primary());
+        }
         purpose.connected(&mut connection).await?;
         Ok((connection, broken))
     }
@@ -148,13 +199,59 @@ async fn watch(
         tokio::select! {
             () = broken.notified() => return "it broke".to_owned(),
             () = hung => {}
-            works = purpose.works(&mut connection) => match works {
+            works = works(purpose, &mut connection) => match works {
                 Ok(true) => lamp.set(true),
                 Ok(false) => return "what is published does not arrive".to_owned(),
+                Err(error) if is_not_primary(&error) => return error.to_string(),
                 Err(error) if is_broken(&error) => return error.to_string(),
                 Err(_) => lamp.set(true),
             }
         }
+    }
+}
+
+/// A probe: the purpose's own, and whether the instance is still the one that takes writes. A replica answers reads and
+/// publications too, so nothing else shows it.
+async fn works(purpose: &dyn Purpose, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    if !is_primary(connection).await? {
+        return Err(not_primary());
+    }
+    purpose.works(connection).await
+}
+
+/// Asks for the instance's role. A user that may not ask counts as connected to a primary.
+async fn is_primary(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    let role: RedisResult<Vec<Value>> = redis::cmd("ROLE").query_async(connection).await;
+    match role {
+        Ok(role) => Ok(matches!(role.first(), Some(Value::BulkString(role)) if role == b"master")),
+        Err(error) if error.code() == Some("NOPERM") => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+const NOT_PRIMARY: &str = "it is a replica, which takes no writes";
+
+fn not_primary() -> RedisError {
+    (redis::ErrorKind::Client, NOT_PRIMARY).into()
+}
+
+fn is_not_primary(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Client && error.to_string().contains(NOT_PRIMARY)
+}
+
+/// Redis' own words: `OOM command not allowed when used memory > 'maxmemory'.`
+fn words(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}
+
+/// Redis' own words.
+pub(super) fn words_of(error: &ServerError) -> String {
+    match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
     }
 }
 
@@ -173,6 +270,22 @@ pub(super) struct Commands {
     pub(super) clock: Arc<Clock>,
 }
 
+/// Says once if Redis would rather drop keys than refuse writes: parts of streams would vanish in silence.
+async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
+    static WARNED: Once = Once::new();
+    let info: RedisResult<InfoDict> = redis::cmd("INFO").arg("memory").query_async(connection).await;
+    // Where it cannot be known, nothing is said.
+    let Some(policy) = info.ok().and_then(|info| info.get::<String>("maxmemory_policy")) else { return };
+    if policy != "noeviction" {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                policy,
+                "Redis drops keys when it is full, and streams with them: set maxmemory-policy to noeviction"
+            );
+        });
+    }
+}
+
 #[async_trait]
 impl Purpose for Commands {
     fn configure(&self, config: AsyncConnectionConfig, broken: Arc<Notify>) -> AsyncConnectionConfig {
@@ -188,6 +301,7 @@ impl Purpose for Commands {
         for script in &self.scripts {
             script.load_async(connection).await?;
         }
+        warn_of_eviction(connection).await;
         self.clock.start(connection).await?;
         // Before the link carries anything: who writes to a Redis that forgot must know it.
         self.incarnation.check(connection).await

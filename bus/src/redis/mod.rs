@@ -1,6 +1,7 @@
 //! The bus over Redis: hashes for what is atomic, a stream a session for its log, pub/sub for what is live.
 //! One connection for commands, one for appends, one to four that subscribe; their number never grows with sessions.
 
+mod append;
 mod attach;
 mod backend;
 mod clock;
@@ -8,9 +9,9 @@ mod heartbeat;
 mod incarnation;
 mod link;
 mod note;
-mod pipeline;
 mod readiness;
 mod reading;
+mod renewal;
 mod restoration;
 mod scripts;
 mod subscriber;
@@ -20,7 +21,7 @@ use crate::{
     Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
     hub::Hub,
     memory::CONTROL_QUEUE,
-    rules::{Keeper, Standing, Vigil},
+    rules::{Keeper, Plays, Standing, Vigil},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -70,6 +71,8 @@ struct Inner {
     unmarked: Notify,
     /// A gateway's memory of what it released.
     cursors: Mutex<Cursors>,
+    /// The queries that this process plays.
+    plays: Arc<Plays>,
     scripts: Arc<Scripts>,
     counters: Arc<Counters>,
     hub: Arc<Hub>,
@@ -108,7 +111,7 @@ impl RedisBroker {
         let commands = Link::new(client.clone(), "commands");
         supervise(&commands, commands_for(Vec::new(), &clock));
         let appends = Link::new(client.clone(), "appends");
-        supervise(&appends, commands_for(vec![scripts.terminate.clone()], &appends_clock));
+        supervise(&appends, commands_for(vec![scripts.append.clone()], &appends_clock));
         let of = config.subscriber_connections.clamp(1, MAX_SUBSCRIBERS);
         let subscribers: Vec<_> = (0..of)
             .map(|index| {
@@ -141,6 +144,7 @@ impl RedisBroker {
             vigil: Mutex::default(),
             unmarked: Notify::new(),
             cursors,
+            plays: Arc::default(),
             scripts,
             counters,
             hub,
@@ -152,6 +156,7 @@ impl RedisBroker {
         });
         tasks.spawn(reading::run(inner.clone(), reads));
         tasks.spawn(restoration::run(inner.clone()));
+        tasks.spawn(renewal::run(inner.clone()));
         if inner.config.role == Role::Server {
             tasks.spawn(heartbeat::run(inner.clone(), readiness.link()));
         }
@@ -249,12 +254,12 @@ impl Inner {
 
     async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, BusError> {
         let mut connection = self.commands.connection()?;
-        script.invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))
+        script.invoke_async(&mut connection).await.map_err(|error| self.commands.failure(&error))
     }
 
     async fn call<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, BusError> {
         let mut connection = self.commands.connection()?;
-        pipeline.query_async(&mut connection).await.map_err(|error| Link::failed(&error))
+        pipeline.query_async(&mut connection).await.map_err(|error| self.commands.failure(&error))
     }
 }
 
@@ -326,7 +331,11 @@ impl Broker for RedisBroker {
     }
 
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
-        pipeline::append(&self.inner, batch).await
+        append::append(&self.inner, batch).await
+    }
+
+    fn plays(&self) -> &Arc<Plays> {
+        &self.inner.plays
     }
 
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {

@@ -122,32 +122,8 @@ redis.call('EXPIRE', KEYS[4], ttl)
 return {'claimed', generation, prev, ''}
 "#;
 
-/// KEYS meta, log, attach, the writer's running sessions. ARGV generation, id, frame, ttl, 'log' | 'pubsub', down channel,
-/// session. Answers how many heard it, or -1 where a later generation exists.
-const TERMINATE: &str = r"
-local meta, log = KEYS[1], KEYS[2]
-local generation, id, frame, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == 'log', ARGV[6]
-local status, current, running = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running'))
-runs_no_more(KEYS[4], ARGV[7], generation)
-if current and current ~= generation then return -1 end
-if logged then
-  local added = redis.pcall('XADD', log, id, 'e', frame)
-  if type(added) == 'table' and added.err then
-    if not string.find(added.err, 'equal or smaller', 1, true) then return redis.error_reply(added.err) end
-    local top_generation = top(log)
-    if tonumber(top_generation) > tonumber(generation) then return -1 end
-  end
-  redis.call('EXPIRE', log, ttl)
-end
-local heard = redis.call('PUBLISH', down, frame)
-redis.call('EXPIRE', meta, ttl)
-redis.call('EXPIRE', KEYS[3], ttl)
-if running then
-  redis.call('HDEL', meta, 'running', 'owner')
-  if status == 'closed' then mark_closed(log, down, logged) end
-end
-return heard
-";
+/// Appends, publishes and terminates: see the file's head.
+const APPEND: &str = include_str!("append.lua");
 
 /// KEYS meta, log, mark. ARGV prefix of names, session, ttl, 'log' | 'pubsub', down channel, the mark that the caller knows,
 /// '1' where the log is whole: it gets its end then. Returns 0 for an unknown session, -1 where the mark is another.
@@ -399,7 +375,7 @@ return 1
 pub(super) struct Scripts {
     pub(super) mark: Script,
     pub(super) claim: Script,
-    pub(super) terminate: Script,
+    pub(super) append: Script,
     pub(super) close: Script,
     pub(super) attach: Script,
     pub(super) release: Script,
@@ -416,7 +392,7 @@ impl Scripts {
         Self {
             mark: Script::new(MARK),
             claim: Script::new(&[TOP, FENCE, PAST, CLAIM].concat()),
-            terminate: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, TERMINATE].concat()),
+            append: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, APPEND].concat()),
             close: Script::new(&[TOP, MARK_CLOSED, CLOSE].concat()),
             attach: Script::new(&[TOP, ATTACH].concat()),
             release: Script::new(RELEASE),

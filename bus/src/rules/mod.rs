@@ -4,14 +4,19 @@
 mod attach;
 mod keeper;
 mod log;
+mod plays;
+mod refusal;
 mod vigil;
 
 pub use attach::{Attach, Attached, Attaching};
 pub use keeper::{Keeper, Kept};
 pub use log::{LogEntry, merge};
+pub use plays::{Play, Plays};
+pub(crate) use refusal::HOLE;
+pub use refusal::Refusal;
 pub use vigil::{MISSED_BEATS, NO_BEAT, Standing, Vigil, heartbeat};
 
-use protocol::{Kind, Position, Prefix, encode_closed, encode_fence};
+use protocol::{Kind, Position, Prefix, encode_closed, encode_fence, with_position};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What a step tells the world. The function that takes it answers how many heard it.
@@ -122,6 +127,13 @@ pub enum Append {
     },
     /// The log had it already.
     Repeated,
+    /// A terminator whose place another event had: it has this place now.
+    Moved {
+        /// Its place.
+        position: Position,
+    },
+    /// The log holds later events of the query and lacks this one: it can never be added.
+    Hole,
     /// A later generation exists: its writer must stop.
     Stale,
 }
@@ -213,23 +225,36 @@ impl Record {
             return Append::Stale;
         }
         let top = self.top();
-        let above = !logged || prefix.position > top;
-        if above && logged {
-            self.log.push_back(LogEntry::new(prefix, frame));
-        }
-        let stale = !above && top.generation > generation;
-        if terminator && stale {
+        let outcome = if !logged || prefix.position > top {
+            if logged {
+                self.log.push_back(LogEntry::new(prefix, frame));
+            }
+            Append::Taken { heard: out(Effect::Publish { prefix, frame }) }
+        } else if top.generation > generation {
             return Append::Stale;
-        }
-        let heard = out(Effect::Publish { prefix, frame });
+        } else if self.holds(prefix.position, terminator.then_some(frame)) {
+            out(Effect::Publish { prefix, frame });
+            Append::Repeated
+        } else if !terminator {
+            return Append::Hole;
+        } else if self.running.is_none() {
+            return Append::Repeated;
+        } else {
+            let position = top.next();
+            let frame = with_position(frame, prefix.position, position);
+            self.write(Prefix { position, ..prefix }, &frame, logged, out);
+            Append::Moved { position }
+        };
         if terminator && self.running.take().is_some() && self.status == Some(Status::Closed) {
             self.mark_closed(logged, out);
         }
-        match (above, stale) {
-            (true, _) => Append::Taken { heard },
-            (false, true) => Append::Stale,
-            (false, false) => Append::Repeated,
-        }
+        outcome
+    }
+
+    /// Whether the log holds this position, with this frame where one is given.
+    fn holds(&self, position: Position, frame: Option<&[u8]>) -> bool {
+        let found = self.log.binary_search_by_key(&position, |entry| entry.prefix.position);
+        found.is_ok_and(|index| frame.is_none_or(|frame| *self.log[index].frame == *frame))
     }
 
     /// Closes the session: its running query's server is told to end it. False for one that does not exist. The log gets

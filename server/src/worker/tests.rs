@@ -7,7 +7,7 @@ use crate::{
     text::ResponseText,
 };
 use protocol::{Event, Frame, Kind, SessionId};
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{sync::Semaphore, task::JoinHandle, time::sleep};
 use uuid::Uuid;
 
 const START_US: u64 = 1_000_000_000;
@@ -47,7 +47,7 @@ impl Bench {
         let text = Arc::new(ResponseText::new("one two three").unwrap());
         let permit = self.permits.clone().try_acquire_owned().unwrap();
         let start_us = START_US + after.as_micros() as u64;
-        let stream = Stream::new((session(n), 1), n.to_string(), text, &plan, start_us, permit);
+        let stream = Stream::new((session(n), 1), n.to_string(), text, &plan, start_us, permit.into());
         self.commands.send(Command::Start(Box::new(stream))).await.unwrap();
     }
 
@@ -233,6 +233,93 @@ async fn a_stop_ends_what_runs_and_what_comes() {
     }
 }
 
+/// A bus that refuses is tried again from the first event that it did not take, whatever it refuses in between.
+#[tokio::test(start_paused = true)]
+async fn every_kth_entry_is_refused_and_nothing_is_lost() {
+    for nth in 2..7 {
+        let bench = Bench::new(1 << 20);
+        bench.bus.refuse_every(nth, "OOM command not allowed when used memory > 'maxmemory'.");
+        for n in 0..5 {
+            bench.start(n, Duration::ZERO, "uniform:0,20", 60).await;
+        }
+        let (bus, metrics) = bench.finish().await;
+        for n in 0..5 {
+            let events = bus.events_of(session(n));
+            assert_eq!(shape(&events), (60, Some(Kind::Done)), "every {nth}th");
+            assert!(is_continuous(&events));
+        }
+        assert!(metrics.append_retries.get() > 10);
+    }
+}
+
+/// Refusals of a fraction of a second and of 29 s are outlasted.
+#[tokio::test(start_paused = true)]
+async fn streams_outlast_a_bus_that_refuses_for_a_while() {
+    for time in [Duration::from_millis(300), Duration::from_secs(29)] {
+        let bench = Bench::new(1 << 20);
+        for n in 0..3 {
+            bench.start(n, Duration::ZERO, "50", 20).await;
+        }
+        sleep(Duration::from_millis(220)).await;
+        bench.bus.refuse_every(1, "READONLY You can't write against a read only replica.");
+        sleep(time).await;
+        bench.bus.accept();
+        let (bus, metrics) = bench.finish().await;
+        for n in 0..3 {
+            assert_eq!(shape(&bus.events_of(session(n))), (20, Some(Kind::Done)), "{time:?}");
+            assert!(is_continuous(&bus.events_of(session(n))));
+        }
+        assert_eq!(metrics.refused.get(), 0);
+    }
+}
+
+/// After half a minute the streams end, and their terminators follow what was taken, however long that takes.
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_refuses_for_too_long_gets_terminators_alone() {
+    let bench = Bench::new(1 << 20);
+    bench.start(1, Duration::ZERO, "50", 10_000).await;
+    bench.start(2, Duration::ZERO, "50", 5).await;
+    sleep(Duration::from_millis(130)).await;
+    bench.bus.refuse_every(1, "NOREPLICAS Not enough good replicas to write.");
+    sleep(LONGEST_HOLD + Duration::from_secs(90)).await;
+    assert_eq!(bench.metrics.unacknowledged.get(), 2, "a terminator each");
+    bench.bus.accept();
+    let (bus, _) = bench.finish().await;
+    for n in [1, 2] {
+        let events = bus.events_of(session(n));
+        assert_eq!(shape(&events), (3, Some(Kind::Error)), "{events:?}");
+        assert!(is_continuous(&events));
+        assert_eq!(event(&events[3].1).code.as_deref(), Some("overload"));
+        assert_eq!(event(&events[3].1).query_id, Some(n.to_string().into()));
+    }
+}
+
+/// A refusal of an unknown kind delays its own session alone.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_refused_waits_aside() {
+    for (time, ended) in [(Duration::from_secs(10), false), (Duration::from_secs(70), true)] {
+        let bench = Bench::new(1 << 20);
+        bench.start(1, Duration::ZERO, "50", 40).await;
+        bench.start(2, Duration::ZERO, "50", 40).await;
+        sleep(Duration::from_millis(120)).await;
+        bench.bus.refuse(session(1), 1, "ERR something new");
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(shape(&bench.bus.events_of(session(2))), (40, Some(Kind::Done)));
+        assert_eq!(shape(&bench.bus.events_of(session(1))), (3, None));
+        sleep(time).await;
+        bench.bus.accept();
+        let (bus, _) = bench.finish().await;
+        let events = bus.events_of(session(1));
+        assert!(is_continuous(&events));
+        if ended {
+            assert_eq!(shape(&events), (3, Some(Kind::Error)));
+            assert_eq!(event(&events[3].1).code.as_deref(), Some("refused"));
+        } else {
+            assert_eq!(shape(&events), (40, Some(Kind::Done)));
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stale_stream_ends_silently_and_a_refused_one_with_an_error() {
     let bench = Bench::new(1 << 20);
@@ -241,12 +328,15 @@ async fn a_stale_stream_ends_silently_and_a_refused_one_with_an_error() {
     }
     sleep(Duration::from_millis(120)).await;
     bench.bus.fence_off(session(1), 1);
-    bench.bus.refuse(session(2), 1);
+    bench.bus.refuse(session(2), 1, "WRONGTYPE Operation against a key holding the wrong kind of value");
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(bench.metrics.unacknowledged.get(), 1, "a terminator is not given up");
+    assert_eq!(shape(&bench.bus.events_of(session(3))), (10, Some(Kind::Done)));
+    bench.bus.accept();
     let (bus, metrics) = bench.finish().await;
     assert_eq!(shape(&bus.events_of(session(1))), (3, None));
     let refused = bus.events_of(session(2));
     assert_eq!(shape(&refused), (3, Some(Kind::Error)));
     assert_eq!(event(&refused[3].1).code.as_deref(), Some("refused"));
-    assert_eq!(shape(&bus.events_of(session(3))), (10, Some(Kind::Done)));
     assert_eq!(metrics.refused.get(), 1);
 }

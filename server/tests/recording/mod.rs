@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use bus::{
     Appended, AttachError, Attachment, Batch, Broker, BusError, Claim, ClaimError, ClaimRequest, Control,
-    CountersSnapshot, Outlet, Start,
+    CountersSnapshot, Outlet, Plays, Refused, Start,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ pub struct RecordingBroker {
     ready: watch::Sender<bool>,
     control: mpsc::Sender<Control>,
     control_reader: Mutex<Option<mpsc::Receiver<Control>>>,
+    plays: Arc<Plays>,
 }
 
 /// How an append fails.
@@ -45,7 +46,10 @@ struct State {
     failures: Vec<Failure>,
     claim_failures: Vec<Failure>,
     stale: Vec<(SessionId, u64)>,
-    refused: Vec<(SessionId, u64)>,
+    refused: Vec<(SessionId, u64, String)>,
+    /// Every so many appended entries and calls are refused with these words.
+    refusing: Option<(usize, String)>,
+    entries_tried: usize,
 }
 
 #[derive(Default)]
@@ -67,6 +71,7 @@ impl Default for RecordingBroker {
             ready: watch::Sender::new(true),
             control,
             control_reader: Mutex::new(Some(reader)),
+            plays: Arc::default(),
         }
     }
 }
@@ -108,9 +113,21 @@ impl RecordingBroker {
         self.state.lock().stale.push((session, generation));
     }
 
-    /// The next event of this generation is refused.
-    pub fn refuse(&self, session: SessionId, generation: u64) {
-        self.state.lock().refused.push((session, generation));
+    /// Events of this generation are refused with these words, until [`Self::accept`].
+    pub fn refuse(&self, session: SessionId, generation: u64, words: &str) {
+        self.state.lock().refused.push((session, generation, words.to_owned()));
+    }
+
+    /// Every session's events are taken again.
+    pub fn accept(&self) {
+        let mut state = self.state.lock();
+        state.refused.clear();
+        state.refusing = None;
+    }
+
+    /// Every `nth` entry is refused with these words, as an instance refuses all: 1 refuses everything.
+    pub fn refuse_every(&self, nth: usize, words: &str) {
+        self.state.lock().refusing = Some((nth, words.to_owned()));
     }
 
     /// Lets appends through, or makes them wait.
@@ -191,20 +208,40 @@ impl Broker for RecordingBroker {
             return Err(BusError::Unreachable("told to fail".into()));
         }
         let mut appended = Appended::default();
-        for entry in batch.iter() {
+        for (index, entry) in batch.iter().enumerate() {
             let id = (entry.session, entry.prefix.position.generation);
+            if appended.refused.iter().any(|refused| (refused.session, refused.generation) == id) {
+                appended.taken += 1;
+                continue;
+            }
+            state.entries_tried += 1;
+            if let Some((nth, words)) = &state.refusing
+                && state.entries_tried.is_multiple_of(*nth)
+            {
+                let error = BusError::Refused(words.clone());
+                if appended.taken == 0 {
+                    return Err(error);
+                }
+                appended.stopped = Some(error);
+                break;
+            }
+            appended.taken += 1;
             if state.stale.contains(&id) {
                 appended.stale.push(id);
                 continue;
             }
-            if let Some(index) = state.refused.iter().position(|&refused| refused == id) {
-                state.refused.remove(index);
-                appended.refused.push((id.0, id.1, "told to refuse".into()));
+            if let Some((session, generation, words)) =
+                state.refused.iter().find(|refused| (refused.0, refused.1) == id).cloned()
+            {
+                appended.refused.push(Refused { index, session, generation, words });
                 continue;
             }
             let session = state.sessions.entry(entry.session).or_default();
             if entry.prefix.position <= session.top {
                 continue;
+            }
+            if session.top.generation == id.1 {
+                assert_eq!(entry.prefix.position, session.top.next(), "a hole is left behind");
             }
             session.top = entry.prefix.position;
             session.running &= !entry.prefix.kind.is_terminator();
@@ -216,6 +253,10 @@ impl Broker for RecordingBroker {
             Some(_) => Err(BusError::Unreachable("told to lose the answer".into())),
             None => Ok(appended),
         }
+    }
+
+    fn plays(&self) -> &Arc<Plays> {
+        &self.plays
     }
 
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {

@@ -253,21 +253,33 @@ impl<'a> Bench<'a> {
                 }
                 let prefix = Prefix { position, kind };
                 let outcome = self.record.append(prefix, &frame, true, &mut |_| 0);
-                if terminator {
-                    let mut call = self.script(|s| &s.terminate, &[meta, log, attach, running(server)]);
-                    call.arg(generation).arg(position.to_string()).arg(&frame).arg(TTL).arg("log").arg(down);
-                    let heard: i64 = self.ask(call.arg(session.to_string()));
-                    assert_eq!(heard < 0, outcome == Append::Stale);
-                } else {
-                    let mut call = redis::cmd("XADD");
-                    let added: RedisResult<String> =
-                        call.arg(log).arg(position.to_string()).arg("e").arg(&frame).query(self.connection);
-                    assert_eq!(added.is_ok(), matches!(outcome, Append::Taken { .. }));
-                }
+                self.ask::<Value>(redis::cmd("SET").arg("mark").arg("m"));
+                let mut call = self.script(|s| &s.append, &["mark".to_owned(), running(server), log]);
+                call.arg("m").arg(TTL).arg("log").arg(position.to_string()).arg(&frame);
+                call.arg(if terminator { "" } else { &down });
+                let (taken, _, why, detail): (usize, u64, String, String) = self.ask(&call);
+                let same = match (taken, why.as_str()) {
+                    (1, "moved") => Append::Moved { position: detail.parse().expect("a position") },
+                    (0, "stale") => Append::Stale,
+                    (0, "hole") => Append::Hole,
+                    (1, "") if outcome == Append::Repeated => outcome,
+                    other => {
+                        assert_eq!(other, (1, ""));
+                        Append::Taken { heard: 0 }
+                    }
+                };
+                assert_eq!(outcome, same);
+                let (prefix, frame) = match outcome {
+                    Append::Moved { position: to } => {
+                        (Prefix { position: to, kind }, protocol::with_position(&frame, position, to))
+                    }
+                    _ => (prefix, frame),
+                };
                 let own = &mut self.servers[server];
                 own.next = own.next.max(seq + 1);
                 match outcome {
                     Append::Stale => own.keeper.fenced_off(session, generation),
+                    Append::Hole => {}
                     _ => own.keeper.appended(session, prefix, &frame, self.now),
                 }
             }

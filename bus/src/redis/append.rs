@@ -1,0 +1,278 @@
+//! Appends a batch: script calls that each carry many events of many sessions, and that Redis takes in order up to the
+//! first refusal. One call is in flight at a time, so a session's later events never overtake an earlier one.
+
+use super::{Inner, link};
+use crate::{
+    Appended, Batch, BusError, Counters, Delivery, Refused,
+    batch::Entry,
+    rules::{HOLE, Refusal},
+};
+use protocol::{Position, Prefix, SessionId};
+use redis::{Cmd, Pipeline, Value};
+use std::{
+    fmt::{self, Write},
+    time::Instant,
+};
+
+/// Events in one call, and bytes of their frames: they bound how long Redis does nothing else.
+const CALL_ENTRIES: usize = 256;
+const CALL_BYTES: usize = 256 << 10;
+
+pub(super) async fn append(inner: &Inner, batch: &Batch) -> Result<Appended, BusError> {
+    inner.restored()?;
+    let entries: Vec<Entry<'_>> = batch.iter().collect();
+    let mut round = Round { inner, entries: &entries, skipped: Vec::new(), appended: Appended::default() };
+    let mut stopped = None;
+    while round.appended.taken < entries.len() {
+        if let Err(error) = round.step().await {
+            stopped = Some(error);
+            break;
+        }
+    }
+    let mut appended = round.appended;
+    Counters::add(&inner.counters.unheard, appended.unheard);
+    match stopped {
+        Some(error) if appended.taken == 0 && appended.refused.is_empty() && appended.stale.is_empty() => {
+            return Err(error);
+        }
+        stopped => appended.stopped = stopped,
+    }
+    Ok(appended)
+}
+
+/// One batch on its way.
+struct Round<'a> {
+    inner: &'a Inner,
+    entries: &'a [Entry<'a>],
+    /// Generations whose remaining entries are left out: stale ones and refused ones.
+    skipped: Vec<(SessionId, u64)>,
+    appended: Appended,
+}
+
+/// What Redis made of one call.
+struct Outcome {
+    taken: usize,
+    unheard: u64,
+    /// Why it stopped before the end.
+    why: Option<Why>,
+}
+
+enum Why {
+    Stale,
+    /// The last entry taken is a terminator that has this place now.
+    Moved(Position),
+    /// Redis' own words.
+    Refused(String),
+}
+
+impl Round<'_> {
+    /// Makes one call and books what came of it.
+    async fn step(&mut self) -> Result<(), BusError> {
+        let (call, end) = self.next_call();
+        if call.is_empty() {
+            self.appended.taken = end;
+            return Ok(());
+        }
+        let entries: Vec<Entry<'_>> = call.iter().map(|&index| self.entries[index]).collect();
+        let outcome = match self.inner.config.delivery {
+            Delivery::Log => send(self.inner, &entries).await,
+            Delivery::PubSub => publish(self.inner, &entries).await,
+        };
+        let Outcome { taken, unheard, why } = match outcome {
+            Ok(outcome) => outcome,
+            // Nobody can say which entry it concerns: it concerns all.
+            Err(error) if error.refusal() == Some(Refusal::Final) => {
+                for &index in &call {
+                    self.refuse(index, error.to_string());
+                }
+                self.appended.taken = end;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.appended.unheard += unheard;
+        self.appended.taken = call.get(taken).copied().unwrap_or(end);
+        let moved = if let Some(Why::Moved(to)) = why { Some(to) } else { None };
+        self.keep(&entries[..taken], moved);
+        match (why, call.get(taken)) {
+            (Some(Why::Stale), Some(&index)) => self.stale(index),
+            (Some(Why::Refused(words)), Some(&index)) => match Refusal::of(&words) {
+                Refusal::Passing => {
+                    self.inner.appends.refused(&words);
+                    return Err(BusError::Refused(words));
+                }
+                Refusal::Final | Refusal::Unknown => self.refuse(index, words),
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The entries of the next call by their indices, and where the one behind it begins.
+    fn next_call(&self) -> (Vec<usize>, usize) {
+        let (mut call, mut bytes) = (Vec::new(), 0);
+        for (index, entry) in self.entries.iter().enumerate().skip(self.appended.taken) {
+            if call.len() == CALL_ENTRIES || bytes > CALL_BYTES {
+                return (call, index);
+            }
+            if self.skipped.is_empty() || !self.skipped.contains(&generation(entry)) {
+                bytes += entry.frame.len();
+                call.push(index);
+            }
+        }
+        (call, self.entries.len())
+    }
+
+    fn stale(&mut self, index: usize) {
+        let generation = generation(&self.entries[index]);
+        self.skipped.push(generation);
+        self.appended.stale.push(generation);
+        self.inner.keeper.lock().fenced_off(generation.0, generation.1);
+    }
+
+    fn refuse(&mut self, index: usize, words: String) {
+        let generation = generation(&self.entries[index]);
+        if self.skipped.contains(&generation) {
+            return;
+        }
+        self.skipped.push(generation);
+        self.appended.refused.push(Refused { index, session: generation.0, generation: generation.1, words });
+    }
+
+    /// Remembers what was acknowledged, for a Redis that forgets.
+    fn keep(&self, taken: &[Entry<'_>], moved: Option<Position>) {
+        Counters::add(&self.inner.counters.appended, taken.len() as u64);
+        let now = Instant::now();
+        let mut keeper = self.inner.keeper.lock();
+        for (n, entry) in taken.iter().enumerate() {
+            match moved.filter(|_| n + 1 == taken.len()) {
+                None => keeper.appended(entry.session, entry.prefix, entry.frame, now),
+                Some(position) => {
+                    let frame = protocol::with_position(entry.frame, entry.prefix.position, position);
+                    let prefix = Prefix { position, ..entry.prefix };
+                    keeper.appended(entry.session, prefix, &frame, now);
+                }
+            }
+        }
+    }
+}
+
+fn generation(entry: &Entry<'_>) -> (SessionId, u64) {
+    (entry.session, entry.prefix.position.generation)
+}
+
+/// Appends entries with one call.
+async fn send(inner: &Inner, entries: &[Entry<'_>]) -> Result<Outcome, BusError> {
+    let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;
+    let call = call(inner, &mark, entries);
+    let mut connection = inner.appends.connection()?;
+    let mut answer = connection.send_packed_command(&call).await.and_then(Value::extract_error);
+    if answer.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
+        load_scripts(inner).await?;
+        answer = connection.send_packed_command(&call).await.and_then(Value::extract_error);
+    }
+    let answer = answer.map_err(|error| inner.appends.failure(&error))?;
+    read(inner, &answer)
+}
+
+/// Publishes entries without a log. What Redis refuses of them is published again, and perhaps what comes behind it too.
+async fn publish(inner: &Inner, entries: &[Entry<'_>]) -> Result<Outcome, BusError> {
+    let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;
+    let mut pipeline = Pipeline::with_capacity(entries.len() + 1);
+    pipeline.cmd("GET").arg(inner.incarnation.mark_key());
+    for entry in entries {
+        if entry.prefix.kind.is_terminator() {
+            pipeline.add_command(call(inner, &mark, &[*entry]));
+        } else {
+            pipeline.cmd("PUBLISH").arg(inner.names.down(entry.session)).arg(entry.frame);
+        }
+    }
+    let mut connection = inner.appends.connection()?;
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await
+        .map_err(|error| inner.appends.failure(&error))?;
+    let mut answers = answers.into_iter();
+    let seen: Option<Vec<u8>> = answers
+        .next()
+        .map_or(Ok(None), redis::from_redis_value)
+        .map_err(|error| inner.appends.failure(&error.into()))?;
+    if !inner.incarnation.saw_mark(seen.as_deref()) {
+        return Err(BusError::Restoring);
+    }
+    let mut outcome = Outcome { taken: 0, unheard: 0, why: None };
+    for answer in answers {
+        let one = match answer {
+            Value::Int(heard) => Outcome { taken: 1, unheard: u64::from(heard == 0), why: None },
+            Value::ServerError(error) if error.code() == "NOSCRIPT" => {
+                load_scripts(inner).await?;
+                Outcome { taken: 0, unheard: 0, why: Some(Why::Refused(link::words_of(&error))) }
+            }
+            Value::ServerError(error) => {
+                Outcome { taken: 0, unheard: 0, why: Some(Why::Refused(link::words_of(&error))) }
+            }
+            answer => read(inner, &answer)?,
+        };
+        outcome.taken += one.taken;
+        outcome.unheard += one.unheard;
+        if one.taken == 0 {
+            outcome.why = one.why;
+            break;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Reads the script's answer.
+fn read(inner: &Inner, answer: &Value) -> Result<Outcome, BusError> {
+    let unexpected = || BusError::Refused(format!("ERR the append script returned {answer:?}"));
+    let (taken, unheard, why, detail): (usize, u64, String, String) =
+        redis::from_redis_value_ref(answer).map_err(|_| unexpected())?;
+    let why = match why.as_str() {
+        "" => None,
+        "stale" => Some(Why::Stale),
+        "hole" => Some(Why::Refused(HOLE.to_owned())),
+        "moved" => Some(Why::Moved(detail.parse().map_err(|_| unexpected())?)),
+        "forgot" => {
+            inner.incarnation.saw_mark(Some(detail.as_bytes()).filter(|mark| !mark.is_empty()));
+            return Err(BusError::Restoring);
+        }
+        words => Some(Why::Refused(words.to_owned())),
+    };
+    Ok(Outcome { taken, unheard, why })
+}
+
+/// Writes the call for these entries. Names and ids go through one buffer: they are needed for an instant, thousands of
+/// times a second.
+fn call(inner: &Inner, mark: &str, entries: &[Entry<'_>]) -> Cmd {
+    let bytes: usize = entries.iter().map(|entry| entry.frame.len() + 128).sum();
+    let mut call = Cmd::with_capacity(4 * entries.len() + 8, bytes + 256);
+    call.arg("EVALSHA").arg(inner.scripts.append.get_hash()).arg(entries.len() + 2);
+    call.arg(inner.incarnation.mark_key()).arg(inner.names.running(&inner.owner));
+    let mut name = String::new();
+    for entry in entries {
+        call.arg(rewritten(&mut name, |text| inner.names.write_log(text, entry.session)));
+    }
+    call.arg(mark).arg(inner.ttl()).arg(inner.delivery());
+    for entry in entries {
+        call.arg(rewritten(&mut name, |text| write!(text, "{}", entry.prefix.position))).arg(entry.frame);
+        if entry.prefix.kind.is_terminator() {
+            call.arg("");
+        } else {
+            call.arg(rewritten(&mut name, |text| inner.names.write_down(text, entry.session)));
+        }
+    }
+    call
+}
+
+fn rewritten(text: &mut String, write: impl FnOnce(&mut String) -> fmt::Result) -> &str {
+    text.clear();
+    write(text).expect("a string takes every write");
+    text
+}
+
+async fn load_scripts(inner: &Inner) -> Result<(), BusError> {
+    let mut connection = inner.appends.connection()?;
+    let loaded = inner.scripts.append.prepare_invoke().load_async(&mut connection).await;
+    loaded.map(drop).map_err(|error| inner.appends.failure(&error))
+}

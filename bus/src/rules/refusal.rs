@@ -1,0 +1,107 @@
+//! What an error reply of Redis means for the writer: wait, give up, or find out.
+
+/// The kinds of refusals. They are told apart by the code that begins Redis' reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The whole instance refuses writes for now: the same call is taken later.
+    Passing,
+    /// The call will never be taken.
+    Final,
+    /// Not known. It counts as final if it lasts.
+    Unknown,
+}
+
+const PASSING: [&str; 11] = [
+    "READONLY",
+    "NOREPLICAS",
+    "MISCONF",
+    "BUSY",
+    "LOADING",
+    "MASTERDOWN",
+    "OOM",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "NOSCRIPT",
+    "NOMASTERLINK",
+];
+
+const FINAL: [&str; 4] = ["WRONGTYPE", "NOPERM", "NOAUTH", "WRONGPASS"];
+
+/// What follows a plain `ERR` where the call itself is wrong.
+const FINAL_TEXTS: [&str; 5] = [
+    "syntax error",
+    "wrong number of arguments",
+    "unknown command",
+    "Invalid stream ID",
+    "the log lacks this event",
+];
+
+/// What is said of an event that the log lacks although it holds later ones.
+pub(crate) const HOLE: &str = "ERR the log lacks this event and holds later ones of its query";
+
+impl Refusal {
+    /// Classifies Redis' own words: `OOM command not allowed when used memory > 'maxmemory'.`
+    /// Before version 7, Redis wraps what a script's call was refused with: `ERR Error running script …: -OOM command …`.
+    #[must_use]
+    pub fn of(words: &str) -> Self {
+        let says = |code: &&str| {
+            words.strip_prefix(*code).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+                || words.contains(&format!("-{code} "))
+        };
+        if PASSING.iter().any(&says) || words.contains("max number of clients") {
+            return Self::Passing;
+        }
+        if FINAL.iter().any(says) || FINAL_TEXTS.iter().any(|text| words.contains(text)) {
+            return Self::Final;
+        }
+        Self::Unknown
+    }
+
+    /// Whether the connection leads to an instance that will not take writes by itself: another one may by now.
+    #[must_use]
+    pub fn needs_another_connection(words: &str) -> bool {
+        ["READONLY", "NOREPLICAS"].iter().any(|code| words.starts_with(code))
+    }
+
+    /// The word that names the cause, for logs: `OOM`.
+    #[must_use]
+    pub fn cause(words: &str) -> &str {
+        words.split(' ').next().unwrap_or(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_own_words_are_classified() {
+        for (words, refusal) in [
+            ("READONLY You can't write against a read only replica.", Refusal::Passing),
+            ("NOREPLICAS Not enough good replicas to write.", Refusal::Passing),
+            (
+                "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to",
+                Refusal::Passing,
+            ),
+            ("BUSY Redis is busy running a script.", Refusal::Passing),
+            ("LOADING Redis is loading the dataset in memory", Refusal::Passing),
+            ("MASTERDOWN Link with MASTER is down", Refusal::Passing),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Refusal::Passing),
+            ("ERR max number of clients reached", Refusal::Passing),
+            ("ERR Error running script (call to f_1): @user_script:3: -READONLY You can't", Refusal::Passing),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", Refusal::Final),
+            ("BUSYKEY Target key name already exists.", Refusal::Unknown),
+            ("NOPERM this user has no permissions to run the 'xadd' command", Refusal::Final),
+            ("NOAUTH Authentication required.", Refusal::Final),
+            ("ERR syntax error", Refusal::Final),
+            (HOLE, Refusal::Final),
+            ("ERR something new", Refusal::Unknown),
+            ("", Refusal::Unknown),
+        ] {
+            assert_eq!(Refusal::of(words), refusal, "{words}");
+        }
+        assert_eq!(Refusal::cause("OOM command not allowed"), "OOM");
+        assert!(Refusal::needs_another_connection("NOREPLICAS Not enough"));
+        assert!(!Refusal::needs_another_connection("OOM command"));
+    }
+}

@@ -1,0 +1,193 @@
+//! What a worker does when the bus refuses: it waits where that helps, and ends streams where it does not.
+
+use super::{FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_HOLD, Worker};
+use crate::{
+    aside::query_id,
+    metrics::Outcome,
+    outbox::{Parcel, stream_of},
+    pacer::{Ended, StreamId},
+    permit::Permit,
+};
+use bus::{Appended, BusError, Refusal, Refused};
+use protocol::{Digest, Position};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// A refusal of a kind that is not known counts as final after so long.
+const LONGEST_UNKNOWN: Duration = Duration::from_secs(60);
+
+/// Causes that are remembered at most.
+const CAUSES: usize = 64;
+
+const OVERLOAD: &str = "the bus took no events for too long";
+
+/// What was logged already.
+#[derive(Debug, Default)]
+pub(super) struct Causes(Vec<String>);
+
+impl Causes {
+    /// Whether this cause is new; from now on it is not.
+    fn is_new(&mut self, cause: &str) -> bool {
+        let new = self.0.len() < CAUSES && !self.0.iter().any(|known| known == cause);
+        if new {
+            self.0.push(cause.to_owned());
+        }
+        new
+    }
+}
+
+impl Worker {
+    /// Sets the events aside that were refused for their session's sake, and what follows them. Returns how many of them are
+    /// among the settled ones.
+    pub(super) fn set_aside(&mut self, parcel: &mut Parcel, appended: &Appended) -> usize {
+        if appended.refused.is_empty() {
+            return 0;
+        }
+        let mut among_settled = 0;
+        let refused = parcel.take_out(|index, entry| {
+            let belongs = |refused: &Refused| {
+                stream_of(entry) == (refused.session, refused.generation) && index >= refused.index
+            };
+            let belongs = appended.refused.iter().any(belongs);
+            among_settled += usize::from(belongs && index < appended.taken);
+            belongs
+        });
+        self.aside.add(refused, true);
+        among_settled
+    }
+
+    /// Decides what becomes of a stream whose event was refused for its session's sake.
+    pub(super) fn judge(&mut self, refused: &Refused) {
+        let id = (refused.session, refused.generation);
+        let words = &refused.words;
+        let lasts = self.aside.since(id).is_some_and(|since| since.elapsed() >= LONGEST_UNKNOWN);
+        let is_final = match Refusal::of(words) {
+            Refusal::Final => true,
+            Refusal::Unknown => lasts,
+            Refusal::Passing => false,
+        };
+        if self.causes.is_new(&format!("one session: {}", Refusal::cause(words))) {
+            let session = refused.session;
+            tracing::warn!(%session, words, is_final, "the bus refused an event of one session; further ones are not logged");
+        }
+        if is_final
+            && self.end_aside(
+                id,
+                Outcome::Refused,
+                &format!("the bus refused an event of this query: {words}"),
+            )
+        {
+            self.metrics.refused.inc();
+        }
+    }
+
+    /// Ends a stream that waits aside. False if only its terminator waits: that one is never given up.
+    fn end_aside(&mut self, id: StreamId, outcome: Outcome, message: &str) -> bool {
+        let ended = self.pacer.end(id);
+        let was_played = ended.is_some();
+        let now_us = self.now_us();
+        let Some(dropped) = self.aside.end(id, ended, outcome.label(), message, now_us) else { return false };
+        self.metrics.unacknowledged.dec_by(dropped as i64);
+        self.metrics.unacknowledged.inc();
+        if was_played {
+            self.metrics.ended(outcome);
+        }
+        true
+    }
+
+    /// The bus took something.
+    pub(super) fn progressed(&mut self) {
+        self.held_since = None;
+        self.backoff = FIRST_BACKOFF;
+        if let Some(since) = self.refused_since.take() {
+            tracing::info!(after = ?since.elapsed(), "the bus takes events again");
+        }
+        if self.aside.is_empty() {
+            self.causes = Causes::default();
+        }
+    }
+
+    /// The bus took nothing, or stopped in the middle: the queue pauses.
+    pub(super) fn stopped(&mut self, error: &BusError) {
+        self.metrics.append_retries.inc();
+        self.retry_at = Instant::now() + self.backoff;
+        self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
+        let text = error.to_string();
+        let cause = match error {
+            BusError::Refused(words) => Refusal::cause(words),
+            _ => &text,
+        };
+        if self.causes.is_new(cause) {
+            tracing::warn!(%error, "an append failed, trying again; further ones of this cause are not logged");
+        }
+        if error.refusal().is_some() && self.refused_since.is_none() {
+            self.refused_since = Some(Instant::now());
+        }
+        if self.refused_since.is_some_and(|since| since.elapsed() >= LONGEST_HOLD) {
+            self.refused_since = Some(Instant::now());
+            self.keep_terminators();
+        }
+    }
+
+    /// Ends all streams. Of what waits only terminators are kept, each in the place of its stream's first event that was not
+    /// taken.
+    fn keep_terminators(&mut self) {
+        let now_us = self.now_us();
+        let mut left: BTreeMap<StreamId, Left<'_>> = BTreeMap::new();
+        let mut permits: HashMap<StreamId, Permit> = HashMap::new();
+        let mut waiting: Vec<Parcel> = self.rest.take().into_iter().collect();
+        waiting.extend(std::iter::from_fn(|| self.outbox.pop()));
+        for parcel in &mut waiting {
+            self.metrics.unacknowledged.dec_by(parcel.batch.len() as i64);
+            permits.extend(parcel.take_permits());
+            for entry in parcel.batch.iter() {
+                left.entry(stream_of(&entry)).or_insert_with(|| match entry.prefix.kind.is_terminator() {
+                    true => Left::Terminator(entry),
+                    false => Left::Stream(entry.prefix.position, None, query_id(&entry)),
+                });
+            }
+        }
+        let mut streams = 0;
+        for ended in self.pacer.end_all() {
+            streams += 1;
+            let id = (ended.session, ended.position.generation);
+            self.metrics.ended(Outcome::Overload);
+            if self.aside.contains(id) {
+                let label = Outcome::Overload.label();
+                if let Some(dropped) = self.aside.end(id, Some(ended), label, OVERLOAD, now_us) {
+                    self.metrics.unacknowledged.dec_by(dropped as i64 - 1);
+                }
+                continue;
+            }
+            let Ended { position, digest, query_id, permit, .. } = ended;
+            permits.extend(permit.map(|permit| (id, permit)));
+            left.entry(id).or_insert(Left::Stream(position, digest, query_id));
+        }
+        tracing::warn!(streams, held = ?LONGEST_HOLD, "the bus refuses everything, ending the streams");
+        for (id, left) in left {
+            self.metrics.unacknowledged.inc();
+            let permit = permits.remove(&id);
+            match left {
+                Left::Terminator(entry) => {
+                    self.outbox.push_entry(&entry, now_us);
+                    if let Some(permit) = permit {
+                        self.outbox.settle_with_last(id, permit);
+                    }
+                }
+                Left::Stream(position, digest, query_id) => {
+                    let ended = Ended { session: id.0, position, digest, query_id, permit };
+                    self.outbox.push_error(ended, Outcome::Overload.label(), OVERLOAD, now_us);
+                }
+            }
+        }
+    }
+}
+
+/// What is left of a stream: its terminator, or the place and the query of its first event that was not taken.
+enum Left<'a> {
+    Terminator(bus::Entry<'a>),
+    Stream(Position, Option<Digest>, String),
+}
