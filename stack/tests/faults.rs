@@ -91,6 +91,29 @@ async fn a_paused_redis_holds_tokens_back_and_loses_none() {
     all_gone(&pids);
 }
 
+/// Each denial meets a running stream; the stream goes on where it was, and the session takes its next query.
+#[tokio::test]
+async fn a_redis_that_refuses_writes_holds_tokens_back_and_loses_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let native = Native::start(options(directory.path())).await.unwrap();
+    let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    for (fault, words) in [
+        ("redis:refuse=300ms", "-NOREPLICAS"),
+        ("redis:full=700ms", "-OOM"),
+        ("redis:demote=1500ms", "-READONLY"),
+    ] {
+        let run = session.run(40, 20.0).await;
+        session.event(&run, 1).await;
+        inject(&native, fault).await;
+        assert!(redis(&native, "SET refused no").await.starts_with(words), "{fault}");
+        assert_eq!(session.rest(&run, 2).await.len(), 39, "{fault}");
+        assert_eq!(redis(&native, "SET refused no").await, "+OK", "{fault}");
+        settled(&native).await;
+    }
+    assert!(redis(&native, "CONFIG GET maxmemory").await.ends_with("805306368"));
+    native.stop().await;
+}
+
 #[tokio::test]
 async fn redis_comes_back_with_everything_with_nothing_or_without_its_last_second() {
     for persistence in [Persistence::None, Persistence::Everysec] {

@@ -33,6 +33,12 @@ pub enum Action {
     Resume,
     /// Redis: closes every subscriber's connection.
     CutPubsub,
+    /// Redis: refuses every write for this long, as one does that lacks replicas (`NOREPLICAS`).
+    Refuse(Duration),
+    /// Redis: a replica of an instance that is not there for this long, then a primary again (`READONLY`).
+    Demote(Duration),
+    /// Redis: out of memory for this long (`OOM`).
+    Full(Duration),
     /// HAProxy: a new worker takes over, the old one keeps its open connections.
     Reload,
     /// Link: everything arrives so much later, in both directions.
@@ -63,7 +69,10 @@ impl Action {
         match target {
             Target::Instance(..) => INSTANCE_FORMS.to_owned(),
             Target::Redis => {
-                format!("{INSTANCE_FORMS}, restart=keep, restart=empty, restart=rollback, cut-pubsub")
+                format!(
+                    "{INSTANCE_FORMS}, restart=keep, restart=empty, restart=rollback, cut-pubsub, \
+                     refuse=300ms, demote=3s, full=3s"
+                )
             }
             Target::Haproxy => format!("{INSTANCE_FORMS}, reload"),
             Target::Link(_) => Self::LINK_FORMS.to_owned(),
@@ -81,7 +90,9 @@ impl Action {
             | Self::Drain
             | Self::Pause(_)
             | Self::Resume => !matches!(target, Target::Link(_)),
-            Self::Restart(Some(_)) | Self::CutPubsub => *target == Target::Redis,
+            Self::Restart(Some(_)) | Self::CutPubsub | Self::Refuse(_) | Self::Demote(_) | Self::Full(_) => {
+                *target == Target::Redis
+            }
             Self::Reload => *target == Target::Haproxy,
             Self::Delay(_)
             | Self::Jitter(_)
@@ -119,6 +130,9 @@ impl FromStr for Action {
             "pause" => Ok(Self::Pause(span()?)),
             "resume" => plain(Self::Resume),
             "cut-pubsub" => plain(Self::CutPubsub),
+            "refuse" => Ok(Self::Refuse(needed("300ms")?)),
+            "demote" => Ok(Self::Demote(needed("3s")?)),
+            "full" => Ok(Self::Full(needed("3s")?)),
             "reload" => plain(Self::Reload),
             "delay" => Ok(Self::Delay(needed("50ms")?)),
             "jitter" => Ok(Self::Jitter(needed("20ms")?)),
@@ -129,7 +143,7 @@ impl FromStr for Action {
             "heal" => plain(Self::Heal),
             _ => Err(format!(
                 "`{text}` is no action: choose one of {INSTANCE_FORMS}; redis: restart=keep|empty|rollback, \
-                 cut-pubsub; haproxy: reload; links: {}",
+                 cut-pubsub, refuse=300ms, demote=3s, full=3s; haproxy: reload; links: {}",
                 Self::LINK_FORMS
             )),
         }
@@ -170,6 +184,9 @@ impl fmt::Display for Action {
             Self::Pause(Some(time)) => write!(f, "pause={}", span::show(time)),
             Self::Resume => f.write_str("resume"),
             Self::CutPubsub => f.write_str("cut-pubsub"),
+            Self::Refuse(time) => write!(f, "refuse={}", span::show(time)),
+            Self::Demote(time) => write!(f, "demote={}", span::show(time)),
+            Self::Full(time) => write!(f, "full={}", span::show(time)),
             Self::Reload => f.write_str("reload"),
             Self::Delay(time) => write!(f, "delay={}", span::show(time)),
             Self::Jitter(time) => write!(f, "jitter={}", span::show(time)),

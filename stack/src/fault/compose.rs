@@ -1,7 +1,7 @@
 //! Breaks a stack that Compose started, through Docker's command line. A container that was killed or stopped by order
 //! stays down until it is started: its restart policy counts only ends of its own.
 
-use super::{Action, Fault, Injected, Memory, Target, Which};
+use super::{Action, Denial, Fault, Injected, Memory, Target, Which};
 use crate::docker::{self, Container};
 use anyhow::{Context, bail};
 use std::{
@@ -150,6 +150,9 @@ fn act(container: &Container, action: Action) -> anyhow::Result<String> {
             let answer = container.exec(&["redis-cli", "CLIENT", "KILL", "TYPE", "pubsub"])?;
             Ok(format!("{} subscribers' connections are closed", answer.trim()))
         }
+        Action::Refuse(time) | Action::Demote(time) | Action::Full(time) => {
+            deny_writes(container, action, time)
+        }
         Action::Reload => {
             container.docker("kill --signal USR2")?;
             Ok(format!("{name} is told to take a new worker"))
@@ -158,12 +161,33 @@ fn act(container: &Container, action: Action) -> anyhow::Result<String> {
     }
 }
 
-/// By a process of its own, so that it also comes when this one ends before.
 fn resume_later(container: &Container, time: Duration) -> anyhow::Result<()> {
+    docker_later(time, &["unpause", &container.id])
+}
+
+fn deny_writes(container: &Container, action: Action, time: Duration) -> anyhow::Result<String> {
+    let denial = Denial::of(action).with_context(|| format!("{action} denies no writes"))?;
+    let redis = |command: &str| -> anyhow::Result<String> {
+        let mut words = vec!["redis-cli"];
+        words.extend(command.split(' '));
+        container.exec(&words)
+    };
+    let maxmemory = redis("CONFIG GET maxmemory")?;
+    let maxmemory = maxmemory.lines().last().unwrap_or_default().trim();
+    redis(denial.begin)?;
+    let end = denial.end(maxmemory);
+    let mut later = vec!["exec", &container.id, "redis-cli"];
+    later.extend(end.split(' '));
+    docker_later(time, &later)?;
+    Ok(format!("{} for {time:?}", denial.what))
+}
+
+/// Runs a command of Docker's after this time, by a process of its own, so that it also comes when this one ends before.
+fn docker_later(time: Duration, command: &[&str]) -> anyhow::Result<()> {
     Command::new("/bin/sh")
-        .args(["-c", "sleep \"$1\"; exec docker unpause \"$2\"", "resume"])
+        .args(["-c", "sleep \"$1\"; shift; exec docker \"$@\"", "later"])
         .arg(time.as_secs_f64().to_string())
-        .arg(&container.id)
+        .args(command)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -171,7 +195,7 @@ fn resume_later(container: &Container, time: Duration) -> anyhow::Result<()> {
         .process_group(0)
         .spawn()
         .map(drop)
-        .context("cannot run /bin/sh to resume it later")
+        .context("cannot run /bin/sh to end the fault later")
 }
 
 /// Redis's data is in the volume at /data. It reads a snapshot there when it appends to nothing, and its log when it does.

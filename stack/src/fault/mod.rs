@@ -3,11 +3,13 @@
 
 mod action;
 mod compose;
+mod denial;
 mod place;
 mod span;
 mod target;
 
 pub use action::{Action, Memory};
+pub(crate) use denial::Denial;
 pub use place::{DEFAULT_NAME, Place, is_name, state_directory};
 pub use target::{Link, Target, Which};
 

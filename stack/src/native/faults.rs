@@ -183,6 +183,9 @@ impl Native {
                 "{} subscribers' connections are closed",
                 self.redis.kill_clients("TYPE pubsub").await?
             )),
+            Action::Refuse(time) | Action::Demote(time) | Action::Full(time) => {
+                self.redis.deny_writes(action, time).await
+            }
             Action::Reload => {
                 self.haproxy.reload(&self.instances()).await?;
                 Ok(format!("{name} (pid {pid}) has a new worker"))
@@ -295,7 +298,15 @@ fn check_state(process: &Process, action: Action) -> anyhow::Result<()> {
         }
         (Condition::Ended(status), _) => bail!("{name} is down already ({status}): start it first"),
         (Condition::Runs, Action::Resume) => bail!("{name} is not paused"),
-        (Condition::Paused, Action::CutPubsub | Action::Reload | Action::Restart(Some(_))) => {
+        (
+            Condition::Paused,
+            Action::CutPubsub
+            | Action::Reload
+            | Action::Restart(Some(_))
+            | Action::Refuse(_)
+            | Action::Demote(_)
+            | Action::Full(_),
+        ) => {
             bail!("{name} is paused and hears nothing: resume it first")
         }
         (Condition::Runs | Condition::Paused, _) => Ok(()),

@@ -167,6 +167,9 @@ Redis only:
   restart=empty      back with nothing
   restart=rollback   back without its last second
   cut-pubsub         closes all subscribers' connections
+  refuse=300ms       refuses writes for that time (NOREPLICAS)
+  demote=3s          becomes a replica for that time, then a primary again (READONLY)
+  full=3s            is out of memory for that time (OOM)
 HAProxy only:
   reload             a new worker; open sockets stay with the old one
 

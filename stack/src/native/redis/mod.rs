@@ -1,6 +1,7 @@
 //! A private `redis-server` with the settings that Docker has too, in a directory and on a port of its own.
 //! Nothing of the host's own Redis leaks in, and nothing outlives it.
 
+mod denial;
 mod restart;
 
 use super::{
