@@ -38,7 +38,7 @@ while (($#)); do
     shift
 done
 
-# name | client's options | what the summary must show to prove that it happened | the stack's options
+# name | client's options | what the summary must show to prove that it happened | the stack's options | what is done before
 # shellcheck disable=SC2016 # jq's
 rows=(
     "client cuts 10 % of its sockets a second|--drop-rate 0.1|.sockets_cut > .total_sessions / 2"
@@ -51,6 +51,8 @@ rows=(
     "Redis restart, data kept|--fault redis:restart=keep@${at}s|true"
     "Redis restart, data lost|--fault redis:restart=empty@${at}s|true"
     "Redis restart, a second lost|--fault redis:restart=rollback@${at}s|true"
+    "Redis data lost, one server restores 50 MB|--fault redis:restart=empty@${at}s|true||fill_one_server"
+    "Redis data lost, a server starts 1 s later|--fault redis:restart=empty@${at}s --fault server-2:start@$((at + 1))s|true||stop_one_server"
     "Redis paused 5 s|--fault redis:pause=5s@${at}s|.longest_token_gap_ms > 4500"
     "Redis refuses writes for 0.3 s|--fault redis:refuse=300ms@${at}s|.longest_token_gap_ms > 250"
     "Redis demoted and promoted|--fault redis:demote=3s@${at}s|.longest_token_gap_ms > 2500"
@@ -83,13 +85,30 @@ export WS_PING_INTERVAL_SECS=2 WS_PING_TIMEOUT_SECS=4 DRAIN_SECONDS=20 TOKEN_DEL
 export MAX_CONNECT_RATE=${MAX_CONNECT_RATE:-200} CONNECT_BURST=${CONNECT_BURST:-20}
 proxies=3 most=$((3 * (MAX_CONNECT_RATE + CONNECT_BURST)))
 
-run_row() { # NAME CLIENT-OPTIONS STACK-OPTIONS: its summary's path in $summary
+# Claims wait for a server that was alive just before the loss: its peer removes it after three heartbeats.
+stop_one_server() {
+    "$bin/stack" --state-dir "$work/stack" fault server-2:stop >/dev/null
+    sleep 5
+}
+
+# 100 answers of 2,500 tokens, some 200 bytes each with what keeping one costs: all acknowledged to, and kept by, one server.
+fill_one_server() {
+    stop_one_server
+    mkdir "$work/fill"
+    "$bin/client" --api-url "$api" --wsproxy-url "$ws" --clients 100 --queries 1 --tokens 2500 --itl-ms 8 --ramp-up 1 \
+        --output-dir "$work/fill" --quiet >"$work/fill/run" 2>&1 || (($? == 98)) || die "filling a server failed: $(cat "$work/fill/run")"
+    [[ $(jq .tokens_received "$work"/fill/*_summary.json) == 250000 ]] || die "a server was not filled: $(cat "$work/fill/run")"
+    "$bin/stack" --state-dir "$work/stack" fault server-2:start >/dev/null
+}
+
+run_row() { # NAME CLIENT-OPTIONS STACK-OPTIONS BEFORE: its summary's path in $summary
     local options extra of_stack queries=$queries
     # A rolling restart takes its time, and only a run that sees its end proves anything.
     if [[ $2 == *:drain* ]]; then queries=$((queries + 1)); fi
     read -ra extra <<<"$2"
     read -ra of_stack <<<"$3"
     stack_up stack "${of_stack[@]}" --servers 2 --proxies "$proxies"
+    ${4:+"$4"}
     options=(--api-url "$api" --wsproxy-url "$ws"
         --clients "$clients" --queries "$queries" --ramp-up "$ramp" --seed "$seed" --query-timeout 60 --ping-timeout 5
         --ws-initial-backoff-seconds 0.2 --ws-max-backoff-seconds 3 --ws-max-reconnect-attempts 40
@@ -133,7 +152,7 @@ failed=0
 echo "fault matrix: $clients sessions, $queries queries of $tokens tokens every $delay ms, seed $seed"
 for row in "${selected[@]}"; do
     name=$(field "$row" 1) summary=''
-    run_row "$name" "$(field "$row" 2)" "$(field "$row" 4)"
+    run_row "$name" "$(field "$row" 2)" "$(field "$row" 4)" "$(field "$row" 5)"
     held=$(jq --arg row "$name" --argjson most "$most" "${holds//\$proof/$(field "$row" 3)}" "$summary")
     jq -r --arg row "$name" --argjson holds "$held" "$cells" "$summary" | tee -a "$table"
     if [[ $held != true ]]; then
