@@ -213,14 +213,14 @@ fn stalled_errors(play: Play) -> Vec<(&'static str, f64, f64, f64)> {
 }
 
 /// The generator stands still for 50 ms again and again. Its figures stay true while each token is read by itself, as the kernel knows when
-/// it came; where several are read together, the truth lies between their bounds. The way from the ruler to the client takes a part of the
-/// millisecond that is allowed.
+/// it came; where several are read together, the truth lies between their bounds, but for the way from the ruler to the client and the width
+/// of a histogram's bucket.
 #[test]
 fn what_a_stalled_generator_measures_is_true() {
     let _turn = alone();
     let sparse = Play { fault: Fault::Nothing, tokens: 5, first: (60, 120), gap: (60, 90) };
     let dense = Play { fault: Fault::Nothing, tokens: 30, first: (5, 60), gap: (5, 40) };
-    let is_bounded = |errors: &[(&str, f64, f64, f64)]| errors.iter().all(|&(_, outside, ..)| outside <= 1.0);
+    let is_bounded = |errors: &[(&str, f64, f64, f64)]| errors.iter().all(|&(_, outside, ..)| outside <= 2.0);
     let is_true = |errors: &[(&str, f64, f64, f64)]| {
         errors.iter().all(|&(name, _, p50, p99)| name.ends_with("_sched") || (p50 <= 1.0 && p99 <= 1.0))
     };
