@@ -37,6 +37,8 @@ pub(crate) struct Broker {
     pub(crate) down: bool,
     pub(crate) paused: bool,
     pub(crate) waiting: Vec<Action>,
+    /// Until then it refuses the servers' writes.
+    pub(crate) refuses_until: u64,
     pub(crate) subscriptions: BTreeMap<SessionId, BTreeSet<Connection>>,
     pub(crate) control: BTreeMap<String, Connection>,
     pub(crate) snapshots: BTreeMap<u64, Memory>,
@@ -50,7 +52,7 @@ pub(crate) struct Broker {
 pub(crate) enum Request {
     Create { session: SessionId },
     Claim { session: SessionId, query: String, answer: String, owner: String, known: u64, whole: bool },
-    Append { session: SessionId, entry: LogEntry },
+    Append { entries: Vec<(SessionId, LogEntry)> },
     Restore { session: SessionId, kept: Box<Kept>, owner: String },
     Beat { name: String, beat: String },
     List { names: Vec<String> },
@@ -67,11 +69,29 @@ pub(crate) enum Request {
     RestoreCursor { session: SessionId, epoch: u64, cursor: Position },
 }
 
+impl Request {
+    const fn is_write_of_a_server(&self) -> bool {
+        matches!(
+            self,
+            Self::Create { .. }
+                | Self::Claim { .. }
+                | Self::Append { .. }
+                | Self::Restore { .. }
+                | Self::Beat { .. }
+                | Self::List { .. }
+                | Self::Bury { .. }
+                | Self::Forget { .. }
+                | Self::Close { .. }
+        )
+    }
+}
+
 pub(crate) enum Answer {
     Done,
+    Refused,
     Exists(bool),
     Claimed(Claimed),
-    Appended(Append),
+    Appended(Vec<Append>),
     Beats(Vec<(String, String)>),
     Running(Vec<(SessionId, u64)>),
     Attached(Attach),
@@ -130,8 +150,17 @@ impl World {
         self.links[link].connection == connection
     }
 
+    /// Whether it refuses writes now.
+    pub(crate) fn refuses(&self) -> bool {
+        self.now < self.broker.refuses_until
+    }
+
     pub(crate) fn execute(&mut self, from: Connection, request: Request) -> Answer {
         let now_ms = self.now;
+        if self.refuses() && request.is_write_of_a_server() {
+            self.covered.insert("a write was refused");
+            return Answer::Refused;
+        }
         match request {
             Request::Create { session } => {
                 self.step(session, |record, _| record.create());
@@ -151,11 +180,15 @@ impl World {
                 }
                 Answer::Claimed(claimed)
             }
-            Request::Append { session, entry } => {
-                let LogEntry { prefix, frame } = entry;
-                let outcome = self.step(session, |record, out| record.append(prefix, &frame, true, out));
-                note!(self, "broker: {} {:?} {} → {outcome:?}", short(session), prefix.kind, prefix.position);
-                Answer::Appended(outcome)
+            Request::Append { entries } => {
+                let mut outcomes = Vec::new();
+                for (session, LogEntry { prefix, frame }) in entries {
+                    let outcome = self.step(session, |record, out| record.append(prefix, &frame, true, out));
+                    let id = short(session);
+                    note!(self, "broker: {id} {:?} {} → {outcome:?}", prefix.kind, prefix.position);
+                    outcomes.push(outcome);
+                }
+                Answer::Appended(outcomes)
             }
             Request::Restore { session, kept, owner } => {
                 let before =
@@ -338,6 +371,7 @@ impl World {
         self.find_bearers(&before);
         self.broker.down = true;
         self.broker.paused = false;
+        self.broker.refuses_until = 0;
         self.broker.waiting.clear();
         self.broker.subscriptions.clear();
         self.broker.control.clear();

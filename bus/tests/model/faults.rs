@@ -71,6 +71,9 @@ impl World {
                     self.after(down, World::resume_broker);
                 }
             }
+            Fault::RefuseWrites { down } => {
+                self.broker.refuses_until = self.broker.refuses_until.max(self.now + down);
+            }
             Fault::RestartRedis { memory, down } => {
                 if !self.broker.down {
                     self.restart_broker(memory, down);

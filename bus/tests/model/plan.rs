@@ -44,6 +44,9 @@ pub(crate) enum Fault {
     PauseRedis {
         down: u64,
     },
+    RefuseWrites {
+        down: u64,
+    },
     RestartRedis {
         memory: Memory,
         down: u64,
@@ -67,6 +70,7 @@ impl Fault {
             Self::LoseAnswer(_) => "server's answer lost",
             Self::PauseRedis { .. } => "Redis paused",
             Self::AddServer => "another server starts",
+            Self::RefuseWrites { .. } => "Redis refuses writes",
             Self::RestartRedis { memory: Memory::Kept, .. } => "Redis restarted, nothing lost",
             Self::RestartRedis { memory: Memory::Empty, .. } => "Redis restarted empty",
             Self::RestartRedis { memory: Memory::RolledBack(_), .. } => "Redis rolled back",
@@ -117,8 +121,10 @@ impl fmt::Display for Fault {
             | Self::KillServer { slot, down } => {
                 write!(f, "{} (slot {slot}) for {down} ms", self.name())
             }
-            Self::PauseRedis { down } => write!(f, "{} for {down} ms", self.name()),
             Self::DelayCommands { slot, by } => write!(f, "{} (slot {slot}) by {by} ms", self.name()),
+            Self::PauseRedis { down } | Self::RefuseWrites { down } => {
+                write!(f, "{} for {down} ms", self.name())
+            }
             Self::RestartRedis { memory: Memory::RolledBack(lost), down } => {
                 write!(f, "{} by {lost} ms, down for {down} ms", self.name())
             }
@@ -183,6 +189,11 @@ impl Plan {
                 (random.between(from, from + spread), Fault::draw(&mut random, clients.len(), loses))
             })
             .collect();
+        if random.percent(20) {
+            let longest = if random.percent(50) { 6000 } else { 500 };
+            let down = random.between(1, longest);
+            faults.push((random.between(from, from + spread), Fault::RefuseWrites { down }));
+        }
         faults.sort_by_key(|&(at, _)| at);
         Self { seed, clients, queries, keep, lingers, restores_for, faults }
     }

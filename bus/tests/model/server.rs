@@ -2,12 +2,11 @@
 
 use crate::{
     broker::{Answer, Request, Said, tokens_of, word},
-    world::{LinkId, Pid, World, note, short},
+    world::{LinkId, Pid, World, note, short, violated},
 };
 use bus::rules::{Append, Claimed, Keeper, LogEntry, Standing, Vigil};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, VecDeque},
     rc::Rc,
     time::Duration,
@@ -284,49 +283,55 @@ impl World {
         }
         server.in_flight = true;
         let batch: Vec<_> = server.outbox.drain(..).collect();
-        self.append(pid, Rc::new(batch));
+        self.append(pid, Rc::new(batch), 0);
     }
 
-    /// Appends a batch, again and again until the broker has taken it. A connection carries its entries one by one: it may
-    /// be lost between any two.
-    fn append(&mut self, pid: Pid, batch: Rc<Vec<(SessionId, LogEntry)>>) {
+    /// Appends a batch from this entry on, call by call, until the broker has taken it. A call is taken entirely or not at
+    /// all, and its answer may be lost.
+    fn append(&mut self, pid: Pid, batch: Rc<Vec<(SessionId, LogEntry)>>, from: usize) {
         if !self.gives_what_is_kept(pid, self.servers[&pid].appends) {
-            return self.within(pid, 20, move |world| world.append(pid, batch));
+            return self.within(pid, 20, move |world| world.append(pid, batch, from));
         }
         let link = self.servers[&pid].appends;
-        let outcomes: Rc<RefCell<Vec<Option<Append>>>> = Rc::default();
-        for (id, entry) in batch.iter().cloned() {
-            let (outcomes, batch) = (outcomes.clone(), batch.clone());
-            self.call(link, Request::Append { session: id, entry }, move |world, answer| {
-                outcomes.borrow_mut().push(match answer {
-                    Some(Answer::Appended(outcome)) => Some(outcome),
-                    _ => None,
-                });
-                if outcomes.borrow().len() == batch.len() {
-                    let outcomes: Option<Vec<Append>> = outcomes.borrow().iter().copied().collect();
-                    match outcomes {
-                        Some(outcomes) => world.acknowledged(pid, &batch, &outcomes),
-                        None => world.within(pid, 20, move |world| world.append(pid, batch)),
-                    }
-                }
-            });
-        }
+        let count = self.random.between(1, (batch.len() - from) as u64) as usize;
+        let entries = batch[from..from + count].to_vec();
+        self.call(link, Request::Append { entries }, move |world, answer| match answer {
+            Some(Answer::Appended(outcomes)) => world.acknowledged(pid, batch, from, &outcomes),
+            _ => world.within(pid, 20, move |world| world.append(pid, batch, from)),
+        });
     }
 
-    fn acknowledged(&mut self, pid: Pid, batch: &[(SessionId, LogEntry)], outcomes: &[Append]) {
+    fn acknowledged(
+        &mut self,
+        pid: Pid,
+        batch: Rc<Vec<(SessionId, LogEntry)>>,
+        from: usize,
+        outcomes: &[Append],
+    ) {
         let now = self.instant();
-        for ((id, entry), outcome) in batch.iter().zip(outcomes) {
-            let generation = entry.prefix.position.generation;
+        for ((id, entry), outcome) in batch[from..].iter().zip(outcomes) {
+            let position = entry.prefix.position;
+            let generation = position.generation;
             let server = self.server(pid);
-            if *outcome == Append::Stale {
-                server.keeper.fenced_off(*id, generation);
-                if server.streams.remove(&(*id, generation)).is_some() {
-                    self.covered.insert("stale writer stopped");
-                    note!(self, "{}: {generation} is stale, stops", self.name(pid));
+            match *outcome {
+                Append::Stale => {
+                    server.keeper.fenced_off(*id, generation);
+                    if server.streams.remove(&(*id, generation)).is_some() {
+                        self.covered.insert("stale writer stopped");
+                        note!(self, "{}: {generation} is stale, stops", self.name(pid));
+                    }
                 }
-            } else {
-                server.keeper.appended(*id, entry.prefix, &entry.frame, now);
+                Append::Hole | Append::Moved { .. } => {
+                    violated!(self, "{}: {position} of {} met {outcome:?}", self.name(pid), short(*id));
+                }
+                Append::Taken { .. } | Append::Repeated => {
+                    server.keeper.appended(*id, entry.prefix, &entry.frame, now);
+                }
             }
+        }
+        let next = from + outcomes.len();
+        if next < batch.len() {
+            return self.append(pid, batch, next);
         }
         self.server(pid).in_flight = false;
         self.pump(pid);

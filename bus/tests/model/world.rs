@@ -411,10 +411,19 @@ impl World {
         if !self.pending.contains_key(&id) {
             self.covered.insert("command executed after its caller gave up");
         }
-        let answer = self.execute((link, connection), request);
+        let restores = matches!(request, Request::Restore { .. });
+        let answer = match self.execute((link, connection), request) {
+            Answer::Refused => None,
+            answer => Some(answer),
+        };
         self.send_back(link, connection, move |world| {
+            let refused = answer.is_none();
             if let Some(Pending { then, .. }) = world.pending.remove(&id) {
-                then(world, Some(answer));
+                then(world, answer);
+            }
+            // A restoration that was refused begins again.
+            if refused && restores {
+                world.cut(link);
             }
         });
     }
