@@ -267,10 +267,10 @@ pub struct RunArgs {
     pub dry_run: bool,
 
     /// Where the HTTP calls go [default: http://127.0.0.1:8080]
-    #[arg(long, env = "API_URL", value_name = "URL")]
+    #[arg(long, env = "API_URL", value_name = "URL", hide_env_values = true)]
     pub api_url: Option<String>,
     /// Where the WebSockets go (repeatable: sockets are spread over all of them) [default: ws://127.0.0.1:8081]
-    #[arg(long, env = "WSPROXY_URL", value_name = "URL", value_delimiter = ',')]
+    #[arg(long, env = "WSPROXY_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
     pub wsproxy_url: Vec<String>,
     /// Run the whole stack in this process, over an in-memory bus
     #[arg(long, env = "LOAD_EMBEDDED")]
@@ -284,14 +284,21 @@ pub struct RunArgs {
     /// Open sockets from these addresses of this machine in turns, as 127.0.0.2-127.0.0.9: each has ports of its own
     #[arg(long, env = "LOAD_LOCAL_IPS", value_name = "ADDRESSES")]
     pub local_ips: Option<String>,
-    /// A header for every HTTP call and WebSocket upgrade, `Name: value` (repeatable)
-    #[arg(long = "header", env = "LOAD_HEADERS", value_name = "HEADER", value_delimiter = '\n')]
+    /// A header for every HTTP call and WebSocket upgrade, `Name: value`, in place of the client's own of that name
+    /// (repeatable)
+    #[arg(
+        long = "header",
+        env = "LOAD_HEADERS",
+        value_name = "HEADER",
+        value_delimiter = '\n',
+        hide_env_values = true
+    )]
     pub headers: Vec<String>,
     /// The bearer token of every socket, in place of each session's own
     #[arg(long, env = "LOAD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// The socket's path [default: /{agent}/ws/{session}]
-    #[arg(long, env = "LOAD_WS_PATH", value_name = "TEMPLATE")]
+    /// The socket's path, and its query where it has one; `{token}` stands for the token [default: /{agent}/ws/{session}]
+    #[arg(long, env = "LOAD_WS_PATH", value_name = "TEMPLATE", hide_env_values = true)]
     pub ws_path: Option<String>,
     /// What `{agent}` stands for in the socket's path [default: load]
     #[arg(long, env = "LOAD_AGENT")]

@@ -2,20 +2,23 @@
 //! answer is handed on with the socket. An endpoint that takes no connection is passed over; nothing else is tried again.
 
 use crate::{
+    address::replace_headers,
     backoff::{is_retryable, retry_after},
     config::Target,
     endpoint::{Endpoint, no_address},
+    explain::{self, Trouble, trouble},
     pulse,
-    secret::Secret,
+    secret::{Secret, Secrets},
     socket::{Arrival, Socket, Transport},
     tcp,
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use protocol::{Position, SessionId};
 use std::{
     io,
@@ -29,6 +32,11 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 
 /// TCP, TLS, upgrade and a live subscription take no longer than this.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is read of an answer that refuses the upgrade, and for how long.
+const LONGEST_REFUSAL: usize = 16 << 10;
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Every character that has a meaning in a path or a query is escaped.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a socket could not be opened.
 #[derive(Clone, Debug)]
@@ -70,6 +78,7 @@ pub struct Connector {
     path: String,
     headers: HeaderMap,
     token: Option<Secret>,
+    secrets: Secrets,
     local_ips: Vec<IpAddr>,
     /// Arrivals are stamped as long as there is a connector.
     _stamping: Option<std::net::UdpSocket>,
@@ -96,6 +105,7 @@ impl Connector {
             path: target.ws_path.replace("{agent}", &target.agent),
             headers: target.headers.clone(),
             token: target.token.clone(),
+            secrets: target.secrets.clone(),
             local_ips: target.local_ips.clone(),
             _stamping: tcp::keep_stamping(),
         })
@@ -127,6 +137,23 @@ impl Connector {
         dial: Dial,
     ) -> Result<Opened, OpenError> {
         let token = self.token.as_ref().unwrap_or(token);
+        let opened = self.open_with(session, token, resume, last_read, dial).await;
+        opened.map_err(|mut error| {
+            let mut secrets = self.secrets.clone();
+            secrets.add(token.reveal());
+            error.message = secrets.hide(&error.message);
+            error
+        })
+    }
+
+    async fn open_with(
+        &self,
+        session: SessionId,
+        token: &Secret,
+        resume: Option<Position>,
+        last_read: u64,
+        dial: Dial,
+    ) -> Result<Opened, OpenError> {
         let mut endpoint = self.endpoint(dial.endpoint);
         let opening = async {
             let (stream, connected) =
@@ -166,14 +193,16 @@ impl Connector {
         &self.endpoints[(number % self.endpoints.len() as u64) as usize]
     }
 
-    /// Checks that the gateway takes connections `from` there, at every endpoint.
+    /// Checks that the gateway takes connections `from` there, at every endpoint, and that its certificate is trusted.
     ///
     /// # Errors
     /// The first endpoint that takes none, and why.
-    pub async fn reach(&self, from: Option<IpAddr>) -> Result<(), (String, io::Error)> {
+    pub async fn reach(&self, from: Option<IpAddr>) -> Result<(), (String, Trouble)> {
         for endpoint in &self.endpoints {
             let dial = Dial { from, ..Dial::default() };
-            endpoint.connect(dial).await.map_err(|error| (endpoint.base.clone(), error))?;
+            let refused = |error: io::Error| (endpoint.base.clone(), trouble(&error));
+            let stream = endpoint.connect(dial).await.map_err(refused)?;
+            endpoint.secure(stream).await.map_err(refused)?;
         }
         Ok(())
     }
@@ -205,25 +234,40 @@ impl Connector {
         resume: Option<Position>,
     ) -> Result<Request<Empty<Bytes>>, http::Error> {
         let path = self.path.replace("{session}", &session.to_string());
-        let mut request = Request::get(format!("{}{path}", endpoint.prefix))
+        let is_in_path = path.contains("{token}");
+        let escaped = utf8_percent_encode(token.reveal(), UNRESERVED).to_string();
+        let mut request = Request::get(endpoint.address.join(&path.replace("{token}", &escaped)))
             .header(header::HOST, endpoint.host.clone())
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
             .header(header::SEC_WEBSOCKET_KEY, generate_key());
-        if !token.reveal().is_empty() {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))?;
+        let secret = |text: String| {
+            let mut value = HeaderValue::from_str(&text)?;
             value.set_sensitive(true);
-            request = request.header(header::AUTHORIZATION, value);
+            Ok::<_, http::Error>(value)
+        };
+        let token = token.reveal();
+        match endpoint.address.authorization() {
+            // The header is taken by the URL's user and password: the token goes where browsers put it.
+            Some(basic) => {
+                request = request.header(header::AUTHORIZATION, basic.clone());
+                if !token.is_empty() && !is_in_path {
+                    request =
+                        request.header(header::SEC_WEBSOCKET_PROTOCOL, secret(format!("bearer, {token}"))?);
+                }
+            }
+            None if !token.is_empty() => {
+                request = request.header(header::AUTHORIZATION, secret(format!("Bearer {token}"))?);
+            }
+            None => {}
         }
         if let Some(position) = resume {
             let text = if position == Position::ZERO { "0".to_owned() } else { position.to_string() };
             request = request.header("last-event-id", text);
         }
         let mut request = request.body(Empty::new())?;
-        for (name, value) in &self.headers {
-            request.headers_mut().append(name.clone(), value.clone());
-        }
+        replace_headers(request.headers_mut(), &self.headers);
         Ok(request)
     }
 }
@@ -240,6 +284,9 @@ async fn upgrade(
     let (mut sender, connection) = http1::handshake(TokioIo::new(transport)).await.map_err(broken)?;
     let mut upgrade = pin!(async {
         let answer = sender.send_request(request).await.map_err(broken)?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(base, answer).await);
+        }
         check(base, &answer, accept.as_deref())?;
         hyper::upgrade::on(answer).await.map_err(broken)
     });
@@ -257,28 +304,38 @@ async fn upgrade(
     Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
 
-fn broken(base: &str, error: &dyn std::error::Error) -> OpenError {
-    let message = format!("cannot open {base}: {}", crate::http::root_cause(error));
-    OpenError { status: None, message, again: Some(Duration::ZERO) }
+fn broken(base: &str, error: &(dyn std::error::Error + 'static)) -> OpenError {
+    let Trouble { text, is_lasting } = trouble(error);
+    let message = format!("cannot open {base}: {text}");
+    OpenError { status: None, message, again: (!is_lasting).then_some(Duration::ZERO) }
+}
+
+/// An answer that refuses the upgrade, with the beginning of its body where that comes soon.
+async fn refused(base: &str, answer: Response<Incoming>) -> OpenError {
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, LONGEST_REFUSAL).collect();
+    let body = match tokio::time::timeout(REFUSAL_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) | Err(_) => Bytes::new(),
+    };
+    let why = explain::refusal(head.status, &head.headers, &body);
+    OpenError {
+        status: Some(head.status.as_u16()),
+        message: format!("{base} answered the upgrade with {why}"),
+        again: is_retryable(head.status).then(|| retry_after(&head.headers).unwrap_or_default()),
+    }
 }
 
 /// Only a 101 that belongs to the key that was sent opens a WebSocket.
 fn check<B>(base: &str, answer: &Response<B>, accept: Option<&str>) -> Result<(), OpenError> {
-    let status = answer.status();
-    let again = if status != StatusCode::SWITCHING_PROTOCOLS {
-        is_retryable(status).then(|| retry_after(answer.headers()).unwrap_or_default())
-    } else {
-        let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let is_ours = text(header::SEC_WEBSOCKET_ACCEPT) == accept
-            && text(header::UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
-            && text(header::SEC_WEBSOCKET_EXTENSIONS).is_none();
-        if is_ours {
-            return Ok(());
-        }
-        let message =
-            format!("{base} answered the upgrade with no WebSocket as it was asked for (RFC 6455, 4.1)");
-        return Err(OpenError { status: None, message, again: Some(Duration::ZERO) });
-    };
-    let message = format!("{base} answered the upgrade with {status}");
-    Err(OpenError { status: Some(status.as_u16()), message, again })
+    let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let is_ours = text(header::SEC_WEBSOCKET_ACCEPT) == accept
+        && text(header::UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+        && text(header::SEC_WEBSOCKET_EXTENSIONS).is_none();
+    if is_ours {
+        return Ok(());
+    }
+    let message =
+        format!("{base} answered the upgrade with no WebSocket as it was asked for (RFC 6455, 4.1)");
+    Err(OpenError { status: None, message, again: Some(Duration::ZERO) })
 }

@@ -22,8 +22,10 @@ pub fn start(config: &mut Config) -> Result<Stack, RunError> {
     options.server.max_streams = options.server.max_streams.max(clients);
     options.wsproxy.max_connections = options.wsproxy.max_connections.max(clients);
     let stack = stack::embedded::Embedded::start(options).context("cannot start the embedded stack")?;
-    let aim =
-        |url: String| url.parse().map_err(|error| Faults(vec![format!("the stack's URL {url}: {error}")]));
+    let aim = |url: String| {
+        let parsed = url.parse().map(crate::address::Address::new);
+        parsed.map_err(|error| Faults(vec![format!("the stack's URL {url}: {error}")]))
+    };
     config.target.api = aim(stack.api_url())?;
     config.target.ws = aim(stack.ws_url())?;
     Ok(Stack(stack))

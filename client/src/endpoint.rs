@@ -1,6 +1,6 @@
 //! One address of the gateway, as a URL or as a port that a container publishes, and how it fared during the run.
 
-use crate::{connector::Dial, socket::Transport, tcp::Tcp};
+use crate::{address::Address, connector::Dial, socket::Transport, tcp::Tcp};
 use anyhow::Context as _;
 use http::HeaderValue;
 #[cfg(target_os = "linux")]
@@ -28,8 +28,8 @@ pub struct Endpoint {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// Scheme, authority and prefix, for messages.
     pub(crate) base: String,
-    /// What stands before every path; usually nothing.
-    pub(crate) prefix: String,
+    /// The URL that it is reached by.
+    pub(crate) address: Address,
     /// The `Host` header.
     pub(crate) host: HeaderValue,
     /// Whether it is one of the ports that a container publishes.
@@ -38,47 +38,50 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Resolves the host of `url`.
+    /// Resolves the host of `address`.
     ///
     /// # Errors
     /// The host has no address, or its name cannot stand in a certificate.
-    pub(crate) async fn resolve(url: &Url, tls: &Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
+    pub(crate) async fn resolve(address: &Address, tls: &Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
+        let url = address.url();
         let port = url.port_or_known_default().unwrap_or(80);
         let addresses: Vec<_> = tokio::net::lookup_host((bare_host(url), port))
             .await
-            .with_context(|| format!("cannot resolve the host of {url}"))?
+            .with_context(|| format!("cannot resolve the host of {address}"))?
             .collect();
-        anyhow::ensure!(!addresses.is_empty(), "the host of {url} has no address");
-        Self::new(url, addresses, tls)
+        anyhow::ensure!(!addresses.is_empty(), "the host of {address} has no address");
+        Self::new(address, addresses, tls)
     }
 
-    /// The published port `address` of the gateway at `url`.
+    /// The published port `port` of the gateway at `address`.
     ///
     /// # Errors
     /// The name of the URL's host cannot stand in a certificate.
     pub(crate) fn published(
-        url: &Url,
-        address: SocketAddr,
+        address: &Address,
+        port: SocketAddr,
         tls: &Arc<rustls::ClientConfig>,
     ) -> anyhow::Result<Self> {
-        let endpoint = Self::new(url, vec![address], tls)?;
-        let base = format!("{}://{address}{}", url.scheme(), endpoint.prefix);
+        let endpoint = Self::new(address, vec![port], tls)?;
+        let base = format!("{}://{port}{}", address.url().scheme(), address.prefix());
         Ok(Self { base, is_published: true, ..endpoint })
     }
 
-    fn new(url: &Url, addresses: Vec<SocketAddr>, tls: &Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
-        let (host, bare) = (url.host_str().unwrap_or_default(), bare_host(url));
+    fn new(
+        address: &Address,
+        addresses: Vec<SocketAddr>,
+        tls: &Arc<rustls::ClientConfig>,
+    ) -> anyhow::Result<Self> {
+        let (url, bare) = (address.url(), bare_host(address.url()));
         let name =
             || ServerName::try_from(bare.to_owned()).with_context(|| format!("{bare} is not a server name"));
-        let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let prefix = url.path().trim_end_matches('/').to_owned();
         let is_secure = url.scheme() == "wss";
         Ok(Self {
             addresses,
             tls: if is_secure { Some((TlsConnector::from(Arc::clone(tls)), name()?)) } else { None },
-            base: format!("{}://{authority}{prefix}", url.scheme()),
-            prefix,
-            host: HeaderValue::from_str(&authority)?,
+            base: address.base(),
+            host: HeaderValue::from_str(&address.authority())?,
+            address: address.clone(),
             is_published: false,
             log: Log::new(),
         })

@@ -2,13 +2,13 @@
 //! It asks nobody: where a server chooses for itself, its usual answer is assumed and said so.
 
 use crate::{
+    address::Address,
     config::Config,
     faults::PlannedFault,
     schedule::{Model, Schedule},
     users::{Kind, Users},
 };
 use std::{fmt::Write, time::Duration};
-use url::Url;
 
 /// What a server plays that is asked for nothing in particular.
 const USUAL_TOKENS: f64 = 18.0;
@@ -205,11 +205,7 @@ pub fn outline(config: &Config, descriptors: u64) -> String {
 fn spread(config: &Config) -> String {
     let target = &config.target;
     let published: Vec<_> = target.published.iter().map(ToString::to_string).collect();
-    let address = |url: &Url| {
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        format!("{}{port}", url.host_str().unwrap_or_default())
-    };
-    let urls: Vec<_> = std::iter::once(&target.ws).chain(&target.more_ws).map(address).collect();
+    let urls: Vec<_> = [&target.ws].into_iter().chain(&target.more_ws).map(Address::authority).collect();
     match (published.len(), urls.len()) {
         (0, 1) => String::new(),
         (0, _) => format!(" (spread over {})", urls.join(", ")),

@@ -2,22 +2,28 @@
 //! It follows no redirect, knows nothing of sockets, and counts no attempt as success.
 
 use crate::{
+    address::{Address, replace_headers},
     backoff::{Backoff, is_retryable, retry_after},
     config::Target,
+    explain::{self, trouble},
     pulse,
     record::{Failure, FailureKind},
+    secret::{Secret, Secrets},
     tcp::{Noting, SharedTimes, Times},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header::CONTENT_TYPE, uri};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use protocol::{CreateResponse, ErrorBody, RunRequest, RunResponse, SessionId};
-use serde::de::DeserializeOwned;
+use protocol::{RunRequest, RunResponse, SessionId};
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     future::poll_fn,
     pin::pin,
@@ -37,18 +43,37 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Http {
     client: Client<HttpsConnector<Noting>, Full<Bytes>>,
     connections: Semaphore,
-    /// The target, for a person.
-    shown: String,
-    base: uri::Parts,
-    /// What stands before every path; usually nothing.
-    prefix: String,
+    address: Address,
     headers: HeaderMap,
+    secrets: Secrets,
+    /// The sockets get their token from the answer to `create` alone.
+    needs_token: bool,
+}
+
+/// The answer to `POST /session/create`.
+#[derive(Debug, Deserialize)]
+pub struct Created {
+    /// The new session.
+    pub session_id: SessionId,
+    /// Opens the session's socket. Empty where the server gives none and none is needed.
+    #[serde(default)]
+    auth_token: Option<String>,
+}
+
+impl Created {
+    /// Opens the session's socket; empty where the server gives none and none is needed.
+    #[must_use]
+    pub fn token(self) -> Secret {
+        Secret::new(self.auth_token.unwrap_or_default())
+    }
 }
 
 /// A whole answer.
-struct Answer {
-    status: StatusCode,
-    retry_after: Option<Duration>,
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    headers: HeaderMap,
     body: Bytes,
     /// Of the connection, when the answer was there.
     times: Times,
@@ -65,7 +90,8 @@ pub struct Done<T> {
     pub slack: Duration,
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Why a call got no answer.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why one attempt failed.
 struct Attempt {
@@ -76,10 +102,8 @@ struct Attempt {
 
 impl Http {
     /// A pool of at most `connections` to the target.
-    ///
-    /// # Errors
-    /// The target's URL is none that a request can be made of.
-    pub fn new(target: &Target, connections: usize, tls: rustls::ClientConfig) -> anyhow::Result<Self> {
+    #[must_use]
+    pub fn new(target: &Target, connections: usize, tls: rustls::ClientConfig) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
@@ -89,26 +113,32 @@ impl Http {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(connections)
             .build(connector.wrap_connector(Noting(tcp)));
-        Ok(Self {
+        Self {
             client,
             connections: Semaphore::new(connections.max(1)),
-            shown: target.api.as_str().trim_end_matches('/').to_owned(),
-            base: target.api.as_str().parse::<Uri>()?.into_parts(),
-            prefix: target.api.path().trim_end_matches('/').to_owned(),
+            address: target.api.clone(),
             headers: target.headers.clone(),
-        })
+            secrets: target.secrets.clone(),
+            needs_token: target.token.is_none()
+                && [&target.ws].into_iter().chain(&target.more_ws).any(|ws| ws.authorization().is_none())
+                && !target.headers.contains_key(AUTHORIZATION),
+        }
     }
 
     /// `POST /session/create`.
     ///
     /// # Errors
     /// What the last attempt failed with.
-    pub async fn create(
-        &self,
-        backoff: &mut Backoff,
-        until: Instant,
-    ) -> Result<Done<CreateResponse>, Failure> {
-        self.repeat(FailureKind::Create, "/session/create", None, backoff, until, |_| {}).await
+    pub async fn create(&self, backoff: &mut Backoff, until: Instant) -> Result<Done<Created>, Failure> {
+        let path = "/session/create";
+        let Done { value: answer, at, slack } =
+            self.repeat(FailureKind::Create, path, None, backoff, until, |_| {}).await?;
+        let created: Created = self.read(&FailureKind::Create, path, &answer)?;
+        if self.needs_token && created.auth_token.is_none() {
+            let message = "the answer has no `auth_token`: give the token of the sockets with --token, or an Authorization header with --header";
+            return Err(self.failure(FailureKind::Create, path, Some(answer.status), &message));
+        }
+        Ok(Done { value: created, at, slack })
     }
 
     /// `POST /session/{id}/run`; `on_send` is told when the first attempt goes out, and once more when it is known exactly.
@@ -126,10 +156,15 @@ impl Http {
         let body = serde_json::to_vec(body).map_or_else(|_| Bytes::new(), Bytes::from);
         let path = format!("/session/{session}/run");
         let done = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_send).await?;
-        Ok(done.value)
+        let answer = done.value;
+        if answer.body.trim_ascii().is_empty() {
+            // Nothing in it is needed: what comes is then unverified.
+            return Ok(RunResponse::default());
+        }
+        self.read(&FailureKind::Run, &path, &answer)
     }
 
-    /// `POST /session/{id}/close`.
+    /// `POST /session/{id}/close`. Any success will do, whatever its body.
     ///
     /// # Errors
     /// What the last attempt failed with.
@@ -140,25 +175,25 @@ impl Http {
         until: Instant,
     ) -> Result<(), Failure> {
         let path = format!("/session/{session}/close");
-        let answer: Result<Done<serde_json::Value>, Failure> =
-            self.repeat(FailureKind::Close, &path, None, backoff, until, |_| {}).await;
-        answer.map(|_| ())
+        self.repeat(FailureKind::Close, &path, None, backoff, until, |_| {}).await.map(|_| ())
     }
 
-    /// Whether the API is there and says that it can serve: `None` when it has no such page.
+    /// What the API answers to `GET /ready`.
     ///
     /// # Errors
     /// It cannot be reached.
-    pub async fn ready(&self) -> Result<Option<(StatusCode, String)>, BoxError> {
-        let answer = self.send(Method::GET, "/ready", None).await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        Ok(Some((answer.status, String::from_utf8_lossy(&answer.body).into_owned())))
+    pub async fn ready(&self) -> Result<Answer, BoxError> {
+        self.send(Method::GET, "/ready", None).await
+    }
+
+    /// A refusal in words: its status, where it redirects to, and what it says.
+    #[must_use]
+    pub fn explain(&self, answer: &Answer) -> String {
+        self.secrets.hide(&explain::refusal(answer.status, &answer.headers, &answer.body))
     }
 
     /// Repeats a call that was refused for the moment until `until`, and one that nobody answered a few times.
-    async fn repeat<T: DeserializeOwned>(
+    async fn repeat(
         &self,
         kind: FailureKind,
         path: &str,
@@ -166,7 +201,7 @@ impl Http {
         backoff: &mut Backoff,
         until: Instant,
         on_send: impl Fn(Instant),
-    ) -> Result<Done<T>, Failure> {
+    ) -> Result<Done<Answer>, Failure> {
         let mut is_first = true;
         loop {
             let (sending, attempt) = {
@@ -178,7 +213,8 @@ impl Http {
                 (sending, self.post(kind.clone(), path, body.clone()).await)
             };
             let Attempt { failure, again } = match attempt {
-                Ok((value, times)) => {
+                Ok(value) => {
+                    let times = value.times;
                     let own_delay = times.own_delay(sending);
                     if is_first {
                         on_send(sending + own_delay);
@@ -204,56 +240,74 @@ impl Http {
         }
     }
 
-    async fn post<T: DeserializeOwned>(
-        &self,
-        kind: FailureKind,
-        path: &str,
-        body: Option<Bytes>,
-    ) -> Result<(T, Times), Attempt> {
-        let failed = |code, message: &dyn std::fmt::Display, again| {
-            let message = format!("POST {}{path}: {message}", self.shown);
-            Attempt { failure: Failure { kind: kind.clone(), code, message }, again }
+    async fn post(&self, kind: FailureKind, path: &str, body: Option<Bytes>) -> Result<Answer, Attempt> {
+        let failed = |status, message: &dyn std::fmt::Display, again| Attempt {
+            failure: self.failure(kind.clone(), path, status, message),
+            again,
         };
         let answer = match tokio::time::timeout(CALL_TIMEOUT, self.send(Method::POST, path, body)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                let again = (!error.is::<LengthLimitError>()).then_some(Duration::ZERO);
-                return Err(failed(None, &root_cause(&*error), again));
+                let trouble = trouble(&*error);
+                let is_lasting = trouble.is_lasting || error.is::<LengthLimitError>();
+                return Err(failed(None, &trouble.text, (!is_lasting).then_some(Duration::ZERO)));
             }
             Err(_) => {
                 let message = format!("no answer within {} s", CALL_TIMEOUT.as_secs());
                 return Err(failed(None, &message, Some(Duration::ZERO)));
             }
         };
-        let status = answer.status;
-        if !status.is_success() {
-            let again = is_retryable(status).then(|| answer.retry_after.unwrap_or_default());
-            return Err(failed(
-                Some(status.as_u16()),
-                &format_args!("{status}{}", detail(&answer.body)),
-                again,
-            ));
+        if answer.status.is_success() {
+            return Ok(answer);
         }
-        serde_json::from_slice(&answer.body).map(|value| (value, answer.times)).map_err(|error| {
-            failed(Some(status.as_u16()), &format_args!("cannot read the answer: {error}"), None)
+        let again = is_retryable(answer.status).then(|| retry_after(&answer.headers).unwrap_or_default());
+        let refusal = explain::refusal(answer.status, &answer.headers, &answer.body);
+        Err(failed(Some(answer.status), &refusal, again))
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        kind: &FailureKind,
+        path: &str,
+        answer: &Answer,
+    ) -> Result<T, Failure> {
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            let message = explain::unreadable(&answer.body, &error);
+            self.failure(kind.clone(), path, Some(answer.status), &message)
         })
+    }
+
+    fn failure(
+        &self,
+        kind: FailureKind,
+        path: &str,
+        status: Option<StatusCode>,
+        message: &dyn std::fmt::Display,
+    ) -> Failure {
+        let message = format!("POST {}{path}: {message}", self.address.base());
+        let code = status.map(|status| status.as_u16());
+        Failure { kind, code, message: self.secrets.hide(&message) }
     }
 
     /// One call, to the end of its answer.
     async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Answer, BoxError> {
+        let url = self.address.url();
+        let uri = Uri::builder()
+            .scheme(url.scheme())
+            .authority(self.address.authority())
+            .path_and_query(self.address.join(path))
+            .build()?;
         let has_body = body.is_some();
-        let mut uri = Uri::builder().path_and_query(format!("{}{path}", self.prefix));
-        if let (Some(scheme), Some(authority)) = (&self.base.scheme, &self.base.authority) {
-            uri = uri.scheme(scheme.clone()).authority(authority.clone());
-        }
         let mut request =
-            Request::builder().method(method).uri(uri.build()?).body(Full::new(body.unwrap_or_default()))?;
+            Request::builder().method(method).uri(uri).body(Full::new(body.unwrap_or_default()))?;
+        let headers = request.headers_mut();
         if has_body {
-            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        for (name, value) in &self.headers {
-            request.headers_mut().append(name.clone(), value.clone());
+        if let Some(authorization) = self.address.authorization() {
+            headers.insert(AUTHORIZATION, authorization.clone());
         }
+        replace_headers(headers, &self.headers);
         let (head, body) = self.client.request(request).await?.into_parts();
         // Before anything else runs: another call may have the connection next.
         let mut times = head.extensions.get::<SharedTimes>().map(|times| *times.lock()).unwrap_or_default();
@@ -267,25 +321,6 @@ impl Http {
             polled
         });
         let body = body.await?.to_bytes();
-        Ok(Answer { status: head.status, retry_after: retry_after(&head.headers), body, times })
+        Ok(Answer { status: head.status, headers: head.headers, body, times })
     }
-}
-
-/// `: detail` of an error's body, cut short.
-fn detail(body: &[u8]) -> String {
-    let text = match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(error) => error.detail,
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    let text: String = text.trim().chars().take(200).collect();
-    if text.is_empty() { text } else { format!(": {text}") }
-}
-
-/// The innermost cause: the outer ones repeat the URL.
-pub fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -1,6 +1,7 @@
 //! The load client: drives sessions through a gateway, checks every token, judges the run.
 //! It never counts silence as success, and distrusts its own figures first.
 
+mod address;
 mod backoff;
 mod burst;
 pub mod cli;
@@ -16,6 +17,7 @@ mod embedded;
 pub mod endpoint;
 pub mod engine;
 mod estimate;
+mod explain;
 pub mod faults;
 pub mod findings;
 pub mod frames;

@@ -4,8 +4,9 @@
 use crate::{
     config::{Config, Faults},
     connector::Connector,
+    explain::{Trouble, trouble},
     faults::{Injector, PlannedFault},
-    http::{Http, root_cause},
+    http::Http,
     screen,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -14,7 +15,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use url::Url;
 
 /// A target that does not answer within this is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -123,8 +123,8 @@ fn hosts_not_allowed(config: &Config) -> Vec<String> {
         return Vec::new();
     }
     let target = &config.target;
-    let urls = [&target.api, &target.ws].into_iter().chain(&target.more_ws);
-    let mut hosts: Vec<&str> = urls.filter_map(Url::host_str).collect();
+    let addresses = [&target.api, &target.ws].into_iter().chain(&target.more_ws);
+    let mut hosts: Vec<&str> = addresses.filter_map(|address| address.url().host_str()).collect();
     hosts.sort_unstable();
     hosts.dedup();
     hosts
@@ -158,38 +158,39 @@ pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<
 }
 
 async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), String> {
-    let url = &config.target.api;
-    let http =
-        Http::new(&config.target, 1, tls.clone()).map_err(|error| format!("cannot call {url}: {error:#}"))?;
+    let api = &config.target.api;
+    let http = Http::new(&config.target, 1, tls.clone());
     match tokio::time::timeout(PATIENCE, http.ready()).await {
-        Err(_) => Err(unreachable(url, &format!("no answer within {} s", PATIENCE.as_secs()))),
-        Ok(Err(error)) => Err(unreachable(url, &root_cause(&*error))),
-        // A server of the old contract has no such page.
-        Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some((status, _)))) if status.is_success() => Ok(()),
-        Ok(Ok(Some((status, text)))) => {
-            let text: String = text.trim().chars().take(200).collect();
-            Err(format!(
-                "{url} is there but not ready ({status} {text}): wait until its /ready answers 200, and see what it logs"
-            ))
-        }
+        Err(_) => Err(unreachable(api, &format!("no answer within {} s", PATIENCE.as_secs()))),
+        Ok(Err(error)) => Err(refused(api, &trouble(&*error))),
+        // Other people's servers need not have such a page, or not for everybody.
+        Ok(Ok(answer)) if !answer.status.is_server_error() => Ok(()),
+        Ok(Ok(answer)) => Err(format!(
+            "{api} is there but not ready ({}): wait until its /ready answers 200, and see what it logs",
+            http.explain(&answer)
+        )),
     }
 }
 
 async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, String> {
-    let url = &config.target.ws;
+    let ws = &config.target.ws;
     let connector = Connector::resolve(&config.target, Arc::new(tls.clone()))
         .await
-        .map_err(|error| unreachable(url, &format!("{error:#}")))?;
+        .map_err(|error| unreachable(ws, &format!("{error:#}")))?;
     for from in one_of_each_family(&config.target.local_ips) {
-        let (endpoint, why) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
+        let (endpoint, trouble) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
             Ok(Ok(())) => continue,
-            Ok(Err((endpoint, error))) => (endpoint, error.to_string()),
-            Err(_) => (url.to_string(), format!("no answer within {} s", PATIENCE.as_secs())),
+            Ok(Err(refused)) => refused,
+            Err(_) => {
+                let text = format!("no answer within {} s", PATIENCE.as_secs());
+                (ws.to_string(), Trouble { text, is_lasting: false })
+            }
         };
         return Err(match from {
-            Some(from) => format!("--local-ips: {endpoint} cannot be reached from {from} ({why})"),
-            None => unreachable(&endpoint, &why),
+            Some(from) => {
+                format!("--local-ips: {endpoint} cannot be reached from {from} ({})", trouble.text)
+            }
+            None => refused(&endpoint, &trouble),
         });
     }
     Ok(Arc::new(connector))
@@ -205,9 +206,16 @@ fn one_of_each_family(local_ips: &[IpAddr]) -> Vec<Option<IpAddr>> {
     }
 }
 
-fn unreachable(url: &dyn std::fmt::Display, why: &str) -> String {
+fn refused(target: &dyn std::fmt::Display, trouble: &Trouble) -> String {
+    if trouble.is_lasting {
+        return format!("{target}: {}", trouble.text);
+    }
+    unreachable(target, &trouble.text)
+}
+
+fn unreachable(target: &dyn std::fmt::Display, why: &str) -> String {
     format!(
-        "nothing answers at {url} ({why}): start a stack with `docker compose up -d` or \
+        "nothing answers at {target} ({why}): start a stack with `docker compose up -d` or \
          `./scripts/run_loadtest.sh --native --up-only`, or run with --embedded"
     )
 }

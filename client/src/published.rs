@@ -15,12 +15,12 @@ pub(crate) fn find(config: &mut Config) {
     if config.embedded || !config.target.more_ws.is_empty() {
         return;
     }
-    let Some(address) = on_loopback(&config.target.ws) else { return };
+    let Some(address) = on_loopback(config.target.ws.url()) else { return };
     let ports = stack::published::siblings(address, PATIENCE).unwrap_or_default();
     if ports.len() > 1 {
         config.target.published = ports;
     }
-    let api = on_loopback(&config.target.api);
+    let api = on_loopback(config.target.api.url());
     let sockets = ports_or(&config.target.published, address);
     let carried: Option<u64> = sockets.iter().map(|&port| stack::published::capacity(port)).sum();
     let calls = api.and_then(stack::published::capacity);

@@ -1,17 +1,25 @@
-//! A text that must not be printed: a bearer token.
-//! It hides itself from `Debug` and has no `Display`; whoever needs it says so by name.
+//! Texts that must not be printed: a bearer token, and what is taken out of messages.
+//! They hide themselves from `Debug` and have no `Display`.
 
+use crate::address::REDACTED;
 use std::fmt;
 
-/// A bearer token.
+/// Shorter texts are not looked for in messages: they would be found in words.
+const SHORTEST: usize = 4;
+
+/// A bearer token, without the word `Bearer` before it.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the text.
+    /// Takes the token; `Bearer ` before it is left out, because the header that carries the token adds it.
     #[must_use]
     pub fn new(text: String) -> Self {
-        Self(text)
+        let text = text.trim();
+        match text.split_at_checked(7) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => Self(token.trim().to_owned()),
+            _ => Self(text.to_owned()),
+        }
     }
 
     /// The text itself, for the header that carries it.
@@ -24,5 +32,60 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(redacted)")
+    }
+}
+
+/// Every text that no output may contain, the longest first.
+#[derive(Clone, Default)]
+pub struct Secrets(Vec<String>);
+
+impl Secrets {
+    /// Adds a text, unless it is so short that it would be found in words.
+    pub fn add(&mut self, text: &str) {
+        let text = text.trim();
+        if text.len() >= SHORTEST && !self.0.iter().any(|known| known == text) {
+            self.0.push(text.to_owned());
+            self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        }
+    }
+
+    /// Adds those of `others`.
+    pub fn extend(&mut self, others: &Self) {
+        others.0.iter().for_each(|text| self.add(text));
+    }
+
+    /// `text` without any of them. A server may repeat in its answer what it was sent.
+    #[must_use]
+    pub fn hide(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED))
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({})", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_of_a_token_is_left_out() {
+        for text in ["abc", "Bearer abc", "bearer  abc ", "BEARER abc"] {
+            assert_eq!(Secret::new(text.to_owned()).reveal(), "abc", "{text}");
+        }
+        assert_eq!(Secret::new("Bearerabc".to_owned()).reveal(), "Bearerabc");
+        assert_eq!(Secret::new("é".to_owned()).reveal(), "é");
+    }
+
+    #[test]
+    fn the_longer_secret_is_hidden_before_a_part_of_it() {
+        let mut secrets = Secrets::default();
+        for text in ["hush", "hush-hush", "no", ""] {
+            secrets.add(text);
+        }
+        assert_eq!(secrets.hide("hush-hush, hush, no"), "redacted, redacted, no");
     }
 }

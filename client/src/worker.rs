@@ -260,7 +260,7 @@ pub fn run(assignment: Assignment) -> anyhow::Result<WorkerReport> {
     let connections = assignment.config.target.http_connections.div_ceil(workers);
     let _context = runtime.enter();
     let worker = Rc::new(Worker {
-        http: Http::new(&assignment.config.target, connections, assignment.tls)?,
+        http: Http::new(&assignment.config.target, connections, assignment.tls),
         config: assignment.config,
         connector: assignment.connector,
         buffers: Rc::default(),

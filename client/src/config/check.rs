@@ -1,6 +1,7 @@
 //! One value at a time against its bounds: what is wrong is noted, and the check goes on.
 //! It reads no environment and stops at no fault.
 
+use crate::address::redacted_text;
 use std::time::Duration;
 use url::Url;
 
@@ -53,6 +54,7 @@ impl Check {
 
     pub(super) fn url(&mut self, flag: &str, text: &str, schemes: [&str; 2]) -> Option<Url> {
         let [plain, secure] = schemes;
+        let shown = redacted_text(text);
         match Url::parse(text) {
             Ok(url)
                 if schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty()) =>
@@ -61,13 +63,13 @@ impl Check {
             }
             Ok(_) => {
                 self.fault(format!(
-                    "{flag} `{text}` must start with {plain}:// or {secure}:// and name a host"
+                    "{flag} `{shown}` must start with {plain}:// or {secure}:// and name a host"
                 ));
                 None
             }
             Err(error) => {
                 self.fault(format!(
-                    "{flag} `{text}` is no URL ({error}): expected e.g. {plain}://127.0.0.1:8080"
+                    "{flag} `{shown}` is no URL ({error}): expected e.g. {plain}://127.0.0.1:8080"
                 ));
                 None
             }

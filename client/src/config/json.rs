@@ -2,11 +2,10 @@
 //! Nothing secret is in it.
 
 use super::Config;
-use crate::{cli::RunArgs, schedule::Process, users::Kind};
+use crate::{address::redacted_query, cli::RunArgs, schedule::Process, users::Kind};
 use http::HeaderName;
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
-use url::Url;
 
 /// What a schedule was made from, in a person's words.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -67,11 +66,11 @@ impl Config {
             "grace_seconds": seconds(self.load.grace),
             "workers": self.load.workers,
             "seed": self.load.seed,
-            "api_url": redacted(&self.target.api),
-            "wsproxy_url": redacted(&self.target.ws),
-            "more_wsproxy_urls": self.target.more_ws.iter().map(redacted).collect::<Vec<_>>(),
+            "api_url": self.target.api.to_string(),
+            "wsproxy_url": self.target.ws.to_string(),
+            "more_wsproxy_urls": self.target.more_ws.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "published_ports": self.target.published,
-            "ws_path": self.target.ws_path,
+            "ws_path": redacted_path(&self.target.ws_path),
             "agent": self.target.agent,
             "headers": self.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             "token": self.target.token.as_ref().map(|_| "redacted"),
@@ -109,10 +108,9 @@ impl Config {
     }
 }
 
-fn redacted(url: &Url) -> String {
-    let mut url = url.clone();
-    if url.password().is_some() {
-        let _ = url.set_password(Some("redacted"));
+fn redacted_path(path: &str) -> String {
+    match path.split_once('?') {
+        Some((path, query)) => format!("{path}?{}", redacted_query(query)),
+        None => path.to_owned(),
     }
-    url.to_string()
 }

@@ -15,7 +15,14 @@ pub use faults::Faults as PlannedFaults;
 pub use habits::{Habits, Stall, Who};
 pub use judging::Judging;
 
-use crate::{cli::RunArgs, output::Destination, schedule::Schedule, secret::Secret, users::Users};
+use crate::{
+    address::Address,
+    cli::RunArgs,
+    output::Destination,
+    schedule::Schedule,
+    secret::{Secret, Secrets},
+    users::Users,
+};
 use check::Check;
 use http::HeaderMap;
 use std::{
@@ -25,7 +32,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use url::Url;
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
@@ -88,22 +94,24 @@ pub struct Load {
 /// Where the load goes.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Of the HTTP calls, without a slash at its end.
-    pub api: Url,
-    /// Of the sockets.
-    pub ws: Url,
+    /// Where HTTP calls go.
+    pub api: Address,
+    /// Where sockets go.
+    pub ws: Address,
     /// Further URLs of the same gateway: sockets are spread over all of them.
-    pub more_ws: Vec<Url>,
+    pub more_ws: Vec<Address>,
     /// The ports that a container publishes for the gateway, [`Self::ws`] among them; empty unless there are several.
     pub published: Vec<SocketAddr>,
-    /// With `{agent}` and `{session}`.
+    /// The socket's path and query, with `{agent}`, `{session}` and, optionally, `{token}`.
     pub ws_path: String,
     /// For `{agent}`.
     pub agent: String,
-    /// For every call and upgrade.
+    /// Headers of every call and upgrade, in place of the client's own of the same name.
     pub headers: HeaderMap,
     /// In place of the session's own token.
     pub token: Option<Secret>,
+    /// Everything above that no output may contain.
+    pub secrets: Secrets,
     /// Certificates to trust, beside the public ones.
     pub ca_file: Option<PathBuf>,
     /// The bound of the shared pool.
@@ -295,7 +303,7 @@ mod tests {
             "--api-url `ftp://x`",
             "--wsproxy-url `not a url`",
             "--ws-path `socket`",
-            "--header `no colon`",
+            "--header `no…`",
             "--name `../x`",
             "--ws-initial-backoff-seconds",
             "--stall-ms inf",
@@ -308,7 +316,7 @@ mod tests {
     fn the_old_name_is_understood_with_a_warning() {
         let args = RunArgs { fastapi_url: Some("http://127.0.0.1:9".into()), ..RunArgs::default() };
         let config = Config::new(args, 2, 1).unwrap();
-        assert_eq!(config.target.api.port(), Some(9));
+        assert_eq!(config.target.api.url().port(), Some(9));
         assert!(config.warnings[0].contains("API_URL"));
     }
 
@@ -317,10 +325,20 @@ mod tests {
         let args = RunArgs {
             token: Some("hush".into()),
             headers: vec!["x-key: hush".into()],
-            api_url: Some("http://me:hush@127.0.0.1".into()),
+            api_url: Some("http://me:hush@127.0.0.1/?key=hush".into()),
+            wsproxy_url: vec!["ws://hush@127.0.0.1".into(), "ws://x:hush@127.0.0.1".into()],
+            ws_path: Some("/{session}?key=hush&token={token}".into()),
             ..RunArgs::default()
         };
         let config = Config::new(args, 2, 1).unwrap();
-        assert!(!config.to_json().to_string().contains("hush"));
+        let told = config.to_json().to_string();
+        assert!(!told.contains("hush"), "{told}");
+        let no_urls = RunArgs {
+            api_url: Some("ftp://me:hush@127.0.0.1".into()),
+            wsproxy_url: vec!["me:hush@127.0.0.1?token=hush".into(), "ws://me:hush".into()],
+            ..RunArgs::default()
+        };
+        let faults = faults(no_urls).concat();
+        assert!(faults.contains("--api-url") && !faults.contains("hush"), "{faults}");
     }
 }

@@ -1,9 +1,42 @@
-//! Where a run's calls and sockets go, validated: URLs, the socket's path, headers, the token.
-//! It opens no connection and looks up no host.
+//! Validates where a run's calls and sockets go: URLs, the socket's path, headers, the token.
+//! Opens no connection and looks up no host.
 
 use super::{Target, addresses, check::Check};
-use crate::{cli::RunArgs, secret::Secret};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use crate::{
+    address::Address,
+    cli::RunArgs,
+    secret::{Secret, Secrets},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Headers whose values say nothing that must be hidden.
+const OPEN_HEADERS: [HeaderName; 6] = [
+    header::HOST,
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::ORIGIN,
+    header::USER_AGENT,
+    header::SEC_WEBSOCKET_PROTOCOL,
+];
+
+/// Headers that frame a message or make the upgrade: with others than the client's own, nothing could be read.
+const FRAMING: [&str; 15] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "expect",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Everything about the target, or nothing where a URL is none.
 pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String>) -> Option<Target> {
@@ -34,37 +67,31 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
     if agent.is_empty() || !agent.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b)) {
         check.fault(format!("--agent `{agent}` must be letters, digits and `-_.~`"));
     }
-    let mut headers = HeaderMap::new();
-    for header in args.headers.iter().filter(|header| !header.trim().is_empty()) {
-        match parse_header(header) {
-            Some((name, value)) => {
-                headers.append(name, value);
-            }
-            None => check.fault(format!(
-                "--header `{}` is not of the form `Name: value`",
-                header.split(':').next().unwrap_or_default()
-            )),
-        }
-    }
+    let headers = headers(check, &args.headers);
     if let Some(token) = &args.token
         && HeaderValue::from_str(token).is_err()
     {
         check.fault("--token has characters that no header can carry".into());
     }
+    let token = args.token.map(Secret::new);
     let local_ips = addresses::parse(args.local_ips.as_deref().unwrap_or_default()).unwrap_or_else(|why| {
         check.fault(format!("--local-ips: {why}"));
         Vec::new()
     });
-    let mut ws = ws?.into_iter();
+    let api = Address::new(api?);
+    let mut ws = ws?.into_iter().map(Address::new);
+    let (ws, more_ws) = (ws.next()?, ws.collect::<Vec<_>>());
+    let secrets = secrets([&api, &ws].into_iter().chain(&more_ws), &ws_path, &headers, token.as_ref());
     Some(Target {
-        api: api?,
-        ws: ws.next()?,
-        more_ws: ws.collect(),
+        api,
+        ws,
+        more_ws,
         published: Vec::new(),
         ws_path,
         agent,
         headers,
-        token: args.token.map(Secret::new),
+        token,
+        secrets,
         ca_file: args.ca_file,
         http_connections: check.count("--http-connections", args.http_connections, 1000, 1, 1_000_000)
             as usize,
@@ -73,7 +100,125 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
     })
 }
 
+fn headers(check: &mut Check, given: &[String]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for header in given.iter().filter(|header| !header.trim().is_empty()) {
+        match parse_header(header) {
+            Some((name, _)) if FRAMING.contains(&name.as_str()) => check.fault(format!(
+                "--header `{name}` frames the messages and is the client's own: leave it out"
+            )),
+            Some((name, _)) if name == "last-event-id" => check.fault(
+                "--header `last-event-id` would make every socket resume at one position: leave it out, or give --no-resume"
+                    .into(),
+            ),
+            Some((name, mut value)) => {
+                value.set_sensitive(!OPEN_HEADERS.contains(&name));
+                headers.append(name, value);
+            }
+            // Its first word alone: what follows may be a secret.
+            None => check.fault(format!(
+                "--header `{}…` is not of the form `Name: value`",
+                header.trim().split([':', ' ', '=']).next().unwrap_or_default()
+            )),
+        }
+    }
+    headers
+}
+
+/// Everything of the target that no output may contain.
+fn secrets<'a>(
+    addresses: impl Iterator<Item = &'a Address>,
+    ws_path: &str,
+    headers: &HeaderMap,
+    token: Option<&Secret>,
+) -> Secrets {
+    let mut secrets = Secrets::default();
+    addresses.for_each(|address| secrets.extend(address.secrets()));
+    if let Some(token) = token {
+        secrets.add(token.reveal());
+    }
+    for (_, value) in headers.iter().filter(|(name, _)| !OPEN_HEADERS.contains(name)) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        secrets.add(&value);
+        // Without its scheme, as in `Bearer …`.
+        secrets.add(value.split_once(' ').map_or("", |(_, credentials)| credentials));
+    }
+    for (_, value) in ws_path.split(['?', '&']).filter_map(|pair| pair.split_once('=')) {
+        if !value.contains('{') {
+            secrets.add(value);
+        }
+    }
+    secrets
+}
+
 fn parse_header(header: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = header.split_once(':')?;
     Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: RunArgs) -> Result<Target, Vec<String>> {
+        let mut check = Check::default();
+        let target = target(&mut check, args, &mut Vec::new());
+        if check.faults.is_empty() { Ok(target.unwrap()) } else { Err(check.faults) }
+    }
+
+    fn with_headers(headers: &[&str]) -> Result<Target, Vec<String>> {
+        parsed(RunArgs {
+            headers: headers.iter().map(|&text| text.to_owned()).collect(),
+            ..RunArgs::default()
+        })
+    }
+
+    #[test]
+    fn framing_headers_are_refused_by_name() {
+        for name in [
+            "Content-Length",
+            "Transfer-Encoding",
+            "Connection",
+            "Upgrade",
+            "Sec-WebSocket-Key",
+            "Sec-WebSocket-Version",
+            "Sec-WebSocket-Extensions",
+            "Last-Event-ID",
+        ] {
+            let faults = with_headers(&[&format!("{name}: hush")]).unwrap_err();
+            assert_eq!(faults.len(), 1);
+            assert!(
+                faults[0].contains(&name.to_ascii_lowercase()) && !faults[0].contains("hush"),
+                "{faults:?}"
+            );
+        }
+        let ours = [
+            "Host: a.test",
+            "Authorization: Basic x",
+            "Content-Type: text/json",
+            "Sec-WebSocket-Protocol: v1",
+        ];
+        assert_eq!(with_headers(&ours).unwrap().headers.len(), 4);
+    }
+
+    #[test]
+    fn a_header_that_is_none_does_not_tell_its_value() {
+        let faults = with_headers(&["Authorization Bearer hush", "X-Key=hush"]).unwrap_err();
+        assert!(faults[0].contains("`Authorization…`") && faults[1].contains("`X-Key…`"), "{faults:?}");
+        assert!(!faults.concat().contains("hush"), "{faults:?}");
+    }
+
+    #[test]
+    fn everything_secret_of_a_target_is_known() {
+        let target = parsed(RunArgs {
+            api_url: Some("http://user:pass-word@127.0.0.1/?sig=signature".into()),
+            ws_path: Some("/{session}?key=path-key&token={token}".into()),
+            headers: vec!["Authorization: Token head-er".into(), "Host: name.test".into()],
+            token: Some("Bearer to-ken".into()),
+            ..RunArgs::default()
+        });
+        let echo = "pass-word signature path-key Token head-er head-er to-ken name.test {token}";
+        let hidden = target.unwrap().secrets.hide(echo);
+        assert_eq!(hidden, "redacted redacted redacted redacted redacted redacted name.test {token}");
+    }
 }

@@ -205,7 +205,7 @@ impl Session {
             Some(Took { time: created.at.saturating_duration_since(started), slack: created.slack });
         let created = created.value;
         self.id = Some(created.session_id);
-        let mut link = Box::new(self.link(created.session_id, Secret::new(created.auth_token)));
+        let mut link = Box::new(self.link(created.session_id, created.token()));
         if self.habits.is_late() {
             self.downtime.begin(Instant::now());
         } else {
@@ -246,8 +246,9 @@ impl Session {
         self.habits.is_late() || self.link.as_deref().is_some_and(Link::is_up)
     }
 
-    pub(crate) fn fail(&mut self, failure: Failure) {
+    pub(crate) fn fail(&mut self, mut failure: Failure) {
         self.over = true;
+        failure.message = self.worker.config.target.secrets.hide(&failure.message);
         self.failure.get_or_insert(failure);
     }
 

@@ -165,6 +165,10 @@ impl Session {
         let mut record = query.record(self.id, self.index, moment, Instant::now(), &self.downtime, clock);
         record.excused = record.status == QueryStatus::Timeout
             && query.sent.is_some_and(|sent| worker.stood_still_since(sent));
+        if let Some(failure) = &mut record.failure {
+            // A server may repeat in a stream or a close frame what it was sent.
+            failure.message = worker.config.target.secrets.hide(&failure.message);
+        }
         self.tell_faults(&query, &record);
         self.queries_ok += u32::from(record.status == QueryStatus::Ok);
         self.queries_cut_off += u32::from(record.status == QueryStatus::Abandoned);

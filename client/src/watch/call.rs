@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -19,6 +19,13 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// No page of ours is longer.
 const MOST_BYTES: usize = 1 << 20;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) url: String,
+    pub(super) headers: HeaderMap,
+}
 
 /// An answer, or why there is none.
 #[derive(Debug)]
@@ -48,14 +55,15 @@ impl Caller {
     }
 
     /// All at once, in their order.
-    pub(super) fn get(&self, urls: &[String]) -> Vec<Answer> {
-        self.runtime.block_on(join_all(urls.iter().map(|url| self.ask(url))))
+    pub(super) fn get(&self, calls: &[Call]) -> Vec<Answer> {
+        self.runtime.block_on(join_all(calls.iter().map(|call| self.ask(call))))
     }
 
-    async fn ask(&self, url: &str) -> Answer {
+    async fn ask(&self, Call { url, headers }: &Call) -> Answer {
         let began = Instant::now();
         let call = async {
-            let request = Request::get(url).body(Empty::new()).map_err(|_| "no address")?;
+            let mut request = Request::get(url).body(Empty::new()).map_err(|_| "no address")?;
+            request.headers_mut().clone_from(headers);
             let answer = self.client.request(request).await.map_err(|_| "no answer")?;
             let status = answer.status();
             let body =

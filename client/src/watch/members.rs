@@ -36,7 +36,7 @@ impl Roll {
         if !plan.embedded.is_empty() {
             return roll;
         }
-        match inventory(plan.stack, &plan.target.api) {
+        match inventory(plan.stack, plan.target.api.url()) {
             Ok(inventory) => {
                 roll.inventory = Some(inventory);
                 roll.look(0, seen);

@@ -1,9 +1,15 @@
 //! Asks servers and gateways for `/metrics`: before the run, now and then, and after it.
 //! Through a load balancer it asks nobody: whose page came would be chance.
 
-use super::{call::Caller, exposition::Growth, inventory::Member, members::Members, usage::Watched};
+use super::{
+    call::{Call, Caller},
+    exposition::Growth,
+    inventory::Member,
+    members::Members,
+    usage::Watched,
+};
 use crate::measure::role;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use std::io;
 
@@ -35,9 +41,12 @@ impl Scraper {
         let mut members = self.members.lock().clone();
         self.growth.meet(&members);
         members.retain(|member| ["server", "wsproxy"].contains(&role(&member.name)) && member.http.is_some());
-        let url = |member: &Member| Some(format!("http://{}/metrics", member.http?));
-        let urls: Vec<_> = members.iter().filter_map(url).collect();
-        for (member, answer) in members.iter().zip(self.caller.get(&urls)) {
+        let call = |member: &Member| {
+            let url = format!("http://{}/metrics", member.http?);
+            Some(Call { url, headers: HeaderMap::new() })
+        };
+        let calls: Vec<_> = members.iter().filter_map(call).collect();
+        for (member, answer) in members.iter().zip(self.caller.get(&calls)) {
             let page = answer.said.ok().filter(|said| said.0 == StatusCode::OK);
             let page = page.as_ref().map(|(_, page)| String::from_utf8_lossy(page));
             self.growth.see(second, member, page.as_deref());

@@ -11,8 +11,9 @@ pub use script::{Deed, Script};
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -42,6 +43,8 @@ pub struct Seen {
     pub resets: u64,
     /// Where sockets came from.
     pub peers: BTreeSet<IpAddr>,
+    /// The target and headers of every call and upgrade.
+    pub heads: Vec<(String, HeaderMap)>,
     /// How often a socket took nothing for too long.
     pub out_of_patience: u64,
 }
@@ -107,11 +110,22 @@ impl Running {
 
 fn router(fake: Arc<Fake>) -> Router {
     Router::new()
-        .route("/ready", get(|| async { "ready" }))
+        .route("/ready", get(ready))
         .route("/session/create", post(create))
         .route("/session/{id}/run", post(run))
         .route("/session/{id}/close", post(close))
+        .layer(from_fn_with_state(Arc::clone(&fake), note))
         .with_state(fake)
+}
+
+async fn note(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> Response {
+    fake.seen.lock().unwrap().heads.push((request.uri().to_string(), request.headers().clone()));
+    next.run(request).await
+}
+
+async fn ready(State(fake): State<Arc<Fake>>) -> Response {
+    (StatusCode::from_u16(fake.script.ready).unwrap(), "<html><body><h1>as told</h1></body></html>")
+        .into_response()
 }
 
 impl Fake {
@@ -144,6 +158,9 @@ async fn create(State(fake): State<Arc<Fake>>) -> Response {
     }
     let session_id = SessionId::new(uuid::Uuid::new_v4());
     fake.sessions.lock().unwrap().insert(session_id, Session::default());
+    if fake.script.no_token {
+        return Json(serde_json::json!({"session_id": session_id})).into_response();
+    }
     Json(CreateResponse { session_id, auth_token: "token".into() }).into_response()
 }
 
@@ -278,5 +295,8 @@ async fn close(State(fake): State<Arc<Fake>>, Path(id): Path<SessionId>) -> Resp
     }
     fake.sessions.lock().unwrap().get_mut(&id).unwrap().closed = true;
     fake.changed.send_modify(|version| *version += 1);
-    Json(serde_json::json!({"status": "closed"})).into_response()
+    match fake.script.closed {
+        200 => Json(serde_json::json!({"status": "closed"})).into_response(),
+        status => StatusCode::from_u16(status).unwrap().into_response(),
+    }
 }

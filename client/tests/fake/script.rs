@@ -31,6 +31,13 @@ pub struct Script {
     pub edit: Edit,
     /// The session's first socket is closed with this after so many events; code 0: without a close frame.
     pub close: Option<(usize, u16, &'static str)>,
+    /// The status of `GET /ready`, and of a call to close.
+    pub ready: u16,
+    pub closed: u16,
+    /// The answer to create has no token.
+    pub no_token: bool,
+    /// What sockets must bring; nothing: it is not looked at.
+    pub authorization: Option<&'static str>,
     /// Streams begin, and nothing is ever sent.
     pub silent: bool,
     /// Answers to the first calls of each kind, in order.
@@ -65,6 +72,10 @@ impl Default for Script {
             old_contract: false,
             edit: |_| Deed::Send,
             close: None,
+            ready: 200,
+            closed: 200,
+            no_token: false,
+            authorization: Some("Bearer token"),
             silent: false,
             refuse: HashMap::new(),
             lose_first_answer: false,

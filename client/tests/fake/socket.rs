@@ -52,7 +52,10 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
         }
         session = protocol::parse_ws_path(request.uri().path()).ok().map(|(_, id)| id);
         resume = request.headers().get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
-        assert_eq!(request.headers()["authorization"], "Bearer token");
+        fake.seen.lock().unwrap().heads.push((request.uri().to_string(), request.headers().clone()));
+        if let Some(expected) = fake.script.authorization {
+            assert_eq!(request.headers()["authorization"], expected);
+        }
         Ok(response)
     })
     .await;

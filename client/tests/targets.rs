@@ -1,0 +1,110 @@
+//! Targets that are not ours: what is sent to them, what of it is shown, and what is taken from them.
+
+mod fake;
+mod runs;
+
+use client::{cli::RunArgs, signals::Stop};
+use fake::{Running, Script};
+use runs::{args, everything_came, run, summary};
+use std::{fs, path::Path};
+
+/// A target with credentials, and headers of its own.
+fn secretive(server: &Running, dir: &Path) -> RunArgs {
+    let with = |url: &str| format!("{}/base?key=hush-query", url.replace("://", "://user:hush-password@"));
+    RunArgs {
+        api_url: Some(with(&server.api)),
+        wsproxy_url: vec![with(&server.ws)],
+        ws_path: Some("/{agent}/ws/{session}?sig=hush-path".into()),
+        headers: vec!["X-Key: hush-header".into(), "Host: staging.example.test".into()],
+        ..args(server, dir, 1, 1)
+    }
+}
+
+fn written(dir: &Path) -> String {
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()).collect()
+}
+
+#[test]
+fn credentials_are_sent_and_are_in_no_output() {
+    // Below `/base` the server has nothing: every call fails, and its message names the target.
+    let server = Running::start(Script { authorization: None, ..Script::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let finished = run(secretive(&server, dir.path()), &Stop::default()).unwrap();
+    let told = format!("{}{}", written(dir.path()), finished.text(100));
+    assert!(told.contains("404 Not Found") && told.contains("/base/session/create"), "{told}");
+    assert!(!told.contains("hush"), "{told}");
+    let seen = server.seen();
+    for (uri, headers) in &seen.heads {
+        assert_eq!(headers["authorization"], "Basic dXNlcjpodXNoLXBhc3N3b3Jk");
+        assert_eq!(headers["x-key"], "hush-header");
+        assert_eq!(headers.get_all("host").iter().collect::<Vec<_>>(), ["staging.example.test"]);
+        assert!(uri.starts_with("/base/") && uri.ends_with("?key=hush-query"), "{uri}");
+    }
+}
+
+#[test]
+fn a_socket_brings_basic_and_the_token_beside_it() {
+    let server = Running::start(Script { authorization: None, ..Script::default() });
+    let change = |args: &mut RunArgs| {
+        args.wsproxy_url = vec![format!("{}/?key=k1", server.ws.replace("://", "://user:pass@"))];
+    };
+    everything_came(&summary(&server, change, 1, 1), 1, 1, 18);
+    let seen = server.seen();
+    let (uri, headers) = seen.heads.iter().find(|(uri, _)| uri.starts_with("/load/ws/")).unwrap();
+    assert!(uri.ends_with("?key=k1"), "{uri}");
+    assert_eq!(headers["authorization"], "Basic dXNlcjpwYXNz");
+    assert_eq!(headers["sec-websocket-protocol"], "bearer, token");
+}
+
+#[test]
+fn a_token_of_ones_own_needs_none_of_the_servers_and_can_be_in_the_path() {
+    let server =
+        Running::start(Script { no_token: true, authorization: Some("Bearer a/b"), ..Script::default() });
+    let change = |args: &mut RunArgs| {
+        args.token = Some("Bearer a/b".into());
+        args.ws_path = Some("/{agent}/ws/{session}?token={token}".into());
+    };
+    let summary = summary(&server, change, 1, 2);
+    everything_came(&summary, 1, 2, 18);
+    assert_eq!(summary["config"]["ws_path"], "/{agent}/ws/{session}?token={token}");
+    assert!(server.seen().heads.iter().any(|(uri, _)| uri.ends_with("?token=a%2Fb")));
+}
+
+#[test]
+fn without_any_token_the_session_fails_with_the_remedy() {
+    let server = Running::start(Script { no_token: true, ..Script::default() });
+    let summary = summary(&server, |_| {}, 1, 1);
+    assert_eq!(summary["queries_ok"], 0);
+    assert!(summary.to_string().contains("--token"), "{summary:#}");
+}
+
+#[test]
+fn a_header_replaces_ours() {
+    let server = Running::start(Script { authorization: Some("Token x1"), ..Script::default() });
+    let change = |args: &mut RunArgs| {
+        args.headers = vec!["Authorization: Token x1".into(), "Content-Type: application/json; v=2".into()];
+    };
+    everything_came(&summary(&server, change, 1, 1), 1, 1, 18);
+    let seen = server.seen();
+    let (_, headers) = seen.heads.iter().find(|(uri, _)| uri.ends_with("/run")).unwrap();
+    assert_eq!(headers.get_all("content-type").iter().collect::<Vec<_>>(), ["application/json; v=2"]);
+    assert_eq!(headers["authorization"], "Token x1");
+}
+
+#[test]
+fn only_a_server_error_is_not_ready_and_any_success_closes() {
+    for ready in [404, 405, 401, 302] {
+        let server = Running::start(Script { ready, closed: 204, ..Script::default() });
+        everything_came(&summary(&server, |_| {}, 1, 1), 1, 1, 18);
+    }
+    let server = Running::start(Script { ready: 503, ..Script::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let error = run(args(&server, dir.path(), 1, 1), &Stop::default()).unwrap_err().to_string();
+    assert!(error.contains("not ready (503 Service Unavailable: as told)"), "{error}");
+    assert_eq!(read_dir_count(dir.path()), 0);
+}
+
+fn read_dir_count(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
