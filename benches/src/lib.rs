@@ -23,6 +23,7 @@ mod tabulate;
 mod usage;
 
 use args::{Args, Command};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Exit code of a measurement that cannot be trusted, as the client's.
@@ -44,6 +45,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Search(options) => runtime.block_on(search::measure(&options))?,
         Command::Table(options) => return tabulate::run(&options).map(|()| ExitCode::SUCCESS),
     };
-    println!("{}", serde_json::to_string_pretty(&record)?);
+    let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&record)?);
     Ok(ExitCode::from(if record.verdict == record::Verdict::Invalid { INVALID } else { 0 }))
 }

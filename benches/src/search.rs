@@ -6,6 +6,7 @@ use crate::{
     gateway::{measure_load, variant},
     record::{Record, Verdict},
 };
+use std::io::Write as _;
 
 /// What to try next.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,7 @@ pub(crate) async fn measure(options: &Search) -> anyhow::Result<Record> {
     while let Some(rate) = plan.load() {
         let connections = (rate / options.shape.per_connection).round().max(1.0) as usize;
         let record = measure_load(&options.target, options.shape, connections, &variant).await?;
-        eprintln!("{}", line(rate, &record));
+        let _ = writeln!(std::io::stderr(), "{}", line(rate, &record));
         let is_clean = record.verdict == Verdict::Clean;
         if plan.tell(record.verdict) {
             *(if is_clean { &mut best } else { &mut worst }) = Some(record);

@@ -7,6 +7,7 @@ use crate::{
 };
 use anyhow::Context;
 use serde::{Deserialize, de::DeserializeOwned};
+use std::io::Write as _;
 use std::{fs, path::Path};
 
 #[derive(Deserialize)]
@@ -25,7 +26,7 @@ pub(crate) fn run(options: &Table) -> anyhow::Result<()> {
         }
     }
     let baseline = options.baseline.as_deref().map(read::<Baseline>).transpose()?;
-    print!("{}", markdown(&records, baseline.as_ref()));
+    let _ = write!(std::io::stdout(), "{}", markdown(&records, baseline.as_ref()));
     if let Some(path) = &options.write_baseline {
         let baseline = Baseline::of(&records, options.commit.clone(), machine());
         let text = serde_json::to_string_pretty(&baseline)? + "\n";

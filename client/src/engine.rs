@@ -17,7 +17,7 @@ use crate::{
     published,
     schedule::Model,
     screen::{Screen, Sources},
-    signals::Stop,
+    signals::{self, Stop},
     stamps, tls, watch,
     worker::{self, Assignment, WorkerReport},
 };
@@ -39,6 +39,9 @@ pub enum RunError {
     /// The run cannot be done as asked: nothing was started.
     #[error(transparent)]
     Refused(#[from] Faults),
+    /// It was asked to stop before the first session started: there are no results.
+    #[error("interrupted before the run began: nothing was started, and there are no results")]
+    Interrupted,
     /// Something of ours broke.
     #[error("{0:#}")]
     Broken(#[from] anyhow::Error),
@@ -50,6 +53,7 @@ impl RunError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 104,
+            Self::Interrupted => signals::INTERRUPTED,
             Self::Broken(_) => 1,
         }
     }
@@ -136,9 +140,20 @@ fn run_against(
         .enable_all()
         .build()
         .context("cannot build a runtime for the preflight")?;
-    let connector = runtime.block_on(preflight::network(&config, &tls))?;
+    let connector = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = stop.starting.cancelled() => Err(RunError::Interrupted),
+            connector = preflight::network(&config, &tls) => Ok(connector?),
+        }
+    });
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    let connector = connector?;
     let host = HostBefore { wake_up: cpu::wake_up_cost(), clock_steps: stamps::steps() };
-    drop(runtime);
+    if !stop.begin() {
+        return Err(RunError::Interrupted);
+    }
     let schedule = Some(Arc::clone(&config.schedule));
     let settings = OutputSettings {
         dir: config.output.dir.clone(),

@@ -63,8 +63,8 @@ pub struct Created {
 impl Created {
     /// Opens the session's socket; empty where the server gives none and none is needed.
     #[must_use]
-    pub fn token(self) -> Secret {
-        Secret::new(self.auth_token.unwrap_or_default())
+    pub fn token(&self) -> Secret {
+        Secret::new(self.auth_token.as_deref().unwrap_or_default())
     }
 }
 

@@ -43,7 +43,19 @@ pub fn tell(line: &str) {
     let _ = writeln!(stderr, "{}", undirected(line));
 }
 
-/// Stderr for whoever writes lines: the log.
+/// Prints a text on stdout. What reads it may have ended, as in `| head`; another failure is reported on stderr. Neither changes
+/// what the program is to end with.
+pub fn print(text: &str) {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tell(&format!("error: cannot write to stdout: {error}"));
+        }
+        _ => {}
+    }
+}
+
+/// Stderr for whoever writes lines: the log. It takes everything, whatever becomes of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stderr;
 
@@ -55,13 +67,15 @@ impl Write for Stderr {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match HELD.lock().as_mut() {
             Some(held) => held.take(&String::from_utf8_lossy(bytes)),
-            None => io::stderr().write_all(bytes)?,
+            // Where stderr takes nothing, nobody can be told; the log would try it there again, and panic.
+            None => drop(io::stderr().write_all(bytes)),
         }
         Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        drop(io::stderr().flush());
+        Ok(())
     }
 }
 

@@ -33,7 +33,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok((Cli { command: None, run }, matches)) => match resolve(run, &matches) {
             Ok((run, origins)) => load(run, &origins, started_at),
             Err(fault) => {
-                eprintln!("error: {fault}");
+                messages::tell(&format!("error: {fault}"));
                 REFUSED
             }
         },
@@ -65,31 +65,31 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
             for fault in &mut faults.0 {
                 *fault = cli::with_origin(fault, origins);
             }
-            eprintln!("error: {faults}");
+            messages::tell(&format!("error: {faults}"));
             return REFUSED;
         }
     };
+    let stop = Stop::default();
+    if let Err(error) = signals::listen(stop.clone()) {
+        messages::tell(&format!("error: cannot listen to signals: {error}"));
+        return 1;
+    }
     engine::find_endpoints(&mut config);
     engine::warn(&engine::warnings(&config));
     match engine::plan(&config) {
         Ok(plan) if config.dry_run => {
-            print!("{plan}");
+            messages::print(&plan);
             return 0;
         }
         Err(error) if config.dry_run => {
-            eprintln!("error: {error}");
+            messages::tell(&format!("error: {error}"));
             return error.exit_code();
         }
         Ok(_) if !config.output.quiet => {
-            eprintln!("{}", output::wrap("", &engine::outline(&config), Out::Stderr.columns()));
+            messages::tell(&output::wrap("", &engine::outline(&config), Out::Stderr.columns()));
         }
         // The run itself says what is wrong.
         Ok(_) | Err(_) => {}
-    }
-    let stop = Stop::default();
-    if let Err(error) = signals::listen(stop.clone()) {
-        eprintln!("error: cannot listen to signals: {error}");
-        return 1;
     }
     let quiet = config.output.quiet;
     // Stdout is the events' then.
@@ -97,18 +97,25 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     match engine::run(config, &stop, started_at) {
         Ok(finished) if quiet => {
             out.say(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
+            incomplete(&finished.unwritten);
             finished.exit_code()
         }
         Ok(finished) => {
             out.say(&out.painted(finished.text(out.columns())));
             out.say(&format!("\n  results...................: {}*\n", finished.base.display()));
+            incomplete(&finished.unwritten);
             finished.exit_code()
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            messages::tell(&format!("error: {error}"));
             error.exit_code()
         }
     }
+}
+
+/// Names the results that are missing.
+fn incomplete(unwritten: &[String]) {
+    unwritten.iter().for_each(|what| messages::tell(&format!("error: {what}")));
 }
 
 /// Where a text goes.
@@ -121,8 +128,8 @@ enum Out {
 impl Out {
     fn say(self, text: &str) {
         match self {
-            Self::Stdout => print!("{text}"),
-            Self::Stderr => eprint!("{text}"),
+            Self::Stdout => messages::print(text),
+            Self::Stderr => messages::tell(text.trim_end_matches('\n')),
         }
     }
 
@@ -155,11 +162,11 @@ impl Out {
 fn analyze(files: &[PathBuf]) -> u8 {
     match output::analyze(files, Out::Stdout.columns()) {
         Ok(text) => {
-            print!("{text}");
+            messages::print(&text);
             0
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            messages::tell(&format!("error: {error}"));
             REFUSED
         }
     }
@@ -170,11 +177,11 @@ fn compared(args: CompareArgs) -> u8 {
         question(args).and_then(|question| compare::compare(&question).map_err(|error| error.to_string()));
     match answer {
         Ok(comparison) => {
-            print!("{}", Out::Stdout.painted(comparison.text(Out::Stdout.columns())));
+            messages::print(&Out::Stdout.painted(comparison.text(Out::Stdout.columns())));
             comparison.exit_code()
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            messages::tell(&format!("error: {error}"));
             REFUSED
         }
     }
@@ -235,9 +242,9 @@ fn report(files: &[PathBuf]) -> u8 {
     let mut exit_code = 0;
     for file in files {
         match report::write(file) {
-            Ok(page) => println!("{}", page.display()),
+            Ok(page) => messages::print(&format!("{}\n", page.display())),
             Err(error) => {
-                eprintln!("error: {error}");
+                messages::tell(&format!("error: {error}"));
                 exit_code = REFUSED;
             }
         }

@@ -5,6 +5,7 @@ use crate::{
     estimate::Estimate,
     live::{Shard, Totals, totals},
     measure::Gauge,
+    messages,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
@@ -77,7 +78,7 @@ fn redraw(watched: &Watched, ended: &Receiver<()>) {
 fn print_lines(watched: &Watched, ended: &Receiver<()>) {
     let mut pace = Pace::new();
     while waits(ended, PLAIN_LINE) {
-        eprintln!("{}", pace.line(watched));
+        messages::tell(&pace.line(watched));
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Secret(String);
 impl Secret {
     /// Takes the token; `Bearer ` before it is left out, because the header that carries the token adds it.
     #[must_use]
-    pub fn new(text: String) -> Self {
+    pub fn new(text: &str) -> Self {
         let text = text.trim();
         match text.split_at_checked(7) {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => Self(token.trim().to_owned()),
@@ -74,10 +74,10 @@ mod tests {
     #[test]
     fn the_scheme_of_a_token_is_left_out() {
         for text in ["abc", "Bearer abc", "bearer  abc ", "BEARER abc"] {
-            assert_eq!(Secret::new(text.to_owned()).reveal(), "abc", "{text}");
+            assert_eq!(Secret::new(text).reveal(), "abc", "{text}");
         }
-        assert_eq!(Secret::new("Bearerabc".to_owned()).reveal(), "Bearerabc");
-        assert_eq!(Secret::new("é".to_owned()).reveal(), "é");
+        assert_eq!(Secret::new("Bearerabc").reveal(), "Bearerabc");
+        assert_eq!(Secret::new("é").reveal(), "é");
     }
 
     #[test]

@@ -1,9 +1,18 @@
-//! How a run is asked to stop: once politely, twice at once.
-//! It ends nothing by force; whoever holds a `Stop` looks at it.
+//! How a run is asked to stop: once politely, twice at once; before its first session starts, at once in any case.
+//! Whoever holds a `Stop` looks at it.
 
 use crate::messages;
-use std::io;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 use tokio_util::sync::CancellationToken;
+
+/// The exit code of a run that was interrupted.
+pub const INTERRUPTED: u8 = 105;
 
 /// The two stages of stopping.
 #[derive(Clone, Debug, Default)]
@@ -12,13 +21,26 @@ pub struct Stop {
     pub starting: CancellationToken,
     /// What runs is abandoned.
     pub running: CancellationToken,
+    /// There is something to stop: results that are being written.
+    begun: Arc<AtomicBool>,
 }
 
 impl Stop {
     /// The same orders, heard without a lock that other threads contend for.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { starting: self.starting.child_token(), running: self.running.child_token() }
+        Self {
+            starting: self.starting.child_token(),
+            running: self.running.child_token(),
+            begun: Arc::clone(&self.begun),
+        }
+    }
+
+    /// From now on a run has results to write; false when it was asked to stop before.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        self.begun.store(true, SeqCst);
+        !self.starting.is_cancelled()
     }
 
     /// One step further: first nothing new, then nothing at all.
@@ -30,7 +52,8 @@ impl Stop {
     }
 }
 
-/// Each SIGINT or SIGTERM escalates, from now on and until the process ends.
+/// Each SIGINT, SIGTERM or SIGHUP escalates, from now on and until the process ends. The first one ends the process while no
+/// run has begun. A hangup that is ignored, as below `nohup`, stays so.
 ///
 /// # Errors
 /// The signals cannot be listened to.
@@ -39,15 +62,27 @@ pub fn listen(stop: Stop) -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            // With a second handler of another signal in place of one that is ignored.
+            let hangup =
+                if protocol::hangup_is_ignored() { SignalKind::terminate() } else { SignalKind::hangup() };
+            let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(hangup))
             else {
                 return;
             };
+            // Without a handler, a file that reaches the limit of its size would end the process; so, the write fails.
+            let _too_large = signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGXFSZ as i32));
             loop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+                if !stop.begun.load(SeqCst) {
+                    messages::tell(
+                        "interrupted before the run began: nothing was started, and there are no results",
+                    );
+                    std::process::exit(INTERRUPTED.into());
                 }
                 if !stop.starting.is_cancelled() {
                     messages::tell("stopping: running streams may end; once more to leave at once");

@@ -8,6 +8,7 @@ mod close;
 mod continuity;
 mod digest;
 mod event;
+mod hangup;
 mod lane;
 mod position;
 mod session;
@@ -25,6 +26,7 @@ pub use event::{
     encode_gap, encode_gap_entry, encode_resumed, encode_token, encode_verified_done, encode_verified_error,
     with_position,
 };
+pub use hangup::hangup_is_ignored;
 pub use lane::{Gaps, Lane, LogEnd, Logged, Mark, Step};
 pub use position::{ParsePositionError, Position};
 pub use session::{Names, ParsePathError, ParseSessionIdError, SessionId, parse_ws_path};

@@ -3,7 +3,7 @@
 use clap::Parser;
 use server::{Args, Settings, process};
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 use tracing_subscriber::EnvFilter;
@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
+        // It would be told on stderr, which panics when stderr takes nothing.
+        .log_internal_errors(false)
         .init();
     let args = Args::parse();
     let outcome = if args.health_check {
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("server: {error:#}");
+            let _ = writeln!(io::stderr(), "server: {error:#}");
             ExitCode::from(if error.is::<server::Faults>() { 2 } else { 1 })
         }
     }

@@ -8,7 +8,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ pub fn runtime(workers: usize) -> io::Result<Runtime> {
     }
 }
 
-/// Listens where `settings` say, and serves until SIGTERM or SIGINT.
+/// Listens where `settings` say, and serves until SIGTERM, SIGINT or SIGHUP (unless that is ignored, as below `nohup`).
 ///
 /// # Errors
 /// The port cannot be had.
@@ -38,11 +38,13 @@ pub async fn serve(settings: Settings, bus: Arc<dyn Broker>) -> anyhow::Result<(
     })?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
     let signalled = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = hung_up(&mut hangup) => {}
         }
         signalled.cancel();
     });
@@ -65,4 +67,13 @@ fn raise_open_files() {
 /// The server at `address` is not ready.
 pub fn check(address: SocketAddr) -> anyhow::Result<()> {
     runtime(1)?.block_on(health::check(address))
+}
+
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
+    }
 }

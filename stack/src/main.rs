@@ -3,13 +3,13 @@
 mod program;
 
 use clap::Parser;
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 fn main() -> ExitCode {
     match program::run(program::Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stack: {error:#}");
+            let _ = writeln!(std::io::stderr(), "stack: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{io::IsTerminal, path::Path};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -18,7 +18,13 @@ use tracing_subscriber::EnvFilter;
 pub fn log_to_stderr() {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        // It would be told on stderr, which panics when stderr takes nothing.
+        .log_internal_errors(false)
+        .init();
 }
 
 /// Takes the port, and the unix socket where there is to be one.
@@ -58,22 +64,33 @@ fn too_few_files(max_connections: usize, limit: u64) -> Option<String> {
     })
 }
 
-/// A token that is cancelled at the first SIGTERM or SIGINT.
+/// A token that is cancelled at the first SIGTERM, SIGINT or SIGHUP (unless that is ignored, as below `nohup`).
 ///
 /// # Errors
 /// The system takes no signal handler.
 pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
     let shutdown = CancellationToken::new();
     let told = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = hung_up(&mut hangup) => {}
         }
         told.cancel();
     });
     Ok(shutdown)
+}
+
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
     {
         check.fault("--token has characters that no header can carry".into());
     }
-    let token = args.token.map(Secret::new);
+    let token = args.token.as_deref().map(Secret::new);
     let local_ips = addresses::parse(args.local_ips.as_deref().unwrap_or_default()).unwrap_or_else(|why| {
         check.fault(format!("--local-ips: {why}"));
         Vec::new()

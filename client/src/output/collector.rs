@@ -5,10 +5,11 @@ use super::{
     OutputSettings, Sink,
     cells::CellWriter,
     csv_rows, events,
-    files::{Files, named},
+    files::{Files, OpenError},
     history::{self, Second},
     hlog::Hlog,
     judging::Observer,
+    sheet::Sheet,
     standing::Publisher,
 };
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
     io::{self, BufWriter},
     sync::{
         Arc,
@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Collector {
     records: Records,
     files: Files,
-    hlog: File,
+    hlog: Sheet,
     seconds: Seconds,
 }
 
@@ -53,7 +53,7 @@ struct Records {
     run: RunData,
     /// Queries of sessions that have not ended yet.
     waiting: HashMap<u64, Vec<QueryRecord>>,
-    rows: CellWriter<BufWriter<File>>,
+    rows: CellWriter<BufWriter<Sheet>>,
     unflushed: usize,
     flushed: Instant,
     faults: Arc<FaultLog>,
@@ -70,7 +70,7 @@ struct Seconds {
     recorders: BTreeMap<u64, u64>,
     /// The first second that is not written.
     next: u64,
-    history: CellWriter<File>,
+    history: CellWriter<Sheet>,
     started_at: OffsetDateTime,
     sessions: Gauge,
     beside: Beside,
@@ -91,14 +91,15 @@ impl Collector {
         settings: &OutputSettings,
         faults: Arc<FaultLog>,
         events: Option<Sink>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, OpenError> {
+        let unwritable = |source: io::Error| OpenError::new(files.path(""), source);
         let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
         let mut rows = CellWriter::new(buffered);
-        rows.write_record(csv_rows::COLUMNS)?;
-        rows.flush()?;
+        rows.write_record(csv_rows::COLUMNS).map_err(|error| unwritable(error.into()))?;
+        rows.flush().map_err(unwritable)?;
         let mut history = CellWriter::new(files.open("_history.csv")?);
-        history.write_record(history::columns())?;
-        history.flush()?;
+        history.write_record(history::columns()).map_err(|error| unwritable(error.into()))?;
+        history.flush().map_err(unwritable)?;
         let seconds = Seconds {
             schedule: settings.schedule.clone(),
             open: BTreeMap::new(),
@@ -129,13 +130,8 @@ impl Collector {
     }
 
     /// Until the last recorder is gone.
-    pub(super) fn run(self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
-        let files = self.files.clone();
-        self.collect(incoming).map_err(|error| named(&files.path("…"), &error))
-    }
-
-    fn collect(mut self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
-        let mut hlog = Hlog::new(&self.hlog, self.files.started_at)?;
+    pub(super) fn run(mut self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
+        let mut hlog = Hlog::new(&mut self.hlog, self.files.started_at)?;
         let records = &mut self.records;
         loop {
             let patience = if self.seconds.waits_for_readings() { LOOK } else { FLUSH };

@@ -1,10 +1,13 @@
 //! Names and places of a run's files: `NAME_YYYYMMDD_HHMMSS…` in the output directory.
 //! It never overwrites: a second run in the same second gets a suffix.
 
-use super::{Board, Judging, Wanted};
+use super::{
+    Board, Judging, Wanted,
+    sheet::{Sheet, Unwritten},
+};
 use crate::schedule::Schedule;
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -83,6 +86,8 @@ pub(super) struct Files {
     /// `loadtest_20261121_004500`: the run's id.
     id: String,
     pub(super) started_at: OffsetDateTime,
+    /// What could not be written of them.
+    pub(super) unwritten: Unwritten,
 }
 
 impl Files {
@@ -105,7 +110,7 @@ impl Files {
             let id = if attempt == 1 { stem.clone() } else { format!("{stem}_{attempt}") };
             let path = dir.join(format!("{id}.csv"));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(_) => return Ok(Self { dir, id, started_at: at }),
+                Ok(_) => return Ok(Self { dir, id, started_at: at, unwritten: Unwritten::default() }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(OpenError::new(path, source)),
             }
@@ -133,20 +138,22 @@ impl Files {
         ENDINGS.map(|ending| self.path(ending)).into_iter().filter(|path| path.exists()).collect()
     }
 
-    /// Creates, or empties, the file with this ending.
-    pub(super) fn open(&self, ending: &str) -> io::Result<File> {
-        File::create(self.path(ending)).map_err(|error| named(&self.path(ending), &error))
+    /// Creates, or empties, the file with this ending, to which rows are added during the run.
+    pub(super) fn open(&self, ending: &str) -> Result<Sheet, OpenError> {
+        let path = self.path(ending);
+        Sheet::of_rows(path.clone(), &self.unwritten).map_err(|source| OpenError::new(path, source))
     }
-}
 
-/// The same error, with the file's name in its message.
-pub(super) fn named(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+    /// Writes the file with this ending whole, or leaves none.
+    pub(super) fn document(&self, ending: &str) -> Sheet {
+        Sheet::document(self.path(ending), &self.unwritten)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use time::macros::datetime;
 
     fn settings(dir: &Path) -> OutputSettings {

@@ -33,7 +33,7 @@ struct Case {
 pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> io::Result<()> {
     let started_at = files.started_at.format(&Rfc3339).map_err(io::Error::other)?;
     let xml = render(files.id(), &started_at, run, info, conclusion)?;
-    io::Write::write_all(&mut files.open("_junit.xml")?, &xml)
+    io::Write::write_all(&mut files.document("_junit.xml"), &xml)
 }
 
 fn render(

@@ -42,7 +42,7 @@ const SHOWN: [Statistic; 6] = [
 
 /// Writes `_summary.md`.
 pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> io::Result<()> {
-    files.open("_summary.md")?.write_all(render(files.id(), run, info, conclusion).as_bytes())
+    files.document("_summary.md").write_all(render(files.id(), run, info, conclusion).as_bytes())
 }
 
 fn render(id: &str, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> String {

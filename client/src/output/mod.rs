@@ -21,6 +21,7 @@ mod junit;
 mod markdown;
 mod page;
 mod resources;
+mod sheet;
 mod standing;
 mod summary;
 mod tables;
@@ -41,13 +42,13 @@ pub use standing::{Board, RECENT, RECENT_SECONDS, Standing};
 pub(crate) use values::{marked, printable, short, uncontrolled, undirected};
 
 use crate::measure::{Beside, Gauge, Judgement, Parcel, Recorder, RunData};
-use crate::{faults::FaultLog, report};
+use crate::{faults::FaultLog, messages, report};
 use collector::Collector;
 use events::{Events, Pipe};
 use judging::Conclusion;
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -82,6 +83,8 @@ pub struct Finished {
     pub files: Vec<PathBuf>,
     /// What the names of all of it begin with.
     pub base: PathBuf,
+    /// Files that could not be written to their end, and why.
+    pub unwritten: Vec<String>,
     measured: RunData,
     info: RunInfo,
     conclusion: Conclusion,
@@ -100,10 +103,13 @@ impl Finished {
         text::headline(&self.info, &self.conclusion.judgement)
     }
 
-    /// The exit code that follows.
+    /// The exit code that follows. A pass without all of its results is none.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
-        self.conclusion.exit_code
+        match self.conclusion.exit_code {
+            0 if !self.unwritten.is_empty() => 1,
+            code => code,
+        }
     }
 
     /// The text summary for a terminal of so many columns; [`colored`] paints it.
@@ -125,8 +131,7 @@ impl Results {
         let judging = settings.judging.clone();
         let events = settings.events.as_ref().map(|wanted| start_events(&files, wanted)).transpose()?;
         let sink = events.as_ref().map(Events::sink);
-        let collector = Collector::new(&files, sessions.clone(), beside.clone(), settings, faults, sink)
-            .map_err(|source| OpenError::new(files.path(""), source))?;
+        let collector = Collector::new(&files, sessions.clone(), beside.clone(), settings, faults, sink)?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
             .spawn(move || collector.run(&incoming))
@@ -187,8 +192,10 @@ impl Results {
 
     /// Waits for the last recorder to be dropped, judges the run, writes the rest and makes the text.
     ///
+    /// A file that could not be written to its end is named in the outcome.
+    ///
     /// # Errors
-    /// A file could not be written; what was written until then is valid.
+    /// The thread that writes broke.
     pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
         drop(self.parcels);
         let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
@@ -230,16 +237,26 @@ fn write_up(
         events::verdict(&conclusion.judgement, info, conclusion.exit_code, written, dropped)
     };
     let info = RunInfo { events: events.map(|events| events.end(last)), ..info.clone() };
-    tables::write_stats(files, &run)?;
-    tables::write_failures(files, &run)?;
-    summary::write(files, &run, &info, &conclusion)?;
-    junit::write(files, &run, &info, &conclusion)?;
-    markdown::write(files, &run, &info, &conclusion)?;
-    index::write(files, &run, &info, &conclusion.judgement)?;
+    let write = |path: &Path, outcome: io::Result<()>| {
+        if let Err(error) = outcome {
+            files.unwritten.note(path, &error);
+        }
+    };
+    write(&files.path("_stats.csv"), tables::write_stats(files, &run));
+    write(&files.path("_failures.csv"), tables::write_failures(files, &run));
+    write(&files.path("_summary.json"), summary::write(files, &run, &info, &conclusion));
+    write(&files.path("_junit.xml"), junit::write(files, &run, &info, &conclusion));
+    write(&files.path("_summary.md"), markdown::write(files, &run, &info, &conclusion));
+    write(&files.index(), index::write(files, &run, &info, &conclusion.judgement));
     // Everything that it says is stored already: a run is not lost for want of its picture.
-    if let Err(error) = report::write(&files.path(".csv")) {
-        eprintln!("client: the report was not written ({error:#}); `client report` can make it later");
+    if files.path("_summary.json").exists()
+        && let Err(error) = report::write(&files.path(".csv"))
+    {
+        messages::tell(&format!(
+            "client: the report was not written ({error:#}); `client report` can make it later"
+        ));
     }
+    let unwritten = files.unwritten.list();
     let (written, base) = (files.written(), files.path(""));
-    Ok(Finished { files: written, base, measured: run, info, conclusion })
+    Ok(Finished { files: written, base, unwritten, measured: run, info, conclusion })
 }

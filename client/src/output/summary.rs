@@ -386,5 +386,5 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
     };
     let mut text = escaped_json(&serde_json::to_string_pretty(&summary)?);
     text.push('\n');
-    files.open("_summary.json")?.write_all(text.as_bytes())
+    files.document("_summary.json").write_all(text.as_bytes())
 }

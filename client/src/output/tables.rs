@@ -27,7 +27,7 @@ pub(super) fn untrusted(interval: &Interval, metric: Metric) -> String {
 
 /// Writes `_stats.csv`.
 pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
-    let mut out = CellWriter::new(files.open("_stats.csv")?);
+    let mut out = CellWriter::new(files.document("_stats.csv"));
     let percentiles = PERCENTILES.map(|(column, _)| column);
     out.write_record(STATS.into_iter().chain(percentiles).chain(["Untrusted"]))?;
     let failures =
@@ -61,7 +61,7 @@ pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {
 
 /// Writes `_failures.csv`.
 pub(super) fn write_failures(files: &Files, run: &RunData) -> io::Result<()> {
-    let mut out = CellWriter::new(files.open("_failures.csv")?);
+    let mut out = CellWriter::new(files.document("_failures.csv"));
     out.write_record(["Method", "Name", "Error", "Occurrences", "First (s)", "Last (s)"])?;
     for (kind, code, group) in run.failures.iter() {
         out.write_record([

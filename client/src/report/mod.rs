@@ -46,8 +46,11 @@ pub fn write(file: &Path) -> Result<PathBuf, ReportError> {
 /// Whole or not at all: nobody reads half a page.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let half = path.with_extension("html.part");
-    fs::write(&half, text)?;
-    fs::rename(&half, path)
+    let written = fs::write(&half, text).and_then(|()| fs::rename(&half, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&half);
+    }
+    written
 }
 
 fn base(file: &Path) -> PathBuf {

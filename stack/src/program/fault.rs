@@ -1,6 +1,9 @@
 //! `stack fault`: breaks what it is told, one after another, and says what came of it.
 
-use super::args::{FaultArgs, Place};
+use super::{
+    args::{FaultArgs, Place},
+    print_line,
+};
 use stack::fault::{self, check, inject};
 
 pub(crate) fn run(place: &Place, wanted: FaultArgs) -> anyhow::Result<()> {
@@ -18,9 +21,9 @@ pub(crate) fn run(place: &Place, wanted: FaultArgs) -> anyhow::Result<()> {
     for fault in &wanted.faults {
         let injected = inject(&place, fault)?;
         if wanted.json {
-            println!("{}", serde_json::to_string(&injected)?);
+            print_line(serde_json::to_string(&injected)?);
         } else {
-            println!("{}: {} ({:.0} ms)", injected.fault, injected.detail, injected.took_ms);
+            print_line(format_args!("{}: {} ({:.0} ms)", injected.fault, injected.detail, injected.took_ms));
         }
     }
     Ok(())

@@ -39,9 +39,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 fn show_answer(place: &Place, request: &Request, json: bool) -> anyhow::Result<()> {
     match call(&place.directory(), request)? {
-        Response::Status(status) if json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Response::Status(status) if json => print_line(serde_json::to_string_pretty(&status)?),
         Response::Status(status) => show(&status),
-        Response::Fault(injected) => println!("{}: {}", injected.fault, injected.detail),
+        Response::Fault(injected) => print_line(format_args!("{}: {}", injected.fault, injected.detail)),
         Response::Ended => show_end(place),
         Response::Error(why) => anyhow::bail!(why),
     }
@@ -54,21 +54,32 @@ fn show_end(place: &Place) {
     let _ = writeln!(io::stdout(), "the stack has ended; its logs are in {}", logs.display());
 }
 
+/// Prints a line. What reads it may have ended, or its disk may be full: that is no reason to end a stack.
+fn print_line(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// A stack for a person: where it is, and what runs.
 fn show(status: &Status) {
-    println!("API    {}\nWS     {}\nstats  {}\n", status.api_url, status.ws_url, status.stats_url);
+    print_line(format_args!(
+        "API    {}\nWS     {}\nstats  {}\n",
+        status.api_url, status.ws_url, status.stats_url
+    ));
     let width = status.processes.iter().map(|process| process.name.len()).max().unwrap_or(0);
     for process in &status.processes {
         let port = process.port.map_or_else(|| "-".to_owned(), |port| port.to_string());
-        println!("{:width$}  pid {:<8} port {port:<6} {}", process.name, process.pid, process.state);
+        print_line(format_args!(
+            "{:width$}  pid {:<8} port {port:<6} {}",
+            process.name, process.pid, process.state
+        ));
     }
     if let Some(socket) = status.processes.iter().find_map(|process| process.socket.as_ref()) {
         println!("redis listens at {}", socket.display());
     }
     for link in &status.links {
-        println!(
+        print_line(format_args!(
             "{}  {}, {} open, {} broken, {} refused",
             link.name, link.state, link.open, link.broken, link.refused
-        );
+        ));
     }
 }

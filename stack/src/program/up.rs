@@ -2,7 +2,7 @@
 
 use super::{
     args::{Place, Up},
-    show, show_end,
+    print_line, show, show_end,
 };
 use anyhow::{Context, bail};
 use stack::{
@@ -33,7 +33,7 @@ pub(crate) fn run(place: &Place, up: Up) -> anyhow::Result<()> {
     log_to_stderr();
     hold(place, up, |status| {
         show(&status);
-        println!("\nend it with Ctrl+C or `stack down`");
+        print_line("\nend it with Ctrl+C or `stack down`");
         Ok(())
     })?;
     show_end(place);
@@ -84,7 +84,7 @@ fn detach(place: &Place) -> anyhow::Result<()> {
     match serde_json::from_str(&line) {
         Ok(Response::Status(status)) => {
             show(&status);
-            println!("\nend it with `stack down`");
+            print_line("\nend it with `stack down`");
             Ok(())
         }
         Ok(Response::Error(why)) => bail!(why),
@@ -99,7 +99,10 @@ fn hold(place: &Place, up: Up, tell: impl FnOnce(Status) -> anyhow::Result<()>) 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+        // Below `nohup` a hangup ends nothing; a second handler of another signal stands in for it.
+        let hangup =
+            if protocol::hangup_is_ignored() { SignalKind::terminate() } else { SignalKind::hangup() };
+        let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), hangup]
             .into_iter()
             .map(signal)
             .collect::<Result<Vec<_>, _>>()?;
@@ -157,5 +160,7 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would be told on stderr, which panics when stderr takes nothing.
+        .log_internal_errors(false)
         .init();
 }
