@@ -28,7 +28,7 @@ impl Denial {
             }),
             Action::Full(_) => Some(Self {
                 what: "redis is out of memory",
-                begin: "CONFIG SET maxmemory 1",
+                begin: "CONFIG SET maxmemory-clients 0 maxmemory 1",
                 end: "CONFIG SET maxmemory",
             }),
             _ => None,
@@ -38,7 +38,8 @@ impl Denial {
     /// The command that ends it; `maxmemory` was the limit before.
     pub(crate) fn end(self, maxmemory: &str) -> String {
         match self.end {
-            "CONFIG SET maxmemory" => format!("{} {maxmemory}", self.end),
+            // The clients' share is the one of docker/redis.conf. It goes by the limit, and would have closed every client.
+            "CONFIG SET maxmemory" => format!("{} {maxmemory} maxmemory-clients 50%", self.end),
             end => end.to_owned(),
         }
     }
