@@ -262,12 +262,23 @@ impl Session {
             return;
         }
         let action = CloseReason::action_for(code);
+        let taken_over = code == Some(CloseReason::TakenOver.code());
+        let is_after_answer = code.is_some() && !taken_over && self.is_between_answers();
+        if is_after_answer && !self.needs_socket() {
+            return;
+        }
         let mut wait = None;
         let mut backoff = self.backoff().after(self.losses_in_a_row);
         match (action, code) {
+            // Many servers end the socket of each answer: the next query has a new one, without a delay the first time.
+            (ClientAction::Stop | ClientAction::StopAndReport, _) if is_after_answer => {
+                wait = (self.losses_in_a_row == 0).then_some(Duration::ZERO);
+            }
             (ClientAction::Stop | ClientAction::StopAndReport, code) => {
                 let kind = code.map_or(FailureKind::Stream, FailureKind::Closed);
                 let message = format!("the gateway closed the socket: {}", loss.text);
+                let reason = CloseReason::SessionClosed;
+                self.already_closed = code == Some(reason.code()) && loss.text == reason.text();
                 self.fail(Failure { kind, code, message });
                 return;
             }
@@ -291,6 +302,15 @@ impl Session {
         if let Some(link) = &mut self.link {
             link.reconnect(position, wait, backoff);
         }
+    }
+
+    /// Returns whether the last answer is whole and nothing of another one came: the current query may have begun before the
+    /// close frame behind the last one was read. It may do so once, on the socket of that answer.
+    fn is_between_answers(&self) -> bool {
+        let is_whole = |query: Option<&Query>| query.is_some_and(Query::is_whole);
+        let has_begun = self.current.as_ref().is_some_and(|query| query.own_stream().is_some());
+        is_whole(self.current.as_ref())
+            || (!has_begun && self.losses_in_a_row == 0 && is_whole(self.previous.as_deref()))
     }
 
     fn resume_after(&self) -> Position {

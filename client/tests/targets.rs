@@ -5,7 +5,7 @@ mod runs;
 
 use client::{cli::RunArgs, signals::Stop};
 use fake::{Running, Script};
-use runs::{args, everything_came, run, summary};
+use runs::{args, check, everything_came, run, summary};
 use std::{fs, path::Path};
 
 /// A target with credentials, and headers of its own.
@@ -107,4 +107,23 @@ fn only_a_server_error_is_not_ready_and_any_success_closes() {
 
 fn read_dir_count(dir: &Path) -> usize {
     fs::read_dir(dir).unwrap().count()
+}
+
+#[test]
+fn a_socket_that_is_closed_behind_each_answer_fails_nothing() {
+    for (code, text, old_contract) in
+        [(1000, "", false), (1000, "bye", true), (1008, "one answer per socket", false), (4004, "", false)]
+    {
+        let close_after = Some((code, text));
+        let server = Running::start(Script { close_after, old_contract, ..Script::default() });
+        let summary = summary(&server, |_| {}, 2, 3);
+        check(&summary, &[("queries_ok", 6), ("successful_sessions", 2), ("tokens_duplicated", 0)]);
+        assert_ne!(summary["verdict"], "FAIL", "{code}: {summary:#}");
+        let seen = server.seen();
+        assert_eq!((seen.closes, seen.sockets), (2, 6), "{code}");
+    }
+    let close_after = Some((4001, "another connection took the session over"));
+    let server = Running::start(Script { close_after, ..Script::default() });
+    check(&summary(&server, |_| {}, 1, 2), &[("queries_ok", 1), ("successful_sessions", 0)]);
+    assert_eq!(server.seen().closes, 0);
 }

@@ -304,6 +304,15 @@ impl Query {
         Progress::Settling
     }
 
+    /// Returns whether the terminator and every position below it came. Of a server that numbers nothing, the terminator is enough.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.own_stream().is_some_and(|stream| {
+            stream.ledger.terminator().is_some()
+                && (stream.generation == 0 || stream.ledger.missing(0).is_empty())
+        })
+    }
+
     /// The run ends here for this query, unless it ended before.
     pub fn finish(&mut self, at: Instant, end: End) {
         self.end.get_or_insert((at, end));

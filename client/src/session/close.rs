@@ -18,8 +18,7 @@ impl Session {
             link.cut_no_more();
         }
         let taken_over = matches!(&self.failure, Some(failure) if failure.kind == FailureKind::Closed(4001));
-        let closed = self.close_codes.last() == Some(&1000);
-        let Some(session) = self.id.filter(|_| !taken_over && !closed) else { return };
+        let Some(session) = self.id.filter(|_| !taken_over && !self.already_closed) else { return };
         let worker = Rc::clone(&self.worker);
         let mut backoff = self.backoff();
         let started = Instant::now();

@@ -93,6 +93,8 @@ pub(crate) struct Session {
     pub(crate) closing: bool,
     /// Its socket is ended by itself, between two queries.
     pub(crate) leaving: bool,
+    /// The gateway ended the socket because the session was closed: the call that closes it is not needed.
+    pub(crate) already_closed: bool,
     /// The session cannot go on.
     pub(crate) over: bool,
     pub(crate) failure: Option<Failure>,
@@ -151,6 +153,7 @@ impl Session {
             losses_in_a_row: 0,
             closing: false,
             leaving: false,
+            already_closed: false,
             over: false,
             failure: None,
             undated: Vec::new(),

@@ -2,7 +2,7 @@
 //! It sends none itself, and listens while it waits.
 
 use super::{Session, next};
-use crate::pool::Turn;
+use crate::{pool::Turn, query::Progress};
 use std::{sync::Arc, time::Instant};
 
 impl Session {
@@ -63,6 +63,14 @@ impl Session {
     /// `None`: as many as there is time for.
     pub(super) fn queries_planned(&self) -> Option<u32> {
         self.user.kind(&self.worker.config.users).queries
+    }
+
+    /// Returns whether the current query still listens, or a later one will use its socket.
+    pub(crate) fn needs_socket(&self) -> bool {
+        let is_running = self.current.as_ref().is_some_and(|query| query.progress() != Progress::Finished);
+        let was_last = self.worker.pool.is_none()
+            && self.queries_planned().is_some_and(|planned| self.queries_begun >= planned);
+        is_running || !(was_last || self.habits.is_late())
     }
 
     /// When the first query is due: now, or at the burst's instant.

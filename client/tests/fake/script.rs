@@ -31,6 +31,8 @@ pub struct Script {
     pub edit: Edit,
     /// The session's first socket is closed with this after so many events; code 0: without a close frame.
     pub close: Option<(usize, u16, &'static str)>,
+    /// Every socket is closed with this behind a terminator.
+    pub close_after: Option<(u16, &'static str)>,
     /// The status of `GET /ready`, and of a call to close.
     pub ready: u16,
     pub closed: u16,
@@ -72,6 +74,7 @@ impl Default for Script {
             old_contract: false,
             edit: |_| Deed::Send,
             close: None,
+            close_after: None,
             ready: 200,
             closed: 200,
             no_token: false,
