@@ -63,6 +63,15 @@ impl Loss {
             LossCause::Broken | LossCause::Cut => None,
         }
     }
+
+    /// Why the socket was lost, for a person: `closed with 1011: internal error`.
+    pub fn describe(&self) -> String {
+        match self.code() {
+            Some(code) if self.text.is_empty() => format!("closed with {code}"),
+            Some(code) => format!("closed with {code}: {}", self.text),
+            None => self.text.clone(),
+        }
+    }
 }
 
 /// Who opens sockets for which session.
@@ -175,10 +184,16 @@ impl Link {
         matches!(self.state, State::Up(_))
     }
 
-    /// Begins to reconnect: first after `wait`, or after a backoff when there is none, resuming after `position`.
-    pub fn reconnect(&mut self, position: Option<Position>, wait: Option<Duration>, backoff: Backoff) {
-        let opener = self.opener.clone();
-        self.state = State::Opening(Box::pin(reopen(opener, position, wait, backoff, self.last_read)));
+    /// Begins to reconnect after `loss`: first after `wait`, or after a backoff when there is none, resuming after `position`.
+    pub fn reconnect(
+        &mut self,
+        loss: &Loss,
+        position: Option<Position>,
+        wait: Option<Duration>,
+        backoff: Backoff,
+    ) {
+        let (opener, why) = (self.opener.clone(), loss.describe());
+        self.state = State::Opening(Box::pin(reopen(opener, why, position, wait, backoff, self.last_read)));
     }
 
     /// What happens next. May be dropped and called again at any time.
@@ -251,7 +266,7 @@ impl Link {
                 let cause = farewell.code.map_or(LossCause::Broken, LossCause::Closed);
                 Some(self.lost(cause, farewell.text))
             }
-            Err(bad) => Some(self.lost(LossCause::Broken, format!("the connection broke: {bad}"))),
+            Err(bad) => Some(self.lost(LossCause::Broken, format!("protocol: {bad}"))),
         }
     }
 
@@ -308,6 +323,7 @@ async fn open(opener: Opener, mut backoff: Backoff, last_read: u64) -> Attempted
 
 async fn reopen(
     opener: Opener,
+    why: String,
     position: Option<Position>,
     wait: Option<Duration>,
     mut backoff: Backoff,
@@ -322,7 +338,7 @@ async fn reopen(
             return Err(last.unwrap_or_else(|| Failure {
                 kind: FailureKind::Reconnect,
                 code: None,
-                message: "the socket was lost, and no attempt to reconnect is allowed".into(),
+                message: format!("the socket was lost ({why}), and no attempt to reconnect is allowed"),
             }));
         };
         tokio::time::sleep(delay).await;

@@ -261,6 +261,9 @@ impl Session {
         if self.closing {
             return;
         }
+        if let Some(query) = self.current.as_mut().filter(|_| loss.cause != LossCause::Cut) {
+            query.last_loss = Some(loss.describe());
+        }
         let action = CloseReason::action_for(code);
         let taken_over = code == Some(CloseReason::TakenOver.code());
         let is_after_answer = code.is_some() && !taken_over && self.is_between_answers();
@@ -300,7 +303,7 @@ impl Session {
         self.downtime.begin(loss.at);
         let position = self.habits.resumes().then(|| self.resume_after());
         if let Some(link) = &mut self.link {
-            link.reconnect(position, wait, backoff);
+            link.reconnect(loss, position, wait, backoff);
         }
     }
 

@@ -127,3 +127,17 @@ fn a_socket_that_is_closed_behind_each_answer_fails_nothing() {
     check(&summary(&server, |_| {}, 1, 2), &[("queries_ok", 1), ("successful_sessions", 0)]);
     assert_eq!(server.seen().closes, 0);
 }
+
+#[test]
+fn a_frame_that_breaks_the_protocol_is_named() {
+    let frames = Some("{\"type\":\"token\",\"content\":\"x\"}\n\u{1}{}");
+    for attempts in [0, 1_000] {
+        let server = Running::start(Script { frames, old_contract: true, ..Script::default() });
+        let change = |args: &mut RunArgs| {
+            args.ws_max_reconnect_attempts = Some(attempts);
+            args.query_timeout = Some(1.0);
+        };
+        let text = summary(&server, change, 1, 1).to_string();
+        assert!(text.contains("protocol: a frame has reserved bits set"), "{attempts}: {text}");
+    }
+}

@@ -84,6 +84,8 @@ pub struct Query {
     pub paused: Duration,
     /// It is not sent before the session has a socket.
     pub waits_for_socket: bool,
+    /// Why its last socket was lost.
+    pub last_loss: Option<String>,
     /// What went wrong first.
     pub failure: Option<Failure>,
     streams: Vec<Stream>,
@@ -108,6 +110,7 @@ impl Query {
             tokens_repeated: 0,
             paused: Duration::ZERO,
             waits_for_socket: true,
+            last_loss: None,
             failure: None,
             streams: Vec::new(),
             ended_with: None,

@@ -159,11 +159,12 @@ impl Query {
     /// Every query that is not ok says why.
     fn explain(&mut self, status: QueryStatus, tally: &Tally, defects: &Defects) {
         let error = self.own_stream().and_then(|stream| stream.error.clone());
+        let loss = self.last_loss.as_ref().map(|loss| format!("{loss}; then ")).unwrap_or_default();
         match status {
             QueryStatus::Ok | QueryStatus::Abandoned | QueryStatus::Rejected => {}
             QueryStatus::Timeout => {
-                let message =
-                    format!("no terminator in time after {} tokens{}", tally.tokens_received, told(defects));
+                let (came, told) = (tally.tokens_received, told(defects));
+                let message = format!("{loss}no terminator in time after {came} tokens{told}");
                 self.fail(FailureKind::Timeout, None, message);
             }
             QueryStatus::Error => {
@@ -174,7 +175,7 @@ impl Query {
                 );
             }
             QueryStatus::Incomplete => {
-                let message = format!("{} tokens lost{}", tally.tokens_lost, told(defects));
+                let message = format!("{loss}{} tokens lost{}", tally.tokens_lost, told(defects));
                 self.fail(FailureKind::Stream, None, message);
             }
         }

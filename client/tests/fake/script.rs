@@ -50,7 +50,8 @@ pub struct Script {
     pub content: String,
     /// The stream ends in an error event with this code.
     pub error: Option<&'static str>,
-    /// Sent before the token of that number, counted from 1 over all sessions; from `\0` on as a binary message.
+    /// Sent before the token of that number, counted from 1 over all sessions; from `\0` on as a binary message,
+    /// from `\x01` on as a frame with a reserved bit.
     pub extra: Extra,
     /// What each query is answered with, a frame per line, instead of tokens and a terminator.
     pub frames: Option<&'static str>,

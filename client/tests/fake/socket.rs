@@ -10,7 +10,13 @@ use tokio_tungstenite::{
     tungstenite::{
         Message,
         handshake::server::{ErrorResponse, Request, Response as Upgrade},
-        protocol::{CloseFrame, frame::coding::CloseCode},
+        protocol::{
+            CloseFrame,
+            frame::{
+                Frame,
+                coding::{CloseCode, Data, OpCode},
+            },
+        },
     },
 };
 
@@ -149,8 +155,13 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
     }
 }
 
-/// A frame of the log; one that begins with `\0` is a binary message.
+/// A frame of the log; one that begins with `\0` is a binary message, with `\x01` a frame with a reserved bit.
 fn message(frame: String) -> Message {
+    if let Some(text) = frame.strip_prefix('\x01') {
+        let mut frame = Frame::message(text.to_owned(), OpCode::Data(Data::Text), true);
+        frame.header_mut().rsv1 = true;
+        return Message::Frame(frame);
+    }
     match frame.strip_prefix('\0') {
         Some(binary) => Message::binary(binary.as_bytes().to_vec()),
         None => Message::text(frame),
