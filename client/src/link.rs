@@ -145,19 +145,20 @@ impl Link {
         }
     }
 
-    /// Opens the session's first socket. Answers how long the attempt took that succeeded.
+    /// Opens the session's first socket. Answers how long the attempt took that succeeded. A `Retry-After` above `limit` is not
+    /// waited for.
     ///
     /// # Errors
     /// What the last attempt failed with.
-    pub async fn open(&mut self, backoff: Backoff) -> Result<Took, Failure> {
-        let (socket, took) = open(self.opener.clone(), backoff, self.last_read).await?;
+    pub async fn open(&mut self, backoff: Backoff, limit: Duration) -> Result<Took, Failure> {
+        let (socket, took) = open(self.opener.clone(), backoff, limit, self.last_read).await?;
         self.up(socket);
         Ok(took)
     }
 
     /// Begins to open a socket that resumes nothing.
-    pub fn connect(&mut self, backoff: Backoff) {
-        self.state = State::Opening(Box::pin(open(self.opener.clone(), backoff, self.last_read)));
+    pub fn connect(&mut self, backoff: Backoff, limit: Duration) {
+        self.state = State::Opening(Box::pin(open(self.opener.clone(), backoff, limit, self.last_read)));
     }
 
     fn up(&mut self, socket: Socket) {
@@ -185,15 +186,19 @@ impl Link {
     }
 
     /// Begins to reconnect after `loss`: first after `wait`, or after a backoff when there is none, resuming after `position`.
+    /// A `wait` above `limit` is ignored, and a `Retry-After` above it is a failure.
     pub fn reconnect(
         &mut self,
         loss: &Loss,
         position: Option<Position>,
         wait: Option<Duration>,
         backoff: Backoff,
+        limit: Duration,
     ) {
         let (opener, why) = (self.opener.clone(), loss.describe());
-        self.state = State::Opening(Box::pin(reopen(opener, why, position, wait, backoff, self.last_read)));
+        let wait = wait.filter(|&wait| wait <= limit);
+        let reopening = reopen(opener, why, position, wait, backoff, limit, self.last_read);
+        self.state = State::Opening(Box::pin(reopening));
     }
 
     /// What happens next. May be dropped and called again at any time.
@@ -308,15 +313,18 @@ async fn due(cuts: &mut Option<Cuts>) {
 }
 
 /// A socket that resumes nothing, and how long the attempt took that succeeded.
-async fn open(opener: Opener, mut backoff: Backoff, last_read: u64) -> Attempted {
+async fn open(opener: Opener, mut backoff: Backoff, limit: Duration, last_read: u64) -> Attempted {
     loop {
         let started = Instant::now();
         match opener.connector.open(opener.session, &opener.token, None, last_read, opener.dial).await {
             Ok(opened) => return Ok(took(opened, started)),
-            Err(error) => match error.again.and_then(|told| backoff.next(Some(told))) {
-                Some(delay) => tokio::time::sleep(delay).await,
-                None => return Err(failure(FailureKind::Connect, error)),
-            },
+            Err(error) => {
+                let error = within(limit, error);
+                match error.again.and_then(|told| backoff.next(Some(told))) {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => return Err(failure(FailureKind::Connect, error)),
+                }
+            }
         }
     }
 }
@@ -327,6 +335,7 @@ async fn reopen(
     position: Option<Position>,
     wait: Option<Duration>,
     mut backoff: Backoff,
+    limit: Duration,
     last_read: u64,
 ) -> Attempted {
     let mut last = None;
@@ -348,6 +357,7 @@ async fn reopen(
         match opening.await {
             Ok(opened) => return Ok(took(opened, started)),
             Err(error) => {
+                let error = within(limit, error);
                 told = error.again;
                 let worth_it = told.is_some();
                 let failed = failure(FailureKind::Reconnect, error);
@@ -357,6 +367,23 @@ async fn reopen(
                 last = Some(failed);
             }
         }
+    }
+}
+
+/// Gives up where the gateway asks for a wait that is longer than `limit`.
+fn within(limit: Duration, error: OpenError) -> OpenError {
+    match error.again {
+        Some(told) if told > limit => OpenError {
+            message: format!(
+                "{}; not tried again: the told wait of {} s is longer than the query timeout of {} s",
+                error.message,
+                told.as_secs_f64(),
+                limit.as_secs_f64()
+            ),
+            again: None,
+            ..error
+        },
+        _ => error,
     }
 }
 

@@ -301,9 +301,10 @@ impl Session {
         self.lost_by = Some(loss.cause);
         self.unclean = true;
         self.downtime.begin(loss.at);
+        let limit = self.limit();
         let position = self.habits.resumes().then(|| self.resume_after());
         if let Some(link) = &mut self.link {
-            link.reconnect(loss, position, wait, backoff);
+            link.reconnect(loss, position, wait, backoff, limit);
         }
     }
 

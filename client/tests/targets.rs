@@ -6,7 +6,11 @@ mod runs;
 use client::{cli::RunArgs, signals::Stop};
 use fake::{Running, Script};
 use runs::{args, check, everything_came, run, summary};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// A target with credentials, and headers of its own.
 fn secretive(server: &Running, dir: &Path) -> RunArgs {
@@ -139,5 +143,29 @@ fn a_frame_that_breaks_the_protocol_is_named() {
         };
         let text = summary(&server, change, 1, 1).to_string();
         assert!(text.contains("protocol: a frame has reserved bits set"), "{attempts}: {text}");
+    }
+}
+
+#[test]
+fn no_told_wait_outlasts_a_query() {
+    let (busy, ready) = ((503, Some("3600")), (200, None));
+    let drain = "draining; reconnect_after_ms=240000";
+    for (refusals, close) in
+        [(vec![busy], None), (vec![ready, busy], Some((5, 1011, ""))), (vec![], Some((5, 1012, drain)))]
+    {
+        let refuse = [("socket", refusals.clone())].into();
+        let server = Running::start(Script { refuse, close, ..Script::default() });
+        let began = Instant::now();
+        let summary = summary(&server, |args| args.query_timeout = Some(5.0), 1, 1);
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        if refusals.is_empty() {
+            everything_came(&summary, 1, 1, 18);
+        } else {
+            let text = summary.to_string();
+            assert!(
+                text.contains("the told wait of 3600 s is longer than the query timeout of 5 s"),
+                "{text}"
+            );
+        }
     }
 }

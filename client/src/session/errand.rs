@@ -73,9 +73,9 @@ impl Session {
         let now = Instant::now();
         self.errand = match errand {
             Errand::Connect => {
-                let backoff = self.backoff();
+                let (backoff, limit) = (self.backoff(), self.limit());
                 if let Some(link) = &mut self.link {
-                    link.connect(backoff);
+                    link.connect(backoff, limit);
                 }
                 self.planned_pause(now)
             }

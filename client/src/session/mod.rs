@@ -213,7 +213,7 @@ impl Session {
             self.downtime.begin(Instant::now());
         } else {
             let backoff = self.backoff();
-            self.connect = Some(link.open(backoff).await?);
+            self.connect = Some(link.open(backoff, self.patience()).await?);
             Shard::add(&self.worker.live.connects, 1);
             self.opened = Instant::now();
         }

@@ -66,6 +66,19 @@ impl Session {
         self.worker.config.load.query_timeout.unwrap_or(BLIND_PATIENCE)
     }
 
+    /// How long a query with this answer may take.
+    fn patience_for(&self, answer: &RunResponse) -> Duration {
+        let ideal = millis(answer.ideal_e2el_ms);
+        let patience = self.worker.config.load.query_timeout;
+        patience.or(ideal.map(|ideal| ideal + PATIENCE)).unwrap_or(BLIND_PATIENCE)
+    }
+
+    /// How long a gateway may send the session away: as long as its query, or a call, may take.
+    pub(crate) fn limit(&self) -> Duration {
+        let answer = self.current.as_ref().and_then(|query| query.answer.as_ref());
+        answer.map_or_else(|| self.patience(), |answer| self.patience_for(answer).max(self.patience()))
+    }
+
     fn call(
         &mut self,
         num: u32,
@@ -90,10 +103,7 @@ impl Session {
         let sent = self.sent.get().unwrap_or_else(Instant::now);
         match answer {
             Ok(answer) => {
-                let ideal = millis(answer.ideal_e2el_ms);
-                let patience = self.worker.config.load.query_timeout;
-                let patience = patience.or(ideal.map(|ideal| ideal + PATIENCE)).unwrap_or(BLIND_PATIENCE);
-                deadline.set(sent + patience);
+                deadline.set(sent + self.patience_for(&answer));
                 self.compare_clocks(answer.boot_id.as_deref());
                 self.old_contract |= answer.generation.is_none() || answer.tokens.is_none();
                 if let Some(query) = &mut self.current {
