@@ -169,3 +169,11 @@ fn no_told_wait_outlasts_a_query() {
         }
     }
 }
+
+#[test]
+fn the_text_of_a_foreign_error_event_is_the_querys_failure() {
+    let frames = Some(r#"{"type":"error","error":{"message":"upstream timed out","code":504}}"#);
+    let server = Running::start(Script { frames, old_contract: true, ..Script::default() });
+    let text = summary(&server, |_| {}, 1, 1).to_string();
+    assert!(text.contains("error event `504`: upstream timed out"), "{text}");
+}

@@ -6,7 +6,11 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::Value;
 use std::{borrow::Cow, fmt, io::Write};
+
+/// Characters that are kept of an error event's code or message.
+const LONGEST_TEXT: usize = 500;
 
 /// What an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -343,13 +347,23 @@ impl<'a> Frame<'a> {
     /// Any JSON object.
     fn any(frame: &'a str) -> Result<Self, MalformedFrame> {
         match serde_json::from_str::<Raw<'a>>(frame) {
-            Ok(raw) => raw.frame(),
+            Ok(raw) => raw.frame().map(|read| read.explained(frame)),
             Err(_) => {
                 let mended = without_lone_surrogates(frame).ok_or(MalformedFrame)?;
                 let raw: Raw<'_> = serde_json::from_str(&mended).map_err(|_| MalformedFrame)?;
-                raw.frame().map(Frame::into_owned)
+                raw.frame().map(|read| read.explained(&mended).into_owned())
             }
         }
+    }
+
+    /// An error event with what `frame` says of it in other fields or as other JSON than our encoders write.
+    fn explained(mut self, frame: &str) -> Self {
+        if let Self::Event(event) = &mut self
+            && event.kind == Kind::Error
+        {
+            explain(event, frame);
+        }
+        self
     }
 
     fn into_owned(self) -> Frame<'static> {
@@ -371,6 +385,37 @@ impl<'a> Frame<'a> {
             Self::Other => Frame::Other,
         }
     }
+}
+
+/// Reads code and message of an error event from wherever servers put them. Error events are rare: each may be read twice.
+fn explain(event: &mut Event<'_>, frame: &str) {
+    let whole = serde_json::from_str::<Value>(frame).or_else(|error| {
+        without_lone_surrogates(frame).map_or(Err(error), |mended| serde_json::from_str(&mended))
+    });
+    // Nested too deeply, or with a number that is too large: the event stays as it was read.
+    let Ok(whole) = whole else { return };
+    let field = |name| whole.get(name).and_then(shown);
+    let code = || whole.get("error")?.get("code").and_then(shown);
+    if let Some(code) = field("code").or_else(code) {
+        event.code = Some(Cow::Owned(code));
+    }
+    if let Some(message) = ["message", "error", "detail"].into_iter().find_map(field) {
+        event.message = Some(Cow::Owned(message));
+    }
+}
+
+/// Returns the text of a value, an object's `message`, or else the value's JSON, cut to a length that fits a line of output.
+fn shown(value: &Value) -> Option<String> {
+    let value = value.get("message").filter(|message| !message.is_null()).unwrap_or(value);
+    let text = match value {
+        Value::Null => return None,
+        Value::String(text) => Cow::Borrowed(text.as_str()),
+        other => Cow::Owned(other.to_string()),
+    };
+    Some(match text.char_indices().nth(LONGEST_TEXT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    })
 }
 
 /// The fields of a frame that any type uses. A field that comes twice has its last value.
@@ -735,8 +780,41 @@ mod tests {
         }
         let event = parsed(br#"{"type":"token","content":null,"due_us":1.75,"sent_us":2e3}"#);
         assert_eq!((&*event.content, event.due_us, event.sent_us), ("", Some(1), Some(2_000)));
-        let event = parsed(br#"{"type":"error","code":504,"message":{"text":"gone"}}"#);
-        assert_eq!((event.code.as_deref(), event.message.as_deref()), (Some("504"), Some("(not a text)")));
+        let deep =
+            format!(r#"{{"type":"error","message":"gone","extra":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        assert_eq!(parsed(deep.as_bytes()).message.as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn an_error_event_keeps_its_text_whatever_it_is() {
+        for (frame, code, message) in [
+            (
+                r#"{"type":"error","code":504,"message":{"text":"gone"}}"#,
+                Some("504"),
+                Some(r#"{"text":"gone"}"#),
+            ),
+            (
+                r#"{"type":"error","error":{"message":"upstream timed out","code":504}}"#,
+                Some("504"),
+                Some("upstream timed out"),
+            ),
+            (r#"{"type":"error","error":"overloaded"}"#, None, Some("overloaded")),
+            (r#"{"type":"error","error":true,"message":"m"}"#, None, Some("m")),
+            (r#"{"detail":[{"msg":"x"}],"type":"error","message":null}"#, None, Some(r#"[{"msg":"x"}]"#)),
+            (
+                r#"{"type":"error","error":{"message":{"a":1}},"code":["b"]}"#,
+                Some(r#"["b"]"#),
+                Some(r#"{"a":1}"#),
+            ),
+            (r#"{"type":"error","detail":"\ud800","error":null}"#, None, Some("\u{fffd}")),
+            (r#"{"type":"error","extra":"\ud800","detail":"late"}"#, None, Some("late")),
+            (r#"{"type":"error"}"#, None, None),
+        ] {
+            let event = parsed(frame.as_bytes());
+            assert_eq!((event.code.as_deref(), event.message.as_deref()), (code, message), "{frame}");
+        }
+        let long = format!(r#"{{"type":"error","error":"{}"}}"#, "é".repeat(10_000));
+        assert_eq!(parsed(long.as_bytes()).message.unwrap().chars().count(), LONGEST_TEXT + 1);
     }
 
     #[test]
