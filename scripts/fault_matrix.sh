@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Breaks a native stack in every way that we know, one at a time, under clients that stream, and accounts for every token.
-# Prints a table, a row a fault; exit code 0 if in every row nothing was lost, doubled or out of order, and every session ok.
+# Prints a table, a row a fault; exit code 0 if in every row nothing was lost, doubled or out of order, and every
+# session ok (but for those whose server is killed).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/native.sh

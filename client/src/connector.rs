@@ -195,16 +195,25 @@ impl Connector {
 
     /// Checks that the gateway takes connections `from` there, at every endpoint, and that its certificate is trusted.
     ///
+    /// Returns the published ports that take none, while others do: sockets pass them over.
+    ///
     /// # Errors
-    /// The first endpoint that takes none, and why.
-    pub async fn reach(&self, from: Option<IpAddr>) -> Result<(), (String, Trouble)> {
+    /// The first other endpoint that takes none, and why.
+    pub async fn reach(&self, from: Option<IpAddr>) -> Result<Vec<(String, Trouble)>, (String, Trouble)> {
+        let mut dead = Vec::new();
         for endpoint in &self.endpoints {
             let dial = Dial { from, ..Dial::default() };
-            let refused = |error: io::Error| (endpoint.base.clone(), trouble(&error));
-            let stream = endpoint.connect(dial).await.map_err(refused)?;
-            endpoint.secure(stream).await.map_err(refused)?;
+            let reached = match endpoint.connect(dial).await {
+                Ok(stream) => endpoint.secure(stream).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match reached {
+                Ok(()) => {}
+                Err(error) if endpoint.is_published() => dead.push((endpoint.base.clone(), trouble(&error))),
+                Err(error) => return Err((endpoint.base.clone(), trouble(&error))),
+            }
         }
-        Ok(())
+        if dead.len() == self.endpoints.len() { Err(dead.swap_remove(0)) } else { Ok(dead) }
     }
 
     /// Connects to the wanted endpoint, or to the next one that takes a connection.

@@ -125,6 +125,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether it is one of several ports that a container publishes.
+    pub(crate) const fn is_published(&self) -> bool {
+        self.is_published
+    }
+
     /// How it fared.
     #[must_use]
     pub fn history(&self) -> EndpointHistory {

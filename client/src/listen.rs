@@ -92,7 +92,8 @@ impl Session {
             Ok(Frame::Gap { from, to }) => {
                 self.announced_gaps += 1;
                 let before = if from.generation == to.generation { from.seq } else { 0 };
-                self.announced_gap_positions += to.seq.saturating_sub(before);
+                self.announced_gap_positions =
+                    self.announced_gap_positions.saturating_add(to.seq.saturating_sub(before));
                 if let Some(query) = &mut self.current {
                     query.announce_gap(from, to);
                 }

@@ -7,7 +7,7 @@ use crate::{
     explain::{Trouble, trouble},
     faults::{Injector, PlannedFault},
     http::Http,
-    screen,
+    messages, screen,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
@@ -179,7 +179,10 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
         .map_err(|error| unreachable(ws, &format!("{error:#}")))?;
     for from in one_of_each_family(&config.target.local_ips) {
         let (endpoint, trouble) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
-            Ok(Ok(())) => continue,
+            Ok(Ok(dead)) => {
+                dead.iter().for_each(warn_of_dead_port);
+                continue;
+            }
             Ok(Err(refused)) => refused,
             Err(_) => {
                 let text = format!("no answer within {} s", PATIENCE.as_secs());
@@ -194,6 +197,14 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
         });
     }
     Ok(Arc::new(connector))
+}
+
+fn warn_of_dead_port((port, trouble): &(String, Trouble)) {
+    messages::tell(&format!(
+        "warning: {port} takes no connection ({}), so sockets go to the other published ports: Docker's port proxy has \
+         probably ended; restart the container to get the port back",
+        trouble.text
+    ));
 }
 
 /// From where the gateway must be reached: nowhere in particular, where nothing is said.

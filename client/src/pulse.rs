@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 /// A wait in the kernel that is shorter than this may have found something that was there already.
 const SHORT_WAIT: Duration = Duration::from_micros(200);
 /// Tokio rounds timers up to whole milliseconds: a timer that late is in time.
-const TIMER_STEP: Duration = Duration::from_millis(1);
+pub(crate) const TIMER_STEP: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Pulse {

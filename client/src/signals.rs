@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The exit code of a run that was interrupted.
@@ -61,12 +62,9 @@ pub fn listen(stop: Stop) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            // With a second handler of another signal in place of one that is ignored.
-            let hangup =
-                if protocol::hangup_is_ignored() { SignalKind::terminate() } else { SignalKind::hangup() };
+            let hangup = (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose();
             let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(hangup))
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), hangup)
             else {
                 return;
             };
@@ -76,7 +74,7 @@ pub fn listen(stop: Stop) -> io::Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    _ = hangup.recv() => {}
+                    () = hung_up(&mut hangup) => {}
                 }
                 if !stop.begun.load(SeqCst) {
                     messages::tell(
@@ -92,6 +90,16 @@ pub fn listen(stop: Stop) -> io::Result<()> {
         });
     })?;
     Ok(())
+}
+
+/// Waits for a hangup; for ever where it is ignored.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

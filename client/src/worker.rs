@@ -12,6 +12,7 @@ use crate::{
     measure::{BoundedSample, Gauge, Recorder},
     pool::{Pool, Turn},
     pulse,
+    pulse::TIMER_STEP,
     record::{Moment, Sample},
     schedule::Model,
     session::{self, Planned},
@@ -143,7 +144,7 @@ impl Pulse {
 
     /// The probe woke, and is to wake again at `next`.
     fn beat(&self, woken: Instant, next: Instant) {
-        let late = woken.saturating_duration_since(self.next.get());
+        let late = woken.saturating_duration_since(self.next.get()).saturating_sub(TIMER_STEP);
         self.held_up.set(self.held_up.get() + late);
         if late > STANDSTILL {
             self.stood_still.set(Some(woken));
@@ -153,7 +154,7 @@ impl Pulse {
 
     /// How long the loop was held up since its start, as of `now`.
     pub fn held_up(&self, now: Instant) -> Duration {
-        self.held_up.get() + now.saturating_duration_since(self.next.get())
+        self.held_up.get() + now.saturating_duration_since(self.next.get()).saturating_sub(TIMER_STEP)
     }
 
     /// Whether the loop stood still between `since` and `now`.

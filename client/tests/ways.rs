@@ -3,7 +3,7 @@
 mod fake;
 mod runs;
 
-use client::signals::Stop;
+use client::{config::Config, engine, signals::Stop};
 use fake::{Running, Script};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use runs::{args, check, everything_came, read_summary, run, summary};
@@ -16,6 +16,7 @@ use std::{
     },
     time::Duration,
 };
+use time::macros::datetime;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -187,4 +188,21 @@ fn a_port_that_dies_costs_no_token_and_is_found() {
     let died = found.iter().find(|finding| finding["title"] == format!("{} died", dies.url()));
     let evidence = died.unwrap_or_else(|| panic!("{found:#?}"))["evidence"].as_str().unwrap();
     assert!(evidence.contains("and then refused"), "{evidence}");
+}
+
+#[test]
+fn a_published_port_that_is_dead_before_the_run_is_passed_over() {
+    let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = |published: &[SocketAddr]| {
+        let mut config = Config::new(args(&server, directory.path(), 4, 1), 2, 1).unwrap();
+        config.target.published = published.to_vec();
+        config
+    };
+    let start = datetime!(2026-11-21 00:00 UTC);
+    let error = engine::run(config(&[dead, dead]), &Stop::default(), start).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains(&format!("nothing answers at ws://{dead}")), "{error}");
+    engine::run(config(&[address(&server.ws), dead]), &Stop::default(), start).unwrap();
+    everything_came(&read_summary(directory.path()), 4, 1, 18);
 }

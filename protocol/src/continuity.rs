@@ -213,6 +213,12 @@ impl Ledger {
         last - missing - u64::from(terminator)
     }
 
+    /// The sequence number of the last token, as the terminator shows it; before it came, the highest that was seen.
+    #[must_use]
+    pub fn last_token(&self) -> u64 {
+        self.terminator.map_or_else(|| self.highest(), |(seq, _)| seq - 1)
+    }
+
     /// The sums without an expectation, as of a server of the old contract: nothing is known to be lost.
     #[must_use]
     pub const fn unverified(&self) -> Tally {

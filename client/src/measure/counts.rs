@@ -34,17 +34,17 @@ pub struct Counts {
 impl Counts {
     /// Takes all of `other`.
     pub const fn merge(&mut self, other: &Self) {
-        self.queries += other.queries;
-        self.failed += other.failed;
-        self.abandoned += other.abandoned;
-        self.begun += other.begun;
-        self.good += other.good;
-        self.lost += other.lost;
-        self.duplicated += other.duplicated;
-        self.reordered += other.reordered;
-        self.faulted += other.faulted;
-        self.reconnect_attempts += other.reconnect_attempts;
-        self.reconnects += other.reconnects;
+        self.queries = self.queries.saturating_add(other.queries);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.abandoned = self.abandoned.saturating_add(other.abandoned);
+        self.begun = self.begun.saturating_add(other.begun);
+        self.good = self.good.saturating_add(other.good);
+        self.lost = self.lost.saturating_add(other.lost);
+        self.duplicated = self.duplicated.saturating_add(other.duplicated);
+        self.reordered = self.reordered.saturating_add(other.reordered);
+        self.faulted = self.faulted.saturating_add(other.faulted);
+        self.reconnect_attempts = self.reconnect_attempts.saturating_add(other.reconnect_attempts);
+        self.reconnects = self.reconnects.saturating_add(other.reconnects);
     }
 
     /// Whether the simulator is excused: not where that concerns more than half of the queries.
@@ -65,8 +65,8 @@ impl Counts {
         self.good += u64::from(good);
         self.faulted += u64::from(query.is_faulted());
         let tokens = TokenCounts::of(query);
-        self.lost += tokens.lost;
-        self.duplicated += tokens.duplicated;
-        self.reordered += tokens.reordered;
+        self.lost = self.lost.saturating_add(tokens.lost);
+        self.duplicated = self.duplicated.saturating_add(tokens.duplicated);
+        self.reordered = self.reordered.saturating_add(tokens.reordered);
     }
 }

@@ -20,11 +20,11 @@ pub struct TokenCounts {
     pub unannounced: u64,
     /// Of queries that announced a number and were not cut off by the run's end: how many it was, and how many of them came.
     pub owed: u64,
-    /// …of which came.
+    /// How many of `owed` came.
     pub delivered: u64,
-    /// Of those: sent while the socket was open.
+    /// Lost, and sent while the socket was open.
     pub lost_connected: u64,
-    /// Of those: sent while the socket was down.
+    /// Lost, and sent while the socket was down.
     pub lost_in_gap: u64,
     /// The same position again.
     pub duplicated: u64,
@@ -34,13 +34,13 @@ pub struct TokenCounts {
     pub replayed: u64,
     /// Announced, and still to come when the run was ended.
     pub cut_off: u64,
-    /// The first four with terminators.
+    /// Tokens and terminators that came at least once.
     pub events_received: u64,
-    /// The first four with terminators.
+    /// Tokens and terminators that never came.
     pub events_lost: u64,
-    /// The first four with terminators.
+    /// Tokens and terminators that came again.
     pub events_duplicated: u64,
-    /// The first four with terminators.
+    /// Tokens and terminators that came below one already seen.
     pub events_reordered: u64,
 }
 
@@ -56,31 +56,31 @@ impl TokenCounts {
     /// Takes a query that ended. Nothing is lost of one that announced nothing.
     pub fn query_ended(&mut self, query: &QueryRecord) {
         let tally = &query.tally;
-        self.received += tally.tokens_received;
-        self.duplicated += tally.tokens_duplicated;
-        self.reordered += tally.tokens_reordered;
-        self.events_received += tally.events_received;
-        self.events_duplicated += tally.events_duplicated;
-        self.events_reordered += tally.events_reordered;
+        self.received = self.received.saturating_add(tally.tokens_received);
+        self.duplicated = self.duplicated.saturating_add(tally.tokens_duplicated);
+        self.reordered = self.reordered.saturating_add(tally.tokens_reordered);
+        self.events_received = self.events_received.saturating_add(tally.events_received);
+        self.events_duplicated = self.events_duplicated.saturating_add(tally.events_duplicated);
+        self.events_reordered = self.events_reordered.saturating_add(tally.events_reordered);
         let Some(expected) = query.tokens_expected else {
-            self.unverified += tally.tokens_received;
+            self.unverified = self.unverified.saturating_add(tally.tokens_received);
             return;
         };
         if query.status == QueryStatus::Abandoned {
             // Its deadline had not come: what is above its highest position is not lost, it was never waited for.
             let seen = (tally.tokens_received - tally.tokens_unannounced + tally.tokens_lost).min(expected);
-            self.expected += seen;
-            self.cut_off += expected - seen;
+            self.expected = self.expected.saturating_add(seen);
+            self.cut_off = self.cut_off.saturating_add(expected - seen);
         } else {
-            self.expected += expected;
-            self.owed += expected;
-            self.delivered += tally.tokens_received - tally.tokens_unannounced;
+            self.expected = self.expected.saturating_add(expected);
+            self.owed = self.owed.saturating_add(expected);
+            self.delivered = self.delivered.saturating_add(tally.tokens_received - tally.tokens_unannounced);
         }
-        self.lost += tally.tokens_lost;
-        self.unsent += tally.tokens_unsent;
-        self.unannounced += tally.tokens_unannounced;
-        self.lost_connected += query.lost_connected;
-        self.lost_in_gap += query.lost_in_gap;
-        self.events_lost += tally.events_lost;
+        self.lost = self.lost.saturating_add(tally.tokens_lost);
+        self.unsent = self.unsent.saturating_add(tally.tokens_unsent);
+        self.unannounced = self.unannounced.saturating_add(tally.tokens_unannounced);
+        self.lost_connected = self.lost_connected.saturating_add(query.lost_connected);
+        self.lost_in_gap = self.lost_in_gap.saturating_add(query.lost_in_gap);
+        self.events_lost = self.events_lost.saturating_add(tally.events_lost);
     }
 }

@@ -438,6 +438,18 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_is_a_loss_without_an_announcement_too() {
+        let mut query = Query::new(1, "ours".into(), Instant::now(), 0);
+        query.answered(RunResponse { query_id: Some("ours".into()), ..RunResponse::default() });
+        for (seq, kind) in [(1, Kind::Token), (3, Kind::Token), (4, Kind::Done)] {
+            arrive(&mut query, 7, seq, "ours", kind);
+        }
+        query.finish(Instant::now(), End::TimedOut);
+        let tally = query.tally();
+        assert_eq!((tally.tokens_received, tally.tokens_lost, tally.tokens_unannounced), (2, 1, 0));
+    }
+
+    #[test]
     fn an_ideal_that_no_clock_holds_is_none() {
         for ms in [f64::NAN, f64::INFINITY, -1.0, 1e20] {
             assert_eq!(millis(Some(ms)), None, "{ms}");

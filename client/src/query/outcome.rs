@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 impl Query {
     pub(super) fn tally(&self) -> Tally {
-        let expected = self.answer.as_ref().and_then(|answer| answer.tokens);
+        let expected = self.expected();
         let owed = self.owed();
         let tally = match (self.own_stream(), expected) {
             (Some(stream), Some(expected)) => stream.ledger.tally(expected, owed),
@@ -27,6 +27,13 @@ impl Query {
             events_duplicated: tally.events_duplicated + self.defects.count(Defect::Duplicated),
             ..tally
         }
+    }
+
+    /// The announced number of tokens. A server that numbers its events and announces nothing shows it with its terminator.
+    fn expected(&self) -> Option<u64> {
+        let announced = self.answer.as_ref()?.tokens;
+        let numbered = || self.own_stream().filter(|stream| stream.generation > 0);
+        announced.or_else(|| numbered().map(|stream| stream.ledger.last_token()))
     }
 
     fn is_abandoned(&self) -> bool {
@@ -71,8 +78,7 @@ impl Query {
 
     /// Of the lost tokens, those that surely fell into a time without a socket.
     fn lost_in_gap(&self, ended: Instant, downtime: &Downtime, clock: Option<&ClockAnchor>) -> u64 {
-        let (Some(expected), Some(sent)) = (self.answer.as_ref().and_then(|answer| answer.tokens), self.sent)
-        else {
+        let (Some(expected), Some(sent)) = (self.expected(), self.sent) else {
             return 0;
         };
         let Some(clock) = clock else { return 0 };
@@ -137,7 +143,7 @@ impl Query {
                 .map_or(Duration::ZERO, |sent| downtime.within(self.scheduled, sent)),
             ended: moment(ended),
             status,
-            tokens_expected: answer.and_then(|answer| answer.tokens),
+            tokens_expected: self.expected(),
             lost_connected: tally.tokens_lost - lost_in_gap,
             lost_in_gap,
             tally,

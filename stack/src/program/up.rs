@@ -5,6 +5,7 @@ use super::{
     print_line, show, show_end,
 };
 use anyhow::{Context, bail};
+use futures_util::future::OptionFuture;
 use stack::{
     JwtSecret,
     control::Response,
@@ -16,7 +17,7 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -99,21 +100,18 @@ fn hold(place: &Place, up: Up, tell: impl FnOnce(Status) -> anyhow::Result<()>) 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        // Below `nohup` a hangup ends nothing; a second handler of another signal stands in for it.
-        let hangup =
-            if protocol::hangup_is_ignored() { SignalKind::terminate() } else { SignalKind::hangup() };
-        let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), hangup]
-            .into_iter()
-            .map(signal)
-            .collect::<Result<Vec<_>, _>>()?;
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Below `nohup` a hangup is ignored, and stays so.
+        let mut hangup =
+            (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
         let asked = shutdown.clone();
         tokio::spawn(async move {
-            let [interrupt, terminate, hangup] = &mut signals[..] else { return };
             for asked_before in [false, true] {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    _ = hangup.recv() => {}
+                    Some(_) = OptionFuture::from(hangup.as_mut().map(Signal::recv)) => {}
                 }
                 if asked_before {
                     // The kernel ends the children of a process that ends.

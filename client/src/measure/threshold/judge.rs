@@ -72,7 +72,13 @@ impl Outcome {
     #[must_use]
     pub fn decides_a_latency(&self) -> bool {
         let decided = matches!(self.state, State::Held | State::Broken) && self.threshold.is_of_a_latency();
-        decided && self.value.is_some_and(|value| self.threshold.limit.abs() <= MOST_TIMES * value.abs())
+        let limit = self.threshold.limit.abs();
+        let is_near = |value: f64| match self.threshold.comparison {
+            Comparison::Below | Comparison::AtMost | Comparison::Equal => limit <= MOST_TIMES * value,
+            Comparison::Above | Comparison::AtLeast => limit * MOST_TIMES >= value,
+            Comparison::NotEqual => false,
+        };
+        decided && self.value.is_some_and(|value| is_near(value.abs()))
     }
 }
 
@@ -274,6 +280,29 @@ mod tests {
         check("e2el_ms{steady}:p95<95", Some(&steady), "held p(95)=5");
         check("request_throughput{steady}>1", Some(&steady), "broken 0");
         check("error_rate{steady}<1", Some(&steady), "unknown there is no such figure in that stretch");
+    }
+
+    #[test]
+    fn a_limit_far_from_the_figure_decides_nothing() {
+        let decides = |text: &str| {
+            let outcome = Outcome {
+                threshold: text.parse().unwrap(),
+                state: State::Held,
+                value: Some(900.0),
+                worst_from_s: None,
+                untrusted: false,
+                certain: false,
+            };
+            outcome.decides_a_latency()
+        };
+        for near in ["e2el_ms:p95<9000", "e2el_ms:p50>=90", "e2el_ms:max<1000"] {
+            assert!(decides(near), "{near}");
+        }
+        for far in
+            ["e2el_ms:p95<9001", "e2el_ms:p50>=89", "e2el_ms:p50>0", "e2el_ms:count>=1", "e2el_ms:p50!=1"]
+        {
+            assert!(!decides(far), "{far}");
+        }
     }
 
     #[test]

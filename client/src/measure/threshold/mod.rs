@@ -129,7 +129,8 @@ impl Threshold {
     /// Whether it is about a latency whose samples have bounds.
     #[must_use]
     pub fn is_of_a_latency(&self) -> bool {
-        matches!(self.figure, Figure::Duration(metric, _) if metric.primary().is_some())
+        let Figure::Duration(metric, statistic) = &self.figure else { return false };
+        metric.primary().is_some() && !matches!(statistic, Statistic::Count)
     }
 
     /// What stands before the value: `p(95)` of a duration, nothing otherwise.
