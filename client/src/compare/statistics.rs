@@ -261,7 +261,7 @@ fn wilson(of: Share, z: f64) -> Estimate {
     Estimate { value: share, low: (centre - half) / scale, high: (centre + half) / scale }
 }
 
-/// Which of several hypotheses fall, so that even one false alarm among all of them is no more probable than [`ALPHA`].
+/// Which of several hypotheses fall, so that even one false alarm among all of them is no more probable than 2.5 %.
 #[must_use]
 pub fn holm(p: &[f64]) -> Vec<bool> {
     let mut order: Vec<_> = (0..p.len()).collect();
