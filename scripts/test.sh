@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need (redis-server, haproxy), then checks everything: format, clippy, docs, the crates'
-# arrows, all tests, small scenarios, a small fault matrix, and a Compose smoke test where an engine answers. --quick leaves the
-# last three out.
+# Installs what the tests need (redis-server, haproxy, jq, linters), then checks everything: format, clippy, docs, the crates'
+# arrows, unused dependencies, spelling, workflows, all tests, small scenarios, a small fault matrix, and a Compose smoke test
+# where an engine answers. --quick leaves the last three out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,6 +45,27 @@ install_missing() {
             as_root "/etc/init.d/$service" stop || true
         fi
     done
+}
+
+# Linters from PyPI, which has their ready-made binaries: installed once, in a virtual environment below target/.
+readonly LINTERS=(typos==1.52.0 zizmor==1.32.0)
+readonly TOOLS=$PWD/target/linters
+
+install_linters() {
+    if [[ "$(cat "$TOOLS/installed" 2>/dev/null)" == "${LINTERS[*]}" ]]; then return; fi
+    step "installing ${LINTERS[*]} from PyPI"
+    rm -rf "$TOOLS"
+    if python3 -m venv "$TOOLS" && "$TOOLS/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "${LINTERS[@]}"; then
+        echo "${LINTERS[*]}" >"$TOOLS/installed"
+    fi
+}
+
+lint() { # PROGRAM ARGUMENTS...
+    if [[ -x $TOOLS/bin/$1 ]]; then
+        "$TOOLS/bin/$1" "${@:2}"
+    else
+        echo "skipped: $1 could not be installed from PyPI"
+    fi
 }
 
 log=$(mktemp)
@@ -107,11 +128,15 @@ compose_smoke() {
 }
 
 install_missing
+install_linters
 trap finish EXIT
 step "format" && cargo fmt --all --check
 step "clippy" && cargo clippy --workspace --all-targets --locked -- -D warnings
 step "docs" && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 step "arrows" && scripts/check_arrows.sh
+step "unused dependencies" && scripts/check_unused_deps.sh
+step "spelling" && lint typos --format brief .
+step "workflows" && lint zizmor --quiet --offline .github
 if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck scripts/*.sh .ci/run; fi
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
