@@ -1,0 +1,165 @@
+//! Writes the frames of events, and the gateway's own. The `id` and the `type` come first, times last.
+
+use crate::{Digest, Position};
+use std::io::Write;
+
+/// Writes one token's frame behind what `out` holds. Times are `CLOCK_MONOTONIC` microseconds.
+pub fn encode_token(
+    out: &mut Vec<u8>,
+    position: Position,
+    content: &str,
+    query_id: &str,
+    due_us: u64,
+    sent_us: u64,
+) {
+    open(out, position, "token");
+    close_answer(out, content, query_id, due_us, sent_us);
+}
+
+/// Writes the frame that ends an answer whose contents nobody can verify.
+pub fn encode_done(out: &mut Vec<u8>, position: Position, query_id: &str, due_us: u64, sent_us: u64) {
+    open(out, position, "done");
+    close_answer(out, "", query_id, due_us, sent_us);
+}
+
+/// Writes the frame that ends an answer with the digest of the tokens that were sent.
+pub fn encode_verified_done(
+    out: &mut Vec<u8>,
+    position: Position,
+    digest: Digest,
+    query_id: &str,
+    due_us: u64,
+    sent_us: u64,
+) {
+    open(out, position, "done");
+    text(out, format_args!(r#","content":"","digest":"{digest}""#));
+    close_event(out, query_id, due_us, sent_us);
+}
+
+/// Returns the frame with the position `to` in place of `from`, which it has.
+#[must_use]
+pub fn with_position(frame: &[u8], from: Position, to: Position) -> Vec<u8> {
+    let old = format!(r#"{{"id":"{from}""#);
+    let rest = frame.strip_prefix(old.as_bytes()).unwrap_or(frame);
+    [format!(r#"{{"id":"{to}""#).as_bytes(), rest].concat()
+}
+
+/// Writes the frame that ends an answer that failed.
+pub fn encode_error(
+    out: &mut Vec<u8>,
+    position: Position,
+    code: &str,
+    message: &str,
+    query_id: &str,
+    due_us: u64,
+    sent_us: u64,
+) {
+    open_error(out, position, code, message);
+    close_answer(out, "", query_id, due_us, sent_us);
+}
+
+/// Writes the frame by which an answer's own server ends it early, with the digest of the tokens that were sent.
+#[allow(clippy::too_many_arguments, reason = "a frame has these fields")]
+pub fn encode_verified_error(
+    out: &mut Vec<u8>,
+    position: Position,
+    code: &str,
+    message: &str,
+    digest: Digest,
+    query_id: &str,
+    due_us: u64,
+    sent_us: u64,
+) {
+    open_error(out, position, code, message);
+    text(out, format_args!(r#","content":"","digest":"{digest}""#));
+    close_event(out, query_id, due_us, sent_us);
+}
+
+fn open_error(out: &mut Vec<u8>, position: Position, code: &str, message: &str) {
+    open(out, position, "error");
+    out.extend_from_slice(br#","code":"#);
+    json_string(out, code);
+    out.extend_from_slice(br#","message":"#);
+    json_string(out, message);
+}
+
+/// Writes a claim's fence. `prev` is the last position before it, `None` where that is not known.
+pub fn encode_fence(out: &mut Vec<u8>, generation: u64, prev: Option<Position>) {
+    open(out, Position::new(generation, 0), "fence");
+    match prev {
+        Some(prev) => text(out, format_args!(r#","prev":"{prev}"}}"#)),
+        None => out.extend_from_slice(br#","prev":null}"#),
+    }
+}
+
+/// Writes the log entry that stands for the lost events after `from`, up to and with `to`.
+pub fn encode_gap_entry(out: &mut Vec<u8>, from: Position, to: Position) {
+    open(out, to, "gap");
+    text(out, format_args!(r#","from":"{from}"}}"#));
+}
+
+/// Writes the marker that a session was closed.
+pub fn encode_closed(out: &mut Vec<u8>, position: Position) {
+    open(out, position, "closed");
+    out.push(b'}');
+}
+
+/// The gateway's word to a client that resumed: everything up to `to` was replayed, what follows is live.
+#[must_use]
+pub fn encode_resumed(to: Position) -> String {
+    format!(r#"{{"type":"resumed","to":"{to}"}}"#)
+}
+
+/// The gateway's word that everything after `from`, up to and with `to`, cannot be had any more.
+#[must_use]
+pub fn encode_gap(from: Position, to: Position) -> String {
+    format!(r#"{{"type":"gap","from":"{from}","to":"{to}"}}"#)
+}
+
+fn open(out: &mut Vec<u8>, position: Position, kind: &str) {
+    text(out, format_args!(r#"{{"id":"{position}","type":"{kind}""#));
+}
+
+fn close_answer(out: &mut Vec<u8>, content: &str, query_id: &str, due_us: u64, sent_us: u64) {
+    out.extend_from_slice(br#","content":"#);
+    json_string(out, content);
+    close_event(out, query_id, due_us, sent_us);
+}
+
+fn close_event(out: &mut Vec<u8>, query_id: &str, due_us: u64, sent_us: u64) {
+    out.extend_from_slice(br#","query_id":"#);
+    json_string(out, query_id);
+    text(out, format_args!(r#","due_us":{due_us},"sent_us":{sent_us}}}"#));
+}
+
+fn text(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
+    out.write_fmt(arguments).expect("a vector takes every write");
+}
+
+fn json_string(out: &mut Vec<u8>, string: &str) {
+    serde_json::to_writer(out, string).expect("a string always encodes");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Kind, Prefix, tests::parsed};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read_back(
+            generation: u64, seq: u64, content in ".{0,40}", query_id in ".{0,40}", due_us: u64, sent_us: u64,
+        ) {
+            let position = Position::new(generation, seq);
+            let mut frame = Vec::new();
+            encode_token(&mut frame, position, &content, &query_id, due_us, sent_us);
+            prop_assert_eq!(Prefix::parse(&frame), Some(Prefix { position, kind: Kind::Token }));
+            let event = parsed(&frame);
+            prop_assert_eq!(event.position, Some(position));
+            prop_assert_eq!(event.content, content);
+            prop_assert_eq!(event.query_id.as_deref(), Some(query_id.as_str()));
+            prop_assert_eq!((event.due_us, event.sent_us), (Some(due_us), Some(sent_us)));
+        }
+    }
+}
