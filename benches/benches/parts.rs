@@ -3,7 +3,7 @@
 
 use bus::{LaneEnd, Lanes, Outlet};
 use client::{
-    measure::Recorder,
+    measure::{BoundedSample, Interval, QuerySamples, Recorder},
     record::Sample,
     schedule::{Process, Stages},
 };
@@ -102,18 +102,25 @@ fn dispatch(c: &mut Criterion) {
     group.finish();
 }
 
-/// A second of samples, and the hand-over at its end.
+/// What a token costs until it is recorded: its samples kept, and recorded at the end of a query of 100 tokens.
 fn recorder(c: &mut Criterion) {
     let (out, parcels) = sync_channel(16);
     let drain = std::thread::spawn(move || parcels.into_iter().count());
     let mut recorder = Recorder::new(0, out, Arc::from([]));
     let mut ns = 0i64;
-    c.bench_function("recorder/four_samples_a_token", |b| {
+    let (mut samples, mut interval, mut kept) = (QuerySamples::default(), Interval::default(), 0);
+    c.bench_function("recorder/a_token", |b| {
         b.iter(|| {
             ns += 25_000;
             let at = Duration::from_nanos(ns.unsigned_abs());
-            for sample in [Sample::Itl, Sample::FrameGap, Sample::Delivery, Sample::PaceLag] {
-                recorder.sample(sample, black_box(50_000_000 + ns % 1_000_000), at);
+            let gap = black_box(50_000_000 + ns % 1_000_000);
+            recorder.token(at);
+            recorder.sample(Sample::PaceLag, gap, at);
+            samples.itl(BoundedSample::at_most(gap, 80_000, None), true);
+            samples.delivery(gap / 100, false);
+            kept += 1;
+            if kept % 100 == 0 {
+                std::mem::take(&mut samples).record(&mut interval);
             }
         });
     });

@@ -1,7 +1,7 @@
 //! The contents of an answer, token by token in position order, against the digest that its server gives at the end.
 //! What comes out of order waits in bounded memory; beyond that the contents stay unverified.
 
-use protocol::{Digest, Digester};
+use protocol::{Attested, Digest, Digester};
 use std::collections::BTreeMap;
 
 /// Bytes of tokens that wait for those before them.
@@ -84,8 +84,18 @@ impl Contents {
         self.compare();
     }
 
-    /// The terminator at `seq` arrived.
-    pub fn ended(&mut self, seq: u64, digest: Option<Digest>) {
+    /// The terminator at `seq` arrived. Whatever came before it: a digest that was damaged on its way verifies nothing.
+    pub fn ended(&mut self, seq: u64, attested: Attested) {
+        let digest = match attested {
+            Attested::Digest(digest) => Some(digest),
+            Attested::Nothing => None,
+            Attested::Damaged if self.end.is_none() => {
+                self.end = Some((seq, None));
+                self.checked = Checked::Corrupt;
+                return self.give_up();
+            }
+            Attested::Damaged => return,
+        };
         self.end.get_or_insert((seq, digest));
         self.compare();
     }
@@ -131,14 +141,26 @@ mod tests {
     fn without_a_digest_or_with_a_hole_nothing_is_verified() {
         let mut contents = Contents::default();
         contents.token(1, "a");
-        contents.ended(2, None);
+        contents.ended(2, Attested::Nothing);
         assert_eq!(contents.checked(), Checked::Unverified);
         let mut contents = Contents::default();
         contents.token(2, "b");
-        contents.ended(3, Some(digest(["a", "b"])));
+        contents.ended(3, Attested::Digest(digest(["a", "b"])));
         assert_eq!(contents.checked(), Checked::Unverified);
         contents.token(1, "a");
         assert_eq!(contents.checked(), Checked::Verified, "it came late");
+    }
+
+    #[test]
+    fn a_damaged_digest_is_corrupt_whatever_came_before_it() {
+        for tokens in [&[1, 2][..], &[2], &[]] {
+            let mut contents = Contents::default();
+            tokens.iter().for_each(|&seq| contents.token(seq, "a"));
+            contents.ended(3, Attested::Damaged);
+            assert_eq!(contents.checked(), Checked::Corrupt, "{tokens:?}");
+            contents.ended(3, Attested::Digest(digest(["a", "a"])));
+            assert_eq!(contents.checked(), Checked::Corrupt, "a second terminator mends nothing");
+        }
     }
 
     #[test]
@@ -148,7 +170,7 @@ mod tests {
         (2..100).for_each(|seq| contents.token(seq, &long));
         assert!(contents.ahead.is_none());
         contents.token(1, "a");
-        contents.ended(100, Some(digest(["a"])));
+        contents.ended(100, Attested::Digest(digest(["a"])));
         assert_eq!(contents.checked(), Checked::Unverified);
     }
 
@@ -166,7 +188,7 @@ mod tests {
                 match tokens.get(at as usize) {
                     Some(token) if change == Some(at as usize) => contents.token(at + 1, &format!("{token}!")),
                     Some(token) => contents.token(at + 1, token),
-                    None => contents.ended(at + 1, Some(sent)),
+                    None => contents.ended(at + 1, Attested::Digest(sent)),
                 }
             }
             let changed = change.is_some_and(|change| change < tokens.len());

@@ -107,6 +107,12 @@ impl Defects {
         self.examples.as_ref()?[defect as usize].as_deref()
     }
 
+    /// How many of each kind, by the kind's discriminant.
+    #[must_use]
+    pub const fn counts(&self) -> &[u64; Defect::COUNT] {
+        &self.counts
+    }
+
     /// Whether there is any that is judged.
     #[must_use]
     pub fn any(&self) -> bool {

@@ -117,23 +117,18 @@ impl Session {
         let held_back = !query.paused.is_zero();
         let stall = if held_back { Duration::MAX } else { self.worker.config.load.stall_limit };
         match query.arrive(event, frame, arrival, stall, excused) {
-            Arrived::Ours(_) if held_back => {
-                if !event.kind.is_terminator() {
-                    Shard::add(&self.worker.live.tokens, 1);
-                }
-            }
             Arrived::Ours(gaps) => {
-                if gaps.silence.is_none_or(|silence| silence > stall) {
-                    self.silence_ended(gaps.silence, arrival.at);
-                }
                 if !event.kind.is_terminator() {
-                    Shard::add(&self.worker.live.tokens, 1);
+                    self.worker.token(arrival.at);
+                }
+                if held_back {
+                    return;
                 }
                 if let Some(itl) = gaps.itl {
-                    self.worker.sample_bounded(Sample::Itl, itl, arrival.at);
+                    query.samples.itl(itl, gaps.is_frame_gap);
                 }
-                if let Some(gap) = gaps.frame_gap {
-                    self.worker.sample(Sample::FrameGap, nanos(gap), arrival.at);
+                if gaps.silence.is_none_or(|silence| silence > stall) {
+                    self.silence_ended(gaps.silence, arrival.at);
                 }
                 self.sample_times(event, arrival.at);
             }
@@ -230,14 +225,14 @@ impl Session {
     }
 
     /// What was sent before its socket was `opened` waited for that, and is a replay.
-    fn sample_delivery(&self, at: Instant, sent_us: u64, opened: Instant) {
+    fn sample_delivery(&mut self, at: Instant, sent_us: u64, opened: Instant) {
         let Some(sent) = self.worker.clock.instant(sent_us) else { return };
+        let Some(query) = &mut self.current else { return };
         let ns = match at.checked_duration_since(sent) {
             Some(took) => nanos(took),
             None => -nanos(sent - at),
         };
-        let sample = if sent < opened { Sample::ReplayDelivery } else { Sample::Delivery };
-        self.worker.sample(sample, ns, at);
+        query.samples.delivery(ns, sent < opened);
     }
 
     /// `/run` named its clock: it is ours, or it is not, and without a name it is not.

@@ -287,18 +287,11 @@ pub struct SessionRecord {
     pub failure: Option<Failure>,
 }
 
-/// Per-token samples: recorded by the worker that read them, straight into its histograms.
+/// Samples that do not depend on a query's end: recorded by the worker that took them, straight into its histograms.
+/// Those that do wait in [`crate::measure::QuerySamples`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sample {
-    /// Gap between consecutive tokens.
-    Itl,
-    /// Gap between reads that carried tokens.
-    FrameGap,
-    /// Received − `sent_us`, one way, replayed events apart.
-    Delivery,
-    /// Of replayed events.
-    ReplayDelivery,
-    /// `sent_us − due_us`: the simulator's own lateness.
+    /// `sent_us − due_us`: the simulator's own lateness, also in queries that fail.
     PaceLag,
     /// The client's own event loop: wake-up − intended.
     LoopLag,

@@ -83,8 +83,8 @@ pub struct Gaps {
     pub silence: Option<Duration>,
     /// To the token before.
     pub itl: Option<BoundedSample>,
-    /// To the read before that carried tokens, once a read.
-    pub frame_gap: Option<Duration>,
+    /// Whether that is also the gap to the read before that carried tokens: once a read.
+    pub is_frame_gap: bool,
 }
 
 impl Stream {
@@ -162,7 +162,7 @@ impl Stream {
             self.stall_count += 1;
             self.stall += excess;
         }
-        Some(Gaps { itl, frame_gap: Some(gap), ..gaps })
+        Some(Gaps { itl, is_frame_gap: true, ..gaps })
     }
 
     /// How many events came out of order, and how many behind the terminator.
@@ -215,11 +215,11 @@ impl Stream {
 fn between(gap: Duration, first: &Doubt, second: &Doubt) -> BoundedSample {
     let value = nanos(gap);
     let arrived = nanos(gap.saturating_sub(second.arrival));
-    let low = |simulator: Duration| arrived - nanos(simulator);
+    let low = |simulator: Duration| arrived.saturating_sub(nanos(simulator));
     BoundedSample {
         value,
         low: low(second.most().saturating_sub(second.arrival)),
-        high: value + nanos(first.most()),
+        high: value.saturating_add(nanos(first.most())),
         strict: second.strict().map(|_| low(second.simulator)),
     }
 }
@@ -241,10 +241,10 @@ mod tests {
         let gap = |millis| Some(Duration::from_millis(millis));
         let itl = |millis: i64| Some(BoundedSample::exact(millis * 1_000_000));
         assert_eq!(token(1, 0, 1), Some(Gaps::default()));
-        assert_eq!(token(2, 50, 2), Some(Gaps { silence: gap(50), itl: itl(50), frame_gap: gap(50) }));
-        assert_eq!(token(3, 50, 2), Some(Gaps { silence: gap(0), itl: itl(0), frame_gap: None }));
+        assert_eq!(token(2, 50, 2), Some(Gaps { silence: gap(50), itl: itl(50), is_frame_gap: true }));
+        assert_eq!(token(3, 50, 2), Some(Gaps { silence: gap(0), itl: itl(0), is_frame_gap: false }));
         assert_eq!(token(3, 60, 3), None, "a duplicate has no gap");
-        assert_eq!(token(4, 450, 4), Some(Gaps { silence: gap(400), itl: itl(400), frame_gap: gap(400) }));
+        assert_eq!(token(4, 450, 4), Some(Gaps { silence: gap(400), itl: itl(400), is_frame_gap: true }));
         assert_eq!(stream.longest_gap, gap(400));
         assert_eq!((stream.stall_count, stream.stall), (1, Duration::from_millis(150)));
     }

@@ -9,7 +9,7 @@ use crate::{
     faults::{FaultLog, FirstSend},
     http::Http,
     live::Shard,
-    measure::{BoundedSample, Gauge, Recorder},
+    measure::{Gauge, Recorder},
     pool::{Pool, Turn},
     pulse,
     pulse::TIMER_STEP,
@@ -234,9 +234,10 @@ impl Worker {
         }
     }
 
-    /// Records one sample that was taken at `at`, with its bounds.
-    pub fn sample_bounded(&self, sample: Sample, bounded: BoundedSample, at: Instant) {
-        self.recorder.borrow_mut().sample_bounded(sample, bounded, self.moment(at));
+    /// Counts a token that arrived at `at`, for the first time.
+    pub fn token(&self, at: Instant) {
+        Shard::add(&self.live.tokens, 1);
+        self.recorder.borrow_mut().token(self.moment(at));
     }
 
     /// Records one sample that was taken at `at`.

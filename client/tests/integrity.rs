@@ -108,6 +108,46 @@ fn contents_are_compared_with_the_digest() {
 }
 
 #[test]
+fn a_damaged_digest_is_corrupt_and_a_foreign_one_verifies_nothing() {
+    let damaged = Script { digest_as: Some(r#""zzzzzzzzzzzzzzzz""#), ..Script::default() };
+    let (summary, outputs) = played(damaged, 2, |_| {});
+    check(&summary, &[("queries_corrupt", 2), ("queries_ok", 0), ("tokens_lost", 0)]);
+    assert_eq!(summary["verdict"], "FAIL", "{summary:#}");
+    assert!(
+        summary["integrity_examples"]["queries_corrupt"].as_str().unwrap().contains("zzzz"),
+        "{summary:#}"
+    );
+    assert!(outputs[0].1.contains("✗ queries_corrupt==0"), "{}", outputs[0].1);
+    for foreign in
+        [r#""sha-256=X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=""#, "7", "null", r#"{"sha1":"x"}"#]
+    {
+        let (summary, _) = played(Script { digest_as: Some(foreign), ..Script::default() }, 1, |_| {});
+        everything_came(&summary, 1, 1, 18);
+        check(&summary, &[("queries_corrupt", 0), ("contents_unverified", 1)]);
+    }
+}
+
+/// The second of two queries loses a token, gets one again, or ends in an error: only the first one's gaps are latencies.
+#[test]
+fn a_query_that_fails_contributes_to_no_latency() {
+    for edit in [
+        |n| if n == 30 { Deed::Drop } else { Deed::Send },
+        |n| {
+            if n == 30 { Deed::Double } else { Deed::Send }
+        },
+    ] {
+        let (summary, _) = played(Script { edit, ..Script::default() }, 2, |_| {});
+        check(&summary, &[("queries_ok", 1), ("queries_incomplete", 1), ("stall_count", 0)]);
+        assert_eq!(summary["metrics"]["itl_ms"]["count"], 17, "{summary:#}");
+        assert!(summary["metrics"]["frame_gap_ms"]["count"].as_u64() <= Some(17), "{summary:#}");
+        assert_eq!(summary["metrics"]["delivery_ms"]["count"], 19, "tokens and terminator: {summary:#}");
+    }
+    let (summary, _) = played(Script { error: Some("broken"), ..Script::default() }, 2, |_| {});
+    check(&summary, &[("queries_ok", 0), ("queries_error", 2), ("tokens_received", 36)]);
+    assert!(summary["metrics"].get("itl_ms").is_none(), "{summary:#}");
+}
+
+#[test]
 fn contents_are_compared_across_a_reconnect() {
     for close in [(5, 1011, "again"), (5, 0, "")] {
         let (summary, _) = played(Script { close: Some(close), ..Script::default() }, 2, |_| {});

@@ -5,7 +5,7 @@ mod records;
 mod runs;
 
 use client::{
-    measure::{Objective, Quantity, Reading},
+    measure::{BoundedSample, Objective, Quantity, QuerySamples, Reading},
     output::{Finished, Judging, Results, RunInfo},
     record::{QueryRecord, QueryStatus, Sample, SessionRecord},
     signals::Stop,
@@ -49,10 +49,12 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
         if second == 19 {
             query = QueryRecord { status: QueryStatus::Rejected, done: None, ..query };
         }
-        recorder.sample(Sample::Itl, 25_000_000, query.ended);
-        recorder.query_ended(query, || session(24_100, false));
+        let mut samples = QuerySamples::default();
+        samples.itl(BoundedSample::exact(25_000_000), true);
+        recorder.token(query.ended);
+        recorder.query_ended(query, &samples, || session(24_100, false));
     }
-    recorder.query_ended(query(21, 20_000, 4_000), || session(24_100, false));
+    recorder.query_ended(query(21, 20_000, 4_000), &QuerySamples::default(), || session(24_100, false));
     recorder.session_ended(session(24_100, false), Vec::new());
     drop(recorder);
     let redis = Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 12.5 };
@@ -210,6 +212,22 @@ fn a_window_that_breaks_its_threshold_ends_the_run() {
     assert!(finished.exit_code() == 99 || reason.contains("lag"), "{reason}");
     assert!(reason.contains("The run was ended early: it broke e2el_ms[1s] p(50)<50"), "{reason}");
     assert_eq!((&summary["interrupted"], &summary["tokens_lost"]), (&false.into(), &0.into()));
+    assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");
+}
+
+/// A binary message in the first second of a run that would take eight.
+#[test]
+fn a_rule_of_integrity_ends_the_run() {
+    let extra: fake::Extra = |n| (n == 25).then_some("\0binary");
+    let server = Running::start(Script { tokens: 10, itl: ms(20), extra, ..Script::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = runs::args(&server, dir.path(), 4, 40);
+    args.abort_on_fail = true;
+    let finished = runs::run(args, &Stop::default()).unwrap();
+    let summary = runs::read_summary(dir.path());
+    let reason = &finished.judgement().reason;
+    assert_eq!(finished.exit_code(), 99, "{reason}");
+    assert!(reason.contains("The run was ended early: it broke frames_binary==0"), "{reason}");
     assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");
 }
 

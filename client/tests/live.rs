@@ -15,11 +15,17 @@ const fn s(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
+/// A second in which a token came from a simulator that was late.
+fn token(recorder: &mut Recorder, at: Duration) {
+    recorder.token(at);
+    recorder.sample(Sample::PaceLag, SLOW_NS, at);
+}
+
 /// What a run does with two recorders until both are done, and why it was ended early, if it was.
 fn ended_early(dir: &Path, goes_on: impl FnOnce(&Results, &mut Recorder, &mut Recorder)) -> Option<String> {
     let abort = Abort::default();
     let judging = Judging {
-        thresholds: vec!["itl_ms[1s]:max<50".parse().unwrap()],
+        thresholds: vec!["pace_lag_ms[1s]:max<50".parse().unwrap()],
         abort: Some(abort.clone()),
         ..Judging::default()
     };
@@ -51,7 +57,7 @@ fn rows(dir: &Path) -> Vec<String> {
 fn a_second_is_told_as_soon_as_every_recorder_has_passed_it() {
     let dir = tempfile::tempdir().unwrap();
     let why = ended_early(dir.path(), |_, one, other| {
-        one.sample(Sample::Itl, SLOW_NS, s(0));
+        token(one, s(0));
         one.tick(s(1));
         other.tick(s(1));
     });
@@ -63,7 +69,7 @@ fn a_recorder_that_is_done_keeps_no_second_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let why = ended_early(dir.path(), |results, one, other| {
         *other = results.recorder();
-        one.sample(Sample::Itl, SLOW_NS, s(0));
+        token(one, s(0));
         one.tick(s(1));
         other.tick(s(1));
     });
@@ -75,8 +81,8 @@ fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
     for (seconds, is_told) in [(3, false), (4, true)] {
         let dir = tempfile::tempdir().unwrap();
         let why = ended_early(dir.path(), |_, one, other| {
-            (0..seconds).for_each(|second| one.sample(Sample::Itl, SLOW_NS, s(second)));
-            other.sample(Sample::Itl, SLOW_NS, s(0));
+            (0..seconds).for_each(|second| token(one, s(second)));
+            token(other, s(0));
         });
         assert_eq!(why.is_some(), is_told, "{seconds}");
         let expected: &[&str] = if is_told { &["1", "2", "1", "1"] } else { &["2", "1", "1"] };
@@ -91,7 +97,7 @@ fn a_second_waits_for_what_is_read_beside_it() {
         let mut watcher = None;
         let why = ended_early(dir.path(), |results, one, other| {
             watcher.insert(results.beside().watcher()).has_reached(reached);
-            one.sample(Sample::Itl, SLOW_NS, s(0));
+            token(one, s(0));
             one.tick(s(1));
             other.tick(s(1));
         });

@@ -5,6 +5,7 @@ mod records;
 
 use client::{
     faults::{Fate, FaultLog},
+    measure::QuerySamples,
     output::{Destination, Judging, OutputSettings, Results, RunInfo, Wanted},
     record::{LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
 };
@@ -171,7 +172,7 @@ fn rows_of_a_long_session_do_not_wait_for_its_end() {
     let results = open(dir.path());
     let mut recorder = results.recorder();
     let so_far = || SessionRecord { close: None, reconnect_attempts: 1, ok: false, ..session(0, 90, 1_000) };
-    (1..=250).for_each(|num| recorder.query_ended(query(0, num, 100), so_far));
+    (1..=250).for_each(|num| recorder.query_ended(query(0, num, 100), &QuerySamples::default(), so_far));
     recorder.session_ended(
         SessionRecord { reconnect_attempts: 2, ..session(0, 90, 1_100) },
         vec![query(0, 251, 100)],
@@ -223,8 +224,8 @@ fn what_came_late_is_not_said_to_have_come_in_time() {
     let results = open(dir.path());
     let mut recorder = results.recorder();
     let outage = QueryRecord { held_up: ms(3_100), ..query(0, 2, 1_100) };
-    recorder.query_ended(query(0, 1, 100), unasked);
-    recorder.query_ended(outage, unasked);
+    recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
+    recorder.query_ended(outage, &QuerySamples::default(), unasked);
     recorder.session_ended(session(0, 90, 2_100), Vec::new());
     drop(recorder);
     let finished = results.finish(&info()).unwrap();
@@ -244,7 +245,7 @@ fn events_are_lines_and_the_last_is_the_verdict() {
     log.end(0, Some(ms(510)), Fate::Injected("process 1 is gone".into()));
     let mut recorder = results.recorder();
     recorder.reconnected(ms(600), 0, Reconnect { cause: LossCause::Closed(4002), gap: ms(90) });
-    recorder.query_ended(query(0, 1, 100), unasked);
+    recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
     recorder.session_ended(session(0, 90, 1_900), vec![query(0, 2, 900)]);
     drop(recorder);
     let finished = results.finish(&info()).unwrap();
@@ -280,7 +281,7 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     recorder.reconnected(ms(2_300), 0, Reconnect { cause: LossCause::Broken, gap: ms(300) });
     let error_code = Some("peer_lost".to_owned());
     let felt = QueryRecord { error_code, status: QueryStatus::Error, ..query(0, 2, 1_500) };
-    recorder.query_ended(query(0, 1, 100), unasked);
+    recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
     recorder.session_ended(session(0, 90, 2_500), vec![felt]);
     drop(recorder);
     let finished = results.finish(&RunInfo { faults: log.records(), ..info() }).unwrap();

@@ -20,6 +20,30 @@ impl Digest {
     }
 }
 
+/// What a terminator says of the tokens before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Attested {
+    /// Nothing: there is no field `digest`, or one of another form, which is a foreign server's own.
+    #[default]
+    Nothing,
+    /// Their digest.
+    Digest(Digest),
+    /// A digest that was damaged: as long as one, and not hexadecimal.
+    Damaged,
+}
+
+impl Attested {
+    /// Reads the text of a field `digest`. Sixteen characters are meant as a digest; any other number of them is not.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match Digest::parse(text) {
+            Some(digest) => Self::Digest(digest),
+            None if text.chars().take(Digest::DIGITS + 1).count() == Digest::DIGITS => Self::Damaged,
+            None => Self::Nothing,
+        }
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -87,6 +111,18 @@ mod tests {
             assert_eq!(Digest::parse(text), None, "{text}");
         }
         assert_eq!(Digest::parse("2D06800538D394C2"), Some(digest(&[])));
+    }
+
+    #[test]
+    fn sixteen_characters_that_are_no_digest_are_a_damaged_one() {
+        assert_eq!(Attested::parse("2d06800538d394c2"), Attested::Digest(digest(&[])));
+        for damaged in ["2d06800538d394g2", "2d06800538d394 2", "2d06800538d394é2", "+d06800538d394c2"] {
+            assert_eq!(Attested::parse(damaged), Attested::Damaged, "{damaged}");
+        }
+        for foreign in ["", "2d06800538d394c", "2d06800538d394c2f", "sha256:2d06800538d394c2", "éééééééé"]
+        {
+            assert_eq!(Attested::parse(foreign), Attested::Nothing, "{foreign}");
+        }
     }
 
     proptest! {

@@ -20,7 +20,7 @@ pub use claims::{
 pub use clock::{ClockAnchor, boot_id, monotonic_us};
 pub use close::{ClientAction, CloseReason};
 pub use continuity::{Hole, Ledger, Observation, Owed, Tally};
-pub use digest::{Digest, Digester};
+pub use digest::{Attested, Digest, Digester};
 pub use event::{
     Event, Frame, Kind, MalformedFrame, Prefix, encode_closed, encode_done, encode_error, encode_fence,
     encode_gap, encode_gap_entry, encode_resumed, encode_token, encode_verified_done, encode_verified_error,

@@ -8,7 +8,7 @@ use super::{
     goodput::Objective,
     threshold::Statistic,
 };
-use crate::record::QueryRecord;
+use crate::{defects::Defects, record::QueryRecord};
 
 /// Distributions of every metric, over a second or over the whole run.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +64,11 @@ impl Interval {
         self.counts.query_ended(query, goodput::is_good(query, objectives));
     }
 
+    /// A session ended, after all its queries; these defects are none of theirs.
+    pub fn session_ended(&mut self, defects: &Defects) {
+        self.counts.session_ended(defects);
+    }
+
     /// A socket is about to be opened again.
     pub const fn reconnect_attempt(&mut self) {
         self.counts.reconnect_attempts += 1;
@@ -86,10 +91,15 @@ impl Interval {
         change(&mut self.counts);
     }
 
-    /// Tokens that came: the first of every query by its end, the others as they came.
+    /// A token arrived for the first time.
+    pub const fn token(&mut self) {
+        self.counts.tokens += 1;
+    }
+
+    /// Tokens that arrived, whatever became of their queries.
     #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.get(Metric::Itl).count() + self.counts.begun
+    pub const fn tokens(&self) -> u64 {
+        self.counts.tokens
     }
 
     /// The distribution of one metric.

@@ -132,10 +132,6 @@ impl Metric {
 impl From<Sample> for Metric {
     fn from(sample: Sample) -> Self {
         match sample {
-            Sample::Itl => Self::Itl,
-            Sample::FrameGap => Self::FrameGap,
-            Sample::Delivery => Self::Delivery,
-            Sample::ReplayDelivery => Self::ReplayDelivery,
             Sample::PaceLag => Self::PaceLag,
             Sample::LoopLag => Self::LoopLag,
         }

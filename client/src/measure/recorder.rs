@@ -1,7 +1,7 @@
 //! The ruler in a worker's hand: takes samples and records as they come, hands them on once a second, and says when it did.
-//! It keeps no sample; where the receiver is behind, the worker waits, and its loop lag says so.
+//! It keeps no sample but those of a running query, which the query brings to its end; where the receiver is behind, the worker waits, and its loop lag says so.
 
-use super::{Interval, Metric, Objective, bounds::Bounded};
+use super::{Interval, Metric, Objective, QuerySamples, bounds::Bounded};
 use crate::record::{Doubt, Moment, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord};
 use std::{
     collections::HashMap,
@@ -95,10 +95,10 @@ impl Recorder {
         self.interval.record(sample.into(), ns);
     }
 
-    /// Takes one sample with its bounds, read at `at`.
-    pub fn sample_bounded(&mut self, sample: Sample, bounded: Bounded, at: Moment) {
+    /// A token arrived at `at`, for the first time.
+    pub fn token(&mut self, at: Moment) {
         self.tick(at);
-        self.interval.record_bounded(sample.into(), bounded);
+        self.interval.token();
     }
 
     /// A socket is about to be opened again.
@@ -114,11 +114,20 @@ impl Recorder {
         self.hand_on(Parcel::Reconnect(at, index, reconnect));
     }
 
-    /// A query ended. Tell it when it ends, so that its second is the right one. Its row waits for what the session's end
-    /// says; of a session that is too long to wait for it goes out with what the session is `so_far`.
-    pub fn query_ended(&mut self, query: QueryRecord, so_far: impl FnOnce() -> SessionRecord) {
+    /// A query ended. Tell it when it ends, so that its second is the right one: its `samples` belong to that second too, and
+    /// count only if it is `ok`. Its row waits for what the session's end says; of a session that is too long to wait for it
+    /// goes out with what the session is `so_far`.
+    pub fn query_ended(
+        &mut self,
+        query: QueryRecord,
+        samples: &QuerySamples,
+        so_far: impl FnOnce() -> SessionRecord,
+    ) {
         self.tick(query.ended);
         self.measure_query(&query);
+        if query.status == QueryStatus::Ok {
+            samples.record(&mut self.interval);
+        }
         let index = query.session_index;
         self.hand_on(Parcel::Query(Box::new(query)));
         let waiting = self.waiting.entry(index).or_default();
@@ -219,6 +228,7 @@ impl Recorder {
     }
 
     fn measure_session(&mut self, session: &SessionRecord) {
+        self.interval.session_ended(&session.defects);
         let steps = [
             (Metric::Create, session.create, session.create_slack),
             (Metric::Connect, session.connect, session.connect_slack),
@@ -266,4 +276,49 @@ fn tpot(query: &QueryRecord) -> Option<Bounded> {
 /// Whole nanoseconds; three centuries fit.
 pub(crate) fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::query;
+
+    /// The intervals of a recorder that is told of a query, by second.
+    fn told(status: QueryStatus) -> Vec<(u64, Interval)> {
+        let (out, parcels) = sync_channel(100);
+        let mut recorder = Recorder::new(0, out, Arc::default());
+        let mut samples = QuerySamples::default();
+        for ms in [300, 400, 500] {
+            recorder.token(Duration::from_millis(ms));
+            samples.itl(Bounded::exact(100_000_000), true);
+            samples.delivery(500_000, false);
+        }
+        let ended = QueryRecord { stall_count: 3, ..query(status) };
+        recorder.query_ended(ended, &samples, || unreachable!("the session is short"));
+        drop(recorder);
+        let interval = |parcel| match parcel {
+            Parcel::Interval { second, interval, .. } => Some((second, interval)),
+            _ => None,
+        };
+        parcels.iter().filter_map(interval).collect()
+    }
+
+    #[test]
+    fn samples_wait_for_the_end_of_their_query_and_belong_to_its_second() {
+        const METRICS: [(Metric, u64); 3] = [(Metric::Itl, 3), (Metric::FrameGap, 3), (Metric::Delivery, 3)];
+        for status in [QueryStatus::Ok, QueryStatus::Incomplete, QueryStatus::Error, QueryStatus::Abandoned] {
+            let intervals = told(status);
+            assert_eq!(intervals.iter().map(|(second, _)| *second).collect::<Vec<_>>(), [0, 1], "{status:?}");
+            let (came, ended) = (&intervals[0].1, &intervals[1].1);
+            assert_eq!((came.tokens(), ended.tokens()), (3, 0), "tokens count as they come");
+            for (metric, count) in METRICS {
+                let expected = if status == QueryStatus::Ok { count } else { 0 };
+                assert_eq!(
+                    (came.get(metric).count(), ended.get(metric).count()),
+                    (0, expected),
+                    "{status:?}"
+                );
+            }
+        }
+    }
 }

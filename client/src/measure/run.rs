@@ -133,7 +133,7 @@ pub struct RunData {
     pub longest_gap: Option<LongestGap>,
     /// Queries that an error event ended, by its code.
     pub errors_by_code: BTreeMap<String, u64>,
-    /// Gaps between tokens over the stall limit.
+    /// Gaps between tokens over the stall limit, in queries that were ok.
     pub stall_count: u64,
     /// The excess of those gaps, summed.
     pub stall: Duration,
@@ -236,8 +236,11 @@ impl RunData {
             self.late.count += 1;
             self.late.most = self.late.most.max(late_by);
         }
-        self.stall_count += query.stall_count;
-        self.stall += query.stall;
+        // As the gaps that they count: of complete queries alone. The longest gap is that of any query.
+        if query.status == QueryStatus::Ok {
+            self.stall_count += query.stall_count;
+            self.stall += query.stall;
+        }
         if let Some(failure) = &query.failure {
             self.failures.add(failure, query.ended);
         }

@@ -5,7 +5,8 @@ use super::{RunInfo, figures, info, summary::integrity};
 use crate::{
     defects::Defect,
     measure::{
-        Breach, Evidence, Interval, Judgement, Objective, Reading, RunData, Steady, Totals, exit_code, judge,
+        Breach, Evidence, Interval, Judgement, Objective, RULES, Reading, RunData, Steady, Totals, exit_code,
+        judge,
         threshold::{
             Comparison, Figure, Outcome, Over, RunFigures, State, Threshold, Windows, exactly, figure_text,
             judge_all,
@@ -19,21 +20,11 @@ use std::{
 };
 
 /// Always on: integrity outranks everything.
-const INTEGRITY: [&str; 11] = [
-    "tokens_lost",
-    "tokens_duplicated",
-    "tokens_reordered",
-    "tokens_unannounced",
-    "queries_corrupt",
-    "events_foreign",
-    "events_duplicated",
-    "events_reordered",
-    "events_after_terminator",
-    "frames_unreadable",
-    "frames_binary",
-];
+fn integrity_rules() -> [Threshold; RULES.len()] {
+    RULES.map(|rule| exactly(rule.name(), 0))
+}
 
-/// Those of them that only positions can break.
+/// Those of the rules of integrity that only positions can break.
 const BY_POSITION: [&str; 5] =
     ["tokens_lost", "tokens_duplicated", "tokens_reordered", "events_duplicated", "events_reordered"];
 
@@ -69,8 +60,7 @@ pub struct Abort {
 impl Judging {
     /// What is known before the run, integrity first.
     fn planned(&self) -> Vec<Threshold> {
-        let integrity = INTEGRITY.map(|name| exactly(name, 0));
-        integrity.into_iter().chain(self.thresholds.iter().cloned()).collect()
+        integrity_rules().into_iter().chain(self.thresholds.iter().cloned()).collect()
     }
 
     /// What else a run is judged by, unless a threshold of the user's bounds the failures of the same unit: every query and
@@ -204,7 +194,7 @@ impl Conclusion {
             steady: run.steady.as_ref(),
             windows: &run.windows,
         };
-        let integrity = judge_all(&INTEGRITY.map(|name| exactly(name, 0)), &figures);
+        let integrity = judge_all(&integrity_rules(), &figures);
         let evidence = Evidence {
             defaults: judge_all(&judging.defaults(run, info), &figures),
             thresholds: judge_all(&judging.thresholds, &figures),
@@ -297,5 +287,50 @@ impl Check<'_> {
     /// The reason in a word: `unverified`.
     pub(super) fn unknown_word(&self) -> Option<&'static str> {
         Some(self.unknown?.split_once(':')?.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        defects::Defects,
+        record::{QueryRecord, QueryStatus, tests::query},
+    };
+    use protocol::Tally;
+
+    /// Why a run was ended early in whose first second this query ended.
+    fn ended_early(query: &QueryRecord, defects: &Defects) -> Option<String> {
+        let abort = Abort::default();
+        let judging = Judging { abort: Some(abort.clone()), ..Judging::default() };
+        let mut interval = Interval::default();
+        interval.query_ended(query, &[]);
+        interval.session_ended(defects);
+        judging.observer().second(0, &interval, &[]);
+        assert_eq!(abort.stop.starting.is_cancelled(), abort.reason.get().is_some());
+        abort.reason.get().cloned()
+    }
+
+    #[test]
+    fn every_rule_of_integrity_ends_a_run_early() {
+        let fine = query(QueryStatus::Ok);
+        for defect in Defect::ALL {
+            let mut defects = Defects::default();
+            defects.note(defect, b"frame");
+            let spoilt = QueryRecord { defects: defects.clone(), ..fine.clone() };
+            for why in [ended_early(&spoilt, &Defects::default()), ended_early(&fine, &defects)] {
+                let told = why.is_some_and(|why| why.contains(&format!("{}==0", defect.name())));
+                assert_eq!(told, defect.is_judged(), "{}", defect.name());
+            }
+        }
+        for (name, tally) in [
+            ("tokens_lost", Tally { tokens_lost: 1, ..fine.tally }),
+            ("tokens_duplicated", Tally { tokens_duplicated: 1, ..fine.tally }),
+            ("tokens_reordered", Tally { tokens_reordered: 1, ..fine.tally }),
+        ] {
+            let why = ended_early(&QueryRecord { tally, ..fine.clone() }, &Defects::default());
+            assert!(why.unwrap().contains(name), "{name}");
+        }
+        assert_eq!(ended_early(&fine, &Defects::default()), None);
     }
 }

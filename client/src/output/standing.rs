@@ -154,7 +154,7 @@ mod tests {
         for second in [0, 1, 2, 9] {
             let mut interval = Interval::default();
             interval.record(Metric::Ttft, 1_000_000 * (i64::try_from(second).unwrap() + 1));
-            interval.count(|counts| counts.begun += 1);
+            interval.token();
             publisher.second(second, &interval);
         }
         assert!(publisher.is_due());

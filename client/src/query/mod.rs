@@ -6,6 +6,7 @@ mod outcome;
 use crate::{
     contents::Checked,
     defects::{Defect, Defects, excerpt},
+    measure::QuerySamples,
     record::{Failure, FailureKind},
     socket::Arrival,
     stream::{Gaps, Stamps, Stream},
@@ -78,6 +79,8 @@ pub struct Query {
     pub answer: Option<RunResponse>,
     /// What came while it ran that ought not to have come; what its own stream counts is added at its end.
     pub defects: Defects,
+    /// What its tokens measured; it counts if the query ends `ok`.
+    pub samples: QuerySamples,
     /// Tokens of earlier queries that came again while this one ran.
     pub tokens_repeated: u64,
     /// How long the client itself did not read.
@@ -107,6 +110,7 @@ impl Query {
             sent: None,
             answer: None,
             defects: Defects::default(),
+            samples: QuerySamples::default(),
             tokens_repeated: 0,
             paused: Duration::ZERO,
             waits_for_socket: true,
@@ -176,6 +180,7 @@ impl Query {
         let before = stream.out_of_place();
         let Some(gaps) = stream.arrive(seq, event.kind, has_text, stamps, arrival, stall_limit) else {
             self.defects.show(Defect::Duplicated, frame.as_bytes());
+            self.samples.give_up();
             return Arrived::Again;
         };
         let seq = seq.unwrap_or_else(|| stream.ledger.highest());
@@ -198,6 +203,7 @@ impl Query {
                 .iter()
                 .filter(|(is, _)| *is)
                 .for_each(|(_, what)| self.defects.show(*what, frame.as_bytes()));
+            self.samples.give_up();
         }
         Arrived::Ours(gaps)
     }
@@ -398,6 +404,7 @@ pub fn millis(ms: Option<f64>) -> Option<Duration> {
 mod tests {
     use super::*;
     use crate::record::QueryStatus;
+    use protocol::Attested;
     use std::borrow::Cow;
 
     fn arrive(query: &mut Query, generation: u64, seq: u64, query_id: &str, kind: Kind) -> Arrived {
@@ -410,7 +417,7 @@ mod tests {
             sent_us: None,
             code: None,
             message: None,
-            digest: None,
+            digest: Attested::Nothing,
         };
         let arrival = Arrival::exact(Instant::now(), seq);
         query.arrive(&event, "frame", arrival, Duration::from_millis(250), None)

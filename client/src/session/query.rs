@@ -189,7 +189,8 @@ impl Session {
             &worker.live.errors,
             u64::from(!matches!(record.status, QueryStatus::Ok | QueryStatus::Abandoned)),
         );
-        worker.recorder.borrow_mut().query_ended(record, || self.record(Instant::now(), false));
+        let samples = std::mem::take(&mut query.samples);
+        worker.recorder.borrow_mut().query_ended(record, &samples, || self.record(Instant::now(), false));
         self.previous = Some(Box::new(query));
     }
 }

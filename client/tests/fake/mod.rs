@@ -210,6 +210,9 @@ async fn run(
             return StatusCode::BAD_GATEWAY.into_response();
         }
     }
+    if fake.script.mute_answer {
+        return StatusCode::OK.into_response();
+    }
     Json(answer).into_response()
 }
 
@@ -258,6 +261,9 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             deed
         };
         let mut frame = String::from_utf8(frame).unwrap();
+        if let Some(digest) = fake.script.digest_as {
+            frame = frame.replace(&format!("\"{}\"", digester.digest()), digest);
+        }
         if fake.script.old_contract {
             frame = format!(
                 r#"{{"type":"{}","content":"{}"}}"#,

@@ -46,6 +46,8 @@ pub struct Script {
     pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
     /// The first answer to each session's run is lost: the stream runs, the answer is a 502.
     pub lose_first_answer: bool,
+    /// Calls to run are answered with 200 and nothing.
+    pub mute_answer: bool,
     /// A token's text.
     pub content: String,
     /// The stream ends in an error event with this code.
@@ -57,6 +59,8 @@ pub struct Script {
     pub frames: Option<&'static str>,
     /// The terminator says which tokens were sent.
     pub digest: bool,
+    /// What is there instead of that digest, as JSON.
+    pub digest_as: Option<&'static str>,
     /// A token behind the terminator.
     pub encore: bool,
     /// A socket that resumes is not told when its replay is over.
@@ -83,11 +87,13 @@ impl Default for Script {
             silent: false,
             refuse: HashMap::new(),
             lose_first_answer: false,
+            mute_answer: false,
             content: "word ".to_owned(),
             error: None,
             extra: |_| None,
             frames: None,
             digest: true,
+            digest_as: None,
             encore: false,
             mute: false,
             forgetful: false,

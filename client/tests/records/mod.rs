@@ -5,7 +5,7 @@ use client::{
     contents::Checked,
     defects::{Defect, Defects},
     faults::FaultLog,
-    measure::{Quantity, Reading},
+    measure::{BoundedSample, Quantity, QuerySamples, Reading},
     output::{Finished, Judging, OutputSettings, Results, RunInfo},
     record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
 };
@@ -125,15 +125,18 @@ pub fn good_run(dir: &Path) -> Finished {
     let mut recorder = results.recorder();
     for index in 0..2 {
         let at = 100 + index * 50;
-        for step in 1..18 {
+        let mut samples = QuerySamples::default();
+        for step in 0..18 {
             let moment = ms(at + 2 + step * 50);
-            recorder.sample(Sample::Itl, 50_000_000, moment);
-            recorder.sample(Sample::FrameGap, 50_000_000, moment);
-            recorder.sample(Sample::Delivery, 400_000, moment);
+            recorder.token(moment);
+            if step > 0 {
+                samples.itl(BoundedSample::exact(50_000_000), true);
+            }
+            samples.delivery(400_000, false);
             recorder.sample(Sample::PaceLag, 80_000, moment);
             recorder.sample(Sample::LoopLag, 100_000, moment);
         }
-        recorder.query_ended(query(index, 1, at), unasked);
+        recorder.query_ended(query(index, 1, at), &samples, unasked);
         recorder.session_ended(session(index, 90, at + 2_000), vec![query(index, 2, at + 1_000)]);
     }
     drop(recorder);

@@ -1,7 +1,7 @@
 //! Reads events as JSON in any order, with foreign fields and values of other types.
 
 use super::{Event, Frame, Kind, MalformedFrame, loose::Loose, surrogates::without_lone_surrogates};
-use crate::Digest;
+use crate::Attested;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -114,7 +114,7 @@ impl<'a> Raw<'a> {
             sent_us: self.sent_us.micros(),
             code: self.code.shown(),
             message: self.message.shown(),
-            digest: self.digest.text().and_then(|digits| Digest::parse(&digits)),
+            digest: self.digest.text().map_or(Attested::Nothing, |text| Attested::parse(&text)),
         }))
     }
 }
@@ -207,13 +207,39 @@ mod tests {
         ] {
             let event = parsed(foreign.as_bytes());
             assert_eq!((event.kind, &*event.content, event.position), (Kind::Token, "x", None), "{foreign}");
-            assert_eq!((event.due_us, event.sent_us, event.digest), (None, None, None), "{foreign}");
+            assert_eq!(
+                (event.due_us, event.sent_us, event.digest),
+                (None, None, Attested::Nothing),
+                "{foreign}"
+            );
         }
         let event = parsed(br#"{"type":"token","content":null,"due_us":1.75,"sent_us":2e3}"#);
         assert_eq!((&*event.content, event.due_us, event.sent_us), ("", Some(1), Some(2_000)));
         let deep =
             format!(r#"{{"type":"error","message":"gone","extra":{}{}}}"#, "[".repeat(200), "]".repeat(200));
         assert_eq!(parsed(deep.as_bytes()).message.as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn a_digest_that_was_damaged_is_none_of_a_foreign_server() {
+        for (digest, attested) in [
+            (r#""2d06800538d394g2""#, Attested::Damaged),
+            (r#""\u0032d06800538d394g2""#, Attested::Damaged),
+            (r#""2d06800538d394""#, Attested::Nothing),
+            (r#""sha-256=X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=""#, Attested::Nothing),
+            ("1234567890123456", Attested::Nothing),
+            (r#"["2d06800538d394g2"]"#, Attested::Nothing),
+            ("null", Attested::Nothing),
+        ] {
+            for frame in [
+                format!(
+                    r#"{{"id":"1-3","type":"done","content":"","digest":{digest},"query_id":"q","due_us":1,"sent_us":2}}"#
+                ),
+                format!(r#"{{"digest":{digest},"type":"error","code":"overload"}}"#),
+            ] {
+                assert_eq!(parsed(frame.as_bytes()).digest, attested, "{frame}");
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use encode::{
 };
 pub use prefix::Prefix;
 
-use crate::{Digest, Position};
+use crate::{Attested, Position};
 use std::borrow::Cow;
 
 /// What an event is.
@@ -74,8 +74,8 @@ pub struct Event<'a> {
     pub code: Option<Cow<'a, str>>,
     /// Of an error: its text.
     pub message: Option<Cow<'a, str>>,
-    /// Of the end of an answer: the digest of the tokens that were sent.
-    pub digest: Option<Digest>,
+    /// Of the end of an answer: which tokens were sent.
+    pub digest: Attested,
 }
 
 /// One text frame that came down the socket.

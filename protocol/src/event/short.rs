@@ -1,7 +1,7 @@
 //! Reads events as our own encoders write them. Anything else is left to the reader of JSON in any order.
 
 use super::{Event, Kind, Prefix};
-use crate::Digest;
+use crate::Attested;
 use std::borrow::Cow;
 
 impl<'a> Event<'a> {
@@ -17,9 +17,9 @@ impl<'a> Event<'a> {
         let (digest, rest) = match rest.strip_prefix(r#","digest":""#) {
             Some(rest) => {
                 let (digits, rest) = plain(rest)?;
-                (Digest::parse(digits), rest)
+                (Attested::parse(digits), rest)
             }
-            None => (None, rest),
+            None => (Attested::Nothing, rest),
         };
         let (query_id, rest) = plain(rest.strip_prefix(r#","query_id":""#)?)?;
         let (due_us, rest) = number(rest.strip_prefix(r#","due_us":"#)?)?;

@@ -14,7 +14,7 @@ pub use statistic::Statistic;
 pub(crate) use statistic::samples_needed;
 pub use window::{Broken, Windows, Worst};
 
-use super::{Counts, Distribution, Interval, Metric, Question};
+use super::{Counts, Distribution, Interval, Metric, Question, Rule};
 use std::{fmt, time::Duration};
 
 /// One threshold, as `e2el_ms[30s]:p95<3000`.
@@ -161,16 +161,13 @@ pub(crate) fn stretch_scalar(name: &str, counts: &Counts, tokens: u64, seconds: 
         "queries_ok" => Some((judged - counts.failed) as f64),
         "queries_failed" => Some(counts.failed as f64),
         "error_rate" => share(counts.failed, judged),
-        "tokens_lost" => Some(counts.lost as f64),
-        "tokens_duplicated" => Some(counts.duplicated as f64),
-        "tokens_reordered" => Some(counts.reordered as f64),
         "request_throughput" => rate(judged - counts.failed),
         "output_throughput" => rate(tokens),
         "request_goodput" => rate(counts.good),
         "goodput_share" => share(counts.good, counts.queries),
         "reconnect_attempts" => Some(counts.reconnect_attempts as f64),
         "reconnects_ok" => Some(counts.reconnects as f64),
-        _ => None,
+        _ => Rule::named(name).map(|rule| rule.count(counts) as f64),
     }
 }
 

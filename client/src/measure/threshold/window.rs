@@ -2,7 +2,7 @@
 //! It holds the seconds of one window a threshold, of the one metric that the threshold is about.
 
 use super::{
-    Comparison, Doubt, Figure, Over, State, Threshold, distribution_of, names::GROWING, stretch_figure,
+    Comparison, Doubt, Figure, Over, State, Threshold, distribution_of, names::grows, stretch_figure,
 };
 use crate::measure::{Bounds, Counts, Distribution, Interval, Reading, Readings};
 use std::collections::VecDeque;
@@ -135,7 +135,7 @@ fn only_grows(threshold: &Threshold) -> bool {
         Comparison::Equal => threshold.limit == 0.0,
         _ => false,
     };
-    let grows = matches!(threshold.figure, Figure::Scalar(name) if GROWING.contains(&name));
+    let grows = matches!(threshold.figure, Figure::Scalar(name) if grows(name));
     threshold.over == Over::Run && bounded && grows
 }
 
