@@ -109,6 +109,19 @@ fn only_a_server_error_is_not_ready_and_any_success_closes() {
     assert_eq!(read_dir_count(dir.path()), 0);
 }
 
+#[test]
+fn an_empty_answer_to_run_is_a_success() {
+    for old_contract in [false, true] {
+        let server = Running::start(Script { mute_answer: true, old_contract, ..Script::default() });
+        let summary = summary(&server, |_| {}, 2, 2);
+        let expected =
+            [("queries_ok", 4), ("tokens_received", 72), ("successful_sessions", 2), ("tokens_lost", 0)];
+        check(&summary, &expected);
+        assert_eq!(server.seen().runs, 4, "nothing is asked again");
+        assert_ne!(summary["verdict"], "FAIL", "{summary:#}");
+    }
+}
+
 fn read_dir_count(dir: &Path) -> usize {
     fs::read_dir(dir).unwrap().count()
 }

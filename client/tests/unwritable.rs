@@ -154,6 +154,43 @@ fn a_signal_before_the_run_ends_it_at_once() {
     }
 }
 
+/// Waits until it holds, twenty seconds at most.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn below_nohup_a_hangup_stays_ignored_and_sigterm_writes_results() {
+    let server = Running::start(Script { itl: Duration::from_millis(10), ..Script::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let child = Command::new("nohup")
+        .arg(env!("CARGO_BIN_EXE_client"))
+        .args(["--clients", "2", "--queries", "500", "--api-url", &server.api, "--wsproxy-url", &server.ws])
+        .arg("--output-dir")
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut child = Ends(child);
+    until("the streams did not begin", || server.seen().tokens > 5);
+    child.signal(Signal::SIGHUP);
+    // Who hears it starts no further query.
+    let before = server.seen().runs;
+    until("the hangup was heard", || server.seen().runs >= before + 6);
+    child.signal(Signal::SIGTERM);
+    assert_eq!(child.code(), Some(105));
+    let mut told = String::new();
+    child.0.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(told.to_lowercase().contains("interrupted"), "{told}");
+    assert!(fs::read_dir(dir.path()).unwrap().count() > 8);
+}
+
 #[test]
 fn a_hangup_lets_streams_end_and_writes_results() {
     let server = Running::start(Script { itl: Duration::from_millis(20), ..Script::default() });
