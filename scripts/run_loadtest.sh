@@ -23,6 +23,8 @@ Usage: scripts/run_loadtest.sh [OPTIONS] [-- CLIENT OPTIONS]
   --help                  this text
 
 What follows -- goes to the client, e.g. -- --burst --query-timeout 60 (see: cargo run --release -p client -- --help).
+The Compose stack publishes the WebSocket port on 127.0.0.1 to 127.0.0.4; the client finds these addresses and spreads its sockets
+over them.
 The environment is passed on: JWT_SECRET, TOKEN_DELAY_MS, ...; API_PORT, WS_PORT and STATS_PORT (8080, 8081, 8404) move the
 stack, API_URL and WSPROXY_URL point the client elsewhere.
 END
