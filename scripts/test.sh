@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need (redis-server, haproxy, jq, linters), then checks everything: format, clippy, docs, the crates'
-# arrows, unused dependencies, spelling, workflows, all tests, small scenarios, a small fault matrix, and a Compose smoke test
-# where an engine answers. --quick leaves the last three out.
+# arrows, unused dependencies, spelling, workflows, all tests, small scenarios, a small fault matrix, the examples, and a
+# Compose smoke test where an engine answers. --quick leaves the last four out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ quick=
 for option in "$@"; do
     case $option in
     --quick) quick=yes ;;
-    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves scenarios, fault matrix and Docker out)" && exit 0 ;;
+    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves scenarios, fault matrix, examples and Docker out)" && exit 0 ;;
     *) echo "test: unknown option '$option': see --help" >&2 && exit 2 ;;
     esac
 done
@@ -115,6 +115,14 @@ fault_matrix() {
     fi
 }
 
+examples() {
+    if [[ -n $quick ]]; then
+        echo "skipped: --quick"
+    else
+        examples/check.sh
+    fi
+}
+
 compose_smoke() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
@@ -137,9 +145,10 @@ step "arrows" && scripts/check_arrows.sh
 step "unused dependencies" && scripts/check_unused_deps.sh
 step "spelling" && lint typos --format brief .
 step "workflows" && lint zizmor --quiet --offline .github
-if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck scripts/*.sh .ci/run; fi
+if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scripts/*.sh examples/*.sh .ci/run; fi
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
 step "scenarios" && scenarios
 step "fault matrix" && fault_matrix
+step "examples" && examples
 step "Compose smoke test" && compose_smoke
