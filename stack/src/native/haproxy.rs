@@ -325,6 +325,23 @@ mod tests {
         }
     }
 
+    /// HAProxy 3.3 and later refuse a frontend and a backend of one name.
+    #[test]
+    fn no_frontend_has_the_name_of_a_backend() {
+        let docker = include_str!("../../../docker/haproxy/backends-docker.cfg");
+        let named = |text: &str, section: &str| -> BTreeSet<String> {
+            let name = |line: &str| Some(line.strip_prefix(section)?.split_whitespace().next()?.to_owned());
+            text.lines().filter_map(name).collect()
+        };
+        let frontends = named(BASE, "frontend ");
+        assert_eq!(frontends.len(), 3, "{frontends:?}");
+        for text in [docker, &backends(&[])] {
+            let backends = named(text, "backend ");
+            assert_eq!(backends.len(), 2, "{backends:?}");
+            assert!(frontends.is_disjoint(&backends), "{frontends:?} {backends:?}");
+        }
+    }
+
     #[test]
     fn the_page_names_the_worker() {
         assert_eq!(worker("<b>pid = </b> 4711 (process #1, nbproc = 1)"), Some(4711));
