@@ -97,6 +97,11 @@ async fn a_redis_that_refuses_writes_holds_tokens_back_and_loses_none() {
     let directory = tempfile::tempdir().unwrap();
     let native = Native::start(options(directory.path())).await.unwrap();
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+    // Not the values of docker/redis.conf: a denial gives back what it met.
+    let settings = [("maxmemory", "734003200"), ("maxmemory-clients", "30%"), ("min-replicas-to-write", "0")];
+    for (name, value) in settings {
+        assert_eq!(redis(&native, &format!("CONFIG SET {name} {value}")).await, "+OK");
+    }
     for (fault, words) in [
         ("redis:refuse=300ms", "-NOREPLICAS"),
         ("redis:full=700ms", "-OOM"),
@@ -106,11 +111,17 @@ async fn a_redis_that_refuses_writes_holds_tokens_back_and_loses_none() {
         session.event(&run, 1).await;
         inject(&native, fault).await;
         assert!(redis(&native, "SET refused no").await.starts_with(words), "{fault}");
+        if !fault.contains("demote") {
+            assert!(refused(&native, fault).await.contains("wait until that has ended"), "{fault}");
+        }
         assert_eq!(session.rest(&run, 2).await.len(), 39, "{fault}");
         assert_eq!(redis(&native, "SET refused no").await, "+OK", "{fault}");
         settled(&native).await;
     }
-    assert!(redis(&native, "CONFIG GET maxmemory").await.ends_with("805306368"));
+    for (name, value) in settings {
+        let now = redis(&native, &format!("CONFIG GET {name}")).await;
+        assert!(now.ends_with(value), "{now}");
+    }
     native.stop().await;
 }
 

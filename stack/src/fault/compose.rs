@@ -147,8 +147,8 @@ fn act(container: &Container, action: Action) -> anyhow::Result<String> {
             Ok(format!("{name} goes on"))
         }
         Action::CutPubsub => {
-            let answer = container.exec(&["redis-cli", "CLIENT", "KILL", "TYPE", "pubsub"])?;
-            Ok(format!("{} subscribers' connections are closed", answer.trim()))
+            let closed = redis(container, &["CLIENT", "KILL", "TYPE", "pubsub"])?;
+            Ok(format!("{closed} subscribers' connections are closed"))
         }
         Action::Refuse(time) | Action::Demote(time) | Action::Full(time) => {
             deny_writes(container, action, time)
@@ -167,15 +167,16 @@ fn resume_later(container: &Container, time: Duration) -> anyhow::Result<()> {
 
 fn deny_writes(container: &Container, action: Action, time: Duration) -> anyhow::Result<String> {
     let denial = Denial::of(action).with_context(|| format!("{action} denies no writes"))?;
-    let redis = |command: &str| -> anyhow::Result<String> {
-        let mut words = vec!["redis-cli"];
-        words.extend(command.split(' '));
-        container.exec(&words)
+    let words = |command: &str| docker::words(command);
+    let value = |setting: &str| {
+        let answer = redis(container, &["CONFIG", "GET", setting])?;
+        let value = answer.lines().nth(1).with_context(|| format!("redis has no setting {setting}"))?;
+        anyhow::Ok(value.trim().to_owned())
     };
-    let maxmemory = redis("CONFIG GET maxmemory")?;
-    let maxmemory = maxmemory.lines().last().unwrap_or_default().trim();
-    redis(denial.begin)?;
-    let end = denial.end(maxmemory);
+    let before = denial.settings().map(value).collect::<anyhow::Result<Vec<_>>>()?;
+    let end = denial.end(&before)?;
+    let begin = words(&denial.begin());
+    redis(container, &begin.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut later = vec!["exec", &container.id, "redis-cli"];
     later.extend(end.split(' '));
     docker_later(time, &later)?;
@@ -198,16 +199,16 @@ fn docker_later(time: Duration, command: &[&str]) -> anyhow::Result<()> {
         .context("cannot run /bin/sh to end the fault later")
 }
 
+/// Sends Redis one command. With `-e` an error of Redis is one of the command's.
+fn redis(container: &Container, command: &[&str]) -> anyhow::Result<String> {
+    let answer = container.exec(&[&["redis-cli", "-e"], command].concat());
+    let answer = answer.with_context(|| format!("redis refuses {}", command.join(" ")))?;
+    Ok(answer.trim_end().to_owned())
+}
+
 /// Redis's data is in the volume at /data. It reads a snapshot there when it appends to nothing, and its log when it does.
 fn restart_redis(container: &Container, memory: Memory) -> anyhow::Result<String> {
-    let redis = |command: &[&str]| -> anyhow::Result<String> {
-        let answer = container.exec(&[&["redis-cli"], command].concat())?;
-        let answer = answer.trim_end();
-        if answer.starts_with("ERR") || answer.contains("rror") {
-            bail!("redis refuses {}: {answer}", command.join(" "));
-        }
-        Ok(answer.to_owned())
-    };
+    let redis = |command: &[&str]| redis(container, command);
     let appends = redis(&["CONFIG", "GET", "appendonly"])?.ends_with("yes");
     let kill = || container.docker("kill --signal KILL").map(drop);
     let start = || {

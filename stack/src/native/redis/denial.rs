@@ -13,10 +13,14 @@ impl Redis {
     /// Lets it refuse writes from now on; it takes them again after `time`, by itself. Returns what happened, for a person.
     pub(crate) async fn deny_writes(&self, action: Action, time: Duration) -> anyhow::Result<String> {
         let Some(denial) = Denial::of(action) else { bail!("{action} denies no writes") };
-        let maxmemory = self.ask("CONFIG GET maxmemory").await?;
-        let maxmemory = maxmemory.lines().last().context("redis has no setting maxmemory")?.to_owned();
-        self.ask(denial.begin).await?;
-        let (end, address) = (denial.end(&maxmemory), self.address());
+        let mut before = Vec::new();
+        for setting in denial.settings() {
+            let answer = self.ask(&format!("CONFIG GET {setting}")).await?;
+            let value = answer.lines().nth(4);
+            before.push(value.with_context(|| format!("redis has no setting {setting}"))?.to_owned());
+        }
+        let (end, address) = (denial.end(&before)?, self.address());
+        self.ask(&denial.begin()).await?;
         tokio::spawn(async move {
             sleep(time).await;
             let deadline = Instant::now() + DATA_PATIENCE;
