@@ -169,7 +169,10 @@ fn run_against(
         }),
     };
     let planned = config.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
-    let log = Arc::new(FaultLog::new(planned));
+    let log = FaultLog::new(planned);
+    let names = injector.filter(|_| log.concern_servers()).map(|injector| injector.stated_names());
+    let names = names.transpose().context("the stack does not name its servers")?.unwrap_or_default();
+    let log = Arc::new(log.with_stated_names(names));
     let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
     let config = Arc::new(config);
     let plan = watch::Plan {

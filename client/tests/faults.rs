@@ -4,7 +4,8 @@ mod fake;
 mod runs;
 
 use client::{
-    config::Config, engine, faults::Injector, faults::PlannedFault, output::Finished, signals::Stop,
+    config::Config, engine, faults::Done, faults::Injector, faults::PlannedFault, output::Finished,
+    signals::Stop,
 };
 use fake::{Running, Script};
 use runs::{args, read_summary};
@@ -28,10 +29,10 @@ impl Injector for Pretender {
         Ok(())
     }
 
-    fn inject(&self, spec: &str) -> anyhow::Result<String> {
+    fn inject(&self, spec: &str) -> anyhow::Result<Done> {
         self.told.lock().unwrap().push((spec.to_owned(), Instant::now()));
         anyhow::ensure!(!spec.starts_with("broken"), "it would not break");
-        Ok("gone".into())
+        Ok(Done { detail: "gone".into(), members: Vec::new() })
     }
 }
 

@@ -33,7 +33,9 @@ async fn a_killed_gateway_is_gone_and_comes_back_with_its_port() {
         session.close().await;
     }
     // The only one that runs, then those that are down.
-    assert!(inject(&native, "wsproxy-any:kill").await.detail.contains("wsproxy-2"));
+    let killed = inject(&native, "wsproxy-any:kill").await;
+    assert!(killed.detail.contains("wsproxy-2"));
+    assert_eq!(killed.members, ["wsproxy-2"]);
     assert!(inject(&native, "wsproxies:start").await.detail.contains("wsproxy-1"));
     let after = process(&native, "wsproxy-1").await;
     assert_eq!((after.port, after.state.as_str()), (before.port, "ready"));

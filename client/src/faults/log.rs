@@ -40,6 +40,8 @@ pub struct FaultRecord {
     pub ended: Option<Moment>,
     /// What became of it.
     pub fate: Fate,
+    /// The members that it was done to, once it is in force: `server-1`.
+    pub members: Vec<String>,
     /// When the last outage that is laid at its door was over.
     pub recovered: Option<Moment>,
     /// Outages laid at its door: lost sockets until the next one, and streams silent for longer than the stall limit.
@@ -64,10 +66,20 @@ impl FaultRecord {
         began && self.ended.is_none_or(|ended| ended.saturating_add(REACH).as_secs() >= from)
     }
 
-    /// The server that it breaks, or whose links: `server-1`.
-    fn server(&self) -> Option<&str> {
+    /// What it breaks, or whose links, if that is a server or several: `server-1`, `server-any`, `servers`.
+    fn servers(&self) -> Option<&str> {
         let target = self.spec.strip_prefix("link:").unwrap_or(&self.spec).split(':').next()?;
-        is_numbered_server(target).then_some(target)
+        (is_numbered_server(target) || matches!(target, "server-any" | "servers")).then_some(target)
+    }
+
+    /// Whether it breaks this server; every one that has no known name. Which server `server-any` is, is known once it is in force.
+    fn breaks(&self, server: Option<&str>) -> bool {
+        let Some(target) = self.servers() else { return false };
+        match server {
+            None => true,
+            Some(name) if is_numbered_server(target) => name == target,
+            Some(name) => self.members.is_empty() || self.members.iter().any(|member| member == name),
+        }
     }
 
     /// Whether it ends what another fault began.
@@ -90,7 +102,7 @@ impl FaultRecord {
     }
 }
 
-/// `server-1`: as faults name servers, and the native stack its own.
+/// `server-1`: as faults name servers, and servers of a native stack themselves.
 fn is_numbered_server(name: &str) -> bool {
     name.strip_prefix("server-").is_some_and(|number| number.parse::<u16>().is_ok())
 }
@@ -100,6 +112,8 @@ fn is_numbered_server(name: &str) -> bool {
 pub struct FaultLog {
     any: bool,
     concern_servers: bool,
+    /// The names that servers state, where faults call them otherwise, with the names in faults.
+    stated: BTreeMap<String, String>,
     records: Mutex<Vec<FaultRecord>>,
 }
 
@@ -114,14 +128,22 @@ impl FaultLog {
             began: None,
             ended: None,
             fate: Fate::Planned,
+            members: Vec::new(),
             recovered: None,
             outages: 0,
             unrecovered: 0,
             error_events: BTreeMap::new(),
         };
         let records: Vec<_> = planned.into_iter().map(record).collect();
-        let concern_servers = records.iter().any(|record| record.server().is_some());
-        Self { any: !records.is_empty(), concern_servers, records: Mutex::new(records) }
+        let concern_servers = records.iter().any(|record| record.servers().is_some());
+        let (any, stated) = (!records.is_empty(), BTreeMap::new());
+        Self { any, concern_servers, stated, records: Mutex::new(records) }
+    }
+
+    /// Takes the names that servers state, each with the name that faults give the server.
+    #[must_use]
+    pub fn with_stated_names(self, stated: BTreeMap<String, String>) -> Self {
+        Self { stated, ..self }
     }
 
     /// Whether any of them is one of a server.
@@ -130,18 +152,22 @@ impl FaultLog {
         self.concern_servers
     }
 
-    /// Whether one of them made `server` late with what was due at `due`. A stack that does not name its servers as faults do is
-    /// taken at its time alone.
+    /// Whether one of them made `server`, by the name that it states, late with what was due at `due`. For a server whose name in
+    /// faults is unknown, the time alone decides.
     #[must_use]
     pub fn excuse(&self, server: Option<&str>, due: Moment) -> bool {
+        let server = server.map(|name| self.stated.get(name).map_or(name, String::as_str));
         let server = server.filter(|name| is_numbered_server(name));
         let records = self.records.lock();
         records.iter().enumerate().any(|(index, record)| {
-            let target = record.server().filter(|_| !record.heals());
-            let Some(target) = target.filter(|target| server.is_none_or(|name| name == *target)) else {
+            if record.heals() || !record.breaks(server) {
                 return false;
+            }
+            let same = |later: &FaultRecord| match server {
+                None => later.servers() == record.servers(),
+                Some(_) => later.breaks(server),
             };
-            let later = records[index + 1..].iter().filter(|later| later.server() == Some(target));
+            let later = records[index + 1..].iter().filter(|later| same(later));
             let ends = record.healed().or_else(|| later.filter_map(|later| later.ended).min());
             record.began.is_some_and(|began| began <= due) && ends.is_none_or(|ends| due <= ends)
         })
@@ -151,6 +177,13 @@ impl FaultLog {
     pub fn begin(&self, index: usize, first_send: Moment, at: Moment) {
         if let Some(record) = self.records.lock().get_mut(index) {
             (record.first_send, record.began, record.fate) = (Some(first_send), Some(at), Fate::Begun);
+        }
+    }
+
+    /// Fault `index` was done to these members.
+    pub fn broke(&self, index: usize, members: Vec<String>) {
+        if let Some(record) = self.records.lock().get_mut(index) {
+            record.members = members;
         }
     }
 
@@ -285,6 +318,51 @@ mod tests {
         ] {
             assert_eq!(log.excuse(server, ms(due)), excused, "{server:?} {due}");
         }
+    }
+
+    /// As with Compose, whose servers state the host names of their containers.
+    fn stated() -> BTreeMap<String, String> {
+        [("server-0a1b2c", "server-1"), ("server-3d4e5f", "server-2")]
+            .map(|(stated, name)| (stated.to_owned(), name.to_owned()))
+            .into()
+    }
+
+    #[test]
+    fn a_server_is_excused_by_the_name_that_it_states() {
+        let log = FaultLog::new([("server-1:pause=5s", ms(9_000))]).with_stated_names(stated());
+        log.begin(0, ms(1_000), ms(10_000));
+        log.end(0, Some(ms(10_500)), Fate::Injected("done".into()));
+        for (server, due, excused) in [
+            (Some("server-0a1b2c"), 12_000, true),
+            (Some("server-0a1b2c"), 15_501, false),
+            (Some("server-3d4e5f"), 12_000, false),
+            (Some("server-started-later"), 12_000, true),
+            (None, 12_000, true),
+        ] {
+            assert_eq!(log.excuse(server, ms(due)), excused, "{server:?} {due}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_any_server_excuses_the_one_that_it_was_done_to() {
+        let log = FaultLog::new([
+            ("server-any:stop", ms(9_000)),
+            ("servers:start", ms(12_000)),
+            ("wsproxy-any:kill", ms(9_000)),
+        ])
+        .with_stated_names(stated());
+        assert!(log.concern_servers());
+        log.begin(0, ms(1_000), ms(10_000));
+        assert!(log.excuse(Some("server-3d4e5f"), ms(10_100)), "it may still be the one");
+        log.broke(0, vec!["server-2".to_owned()]);
+        log.end(0, Some(ms(10_500)), Fate::Injected("done".into()));
+        let excused =
+            |due| ["server-0a1b2c", "server-3d4e5f"].map(|server| log.excuse(Some(server), ms(due)));
+        assert_eq!(excused(11_000), [false, true]);
+        log.begin(1, ms(1_000), ms(13_000));
+        log.broke(1, vec!["server-2".to_owned()]);
+        log.end(1, Some(ms(13_500)), Fate::Injected("done".into()));
+        assert_eq!((excused(13_400), excused(13_600)), ([false, true], [false, false]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub use log::{Fate, FaultLog, FaultRecord};
 pub use schedule::{FirstSend, Schedule};
 pub use stack::{injector, parse};
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// A fault and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +28,27 @@ pub trait Injector: Send + Sync {
     /// Nothing there, and what to do about it.
     fn check(&self, spec: &str) -> anyhow::Result<()>;
 
-    /// Blocks until the fault is in force. Answers what was done, for a person.
+    /// Blocks until the fault is in force. Returns what was done.
     ///
     /// # Errors
     /// It did not happen.
-    fn inject(&self, spec: &str) -> anyhow::Result<String>;
+    fn inject(&self, spec: &str) -> anyhow::Result<Done>;
+
+    /// Lists the servers that state another name in answers to `/run` than faults call them by: the stated name, then the name
+    /// in faults.
+    ///
+    /// # Errors
+    /// The stack does not answer.
+    fn stated_names(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
+    }
+}
+
+/// What a fault did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// For a person.
+    pub detail: String,
+    /// The members that it was done to, by the names that faults give them: `server-1`.
+    pub members: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! Carries the planned faults out: a thread each, that waits for its time and then blocks until the fault is in force.
 //! No worker waits for it, and it outlives no run.
 
-use super::{Fate, FaultLog, Injector, PlannedFault};
+use super::{Done, Fate, FaultLog, Injector, PlannedFault};
 use parking_lot::{Condvar, Mutex};
 use std::{
     sync::{Arc, OnceLock},
@@ -116,7 +116,10 @@ fn carry_out(
     };
     log.begin(index, first.saturating_duration_since(epoch), now());
     let fate = match injector.inject(&fault.spec) {
-        Ok(detail) => Fate::Injected(detail),
+        Ok(Done { detail, members }) => {
+            log.broke(index, members);
+            Fate::Injected(detail)
+        }
         Err(error) => Fate::Failed(format!("{error:#}")),
     };
     log.end(index, Some(now()), fate);

@@ -3,6 +3,8 @@
 
 use super::Injector;
 use std::sync::Arc;
+#[cfg(feature = "embedded")]
+use {super::Done, std::collections::BTreeMap};
 
 /// Whether `spec` is a fault that a stack knows.
 ///
@@ -32,8 +34,13 @@ impl Injector for Breaker {
         stack::fault::check(&self.0, &spec.parse()?)
     }
 
-    fn inject(&self, spec: &str) -> anyhow::Result<String> {
-        Ok(stack::fault::inject(&self.0, &spec.parse()?)?.detail)
+    fn inject(&self, spec: &str) -> anyhow::Result<Done> {
+        let injected = stack::fault::inject(&self.0, &spec.parse()?)?;
+        Ok(Done { detail: injected.detail, members: injected.members })
+    }
+
+    fn stated_names(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        stack::fault::stated_names(&self.0)
     }
 }
 

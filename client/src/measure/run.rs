@@ -74,6 +74,8 @@ pub struct QueryCounts {
     pub abandoned: u64,
     /// Of the timeouts: those during which the generator stood still for over a second.
     pub excused: u64,
+    /// Those with a first token, last token or terminator that a planned fault of their own server made late.
+    pub faulted: u64,
     /// Of those that were ok: those whose contents could not be compared with a digest.
     pub contents_unverified: u64,
     /// Those that were sent.
@@ -210,6 +212,7 @@ impl RunData {
             QueryStatus::Abandoned => &mut counts.abandoned,
         } += 1;
         counts.excused += u64::from(query.excused);
+        counts.faulted += u64::from(query.is_faulted());
         let unverified = query.status == QueryStatus::Ok && query.contents != Checked::Verified;
         counts.contents_unverified += u64::from(unverified);
         self.defects.merge(&query.defects);

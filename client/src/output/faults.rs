@@ -74,6 +74,7 @@ pub(super) fn measures(run: &RunData) -> Map<String, Value> {
     key("peak_reconnect_attempt_rate", run.reconnect_storm.peak_attempts.per_second.into());
     key("reconnect_storm", json!(run.reconnect_storm));
     key("reconnects_by_close_code", json!(by_cause(run).into_iter().collect::<BTreeMap<_, _>>()));
+    key("queries_simulator_excused", run.queries.faulted.into());
     key("queries_error_by_code", json!(run.errors_by_code));
     key("integrity_examples", integrity_examples(run).into());
     key("events_replayed", run.tokens.replayed.into());

@@ -2,10 +2,13 @@
 //! stays down until it is started: its restart policy counts only ends of its own.
 
 use super::{Action, Denial, Fault, Injected, Memory, Target, Which};
-use crate::docker::{self, Container};
+use crate::{
+    docker::{self, Container},
+    native::Role,
+};
 use anyhow::{Context, bail};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     thread::sleep,
@@ -24,21 +27,32 @@ const LOST: Duration = Duration::from_secs(1);
 /// Does it; answers when it is in force.
 pub(super) fn inject(project: Option<&str>, fault: &Fault) -> anyhow::Result<Injected> {
     let start = Instant::now();
-    let done = || -> anyhow::Result<String> {
-        let mut details = Vec::new();
+    let done = || -> anyhow::Result<_> {
+        let (mut members, mut details) = (Vec::new(), Vec::new());
         for container in find(project, fault)? {
             details.push(act(&container, fault.action)?);
+            members.push(container.name());
         }
-        Ok(details.join("; "))
+        Ok((members, details.join("; ")))
     };
-    let detail = done().with_context(|| fault.to_string())?;
-    Ok(Injected { fault: fault.to_string(), took_ms: start.elapsed().as_secs_f64() * 1e3, detail })
+    let (members, detail) = done().with_context(|| fault.to_string())?;
+    Ok(Injected { fault: fault.to_string(), took_ms: start.elapsed().as_secs_f64() * 1e3, detail, members })
 }
 
 /// Whether the project has the target.
 pub(super) fn check(project: Option<&str>, fault: &Fault) -> anyhow::Result<()> {
     let named = || choose(docker::containers(project)?, project, fault.target).map(drop);
     named().with_context(|| fault.to_string())
+}
+
+/// Lists the servers by the names that they state, each with the name that faults give it. compose.yaml makes a server state its
+/// container's host name, because Compose tells no container its number.
+pub(super) fn servers(project: Option<&str>) -> anyhow::Result<BTreeMap<String, String>> {
+    let servers = choose(docker::containers(project)?, project, Target::Instance(Role::Server, Which::All))?;
+    let named = |container: &Container| {
+        Ok((format!("server-{}", container.inspect("{{.Config.Hostname}}")?), container.name()))
+    };
+    servers.iter().map(named).collect()
 }
 
 fn find(project: Option<&str>, fault: &Fault) -> anyhow::Result<Vec<Container>> {

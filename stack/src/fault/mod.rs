@@ -14,7 +14,7 @@ pub use place::{DEFAULT_NAME, Place, is_name, state_directory};
 pub use target::{Link, Target, Which};
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// One thing to break, and how: `wsproxy-1:kill`, `redis:restart=empty`, `link:redis/wsproxy-1:delay=50ms`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct Injected {
     pub took_ms: f64,
     /// What exactly was done, for a person.
     pub detail: String,
+    /// The members that it was done to, or to whose links: `server-1`, `redis`.
+    #[serde(default)]
+    pub members: Vec<String>,
 }
 
 /// Breaks it. Blocks until the fault is in force: a killed process is gone, a restarted one ready again, a paused one
@@ -109,6 +112,15 @@ pub fn inject(place: &Place, fault: &Fault) -> anyhow::Result<Injected> {
 /// No stack answers there, or it has no such target.
 pub fn check(place: &Place, fault: &Fault) -> anyhow::Result<()> {
     place.check(fault)
+}
+
+/// Lists the servers that state another name in answers to `/run` than faults call them by: the stated name, then the name in
+/// faults (`server-1`). Empty for a native stack, where both are the same.
+///
+/// # Errors
+/// No stack answers there.
+pub fn stated_names(place: &Place) -> anyhow::Result<BTreeMap<String, String>> {
+    place.stated_names()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{Fault, Injected, compose};
 use crate::control::{Request, Response, call};
 use anyhow::bail;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Which stack is to be broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,13 @@ impl Place {
         match self {
             Self::Native(state_dir) => call(state_dir, &Request::Check { fault: fault.clone() }).map(|_| ()),
             Self::Compose { project } => compose::check(project.as_deref(), fault),
+        }
+    }
+
+    pub(super) fn stated_names(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        match self {
+            Self::Native(_) => Ok(BTreeMap::new()),
+            Self::Compose { project } => compose::servers(project.as_deref()),
         }
     }
 }

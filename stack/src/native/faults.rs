@@ -36,10 +36,10 @@ impl Native {
     /// There is no such target, it is not in a state for this, or it did not come to the state that the fault says.
     pub async fn inject(&self, fault: &Fault) -> anyhow::Result<Injected> {
         let start = Instant::now();
-        let detail = self.carry_out(fault).await.with_context(|| fault.to_string())?;
+        let (members, detail) = self.carry_out(fault).await.with_context(|| fault.to_string())?;
         let took_ms = start.elapsed().as_secs_f64() * 1e3;
         info!(%fault, took_ms, detail, "injected");
-        Ok(Injected { fault: fault.to_string(), took_ms, detail })
+        Ok(Injected { fault: fault.to_string(), took_ms, detail, members })
     }
 
     /// Whether this could be broken, as the stack is now. Breaks nothing.
@@ -61,34 +61,41 @@ impl Native {
         .with_context(|| fault.to_string())
     }
 
-    async fn carry_out(&self, fault: &Fault) -> anyhow::Result<String> {
+    /// Returns the members that it was done to, and what was done.
+    async fn carry_out(&self, fault: &Fault) -> anyhow::Result<(Vec<String>, String)> {
         let Fault { target, action } = *fault;
+        let (mut members, mut done) = (Vec::new(), Vec::new());
         match target {
-            Target::Redis => self.act(&Part::Redis, action).await,
-            Target::Haproxy => self.act(&Part::Haproxy, action).await,
+            Target::Redis => {
+                members.push("redis".to_owned());
+                done.push(self.act(&Part::Redis, action).await?);
+            }
+            Target::Haproxy => {
+                members.push("haproxy".to_owned());
+                done.push(self.act(&Part::Haproxy, action).await?);
+            }
             Target::Instance(role, which) => {
-                let mut done = Vec::new();
                 for instance in self.fitting(role, which, action)? {
                     done.push(self.act(&Part::Instance(&instance), action).await?);
+                    members.push(instance.name());
                 }
-                Ok(done.join("; "))
             }
             Target::Link(link @ (Link::Ws | Link::Api)) => {
-                let relay = self.door(link)?;
-                Ok(treat(&relay, action))
+                done.push(treat(&*self.door(link)?, action));
+                members.push("haproxy".to_owned());
             }
             Target::Link(link @ (Link::Instance(role, which) | Link::Redis(role, which))) => {
-                let mut done = Vec::new();
                 let chosen = match which {
                     Which::Any => self.find(role, which)?.into_iter().take(1).collect(),
                     Which::All | Which::Number(_) => self.find(role, which)?,
                 };
                 for instance in chosen {
                     done.push(self.treat_link(link, &instance, action).await?);
+                    members.push(instance.name());
                 }
-                Ok(done.join("; "))
             }
         }
+        Ok((members, done.join("; ")))
     }
 
     /// Instances by name; never none.
