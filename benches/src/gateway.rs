@@ -4,7 +4,7 @@
 use crate::{
     args::{DEFAULT_COALESCE_MS, Gateway, Gateways, Shape, Target},
     connect::{DIALS, open_all},
-    judge::{self, Delivered, Generator},
+    judge::{self, Delivered},
     latency::percentile_ms,
     pace::Pace,
     publisher::{Published, Publisher, Source},
@@ -167,10 +167,12 @@ impl Seen {
         record.add("tokens_lost", tally.tokens_lost as f64);
         record.add("tokens_duplicated", tally.tokens_duplicated as f64);
         record.add("tokens_reordered", tally.tokens_reordered as f64);
-        record.add("delivery_ms_p50", percentile_ms(&latency.delivery, 50.0));
-        record.add("delivery_ms_p99", percentile_ms(&latency.delivery, 99.0));
-        record.add("delivery_ms_max", percentile_ms(&latency.delivery, 100.0));
-        record.add("delivery_growth_ms", latency.growth_ms());
+        record.add("delivery_ms_p50", latency.delivery_ms(50.0).value);
+        record.add("delivery_ms_p99", latency.delivery_ms(99.0).value);
+        record.add("delivery_ms_max", latency.delivery_ms(100.0).value);
+        record.add("delivery_growth_ms", latency.growth_ms().value);
+        record.add("delivery_error_ms_p99", judge::error(latency.delivery_ms(99.0)));
+        record.add("gap_error_ms_p99", judge::error(latency.gap_ms(99.0)));
         record.add("gap_ms_p50", percentile_ms(&latency.gap, 50.0));
         record.add("gap_ms_p99", percentile_ms(&latency.gap, 99.0));
         record.add("gap_ms_max", percentile_ms(&latency.gap, 100.0));
@@ -193,12 +195,8 @@ impl Seen {
         record.add("machine", between.machine);
         record.add("steal", between.steal);
         judge::saturation(record, between);
-        judge::verdict(record, &self.generator(), &self.delivered());
-    }
-
-    fn generator(&self) -> Generator {
-        let pace_lag_p99_ms = percentile_ms(&self.published.pace_lag, 99.0);
-        Generator { pace_lag_p99_ms, waited: self.generator_waited }
+        judge::starvation(record, self.generator_waited);
+        judge::verdict(record, &self.delivered());
     }
 
     fn delivered(&self) -> Delivered {
@@ -209,8 +207,10 @@ impl Seen {
             reordered: tally.tokens_reordered,
             closed: *closed,
             untaken: self.published.untaken,
-            delivery_p99_ms: percentile_ms(&latency.delivery, 99.0),
-            gap_p99_ms: percentile_ms(&latency.gap, 99.0),
+            delivery_p50_ms: latency.delivery_ms(50.0).value,
+            delivery_p99_ms: latency.delivery_ms(99.0),
+            gap_p50_ms: latency.gap_ms(50.0).value,
+            gap_p99_ms: latency.gap_ms(99.0),
             interval_ms: self.interval_ms,
             hold_ms: self.hold_ms,
             growth_ms: latency.growth_ms(),

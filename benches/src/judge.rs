@@ -1,7 +1,8 @@
-//! Whether a measurement stands, and what was used up while it ran: pure rules over what was seen.
-//! A generator that was late makes its result invalid, whatever the figures say.
+//! Whether a run was clean, and what was used up while it ran: pure rules over what was seen.
+//! They are those of the client's verdict: the load program's own lateness is an error of each figure, not a rule of its own.
 
 use crate::{
+    latency::Bounded,
     record::{Record, Verdict},
     usage::Between,
 };
@@ -20,19 +21,10 @@ const CLEAN_HOLD: f64 = 0.5;
 const CLEAN_INTERVALS: f64 = 2.0;
 /// A clean run's delivery grows by less over the window, in milliseconds.
 const CLEAN_GROWTH_MS: f64 = 10.0;
-/// The generator's p99 lateness above which nothing stands, in milliseconds.
-const MOST_PACE_LAG_MS: f64 = 10.0;
-/// The share of the time that a generator's thread may have waited for a CPU.
+/// A limit above so many times the value decides nothing about a figure whose error is large.
+const FAR: f64 = 10.0;
+/// The share of the time for which a generator's thread waited for a CPU that is worth telling.
 const MOST_WAIT: f64 = 0.1;
-
-/// What the generator says about itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Generator {
-    /// Handed to the bus − due, p99, in milliseconds.
-    pub(crate) pace_lag_p99_ms: f64,
-    /// Share of the time for which its worse thread waited for a CPU.
-    pub(crate) waited: f64,
-}
 
 /// What came of a load.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,13 +36,27 @@ pub(crate) struct Delivered {
     pub(crate) closed: u64,
     /// Events that the bus refused, or that nobody was subscribed to.
     pub(crate) untaken: u64,
-    pub(crate) delivery_p99_ms: f64,
-    pub(crate) gap_p99_ms: f64,
+    pub(crate) delivery_p50_ms: f64,
+    pub(crate) delivery_p99_ms: Bounded,
+    pub(crate) gap_p50_ms: f64,
+    pub(crate) gap_p99_ms: Bounded,
     /// Between two tokens of a connection, as they are due.
     pub(crate) interval_ms: f64,
     /// For how long the gateway may hold a token back.
     pub(crate) hold_ms: f64,
-    pub(crate) growth_ms: f64,
+    pub(crate) growth_ms: Bounded,
+}
+
+/// The measurement error of a figure: the width of the span in which it lies, in milliseconds.
+pub(crate) fn error(figure: Bounded) -> f64 {
+    (figure.high - figure.low).max(0.0)
+}
+
+/// Says that a generator's thread waited for a CPU: evidence, not a verdict. What that spoilt is in the measurement error.
+pub(crate) fn starvation(record: &mut Record, waited: f64) {
+    if waited > MOST_WAIT {
+        record.saturated.push(format!("the generator waited {:.0} % of the time for a CPU", waited * 100.0));
+    }
 }
 
 /// Says what was used up.
@@ -69,36 +75,88 @@ pub(crate) fn saturation(record: &mut Record, between: &Between) {
     }
 }
 
-/// Judges the generator first, then what it measured.
-pub(crate) fn verdict(record: &mut Record, generator: &Generator, delivered: &Delivered) {
-    let faults = faults(delivered);
-    if !faults.is_empty() {
-        record.verdict = Verdict::NotClean;
+/// Judges by the rules of the client's verdict: what is missing or ended needs no clock, a limit inside a figure's measurement
+/// error decides nothing, and neither does a figure with a large error whose limit is far away.
+pub(crate) fn verdict(record: &mut Record, delivered: &Delivered) {
+    let counted = counted(delivered);
+    let (mut broken, mut doubtful) = (Vec::new(), Vec::new());
+    for limit in limits(delivered) {
+        match limit.judge() {
+            Judged::Held => {}
+            Judged::Broken(why) => broken.push(why),
+            Judged::Doubtful(why) => doubtful.push(format!("INVALID: {why}")),
+        }
     }
-    record.reasons.extend(faults);
-    let late = lateness(generator);
-    if !late.is_empty() {
-        record.verdict = Verdict::Invalid;
-    }
-    record.reasons.extend(late);
+    record.verdict = match (counted.is_empty(), doubtful.is_empty(), broken.is_empty()) {
+        (false, ..) | (true, true, false) => Verdict::NotClean,
+        (true, false, _) => Verdict::Invalid,
+        (true, true, true) => record.verdict,
+    };
+    record.reasons.extend(counted.into_iter().chain(broken).chain(doubtful));
 }
 
-fn lateness(generator: &Generator) -> Vec<String> {
-    let mut late = Vec::new();
-    if generator.pace_lag_p99_ms > MOST_PACE_LAG_MS {
-        let lag = generator.pace_lag_p99_ms;
-        late.push(format!(
-            "INVALID: the generator was {lag:.1} ms late at p99, {MOST_PACE_LAG_MS} is the most"
-        ));
-    }
-    if generator.waited > MOST_WAIT {
-        let waited = generator.waited * 100.0;
-        late.push(format!("INVALID: the generator waited {waited:.0} % of the time for a CPU"));
-    }
-    late
+/// What a clean run's figure stays below.
+struct Limit {
+    what: &'static str,
+    figure: Bounded,
+    /// The median, against which the error is weighed; none: the limit alone decides.
+    p50: Option<f64>,
+    most: f64,
 }
 
-fn faults(delivered: &Delivered) -> Vec<String> {
+enum Judged {
+    Held,
+    Broken(String),
+    Doubtful(String),
+}
+
+impl Limit {
+    fn judge(&self) -> Judged {
+        let Self { what, figure: Bounded { value, low, high }, most, .. } = *self;
+        if low > most {
+            return Judged::Broken(format!("{what} is {value:.1} ms, {most} is the most"));
+        }
+        if high > most {
+            return Judged::Doubtful(format!(
+                "{what} lies between {low:.1} and {high:.1} ms, {most} is the most"
+            ));
+        }
+        let (error, is_far) = (error(self.figure), most > FAR * value);
+        match self.p50.map(|p50| (0.1 * p50).clamp(10.0, 100.0)) {
+            Some(limit) if is_far && error > limit => Judged::Doubtful(format!(
+                "the measurement error of {what} is {error:.1} ms, {limit:.1} is the most"
+            )),
+            _ => Judged::Held,
+        }
+    }
+}
+
+fn limits(delivered: &Delivered) -> [Limit; 3] {
+    let most_gap_ms = CLEAN_P99_MS + CLEAN_HOLD * delivered.hold_ms;
+    [
+        Limit {
+            what: "delivery p99",
+            figure: delivered.delivery_p99_ms,
+            p50: Some(delivered.delivery_p50_ms),
+            most: CLEAN_P99_MS,
+        },
+        Limit {
+            what: "gap p99",
+            figure: delivered.gap_p99_ms,
+            p50: Some(delivered.gap_p50_ms),
+            most: most_gap_ms.max(CLEAN_INTERVALS * delivered.interval_ms),
+        },
+        Limit {
+            what: "growth of the delivery",
+            figure: delivered.growth_ms,
+            p50: None,
+            most: CLEAN_GROWTH_MS,
+        },
+    ]
+}
+
+/// Failures that do not depend on time.
+fn counted(delivered: &Delivered) -> Vec<String> {
     let Delivered { lost, duplicated, reordered, closed, untaken, .. } = *delivered;
     let counts = [
         (lost, "tokens were lost"),
@@ -107,21 +165,8 @@ fn faults(delivered: &Delivered) -> Vec<String> {
         (closed, "connections ended early"),
         (untaken, "events reached nobody"),
     ];
-    let mut faults: Vec<String> = counts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    let mut above = |what: &str, value: f64, most: f64| {
-        if value > most {
-            faults.push(format!("{what} is {value:.1} ms, {most} is the most"));
-        }
-    };
-    above("delivery p99", delivered.delivery_p99_ms, CLEAN_P99_MS);
-    let most_gap_ms = CLEAN_P99_MS + CLEAN_HOLD * delivered.hold_ms;
-    above("gap p99", delivered.gap_p99_ms, most_gap_ms.max(CLEAN_INTERVALS * delivered.interval_ms));
-    above("growth of the delivery", delivered.growth_ms, CLEAN_GROWTH_MS);
-    faults
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    counts.map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 #[cfg(test)]
@@ -129,43 +174,88 @@ mod tests {
     use super::*;
     use crate::usage::Usage;
 
-    fn check(generator: Generator, delivered: Delivered, expected: Verdict, reason: &str) {
+    fn check(delivered: Delivered, expected: Verdict, reason: &str) {
         let mut record = Record::new("gateway", "x".into());
-        verdict(&mut record, &generator, &delivered);
+        verdict(&mut record, &delivered);
         assert_eq!(record.verdict, expected, "{:?}", record.reasons);
         assert_eq!(record.reasons.join("; "), reason);
     }
 
+    fn exact(value: f64) -> Bounded {
+        between(value, value, value)
+    }
+
+    fn between(value: f64, low: f64, high: f64) -> Bounded {
+        Bounded { value, low, high }
+    }
+
+    fn good() -> Delivered {
+        let (delivery_p99_ms, gap_p99_ms) = (exact(3.0), exact(60.0));
+        Delivered {
+            delivery_p50_ms: 1.0,
+            delivery_p99_ms,
+            gap_p50_ms: 50.0,
+            gap_p99_ms,
+            ..Delivered::default()
+        }
+    }
+
     #[test]
-    fn a_late_generator_outranks_everything() {
-        let good = Delivered { delivery_p99_ms: 3.0, gap_p99_ms: 60.0, ..Delivered::default() };
-        let on_time = Generator { pace_lag_p99_ms: 1.2, waited: 0.01 };
-        check(on_time, good, Verdict::Clean, "");
-        check(on_time, Delivered { lost: 2, ..good }, Verdict::NotClean, "2 tokens were lost");
+    fn a_clean_run_stays_below_its_limits() {
+        check(good(), Verdict::Clean, "");
+        check(Delivered { lost: 2, ..good() }, Verdict::NotClean, "2 tokens were lost");
         check(
-            on_time,
-            Delivered { delivery_p99_ms: 150.0, growth_ms: 80.0, ..good },
+            Delivered { delivery_p99_ms: exact(150.0), growth_ms: exact(80.0), ..good() },
             Verdict::NotClean,
             "delivery p99 is 150.0 ms, 100 is the most; growth of the delivery is 80.0 ms, 10 is the most",
         );
-        let slow = Delivered { gap_p99_ms: 205.0, ..good };
-        check(on_time, Delivered { interval_ms: 200.0, ..slow }, Verdict::Clean, "");
-        let merged = Delivered { gap_p99_ms: 140.0, ..good };
-        check(on_time, Delivered { hold_ms: 100.0, ..merged }, Verdict::Clean, "");
-        check(on_time, merged, Verdict::NotClean, "gap p99 is 140.0 ms, 100 is the most");
-        check(on_time, slow, Verdict::NotClean, "gap p99 is 205.0 ms, 100 is the most");
+        let slow = Delivered { gap_p99_ms: exact(205.0), ..good() };
+        check(Delivered { interval_ms: 200.0, ..slow }, Verdict::Clean, "");
+        let merged = Delivered { gap_p99_ms: exact(140.0), ..good() };
+        check(Delivered { hold_ms: 100.0, ..merged }, Verdict::Clean, "");
+        check(merged, Verdict::NotClean, "gap p99 is 140.0 ms, 100 is the most");
+        check(slow, Verdict::NotClean, "gap p99 is 205.0 ms, 100 is the most");
+    }
+
+    #[test]
+    fn a_limit_inside_the_measurement_error_decides_nothing() {
+        let doubtful = Delivered { delivery_p99_ms: between(120.0, 90.0, 120.0), ..good() };
+        let reason = "INVALID: delivery p99 lies between 90.0 and 120.0 ms, 100 is the most";
+        check(doubtful, Verdict::Invalid, reason);
+        check(Delivered { lost: 2, ..doubtful }, Verdict::NotClean, &format!("2 tokens were lost; {reason}"));
         check(
-            Generator { pace_lag_p99_ms: 11.0, ..on_time },
-            Delivered { lost: 2, ..good },
+            Delivered { gap_p99_ms: between(60.0, 40.0, 110.0), ..good() },
             Verdict::Invalid,
-            "2 tokens were lost; INVALID: the generator was 11.0 ms late at p99, 10 is the most",
+            "INVALID: gap p99 lies between 40.0 and 110.0 ms, 100 is the most",
         );
+        let late = between(180.0, 130.0, 180.0);
         check(
-            Generator { waited: 0.2, ..on_time },
-            good,
-            Verdict::Invalid,
-            "INVALID: the generator waited 20 % of the time for a CPU",
+            Delivered { delivery_p99_ms: late, ..good() },
+            Verdict::NotClean,
+            "delivery p99 is 180.0 ms, 100 is the most",
         );
+    }
+
+    #[test]
+    fn a_large_error_spoils_a_figure_far_below_its_limit() {
+        let figure = |value, low| Delivered { delivery_p99_ms: between(value, low, value), ..good() };
+        check(figure(9.5, 1.0), Verdict::Clean, "");
+        check(figure(60.0, 30.0), Verdict::Clean, "");
+        let late = Delivered { interval_ms: 2_000.0, gap_p99_ms: between(60.0, 45.0, 75.0), ..good() };
+        check(
+            late,
+            Verdict::Invalid,
+            "INVALID: the measurement error of gap p99 is 30.0 ms, 10.0 is the most",
+        );
+    }
+
+    #[test]
+    fn waiting_for_a_cpu_is_told_and_not_judged() {
+        for (waited, told) in [(0.2, 1), (0.05, 0)] {
+            let mut record = Record::new("gateway", "x".into());
+            starvation(&mut record, waited);
+            assert_eq!((record.saturated.len(), record.verdict), (told, Verdict::Clean));
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Latencies of one run in histograms with fixed bounds, and how the delivery went from second to second.
+//! Latencies of one run in histograms with fixed bounds, and how the delivery went from second to second. Each latency has
+//! a lower and an upper value beside the measured one: what the load program's own lateness leaves open.
 //! It keeps no sample and averages no percentile.
 
 use hdrhistogram::Histogram;
@@ -18,16 +19,65 @@ pub(crate) fn percentile_ms(histogram: &Histogram<u32>, percentile: f64) -> f64 
     if histogram.is_empty() { 0.0 } else { histogram.value_at_percentile(percentile) as f64 / 1e3 }
 }
 
+/// A figure in milliseconds, and between which values the truth lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Bounded {
+    pub(crate) value: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+/// What a token says, and when it came. Microseconds of wire time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Arrival {
+    /// By the load's plan.
+    pub(crate) due_us: u64,
+    /// Handed to the bus.
+    pub(crate) sent_us: u64,
+    /// Read.
+    pub(crate) received_us: u64,
+    /// How much earlier it may have come: since the last look that did not find it.
+    pub(crate) slack_us: u64,
+}
+
+impl Arrival {
+    /// How late the publisher itself was.
+    const fn lateness_us(&self) -> u64 {
+        self.sent_us.saturating_sub(self.due_us)
+    }
+}
+
+/// Measured values, and the values that they have at least.
+#[derive(Debug)]
+struct Delivery {
+    measured: Histogram<u32>,
+    low: Histogram<u32>,
+}
+
+impl Delivery {
+    fn new() -> Self {
+        Self { measured: histogram(), low: histogram() }
+    }
+
+    fn record(&mut self, arrival: &Arrival) {
+        let took = arrival.received_us.saturating_sub(arrival.sent_us);
+        self.measured.saturating_record(took.max(1));
+        self.low.saturating_record(took.saturating_sub(arrival.slack_us).max(1));
+    }
+}
+
 /// What the reader saw inside the measured window.
 #[derive(Debug)]
 pub(crate) struct Latency {
     window: Range<u64>,
     /// Received − handed to the bus, of tokens handed over inside the window.
-    pub(crate) delivery: Histogram<u32>,
+    delivery: Delivery,
     /// Between two tokens of one connection, of tokens received inside the window.
     pub(crate) gap: Histogram<u32>,
+    gap_low: Histogram<u32>,
+    gap_high: Histogram<u32>,
     /// The delivery of each second of the window.
-    seconds: Vec<Histogram<u32>>,
+    seconds: Vec<Delivery>,
 }
 
 impl Latency {
@@ -36,28 +86,50 @@ impl Latency {
         let seconds = (window.end - window.start).div_ceil(SECOND_US).max(1);
         Self {
             window,
-            delivery: histogram(),
+            delivery: Delivery::new(),
             gap: histogram(),
-            seconds: (0..seconds).map(|_| histogram()).collect(),
+            gap_low: histogram(),
+            gap_high: histogram(),
+            seconds: (0..seconds).map(|_| Delivery::new()).collect(),
         }
     }
 
-    /// A token came.
-    pub(crate) fn received(&mut self, sent_us: u64, received_us: u64, last_us: Option<u64>) {
-        if self.window.contains(&sent_us) {
-            let delivery = received_us.saturating_sub(sent_us).max(1);
-            self.delivery.saturating_record(delivery);
-            let second = ((sent_us - self.window.start) / SECOND_US) as usize;
-            self.seconds[second].saturating_record(delivery);
+    /// A token came; `last`: the one before it on its connection. A gap errs by the doubts of both its ends: either
+    /// may have come earlier, and either may have been handed over late.
+    pub(crate) fn received(&mut self, arrival: &Arrival, last: Option<&Arrival>) {
+        if self.window.contains(&arrival.sent_us) {
+            self.delivery.record(arrival);
+            let second = ((arrival.sent_us - self.window.start) / SECOND_US) as usize;
+            self.seconds[second].record(arrival);
         }
-        if let Some(last_us) = last_us.filter(|_| self.window.contains(&received_us)) {
-            self.gap.saturating_record(received_us.saturating_sub(last_us).max(1));
+        if let Some(last) = last.filter(|_| self.window.contains(&arrival.received_us)) {
+            let gap = arrival.received_us.saturating_sub(last.received_us);
+            let low = gap.saturating_sub(arrival.slack_us + arrival.lateness_us());
+            self.gap.saturating_record(gap.max(1));
+            self.gap_low.saturating_record(low.max(1));
+            self.gap_high.saturating_record((gap + last.slack_us + last.lateness_us()).max(1));
         }
+    }
+
+    /// A percentile of the delivery, in milliseconds.
+    pub(crate) fn delivery_ms(&self, percentile: f64) -> Bounded {
+        let value = percentile_ms(&self.delivery.measured, percentile);
+        Bounded { value, low: percentile_ms(&self.delivery.low, percentile), high: value }
+    }
+
+    /// A percentile of the gap, in milliseconds.
+    pub(crate) fn gap_ms(&self, percentile: f64) -> Bounded {
+        let of = |histogram| percentile_ms(histogram, percentile);
+        Bounded { value: of(&self.gap), low: of(&self.gap_low), high: of(&self.gap_high) }
     }
 
     /// By how many milliseconds the delivery's median grew over the window.
-    pub(crate) fn growth_ms(&self) -> f64 {
-        growth(&self.seconds.iter().map(|second| percentile_ms(second, 50.0)).collect::<Vec<_>>())
+    pub(crate) fn growth_ms(&self) -> Bounded {
+        let of = |pick: fn(&Delivery) -> &Histogram<u32>| {
+            growth(&self.seconds.iter().map(|second| percentile_ms(pick(second), 50.0)).collect::<Vec<_>>())
+        };
+        let (value, low) = (of(|second| &second.measured), of(|second| &second.low));
+        Bounded { value, low: low.min(value), high: value.max(low) }
     }
 }
 
@@ -85,9 +157,28 @@ mod tests {
             (2_999_999, 3_100_000, None),
             (3_000_000, 3_100_000, Some(3_050_000)),
         ] {
-            latency.received(sent, received, last);
+            let at = |received_us| Arrival { due_us: sent, sent_us: sent, received_us, slack_us: 0 };
+            latency.received(&at(received), last.map(at).as_ref());
         }
-        assert_eq!((latency.delivery.len(), latency.gap.len()), (2, 2));
+        assert_eq!((latency.delivery.measured.len(), latency.gap.len()), (2, 2));
+    }
+
+    #[test]
+    fn lateness_of_the_load_program_widens_the_bounds() {
+        let mut latency = Latency::new(0..10_000_000);
+        let first =
+            Arrival { due_us: 1_000_000, sent_us: 1_005_000, received_us: 1_020_000, slack_us: 8_000 };
+        let next = Arrival { due_us: 1_050_000, sent_us: 1_070_000, received_us: 1_090_000, slack_us: 4_000 };
+        latency.received(&next, Some(&first));
+        let near = |found: Bounded, expected: [f64; 3]| {
+            let found = [found.value, found.low, found.high];
+            assert!(
+                found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.1),
+                "{found:?}, not {expected:?}"
+            );
+        };
+        near(latency.delivery_ms(99.0), [20.0, 16.0, 20.0]);
+        near(latency.gap_ms(99.0), [70.0, 70.0 - 4.0 - 20.0, 70.0 + 8.0 + 5.0]);
     }
 
     #[test]

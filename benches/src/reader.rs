@@ -3,7 +3,7 @@
 
 use crate::{
     dial::{Opened, Socket},
-    latency::Latency,
+    latency::{Arrival, Latency},
     usage::thread_wait,
 };
 use ::client::frames::{self, Frames, Message};
@@ -53,7 +53,7 @@ struct Connection {
     generation: u64,
     frames: Frames,
     ledger: Ledger,
-    last_us: Option<u64>,
+    last: Option<Arrival>,
 }
 
 /// All connections, before they are read.
@@ -85,8 +85,8 @@ impl Reader {
         for (index, (Opened { socket, early }, generation)) in opened.into_iter().enumerate() {
             socket.watch(&epoll, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
             let (frames, ledger) = Default::default();
-            let mut connection = Connection { socket, generation, frames, ledger, last_us: None };
-            connection.take(&early, &mut heard)?;
+            let mut connection = Connection { socket, generation, frames, ledger, last: None };
+            connection.take(&early, monotonic_us(), &mut heard)?;
             connections.push(connection);
         }
         Ok(Self { connections, epoll, progress, expected, heard })
@@ -99,13 +99,17 @@ impl Reader {
         let mut buffer = vec![0; BUFFER];
         let mut events = vec![EpollEvent::empty(); EVENTS];
         let mut received = 0;
+        // What is read came after the last look that saw all sockets, or that look would have found it.
+        let mut looked_us = monotonic_us();
         while received < all && !self.is_late() {
+            let look_us = monotonic_us();
             let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
             for event in &events[..ready] {
-                received += self.read(event.data() as usize, &mut buffer)?;
+                received += self.read(event.data() as usize, looked_us, &mut buffer)?;
             }
             self.progress.received.store(received, Ordering::Relaxed);
             if ready < EVENTS {
+                looked_us = look_us;
                 thread::sleep(NAP);
             }
         }
@@ -132,11 +136,11 @@ impl Reader {
         deadline_us != 0 && monotonic_us() > deadline_us
     }
 
-    /// Reads one socket once; how many tokens were in it.
-    fn read(&mut self, index: usize, buffer: &mut [u8]) -> anyhow::Result<u64> {
+    /// Reads one socket once, which was last looked at at `looked_us`; how many tokens were in it.
+    fn read(&mut self, index: usize, looked_us: u64, buffer: &mut [u8]) -> anyhow::Result<u64> {
         let connection = &mut self.connections[index];
         match connection.socket.read(buffer) {
-            Ok(length @ 1..) => connection.take(&buffer[..length], &mut self.heard),
+            Ok(length @ 1..) => connection.take(&buffer[..length], looked_us, &mut self.heard),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
             Ok(0) | Err(_) => {
                 connection.socket.forget(&self.epoll)?;
@@ -149,16 +153,18 @@ impl Reader {
 
 impl Connection {
     /// Takes what one read brought; how many tokens were in it.
-    fn take(&mut self, bytes: &[u8], heard: &mut Heard) -> anyhow::Result<u64> {
-        let now_us = monotonic_us();
-        let Self { socket, generation, frames, ledger, last_us } = self;
+    fn take(&mut self, bytes: &[u8], looked_us: u64, heard: &mut Heard) -> anyhow::Result<u64> {
+        let received_us = monotonic_us();
+        let slack_us = received_us.saturating_sub(looked_us);
+        let Self { socket, generation, frames, ledger, last } = self;
         let (mut tokens, mut pongs) = (0, Vec::new());
         frames.feed(bytes, |message, _| match message {
             Message::Text(text) => match token(text.as_bytes(), *generation) {
-                Some((prefix, sent_us)) => {
+                Some((prefix, [due_us, sent_us])) => {
                     tokens += 1;
                     ledger.observe(prefix.position.seq, prefix.kind, Some(sent_us));
-                    heard.latency.received(sent_us, now_us, last_us.replace(now_us));
+                    let arrival = Arrival { due_us, sent_us, received_us, slack_us };
+                    heard.latency.received(&arrival, last.replace(arrival).as_ref());
                 }
                 None => heard.strange += 1,
             },
@@ -172,17 +178,22 @@ impl Connection {
     }
 }
 
-/// A token of this generation, and when it was handed to the bus.
-fn token(frame: &[u8], generation: u64) -> Option<(Prefix, u64)> {
+/// A token of this generation, when it was due and when it was handed to the bus: the last fields of an event.
+fn token(frame: &[u8], generation: u64) -> Option<(Prefix, [u64; 2])> {
     let prefix = Prefix::parse(frame).filter(|prefix| prefix.position.generation == generation)?;
-    Some((prefix, last_number(frame.strip_suffix(b"}")?)?))
+    let (sent_us, before) = last_number(frame.strip_suffix(b"}")?)?;
+    let (due_us, _) = last_number(before.strip_suffix(br#","sent_us":"#)?)?;
+    Some((prefix, [due_us, sent_us]))
 }
 
-/// The decimal number at the end: `sent_us` is an event's last field.
-fn last_number(text: &[u8]) -> Option<u64> {
+/// The decimal number at the end, and what is before it.
+fn last_number(text: &[u8]) -> Option<(u64, &[u8])> {
     let start = text.iter().rposition(|byte| !byte.is_ascii_digit())? + 1;
     let digits = text.get(start..).filter(|digits| !digits.is_empty())?;
-    digits.iter().try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
+    let number = digits
+        .iter()
+        .try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
+    Some((number, &text[..start]))
 }
 
 #[cfg(test)]
@@ -196,7 +207,7 @@ mod tests {
         let mut frame = Vec::new();
         encode_token(&mut frame, position, "x", "q", 5, 1_234_567);
         let prefix = Prefix { position, kind: Kind::Token };
-        assert_eq!(token(&frame, 7), Some((prefix, 1_234_567)));
+        assert_eq!(token(&frame, 7), Some((prefix, [5, 1_234_567])));
         assert_eq!(token(&frame, 8), None, "another query's");
         for frame in [r#"{"type":"resumed","to":"7-3"}"#, "", r#"{"id":"7-3","type":"token"}"#] {
             assert_eq!(token(frame.as_bytes(), 7), None, "{frame}");
