@@ -1,6 +1,8 @@
 //! The ruler is measured: a server that plays a known schedule, and notes when it really wrote each frame, against what
 //! the client says of it. Run it alone, on a machine that does nothing else: it compares milliseconds.
 
+#![allow(clippy::print_stdout, reason = "figures for whoever runs it")]
+
 mod ruler;
 
 use nix::{

@@ -2,6 +2,7 @@
 //! counts are the process's own.
 
 #![allow(missing_docs)]
+#![allow(clippy::print_stdout, reason = "figures for whoever runs it")]
 
 #[allow(dead_code)]
 #[path = "gateway/rig.rs"]

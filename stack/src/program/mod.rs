@@ -74,7 +74,7 @@ fn show(status: &Status) {
         ));
     }
     if let Some(socket) = status.processes.iter().find_map(|process| process.socket.as_ref()) {
-        println!("redis listens at {}", socket.display());
+        print_line(format_args!("redis listens at {}", socket.display()));
     }
     for link in &status.links {
         print_line(format_args!(

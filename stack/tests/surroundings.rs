@@ -1,0 +1,176 @@
+//! What programs are started with: outputs that go nowhere (a full device, a closed pipe), and an ignored hangup. None panics,
+//! and each keeps its exit code. The client has tests of its own for that.
+
+mod rig;
+
+use nix::sys::signal::Signal;
+use rig::{processes::Held, programs, wait_until};
+use std::{
+    fs::File,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+const KEY: &str = "a key of thirty-two bytes or more";
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+/// The writing end of a pipe that nobody reads.
+fn closed() -> Stdio {
+    std::io::pipe().unwrap().1.into()
+}
+
+/// Stdout and stderr of a program that cannot write.
+fn nowhere() -> [[Stdio; 2]; 4] {
+    [[full(), full()], [closed(), closed()], [full(), closed()], [closed(), full()]]
+}
+
+/// A program with nothing but this environment, and a log as long as can be.
+fn program(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(programs::directory().join(name));
+    command.args(arguments).env_clear().env("RUST_LOG", "trace").envs(environment.iter().copied());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A program, its arguments and environment, and its exit code.
+type Case<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], i32);
+
+#[test]
+fn every_program_keeps_its_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let state_dir = directory.path().to_str().unwrap();
+    let nobody = free().port().to_string();
+    let bus = ("REDIS_URL", "memory://");
+    let cases: [Case<'_>; 17] = [
+        ("stack", &["--help"], &[], 0),
+        ("stack", &["--no-such-flag"], &[], 2),
+        ("stack", &["--state-dir", state_dir, "status"], &[], 1),
+        ("stack", &["--state-dir", state_dir, "down"], &[], 1),
+        ("server", &["--help"], &[], 0),
+        ("server", &["--no-such-flag"], &[], 2),
+        ("server", &[], &[bus, ("JWT_SECRET", "short")], 2),
+        ("server", &["--health-check"], &[("PORT", &nobody)], 1),
+        ("wsproxy", &["--help"], &[], 0),
+        ("wsproxy", &["--no-such-flag"], &[], 2),
+        ("wsproxy", &[], &[bus, ("JWT_SECRET", "short")], 2),
+        ("wsproxy", &["--health-check"], &[("PORT", &nobody)], 1),
+        ("bench", &["--help"], &[], 0),
+        ("bench", &["--no-such-flag"], &[], 2),
+        ("bench", &["table", "/no/such/record.json"], &[], 1),
+        ("peer", &[], &[], 1),
+        ("peer", &[], &[("PEER", "nothing")], 1),
+    ];
+    for (name, arguments, environment, code) in cases {
+        for [stdout, stderr] in nowhere() {
+            let status =
+                program(name, arguments, environment).stdout(stdout).stderr(stderr).status().unwrap();
+            assert_eq!(status.code(), Some(code), "{name} {arguments:?} {environment:?}: {status}");
+        }
+    }
+}
+
+/// One call; the answer's first line, or nothing while nobody listens.
+fn asked(mut socket: impl Read + Write) -> String {
+    let mut answer = String::new();
+    let call = b"GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    match socket.write_all(call).and_then(|()| socket.read_to_string(&mut answer)) {
+        Ok(_) => answer.lines().next().unwrap_or_default().to_owned(),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => String::new(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Waits for its answer.
+fn answers(held: &mut Held, answer: impl Fn() -> String) {
+    wait_until("it answers", || {
+        assert!(held.0.try_wait().unwrap().is_none(), "it ended");
+        answer().contains("200")
+    });
+}
+
+/// Waits for its answer, then ends it as a supervisor would.
+fn serves_and_ends(mut held: Held, answer: impl Fn() -> String) {
+    answers(&mut held, answer);
+    held.signal(Signal::SIGTERM);
+    assert!(held.ended_well());
+}
+
+/// A port that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// What a server and a gateway need.
+fn environment<'a>(port: &'a str, socket: &'a str) -> [(&'a str, &'a str); 5] {
+    let bus = ("REDIS_URL", "memory://");
+    [bus, ("JWT_SECRET", KEY), ("HOST", "127.0.0.1"), ("PORT", port), ("UNIX_SOCKET", socket)]
+}
+
+#[test]
+fn a_server_and_a_gateway_serve_all_the_same() {
+    for [stdout, stderr] in nowhere() {
+        let address = free();
+        let port = address.port().to_string();
+        let server =
+            Held::start(program("server", &[], &environment(&port, "")).stdout(stdout).stderr(stderr));
+        serves_and_ends(server, || TcpStream::connect(address).map(asked).unwrap_or_default());
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.sock");
+    for [stdout, stderr] in nowhere() {
+        let environment = environment("0", path.to_str().unwrap());
+        let gateway = Held::start(program("wsproxy", &[], &environment).stdout(stdout).stderr(stderr));
+        serves_and_ends(gateway, || UnixStream::connect(&path).map(asked).unwrap_or_default());
+    }
+}
+
+/// A hangup that is heard begins a drain at once: the answers that follow are refused, or there are none.
+#[test]
+fn below_nohup_a_hangup_stays_ignored_and_sigterm_ends_a_program() {
+    for name in ["server", "wsproxy"] {
+        let address = free();
+        let port = address.port().to_string();
+        let mut command = Command::new("nohup");
+        command.arg(programs::directory().join(name)).env_clear().envs(environment(&port, ""));
+        let mut held = Held::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+        let answer = || TcpStream::connect(address).map(asked).unwrap_or_default();
+        answers(&mut held, answer);
+        held.signal(Signal::SIGHUP);
+        for _ in 0..100 {
+            let answer = answer();
+            assert!(answer.contains("200"), "{name}: {answer}");
+        }
+        assert!(held.0.try_wait().unwrap().is_none(), "{name} ended");
+        held.signal(Signal::SIGTERM);
+        assert!(held.ended_well(), "{name}");
+    }
+}
+
+fn stack(state_dir: &Path, arguments: &[&str], [stdout, stderr]: [Stdio; 2]) -> Held {
+    Held::start(programs::stack(state_dir, arguments).stdout(stdout).stderr(stderr))
+}
+
+#[test]
+fn a_stack_starts_is_asked_and_ends_all_the_same() {
+    const PORTS: [&str; 6] = ["--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
+    for outputs in [[full(), full()], [closed(), closed()]] {
+        let directory = tempfile::tempdir().unwrap();
+        let up = [&["up", "--servers", "1", "--proxies", "1"], &PORTS[..]].concat();
+        let mut supervisor = stack(directory.path(), &up, outputs);
+        wait_until("the stack is up", || {
+            assert!(supervisor.0.try_wait().unwrap().is_none(), "the supervisor ended");
+            stack(directory.path(), &["status"], [full(), closed()]).0.wait().unwrap().success()
+        });
+        for arguments in [&["status", "--json"][..], &["logs", "wsproxy-1"], &["fault", "wsproxy-1:kill"]] {
+            assert!(stack(directory.path(), arguments, [closed(), full()]).ended_well(), "{arguments:?}");
+        }
+        assert!(stack(directory.path(), &["down"], [full(), full()]).ended_well());
+        assert!(supervisor.ended_well());
+    }
+}
