@@ -190,6 +190,7 @@ impl Broker for MemoryBroker {
             keep: self.0.config.log_entries,
             known: 0,
             whole: true,
+            listed: true,
         };
         let logged = self.0.is_logged();
         let claimed = self.0.step(id, &mut state, |record, out| record.claim(claiming, logged, out));
@@ -201,6 +202,7 @@ impl Broker for MemoryBroker {
             Claimed::Past => Err(ClaimError::Past),
             Claimed::Closed => Err(ClaimError::Closed),
             Claimed::Busy => Err(ClaimError::Busy),
+            Claimed::Unlisted => Err(BusError::Restoring.into()),
         }
     }
 

@@ -128,6 +128,8 @@ impl Lane {
             // A merge of logs dropped something behind this lane's back: the log's entry alone would never be read here.
             return match event.kind {
                 Kind::Gap { from } => Step::Gap { from, to: event.position },
+                // A first end was lost with the log, and its place was announced as a gap.
+                Kind::Closed if event.position == self.last => Step::Note,
                 _ => Step::Seen,
             };
         }
@@ -438,5 +440,17 @@ mod tests {
             },
             LogEnd::CaughtUp
         );
+    }
+
+    #[test]
+    fn an_end_whose_place_was_passed_as_a_gap_is_noted() {
+        let at = |seq| Position::new(5, seq);
+        let closed = Prefix { position: at(4), kind: Kind::Closed };
+        let mut lane = Lane::after(at(3));
+        assert_eq!(lane.live(closed), Step::Seen, "it is behind: the log will bring it");
+        let mark = lane.mark();
+        assert_eq!(lane.log_end(mark, Gaps::Announce), LogEnd::Missing { from: at(3), to: at(4) });
+        assert_eq!(lane.live(closed), Step::Note);
+        assert_eq!(lane.live(Prefix { position: at(3), kind: Kind::Closed }), Step::Seen);
     }
 }

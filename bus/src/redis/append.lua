@@ -6,7 +6,7 @@
 --       a terminator's channel is ''.
 -- Returns how many entries were taken, how many of them reached nobody, why it stopped ('' at the end), and a detail:
 --   'forgot'  another mark, the detail: Redis lost its data, nothing was taken
---   'stale'   a later generation exists
+--   'stale'   a later generation exists, and the log does not hold this event
 --   'hole'    the log holds later events of the query and lacks this one
 --   'moved'   not a refusal: the last entry taken is a terminator whose place was taken; the detail is its new id
 --   else      Redis' own words
@@ -30,9 +30,14 @@ local function is_not_above(why) return find(why, 'equal or smaller', 1, true) e
 
 local function generation_of(id) return tonumber(string.match(id, '^(%d+)')) end
 
+local function holds(log, id, frame)
+  local held = call('XRANGE', log, id, id)[1]
+  return held and held[2][2] == frame
+end
+
 -- Returns why a token that is not above the top is refused; nothing where the log holds it.
-local function not_above(log, id)
-  if generation_of((top(log))) > generation_of(id) then return 'stale' end
+local function not_above(log, id, frame)
+  if generation_of((top(log))) > generation_of(id) then return not holds(log, id, frame) and 'stale' or nil end
   if not call('XRANGE', log, id, id)[1] then return 'hole' end
 end
 
@@ -44,9 +49,9 @@ local function place(log, id, frame, lives, running)
   -- The writer of a session that is gone gives up.
   if not is_not_above(why) then return lives and why or 'stale' end
   local top_generation, top_seq = top(log)
-  if tonumber(top_generation) > generation_of(id) then return 'stale' end
-  local held = call('XRANGE', log, id, id)[1]
-  if held and held[2][2] == frame then return end
+  local held = holds(log, id, frame)
+  if tonumber(top_generation) > generation_of(id) then return held and 'ended' or 'stale' end
+  if held then return end
   if not running then return 'ended' end
   -- The answer to an earlier append was lost, and another event has the place.
   local moved = top_generation .. '-' .. string.format('%.0f', tonumber(top_seq) + 1)
@@ -62,10 +67,10 @@ local function terminate(log, id, frame)
   local status, current, running = unpack(call('HMGET', meta, 'status', 'gen', 'running'))
   if current and current ~= generation then
     runs_no_more(ours, session, generation)
-    return 'stale'
+    return not (logged and holds(log, id, frame)) and 'stale' or nil
   end
-  -- A full Redis takes this, and then the rest of the same script: queries can end.
-  call('EXPIRE', meta, ttl)
+  -- A full Redis takes this, and then the rest of the same script: queries can end. All keys live equally long.
+  for _, key in ipairs({meta, log, base .. 'attach'}) do call('EXPIRE', key, ttl) end
   local moved
   if logged then
     local why, new_id, new_frame = place(log, id, frame, status, running)
@@ -73,11 +78,9 @@ local function terminate(log, id, frame)
     if why == 'ended' then return end
     if why then return why end
     if new_id then moved, frame = new_id, new_frame end
-    call('EXPIRE', log, ttl)
   end
   if call('PUBLISH', down, frame) == 0 then unheard = unheard + 1 end
   runs_no_more(ours, session, generation)
-  call('EXPIRE', base .. 'attach', ttl)
   if running then
     call('HDEL', meta, 'running', 'owner')
     if status == 'closed' then mark_closed(log, down, logged) end
@@ -96,7 +99,7 @@ for k = 3, #KEYS do
     if not ran then why = type(why) == 'table' and why.err or tostring(why) end
   else
     why = logged and add(log, id, frame) or nil
-    if why and is_not_above(why) then why = not_above(log, id) end
+    if why and is_not_above(why) then why = not_above(log, id, frame) end
     if not why and call('PUBLISH', down, frame) == 0 then unheard = unheard + 1 end
   end
   if why then return {k - 3, unheard, why, ''} end

@@ -35,17 +35,21 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut last, mut beat) = (Instant::now(), 0_u64);
-    let mut may_have_claimed = false;
+    let (mut may_have_claimed, mut said) = (false, true);
     loop {
         let poll = tokio::select! {
             _ = ticks.tick() => true,
             () = inner.incarnation.gave_back() => false,
-            () = sleep(LOOK), if inner.standing() == Standing::Waiting => false,
+            () = sleep(LOOK), if !said || inner.standing() == Standing::Waiting => false,
         };
         beat += u64::from(poll);
         let asked = Instant::now();
         let connection = inner.commands.connected().await;
-        let answer = Box::pin(round(&inner, connection.clone(), beat)).await;
+        let restored = inner.incarnation.given_back();
+        let lists_all = restored.as_ref().is_some_and(|mark| inner.vigil.lock().lists_all(mark));
+        said = restored.is_none() || lists_all;
+        let value = heartbeat(beat, restored.as_deref().filter(|_| lists_all));
+        let answer = Box::pin(round(&inner, connection.clone(), value)).await;
         let answered = answer.is_ok();
         let mut own = None;
         match answer {
@@ -94,11 +98,10 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
 async fn round(
     inner: &Inner,
     mut connection: MultiplexedConnection,
-    beat: u64,
+    value: String,
 ) -> Result<(Arc<str>, HashMap<String, String>), BusError> {
     let mut pipeline = redis::pipe();
     let servers = inner.names.servers();
-    let value = heartbeat(beat, inner.incarnation.given_back().as_deref());
     pipeline.cmd("HSET").arg(&servers).arg(&inner.owner).arg(value).ignore();
     pipeline.cmd("EXPIRE").arg(&servers).arg(inner.ttl()).ignore();
     pipeline.cmd("EXPIRE").arg(inner.names.running(&inner.owner)).arg(inner.ttl()).ignore();
@@ -176,6 +179,7 @@ async fn bury(
     tracing::warn!(server, queries = queries.len(), "a server is gone, ending its queries");
     end(inner, &mut connection, (server, beat), &queries).await?;
     let mut forget = inner.scripts.forget_server.key(inner.names.servers());
+    forget.key(inner.names.running(server));
     forget.arg(server).arg(beat).invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))
 }
 
@@ -197,8 +201,8 @@ async fn end(
         let ids: Vec<Option<String>> = ask.query_async(connection).await.map_err(failed)?;
         let mut end = Pipeline::new();
         for (&(session, generation), id) in some.iter().zip(ids) {
-            let keys =
-                [inner.names.meta(session), inner.names.log(session), running.clone(), inner.names.servers()];
+            let (meta, log) = (inner.names.meta(session), inner.names.log(session));
+            let keys = [meta, log, running.clone(), inner.names.servers(), inner.names.attach(session)];
             let mut call = eval(inner.scripts.bury.get_hash(), &keys);
             call.arg(server)
                 .arg(generation)

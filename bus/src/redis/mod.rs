@@ -285,6 +285,7 @@ impl Broker for RedisBroker {
             .key(inner.names.attach(session))
             .key(inner.names.running(&inner.owner))
             .key(inner.incarnation.mark_key())
+            .key(inner.names.servers())
             .arg(&request.query_id)
             .arg(&request.answer)
             .arg(&inner.owner)
@@ -307,6 +308,8 @@ impl Broker for RedisBroker {
                 inner.incarnation.saw_mark(Some(kept.as_bytes()));
                 return Err(BusError::Restoring.into());
             }
+            // A peer has removed this server: its next heartbeat lists it again.
+            "unlisted" => return Err(BusError::Restoring.into()),
             _ => {
                 inner.is_unknown().await?;
                 return Err(ClaimError::Unknown);

@@ -310,6 +310,7 @@ async fn give_back_attachments(
         for &(session, epoch, cursor) in some {
             let mut call = eval(inner.scripts.restore_cursor.get_hash(), &[inner.names.attach(session)]);
             call.arg(epoch).arg(cursor.to_string()).arg(inner.ttl());
+            call.arg(inner.names.prefix()).arg(session.to_string());
             pipeline.add_command(call);
         }
         send(connection, &pipeline).await?;
@@ -332,7 +333,9 @@ async fn give_back_holders(
             .collect();
         let mut pipeline = Pipeline::new();
         for (session, slot) in &held {
-            let mut call = eval(inner.scripts.reattach.get_hash(), &[inner.names.attach(*session)]);
+            let names = &inner.names;
+            let keys = [names.attach(*session), names.meta(*session), names.log(*session)];
+            let mut call = eval(inner.scripts.reattach.get_hash(), &keys);
             call.arg(slot.epoch()).arg(&inner.owner).arg(inner.ttl());
             call.arg(inner.names.prefix()).arg(session.to_string());
             pipeline.add_command(call);

@@ -79,7 +79,7 @@ end
 local function past_query(generation, query) return {tonumber(generation), query, generation .. ' ' .. query} end
 ";
 
-/// KEYS meta, log, attach, the owner's running sessions, mark. ARGV query, answer, owner, ttl, entries kept, 'log' |
+/// KEYS meta, log, attach, the owner's running sessions, mark, servers. ARGV query, answer, owner, ttl, entries kept, 'log' |
 /// 'pubsub', down channel, session, the mark that the owner knows, the last generation that it knows, '1' where the log is
 /// whole. Returns the outcome, the generation, the position before it ('' for unknown), and the answer that was kept or the
 /// mark of a Redis that is not the owner's.
@@ -89,6 +89,7 @@ local query, answer, owner, ttl, keep, logged, down, session =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7], ARGV[8]
 local mark = redis.call('GET', KEYS[5]) or ''
 if mark ~= ARGV[9] then return {'lost', '0', '', mark} end
+if redis.call('HEXISTS', KEYS[6], owner) == 0 then return {'unlisted', '0', '', ''} end
 local status, last_query, last_generation, last_prev, last_answer, running, past =
   unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running', 'past'))
 if not status then return {'unknown', '0', '', ''} end
@@ -135,6 +136,7 @@ local status, running, owner, generation = unpack(redis.call('HMGET', meta, 'sta
 if not status then return 0 end
 redis.call('HSET', meta, 'status', 'closed')
 redis.call('EXPIRE', meta, ttl)
+redis.call('EXPIRE', log, ttl)
 if running then
   redis.call('PUBLISH', prefix .. 'control:' .. owner,
     '{"cancel":{"session":"' .. session .. '","generation":' .. generation .. '}}')
@@ -167,14 +169,15 @@ end
 return 1
 "#;
 
-/// KEYS attach. ARGV epoch, instance, ttl, prefix of names, session: a gateway still has the session. Answers the newest epoch.
+/// KEYS attach, meta, log. ARGV epoch, instance, ttl, prefix of names, session: a gateway still has the session. Redis may have
+/// lost the last renewal. Answers the newest epoch.
 const REATTACH: &str = r#"
 local attach, epoch = KEYS[1], ARGV[1]
 local current, holder = unpack(redis.call('HMGET', attach, 'epoch', 'holder'))
 current = current or '0'
 if tonumber(current) > tonumber(epoch) then return current end
 redis.call('HSET', attach, 'epoch', epoch, 'holder', ARGV[2])
-redis.call('EXPIRE', attach, ARGV[3])
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[3]) end
 -- Redis had lost this attachment, and an earlier holder said again that it has the session.
 if holder and current ~= epoch then
   redis.call('PUBLISH', ARGV[4] .. 'control:' .. holder,
@@ -183,17 +186,25 @@ end
 return epoch
 "#;
 
-/// KEYS attach. ARGV epoch, cursor, ttl: a gateway released this cursor.
-const RESTORE_CURSOR: &str = r"
+/// KEYS attach. ARGV epoch, cursor, ttl, prefix of names, session: a gateway released this cursor. A holder with a smaller
+/// epoch, which may have said before that it has the session, is told that it was taken over.
+const RESTORE_CURSOR: &str = r#"
 local attach, epoch = KEYS[1], ARGV[1]
-local current, kept_epoch = unpack(redis.call('HMGET', attach, 'epoch', 'cursor_epoch'))
+local current, kept_epoch, holder = unpack(redis.call('HMGET', attach, 'epoch', 'cursor_epoch', 'holder'))
 if tonumber(epoch) > tonumber(kept_epoch or '0') then
   redis.call('HSET', attach, 'cursor', ARGV[2], 'cursor_epoch', epoch)
 end
-if tonumber(epoch) > tonumber(current or '0') then redis.call('HSET', attach, 'epoch', epoch) end
+if tonumber(epoch) > tonumber(current or '0') then
+  redis.call('HSET', attach, 'epoch', epoch)
+  if holder then
+    redis.call('HDEL', attach, 'holder')
+    redis.call('PUBLISH', ARGV[4] .. 'control:' .. holder,
+      '{"takeover":{"session":"' .. ARGV[5] .. '","epoch":' .. epoch .. '}}')
+  end
+end
 redis.call('EXPIRE', attach, ARGV[3])
 return 1
-";
+"#;
 
 /// KEYS meta, log, the owner's running sessions. ARGV ttl, 'log' | 'pubsub', down channel, session, owner, '1' with the last
 /// entries, closed, generation, prev, query, answer, running, past queries; then id and frame of each entry, oldest first.
@@ -321,12 +332,13 @@ else
 end
 redis.call('EXPIRE', meta, ttl)
 if not logged then return 1 end
+redis.call('EXPIRE', log, ttl)
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 if last then redis.call('PUBLISH', down, last[2][2]) end
 return 1
 "#;
 
-/// KEYS meta, log, the dead server's running sessions, servers. ARGV the dead server, generation, session, the terminator's frame
+/// KEYS meta, log, the dead server's running sessions, servers, attach. ARGV the dead server, generation, session, the terminator's frame
 /// behind its id, ttl, 'log' | 'pubsub', down channel, the heartbeat that stood still. Answers 1 where it ended the query.
 const BURY: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
@@ -339,6 +351,7 @@ runs_no_more(KEYS[3], session, generation)
 if not running or current ~= generation or now_owner ~= owner then return 0 end
 redis.call('HDEL', meta, 'running', 'owner')
 redis.call('EXPIRE', meta, ttl)
+redis.call('EXPIRE', KEYS[5], ttl)
 -- Without a log only the gateway that sent the last event knows which one it was: sequence 0 stands for the next one.
 if not logged then redis.call('PUBLISH', down, '{"id":"' .. generation .. '-0"' .. tail) end
 if logged then
@@ -360,8 +373,10 @@ if status == 'closed' then mark_closed(log, down, logged) end
 return 1
 "#;
 
-/// KEYS servers. ARGV server, the heartbeat that stood still: forgets it unless it lives after all.
+/// KEYS servers, the server's running sessions. ARGV server, the heartbeat that stood still: forgets it unless it lives after
+/// all, or a call that came late has claimed a session for it.
 const FORGET_SERVER: &str = r"
+if redis.call('HLEN', KEYS[2]) > 0 then return 0 end
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 0
 ";

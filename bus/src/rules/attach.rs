@@ -1,6 +1,6 @@
 //! The steps of an attachment: a gateway takes a session, releases it, and reports what it has to a broker that lost data.
 
-use super::{Audience, Effect, Record};
+use super::{Audience, Effect, Part, Record};
 use protocol::Position;
 
 /// What an attachment needs to know.
@@ -77,6 +77,7 @@ impl Record {
         let epoch = (before + 1).max(now_ms);
         let former = self.holder.replace(holder.to_owned());
         self.epoch = epoch;
+        self.renew(&Part::ALL);
         let told = former.map_or(0, |holder| out(Effect::Takeover { holder: &holder, epoch }));
         Attach::Done(Attached {
             epoch,
@@ -93,6 +94,7 @@ impl Record {
         if let Some(cursor) = cursor.filter(|_| epoch > self.cursor_epoch) {
             (self.cursor, self.cursor_epoch) = (cursor, epoch);
         }
+        self.renew(&[Part::Attachment]);
         if self.epoch == epoch {
             self.holder = None;
         } else if let Some(holder) = &self.holder {
@@ -104,6 +106,7 @@ impl Record {
     /// said the same before, is told. Returns the newest epoch.
     pub fn reattach(&mut self, holder: &str, epoch: u64, out: Audience<'_>) -> u64 {
         if self.epoch <= epoch {
+            self.renew(&Part::ALL);
             let before = std::mem::replace(&mut self.epoch, epoch);
             let former = self.holder.replace(holder.to_owned());
             if let Some(holder) = former.filter(|_| before != epoch) {
@@ -113,12 +116,19 @@ impl Record {
         self.epoch
     }
 
-    /// A gateway says again which cursor it released, to a broker that may have forgotten.
-    pub fn restore_cursor(&mut self, epoch: u64, cursor: Position) {
+    /// A gateway says again which cursor it released, to a broker that may have forgotten. An earlier holder, which may have
+    /// said before that it has the session, is told: the attachment that was released had taken it over.
+    pub fn restore_cursor(&mut self, epoch: u64, cursor: Position, out: Audience<'_>) {
+        self.renew(&[Part::Attachment]);
         if epoch > self.cursor_epoch {
             (self.cursor, self.cursor_epoch) = (cursor, epoch);
         }
-        self.epoch = self.epoch.max(epoch);
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            if let Some(holder) = self.holder.take() {
+                out(Effect::Takeover { holder: &holder, epoch });
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! bus runs them, Redis runs the same as scripts, and a model drives them through every fault; they do no I/O and read no clock.
 
 mod attach;
+mod expiry;
 mod keeper;
 mod log;
 mod plays;
@@ -9,6 +10,7 @@ mod refusal;
 mod vigil;
 
 pub use attach::{Attach, Attached, Attaching};
+pub use expiry::{Part, Renewed};
 pub use keeper::{Keeper, Kept};
 pub use log::{LogEntry, merge};
 pub use plays::{Play, Plays};
@@ -86,6 +88,9 @@ pub struct Claiming<'a> {
     pub known: u64,
     /// Every server has restored what it kept: the log's last position is the last one that was acknowledged.
     pub whole: bool,
+    /// The broker lists the claimant as a server. Peers remove a server that they take for dead, and nobody would end a query
+    /// that it claims later: a call may be executed after its caller died.
+    pub listed: bool,
 }
 
 /// What a claim came to.
@@ -115,6 +120,8 @@ pub enum Claimed {
     Closed,
     /// Another query runs.
     Busy,
+    /// The broker does not list the claimant: it claims again after its next heartbeat.
+    Unlisted,
 }
 
 /// What an append of one event came to.
@@ -165,12 +172,15 @@ pub struct Record {
     pub cursor: Position,
     /// The epoch whose release set the cursor.
     pub cursor_epoch: u64,
+    /// The parts that steps have given their full time to live.
+    pub renewed: Renewed,
 }
 
 impl Record {
     /// Makes an active, idle session; one that exists stays as it is.
     pub fn create(&mut self) {
         self.status.get_or_insert(Status::Active);
+        self.renew(&[Part::Meta]);
     }
 
     /// The last entry's position, zero for an empty log.
@@ -181,7 +191,10 @@ impl Record {
 
     /// Claims the session for a query and fences off every earlier writer.
     pub fn claim(&mut self, claiming: Claiming<'_>, logged: bool, out: Audience<'_>) -> Claimed {
-        let Claiming { query, answer, owner, now_ms, keep, known, whole } = claiming;
+        let Claiming { query, answer, owner, now_ms, keep, known, whole, listed } = claiming;
+        if !listed {
+            return Claimed::Unlisted;
+        }
         let Some(status) = self.status else { return Claimed::Unknown };
         if self.generation > 0 && self.query == query {
             let answer = self.answer.clone();
@@ -214,6 +227,7 @@ impl Record {
         (self.generation, self.prev) = (generation, prev);
         self.answer = answer.to_owned();
         self.running = Some(owner.to_owned());
+        self.renew(&Part::ALL);
         Claimed::Now { generation, prev }
     }
 
@@ -222,16 +236,22 @@ impl Record {
         let generation = prefix.position.generation;
         let terminator = prefix.kind.is_terminator();
         if terminator && self.generation != 0 && self.generation != generation {
-            return Append::Stale;
+            return self.superseded(prefix, frame);
+        }
+        if terminator {
+            self.renew(&Part::ALL);
         }
         let top = self.top();
         let outcome = if !logged || prefix.position > top {
             if logged {
+                if self.log.is_empty() {
+                    self.renew(&[Part::Log]);
+                }
                 self.log.push_back(LogEntry::new(prefix, frame));
             }
             Append::Taken { heard: out(Effect::Publish { prefix, frame }) }
         } else if top.generation > generation {
-            return Append::Stale;
+            return self.superseded(prefix, frame);
         } else if self.holds(prefix.position, terminator.then_some(frame)) {
             out(Effect::Publish { prefix, frame });
             Append::Repeated
@@ -251,6 +271,11 @@ impl Record {
         outcome
     }
 
+    /// What an event of an earlier generation comes to: it may have been taken, and the answer lost.
+    fn superseded(&self, prefix: Prefix, frame: &[u8]) -> Append {
+        if self.holds(prefix.position, Some(frame)) { Append::Repeated } else { Append::Stale }
+    }
+
     /// Whether the log holds this position, with this frame where one is given.
     fn holds(&self, position: Position, frame: Option<&[u8]>) -> bool {
         let found = self.log.binary_search_by_key(&position, |entry| entry.prefix.position);
@@ -262,6 +287,7 @@ impl Record {
     pub fn close(&mut self, whole: bool, logged: bool, out: Audience<'_>) -> bool {
         let Some(before) = self.status else { return false };
         self.status = Some(Status::Closed);
+        self.renew(&[Part::Meta, Part::Log]);
         let marked = self.log.back().is_some_and(|entry| entry.prefix.kind == Kind::Closed);
         if let Some(owner) = &self.running {
             out(Effect::Cancel { owner, generation: self.generation });
@@ -277,6 +303,7 @@ impl Record {
     pub fn restore(&mut self, kept: &Kept, owner: &str, logged: bool, out: Audience<'_>) {
         self.status = Some(if kept.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) });
         self.restore_past(kept);
+        self.renew(&[Part::Meta, Part::Log]);
         if kept.generation > self.generation {
             (self.generation, self.prev) = (kept.generation, kept.prev);
             (self.query, self.answer) = (kept.query.clone(), kept.answer.clone());
@@ -331,6 +358,7 @@ impl Record {
             return false;
         }
         self.running = None;
+        self.renew(&Part::ALL);
         let top = self.top();
         if !logged {
             // Only the gateway that sent the last event knows which one it was: sequence 0 stands for the next one.

@@ -135,6 +135,20 @@ impl Vigil {
             .collect()
     }
 
+    /// Whether Redis lists every peer that this server knows, as far as the last answer under this mark tells. Only then may it
+    /// say that it has restored what it kept: a server that has just started knows nobody but who is listed, and would take
+    /// the logs for whole while a peer that is not listed yet restores.
+    #[must_use]
+    pub fn lists_all(&self, mark: &str) -> bool {
+        if self.mark == mark { self.peers.values().all(|peer| peer.listed) } else { self.peers.is_empty() }
+    }
+
+    /// Whether an answer has named this peer, and none of its removal.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.peers.contains_key(name)
+    }
+
     /// The peers that are gone, and the values that stood still. `old`: the mark is so old that nothing is waited for. Until
     /// then the queries of a peer that has not restored are not ended: its log may lack what it knows. They are named at
     /// every poll until they are no longer listed.
@@ -236,6 +250,19 @@ mod tests {
         assert_eq!(vigil.standing(M, true), Standing::Partial, "b lives and still restores");
         vigil.looked(M, [("a", "3 restored=m:1"), ("b", "9 restored=m:1")]);
         assert_eq!(vigil.standing(M, false), Standing::Whole);
+    }
+
+    #[test]
+    fn a_server_says_that_it_has_restored_once_redis_lists_its_peers() {
+        let mut vigil = Vigil::default();
+        assert!(vigil.lists_all(M), "it knows none");
+        vigil.answered("old", [("a", "1 restored=old")]);
+        assert!(vigil.lists_all("old") && !vigil.lists_all(M));
+        vigil.answered(M, []);
+        assert!(!vigil.lists_all(M), "the answer lacks one");
+        assert_eq!(vigil.unlisted(), ["a"]);
+        vigil.looked(M, [("a", NO_BEAT)]);
+        assert!(vigil.lists_all(M) && vigil.knows("a"));
     }
 
     #[test]

@@ -3,14 +3,12 @@
 
 use crate::world::{Action, LinkId, Outside, World, forbidden, note, short, violated};
 use bus::rules::{
-    Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Kept, LogEntry, NO_BEAT, Record,
+    Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Kept, LogEntry, NO_BEAT, Part, Record,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long after it was sent an attachment may be executed.
-const ATTACH_DEADLINE: u64 = 500;
-/// …and what is checked: later the caller has given up.
+/// How long after it was sent an attachment may be executed, later the caller has given up.
 const LONGEST_ATTACH: u64 = 1000;
 
 /// So long after its mark was made Redis is young: what it does not know may still be restored.
@@ -27,6 +25,8 @@ pub(crate) struct Memory {
     pub(crate) records: BTreeMap<SessionId, Record>,
     /// What each server wrote last: its heartbeat, and the mark to which it has restored.
     pub(crate) beats: BTreeMap<String, String>,
+    /// When each part of a session expires.
+    pub(crate) expires: BTreeMap<(SessionId, Part), u64>,
 }
 
 #[derive(Default)]
@@ -46,27 +46,98 @@ pub(crate) struct Broker {
     pub(crate) heard: BTreeMap<String, u64>,
     /// Whoever was claimed, forgotten by nobody: the query and its server.
     pub(crate) claims: BTreeMap<(SessionId, u64), (String, String)>,
+    /// Queries that a peer has ended, and the place of the fence behind, forgotten by nobody.
+    pub(crate) burials: BTreeMap<(SessionId, u64), Position>,
+    /// When a server touched each session last, forgotten by nobody.
+    pub(crate) touched: BTreeMap<SessionId, u64>,
 }
 
 #[derive(Clone)]
 pub(crate) enum Request {
-    Create { session: SessionId },
-    Claim { session: SessionId, query: String, answer: String, owner: String, known: u64, whole: bool },
-    Append { entries: Vec<(SessionId, LogEntry)> },
-    Restore { session: SessionId, kept: Box<Kept>, owner: String },
-    Beat { name: String, beat: String },
-    List { names: Vec<String> },
-    Running { owner: String },
-    Bury { session: SessionId, owner: String, beat: String, generation: u64, by: String },
-    Forget { owner: String, beat: String },
-    Close { session: SessionId, whole: bool },
-    Attach { session: SessionId, holder: String, sent: u64, after: Option<Position>, young: bool },
-    Subscribe { sessions: Vec<SessionId>, control: Option<String> },
-    Unsubscribe { session: SessionId },
-    Read { session: SessionId, after: Position, limit: usize },
-    Release { session: SessionId, epoch: u64, cursor: Option<Position> },
-    Reattach { session: SessionId, holder: String, epoch: u64 },
-    RestoreCursor { session: SessionId, epoch: u64, cursor: Position },
+    Create {
+        session: SessionId,
+    },
+    Claim {
+        session: SessionId,
+        query: String,
+        answer: String,
+        owner: String,
+        known: u64,
+        whole: bool,
+    },
+    Append {
+        entries: Vec<(SessionId, LogEntry)>,
+    },
+    Restore {
+        session: SessionId,
+        kept: Box<Kept>,
+        owner: String,
+    },
+    Beat {
+        name: String,
+        beat: String,
+    },
+    List {
+        names: Vec<String>,
+    },
+    Running {
+        owner: String,
+    },
+    Bury {
+        session: SessionId,
+        owner: String,
+        beat: String,
+        generation: u64,
+        by: String,
+    },
+    Forget {
+        owner: String,
+        beat: String,
+    },
+    Close {
+        session: SessionId,
+        whole: bool,
+    },
+    /// Gives the sessions their full time to live.
+    Renew {
+        sessions: Vec<SessionId>,
+        by_server: bool,
+    },
+    Attach {
+        session: SessionId,
+        holder: String,
+        sent: u64,
+        patience: u64,
+        after: Option<Position>,
+        young: bool,
+    },
+    Subscribe {
+        sessions: Vec<SessionId>,
+        control: Option<String>,
+    },
+    Unsubscribe {
+        session: SessionId,
+    },
+    Read {
+        session: SessionId,
+        after: Position,
+        limit: usize,
+    },
+    Release {
+        session: SessionId,
+        epoch: u64,
+        cursor: Option<Position>,
+    },
+    Reattach {
+        session: SessionId,
+        holder: String,
+        epoch: u64,
+    },
+    RestoreCursor {
+        session: SessionId,
+        epoch: u64,
+        cursor: Position,
+    },
 }
 
 impl Request {
@@ -82,6 +153,7 @@ impl Request {
                 | Self::Bury { .. }
                 | Self::Forget { .. }
                 | Self::Close { .. }
+                | Self::Renew { by_server: true, .. }
         )
     }
 }
@@ -139,6 +211,7 @@ impl World {
             out.push((to, said));
             1
         });
+        self.renewed(session);
         for ((link, connection), said) in out {
             self.send_back(link, connection, move |world| world.hear(link, said));
         }
@@ -157,6 +230,7 @@ impl World {
 
     pub(crate) fn execute(&mut self, from: Connection, request: Request) -> Answer {
         let now_ms = self.now;
+        self.expire();
         if self.refuses() && request.is_write_of_a_server() {
             self.covered.insert("a write was refused");
             return Answer::Refused;
@@ -164,19 +238,22 @@ impl World {
         match request {
             Request::Create { session } => {
                 self.step(session, |record, _| record.create());
+                self.broker.touched.insert(session, now_ms);
                 Answer::Done
             }
             Request::Claim { session, query, answer, owner, known, whole } => {
                 let (query_id, keep) = (&query, self.plan.keep);
+                let (answer, listed) = (&answer, self.broker.memory.beats.contains_key(&owner));
                 let claiming =
-                    Claiming { query: query_id, answer: &answer, owner: &owner, now_ms, keep, known, whole };
+                    Claiming { query: query_id, answer, owner: &owner, now_ms, keep, known, whole, listed };
                 let claimed = self.step(session, |record, out| record.claim(claiming, true, out));
                 note!(self, "{owner}: claims {} for {query} → {claimed:?}", short(session));
                 if let Claimed::Now { generation, prev } = claimed {
                     if prev.is_none() {
                         self.covered.insert(UNSURE_CLAIM);
                     }
-                    self.claim_made((session, generation), query, owner);
+                    self.broker.touched.insert(session, now_ms);
+                    self.broker.claims.insert((session, generation), (query, owner));
                 }
                 Answer::Claimed(claimed)
             }
@@ -185,6 +262,9 @@ impl World {
                 for (session, LogEntry { prefix, frame }) in entries {
                     let outcome = self.step(session, |record, out| record.append(prefix, &frame, true, out));
                     let id = short(session);
+                    if prefix.kind.is_terminator() {
+                        self.broker.touched.insert(session, now_ms);
+                    }
                     note!(self, "broker: {id} {:?} {} → {outcome:?}", prefix.kind, prefix.position);
                     outcomes.push(outcome);
                 }
@@ -234,7 +314,10 @@ impl World {
                 Answer::Done
             }
             Request::Forget { owner, beat } => {
-                if self.broker.memory.beats.get(&owner) == Some(&beat) {
+                let runs = |record: &Record| record.running.as_deref() == Some(&owner);
+                if self.broker.memory.beats.get(&owner) == Some(&beat)
+                    && !self.broker.memory.records.values().any(runs)
+                {
                     self.broker.memory.beats.remove(&owner);
                 }
                 Answer::Done
@@ -244,8 +327,14 @@ impl World {
                 note!(self, "broker: closes {} → {exists}", short(session));
                 Answer::Exists(exists)
             }
-            Request::Attach { session, holder, sent, after, young } => {
-                let deadline_ms = sent + ATTACH_DEADLINE;
+            Request::Renew { sessions, .. } => {
+                for session in sessions {
+                    self.step(session, |record, _| record.renew(&Part::ALL));
+                }
+                Answer::Done
+            }
+            Request::Attach { session, holder, sent, patience, after, young } => {
+                let deadline_ms = sent + patience;
                 let attaching = Attaching { holder: &holder, now_ms, deadline_ms, after, young };
                 let outcome = self.step(session, |record, out| record.attach(attaching, out));
                 note!(self, "{holder}: attaches to {} after {after:?} → {outcome:?}", short(session));
@@ -268,7 +357,7 @@ impl World {
                     }
                     Attach::Beyond { top } => {
                         self.covered.insert("position refused");
-                        if !self.plan.loses_data() {
+                        if !self.plan.loses_data() && !self.is_expired(session) {
                             violated!(self, "{holder} refused {after:?}, and the log ends at {top}");
                         }
                     }
@@ -310,14 +399,10 @@ impl World {
                 Answer::Epoch(newest)
             }
             Request::RestoreCursor { session, epoch, cursor } => {
-                self.step(session, |record, _| record.restore_cursor(epoch, cursor));
+                self.step(session, |record, out| record.restore_cursor(epoch, cursor, out));
                 Answer::Done
             }
         }
-    }
-
-    fn claim_made(&mut self, id: (SessionId, u64), query: String, owner: String) {
-        self.broker.claims.insert(id, (query, owner));
     }
 
     fn bury(&mut self, session: SessionId, owner: &str, generation: u64, by: &str) {
@@ -337,7 +422,19 @@ impl World {
             return;
         }
         self.covered.insert("buried");
+        let top =
+            self.broker.memory.records[&session].log.iter().rfind(|entry| entry.prefix.position.seq == 0);
+        if let Some(fence) = top {
+            self.broker.burials.insert((session, generation), fence.prefix.position);
+        }
         let pid = self.processes.iter().position(|process| process.name == owner);
+        if owner == by {
+            self.covered.insert("ended a query that its server did not play");
+            if pid.is_some_and(|pid| self.plays(pid, session, generation)) {
+                violated!(self, "{by} ended {generation} of {}, which it plays", short(session));
+            }
+            return;
+        }
         // Dead or taken for dead, as far as what it alone knew is concerned.
         if pid.is_some_and(|pid| self.bearers.contains(&pid) && !self.has_restored(pid)) {
             self.outside.get_or_insert(Outside::KeeperKilled);
@@ -355,7 +452,7 @@ impl World {
     /// The broker dies and comes back with what it remembers.
     pub(crate) fn restart_broker(&mut self, memory: crate::plan::Memory, down: u64) {
         note!(self, "broker: dies, {memory:?}");
-        let before = self.broker.memory.records.clone();
+        let before = self.broker.memory.clone();
         match memory {
             crate::plan::Memory::Kept => {}
             crate::plan::Memory::Empty => self.broker.memory = Memory::default(),
@@ -368,7 +465,8 @@ impl World {
         }
         self.broker.snapshots.clear();
         self.broker.incarnation += 1;
-        self.find_bearers(&before);
+        self.find_bearers(&before.records);
+        self.find_lost_renewals(&before, down);
         self.broker.down = true;
         self.broker.paused = false;
         self.broker.refuses_until = 0;

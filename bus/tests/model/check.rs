@@ -21,9 +21,17 @@ impl World {
         if !self.clients[n].is_done() {
             return violated!(self, "client-{n} waits for ever: {}", self.clients[n].state());
         }
+        self.expire();
         let record = self.broker.memory.records.get(&id).cloned().unwrap_or_default();
+        if self.clients[n].gone {
+            return self.check_gone(n);
+        }
         if let Some(owner) = &record.running {
             violated!(self, "{} {} still runs at {owner}", short(id), record.generation);
+        }
+        if self.is_expired(id) {
+            // It expired after it was closed, and its log with it.
+            return self.check_gone(n);
         }
         if record.status != Some(Status::Closed) {
             violated!(self, "{} is {:?}, and was closed", short(id), record.status);
@@ -64,12 +72,26 @@ impl World {
         self.check_lanes(n);
     }
 
+    /// Of a session that expired, every query had its end, or was announced as gone.
+    fn check_gone(&mut self, n: usize) {
+        let client = &self.clients[n];
+        let told = |generation: &&u64| {
+            client.ended.contains_key(generation)
+                || client.gaps.iter().any(|(_, to)| to.generation >= **generation)
+        };
+        let silent: Vec<u64> = client.promised.values().filter(|g| !told(g)).copied().collect();
+        if !silent.is_empty() && !client.timed_out {
+            violated!(self, "client-{n}: no end of {silent:?}, and its session is gone");
+        }
+    }
+
     /// A query whose server was well is done with all its tokens.
     fn check_query(&mut self, n: usize, end: Prefix, query: &str, owner: &str) {
         let well = !self.plan.faults.iter().any(|(_, fault)| match *fault {
-            Fault::PauseServer { slot, .. } | Fault::KillServer { slot, .. } | Fault::CutServer(slot) => {
-                owner.starts_with(&format!("server-{}", slot + 1))
-            }
+            Fault::PauseServer { slot, .. }
+            | Fault::KillServer { slot, .. }
+            | Fault::CutServer(slot)
+            | Fault::DelayServer { slot, .. } => owner.starts_with(&format!("server-{}", slot + 1)),
             _ => false,
         });
         let well = well && !self.clients[n].closed_early;
@@ -137,6 +159,7 @@ impl World {
                 Fault::PauseServer { .. }
                     | Fault::KillServer { .. }
                     | Fault::CutServer(_)
+                    | Fault::DelayServer { .. }
                     | Fault::LoseAnswer(_)
             )
         });
@@ -162,9 +185,7 @@ impl World {
     }
 
     fn holders(&self, n: usize) -> Vec<String> {
-        let open = self.slots.iter().filter(|slot| {
-            slot.session == session(n) && slot.open && !slot.ended && self.is_alive(slot.proxy)
-        });
+        let open = self.slots.iter().filter(|slot| slot.session == session(n) && self.holds(slot));
         open.map(|slot| self.name(slot.proxy).to_owned()).collect()
     }
 }

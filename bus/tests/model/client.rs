@@ -4,7 +4,7 @@
 use crate::{
     broker::word,
     plan::{Manner, PROXIES},
-    server::RunAnswer,
+    server::{CloseAnswer, RunAnswer},
     socket::{Down, SocketId},
     world::{World, forbidden, note, session, violated},
 };
@@ -17,6 +17,8 @@ const HTTP_PATIENCE: u64 = 2_000;
 enum Phase {
     Creating,
     Connecting,
+    /// Between two queries, for a while.
+    Idle,
     Asking,
     /// Asked, answered: waits for this generation's terminator.
     Reading(u64),
@@ -49,6 +51,11 @@ pub(crate) struct Client {
     pub(crate) told_closed: bool,
     /// It closed its session while its last query ran.
     pub(crate) closed_early: bool,
+    /// It was told that its session is unknown: it had expired.
+    pub(crate) gone: bool,
+    /// It waited too long for the end of a query.
+    pub(crate) timed_out: bool,
+    idled: u64,
 }
 
 impl Client {
@@ -75,6 +82,9 @@ impl World {
             lost_sockets: BTreeSet::new(),
             told_closed: false,
             closed_early: false,
+            gone: false,
+            timed_out: false,
+            idled: 0,
         });
         let delay = self.random.between(50, 400);
         self.after(delay, move |world| world.create(n));
@@ -108,6 +118,9 @@ impl World {
 
     /// What a client does once it has nothing to wait for.
     fn next(&mut self, n: usize) {
+        if self.is_idle(n) {
+            return;
+        }
         let total = self.plan.queries;
         let client = &mut self.clients[n];
         if client.query == total {
@@ -128,6 +141,61 @@ impl World {
                 client.query += 1;
                 self.ask(n);
             }
+        }
+    }
+
+    /// Begins or continues a pause between two queries, in histories where sessions may expire.
+    fn is_idle(&mut self, n: usize) -> bool {
+        let Some(ttl) = self.plan.ttl else { return false };
+        let client = &mut self.clients[n];
+        if client.phase == Phase::Idle {
+            return true;
+        }
+        if client.idled > client.query {
+            return false;
+        }
+        client.idled = client.query + 1;
+        if !self.random.percent(40) {
+            return false;
+        }
+        let for_ms = self.random.between(ttl / 2, 2 * ttl);
+        let leaves = self.random.percent(50);
+        let client = &mut self.clients[n];
+        client.phase = Phase::Idle;
+        note!(self, "client-{n}: is idle for {for_ms} ms");
+        let client = &mut self.clients[n];
+        let socket = client.socket.take_if(|_| leaves && client.manner == Manner::Resumes);
+        if let Some(socket) = socket {
+            client.disturbed = true;
+            self.close_socket(socket);
+        }
+        self.after(for_ms, move |world| {
+            let client = &mut world.clients[n];
+            client.phase = Phase::Connecting;
+            match (client.manner, client.socket) {
+                (Manner::OldContract, _) | (_, Some(_)) => world.next(n),
+                (_, None) => world.open(n),
+            }
+        });
+        true
+    }
+
+    /// Its session is unknown: that is right where it was idle for too long, and nowhere else.
+    fn unknown(&mut self, n: usize) {
+        if !self.is_expired(session(n)) {
+            return violated!(self, "client-{n}: its session is unknown");
+        }
+        self.covered.insert("an expired session was answered with 404");
+        let client = &mut self.clients[n];
+        (client.gone, client.phase, client.call) = (true, Phase::Done, 0);
+    }
+
+    /// A query that never ends: after a while the client repeats its call, and hears that the session is gone.
+    fn give_up_reading(&mut self, n: usize, generation: u64) {
+        if self.clients[n].phase == Phase::Reading(generation) && self.is_expired(session(n)) {
+            self.clients[n].timed_out = true;
+            self.clients[n].phase = Phase::Asking;
+            self.ask(n);
         }
     }
 
@@ -194,8 +262,10 @@ impl World {
                 let client = &mut self.clients[n];
                 client.call = 0;
                 client.phase = Phase::Reading(generation);
+                client.idled = client.query;
                 if let Some(before) = client.promised.insert(query, generation)
                     && before != generation
+                    && !self.is_expired(session(n))
                 {
                     violated!(self, "client-{n}: was promised {before}, then {generation}");
                 }
@@ -203,8 +273,12 @@ impl World {
                     let delay = self.random.between(300, 1500);
                     return self.after(delay, move |world| world.do_not_wait(n, generation));
                 }
+                if let Some(ttl) = self.plan.ttl {
+                    self.after(3 * ttl, move |world| world.give_up_reading(n, generation));
+                }
                 if self.clients[n].socket.is_none() && self.clients[n].manner == Manner::OldContract {
-                    let delay = self.random.between(1, 600);
+                    let late = self.plan.ttl.filter(|_| self.random.percent(30));
+                    let delay = self.random.between(1, late.map_or(600, |ttl| ttl + ttl / 2));
                     self.after(delay, move |world| {
                         if world.clients[n].socket.is_none() {
                             world.open(n);
@@ -221,7 +295,9 @@ impl World {
             RunAnswer::Busy | RunAnswer::Later => {
                 self.after(150, move |world| world.ask_again(n, call));
             }
-            RunAnswer::Unknown => violated!(self, "client-{n}: its session is unknown"),
+            RunAnswer::Unknown => self.unknown(n),
+            // An expired session that it had closed may come back for a while.
+            RunAnswer::Closed if self.is_expired(session(n)) => self.unknown(n),
             RunAnswer::Closed => violated!(self, "client-{n}: its session is closed before it closed it"),
         }
     }
@@ -233,7 +309,9 @@ impl World {
         self.clients[n].call = call;
         self.within(pid, 2, move |world| {
             world.close_session(pid, session(n), move |world, closed| {
-                if closed && world.clients[n].call == call {
+                if closed == CloseAnswer::Unknown && world.clients[n].call == call {
+                    world.unknown(n);
+                } else if closed == CloseAnswer::Done && world.clients[n].call == call {
                     world.clients[n].call = 0;
                     if world.clients[n].phase == Phase::Closing {
                         world.clients[n].phase = Phase::Done;
@@ -241,7 +319,7 @@ impl World {
                 }
             });
         });
-        self.after(500, move |world| {
+        self.after(HTTP_PATIENCE, move |world| {
             if world.clients[n].call == call {
                 world.close(n);
             }

@@ -39,6 +39,7 @@ impl World {
             Fault::CutPubsub(slot) => self.cut_proxy(slot, true),
             Fault::CutCommands(slot) => self.cut_proxy(slot, false),
             Fault::DelayCommands { slot, by } => self.delay_proxy(slot, by),
+            Fault::DelayServer { slot, by } => self.delay_server(slot, by),
             Fault::CutServer(slot) => {
                 self.cut_server(slot);
             }
@@ -101,12 +102,12 @@ impl World {
             let left: BTreeSet<Position> = after.log.iter().map(|entry| entry.prefix.position).collect();
             let lost = record.log.iter().map(|entry| entry.prefix.position).filter(|at| !left.contains(at));
             let lost: Vec<Position> = lost.collect();
-            let burial =
-                |at: &&Position| at.seq == 0 && !self.broker.claims.contains_key(&(session, at.generation));
-            if let Some(fence) = lost.iter().find(burial)
-                && self.wrote_before(session, record, *fence).is_some_and(|pid| self.is_alive(pid))
-            {
+            if self.loses_a_burial(session, record, &left) {
                 self.outside = Some(Outside::BurialLost);
+            }
+            if self.is_idle_and_lost(session, record, &after) {
+                self.outside.get_or_insert(Outside::IdleForgotten);
+                continue;
             }
             let lost = lost.into_iter();
             let mut generations: BTreeSet<u64> = lost.map(|at| at.generation).collect();
@@ -145,14 +146,34 @@ impl World {
                 }
             }
         }
+        let unknown = |&pid: &Pid| {
+            let knows = |(&peer, server): (&Pid, &Server)| {
+                peer == pid || !self.is_alive(peer) || server.beat == 0 || server.vigil.knows(self.name(pid))
+            };
+            !self.servers.iter().all(knows)
+        };
+        if bearers.iter().filter(|&&pid| self.is_alive(pid)).any(unknown) {
+            self.outside.get_or_insert(Outside::PeerUnknown);
+        }
         self.bearers = bearers;
     }
 
-    /// Who wrote the generation that this fence ends.
-    fn wrote_before(&self, session: SessionId, record: &Record, fence: Position) -> Option<Pid> {
-        let before = record.log.iter().rfind(|entry| entry.prefix.position < fence)?;
-        let (_, owner) = self.broker.claims.get(&(session, before.prefix.position.generation))?;
-        self.processes.iter().position(|process| process.name == *owner)
+    /// A peer had ended a query of the session whose server lives. Its end is gone, or nobody tells the server of it.
+    fn loses_a_burial(&self, session: SessionId, before: &Record, left: &BTreeSet<Position>) -> bool {
+        let burials = self.broker.burials.iter().filter(|((of, _), _)| *of == session);
+        burials.filter(|(_, fence)| !left.contains(fence)).any(|(&(_, generation), fence)| {
+            let (_, owner) = &self.broker.claims[&(session, generation)];
+            let owner = self.processes.iter().position(|process| process.name == *owner);
+            let lost = before.log.iter().any(|entry| entry.prefix.position == *fence);
+            owner.is_some_and(|pid| self.is_alive(pid) && (lost || self.plays(pid, session, generation)))
+        })
+    }
+
+    /// Every server may have let go of the session: a gateway alone has kept it.
+    fn is_idle_and_lost(&self, session: SessionId, before: &Record, after: &Record) -> bool {
+        let touched = self.broker.touched.get(&session).copied().unwrap_or(self.now);
+        let idle = self.plan.ttl.is_some_and(|ttl| self.now + YOUNG > touched + ttl);
+        idle && before.running.is_none() && before.status.is_some() && after.status.is_none()
     }
 
     /// It has said everything again: what had been acknowledged, and what had not.

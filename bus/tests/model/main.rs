@@ -8,6 +8,7 @@
 mod broker;
 mod check;
 mod client;
+mod expiry;
 mod faults;
 mod peers;
 mod plan;
@@ -80,42 +81,134 @@ fn print_excluded(covered: &BTreeMap<String, u64>, of: u64) {
     println!("{excluded} of {of} histories were excluded");
 }
 
-/// Losses of data that take their time, each with many histories: who restores late, who does not come back, who is new.
-#[test]
-fn a_loss_of_data_is_survived() {
-    let loss = |at, memory| (at, Fault::RestartRedis { memory, down: 100 });
-    let empty = |at| loss(at, Memory::Empty);
-    let pause = |at, down| (at, Fault::PauseServer { slot: 0, down });
-    let kill = |at, slot| (at, Fault::KillServer { slot, down: 1_000 });
-    type Case = (&'static str, [u64; 2], Vec<(u64, Fault)>);
-    let cases: [Case; 9] = [
-        ("unequal sizes", [0, 3_500], vec![empty(1_500)]),
-        ("unequal sizes, rolled back", [0, 3_500], vec![loss(1_500, Memory::RolledBack(700))]),
-        ("a peer partitioned for a while", [0, 0], vec![pause(1_450, 6_000), empty(1_500)]),
-        ("the same, rolled back", [0, 0], vec![pause(1_450, 6_000), loss(1_500, Memory::RolledBack(700))]),
-        ("a peer partitioned throughout", [0, 0], vec![pause(1_450, 30_000), empty(1_500)]),
-        ("two losses within ten seconds", [2_500, 500], vec![empty(1_500), empty(3_500)]),
-        (
-            "two losses, rolled back",
-            [2_500, 500],
-            vec![loss(1_500, Memory::RolledBack(700)), loss(3_500, Memory::RolledBack(900))],
-        ),
-        ("only new servers", [0, 0], vec![kill(1_450, 0), kill(1_450, 1), empty(1_500)]),
-        ("a server that starts a second later", [2_000, 0], vec![empty(1_500), (2_600, Fault::AddServer)]),
-    ];
-    for (name, restores_for, faults) in cases {
-        let (mut unsure, mut excluded, seeds) = (0, 0, 400);
+/// Histories that share what breaks, and differ in everything else.
+struct Case {
+    name: &'static str,
+    /// How long each server takes to restore what it kept.
+    restores_for: [u64; 2],
+    /// The time to live, and how many times as long queries take.
+    ttl: Option<(u64, u64)>,
+    faults: Vec<(u64, Fault)>,
+}
+
+impl Case {
+    fn new<const N: usize>(name: &'static str, faults: [(u64, Fault); N]) -> Self {
+        Self { name, restores_for: [0, 0], ttl: None, faults: faults.into() }
+    }
+
+    const fn restoring(mut self, for_ms: [u64; 2]) -> Self {
+        self.restores_for = for_ms;
+        self
+    }
+
+    const fn expiring(mut self, ttl: u64, pace: u64) -> Self {
+        self.ttl = Some((ttl, pace));
+        self
+    }
+
+    fn survive(&self) {
+        let (mut unsure, mut excluded, mut expired, seeds) = (0, 0, 0, 400);
         for seed in 0..seeds {
-            let plan = Plan { restores_for, faults: faults.clone(), ..Plan::draw(seed) };
+            let drawn = Plan::draw(seed);
+            let (ttl, pace) = (self.ttl.map(|(ttl, _)| ttl), self.ttl.map_or(1, |(_, pace)| pace));
+            let (restores_for, faults) = (self.restores_for, self.faults.clone());
+            let plan = Plan { restores_for, ttl, pace, faults, ..drawn };
             let world = run(&plan, false);
             unsure += u32::from(world.covered.contains(broker::UNSURE_CLAIM));
             excluded += u32::from(world.outside.is_some());
+            expired += u32::from(!world.expired.is_empty());
             if let Some(violation) = world.violation {
-                panic!("{name}: {violation}\n{}", print(&plan));
+                panic!("{}: {violation}\n{}", self.name, print(&plan));
             }
         }
-        println!("{name}: {unsure} of {seeds} with claims before all had restored, {excluded} excluded");
+        println!(
+            "{}: {unsure} of {seeds} with claims before all had restored, {expired} with expired sessions, {excluded} excluded",
+            self.name
+        );
     }
+}
+
+const fn loss(at: u64, memory: Memory) -> (u64, Fault) {
+    (at, Fault::RestartRedis { memory, down: 100 })
+}
+
+const fn empty(at: u64) -> (u64, Fault) {
+    loss(at, Memory::Empty)
+}
+
+const fn rolled_back(at: u64, by: u64) -> (u64, Fault) {
+    loss(at, Memory::RolledBack(by))
+}
+
+const fn pause(at: u64, down: u64) -> (u64, Fault) {
+    (at, Fault::PauseServer { slot: 0, down })
+}
+
+const fn kill(at: u64, slot: usize) -> (u64, Fault) {
+    (at, Fault::KillServer { slot, down: 1_000 })
+}
+
+const fn delay(at: u64, by: u64) -> (u64, Fault) {
+    (at, Fault::DelayServer { slot: 0, by })
+}
+
+/// Losses of data that take their time, each with many histories: who restores late, who does not come back, who is new.
+#[test]
+fn a_loss_of_data_is_survived() {
+    let cases = [
+        Case::new("unequal sizes", [empty(1_500)]).restoring([0, 3_500]),
+        Case::new("unequal sizes, rolled back", [rolled_back(1_500, 700)]).restoring([0, 3_500]),
+        Case::new("a peer partitioned for a while", [pause(1_450, 6_000), empty(1_500)]),
+        Case::new("the same, rolled back", [pause(1_450, 6_000), rolled_back(1_500, 700)]),
+        Case::new("a peer partitioned throughout", [pause(1_450, 30_000), empty(1_500)]),
+        Case::new("two losses within ten seconds", [empty(1_500), empty(3_500)]).restoring([2_500, 500]),
+        Case::new("two losses, rolled back", [rolled_back(1_500, 700), rolled_back(3_500, 900)])
+            .restoring([2_500, 500]),
+        Case::new("only new servers", [kill(1_450, 0), kill(1_450, 1), empty(1_500)]),
+        Case::new("a server that starts a second later", [empty(1_500), (2_600, Fault::AddServer)])
+            .restoring([2_000, 0]),
+        Case::new(
+            "a server that starts before its peers are listed",
+            [empty(1_500), (1_590, Fault::AddServer)],
+        )
+        .restoring([4_000, 100]),
+        Case::new(
+            "a second socket is rolled back",
+            [(1_400, Fault::TakeOver(0)), (1_480, Fault::CutSocket(0)), rolled_back(1_500, 300)],
+        ),
+    ];
+    cases.iter().for_each(Case::survive);
+}
+
+/// Calls that Redis executes after their callers gave them up, or died.
+#[test]
+fn late_calls_are_survived() {
+    let slow = |slot| (1_200, Fault::DelayCommands { slot, by: 800 });
+    let cases = [
+        Case::new("every gateway is slow", [slow(0), slow(1), (1_500, Fault::TakeOver(0))]),
+        Case::new("a server gives up", [delay(1_100, 1_500), delay(2_300, 1_500)]),
+        Case::new("a server gives up and dies", [delay(1_200, 3_900), kill(1_700, 0)]),
+        Case::new("a server gives up and stands still", [delay(1_200, 3_900), pause(1_700, 5_000)]),
+        Case::new(
+            "two servers give up",
+            [delay(1_200, 900), (1_200, Fault::DelayServer { slot: 1, by: 2_500 })],
+        ),
+    ];
+    cases.iter().for_each(Case::survive);
+}
+
+/// Nothing expires that somebody plays or holds, and an idle session that expired is unknown.
+#[test]
+fn only_idle_sessions_expire() {
+    let cases = [
+        Case::new("queries outlive their sessions' time to live", []).expiring(6_000, 25),
+        Case::new("short queries, long pauses", []).expiring(6_000, 1),
+        Case::new("a server dies", [kill(9_000, 0)]).expiring(9_000, 30),
+        Case::new("late calls", [delay(2_000, 3_500), delay(20_000, 3_500)]).expiring(9_000, 10),
+        Case::new("Redis restarts with its data", [loss(9_000, Memory::Kept)]).expiring(8_000, 20),
+        Case::new("Redis loses its data", [empty(9_000)]).expiring(8_000, 20),
+    ];
+    cases.iter().for_each(Case::survive);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::{cell::RefCell, rc::Rc};
 const BEAT: u64 = 1_000;
 /// An answer that took longer proves nothing.
 const LATE: u64 = 1_500;
+/// What is listed for a server is compared with what it plays at every so many heartbeats.
+const RECONCILE_EVERY: u64 = 3;
 
 impl World {
     /// A connection stands again. To a broker of another life, everything is given back before anything else.
@@ -91,7 +93,7 @@ impl World {
     }
 
     /// Between two polls, for as long as claims wait.
-    fn look(&mut self, pid: Pid) {
+    pub(crate) fn look(&mut self, pid: Pid) {
         let link = self.servers[&pid].commands;
         let (name, beat) = (self.name(pid).to_owned(), self.heartbeat(pid));
         self.call(link, Request::Beat { name, beat }, move |world, answer| {
@@ -101,9 +103,16 @@ impl World {
         });
     }
 
-    fn heartbeat(&self, pid: Pid) -> String {
-        let server = &self.servers[&pid];
-        heartbeat(server.beat, server.restored.map(|restored| restored.to_string()).as_deref())
+    fn heartbeat(&mut self, pid: Pid) -> String {
+        let server = self.server(pid);
+        let restored = server.restored.map(|restored| restored.to_string());
+        let lists_all = restored.as_ref().is_some_and(|mark| server.vigil.lists_all(mark));
+        server.said = restored.is_none() || lists_all;
+        heartbeat(server.beat, restored.as_deref().filter(|_| lists_all))
+    }
+
+    fn looks(&self, pid: Pid) -> bool {
+        !self.servers[&pid].said || self.standing(pid) == Standing::Waiting
     }
 
     pub(crate) fn poll(&mut self, pid: Pid) {
@@ -125,6 +134,7 @@ impl World {
         let link = server.commands;
         server.poll_open = Some(number);
         let beat = self.heartbeat(pid);
+        let own = beat.clone();
         self.call(link, Request::Beat { name, beat }, move |world, answer| {
             let late = world.now > sent + LATE;
             let server = world.server(pid);
@@ -132,8 +142,26 @@ impl World {
                 server.poll_open = None;
             }
             match answer {
-                Some(Answer::Beats(beats)) if !late => world.peers(pid, link, &beats, true),
+                Some(Answer::Beats(beats)) if !late => {
+                    let number = server.beat;
+                    world.peers(pid, link, &beats, true);
+                    if number.is_multiple_of(RECONCILE_EVERY) && world.is_restored(pid) {
+                        world.reconcile(pid, link, own);
+                    }
+                }
                 _ => server.vigil.unanswered(),
+            }
+        });
+    }
+
+    /// Ends the queries that the broker lists for this server and that it does not play.
+    fn reconcile(&mut self, pid: Pid, link: LinkId, beat: String) {
+        let owner = self.name(pid).to_owned();
+        self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
+            let Some(Answer::Running(running)) = answer else { return };
+            for (session, generation) in world.servers[&pid].plays.reconcile(running) {
+                let (owner, by, beat) = (owner.clone(), owner.clone(), beat.clone());
+                world.call(link, Request::Bury { session, owner, beat, generation, by }, |_, _| {});
             }
         });
     }
@@ -151,9 +179,9 @@ impl World {
         if !names.is_empty() {
             self.call(link, Request::List { names }, |_, _| {});
         }
-        if self.standing(pid) == Standing::Waiting {
+        if self.looks(pid) {
             self.within(pid, 100, move |world| {
-                if world.standing(pid) == Standing::Waiting {
+                if world.looks(pid) {
                     world.look(pid);
                 }
             });

@@ -28,6 +28,11 @@ pub(crate) enum Fault {
         by: u64,
     },
     CutServer(usize),
+    /// The same with what a server asks.
+    DelayServer {
+        slot: usize,
+        by: u64,
+    },
     KillProxy {
         slot: usize,
         down: u64,
@@ -64,6 +69,7 @@ impl Fault {
             Self::CutCommands(_) => "gateway's command connection cut",
             Self::DelayCommands { .. } => "gateway's commands executed late",
             Self::CutServer(_) => "server's connection cut",
+            Self::DelayServer { .. } => "server's commands executed late",
             Self::KillProxy { .. } => "gateway killed",
             Self::PauseServer { .. } => "server paused",
             Self::KillServer { .. } => "server killed",
@@ -81,12 +87,26 @@ impl Fault {
         matches!(self, Self::RestartRedis { memory: Memory::Empty | Memory::RolledBack(_), .. })
     }
 
+    /// How long it keeps a process from the broker at most, besides the time to connect again.
+    const fn lasts(self) -> u64 {
+        match self {
+            Self::KillProxy { down, .. }
+            | Self::PauseServer { down, .. }
+            | Self::KillServer { down, .. }
+            | Self::PauseRedis { down }
+            | Self::RefuseWrites { down }
+            | Self::RestartRedis { down, .. } => down + 1_500,
+            Self::DelayCommands { .. } | Self::DelayServer { .. } => 2_500,
+            _ => 1_500,
+        }
+    }
+
     fn draw(random: &mut Random, clients: usize, loses: bool) -> Self {
         let client = random.between(0, clients as u64 - 1) as usize;
         let slot = random.between(0, 1) as usize;
         let longest = if random.percent(50) { 6000 } else { 1500 };
         let down = random.between(1, longest);
-        match if loses { random.between(13, 15) } else { random.between(0, 17) } {
+        match if loses { random.between(13, 15) } else { random.between(0, 19) } {
             0 | 1 => Self::CutSocket(client),
             2 | 3 => Self::TakeOver(client),
             4 => Self::CutPubsub(slot),
@@ -101,6 +121,7 @@ impl Fault {
             13 => Self::RestartRedis { memory: Memory::Empty, down: down / 4 },
             16 => Self::DelayCommands { slot, by: random.between(300, 4000) },
             17 => Self::AddServer,
+            18 | 19 => Self::DelayServer { slot, by: random.between(300, 4000) },
             _ => Self::RestartRedis { memory: Memory::RolledBack(random.between(1, 1000)), down: down / 4 },
         }
     }
@@ -121,7 +142,9 @@ impl fmt::Display for Fault {
             | Self::KillServer { slot, down } => {
                 write!(f, "{} (slot {slot}) for {down} ms", self.name())
             }
-            Self::DelayCommands { slot, by } => write!(f, "{} (slot {slot}) by {by} ms", self.name()),
+            Self::DelayCommands { slot, by } | Self::DelayServer { slot, by } => {
+                write!(f, "{} (slot {slot}) by {by} ms", self.name())
+            }
             Self::PauseRedis { down } | Self::RefuseWrites { down } => {
                 write!(f, "{} for {down} ms", self.name())
             }
@@ -156,6 +179,11 @@ pub(crate) struct Plan {
     pub(crate) lingers: bool,
     /// How long servers take to restore what they keep, by their slots: how much that is.
     pub(crate) restores_for: [u64; 2],
+    /// The sessions' time to live, where the history is long enough for it to matter. Clients are idle for a while then, and
+    /// queries may take longer than that.
+    pub(crate) ttl: Option<u64>,
+    /// Queries take so many times as long.
+    pub(crate) pace: u64,
     pub(crate) faults: Vec<(u64, Fault)>,
 }
 
@@ -195,7 +223,20 @@ impl Plan {
             faults.push((random.between(from, from + spread), Fault::RefuseWrites { down }));
         }
         faults.sort_by_key(|&(at, _)| at);
-        Self { seed, clients, queries, keep, lingers, restores_for, faults }
+        let plan = Self { seed, clients, queries, keep, lingers, restores_for, ttl: None, pace: 1, faults };
+        if random.percent(6) { plan.with_ttl(&mut random) } else { plan }
+    }
+
+    /// The same with a time to live that no fault outlasts: renewals come every third of it. Faults are spread over more time.
+    fn with_ttl(mut self, random: &mut Random) -> Self {
+        let stretch = random.between(1, 8);
+        for (at, _) in &mut self.faults {
+            *at *= stretch;
+        }
+        let lasting: u64 = self.faults.iter().map(|(_, fault)| fault.lasts()).sum();
+        self.ttl = Some(random.between(6_000, 15_000).max((lasting + 2_000) * 3 / 2));
+        self.pace = random.between(1, 30);
+        self
     }
 
     /// The same without one fault.

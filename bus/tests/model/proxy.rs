@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// So long a newcomer without a position waits for its predecessor's cursor.
 const TAKEOVER_WAIT: u64 = 500;
 const RETRY: u64 = 200;
+/// How long the broker may take to execute an attachment, by how many attempts are left.
+const ATTACH_PATIENCE: [u64; 2] = [1_000, 500];
 
 pub(crate) type SlotId = usize;
 
@@ -30,6 +32,13 @@ pub(crate) struct Proxy {
     newcomers: BTreeSet<SlotId>,
     /// Cursors that were released here.
     released: BTreeMap<SessionId, (u64, Position)>,
+}
+
+impl Proxy {
+    /// The sessions that it holds.
+    pub(crate) fn held(&self) -> impl Iterator<Item = SessionId> {
+        self.hub.keys().copied()
+    }
 }
 
 /// One attachment.
@@ -62,6 +71,12 @@ impl World {
         let (hub, newcomers, released) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         let proxy = Proxy { slot, commands, pubsub, restored: None, hub, newcomers, released };
         self.proxies.insert(pid, proxy);
+        self.within(pid, 20, move |world| world.renew(pid, commands));
+    }
+
+    /// Whether the session is in this lane's hands.
+    pub(crate) fn holds(&self, slot: &Slot) -> bool {
+        slot.open && !slot.ended && self.is_alive(slot.proxy)
     }
 
     fn proxy(&mut self, pid: Pid) -> &mut Proxy {
@@ -198,7 +213,8 @@ impl World {
         let (link, holder) = (self.proxies[&pid].commands, self.name(pid).to_owned());
         let young = self.gaps(pid) == protocol::Gaps::Await;
         let after = start.filter(|&position| position != Position::ZERO);
-        let attach = Request::Attach { session, holder, sent: self.now, after, young };
+        let patience = ATTACH_PATIENCE[attempts as usize - 1];
+        let attach = Request::Attach { session, holder, sent: self.now, patience, after, young };
         self.call(link, attach, move |world, answer| {
             let attached = match answer {
                 Some(Answer::Attached(Attach::Done(attached))) => attached,
@@ -214,6 +230,9 @@ impl World {
                     world.look_for_cursor(slot);
                     world.within(pid, TAKEOVER_WAIT, move |world| {
                         if let Some(attached) = world.slots[slot].waits_for.take() {
+                            // The former holder did not say in time how far it came: some events come twice.
+                            let client = world.sockets[world.slots[slot].socket].client;
+                            world.clients[client].disturbed = true;
                             world.begin(slot, attached.cursor);
                         }
                     });

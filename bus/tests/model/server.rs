@@ -4,11 +4,12 @@ use crate::{
     broker::{Answer, Request, Said, tokens_of, word},
     world::{LinkId, Pid, World, note, short, violated},
 };
-use bus::rules::{Append, Claimed, Keeper, LogEntry, Standing, Vigil};
+use bus::rules::{Append, Claimed, Keeper, LogEntry, Play, Plays, Standing, Vigil};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
 use std::{
     collections::{BTreeMap, VecDeque},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) keeper: Keeper,
     pub(crate) vigil: Vigil,
     pub(crate) beat: u64,
+    /// Its last heartbeat said what it has restored, if it has.
+    pub(crate) said: bool,
     pub(crate) poll_open: Option<u64>,
     pub(crate) polled_at: u64,
     /// The broker's life to which this server has given back all that it kept.
@@ -32,6 +35,9 @@ pub(crate) struct Server {
     pub(crate) streams: BTreeMap<(SessionId, u64), Stream>,
     pub(crate) outbox: VecDeque<(SessionId, LogEntry)>,
     pub(crate) in_flight: bool,
+    pub(crate) plays: Arc<Plays>,
+    /// What was claimed, until its terminator is acknowledged.
+    played: BTreeMap<(SessionId, u64), Play>,
     /// Sessions that are still to be closed again.
     pub(crate) to_close: usize,
 }
@@ -44,6 +50,14 @@ pub(crate) enum RunAnswer {
     Busy,
     Later,
     Closed,
+}
+
+/// What the caller of `/close` hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseAnswer {
+    Done,
+    Unknown,
+    Later,
 }
 
 pub(crate) type Reply = Box<dyn FnOnce(&mut World, RunAnswer)>;
@@ -62,15 +76,22 @@ impl World {
             slot,
             commands: usize::MAX,
             appends: usize::MAX,
-            keeper: Keeper::new(1 << 24, Duration::from_secs(600), self.plan.keep),
+            keeper: Keeper::new(
+                1 << 24,
+                Duration::from_millis(self.plan.ttl.unwrap_or(600_000)),
+                self.plan.keep,
+            ),
             vigil: Vigil::default(),
             beat: 0,
+            said: true,
             poll_open: None,
             polled_at: 0,
             restored: None,
             streams: BTreeMap::new(),
             outbox: VecDeque::new(),
             in_flight: false,
+            plays: Arc::default(),
+            played: BTreeMap::new(),
             to_close: 0,
         };
         self.servers.insert(pid, server);
@@ -78,6 +99,25 @@ impl World {
         let server = self.server(pid);
         (server.commands, server.appends) = (commands, appends);
         self.within(pid, 10, move |world| world.poll(pid));
+        self.within(pid, 20, move |world| world.renew(pid, commands));
+    }
+
+    /// Whether the server plays this query: its terminator is not acknowledged yet.
+    pub(crate) fn plays(&self, pid: Pid, session: SessionId, generation: u64) -> bool {
+        self.servers[&pid].played.contains_key(&(session, generation))
+    }
+
+    /// What the server asks from now on arrives later by so much, on one of its connections or both.
+    pub(crate) fn delay_server(&mut self, slot: usize, by: u64) {
+        let server = &self.servers[&self.server_slots[slot]];
+        let (commands, appends) = (server.commands, server.appends);
+        let which = self.random.between(0, 2);
+        if which != 0 {
+            self.delay(appends, by);
+        }
+        if which != 1 {
+            self.delay(commands, by);
+        }
     }
 
     pub(crate) fn server(&mut self, pid: Pid) -> &mut Server {
@@ -140,16 +180,20 @@ impl World {
         &mut self,
         pid: Pid,
         session: SessionId,
-        reply: impl FnOnce(&mut World, bool) + 'static,
+        reply: impl FnOnce(&mut World, CloseAnswer) + 'static,
     ) {
         if !self.may_claim(pid) {
-            return self.within(pid, 1, move |world| reply(world, false));
+            return self.within(pid, 1, move |world| reply(world, CloseAnswer::Later));
         }
         let link = self.servers[&pid].commands;
         let whole = self.standing(pid) == Standing::Whole;
         self.call(link, Request::Close { session, whole }, move |world, answer| {
-            let done = matches!(answer, Some(Answer::Exists(true)));
-            if done {
+            let done = match answer {
+                Some(Answer::Exists(true)) => CloseAnswer::Done,
+                Some(Answer::Exists(false)) if world.is_old() => CloseAnswer::Unknown,
+                _ => CloseAnswer::Later,
+            };
+            if done == CloseAnswer::Done {
                 let now = world.instant();
                 world.server(pid).keeper.closed(session, now);
                 if !whole {
@@ -172,13 +216,21 @@ impl World {
         if !self.may_claim(pid) {
             return reply(self, RunAnswer::Later);
         }
-        self.claim(pid, session, query, attempt, Some(reply));
+        let play = self.servers[&pid].plays.claiming(session);
+        self.claim(pid, session, query, attempt, (play, reply));
     }
 
-    fn claim(&mut self, pid: Pid, id: SessionId, query: String, attempt: u64, reply: Option<Reply>) {
+    fn claim(
+        &mut self,
+        pid: Pid,
+        id: SessionId,
+        query: String,
+        attempt: u64,
+        (mut play, reply): (Play, Reply),
+    ) {
         let again = (query.clone(), attempt);
         if !self.may_claim(pid) {
-            return self.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, reply));
+            return self.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, (play, reply)));
         }
         let name = self.name(pid).to_owned();
         let link = self.servers[&pid].commands;
@@ -192,15 +244,35 @@ impl World {
             whole: self.standing(pid) == Standing::Whole,
         };
         self.call(link, request, move |world, claimed| {
-            let Some(Answer::Claimed(claimed)) = claimed else {
-                return world.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, reply));
-            };
-            let outcome = match claimed {
-                Claimed::Now { generation, prev } => world.play(pid, id, (generation, prev), query, &answer),
-                Claimed::Before { generation, prev, answer: kept } if kept == answer => {
-                    world.play(pid, id, (generation, prev), query, &answer)
+            let claimed = match claimed {
+                Some(Answer::Claimed(Claimed::Unlisted)) => {
+                    world.covered.insert("claimed by a server that a peer had removed");
+                    None
                 }
-                Claimed::Before { generation, .. } => RunAnswer::Streaming { generation },
+                Some(Answer::Claimed(claimed)) => Some(claimed),
+                _ => None,
+            };
+            let Some(claimed) = claimed else {
+                return world
+                    .within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, (play, reply)));
+            };
+            let own = match &claimed {
+                Claimed::Now { generation, prev } => Some((*generation, *prev)),
+                Claimed::Before { generation, prev, answer: kept } if *kept == answer => {
+                    Some((*generation, *prev))
+                }
+                _ => None,
+            };
+            if let Some(claim) = own {
+                play.claimed(claim.0);
+                world.play(pid, id, claim, query, &answer, play);
+                return reply(world, RunAnswer::Streaming { generation: claim.0 });
+            }
+            play.declined();
+            let outcome = match claimed {
+                Claimed::Now { generation, .. } | Claimed::Before { generation, .. } => {
+                    RunAnswer::Streaming { generation }
+                }
                 Claimed::Unknown => {
                     if world.is_old() {
                         RunAnswer::Unknown
@@ -210,10 +282,9 @@ impl World {
                 }
                 Claimed::Past | Claimed::Closed => RunAnswer::Closed,
                 Claimed::Busy => RunAnswer::Busy,
+                Claimed::Unlisted => RunAnswer::Later,
             };
-            if let Some(reply) = reply {
-                reply(world, outcome);
-            }
+            reply(world, outcome);
         });
     }
 
@@ -224,18 +295,19 @@ impl World {
         (generation, prev): (u64, Option<Position>),
         query: String,
         answer: &str,
-    ) -> RunAnswer {
+        play: Play,
+    ) {
         let now = self.instant();
         let server = self.server(pid);
         server.keeper.claimed(id, (generation, prev), &query, answer, now);
         let tokens = tokens_of(&query);
         server.streams.insert((id, generation), Stream { query, next: 1, tokens });
+        server.played.insert((id, generation), play);
         self.schedule_event(pid, (id, generation));
-        RunAnswer::Streaming { generation }
     }
 
     fn schedule_event(&mut self, pid: Pid, stream: (SessionId, u64)) {
-        let delay = self.random.between(5, 150);
+        let delay = self.random.between(5, 150) * self.plan.pace;
         self.within(pid, delay, move |world| world.emit(pid, stream));
     }
 
@@ -316,6 +388,7 @@ impl World {
             match *outcome {
                 Append::Stale => {
                     server.keeper.fenced_off(*id, generation);
+                    server.played.remove(&(*id, generation));
                     if server.streams.remove(&(*id, generation)).is_some() {
                         self.covered.insert("stale writer stopped");
                         note!(self, "{}: {generation} is stale, stops", self.name(pid));
@@ -326,6 +399,9 @@ impl World {
                 }
                 Append::Taken { .. } | Append::Repeated => {
                     server.keeper.appended(*id, entry.prefix, &entry.frame, now);
+                    if entry.prefix.kind.is_terminator() {
+                        server.played.remove(&(*id, generation));
+                    }
                 }
             }
         }

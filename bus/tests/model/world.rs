@@ -21,6 +21,8 @@ use uuid::Uuid;
 const PATIENCE: u64 = 1000;
 /// Logical time after which whatever is not done never will be.
 const END: u64 = 90_000;
+/// The same where sessions expire.
+const END_WITH_TTL: u64 = 600_000;
 /// Steps after which a world is taken to run in circles.
 const STEPS: u64 = 200_000;
 
@@ -91,6 +93,10 @@ pub(crate) enum Outside {
     ClaimUnheard,
     /// Redis lost the end that a peer had put to a query whose server lives after all.
     BurialLost,
+    /// Redis lost what a server had said whose peers have not read of it yet: it started less than a heartbeat before.
+    PeerUnknown,
+    /// Redis lost a session that was idle for longer than its time to live and is still held by a gateway.
+    IdleForgotten,
 }
 
 pub(crate) struct World {
@@ -117,6 +123,8 @@ pub(crate) struct World {
     pub(crate) history: Option<Vec<String>>,
     pub(crate) violation: Option<String>,
     pub(crate) outside: Option<Outside>,
+    /// Sessions that were idle until they expired.
+    pub(crate) expired: BTreeSet<SessionId>,
     /// Servers that alone can give back what the broker lost in its last death.
     pub(crate) bearers: BTreeSet<Pid>,
 }
@@ -184,10 +192,14 @@ impl World {
             history: verbose.then(Vec::new),
             violation: None,
             outside: None,
+            expired: BTreeSet::new(),
             bearers: BTreeSet::new(),
         };
         for slot in 0..SERVERS {
             world.start_server(slot);
+            // These have known each other for long.
+            let pid = world.server_slots[slot];
+            world.within(pid, 150, move |world| world.look(pid));
         }
         for slot in 0..PROXIES {
             world.start_proxy(slot);
@@ -204,6 +216,7 @@ impl World {
     /// Runs until everybody is done and it stayed quiet for a while.
     pub(crate) fn run(&mut self) {
         let (mut quiet_since, mut outside_since, mut steps) = (None, None, 0);
+        let end = if self.plan.ttl.is_some() { END_WITH_TTL } else { END };
         let last_fault = self.plan.faults.last().map_or(0, |&(at, _)| at + 6000);
         while let Some(Due { at, action, .. }) = self.queue.pop() {
             self.now = at;
@@ -224,7 +237,7 @@ impl World {
                 quiet_since = None;
             }
             steps += 1;
-            if at > END || steps > STEPS {
+            if at > end || steps > STEPS {
                 break;
             }
         }

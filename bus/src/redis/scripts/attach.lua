@@ -32,7 +32,8 @@ local before, holder, cursor = unpack(redis.call('HMGET', attach, 'epoch', 'hold
 before = before or '0'
 local epoch = string.format('%.0f', math.max(tonumber(before) + 1, now))
 redis.call('HSET', attach, 'epoch', epoch, 'holder', instance)
-redis.call('EXPIRE', attach, ttl)
+-- All keys of the session: their next renewal may be later than their end.
+for _, key in ipairs({attach, meta, log}) do redis.call('EXPIRE', key, ttl) end
 local told = 0
 if holder then
   told = redis.call('PUBLISH', prefix .. 'control:' .. holder,

@@ -7,7 +7,7 @@ use crate::{
         attach::Returned,
         restoration::{eval, past_of, text_of},
     },
-    rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Keeper, Record, Status},
+    rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Keeper, Part, Record, Status},
 };
 use proptest::prelude::*;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
@@ -22,6 +22,8 @@ use uuid::Uuid;
 /// Holds `mark`.
 const MARK: &str = "bus:mark";
 const TTL: u64 = 60;
+/// What is left of each key's time to live before a step.
+const LEFT: u64 = 30;
 const KEEP: usize = 4;
 const SERVERS: [&str; 2] = ["server-a", "server-b"];
 const GATEWAYS: [&str; 2] = ["gateway-a", "gateway-b"];
@@ -34,6 +36,8 @@ enum Op {
         query: u8,
         /// Whether every server has restored what it kept.
         whole: bool,
+        /// Whether Redis lists the server.
+        listed: bool,
     },
     /// The next event of the server's last claim, or one that it sends again.
     Append {
@@ -70,14 +74,15 @@ enum Op {
     Remember,
     RollBack,
     Forget,
+    Expire(Part),
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let server = 0..SERVERS.len();
     prop_oneof![
         2 => Just(Op::Create),
-        6 => (server.clone(), 0..12u8, prop::bool::weighted(0.8))
-            .prop_map(|(server, query, whole)| Op::Claim { server, query, whole }),
+        6 => (server.clone(), 0..12u8, prop::bool::weighted(0.8), prop::bool::weighted(0.9))
+            .prop_map(|(server, query, whole, listed)| Op::Claim { server, query, whole, listed }),
         14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
             .prop_map(|(server, terminator, again)| Op::Append { server, terminator, again }),
         1 => any::<bool>().prop_map(|whole| Op::Close { whole }),
@@ -91,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Remember),
         1 => Just(Op::RollBack),
         1 => Just(Op::Forget),
+        3 => prop_oneof![Just(Part::Meta), Just(Part::Log), Just(Part::Attachment)].prop_map(Op::Expire),
     ]
 }
 
@@ -197,13 +203,18 @@ impl<'a> Bench<'a> {
         let running = |server: usize| Names::default().running(SERVERS[server]);
         match op {
             Op::Create => {
-                self.ask::<Value>(redis::cmd("HSETNX").arg(meta).arg("status").arg("active"));
+                self.ask::<Value>(redis::cmd("HSETNX").arg(&meta).arg("status").arg("active"));
+                self.ask::<Value>(redis::cmd("EXPIRE").arg(meta).arg(TTL));
                 self.record.create();
             }
-            Op::Claim { server, query, whole } => {
+            Op::Claim { server, query, whole, listed } => {
                 let (query, answer) = (format!("q{query}"), format!("by {server}"));
-                let mut call =
-                    self.script(|s| &s.claim, &[meta, log, attach, running(server), MARK.to_owned()]);
+                let servers = Names::default().servers();
+                let heartbeat = redis::cmd("HSET").arg(&servers).arg(SERVERS[server]).arg("still").clone();
+                let removal = redis::cmd("HDEL").arg(&servers).arg(SERVERS[server]).clone();
+                self.ask::<Value>(if listed { &heartbeat } else { &removal });
+                let keys = [meta, log, attach, running(server), MARK.to_owned(), servers];
+                let mut call = self.script(|s| &s.claim, &keys);
                 let known = self.servers[server].generation;
                 call.arg(&query).arg(&answer).arg(SERVERS[server]).arg(TTL).arg(KEEP).arg("log").arg(down);
                 let (outcome, generation, prev, kept): (String, u64, String, String) =
@@ -217,6 +228,7 @@ impl<'a> Bench<'a> {
                     keep: KEEP,
                     known,
                     whole,
+                    listed,
                 };
                 let claimed = self.record.claim(claiming, true, &mut |_| 0);
                 let same = match outcome.as_str() {
@@ -225,6 +237,7 @@ impl<'a> Bench<'a> {
                     "unknown" => Claimed::Unknown,
                     "past" => Claimed::Past,
                     "closed" => Claimed::Closed,
+                    "unlisted" => Claimed::Unlisted,
                     other => {
                         assert_eq!(other, "busy");
                         Claimed::Busy
@@ -300,7 +313,7 @@ impl<'a> Bench<'a> {
             }
             Op::Reattach { nth } => {
                 let Some(&(gateway, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
-                let mut call = self.script(|s| &s.reattach, &[attach]);
+                let mut call = self.script(|s| &s.reattach, &[attach, meta, log]);
                 let newest: u64 = self
                     .ask(call.arg(epoch).arg(GATEWAYS[gateway]).arg(TTL).arg("").arg(session.to_string()));
                 assert_eq!(self.record.reattach(GATEWAYS[gateway], epoch, &mut |_| 0), newest);
@@ -309,8 +322,9 @@ impl<'a> Bench<'a> {
                 let Some(&(_, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
                 let cursor = Position::new(epoch, 1);
                 let mut call = self.script(|s| &s.restore_cursor, &[attach]);
-                self.ask::<Value>(call.arg(epoch).arg(cursor.to_string()).arg(TTL));
-                self.record.restore_cursor(epoch, cursor);
+                call.arg(epoch).arg(cursor.to_string()).arg(TTL).arg("").arg(session.to_string());
+                self.ask::<Value>(&call);
+                self.record.restore_cursor(epoch, cursor, &mut |_| 0);
             }
             Op::Bury { server } => {
                 let generation = self.record.generation;
@@ -320,8 +334,8 @@ impl<'a> Bench<'a> {
                     frame
                 };
                 let tail = terminator(Position::ZERO)[br#"{"id":"0-0""#.len()..].to_vec();
-                let mut call =
-                    self.script(|s| &s.bury, &[meta, log, running(server), Names::default().servers()]);
+                let keys = [meta, log, running(server), Names::default().servers(), attach];
+                let mut call = self.script(|s| &s.bury, &keys);
                 call.arg(SERVERS[server]).arg(generation).arg(session.to_string()).arg(tail).arg(TTL);
                 let buried: bool = self.ask(call.arg("log").arg(down).arg("still"));
                 let fence = self
@@ -356,7 +370,30 @@ impl<'a> Bench<'a> {
                 self.ask::<Value>(redis::cmd("DEL").arg(&self.keys()));
                 self.record = Record::default();
             }
+            Op::Expire(part) => {
+                let key = self.keys()[part as usize].clone();
+                self.ask::<Value>(redis::cmd("DEL").arg(key));
+                self.record.expire(part);
+            }
         }
+    }
+
+    /// Shortens what is left of every key's time to live.
+    fn age(&mut self) {
+        for key in self.keys() {
+            self.ask::<Value>(redis::cmd("EXPIRE").arg(key).arg(LEFT));
+        }
+    }
+
+    /// The parts whose keys have more time to live than was left.
+    fn renewed(&mut self) -> Vec<Part> {
+        let keys = self.keys();
+        let renewed = Part::ALL.into_iter().zip(keys).filter(|(_, key)| {
+            let left: i64 = self.ask(redis::cmd("TTL").arg(key));
+            assert_ne!(left, -1, "{key} never expires");
+            left > LEFT.cast_signed()
+        });
+        renewed.map(|(part, _)| part).collect()
     }
 
     fn attach(&mut self, gateway: usize, late: bool, after: Option<(u64, u64)>, young: bool) {
@@ -472,8 +509,14 @@ fn redis_follows_the_rules() {
         bench.ask::<Value>(redis::cmd("SET").arg(MARK).arg("mark"));
         bench.take(Op::Create);
         for op in ops {
+            bench.age();
+            drop(bench.record.take_renewed());
             bench.take(op);
             prop_assert_eq!(bench.redis(), bench.expected(), "after {:?}", op);
+            if !matches!(op, Op::RollBack) {
+                let renewed: Vec<Part> = bench.record.take_renewed().collect();
+                prop_assert_eq!(bench.renewed(), renewed, "renewed by {:?}", op);
+            }
         }
     });
 }

@@ -1,0 +1,105 @@
+//! Time to live: when the parts of a session expire, what renews them, and which of them may never expire.
+
+use crate::{
+    broker::{Memory, Request},
+    world::{LinkId, Outside, Pid, World, note, short, violated},
+};
+use bus::rules::Part;
+use protocol::SessionId;
+
+/// Pause before a renewal that failed is begun again.
+const RETRY: u64 = 500;
+
+impl World {
+    /// Sets when the parts that a step has renewed expire.
+    pub(crate) fn renewed(&mut self, session: SessionId) {
+        let Some(ttl) = self.plan.ttl else { return };
+        let at = self.now + ttl;
+        let memory = &mut self.broker.memory;
+        let Some(record) = memory.records.get_mut(&session) else { return };
+        for part in record.take_renewed() {
+            memory.expires.insert((session, part), at);
+        }
+        for part in Part::ALL {
+            let expires = memory.expires.contains_key(&(session, part));
+            if record.has(part) && !expires {
+                return violated!(self, "the {part:?} of {} never expires", short(session));
+            }
+            if expires && !record.has(part) {
+                memory.expires.remove(&(session, part));
+            }
+        }
+    }
+
+    /// Forgets what has not been renewed in time.
+    pub(crate) fn expire(&mut self) {
+        if self.plan.ttl.is_none() {
+            return;
+        }
+        let now = self.now;
+        let due = self.broker.memory.expires.iter().filter(|&(_, &at)| at <= now).map(|(&what, _)| what);
+        for (session, part) in due.collect::<Vec<_>>() {
+            self.judge_expiry(session, part);
+            self.broker.memory.expires.remove(&(session, part));
+            if let Some(record) = self.broker.memory.records.get_mut(&session) {
+                record.expire(part);
+            }
+        }
+    }
+
+    /// Nothing expires of a session that a living server plays or a living gateway holds.
+    fn judge_expiry(&mut self, session: SessionId, part: Part) {
+        note!(self, "broker: the {part:?} of {} expires", short(session));
+        // A server or a snapshot may bring back for a while what had expired.
+        if self.is_expired(session) {
+            return;
+        }
+        let record = &self.broker.memory.records[&session];
+        let (running, generation) = (record.running.clone(), record.generation);
+        let player = running.and_then(|owner| self.processes.iter().position(|p| p.name == owner));
+        if let Some(pid) = player.filter(|&pid| self.is_alive(pid) && self.plays(pid, session, generation)) {
+            violated!(self, "the {part:?} of {} expired, and {} plays it", short(session), self.name(pid));
+        }
+        let holder = self.slots.iter().find(|slot| slot.session == session && self.holds(slot));
+        if let Some(pid) = holder.map(|slot| slot.proxy) {
+            violated!(self, "the {part:?} of {} expired, and {} holds it", short(session), self.name(pid));
+        }
+        // Whoever attaches to a session that is known finds its log.
+        let at = |part| self.broker.memory.expires.get(&(session, part)).copied().unwrap_or(0);
+        if part == Part::Log && at(Part::Meta) > at(Part::Log) {
+            violated!(self, "the log of {} expired before the session", short(session));
+        }
+        if part == Part::Meta {
+            self.covered.insert("an idle session expired");
+            self.expired.insert(session);
+        }
+    }
+
+    /// Renews what a process plays or holds every third of the time to live, for as long as it lives.
+    pub(crate) fn renew(&mut self, pid: Pid, link: LinkId) {
+        let Some(ttl) = self.plan.ttl else { return };
+        let by_server = self.servers.contains_key(&pid);
+        let sessions =
+            if by_server { self.servers[&pid].plays.sessions() } else { self.proxies[&pid].held().collect() };
+        self.call(link, Request::Renew { sessions, by_server }, move |world, answer| {
+            let pause = if answer.is_some() { ttl / 3 } else { RETRY };
+            world.within(pid, pause, move |world| world.renew(pid, link));
+        });
+    }
+
+    /// The broker has lost the last renewal of a session that would have expired: it may do so before anybody renews it again.
+    pub(crate) fn find_lost_renewals(&mut self, before: &Memory, down: u64) {
+        let soon = self.now + down + 2_000;
+        let expires = &self.broker.memory.expires;
+        let lost =
+            before.expires.iter().any(|(what, &at)| expires.get(what).is_some_and(|&now| now < at.min(soon)));
+        if lost {
+            self.outside.get_or_insert(Outside::IdleForgotten);
+        }
+    }
+
+    /// A session that is unknown was idle for too long.
+    pub(crate) fn is_expired(&self, session: SessionId) -> bool {
+        self.expired.contains(&session)
+    }
+}
