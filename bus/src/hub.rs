@@ -29,9 +29,12 @@ struct State {
     start: Position,
     /// The client named this start and the broker, which may have lost data, does not have it (yet).
     unproven: bool,
+    /// The session took queries when it was attached, or a query was claimed since.
+    active: bool,
     /// Which attachment of the session this is: 0 until the broker has numbered it.
     epoch: u64,
-    /// The last position that was published, where nothing is logged.
+    /// The last position that the client has as far as is known, where nothing is logged: the one that it named, or the last
+    /// one that was published since.
     published: Position,
     /// The highest epoch that is known to have taken the session over.
     superseded_by: u64,
@@ -66,6 +69,7 @@ impl Slot {
             lane: Lane::after(Position::ZERO),
             start: Position::ZERO,
             unproven: false,
+            active: false,
             epoch: 0,
             published: Position::ZERO,
             superseded_by: 0,
@@ -96,11 +100,24 @@ impl Slot {
         }
     }
 
-    /// The stream starts behind `start`; nothing was handed on yet.
+    /// Starts the stream behind `start`. The lane has handed nothing on yet; without a log, events may have been handed on
+    /// already.
     pub(crate) fn begin(&self, start: Position) {
         let mut state = self.state.lock();
         state.start = start;
         state.lane = Lane::after(start);
+        state.published = state.published.max(start);
+    }
+
+    /// The session takes queries, as the broker says.
+    pub(crate) fn found_active(&self) {
+        self.state.lock().active = true;
+    }
+
+    /// Whether the session takes queries, as far as is known here.
+    pub(crate) fn is_active(&self) -> bool {
+        let state = self.state.lock();
+        state.active && !state.ended
     }
 
     /// The broker may have lost what lies before the start of the stream.
@@ -281,7 +298,7 @@ impl Slot {
     fn published(&self, state: &mut State, prefix: Prefix, frame: &[u8]) {
         let Position { generation, seq } = prefix.position;
         if seq > 0 {
-            state.published = prefix.position;
+            state.published = state.published.max(prefix.position);
             return self.forward(prefix, frame);
         }
         let last = Some(state.published).filter(|last| last.generation == generation);
@@ -304,8 +321,10 @@ impl Slot {
     }
 
     fn note(&self, state: &mut State, kind: Kind) {
-        if kind == Kind::Closed {
-            self.end_locked(state, LaneEnd::SessionClosed);
+        match kind {
+            Kind::Closed => self.end_locked(state, LaneEnd::SessionClosed),
+            Kind::Fence { .. } => state.active = true,
+            _ => {}
         }
     }
 }
@@ -426,10 +445,13 @@ mod tests {
     use uuid::Uuid;
 
     #[derive(Default)]
-    struct Ended(AtomicUsize, Mutex<Vec<(Position, Position)>>);
+    struct Ended(AtomicUsize, Mutex<Vec<(Position, Position)>>, Mutex<Vec<Position>>);
 
     impl Outlet for Ended {
-        fn event(&self, _: Prefix, _: &[u8]) {}
+        fn event(&self, prefix: Prefix, frame: &[u8]) {
+            assert_eq!(Prefix::parse(frame), Some(prefix));
+            self.2.lock().push(prefix.position);
+        }
         fn gap(&self, from: Position, to: Position) {
             self.1.lock().push((from, to));
         }
@@ -477,6 +499,37 @@ mod tests {
             assert_eq!(ended, [1, 1, 0]);
         }
     }
+
+    /// Without a log a peer's terminator names sequence 0, and gets the position after the last one that the client has.
+    #[test]
+    fn a_terminator_of_unknown_sequence_continues_after_the_resume_position() {
+        let at = Position::new;
+        let say = |slot: &Slot, kind, position| {
+            let mut frame = Vec::new();
+            match kind {
+                Kind::Error => protocol::encode_error(&mut frame, position, "server_lost", "gone", "q", 0, 0),
+                _ => protocol::encode_token(&mut frame, position, "x", "q", 0, 0),
+            }
+            slot.live(Prefix { position, kind }, &frame);
+        };
+        let cases = [
+            ("it resumes in the query", None, at(7, 5), vec![], vec![at(7, 6)]),
+            ("and received more", None, at(7, 5), vec![at(7, 9)], vec![at(7, 9), at(7, 10)]),
+            ("more came before it began", Some(at(7, 8)), at(7, 5), vec![], vec![at(7, 8), at(7, 9)]),
+            ("it resumes in an earlier query", None, at(6, 5), vec![], vec![at(7, 1)]),
+            ("it has nothing", None, Position::ZERO, vec![], vec![at(7, 1)]),
+        ];
+        for (name, early, start, tokens, expected) in cases {
+            let ended = Arc::new(Ended::default());
+            let slot = Slot::new(ended.clone(), Delivery::PubSub, Arc::default());
+            early.into_iter().for_each(|position| say(&slot, Kind::Token, position));
+            slot.begin(start);
+            tokens.into_iter().for_each(|position| say(&slot, Kind::Token, position));
+            say(&slot, Kind::Error, at(7, 0));
+            assert_eq!(*ended.2.lock(), expected, "{name}");
+        }
+    }
+
     #[test]
     fn a_start_that_is_not_restored_in_time_is_announced() {
         let at = Position::new;

@@ -293,6 +293,11 @@ pub trait Broker: Send + Sync + 'static {
     /// same step. Append the rest again ([`Batch::advance`]): what is in the log already is not doubled.
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError>;
 
+    /// Releases the claims of queries whose terminators the log refuses for good, without adding the terminators to the log: each
+    /// is published, so that clients that are connected hear the end. A claim of another owner or of another generation is left
+    /// as it is. The outcome is read like that of [`Broker::append`].
+    async fn release_claims(&self, terminators: &Batch) -> Result<Appended, BusError>;
+
     /// The queries that this process plays: it registers each before it claims it. What the broker lists for this process
     /// and nobody plays is ended.
     fn plays(&self) -> &Arc<Plays>;
@@ -316,6 +321,11 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Messages to this process. The first caller gets them; the queue is bounded, overflow is counted.
     fn control(&self) -> Option<mpsc::Receiver<Control>>;
+
+    /// Leaves the other servers: they neither wait for this process nor look after its queries any more. Nothing can be claimed
+    /// here afterwards. Returns false, and changes nothing, while a query is claimed or played here, or something that the
+    /// broker has lost is still being restored: then the others find out later that this process is gone.
+    async fn leave(&self) -> Result<bool, BusError>;
 
     /// Whether the bus can serve now.
     fn ready(&self) -> watch::Receiver<bool>;

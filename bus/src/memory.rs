@@ -228,6 +228,20 @@ impl Broker for MemoryBroker {
         Ok(appended)
     }
 
+    async fn release_claims(&self, terminators: &Batch) -> Result<Appended, BusError> {
+        let mut appended = Appended { taken: terminators.len(), ..Appended::default() };
+        for entry in terminators.iter() {
+            let Some(session) = self.0.get(entry.session) else { continue };
+            let mut state = session.state.lock();
+            let heard = self.0.step(entry.session, &mut state, |record, out| {
+                record.release_claim(HERE, entry.prefix, entry.frame, out)
+            });
+            appended.unheard += u64::from(heard == Some(0));
+            state.touched = Instant::now();
+        }
+        Ok(appended)
+    }
+
     fn plays(&self) -> &Arc<Plays> {
         &self.0.plays
     }
@@ -287,6 +301,11 @@ impl Broker for MemoryBroker {
 
     fn control(&self) -> Option<mpsc::Receiver<Control>> {
         self.0.control_reader.lock().take()
+    }
+
+    async fn leave(&self) -> Result<bool, BusError> {
+        // There is no other server.
+        Ok(true)
     }
 
     fn ready(&self) -> watch::Receiver<bool> {

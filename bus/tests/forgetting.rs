@@ -245,17 +245,33 @@ async fn a_dead_servers_query_ends_within_five_seconds_and_nothing_follows() {
     assert_eq!(taken.stale, [], "a healthy query was ended");
 }
 
+/// A client that stays, and one that has reconnected and receives nothing but the terminator: it continues after the position
+/// that the client named.
 #[tokio::test]
 async fn a_dead_servers_query_ends_without_a_log_too() {
     let bus = Fixture::redis(with_pubsub).await;
     let standing = Standing::start(&bus, with_pubsub);
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
-    let generation = claim(&standing.server, session, "lost").await.generation;
-    append(&standing.server, &query_batch(session, generation, 1..=3, false)).await;
-    reader.until_events(&expected(generation, 2)).await;
+    let mut readers = Vec::new();
+    for returns in [false, true] {
+        let session = bus.session().await;
+        let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+        let generation = claim(&standing.server, session, "lost").await.generation;
+        append(&standing.server, &query_batch(session, generation, 1..=3, false)).await;
+        reader.until_events(&expected(generation, 2)).await;
+        if returns {
+            let resume = Start::After(Position::new(generation, 3));
+            readers.push((
+                Reader::live(&bus.other_gateway, session, resume).await,
+                vec![Position::new(generation, 4)],
+            ));
+        } else {
+            readers.push((reader, expected(generation, 3)));
+        }
+    }
     standing.orders.send(Some(Duration::from_secs(5))).unwrap();
-    reader.until_events(&expected(generation, 3)).await;
+    for (reader, expected) in readers {
+        reader.until_events(&expected).await;
+    }
 }
 
 /// Another server, as far as its heartbeats are concerned.
@@ -290,6 +306,129 @@ impl Peer {
             first.query_async(&mut self.connection).await.expect("XRANGE");
         entries[0].1.1.clone()
     }
+}
+
+/// Waits until the server has read its peers' heartbeats twice more.
+async fn polled_twice(bus: &Fixture) {
+    let mut connection = bus.redis.as_ref().expect("a Redis").connection().await;
+    let (mut first, mut changes) = (None, 0);
+    timeout(PATIENCE, async {
+        while changes < 2 {
+            let beats: std::collections::HashMap<String, String> = redis::cmd("HGETALL")
+                .arg("test:servers")
+                .query_async(&mut connection)
+                .await
+                .expect("HGETALL");
+            let own = beats.into_iter().find(|(name, _)| name.starts_with("server."));
+            changes += i32::from(first.is_some() && own != first);
+            first = own;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the server polls");
+}
+
+/// The servers that Redis lists, by their instances.
+async fn servers(bus: &Fixture) -> Vec<String> {
+    let mut connection = bus.redis.as_ref().expect("a Redis").connection().await;
+    let mut names: Vec<String> =
+        redis::cmd("HKEYS").arg("test:servers").query_async(&mut connection).await.expect("HKEYS");
+    names.iter_mut().for_each(|name| name.truncate(name.find('.').unwrap_or(name.len())));
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_server_that_has_drained_is_not_waited_for_after_a_loss() {
+    let bus = Fixture::redis(as_it_is).await;
+    let other = open(bus.redis.as_ref().unwrap(), "other", Role::Server, as_it_is);
+    ready(&other).await;
+    let session = bus.session().await;
+    polled_twice(&bus).await;
+    assert_eq!(servers(&bus).await, ["other", "server"]);
+    assert!(other.leave().await.unwrap());
+    assert!(other.leave().await.unwrap(), "twice is fine");
+    assert!(
+        matches!(try_claim(&other, session, "q").await, Err(ClaimError::Bus(_))),
+        "it claims nothing more"
+    );
+    polled_twice(&bus).await;
+    assert_eq!(servers(&bus).await, ["server"], "no heartbeat follows");
+    flush(&bus).await;
+    claim(&bus.server, session, "q").await;
+    let fence = Peer::start(bus.redis.as_ref().unwrap()).await.first_fence(session).await;
+    assert!(fence.contains(r#""prev":"0-0""#), "{fence}");
+}
+
+/// Its peers must find a query that it leaves behind.
+#[tokio::test]
+async fn a_server_with_an_open_claim_does_not_leave() {
+    let bus = Fixture::redis(as_it_is).await;
+    let (session, reader) = {
+        let session = bus.session().await;
+        (session, Reader::live(&bus.gateway, session, Start::Cursor).await)
+    };
+    // In flight, and later claimed in Redis.
+    let play = bus.server.plays().claiming(session);
+    assert!(!bus.server.leave().await.unwrap());
+    let generation = claim(&bus.server, session, "q").await.generation;
+    drop(play);
+    assert!(!bus.server.leave().await.unwrap());
+    assert_eq!(servers(&bus).await, ["server"]);
+    append(&bus.server, &query_batch(session, generation, 1..=2, true)).await;
+    reader.until_events(&expected(generation, 2)).await;
+    assert!(bus.server.leave().await.unwrap());
+    assert_eq!(servers(&bus).await, Vec::<String>::new());
+}
+
+/// Renewals keep the keys of what is played and of what is held for longer than the TTL. After a loss both come back: the server
+/// restores what it plays, and a session that only a gateway holds takes queries again once no server is waited for.
+#[tokio::test]
+async fn what_only_renewals_keep_alive_is_restored() {
+    let bus = Fixture::redis(|config| config.session_ttl = Duration::from_secs(2)).await;
+    let (played, held, left) = (bus.session().await, bus.session().await, bus.session().await);
+    let holder = Reader::live(&bus.gateway, held, Start::Cursor).await;
+    let mut play = bus.server.plays().claiming(played);
+    let generation = claim(&bus.server, played, "q").await.generation;
+    play.claimed(generation);
+    for seq in 1..=12 {
+        append(&bus.server, &query_batch(played, generation, seq..=seq, false)).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    // Whatever happens to a session makes the server forget those that were idle for longer than the TTL.
+    bus.session().await;
+    flush(&bus).await;
+    append(&bus.server, &query_batch(played, generation, 13..=15, true)).await;
+    let reader = Reader::live(&bus.other_gateway, played, Start::After(Position::ZERO)).await;
+    reader.until_events(&expected(generation, 15)).await;
+    // While a server may still know more of it, the session stays unknown.
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    timeout(PATIENCE, async {
+        let mut get = redis::cmd("HGET");
+        get.arg(format!("test:session:{held}:meta")).arg("held");
+        while get.query_async::<Option<u8>>(&mut connection).await.expect("HGET") != Some(1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the gateway restores what it holds");
+    let young = try_claim(&bus.server, held, "q").await;
+    assert!(matches!(young, Err(ClaimError::Bus(BusError::Restoring))), "{young:?}");
+    bus.redis.as_ref().unwrap().age().await;
+    let next = claim(&bus.server, held, "q").await.generation;
+    append(&bus.server, &query_batch(held, next, 1..=2, true)).await;
+    holder.until_events(&expected(next, 2)).await;
+    let unknown = timeout(PATIENCE, async {
+        loop {
+            match try_claim(&bus.server, left, "q").await {
+                Err(ClaimError::Bus(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+                other => return other,
+            }
+        }
+    });
+    let unknown = unknown.await.expect("an answer");
+    assert!(matches!(unknown, Err(ClaimError::Unknown)), "one that nothing renewed expired: {unknown:?}");
 }
 
 async fn try_claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Result<Claim, ClaimError> {

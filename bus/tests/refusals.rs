@@ -3,10 +3,10 @@
 #[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
 mod support;
 
-use bus::{Appended, Batch, Broker, BusError, Refusal, Role, Start};
-use protocol::{Kind, Position, encode_error};
+use bus::{Appended, Batch, Broker, BusError, ClaimError, Refusal, Role, Start};
+use protocol::{Kind, Position, SessionId, encode_error};
 use redis::{AsyncCommands, Value, aio::MultiplexedConnection};
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use support::{Fixture, PATIENCE, PrivateRedis, Reader, as_it_is, expected, open, query_batch, ready};
 use tokio::time::{sleep, timeout};
 
@@ -194,6 +194,125 @@ async fn a_log_that_takes_nothing_delays_no_other_session() {
         .await
         .unwrap();
     assert_eq!((gone.stale, gone.refused), (vec![(sound, last)], vec![]));
+}
+
+/// The fields of a session's meta that say who runs it, and whether its server lists it.
+async fn claimed(connection: &mut MultiplexedConnection, session: SessionId) -> (Vec<Option<String>>, bool) {
+    let mut get = redis::cmd("HMGET");
+    get.arg(format!("test:session:{session}:meta")).arg(&["running", "owner"]);
+    let fields = get.query_async(connection).await.expect("HMGET");
+    let lists: Vec<String> =
+        redis::cmd("KEYS").arg("test:*running*").query_async(connection).await.expect("KEYS");
+    let mut listed = false;
+    for list in lists {
+        listed |= connection.hexists::<_, _, bool>(list, session.to_string()).await.expect("HEXISTS");
+    }
+    (fields, listed)
+}
+
+/// A terminator that the log never takes must neither keep the session busy nor keep a connected client waiting.
+#[tokio::test]
+async fn a_claim_is_released_although_the_log_refuses_its_terminator() {
+    let bus = Fixture::redis(as_it_is).await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.claim(session, "q").await;
+    append_all(&bus.server, query_batch(session, generation, 1..=2, false)).await;
+    reader.until("two tokens", |notes| notes.events.len() == 2).await;
+    let log = format!("test:session:{session}:log");
+    let () = redis::pipe()
+        .del(&log)
+        .ignore()
+        .set(&log, "no stream")
+        .ignore()
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let terminator = query_batch(session, generation, RangeInclusive::new(3, 2), true);
+    let appended = bus.server.append(&terminator).await.unwrap();
+    assert_eq!(Refusal::of(&appended.refused[0].words), Refusal::Final, "{appended:?}");
+
+    // Not another server's claim, nor one of another generation.
+    let other = open(bus.redis.as_ref().unwrap(), "other", Role::Server, as_it_is);
+    ready(&other).await;
+    let earlier = query_batch(session, generation - 1, RangeInclusive::new(3, 2), true);
+    for (server, batch) in [(&other, &terminator), (&bus.server, &earlier)] {
+        let released = server.release_claims(batch).await.unwrap();
+        assert!(released.taken == 1 && released.refused.is_empty(), "{released:?}");
+        assert_eq!(claimed(&mut connection, session).await.0[0].as_deref(), Some("1"));
+    }
+    for heard in [1, 0] {
+        let released = bus.server.release_claims(&terminator).await.unwrap();
+        assert!(
+            released.taken == 1 && released.refused.is_empty() && released.unheard == 0,
+            "{heard}: {released:?}"
+        );
+        assert_eq!(claimed(&mut connection, session).await, (vec![None, None], false));
+    }
+    reader.until_events(&expected(generation, 2)).await;
+    // Nothing can be claimed while the key is wrong, and nothing stays claimed.
+    assert!(matches!(
+        bus.server.claim(session, request("q2")).await,
+        Err(ClaimError::Bus(BusError::Refused(_)))
+    ));
+    let () = connection.del(&log).await.unwrap();
+    let next = bus.play(session, "q2", 3).await;
+    reader.until_events(&[expected(generation, 2), expected(next, 3)].concat()).await;
+    assert!(reader.notebook.read(|notes| notes.gaps.is_empty()));
+}
+
+/// A session that was closed meanwhile ends behind its last event.
+#[tokio::test]
+async fn a_claim_that_is_released_ends_a_closed_session() {
+    let bus = Fixture::redis(as_it_is).await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.claim(session, "q").await;
+    assert!(bus.server.close(session).await.unwrap());
+    let log = format!("test:session:{session}:log");
+    let () = redis::pipe()
+        .del(&log)
+        .ignore()
+        .set(&log, "no stream")
+        .ignore()
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let terminator = query_batch(session, generation, RangeInclusive::new(1, 0), true);
+    assert_eq!(bus.server.append(&terminator).await.unwrap().refused.len(), 1);
+    bus.server.release_claims(&terminator).await.unwrap();
+    reader.until("its end", |notes| notes.end == Some(bus::LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.notebook.events(), expected(generation, 0));
+}
+
+/// What a user may not do inside a script is refused for good.
+#[tokio::test]
+async fn a_permission_that_is_taken_away_is_a_final_refusal() {
+    let bus = Fixture::redis(as_it_is).await;
+    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let generation = bus.claim(session, "q").await;
+    append_all(&bus.server, query_batch(session, generation, 1..=2, false)).await;
+    command(&mut connection, "ACL SETUSER default -xadd").await;
+    let terminator = query_batch(session, generation, RangeInclusive::new(3, 2), true);
+    let appended = bus.server.append(&terminator).await.unwrap();
+    assert_eq!(Refusal::of(&appended.refused[0].words), Refusal::Final, "{appended:?}");
+    let released = bus.server.release_claims(&terminator).await.unwrap();
+    assert!(released.taken == 1 && released.refused.is_empty(), "{released:?}");
+    reader.until_events(&expected(generation, 2)).await;
+    // Where not even that is allowed, the release is refused, and nothing changes.
+    command(&mut connection, "ACL SETUSER default +xadd").await;
+    let next = bus.claim(session, "q2").await;
+    command(&mut connection, "ACL SETUSER default -hdel").await;
+    let terminator = query_batch(session, next, RangeInclusive::new(1, 0), true);
+    let released = bus.server.release_claims(&terminator).await.unwrap();
+    assert_eq!(Refusal::of(&released.refused[0].words), Refusal::Final, "{released:?}");
+    command(&mut connection, "ACL SETUSER default +hdel").await;
+    append_all(&bus.server, terminator).await;
+    bus.claim(session, "q3").await;
 }
 
 /// An event below the log's top counts as taken only where the log holds it.

@@ -45,6 +45,9 @@ use worker::{COMMANDS, Worker};
 /// How long the bus may take over the terminators of streams that the shutdown cut off.
 const LAST_APPENDS: Duration = Duration::from_secs(5);
 
+/// How long the bus may take to let this server leave.
+const LEAVE: Duration = Duration::from_secs(2);
+
 /// Serves on `listener` until `shutdown` is cancelled; then takes no new work, lets running queries end, for
 /// [`Config::drain`] at most, and returns. Dropping the future stops everything at once.
 ///
@@ -82,10 +85,28 @@ pub async fn run(
     let serving = AbortOnDropHandle::new(tokio::spawn(serving));
 
     shutdown.cancelled().await;
-    drain(&runs, &stop, workers).await;
+    let drained = drain(&runs, &stop, workers).await;
     drop(obeying);
     close.cancel();
-    serving.await.context("the listener's task failed")
+    serving.await.context("the listener's task failed")?;
+    if drained {
+        leave(&*bus).await;
+    }
+    Ok(())
+}
+
+/// Tells the other servers that this one is gone and owes them nothing. Where that fails, they find out from its silence.
+async fn leave(bus: &dyn Broker) {
+    match timeout(LEAVE, bus.leave()).await {
+        Ok(Ok(true)) => tracing::info!("left the bus"),
+        Ok(Ok(false)) => {
+            tracing::warn!("stays listed: a claim is open, or lost data is still being restored");
+        }
+        Ok(Err(error)) => tracing::warn!(%error, "the other servers were not told that this one is gone"),
+        Err(_) => {
+            tracing::warn!("the other servers were not told that this one is gone: the bus does not answer");
+        }
+    }
 }
 
 fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
@@ -104,8 +125,9 @@ fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
     }
 }
 
-/// Waits for running queries, ends what is left with an error terminator, and waits for the bus to have that.
-async fn drain(runs: &Runs, stop: &CancellationToken, mut workers: JoinSet<()>) {
+/// Waits for running queries, ends what is left with an error terminator, and waits for the bus to have that. Returns whether
+/// it has all of it.
+async fn drain(runs: &Runs, stop: &CancellationToken, mut workers: JoinSet<()>) -> bool {
     let running = || runs.config.max_streams - runs.permits.available_permits();
     tracing::info!(running = running(), within = ?runs.config.drain, "shutting down");
     let all = u32::try_from(runs.config.max_streams).unwrap_or(u32::MAX);
@@ -118,4 +140,5 @@ async fn drain(runs: &Runs, stop: &CancellationToken, mut workers: JoinSet<()>) 
         let events = runs.metrics.unacknowledged.get();
         tracing::error!(events, "the bus did not take the last events, they are lost");
     }
+    ended.is_ok()
 }

@@ -83,6 +83,7 @@ pub(crate) struct Metrics {
     pub(crate) streams_started: Counter,
     pub(crate) repeats: Counter,
     pub(crate) claims_unsettled: Counter,
+    pub(crate) claims_stuck: Counter,
     pub(crate) tokens: Counter,
     pub(crate) unheard: Counter,
     pub(crate) refused: Counter,
@@ -130,6 +131,11 @@ impl Metrics {
             "server_claims_unsettled",
             "Claims given up without knowing their outcome",
             self.claims_unsettled.clone(),
+        );
+        r.register(
+            "server_claims_stuck",
+            "Queries that ended and whose claims the bus refused to release",
+            self.claims_stuck.clone(),
         );
         r.register("server_tokens", "Tokens enqueued", self.tokens.clone());
         r.register(

@@ -7,10 +7,10 @@ use crate::{
 };
 use bus::{Batch, Entry};
 use protocol::{Kind, encode_error, encode_token, encode_verified_done, encode_verified_error};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// A batch takes no more events once its frames have this many bytes.
-const SEALED_BYTES: usize = 1 << 20;
+pub(crate) const SEALED_BYTES: usize = 1 << 20;
 
 /// A batch, and what its acknowledgement settles.
 #[derive(Debug, Default)]
@@ -71,6 +71,28 @@ impl Parcel {
             }
         }
         taken
+    }
+
+    /// Divides it by streams, in the order in which they first appear. The permit of a stream without events here is given
+    /// back.
+    pub(crate) fn by_stream(self) -> Vec<(StreamId, Self)> {
+        let mut streams: Vec<(StreamId, Self)> = Vec::new();
+        let mut places: HashMap<StreamId, usize> = HashMap::new();
+        let mut enqueued = self.enqueued.iter().flat_map(|&(at, n)| std::iter::repeat_n(at, n as usize));
+        for entry in self.batch.iter() {
+            let id = stream_of(&entry);
+            let place = *places.entry(id).or_insert_with(|| {
+                streams.push((id, Self::default()));
+                streams.len() - 1
+            });
+            streams[place].1.push_entry(&entry, enqueued.next().unwrap_or_default());
+        }
+        for (id, permit) in self.permits {
+            if let Some(&place) = places.get(&id) {
+                streams[place].1.permits.push((id, permit));
+            }
+        }
+        streams
     }
 
     /// Adds what comes behind it.

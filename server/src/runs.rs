@@ -12,7 +12,7 @@ use crate::{
     text::ResponseText,
     worker::{self, Command},
 };
-use bus::{Batch, Broker, Claim, ClaimError, ClaimRequest, Control};
+use bus::{Batch, Broker, Claim, ClaimError, ClaimRequest, Control, Refusal};
 use protocol::{ClockAnchor, Digester, Kind, Position, RunResponse, SessionId, encode_verified_error};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -203,7 +203,9 @@ impl Runs {
                 Err(ClaimError::Busy) => return Err(ApiError::Busy),
                 Err(ClaimError::Bus(error)) => error,
             };
-            if Instant::now() + backoff >= deadline {
+            // Asked again, a bus that refuses for good only keeps the place taken.
+            let refused = error.refusal() == Some(Refusal::Final);
+            if refused || Instant::now() + backoff >= deadline {
                 self.metrics.claims_unsettled.inc();
                 tracing::warn!(%session, %error, "gave a claim up, its outcome is unknown");
                 return Err(ApiError::BusUnreachable);
@@ -268,4 +270,61 @@ enum Claimed {
     Now(u64),
     /// By an earlier call, with this answer: start nothing.
     Before(u64, Answer),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::{Failure, RecordingBroker};
+    use protocol::Secret;
+
+    const KEY: &str = "a key of thirty-two bytes or more";
+
+    async fn give_up(failures: &[Failure]) -> (Vec<Duration>, u64) {
+        let bus = Arc::new(RecordingBroker::default());
+        bus.fail_claims(failures);
+        let config = Config::new(Secret::new(KEY).expect("long enough"));
+        let metrics = Metrics::default();
+        let runs = Runs::new(config, bus.clone(), metrics.clone(), ClockAnchor::now(), Vec::new());
+        let session = SessionId::new(Uuid::from_u128(1));
+        let answer = Answer {
+            tokens: 1,
+            boot_id: None,
+            server: None,
+            ideal_ttft_ms: 0.0,
+            ideal_e2el_ms: 0.0,
+            attempt: Uuid::from_u128(2),
+        };
+        let claimed = runs.claim(session, "q", &answer).await;
+        assert!(matches!(claimed, Err(ApiError::BusUnreachable)));
+        let at = bus.claimed_at();
+        (at.windows(2).map(|two| two[1] - two[0]).collect(), metrics.claims_unsettled.get())
+    }
+
+    /// The pauses double up to a bound, each shortened at random by at most a half, and end after a minute.
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_in_doubt_is_made_again_ever_more_slowly() {
+        let (pauses, unsettled) = give_up(&[Failure::Lost; 1_000]).await;
+        let mut longest = CLAIM_BACKOFF.start;
+        for (n, pause) in pauses.iter().enumerate() {
+            // The runtime's timers go by whole milliseconds.
+            let most = longest + Duration::from_millis(2);
+            assert!(
+                *pause >= longest / 2 && *pause <= most,
+                "pause {n} is {pause:?}, and not up to {longest:?}"
+            );
+            longest = (longest * 2).min(CLAIM_BACKOFF.end);
+        }
+        let distinct: std::collections::BTreeSet<_> = pauses.iter().skip(6).collect();
+        assert!(distinct.len() > pauses.len() / 2, "callers must not come back at once: {pauses:?}");
+        let all: Duration = pauses.iter().sum();
+        assert!(all <= CLAIM_PATIENCE && all > CLAIM_PATIENCE - 2 * CLAIM_BACKOFF.end, "{all:?}");
+        assert_eq!(unsettled, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_refused_for_good_is_given_up_at_once() {
+        let (pauses, unsettled) = give_up(&[Failure::Lost, Failure::Refused, Failure::Lost]).await;
+        assert_eq!((pauses.len(), unsettled), (1, 1));
+    }
 }

@@ -5,7 +5,7 @@
 mod refusals;
 
 use crate::{
-    aside::Aside,
+    aside::{Aside, Due},
     metrics::{Metrics, Outcome},
     outbox::{Outbox, Parcel, stream_of},
     pacer::{Pacer, Played, Stream, StreamId},
@@ -50,11 +50,19 @@ pub(crate) enum Command {
 }
 
 /// Where a parcel came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Source {
     Queue,
-    /// A stream that waits for itself.
-    Aside(StreamId),
+    /// Streams that wait aside.
+    Aside(Vec<StreamId>),
+}
+
+/// A parcel that is to be handed to the bus.
+struct Outgoing {
+    source: Source,
+    parcel: Parcel,
+    /// Its terminators' claims are to be released; otherwise its events are to be appended.
+    releases: bool,
 }
 
 /// A parcel that was handed to the bus, and what came of it.
@@ -105,7 +113,8 @@ pub(crate) struct Worker {
     rest: Option<Parcel>,
     aside: Aside,
     in_flight: Option<Delivery>,
-    last_source: Source,
+    /// The last parcel came from the streams that wait aside: the queue has its turn.
+    last_was_aside: bool,
     /// The queue is not tried before.
     retry_at: Instant,
     backoff: Duration,
@@ -139,7 +148,7 @@ impl Worker {
             rest: None,
             aside: Aside::default(),
             in_flight: None,
-            last_source: Source::Queue,
+            last_was_aside: false,
             retry_at: Instant::now(),
             backoff: FIRST_BACKOFF,
             refused_since: None,
@@ -270,23 +279,32 @@ impl Worker {
             return;
         }
         let now = Instant::now();
-        let aside = |worker: &mut Self| worker.aside.due(now).map(|(id, parcel)| (Source::Aside(id), parcel));
-        let next = match self.last_source {
-            Source::Queue if !self.aside.is_empty() => aside(self).or_else(|| self.next_queued(now)),
-            Source::Queue => self.next_queued(now),
-            Source::Aside(_) => self.next_queued(now).or_else(|| aside(self)),
+        let next = if self.last_was_aside {
+            self.next_queued(now).or_else(|| self.next_aside(now))
+        } else {
+            self.next_aside(now).or_else(|| self.next_queued(now))
         };
-        let Some((source, parcel)) = next else { return };
-        self.last_source = source;
+        self.last_was_aside = matches!(next, Some(Outgoing { source: Source::Aside(_), .. }));
+        let Some(Outgoing { source, parcel, releases }) = next else { return };
         let bus = self.bus.clone();
         self.in_flight = Some(Box::pin(async move {
-            let result = bus.append(&parcel.batch).await;
+            let result = if releases {
+                bus.release_claims(&parcel.batch).await
+            } else {
+                bus.append(&parcel.batch).await
+            };
             Delivered { source, parcel, result }
         }));
     }
 
+    /// The events of the streams that wait aside and are to be tried again.
+    fn next_aside(&mut self, now: Instant) -> Option<Outgoing> {
+        let Due { streams, parcel, releases } = self.aside.due(now)?;
+        Some(Outgoing { source: Source::Aside(streams), parcel, releases })
+    }
+
     /// The oldest parcel of the queue, without the events of streams that wait aside.
-    fn next_queued(&mut self, now: Instant) -> Option<(Source, Parcel)> {
+    fn next_queued(&mut self, now: Instant) -> Option<Outgoing> {
         if now < self.retry_at {
             return None;
         }
@@ -297,7 +315,7 @@ impl Worker {
                 self.metrics.unacknowledged.dec_by(left_out as i64);
             }
             if !parcel.batch.is_empty() {
-                return Some((Source::Queue, parcel));
+                return Some(Outgoing { source: Source::Queue, parcel, releases: false });
             }
         }
         None
@@ -398,12 +416,7 @@ impl Worker {
         match source {
             Source::Queue if parcel.batch.is_empty() => self.outbox.recycle(parcel),
             Source::Queue => self.rest = Some(parcel),
-            Source::Aside(id) if parcel.batch.is_empty() => {
-                if !appended.refused.iter().any(|refused| (refused.session, refused.generation) == id) {
-                    self.aside.settled(id);
-                }
-            }
-            Source::Aside(_) => drop(self.aside.add(parcel, true)),
+            Source::Aside(streams) => self.settle_aside(streams, parcel, &appended),
         }
         for refused in &appended.refused {
             self.judge(refused);

@@ -234,6 +234,20 @@ async fn a_drain_ends_in_time() {
     let events = bus.events_of(session);
     assert_eq!(shape(&events), (1, Some(Kind::Error)));
     assert!(events[1].1.contains(r#""code":"shutdown""#));
+    assert!(bus.has_left(), "the other servers must not wait for it");
+}
+
+/// What the bus did not take is left to the other servers, which find it where this server is still listed.
+#[tokio::test]
+async fn a_server_does_not_leave_before_its_last_event_is_acknowledged() {
+    let (bus, server) = recorded(Config { drain: Duration::from_millis(50), ..config() }).await;
+    let session = server.create().await;
+    server.accepted(session, json!({"query": "x", "itl_ms": 60_000})).await;
+    bus.until("the first token", |bus| bus.events_of(session).len() == 1).await;
+    bus.open_gate(false);
+    server.end().await;
+    assert_eq!(shape(&bus.events_of(session)), (1, None));
+    assert!(!bus.has_left());
 }
 
 /// Whoever says nothing, or too slowly, is let go.

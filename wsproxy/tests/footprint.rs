@@ -56,6 +56,10 @@ impl Broker for Tapped {
         self.bus.append(batch).await
     }
 
+    async fn release_claims(&self, terminators: &Batch) -> Result<Appended, BusError> {
+        self.bus.release_claims(terminators).await
+    }
+
     fn plays(&self) -> &Arc<Plays> {
         self.bus.plays()
     }
@@ -80,6 +84,10 @@ impl Broker for Tapped {
 
     fn control(&self) -> Option<mpsc::Receiver<Control>> {
         self.bus.control()
+    }
+
+    async fn leave(&self) -> Result<bool, BusError> {
+        self.bus.leave().await
     }
 
     fn ready(&self) -> watch::Receiver<bool> {

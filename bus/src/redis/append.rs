@@ -10,6 +10,7 @@ use crate::{
 use protocol::{Position, Prefix, SessionId};
 use redis::{Cmd, Pipeline, Value};
 use std::{
+    collections::HashSet,
     fmt::{self, Write},
     time::Instant,
 };
@@ -21,7 +22,8 @@ const CALL_BYTES: usize = 256 << 10;
 pub(super) async fn append(inner: &Inner, batch: &Batch) -> Result<Appended, BusError> {
     inner.restored()?;
     let entries: Vec<Entry<'_>> = batch.iter().collect();
-    let mut round = Round { inner, entries: &entries, skipped: Vec::new(), appended: Appended::default() };
+    let mut round =
+        Round { inner, entries: &entries, skipped: HashSet::new(), appended: Appended::default() };
     let mut stopped = None;
     while round.appended.taken < entries.len() {
         if let Err(error) = round.step().await {
@@ -45,7 +47,7 @@ struct Round<'a> {
     inner: &'a Inner,
     entries: &'a [Entry<'a>],
     /// Generations whose remaining entries are left out: stale ones and refused ones.
-    skipped: Vec<(SessionId, u64)>,
+    skipped: HashSet<(SessionId, u64)>,
     appended: Appended,
 }
 
@@ -125,17 +127,16 @@ impl Round<'_> {
 
     fn stale(&mut self, index: usize) {
         let generation = generation(&self.entries[index]);
-        self.skipped.push(generation);
+        self.skipped.insert(generation);
         self.appended.stale.push(generation);
         self.inner.keeper.lock().fenced_off(generation.0, generation.1);
     }
 
     fn refuse(&mut self, index: usize, words: String) {
         let generation = generation(&self.entries[index]);
-        if self.skipped.contains(&generation) {
+        if !self.skipped.insert(generation) {
             return;
         }
-        self.skipped.push(generation);
         self.appended.refused.push(Refused { index, session: generation.0, generation: generation.1, words });
     }
 

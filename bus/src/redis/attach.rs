@@ -38,6 +38,9 @@ pub(super) async fn attach(
             tokio::time::timeout(TAKEOVER_WAIT, released).await.unwrap_or(attached.cursor)
         }
     };
+    if attached.active {
+        slot.found_active();
+    }
     if attached.ahead {
         slot.doubt_start();
     }
@@ -116,16 +119,17 @@ enum Answer {
 }
 
 /// What the script returns: outcome, epoch, the one before it, how many were told, cursor, generation, the log's top,
-/// whether the position is above what exists, and the mark.
-pub(super) type Returned = (String, u64, u64, u64, String, u64, String, u8, Option<Vec<u8>>);
+/// whether the position is above what exists, the mark, and whether the session takes queries.
+pub(super) type Returned = (String, u64, u64, u64, String, u64, String, u8, Option<Vec<u8>>, u8);
 
 fn read(returned: Returned) -> Result<Answer, BusError> {
-    let (outcome, epoch, before, told, cursor, generation, top, ahead, mark) = returned;
+    let (outcome, epoch, before, told, cursor, generation, top, ahead, mark, active) = returned;
     let cursor = cursor.parse().unwrap_or(Position::ZERO);
     let top = top.parse().unwrap_or(Position::ZERO);
     match outcome.as_str() {
         "attached" => {
-            Ok(Answer::Done(Attached { epoch, before, told, cursor, generation, ahead: ahead == 1 }))
+            let (ahead, active) = (ahead == 1, active == 1);
+            Ok(Answer::Done(Attached { epoch, before, told, cursor, generation, ahead, active }))
         }
         "late" => Ok(Answer::Late),
         "beyond" => Ok(Answer::Beyond { top, mark }),

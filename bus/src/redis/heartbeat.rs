@@ -10,10 +10,13 @@ use protocol::{Position, SessionId, encode_error, monotonic_us};
 use redis::{Pipeline, aio::MultiplexedConnection};
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval, sleep},
+};
 
 /// A heartbeat and a look at the peers' this often: one that is gone is noticed after 2.4 to 3.2 seconds.
 const INTERVAL: Duration = Duration::from_millis(800);
@@ -30,8 +33,12 @@ const QUERIES: usize = 256;
 const CODE: &str = "server_lost";
 const MESSAGE: &str = "the server of this query is gone";
 
-/// Writes heartbeats and looks at the peers', forever.
-pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
+/// Writes heartbeats and looks at the peers', until this server leaves.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    lamp: readiness::Link,
+    mut leaves: mpsc::Receiver<oneshot::Sender<Result<bool, BusError>>>,
+) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut last, mut beat) = (Instant::now(), 0_u64);
@@ -40,6 +47,16 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
         let poll = tokio::select! {
             _ = ticks.tick() => true,
             () = inner.incarnation.gave_back() => false,
+            Some(reply) = leaves.recv() => {
+                let left = leave(&inner).await;
+                let gone = matches!(left, Ok(true));
+                // Whoever asked may have given up waiting.
+                let _ = reply.send(left);
+                if gone {
+                    return lamp.set(false);
+                }
+                continue;
+            }
             () = sleep(LOOK), if !said || inner.standing() == Standing::Waiting => false,
         };
         beat += u64::from(poll);
@@ -92,6 +109,26 @@ pub(super) async fn run(inner: Arc<Inner>, lamp: readiness::Link) {
             last = Instant::now();
         }
     }
+}
+
+/// Takes this server off the list, unless something is claimed, played or still being restored here.
+async fn leave(inner: &Inner) -> Result<bool, BusError> {
+    // First, so that a claim either finds it or is registered among the plays by now.
+    inner.left.store(true, Ordering::SeqCst);
+    let left = try_to_leave(inner).await;
+    inner.left.store(matches!(left, Ok(true)), Ordering::SeqCst);
+    left
+}
+
+async fn try_to_leave(inner: &Inner) -> Result<bool, BusError> {
+    if !inner.plays.sessions().is_empty() || !inner.incarnation.is_restored() {
+        return Ok(false);
+    }
+    let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;
+    let mut script = inner.scripts.leave.key(inner.names.servers());
+    script.key(inner.names.running(&inner.owner)).key(inner.incarnation.mark_key());
+    let left: u64 = inner.invoke(script.arg(&inner.owner).arg(&*mark)).await?;
+    Ok(left == 1)
 }
 
 /// One heartbeat; the mark, and the heartbeats of all servers.

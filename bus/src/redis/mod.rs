@@ -11,6 +11,7 @@ mod link;
 mod note;
 mod readiness;
 mod reading;
+mod release;
 mod renewal;
 mod restoration;
 mod scripts;
@@ -37,10 +38,16 @@ use redis::{
 };
 use restoration::Cursors;
 use scripts::Scripts;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 use subscriber::{Share, Subscriber, Subscribing};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use uuid::Uuid;
@@ -73,6 +80,10 @@ struct Inner {
     cursors: Mutex<Cursors>,
     /// The queries that this process plays.
     plays: Arc<Plays>,
+    /// Asks the heartbeat's task to leave the other servers; `None` in a process that writes no heartbeat.
+    leaving: Option<mpsc::Sender<oneshot::Sender<Result<bool, BusError>>>>,
+    /// This server leaves, or has left: nothing can be claimed here.
+    left: AtomicBool,
     scripts: Arc<Scripts>,
     counters: Arc<Counters>,
     hub: Arc<Hub>,
@@ -135,6 +146,8 @@ impl RedisBroker {
         let keeper = Mutex::new(Keeper::new(config.keep_bytes, config.session_ttl, config.log_entries));
         let cursors = Mutex::default();
         let (reading, reads) = Reading::new();
+        let (leaving, leaves) = mpsc::channel(1);
+        let role = config.role;
         let inner = Arc::new(Inner {
             config,
             owner,
@@ -145,6 +158,8 @@ impl RedisBroker {
             unmarked: Notify::new(),
             cursors,
             plays: Arc::default(),
+            leaving: (role == Role::Server).then_some(leaving),
+            left: AtomicBool::new(false),
             scripts,
             counters,
             hub,
@@ -157,8 +172,8 @@ impl RedisBroker {
         tasks.spawn(reading::run(inner.clone(), reads));
         tasks.spawn(restoration::run(inner.clone()));
         tasks.spawn(renewal::run(inner.clone()));
-        if inner.config.role == Role::Server {
-            tasks.spawn(heartbeat::run(inner.clone(), readiness.link()));
+        if role == Role::Server {
+            tasks.spawn(heartbeat::run(inner.clone(), readiness.link(), leaves));
         }
         Ok(Self { inner, control_reader: Mutex::new(Some(control_reader)), readiness, _tasks: tasks })
     }
@@ -191,17 +206,17 @@ impl Inner {
         if self.incarnation.is_young() { Gaps::Await } else { Gaps::Announce }
     }
 
-    /// A session that Redis does not know: it never did, unless it forgot.
-    async fn is_unknown(&self) -> Result<(), BusError> {
+    /// A session that Redis does not know: it never did, unless it forgot. `old`: its mark was old before Redis was asked.
+    async fn is_unknown(&self, old: bool) -> Result<(), BusError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("GET").arg(self.incarnation.mark_key());
         let (mark,): (Option<Vec<u8>>,) = self.call(&pipeline).await?;
         let same = self.incarnation.saw_mark(mark.as_deref());
-        if same && !self.incarnation.is_young() { Ok(()) } else { Err(BusError::Restoring) }
+        if same && old && !self.incarnation.is_young() { Ok(()) } else { Err(BusError::Restoring) }
     }
 
-    /// Closes the session in Redis. Said again, it marks a log that lacks its end. False for one that Redis does not know.
-    async fn close(&self, session: SessionId) -> Result<bool, BusError> {
+    /// Closes the session in Redis; `old` where its mark is old. Said again, it marks a log that lacks its end. False for one that Redis does not know.
+    async fn close(&self, session: SessionId, old: bool) -> Result<bool, BusError> {
         let (mark, standing) = self.claimable()?;
         if standing != Standing::Whole {
             self.unmarked.notify_one();
@@ -216,11 +231,23 @@ impl Inner {
             .arg(self.delivery())
             .arg(self.names.down(session))
             .arg(&*mark)
-            .arg(u8::from(standing == Standing::Whole));
+            .arg(u8::from(standing == Standing::Whole))
+            .arg(u8::from(old));
         match self.invoke(&script).await? {
             -1 => Err(BusError::Restoring),
             known => Ok(known != 0),
         }
+    }
+
+    /// Leaves the other servers. The heartbeat's task does it, so that no heartbeat follows.
+    async fn leave(&self) -> Result<bool, BusError> {
+        let Some(leaving) = &self.leaving else { return Ok(true) };
+        let (reply, left) = oneshot::channel();
+        if leaving.send(reply).await.is_err() {
+            // It has left before.
+            return Ok(true);
+        }
+        left.await.unwrap_or(Ok(true))
     }
 
     fn restored(&self) -> Result<(), BusError> {
@@ -238,6 +265,9 @@ impl Inner {
     /// The mark of a Redis from which sessions may be claimed, and whether its logs are whole.
     fn claimable(&self) -> Result<(Arc<str>, Standing), BusError> {
         self.restored()?;
+        if self.left.load(Ordering::SeqCst) {
+            return Err(BusError::Unreachable("this server has left the bus".to_owned()));
+        }
         let mark = self.incarnation.mark().ok_or(BusError::Restoring)?;
         match self.vigil.lock().standing(&mark, self.incarnation.is_old()) {
             Standing::Waiting => Err(BusError::Restoring),
@@ -277,6 +307,7 @@ impl Broker for RedisBroker {
 
     async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError> {
         let inner = &self.inner;
+        let old = inner.incarnation.is_old();
         let (mark, standing) = inner.claimable()?;
         let known = inner.keeper.lock().get(session).map_or(0, |kept| kept.generation);
         let mut script = inner.scripts.claim.key(inner.names.meta(session));
@@ -296,7 +327,8 @@ impl Broker for RedisBroker {
             .arg(session.to_string())
             .arg(&*mark)
             .arg(known)
-            .arg(u8::from(standing == Standing::Whole));
+            .arg(u8::from(standing == Standing::Whole))
+            .arg(u8::from(old));
         let (outcome, generation, prev, kept): (String, u64, String, String) = inner.invoke(&script).await?;
         let repeated = match outcome.as_str() {
             "claimed" => false,
@@ -311,7 +343,7 @@ impl Broker for RedisBroker {
             // A peer has removed this server: its next heartbeat lists it again.
             "unlisted" => return Err(BusError::Restoring.into()),
             _ => {
-                inner.is_unknown().await?;
+                inner.is_unknown(old).await?;
                 return Err(ClaimError::Unknown);
             }
         };
@@ -337,17 +369,22 @@ impl Broker for RedisBroker {
         append::append(&self.inner, batch).await
     }
 
+    async fn release_claims(&self, terminators: &Batch) -> Result<Appended, BusError> {
+        release::release(&self.inner, terminators).await
+    }
+
     fn plays(&self) -> &Arc<Plays> {
         &self.inner.plays
     }
 
     async fn close(&self, session: SessionId) -> Result<bool, BusError> {
         let inner = &self.inner;
-        let known = inner.close(session).await?;
+        let old = inner.incarnation.is_old();
+        let known = inner.close(session, old).await?;
         if known {
             inner.keeper.lock().closed(session, Instant::now());
         } else {
-            inner.is_unknown().await?;
+            inner.is_unknown(old).await?;
         }
         Ok(known)
     }
@@ -369,6 +406,10 @@ impl Broker for RedisBroker {
 
     fn control(&self) -> Option<mpsc::Receiver<Control>> {
         self.control_reader.lock().take()
+    }
+
+    async fn leave(&self) -> Result<bool, BusError> {
+        self.inner.leave().await
     }
 
     fn ready(&self) -> watch::Receiver<bool> {

@@ -1,4 +1,5 @@
-//! Restores what a Redis has lost: a server what was acknowledged to it, a gateway what it holds and released. Every step
+//! Restores what a Redis has lost: a server what was acknowledged to it, a gateway what it holds and released, and that the sessions
+//! that it holds take queries. Every step
 //! may be repeated, and changes nothing where nothing was lost.
 
 use super::{Inner, link::Link};
@@ -36,7 +37,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             losses = inner.incarnation.loss() => losses,
             () = inner.subscribers[0].came_back() => {
                 let mut connection = inner.commands.connected().await;
-                if let Err(error) = give_back_holders(&inner, &mut connection).await {
+                if let Err(error) = give_back_holders(&inner, &mut connection, false).await {
                     tracing::debug!("what is held was not said again, trying again: {error}");
                     inner.subscribers[0].said_nothing();
                     tokio::time::sleep(RETRY).await;
@@ -169,7 +170,7 @@ async fn close_again(inner: &Inner) -> bool {
     };
     let mut all = true;
     for session in closed {
-        if let Err(error) = inner.close(session).await {
+        if let Err(error) = inner.close(session, inner.incarnation.is_old()).await {
             tracing::debug!(%session, "a session was not closed again, trying again: {error}");
             all = false;
         }
@@ -298,7 +299,7 @@ pub(super) fn eval(hash: &str, keys: &[String]) -> Cmd {
     call
 }
 
-/// A gateway's part: the cursors that it released, and who holds which session.
+/// A gateway's part: the cursors that it released, who holds which session, and that these sessions take queries.
 async fn give_back_attachments(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
@@ -315,13 +316,15 @@ async fn give_back_attachments(
         }
         send(connection, &pipeline).await?;
     }
-    give_back_holders(inner, connection).await?;
+    give_back_holders(inner, connection, true).await?;
     Ok(mark)
 }
 
+/// Says again which sessions are held here; where Redis has `lost` data, also that they take queries.
 async fn give_back_holders(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
+    lost: bool,
 ) -> Result<(), BusError> {
     let reattach = &inner.scripts.reattach;
     reattach.load_async(connection).await.map_err(|error| Link::failed(&error))?;
@@ -338,6 +341,7 @@ async fn give_back_holders(
             let mut call = eval(inner.scripts.reattach.get_hash(), &keys);
             call.arg(slot.epoch()).arg(&inner.owner).arg(inner.ttl());
             call.arg(inner.names.prefix()).arg(session.to_string());
+            call.arg(u8::from(lost && slot.is_active()));
             pipeline.add_command(call);
         }
         if pipeline.is_empty() {

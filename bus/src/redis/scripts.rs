@@ -79,9 +79,19 @@ end
 local function past_query(generation, query) return {tonumber(generation), query, generation .. ' ' .. query} end
 ";
 
+/// Lets a session take queries that a gateway restored and no server did. Only an old mark allows it: until then the server that
+/// knows the session may still restore it.
+const ADOPT: &str = r"
+local function adopt(meta, old)
+  if old and redis.call('HEXISTS', meta, 'status') == 0 and redis.call('HEXISTS', meta, 'held') == 1 then
+    redis.call('HSET', meta, 'status', 'active')
+  end
+end
+";
+
 /// KEYS meta, log, attach, the owner's running sessions, mark, servers. ARGV query, answer, owner, ttl, entries kept, 'log' |
 /// 'pubsub', down channel, session, the mark that the owner knows, the last generation that it knows, '1' where the log is
-/// whole. Returns the outcome, the generation, the position before it ('' for unknown), and the answer that was kept or the
+/// whole, '1' where the mark is old. Returns the outcome, the generation, the position before it ('' for unknown), and the answer that was kept or the
 /// mark of a Redis that is not the owner's.
 const CLAIM: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
@@ -89,6 +99,7 @@ local query, answer, owner, ttl, keep, logged, down, session =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7], ARGV[8]
 local mark = redis.call('GET', KEYS[5]) or ''
 if mark ~= ARGV[9] then return {'lost', '0', '', mark} end
+adopt(meta, ARGV[12] == '1')
 if redis.call('HEXISTS', KEYS[6], owner) == 0 then return {'unlisted', '0', '', ''} end
 local status, last_query, last_generation, last_prev, last_answer, running, past =
   unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running', 'past'))
@@ -126,12 +137,16 @@ return {'claimed', generation, prev, ''}
 /// Appends, publishes and terminates: see the file's head.
 const APPEND: &str = include_str!("append.lua");
 
+/// Releases a claim without a terminator in the log: see the file's head.
+const RELEASE_CLAIM: &str = include_str!("release.lua");
+
 /// KEYS meta, log, mark. ARGV prefix of names, session, ttl, 'log' | 'pubsub', down channel, the mark that the caller knows,
-/// '1' where the log is whole: it gets its end then. Returns 0 for an unknown session, -1 where the mark is another.
+/// '1' where the log is whole: it gets its end then, '1' where the mark is old. Returns 0 for an unknown session, -1 where the mark is another.
 const CLOSE: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local prefix, session, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == 'log', ARGV[5]
 if redis.call('GET', KEYS[3]) ~= ARGV[6] then return -1 end
+adopt(meta, ARGV[8] == '1')
 local status, running, owner, generation = unpack(redis.call('HMGET', meta, 'status', 'running', 'owner', 'gen'))
 if not status then return 0 end
 redis.call('HSET', meta, 'status', 'closed')
@@ -169,14 +184,18 @@ end
 return 1
 "#;
 
-/// KEYS attach, meta, log. ARGV epoch, instance, ttl, prefix of names, session: a gateway still has the session. Redis may have
-/// lost the last renewal. Answers the newest epoch.
+/// KEYS attach, meta, log. ARGV epoch, instance, ttl, prefix of names, session, '1' where the session took queries: a gateway still
+/// has the session. Redis may have lost the last renewal. Returns the newest epoch.
 const REATTACH: &str = r#"
-local attach, epoch = KEYS[1], ARGV[1]
+local attach, meta, epoch = KEYS[1], KEYS[2], ARGV[1]
 local current, holder = unpack(redis.call('HMGET', attach, 'epoch', 'holder'))
 current = current or '0'
 if tonumber(current) > tonumber(epoch) then return current end
 redis.call('HSET', attach, 'epoch', epoch, 'holder', ARGV[2])
+-- No server may remember a session that was idle for long: see `adopt`.
+if ARGV[6] == '1' and redis.call('HEXISTS', meta, 'status') == 0 then
+  redis.call('HSET', meta, 'held', '1')
+end
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[3]) end
 -- Redis had lost this attachment, and an earlier holder said again that it has the session.
 if holder and current ~= epoch then
@@ -381,6 +400,14 @@ if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL'
 return 0
 ";
 
+/// KEYS servers, the server's running sessions, mark. ARGV the server, the mark that it knows. Takes a server that has drained off
+/// the list. Returns 0, and changes nothing, where a query is still claimed there or Redis has lost its data.
+const LEAVE: &str = r"
+if redis.call('GET', KEYS[3]) ~= ARGV[2] or redis.call('HLEN', KEYS[2]) > 0 then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+return 1
+";
+
 /// KEYS servers. ARGV the heartbeat that stands for none, then names: lists servers that Redis has lost.
 const LIST_SERVERS: &str = r"
 for n = 2, #ARGV do redis.call('HSETNX', KEYS[1], ARGV[n], ARGV[1]) end
@@ -391,6 +418,7 @@ pub(super) struct Scripts {
     pub(super) mark: Script,
     pub(super) claim: Script,
     pub(super) append: Script,
+    pub(super) release_claim: Script,
     pub(super) close: Script,
     pub(super) attach: Script,
     pub(super) release: Script,
@@ -400,15 +428,17 @@ pub(super) struct Scripts {
     pub(super) bury: Script,
     pub(super) forget_server: Script,
     pub(super) list_servers: Script,
+    pub(super) leave: Script,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             mark: Script::new(MARK),
-            claim: Script::new(&[TOP, FENCE, PAST, CLAIM].concat()),
+            claim: Script::new(&[TOP, FENCE, PAST, ADOPT, CLAIM].concat()),
             append: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, APPEND].concat()),
-            close: Script::new(&[TOP, MARK_CLOSED, CLOSE].concat()),
+            release_claim: Script::new(&[RUNS_NO_MORE, RELEASE_CLAIM].concat()),
+            close: Script::new(&[TOP, MARK_CLOSED, ADOPT, CLOSE].concat()),
             attach: Script::new(&[TOP, ATTACH].concat()),
             release: Script::new(RELEASE),
             reattach: Script::new(REATTACH),
@@ -416,6 +446,7 @@ impl Scripts {
             restore: Script::new(&[TOP, RUNS_NO_MORE, PAST, RESTORE].concat()),
             forget_server: Script::new(FORGET_SERVER),
             list_servers: Script::new(LIST_SERVERS),
+            leave: Script::new(LEAVE),
             bury: Script::new(&[TOP, FENCE, MARK_CLOSED, RUNS_NO_MORE, BURY].concat()),
         }
     }

@@ -1,6 +1,6 @@
 //! The steps of an attachment: a gateway takes a session, releases it, and reports what it has to a broker that lost data.
 
-use super::{Audience, Effect, Part, Record};
+use super::{Audience, Effect, Part, Record, Status};
 use protocol::Position;
 
 /// What an attachment needs to know.
@@ -33,6 +33,8 @@ pub struct Attached {
     pub generation: u64,
     /// The client names a position that the broker does not have (yet).
     pub ahead: bool,
+    /// The session exists and takes queries.
+    pub active: bool,
 }
 
 /// What the call to attach came to. Only the first outcome changes anything.
@@ -86,6 +88,7 @@ impl Record {
             cursor: self.cursor,
             generation: self.generation,
             ahead,
+            active: self.status.map_or(self.held, |status| status == Status::Active),
         })
     }
 
@@ -103,9 +106,11 @@ impl Record {
     }
 
     /// A gateway says again that it has the session, to a broker that may have forgotten. An earlier holder, which may have
-    /// said the same before, is told. Returns the newest epoch.
-    pub fn reattach(&mut self, holder: &str, epoch: u64, out: Audience<'_>) -> u64 {
+    /// said the same before, is told. `active`: the session took queries, which [`Record::adopt`] needs should no server
+    /// remember it. Returns the newest epoch.
+    pub fn reattach(&mut self, holder: &str, epoch: u64, active: bool, out: Audience<'_>) -> u64 {
         if self.epoch <= epoch {
+            self.held |= active && self.status.is_none();
             self.renew(&Part::ALL);
             let before = std::mem::replace(&mut self.epoch, epoch);
             let former = self.holder.replace(holder.to_owned());
@@ -135,7 +140,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::{LogEntry, Status};
+    use crate::rules::LogEntry;
     use protocol::{Kind, Prefix};
 
     const NOW: u64 = 1_000;
@@ -157,6 +162,22 @@ mod tests {
         assert_eq!(attach(&mut record, Position::ZERO, NOW - 1, false), Attach::Late);
         assert_eq!((record.holder.as_deref(), record.epoch), (Some("other"), 5));
         assert!(matches!(attach(&mut record, Position::ZERO, NOW, false), Attach::Done(_)));
+    }
+
+    #[test]
+    fn a_gateway_restores_that_a_session_takes_queries_and_opens_none_that_is_closed() {
+        for (before, active, epoch, after) in [
+            (None, true, 5, Some(Status::Active)),
+            (None, false, 5, None),
+            (None, true, 4, None),
+            (Some(Status::Closed), true, 5, Some(Status::Closed)),
+        ] {
+            let mut record = Record { status: before, epoch: 5, ..Record::default() };
+            assert_eq!(record.reattach("gateway", epoch, active, &mut |_| 1), 5);
+            assert_eq!(record.status, before, "a server may still say what it knows");
+            record.adopt();
+            assert_eq!(record.status, after, "{before:?}, {active}, epoch {epoch}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Record {
     #[must_use]
     pub fn has(&self, part: Part) -> bool {
         match part {
-            Part::Meta => self.status.is_some(),
+            Part::Meta => self.status.is_some() || self.held,
             Part::Log => !self.log.is_empty(),
             Part::Attachment => self.epoch > 0 || self.cursor_epoch > 0,
         }

@@ -150,6 +150,8 @@ pub enum Append {
 pub struct Record {
     /// `None`: no such session.
     pub status: Option<Status>,
+    /// A gateway restored that the session takes queries; without effect once the status is known.
+    pub held: bool,
     /// The generation of the last claim.
     pub generation: u64,
     /// The last position before that, where it was known.
@@ -181,6 +183,14 @@ impl Record {
     pub fn create(&mut self) {
         self.status.get_or_insert(Status::Active);
         self.renew(&[Part::Meta]);
+    }
+
+    /// Lets a session take queries that a gateway restored and no server did: once so much time has passed since the loss that
+    /// no server is waited for.
+    pub fn adopt(&mut self) {
+        if self.held {
+            self.status.get_or_insert(Status::Active);
+        }
     }
 
     /// The last entry's position, zero for an empty log.
@@ -274,6 +284,31 @@ impl Record {
     /// What an event of an earlier generation comes to: it may have been taken, and the answer lost.
     fn superseded(&self, prefix: Prefix, frame: &[u8]) -> Append {
         if self.holds(prefix.position, Some(frame)) { Append::Repeated } else { Append::Stale }
+    }
+
+    /// Releases the owner's claim, although the log refuses its terminator for good: the terminator is published and not logged.
+    /// Returns how many heard it, `None` where the claim has ended otherwise.
+    pub fn release_claim(
+        &mut self,
+        owner: &str,
+        prefix: Prefix,
+        frame: &[u8],
+        out: Audience<'_>,
+    ) -> Option<u64> {
+        let Prefix { position, .. } = prefix;
+        if self.generation != position.generation || self.running.as_deref() != Some(owner) {
+            return None;
+        }
+        self.running = None;
+        self.renew(&[Part::Meta]);
+        let heard = out(Effect::Publish { prefix, frame });
+        if self.status == Some(Status::Closed) {
+            let position = position.next();
+            let mut frame = Vec::new();
+            encode_closed(&mut frame, position);
+            out(Effect::Publish { prefix: Prefix { position, kind: Kind::Closed }, frame: &frame });
+        }
+        Some(heard)
     }
 
     /// Whether the log holds this position, with this frame where one is given.

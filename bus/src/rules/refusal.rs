@@ -28,12 +28,16 @@ const PASSING: [&str; 11] = [
 const FINAL: [&str; 4] = ["WRONGTYPE", "NOPERM", "NOAUTH", "WRONGPASS"];
 
 /// What follows a plain `ERR` where the call itself is wrong.
-const FINAL_TEXTS: [&str; 5] = [
+const FINAL_TEXTS: [&str; 8] = [
     "syntax error",
     "wrong number of arguments",
     "unknown command",
     "Invalid stream ID",
     "the log lacks this event",
+    // What a user may not do, where a script does it.
+    "ACL failure in script",
+    "The user executing the script can't",
+    "has no permissions to",
 ];
 
 /// What is said of an event that the log lacks although it holds later ones.
@@ -93,6 +97,14 @@ mod tests {
             ("BUSYKEY Target key name already exists.", Refusal::Unknown),
             ("NOPERM this user has no permissions to run the 'xadd' command", Refusal::Final),
             ("NOAUTH Authentication required.", Refusal::Final),
+            (
+                "ERR ACL failure in script: User default has no permissions to run the 'xadd' command",
+                Refusal::Final,
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: 7e93b",
+                Refusal::Final,
+            ),
             ("ERR syntax error", Refusal::Final),
             (HOLE, Refusal::Final),
             ("ERR something new", Refusal::Unknown),

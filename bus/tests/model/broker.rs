@@ -64,6 +64,7 @@ pub(crate) enum Request {
         owner: String,
         known: u64,
         whole: bool,
+        old: bool,
     },
     Append {
         entries: Vec<(SessionId, LogEntry)>,
@@ -97,6 +98,7 @@ pub(crate) enum Request {
     Close {
         session: SessionId,
         whole: bool,
+        old: bool,
     },
     /// Gives the sessions their full time to live.
     Renew {
@@ -132,6 +134,7 @@ pub(crate) enum Request {
         session: SessionId,
         holder: String,
         epoch: u64,
+        active: bool,
     },
     RestoreCursor {
         session: SessionId,
@@ -241,7 +244,8 @@ impl World {
                 self.broker.touched.insert(session, now_ms);
                 Answer::Done
             }
-            Request::Claim { session, query, answer, owner, known, whole } => {
+            Request::Claim { session, query, answer, owner, known, whole, old } => {
+                self.adopt(session, old);
                 let (query_id, keep) = (&query, self.plan.keep);
                 let (answer, listed) = (&answer, self.broker.memory.beats.contains_key(&owner));
                 let claiming =
@@ -322,7 +326,8 @@ impl World {
                 }
                 Answer::Done
             }
-            Request::Close { session, whole } => {
+            Request::Close { session, whole, old } => {
+                self.adopt(session, old);
                 let exists = self.step(session, |record, out| record.close(whole, true, out));
                 note!(self, "broker: closes {} → {exists}", short(session));
                 Answer::Exists(exists)
@@ -389,8 +394,8 @@ impl World {
                 self.step(session, |record, out| record.release(epoch, cursor, out));
                 Answer::Done
             }
-            Request::Reattach { session, holder, epoch } => {
-                let newest = self.step(session, |record, out| record.reattach(&holder, epoch, out));
+            Request::Reattach { session, holder, epoch, active } => {
+                let newest = self.step(session, |record, out| record.reattach(&holder, epoch, active, out));
                 note!(
                     self,
                     "{holder}: still has {} with epoch {epoch}; the newest is {newest}",
@@ -402,6 +407,15 @@ impl World {
                 self.step(session, |record, out| record.restore_cursor(epoch, cursor, out));
                 Answer::Done
             }
+        }
+    }
+
+    /// A session that no server has restored in time, and a gateway has, takes queries.
+    fn adopt(&mut self, session: SessionId, old: bool) {
+        let unknown = |record: &Record| record.held && record.status.is_none();
+        if old && self.broker.memory.records.get(&session).is_some_and(unknown) {
+            self.covered.insert("restored by its gateway alone");
+            self.step(session, |record, _| record.adopt());
         }
     }
 

@@ -82,7 +82,7 @@ impl World {
             return self.within(pid, 100, move |world| world.mark(pid, session));
         }
         let link = self.servers[&pid].commands;
-        self.call(link, Request::Close { session, whole: true }, move |world, answer| {
+        self.call(link, Request::Close { session, whole: true, old: self.is_old() }, move |world, answer| {
             if answer.is_none() {
                 world.within(pid, 100, move |world| world.mark(pid, session));
             } else {

@@ -48,6 +48,8 @@ pub(crate) struct Slot {
     socket: SocketId,
     lane: Lane,
     epoch: u64,
+    /// The session took queries when it was attached.
+    active: bool,
     superseded_by: u64,
     released: (u64, Position),
     /// Waits for the cursor of the attachment with this epoch; then begins.
@@ -157,14 +159,16 @@ impl World {
     }
 
     fn say_one_again(&mut self, id: SlotId) {
-        let Slot { session, epoch, ended, proxy: pid, .. } = self.slots[id];
+        let Slot { session, epoch, active, ended, proxy: pid, .. } = self.slots[id];
         if ended {
             return;
         }
         let (link, holder) = (self.proxies[&pid].commands, self.name(pid).to_owned());
-        self.call(link, Request::Reattach { session, holder, epoch }, move |world, answer| match answer {
-            Some(Answer::Epoch(newest)) => world.superseded(id, newest),
-            _ => world.within(pid, RETRY, move |world| world.say_one_again(id)),
+        self.call(link, Request::Reattach { session, holder, epoch, active }, move |world, answer| {
+            match answer {
+                Some(Answer::Epoch(newest)) => world.superseded(id, newest),
+                _ => world.within(pid, RETRY, move |world| world.say_one_again(id)),
+            }
         });
     }
 
@@ -177,6 +181,7 @@ impl World {
             socket,
             lane: Lane::after(Position::ZERO),
             epoch: 0,
+            active: false,
             superseded_by: 0,
             released: (0, Position::ZERO),
             waits_for: None,
@@ -221,6 +226,7 @@ impl World {
                 Some(Answer::Attached(Attach::Late)) => return world.take(slot, start, attempts - 1),
                 _ => return world.refuse(slot),
             };
+            world.slots[slot].active = attached.active;
             world.stays(slot, attached.epoch);
             match start {
                 Some(position) => world.begin(slot, position),

@@ -186,11 +186,11 @@ impl World {
             return self.within(pid, 1, move |world| reply(world, CloseAnswer::Later));
         }
         let link = self.servers[&pid].commands;
-        let whole = self.standing(pid) == Standing::Whole;
-        self.call(link, Request::Close { session, whole }, move |world, answer| {
+        let (whole, old) = (self.standing(pid) == Standing::Whole, self.is_old());
+        self.call(link, Request::Close { session, whole, old }, move |world, answer| {
             let done = match answer {
                 Some(Answer::Exists(true)) => CloseAnswer::Done,
-                Some(Answer::Exists(false)) if world.is_old() => CloseAnswer::Unknown,
+                Some(Answer::Exists(false)) if old => CloseAnswer::Unknown,
                 _ => CloseAnswer::Later,
             };
             if done == CloseAnswer::Done {
@@ -235,6 +235,7 @@ impl World {
         let name = self.name(pid).to_owned();
         let link = self.servers[&pid].commands;
         let answer = format!("attempt {attempt}");
+        let old = self.is_old();
         let request = Request::Claim {
             session: id,
             query: query.clone(),
@@ -242,6 +243,7 @@ impl World {
             owner: name,
             known: self.servers[&pid].keeper.get(id).map_or(0, |kept| kept.generation),
             whole: self.standing(pid) == Standing::Whole,
+            old,
         };
         self.call(link, request, move |world, claimed| {
             let claimed = match claimed {
@@ -274,7 +276,7 @@ impl World {
                     RunAnswer::Streaming { generation }
                 }
                 Claimed::Unknown => {
-                    if world.is_old() {
+                    if old {
                         RunAnswer::Unknown
                     } else {
                         RunAnswer::Later

@@ -11,7 +11,7 @@ use crate::{
 use bus::{Appended, BusError, Refusal, Refused};
 use protocol::{Digest, Position};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -47,11 +47,10 @@ impl Worker {
             return 0;
         }
         let mut among_settled = 0;
+        let from: HashMap<StreamId, usize> =
+            appended.refused.iter().map(|refused| (id_of(refused), refused.index)).collect();
         let refused = parcel.take_out(|index, entry| {
-            let belongs = |refused: &Refused| {
-                stream_of(entry) == (refused.session, refused.generation) && index >= refused.index
-            };
-            let belongs = appended.refused.iter().any(belongs);
+            let belongs = from.get(&stream_of(entry)).is_some_and(|&from| index >= from);
             among_settled += usize::from(belongs && index < appended.taken);
             belongs
         });
@@ -59,9 +58,22 @@ impl Worker {
         among_settled
     }
 
-    /// Decides what becomes of a stream whose event was refused for its session's sake.
+    /// Books what came of the streams that waited aside: `rest` holds their events that were neither settled nor refused.
+    pub(super) fn settle_aside(&mut self, streams: Vec<StreamId>, rest: Parcel, appended: &Appended) {
+        let mut waiting: HashSet<StreamId> = appended.refused.iter().map(id_of).collect();
+        waiting.extend(rest.batch.iter().map(|entry| stream_of(&entry)));
+        self.aside.add(rest, true);
+        for id in streams {
+            if !waiting.contains(&id) {
+                self.aside.settled(id);
+            }
+        }
+    }
+
+    /// Decides what becomes of a stream whose event was refused for its session's sake. A final refusal ends the stream; one of
+    /// its terminator releases its claim without a terminator in the log; one of the release, after a while, lets go of it.
     pub(super) fn judge(&mut self, refused: &Refused) {
-        let id = (refused.session, refused.generation);
+        let id = id_of(refused);
         let words = &refused.words;
         let lasts = self.aside.since(id).is_some_and(|since| since.elapsed() >= LONGEST_UNKNOWN);
         let is_final = match Refusal::of(words) {
@@ -73,18 +85,29 @@ impl Worker {
             let session = refused.session;
             tracing::warn!(%session, words, is_final, "the bus refused an event of one session; further ones are not logged");
         }
-        if is_final
-            && self.end_aside(
-                id,
-                Outcome::Refused,
-                &format!("the bus refused an event of this query: {words}"),
-            )
-        {
+        if !is_final {
+            return;
+        }
+        let message = format!("the bus refused an event of this query: {words}");
+        if self.end_aside(id, Outcome::Refused, &message) {
             self.metrics.refused.inc();
+        } else if !self.aside.releases(id) {
+            self.aside.release(id);
+        } else if lasts {
+            self.let_go(id, words);
         }
     }
 
-    /// Ends a stream that waits aside. False if only its terminator waits: that one is never given up.
+    /// Gives up a stream whose claim cannot be released either. While the bus lists it, it is compared with what this server
+    /// plays, and ended as a query that no one plays.
+    fn let_go(&mut self, (session, generation): StreamId, words: &str) {
+        let events = self.aside.forget((session, generation));
+        self.metrics.unacknowledged.dec_by(events as i64);
+        self.metrics.claims_stuck.inc();
+        tracing::warn!(%session, generation, words, "the bus refuses to release the claim of a query that has ended");
+    }
+
+    /// Ends a stream that waits aside. False if only its terminator waits.
     fn end_aside(&mut self, id: StreamId, outcome: Outcome, message: &str) -> bool {
         let ended = self.pacer.end(id);
         let was_played = ended.is_some();
@@ -184,6 +207,10 @@ impl Worker {
             }
         }
     }
+}
+
+const fn id_of(refused: &Refused) -> StreamId {
+    (refused.session, refused.generation)
 }
 
 /// What is left of a stream: its terminator, or the place and the query of its first event that was not taken.

@@ -6,7 +6,7 @@ use crate::{
     recording::{Failure, RecordingBroker, is_continuous, shape},
     text::ResponseText,
 };
-use protocol::{Event, Frame, Kind, SessionId};
+use protocol::{Event, Frame, Kind, Position, SessionId};
 use tokio::{sync::Semaphore, task::JoinHandle, time::sleep};
 use uuid::Uuid;
 
@@ -294,10 +294,10 @@ async fn a_bus_that_refuses_for_too_long_gets_terminators_alone() {
     }
 }
 
-/// A refusal of an unknown kind delays its own session alone.
+/// A refusal of an unknown kind delays its own session alone, and ends its stream if it lasts.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_refused_waits_aside() {
-    for (time, ended) in [(Duration::from_secs(10), false), (Duration::from_secs(70), true)] {
+    for ended in [false, true] {
         let bench = Bench::new(1 << 20);
         bench.start(1, Duration::ZERO, "50", 40).await;
         bench.start(2, Duration::ZERO, "50", 40).await;
@@ -306,7 +306,11 @@ async fn a_session_that_is_refused_waits_aside() {
         sleep(Duration::from_secs(3)).await;
         assert_eq!(shape(&bench.bus.events_of(session(2))), (40, Some(Kind::Done)));
         assert_eq!(shape(&bench.bus.events_of(session(1))), (3, None));
-        sleep(time).await;
+        if ended {
+            bench.until("its end", |bench| bench.metrics.refused.get() == 1).await;
+        } else {
+            sleep(Duration::from_secs(10)).await;
+        }
         bench.bus.accept();
         let (bus, _) = bench.finish().await;
         let events = bus.events_of(session(1));
@@ -328,15 +332,110 @@ async fn a_stale_stream_ends_silently_and_a_refused_one_with_an_error() {
     }
     sleep(Duration::from_millis(120)).await;
     bench.bus.fence_off(session(1), 1);
-    bench.bus.refuse(session(2), 1, "WRONGTYPE Operation against a key holding the wrong kind of value");
-    sleep(Duration::from_secs(100)).await;
-    assert_eq!(bench.metrics.unacknowledged.get(), 1, "a terminator is not given up");
-    assert_eq!(shape(&bench.bus.events_of(session(3))), (10, Some(Kind::Done)));
+    bench.bus.refuse(session(2), 1, WRONGTYPE);
+    // The first event that is refused ends the stream; its terminator is taken.
+    bench.until("the refusal", |bench| bench.metrics.refused.get() == 1).await;
     bench.bus.accept();
     let (bus, metrics) = bench.finish().await;
     assert_eq!(shape(&bus.events_of(session(1))), (3, None));
+    assert_eq!(shape(&bus.events_of(session(3))), (10, Some(Kind::Done)));
     let refused = bus.events_of(session(2));
     assert_eq!(shape(&refused), (3, Some(Kind::Error)));
     assert_eq!(event(&refused[3].1).code.as_deref(), Some("refused"));
+    assert!(bus.released(session(2)).is_empty());
     assert_eq!(metrics.refused.get(), 1);
+}
+
+const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
+
+/// The session must not stay busy, and its place among the running queries must not stay taken.
+#[tokio::test(start_paused = true)]
+async fn a_terminator_that_is_refused_for_good_releases_its_claim() {
+    let soon = Duration::from_secs(2);
+    for (words, after) in [
+        (WRONGTYPE, soon),
+        ("NOPERM this user has no permissions to run the 'xadd' command", soon),
+        ("NOAUTH Authentication required.", soon),
+        ("ERR syntax error", soon),
+        ("ERR something new", Duration::from_secs(70)),
+    ] {
+        let bench = Bench::new(1 << 20);
+        bench.start(1, Duration::ZERO, "50", 10).await;
+        bench.start(2, Duration::ZERO, "50", 3).await;
+        sleep(Duration::from_millis(120)).await;
+        let from = Instant::now();
+        bench.bus.refuse(session(1), 1, words);
+        bench.bus.refuse(session(2), 1, words);
+        bench.until(words, |bench| bench.permits.available_permits() == 100).await;
+        assert!(from.elapsed() < after, "{words}: it took {:?}", from.elapsed());
+        assert!(after == soon || from.elapsed() > Duration::from_secs(60), "{words} may still pass");
+        let (bus, metrics) = bench.finish().await;
+        let [(prefix, frame)] = &bus.released(session(1))[..] else { panic!("{words}: no terminator") };
+        assert_eq!(
+            (prefix.position, prefix.kind),
+            (Position::new(1, 4), Kind::Error),
+            "behind what was taken"
+        );
+        assert_eq!(event(frame).code.as_deref(), Some("refused"));
+        let [(prefix, _)] = &bus.released(session(2))[..] else { panic!("{words}: no terminator") };
+        assert_eq!(
+            (prefix.position, prefix.kind),
+            (Position::new(1, 4), Kind::Done),
+            "all tokens were taken"
+        );
+        assert_eq!((metrics.refused.get(), metrics.claims_stuck.get()), (1, 0));
+    }
+}
+
+/// A bus that refuses even the release keeps neither the place nor the worker.
+#[tokio::test(start_paused = true)]
+async fn a_release_that_is_refused_is_given_up_after_a_minute() {
+    let bench = Bench::new(1 << 20);
+    bench.start(1, Duration::ZERO, "50", 10).await;
+    bench.bus.refuse(session(1), 1, "NOAUTH Authentication required.");
+    bench.bus.refuse_releases("NOAUTH Authentication required.");
+    let from = Instant::now();
+    bench.until("the end of patience", |bench| bench.permits.available_permits() == 100).await;
+    let took = from.elapsed();
+    assert!(took > Duration::from_secs(59) && took < Duration::from_secs(70), "{took:?}");
+    let (bus, metrics) = bench.finish().await;
+    assert!(bus.released(session(1)).is_empty());
+    assert_eq!(metrics.claims_stuck.get(), 1);
+    assert!(bus.appends() < 40, "{} appends", bus.appends());
+}
+
+/// Many streams that wait aside share their appends, and all of them get everything in the end.
+#[tokio::test(start_paused = true)]
+async fn streams_that_wait_aside_share_appends() {
+    const STREAMS: u128 = 90;
+    let bench = Bench::new(1 << 20);
+    for n in 0..STREAMS {
+        bench.start(n, Duration::ZERO, "50", 20).await;
+    }
+    sleep(Duration::from_millis(120)).await;
+    for n in 0..STREAMS {
+        bench.bus.refuse(session(n), 1, "ERR something new");
+    }
+    sleep(Duration::from_secs(2)).await;
+    let before = bench.bus.appends();
+    sleep(Duration::from_secs(20)).await;
+    let appends = bench.bus.appends() - before;
+    assert!((2..30).contains(&appends), "{appends} appends in 20 s of {STREAMS} streams that wait aside");
+    bench.bus.accept();
+    let (bus, _) = bench.finish().await;
+    for n in 0..STREAMS {
+        let events = bus.events_of(session(n));
+        assert_eq!(shape(&events), (20, Some(Kind::Done)));
+        assert!(is_continuous(&events));
+    }
+}
+
+impl Bench {
+    async fn until(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(200);
+        while !wanted(self) {
+            assert!(Instant::now() < deadline, "waited in vain for: {what}");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
 }

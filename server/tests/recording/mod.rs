@@ -35,6 +35,8 @@ pub enum Failure {
     Lost,
     /// All of it arrived, and the answer was lost.
     AnswerLost,
+    /// It was refused for good.
+    Refused,
 }
 
 #[derive(Default)]
@@ -47,6 +49,14 @@ struct State {
     claim_failures: Vec<Failure>,
     stale: Vec<(SessionId, u64)>,
     refused: Vec<(SessionId, u64, String)>,
+    /// Terminators that were published and not logged, as their claims were released.
+    released: Vec<(SessionId, Prefix, String)>,
+    /// Releases of claims are refused with these words.
+    refusing_releases: Option<String>,
+    /// How many entries each append and each release carried.
+    calls: Vec<usize>,
+    claimed_at: Vec<tokio::time::Instant>,
+    left: bool,
     /// Every so many appended entries and calls are refused with these words.
     refusing: Option<(usize, String)>,
     entries_tried: usize,
@@ -118,9 +128,37 @@ impl RecordingBroker {
         self.state.lock().refused.push((session, generation, words.to_owned()));
     }
 
+    /// Releases of claims are refused with these words, until [`Self::accept`].
+    pub fn refuse_releases(&self, words: &str) {
+        self.state.lock().refusing_releases = Some(words.to_owned());
+    }
+
+    /// The terminators of a session that were published and not logged.
+    pub fn released(&self, session: SessionId) -> Vec<(Prefix, String)> {
+        let state = self.state.lock();
+        let of = state.released.iter().filter(|released| released.0 == session);
+        of.map(|released| (released.1, released.2.clone())).collect()
+    }
+
+    /// How many entries each append and each release carried, in order.
+    pub fn calls(&self) -> Vec<usize> {
+        self.state.lock().calls.clone()
+    }
+
+    /// When each claim was asked for.
+    pub fn claimed_at(&self) -> Vec<tokio::time::Instant> {
+        self.state.lock().claimed_at.clone()
+    }
+
+    /// Whether the server has left the bus.
+    pub fn has_left(&self) -> bool {
+        self.state.lock().left
+    }
+
     /// Every session's events are taken again.
     pub fn accept(&self) {
         let mut state = self.state.lock();
+        state.refusing_releases = None;
         state.refused.clear();
         state.refusing = None;
     }
@@ -166,9 +204,15 @@ impl Broker for RecordingBroker {
 
     async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError> {
         let mut state = self.state.lock();
+        state.claimed_at.push(tokio::time::Instant::now());
         let failure = (!state.claim_failures.is_empty()).then(|| state.claim_failures.remove(0));
-        if failure == Some(Failure::Lost) {
-            return Err(BusError::Unreachable("told to fail".into()).into());
+        match failure {
+            Some(Failure::Lost) => return Err(BusError::Unreachable("told to fail".into()).into()),
+            Some(Failure::Refused) => {
+                let words = "WRONGTYPE Operation against a key holding the wrong kind of value";
+                return Err(BusError::Refused(words.into()).into());
+            }
+            _ => {}
         }
         let session = state.sessions.get_mut(&session).ok_or(ClaimError::Unknown)?;
         if session.query_id == request.query_id {
@@ -202,6 +246,7 @@ impl Broker for RecordingBroker {
         let _ = gate.wait_for(|open| *open).await;
         let mut state = self.state.lock();
         state.appends += 1;
+        state.calls.push(batch.len());
         state.largest_append = state.largest_append.max(batch.bytes());
         let failure = (!state.failures.is_empty()).then(|| state.failures.remove(0));
         if failure == Some(Failure::Lost) {
@@ -255,6 +300,24 @@ impl Broker for RecordingBroker {
         }
     }
 
+    async fn release_claims(&self, terminators: &Batch) -> Result<Appended, BusError> {
+        let mut state = self.state.lock();
+        state.calls.push(terminators.len());
+        let mut appended = Appended { taken: terminators.len(), ..Appended::default() };
+        for (index, entry) in terminators.iter().enumerate() {
+            assert!(entry.prefix.kind.is_terminator(), "{:?} releases nothing", entry.prefix);
+            let (session, generation) = (entry.session, entry.prefix.position.generation);
+            if let Some(words) = state.refusing_releases.clone() {
+                appended.refused.push(Refused { index, session, generation, words });
+                continue;
+            }
+            let frame = String::from_utf8(entry.frame.to_vec()).expect("frames are UTF-8");
+            state.sessions.entry(session).or_default().running = false;
+            state.released.push((session, entry.prefix, frame));
+        }
+        Ok(appended)
+    }
+
     fn plays(&self) -> &Arc<Plays> {
         &self.plays
     }
@@ -287,6 +350,12 @@ impl Broker for RecordingBroker {
 
     fn control(&self) -> Option<mpsc::Receiver<Control>> {
         self.control_reader.lock().take()
+    }
+
+    async fn leave(&self) -> Result<bool, BusError> {
+        let idle = self.plays.sessions().is_empty();
+        self.state.lock().left |= idle;
+        Ok(idle)
     }
 
     fn ready(&self) -> watch::Receiver<bool> {

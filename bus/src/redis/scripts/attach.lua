@@ -1,7 +1,7 @@
 -- KEYS attach, meta, log, mark. ARGV prefix of names, session, ttl, instance, deadline in Redis' ms, the position that the client
 -- names or '', '1' where what is missing may still be restored, 'log' | 'pubsub'.
 -- Returns the outcome, epoch, the one before it, how many were told, cursor, generation, the log's top, 1 if the position is
--- above what exists, and the mark. Only the outcome 'attached' changes anything: a late call, or one that names a position
+-- above what exists, the mark, and 1 if the session takes queries. Only the outcome 'attached' changes anything: a late call, or one that names a position
 -- that does not exist, must not end a healthy socket. Epochs follow the clock, so that they grow even where they were lost.
 local attach, meta, log = KEYS[1], KEYS[2], KEYS[3]
 local prefix, session, ttl, instance, deadline, after, young, logged =
@@ -9,8 +9,8 @@ local prefix, session, ttl, instance, deadline, after, young, logged =
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local mark = redis.call('GET', KEYS[4])
-if now > deadline then return {'late', 0, 0, 0, '0-0', 0, '0-0', 0, mark} end
-local status, generation = unpack(redis.call('HMGET', meta, 'status', 'gen'))
+if now > deadline then return {'late', 0, 0, 0, '0-0', 0, '0-0', 0, mark, 0} end
+local status, generation, held = unpack(redis.call('HMGET', meta, 'status', 'gen', 'held'))
 generation = generation or '0'
 local top_g, top_s = '0', '0'
 if logged then top_g, top_s = top(log) end
@@ -27,7 +27,7 @@ if after ~= '' then
   if g > reach_g or (g == reach_g and s > reach_s) then ahead = 1 end
 end
 local top_id = top_g .. '-' .. top_s
-if ahead == 1 and not young then return {'beyond', 0, 0, 0, '0-0', generation, top_id, 1, mark} end
+if ahead == 1 and not young then return {'beyond', 0, 0, 0, '0-0', generation, top_id, 1, mark, 0} end
 local before, holder, cursor = unpack(redis.call('HMGET', attach, 'epoch', 'holder', 'cursor'))
 before = before or '0'
 local epoch = string.format('%.0f', math.max(tonumber(before) + 1, now))
@@ -39,4 +39,5 @@ if holder then
   told = redis.call('PUBLISH', prefix .. 'control:' .. holder,
     '{"takeover":{"session":"' .. session .. '","epoch":' .. epoch .. '}}')
 end
-return {'attached', epoch, before, told, cursor or '0-0', generation, top_id, ahead, mark}
+local active = (status == 'active' or (not status and held)) and 1 or 0
+return {'attached', epoch, before, told, cursor or '0-0', generation, top_id, ahead, mark, active}

@@ -38,6 +38,8 @@ enum Op {
         whole: bool,
         /// Whether Redis lists the server.
         listed: bool,
+        /// Whether the mark is old.
+        old: bool,
     },
     /// The next event of the server's last claim, or one that it sends again.
     Append {
@@ -47,6 +49,7 @@ enum Op {
     },
     Close {
         whole: bool,
+        old: bool,
     },
     Attach {
         gateway: usize,
@@ -61,6 +64,11 @@ enum Op {
     },
     Reattach {
         nth: usize,
+        active: bool,
+    },
+    /// The log refuses the terminator of the server's last claim.
+    ReleaseClaim {
+        server: usize,
     },
     RestoreCursor {
         nth: usize,
@@ -81,15 +89,16 @@ fn op() -> impl Strategy<Value = Op> {
     let server = 0..SERVERS.len();
     prop_oneof![
         2 => Just(Op::Create),
-        6 => (server.clone(), 0..12u8, prop::bool::weighted(0.8), prop::bool::weighted(0.9))
-            .prop_map(|(server, query, whole, listed)| Op::Claim { server, query, whole, listed }),
+        6 => (server.clone(), 0..12u8, prop::bool::weighted(0.8), prop::bool::weighted(0.9), any::<bool>())
+            .prop_map(|(server, query, whole, listed, old)| Op::Claim { server, query, whole, listed, old }),
         14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
             .prop_map(|(server, terminator, again)| Op::Append { server, terminator, again }),
-        1 => any::<bool>().prop_map(|whole| Op::Close { whole }),
+        1 => any::<[bool; 2]>().prop_map(|[whole, old]| Op::Close { whole, old }),
         3 => (0..GATEWAYS.len(), prop::bool::weighted(0.2), prop::option::of((0..2u64, 0..3u64)), any::<bool>())
             .prop_map(|(gateway, late, after, young)| Op::Attach { gateway, late, after, young }),
         2 => (0..3usize, any::<bool>()).prop_map(|(nth, cursor)| Op::Release { nth, cursor }),
-        1 => (0..3usize).prop_map(|nth| Op::Reattach { nth }),
+        1 => (0..3usize, any::<bool>()).prop_map(|(nth, active)| Op::Reattach { nth, active }),
+        2 => server.clone().prop_map(|server| Op::ReleaseClaim { server }),
         1 => (0..3usize).prop_map(|nth| Op::RestoreCursor { nth }),
         2 => server.clone().prop_map(|server| Op::Bury { server }),
         4 => server.prop_map(|server| Op::Restore { server }),
@@ -207,7 +216,7 @@ impl<'a> Bench<'a> {
                 self.ask::<Value>(redis::cmd("EXPIRE").arg(meta).arg(TTL));
                 self.record.create();
             }
-            Op::Claim { server, query, whole, listed } => {
+            Op::Claim { server, query, whole, listed, old } => {
                 let (query, answer) = (format!("q{query}"), format!("by {server}"));
                 let servers = Names::default().servers();
                 let heartbeat = redis::cmd("HSET").arg(&servers).arg(SERVERS[server]).arg("still").clone();
@@ -217,8 +226,13 @@ impl<'a> Bench<'a> {
                 let mut call = self.script(|s| &s.claim, &keys);
                 let known = self.servers[server].generation;
                 call.arg(&query).arg(&answer).arg(SERVERS[server]).arg(TTL).arg(KEEP).arg("log").arg(down);
-                let (outcome, generation, prev, kept): (String, u64, String, String) =
-                    self.ask(call.arg(session.to_string()).arg("mark").arg(known).arg(u8::from(whole)));
+                let (outcome, generation, prev, kept): (String, u64, String, String) = self.ask(
+                    call.arg(session.to_string())
+                        .arg("mark")
+                        .arg(known)
+                        .arg(u8::from(whole))
+                        .arg(u8::from(old)),
+                );
                 let prev: Option<Position> = prev.parse().ok();
                 let claiming = Claiming {
                     query: &query,
@@ -230,6 +244,9 @@ impl<'a> Bench<'a> {
                     whole,
                     listed,
                 };
+                if old {
+                    self.record.adopt();
+                }
                 let claimed = self.record.claim(claiming, true, &mut |_| 0);
                 let same = match outcome.as_str() {
                     "claimed" => Claimed::Now { generation, prev },
@@ -296,10 +313,13 @@ impl<'a> Bench<'a> {
                     _ => own.keeper.appended(session, prefix, &frame, self.now),
                 }
             }
-            Op::Close { whole } => {
+            Op::Close { whole, old } => {
+                if old {
+                    self.record.adopt();
+                }
                 let mut call = self.script(|s| &s.close, &[meta, log, MARK.to_owned()]);
                 call.arg("").arg(session.to_string()).arg(TTL).arg("log").arg(down).arg("mark");
-                let known: i64 = self.ask(call.arg(u8::from(whole)));
+                let known: i64 = self.ask(call.arg(u8::from(whole)).arg(u8::from(old)));
                 assert_eq!(i64::from(self.record.close(whole, true, &mut |_| 0)), known);
             }
             Op::Attach { gateway, late, after, young } => self.attach(gateway, late, after, young),
@@ -311,13 +331,14 @@ impl<'a> Bench<'a> {
                 self.ask::<Value>(call.arg(cursor.map_or_else(String::new, |cursor| cursor.to_string())));
                 self.record.release(epoch, cursor, &mut |_| 0);
             }
-            Op::Reattach { nth } => {
+            Op::Reattach { nth, active } => {
                 let Some(&(gateway, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
                 let mut call = self.script(|s| &s.reattach, &[attach, meta, log]);
-                let newest: u64 = self
-                    .ask(call.arg(epoch).arg(GATEWAYS[gateway]).arg(TTL).arg("").arg(session.to_string()));
-                assert_eq!(self.record.reattach(GATEWAYS[gateway], epoch, &mut |_| 0), newest);
+                call.arg(epoch).arg(GATEWAYS[gateway]).arg(TTL).arg("").arg(session.to_string());
+                let newest: u64 = self.ask(call.arg(u8::from(active)));
+                assert_eq!(self.record.reattach(GATEWAYS[gateway], epoch, active, &mut |_| 0), newest);
             }
+            Op::ReleaseClaim { server } => self.release_claim(server),
             Op::RestoreCursor { nth } => {
                 let Some(&(_, epoch)) = self.epochs.iter().rev().nth(nth) else { return };
                 let cursor = Position::new(epoch, 1);
@@ -396,6 +417,31 @@ impl<'a> Bench<'a> {
         renewed.map(|(part, _)| part).collect()
     }
 
+    fn release_claim(&mut self, server: usize) {
+        let Server { generation, next, .. } = self.servers[server];
+        let (meta, down) = (self.names.meta(self.session), self.names.down(self.session));
+        let position = Position::new(generation, next);
+        let mut frame = Vec::new();
+        encode_error(&mut frame, position, "refused", "refused", "q", 1, 2);
+        self.ask::<Value>(redis::cmd("SET").arg("mark").arg("m"));
+        let keys = [meta, self.names.running(SERVERS[server]), "mark".to_owned()];
+        let mut call = self.script(|s| &s.release_claim, &keys);
+        call.arg("m").arg(self.session.to_string()).arg(SERVERS[server]).arg(generation).arg(next);
+        let (outcome, heard, _): (String, u64, String) = self.ask(call.arg(&frame).arg(TTL).arg(down));
+        let prefix = Prefix { position, kind: Kind::Error };
+        let released = self.record.release_claim(SERVERS[server], prefix, &frame, &mut |_| 0);
+        assert_eq!(released, (outcome == "released").then_some(heard));
+        if released.is_some() {
+            self.servers[server].keeper.appended(self.session, prefix, &frame, self.now);
+        } else {
+            self.servers[server].keeper.fenced_off(self.session, generation);
+        }
+        let running: HashMap<String, u64> =
+            self.ask(redis::cmd("HGETALL").arg(self.names.running(SERVERS[server])));
+        let listed = running.get(&self.session.to_string()).copied();
+        assert!(listed.is_none_or(|listed| listed > generation), "{listed:?} is still listed");
+    }
+
     fn attach(&mut self, gateway: usize, late: bool, after: Option<(u64, u64)>, young: bool) {
         let [meta, log, attach] = self.keys();
         let (seconds, micros): (u64, u64) = self.ask(&redis::cmd("TIME"));
@@ -408,7 +454,7 @@ impl<'a> Bench<'a> {
         call.arg("").arg(self.session.to_string()).arg(TTL).arg(GATEWAYS[gateway]).arg(deadline_ms);
         call.arg(after.map_or_else(String::new, |after| after.to_string()));
         let returned: Returned = self.ask(call.arg(u8::from(young)).arg("log"));
-        let (outcome, epoch, before, told, cursor, generation, said_top, ahead, _) = returned;
+        let (outcome, epoch, before, told, cursor, generation, said_top, ahead, _, active) = returned;
         // The epoch is the broker's time, unless it would not grow.
         let now_ms = if outcome == "attached" { epoch } else { now_ms };
         let attaching = Attaching { holder: GATEWAYS[gateway], now_ms, deadline_ms, after, young };
@@ -418,7 +464,8 @@ impl<'a> Bench<'a> {
             _ => {
                 let cursor = cursor.parse().expect("a position");
                 self.epochs.push((gateway, epoch));
-                Attach::Done(Attached { epoch, before, told, cursor, generation, ahead: ahead == 1 })
+                let (ahead, active) = (ahead == 1, active == 1);
+                Attach::Done(Attached { epoch, before, told, cursor, generation, ahead, active })
             }
         };
         assert_eq!(self.record.attach(attaching, &mut |_| 0), same);
@@ -459,6 +506,9 @@ impl<'a> Bench<'a> {
         let mut set = |name: &str, value: String| meta.insert(name.to_owned(), value);
         if let Some(status) = record.status {
             set("status", if status == Status::Active { "active" } else { "closed" }.to_owned());
+        }
+        if record.held {
+            set("held", "1".to_owned());
         }
         if record.generation > 0 {
             set("gen", record.generation.to_string());

@@ -1,0 +1,115 @@
+//! Releases the claims of queries whose terminators the log refuses for good, so that their sessions take queries again and clients
+//! that are connected hear the end.
+
+use super::{
+    Inner,
+    link::{self, Link},
+    restoration::eval,
+};
+use crate::{Appended, Batch, BusError, Counters, Refused, batch::Entry, rules::Refusal};
+use redis::{Cmd, Pipeline, Value};
+use std::time::Instant;
+
+pub(super) async fn release(inner: &Inner, terminators: &Batch) -> Result<Appended, BusError> {
+    inner.restored()?;
+    let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;
+    let mut appended = Appended::default();
+    if terminators.is_empty() {
+        return Ok(appended);
+    }
+    let mut pipeline = Pipeline::with_capacity(terminators.len());
+    for entry in terminators.iter() {
+        pipeline.add_command(call(inner, &mark, &entry));
+    }
+    match send(inner, &pipeline).await {
+        Ok(answers) => {
+            for ((index, entry), answer) in terminators.iter().enumerate().zip(answers) {
+                if let Err(error) = book(inner, index, &entry, answer, &mut appended) {
+                    appended.stopped = Some(error);
+                    break;
+                }
+                appended.taken += 1;
+            }
+        }
+        // It concerns all of them.
+        Err(error) if error.refusal() == Some(Refusal::Final) => {
+            let words = error.to_string();
+            for (index, entry) in terminators.iter().enumerate() {
+                appended.refused.push(refused(index, &entry, words.clone()));
+            }
+            appended.taken = terminators.len();
+        }
+        Err(error) => return Err(error),
+    }
+    Counters::add(&inner.counters.unheard, appended.unheard);
+    Ok(appended)
+}
+
+async fn send(inner: &Inner, pipeline: &Pipeline) -> Result<Vec<Value>, BusError> {
+    let mut connection = inner.appends.connection()?;
+    let failed = |error: redis::RedisError| Link::failed(&error);
+    inner.scripts.release_claim.load_async(&mut connection).await.map_err(failed)?;
+    connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map_err(failed)
+}
+
+/// Books the answer to one release. An error concerns those behind it as well.
+fn book(
+    inner: &Inner,
+    index: usize,
+    entry: &Entry<'_>,
+    answer: Value,
+    appended: &mut Appended,
+) -> Result<(), BusError> {
+    if let Value::ServerError(error) = &answer {
+        let words = link::words_of(error);
+        if Refusal::of(&words) == Refusal::Passing {
+            inner.appends.refused(&words);
+            return Err(BusError::Refused(words));
+        }
+        appended.refused.push(refused(index, entry, words));
+        return Ok(());
+    }
+    let unexpected = |_| BusError::Refused("ERR the release script returned something else".to_owned());
+    let (outcome, heard, detail): (String, u64, String) =
+        redis::from_redis_value(answer).map_err(unexpected)?;
+    let (session, generation) = (entry.session, entry.prefix.position.generation);
+    match outcome.as_str() {
+        "released" => {
+            appended.unheard += u64::from(heard == 0);
+            // Given back with the session after a loss of data: the log takes it then.
+            inner.keeper.lock().appended(session, entry.prefix, entry.frame, Instant::now());
+            Ok(())
+        }
+        "ended" => {
+            inner.keeper.lock().fenced_off(session, generation);
+            Ok(())
+        }
+        _ => {
+            inner.incarnation.saw_mark(Some(detail.as_bytes()).filter(|mark| !mark.is_empty()));
+            Err(BusError::Restoring)
+        }
+    }
+}
+
+fn refused(index: usize, entry: &Entry<'_>, words: String) -> Refused {
+    Refused { index, session: entry.session, generation: entry.prefix.position.generation, words }
+}
+
+fn call(inner: &Inner, mark: &str, entry: &Entry<'_>) -> Cmd {
+    let (session, position) = (entry.session, entry.prefix.position);
+    let keys = [
+        inner.names.meta(session),
+        inner.names.running(&inner.owner),
+        inner.incarnation.mark_key().to_owned(),
+    ];
+    let mut call = eval(inner.scripts.release_claim.get_hash(), &keys);
+    call.arg(mark)
+        .arg(session.to_string())
+        .arg(&inner.owner)
+        .arg(position.generation)
+        .arg(position.seq)
+        .arg(entry.frame)
+        .arg(inner.ttl())
+        .arg(inner.names.down(session));
+    call
+}
