@@ -90,7 +90,7 @@ all_tests() {
     else
         run_tests cargo test --workspace --lib --bins --no-fail-fast
         local suites=()
-        for suite in */tests/*.rs; do
+        for suite in */tests/*.rs crates/*/tests/*.rs; do
             if [[ $suite != */calibration.rs ]]; then suites+=(--test "$(basename "$suite" .rs)"); fi
         done
         run_tests cargo test --workspace --no-fail-fast "${suites[@]}"

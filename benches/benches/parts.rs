@@ -2,12 +2,9 @@
 //! is measured by the load program.
 
 use bus::{LaneEnd, Lanes, Outlet};
-use client::{
-    measure::{BoundedSample, Interval, QuerySamples, Recorder},
-    record::Sample,
-    schedule::{Process, Stages},
-};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use measure::{BoundedSample, Interval, QuerySamples, Recorder, record::Sample};
+use plan::schedule::{Process, Stages};
 use protocol::{
     Claims, Frame, Kind, Ledger, Names, Position, Prefix, Secret, SessionId, Signer, Verifier, encode_fence,
     encode_token,

@@ -6,7 +6,7 @@ use crate::{
     latency::{Arrival, Latency},
     usage::thread_wait,
 };
-use ::client::frames::{self, Frames, Message};
+use load::frames::{self, Frames, Message};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use protocol::{Ledger, Owed, Prefix, Tally, monotonic_us};
 use std::{

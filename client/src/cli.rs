@@ -1,12 +1,12 @@
 //! The command line and its environment twins, as clap reads them.
 //! It judges nothing: `Config` does that, and knows no clap.
 
-use crate::{
-    schedule::{Process, Spread},
-    users::UserKind,
-};
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory, Parser, Subcommand, ValueEnum,
+};
+use plan::{
+    schedule::{Process, Spread},
+    users::UserKind,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

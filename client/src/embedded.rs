@@ -1,12 +1,10 @@
 //! `--embedded`: the whole stack in this process, on ports of its own.
-//! Without the feature of that name it only says so.
 
-use crate::config::{Config, Faults};
+use crate::config::{Config, ConfigErrors};
 use crate::engine::RunError;
-use crate::watch::Member;
+use load::watch::Member;
 
 /// A stack in this process.
-#[cfg(feature = "embedded")]
 #[derive(Debug)]
 pub struct Stack(stack::embedded::Embedded);
 
@@ -14,24 +12,22 @@ pub struct Stack(stack::embedded::Embedded);
 ///
 /// # Errors
 /// A part did not start.
-#[cfg(feature = "embedded")]
 pub fn start(config: &mut Config) -> Result<Stack, RunError> {
     use anyhow::Context;
     let mut options = stack::embedded::Options::new().context("cannot make a key for the embedded stack")?;
-    let clients = usize::try_from(config.load.clients).unwrap_or(usize::MAX);
+    let clients = usize::try_from(config.plan.load.clients).unwrap_or(usize::MAX);
     options.server.max_streams = options.server.max_streams.max(clients);
     options.wsproxy.max_connections = options.wsproxy.max_connections.max(clients);
     let stack = stack::embedded::Embedded::start(options).context("cannot start the embedded stack")?;
     let aim = |url: String| {
-        let parsed = url.parse().map(crate::address::Address::new);
-        parsed.map_err(|error| Faults(vec![format!("the stack's URL {url}: {error}")]))
+        let parsed = url.parse().map(settings::address::Address::new);
+        parsed.map_err(|error| ConfigErrors(vec![format!("the stack's URL {url}: {error}")]))
     };
-    config.target.api = aim(stack.api_url())?;
-    config.target.ws = aim(stack.ws_url())?;
+    config.plan.target.api = aim(stack.api_url())?;
+    config.plan.target.ws = aim(stack.ws_url())?;
     Ok(Stack(stack))
 }
 
-#[cfg(feature = "embedded")]
 impl Stack {
     /// Its parts: they have this process, and addresses of their own.
     #[must_use]
@@ -57,37 +53,5 @@ impl Stack {
     /// A part had failed, or did not end in time.
     pub fn stop(self) -> anyhow::Result<()> {
         self.0.stop()
-    }
-}
-
-/// No stack is in this build.
-#[cfg(not(feature = "embedded"))]
-#[derive(Debug)]
-pub enum Stack {}
-
-/// Says what is missing.
-///
-/// # Errors
-/// Always.
-#[cfg(not(feature = "embedded"))]
-pub fn start(_: &mut Config) -> Result<Stack, RunError> {
-    let fault = "this build has no stack in it: build with `--features embedded`, or name one with --api-url";
-    Err(Faults(vec![fault.to_owned()]).into())
-}
-
-#[cfg(not(feature = "embedded"))]
-impl Stack {
-    /// There are none.
-    #[must_use]
-    pub fn members(&self) -> Vec<Member> {
-        match *self {}
-    }
-
-    /// There is none.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn stop(self) -> anyhow::Result<()> {
-        match self {}
     }
 }

@@ -2,26 +2,28 @@
 //! It holds no session itself and judges nothing; the records do.
 
 use crate::{
+    config::{Config, ConfigErrors},
+    outline, preflight, published, signals, stack_faults, stack_members,
+};
+use anyhow::Context;
+use load::{
     burst::Burst,
-    config::{Config, Faults},
     connector::Connector,
     cpu,
     endpoint::Endpoint,
-    estimate::{self, Estimate},
-    faults::{self, FaultLog, FirstSend, Injector},
-    live::Shard,
-    messages,
-    output::{self, Board, Finished, OutputSettings, Results, RunInfo, Wanted},
-    preflight,
-    progress::{Progress, Watched},
-    published,
-    schedule::Model,
-    screen::{Screen, Sources},
-    signals::{self, Stop},
-    stamps, tls, watch,
+    injection::{FirstSend, Injector, Schedule},
+    stamps, tls,
+    watch::{self, Source},
     worker::{self, Assignment, WorkerReport},
 };
-use anyhow::Context;
+use measure::{FaultLog, live::Shard};
+use plan::{Estimate, Plan, Stop, schedule::Model};
+use report::{
+    messages,
+    output::{self, Board, Finished, OutputSettings, Results, RunInfo, Wanted},
+    progress::{self, Progress},
+    screen::{Screen, Sources},
+};
 use std::{
     sync::Arc,
     thread,
@@ -38,7 +40,7 @@ const LEAD: Duration = Duration::from_millis(50);
 pub enum RunError {
     /// The run cannot be done as asked: nothing was started.
     #[error(transparent)]
-    Refused(#[from] Faults),
+    Refused(#[from] ConfigErrors),
     /// It was asked to stop before the first session started: there are no results.
     #[error("interrupted before the run began: nothing was started, and there are no results")]
     Interrupted,
@@ -64,8 +66,8 @@ impl RunError {
 /// # Errors
 /// The run was refused before it began, or something of ours broke.
 pub fn run(config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
-    let faults = &config.faults;
-    let injector = (!faults.planned.is_empty()).then(|| faults::injector(faults.stack.as_deref()));
+    let faults = &config.plan.faults;
+    let injector = (!faults.planned.is_empty()).then(|| stack_faults::injector(faults.stack.as_deref()));
     let injector = injector.transpose().map_err(|fault| refused(&fault))?;
     run_with(config, injector.as_ref(), stop, started_at)
 }
@@ -86,8 +88,11 @@ pub fn run_with(
         preflight::faults(&config, &**injector)?;
     }
     let stack = config.embedded.then(|| crate::embedded::start(&mut config)).transpose()?;
-    let embedded = stack.as_ref().map(crate::embedded::Stack::members).unwrap_or_default();
-    let finished = run_against(config, injector, &embedded, stop, started_at);
+    let members = match &stack {
+        Some(stack) => Source::Here(stack.members()),
+        None => stack_members::find(&config.plan),
+    };
+    let finished = run_against(&config, injector, members, stop, started_at);
     if let Some(stack) = stack {
         stack.stop().context("the embedded stack did not end well")?;
     }
@@ -100,7 +105,7 @@ pub fn run_with(
 /// The run cannot be done as asked.
 pub fn plan(config: &Config) -> Result<String, RunError> {
     preflight::local(config)?;
-    Ok(estimate::plan(config, preflight::descriptors(config)))
+    Ok(outline::plan(config, preflight::descriptors(config)))
 }
 
 /// Asks Docker whether the target is one of several published ports of a container, and spreads the sockets over them.
@@ -112,8 +117,8 @@ pub fn find_endpoints(config: &mut Config) {
 /// What a person should know before the run.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
-    let told = config.warnings.iter().cloned().chain(estimate::late_faults(config));
-    told.chain(estimate::too_few_samples(config)).collect()
+    let told = config.warnings.iter().cloned().chain(outline::late_faults(config));
+    told.chain(outline::too_few_samples(config)).collect()
 }
 
 /// Says it.
@@ -124,17 +129,17 @@ pub fn warn(warnings: &[String]) {
 /// The same in a line.
 #[must_use]
 pub fn outline(config: &Config) -> String {
-    estimate::outline(config, preflight::descriptors(config))
+    outline::outline(config, preflight::descriptors(config))
 }
 
 fn run_against(
-    config: Config,
+    config: &Config,
     injector: Option<&Arc<dyn Injector>>,
-    embedded: &[watch::Member],
+    members: Source,
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
-    let tls = tls::client_config(config.target.ca_file.as_deref())
+    let tls = tls::client_config(config.plan.target.ca_file.as_deref())
         .map_err(|error| refused(&format!("{error:#}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -144,7 +149,7 @@ fn run_against(
         tokio::select! {
             biased;
             () = stop.starting.cancelled() => Err(RunError::Interrupted),
-            connector = preflight::network(&config, &tls) => Ok(connector?),
+            connector = preflight::network(config, &tls) => Ok(connector?),
         }
     });
     // A name that is still being looked up is not waited for.
@@ -154,50 +159,51 @@ fn run_against(
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
-    let schedule = Some(Arc::clone(&config.schedule));
+    let schedule = Some(Arc::clone(&config.plan.schedule));
     let settings = OutputSettings {
         dir: config.output.dir.clone(),
         name: config.output.name.clone(),
         started_at,
-        judging: output::Judging { steady: config.schedule.steady_window(), ..config.judging.resolve(stop) },
+        judging: output::Judging {
+            steady: config.plan.schedule.steady_window(),
+            ..config.judging.resolve(stop)
+        },
         schedule,
         board: config.output.tui.then(Board::default),
         events: config.output.events.clone().map(|destination| Wanted {
             destination,
             config: config.to_json(),
-            seed: config.load.seed,
+            seed: config.plan.load.seed,
         }),
     };
-    let planned = config.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
+    let planned = config.plan.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
     let log = FaultLog::new(planned);
     let names = injector.filter(|_| log.concern_servers()).map(|injector| injector.stated_names());
     let names = names.transpose().context("the stack does not name its servers")?.unwrap_or_default();
     let log = Arc::new(log.with_stated_names(names));
     let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
-    let config = Arc::new(config);
+    let generator_plan = Arc::new(config.plan.clone());
     let plan = watch::Plan {
-        target: &config.target,
+        target: &config.plan.target,
         tls: &tls,
-        stack: config.faults.stack.as_deref(),
-        embedded,
         resources: results.path("_resources.csv"),
         health: results.path("_health.csv"),
         beside: results.beside(),
     };
-    let found = watch::Found::look(&plan).context("cannot watch the stack")?;
+    let found = watch::Found::look(&plan, members).context("cannot watch the stack")?;
     if !config.embedded {
         warn(&found.unanswerable(&config.judging.thresholds));
     }
-    let shards: Vec<Arc<Shard>> = (0..config.load.workers).map(|_| Arc::default()).collect();
+    let shards: Vec<Arc<Shard>> = (0..config.plan.load.workers).map(|_| Arc::default()).collect();
     let began = Instant::now();
     let epoch = began + LEAD;
     // First: what cannot be shown is refused before anything is started.
-    let shown = show(&config, stop, &results, epoch, &log, shards.clone())?;
-    let breaker = faults::Schedule::start(&config.faults.planned, injector, &log, epoch)
+    let shown = show(config, stop, &results, epoch, &log, shards.clone())?;
+    let breaker = Schedule::start(&config.plan.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
     let telling = Telling { log: &log, first_send: breaker.first_send(), shards: &shards };
     let watch = found.watch(epoch).context("cannot watch the stack")?;
-    let reports = drive(&config, &connector, &tls, stop, &results, epoch, &telling)?;
+    let reports = drive(&generator_plan, &connector, &tls, stop, &results, epoch, &telling)?;
     drop(shown);
     let elapsed = began.elapsed();
     let watched = watch.end();
@@ -206,13 +212,13 @@ fn run_against(
         faults: log.records(),
         watched,
         endpoints: connector.endpoints().iter().map(Endpoint::history).collect(),
-        ..info(&config, stop, &results, &reports, elapsed, &host)
+        ..info(config, stop, &results, &reports, elapsed, &host)
     };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
 }
 
 fn refused(fault: &str) -> RunError {
-    RunError::Refused(Faults(vec![fault.to_owned()]))
+    RunError::Refused(ConfigErrors(vec![fault.to_owned()]))
 }
 
 /// What was known of this host before the load began.
@@ -233,7 +239,7 @@ struct Telling<'a> {
 
 /// Starts the workers and waits for all of them.
 fn drive(
-    config: &Arc<Config>,
+    plan: &Arc<Plan>,
     connector: &Arc<Connector>,
     tls: &rustls::ClientConfig,
     stop: &Stop,
@@ -241,8 +247,8 @@ fn drive(
     epoch: Instant,
     telling: &Telling<'_>,
 ) -> anyhow::Result<Vec<WorkerReport>> {
-    let burst = config.load.burst.then(|| Arc::new(Burst::new(config.load.clients)));
-    let schedule = &config.schedule;
+    let burst = plan.load.burst.then(|| Arc::new(Burst::new(plan.load.clients)));
+    let schedule = &plan.schedule;
     let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
     let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
     let boot_id = protocol::boot_id();
@@ -250,7 +256,7 @@ fn drive(
     for (number, live) in telling.shards.iter().enumerate() {
         let assignment = Assignment {
             number,
-            config: Arc::clone(config),
+            plan: Arc::clone(plan),
             connector: Arc::clone(connector),
             tls: tls.clone(),
             epoch,
@@ -292,13 +298,13 @@ fn show(
     faults: &Arc<FaultLog>,
     shards: Vec<Arc<Shard>>,
 ) -> Result<Shown, RunError> {
-    let estimate = Estimate::of(config);
+    let estimate = Estimate::of(&config.plan);
     let sessions = results.sessions().clone();
     if let Some(board) = results.board() {
         let sources = Sources {
-            target: if config.embedded { "embedded".to_owned() } else { config.target.api.to_string() },
+            target: if config.embedded { "embedded".to_owned() } else { config.plan.target.api.to_string() },
             epoch,
-            schedule: Arc::clone(&config.schedule),
+            schedule: Arc::clone(&config.plan.schedule),
             estimate,
             shards,
             sessions,
@@ -315,7 +321,7 @@ fn show(
     if config.output.quiet {
         return Ok(Shown::Nothing);
     }
-    Ok(Shown::Line { _progress: Progress::show(Watched { shards, sessions, estimate }) })
+    Ok(Shown::Line { _progress: Progress::show(progress::Watched { shards, sessions, estimate }) })
 }
 
 fn info(
@@ -332,19 +338,19 @@ fn info(
     let clocks = || reports.iter().filter_map(|report| report.shared_clock);
     RunInfo {
         config: config.to_json(),
-        seed: config.load.seed,
-        api_url: config.target.api.to_string(),
-        ws_url: config.target.ws.to_string(),
+        seed: config.plan.load.seed,
+        api_url: config.plan.target.api.to_string(),
+        ws_url: config.plan.target.ws.to_string(),
         embedded: config.embedded,
-        clients: config.load.clients,
-        queries_per_client: u64::from(config.load.queries.unwrap_or(0)),
-        ramp_up: config.load.ramp_up,
-        burst: config.load.burst,
+        clients: config.plan.load.clients,
+        queries_per_client: u64::from(config.plan.load.queries.unwrap_or(0)),
+        ramp_up: config.plan.load.ramp_up,
+        burst: config.plan.load.burst,
         elapsed,
         interrupted: stop.starting.is_cancelled() && results.aborted().is_none(),
         aborted: results.aborted(),
         events: None,
-        schedule: Some(Arc::clone(&config.schedule)),
+        schedule: Some(Arc::clone(&config.plan.schedule)),
         arrivals_on_time: reports.iter().map(|report| report.on_time).sum(),
         arrivals_dropped: reports.iter().map(|report| report.busy).sum(),
         arrivals_due: reports.iter().map(|report| report.due).sum(),

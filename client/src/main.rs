@@ -10,7 +10,7 @@ fn main() -> std::process::ExitCode {
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
         )
-        .with_writer(|| client::messages::Stderr)
+        .with_writer(|| report::messages::Stderr)
         .init();
     client::program::start(std::env::args_os()).into()
 }

@@ -1,15 +1,16 @@
 //! What must hold before the first session starts: hosts that may be tested, descriptors, ports, something that answers.
 //! It starts no load and repairs nothing but the soft limit of descriptors; every fault names the next step.
 
-use crate::{
-    config::{Config, Faults},
+use crate::config::{Config, ConfigErrors};
+use load::{
     connector::Connector,
     explain::{Trouble, trouble},
-    faults::{Injector, PlannedFault},
     http::Http,
-    messages, screen,
+    injection::Injector,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use plan::PlannedFault;
+use report::{messages, screen};
 use std::{
     net::{IpAddr, TcpListener},
     sync::Arc,
@@ -33,20 +34,20 @@ struct Room {
 ///
 /// # Errors
 /// Everything that does not fit.
-pub fn local(config: &Config) -> Result<(), Faults> {
+pub fn local(config: &Config) -> Result<(), ConfigErrors> {
     let room = Room { descriptors: raise_descriptors(), ports: outgoing_ports() };
     let mut faults = does_not_fit(config, room);
     faults.extend(hosts_not_allowed(config));
-    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
 }
 
 /// Checks that there is a terminal for what is to be shown on it.
 ///
 /// # Errors
 /// There is none.
-pub fn terminal(config: &Config) -> Result<(), Faults> {
+pub fn terminal(config: &Config) -> Result<(), ConfigErrors> {
     if config.output.tui {
-        screen::check().map_err(|fault| Faults(vec![fault]))?;
+        screen::check().map_err(|fault| ConfigErrors(vec![fault]))?;
     }
     Ok(())
 }
@@ -55,7 +56,7 @@ pub fn terminal(config: &Config) -> Result<(), Faults> {
 ///
 /// # Errors
 /// Everything that is not.
-pub fn faults(config: &Config, injector: &dyn Injector) -> Result<(), Faults> {
+pub fn faults(config: &Config, injector: &dyn Injector) -> Result<(), ConfigErrors> {
     let missing = |fault: &PlannedFault| {
         let error = injector.check(&fault.spec).err()?;
         Some(format!(
@@ -63,8 +64,8 @@ pub fn faults(config: &Config, injector: &dyn Injector) -> Result<(), Faults> {
             fault.spec
         ))
     };
-    let faults: Vec<_> = config.faults.planned.iter().filter_map(missing).collect();
-    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    let faults: Vec<_> = config.plan.faults.planned.iter().filter_map(missing).collect();
+    if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
 }
 
 fn raise_descriptors() -> u64 {
@@ -82,15 +83,15 @@ fn outgoing_ports() -> Option<u64> {
 /// The descriptors that the run opens at most.
 #[must_use]
 pub fn descriptors(config: &Config) -> u64 {
-    let clients = config.load.clients;
-    let http = clients.min(config.target.http_connections as u64);
+    let clients = config.plan.load.clients;
+    let http = clients.min(config.plan.target.http_connections as u64);
     let ends = if config.embedded { 2 } else { 1 };
     (clients + http) * ends + SPARE_DESCRIPTORS
 }
 
 fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
-    let clients = config.load.clients;
-    let http = clients.min(config.target.http_connections as u64);
+    let clients = config.plan.load.clients;
+    let http = clients.min(config.plan.target.http_connections as u64);
     let ends = if config.embedded { 2 } else { 1 };
     let needed = descriptors(config);
     let mut faults = Vec::new();
@@ -104,7 +105,7 @@ fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
             room.descriptors
         ));
     }
-    let addresses = config.target.local_ips.len().max(1) as u64;
+    let addresses = config.plan.target.local_ips.len().max(1) as u64;
     if let Some(ports) = room.ports.map(|ports| ports * addresses).filter(|&ports| clients > ports) {
         faults.push(format!(
             "{clients} clients need as many outgoing ports to one address, and this machine has {ports}: \
@@ -112,7 +113,7 @@ fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
         ));
     }
     let foreign = |&&address: &&IpAddr| TcpListener::bind((address, 0)).is_err();
-    if let Some(address) = config.target.local_ips.iter().find(foreign) {
+    if let Some(address) = config.plan.target.local_ips.iter().find(foreign) {
         faults.push(format!("--local-ips: {address} is no address of this machine"));
     }
     faults
@@ -122,7 +123,7 @@ fn hosts_not_allowed(config: &Config) -> Vec<String> {
     if config.embedded {
         return Vec::new();
     }
-    let target = &config.target;
+    let target = &config.plan.target;
     let addresses = [&target.api, &target.ws].into_iter().chain(&target.more_ws);
     let mut hosts: Vec<&str> = addresses.filter_map(|address| address.url().host_str()).collect();
     hosts.sort_unstable();
@@ -149,17 +150,17 @@ fn is_loopback(host: &str) -> bool {
 ///
 /// # Errors
 /// Everything that does not answer.
-pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, Faults> {
+pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, ConfigErrors> {
     let (api, ws) = tokio::join!(api_answers(config, tls), ws_answers(config, tls));
     match (api, ws) {
         (Ok(()), Ok(connector)) => Ok(connector),
-        (api, ws) => Err(Faults(api.err().into_iter().chain(ws.err()).collect())),
+        (api, ws) => Err(ConfigErrors(api.err().into_iter().chain(ws.err()).collect())),
     }
 }
 
 async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), String> {
-    let api = &config.target.api;
-    let http = Http::new(&config.target, 1, tls.clone());
+    let api = &config.plan.target.api;
+    let http = Http::new(&config.plan.target, 1, tls.clone());
     match tokio::time::timeout(PATIENCE, http.ready()).await {
         Err(_) => Err(unreachable(api, &format!("no answer within {} s", PATIENCE.as_secs()))),
         Ok(Err(error)) => Err(refused(api, &trouble(&*error))),
@@ -173,11 +174,11 @@ async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), 
 }
 
 async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, String> {
-    let ws = &config.target.ws;
-    let connector = Connector::resolve(&config.target, Arc::new(tls.clone()))
+    let ws = &config.plan.target.ws;
+    let connector = Connector::resolve(&config.plan.target, Arc::new(tls.clone()))
         .await
         .map_err(|error| unreachable(ws, &format!("{error:#}")))?;
-    for from in one_of_each_family(&config.target.local_ips) {
+    for from in one_of_each_family(&config.plan.target.local_ips) {
         let (endpoint, trouble) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
             Ok(Ok(dead)) => {
                 dead.iter().for_each(warn_of_dead_port);

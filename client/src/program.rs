@@ -3,14 +3,17 @@
 
 use crate::{
     cli::{self, Cli, Command, CompareArgs, Origins, RunArgs},
-    compare::{self, Compared, Question},
     config::Config,
-    engine, messages,
-    output::{self, Destination, USUAL_COLUMNS},
-    report, scenario,
-    signals::{self, Stop},
+    engine, scenario,
+    signals::{self},
 };
 use clap::{ArgMatches, FromArgMatches};
+use plan::Stop;
+use report::{
+    compare::{self, Compared, Question},
+    html, messages,
+    output::{self, Destination, USUAL_COLUMNS},
+};
 use std::{
     ffi::OsString,
     io::IsTerminal,
@@ -241,7 +244,7 @@ fn share(flag: &str, text: &str, example: &str) -> Result<f64, String> {
 fn report(files: &[PathBuf]) -> u8 {
     let mut exit_code = 0;
     for file in files {
-        match report::write(file) {
+        match html::write(file) {
             Ok(page) => messages::print(&format!("{}\n", page.display())),
             Err(error) => {
                 messages::tell(&format!("error: {error}"));

@@ -3,40 +3,35 @@
 //! Docker's port proxies carry a few thousand connections each (see [`stack::published`]). It asks Docker once, before the
 //! run, and goes on without an answer where there is no Docker.
 
-use crate::{config::Config, estimate::Estimate};
+use crate::config::Config;
+use plan::Estimate;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use url::{Host, Url};
 
 /// Finds the ports that lead to the gateway's container, when the target is a port of this machine.
-#[cfg(feature = "embedded")]
 pub(crate) fn find(config: &mut Config) {
     /// For all questions to Docker together.
     const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
-    if config.embedded || !config.target.more_ws.is_empty() {
+    if config.embedded || !config.plan.target.more_ws.is_empty() {
         return;
     }
-    let Some(address) = on_loopback(config.target.ws.url()) else { return };
+    let Some(address) = on_loopback(config.plan.target.ws.url()) else { return };
     let ports = stack::published::siblings(address, PATIENCE).unwrap_or_default();
     if ports.len() > 1 {
-        config.target.published = ports;
+        config.plan.target.published = ports;
     }
-    let api = on_loopback(config.target.api.url());
-    let sockets = ports_or(&config.target.published, address);
+    let api = on_loopback(config.plan.target.api.url());
+    let sockets = ports_or(&config.plan.target.published, address);
     let carried: Option<u64> = sockets.iter().map(|&port| stack::published::capacity(port)).sum();
     let calls = api.and_then(stack::published::capacity);
     config.warnings.extend(too_narrow(config, carried, calls));
 }
 
-#[cfg(not(feature = "embedded"))]
-pub(crate) fn find(_: &mut Config) {}
-
-#[cfg(feature = "embedded")]
 fn ports_or(published: &[SocketAddr], address: SocketAddr) -> Vec<SocketAddr> {
     if published.is_empty() { vec![address] } else { published.to_vec() }
 }
 
 /// The URL's address, if its host is a loopback address or `localhost`.
-#[cfg_attr(not(feature = "embedded"), allow(dead_code))]
 fn on_loopback(url: &Url) -> Option<SocketAddr> {
     let ip = match url.host()? {
         Host::Ipv4(ip) => IpAddr::V4(ip),
@@ -48,10 +43,9 @@ fn on_loopback(url: &Url) -> Option<SocketAddr> {
 }
 
 /// What to tell a person when the port proxies can carry `sockets` WebSockets and `calls` HTTP connections, where known.
-#[cfg_attr(not(feature = "embedded"), allow(dead_code))]
 fn too_narrow(config: &Config, sockets: Option<u64>, calls: Option<u64>) -> Vec<String> {
-    let wanted = Estimate::of(config).sockets;
-    let http = wanted.min(config.target.http_connections as u64);
+    let wanted = Estimate::of(&config.plan).sockets;
+    let http = wanted.min(config.plan.target.http_connections as u64);
     let warning = |wanted, carried, what, also| {
         format!(
             "Docker's port proxies carry about {carried} connections (a proxy ends when its descriptors run out), and this run \

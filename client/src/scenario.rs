@@ -1,11 +1,9 @@
 //! What a run's options are when they come from several places: flag or environment, then scenario file, then `.env`.
 //! It looks up files and puts layers together; whether a value is any good is for `Config`.
 
-use crate::{
-    cli::{self, Origins, RunArgs},
-    dotenv::{self, Variables},
-};
+use crate::cli::{self, Origins, RunArgs};
 use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+use settings::dotenv::{self, Variables};
 use std::{
     fs::File,
     io::{self, Read},

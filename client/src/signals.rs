@@ -1,57 +1,13 @@
 //! How a run is asked to stop: once politely, twice at once; before its first session starts, at once in any case.
 //! Whoever holds a `Stop` looks at it.
 
-use crate::messages;
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-};
+use plan::Stop;
+use report::messages;
+use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// The exit code of a run that was interrupted.
 pub const INTERRUPTED: u8 = 105;
-
-/// The two stages of stopping.
-#[derive(Clone, Debug, Default)]
-pub struct Stop {
-    /// Nothing new is started any more.
-    pub starting: CancellationToken,
-    /// What runs is abandoned.
-    pub running: CancellationToken,
-    /// There is something to stop: results that are being written.
-    begun: Arc<AtomicBool>,
-}
-
-impl Stop {
-    /// The same orders, heard without a lock that other threads contend for.
-    #[must_use]
-    pub fn child(&self) -> Self {
-        Self {
-            starting: self.starting.child_token(),
-            running: self.running.child_token(),
-            begun: Arc::clone(&self.begun),
-        }
-    }
-
-    /// From now on a run has results to write; false when it was asked to stop before.
-    #[must_use]
-    pub fn begin(&self) -> bool {
-        self.begun.store(true, SeqCst);
-        !self.starting.is_cancelled()
-    }
-
-    /// One step further: first nothing new, then nothing at all.
-    pub fn escalate(&self) {
-        if self.starting.is_cancelled() {
-            self.running.cancel();
-        }
-        self.starting.cancel();
-    }
-}
 
 /// Each SIGINT, SIGTERM or SIGHUP escalates, from now on and until the process ends. The first one ends the process while no
 /// run has begun. A hangup that is ignored, as below `nohup`, stays so.
@@ -76,7 +32,7 @@ pub fn listen(stop: Stop) -> io::Result<()> {
                     _ = terminate.recv() => {}
                     () = hung_up(&mut hangup) => {}
                 }
-                if !stop.begun.load(SeqCst) {
+                if !stop.has_begun() {
                     messages::tell(
                         "interrupted before the run began: nothing was started, and there are no results",
                     );
@@ -99,20 +55,5 @@ async fn hung_up(hangup: &mut Option<Signal>) {
             hangup.recv().await;
         }
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn twice_means_at_once() {
-        let stop = Stop::default();
-        let child = stop.child();
-        stop.escalate();
-        assert!(child.starting.is_cancelled() && !child.running.is_cancelled());
-        stop.escalate();
-        assert!(child.running.is_cancelled());
     }
 }

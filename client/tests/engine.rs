@@ -4,8 +4,10 @@
 mod fake;
 mod runs;
 
-use client::{cli::RunArgs, output::Finished, signals::Stop};
+use client::cli::RunArgs;
 use fake::{Deed, Running, Script};
+use plan::Stop;
+use report::output::Finished;
 use runs::{args, check, everything_came, read_summary, run, summary};
 use serde_json::Value;
 use std::time::{Duration, Instant};

@@ -3,11 +3,11 @@
 mod fake;
 mod runs;
 
-use client::{
-    config::Config, engine, faults::Done, faults::Injector, faults::PlannedFault, output::Finished,
-    signals::Stop,
-};
+use client::{config::Config, engine};
 use fake::{Running, Script};
+use load::injection::{Done, Injector};
+use plan::{PlannedFault, Stop};
+use report::output::Finished;
 use runs::{args, read_summary};
 use serde_json::Value;
 use std::{
@@ -44,7 +44,7 @@ fn run(
 ) -> (Result<Finished, engine::RunError>, Arc<Pretender>) {
     let server = Running::start(Script { tokens: 50, itl: Duration::from_millis(10), ..script });
     let mut config = Config::new(args(&server, dir, 3, 2), 2, 1).unwrap();
-    config.faults.planned = faults
+    config.plan.faults.planned = faults
         .iter()
         .map(|&(spec, ms)| PlannedFault { spec: spec.to_owned(), at: Duration::from_millis(ms) })
         .collect();

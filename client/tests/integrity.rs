@@ -3,8 +3,9 @@
 mod fake;
 mod runs;
 
-use client::{cli::RunArgs, signals::Stop};
+use client::cli::RunArgs;
 use fake::{Deed, Extra, Running, Script};
+use plan::Stop;
 use runs::{args, check, everything_came, read_summary, run};
 use serde_json::Value;
 

@@ -4,14 +4,14 @@ mod fake;
 mod records;
 mod runs;
 
-use client::{
-    measure::{BoundedSample, Objective, Quantity, QuerySamples, Reading},
-    output::{Finished, Judging, Results, RunInfo},
-    record::{QueryRecord, QueryStatus, Sample, SessionRecord},
-    signals::Stop,
-};
 use fake::{Running, Script};
+use measure::{
+    BoundedSample, Objective, Quantity, QuerySamples, Reading,
+    record::{QueryRecord, QueryStatus, Sample, SessionRecord},
+};
+use plan::Stop;
 use records::{ms, read};
+use report::output::{Finished, Judging, Results, RunInfo};
 use std::{path::Path, sync::Arc, time::Duration};
 
 /// A query of 18 tokens sent at `at` milliseconds that takes `e2el` in all.

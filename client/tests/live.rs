@@ -1,11 +1,8 @@
 //! When a second of a running run is told: what looks at it while the run goes on is told as soon as the second is complete.
 //! A threshold that it breaks says that it was; nothing here waits for a clock.
 
-use client::{
-    measure::Recorder,
-    output::{Abort, Judging, OutputSettings, Results, RunInfo},
-    record::Sample,
-};
+use measure::{Recorder, record::Sample};
+use report::output::{Abort, Judging, OutputSettings, Results, RunInfo};
 use std::{path::Path, sync::Arc, time::Duration};
 use time::macros::datetime;
 

@@ -3,16 +3,15 @@
 
 mod records;
 
-use client::{
-    faults::{Fate, FaultLog},
-    measure::QuerySamples,
-    output::{Destination, Judging, OutputSettings, Results, RunInfo, Wanted},
+use measure::{
+    Fate, FaultLog, QuerySamples,
     record::{LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
 };
 use protocol::Tally;
 use records::{
     bad_run, good_run, info, ms, open, open_with, query, read, session, settings, summary, unasked,
 };
+use report::output::{Destination, Judging, OutputSettings, Results, RunInfo, Wanted};
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
 /// No line stands over in any terminal that is usual.
@@ -161,7 +160,7 @@ fn rows_are_whole_on_disk_while_the_run_goes_on() {
     drop(recorder);
     results.finish(&info()).unwrap();
     let path: PathBuf = dir.path().join("loadtest_20261121_004509.csv");
-    let text = client::output::analyze(&[path.clone(), path], 80).unwrap();
+    let text = report::output::analyze(&[path.clone(), path], 80).unwrap();
     assert!(text.contains("queries...................: 2000"), "{text}");
 }
 
@@ -210,7 +209,7 @@ fn analyze_reads_what_a_run_wrote() {
     bad_run(dir.path());
     let path = dir.path().join("loadtest_20261121_004509.csv");
     let text = |columns| {
-        let text = client::output::analyze(std::slice::from_ref(&path), columns).unwrap();
+        let text = report::output::analyze(std::slice::from_ref(&path), columns).unwrap();
         text.lines().skip(1).collect::<Vec<_>>().join("\n")
     };
     fits(text);

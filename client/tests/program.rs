@@ -126,7 +126,7 @@ fn a_dotenv_file_is_read_as_compose_reads_it() {
 
 #[test]
 fn traces_of_others_are_played_from_where_one_says() {
-    let case = |name: &str| format!("{}/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));
+    let case = |name: &str| format!("{}/../crates/plan/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));
     let plan = |arguments: &[&str]| {
         let output = client(&[&["--dry-run"], arguments].concat(), &[]);
         (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
@@ -288,7 +288,6 @@ fn a_view_without_keys_is_refused_before_anything_runs() {
     assert!(!results.exists());
 }
 
-#[cfg(feature = "embedded")]
 mod unread {
     use super::*;
     use std::{fs, io, process::Child};

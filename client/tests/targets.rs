@@ -3,8 +3,9 @@
 mod fake;
 mod runs;
 
-use client::{cli::RunArgs, signals::Stop};
+use client::cli::RunArgs;
 use fake::{Running, Script};
+use plan::Stop;
 use runs::{args, check, everything_came, run, summary};
 use std::{
     fs,

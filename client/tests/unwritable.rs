@@ -3,12 +3,12 @@
 mod fake;
 mod runs;
 
-use client::signals::Stop;
 use fake::{Running, Script};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use plan::Stop;
 use runs::{args, run};
 use std::{
     fs::{self, File},

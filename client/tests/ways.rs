@@ -3,8 +3,9 @@
 mod fake;
 mod runs;
 
-use client::{config::Config, engine, signals::Stop};
+use client::{config::Config, engine};
 use fake::{Running, Script};
+use plan::Stop;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use runs::{args, check, everything_came, read_summary, run, summary};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
@@ -197,7 +198,7 @@ fn a_published_port_that_is_dead_before_the_run_is_passed_over() {
     let directory = tempfile::tempdir().unwrap();
     let config = |published: &[SocketAddr]| {
         let mut config = Config::new(args(&server, directory.path(), 4, 1), 2, 1).unwrap();
-        config.target.published = published.to_vec();
+        config.plan.target.published = published.to_vec();
         config
     };
     let start = datetime!(2026-11-21 00:00 UTC);

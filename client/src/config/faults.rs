@@ -1,45 +1,35 @@
 //! The faults that a run is to inject, as they were asked for: `SPEC@TIME`.
 //! It breaks nothing and asks no stack.
 
-use super::{check::Check, span};
-use crate::{
-    cli::RunArgs,
-    faults::{self, PlannedFault},
-};
+use super::check::Check;
+use crate::{cli::RunArgs, stack_faults};
+use plan::{PlannedFault, PlannedFaults};
+use settings::span;
 
 /// More than a person plans; each has a thread.
 const MOST: usize = 100;
 
-/// What is injected, and where.
-#[derive(Clone, Debug, Default)]
-pub struct Faults {
-    /// In the order given.
-    pub planned: Vec<PlannedFault>,
-    /// Which stack; the default one where absent.
-    pub stack: Option<String>,
-}
-
-pub(super) fn planned(check: &mut Check, args: &RunArgs) -> Faults {
+pub(super) fn planned(check: &mut Check, args: &RunArgs) -> PlannedFaults {
     let asked: Vec<&str> =
         args.faults.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
     if args.embedded && !asked.is_empty() {
-        check.fault(
+        check.error(
             "--fault needs a stack in processes of its own, and --embedded has none: start one with \
              `./scripts/run_loadtest.sh --native --up-only`"
                 .into(),
         );
     }
     if asked.len() > MOST {
-        check.fault(format!("--fault was given {} times: give at most {MOST}", asked.len()));
+        check.error(format!("--fault was given {} times: give at most {MOST}", asked.len()));
     }
     let planned = asked.iter().take(MOST).filter_map(|text| match parse(text) {
         Ok(fault) => Some(fault),
         Err(error) => {
-            check.fault(format!("--fault `{text}`: {error}"));
+            check.error(format!("--fault `{text}`: {error}"));
             None
         }
     });
-    Faults { planned: planned.collect(), stack: args.fault_stack.clone() }
+    PlannedFaults { planned: planned.collect(), stack: args.fault_stack.clone() }
 }
 
 fn parse(text: &str) -> Result<PlannedFault, String> {
@@ -49,11 +39,11 @@ fn parse(text: &str) -> Result<PlannedFault, String> {
     let spec = spec.trim();
     let at = span::parse(time)
         .ok_or_else(|| format!("`{time}` is no time: give for example 30s, 1m30s or 500ms"))?;
-    faults::parse(spec)?;
+    stack_faults::parse(spec)?;
     Ok(PlannedFault { spec: spec.to_owned(), at })
 }
 
-#[cfg(all(test, feature = "embedded"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;

@@ -2,9 +2,11 @@
 //! Nothing secret is in it.
 
 use super::Config;
-use crate::{address::redacted_query, cli::RunArgs, schedule::Process, users::Kind};
+use crate::cli::RunArgs;
 use http::HeaderName;
+use plan::{schedule::Process, users::Kind};
 use serde::Serialize;
+use settings::address::redacted_query;
 use std::{path::PathBuf, time::Duration};
 
 /// What a schedule was made from, in a person's words.
@@ -57,46 +59,46 @@ impl Config {
     pub fn to_json(&self) -> serde_json::Value {
         let seconds = |duration: Duration| duration.as_secs_f64();
         serde_json::json!({
-            "clients": self.load.clients,
-            "queries": self.load.queries,
-            "ramp_up_seconds": seconds(self.load.ramp_up),
-            "burst": self.load.burst,
-            "query_timeout_seconds": self.load.query_timeout.map(seconds),
-            "stall_ms": seconds(self.load.stall_limit) * 1e3,
-            "grace_seconds": seconds(self.load.grace),
-            "workers": self.load.workers,
-            "seed": self.load.seed,
-            "api_url": self.target.api.to_string(),
-            "wsproxy_url": self.target.ws.to_string(),
-            "more_wsproxy_urls": self.target.more_ws.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "published_ports": self.target.published,
-            "ws_path": redacted_path(&self.target.ws_path),
-            "agent": self.target.agent,
-            "headers": self.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
-            "token": self.target.token.as_ref().map(|_| "redacted"),
-            "ca_file": self.target.ca_file,
-            "local_ips": self.target.local_ips.len(),
-            "http_connections": self.target.http_connections,
-            "users": self.users.kinds.iter().map(kind).collect::<Vec<_>>(),
-            "prompts": self.users.prompts.len(),
-            "model": self.schedule.model().name(),
+            "clients": self.plan.load.clients,
+            "queries": self.plan.load.queries,
+            "ramp_up_seconds": seconds(self.plan.load.ramp_up),
+            "burst": self.plan.load.burst,
+            "query_timeout_seconds": self.plan.load.query_timeout.map(seconds),
+            "stall_ms": seconds(self.plan.load.stall_limit) * 1e3,
+            "grace_seconds": seconds(self.plan.load.grace),
+            "workers": self.plan.load.workers,
+            "seed": self.plan.load.seed,
+            "api_url": self.plan.target.api.to_string(),
+            "wsproxy_url": self.plan.target.ws.to_string(),
+            "more_wsproxy_urls": self.plan.target.more_ws.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "published_ports": self.plan.target.published,
+            "ws_path": redacted_path(&self.plan.target.ws_path),
+            "agent": self.plan.target.agent,
+            "headers": self.plan.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            "token": self.plan.target.token.as_ref().map(|_| "redacted"),
+            "ca_file": self.plan.target.ca_file,
+            "local_ips": self.plan.target.local_ips.len(),
+            "http_connections": self.plan.target.http_connections,
+            "users": self.plan.users.kinds.iter().map(kind).collect::<Vec<_>>(),
+            "prompts": self.plan.users.prompts.len(),
+            "model": self.plan.schedule.model().name(),
             "workload": self.origin,
-            "ws_initial_backoff_seconds": seconds(self.reconnect.initial),
-            "ws_max_backoff_seconds": seconds(self.reconnect.max),
-            "ws_max_reconnect_attempts": self.reconnect.attempts,
-            "ping_timeout_seconds": seconds(self.reconnect.ping_timeout),
-            "drop_rate": self.habits.drop_rate,
-            "stall": self.habits.stall.map(|stall| serde_json::json!({
-                "sessions": stall.sessions(self.load.clients),
+            "ws_initial_backoff_seconds": seconds(self.plan.reconnect.initial),
+            "ws_max_backoff_seconds": seconds(self.plan.reconnect.max),
+            "ws_max_reconnect_attempts": self.plan.reconnect.attempts,
+            "ping_timeout_seconds": seconds(self.plan.reconnect.ping_timeout),
+            "drop_rate": self.plan.behaviour.drop_rate,
+            "stall": self.plan.behaviour.stall.map(|stall| serde_json::json!({
+                "sessions": stall.sessions(self.plan.load.clients),
                 "seconds": seconds(stall.time),
             })),
-            "late_connect_seconds": self.habits.late_connect.map(|(least, most)| [seconds(least), seconds(most)]),
-            "resume": self.habits.resume && self.habits.late_connect.is_none(),
-            "faults": self.faults.planned.iter().map(|fault| serde_json::json!({
+            "late_connect_seconds": self.plan.behaviour.late_connect.map(|(least, most)| [seconds(least), seconds(most)]),
+            "resume": self.plan.behaviour.resume && self.plan.behaviour.late_connect.is_none(),
+            "faults": self.plan.faults.planned.iter().map(|fault| serde_json::json!({
                 "fault": fault.spec,
                 "at_s": seconds(fault.at),
             })).collect::<Vec<_>>(),
-            "fault_stack": self.faults.stack,
+            "fault_stack": self.plan.faults.stack,
             "thresholds": self.judging.thresholds.iter().map(|threshold| &threshold.text).collect::<Vec<_>>(),
             "goodput": self.judging.objectives.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "abort_on_fail": self.judging.abort_after.is_some(),

@@ -1,17 +1,16 @@
 //! What a run is judged by, as it was asked for: thresholds, objectives, and whether a breach ends it.
 //! It judges nothing.
 
-use super::{check::Check, span};
-use crate::{
-    cli::RunArgs,
-    measure::{
-        Metric, Objective,
-        threshold::{self, Figure, Over, Statistic, Threshold},
-    },
-    output,
-    signals::Stop,
-    watch,
+use super::check::Check;
+use crate::cli::RunArgs;
+use load::watch;
+use measure::{
+    Metric, Objective,
+    threshold::{self, Figure, Over, Statistic, Threshold},
 };
+use plan::Stop;
+use report::output;
+use settings::span;
 use std::time::Duration;
 
 /// What a run is judged by.
@@ -91,19 +90,19 @@ pub(super) fn judging(check: &mut Check, args: &RunArgs) -> Judging {
     for text in args.thresholds.iter().flat_map(|text| threshold::split(text)) {
         match text.parse() {
             Ok(threshold) => judging.thresholds.push(threshold),
-            Err(error) => check.fault(format!("--{error}")),
+            Err(error) => check.error(format!("--{error}")),
         }
     }
     for text in args.goodput.iter().flat_map(|text| threshold::split(text)) {
         match text.parse() {
             Ok(objective) => judging.objectives.push(objective),
-            Err(error) => check.fault(format!("--goodput {error}")),
+            Err(error) => check.error(format!("--goodput {error}")),
         }
     }
     let wants_goodput = judging.thresholds.iter().find(|threshold| threshold.subject().contains("goodput"));
     if let Some(threshold) = wants_goodput.filter(|_| judging.objectives.is_empty()) {
         let text = &threshold.text;
-        check.fault(format!("--threshold `{text}` needs objectives: give --goodput, as --goodput e2el:3000"));
+        check.error(format!("--threshold `{text}` needs objectives: give --goodput, as --goodput e2el:3000"));
     }
     judging.abort_after = abort_after(check, args);
     judging
@@ -114,10 +113,10 @@ fn abort_after(check: &mut Check, args: &RunArgs) -> Option<Duration> {
     let delay = text.map_or(Some(Duration::ZERO), span::parse);
     if delay.is_none() {
         let text = text.unwrap_or_default();
-        check.fault(format!("--abort-delay `{text}` is no time: give one as 30s or 1m30s"));
+        check.error(format!("--abort-delay `{text}` is no time: give one as 30s or 1m30s"));
     }
     if text.is_some() && !args.abort_on_fail {
-        check.fault(
+        check.error(
             "--abort-delay says when --abort-on-fail may end the run: give both or neither".to_owned(),
         );
     }
@@ -131,7 +130,7 @@ mod tests {
     fn judge(args: &RunArgs) -> (Judging, Vec<String>) {
         let mut check = Check::default();
         let judging = judging(&mut check, args);
-        (judging, check.faults)
+        (judging, check.errors)
     }
 
     fn args(thresholds: &[&str], goodput: &[&str]) -> RunArgs {

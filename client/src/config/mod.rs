@@ -2,36 +2,21 @@
 //! It reads neither the environment nor the network; all faults are found at once, not one a try.
 
 mod addresses;
+mod behaviour;
 mod check;
 mod faults;
-mod habits;
 mod json;
 mod judging;
-pub(crate) mod span;
 mod target;
 mod workload;
 
-pub use faults::Faults as PlannedFaults;
-pub use habits::{Habits, Stall, Who};
 pub use judging::Judging;
 
-use crate::{
-    address::Address,
-    cli::RunArgs,
-    output::Destination,
-    schedule::Schedule,
-    secret::{Secret, Secrets},
-    users::Users,
-};
+use crate::cli::RunArgs;
 use check::Check;
-use http::HeaderMap;
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use plan::{Load, Plan, Reconnect};
+use report::output::Destination;
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
@@ -40,99 +25,20 @@ const LONGEST_RUN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Everything about a run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How much load, and when.
-    pub load: Load,
-    /// Where it goes.
-    pub target: Target,
-    /// When sessions come and go, and when queries are due.
-    pub schedule: Arc<Schedule>,
-    /// Who comes, and what they ask for.
-    pub users: Arc<Users>,
-    /// How a lost socket comes back, and how failed calls are repeated.
-    pub reconnect: Reconnect,
-    /// What sessions do of their own accord.
-    pub habits: Habits,
-    /// What is broken meanwhile.
-    pub faults: PlannedFaults,
-    /// What it is judged by.
+    /// What the generator does.
+    pub plan: Plan,
+    /// Thresholds and objectives.
     pub judging: Judging,
-    /// What is left behind.
+    /// Where results go, and what is shown during the run.
     pub output: Output,
-    /// The stack runs in this process.
+    /// Run the whole stack in this process.
     pub embedded: bool,
-    /// Tell the plan and start nothing.
+    /// Print the plan and start nothing.
     pub dry_run: bool,
-    /// What the schedule was made from.
+    /// The options that the schedule was made from.
     origin: json::Origin,
-    /// What a person should be told before the run.
+    /// Warnings to print before the run.
     pub warnings: Vec<String>,
-}
-
-/// How much load, and when.
-#[derive(Clone, Debug)]
-pub struct Load {
-    /// Sessions at once, at most; of a run without a schedule of its own: all of them.
-    pub clients: u64,
-    /// Queries a session; `None`: until it has to go, or as many as come to it.
-    pub queries: Option<u32>,
-    /// The sessions start evenly over this time.
-    pub ramp_up: Duration,
-    /// All first queries at one instant, after every session has connected.
-    pub burst: bool,
-    /// `None`: the query's ideal duration and 30 s.
-    pub query_timeout: Option<Duration>,
-    /// A gap longer than this is a stall.
-    pub stall_limit: Duration,
-    /// For running streams after an interruption.
-    pub grace: Duration,
-    /// Threads.
-    pub workers: usize,
-    /// Of every random delay.
-    pub seed: u64,
-}
-
-/// Where the load goes.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// Where HTTP calls go.
-    pub api: Address,
-    /// Where sockets go.
-    pub ws: Address,
-    /// Further URLs of the same gateway: sockets are spread over all of them.
-    pub more_ws: Vec<Address>,
-    /// The ports that a container publishes for the gateway, [`Self::ws`] among them; empty unless there are several.
-    pub published: Vec<SocketAddr>,
-    /// The socket's path and query, with `{agent}`, `{session}` and, optionally, `{token}`.
-    pub ws_path: String,
-    /// For `{agent}`.
-    pub agent: String,
-    /// Headers of every call and upgrade, in place of the client's own of the same name.
-    pub headers: HeaderMap,
-    /// In place of the session's own token.
-    pub token: Option<Secret>,
-    /// Everything above that no output may contain.
-    pub secrets: Secrets,
-    /// Certificates to trust, beside the public ones.
-    pub ca_file: Option<PathBuf>,
-    /// The bound of the shared pool.
-    pub http_connections: usize,
-    /// Where sockets come from, in turns; empty: from where the system says.
-    pub local_ips: Vec<IpAddr>,
-    /// Hosts that are not this machine and may be tested.
-    pub allowed_hosts: Vec<String>,
-}
-
-/// How a lost socket comes back.
-#[derive(Clone, Copy, Debug)]
-pub struct Reconnect {
-    /// First delay.
-    pub initial: Duration,
-    /// Longest delay.
-    pub max: Duration,
-    /// Attempts in a row.
-    pub attempts: u32,
-    /// A socket silent for so long is dropped.
-    pub ping_timeout: Duration,
 }
 
 /// What is left behind.
@@ -152,9 +58,9 @@ pub struct Output {
 
 /// Everything that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(pub Vec<String>);
+pub struct ConfigErrors(pub Vec<String>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_slice() {
             [one] => write!(f, "{one}"),
@@ -166,14 +72,14 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ConfigErrors {}
 
 impl Config {
     /// Validates what was asked for, on a machine with `cores`; `drawn_seed` is taken when none was given.
     ///
     /// # Errors
     /// Every fault, not the first alone.
-    pub fn new(args: RunArgs, cores: usize, drawn_seed: u64) -> Result<Self, Faults> {
+    pub fn new(args: RunArgs, cores: usize, drawn_seed: u64) -> Result<Self, ConfigErrors> {
         let mut check = Check::default();
         let mut warnings = Vec::new();
         let asked = check.count("--clients", args.clients, 100, 1, MAX_CLIENTS);
@@ -197,7 +103,7 @@ impl Config {
         };
         let reconnect = reconnect(&mut check, &args);
         let (schedule, users) = (Arc::new(schedule), Arc::new(users));
-        let habits = habits::habits(&mut check, &args);
+        let behaviour = behaviour::behaviour(&mut check, &args);
         let faults = faults::planned(&mut check, &args);
         let judging = judging::judging(&mut check, &args);
         warnings.extend(judging.unanswerable(schedule.steady_window().is_some(), args.embedded));
@@ -214,21 +120,15 @@ impl Config {
             events: args
                 .out
                 .as_deref()
-                .and_then(|text| text.parse().map_err(|error| check.fault(format!("--out {error}"))).ok()),
+                .and_then(|text| text.parse().map_err(|error| check.error(format!("--out {error}"))).ok()),
         };
         if output.tui && output.quiet {
-            check.fault("--tui shows what --quiet leaves out: give one of them".into());
+            check.error("--tui shows what --quiet leaves out: give one of them".into());
         }
         let target = target::target(&mut check, args, &mut warnings);
         match target {
-            Some(target) if check.faults.is_empty() => Ok(Self {
-                load,
-                schedule,
-                users,
-                target,
-                reconnect,
-                habits,
-                faults,
+            Some(target) if check.errors.is_empty() => Ok(Self {
+                plan: Plan { load, target, schedule, users, reconnect, behaviour, faults },
                 judging,
                 output,
                 embedded,
@@ -236,7 +136,7 @@ impl Config {
                 origin,
                 warnings,
             }),
-            _ => Err(Faults(check.faults)),
+            _ => Err(ConfigErrors(check.errors)),
         }
     }
 }
@@ -250,7 +150,7 @@ fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {
         ping_timeout: check.seconds("--ping-timeout", args.ping_timeout, 45.0, 0.1),
     };
     if reconnect.initial > reconnect.max {
-        check.fault(format!(
+        check.error(format!(
             "--ws-initial-backoff-seconds {:?} is more than --ws-max-backoff-seconds {:?}: lower the first or raise the second",
             reconnect.initial, reconnect.max
         ));
@@ -269,12 +169,15 @@ mod tests {
     #[test]
     fn defaults_hold() {
         let config = Config::new(RunArgs::default(), 2, 7).unwrap();
-        assert_eq!((config.load.clients, config.load.queries, config.load.workers), (100, Some(10), 1));
-        assert_eq!((config.load.ramp_up, config.load.seed), (Duration::from_secs(1), 7));
+        assert_eq!(
+            (config.plan.load.clients, config.plan.load.queries, config.plan.load.workers),
+            (100, Some(10), 1)
+        );
+        assert_eq!((config.plan.load.ramp_up, config.plan.load.seed), (Duration::from_secs(1), 7));
         let many = RunArgs { clients: Some(5000), ..RunArgs::default() };
-        assert_eq!(Config::new(many, 2, 1).unwrap().load.ramp_up, Duration::from_secs(10));
+        assert_eq!(Config::new(many, 2, 1).unwrap().plan.load.ramp_up, Duration::from_secs(10));
         let one = RunArgs { clients: Some(1), workers: Some(8), ..RunArgs::default() };
-        assert_eq!(Config::new(one, 2, 1).unwrap().load.workers, 1);
+        assert_eq!(Config::new(one, 2, 1).unwrap().plan.load.workers, 1);
     }
 
     #[test]
@@ -316,7 +219,7 @@ mod tests {
     fn the_old_name_is_understood_with_a_warning() {
         let args = RunArgs { fastapi_url: Some("http://127.0.0.1:9".into()), ..RunArgs::default() };
         let config = Config::new(args, 2, 1).unwrap();
-        assert_eq!(config.target.api.url().port(), Some(9));
+        assert_eq!(config.plan.target.api.url().port(), Some(9));
         assert!(config.warnings[0].contains("API_URL"));
     }
 

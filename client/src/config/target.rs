@@ -1,13 +1,14 @@
 //! Validates where a run's calls and sockets go: URLs, the socket's path, headers, the token.
 //! Opens no connection and looks up no host.
 
-use super::{Target, addresses, check::Check};
-use crate::{
+use super::{addresses, check::Check};
+use crate::cli::RunArgs;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use plan::Target;
+use settings::{
     address::Address,
-    cli::RunArgs,
     secret::{Secret, Secrets},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Headers whose values say nothing that must be hidden.
 const OPEN_HEADERS: [HeaderName; 6] = [
@@ -59,23 +60,23 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
     let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
     let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
     if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
-        check.fault(format!(
+        check.error(format!(
             "--ws-path `{ws_path}` must start with `/`, contain `{{session}}` and no white space"
         ));
     }
     let agent = args.agent.unwrap_or_else(|| "load".into());
     if agent.is_empty() || !agent.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b)) {
-        check.fault(format!("--agent `{agent}` must be letters, digits and `-_.~`"));
+        check.error(format!("--agent `{agent}` must be letters, digits and `-_.~`"));
     }
     let headers = headers(check, &args.headers);
     if let Some(token) = &args.token
         && HeaderValue::from_str(token).is_err()
     {
-        check.fault("--token has characters that no header can carry".into());
+        check.error("--token has characters that no header can carry".into());
     }
     let token = args.token.as_deref().map(Secret::new);
     let local_ips = addresses::parse(args.local_ips.as_deref().unwrap_or_default()).unwrap_or_else(|why| {
-        check.fault(format!("--local-ips: {why}"));
+        check.error(format!("--local-ips: {why}"));
         Vec::new()
     });
     let api = Address::new(api?);
@@ -104,10 +105,10 @@ fn headers(check: &mut Check, given: &[String]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for header in given.iter().filter(|header| !header.trim().is_empty()) {
         match parse_header(header) {
-            Some((name, _)) if FRAMING.contains(&name.as_str()) => check.fault(format!(
+            Some((name, _)) if FRAMING.contains(&name.as_str()) => check.error(format!(
                 "--header `{name}` frames the messages and is the client's own: leave it out"
             )),
-            Some((name, _)) if name == "last-event-id" => check.fault(
+            Some((name, _)) if name == "last-event-id" => check.error(
                 "--header `last-event-id` would make every socket resume at one position: leave it out, or give --no-resume"
                     .into(),
             ),
@@ -116,7 +117,7 @@ fn headers(check: &mut Check, given: &[String]) -> HeaderMap {
                 headers.append(name, value);
             }
             // Its first word alone: what follows may be a secret.
-            None => check.fault(format!(
+            None => check.error(format!(
                 "--header `{}…` is not of the form `Name: value`",
                 header.trim().split([':', ' ', '=']).next().unwrap_or_default()
             )),
@@ -163,7 +164,7 @@ mod tests {
     fn parsed(args: RunArgs) -> Result<Target, Vec<String>> {
         let mut check = Check::default();
         let target = target(&mut check, args, &mut Vec::new());
-        if check.faults.is_empty() { Ok(target.unwrap()) } else { Err(check.faults) }
+        if check.errors.is_empty() { Ok(target.unwrap()) } else { Err(check.errors) }
     }
 
     fn with_headers(headers: &[&str]) -> Result<Target, Vec<String>> {

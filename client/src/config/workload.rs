@@ -1,13 +1,14 @@
 //! What the load follows, out of what was asked for: one schedule, and the kinds of users that come by it.
 //! It reads the files that were named and nothing else; two models at once are a fault, not a guess.
 
-use super::{check::Check, span};
-use crate::{
-    cli::{ArrivalOf, RunArgs},
-    output::cells,
+use super::check::Check;
+use crate::cli::{ArrivalOf, RunArgs};
+use plan::{
     schedule::{Arrival, Process, Schedule, Spread, Stages, trace},
     users::{Kind, PROFILES, UserKind, Users, seed_for_arrivals},
 };
+use settings::cells;
+use settings::span;
 use std::{
     fs::File,
     io::{BufRead, BufReader},
@@ -46,7 +47,7 @@ pub(super) fn workload(check: &mut Check, args: &RunArgs, clients: u64, seed: u6
             _ => Some(Schedule::closed(clients, ramp_up, duration)),
         });
     let schedule = schedule.unwrap_or_default();
-    let endless = schedule.model() == crate::schedule::Model::OpenQueries
+    let endless = schedule.model() == plan::schedule::Model::OpenQueries
         || schedule.visit(0).until.is_some() && args.queries.is_none();
     let default = if args.trace.is_some() { 1 } else { 10 };
     let queries =
@@ -64,22 +65,22 @@ fn one_model(check: &mut Check, args: &RunArgs) -> Option<()> {
     ];
     let asked: Vec<_> = asked.iter().filter(|(_, asked)| *asked).map(|(flag, _)| *flag).collect();
     if asked.len() > 1 {
-        check.fault(format!("{} are different workloads: give one of them", asked.join(" and ")));
+        check.error(format!("{} are different workloads: give one of them", asked.join(" and ")));
         return None;
     }
     if args.burst && (!asked.is_empty() || args.duration.is_some()) {
-        check.fault(
+        check.error(
             "--burst is a workload of its own: leave --duration, --stages, --arrival-rate and --trace out"
                 .into(),
         );
     }
     if args.trace_from.is_some() && args.trace.is_none() {
-        check.fault(
+        check.error(
             "--trace-from says where a trace begins: give --trace FILE as well, or leave it out".into(),
         );
     }
     if args.stages.is_some() && args.duration.is_some() {
-        check.fault("--stages say how long the run is: leave --duration out".into());
+        check.error("--stages say how long the run is: leave --duration out".into());
     }
     Some(())
 }
@@ -88,7 +89,7 @@ fn time(check: &mut Check, flag: &str, text: Option<&str>) -> Option<Duration> {
     let text = text?;
     let time = span::parse(text).filter(|time| !time.is_zero());
     if time.is_none() {
-        check.fault(format!("{flag} `{text}` is no time: give for example 30s, 5m or 1h30m"));
+        check.error(format!("{flag} `{text}` is no time: give for example 30s, 5m or 1h30m"));
     }
     time
 }
@@ -98,7 +99,7 @@ fn factor(check: &mut Check, flag: &str, value: Option<f64>) -> f64 {
     if (0.0001..=1000.0).contains(&value) {
         return value;
     }
-    check.fault(format!("{flag} {value} is out of range: give a factor from 0.0001 to 1000"));
+    check.error(format!("{flag} {value} is out of range: give a factor from 0.0001 to 1000"));
     1.0
 }
 
@@ -106,7 +107,7 @@ fn rate(check: &mut Check, flag: &str, value: f64) -> f64 {
     if (0.001..=1e6).contains(&value) {
         return value;
     }
-    check.fault(format!("{flag} {value} is out of range: give a number a second, from 0.001 to 1000000"));
+    check.error(format!("{flag} {value} is out of range: give a number a second, from 0.001 to 1000000"));
     1.0
 }
 
@@ -116,16 +117,16 @@ fn ramp_up(check: &mut Check, args: &RunArgs, clients: u64, scale: f64) -> Durat
         return check.seconds("--ramp-up", args.ramp_up, (clients / 500.0).max(1.0), 0.0).mul_f64(scale);
     };
     if args.ramp_up.is_some() {
-        check.fault("--spawn-rate and --ramp-up say the same thing: give one of them".into());
+        check.error("--spawn-rate and --ramp-up say the same thing: give one of them".into());
     }
     Duration::from_secs_f64(clients / rate(check, "--spawn-rate", spawn) * scale)
 }
 
 fn staged(check: &mut Check, text: &str, scale: f64) -> Option<Schedule> {
-    let mut stages: Stages = text.parse().map_err(|error| check.fault(format!("--stages: {error}"))).ok()?;
+    let mut stages: Stages = text.parse().map_err(|error| check.error(format!("--stages: {error}"))).ok()?;
     let visits = stages.visits_count();
     if visits == 0 || visits > MOST_PLANNED {
-        check.fault(format!("--stages `{text}` bring {visits} sessions: plan from 1 to {MOST_PLANNED}"));
+        check.error(format!("--stages `{text}` bring {visits} sessions: plan from 1 to {MOST_PLANNED}"));
         return None;
     }
     for stage in &mut stages.0 {
@@ -146,13 +147,13 @@ fn arriving(
     let rate = rate(check, "--arrival-rate", asked) / scale;
     let Some(duration) = duration else {
         if args.duration.is_none() {
-            check.fault("--arrival-rate needs to know for how long: give --duration, as 5m".into());
+            check.error("--arrival-rate needs to know for how long: give --duration, as 5m".into());
         }
         return None;
     };
     let expected = rate * duration.as_secs_f64();
     if expected > MOST_PLANNED as f64 {
-        check.fault(format!(
+        check.error(format!(
             "--arrival-rate {asked} plans {expected:.0} arrivals: shorten --duration until it is {MOST_PLANNED} at most"
         ));
         return None;
@@ -161,7 +162,7 @@ fn arriving(
     let most = (MOST_PLANNED * 2) as usize;
     let moments = process.moments(rate, duration, seed_for_arrivals(seed), most);
     if moments.is_empty() {
-        check.fault(format!("--arrival-rate {asked} brings nobody within {duration:?}: lengthen --duration"));
+        check.error(format!("--arrival-rate {asked} brings nobody within {duration:?}: lengthen --duration"));
         return None;
     }
     Some(moments.into_iter().map(|at| Arrival { at, tokens: None }).collect())
@@ -180,7 +181,7 @@ fn replayed(
     let within = duration.map(|duration| duration.div_f64(scale));
     let part = trace::Part { from: trace_start(check, args.trace_from.as_deref())?, within };
     let read = file.and_then(|file| trace::read(BufReader::new(file), part));
-    let trace = read.map_err(|error| check.fault(format!("--trace {} {error}", path.display()))).ok()?;
+    let trace = read.map_err(|error| check.error(format!("--trace {} {error}", path.display()))).ok()?;
     let arrivals = trace
         .requests
         .iter()
@@ -189,7 +190,7 @@ fn replayed(
     let last = arrivals.last().map_or(Duration::ZERO, |arrival| arrival.at);
     let whole = last + Duration::from_millis(1);
     if whole > super::LONGEST_RUN {
-        check.fault(format!(
+        check.error(format!(
             "--trace {} lasts {} s: cut it off with --duration, or shorten it with --trace-scale",
             path.display(),
             whole.as_secs()
@@ -205,7 +206,7 @@ fn trace_start(check: &mut Check, text: Option<&str>) -> Option<trace::Start> {
     let start = span::parse_any(text).map(trace::Start::Offset);
     let start = start.or_else(|| trace::moment(text.trim()).map(trace::Start::Moment));
     if start.is_none() {
-        check.fault(format!(
+        check.error(format!(
             "--trace-from `{text}` is not a time: give a time after the trace's first request, as 30m or 90, or a date and \
              time, as 2023-11-16T18:30:00Z"
         ));
@@ -254,7 +255,7 @@ fn users(check: &mut Check, args: &RunArgs, queries: Option<u32>, seed: u64) -> 
     }
     let prompts = args.prompts.as_deref().and_then(|path| {
         let prompts = read_prompts(path);
-        prompts.map_err(|error| check.fault(format!("--prompts {}: {error}", path.display()))).ok()
+        prompts.map_err(|error| check.error(format!("--prompts {}: {error}", path.display()))).ok()
     });
     Users { kinds, prompts: prompts.unwrap_or_default(), seed }
 }
@@ -262,14 +263,14 @@ fn users(check: &mut Check, args: &RunArgs, queries: Option<u32>, seed: u64) -> 
 fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>) -> Kind {
     let weight = user.weight.unwrap_or(1.0);
     if !(0.001..=1e6).contains(&weight) {
-        check.fault(format!("user `{}`: weight {weight} is out of range: give 0.001 to 1000000", user.name));
+        check.error(format!("user `{}`: weight {weight} is out of range: give 0.001 to 1000000", user.name));
     }
     let timing = |check: &mut Check, name: Option<&str>| {
         let name = name?;
         let found = PROFILES.iter().find(|profile| profile.name == name);
         if found.is_none() {
             let known: Vec<_> = PROFILES.iter().map(|profile| profile.name).collect();
-            check.fault(format!("--profile `{name}` is not known: give one of {}", known.join(", ")));
+            check.error(format!("--profile `{name}` is not known: give one of {}", known.join(", ")));
         }
         found
     };
@@ -281,7 +282,7 @@ fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>
             matches!(spread, Spread::Fixed(value) if value < least).then(|| spread.mean())
         });
         if let Some(bad) = bad {
-            check.fault(format!("{flag} {bad} is out of range: give {least} to {most}"));
+            check.error(format!("{flag} {bad} is out of range: give {least} to {most}"));
         }
         Some(spread)
     };

@@ -1,7 +1,8 @@
 //! Layers over each other, and what a file may not say.
 
 use super::*;
-use crate::{dotenv::Entry, schedule::Spread};
+use plan::schedule::Spread;
+use settings::dotenv::Entry;
 
 fn variables(variables: &[(&str, &str)]) -> Variables {
     let entry = |(line, &(name, value)): (usize, &(&str, &str))| {

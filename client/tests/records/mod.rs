@@ -1,15 +1,14 @@
 //! Records made by hand, runs made of them, and where what is written of those is read again.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use client::{
+use measure::{
+    BoundedSample, FaultLog, Quantity, QuerySamples, Reading,
     contents::Checked,
     defects::{Defect, Defects},
-    faults::FaultLog,
-    measure::{BoundedSample, Quantity, QuerySamples, Reading},
-    output::{Finished, Judging, OutputSettings, Results, RunInfo},
     record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
 };
 use protocol::{SessionId, Tally};
+use report::output::{Finished, Judging, OutputSettings, Results, RunInfo};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use time::macros::datetime;
 use uuid::Uuid;

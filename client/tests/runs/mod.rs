@@ -6,9 +6,9 @@ use client::{
     cli::RunArgs,
     config::Config,
     engine::{self, RunError},
-    output::Finished,
-    signals::Stop,
 };
+use plan::Stop;
+use report::output::Finished;
 use serde_json::Value;
 use std::path::Path;
 use time::macros::datetime;

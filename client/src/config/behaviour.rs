@@ -1,0 +1,98 @@
+//! What sessions do of their own accord, as it was asked for: cuts, pauses, late sockets.
+//! It reads texts into values; who of the sessions does what is drawn elsewhere.
+
+use super::check::Check;
+use crate::cli::RunArgs;
+use plan::{Behaviour, Stall, Who};
+use settings::span;
+use std::time::Duration;
+
+pub(super) fn behaviour(check: &mut Check, args: &RunArgs) -> Behaviour {
+    let drop_rate = args.drop_rate.unwrap_or(0.0);
+    if !(0.0..=10.0).contains(&drop_rate) {
+        check.error(format!(
+            "--drop-rate {drop_rate} is out of range: give the share of open sockets cut a second, 0 to 10"
+        ));
+    }
+    let stall = args.stall.as_deref().and_then(|text| {
+        let stall = parse_stall(text);
+        if stall.is_none() {
+            check.error(format!(
+                "--stall `{text}` is not WHO:TIME: give a share or a number of sessions and how long they stop \
+                 reading, as 0.05:10s, 5%:10s or 50:10s"
+            ));
+        }
+        stall
+    });
+    let late_connect = args.late_connect.as_deref().and_then(|text| {
+        let range = parse_range(text);
+        if range.is_none() {
+            check.error(format!(
+                "--late-connect `{text}` is no range of times: give the least and the most, as 0..5 or 500ms..2s"
+            ));
+        }
+        range
+    });
+    Behaviour { drop_rate, stall, late_connect, resume: !args.no_resume }
+}
+
+fn parse_stall(text: &str) -> Option<Stall> {
+    let (who, time) = text.split_once(':')?;
+    let who = who.trim();
+    let who = if let Some(percent) = who.strip_suffix('%') {
+        Who::Share(percent.trim_end().parse::<f64>().ok()? / 100.0)
+    } else if who.contains('.') {
+        Who::Share(who.parse().ok()?)
+    } else {
+        Who::Number(who.parse().ok()?)
+    };
+    if matches!(who, Who::Share(share) if !(0.0..=1.0).contains(&share)) {
+        return None;
+    }
+    let time = span::parse(time).filter(|time| !time.is_zero())?;
+    Some(Stall { who, time })
+}
+
+fn parse_range(text: &str) -> Option<(Duration, Duration)> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let (least, most) = (span::parse(least)?, span::parse(most)?);
+    (least <= most).then_some((least, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_or_a_number_of_sessions() {
+        for (text, sessions) in [
+            ("0.05:10s", Some(50)),
+            ("5%:10s", Some(50)),
+            ("50:10s", Some(50)),
+            ("1.0:10", Some(1000)),
+            ("1:1m", Some(1)),
+            ("5000:1s", Some(1000)),
+            ("1.5:10s", None),
+            ("150%:10s", None),
+            ("-1:10s", None),
+            ("nan%:10s", None),
+            ("0.05", None),
+            ("0.05:0s", None),
+            ("x:10s", None),
+        ] {
+            assert_eq!(parse_stall(text).map(|stall| stall.sessions(1000)), sessions, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_range_of_times() {
+        let seconds = |text| parse_range(text).map(|(a, b)| (a.as_secs_f64(), b.as_secs_f64()));
+        assert_eq!(seconds("0..5"), Some((0.0, 5.0)));
+        assert_eq!(seconds("500ms..2s"), Some((0.5, 2.0)));
+        assert_eq!(seconds("0.5..1.5"), Some((0.5, 1.5)));
+        assert_eq!(seconds("3"), Some((3.0, 3.0)));
+        for bad in ["5..0", "..", "0..", "a..b", ""] {
+            assert_eq!(parse_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Checks and injects faults of our own stacks: native ones and Compose projects.
+
+use load::injection::{Done, Injector};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Whether `spec` is a fault that a stack knows.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(spec: &str) -> Result<(), String> {
+    spec.parse::<stack::fault::Fault>().map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Who breaks the stack of that name.
+///
+/// # Errors
+/// No stack can have that name.
+pub fn injector(name: Option<&str>) -> Result<Arc<dyn Injector>, String> {
+    let place = stack::fault::Place::find(name).map_err(|error| format!("--fault-stack: {error:#}"))?;
+    Ok(Arc::new(Breaker(place)))
+}
+
+struct Breaker(stack::fault::Place);
+
+impl Injector for Breaker {
+    fn check(&self, spec: &str) -> anyhow::Result<()> {
+        stack::fault::check(&self.0, &spec.parse()?)
+    }
+
+    fn inject(&self, spec: &str) -> anyhow::Result<Done> {
+        let injected = stack::fault::inject(&self.0, &spec.parse()?)?;
+        Ok(Done { detail: injected.detail, members: injected.members })
+    }
+
+    fn stated_names(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        stack::fault::stated_names(&self.0)
+    }
+}

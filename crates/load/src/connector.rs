@@ -1,0 +1,352 @@
+//! Opens WebSockets to the gateway, over one endpoint or over several: TCP, TLS, the upgrade. What came right behind the
+//! answer is handed on with the socket. An endpoint that takes no connection is passed over; nothing else is tried again.
+
+use crate::{
+    backoff::{is_retryable, retry_after},
+    endpoint::{Endpoint, no_address},
+    explain::{self, Trouble, trouble},
+    pulse,
+    socket::{Arrival, Socket, Transport},
+    tcp,
+};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use plan::Target;
+use protocol::{Position, SessionId};
+use settings::{
+    address::replace_headers,
+    secret::{Secret, Secrets},
+};
+use std::{
+    io,
+    net::IpAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+/// TCP, TLS, upgrade and a live subscription take no longer than this.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is read of an answer that refuses the upgrade, and for how long.
+const LONGEST_REFUSAL: usize = 16 << 10;
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Every character that has a meaning in a path or a query is escaped.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Why a socket could not be opened.
+#[derive(Clone, Debug)]
+pub struct OpenError {
+    /// The answer to the upgrade, where there was one.
+    pub status: Option<u16>,
+    /// For a person.
+    pub message: String,
+    /// Worth another attempt, after at least this long.
+    pub again: Option<Duration>,
+}
+
+/// How a connection is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dial {
+    /// From this address of this machine.
+    pub from: Option<IpAddr>,
+    /// It takes little into its buffers, so that a reader who stops is felt at the other end.
+    pub narrow: bool,
+    /// To the endpoint of this number, modulo how many there are; to the next ones when it takes no connection.
+    pub endpoint: u64,
+}
+
+/// A socket that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The socket.
+    pub socket: Socket,
+    /// When the answer to the upgrade arrived, by the kernel where it says so.
+    pub at: Instant,
+    /// How much of the time until then may be the generator's own doing.
+    pub slack: Duration,
+}
+
+/// Opens sockets to the gateway.
+pub struct Connector {
+    /// At least one.
+    endpoints: Vec<Endpoint>,
+    path: String,
+    headers: HeaderMap,
+    token: Option<Secret>,
+    secrets: Secrets,
+    local_ips: Vec<IpAddr>,
+    /// Arrivals are stamped as long as there is a connector.
+    _stamping: Option<std::net::UdpSocket>,
+}
+
+impl Connector {
+    /// Resolves the hosts of all endpoints, once for the whole run.
+    ///
+    /// # Errors
+    /// A host has no address, or its name cannot stand in a certificate.
+    pub async fn resolve(target: &Target, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
+        let mut endpoints = Vec::new();
+        if target.published.is_empty() {
+            endpoints.push(Endpoint::resolve(&target.ws, &tls).await?);
+        }
+        for &address in &target.published {
+            endpoints.push(Endpoint::published(&target.ws, address, &tls)?);
+        }
+        for url in &target.more_ws {
+            endpoints.push(Endpoint::resolve(url, &tls).await?);
+        }
+        Ok(Self {
+            endpoints,
+            path: target.ws_path.replace("{agent}", &target.agent),
+            headers: target.headers.clone(),
+            token: target.token.clone(),
+            secrets: target.secrets.clone(),
+            local_ips: target.local_ips.clone(),
+            _stamping: tcp::keep_stamping(),
+        })
+    }
+
+    /// The endpoints over which sockets are spread, at least one.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Where the sockets of session `index` come from.
+    #[must_use]
+    pub fn local_ip(&self, index: u64) -> Option<IpAddr> {
+        let turn = index.checked_rem(self.local_ips.len() as u64)?;
+        Some(self.local_ips[turn as usize])
+    }
+
+    /// Opens the socket of `session`, after `resume` where it had one before. The answer means: the subscription is live.
+    ///
+    /// # Errors
+    /// No connection, or another answer than 101.
+    pub async fn open(
+        &self,
+        session: SessionId,
+        token: &Secret,
+        resume: Option<Position>,
+        last_read: u64,
+        dial: Dial,
+    ) -> Result<Opened, OpenError> {
+        let token = self.token.as_ref().unwrap_or(token);
+        let opened = self.open_with(session, token, resume, last_read, dial).await;
+        opened.map_err(|mut error| {
+            let mut secrets = self.secrets.clone();
+            secrets.add(token.reveal());
+            error.message = secrets.hide(&error.message);
+            error
+        })
+    }
+
+    async fn open_with(
+        &self,
+        session: SessionId,
+        token: &Secret,
+        resume: Option<Position>,
+        last_read: u64,
+        dial: Dial,
+    ) -> Result<Opened, OpenError> {
+        let mut endpoint = self.endpoint(dial.endpoint);
+        let opening = async {
+            let (stream, connected) =
+                self.connect(dial).await.map_err(|error| broken(&endpoint.base, &error))?;
+            endpoint = connected;
+            let request = self.request(endpoint, session, token, resume).map_err(|error| OpenError {
+                status: None,
+                message: format!("cannot open {}: {error}", endpoint.base),
+                again: None,
+            })?;
+            let slack = pulse::unseen(Instant::now());
+            let transport = endpoint.secure(stream).await.map_err(|error| broken(&endpoint.base, &error))?;
+            let slack =
+                slack + if transport.is_tls() { pulse::unseen(Instant::now()) } else { Duration::ZERO };
+            let (transport, early) = upgrade(&endpoint.base, transport, request).await?;
+            let arrived = transport.tcp().arrived();
+            let at = arrived.map_or_else(Instant::now, |arrived| arrived.at);
+            let slack = slack + arrived.map_or(Duration::ZERO, |arrived| arrived.slack);
+            let socket = Socket::new(transport, early, Arrival::exact(at, last_read));
+            Ok(Opened { socket, at, slack })
+        };
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+        opened.unwrap_or_else(|_| {
+            Err(OpenError {
+                status: None,
+                message: format!(
+                    "{} did not answer the upgrade within {} s",
+                    endpoint.base,
+                    OPEN_TIMEOUT.as_secs()
+                ),
+                again: Some(Duration::ZERO),
+            })
+        })
+    }
+
+    fn endpoint(&self, number: u64) -> &Endpoint {
+        &self.endpoints[(number % self.endpoints.len() as u64) as usize]
+    }
+
+    /// Checks that the gateway takes connections `from` there, at every endpoint, and that its certificate is trusted.
+    ///
+    /// Returns the published ports that take none, while others do: sockets pass them over.
+    ///
+    /// # Errors
+    /// The first other endpoint that takes none, and why.
+    pub async fn reach(&self, from: Option<IpAddr>) -> Result<Vec<(String, Trouble)>, (String, Trouble)> {
+        let mut dead = Vec::new();
+        for endpoint in &self.endpoints {
+            let dial = Dial { from, ..Dial::default() };
+            let reached = match endpoint.connect(dial).await {
+                Ok(stream) => endpoint.secure(stream).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match reached {
+                Ok(()) => {}
+                Err(error) if endpoint.is_published() => dead.push((endpoint.base.clone(), trouble(&error))),
+                Err(error) => return Err((endpoint.base.clone(), trouble(&error))),
+            }
+        }
+        if dead.len() == self.endpoints.len() { Err(dead.swap_remove(0)) } else { Ok(dead) }
+    }
+
+    /// Connects to the wanted endpoint, or to the next one that takes a connection.
+    async fn connect(&self, dial: Dial) -> io::Result<(TcpStream, &Endpoint)> {
+        let mut failed = None;
+        for step in 0..self.endpoints.len() as u64 {
+            let endpoint = self.endpoint(dial.endpoint.wrapping_add(step));
+            match endpoint.connect(dial).await {
+                Ok(stream) => {
+                    endpoint.log.connected();
+                    return Ok((stream, endpoint));
+                }
+                Err(error) => {
+                    endpoint.log.failed();
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(no_address))
+    }
+
+    fn request(
+        &self,
+        endpoint: &Endpoint,
+        session: SessionId,
+        token: &Secret,
+        resume: Option<Position>,
+    ) -> Result<Request<Empty<Bytes>>, http::Error> {
+        let path = self.path.replace("{session}", &session.to_string());
+        let is_in_path = path.contains("{token}");
+        let escaped = utf8_percent_encode(token.reveal(), UNRESERVED).to_string();
+        let mut request = Request::get(endpoint.address.join(&path.replace("{token}", &escaped)))
+            .header(header::HOST, endpoint.host.clone())
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, generate_key());
+        let secret = |text: String| {
+            let mut value = HeaderValue::from_str(&text)?;
+            value.set_sensitive(true);
+            Ok::<_, http::Error>(value)
+        };
+        let token = token.reveal();
+        match endpoint.address.authorization() {
+            // The header is taken by the URL's user and password: the token goes where browsers put it.
+            Some(basic) => {
+                request = request.header(header::AUTHORIZATION, basic.clone());
+                if !token.is_empty() && !is_in_path {
+                    request =
+                        request.header(header::SEC_WEBSOCKET_PROTOCOL, secret(format!("bearer, {token}"))?);
+                }
+            }
+            None if !token.is_empty() => {
+                request = request.header(header::AUTHORIZATION, secret(format!("Bearer {token}"))?);
+            }
+            None => {}
+        }
+        if let Some(position) = resume {
+            let text = if position == Position::ZERO { "0".to_owned() } else { position.to_string() };
+            request = request.header("last-event-id", text);
+        }
+        let mut request = request.body(Empty::new())?;
+        replace_headers(request.headers_mut(), &self.headers);
+        Ok(request)
+    }
+}
+
+/// Has the connection turned into a WebSocket; what came right behind the answer.
+async fn upgrade(
+    base: &str,
+    transport: Transport,
+    request: Request<Empty<Bytes>>,
+) -> Result<(Transport, Bytes), OpenError> {
+    let broken = |error: hyper::Error| broken(base, &error);
+    let accept =
+        request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(transport)).await.map_err(broken)?;
+    let mut upgrade = pin!(async {
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(base, answer).await);
+        }
+        check(base, &answer, accept.as_deref())?;
+        hyper::upgrade::on(answer).await.map_err(broken)
+    });
+    // The connection itself ends with the upgrade, or with an error that the request hears of as well.
+    let mut connection = pin!(connection.with_upgrades().fuse());
+    let upgraded = loop {
+        tokio::select! {
+            biased;
+            upgraded = &mut upgrade => break upgraded?,
+            _ = &mut connection => {}
+        }
+    };
+    let parts = upgraded.downcast::<TokioIo<Transport>>().expect("the transport that was handed in");
+    // Copied: it is empty as a rule, and would keep the whole of hyper's buffer.
+    Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
+}
+
+fn broken(base: &str, error: &(dyn std::error::Error + 'static)) -> OpenError {
+    let Trouble { text, is_lasting } = trouble(error);
+    let message = format!("cannot open {base}: {text}");
+    OpenError { status: None, message, again: (!is_lasting).then_some(Duration::ZERO) }
+}
+
+/// An answer that refuses the upgrade, with the beginning of its body where that comes soon.
+async fn refused(base: &str, answer: Response<Incoming>) -> OpenError {
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, LONGEST_REFUSAL).collect();
+    let body = match tokio::time::timeout(REFUSAL_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) | Err(_) => Bytes::new(),
+    };
+    let why = explain::refusal(head.status, &head.headers, &body);
+    OpenError {
+        status: Some(head.status.as_u16()),
+        message: format!("{base} answered the upgrade with {why}"),
+        again: is_retryable(head.status).then(|| retry_after(&head.headers).unwrap_or_default()),
+    }
+}
+
+/// Only a 101 that belongs to the key that was sent opens a WebSocket.
+fn check<B>(base: &str, answer: &Response<B>, accept: Option<&str>) -> Result<(), OpenError> {
+    let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let is_ours = text(header::SEC_WEBSOCKET_ACCEPT) == accept
+        && text(header::UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+        && text(header::SEC_WEBSOCKET_EXTENSIONS).is_none();
+    if is_ours {
+        return Ok(());
+    }
+    let message =
+        format!("{base} answered the upgrade with no WebSocket as it was asked for (RFC 6455, 4.1)");
+    Err(OpenError { status: None, message, again: Some(Duration::ZERO) })
+}

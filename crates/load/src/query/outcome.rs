@@ -1,0 +1,198 @@
+//! What a query came to: its status, what it lost and where, and its record for the outputs.
+//! It only reads what arrived; nothing arrives here.
+
+use super::{End, Query, millis};
+use crate::downtime::Downtime;
+use measure::{
+    contents::Checked,
+    defects::{Defect, Defects},
+    record::{Doubt, FailureKind, Moment, QueryRecord, QueryStatus},
+};
+use protocol::{ClockAnchor, Kind, Owed, SessionId, Tally};
+use std::time::{Duration, Instant};
+
+impl Query {
+    pub(super) fn tally(&self) -> Tally {
+        let expected = self.expected();
+        let owed = self.owed();
+        let tally = match (self.own_stream(), expected) {
+            (Some(stream), Some(expected)) => stream.ledger.tally(expected, owed),
+            (Some(stream), None) => stream.ledger.unverified(),
+            (None, Some(expected)) => protocol::Ledger::default().tally(expected, owed),
+            (None, None) => Tally::default(),
+        };
+        Tally {
+            tokens_unsent: if self.is_abandoned() { 0 } else { tally.tokens_unsent },
+            tokens_duplicated: tally.tokens_duplicated + self.tokens_repeated,
+            events_duplicated: tally.events_duplicated + self.defects.count(Defect::Duplicated),
+            ..tally
+        }
+    }
+
+    /// The announced number of tokens. A server that numbers its events and announces nothing shows it with its terminator.
+    fn expected(&self) -> Option<u64> {
+        let announced = self.answer.as_ref()?.tokens;
+        let numbered = || self.own_stream().filter(|stream| stream.generation > 0);
+        announced.or_else(|| numbered().map(|stream| stream.ledger.last_token()))
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.end.is_none_or(|(_, end)| end == End::Abandoned)
+    }
+
+    /// What the run's end or a peer cut off is not owed.
+    fn owed(&self) -> Owed {
+        if self.is_abandoned() || self.ended_with.is_some() { Owed::Seen } else { Owed::Announced }
+    }
+
+    /// All defects: those noted as they came, and those that the query's own stream counts.
+    pub(super) fn all_defects(&self, tally: &Tally) -> Defects {
+        let mut defects = self.defects.clone();
+        defects.add(Defect::Duplicated, tally.events_duplicated - defects.count(Defect::Duplicated));
+        defects.add(Defect::Reordered, tally.events_reordered);
+        defects.add(Defect::Unannounced, tally.tokens_unannounced);
+        if let Some(stream) = self.own_stream() {
+            defects.add(Defect::AfterTerminator, stream.after_terminator);
+            defects.add(Defect::Corrupt, u64::from(stream.contents.checked() == Checked::Corrupt));
+        }
+        defects
+    }
+
+    pub(super) fn status(&self, tally: &Tally, defects: &Defects) -> QueryStatus {
+        match self.end.map_or(End::Abandoned, |(_, end)| end) {
+            End::TimedOut => QueryStatus::Timeout,
+            End::Rejected => QueryStatus::Rejected,
+            End::Failed => QueryStatus::Error,
+            End::Abandoned => QueryStatus::Abandoned,
+            End::Finished => {
+                let Some(stream) = self.own_stream() else { return QueryStatus::Incomplete };
+                let whole = stream.ledger.is_complete() && tally.tokens_lost == 0 && tally.events_lost == 0;
+                match stream.ledger.terminator() {
+                    Some(Kind::Error) => QueryStatus::Error,
+                    Some(_) if whole && !defects.any() => QueryStatus::Ok,
+                    _ => QueryStatus::Incomplete,
+                }
+            }
+        }
+    }
+
+    /// Of the lost tokens, those that surely fell into a time without a socket.
+    fn lost_in_gap(&self, ended: Instant, downtime: &Downtime, clock: Option<&ClockAnchor>) -> u64 {
+        let (Some(expected), Some(sent)) = (self.expected(), self.sent) else {
+            return 0;
+        };
+        let Some(clock) = clock else { return 0 };
+        let empty = protocol::Ledger::default();
+        let ledger = self.own_stream().map_or(&empty, |stream| &stream.ledger);
+        let neighbour = |us: Option<u64>, otherwise| match us {
+            Some(us) => clock.instant(us),
+            None => Some(otherwise),
+        };
+        let tokens_of = |first: u64, last: u64| last.min(expected).saturating_add(1).saturating_sub(first);
+        ledger
+            .missing(expected)
+            .iter()
+            .filter(|hole| {
+                let from = neighbour(hole.before_us, sent);
+                let to = neighbour(hole.after_us, ended);
+                from.zip(to).is_some_and(|(from, to)| downtime.touches(from, to))
+            })
+            .map(|hole| tokens_of(hole.first, hole.last))
+            .sum()
+    }
+
+    /// The query for the outputs. `clock` maps the server's times where both ends share it.
+    #[must_use]
+    pub fn record(
+        &mut self,
+        session: Option<SessionId>,
+        session_index: u64,
+        moment: impl Fn(Instant) -> Moment,
+        now: Instant,
+        downtime: &Downtime,
+        clock: Option<&ClockAnchor>,
+    ) -> QueryRecord {
+        let ended = self.end.map_or(now, |(at, _)| at);
+        if self.generation().is_none()
+            && let Some(newest) = self.own_stream().map(|stream| stream.generation)
+        {
+            self.disown(newest);
+        }
+        let tally = self.tally();
+        let defects = self.all_defects(&tally);
+        let status = self.status(&tally, &defects);
+        self.explain(status, &tally, &defects);
+        let lost_in_gap = self.lost_in_gap(ended, downtime, clock).min(tally.tokens_lost);
+        let stream = self.own_stream();
+        let answer = self.answer.as_ref();
+        QueryRecord {
+            session,
+            session_index,
+            query_num: self.num,
+            scheduled: moment(self.scheduled),
+            sent: self.sent.map(&moment),
+            first_token: stream.and_then(|stream| stream.first_token).map(&moment),
+            last_token: stream.and_then(|stream| stream.last_token).map(|arrival| moment(arrival.at)),
+            done: stream.and_then(|stream| stream.done).map(&moment),
+            first_doubt: stream.map_or_else(Doubt::default, |stream| stream.first_doubt),
+            last_doubt: stream.map_or_else(Doubt::default, |stream| stream.last_doubt),
+            done_doubt: stream.map_or_else(Doubt::default, |stream| stream.done_doubt),
+            socket_wait: self
+                .sent
+                .filter(|_| self.waits_for_socket)
+                .map_or(Duration::ZERO, |sent| downtime.within(self.scheduled, sent)),
+            ended: moment(ended),
+            status,
+            tokens_expected: self.expected(),
+            lost_connected: tally.tokens_lost - lost_in_gap,
+            lost_in_gap,
+            tally,
+            contents: stream.map_or(Checked::Unverified, |stream| stream.contents.checked()),
+            defects,
+            longest_gap: stream.and_then(|stream| stream.longest_gap).filter(|_| self.paused.is_zero()),
+            held_up: stream.map_or(Duration::ZERO, |stream| stream.held_up),
+            paused: self.paused,
+            error_code: self.error_code().map(str::to_owned).filter(|_| status == QueryStatus::Error),
+            excused: false,
+            stall_count: stream.map_or(0, |stream| stream.stall_count),
+            stall: stream.map_or(Duration::ZERO, |stream| stream.stall),
+            ideal_ttft: answer.and_then(|answer| millis(answer.ideal_ttft_ms)),
+            ideal_e2el: answer.and_then(|answer| millis(answer.ideal_e2el_ms)),
+            failure: self.failure.clone().filter(|_| status != QueryStatus::Ok),
+        }
+    }
+
+    /// Every query that is not ok says why.
+    fn explain(&mut self, status: QueryStatus, tally: &Tally, defects: &Defects) {
+        let error = self.own_stream().and_then(|stream| stream.error.clone());
+        let loss = self.last_loss.as_ref().map(|loss| format!("{loss}; then ")).unwrap_or_default();
+        match status {
+            QueryStatus::Ok | QueryStatus::Abandoned | QueryStatus::Rejected => {}
+            QueryStatus::Timeout => {
+                let (came, told) = (tally.tokens_received, told(defects));
+                let message = format!("{loss}no terminator in time after {came} tokens{told}");
+                self.fail(FailureKind::Timeout, None, message);
+            }
+            QueryStatus::Error => {
+                self.fail(
+                    FailureKind::Stream,
+                    None,
+                    error.unwrap_or_else(|| "the stream ended in an error".into()),
+                );
+            }
+            QueryStatus::Incomplete => {
+                let message = format!("{loss}{} tokens lost{}", tally.tokens_lost, told(defects));
+                self.fail(FailureKind::Stream, None, message);
+            }
+        }
+    }
+}
+
+/// `, frames_unreadable 2 (first: <html>…)` for each kind that there is.
+fn told(defects: &Defects) -> String {
+    let one = |defect: Defect| {
+        let first = defects.example(defect).map(|frame| format!(" (first: {frame})")).unwrap_or_default();
+        format!(", {} {}{first}", defect.name(), defects.count(defect))
+    };
+    Defect::ALL.into_iter().filter(|&defect| defects.count(defect) > 0).map(one).collect()
+}

@@ -1,0 +1,284 @@
+//! The few series of servers' and gateways' `/metrics` that a run is told by, and how much they grew meanwhile.
+//! Pure; sums are over all lives of a member, percentiles are as fine as the buckets, and what was missed is named.
+
+use super::inventory::Member;
+use measure::watched::{BusLag, Gateways, OfItself};
+use std::collections::{BTreeMap, BTreeSet};
+
+const TOKENS: &str = "server_tokens_total";
+const BUS_LAG: &str = "server_bus_lag_seconds_bucket{le=\"";
+const OVERFLOWS: &str = "wsproxy_outbox_overflows_total";
+const DIRECT: &str = "wsproxy_direct_writes_total";
+const QUEUED: &str = "wsproxy_queued_frames_total";
+const HELD: &str = "wsproxy_held_frames_total";
+const EVICTIONS: &str = "wsproxy_closes_total{reason=\"slow_consumer\"}";
+
+/// How much each series has grown, over all members.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    /// Members, and which life of each, that were there before the run, or when somebody could tell for the first time.
+    before: BTreeSet<(String, String)>,
+    /// Of members whose page was read.
+    counted: BTreeMap<String, Counted>,
+    missed: BTreeMap<String, Option<u64>>,
+    grown: BTreeMap<String, f64>,
+}
+
+impl Growth {
+    /// Who there is, before their pages are seen.
+    pub(super) fn meet(&mut self, members: &[Member]) {
+        if self.before.is_empty() {
+            self.before = members.iter().map(life).collect();
+        }
+    }
+
+    /// Takes a member's page at a second of the run (0: before it), or that there was none. What is on its first page is not
+    /// the run's, unless it began since.
+    pub(super) fn see(&mut self, second: u64, member: &Member, page: Option<&str>) {
+        let name = &member.name;
+        let Some(page) = page else {
+            if !member.ended && !self.counted.contains_key(name) {
+                self.missed.insert(name.clone(), None);
+            }
+            return;
+        };
+        let is_first = !self.counted.contains_key(name);
+        let was_there = self.before.contains(&life(member));
+        if is_first {
+            self.missed.remove(name);
+            if was_there && second > 0 {
+                self.missed.insert(name.clone(), Some(second));
+            }
+        }
+        let page: Vec<_> = wanted(page).collect();
+        let counted = self.counted.entry(name.clone()).or_insert_with(|| Counted::of(&member.life));
+        counted.turn_to(&member.life, &page);
+        for (series, value) in page {
+            let unseen = if is_first && was_there { value } else { 0.0 };
+            let before = counted.series.insert(series.to_owned(), value).unwrap_or(unseen);
+            *self.grown.entry(series.to_owned()).or_default() += value - before;
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub(super) fn figures(&self) -> OfItself {
+        let count = |series: &str| self.grown.get(series).map(|&grown| grown as u64);
+        let gateways = count(OVERFLOWS).map(|outbox_overflows| {
+            let frames = |series| count(series).unwrap_or(0);
+            let all = frames(DIRECT) + frames(QUEUED) + frames(HELD);
+            #[allow(clippy::cast_precision_loss)]
+            let queued_share = (all > 0).then(|| frames(QUEUED) as f64 / all as f64);
+            Gateways { outbox_overflows, evictions: frames(EVICTIONS), queued_share }
+        });
+        // Where no page was ever read, no figure misses anything.
+        let missed = if self.counted.is_empty() { BTreeMap::new() } else { self.missed.clone() };
+        OfItself { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways, missed }
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn bus_lag(&self) -> Option<BusLag> {
+        let bound = |series: &str| series.strip_prefix(BUS_LAG)?.strip_suffix("\"}")?.parse::<f64>().ok();
+        let mut buckets: Vec<_> =
+            self.grown.iter().filter_map(|(series, &count)| Some((bound(series)?, count))).collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let count = buckets.last().map(|bucket| bucket.1).filter(|&count| count >= 1.0)?;
+        let ms = |quantile| Some(quantile_of(&buckets, quantile)? * 1e3);
+        Some(BusLag { count: count as u64, p50: ms(0.5)?, p95: ms(0.95)?, p99: ms(0.99)? })
+    }
+}
+
+/// What a member had counted in its present life when its page was read last.
+#[derive(Debug)]
+struct Counted {
+    /// The life as the list of members had it, which may be older than the page.
+    listed: String,
+    /// The page was another life's than the list said.
+    is_ahead: bool,
+    series: BTreeMap<String, f64>,
+}
+
+impl Counted {
+    fn of(life: &str) -> Self {
+        Self { listed: life.to_owned(), is_ahead: false, series: BTreeMap::new() }
+    }
+
+    /// Forgets what was counted where the page is another life's: the list says so, or a counter fell, as Prometheus' `increase`
+    /// has it. A page that was ahead of the list turned already.
+    fn turn_to(&mut self, life: &str, page: &[(&str, f64)]) {
+        let is_another = self.listed != life;
+        let has_fallen =
+            page.iter().any(|(series, value)| self.series.get(*series).is_some_and(|before| value < before));
+        if has_fallen || (is_another && !self.is_ahead) {
+            self.series.clear();
+        }
+        self.is_ahead = !is_another && (has_fallen || self.is_ahead);
+        life.clone_into(&mut self.listed);
+    }
+}
+
+fn life(member: &Member) -> (String, String) {
+    (member.name.clone(), member.life.clone())
+}
+
+/// Of cumulative buckets, evenly filled; beyond the last bound that is a number it is that bound, as Prometheus has it.
+fn quantile_of(buckets: &[(f64, f64)], quantile: f64) -> Option<f64> {
+    let rank = buckets.last()?.1 * quantile;
+    let at = buckets.iter().position(|bucket| bucket.1 >= rank)?;
+    let (low, below) = if at == 0 { (0.0, 0.0) } else { buckets[at - 1] };
+    let (high, upto) = buckets[at];
+    if high.is_infinite() {
+        return Some(low);
+    }
+    Some(if upto > below { low + (high - low) * (rank - below) / (upto - below) } else { high })
+}
+
+/// The series that count here, of a page in OpenMetrics' text form: without timestamps and exemplars, as ours are.
+fn wanted(page: &str) -> impl Iterator<Item = (&str, f64)> {
+    let is_wanted = |series: &str| {
+        [TOKENS, OVERFLOWS, DIRECT, QUEUED, HELD, EVICTIONS].contains(&series) || series.starts_with(BUS_LAG)
+    };
+    page.lines().filter_map(|line| line.rsplit_once(' ')).filter_map(move |(series, value)| {
+        let value = value.parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0)?;
+        is_wanted(series).then_some((series, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(tokens: u32, lags: [u32; 4]) -> String {
+        let bounds = ["0.001", "0.01", "0.1", "+Inf"];
+        let buckets = bounds
+            .iter()
+            .zip(lags)
+            .map(|(le, n)| format!("server_bus_lag_seconds_bucket{{le=\"{le}\"}} {n}\n"));
+        format!(
+            "# TYPE x counter\n{}server_tokens_total {tokens}\nserver_streams_active 3\n# EOF\n",
+            buckets.collect::<String>()
+        )
+    }
+
+    fn member(name: &str, life: &str) -> Member {
+        let (name, life) = (name.into(), life.into());
+        Member { name, pid: None, has_children: false, http: None, life, ended: false }
+    }
+
+    #[test]
+    fn what_was_counted_before_the_run_is_not_the_runs() {
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&server(1_000, [900, 950, 1_000, 1_000])));
+        assert_eq!(growth.figures().bus_lag, None, "nothing has happened yet");
+        growth.see(5, &one, Some(&server(1_100, [950, 1_040, 1_100, 1_100])));
+        let figures = growth.figures();
+        assert_eq!(figures.tokens_published, Some(100));
+        let lag = figures.bus_lag.unwrap();
+        assert_eq!((lag.count, lag.p50), (100, 1.0));
+        assert!((lag.p95 - 55.0).abs() < 1e-9, "half of the way from 10 to 100 ms: {lag:?}");
+        assert_eq!((figures.gateways, figures.missed), (None, BTreeMap::new()));
+    }
+
+    #[test]
+    fn restarts_and_newcomers_count_from_nothing() {
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        for (second, tokens) in [(0, 500), (5, 600)] {
+            growth.see(second, &one, Some(&server(tokens, [0; 4])));
+        }
+        growth.see(10, &member("server-1", "b"), Some(&server(50, [0; 4])));
+        growth.see(10, &member("server-2", "c"), Some(&server(7, [0; 4])));
+        let figures = growth.figures();
+        assert_eq!((figures.tokens_published, figures.missed), (Some(157), BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_second_life_that_has_overtaken_the_first_counts_from_nothing_too() {
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&server(500, [500; 4])));
+        growth.see(5, &one, Some(&server(600, [600; 4])));
+        growth.see(10, &member("server-1", "b"), Some(&server(700, [700; 4])));
+        growth.see(15, &member("server-1", "b"), Some(&server(900, [900; 4])));
+        let figures = growth.figures();
+        assert_eq!(
+            (figures.tokens_published, figures.bus_lag.map(|lag| lag.count)),
+            (Some(1_000), Some(1_000))
+        );
+    }
+
+    #[test]
+    fn a_page_that_is_ahead_of_the_list_is_counted_once() {
+        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&server(500, [100; 4])));
+        // The next life, as its fallen count of tokens tells: its bucket is anew as well, though it is higher.
+        growth.see(5, &one, Some(&server(200, [150; 4])));
+        growth.see(10, &one, Some(&server(250, [200; 4])));
+        growth.see(15, &member("server-1", "b"), Some(&server(300, [250; 4])));
+        let figures = growth.figures();
+        assert_eq!((figures.tokens_published, figures.bus_lag.map(|lag| lag.count)), (Some(300), Some(250)));
+    }
+
+    #[test]
+    fn a_member_that_was_silent_at_first_has_its_first_page_for_a_baseline() {
+        let mut growth = Growth::default();
+        let [one, silent, dead, restarted] =
+            ["server-1", "server-2", "server-3", "server-4"].map(|name| member(name, "a"));
+        growth.meet(&[one.clone(), silent.clone(), dead.clone(), restarted.clone()]);
+        growth.see(0, &one, Some(&server(10, [0; 4])));
+        for member in [&silent, &dead, &restarted] {
+            growth.see(0, member, None);
+        }
+        growth.see(5, &silent, Some(&server(1_000_000, [0; 4])));
+        growth.see(5, &dead, None);
+        growth.see(5, &member("server-4", "b"), Some(&server(7, [0; 4])));
+        growth.see(10, &silent, Some(&server(1_000_002, [0; 4])));
+        let figures = growth.figures();
+        assert_eq!(figures.tokens_published, Some(9), "two of the silent one, seven of the restarted one");
+        let missed = [("server-2".to_owned(), Some(5)), ("server-3".to_owned(), None)];
+        assert_eq!(figures.missed, BTreeMap::from(missed));
+    }
+
+    #[test]
+    fn nobody_is_missed_where_nobody_was_ever_read() {
+        let mut growth = Growth::default();
+        growth.meet(&[]);
+        growth.see(5, &member("server-1", "a"), None);
+        assert_eq!(growth.figures(), OfItself::default());
+    }
+
+    #[test]
+    fn gateways_tell_of_their_queues() {
+        let page = |overflows, direct, queued, slow: &str| {
+            format!(
+                "wsproxy_outbox_overflows_total {overflows}\nwsproxy_direct_writes_total {direct}\nwsproxy_queued_frames_total {queued}\n{slow}"
+            )
+        };
+        let (mut growth, one) = (Growth::default(), member("wsproxy-1", "a"));
+        growth.meet(std::slice::from_ref(&one));
+        growth.see(0, &one, Some(&page(0, 10, 0, "")));
+        let evicted = "wsproxy_closes_total{reason=\"slow_consumer\"} 2\n";
+        growth.see(5, &one, Some(&page(2, 85, 25, evicted)));
+        let gateways = growth.figures().gateways.unwrap();
+        assert_eq!(gateways, Gateways { outbox_overflows: 2, evictions: 2, queued_share: Some(0.25) });
+    }
+
+    #[test]
+    fn quantiles_within_and_beyond_the_buckets() {
+        let buckets = [(1.0, 0.0), (2.0, 10.0), (f64::INFINITY, 20.0)];
+        for (quantile, expected) in [(0.0, 1.0), (0.25, 1.5), (0.5, 2.0), (0.9, 2.0)] {
+            assert_eq!(quantile_of(&buckets, quantile), Some(expected), "{quantile}");
+        }
+        assert_eq!(quantile_of(&[], 0.5), None);
+    }
+
+    #[test]
+    fn other_peoples_pages_say_nothing() {
+        for page in
+            ["", "<html>", "server_tokens_total", "server_tokens_total x", "server_tokens_total NaN", "a b c"]
+        {
+            assert_eq!(wanted(page).count(), 0, "{page}");
+        }
+    }
+}

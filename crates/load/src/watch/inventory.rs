@@ -1,0 +1,43 @@
+//! What runs in a stack, as the program that knows the stack tells it.
+
+use std::{fmt::Debug, net::SocketAddr, time::Duration};
+
+/// A part of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name: `redis`, `haproxy`, `server-1`, `wsproxy-2`.
+    pub name: String,
+    /// Its process on this machine. `None` while it is down, or if it runs elsewhere.
+    pub pid: Option<u32>,
+    /// Child processes do its work, or a part of it.
+    pub has_children: bool,
+    /// The address where this part alone serves `/health`, `/ready` and `/metrics`. Servers and gateways have one.
+    pub http: Option<SocketAddr>,
+    /// Changes each time the part is started.
+    pub life: String,
+    /// The part has ended and nothing has replaced it.
+    pub ended: bool,
+}
+
+/// Lists the members of a stack. The program implements it for the stacks that it knows.
+pub trait Inventory: Debug + Send {
+    /// Returns the present members.
+    ///
+    /// # Errors
+    /// The stack cannot be asked.
+    fn members(&self) -> anyhow::Result<Vec<Member>>;
+
+    /// Returns how often it makes sense to ask.
+    fn every(&self) -> Duration;
+}
+
+/// Where the members of the stack behind the target are learnt from.
+#[derive(Debug)]
+pub enum Source {
+    /// The stack runs in this process and consists of these parts.
+    Here(Vec<Member>),
+    /// A stack on this machine that can be asked.
+    Found(Box<dyn Inventory>),
+    /// No stack can be asked, for this reason. The watch sees the two public addresses and the client alone.
+    Unknown(String),
+}

@@ -1,0 +1,210 @@
+//! CPU, memory, descriptors and threads of processes, from `/proc`.
+//! Where there is none, and of processes that are gone, there are no rows.
+
+use super::{
+    Plan,
+    members::Members,
+    usage::{Sample, Watched},
+};
+use measure::{Beside, Quantity, Reading, role};
+use parking_lot::Mutex;
+use settings::cells::CellWriter;
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    time::{Duration, Instant},
+};
+
+/// Ticks a second in `/proc/PID/stat`: fixed for programs, whatever the kernel counts in.
+const TICKS: f64 = 100.0;
+
+/// A process that was not seen for so long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Children of children, and no deeper.
+const GENERATIONS: u32 = 3;
+
+/// Samples the known processes and this one.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    rows: CellWriter<File>,
+    members: Members,
+    beside: Beside,
+    /// By process id: CPU ticks, and when they were read.
+    last: BTreeMap<u32, (f64, Instant)>,
+}
+
+impl Sampler {
+    pub(super) fn new(plan: &Plan<'_>, members: Members) -> io::Result<Self> {
+        let mut rows = CellWriter::new(File::create(&plan.resources)?);
+        rows.write_record(["second", "process", "cpu_share", "rss_mb", "fds", "threads"])?;
+        rows.flush()?;
+        Ok(Self { rows, members, beside: plan.beside.clone(), last: BTreeMap::new() })
+    }
+
+    pub(super) fn sample(&mut self, second: u64, seen: &Mutex<Watched>) {
+        let members = self.members.lock().clone();
+        let running =
+            members.into_iter().filter_map(|member| Some((member.name, member.pid?, member.has_children)));
+        let processes: Vec<_> = running.chain([("client".to_owned(), std::process::id(), false)]).collect();
+        self.last.retain(|_, (_, at)| at.elapsed() < FORGOTTEN);
+        let mut readings = Vec::new();
+        for (name, pid, has_children) in processes {
+            let Some(sample) = self.read_family(pid, if has_children { GENERATIONS } else { 0 }) else {
+                continue;
+            };
+            seen.lock().process(&name, second, &sample);
+            read(&mut readings, &name, &sample);
+            let whole = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+            // A full disk costs rows of this table alone; the run's own results tell it.
+            let _ = self.rows.write_record([
+                second.to_string(),
+                name,
+                sample.cpu.map(|cpu| format!("{cpu:.3}")).unwrap_or_default(),
+                format!("{:.1}", sample.rss_mb),
+                whole(sample.descriptors),
+                sample.threads.to_string(),
+            ]);
+        }
+        let _ = self.rows.flush();
+        let roles = by_role(&readings);
+        readings.extend(roles);
+        self.beside.tell(second.saturating_sub(1), readings);
+    }
+
+    /// A process, with its children where these do its work.
+    fn read_family(&mut self, pid: u32, generations: u32) -> Option<Sample> {
+        let mut sum = self.read(pid)?;
+        let children = if generations > 0 { children(pid) } else { Vec::new() };
+        for child in children.into_iter().filter_map(|child| self.read_family(child, generations - 1)) {
+            sum.cpu = sum.cpu.zip(child.cpu).map(|(a, b)| a + b).or(sum.cpu);
+            sum.rss_mb += child.rss_mb;
+            sum.threads += child.threads;
+            // The limit is a process's own, so the fullest one counts.
+            sum.descriptors = sum.descriptors.max(child.descriptors);
+        }
+        Some(sum)
+    }
+
+    fn read(&mut self, pid: u32) -> Option<Sample> {
+        let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+        let (now, ticks) = (Instant::now(), ticks(&text("stat")?)?);
+        let cpu = self.last.insert(pid, (ticks, now)).map(|(before, then)| {
+            let seconds = now.saturating_duration_since(then).as_secs_f64().max(0.001);
+            ((ticks - before) / TICKS / seconds).max(0.0)
+        });
+        let (rss_mb, threads) = status(&text("status")?)?;
+        let limit = text("limits").and_then(|limits| descriptor_limit(&limits));
+        Some(Sample { cpu, rss_mb, descriptors: descriptors(pid), descriptor_limit: limit, threads })
+    }
+}
+
+fn read(readings: &mut Vec<Reading>, name: &str, sample: &Sample) {
+    let mut one = |quantity, value| readings.push(Reading { quantity, label: name.to_owned(), value });
+    one(Quantity::RssMb, sample.rss_mb);
+    if let Some(cores) = sample.cpu {
+        one(Quantity::CpuShare, cores);
+    }
+}
+
+/// Sums of the roles that are not a process of the same name.
+fn by_role(readings: &[Reading]) -> Vec<Reading> {
+    let mut sums: BTreeMap<(Quantity, &str), f64> = BTreeMap::new();
+    for reading in readings.iter().filter(|reading| role(&reading.label) != reading.label) {
+        *sums.entry((reading.quantity, role(&reading.label))).or_default() += reading.value;
+    }
+    let reading = |((quantity, role), value): ((Quantity, &str), f64)| Reading {
+        quantity,
+        label: role.to_owned(),
+        value,
+    };
+    sums.into_iter().map(reading).collect()
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// User and system time. The name in it may hold anything, so what follows its last bracket is read.
+fn ticks(stat: &str) -> Option<f64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<f64>().ok();
+    Some(next()? + next()?)
+}
+
+fn status(status: &str) -> Option<(f64, u64)> {
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next();
+    let kib: f64 = field("VmRSS:")?.parse().ok()?;
+    Some((kib / 1024.0, field("Threads:")?.parse().ok()?))
+}
+
+fn descriptor_limit(limits: &str) -> Option<u64> {
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?
+        .split_ascii_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Newer kernels tell the number as the directory's size; older ones are counted.
+fn descriptors(pid: u32) -> Option<u64> {
+    let directory = format!("/proc/{pid}/fd");
+    match fs::metadata(&directory).ok()?.len() {
+        0 => Some(fs::read_dir(&directory).ok()?.count() as u64),
+        told => Some(told),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 3 0 100 1 1";
+        assert_eq!(ticks(stat), Some(200.0));
+        assert_eq!(status("Name:\tx\nVmRSS:\t  2048 kB\nThreads:\t3\n"), Some((2.0, 3)));
+        assert_eq!(
+            descriptor_limit("Max open files            20000                20000                files\n"),
+            Some(20_000)
+        );
+        for text in ["", "7 (a", "7 (a) S 1", "VmRSS: x kB\nThreads: 1"] {
+            assert_eq!((ticks(text), status(text)), (None, None), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_role_is_the_sum_of_its_processes() {
+        let mut readings = Vec::new();
+        for (name, cpu, rss_mb) in
+            [("server-1", None, 10.0), ("server-2", Some(0.5), 20.0), ("redis", Some(0.1), 5.0)]
+        {
+            read(&mut readings, name, &Sample { cpu, rss_mb, ..Sample::default() });
+        }
+        let reading = |quantity, value| Reading { quantity, label: "server".into(), value };
+        assert_eq!(by_role(&readings), [reading(Quantity::RssMb, 30.0), reading(Quantity::CpuShare, 0.5)]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.csv");
+        let beside = Beside::default();
+        let rows = CellWriter::new(File::create(&path).unwrap());
+        let mut sampler =
+            Sampler { rows, members: Members::default(), beside: beside.clone(), last: BTreeMap::new() };
+        let seen = Mutex::new(Watched::default());
+        sampler.sample(1, &seen);
+        sampler.sample(2, &seen);
+        let usage = seen.lock().processes["client"].clone();
+        assert!(usage.most_rss_mb > 1.0 && usage.most_descriptors > 2 && usage.descriptor_limit.is_some());
+        assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 2);
+        assert_eq!(beside.take(1).len(), 2, "memory, and CPU since the first look");
+    }
+}

@@ -1,0 +1,81 @@
+//! Thresholds on what nobody reads beside a run, told by who is in its stack.
+//! It looks at no process and asks nobody.
+
+use super::Member;
+use measure::{
+    Quantity, Question, Reading, role,
+    threshold::{Figure, Threshold},
+};
+
+/// The doors, which are asked for their health in every run.
+const DOORS: [&str; 2] = ["api", "gateway"];
+/// The process that is seen in every run.
+const CLIENT: &str = "client";
+
+/// Those of `thresholds` on what nobody reads, when these are the stack's members.
+pub fn unread<'a>(thresholds: &'a [Threshold], members: &'a [Member]) -> impl Iterator<Item = &'a Threshold> {
+    thresholds.iter().filter(|threshold| match &threshold.figure {
+        Figure::Beside(question) => !is_read(question, members),
+        Figure::Duration(..) | Figure::Scalar(_) => false,
+    })
+}
+
+fn is_read(question: &Question, members: &[Member]) -> bool {
+    let quantity = question.quantity;
+    let always: &[&str] = match quantity {
+        Quantity::HealthMs | Quantity::HealthFailures => &DOORS,
+        Quantity::RssMb | Quantity::CpuShare => &[CLIENT],
+        Quantity::Restarts => &[],
+    };
+    let shows = |member: &&Member| match quantity {
+        Quantity::HealthMs | Quantity::HealthFailures => member.http.is_some(),
+        Quantity::RssMb | Quantity::CpuShare => member.pid.is_some(),
+        Quantity::Restarts => true,
+    };
+    let names = always.iter().copied().chain(members.iter().filter(shows).map(|member| &*member.name));
+    let mut labels = names.flat_map(|name| [name, role(name)]);
+    labels.any(|label| question.asks_for(&Reading { quantity, label: label.to_owned(), value: 0.0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, pid: Option<u32>, http: Option<&str>) -> Member {
+        Member {
+            name: name.into(),
+            pid,
+            has_children: false,
+            http: http.map(|address| address.parse().unwrap()),
+            life: "1".into(),
+            ended: false,
+        }
+    }
+
+    #[test]
+    fn what_nobody_reads() {
+        let stack = [
+            member("redis", Some(1), None),
+            member("server-1", Some(2), Some("127.0.0.1:1")),
+            member("haproxy", None, None),
+        ];
+        for (text, in_stack, without) in [
+            ("health_ms:p95<9", true, true),
+            ("health_failures{gateway}<9", true, true),
+            ("health_failures{server}<9", true, false),
+            ("health_failures{redis}<9", false, false),
+            ("rss_mb{client}<9", true, true),
+            ("rss_mb{server}<9", true, false),
+            ("rss_mb{server-1}[5s]<9", true, false),
+            ("rss_mb{server-2}<9", false, false),
+            ("cpu_share{haproxy}<9", false, false),
+            ("restarts<9", true, false),
+            ("restarts{redis}<9", true, false),
+            ("e2el_ms:p95<9", true, true),
+        ] {
+            let thresholds = [text.parse::<Threshold>().unwrap()];
+            let is_read = |members: &[Member]| unread(&thresholds, members).next().is_none();
+            assert_eq!((is_read(&stack), is_read(&[])), (in_stack, without), "{text}");
+        }
+    }
+}

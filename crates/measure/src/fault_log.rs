@@ -1,0 +1,414 @@
+//! What became of each fault, and how long the sessions took to recover from it.
+//! It is told by whoever sees it, once an outage and never a token; with no fault planned it takes no lock.
+
+use crate::record::Moment;
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, time::Duration};
+
+/// An outage that began later than this after a fault was in force is not laid at its door.
+const REACH: Duration = Duration::from_secs(10);
+/// An error event that came later than this after a fault was in force is not laid at its door.
+const ERROR_REACH: Duration = Duration::from_secs(5);
+/// A fault this long before a query's sending may still be felt in it.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// What became of a fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its time has not come.
+    Planned,
+    /// On its way.
+    Begun,
+    /// In force; what was done, for a person.
+    Injected(String),
+    /// It did not happen, and why.
+    Failed(String),
+}
+
+/// A fault and what is known of it. Moments are of the run's clock, as everywhere in the results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultRecord {
+    /// As it was written.
+    pub spec: String,
+    /// When the plan wanted it, from the first send.
+    pub at: Duration,
+    /// The first send.
+    pub first_send: Option<Moment>,
+    /// When its injection began.
+    pub began: Option<Moment>,
+    /// When it was in force.
+    pub ended: Option<Moment>,
+    /// What became of it.
+    pub fate: Fate,
+    /// The members that it was done to, once it is in force: `server-1`.
+    pub members: Vec<String>,
+    /// When the last outage that is laid at its door was over.
+    pub recovered: Option<Moment>,
+    /// Outages laid at its door: lost sockets until the next one, and streams silent for longer than the stall limit.
+    pub outages: u64,
+    /// Queries of those that never received an event again.
+    pub unrecovered: u64,
+    /// Error events, by code, that ended a query from the fault's beginning until 5 s after it was in force.
+    pub error_events: BTreeMap<String, u64>,
+}
+
+impl FaultRecord {
+    /// From the beginning of its injection until the last outage laid at its door was over.
+    #[must_use]
+    pub fn time_to_recover(&self) -> Option<Duration> {
+        Some(self.recovered?.saturating_sub(self.began?))
+    }
+
+    /// Whether something that was seen from one second of the run to another, counted from 0, can be its doing.
+    #[must_use]
+    pub fn can_explain(&self, from: u64, to: u64) -> bool {
+        let began = self.began.is_some_and(|began| began.as_secs() <= to);
+        began && self.ended.is_none_or(|ended| ended.saturating_add(REACH).as_secs() >= from)
+    }
+
+    /// What it breaks, or whose links, if that is a server or several: `server-1`, `server-any`, `servers`.
+    fn servers(&self) -> Option<&str> {
+        let target = self.spec.strip_prefix("link:").unwrap_or(&self.spec).split(':').next()?;
+        (is_numbered_server(target) || matches!(target, "server-any" | "servers")).then_some(target)
+    }
+
+    /// Whether it breaks this server; every one that has no known name. Which server `server-any` is, is known once it is in force.
+    fn breaks(&self, server: Option<&str>) -> bool {
+        let Some(target) = self.servers() else { return false };
+        match server {
+            None => true,
+            Some(name) if is_numbered_server(target) => name == target,
+            Some(name) => self.members.is_empty() || self.members.iter().any(|member| member == name),
+        }
+    }
+
+    /// Whether it ends what another fault began.
+    fn heals(&self) -> bool {
+        matches!(self.spec.rsplit(':').next(), Some("start" | "resume" | "heal"))
+    }
+
+    /// When it ended by itself: `pause=5s` five seconds after it was in force.
+    fn healed(&self) -> Option<Moment> {
+        let action = self.spec.rsplit(':').next()?;
+        let (name, span) = action.split_once('=')?;
+        let lasts = matches!(name, "pause" | "half-open").then(|| settings::span::parse(span))??;
+        Some(self.ended?.saturating_add(lasts))
+    }
+
+    /// Whether what happened at `at` can be its doing, `reach` after it was in force.
+    fn reaches(&self, at: Moment, reach: Duration) -> bool {
+        let ended = self.ended.map_or(Duration::MAX, |ended| ended.saturating_add(reach));
+        self.began.is_some_and(|began| began <= at) && at <= ended
+    }
+}
+
+/// `server-1`: as faults name servers, and servers of a native stack themselves.
+fn is_numbered_server(name: &str) -> bool {
+    name.strip_prefix("server-").is_some_and(|number| number.parse::<u16>().is_ok())
+}
+
+/// All faults of a run.
+#[derive(Debug, Default)]
+pub struct FaultLog {
+    any: bool,
+    concern_servers: bool,
+    /// The names that servers state, where faults call them otherwise, with the names in faults.
+    stated: BTreeMap<String, String>,
+    records: Mutex<Vec<FaultRecord>>,
+}
+
+impl FaultLog {
+    /// The log of a run that plans these.
+    #[must_use]
+    pub fn new<'a>(planned: impl IntoIterator<Item = (&'a str, Duration)>) -> Self {
+        let record = |(spec, at): (&str, Duration)| FaultRecord {
+            spec: spec.to_owned(),
+            at,
+            first_send: None,
+            began: None,
+            ended: None,
+            fate: Fate::Planned,
+            members: Vec::new(),
+            recovered: None,
+            outages: 0,
+            unrecovered: 0,
+            error_events: BTreeMap::new(),
+        };
+        let records: Vec<_> = planned.into_iter().map(record).collect();
+        let concern_servers = records.iter().any(|record| record.servers().is_some());
+        let (any, stated) = (!records.is_empty(), BTreeMap::new());
+        Self { any, concern_servers, stated, records: Mutex::new(records) }
+    }
+
+    /// Takes the names that servers state, each with the name that faults give the server.
+    #[must_use]
+    pub fn with_stated_names(self, stated: BTreeMap<String, String>) -> Self {
+        Self { stated, ..self }
+    }
+
+    /// Whether any of them is one of a server.
+    #[must_use]
+    pub const fn concern_servers(&self) -> bool {
+        self.concern_servers
+    }
+
+    /// Whether one of them made `server`, by the name that it states, late with what was due at `due`. For a server whose name in
+    /// faults is unknown, the time alone decides.
+    #[must_use]
+    pub fn excuse(&self, server: Option<&str>, due: Moment) -> bool {
+        let server = server.map(|name| self.stated.get(name).map_or(name, String::as_str));
+        let server = server.filter(|name| is_numbered_server(name));
+        let records = self.records.lock();
+        records.iter().enumerate().any(|(index, record)| {
+            if record.heals() || !record.breaks(server) {
+                return false;
+            }
+            let same = |later: &FaultRecord| match server {
+                None => later.servers() == record.servers(),
+                Some(_) => later.breaks(server),
+            };
+            let later = records[index + 1..].iter().filter(|later| same(later));
+            let ends = record.healed().or_else(|| later.filter_map(|later| later.ended).min());
+            record.began.is_some_and(|began| began <= due) && ends.is_none_or(|ends| due <= ends)
+        })
+    }
+
+    /// Fault `index` is on its way.
+    pub fn begin(&self, index: usize, first_send: Moment, at: Moment) {
+        if let Some(record) = self.records.lock().get_mut(index) {
+            (record.first_send, record.began, record.fate) = (Some(first_send), Some(at), Fate::Begun);
+        }
+    }
+
+    /// Fault `index` was done to these members.
+    pub fn broke(&self, index: usize, members: Vec<String>) {
+        if let Some(record) = self.records.lock().get_mut(index) {
+            record.members = members;
+        }
+    }
+
+    /// Fault `index` is in force, or did not happen.
+    pub fn end(&self, index: usize, at: Option<Moment>, fate: Fate) {
+        if let Some(record) = self.records.lock().get_mut(index) {
+            (record.ended, record.fate) = (at, fate);
+        }
+    }
+
+    /// A session was without a socket, or its stream silent for longer than the stall limit, and is no more.
+    pub fn outage(&self, from: Moment, to: Moment) {
+        self.blame(from, to, |record| {
+            record.outages += 1;
+            record.recovered = record.recovered.max(Some(to));
+        });
+    }
+
+    /// A query that heard nothing from `from` on was given up at `to`.
+    pub fn unrecovered(&self, from: Moment, to: Moment) {
+        self.blame(from, to, |record| {
+            record.outages += 1;
+            record.unrecovered += 1;
+        });
+    }
+
+    /// An error event with this code ended a query.
+    pub fn error_event(&self, at: Moment, code: &str) {
+        if !self.any {
+            return;
+        }
+        let mut records = self.records.lock();
+        if let Some(record) =
+            records.iter_mut().filter(|record| record.reaches(at, ERROR_REACH)).max_by_key(|r| r.began)
+        {
+            *record.error_events.entry(code.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// One fault answers for an outage: of those that began in it or reach its beginning, the nearest to its beginning.
+    fn blame(&self, from: Moment, to: Moment, note: impl FnOnce(&mut FaultRecord)) {
+        if !self.any {
+            return;
+        }
+        let distance = |record: &FaultRecord| {
+            let began = record.began.filter(|&began| began <= to)?;
+            match record.ended {
+                _ if began > from => Some(began.saturating_sub(from)),
+                Some(ended) => Some(from.saturating_sub(ended)).filter(|&after| after <= REACH),
+                None => Some(Duration::ZERO),
+            }
+        };
+        let mut records = self.records.lock();
+        let near = records.iter_mut().filter_map(|record| Some((distance(record)?, record)));
+        if let Some((_, record)) = near.min_by_key(|(distance, _)| *distance) {
+            note(record);
+        }
+    }
+
+    /// The faults that began in that second of the run.
+    #[must_use]
+    pub fn begun_in(&self, second: u64) -> String {
+        self.names(|record| record.began.is_some_and(|began| began.as_secs() == second))
+    }
+
+    /// The faults that a query can have felt: begun before its end, and in force no earlier than 10 s before its beginning.
+    #[must_use]
+    pub fn felt(&self, from: Moment, to: Moment) -> String {
+        self.names(|record| {
+            let recent = record.ended.is_none_or(|ended| ended + AFTERMATH >= from);
+            record.began.is_some_and(|began| began < to) && recent
+        })
+    }
+
+    fn names(&self, which: impl Fn(&FaultRecord) -> bool) -> String {
+        if !self.any {
+            return String::new();
+        }
+        let records = self.records.lock();
+        records.iter().filter(|record| which(record)).map(|r| r.spec.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// All of them as they stand.
+    #[must_use]
+    pub fn records(&self) -> Vec<FaultRecord> {
+        self.records.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Moment {
+        Duration::from_millis(ms)
+    }
+
+    /// Two faults, at 10 s and at 14 s of the run's clock, each in force after half a second.
+    fn log() -> FaultLog {
+        let log = FaultLog::new([("wsproxy-1:kill", ms(9_000)), ("redis:restart=keep", ms(13_000))]);
+        for (index, began) in [(0, 10_000), (1, 14_000)] {
+            log.begin(index, ms(1_000), ms(began));
+            log.end(index, Some(ms(began + 500)), Fate::Injected("done".into()));
+        }
+        log
+    }
+
+    #[test]
+    fn a_simulator_is_excused_while_its_own_server_was_broken() {
+        let log = FaultLog::new([
+            ("server-1:pause=5s", ms(9_000)),
+            ("wsproxy-1:kill", ms(9_000)),
+            ("server-2:stop", ms(20_000)),
+            ("server-2:start", ms(30_000)),
+        ]);
+        assert!(log.concern_servers() && !FaultLog::new([("redis:kill", ms(1))]).concern_servers());
+        for (index, began) in [(0, 10_000), (1, 10_000), (2, 21_000), (3, 31_000)] {
+            log.begin(index, ms(1_000), ms(began));
+            log.end(index, Some(ms(began + 500)), Fate::Injected("done".into()));
+        }
+        for (server, due, excused) in [
+            (Some("server-1"), 9_999, false),
+            (Some("server-1"), 10_001, true),
+            (Some("server-1"), 15_499, true),
+            (Some("server-1"), 15_501, false),
+            (Some("server-2"), 12_000, false),
+            (Some("server-2"), 31_400, true),
+            (Some("server-2"), 32_000, false),
+            (Some("server-12"), 12_000, false),
+            (None, 12_000, true),
+            (Some("server-1a2b3c4d"), 12_000, true),
+        ] {
+            assert_eq!(log.excuse(server, ms(due)), excused, "{server:?} {due}");
+        }
+    }
+
+    /// As with Compose, whose servers state the host names of their containers.
+    fn stated() -> BTreeMap<String, String> {
+        [("server-0a1b2c", "server-1"), ("server-3d4e5f", "server-2")]
+            .map(|(stated, name)| (stated.to_owned(), name.to_owned()))
+            .into()
+    }
+
+    #[test]
+    fn a_server_is_excused_by_the_name_that_it_states() {
+        let log = FaultLog::new([("server-1:pause=5s", ms(9_000))]).with_stated_names(stated());
+        log.begin(0, ms(1_000), ms(10_000));
+        log.end(0, Some(ms(10_500)), Fate::Injected("done".into()));
+        for (server, due, excused) in [
+            (Some("server-0a1b2c"), 12_000, true),
+            (Some("server-0a1b2c"), 15_501, false),
+            (Some("server-3d4e5f"), 12_000, false),
+            (Some("server-started-later"), 12_000, true),
+            (None, 12_000, true),
+        ] {
+            assert_eq!(log.excuse(server, ms(due)), excused, "{server:?} {due}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_any_server_excuses_the_one_that_it_was_done_to() {
+        let log = FaultLog::new([
+            ("server-any:stop", ms(9_000)),
+            ("servers:start", ms(12_000)),
+            ("wsproxy-any:kill", ms(9_000)),
+        ])
+        .with_stated_names(stated());
+        assert!(log.concern_servers());
+        log.begin(0, ms(1_000), ms(10_000));
+        assert!(log.excuse(Some("server-3d4e5f"), ms(10_100)), "it may still be the one");
+        log.broke(0, vec!["server-2".to_owned()]);
+        log.end(0, Some(ms(10_500)), Fate::Injected("done".into()));
+        let excused =
+            |due| ["server-0a1b2c", "server-3d4e5f"].map(|server| log.excuse(Some(server), ms(due)));
+        assert_eq!(excused(11_000), [false, true]);
+        log.begin(1, ms(1_000), ms(13_000));
+        log.broke(1, vec!["server-2".to_owned()]);
+        log.end(1, Some(ms(13_500)), Fate::Injected("done".into()));
+        assert_eq!((excused(13_400), excused(13_600)), ([false, true], [false, false]));
+    }
+
+    #[test]
+    fn an_outage_is_laid_at_one_door() {
+        for (from, to, counts) in [
+            (9_960, 11_000, (1, 0)),
+            (10_100, 11_000, (1, 0)),
+            (9_960, 15_000, (1, 0)),
+            (13_960, 15_000, (0, 1)),
+            (14_100, 16_000, (0, 1)),
+            (24_400, 30_000, (0, 1)),
+            (24_600, 30_000, (0, 0)),
+            (1_000, 9_000, (0, 0)),
+        ] {
+            let log = log();
+            log.outage(ms(from), ms(to));
+            let records = log.records();
+            assert_eq!((records[0].outages, records[1].outages), counts, "{from}..{to}");
+        }
+    }
+
+    #[test]
+    fn recovery_is_the_end_of_the_last_outage() {
+        let log = log();
+        assert_eq!(log.records()[0].time_to_recover(), None, "nothing was lost");
+        log.outage(ms(10_050), ms(12_500));
+        log.outage(ms(10_020), ms(11_000));
+        log.unrecovered(ms(10_020), ms(40_000));
+        let records = log.records();
+        assert_eq!(records[0].time_to_recover(), Some(ms(2_500)));
+        assert_eq!((records[0].outages, records[0].unrecovered), (3, 1));
+    }
+
+    #[test]
+    fn errors_and_rows_know_their_faults() {
+        let log = log();
+        for (at, code) in
+            [(9_000, "peer_lost"), (10_100, "peer_lost"), (12_000, "peer_lost"), (30_000, "late")]
+        {
+            log.error_event(ms(at), code);
+        }
+        assert_eq!(log.records()[0].error_events, BTreeMap::from([("peer_lost".to_owned(), 2)]));
+        assert_eq!(log.felt(ms(9_000), ms(9_900)), "");
+        assert_eq!(log.felt(ms(9_500), ms(10_400)), "wsproxy-1:kill");
+        assert_eq!(log.felt(ms(20_500), ms(21_000)), "wsproxy-1:kill redis:restart=keep");
+        assert_eq!(log.felt(ms(20_600), ms(21_000)), "redis:restart=keep");
+        assert_eq!((log.begun_in(10).as_str(), log.begun_in(11).as_str()), ("wsproxy-1:kill", ""));
+    }
+}

@@ -1,0 +1,205 @@
+//! Each rule with what must trigger it, and what must not.
+
+use super::*;
+use crate::{Fate, FaultLog, watched::BusLag};
+use std::time::Duration;
+
+fn titles(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().map(|finding| finding.title.as_str()).collect()
+}
+
+fn watched(change: impl FnOnce(&mut Watched)) -> Watched {
+    let mut watched = Watched::default();
+    change(&mut watched);
+    watched
+}
+
+fn process(name: &str, usage: Usage) -> Watched {
+    watched(|watched| {
+        watched.processes.insert(name.into(), usage);
+    })
+}
+
+#[test]
+fn each_rule_has_its_evidence() {
+    let busy = || Usage { samples: 60, busy_seconds: 12, ..Usage::default() };
+    let full =
+        Usage { samples: 60, most_descriptors: 950, descriptor_limit: Some(1_000), ..Usage::default() };
+    for (watched, title, evidence) in [
+        (watched(|w| w.ended.push(("server-1".into(), 9))), "server-1 ended", "ended 9 s into"),
+        (
+            watched(|w| w.restarts.extend([("redis".into(), 3), ("redis".into(), 8)])),
+            "redis was restarted",
+            "seen at 3 s, 8 s.",
+        ),
+        (
+            watched(|w| drop(w.failed.insert("api /ready".into(), (4, 2, 6, "503".into())))),
+            "api /ready failed",
+            "4 checks were not answered with success, from 2 s to 6 s; the last one: 503.",
+        ),
+        (process("redis", busy()), "redis used up a core", "in 12 of 60 seconds"),
+        (
+            process("wsproxy-1", full),
+            "wsproxy-1 was near its limit of open files",
+            "950 descriptors open and may have 1000",
+        ),
+    ] {
+        let findings = find(&Measured::default(), &watched);
+        assert_eq!(titles(&findings), [title]);
+        assert!(findings[0].evidence.contains(evidence), "{}", findings[0].evidence);
+    }
+    for watched in [
+        Watched::default(),
+        process("client", busy()),
+        process("redis", Usage { busy_seconds: 4, ..busy() }),
+        process("redis", Usage { samples: 10_000, ..busy() }),
+    ] {
+        assert_eq!(find(&Measured::default(), &watched), []);
+    }
+}
+
+#[test]
+fn of_the_run_itself() {
+    for (measured, expected) in [
+        (
+            Measured { loop_lag_p99_ms: Some(12.0), ..Measured::default() },
+            vec!["the load generator was saturated"],
+        ),
+        (
+            Measured { cpu_starved_share: Some(0.3), ..Measured::default() },
+            vec!["the load generator was saturated"],
+        ),
+        (
+            Measured { loop_lag_p99_ms: Some(9.0), cpu_starved_share: Some(0.05), ..Measured::default() },
+            vec![],
+        ),
+        (
+            Measured { peak_reconnects: (50, 7), peak_sessions: 100, ..Measured::default() },
+            vec!["clients reconnected in a storm"],
+        ),
+        (Measured { peak_reconnects: (50, 7), peak_sessions: 1_000, ..Measured::default() }, vec![]),
+    ] {
+        assert_eq!(titles(&find(&measured, &Watched::default())), expected, "{measured:?}");
+    }
+}
+
+#[test]
+fn what_the_run_broke_itself_is_said_to_be_its_doing() {
+    let log = FaultLog::new([("wsproxy-1:kill", Duration::from_secs(4))]);
+    log.begin(0, Duration::from_secs(1), Duration::from_secs(5));
+    log.end(0, Some(Duration::from_secs(6)), Fate::Injected("done".into()));
+    let faults = log.records();
+    let at = |second| Measured {
+        peak_reconnects: (50, second),
+        peak_sessions: 100,
+        faults: &faults,
+        ..Measured::default()
+    };
+    for (second, title) in [
+        (4, "clients reconnected in a storm"),
+        (5, "planned fault `wsproxy-1:kill` at 5 s"),
+        (16, "planned fault `wsproxy-1:kill` at 5 s"),
+        (18, "clients reconnected in a storm"),
+    ] {
+        assert_eq!(titles(&find(&at(second), &Watched::default())), [title], "{second}");
+    }
+    let cut = Measured { attempts_and_cuts: (100, 90), ..at(30) };
+    assert_eq!(find(&cut, &Watched::default()), [], "--drop-rate is no finding");
+    let restarted = watched(|w| w.restarts.push(("wsproxy-1".into(), 7)));
+    let findings = find(&Measured { faults: &faults, ..Measured::default() }, &restarted);
+    assert_eq!(titles(&findings), ["planned fault `wsproxy-1:kill` at 5 s"]);
+    assert_eq!(titles(&findings[0].explains), ["wsproxy-1 was restarted"]);
+}
+
+#[test]
+fn overlapping_faults_each_explain_their_own() {
+    let specs = [
+        "server-1:pause=5s",
+        "server-2:kill",
+        "wsproxy-1:kill",
+        "wsproxies:drain",
+        "redis:pause=2s",
+        "haproxy:reload",
+        "link:redis/wsproxy-2:delay=50ms",
+        "server-10:kill",
+    ];
+    let log = FaultLog::new(specs.map(|spec| (spec, Duration::from_secs(10))));
+    for index in 0..specs.len() {
+        log.begin(index, Duration::ZERO, Duration::from_secs(10));
+        log.end(index, Some(Duration::from_secs(12)), Fate::Injected("done".into()));
+    }
+    let faults = log.records();
+    let seen = watched(|w| {
+        w.ended.extend([("server-2".into(), 12), ("server-1".into(), 40)]);
+        w.restarts.extend([("wsproxy-1".into(), 13), ("wsproxy-3".into(), 13), ("redis".into(), 14)]);
+        for door in ["api /ready", "wsproxy-2 /ready", "server-10 /health"] {
+            w.failed.insert(door.into(), (3, 11, 14, "503".into()));
+        }
+        w.of_itself.bus_lag = Some(BusLag { count: 5_000, p50: 3.0, p95: 400.0, p99: 900.0 });
+    });
+    let measured =
+        Measured { faults: &faults, peak_reconnects: (90, 12), peak_sessions: 100, ..Measured::default() };
+    let findings = find(&measured, &seen);
+    let told: Vec<_> = findings.iter().map(|f| (f.title.as_str(), titles(&f.explains).join(", "))).collect();
+    let group = |spec: &str| {
+        let title = format!("planned fault `{spec}` at 10 s");
+        told.iter().find(|(found, _)| *found == title).map_or("", |(_, explains)| explains.as_str())
+    };
+    assert_eq!(told[0], ("server-1 ended", String::new()), "no fault reaches as far");
+    assert_eq!(group("server-2:kill"), "server-2 ended");
+    assert!(group("server-10:kill").contains("server-10 /health failed"), "{told:#?}");
+    assert!(!group("server-1:pause=5s").contains("server-10"), "{told:#?}");
+    assert!(group("wsproxy-1:kill").contains("wsproxy-1 was restarted"), "{told:#?}");
+    assert!(group("redis:pause=2s").contains("redis was restarted"), "{told:#?}");
+    assert!(group("link:redis/wsproxy-2:delay=50ms").contains("wsproxy-2 /ready failed"), "{told:#?}");
+    let all = findings.iter().map(|finding| 1 + finding.explains.len()).sum::<usize>();
+    let groups = findings.iter().filter(|finding| !finding.explains.is_empty()).count();
+    assert_eq!(all - groups, 10, "each is told once: {told:#?}");
+    let text = format!("{findings:?}");
+    assert_eq!(text.matches("server-2:kill").count(), 1, "no list of faults is repeated");
+}
+
+#[test]
+fn a_slow_bus_is_told_with_its_percentiles() {
+    let slow =
+        |p95, count| watched(|w| w.of_itself.bus_lag = Some(BusLag { count, p50: 3.0, p95, p99: 90.0 }));
+    let measured = Measured { published_throughput: Some(1_234.4), ..Measured::default() };
+    let findings = find(&measured, &slow(40.0, 5_000));
+    assert_eq!(titles(&findings), ["slow redis"]);
+    let in_memory = Measured { bus_in_memory: true, ..measured };
+    assert_eq!(titles(&find(&in_memory, &slow(40.0, 5_000))), ["slow bus"]);
+    let evidence = "within 3 ms at p50, 40 ms at p95 and 90 ms at p99, 5000 of them at 1234 tokens/s.";
+    assert!(findings[0].evidence.contains(evidence), "{}", findings[0].evidence);
+    for watched in [slow(9.0, 5_000), slow(40.0, 100)] {
+        assert_eq!(find(&measured, &watched), []);
+    }
+}
+
+#[test]
+fn growth_is_found_only_where_it_is_no_chance() {
+    // A sawtooth of 4 MB as noise.
+    let memory = |seconds: u32, mb_an_hour: f64, warm_up: f64| {
+        let mut usage = Usage::default();
+        for second in 0..seconds {
+            let at = f64::from(second);
+            let warm = warm_up * (at / 60.0).min(1.0);
+            usage.remember(at, 100.0 + warm + mb_an_hour * at / 3600.0 + f64::from(second % 5));
+        }
+        usage
+    };
+    for (seconds, mb_an_hour, warm_up, expected) in [
+        (14_400, 20.0, 0.0, true),
+        (14_400, 0.0, 0.0, false),
+        (14_400, 0.0, 80.0, false),
+        (14_400, 2.0, 0.0, false),
+        (300, 2_000.0, 0.0, false),
+        (900, 400.0, 0.0, true),
+    ] {
+        let findings = find(&Measured::default(), &process("server-1", memory(seconds, mb_an_hour, warm_up)));
+        assert_eq!(
+            !findings.is_empty(),
+            expected,
+            "{seconds} s, {mb_an_hour} MB/h, {warm_up} MB: {findings:?}"
+        );
+    }
+}

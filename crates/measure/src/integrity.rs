@@ -1,0 +1,78 @@
+//! The rules of integrity: counts that must be zero in every run. One list for the verdict, the outputs and `--abort-on-fail`.
+
+use super::Counts;
+use crate::defects::Defect;
+
+/// A rule of integrity, named for what it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Tokens that never came.
+    TokensLost,
+    /// Tokens that came again.
+    TokensDuplicated,
+    /// Tokens that first came below one already seen.
+    TokensReordered,
+    /// Frames, events or queries with this defect.
+    No(Defect),
+}
+
+/// All rules, in the order of the outputs.
+pub const RULES: [Rule; 11] = [
+    Rule::TokensLost,
+    Rule::TokensDuplicated,
+    Rule::TokensReordered,
+    Rule::No(Defect::Unannounced),
+    Rule::No(Defect::Corrupt),
+    Rule::No(Defect::Foreign),
+    Rule::No(Defect::Duplicated),
+    Rule::No(Defect::Reordered),
+    Rule::No(Defect::AfterTerminator),
+    Rule::No(Defect::Unreadable),
+    Rule::No(Defect::Binary),
+];
+
+impl Rule {
+    /// The name of the figure that must be zero.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TokensLost => "tokens_lost",
+            Self::TokensDuplicated => "tokens_duplicated",
+            Self::TokensReordered => "tokens_reordered",
+            Self::No(defect) => defect.name(),
+        }
+    }
+
+    /// The figure over a stretch of the run. It only grows.
+    #[must_use]
+    pub const fn count(self, counts: &Counts) -> u64 {
+        match self {
+            Self::TokensLost => counts.lost,
+            Self::TokensDuplicated => counts.duplicated,
+            Self::TokensReordered => counts.reordered,
+            Self::No(defect) => counts.defects[defect as usize],
+        }
+    }
+
+    /// The rule about the figure of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        RULES.into_iter().find(|rule| rule.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::threshold::RUN_NAMES;
+
+    #[test]
+    fn every_judged_defect_has_its_rule_and_every_rule_a_figure() {
+        for defect in Defect::ALL {
+            assert_eq!(Rule::named(defect.name()).is_some(), defect.is_judged(), "{}", defect.name());
+        }
+        for rule in RULES {
+            assert!(RUN_NAMES.contains(&rule.name()), "{}", rule.name());
+        }
+    }
+}

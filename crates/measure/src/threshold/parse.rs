@@ -1,0 +1,338 @@
+//! Thresholds as people write them: `e2el_ms:p95<3000`, `error_rate<0.005`, `ttft_ms{steady}:p99<450`.
+//! It knows every name beforehand, so that a wrong one ends no run after an hour.
+
+use super::{Comparison, Figure, Over, RUN_NAMES, STRETCH_NAMES, Statistic, Threshold, names::SHARES};
+use crate::{Metric, Quantity, Question};
+use settings::span;
+use std::{str::FromStr, time::Duration};
+
+/// The longest window: its seconds are held in memory, some 200 KiB each.
+const LONGEST_WINDOW: Duration = Duration::from_secs(300);
+/// Below this a name is another one, and not a slip; 1 is the same.
+const LEAST_LIKENESS: f64 = 0.85;
+/// Two signs first, so that they are not taken for one.
+const COMPARISONS: [(&str, Comparison); 6] = [
+    ("<=", Comparison::AtMost),
+    (">=", Comparison::AtLeast),
+    ("==", Comparison::Equal),
+    ("!=", Comparison::NotEqual),
+    ("<", Comparison::Below),
+    (">", Comparison::Above),
+];
+
+/// Why a text is no threshold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("threshold `{text}`: {fault}")]
+pub struct ThresholdError {
+    text: String,
+    fault: String,
+}
+
+/// The thresholds of a text that may hold several, between spaces or commas.
+pub fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', ',', '\t', '\n']).filter(|part| !part.is_empty())
+}
+
+impl FromStr for Threshold {
+    type Err = ThresholdError;
+
+    fn from_str(text: &str) -> Result<Self, ThresholdError> {
+        parse(text).map_err(|fault| ThresholdError { text: text.to_owned(), fault })
+    }
+}
+
+fn parse(text: &str) -> Result<Threshold, String> {
+    let shape =
+        || "write FIGURE, a comparison and a number, as e2el_ms:p95<3000 or error_rate<0.005".to_owned();
+    let at = text.find(['<', '>', '=', '!']).ok_or_else(shape)?;
+    let (subject, rest) = text.split_at(at);
+    let (sign, comparison) =
+        COMPARISONS.into_iter().find(|(sign, _)| rest.starts_with(sign)).ok_or_else(shape)?;
+    let number = &rest[sign.len()..];
+    let limit =
+        number.parse::<f64>().ok().filter(|limit| limit.is_finite()).ok_or_else(|| {
+            format!("`{number}` is no number; durations are milliseconds and shares 0 to 1")
+        })?;
+    let subject = Subject::read(subject)?;
+    let (figure, over) = subject.resolve()?;
+    // As percent it would hold always, or never.
+    if matches!(figure, Figure::Scalar(name) if SHARES.contains(&name)) && !(0.0..=1.0).contains(&limit) {
+        return Err(format!("`{}` is a share from 0 to 1, and {limit} is none: 5 % is 0.05", subject.name));
+    }
+    if let Some(why) = senseless(&figure, comparison, limit) {
+        return Err(format!("`{}` is never below 0, so that {why}: {}", subject.name, meant(&figure)));
+    }
+    Ok(Threshold { text: text.to_owned(), figure, over, comparison, limit })
+}
+
+/// Why a threshold asks nothing of a run: its figure cannot be on the other side.
+fn senseless(figure: &Figure, comparison: Comparison, limit: f64) -> Option<&'static str> {
+    use Comparison::{Above, AtLeast, AtMost, Below, Equal, NotEqual};
+    if can_be_negative(figure) {
+        return None;
+    }
+    match comparison {
+        Below if limit <= 0.0 => Some("this can never hold"),
+        AtMost | Equal if limit < 0.0 => Some("this can never hold"),
+        Above | AtLeast | NotEqual if limit < 0.0 => Some("this always holds"),
+        _ => None,
+    }
+}
+
+/// What is a difference of two measurements, and not a count or a duration.
+const fn can_be_negative(figure: &Figure) -> bool {
+    use Metric::{Delivery, E2elOverhead, PaceLag, ReplayDelivery, TtftOverhead};
+    match figure {
+        Figure::Duration(_, Statistic::Count) => false,
+        Figure::Duration(metric, _) => {
+            matches!(metric, TtftOverhead | E2elOverhead | Delivery | ReplayDelivery | PaceLag)
+        }
+        Figure::Scalar(_) | Figure::Beside(_) => false,
+    }
+}
+
+const fn meant(figure: &Figure) -> &'static str {
+    match figure {
+        Figure::Duration(..) => "give a limit in milliseconds, as max<3000",
+        _ => "give a limit from 0 on, as ==0 or <=5",
+    }
+}
+
+/// The part before the comparison, in its pieces.
+struct Subject<'a> {
+    name: &'a str,
+    label: Option<&'a str>,
+    window: Option<&'a str>,
+    statistic: Option<&'a str>,
+}
+
+impl<'a> Subject<'a> {
+    fn read(whole: &'a str) -> Result<Self, String> {
+        let end = whole.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(whole.len());
+        let (name, mut rest) = whole.split_at(end);
+        let mut bracketed = |open: char, close: char| {
+            let Some(inner) = rest.strip_prefix(open) else { return Ok(None) };
+            let (inner, after) = inner.split_once(close).ok_or(format!("`{open}` has no `{close}`"))?;
+            rest = after;
+            Ok::<_, String>(Some(inner))
+        };
+        let (label, window) = (bracketed('{', '}')?, bracketed('[', ']')?);
+        let statistic = match rest.strip_prefix(':') {
+            Some(statistic) => Some(statistic),
+            None if rest.is_empty() => None,
+            None => return Err(format!("`{rest}` is not understood behind `{name}`")),
+        };
+        Ok(Self { name, label, window, statistic })
+    }
+
+    fn resolve(&self) -> Result<(Figure, Over), String> {
+        if let Some(quantity) = Quantity::ALL.into_iter().find(|quantity| quantity.name() == self.name) {
+            return self.beside(quantity);
+        }
+        if let Some(metric) = Metric::ALL.into_iter().find(|metric| self.is(*metric)) {
+            let over = self.over()?;
+            return Ok((Figure::Duration(metric, self.statistic()?), over));
+        }
+        let Some(name) = RUN_NAMES.into_iter().find(|name| *name == self.name) else {
+            return Err(unknown(self.name));
+        };
+        let over = self.over()?;
+        if over != Over::Run && !STRETCH_NAMES.contains(&name) {
+            return Err(format!(
+                "`{name}` is known of the whole run alone; of the steady state and of windows there are the \
+                 durations and {}",
+                STRETCH_NAMES.join(", ")
+            ));
+        }
+        match self.statistic {
+            None => Ok((Figure::Scalar(name), over)),
+            Some(statistic) => Err(format!("`{name}` is one figure and has no `:{statistic}`")),
+        }
+    }
+
+    /// What is read beside the run: the label says whose.
+    fn beside(&self, quantity: Quantity) -> Result<(Figure, Over), String> {
+        let name = self.name;
+        if self.label == Some("steady") {
+            return Err(format!("`{name}` is known of the whole run and of windows alone"));
+        }
+        if self.label.is_none() && !quantity.adds_up() {
+            return Err(format!(
+                "say whose: {name}{{redis}}, {name}{{wsproxy-1}}, or of a whole role {name}{{wsproxy}}"
+            ));
+        }
+        let statistic = match (quantity, self.statistic) {
+            (Quantity::HealthMs, _) => Some(self.statistic()?),
+            (_, None) => None,
+            (_, Some(statistic)) => return Err(format!("`{name}` is one figure and has no `:{statistic}`")),
+        };
+        let over = Self { label: None, ..*self }.over()?;
+        Ok((Figure::Beside(Question { quantity, label: self.label.map(str::to_owned), statistic }), over))
+    }
+
+    fn is(&self, metric: Metric) -> bool {
+        self.name.strip_suffix("_ms") == Some(metric.name())
+    }
+
+    fn statistic(&self) -> Result<Statistic, String> {
+        let choice = "avg, min, med, max, count or a percentile as p95";
+        let text = self
+            .statistic
+            .ok_or_else(|| format!("say which statistic of `{0}`: {choice}, as {0}:p95<3000", self.name))?;
+        text.parse()
+    }
+
+    fn over(&self) -> Result<Over, String> {
+        match (self.label, self.window) {
+            (None, None) => Ok(Over::Run),
+            (Some("steady"), None) => Ok(Over::Steady),
+            (Some(label), _) if label != "steady" => {
+                Err(format!("there is no stretch `{{{label}}}` of a run; there is {{steady}}"))
+            }
+            (None, Some(window)) => span::parse(window)
+                .filter(|length| length.subsec_nanos() == 0 && !length.is_zero() && *length <= LONGEST_WINDOW)
+                .map(Over::Window)
+                .ok_or_else(|| {
+                    let longest = LONGEST_WINDOW.as_secs();
+                    format!("the window `[{window}]` must be whole seconds from 1s to {longest}s")
+                }),
+            (Some(_), _) => Err("give either {steady} or a window".to_owned()),
+        }
+    }
+}
+
+/// Says what there is, and first what may have been meant.
+fn unknown(name: &str) -> String {
+    let durations = Metric::ALL.map(|metric| format!("{}_ms", metric.name()));
+    let extras = Quantity::ALL.map(Quantity::name);
+    let all = durations.iter().map(String::as_str).chain(RUN_NAMES).chain(extras);
+    let there_are = match closest(name, all) {
+        Some(meant) => format!(": did you mean `{meant}`? There are"),
+        None => "; there are".to_owned(),
+    };
+    let (durations, scalars, extras) = (durations.join(", "), RUN_NAMES.join(", "), extras.join(", "));
+    format!(
+        "there is no figure `{name}`{there_are} {durations} (with a statistic, as e2el_ms:p95), {scalars}, and {extras}"
+    )
+}
+
+/// The name that is most like this one, where any is.
+fn closest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = |known: &'a str| (strsim::jaro_winkler(name, known), known);
+    let best = names.map(alike).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(likeness, _)| *likeness > LEAST_LIKENESS).map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shown(text: &str) -> String {
+        text.parse::<Threshold>().unwrap_or_else(|error| panic!("{error}")).to_string()
+    }
+
+    fn fault(text: &str) -> String {
+        text.parse::<Threshold>().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn thresholds_as_people_write_them() {
+        for (text, expected) in [
+            ("e2el_ms:p95<3000", "e2el_ms p(95)<3000"),
+            ("e2el_ms:p(95)<=3000", "e2el_ms p(95)<=3000"),
+            ("error_rate<0.005", "error_rate<0.005"),
+            ("tokens_lost==0", "tokens_lost==0"),
+            ("ttft_ms{steady}:p99<450", "ttft_ms{steady} p(99)<450"),
+            ("e2el_ms[30s]:p95<3000", "e2el_ms[30s] p(95)<3000"),
+            ("e2el_ms[1m]:max<3e3", "e2el_ms[60s] max<3000"),
+            ("output_throughput[10]>=500", "output_throughput[10s]>=500"),
+            ("goodput_share{steady}>0.9", "goodput_share{steady}>0.9"),
+            ("e2el_overhead_ms:med>-5", "e2el_overhead_ms p(50)>-5"),
+            ("health_ms:p99<50", "health_ms p(99)<50"),
+            ("health_ms{api}[30s]:p95<50", "health_ms{api}[30s] p(95)<50"),
+            ("rss_mb{wsproxy-1}<300", "rss_mb{wsproxy-1}<300"),
+            ("cpu_share{redis}[1m]<0.9", "cpu_share{redis}[60s]<0.9"),
+            ("restarts[30s]<=1", "restarts[30s]<=1"),
+            ("itl_ms:count!=0", "itl_ms count!=0"),
+            ("ttft_overhead_ms:max<-1", "ttft_overhead_ms max<-1"),
+            ("tokens_lost<=0", "tokens_lost<=0"),
+            ("tokens_lost>=0", "tokens_lost>=0"),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_threshold_is_told_why() {
+        for (text, why) in [
+            ("", "a comparison and a number"),
+            ("e2el_ms:p95", "a comparison and a number"),
+            ("e2el_ms:p95=3", "a comparison and a number"),
+            ("e2el_ms:p95!3", "a comparison and a number"),
+            ("e2el_ms:p95<", "`` is no number"),
+            ("e2el_ms:p95<3s", "`3s` is no number"),
+            ("e2el_ms:p95<nan", "`nan` is no number"),
+            ("error_rate<5", "a share from 0 to 1"),
+            ("success_rate{steady}>=99", "known of the whole run alone"),
+            ("success_rate>=99", "a share from 0 to 1"),
+            ("e2el_ms<3", "say which statistic"),
+            ("e2el_ms:<3", "there is no statistic ``"),
+            ("e2el_ms:p950<3", "there is no statistic `p950`"),
+            ("e2e_ms:p95<3", "there is no figure `e2e_ms`: did you mean `e2el_ms`? There are queue_ms"),
+            ("e2el:p95<3", "did you mean `e2el_ms`?"),
+            ("ttft:p95<3", "did you mean `ttft_ms`?"),
+            ("eror_rate<0.1", "did you mean `error_rate`?"),
+            ("token_lost==0", "did you mean `tokens_lost`?"),
+            ("queries_fail==0", "did you mean `queries_failed`?"),
+            ("rss{redis}<10", "did you mean `rss_mb`?"),
+            ("http_req_duration:p95<3", "there is no figure `http_req_duration`; there are queue_ms"),
+            ("<3", "there is no figure ``; there are"),
+            ("tokens_lost:p95<3", "has no `:p95`"),
+            ("duration_s[30s]<3", "known of the whole run alone"),
+            ("e2el_ms{warm}:p95<3", "there is {steady}"),
+            ("e2el_ms{steady:p95<3", "`{` has no `}`"),
+            ("e2el_ms{steady}[3s]:p95<3", "either {steady} or a window"),
+            ("e2el_ms[0s]:p95<3", "from 1s to 300s"),
+            ("e2el_ms[1500ms]:p95<3", "from 1s to 300s"),
+            ("e2el_ms[1h]:p95<3", "from 1s to 300s"),
+            ("e2el_ms[é]:p95<3", "from 1s to 300s"),
+            ("e2el_ms-x:p95<3", "`-x:p95` is not understood"),
+            ("restarts{steady}<3", "known of the whole run and of windows alone"),
+            ("restarts:max<3", "has no `:max`"),
+            ("health_ms<3", "say which statistic"),
+            ("rss_mb<3", "say whose: rss_mb{redis}"),
+            ("rss_mb{redis}[1h]<3", "from 1s to 300s"),
+            ("e2el_ms:p0.95<3000", "did you mean p95?"),
+            ("e2el_ms[30s]:p(0.999)<3000", "did you mean p99.9?"),
+            ("health_ms:p0.5<3", "did you mean p50?"),
+            (
+                "e2el_ms:max<-1",
+                "`e2el_ms` is never below 0, so that this can never hold: give a limit in milliseconds",
+            ),
+            ("e2el_ms:max<0", "can never hold"),
+            ("ttft_ms:p95<=-0.1", "can never hold"),
+            ("itl_ms:count==-1", "can never hold"),
+            ("tokens_lost<0", "can never hold: give a limit from 0 on"),
+            ("tokens_lost>-1", "always holds"),
+            ("restarts{redis}<-1", "can never hold"),
+            ("e2el_overhead_ms:count<0", "can never hold"),
+        ] {
+            assert!(fault(text).contains(why), "{text}: {}", fault(text));
+        }
+    }
+
+    #[test]
+    fn several_in_a_text() {
+        let parts: Vec<_> = split(" a<1, b<2\tc<3,,").collect();
+        assert_eq!(parts, ["a<1", "b<2", "c<3"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,40}", tail in "(_ms)?(\\{steady\\})?(\\[[0-9a-z]*\\])?:?[a-z0-9.]*[<>=!]{1,2}[0-9.e-]*") {
+            let _ = text.parse::<Threshold>();
+            let _ = format!("e2el{tail}").parse::<Threshold>();
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Sliding windows over the seconds of a run: the worst one of each threshold, known as soon as it is over.
+//! It holds the seconds of one window a threshold, of the one metric that the threshold is about.
+
+use super::{
+    Comparison, Doubt, Figure, Over, State, Threshold, distribution_of, names::grows, stretch_figure,
+};
+use crate::{Bounds, Counts, Distribution, Interval, Reading, Readings};
+use std::collections::VecDeque;
+
+/// A window's figure and where it began.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Worst {
+    /// The figure.
+    pub value: f64,
+    /// The second of the run at which the window began.
+    pub from_s: u64,
+    /// How far it can be relied on; of several windows, what is between the worst that each bound says.
+    pub doubt: Doubt,
+}
+
+/// A threshold that a running run has broken for good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Broken {
+    /// Which.
+    pub threshold: Threshold,
+    /// The figure.
+    pub value: f64,
+}
+
+/// The windows of all thresholds that have one, and the counts of the run so far.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    watched: Vec<Watched>,
+    /// Thresholds over the whole run whose breach is final.
+    growing: Vec<Threshold>,
+    so_far: Counts,
+    next: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    threshold: Threshold,
+    length: usize,
+    seconds: VecDeque<Slice>,
+    worst: Option<Worst>,
+    /// Why the last window had no figure.
+    missing: String,
+}
+
+/// What a window needs of a second.
+#[derive(Clone, Debug, Default)]
+struct Slice {
+    distribution: Distribution,
+    bounds: Option<Box<Bounds>>,
+    counts: Counts,
+    tokens: u64,
+    beside: Readings,
+}
+
+impl Windows {
+    /// Watches those of `thresholds` that can be judged while a run goes on.
+    #[must_use]
+    pub fn of(thresholds: &[Threshold]) -> Self {
+        let watched = thresholds.iter().filter_map(Watched::of).collect();
+        let growing = thresholds.iter().filter(|threshold| only_grows(threshold)).cloned().collect();
+        Self { watched, growing, ..Self::default() }
+    }
+
+    /// Takes a second that is over, and what was read beside it. Seconds come in order; one that is left out was empty.
+    pub fn second(&mut self, second: u64, interval: &Interval, readings: &[Reading]) {
+        let next = self.next.unwrap_or(second);
+        for watched in &mut self.watched {
+            // More empty seconds than a window holds are as good as a window of them.
+            for empty in next..second.min(next.saturating_add(watched.length as u64)) {
+                watched.push(empty, Slice::default());
+            }
+            watched.push(second, Slice::of(&watched.threshold.figure, interval, readings));
+        }
+        self.so_far.merge(interval.counts());
+        self.next = Some(second + 1);
+    }
+
+    /// The second behind the last one that was taken.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        match self.next {
+            Some(next) => next,
+            None => 0,
+        }
+    }
+
+    /// What is broken already, and cannot be mended by what is to come.
+    #[must_use]
+    pub fn broken(&self) -> Option<Broken> {
+        let windows = self.watched.iter().filter_map(|watched| {
+            let Worst { value, doubt, .. } = watched.worst?;
+            // What its error hides may be held.
+            let broken = doubt.judge(&watched.threshold, value) == State::Broken;
+            broken.then(|| Broken { threshold: watched.threshold.clone(), value })
+        });
+        let counts = self.growing.iter().filter_map(|threshold| {
+            let value = stretch_figure(&threshold.figure, &Distribution::default(), &self.so_far, 0, 0.0);
+            Some(Broken { threshold: threshold.clone(), value: value.ok()? })
+        });
+        windows
+            .chain(counts)
+            .find(|broken| !broken.threshold.comparison.holds(broken.value, broken.threshold.limit))
+    }
+
+    /// The worst window of a threshold. A run shorter than the window is one window.
+    ///
+    /// # Errors
+    /// No window had such a figure, and why.
+    pub fn worst(&self, threshold: &Threshold) -> Result<Worst, String> {
+        let Some(watched) = self.watched.iter().find(|watched| watched.threshold == *threshold) else {
+            return Err("nothing watched it in this run".to_owned());
+        };
+        match watched.worst {
+            Some(worst) => Ok(worst),
+            None if !watched.seconds.is_empty() && watched.seconds.len() < watched.length => {
+                let from_s = self.next.unwrap_or(0).saturating_sub(watched.seconds.len() as u64);
+                let (value, doubt) = watched.figure()?;
+                Ok(Worst { value, from_s, doubt })
+            }
+            None if watched.seconds.is_empty() => Err("nothing was measured".to_owned()),
+            None => Err(watched.missing.clone()),
+        }
+    }
+}
+
+/// A breach of it is final: a count that only grows, bounded above.
+fn only_grows(threshold: &Threshold) -> bool {
+    let bounded = match threshold.comparison {
+        Comparison::Below | Comparison::AtMost => true,
+        Comparison::Equal => threshold.limit == 0.0,
+        _ => false,
+    };
+    let grows = matches!(threshold.figure, Figure::Scalar(name) if grows(name));
+    threshold.over == Over::Run && bounded && grows
+}
+
+impl Slice {
+    fn of(figure: &Figure, interval: &Interval, readings: &[Reading]) -> Self {
+        let distribution = distribution_of(figure, interval).cloned().unwrap_or_default();
+        let mut beside = Readings::default();
+        if let Figure::Beside(question) = figure {
+            let asked_for = readings.iter().filter(|reading| question.asks_for(reading));
+            asked_for.for_each(|reading| beside.add(reading.quantity, reading.value));
+        }
+        let bounds = match figure {
+            Figure::Duration(metric, _) => interval.bounds(*metric).cloned().map(Box::new),
+            _ => None,
+        };
+        Self { distribution, bounds, counts: *interval.counts(), tokens: interval.tokens(), beside }
+    }
+}
+
+impl Watched {
+    fn of(threshold: &Threshold) -> Option<Self> {
+        let Over::Window(length) = threshold.over else { return None };
+        Some(Self {
+            threshold: threshold.clone(),
+            length: usize::try_from(length.as_secs()).unwrap_or(usize::MAX),
+            seconds: VecDeque::new(),
+            worst: None,
+            missing: String::new(),
+        })
+    }
+
+    fn push(&mut self, second: u64, slice: Slice) {
+        if self.seconds.len() >= self.length {
+            self.seconds.pop_front();
+        }
+        self.seconds.push_back(slice);
+        if self.seconds.len() < self.length {
+            return;
+        }
+        match self.figure() {
+            Ok((value, doubt)) => {
+                self.see(Worst { value, from_s: (second + 1).saturating_sub(self.length as u64), doubt });
+            }
+            Err(why) => self.missing = why,
+        }
+    }
+
+    fn see(&mut self, seen: Worst) {
+        let badness = |value: f64| self.threshold.comparison.badness(value, self.threshold.limit);
+        let Some(worst) = &mut self.worst else {
+            self.worst = Some(seen);
+            return;
+        };
+        // The worst figure is at least the worst lower value of all windows, and at most the worst upper one.
+        let span = |worst: &Worst| worst.doubt.span.unwrap_or((worst.value, worst.value));
+        let worse = |a: f64, b: f64| if badness(b) > badness(a) { b } else { a };
+        let (before, now) = (span(worst), span(&seen));
+        let joint = (worse(before.0, now.0), worse(before.1, now.1));
+        if badness(seen.value) > badness(worst.value) {
+            *worst = seen;
+        }
+        worst.doubt.span =
+            Some((joint.0.min(joint.1), joint.0.max(joint.1))).filter(|(low, high)| low < high);
+    }
+
+    /// The figure over all seconds that are held.
+    fn figure(&self) -> Result<(f64, Doubt), String> {
+        let mut all = Slice::default();
+        for slice in &self.seconds {
+            all.distribution.merge(&slice.distribution);
+            if let Some(bounds) = &slice.bounds {
+                all.bounds.get_or_insert_default().merge(bounds);
+            }
+            all.counts.merge(&slice.counts);
+            all.tokens += slice.tokens;
+            all.beside.merge(&slice.beside);
+        }
+        if let Figure::Beside(question) = &self.threshold.figure {
+            return Ok((all.beside.figure(question.quantity, question.statistic)?, Doubt::default()));
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = self.seconds.len() as f64;
+        let figure = &self.threshold.figure;
+        let value = stretch_figure(figure, &all.distribution, &all.counts, all.tokens, seconds)?;
+        let excused = all.counts.excuses_simulator();
+        let doubt = match (figure, &all.bounds) {
+            (Figure::Duration(_, statistic), Some(bounds)) => {
+                Doubt::in_trust(&bounds.trust(&all.distribution, excused), *statistic)
+            }
+            _ => Doubt::default(),
+        };
+        Ok((value, doubt))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Metric, Quantity};
+    use proptest::prelude::*;
+
+    fn threshold(text: &str) -> Threshold {
+        text.parse().unwrap()
+    }
+
+    /// A second in which queries of these durations ended.
+    fn second(e2el_ms: &[i64]) -> Interval {
+        let mut interval = Interval::default();
+        for ms in e2el_ms {
+            interval.record(Metric::E2el, ms * 1_000_000);
+            interval.count(|counts| counts.queries += 1);
+        }
+        interval
+    }
+
+    fn worst(text: &str, seconds: &[(u64, &[i64])]) -> Result<(i64, u64), String> {
+        let threshold = threshold(text);
+        let mut windows = Windows::of(std::slice::from_ref(&threshold));
+        for (at, e2el_ms) in seconds {
+            windows.second(*at, &second(e2el_ms), &[]);
+        }
+        #[allow(clippy::cast_possible_truncation)]
+        windows.worst(&threshold).map(|worst| (worst.value.round() as i64, worst.from_s))
+    }
+
+    #[test]
+    fn the_worst_window_decides() {
+        let run: &[(u64, &[i64])] = &[(0, &[10]), (1, &[20]), (2, &[90]), (3, &[30]), (4, &[10]), (5, &[10])];
+        assert_eq!(worst("e2el_ms[1s]:max<50", run), Ok((90, 2)));
+        assert_eq!(worst("e2el_ms[2s]:max<50", run), Ok((90, 1)), "the first of equals");
+        assert_eq!(worst("e2el_ms[2s]:avg<50", run), Ok((60, 2)));
+        assert_eq!(worst("e2el_ms[3s]:min>5", run), Ok((10, 0)), "a lower bound: the smallest is the worst");
+        assert_eq!(worst("e2el_ms[6s]:avg<50", run), Ok((28, 0)));
+    }
+
+    #[test]
+    fn seconds_without_anything_are_seconds_all_the_same() {
+        let run: &[(u64, &[i64])] = &[(3, &[10, 10]), (8, &[20, 20, 20]), (9, &[])];
+        assert_eq!(worst("request_throughput[2s]>0", run), Ok((0, 4)));
+        assert_eq!(worst("request_throughput[2s]<9", run), Ok((2, 7)), "3 in 2 s, rounded");
+        assert_eq!(worst("e2el_ms[2s]:max<50", run), Ok((20, 7)), "windows of nothing have no maximum");
+        let far: &[(u64, &[i64])] = &[(0, &[1]), (1_000_000_000_000, &[2])];
+        assert_eq!(worst("e2el_ms[300s]:max<50", far), Ok((2, 999_999_999_701)));
+    }
+
+    #[test]
+    fn a_run_shorter_than_the_window_is_one_window() {
+        assert_eq!(worst("e2el_ms[30s]:max<50", &[(2, &[10]), (3, &[40])]), Ok((40, 2)));
+        assert_eq!(worst("e2el_ms[30s]:max<50", &[]), Err("nothing was measured".to_owned()));
+        assert_eq!(worst("e2el_ms[1s]:max<50", &[(0, &[])]), Err("there are no samples".to_owned()));
+    }
+
+    #[test]
+    fn what_was_read_beside_the_run_has_windows_too() {
+        let thresholds =
+            ["restarts[2s]<2", "rss_mb{redis}[2s]<50", "cpu_share{redis}[2s]<1", "health_ms[2s]:max<1"];
+        let thresholds = thresholds.map(threshold);
+        let mut windows = Windows::of(&thresholds);
+        let read = |quantity, label: &str, value| Reading { quantity, label: label.to_owned(), value };
+        for (at, rss, restarts) in [(0, 10.0, 1.0), (1, 40.0, 0.0), (2, 30.0, 1.0), (3, 20.0, 1.0)] {
+            let readings = [
+                read(Quantity::RssMb, "redis", rss),
+                read(Quantity::CpuShare, "redis", rss / 10.0),
+                read(Quantity::Restarts, "wsproxy-1", restarts),
+            ];
+            windows.second(at, &Interval::default(), &readings);
+        }
+        let worst = |index: usize| windows.worst(&thresholds[index]);
+        assert_eq!(worst(0), Ok(Worst { value: 2.0, from_s: 2, doubt: Doubt::default() }));
+        assert_eq!(worst(1), Ok(Worst { value: 40.0, from_s: 0, doubt: Doubt::default() }));
+        assert_eq!(worst(2), Ok(Worst { value: 3.5, from_s: 1, doubt: Doubt::default() }));
+        assert!(worst(3).unwrap_err().contains("nothing watched"));
+        assert_eq!(windows.broken().unwrap().threshold.text, "restarts[2s]<2");
+    }
+
+    #[test]
+    fn what_cannot_be_mended_is_told_while_the_run_goes_on() {
+        let thresholds = ["e2el_ms[2s]:max<50", "queries_failed<=1", "error_rate<0.1", "e2el_ms:p95<1"];
+        let mut windows = Windows::of(&thresholds.map(threshold));
+        let mut failing = second(&[10]);
+        failing.count(|counts| counts.failed += 1);
+        windows.second(0, &failing, &[]);
+        assert_eq!(windows.broken(), None, "a rate and a percentile of the whole run may recover");
+        windows.second(1, &failing, &[]);
+        let broken = windows.broken().unwrap();
+        assert_eq!((broken.threshold.text.as_str(), broken.value), ("queries_failed<=1", 2.0));
+        windows.second(2, &second(&[60]), &[]);
+        assert_eq!(windows.broken().unwrap().threshold.text, "e2el_ms[2s]:max<50");
+    }
+
+    proptest! {
+        /// Every window anew from the values of its seconds.
+        #[test]
+        fn windows_are_those_of_the_union_of_their_seconds(
+            run in proptest::collection::vec(proptest::collection::vec(1i64..5_000, 0..6), 1..25),
+            length in 1usize..9,
+        ) {
+            let threshold = threshold(&format!("e2el_ms[{length}s]:p90<1"));
+            let mut windows = Windows::of(std::slice::from_ref(&threshold));
+            for (at, e2el_ms) in run.iter().enumerate() {
+                windows.second(at as u64, &second(e2el_ms), &[]);
+            }
+            let figure = |seconds: &[Vec<i64>]| second(&seconds.concat()).get(Metric::E2el).quantile_ms(0.9);
+            let naive = run.windows(length.min(run.len())).filter_map(figure).reduce(f64::max);
+            prop_assert_eq!(windows.worst(&threshold).ok().map(|worst| worst.value), naive);
+        }
+    }
+}

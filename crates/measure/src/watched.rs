@@ -1,0 +1,217 @@
+//! What was seen of each process and each check, in a memory that does not grow with the run's length.
+//! It judges nothing; `findings` does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Means of memory over equal stretches; with more of them two become one.
+const MOST_BLOCKS: usize = 512;
+/// Processes and events beyond so many are not told apart.
+const MOST: usize = 1_000;
+/// From this share of a core on a process without more threads than one is busy.
+const BUSY: f64 = 0.9;
+
+/// Everything that was seen beside the run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Watched {
+    /// By process.
+    pub processes: BTreeMap<String, Usage>,
+    /// Checks that failed, by door: how many, the first and the last second, what was answered last.
+    pub failed: BTreeMap<String, (u64, u64, u64, String)>,
+    /// Processes that another took the place of, and when.
+    pub restarts: Vec<(String, u64)>,
+    /// Processes that were found ended, and when first.
+    pub ended: Vec<Ended>,
+    /// Instances that never answered a check: they cannot be reached from here.
+    pub unreached: BTreeSet<String>,
+    /// What servers and gateways said in their `/metrics`.
+    pub of_itself: OfItself,
+    /// What of the stack behind the doors could not be seen, and why.
+    pub unseen: Option<String>,
+}
+
+/// What the stack said of itself, over the run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OfItself {
+    /// Tokens that the servers handed to the bus.
+    pub tokens_published: Option<u64>,
+    /// Acknowledged by the bus after they were handed over.
+    pub bus_lag: Option<BusLag>,
+    /// What the gateways did with frames.
+    pub gateways: Option<Gateways>,
+    /// Members whose counters are missing in all this: until a second of the run, or altogether.
+    pub missed: BTreeMap<String, Option<u64>>,
+}
+
+/// Percentiles by interpolation within buckets, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[allow(missing_docs)]
+pub struct BusLag {
+    /// Events.
+    pub count: u64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+}
+
+/// Sums over all gateways.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Gateways {
+    /// Queues that grew past their bound.
+    pub outbox_overflows: u64,
+    /// Sockets that were closed because their client read too slowly.
+    pub evictions: u64,
+    /// Frames that had to wait for their socket, 0 to 1.
+    pub queued_share: Option<f64>,
+}
+
+/// How an endpoint fared during the run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointHistory {
+    /// Scheme and authority.
+    pub name: String,
+    /// Whether it is one of the ports that a container publishes.
+    pub is_published: bool,
+    /// Connections that it took.
+    pub connected: u64,
+    /// Connections that it did not take.
+    pub failed: u64,
+    /// It took connections at first, and none any more at the end.
+    pub is_dead: bool,
+}
+
+/// A process that ended.
+pub type Ended = (String, u64);
+
+/// What a process took.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Samples.
+    pub samples: u64,
+    /// Cores, summed over the samples.
+    pub cpu_sum: f64,
+    /// Seconds in which it used nine tenths of a core or more.
+    pub busy_seconds: u64,
+    /// Most memory, in MB.
+    pub most_rss_mb: f64,
+    /// Most open descriptors.
+    pub most_descriptors: u64,
+    /// How many it may open.
+    pub descriptor_limit: Option<u64>,
+    /// (middle of a stretch in seconds, mean memory in MB, samples).
+    pub blocks: Vec<(f64, f64, u32)>,
+    /// Samples a block.
+    pub width: u32,
+}
+
+/// One look at a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Cores in use since the previous sample.
+    pub cpu: Option<f64>,
+    /// Resident memory, in MB.
+    pub rss_mb: f64,
+    /// Open file descriptors.
+    pub descriptors: Option<u64>,
+    /// File descriptors that it may open.
+    pub descriptor_limit: Option<u64>,
+    /// Threads.
+    pub threads: u64,
+}
+
+impl Usage {
+    /// Adds a sample of this second of the run.
+    pub fn add(&mut self, second: f64, sample: &Sample) {
+        self.samples += 1;
+        let cpu = sample.cpu.unwrap_or(0.0);
+        self.cpu_sum += cpu;
+        self.busy_seconds += u64::from(cpu >= BUSY);
+        self.most_rss_mb = self.most_rss_mb.max(sample.rss_mb);
+        self.most_descriptors = self.most_descriptors.max(sample.descriptors.unwrap_or(0));
+        self.descriptor_limit = sample.descriptor_limit.or(self.descriptor_limit);
+        self.remember(second, sample.rss_mb);
+    }
+
+    /// Memory at a second.
+    pub fn remember(&mut self, second: f64, rss_mb: f64) {
+        self.width = self.width.max(1);
+        match self.blocks.last_mut().filter(|block| block.2 < self.width) {
+            Some(block) => {
+                let samples = f64::from(block.2);
+                let mean = |old: f64, new: f64| (old * samples + new) / (samples + 1.0);
+                *block = (mean(block.0, second), mean(block.1, rss_mb), block.2 + 1);
+            }
+            None => self.blocks.push((second, rss_mb, 1)),
+        }
+        if self.blocks.len() > MOST_BLOCKS {
+            self.width *= 2;
+            let half = |pair: &[(f64, f64, u32)]| match pair {
+                [a, b] => ((a.0 + b.0) / 2.0, (a.1 + b.1) / 2.0, a.2 + b.2),
+                _ => pair[0],
+            };
+            self.blocks = self.blocks.chunks(2).map(half).collect();
+        }
+    }
+
+    /// Memory over time: (second, MB).
+    pub fn memory(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+        self.blocks.iter().map(|block| (block.0, block.1))
+    }
+
+    /// Cores, on average.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn mean_cpu(&self) -> f64 {
+        self.cpu_sum / self.samples.max(1) as f64
+    }
+}
+
+impl Watched {
+    /// Adds a sample of the process `name`. Processes beyond the first 1,000 are ignored.
+    pub fn process(&mut self, name: &str, second: u64, sample: &Sample) {
+        if self.processes.len() < MOST || self.processes.contains_key(name) {
+            #[allow(clippy::cast_precision_loss)]
+            self.processes.entry(name.to_owned()).or_default().add(second as f64, sample);
+        }
+    }
+
+    /// Notes that a check of `door` failed in this second, with what was answered.
+    pub fn check_failed(&mut self, door: &str, second: u64, answer: String) {
+        let (count, _, last, what) =
+            self.failed.entry(door.to_owned()).or_insert_with(|| (0, second, second, String::new()));
+        (*count, *last, *what) = (*count + 1, second, answer);
+    }
+
+    /// Notes that another life of `name` was found in this second.
+    pub fn restarted(&mut self, name: &str, second: u64) {
+        if self.restarts.len() < MOST {
+            self.restarts.push((name.to_owned(), second));
+        }
+    }
+
+    /// Notes that `name` was found ended in this second.
+    pub fn ended(&mut self, name: &str, second: u64) {
+        if self.ended.len() < MOST {
+            self.ended.push((name.to_owned(), second));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_days_memory_is_bounded_and_true() {
+        let mut usage = Usage::default();
+        for second in 0..86_400 {
+            let second = f64::from(second);
+            usage.add(second, &Sample { rss_mb: 100.0 + second / 1_000.0, ..Sample::default() });
+        }
+        let blocks: Vec<_> = usage.memory().collect();
+        assert!(blocks.len() <= MOST_BLOCKS, "{}", blocks.len());
+        for (at, mb) in blocks {
+            assert!((mb - 100.0 - at / 1_000.0).abs() < 0.5, "{at}: {mb}");
+        }
+        assert!((usage.most_rss_mb - 186.399).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,56 @@
+//! Where the load goes, and how a lost connection is opened again.
+
+use http::HeaderMap;
+use settings::{
+    address::Address,
+    secret::{Secret, Secrets},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Where the load goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Base URL of HTTP calls.
+    pub api: Address,
+    /// Base URL of WebSockets.
+    pub ws: Address,
+    /// Further URLs of the same gateway: sockets are spread over all of them.
+    pub more_ws: Vec<Address>,
+    /// The ports that a container publishes for the gateway, [`Self::ws`] among them; empty unless there are several.
+    pub published: Vec<SocketAddr>,
+    /// The socket's path and query, with `{agent}`, `{session}` and, optionally, `{token}`.
+    pub ws_path: String,
+    /// The value of `{agent}`.
+    pub agent: String,
+    /// Headers of every call and upgrade. They replace the client's own headers of the same name.
+    pub headers: HeaderMap,
+    /// Replaces the session's own token.
+    pub token: Option<Secret>,
+    /// Every value above that no output may contain.
+    pub secrets: Secrets,
+    /// Certificates to trust besides the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Connections in the shared HTTP pool, at most.
+    pub http_connections: usize,
+    /// Local addresses that sockets are opened from, in turn. If empty, the system chooses.
+    pub local_ips: Vec<IpAddr>,
+    /// Hosts other than this machine that the user allowed to test.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// How a lost connection is opened again.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconnect {
+    /// First delay.
+    pub initial: Duration,
+    /// Longest delay.
+    pub max: Duration,
+    /// Attempts in a row before the session fails.
+    pub attempts: u32,
+    /// A socket that is silent for this long is dropped.
+    pub ping_timeout: Duration,
+}

@@ -1,0 +1,261 @@
+//! A run's stored results, as the page wants them: the summary, the seconds, the histograms, the failures, the processes.
+//! Tables are read a row at a time and thinned as they come. Everything but the summary may be missing or cut off.
+
+use super::thinned::{Line, Thinned, Thinning};
+use super::{
+    ReportError,
+    percentiles::{self, Latencies},
+    with_ending,
+};
+use crate::output::uncontrolled;
+use serde_json::Value;
+use settings::cells::{self, original};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::BufReader,
+    path::Path,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Rows that are kept of a table that is shown as it is; what a run leaves of them is far less.
+const MOST_ROWS: usize = 1_000;
+/// Processes and doors that are told apart.
+const MOST_NAMES: usize = 300;
+
+/// A table with its header, as far as it is shown.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn read(path: &Path) -> Self {
+        let Some(mut reader) = Rows::open(path) else { return Self::default() };
+        let fields = |row: &csv::ByteRecord| {
+            row.iter().map(|field| uncontrolled(original(&String::from_utf8_lossy(field)))).collect()
+        };
+        let header = fields(&reader.header);
+        let mut rows = Vec::new();
+        while let Some(row) = reader.next().filter(|_| rows.len() < MOST_ROWS) {
+            rows.push(fields(row));
+        }
+        Self { header, rows }
+    }
+
+    pub(super) fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    pub(super) fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+}
+
+/// A table that is read a row at a time.
+struct Rows {
+    reader: csv::Reader<BufReader<File>>,
+    header: csv::ByteRecord,
+    row: csv::ByteRecord,
+}
+
+impl Rows {
+    fn open(path: &Path) -> Option<Self> {
+        let (mut reader, _) = cells::open(File::open(path).ok()?).ok()?;
+        let header = reader.byte_headers().ok()?.clone();
+        Some(Self { reader, header, row: csv::ByteRecord::new() })
+    }
+
+    fn column(&self, name: &str) -> Option<usize> {
+        self.header.iter().position(|column| column == name.as_bytes())
+    }
+
+    fn next(&mut self) -> Option<&csv::ByteRecord> {
+        self.reader.read_byte_record(&mut self.row).ok()?.then_some(&self.row)
+    }
+}
+
+/// A cell as a number; nothing where it is none.
+fn cell(row: &csv::ByteRecord, column: Option<usize>) -> Option<f64> {
+    number(std::str::from_utf8(row.get(column?)?).ok()?)
+}
+
+/// What a process took, over the run.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) cpu: Thinned,
+    pub(super) rss: Thinned,
+    pub(super) descriptors: Thinned,
+    pub(super) threads: Thinned,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        let level = || Thinned::new(Thinning::Highest);
+        Self { cpu: Thinned::new(Thinning::Mean), rss: level(), descriptors: level(), threads: level() }
+    }
+}
+
+/// The columns of the history that the page shows, and how they are thinned.
+const HISTORY: [(&str, Thinning); 8] = [
+    ("User Count", Thinning::Highest),
+    ("Tokens/s", Thinning::Mean),
+    ("Requests/s", Thinning::Mean),
+    // What is rare must not vanish in a mean.
+    ("Failures/s", Thinning::Highest),
+    ("loop_lag_ms p99", Thinning::Highest),
+    ("Tokens lost/s", Thinning::Highest),
+    ("Reconnect attempts/s", Thinning::Highest),
+    ("Reconnects/s", Thinning::Highest),
+];
+
+/// What is known of a run.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) summary: Value,
+    history: BTreeMap<&'static str, Thinned>,
+    pub(super) failures: Table,
+    pub(super) latencies: Latencies,
+    pub(super) processes: BTreeMap<String, Process>,
+    /// Milliseconds of the health checks that were answered, the slowest of each second, by whom.
+    pub(super) health: BTreeMap<String, Thinned>,
+}
+
+impl Stored {
+    pub(super) fn read(base: &Path) -> Result<Self, ReportError> {
+        let path = with_ending(base, "_summary.json");
+        let text = fs::read_to_string(&path)
+            .map_err(|error| ReportError::new(&path, format!("cannot be read: {error}")))?;
+        let summary: Value = serde_json::from_str(&text)
+            .map_err(|error| ReportError::new(&path, format!("is no JSON: {error}")))?;
+        let summary = visible(summary);
+        if summary.get("verdict").is_none() {
+            return Err(ReportError::new(&path, "is no summary: it has no verdict"));
+        }
+        let started = summary.get("started_at").and_then(Value::as_str);
+        let started = started.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        #[allow(clippy::cast_precision_loss)]
+        let started_unix = started.map_or(0.0, |at| at.unix_timestamp() as f64);
+        Ok(Self {
+            summary,
+            history: history(&with_ending(base, "_history.csv"), started_unix),
+            failures: Table::read(&with_ending(base, "_failures.csv")),
+            latencies: percentiles::read(&with_ending(base, "_latency.hlog")),
+            processes: processes(&with_ending(base, "_resources.csv")),
+            health: health(&with_ending(base, "_health.csv")),
+        })
+    }
+
+    pub(super) fn text(&self, key: &str) -> &str {
+        self.summary.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    pub(super) fn number(&self, key: &str) -> Option<f64> {
+        self.summary.get(key).and_then(Value::as_f64)
+    }
+
+    pub(super) fn list(&self, key: &str) -> &[Value] {
+        self.summary.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// A column of the history over the run's seconds; nothing of one that the page does not show.
+    pub(super) fn over_time(&self, column: &str) -> Line {
+        self.history.get(column).map(Thinned::line).unwrap_or_default()
+    }
+
+    /// When something was broken, in seconds of the run, and what.
+    pub(super) fn faults(&self) -> Vec<(f64, String)> {
+        let fault = |fault: &Value| {
+            let at = fault.get("began_s")?.as_f64()?;
+            Some((at, fault.get("fault")?.as_str()?.to_owned()))
+        };
+        self.list("faults").iter().filter_map(fault).collect()
+    }
+}
+
+/// The same JSON without text that could steer what shows it.
+fn visible(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(uncontrolled(&text)),
+        Value::Array(values) => values.into_iter().map(visible).collect(),
+        Value::Object(map) => {
+            map.into_iter().map(|(key, value)| (uncontrolled(&key), visible(value))).collect()
+        }
+        other => other,
+    }
+}
+
+/// A second that a run can have: longer than a year is a mistake in the file.
+fn is_second(at: f64) -> bool {
+    (0.0..=3.2e7).contains(&at)
+}
+
+fn number(cell: &str) -> Option<f64> {
+    cell.parse::<f64>().ok().filter(|number| number.is_finite() && number.abs() < 1e15)
+}
+
+fn history(path: &Path, started_unix: f64) -> BTreeMap<&'static str, Thinned> {
+    let mut lines: BTreeMap<_, _> =
+        HISTORY.into_iter().map(|(name, thinning)| (name, Thinned::new(thinning))).collect();
+    let Some(mut rows) = Rows::open(path) else { return lines };
+    let second = rows.column("Timestamp");
+    let columns = HISTORY.map(|(name, _)| (name, rows.column(name)));
+    while let Some(row) = rows.next() {
+        let Some(at) = cell(row, second).map(|at| at - started_unix).filter(|at| is_second(*at)) else {
+            continue;
+        };
+        for (name, column) in columns {
+            if let Some((line, value)) = lines.get_mut(name).zip(cell(row, column)) {
+                line.push(at, value);
+            }
+        }
+    }
+    lines
+}
+
+fn processes(path: &Path) -> BTreeMap<String, Process> {
+    let mut processes: BTreeMap<String, Process> = BTreeMap::new();
+    let Some(mut rows) = Rows::open(path) else { return processes };
+    let [second, name, cpu, rss, fds, threads] =
+        ["second", "process", "cpu_share", "rss_mb", "fds", "threads"].map(|name| rows.column(name));
+    while let Some(row) = rows.next() {
+        let Some((at, name)) = named(row, second, name) else { continue };
+        if processes.len() >= MOST_NAMES && !processes.contains_key(&name) {
+            continue;
+        }
+        let process = processes.entry(name).or_default();
+        let lines = [
+            (&mut process.cpu, cpu),
+            (&mut process.rss, rss),
+            (&mut process.descriptors, fds),
+            (&mut process.threads, threads),
+        ];
+        for (line, column) in lines {
+            if let Some(value) = cell(row, column) {
+                line.push(at, value);
+            }
+        }
+    }
+    processes
+}
+
+fn health(path: &Path) -> BTreeMap<String, Thinned> {
+    let mut lines: BTreeMap<String, Thinned> = BTreeMap::new();
+    let Some(mut rows) = Rows::open(path) else { return lines };
+    let [second, target, ms] = ["second", "target", "ms"].map(|name| rows.column(name));
+    while let Some(row) = rows.next() {
+        let Some(((at, target), ms)) = named(row, second, target).zip(cell(row, ms)) else { continue };
+        let who = target.split(' ').next().unwrap_or_default();
+        if lines.len() < MOST_NAMES || lines.contains_key(who) {
+            lines.entry(who.to_owned()).or_insert_with(|| Thinned::new(Thinning::Highest)).push(at, ms);
+        }
+    }
+    lines
+}
+
+/// A row's second and whose it is.
+fn named(row: &csv::ByteRecord, second: Option<usize>, name: Option<usize>) -> Option<(f64, String)> {
+    let at = cell(row, second).filter(|at| is_second(*at))?;
+    Some((at, uncontrolled(original(&String::from_utf8_lossy(row.get(name?)?)))))
+}

@@ -1,0 +1,9 @@
+//! Reads, writes and renders results: text, CSV, JSON, HDR logs, JUnit, Markdown, HTML, the progress line and the live view.
+//! Nothing here opens a socket or takes part in the load.
+
+pub mod compare;
+pub mod html;
+pub mod messages;
+pub mod output;
+pub mod progress;
+pub mod screen;

@@ -1,0 +1,298 @@
+//! The thread behind the recorders: sums up what they hand over and writes rows as they come.
+//! It holds sums and a few seconds of histograms, whatever the length of the run.
+
+use super::{
+    OutputSettings, Sink, csv_rows, events,
+    files::{Files, OpenError},
+    history::{self, Second},
+    hlog::Hlog,
+    judging::Observer,
+    sheet::Sheet,
+    standing::Publisher,
+};
+use measure::{
+    Beside, Fate, FaultLog, Gauge, Interval, Parcel, ReconnectStorm, RunData,
+    record::{QueryRecord, SessionRecord},
+};
+use plan::schedule::Schedule;
+use settings::cells::CellWriter;
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{self, BufWriter},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+use time::OffsetDateTime;
+
+/// How often rows reach the disk.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Rows reach the disk whole: they gather in this much memory, and are flushed long before it is full.
+const ROW_BUFFER: usize = 1 << 20;
+const ROWS_A_FLUSH: usize = 1_000;
+/// A second is written as soon as it is complete; when another so much later is over, without what is still missing.
+const SECONDS_BEHIND: u64 = 2;
+/// How often it is looked whether what was read beside a second has come: there is no parcel of it.
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(super) struct Collector {
+    records: Records,
+    files: Files,
+    hlog: Sheet,
+    seconds: Seconds,
+}
+
+/// The sums of the run, and its rows on their way to the disk.
+#[derive(Debug)]
+struct Records {
+    run: RunData,
+    /// Queries of sessions that have not ended yet.
+    waiting: HashMap<u64, Vec<QueryRecord>>,
+    rows: CellWriter<BufWriter<Sheet>>,
+    unflushed: usize,
+    flushed: Instant,
+    faults: Arc<FaultLog>,
+    events: Option<Sink>,
+}
+
+/// The seconds of the run that are not written yet.
+#[derive(Debug)]
+struct Seconds {
+    schedule: Option<Arc<Schedule>>,
+    /// What was measured, and how many sessions were open when the first worker handed it over.
+    open: BTreeMap<u64, (Interval, u64)>,
+    /// Which second each recorder has reached.
+    recorders: BTreeMap<u64, u64>,
+    /// The first second that is not written.
+    next: u64,
+    history: CellWriter<Sheet>,
+    started_at: OffsetDateTime,
+    sessions: Gauge,
+    beside: Beside,
+    storm: ReconnectStorm,
+    observer: Observer,
+    faults: Arc<FaultLog>,
+    /// The fates of the faults that were told of.
+    told: Vec<Fate>,
+    events: Option<Sink>,
+    publisher: Option<Publisher>,
+}
+
+impl Collector {
+    pub(super) fn new(
+        files: &Files,
+        sessions: Gauge,
+        beside: Beside,
+        settings: &OutputSettings,
+        faults: Arc<FaultLog>,
+        events: Option<Sink>,
+    ) -> Result<Self, OpenError> {
+        let unwritable = |source: io::Error| OpenError::new(files.path(""), source);
+        let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
+        let mut rows = CellWriter::new(buffered);
+        rows.write_record(csv_rows::COLUMNS).map_err(|error| unwritable(error.into()))?;
+        rows.flush().map_err(unwritable)?;
+        let mut history = CellWriter::new(files.open("_history.csv")?);
+        history.write_record(history::columns()).map_err(|error| unwritable(error.into()))?;
+        history.flush().map_err(unwritable)?;
+        let seconds = Seconds {
+            schedule: settings.schedule.clone(),
+            open: BTreeMap::new(),
+            recorders: BTreeMap::new(),
+            next: 0,
+            history,
+            started_at: files.started_at,
+            sessions,
+            beside,
+            storm: ReconnectStorm::default(),
+            observer: settings.judging.observer(),
+            faults: Arc::clone(&faults),
+            told: Vec::new(),
+            events: events.clone(),
+            publisher: settings.board.clone().map(Publisher::new),
+        };
+        let hlog = files.open("_latency.hlog")?;
+        let records = Records {
+            run: RunData::default(),
+            waiting: HashMap::new(),
+            rows,
+            unflushed: 0,
+            flushed: Instant::now(),
+            faults,
+            events,
+        };
+        Ok(Self { records, files: files.clone(), hlog, seconds })
+    }
+
+    /// Until the last recorder is gone.
+    pub(super) fn run(mut self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
+        let mut hlog = Hlog::new(&mut self.hlog, self.files.started_at)?;
+        let records = &mut self.records;
+        loop {
+            let patience = if self.seconds.waits_for_readings() { LOOK } else { FLUSH };
+            match incoming.recv_timeout(patience) {
+                Ok(Parcel::Interval { second, mut interval, back }) => {
+                    records.run.add_interval(&interval);
+                    self.seconds.add(second, &interval, &mut hlog)?;
+                    interval.clear();
+                    // The recorder has enough of them, or is done.
+                    let _ = back.try_send(interval);
+                }
+                Ok(Parcel::Query(query)) => records.query(*query),
+                Ok(Parcel::Reconnect(at, index, reconnect)) => {
+                    tell(records.events.as_ref(), || events::reconnect(at, index, &reconnect));
+                }
+                Ok(Parcel::SoFar(session)) => {
+                    let queries = records.take_waiting(session.index);
+                    records.write(&session, &queries)?;
+                }
+                Ok(Parcel::Session(session)) => records.session(&session)?,
+                Ok(Parcel::Reached { recorder, second }) => {
+                    self.seconds.recorders.insert(recorder, second);
+                }
+                Ok(Parcel::Left { recorder }) => {
+                    self.seconds.recorders.remove(&recorder);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            records.flush()?;
+            self.seconds.write_complete(&mut hlog)?;
+            self.seconds.publish(&records.run);
+        }
+        self.seconds.observer.run_is_over();
+        self.seconds.write_before(u64::MAX, &mut hlog)?;
+        let Records { mut run, mut rows, .. } = self.records;
+        rows.flush()?;
+        run.reconnect_storm = self.seconds.storm;
+        run.beside = self.seconds.beside.totals();
+        run.readings_dropped = self.seconds.beside.dropped();
+        self.seconds.observer.hand_over(&mut run);
+        Ok(run)
+    }
+}
+
+fn tell(sink: Option<&Sink>, event: impl FnOnce() -> serde_json::Value) {
+    if let Some(sink) = sink {
+        sink.send(&event());
+    }
+}
+
+impl Records {
+    fn query(&mut self, query: QueryRecord) {
+        self.run.add_query(&query);
+        tell(self.events.as_ref(), || events::query(&query));
+        self.waiting.entry(query.session_index).or_default().push(query);
+    }
+
+    /// A row says what became of its session as well, so it waits for the session's end.
+    fn session(&mut self, session: &SessionRecord) -> io::Result<()> {
+        tell(self.events.as_ref(), || events::session(session));
+        let queries = self.take_waiting(session.index);
+        self.run.add_session(session, &queries);
+        self.write(session, &queries)
+    }
+
+    fn take_waiting(&mut self, session: u64) -> Vec<QueryRecord> {
+        self.waiting.remove(&session).unwrap_or_default()
+    }
+
+    fn write(&mut self, session: &SessionRecord, queries: &[QueryRecord]) -> io::Result<()> {
+        csv_rows::write(&mut self.rows, session, queries, &self.faults)?;
+        self.unflushed += queries.len();
+        Ok(())
+    }
+
+    /// Writes the rows out where it is time.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.flushed.elapsed() >= FLUSH || self.unflushed >= ROWS_A_FLUSH {
+            self.rows.flush()?;
+            (self.unflushed, self.flushed) = (0, Instant::now());
+        }
+        Ok(())
+    }
+}
+
+impl Seconds {
+    fn add(&mut self, second: u64, interval: &Interval, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        // What comes late belongs to the earliest second that can still be written.
+        let second = second.max(self.next);
+        let (open, _) = self.open.entry(second).or_insert_with(|| (Interval::default(), self.sessions.now()));
+        open.merge(interval);
+        self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
+    }
+
+    /// The first second of which something may still be measured. With nobody left it is none of them: a run's last seconds are
+    /// written when it is over.
+    fn measured_until(&self) -> u64 {
+        self.recorders.values().copied().min().unwrap_or(0)
+    }
+
+    /// Everything was measured of a second that is not written.
+    fn waits_for_readings(&self) -> bool {
+        self.open.first_key_value().is_some_and(|(second, _)| *second < self.measured_until())
+    }
+
+    fn write_complete(&mut self, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        let complete = self.measured_until().min(self.beside.reached());
+        if self.open.first_key_value().is_some_and(|(second, _)| *second < complete) {
+            self.write_before(complete, hlog)?;
+        }
+        Ok(())
+    }
+
+    /// Tells of faults whose fate has changed.
+    fn tell_faults(&mut self) {
+        let Some(sink) = &self.events else { return };
+        let records = self.faults.records();
+        self.told.resize(records.len(), Fate::Planned);
+        for (record, told) in records.iter().zip(&mut self.told) {
+            if record.fate != *told {
+                events::fault(record).iter().for_each(|event| sink.send(event));
+                *told = record.fate.clone();
+            }
+        }
+    }
+
+    fn publish(&mut self, run: &RunData) {
+        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_due()) {
+            publisher.publish(run, self.observer.standing(run, &self.beside.totals()));
+        }
+    }
+
+    /// The faults that began in `second`, or before it in seconds that have no row.
+    fn begun_until(&self, second: u64) -> String {
+        let begun = (self.next..=second).map(|second| self.faults.begun_in(second));
+        begun.filter(|faults| !faults.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn write_before(&mut self, end: u64, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        self.tell_faults();
+        while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < end) {
+            let (second, (interval, sessions)) = entry.remove_entry();
+            hlog.write(second, &interval)?;
+            let timestamp = self.started_at + Duration::from_secs(second);
+            self.storm.add(second, &interval);
+            let readings = self.beside.take(second);
+            self.observer.second(second, &interval, &readings);
+            if let Some(publisher) = &mut self.publisher {
+                publisher.second(second, &interval);
+            }
+            let faults = self.begun_until(second);
+            let target = self.schedule.as_ref().map(|schedule| schedule.target_in(second));
+            if let Some(sink) = &self.events {
+                sink.send(&events::second(second, &interval, sessions, target));
+                events::health(second, &readings).iter().for_each(|event| sink.send(event));
+            }
+            let row =
+                Second { timestamp, sessions, interval: &interval, faults, target, readings: &readings };
+            self.history.write_record(row.record())?;
+            self.history.flush()?;
+            self.next = second + 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! An event as a line: its type, its time in seconds since the run's start, and figures named as everywhere.
+//! Pure; what a server said comes tamed.
+
+use super::Wanted;
+use crate::output::{RunInfo, values::printable};
+use measure::{
+    Fate, FaultRecord, Interval, Judgement, Metric, QueryTimes, Reading,
+    defects::{Defect, Defects},
+    record::{Failure, LossCause, Moment, QueryRecord, Reconnect, SessionRecord},
+};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, time::Duration};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Grows when a key changes its meaning.
+const SCHEMA_VERSION: u32 = 1;
+/// Durations of which a second tells percentiles.
+const OF_A_SECOND: [Metric; 6] =
+    [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery, Metric::Connect, Metric::LoopLag];
+
+fn event(kind: &str, at: Moment, rest: Value) -> Value {
+    let mut event = json!({ "type": kind, "t": at.as_secs_f64() });
+    if let (Some(event), Value::Object(rest)) = (event.as_object_mut(), rest) {
+        event.extend(rest);
+    }
+    event
+}
+
+fn failure(failure: Option<&Failure>) -> Value {
+    failure.map_or(Value::Null, |failure| {
+        json!({
+            "kind": failure.kind.name(),
+            "code": failure.code,
+            "message": printable(&failure.message),
+        })
+    })
+}
+
+fn seconds(moment: Option<Moment>) -> Option<f64> {
+    moment.map(|moment| moment.as_secs_f64())
+}
+
+fn millis(duration: Option<Duration>) -> Option<f64> {
+    duration.map(|duration| duration.as_secs_f64() * 1e3)
+}
+
+/// The first line: what is run.
+pub(in crate::output) fn run(wanted: &Wanted, run_id: &str, started_at: OffsetDateTime) -> Value {
+    let rest = json!({
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "started_at": started_at.format(&Rfc3339).ok(),
+        "seed": wanted.seed,
+        "config": wanted.config,
+    });
+    event("run", Duration::ZERO, rest)
+}
+
+/// A query that ended.
+pub(in crate::output) fn query(query: &QueryRecord) -> Value {
+    let tally = &query.tally;
+    let mut rest = json!({
+        "session_id": query.session.map(|id| id.to_string()),
+        "session_index": query.session_index,
+        "query_num": query.query_num,
+        "status": query.status.name(),
+        "scheduled_s": query.scheduled.as_secs_f64(),
+        "sent_s": seconds(query.sent),
+        "tokens_expected": query.tokens_expected,
+        "tokens_received": tally.tokens_received,
+        "tokens_lost": tally.tokens_lost,
+        "tokens_duplicated": tally.tokens_duplicated,
+        "tokens_reordered": tally.tokens_reordered,
+        "tokens_unsent": tally.tokens_unsent,
+        "contents": query.contents.name(),
+        "lost_connected": query.lost_connected,
+        "lost_in_gap": query.lost_in_gap,
+        "stall_count": query.stall_count,
+        "stall_ms": millis(Some(query.stall)),
+        "error_code": query.error_code.as_deref().map(printable),
+        "failure": failure(query.failure.as_ref()),
+    });
+    if let (Some(rest), Value::Object(times)) = (rest.as_object_mut(), json!(QueryTimes::of(query))) {
+        rest.extend(times);
+        rest.extend(defects(&query.defects));
+    }
+    event("query", query.ended, rest)
+}
+
+/// Every kind by its name, and the first example of each that has one.
+fn defects(defects: &Defects) -> Map<String, Value> {
+    let mut keys: Map<_, _> = Defect::ALL
+        .into_iter()
+        .map(|defect| (defect.name().to_owned(), defects.count(defect).into()))
+        .collect();
+    let example = |defect: Defect| Some((defect.name().to_owned(), Value::from(defects.example(defect)?)));
+    let examples: Map<_, _> = Defect::ALL.into_iter().filter_map(example).collect();
+    if !examples.is_empty() {
+        keys.insert("examples".to_owned(), examples.into());
+    }
+    keys
+}
+
+/// A socket that was lost and opened again.
+pub(in crate::output) fn reconnect(at: Moment, session_index: u64, reconnect: &Reconnect) -> Value {
+    let (cause, code) = match reconnect.cause {
+        LossCause::Closed(code) => ("closed", Some(code)),
+        LossCause::Broken => ("broken", None),
+        LossCause::Cut => ("cut", None),
+    };
+    let rest = json!({
+        "session_index": session_index,
+        "cause": cause,
+        "code": code,
+        "reconnect_gap_ms": millis(Some(reconnect.gap)),
+    });
+    event("reconnect", at, rest)
+}
+
+/// A session that ended.
+pub(in crate::output) fn session(session: &SessionRecord) -> Value {
+    let rest = json!({
+        "session_id": session.session.map(|id| id.to_string()),
+        "session_index": session.index,
+        "ok": session.ok,
+        "started_s": session.started.as_secs_f64(),
+        "create_ms": millis(session.create),
+        "connect_ms": millis(session.connect),
+        "close_ms": millis(session.close),
+        "reconnect_attempts": session.reconnect_attempts,
+        "reconnects_ok": session.reconnects.len(),
+        "close_codes": session.close_codes,
+        "failure": failure(session.failure.as_ref()),
+    });
+    event("session", session.ended, rest)
+}
+
+/// A second that is over: what ended in it, and percentiles of it alone.
+pub(in crate::output) fn second(
+    second: u64,
+    interval: &Interval,
+    sessions: u64,
+    target: Option<f64>,
+) -> Value {
+    let counts = interval.counts();
+    let mut rest = json!({
+        "sessions": sessions,
+        "target": target,
+        "queries": counts.queries,
+        "queries_failed": counts.failed,
+        "tokens_received": interval.tokens(),
+        "tokens_lost": counts.lost,
+        "tokens_duplicated": counts.duplicated,
+        "tokens_reordered": counts.reordered,
+        "reconnect_attempts": counts.reconnect_attempts,
+        "reconnects_ok": counts.reconnects,
+    });
+    for metric in OF_A_SECOND {
+        let at = |quantile| interval.get(metric).quantile_ms(quantile);
+        let mut figures = json!({ "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "max": at(1.0) });
+        if let Some(trust) = interval.trust(metric) {
+            figures["untrusted"] =
+                json!(trust.untrusted().iter().filter(|key| figures.get(*key).is_some()).collect::<Vec<_>>());
+        }
+        rest[format!("{}_ms", metric.name())] =
+            if interval.get(metric).count() > 0 { figures } else { Value::Null };
+    }
+    event("second", Duration::from_secs(second), rest)
+}
+
+/// What was read beside the run in a second: an event a process or door.
+pub(in crate::output) fn health(second: u64, readings: &[Reading]) -> Vec<Value> {
+    let mut by_target: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for reading in readings {
+        let figures = by_target.entry(&reading.label).or_default();
+        figures.insert(reading.quantity.name().to_owned(), reading.value.into());
+    }
+    let told = |(target, mut figures): (&str, Map<String, Value>)| {
+        figures.insert("target".into(), target.into());
+        event("health", Duration::from_secs(second), figures.into())
+    };
+    by_target.into_iter().map(told).collect()
+}
+
+/// What became of a fault; none before its time.
+pub(in crate::output) fn fault(fault: &FaultRecord) -> Option<Value> {
+    let (outcome, at, detail) = match &fault.fate {
+        Fate::Planned => return None,
+        Fate::Begun => ("begun", fault.began, None),
+        Fate::Injected(detail) => ("injected", fault.ended, Some(detail)),
+        Fate::Failed(why) => ("failed", fault.ended.or(fault.began), Some(why)),
+    };
+    let rest = json!({
+        "fault": fault.spec,
+        "at_s": fault.at.as_secs_f64(),
+        "outcome": outcome,
+        "detail": detail.map(|detail| printable(detail)),
+    });
+    Some(event("fault", at.unwrap_or_default(), rest))
+}
+
+/// The last line.
+pub(in crate::output) fn verdict(
+    judgement: &Judgement,
+    info: &RunInfo,
+    exit_code: u8,
+    written: u64,
+    dropped: u64,
+) -> Value {
+    let mut rest = Map::new();
+    rest.insert("verdict".into(), judgement.verdict.name().into());
+    rest.insert("verdict_reason".into(), judgement.reason.as_str().into());
+    rest.insert("interrupted".into(), info.interrupted.into());
+    rest.insert("exit_code".into(), exit_code.into());
+    rest.insert("events_written".into(), written.into());
+    rest.insert("events_dropped".into(), dropped.into());
+    event("verdict", info.elapsed, rest.into())
+}

@@ -1,0 +1,151 @@
+//! What the outputs say of injected faults and of what sessions went through: keys of the summary and lines of the text.
+//! It decides nothing: the log has blamed, the judge has judged.
+
+use super::{
+    RunInfo,
+    page::Page,
+    values::{printable, short},
+};
+use measure::{Fate, FaultRecord, RunData, defects::Defect, record::LossCause};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, time::Duration};
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// `injected`, `failed` …, and the words that go with it.
+fn outcome(fault: &FaultRecord) -> (&'static str, &str) {
+    match &fault.fate {
+        Fate::Injected(detail) => ("injected", detail),
+        Fate::Failed(why) => ("failed", why),
+        Fate::Planned => ("failed", "its time never came"),
+        Fate::Begun => ("failed", "it was not in force at the run's end"),
+    }
+}
+
+/// The key `faults`: times in seconds of the run's clock, as in the CSV, but `at_s`, which counts from the first send.
+pub(super) fn json(info: &RunInfo) -> Vec<Value> {
+    let seconds = |moment: Option<Duration>| moment.map(|moment| moment.as_secs_f64());
+    let fault = |fault: &FaultRecord| {
+        let (outcome, detail) = outcome(fault);
+        json!({
+            "fault": fault.spec,
+            "at_s": fault.at.as_secs_f64(),
+            "first_send_s": seconds(fault.first_send),
+            "planned_s": seconds(fault.first_send.map(|first| first + fault.at)),
+            "began_s": seconds(fault.began),
+            "in_force_s": seconds(fault.ended),
+            "outcome": outcome,
+            "detail": printable(detail),
+            "time_to_recover_ms": fault.time_to_recover().map(millis),
+            "outages": fault.outages,
+            "unrecovered": fault.unrecovered,
+            "error_events": fault.error_events,
+        })
+    };
+    info.faults.iter().map(fault).collect()
+}
+
+/// The keys about lost sockets and silent streams.
+pub(super) fn measures(run: &RunData) -> Map<String, Value> {
+    let longest = run.longest_gap.map(|longest| {
+        json!({
+            "ms": millis(longest.gap),
+            "session_id": longest.session.map(|id| id.to_string()),
+            "session_index": longest.session_index,
+            "query_num": longest.query_num,
+        })
+    });
+    let mut keys = Map::new();
+    let mut key = |name: &str, value: Value| keys.insert(name.to_owned(), value);
+    key("announced_gaps", run.announced_gaps.into());
+    key("announced_gap_positions", run.announced_gap_positions.into());
+    key("longest_token_gap_ms", json!(run.longest_gap.map(|longest| millis(longest.gap))));
+    key("longest_token_gap", json!(longest));
+    key("sockets_cut", run.sockets_cut.into());
+    key("sessions_stalled", run.sessions.paused.into());
+    key("peak_reconnect_rate", run.reconnect_storm.peak_reconnects.per_second.into());
+    key("peak_reconnect_attempt_rate", run.reconnect_storm.peak_attempts.per_second.into());
+    key("reconnect_storm", json!(run.reconnect_storm));
+    key("reconnects_by_close_code", json!(by_cause(run).into_iter().collect::<BTreeMap<_, _>>()));
+    key("queries_simulator_excused", run.queries.faulted.into());
+    key("queries_error_by_code", json!(run.errors_by_code));
+    key("integrity_examples", integrity_examples(run).into());
+    key("events_replayed", run.tokens.replayed.into());
+    keys
+}
+
+/// The beginning of the first example of each kind of defect.
+fn integrity_examples(run: &RunData) -> Map<String, Value> {
+    let example = |defect: Defect| Some((defect.name().to_owned(), run.defects.example(defect)?.into()));
+    Defect::ALL.into_iter().filter_map(example).collect()
+}
+
+/// Reconnects by the loss before them: a close code, `none` without a close frame, `cut` by the client itself.
+fn by_cause(run: &RunData) -> Vec<(String, u64)> {
+    let name = |cause: &LossCause| match cause {
+        LossCause::Closed(code) => code.to_string(),
+        LossCause::Broken => "none".to_owned(),
+        LossCause::Cut => "cut".to_owned(),
+    };
+    run.reconnects_by_cause.iter().map(|(cause, &count)| (name(cause), count)).collect()
+}
+
+/// Lines about connections, where there is something to say.
+pub(super) fn connection_lines(page: &mut Page, run: &RunData) {
+    let causes: Vec<_> =
+        by_cause(run).into_iter().map(|(cause, count)| format!("{cause} × {count}")).collect();
+    if !causes.is_empty() {
+        page.entry("reconnects after", &causes.join(", "));
+    }
+    let storm = &run.reconnect_storm;
+    if storm.peak_attempts.per_second > 0 {
+        let (attempts, ok) = (storm.peak_attempts, storm.peak_reconnects);
+        page.entry(
+            "peak_reconnect_rate",
+            &format!("{}/s ok, {}/s attempts", ok.per_second, attempts.per_second),
+        );
+    }
+    if run.sockets_cut > 0 {
+        page.entry("sockets_cut", &format!("{}  (by the client itself)", run.sockets_cut));
+    }
+    if run.sessions.paused > 0 {
+        page.entry("sessions_stalled", &format!("{}  (they stopped reading)", run.sessions.paused));
+    }
+    if run.announced_gaps > 0 {
+        let positions = run.announced_gap_positions;
+        page.entry("announced_gaps", &format!("{}, {positions} positions", run.announced_gaps));
+    }
+    if !run.errors_by_code.is_empty() {
+        let codes: Vec<_> =
+            run.errors_by_code.iter().map(|(code, n)| format!("{} × {n}", printable(code))).collect();
+        page.entry("error events", &codes.join(", "));
+    }
+}
+
+/// A section of the faults, where any were planned.
+pub(super) fn section(page: &mut Page, info: &RunInfo) {
+    for fault in &info.faults {
+        let (outcome, detail) = outcome(fault);
+        let recovery = match (outcome, fault.time_to_recover()) {
+            ("injected", Some(time)) => format!("recovered in {} ms", short(millis(time))),
+            ("injected", None) => "nobody noticed".to_owned(),
+            _ => printable(detail),
+        };
+        let lost =
+            if fault.unrecovered > 0 { format!(", {} never", fault.unrecovered) } else { String::new() };
+        let began = fault.began.zip(fault.first_send).map(|(began, first)| began.saturating_sub(first));
+        let at = began.unwrap_or(fault.at).as_secs_f64();
+        page.entry("fault", &format!("{} at {at:.1} s: {outcome}", fault.spec));
+        page.entry("  outages", &format!("{}, {recovery}{lost}", fault.outages));
+        if !fault.error_events.is_empty() {
+            let codes: Vec<_> =
+                fault.error_events.iter().map(|(code, n)| format!("{} × {n}", printable(code))).collect();
+            page.entry("  error events within 5 s", &codes.join(", "));
+        }
+    }
+    if !info.faults.is_empty() {
+        page.gap();
+    }
+}

@@ -1,0 +1,191 @@
+//! Names and places of a run's files: `NAME_YYYYMMDD_HHMMSS…` in the output directory.
+//! It never overwrites: a second run in the same second gets a suffix.
+
+use super::{
+    Board, Judging, Wanted,
+    sheet::{Sheet, Unwritten},
+};
+use plan::schedule::Schedule;
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use time::OffsetDateTime;
+
+/// Endings of the files that a run leaves behind, the most wanted first.
+pub(crate) const ENDINGS: [&str; 12] = [
+    "_summary.json",
+    "_report.html",
+    "_summary.md",
+    "_junit.xml",
+    ".csv",
+    "_stats.csv",
+    "_history.csv",
+    "_failures.csv",
+    "_resources.csv",
+    "_health.csv",
+    "_latency.hlog",
+    "_events.ndjson",
+];
+
+/// Endings of the tables that lie beside a run's rows and hold no queries.
+const COMPANIONS: [&str; 5] =
+    ["_stats.csv", "_history.csv", "_failures.csv", "_resources.csv", "_health.csv"];
+
+/// Whether the file's name is one of a run's other tables.
+pub(crate) fn is_companion(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    name.is_some_and(|name| COMPANIONS.iter().any(|ending| name.ends_with(ending)))
+}
+
+/// Where and under which name a run is written.
+#[derive(Clone, Debug)]
+pub struct OutputSettings {
+    /// Made where it does not exist.
+    pub dir: PathBuf,
+    /// The first part of the files' names: `loadtest`.
+    pub name: String,
+    /// Local time at the start of the run. Ask for it in `main`, before threads start: later the offset cannot be had.
+    pub started_at: OffsetDateTime,
+    /// What it is judged by.
+    pub judging: Judging,
+    /// What is scheduled for each second.
+    pub schedule: Option<Arc<Schedule>>,
+    /// Where the run's standing is shown while it goes on, if somebody looks.
+    pub board: Option<Board>,
+    /// Whether its events are wanted, and where.
+    pub events: Option<Wanted>,
+}
+
+/// The output directory or a file in it cannot be created.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to {path}: {source}; name a place that can be written with {flag}")]
+pub struct OpenError {
+    path: PathBuf,
+    flag: &'static str,
+    source: io::Error,
+}
+
+impl OpenError {
+    pub(super) fn new(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self { path: path.into(), flag: "--output-dir", source }
+    }
+
+    /// Of a place that another flag names.
+    pub(super) fn named_by(self, flag: &'static str) -> Self {
+        Self { flag, ..self }
+    }
+}
+
+/// A run's own names.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    dir: PathBuf,
+    /// `loadtest_20261121_004500`: the run's id.
+    id: String,
+    pub(super) started_at: OffsetDateTime,
+    /// What could not be written of them.
+    pub(super) unwritten: Unwritten,
+}
+
+impl Files {
+    /// Makes the directory and claims a name by creating its `.csv`.
+    pub(super) fn create(settings: &OutputSettings) -> Result<Self, OpenError> {
+        let dir = settings.dir.clone();
+        fs::create_dir_all(&dir).map_err(|source| OpenError::new(&dir, source))?;
+        let at = settings.started_at;
+        let stem = format!(
+            "{}_{:04}{:02}{:02}_{:02}{:02}{:02}",
+            settings.name,
+            at.year(),
+            u8::from(at.month()),
+            at.day(),
+            at.hour(),
+            at.minute(),
+            at.second()
+        );
+        for attempt in 1u32.. {
+            let id = if attempt == 1 { stem.clone() } else { format!("{stem}_{attempt}") };
+            let path = dir.join(format!("{id}.csv"));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(_) => return Ok(Self { dir, id, started_at: at, unwritten: Unwritten::default() }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(OpenError::new(path, source)),
+            }
+        }
+        unreachable!("a free number is found long before they end")
+    }
+
+    /// The run's id, which begins its files' names.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where all runs of the directory are listed.
+    pub(super) fn index(&self) -> PathBuf {
+        self.dir.join("index.jsonl")
+    }
+
+    /// The path of the file with this ending.
+    pub(super) fn path(&self, ending: &str) -> PathBuf {
+        self.dir.join(format!("{}{ending}", self.id))
+    }
+
+    /// All files of a finished run, the most wanted first. Where nothing was watched, two are missing.
+    pub(super) fn written(&self) -> Vec<PathBuf> {
+        ENDINGS.map(|ending| self.path(ending)).into_iter().filter(|path| path.exists()).collect()
+    }
+
+    /// Creates, or empties, the file with this ending, to which rows are added during the run.
+    pub(super) fn open(&self, ending: &str) -> Result<Sheet, OpenError> {
+        let path = self.path(ending);
+        Sheet::of_rows(path.clone(), &self.unwritten).map_err(|source| OpenError::new(path, source))
+    }
+
+    /// Writes the file with this ending whole, or leaves none.
+    pub(super) fn document(&self, ending: &str) -> Sheet {
+        Sheet::document(self.path(ending), &self.unwritten)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use time::macros::datetime;
+
+    fn settings(dir: &Path) -> OutputSettings {
+        let started_at = datetime!(2026-11-21 00:45:09 +2);
+        OutputSettings {
+            dir: dir.to_owned(),
+            name: "loadtest".to_owned(),
+            started_at,
+            judging: Judging::default(),
+            schedule: None,
+            board: None,
+            events: None,
+        }
+    }
+
+    #[test]
+    fn a_second_run_in_the_same_second_overwrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(&dir.path().join("made/for/it"));
+        let ids: Vec<_> = (0..3).map(|_| Files::create(&settings).unwrap().id().to_owned()).collect();
+        assert_eq!(
+            ids,
+            ["loadtest_20261121_004509", "loadtest_20261121_004509_2", "loadtest_20261121_004509_3"]
+        );
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_is_named_with_the_next_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        File::create(&file).unwrap();
+        let error = Files::create(&settings(&file)).unwrap_err().to_string();
+        assert!(error.contains("file: ") && error.contains("--output-dir"), "{error}");
+    }
+}

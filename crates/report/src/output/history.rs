@@ -1,0 +1,124 @@
+//! One row a second: what ended in that second and how long it took, percentiles of that second alone.
+//! Locust's column names where they fit; times are milliseconds.
+
+use measure::{Interval, Metric, Quantity, Reading};
+use time::OffsetDateTime;
+
+/// Before the percentiles.
+const COUNTS: [&str; 6] = ["Timestamp", "User Count", "Type", "Name", "Requests/s", "Failures/s"];
+
+/// Locust's percentiles: their columns, and as quantiles.
+pub(super) const PERCENTILES: [(&str, f64); 11] = [
+    ("50%", 0.5),
+    ("66%", 0.66),
+    ("75%", 0.75),
+    ("80%", 0.8),
+    ("90%", 0.9),
+    ("95%", 0.95),
+    ("98%", 0.98),
+    ("99%", 0.99),
+    ("99.9%", 0.999),
+    ("99.99%", 0.9999),
+    ("100%", 1.0),
+];
+
+/// Behind the percentiles.
+const MORE: [&str; 23] = [
+    "Tokens/s",
+    "ttft_ms p50",
+    "ttft_ms p99",
+    "itl_ms p50",
+    "itl_ms p99",
+    "delivery_ms p99",
+    "loop_lag_ms p99",
+    "Reconnect attempts/s",
+    "Reconnects/s",
+    "Tokens lost/s",
+    "Target",
+    "faults",
+    "client cpu_cores",
+    "server cpu_cores",
+    "wsproxy cpu_cores",
+    "haproxy cpu_cores",
+    "redis cpu_cores",
+    "client rss_bytes",
+    "server rss_bytes",
+    "wsproxy rss_bytes",
+    "haproxy rss_bytes",
+    "redis rss_bytes",
+    "Untrusted",
+];
+
+/// As the kernel counts memory.
+const BYTES_A_MB: f64 = 1_048_576.0;
+
+/// Whose CPU and memory have columns, in their order.
+const ROLES: [&str; 5] = ["client", "server", "wsproxy", "haproxy", "redis"];
+
+/// The header.
+pub(super) fn columns() -> impl Iterator<Item = &'static str> {
+    COUNTS.into_iter().chain(PERCENTILES.map(|(column, _)| column)).chain(MORE)
+}
+
+/// A second of the run.
+#[derive(Debug)]
+pub(super) struct Second<'a> {
+    pub(super) timestamp: OffsetDateTime,
+    /// Sessions open when the second was over.
+    pub(super) sessions: u64,
+    pub(super) interval: &'a Interval,
+    /// What was broken in it.
+    pub(super) faults: String,
+    /// What was scheduled for it: sessions present, in open models arrivals.
+    pub(super) target: Option<f64>,
+    /// What was read beside it.
+    pub(super) readings: &'a [Reading],
+}
+
+impl Second<'_> {
+    pub(super) fn record(&self) -> Vec<String> {
+        let (counts, tokens) = (self.interval.counts(), self.interval.tokens());
+        let mut row = vec![
+            self.timestamp.unix_timestamp().to_string(),
+            self.sessions.to_string(),
+            "query".to_owned(),
+            "Aggregated".to_owned(),
+            counts.queries.to_string(),
+            counts.failed.to_string(),
+        ];
+        row.extend(PERCENTILES.map(|(_, quantile)| self.cell(Metric::E2el, quantile)));
+        row.push(tokens.to_string());
+        let more = [
+            (Metric::Ttft, 0.5),
+            (Metric::Ttft, 0.99),
+            (Metric::Itl, 0.5),
+            (Metric::Itl, 0.99),
+            (Metric::Delivery, 0.99),
+            (Metric::LoopLag, 0.99),
+        ];
+        row.extend(more.map(|(metric, quantile)| self.cell(metric, quantile)));
+        row.push(counts.reconnect_attempts.to_string());
+        row.push(counts.reconnects.to_string());
+        row.push(counts.lost.to_string());
+        row.push(self.target.map(|target| format!("{target:.0}")).unwrap_or_default());
+        row.push(self.faults.clone());
+        let read = |quantity, role: &str| {
+            let mut readings = self.readings.iter().rev();
+            readings
+                .find(|reading| reading.quantity == quantity && reading.label == role)
+                .map(|reading| reading.value)
+        };
+        row.extend(ROLES.map(|role| {
+            read(Quantity::CpuShare, role).map(|cores| format!("{cores:.3}")).unwrap_or_default()
+        }));
+        row.extend(ROLES.map(|role| {
+            read(Quantity::RssMb, role).map(|mb| format!("{:.0}", mb * BYTES_A_MB)).unwrap_or_default()
+        }));
+        row.push(super::tables::untrusted(self.interval, Metric::E2el));
+        row
+    }
+
+    fn cell(&self, metric: Metric, quantile: f64) -> String {
+        self.interval.get(metric).quantile_ms(quantile).map(|ms| format!("{ms:.3}")).unwrap_or_default()
+    }
+}

@@ -1,0 +1,167 @@
+//! `_summary.md`: the run for a pull request or a build's page, verdict first.
+//! It is short: whoever wants more opens the report.
+
+use super::{
+    RunInfo,
+    files::Files,
+    judging::{Check, Conclusion},
+    summary::{delivery_ratio, integrity, rate},
+    text::headline,
+    values::{marked, percent, printable, uncontrolled},
+};
+use measure::defects::Defect;
+use measure::{
+    Metric, RunData,
+    threshold::{State, Statistic},
+};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+/// Latency rows, in this order.
+const LATENCIES: [Metric; 7] = [
+    Metric::Ttft,
+    Metric::Tpot,
+    Metric::Itl,
+    Metric::E2el,
+    Metric::Delivery,
+    Metric::Connect,
+    Metric::ReconnectGap,
+];
+
+/// Latency columns behind the count.
+const SHOWN: [Statistic; 6] = [
+    Statistic::Mean,
+    Statistic::Percentile(50.0),
+    Statistic::Percentile(90.0),
+    Statistic::Percentile(95.0),
+    Statistic::Percentile(99.0),
+    Statistic::Max,
+];
+
+/// Writes `_summary.md`.
+pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> io::Result<()> {
+    files.document("_summary.md").write_all(render(files.id(), run, info, conclusion).as_bytes())
+}
+
+fn render(id: &str, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> String {
+    let judgement = &conclusion.judgement;
+    let mut out = String::new();
+    let mark = match headline(info, judgement) {
+        "PASS" => "✅",
+        "FAIL" => "❌",
+        _ => "⚠️",
+    };
+    let _ = writeln!(out, "## {mark} {}: {}\n", headline(info, judgement), plain(&judgement.reason));
+    thresholds(&mut out, run, conclusion);
+    delivery(&mut out, run, conclusion);
+    latency(&mut out, run);
+    failures(&mut out, run);
+    let elapsed = info.elapsed.as_secs_f64();
+    let _ = writeln!(out, "\n{} sessions, {elapsed:.0} s, `{}`", run.sessions.total, code(id));
+    out
+}
+
+fn thresholds(out: &mut String, run: &RunData, conclusion: &Conclusion) {
+    out.push_str("| threshold | value | |\n|---|---|---|\n");
+    for check in conclusion.checks(run) {
+        let (outcome, (mark, value)) = (check.outcome, judged(check));
+        let _ = writeln!(out, "| `{}` | {} | {mark} |", code(&outcome.threshold.to_string()), plain(&value));
+    }
+    out.push('\n');
+}
+
+fn judged(check: Check<'_>) -> (&'static str, String) {
+    let outcome = check.outcome;
+    match outcome.state {
+        _ if check.unknown.is_some() => ("❔", check.unknown_word().unwrap_or_default().to_owned()),
+        State::Held => ("✅", outcome.shown()),
+        State::Broken => ("❌", check.shown()),
+        State::Unknown(_) | State::Undecided { .. } => ("❔", outcome.shown()),
+    }
+}
+
+fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
+    let (tokens, queries) = (&run.tokens, &run.queries);
+    let ratio = delivery_ratio(run).map_or_else(String::new, |ratio| format!(" ({})", percent(ratio)));
+    let _ = writeln!(
+        out,
+        "Tokens: {} expected, {} received{ratio}, {} lost, {} unsent, {} duplicated, {} reordered; integrity {}.",
+        tokens.expected,
+        tokens.received,
+        tokens.lost,
+        tokens.unsent,
+        tokens.duplicated,
+        tokens.reordered,
+        integrity(run)
+    );
+    if queries.contents_unverified > 0 {
+        let (count, all) = (queries.contents_unverified, queries.ok);
+        let _ = writeln!(out, "Contents unverified: {count} of {all} complete queries.");
+    }
+    for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
+        let first = run.defects.example(defect).map(|frame| format!(", first: `{}`", code(frame)));
+        let _ =
+            writeln!(out, "- {}: {}{}", defect.name(), run.defects.count(defect), first.unwrap_or_default());
+    }
+    let duration = run.duration();
+    let good = if conclusion.objectives.is_empty() {
+        String::new()
+    } else {
+        format!(", goodput {:.1} queries/s", rate(run.metrics.counts().good, duration))
+    };
+    let _ = writeln!(
+        out,
+        "Queries: {} of {} ok; {:.1} queries/s, {:.1} tokens/s{good}; {} reconnects.\n",
+        queries.ok,
+        queries.total,
+        rate(queries.ok, duration),
+        rate(tokens.received, duration),
+        run.reconnects_ok
+    );
+}
+
+fn latency(out: &mut String, run: &RunData) {
+    out.push_str("| milliseconds | count | avg | p50 | p90 | p95 | p99 | max |\n");
+    out.push_str("|---|--:|--:|--:|--:|--:|--:|--:|\n");
+    let mut untrusted = false;
+    for metric in LATENCIES {
+        let distribution = run.metrics.get(metric);
+        if distribution.count() == 0 {
+            continue;
+        }
+        let cell = |statistic: Statistic| {
+            let trusted = run.metrics.is_trusted(metric, statistic);
+            statistic.of(distribution).map_or_else(|_| String::new(), |ms| marked(ms, trusted))
+        };
+        let cells = SHOWN.map(cell).join(" | ");
+        untrusted |= cells.contains('~');
+        let _ = writeln!(out, "| {}_ms | {} | {cells} |", metric.name(), distribution.count());
+    }
+    if untrusted {
+        out.push_str("\n`~`: not to be trusted, its measurement error is above 1 ms and 10 %.\n");
+    }
+}
+
+fn failures(out: &mut String, run: &RunData) {
+    let mut groups: Vec<_> = run.failures.iter().collect();
+    groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.count));
+    if !groups.is_empty() {
+        out.push('\n');
+    }
+    for (kind, number, group) in groups.iter().take(5) {
+        let number = number.map(|number| format!(" {number}")).unwrap_or_default();
+        let _ = writeln!(out, "- {} × {kind}{number}: `{}`", group.count, code(&printable(&group.example)));
+    }
+}
+
+/// A server's text must not break the table it stands in, nor be taken for markup.
+fn plain(text: &str) -> String {
+    code(text).replace('&', "&amp;").replace('<', "&lt;")
+}
+
+/// The same between backticks, where markup is nothing but text.
+fn code(text: &str) -> String {
+    uncontrolled(text).replace('|', "\\|").replace('`', "'")
+}

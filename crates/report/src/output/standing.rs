@@ -1,0 +1,180 @@
+//! How a run stands while it goes on: what the collector publishes with every second for whoever shows it.
+//! It is for the eye alone; every result comes from the records.
+
+use measure::defects::Defects;
+use measure::{
+    Distribution, Interval, Metric, QueryCounts, RunData, TokenCounts,
+    threshold::{Outcome, Statistic},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Percentiles are of so many seconds.
+pub const RECENT_SECONDS: usize = 5;
+/// Seconds that are drawn.
+const SHOWN_SECONDS: usize = 300;
+/// What has percentiles.
+pub const RECENT: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery];
+const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
+
+/// While no second comes to its end, the sums are shown this often.
+const WITHOUT_SECONDS: Duration = Duration::from_secs(2);
+
+/// Where it stands for all who look.
+pub type Board = Arc<Mutex<Standing>>;
+
+/// A run as it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Of queries that ended.
+    pub tokens: TokenCounts,
+    /// What came in them that ought not to have come.
+    pub defects: Defects,
+    /// That ended.
+    pub queries: QueryCounts,
+    /// p50, p95 and p99 of each of [`RECENT`] over the last seconds, milliseconds.
+    pub recent: [Option<[f64; 3]>; RECENT.len()],
+    /// Whether each of these cannot be trusted, over the run so far.
+    pub untrusted: [[bool; 3]; RECENT.len()],
+    /// Tokens of each of the last seconds, the present one last.
+    pub tokens_by_second: VecDeque<u64>,
+    /// p95 of `ttft_ms` of the same seconds; none of those in which no query ended.
+    pub ttft_by_second: VecDeque<Option<f64>>,
+    /// Attempts to reconnect.
+    pub reconnect_attempts: u64,
+    /// …of which succeeded.
+    pub reconnects: u64,
+    /// Failures by kind and code, the most first.
+    pub failures: Vec<(String, u64)>,
+    /// What the user's thresholds would come to by now.
+    pub thresholds: Vec<Outcome>,
+}
+
+/// Makes the standing, from the seconds and the sums of the collector.
+#[derive(Debug, Default)]
+pub(super) struct Publisher {
+    board: Board,
+    seconds: VecDeque<[Distribution; RECENT.len()]>,
+    tokens: VecDeque<u64>,
+    ttft: VecDeque<Option<f64>>,
+    counted: (u64, u64),
+    next: u64,
+    /// When last, and since then no second was over.
+    published: Option<Instant>,
+}
+
+impl Publisher {
+    pub(super) fn new(board: Board) -> Self {
+        Self { board, ..Self::default() }
+    }
+
+    /// Takes a second that is over.
+    pub(super) fn second(&mut self, second: u64, interval: &Interval) {
+        // Seconds without anything have no interval.
+        let empty = second.saturating_sub(self.next).min(SHOWN_SECONDS as u64);
+        self.next = second + 1;
+        for _ in 0..empty {
+            push(&mut self.tokens, 0, SHOWN_SECONDS);
+            push(&mut self.ttft, None, SHOWN_SECONDS);
+            push(&mut self.seconds, Default::default(), RECENT_SECONDS);
+        }
+        push(&mut self.tokens, interval.tokens(), SHOWN_SECONDS);
+        push(&mut self.ttft, interval.get(Metric::Ttft).quantile_ms(0.95), SHOWN_SECONDS);
+        push(&mut self.seconds, RECENT.map(|metric| interval.get(metric).clone()), RECENT_SECONDS);
+        let counts = interval.counts();
+        self.counted.0 += counts.reconnect_attempts;
+        self.counted.1 += counts.reconnects;
+        self.published = None;
+    }
+
+    /// Whether there is something new.
+    pub(super) fn is_due(&self) -> bool {
+        self.published.is_none_or(|at| at.elapsed() >= WITHOUT_SECONDS)
+    }
+
+    /// Shows it to all who look.
+    pub(super) fn publish(&mut self, run: &RunData, thresholds: Vec<Outcome>) {
+        let standing = Standing {
+            tokens: run.tokens,
+            defects: run.defects.clone(),
+            queries: run.queries,
+            recent: std::array::from_fn(|at| self.percentiles(at)),
+            untrusted: RECENT.map(|metric| {
+                QUANTILES
+                    .map(|quantile| !run.metrics.is_trusted(metric, Statistic::Percentile(quantile * 100.0)))
+            }),
+            tokens_by_second: self.tokens.clone(),
+            ttft_by_second: self.ttft.clone(),
+            reconnect_attempts: self.counted.0,
+            reconnects: self.counted.1,
+            failures: failures(run),
+            thresholds,
+        };
+        *self.board.lock() = standing;
+        self.published = Some(Instant::now());
+    }
+
+    fn percentiles(&self, at: usize) -> Option<[f64; 3]> {
+        let mut merged = Distribution::default();
+        self.seconds.iter().for_each(|second| merged.merge(&second[at]));
+        let [p50, p95, p99] = QUANTILES.map(|quantile| merged.quantile_ms(quantile));
+        Some([p50?, p95?, p99?])
+    }
+}
+
+fn push<T>(queue: &mut VecDeque<T>, value: T, most: usize) {
+    if queue.len() == most {
+        queue.pop_front();
+    }
+    queue.push_back(value);
+}
+
+fn failures(run: &RunData) -> Vec<(String, u64)> {
+    let name = |kind: &str, code: Option<u16>| match code {
+        Some(code) => format!("{kind} {code}"),
+        None => kind.to_owned(),
+    };
+    let mut failures: Vec<_> =
+        run.failures.iter().map(|(kind, code, group)| (name(kind, code), group.count)).collect();
+    failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_seconds_alone_have_percentiles() {
+        let mut publisher = Publisher::default();
+        for second in [0, 1, 2, 9] {
+            let mut interval = Interval::default();
+            interval.record(Metric::Ttft, 1_000_000 * (i64::try_from(second).unwrap() + 1));
+            interval.token();
+            publisher.second(second, &interval);
+        }
+        assert!(publisher.is_due());
+        publisher.publish(&RunData::default(), Vec::new());
+        let standing = publisher.board.lock().clone();
+        let near = standing.recent[0].unwrap();
+        assert!(near.iter().all(|ms| (ms - 10.0).abs() < 0.1), "{near:?}");
+        assert_eq!(standing.recent[1], None);
+        assert_eq!(standing.tokens_by_second, [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
+        let measured: Vec<_> = standing.ttft_by_second.iter().map(Option::is_some).collect();
+        assert_eq!(measured, [true, true, true, false, false, false, false, false, false, true]);
+        assert!(!publisher.is_due());
+        publisher.second(10, &Interval::default());
+        assert!(publisher.is_due(), "a second that is over is shown at once");
+    }
+
+    #[test]
+    fn a_queue_keeps_its_last() {
+        let mut queue = VecDeque::new();
+        (0..5).for_each(|n| push(&mut queue, n, 3));
+        assert_eq!(queue, [2, 3, 4]);
+    }
+}

@@ -1,0 +1,324 @@
+//! The live view as pure drawing: a snapshot and an area in, cells out.
+//! It fits from 60 × 20 up; what finds no place is counted, not cut.
+
+use super::{
+    bars::{self, Cell, clock},
+    snapshot::Snapshot,
+};
+use crate::output::{RECENT, RECENT_SECONDS, marked, printable, short};
+use measure::{
+    Fate, FaultRecord,
+    defects::{Defect, Defects},
+    threshold::{Outcome, State},
+};
+use ratatui::{
+    buffer::Buffer,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style, Stylize},
+    text::{Line, Span},
+    widgets::{Paragraph, RenderDirection, Sparkline, Widget, Wrap},
+};
+
+/// From here on there are two columns.
+const WIDE: u16 = 90;
+const LEAST: (u16, u16) = (40, 12);
+/// From so many rows on there are two charts.
+const TWO_CHARTS: u16 = 11;
+
+const HELP: [&str; 6] = [
+    "q, Ctrl+C   stop: nothing new is started, streams end, results are written",
+    "            once more: leave at once, results are written all the same",
+    "?           this help, and back",
+    "",
+    "Percentiles are of the last seconds. Delivery counts queries that have ended.",
+    "All of it goes into the results; the view can be left out without a loss.",
+];
+
+/// Draws it.
+pub fn view(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    if area.width < LEAST.0 || area.height < LEAST.1 {
+        let text = format!("{} tokens/s\n(60 × 20 shows more)", whole(snapshot.rates.tokens));
+        Paragraph::new(text).render(area, buffer);
+        return;
+    }
+    let area = Rect { x: area.x + 1, width: area.width - 2, ..area };
+    let parts = [Constraint::Length(3), Constraint::Min(0), Constraint::Length(1)];
+    let [head, body, foot] = Layout::vertical(parts).areas(area);
+    title(snapshot, head, buffer);
+    if snapshot.shows_help {
+        let lines: Vec<_> = HELP.iter().map(|&line| Line::from(line)).collect();
+        Paragraph::new(lines).wrap(Wrap { trim: false }).render(body, buffer);
+    } else if area.width >= WIDE {
+        two_columns(snapshot, body, buffer);
+    } else {
+        one_column(snapshot, body, buffer);
+    }
+    foot_line(snapshot).render(foot, buffer);
+}
+
+fn title(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let [first, bar, phase] = Layout::vertical([Constraint::Length(1); 3]).areas(area);
+    let elapsed = clock(snapshot.elapsed);
+    let time = match snapshot.end {
+        Some(end) => format!("{elapsed} of {}", clock(end)),
+        None => format!("{elapsed} of about {}", clock(snapshot.estimate)),
+    };
+    Line::from(vec!["streamstress ".bold(), snapshot.target.as_str().into()]).render(first, buffer);
+    Line::from(format!(" {time}").bold()).right_aligned().render(right_of(first, time.len() + 1), buffer);
+    let total = snapshot.end.unwrap_or(snapshot.estimate).max(snapshot.elapsed);
+    let cells = bars::schedule(&snapshot.phases, total, snapshot.elapsed, bar.width);
+    Line::from(cells.into_iter().map(bar_cell).collect::<Vec<_>>()).render(bar, buffer);
+    phase_line(snapshot).render(phase, buffer);
+}
+
+/// The last `width` columns of a line.
+fn right_of(area: Rect, width: usize) -> Rect {
+    let width = u16::try_from(width).unwrap_or(u16::MAX).min(area.width);
+    Rect { x: area.right() - width, width, ..area }
+}
+
+fn bar_cell(cell: Cell) -> Span<'static> {
+    let color = match cell {
+        Cell::Past => Color::Cyan,
+        Cell::Present => Color::White,
+        Cell::ToCome | Cell::Border => Color::DarkGray,
+    };
+    Span::styled(cell.symbol(), color)
+}
+
+fn phase_line(snapshot: &Snapshot) -> Line<'static> {
+    if snapshot.is_stopping {
+        return Line::from("stopping: running streams may end; q once more leaves at once".yellow());
+    }
+    let phases = &snapshot.phases;
+    let Some(at) = bars::present(phases, snapshot.elapsed) else {
+        return Line::from("the schedule is over: what runs may end");
+    };
+    let phase = &phases[at];
+    let left = match phase.end {
+        Some(end) => format!("{} left", clock(end.saturating_sub(snapshot.elapsed))),
+        None => "until the last query".to_owned(),
+    };
+    let target = if (phase.from - phase.target).abs() < 1e-9 {
+        whole(phase.target)
+    } else {
+        format!("{} to {}", whole(phase.from), whole(phase.target))
+    };
+    Line::from(format!("{} ({} of {}), {target}, {left}", phase.name, at + 1, phases.len()))
+}
+
+fn one_column(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let notes = notes(snapshot);
+    let gap = u16::from(area.height > 20);
+    let parts = [2, 5, 3].map(|height| height + gap);
+    let others = parts.iter().sum::<u16>() + gap + rows(&notes);
+    let [rates, latency, delivered] = parts.map(Constraint::Length);
+    let chart = Constraint::Length(area.height.saturating_sub(others).max(3) + gap);
+    let [rates, chart, latency, delivered, rest] =
+        Layout::vertical([rates, chart, latency, delivered, Constraint::Min(0)]).areas(area);
+    rates_lines(snapshot, rates, buffer);
+    charts(snapshot, Rect { height: chart.height.saturating_sub(gap), ..chart }, buffer);
+    latency_table(snapshot, latency, buffer);
+    delivery(snapshot, delivered, buffer);
+    note_lines(notes, rest, buffer);
+}
+
+fn two_columns(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let notes = notes(snapshot);
+    // What is said goes before what is drawn, but for the charts' least.
+    let words = (4 + rows(&notes)).min(area.height.saturating_sub(TWO_CHARTS + 1)).max(8);
+    let [words, drawn] =
+        Layout::vertical([Constraint::Length(words), Constraint::Min(0)]).spacing(1).areas(area);
+    let [left, right] = Layout::horizontal([Constraint::Percentage(50); 2]).spacing(2).areas(words);
+    let [rates, latency] = Layout::vertical([Constraint::Length(3), Constraint::Min(0)]).areas(left);
+    rates_lines(snapshot, rates, buffer);
+    latency_table(snapshot, latency, buffer);
+    let [delivered, rest] = Layout::vertical([Constraint::Length(4), Constraint::Min(0)]).areas(right);
+    delivery(snapshot, delivered, buffer);
+    note_lines(notes, rest, buffer);
+    charts(snapshot, drawn, buffer);
+}
+
+fn rows(lines: &[Line<'_>]) -> u16 {
+    u16::try_from(lines.len()).unwrap_or(u16::MAX)
+}
+
+fn rates_lines(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let rates = snapshot.rates;
+    let figure = |value: f64, name: &'static str| [whole(value).bold(), Span::from(name)];
+    let first = [
+        figure(rates.tokens, " tokens/s   "),
+        figure(rates.queries, " queries/s   "),
+        figure(rates.connects, " connects/s"),
+    ];
+    let (open, planned) = (snapshot.sessions_open, snapshot.sessions_planned);
+    let (done, all) = (snapshot.totals.queries, snapshot.queries_planned);
+    let second = format!("sessions {open} of {planned}   queries {done} of {all}");
+    let lines = vec![Line::from_iter(first.into_iter().flatten()), Line::from(second)];
+    Paragraph::new(lines).render(area, buffer);
+}
+
+/// Tokens, and where there is room for both how late the first ones were: the same seconds, one above the other.
+fn charts(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let standing = &snapshot.standing;
+    let tokens = standing.tokens_by_second.iter().map(|&tokens| Some(tokens));
+    let named = |seconds, most: u64| format!("tokens a second, {seconds} s, at most {most}");
+    if area.height < TWO_CHARTS {
+        return chart(tokens, named, Color::Cyan, area, buffer);
+    }
+    let [above, below] = Layout::vertical([Constraint::Fill(1); 2]).spacing(1).areas(area);
+    chart(tokens, named, Color::Cyan, above, buffer);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let micros = |ms: f64| (ms * 1e3).round() as u64;
+    let ttft = standing.ttft_by_second.iter().map(|ms| ms.map(micros));
+    let named =
+        |seconds, most| format!("ttft_ms p(95) a second, {seconds} s, at most {}", short(most as f64 / 1e3));
+    chart(ttft, named, Color::Magenta, below, buffer);
+}
+
+/// The last seconds from zero up, under their name, which tells how many they are and the highest.
+fn chart(
+    seconds: impl DoubleEndedIterator<Item = Option<u64>>,
+    named: impl Fn(usize, u64) -> String,
+    color: Color,
+    area: Rect,
+    buffer: &mut Buffer,
+) {
+    let [caption, drawn] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
+    let shown: Vec<_> = seconds.rev().take(drawn.width.into()).collect();
+    let most = shown.iter().flatten().max().copied().unwrap_or(0);
+    Line::from(named(shown.len(), most).dim()).render(caption, buffer);
+    Sparkline::default()
+        .data(shown)
+        .direction(RenderDirection::RightToLeft)
+        .style(color)
+        .render(drawn, buffer);
+}
+
+fn latency_table(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let title = format!("{:<16}{:>9}{:>9}{:>9}", format!("ms, last {RECENT_SECONDS} s"), "p50", "p95", "p99");
+    let mut lines = vec![Line::from(title.dim())];
+    let standing = &snapshot.standing;
+    for (index, (metric, figures)) in RECENT.iter().zip(standing.recent).enumerate() {
+        let cell = |at: usize, ms: f64| marked(ms, !standing.untrusted[index][at]);
+        let cells = figures
+            .map_or_else(Default::default, |[p50, p95, p99]| [cell(0, p50), cell(1, p95), cell(2, p99)]);
+        let cells: String = cells.iter().map(|cell| format!("{cell:>9}")).collect();
+        lines.push(Line::from(format!("{:<16}{cells}", format!("{}_ms", metric.name()))));
+    }
+    Paragraph::new(lines).render(area, buffer);
+}
+
+fn delivery(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let (tokens, queries) = (&snapshot.standing.tokens, &snapshot.standing.queries);
+    let cells = [
+        ("expected", tokens.expected, false),
+        ("received", tokens.received, false),
+        ("lost", tokens.lost, true),
+        ("duplicated", tokens.duplicated, true),
+        ("reordered", tokens.reordered, true),
+    ];
+    let width = |name: &str, value: u64| name.len().max(value.to_string().len()) + 2;
+    let title = |&(name, value, _): &(&'static str, u64, bool)| format!("{name:<0$}", width(name, value));
+    let titles: String = cells.iter().map(title).collect();
+    let values =
+        cells.map(|(name, value, bad)| counted(format!("{value:<0$}", width(name, value)), value, bad));
+    let failed = queries.total - queries.ok;
+    let (attempts, ok) = (snapshot.standing.reconnect_attempts, snapshot.standing.reconnects);
+    let dropped = snapshot.totals.dropped;
+    let more = [
+        counted(format!("failed {failed}"), failed, true),
+        counted(format!("   reconnects {ok} of {attempts}"), 0, false),
+        counted(format!("   dropped {dropped}"), dropped, true),
+    ];
+    let lines = vec![Line::from(titles.dim()), Line::from_iter(values), Line::from_iter(more)];
+    Paragraph::new(lines).render(area, buffer);
+}
+
+/// Red where it counts something bad.
+fn counted(text: String, count: u64, is_bad: bool) -> Span<'static> {
+    let style = if is_bad && count > 0 {
+        Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
+    } else {
+        Style::new()
+    };
+    Span::styled(text, style)
+}
+
+/// What is worth a line: the last message, thresholds that do not hold, faults, failures, thresholds that hold.
+fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
+    let mut lines = Vec::new();
+    lines.extend(snapshot.message.iter().map(|text| Line::from(format!("! {}", printable(text)).yellow())));
+    let (held, others): (Vec<_>, Vec<_>) =
+        snapshot.standing.thresholds.iter().partition(|outcome| outcome.state == State::Held);
+    let unread = snapshot.events_dropped;
+    if unread > 0 {
+        lines.push(Line::from(format!("{unread} events dropped: their reader is too slow").yellow()));
+    }
+    lines.extend(defects(&snapshot.standing.defects));
+    lines.extend(others.into_iter().map(threshold));
+    lines.extend(snapshot.faults.iter().map(fault));
+    let failure = |(name, count): &(String, u64)| Line::from(format!("{count} × {name}").red());
+    lines.extend(snapshot.standing.failures.iter().map(failure));
+    lines.extend(held.into_iter().map(threshold));
+    lines
+}
+
+/// What came that ought not to have come, with the first example of each kind.
+fn defects(defects: &Defects) -> impl Iterator<Item = Line<'static>> {
+    Defect::ALL.into_iter().filter(|&defect| defects.count(defect) > 0).map(|defect| {
+        let first = defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
+        let line = format!("{} {}{first}", defects.count(defect), defect.name());
+        if defect.is_judged() { Line::from(line.red()) } else { Line::from(line.yellow()) }
+    })
+}
+
+fn note_lines(mut lines: Vec<Line<'_>>, area: Rect, buffer: &mut Buffer) {
+    let room = usize::from(area.height);
+    if lines.len() > room && room > 0 {
+        let more = lines.len() - room + 1;
+        lines.truncate(room - 1);
+        lines.push(Line::from(format!("… and {more} more lines").dim()));
+    }
+    Paragraph::new(lines).render(area, buffer);
+}
+
+fn fault(fault: &FaultRecord) -> Line<'static> {
+    let at = fault.at.as_secs_f64();
+    let (state, color) = match &fault.fate {
+        Fate::Planned => (format!("planned at {at} s"), Color::DarkGray),
+        Fate::Begun => (format!("begun at {at} s"), Color::Yellow),
+        Fate::Failed(_) => ("failed".to_owned(), Color::Red),
+        Fate::Injected(_) => {
+            let recovered = fault.time_to_recover().map(|time| short(time.as_secs_f64() * 1e3));
+            let recovered = recovered.map_or_else(String::new, |ms| format!(", back in {ms} ms"));
+            (format!("{} outages{recovered}", fault.outages), Color::Magenta)
+        }
+    };
+    Line::from(format!("fault {}: {state}", fault.spec).fg(color))
+}
+
+fn threshold(outcome: &Outcome) -> Line<'static> {
+    let (mark, color) = match outcome.state {
+        State::Held => ("✓", Color::Green),
+        State::Broken => ("✗", Color::Red),
+        State::Unknown(_) | State::Undecided { .. } => ("?", Color::Yellow),
+    };
+    Line::from(vec![mark.fg(color), format!(" {}   {}", outcome.threshold, outcome.shown()).into()])
+}
+
+fn foot_line(snapshot: &Snapshot) -> Line<'static> {
+    let keys = if snapshot.shows_help { "q stop   ? back" } else { "q stop   ? help" };
+    Line::from(keys.dim())
+}
+
+fn whole(value: f64) -> String {
+    if value > 0.0 && value < 10.0 && value.fract() > 1e-9 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! Times as people write them: `10s`, `1m30s`, `500ms`, `0.5`.
+//! A number alone is seconds; nothing else is guessed.
+
+use std::time::Duration;
+
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Reads a time; `None` where it is none, or longer than a week.
+pub fn parse(text: &str) -> Option<Duration> {
+    parse_any(text).filter(|&time| time <= LONGEST)
+}
+
+/// Reads a time of any length.
+pub fn parse_any(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text.bytes().last()?.is_ascii_digit() {
+        return number(text, 1.0);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (value, tail) = rest.split_at(digits);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, next) = tail.split_at(unit_end);
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        total = total.checked_add(number(value, seconds)?)?;
+        rest = next;
+    }
+    Some(total)
+}
+
+fn number(text: &str, seconds: f64) -> Option<Duration> {
+    if !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return None;
+    }
+    Duration::try_from_secs_f64(text.parse::<f64>().ok()? * seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_as_people_write_them() {
+        for (text, ms) in [
+            ("10s", Some(10_000)),
+            ("1m30s", Some(90_000)),
+            ("500ms", Some(500)),
+            ("0.5", Some(500)),
+            (" 7 ", Some(7_000)),
+            ("1.5s", Some(1_500)),
+            ("1h", Some(3_600_000)),
+            ("0", Some(0)),
+            ("", None),
+            ("s", None),
+            ("10x", None),
+            ("-1s", None),
+            ("1e3", None),
+            ("1s x", None),
+            ("1.2.3s", None),
+            ("9999h", None),
+            ("inf", None),
+        ] {
+            assert_eq!(parse(text), ms.map(Duration::from_millis), "{text:?}");
+        }
+    }
+}
