@@ -163,6 +163,24 @@ pub struct QueryRecord {
 }
 
 impl QueryRecord {
+    /// Returns a record for tests: due at 90 ms, sent at 100 ms, 18 tokens from 300 to 1,150 ms, terminator at 1,200 ms.
+    #[must_use]
+    pub fn sample(status: QueryStatus) -> Self {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        Self {
+            scheduled: Duration::from_millis(90),
+            sent: ms(100),
+            first_token: ms(300),
+            last_token: ms(1_150),
+            done: ms(1_200),
+            ended: Duration::from_millis(1_200),
+            status,
+            tokens_expected: Some(18),
+            tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
+            ..Self::unsent(0, 1, Duration::ZERO)
+        }
+    }
+
     /// Of a query that was never sent, in a session that was never created; given up at `at`.
     #[must_use]
     pub fn unsent(session_index: u64, query_num: u32, at: Moment) -> Self {
@@ -316,21 +334,8 @@ pub enum Sample {
 pub(crate) mod tests {
     use super::*;
 
-    /// Scheduled at 90 ms, sent at 100 ms; 18 tokens from 300 to 1150 ms, done at 1200 ms.
     pub(crate) fn query(status: QueryStatus) -> QueryRecord {
-        let ms = |ms| Some(Duration::from_millis(ms));
-        QueryRecord {
-            scheduled: Duration::from_millis(90),
-            sent: ms(100),
-            first_token: ms(300),
-            last_token: ms(1_150),
-            done: ms(1_200),
-            ended: Duration::from_millis(1_200),
-            status,
-            tokens_expected: Some(18),
-            tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
-            ..QueryRecord::unsent(0, 1, Duration::ZERO)
-        }
+        QueryRecord::sample(status)
     }
 
     #[test]

@@ -8,9 +8,9 @@ use crate::{
     stream::{Gaps, Stamps, Stream},
 };
 use measure::{
+    QuerySamples,
     contents::Checked,
     defects::{Defect, Defects, excerpt},
-    QuerySamples,
     record::{Failure, FailureKind},
 };
 use protocol::{Event, Kind, Position, RunResponse};

@@ -293,7 +293,7 @@ mod tests {
     use super::*;
     use measure::{
         defects::Defects,
-        record::{QueryRecord, QueryStatus, tests::query},
+        record::{QueryRecord, QueryStatus},
     };
     use protocol::Tally;
 
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn every_rule_of_integrity_ends_a_run_early() {
-        let fine = query(QueryStatus::Ok);
+        let fine = QueryRecord::sample(QueryStatus::Ok);
         for defect in Defect::ALL {
             let mut defects = Defects::default();
             defects.note(defect, b"frame");

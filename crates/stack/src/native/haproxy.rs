@@ -328,7 +328,7 @@ mod tests {
     /// HAProxy 3.3 and later refuse a frontend and a backend of one name.
     #[test]
     fn no_frontend_has_the_name_of_a_backend() {
-        let docker = include_str!("../../../docker/haproxy/backends-docker.cfg");
+        let docker = include_str!("../../../../docker/haproxy/backends-docker.cfg");
         let named = |text: &str, section: &str| -> BTreeSet<String> {
             let name = |line: &str| Some(line.strip_prefix(section)?.split_whitespace().next()?.to_owned());
             text.lines().filter_map(name).collect()
