@@ -20,7 +20,7 @@ mod session;
 mod socket;
 pub mod stamps;
 mod stream;
-mod tcp;
+pub mod tcp;
 pub mod tls;
 pub mod watch;
 pub mod worker;
