@@ -181,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_cursor_ends_an_attachment_that_a_rollback_brought_back() {
+        let mut told = Vec::new();
+        let mut record = Record { holder: Some("former".to_owned()), epoch: 5, ..with_log(900, 3) };
+        for epoch in [5, 9, 9, 7] {
+            record.restore_cursor(epoch, Position::new(900, 3), &mut |effect| {
+                told.push(format!("{effect:?}"));
+                1
+            });
+        }
+        assert_eq!(told, [r#"Takeover { holder: "former", epoch: 9 }"#]);
+        assert_eq!((record.holder.as_deref(), record.epoch), (None, 9));
+    }
+
+    #[test]
     fn a_position_that_cannot_exist_is_refused_and_takes_nothing_over() {
         let at = Position::new;
         let running = with_log(900, 3);

@@ -243,7 +243,24 @@ impl World {
             });
             world.run_query(pid, session(n), query, attempt, reply);
         });
-        self.after(HTTP_PATIENCE, move |world| world.ask_again(n, call));
+        self.after(HTTP_PATIENCE, move |world| {
+            if world.plan.clients[n] == Manner::Impatient && world.random.percent(30) {
+                world.skip(n, call);
+            } else {
+                world.ask_again(n, call);
+            }
+        });
+    }
+
+    /// Asks no more for this query, and for the next one after a pause.
+    fn skip(&mut self, n: usize, call: u64) {
+        if self.clients[n].call == call && self.clients[n].phase == Phase::Asking {
+            note!(self, "client-{n}: gives its query up");
+            self.covered.insert("a client gave a query up");
+            self.clients[n].call = 0;
+            let pause = self.random.between(1, 6_000);
+            self.after(pause, move |world| world.next(n));
+        }
     }
 
     fn ask_again(&mut self, n: usize, call: u64) {

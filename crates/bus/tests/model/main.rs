@@ -88,16 +88,23 @@ struct Case {
     restores_for: [u64; 2],
     /// The time to live, and how many times as long queries take.
     ttl: Option<(u64, u64)>,
+    /// Clients stay for a while before they close.
+    lingers: bool,
     faults: Vec<(u64, Fault)>,
 }
 
 impl Case {
     fn new<const N: usize>(name: &'static str, faults: [(u64, Fault); N]) -> Self {
-        Self { name, restores_for: [0, 0], ttl: None, faults: faults.into() }
+        Self { name, restores_for: [0, 0], ttl: None, lingers: false, faults: faults.into() }
     }
 
     const fn restoring(mut self, for_ms: [u64; 2]) -> Self {
         self.restores_for = for_ms;
+        self
+    }
+
+    const fn lingering(mut self) -> Self {
+        self.lingers = true;
         self
     }
 
@@ -112,7 +119,8 @@ impl Case {
             let drawn = Plan::draw(seed);
             let (ttl, pace) = (self.ttl.map(|(ttl, _)| ttl), self.ttl.map_or(1, |(_, pace)| pace));
             let (restores_for, faults) = (self.restores_for, self.faults.clone());
-            let plan = Plan { restores_for, ttl, pace, faults, ..drawn };
+            let lingers = drawn.lingers || self.lingers;
+            let plan = Plan { restores_for, ttl, pace, lingers, faults, ..drawn };
             let world = run(&plan, false);
             unsure += u32::from(world.covered.contains(broker::UNSURE_CLAIM));
             excluded += u32::from(world.outside.is_some());
@@ -173,6 +181,20 @@ fn a_loss_of_data_is_survived() {
         )
         .restoring([4_000, 100]),
         Case::new(
+            "a server starts, and another one lists its peers late",
+            [
+                pause(1_450, 5_000),
+                empty(1_500),
+                (1_560, Fault::AddServer),
+                (1_900, Fault::DelayServer { slot: 1, by: 800 }),
+            ],
+        ),
+        Case::new(
+            "a takeover that its former holder has not heard of is rolled back",
+            [(1_390, Fault::CutPubsub(0)), (1_395, Fault::TakeOver(0)), rolled_back(1_425, 300)],
+        )
+        .lingering(),
+        Case::new(
             "a second socket is rolled back",
             [(1_400, Fault::TakeOver(0)), (1_480, Fault::CutSocket(0)), rolled_back(1_500, 300)],
         ),
@@ -204,6 +226,7 @@ fn only_idle_sessions_expire() {
         Case::new("queries outlive their sessions' time to live", []).expiring(6_000, 25),
         Case::new("short queries, long pauses", []).expiring(6_000, 1),
         Case::new("a server dies", [kill(9_000, 0)]).expiring(9_000, 30),
+        Case::new("a server dies later", [kill(16_000, 0)]).expiring(6_000, 8),
         Case::new("late calls", [delay(2_000, 3_500), delay(20_000, 3_500)]).expiring(9_000, 10),
         Case::new("Redis restarts with its data", [loss(9_000, Memory::Kept)]).expiring(8_000, 20),
         Case::new("Redis loses its data", [empty(9_000)]).expiring(8_000, 20),

@@ -570,3 +570,20 @@ fn redis_follows_the_rules() {
         }
     });
 }
+
+#[test]
+fn a_server_is_listed_while_queries_run_in_its_name() {
+    let redis = PrivateRedis::start();
+    let mut connection = redis.connection();
+    let (servers, running) = (Names::default().servers(), Names::default().running(SERVERS[0]));
+    let mut bench = Bench::new(&mut connection);
+    bench.ask::<Value>(redis::cmd("HSET").arg(&servers).arg(SERVERS[0]).arg("still"));
+    bench.ask::<Value>(redis::cmd("HSET").arg(&running).arg("session").arg(7));
+    for (queries, forgotten) in [(1, 0), (0, 1)] {
+        if queries == 0 {
+            bench.ask::<Value>(redis::cmd("DEL").arg(&running));
+        }
+        let mut call = bench.script(|s| &s.forget_server, &[servers.clone(), running.clone()]);
+        assert_eq!(bench.ask::<u64>(call.arg(SERVERS[0]).arg("still")), forgotten);
+    }
+}
