@@ -3,21 +3,22 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol guard settings plan measure load report bus server wsproxy stack client benches)
+ours=(protocol guard host settings plan measure load report bus server wsproxy stack client benches)
 declare -A may=(
     [protocol]=""
     [guard]=""
+    [host]=""
     [settings]=""
     [plan]="protocol settings"
     [measure]="plan protocol settings"
-    [load]="measure plan protocol settings"
-    [report]="measure plan protocol settings"
-    [bus]="protocol"
-    [server]="bus guard protocol"
-    [wsproxy]="bus guard protocol"
-    [stack]="bus guard protocol server wsproxy"
-    [client]="load measure plan protocol report settings stack"
-    [benches]="bus client load measure plan protocol report stack"
+    [load]="host measure plan protocol settings"
+    [report]="host measure plan protocol settings"
+    [bus]="host protocol"
+    [server]="bus guard host protocol"
+    [wsproxy]="bus guard host protocol"
+    [stack]="bus guard host protocol server wsproxy"
+    [client]="host load measure plan protocol report settings stack"
+    [benches]="bus client host load measure plan protocol report stack"
 )
 violations=0
 
@@ -37,7 +38,12 @@ for crate in "${ours[@]}"; do
         fi
     done
 done
-if tree protocol | grep -qx tokio; then violation "protocol depends on tokio: it must do no I/O"; fi
+for library in tokio nix rustix mio socket2; do
+    if tree protocol | grep -qx "$library"; then violation "protocol depends on $library: it must do no I/O"; fi
+done
+if found=$(grep -rnE 'std::(fs|net|process|env|os)\b|(Instant|SystemTime)::now' crates/protocol/src); then
+    violation "protocol must do no I/O and read no clock; crates/host is the place for that: $found"
+fi
 for other in stack server wsproxy bus guard; do
     if tree load | grep -qx "$other"; then violation "load depends on $other: the generator must not know the system under test"; fi
 done

@@ -14,7 +14,7 @@ use crate::{
     usage::{Between, Look, Watched, thread_wait},
 };
 use anyhow::bail;
-use protocol::monotonic_us;
+use host::monotonic_us;
 use std::{
     ops::Range,
     sync::{Arc, atomic::Ordering},

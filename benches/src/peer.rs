@@ -119,7 +119,7 @@ impl Peer {
             return Ok(None);
         };
         let (_, session) = parse_ws_path(request.path)?;
-        self.verifier.verify(request.token, session)?;
+        self.verifier.verify(request.token, session, host::unix_time())?;
         let accept = derive_accept_key(request.key.as_bytes());
         Ok(Some((session, accept)))
     }

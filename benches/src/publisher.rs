@@ -9,7 +9,8 @@ use crate::{
 use anyhow::bail;
 use bus::{Batch, Broker};
 use hdrhistogram::Histogram;
-use protocol::{Kind, Position, SessionId, encode_token, monotonic_us};
+use host::monotonic_us;
+use protocol::{Kind, Position, SessionId, encode_token};
 use std::{mem, ops::Range, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;

@@ -6,9 +6,10 @@ use crate::{
     latency::{Arrival, Latency},
     usage::thread_wait,
 };
+use host::monotonic_us;
 use load::frames::{self, Frames, Message};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use protocol::{Ledger, Owed, Prefix, Tally, monotonic_us};
+use protocol::{Ledger, Owed, Prefix, Tally};
 use std::{
     io::ErrorKind,
     ops::Range,

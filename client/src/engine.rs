@@ -251,7 +251,7 @@ fn drive(
     let schedule = &plan.schedule;
     let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
     let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
-    let boot_id = protocol::boot_id();
+    let boot_id = host::boot_id();
     let mut threads = Vec::new();
     for (number, live) in telling.shards.iter().enumerate() {
         let assignment = Assignment {

@@ -18,7 +18,7 @@ pub fn listen(stop: Stop) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
-            let hangup = (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose();
+            let hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose();
             let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) =
                 (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), hangup)
             else {

@@ -20,10 +20,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use guard::{Budget, Room};
 use protocol::{Claims, CloseResponse, CreateResponse, RunResponse, SessionId, Signer};
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -69,7 +66,7 @@ impl App {
     }
 
     fn token(&self, session_id: SessionId) -> String {
-        let iat = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let iat = host::unix_time().as_secs();
         let exp = self.runs.config.token_ttl.map(|ttl| iat.saturating_add(ttl.as_secs()));
         self.signer.sign(&Claims { session_id, iat, exp })
     }

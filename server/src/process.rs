@@ -38,7 +38,7 @@ pub async fn serve(settings: Settings, bus: Arc<dyn Broker>) -> anyhow::Result<(
     })?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
     let signalled = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {

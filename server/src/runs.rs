@@ -13,7 +13,8 @@ use crate::{
     worker::{self, Command},
 };
 use bus::{Batch, Broker, Claim, ClaimError, ClaimRequest, Control, Refusal};
-use protocol::{ClockAnchor, Digester, Kind, Position, RunResponse, SessionId, encode_verified_error};
+use host::ClockAnchor;
+use protocol::{Digester, Kind, Position, RunResponse, SessionId, encode_verified_error};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -90,7 +91,7 @@ impl Runs {
             bus,
             metrics,
             anchor,
-            boot_id: protocol::boot_id(),
+            boot_id: host::boot_id(),
             text: Arc::new(config.text.clone()),
             permits: Arc::new(Semaphore::new(config.max_streams)),
             config,

@@ -11,7 +11,7 @@ use crate::{
     pacer::{Pacer, Played, Stream, StreamId},
 };
 use bus::{Appended, Broker, BusError};
-use protocol::ClockAnchor;
+use host::ClockAnchor;
 use refusals::Causes;
 use std::{collections::VecDeque, future, pin::Pin, sync::Arc, time::Duration};
 use tokio::{

@@ -131,13 +131,14 @@ async fn a_session_from_create_to_close() {
     let created: Value = server.post("/session/create", "").await.json().await.unwrap();
     let session: SessionId = created["session_id"].as_str().unwrap().parse().unwrap();
     let verifier = Verifier::new(&Secret::new(KEY).unwrap());
-    assert_eq!(verifier.verify(created["auth_token"].as_str().unwrap(), session).unwrap().until, None);
+    let token = created["auth_token"].as_str().unwrap();
+    assert_eq!(verifier.verify(token, session, host::unix_time()).unwrap().until, None);
 
     let query = json!({"query": "hello", "query_id": "q1", "tokens": 20, "ttft_ms": 3, "itl_ms": 1.5});
     let answer = server.accepted(session, query.clone()).await;
     assert_eq!((answer.status.as_str(), answer.tokens), ("streaming", Some(20)));
     assert_eq!((answer.ideal_ttft_ms, answer.ideal_e2el_ms), (Some(3.0), Some(33.0)));
-    assert_eq!((answer.query_id.as_deref(), answer.boot_id.clone()), (Some("q1"), protocol::boot_id()));
+    assert_eq!((answer.query_id.as_deref(), answer.boot_id.clone()), (Some("q1"), host::boot_id()));
     let events = bus.until_terminated(session).await;
     assert_eq!(shape(&events), (20, Some(Kind::Done)));
     assert!(is_continuous(&events));

@@ -5,7 +5,7 @@ use crate::rate::whole_seconds;
 use bus::Start;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use protocol::{ParsePositionError, SessionId, TokenError, Verifier, parse_ws_path};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// A request that passed every check.
@@ -143,8 +143,8 @@ impl Knock {
         let headers = request.headers();
         let offered = subprotocols(headers);
         let token = authorization(headers).or_else(|| bearer_of(&offered)).ok_or(Refusal::NoToken)?;
-        let grant = verifier.verify(token, self.session)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = host::unix_time();
+        let grant = verifier.verify(token, self.session, now)?;
         Ok(Admission {
             session: self.session,
             start: start(headers, request.uri().query())?,

@@ -70,7 +70,7 @@ fn too_few_files(max_connections: usize, limit: u64) -> Option<String> {
 /// The system takes no signal handler.
 pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
     let shutdown = CancellationToken::new();
     let told = shutdown.clone();
     tokio::spawn(async move {

@@ -192,7 +192,7 @@ async fn run(
                 query_id: (!old).then(|| query_id.clone()),
                 generation: (!old).then_some(session.generation),
                 tokens: (!old).then_some(fake.script.tokens),
-                boot_id: protocol::boot_id().filter(|_| !old),
+                boot_id: host::boot_id().filter(|_| !old),
                 server: None,
                 ideal_ttft_ms: (!old).then_some(0.0),
                 ideal_e2el_ms: (!old)
@@ -231,7 +231,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
     for seq in 1..=fake.script.tokens + 1 {
         let position = Position::new(generation, seq);
         let done = seq > fake.script.tokens;
-        let now = protocol::monotonic_us();
+        let now = host::monotonic_us();
         let mut frame = Vec::new();
         let deed = if done {
             match fake.script.error {

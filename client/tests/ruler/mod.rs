@@ -136,7 +136,7 @@ impl Ruler {
             query_id: Some(query_id),
             generation: Some(order.generation),
             tokens: Some(ruler.play.tokens),
-            boot_id: protocol::boot_id(),
+            boot_id: host::boot_id(),
             ..RunResponse::default()
         };
         let socket = locked(&ruler.sockets).get(&session).cloned().expect("the client connects first");

@@ -13,13 +13,13 @@ use crate::{
     socket::Buffers,
     stamps,
 };
+use host::ClockAnchor;
 use measure::{
     FaultLog, Gauge, Recorder,
     live::Shard,
     record::{Moment, Sample},
 };
 use plan::{Plan, Stop, schedule::Model};
-use protocol::ClockAnchor;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,

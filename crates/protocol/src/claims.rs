@@ -6,10 +6,7 @@ use crate::SessionId;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::{
-    fmt,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, time::Duration};
 
 /// A token longer than this is refused unread.
 pub const MAX_TOKEN_BYTES: usize = 4096;
@@ -156,7 +153,7 @@ impl Verifier {
     ///
     /// # Errors
     /// Says which check failed, never what the token held.
-    pub fn verify(&self, token: &str, session: SessionId) -> Result<Grant, TokenError> {
+    pub fn verify(&self, token: &str, session: SessionId, now: Duration) -> Result<Grant, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
@@ -166,7 +163,6 @@ impl Verifier {
                 _ => TokenError::Malformed,
             },
         )?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         check(&token.claims, session, now)
     }
 }
@@ -225,7 +221,11 @@ mod tests {
 
     fn check(token: &str, expected: Result<(), TokenError>) {
         let verifier = Verifier::new(&Secret::new(KEY).unwrap());
-        assert_eq!(verifier.verify(token, session(1)).map(|_| ()), expected, "{token}");
+        assert_eq!(
+            verifier.verify(token, session(1), Duration::from_secs(NOW)).map(|_| ()),
+            expected,
+            "{token}"
+        );
     }
 
     fn signed(key: &str, algorithm: Algorithm, claims: &impl Serialize) -> String {

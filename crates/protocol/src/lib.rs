@@ -3,12 +3,10 @@
 
 mod api;
 mod claims;
-mod clock;
 mod close;
 mod continuity;
 mod digest;
 mod event;
-mod hangup;
 mod lane;
 mod position;
 mod session;
@@ -17,7 +15,6 @@ pub use api::{CloseResponse, CreateResponse, ErrorBody, RunRequest, RunResponse}
 pub use claims::{
     Claims, Grant, LEEWAY_SECONDS, MAX_TOKEN_BYTES, Secret, SecretError, Signer, TokenError, Verifier,
 };
-pub use clock::{ClockAnchor, boot_id, monotonic_us};
 pub use close::{ClientAction, CloseReason};
 pub use continuity::{Hole, Ledger, Observation, Owed, Tally};
 pub use digest::{Attested, Digest, Digester};
@@ -26,7 +23,6 @@ pub use event::{
     encode_gap, encode_gap_entry, encode_resumed, encode_token, encode_verified_done, encode_verified_error,
     with_position,
 };
-pub use hangup::hangup_is_ignored;
 pub use lane::{Gaps, Lane, LogEnd, Logged, Mark, Step};
 pub use position::{ParsePositionError, Position};
 pub use session::{Names, ParsePathError, ParseSessionIdError, SessionId, parse_ws_path};

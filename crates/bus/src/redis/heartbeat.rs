@@ -6,7 +6,8 @@ use crate::{
     BusError, Counters,
     rules::{NO_BEAT, Standing, heartbeat},
 };
-use protocol::{Position, SessionId, encode_error, monotonic_us};
+use host::monotonic_us;
+use protocol::{Position, SessionId, encode_error};
 use redis::{Pipeline, aio::MultiplexedConnection};
 use std::{
     collections::HashMap,

@@ -3,12 +3,13 @@
 
 use super::{End, Query, millis};
 use crate::downtime::Downtime;
+use host::ClockAnchor;
 use measure::{
     contents::Checked,
     defects::{Defect, Defects},
     record::{Doubt, FailureKind, Moment, QueryRecord, QueryStatus},
 };
-use protocol::{ClockAnchor, Kind, Owed, SessionId, Tally};
+use protocol::{Kind, Owed, SessionId, Tally};
 use std::time::{Duration, Instant};
 
 impl Query {

@@ -27,7 +27,7 @@ impl Host {
             cores: std::thread::available_parallelism().ok().map(usize::from),
             memory_bytes: field("/proc/meminfo", "MemTotal").and_then(kib).map(|kib| kib * 1024),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|text| text.trim().to_owned()),
-            boot_id: protocol::boot_id(),
+            boot_id: host::boot_id(),
         }
     }
 }

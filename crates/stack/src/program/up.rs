@@ -103,8 +103,7 @@ fn hold(place: &Place, up: Up, tell: impl FnOnce(Status) -> anyhow::Result<()>) 
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         // Below `nohup` a hangup is ignored, and stays so.
-        let mut hangup =
-            (!protocol::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
+        let mut hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
         let asked = shutdown.clone();
         tokio::spawn(async move {
             for asked_before in [false, true] {

@@ -1,12 +1,14 @@
-//! Whether SIGHUP is to be ignored: `nohup` starts a program so, and a handler would undo it.
+//! Whether the parent process set SIGHUP to be ignored. `nohup` does so, and a handler would undo it.
 
-/// Whether this process was started with SIGHUP ignored. False where the system does not tell.
+/// Returns whether this process started with SIGHUP ignored, and false if `/proc` does not show it.
+///
+/// Call it before a handler for SIGHUP is installed.
 #[must_use]
 pub fn hangup_is_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
 }
 
-/// `SigIgn` is a mask in hexadecimal digits; SIGHUP is signal 1, its lowest bit.
+/// Reads the line `SigIgn` of `/proc/self/status`: a mask in hexadecimal. SIGHUP is signal 1 and so the lowest bit.
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

@@ -1,9 +1,9 @@
-//! Wire time: microseconds of `CLOCK_MONOTONIC`, comparable between processes of one running kernel.
-//! `boot_id` says whether two ends share that clock; nothing here ever looks at the wall clock.
+//! Wire time: microseconds of `CLOCK_MONOTONIC`, comparable between the processes of one running kernel.
+//! [`boot_id`] tells whether two processes share that clock.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// `CLOCK_MONOTONIC` now, in microseconds.
+/// Returns the time of `CLOCK_MONOTONIC`, in microseconds.
 #[must_use]
 pub fn monotonic_us() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -11,14 +11,22 @@ pub fn monotonic_us() -> u64 {
     seconds * 1_000_000 + nanos / 1_000
 }
 
-/// The running kernel's identity; `None` where the system has none to tell.
+/// Returns the wall clock's time since the Unix epoch, and zero for a clock that is set before it.
+///
+/// Only the dates in a session's token are compared with it. Latencies come from [`monotonic_us`].
+#[must_use]
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Returns the id that the kernel drew when it booted, or `None` if `/proc` does not offer it.
 #[must_use]
 pub fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }
 
-/// Maps this process's [`Instant`]s to wire time and back.
+/// Converts between this process's [`Instant`]s and wire time.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockAnchor {
     instant: Instant,
@@ -26,11 +34,11 @@ pub struct ClockAnchor {
 }
 
 impl ClockAnchor {
-    /// Both clocks, read now.
+    /// Reads both clocks.
     #[must_use]
     pub fn now() -> Self {
-        // A process that is interrupted between the two readings would carry the gap for as long as it lives: the
-        // narrowest of several pairs counts.
+        // The process may be preempted between the two reads, and every later conversion would be wrong by that time.
+        // Of several pairs of reads, the one that took least is kept.
         let mut narrowest = Duration::MAX;
         let mut anchor = Self::new(Instant::now(), monotonic_us());
         for _ in 0..16 {
@@ -44,13 +52,13 @@ impl ClockAnchor {
         anchor
     }
 
-    /// `us` is wire time at `instant`.
+    /// Creates an anchor from two readings of one moment: `us` is the wire time at `instant`.
     #[must_use]
     pub const fn new(instant: Instant, us: u64) -> Self {
         Self { instant, us }
     }
 
-    /// Wire time at `instant`, in microseconds.
+    /// Returns the wire time at `instant`, in microseconds.
     #[must_use]
     pub fn us(&self, instant: Instant) -> u64 {
         match instant.checked_duration_since(self.instant) {
@@ -59,7 +67,7 @@ impl ClockAnchor {
         }
     }
 
-    /// The instant at wire time `us`; `None` where this clock cannot express it.
+    /// Returns the instant at wire time `us`, or `None` if an [`Instant`] cannot express it.
     #[must_use]
     pub fn instant(&self, us: u64) -> Option<Instant> {
         if us >= self.us {
@@ -81,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn maps_there_and_back(anchor_us in 1_000_000_000u64..1 << 50, offset in -1_000_000_000i64..1_000_000_000) {
+        fn converts_to_wire_time_and_back(anchor_us in 1_000_000_000u64..1 << 50, offset in -1_000_000_000i64..1_000_000_000) {
             let anchor = ClockAnchor::new(Instant::now(), anchor_us);
             let us = anchor_us.checked_add_signed(offset).unwrap();
             if let Some(instant) = anchor.instant(us) {
@@ -91,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_anchor_agrees_with_the_clock() {
+    fn a_new_anchor_agrees_with_the_clock() {
         let before = monotonic_us();
         let mapped = ClockAnchor::now().us(Instant::now());
         let after = monotonic_us();
