@@ -146,7 +146,7 @@ fn schedules(c: &mut Criterion) {
         });
     }
     let stages: Stages = "2m:5000,3m:10000,2m:0".parse().expect("these are stages");
-    c.bench_function("schedule/stages_10000_sessions", |b| b.iter(|| black_box(&stages).visits()));
+    c.bench_function("schedule/stages_10000_sessions", |b| b.iter(|| black_box(&stages).sessions()));
 }
 
 fn tokens(c: &mut Criterion) {

@@ -5,7 +5,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory, Parser, Subcommand, ValueEnum,
 };
 use plan::{
-    schedule::{Process, Spread},
+    schedule::{Distribution, Process},
     users::UserKind,
 };
 use serde::{Deserialize, Serialize};
@@ -182,7 +182,7 @@ pub struct RunArgs {
     /// Seconds between the end of a query and the next: a number, or drawn, as 1..5, exp:3, normal:3:1 or
     /// lognormal:2:0.5 [default: 0]
     #[arg(long, env = "LOAD_THINK_TIME", value_name = "SECONDS", allow_negative_numbers = true)]
-    pub think_time: Option<Spread>,
+    pub think_time: Option<Distribution>,
     /// Seconds a query may take [default: its ideal duration + 30]
     #[arg(long, env = "LOAD_QUERY_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true)]
     pub query_timeout: Option<f64>,
@@ -309,13 +309,13 @@ pub struct RunArgs {
 
     /// Ask for so many tokens a query, where the server lets a request choose; drawn as --think-time is
     #[arg(long, env = "LOAD_TOKENS", value_name = "N", allow_negative_numbers = true)]
-    pub tokens: Option<Spread>,
+    pub tokens: Option<Distribution>,
     /// Ask for this delay before the first token; drawn as --think-time is
     #[arg(long, env = "LOAD_TTFT_MS", value_name = "MS", allow_negative_numbers = true)]
-    pub ttft_ms: Option<Spread>,
+    pub ttft_ms: Option<Distribution>,
     /// Ask for this delay after each token, drawn once a query
     #[arg(long, env = "LOAD_ITL_MS", value_name = "MS", allow_negative_numbers = true)]
-    pub itl_ms: Option<Spread>,
+    pub itl_ms: Option<Distribution>,
 
     /// First delay before reconnecting [default: 1]
     #[arg(long, env = "WS_INITIAL_BACKOFF_SECONDS", value_name = "SECONDS", allow_negative_numbers = true)]

@@ -141,7 +141,7 @@ fn traces_of_others_are_played_from_where_one_says() {
         assert!(code == Some(0) && text.contains("queries        about 1"), "{from}: {text}{error}");
     }
     for (arguments, words) in [
-        (&["--trace", azure.as_str(), "--trace-from", "1h"][..], "nothing is left behind --trace-from"),
+        (&["--trace", azure.as_str(), "--trace-from", "1h"][..], "no request is left after --trace-from"),
         (&["--trace", &azure, "--trace-from", "soon"], "--trace-from `soon` is not a time"),
         (&["--trace-from", "1s"], "give --trace FILE as well"),
     ] {

@@ -3,8 +3,8 @@
 
 use super::check::Check;
 use crate::cli::RunArgs;
-use plan::{Behaviour, Stall, Who};
-use settings::span;
+use plan::{Behaviour, ReadingPause, Selection};
+use settings::duration;
 use std::time::Duration;
 
 pub(super) fn behaviour(check: &mut Check, args: &RunArgs) -> Behaviour {
@@ -33,29 +33,29 @@ pub(super) fn behaviour(check: &mut Check, args: &RunArgs) -> Behaviour {
         }
         range
     });
-    Behaviour { drop_rate, stall, late_connect, resume: !args.no_resume }
+    Behaviour { drop_rate, pause: stall, late_connect, resume: !args.no_resume }
 }
 
-fn parse_stall(text: &str) -> Option<Stall> {
+fn parse_stall(text: &str) -> Option<ReadingPause> {
     let (who, time) = text.split_once(':')?;
     let who = who.trim();
     let who = if let Some(percent) = who.strip_suffix('%') {
-        Who::Share(percent.trim_end().parse::<f64>().ok()? / 100.0)
+        Selection::Share(percent.trim_end().parse::<f64>().ok()? / 100.0)
     } else if who.contains('.') {
-        Who::Share(who.parse().ok()?)
+        Selection::Share(who.parse().ok()?)
     } else {
-        Who::Number(who.parse().ok()?)
+        Selection::Number(who.parse().ok()?)
     };
-    if matches!(who, Who::Share(share) if !(0.0..=1.0).contains(&share)) {
+    if matches!(who, Selection::Share(share) if !(0.0..=1.0).contains(&share)) {
         return None;
     }
-    let time = span::parse(time).filter(|time| !time.is_zero())?;
-    Some(Stall { who, time })
+    let time = duration::parse(time).filter(|time| !time.is_zero())?;
+    Some(ReadingPause { sessions: who, duration: time })
 }
 
 fn parse_range(text: &str) -> Option<(Duration, Duration)> {
     let (least, most) = text.split_once("..").unwrap_or((text, text));
-    let (least, most) = (span::parse(least)?, span::parse(most)?);
+    let (least, most) = (duration::parse(least)?, duration::parse(most)?);
     (least <= most).then_some((least, most))
 }
 
@@ -80,7 +80,7 @@ mod tests {
             ("0.05:0s", None),
             ("x:10s", None),
         ] {
-            assert_eq!(parse_stall(text).map(|stall| stall.sessions(1000)), sessions, "{text}");
+            assert_eq!(parse_stall(text).map(|stall| stall.count(1000)), sessions, "{text}");
         }
     }
 

@@ -4,7 +4,7 @@
 use super::check::Check;
 use crate::{cli::RunArgs, stack_faults};
 use plan::{PlannedFault, PlannedFaults};
-use settings::span;
+use settings::duration;
 
 /// More than a person plans; each has a thread.
 const MOST: usize = 100;
@@ -37,7 +37,7 @@ fn parse(text: &str) -> Result<PlannedFault, String> {
         || "lacks its time: give SPEC@TIME, counted from the first send, as wsproxy-1:kill@30s".to_owned();
     let (spec, time) = text.rsplit_once('@').ok_or_else(no_time)?;
     let spec = spec.trim();
-    let at = span::parse(time)
+    let at = duration::parse(time)
         .ok_or_else(|| format!("`{time}` is no time: give for example 30s, 1m30s or 500ms"))?;
     stack_faults::parse(spec)?;
     Ok(PlannedFault { spec: spec.to_owned(), at })

@@ -88,9 +88,9 @@ impl Config {
             "ws_max_reconnect_attempts": self.plan.reconnect.attempts,
             "ping_timeout_seconds": seconds(self.plan.reconnect.ping_timeout),
             "drop_rate": self.plan.behaviour.drop_rate,
-            "stall": self.plan.behaviour.stall.map(|stall| serde_json::json!({
-                "sessions": stall.sessions(self.plan.load.clients),
-                "seconds": seconds(stall.time),
+            "stall": self.plan.behaviour.pause.map(|stall| serde_json::json!({
+                "sessions": stall.count(self.plan.load.clients),
+                "seconds": seconds(stall.duration),
             })),
             "late_connect_seconds": self.plan.behaviour.late_connect.map(|(least, most)| [seconds(least), seconds(most)]),
             "resume": self.plan.behaviour.resume && self.plan.behaviour.late_connect.is_none(),

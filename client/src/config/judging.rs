@@ -10,7 +10,7 @@ use measure::{
 };
 use plan::Stop;
 use report::output;
-use settings::span;
+use settings::duration;
 use std::time::Duration;
 
 /// What a run is judged by.
@@ -110,7 +110,7 @@ pub(super) fn judging(check: &mut Check, args: &RunArgs) -> Judging {
 
 fn abort_after(check: &mut Check, args: &RunArgs) -> Option<Duration> {
     let text = args.abort_delay.as_deref();
-    let delay = text.map_or(Some(Duration::ZERO), span::parse);
+    let delay = text.map_or(Some(Duration::ZERO), duration::parse);
     if delay.is_none() {
         let text = text.unwrap_or_default();
         check.error(format!("--abort-delay `{text}` is no time: give one as 30s or 1m30s"));

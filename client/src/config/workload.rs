@@ -4,11 +4,11 @@
 use super::check::Check;
 use crate::cli::{ArrivalOf, RunArgs};
 use plan::{
-    schedule::{Arrival, Process, Schedule, Spread, Stages, trace},
+    schedule::{Arrival, Distribution, Process, Schedule, Stages, trace},
     users::{Kind, PROFILES, UserKind, Users, seed_for_arrivals},
 };
 use settings::cells;
-use settings::span;
+use settings::duration;
 use std::{
     fs::File,
     io::{BufRead, BufReader},
@@ -48,7 +48,7 @@ pub(super) fn workload(check: &mut Check, args: &RunArgs, clients: u64, seed: u6
         });
     let schedule = schedule.unwrap_or_default();
     let endless = schedule.model() == plan::schedule::Model::OpenQueries
-        || schedule.visit(0).until.is_some() && args.queries.is_none();
+        || schedule.session(0).until.is_some() && args.queries.is_none();
     let default = if args.trace.is_some() { 1 } else { 10 };
     let queries =
         (!endless).then(|| check.count("--queries", args.queries, default, 1, super::MAX_QUERIES) as u32);
@@ -87,7 +87,7 @@ fn one_model(check: &mut Check, args: &RunArgs) -> Option<()> {
 
 fn time(check: &mut Check, flag: &str, text: Option<&str>) -> Option<Duration> {
     let text = text?;
-    let time = span::parse(text).filter(|time| !time.is_zero());
+    let time = duration::parse(text).filter(|time| !time.is_zero());
     if time.is_none() {
         check.error(format!("{flag} `{text}` is no time: give for example 30s, 5m or 1h30m"));
     }
@@ -124,9 +124,9 @@ fn ramp_up(check: &mut Check, args: &RunArgs, clients: u64, scale: f64) -> Durat
 
 fn staged(check: &mut Check, text: &str, scale: f64) -> Option<Schedule> {
     let mut stages: Stages = text.parse().map_err(|error| check.error(format!("--stages: {error}"))).ok()?;
-    let visits = stages.visits_count();
-    if visits == 0 || visits > MOST_PLANNED {
-        check.error(format!("--stages `{text}` bring {visits} sessions: plan from 1 to {MOST_PLANNED}"));
+    let sessions = stages.session_count();
+    if sessions == 0 || sessions > MOST_PLANNED {
+        check.error(format!("--stages `{text}` bring {sessions} sessions: plan from 1 to {MOST_PLANNED}"));
         return None;
     }
     for stage in &mut stages.0 {
@@ -203,7 +203,7 @@ fn replayed(
 /// The point of the trace from which it is played.
 fn trace_start(check: &mut Check, text: Option<&str>) -> Option<trace::Start> {
     let Some(text) = text else { return Some(trace::Start::default()) };
-    let start = span::parse_any(text).map(trace::Start::Offset);
+    let start = duration::parse_unlimited(text).map(trace::Start::Offset);
     let start = start.or_else(|| trace::moment(text.trim()).map(trace::Start::Moment));
     if start.is_none() {
         check.error(format!(
@@ -275,26 +275,29 @@ fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>
         found
     };
     let profile = timing(check, user.profile.as_deref().or(run.profile.as_deref()));
-    let mut spread = |flag: &str, own: Option<Spread>, of_run: Option<Spread>, least: f64, most: f64| {
-        let spread = own.or(of_run)?;
-        let bad = spread.ends().into_iter().find(|end| !(0.0..=most).contains(end)).or_else(|| {
-            // A single figure must be one; a drawn one is cut off where it is too small.
-            matches!(spread, Spread::Fixed(value) if value < least).then(|| spread.mean())
-        });
-        if let Some(bad) = bad {
-            check.error(format!("{flag} {bad} is out of range: give {least} to {most}"));
-        }
-        Some(spread)
-    };
+    let mut distribution =
+        |flag: &str, own: Option<Distribution>, of_run: Option<Distribution>, least: f64, most: f64| {
+            let distribution = own.or(of_run)?;
+            let bad =
+                distribution.parameters().into_iter().find(|end| !(0.0..=most).contains(end)).or_else(|| {
+                    // A single figure must be one; a drawn one is cut off where it is too small.
+                    matches!(distribution, Distribution::Fixed(value) if value < least)
+                        .then(|| distribution.mean())
+                });
+            if let Some(bad) = bad {
+                check.error(format!("{flag} {bad} is out of range: give {least} to {most}"));
+            }
+            Some(distribution)
+        };
     Kind {
         name: if user.name.is_empty() { "user".into() } else { user.name.clone() },
         weight,
-        think_time: spread("--think-time", user.think_time, run.think_time, 0.0, 86_400.0)
-            .unwrap_or(Spread::Fixed(0.0)),
-        tokens: spread("--tokens", user.tokens, run.tokens, 1.0, 1e6),
-        ttft_ms: spread("--ttft-ms", user.ttft_ms, run.ttft_ms, 0.0, 3.6e6)
+        think_time: distribution("--think-time", user.think_time, run.think_time, 0.0, 86_400.0)
+            .unwrap_or(Distribution::Fixed(0.0)),
+        tokens: distribution("--tokens", user.tokens, run.tokens, 1.0, 1e6),
+        ttft_ms: distribution("--ttft-ms", user.ttft_ms, run.ttft_ms, 0.0, 3.6e6)
             .or(profile.map(|profile| profile.ttft_ms)),
-        itl_ms: spread("--itl-ms", user.itl_ms, run.itl_ms, 0.0, 3.6e6)
+        itl_ms: distribution("--itl-ms", user.itl_ms, run.itl_ms, 0.0, 3.6e6)
             .or(profile.map(|profile| profile.itl_ms)),
         queries: match (queries, user.queries) {
             (_, Some(own)) => Some(check.count("queries", Some(own), 1, 1, super::MAX_QUERIES) as u32),

@@ -1,7 +1,7 @@
 //! Layers over each other, and what a file may not say.
 
 use super::*;
-use plan::schedule::Spread;
+use plan::schedule::Distribution;
 use settings::dotenv::Entry;
 
 fn variables(variables: &[(&str, &str)]) -> Variables {
@@ -37,7 +37,7 @@ fn a_flag_outranks_the_file_and_the_file_outranks_dotenv() {
     let args = resolved(&["--queries", "3", "--clients", "30"], file, &dotenv).unwrap();
     assert_eq!((args.clients, args.queries, args.seed), (Some(30), Some(3), Some(5)));
     assert_eq!((args.name.as_deref(), args.quiet, args.burst), (Some("mine"), true, true));
-    assert_eq!(args.think_time, Some(Spread::Exponential(2.0)));
+    assert_eq!(args.think_time, Some(Distribution::Exponential(2.0)));
     assert_eq!((args.thresholds.len(), args.agent), (1, None));
     assert_eq!(resolved(&[], "clients = 20", &dotenv).unwrap().clients, Some(20));
     assert_eq!(resolved(&[], "", &dotenv).unwrap().clients, Some(7));
@@ -47,7 +47,7 @@ fn a_flag_outranks_the_file_and_the_file_outranks_dotenv() {
 fn a_flag_counts_for_every_kind_of_user() {
     let file = "[[user]]\nname = \"a\"\ntokens = 5\nthink_time = 2.5\n[[user]]\nname = \"b\"\nweight = 2\ntokens = \"1..9\"";
     let args = resolved(&["--tokens", "40"], file, &[]).unwrap();
-    assert_eq!(args.tokens, Some(Spread::Fixed(40.0)));
+    assert_eq!(args.tokens, Some(Distribution::Fixed(40.0)));
     assert!(args.user.iter().all(|user| user.tokens.is_none()) && args.user[0].think_time.is_some());
 }
 

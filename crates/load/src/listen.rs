@@ -167,7 +167,7 @@ impl Session {
         let from = match silence {
             Some(silence) => at.checked_sub(silence),
             // Who comes late hears nothing before, and that is nobody's fault.
-            None if self.habits.is_late() => None,
+            None if self.habits.connects_late() => None,
             None => {
                 let answer = self.current.as_ref().and_then(|query| query.answer.as_ref());
                 let ideal = answer.and_then(|answer| millis(answer.ideal_ttft_ms)).unwrap_or_default();

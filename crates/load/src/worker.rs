@@ -308,7 +308,7 @@ async fn drive(worker: Rc<Worker>, number: usize, workers: usize) {
     let schedule = Arc::clone(&worker.plan.schedule);
     let mut sessions = JoinSet::new();
     for index in schedule.share(number, workers) {
-        let visit = schedule.visit(index);
+        let visit = schedule.session(index);
         let scheduled = worker.epoch + visit.start;
         if !is_time(&worker, scheduled).await {
             worker.never_started(worker.never_came());

@@ -91,7 +91,7 @@ impl FaultRecord {
     fn healed(&self) -> Option<Moment> {
         let action = self.spec.rsplit(':').next()?;
         let (name, span) = action.split_once('=')?;
-        let lasts = matches!(name, "pause" | "half-open").then(|| settings::span::parse(span))??;
+        let lasts = matches!(name, "pause" | "half-open").then(|| settings::duration::parse(span))??;
         Some(self.ended?.saturating_add(lasts))
     }
 

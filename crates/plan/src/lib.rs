@@ -1,8 +1,8 @@
 //! What a run will do, as pure values: how much load, where it goes, when sessions come and when queries are due.
 //! A plan is a function of the configuration and the seed. Nothing here opens a socket or reads a clock.
 
+pub mod behaviour;
 mod estimate;
-pub mod habits;
 pub mod schedule;
 mod stop;
 mod target;
@@ -12,7 +12,7 @@ mod workload;
 pub use estimate::Estimate;
 pub use stop::Stop;
 pub use target::{Reconnect, Target};
-pub use workload::{Behaviour, Load, PlannedFault, PlannedFaults, Stall, Who};
+pub use workload::{Behaviour, Load, PlannedFault, PlannedFaults, ReadingPause, Selection};
 
 use schedule::Schedule;
 use std::sync::Arc;

@@ -28,13 +28,13 @@ pub struct Target {
     pub agent: String,
     /// Headers of every call and upgrade. They replace the client's own headers of the same name.
     pub headers: HeaderMap,
-    /// Replaces the session's own token.
+    /// The bearer token of every socket. `None`: the token that the session's creation returned.
     pub token: Option<Secret>,
     /// Every value above that no output may contain.
     pub secrets: Secrets,
     /// Certificates to trust besides the public ones.
     pub ca_file: Option<PathBuf>,
-    /// Connections in the shared HTTP pool, at most.
+    /// Upper limit of connections in the shared HTTP pool.
     pub http_connections: usize,
     /// Local addresses that sockets are opened from, in turn. If empty, the system chooses.
     pub local_ips: Vec<IpAddr>,

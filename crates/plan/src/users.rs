@@ -1,109 +1,109 @@
-//! What the users of a run are like: their kinds and weights, their think times, what they ask for.
-//! Every draw comes from the run's seed and the session's number; it knows no clock and no socket.
+//! The users of a run: their kinds and weights, their think times, and what they ask for.
+//! All draws depend only on the run's seed and the session's index. Nothing here reads a clock.
 
-use crate::schedule::Spread;
+use crate::schedule::Distribution;
 use protocol::RunRequest;
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Nobody waits longer for one delay of a query.
+/// Upper limit in milliseconds of each delay that a query asks for: one hour.
 const LONGEST_DELAY_MS: f64 = 3_600_000.0;
-/// Nobody thinks longer.
-const LONGEST_THOUGHT: f64 = 24.0 * 3600.0;
-/// The most that a query asks for.
+/// Upper limit in seconds of a think time: one day.
+const LONGEST_THINK_TIME: f64 = 24.0 * 3600.0;
+/// Upper limit of the tokens that a query asks for.
 const MOST_TOKENS: f64 = 1_000_000.0;
 
-/// A kind of users, as a scenario file's `[[user]]` says it. What is absent is as for the run.
+/// A kind of users as `[[user]]` in a scenario file describes it. Absent fields take the run's values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UserKind {
-    /// For tables.
+    /// The name shown in tables.
     pub name: String,
-    /// Its share of the sessions, beside the other kinds' weights [default: 1].
+    /// Share of the sessions relative to the other kinds' weights, 0.001 to 1000000 [default: 1].
     pub weight: Option<f64>,
-    /// Seconds between a query's end and the next.
-    pub think_time: Option<Spread>,
-    /// Queries of a session.
+    /// Seconds between the end of a query and the start of the next one, 0 to 86400.
+    pub think_time: Option<Distribution>,
+    /// Queries per session.
     pub queries: Option<i64>,
-    /// Tokens of an answer.
-    pub tokens: Option<Spread>,
-    /// Before an answer's first token.
-    pub ttft_ms: Option<Spread>,
-    /// After each token.
-    pub itl_ms: Option<Spread>,
-    /// The timing of answers, by name.
+    /// Tokens per answer, 1 to 1000000.
+    pub tokens: Option<Distribution>,
+    /// Milliseconds before the first token of an answer, 0 to 3600000.
+    pub ttft_ms: Option<Distribution>,
+    /// Milliseconds after each token, 0 to 3600000.
+    pub itl_ms: Option<Distribution>,
+    /// The name of a [`Profile`] that sets `ttft_ms` and `itl_ms`.
     pub profile: Option<String>,
 }
 
-/// A timing of answers. The shapes are made up, in orders of magnitude that streaming services show: log-normal, a long
-/// tail before the first token. They are nobody's measurements.
+/// A named timing of answers. The figures are invented, not measured: log-normal distributions with a long tail before the
+/// first token, of the order of magnitude that streaming services show.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Profile {
-    /// What a scenario calls it.
+    /// The name that selects the profile.
     pub name: &'static str,
-    /// Before the first token.
-    pub ttft_ms: Spread,
-    /// After each token.
-    pub itl_ms: Spread,
+    /// Milliseconds before the first token.
+    pub ttft_ms: Distribution,
+    /// Milliseconds after each token.
+    pub itl_ms: Distribution,
 }
 
-/// All profiles.
+/// All profiles, from fast to slow.
 pub const PROFILES: [Profile; 4] = [
     Profile {
         name: "fast-small",
-        ttft_ms: Spread::LogNormal(180.0, 0.35),
-        itl_ms: Spread::LogNormal(8.0, 0.2),
+        ttft_ms: Distribution::LogNormal(180.0, 0.35),
+        itl_ms: Distribution::LogNormal(8.0, 0.2),
     },
     Profile {
         name: "balanced-medium",
-        ttft_ms: Spread::LogNormal(400.0, 0.45),
-        itl_ms: Spread::LogNormal(18.0, 0.25),
+        ttft_ms: Distribution::LogNormal(400.0, 0.45),
+        itl_ms: Distribution::LogNormal(18.0, 0.25),
     },
     Profile {
         name: "slow-large",
-        ttft_ms: Spread::LogNormal(900.0, 0.5),
-        itl_ms: Spread::LogNormal(40.0, 0.3),
+        ttft_ms: Distribution::LogNormal(900.0, 0.5),
+        itl_ms: Distribution::LogNormal(40.0, 0.3),
     },
     Profile {
         name: "reasoning",
-        ttft_ms: Spread::LogNormal(6000.0, 0.7),
-        itl_ms: Spread::LogNormal(25.0, 0.3),
+        ttft_ms: Distribution::LogNormal(6000.0, 0.7),
+        itl_ms: Distribution::LogNormal(25.0, 0.3),
     },
 ];
 
-/// One kind, validated.
+/// A kind of users with validated values.
 #[derive(Clone, Debug)]
 pub struct Kind {
-    /// For tables.
+    /// The name shown in tables.
     pub name: String,
-    /// Above 0.
+    /// Share of the sessions relative to the other kinds' weights. Above 0.
     pub weight: f64,
-    /// Seconds.
-    pub think_time: Spread,
-    /// A session's; `None`: until it has to go.
+    /// Seconds between the end of a query and the start of the next one.
+    pub think_time: Distribution,
+    /// Queries per session. `None`: as many as fit until the session's end.
     pub queries: Option<u32>,
-    /// `None`: the server's own choice.
-    pub tokens: Option<Spread>,
-    /// `None`: the server's own choice.
-    pub ttft_ms: Option<Spread>,
-    /// `None`: the server's own choice.
-    pub itl_ms: Option<Spread>,
+    /// Tokens per answer. `None`: the server chooses.
+    pub tokens: Option<Distribution>,
+    /// Milliseconds before the first token. `None`: the server chooses.
+    pub ttft_ms: Option<Distribution>,
+    /// Milliseconds after each token. `None`: the server chooses.
+    pub itl_ms: Option<Distribution>,
 }
 
-/// Everybody, never empty.
+/// All users of a run.
 #[derive(Clone, Debug)]
 pub struct Users {
-    /// The kinds.
+    /// The kinds of users, at least one.
     pub kinds: Vec<Kind>,
-    /// What they ask; the query's number alone where empty.
+    /// The texts that queries are drawn from. If empty, the text names the query's number.
     pub prompts: Vec<String>,
-    /// Of all draws.
+    /// Seed of all draws.
     pub seed: u64,
 }
 
 impl Users {
-    /// The user of session `index`.
+    /// Draws the user of session `index`. Equal seeds and indices give equal users.
     #[must_use]
     pub fn user(&self, index: u64) -> User {
         let mut random =
@@ -118,7 +118,7 @@ impl Users {
     }
 }
 
-/// One session's user.
+/// The user of one session. Draws what the session sends next.
 #[derive(Debug)]
 pub struct User {
     kind: usize,
@@ -126,24 +126,25 @@ pub struct User {
 }
 
 impl User {
-    /// Its kind.
+    /// Returns the user's kind.
     #[must_use]
     pub fn kind<'a>(&self, users: &'a Users) -> &'a Kind {
         &users.kinds[self.kind]
     }
 
-    /// How long it thinks before its next query.
-    pub fn thought(&mut self, users: &Users) -> Duration {
+    /// Draws the time between the end of a query and the start of the next one.
+    pub fn think_time(&mut self, users: &Users) -> Duration {
         let seconds = self.kind(users).think_time.draw(&mut self.random);
-        Duration::try_from_secs_f64(seconds.min(LONGEST_THOUGHT)).unwrap_or_default()
+        Duration::try_from_secs_f64(seconds.min(LONGEST_THINK_TIME)).unwrap_or_default()
     }
 
-    /// What it asks for in its query `num`, with so many `tokens` where a trace says so.
+    /// Draws the body of the `/run` call for query `num` (from 1). `tokens`, which a trace may state, replaces the drawn length.
     pub fn request(&mut self, users: &Users, num: u32, id: String, tokens: Option<u32>) -> RunRequest {
         let kind = self.kind(users);
         let random = &mut self.random;
-        let delay =
-            |spread: Option<Spread>, random: &mut SmallRng| Some(spread?.draw(random).min(LONGEST_DELAY_MS));
+        let delay = |spread: Option<Distribution>, random: &mut SmallRng| {
+            Some(spread?.draw(random).min(LONGEST_DELAY_MS))
+        };
         let drawn = kind.tokens.map(|spread| spread.draw(random).round().clamp(1.0, MOST_TOKENS) as u32);
         let query = match users.prompts.as_slice() {
             [] => format!("load test query {num}"),
@@ -159,7 +160,7 @@ impl User {
     }
 }
 
-/// A seed of its own for each purpose.
+/// Returns the seed for the draws of arrival times. It differs from the run's seed, so that arrivals and users are independent.
 #[must_use]
 pub fn seed_for_arrivals(seed: u64) -> u64 {
     SmallRng::seed_from_u64(seed).next_u64()
@@ -173,11 +174,11 @@ mod tests {
         let kind = |&weight: &f64| Kind {
             name: String::new(),
             weight,
-            think_time: Spread::Exponential(2.0),
+            think_time: Distribution::Exponential(2.0),
             queries: None,
-            tokens: Some(Spread::Uniform(1.0, 9.0)),
+            tokens: Some(Distribution::Uniform(1.0, 9.0)),
             ttft_ms: None,
-            itl_ms: Some(Spread::LogNormal(20.0, 0.3)),
+            itl_ms: Some(Distribution::LogNormal(20.0, 0.3)),
         };
         Users { kinds: weights.iter().map(kind).collect(), prompts: Vec::new(), seed: 7 }
     }
@@ -190,14 +191,14 @@ mod tests {
         let draws = |index| {
             let mut user = users.user(index);
             let request = user.request(&users, 1, "id".into(), None);
-            (user.thought(&users), request.tokens, request.itl_ms)
+            (user.think_time(&users), request.tokens, request.itl_ms)
         };
         assert_eq!(draws(4), draws(4));
         assert_ne!(draws(4), draws(5));
     }
 
     #[test]
-    fn a_trace_says_the_length_and_prompts_are_drawn() {
+    fn the_length_from_a_trace_wins_and_prompts_are_drawn() {
         let mut users = users(&[1.0]);
         users.prompts = vec!["why?".into()];
         let request = users.user(0).request(&users, 1, "id".into(), Some(77));

@@ -31,39 +31,39 @@ pub struct Behaviour {
     /// Share of the open sockets that are cut per second, 0 to 10.
     pub drop_rate: f64,
     /// Some sessions pause reading once.
-    pub stall: Option<Stall>,
+    pub pause: Option<ReadingPause>,
     /// Sessions open their socket this long after they sent the query: shortest and longest delay.
     pub late_connect: Option<(Duration, Duration)>,
     /// Reconnects name the last position that arrived.
     pub resume: bool,
 }
 
-/// Some sessions pause reading once.
+/// A pause in reading that some sessions make once.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stall {
-    /// Which sessions.
-    pub who: Who,
-    /// For how long.
-    pub time: Duration,
+pub struct ReadingPause {
+    /// The sessions that pause.
+    pub sessions: Selection,
+    /// The length of the pause.
+    pub duration: Duration,
 }
 
 /// A part of the sessions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Who {
+pub enum Selection {
     /// A share of all sessions, 0 to 1.
     Share(f64),
     /// A number of sessions.
     Number(u64),
 }
 
-impl Stall {
+impl ReadingPause {
     /// Returns how many of `clients` sessions pause.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
-    pub fn sessions(&self, clients: u64) -> u64 {
-        match self.who {
-            Who::Share(share) => (share * clients as f64).round() as u64,
-            Who::Number(number) => number.min(clients),
+    pub fn count(&self, clients: u64) -> u64 {
+        match self.sessions {
+            Selection::Share(share) => (share * clients as f64).round() as u64,
+            Selection::Number(number) => number.min(clients),
         }
     }
 }

@@ -1,28 +1,24 @@
-//! A target's address: its URL, the credentials that were in it, and a form of it that can be shown.
-//! Opens no connection.
+//! The address of a target: its URL, the credentials from that URL, and a redacted form for messages.
 
-use crate::secret::Secrets;
+use crate::secret::{REDACTED, Secrets};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use std::fmt;
 use url::Url;
 
-/// What is shown in place of a secret.
-pub const REDACTED: &str = "redacted";
-
-/// Where calls or sockets go.
+/// The address that HTTP calls or sockets go to.
 #[derive(Clone)]
 pub struct Address {
-    /// Without user, password and fragment.
+    /// The URL without user, password and fragment.
     url: Url,
-    /// `Basic …`, made of the URL's user and password.
+    /// The value `Basic …`, made from the URL's user and password.
     authorization: Option<HeaderValue>,
     secrets: Secrets,
 }
 
 impl Address {
-    /// Takes the credentials out of `url`.
+    /// Creates an address from `url` and moves the credentials out of the URL.
     #[must_use]
     pub fn new(mut url: Url) -> Self {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
@@ -43,50 +39,50 @@ impl Address {
             secrets.add(&value);
         }
         url.query().into_iter().flat_map(query_values).for_each(|value| secrets.add(value));
-        // Neither fails: the schemes of our targets have a host.
+        // Both calls fail only for URLs without a host; the schemes of our targets have one.
         let _ = (url.set_username(""), url.set_password(None));
         url.set_fragment(None);
         Self { url, authorization, secrets }
     }
 
-    /// The URL without credentials. Its query may hold a secret: show the address itself instead.
+    /// Returns the URL without credentials. Its query may hold a secret: print the address instead of this URL.
     #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The `Authorization` header that the URL's user and password make.
+    /// Returns the `Authorization` header made from the URL's user and password.
     #[must_use]
     pub const fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
     }
 
-    /// The texts of the URL that must not be shown.
+    /// Returns the secrets of the URL, which no output may contain.
     #[must_use]
     pub const fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
-    /// The host, and the port where the URL names one.
+    /// Returns the host, followed by the port if the URL names one.
     #[must_use]
     pub fn authority(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();
         self.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// The scheme, the authority and the path, without a slash at the end: what messages name.
+    /// Returns scheme, authority and path without a slash at the end, for messages.
     #[must_use]
     pub fn base(&self) -> String {
         format!("{}://{}{}", self.url.scheme(), self.authority(), self.prefix())
     }
 
-    /// The path before every path.
+    /// Returns the URL's path, which precedes the path of each call, without a slash at the end.
     #[must_use]
     pub fn prefix(&self) -> &str {
         self.url.path().trim_end_matches('/')
     }
 
-    /// The path and query of `path`, which may have a query of its own, below this address.
+    /// Returns the path and query of a call to `path` below this address. `path` may include a query.
     #[must_use]
     pub fn join(&self, path: &str) -> String {
         let mut joined = format!("{}{path}", self.prefix());
@@ -98,7 +94,7 @@ impl Address {
     }
 }
 
-/// The URL with its credentials and the values of its query redacted.
+/// Shows the URL with the credentials and all query values redacted.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let credentials = if self.authorization.is_some() { format!("{REDACTED}@") } else { String::new() };
@@ -116,11 +112,12 @@ impl fmt::Debug for Address {
     }
 }
 
+/// Returns the values of a query as they are encoded in it.
 fn query_values(query: &str) -> impl Iterator<Item = &str> {
     query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value))
 }
 
-/// A query with every value redacted, but placeholders as `{token}`.
+/// Returns a query with every value redacted, except placeholders such as `{token}`.
 pub fn redacted_query(query: &str) -> String {
     let pair = |pair: &str| match pair.split_once('=') {
         Some((_, value)) if is_placeholder(value) => pair.to_owned(),
@@ -135,13 +132,13 @@ fn is_placeholder(text: &str) -> bool {
     text.starts_with('{') && text.ends_with('}')
 }
 
-/// A text that was to be a URL, without what could be a secret in it.
+/// Returns a text that should have been a URL, with every part redacted that may be a secret.
 pub fn redacted_text(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
     let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
     let rest = match (rest.rsplit_once('@'), rest.rsplit_once(':')) {
         (Some((_, host)), _) => format!("{REDACTED}@{host}"),
-        // A port, or a password that was cut off at a comma.
+        // Behind a colon that no port follows there may be a password that was cut off at a comma.
         (None, Some((host, port))) if !port.bytes().all(|byte| byte.is_ascii_digit()) => {
             format!("{host}:{REDACTED}")
         }
@@ -152,7 +149,7 @@ pub fn redacted_text(text: &str) -> String {
     format!("{scheme}{separator}{rest}{query}")
 }
 
-/// Puts `theirs` into `headers`, in place of all of the same name.
+/// Adds `theirs` to `headers`. Existing headers of the same names are removed first.
 pub fn replace_headers(headers: &mut HeaderMap, theirs: &HeaderMap) {
     for name in theirs.keys() {
         headers.remove(name);
@@ -194,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn a_user_alone_is_sent_and_hidden_as_well() {
+    fn a_user_without_a_password_is_sent_and_hidden() {
         let target = address("https://api-key@host.test");
         assert_eq!(target.authorization().unwrap(), "Basic YXBpLWtleTo=");
         assert_eq!(target.to_string(), "https://redacted@host.test/");
     }
 
     #[test]
-    fn what_is_no_url_is_redacted_too() {
+    fn an_invalid_url_is_redacted() {
         assert_eq!(redacted_text("ftp://me:hush@x/y?key=hush"), "ftp://redacted@x/y?redacted");
         assert_eq!(redacted_text("me:hush@x"), "redacted@x");
         assert_eq!(redacted_text("ws://me:hush"), "ws://me:redacted");
@@ -210,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_of_a_query_are_no_secrets() {
+    fn placeholders_of_a_query_are_not_secrets() {
         assert_eq!(
             redacted_query("token={token}&key=hush&{session}"),
             "token={token}&key=redacted&{session}"
@@ -238,8 +235,8 @@ mod tests {
             url.query_pairs_mut().append_pair("k", &key);
             let target = Address::new(url);
             prop_assert_eq!(target.to_string(), "http://redacted@host.test/?k=redacted");
-            let told = target.secrets().hide(&password);
-            prop_assert!(!told.contains(&password) || REDACTED.contains(&password), "{}", told);
+            let message = target.secrets().hide(&password);
+            prop_assert!(!message.contains(&password) || REDACTED.contains(&password), "{}", message);
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Cells of CSV files, written so that no spreadsheet takes a foreign text for a formula, and read as other programs leave them.
-//! Every CSV file of a run is written through [`CellWriter`], and every one that is read back goes through [`open`].
+//! Reads and writes CSV cells. Written cells cannot become formulas in a spreadsheet; read ones may come from other programs.
+//! Every CSV file of a run is written through [`CellWriter`] and read through [`open`].
 
 use std::{
     borrow::Cow,
     io::{self, BufRead, BufReader, Read, Write},
 };
 
-/// A spreadsheet takes a cell that begins with one of these for a formula.
+/// A spreadsheet evaluates a cell that starts with one of these characters as a formula.
 const FORMULA: [char; 4] = ['=', '+', '-', '@'];
-/// What may lie between two cells; where two are equally frequent in the header, the first one counts.
+/// The possible separators of cells. If two are equally frequent in the header, the first one wins.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
 /// Writes rows whose cells cannot become formulas.
@@ -16,12 +16,12 @@ const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 pub struct CellWriter<W: Write>(csv::Writer<W>);
 
 impl<W: Write> CellWriter<W> {
-    /// Writes to `out`.
+    /// Creates a writer to `out`.
     pub fn new(out: W) -> Self {
         Self(csv::Writer::from_writer(out))
     }
 
-    /// Writes one row. A cell that a spreadsheet would take for a formula gets an apostrophe in front.
+    /// Writes one row. A cell that a spreadsheet would evaluate as a formula gets a leading apostrophe.
     ///
     /// # Errors
     /// The row cannot be written.
@@ -32,40 +32,41 @@ impl<W: Write> CellWriter<W> {
         self.0.write_record(None::<&[u8]>)
     }
 
-    /// Flushes what is buffered.
+    /// Writes the buffered rows.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The rows cannot be written.
     pub fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
 }
 
-/// The cell with an apostrophe before it if a spreadsheet would take it for a formula. Numbers stay as they are.
+/// Returns the cell, with a leading apostrophe if a spreadsheet would evaluate it as a formula. Numbers are not changed.
 fn neutral(cell: &str) -> Cow<'_, str> {
     if is_formula(cell) { Cow::Owned(format!("'{cell}")) } else { Cow::Borrowed(cell) }
 }
 
-/// The text that [`neutral`] was given.
+/// Returns the text that [`neutral`] was called with.
 pub fn original(cell: &str) -> &str {
     cell.strip_prefix('\'').filter(|rest| is_formula(rest)).unwrap_or(cell)
 }
 
-/// Apostrophes in front count as part of a formula, so that [`original`] removes only the one that was added.
+/// Returns whether a spreadsheet would evaluate the cell. Leading apostrophes are ignored, so that a text with an apostrophe and
+/// a formula gets a second apostrophe, and [`original`] removes only that one.
 fn is_formula(cell: &str) -> bool {
     let blank = |c: char| c.is_whitespace() || c.is_control();
     let first = cell.trim_start_matches('\'').trim_start_matches(blank);
     first.starts_with(FORMULA) && !is_number(cell)
 }
 
-/// Not `-inf` or `+nan`, which spreadsheets do not know.
+/// Returns whether the cell is a number to a spreadsheet. `-inf` and `+nan` are not.
 fn is_number(cell: &str) -> bool {
     let unsigned = cell.strip_prefix(['+', '-']).unwrap_or(cell);
     unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') && cell.parse::<f64>().is_ok()
 }
 
-/// A reader of rows and the separator of their cells. The header decides whether that is a comma, a semicolon or a tab.
-/// Blanks around a cell do not belong to it, rows may be short, and a byte order mark is skipped.
+/// Returns a reader of rows, and the separator: the most frequent of comma, semicolon and tab in the header.
+/// The reader trims blanks around cells, accepts short rows and skips a byte order mark.
 pub fn open<R: Read>(input: R) -> csv::Result<(csv::Reader<BufReader<R>>, u8)> {
     let mut input = BufReader::new(input);
     let start = input.fill_buf()?;
@@ -76,7 +77,7 @@ pub fn open<R: Read>(input: R) -> csv::Result<(csv::Reader<BufReader<R>>, u8)> {
     Ok((builder.from_reader(input), separator))
 }
 
-/// The most frequent separator outside quotes.
+/// Returns the most frequent separator outside quotes.
 pub fn separator(header: &[u8]) -> u8 {
     let (mut quoted, mut counts) = (false, [0usize; SEPARATORS.len()]);
     for byte in header {
@@ -89,7 +90,7 @@ pub fn separator(header: &[u8]) -> u8 {
     SEPARATORS[counts.iter().position(|&count| count == most).unwrap_or_default()]
 }
 
-/// A number as a program or a spreadsheet writes it: where the comma does not separate cells, it may be a decimal comma.
+/// Reads a number. If the separator is not a comma, a comma in the number is a decimal comma.
 pub fn number(cell: &str, separator: u8) -> Option<f64> {
     let plain = || cell.parse().ok();
     if separator == b',' || cell.contains('.') {
@@ -98,9 +99,10 @@ pub fn number(cell: &str, separator: u8) -> Option<f64> {
     plain().or_else(|| cell.replacen(',', ".", 1).parse().ok())
 }
 
-/// A count, also one that went through a table of floating-point numbers: `18` or `18.0`.
+/// Reads a count, `18` or `18.0`: some programs store all numbers as floating-point.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn count(cell: &str, separator: u8) -> Option<u64> {
+    // 2^53: above it, f64 does not represent every integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let whole = |value: &f64| (0.0..=EXACT).contains(value) && value.fract() == 0.0;
     cell.parse().ok().or_else(|| number(cell, separator).filter(whole).map(|value| value as u64))

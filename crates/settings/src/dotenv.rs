@@ -1,19 +1,17 @@
-//! `.env` files by the rules of Docker Compose, which reads the same file: quotes, comments, `export`, `${NAME:-default}`.
-//! Pure: the environment is a function. A line that is not of the form `NAME=value` belongs to somebody else and is skipped;
-//! what is wrong with a value matters only to whoever asks for that variable.
+//! Reads `.env` files by the rules of Docker Compose, which reads the same file: quotes, comments, `export`, `${NAME:-default}`.
+//! Lines that are not of the form `NAME=value` are skipped. An invalid value is an error only if its variable is used.
 
 use std::{collections::BTreeMap, fmt};
 
-/// Expressions in expressions, and no deeper.
+/// Upper limit of the nesting of `${…}` expressions.
 const DEEPEST: usize = 20;
 
-/// What a line assigns to a variable.
+/// The value that a line assigns to a variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The line's number, from 1.
     pub line: usize,
-    /// The value with its variables filled in, or what is wrong with it. The message does not show the value, which may be a
-    /// secret.
+    /// The value with all variables expanded, or the error in it. The error does not show the value, which may be a secret.
     pub value: Result<String, String>,
 }
 
@@ -23,10 +21,10 @@ impl fmt::Display for Entry {
     }
 }
 
-/// The variables of a file by their names. Of two lines with one name, the last one counts.
+/// The variables of a file by name. If two lines assign the same variable, the last one wins.
 pub type Variables = BTreeMap<String, Entry>;
 
-/// Reads the text of a file. `environment` outranks it where a value names another variable.
+/// Reads the text of a file. Where a value refers to a variable, `environment` has precedence over the file.
 #[must_use]
 pub fn parse(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Variables {
     let mut variables = Variables::new();
@@ -41,7 +39,7 @@ pub fn parse(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Variab
                 environment(name).or_else(|| variables.get(name).and_then(|entry| entry.value.clone().ok()))
             };
             let value = match start.chars().next() {
-                // A quoted value may go on for several lines.
+                // A quoted value may have several lines, so that it is searched for in the whole rest of the file.
                 Some(quote @ ('"' | '\'')) => {
                     let from = start.as_ptr() as usize - text.as_ptr() as usize;
                     match quoted(&text[from + 1..], quote) {
@@ -58,7 +56,7 @@ pub fn parse(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Variab
             };
             variables.insert(name.to_owned(), Entry { line: line_number, value });
         } else if let Some(name) = unassigned(line) {
-            let value = Err("there is no `=` behind the name: expected NAME=value".to_owned());
+            let value = Err("there is no `=` after the name: expected NAME=value".to_owned());
             variables.insert(name.to_owned(), Entry { line: line_number, value });
         }
         number += taken;
@@ -66,18 +64,18 @@ pub fn parse(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Variab
     variables
 }
 
-/// The name that a line assigns to, and the line from its value on.
+/// Returns the variable that a line assigns, and the line from the value on.
 fn assignment(line: &str) -> Option<(&str, &str)> {
     let line = line.trim_start();
     let exported = line.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t']));
-    // `export=1` is a variable of that name.
+    // `export=1` assigns a variable named `export`.
     let line = exported.map_or(line, str::trim_start);
     let (name, value) = line.split_once(['=', ':'])?;
     let name = name.trim_end();
     is_name(name).then(|| (name, value.trim_start()))
 }
 
-/// A name in capitals with something behind it that is no value. Whoever knows the name meant it as a variable.
+/// Returns the name of a line `NAME text` without `=`. A name in capitals was meant as a variable, so that this is an error.
 fn unassigned(line: &str) -> Option<&str> {
     let line = line.trim_start();
     let (name, rest) = line.strip_prefix("export ").unwrap_or(line).trim_start().split_once([' ', '\t'])?;
@@ -90,7 +88,7 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
-/// A comment needs a blank before it, so that `a#b` is a value.
+/// Removes a comment. It must follow a blank, so that `a#b` is a value.
 fn without_comment(value: &str) -> &str {
     let comment = value
         .char_indices()
@@ -98,7 +96,7 @@ fn without_comment(value: &str) -> &str {
     value[..comment.map_or(value.len(), |(at, _)| at)].trim_end()
 }
 
-/// What lies before the closing quotation mark, and what lies behind it.
+/// Returns the text before the closing quotation mark and the text after it.
 fn quoted(text: &str, quote: char) -> Option<(&str, &str)> {
     let mut escaped = false;
     let end = text.char_indices().find(|&(_, c)| {
@@ -109,21 +107,21 @@ fn quoted(text: &str, quote: char) -> Option<(&str, &str)> {
     end.map(|(at, _)| (&text[..at], &text[at + 1..]))
 }
 
-/// Behind a quoted value there may be a comment and nothing else.
+/// Checks that nothing but a comment follows a quoted value.
 fn ended(behind: &str) -> Result<(), String> {
     let behind = behind.trim();
     if behind.is_empty() || behind.starts_with('#') {
         return Ok(());
     }
-    Err("there is text behind the closing quotation mark".to_owned())
+    Err("there is text after the closing quotation mark".to_owned())
 }
 
-/// Single quotes leave everything as it is but an escaped single quote.
+/// Evaluates a quoted value. Single quotes keep everything as it is, except an escaped single quote.
 fn unquoted(inner: &str, quote: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     if quote == '\'' { Ok(inner.replace("\\'", "'")) } else { expand_escaped(inner, lookup) }
 }
 
-/// Escapes first: an escaped dollar sign begins no variable.
+/// Replaces escapes, then expands variables. This order keeps an escaped dollar sign from starting a variable.
 fn expand_escaped(inner: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let (mut text, mut chars) = (String::with_capacity(inner.len()), inner.chars());
     while let Some(c) = chars.next() {
@@ -139,8 +137,8 @@ fn expand_escaped(inner: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Resul
     expand(&text, lookup, 0)
 }
 
-/// Fills in `$NAME`, `${NAME}` and the expressions with a default, a replacement or an error. `$$` is a dollar sign, and
-/// a dollar sign before anything else stays.
+/// Expands `$NAME`, `${NAME}` and expressions with a default, a replacement or an error message. `$$` becomes a dollar sign.
+/// A dollar sign before any other character is kept.
 fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>, depth: usize) -> Result<String, String> {
     if depth > DEEPEST {
         return Err(format!("expressions are nested more than {DEEPEST} deep"));
@@ -168,6 +166,7 @@ fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>, depth: usize) -> 
     Ok(out)
 }
 
+/// Returns the length in bytes of the variable name at the start of `text`. 0: there is no name.
 fn name_length(text: &str) -> usize {
     if text.starts_with(|c: char| c.is_ascii_digit()) {
         return 0;
@@ -175,7 +174,7 @@ fn name_length(text: &str) -> usize {
     text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len())
 }
 
-/// Where the brace is that closes an expression, with others inside it passed over.
+/// Returns the index of the brace that closes an expression. Nested expressions are skipped.
 fn closing_brace(text: &str) -> Option<usize> {
     let (mut open, mut before) = (0usize, ' ');
     for (at, c) in text.char_indices() {
@@ -190,7 +189,7 @@ fn closing_brace(text: &str) -> Option<usize> {
     None
 }
 
-/// `NAME`, or `NAME` with `:-`, `-`, `:?`, `?`, `:+` or `+` and a text. With the colon, an empty value counts as none.
+/// Evaluates `NAME`, or `NAME` with `:-`, `-`, `:?`, `?`, `:+` or `+` and a text. With the colon, an empty value counts as unset.
 fn expression(inner: &str, lookup: &dyn Fn(&str) -> Option<String>, depth: usize) -> Result<String, String> {
     let (name, rest) = inner.split_at(name_length(inner));
     let operator = rest.strip_prefix(':').unwrap_or(rest);
@@ -207,7 +206,7 @@ fn expression(inner: &str, lookup: &dyn Fn(&str) -> Option<String>, depth: usize
             format!("the variable {name} has no value: {why}")
         }),
         _ => Err(format!(
-            "an expression on {name} is not understood: expected ${{{name}}}, ${{{name}:-default}}, ${{{name}:?message}} or \
+            "invalid expression on {name}: expected ${{{name}}}, ${{{name}:-default}}, ${{{name}:?message}} or \
              ${{{name}:+replacement}}"
         )),
     }
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_others_are_skipped_and_bad_values_are_numbered() {
+    fn other_lines_are_skipped_and_invalid_values_have_line_numbers() {
         let text = "#!/bin/sh\nset -a\nif [ -f x ]; then\nsome words\n=3\n1A=2\n[section]\nB\n\nA=ok\nE=${D\nF=${D/4/5}\n\
                     G=\"a\"b\nH=${N:?give N}\nI=\"x\ny\"\nJ=${}\n";
         let shown: Vec<_> = read(text)
@@ -295,7 +294,7 @@ mod tests {
         let expected = [
             "A 10: ok",
             "E 11 !`${` has no ",
-            "F 12 !an expressio",
+            "F 12 !invalid expr",
             "G 13 !there is tex",
             "H 14 !the variable",
             "I 15: x\ny",
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quotation_mark_that_is_never_closed_costs_its_own_line_alone() {
+    fn an_unclosed_quotation_mark_affects_only_its_own_line() {
         assert_eq!(read("A 4\n  export B\t4\nsome words\nC \n").keys().collect::<Vec<_>>(), ["A", "B"]);
         assert!(read("A 4")["A"].value.as_ref().unwrap_err().contains("expected NAME=value"));
         let variables = read("C=\"never closed\nD=4\n");

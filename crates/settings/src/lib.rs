@@ -4,5 +4,5 @@
 pub mod address;
 pub mod cells;
 pub mod dotenv;
+pub mod duration;
 pub mod secret;
-pub mod span;

@@ -1,10 +1,12 @@
-//! Texts that must not be printed: a bearer token, and what is taken out of messages.
-//! They hide themselves from `Debug` and have no `Display`.
+//! Secrets: a bearer token, and the texts that must be removed from messages.
+//! `Debug` does not show them, and they do not implement `Display`.
 
-use crate::address::REDACTED;
 use std::fmt;
 
-/// Shorter texts are not looked for in messages: they would be found in words.
+/// The word that replaces a secret.
+pub const REDACTED: &str = "redacted";
+
+/// Minimum length in bytes of a text that is removed from messages. Shorter texts would match parts of ordinary words.
 const SHORTEST: usize = 4;
 
 /// A bearer token, without the word `Bearer` before it.
@@ -12,7 +14,7 @@ const SHORTEST: usize = 4;
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the token; `Bearer ` before it is left out, because the header that carries the token adds it.
+    /// Creates a secret from a token. A leading `Bearer ` is removed, because the header that carries the token adds it.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let text = text.trim();
@@ -22,7 +24,7 @@ impl Secret {
         }
     }
 
-    /// The text itself, for the header that carries it.
+    /// Returns the token, for the header that carries it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -35,12 +37,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Every text that no output may contain, the longest first.
+/// All texts that no output may contain. The longest comes first, so that a secret is replaced before a part of it.
 #[derive(Clone, Default)]
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// Adds a text, unless it is so short that it would be found in words.
+    /// Adds a text, unless it is shorter than 4 bytes.
     pub fn add(&mut self, text: &str) {
         let text = text.trim();
         if text.len() >= SHORTEST && !self.0.iter().any(|known| known == text) {
@@ -49,12 +51,12 @@ impl Secrets {
         }
     }
 
-    /// Adds those of `others`.
+    /// Adds all texts of `others`.
     pub fn extend(&mut self, others: &Self) {
         others.0.iter().for_each(|text| self.add(text));
     }
 
-    /// `text` without any of them. A server may repeat in its answer what it was sent.
+    /// Returns `text` with every secret replaced by `redacted`. Needed for a server's messages, which may repeat what it was sent.
     #[must_use]
     pub fn hide(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED))

@@ -52,7 +52,7 @@ pub(super) async fn due(planned: &mut Option<Planned>) -> Errand {
 impl Session {
     /// The query was accepted: what the session will do in it.
     pub(super) fn plan_errand(&mut self, sent: Instant, deadline: &mut Deadline) {
-        self.errand = match self.habits.lateness() {
+        self.errand = match self.habits.next_connect_delay() {
             Some(lateness) => {
                 deadline.extend(lateness);
                 Some(Planned::at(Instant::now() + lateness, Errand::Connect))
@@ -65,7 +65,7 @@ impl Session {
         let query = self.current.as_ref()?;
         let pause = self.habits.pause().filter(|pause| pause.query == query.num)?;
         let ideal = query.answer.as_ref().and_then(|answer| millis(answer.ideal_e2el_ms));
-        Some(Planned::at(from + pause.after(ideal), Errand::Pause(pause.length)))
+        Some(Planned::at(from + pause.after(ideal), Errand::Pause(pause.duration)))
     }
 
     /// The moment has come.

@@ -22,7 +22,7 @@ use measure::{
     live::Shard,
     record::{Failure, LossCause, QueryRecord, Reconnect, SessionRecord},
 };
-use plan::{habits::Habits, users::User};
+use plan::{behaviour::SessionBehaviour, users::User};
 use protocol::{Position, SessionId};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use settings::secret::Secret;
@@ -87,7 +87,7 @@ pub(crate) struct Session {
     pub(crate) announced_gap_positions: u64,
     /// Events that were allowed to come again, and did.
     pub(crate) events_replayed: u64,
-    pub(crate) habits: Habits,
+    pub(crate) habits: SessionBehaviour,
     pub(crate) close_codes: Vec<u16>,
     /// Sockets lost in a row without an event between.
     pub(crate) losses_in_a_row: u32,
@@ -149,7 +149,7 @@ impl Session {
             defects: Defects::default(),
             announced_gap_positions: 0,
             events_replayed: 0,
-            habits: Habits::of(&worker.plan.behaviour, &worker.plan.load, index),
+            habits: SessionBehaviour::draw(&worker.plan.behaviour, &worker.plan.load, index),
             close_codes: Vec::new(),
             losses_in_a_row: 0,
             closing: false,
@@ -210,7 +210,7 @@ impl Session {
         let created = created.value;
         self.id = Some(created.session_id);
         let mut link = Box::new(self.link(created.session_id, created.token()));
-        if self.habits.is_late() {
+        if self.habits.connects_late() {
             self.downtime.begin(Instant::now());
         } else {
             let backoff = self.backoff();
@@ -240,14 +240,14 @@ impl Session {
             buffers: Rc::clone(&self.worker.buffers),
         };
         let plan = &self.worker.plan;
-        let mut habits = Habits::of(&plan.behaviour, &plan.load, self.index);
+        let mut habits = SessionBehaviour::draw(&plan.behaviour, &plan.load, self.index);
         let cuts = (plan.behaviour.drop_rate > 0.0).then(|| Cuts::new(move || habits.next_cut()));
         Link::new(opener, plan.reconnect.ping_timeout, cuts)
     }
 
     /// A query can be sent: its tokens have a socket to come through, or will have one.
     fn is_ready(&self) -> bool {
-        self.habits.is_late() || self.link.as_deref().is_some_and(Link::is_up)
+        self.habits.connects_late() || self.link.as_deref().is_some_and(Link::is_up)
     }
 
     pub(crate) fn fail(&mut self, mut failure: Failure) {

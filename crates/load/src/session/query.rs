@@ -32,7 +32,7 @@ impl Session {
     pub(super) async fn query(&mut self, num: u32, turn: Turn) {
         self.settle_current();
         let mut query = Query::new(num, uuid::Uuid::new_v4().to_string(), turn.due, self.last.generation);
-        query.waits_for_socket = !self.habits.is_late();
+        query.waits_for_socket = !self.habits.connects_late();
         let id = query.id.clone();
         self.current = Some(query);
         self.queries_begun = num;

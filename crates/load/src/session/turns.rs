@@ -20,7 +20,7 @@ impl Session {
             if self.over {
                 break;
             }
-            due = Instant::now() + self.user.thought(&users);
+            due = Instant::now() + self.user.think_time(&users);
         }
     }
 
@@ -55,7 +55,7 @@ impl Session {
     }
 
     async fn after_query(&mut self) {
-        if self.habits.is_late() {
+        if self.habits.connects_late() {
             Box::pin(self.leave()).await;
         }
     }
@@ -70,7 +70,7 @@ impl Session {
         let is_running = self.current.as_ref().is_some_and(|query| query.progress() != Progress::Finished);
         let was_last = self.worker.pool.is_none()
             && self.queries_planned().is_some_and(|planned| self.queries_begun >= planned);
-        is_running || !(was_last || self.habits.is_late())
+        is_running || !(was_last || self.habits.connects_late())
     }
 
     /// When the first query is due: now, or at the burst's instant.

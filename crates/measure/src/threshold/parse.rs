@@ -3,7 +3,7 @@
 
 use super::{Comparison, Figure, Over, RUN_NAMES, STRETCH_NAMES, Statistic, Threshold, names::SHARES};
 use crate::{Metric, Quantity, Question};
-use settings::span;
+use settings::duration;
 use std::{str::FromStr, time::Duration};
 
 /// The longest window: its seconds are held in memory, some 200 KiB each.
@@ -189,7 +189,7 @@ impl<'a> Subject<'a> {
             (Some(label), _) if label != "steady" => {
                 Err(format!("there is no stretch `{{{label}}}` of a run; there is {{steady}}"))
             }
-            (None, Some(window)) => span::parse(window)
+            (None, Some(window)) => duration::parse(window)
                 .filter(|length| length.subsec_nanos() == 0 && !length.is_zero() && *length <= LONGEST_WINDOW)
                 .map(Over::Window)
                 .ok_or_else(|| {

@@ -1,41 +1,42 @@
-//! When sessions or queries arrive in an open model: moments drawn from a rate, whatever the system does.
-//! It knows no clock; a process and a seed make the same moments on every machine.
+//! Arrival times of sessions or queries in an open model. They are drawn before the run and do not depend on the system.
+//! The same process and seed give the same times on every machine.
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rand_distr::{Distribution as _, Exp, Gamma};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr, time::Duration};
 
-/// How the times between two arrivals vary around their mean.
+/// The arrival process: how the times between two arrivals vary around their mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Process {
-    /// All the same.
+    /// All times are equal.
     #[default]
     Constant,
-    /// Exponential: nobody knows of anybody else.
+    /// Exponential times: arrivals are independent of each other.
     Poisson,
-    /// Gamma, with this coefficient of variation: above 1 in bursts, below 1 evener than Poisson.
+    /// Gamma-distributed times with this coefficient of variation, 0.05 to 10. Above 1 arrivals come in bursts, below 1 they
+    /// are more regular than Poisson arrivals.
     Gamma(f64),
 }
 
-/// A text that is no process.
+/// A text that names no arrival process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no arrival process: give constant, poisson or gamma:CV with a CV from 0.05 to 10, as gamma:2"
+    "invalid arrival process `{0}`: expected constant, poisson or gamma:CV with CV from 0.05 to 10, for example gamma:2"
 )]
-pub struct NoProcess(String);
+pub struct InvalidProcess(String);
 
 impl FromStr for Process {
-    type Err = NoProcess;
+    type Err = InvalidProcess;
 
-    fn from_str(text: &str) -> Result<Self, NoProcess> {
+    fn from_str(text: &str) -> Result<Self, InvalidProcess> {
         let variation = |text: &str| text.parse().ok().filter(|cv| (0.05..=10.0).contains(cv));
         match text.trim() {
             "constant" => Some(Self::Constant),
             "poisson" => Some(Self::Poisson),
             other => other.strip_prefix("gamma:").and_then(variation).map(Self::Gamma),
         }
-        .ok_or_else(|| NoProcess(text.to_owned()))
+        .ok_or_else(|| InvalidProcess(text.to_owned()))
     }
 }
 
@@ -62,7 +63,7 @@ impl<'de> Deserialize<'de> for Process {
 }
 
 impl Process {
-    /// The moments within `duration`, `rate` a second on average, at most `most` of them.
+    /// Draws the arrival times within `duration`, `rate` per second on average and at most `most`. They are sorted.
     #[must_use]
     pub fn moments(&self, rate: f64, duration: Duration, seed: u64, most: usize) -> Vec<Duration> {
         let mut random = SmallRng::seed_from_u64(seed);
@@ -73,14 +74,14 @@ impl Process {
             _ => gap(&mut random),
         };
         while moments.len() < most {
-            // A moment is what it is once it was rounded.
+            // Compared after rounding to nanoseconds: the list must not hold a time that equals `duration`.
             let moment = Duration::try_from_secs_f64(at).unwrap_or(Duration::MAX);
             if moment >= duration {
                 break;
             }
             moments.push(moment);
             at = match self {
-                // A product, not a sum: a million small errors add up.
+                // A quotient, not a running sum: the rounding errors of a million additions would add up.
                 Self::Constant => moments.len() as f64 / rate,
                 _ => at + gap(&mut random),
             };

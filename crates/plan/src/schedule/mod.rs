@@ -1,36 +1,36 @@
-//! When sessions come and go and when queries are due, from a run's start: pure values, made once before the run.
-//! They know no clock and no socket, and nothing that the system does moves them.
+//! When sessions start and end and when queries are due, counted from the run's start.
+//! A schedule is computed once before the run. Nothing that the system under test does can change it.
 
 mod arrivals;
+mod distribution;
 mod ramp;
-mod spread;
 mod stages;
 mod steady;
 pub mod trace;
 
-pub use arrivals::{NoProcess, Process};
-pub use spread::{NoSpread, Spread};
-pub use stages::{NoStages, Stage, Stages};
+pub use arrivals::{InvalidProcess, Process};
+pub use distribution::{Distribution, InvalidDistribution};
+pub use stages::{InvalidStages, Stage, Stages};
 
 use ramp::Ramp;
 use std::time::Duration;
 
-/// What the load follows.
+/// The workload model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Model {
-    /// A number of sessions; each sends its next query when the one before has ended.
+    /// A fixed number of sessions. Each sends its next query after the previous one has ended.
     #[default]
     Closed,
-    /// A number of sessions that changes over time.
+    /// A number of sessions that changes over time. Each sends its next query after the previous one has ended.
     Staged,
-    /// Sessions that arrive at a rate, whatever became of those before.
+    /// Sessions arrive at a rate, whether or not earlier ones have ended.
     OpenSessions,
-    /// Queries that arrive at a rate, over sessions that were connected before.
+    /// Queries arrive at a rate and use sessions that connected earlier.
     OpenQueries,
 }
 
 impl Model {
-    /// Its name in the summary.
+    /// Returns the model's name in the summary.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,63 +41,64 @@ impl Model {
         }
     }
 
-    /// The load does not wait for the system.
+    /// Returns whether the load does not wait for the system under test.
     #[must_use]
     pub const fn is_open(self) -> bool {
         matches!(self, Self::OpenSessions | Self::OpenQueries)
     }
 }
 
-/// A part of the schedule, over which its target changes linearly.
+/// A part of the schedule during which its target changes linearly.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phase {
-    /// What it is called in tables.
+    /// The name shown in tables.
     pub name: String,
-    /// From the start of the run.
+    /// The start, counted from the start of the run.
     pub start: Duration,
-    /// `None`: when the last session has sent its queries.
+    /// The end, counted from the start of the run. `None`: the end of the last session.
     pub end: Option<Duration>,
-    /// The target at its start: sessions present, in open models arrivals a second.
+    /// The target at the start: open sessions, in open models arrivals per second.
     pub from: f64,
-    /// The target at its end.
+    /// The target at the end, in the unit of `from`.
     pub target: f64,
 }
 
-/// A user's presence.
+/// When a session starts and ends, counted from the start of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Visit {
-    /// When it comes.
+pub struct SessionTimes {
+    /// When the session starts.
     pub start: Duration,
-    /// When it has to go, at the end of its query; `None`: when it has sent its queries.
+    /// When the session ends; a query that runs at that time is finished first. `None`: after its last query.
     pub until: Option<Duration>,
-    /// The length that each answer is to have.
+    /// Tokens that each answer should have. `None`: the user's kind decides.
     pub tokens: Option<u32>,
 }
 
-/// A query that is due whatever became of those before.
+/// The arrival of a query or session in an open model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// From the start of the run.
+    /// When it is due, counted from the start of the run.
     pub at: Duration,
-    /// The length that its answer is to have.
+    /// Tokens that the answer should have. `None`: the user's kind decides.
     pub tokens: Option<u32>,
 }
 
+/// The times of all sessions. The even form costs no memory per session.
 #[derive(Clone, Debug)]
-enum Visits {
+enum Sessions {
     Even { ramp: Ramp, sessions: u64, until: Option<Duration> },
-    Listed(Vec<Visit>),
+    Listed(Vec<SessionTimes>),
 }
 
-/// The plan of a run.
+/// When all sessions of a run start and end, and when its queries are due.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     model: Model,
     phases: Vec<Phase>,
-    visits: Visits,
+    sessions: Sessions,
     arrivals: Vec<Arrival>,
     most: u64,
-    /// The phases' targets are not what is scheduled from second to second.
+    /// Arrivals vary within a phase, so that its target does not describe each of its seconds.
     uneven: bool,
 }
 
@@ -108,7 +109,8 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// `sessions` sessions that start evenly over `ramp_up`, and last until they have sent their queries, or until `duration`.
+    /// Returns the schedule of `sessions` sessions that start evenly over `ramp_up`. They end after their last query, or
+    /// `duration` after the start of the run.
     #[must_use]
     pub fn closed(sessions: u64, ramp_up: Duration, duration: Option<Duration>) -> Self {
         let target = sessions as f64;
@@ -123,11 +125,18 @@ impl Schedule {
         if duration.is_none_or(|duration| duration > ramp_end) {
             phases.push(Phase { name: "hold".into(), start: ramp_end, end: duration, from: target, target });
         }
-        let visits = Visits::Even { ramp: Ramp::new(sessions, ramp_up), sessions, until: duration };
-        Self { model: Model::Closed, phases, visits, arrivals: Vec::new(), most: sessions, uneven: false }
+        let times = Sessions::Even { ramp: Ramp::new(sessions, ramp_up), sessions, until: duration };
+        Self {
+            model: Model::Closed,
+            phases,
+            sessions: times,
+            arrivals: Vec::new(),
+            most: sessions,
+            uneven: false,
+        }
     }
 
-    /// Sessions that follow the stages.
+    /// Returns the schedule of sessions whose number follows the stages.
     #[must_use]
     pub fn staged(stages: &Stages) -> Self {
         let (mut start, mut from) = (Duration::ZERO, 0.0);
@@ -138,27 +147,30 @@ impl Schedule {
             phases.push(Phase { name, start, end: Some(end), from, target });
             (start, from) = (end, target);
         }
-        let visits = Visits::Listed(stages.visits());
+        let sessions = Sessions::Listed(stages.sessions());
         Self {
             model: Model::Staged,
             phases,
-            visits,
+            sessions,
             arrivals: Vec::new(),
             most: stages.most(),
             uneven: false,
         }
     }
 
-    /// A session at each of `arrivals`, over `duration`, at most `most` at once.
+    /// Returns the schedule of one session per arrival during `duration`, at most `most` at a time. `uneven`: the arrivals are
+    /// not at a constant rate.
     #[must_use]
     pub fn open_sessions(arrivals: &[Arrival], duration: Duration, most: u64, uneven: bool) -> Self {
-        let visit = |arrival: &Arrival| Visit { start: arrival.at, until: None, tokens: arrival.tokens };
-        let visits = Visits::Listed(arrivals.iter().map(visit).collect());
+        let session =
+            |arrival: &Arrival| SessionTimes { start: arrival.at, until: None, tokens: arrival.tokens };
+        let sessions = Sessions::Listed(arrivals.iter().map(session).collect());
         let phases = vec![arriving(arrivals.len(), Duration::ZERO, duration)];
-        Self { model: Model::OpenSessions, phases, visits, arrivals: Vec::new(), most, uneven }
+        Self { model: Model::OpenSessions, phases, sessions, arrivals: Vec::new(), most, uneven }
     }
 
-    /// A query at each of `arrivals`, counted from the moment at which `sessions` sessions have had `ramp_up` to connect.
+    /// Returns the schedule of one query per arrival, sent over `sessions` sessions. The arrivals count from the end of
+    /// `ramp_up`, within which all sessions connect. `uneven`: the arrivals are not at a constant rate.
     #[must_use]
     pub fn open_queries(
         arrivals: Vec<Arrival>,
@@ -175,66 +187,66 @@ impl Schedule {
             target: 0.0,
         };
         let phases = vec![connect, arriving(arrivals.len(), ramp_up, duration)];
-        // A tenth is kept for the last ones to connect.
-        let visits = Visits::Even { ramp: Ramp::new(sessions, ramp_up.mul_f64(0.9)), sessions, until: None };
+        // The sessions start within the first nine tenths, so that the last ones have time to connect.
+        let times = Sessions::Even { ramp: Ramp::new(sessions, ramp_up.mul_f64(0.9)), sessions, until: None };
         let arrivals =
             arrivals.into_iter().map(|arrival| Arrival { at: arrival.at + ramp_up, ..arrival }).collect();
-        Self { model: Model::OpenQueries, phases, visits, arrivals, most: sessions, uneven }
+        Self { model: Model::OpenQueries, phases, sessions: times, arrivals, most: sessions, uneven }
     }
 
-    /// What the load follows.
+    /// Returns the workload model.
     #[must_use]
     pub const fn model(&self) -> Model {
         self.model
     }
 
-    /// Its parts, in order.
+    /// Returns the phases in order.
     #[must_use]
     pub fn phases(&self) -> &[Phase] {
         &self.phases
     }
 
-    /// How many sessions come.
+    /// Returns the number of sessions.
     #[must_use]
     pub fn sessions(&self) -> u64 {
-        match &self.visits {
-            Visits::Even { sessions, .. } => *sessions,
-            Visits::Listed(visits) => visits.len() as u64,
+        match &self.sessions {
+            Sessions::Even { sessions, .. } => *sessions,
+            Sessions::Listed(sessions) => sessions.len() as u64,
         }
     }
 
-    /// Sessions present at once, at most.
+    /// Returns the upper limit of open sessions at a time.
     #[must_use]
     pub const fn most_concurrent(&self) -> u64 {
         self.most
     }
 
-    /// The presence of session `index`, from 0; a later one never starts before.
+    /// Returns the times of session `index`, from 0. Sessions are sorted by their start.
     #[must_use]
-    pub fn visit(&self, index: u64) -> Visit {
-        match &self.visits {
-            Visits::Even { ramp, until, .. } => {
-                Visit { start: ramp.start(index), until: *until, tokens: None }
+    pub fn session(&self, index: u64) -> SessionTimes {
+        match &self.sessions {
+            Sessions::Even { ramp, until, .. } => {
+                SessionTimes { start: ramp.start(index), until: *until, tokens: None }
             }
-            Visits::Listed(visits) => {
-                let last = Visit { start: Duration::MAX, until: None, tokens: None };
-                usize::try_from(index).ok().and_then(|index| visits.get(index).copied()).unwrap_or(last)
+            Sessions::Listed(sessions) => {
+                let last = SessionTimes { start: Duration::MAX, until: None, tokens: None };
+                usize::try_from(index).ok().and_then(|index| sessions.get(index).copied()).unwrap_or(last)
             }
         }
     }
 
-    /// The sessions of `worker` among `workers`, by index.
+    /// Returns the indices of the sessions that worker `worker` (from 0) of `workers` runs.
     pub fn share(&self, worker: usize, workers: usize) -> impl Iterator<Item = u64> + use<> {
         (worker as u64..self.sessions()).step_by(workers.max(1))
     }
 
-    /// Queries that are due by themselves: of [`Model::OpenQueries`] alone.
+    /// Returns the arrivals of queries. Empty in every model except [`Model::OpenQueries`].
     #[must_use]
     pub fn arrivals(&self) -> &[Arrival] {
         &self.arrivals
     }
 
-    /// What arrives at a rate, in open models.
+    /// Returns the offered load of an open model.
     #[must_use]
     pub fn offered(&self) -> Option<Offered> {
         let count = match self.model {
@@ -246,19 +258,21 @@ impl Schedule {
         Some(Offered { count, start: phase.start, duration: phase.end?.saturating_sub(phase.start) })
     }
 
-    /// When the last phase ends, where the schedule knows it.
+    /// Returns when the last phase ends. `None` if that depends on the system under test.
     #[must_use]
     pub fn end(&self) -> Option<Duration> {
         self.phases.last().and_then(|phase| phase.end)
     }
 
-    /// What is scheduled for second `second` of the run: sessions present at its end, in open models arrivals in it.
+    /// Returns the target for second `second` (from 0) of the run: sessions open at its end, in open models arrivals in it.
     #[must_use]
     pub fn target_in(&self, second: u64) -> f64 {
         let (start, end) = (Duration::from_secs(second), Duration::from_secs(second.saturating_add(1)));
-        match (self.model, &self.visits) {
+        match (self.model, &self.sessions) {
             (Model::OpenQueries, _) => count(&self.arrivals, start, end, |arrival| arrival.at),
-            (Model::OpenSessions, Visits::Listed(visits)) => count(visits, start, end, |visit| visit.start),
+            (Model::OpenSessions, Sessions::Listed(sessions)) => {
+                count(sessions, start, end, |session| session.start)
+            }
             _ => self.target_at(end.saturating_sub(Duration::from_nanos(1))),
         }
     }
@@ -275,39 +289,40 @@ impl Schedule {
         })
     }
 
-    /// The longest time over which at least 95 % of the highest target is scheduled, in whole seconds;
-    /// none under 10 s, or where the schedule does not know its own end.
+    /// Returns the start and end of the longest time during which at least 95 % of the highest target is scheduled, in whole
+    /// seconds. `None` if it is shorter than 10 s, or if its end depends on the system under test.
     #[must_use]
     pub fn steady_window(&self) -> Option<(Duration, Duration)> {
         if self.uneven { None } else { steady::window(&self.phases) }
     }
 }
 
-/// What an open model offers.
+/// The load that an open model offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offered {
-    /// Arrivals.
+    /// Number of arrivals.
     pub count: u64,
-    /// When the first may come.
+    /// Start of the arrivals, counted from the start of the run.
     pub start: Duration,
-    /// Over so long.
+    /// Time from `start` during which arrivals come.
     pub duration: Duration,
 }
 
 impl Offered {
-    /// Arrivals a second.
+    /// Returns the arrivals per second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         if self.duration.is_zero() { 0.0 } else { self.count as f64 / self.duration.as_secs_f64() }
     }
 }
 
-/// How many of `list`, which is sorted, are from `start` to before `end`.
+/// Returns how many elements of the sorted `list` are at or after `start` and before `end`.
 fn count<T>(list: &[T], start: Duration, end: Duration, at: impl Fn(&T) -> Duration) -> f64 {
     let before = |moment| list.partition_point(|one| at(one) < moment);
     (before(end) - before(start)) as f64
 }
 
+/// Returns the phase of `count` arrivals.
 fn arriving(count: usize, start: Duration, duration: Duration) -> Phase {
     let rate = if duration.is_zero() { 0.0 } else { count as f64 / duration.as_secs_f64() };
     Phase { name: "arrivals".into(), start, end: Some(start + duration), from: rate, target: rate }

@@ -1,9 +1,9 @@
-//! When each session starts: plain arithmetic over its index, from the start of the run.
-//! It knows no clock and keeps no state, so a late session never moves the ones behind it.
+//! Start times of sessions in a linear ramp-up, computed from their index.
+//! No state is kept, so that a session that starts late does not delay the following ones.
 
 use std::time::Duration;
 
-/// Starts `sessions` sessions evenly over `ramp_up`.
+/// A ramp-up: sessions that start evenly over a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Ramp {
     sessions: u64,
@@ -11,13 +11,13 @@ pub struct Ramp {
 }
 
 impl Ramp {
-    /// The plan of a run.
+    /// Creates the ramp-up of `sessions` sessions over `ramp_up`.
     #[must_use]
     pub const fn new(sessions: u64, ramp_up: Duration) -> Self {
         Self { sessions, ramp_up }
     }
 
-    /// When session `index` (from 0) starts: `index · ramp_up / sessions`.
+    /// Returns when session `index` (from 0) starts: `index · ramp_up / sessions`.
     #[must_use]
     pub fn start(&self, index: u64) -> Duration {
         let nanos = self.ramp_up.as_nanos() * u128::from(index) / u128::from(self.sessions.max(1));

@@ -1,44 +1,48 @@
-//! Sessions that follow a piecewise linear ramp, `2m:100,3m:300,2m:0`: who comes when, and who has to go when.
-//! Whoever came last goes first, so a long stay stays long; it knows no clock and no session.
+//! A number of sessions that follows stages, `2m:100,3m:300,2m:0`: when each session starts and ends.
+//! The session that started last ends first, so that early sessions last long. Nothing here reads a clock.
 
-use super::Visit;
-use settings::span;
+use super::SessionTimes;
+use settings::duration;
 use std::{str::FromStr, time::Duration};
 
-/// More stages than a person writes.
+/// Upper limit of the number of stages.
 const MOST_STAGES: usize = 1_000;
 
-/// From the target before it, linearly to `target` within `duration`.
+/// A stage: the number of sessions changes linearly from the previous stage's target to `target`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage {
-    /// How long.
+    /// Length of the stage.
     pub duration: Duration,
-    /// Sessions present at its end.
+    /// Open sessions at its end.
     pub target: u64,
 }
 
-/// Stages, one after the other, from nobody present.
+/// Consecutive stages. The first one starts from 0 sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stages(pub Vec<Stage>);
 
-/// A text that is no list of stages.
+/// A text that is not a list of stages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no stage: give TIME:SESSIONS, separated by commas, as 2m:100,5m:100,1m:0")]
-pub struct NoStages(String);
+#[error(
+    "invalid stage `{0}`: expected DURATION:SESSIONS, separated by commas, for example 2m:100,5m:100,1m:0"
+)]
+pub struct InvalidStages(String);
 
 impl FromStr for Stages {
-    type Err = NoStages;
+    type Err = InvalidStages;
 
-    fn from_str(text: &str) -> Result<Self, NoStages> {
+    fn from_str(text: &str) -> Result<Self, InvalidStages> {
         let stage = |part: &str| {
             let (duration, target) = part.split_once(':')?;
-            Some(Stage { duration: span::parse(duration)?, target: target.trim().parse().ok()? })
+            Some(Stage { duration: duration::parse(duration)?, target: target.trim().parse().ok()? })
         };
-        let stages: Result<Vec<_>, _> =
-            text.split(',').map(|part| stage(part).ok_or_else(|| NoStages(part.trim().to_owned()))).collect();
+        let stages: Result<Vec<_>, _> = text
+            .split(',')
+            .map(|part| stage(part).ok_or_else(|| InvalidStages(part.trim().to_owned())))
+            .collect();
         stages.map(Self).and_then(|stages| {
             if stages.0.len() > MOST_STAGES {
-                Err(NoStages(format!("more than {MOST_STAGES} of them")))
+                Err(InvalidStages(format!("number {}, of at most {MOST_STAGES}", MOST_STAGES + 1)))
             } else {
                 Ok(stages)
             }
@@ -47,25 +51,26 @@ impl FromStr for Stages {
 }
 
 impl Stages {
-    /// The highest target.
+    /// Returns the highest target.
     #[must_use]
     pub fn most(&self) -> u64 {
         self.0.iter().map(|stage| stage.target).max().unwrap_or(0)
     }
 
-    /// How many visits there will be: each rise is made of new ones.
+    /// Returns the number of sessions that will start. Each rise consists of new sessions.
     #[must_use]
-    pub fn visits_count(&self) -> u64 {
+    pub fn session_count(&self) -> u64 {
         let targets = self.0.iter().map(|stage| stage.target);
         let before = std::iter::once(0).chain(targets.clone());
         before.zip(targets).fold(0, |sum, (from, to)| sum.saturating_add(to.saturating_sub(from)))
     }
 
-    /// The visits, by their beginning. At any moment as many are present as the ramp says, rounded up.
+    /// Returns the times of all sessions, sorted by start. At any time as many are open as the stages define, rounded up.
     #[must_use]
-    pub fn visits(&self) -> Vec<Visit> {
-        let mut visits: Vec<Visit> = Vec::new();
-        let mut present: Vec<usize> = Vec::new();
+    pub fn sessions(&self) -> Vec<SessionTimes> {
+        let mut sessions: Vec<SessionTimes> = Vec::new();
+        // A stack of the open sessions: the one that started last ends first.
+        let mut open: Vec<usize> = Vec::new();
         let (mut start, mut from) = (Duration::ZERO, 0);
         for stage in &self.0 {
             let steps = stage.target.abs_diff(from);
@@ -75,18 +80,18 @@ impl Stages {
             };
             for step in 0..steps {
                 if stage.target > from {
-                    present.push(visits.len());
-                    visits.push(Visit { start: moment(step), until: None, tokens: None });
-                } else if let Some(leaving) = present.pop() {
-                    visits[leaving].until = Some(moment(step + 1));
+                    open.push(sessions.len());
+                    sessions.push(SessionTimes { start: moment(step), until: None, tokens: None });
+                } else if let Some(ending) = open.pop() {
+                    sessions[ending].until = Some(moment(step + 1));
                 }
             }
             (start, from) = (start + stage.duration, stage.target);
         }
-        for staying in present {
-            visits[staying].until = Some(start);
+        for index in open {
+            sessions[index].until = Some(start);
         }
-        visits
+        sessions
     }
 }
 
@@ -109,23 +114,27 @@ mod tests {
     }
 
     #[test]
-    fn who_came_last_goes_first() {
-        let visits = stages("10s:2,10s:2,10s:0").visits();
-        let seconds: Vec<_> =
-            visits.iter().map(|visit| (visit.start.as_secs(), visit.until.unwrap().as_secs())).collect();
+    fn the_session_that_started_last_ends_first() {
+        let sessions = stages("10s:2,10s:2,10s:0").sessions();
+        let seconds: Vec<_> = sessions
+            .iter()
+            .map(|session| (session.start.as_secs(), session.until.unwrap().as_secs()))
+            .collect();
         assert_eq!(seconds, [(0, 30), (5, 25)]);
-        let at_once = stages("0s:3,7s:3").visits();
-        assert!(at_once.iter().all(|visit| visit.start.is_zero() && visit.until.unwrap().as_secs() == 7));
+        let at_once = stages("0s:3,7s:3").sessions();
+        assert!(
+            at_once.iter().all(|session| session.start.is_zero() && session.until.unwrap().as_secs() == 7)
+        );
     }
 
     proptest! {
         #[test]
-        fn presence_follows_the_ramp(list in prop::collection::vec((0u64..300, 0u64..200), 1..8), at in 0.0f64..1.0) {
+        fn the_number_of_open_sessions_follows_the_stages(list in prop::collection::vec((0u64..300, 0u64..200), 1..8), at in 0.0f64..1.0) {
             let stages = Stages(list.iter().map(|&(s, target)| Stage { duration: Duration::from_secs(s), target }).collect());
-            let visits = stages.visits();
-            prop_assert_eq!(visits.len() as u64, stages.visits_count());
-            prop_assert!(visits.is_sorted_by_key(|visit| visit.start));
-            prop_assert!(visits.iter().all(|visit| visit.until.is_some_and(|until| until >= visit.start)));
+            let sessions = stages.sessions();
+            prop_assert_eq!(sessions.len() as u64, stages.session_count());
+            prop_assert!(sessions.is_sorted_by_key(|session| session.start));
+            prop_assert!(sessions.iter().all(|session| session.until.is_some_and(|until| until >= session.start)));
             let total: u64 = list.iter().map(|(s, _)| s).sum();
             let at = total as f64 * at;
             let (mut start, mut from, mut wanted) = (0.0, 0.0, 0.0);
@@ -137,7 +146,7 @@ mod tests {
                 (start, from) = (start + seconds, target as f64);
             }
             let at = Duration::from_secs_f64(at);
-            let present = visits.iter().filter(|visit| visit.start <= at && visit.until.is_some_and(|until| at < until)).count();
+            let present = sessions.iter().filter(|session| session.start <= at && session.until.is_some_and(|until| at < until)).count();
             prop_assert!((present as f64 - wanted).abs() <= 1.001, "{} of {}", present, wanted);
         }
     }

@@ -1,14 +1,15 @@
-//! The part of a schedule that is worth comparing: where nearly the most is scheduled.
-//! Pure arithmetic over phases; what was really present is not its business.
+//! The steady-state window of a schedule: the time during which nearly the highest target is scheduled.
+//! It is computed from the phases alone, not from the sessions that were really open.
 
 use super::Phase;
 use std::time::Duration;
 
-/// This share of the highest target is steady.
+/// A target of at least this share of the highest one counts as steady.
 const SHARE: f64 = 0.95;
-/// A shorter window says nothing.
+/// A shorter window is not reported: its figures would vary too much.
 const SHORTEST: Duration = Duration::from_secs(10);
 
+/// Returns the start and end of the longest steady window, in whole seconds.
 pub(super) fn window(phases: &[Phase]) -> Option<(Duration, Duration)> {
     let most = phases.iter().map(|phase| phase.from.max(phase.target)).fold(0.0, f64::max);
     if most <= 0.0 {
@@ -28,7 +29,7 @@ pub(super) fn window(phases: &[Phase]) -> Option<(Duration, Duration)> {
     (end >= whole + SHORTEST).then_some((whole, end))
 }
 
-/// Where the phase is at `least` or above.
+/// Returns the part of the phase whose target is at least `least`.
 fn steady_part(phase: &Phase, least: f64) -> Option<(Duration, Duration)> {
     let end = phase.end?;
     let crossing = || {

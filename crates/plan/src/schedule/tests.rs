@@ -1,4 +1,4 @@
-//! Schedules as tables and as laws.
+//! Tests schedules with tables of cases and with properties.
 
 use super::*;
 use proptest::prelude::*;
@@ -12,11 +12,11 @@ fn arrivals(at: &[u64]) -> Vec<Arrival> {
 }
 
 #[test]
-fn a_closed_run_is_what_it_was() {
+fn a_closed_run_starts_its_sessions_evenly() {
     let schedule = Schedule::closed(10, seconds(10), None);
     assert_eq!((schedule.sessions(), schedule.most_concurrent()), (10, 10));
-    assert_eq!(schedule.visit(3), Visit { start: seconds(3), until: None, tokens: None });
-    assert_eq!(schedule.steady_window(), None, "nobody knows when the first one ends");
+    assert_eq!(schedule.session(3), SessionTimes { start: seconds(3), until: None, tokens: None });
+    assert_eq!(schedule.steady_window(), None, "the end depends on the system");
     assert_eq!(schedule.offered(), None);
 }
 
@@ -50,7 +50,7 @@ proptest! {
     #[test]
     fn sessions_come_in_order_and_each_has_one_worker(sessions in 0u64..500, ms in 0u64..100_000, workers in 1usize..9) {
         let schedule = Schedule::closed(sessions, Duration::from_millis(ms), None);
-        let starts: Vec<_> = (0..sessions).map(|index| schedule.visit(index).start).collect();
+        let starts: Vec<_> = (0..sessions).map(|index| schedule.session(index).start).collect();
         prop_assert!(starts.is_sorted());
         let mut all: Vec<u64> = (0..workers).flat_map(|worker| schedule.share(worker, workers)).collect();
         all.sort_unstable();

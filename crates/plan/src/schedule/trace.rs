@@ -1,6 +1,6 @@
-//! Recorded traffic: when each request came and how long its answer was, out of Mooncake's JSON lines and the CSV files of
-//! Azure's LLM inference traces and of BurstGPT. It reads within bounds, and names every line that it cannot take by its number.
-//! CSV is read as RFC 4180 describes it, with commas, semicolons or tabs between the cells.
+//! Reads recorded traffic: the time of each request and the length of its answer. Formats: Mooncake's JSON lines, and the CSV
+//! files of Azure's LLM inference traces and of BurstGPT. Errors name the number of each bad line.
+//! CSV follows RFC 4180, with commas, semicolons or tabs between the cells.
 
 use serde::Deserialize;
 use settings::cells;
@@ -11,55 +11,53 @@ use std::{
 };
 use time::{PrimitiveDateTime, UtcOffset, macros::format_description};
 
-/// More requests than a run can hold.
+/// Upper limit of the requests in a trace.
 pub const MOST_REQUESTS: usize = 1_000_000;
-/// More tokens than a server plays.
+/// Upper limit of the tokens in an answer.
 const MOST_TOKENS: f64 = 1_000_000.0;
-/// Bytes of the longest line that is read.
+/// Upper limit of a line in bytes.
 const LONGEST_LINE: usize = 1 << 20;
-/// So many bad lines are named; the rest is counted.
+/// Number of bad lines that an error names. Further ones are only counted.
 const NAMED: usize = 5;
 
 /// A request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// After the first one.
+    /// Time since the start of the replayed part.
     pub at: Duration,
-    /// Of its answer.
+    /// Tokens of its answer, at least 1.
     pub tokens: u32,
 }
 
-/// What a trace holds.
+/// The replayed part of a trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// By their time.
+    /// The requests, sorted by time.
     pub requests: Vec<Request>,
-    /// Lines whose answer had no token: requests that failed when they were recorded.
+    /// Number of requests without a token in their answer. They failed when they were recorded and are not replayed.
     pub without_answer: u64,
 }
 
-/// Why a trace cannot be played.
+/// Why a trace cannot be replayed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum TraceError {
     #[error("cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
     #[error(
-        "is of no format that is known (its first line is `{0}`): give Mooncake's JSON lines, Azure's \
+        "has an unknown format (its first line is `{0}`): expected Mooncake's JSON lines, Azure's \
          TIMESTAMP,ContextTokens,GeneratedTokens, or BurstGPT's Timestamp,…,Response tokens,…"
     )]
     UnknownFormat(String),
     #[error("{0}")]
     BadLines(BadLines),
-    #[error(
-        "line {0} is longer than 1 MiB, which no request needs: check that the file is a trace and that its lines end"
-    )]
+    #[error("line {0} is longer than 1 MiB: check that the file is a trace and that its lines end")]
     LongLine(u64),
     #[error(
         "has an opening quotation mark without a closing one, in the cell that begins on line {0}: close it"
     )]
     OpenQuote(u64),
-    #[error("lasts {0:.0} s, so that nothing is left behind --trace-from: give an earlier time")]
+    #[error("lasts {0:.0} s, so that no request is left after --trace-from: give an earlier time")]
     BehindTheEnd(f64),
     #[error("holds more than {MOST_REQUESTS} requests: cut it off with --duration, or cut the file")]
     TooLong,
@@ -67,7 +65,7 @@ pub enum TraceError {
     Empty,
 }
 
-/// The lines that could not be taken.
+/// The lines that could not be read.
 #[derive(Debug, Default)]
 pub struct BadLines {
     named: Vec<(u64, String)>,
@@ -94,12 +92,12 @@ struct Mooncake {
     output_length: f64,
 }
 
-/// The point of a trace from which it is played.
+/// The point from which a trace is replayed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Start {
-    /// So long after the first request.
+    /// A time after the first request.
     Offset(Duration),
-    /// A moment, as the trace's own time stamps count it, in seconds.
+    /// A timestamp of the trace, in seconds.
     Moment(f64),
 }
 
@@ -109,19 +107,19 @@ impl Default for Start {
     }
 }
 
-/// Which part of a trace is wanted, in the trace's own time.
+/// The part of a trace to replay, in the trace's time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Part {
-    /// Where it begins; times are counted from here. By default that is the first request.
+    /// Where the part starts; request times count from here. By default the first request.
     pub from: Start,
-    /// How long it is; `None` for all the rest.
+    /// Length of the part. `None`: up to the end of the trace.
     pub within: Option<Duration>,
 }
 
-/// Reads the wanted part of a trace.
+/// Reads a part of a trace.
 ///
 /// # Errors
-/// It cannot be read, or lines of it are bad, or it holds too much or nothing.
+/// The trace cannot be read, has bad lines, or has too many requests or none.
 pub fn read(from: impl BufRead, part: Part) -> Result<Trace, TraceError> {
     let mut lines = Lines { from, number: 0 };
     let mut format = None;
@@ -135,7 +133,7 @@ pub fn read(from: impl BufRead, part: Part) -> Result<Trace, TraceError> {
         let known = match format {
             Some(known) => known,
             None => {
-                let found = recognise(text)?;
+                let found = detect_format(text)?;
                 format = Some(found);
                 if matches!(found, Format::Csv { .. }) {
                     continue;
@@ -143,7 +141,7 @@ pub fn read(from: impl BufRead, part: Part) -> Result<Trace, TraceError> {
                 found
             }
         };
-        take(request(known, text), number, &mut times, &mut trace, &mut bad);
+        add(request(known, text), number, &mut times, &mut trace, &mut bad);
         if times.len() > 2 * MOST_REQUESTS || times.len() > MOST_REQUESTS && part == Part::default() {
             return Err(TraceError::TooLong);
         }
@@ -151,12 +149,12 @@ pub fn read(from: impl BufRead, part: Part) -> Result<Trace, TraceError> {
     if bad.count > 0 {
         return Err(TraceError::BadLines(bad));
     }
-    trace.requests = cut(times, part)?;
+    trace.requests = select(times, part)?;
     if trace.requests.len() > MOST_REQUESTS { Err(TraceError::TooLong) } else { Ok(trace) }
 }
 
-/// The requests of a part, by their time.
-fn cut(mut times: Vec<(f64, u32)>, part: Part) -> Result<Vec<Request>, TraceError> {
+/// Returns the requests of the part, sorted by time.
+fn select(mut times: Vec<(f64, u32)>, part: Part) -> Result<Vec<Request>, TraceError> {
     times.sort_by(|(a, _), (b, _)| f64::total_cmp(a, b));
     let first = times.first().ok_or(TraceError::Empty)?.0;
     let last = times.last().map_or(first, |last| last.0);
@@ -165,24 +163,24 @@ fn cut(mut times: Vec<(f64, u32)>, part: Part) -> Result<Vec<Request>, TraceErro
         Start::Offset(offset) => first + offset.as_secs_f64(),
         Start::Moment(moment) => moment.max(first),
     };
-    // A difference of large numbers is not exact; a microsecond is closer than anybody sends.
-    let begun = times.partition_point(|(at, _)| *at < from - 1e-6);
-    if begun == times.len() {
+    // Timestamps are large numbers, so that sums of them are not exact. The tolerance of 1 µs keeps a request at `from` itself.
+    let start = times.partition_point(|(at, _)| *at < from - 1e-6);
+    if start == times.len() {
         return Err(TraceError::BehindTheEnd(last - first));
     }
     let after = |at: f64| Duration::try_from_secs_f64((at - from).max(0.0)).unwrap_or(Duration::MAX);
-    let requests = times[begun..].iter().map(|&(at, tokens)| Request { at: after(at), tokens });
+    let requests = times[start..].iter().map(|&(at, tokens)| Request { at: after(at), tokens });
     Ok(requests.take_while(|request| part.within.is_none_or(|within| request.at < within)).collect())
 }
 
-/// The lines of a file with their numbers.
+/// Reads the lines of a file and counts them.
 struct Lines<R> {
     from: R,
     number: u64,
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The next line and its number. With `quotes`, a line break between quotation marks does not end it.
+    /// Returns the next line and its number, from 1. With `quotes`, a line break between quotation marks does not end the line.
     fn next(&mut self, quotes: bool) -> Result<Option<(u64, Vec<u8>)>, TraceError> {
         let (mut line, first, mut open) = (Vec::new(), self.number + 1, false);
         loop {
@@ -190,7 +188,7 @@ impl<R: BufRead> Lines<R> {
             let room = (LONGEST_LINE + 1 - line.len()) as u64;
             let read = self.from.by_ref().take(room).read_until(b'\n', &mut line)?;
             if line.len() > LONGEST_LINE {
-                // Quotation marks that nobody closes run to the end of the file.
+                // An unclosed quotation mark makes the rest of the file one line.
                 let lines = line.iter().filter(|&&byte| byte == b'\n').count();
                 return Err(if lines > 1 {
                     TraceError::OpenQuote(first)
@@ -210,7 +208,8 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-fn take(
+/// Adds a request to `times`, or counts why it is left out.
+fn add(
     request: Result<(f64, f64), String>,
     number: u64,
     times: &mut Vec<(f64, u32)>,
@@ -229,16 +228,19 @@ fn take(
     }
 }
 
+/// Returns the start of `text` without control characters, for an error message.
 fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
-fn recognise(first: &str) -> Result<Format, TraceError> {
+/// Returns the format whose first line is `first`.
+fn detect_format(first: &str) -> Result<Format, TraceError> {
     if first.starts_with('{') {
         return Ok(Format::Mooncake);
     }
     let separator = cells::separator(first.as_bytes());
-    let columns: Vec<_> = row(first, separator).into_iter().map(|name| name.to_ascii_lowercase()).collect();
+    let columns: Vec<_> =
+        cells_of(first, separator).into_iter().map(|name| name.to_ascii_lowercase()).collect();
     let column = |wanted: &[&str]| columns.iter().position(|name| wanted.contains(&name.as_str()));
     match (column(&["timestamp"]), column(&["generatedtokens", "response tokens"])) {
         (Some(time), Some(tokens)) => Ok(Format::Csv { time, tokens, separator }),
@@ -246,8 +248,8 @@ fn recognise(first: &str) -> Result<Format, TraceError> {
     }
 }
 
-/// The cells of a row as RFC 4180 describes them. Blanks around a cell do not belong to it.
-fn row(text: &str, separator: u8) -> Vec<String> {
+/// Returns the cells of a row by RFC 4180, without the blanks around them.
+fn cells_of(text: &str, separator: u8) -> Vec<String> {
     let separator = char::from(separator);
     let (mut cells, mut rest) = (Vec::new(), text);
     loop {
@@ -257,7 +259,7 @@ fn row(text: &str, separator: u8) -> Vec<String> {
             while let Some((part, after)) = quoted.split_once('"') {
                 cell.push_str(part);
                 quoted = after;
-                // Two quotation marks stand for one.
+                // Inside quotes, two quotation marks mean one.
                 match after.strip_prefix('"') {
                     Some(after) => (cell, quoted) = (cell + "\"", after),
                     None => break,
@@ -277,7 +279,7 @@ fn row(text: &str, separator: u8) -> Vec<String> {
     }
 }
 
-/// Seconds and tokens.
+/// Reads the timestamp in seconds and the number of tokens.
 fn request(format: Format, text: &str) -> Result<(f64, f64), String> {
     let (at, tokens) = match format {
         Format::Mooncake => {
@@ -285,27 +287,28 @@ fn request(format: Format, text: &str) -> Result<(f64, f64), String> {
             (line.timestamp / 1e3, line.output_length)
         }
         Format::Csv { time, tokens, separator } => {
-            let cells = row(text, separator);
+            let cells = cells_of(text, separator);
             let cell = |index: usize| cells.get(index).map_or("", String::as_str);
             let at = cells::number(cell(time), separator).or_else(|| moment(cell(time)));
             let at = at.ok_or_else(|| {
-                let expected = "expected seconds, or a date and time as 2023-11-16 18:15:46.68+00:00";
-                format!("`{}` is not a time: {expected}", shortened(cell(time)))
+                let expected =
+                    "expected seconds, or a date and time, for example 2023-11-16 18:15:46.68+00:00";
+                format!("invalid time `{}`: {expected}", shortened(cell(time)))
             })?;
             let count = cells::number(cell(tokens), separator);
-            (at, count.ok_or_else(|| format!("`{}` is not a number of tokens", shortened(cell(tokens))))?)
+            (at, count.ok_or_else(|| format!("invalid number of tokens `{}`", shortened(cell(tokens))))?)
         }
     };
     if !at.is_finite() {
-        return Err(format!("its time {at} is none"));
+        return Err(format!("invalid time {at}: expected a finite number"));
     }
     if !(0.0..=MOST_TOKENS).contains(&tokens) {
-        return Err(format!("{tokens} tokens are out of range: 0 to {MOST_TOKENS}"));
+        return Err(format!("{tokens} tokens are out of range: expected 0 to {MOST_TOKENS}"));
     }
     Ok((at, tokens))
 }
 
-/// A date and time as seconds since 1970. A fraction may have any number of digits; a time without an offset is UTC.
+/// Reads a date and time as seconds since 1970. The fraction may have any number of digits. A time without an offset is UTC.
 pub fn moment(text: &str) -> Option<f64> {
     let (date, rest) = text.split_at_checked(19)?;
     let date = date.replacen(['T', 't'], " ", 1);
@@ -315,7 +318,7 @@ pub fn moment(text: &str) -> Option<f64> {
         Some(digits) => {
             let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
             let (digits, zone) = digits.split_at(end);
-            // What is below a nanosecond is lost in the sum anyway.
+            // A sum of this size as f64 does not resolve nanoseconds, so that nine digits are enough.
             let digits = digits.get(..9).unwrap_or(digits);
             (format!("0.{digits}0").parse::<f64>().ok().filter(|_| !digits.is_empty())?, zone)
         }
@@ -324,7 +327,7 @@ pub fn moment(text: &str) -> Option<f64> {
     Some(moment.assume_offset(offset(zone.trim())?).unix_timestamp() as f64 + fraction)
 }
 
-/// `Z`, `UTC`, `+01`, `+0100`, `+01:00` or `+01:00:00`; nothing is UTC.
+/// Reads a UTC offset: `Z`, `UTC`, `+01`, `+0100`, `+01:00` or `+01:00:00`. An empty text is UTC.
 fn offset(zone: &str) -> Option<UtcOffset> {
     if ["", "z", "utc", "gmt"].contains(&zone.to_ascii_lowercase().as_str()) {
         return Some(UtcOffset::UTC);

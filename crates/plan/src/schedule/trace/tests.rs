@@ -35,7 +35,13 @@ fn three_formats() {
 fn bad_lines_are_named() {
     let text = "TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,3\nsoon,2,3\n\n1,2,many\n1,2\n1,2,-7\n";
     let error = read(text.as_bytes(), Part::default()).unwrap_err().to_string();
-    for words in ["4 bad lines", "line 3: `soon` is not a time", "line 5: `many`", "line 6", "line 7: -7"] {
+    for words in [
+        "4 bad lines",
+        "line 3: invalid time `soon`",
+        "line 5: invalid number of tokens `many`",
+        "line 6",
+        "line 7: -7",
+    ] {
         assert!(error.contains(words), "{words}: {error}");
     }
     assert!(read(&b"a,b,c\n1,2,3"[..], Part::default()).unwrap_err().to_string().contains("`a,b,c`"));

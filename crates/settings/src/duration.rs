@@ -1,17 +1,17 @@
-//! Times as people write them: `10s`, `1m30s`, `500ms`, `0.5`.
-//! A number alone is seconds; nothing else is guessed.
+//! Reads durations: `10s`, `1m30s`, `500ms`, `0.5`. A number without a unit is seconds.
 
 use std::time::Duration;
 
+/// Upper limit of a duration in a configuration: one week.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Reads a time; `None` where it is none, or longer than a week.
+/// Reads a duration of at most a week. `None` if the text is invalid or the duration longer.
 pub fn parse(text: &str) -> Option<Duration> {
-    parse_any(text).filter(|&time| time <= LONGEST)
+    parse_unlimited(text).filter(|&duration| duration <= LONGEST)
 }
 
-/// Reads a time of any length.
-pub fn parse_any(text: &str) -> Option<Duration> {
+/// Reads a duration of any length. `None` if the text is invalid.
+pub fn parse_unlimited(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text.bytes().last()?.is_ascii_digit() {
         return number(text, 1.0);
@@ -35,6 +35,7 @@ pub fn parse_any(text: &str) -> Option<Duration> {
     Some(total)
 }
 
+/// Reads a number of units, each `seconds` long. Signs and exponents are invalid.
 fn number(text: &str, seconds: f64) -> Option<Duration> {
     if !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return None;
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_as_people_write_them() {
+    fn a_table_of_durations() {
         for (text, ms) in [
             ("10s", Some(10_000)),
             ("1m30s", Some(90_000)),

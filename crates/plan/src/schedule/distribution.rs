@@ -1,35 +1,35 @@
-//! A figure that is drawn anew each time: `2`, `1..5`, `exp:5`, `normal:5:2`, `lognormal:MEDIAN:SIGMA`.
-//! It knows neither what the figure is of nor its unit, and never draws less than nothing.
+//! Distributions that values are drawn from: `2`, `1..5`, `exp:5`, `normal:5:2`, `lognormal:MEDIAN:SIGMA`.
+//! Drawn values are never negative. Their unit is the caller's.
 
 use rand::{Rng, RngExt};
 use rand_distr::{Distribution as _, Exp, LogNormal, Normal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 
-/// How a figure is spread.
+/// The distribution of a random value.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Spread {
-    /// Always the same.
+pub enum Distribution {
+    /// Always this value.
     Fixed(f64),
-    /// Evenly between the two.
+    /// Uniform between the lowest and the highest value.
     Uniform(f64, f64),
-    /// Exponential, with this mean.
+    /// Exponential with this mean.
     Exponential(f64),
-    /// Normal, with this mean and deviation; what falls below 0 is 0.
+    /// Normal with this mean and standard deviation. Negative draws become 0.
     Normal(f64, f64),
-    /// Log-normal: its median, and the deviation of its logarithm.
+    /// Log-normal with this median and standard deviation of the logarithm.
     LogNormal(f64, f64),
 }
 
-/// A text that is no spread.
+/// A text that describes no distribution.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no figure: give a number, or 1..5, exp:MEAN, normal:MEAN:DEVIATION or lognormal:MEDIAN:SIGMA"
+    "invalid value `{0}`: expected a number, LOW..HIGH, exp:MEAN, normal:MEAN:DEVIATION or lognormal:MEDIAN:SIGMA, for example 1..5"
 )]
-pub struct NoSpread(String);
+pub struct InvalidDistribution(String);
 
-impl Spread {
-    /// Draws one.
+impl Distribution {
+    /// Draws one value, at least 0.
     pub fn draw(&self, random: &mut impl Rng) -> f64 {
         let drawn = match *self {
             Self::Fixed(value) => value,
@@ -45,7 +45,7 @@ impl Spread {
         drawn.max(0.0)
     }
 
-    /// What it is on average; of a normal one as if nothing were cut off.
+    /// Returns the mean. For a normal distribution it ignores that negative draws become 0.
     #[must_use]
     pub fn mean(&self) -> f64 {
         match *self {
@@ -55,9 +55,9 @@ impl Spread {
         }
     }
 
-    /// Its figures, to hold them against bounds.
+    /// Returns the parameters, for a check of their range. A single parameter is returned twice.
     #[must_use]
-    pub const fn ends(&self) -> [f64; 2] {
+    pub const fn parameters(&self) -> [f64; 2] {
         match *self {
             Self::Fixed(value) | Self::Exponential(value) => [value, value],
             Self::Uniform(a, b) | Self::Normal(a, b) | Self::LogNormal(a, b) => [a, b],
@@ -65,45 +65,45 @@ impl Spread {
     }
 }
 
-impl From<f64> for Spread {
+impl From<f64> for Distribution {
     fn from(value: f64) -> Self {
         Self::Fixed(value)
     }
 }
 
-impl FromStr for Spread {
-    type Err = NoSpread;
+impl FromStr for Distribution {
+    type Err = InvalidDistribution;
 
-    fn from_str(text: &str) -> Result<Self, NoSpread> {
+    fn from_str(text: &str) -> Result<Self, InvalidDistribution> {
         let text = text.trim();
-        parse(text).ok_or_else(|| NoSpread(text.to_owned()))
+        parse(text).ok_or_else(|| InvalidDistribution(text.to_owned()))
     }
 }
 
-fn parse(text: &str) -> Option<Spread> {
+fn parse(text: &str) -> Option<Distribution> {
     let number = |text: &str| text.trim().parse::<f64>().ok();
     if let Some(value) = number(text) {
-        return Some(Spread::Fixed(value));
+        return Some(Distribution::Fixed(value));
     }
     if let Some((least, most)) = text.split_once("..") {
         let (least, most) = (number(least)?, number(most)?);
-        return (least <= most).then_some(Spread::Uniform(least, most));
+        return (least <= most).then_some(Distribution::Uniform(least, most));
     }
     let (law, figures) = text.split_once(':')?;
     let spread = match (law.trim(), figures.split_once(':')) {
-        ("exp", None) => Spread::Exponential(number(figures).filter(|&mean| mean > 0.0)?),
-        ("normal", Some((mean, deviation))) => Spread::Normal(number(mean)?, number(deviation)?),
+        ("exp", None) => Distribution::Exponential(number(figures).filter(|&mean| mean > 0.0)?),
+        ("normal", Some((mean, deviation))) => Distribution::Normal(number(mean)?, number(deviation)?),
         ("lognormal", Some((median, sigma))) => {
-            // A wider one draws figures that no run holds.
+            // Beyond 3, single draws exceed the median a million times.
             let sigma = number(sigma).filter(|sigma| (0.0..=3.0).contains(sigma))?;
-            Spread::LogNormal(number(median).filter(|&median| median > 0.0)?, sigma)
+            Distribution::LogNormal(number(median).filter(|&median| median > 0.0)?, sigma)
         }
         _ => return None,
     };
     Some(spread)
 }
 
-impl fmt::Display for Spread {
+impl fmt::Display for Distribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Fixed(value) => write!(f, "{value}"),
@@ -115,7 +115,7 @@ impl fmt::Display for Spread {
     }
 }
 
-impl Serialize for Spread {
+impl Serialize for Distribution {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match *self {
             Self::Fixed(value) => serializer.serialize_f64(value),
@@ -124,7 +124,7 @@ impl Serialize for Spread {
     }
 }
 
-impl<'de> Deserialize<'de> for Spread {
+impl<'de> Deserialize<'de> for Distribution {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -148,12 +148,12 @@ mod tests {
     #[test]
     fn a_table_of_texts() {
         for (text, spread) in [
-            ("2", Some(Spread::Fixed(2.0))),
-            ("-1", Some(Spread::Fixed(-1.0))),
-            (" 1..5 ", Some(Spread::Uniform(1.0, 5.0))),
-            ("exp:3", Some(Spread::Exponential(3.0))),
-            ("normal:5:2", Some(Spread::Normal(5.0, 2.0))),
-            ("lognormal:200:0.4", Some(Spread::LogNormal(200.0, 0.4))),
+            ("2", Some(Distribution::Fixed(2.0))),
+            ("-1", Some(Distribution::Fixed(-1.0))),
+            (" 1..5 ", Some(Distribution::Uniform(1.0, 5.0))),
+            ("exp:3", Some(Distribution::Exponential(3.0))),
+            ("normal:5:2", Some(Distribution::Normal(5.0, 2.0))),
+            ("lognormal:200:0.4", Some(Distribution::LogNormal(200.0, 0.4))),
             ("5..1", None),
             ("exp:0", None),
             ("exp:1:2", None),
@@ -173,10 +173,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn draws_have_the_mean_that_it_says(a in 1.0f64..100.0, b in 0.1f64..0.8, seed: u64) {
+        fn draws_have_the_stated_mean(a in 1.0f64..100.0, b in 0.1f64..0.8, seed: u64) {
             let mut random = SmallRng::seed_from_u64(seed);
             for spread in
-                [Spread::Fixed(a), Spread::Uniform(a, a + b), Spread::Exponential(a), Spread::Normal(a, a * b / 4.0), Spread::LogNormal(a, b)]
+                [Distribution::Fixed(a), Distribution::Uniform(a, a + b), Distribution::Exponential(a), Distribution::Normal(a, a * b / 4.0), Distribution::LogNormal(a, b)]
             {
                 let draws: Vec<f64> = (0..20_000).map(|_| spread.draw(&mut random)).collect();
                 prop_assert!(draws.iter().all(|&drawn| drawn >= 0.0));
