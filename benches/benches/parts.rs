@@ -11,7 +11,7 @@ use measure::{
 };
 use plan::schedule::{Process, Stages};
 use protocol::{
-    Attested, Claims, Digester, Frame, Kind, Ledger, Names, Position, Prefix, Secret, SessionId, Signer,
+    Claims, DigestField, Digester, Frame, Kind, Ledger, Names, Position, Prefix, Secret, SessionId, Signer,
     Verifier, encode_fence, encode_token,
 };
 use std::{
@@ -207,7 +207,7 @@ fn digest(c: &mut Criterion) {
                     }
                 }
                 if with {
-                    contents.ended(ANSWER + 1, Attested::Digest(sent));
+                    contents.ended(ANSWER + 1, DigestField::Valid(sent));
                     assert_eq!(contents.checked(), Checked::Verified);
                 }
             });

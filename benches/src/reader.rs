@@ -9,7 +9,7 @@ use crate::{
 use host::monotonic_us;
 use load::frames::{self, Frames, Message};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use protocol::{Ledger, Owed, Prefix, Tally};
+use protocol::{EventCounts, ExpectedRange, Ledger, Prefix};
 use std::{
     io::ErrorKind,
     ops::Range,
@@ -39,7 +39,7 @@ pub(crate) struct Progress {
 /// What came.
 #[derive(Debug)]
 pub(crate) struct Heard {
-    pub(crate) tally: Tally,
+    pub(crate) tally: EventCounts,
     /// Connections that ended.
     pub(crate) closed: u64,
     /// Frames that were no token of the connection's query.
@@ -76,7 +76,7 @@ impl Reader {
     ) -> anyhow::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut heard = Heard {
-            tally: Tally::default(),
+            tally: EventCounts::default(),
             closed: 0,
             strange: 0,
             latency: Latency::new(window),
@@ -123,7 +123,7 @@ impl Reader {
     pub(crate) fn finish(self) -> Heard {
         let Self { connections, mut heard, expected, .. } = self;
         for connection in &connections {
-            let tally = connection.ledger.tally(expected, Owed::Announced);
+            let tally = connection.ledger.counts(expected, ExpectedRange::Announced);
             heard.tally.tokens_received += tally.tokens_received;
             heard.tally.tokens_lost += tally.tokens_lost;
             heard.tally.tokens_duplicated += tally.tokens_duplicated;

@@ -7,7 +7,7 @@ use measure::{
     Fate, FaultLog, QuerySamples,
     record::{LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
 };
-use protocol::Tally;
+use protocol::EventCounts;
 use records::{
     bad_run, good_run, info, ms, open, open_with, query, read, session, settings, summary, unasked,
 };
@@ -81,7 +81,7 @@ fn what_an_interruption_cut_off_is_not_lost() {
     let cut = QueryRecord {
         done: None,
         status: QueryStatus::Abandoned,
-        tally: Tally { tokens_received: 4, ..Tally::default() },
+        tally: EventCounts { tokens_received: 4, ..EventCounts::default() },
         ..query(0, 1, 100)
     };
     recorder.session_ended(SessionRecord { ok: false, cut_off: true, ..session(0, 90, 500) }, vec![cut]);

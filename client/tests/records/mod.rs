@@ -7,7 +7,7 @@ use measure::{
     defects::{Defect, Defects},
     record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
 };
-use protocol::{SessionId, Tally};
+use protocol::{EventCounts, SessionId};
 use report::output::{Finished, Judging, OutputSettings, Results, RunInfo};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use time::macros::datetime;
@@ -29,7 +29,7 @@ pub fn query(session: u64, num: u32, at: u64) -> QueryRecord {
         ended: ms(at + 902),
         status: QueryStatus::Ok,
         tokens_expected: Some(18),
-        tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
+        tally: EventCounts { tokens_received: 18, events_received: 19, ..EventCounts::default() },
         longest_gap: Some(ms(50)),
         contents: Checked::Verified,
         ideal_ttft: Some(Duration::ZERO),
@@ -154,7 +154,7 @@ pub fn bad_run(dir: &Path) -> Finished {
     defects.note(Defect::UnknownType, br#"{"type":"ping"}"#);
     let lossy = QueryRecord {
         status: QueryStatus::Incomplete,
-        tally: Tally {
+        tally: EventCounts {
             tokens_received: 16,
             tokens_lost: 2,
             tokens_duplicated: 1,
@@ -163,7 +163,7 @@ pub fn bad_run(dir: &Path) -> Finished {
             events_lost: 2,
             events_duplicated: 1,
             events_reordered: 1,
-            ..Tally::default()
+            ..EventCounts::default()
         },
         defects,
         lost_connected: 1,
@@ -189,7 +189,7 @@ pub fn bad_run(dir: &Path) -> Finished {
         done: None,
         status: QueryStatus::Error,
         tokens_expected: None,
-        tally: Tally::default(),
+        tally: EventCounts::default(),
         failure: failure(FailureKind::Create, Some(503), "POST /session/create answered 503: \x1b[31mfull"),
         ..query(1, 1, 100)
     };
@@ -209,7 +209,7 @@ pub fn bad_run(dir: &Path) -> Finished {
         done: None,
         status: QueryStatus::Rejected,
         tokens_expected: None,
-        tally: Tally::default(),
+        tally: EventCounts::default(),
         failure: failure(FailureKind::Run, Some(429), "POST /run answered 429: too many streams"),
         ..query(2, 1, 100)
     };

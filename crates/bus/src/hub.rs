@@ -3,7 +3,9 @@
 
 use crate::{Counters, Delivery, LaneEnd, Outlet};
 use parking_lot::Mutex;
-use protocol::{Gaps, Kind, Lane, LogEnd, Logged, Mark, Position, Prefix, SessionId, Step};
+use protocol::{
+    GapPolicy, Kind, Lane, LiveAction, LoggedAction, Position, Prefix, ReadEnd, ReadStart, SessionId,
+};
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
@@ -132,13 +134,13 @@ impl Slot {
 
     /// The log ends at `top`. True while the start of the stream lies above it and may still be restored. When it can no
     /// longer be, the positions in between are announced: they do not exist, or are lost.
-    pub(crate) fn waits_for_start(&self, top: Position, gaps: Gaps) -> bool {
+    pub(crate) fn waits_for_start(&self, top: Position, gaps: GapPolicy) -> bool {
         let mut state = self.state.lock();
         let at = state.lane.last();
         if !state.unproven || state.ended {
             return false;
         }
-        if top < at && gaps == Gaps::Await {
+        if top < at && gaps == GapPolicy::Wait {
             return true;
         }
         state.unproven = false;
@@ -213,17 +215,17 @@ impl Slot {
             Delivery::PubSub if prefix.kind.is_for_client() => {
                 return self.published(&mut state, prefix, frame);
             }
-            Delivery::PubSub => Step::Note,
+            Delivery::PubSub => LiveAction::Note,
         };
         match step {
-            Step::Forward => self.forward(prefix, frame),
-            Step::Note => self.note(&mut state, prefix.kind),
-            Step::Seen => Counters::add(&self.counters.skipped, 1),
-            Step::Behind => {
+            LiveAction::Forward => self.forward(prefix, frame),
+            LiveAction::Note => self.note(&mut state, prefix.kind),
+            LiveAction::Ignore => Counters::add(&self.counters.skipped, 1),
+            LiveAction::ReadLog => {
                 Counters::add(&self.counters.fell_behind, 1);
                 self.outlet.behind();
             }
-            Step::Gap { from, to } => self.gap(from, to),
+            LiveAction::Gap { from, to } => self.gap(from, to),
         }
     }
 
@@ -237,32 +239,32 @@ impl Slot {
     }
 
     /// A read of the log begins: from which position, and the mark to end it with.
-    pub(crate) fn begin_read(&self) -> (Position, Mark) {
+    pub(crate) fn begin_read(&self) -> (Position, ReadStart) {
         let state = self.state.lock();
-        (state.lane.last(), state.lane.mark())
+        (state.lane.last(), state.lane.read_start())
     }
 
     /// Hands on one event that the log holds. False when what follows must wait for what is missing before it.
-    pub(crate) fn logged(&self, prefix: Prefix, frame: &[u8], gaps: Gaps) -> bool {
+    pub(crate) fn logged(&self, prefix: Prefix, frame: &[u8], gaps: GapPolicy) -> bool {
         let mut state = self.state.lock();
         if state.ended {
             return false;
         }
         match state.lane.logged(prefix, gaps) {
-            Logged::Forward => self.forward(prefix, frame),
-            Logged::Note => self.note(&mut state, prefix.kind),
-            Logged::Seen => {}
-            Logged::Gap { from, to, forward } => {
+            LoggedAction::Forward => self.forward(prefix, frame),
+            LoggedAction::Note => self.note(&mut state, prefix.kind),
+            LoggedAction::Ignore => {}
+            LoggedAction::Gap { from, to, forward } => {
                 self.gap(from, to);
                 if forward { self.forward(prefix, frame) } else { self.note(&mut state, prefix.kind) }
             }
-            Logged::Await => return false,
+            LoggedAction::Wait => return false,
         }
         true
     }
 
     /// A page was handed on.
-    pub(crate) fn end_read(&self, mark: Mark, page: Page, gaps: Gaps) -> PageEnd {
+    pub(crate) fn end_read(&self, mark: ReadStart, page: Page, gaps: GapPolicy) -> PageEnd {
         Counters::add(&self.counters.pages_read, 1);
         let mut state = self.state.lock();
         if state.ended {
@@ -277,13 +279,13 @@ impl Slot {
             Page::Last => {}
         }
         match state.lane.log_end(mark, gaps) {
-            LogEnd::CaughtUp => self.caught_up(&state),
-            LogEnd::Again => PageEnd::More,
-            LogEnd::Missing { from, to } => {
+            ReadEnd::CaughtUp => self.caught_up(&state),
+            ReadEnd::ReadAgain => PageEnd::More,
+            ReadEnd::Missing { from, to } => {
                 self.gap(from, to);
                 PageEnd::More
             }
-            LogEnd::Await => PageEnd::Wait,
+            ReadEnd::Wait => PageEnd::Wait,
         }
     }
 
@@ -538,9 +540,9 @@ mod tests {
             slot.numbered(1);
             slot.doubt_start();
             slot.begin(at(7, 5));
-            assert!(slot.waits_for_start(at(7, 3), Gaps::Await));
+            assert!(slot.waits_for_start(at(7, 3), GapPolicy::Wait));
             let top = if restored { at(7, 5) } else { at(7, 3) };
-            let gaps = if restored { Gaps::Await } else { Gaps::Announce };
+            let gaps = if restored { GapPolicy::Wait } else { GapPolicy::Announce };
             assert!(!slot.waits_for_start(top, gaps) && !slot.doubts_start());
             let announced = if restored { vec![] } else { vec![(at(7, 3), at(7, 5))] };
             assert_eq!(*outlet.1.lock(), announced);

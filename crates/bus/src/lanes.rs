@@ -5,7 +5,7 @@ use crate::{
     Counters, Delivery, Outlet,
     hub::{Hub, Page, Slot},
 };
-use protocol::{Gaps, Position, Prefix, SessionId};
+use protocol::{GapPolicy, Position, Prefix, SessionId};
 use std::sync::Arc;
 
 /// Open lanes, live from the beginning of their sessions.
@@ -22,7 +22,7 @@ impl Lanes {
         self.hub.announce(session, slot.clone()).stays(1);
         slot.begin(Position::ZERO);
         let (_, mark) = slot.begin_read();
-        slot.end_read(mark, Page::Last, Gaps::Announce);
+        slot.end_read(mark, Page::Last, GapPolicy::Announce);
     }
 
     /// Hands on what was published on a session's down channel, as the reader of a Redis connection does. False where the

@@ -12,7 +12,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use protocol::{Gaps, Position, SessionId};
+use protocol::{GapPolicy, Position, SessionId};
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -342,13 +342,13 @@ impl Backend for Inner {
             let log = &state.record.log;
             let first = log.partition_point(|entry| entry.prefix.position <= last);
             for LogEntry { prefix, frame } in log.iter().skip(first).take(limit) {
-                slot.logged(*prefix, frame, Gaps::Announce);
+                slot.logged(*prefix, frame, GapPolicy::Announce);
             }
             if log.len().saturating_sub(first) > limit {
                 page = Page::Full;
             }
         }
-        Ok(slot.end_read(mark, page, Gaps::Announce).into())
+        Ok(slot.end_read(mark, page, GapPolicy::Announce).into())
     }
 
     async fn release(&self, id: SessionId, slot: &Slot, cursor: Option<Position>) -> Result<(), BusError> {

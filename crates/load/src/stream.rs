@@ -164,7 +164,7 @@ impl Stream {
     /// How many events came out of order, and how many behind the terminator.
     #[must_use]
     pub const fn out_of_place(&self) -> (u64, u64) {
-        (self.ledger.unverified().events_reordered, self.after_terminator)
+        (self.ledger.observed().events_reordered, self.after_terminator)
     }
 
     /// A generation has one terminator, and nothing behind it.
@@ -343,7 +343,7 @@ mod tests {
             stream.arrive(None, Kind::Token, true, Stamps::default(), arrival, LIMIT);
         }
         stream.arrive(None, Kind::Done, false, Stamps::default(), arrival, LIMIT);
-        let tally = stream.ledger.unverified();
+        let tally = stream.ledger.observed();
         assert_eq!((tally.tokens_received, tally.events_received, tally.tokens_duplicated), (3, 4, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! The contents of an answer, token by token in position order, against the digest that its server gives at the end.
 //! What comes out of order waits in bounded memory; beyond that the contents stay unverified.
 
-use protocol::{Attested, Digest, Digester};
+use protocol::{Digest, DigestField, Digester};
 use std::collections::BTreeMap;
 
 /// Bytes of tokens that wait for those before them.
@@ -85,16 +85,16 @@ impl Contents {
     }
 
     /// The terminator at `seq` arrived. Whatever came before it: a digest that was damaged on its way verifies nothing.
-    pub fn ended(&mut self, seq: u64, attested: Attested) {
+    pub fn ended(&mut self, seq: u64, attested: DigestField) {
         let digest = match attested {
-            Attested::Digest(digest) => Some(digest),
-            Attested::Nothing => None,
-            Attested::Damaged if self.end.is_none() => {
+            DigestField::Valid(digest) => Some(digest),
+            DigestField::Absent => None,
+            DigestField::Damaged if self.end.is_none() => {
                 self.end = Some((seq, None));
                 self.checked = Checked::Corrupt;
                 return self.give_up();
             }
-            Attested::Damaged => return,
+            DigestField::Damaged => return,
         };
         self.end.get_or_insert((seq, digest));
         self.compare();
@@ -141,11 +141,11 @@ mod tests {
     fn without_a_digest_or_with_a_hole_nothing_is_verified() {
         let mut contents = Contents::default();
         contents.token(1, "a");
-        contents.ended(2, Attested::Nothing);
+        contents.ended(2, DigestField::Absent);
         assert_eq!(contents.checked(), Checked::Unverified);
         let mut contents = Contents::default();
         contents.token(2, "b");
-        contents.ended(3, Attested::Digest(digest(["a", "b"])));
+        contents.ended(3, DigestField::Valid(digest(["a", "b"])));
         assert_eq!(contents.checked(), Checked::Unverified);
         contents.token(1, "a");
         assert_eq!(contents.checked(), Checked::Verified, "it came late");
@@ -156,9 +156,9 @@ mod tests {
         for tokens in [&[1, 2][..], &[2], &[]] {
             let mut contents = Contents::default();
             tokens.iter().for_each(|&seq| contents.token(seq, "a"));
-            contents.ended(3, Attested::Damaged);
+            contents.ended(3, DigestField::Damaged);
             assert_eq!(contents.checked(), Checked::Corrupt, "{tokens:?}");
-            contents.ended(3, Attested::Digest(digest(["a", "a"])));
+            contents.ended(3, DigestField::Valid(digest(["a", "a"])));
             assert_eq!(contents.checked(), Checked::Corrupt, "a second terminator mends nothing");
         }
     }
@@ -170,7 +170,7 @@ mod tests {
         (2..100).for_each(|seq| contents.token(seq, &long));
         assert!(contents.ahead.is_none());
         contents.token(1, "a");
-        contents.ended(100, Attested::Digest(digest(["a"])));
+        contents.ended(100, DigestField::Valid(digest(["a"])));
         assert_eq!(contents.checked(), Checked::Unverified);
     }
 
@@ -188,7 +188,7 @@ mod tests {
                 match tokens.get(at as usize) {
                     Some(token) if change == Some(at as usize) => contents.token(at + 1, &format!("{token}!")),
                     Some(token) => contents.token(at + 1, token),
-                    None => contents.ended(at + 1, Attested::Digest(sent)),
+                    None => contents.ended(at + 1, DigestField::Valid(sent)),
                 }
             }
             let changed = change.is_some_and(|change| change < tokens.len());

@@ -2,7 +2,7 @@
 //! Every output (CSV, summary, hlog, text, terminal) is a consumer of these and knows no socket.
 
 use crate::{contents::Checked, defects::Defects};
-use protocol::{SessionId, Tally};
+use protocol::{EventCounts, SessionId};
 use std::time::Duration;
 
 /// A moment of the run: time since its start, from one monotonic clock.
@@ -131,7 +131,7 @@ pub struct QueryRecord {
     /// What `/run` announced; `None` for a rejected run or a server of the old contract.
     pub tokens_expected: Option<u64>,
     /// What came of it.
-    pub tally: Tally,
+    pub tally: EventCounts,
     /// Of `tally.tokens_lost`: sent while the socket was open.
     pub lost_connected: u64,
     /// Of `tally.tokens_lost`: sent while the socket was down.
@@ -176,7 +176,7 @@ impl QueryRecord {
             ended: Duration::from_millis(1_200),
             status,
             tokens_expected: Some(18),
-            tally: Tally { tokens_received: 18, events_received: 19, ..Tally::default() },
+            tally: EventCounts { tokens_received: 18, events_received: 19, ..EventCounts::default() },
             ..Self::unsent(0, 1, Duration::ZERO)
         }
     }
@@ -200,7 +200,7 @@ impl QueryRecord {
             ended: at,
             status: QueryStatus::Error,
             tokens_expected: None,
-            tally: Tally::default(),
+            tally: EventCounts::default(),
             lost_connected: 0,
             lost_in_gap: 0,
             defects: Defects::default(),

@@ -1,27 +1,27 @@
-//! Bodies of the HTTP calls. Fields that the old contract did not have are optional when read,
-//! so that the client also runs against servers that speak only the old one.
+//! Bodies of the HTTP calls. Fields that the first version of the contract lacked are optional when read, so that the client also runs
+//! against servers of that version.
 
 use crate::SessionId;
 use serde::{Deserialize, Serialize};
 
-/// `POST /session/create` answers this.
+/// The response to `POST /session/create`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CreateResponse {
-    /// The new session.
+    /// The new session's id.
     pub session_id: SessionId,
-    /// Opens the session's socket.
+    /// The token that opens the session's socket.
     pub auth_token: String,
 }
 
-/// `POST /session/{id}/run` takes this.
+/// The request of `POST /session/{id}/run`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RunRequest {
     /// The prompt.
     pub query: String,
-    /// Made by the client: a repeat of the call starts nothing. The server makes one where it is absent.
+    /// The query's id, which the client makes so that a repeated call starts nothing. Without one, the server makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_id: Option<String>,
-    /// How many tokens to play.
+    /// Number of tokens to generate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u32>,
     /// Delay before the first token, in milliseconds.
@@ -32,44 +32,44 @@ pub struct RunRequest {
     pub itl_ms: Option<f64>,
 }
 
-/// `POST /session/{id}/run` answers this, at once. Old servers send `status` alone.
+/// The response to `POST /session/{id}/run`, sent before the first token. Servers of the first contract send `status` alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunResponse {
-    /// `streaming`.
+    /// Always `streaming`.
     pub status: String,
-    /// The query's id, the client's own where it sent one.
+    /// The query's id: the client's, if it sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_id: Option<String>,
-    /// The generation that the query's positions carry.
+    /// The generation of the query's positions.
     #[serde(default, rename = "gen", skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-    /// How many `token` events will come before the terminator.
+    /// Number of `token` events before the terminator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
-    /// Whose `CLOCK_MONOTONIC` the events' times are of.
+    /// The boot id of the host whose `CLOCK_MONOTONIC` the events' times are read from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    /// The server that plays the stream, by the name of its instance.
+    /// The instance name of the server that generates the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// From the start of the stream to its first token, by the drawn schedule, in milliseconds.
+    /// Time from the start of the stream to its first token in the drawn schedule, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ideal_ttft_ms: Option<f64>,
-    /// From the start of the stream to its terminator, by the drawn schedule, in milliseconds.
+    /// Time from the start of the stream to its terminator in the drawn schedule, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ideal_e2el_ms: Option<f64>,
 }
 
-/// `POST /session/{id}/close` answers this.
+/// The response to `POST /session/{id}/close`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloseResponse {
-    /// `closed`.
+    /// Always `closed`.
     pub status: String,
 }
 
-/// Every error's body.
+/// The body of every HTTP error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What went wrong, for a person.
+    /// The error in words, for people.
     pub detail: String,
 }

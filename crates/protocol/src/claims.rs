@@ -1,6 +1,7 @@
-//! The token that opens a session's socket: a JWT signed with HS256. The claim `session_id` is required; `exp` and `nbf` are
-//! honoured when present; `iat` is optional; a token with `aud` is meant for somebody else.
-//! An `alg` inside a token is never trusted, and the secret has a type that cannot be printed.
+//! The token that opens a session's socket: a JWT signed with HS256.
+//!
+//! The claim `session_id` is required. `exp` and `nbf` are honoured when present, and `iat` is optional. A token with `aud` is refused,
+//! because a gateway has no audience. The token's own `alg` is never trusted, and the secret has a type that cannot be printed.
 
 use crate::SessionId;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
@@ -8,13 +9,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::{fmt, time::Duration};
 
-/// A token longer than this is refused unread.
+/// The longest token that is read, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
-/// How long after `exp`, and how long before `nbf`, a token is taken, for clocks that disagree.
+/// How long a token is accepted after `exp` and before `nbf`, in seconds, because clocks of hosts differ.
 pub const LEEWAY_SECONDS: u64 = 10;
 
-/// What the tokens say that we sign.
+/// The claims of the tokens that the server signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Claims {
     /// The session that the token opens.
@@ -26,20 +27,20 @@ pub struct Claims {
     pub exp: Option<u64>,
 }
 
-/// The key that signs tokens. Never printed.
+/// The key that signs tokens. `Debug` does not print it.
 #[derive(Clone)]
 pub struct Secret(Vec<u8>);
 
-/// The key is too short to sign with.
+/// The key is shorter than [`Secret::MIN_BYTES`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the JWT secret has {0} bytes, at least {min} are needed: make one with `openssl rand -hex 32`", min = Secret::MIN_BYTES)]
 pub struct SecretError(usize);
 
 impl Secret {
-    /// HS256 wants a key as long as its hash.
+    /// The shortest key, in bytes: RFC 7518 requires one as long as the hash.
     pub const MIN_BYTES: usize = 32;
 
-    /// Takes the key, less the white space around it.
+    /// Creates the secret from `key`, without the white space around it.
     ///
     /// # Errors
     /// Fewer than [`Secret::MIN_BYTES`] bytes.
@@ -72,13 +73,13 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// A signer with this key.
+    /// Creates a signer with this key.
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
         Self { key: EncodingKey::from_secret(&secret.0), header: Header::new(Algorithm::HS256) }
     }
 
-    /// The token for these claims.
+    /// Returns the token for these claims.
     ///
     /// # Panics
     /// Never: claims are plain numbers and a UUID, and HMAC takes any key.
@@ -88,41 +89,41 @@ impl Signer {
     }
 }
 
-/// Why a token does not open the session. Names the claim, never its value.
+/// Why a token does not open the session. The message names the claim and never its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Longer than [`MAX_TOKEN_BYTES`].
+    /// The token is longer than [`MAX_TOKEN_BYTES`].
     #[error("token is longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
-    /// Not a JWT, or its claims are not a JSON object.
+    /// The token is not a JWT, or its claims are not a JSON object.
     #[error("token is malformed: expected a JWT whose claims are a JSON object")]
     Malformed,
-    /// Signed with another key, another algorithm, or not at all.
+    /// The token is signed with another key or algorithm.
     #[error("token is not signed with this gateway's key and HS256")]
     BadSignature,
     /// A claim is missing or has the wrong type.
     #[error("claim `{claim}` of the token is not {expected}")]
     Claim {
-        /// Its name.
+        /// The claim's name.
         claim: &'static str,
-        /// What it must be.
+        /// What the claim must be.
         expected: &'static str,
     },
-    /// Past its `exp`.
+    /// The time is past the claim `exp`.
     #[error("token has expired: claim `exp` is in the past")]
     Expired,
-    /// Before its `nbf`.
+    /// The time is before the claim `nbf`.
     #[error("token is not valid yet: claim `nbf` is in the future")]
     NotYetValid,
-    /// Names an audience, and this gateway is none.
+    /// The token names an audience, and a gateway has none.
     #[error("token is for another audience: this gateway has no audience, leave claim `aud` out")]
     Audience,
-    /// Good, but for another session.
+    /// The token is valid for another session.
     #[error("token is for another session: claim `session_id` differs from the path")]
     OtherSession,
 }
 
-/// Checks tokens. Build it once.
+/// Checks tokens. Build it once, because it prepares the key.
 #[derive(Clone)]
 pub struct Verifier {
     key: DecodingKey,
@@ -136,12 +137,12 @@ impl fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// A verifier with this key, for HS256 alone.
+    /// Creates a verifier with this key that accepts HS256 alone.
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
-        // The signature is the library's to check. It takes whole numbers alone and does not say which claim is at fault, so
-        // the claims are checked here.
+        // The library checks the signature alone. It rejects dates with fractions and does not report which claim is wrong, so
+        // `check` looks at the claims.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_nbf = false;
@@ -149,10 +150,10 @@ impl Verifier {
         Self { key: DecodingKey::from_secret(&secret.0), validation }
     }
 
-    /// Checks whether `token` opens `session` now.
+    /// Checks whether `token` opens `session` at `now`, a time since the Unix epoch.
     ///
     /// # Errors
-    /// Says which check failed, never what the token held.
+    /// The check that failed, without the token's contents.
     pub fn verify(&self, token: &str, session: SessionId, now: Duration) -> Result<Grant, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
@@ -167,14 +168,14 @@ impl Verifier {
     }
 }
 
-/// What a good token grants.
+/// What a valid token permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// When it ends, as time since the Unix epoch, the leeway included. `None` if it never does.
+    /// When the permission ends, as time since the Unix epoch with the leeway added. `None` if it does not end.
     pub until: Option<Duration>,
 }
 
-/// Checks the claims of a token with a good signature at `now`, a time since the Unix epoch.
+/// Checks the claims of a token whose signature is valid, at `now`, a time since the Unix epoch.
 fn check(claims: &Map<String, Value>, session: SessionId, now: Duration) -> Result<Grant, TokenError> {
     let named: SessionId =
         claims.get("session_id").and_then(Value::as_str).and_then(|id| id.parse().ok()).ok_or(
@@ -195,11 +196,11 @@ fn check(claims: &Map<String, Value>, session: SessionId, now: Duration) -> Resu
     if named != session {
         return Err(TokenError::OtherSession);
     }
-    // A time that no clock reaches is none.
+    // An `exp` beyond the range of `Duration` counts as none, because no clock reaches it.
     Ok(Grant { until: expires.and_then(|expires| Duration::try_from_secs_f64(expires + leeway).ok()) })
 }
 
-/// A NumericDate of RFC 7519: seconds since the Unix epoch, which may have a fraction.
+/// Reads a NumericDate of RFC 7519: seconds since the Unix epoch, with an optional fraction.
 fn date(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<f64>, TokenError> {
     let Some(value) = claims.get(claim) else { return Ok(None) };
     let seconds = value.as_f64();
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_opens_a_session() {
+    fn a_valid_token_opens_its_session_and_others_are_refused() {
         let signer = Signer::new(&Secret::new(KEY).unwrap());
         let claims = Claims { session_id: session(1), iat: 1, exp: None };
         let expiring = |exp| signer.sign(&Claims { exp: Some(exp), session_id: session(1), iat: 1 });
@@ -246,7 +247,7 @@ mod tests {
             Err(TokenError::BadSignature),
         );
         check(&signed(KEY, Algorithm::HS512, &claims), Err(TokenError::BadSignature));
-        // {"alg":"none"}.{"session_id":"…1","iat":1}. and no signature: good claims that nobody vouches for.
+        // {"alg":"none"}.{"session_id":"…1","iat":1}. and no signature: valid claims without a signature.
         let unsigned = concat!(
             "eyJhbGciOiJub25lIn0.",
             "eyJzZXNzaW9uX2lkIjoiMDAwMDAwMDAtMDAwMC0wMDAwLTAwMDAtMDAwMDAwMDAwMDAxIiwiaWF0IjoxfQ."
@@ -262,7 +263,7 @@ mod tests {
         check(&signed(KEY, Algorithm::HS256, &foreign), Err(TokenError::Audience));
     }
 
-    /// What claims come to at second 1,000, with a leeway of ten.
+    /// Checks claims at second 1,000.
     fn at_1000(claims: Value) -> Result<Grant, TokenError> {
         let Value::Object(mut claims) = claims else { panic!("{claims} is not an object") };
         claims.entry("session_id").or_insert_with(|| session(1).to_string().into());
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn times_may_have_fractions_and_have_a_leeway() {
+    fn dates_may_have_fractions_and_a_leeway_applies() {
         let until = |seconds| Ok(Grant { until: Some(Duration::from_secs_f64(seconds)) });
         let forever = Ok(Grant { until: None });
         for (claims, expected) in [
@@ -304,14 +305,14 @@ mod tests {
         ] {
             for value in values {
                 let refusal = at_1000(json!({ claim: value })).unwrap_err();
-                let told = refusal.to_string();
-                assert!(told.contains(&format!("`{claim}`")), "{claim}: {value}: {told}");
+                let text = refusal.to_string();
+                assert!(text.contains(&format!("`{claim}`")), "{claim}: {value}: {text}");
                 if matches!(refusal, TokenError::Claim { .. }) {
                     let mut claims = json!({ "session_id": session(1) });
                     claims[claim] = value.clone();
                     check(&signed(KEY, Algorithm::HS256, &claims), Err(refusal));
                 }
-                assert!(!told.contains("4711"), "{claim}: {value}: {told}");
+                assert!(!text.contains("4711"), "{claim}: {value}: {text}");
             }
         }
     }

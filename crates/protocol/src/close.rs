@@ -1,16 +1,15 @@
-//! Why a socket is closed: one table from the reason to its code, its text, its metric label
-//! and what the client does next. Both ends read it, so they cannot disagree.
+//! The table of close reasons: code, text, metric label, and what the client does next. Gateway and client share it.
 
-/// What the client does after its socket was closed.
+/// What the client does after a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAction {
-    /// The session is over; nothing to report.
+    /// Stop: the session ended normally.
     Stop,
-    /// The session is over, and its client was at fault or locked out: count it as an error.
+    /// Stop and count an error: the client broke a rule or lost its permission.
     StopAndReport,
     /// Reconnect with exponential backoff and resume.
     Reconnect,
-    /// Reconnect after the delay that the reason carries, and resume.
+    /// Reconnect after the delay that the close frame's text names, and resume.
     ReconnectWhenTold,
     /// Reconnect with a longer backoff and resume: the gateway is full.
     ReconnectLater,
@@ -21,34 +20,34 @@ pub enum ClientAction {
 pub enum CloseReason {
     /// The session was closed.
     SessionClosed,
-    /// A binary frame came.
+    /// The client sent a binary frame.
     Binary,
-    /// A text frame was not UTF-8.
+    /// The client sent a text frame that is not UTF-8.
     BadUtf8,
-    /// A frame broke a rule of the protocol.
+    /// The client sent a frame that breaks a rule of RFC 6455.
     Protocol,
-    /// A message was over `MAX_MESSAGE_SIZE_BYTES`.
+    /// The client sent a message longer than `MAX_MESSAGE_SIZE_BYTES`.
     TooLarge,
-    /// A policy was violated.
+    /// The client violated a limit, for example on the rate of its messages.
     Policy,
-    /// The gateway's own fault.
+    /// The gateway failed.
     Internal,
-    /// The gateway drains.
+    /// The gateway is draining.
     Drain,
     /// The gateway is full.
     Full,
     /// Another connection took the session over.
     TakenOver,
-    /// The client reads slower than its stream writes.
+    /// The client reads more slowly than the gateway sends.
     SlowConsumer,
-    /// No pong came in time.
+    /// The client did not answer a ping in time.
     NoPong,
     /// The token expired while connected.
     TokenExpired,
 }
 
 impl CloseReason {
-    /// Every reason, in the order of their codes.
+    /// Every reason, in the order of its code.
     pub const ALL: [Self; 13] = [
         Self::SessionClosed,
         Self::Protocol,
@@ -83,25 +82,25 @@ impl CloseReason {
         }
     }
 
-    /// The close frame's code.
+    /// Returns the close frame's code.
     #[must_use]
     pub const fn code(self) -> u16 {
         self.row().0
     }
 
-    /// The close frame's text.
+    /// Returns the close frame's default text.
     #[must_use]
     pub const fn text(self) -> &'static str {
         self.row().1
     }
 
-    /// The label of the metric `wsproxy_closes_total`.
+    /// Returns the value of the label `reason` of the metric `wsproxy_closes_total`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         self.row().2
     }
 
-    /// What the client does next.
+    /// Returns what the client does next.
     #[must_use]
     pub const fn action(self) -> ClientAction {
         match self {
@@ -119,25 +118,25 @@ impl CloseReason {
         }
     }
 
-    /// The reason behind a code; `None` for a code that is not in the table.
+    /// Returns the reason of a code, or `None` if the table lacks it.
     #[must_use]
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 
-    /// What a client does after a close frame with `code`, or after none at all.
+    /// Returns what a client does after a close frame with `code`, or after a connection that ended without one (`None`).
     #[must_use]
     pub fn action_for(code: Option<u16>) -> ClientAction {
         code.and_then(Self::from_code).map_or(ClientAction::Reconnect, Self::action)
     }
 
-    /// The text of a drain's close frame: when to come back.
+    /// Returns the text of a drain's close frame, which tells the client to reconnect after `reconnect_after_ms` milliseconds.
     #[must_use]
     pub fn drain_text(reconnect_after_ms: u64) -> String {
         format!("{}; reconnect_after_ms={reconnect_after_ms}", Self::Drain.text())
     }
 
-    /// Reads the delay out of a drain's text, in milliseconds.
+    /// Reads the delay from the text of a drain's close frame, in milliseconds.
     #[must_use]
     pub fn reconnect_after_ms(text: &str) -> Option<u64> {
         let (_, value) = text.split_once("reconnect_after_ms=")?;
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_unique_and_lead_back() {
+    fn each_code_has_one_reason() {
         for reason in CloseReason::ALL {
             assert_eq!(CloseReason::from_code(reason.code()), Some(reason));
         }
@@ -160,9 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_says_when_to_come_back() {
+    fn the_text_of_a_drain_carries_the_delay() {
         assert_eq!(CloseReason::reconnect_after_ms(&CloseReason::drain_text(1500)), Some(1500));
         assert_eq!(CloseReason::reconnect_after_ms("draining"), None);
-        assert!(CloseReason::drain_text(u64::MAX).len() <= 123, "a close reason has 123 bytes at most");
+        assert!(CloseReason::drain_text(u64::MAX).len() <= 123, "RFC 6455 allows 123 bytes");
     }
 }

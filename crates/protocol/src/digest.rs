@@ -1,5 +1,6 @@
-//! The digest of an answer's contents: what the server sent, and what the client received.
-//! XXH3-64 with seed 0 over each token in position order: its UTF-8 length as a little-endian u32, then its bytes.
+//! The digest of an answer's contents, computed by the server over what it sends and by the client over what it receives.
+//!
+//! It is XXH3-64 with seed 0. Each token adds its UTF-8 length as a little-endian u32 and its bytes, in the order of positions.
 
 use std::fmt;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -9,10 +10,10 @@ use xxhash_rust::xxh3::Xxh3Default;
 pub struct Digest(u64);
 
 impl Digest {
-    /// How many digits it has on the wire.
+    /// Number of hexadecimal digits on the wire.
     pub const DIGITS: usize = 16;
 
-    /// Reads the digits; `None` for anything else, which is not a digest of this kind.
+    /// Reads 16 hexadecimal digits. Returns `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hexadecimal = text.len() == Self::DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -20,26 +21,26 @@ impl Digest {
     }
 }
 
-/// What a terminator says of the tokens before it.
+/// The field `digest` of a terminator, which covers the tokens before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Attested {
-    /// Nothing: there is no field `digest`, or one of another form, which is a foreign server's own.
+pub enum DigestField {
+    /// The field is absent, or has a form that only a foreign server can read.
     #[default]
-    Nothing,
-    /// Their digest.
-    Digest(Digest),
-    /// A digest that was damaged: as long as one, and not hexadecimal.
+    Absent,
+    /// The field holds a digest.
+    Valid(Digest),
+    /// The field is as long as a digest but not hexadecimal, so the digest was damaged on its way.
     Damaged,
 }
 
-impl Attested {
-    /// Reads the text of a field `digest`. Sixteen characters are meant as a digest; any other number of them is not.
+impl DigestField {
+    /// Reads the text of a field `digest`. Only a text of 16 characters is meant as a digest.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match Digest::parse(text) {
-            Some(digest) => Self::Digest(digest),
+            Some(digest) => Self::Valid(digest),
             None if text.chars().take(Digest::DIGITS + 1).count() == Digest::DIGITS => Self::Damaged,
-            None => Self::Nothing,
+            None => Self::Absent,
         }
     }
 }
@@ -50,12 +51,12 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Computes a digest token by token. The hasher's 400 bytes are allocated with the first token.
+/// Computes a digest token by token. The hasher needs some 400 bytes, which are allocated with the first token.
 #[derive(Clone, Default)]
 pub struct Digester(Option<Box<Xxh3Default>>);
 
 impl Digester {
-    /// Takes the next token.
+    /// Adds the next token.
     pub fn token(&mut self, content: &str) {
         let hasher = self.0.get_or_insert_default();
         let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
@@ -63,7 +64,7 @@ impl Digester {
         hasher.update(content.as_bytes());
     }
 
-    /// The digest of the tokens so far.
+    /// Returns the digest of the tokens so far.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let empty = || xxhash_rust::xxh3::xxh3_64(&[]);
@@ -88,9 +89,9 @@ mod tests {
         digester.digest()
     }
 
-    /// Computed with another implementation (libxxhash 0.8.1); a change here breaks other people's clients.
+    /// The values come from another implementation (libxxhash 0.8.1). A change here breaks foreign clients.
     #[test]
-    fn the_contract_keeps_its_values() {
+    fn digests_equal_those_of_another_implementation() {
         assert_eq!(digest(&[]).to_string(), "2d06800538d394c2");
         assert_eq!(digest(&["a"]).to_string(), "eeca542ebdc74773");
         assert_eq!(digest(&["Hello ", "wörld "]).to_string(), "7f9508523550c6bc");
@@ -99,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn where_a_token_ends_matters() {
+    fn token_boundaries_change_the_digest() {
         assert_ne!(digest(&["ab", "c"]), digest(&["a", "bc"]));
         assert_ne!(digest(&["a", ""]), digest(&["a"]));
     }
 
     #[test]
-    fn what_is_not_a_digest_is_none() {
+    fn a_text_that_is_not_a_digest_is_rejected() {
         for text in ["", "0", "2d06800538d394c", "2d06800538d394c2f", "2d06800538d394g2", "+d06800538d394c2"]
         {
             assert_eq!(Digest::parse(text), None, "{text}");
@@ -114,20 +115,20 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_characters_that_are_no_digest_are_a_damaged_one() {
-        assert_eq!(Attested::parse("2d06800538d394c2"), Attested::Digest(digest(&[])));
+    fn sixteen_characters_that_are_not_hexadecimal_are_a_damaged_digest() {
+        assert_eq!(DigestField::parse("2d06800538d394c2"), DigestField::Valid(digest(&[])));
         for damaged in ["2d06800538d394g2", "2d06800538d394 2", "2d06800538d394é2", "+d06800538d394c2"] {
-            assert_eq!(Attested::parse(damaged), Attested::Damaged, "{damaged}");
+            assert_eq!(DigestField::parse(damaged), DigestField::Damaged, "{damaged}");
         }
         for foreign in ["", "2d06800538d394c", "2d06800538d394c2f", "sha256:2d06800538d394c2", "éééééééé"]
         {
-            assert_eq!(Attested::parse(foreign), Attested::Nothing, "{foreign}");
+            assert_eq!(DigestField::parse(foreign), DigestField::Absent, "{foreign}");
         }
     }
 
     proptest! {
         #[test]
-        fn streaming_agrees_with_one_call(tokens in prop::collection::vec(".{0,40}", 0..60)) {
+        fn a_streamed_digest_equals_that_of_one_call(tokens in prop::collection::vec(".{0,40}", 0..60)) {
             let mut whole = Vec::new();
             for token in &tokens {
                 whole.extend_from_slice(&u32::try_from(token.len()).unwrap().to_le_bytes());

@@ -1,40 +1,40 @@
-//! A position names one event of a session: the generation (one query) and the sequence number inside it.
-//! It is also the entry's id in the session's log, so its text form is the log's own, `<gen>-<seq>`.
+//! A position names one event of a session: its generation, which numbers the queries, and its sequence number inside it.
+//! It is also the event's entry id in the Redis stream, so its text form is `<gen>-<seq>`.
 
 use std::{fmt, str::FromStr};
 
-/// The place of one event in a session. Orders as the log orders.
+/// The position of one event in a session. Positions have the order of the log's entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// The generation: one per query, growing over the life of a session.
+    /// The generation: one per query, larger than all earlier ones of the session.
     pub generation: u64,
-    /// 0 is the generation's fence, 1 its first event; the terminator has the highest.
+    /// The sequence number: 0 for the generation's fence, 1 for its first event, the highest for its terminator.
     pub seq: u64,
 }
 
 impl Position {
-    /// Before everything: "I have nothing".
+    /// The position before every event, which a client names that has nothing.
     pub const ZERO: Self = Self::new(0, 0);
 
-    /// `<generation>-<seq>`.
+    /// Creates the position `<generation>-<seq>`.
     #[must_use]
     pub const fn new(generation: u64, seq: u64) -> Self {
         Self { generation, seq }
     }
 
-    /// The position right after this one in the same generation.
+    /// Returns the next position of the same generation.
     #[must_use]
     pub const fn next(self) -> Self {
         Self::new(self.generation, self.seq.saturating_add(1))
     }
 
-    /// The position right before this one in the same generation; a fence has none of its own and stays.
+    /// Returns the position before this one in the same generation, and a fence's position itself.
     #[must_use]
     pub const fn previous(self) -> Self {
         Self::new(self.generation, self.seq.saturating_sub(1))
     }
 
-    /// Reads a position from its text form in raw bytes, without allocating.
+    /// Reads a position from the bytes of its text form. Returns `None` for any other text, and allocates nothing.
     #[must_use]
     pub fn from_ascii(text: &[u8]) -> Option<Self> {
         let dash = text.iter().position(|&b| b == b'-')?;
@@ -42,6 +42,7 @@ impl Position {
     }
 }
 
+/// Reads a `u64` in the one form that `Display` writes, without sign or leading zeros.
 fn decimal(digits: &[u8]) -> Option<u64> {
     let canonical = !matches!(digits, [] | [b'0', _, ..]);
     if !canonical {
@@ -59,7 +60,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// The text is no position.
+/// The text is not a position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a position: expected `<generation>-<sequence>`, or `0` for \"I have nothing\"")]
 pub struct ParsePositionError(String);
@@ -95,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn refuses_what_is_no_position() {
+    fn rejects_text_that_is_not_a_position() {
         for text in [
             "",
             "-",
@@ -111,12 +112,12 @@ mod tests {
             "18446744073709551616-0",
             "00",
         ] {
-            assert!(text.parse::<Position>().is_err(), "{text:?} was taken for a position");
+            assert!(text.parse::<Position>().is_err(), "{text:?} was read as a position");
         }
     }
 
     #[test]
-    fn a_bare_zero_means_nothing_yet() {
+    fn a_bare_zero_is_the_position_before_every_event() {
         assert_eq!("0".parse(), Ok(Position::ZERO));
         assert_eq!("0-0".parse(), Ok(Position::ZERO));
     }

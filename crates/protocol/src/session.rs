@@ -1,5 +1,5 @@
-//! A session's id, and the names derived from it: Redis keys and channels, the gateway's path.
-//! An id is a UUID before it is anything else, so nothing a stranger typed ever reaches a key.
+//! A session's id and the names derived from it: Redis keys and channels, and the gateway's path.
+//! An id is always a UUID, so no other text from outside can become part of a key.
 
 use std::{fmt, str::FromStr};
 use uuid::Uuid;
@@ -9,19 +9,19 @@ use uuid::Uuid;
 pub struct SessionId(Uuid);
 
 impl SessionId {
-    /// Wraps a UUID.
+    /// Creates the id from a UUID.
     #[must_use]
     pub const fn new(uuid: Uuid) -> Self {
         Self(uuid)
     }
 
-    /// The UUID itself.
+    /// Returns the UUID.
     #[must_use]
     pub const fn uuid(self) -> Uuid {
         self.0
     }
 
-    /// Reads the session out of the name of its down channel, `<prefix>session:{id}:down`.
+    /// Reads the session from the name of its down channel, `<prefix>session:{id}:down`. Returns `None` for any other name.
     #[must_use]
     pub fn from_down_channel(name: &[u8], prefix: &str) -> Option<Self> {
         let id = name.strip_prefix(prefix.as_bytes())?.strip_prefix(b"session:")?.strip_suffix(b":down")?;
@@ -35,7 +35,7 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// The text is no session id.
+/// The text is not a session id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("session id is not a UUID")]
 pub struct ParseSessionIdError;
@@ -43,7 +43,7 @@ pub struct ParseSessionIdError;
 impl FromStr for SessionId {
     type Err = ParseSessionIdError;
 
-    /// Takes the hyphenated form alone: 36 characters.
+    /// Reads the hyphenated form of 36 characters and no other.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() != 36 {
             return Err(ParseSessionIdError);
@@ -65,44 +65,44 @@ impl<'de> serde::Deserialize<'de> for SessionId {
     }
 }
 
-/// Makes the names of Redis keys and channels. The prefix is empty in production; tests that share a server set one.
+/// The names of Redis keys and channels. The prefix is empty in production. Tests that share a Redis set one.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     prefix: String,
 }
 
 impl Names {
-    /// Names that all start with `prefix`.
+    /// Creates names that all start with `prefix`.
     #[must_use]
     pub fn with_prefix(prefix: impl Into<String>) -> Self {
         Self { prefix: prefix.into() }
     }
 
-    /// What every name starts with.
+    /// Returns the prefix of every name.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Hash: status, running query, generation.
+    /// Returns the key of the hash with the session's status, running query and generation.
     #[must_use]
     pub fn meta(&self, session: SessionId) -> String {
         format!("{}session:{session}:meta", self.prefix)
     }
 
-    /// Hash: who holds the session's socket, and the cursor of the last one.
+    /// Returns the key of the hash with the holder of the session's socket and the cursor of the last socket.
     #[must_use]
     pub fn attach(&self, session: SessionId) -> String {
         format!("{}session:{session}:attach", self.prefix)
     }
 
-    /// Stream: every event of the last queries.
+    /// Returns the key of the stream with the events of the last queries: the session's log.
     #[must_use]
     pub fn log(&self, session: SessionId) -> String {
         written(|out| self.write_log(out, session))
     }
 
-    /// The same, behind what `out` holds.
+    /// Appends the key of the session's log to `out`.
     ///
     /// # Errors
     /// Those of `out`.
@@ -110,13 +110,13 @@ impl Names {
         write!(out, "{}session:{session}:log", self.prefix)
     }
 
-    /// Channel: events to the client.
+    /// Returns the channel of the events to the client.
     #[must_use]
     pub fn down(&self, session: SessionId) -> String {
         written(|out| self.write_down(out, session))
     }
 
-    /// The same, behind what `out` holds.
+    /// Appends the channel of the events to the client to `out`.
     ///
     /// # Errors
     /// Those of `out`.
@@ -124,44 +124,44 @@ impl Names {
         write!(out, "{}session:{session}:down", self.prefix)
     }
 
-    /// Channel: messages from the client.
+    /// Returns the channel of the messages from the client.
     #[must_use]
     pub fn up(&self, session: SessionId) -> String {
         format!("{}session:{session}:up", self.prefix)
     }
 
-    /// Channel: what other processes tell the process `instance`.
+    /// Returns the channel on which other processes send to the process `instance`.
     #[must_use]
     pub fn control(&self, instance: &str) -> String {
         format!("{}control:{instance}", self.prefix)
     }
 
-    /// Channel: what a process says to itself, to know that what is published arrives.
+    /// Returns the channel on which a process sends to itself, to check that published messages arrive.
     #[must_use]
     pub fn probe(&self, instance: &str, connection: usize) -> String {
         format!("{}probe:{instance}:{connection}", self.prefix)
     }
 
-    /// String `<uuid>:<Redis ms>`: written into a Redis that has none or was started again, so that one that may have lost
-    /// data is told from one that has not, and its age is known.
+    /// Returns the key of Redis' mark, a string `<uuid>:<Redis ms>`. A process writes it into a Redis that lacks it or was restarted.
+    /// It tells a Redis that may have lost data from one that has not, and holds the time from which its age counts.
     #[must_use]
     pub fn mark(&self) -> String {
         format!("{}bus:mark", self.prefix)
     }
 
-    /// String: the run id of the Redis process that [`Self::mark`] was written for.
+    /// Returns the key of a string: the run id of the Redis process that [`Self::mark`] was written for.
     #[must_use]
     pub fn run(&self) -> String {
         format!("{}bus:run", self.prefix)
     }
 
-    /// Hash: the servers that are alive, their heartbeats, and the marks up to which they have restored what they kept.
+    /// Returns the key of the hash of living servers: their heartbeats, and the mark for which each has restored its data.
     #[must_use]
     pub fn servers(&self) -> String {
         format!("{}servers", self.prefix)
     }
 
-    /// Hash: the sessions whose queries a server runs, and their generations.
+    /// Returns the key of the hash of sessions whose queries the server `server` runs, with their generations.
     #[must_use]
     pub fn running(&self, server: &str) -> String {
         format!("{}server:{server}:running", self.prefix)
@@ -179,10 +179,10 @@ fn written(write: impl FnOnce(&mut String) -> fmt::Result) -> String {
 #[error("expected /{{agent_id}}/ws/{{session_id}}, where session_id is a UUID")]
 pub struct ParsePathError;
 
-/// Reads the agent and the session out of `/{agent_id}/ws/{session_id}`.
+/// Reads agent and session from the path `/{agent_id}/ws/{session_id}`.
 ///
 /// # Errors
-/// Any other path, an empty agent, or a session id that is no UUID.
+/// The path has another form, its agent is empty, or its session id is not a UUID.
 pub fn parse_ws_path(path: &str) -> Result<(&str, SessionId), ParsePathError> {
     let mut parts = path.strip_prefix('/').ok_or(ParsePathError)?.split('/');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -210,15 +210,15 @@ mod tests {
             "{0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11}",
             "0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e1\n",
         ] {
-            assert!(text.parse::<SessionId>().is_err(), "{text:?} was taken for a session id");
+            assert!(text.parse::<SessionId>().is_err(), "{text:?} was read as a session id");
         }
     }
 
     #[test]
-    fn paths() {
+    fn only_paths_of_the_gateways_form_are_read() {
         assert_eq!(parse_ws_path(&format!("/agent/ws/{ID}")), Ok(("agent", ID.parse().unwrap())));
         for path in ["", "/", "/ws", "/agent/ws/", "//ws/x", "/agent/ws/x/y", "/agent/web/x"] {
-            assert!(parse_ws_path(path).is_err(), "{path:?} was taken for a socket's path");
+            assert!(parse_ws_path(path).is_err(), "{path:?} was read as a socket's path");
         }
         assert!(parse_ws_path(&format!("//ws/{ID}")).is_err());
         assert!(parse_ws_path(&format!("/agent/ws/{ID}/")).is_err());

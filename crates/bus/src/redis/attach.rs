@@ -5,7 +5,7 @@ use crate::{
     AttachError, Attachment, BusError, Counters, Outlet, Start, hub::Slot, memory::TAKEOVER_WAIT,
     redis::link::Link, rules::Attached,
 };
-use protocol::{Gaps, Position, SessionId};
+use protocol::{GapPolicy, Position, SessionId};
 use redis::ScriptInvocation;
 use std::{sync::Arc, time::Duration};
 
@@ -107,7 +107,7 @@ fn script<'a>(
         .arg(&inner.owner)
         .arg(deadline_ms)
         .arg(after.map_or_else(String::new, |position| position.to_string()))
-        .arg(u8::from(inner.gaps() == Gaps::Await))
+        .arg(u8::from(inner.gaps() == GapPolicy::Wait))
         .arg(inner.delivery());
     script
 }

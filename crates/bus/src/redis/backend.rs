@@ -8,7 +8,7 @@ use crate::{
     hub::{Page, Slot},
 };
 use async_trait::async_trait;
-use protocol::{Gaps, Position, SessionId};
+use protocol::{GapPolicy, Position, SessionId};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -22,7 +22,7 @@ impl Backend for Inner {
     ) -> Result<CatchUp, BusError> {
         if self.config.delivery == Delivery::PubSub {
             let (_, mark) = slot.begin_read();
-            return Ok(slot.end_read(mark, Page::Last, Gaps::Announce).into());
+            return Ok(slot.end_read(mark, Page::Last, GapPolicy::Announce).into());
         }
         self.reading.page(session, slot.clone(), limit).await
     }

@@ -30,7 +30,7 @@ use clock::Clock;
 use incarnation::Incarnation;
 use link::{Commands, Link, Purpose};
 use parking_lot::Mutex;
-use protocol::{Gaps, Names, SessionId};
+use protocol::{GapPolicy, Names, SessionId};
 use readiness::Readiness;
 use reading::Reading;
 use redis::{
@@ -202,8 +202,8 @@ impl Inner {
     }
 
     /// Whether events that a log lacks may still be given back to it.
-    fn gaps(&self) -> Gaps {
-        if self.incarnation.is_young() { Gaps::Await } else { Gaps::Announce }
+    fn gaps(&self) -> GapPolicy {
+        if self.incarnation.is_young() { GapPolicy::Wait } else { GapPolicy::Announce }
     }
 
     /// A session that Redis does not know: it never did, unless it forgot. `old`: its mark was old before Redis was asked.

@@ -6,7 +6,7 @@ use crate::{
     BusError, CatchUp, Counters,
     hub::{Page, Slot},
 };
-use protocol::{Gaps, Mark, Position, Prefix, SessionId};
+use protocol::{GapPolicy, Position, Prefix, ReadStart, SessionId};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -98,7 +98,7 @@ async fn read_all(
     let gaps = inner.gaps();
     let mut pipeline = Pipeline::with_capacity(2 * batch.len() + 1);
     pipeline.cmd("GET").arg(inner.incarnation.mark_key());
-    let begun: Vec<(Position, Mark, bool)> =
+    let begun: Vec<(Position, ReadStart, bool)> =
         batch.iter().map(|read| ask(inner, &mut pipeline, read)).collect();
     let answers = connection
         .send_packed_commands(&pipeline, 0, pipeline.len())
@@ -107,7 +107,7 @@ async fn read_all(
     let mut answers = answers.into_iter();
     let mark = answers.next().ok_or_else(missing)?.extract_error().map_err(|error| Link::failed(&error))?;
     let mark = if let Value::BulkString(mark) = &mark { Some(&mark[..]) } else { None };
-    let gaps = if inner.incarnation.saw_mark(mark) { gaps } else { Gaps::Await };
+    let gaps = if inner.incarnation.saw_mark(mark) { gaps } else { GapPolicy::Wait };
     for (read, (_, mark, doubts)) in batch.drain(..).zip(begun) {
         let page = answers.next().ok_or_else(missing);
         let top = if doubts { Some(answers.next().ok_or_else(missing)) } else { None };
@@ -125,7 +125,7 @@ fn missing() -> BusError {
 }
 
 /// Writes what one lane asks for; answers where its read begins, and whether it also asks for the end of the log.
-fn ask(inner: &Inner, pipeline: &mut Pipeline, read: &Read) -> (Position, Mark, bool) {
+fn ask(inner: &Inner, pipeline: &mut Pipeline, read: &Read) -> (Position, ReadStart, bool) {
     let (last, mark) = read.slot.begin_read();
     let log = inner.names.log(read.session);
     let range = pipeline.cmd("XRANGE").arg(&log);
@@ -141,10 +141,10 @@ fn ask(inner: &Inner, pipeline: &mut Pipeline, read: &Read) -> (Position, Mark, 
 fn hand_on(
     inner: &Inner,
     read: &Read,
-    mark: Mark,
+    mark: ReadStart,
     page: Value,
     top: Option<Position>,
-    gaps: Gaps,
+    gaps: GapPolicy,
 ) -> Result<CatchUp, BusError> {
     let page = page.extract_error().map_err(|error| Link::failed(&error))?;
     let entries: Vec<Value> =

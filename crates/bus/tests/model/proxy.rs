@@ -216,7 +216,7 @@ impl World {
             return self.refuse(slot);
         }
         let (link, holder) = (self.proxies[&pid].commands, self.name(pid).to_owned());
-        let young = self.gaps(pid) == protocol::Gaps::Await;
+        let young = self.gaps(pid) == protocol::GapPolicy::Wait;
         let after = start.filter(|&position| position != Position::ZERO);
         let patience = ATTACH_PATIENCE[attempts as usize - 1];
         let attach = Request::Attach { session, holder, sent: self.now, patience, after, young };

@@ -263,7 +263,7 @@ impl Query {
     fn disown(&mut self, ours: u64) {
         for stream in self.streams.extract_if(.., |stream| stream.generation != ours) {
             let defect = if stream.generation == 0 { Defect::Unreadable } else { Defect::Foreign };
-            let tally = stream.ledger.unverified();
+            let tally = stream.ledger.observed();
             self.defects.add(defect, tally.events_received + tally.events_duplicated);
             if let Some(frame) = &stream.begun_with {
                 self.defects.show(defect, frame.as_bytes());
@@ -406,7 +406,7 @@ pub fn millis(ms: Option<f64>) -> Option<Duration> {
 mod tests {
     use super::*;
     use measure::record::QueryStatus;
-    use protocol::Attested;
+    use protocol::DigestField;
     use std::borrow::Cow;
 
     fn arrive(query: &mut Query, generation: u64, seq: u64, query_id: &str, kind: Kind) -> Arrived {
@@ -419,7 +419,7 @@ mod tests {
             sent_us: None,
             code: None,
             message: None,
-            digest: Attested::Nothing,
+            digest: DigestField::Absent,
         };
         let arrival = Arrival::exact(Instant::now(), seq);
         query.arrive(&event, "frame", arrival, Duration::from_millis(250), None)

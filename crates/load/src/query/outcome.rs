@@ -9,20 +9,20 @@ use measure::{
     defects::{Defect, Defects},
     record::{Doubt, FailureKind, Moment, QueryRecord, QueryStatus},
 };
-use protocol::{Kind, Owed, SessionId, Tally};
+use protocol::{EventCounts, ExpectedRange, Kind, SessionId};
 use std::time::{Duration, Instant};
 
 impl Query {
-    pub(super) fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> EventCounts {
         let expected = self.expected();
         let owed = self.owed();
         let tally = match (self.own_stream(), expected) {
-            (Some(stream), Some(expected)) => stream.ledger.tally(expected, owed),
-            (Some(stream), None) => stream.ledger.unverified(),
-            (None, Some(expected)) => protocol::Ledger::default().tally(expected, owed),
-            (None, None) => Tally::default(),
+            (Some(stream), Some(expected)) => stream.ledger.counts(expected, owed),
+            (Some(stream), None) => stream.ledger.observed(),
+            (None, Some(expected)) => protocol::Ledger::default().counts(expected, owed),
+            (None, None) => EventCounts::default(),
         };
-        Tally {
+        EventCounts {
             tokens_unsent: if self.is_abandoned() { 0 } else { tally.tokens_unsent },
             tokens_duplicated: tally.tokens_duplicated + self.tokens_repeated,
             events_duplicated: tally.events_duplicated + self.defects.count(Defect::Duplicated),
@@ -42,12 +42,16 @@ impl Query {
     }
 
     /// What the run's end or a peer cut off is not owed.
-    fn owed(&self) -> Owed {
-        if self.is_abandoned() || self.ended_with.is_some() { Owed::Seen } else { Owed::Announced }
+    fn owed(&self) -> ExpectedRange {
+        if self.is_abandoned() || self.ended_with.is_some() {
+            ExpectedRange::UpToHighest
+        } else {
+            ExpectedRange::Announced
+        }
     }
 
     /// All defects: those noted as they came, and those that the query's own stream counts.
-    pub(super) fn all_defects(&self, tally: &Tally) -> Defects {
+    pub(super) fn all_defects(&self, tally: &EventCounts) -> Defects {
         let mut defects = self.defects.clone();
         defects.add(Defect::Duplicated, tally.events_duplicated - defects.count(Defect::Duplicated));
         defects.add(Defect::Reordered, tally.events_reordered);
@@ -59,7 +63,7 @@ impl Query {
         defects
     }
 
-    pub(super) fn status(&self, tally: &Tally, defects: &Defects) -> QueryStatus {
+    pub(super) fn status(&self, tally: &EventCounts, defects: &Defects) -> QueryStatus {
         match self.end.map_or(End::Abandoned, |(_, end)| end) {
             End::TimedOut => QueryStatus::Timeout,
             End::Rejected => QueryStatus::Rejected,
@@ -164,7 +168,7 @@ impl Query {
     }
 
     /// Every query that is not ok says why.
-    fn explain(&mut self, status: QueryStatus, tally: &Tally, defects: &Defects) {
+    fn explain(&mut self, status: QueryStatus, tally: &EventCounts, defects: &Defects) {
         let error = self.own_stream().and_then(|stream| stream.error.clone());
         let loss = self.last_loss.as_ref().map(|loss| format!("{loss}; then ")).unwrap_or_default();
         match status {

@@ -1,9 +1,11 @@
-//! Writes the frames of events, and the gateway's own. The `id` and the `type` come first, times last.
+//! Encodes events and the gateway's own frames. `id` and `type` come first, times last.
+//!
+//! All functions with an `out` append to it. Times are microseconds of `CLOCK_MONOTONIC`.
 
 use crate::{Digest, Position};
 use std::io::Write;
 
-/// Writes one token's frame behind what `out` holds. Times are `CLOCK_MONOTONIC` microseconds.
+/// Writes a token's frame.
 pub fn encode_token(
     out: &mut Vec<u8>,
     position: Position,
@@ -16,7 +18,7 @@ pub fn encode_token(
     close_answer(out, content, query_id, due_us, sent_us);
 }
 
-/// Writes the frame that ends an answer whose contents nobody can verify.
+/// Writes the frame that ends an answer, without a digest.
 pub fn encode_done(out: &mut Vec<u8>, position: Position, query_id: &str, due_us: u64, sent_us: u64) {
     open(out, position, "done");
     close_answer(out, "", query_id, due_us, sent_us);
@@ -36,7 +38,7 @@ pub fn encode_verified_done(
     close_event(out, query_id, due_us, sent_us);
 }
 
-/// Returns the frame with the position `to` in place of `from`, which it has.
+/// Returns `frame` with the position `to` in place of its position `from`.
 #[must_use]
 pub fn with_position(frame: &[u8], from: Position, to: Position) -> Vec<u8> {
     let old = format!(r#"{{"id":"{from}""#);
@@ -44,7 +46,7 @@ pub fn with_position(frame: &[u8], from: Position, to: Position) -> Vec<u8> {
     [format!(r#"{{"id":"{to}""#).as_bytes(), rest].concat()
 }
 
-/// Writes the frame that ends an answer that failed.
+/// Writes the frame that ends a failed answer, without a digest. A peer writes it that does not know the tokens sent.
 pub fn encode_error(
     out: &mut Vec<u8>,
     position: Position,
@@ -58,7 +60,7 @@ pub fn encode_error(
     close_answer(out, "", query_id, due_us, sent_us);
 }
 
-/// Writes the frame by which an answer's own server ends it early, with the digest of the tokens that were sent.
+/// Writes the frame that ends a failed answer, with the digest of the tokens that were sent.
 #[allow(clippy::too_many_arguments, reason = "a frame has these fields")]
 pub fn encode_verified_error(
     out: &mut Vec<u8>,
@@ -83,7 +85,7 @@ fn open_error(out: &mut Vec<u8>, position: Position, code: &str, message: &str) 
     json_string(out, message);
 }
 
-/// Writes a claim's fence. `prev` is the last position before it, `None` where that is not known.
+/// Writes the fence of a claim. `prev` is the last position before it, or `None` if that is not known.
 pub fn encode_fence(out: &mut Vec<u8>, generation: u64, prev: Option<Position>) {
     open(out, Position::new(generation, 0), "fence");
     match prev {
@@ -92,25 +94,25 @@ pub fn encode_fence(out: &mut Vec<u8>, generation: u64, prev: Option<Position>) 
     }
 }
 
-/// Writes the log entry that stands for the lost events after `from`, up to and with `to`.
+/// Writes the log entry in place of the lost events after `from`, up to and including `to`.
 pub fn encode_gap_entry(out: &mut Vec<u8>, from: Position, to: Position) {
     open(out, to, "gap");
     text(out, format_args!(r#","from":"{from}"}}"#));
 }
 
-/// Writes the marker that a session was closed.
+/// Writes the last log entry of a session that was closed.
 pub fn encode_closed(out: &mut Vec<u8>, position: Position) {
     open(out, position, "closed");
     out.push(b'}');
 }
 
-/// The gateway's word to a client that resumed: everything up to `to` was replayed, what follows is live.
+/// Returns the gateway's frame that ends a replay: everything up to `to` was sent, and live events follow.
 #[must_use]
 pub fn encode_resumed(to: Position) -> String {
     format!(r#"{{"type":"resumed","to":"{to}"}}"#)
 }
 
-/// The gateway's word that everything after `from`, up to and with `to`, cannot be had any more.
+/// Returns the gateway's frame that announces a gap: the events after `from`, up to and including `to`, cannot be delivered.
 #[must_use]
 pub fn encode_gap(from: Position, to: Position) -> String {
     format!(r#"{{"type":"gap","from":"{from}","to":"{to}"}}"#)
@@ -148,7 +150,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_read_back(
+        fn an_encoded_token_is_read_back(
             generation: u64, seq: u64, content in ".{0,40}", query_id in ".{0,40}", due_us: u64, sent_us: u64,
         ) {
             let position = Position::new(generation, seq);

@@ -1,7 +1,7 @@
-//! Reads events as JSON in any order, with foreign fields and values of other types.
+//! Reads events from JSON with fields in any order, unknown fields, and values of unexpected types.
 
 use super::{Event, Frame, Kind, MalformedFrame, loose::Loose, surrogates::without_lone_surrogates};
-use crate::Attested;
+use crate::DigestField;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -9,23 +9,23 @@ use serde::{
 use serde_json::Value;
 use std::{borrow::Cow, fmt};
 
-/// Characters that are kept of an error event's code or message.
+/// The longest code or message of an error event, in characters. The rest is cut off.
 const LONGEST_TEXT: usize = 500;
 
 impl<'a> Frame<'a> {
-    /// Any JSON object.
+    /// Reads any JSON object.
     pub(super) fn any(frame: &'a str) -> Result<Self, MalformedFrame> {
         match serde_json::from_str::<Raw<'a>>(frame) {
             Ok(raw) => raw.frame().map(|read| read.explained(frame)),
             Err(_) => {
-                let mended = without_lone_surrogates(frame).ok_or(MalformedFrame)?;
-                let raw: Raw<'_> = serde_json::from_str(&mended).map_err(|_| MalformedFrame)?;
-                raw.frame().map(|read| read.explained(&mended).into_owned())
+                let repaired = without_lone_surrogates(frame).ok_or(MalformedFrame)?;
+                let raw: Raw<'_> = serde_json::from_str(&repaired).map_err(|_| MalformedFrame)?;
+                raw.frame().map(|read| read.explained(&repaired).into_owned())
             }
         }
     }
 
-    /// An error event with what `frame` says of it in other fields or as other JSON than our encoders write.
+    /// Completes an error event with the code and the message that `frame` holds in foreign fields.
     fn explained(mut self, frame: &str) -> Self {
         if let Self::Event(event) = &mut self
             && event.kind == Kind::Error
@@ -36,12 +36,13 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Reads code and message of an error event from wherever servers put them. Error events are rare: each may be read twice.
+/// Reads code and message of an error event from the fields in which foreign servers put them. Error events are rare, so reading each
+/// twice costs little.
 fn explain(event: &mut Event<'_>, frame: &str) {
     let whole = serde_json::from_str::<Value>(frame).or_else(|error| {
-        without_lone_surrogates(frame).map_or(Err(error), |mended| serde_json::from_str(&mended))
+        without_lone_surrogates(frame).map_or(Err(error), |repaired| serde_json::from_str(&repaired))
     });
-    // Nested too deeply, or with a number that is too large: the event stays as it was read.
+    // JSON that is nested too deeply or holds a number out of range: the event stays as it was read.
     let Ok(whole) = whole else { return };
     let field = |name| whole.get(name).and_then(shown);
     let code = || whole.get("error")?.get("code").and_then(shown);
@@ -53,7 +54,7 @@ fn explain(event: &mut Event<'_>, frame: &str) {
     }
 }
 
-/// Returns the text of a value, an object's `message`, or else the value's JSON, cut to a length that fits a line of output.
+/// Returns a string's text, an object's `message`, or else the value's JSON, cut to [`LONGEST_TEXT`].
 fn shown(value: &Value) -> Option<String> {
     let value = value.get("message").filter(|message| !message.is_null()).unwrap_or(value);
     let text = match value {
@@ -67,7 +68,7 @@ fn shown(value: &Value) -> Option<String> {
     })
 }
 
-/// The fields of a frame that any type uses. A field that comes twice has its last value.
+/// The fields of a frame that any type uses. A field that occurs twice has its last value.
 #[derive(Default)]
 struct Raw<'a> {
     id: Loose<'a>,
@@ -114,7 +115,7 @@ impl<'a> Raw<'a> {
             sent_us: self.sent_us.micros(),
             code: self.code.shown(),
             message: self.message.shown(),
-            digest: self.digest.text().map_or(Attested::Nothing, |text| Attested::parse(&text)),
+            digest: self.digest.text().map_or(DigestField::Absent, |text| DigestField::parse(&text)),
         }))
     }
 }
@@ -159,7 +160,7 @@ impl<'de> Deserialize<'de> for Raw<'de> {
     }
 }
 
-/// A key, borrowed where nothing in it is escaped.
+/// A key of a JSON object, borrowed if nothing in it is escaped.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_needed_does_no_harm() {
+    fn fields_that_a_type_does_not_need_may_hold_any_value() {
         for foreign in [
             r#"{"type":"token","content":"x","from":"assistant","to":"user"}"#,
             r#"{"id":1,"type":"token","content":"x"}"#,
@@ -209,7 +210,7 @@ mod tests {
             assert_eq!((event.kind, &*event.content, event.position), (Kind::Token, "x", None), "{foreign}");
             assert_eq!(
                 (event.due_us, event.sent_us, event.digest),
-                (None, None, Attested::Nothing),
+                (None, None, DigestField::Absent),
                 "{foreign}"
             );
         }
@@ -221,15 +222,15 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_that_was_damaged_is_none_of_a_foreign_server() {
+    fn a_damaged_digest_differs_from_one_of_a_foreign_server() {
         for (digest, attested) in [
-            (r#""2d06800538d394g2""#, Attested::Damaged),
-            (r#""\u0032d06800538d394g2""#, Attested::Damaged),
-            (r#""2d06800538d394""#, Attested::Nothing),
-            (r#""sha-256=X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=""#, Attested::Nothing),
-            ("1234567890123456", Attested::Nothing),
-            (r#"["2d06800538d394g2"]"#, Attested::Nothing),
-            ("null", Attested::Nothing),
+            (r#""2d06800538d394g2""#, DigestField::Damaged),
+            (r#""\u0032d06800538d394g2""#, DigestField::Damaged),
+            (r#""2d06800538d394""#, DigestField::Absent),
+            (r#""sha-256=X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=""#, DigestField::Absent),
+            ("1234567890123456", DigestField::Absent),
+            (r#"["2d06800538d394g2"]"#, DigestField::Absent),
+            ("null", DigestField::Absent),
         ] {
             for frame in [
                 format!(
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_event_keeps_its_text_whatever_it_is() {
+    fn an_error_event_keeps_a_text_of_any_form() {
         for (frame, code, message) in [
             (
                 r#"{"type":"error","code":504,"message":{"text":"gone"}}"#,

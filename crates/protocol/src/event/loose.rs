@@ -1,4 +1,4 @@
-//! Values of any JSON type, and what a field of an event makes of them.
+//! Reads a field of an event from a JSON value of any type.
 
 use crate::Position;
 use serde::{
@@ -7,7 +7,7 @@ use serde::{
 };
 use std::{borrow::Cow, fmt};
 
-/// A value of any type, as far as a field can use it.
+/// A JSON value, reduced to what a field of an event can use.
 #[derive(Default)]
 pub(super) enum Loose<'a> {
     #[default]
@@ -27,7 +27,7 @@ impl<'a> Loose<'a> {
         }
     }
 
-    /// What a person is shown of a field that ought to be a text.
+    /// Returns the text to display for a field that is expected to be a string.
     pub(super) fn shown(self) -> Option<Cow<'a, str>> {
         match self {
             Self::Nothing => None,
@@ -45,9 +45,9 @@ impl<'a> Loose<'a> {
         }
     }
 
-    /// Whole microseconds; what is not a time of this clock is none.
+    /// Returns whole microseconds, or `None` if the value is negative, too large or not a number.
     pub(super) fn micros(&self) -> Option<u64> {
-        /// Beyond this an `f64` skips whole numbers; as microseconds these are 285 years.
+        /// The largest value up to which an `f64` holds every whole number: 2^53, which is 285 years in microseconds.
         const MOST: f64 = 9_007_199_254_740_992.0;
         match *self {
             Self::Whole(number) => Some(number),

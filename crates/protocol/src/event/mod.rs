@@ -1,5 +1,5 @@
-//! Events on the wire: JSON text frames whose `id` and `type` come first, so that a gateway reads a prefix
-//! of some fifty bytes and forwards the rest verbatim. Clients read the whole frame.
+//! Events on the wire: JSON text frames whose `id` and `type` come first. A gateway reads that prefix of some 50 bytes and forwards the
+//! frame verbatim. Clients read the whole frame.
 
 mod encode;
 mod json;
@@ -14,99 +14,99 @@ pub use encode::{
 };
 pub use prefix::Prefix;
 
-use crate::{Attested, Position};
+use crate::{DigestField, Position};
 use std::borrow::Cow;
 
-/// What an event is.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// One token of the answer.
     Token,
-    /// The end of an answer.
+    /// The end of a complete answer.
     Done,
     /// The end of an answer that failed.
     Error,
-    /// A claim: what came before `prev` is all there is of earlier generations. Never sent to a client.
+    /// The log entry of a claim, which shuts out the claimant before it. Earlier generations end at `prev`. It is never sent to a client.
     Fence {
-        /// The last position of the generation before; `None` where the log was not whole yet when the claim was made.
+        /// The last position before the fence. `None` if the log was still being restored when the claim was made.
         prev: Option<Position>,
     },
-    /// A log entry that stands for lost events: those after `from`, up to and with its own position. A client gets the
-    /// gateway's frame instead, see [`encode_gap`].
+    /// The log entry in place of lost events: those after `from`, up to and including its own position. A client gets the frame of
+    /// [`encode_gap`] instead.
     Gap {
         /// The last position before the lost ones.
         from: Position,
     },
-    /// The session was closed; nothing follows. Never sent to a client.
+    /// The last log entry of a session that was closed. It is never sent to a client.
     Closed,
 }
 
 impl Kind {
-    /// Ends its generation.
+    /// Returns whether the event ends its generation.
     #[must_use]
     pub const fn is_terminator(self) -> bool {
         matches!(self, Self::Done | Self::Error)
     }
 
-    /// Meant for the client.
+    /// Returns whether the event is sent to the client.
     #[must_use]
     pub const fn is_for_client(self) -> bool {
         matches!(self, Self::Token | Self::Done | Self::Error)
     }
 }
 
-/// One event, as the client reads it. Fields that the old contract did not have are optional.
+/// One event, as the client reads it. Fields that the first version of the contract lacked are optional.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// The event's place; `None` from servers of the old contract.
+    /// The event's position. `None` from servers of the first contract.
     pub position: Option<Position>,
-    /// What it is.
+    /// The event's type.
     pub kind: Kind,
     /// The token's text.
     pub content: Cow<'a, str>,
-    /// Which query it answers.
+    /// The id of the query that the event belongs to.
     pub query_id: Option<Cow<'a, str>>,
-    /// When the schedule wanted it sent.
+    /// The time that the schedule set for it, in microseconds of the server's `CLOCK_MONOTONIC`.
     pub due_us: Option<u64>,
-    /// When it was handed to the bus.
+    /// The time at which it was handed to the bus, in microseconds of the server's `CLOCK_MONOTONIC`.
     pub sent_us: Option<u64>,
-    /// Of an error: its code.
+    /// The code of an error event.
     pub code: Option<Cow<'a, str>>,
-    /// Of an error: its text.
+    /// The text of an error event.
     pub message: Option<Cow<'a, str>>,
-    /// Of the end of an answer: which tokens were sent.
-    pub digest: Attested,
+    /// The digest that a terminator carries of the tokens before it.
+    pub digest: DigestField,
 }
 
-/// One text frame that came down the socket.
+/// One text frame that the gateway sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// An event of a query.
     Event(Event<'a>),
-    /// The replay ended here.
+    /// The replay ended, and live events follow.
     Resumed {
         /// The last position that was replayed.
         to: Position,
     },
-    /// Events that cannot be had any more: after `from`, up to and with `to`.
+    /// The events after `from`, up to and including `to`, cannot be delivered.
     Gap {
         /// The last position before the gap.
         from: Position,
-        /// The last position in it.
+        /// The last position in the gap.
         to: Position,
     },
-    /// A type that is not known here: of a newer server, or of somebody else's.
+    /// A frame of an unknown type, from a newer or a foreign server.
     Other,
 }
 
 /// The frame is not a JSON object with a `type`, or lacks what its type needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the frame is no event: expected a JSON object with a `type`")]
+#[error("the frame is not an event: expected a JSON object with a `type`")]
 pub struct MalformedFrame;
 
 impl<'a> Frame<'a> {
-    /// Reads a text frame, in whatever order its fields come. A field that the type does not need may hold anything; an `id`
-    /// that is not a position leaves the event without one; a surrogate without its pair becomes U+FFFD.
+    /// Reads a text frame with its fields in any order. A field that the type does not need may hold any value. An `id` that is not a
+    /// position leaves the event without one. An escaped surrogate without its pair becomes U+FFFD.
     ///
     /// # Errors
     /// The frame is not a JSON object with a `type`, or a known type lacks what it needs.
@@ -146,7 +146,7 @@ mod tests {
     pub(super) fn parsed(frame: &[u8]) -> Event<'_> {
         match Frame::parse(std::str::from_utf8(frame).unwrap()).unwrap() {
             Frame::Event(event) => event,
-            other => panic!("{other:?} is no event"),
+            other => panic!("{other:?} is not an event"),
         }
     }
 

@@ -1,25 +1,25 @@
-//! The first two fields of an event's frame, which a gateway reads: its position and its kind.
+//! The first two fields of an event's frame, position and type, which are all that a gateway reads.
 
 use super::Kind;
 use crate::Position;
 
-/// The first two fields of an event's frame: all that a gateway needs to know.
+/// The first two fields of an event's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
-    /// The event's place.
+    /// The event's position.
     pub position: Position,
-    /// What it is.
+    /// The event's type.
     pub kind: Kind,
 }
 
 impl Prefix {
-    /// Reads the prefix of a frame that our encoders wrote; `None` for anything else. Allocates nothing.
+    /// Reads the prefix of a frame in the form of this crate's encoders. Returns `None` for any other form, and allocates nothing.
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<Self> {
         Some(Self::split(frame)?.0)
     }
 
-    /// The prefix, and what follows the type.
+    /// Returns the prefix and the bytes behind the type.
     pub(super) fn split(frame: &[u8]) -> Option<(Self, &[u8])> {
         let rest = frame.strip_prefix(br#"{"id":""#)?;
         let (position, rest) = quoted_position(rest)?;
@@ -42,7 +42,7 @@ impl Prefix {
     }
 }
 
-/// A position up to its closing quote, and what follows the quote.
+/// Reads a position up to its closing quote. Returns it and the bytes behind the quote.
 fn quoted_position(text: &[u8]) -> Option<(Position, &[u8])> {
     let end = text.iter().take(42).position(|&b| b == b'"')?;
     Some((Position::from_ascii(&text[..end])?, &text[end + 1..]))

@@ -1,6 +1,6 @@
-//! Mends JSON texts with escaped surrogates that have no pair, which no string can hold.
+//! Replaces escaped surrogates without a pair in JSON texts, because a Rust string cannot hold them.
 
-/// The JSON text with U+FFFD for each escaped surrogate that has no pair; `None` where there is no such.
+/// Returns the JSON text with U+FFFD for each escaped surrogate without a pair, or `None` if it has none.
 pub(super) fn without_lone_surrogates(json: &str) -> Option<String> {
     let unit = |at: usize| {
         let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
@@ -20,7 +20,7 @@ pub(super) fn without_lone_surrogates(json: &str) -> Option<String> {
                 copied = at;
             }
             Some(_) => at += 6,
-            // Another escape: what follows the backslash is not one itself.
+            // Another escape, for example `\\`: the character behind the backslash starts no escape.
             None => at += 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
         }
     }

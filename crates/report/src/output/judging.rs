@@ -295,7 +295,7 @@ mod tests {
         defects::Defects,
         record::{QueryRecord, QueryStatus},
     };
-    use protocol::Tally;
+    use protocol::EventCounts;
 
     /// Why a run was ended early in whose first second this query ended.
     fn ended_early(query: &QueryRecord, defects: &Defects) -> Option<String> {
@@ -322,9 +322,9 @@ mod tests {
             }
         }
         for (name, tally) in [
-            ("tokens_lost", Tally { tokens_lost: 1, ..fine.tally }),
-            ("tokens_duplicated", Tally { tokens_duplicated: 1, ..fine.tally }),
-            ("tokens_reordered", Tally { tokens_reordered: 1, ..fine.tally }),
+            ("tokens_lost", EventCounts { tokens_lost: 1, ..fine.tally }),
+            ("tokens_duplicated", EventCounts { tokens_duplicated: 1, ..fine.tally }),
+            ("tokens_reordered", EventCounts { tokens_reordered: 1, ..fine.tally }),
         ] {
             let why = ended_early(&QueryRecord { tally, ..fine.clone() }, &Defects::default());
             assert!(why.unwrap().contains(name), "{name}");

@@ -6,14 +6,14 @@ use crate::{
     socket::Down,
     world::{Pid, World, note, short},
 };
-use protocol::{Gaps, Kind, LogEnd, Logged, Mark, Position, Prefix, Step};
+use protocol::{GapPolicy, Kind, LiveAction, LoggedAction, Position, Prefix, ReadEnd, ReadStart};
 
 const PAGE: usize = 5;
 
 impl World {
-    pub(super) fn gaps(&self, pid: Pid) -> Gaps {
+    pub(super) fn gaps(&self, pid: Pid) -> GapPolicy {
         let restored = self.proxies[&pid].restored == Some(self.broker.incarnation);
-        if restored && self.is_old() { Gaps::Announce } else { Gaps::Await }
+        if restored && self.is_old() { GapPolicy::Announce } else { GapPolicy::Wait }
     }
 
     /// Reads the next page of the log, if the lane is behind.
@@ -23,7 +23,8 @@ impl World {
             return;
         }
         (slot.behind, slot.reading) = (false, true);
-        let (pid, session, after, mark) = (slot.proxy, slot.session, slot.lane.last(), slot.lane.mark());
+        let (pid, session, after, mark) =
+            (slot.proxy, slot.session, slot.lane.last(), slot.lane.read_start());
         let link = self.proxies[&pid].commands;
         self.call(link, Request::Read { session, after, limit: PAGE }, move |world, answer| {
             world.slots[id].reading = false;
@@ -51,14 +52,14 @@ impl World {
             return false;
         }
         match self.slots[id].lane.logged(prefix, gaps) {
-            Logged::Forward => self.forward(id, prefix, frame),
-            Logged::Note => self.note_kind(id, prefix.kind),
-            Logged::Seen => {}
-            Logged::Gap { from, to, forward } => {
+            LoggedAction::Forward => self.forward(id, prefix, frame),
+            LoggedAction::Note => self.note_kind(id, prefix.kind),
+            LoggedAction::Ignore => {}
+            LoggedAction::Gap { from, to, forward } => {
                 self.gap(id, from, to);
                 if forward { self.forward(id, prefix, frame) } else { self.note_kind(id, prefix.kind) }
             }
-            Logged::Await => {
+            LoggedAction::Wait => {
                 self.covered.insert("waited for what may be restored");
                 return false;
             }
@@ -66,24 +67,24 @@ impl World {
         true
     }
 
-    fn log_end(&mut self, id: SlotId, mark: Mark) {
+    fn log_end(&mut self, id: SlotId, mark: ReadStart) {
         let gaps = self.gaps(self.slots[id].proxy);
         if self.slots[id].ended {
             return;
         }
         match self.slots[id].lane.log_end(mark, gaps) {
-            LogEnd::CaughtUp => {
+            ReadEnd::CaughtUp => {
                 self.feed(id);
                 if std::mem::take(&mut self.slots[id].resumes) {
                     self.down(self.slots[id].socket, Down::Resumed);
                 }
             }
-            LogEnd::Again => self.read_again(id, 0),
-            LogEnd::Missing { from, to } => {
+            ReadEnd::ReadAgain => self.read_again(id, 0),
+            ReadEnd::Missing { from, to } => {
                 self.gap(id, from, to);
                 self.read_again(id, 0);
             }
-            LogEnd::Await => {
+            ReadEnd::Wait => {
                 self.covered.insert("waited for what may be restored");
                 self.read_again(id, RETRY);
             }
@@ -95,14 +96,14 @@ impl World {
             return;
         }
         match self.slots[id].lane.live(prefix) {
-            Step::Forward => self.forward(id, prefix, frame),
-            Step::Note => self.note_kind(id, prefix.kind),
-            Step::Seen => {}
-            Step::Behind => {
+            LiveAction::Forward => self.forward(id, prefix, frame),
+            LiveAction::Note => self.note_kind(id, prefix.kind),
+            LiveAction::Ignore => {}
+            LiveAction::ReadLog => {
                 self.slots[id].behind = true;
                 self.feed(id);
             }
-            Step::Gap { from, to } => {
+            LiveAction::Gap { from, to } => {
                 self.covered.insert("late gap announced");
                 self.gap(id, from, to);
             }
