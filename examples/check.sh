@@ -9,9 +9,9 @@ venv=$PWD/target/examples
 python=$venv/bin/python
 
 # How the programs are called: change it here only.
-load() { "$bin/client" "$@"; }
-server() { exec "$bin/server" "$@"; }
-export_load() { export STREAMSTRESS="$bin/client"; }
+load() { "$bin/streamstress" "$@"; }
+server() { exec "$bin/streamstress" server "$@"; }
+export_load() { export STREAMSTRESS="$bin/streamstress"; }
 
 install_python_packages() {
     if cmp -s examples/requirements.txt "$venv/installed"; then return; fi
@@ -72,7 +72,7 @@ expect() { # CODE WHAT COMMAND...: a run that is not a valid measurement (98) is
 
 need redis-server python3 jq
 install_python_packages
-build dev client server
+build dev client
 end_with stop_all
 export_load
 

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 # The load generator. Change this line if it is installed elsewhere.
-read -ra load <<<"${STREAMSTRESS:-target/release/client}"
+read -ra load <<<"${STREAMSTRESS:-target/release/streamstress}"
 
 if (($# != 2)); then
     echo "usage: $0 API_URL WS_URL   (for example $0 http://127.0.0.1:8080 ws://127.0.0.1:8081)" >&2

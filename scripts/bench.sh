@@ -61,7 +61,7 @@ for peer in tsung k6; do
 done
 [[ " ${clients[*]} " == *" tsung "* ]] || left_out+=("tsung (apt-get install tsung)")
 [[ " ${clients[*]} " == *" k6 "* ]] || left_out+=("k6 (grafana.com/docs/k6/latest/set-up/install-k6)")
-build release benches wsproxy server stack client
+build release benches wsproxy server client
 end_with report
 count=0
 
@@ -70,7 +70,7 @@ bench() { # OPTIONS
     local file code=0
     printf -v file '%s/%04d.json' "$work" $((count += 1))
     echo "bench $*" >&2
-    "$bin/bench" "$@" >"$file" || code=$?
+    "$bin/streamstress-bench" "$@" >"$file" || code=$?
     case $code in 0 | 98) ;; *) rm -f "$file"; echo "bench: that one failed with $code and is left out" >&2 ;; esac
 }
 
@@ -86,7 +86,7 @@ report() {
     options=(--commit "$(git describe --always --dirty)")
     if [[ -f benches/baseline.json ]]; then options+=(--baseline benches/baseline.json); fi
     if [[ -n $write ]]; then options+=(--write-baseline benches/baseline.json); fi
-    "$bin/bench" table "${options[@]}" "$records"
+    "$bin/streamstress-bench" table "${options[@]}" "$records"
     echo "records: $records" >&2
     if ((${#left_out[@]})); then
         printf -v missing '; %s' "${left_out[@]}"

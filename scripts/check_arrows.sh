@@ -17,7 +17,7 @@ declare -A may=(
     [server]="bus guard host protocol"
     [wsproxy]="bus guard host protocol"
     [stack]="bus guard host protocol server wsproxy"
-    [client]="host load measure plan protocol report settings stack"
+    [client]="host load measure plan protocol report server settings stack wsproxy"
     [benches]="bus client host load measure plan protocol report stack"
 )
 violations=0

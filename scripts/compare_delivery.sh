@@ -30,7 +30,7 @@ while (($#)); do
     shift
 done
 need jq pgrep redis-server haproxy
-build release stack server wsproxy client
+build release client
 end_with stacks_down log pubsub
 
 # Both stacks stay up, one idle while the other works: what differs between two runs is the delivery alone.
@@ -55,7 +55,7 @@ run() { # KIND: tokens, the stack's CPU seconds, tokens that were lost, tokens a
         ws=ws://127.0.0.1:$(jq -r '.processes[] | select(.name == "wsproxy-1") | .port' "$work/$1.json")
     fi
     before=$(cpu "$1")
-    "$bin/client" --api-url "$(jq -r .api_url "$work/$1.json")" --wsproxy-url "$ws" --clients "$clients" --queries 2 \
+    "$bin/streamstress" --api-url "$(jq -r .api_url "$work/$1.json")" --wsproxy-url "$ws" --clients "$clients" --queries 2 \
         --tokens "$tokens" --itl-ms 50 --ramp-up 1 --query-timeout 60 --output-dir "$work" --name run-"$1" --quiet \
         >"$work/out" 2>&1 || code=$?
     case $code in 0 | 98 | 99) ;; *) die "the client ended with $code: $(cat "$work/out")" ;; esac

@@ -158,7 +158,7 @@ check_hardening() {
 # A client on the host finds all the ports that lead to the gateways.
 check_published_ports() {
     local plan address
-    plan=$(cargo run -q --bin client -- --dry-run --clients 20 --queries 1 \
+    plan=$(cargo run -q -p client -- --dry-run --clients 20 --queries 1 \
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT")
     for address in 127.0.0.{1,2,3,4}; do
         [[ $plan == *"$address:$WS_PORT"* ]] || fail "the client does not find the published port $address:$WS_PORT: $plan"
@@ -170,7 +170,7 @@ check_published_ports() {
 break_by_plan() {
     local results=$work/broken status=0 summary excused
     mkdir "$results"
-    LOAD_TOKENS=80 LOAD_ITL_MS=50 LOAD_RAMP_UP=0.2 cargo run -q --bin client -- --clients "$CLIENTS" --queries 4 \
+    LOAD_TOKENS=80 LOAD_ITL_MS=50 LOAD_RAMP_UP=0.2 cargo run -q -p client -- --clients "$CLIENTS" --queries 4 \
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT" --output-dir "$results" \
         --fault-stack "compose:$PROJECT" --fault server-1:pause=800ms@3600ms \
         --fault redis:refuse=500ms@6s --fault redis:demote=1s@9s --fault redis:full=1s@13s || status=$?
@@ -229,8 +229,7 @@ idle=$(gateways stot | grep -cx 0 || true)
 
 if command -v cargo >/dev/null; then
     say "streams of eight seconds, while a gateway is killed and Redis comes back without its data"
-    # By --bin and not by -p: with the features of the whole workspace, for which all is compiled already.
-    cargo build -q --bin stack
+    cargo build -q -p client
     run_load -e LOAD_TOKENS=80 -e LOAD_ITL_MS=100 &
     load=$!
     deadline=$((SECONDS + 60))
@@ -238,11 +237,11 @@ if command -v cargo >/dev/null; then
         ((SECONDS < deadline)) || fail "the client opened no sockets"
         sleep 0.2
     done
-    cargo run -q --bin stack -- fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
+    cargo run -q -p client -- stack fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
     wait "$load" || fail "the run with faults failed"
 
     say "the gateway starts again, a server stands still, and Redis refuses writes"
-    cargo run -q --bin stack -- fault --compose="$PROJECT" wsproxy-1:start
+    cargo run -q -p client -- stack fault --compose="$PROJECT" wsproxy-1:start
     break_by_plan
 fi
 say "passed"

@@ -75,7 +75,7 @@ if [[ -n $list ]]; then
     exit
 fi
 need jq redis-server haproxy
-build "$profile" stack server wsproxy client
+build "$profile" client
 results=${OUTPUT_DIR:-results/matrix}
 mkdir -p "$results"
 end_with stacks_down stack
@@ -88,7 +88,7 @@ proxies=3 most=$((3 * (MAX_CONNECT_RATE + CONNECT_BURST)))
 
 # Claims wait for a server that was alive just before the loss: its peer removes it after three heartbeats.
 stop_one_server() {
-    "$bin/stack" --state-dir "$work/stack" fault server-2:stop >/dev/null
+    "$bin/streamstress" stack --state-dir "$work/stack" fault server-2:stop >/dev/null
     sleep 5
 }
 
@@ -96,10 +96,10 @@ stop_one_server() {
 fill_one_server() {
     stop_one_server
     mkdir "$work/fill"
-    "$bin/client" --api-url "$api" --wsproxy-url "$ws" --clients 100 --queries 1 --tokens 2500 --itl-ms 8 --ramp-up 1 \
+    "$bin/streamstress" --api-url "$api" --wsproxy-url "$ws" --clients 100 --queries 1 --tokens 2500 --itl-ms 8 --ramp-up 1 \
         --output-dir "$work/fill" --quiet >"$work/fill/run" 2>&1 || (($? == 98)) || die "filling a server failed: $(cat "$work/fill/run")"
     [[ $(jq .tokens_received "$work"/fill/*_summary.json) == 250000 ]] || die "a server was not filled: $(cat "$work/fill/run")"
-    "$bin/stack" --state-dir "$work/stack" fault server-2:start >/dev/null
+    "$bin/streamstress" stack --state-dir "$work/stack" fault server-2:start >/dev/null
 }
 
 run_row() { # NAME CLIENT-OPTIONS STACK-OPTIONS BEFORE: its summary's path in $summary
@@ -115,7 +115,7 @@ run_row() { # NAME CLIENT-OPTIONS STACK-OPTIONS BEFORE: its summary's path in $s
         --ws-initial-backoff-seconds 0.2 --ws-max-backoff-seconds 3 --ws-max-reconnect-attempts 40
         --fault-stack "$work/stack" --output-dir "$results" --name "$(tr -cs 'a-zA-Z0-9\n' '-' <<<"$1")" --quiet)
     local code=0
-    "$bin/client" "${options[@]}" "${extra[@]}" >"$work/run" 2>&1 || code=$?
+    "$bin/streamstress" "${options[@]}" "${extra[@]}" >"$work/run" 2>&1 || code=$?
     stacks_down stack
     case $code in 0 | 98 | 99) ;; *) die "the client ended with $code: $(cat "$work/run")" ;; esac
     summary=$(find "$results" -name '*_summary.json' -newer "$work/up" | sort | tail -n 1)

@@ -47,14 +47,14 @@ finish() {
 # Starts a stack on free ports: $work/NAME has its state, $work/NAME.json its status, $api and $ws are its doors.
 # shellcheck disable=SC2034 # whoever sources it reads them
 stack_up() { # NAME OPTIONS...
-    "$bin/stack" --state-dir "$work/$1" up --detach --api-port 0 --ws-port 0 --stats-port 0 "${@:2}" >"$work/up" ||
+    "$bin/streamstress" stack --state-dir "$work/$1" up --detach --api-port 0 --ws-port 0 --stats-port 0 "${@:2}" >"$work/up" ||
         die "the stack did not start: $(cat "$work/up")"
-    "$bin/stack" --state-dir "$work/$1" status --json >"$work/$1.json"
+    "$bin/streamstress" stack --state-dir "$work/$1" status --json >"$work/$1.json"
     api=$(jq -r .api_url "$work/$1.json")
     ws=$(jq -r .ws_url "$work/$1.json")
 }
 
 stacks_down() { # NAME...
     local name
-    for name; do "$bin/stack" --state-dir "$work/$name" down >/dev/null 2>&1 || true; done
+    for name; do "$bin/streamstress" stack --state-dir "$work/$name" down >/dev/null 2>&1 || true; done
 }

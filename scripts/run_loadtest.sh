@@ -22,7 +22,7 @@ Usage: scripts/run_loadtest.sh [OPTIONS] [-- CLIENT OPTIONS]
   --logs                  print the logs of a running stack
   --help                  this text
 
-What follows -- goes to the client, e.g. -- --burst --query-timeout 60 (see: cargo run --release -p client -- --help).
+What follows -- goes to the client, e.g. -- --burst --query-timeout 60 (see: cargo run --release -p client -- run --help).
 The Compose stack publishes the WebSocket port on 127.0.0.1 to 127.0.0.4; the client finds these addresses and spreads its sockets
 over them.
 The environment is passed on: JWT_SECRET, TOKEN_DELAY_MS, ...; API_PORT, WS_PORT and STATS_PORT (8080, 8081, 8404) move the
@@ -127,7 +127,7 @@ docker_up() {
 
 up() {
     if [[ -n $native ]]; then
-        "$bin/stack" up --detach --servers "$servers" --proxies "$proxies" ${workers:+--server-workers "$workers"} \
+        "$bin/streamstress" stack up --detach --servers "$servers" --proxies "$proxies" ${workers:+--server-workers "$workers"} \
             --api-port "$api_port" --ws-port "$ws_port" --stats-port "$stats_port"
     else
         docker_up
@@ -135,11 +135,11 @@ up() {
 }
 
 down() {
-    if [[ -n $native ]]; then "$bin/stack" down; else compose down; fi
+    if [[ -n $native ]]; then "$bin/streamstress" stack down; else compose down; fi
 }
 
 logs() {
-    if [[ -n $native ]]; then "$bin/stack" logs; else compose logs --tail=50; fi
+    if [[ -n $native ]]; then "$bin/streamstress" stack logs; else compose logs --tail=50; fi
 }
 
 run_client() {
@@ -147,7 +147,7 @@ run_client() {
     if [[ -n $in_docker ]]; then
         compose --profile load run --rm client "${options[@]}"
     else
-        "$bin/client" "${options[@]}"
+        "$bin/streamstress" "${options[@]}"
     fi
 }
 
@@ -160,15 +160,11 @@ analyze_since() { # MARK
     if [[ -n $newest ]]; then scripts/analyze_results.sh "$newest"; fi
 }
 
-# By --bin and not by -p: the features of dependencies are then the whole workspace's, and nothing is compiled twice.
-programs=()
-if [[ -n $native ]]; then programs+=(--bin stack --bin server --bin wsproxy); fi
-if [[ $action == run && -z $in_docker ]]; then programs+=(--bin client); fi
-if ((${#programs[@]})); then
+if [[ -n $native || ($action == run && -z $in_docker) ]]; then
     command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
-    if [[ $action == run || $action == up ]]; then cargo build --release "${programs[@]}"; fi
+    if [[ $action == run || $action == up ]]; then cargo build --release -p client; fi
     bin=$(target)/release
-    [[ -z $native || -x $bin/stack ]] || die "$bin/stack is missing, so nothing was started from here"
+    [[ -z $native || -x $bin/streamstress ]] || die "$bin/streamstress is missing, so nothing was started from here"
 fi
 
 case $action in

@@ -67,7 +67,7 @@ fewer() {
 }
 
 need jq redis-server haproxy
-build "$profile" stack server wsproxy client
+build "$profile" client
 results=${OUTPUT_DIR:-results/scenarios}
 mkdir -p "$results"
 end_with stacks_down stack
@@ -86,7 +86,7 @@ for name in "${names[@]}"; do
     fi
     read -ra extra < <(fewer "$name") || true
     began=$SECONDS code=0
-    "$bin/client" --scenario "$name" --time-scale "$scale" --api-url "$api" --wsproxy-url "$ws" --quiet \
+    "$bin/streamstress" --scenario "$name" --time-scale "$scale" --api-url "$api" --wsproxy-url "$ws" --quiet \
         --fault-stack "$work/stack" --output-dir "$results" --name "$name" ${seed:+--seed "$seed"} ${extra[@]+"${extra[@]}"} \
         >"$work/run" 2>&1 || code=$?
     printf '%-14s %3d s  %s\n' "$name" $((SECONDS - began)) "$(tail -n 1 "$work/run")"

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 /// Measures a WebSocket gateway between a private Redis and sockets that cost next to nothing to read.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "bench", version, max_term_width = 100, args_override_self = true)]
+#[command(name = "streamstress-bench", version, max_term_width = 100, args_override_self = true)]
 pub struct Args {
     /// What to measure
     #[command(subcommand)]

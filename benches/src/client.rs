@@ -104,7 +104,7 @@ async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
     let output = tempfile::tempdir()?;
     let load = Load::of(rig, options, output.path())?;
     let command = match options.client {
-        Clients::Ours => ours::command(&load, &programs(&options.target)?.join("client")),
+        Clients::Ours => ours::command(&load, &programs(&options.target)?.join("streamstress")),
         Clients::Tsung => tsung::command(&load)?,
         Clients::K6 => k6::command(&load)?,
     };

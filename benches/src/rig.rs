@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{Claims, Secret, SessionId, Signer};
 use stack::{
     JwtSecret,
-    native::{Binaries, Native, Options, Status},
+    native::{Binaries, Native, Options, Programs, Status},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -172,7 +172,7 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
         bail!("nchan is measured alone and directly: give --gateways 1 and --way tcp or unix");
     }
     let ours = programs(target)?;
-    let mut binaries = Binaries::find(&ours, &target.search_path)?;
+    let mut binaries = Binaries::find(Programs::in_directory(&ours)?, &target.search_path)?;
     let mut environment: Vec<(String, String)> = [
         ("MAX_CONNECT_RATE", "0"),
         ("MAX_CONNECTIONS", "20000"),
@@ -183,7 +183,7 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
     .to_vec();
     environment.push(("WS_MAX_COALESCE_MS".into(), target.coalesce_ms.to_string()));
     if target.gateway != Gateways::Wsproxy {
-        binaries.wsproxy = ours.join("peer");
+        binaries.programs.wsproxy = ours.join("streamstress-bench-peer").into();
         environment.push(("PEER".into(), target.gateway.name().into()));
         environment.push(("PEER_DIR".into(), state.join("peer").to_string_lossy().into()));
     }

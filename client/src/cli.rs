@@ -9,11 +9,18 @@ use plan::{
     users::UserKind,
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// Load-tests a token stream over WebSockets and accounts for every token.
 #[derive(Debug, Parser)]
-#[command(name = "client", version, about, args_conflicts_with_subcommands = true, args_override_self = true)]
+#[command(
+    name = "streamstress",
+    version,
+    about,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    after_help = EXAMPLES
+)]
 pub struct Cli {
     /// What to do instead of a run.
     #[command(subcommand)]
@@ -99,9 +106,28 @@ pub(crate) fn with_origin(fault: &str, origins: &Origins) -> String {
     }
 }
 
-/// What to do instead of a run.
+const EXAMPLES: &str = "\
+Examples:
+  streamstress --embedded --clients 500                 the whole stack in this process
+  streamstress stack up --detach                        a stack of plain processes: Redis, servers, gateways, HAProxy
+  streamstress --clients 5000 --queries 3 --tui         load against http://127.0.0.1:8080 and ws://127.0.0.1:8081
+  streamstress --scenario spike --threshold 'e2el_ms:p95<3000' --goodput 'ttft:450'
+  streamstress compare results/a_summary.json results/b_summary.json";
+
+/// The commands of the program. Without one, the arguments are those of `run`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Drive sessions through a gateway, check every token, write results and a verdict (the default command)
+    Run(Box<RunArgs>),
+    /// Start, watch, scale and break a stack of plain processes on this machine
+    #[command(disable_help_flag = true)]
+    Stack(Passed),
+    /// Serve the LLM simulator
+    #[command(disable_help_flag = true)]
+    Server(Passed),
+    /// Serve the WebSocket gateway
+    #[command(disable_help_flag = true)]
+    Wsproxy(Passed),
     /// Summarise the result files of earlier runs
     Analyze {
         /// `.csv` files that runs left behind
@@ -116,6 +142,21 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page in roff format, for `man -l -`
+    Man,
+}
+
+/// Arguments that another parser reads.
+#[derive(Clone, Debug, Args)]
+pub struct Passed {
+    /// See `--help` of the command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    pub arguments: Vec<OsString>,
 }
 
 /// What is compared with what.

@@ -2,7 +2,7 @@
 //! It reads the environment through clap alone, and prints; everything else is elsewhere.
 
 use crate::{
-    cli::{self, Cli, Command, CompareArgs, Origins, RunArgs},
+    cli::{self, Cli, Command, CompareArgs, Origins, Passed, RunArgs},
     config::Config,
     engine, scenario,
     signals::{self},
@@ -14,38 +14,98 @@ use report::{
     html, messages,
     output::{self, Destination, USUAL_COLUMNS},
 };
+use stack::native::Programs;
 use std::{
     ffi::OsString,
     io::IsTerminal,
     path::{Path, PathBuf},
+    process::ExitCode,
     thread,
 };
 use terminal_size::{Width, terminal_size_of};
 use time::OffsetDateTime;
+use tracing_subscriber::EnvFilter;
 
 /// Bad configuration.
 const REFUSED: u8 = 104;
 
-/// Does what the arguments say. Call it before any thread is started: local time cannot be had later.
-pub fn start(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+/// Does what the arguments say. Must be called before any thread starts: the local time cannot be read later.
+pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
-    match parse(arguments) {
-        Ok((Cli { command: Some(Command::Analyze { files }), .. }, _)) => analyze(&files),
-        Ok((Cli { command: Some(Command::Report { files }), .. }, _)) => report(&files),
-        Ok((Cli { command: Some(Command::Compare(args)), .. }, _)) => compared(args),
-        Ok((Cli { command: None, run }, matches)) => match resolve(run, &matches) {
-            Ok((run, origins)) => load(run, &origins, started_at),
-            Err(fault) => {
-                messages::tell(&format!("error: {fault}"));
-                REFUSED
-            }
-        },
+    let (cli, matches) = match parse(arguments) {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             if let Some(variable) = cli::variable_of(&error, &Cli::command_line()) {
                 messages::tell(&format!("note: the value comes from the environment variable {variable}"));
             }
-            if error.use_stderr() { REFUSED } else { 0 }
+            return if error.use_stderr() { REFUSED } else { 0 }.into();
+        }
+    };
+    match cli.command {
+        // These three read their own arguments and log by themselves.
+        Some(Command::Server(passed)) => return server::program::run(named("server", passed)),
+        Some(Command::Wsproxy(passed)) => return wsproxy::program::run(named("wsproxy", passed)),
+        Some(Command::Stack(passed)) => {
+            // The kernel's name for this program stays valid when its file is replaced during the run.
+            let programs = Programs::subcommands_of("/proc/self/exe");
+            return stack::program::run(named("stack", passed), programs);
+        }
+        _ => {}
+    }
+    log_to_stderr();
+    let code = match cli.command {
+        Some(Command::Analyze { files }) => analyze(&files),
+        Some(Command::Report { files }) => report(&files),
+        Some(Command::Compare(args)) => compared(args),
+        Some(Command::Completions { shell }) => completions(shell),
+        Some(Command::Man) => manual(),
+        Some(Command::Run(run)) => {
+            let matches = matches.subcommand_matches("run").unwrap_or(&matches);
+            resolve_and_run(*run, matches, started_at)
+        }
+        _ => resolve_and_run(cli.run, &matches, started_at),
+    };
+    code.into()
+}
+
+/// The arguments of a part, with its name in front.
+fn named(part: &str, passed: Passed) -> impl Iterator<Item = OsString> {
+    std::iter::once(OsString::from(format!("streamstress {part}"))).chain(passed.arguments)
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| messages::Stderr).init();
+}
+
+fn completions(shell: clap_complete::Shell) -> u8 {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command_line(), "streamstress", &mut script);
+    messages::print(&String::from_utf8_lossy(&script));
+    0
+}
+
+fn manual() -> u8 {
+    let mut page = Vec::new();
+    match clap_mangen::Man::new(Cli::command_line()).render(&mut page) {
+        Ok(()) => {
+            messages::print(&String::from_utf8_lossy(&page));
+            0
+        }
+        Err(error) => {
+            messages::tell(&format!("error: cannot write the manual page: {error}"));
+            1
+        }
+    }
+}
+
+fn resolve_and_run(run: RunArgs, matches: &ArgMatches, started_at: OffsetDateTime) -> u8 {
+    match resolve(run, matches) {
+        Ok((run, origins)) => load(run, &origins, started_at),
+        Err(error) => {
+            messages::tell(&format!("error: {error}"));
+            REFUSED
         }
     }
 }

@@ -7,7 +7,7 @@ use settings::dotenv::{self, Variables};
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
 use toml::{Table, Value};
 
@@ -41,10 +41,10 @@ pub fn resolve(
         .collect();
     let mut merged = below;
     if let Some(name) = &name {
-        let path = find(name)?;
-        let scenario = read(&path)?;
+        let source = find(name)?;
+        let scenario = read(&source)?;
         let said = flags.iter().filter(|(key, _)| scenario.contains_key(key));
-        origins.extend(said.map(|(_, flag)| (flag.clone(), path.display().to_string())));
+        origins.extend(said.map(|(_, flag)| (flag.clone(), source.origin.clone())));
         merged.extend(scenario);
     }
     let override_users = OF_USERS.iter().copied().filter(|key| above.contains_key(*key));
@@ -152,37 +152,59 @@ pub fn dotenv(path: &Path) -> Result<Variables, String> {
     }
 }
 
-fn find(name: &str) -> Result<PathBuf, String> {
+/// The text of a scenario and where it comes from.
+#[derive(Debug)]
+struct Source {
+    /// A path, or the name of a scenario that is part of this program.
+    origin: String,
+    text: String,
+}
+
+/// Scenarios that are part of this program, by name.
+const BUILT_IN: [(&str, &str); 8] = [
+    ("burst-gamma", include_str!("../../scenarios/burst-gamma.toml")),
+    ("burst-poisson", include_str!("../../scenarios/burst-poisson.toml")),
+    ("load", include_str!("../../scenarios/load.toml")),
+    ("smoke", include_str!("../../scenarios/smoke.toml")),
+    ("soak", include_str!("../../scenarios/soak.toml")),
+    ("spike", include_str!("../../scenarios/spike.toml")),
+    ("staged", include_str!("../../scenarios/staged.toml")),
+    ("stress", include_str!("../../scenarios/stress.toml")),
+];
+
+/// Finds a scenario: a path is read; a name is looked up in `scenarios/` of the working directory, then among the built-in ones.
+fn find(name: &str) -> Result<Source, String> {
     if name.contains('/') || Path::new(name).extension().is_some_and(|extension| extension == "toml") {
-        return Ok(name.into());
+        return file(Path::new(name));
     }
     let path = Path::new(DIRECTORY).join(format!("{name}.toml"));
     if path.exists() {
-        return Ok(path);
+        return file(&path);
     }
-    let stem = |entry: std::io::Result<std::fs::DirEntry>| {
-        let path = entry.ok()?.path();
-        (path.extension()? == "toml").then(|| path.file_stem()?.to_str().map(ToOwned::to_owned)).flatten()
-    };
-    let mut known: Vec<_> = std::fs::read_dir(DIRECTORY).into_iter().flatten().filter_map(stem).collect();
-    known.sort();
-    let known = if known.is_empty() {
-        "there are none here".into()
-    } else {
-        format!("there are {}", known.join(", "))
-    };
-    Err(format!(
-        "--scenario `{name}` is not in {DIRECTORY}/ ({known}): give one of those, or a path to a file"
-    ))
+    let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
+    built_in
+        .map(|(_, text)| Source { origin: format!("scenario {name}"), text: (*text).to_owned() })
+        .ok_or_else(|| {
+            format!(
+                "unknown scenario `{name}` for --scenario: expected {}, or a path to a file",
+                BUILT_IN.map(|(known, _)| known).join(", ")
+            )
+        })
 }
 
-fn read(path: &Path) -> Result<Table, String> {
+fn file(path: &Path) -> Result<Source, String> {
     let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let length = std::fs::metadata(path).map_err(|error| named(&error))?.len();
     if length > LONGEST {
         return Err(named(&format!("{length} bytes are too many for a scenario")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+    Ok(Source { origin: path.display().to_string(), text })
+}
+
+fn read(source: &Source) -> Result<Table, String> {
+    let Source { origin, text } = source;
+    let named = |why: &dyn std::fmt::Display| format!("{origin}: {why}");
     let at = |error: &toml::de::Error| {
         let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         named(&match line {
@@ -190,8 +212,8 @@ fn read(path: &Path) -> Result<Table, String> {
             None => shortened(error.message()),
         })
     };
-    let table: Table = toml::from_str(&text).map_err(|error| at(&error))?;
-    let _: RunArgs = toml::from_str(&text).map_err(|error| at(&error))?;
+    let table: Table = toml::from_str(text).map_err(|error| at(&error))?;
+    let _: RunArgs = toml::from_str(text).map_err(|error| at(&error))?;
     for key in ["scenario", "fastapi_url"] {
         if table.contains_key(key) {
             return Err(named(&format!("`{key}` has no place in a scenario")));

@@ -45,7 +45,7 @@ struct Stalls {
 /// Runs the real client program against the ruler.
 fn measure(ruler: &Running, clients: u64, stalls: Option<Stalls>) -> Report {
     let results = tempfile::tempdir().unwrap();
-    let client = Command::new(env!("CARGO_BIN_EXE_client"))
+    let client = Command::new(env!("CARGO_BIN_EXE_streamstress"))
         .env_clear()
         .args(["--clients", &clients.to_string(), "--queries", "2", "--seed", "1", "--workers", "1"])
         .args(["--api-url", &format!("http://{}", ruler.api), "--wsproxy-url", &format!("ws://{}", ruler.ws)])

@@ -9,7 +9,7 @@ use std::{
 };
 
 fn client(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
     for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "FASTAPI_URL", "LOAD_TOKENS", "OUTPUT_DIR"] {
         command.env_remove(variable);
     }
@@ -91,7 +91,7 @@ fn a_dotenv_file_is_read_as_compose_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let plan = |dotenv: &str, environment: &[(&str, &str)]| {
         std::fs::write(dir.path().join(".env"), dotenv).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
         command.current_dir(dir.path()).env_remove("CLIENTS").arg("--dry-run");
         command.envs(environment.iter().copied()).output().unwrap()
     };
@@ -271,7 +271,7 @@ fn a_view_without_keys_is_refused_before_anything_runs() {
     let OpenptyResult { master, slave } = openpty(None, None).unwrap();
     // Stderr is a terminal; of a session of its own it is not the controlling one, so that there is no /dev/tty.
     let ended = Command::new("setsid")
-        .arg(env!("CARGO_BIN_EXE_client"))
+        .arg(env!("CARGO_BIN_EXE_streamstress"))
         .args(["--tui", "--embedded", "--clients", "1", "--queries", "1", "--output-dir"])
         .arg(&results)
         .stdin(Stdio::null())
@@ -304,7 +304,7 @@ mod unread {
             let results = tempfile::tempdir().unwrap();
             let load = ["--clients", "200", "--queries", "1", "--ramp-up", "0.2", "--tokens", "2"];
             let client = Command::new("timeout")
-                .args(["--kill-after=1", "30", env!("CARGO_BIN_EXE_client")])
+                .args(["--kill-after=1", "30", env!("CARGO_BIN_EXE_streamstress")])
                 .args(["--embedded", "--quiet", "--out", "json=-"])
                 .args(load)
                 .arg("--output-dir")

@@ -29,7 +29,7 @@ fn closed() -> Stdio {
 }
 
 fn client(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
     for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "OUTPUT_DIR", "RUST_LOG"] {
         command.env_remove(variable);
     }
@@ -168,7 +168,7 @@ fn below_nohup_a_hangup_stays_ignored_and_sigterm_writes_results() {
     let server = Running::start(Script { itl: Duration::from_millis(10), ..Script::default() });
     let dir = tempfile::tempdir().unwrap();
     let child = Command::new("nohup")
-        .arg(env!("CARGO_BIN_EXE_client"))
+        .arg(env!("CARGO_BIN_EXE_streamstress"))
         .args(["--clients", "2", "--queries", "500", "--api-url", &server.api, "--wsproxy-url", &server.ws])
         .arg("--output-dir")
         .arg(dir.path())

@@ -16,7 +16,7 @@ use std::{
 
 /// Four clients, aimed at `server`, with no variable of a run that the tests' own environment may have.
 fn client(server: &Running, results: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
     for (variable, _) in std::env::vars_os() {
         if variable != "PATH" {
             command.env_remove(variable);

@@ -16,6 +16,7 @@ mod pacer;
 mod permit;
 mod plan;
 pub mod process;
+pub mod program;
 #[cfg(test)]
 #[path = "../tests/recording/mod.rs"]
 mod recording;

@@ -11,6 +11,7 @@ use clap::{
 use guard::Budget;
 use protocol::{Secret, SecretError};
 use std::{
+    ffi::OsString,
     fmt,
     io::{self, Write},
     path::PathBuf,
@@ -177,12 +178,12 @@ impl Args {
     /// The program's own flags and environment; a variable that is set to nothing counts as unset. Ends the program with
     /// a message where they cannot be read.
     #[must_use]
-    pub fn read() -> Self {
+    pub fn read_from(arguments: impl IntoIterator<Item = OsString>) -> Self {
         let command = Self::command().mut_args(|arg| {
             let value = arg.get_env().and_then(std::env::var_os);
             if value.is_some_and(|value| value.is_empty()) { arg.env(Resettable::Reset) } else { arg }
         });
-        let matches = command.clone().try_get_matches().unwrap_or_else(|error| {
+        let matches = command.clone().try_get_matches_from(arguments).unwrap_or_else(|error| {
             let variable = variable_of(&error, &command);
             let _ = error.print();
             if let Some(variable) = variable {

@@ -17,6 +17,7 @@ mod liveness;
 mod metrics;
 mod outbox;
 pub mod process;
+pub mod program;
 mod rate;
 mod replay;
 mod roster;

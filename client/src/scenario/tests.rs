@@ -76,7 +76,8 @@ fn what_no_run_understands_names_key_line_and_file() {
             "{error}"
         );
     }
-    assert!(find("no-such").unwrap_err().contains("scenarios/"));
+    let error = find("no-such").unwrap_err();
+    assert!(error.contains("`no-such`") && error.contains("smoke"), "{error}");
 }
 
 #[test]
@@ -152,7 +153,10 @@ fn every_scenario_that_comes_with_the_program_can_be_run() {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            let args = RunArgs::deserialize_table(read(&path).unwrap()).unwrap();
+            let source = file(&path).unwrap();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert_eq!(find(name).unwrap().text, source.text, "{name} is not built in");
+            let args = RunArgs::deserialize_table(read(&source).unwrap()).unwrap();
             crate::config::Config::new(args, 2, 1)
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             seen += 1;

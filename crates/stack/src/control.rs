@@ -99,7 +99,7 @@ fn call_within(
     let mut stream = match connect(&path) {
         Ok(stream) => stream,
         Err(error) if is_absence(&error) => {
-            bail!("no stack is running in {}: start one with `stack up`", state_dir.display())
+            bail!("no stack is running in {}: start one with `streamstress stack up`", state_dir.display())
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             bail!(

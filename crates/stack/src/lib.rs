@@ -10,6 +10,7 @@ pub mod inventory;
 mod limits;
 pub mod native;
 mod probe;
+pub mod program;
 pub mod published;
 mod relay;
 mod secret;

@@ -233,7 +233,7 @@ fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
         Err((_, Errno::EWOULDBLOCK)) => {
             let pid = fs::read_to_string(&path).unwrap_or_default();
             bail!(
-                "a stack is running in {} already (supervisor {pid}): end it with `stack down`, or give another --name",
+                "a stack is running in {} already (supervisor {pid}): end it with `streamstress stack down`, or give another --name",
                 state_dir.display()
             )
         }

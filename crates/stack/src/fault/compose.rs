@@ -93,7 +93,9 @@ fn choose(all: Vec<Container>, project: Option<&str>, target: Target) -> anyhow:
         Target::Haproxy => ("haproxy".to_owned(), None),
         Target::Instance(role, Which::Number(number)) => (role.to_string(), Some(number)),
         Target::Instance(role, Which::Any | Which::All) => (role.to_string(), None),
-        Target::Link(_) => bail!("links can be broken in native stacks only (`stack up`), not in Compose's"),
+        Target::Link(_) => {
+            bail!("links can be broken in native stacks only (`streamstress stack up`), not in Compose's")
+        }
     };
     let there: Vec<String> = ours.iter().map(Container::name).collect();
     ours.retain(|container| container.service == service && number.is_none_or(|n| n == container.number));

@@ -1,16 +1,79 @@
-//! Where the programs of a stack are: ours beside this one, Redis and HAProxy on the PATH.
-//! It builds and installs nothing; what is missing is named with the command that brings it, all at once.
+//! How the processes of a stack are started: our own programs as the caller says, Redis and HAProxy from the PATH.
+//! Nothing is built or installed here. What is missing is named with the command that installs it.
 
-use anyhow::bail;
-use std::path::{Path, PathBuf};
+use anyhow::{Context as _, bail};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-/// The programs of a stack.
+/// A program and the arguments that select a part of it: `streamstress server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The executable file.
+    pub path: PathBuf,
+    /// Leading arguments.
+    pub arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// Returns a command that starts it.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments);
+        command
+    }
+}
+
+impl From<PathBuf> for Program {
+    fn from(path: PathBuf) -> Self {
+        Self { path, arguments: Vec::new() }
+    }
+}
+
+/// Our own programs that a stack runs as processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programs {
+    /// The LLM simulator.
+    pub server: Program,
+    /// The gateway.
+    pub wsproxy: Program,
+}
+
+impl Programs {
+    /// Uses the subcommands `server` and `wsproxy` of one program.
+    #[must_use]
+    pub fn subcommands_of(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let part = |name: &str| Program { path: path.clone(), arguments: vec![name.into()] };
+        Self { server: part("server"), wsproxy: part("wsproxy") }
+    }
+
+    /// Uses the programs `server` and `wsproxy` in `directory`.
+    ///
+    /// # Errors
+    /// Names the files that are missing.
+    pub fn in_directory(directory: &Path) -> anyhow::Result<Self> {
+        let program = |name: &str| {
+            let path = directory.join(name);
+            path.is_file().then(|| path.clone().into()).with_context(|| {
+                format!(
+                    "{} is missing: build it with `cargo build -p {name}`, or leave STREAMSTRESS_BIN_DIR out",
+                    path.display()
+                )
+            })
+        };
+        Ok(Self { server: program("server")?, wsproxy: program("wsproxy")? })
+    }
+}
+
+/// All programs of a stack.
 #[derive(Clone, Debug)]
 pub struct Binaries {
-    /// The LLM simulator.
-    pub server: PathBuf,
-    /// The gateway.
-    pub wsproxy: PathBuf,
+    /// Our own.
+    pub programs: Programs,
     /// Redis.
     pub redis: PathBuf,
     /// The load balancer.
@@ -18,43 +81,28 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Finds `server` and `wsproxy` in `ours`, `redis-server` and `haproxy` on `path` (or where distributions put them).
+    /// Finds `redis-server` and `haproxy` on `path`, or where distributions install them.
     ///
     /// # Errors
-    /// Names everything that is missing and what to do about it.
-    pub fn find(ours: &Path, path: &str) -> anyhow::Result<Self> {
-        let mut faults = Vec::new();
-        let mut own = |name: &str| {
-            let found = ours.join(name);
-            if !found.is_file() {
-                let profile = if ours.ends_with("release") { " --release" } else { "" };
-                faults.push(format!(
-                    "{} is missing: run `cargo build{profile} -p {name}`, or set STREAMSTRESS_BIN_DIR",
-                    found.display()
-                ));
-            }
-            found
-        };
-        let (server, wsproxy) = (own("server"), own("wsproxy"));
-        let mut foreign = |name: &str, package: &str| {
+    /// Names everything that is missing and how to install it.
+    pub fn find(programs: Programs, path: &str) -> anyhow::Result<Self> {
+        let mut missing = Vec::new();
+        let mut find = |name: &str| {
             on_path(name, path).unwrap_or_else(|| {
-                faults.push(format!(
-                    "{name} is missing: run `apt-get install {package}` (or the like), or scripts/test.sh, which does"
+                missing.push(format!(
+                    "{name} is missing: install it, for example with `apt-get install {name}` or `brew install {}`",
+                    name.trim_end_matches("-server")
                 ));
                 PathBuf::new()
             })
         };
-        let (redis, haproxy) = (foreign("redis-server", "redis-server"), foreign("haproxy", "haproxy"));
-        if faults.is_empty() {
-            Ok(Self { server, wsproxy, redis, haproxy })
-        } else {
-            bail!(faults.join("\n"))
-        }
+        let (redis, haproxy) = (find("redis-server"), find("haproxy"));
+        if missing.is_empty() { Ok(Self { programs, redis, haproxy }) } else { bail!(missing.join("\n")) }
     }
 }
 
 fn on_path(name: &str, path: &str) -> Option<PathBuf> {
-    // HAProxy lives in a directory that is on root's PATH alone.
+    // HAProxy is often installed in a directory that only root has on its PATH.
     std::env::split_paths(path)
         .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
@@ -66,10 +114,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_missing_is_named_at_once() {
-        let message = Binaries::find(Path::new("/nonexistent/release"), "").unwrap_err().to_string();
-        for part in ["cargo build --release -p server", "-p wsproxy", "STREAMSTRESS_BIN_DIR"] {
-            assert!(message.contains(part), "{part} is not in: {message}");
-        }
+    fn a_missing_program_is_named_with_the_next_step() {
+        let message = Programs::in_directory(Path::new("/nonexistent")).unwrap_err().to_string();
+        assert!(message.contains("/nonexistent/server is missing"), "{message}");
+        assert!(
+            message.contains("cargo build -p server") && message.contains("STREAMSTRESS_BIN_DIR"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_subcommand_is_a_program_with_an_argument() {
+        let programs = Programs::subcommands_of("/bin/streamstress");
+        assert_eq!(programs.wsproxy.arguments, ["wsproxy"]);
+        assert_eq!(programs.server.command().get_program(), "/bin/streamstress");
     }
 }

@@ -122,7 +122,7 @@ impl Native {
         let fits = |instance: &Arc<Instance>| check_state(&instance.slot().process(), action).is_ok();
         found.retain(fits);
         if found.is_empty() {
-            bail!("no {role} is in a state for {action}: `stack status` shows what runs");
+            bail!("no {role} is in a state for {action}: `streamstress stack status` shows what runs");
         }
         if which == Which::Any {
             found.truncate(1);
@@ -223,7 +223,7 @@ impl Native {
 
     fn door(&self, link: Link) -> anyhow::Result<Arc<Relay>> {
         self.links.find(&link.to_string()).with_context(|| {
-            format!("there is no relay at {link}: only a stack that was started with `stack up --relays` has one there")
+            format!("there is no relay at {link}: only a stack that was started with `streamstress stack up --relays` has one there")
         })
     }
 
@@ -231,7 +231,7 @@ impl Native {
     fn check_link(&self, name: &str, action: Action) -> anyhow::Result<()> {
         if matches!(action, Action::Cut | Action::Reset) && self.links.find(name).is_none() {
             bail!(
-                "no connection of {name} passes through a relay, so there is nothing to {action}: start the stack with `stack up --relays`"
+                "no connection of {name} passes through a relay, so there is nothing to {action}: start the stack with `streamstress stack up --relays`"
             );
         }
         Ok(())

@@ -139,7 +139,9 @@ impl Haproxy {
     /// no others; what was up before, and what is new, is up.
     pub(crate) async fn reload(&self, instances: &[Arc<Instance>]) -> anyhow::Result<()> {
         if let Some(status) = self.slot.process().ended() {
-            bail!("haproxy is down ({status}): start it first, with `stack fault haproxy:start`");
+            bail!(
+                "haproxy is down ({status}): start it first, with `streamstress stack fault haproxy:start`"
+            );
         }
         let before =
             self.servers().await.map_err(|error| anyhow::anyhow!("haproxy does not answer: {error}"))?;

@@ -1,5 +1,6 @@
 //! One server or gateway process: its number, its port, its environment. It is ready when it exists, or it does not exist.
 
+use super::Program;
 use super::{
     Role, links,
     ports::{self, Started},
@@ -55,7 +56,7 @@ impl Instance {
     pub(crate) async fn start(
         role: Role,
         number: u16,
-        program: &Path,
+        program: &Program,
         environment: &Environment,
     ) -> anyhow::Result<Self> {
         let (process, port) = ports::start_on_free(&[], async |port| {
@@ -72,7 +73,11 @@ impl Instance {
     }
 
     /// Starts what is down, where it was, and waits until it is ready. What does not become ready stays all the same.
-    pub(crate) async fn start_again(&self, program: &Path, environment: &Environment) -> anyhow::Result<()> {
+    pub(crate) async fn start_again(
+        &self,
+        program: &Program,
+        environment: &Environment,
+    ) -> anyhow::Result<()> {
         let spec = spec(self.role, self.number, self.port, program, environment, true);
         let process = self.slot.replace(Process::start(spec).await?);
         process.wait_until(PATIENCE, || ready(self.port)).await
@@ -152,7 +157,7 @@ fn spec(
     role: Role,
     number: u16,
     port: u16,
-    program: &Path,
+    program: &Program,
     environment: &Environment,
     goes_on: bool,
 ) -> Spec {
@@ -182,8 +187,8 @@ fn spec(
     Spec {
         log: environment.state.join("logs").join(format!("{name}.log")),
         name,
-        program: program.to_owned(),
-        args: Vec::new(),
+        program: program.path.clone(),
+        args: program.arguments.clone(),
         env,
         env_remove: NOT_INHERITED,
         goes_on,

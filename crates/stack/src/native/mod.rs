@@ -14,7 +14,7 @@ mod slot;
 mod spawner;
 mod status;
 
-pub use binaries::Binaries;
+pub use binaries::{Binaries, Program, Programs};
 pub use ports::free as free_port;
 pub use redis::Persistence;
 pub use status::{LinkStatus, ProcessStatus, Status};
@@ -28,12 +28,7 @@ use links::Links;
 use parking_lot::Mutex;
 use redis::Redis;
 use serde::{Deserialize, Serialize};
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -252,7 +247,7 @@ impl Native {
         self.instances.lock().clone()
     }
 
-    fn program(&self, role: Role) -> &Path {
+    fn program(&self, role: Role) -> &Program {
         program(&self.options.binaries, role)
     }
 }
@@ -281,10 +276,10 @@ fn check_front(options: &Options) -> anyhow::Result<Front> {
     Ok(Front { api: options.api_port, ws: options.ws_port, stats: options.stats_port })
 }
 
-fn program(binaries: &Binaries, role: Role) -> &Path {
+fn program(binaries: &Binaries, role: Role) -> &Program {
     match role {
-        Role::Server => &binaries.server,
-        Role::Wsproxy => &binaries.wsproxy,
+        Role::Server => &binaries.programs.server,
+        Role::Wsproxy => &binaries.programs.wsproxy,
     }
 }
 

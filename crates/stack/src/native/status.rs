@@ -1,4 +1,4 @@
-//! What runs in a stack, as `stack status` tells it.
+//! What runs in a stack, as `streamstress stack status` tells it.
 
 use super::{
     Native, instance,

@@ -1,18 +1,24 @@
 //! The program's flags and environment, as clap reads them, and what they mean in the library's terms.
 
+use crate::{
+    fault::{DEFAULT_NAME, Fault, is_name, state_directory},
+    native::{Persistence, Role},
+};
 use clap::{
     Args as ClapArgs, Parser, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
-};
-use stack::{
-    fault::{DEFAULT_NAME, Fault, is_name, state_directory},
-    native::{Persistence, Role},
 };
 use std::{path::PathBuf, str::FromStr};
 
 /// Starts and holds a Streamstress stack of plain processes: Redis, servers, gateways, HAProxy.
 #[derive(Debug, Parser)]
-#[command(name = "stack", version, max_term_width = 100, args_override_self = true)]
+#[command(
+    name = "streamstress stack",
+    bin_name = "streamstress stack",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -91,13 +97,13 @@ pub(crate) struct Up {
     /// What Redis writes to disk: nothing, or every write, synced once a second or always
     #[arg(long, value_enum, default_value_t = RedisPersistence::None)]
     pub(crate) redis_persistence: RedisPersistence,
-    /// A relay in every link from the start, so that `stack fault link:…` meets connections that are open; costs CPU
+    /// A relay in every link from the start, so that `streamstress stack fault link:…` meets connections that are open; costs CPU
     #[arg(long)]
     pub(crate) relays: bool,
-    /// Return when the stack is up; it runs on until `stack down`
+    /// Return when the stack is up; it runs on until `streamstress stack down`
     #[arg(long)]
     pub(crate) detach: bool,
-    /// Where `server` and `wsproxy` are [default: beside this program]
+    /// Directory with other `server` and `wsproxy` programs [default: this program itself]
     #[arg(long, env = "STREAMSTRESS_BIN_DIR")]
     pub(crate) bin_dir: Option<PathBuf>,
     /// Signs the sessions' tokens [default: a random one]
@@ -127,7 +133,7 @@ impl From<RedisPersistence> for Persistence {
     }
 }
 
-/// Break something on purpose: `stack fault wsproxy-1:kill`
+/// Break something on purpose: `streamstress stack fault wsproxy-1:kill`
 #[derive(Debug, ClapArgs)]
 #[command(after_long_help = FAULT_HELP)]
 pub(crate) struct FaultArgs {
@@ -153,7 +159,7 @@ Targets:
   redis, haproxy
   link:wsproxy-1           HAProxy -> that gateway (link:server-1, link:wsproxies, ... alike)
   link:redis/wsproxy-1     that process -> Redis
-  link:ws, link:api        clients -> HAProxy; needs `stack up --relays`
+  link:ws, link:api        clients -> HAProxy; needs `streamstress stack up --relays`
 
 Actions on processes:
   kill            SIGKILL; stays down
@@ -180,14 +186,14 @@ Actions on links (native stacks only):
   slow, slow=10s           a byte a second
   heal                     back to normal
 A relay enters a link at its first fault: between HAProxy and an instance for new connections, before Redis by closing
-everybody's connections to it. `stack up --relays` has relays everywhere from the start; cut and reset need that.
+everybody's connections to it. `streamstress stack up --relays` has relays everywhere from the start; cut and reset need that.
 
 Examples:
-  stack fault wsproxy-1:kill
-  stack fault wsproxies:drain
-  stack fault redis:restart=rollback
-  stack fault link:redis/wsproxy-1:delay=50ms
-  stack fault --compose redis:pause=5s";
+  streamstress stack fault wsproxy-1:kill
+  streamstress stack fault wsproxies:drain
+  streamstress stack fault redis:restart=rollback
+  streamstress stack fault link:redis/wsproxy-1:delay=50ms
+  streamstress stack fault --compose redis:pause=5s";
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Logs {

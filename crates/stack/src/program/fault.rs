@@ -1,10 +1,10 @@
-//! `stack fault`: breaks what it is told, one after another, and says what came of it.
+//! `streamstress stack fault`: breaks what it is told, one after another, and says what came of it.
 
 use super::{
     args::{FaultArgs, Place},
     print_line,
 };
-use stack::fault::{self, check, inject};
+use crate::fault::{self, check, inject};
 
 pub(crate) fn run(place: &Place, wanted: FaultArgs) -> anyhow::Result<()> {
     let place = match wanted.compose {

@@ -1,4 +1,4 @@
-//! `stack logs`: the end of the processes' logs, straight from their files, so that it also works after the stack has ended.
+//! `streamstress stack logs`: the end of the processes' logs, straight from their files, so that it also works after the stack has ended.
 
 use super::args::Logs;
 use anyhow::{Context, bail};
@@ -42,8 +42,9 @@ pub(crate) fn run(state_dir: &Path, wanted: &Logs) -> anyhow::Result<()> {
 
 fn find(state_dir: &Path, process: Option<&str>) -> anyhow::Result<Vec<Source>> {
     let directory = state_dir.join("logs");
-    let entries = std::fs::read_dir(&directory)
-        .with_context(|| format!("no logs in {}: start a stack with `stack up`", directory.display()))?;
+    let entries = std::fs::read_dir(&directory).with_context(|| {
+        format!("no logs in {}: start a stack with `streamstress stack up`", directory.display())
+    })?;
     let mut sources: Vec<Source> = entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
@@ -94,7 +95,7 @@ fn print<'a>(name: &str, lines: impl Iterator<Item = &'a str>) -> anyhow::Result
     let mut out = std::io::stdout().lock();
     for line in lines {
         match writeln!(out, "{name:<12} | {line}") {
-            // `stack logs | head` has seen enough.
+            // `streamstress stack logs | head` has seen enough.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
             outcome => outcome?,
         }

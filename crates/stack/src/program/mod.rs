@@ -6,22 +6,35 @@ mod fault;
 mod logs;
 mod up;
 
-pub(crate) use args::Args;
-
-use args::{Command, Place};
-use stack::{
+use crate::{
     control::{Request, Response, call},
-    native::{Role, Status},
+    native::{Programs, Role, Status},
 };
+use args::{Args, Command, Place};
+use clap::Parser;
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io::{self, Write as _},
+    process::ExitCode,
 };
 
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+/// Runs the program with these arguments, the program's name first. `programs` starts servers and gateways, unless the arguments name
+/// a directory with other ones.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, programs: Programs) -> ExitCode {
+    match execute(Args::parse_from(arguments), programs) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "stack: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(args: Args, programs: Programs) -> anyhow::Result<()> {
     let place = args.place;
     match args.command {
-        Command::Up(up) => up::run(&place, up),
+        Command::Up(up) => up::run(&place, &up, programs),
         Command::Down => {
             call(&place.directory(), &Request::Down)?;
             show_end(&place);

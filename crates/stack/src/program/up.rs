@@ -1,20 +1,19 @@
-//! `stack up`: holds a stack in the foreground, or starts a supervisor in the background and waits for its word.
+//! `streamstress stack up`: holds a stack in the foreground, or starts a supervisor in the background and waits for its word.
 
 use super::{
     args::{Place, Up},
     print_line, show, show_end,
 };
-use anyhow::{Context, bail};
-use futures_util::future::OptionFuture;
-use stack::{
+use crate::{
     JwtSecret,
     control::Response,
-    native::{Binaries, Native, Options, Status},
+    native::{Binaries, Native, Options, Programs, Status},
     open_log, private_directory, supervisor,
 };
+use anyhow::{Context, bail};
+use futures_util::future::OptionFuture;
 use std::{
     io::{BufRead, BufReader, IsTerminal, Write},
-    path::PathBuf,
     process::{Command, Stdio},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,17 +23,17 @@ use tracing_subscriber::EnvFilter;
 /// What a shell reports for Ctrl+C.
 const INTERRUPTED: i32 = 130;
 
-pub(crate) fn run(place: &Place, up: Up) -> anyhow::Result<()> {
+pub(crate) fn run(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<()> {
     if up.announce {
-        return announce(place, up);
+        return announce(place, up, programs);
     }
     if up.detach {
         return detach(place);
     }
     log_to_stderr();
-    hold(place, up, |status| {
+    hold(place, up, programs, |status| {
         show(&status);
-        print_line("\nend it with Ctrl+C or `stack down`");
+        print_line("\nend it with Ctrl+C or `streamstress stack down`");
         Ok(())
     })?;
     show_end(place);
@@ -42,12 +41,12 @@ pub(crate) fn run(place: &Place, up: Up) -> anyhow::Result<()> {
 }
 
 /// In the background: says once on stdout how the start went, then nothing more.
-fn announce(place: &Place, up: Up) -> anyhow::Result<()> {
+fn announce(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<()> {
     nix::unistd::setsid().context("cannot leave the terminal")?;
     // Where the kernel shares the CPU between sessions first, niceness counts only inside one: the session gives way too.
-    let _ = std::fs::write("/proc/self/autogroup", stack::NICENESS.to_string());
+    let _ = std::fs::write("/proc/self/autogroup", crate::NICENESS.to_string());
     log_to_stderr();
-    let held = hold(place, up, |status| {
+    let held = hold(place, up, programs, |status| {
         // Whoever started us may have gone, by Ctrl+C say: a stack that nobody knows of must not stay.
         say(&Response::Status(status)).context("nobody waits for this stack any more")
     });
@@ -85,7 +84,7 @@ fn detach(place: &Place) -> anyhow::Result<()> {
     match serde_json::from_str(&line) {
         Ok(Response::Status(status)) => {
             show(&status);
-            print_line("\nend it with `stack down`");
+            print_line("\nend it with `streamstress stack down`");
             Ok(())
         }
         Ok(Response::Error(why)) => bail!(why),
@@ -94,8 +93,13 @@ fn detach(place: &Place) -> anyhow::Result<()> {
 }
 
 /// Holds a stack until it is told to end. `tell` hears once that it is up.
-fn hold(place: &Place, up: Up, tell: impl FnOnce(Status) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let options = options(place, up)?;
+fn hold(
+    place: &Place,
+    up: &Up,
+    programs: Programs,
+    tell: impl FnOnce(Status) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let options = options(place, up, programs)?;
     // The second is for relays, when there are any.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -123,19 +127,16 @@ fn hold(place: &Place, up: Up, tell: impl FnOnce(Status) -> anyhow::Result<()>) 
     })
 }
 
-fn options(place: &Place, up: Up) -> anyhow::Result<Options> {
+fn options(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<Options> {
     let secret = match up.jwt_secret.as_deref() {
         None | Some("") => JwtSecret::random(),
         Some(key) => JwtSecret::new(key).context("JWT_SECRET")?,
     };
-    let beside = || -> anyhow::Result<PathBuf> {
-        Ok(std::env::current_exe()?.parent().context("this program is in no directory")?.to_owned())
+    let programs = match &up.bin_dir {
+        Some(directory) => Programs::in_directory(directory)?,
+        None => programs,
     };
-    let bin_dir = match up.bin_dir {
-        Some(directory) => directory,
-        None => beside()?,
-    };
-    let binaries = Binaries::find(&bin_dir, &up.search_path)?;
+    let binaries = Binaries::find(programs, &up.search_path)?;
     Ok(Options {
         servers: up.servers,
         proxies: up.proxies,

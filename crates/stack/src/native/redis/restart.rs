@@ -72,7 +72,7 @@ impl Redis {
         let snapshot = Instant::now();
         self.until_info(&["rdb_bgsave_in_progress:0"]).await?;
         if !self.ask("INFO persistence").await?.contains("rdb_last_bgsave_status:ok") {
-            bail!("redis cannot write a snapshot: its log says why (`stack logs redis`)");
+            bail!("redis cannot write a snapshot: its log says why (`streamstress stack logs redis`)");
         }
         sleep_until(snapshot + LOST).await;
         let lost = snapshot.elapsed();

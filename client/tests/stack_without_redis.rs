@@ -15,7 +15,7 @@ struct Part {
 
 impl Part {
     fn start(name: &str, port: u16, redis_port: u16) -> Self {
-        let mut command = Command::new(programs::directory().join(name));
+        let mut command = programs::program(name);
         command
             .env("HOST", "127.0.0.1")
             .env("PORT", port.to_string())

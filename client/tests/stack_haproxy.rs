@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker/haproxy/base.cfg");
+const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/haproxy/base.cfg");
 const PATIENCE: Duration = Duration::from_secs(20);
 /// All that HAProxy may have.
 const DESCRIPTORS: usize = 1000;

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use rig::{
     PATIENCE,
     processes::{Held, all_gone, family, runs},
-    programs::stack,
+    programs::{self, stack},
     wait_until,
 };
 use stack::{
@@ -59,7 +59,7 @@ fn held(state_dir: &Path) -> (Held, Vec<u32>) {
 
 #[test]
 fn an_empty_variable_is_none() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_stack"))
+    let output = programs::program("stack")
         .args(["--name", "nobody-has-this-name", "status"])
         .envs([("XDG_RUNTIME_DIR", ""), ("STREAMSTRESS_STATE_DIR", "")])
         .output()

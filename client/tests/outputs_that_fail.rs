@@ -32,7 +32,7 @@ fn nowhere() -> [[Stdio; 2]; 4] {
 
 /// A program with nothing but this environment, and a log as long as can be.
 fn program(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(programs::directory().join(name));
+    let mut command = programs::program(name);
     command.args(arguments).env_clear().env("RUST_LOG", "trace").envs(environment.iter().copied());
     command.stdin(Stdio::null());
     command
@@ -137,7 +137,7 @@ fn below_nohup_a_hangup_stays_ignored_and_sigterm_ends_a_program() {
         let address = free();
         let port = address.port().to_string();
         let mut command = Command::new("nohup");
-        command.arg(programs::directory().join(name)).env_clear().envs(environment(&port, ""));
+        command.args([programs::STREAMSTRESS, name]).env_clear().envs(environment(&port, ""));
         let mut held = Held::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         let answer = || TcpStream::connect(address).map(asked).unwrap_or_default();
         answers(&mut held, answer);

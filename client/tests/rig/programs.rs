@@ -1,0 +1,28 @@
+//! The programs under test: `streamstress` and its subcommands.
+
+use stack::native::{Binaries, Programs};
+use std::{path::Path, process::Command};
+
+/// The program that cargo built for this test.
+pub const STREAMSTRESS: &str = env!("CARGO_BIN_EXE_streamstress");
+
+/// Our programs, and the Redis and HAProxy of this machine.
+pub fn binaries() -> Binaries {
+    let path = std::env::var("PATH").unwrap_or_default();
+    Binaries::find(Programs::subcommands_of(STREAMSTRESS), &path)
+        .unwrap_or_else(|e| panic!("{e}\nscripts/test.sh installs what the tests need"))
+}
+
+/// `streamstress NAME`.
+pub fn program(name: &str) -> Command {
+    let mut command = Command::new(STREAMSTRESS);
+    command.arg(name);
+    command
+}
+
+/// `streamstress stack` with these arguments, a private state directory and free ports.
+pub fn stack(state_dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = program("stack");
+    command.arg("--state-dir").arg(state_dir).args(arguments).env_remove("JWT_SECRET");
+    command
+}

@@ -1,0 +1,37 @@
+//! The gateway as a program: reads its arguments and environment, binds its listeners, serves until it is told to end.
+
+use crate::{Args, Settings, health_check, process};
+use std::{ffi::OsString, process::ExitCode};
+use tokio::runtime::Builder;
+
+/// Runs the gateway with these arguments, the program's name first. Returns 2 if it could not start or failed.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = Args::read_from(arguments);
+    if args.health_check {
+        return ExitCode::from(u8::from(!health_check(args.port()).unwrap_or(false)));
+    }
+    process::log_to_stderr();
+    match args.resolve().map_err(Into::into).and_then(serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(settings: Settings) -> anyhow::Result<()> {
+    if let Some(warning) = process::raise_open_files(settings.gateway.max_connections) {
+        tracing::warn!("{warning}");
+    }
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let mut builder = match settings.threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(settings.threads).enable_all().build()?.block_on(async {
+        let listeners = process::bind(&settings.host, settings.port, settings.unix_socket.as_deref()).await?;
+        let bus = bus::open(settings.bus)?;
+        crate::run(listeners, settings.gateway, bus, process::shutdown_on_signal()?).await
+    })
+}
