@@ -60,6 +60,9 @@ counters! {
     restorations,
     /// Sessions of which the broker lacked something then.
     restored_sessions,
+    /// Sessions that were left out of a restoration, a renewal or the end of a dead server's queries, because Redis refuses
+    /// their commands. Each session counts once.
+    refused_sessions,
     /// Sessions that were not kept any longer for a broker that forgets, for want of room.
     kept_dropped,
     /// Queries of servers that were gone, ended by this one.

@@ -1,14 +1,20 @@
 //! A server writes that it is alive and what it has restored, reads the same of its peers, and ends the queries of those
 //! that are gone. Its write is also the proof that Redis takes writes: without it the server is not ready.
 
-use super::{Inner, link::Link, readiness, restoration::eval};
+use super::{
+    Inner,
+    link::Link,
+    per_session::{self, OnUnknown},
+    readiness,
+    restoration::eval,
+};
 use crate::{
     BusError, Counters,
     rules::{NO_BEAT, Standing, heartbeat},
 };
 use host::monotonic_us;
 use protocol::{Position, SessionId, encode_error};
-use redis::{Pipeline, aio::MultiplexedConnection};
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
@@ -171,10 +177,14 @@ async fn look_after(inner: &Inner, connection: &MultiplexedConnection) -> Result
     if !inner.incarnation.is_restored() {
         return Ok(());
     }
+    // One that cannot be looked after must not keep the others from their ends.
+    let mut outcome = Ok(());
     for (server, beat) in gone {
-        Box::pin(bury(inner, connection.clone(), &server, &beat)).await?;
+        if let Err(error) = Box::pin(bury(inner, connection.clone(), &server, &beat)).await {
+            outcome = Err(error);
+        }
     }
-    Ok(())
+    outcome
 }
 
 /// Ends the queries that Redis lists for this server and that it does not play: two reads in a row found them.
@@ -199,10 +209,11 @@ async fn running(
 ) -> Result<Vec<(SessionId, u64)>, BusError> {
     let mut ask = redis::pipe();
     ask.cmd("HGETALL").arg(inner.names.running(server));
-    let (queries,): (HashMap<String, u64>,) =
+    let (queries,): (HashMap<String, String>,) =
         ask.query_async(connection).await.map_err(|error| Link::failed(&error))?;
-    let parsed =
-        queries.into_iter().filter_map(|(session, generation)| Some((session.parse().ok()?, generation)));
+    let parsed = queries
+        .into_iter()
+        .filter_map(|(session, generation)| Some((session.parse().ok()?, generation.parse().ok()?)));
     Ok(parsed.collect())
 }
 
@@ -221,24 +232,26 @@ async fn bury(
     forget.arg(server).arg(beat).invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))
 }
 
-/// Ends queries of a server whose heartbeat is still this one, each with an error terminator.
+/// Ends queries of a server whose heartbeat is still this one, each with an error terminator. A session that Redis refuses is
+/// left out, and its query is no longer listed for the server.
 async fn end(
     inner: &Inner,
     connection: &mut MultiplexedConnection,
     (server, beat): (&str, &str),
     queries: &[(SessionId, u64)],
 ) -> Result<(), BusError> {
-    let failed = |error: redis::RedisError| Link::failed(&error);
     let running = inner.names.running(server);
-    inner.scripts.bury.load_async(connection).await.map_err(failed)?;
+    inner.scripts.bury.load_async(connection).await.map_err(|error| Link::failed(&error))?;
     for some in queries.chunks(QUERIES) {
         let mut ask = redis::pipe();
         for &(session, _) in some {
             ask.cmd("HGET").arg(inner.names.meta(session)).arg("query");
         }
-        let ids: Vec<Option<String>> = ask.query_async(connection).await.map_err(failed)?;
+        let ids = per_session::send(connection, &ask, OnUnknown::LeaveOut).await?;
         let mut end = Pipeline::new();
         for (&(session, generation), id) in some.iter().zip(ids) {
+            // Without its id the query ends all the same.
+            let id = id.ok().and_then(|id| redis::from_redis_value::<Option<String>>(id).ok().flatten());
             let (meta, log) = (inner.names.meta(session), inner.names.log(session));
             let keys = [meta, log, running.clone(), inner.names.servers(), inner.names.attach(session)];
             let mut call = eval(inner.scripts.bury.get_hash(), &keys);
@@ -252,8 +265,16 @@ async fn end(
                 .arg(beat);
             end.add_command(call);
         }
-        let ended: Vec<u64> = end.query_async(connection).await.map_err(failed)?;
-        Counters::add(&inner.counters.buried, ended.iter().sum());
+        let replies = per_session::send(connection, &end, OnUnknown::LeaveOut).await?;
+        let (mut ended, mut refused) = (0, Vec::new());
+        for (&(session, _), reply) in some.iter().zip(replies) {
+            match reply {
+                Ok(reply) => ended += u64::from(reply == Value::Int(1)),
+                Err(words) => refused.push((session, words)),
+            }
+        }
+        Counters::add(&inner.counters.buried, ended);
+        inner.leave_out("the end of a dead server's queries", refused);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod heartbeat;
 mod incarnation;
 mod link;
 mod note;
+mod per_session;
 mod readiness;
 mod reading;
 mod release;
@@ -30,6 +31,7 @@ use clock::Clock;
 use incarnation::Incarnation;
 use link::{Commands, Link, Purpose};
 use parking_lot::Mutex;
+use per_session::LeftOut;
 use protocol::{GapPolicy, Names, SessionId};
 use readiness::Readiness;
 use reading::Reading;
@@ -78,6 +80,8 @@ struct Inner {
     unmarked: Notify,
     /// A gateway's memory of what it released.
     cursors: Mutex<Cursors>,
+    /// Sessions whose commands Redis refuses.
+    left_out: LeftOut,
     /// The queries that this process plays.
     plays: Arc<Plays>,
     /// Asks the heartbeat's task to leave the other servers; `None` in a process that writes no heartbeat.
@@ -157,6 +161,7 @@ impl RedisBroker {
             vigil: Mutex::default(),
             unmarked: Notify::new(),
             cursors,
+            left_out: LeftOut::default(),
             plays: Arc::default(),
             leaving: (role == Role::Server).then_some(leaving),
             left: AtomicBool::new(false),

@@ -1,12 +1,17 @@
 //! Renews the keys of the sessions that this process plays or holds, so that a query may outlive its session's TTL.
 
-use super::{Inner, link::Link};
+use super::{
+    Inner,
+    per_session::{self, OnUnknown},
+};
 use crate::BusError;
 use protocol::SessionId;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Sessions in one pipeline.
 const SESSIONS: usize = 256;
+/// Keys of one session.
+const KEYS: usize = 3;
 /// Pause before a renewal that failed is begun again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -34,11 +39,19 @@ async fn renew(inner: &Inner) -> Result<(), BusError> {
         let mut connection = inner.commands.connected().await;
         let mut pipeline = redis::pipe();
         for &session in some {
-            for key in [inner.names.meta(session), inner.names.log(session), inner.names.attach(session)] {
-                pipeline.cmd("EXPIRE").arg(key).arg(inner.ttl()).ignore();
+            let keys: [String; KEYS] =
+                [inner.names.meta(session), inner.names.log(session), inner.names.attach(session)];
+            for key in keys {
+                pipeline.cmd("EXPIRE").arg(key).arg(inner.ttl());
             }
         }
-        let () = pipeline.query_async(&mut connection).await.map_err(|error| Link::failed(&error))?;
+        let replies = per_session::send(&mut connection, &pipeline, OnUnknown::LeaveOut).await?;
+        let replies = some.iter().zip(replies.chunks(KEYS));
+        let refused = replies.filter_map(|(&session, replies)| {
+            let words = replies.iter().find_map(|reply| reply.as_ref().err())?;
+            Some((session, words.clone()))
+        });
+        inner.leave_out("renewal", refused);
     }
     Ok(())
 }

@@ -2,7 +2,11 @@
 //! that it holds take queries. Every step
 //! may be repeated, and changes nothing where nothing was lost.
 
-use super::{Inner, link::Link};
+use super::{
+    Inner,
+    link::Link,
+    per_session::{self, OnUnknown, Reply},
+};
 use crate::{
     BusError, Counters, Role,
     rules::{Kept, LogEntry, Standing},
@@ -25,6 +29,10 @@ const PIPELINE_BYTES: usize = 256 << 10;
 const CALL_COST: usize = 512;
 /// Pause before a restoration that failed is begun again.
 const RETRY: Duration = Duration::from_millis(100);
+/// Attempts after which a refusal of an unknown kind is taken for the session's own: two seconds at least.
+const UNKNOWN_ATTEMPTS: u32 = 20;
+/// Commands that read one session.
+const LOOK_COMMANDS: usize = 3;
 /// Cursors that a gateway remembers at most.
 const CURSORS: usize = 65_536;
 
@@ -32,12 +40,13 @@ const CURSORS: usize = 65_536;
 /// it may have missed that another took a session over.
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut closes_again = false;
+    let (mut restoring, mut closing) = (Attempts::default(), Attempts::default());
     loop {
         let losses = tokio::select! {
             losses = inner.incarnation.loss() => losses,
             () = inner.subscribers[0].came_back() => {
                 let mut connection = inner.commands.connected().await;
-                if let Err(error) = give_back_holders(&inner, &mut connection, false).await {
+                if let Err(error) = give_back_holders(&inner, &mut connection, false, OnUnknown::LeaveOut).await {
                     tracing::debug!("what is held was not said again, trying again: {error}");
                     inner.subscribers[0].said_nothing();
                     tokio::time::sleep(RETRY).await;
@@ -49,29 +58,57 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 continue;
             }
             () = whole(&inner), if closes_again => {
-                closes_again = !close_again(&inner).await;
-                if closes_again {
-                    tokio::time::sleep(RETRY).await;
+                match close_again(&inner, closing.on_unknown()).await {
+                    Ok(()) => closes_again = false,
+                    Err(error) => closing.failed("closed sessions were not closed again", &error).await,
                 }
                 continue;
             }
         };
         let mut connection = inner.commands.connected().await;
+        let on_unknown = restoring.on_unknown();
         let restored = match inner.config.role {
-            Role::Server => give_back_sessions(&inner, &mut connection).await,
-            Role::Gateway => give_back_attachments(&inner, &mut connection).await,
+            Role::Server => give_back_sessions(&inner, &mut connection, on_unknown).await,
+            Role::Gateway => give_back_attachments(&inner, &mut connection, on_unknown).await,
         };
         match restored {
             Ok(mark) => {
+                restoring = Attempts::default();
                 Counters::add(&inner.counters.restorations, 1);
                 inner.incarnation.restored(losses, mark);
                 closes_again = inner.config.role == Role::Server;
+                closing = Attempts::default();
             }
-            Err(error) => {
-                tracing::debug!("not everything was given back, trying again: {error}");
-                tokio::time::sleep(RETRY).await;
-            }
+            Err(error) => restoring.failed("not everything was given back", &error).await,
         }
+    }
+}
+
+/// Attempts at the same work that failed in a row.
+#[derive(Default)]
+struct Attempts {
+    failed: u32,
+    /// The last refusal, so that it is logged once.
+    words: String,
+}
+
+impl Attempts {
+    /// A refusal of an unknown kind may concern all of Redis and pass. One that lasts is taken for the session's own.
+    const fn on_unknown(&self) -> OnUnknown {
+        if self.failed < UNKNOWN_ATTEMPTS { OnUnknown::Retry } else { OnUnknown::LeaveOut }
+    }
+
+    /// Logs the failure, and waits before the next attempt.
+    async fn failed(&mut self, what: &str, error: &BusError) {
+        self.failed += 1;
+        match error {
+            BusError::Refused(words) if *words != self.words => {
+                self.words.clone_from(words);
+                tracing::warn!("{what}, trying again: {error}");
+            }
+            _ => tracing::debug!("{what}, trying again: {error}"),
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 
@@ -80,14 +117,6 @@ async fn whole(inner: &Inner) {
     while !(inner.incarnation.is_restored() && inner.standing() == Standing::Whole) {
         tokio::time::sleep(RETRY).await;
     }
-}
-
-async fn send(connection: &mut MultiplexedConnection, pipeline: &Pipeline) -> Result<Vec<Value>, BusError> {
-    connection
-        .send_packed_commands(pipeline, 0, pipeline.len())
-        .await
-        .and_then(|answers| answers.into_iter().map(Value::extract_error).collect())
-        .map_err(|error| Link::failed(&error))
 }
 
 /// Which Redis this is, before anything is given back to it.
@@ -101,26 +130,34 @@ async fn identify(inner: &Inner, connection: &mut MultiplexedConnection) -> Resu
 async fn give_back_sessions(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
+    on_unknown: OnUnknown,
 ) -> Result<Arc<str>, BusError> {
     let mark = identify(inner, connection).await?;
     let sessions: Vec<SessionId> = inner.keeper.lock().sessions().map(|(session, _)| session).collect();
     tracing::info!(sessions = sessions.len(), "comparing what Redis has with what was kept");
     let mut pages = Pages::default();
     for some in sessions.chunks(SESSIONS) {
-        let found = look(inner, connection, some).await?;
+        let found = look(inner, connection, some, on_unknown).await?;
         for (&session, found) in some.iter().zip(found) {
+            let found = match found {
+                Ok(found) => found,
+                Err(words) => {
+                    inner.leave_out(RESTORATION, [(session, words)]);
+                    continue;
+                }
+            };
             // A copy: the lock is not held while Redis is waited for.
             let kept = inner.keeper.lock().get(session).filter(|kept| found.lacks_something(kept)).cloned();
             let Some(kept) = kept else { continue };
             Counters::add(&inner.counters.restored_sessions, 1);
             for (entries, last) in pages_of(&kept, inner.is_logged()) {
-                if pages.add(restore(inner, session, &kept, &entries, last), &entries) {
-                    pages.send(connection).await?;
+                if pages.add(session, restore(inner, session, &kept, &entries, last), &entries) {
+                    pages.send(inner, connection, on_unknown).await?;
                 }
             }
         }
     }
-    pages.send(connection).await?;
+    pages.send(inner, connection, on_unknown).await?;
     Ok(mark)
 }
 
@@ -128,20 +165,34 @@ async fn give_back_sessions(
 #[derive(Default)]
 struct Pages {
     pipeline: Pipeline,
+    /// The session of each call.
+    sessions: Vec<SessionId>,
     bytes: usize,
 }
 
 impl Pages {
     /// Adds a call; true where it is time to send.
-    fn add(&mut self, call: Cmd, entries: &[&LogEntry]) -> bool {
+    fn add(&mut self, session: SessionId, call: Cmd, entries: &[&LogEntry]) -> bool {
         self.bytes += CALL_COST + entries.iter().map(|entry| entry.frame.len()).sum::<usize>();
         self.pipeline.add_command(call);
+        self.sessions.push(session);
         self.bytes >= PIPELINE_BYTES
     }
 
-    async fn send(&mut self, connection: &mut MultiplexedConnection) -> Result<(), BusError> {
-        let Self { pipeline, .. } = std::mem::take(self);
-        if pipeline.is_empty() { Ok(()) } else { send(connection, &pipeline).await.map(drop) }
+    async fn send(
+        &mut self,
+        inner: &Inner,
+        connection: &mut MultiplexedConnection,
+        on_unknown: OnUnknown,
+    ) -> Result<(), BusError> {
+        let Self { pipeline, sessions, .. } = std::mem::take(self);
+        if pipeline.is_empty() {
+            return Ok(());
+        }
+        let replies = per_session::send(connection, &pipeline, on_unknown).await?;
+        let refused = sessions.into_iter().zip(replies);
+        inner.leave_out(RESTORATION, refused.filter_map(|(session, reply)| Some((session, reply.err()?))));
+        Ok(())
     }
 }
 
@@ -162,20 +213,24 @@ fn pages_of(kept: &Kept, logged: bool) -> Vec<(Vec<&LogEntry>, bool)> {
 }
 
 /// Closes again what was closed here: until the logs were whole, another server may have known of a later query, whose
-/// events must come before the log's end. False if something was not closed.
-async fn close_again(inner: &Inner) -> bool {
+/// events must come before the log's end.
+///
+/// # Errors
+/// The last of the errors; the other sessions were closed.
+async fn close_again(inner: &Inner, on_unknown: OnUnknown) -> Result<(), BusError> {
     let closed: Vec<SessionId> = {
         let keeper = inner.keeper.lock();
         keeper.sessions().filter(|(_, kept)| kept.closed).map(|(session, _)| session).collect()
     };
-    let mut all = true;
+    let mut outcome = Ok(());
     for session in closed {
-        if let Err(error) = inner.close(session, inner.incarnation.is_old()).await {
-            tracing::debug!(%session, "a session was not closed again, trying again: {error}");
-            all = false;
+        let Err(error) = inner.close(session, inner.incarnation.is_old()).await else { continue };
+        match per_session::refused(error, on_unknown) {
+            Ok(words) => inner.leave_out("the end of a closed session", [(session, words)]),
+            Err(error) => outcome = Err(error),
         }
     }
-    all
+    outcome
 }
 
 async fn load(inner: &Inner, connection: &mut MultiplexedConnection) -> Result<(), BusError> {
@@ -185,6 +240,9 @@ async fn load(inner: &Inner, connection: &mut MultiplexedConnection) -> Result<(
     }
     Ok(())
 }
+
+/// What the log says where sessions are left out.
+const RESTORATION: &str = "restoration";
 
 /// What Redis has of a session.
 #[derive(Debug)]
@@ -197,6 +255,22 @@ struct Found {
 }
 
 impl Found {
+    /// Reads the replies to the commands of one session, or returns the words of the first refusal.
+    fn read(replies: &[Reply]) -> Result<Self, String> {
+        type Meta = (Option<String>, Option<u64>, Option<String>);
+        let reply = |n: usize| replies[n].as_ref().map_err(Clone::clone);
+        let is_present = |reply: &Value| !matches!(reply, Value::Array(entries) if entries.is_empty());
+        let (status, generation, running): Meta =
+            redis::from_redis_value_ref(reply(0)?).map_err(|error| error.to_string())?;
+        Ok(Self {
+            status,
+            generation: generation.unwrap_or(0),
+            running: running.is_some(),
+            has_first: is_present(reply(1)?),
+            has_last: is_present(reply(2)?),
+        })
+    }
+
     /// Redis forgets all of a session or the end of it: a log that has a window's first and last entry has what lies between.
     fn lacks_something(&self, kept: &Kept) -> bool {
         let closed = self.status.as_deref() == Some("closed");
@@ -209,11 +283,13 @@ impl Found {
     }
 }
 
+/// Reads what Redis has of sessions; of each that it refuses, its words.
 async fn look(
     inner: &Inner,
     connection: &mut MultiplexedConnection,
     sessions: &[SessionId],
-) -> Result<Vec<Found>, BusError> {
+    on_unknown: OnUnknown,
+) -> Result<Vec<Result<Found, String>>, BusError> {
     let mut pipeline = Pipeline::new();
     for &session in sessions {
         let ends = {
@@ -238,23 +314,8 @@ async fn look(
             }
         }
     }
-    let answers = send(connection, &pipeline).await?;
-    let present = |answer: &Value| !matches!(answer, Value::Array(entries) if entries.is_empty());
-    answers
-        .chunks_exact(3)
-        .map(|answers| {
-            type Meta = (Option<String>, Option<u64>, Option<String>);
-            let (status, generation, running): Meta = redis::from_redis_value(answers[0].clone())
-                .map_err(|error| BusError::Refused(error.to_string()))?;
-            Ok(Found {
-                status,
-                generation: generation.unwrap_or(0),
-                running: running.is_some(),
-                has_first: present(&answers[1]),
-                has_last: present(&answers[2]),
-            })
-        })
-        .collect()
+    let replies = per_session::send(connection, &pipeline, on_unknown).await?;
+    Ok(replies.chunks_exact(LOOK_COMMANDS).map(Found::read).collect())
 }
 
 /// The call that gives one page of a session back: the meta with the last page, so that nobody claims it before.
@@ -303,6 +364,7 @@ pub(super) fn eval(hash: &str, keys: &[String]) -> Cmd {
 async fn give_back_attachments(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
+    on_unknown: OnUnknown,
 ) -> Result<Arc<str>, BusError> {
     let mark = identify(inner, connection).await?;
     let cursors = inner.cursors.lock().all();
@@ -314,9 +376,14 @@ async fn give_back_attachments(
             call.arg(inner.names.prefix()).arg(session.to_string());
             pipeline.add_command(call);
         }
-        send(connection, &pipeline).await?;
+        let replies = per_session::send(connection, &pipeline, on_unknown).await?;
+        let refused = some.iter().zip(replies);
+        inner.leave_out(
+            RESTORATION,
+            refused.filter_map(|(&(session, ..), reply)| Some((session, reply.err()?))),
+        );
     }
-    give_back_holders(inner, connection, true).await?;
+    give_back_holders(inner, connection, true, on_unknown).await?;
     Ok(mark)
 }
 
@@ -325,6 +392,7 @@ async fn give_back_holders(
     inner: &Arc<Inner>,
     connection: &mut MultiplexedConnection,
     lost: bool,
+    on_unknown: OnUnknown,
 ) -> Result<(), BusError> {
     let reattach = &inner.scripts.reattach;
     reattach.load_async(connection).await.map_err(|error| Link::failed(&error))?;
@@ -347,13 +415,20 @@ async fn give_back_holders(
         if pipeline.is_empty() {
             continue;
         }
-        let newest = send(connection, &pipeline).await?;
-        for ((_, slot), newest) in held.into_iter().zip(newest) {
-            let newest: u64 = redis::from_redis_value(newest).unwrap_or(0);
-            if newest > slot.epoch() {
-                slot.superseded(newest);
+        let replies = per_session::send(connection, &pipeline, on_unknown).await?;
+        let mut refused = Vec::new();
+        for ((session, slot), reply) in held.into_iter().zip(replies) {
+            match reply {
+                Ok(newest) => {
+                    let newest: u64 = redis::from_redis_value(newest).unwrap_or(0);
+                    if newest > slot.epoch() {
+                        slot.superseded(newest);
+                    }
+                }
+                Err(words) => refused.push((session, words)),
             }
         }
+        inner.leave_out(RESTORATION, refused);
     }
     Ok(())
 }

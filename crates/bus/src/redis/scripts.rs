@@ -12,6 +12,17 @@ local function top(log)
 end
 ";
 
+/// Deletes a log whose key has another type than a stream: it holds nothing that can be delivered, and nothing can be added to
+/// it. Returns whether it did.
+const DROP_UNUSABLE: &str = r"
+local function drop_unusable(log)
+  local kind = redis.call('TYPE', log).ok
+  if kind == 'stream' or kind == 'none' then return false end
+  redis.call('DEL', log)
+  return true
+end
+";
+
 /// Fences off every earlier writer. `prev` is the last position before the fence, '' where that is not known.
 const FENCE: &str = r#"
 local function fence(log, down, generation, prev, logged)
@@ -21,6 +32,15 @@ local function fence(log, down, generation, prev, logged)
   redis.call('PUBLISH', down, frame)
 end
 "#;
+
+/// Returns the generation of a fence behind this one: at least the time in milliseconds.
+const NEXT_GENERATION: &str = r"
+local function next_generation(generation)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  return string.format('%.0f', math.max(tonumber(generation or '0') + 1, now))
+end
+";
 
 /// Marks the end of a closed session behind all its events.
 const MARK_CLOSED: &str = r#"
@@ -142,6 +162,7 @@ const RELEASE_CLAIM: &str = include_str!("release.lua");
 
 /// KEYS meta, log, mark. ARGV prefix of names, session, ttl, 'log' | 'pubsub', down channel, the mark that the caller knows,
 /// '1' where the log is whole: it gets its end then, '1' where the mark is old. Returns 0 for an unknown session, -1 where the mark is another.
+/// A log whose key has the wrong type is replaced: a fence announces that what was in it is gone, and the end follows.
 const CLOSE: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local prefix, session, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == 'log', ARGV[5]
@@ -155,9 +176,12 @@ redis.call('EXPIRE', log, ttl)
 if running then
   redis.call('PUBLISH', prefix .. 'control:' .. owner,
     '{"cancel":{"session":"' .. session .. '","generation":' .. generation .. '}}')
-elseif ARGV[7] == '1' and (status ~= 'closed' or (logged and not is_marked(log))) then
-  mark_closed(log, down, logged)
-  redis.call('EXPIRE', log, ttl)
+elseif ARGV[7] == '1' then
+  if logged and drop_unusable(log) then fence(log, down, next_generation(generation), '', logged) end
+  if status ~= 'closed' or (logged and not is_marked(log)) then
+    mark_closed(log, down, logged)
+    redis.call('EXPIRE', log, ttl)
+  end
 end
 return 1
 "#;
@@ -365,8 +389,9 @@ local owner, generation, session, tail, ttl, logged, down =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7]
 local beat = redis.call('HGET', KEYS[4], owner)
 if beat and beat ~= ARGV[8] then return 0 end
-local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
+-- First, so that a session whose keys cannot be read does not keep the dead server listed.
 runs_no_more(KEYS[3], session, generation)
+local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
 if not running or current ~= generation or now_owner ~= owner then return 0 end
 redis.call('HDEL', meta, 'running', 'owner')
 redis.call('EXPIRE', meta, ttl)
@@ -374,6 +399,8 @@ redis.call('EXPIRE', KEYS[5], ttl)
 -- Without a log only the gateway that sent the last event knows which one it was: sequence 0 stands for the next one.
 if not logged then redis.call('PUBLISH', down, '{"id":"' .. generation .. '-0"' .. tail) end
 if logged then
+  -- The terminator of a log that is replaced has no known place: the fence announces that all before it is gone.
+  local replaced = drop_unusable(log)
   local top_generation, top_seq = top(log)
   if tonumber(top_generation) <= tonumber(generation) then
     local seq = 1
@@ -382,9 +409,7 @@ if logged then
     local frame = '{"id":"' .. id .. '"' .. tail
     redis.call('XADD', log, id, 'e', frame)
     redis.call('PUBLISH', down, frame)
-    local time = redis.call('TIME')
-    local next = math.max(tonumber(generation) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
-    fence(log, down, string.format('%.0f', next), id, logged)
+    fence(log, down, next_generation(generation), replaced and '' or id, logged)
   end
   redis.call('EXPIRE', log, ttl)
 end
@@ -438,7 +463,9 @@ impl Scripts {
             claim: Script::new(&[TOP, FENCE, PAST, ADOPT, CLAIM].concat()),
             append: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, APPEND].concat()),
             release_claim: Script::new(&[RUNS_NO_MORE, RELEASE_CLAIM].concat()),
-            close: Script::new(&[TOP, MARK_CLOSED, ADOPT, CLOSE].concat()),
+            close: Script::new(
+                &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, ADOPT, CLOSE].concat(),
+            ),
             attach: Script::new(&[TOP, ATTACH].concat()),
             release: Script::new(RELEASE),
             reattach: Script::new(REATTACH),
@@ -447,7 +474,9 @@ impl Scripts {
             forget_server: Script::new(FORGET_SERVER),
             list_servers: Script::new(LIST_SERVERS),
             leave: Script::new(LEAVE),
-            bury: Script::new(&[TOP, FENCE, MARK_CLOSED, RUNS_NO_MORE, BURY].concat()),
+            bury: Script::new(
+                &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, RUNS_NO_MORE, BURY].concat(),
+            ),
         }
     }
 }

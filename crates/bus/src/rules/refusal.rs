@@ -25,20 +25,23 @@ const PASSING: [&str; 11] = [
     "NOMASTERLINK",
 ];
 
-const FINAL: [&str; 4] = ["WRONGTYPE", "NOPERM", "NOAUTH", "WRONGPASS"];
+const WRONG_TYPE: &str = "WRONGTYPE";
 
 /// What follows a plain `ERR` where the call itself is wrong.
-const FINAL_TEXTS: [&str; 8] = [
+const FINAL_TEXTS: [&str; 5] = [
     "syntax error",
     "wrong number of arguments",
     "unknown command",
     "Invalid stream ID",
     "the log lacks this event",
-    // What a user may not do, where a script does it.
-    "ACL failure in script",
-    "The user executing the script can't",
-    "has no permissions to",
 ];
+
+/// Redis' codes for a command that the user may not run, or not without a password.
+const DENIED: [&str; 3] = ["NOPERM", "NOAUTH", "WRONGPASS"];
+
+/// What follows a plain `ERR` where a script runs such a command.
+const DENIED_TEXTS: [&str; 3] =
+    ["ACL failure in script", "The user executing the script can't", "has no permissions to"];
 
 /// What is said of an event that the log lacks although it holds later ones.
 pub(crate) const HOLE: &str = "ERR the log lacks this event and holds later ones of its query";
@@ -48,17 +51,21 @@ impl Refusal {
     /// Before version 7, Redis wraps what a script's call was refused with: `ERR Error running script …: -OOM command …`.
     #[must_use]
     pub fn of(words: &str) -> Self {
-        let says = |code: &&str| {
-            words.strip_prefix(*code).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-                || words.contains(&format!("-{code} "))
-        };
-        if PASSING.iter().any(&says) || words.contains("max number of clients") {
+        if PASSING.iter().any(|code| has_code(words, code)) || words.contains("max number of clients") {
             return Self::Passing;
         }
-        if FINAL.iter().any(says) || FINAL_TEXTS.iter().any(|text| words.contains(text)) {
+        let is_final = has_code(words, WRONG_TYPE) || is_denied(words);
+        if is_final || FINAL_TEXTS.iter().any(|text| words.contains(text)) {
             return Self::Final;
         }
         Self::Unknown
+    }
+
+    /// Returns whether the refusal says nothing about other sessions. A Redis that refuses for now, or that denies this user a
+    /// command, refuses every session.
+    #[must_use]
+    pub fn concerns_one_session(words: &str) -> bool {
+        Self::of(words) != Self::Passing && !is_denied(words)
     }
 
     /// Whether the connection leads to an instance that will not take writes by itself: another one may by now.
@@ -72,6 +79,15 @@ impl Refusal {
     pub fn cause(words: &str) -> &str {
         words.split(' ').next().unwrap_or(words)
     }
+}
+
+fn has_code(words: &str, code: &str) -> bool {
+    words.strip_prefix(code).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        || words.contains(&format!("-{code} "))
+}
+
+fn is_denied(words: &str) -> bool {
+    DENIED.iter().any(|code| has_code(words, code)) || DENIED_TEXTS.iter().any(|text| words.contains(text))
 }
 
 #[cfg(test)]
@@ -111,6 +127,15 @@ mod tests {
             ("", Refusal::Unknown),
         ] {
             assert_eq!(Refusal::of(words), refusal, "{words}");
+        }
+        for (words, one) in [
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("ERR something new", true),
+            ("NOPERM this user has no permissions to run the 'xadd' command", false),
+            ("ERR ACL failure in script: User default has no permissions to run", false),
+            ("LOADING Redis is loading the dataset in memory", false),
+        ] {
+            assert_eq!(Refusal::concerns_one_session(words), one, "{words}");
         }
         assert_eq!(Refusal::cause("OOM command not allowed"), "OOM");
         assert!(Refusal::needs_another_connection("NOREPLICAS Not enough"));
