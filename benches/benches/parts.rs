@@ -6,8 +6,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use load::tcp::Tcp;
 use measure::{
     BoundedSample, Interval, QuerySamples, Recorder,
-    contents::{Checked, Contents},
-    record::Sample,
+    contents::{ContentStatus, ContentVerifier},
+    record::LagKind,
 };
 use plan::schedule::{Process, Stages};
 use protocol::{
@@ -125,7 +125,7 @@ fn recorder(c: &mut Criterion) {
             let at = Duration::from_nanos(ns.unsigned_abs());
             let gap = black_box(50_000_000 + ns % 1_000_000);
             recorder.token(at);
-            recorder.sample(Sample::PaceLag, gap, at);
+            recorder.sample(LagKind::PaceLag, gap, at);
             samples.itl(BoundedSample::at_most(gap, 80_000, None), true);
             samples.delivery(gap / 100, false);
             kept += 1;
@@ -198,7 +198,7 @@ fn digest(c: &mut Criterion) {
         });
         group.bench_function(format!("receive/{name}"), |b| {
             b.iter(|| {
-                let (mut ledger, mut contents) = (Ledger::default(), Contents::default());
+                let (mut ledger, mut contents) = (Ledger::default(), ContentVerifier::default());
                 for (seq, frame) in (1..).zip(&frames) {
                     let Ok(Frame::Event(event)) = Frame::parse(black_box(frame)) else { panic!("no event") };
                     black_box(ledger.observe(seq, Kind::Token, event.sent_us));
@@ -208,7 +208,7 @@ fn digest(c: &mut Criterion) {
                 }
                 if with {
                     contents.ended(ANSWER + 1, DigestField::Valid(sent));
-                    assert_eq!(contents.checked(), Checked::Verified);
+                    assert_eq!(contents.status(), ContentStatus::Verified);
                 }
             });
         });

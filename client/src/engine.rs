@@ -16,11 +16,11 @@ use load::{
     watch::{self, Source},
     worker::{self, Assignment, WorkerReport},
 };
-use measure::{FaultLog, live::Shard};
+use measure::{FaultLog, live::LiveCounters};
 use plan::{Estimate, Plan, Stop, schedule::Model};
 use report::{
     messages,
-    output::{self, Board, Finished, OutputSettings, Results, RunInfo, Wanted},
+    output::{self, EventSettings, Finished, OutputSettings, Results, RunInfo, SharedStatus},
     progress::{self, Progress},
     screen::{Screen, Sources},
 };
@@ -123,7 +123,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
 
 /// Says it.
 pub fn warn(warnings: &[String]) {
-    warnings.iter().for_each(|warning| messages::tell(&format!("warning: {warning}")));
+    warnings.iter().for_each(|warning| messages::print_stderr(&format!("warning: {warning}")));
 }
 
 /// The same in a line.
@@ -164,13 +164,13 @@ fn run_against(
         dir: config.output.dir.clone(),
         name: config.output.name.clone(),
         started_at,
-        judging: output::Judging {
+        criteria: output::Criteria {
             steady: config.plan.schedule.steady_window(),
-            ..config.judging.resolve(stop)
+            ..config.criteria.resolve(stop)
         },
         schedule,
-        board: config.output.tui.then(Board::default),
-        events: config.output.events.clone().map(|destination| Wanted {
+        shared_status: config.output.tui.then(SharedStatus::default),
+        events: config.output.events.clone().map(|destination| EventSettings {
             destination,
             config: config.to_json(),
             seed: config.plan.load.seed,
@@ -178,7 +178,7 @@ fn run_against(
     };
     let planned = config.plan.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
     let log = FaultLog::new(planned);
-    let names = injector.filter(|_| log.concern_servers()).map(|injector| injector.stated_names());
+    let names = injector.filter(|_| log.affects_servers()).map(|injector| injector.stated_names());
     let names = names.transpose().context("the stack does not name its servers")?.unwrap_or_default();
     let log = Arc::new(log.with_stated_names(names));
     let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
@@ -188,29 +188,29 @@ fn run_against(
         tls: &tls,
         resources: results.path("_resources.csv"),
         health: results.path("_health.csv"),
-        beside: results.beside(),
+        readings: results.readings(),
     };
     let found = watch::Found::look(&plan, members).context("cannot watch the stack")?;
     if !config.embedded {
-        warn(&found.unanswerable(&config.judging.thresholds));
+        warn(&found.unanswerable(&config.criteria.thresholds));
     }
-    let shards: Vec<Arc<Shard>> = (0..config.plan.load.workers).map(|_| Arc::default()).collect();
+    let counters: Vec<Arc<LiveCounters>> = (0..config.plan.load.workers).map(|_| Arc::default()).collect();
     let began = Instant::now();
     let epoch = began + LEAD;
     // First: what cannot be shown is refused before anything is started.
-    let shown = show(config, stop, &results, epoch, &log, shards.clone())?;
+    let shown = show(config, stop, &results, epoch, &log, counters.clone())?;
     let breaker = Schedule::start(&config.plan.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
-    let telling = Telling { log: &log, first_send: breaker.first_send(), shards: &shards };
+    let telling = Telling { log: &log, first_send: breaker.first_send(), counters: &counters };
     let watch = found.watch(epoch).context("cannot watch the stack")?;
     let reports = drive(&generator_plan, &connector, &tls, stop, &results, epoch, &telling)?;
     drop(shown);
     let elapsed = began.elapsed();
-    let watched = watch.end();
+    let observations = watch.end();
     breaker.end();
     let info = RunInfo {
         faults: log.records(),
-        watched,
+        observations,
         endpoints: connector.endpoints().iter().map(Endpoint::history).collect(),
         ..info(config, stop, &results, &reports, elapsed, &host)
     };
@@ -234,7 +234,7 @@ struct Telling<'a> {
     log: &'a Arc<FaultLog>,
     first_send: &'a Arc<FirstSend>,
     /// One a worker.
-    shards: &'a [Arc<Shard>],
+    counters: &'a [Arc<LiveCounters>],
 }
 
 /// Starts the workers and waits for all of them.
@@ -253,7 +253,7 @@ fn drive(
     let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
     let boot_id = host::boot_id();
     let mut threads = Vec::new();
-    for (number, live) in telling.shards.iter().enumerate() {
+    for (number, live) in telling.counters.iter().enumerate() {
         let assignment = Assignment {
             number,
             plan: Arc::clone(plan),
@@ -296,20 +296,20 @@ fn show(
     results: &Results,
     epoch: Instant,
     faults: &Arc<FaultLog>,
-    shards: Vec<Arc<Shard>>,
+    counters: Vec<Arc<LiveCounters>>,
 ) -> Result<Shown, RunError> {
     let estimate = Estimate::of(&config.plan);
     let sessions = results.sessions().clone();
-    if let Some(board) = results.board() {
+    if let Some(shared_status) = results.shared_status() {
         let sources = Sources {
             target: if config.embedded { "embedded".to_owned() } else { config.plan.target.api.to_string() },
             epoch,
             schedule: Arc::clone(&config.plan.schedule),
             estimate,
-            shards,
+            counters,
             sessions,
             faults: Arc::clone(faults),
-            board,
+            shared_status,
             events: results.events(),
             stop: stop.clone(),
         };
@@ -321,7 +321,7 @@ fn show(
     if config.output.quiet {
         return Ok(Shown::Nothing);
     }
-    Ok(Shown::Line { _progress: Progress::show(progress::Watched { shards, sessions, estimate }) })
+    Ok(Shown::Line { _progress: Progress::show(progress::ProgressSources { counters, sessions, estimate }) })
 }
 
 fn info(
@@ -354,7 +354,7 @@ fn info(
         arrivals_on_time: reports.iter().map(|report| report.on_time).sum(),
         arrivals_dropped: reports.iter().map(|report| report.busy).sum(),
         arrivals_due: reports.iter().map(|report| report.due).sum(),
-        watched: watch::Watched::default(),
+        observations: watch::Observations::default(),
         dropped_iterations: reports.iter().map(|report| report.dropped).sum(),
         peak_sessions: results.sessions().peak(),
         peak_queries: results.queries().peak(),

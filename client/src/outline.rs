@@ -29,7 +29,7 @@ pub fn late_faults(config: &Config) -> Vec<String> {
 /// What a person should be told of percentiles that the run has too few samples for.
 pub fn too_few_samples(config: &Config) -> Vec<String> {
     let Estimate { sessions, queries, tokens, .. } = Estimate::of(&config.plan);
-    config.judging.too_few(sessions as f64, queries, tokens)
+    config.criteria.too_few(sessions as f64, queries, tokens)
 }
 
 /// The plan as a person reads it, which opens `descriptors`.

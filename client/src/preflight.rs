@@ -201,7 +201,7 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
 }
 
 fn warn_of_dead_port((port, trouble): &(String, Trouble)) {
-    messages::tell(&format!(
+    messages::print_stderr(&format!(
         "warning: {port} takes no connection ({}), so sockets go to the other published ports: Docker's port proxy has \
          probably ended; restart the container to get the port back",
         trouble.text

@@ -10,9 +10,10 @@ use crate::{
 use clap::{ArgMatches, FromArgMatches};
 use plan::Stop;
 use report::{
-    compare::{self, Compared, Question},
+    DEFAULT_COLUMNS,
+    compare::{self, CompareOptions, ComparedFigure},
     html, messages,
-    output::{self, Destination, USUAL_COLUMNS},
+    output::{self, Destination},
 };
 use stack::native::Programs;
 use std::{
@@ -37,7 +38,9 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let _ = error.print();
             if let Some(variable) = cli::variable_of(&error, &Cli::command_line()) {
-                messages::tell(&format!("note: the value comes from the environment variable {variable}"));
+                messages::print_stderr(&format!(
+                    "note: the value comes from the environment variable {variable}"
+                ));
             }
             return if error.use_stderr() { REFUSED } else { 0 }.into();
         }
@@ -82,7 +85,7 @@ fn log_to_stderr() {
 fn completions(shell: clap_complete::Shell) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command_line(), "streamstress", &mut script);
-    messages::print(&String::from_utf8_lossy(&script));
+    messages::print_stdout(&String::from_utf8_lossy(&script));
     0
 }
 
@@ -90,11 +93,11 @@ fn manual() -> u8 {
     let mut page = Vec::new();
     match clap_mangen::Man::new(Cli::command_line()).render(&mut page) {
         Ok(()) => {
-            messages::print(&String::from_utf8_lossy(&page));
+            messages::print_stdout(&String::from_utf8_lossy(&page));
             0
         }
         Err(error) => {
-            messages::tell(&format!("error: cannot write the manual page: {error}"));
+            messages::print_stderr(&format!("error: cannot write the manual page: {error}"));
             1
         }
     }
@@ -104,7 +107,7 @@ fn resolve_and_run(run: RunArgs, matches: &ArgMatches, started_at: OffsetDateTim
     match resolve(run, matches) {
         Ok((run, origins)) => load(run, &origins, started_at),
         Err(error) => {
-            messages::tell(&format!("error: {error}"));
+            messages::print_stderr(&format!("error: {error}"));
             REFUSED
         }
     }
@@ -128,28 +131,28 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
             for fault in &mut faults.0 {
                 *fault = cli::with_origin(fault, origins);
             }
-            messages::tell(&format!("error: {faults}"));
+            messages::print_stderr(&format!("error: {faults}"));
             return REFUSED;
         }
     };
     let stop = Stop::default();
     if let Err(error) = signals::listen(stop.clone()) {
-        messages::tell(&format!("error: cannot listen to signals: {error}"));
+        messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
         return 1;
     }
     engine::find_endpoints(&mut config);
     engine::warn(&engine::warnings(&config));
     match engine::plan(&config) {
         Ok(plan) if config.dry_run => {
-            messages::print(&plan);
+            messages::print_stdout(&plan);
             return 0;
         }
         Err(error) if config.dry_run => {
-            messages::tell(&format!("error: {error}"));
+            messages::print_stderr(&format!("error: {error}"));
             return error.exit_code();
         }
         Ok(_) if !config.output.quiet => {
-            messages::tell(&output::wrap("", &engine::outline(&config), Out::Stderr.columns()));
+            messages::print_stderr(&report::wrap("", &engine::outline(&config), Out::Stderr.columns()));
         }
         // The run itself says what is wrong.
         Ok(_) | Err(_) => {}
@@ -170,7 +173,7 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
             finished.exit_code()
         }
         Err(error) => {
-            messages::tell(&format!("error: {error}"));
+            messages::print_stderr(&format!("error: {error}"));
             error.exit_code()
         }
     }
@@ -178,7 +181,7 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
 
 /// Names the results that are missing.
 fn incomplete(unwritten: &[String]) {
-    unwritten.iter().for_each(|what| messages::tell(&format!("error: {what}")));
+    unwritten.iter().for_each(|what| messages::print_stderr(&format!("error: {what}")));
 }
 
 /// Where a text goes.
@@ -191,8 +194,8 @@ enum Out {
 impl Out {
     fn say(self, text: &str) {
         match self {
-            Self::Stdout => messages::print(text),
-            Self::Stderr => messages::tell(text.trim_end_matches('\n')),
+            Self::Stdout => messages::print_stdout(text),
+            Self::Stderr => messages::print_stderr(text.trim_end_matches('\n')),
         }
     }
 
@@ -217,7 +220,9 @@ impl Out {
         };
         match size {
             Some((Width(columns), _)) => columns.into(),
-            None => std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(USUAL_COLUMNS),
+            None => {
+                std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_COLUMNS)
+            }
         }
     }
 }
@@ -225,32 +230,32 @@ impl Out {
 fn analyze(files: &[PathBuf]) -> u8 {
     match output::analyze(files, Out::Stdout.columns()) {
         Ok(text) => {
-            messages::print(&text);
+            messages::print_stdout(&text);
             0
         }
         Err(error) => {
-            messages::tell(&format!("error: {error}"));
+            messages::print_stderr(&format!("error: {error}"));
             REFUSED
         }
     }
 }
 
 fn compared(args: CompareArgs) -> u8 {
-    let answer =
-        question(args).and_then(|question| compare::compare(&question).map_err(|error| error.to_string()));
-    match answer {
+    let decision =
+        options(args).and_then(|options| compare::compare(&options).map_err(|error| error.to_string()));
+    match decision {
         Ok(comparison) => {
-            messages::print(&Out::Stdout.painted(comparison.text(Out::Stdout.columns())));
+            messages::print_stdout(&Out::Stdout.painted(comparison.text(Out::Stdout.columns())));
             comparison.exit_code()
         }
         Err(error) => {
-            messages::tell(&format!("error: {error}"));
+            messages::print_stderr(&format!("error: {error}"));
             REFUSED
         }
     }
 }
 
-fn question(mut args: CompareArgs) -> Result<Question, String> {
+fn options(mut args: CompareArgs) -> Result<CompareOptions, String> {
     if let [baseline, candidate] = args.files.as_slice() {
         (args.baseline, args.candidate) = (vec![baseline.clone()], vec![candidate.clone()]);
     }
@@ -258,7 +263,7 @@ fn question(mut args: CompareArgs) -> Result<Question, String> {
     let failure_tolerance = share("--failure-tolerance", &args.failure_tolerance, "0.1%")?;
     let assumed_noise = share("--assumed-noise", &args.assumed_noise, "15%")?;
     let compared = if args.metrics.is_empty() {
-        Compared::defaults()
+        ComparedFigure::defaults()
     } else {
         args.metrics
             .iter()
@@ -272,7 +277,7 @@ fn question(mut args: CompareArgs) -> Result<Question, String> {
             "--tolerance-ms {least_ms} is out of range: give milliseconds from 0 to 1000000"
         ));
     }
-    Ok(Question {
+    Ok(CompareOptions {
         baseline,
         candidate,
         compared,
@@ -305,9 +310,9 @@ fn report(files: &[PathBuf]) -> u8 {
     let mut exit_code = 0;
     for file in files {
         match html::write(file) {
-            Ok(page) => messages::print(&format!("{}\n", page.display())),
+            Ok(page) => messages::print_stdout(&format!("{}\n", page.display())),
             Err(error) => {
-                messages::tell(&format!("error: {error}"));
+                messages::print_stderr(&format!("error: {error}"));
                 exit_code = REFUSED;
             }
         }

@@ -33,13 +33,13 @@ pub fn listen(stop: Stop) -> io::Result<()> {
                     () = hung_up(&mut hangup) => {}
                 }
                 if !stop.has_begun() {
-                    messages::tell(
+                    messages::print_stderr(
                         "interrupted before the run began: nothing was started, and there are no results",
                     );
                     std::process::exit(INTERRUPTED.into());
                 }
                 if !stop.starting.is_cancelled() {
-                    messages::tell("stopping: running streams may end; once more to leave at once");
+                    messages::print_stderr("stopping: running streams may end; once more to leave at once");
                 }
                 stop.escalate();
             }

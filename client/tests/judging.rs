@@ -7,11 +7,11 @@ mod runs;
 use fake::{Running, Script};
 use measure::{
     BoundedSample, Objective, Quantity, QuerySamples, Reading,
-    record::{QueryRecord, QueryStatus, Sample, SessionRecord},
+    record::{LagKind, QueryRecord, QueryStatus, SessionRecord},
 };
 use plan::Stop;
 use records::{ms, read};
-use report::output::{Finished, Judging, Results, RunInfo};
+use report::output::{Criteria, Finished, Results, RunInfo};
 use std::{path::Path, sync::Arc, time::Duration};
 
 /// A query of 18 tokens sent at `at` milliseconds that takes `e2el` in all.
@@ -35,13 +35,13 @@ fn session(ended: u64, ok: bool) -> SessionRecord {
 
 /// Twenty seconds of a query each: 500 ms, in the middle ten seconds 800 ms, one of 4 s, one refused.
 fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Duration, Duration)>) -> Finished {
-    let judging = Judging {
+    let criteria = Criteria {
         thresholds: thresholds.iter().map(|text| text.parse().unwrap()).collect(),
         objectives: goodput.iter().map(|text| text.parse::<Objective>().unwrap()).collect(),
         steady,
-        ..Judging::default()
+        ..Criteria::default()
     };
-    let results = Results::open(&records::settings(dir, judging), Arc::default()).unwrap();
+    let results = Results::open(&records::settings(dir, criteria), Arc::default()).unwrap();
     let mut recorder = results.recorder();
     for second in 0..20 {
         let e2el = if (5..15).contains(&second) { 800 } else { 500 };
@@ -58,7 +58,7 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
     recorder.session_ended(session(24_100, false), Vec::new());
     drop(recorder);
     let redis = Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 12.5 };
-    results.beside().tell(3, vec![redis]);
+    results.readings().tell(3, vec![redis]);
     let info = RunInfo { elapsed: ms(24_200), ..RunInfo::default() };
     results.finish(&info).unwrap()
 }
@@ -146,8 +146,8 @@ fn a_default_is_replaced_by_a_bound_on_its_own_failures_alone() {
 fn a_run_without_a_complete_query_never_passes() {
     for threshold in ["e2el_ms:p95<500", "error_rate<=1", "queries_ok>=0"] {
         let dir = tempfile::tempdir().unwrap();
-        let judging = Judging { thresholds: vec![threshold.parse().unwrap()], ..Judging::default() };
-        let results = Results::open(&records::settings(dir.path(), judging), Arc::default()).unwrap();
+        let criteria = Criteria { thresholds: vec![threshold.parse().unwrap()], ..Criteria::default() };
+        let results = Results::open(&records::settings(dir.path(), criteria), Arc::default()).unwrap();
         let mut recorder = results.recorder();
         let failed = QueryRecord { status: QueryStatus::Incomplete, ..query(1, 0, 100) };
         recorder.session_ended(session(200, false), vec![failed]);
@@ -164,9 +164,9 @@ fn a_timeout_while_the_generator_stood_still_yields_to_mistrust() {
     for (excused, exit_code) in [(false, 99), (true, 98)] {
         let dir = tempfile::tempdir().unwrap();
         let results =
-            Results::open(&records::settings(dir.path(), Judging::default()), Arc::default()).unwrap();
+            Results::open(&records::settings(dir.path(), Criteria::default()), Arc::default()).unwrap();
         let mut recorder = results.recorder();
-        recorder.sample(Sample::LoopLag, 2_000_000_000, ms(90));
+        recorder.sample(LagKind::LoopLag, 2_000_000_000, ms(90));
         let late = QueryRecord { status: QueryStatus::Timeout, excused, ..query(2, 100, 100) };
         recorder
             .session_ended(SessionRecord { excused, ..session(200, false) }, vec![query(1, 0, 100), late]);
@@ -210,7 +210,7 @@ fn a_window_that_breaks_its_threshold_ends_the_run() {
     let summary = runs::read_summary(dir.path());
     let reason = &finished.judgement().reason;
     assert!(finished.exit_code() == 99 || reason.contains("lag"), "{reason}");
-    assert!(reason.contains("The run was ended early: it broke e2el_ms[1s] p(50)<50"), "{reason}");
+    assert!(reason.contains("The run was stopped early: e2el_ms[1s] p(50)<50 was broken after"), "{reason}");
     assert_eq!((&summary["interrupted"], &summary["tokens_lost"]), (&false.into(), &0.into()));
     assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");
 }
@@ -227,7 +227,7 @@ fn a_rule_of_integrity_ends_the_run() {
     let summary = runs::read_summary(dir.path());
     let reason = &finished.judgement().reason;
     assert_eq!(finished.exit_code(), 99, "{reason}");
-    assert!(reason.contains("The run was ended early: it broke frames_binary==0"), "{reason}");
+    assert!(reason.contains("The run was stopped early: frames_binary==0 was broken after"), "{reason}");
     assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");
 }
 

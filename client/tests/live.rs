@@ -1,8 +1,8 @@
 //! When a second of a running run is told: what looks at it while the run goes on is told as soon as the second is complete.
 //! A threshold that it breaks says that it was; nothing here waits for a clock.
 
-use measure::{Recorder, record::Sample};
-use report::output::{Abort, Judging, OutputSettings, Results, RunInfo};
+use measure::{Recorder, record::LagKind};
+use report::output::{Abort, Criteria, OutputSettings, Results, RunInfo};
 use std::{path::Path, sync::Arc, time::Duration};
 use time::macros::datetime;
 
@@ -15,24 +15,24 @@ const fn s(s: u64) -> Duration {
 /// A second in which a token came from a simulator that was late.
 fn token(recorder: &mut Recorder, at: Duration) {
     recorder.token(at);
-    recorder.sample(Sample::PaceLag, SLOW_NS, at);
+    recorder.sample(LagKind::PaceLag, SLOW_NS, at);
 }
 
 /// What a run does with two recorders until both are done, and why it was ended early, if it was.
 fn ended_early(dir: &Path, goes_on: impl FnOnce(&Results, &mut Recorder, &mut Recorder)) -> Option<String> {
     let abort = Abort::default();
-    let judging = Judging {
+    let criteria = Criteria {
         thresholds: vec!["pace_lag_ms[1s]:max<50".parse().unwrap()],
         abort: Some(abort.clone()),
-        ..Judging::default()
+        ..Criteria::default()
     };
     let settings = OutputSettings {
         dir: dir.to_owned(),
         name: "loadtest".to_owned(),
         started_at: datetime!(2026-11-21 00:45:09 +2),
-        judging,
+        criteria,
         schedule: None,
-        board: None,
+        shared_status: None,
         events: None,
     };
     let results = Results::open(&settings, Arc::default()).unwrap();
@@ -58,7 +58,7 @@ fn a_second_is_told_as_soon_as_every_recorder_has_passed_it() {
         one.tick(s(1));
         other.tick(s(1));
     });
-    assert!(why.unwrap().ends_with("after 1 s"));
+    assert!(why.unwrap().contains("after 1 s ("));
 }
 
 #[test]
@@ -91,9 +91,9 @@ fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
 fn a_second_waits_for_what_is_read_beside_it() {
     for (reached, is_told) in [(0, false), (1, true)] {
         let dir = tempfile::tempdir().unwrap();
-        let mut watcher = None;
+        let mut producer = None;
         let why = ended_early(dir.path(), |results, one, other| {
-            watcher.insert(results.beside().watcher()).has_reached(reached);
+            producer.insert(results.readings().producer()).has_reached(reached);
             token(one, s(0));
             one.tick(s(1));
             other.tick(s(1));

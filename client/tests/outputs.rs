@@ -4,14 +4,14 @@
 mod records;
 
 use measure::{
-    Fate, FaultLog, QuerySamples,
+    FaultLog, FaultStatus, QuerySamples,
     record::{LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
 };
 use protocol::EventCounts;
 use records::{
     bad_run, good_run, info, ms, open, open_with, query, read, session, settings, summary, unasked,
 };
-use report::output::{Destination, Judging, OutputSettings, Results, RunInfo, Wanted};
+use report::output::{Criteria, Destination, EventSettings, OutputSettings, Results, RunInfo};
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
 /// No line stands over in any terminal that is usual.
@@ -69,7 +69,7 @@ fn a_server_of_the_old_contract_is_unverified() {
     assert_eq!(summary["integrity"], "unverified");
     let lost = &summary["thresholds"][0];
     assert_eq!((&lost["ok"], &lost["value"]), (&serde_json::Value::Null, &0.0.into()), "nobody can say");
-    assert!(lost["reason"].as_str().unwrap().contains("numbers nothing"), "{lost}");
+    assert!(lost["reason"].as_str().unwrap().contains("does not number its events"), "{lost}");
     assert_eq!(summary["delivery_ratio"], serde_json::Value::Null);
 }
 
@@ -237,11 +237,11 @@ fn events_are_lines_and_the_last_is_the_verdict() {
     let dir = tempfile::tempdir().unwrap();
     let log = Arc::new(FaultLog::new([("wsproxy-1:kill", ms(400))]));
     let config = serde_json::json!({ "token": "redacted" });
-    let wanted = Wanted { destination: Destination::Results, config, seed: 7 };
-    let settings = OutputSettings { events: Some(wanted), ..settings(dir.path(), Judging::default()) };
+    let wanted = EventSettings { destination: Destination::Results, config, seed: 7 };
+    let settings = OutputSettings { events: Some(wanted), ..settings(dir.path(), Criteria::default()) };
     let results = Results::open(&settings, Arc::clone(&log)).unwrap();
     log.begin(0, ms(100), ms(500));
-    log.end(0, Some(ms(510)), Fate::Injected("process 1 is gone".into()));
+    log.end(0, Some(ms(510)), FaultStatus::Injected("process 1 is gone".into()));
     let mut recorder = results.recorder();
     recorder.reconnected(ms(600), 0, Reconnect { cause: LossCause::Closed(4002), gap: ms(90) });
     recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
@@ -271,17 +271,17 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     let log = Arc::new(FaultLog::new([("wsproxy-1:kill", ms(1_900)), ("redis:pause=5s", ms(60_000))]));
     let results = open_with(dir.path(), Arc::clone(&log));
     log.begin(0, ms(100), ms(2_000));
-    log.end(0, Some(ms(2_100)), Fate::Injected("process 1 is gone".into()));
-    log.end(1, None, Fate::Failed("the run was over before its time".into()));
+    log.end(0, Some(ms(2_100)), FaultStatus::Injected("process 1 is gone".into()));
+    log.end(1, None, FaultStatus::Failed("the run was over before its time".into()));
     log.outage(ms(1_980), ms(3_500));
     log.error_event(ms(2_500), "peer_lost");
     let mut recorder = results.recorder();
     recorder.reconnect_attempt(ms(2_200));
     recorder.reconnected(ms(2_300), 0, Reconnect { cause: LossCause::Broken, gap: ms(300) });
     let error_code = Some("peer_lost".to_owned());
-    let felt = QueryRecord { error_code, status: QueryStatus::Error, ..query(0, 2, 1_500) };
+    let affecting = QueryRecord { error_code, status: QueryStatus::Error, ..query(0, 2, 1_500) };
     recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
-    recorder.session_ended(session(0, 90, 2_500), vec![felt]);
+    recorder.session_ended(session(0, 90, 2_500), vec![affecting]);
     drop(recorder);
     let finished = results.finish(&RunInfo { faults: log.records(), ..info() }).unwrap();
     assert_eq!(finished.judgement().verdict.name(), "FAIL");

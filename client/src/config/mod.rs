@@ -4,13 +4,13 @@
 mod addresses;
 mod behaviour;
 mod check;
+mod criteria;
 mod faults;
 mod json;
-mod judging;
 mod target;
 mod workload;
 
-pub use judging::Judging;
+pub use criteria::CriteriaConfig;
 
 use crate::cli::RunArgs;
 use check::Check;
@@ -28,7 +28,7 @@ pub struct Config {
     /// What the generator does.
     pub plan: Plan,
     /// Thresholds and objectives.
-    pub judging: Judging,
+    pub criteria: CriteriaConfig,
     /// Where results go, and what is shown during the run.
     pub output: Output,
     /// Run the whole stack in this process.
@@ -105,8 +105,8 @@ impl Config {
         let (schedule, users) = (Arc::new(schedule), Arc::new(users));
         let behaviour = behaviour::behaviour(&mut check, &args);
         let faults = faults::planned(&mut check, &args);
-        let judging = judging::judging(&mut check, &args);
-        warnings.extend(judging.unanswerable(schedule.steady_window().is_some(), args.embedded));
+        let criteria = criteria::criteria(&mut check, &args);
+        warnings.extend(criteria.unanswerable(schedule.steady_window().is_some(), args.embedded));
         let (embedded, dry_run) = (args.embedded, args.dry_run);
         let origin = json::Origin::of(&args);
         if embedded && (args.api_url.is_some() || !args.wsproxy_url.is_empty()) {
@@ -129,7 +129,7 @@ impl Config {
         match target {
             Some(target) if check.errors.is_empty() => Ok(Self {
                 plan: Plan { load, target, schedule, users, reconnect, behaviour, faults },
-                judging,
+                criteria,
                 output,
                 embedded,
                 dry_run,

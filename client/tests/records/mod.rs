@@ -3,12 +3,12 @@
 
 use measure::{
     BoundedSample, FaultLog, Quantity, QuerySamples, Reading,
-    contents::Checked,
+    contents::ContentStatus,
     defects::{Defect, Defects},
-    record::{Failure, FailureKind, LossCause, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord},
+    record::{Failure, FailureKind, LagKind, LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
 };
 use protocol::{EventCounts, SessionId};
-use report::output::{Finished, Judging, OutputSettings, Results, RunInfo};
+use report::output::{Criteria, Finished, OutputSettings, Results, RunInfo};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use time::macros::datetime;
 use uuid::Uuid;
@@ -31,7 +31,7 @@ pub fn query(session: u64, num: u32, at: u64) -> QueryRecord {
         tokens_expected: Some(18),
         tally: EventCounts { tokens_received: 18, events_received: 19, ..EventCounts::default() },
         longest_gap: Some(ms(50)),
-        contents: Checked::Verified,
+        contents: ContentStatus::Verified,
         ideal_ttft: Some(Duration::ZERO),
         ideal_e2el: Some(ms(900)),
         ..QueryRecord::unsent(session, num, ms(at))
@@ -67,14 +67,14 @@ pub fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
     }
 }
 
-pub fn settings(dir: &Path, judging: Judging) -> OutputSettings {
+pub fn settings(dir: &Path, criteria: Criteria) -> OutputSettings {
     OutputSettings {
         dir: dir.to_owned(),
         name: "loadtest".to_owned(),
         started_at: datetime!(2026-11-21 00:45:09 +2),
-        judging,
+        criteria,
         schedule: None,
-        board: None,
+        shared_status: None,
         events: None,
     }
 }
@@ -89,7 +89,7 @@ pub fn open(dir: &Path) -> Results {
 }
 
 pub fn open_with(dir: &Path, log: Arc<FaultLog>) -> Results {
-    Results::open(&settings(dir, Judging::default()), log).unwrap()
+    Results::open(&settings(dir, Criteria::default()), log).unwrap()
 }
 
 pub fn info() -> RunInfo {
@@ -120,7 +120,7 @@ pub fn good_run(dir: &Path) -> Finished {
         read(Quantity::HealthFailures, "api", 0.0),
         read(Quantity::Restarts, "redis", 0.0),
     ];
-    results.beside().tell(0, readings);
+    results.readings().tell(0, readings);
     let mut recorder = results.recorder();
     for index in 0..2 {
         let at = 100 + index * 50;
@@ -132,8 +132,8 @@ pub fn good_run(dir: &Path) -> Finished {
                 samples.itl(BoundedSample::exact(50_000_000), true);
             }
             samples.delivery(400_000, false);
-            recorder.sample(Sample::PaceLag, 80_000, moment);
-            recorder.sample(Sample::LoopLag, 100_000, moment);
+            recorder.sample(LagKind::PaceLag, 80_000, moment);
+            recorder.sample(LagKind::LoopLag, 100_000, moment);
         }
         recorder.query_ended(query(index, 1, at), &samples, unasked);
         recorder.session_ended(session(index, 90, at + 2_000), vec![query(index, 2, at + 1_000)]);

@@ -3,7 +3,7 @@
 use crate::{connector::Dial, socket::Transport, tcp::Tcp};
 use anyhow::Context as _;
 use http::HeaderValue;
-use measure::watched::EndpointHistory;
+use measure::observations::EndpointHistory;
 #[cfg(target_os = "linux")]
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustls::pki_types::ServerName;

@@ -1,7 +1,7 @@
 //! Carries the planned faults out: a thread each, that waits for its time and then blocks until the fault is in force.
 //! No worker waits for it, and it outlives no run.
 
-use measure::{Fate, FaultLog};
+use measure::{FaultLog, FaultStatus};
 use parking_lot::{Condvar, Mutex};
 use plan::PlannedFault;
 use std::{
@@ -146,16 +146,16 @@ fn carry_out(
 ) {
     let now = || Instant::now().saturating_duration_since(epoch);
     let Some(first) = first_send.wait(fault.at) else {
-        log.end(index, None, Fate::Failed("the run was over before its time".into()));
+        log.end(index, None, FaultStatus::Failed("the run was over before its time".into()));
         return;
     };
     log.begin(index, first.saturating_duration_since(epoch), now());
-    let fate = match injector.inject(&fault.spec) {
+    let status = match injector.inject(&fault.spec) {
         Ok(Done { detail, members }) => {
-            log.broke(index, members);
-            Fate::Injected(detail)
+            log.set_members(index, members);
+            FaultStatus::Injected(detail)
         }
-        Err(error) => Fate::Failed(format!("{error:#}")),
+        Err(error) => FaultStatus::Failed(format!("{error:#}")),
     };
-    log.end(index, Some(now()), fate);
+    log.end(index, Some(now()), status);
 }

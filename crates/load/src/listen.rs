@@ -9,8 +9,8 @@ use crate::{
 };
 use measure::{
     defects::Defect,
-    live::Shard,
-    record::{Failure, FailureKind, LossCause, Reconnect, Sample},
+    live::LiveCounters,
+    record::{Failure, FailureKind, LagKind, LossCause, Reconnect},
 };
 use protocol::{ClientAction, CloseReason, Event, Frame, Position};
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ impl Session {
         } else {
             self.connect.get_or_insert(took);
         }
-        Shard::add(&self.worker.live.connects, 1);
+        LiveCounters::add(&self.worker.live.connects, 1);
         self.opened = now;
         let had = self.current.as_ref().and_then(Query::last_position).unwrap_or_default().max(self.last);
         self.replay = match (self.habits.resumes(), self.unclean) {
@@ -150,7 +150,7 @@ impl Session {
     /// Whether a planned fault of the query's own server made this event late; `None` where no such fault is planned.
     fn excused(&self, event: &Event<'_>) -> Option<bool> {
         let faults = &self.worker.faults;
-        if !faults.concern_servers() {
+        if !faults.affects_servers() {
             return None;
         }
         let due = event.due_us.filter(|&due| event.sent_us.is_some_and(|sent| sent > due));
@@ -216,7 +216,7 @@ impl Session {
         if let Some(due_us) = event.due_us {
             let late_us =
                 i64::try_from(sent_us).unwrap_or(i64::MAX) - i64::try_from(due_us).unwrap_or(i64::MAX);
-            self.worker.sample(Sample::PaceLag, late_us.saturating_mul(1000), at);
+            self.worker.sample(LagKind::PaceLag, late_us.saturating_mul(1000), at);
         }
         match self.shared_clock {
             Some(true) => self.sample_delivery(at, sent_us, self.opened),

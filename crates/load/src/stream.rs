@@ -2,7 +2,7 @@
 //! It knows neither sockets nor whole queries, and keeps nothing a token.
 
 use crate::socket::Arrival;
-use measure::{BoundedSample, contents::Contents, nanos, record::Doubt};
+use measure::{BoundedSample, contents::ContentVerifier, nanos, record::Uncertainty};
 use protocol::{Kind, Ledger, Observation};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub struct Stream {
     /// What came and what did not.
     pub ledger: Ledger,
     /// What it says, against the server's digest.
-    pub contents: Contents,
+    pub contents: ContentVerifier,
     /// The beginning of its first frame, while it is unknown whose events these are.
     pub begun_with: Option<Box<str>>,
     /// The first token with text.
@@ -24,11 +24,11 @@ pub struct Stream {
     /// The terminator's arrival.
     pub done: Option<Instant>,
     /// How much earlier each of these may have come.
-    pub first_doubt: Doubt,
+    pub first_uncertainty: Uncertainty,
     /// Of the last token.
-    pub last_doubt: Doubt,
+    pub last_uncertainty: Uncertainty,
     /// Of the terminator.
-    pub done_doubt: Doubt,
+    pub done_uncertainty: Uncertainty,
     /// Gaps over the limit.
     pub stall_count: u64,
     /// Their excess, summed.
@@ -90,14 +90,14 @@ impl Stream {
         Self {
             generation,
             ledger: Ledger::default(),
-            contents: Contents::default(),
+            contents: ContentVerifier::default(),
             begun_with: None,
             first_token: None,
             last_token: None,
             done: None,
-            first_doubt: Doubt::default(),
-            last_doubt: Doubt::default(),
-            done_doubt: Doubt::default(),
+            first_uncertainty: Uncertainty::default(),
+            last_uncertainty: Uncertainty::default(),
+            done_uncertainty: Uncertainty::default(),
             stall_count: 0,
             stall: Duration::ZERO,
             error: None,
@@ -137,20 +137,21 @@ impl Stream {
             self.held_up = self.held_up.max(silence.saturating_sub(planned));
         }
         let gaps = Gaps { silence, ..Gaps::default() };
-        let doubt = Doubt { arrival: arrival.slack, simulator: stamps.lateness(), excused: stamps.excused };
+        let uncertainty =
+            Uncertainty { arrival: arrival.slack, simulator: stamps.lateness(), excused: stamps.excused };
         if kind.is_terminator() {
             if self.done.is_none() {
-                (self.done, self.done_doubt) = (Some(arrival.at), doubt);
+                (self.done, self.done_uncertainty) = (Some(arrival.at), uncertainty);
             }
             return Some(gaps);
         }
         if has_text && self.first_token.is_none() {
-            (self.first_token, self.first_doubt) = (Some(arrival.at), doubt);
+            (self.first_token, self.first_uncertainty) = (Some(arrival.at), uncertainty);
         }
-        let doubt_before = std::mem::replace(&mut self.last_doubt, doubt);
+        let uncertainty_before = std::mem::replace(&mut self.last_uncertainty, uncertainty);
         let Some(before) = self.last_token.replace(arrival) else { return Some(gaps) };
         let gap = arrival.at.saturating_duration_since(before.at);
-        let itl = Some(between(gap, &doubt_before, &doubt));
+        let itl = Some(between(gap, &uncertainty_before, &uncertainty));
         if before.read == arrival.read {
             return Some(Gaps { itl, ..gaps });
         }
@@ -208,7 +209,7 @@ impl Stream {
 }
 
 /// A gap between two tokens that may both have come earlier. The second did not overtake the first on its way.
-fn between(gap: Duration, first: &Doubt, second: &Doubt) -> BoundedSample {
+fn between(gap: Duration, first: &Uncertainty, second: &Uncertainty) -> BoundedSample {
     let value = nanos(gap);
     let arrived = nanos(gap.saturating_sub(second.arrival));
     let low = |simulator: Duration| arrived.saturating_sub(nanos(simulator));
@@ -216,7 +217,7 @@ fn between(gap: Duration, first: &Doubt, second: &Doubt) -> BoundedSample {
         value,
         low: low(second.most().saturating_sub(second.arrival)),
         high: value.saturating_add(nanos(first.most())),
-        strict: second.strict().map(|_| low(second.simulator)),
+        unexcused: second.unexcused().map(|_| low(second.simulator)),
     }
 }
 
@@ -249,24 +250,27 @@ mod tests {
     #[test]
     fn a_gap_errs_by_the_doubts_of_both_its_ends() {
         let ms = Duration::from_millis;
-        let doubt =
-            |arrival, simulator, excused| Doubt { arrival: ms(arrival), simulator: ms(simulator), excused };
-        let none = Doubt::default();
-        for (gap, first, second, low, high, strict) in [
+        let uncertainty = |arrival, simulator, excused| Uncertainty {
+            arrival: ms(arrival),
+            simulator: ms(simulator),
+            excused,
+        };
+        let none = Uncertainty::default();
+        for (gap, first, second, low, high, unexcused) in [
             (50, none, none, 50, 50, None),
-            (0, doubt(30, 0, None), none, 0, 30, None),
-            (50, none, doubt(30, 0, None), 20, 50, None),
-            (0, doubt(30, 0, None), doubt(30, 0, None), 0, 30, None),
-            (50, doubt(0, 3, None), doubt(0, 9, None), 41, 53, None),
-            (50, doubt(0, 3, Some(false)), doubt(1, 9, Some(false)), 40, 53, Some(40)),
-            (50, doubt(0, 3, Some(true)), doubt(1, 900, Some(true)), 49, 50, Some(-851)),
+            (0, uncertainty(30, 0, None), none, 0, 30, None),
+            (50, none, uncertainty(30, 0, None), 20, 50, None),
+            (0, uncertainty(30, 0, None), uncertainty(30, 0, None), 0, 30, None),
+            (50, uncertainty(0, 3, None), uncertainty(0, 9, None), 41, 53, None),
+            (50, uncertainty(0, 3, Some(false)), uncertainty(1, 9, Some(false)), 40, 53, Some(40)),
+            (50, uncertainty(0, 3, Some(true)), uncertainty(1, 900, Some(true)), 49, 50, Some(-851)),
         ] {
             let found = between(ms(gap), &first, &second);
             let expected = BoundedSample {
                 value: i64::try_from(gap).unwrap() * 1_000_000,
                 low: low * 1_000_000,
                 high: high * 1_000_000,
-                strict: strict.map(|strict: i64| strict * 1_000_000),
+                unexcused: unexcused.map(|unexcused: i64| unexcused * 1_000_000),
             };
             assert_eq!(found, expected, "{gap} {first:?} {second:?}");
         }

@@ -15,9 +15,9 @@ use crate::{
 };
 use host::ClockAnchor;
 use measure::{
-    FaultLog, Gauge, Recorder,
-    live::Shard,
-    record::{Moment, Sample},
+    ActiveCounter, FaultLog, Recorder,
+    live::LiveCounters,
+    record::{LagKind, Moment},
 };
 use plan::{Plan, Stop, schedule::Model};
 use std::{
@@ -56,15 +56,15 @@ pub struct Assignment {
     /// Its own.
     pub recorder: Recorder,
     /// Its own.
-    pub live: Arc<Shard>,
+    pub live: Arc<LiveCounters>,
     /// The whole run's.
     pub stop: Stop,
     /// The whole run's.
     pub burst: Option<Arc<Burst>>,
     /// Open sessions.
-    pub sessions: Gauge,
+    pub sessions: ActiveCounter,
     /// Running queries.
-    pub queries: Gauge,
+    pub queries: ActiveCounter,
     /// This machine's.
     pub boot_id: Option<String>,
     /// The whole run's.
@@ -88,7 +88,7 @@ pub struct Worker {
     /// The ruler.
     pub recorder: RefCell<Recorder>,
     /// What the progress line shows.
-    pub live: Arc<Shard>,
+    pub live: Arc<LiveCounters>,
     /// The start of the run.
     pub epoch: Instant,
     /// Wire time.
@@ -102,9 +102,9 @@ pub struct Worker {
     /// The instant of all first queries.
     pub burst: Option<Arc<Burst>>,
     /// Open sessions.
-    pub sessions: Gauge,
+    pub sessions: ActiveCounter,
     /// Running queries.
-    pub queries: Gauge,
+    pub queries: ActiveCounter,
     /// What was broken, and what came of it.
     pub faults: Arc<FaultLog>,
     /// From which faults are counted.
@@ -221,7 +221,7 @@ impl Worker {
     /// So many queries or arrivals that the plan held will not be.
     pub fn never_started(&self, count: u64) {
         self.dropped.set(self.dropped.get() + count);
-        Shard::add(&self.live.dropped, count);
+        LiveCounters::add(&self.live.dropped, count);
     }
 
     /// What a session counts for that an interruption kept from coming.
@@ -235,12 +235,12 @@ impl Worker {
 
     /// Counts a token that arrived at `at`, for the first time.
     pub fn token(&self, at: Instant) {
-        Shard::add(&self.live.tokens, 1);
+        LiveCounters::add(&self.live.tokens, 1);
         self.recorder.borrow_mut().token(self.moment(at));
     }
 
     /// Records one sample that was taken at `at`.
-    pub fn sample(&self, sample: Sample, ns: i64, at: Instant) {
+    pub fn sample(&self, sample: LagKind, ns: i64, at: Instant) {
         self.recorder.borrow_mut().sample(sample, ns, self.moment(at));
     }
 }
@@ -398,7 +398,7 @@ async fn probe_loop(worker: Rc<Worker>) {
         stamps::sample();
         while intended <= woken {
             let lag = i64::try_from((woken - intended).as_nanos()).unwrap_or(i64::MAX);
-            worker.sample(Sample::LoopLag, lag, woken);
+            worker.sample(LagKind::LoopLag, lag, woken);
             intended += PROBE_EVERY;
         }
         worker.pulse.beat(woken, intended);

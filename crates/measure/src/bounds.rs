@@ -1,10 +1,10 @@
 //! What a measured latency would be without the doubt about it: lower and upper values, and whether a figure can be trusted.
 //! Both values go into histograms of their own, which merge exactly. Nothing here knows where the doubt comes from.
 
-use super::{Distribution, Metric, threshold::Statistic};
+use super::{Distribution, Metric, Statistic};
 
 /// An error below this, in milliseconds, is always small enough.
-const LEAST_ERROR_MS: f64 = 1.0;
+const MIN_ERROR_MS: f64 = 1.0;
 /// An error below this share of the value is small enough.
 const SHARE: f64 = 0.1;
 
@@ -25,7 +25,7 @@ pub const FIGURES: [(&str, Statistic); 11] = [
 
 /// A sample as measured, and between which values the truth lies. Nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounded {
+pub struct BoundedSample {
     /// As measured.
     pub value: i64,
     /// At least.
@@ -33,24 +33,24 @@ pub struct Bounded {
     /// At most: as measured, of what can only be too high.
     pub high: i64,
     /// At least, if no planned fault excuses the simulator; `None` in a run that plans none.
-    pub strict: Option<i64>,
+    pub unexcused: Option<i64>,
 }
 
-impl Bounded {
+impl BoundedSample {
     /// A sample that is known exactly.
     #[must_use]
     pub const fn exact(value: i64) -> Self {
-        Self { value, low: value, high: value, strict: None }
+        Self { value, low: value, high: value, unexcused: None }
     }
 
-    /// A sample that may be too high by `low` (by `strict` without an excuse).
+    /// A sample that may be too high by `low` (by `unexcused` without an excuse).
     #[must_use]
-    pub const fn at_most(value: i64, low: i64, strict: Option<i64>) -> Self {
-        let strict = match strict {
-            Some(strict) => Some(value.saturating_sub(strict)),
+    pub const fn at_most(value: i64, low: i64, unexcused: Option<i64>) -> Self {
+        let unexcused = match unexcused {
+            Some(unexcused) => Some(value.saturating_sub(unexcused)),
             None => None,
         };
-        Self { value, low: value.saturating_sub(low), high: value, strict }
+        Self { value, low: value.saturating_sub(low), high: value, unexcused }
     }
 }
 
@@ -61,30 +61,30 @@ pub(super) struct Bounds {
     /// Only of metrics that err in both directions.
     high: Distribution,
     /// Only in runs that plan faults of servers.
-    strict: Distribution,
+    unexcused: Distribution,
 }
 
 impl Bounds {
-    pub(super) fn record(&mut self, metric: Metric, sample: Bounded) {
+    pub(super) fn record(&mut self, metric: Metric, sample: BoundedSample) {
         self.low.record(sample.low);
         if metric.errs_both_ways() {
             self.high.record(sample.high);
         }
-        if let Some(strict) = sample.strict {
-            self.strict.record(strict);
+        if let Some(unexcused) = sample.unexcused {
+            self.unexcused.record(unexcused);
         }
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
         self.low.merge(&other.low);
         self.high.merge(&other.high);
-        self.strict.merge(&other.strict);
+        self.unexcused.merge(&other.unexcused);
     }
 
     pub(super) fn clear(&mut self) {
         self.low.clear();
         self.high.clear();
-        self.strict.clear();
+        self.unexcused.clear();
     }
 
     pub(super) const fn low(&self) -> &Distribution {
@@ -93,7 +93,7 @@ impl Bounds {
 
     /// How far `measured` can be trusted; with an excuse for the simulator only where `excused`.
     pub(super) fn trust<'a>(&'a self, measured: &'a Distribution, excused: bool) -> Trust<'a> {
-        let low = if !excused && self.strict.count() > 0 { &self.strict } else { &self.low };
+        let low = if !excused && self.unexcused.count() > 0 { &self.unexcused } else { &self.low };
         let high = if self.high.count() > 0 { &self.high } else { measured };
         Trust { measured, low, high }
     }
@@ -138,7 +138,7 @@ impl Trust<'_> {
     pub fn is_trusted(&self, statistic: Statistic) -> bool {
         let Ok(value) = statistic.of(self.measured) else { return true };
         let error = if statistic == Statistic::Count { Some(0.0) } else { self.error_ms(statistic) };
-        error.is_none_or(|error| error <= LEAST_ERROR_MS.max(value.abs() * SHARE))
+        error.is_none_or(|error| error <= MIN_ERROR_MS.max(value.abs() * SHARE))
     }
 }
 
@@ -153,20 +153,25 @@ mod tests {
 
     fn interval(samples: &[(i64, i64)]) -> Interval {
         let mut interval = Interval::default();
-        for &(value, doubt) in samples {
-            interval.record_bounded(Metric::E2el, Bounded::at_most(value * MS, doubt * MS, None));
+        for &(value, uncertainty) in samples {
+            interval.record_bounded(Metric::E2el, BoundedSample::at_most(value * MS, uncertainty * MS, None));
         }
         interval
     }
 
     #[test]
     fn a_figure_is_trusted_up_to_a_millisecond_or_a_tenth() {
-        for (value, doubt, trusted) in
+        for (value, uncertainty, trusted) in
             [(5, 0, true), (5, 1, false), (500, 40, true), (500, 60, false), (0, 0, true), (900, 80, true)]
         {
-            let interval = interval(&[(value, doubt); 10]);
+            let interval = interval(&[(value, uncertainty); 10]);
             let trust = interval.trust(Metric::E2el).unwrap();
-            assert_eq!(trust.is_trusted(P50), trusted, "{value} ms, {doubt} ms: {:?}", trust.error_ms(P50));
+            assert_eq!(
+                trust.is_trusted(P50),
+                trusted,
+                "{value} ms, {uncertainty} ms: {:?}",
+                trust.error_ms(P50)
+            );
         }
         assert!(Interval::default().trust(Metric::E2el).unwrap().is_trusted(P50), "of nothing");
         assert!(Interval::default().trust(Metric::Close).is_none(), "not a primary metric");
@@ -177,8 +182,8 @@ mod tests {
         for (excused, low) in [(5, 900.0), (6, 400.0)] {
             let mut interval = Interval::default();
             for n in 0..10 {
-                let strict = if n < excused { 500 * MS } else { 0 };
-                interval.record_bounded(Metric::E2el, Bounded::at_most(900 * MS, 0, Some(strict)));
+                let unexcused = if n < excused { 500 * MS } else { 0 };
+                interval.record_bounded(Metric::E2el, BoundedSample::at_most(900 * MS, 0, Some(unexcused)));
                 interval.count(|counts| {
                     counts.queries += 1;
                     counts.faulted += u64::from(n < excused);
@@ -196,10 +201,10 @@ mod tests {
             samples in prop::collection::vec((0i64..5_000, 0i64..300, 0.0f64..=1.0), 1..200), percent in 1.0f64..99.0,
         ) {
             let mut truth = Distribution::default();
-            let bounded: Vec<_> = samples.iter().map(|&(value, doubt, share)| {
+            let bounded: Vec<_> = samples.iter().map(|&(value, uncertainty, share)| {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
-                truth.record((value * MS) - ((doubt * MS) as f64 * share) as i64);
-                (value, doubt)
+                truth.record((value * MS) - ((uncertainty * MS) as f64 * share) as i64);
+                (value, uncertainty)
             }).collect();
             let all = interval(&bounded);
             let (a, b) = bounded.split_at(bounded.len() / 2);

@@ -5,13 +5,13 @@ use protocol::{Digest, DigestField, Digester};
 use std::collections::BTreeMap;
 
 /// Bytes of tokens that wait for those before them.
-const MOST_AHEAD: usize = 16 << 10;
+const MAX_AHEAD: usize = 16 << 10;
 /// What a waiting token costs beside its text.
 const OVERHEAD: usize = 64;
 
 /// What the contents of a query turned out to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Checked {
+pub enum ContentStatus {
     /// Not compared: there was no digest, or tokens are missing.
     #[default]
     Unverified,
@@ -21,7 +21,7 @@ pub enum Checked {
     Corrupt,
 }
 
-impl Checked {
+impl ContentStatus {
     /// The name in every output.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -35,14 +35,14 @@ impl Checked {
 
 /// Compares one answer. The hasher is given back as soon as the answer is complete.
 #[derive(Debug)]
-pub struct Contents {
+pub struct ContentVerifier {
     digester: Digester,
     /// The position of the next token to be hashed.
     next: u64,
     ahead: Option<Box<Ahead>>,
     /// Where the terminator is, and what it said.
     end: Option<(u64, Option<Digest>)>,
-    checked: Checked,
+    status: ContentStatus,
     is_over: bool,
 }
 
@@ -52,14 +52,14 @@ struct Ahead {
     bytes: usize,
 }
 
-impl Default for Contents {
+impl Default for ContentVerifier {
     fn default() -> Self {
-        let checked = Checked::Unverified;
-        Self { digester: Digester::default(), next: 1, ahead: None, end: None, checked, is_over: false }
+        let status = ContentStatus::Unverified;
+        Self { digester: Digester::default(), next: 1, ahead: None, end: None, status, is_over: false }
     }
 }
 
-impl Contents {
+impl ContentVerifier {
     /// The token at `seq` arrived for the first time.
     pub fn token(&mut self, seq: u64, content: &str) {
         if self.is_over || seq < self.next {
@@ -68,7 +68,7 @@ impl Contents {
         if seq > self.next {
             let ahead = self.ahead.get_or_insert_default();
             ahead.bytes += content.len() + OVERHEAD;
-            if ahead.bytes > MOST_AHEAD {
+            if ahead.bytes > MAX_AHEAD {
                 self.give_up();
             } else {
                 ahead.tokens.insert(seq, content.into());
@@ -91,7 +91,7 @@ impl Contents {
             DigestField::Absent => None,
             DigestField::Damaged if self.end.is_none() => {
                 self.end = Some((seq, None));
-                self.checked = Checked::Corrupt;
+                self.status = ContentStatus::Corrupt;
                 return self.give_up();
             }
             DigestField::Damaged => return,
@@ -104,10 +104,10 @@ impl Contents {
         let Some((_, digest)) = self.end.filter(|(seq, _)| *seq == self.next && !self.is_over) else {
             return;
         };
-        self.checked = match digest {
-            None => Checked::Unverified,
-            Some(said) if said == self.digester.digest() => Checked::Verified,
-            Some(_) => Checked::Corrupt,
+        self.status = match digest {
+            None => ContentStatus::Unverified,
+            Some(said) if said == self.digester.digest() => ContentStatus::Verified,
+            Some(_) => ContentStatus::Corrupt,
         };
         self.give_up();
     }
@@ -121,8 +121,8 @@ impl Contents {
 
     /// What is known by now.
     #[must_use]
-    pub const fn checked(&self) -> Checked {
-        self.checked
+    pub const fn status(&self) -> ContentStatus {
+        self.status
     }
 }
 
@@ -139,39 +139,39 @@ mod tests {
 
     #[test]
     fn without_a_digest_or_with_a_hole_nothing_is_verified() {
-        let mut contents = Contents::default();
+        let mut contents = ContentVerifier::default();
         contents.token(1, "a");
         contents.ended(2, DigestField::Absent);
-        assert_eq!(contents.checked(), Checked::Unverified);
-        let mut contents = Contents::default();
+        assert_eq!(contents.status(), ContentStatus::Unverified);
+        let mut contents = ContentVerifier::default();
         contents.token(2, "b");
         contents.ended(3, DigestField::Valid(digest(["a", "b"])));
-        assert_eq!(contents.checked(), Checked::Unverified);
+        assert_eq!(contents.status(), ContentStatus::Unverified);
         contents.token(1, "a");
-        assert_eq!(contents.checked(), Checked::Verified, "it came late");
+        assert_eq!(contents.status(), ContentStatus::Verified, "it came late");
     }
 
     #[test]
     fn a_damaged_digest_is_corrupt_whatever_came_before_it() {
         for tokens in [&[1, 2][..], &[2], &[]] {
-            let mut contents = Contents::default();
+            let mut contents = ContentVerifier::default();
             tokens.iter().for_each(|&seq| contents.token(seq, "a"));
             contents.ended(3, DigestField::Damaged);
-            assert_eq!(contents.checked(), Checked::Corrupt, "{tokens:?}");
+            assert_eq!(contents.status(), ContentStatus::Corrupt, "{tokens:?}");
             contents.ended(3, DigestField::Valid(digest(["a", "a"])));
-            assert_eq!(contents.checked(), Checked::Corrupt, "a second terminator mends nothing");
+            assert_eq!(contents.status(), ContentStatus::Corrupt, "a second terminator mends nothing");
         }
     }
 
     #[test]
     fn what_waits_is_bounded() {
-        let mut contents = Contents::default();
+        let mut contents = ContentVerifier::default();
         let long = "x".repeat(1_000);
         (2..100).for_each(|seq| contents.token(seq, &long));
         assert!(contents.ahead.is_none());
         contents.token(1, "a");
         contents.ended(100, DigestField::Valid(digest(["a"])));
-        assert_eq!(contents.checked(), Checked::Unverified);
+        assert_eq!(contents.status(), ContentStatus::Unverified);
     }
 
     proptest! {
@@ -183,7 +183,7 @@ mod tests {
             let sent = digest(tokens.iter().map(String::as_str));
             let mut arrivals: Vec<u64> = (0..=tokens.len() as u64).collect();
             arrivals.sort_by_key(|at| (at + 1).wrapping_mul(order | 1).rotate_left(17));
-            let mut contents = Contents::default();
+            let mut contents = ContentVerifier::default();
             for at in arrivals {
                 match tokens.get(at as usize) {
                     Some(token) if change == Some(at as usize) => contents.token(at + 1, &format!("{token}!")),
@@ -192,7 +192,7 @@ mod tests {
                 }
             }
             let changed = change.is_some_and(|change| change < tokens.len());
-            prop_assert_eq!(contents.checked(), if changed { Checked::Corrupt } else { Checked::Verified });
+            prop_assert_eq!(contents.status(), if changed { ContentStatus::Corrupt } else { ContentStatus::Verified });
         }
     }
 }

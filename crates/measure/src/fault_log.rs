@@ -14,7 +14,7 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// What became of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum FaultStatus {
     /// Its time has not come.
     Planned,
     /// On its way.
@@ -39,7 +39,7 @@ pub struct FaultRecord {
     /// When it was in force.
     pub ended: Option<Moment>,
     /// What became of it.
-    pub fate: Fate,
+    pub status: FaultStatus,
     /// The members that it was done to, once it is in force: `server-1`.
     pub members: Vec<String>,
     /// When the last outage that is laid at its door was over.
@@ -83,12 +83,12 @@ impl FaultRecord {
     }
 
     /// Whether it ends what another fault began.
-    fn heals(&self) -> bool {
+    fn is_repair(&self) -> bool {
         matches!(self.spec.rsplit(':').next(), Some("start" | "resume" | "heal"))
     }
 
     /// When it ended by itself: `pause=5s` five seconds after it was in force.
-    fn healed(&self) -> Option<Moment> {
+    fn repaired_at(&self) -> Option<Moment> {
         let action = self.spec.rsplit(':').next()?;
         let (name, span) = action.split_once('=')?;
         let lasts = matches!(name, "pause" | "half-open").then(|| settings::duration::parse(span))??;
@@ -111,7 +111,7 @@ fn is_numbered_server(name: &str) -> bool {
 #[derive(Debug, Default)]
 pub struct FaultLog {
     any: bool,
-    concern_servers: bool,
+    affects_servers: bool,
     /// The names that servers state, where faults call them otherwise, with the names in faults.
     stated: BTreeMap<String, String>,
     records: Mutex<Vec<FaultRecord>>,
@@ -127,7 +127,7 @@ impl FaultLog {
             first_send: None,
             began: None,
             ended: None,
-            fate: Fate::Planned,
+            status: FaultStatus::Planned,
             members: Vec::new(),
             recovered: None,
             outages: 0,
@@ -135,9 +135,9 @@ impl FaultLog {
             error_events: BTreeMap::new(),
         };
         let records: Vec<_> = planned.into_iter().map(record).collect();
-        let concern_servers = records.iter().any(|record| record.servers().is_some());
+        let affects_servers = records.iter().any(|record| record.servers().is_some());
         let (any, stated) = (!records.is_empty(), BTreeMap::new());
-        Self { any, concern_servers, stated, records: Mutex::new(records) }
+        Self { any, affects_servers, stated, records: Mutex::new(records) }
     }
 
     /// Takes the names that servers state, each with the name that faults give the server.
@@ -148,8 +148,8 @@ impl FaultLog {
 
     /// Whether any of them is one of a server.
     #[must_use]
-    pub const fn concern_servers(&self) -> bool {
-        self.concern_servers
+    pub const fn affects_servers(&self) -> bool {
+        self.affects_servers
     }
 
     /// Whether one of them made `server`, by the name that it states, late with what was due at `due`. For a server whose name in
@@ -160,7 +160,7 @@ impl FaultLog {
         let server = server.filter(|name| is_numbered_server(name));
         let records = self.records.lock();
         records.iter().enumerate().any(|(index, record)| {
-            if record.heals() || !record.breaks(server) {
+            if record.is_repair() || !record.breaks(server) {
                 return false;
             }
             let same = |later: &FaultRecord| match server {
@@ -168,7 +168,7 @@ impl FaultLog {
                 Some(_) => later.breaks(server),
             };
             let later = records[index + 1..].iter().filter(|later| same(later));
-            let ends = record.healed().or_else(|| later.filter_map(|later| later.ended).min());
+            let ends = record.repaired_at().or_else(|| later.filter_map(|later| later.ended).min());
             record.began.is_some_and(|began| began <= due) && ends.is_none_or(|ends| due <= ends)
         })
     }
@@ -176,27 +176,28 @@ impl FaultLog {
     /// Fault `index` is on its way.
     pub fn begin(&self, index: usize, first_send: Moment, at: Moment) {
         if let Some(record) = self.records.lock().get_mut(index) {
-            (record.first_send, record.began, record.fate) = (Some(first_send), Some(at), Fate::Begun);
+            (record.first_send, record.began, record.status) =
+                (Some(first_send), Some(at), FaultStatus::Begun);
         }
     }
 
     /// Fault `index` was done to these members.
-    pub fn broke(&self, index: usize, members: Vec<String>) {
+    pub fn set_members(&self, index: usize, members: Vec<String>) {
         if let Some(record) = self.records.lock().get_mut(index) {
             record.members = members;
         }
     }
 
     /// Fault `index` is in force, or did not happen.
-    pub fn end(&self, index: usize, at: Option<Moment>, fate: Fate) {
+    pub fn end(&self, index: usize, at: Option<Moment>, status: FaultStatus) {
         if let Some(record) = self.records.lock().get_mut(index) {
-            (record.ended, record.fate) = (at, fate);
+            (record.ended, record.status) = (at, status);
         }
     }
 
     /// A session was without a socket, or its stream silent for longer than the stall limit, and is no more.
     pub fn outage(&self, from: Moment, to: Moment) {
-        self.blame(from, to, |record| {
+        self.attribute(from, to, |record| {
             record.outages += 1;
             record.recovered = record.recovered.max(Some(to));
         });
@@ -204,7 +205,7 @@ impl FaultLog {
 
     /// A query that heard nothing from `from` on was given up at `to`.
     pub fn unrecovered(&self, from: Moment, to: Moment) {
-        self.blame(from, to, |record| {
+        self.attribute(from, to, |record| {
             record.outages += 1;
             record.unrecovered += 1;
         });
@@ -224,7 +225,7 @@ impl FaultLog {
     }
 
     /// One fault answers for an outage: of those that began in it or reach its beginning, the nearest to its beginning.
-    fn blame(&self, from: Moment, to: Moment, note: impl FnOnce(&mut FaultRecord)) {
+    fn attribute(&self, from: Moment, to: Moment, note: impl FnOnce(&mut FaultRecord)) {
         if !self.any {
             return;
         }
@@ -251,7 +252,7 @@ impl FaultLog {
 
     /// The faults that a query can have felt: begun before its end, and in force no earlier than 10 s before its beginning.
     #[must_use]
-    pub fn felt(&self, from: Moment, to: Moment) -> String {
+    pub fn affecting(&self, from: Moment, to: Moment) -> String {
         self.names(|record| {
             let recent = record.ended.is_none_or(|ended| ended + AFTERMATH >= from);
             record.began.is_some_and(|began| began < to) && recent
@@ -286,7 +287,7 @@ mod tests {
         let log = FaultLog::new([("wsproxy-1:kill", ms(9_000)), ("redis:restart=keep", ms(13_000))]);
         for (index, began) in [(0, 10_000), (1, 14_000)] {
             log.begin(index, ms(1_000), ms(began));
-            log.end(index, Some(ms(began + 500)), Fate::Injected("done".into()));
+            log.end(index, Some(ms(began + 500)), FaultStatus::Injected("done".into()));
         }
         log
     }
@@ -299,10 +300,10 @@ mod tests {
             ("server-2:stop", ms(20_000)),
             ("server-2:start", ms(30_000)),
         ]);
-        assert!(log.concern_servers() && !FaultLog::new([("redis:kill", ms(1))]).concern_servers());
+        assert!(log.affects_servers() && !FaultLog::new([("redis:kill", ms(1))]).affects_servers());
         for (index, began) in [(0, 10_000), (1, 10_000), (2, 21_000), (3, 31_000)] {
             log.begin(index, ms(1_000), ms(began));
-            log.end(index, Some(ms(began + 500)), Fate::Injected("done".into()));
+            log.end(index, Some(ms(began + 500)), FaultStatus::Injected("done".into()));
         }
         for (server, due, excused) in [
             (Some("server-1"), 9_999, false),
@@ -331,7 +332,7 @@ mod tests {
     fn a_server_is_excused_by_the_name_that_it_states() {
         let log = FaultLog::new([("server-1:pause=5s", ms(9_000))]).with_stated_names(stated());
         log.begin(0, ms(1_000), ms(10_000));
-        log.end(0, Some(ms(10_500)), Fate::Injected("done".into()));
+        log.end(0, Some(ms(10_500)), FaultStatus::Injected("done".into()));
         for (server, due, excused) in [
             (Some("server-0a1b2c"), 12_000, true),
             (Some("server-0a1b2c"), 15_501, false),
@@ -351,17 +352,17 @@ mod tests {
             ("wsproxy-any:kill", ms(9_000)),
         ])
         .with_stated_names(stated());
-        assert!(log.concern_servers());
+        assert!(log.affects_servers());
         log.begin(0, ms(1_000), ms(10_000));
         assert!(log.excuse(Some("server-3d4e5f"), ms(10_100)), "it may still be the one");
-        log.broke(0, vec!["server-2".to_owned()]);
-        log.end(0, Some(ms(10_500)), Fate::Injected("done".into()));
+        log.set_members(0, vec!["server-2".to_owned()]);
+        log.end(0, Some(ms(10_500)), FaultStatus::Injected("done".into()));
         let excused =
             |due| ["server-0a1b2c", "server-3d4e5f"].map(|server| log.excuse(Some(server), ms(due)));
         assert_eq!(excused(11_000), [false, true]);
         log.begin(1, ms(1_000), ms(13_000));
-        log.broke(1, vec!["server-2".to_owned()]);
-        log.end(1, Some(ms(13_500)), Fate::Injected("done".into()));
+        log.set_members(1, vec!["server-2".to_owned()]);
+        log.end(1, Some(ms(13_500)), FaultStatus::Injected("done".into()));
         assert_eq!((excused(13_400), excused(13_600)), ([false, true], [false, false]));
     }
 
@@ -405,10 +406,10 @@ mod tests {
             log.error_event(ms(at), code);
         }
         assert_eq!(log.records()[0].error_events, BTreeMap::from([("peer_lost".to_owned(), 2)]));
-        assert_eq!(log.felt(ms(9_000), ms(9_900)), "");
-        assert_eq!(log.felt(ms(9_500), ms(10_400)), "wsproxy-1:kill");
-        assert_eq!(log.felt(ms(20_500), ms(21_000)), "wsproxy-1:kill redis:restart=keep");
-        assert_eq!(log.felt(ms(20_600), ms(21_000)), "redis:restart=keep");
+        assert_eq!(log.affecting(ms(9_000), ms(9_900)), "");
+        assert_eq!(log.affecting(ms(9_500), ms(10_400)), "wsproxy-1:kill");
+        assert_eq!(log.affecting(ms(20_500), ms(21_000)), "wsproxy-1:kill redis:restart=keep");
+        assert_eq!(log.affecting(ms(20_600), ms(21_000)), "redis:restart=keep");
         assert_eq!((log.begun_in(10).as_str(), log.begun_in(11).as_str()), ("wsproxy-1:kill", ""));
     }
 }

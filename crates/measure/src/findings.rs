@@ -3,8 +3,8 @@
 
 use crate::{
     FaultRecord,
+    observations::{EndpointHistory, Observations, Usage},
     trend::{second_half, slope},
-    watched::{EndpointHistory, Usage, Watched},
 };
 use serde::Serialize;
 
@@ -13,14 +13,14 @@ const SOAK_S: f64 = 600.0;
 /// A slope so many times its standard error is no chance.
 const SIGNIFICANT: f64 = 6.0;
 /// Growth over the run under this many MB concerns nobody.
-const LEAST_GROWTH_MB: f64 = 8.0;
+const MIN_GROWTH_MB: f64 = 8.0;
 /// Busy seconds from which a core is said to be used up, and their least share of the run.
 const BUSY_SECONDS: u64 = 5;
 const BUSY_SHARE: f64 = 0.05;
 /// Milliseconds behind the bus from which, at p95, it is slow: as much as makes a run's other parts late.
 const SLOW_BUS_MS: f64 = 10.0;
 /// Events below which percentiles of the bus say little.
-const LEAST_EVENTS: u64 = 200;
+const MIN_EVENTS: u64 = 200;
 /// Share of the descriptors from which the limit is near.
 const NEAR_LIMIT: f64 = 0.9;
 
@@ -38,9 +38,9 @@ pub struct Finding {
 
 /// The findings in the making, each with the planned fault that explains it.
 #[derive(Default)]
-struct Found(Vec<(Option<usize>, Finding)>);
+struct FindingList(Vec<(Option<usize>, Finding)>);
 
-impl Found {
+impl FindingList {
     fn alone(&mut self, title: String, evidence: String) {
         self.under(None, title, evidence);
     }
@@ -79,7 +79,7 @@ impl Found {
 
 /// What the run itself measured, as far as the rules ask.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Measured<'a> {
+pub struct FindingInputs<'a> {
     /// p99 of the client's own loop lag, milliseconds.
     pub loop_lag_p99_ms: Option<f64>,
     /// Share of the time that the client's threads waited for a CPU, beyond what their wake-ups cost on this host.
@@ -100,10 +100,10 @@ pub struct Measured<'a> {
     pub endpoints: &'a [EndpointHistory],
 }
 
-impl Measured<'_> {
+impl FindingInputs<'_> {
     /// The planned fault that most probably is behind what happened to `who` from one second of the run to another: one that
     /// was aimed at it, and of several the last one that had begun.
-    fn blame(&self, who: &str, from: u64, to: u64) -> Option<usize> {
+    fn attribute(&self, who: &str, from: u64, to: u64) -> Option<usize> {
         let possible = self.faults.iter().enumerate().filter(|(_, fault)| fault.can_explain(from, to));
         let likely = |fault: &FaultRecord| {
             let began = fault.began.unwrap_or_default();
@@ -118,7 +118,7 @@ impl Measured<'_> {
 
     /// The planned fault behind what is known of the whole run alone: only one that was aimed at `who` explains it.
     fn aimed_at(&self, who: &str) -> Option<usize> {
-        self.blame(who, 0, u64::MAX).filter(|&fault| aim(&self.faults[fault].spec, who) > 0)
+        self.attribute(who, 0, u64::MAX).filter(|&fault| aim(&self.faults[fault].spec, who) > 0)
     }
 }
 
@@ -143,29 +143,29 @@ fn aim(spec: &str, who: &str) -> u8 {
 
 /// All findings, the gravest first.
 #[must_use]
-pub fn find(measured: &Measured<'_>, watched: &Watched) -> Vec<Finding> {
-    let mut found = Found::default();
-    for (name, second) in &watched.ended {
+pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Finding> {
+    let mut found = FindingList::default();
+    for (name, second) in &observations.ended {
         found.under(
-            measured.blame(name, *second, *second),
+            measured.attribute(name, *second, *second),
             format!("{name} ended"),
             format!("It was found ended {second} s into the run, and nothing took its place."),
         );
     }
-    restarts(measured, watched, &mut found);
-    for (door, (count, first, last, answer)) in &watched.failed {
+    restarts(measured, observations, &mut found);
+    for (target, (count, first, last, answer)) in &observations.failed {
         let when =
             if first == last { format!("at {first} s") } else { format!("from {first} s to {last} s") };
         found.under(
-            measured.blame(door, *first, *last),
-            format!("{door} failed"),
+            measured.attribute(target, *first, *last),
+            format!("{target} failed"),
             format!("{count} checks were not answered with success, {when}; the last one: {answer}."),
         );
     }
     dead_endpoints(measured, &mut found);
     generator(measured, &mut |title, evidence| found.alone(title, evidence));
-    slow_bus(measured, watched, &mut found);
-    for (name, usage) in &watched.processes {
+    slow_bus(measured, observations, &mut found);
+    for (name, usage) in &observations.processes {
         let mut found = |title, evidence| found.alone(title, evidence);
         processor(name, usage, &mut found);
         descriptors(name, usage, &mut found);
@@ -175,17 +175,21 @@ pub fn find(measured: &Measured<'_>, watched: &Watched) -> Vec<Finding> {
     found.grouped(measured.faults)
 }
 
-fn restarts(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
-    let mut names: Vec<_> = watched.restarts.iter().map(|restart| &restart.0).collect();
+fn restarts(measured: &FindingInputs<'_>, observations: &Observations, found: &mut FindingList) {
+    let mut names: Vec<_> = observations.restarts.iter().map(|restart| &restart.0).collect();
     names.sort();
     names.dedup();
     for name in names {
-        let times: Vec<_> =
-            watched.restarts.iter().filter(|restart| restart.0 == *name).map(|restart| restart.1).collect();
+        let times: Vec<_> = observations
+            .restarts
+            .iter()
+            .filter(|restart| restart.0 == *name)
+            .map(|restart| restart.1)
+            .collect();
         let shown: Vec<_> = times.iter().take(5).map(|second| format!("{second} s")).collect();
         let more = if times.len() > 5 { " …" } else { "" };
         found.under(
-            measured.blame(name, times[0], times[times.len() - 1]),
+            measured.attribute(name, times[0], times[times.len() - 1]),
             format!("{name} was restarted"),
             format!("Another process took its place, seen at {}{more}.", shown.join(", ")),
         );
@@ -193,7 +197,7 @@ fn restarts(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
 }
 
 /// An endpoint that took connections at first and none at the end, while the run went on at others or ended for want of one.
-fn dead_endpoints(measured: &Measured<'_>, found: &mut Found) {
+fn dead_endpoints(measured: &FindingInputs<'_>, found: &mut FindingList) {
     for endpoint in measured.endpoints.iter().filter(|endpoint| endpoint.is_dead) {
         let EndpointHistory { name, is_published, connected, failed, .. } = endpoint;
         let advice = if *is_published {
@@ -212,14 +216,14 @@ fn dead_endpoints(measured: &Measured<'_>, found: &mut Found) {
     }
 }
 
-fn slow_bus(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
+fn slow_bus(measured: &FindingInputs<'_>, observations: &Observations, found: &mut FindingList) {
     let Some(lag) =
-        watched.of_itself.bus_lag.filter(|lag| lag.p95 > SLOW_BUS_MS && lag.count >= LEAST_EVENTS)
+        observations.stack_counters.bus_lag.filter(|lag| lag.p95 > SLOW_BUS_MS && lag.count >= MIN_EVENTS)
     else {
         return;
     };
     let at = measured.published_throughput.map(|rate| format!(" at {rate:.0} tokens/s")).unwrap_or_default();
-    let redis = watched.processes.get("redis");
+    let redis = observations.processes.get("redis");
     let cpu = redis
         .map(|redis| format!(" Redis used {:.2} cores on average.", redis.mean_cpu()))
         .unwrap_or_default();
@@ -234,7 +238,7 @@ fn slow_bus(measured: &Measured<'_>, watched: &Watched, found: &mut Found) {
     );
 }
 
-fn generator(measured: &Measured<'_>, found: &mut impl FnMut(String, String)) {
+fn generator(measured: &FindingInputs<'_>, found: &mut impl FnMut(String, String)) {
     let lag = measured.loop_lag_p99_ms.filter(|&ms| ms > 10.0);
     let waited = measured.cpu_starved_share.filter(|&share| share > 0.1);
     let evidence = match (lag, waited) {
@@ -283,14 +287,12 @@ fn processor(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) 
 #[allow(clippy::cast_precision_loss)]
 fn descriptors(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) {
     let Some(limit) =
-        usage.descriptor_limit.filter(|&limit| usage.most_descriptors as f64 >= limit as f64 * NEAR_LIMIT)
+        usage.descriptor_limit.filter(|&limit| usage.max_descriptors as f64 >= limit as f64 * NEAR_LIMIT)
     else {
         return;
     };
-    let evidence = format!(
-        "It had {} descriptors open and may have {limit}: raise `ulimit -n`.",
-        usage.most_descriptors
-    );
+    let evidence =
+        format!("It had {} descriptors open and may have {limit}: raise `ulimit -n`.", usage.max_descriptors);
     found(format!("{name} was near its limit of open files"), evidence);
 }
 
@@ -306,7 +308,7 @@ fn memory(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) {
     let Some((slope, error)) = slope(&half) else { return };
     let growth = slope * (to - from) / 2.0;
     let level = half.iter().map(|point| point.1).sum::<f64>() / half.len() as f64;
-    if slope < SIGNIFICANT * error || growth < LEAST_GROWTH_MB.max(level * 0.05) {
+    if slope < SIGNIFICANT * error || growth < MIN_GROWTH_MB.max(level * 0.05) {
         return;
     }
     let evidence = format!(
@@ -317,7 +319,7 @@ fn memory(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) {
     found(format!("{name}'s memory grows"), evidence);
 }
 
-fn storm(measured: &Measured<'_>, found: &mut Found) {
+fn storm(measured: &FindingInputs<'_>, found: &mut FindingList) {
     let (peak, at) = measured.peak_reconnects;
     if peak < 20 || peak * 10 < measured.peak_sessions {
         return;
@@ -327,7 +329,7 @@ fn storm(measured: &Measured<'_>, found: &mut Found) {
         measured.peak_sessions
     );
     let (attempts, cuts) = measured.attempts_and_cuts;
-    match measured.blame("gateway", at, at) {
+    match measured.attribute("gateway", at, at) {
         Some(fault) => {
             found.under(Some(fault), "clients reconnected at once".into(), format!("{came}."));
         }

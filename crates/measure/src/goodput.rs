@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 /// What of a query an objective bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bounded {
+pub enum ObjectiveMetric {
     /// `ttft`
     Ttft,
     /// `ttft_sched`
@@ -20,7 +20,7 @@ pub enum Bounded {
     E2elSched,
 }
 
-impl Bounded {
+impl ObjectiveMetric {
     const ALL: [Self; 5] = [Self::Ttft, Self::TtftSched, Self::Tpot, Self::E2el, Self::E2elSched];
 
     const fn name(self) -> &'static str {
@@ -38,9 +38,9 @@ impl Bounded {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Objective {
     /// Of what.
-    pub bounded: Bounded,
+    pub metric: ObjectiveMetric,
     /// The most, milliseconds.
-    pub most_ms: f64,
+    pub max_ms: f64,
 }
 
 impl Objective {
@@ -48,22 +48,22 @@ impl Objective {
     fn is_met(&self, query: &QueryRecord) -> bool {
         let since = |to: Option<Moment>, from: Option<Moment>| Some(nanos(to?) - nanos(from?));
         let scheduled = Some(query.scheduled);
-        let ns = match self.bounded {
-            Bounded::Ttft => since(query.first_token, query.sent),
-            Bounded::TtftSched => since(query.first_token, scheduled),
-            Bounded::E2el => since(query.done, query.sent),
-            Bounded::E2elSched => since(query.done, scheduled),
-            Bounded::Tpot => Some(tpot_ns(query).unwrap_or(0)),
+        let ns = match self.metric {
+            ObjectiveMetric::Ttft => since(query.first_token, query.sent),
+            ObjectiveMetric::TtftSched => since(query.first_token, scheduled),
+            ObjectiveMetric::E2el => since(query.done, query.sent),
+            ObjectiveMetric::E2elSched => since(query.done, scheduled),
+            ObjectiveMetric::Tpot => Some(tpot_ns(query).unwrap_or(0)),
         };
         #[allow(clippy::cast_precision_loss)]
-        let met = ns.is_some_and(|ns| ns as f64 / 1e6 <= self.most_ms);
+        let met = ns.is_some_and(|ns| ns as f64 / 1e6 <= self.max_ms);
         met
     }
 }
 
 impl fmt::Display for Objective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.bounded.name(), self.most_ms)
+        write!(f, "{}:{}", self.metric.name(), self.max_ms)
     }
 }
 
@@ -72,20 +72,20 @@ impl fmt::Display for Objective {
 #[error(
     "`{0}` is no objective: give one of ttft, ttft_sched, tpot, e2el, e2el_sched and the most milliseconds, as ttft:450"
 )]
-pub struct NoObjective(String);
+pub struct ObjectiveError(String);
 
 impl FromStr for Objective {
-    type Err = NoObjective;
+    type Err = ObjectiveError;
 
-    fn from_str(text: &str) -> Result<Self, NoObjective> {
+    fn from_str(text: &str) -> Result<Self, ObjectiveError> {
         let parse = || {
             let (name, most) = text.split_once(':')?;
             let name = name.trim_end_matches("_ms");
-            let bounded = Bounded::ALL.into_iter().find(|bounded| bounded.name() == name)?;
-            let most_ms = most.parse().ok().filter(|most: &f64| most.is_finite() && *most >= 0.0)?;
-            Some(Self { bounded, most_ms })
+            let metric = ObjectiveMetric::ALL.into_iter().find(|metric| metric.name() == name)?;
+            let max_ms = most.parse().ok().filter(|most: &f64| most.is_finite() && *most >= 0.0)?;
+            Some(Self { metric, max_ms })
         };
-        parse().ok_or_else(|| NoObjective(text.to_owned()))
+        parse().ok_or_else(|| ObjectiveError(text.to_owned()))
     }
 }
 

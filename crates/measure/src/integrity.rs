@@ -1,11 +1,11 @@
 //! The rules of integrity: counts that must be zero in every run. One list for the verdict, the outputs and `--abort-on-fail`.
 
-use super::Counts;
+use super::IntervalCounts;
 use crate::defects::Defect;
 
 /// A rule of integrity, named for what it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum IntegrityRule {
     /// Tokens that never came.
     TokensLost,
     /// Tokens that came again.
@@ -17,21 +17,21 @@ pub enum Rule {
 }
 
 /// All rules, in the order of the outputs.
-pub const RULES: [Rule; 11] = [
-    Rule::TokensLost,
-    Rule::TokensDuplicated,
-    Rule::TokensReordered,
-    Rule::No(Defect::Unannounced),
-    Rule::No(Defect::Corrupt),
-    Rule::No(Defect::Foreign),
-    Rule::No(Defect::Duplicated),
-    Rule::No(Defect::Reordered),
-    Rule::No(Defect::AfterTerminator),
-    Rule::No(Defect::Unreadable),
-    Rule::No(Defect::Binary),
+pub const INTEGRITY_RULES: [IntegrityRule; 11] = [
+    IntegrityRule::TokensLost,
+    IntegrityRule::TokensDuplicated,
+    IntegrityRule::TokensReordered,
+    IntegrityRule::No(Defect::Unannounced),
+    IntegrityRule::No(Defect::Corrupt),
+    IntegrityRule::No(Defect::Foreign),
+    IntegrityRule::No(Defect::Duplicated),
+    IntegrityRule::No(Defect::Reordered),
+    IntegrityRule::No(Defect::AfterTerminator),
+    IntegrityRule::No(Defect::Unreadable),
+    IntegrityRule::No(Defect::Binary),
 ];
 
-impl Rule {
+impl IntegrityRule {
     /// The name of the figure that must be zero.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -45,7 +45,7 @@ impl Rule {
 
     /// The figure over a stretch of the run. It only grows.
     #[must_use]
-    pub const fn count(self, counts: &Counts) -> u64 {
+    pub const fn count(self, counts: &IntervalCounts) -> u64 {
         match self {
             Self::TokensLost => counts.lost,
             Self::TokensDuplicated => counts.duplicated,
@@ -57,7 +57,7 @@ impl Rule {
     /// The rule about the figure of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        RULES.into_iter().find(|rule| rule.name() == name)
+        INTEGRITY_RULES.into_iter().find(|rule| rule.name() == name)
     }
 }
 
@@ -69,9 +69,14 @@ mod tests {
     #[test]
     fn every_judged_defect_has_its_rule_and_every_rule_a_figure() {
         for defect in Defect::ALL {
-            assert_eq!(Rule::named(defect.name()).is_some(), defect.is_judged(), "{}", defect.name());
+            assert_eq!(
+                IntegrityRule::named(defect.name()).is_some(),
+                defect.is_judged(),
+                "{}",
+                defect.name()
+            );
         }
-        for rule in RULES {
+        for rule in INTEGRITY_RULES {
             assert!(RUN_NAMES.contains(&rule.name()), "{}", rule.name());
         }
     }

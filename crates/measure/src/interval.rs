@@ -2,11 +2,10 @@
 //! A worker fills one a second and hands it over; it never grows with the length of a run.
 
 use super::{
-    Counts, Distribution, Metric,
-    bounds::{Bounded, Bounds, Trust},
+    Distribution, IntervalCounts, Metric, Statistic,
+    bounds::{BoundedSample, Bounds, Trust},
     goodput,
     goodput::Objective,
-    threshold::Statistic,
 };
 use crate::{defects::Defects, record::QueryRecord};
 
@@ -16,25 +15,25 @@ pub struct Interval {
     metrics: Box<[Distribution; Metric::COUNT]>,
     /// Of the primary metrics.
     bounds: Box<[Bounds; Metric::PRIMARY.len()]>,
-    counts: Counts,
+    counts: IntervalCounts,
 }
 
 impl Default for Interval {
     fn default() -> Self {
         let metrics = Box::new(std::array::from_fn(|_| Distribution::default()));
         let bounds = Box::new(std::array::from_fn(|_| Bounds::default()));
-        Self { metrics, bounds, counts: Counts::default() }
+        Self { metrics, bounds, counts: IntervalCounts::default() }
     }
 }
 
 impl Interval {
     /// Takes one value that is known exactly, in nanoseconds.
     pub fn record(&mut self, metric: Metric, ns: i64) {
-        self.record_bounded(metric, Bounded::exact(ns));
+        self.record_bounded(metric, BoundedSample::exact(ns));
     }
 
     /// Takes one value, and between which values the truth lies.
-    pub fn record_bounded(&mut self, metric: Metric, sample: Bounded) {
+    pub fn record_bounded(&mut self, metric: Metric, sample: BoundedSample) {
         self.metrics[metric as usize].record(sample.value);
         if let Some(primary) = metric.primary() {
             self.bounds[primary].record(metric, sample);
@@ -45,7 +44,7 @@ impl Interval {
     pub fn clear(&mut self) {
         self.metrics.iter_mut().for_each(Distribution::clear);
         self.bounds.iter_mut().for_each(Bounds::clear);
-        self.counts = Counts::default();
+        self.counts = IntervalCounts::default();
     }
 
     /// Takes all of `other`.
@@ -81,13 +80,13 @@ impl Interval {
 
     /// What was counted.
     #[must_use]
-    pub const fn counts(&self) -> &Counts {
+    pub const fn counts(&self) -> &IntervalCounts {
         &self.counts
     }
 
     /// Counts by hand.
     #[cfg(test)]
-    pub(crate) fn count(&mut self, change: impl FnOnce(&mut Counts)) {
+    pub(crate) fn count(&mut self, change: impl FnOnce(&mut IntervalCounts)) {
         change(&mut self.counts);
     }
 
@@ -141,6 +140,7 @@ impl Interval {
     /// Nothing was recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.counts == Counts::default() && self.metrics.iter().all(|distribution| distribution.count() == 0)
+        self.counts == IntervalCounts::default()
+            && self.metrics.iter().all(|distribution| distribution.count() == 0)
     }
 }

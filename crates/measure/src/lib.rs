@@ -1,51 +1,55 @@
 //! What the engine's records add up to: distributions, sums, failures and the verdict.
 //! Pure: it opens no socket and no file, reads no clock, and averages no percentile.
 
-mod beside;
+mod active;
 mod bounds;
 pub mod contents;
-mod counts;
 pub mod defects;
 mod distribution;
 mod failures;
 mod fault_log;
 pub mod findings;
-mod gauge;
 mod goodput;
 mod integrity;
 mod interval;
+mod interval_counts;
 pub mod live;
 mod metric;
+pub mod observations;
 mod query_times;
+mod readings;
 pub mod record;
 mod recorder;
 mod run;
 mod samples;
+mod statistic;
 mod steady;
 mod storm;
 pub mod threshold;
 mod tokens;
 pub mod trend;
 mod verdict;
-pub mod watched;
 
-pub use beside::{Beside, Quantity, Question, Reading, Readings, Totals, Watcher, role};
+pub use active::{ActiveCounter, ActiveGuard};
 use bounds::Bounds;
-pub use bounds::{Bounded as BoundedSample, FIGURES, Trust};
-pub use counts::Counts;
+pub use bounds::{BoundedSample, FIGURES, Trust};
 pub use distribution::{Distribution, Summary};
 pub use failures::{FailureGroup, Failures};
-pub use fault_log::{Fate, FaultLog, FaultRecord};
-pub use gauge::{Gauge, Present};
-pub use goodput::{Bounded, NoObjective, Objective};
-pub use integrity::{RULES, Rule};
+pub use fault_log::{FaultLog, FaultRecord, FaultStatus};
+pub use goodput::{Objective, ObjectiveError, ObjectiveMetric};
+pub use integrity::{INTEGRITY_RULES, IntegrityRule};
 pub use interval::Interval;
+pub use interval_counts::IntervalCounts;
 pub use metric::Metric;
 pub use query_times::QueryTimes;
-pub use recorder::{Parcel, Recorder};
+pub use readings::{
+    Quantity, Reading, ReadingBuffer, ReadingProducer, ReadingSelector, ReadingStats, ReadingTotals, role,
+};
+pub use recorder::{Recorder, RecorderMessage};
 pub use recorder::{nanos, tpot_ns};
 pub use run::{LateQueries, LongestGap, QueryCounts, RunData, SessionCounts};
 pub use samples::QuerySamples;
+pub use statistic::{Statistic, samples_needed};
 pub use steady::Steady;
 pub use storm::{Peak, ReconnectStorm};
 pub use tokens::TokenCounts;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// One worker's counters.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Shard {
+pub struct LiveCounters {
     /// Sockets opened, again or for the first time.
     pub connects: AtomicU64,
     /// Sessions that ended.
@@ -23,7 +23,7 @@ pub struct Shard {
     pub dropped: AtomicU64,
 }
 
-impl Shard {
+impl LiveCounters {
     /// Turns a counter on.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
@@ -33,7 +33,7 @@ impl Shard {
 /// The sums of all workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Totals {
+pub struct LiveTotals {
     pub connects: u64,
     pub ended: u64,
     pub queries: u64,
@@ -44,17 +44,17 @@ pub struct Totals {
 }
 
 /// Adds the shards up.
-pub fn totals<'a>(shards: impl IntoIterator<Item = &'a Shard>) -> Totals {
-    let mut totals = Totals::default();
-    for shard in shards {
+pub fn totals<'a>(counters: impl IntoIterator<Item = &'a LiveCounters>) -> LiveTotals {
+    let mut totals = LiveTotals::default();
+    for counters in counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        totals.connects += get(&shard.connects);
-        totals.ended += get(&shard.ended);
-        totals.queries += get(&shard.queries);
-        totals.tokens += get(&shard.tokens);
-        totals.lost += get(&shard.lost);
-        totals.errors += get(&shard.errors);
-        totals.dropped += get(&shard.dropped);
+        totals.connects += get(&counters.connects);
+        totals.ended += get(&counters.ended);
+        totals.queries += get(&counters.queries);
+        totals.tokens += get(&counters.tokens);
+        totals.lost += get(&counters.lost);
+        totals.errors += get(&counters.errors);
+        totals.dropped += get(&counters.dropped);
     }
     totals
 }

@@ -1,7 +1,7 @@
 //! The names of what is measured, one list for every output.
 //! A metric is a duration; counts and rates are not here.
 
-use crate::record::Sample;
+use crate::record::LagKind;
 
 /// A measured duration, named as in every output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,11 +129,11 @@ impl Metric {
     }
 }
 
-impl From<Sample> for Metric {
-    fn from(sample: Sample) -> Self {
+impl From<LagKind> for Metric {
+    fn from(sample: LagKind) -> Self {
         match sample {
-            Sample::PaceLag => Self::PaceLag,
-            Sample::LoopLag => Self::LoopLag,
+            LagKind::PaceLag => Self::PaceLag,
+            LagKind::LoopLag => Self::LoopLag,
         }
     }
 }

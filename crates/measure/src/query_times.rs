@@ -54,8 +54,8 @@ impl QueryTimes {
             e2el_overhead_ms: above(e2el_ms, query.ideal_e2el),
             longest_gap_ms: query.longest_gap.map(|gap| millis(nanos(gap))),
             socket_wait_ms: query.sent.map(|_| millis(nanos(query.socket_wait))),
-            ttft_error_ms: ttft_ms.map(|_| millis(nanos(query.first_doubt.most()))),
-            e2el_error_ms: e2el_ms.map(|_| millis(nanos(query.done_doubt.most()))),
+            ttft_error_ms: ttft_ms.map(|_| millis(nanos(query.first_uncertainty.most()))),
+            e2el_error_ms: e2el_ms.map(|_| millis(nanos(query.done_uncertainty.most()))),
         }
     }
 }

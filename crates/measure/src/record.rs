@@ -1,7 +1,7 @@
 //! What the engine says of the run: one record a query, one a session, and per-token samples.
 //! Every output (CSV, summary, hlog, text, terminal) is a consumer of these and knows no socket.
 
-use crate::{contents::Checked, defects::Defects};
+use crate::{contents::ContentStatus, defects::Defects};
 use protocol::{EventCounts, SessionId};
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ pub struct Failure {
 
 /// Why something may have happened earlier than measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Doubt {
+pub struct Uncertainty {
     /// The generator saw it late.
     pub arrival: Duration,
     /// The simulator was late itself.
@@ -83,7 +83,7 @@ pub struct Doubt {
     pub excused: Option<bool>,
 }
 
-impl Doubt {
+impl Uncertainty {
     /// How much earlier, with the excuse.
     #[must_use]
     pub fn most(&self) -> Duration {
@@ -92,7 +92,7 @@ impl Doubt {
 
     /// How much earlier without the excuse, in a run that plans faults of servers.
     #[must_use]
-    pub fn strict(&self) -> Option<Duration> {
+    pub fn unexcused(&self) -> Option<Duration> {
         self.excused.map(|_| self.arrival + self.simulator)
     }
 }
@@ -117,11 +117,11 @@ pub struct QueryRecord {
     /// When the terminator came.
     pub done: Option<Moment>,
     /// How much earlier each of these may have come.
-    pub first_doubt: Doubt,
+    pub first_uncertainty: Uncertainty,
     /// Of the last token.
-    pub last_doubt: Doubt,
+    pub last_uncertainty: Uncertainty,
     /// Of the terminator.
-    pub done_doubt: Doubt,
+    pub done_uncertainty: Uncertainty,
     /// Of the wait between `scheduled` and `sent`, the time without a socket.
     pub socket_wait: Duration,
     /// When it was given up or finished.
@@ -139,7 +139,7 @@ pub struct QueryRecord {
     /// What came that ought not to have come.
     pub defects: Defects,
     /// What it says, against the server's digest.
-    pub contents: Checked,
+    pub contents: ContentStatus,
     /// The longest time between two events in a row, its terminator included; none where the client itself paused.
     pub longest_gap: Option<Duration>,
     /// How much further apart two events in a row came than they were due, at most.
@@ -193,9 +193,9 @@ impl QueryRecord {
             first_token: None,
             last_token: None,
             done: None,
-            first_doubt: Doubt::default(),
-            last_doubt: Doubt::default(),
-            done_doubt: Doubt::default(),
+            first_uncertainty: Uncertainty::default(),
+            last_uncertainty: Uncertainty::default(),
+            done_uncertainty: Uncertainty::default(),
             socket_wait: Duration::ZERO,
             ended: at,
             status: QueryStatus::Error,
@@ -204,7 +204,7 @@ impl QueryRecord {
             lost_connected: 0,
             lost_in_gap: 0,
             defects: Defects::default(),
-            contents: Checked::default(),
+            contents: ContentStatus::default(),
             longest_gap: None,
             held_up: Duration::ZERO,
             paused: Duration::ZERO,
@@ -227,7 +227,9 @@ impl QueryRecord {
     /// A planned fault made its own simulator late.
     #[must_use]
     pub fn is_faulted(&self) -> bool {
-        [self.first_doubt, self.last_doubt, self.done_doubt].iter().any(|doubt| doubt.excused == Some(true))
+        [self.first_uncertainty, self.last_uncertainty, self.done_uncertainty]
+            .iter()
+            .any(|uncertainty| uncertainty.excused == Some(true))
     }
 
     /// How late it was, by its drawn schedule: its first token or its end, or what held its stream up on the way.
@@ -323,7 +325,7 @@ pub struct SessionRecord {
 /// Samples that do not depend on a query's end: recorded by the worker that took them, straight into its histograms.
 /// Those that do wait in [`crate::QuerySamples`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sample {
+pub enum LagKind {
     /// `sent_us − due_us`: the simulator's own lateness, also in queries that fail.
     PaceLag,
     /// The client's own event loop: wake-up − intended.

@@ -1,8 +1,8 @@
 //! The ruler in a worker's hand: takes samples and records as they come, hands them on once a second, and says when it did.
 //! It keeps no sample but those of a running query, which the query brings to its end; where the receiver is behind, the worker waits, and its loop lag says so.
 
-use super::{Interval, Metric, Objective, QuerySamples, bounds::Bounded};
-use crate::record::{Doubt, Moment, QueryRecord, QueryStatus, Reconnect, Sample, SessionRecord};
+use super::{Interval, Metric, Objective, QuerySamples, bounds::BoundedSample};
+use crate::record::{LagKind, Moment, QueryRecord, QueryStatus, Reconnect, SessionRecord, Uncertainty};
 use std::{
     collections::HashMap,
     sync::{
@@ -16,12 +16,12 @@ use std::{
 const SPARES: usize = 2;
 
 /// Queries of one session, and of all of a worker's, whose rows wait for their session's end; then they go out before it.
-const MOST_OF_A_SESSION: usize = 100;
-const MOST_WAITING: usize = 50_000;
+const MAX_OF_A_SESSION: usize = 100;
+const MAX_WAITING: usize = 50_000;
 
 /// What a recorder hands on.
 #[derive(Debug)]
-pub enum Parcel {
+pub enum RecorderMessage {
     /// What was measured in one second of the run.
     Interval {
         /// Which second, from 0.
@@ -36,7 +36,7 @@ pub enum Parcel {
     /// A socket that was lost and opened again: when, and of which session, from 0.
     Reconnect(Moment, u64, Reconnect),
     /// What is known of a session so far whose rows have waited long enough.
-    SoFar(Box<SessionRecord>),
+    PartialSession(Box<SessionRecord>),
     /// A session that ended, after all its queries.
     Session(Box<SessionRecord>),
     /// A recorder has handed on all that it measured before this second; a new one says so of second 0.
@@ -47,7 +47,7 @@ pub enum Parcel {
         second: u64,
     },
     /// A recorder that is done: nothing more comes of it.
-    Left {
+    Finished {
         /// Which recorder.
         recorder: u64,
     },
@@ -64,7 +64,7 @@ pub struct Recorder {
     /// All of them.
     waiting_count: usize,
     objectives: Arc<[Objective]>,
-    out: SyncSender<Parcel>,
+    out: SyncSender<RecorderMessage>,
     back: SyncSender<Interval>,
     spare: Receiver<Interval>,
 }
@@ -72,7 +72,7 @@ pub struct Recorder {
 impl Recorder {
     /// The recorder of that `number`, which is its alone. Hands on to `out`; a query that meets all of `objectives` is good.
     #[must_use]
-    pub fn new(number: u64, out: SyncSender<Parcel>, objectives: Arc<[Objective]>) -> Self {
+    pub fn new(number: u64, out: SyncSender<RecorderMessage>, objectives: Arc<[Objective]>) -> Self {
         let (back, spare) = sync_channel(SPARES);
         let recorder = Self {
             number,
@@ -90,7 +90,7 @@ impl Recorder {
     }
 
     /// Takes one sample, in nanoseconds, read at `at`.
-    pub fn sample(&mut self, sample: Sample, ns: i64, at: Moment) {
+    pub fn sample(&mut self, sample: LagKind, ns: i64, at: Moment) {
         self.tick(at);
         self.interval.record(sample.into(), ns);
     }
@@ -111,7 +111,7 @@ impl Recorder {
     pub fn reconnected(&mut self, at: Moment, index: u64, reconnect: Reconnect) {
         self.tick(at);
         self.interval.reconnected();
-        self.hand_on(Parcel::Reconnect(at, index, reconnect));
+        self.send(RecorderMessage::Reconnect(at, index, reconnect));
     }
 
     /// A query ended. Tell it when it ends, so that its second is the right one: its `samples` belong to that second too, and
@@ -129,13 +129,13 @@ impl Recorder {
             samples.record(&mut self.interval);
         }
         let index = query.session_index;
-        self.hand_on(Parcel::Query(Box::new(query)));
+        self.send(RecorderMessage::Query(Box::new(query)));
         let waiting = self.waiting.entry(index).or_default();
         *waiting += 1;
         self.waiting_count += 1;
-        if *waiting >= MOST_OF_A_SESSION || self.waiting_count > MOST_WAITING {
+        if *waiting >= MAX_OF_A_SESSION || self.waiting_count > MAX_WAITING {
             self.no_longer_waiting(index);
-            self.hand_on(Parcel::SoFar(Box::new(so_far())));
+            self.send(RecorderMessage::PartialSession(Box::new(so_far())));
         }
     }
 
@@ -149,38 +149,38 @@ impl Recorder {
         self.tick(session.ended);
         for query in queries {
             self.measure_query(&query);
-            self.hand_on(Parcel::Query(Box::new(query)));
+            self.send(RecorderMessage::Query(Box::new(query)));
         }
         self.no_longer_waiting(session.index);
         self.measure_session(&session);
-        self.hand_on(Parcel::Session(Box::new(session)));
+        self.send(RecorderMessage::Session(Box::new(session)));
     }
 
     /// Hands the interval on where its second is over. Call it soon after each second's end when nothing else happens:
     /// the second waits for it.
     pub fn tick(&mut self, now: Moment) {
         if now.as_secs() > self.second {
-            self.hand_on_interval();
+            self.send_interval();
             self.second = now.as_secs();
             self.has_reached();
         }
     }
 
     fn has_reached(&self) {
-        self.hand_on(Parcel::Reached { recorder: self.number, second: self.second });
+        self.send(RecorderMessage::Reached { recorder: self.number, second: self.second });
     }
 
-    fn hand_on_interval(&mut self) {
+    fn send_interval(&mut self) {
         if !self.interval.is_empty() {
             let fresh = self.spare.try_recv().unwrap_or_default();
             let interval = std::mem::replace(&mut self.interval, fresh);
-            self.hand_on(Parcel::Interval { second: self.second, interval, back: self.back.clone() });
+            self.send(RecorderMessage::Interval { second: self.second, interval, back: self.back.clone() });
         }
     }
 
     /// A receiver that is gone has said why itself; there is nobody left to tell.
-    fn hand_on(&self, parcel: Parcel) {
-        let _ = self.out.send(parcel);
+    fn send(&self, message: RecorderMessage) {
+        let _ = self.out.send(message);
     }
 
     fn measure_query(&mut self, query: &QueryRecord) {
@@ -204,13 +204,17 @@ impl Recorder {
             return;
         }
         let own_lag = query.schedule_lag().unwrap_or_default();
-        let mut record = |metric, to: Option<Moment>, from: Option<Moment>, doubt: &Doubt, lag: Duration| {
-            let ns = to.zip(from).map(|(to, from)| nanos(to) - nanos(from))?;
-            let strict = doubt.strict().map(|strict| nanos(strict + lag));
-            interval.record_bounded(metric, Bounded::at_most(ns, nanos(doubt.most() + lag), strict));
-            Some(ns)
-        };
-        let (first, done) = (&query.first_doubt, &query.done_doubt);
+        let mut record =
+            |metric, to: Option<Moment>, from: Option<Moment>, uncertainty: &Uncertainty, lag: Duration| {
+                let ns = to.zip(from).map(|(to, from)| nanos(to) - nanos(from))?;
+                let unexcused = uncertainty.unexcused().map(|unexcused| nanos(unexcused + lag));
+                interval.record_bounded(
+                    metric,
+                    BoundedSample::at_most(ns, nanos(uncertainty.most() + lag), unexcused),
+                );
+                Some(ns)
+            };
+        let (first, done) = (&query.first_uncertainty, &query.done_uncertainty);
         let ttft = record(Metric::Ttft, query.first_token, query.sent, first, Duration::ZERO);
         record(Metric::TtftSched, query.first_token, scheduled, first, own_lag);
         let e2el = record(Metric::E2el, query.done, query.sent, done, Duration::ZERO);
@@ -237,7 +241,7 @@ impl Recorder {
         for (metric, step, slack) in steps {
             if let Some(step) = step {
                 let slack = nanos(slack.min(step));
-                self.interval.record_bounded(metric, Bounded::at_most(nanos(step), slack, None));
+                self.interval.record_bounded(metric, BoundedSample::at_most(nanos(step), slack, None));
             }
         }
         for reconnect in &session.reconnects {
@@ -249,8 +253,8 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.hand_on_interval();
-        self.hand_on(Parcel::Left { recorder: self.number });
+        self.send_interval();
+        self.send(RecorderMessage::Finished { recorder: self.number });
     }
 }
 
@@ -262,14 +266,14 @@ pub fn tpot_ns(query: &QueryRecord) -> Option<i64> {
 }
 
 /// The same with its bounds: both ends may have come earlier.
-fn tpot(query: &QueryRecord) -> Option<Bounded> {
+fn tpot(query: &QueryRecord) -> Option<BoundedSample> {
     let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
-    let (value, first, last) = (tpot_ns(query)?, &query.first_doubt, &query.last_doubt);
-    Some(Bounded {
+    let (value, first, last) = (tpot_ns(query)?, &query.first_uncertainty, &query.last_uncertainty);
+    Some(BoundedSample {
         value,
         low: value - nanos(last.most()) / gaps,
         high: value + nanos(first.most()) / gaps,
-        strict: last.strict().map(|strict| value - nanos(strict) / gaps),
+        unexcused: last.unexcused().map(|unexcused| value - nanos(unexcused) / gaps),
     })
 }
 
@@ -285,22 +289,22 @@ mod tests {
 
     /// The intervals of a recorder that is told of a query, by second.
     fn told(status: QueryStatus) -> Vec<(u64, Interval)> {
-        let (out, parcels) = sync_channel(100);
+        let (out, messages_in) = sync_channel(100);
         let mut recorder = Recorder::new(0, out, Arc::default());
         let mut samples = QuerySamples::default();
         for ms in [300, 400, 500] {
             recorder.token(Duration::from_millis(ms));
-            samples.itl(Bounded::exact(100_000_000), true);
+            samples.itl(BoundedSample::exact(100_000_000), true);
             samples.delivery(500_000, false);
         }
         let ended = QueryRecord { stall_count: 3, ..query(status) };
         recorder.query_ended(ended, &samples, || unreachable!("the session is short"));
         drop(recorder);
-        let interval = |parcel| match parcel {
-            Parcel::Interval { second, interval, .. } => Some((second, interval)),
+        let interval = |message| match message {
+            RecorderMessage::Interval { second, interval, .. } => Some((second, interval)),
             _ => None,
         };
-        parcels.iter().filter_map(interval).collect()
+        messages_in.iter().filter_map(interval).collect()
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! The sums of a run: sessions, queries, tokens, failures, and the merged distributions.
 //! It is filled a finished query and session at a time and keeps none of them.
 
-use super::{Failures, Interval, ReconnectStorm, Steady, TokenCounts, Totals, threshold::Windows};
-use crate::contents::Checked;
+use super::{Failures, Interval, ReadingTotals, ReconnectStorm, Steady, TokenCounts, threshold::Windows};
+use crate::contents::ContentStatus;
 use crate::defects::Defects;
 use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
 use protocol::SessionId;
 use std::{collections::BTreeMap, time::Duration};
 
 /// Codes of error events that are told apart; what comes after them is counted together.
-const MOST_CODES: usize = 50;
+const MAX_CODES: usize = 50;
 const FURTHER_CODES: &str = "(further codes)";
 
 /// The longest time between two consecutive events of any query.
@@ -144,7 +144,7 @@ pub struct RunData {
     /// The worst windows of the thresholds that have one.
     pub windows: Windows,
     /// What was read beside the run.
-    pub beside: Totals,
+    pub readings: ReadingTotals,
     /// Readings that came too late for their second's row.
     pub readings_dropped: u64,
     /// When the first query was sent.
@@ -213,7 +213,7 @@ impl RunData {
         } += 1;
         counts.excused += u64::from(query.excused);
         counts.faulted += u64::from(query.is_faulted());
-        let unverified = query.status == QueryStatus::Ok && query.contents != Checked::Verified;
+        let unverified = query.status == QueryStatus::Ok && query.contents != ContentStatus::Verified;
         counts.contents_unverified += u64::from(unverified);
         self.defects.merge(&query.defects);
         if let Some(sent) = query.sent {
@@ -224,7 +224,7 @@ impl RunData {
             self.last_response = Some(self.last_response.map_or(response, |last| last.max(response)));
         }
         if let Some(code) = &query.error_code {
-            let known = self.errors_by_code.contains_key(code) || self.errors_by_code.len() < MOST_CODES;
+            let known = self.errors_by_code.contains_key(code) || self.errors_by_code.len() < MAX_CODES;
             let code = if known { code } else { FURTHER_CODES };
             *self.errors_by_code.entry(code.to_owned()).or_default() += 1;
         }

@@ -1,19 +1,19 @@
 //! The samples of one running query, kept until its end: only those of a complete query are recorded.
 //! Pure: it knows neither clocks nor sockets.
 
-use super::{Interval, Metric, bounds::Bounded};
+use super::{Interval, Metric, bounds::BoundedSample};
 
 /// The nanoseconds of a microsecond, to which samples are rounded: the resolution of the histograms.
 const UNIT_NS: i64 = 1_000;
 /// Bytes of the first allocation, and the least by which it grows.
-const LEAST_GROWTH: usize = 64;
+const MIN_GROWTH: usize = 64;
 
 /// A record's tag: a gap between two tokens of one read.
 const ITL: u8 = 0;
 /// A gap between two tokens, which is also the gap between two reads.
 const ITL_AND_FRAME_GAP: u8 = 1;
 /// The same two with a lower value that excuses nothing.
-const STRICT: u8 = 2;
+const UNEXCUSED: u8 = 2;
 const DELIVERY: u8 = 4;
 const REPLAY_DELIVERY: u8 = 5;
 
@@ -31,14 +31,14 @@ pub struct QuerySamples {
 
 impl QuerySamples {
     /// Keeps the gap between two tokens; `is_frame_gap`: they came in two reads.
-    pub fn itl(&mut self, gap: Bounded, is_frame_gap: bool) {
+    pub fn itl(&mut self, gap: BoundedSample, is_frame_gap: bool) {
         let tag = if is_frame_gap { ITL_AND_FRAME_GAP } else { ITL };
-        self.push(if gap.strict.is_some() { tag | STRICT } else { tag });
+        self.push(if gap.unexcused.is_some() { tag | UNEXCUSED } else { tag });
         self.number(zigzag(rounded(gap.value)));
         self.number(rounded_up(gap.value.saturating_sub(gap.low)));
         self.number(rounded_up(gap.high.saturating_sub(gap.value)));
-        if let Some(strict) = gap.strict {
-            self.number(rounded_up(gap.value.saturating_sub(strict)));
+        if let Some(unexcused) = gap.unexcused {
+            self.number(rounded_up(gap.value.saturating_sub(unexcused)));
         }
     }
 
@@ -64,8 +64,8 @@ impl QuerySamples {
                 _ => {
                     let low = value.saturating_sub(packed.distance());
                     let high = value.saturating_add(packed.distance());
-                    let strict = (tag & STRICT != 0).then(|| value.saturating_sub(packed.distance()));
-                    interval.record_bounded(Metric::Itl, Bounded { value, low, high, strict });
+                    let unexcused = (tag & UNEXCUSED != 0).then(|| value.saturating_sub(packed.distance()));
+                    interval.record_bounded(Metric::Itl, BoundedSample { value, low, high, unexcused });
                     if tag & ITL_AND_FRAME_GAP != 0 {
                         interval.record(Metric::FrameGap, value);
                     }
@@ -91,7 +91,7 @@ impl QuerySamples {
         }
         if self.bytes.len() == self.bytes.capacity() {
             // A vector left to itself doubles, and thousands of these are held at once.
-            self.bytes.reserve_exact(LEAST_GROWTH.max(self.bytes.len() / 4));
+            self.bytes.reserve_exact(MIN_GROWTH.max(self.bytes.len() / 4));
         }
         self.bytes.push(byte);
     }
@@ -171,12 +171,12 @@ mod tests {
             deliveries in prop::collection::vec((-400_000i64..3_000_000, any::<bool>()), 0..60),
         ) {
             let (mut samples, mut at_once) = (QuerySamples::default(), Interval::default());
-            for &(value, below, above, strict, is_frame_gap) in &gaps {
-                let gap = Bounded {
+            for &(value, below, above, unexcused, is_frame_gap) in &gaps {
+                let gap = BoundedSample {
                     value: value * UNIT_NS,
                     low: (value - below) * UNIT_NS,
                     high: (value + above) * UNIT_NS,
-                    strict: strict.map(|strict| (value - strict) * UNIT_NS),
+                    unexcused: unexcused.map(|unexcused| (value - unexcused) * UNIT_NS),
                 };
                 samples.itl(gap, is_frame_gap);
                 at_once.record_bounded(Metric::Itl, gap);
@@ -190,14 +190,14 @@ mod tests {
                 at_once.record(metric, us * UNIT_NS);
             }
             prop_assert_eq!(recorded(&samples), at_once);
-            prop_assert!(samples.bytes.capacity() <= LEAST_GROWTH + samples.bytes.len() * 5 / 4);
+            prop_assert!(samples.bytes.capacity() <= MIN_GROWTH + samples.bytes.len() * 5 / 4);
         }
 
         /// Whatever a foreign server's times are: nothing overflows, and a bound never moves inwards by more than the rounding.
         #[test]
-        fn no_value_is_too_large(value: i64, low: i64, high: i64, strict: Option<i64>) {
+        fn no_value_is_too_large(value: i64, low: i64, high: i64, unexcused: Option<i64>) {
             let mut samples = QuerySamples::default();
-            samples.itl(Bounded { value, low, high, strict }, true);
+            samples.itl(BoundedSample { value, low, high, unexcused }, true);
             samples.delivery(value, false);
             let interval = recorded(&samples);
             prop_assert_eq!(interval.get(Metric::Itl).count(), 1);
@@ -209,10 +209,10 @@ mod tests {
     #[test]
     fn what_was_given_up_takes_nothing() {
         let mut samples = QuerySamples::default();
-        samples.itl(Bounded::exact(50_000_000), true);
+        samples.itl(BoundedSample::exact(50_000_000), true);
         assert_eq!(samples.bytes.len(), 6, "a tag, three bytes of 50 ms zigzagged, two bounds");
         samples.give_up();
-        samples.itl(Bounded::exact(50_000_000), true);
+        samples.itl(BoundedSample::exact(50_000_000), true);
         samples.delivery(1_000, false);
         assert_eq!(samples.bytes.capacity(), 0);
         assert!(recorded(&samples).is_empty());

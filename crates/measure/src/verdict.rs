@@ -8,10 +8,10 @@ use super::{
 
 /// The error of `e2el_ms` p(99) may be a tenth of its p(50), and in milliseconds at least the first and at most the second of these.
 const ERROR_SHARE: f64 = 0.1;
-const LEAST_ERROR_MS: f64 = 10.0;
-const MOST_ERROR_MS: f64 = 100.0;
+const MIN_ERROR_MS: f64 = 10.0;
+const MAX_ERROR_MS: f64 = 100.0;
 /// Below this share of the offered rate, an open model's run was not the run that was asked for.
-const LEAST_ACHIEVED: f64 = 0.95;
+const MIN_ACHIEVED: f64 = 0.95;
 
 /// What a run is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Trustworthiness {
     /// The error of `e2el_ms` p(99) and the most that is allowed, where it is more than that.
     fn excess(&self) -> Option<(f64, f64)> {
         let (error, p50) = (self.e2el_p99_error_ms?, self.e2el_p50_ms?);
-        let most = (p50 * ERROR_SHARE).clamp(LEAST_ERROR_MS, MOST_ERROR_MS);
+        let most = (p50 * ERROR_SHARE).clamp(MIN_ERROR_MS, MAX_ERROR_MS);
         (error > most).then_some((error, most))
     }
 }
@@ -112,12 +112,12 @@ pub struct Judgement {
 }
 
 /// Why a verdict applies; `None` where it does not.
-type Rule = fn(&Evidence) -> Option<String>;
+type VerdictRule = fn(&Evidence) -> Option<String>;
 
 /// Judges a run by the first rule that applies.
 #[must_use]
 pub fn judge(evidence: &Evidence) -> Judgement {
-    let rules: [(Verdict, Rule); 5] = [
+    let rules: [(Verdict, VerdictRule); 5] = [
         (Verdict::Fail, broken_integrity),
         (Verdict::Fail, |evidence| broken_thresholds(evidence, |outcome| outcome.certain)),
         (Verdict::Fail, nothing_complete),
@@ -180,7 +180,8 @@ fn broken_thresholds(evidence: &Evidence, counts: fn(&Outcome) -> bool) -> Optio
     let is_broken = |outcome: &&Outcome| outcome.state == State::Broken && counts(outcome);
     let mut sentences: Vec<_> = evidence.defaults.iter().filter(is_broken).map(default_sentence).collect();
     let broken = evidence.thresholds.iter().filter(is_broken);
-    let told: Vec<_> = broken.map(|outcome| format!("{}, {}", outcome.threshold, outcome.shown())).collect();
+    let told: Vec<_> =
+        broken.map(|outcome| format!("{}, {}", outcome.threshold, outcome.value_text())).collect();
     let (count, all) = (told.len(), evidence.thresholds.len());
     if count > 0 {
         sentences.push(format!("{count} of {all} thresholds did not hold: {}.", told.join("; ")));
@@ -211,7 +212,7 @@ fn default_sentence(outcome: &Outcome) -> String {
         Figure::Scalar("dropped_iterations") => format!(
             "{value:.0} arrivals were dropped because every session was busy (dropped_iterations<COUNT would allow some)."
         ),
-        _ => format!("{} did not hold: {}.", outcome.threshold, outcome.shown()),
+        _ => format!("{} did not hold: {}.", outcome.threshold, outcome.value_text()),
     }
 }
 
@@ -236,8 +237,8 @@ fn mistrust(evidence: &Evidence) -> Option<String> {
     if evidence.queries_ok == 0 {
         return Some("Nothing was measured: no query came to its end.".to_owned());
     }
-    if let Some(share) = evidence.achieved_share.filter(|&share| share < LEAST_ACHIEVED && !evidence.burst) {
-        let (share, least) = (share * 100.0, LEAST_ACHIEVED * 100.0);
+    if let Some(share) = evidence.achieved_share.filter(|&share| share < MIN_ACHIEVED && !evidence.burst) {
+        let (share, least) = (share * 100.0, MIN_ACHIEVED * 100.0);
         return Some(format!(
             "The generator achieved only {share:.1} % of the offered rate, less than {least:.0} %."
         ));
@@ -253,7 +254,7 @@ fn uncertain(evidence: &Evidence) -> Option<String> {
         return Some(format!(
             "The measurement error hides whether {} holds: {}.",
             outcome.threshold,
-            outcome.shown()
+            outcome.value_text()
         ));
     }
     // What broke only through those may have held with a generator that kept up.

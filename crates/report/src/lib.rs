@@ -2,8 +2,13 @@
 //! Nothing here opens a socket or takes part in the load.
 
 pub mod compare;
+mod file_names;
 pub mod html;
 pub mod messages;
 pub mod output;
 pub mod progress;
 pub mod screen;
+mod text_builder;
+mod values;
+
+pub use text_builder::{DEFAULT_COLUMNS, wrap};

@@ -4,8 +4,8 @@
 use crate::messages;
 use indicatif::{ProgressBar, ProgressStyle};
 use measure::{
-    Gauge,
-    live::{Shard, Totals, totals},
+    ActiveCounter,
+    live::{LiveCounters, LiveTotals, totals},
 };
 use plan::Estimate;
 use std::{
@@ -30,11 +30,11 @@ pub struct Progress {
 
 /// What is shown.
 #[derive(Debug)]
-pub struct Watched {
+pub struct ProgressSources {
     /// The workers' counters.
-    pub shards: Vec<Arc<Shard>>,
+    pub counters: Vec<Arc<LiveCounters>>,
     /// Open sessions.
-    pub sessions: Gauge,
+    pub sessions: ActiveCounter,
     /// What was reckoned before.
     pub estimate: Estimate,
 }
@@ -42,12 +42,12 @@ pub struct Watched {
 impl Progress {
     /// Begins to show.
     #[must_use]
-    pub fn show(watched: Watched) -> Self {
+    pub fn show(sources: ProgressSources) -> Self {
         let (end, ended) = channel();
         let terminal = std::io::stderr().is_terminal();
         let thread = std::thread::Builder::new()
             .name("progress".into())
-            .spawn(move || if terminal { redraw(&watched, &ended) } else { print_lines(&watched, &ended) })
+            .spawn(move || if terminal { redraw(&sources, &ended) } else { print_lines(&sources, &ended) })
             .ok();
         Self { end: Some(end), thread }
     }
@@ -62,23 +62,23 @@ impl Drop for Progress {
     }
 }
 
-fn redraw(watched: &Watched, ended: &Receiver<()>) {
+fn redraw(sources: &ProgressSources, ended: &Receiver<()>) {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
         bar.set_style(style);
     }
-    let mut pace = Pace::new();
+    let mut pace = RateTracker::new();
     while waits(ended, REDRAW) {
-        bar.set_message(pace.line(watched));
+        bar.set_message(pace.line(sources));
         bar.tick();
     }
     bar.finish_and_clear();
 }
 
-fn print_lines(watched: &Watched, ended: &Receiver<()>) {
-    let mut pace = Pace::new();
+fn print_lines(sources: &ProgressSources, ended: &Receiver<()>) {
+    let mut pace = RateTracker::new();
     while waits(ended, PLAIN_LINE) {
-        messages::tell(&pace.line(watched));
+        messages::print_stderr(&pace.line(sources));
     }
 }
 
@@ -87,21 +87,21 @@ fn waits(ended: &Receiver<()>, time: Duration) -> bool {
 }
 
 /// Remembers the last look, for rates.
-struct Pace {
+struct RateTracker {
     started: Instant,
     looked: Instant,
     tokens: u64,
     rate: f64,
 }
 
-impl Pace {
+impl RateTracker {
     fn new() -> Self {
         let now = Instant::now();
         Self { started: now, looked: now, tokens: 0, rate: 0.0 }
     }
 
-    fn line(&mut self, watched: &Watched) -> String {
-        let now = totals(watched.shards.iter().map(AsRef::as_ref));
+    fn line(&mut self, sources: &ProgressSources) -> String {
+        let now = totals(sources.counters.iter().map(AsRef::as_ref));
         let since = self.looked.elapsed().as_secs_f64();
         if since >= 0.2 {
             let fresh = now.tokens.saturating_sub(self.tokens) as f64 / since;
@@ -109,11 +109,11 @@ impl Pace {
             self.rate = if self.tokens == 0 { fresh } else { (self.rate + fresh) / 2.0 };
             (self.looked, self.tokens) = (Instant::now(), now.tokens);
         }
-        line(self.started.elapsed(), watched.sessions.now(), &watched.estimate, self.rate, &now)
+        line(self.started.elapsed(), sources.sessions.now(), &sources.estimate, self.rate, &now)
     }
 }
 
-fn line(elapsed: Duration, active: u64, estimate: &Estimate, rate: f64, now: &Totals) -> String {
+fn line(elapsed: Duration, active: u64, estimate: &Estimate, rate: f64, now: &LiveTotals) -> String {
     let left = estimate.left(elapsed, now.queries);
     let left = left.map_or_else(|| "-".to_owned(), |left| format!("{:.0}s", left.as_secs_f64()));
     format!(
@@ -132,12 +132,12 @@ mod tests {
 
     #[test]
     fn a_line_fits_eighty_columns() {
-        let now = Totals { queries: 50_000, ..Totals::default() };
+        let now = LiveTotals { queries: 50_000, ..LiveTotals::default() };
         let counted = Estimate { queries: 100_000.0, ..Estimate::default() };
         let text = line(Duration::from_secs(90), 5000, &counted, 90_000.0, &now);
         assert_eq!(text, "90s active 5000 queries 50000/100000 90000 tokens/s lost 0 errors 0 left 90s");
         assert!(text.len() <= 78);
-        let first = line(Duration::ZERO, 0, &counted, 0.0, &Totals::default());
+        let first = line(Duration::ZERO, 0, &counted, 0.0, &LiveTotals::default());
         assert!(first.ends_with("left -"));
         let fixed = Estimate { duration: Duration::from_secs(300), by_clock: true, ..counted };
         let text = line(Duration::from_secs(90), 5000, &fixed, 90_000.0, &now);

@@ -9,7 +9,7 @@ use crate::{
 };
 use measure::{
     QuerySamples,
-    contents::Checked,
+    contents::ContentStatus,
     defects::{Defect, Defects, excerpt},
     record::{Failure, FailureKind},
 };
@@ -192,7 +192,7 @@ impl Query {
             stream.contents.token(seq, &event.content);
         }
         let after = stream.out_of_place();
-        let corrupt = stream.contents.checked() == Checked::Corrupt;
+        let corrupt = stream.contents.status() == ContentStatus::Corrupt;
         let unannounced = !event.kind.is_terminator() && announced.is_some_and(|announced| seq > announced);
         if (after, corrupt, unannounced) != (before, false, false) {
             let shown = [

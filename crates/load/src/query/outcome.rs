@@ -5,9 +5,9 @@ use super::{End, Query, millis};
 use crate::downtime::Downtime;
 use host::ClockAnchor;
 use measure::{
-    contents::Checked,
+    contents::ContentStatus,
     defects::{Defect, Defects},
-    record::{Doubt, FailureKind, Moment, QueryRecord, QueryStatus},
+    record::{FailureKind, Moment, QueryRecord, QueryStatus, Uncertainty},
 };
 use protocol::{EventCounts, ExpectedRange, Kind, SessionId};
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ impl Query {
         defects.add(Defect::Unannounced, tally.tokens_unannounced);
         if let Some(stream) = self.own_stream() {
             defects.add(Defect::AfterTerminator, stream.after_terminator);
-            defects.add(Defect::Corrupt, u64::from(stream.contents.checked() == Checked::Corrupt));
+            defects.add(Defect::Corrupt, u64::from(stream.contents.status() == ContentStatus::Corrupt));
         }
         defects
     }
@@ -139,9 +139,9 @@ impl Query {
             first_token: stream.and_then(|stream| stream.first_token).map(&moment),
             last_token: stream.and_then(|stream| stream.last_token).map(|arrival| moment(arrival.at)),
             done: stream.and_then(|stream| stream.done).map(&moment),
-            first_doubt: stream.map_or_else(Doubt::default, |stream| stream.first_doubt),
-            last_doubt: stream.map_or_else(Doubt::default, |stream| stream.last_doubt),
-            done_doubt: stream.map_or_else(Doubt::default, |stream| stream.done_doubt),
+            first_uncertainty: stream.map_or_else(Uncertainty::default, |stream| stream.first_uncertainty),
+            last_uncertainty: stream.map_or_else(Uncertainty::default, |stream| stream.last_uncertainty),
+            done_uncertainty: stream.map_or_else(Uncertainty::default, |stream| stream.done_uncertainty),
             socket_wait: self
                 .sent
                 .filter(|_| self.waits_for_socket)
@@ -152,7 +152,7 @@ impl Query {
             lost_connected: tally.tokens_lost - lost_in_gap,
             lost_in_gap,
             tally,
-            contents: stream.map_or(Checked::Unverified, |stream| stream.contents.checked()),
+            contents: stream.map_or(ContentStatus::Unverified, |stream| stream.contents.status()),
             defects,
             longest_gap: stream.and_then(|stream| stream.longest_gap).filter(|_| self.paused.is_zero()),
             held_up: stream.map_or(Duration::ZERO, |stream| stream.held_up),

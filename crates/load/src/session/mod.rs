@@ -17,9 +17,9 @@ use crate::{
     worker::Worker,
 };
 use measure::{
-    Present,
+    ActiveGuard,
     defects::Defects,
-    live::Shard,
+    live::LiveCounters,
     record::{Failure, LossCause, QueryRecord, Reconnect, SessionRecord},
 };
 use plan::{behaviour::SessionBehaviour, users::User};
@@ -124,7 +124,7 @@ pub(crate) struct Session {
     queries_excused: u32,
     old_contract: bool,
     slot: Option<Slot>,
-    _open: Present,
+    _open: ActiveGuard,
 }
 
 impl Session {
@@ -215,7 +215,7 @@ impl Session {
         } else {
             let backoff = self.backoff();
             self.connect = Some(link.open(backoff, self.patience()).await?);
-            Shard::add(&self.worker.live.connects, 1);
+            LiveCounters::add(&self.worker.live.connects, 1);
             self.opened = Instant::now();
         }
         self.link = Some(link);
@@ -270,7 +270,7 @@ impl Session {
         let mut queries = Vec::new();
         if self.failure.is_some() {
             queries.extend(unsent.map(|num| self.never_sent(num, now)));
-            Shard::add(&worker.live.errors, queries.len() as u64);
+            LiveCounters::add(&worker.live.errors, queries.len() as u64);
         } else if stopped {
             worker.never_started(unsent.count() as u64);
         }
@@ -286,7 +286,7 @@ impl Session {
             ..self.record(now, all_ok && !failed)
         };
         worker.recorder.borrow_mut().session_ended(record, queries);
-        Shard::add(&worker.live.ended, 1);
+        LiveCounters::add(&worker.live.ended, 1);
         !failed
     }
 

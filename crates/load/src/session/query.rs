@@ -8,7 +8,7 @@ use crate::{
     query::{End, Progress, Query, millis},
 };
 use measure::{
-    live::Shard,
+    live::LiveCounters,
     record::{Failure, QueryRecord, QueryStatus},
 };
 use protocol::{Position, RunResponse, SessionId};
@@ -185,9 +185,9 @@ impl Session {
         self.queries_ok += u32::from(record.status == QueryStatus::Ok);
         self.queries_cut_off += u32::from(record.status == QueryStatus::Abandoned);
         self.queries_excused += u32::from(record.excused);
-        Shard::add(&worker.live.queries, 1);
-        Shard::add(&worker.live.lost, record.tally.tokens_lost);
-        Shard::add(
+        LiveCounters::add(&worker.live.queries, 1);
+        LiveCounters::add(&worker.live.lost, record.tally.tokens_lost);
+        LiveCounters::add(
             &worker.live.errors,
             u64::from(!matches!(record.status, QueryStatus::Ok | QueryStatus::Abandoned)),
         );

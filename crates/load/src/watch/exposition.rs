@@ -2,7 +2,7 @@
 //! Pure; sums are over all lives of a member, percentiles are as fine as the buckets, and what was missed is named.
 
 use super::inventory::Member;
-use measure::watched::{BusLag, Gateways, OfItself};
+use measure::observations::{BusLag, Gateways, StackCounters};
 use std::collections::{BTreeMap, BTreeSet};
 
 const TOKENS: &str = "server_tokens_total";
@@ -61,7 +61,7 @@ impl Growth {
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    pub(super) fn figures(&self) -> OfItself {
+    pub(super) fn figures(&self) -> StackCounters {
         let count = |series: &str| self.grown.get(series).map(|&grown| grown as u64);
         let gateways = count(OVERFLOWS).map(|outbox_overflows| {
             let frames = |series| count(series).unwrap_or(0);
@@ -72,7 +72,7 @@ impl Growth {
         });
         // Where no page was ever read, no figure misses anything.
         let missed = if self.counted.is_empty() { BTreeMap::new() } else { self.missed.clone() };
-        OfItself { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways, missed }
+        StackCounters { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways, missed }
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -245,7 +245,7 @@ mod tests {
         let mut growth = Growth::default();
         growth.meet(&[]);
         growth.see(5, &member("server-1", "a"), None);
-        assert_eq!(growth.figures(), OfItself::default());
+        assert_eq!(growth.figures(), StackCounters::default());
     }
 
     #[test]

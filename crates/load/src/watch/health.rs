@@ -5,10 +5,10 @@ use super::{
     Plan,
     call::{Call, Caller},
     members::Members,
-    usage::Watched,
+    usage::Observations,
 };
 use http::{HeaderMap, StatusCode, header};
-use measure::{Beside, Quantity, Reading};
+use measure::{Quantity, Reading, ReadingBuffer};
 use parking_lot::Mutex;
 use settings::{
     address::{Address, replace_headers},
@@ -31,7 +31,7 @@ pub(super) struct Doors {
     /// Who has answered once: an instance that cannot be reached from here is not one that failed.
     reached: BTreeSet<String>,
     rows: CellWriter<File>,
-    beside: Beside,
+    readings: ReadingBuffer,
 }
 
 /// Where a load balancer, a server or a gateway is asked, and how: as the run itself asks it.
@@ -91,11 +91,11 @@ impl Doors {
             good: BTreeSet::new(),
             reached: BTreeSet::new(),
             rows,
-            beside: plan.beside.clone(),
+            readings: plan.readings.clone(),
         })
     }
 
-    pub(super) fn ask(&mut self, second: u64, seen: &Mutex<Watched>) {
+    pub(super) fn ask(&mut self, second: u64, seen: &Mutex<Observations>) {
         let checks = self.checks();
         let calls: Vec<_> = checks.iter().map(|check| check.call.clone()).collect();
         let mut readings = Vec::new();
@@ -129,7 +129,7 @@ impl Doors {
         }
         seen.lock().unreached.retain(|target| !self.reached.contains(target));
         let _ = self.rows.flush();
-        self.beside.tell(second.saturating_sub(1), readings);
+        self.readings.tell(second.saturating_sub(1), readings);
     }
 
     /// Both doors, then the instances that are no door themselves.

@@ -4,9 +4,9 @@
 use super::{
     Plan,
     inventory::{Inventory, Member, Source},
-    usage::Watched,
+    usage::Observations,
 };
-use measure::{Beside, Quantity, Reading};
+use measure::{Quantity, Reading, ReadingBuffer};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,17 +20,17 @@ pub(super) struct Roll {
     inventory: Option<Box<dyn Inventory>>,
     /// Which life of each was seen last.
     lives: BTreeMap<String, String>,
-    beside: Beside,
+    readings: ReadingBuffer,
 }
 
 impl Roll {
     /// The members that `stack` names. Where it names none, the list is empty and `seen` says why.
-    pub(super) fn find(plan: &Plan<'_>, stack: Source, seen: &Mutex<Watched>) -> Self {
+    pub(super) fn find(plan: &Plan<'_>, stack: Source, seen: &Mutex<Observations>) -> Self {
         let mut roll = Self {
             members: Members::default(),
             inventory: None,
             lives: BTreeMap::new(),
-            beside: plan.beside.clone(),
+            readings: plan.readings.clone(),
         };
         match stack {
             Source::Here(members) => *roll.members.lock() = members,
@@ -50,7 +50,7 @@ impl Roll {
     }
 
     /// Looks again; `None` where there is nobody who could tell.
-    pub(super) fn look(&mut self, second: u64, seen: &Mutex<Watched>) {
+    pub(super) fn look(&mut self, second: u64, seen: &Mutex<Observations>) {
         let Some(inventory) = &self.inventory else { return };
         if second > 0 && !second.is_multiple_of(inventory.every().as_secs().max(1)) {
             return;
@@ -69,25 +69,25 @@ impl Roll {
         self.inventory.is_some()
     }
 
-    fn take(&mut self, second: u64, members: Vec<Member>, seen: &Mutex<Watched>) {
+    fn take(&mut self, second: u64, members: Vec<Member>, seen: &Mutex<Observations>) {
         let mut readings = Vec::new();
-        let mut watched = seen.lock();
+        let mut observations = seen.lock();
         for member in &members {
             let before = self.lives.insert(member.name.clone(), member.life.clone());
             let restarted = before.is_some_and(|before| before != member.life);
             if restarted {
-                watched.restarted(&member.name, second);
-                watched.ended.retain(|ended| ended.0 != member.name);
+                observations.restarted(&member.name, second);
+                observations.ended.retain(|ended| ended.0 != member.name);
             }
-            let is_told = watched.ended.iter().any(|ended| ended.0 == member.name);
+            let is_told = observations.ended.iter().any(|ended| ended.0 == member.name);
             if member.ended && !is_told {
-                watched.ended(&member.name, second);
+                observations.ended(&member.name, second);
             }
             let value = f64::from(u8::from(restarted));
             readings.push(Reading { quantity: Quantity::Restarts, label: member.name.clone(), value });
         }
-        drop(watched);
-        self.beside.tell(second.saturating_sub(1), readings);
+        drop(observations);
+        self.readings.tell(second.saturating_sub(1), readings);
         *self.members.lock() = members;
     }
 }
@@ -95,7 +95,7 @@ impl Roll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use measure::Question;
+    use measure::ReadingSelector;
 
     fn member(name: &str, life: &str, ended: bool) -> Member {
         Member { name: name.into(), pid: Some(1), has_children: false, http: None, life: life.into(), ended }
@@ -103,14 +103,14 @@ mod tests {
 
     #[test]
     fn another_life_is_a_restart_and_an_end_is_told_once() {
-        let beside = Beside::default();
+        let readings = ReadingBuffer::default();
         let mut roll = Roll {
             members: Members::default(),
             inventory: None,
             lives: BTreeMap::new(),
-            beside: beside.clone(),
+            readings: readings.clone(),
         };
-        let seen = Mutex::new(Watched::default());
+        let seen = Mutex::new(Observations::default());
         roll.take(0, vec![member("redis", "1", false), member("server-1", "5", false)], &seen);
         roll.take(1, vec![member("redis", "2", false), member("server-1", "5", true)], &seen);
         roll.take(2, vec![member("redis", "2", false), member("server-1", "5", true)], &seen);
@@ -120,7 +120,11 @@ mod tests {
         assert_eq!(seen.lock().ended, [], "another took its place");
         let restarts = |label: Option<&str>| {
             let label = label.map(str::to_owned);
-            beside.totals().figure(&Question { quantity: Quantity::Restarts, label, statistic: None })
+            readings.totals().figure(&ReadingSelector {
+                quantity: Quantity::Restarts,
+                label,
+                statistic: None,
+            })
         };
         assert_eq!((restarts(None), restarts(Some("server"))), (Ok(2.0), Ok(1.0)));
         assert_eq!(roll.members().lock().len(), 2);

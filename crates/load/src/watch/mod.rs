@@ -11,11 +11,11 @@ mod scrape;
 mod unread;
 
 pub use inventory::{Inventory, Member, Source};
-pub use measure::watched::{self as usage, Watched};
+pub use measure::observations::{self as usage, Observations};
 pub use unread::unread;
 
 use health::Doors;
-use measure::{Beside, Watcher, threshold::Threshold};
+use measure::{ReadingBuffer, ReadingProducer, threshold::Threshold};
 use members::Roll;
 use parking_lot::Mutex;
 use plan::Target;
@@ -45,7 +45,7 @@ pub struct Plan<'a> {
     /// `…_health.csv`.
     pub health: PathBuf,
     /// Where readings go.
-    pub beside: &'a Beside,
+    pub readings: &'a ReadingBuffer,
 }
 
 /// A watch that goes on until it is ended.
@@ -54,7 +54,7 @@ pub struct Watch {
     epoch: Instant,
     ends: Vec<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
-    seen: Arc<Mutex<Watched>>,
+    seen: Arc<Mutex<Observations>>,
     scraper: Arc<Mutex<Scraper>>,
 }
 
@@ -62,7 +62,7 @@ pub struct Watch {
 #[derive(Debug)]
 pub struct Found<'a> {
     plan: &'a Plan<'a>,
-    seen: Arc<Mutex<Watched>>,
+    seen: Arc<Mutex<Observations>>,
     roll: Roll,
     scraper: Scraper,
 }
@@ -73,7 +73,7 @@ impl<'a> Found<'a> {
     /// # Errors
     /// There can be no client for its members.
     pub fn look(plan: &'a Plan<'a>, stack: Source) -> io::Result<Self> {
-        let seen = Arc::new(Mutex::new(Watched::default()));
+        let seen = Arc::new(Mutex::new(Observations::default()));
         let roll = Roll::find(plan, stack, &seen);
         let mut scraper = Scraper::new(plan.tls, roll.members())?;
         scraper.look(0, &seen);
@@ -115,7 +115,7 @@ impl<'a> Found<'a> {
         let seen_by_scraper = Arc::clone(&seen);
         // Its counters belong to no second.
         watch.begin("watch-metrics", None, move |second| scraper.lock().tick(second, &seen_by_scraper))?;
-        let reads = || Some(plan.beside.watcher());
+        let reads = || Some(plan.readings.producer());
         if roll.changes() {
             let seen = Arc::clone(&seen);
             watch.begin("watch-stack", reads(), move |second| roll.look(second, &seen))?;
@@ -130,20 +130,20 @@ impl<'a> Found<'a> {
 }
 
 impl Watch {
-    /// Does `look` each second of the run's clock, on a thread of its own, as the `watcher` that seconds wait for.
+    /// Does `look` each second of the run's clock, on a thread of its own, as the `producer` that seconds wait for.
     /// Seconds that it takes too long for are left out.
     fn begin(
         &mut self,
         name: &str,
-        watcher: Option<Watcher>,
+        producer: Option<ReadingProducer>,
         mut look: impl FnMut(u64) + Send + 'static,
     ) -> io::Result<()> {
         let (epoch, (end, ended)) = (self.epoch, channel());
         let watch = move || {
             while let Some(second) = next_second(epoch, &ended) {
                 look(second);
-                if let Some(watcher) = &watcher {
-                    watcher.has_reached(seconds_since(epoch));
+                if let Some(producer) = &producer {
+                    producer.has_reached(seconds_since(epoch));
                 }
             }
         };
@@ -154,7 +154,7 @@ impl Watch {
 
     /// Ends it; answers what it saw.
     #[must_use]
-    pub fn end(mut self) -> Watched {
+    pub fn end(mut self) -> Observations {
         self.stop();
         let second = self.epoch.elapsed().as_secs().max(1);
         self.scraper.lock().look(second, &self.seen);

@@ -4,9 +4,9 @@
 use super::{
     Plan,
     members::Members,
-    usage::{Sample, Watched},
+    usage::{Observations, ProcessSample},
 };
-use measure::{Beside, Quantity, Reading, role};
+use measure::{Quantity, Reading, ReadingBuffer, role};
 use parking_lot::Mutex;
 use settings::cells::CellWriter;
 use std::{
@@ -30,7 +30,7 @@ const GENERATIONS: u32 = 3;
 pub(super) struct Sampler {
     rows: CellWriter<File>,
     members: Members,
-    beside: Beside,
+    readings: ReadingBuffer,
     /// By process id: CPU ticks, and when they were read.
     last: BTreeMap<u32, (f64, Instant)>,
 }
@@ -40,10 +40,10 @@ impl Sampler {
         let mut rows = CellWriter::new(File::create(&plan.resources)?);
         rows.write_record(["second", "process", "cpu_share", "rss_mb", "fds", "threads"])?;
         rows.flush()?;
-        Ok(Self { rows, members, beside: plan.beside.clone(), last: BTreeMap::new() })
+        Ok(Self { rows, members, readings: plan.readings.clone(), last: BTreeMap::new() })
     }
 
-    pub(super) fn sample(&mut self, second: u64, seen: &Mutex<Watched>) {
+    pub(super) fn sample(&mut self, second: u64, seen: &Mutex<Observations>) {
         let members = self.members.lock().clone();
         let running =
             members.into_iter().filter_map(|member| Some((member.name, member.pid?, member.has_children)));
@@ -70,11 +70,11 @@ impl Sampler {
         let _ = self.rows.flush();
         let roles = by_role(&readings);
         readings.extend(roles);
-        self.beside.tell(second.saturating_sub(1), readings);
+        self.readings.tell(second.saturating_sub(1), readings);
     }
 
     /// A process, with its children where these do its work.
-    fn read_family(&mut self, pid: u32, generations: u32) -> Option<Sample> {
+    fn read_family(&mut self, pid: u32, generations: u32) -> Option<ProcessSample> {
         let mut sum = self.read(pid)?;
         let children = if generations > 0 { children(pid) } else { Vec::new() };
         for child in children.into_iter().filter_map(|child| self.read_family(child, generations - 1)) {
@@ -87,7 +87,7 @@ impl Sampler {
         Some(sum)
     }
 
-    fn read(&mut self, pid: u32) -> Option<Sample> {
+    fn read(&mut self, pid: u32) -> Option<ProcessSample> {
         let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
         let (now, ticks) = (Instant::now(), ticks(&text("stat")?)?);
         let cpu = self.last.insert(pid, (ticks, now)).map(|(before, then)| {
@@ -96,11 +96,11 @@ impl Sampler {
         });
         let (rss_mb, threads) = status(&text("status")?)?;
         let limit = text("limits").and_then(|limits| descriptor_limit(&limits));
-        Some(Sample { cpu, rss_mb, descriptors: descriptors(pid), descriptor_limit: limit, threads })
+        Some(ProcessSample { cpu, rss_mb, descriptors: descriptors(pid), descriptor_limit: limit, threads })
     }
 }
 
-fn read(readings: &mut Vec<Reading>, name: &str, sample: &Sample) {
+fn read(readings: &mut Vec<Reading>, name: &str, sample: &ProcessSample) {
     let mut one = |quantity, value| readings.push(Reading { quantity, label: name.to_owned(), value });
     one(Quantity::RssMb, sample.rss_mb);
     if let Some(cores) = sample.cpu {
@@ -184,7 +184,7 @@ mod tests {
         for (name, cpu, rss_mb) in
             [("server-1", None, 10.0), ("server-2", Some(0.5), 20.0), ("redis", Some(0.1), 5.0)]
         {
-            read(&mut readings, name, &Sample { cpu, rss_mb, ..Sample::default() });
+            read(&mut readings, name, &ProcessSample { cpu, rss_mb, ..ProcessSample::default() });
         }
         let reading = |quantity, value| Reading { quantity, label: "server".into(), value };
         assert_eq!(by_role(&readings), [reading(Quantity::RssMb, 30.0), reading(Quantity::CpuShare, 0.5)]);
@@ -195,16 +195,16 @@ mod tests {
     fn this_process_is_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.csv");
-        let beside = Beside::default();
+        let readings = ReadingBuffer::default();
         let rows = CellWriter::new(File::create(&path).unwrap());
         let mut sampler =
-            Sampler { rows, members: Members::default(), beside: beside.clone(), last: BTreeMap::new() };
-        let seen = Mutex::new(Watched::default());
+            Sampler { rows, members: Members::default(), readings: readings.clone(), last: BTreeMap::new() };
+        let seen = Mutex::new(Observations::default());
         sampler.sample(1, &seen);
         sampler.sample(2, &seen);
         let usage = seen.lock().processes["client"].clone();
-        assert!(usage.most_rss_mb > 1.0 && usage.most_descriptors > 2 && usage.descriptor_limit.is_some());
+        assert!(usage.max_rss_mb > 1.0 && usage.max_descriptors > 2 && usage.descriptor_limit.is_some());
         assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 2);
-        assert_eq!(beside.take(1).len(), 2, "memory, and CPU since the first look");
+        assert_eq!(readings.take(1).len(), 2, "memory, and CPU since the first look");
     }
 }

@@ -6,7 +6,7 @@ use super::{
     exposition::Growth,
     inventory::Member,
     members::Members,
-    usage::Watched,
+    usage::Observations,
 };
 use http::{HeaderMap, StatusCode};
 use measure::role;
@@ -30,14 +30,14 @@ impl Scraper {
     }
 
     /// Each second; it looks when it is time.
-    pub(super) fn tick(&mut self, second: u64, seen: &Mutex<Watched>) {
+    pub(super) fn tick(&mut self, second: u64, seen: &Mutex<Observations>) {
         if second.is_multiple_of(EVERY_S) {
             self.look(second, seen);
         }
     }
 
     /// Looks at a second of the run; 0 is before it.
-    pub(super) fn look(&mut self, second: u64, seen: &Mutex<Watched>) {
+    pub(super) fn look(&mut self, second: u64, seen: &Mutex<Observations>) {
         let mut members = self.members.lock().clone();
         self.growth.meet(&members);
         members.retain(|member| ["server", "wsproxy"].contains(&role(&member.name)) && member.http.is_some());
@@ -51,6 +51,6 @@ impl Scraper {
             let page = page.as_ref().map(|(_, page)| String::from_utf8_lossy(page));
             self.growth.see(second, member, page.as_deref());
         }
-        seen.lock().of_itself = self.growth.figures();
+        seen.lock().stack_counters = self.growth.figures();
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Member;
 use measure::{
-    Quantity, Question, Reading, role,
+    Quantity, Reading, ReadingSelector, role,
     threshold::{Figure, Threshold},
 };
 
@@ -15,13 +15,13 @@ const CLIENT: &str = "client";
 /// Those of `thresholds` on what nobody reads, when these are the stack's members.
 pub fn unread<'a>(thresholds: &'a [Threshold], members: &'a [Member]) -> impl Iterator<Item = &'a Threshold> {
     thresholds.iter().filter(|threshold| match &threshold.figure {
-        Figure::Beside(question) => !is_read(question, members),
+        Figure::Reading(selector) => !is_read(selector, members),
         Figure::Duration(..) | Figure::Scalar(_) => false,
     })
 }
 
-fn is_read(question: &Question, members: &[Member]) -> bool {
-    let quantity = question.quantity;
+fn is_read(selector: &ReadingSelector, members: &[Member]) -> bool {
+    let quantity = selector.quantity;
     let always: &[&str] = match quantity {
         Quantity::HealthMs | Quantity::HealthFailures => &DOORS,
         Quantity::RssMb | Quantity::CpuShare => &[CLIENT],
@@ -34,7 +34,7 @@ fn is_read(question: &Question, members: &[Member]) -> bool {
     };
     let names = always.iter().copied().chain(members.iter().filter(shows).map(|member| &*member.name));
     let mut labels = names.flat_map(|name| [name, role(name)]);
-    labels.any(|label| question.asks_for(&Reading { quantity, label: label.to_owned(), value: 0.0 }))
+    labels.any(|label| selector.selects(&Reading { quantity, label: label.to_owned(), value: 0.0 }))
 }
 
 #[cfg(test)]

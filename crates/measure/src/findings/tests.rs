@@ -1,39 +1,38 @@
 //! Each rule with what must trigger it, and what must not.
 
 use super::*;
-use crate::{Fate, FaultLog, watched::BusLag};
+use crate::{FaultLog, FaultStatus, observations::BusLag};
 use std::time::Duration;
 
 fn titles(findings: &[Finding]) -> Vec<&str> {
     findings.iter().map(|finding| finding.title.as_str()).collect()
 }
 
-fn watched(change: impl FnOnce(&mut Watched)) -> Watched {
-    let mut watched = Watched::default();
-    change(&mut watched);
-    watched
+fn observations(change: impl FnOnce(&mut Observations)) -> Observations {
+    let mut observations = Observations::default();
+    change(&mut observations);
+    observations
 }
 
-fn process(name: &str, usage: Usage) -> Watched {
-    watched(|watched| {
-        watched.processes.insert(name.into(), usage);
+fn process(name: &str, usage: Usage) -> Observations {
+    observations(|observations| {
+        observations.processes.insert(name.into(), usage);
     })
 }
 
 #[test]
 fn each_rule_has_its_evidence() {
     let busy = || Usage { samples: 60, busy_seconds: 12, ..Usage::default() };
-    let full =
-        Usage { samples: 60, most_descriptors: 950, descriptor_limit: Some(1_000), ..Usage::default() };
-    for (watched, title, evidence) in [
-        (watched(|w| w.ended.push(("server-1".into(), 9))), "server-1 ended", "ended 9 s into"),
+    let full = Usage { samples: 60, max_descriptors: 950, descriptor_limit: Some(1_000), ..Usage::default() };
+    for (observations, title, evidence) in [
+        (observations(|w| w.ended.push(("server-1".into(), 9))), "server-1 ended", "ended 9 s into"),
         (
-            watched(|w| w.restarts.extend([("redis".into(), 3), ("redis".into(), 8)])),
+            observations(|w| w.restarts.extend([("redis".into(), 3), ("redis".into(), 8)])),
             "redis was restarted",
             "seen at 3 s, 8 s.",
         ),
         (
-            watched(|w| drop(w.failed.insert("api /ready".into(), (4, 2, 6, "503".into())))),
+            observations(|w| drop(w.failed.insert("api /ready".into(), (4, 2, 6, "503".into())))),
             "api /ready failed",
             "4 checks were not answered with success, from 2 s to 6 s; the last one: 503.",
         ),
@@ -44,17 +43,17 @@ fn each_rule_has_its_evidence() {
             "950 descriptors open and may have 1000",
         ),
     ] {
-        let findings = find(&Measured::default(), &watched);
+        let findings = find(&FindingInputs::default(), &observations);
         assert_eq!(titles(&findings), [title]);
         assert!(findings[0].evidence.contains(evidence), "{}", findings[0].evidence);
     }
-    for watched in [
-        Watched::default(),
+    for observations in [
+        Observations::default(),
         process("client", busy()),
         process("redis", Usage { busy_seconds: 4, ..busy() }),
         process("redis", Usage { samples: 10_000, ..busy() }),
     ] {
-        assert_eq!(find(&Measured::default(), &watched), []);
+        assert_eq!(find(&FindingInputs::default(), &observations), []);
     }
 }
 
@@ -62,24 +61,31 @@ fn each_rule_has_its_evidence() {
 fn of_the_run_itself() {
     for (measured, expected) in [
         (
-            Measured { loop_lag_p99_ms: Some(12.0), ..Measured::default() },
+            FindingInputs { loop_lag_p99_ms: Some(12.0), ..FindingInputs::default() },
             vec!["the load generator was saturated"],
         ),
         (
-            Measured { cpu_starved_share: Some(0.3), ..Measured::default() },
+            FindingInputs { cpu_starved_share: Some(0.3), ..FindingInputs::default() },
             vec!["the load generator was saturated"],
         ),
         (
-            Measured { loop_lag_p99_ms: Some(9.0), cpu_starved_share: Some(0.05), ..Measured::default() },
+            FindingInputs {
+                loop_lag_p99_ms: Some(9.0),
+                cpu_starved_share: Some(0.05),
+                ..FindingInputs::default()
+            },
             vec![],
         ),
         (
-            Measured { peak_reconnects: (50, 7), peak_sessions: 100, ..Measured::default() },
+            FindingInputs { peak_reconnects: (50, 7), peak_sessions: 100, ..FindingInputs::default() },
             vec!["clients reconnected in a storm"],
         ),
-        (Measured { peak_reconnects: (50, 7), peak_sessions: 1_000, ..Measured::default() }, vec![]),
+        (
+            FindingInputs { peak_reconnects: (50, 7), peak_sessions: 1_000, ..FindingInputs::default() },
+            vec![],
+        ),
     ] {
-        assert_eq!(titles(&find(&measured, &Watched::default())), expected, "{measured:?}");
+        assert_eq!(titles(&find(&measured, &Observations::default())), expected, "{measured:?}");
     }
 }
 
@@ -87,13 +93,13 @@ fn of_the_run_itself() {
 fn what_the_run_broke_itself_is_said_to_be_its_doing() {
     let log = FaultLog::new([("wsproxy-1:kill", Duration::from_secs(4))]);
     log.begin(0, Duration::from_secs(1), Duration::from_secs(5));
-    log.end(0, Some(Duration::from_secs(6)), Fate::Injected("done".into()));
+    log.end(0, Some(Duration::from_secs(6)), FaultStatus::Injected("done".into()));
     let faults = log.records();
-    let at = |second| Measured {
+    let at = |second| FindingInputs {
         peak_reconnects: (50, second),
         peak_sessions: 100,
         faults: &faults,
-        ..Measured::default()
+        ..FindingInputs::default()
     };
     for (second, title) in [
         (4, "clients reconnected in a storm"),
@@ -101,12 +107,12 @@ fn what_the_run_broke_itself_is_said_to_be_its_doing() {
         (16, "planned fault `wsproxy-1:kill` at 5 s"),
         (18, "clients reconnected in a storm"),
     ] {
-        assert_eq!(titles(&find(&at(second), &Watched::default())), [title], "{second}");
+        assert_eq!(titles(&find(&at(second), &Observations::default())), [title], "{second}");
     }
-    let cut = Measured { attempts_and_cuts: (100, 90), ..at(30) };
-    assert_eq!(find(&cut, &Watched::default()), [], "--drop-rate is no finding");
-    let restarted = watched(|w| w.restarts.push(("wsproxy-1".into(), 7)));
-    let findings = find(&Measured { faults: &faults, ..Measured::default() }, &restarted);
+    let cut = FindingInputs { attempts_and_cuts: (100, 90), ..at(30) };
+    assert_eq!(find(&cut, &Observations::default()), [], "--drop-rate is no finding");
+    let restarted = observations(|w| w.restarts.push(("wsproxy-1".into(), 7)));
+    let findings = find(&FindingInputs { faults: &faults, ..FindingInputs::default() }, &restarted);
     assert_eq!(titles(&findings), ["planned fault `wsproxy-1:kill` at 5 s"]);
     assert_eq!(titles(&findings[0].explains), ["wsproxy-1 was restarted"]);
 }
@@ -126,19 +132,23 @@ fn overlapping_faults_each_explain_their_own() {
     let log = FaultLog::new(specs.map(|spec| (spec, Duration::from_secs(10))));
     for index in 0..specs.len() {
         log.begin(index, Duration::ZERO, Duration::from_secs(10));
-        log.end(index, Some(Duration::from_secs(12)), Fate::Injected("done".into()));
+        log.end(index, Some(Duration::from_secs(12)), FaultStatus::Injected("done".into()));
     }
     let faults = log.records();
-    let seen = watched(|w| {
+    let seen = observations(|w| {
         w.ended.extend([("server-2".into(), 12), ("server-1".into(), 40)]);
         w.restarts.extend([("wsproxy-1".into(), 13), ("wsproxy-3".into(), 13), ("redis".into(), 14)]);
-        for door in ["api /ready", "wsproxy-2 /ready", "server-10 /health"] {
-            w.failed.insert(door.into(), (3, 11, 14, "503".into()));
+        for target in ["api /ready", "wsproxy-2 /ready", "server-10 /health"] {
+            w.failed.insert(target.into(), (3, 11, 14, "503".into()));
         }
-        w.of_itself.bus_lag = Some(BusLag { count: 5_000, p50: 3.0, p95: 400.0, p99: 900.0 });
+        w.stack_counters.bus_lag = Some(BusLag { count: 5_000, p50: 3.0, p95: 400.0, p99: 900.0 });
     });
-    let measured =
-        Measured { faults: &faults, peak_reconnects: (90, 12), peak_sessions: 100, ..Measured::default() };
+    let measured = FindingInputs {
+        faults: &faults,
+        peak_reconnects: (90, 12),
+        peak_sessions: 100,
+        ..FindingInputs::default()
+    };
     let findings = find(&measured, &seen);
     let told: Vec<_> = findings.iter().map(|f| (f.title.as_str(), titles(&f.explains).join(", "))).collect();
     let group = |spec: &str| {
@@ -161,17 +171,18 @@ fn overlapping_faults_each_explain_their_own() {
 
 #[test]
 fn a_slow_bus_is_told_with_its_percentiles() {
-    let slow =
-        |p95, count| watched(|w| w.of_itself.bus_lag = Some(BusLag { count, p50: 3.0, p95, p99: 90.0 }));
-    let measured = Measured { published_throughput: Some(1_234.4), ..Measured::default() };
+    let slow = |p95, count| {
+        observations(|w| w.stack_counters.bus_lag = Some(BusLag { count, p50: 3.0, p95, p99: 90.0 }))
+    };
+    let measured = FindingInputs { published_throughput: Some(1_234.4), ..FindingInputs::default() };
     let findings = find(&measured, &slow(40.0, 5_000));
     assert_eq!(titles(&findings), ["slow redis"]);
-    let in_memory = Measured { bus_in_memory: true, ..measured };
+    let in_memory = FindingInputs { bus_in_memory: true, ..measured };
     assert_eq!(titles(&find(&in_memory, &slow(40.0, 5_000))), ["slow bus"]);
     let evidence = "within 3 ms at p50, 40 ms at p95 and 90 ms at p99, 5000 of them at 1234 tokens/s.";
     assert!(findings[0].evidence.contains(evidence), "{}", findings[0].evidence);
-    for watched in [slow(9.0, 5_000), slow(40.0, 100)] {
-        assert_eq!(find(&measured, &watched), []);
+    for observations in [slow(9.0, 5_000), slow(40.0, 100)] {
+        assert_eq!(find(&measured, &observations), []);
     }
 }
 
@@ -195,7 +206,8 @@ fn growth_is_found_only_where_it_is_no_chance() {
         (300, 2_000.0, 0.0, false),
         (900, 400.0, 0.0, true),
     ] {
-        let findings = find(&Measured::default(), &process("server-1", memory(seconds, mb_an_hour, warm_up)));
+        let findings =
+            find(&FindingInputs::default(), &process("server-1", memory(seconds, mb_an_hour, warm_up)));
         assert_eq!(
             !findings.is_empty(),
             expected,

@@ -2,14 +2,14 @@
 //! It makes no verdict; that has an order of its own.
 
 use super::{
-    Comparison, Figure, Over, Statistic, Threshold, Windows, distribution_of, names::COUNTED, stretch_figure,
+    Figure, Operator, Scope, Threshold, Windows, distribution_of, names::COUNTED, stretch_figure,
     window::Worst,
 };
-use crate::{Distribution, Interval, Steady, Totals, Trust};
+use crate::{Distribution, Interval, ReadingTotals, Statistic, Steady, Trust};
 use std::collections::BTreeMap;
 
 /// A bound of more than so many times the value says nothing of the measurement.
-const MOST_TIMES: f64 = 10.0;
+const MAX_TIMES: f64 = 10.0;
 
 /// What became of a threshold.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,7 @@ pub enum State {
 impl Outcome {
     /// The value as a person reads it: `p(95)=948.2`, `0.004`; of windows with where the worst one was.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub fn value_text(&self) -> String {
         let Some(value) = self.value else {
             return match &self.state {
                 State::Unknown(why) => why.clone(),
@@ -73,10 +73,10 @@ impl Outcome {
     pub fn decides_a_latency(&self) -> bool {
         let decided = matches!(self.state, State::Held | State::Broken) && self.threshold.is_of_a_latency();
         let limit = self.threshold.limit.abs();
-        let is_near = |value: f64| match self.threshold.comparison {
-            Comparison::Below | Comparison::AtMost | Comparison::Equal => limit <= MOST_TIMES * value,
-            Comparison::Above | Comparison::AtLeast => limit * MOST_TIMES >= value,
-            Comparison::NotEqual => false,
+        let is_near = |value: f64| match self.threshold.operator {
+            Operator::Below | Operator::AtMost | Operator::Equal => limit <= MAX_TIMES * value,
+            Operator::Above | Operator::AtLeast => limit * MAX_TIMES >= value,
+            Operator::NotEqual => false,
         };
         decided && self.value.is_some_and(|value| is_near(value.abs()))
     }
@@ -105,7 +105,7 @@ pub struct RunFigures<'a> {
     /// The scalars as if the queries that timed out while the generator stood still had been ok; `None` without such.
     pub excused: Option<&'a BTreeMap<&'static str, Option<f64>>>,
     /// What was read beside the run.
-    pub beside: &'a Totals,
+    pub readings: &'a ReadingTotals,
     /// The steady state, where the run had one.
     pub steady: Option<&'a Steady>,
     /// The worst windows.
@@ -119,23 +119,23 @@ pub fn judge_all(thresholds: &[Threshold], figures: &RunFigures<'_>) -> Vec<Outc
 }
 
 fn judge(threshold: &Threshold, figures: &RunFigures<'_>) -> Outcome {
-    let (value, worst_from_s, doubt) = match threshold.over {
-        Over::Window(_) => match figures.windows.worst(threshold) {
-            Ok(Worst { value, from_s, doubt }) => (Ok(value), Some(from_s), doubt),
-            Err(why) => (Err(why), None, Doubt::default()),
+    let (value, worst_from_s, trust) = match threshold.scope {
+        Scope::Window(_) => match figures.windows.worst(threshold) {
+            Ok(Worst { value, from_s, trust }) => (Ok(value), Some(from_s), trust),
+            Err(why) => (Err(why), None, FigureTrust::default()),
         },
-        Over::Run => (over_run(threshold, figures), None, Doubt::of(threshold, figures.metrics)),
-        Over::Steady => {
-            let doubt = figures.steady.map(|steady| Doubt::of(threshold, &steady.metrics));
-            (over_steady(threshold, figures), None, doubt.unwrap_or_default())
+        Scope::Run => (over_run(threshold, figures), None, FigureTrust::of(threshold, figures.metrics)),
+        Scope::Steady => {
+            let trust = figures.steady.map(|steady| FigureTrust::of(threshold, &steady.metrics));
+            (over_steady(threshold, figures), None, trust.unwrap_or_default())
         }
     };
     let state = match &value {
-        Ok(value) => doubt.judge(threshold, *value),
+        Ok(value) => trust.judge(threshold, *value),
         Err(why) => State::Unknown(why.clone()),
     };
     let certain = state == State::Broken && is_certain(threshold, figures);
-    let untrusted = doubt.untrusted;
+    let untrusted = trust.untrusted;
     Outcome { threshold: threshold.clone(), state, value: value.ok(), worst_from_s, certain, untrusted }
 }
 
@@ -147,39 +147,39 @@ fn is_certain(threshold: &Threshold, figures: &RunFigures<'_>) -> bool {
             None => true,
             Some(excused) => {
                 let value = excused.get(name).copied().flatten();
-                threshold.over == Over::Run
-                    && value.is_some_and(|value| !threshold.comparison.holds(value, threshold.limit))
+                threshold.scope == Scope::Run
+                    && value.is_some_and(|value| !threshold.operator.holds(value, threshold.limit))
             }
         }
 }
 
 /// How far a figure of a latency can be relied on. Nothing of any other figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Doubt {
+pub struct FigureTrust {
     /// Between which values the figure lies, milliseconds.
     pub span: Option<(f64, f64)>,
     /// Its measurement error is too large.
     pub untrusted: bool,
 }
 
-impl Doubt {
+impl FigureTrust {
     fn of(threshold: &Threshold, interval: &Interval) -> Self {
         let Figure::Duration(metric, statistic) = threshold.figure else { return Self::default() };
-        interval.trust(metric).map_or_else(Self::default, |trust| Self::in_trust(&trust, statistic))
+        interval.trust(metric).map_or_else(Self::default, |trust| Self::from_trust(&trust, statistic))
     }
 
-    pub(super) fn in_trust(trust: &Trust<'_>, statistic: Statistic) -> Self {
+    pub(super) fn from_trust(trust: &Trust<'_>, statistic: Statistic) -> Self {
         let span = trust.span_ms(statistic).filter(|(low, high)| low < high);
         Self { span, untrusted: !trust.is_trusted(statistic) }
     }
 
     /// The verdict on a figure, unless the limit lies where the truth may be on either side of it.
     pub(super) fn judge(&self, threshold: &Threshold, value: f64) -> State {
-        let (comparison, limit) = (threshold.comparison, threshold.limit);
+        let (operator, limit) = (threshold.operator, threshold.limit);
         let (low, high) = self.span.map_or((value, value), |(low, high)| (low.min(value), high.max(value)));
-        let holds = |value| comparison.holds(value, limit);
-        let hidden = match comparison {
-            Comparison::Equal | Comparison::NotEqual => low < high && (low..=high).contains(&limit),
+        let holds = |value| operator.holds(value, limit);
+        let hidden = match operator {
+            Operator::Equal | Operator::NotEqual => low < high && (low..=high).contains(&limit),
             _ => holds(low) != holds(high),
         };
         match holds(value) {
@@ -196,7 +196,7 @@ fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, Stri
         Figure::Scalar(name) => {
             figures.scalars.get(name).copied().flatten().ok_or_else(|| "it was not measured".to_owned())
         }
-        Figure::Beside(question) => figures.beside.figure(question),
+        Figure::Reading(selector) => figures.readings.figure(selector),
     }
 }
 
@@ -217,8 +217,8 @@ pub fn exactly(name: &'static str, count: u64) -> Threshold {
     Threshold {
         text: format!("{name}=={count}"),
         figure: Figure::Scalar(name),
-        over: Over::Run,
-        comparison: Comparison::Equal,
+        scope: Scope::Run,
+        operator: Operator::Equal,
         limit: count as f64,
     }
 }
@@ -245,14 +245,14 @@ mod tests {
             ("tokens_lost", Some(0.0)),
             ("delivery_ratio", None),
         ]);
-        let mut beside = Totals::default();
-        beside.add(&Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 20.0 });
+        let mut readings = ReadingTotals::default();
+        readings.add(&Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 20.0 });
         let windows = Windows::default();
         let run = |steady| RunFigures {
             metrics: &metrics,
             scalars: &scalars,
             excused: None,
-            beside: &beside,
+            readings: &readings,
             steady,
             windows: &windows,
         };
@@ -264,7 +264,7 @@ mod tests {
                 State::Unknown(_) => "unknown",
                 State::Undecided { .. } => "undecided",
             };
-            assert_eq!(format!("{state} {}", outcome.shown()), expected, "{text}");
+            assert_eq!(format!("{state} {}", outcome.value_text()), expected, "{text}");
         };
         check("e2el_ms:p95<96", None, "held p(95)=95.03");
         check("e2el_ms:p95<95", None, "broken p(95)=95.03");
@@ -319,7 +319,7 @@ mod tests {
                     metrics: &metrics,
                     scalars: &BTreeMap::new(),
                     excused: None,
-                    beside: &Totals::default(),
+                    readings: &ReadingTotals::default(),
                     steady: None,
                     windows: &Windows::default(),
                 },
@@ -329,7 +329,7 @@ mod tests {
                 ref other => format!("{other:?}"),
             };
             assert_eq!((state.as_str(), outcome.decides_a_latency()), (expected, decides), "{text}");
-            assert!(outcome.untrusted && outcome.shown().contains('~'), "{}", outcome.shown());
+            assert!(outcome.untrusted && outcome.value_text().contains('~'), "{}", outcome.value_text());
         };
         check("e2el_ms:p95<950", "Held", true);
         check("e2el_ms:p95<800", "500..900", false);

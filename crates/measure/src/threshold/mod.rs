@@ -4,17 +4,14 @@
 mod judge;
 mod names;
 mod parse;
-mod statistic;
 mod window;
 
-pub use judge::{Doubt, Outcome, RunFigures, State, exactly, figure_text, judge_all};
+pub use judge::{FigureTrust, Outcome, RunFigures, State, exactly, figure_text, judge_all};
 pub use names::{RUN_NAMES, STRETCH_NAMES};
 pub use parse::{ThresholdError, split};
-pub use statistic::Statistic;
-pub use statistic::samples_needed;
 pub use window::{Broken, Windows, Worst};
 
-use super::{Counts, Distribution, Interval, Metric, Question, Rule};
+use super::{Distribution, IntegrityRule, Interval, IntervalCounts, Metric, ReadingSelector, Statistic};
 use std::{fmt, time::Duration};
 
 /// One threshold, as `e2el_ms[30s]:p95<3000`.
@@ -25,9 +22,9 @@ pub struct Threshold {
     /// Of what.
     pub figure: Figure,
     /// Over which stretch of the run.
-    pub over: Over,
+    pub scope: Scope,
     /// How it is compared.
-    pub comparison: Comparison,
+    pub operator: Operator,
     /// With what.
     pub limit: f64,
 }
@@ -40,12 +37,12 @@ pub enum Figure {
     /// A count, a rate or a share, by its name.
     Scalar(&'static str),
     /// What was read beside the run: `health_ms:p99`, `rss_mb{redis}`.
-    Beside(Question),
+    Reading(ReadingSelector),
 }
 
 /// Over which stretch of the run a figure is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum Scope {
     /// All of it.
     Run,
     /// The steady state.
@@ -57,7 +54,7 @@ pub enum Over {
 /// How a figure is compared with its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Comparison {
+pub enum Operator {
     Below,
     AtMost,
     Above,
@@ -66,7 +63,7 @@ pub enum Comparison {
     NotEqual,
 }
 
-impl Comparison {
+impl Operator {
     /// As it is written.
     #[must_use]
     pub const fn sign(self) -> &'static str {
@@ -109,19 +106,19 @@ impl Threshold {
     /// The figure's name with its stretch: `e2el_ms[30s] p(95)`.
     #[must_use]
     pub fn subject(&self) -> String {
-        let over = match self.over {
-            Over::Run => String::new(),
-            Over::Steady => "{steady}".to_owned(),
-            Over::Window(length) => format!("[{}s]", length.as_secs()),
+        let scope = match self.scope {
+            Scope::Run => String::new(),
+            Scope::Steady => "{steady}".to_owned(),
+            Scope::Window(length) => format!("[{}s]", length.as_secs()),
         };
         match &self.figure {
-            Figure::Duration(metric, statistic) => format!("{}_ms{over} {statistic}", metric.name()),
-            Figure::Scalar(name) => format!("{name}{over}"),
-            Figure::Beside(question) => {
-                let label = question.label.as_ref().map(|label| format!("{{{label}}}")).unwrap_or_default();
+            Figure::Duration(metric, statistic) => format!("{}_ms{scope} {statistic}", metric.name()),
+            Figure::Scalar(name) => format!("{name}{scope}"),
+            Figure::Reading(selector) => {
+                let label = selector.label.as_ref().map(|label| format!("{{{label}}}")).unwrap_or_default();
                 let statistic =
-                    question.statistic.map(|statistic| format!(" {statistic}")).unwrap_or_default();
-                format!("{}{label}{over}{statistic}", question.quantity.name())
+                    selector.statistic.map(|statistic| format!(" {statistic}")).unwrap_or_default();
+                format!("{}{label}{scope}{statistic}", selector.quantity.name())
             }
         }
     }
@@ -138,7 +135,7 @@ impl Threshold {
     pub fn statistic(&self) -> Option<Statistic> {
         match self.figure {
             Figure::Duration(_, statistic) => Some(statistic),
-            Figure::Beside(ref question) => question.statistic,
+            Figure::Reading(ref selector) => selector.statistic,
             Figure::Scalar(_) => None,
         }
     }
@@ -146,13 +143,13 @@ impl Threshold {
 
 impl fmt::Display for Threshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{}", self.subject(), self.comparison.sign(), self.limit)
+        write!(f, "{}{}{}", self.subject(), self.operator.sign(), self.limit)
     }
 }
 
 /// The counts of a stretch as figures: `None` of what is not known of stretches, or of nothing.
 #[allow(clippy::cast_precision_loss)]
-pub fn stretch_scalar(name: &str, counts: &Counts, tokens: u64, seconds: f64) -> Option<f64> {
+pub fn stretch_scalar(name: &str, counts: &IntervalCounts, tokens: u64, seconds: f64) -> Option<f64> {
     let rate = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
     let judged = counts.queries - counts.abandoned;
     let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
@@ -167,7 +164,7 @@ pub fn stretch_scalar(name: &str, counts: &Counts, tokens: u64, seconds: f64) ->
         "goodput_share" => share(counts.good, counts.queries),
         "reconnect_attempts" => Some(counts.reconnect_attempts as f64),
         "reconnects_ok" => Some(counts.reconnects as f64),
-        _ => Rule::named(name).map(|rule| rule.count(counts) as f64),
+        _ => IntegrityRule::named(name).map(|rule| rule.count(counts) as f64),
     }
 }
 
@@ -175,7 +172,7 @@ pub fn stretch_scalar(name: &str, counts: &Counts, tokens: u64, seconds: f64) ->
 pub(crate) fn stretch_figure(
     figure: &Figure,
     distribution: &Distribution,
-    counts: &Counts,
+    counts: &IntervalCounts,
     tokens: u64,
     seconds: f64,
 ) -> Result<f64, String> {
@@ -183,7 +180,7 @@ pub(crate) fn stretch_figure(
         Figure::Duration(_, statistic) => statistic.of(distribution),
         Figure::Scalar(name) => stretch_scalar(name, counts, tokens, seconds)
             .ok_or_else(|| "there is no such figure in that stretch".to_owned()),
-        Figure::Beside(_) => Err("it is read beside the run".to_owned()),
+        Figure::Reading(_) => Err("it is read beside the run".to_owned()),
     }
 }
 

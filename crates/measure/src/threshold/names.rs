@@ -1,7 +1,7 @@
 //! The names that a threshold may use, beside those of durations.
 //! What is not on a list is refused before the run, with the lists.
 
-use crate::Rule;
+use crate::IntegrityRule;
 
 /// Counts, rates and shares of the whole run; named as in the summary, where `success_rate` alone is percent.
 pub const RUN_NAMES: [&str; 53] = [
@@ -86,7 +86,7 @@ const GROWING: [&str; 3] = ["queries_failed", "reconnect_attempts", "reconnects_
 
 /// Whether a figure of the whole run only grows, so that one beyond its limit never comes back.
 pub(super) fn grows(name: &str) -> bool {
-    GROWING.contains(&name) || Rule::named(name).is_some()
+    GROWING.contains(&name) || IntegrityRule::named(name).is_some()
 }
 
 /// Those that failures decide which do not depend on time: a slow generator cannot have caused a breach.
@@ -107,11 +107,11 @@ pub(super) const COUNTED: [&str; 11] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Counts, RULES, threshold::stretch_scalar};
+    use crate::{INTEGRITY_RULES, IntervalCounts, threshold::stretch_scalar};
 
     #[test]
     fn stretches_know_what_they_say_they_know() {
-        let counts = Counts { queries: 1, ..Counts::default() };
+        let counts = IntervalCounts { queries: 1, ..IntervalCounts::default() };
         for name in STRETCH_NAMES {
             assert!(RUN_NAMES.contains(&name), "{name}");
             assert!(stretch_scalar(name, &counts, 1, 1.0).is_some(), "{name}");
@@ -121,6 +121,9 @@ mod tests {
         for name in RUN_NAMES.into_iter().filter(|name| grows(name)) {
             assert!(stretch_scalar(name, &counts, 1, 1.0).is_some(), "{name}");
         }
-        assert_eq!(RUN_NAMES.iter().filter(|name| grows(name)).count(), GROWING.len() + RULES.len());
+        assert_eq!(
+            RUN_NAMES.iter().filter(|name| grows(name)).count(),
+            GROWING.len() + INTEGRITY_RULES.len()
+        );
     }
 }

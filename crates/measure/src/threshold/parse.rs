@@ -1,23 +1,23 @@
 //! Thresholds as people write them: `e2el_ms:p95<3000`, `error_rate<0.005`, `ttft_ms{steady}:p99<450`.
 //! It knows every name beforehand, so that a wrong one ends no run after an hour.
 
-use super::{Comparison, Figure, Over, RUN_NAMES, STRETCH_NAMES, Statistic, Threshold, names::SHARES};
-use crate::{Metric, Quantity, Question};
+use super::{Figure, Operator, RUN_NAMES, STRETCH_NAMES, Scope, Threshold, names::SHARES};
+use crate::{Metric, Quantity, ReadingSelector, Statistic};
 use settings::duration;
 use std::{str::FromStr, time::Duration};
 
 /// The longest window: its seconds are held in memory, some 200 KiB each.
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
 /// Below this a name is another one, and not a slip; 1 is the same.
-const LEAST_LIKENESS: f64 = 0.85;
+const MIN_LIKENESS: f64 = 0.85;
 /// Two signs first, so that they are not taken for one.
-const COMPARISONS: [(&str, Comparison); 6] = [
-    ("<=", Comparison::AtMost),
-    (">=", Comparison::AtLeast),
-    ("==", Comparison::Equal),
-    ("!=", Comparison::NotEqual),
-    ("<", Comparison::Below),
-    (">", Comparison::Above),
+const COMPARISONS: [(&str, Operator); 6] = [
+    ("<=", Operator::AtMost),
+    (">=", Operator::AtLeast),
+    ("==", Operator::Equal),
+    ("!=", Operator::NotEqual),
+    ("<", Operator::Below),
+    (">", Operator::Above),
 ];
 
 /// Why a text is no threshold.
@@ -46,7 +46,7 @@ fn parse(text: &str) -> Result<Threshold, String> {
         || "write FIGURE, a comparison and a number, as e2el_ms:p95<3000 or error_rate<0.005".to_owned();
     let at = text.find(['<', '>', '=', '!']).ok_or_else(shape)?;
     let (subject, rest) = text.split_at(at);
-    let (sign, comparison) =
+    let (sign, operator) =
         COMPARISONS.into_iter().find(|(sign, _)| rest.starts_with(sign)).ok_or_else(shape)?;
     let number = &rest[sign.len()..];
     let limit =
@@ -54,24 +54,24 @@ fn parse(text: &str) -> Result<Threshold, String> {
             format!("`{number}` is no number; durations are milliseconds and shares 0 to 1")
         })?;
     let subject = Subject::read(subject)?;
-    let (figure, over) = subject.resolve()?;
+    let (figure, scope) = subject.resolve()?;
     // As percent it would hold always, or never.
     if matches!(figure, Figure::Scalar(name) if SHARES.contains(&name)) && !(0.0..=1.0).contains(&limit) {
         return Err(format!("`{}` is a share from 0 to 1, and {limit} is none: 5 % is 0.05", subject.name));
     }
-    if let Some(why) = senseless(&figure, comparison, limit) {
+    if let Some(why) = senseless(&figure, operator, limit) {
         return Err(format!("`{}` is never below 0, so that {why}: {}", subject.name, meant(&figure)));
     }
-    Ok(Threshold { text: text.to_owned(), figure, over, comparison, limit })
+    Ok(Threshold { text: text.to_owned(), figure, scope, operator, limit })
 }
 
 /// Why a threshold asks nothing of a run: its figure cannot be on the other side.
-fn senseless(figure: &Figure, comparison: Comparison, limit: f64) -> Option<&'static str> {
-    use Comparison::{Above, AtLeast, AtMost, Below, Equal, NotEqual};
+fn senseless(figure: &Figure, operator: Operator, limit: f64) -> Option<&'static str> {
+    use Operator::{Above, AtLeast, AtMost, Below, Equal, NotEqual};
     if can_be_negative(figure) {
         return None;
     }
-    match comparison {
+    match operator {
         Below if limit <= 0.0 => Some("this can never hold"),
         AtMost | Equal if limit < 0.0 => Some("this can never hold"),
         Above | AtLeast | NotEqual if limit < 0.0 => Some("this always holds"),
@@ -87,7 +87,7 @@ const fn can_be_negative(figure: &Figure) -> bool {
         Figure::Duration(metric, _) => {
             matches!(metric, TtftOverhead | E2elOverhead | Delivery | ReplayDelivery | PaceLag)
         }
-        Figure::Scalar(_) | Figure::Beside(_) => false,
+        Figure::Scalar(_) | Figure::Reading(_) => false,
     }
 }
 
@@ -125,19 +125,19 @@ impl<'a> Subject<'a> {
         Ok(Self { name, label, window, statistic })
     }
 
-    fn resolve(&self) -> Result<(Figure, Over), String> {
+    fn resolve(&self) -> Result<(Figure, Scope), String> {
         if let Some(quantity) = Quantity::ALL.into_iter().find(|quantity| quantity.name() == self.name) {
-            return self.beside(quantity);
+            return self.readings(quantity);
         }
         if let Some(metric) = Metric::ALL.into_iter().find(|metric| self.is(*metric)) {
-            let over = self.over()?;
-            return Ok((Figure::Duration(metric, self.statistic()?), over));
+            let scope = self.scope()?;
+            return Ok((Figure::Duration(metric, self.statistic()?), scope));
         }
         let Some(name) = RUN_NAMES.into_iter().find(|name| *name == self.name) else {
             return Err(unknown(self.name));
         };
-        let over = self.over()?;
-        if over != Over::Run && !STRETCH_NAMES.contains(&name) {
+        let scope = self.scope()?;
+        if scope != Scope::Run && !STRETCH_NAMES.contains(&name) {
             return Err(format!(
                 "`{name}` is known of the whole run alone; of the steady state and of windows there are the \
                  durations and {}",
@@ -145,13 +145,13 @@ impl<'a> Subject<'a> {
             ));
         }
         match self.statistic {
-            None => Ok((Figure::Scalar(name), over)),
+            None => Ok((Figure::Scalar(name), scope)),
             Some(statistic) => Err(format!("`{name}` is one figure and has no `:{statistic}`")),
         }
     }
 
     /// What is read beside the run: the label says whose.
-    fn beside(&self, quantity: Quantity) -> Result<(Figure, Over), String> {
+    fn readings(&self, quantity: Quantity) -> Result<(Figure, Scope), String> {
         let name = self.name;
         if self.label == Some("steady") {
             return Err(format!("`{name}` is known of the whole run and of windows alone"));
@@ -166,8 +166,11 @@ impl<'a> Subject<'a> {
             (_, None) => None,
             (_, Some(statistic)) => return Err(format!("`{name}` is one figure and has no `:{statistic}`")),
         };
-        let over = Self { label: None, ..*self }.over()?;
-        Ok((Figure::Beside(Question { quantity, label: self.label.map(str::to_owned), statistic }), over))
+        let scope = Self { label: None, ..*self }.scope()?;
+        Ok((
+            Figure::Reading(ReadingSelector { quantity, label: self.label.map(str::to_owned), statistic }),
+            scope,
+        ))
     }
 
     fn is(&self, metric: Metric) -> bool {
@@ -182,16 +185,16 @@ impl<'a> Subject<'a> {
         text.parse()
     }
 
-    fn over(&self) -> Result<Over, String> {
+    fn scope(&self) -> Result<Scope, String> {
         match (self.label, self.window) {
-            (None, None) => Ok(Over::Run),
-            (Some("steady"), None) => Ok(Over::Steady),
+            (None, None) => Ok(Scope::Run),
+            (Some("steady"), None) => Ok(Scope::Steady),
             (Some(label), _) if label != "steady" => {
                 Err(format!("there is no stretch `{{{label}}}` of a run; there is {{steady}}"))
             }
             (None, Some(window)) => duration::parse(window)
                 .filter(|length| length.subsec_nanos() == 0 && !length.is_zero() && *length <= LONGEST_WINDOW)
-                .map(Over::Window)
+                .map(Scope::Window)
                 .ok_or_else(|| {
                     let longest = LONGEST_WINDOW.as_secs();
                     format!("the window `[{window}]` must be whole seconds from 1s to {longest}s")
@@ -220,7 +223,7 @@ fn unknown(name: &str) -> String {
 fn closest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let alike = |known: &'a str| (strsim::jaro_winkler(name, known), known);
     let best = names.map(alike).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.filter(|(likeness, _)| *likeness > LEAST_LIKENESS).map(|(_, name)| name)
+    best.filter(|(likeness, _)| *likeness > MIN_LIKENESS).map(|(_, name)| name)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //! It holds the seconds of one window a threshold, of the one metric that the threshold is about.
 
 use super::{
-    Comparison, Doubt, Figure, Over, State, Threshold, distribution_of, names::grows, stretch_figure,
+    Figure, FigureTrust, Operator, Scope, State, Threshold, distribution_of, names::grows, stretch_figure,
 };
-use crate::{Bounds, Counts, Distribution, Interval, Reading, Readings};
+use crate::{Bounds, Distribution, Interval, IntervalCounts, Reading, ReadingStats};
 use std::collections::VecDeque;
 
 /// A window's figure and where it began.
@@ -15,7 +15,7 @@ pub struct Worst {
     /// The second of the run at which the window began.
     pub from_s: u64,
     /// How far it can be relied on; of several windows, what is between the worst that each bound says.
-    pub doubt: Doubt,
+    pub trust: FigureTrust,
 }
 
 /// A threshold that a running run has broken for good.
@@ -30,15 +30,15 @@ pub struct Broken {
 /// The windows of all thresholds that have one, and the counts of the run so far.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
-    watched: Vec<Watched>,
+    states: Vec<WindowState>,
     /// Thresholds over the whole run whose breach is final.
     growing: Vec<Threshold>,
-    so_far: Counts,
+    so_far: IntervalCounts,
     next: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
-struct Watched {
+struct WindowState {
     threshold: Threshold,
     length: usize,
     seconds: VecDeque<Slice>,
@@ -52,29 +52,29 @@ struct Watched {
 struct Slice {
     distribution: Distribution,
     bounds: Option<Box<Bounds>>,
-    counts: Counts,
+    counts: IntervalCounts,
     tokens: u64,
-    beside: Readings,
+    readings: ReadingStats,
 }
 
 impl Windows {
     /// Watches those of `thresholds` that can be judged while a run goes on.
     #[must_use]
     pub fn of(thresholds: &[Threshold]) -> Self {
-        let watched = thresholds.iter().filter_map(Watched::of).collect();
+        let states = thresholds.iter().filter_map(WindowState::of).collect();
         let growing = thresholds.iter().filter(|threshold| only_grows(threshold)).cloned().collect();
-        Self { watched, growing, ..Self::default() }
+        Self { states, growing, ..Self::default() }
     }
 
     /// Takes a second that is over, and what was read beside it. Seconds come in order; one that is left out was empty.
     pub fn second(&mut self, second: u64, interval: &Interval, readings: &[Reading]) {
         let next = self.next.unwrap_or(second);
-        for watched in &mut self.watched {
+        for window in &mut self.states {
             // More empty seconds than a window holds are as good as a window of them.
-            for empty in next..second.min(next.saturating_add(watched.length as u64)) {
-                watched.push(empty, Slice::default());
+            for empty in next..second.min(next.saturating_add(window.length as u64)) {
+                window.push(empty, Slice::default());
             }
-            watched.push(second, Slice::of(&watched.threshold.figure, interval, readings));
+            window.push(second, Slice::of(&window.threshold.figure, interval, readings));
         }
         self.so_far.merge(interval.counts());
         self.next = Some(second + 1);
@@ -92,11 +92,11 @@ impl Windows {
     /// What is broken already, and cannot be mended by what is to come.
     #[must_use]
     pub fn broken(&self) -> Option<Broken> {
-        let windows = self.watched.iter().filter_map(|watched| {
-            let Worst { value, doubt, .. } = watched.worst?;
+        let windows = self.states.iter().filter_map(|window| {
+            let Worst { value, trust, .. } = window.worst?;
             // What its error hides may be held.
-            let broken = doubt.judge(&watched.threshold, value) == State::Broken;
-            broken.then(|| Broken { threshold: watched.threshold.clone(), value })
+            let broken = trust.judge(&window.threshold, value) == State::Broken;
+            broken.then(|| Broken { threshold: window.threshold.clone(), value })
         });
         let counts = self.growing.iter().filter_map(|threshold| {
             let value = stretch_figure(&threshold.figure, &Distribution::default(), &self.so_far, 0, 0.0);
@@ -104,7 +104,7 @@ impl Windows {
         });
         windows
             .chain(counts)
-            .find(|broken| !broken.threshold.comparison.holds(broken.value, broken.threshold.limit))
+            .find(|broken| !broken.threshold.operator.holds(broken.value, broken.threshold.limit))
     }
 
     /// The worst window of a threshold. A run shorter than the window is one window.
@@ -112,52 +112,52 @@ impl Windows {
     /// # Errors
     /// No window had such a figure, and why.
     pub fn worst(&self, threshold: &Threshold) -> Result<Worst, String> {
-        let Some(watched) = self.watched.iter().find(|watched| watched.threshold == *threshold) else {
+        let Some(window) = self.states.iter().find(|window| window.threshold == *threshold) else {
             return Err("nothing watched it in this run".to_owned());
         };
-        match watched.worst {
+        match window.worst {
             Some(worst) => Ok(worst),
-            None if !watched.seconds.is_empty() && watched.seconds.len() < watched.length => {
-                let from_s = self.next.unwrap_or(0).saturating_sub(watched.seconds.len() as u64);
-                let (value, doubt) = watched.figure()?;
-                Ok(Worst { value, from_s, doubt })
+            None if !window.seconds.is_empty() && window.seconds.len() < window.length => {
+                let from_s = self.next.unwrap_or(0).saturating_sub(window.seconds.len() as u64);
+                let (value, trust) = window.figure()?;
+                Ok(Worst { value, from_s, trust })
             }
-            None if watched.seconds.is_empty() => Err("nothing was measured".to_owned()),
-            None => Err(watched.missing.clone()),
+            None if window.seconds.is_empty() => Err("nothing was measured".to_owned()),
+            None => Err(window.missing.clone()),
         }
     }
 }
 
 /// A breach of it is final: a count that only grows, bounded above.
 fn only_grows(threshold: &Threshold) -> bool {
-    let bounded = match threshold.comparison {
-        Comparison::Below | Comparison::AtMost => true,
-        Comparison::Equal => threshold.limit == 0.0,
+    let bounded = match threshold.operator {
+        Operator::Below | Operator::AtMost => true,
+        Operator::Equal => threshold.limit == 0.0,
         _ => false,
     };
     let grows = matches!(threshold.figure, Figure::Scalar(name) if grows(name));
-    threshold.over == Over::Run && bounded && grows
+    threshold.scope == Scope::Run && bounded && grows
 }
 
 impl Slice {
     fn of(figure: &Figure, interval: &Interval, readings: &[Reading]) -> Self {
         let distribution = distribution_of(figure, interval).cloned().unwrap_or_default();
-        let mut beside = Readings::default();
-        if let Figure::Beside(question) = figure {
-            let asked_for = readings.iter().filter(|reading| question.asks_for(reading));
-            asked_for.for_each(|reading| beside.add(reading.quantity, reading.value));
+        let mut stats = ReadingStats::default();
+        if let Figure::Reading(selector) = figure {
+            let selected = readings.iter().filter(|reading| selector.selects(reading));
+            selected.for_each(|reading| stats.add(reading.quantity, reading.value));
         }
         let bounds = match figure {
             Figure::Duration(metric, _) => interval.bounds(*metric).cloned().map(Box::new),
             _ => None,
         };
-        Self { distribution, bounds, counts: *interval.counts(), tokens: interval.tokens(), beside }
+        Self { distribution, bounds, counts: *interval.counts(), tokens: interval.tokens(), readings: stats }
     }
 }
 
-impl Watched {
+impl WindowState {
     fn of(threshold: &Threshold) -> Option<Self> {
-        let Over::Window(length) = threshold.over else { return None };
+        let Scope::Window(length) = threshold.scope else { return None };
         Some(Self {
             threshold: threshold.clone(),
             length: usize::try_from(length.as_secs()).unwrap_or(usize::MAX),
@@ -176,33 +176,33 @@ impl Watched {
             return;
         }
         match self.figure() {
-            Ok((value, doubt)) => {
-                self.see(Worst { value, from_s: (second + 1).saturating_sub(self.length as u64), doubt });
+            Ok((value, trust)) => {
+                self.see(Worst { value, from_s: (second + 1).saturating_sub(self.length as u64), trust });
             }
             Err(why) => self.missing = why,
         }
     }
 
     fn see(&mut self, seen: Worst) {
-        let badness = |value: f64| self.threshold.comparison.badness(value, self.threshold.limit);
+        let badness = |value: f64| self.threshold.operator.badness(value, self.threshold.limit);
         let Some(worst) = &mut self.worst else {
             self.worst = Some(seen);
             return;
         };
         // The worst figure is at least the worst lower value of all windows, and at most the worst upper one.
-        let span = |worst: &Worst| worst.doubt.span.unwrap_or((worst.value, worst.value));
+        let span = |worst: &Worst| worst.trust.span.unwrap_or((worst.value, worst.value));
         let worse = |a: f64, b: f64| if badness(b) > badness(a) { b } else { a };
         let (before, now) = (span(worst), span(&seen));
         let joint = (worse(before.0, now.0), worse(before.1, now.1));
         if badness(seen.value) > badness(worst.value) {
             *worst = seen;
         }
-        worst.doubt.span =
+        worst.trust.span =
             Some((joint.0.min(joint.1), joint.0.max(joint.1))).filter(|(low, high)| low < high);
     }
 
     /// The figure over all seconds that are held.
-    fn figure(&self) -> Result<(f64, Doubt), String> {
+    fn figure(&self) -> Result<(f64, FigureTrust), String> {
         let mut all = Slice::default();
         for slice in &self.seconds {
             all.distribution.merge(&slice.distribution);
@@ -211,23 +211,23 @@ impl Watched {
             }
             all.counts.merge(&slice.counts);
             all.tokens += slice.tokens;
-            all.beside.merge(&slice.beside);
+            all.readings.merge(&slice.readings);
         }
-        if let Figure::Beside(question) = &self.threshold.figure {
-            return Ok((all.beside.figure(question.quantity, question.statistic)?, Doubt::default()));
+        if let Figure::Reading(selector) = &self.threshold.figure {
+            return Ok((all.readings.figure(selector.quantity, selector.statistic)?, FigureTrust::default()));
         }
         #[allow(clippy::cast_precision_loss)]
         let seconds = self.seconds.len() as f64;
         let figure = &self.threshold.figure;
         let value = stretch_figure(figure, &all.distribution, &all.counts, all.tokens, seconds)?;
         let excused = all.counts.excuses_simulator();
-        let doubt = match (figure, &all.bounds) {
+        let trust = match (figure, &all.bounds) {
             (Figure::Duration(_, statistic), Some(bounds)) => {
-                Doubt::in_trust(&bounds.trust(&all.distribution, excused), *statistic)
+                FigureTrust::from_trust(&bounds.trust(&all.distribution, excused), *statistic)
             }
-            _ => Doubt::default(),
+            _ => FigureTrust::default(),
         };
-        Ok((value, doubt))
+        Ok((value, trust))
     }
 }
 
@@ -304,9 +304,9 @@ mod tests {
             windows.second(at, &Interval::default(), &readings);
         }
         let worst = |index: usize| windows.worst(&thresholds[index]);
-        assert_eq!(worst(0), Ok(Worst { value: 2.0, from_s: 2, doubt: Doubt::default() }));
-        assert_eq!(worst(1), Ok(Worst { value: 40.0, from_s: 0, doubt: Doubt::default() }));
-        assert_eq!(worst(2), Ok(Worst { value: 3.5, from_s: 1, doubt: Doubt::default() }));
+        assert_eq!(worst(0), Ok(Worst { value: 2.0, from_s: 2, trust: FigureTrust::default() }));
+        assert_eq!(worst(1), Ok(Worst { value: 40.0, from_s: 0, trust: FigureTrust::default() }));
+        assert_eq!(worst(2), Ok(Worst { value: 3.5, from_s: 1, trust: FigureTrust::default() }));
         assert!(worst(3).unwrap_err().contains("nothing watched"));
         assert_eq!(windows.broken().unwrap().threshold.text, "restarts[2s]<2");
     }

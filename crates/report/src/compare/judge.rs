@@ -2,7 +2,7 @@
 //! Pure: the runs were read before.
 
 use super::{
-    Answer, Change, Compared, Comparison, Kind, Question,
+    CompareOptions, ComparedFigure, Comparison, Decision, FigureChange, FigureKind,
     read::{Run, pooled},
     statistics::{
         Estimate, Sessions, Share, Tested, difference_of_runs, difference_of_shares, holm, ratio_of_runs,
@@ -18,11 +18,11 @@ const SESSIONS_A_SIDE: usize = 20;
 /// Values that must lie above a percentile, on each side.
 const ABOVE: f64 = 5.0;
 /// Nobody is told to make more runs than these.
-const MOST_RUNS: f64 = 100.0;
+const MAX_RUNS: f64 = 100.0;
 
 /// A figure that waits for the others' tests.
-struct Asked {
-    change: Change,
+struct PendingFigure {
+    change: FigureChange,
     /// How probable so large a growth is by chance; none where there is nothing to test.
     p: Option<f64>,
     /// What is compared allows the answer that it regressed, or that it did not.
@@ -32,48 +32,48 @@ struct Asked {
     unclear: String,
 }
 
-pub(super) fn judge(question: &Question, baseline: &[Run], candidate: &[Run]) -> Comparison {
-    let pair = Pair { question, baseline, candidate };
-    let durations = question.compared.iter().map(|one| pair.duration(one));
-    let mut asked: Vec<_> = [pair.share(Kind::BrokenTokens), pair.share(Kind::FailedQueries)]
+pub(super) fn judge(options: &CompareOptions, baseline: &[Run], candidate: &[Run]) -> Comparison {
+    let pair = Pair { options, baseline, candidate };
+    let durations = options.compared.iter().map(|one| pair.duration(one));
+    let mut pending: Vec<_> = [pair.share(FigureKind::BrokenTokens), pair.share(FigureKind::FailedQueries)]
         .into_iter()
         .flatten()
         .chain(durations)
         .collect();
-    decide(&mut asked);
-    let changes: Vec<_> = asked.into_iter().map(|asked| asked.change).collect();
-    let (answer, reason) = pair.conclusion(&changes);
+    decide(&mut pending);
+    let changes: Vec<_> = pending.into_iter().map(|pending| pending.change).collect();
+    let (decision, reason) = pair.conclusion(&changes);
     // Durations first, as people expect them.
     let (durations, shares): (Vec<_>, Vec<_>) =
-        changes.into_iter().partition(|change| change.kind == Kind::Duration);
+        changes.into_iter().partition(|change| change.kind == FigureKind::Duration);
     let warnings = pair.warnings(&durations);
     let changes = durations.into_iter().chain(shares.into_iter().rev()).collect();
-    Comparison { answer, reason, changes, warnings, tolerance: question.tolerance }
+    Comparison { decision, reason, changes, warnings, tolerance: options.tolerance }
 }
 
 /// Tests all figures as one family.
-fn decide(asked: &mut [Asked]) {
+fn decide(pending: &mut [PendingFigure]) {
     let (indices, p): (Vec<_>, Vec<_>) =
-        asked.iter().enumerate().filter_map(|(index, asked)| Some((index, asked.p?))).unzip();
-    let mut falls = vec![false; asked.len()];
+        pending.iter().enumerate().filter_map(|(index, pending)| Some((index, pending.p?))).unzip();
+    let mut falls = vec![false; pending.len()];
     for (index, falls_here) in indices.into_iter().zip(holm(&p)) {
         falls[index] = falls_here;
     }
-    for (asked, falls) in asked.iter_mut().zip(falls) {
-        asked.change.answer = match asked.p {
-            Some(_) if falls && asked.may_regress => Answer::Regressed,
-            Some(_) if asked.may_pass => Answer::Pass,
-            _ => Answer::CannotTell,
+    for (pending, falls) in pending.iter_mut().zip(falls) {
+        pending.change.decision = match pending.p {
+            Some(_) if falls && pending.may_regress => Decision::Regressed,
+            Some(_) if pending.may_pass => Decision::Pass,
+            _ => Decision::CannotTell,
         };
-        if asked.change.answer == Answer::CannotTell {
-            asked.change.note = std::mem::take(&mut asked.unclear);
+        if pending.change.decision == Decision::CannotTell {
+            pending.change.note = std::mem::take(&mut pending.unclear);
         }
     }
 }
 
 /// What is compared.
 struct Pair<'a> {
-    question: &'a Question,
+    options: &'a CompareOptions,
     baseline: &'a [Run],
     candidate: &'a [Run],
 }
@@ -88,39 +88,43 @@ impl Pair<'_> {
         self.runs() < RUNS_A_SIDE
     }
 
-    fn conclusion(&self, changes: &[Change]) -> (Answer, String) {
-        let first = |answer, kind: Option<Kind>| {
-            let fits =
-                |change: &&Change| change.answer == answer && kind.is_none_or(|kind| change.kind == kind);
+    fn conclusion(&self, changes: &[FigureChange]) -> (Decision, String) {
+        let first = |decision, kind: Option<FigureKind>| {
+            let fits = |change: &&FigureChange| {
+                change.decision == decision && kind.is_none_or(|kind| change.kind == kind)
+            };
             changes.iter().find(fits)
         };
         let all = self.baseline.iter().chain(self.candidate);
         let invalid = all.clone().find_map(|run| Some((run, run.invalid.as_ref()?)));
-        if let Some(change) = first(Answer::Regressed, Some(Kind::BrokenTokens)) {
-            return (Answer::Regressed, text::grown(change, 0.0));
+        if let Some(change) = first(Decision::Regressed, Some(FigureKind::BrokenTokens)) {
+            return (Decision::Regressed, text::grown(change, 0.0));
         }
         if let Some((run, why)) = invalid {
             let why = why.trim_end_matches('.');
             return (
-                Answer::CannotTell,
+                Decision::CannotTell,
                 format!("{} is not a valid measurement: {why}.", run.path.display()),
             );
         }
-        if let Some(change) = first(Answer::Regressed, None) {
+        if let Some(change) = first(Decision::Regressed, None) {
             let accepted = match change.kind {
-                Kind::Duration => self.question.tolerance,
-                _ => self.question.failure_tolerance,
+                FigureKind::Duration => self.options.tolerance,
+                _ => self.options.failure_tolerance,
             };
-            return (Answer::Regressed, text::grown(change, accepted));
+            return (Decision::Regressed, text::grown(change, accepted));
         }
-        if let Some(change) = first(Answer::CannotTell, None) {
-            return (Answer::CannotTell, format!("{}: {}.", change.name, change.note));
+        if let Some(change) = first(Decision::CannotTell, None) {
+            return (Decision::CannotTell, format!("{}: {}.", change.name, change.note));
         }
-        let (tolerance, least) = (text::percent(self.question.tolerance), self.question.least_ms);
-        (Answer::Pass, format!("Nothing grew by more than {tolerance} or {least} ms, with 95 % confidence."))
+        let (tolerance, least) = (text::percent(self.options.tolerance), self.options.least_ms);
+        (
+            Decision::Pass,
+            format!("Nothing grew by more than {tolerance} or {least} ms, with 95 % confidence."),
+        )
     }
 
-    fn warnings(&self, durations: &[Change]) -> Vec<String> {
+    fn warnings(&self, durations: &[FigureChange]) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut differing: Vec<_> = self
             .baseline
@@ -136,7 +140,7 @@ impl Pair<'_> {
             warnings.push(format!("the runs were not configured alike: {} differ", differing.join(", ")));
         }
         if self.is_few() && durations.iter().any(|change| change.change.is_some()) {
-            let noise = text::percent(self.question.assumed_noise);
+            let noise = text::percent(self.options.assumed_noise);
             warnings.push(format!(
                 "fewer than {RUNS_A_SIDE} runs per side: two runs of one version are assumed to differ by up to {noise} \
                  (--assumed-noise); the intervals contain the noise within the runs alone"
@@ -145,18 +149,18 @@ impl Pair<'_> {
         warnings
     }
 
-    fn duration(&self, compared: &Compared) -> Asked {
+    fn duration(&self, compared: &ComparedFigure) -> PendingFigure {
         let name = compared.shown();
         let figures = |runs: &[Run]| runs.iter().map(|run| run.figure(compared)).collect::<Option<Vec<_>>>();
-        let change = |sides, change, note: &str| Change {
+        let change = |sides, change, note: &str| FigureChange {
             name: name.clone(),
-            kind: Kind::Duration,
+            kind: FigureKind::Duration,
             sides,
             change,
-            answer: Answer::CannotTell,
+            decision: Decision::CannotTell,
             note: note.to_owned(),
         };
-        let unknown = |sides, note: String| Asked {
+        let unknown = |sides, note: String| PendingFigure {
             change: change(sides, None, ""),
             p: None,
             may_regress: false,
@@ -167,8 +171,8 @@ impl Pair<'_> {
             return unknown(None, "not every run has that figure".to_owned());
         };
         let sides = Some((typical(&before), typical(&after)));
-        let least = self.question.least_ms / typical(&before).max(f64::MIN_POSITIVE);
-        let most = 1.0 + self.question.tolerance.max(least);
+        let least = self.options.least_ms / typical(&before).max(f64::MIN_POSITIVE);
+        let most = 1.0 + self.options.tolerance.max(least);
         let tested = if self.is_few() {
             self.within_runs(compared, (typical(&before), typical(&after)), most)
         } else {
@@ -182,12 +186,18 @@ impl Pair<'_> {
         let (may_regress, may_pass) = self.duration_may(&estimate, most, least);
         let unclear = self.unclear_duration(&estimate, most);
         let note = if self.is_few() { text::ASSUMED } else { text::BETWEEN };
-        Asked { change: change(sides, Some(estimate), note), p: Some(p), may_regress, may_pass, unclear }
+        PendingFigure {
+            change: change(sides, Some(estimate), note),
+            p: Some(p),
+            may_regress,
+            may_pass,
+            unclear,
+        }
     }
 
     /// Of few runs only a difference beyond the assumed noise decides; and one that stays below `least` with that noise.
     fn duration_may(&self, estimate: &Estimate, most: f64, least: f64) -> (bool, bool) {
-        let noise = self.question.assumed_noise;
+        let noise = self.options.assumed_noise;
         let Estimate { value, high, .. } = *estimate;
         if !self.is_few() {
             return (value > most, high <= most);
@@ -200,7 +210,7 @@ impl Pair<'_> {
         let distance = (estimate.value.ln() - most.ln()).abs();
         let growth = text::growth(estimate.value);
         if self.is_few() {
-            let noise = self.question.assumed_noise;
+            let noise = self.options.assumed_noise;
             let needed = runs_needed(1.0, (1.0 + noise).ln(), distance);
             return format!(
                 "{growth} is not beyond the assumed noise of {} (or not beyond the noise within the runs); about {needed} \
@@ -224,7 +234,7 @@ impl Pair<'_> {
     /// The noise within the runs, where their rows are there; without them only the assumed noise decides.
     fn within_runs(
         &self,
-        compared: &Compared,
+        compared: &ComparedFigure,
         (before, after): (f64, f64),
         most: f64,
     ) -> Result<Tested, String> {
@@ -249,15 +259,15 @@ impl Pair<'_> {
             return Err(format!("too few queries; {SESSIONS_A_SIDE} sessions per side are the least"));
         }
         let quantile = compared.percent / 100.0;
-        ratio_of_sessions(&baseline, &candidate, quantile, most, self.question.seed)
+        ratio_of_sessions(&baseline, &candidate, quantile, most, self.options.seed)
             .ok_or_else(|| "a figure that is not above 0 has no ratio".to_owned())
     }
 
     /// The share of failed queries, or of tokens that were lost, duplicated or reordered.
-    fn share(&self, kind: Kind) -> Option<Asked> {
+    fn share(&self, kind: FigureKind) -> Option<PendingFigure> {
         let (name, accepted) = match kind {
-            Kind::BrokenTokens => ("broken tokens, points", 0.0),
-            _ => ("failed queries, points", self.question.failure_tolerance),
+            FigureKind::BrokenTokens => ("broken tokens, points", 0.0),
+            _ => ("failed queries, points", self.options.failure_tolerance),
         };
         let of_run = |run: &Run| run.share(kind).value();
         let of_side = |runs: &[Run]| runs.iter().flat_map(|run| run.shares(kind)).collect::<Vec<_>>();
@@ -269,7 +279,7 @@ impl Pair<'_> {
             difference_of_runs(&figures(self.baseline), &figures(self.candidate), accepted)?
         };
         let sides = (Share::sum(&before).value(), Share::sum(&after).value());
-        let beyond_noise = !self.is_few() || sides.1 > sides.0 * (1.0 + self.question.assumed_noise);
+        let beyond_noise = !self.is_few() || sides.1 > sides.0 * (1.0 + self.options.assumed_noise);
         let points = |share: f64| format!("{:+.3} points", share * 100.0);
         #[allow(clippy::cast_precision_loss)]
         let needed = {
@@ -282,23 +292,23 @@ impl Pair<'_> {
             points(estimate.low),
             points(estimate.high)
         );
-        let change = Change {
+        let change = FigureChange {
             name: name.to_owned(),
             kind,
             sides: Some(sides),
             change: Some(estimate),
-            answer: Answer::CannotTell,
+            decision: Decision::CannotTell,
             note: String::new(),
         };
         let may_pass = estimate.value <= accepted;
-        Some(Asked { change, p: Some(p), may_regress: beyond_noise, may_pass, unclear })
+        Some(PendingFigure { change, p: Some(p), may_regress: beyond_noise, may_pass, unclear })
     }
 }
 
 /// So many runs per side that an interval which reaches `half` to each side with `runs` reaches `distance` alone.
 fn runs_needed(runs: f64, half: f64, distance: f64) -> String {
     let needed = (runs * (half / distance).powi(2)).ceil().max(RUNS_A_SIDE as f64).max(runs + 1.0);
-    if needed <= MOST_RUNS { format!("{needed:.0}") } else { format!("more than {MOST_RUNS:.0}") }
+    if needed <= MAX_RUNS { format!("{needed:.0}") } else { format!("more than {MAX_RUNS:.0}") }
 }
 
 /// The geometric mean: what a ratio of runs is taken of.

@@ -9,22 +9,22 @@ mod text;
 
 pub use read::CompareError;
 
-use crate::output::is_companion;
+use crate::file_names::is_table_without_queries;
 use judge::judge;
-use measure::{Metric, threshold::Statistic};
+use measure::{Metric, Statistic};
 use read::Run;
 use statistics::Estimate;
 use std::{collections::BTreeSet, path::PathBuf, str::FromStr};
 
 /// What is compared with what.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct CompareOptions {
     /// Results of the baseline: `_summary.json` or `.csv`.
     pub baseline: Vec<PathBuf>,
     /// Results of the candidate.
     pub candidate: Vec<PathBuf>,
     /// The figures.
-    pub compared: Vec<Compared>,
+    pub compared: Vec<ComparedFigure>,
     /// Largest growth of a duration to accept, as a share.
     pub tolerance: f64,
     /// Growth to accept whatever its share, milliseconds: a fifth of nothing is nothing.
@@ -39,14 +39,14 @@ pub struct Question {
 
 /// A percentile of a duration.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Compared {
+pub struct ComparedFigure {
     /// With its unit: `e2el_ms`.
     pub metric: String,
     /// 0 to 100.
     pub percent: f64,
 }
 
-impl Compared {
+impl ComparedFigure {
     /// What is compared when nobody asks for something else.
     #[must_use]
     pub fn defaults() -> Vec<Self> {
@@ -61,7 +61,7 @@ impl Compared {
     }
 }
 
-impl FromStr for Compared {
+impl FromStr for ComparedFigure {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -82,7 +82,7 @@ impl FromStr for Compared {
 
 /// What a comparison comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Decision {
     /// Nothing got worse by more than the tolerance.
     Pass,
     /// Something did, and noise does not explain it.
@@ -93,21 +93,21 @@ pub enum Answer {
 
 /// One figure of both sides.
 #[derive(Clone, Debug, PartialEq)]
-struct Change {
+struct FigureChange {
     name: String,
-    kind: Kind,
+    kind: FigureKind,
     /// Baseline and candidate: milliseconds, or a share.
     sides: Option<(f64, f64)>,
     /// Candidate / baseline of a duration, candidate − baseline of a share.
     change: Option<Estimate>,
-    answer: Answer,
+    decision: Decision,
     /// Why it cannot be told, or what the noise was taken from.
     note: String,
 }
 
 /// What a figure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FigureKind {
     Duration,
     FailedQueries,
     BrokenTokens,
@@ -117,9 +117,9 @@ enum Kind {
 #[derive(Clone, Debug)]
 pub struct Comparison {
     /// What it comes to.
-    pub answer: Answer,
+    pub decision: Decision,
     reason: String,
-    changes: Vec<Change>,
+    changes: Vec<FigureChange>,
     warnings: Vec<String>,
     tolerance: f64,
 }
@@ -128,10 +128,10 @@ impl Comparison {
     /// For scripts, as of a run: 0 pass, 99 regressed, 98 cannot tell.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
-        match self.answer {
-            Answer::Pass => 0,
-            Answer::Regressed => 99,
-            Answer::CannotTell => 98,
+        match self.decision {
+            Decision::Pass => 0,
+            Decision::Regressed => 99,
+            Decision::CannotTell => 98,
         }
     }
 }
@@ -141,11 +141,11 @@ impl Comparison {
 ///
 /// # Errors
 /// The first file that is no result, by its name.
-pub fn compare(question: &Question) -> Result<Comparison, CompareError> {
+pub fn compare(options: &CompareOptions) -> Result<Comparison, CompareError> {
     let mut skipped = Vec::new();
     let mut side = |paths: &[PathBuf]| -> Result<Vec<Run>, CompareError> {
         let (companions, mut results): (Vec<_>, Vec<_>) =
-            paths.iter().partition(|path| is_companion(path) && !read::holds_queries(path));
+            paths.iter().partition(|path| is_table_without_queries(path) && !read::holds_queries(path));
         if results.is_empty() {
             results = companions;
         } else {
@@ -153,10 +153,10 @@ pub fn compare(question: &Question) -> Result<Comparison, CompareError> {
         }
         let mut known = BTreeSet::new();
         results.retain(|path| known.insert(read::stem(path)));
-        results.iter().map(|path| Run::read(path, &question.compared)).collect()
+        results.iter().map(|path| Run::read(path, &options.compared)).collect()
     };
-    let (baseline, candidate) = (side(&question.baseline)?, side(&question.candidate)?);
-    let mut comparison = judge(question, &baseline, &candidate);
+    let (baseline, candidate) = (side(&options.baseline)?, side(&options.candidate)?);
+    let mut comparison = judge(options, &baseline, &candidate);
     if !skipped.is_empty() {
         comparison.warnings.push(format!("skipped, because they hold no queries: {}", skipped.join(", ")));
     }

@@ -2,7 +2,7 @@
 //! It refuses by name what is no result, and holds no more of the rows than the figures that are compared.
 
 use super::{
-    Compared, Kind,
+    ComparedFigure, FigureKind,
     statistics::{Sessions, Share},
 };
 use serde_json::Value;
@@ -58,7 +58,7 @@ pub(super) struct Run {
 
 impl Run {
     /// Reads a `_summary.json` or a `.csv`, and the other one where it lies beside it.
-    pub(super) fn read(path: &Path, compared: &[Compared]) -> Result<Self, CompareError> {
+    pub(super) fn read(path: &Path, compared: &[ComparedFigure]) -> Result<Self, CompareError> {
         let error = |what: String| CompareError { path: path.display().to_string(), what };
         let name = path.to_string_lossy();
         let (summary, rows) = if let Some(stem) = name.strip_suffix("_summary.json") {
@@ -102,7 +102,7 @@ impl Run {
     }
 
     #[allow(clippy::cast_precision_loss)]
-    fn add_rows(&mut self, path: &Path, compared: &[Compared]) -> Result<(), String> {
+    fn add_rows(&mut self, path: &Path, compared: &[ComparedFigure]) -> Result<(), String> {
         let file = fs::File::open(path).map_err(|error| error.to_string())?;
         let (mut reader, separator) = cells::open(file).map_err(|error| error.to_string())?;
         let header = reader.headers().map_err(|error| error.to_string())?.clone();
@@ -176,12 +176,12 @@ impl Run {
     }
 
     /// The queries' own durations, where the rows tell them.
-    pub(super) fn rows(&self, compared: &Compared) -> Option<&Sessions> {
+    pub(super) fn rows(&self, compared: &ComparedFigure) -> Option<&Sessions> {
         self.rows.get(&compared.metric)
     }
 
     /// The figure of this run alone, milliseconds.
-    pub(super) fn figure(&self, compared: &Compared) -> Option<f64> {
+    pub(super) fn figure(&self, compared: &ComparedFigure) -> Option<f64> {
         let percent = compared.percent;
         let of_rows = self.rows(compared).and_then(|rows| rows.quantile(percent / 100.0));
         let key = format!("p{percent}").replace('.', "_");
@@ -189,16 +189,16 @@ impl Run {
     }
 
     /// The share over the run.
-    pub(super) const fn share(&self, kind: Kind) -> Share {
+    pub(super) const fn share(&self, kind: FigureKind) -> Share {
         match kind {
-            Kind::BrokenTokens => self.broken,
+            FigureKind::BrokenTokens => self.broken,
             _ => self.failed,
         }
     }
 
     /// The share by session. Without rows each session counts as one query or token: nobody knows how they are spread, and
     /// that is the least that they can be worth.
-    pub(super) fn shares(&self, kind: Kind) -> Vec<Share> {
+    pub(super) fn shares(&self, kind: FigureKind) -> Vec<Share> {
         if self.sessions.is_empty() {
             let Share { whole, .. } = self.share(kind);
             let whole = whole.min(self.sessions_total);
@@ -206,7 +206,7 @@ impl Run {
         }
         self.sessions
             .iter()
-            .map(|[failed, broken]| if kind == Kind::BrokenTokens { *broken } else { *failed })
+            .map(|[failed, broken]| if kind == FigureKind::BrokenTokens { *broken } else { *failed })
             .collect()
     }
 
@@ -234,7 +234,7 @@ impl Run {
 }
 
 /// The rows of several runs as one sample: sessions of different runs are different ones.
-pub(super) fn pooled(runs: &[Run], compared: &Compared) -> Option<Sessions> {
+pub(super) fn pooled(runs: &[Run], compared: &ComparedFigure) -> Option<Sessions> {
     let (mut values, mut sessions) = (Vec::new(), 0);
     for run in runs {
         let rows = run.rows(compared)?;
@@ -250,7 +250,7 @@ pub(super) fn pooled(runs: &[Run], compared: &Compared) -> Option<Sessions> {
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn made_up(
     rng: &mut rand::rngs::SmallRng,
-    compared: &[Compared],
+    compared: &[ComparedFigure],
     sessions: usize,
     noise: f64,
 ) -> Run {

@@ -38,8 +38,8 @@ fn summary(dir: &Path, name: &str, p95: f64, more: &str) -> PathBuf {
     path
 }
 
-fn question(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Question {
-    Question {
+fn options(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> CompareOptions {
+    CompareOptions {
         baseline,
         candidate,
         compared: vec!["e2el_ms:p95".parse().unwrap()],
@@ -52,13 +52,13 @@ fn question(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Question {
 }
 
 fn ask(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Comparison {
-    compare(&question(baseline, candidate)).unwrap()
+    compare(&options(baseline, candidate)).unwrap()
 }
 
 #[track_caller]
-fn check(comparison: &Comparison, answer: Answer, words: &str) {
+fn check(comparison: &Comparison, decision: Decision, words: &str) {
     let text = comparison.text(80);
-    assert_eq!(comparison.answer, answer, "{text}");
+    assert_eq!(comparison.decision, decision, "{text}");
     assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {text}");
     for columns in [60, 80, 120] {
         let text = comparison.text(columns);
@@ -72,25 +72,29 @@ fn one_run_per_side_decides_only_beyond_the_assumed_noise() {
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
     let run = |name: &str, e2el_ms| rows(dir.path(), name, e2el_ms, 2, 0, 0);
     let near = ask(vec![before.clone()], vec![run("near", 905.0)]);
-    check(&near, Answer::CannotTell, "is not beyond the assumed noise of 15 %");
-    check(&near, Answer::CannotTell, "runs per side would tell");
+    check(&near, Decision::CannotTell, "is not beyond the assumed noise of 15 %");
+    check(&near, Decision::CannotTell, "runs per side would tell");
     check(
         &near,
-        Answer::CannotTell,
+        Decision::CannotTell,
         "fewer than 4 runs per side: two runs of one version are assumed to differ",
     );
     let slow = run("slow", 1_100.0);
-    check(&ask(vec![before.clone()], vec![slow.clone()]), Answer::Regressed, "e2el_ms p(95) changed by +21");
+    check(
+        &ask(vec![before.clone()], vec![slow.clone()]),
+        Decision::Regressed,
+        "e2el_ms p(95) changed by +21",
+    );
     check(
         &ask(vec![slow.clone()], vec![before.clone()]),
-        Answer::Pass,
+        Decision::Pass,
         "Nothing grew by more than 5 % or 1 ms",
     );
-    check(&ask(vec![before.clone()], vec![run("border", 1_000.0)]), Answer::CannotTell, "assumed noise");
-    let loud = Question { assumed_noise: 0.3, ..question(vec![before.clone()], vec![slow]) };
-    check(&compare(&loud).unwrap(), Answer::CannotTell, "assumed noise of 30 %");
-    let quiet = Question { assumed_noise: 0.01, ..question(vec![before], vec![run("quiet", 1_000.0)]) };
-    check(&compare(&quiet).unwrap(), Answer::Regressed, "e2el_ms p(95) changed by +1");
+    check(&ask(vec![before.clone()], vec![run("border", 1_000.0)]), Decision::CannotTell, "assumed noise");
+    let loud = CompareOptions { assumed_noise: 0.3, ..options(vec![before.clone()], vec![slow]) };
+    check(&compare(&loud).unwrap(), Decision::CannotTell, "assumed noise of 30 %");
+    let quiet = CompareOptions { assumed_noise: 0.01, ..options(vec![before], vec![run("quiet", 1_000.0)]) };
+    check(&compare(&quiet).unwrap(), Decision::Regressed, "e2el_ms p(95) changed by +1");
 }
 
 #[test]
@@ -99,36 +103,36 @@ fn what_is_lost_or_fails_is_worse_than_what_is_slow() {
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
     let lossy = rows(dir.path(), "lossy", 700.0, 2, 1, 0);
     let words = "lost, duplicated or reordered 5.5556 % of its tokens, the baseline 0.0000 %";
-    check(&ask(vec![before.clone()], vec![lossy]), Answer::Regressed, words);
+    check(&ask(vec![before.clone()], vec![lossy]), Decision::Regressed, words);
     let failing = rows(dir.path(), "failing", 700.0, 2, 0, 30);
     check(
         &ask(vec![before.clone()], vec![failing.clone()]),
-        Answer::Regressed,
+        Decision::Regressed,
         "fails 5.00 % of its queries more",
     );
-    let accepted = Question { failure_tolerance: 0.06, ..question(vec![before.clone()], vec![failing]) };
-    check(&compare(&accepted).unwrap(), Answer::Pass, "Nothing grew");
+    let accepted = CompareOptions { failure_tolerance: 0.06, ..options(vec![before.clone()], vec![failing]) };
+    check(&compare(&accepted).unwrap(), Decision::Pass, "Nothing grew");
     let one = rows(dir.path(), "one", 700.0, 2, 0, 1);
-    check(&ask(vec![before], vec![one]), Answer::CannotTell, "may be chance");
+    check(&ask(vec![before], vec![one]), Decision::CannotTell, "may be chance");
 }
 
 #[test]
 fn a_run_never_regresses_against_itself() {
     let dir = tempfile::tempdir().unwrap();
     let lossy = rows(dir.path(), "lossy", 900.0, 1, 2, 20);
-    check(&ask(vec![lossy.clone()], vec![lossy.clone()]), Answer::CannotTell, "assumed noise");
+    check(&ask(vec![lossy.clone()], vec![lossy.clone()]), Decision::CannotTell, "assumed noise");
     // A longer run of the same version loses more tokens, and no larger share of them.
     let twice = dir.path().join("twice.csv");
     let text = fs::read_to_string(&lossy).unwrap();
     let again = text.lines().skip(1).map(|row| format!("again-{row}\n")).collect::<String>();
     fs::write(&twice, format!("{text}{again}")).unwrap();
-    check(&ask(vec![lossy.clone()], vec![twice.clone()]), Answer::CannotTell, "assumed noise");
-    check(&ask(vec![twice], vec![lossy]), Answer::CannotTell, "assumed noise");
+    check(&ask(vec![lossy.clone()], vec![twice.clone()]), Decision::CannotTell, "assumed noise");
+    check(&ask(vec![twice], vec![lossy]), Decision::CannotTell, "assumed noise");
     let lost = r#","tokens_lost":7,"tokens_expected":100"#;
     let side = |name: &str| -> Vec<PathBuf> {
         (0..4).map(|n| summary(dir.path(), &format!("{name}{n}"), 900.0, lost)).collect()
     };
-    check(&ask(side("a"), side("b")), Answer::Pass, "Nothing grew");
+    check(&ask(side("a"), side("b")), Decision::Pass, "Nothing grew");
 }
 
 #[test]
@@ -139,14 +143,18 @@ fn several_runs_per_side_by_their_summaries() {
         figures.iter().enumerate().map(run).collect()
     };
     let before = || side("before", &[900.0, 910.0, 905.0, 895.0, 902.0]);
-    check(&ask(before(), side("same", &[903.0, 899.0, 911.0, 907.0])), Answer::Pass, "Nothing grew");
-    check(&ask(before(), side("slow", &[1000.0, 1010.0, 995.0, 1004.0])), Answer::Regressed, "more than 5 %");
+    check(&ask(before(), side("same", &[903.0, 899.0, 911.0, 907.0])), Decision::Pass, "Nothing grew");
+    check(
+        &ask(before(), side("slow", &[1000.0, 1010.0, 995.0, 1004.0])),
+        Decision::Regressed,
+        "more than 5 %",
+    );
     let wild = ask(before(), side("wild", &[700.0, 1300.0, 900.0, 1100.0]));
-    check(&wild, Answer::CannotTell, "too wide a range to tell; about");
+    check(&wild, Decision::CannotTell, "too wide a range to tell; about");
     let few = |p95: f64| ask(before(), side("few", &[p95, p95, p95]));
-    check(&few(2000.0), Answer::Regressed, "changed by +121");
-    check(&few(700.0), Answer::Pass, "Nothing grew");
-    check(&few(980.0), Answer::CannotTell, "assumed noise");
+    check(&few(2000.0), Decision::Regressed, "changed by +121");
+    check(&few(700.0), Decision::Pass, "Nothing grew");
+    check(&few(980.0), Decision::CannotTell, "assumed noise");
 }
 
 #[test]
@@ -161,9 +169,9 @@ fn a_run_that_is_named_twice_counts_once() {
     fs::write(&stats, "Type,Name\nWS,query\n").unwrap();
     candidate.push(stats.clone());
     let twice = ask([run("a", 1), run("a2", 3)].concat(), candidate);
-    check(&twice, Answer::CannotTell, "fewer than 4 runs per side");
-    check(&twice, Answer::CannotTell, "skipped, because they hold no queries");
-    let error = compare(&question(vec![stats.clone()], vec![stats])).unwrap_err().to_string();
+    check(&twice, Decision::CannotTell, "fewer than 4 runs per side");
+    check(&twice, Decision::CannotTell, "skipped, because they hold no queries");
+    let error = compare(&options(vec![stats.clone()], vec![stats])).unwrap_err().to_string();
     assert!(error.contains("b_stats.csv: no column session_id"), "{error}");
 }
 
@@ -172,16 +180,19 @@ fn a_run_that_is_named_twice_counts_once() {
 #[test]
 fn pairs_without_a_difference_rarely_regress() {
     for (runs_per_side, noise, sessions, figures) in [(1, 0.03, 25, 2), (5, 0.1, 25, 5)] {
-        let compared = &Compared::defaults()[5 - figures..];
+        let compared = &ComparedFigure::defaults()[5 - figures..];
         let mut rng = SmallRng::seed_from_u64(7);
         let mut side = || -> Vec<Run> {
             (0..runs_per_side).map(|_| read::made_up(&mut rng, compared, sessions, noise)).collect()
         };
         let alarm = |_: &usize| {
             let (baseline, candidate) = (side(), side());
-            let question =
-                Question { compared: compared.to_vec(), tolerance: 0.0, ..question(Vec::new(), Vec::new()) };
-            judge(&question, &baseline, &candidate).exit_code() == 99
+            let options = CompareOptions {
+                compared: compared.to_vec(),
+                tolerance: 0.0,
+                ..options(Vec::new(), Vec::new())
+            };
+            judge(&options, &baseline, &candidate).exit_code() == 99
         };
         let alarms = (0..200).filter(alarm).count();
         assert!(alarms <= 10, "{alarms} of 200 with {runs_per_side} runs per side");
@@ -203,7 +214,7 @@ fn a_fifth_of_next_to_nothing_is_no_regression() {
     let dir = tempfile::tempdir().unwrap();
     let before = rows(dir.path(), "before", 1.0, 1, 0, 0);
     let slower = rows(dir.path(), "slower", 1.5, 2, 0, 0);
-    check(&ask(vec![before], vec![slower]), Answer::Pass, "e2el_ms p(95) 1.05 1.5");
+    check(&ask(vec![before], vec![slower]), Decision::Pass, "e2el_ms p(95) 1.05 1.5");
     assert_eq!((text::growth(0.9999), text::growth(1.0504)), ("+0.0 %".to_owned(), "+5.0 %".to_owned()));
 }
 
@@ -212,11 +223,11 @@ fn what_cannot_be_trusted_is_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     let good = summary(dir.path(), "good", 900.0, "");
     let cut = summary(dir.path(), "cut", 900.0, r#","interrupted":true"#);
-    check(&ask(vec![good.clone()], vec![cut]), Answer::CannotTell, "it was interrupted");
+    check(&ask(vec![good.clone()], vec![cut]), Decision::CannotTell, "it was interrupted");
     let other = dir.path().join("other_summary.json");
     let text = fs::read_to_string(&good).unwrap().replace("\"clients\":5", "\"clients\":9");
     fs::write(&other, text).unwrap();
-    check(&ask(vec![good], vec![other]), Answer::CannotTell, "clients differ");
+    check(&ask(vec![good], vec![other]), Decision::CannotTell, "clients differ");
 }
 
 #[test]
@@ -238,11 +249,11 @@ fn what_is_no_result_is_named() {
         (write("f.csv", b"session_id,e2el_ms\n1\n1,3\n"), "line 2: not as many fields"),
         (write("e.csv", b"session_id,e2el_ms\n1,\xff\n"), "UTF-8"),
     ] {
-        let error = compare(&question(vec![good.clone()], vec![path.clone()])).unwrap_err().to_string();
+        let error = compare(&options(vec![good.clone()], vec![path.clone()])).unwrap_err().to_string();
         assert!(error.contains(why) && error.contains(&*path.to_string_lossy()), "{why}: {error}");
     }
-    assert!("e2e:p95".parse::<Compared>().unwrap_err().contains("e2el_ms"));
-    assert!("e2el_ms:avg".parse::<Compared>().is_err());
-    assert!("e2el_ms:p0.95".parse::<Compared>().unwrap_err().contains("did you mean p95?"));
-    assert_eq!(Compared::defaults().len(), 5);
+    assert!("e2e:p95".parse::<ComparedFigure>().unwrap_err().contains("e2el_ms"));
+    assert!("e2el_ms:avg".parse::<ComparedFigure>().is_err());
+    assert!("e2el_ms:p0.95".parse::<ComparedFigure>().unwrap_err().contains("did you mean p95?"));
+    assert_eq!(ComparedFigure::defaults().len(), 5);
 }

@@ -1,8 +1,11 @@
 //! A comparison as text: the answer first, then a row a figure.
 //! It needs no colours.
 
-use super::{Answer, Change, Comparison, Kind, statistics::Estimate};
-use crate::output::{Column, Page, short};
+use super::{Comparison, Decision, FigureChange, FigureKind, statistics::Estimate};
+use crate::{
+    text_builder::{Column, TextBuilder},
+    values::short,
+};
 
 const COLUMNS: [Column; 5] = [
     Column::left("", 24),
@@ -39,19 +42,19 @@ fn points(share: f64) -> String {
 }
 
 /// A change as a sentence. `accepted` is the growth that would not have mattered.
-pub(super) fn grown(change: &Change, accepted: f64) -> String {
+pub(super) fn grown(change: &FigureChange, accepted: f64) -> String {
     let Some(Estimate { value, low, high }) = change.change else { return String::new() };
     let than = if accepted > 0.0 { format!(", more than {}", percent(accepted)) } else { String::new() };
     match change.kind {
-        Kind::Duration => {
+        FigureKind::Duration => {
             let (value, low, high) = (growth(value), growth(low), growth(high));
             format!("{} changed by {value} ({low} to {high}){than}.", change.name)
         }
-        Kind::FailedQueries => {
+        FigureKind::FailedQueries => {
             let value = value * 100.0;
             format!("The candidate fails {value:.2} % of its queries more than the baseline{than}.")
         }
-        Kind::BrokenTokens => {
+        FigureKind::BrokenTokens => {
             let (before, after) = change.sides.unwrap_or_default();
             let (before, after) = (before * 100.0, after * 100.0);
             format!(
@@ -61,11 +64,11 @@ pub(super) fn grown(change: &Change, accepted: f64) -> String {
     }
 }
 
-const fn mark(answer: Answer) -> &'static str {
-    match answer {
-        Answer::Pass => "✓",
-        Answer::Regressed => "✗",
-        Answer::CannotTell => "?",
+const fn mark(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Pass => "✓",
+        Decision::Regressed => "✗",
+        Decision::CannotTell => "?",
     }
 }
 
@@ -73,26 +76,26 @@ impl Comparison {
     /// The comparison for a terminal of so many columns.
     #[must_use]
     pub fn text(&self, columns: usize) -> String {
-        let headline = match self.answer {
-            Answer::Pass => "PASS",
-            Answer::Regressed => "FAIL",
-            Answer::CannotTell => "CANNOT TELL",
+        let headline = match self.decision {
+            Decision::Pass => "PASS",
+            Decision::Regressed => "FAIL",
+            Decision::CannotTell => "CANNOT TELL",
         };
-        let mut page = Page::new(columns);
-        page.sentence(&format!("{headline}  "), &self.reason);
-        page.gap();
-        page.sentence("  ", &format!("tolerance {}", percent(self.tolerance)));
-        page.table(&COLUMNS, self.changes.iter().map(row));
+        let mut out = TextBuilder::new(columns);
+        out.sentence(&format!("{headline}  "), &self.reason);
+        out.gap();
+        out.sentence("  ", &format!("tolerance {}", percent(self.tolerance)));
+        out.table(&COLUMNS, self.changes.iter().map(row));
         for warning in &self.warnings {
-            page.gap();
-            page.sentence("note: ", warning);
+            out.gap();
+            out.sentence("note: ", warning);
         }
-        page.finish()
+        out.finish()
     }
 }
 
-fn row(change: &Change) -> Vec<String> {
-    let is_duration = change.kind == Kind::Duration;
+fn row(change: &FigureChange) -> Vec<String> {
+    let is_duration = change.kind == FigureKind::Duration;
     let side = |value| if is_duration { short(value) } else { percent_of(value) };
     let by = |value| if is_duration { growth(value) } else { points(value) };
     let (before, after) =
@@ -101,7 +104,7 @@ fn row(change: &Change) -> Vec<String> {
         let range = if low < high { format!("   {} to {}", by(low), by(high)) } else { String::new() };
         (by(value), range)
     });
-    vec![format!("{} {}", mark(change.answer), change.name), before, after, grown, interval]
+    vec![format!("{} {}", mark(change.decision), change.name), before, after, grown, interval]
 }
 
 /// A share of failures, to four digits where it is small.

@@ -1,7 +1,7 @@
 //! Line charts as SVG. Colours are markers that the page's style sheet replaces, so that one drawing serves light and dark.
 //! It draws what it is given and never joins what lies far apart; the values go with the drawing, for the page's pointer.
 
-use super::thinned::Line;
+use super::downsample::Line;
 use plotters::{
     coord::Shift,
     prelude::*,

@@ -2,18 +2,18 @@
 //! It measures and judges nothing, and what a file lacks is left out of the page, never guessed.
 
 mod chart;
+mod downsample;
 mod page;
 mod percentiles;
 mod sections;
 mod stored;
-mod thinned;
 
-use crate::output::ENDINGS;
+use crate::file_names::ENDINGS;
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
-use stored::Stored;
+use stored::StoredRun;
 
 /// No page could be made of a file, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ impl ReportError {
 /// The run's summary is not there or is none, or the page cannot be written.
 pub fn write(file: &Path) -> Result<PathBuf, ReportError> {
     let base = base(file);
-    let stored = Stored::read(&base)?;
+    let stored = StoredRun::read(&base)?;
     let path = with_ending(&base, "_report.html");
     let text = page::render(&stored).into_string();
     replace(&path, &text).map_err(|error| ReportError::new(&path, format!("cannot be written: {error}")))?;

@@ -1,14 +1,14 @@
 //! The page: its order, its style, and what stands on top.
 //! All text goes through the template, which escapes it.
 
-use super::{sections, stored::Stored};
+use super::{sections, stored::StoredRun};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 /// Needs nothing from elsewhere, as all of the page.
 const POINTER: &str = include_str!("pointer.js");
 const STYLE: &str = include_str!("style.css");
 
-pub(super) fn render(stored: &Stored) -> Markup {
+pub(super) fn render(stored: &StoredRun) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -37,7 +37,7 @@ pub(super) fn render(stored: &Stored) -> Markup {
     }
 }
 
-fn head(stored: &Stored) -> Markup {
+fn head(stored: &StoredRun) -> Markup {
     let interrupted = stored.summary.get("interrupted").and_then(serde_json::Value::as_bool) == Some(true);
     let verdict = if interrupted { "INTERRUPTED" } else { stored.text("verdict") };
     let class = match verdict {

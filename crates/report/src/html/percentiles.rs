@@ -1,7 +1,7 @@
 //! Percentiles out of the run's interval log: of every second, and of the whole run, by merging.
 //! It averages nothing, holds one line at a time, and passes over a line that cannot be read.
 
-use super::thinned::{Line, Thinned, Thinning};
+use super::downsample::{Aggregation, Downsampled, Line};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hdrhistogram::{
     Histogram,
@@ -27,7 +27,7 @@ pub(super) const WANTED: [&str; 4] = ["ttft", "itl", "e2el", "delivery"];
 #[derive(Debug)]
 pub(super) struct Latency {
     /// p50, p95 and p99 of the seconds, in milliseconds.
-    bands: [Thinned; 3],
+    bands: [Downsampled; 3],
     whole: Histogram<u64>,
 }
 
@@ -58,7 +58,7 @@ pub(super) fn read(path: &Path) -> Latencies {
             let Some(whole) = whole() else { continue };
             latencies.insert(
                 tag.to_owned(),
-                Latency { bands: [(); 3].map(|()| Thinned::new(Thinning::Highest)), whole },
+                Latency { bands: [(); 3].map(|()| Downsampled::new(Aggregation::Highest)), whole },
             );
         }
         if let Some(latency) = latencies.get_mut(tag) {
@@ -86,7 +86,7 @@ impl Latency {
 
     /// p50, p95 and p99 over the run's seconds, in milliseconds.
     pub(super) fn bands(&self) -> [Line; 3] {
-        self.bands.each_ref().map(Thinned::line)
+        self.bands.each_ref().map(Downsampled::line)
     }
 
     /// (log10 of 1 / (1 − quantile), milliseconds), as far as there are samples.

@@ -3,16 +3,16 @@
 
 use super::{
     chart::{Axis, Base, COLOURS, Chart, Drawing, Series, short},
+    downsample::{Downsampled, Line},
     percentiles::{Latency, WANTED},
-    stored::{Process, Stored},
-    thinned::{Line, Thinned},
+    stored::{Process, StoredRun},
 };
 use maud::{Markup, PreEscaped, html};
 use measure::Metric;
 use serde_json::Value;
 
 /// Rows of a table of failures.
-const MOST_FAILURES: usize = 200;
+const MAX_FAILURES: usize = 200;
 
 /// `1 234 567`, and two digits behind the point of what is small.
 pub(super) fn grouped(value: f64) -> String {
@@ -43,7 +43,7 @@ fn number(value: &Value, key: &str) -> Option<f64> {
     value.get(key).and_then(Value::as_f64)
 }
 
-pub(super) fn thresholds(stored: &Stored) -> Markup {
+pub(super) fn thresholds(stored: &StoredRun) -> Markup {
     let of = |threshold: &Value| match threshold.get("ok").and_then(Value::as_bool) {
         Some(true) => ("✓", "good"),
         Some(false) => ("✗", "bad"),
@@ -76,7 +76,7 @@ pub(super) fn thresholds(stored: &Stored) -> Markup {
     }
 }
 
-pub(super) fn findings(stored: &Stored) -> Markup {
+pub(super) fn findings(stored: &StoredRun) -> Markup {
     html! {
         @if !stored.list("findings").is_empty() {
             h2 { "Findings" }
@@ -108,7 +108,7 @@ fn with_code(words: &str) -> Markup {
     }
 }
 
-pub(super) fn delivery(stored: &Stored) -> Markup {
+pub(super) fn delivery(stored: &StoredRun) -> Markup {
     let zero = |key: &str| match stored.number(key) {
         Some(count) if count > 0.0 => "bad",
         _ => "good",
@@ -161,7 +161,7 @@ fn percent(ratio: f64) -> String {
     }
 }
 
-pub(super) fn latency(stored: &Stored) -> Markup {
+pub(super) fn latency(stored: &StoredRun) -> Markup {
     let metrics = stored.summary.get("metrics").and_then(Value::as_object);
     let columns = ["count", "mean", "p50", "p90", "p95", "p99", "p99_9", "max"];
     let bands = |latency: &Latency| {
@@ -226,7 +226,7 @@ fn cell(column: &str, value: f64) -> String {
     }
 }
 
-pub(super) fn load(stored: &Stored) -> Markup {
+pub(super) fn load(stored: &StoredRun) -> Markup {
     let line = |column| stored.over_time(column);
     html! {
         h2 { "Load and throughput" }
@@ -244,7 +244,7 @@ pub(super) fn load(stored: &Stored) -> Markup {
     }
 }
 
-pub(super) fn disturbances(stored: &Stored) -> Markup {
+pub(super) fn disturbances(stored: &StoredRun) -> Markup {
     let anything = |line: &Line| line.iter().any(|point| point.1 > 0.0);
     let lost = stored.over_time("Tokens lost/s");
     let (attempts, ok) = (stored.over_time("Reconnect attempts/s"), stored.over_time("Reconnects/s"));
@@ -285,7 +285,7 @@ pub(super) fn disturbances(stored: &Stored) -> Markup {
             h3 { "Failures by kind" }
             div.scroll { table.words {
                 thead { tr { @for column in stored.failures.header() { th { (column) } } } }
-                tbody { @for row in rows.iter().take(MOST_FAILURES) {
+                tbody { @for row in rows.iter().take(MAX_FAILURES) {
                     tr { @for cell in row { td { (cell) } } }
                 } }
             } }
@@ -293,8 +293,8 @@ pub(super) fn disturbances(stored: &Stored) -> Markup {
     }
 }
 
-pub(super) fn resources(stored: &Stored) -> Markup {
-    let by_process = |of: fn(&Process) -> &Thinned| -> Vec<Series> {
+pub(super) fn resources(stored: &StoredRun) -> Markup {
+    let by_process = |of: fn(&Process) -> &Downsampled| -> Vec<Series> {
         let series = |(name, process): (&String, &Process)| Series::line(name.clone(), of(process).line());
         stored.processes.iter().map(series).collect()
     };
@@ -314,7 +314,7 @@ pub(super) fn resources(stored: &Stored) -> Markup {
     }
 }
 
-pub(super) fn configuration(stored: &Stored) -> Markup {
+pub(super) fn configuration(stored: &StoredRun) -> Markup {
     let part = |key: &str| {
         let value = stored.summary.get(key).filter(|value| !value.is_null())?;
         serde_json::to_string_pretty(value).ok()
@@ -327,11 +327,11 @@ pub(super) fn configuration(stored: &Stored) -> Markup {
     }
 }
 
-fn over_time(stored: &Stored, title: &str, series: Vec<Series>) -> Markup {
+fn over_time(stored: &StoredRun, title: &str, series: Vec<Series>) -> Markup {
     figure(&chart_over_time(stored, title, series), &stored.faults())
 }
 
-fn chart_over_time(stored: &Stored, title: &str, series: Vec<Series>) -> Chart {
+fn chart_over_time(stored: &StoredRun, title: &str, series: Vec<Series>) -> Chart {
     let until = stored.over_time("User Count").last().map_or(0.0, |point| point.0);
     let marks = stored.faults().iter().map(|fault| fault.0).collect();
     Chart { title: title.to_owned(), axis: Axis::Time, base: Base::Zero, series, marks, until }

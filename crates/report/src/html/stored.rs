@@ -1,13 +1,13 @@
 //! A run's stored results, as the page wants them: the summary, the seconds, the histograms, the failures, the processes.
 //! Tables are read a row at a time and thinned as they come. Everything but the summary may be missing or cut off.
 
-use super::thinned::{Line, Thinned, Thinning};
+use super::downsample::{Aggregation, Downsampled, Line};
 use super::{
     ReportError,
     percentiles::{self, Latencies},
     with_ending,
 };
-use crate::output::uncontrolled;
+use crate::values::uncontrolled;
 use serde_json::Value;
 use settings::cells::{self, original};
 use std::{
@@ -19,9 +19,9 @@ use std::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Rows that are kept of a table that is shown as it is; what a run leaves of them is far less.
-const MOST_ROWS: usize = 1_000;
+const MAX_ROWS: usize = 1_000;
 /// Processes and doors that are told apart.
-const MOST_NAMES: usize = 300;
+const MAX_NAMES: usize = 300;
 
 /// A table with its header, as far as it is shown.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Table {
         };
         let header = fields(&reader.header);
         let mut rows = Vec::new();
-        while let Some(row) = reader.next().filter(|_| rows.len() < MOST_ROWS) {
+        while let Some(row) = reader.next().filter(|_| rows.len() < MAX_ROWS) {
             rows.push(fields(row));
         }
         Self { header, rows }
@@ -84,45 +84,50 @@ fn cell(row: &csv::ByteRecord, column: Option<usize>) -> Option<f64> {
 /// What a process took, over the run.
 #[derive(Debug)]
 pub(super) struct Process {
-    pub(super) cpu: Thinned,
-    pub(super) rss: Thinned,
-    pub(super) descriptors: Thinned,
-    pub(super) threads: Thinned,
+    pub(super) cpu: Downsampled,
+    pub(super) rss: Downsampled,
+    pub(super) descriptors: Downsampled,
+    pub(super) threads: Downsampled,
 }
 
 impl Default for Process {
     fn default() -> Self {
-        let level = || Thinned::new(Thinning::Highest);
-        Self { cpu: Thinned::new(Thinning::Mean), rss: level(), descriptors: level(), threads: level() }
+        let level = || Downsampled::new(Aggregation::Highest);
+        Self {
+            cpu: Downsampled::new(Aggregation::Mean),
+            rss: level(),
+            descriptors: level(),
+            threads: level(),
+        }
     }
 }
 
 /// The columns of the history that the page shows, and how they are thinned.
-const HISTORY: [(&str, Thinning); 8] = [
-    ("User Count", Thinning::Highest),
-    ("Tokens/s", Thinning::Mean),
-    ("Requests/s", Thinning::Mean),
+const HISTORY: [(&str, Aggregation); 8] = [
+    ("User Count", Aggregation::Highest),
+    ("Tokens/s", Aggregation::Mean),
+    ("Requests/s", Aggregation::Mean),
     // What is rare must not vanish in a mean.
-    ("Failures/s", Thinning::Highest),
-    ("loop_lag_ms p99", Thinning::Highest),
-    ("Tokens lost/s", Thinning::Highest),
-    ("Reconnect attempts/s", Thinning::Highest),
-    ("Reconnects/s", Thinning::Highest),
+    ("Failures/s", Aggregation::Highest),
+    ("loop_lag_ms p99", Aggregation::Highest),
+    ("Tokens lost/s", Aggregation::Highest),
+    ("Reconnect attempts/s", Aggregation::Highest),
+    ("Reconnects/s", Aggregation::Highest),
 ];
 
 /// What is known of a run.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredRun {
     pub(super) summary: Value,
-    history: BTreeMap<&'static str, Thinned>,
+    history: BTreeMap<&'static str, Downsampled>,
     pub(super) failures: Table,
     pub(super) latencies: Latencies,
     pub(super) processes: BTreeMap<String, Process>,
     /// Milliseconds of the health checks that were answered, the slowest of each second, by whom.
-    pub(super) health: BTreeMap<String, Thinned>,
+    pub(super) health: BTreeMap<String, Downsampled>,
 }
 
-impl Stored {
+impl StoredRun {
     pub(super) fn read(base: &Path) -> Result<Self, ReportError> {
         let path = with_ending(base, "_summary.json");
         let text = fs::read_to_string(&path)
@@ -161,7 +166,7 @@ impl Stored {
 
     /// A column of the history over the run's seconds; nothing of one that the page does not show.
     pub(super) fn over_time(&self, column: &str) -> Line {
-        self.history.get(column).map(Thinned::line).unwrap_or_default()
+        self.history.get(column).map(Downsampled::line).unwrap_or_default()
     }
 
     /// When something was broken, in seconds of the run, and what.
@@ -195,9 +200,9 @@ fn number(cell: &str) -> Option<f64> {
     cell.parse::<f64>().ok().filter(|number| number.is_finite() && number.abs() < 1e15)
 }
 
-fn history(path: &Path, started_unix: f64) -> BTreeMap<&'static str, Thinned> {
+fn history(path: &Path, started_unix: f64) -> BTreeMap<&'static str, Downsampled> {
     let mut lines: BTreeMap<_, _> =
-        HISTORY.into_iter().map(|(name, thinning)| (name, Thinned::new(thinning))).collect();
+        HISTORY.into_iter().map(|(name, aggregation)| (name, Downsampled::new(aggregation))).collect();
     let Some(mut rows) = Rows::open(path) else { return lines };
     let second = rows.column("Timestamp");
     let columns = HISTORY.map(|(name, _)| (name, rows.column(name)));
@@ -221,7 +226,7 @@ fn processes(path: &Path) -> BTreeMap<String, Process> {
         ["second", "process", "cpu_share", "rss_mb", "fds", "threads"].map(|name| rows.column(name));
     while let Some(row) = rows.next() {
         let Some((at, name)) = named(row, second, name) else { continue };
-        if processes.len() >= MOST_NAMES && !processes.contains_key(&name) {
+        if processes.len() >= MAX_NAMES && !processes.contains_key(&name) {
             continue;
         }
         let process = processes.entry(name).or_default();
@@ -240,15 +245,18 @@ fn processes(path: &Path) -> BTreeMap<String, Process> {
     processes
 }
 
-fn health(path: &Path) -> BTreeMap<String, Thinned> {
-    let mut lines: BTreeMap<String, Thinned> = BTreeMap::new();
+fn health(path: &Path) -> BTreeMap<String, Downsampled> {
+    let mut lines: BTreeMap<String, Downsampled> = BTreeMap::new();
     let Some(mut rows) = Rows::open(path) else { return lines };
     let [second, target, ms] = ["second", "target", "ms"].map(|name| rows.column(name));
     while let Some(row) = rows.next() {
         let Some(((at, target), ms)) = named(row, second, target).zip(cell(row, ms)) else { continue };
         let who = target.split(' ').next().unwrap_or_default();
-        if lines.len() < MOST_NAMES || lines.contains_key(who) {
-            lines.entry(who.to_owned()).or_insert_with(|| Thinned::new(Thinning::Highest)).push(at, ms);
+        if lines.len() < MAX_NAMES || lines.contains_key(who) {
+            lines
+                .entry(who.to_owned())
+                .or_insert_with(|| Downsampled::new(Aggregation::Highest))
+                .push(at, ms);
         }
     }
     lines

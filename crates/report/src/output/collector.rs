@@ -2,16 +2,17 @@
 //! It holds sums and a few seconds of histograms, whatever the length of the run.
 
 use super::{
-    OutputSettings, Sink, csv_rows, events,
+    EventSink, OutputSettings,
+    criteria::Observer,
+    csv_rows, events,
     files::{Files, OpenError},
     history::{self, Second},
     hlog::Hlog,
-    judging::Observer,
-    sheet::Sheet,
-    standing::Publisher,
+    live_status::StatusPublisher,
+    result_file::ResultFile,
 };
 use measure::{
-    Beside, Fate, FaultLog, Gauge, Interval, Parcel, ReconnectStorm, RunData,
+    ActiveCounter, FaultLog, FaultStatus, Interval, ReadingBuffer, ReconnectStorm, RecorderMessage, RunData,
     record::{QueryRecord, SessionRecord},
 };
 use plan::schedule::Schedule;
@@ -35,13 +36,13 @@ const ROWS_A_FLUSH: usize = 1_000;
 /// A second is written as soon as it is complete; when another so much later is over, without what is still missing.
 const SECONDS_BEHIND: u64 = 2;
 /// How often it is looked whether what was read beside a second has come: there is no parcel of it.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Collector {
     records: Records,
     files: Files,
-    hlog: Sheet,
+    hlog: ResultFile,
     seconds: Seconds,
 }
 
@@ -51,11 +52,11 @@ struct Records {
     run: RunData,
     /// Queries of sessions that have not ended yet.
     waiting: HashMap<u64, Vec<QueryRecord>>,
-    rows: CellWriter<BufWriter<Sheet>>,
+    rows: CellWriter<BufWriter<ResultFile>>,
     unflushed: usize,
     flushed: Instant,
     faults: Arc<FaultLog>,
-    events: Option<Sink>,
+    events: Option<EventSink>,
 }
 
 /// The seconds of the run that are not written yet.
@@ -68,27 +69,27 @@ struct Seconds {
     recorders: BTreeMap<u64, u64>,
     /// The first second that is not written.
     next: u64,
-    history: CellWriter<Sheet>,
+    history: CellWriter<ResultFile>,
     started_at: OffsetDateTime,
-    sessions: Gauge,
-    beside: Beside,
+    sessions: ActiveCounter,
+    readings: ReadingBuffer,
     storm: ReconnectStorm,
     observer: Observer,
     faults: Arc<FaultLog>,
     /// The fates of the faults that were told of.
-    told: Vec<Fate>,
-    events: Option<Sink>,
-    publisher: Option<Publisher>,
+    told: Vec<FaultStatus>,
+    events: Option<EventSink>,
+    publisher: Option<StatusPublisher>,
 }
 
 impl Collector {
     pub(super) fn new(
         files: &Files,
-        sessions: Gauge,
-        beside: Beside,
+        sessions: ActiveCounter,
+        readings: ReadingBuffer,
         settings: &OutputSettings,
         faults: Arc<FaultLog>,
-        events: Option<Sink>,
+        events: Option<EventSink>,
     ) -> Result<Self, OpenError> {
         let unwritable = |source: io::Error| OpenError::new(files.path(""), source);
         let buffered = BufWriter::with_capacity(ROW_BUFFER, files.open(".csv")?);
@@ -106,13 +107,13 @@ impl Collector {
             history,
             started_at: files.started_at,
             sessions,
-            beside,
+            readings,
             storm: ReconnectStorm::default(),
-            observer: settings.judging.observer(),
+            observer: settings.criteria.observer(),
             faults: Arc::clone(&faults),
             told: Vec::new(),
             events: events.clone(),
-            publisher: settings.board.clone().map(Publisher::new),
+            publisher: settings.shared_status.clone().map(StatusPublisher::new),
         };
         let hlog = files.open("_latency.hlog")?;
         let records = Records {
@@ -128,32 +129,32 @@ impl Collector {
     }
 
     /// Until the last recorder is gone.
-    pub(super) fn run(mut self, incoming: &Receiver<Parcel>) -> io::Result<RunData> {
+    pub(super) fn run(mut self, incoming: &Receiver<RecorderMessage>) -> io::Result<RunData> {
         let mut hlog = Hlog::new(&mut self.hlog, self.files.started_at)?;
         let records = &mut self.records;
         loop {
-            let patience = if self.seconds.waits_for_readings() { LOOK } else { FLUSH };
+            let patience = if self.seconds.waits_for_readings() { POLL_INTERVAL } else { FLUSH };
             match incoming.recv_timeout(patience) {
-                Ok(Parcel::Interval { second, mut interval, back }) => {
+                Ok(RecorderMessage::Interval { second, mut interval, back }) => {
                     records.run.add_interval(&interval);
                     self.seconds.add(second, &interval, &mut hlog)?;
                     interval.clear();
                     // The recorder has enough of them, or is done.
                     let _ = back.try_send(interval);
                 }
-                Ok(Parcel::Query(query)) => records.query(*query),
-                Ok(Parcel::Reconnect(at, index, reconnect)) => {
+                Ok(RecorderMessage::Query(query)) => records.query(*query),
+                Ok(RecorderMessage::Reconnect(at, index, reconnect)) => {
                     tell(records.events.as_ref(), || events::reconnect(at, index, &reconnect));
                 }
-                Ok(Parcel::SoFar(session)) => {
+                Ok(RecorderMessage::PartialSession(session)) => {
                     let queries = records.take_waiting(session.index);
                     records.write(&session, &queries)?;
                 }
-                Ok(Parcel::Session(session)) => records.session(&session)?,
-                Ok(Parcel::Reached { recorder, second }) => {
+                Ok(RecorderMessage::Session(session)) => records.session(&session)?,
+                Ok(RecorderMessage::Reached { recorder, second }) => {
                     self.seconds.recorders.insert(recorder, second);
                 }
-                Ok(Parcel::Left { recorder }) => {
+                Ok(RecorderMessage::Finished { recorder }) => {
                     self.seconds.recorders.remove(&recorder);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -168,14 +169,14 @@ impl Collector {
         let Records { mut run, mut rows, .. } = self.records;
         rows.flush()?;
         run.reconnect_storm = self.seconds.storm;
-        run.beside = self.seconds.beside.totals();
-        run.readings_dropped = self.seconds.beside.dropped();
-        self.seconds.observer.hand_over(&mut run);
+        run.readings = self.seconds.readings.totals();
+        run.readings_dropped = self.seconds.readings.dropped();
+        self.seconds.observer.move_into(&mut run);
         Ok(run)
     }
 }
 
-fn tell(sink: Option<&Sink>, event: impl FnOnce() -> serde_json::Value) {
+fn tell(sink: Option<&EventSink>, event: impl FnOnce() -> serde_json::Value) {
     if let Some(sink) = sink {
         sink.send(&event());
     }
@@ -237,7 +238,7 @@ impl Seconds {
     }
 
     fn write_complete(&mut self, hlog: &mut Hlog<'_>) -> io::Result<()> {
-        let complete = self.measured_until().min(self.beside.reached());
+        let complete = self.measured_until().min(self.readings.reached());
         if self.open.first_key_value().is_some_and(|(second, _)| *second < complete) {
             self.write_before(complete, hlog)?;
         }
@@ -248,18 +249,18 @@ impl Seconds {
     fn tell_faults(&mut self) {
         let Some(sink) = &self.events else { return };
         let records = self.faults.records();
-        self.told.resize(records.len(), Fate::Planned);
+        self.told.resize(records.len(), FaultStatus::Planned);
         for (record, told) in records.iter().zip(&mut self.told) {
-            if record.fate != *told {
+            if record.status != *told {
                 events::fault(record).iter().for_each(|event| sink.send(event));
-                *told = record.fate.clone();
+                *told = record.status.clone();
             }
         }
     }
 
     fn publish(&mut self, run: &RunData) {
         if let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_due()) {
-            publisher.publish(run, self.observer.standing(run, &self.beside.totals()));
+            publisher.publish(run, self.observer.outcomes_so_far(run, &self.readings.totals()));
         }
     }
 
@@ -276,7 +277,7 @@ impl Seconds {
             hlog.write(second, &interval)?;
             let timestamp = self.started_at + Duration::from_secs(second);
             self.storm.add(second, &interval);
-            let readings = self.beside.take(second);
+            let readings = self.readings.take(second);
             self.observer.second(second, &interval, &readings);
             if let Some(publisher) = &mut self.publisher {
                 publisher.second(second, &interval);

@@ -1,7 +1,8 @@
 //! A text for a terminal that shows colours: the verdict and the marks of the checks.
 //! It changes no character of the text.
 
-use super::{page::MARGIN, text::INTERRUPTED};
+use super::text::INTERRUPTED;
+use crate::text_builder::MARGIN;
 use std::fmt::Write;
 
 /// The same text for a terminal: the verdict and the marks of the checks in colour.

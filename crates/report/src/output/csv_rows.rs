@@ -1,7 +1,7 @@
 //! The CSV of a run: one row a query, the origin's ten columns first, ours behind them.
 //! Also queries that failed before their first token and those that could never be sent have a row.
 
-use super::values::printable;
+use crate::values::printable;
 use measure::{
     FaultLog, QueryTimes,
     defects::Defect,
@@ -130,7 +130,7 @@ fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [Stri
         millis(query.socket_wait),
         number(times.ttft_error_ms, 3),
         number(times.e2el_error_ms, 3),
-        faults.felt(query.sent.unwrap_or(query.scheduled), query.ended),
+        faults.affecting(query.sent.unwrap_or(query.scheduled), query.ended),
         tally.tokens_unsent.to_string(),
         count(Defect::Unannounced),
         count(Defect::Foreign),

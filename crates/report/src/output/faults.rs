@@ -1,12 +1,12 @@
 //! What the outputs say of injected faults and of what sessions went through: keys of the summary and lines of the text.
 //! It decides nothing: the log has blamed, the judge has judged.
 
-use super::{
-    RunInfo,
-    page::Page,
+use super::RunInfo;
+use crate::{
+    text_builder::TextBuilder,
     values::{printable, short},
 };
-use measure::{Fate, FaultRecord, RunData, defects::Defect, record::LossCause};
+use measure::{FaultRecord, FaultStatus, RunData, defects::Defect, record::LossCause};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,11 +16,11 @@ fn millis(duration: Duration) -> f64 {
 
 /// `injected`, `failed` …, and the words that go with it.
 fn outcome(fault: &FaultRecord) -> (&'static str, &str) {
-    match &fault.fate {
-        Fate::Injected(detail) => ("injected", detail),
-        Fate::Failed(why) => ("failed", why),
-        Fate::Planned => ("failed", "its time never came"),
-        Fate::Begun => ("failed", "it was not in force at the run's end"),
+    match &fault.status {
+        FaultStatus::Injected(detail) => ("injected", detail),
+        FaultStatus::Failed(why) => ("failed", why),
+        FaultStatus::Planned => ("failed", "its time never came"),
+        FaultStatus::Begun => ("failed", "it was not in force at the run's end"),
     }
 }
 
@@ -93,39 +93,39 @@ fn by_cause(run: &RunData) -> Vec<(String, u64)> {
 }
 
 /// Lines about connections, where there is something to say.
-pub(super) fn connection_lines(page: &mut Page, run: &RunData) {
+pub(super) fn connection_lines(out: &mut TextBuilder, run: &RunData) {
     let causes: Vec<_> =
         by_cause(run).into_iter().map(|(cause, count)| format!("{cause} × {count}")).collect();
     if !causes.is_empty() {
-        page.entry("reconnects after", &causes.join(", "));
+        out.entry("reconnects after", &causes.join(", "));
     }
     let storm = &run.reconnect_storm;
     if storm.peak_attempts.per_second > 0 {
         let (attempts, ok) = (storm.peak_attempts, storm.peak_reconnects);
-        page.entry(
+        out.entry(
             "peak_reconnect_rate",
             &format!("{}/s ok, {}/s attempts", ok.per_second, attempts.per_second),
         );
     }
     if run.sockets_cut > 0 {
-        page.entry("sockets_cut", &format!("{}  (by the client itself)", run.sockets_cut));
+        out.entry("sockets_cut", &format!("{}  (by the client itself)", run.sockets_cut));
     }
     if run.sessions.paused > 0 {
-        page.entry("sessions_stalled", &format!("{}  (they stopped reading)", run.sessions.paused));
+        out.entry("sessions_stalled", &format!("{}  (they stopped reading)", run.sessions.paused));
     }
     if run.announced_gaps > 0 {
         let positions = run.announced_gap_positions;
-        page.entry("announced_gaps", &format!("{}, {positions} positions", run.announced_gaps));
+        out.entry("announced_gaps", &format!("{}, {positions} positions", run.announced_gaps));
     }
     if !run.errors_by_code.is_empty() {
         let codes: Vec<_> =
             run.errors_by_code.iter().map(|(code, n)| format!("{} × {n}", printable(code))).collect();
-        page.entry("error events", &codes.join(", "));
+        out.entry("error events", &codes.join(", "));
     }
 }
 
 /// A section of the faults, where any were planned.
-pub(super) fn section(page: &mut Page, info: &RunInfo) {
+pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     for fault in &info.faults {
         let (outcome, detail) = outcome(fault);
         let recovery = match (outcome, fault.time_to_recover()) {
@@ -137,15 +137,15 @@ pub(super) fn section(page: &mut Page, info: &RunInfo) {
             if fault.unrecovered > 0 { format!(", {} never", fault.unrecovered) } else { String::new() };
         let began = fault.began.zip(fault.first_send).map(|(began, first)| began.saturating_sub(first));
         let at = began.unwrap_or(fault.at).as_secs_f64();
-        page.entry("fault", &format!("{} at {at:.1} s: {outcome}", fault.spec));
-        page.entry("  outages", &format!("{}, {recovery}{lost}", fault.outages));
+        out.entry("fault", &format!("{} at {at:.1} s: {outcome}", fault.spec));
+        out.entry("  outages", &format!("{}, {recovery}{lost}", fault.outages));
         if !fault.error_events.is_empty() {
             let codes: Vec<_> =
                 fault.error_events.iter().map(|(code, n)| format!("{} × {n}", printable(code))).collect();
-            page.entry("  error events within 5 s", &codes.join(", "));
+            out.entry("  error events within 5 s", &codes.join(", "));
         }
     }
     if !info.faults.is_empty() {
-        page.gap();
+        out.gap();
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     RunInfo, info,
-    summary::{delivery_ratio, rate, share},
+    ratios::{delivery_ratio, rate, share},
 };
 use measure::defects::Defect;
 use measure::{

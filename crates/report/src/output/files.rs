@@ -2,62 +2,16 @@
 //! It never overwrites: a second run in the same second gets a suffix.
 
 use super::{
-    Board, Judging, Wanted,
-    sheet::{Sheet, Unwritten},
+    OutputSettings,
+    result_file::{ResultFile, WriteErrors},
 };
-use plan::schedule::Schedule;
+use crate::file_names::ENDINGS;
 use std::{
     fs::{self, OpenOptions},
     io,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
 };
 use time::OffsetDateTime;
-
-/// Endings of the files that a run leaves behind, the most wanted first.
-pub(crate) const ENDINGS: [&str; 12] = [
-    "_summary.json",
-    "_report.html",
-    "_summary.md",
-    "_junit.xml",
-    ".csv",
-    "_stats.csv",
-    "_history.csv",
-    "_failures.csv",
-    "_resources.csv",
-    "_health.csv",
-    "_latency.hlog",
-    "_events.ndjson",
-];
-
-/// Endings of the tables that lie beside a run's rows and hold no queries.
-const COMPANIONS: [&str; 5] =
-    ["_stats.csv", "_history.csv", "_failures.csv", "_resources.csv", "_health.csv"];
-
-/// Whether the file's name is one of a run's other tables.
-pub(crate) fn is_companion(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy());
-    name.is_some_and(|name| COMPANIONS.iter().any(|ending| name.ends_with(ending)))
-}
-
-/// Where and under which name a run is written.
-#[derive(Clone, Debug)]
-pub struct OutputSettings {
-    /// Made where it does not exist.
-    pub dir: PathBuf,
-    /// The first part of the files' names: `loadtest`.
-    pub name: String,
-    /// Local time at the start of the run. Ask for it in `main`, before threads start: later the offset cannot be had.
-    pub started_at: OffsetDateTime,
-    /// What it is judged by.
-    pub judging: Judging,
-    /// What is scheduled for each second.
-    pub schedule: Option<Arc<Schedule>>,
-    /// Where the run's standing is shown while it goes on, if somebody looks.
-    pub board: Option<Board>,
-    /// Whether its events are wanted, and where.
-    pub events: Option<Wanted>,
-}
 
 /// The output directory or a file in it cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +41,7 @@ pub(super) struct Files {
     id: String,
     pub(super) started_at: OffsetDateTime,
     /// What could not be written of them.
-    pub(super) unwritten: Unwritten,
+    pub(super) unwritten: WriteErrors,
 }
 
 impl Files {
@@ -110,7 +64,7 @@ impl Files {
             let id = if attempt == 1 { stem.clone() } else { format!("{stem}_{attempt}") };
             let path = dir.join(format!("{id}.csv"));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(_) => return Ok(Self { dir, id, started_at: at, unwritten: Unwritten::default() }),
+                Ok(_) => return Ok(Self { dir, id, started_at: at, unwritten: WriteErrors::default() }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(OpenError::new(path, source)),
             }
@@ -139,21 +93,22 @@ impl Files {
     }
 
     /// Creates, or empties, the file with this ending, to which rows are added during the run.
-    pub(super) fn open(&self, ending: &str) -> Result<Sheet, OpenError> {
+    pub(super) fn open(&self, ending: &str) -> Result<ResultFile, OpenError> {
         let path = self.path(ending);
-        Sheet::of_rows(path.clone(), &self.unwritten).map_err(|source| OpenError::new(path, source))
+        ResultFile::of_rows(path.clone(), &self.unwritten).map_err(|source| OpenError::new(path, source))
     }
 
     /// Writes the file with this ending whole, or leaves none.
-    pub(super) fn document(&self, ending: &str) -> Sheet {
-        Sheet::document(self.path(ending), &self.unwritten)
+    pub(super) fn document(&self, ending: &str) -> ResultFile {
+        ResultFile::document(self.path(ending), &self.unwritten)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
+    use crate::output::Criteria;
+    use std::{fs::File, path::Path};
     use time::macros::datetime;
 
     fn settings(dir: &Path) -> OutputSettings {
@@ -162,9 +117,9 @@ mod tests {
             dir: dir.to_owned(),
             name: "loadtest".to_owned(),
             started_at,
-            judging: Judging::default(),
+            criteria: Criteria::default(),
             schedule: None,
-            board: None,
+            shared_status: None,
             events: None,
         }
     }

@@ -1,26 +1,12 @@
 //! One row a second: what ended in that second and how long it took, percentiles of that second alone.
 //! Locust's column names where they fit; times are milliseconds.
 
+use super::locust::{PERCENTILES, untrusted};
 use measure::{Interval, Metric, Quantity, Reading};
 use time::OffsetDateTime;
 
 /// Before the percentiles.
 const COUNTS: [&str; 6] = ["Timestamp", "User Count", "Type", "Name", "Requests/s", "Failures/s"];
-
-/// Locust's percentiles: their columns, and as quantiles.
-pub(super) const PERCENTILES: [(&str, f64); 11] = [
-    ("50%", 0.5),
-    ("66%", 0.66),
-    ("75%", 0.75),
-    ("80%", 0.8),
-    ("90%", 0.9),
-    ("95%", 0.95),
-    ("98%", 0.98),
-    ("99%", 0.99),
-    ("99.9%", 0.999),
-    ("99.99%", 0.9999),
-    ("100%", 1.0),
-];
 
 /// Behind the percentiles.
 const MORE: [&str; 23] = [
@@ -114,7 +100,7 @@ impl Second<'_> {
         row.extend(ROLES.map(|role| {
             read(Quantity::RssMb, role).map(|mb| format!("{:.0}", mb * BYTES_A_MB)).unwrap_or_default()
         }));
-        row.push(super::tables::untrusted(self.interval, Metric::E2el));
+        row.push(untrusted(self.interval, Metric::E2el));
         row
     }
 

@@ -1,7 +1,7 @@
 //! Interval histograms in HdrHistogram's own log format: a line a metric and second, tagged by metric.
 //! Values are nanoseconds; negative ones have lines of their own, tagged `…_negative`, and lower values of primary metrics `…_low`.
 
-use super::sheet::Sheet;
+use super::result_file::ResultFile;
 use hdrhistogram::serialization::{
     V2DeflateSerializer,
     interval_log::{IntervalLogWriterBuilder, IntervalLogWriterError, Tag},
@@ -18,14 +18,14 @@ const MAX_VALUE_DIVISOR: f64 = 1e6;
 
 /// Writes the log, whole lines at a time.
 pub(super) struct Hlog<'a> {
-    out: LineWriter<&'a mut Sheet>,
+    out: LineWriter<&'a mut ResultFile>,
     serializer: V2DeflateSerializer,
     started_at: SystemTime,
 }
 
 impl<'a> Hlog<'a> {
     /// Writes the header.
-    pub(super) fn new(file: &'a mut Sheet, started_at: OffsetDateTime) -> io::Result<Self> {
+    pub(super) fn new(file: &'a mut ResultFile, started_at: OffsetDateTime) -> io::Result<Self> {
         let mut log = Self {
             out: LineWriter::new(file),
             serializer: V2DeflateSerializer::new(),

@@ -1,9 +1,10 @@
 //! `index.jsonl`: a line a run with its headline figures, for whoever looks for one among many.
 //! It is only added to; nothing here reads it.
 
-use super::{RunInfo, files::Files, summary::rate, values::escaped_json};
+use super::{RunInfo, files::Files, ratios::rate};
+use crate::values::escaped_json;
 use measure::defects::Defect;
-use measure::{Judgement, Metric, RunData, threshold::Statistic};
+use measure::{Judgement, Metric, RunData, Statistic};
 use serde_json::json;
 use std::{fs::OpenOptions, io, io::Write};
 use time::format_description::well_known::Rfc3339;

@@ -1,12 +1,11 @@
 //! What the engine knows of a run besides its records: the plan, the machine's part, how it ended.
 //! Secrets are not in it: the configuration comes redacted.
 
-use super::Tally;
+use super::EventTotals;
 use measure::{
-    Evidence, Fate, FaultRecord, Metric, RunData, Trustworthiness,
-    findings::{self, Finding, Measured},
-    threshold::Statistic,
-    watched::{EndpointHistory, Watched},
+    Evidence, FaultRecord, FaultStatus, Metric, RunData, Statistic, Trustworthiness,
+    findings::{self, Finding, FindingInputs},
+    observations::{EndpointHistory, Observations},
 };
 use plan::schedule::Schedule;
 use std::{sync::Arc, time::Duration};
@@ -57,11 +56,11 @@ pub struct RunInfo {
     /// How each address of the gateway fared.
     pub endpoints: Vec<EndpointHistory>,
     /// What became of its events, where they were wanted.
-    pub events: Option<Tally>,
+    pub events: Option<EventTotals>,
     /// Why the run was ended early: a threshold that could not be kept any more.
     pub aborted: Option<String>,
     /// What was seen of the stack's processes and doors.
-    pub watched: Watched,
+    pub observations: Observations,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
     /// …beyond what its wake-ups cost on this host.
@@ -88,21 +87,21 @@ impl RunInfo {
     pub(super) fn offered(&self) -> Option<Offer> {
         let offered_rate = self.schedule.as_ref()?.offered()?.rate();
         let achieved_share =
-            super::summary::share(self.arrivals_on_time + self.arrivals_dropped, self.arrivals_due)?;
+            super::ratios::share(self.arrivals_on_time + self.arrivals_dropped, self.arrivals_due)?;
         Some(Offer { offered_rate, achieved_rate: offered_rate * achieved_share, achieved_share })
     }
 }
 
 /// Tokens a second that the servers handed to the bus, whoever asked for them; none where nobody could say.
 pub(super) fn published_throughput(run: &RunData, info: &RunInfo) -> Option<f64> {
-    let published = info.watched.of_itself.tokens_published?;
-    Some(super::summary::rate(published, run.duration())).filter(|rate| *rate > 0.0)
+    let published = info.observations.stack_counters.tokens_published?;
+    Some(super::ratios::rate(published, run.duration())).filter(|rate| *rate > 0.0)
 }
 
 /// What a reader should look at first.
 pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
     let peak = run.reconnect_storm.peak_attempts;
-    let measured = Measured {
+    let measured = FindingInputs {
         loop_lag_p99_ms: run.metrics.get(Metric::LoopLag).quantile_ms(0.99),
         cpu_starved_share: info.cpu_starved_share,
         peak_reconnects: (peak.per_second, peak.at_s),
@@ -113,7 +112,7 @@ pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
         faults: &info.faults,
         endpoints: &info.endpoints,
     };
-    findings::find(&measured, &info.watched)
+    findings::find(&measured, &info.observations)
 }
 
 /// The run's evidence for its judges.
@@ -141,11 +140,11 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
 }
 
 fn not_injected(fault: &FaultRecord) -> Option<String> {
-    let why = match &fault.fate {
-        Fate::Injected(_) => return None,
-        Fate::Failed(why) => why.trim_end_matches('.'),
-        Fate::Planned => "its time never came",
-        Fate::Begun => "it was not in force at the run's end",
+    let why = match &fault.status {
+        FaultStatus::Injected(_) => return None,
+        FaultStatus::Failed(why) => why.trim_end_matches('.'),
+        FaultStatus::Planned => "its time never came",
+        FaultStatus::Begun => "it was not in force at the run's end",
     };
-    Some(format!("`{}` at {} s, {}", fault.spec, fault.at.as_secs_f64(), super::values::printable(why)))
+    Some(format!("`{}` at {} s, {}", fault.spec, fault.at.as_secs_f64(), crate::values::printable(why)))
 }

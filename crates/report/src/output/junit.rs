@@ -3,10 +3,10 @@
 
 use super::{
     RunInfo,
+    conclusion::{Check, Conclusion},
     files::Files,
-    judging::{Check, Conclusion},
-    values::uncontrolled,
 };
+use crate::values::uncontrolled;
 use measure::{RunData, Verdict, threshold::State};
 use quick_xml::{
     Writer,
@@ -84,9 +84,9 @@ fn threshold(check: Check<'_>) -> Case {
     let result = match &outcome.state {
         _ if check.unknown.is_some() => Result::Skipped(check.unknown.unwrap_or_default().to_owned()),
         State::Held => Result::Passed,
-        State::Broken => Result::Failed(check.shown()),
+        State::Broken => Result::Failed(check.value_text()),
         State::Unknown(why) => Result::Error(why.clone()),
-        State::Undecided { .. } => Result::Error(outcome.shown()),
+        State::Undecided { .. } => Result::Error(outcome.value_text()),
     };
     Case { class: "threshold", name: outcome.threshold.to_string(), result }
 }

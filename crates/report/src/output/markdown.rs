@@ -3,17 +3,14 @@
 
 use super::{
     RunInfo,
+    conclusion::{Check, Conclusion},
     files::Files,
-    judging::{Check, Conclusion},
-    summary::{delivery_ratio, integrity, rate},
+    ratios::{delivery_ratio, integrity, rate},
     text::headline,
-    values::{marked, percent, printable, uncontrolled},
 };
+use crate::values::{marked, percent, printable, uncontrolled};
 use measure::defects::Defect;
-use measure::{
-    Metric, RunData,
-    threshold::{State, Statistic},
-};
+use measure::{Metric, RunData, Statistic, threshold::State};
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
@@ -76,9 +73,9 @@ fn judged(check: Check<'_>) -> (&'static str, String) {
     let outcome = check.outcome;
     match outcome.state {
         _ if check.unknown.is_some() => ("❔", check.unknown_word().unwrap_or_default().to_owned()),
-        State::Held => ("✅", outcome.shown()),
-        State::Broken => ("❌", check.shown()),
-        State::Unknown(_) | State::Undecided { .. } => ("❔", outcome.shown()),
+        State::Held => ("✅", outcome.value_text()),
+        State::Broken => ("❌", check.value_text()),
+        State::Unknown(_) | State::Undecided { .. } => ("❔", outcome.value_text()),
     }
 }
 

@@ -5,6 +5,8 @@
 mod analyze;
 mod collector;
 mod colors;
+mod conclusion;
+mod criteria;
 mod csv_rows;
 mod events;
 mod faults;
@@ -15,37 +17,33 @@ mod hlog;
 mod host;
 mod index;
 mod info;
-mod judging;
 mod junit;
+mod live_status;
+mod locust;
 mod markdown;
-mod page;
+mod ratios;
 mod resources;
-mod sheet;
-mod standing;
+mod result_file;
+mod settings;
 mod summary;
 mod tables;
 mod text;
-mod values;
 
 pub use analyze::{AnalyzeError, analyze};
 pub use colors::colored;
-pub use events::{Destination, Sink, Tally, Wanted};
-pub(crate) use files::{ENDINGS, is_companion};
-pub use files::{OpenError, OutputSettings};
+pub use criteria::{Abort, Criteria};
+pub use events::{Destination, EventSettings, EventSink, EventTotals};
+pub use files::OpenError;
 pub use info::RunInfo;
-pub use judging::{Abort, Judging};
-pub use page::USUAL_COLUMNS;
-pub use page::wrap;
-pub(crate) use page::{Column, Page};
-pub use standing::{Board, RECENT, RECENT_SECONDS, Standing};
-pub(crate) use values::{marked, printable, short, uncontrolled, undirected};
+pub use live_status::{LIVE_METRICS, LIVE_WINDOW_SECONDS, LiveStatus, SharedStatus};
+pub use settings::OutputSettings;
 
 use crate::{html, messages};
 use collector::Collector;
+use conclusion::Conclusion;
 use events::{Events, Pipe};
-use judging::Conclusion;
 use measure::FaultLog;
-use measure::{Beside, Gauge, Judgement, Parcel, Recorder, RunData};
+use measure::{ActiveCounter, Judgement, ReadingBuffer, Recorder, RecorderMessage, RunData};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -64,16 +62,16 @@ const PARCELS: usize = 16_384;
 #[derive(Debug)]
 pub struct Results {
     files: files::Files,
-    judging: Judging,
-    board: Option<Board>,
+    criteria: Criteria,
+    shared_status: Option<SharedStatus>,
     events: Option<Events>,
-    parcels: SyncSender<Parcel>,
+    messages_in: SyncSender<RecorderMessage>,
     /// How many were made.
     recorders: AtomicU64,
     collector: JoinHandle<io::Result<RunData>>,
-    sessions: Gauge,
-    queries: Gauge,
-    beside: Beside,
+    sessions: ActiveCounter,
+    queries: ActiveCounter,
+    readings: ReadingBuffer,
 }
 
 /// A run judged and written.
@@ -126,43 +124,55 @@ impl Results {
     /// The directory or a file in it cannot be created; the message names it and what to do.
     pub fn open(settings: &OutputSettings, faults: Arc<FaultLog>) -> Result<Self, OpenError> {
         let files = files::Files::create(settings)?;
-        let (parcels, incoming) = sync_channel(PARCELS);
-        let (sessions, queries, beside) = (Gauge::default(), Gauge::default(), Beside::default());
-        let judging = settings.judging.clone();
+        let (messages_in, incoming) = sync_channel(PARCELS);
+        let (sessions, queries, readings) =
+            (ActiveCounter::default(), ActiveCounter::default(), ReadingBuffer::default());
+        let criteria = settings.criteria.clone();
         let events = settings.events.as_ref().map(|wanted| start_events(&files, wanted)).transpose()?;
         let sink = events.as_ref().map(Events::sink);
-        let collector = Collector::new(&files, sessions.clone(), beside.clone(), settings, faults, sink)?;
+        let collector = Collector::new(&files, sessions.clone(), readings.clone(), settings, faults, sink)?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
             .spawn(move || collector.run(&incoming))
             .map_err(|source| OpenError::new(files.path(""), source))?;
-        let board = settings.board.clone();
+        let shared_status = settings.shared_status.clone();
         let recorders = AtomicU64::new(0);
-        Ok(Self { files, judging, board, events, parcels, recorders, collector, sessions, queries, beside })
+        Ok(Self {
+            files,
+            criteria,
+            shared_status,
+            events,
+            messages_in,
+            recorders,
+            collector,
+            sessions,
+            queries,
+            readings,
+        })
     }
 
     /// A recorder; one a worker.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
         let number = self.recorders.fetch_add(1, Relaxed);
-        Recorder::new(number, self.parcels.clone(), Arc::clone(&self.judging.objectives))
+        Recorder::new(number, self.messages_in.clone(), Arc::clone(&self.criteria.objectives))
     }
 
     /// Why the run is to end early, if it is.
     #[must_use]
     pub fn aborted(&self) -> Option<String> {
-        self.judging.abort.as_ref()?.reason.get().cloned()
+        self.criteria.abort.as_ref()?.reason.get().cloned()
     }
 
     /// Where the run's standing is shown, if somebody looks.
     #[must_use]
-    pub fn board(&self) -> Option<Board> {
-        self.board.clone()
+    pub fn shared_status(&self) -> Option<SharedStatus> {
+        self.shared_status.clone()
     }
 
     /// Where events go, if somebody wants them.
     #[must_use]
-    pub fn events(&self) -> Option<Sink> {
+    pub fn events(&self) -> Option<EventSink> {
         self.events.as_ref().map(Events::sink)
     }
 
@@ -174,20 +184,20 @@ impl Results {
 
     /// How many sessions are open: `enter()` when one starts, drop the guard when it ends.
     #[must_use]
-    pub const fn sessions(&self) -> &Gauge {
+    pub const fn sessions(&self) -> &ActiveCounter {
         &self.sessions
     }
 
     /// How many queries are running: `enter()` when one is sent, drop the guard when it ends.
     #[must_use]
-    pub const fn queries(&self) -> &Gauge {
+    pub const fn queries(&self) -> &ActiveCounter {
         &self.queries
     }
 
     /// Where to put what is read beside the run.
     #[must_use]
-    pub const fn beside(&self) -> &Beside {
-        &self.beside
+    pub const fn readings(&self) -> &ReadingBuffer {
+        &self.readings
     }
 
     /// Waits for the last recorder to be dropped, judges the run, writes the rest and makes the text.
@@ -197,14 +207,14 @@ impl Results {
     /// # Errors
     /// The thread that writes broke.
     pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
-        drop(self.parcels);
+        drop(self.messages_in);
         let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
-        write_up(&self.files, run, info, &self.judging, self.events)
+        write_up(&self.files, run, info, &self.criteria, self.events)
     }
 }
 
 /// The events' file or pipe, and their first line.
-fn start_events(files: &files::Files, wanted: &Wanted) -> Result<Events, OpenError> {
+fn start_events(files: &files::Files, wanted: &EventSettings) -> Result<Events, OpenError> {
     let path = match &wanted.destination {
         Destination::Results => files.path("_events.ndjson"),
         Destination::File(path) => path.clone(),
@@ -229,10 +239,10 @@ fn write_up(
     files: &files::Files,
     run: RunData,
     info: &RunInfo,
-    judging: &Judging,
+    criteria: &Criteria,
     events: Option<Events>,
 ) -> io::Result<Finished> {
-    let conclusion = Conclusion::of(&run, info, judging);
+    let conclusion = Conclusion::of(&run, info, criteria);
     let last = |written, dropped| {
         events::verdict(&conclusion.judgement, info, conclusion.exit_code, written, dropped)
     };
@@ -252,7 +262,7 @@ fn write_up(
     if files.path("_summary.json").exists()
         && let Err(error) = html::write(&files.path(".csv"))
     {
-        messages::tell(&format!(
+        messages::print_stderr(&format!(
             "client: the report was not written ({error:#}); `client report` can make it later"
         ));
     }

@@ -1,69 +1,70 @@
 //! What the outputs say of the watch beside the run: checks, processes, and what the stack says of itself.
 //! It judges nothing.
 
-use super::{
-    RunInfo,
-    page::Page,
+use super::RunInfo;
+use crate::{
+    text_builder::TextBuilder,
     values::{percent, printable, short},
 };
 use measure::{
-    Quantity, RunData, role,
+    Quantity, RunData,
+    observations::{Observations, Usage},
+    role,
     trend::{second_half, slope},
-    watched::{Usage, Watched},
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// A slope of less than this says nothing.
-const LEAST_S: f64 = 60.0;
+const MIN_S: f64 = 60.0;
 const BYTES_A_MB: f64 = 1_048_576.0;
 
 /// Roles with what their processes took: cores on average, and MB at most, summed.
-pub(super) fn section(page: &mut Page, info: &RunInfo) {
-    let watched = &info.watched;
-    if *watched == Watched::default() {
+pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
+    let observations = &info.observations;
+    if *observations == Observations::default() {
         return;
     }
-    page.gap();
-    if let Some(lag) = watched.of_itself.bus_lag {
+    out.gap();
+    if let Some(lag) = observations.stack_counters.bus_lag {
         let [p50, p95, p99] = [lag.p50, lag.p95, lag.p99].map(short);
         let label = if info.embedded { "bus_lag (in memory)" } else { "bus_lag (Redis)" };
-        page.entry(label, &format!("p(50)={p50} ms  p(95)={p95} ms  p(99)={p99} ms"));
+        out.entry(label, &format!("p(50)={p50} ms  p(95)={p95} ms  p(99)={p99} ms"));
     }
-    if let Some(gateways) = watched.of_itself.gateways {
+    if let Some(gateways) = observations.stack_counters.gateways {
         let queued = gateways.queued_share.map(|share| format!(", {} of frames queued", percent(share)));
         let (overflows, evictions) = (gateways.outbox_overflows, gateways.evictions);
         let queued = queued.unwrap_or_default();
-        page.entry("gateways", &format!("{overflows} overflows, {evictions} evictions{queued}"));
+        out.entry("gateways", &format!("{overflows} overflows, {evictions} evictions{queued}"));
     }
-    if !watched.of_itself.missed.is_empty() {
+    if !observations.stack_counters.missed.is_empty() {
         let until =
             |second: &Option<u64>| second.map_or_else(|| "altogether".into(), |s| format!("until {s} s"));
-        let missed = watched.of_itself.missed.iter();
+        let missed = observations.stack_counters.missed.iter();
         let missed: Vec<_> = missed.map(|(name, second)| format!("{name} {}", until(second))).collect();
-        page.entry("counters missed", &missed.join(", "));
+        out.entry("counters missed", &missed.join(", "));
     }
     let mut roles: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for (name, usage) in &watched.processes {
+    for (name, usage) in &observations.processes {
         let sum = roles.entry(role(name)).or_default();
-        *sum = (sum.0 + usage.mean_cpu(), sum.1 + usage.most_rss_mb);
+        *sum = (sum.0 + usage.mean_cpu(), sum.1 + usage.max_rss_mb);
     }
     let listed = |of: fn(&(f64, f64)) -> String| {
         roles.iter().map(|(role, took)| format!("{role} {}", of(took))).collect::<Vec<_>>().join(", ")
     };
     if !roles.is_empty() {
-        page.entry("cpu, mean cores", &listed(|took| format!("{:.2}", took.0)));
-        page.entry("memory, most MB", &listed(|took| format!("{:.0}", took.1)));
+        out.entry("cpu, mean cores", &listed(|took| format!("{:.2}", took.0)));
+        out.entry("memory, most MB", &listed(|took| format!("{:.0}", took.1)));
     }
-    if let Some((slope, error)) = watched.processes.get("client").and_then(bytes_a_minute) {
-        page.entry("client's memory", &format!("{slope:+.0} ± {error:.0} bytes/min  (second half)"));
+    if let Some((slope, error)) = observations.processes.get("client").and_then(bytes_a_minute) {
+        out.entry("client's memory", &format!("{slope:+.0} ± {error:.0} bytes/min  (second half)"));
     }
-    if let Some(why) = &watched.unseen {
-        page.entry("watched", &printable(why));
+    if let Some(why) = &observations.unseen {
+        out.entry("watched", &printable(why));
     }
-    if !watched.unreached.is_empty() {
-        let names: Vec<_> = watched.unreached.iter().map(String::as_str).collect();
-        page.entry("not reached from here", &names.join(", "));
+    if !observations.unreached.is_empty() {
+        let names: Vec<_> = observations.unreached.iter().map(String::as_str).collect();
+        out.entry("not reached from here", &names.join(", "));
     }
 }
 
@@ -71,14 +72,14 @@ pub(super) fn section(page: &mut Page, info: &RunInfo) {
 pub(super) fn bytes_a_minute(usage: &Usage) -> Option<(f64, f64)> {
     let points: Vec<_> = usage.memory().collect();
     let length = points.last()?.0 - points.first()?.0;
-    let (slope, error) = slope(&second_half(points)).filter(|_| length + 2.0 >= LEAST_S)?;
+    let (slope, error) = slope(&second_half(points)).filter(|_| length + 2.0 >= MIN_S)?;
     Some((slope * BYTES_A_MB * 60.0, error * BYTES_A_MB * 60.0))
 }
 
 /// The key `health`: named as thresholds ask for it; none where nothing was watched.
 pub(super) fn health(run: &RunData) -> Option<Value> {
     let mut keys = Map::new();
-    for (quantity, label, readings) in run.beside.iter() {
+    for (quantity, label, readings) in run.readings.iter() {
         let name = quantity.name();
         let name = label.map_or_else(|| name.to_owned(), |label| format!("{name}{{{label}}}"));
         if quantity != Quantity::HealthMs {
@@ -108,16 +109,19 @@ pub(super) fn health(run: &RunData) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use measure::watched::OfItself;
+    use measure::observations::StackCounters;
 
     #[test]
     fn counters_that_were_missed_are_named() {
         let missed = BTreeMap::from([("server-1".to_owned(), Some(5)), ("wsproxy-2".to_owned(), None)]);
-        let of_itself = OfItself { missed, ..OfItself::default() };
-        let info = RunInfo { watched: Watched { of_itself, ..Watched::default() }, ..RunInfo::default() };
-        let mut page = Page::new(80);
-        section(&mut page, &info);
-        let text = page.finish();
+        let stack_counters = StackCounters { missed, ..StackCounters::default() };
+        let info = RunInfo {
+            observations: Observations { stack_counters, ..Observations::default() },
+            ..RunInfo::default()
+        };
+        let mut out = TextBuilder::new(80);
+        section(&mut out, &info);
+        let text = out.finish();
         assert_eq!(text.trim(), "counters missed...........: server-1 until 5 s, wsproxy-2 altogether");
     }
 }

@@ -2,19 +2,17 @@
 //! The origin's are in seconds and percent, all others in milliseconds and shares.
 
 use super::{
-    RunInfo, Tally, faults, figures,
+    EventTotals, RunInfo,
+    conclusion::{Check, Conclusion},
+    faults, figures,
     files::Files,
     host::Host,
     info,
-    judging::{Check, Conclusion},
+    ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
     resources,
-    values::escaped_json,
 };
-use measure::defects::Defect;
-use measure::{
-    Metric, RunData, Summary as Figures,
-    threshold::{State, Statistic},
-};
+use crate::values::escaped_json;
+use measure::{Metric, RunData, Statistic, Summary as Figures, defects::Defect, threshold::State};
 use plan::schedule::{Phase, Schedule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -46,10 +44,10 @@ struct Summary<'a> {
     steady: Option<Value>,
     findings: Vec<measure::findings::Finding>,
     health: Option<Value>,
-    events: Option<&'a Tally>,
+    events: Option<&'a EventTotals>,
     faults: Vec<Value>,
     metrics: Map<String, Value>,
-    gateways: Option<measure::watched::Gateways>,
+    gateways: Option<measure::observations::Gateways>,
     /// Whose counters are missing in `published_throughput`, `bus_lag_ms` and `gateways`, until which second; null: altogether.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     counters_missed: &'a BTreeMap<String, Option<u64>>,
@@ -122,40 +120,6 @@ struct Ours {
     achieved_rate: Option<f64>,
     achieved_share: Option<f64>,
     sessions_old_contract: u64,
-}
-
-/// `part` / `whole`; none of nothing.
-#[allow(clippy::cast_precision_loss)]
-pub(super) fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
-}
-
-/// `count` a second over `duration`; 0 of no time.
-#[allow(clippy::cast_precision_loss)]
-pub(super) fn rate(count: u64, duration: Duration) -> f64 {
-    if duration.is_zero() { 0.0 } else { count as f64 / duration.as_secs_f64() }
-}
-
-/// Received / expected, of announced tokens alone, without queries that the run's end cut off.
-pub(super) fn delivery_ratio(run: &RunData) -> Option<f64> {
-    share(run.tokens.delivered, run.tokens.owed)
-}
-
-/// `verified`, `unverified` (servers of the old contract), `partly verified`, or `not measured`: there was nothing to check.
-pub(super) const fn integrity(run: &RunData) -> &'static str {
-    if run.tokens.expected == 0 && run.tokens.events_received == 0 {
-        return "not measured";
-    }
-    match (run.tokens.unverified > 0 || run.sessions.old_contract > 0, run.tokens.expected > 0) {
-        (false, _) => "verified",
-        (true, false) => "unverified",
-        (true, true) => "partly verified",
-    }
-}
-
-/// Mean of how many were present, over time.
-pub(super) fn mean_present(time: Duration, over: Duration) -> f64 {
-    if over.is_zero() { 0.0 } else { time.as_secs_f64() / over.as_secs_f64() }
 }
 
 fn origin(run: &RunData) -> Origin {
@@ -255,7 +219,7 @@ fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
     Metric::ALL
         .into_iter()
         .filter_map(|metric| Some((format!("{}_ms", metric.name()), figures::of(&run.metrics, metric)?)))
-        .chain(info.watched.of_itself.bus_lag.map(|lag| ("bus_lag_ms".to_owned(), json!(lag))))
+        .chain(info.observations.stack_counters.bus_lag.map(|lag| ("bus_lag_ms".to_owned(), json!(lag))))
         .collect()
 }
 
@@ -267,13 +231,13 @@ fn threshold(check: Check<'_>) -> Value {
         State::Held => (Some(true), None),
         State::Broken => (Some(false), None),
         State::Unknown(why) => (None, Some(why.clone())),
-        State::Undecided { .. } => (None, Some(outcome.shown())),
+        State::Undecided { .. } => (None, Some(outcome.value_text())),
     };
     json!({
         "trusted": !outcome.untrusted,
         "threshold": outcome.threshold.text,
         "figure": outcome.threshold.subject(),
-        "comparison": outcome.threshold.comparison.sign(),
+        "comparison": outcome.threshold.operator.sign(),
         "limit": outcome.threshold.limit,
         "value": outcome.value,
         "ok": ok,
@@ -299,9 +263,9 @@ fn failures(run: &RunData) -> Vec<Value> {
 
 fn concurrency(run: &RunData, info: &RunInfo) -> Value {
     json!({
-        "sessions_mean": mean_present(run.sessions.time, info.elapsed),
+        "sessions_mean": mean_concurrency(run.sessions.time, info.elapsed),
         "sessions_peak": info.peak_sessions,
-        "queries_mean": mean_present(run.queries.time, run.duration()),
+        "queries_mean": mean_concurrency(run.queries.time, run.duration()),
         "queries_peak": info.peak_queries,
     })
 }
@@ -331,7 +295,7 @@ const P99: Statistic = Statistic::Percentile(99.0);
 
 fn generator(run: &RunData, info: &RunInfo) -> Value {
     let p99 = |metric| run.metrics.get(metric).quantile_ms(0.99);
-    let memory = info.watched.processes.get("client").and_then(resources::bytes_a_minute);
+    let memory = info.observations.processes.get("client").and_then(resources::bytes_a_minute);
     json!({
         "schedule_lag_p99_ms": p99(Metric::ScheduleLag),
         "loop_lag_p99_ms": p99(Metric::LoopLag),
@@ -372,8 +336,8 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         events: info.events.as_ref(),
         faults: faults::json(info),
         metrics: metrics(run, info),
-        gateways: info.watched.of_itself.gateways,
-        counters_missed: &info.watched.of_itself.missed,
+        gateways: info.observations.stack_counters.gateways,
+        counters_missed: &info.observations.stack_counters.missed,
         failures: failures(run),
         close_codes: close_codes.collect(),
         concurrency: concurrency(run, info),

@@ -1,8 +1,12 @@
 //! `_stats.csv`, a row a step of the session, and `_failures.csv`, a row a kind of failure; Locust's columns.
 //! Both are written once, at the end.
 
-use super::{files::Files, history::PERCENTILES, values::printable};
-use measure::{Interval, Metric, RunData, threshold::Statistic};
+use super::{
+    files::Files,
+    locust::{PERCENTILES, untrusted},
+};
+use crate::values::printable;
+use measure::{Metric, RunData};
 use settings::cells::CellWriter;
 use std::io;
 
@@ -17,14 +21,6 @@ const STATS: [&str; 8] = [
     "Min Response Time",
     "Max Response Time",
 ];
-
-/// Names the percentile columns whose figures cannot be trusted.
-pub(super) fn untrusted(interval: &Interval, metric: Metric) -> String {
-    let doubtful = PERCENTILES
-        .iter()
-        .filter(|(_, quantile)| !interval.is_trusted(metric, Statistic::Percentile(quantile * 100.0)));
-    doubtful.map(|(column, _)| *column).collect::<Vec<_>>().join(" ")
-}
 
 /// Writes `_stats.csv`.
 pub(super) fn write_stats(files: &Files, run: &RunData) -> io::Result<()> {

@@ -2,18 +2,18 @@
 //! and the generator's own health. It reads well from 60 columns on, and without colours.
 
 use super::{
-    RunInfo, faults,
-    judging::Conclusion,
-    page::{Column, Page},
+    RunInfo,
+    conclusion::Conclusion,
+    faults,
+    ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
     resources,
-    summary::{delivery_ratio, integrity, mean_present, rate, share},
+};
+use crate::{
+    text_builder::{Column, TextBuilder},
     values::{marked, percent, printable, short},
 };
 use measure::defects::Defect;
-use measure::{
-    Judgement, Metric, RunData,
-    threshold::{State, Statistic},
-};
+use measure::{Judgement, Metric, RunData, Statistic, threshold::State};
 
 pub(super) const INTERRUPTED: &str = "INTERRUPTED";
 
@@ -61,19 +61,19 @@ const LATENCY_COLUMNS: [Column; 8] = [
 
 /// The whole summary, for a terminal of so many columns.
 pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, columns: usize) -> String {
-    let mut page = Page::new(columns);
-    head(&mut page, info, &conclusion.judgement);
-    checks(&mut page, run, conclusion);
-    findings(&mut page, run, info);
-    delivery(&mut page, run);
-    latency(&mut page, run, info);
-    throughput(&mut page, run, info, conclusion);
-    connections(&mut page, run);
-    faults::section(&mut page, info);
-    generator(&mut page, run, info);
-    resources::section(&mut page, info);
-    failures(&mut page, run);
-    page.finish()
+    let mut out = TextBuilder::new(columns);
+    head(&mut out, info, &conclusion.judgement);
+    checks(&mut out, run, conclusion);
+    findings(&mut out, run, info);
+    delivery(&mut out, run);
+    latency(&mut out, run, info);
+    throughput(&mut out, run, info, conclusion);
+    connections(&mut out, run);
+    faults::section(&mut out, info);
+    generator(&mut out, run, info);
+    resources::section(&mut out, info);
+    failures(&mut out, run);
+    out.finish()
 }
 
 /// The verdict; of a run that was ended before its time only that.
@@ -81,95 +81,95 @@ pub(super) const fn headline(info: &RunInfo, judgement: &Judgement) -> &'static 
     if info.interrupted { INTERRUPTED } else { judgement.verdict.name() }
 }
 
-fn head(page: &mut Page, info: &RunInfo, judgement: &Judgement) {
+fn head(out: &mut TextBuilder, info: &RunInfo, judgement: &Judgement) {
     let until = if info.interrupted { "The run was interrupted. Until then: " } else { "" };
     let headline = format!("{}  ", headline(info, judgement));
-    page.sentence(&headline, &format!("{until}{}", judgement.reason));
-    page.gap();
+    out.sentence(&headline, &format!("{until}{}", judgement.reason));
+    out.gap();
 }
 
-fn checks(page: &mut Page, run: &RunData, conclusion: &Conclusion) {
+fn checks(out: &mut TextBuilder, run: &RunData, conclusion: &Conclusion) {
     for check in conclusion.checks(run) {
         let outcome = check.outcome;
         let (mark, value) = match (&outcome.state, check.unknown_word()) {
             (_, Some(unknown)) => ("?", unknown.to_owned()),
-            (State::Held, None) => ("✓", outcome.shown()),
-            (State::Broken, None) => ("✗", check.shown()),
-            (State::Unknown(_) | State::Undecided { .. }, None) => ("?", outcome.shown()),
+            (State::Held, None) => ("✓", outcome.value_text()),
+            (State::Broken, None) => ("✗", check.value_text()),
+            (State::Unknown(_) | State::Undecided { .. }, None) => ("?", outcome.value_text()),
         };
-        page.sentence(&format!("{mark} {:<28} ", outcome.threshold.to_string()), &value);
+        out.sentence(&format!("{mark} {:<28} ", outcome.threshold.to_string()), &value);
     }
-    page.gap();
+    out.gap();
 }
 
-fn findings(page: &mut Page, run: &RunData, info: &RunInfo) {
+fn findings(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     let findings = super::info::findings(run, info);
     for finding in &findings {
-        page.sentence("! ", &format!("{}: {}", finding.title, finding.evidence));
+        out.sentence("! ", &format!("{}: {}", finding.title, finding.evidence));
         for explained in &finding.explains {
-            page.sentence("    - ", &format!("{}: {}", explained.title, explained.evidence));
+            out.sentence("    - ", &format!("{}: {}", explained.title, explained.evidence));
         }
     }
     if !findings.is_empty() {
-        page.gap();
+        out.gap();
     }
 }
 
-fn delivery(page: &mut Page, run: &RunData) {
+fn delivery(out: &mut TextBuilder, run: &RunData) {
     let tokens = &run.tokens;
     let ratio = delivery_ratio(run).map_or_else(String::new, |ratio| format!("  {}", percent(ratio)));
-    page.entry("tokens_expected", &tokens.expected.to_string());
-    page.entry("tokens_received", &format!("{}{ratio}", tokens.received));
+    out.entry("tokens_expected", &tokens.expected.to_string());
+    out.entry("tokens_received", &format!("{}{ratio}", tokens.received));
     let where_lost = if tokens.lost > 0 {
         format!("  {} while connected, {} in gaps", tokens.lost_connected, tokens.lost_in_gap)
     } else {
         String::new()
     };
-    page.entry("tokens_lost", &format!("{}{where_lost}", tokens.lost));
+    out.entry("tokens_lost", &format!("{}{where_lost}", tokens.lost));
     if tokens.unsent > 0 {
-        page.entry("tokens_unsent", &format!("{}  (cut off by error events)", tokens.unsent));
+        out.entry("tokens_unsent", &format!("{}  (cut off by error events)", tokens.unsent));
     }
-    page.entry("tokens_duplicated", &tokens.duplicated.to_string());
-    page.entry("tokens_reordered", &tokens.reordered.to_string());
-    defects(page, run);
+    out.entry("tokens_duplicated", &tokens.duplicated.to_string());
+    out.entry("tokens_reordered", &tokens.reordered.to_string());
+    defects(out, run);
     if tokens.replayed > 0 {
-        page.entry("events_replayed", &format!("{}  (allowed to come again)", tokens.replayed));
+        out.entry("events_replayed", &format!("{}  (allowed to come again)", tokens.replayed));
     }
-    page.entry("integrity", integrity(run));
+    out.entry("integrity", integrity(run));
     if run.queries.contents_unverified > 0 {
         let (count, all) = (run.queries.contents_unverified, run.queries.ok);
-        page.entry("contents unverified", &format!("{count} of {all} complete queries"));
+        out.entry("contents unverified", &format!("{count} of {all} complete queries"));
     }
     if tokens.unverified > 0 {
-        page.entry("tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
+        out.entry("tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
     }
     if tokens.cut_off > 0 {
-        page.entry("tokens_cut_off", &format!("{}  (still to come at the end)", tokens.cut_off));
+        out.entry("tokens_cut_off", &format!("{}  (still to come at the end)", tokens.cut_off));
     }
-    page.entry("stalls", &format!("{}  {:.0} ms in excess", run.stall_count, run.stall.as_secs_f64() * 1e3));
+    out.entry("stalls", &format!("{}  {:.0} ms in excess", run.stall_count, run.stall.as_secs_f64() * 1e3));
     if let Some(longest) = run.longest_gap {
         let session = longest.session.map(|id| id.to_string()).unwrap_or_default();
         let ms = short(longest.gap.as_secs_f64() * 1e3);
-        page.entry("longest_token_gap", &format!("{ms} ms  in {session}"));
+        out.entry("longest_token_gap", &format!("{ms} ms  in {session}"));
     }
-    page.gap();
+    out.gap();
 }
 
 /// What came that ought not to have come, each with the beginning of the first example.
-fn defects(page: &mut Page, run: &RunData) {
+fn defects(out: &mut TextBuilder, run: &RunData) {
     for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
         let first = run.defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
-        page.entry(defect.name(), &format!("{}{first}", run.defects.count(defect)));
+        out.entry(defect.name(), &format!("{}{first}", run.defects.count(defect)));
     }
 }
 
-fn latency(page: &mut Page, run: &RunData, info: &RunInfo) {
-    page.table(&LATENCY_COLUMNS, LATENCIES.into_iter().filter_map(|metric| row(run, metric)));
+fn latency(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
+    out.table(&LATENCY_COLUMNS, LATENCIES.into_iter().filter_map(|metric| row(run, metric)));
     let untrusted = LATENCIES
         .into_iter()
         .any(|metric| SHOWN.iter().any(|&statistic| !run.metrics.is_trusted(metric, statistic)));
     if untrusted {
-        page.sentence(
+        out.sentence(
             "",
             "~: not to be trusted, the generator or the simulator was late: its error is above 1 ms and 10 %",
         );
@@ -177,9 +177,9 @@ fn latency(page: &mut Page, run: &RunData, info: &RunInfo) {
     if info.shared_clock == Some(false) {
         let note =
             "no delivery_ms: client and simulator run on different kernels, whose clocks do not compare";
-        page.sentence("", note);
+        out.sentence("", note);
     }
-    page.gap();
+    out.gap();
 }
 
 fn row(run: &RunData, metric: Metric) -> Option<Vec<String>> {
@@ -195,44 +195,44 @@ fn row(run: &RunData, metric: Metric) -> Option<Vec<String>> {
     Some(std::iter::once(format!("{}_ms", metric.name())).chain(cells).collect())
 }
 
-fn throughput(page: &mut Page, run: &RunData, info: &RunInfo, conclusion: &Conclusion) {
+fn throughput(out: &mut TextBuilder, run: &RunData, info: &RunInfo, conclusion: &Conclusion) {
     let duration = run.duration();
     let (queries, sessions) = (&run.queries, &run.sessions);
-    page.entry(
+    out.entry(
         "duration",
         &format!("{:.1} s  ({:.1} s in all)", duration.as_secs_f64(), info.elapsed.as_secs_f64()),
     );
-    page.entry("sessions", &format!("{} of {} ok", sessions.ok, sessions.total));
-    page.entry("queries", &format!("{} of {} ok{}", queries.ok, queries.total, unfinished(run)));
-    page.entry("request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
-    page.entry("output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
+    out.entry("sessions", &format!("{} of {} ok", sessions.ok, sessions.total));
+    out.entry("queries", &format!("{} of {} ok{}", queries.ok, queries.total, unfinished(run)));
+    out.entry("request_throughput", &format!("{:.1} queries/s", rate(queries.ok, duration)));
+    out.entry("output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
     if let Some(published) = super::info::published_throughput(run, info) {
-        let missed = &info.watched.of_itself.missed;
+        let missed = &info.observations.stack_counters.missed;
         let note = if missed.is_empty() { "" } else { "  (at least: counters were missed)" };
-        page.entry("published_throughput", &format!("{published:.1} tokens/s{note}"));
+        out.entry("published_throughput", &format!("{published:.1} tokens/s{note}"));
     }
     if !conclusion.objectives.is_empty() {
         let good = run.metrics.counts().good;
         let of_all =
             share(good, queries.total).map_or_else(String::new, |share| format!("  {}", percent(share)));
         let objectives: Vec<_> = conclusion.objectives.iter().map(ToString::to_string).collect();
-        page.entry("request_goodput", &format!("{:.1} queries/s{of_all}", rate(good, duration)));
-        page.entry("  objectives", &objectives.join(" "));
+        out.entry("request_goodput", &format!("{:.1} queries/s{of_all}", rate(good, duration)));
+        out.entry("  objectives", &objectives.join(" "));
     }
     if let Some(steady) = &run.steady {
         let tokens = format!("{:.1} tokens/s", steady.metrics.tokens() as f64 / steady.seconds());
         let p95 = steady.metrics.get(Metric::E2el).quantile_ms(0.95);
         let p95 = p95.map_or_else(String::new, |ms| format!(", e2el_ms p(95)={}", short(ms)));
-        page.entry("steady state", &format!("{} s to {} s: {tokens}{p95}", steady.from_s, steady.to_s));
+        out.entry("steady state", &format!("{} s to {} s: {tokens}{p95}", steady.from_s, steady.to_s));
     }
-    let mean = mean_present(sessions.time, info.elapsed);
-    page.entry("concurrent sessions", &format!("mean {mean:.1}, peak {}", info.peak_sessions));
-    let mean = mean_present(queries.time, duration);
-    page.entry("concurrent queries", &format!("mean {mean:.1}, peak {}", info.peak_queries));
+    let mean = mean_concurrency(sessions.time, info.elapsed);
+    out.entry("concurrent sessions", &format!("mean {mean:.1}, peak {}", info.peak_sessions));
+    let mean = mean_concurrency(queries.time, duration);
+    out.entry("concurrent queries", &format!("mean {mean:.1}, peak {}", info.peak_queries));
     if info.dropped_iterations > 0 {
-        page.entry("dropped_iterations", &info.dropped_iterations.to_string());
+        out.entry("dropped_iterations", &info.dropped_iterations.to_string());
     }
-    page.gap();
+    out.gap();
 }
 
 /// Counts of the statuses that are not `ok`.
@@ -248,59 +248,59 @@ fn unfinished(run: &RunData) -> String {
     counts.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}")).collect()
 }
 
-fn connections(page: &mut Page, run: &RunData) {
-    page.entry("reconnect_attempts", &format!("{}, {} ok", run.reconnect_attempts, run.reconnects_ok));
-    page.entry("sessions with reconnects", &run.sessions.with_reconnects.to_string());
+fn connections(out: &mut TextBuilder, run: &RunData) {
+    out.entry("reconnect_attempts", &format!("{}, {} ok", run.reconnect_attempts, run.reconnects_ok));
+    out.entry("sessions with reconnects", &run.sessions.with_reconnects.to_string());
     if !run.close_codes.is_empty() {
         let codes: Vec<_> = run.close_codes.iter().map(|(code, count)| format!("{code} × {count}")).collect();
-        page.entry("close codes", &codes.join(", "));
+        out.entry("close codes", &codes.join(", "));
     }
-    faults::connection_lines(page, run);
-    page.gap();
+    faults::connection_lines(out, run);
+    out.gap();
 }
 
-fn generator(page: &mut Page, run: &RunData, info: &RunInfo) {
+fn generator(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     let lag = |metric| {
         run.metrics.get(metric).summary().map_or_else(
             || "not measured".to_owned(),
             |figures| format!("p(99)={} ms  max={} ms", short(figures.p99), short(figures.max)),
         )
     };
-    page.entry("schedule_lag", &lag(Metric::ScheduleLag));
-    page.entry("loop_lag", &lag(Metric::LoopLag));
-    page.entry("pace_lag (simulator)", &lag(Metric::PaceLag));
+    out.entry("schedule_lag", &lag(Metric::ScheduleLag));
+    out.entry("loop_lag", &lag(Metric::LoopLag));
+    out.entry("pace_lag (simulator)", &lag(Metric::PaceLag));
     let wait = info.cpu_wait_share.map_or_else(|| "not measured".to_owned(), percent);
     let starved = info
         .cpu_starved_share
         .map_or_else(String::new, |share| format!("  ({} beyond what waking up costs here)", percent(share)));
-    page.entry("waiting for a CPU", &format!("{wait}{starved}"));
+    out.entry("waiting for a CPU", &format!("{wait}{starved}"));
     if info.clock_steps > 0 {
         let note = "arrivals within a second of that are times of reads";
-        page.entry("wall clock set", &format!("{} times  ({note})", info.clock_steps));
+        out.entry("wall clock set", &format!("{} times  ({note})", info.clock_steps));
     }
     let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
     if outside > 0 {
-        page.entry("beyond the histograms", &format!("{outside} samples of more than 10 minutes"));
+        out.entry("beyond the histograms", &format!("{outside} samples of more than 10 minutes"));
     }
     if let Some(events) = info.events.as_ref().filter(|events| events.dropped > 0) {
         let (all, place) = (events.written + events.dropped, printable(&events.destination));
         let why = events.error.as_deref().unwrap_or("its reader is too slow");
-        page.entry("events_dropped", &format!("{} of {all}  ({place}: {why})", events.dropped));
+        out.entry("events_dropped", &format!("{} of {all}  ({place}: {why})", events.dropped));
     }
 }
 
-fn failures(page: &mut Page, run: &RunData) {
+fn failures(out: &mut TextBuilder, run: &RunData) {
     let mut groups: Vec<_> = run.failures.iter().collect();
     if groups.is_empty() {
         return;
     }
     groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.count));
-    page.gap();
+    out.gap();
     for (kind, code, group) in groups.iter().take(8) {
         let code = code.map(|code| format!(" {code}")).unwrap_or_default();
-        page.sentence(&format!("{} × {kind}{code}: ", group.count), &printable(&group.example));
+        out.sentence(&format!("{} × {kind}{code}: ", group.count), &printable(&group.example));
     }
     if groups.len() > 8 {
-        page.sentence("", &format!("… and {} more kinds in _failures.csv", groups.len() - 8));
+        out.sentence("", &format!("… and {} more kinds in _failures.csv", groups.len() - 8));
     }
 }

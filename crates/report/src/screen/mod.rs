@@ -18,7 +18,7 @@ use ratatui::{
         execute, terminal,
     },
 };
-use snapshot::Photographer;
+use snapshot::SnapshotBuilder;
 use std::{
     cell::Cell,
     fs::File,
@@ -33,7 +33,7 @@ use std::{
 
 const REDRAW: Duration = Duration::from_millis(250);
 /// How soon the end of a run is noticed.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Whether the view has the terminal. Locked by whoever draws, takes it or gives it back; again by a panic's hook, where it
 /// was the drawing that panicked.
@@ -71,12 +71,12 @@ impl Screen {
     /// The terminal cannot be taken, or a thread not be started.
     pub fn open(sources: Sources) -> io::Result<Self> {
         let ended = Arc::new(AtomicBool::new(false));
-        let taken = Taken::take()?;
+        let taken = TerminalGuard::take()?;
         let terminal = Terminal::new(CrosstermBackend::new(io::stderr()))?;
-        let (photographer, has_ended) = (Photographer::new(sources), Arc::clone(&ended));
+        let (builder, has_ended) = (SnapshotBuilder::new(sources), Arc::clone(&ended));
         let thread = std::thread::Builder::new()
             .name("screen".into())
-            .spawn(move || show(terminal, photographer, &has_ended, &taken))?;
+            .spawn(move || show(terminal, builder, &has_ended, &taken))?;
         Ok(Self { ended, thread: Some(thread) })
     }
 }
@@ -92,13 +92,13 @@ impl Drop for Screen {
 
 /// The terminal in our hands; given back when dropped.
 #[derive(Debug)]
-struct Taken;
+struct TerminalGuard;
 
-impl Taken {
+impl TerminalGuard {
     fn take() -> io::Result<Self> {
         give_back_on_panic();
         let is_up = IS_UP.lock();
-        messages::hold();
+        messages::defer();
         is_up.set(true);
         let taken = Self;
         terminal::enable_raw_mode()?;
@@ -107,7 +107,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for TerminalGuard {
     fn drop(&mut self) {
         give_back();
     }
@@ -119,7 +119,7 @@ fn give_back() {
     if is_up.replace(false) {
         let _ = execute!(io::stderr(), terminal::LeaveAlternateScreen, cursor::Show);
         let _ = terminal::disable_raw_mode();
-        messages::release();
+        messages::flush_deferred();
     }
 }
 
@@ -136,13 +136,13 @@ fn give_back_on_panic() {
 
 fn show(
     mut terminal: Terminal<CrosstermBackend<Stderr>>,
-    mut photographer: Photographer,
+    mut builder: SnapshotBuilder,
     ended: &AtomicBool,
-    _taken: &Taken,
+    _taken: &TerminalGuard,
 ) {
     let mut shows_help = false;
     while !ended.load(Ordering::Relaxed) {
-        let snapshot = photographer.take(messages::last(), shows_help);
+        let snapshot = builder.take(messages::last_deferred(), shows_help);
         let is_up = IS_UP.lock();
         if !is_up.get() {
             return;
@@ -153,7 +153,7 @@ fn show(
         let next = Instant::now() + REDRAW;
         while Instant::now() < next && !ended.load(Ordering::Relaxed) {
             match key() {
-                Some(Key::Stop) => photographer.stop().escalate(),
+                Some(Key::Stop) => builder.stop().escalate(),
                 Some(Key::Help) => shows_help = !shows_help,
                 None => {}
             }
@@ -168,9 +168,9 @@ enum Key {
     Help,
 }
 
-/// The key that was pressed within [`LOOK`].
+/// The key that was pressed within [`POLL_INTERVAL`].
 fn key() -> Option<Key> {
-    match event::poll(LOOK) {
+    match event::poll(POLL_INTERVAL) {
         Ok(true) => match event::read().ok()? {
             Event::Key(key) => meaning(&key),
             _ => None,
@@ -178,7 +178,7 @@ fn key() -> Option<Key> {
         Ok(false) => None,
         // Nobody types here.
         Err(_) => {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
             None
         }
     }
@@ -202,10 +202,10 @@ mod tests {
     fn a_panic_while_the_view_is_drawn_gives_the_terminal_back() {
         let drawing = IS_UP.lock();
         drawing.set(true);
-        messages::hold();
+        messages::defer();
         // As the hook does, on the thread that draws.
         give_back();
-        assert_eq!((drawing.get(), messages::last()), (false, None));
+        assert_eq!((drawing.get(), messages::last_deferred()), (false, None));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! All that the live view shows at one moment, as a value.
 //! It is put together from counters and from the collector's standing, and changes nothing.
 
-use crate::output::{Board, Sink, Standing};
+use crate::output::{EventSink, LiveStatus, SharedStatus};
 use measure::{
-    FaultLog, FaultRecord, Gauge,
-    live::{Shard, Totals, totals},
+    ActiveCounter, FaultLog, FaultRecord,
+    live::{LiveCounters, LiveTotals, totals},
 };
 use plan::{
     Estimate, Stop,
@@ -31,15 +31,15 @@ pub struct Sources {
     /// What was reckoned before.
     pub estimate: Estimate,
     /// The workers' counters.
-    pub shards: Vec<Arc<Shard>>,
+    pub counters: Vec<Arc<LiveCounters>>,
     /// Open sessions.
-    pub sessions: Gauge,
+    pub sessions: ActiveCounter,
     /// What is broken.
     pub faults: Arc<FaultLog>,
     /// What the collector publishes.
-    pub board: Board,
+    pub shared_status: SharedStatus,
     /// Where events go.
-    pub events: Option<Sink>,
+    pub events: Option<EventSink>,
     /// Whether the run was asked to end, and whom to ask.
     pub stop: Stop,
 }
@@ -67,9 +67,9 @@ pub struct Snapshot {
     /// Sessions that the schedule wants now, in open models those that there may be.
     pub sessions_planned: u64,
     pub queries_planned: u64,
-    pub totals: Totals,
+    pub totals: LiveTotals,
     pub rates: Rates,
-    pub standing: Standing,
+    pub live_status: LiveStatus,
     pub faults: Vec<FaultRecord>,
     pub events_dropped: u64,
     pub message: Option<String>,
@@ -78,12 +78,12 @@ pub struct Snapshot {
 
 /// Takes snapshots, and remembers the last looks for the rates.
 #[derive(Debug)]
-pub struct Photographer {
+pub struct SnapshotBuilder {
     sources: Sources,
-    looks: VecDeque<(Duration, Totals)>,
+    looks: VecDeque<(Duration, LiveTotals)>,
 }
 
-impl Photographer {
+impl SnapshotBuilder {
     pub fn new(sources: Sources) -> Self {
         Self { sources, looks: VecDeque::new() }
     }
@@ -95,7 +95,7 @@ impl Photographer {
     pub fn take(&mut self, message: Option<String>, shows_help: bool) -> Snapshot {
         let sources = &self.sources;
         let elapsed = Instant::now().saturating_duration_since(sources.epoch);
-        let totals = totals(sources.shards.iter().map(AsRef::as_ref));
+        let totals = totals(sources.counters.iter().map(AsRef::as_ref));
         self.looks.push_back((elapsed, totals));
         while self.looks.front().is_some_and(|(at, _)| elapsed.saturating_sub(*at) > RATES_OVER) {
             self.looks.pop_front();
@@ -121,16 +121,16 @@ impl Photographer {
             queries_planned: estimate.queries.round() as u64,
             totals,
             rates: rates(first, (elapsed, totals)),
-            standing: sources.board.lock().clone(),
+            live_status: sources.shared_status.lock().clone(),
             faults: sources.faults.records(),
-            events_dropped: sources.events.as_ref().map_or(0, Sink::dropped),
+            events_dropped: sources.events.as_ref().map_or(0, EventSink::dropped),
             message,
             shows_help,
         }
     }
 }
 
-fn rates((from, before): (Duration, Totals), (to, now): (Duration, Totals)) -> Rates {
+fn rates((from, before): (Duration, LiveTotals), (to, now): (Duration, LiveTotals)) -> Rates {
     let seconds = to.saturating_sub(from).as_secs_f64();
     if seconds <= 0.0 {
         return Rates::default();
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn rates_are_of_the_time_between_two_looks() {
         let ms = Duration::from_millis;
-        let before = Totals { tokens: 100, queries: 5, ..Totals::default() };
-        let now = Totals { tokens: 350, queries: 6, connects: 2, ..Totals::default() };
+        let before = LiveTotals { tokens: 100, queries: 5, ..LiveTotals::default() };
+        let now = LiveTotals { tokens: 350, queries: 6, connects: 2, ..LiveTotals::default() };
         let found = rates((ms(1_000), before), (ms(1_500), now));
         assert_eq!(found, Rates { tokens: 500.0, queries: 2.0, connects: 4.0 });
         assert_eq!(rates((ms(0), before), (ms(0), now)), Rates::default());

@@ -5,9 +5,12 @@ use super::{
     bars::{self, Cell, clock},
     snapshot::Snapshot,
 };
-use crate::output::{RECENT, RECENT_SECONDS, marked, printable, short};
+use crate::{
+    output::{LIVE_METRICS, LIVE_WINDOW_SECONDS},
+    values::{marked, printable, short},
+};
 use measure::{
-    Fate, FaultRecord,
+    FaultRecord, FaultStatus,
     defects::{Defect, Defects},
     threshold::{Outcome, State},
 };
@@ -21,7 +24,7 @@ use ratatui::{
 
 /// From here on there are two columns.
 const WIDE: u16 = 90;
-const LEAST: (u16, u16) = (40, 12);
+const MIN: (u16, u16) = (40, 12);
 /// From so many rows on there are two charts.
 const TWO_CHARTS: u16 = 11;
 
@@ -36,7 +39,7 @@ const HELP: [&str; 6] = [
 
 /// Draws it.
 pub fn view(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
-    if area.width < LEAST.0 || area.height < LEAST.1 {
+    if area.width < MIN.0 || area.height < MIN.1 {
         let text = format!("{} tokens/s\n(60 × 20 shows more)", whole(snapshot.rates.tokens));
         Paragraph::new(text).render(area, buffer);
         return;
@@ -160,8 +163,8 @@ fn rates_lines(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
 
 /// Tokens, and where there is room for both how late the first ones were: the same seconds, one above the other.
 fn charts(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
-    let standing = &snapshot.standing;
-    let tokens = standing.tokens_by_second.iter().map(|&tokens| Some(tokens));
+    let live_status = &snapshot.live_status;
+    let tokens = live_status.tokens_by_second.iter().map(|&tokens| Some(tokens));
     let named = |seconds, most: u64| format!("tokens a second, {seconds} s, at most {most}");
     if area.height < TWO_CHARTS {
         return chart(tokens, named, Color::Cyan, area, buffer);
@@ -170,7 +173,7 @@ fn charts(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     chart(tokens, named, Color::Cyan, above, buffer);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let micros = |ms: f64| (ms * 1e3).round() as u64;
-    let ttft = standing.ttft_by_second.iter().map(|ms| ms.map(micros));
+    let ttft = live_status.ttft_by_second.iter().map(|ms| ms.map(micros));
     let named =
         |seconds, most| format!("ttft_ms p(95) a second, {seconds} s, at most {}", short(most as f64 / 1e3));
     chart(ttft, named, Color::Magenta, below, buffer);
@@ -185,22 +188,23 @@ fn chart(
     buffer: &mut Buffer,
 ) {
     let [caption, drawn] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
-    let shown: Vec<_> = seconds.rev().take(drawn.width.into()).collect();
-    let most = shown.iter().flatten().max().copied().unwrap_or(0);
-    Line::from(named(shown.len(), most).dim()).render(caption, buffer);
+    let value_text: Vec<_> = seconds.rev().take(drawn.width.into()).collect();
+    let most = value_text.iter().flatten().max().copied().unwrap_or(0);
+    Line::from(named(value_text.len(), most).dim()).render(caption, buffer);
     Sparkline::default()
-        .data(shown)
+        .data(value_text)
         .direction(RenderDirection::RightToLeft)
         .style(color)
         .render(drawn, buffer);
 }
 
 fn latency_table(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
-    let title = format!("{:<16}{:>9}{:>9}{:>9}", format!("ms, last {RECENT_SECONDS} s"), "p50", "p95", "p99");
+    let title =
+        format!("{:<16}{:>9}{:>9}{:>9}", format!("ms, last {LIVE_WINDOW_SECONDS} s"), "p50", "p95", "p99");
     let mut lines = vec![Line::from(title.dim())];
-    let standing = &snapshot.standing;
-    for (index, (metric, figures)) in RECENT.iter().zip(standing.recent).enumerate() {
-        let cell = |at: usize, ms: f64| marked(ms, !standing.untrusted[index][at]);
+    let live_status = &snapshot.live_status;
+    for (index, (metric, figures)) in LIVE_METRICS.iter().zip(live_status.recent).enumerate() {
+        let cell = |at: usize, ms: f64| marked(ms, !live_status.untrusted[index][at]);
         let cells = figures
             .map_or_else(Default::default, |[p50, p95, p99]| [cell(0, p50), cell(1, p95), cell(2, p99)]);
         let cells: String = cells.iter().map(|cell| format!("{cell:>9}")).collect();
@@ -210,7 +214,7 @@ fn latency_table(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
 }
 
 fn delivery(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
-    let (tokens, queries) = (&snapshot.standing.tokens, &snapshot.standing.queries);
+    let (tokens, queries) = (&snapshot.live_status.tokens, &snapshot.live_status.queries);
     let cells = [
         ("expected", tokens.expected, false),
         ("received", tokens.received, false),
@@ -224,7 +228,7 @@ fn delivery(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let values =
         cells.map(|(name, value, bad)| counted(format!("{value:<0$}", width(name, value)), value, bad));
     let failed = queries.total - queries.ok;
-    let (attempts, ok) = (snapshot.standing.reconnect_attempts, snapshot.standing.reconnects);
+    let (attempts, ok) = (snapshot.live_status.reconnect_attempts, snapshot.live_status.reconnects);
     let dropped = snapshot.totals.dropped;
     let more = [
         counted(format!("failed {failed}"), failed, true),
@@ -250,16 +254,16 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     lines.extend(snapshot.message.iter().map(|text| Line::from(format!("! {}", printable(text)).yellow())));
     let (held, others): (Vec<_>, Vec<_>) =
-        snapshot.standing.thresholds.iter().partition(|outcome| outcome.state == State::Held);
+        snapshot.live_status.thresholds.iter().partition(|outcome| outcome.state == State::Held);
     let unread = snapshot.events_dropped;
     if unread > 0 {
         lines.push(Line::from(format!("{unread} events dropped: their reader is too slow").yellow()));
     }
-    lines.extend(defects(&snapshot.standing.defects));
+    lines.extend(defects(&snapshot.live_status.defects));
     lines.extend(others.into_iter().map(threshold));
     lines.extend(snapshot.faults.iter().map(fault));
     let failure = |(name, count): &(String, u64)| Line::from(format!("{count} × {name}").red());
-    lines.extend(snapshot.standing.failures.iter().map(failure));
+    lines.extend(snapshot.live_status.failures.iter().map(failure));
     lines.extend(held.into_iter().map(threshold));
     lines
 }
@@ -285,11 +289,11 @@ fn note_lines(mut lines: Vec<Line<'_>>, area: Rect, buffer: &mut Buffer) {
 
 fn fault(fault: &FaultRecord) -> Line<'static> {
     let at = fault.at.as_secs_f64();
-    let (state, color) = match &fault.fate {
-        Fate::Planned => (format!("planned at {at} s"), Color::DarkGray),
-        Fate::Begun => (format!("begun at {at} s"), Color::Yellow),
-        Fate::Failed(_) => ("failed".to_owned(), Color::Red),
-        Fate::Injected(_) => {
+    let (state, color) = match &fault.status {
+        FaultStatus::Planned => (format!("planned at {at} s"), Color::DarkGray),
+        FaultStatus::Begun => (format!("begun at {at} s"), Color::Yellow),
+        FaultStatus::Failed(_) => ("failed".to_owned(), Color::Red),
+        FaultStatus::Injected(_) => {
             let recovered = fault.time_to_recover().map(|time| short(time.as_secs_f64() * 1e3));
             let recovered = recovered.map_or_else(String::new, |ms| format!(", back in {ms} ms"));
             (format!("{} outages{recovered}", fault.outages), Color::Magenta)
@@ -304,7 +308,7 @@ fn threshold(outcome: &Outcome) -> Line<'static> {
         State::Broken => ("✗", Color::Red),
         State::Unknown(_) | State::Undecided { .. } => ("?", Color::Yellow),
     };
-    Line::from(vec![mark.fg(color), format!(" {}   {}", outcome.threshold, outcome.shown()).into()])
+    Line::from(vec![mark.fg(color), format!(" {}   {}", outcome.threshold, outcome.value_text()).into()])
 }
 
 fn foot_line(snapshot: &Snapshot) -> Line<'static> {

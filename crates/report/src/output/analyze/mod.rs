@@ -3,7 +3,7 @@
 
 mod text;
 
-use super::{files::is_companion, page::Page, values::printable};
+use crate::{file_names::is_table_without_queries, text_builder::TextBuilder, values::printable};
 use measure::Distribution;
 use settings::cells::{self, count, number, original};
 use std::{
@@ -34,7 +34,7 @@ const SUMS: [&str; 5] = ["tokens", "tokens_expected", "tokens_lost", "tokens_dup
 /// Counts of a session that are summed; each of its rows repeats them.
 const SESSION_SUMS: [&str; 2] = ["reconnect_attempts", "successful_reconnects"];
 /// Kinds that are told apart; what comes after them is counted together.
-const MOST_KINDS: usize = 50;
+const MAX_KINDS: usize = 50;
 const FURTHER_KINDS: &str = "(further kinds)";
 
 const NAME_A_RESULT: &str = "name a .csv that a run left in its output directory";
@@ -70,7 +70,7 @@ struct Analysis {
 /// # Errors
 /// The first file that is no result CSV: which, where in it, and what to do. Or none of the files holds queries.
 pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, AnalyzeError> {
-    let mut page = Page::new(columns);
+    let mut page = TextBuilder::new(columns);
     let mut all = Analysis::default();
     let (mut read_files, mut skipped) = (0, Vec::new());
     for path in paths {
@@ -86,7 +86,9 @@ pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, AnalyzeError
                 all.merge(&analysis);
                 read_files += 1;
             }
-            Err(error) if error.other_columns && is_companion(path) => skipped.push((path, error)),
+            Err(error) if error.other_columns && is_table_without_queries(path) => {
+                skipped.push((path, error));
+            }
             Err(error) => return Err(error),
         }
     }
@@ -264,7 +266,7 @@ impl Analysis {
 }
 
 fn count_kind(kinds: &mut BTreeMap<String, u64>, kind: String) {
-    let known = kinds.len() < MOST_KINDS || kinds.contains_key(&kind);
+    let known = kinds.len() < MAX_KINDS || kinds.contains_key(&kind);
     *kinds.entry(if known { kind } else { FURTHER_KINDS.to_owned() }).or_default() += 1;
 }
 

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 const TEN: &str = "session_id,query_num,latency,tokens,create_time,connect_time,close_time,reconnect_attempts,successful_reconnects,error\n";
 
 fn print(analysis: &Analysis) -> String {
-    let mut page = Page::new(80);
-    text::print(&mut page, analysis, "a.csv");
-    page.finish()
+    let mut out = TextBuilder::new(80);
+    text::print(&mut out, analysis, "a.csv");
+    out.finish()
 }
 
 fn analysis(text: &str) -> Result<Analysis, String> {

@@ -2,8 +2,8 @@
 //! It reckons nothing but the bins.
 
 use super::{Analysis, OF_A_QUERY, OF_A_SESSION};
-use crate::output::{
-    page::{Column, Page},
+use crate::{
+    text_builder::{Column, TextBuilder},
     values::{percent, short},
 };
 use measure::{Distribution, Summary};
@@ -25,50 +25,50 @@ const BINS: usize = 12;
 const BEFORE_A_BAR: usize = 23;
 const LONGEST_BAR: usize = 40;
 
-pub(super) fn print(page: &mut Page, analysis: &Analysis, title: &str) {
-    page.line(title);
-    counts(page, analysis);
-    page.gap();
+pub(super) fn print(out: &mut TextBuilder, analysis: &Analysis, title: &str) {
+    out.line(title);
+    counts(out, analysis);
+    out.gap();
     let rows = OF_A_QUERY.into_iter().chain(OF_A_SESSION).filter_map(|(_, title, _)| row(analysis, title));
-    page.table(&COLUMNS, rows);
+    out.table(&COLUMNS, rows);
     if let Some(latency) = analysis.durations.get("latency") {
-        histogram(page, latency);
+        histogram(out, latency);
     }
     let mut errors: Vec<_> = analysis.errors.iter().collect();
     errors.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     if !errors.is_empty() {
-        page.gap();
-        page.sentence("", "errors by kind");
+        out.gap();
+        out.sentence("", "errors by kind");
     }
     for (kind, count) in errors {
-        page.sentence(&format!("{count:>8}  "), kind);
+        out.sentence(&format!("{count:>8}  "), kind);
     }
-    page.gap();
+    out.gap();
 }
 
-fn counts(page: &mut Page, analysis: &Analysis) {
+fn counts(out: &mut TextBuilder, analysis: &Analysis) {
     let (rows, ok) = (analysis.rows, analysis.ok);
     #[allow(clippy::cast_precision_loss)]
     let rate = if rows > 0 { percent(ok as f64 / rows as f64) } else { "none".to_owned() };
-    page.entry("sessions", &analysis.sessions.len().to_string());
-    page.entry("queries", &rows.to_string());
-    page.entry("success rate", &format!("{rate}  ({ok} ok)"));
+    out.entry("sessions", &analysis.sessions.len().to_string());
+    out.entry("queries", &rows.to_string());
+    out.entry("success rate", &format!("{rate}  ({ok} ok)"));
     let statuses: Vec<_> =
         analysis.statuses.iter().map(|(status, count)| format!("{count} {status}")).collect();
-    page.entry("statuses", &statuses.join(", "));
+    out.entry("statuses", &statuses.join(", "));
     let sum = |name| analysis.sums.get(name).copied();
     let or_unknown = |count: Option<u64>| count.map_or_else(|| "not announced".to_owned(), |n| n.to_string());
-    page.entry("tokens expected", &or_unknown(sum("tokens_expected")));
-    page.entry("tokens received", &sum("tokens").unwrap_or(0).to_string());
+    out.entry("tokens expected", &or_unknown(sum("tokens_expected")));
+    out.entry("tokens received", &sum("tokens").unwrap_or(0).to_string());
     for name in ["tokens_lost", "tokens_duplicated", "tokens_reordered"] {
         if let Some(count) = sum(name) {
-            page.entry(&name.replace('_', " "), &count.to_string());
+            out.entry(&name.replace('_', " "), &count.to_string());
         }
     }
     let (attempts, ok) = (sum("reconnect_attempts"), sum("successful_reconnects"));
-    page.entry("reconnect attempts", &format!("{}, {} ok", attempts.unwrap_or(0), ok.unwrap_or(0)));
+    out.entry("reconnect attempts", &format!("{}, {} ok", attempts.unwrap_or(0), ok.unwrap_or(0)));
     if analysis.cut_off {
-        page.entry("note", "the last row is cut off and was left out");
+        out.entry("note", "the last row is cut off and was left out");
     }
 }
 
@@ -80,7 +80,7 @@ fn row(analysis: &Analysis, title: &str) -> Option<Vec<String>> {
 }
 
 /// Equal bins from the minimum to p99, and one of everything beyond.
-fn histogram(page: &mut Page, latency: &Distribution) {
+fn histogram(out: &mut TextBuilder, latency: &Distribution) {
     let (Some(histogram), Some(p99), Some(least)) =
         (latency.positive(), latency.quantile_ns(0.99), latency.quantile_ns(0.0))
     else {
@@ -96,13 +96,13 @@ fn histogram(page: &mut Page, latency: &Distribution) {
     }
     let last = bins.iter().rposition(|&count| count > 0).unwrap_or(0);
     let most = bins.iter().copied().max().unwrap_or(0).max(1);
-    let longest = LONGEST_BAR.min(page.columns() - BEFORE_A_BAR) as u64;
-    page.gap();
-    page.sentence("", "latency, milliseconds from");
+    let longest = LONGEST_BAR.min(out.columns() - BEFORE_A_BAR) as u64;
+    out.gap();
+    out.sentence("", "latency, milliseconds from");
     for (bin, &count) in bins.iter().enumerate().take(last + 1) {
         #[allow(clippy::cast_precision_loss)]
         let from = (low + bin as u64 * width) as f64 / 1e6;
         let bar = "█".repeat(usize::try_from((count * longest).div_ceil(most)).unwrap_or(0));
-        page.line(&format!("  {:>10} {count:>9} {bar}", short(from)));
+        out.line(&format!("  {:>10} {count:>9} {bar}", short(from)));
     }
 }

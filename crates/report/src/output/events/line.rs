@@ -1,10 +1,10 @@
 //! An event as a line: its type, its time in seconds since the run's start, and figures named as everywhere.
 //! Pure; what a server said comes tamed.
 
-use super::Wanted;
-use crate::output::{RunInfo, values::printable};
+use super::EventSettings;
+use crate::{output::RunInfo, values::printable};
 use measure::{
-    Fate, FaultRecord, Interval, Judgement, Metric, QueryTimes, Reading,
+    FaultRecord, FaultStatus, Interval, Judgement, Metric, QueryTimes, Reading,
     defects::{Defect, Defects},
     record::{Failure, LossCause, Moment, QueryRecord, Reconnect, SessionRecord},
 };
@@ -45,7 +45,7 @@ fn millis(duration: Option<Duration>) -> Option<f64> {
 }
 
 /// The first line: what is run.
-pub(in crate::output) fn run(wanted: &Wanted, run_id: &str, started_at: OffsetDateTime) -> Value {
+pub(in crate::output) fn run(wanted: &EventSettings, run_id: &str, started_at: OffsetDateTime) -> Value {
     let rest = json!({
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -184,11 +184,11 @@ pub(in crate::output) fn health(second: u64, readings: &[Reading]) -> Vec<Value>
 
 /// What became of a fault; none before its time.
 pub(in crate::output) fn fault(fault: &FaultRecord) -> Option<Value> {
-    let (outcome, at, detail) = match &fault.fate {
-        Fate::Planned => return None,
-        Fate::Begun => ("begun", fault.began, None),
-        Fate::Injected(detail) => ("injected", fault.ended, Some(detail)),
-        Fate::Failed(why) => ("failed", fault.ended.or(fault.began), Some(why)),
+    let (outcome, at, detail) = match &fault.status {
+        FaultStatus::Planned => return None,
+        FaultStatus::Begun => ("begun", fault.began, None),
+        FaultStatus::Injected(detail) => ("injected", fault.ended, Some(detail)),
+        FaultStatus::Failed(why) => ("failed", fault.ended.or(fault.began), Some(why)),
     };
     let rest = json!({
         "fault": fault.spec,

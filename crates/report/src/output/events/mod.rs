@@ -7,7 +7,7 @@ mod pipe;
 pub(super) use line::{fault, health, query, reconnect, run, second, session, verdict};
 pub(super) use pipe::Pipe;
 
-use super::values::escaped_json;
+use crate::values::escaped_json;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
@@ -25,7 +25,7 @@ use std::{
 /// Lines that wait for their reader: a few megabytes.
 const LINES: usize = 8_192;
 /// How often it is looked whether to give up.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a reader may take, after the run's end, for what waits; and once more for the last line.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much longer a thread gets that writes: one that a terminal holds up inside a write is left behind.
@@ -65,7 +65,7 @@ impl FromStr for Destination {
 
 /// Events that are wanted, and what the first of them says.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct EventSettings {
     /// Where they go.
     pub destination: Destination,
     /// The resolved configuration, secrets redacted.
@@ -75,7 +75,7 @@ pub struct Wanted {
 }
 
 #[derive(Debug, Default)]
-struct Counted {
+struct EventCounters {
     sent: AtomicU64,
     written: AtomicU64,
     dropped: AtomicU64,
@@ -85,7 +85,7 @@ struct Counted {
     broken: Mutex<Option<String>>,
 }
 
-impl Counted {
+impl EventCounters {
     /// Counts a line by what became of it, as [`Pipe::write`] says. Answers whether the next one can be written.
     fn take(&self, outcome: &io::Result<bool>) -> bool {
         let lines = if matches!(outcome, Ok(true)) { &self.written } else { &self.dropped };
@@ -102,7 +102,7 @@ impl Counted {
 
 /// What became of the events, at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Tally {
+pub struct EventTotals {
     /// Where they went, for a person.
     pub destination: String,
     /// Lines written, the last one too.
@@ -115,12 +115,12 @@ pub struct Tally {
 
 /// Takes events from anywhere.
 #[derive(Clone, Debug)]
-pub struct Sink {
+pub struct EventSink {
     lines: SyncSender<String>,
-    counted: Arc<Counted>,
+    counted: Arc<EventCounters>,
 }
 
-impl Sink {
+impl EventSink {
     /// Sends it on its way, or counts it as dropped; never waits.
     pub fn send(&self, event: &Value) {
         self.counted.sent.fetch_add(1, Relaxed);
@@ -141,7 +141,7 @@ impl Sink {
 #[derive(Debug)]
 pub(super) struct Events {
     place: String,
-    sink: Sink,
+    sink: EventSink,
     /// Told by the thread that writes when it is done.
     writer: Receiver<Option<Pipe>>,
 }
@@ -153,21 +153,21 @@ impl Events {
     /// It cannot be started.
     pub(super) fn start(pipe: Pipe) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(LINES);
-        let counted = Arc::new(Counted::default());
-        let sink = Sink { lines, counted: Arc::clone(&counted) };
+        let counted = Arc::new(EventCounters::default());
+        let sink = EventSink { lines, counted: Arc::clone(&counted) };
         let place = pipe.place().to_owned();
         let writer = apart(move || write(pipe, &waiting, &counted))?;
         Ok(Self { place, sink, writer })
     }
 
-    pub(super) fn sink(&self) -> Sink {
+    pub(super) fn sink(&self) -> EventSink {
         self.sink.clone()
     }
 
     /// Lets what waits go out, then `last`, which is told how much was written and dropped before it. Takes no longer than
     /// twice [`PATIENCE`] and [`GRACE`].
-    pub(super) fn end(self, last: impl FnOnce(u64, u64) -> Value) -> Tally {
-        let Self { place, sink: Sink { lines, counted }, writer } = self;
+    pub(super) fn end(self, last: impl FnOnce(u64, u64) -> Value) -> EventTotals {
+        let Self { place, sink: EventSink { lines, counted }, writer } = self;
         *counted.deadline.lock() = Some(Instant::now() + PATIENCE);
         drop(lines);
         let pipe = writer.recv_timeout(PATIENCE + GRACE).ok().flatten();
@@ -177,7 +177,7 @@ impl Events {
         let written = counted.written.load(Relaxed);
         // What a thread that is left behind still has in hand is dropped as well.
         let dropped = counted.sent.load(Relaxed) + 1 - written;
-        Tally { destination: place, written, dropped, error }
+        EventTotals { destination: place, written, dropped, error }
     }
 }
 
@@ -197,11 +197,11 @@ fn write_last(mut pipe: Pipe, line: String) -> io::Result<bool> {
 }
 
 /// Until the last sink is gone, or it is time to give up. Answers the pipe, where it still takes something.
-fn write(mut pipe: Pipe, waiting: &Receiver<String>, counted: &Counted) -> Option<Pipe> {
+fn write(mut pipe: Pipe, waiting: &Receiver<String>, counted: &EventCounters) -> Option<Pipe> {
     let is_over = || counted.deadline.lock().is_some_and(|deadline| Instant::now() >= deadline);
     let mut is_whole = true;
     loop {
-        let line = match waiting.recv_timeout(LOOK) {
+        let line = match waiting.recv_timeout(POLL_INTERVAL) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) if !is_over() => continue,
             Err(_) => break,
@@ -213,7 +213,7 @@ fn write(mut pipe: Pipe, waiting: &Receiver<String>, counted: &Counted) -> Optio
         is_whole = counted.take(&pipe.write(line.as_bytes(), &is_over));
         if let Some(why) = counted.broken.lock().as_ref().filter(|_| !is_whole) {
             let place = pipe.place();
-            crate::messages::tell(&format!(
+            crate::messages::print_stderr(&format!(
                 "--out json: nothing more is written to {place}: {why}; the run goes on"
             ));
         }

@@ -2,7 +2,7 @@
 //! Before each piece it asks whether there is time and room, so that it can give up whatever a pipe's reader does. A terminal says
 //! that it has room and then takes less than a piece: a write to one can wait, and so whoever asks for it is ready to leave.
 
-use super::{LOOK, TOO_SLOW};
+use super::{POLL_INTERVAL, TOO_SLOW};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -83,7 +83,9 @@ impl Pipe {
             let opened = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
             match opened {
                 Ok(file) => self.way = Way::File(file),
-                Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => std::thread::sleep(LOOK),
+                Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
+                    std::thread::sleep(POLL_INTERVAL);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -96,7 +98,7 @@ impl Pipe {
 
 fn is_ready(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut asked = [PollFd::new(fd, PollFlags::POLLOUT)];
-    let limit = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
+    let limit = PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::ZERO);
     match poll(&mut asked, limit) {
         // A reader that is gone is told by the write.
         Ok(ready) => Ok(ready > 0),

@@ -73,9 +73,9 @@ fn a_reader_that_is_slow_and_never_stalls_costs_no_time_either() {
     let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
     // A page every 10 ms: never without room for long, and 20 s for what the queue holds.
     let reader = std::thread::spawn(move || {
-        let (mut file, mut text, mut page) = (fs::File::open(&path).unwrap(), Vec::new(), [0; 4096]);
-        while let Ok(read @ 1..) = file.read(&mut page) {
-            text.extend_from_slice(&page[..read]);
+        let (mut file, mut text, mut out) = (fs::File::open(&path).unwrap(), Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = file.read(&mut out) {
+            text.extend_from_slice(&out[..read]);
             std::thread::sleep(Duration::from_millis(10));
         }
         String::from_utf8(text).unwrap()

@@ -1,8 +1,8 @@
 //! The view of a run in which much goes wrong, and of one that has just begun, at the sizes that people have.
 
 use super::*;
-use crate::{output::Standing, screen::snapshot::Rates};
-use measure::{FaultLog, QueryCounts, TokenCounts, live::Totals};
+use crate::{output::LiveStatus, screen::snapshot::Rates};
+use measure::{FaultLog, QueryCounts, TokenCounts, live::LiveTotals};
 use plan::schedule::{Schedule, Stages};
 use ratatui::{Terminal, backend::TestBackend};
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn outcome(text: &str, state: State, value: f64) -> Outcome {
 fn troubled() -> Snapshot {
     let log = FaultLog::new([("wsproxy-1:kill", s(30)), ("redis:restart", s(90))]);
     log.begin(0, s(1), s(31));
-    log.end(0, Some(s(31)), Fate::Injected("process 1 is gone".into()));
+    log.end(0, Some(s(31)), FaultStatus::Injected("process 1 is gone".into()));
     log.outage(s(31), s(33));
     let mut defects = Defects::default();
     defects.note(Defect::Unreadable, b"<html>502\n");
@@ -40,9 +40,9 @@ fn troubled() -> Snapshot {
         sessions_open: 498,
         sessions_planned: 500,
         queries_planned: 95_000,
-        totals: Totals { queries: 31_234, dropped: 3, ..Totals::default() },
+        totals: LiveTotals { queries: 31_234, dropped: 3, ..LiveTotals::default() },
         rates: Rates { tokens: 9_012.4, queries: 498.6, connects: 2.5 },
-        standing: Standing {
+        live_status: LiveStatus {
             tokens: TokenCounts { expected: 562_212, received: 562_200, lost: 12, ..TokenCounts::default() },
             defects,
             queries: QueryCounts { total: 31_234, ok: 31_222, incomplete: 12, ..QueryCounts::default() },

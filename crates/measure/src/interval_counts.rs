@@ -9,7 +9,7 @@ use crate::{
 
 /// Counts of a second, a window or the whole run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct IntervalCounts {
     /// Queries that ended.
     pub queries: u64,
     /// …of which not ok.
@@ -38,7 +38,7 @@ pub struct Counts {
     pub reconnects: u64,
 }
 
-impl Counts {
+impl IntervalCounts {
     /// Takes all of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.queries = self.queries.saturating_add(other.queries);

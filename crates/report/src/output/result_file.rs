@@ -10,9 +10,9 @@ use std::{
 
 /// Which files could not be written, and why.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Unwritten(Arc<Mutex<Vec<String>>>);
+pub(super) struct WriteErrors(Arc<Mutex<Vec<String>>>);
 
-impl Unwritten {
+impl WriteErrors {
     pub(super) fn note(&self, path: &Path, error: &io::Error) {
         self.0.lock().push(format!("cannot write {}: {error}", path.display()));
     }
@@ -24,31 +24,31 @@ impl Unwritten {
 
 /// A file to write to. No write to it fails.
 #[derive(Debug)]
-pub(super) struct Sheet {
+pub(super) struct ResultFile {
     /// Nothing after the first failure.
     file: Option<File>,
     path: PathBuf,
     /// Worth nothing unless it is whole: it is removed when it cannot be written.
     is_document: bool,
-    unwritten: Unwritten,
+    unwritten: WriteErrors,
 }
 
-impl Sheet {
+impl ResultFile {
     /// Creates, or empties, a file that is of use also where its end is missing.
-    pub(super) fn of_rows(path: PathBuf, unwritten: &Unwritten) -> io::Result<Self> {
+    pub(super) fn of_rows(path: PathBuf, unwritten: &WriteErrors) -> io::Result<Self> {
         let file = Some(File::create(&path)?);
         Ok(Self { file, path, is_document: false, unwritten: unwritten.clone() })
     }
 
     /// Writes a file that is of no use unless it is whole.
-    pub(super) fn document(path: PathBuf, unwritten: &Unwritten) -> Self {
+    pub(super) fn document(path: PathBuf, unwritten: &WriteErrors) -> Self {
         let created = File::create(&path);
-        let mut sheet = Self { file: None, path, is_document: true, unwritten: unwritten.clone() };
+        let mut result_file = Self { file: None, path, is_document: true, unwritten: unwritten.clone() };
         match created {
-            Ok(file) => sheet.file = Some(file),
-            Err(error) => sheet.fail(&error),
+            Ok(file) => result_file.file = Some(file),
+            Err(error) => result_file.fail(&error),
         }
-        sheet
+        result_file
     }
 
     fn fail(&mut self, error: &io::Error) {
@@ -60,7 +60,7 @@ impl Sheet {
     }
 }
 
-impl Write for Sheet {
+impl Write for ResultFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_all(bytes)?;
         Ok(bytes.len())
@@ -91,14 +91,14 @@ mod tests {
             symlink("/dev/full", &path).unwrap();
             path
         };
-        let unwritten = Unwritten::default();
-        let mut rows = Sheet::of_rows(full("rows"), &unwritten).unwrap();
-        let mut document = Sheet::document(full("document"), &unwritten);
+        let unwritten = WriteErrors::default();
+        let mut rows = ResultFile::of_rows(full("rows"), &unwritten).unwrap();
+        let mut document = ResultFile::document(full("document"), &unwritten);
         for _ in 0..3 {
             rows.write_all(b"row").unwrap();
             document.write_all(b"text").unwrap();
         }
-        Sheet::document(dir.path().join("no/such"), &unwritten).write_all(b"text").unwrap();
+        ResultFile::document(dir.path().join("no/such"), &unwritten).write_all(b"text").unwrap();
         let noted = unwritten.list();
         assert_eq!(noted.len(), 3, "{noted:?}");
         for (line, name) in noted.iter().zip(["rows", "document", "no/such"]) {

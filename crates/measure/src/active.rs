@@ -8,21 +8,21 @@ use std::sync::{
 
 /// Counts what is present: sessions, or queries. Clones share the count.
 #[derive(Clone, Debug, Default)]
-pub struct Gauge(Arc<Counts>);
+pub struct ActiveCounter(Arc<Counters>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct Counters {
     now: AtomicU64,
     peak: AtomicU64,
 }
 
-impl Gauge {
+impl ActiveCounter {
     /// One more, until the guard is dropped.
     #[must_use]
-    pub fn enter(&self) -> Present {
+    pub fn enter(&self) -> ActiveGuard {
         let now = self.0.now.fetch_add(1, Relaxed) + 1;
         self.0.peak.fetch_max(now, Relaxed);
-        Present(Arc::clone(&self.0))
+        ActiveGuard(Arc::clone(&self.0))
     }
 
     /// How many there are.
@@ -40,9 +40,9 @@ impl Gauge {
 
 /// Counted as long as it lives.
 #[derive(Debug)]
-pub struct Present(Arc<Counts>);
+pub struct ActiveGuard(Arc<Counters>);
 
-impl Drop for Present {
+impl Drop for ActiveGuard {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Relaxed);
     }
@@ -54,10 +54,10 @@ mod tests {
 
     #[test]
     fn the_peak_stays_when_guards_go() {
-        let gauge = Gauge::default();
-        let first = gauge.enter();
-        drop((first, gauge.enter()));
-        let _third = gauge.enter();
-        assert_eq!((gauge.now(), gauge.peak()), (1, 2));
+        let active = ActiveCounter::default();
+        let first = active.enter();
+        drop((first, active.enter()));
+        let _third = active.enter();
+        assert_eq!((active.now(), active.peak()), (1, 2));
     }
 }

@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Means of memory over equal stretches; with more of them two become one.
-const MOST_BLOCKS: usize = 512;
+const MAX_BLOCKS: usize = 512;
 /// Processes and events beyond so many are not told apart.
-const MOST: usize = 1_000;
+const MAX: usize = 1_000;
 /// From this share of a core on a process without more threads than one is busy.
 const BUSY: f64 = 0.9;
 
 /// Everything that was seen beside the run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Watched {
+pub struct Observations {
     /// By process.
     pub processes: BTreeMap<String, Usage>,
     /// Checks that failed, by door: how many, the first and the last second, what was answered last.
@@ -24,14 +24,14 @@ pub struct Watched {
     /// Instances that never answered a check: they cannot be reached from here.
     pub unreached: BTreeSet<String>,
     /// What servers and gateways said in their `/metrics`.
-    pub of_itself: OfItself,
+    pub stack_counters: StackCounters,
     /// What of the stack behind the doors could not be seen, and why.
     pub unseen: Option<String>,
 }
 
 /// What the stack said of itself, over the run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct OfItself {
+pub struct StackCounters {
     /// Tokens that the servers handed to the bus.
     pub tokens_published: Option<u64>,
     /// Acknowledged by the bus after they were handed over.
@@ -92,9 +92,9 @@ pub struct Usage {
     /// Seconds in which it used nine tenths of a core or more.
     pub busy_seconds: u64,
     /// Most memory, in MB.
-    pub most_rss_mb: f64,
+    pub max_rss_mb: f64,
     /// Most open descriptors.
-    pub most_descriptors: u64,
+    pub max_descriptors: u64,
     /// How many it may open.
     pub descriptor_limit: Option<u64>,
     /// (middle of a stretch in seconds, mean memory in MB, samples).
@@ -105,7 +105,7 @@ pub struct Usage {
 
 /// One look at a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sample {
+pub struct ProcessSample {
     /// Cores in use since the previous sample.
     pub cpu: Option<f64>,
     /// Resident memory, in MB.
@@ -120,13 +120,13 @@ pub struct Sample {
 
 impl Usage {
     /// Adds a sample of this second of the run.
-    pub fn add(&mut self, second: f64, sample: &Sample) {
+    pub fn add(&mut self, second: f64, sample: &ProcessSample) {
         self.samples += 1;
         let cpu = sample.cpu.unwrap_or(0.0);
         self.cpu_sum += cpu;
         self.busy_seconds += u64::from(cpu >= BUSY);
-        self.most_rss_mb = self.most_rss_mb.max(sample.rss_mb);
-        self.most_descriptors = self.most_descriptors.max(sample.descriptors.unwrap_or(0));
+        self.max_rss_mb = self.max_rss_mb.max(sample.rss_mb);
+        self.max_descriptors = self.max_descriptors.max(sample.descriptors.unwrap_or(0));
         self.descriptor_limit = sample.descriptor_limit.or(self.descriptor_limit);
         self.remember(second, sample.rss_mb);
     }
@@ -142,7 +142,7 @@ impl Usage {
             }
             None => self.blocks.push((second, rss_mb, 1)),
         }
-        if self.blocks.len() > MOST_BLOCKS {
+        if self.blocks.len() > MAX_BLOCKS {
             self.width *= 2;
             let half = |pair: &[(f64, f64, u32)]| match pair {
                 [a, b] => ((a.0 + b.0) / 2.0, (a.1 + b.1) / 2.0, a.2 + b.2),
@@ -165,10 +165,10 @@ impl Usage {
     }
 }
 
-impl Watched {
+impl Observations {
     /// Adds a sample of the process `name`. Processes beyond the first 1,000 are ignored.
-    pub fn process(&mut self, name: &str, second: u64, sample: &Sample) {
-        if self.processes.len() < MOST || self.processes.contains_key(name) {
+    pub fn process(&mut self, name: &str, second: u64, sample: &ProcessSample) {
+        if self.processes.len() < MAX || self.processes.contains_key(name) {
             #[allow(clippy::cast_precision_loss)]
             self.processes.entry(name.to_owned()).or_default().add(second as f64, sample);
         }
@@ -183,14 +183,14 @@ impl Watched {
 
     /// Notes that another life of `name` was found in this second.
     pub fn restarted(&mut self, name: &str, second: u64) {
-        if self.restarts.len() < MOST {
+        if self.restarts.len() < MAX {
             self.restarts.push((name.to_owned(), second));
         }
     }
 
     /// Notes that `name` was found ended in this second.
     pub fn ended(&mut self, name: &str, second: u64) {
-        if self.ended.len() < MOST {
+        if self.ended.len() < MAX {
             self.ended.push((name.to_owned(), second));
         }
     }
@@ -205,13 +205,14 @@ mod tests {
         let mut usage = Usage::default();
         for second in 0..86_400 {
             let second = f64::from(second);
-            usage.add(second, &Sample { rss_mb: 100.0 + second / 1_000.0, ..Sample::default() });
+            usage
+                .add(second, &ProcessSample { rss_mb: 100.0 + second / 1_000.0, ..ProcessSample::default() });
         }
         let blocks: Vec<_> = usage.memory().collect();
-        assert!(blocks.len() <= MOST_BLOCKS, "{}", blocks.len());
+        assert!(blocks.len() <= MAX_BLOCKS, "{}", blocks.len());
         for (at, mb) in blocks {
             assert!((mb - 100.0 - at / 1_000.0).abs() < 0.5, "{at}: {mb}");
         }
-        assert!((usage.most_rss_mb - 186.399).abs() < 1e-6);
+        assert!((usage.max_rss_mb - 186.399).abs() < 1e-6);
     }
 }

@@ -1,14 +1,14 @@
 //! What was read beside the run, a second at a time: health checks, restarts, memory and CPU, and their sums over any stretch.
 //! It reads nothing itself, and what nobody read has no figure.
 
-use super::{Distribution, threshold::Statistic};
+use super::{Distribution, Statistic};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Seconds that wait to be written; a writer further behind than this loses the oldest.
-const MOST_SECONDS: usize = 120;
+const MAX_SECONDS: usize = 120;
 /// Figures that are told apart; readings of further ones count in their sums alone.
-const MOST_FIGURES: usize = 4_000;
+const MAX_FIGURES: usize = 4_000;
 
 /// What can be read, named as in thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ pub fn role(process: &str) -> &str {
 
 /// What a threshold asks for: `health_ms{api}:p95`, `rss_mb{redis}`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Question {
+pub struct ReadingSelector {
     /// Of what.
     pub quantity: Quantity,
     /// Whose; everybody's where absent.
@@ -77,10 +77,10 @@ pub struct Question {
     pub statistic: Option<Statistic>,
 }
 
-impl Question {
+impl ReadingSelector {
     /// Whether a reading counts for it.
     #[must_use]
-    pub fn asks_for(&self, reading: &Reading) -> bool {
+    pub fn selects(&self, reading: &Reading) -> bool {
         let is_meant = |label: &String| {
             *label == reading.label || (self.quantity.adds_up() && role(&reading.label) == label)
         };
@@ -90,7 +90,7 @@ impl Question {
 
 /// Readings of one quantity over a stretch.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Readings {
+pub struct ReadingStats {
     count: u64,
     sum: f64,
     most: f64,
@@ -98,7 +98,7 @@ pub struct Readings {
     distribution: Distribution,
 }
 
-impl Readings {
+impl ReadingStats {
     /// Takes one.
     pub fn add(&mut self, quantity: Quantity, value: f64) {
         self.most = if self.count == 0 { value } else { self.most.max(value) };
@@ -149,9 +149,9 @@ impl Readings {
 
 /// Readings of the whole run, by quantity and by whose they are; without a name: everybody's.
 #[derive(Clone, Debug, Default)]
-pub struct Totals(BTreeMap<(Quantity, Option<String>), Readings>);
+pub struct ReadingTotals(BTreeMap<(Quantity, Option<String>), ReadingStats>);
 
-impl Totals {
+impl ReadingTotals {
     /// Takes one.
     pub fn add(&mut self, reading: &Reading) {
         let own = Some(reading.label.clone());
@@ -160,7 +160,7 @@ impl Totals {
         let wider = wider.into_iter().enumerate().filter(|(at, label)| *at == 1 || label.is_some());
         for label in std::iter::once(own).chain(wider.map(|(_, label)| label)) {
             let key = (reading.quantity, label);
-            if self.0.len() < MOST_FIGURES || key.1.is_none() || self.0.contains_key(&key) {
+            if self.0.len() < MAX_FIGURES || key.1.is_none() || self.0.contains_key(&key) {
                 self.0.entry(key).or_default().add(reading.quantity, reading.value);
             }
         }
@@ -170,25 +170,25 @@ impl Totals {
     ///
     /// # Errors
     /// Nothing was read of it, or too little.
-    pub fn figure(&self, question: &Question) -> Result<f64, String> {
-        let nothing = Readings::default();
-        let readings = self.0.get(&(question.quantity, question.label.clone())).unwrap_or(&nothing);
-        readings.figure(question.quantity, question.statistic)
+    pub fn figure(&self, selector: &ReadingSelector) -> Result<f64, String> {
+        let nothing = ReadingStats::default();
+        let readings = self.0.get(&(selector.quantity, selector.label.clone())).unwrap_or(&nothing);
+        readings.figure(selector.quantity, selector.statistic)
     }
 
     /// All of them: of what, whose, and what was read.
-    pub fn iter(&self) -> impl Iterator<Item = (Quantity, Option<&str>, &Readings)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Quantity, Option<&str>, &ReadingStats)> {
         self.0.iter().map(|((quantity, label), readings)| (*quantity, label.as_deref(), readings))
     }
 }
 
 /// Where the watch puts what it read, and the results take it. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Beside(Arc<Mutex<Shared>>);
+pub struct ReadingBuffer(Arc<Mutex<Shared>>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    totals: Totals,
+    totals: ReadingTotals,
     waiting: BTreeMap<u64, Vec<Reading>>,
     /// The first second that was not taken yet.
     next: u64,
@@ -201,33 +201,33 @@ struct Shared {
 
 /// Somebody who reads, one second after the other: each second waits for it. Drop it when it reads no more.
 #[derive(Debug)]
-pub struct Watcher {
+pub struct ReadingProducer {
     number: u64,
-    beside: Beside,
+    readings: ReadingBuffer,
 }
 
-impl Watcher {
+impl ReadingProducer {
     /// It will tell nothing more of what was before this second.
     pub fn has_reached(&self, second: u64) {
-        self.beside.0.lock().watchers.insert(self.number, second);
+        self.readings.0.lock().watchers.insert(self.number, second);
     }
 }
 
-impl Drop for Watcher {
+impl Drop for ReadingProducer {
     fn drop(&mut self) {
-        self.beside.0.lock().watchers.remove(&self.number);
+        self.readings.0.lock().watchers.remove(&self.number);
     }
 }
 
-impl Beside {
+impl ReadingBuffer {
     /// Somebody begins to read, at second 0.
     #[must_use]
-    pub fn watcher(&self) -> Watcher {
+    pub fn producer(&self) -> ReadingProducer {
         let mut shared = self.0.lock();
         let number = shared.joined;
         shared.joined += 1;
         shared.watchers.insert(number, 0);
-        Watcher { number, beside: self.clone() }
+        ReadingProducer { number, readings: self.clone() }
     }
 
     /// The second that everybody who reads has reached: nothing more is to come of those before it.
@@ -245,7 +245,7 @@ impl Beside {
             return;
         }
         shared.waiting.entry(second).or_default().extend(readings);
-        if shared.waiting.len() > MOST_SECONDS
+        if shared.waiting.len() > MAX_SECONDS
             && let Some((_, oldest)) = shared.waiting.pop_first()
         {
             shared.dropped += oldest.len() as u64;
@@ -266,7 +266,7 @@ impl Beside {
 
     /// Everything that was read so far.
     #[must_use]
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> ReadingTotals {
         self.0.lock().totals.clone()
     }
 
@@ -285,14 +285,14 @@ mod tests {
         Reading { quantity, label: label.to_owned(), value }
     }
 
-    fn question(quantity: Quantity, label: Option<&str>) -> Question {
+    fn selector(quantity: Quantity, label: Option<&str>) -> ReadingSelector {
         let statistic = (quantity == Quantity::HealthMs).then_some(Statistic::Max);
-        Question { quantity, label: label.map(str::to_owned), statistic }
+        ReadingSelector { quantity, label: label.map(str::to_owned), statistic }
     }
 
     #[test]
     fn each_quantity_has_its_sum() {
-        let mut totals = Totals::default();
+        let mut totals = ReadingTotals::default();
         for (quantity, label, value) in [
             (Quantity::RssMb, "redis", 10.0),
             (Quantity::RssMb, "redis", 30.0),
@@ -317,20 +317,20 @@ mod tests {
             (Quantity::HealthMs, Some("api"), 4.0),
             (Quantity::HealthMs, None, 9.0),
         ] {
-            let figure = totals.figure(&question(quantity, label)).unwrap();
+            let figure = totals.figure(&selector(quantity, label)).unwrap();
             assert!((figure - expected).abs() < 0.02, "{quantity:?} {label:?}: {figure}");
         }
         for (quantity, label) in
             [(Quantity::RssMb, None), (Quantity::RssMb, Some("haproxy")), (Quantity::HealthFailures, None)]
         {
-            assert!(totals.figure(&question(quantity, label)).unwrap_err().contains("nothing watched"));
+            assert!(totals.figure(&selector(quantity, label)).unwrap_err().contains("nothing watched"));
         }
     }
 
     #[test]
     fn merging_is_reading_both() {
         let of = |values: &[f64]| {
-            let mut readings = Readings::default();
+            let mut readings = ReadingStats::default();
             values.iter().for_each(|&value| readings.add(Quantity::RssMb, value));
             readings
         };
@@ -345,32 +345,32 @@ mod tests {
 
     #[test]
     fn a_second_is_taken_once_and_what_is_late_is_counted() {
-        let beside = Beside::default();
+        let readings = ReadingBuffer::default();
         let one = || vec![reading(Quantity::RssMb, "redis", 1.0)];
-        beside.tell(0, one());
-        beside.tell(1, one());
-        beside.tell(1, one());
-        assert_eq!(beside.take(1).len(), 2);
-        assert_eq!(beside.dropped(), 1, "second 0 was never taken");
-        beside.tell(1, one());
-        assert_eq!((beside.take(2).len(), beside.dropped()), (0, 2));
+        readings.tell(0, one());
+        readings.tell(1, one());
+        readings.tell(1, one());
+        assert_eq!(readings.take(1).len(), 2);
+        assert_eq!(readings.dropped(), 1, "second 0 was never taken");
+        readings.tell(1, one());
+        assert_eq!((readings.take(2).len(), readings.dropped()), (0, 2));
         for second in 3..=200 {
-            beside.tell(second, one());
+            readings.tell(second, one());
         }
-        assert_eq!(beside.dropped(), 2 + 198 - MOST_SECONDS as u64);
-        assert_eq!(beside.totals().iter().count(), 1);
+        assert_eq!(readings.dropped(), 2 + 198 - MAX_SECONDS as u64);
+        assert_eq!(readings.totals().iter().count(), 1);
     }
 
     #[test]
     fn a_second_is_complete_when_everybody_who_reads_has_passed_it() {
-        let beside = Beside::default();
-        assert_eq!(beside.reached(), u64::MAX, "nobody reads");
-        let (quick, slow) = (beside.watcher(), beside.watcher());
+        let readings = ReadingBuffer::default();
+        assert_eq!(readings.reached(), u64::MAX, "nobody reads");
+        let (quick, slow) = (readings.producer(), readings.producer());
         quick.has_reached(5);
-        assert_eq!(beside.reached(), 0);
+        assert_eq!(readings.reached(), 0);
         slow.has_reached(3);
-        assert_eq!(beside.reached(), 3);
+        assert_eq!(readings.reached(), 3);
         drop(slow);
-        assert_eq!(beside.reached(), 5);
+        assert_eq!(readings.reached(), 5);
     }
 }

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 
 /// A server's text must not steer the terminal, nor fill it.
 pub(crate) fn printable(text: &str) -> String {
-    const MOST: usize = 200;
-    let mut clean: String = uncontrolled(text).chars().take(MOST).collect();
-    if text.chars().nth(MOST).is_some() {
+    const MAX: usize = 200;
+    let mut clean: String = uncontrolled(text).chars().take(MAX).collect();
+    if text.chars().nth(MAX).is_some() {
         clean.push('…');
     }
     clean

@@ -1,11 +1,11 @@
 //! Text for a terminal of some width: entries, sentences and tables.
 //! It never cuts a value: a sentence breaks at words, a table leaves its least columns out, and what cannot break stands over.
 
-use super::values::uncontrolled_lines;
+use crate::values::uncontrolled_lines;
 use std::fmt::Write as _;
 
 /// Where nobody says how wide the terminal is.
-pub const USUAL_COLUMNS: usize = 80;
+pub const DEFAULT_COLUMNS: usize = 80;
 /// Before every line.
 pub(crate) const MARGIN: &str = "  ";
 /// Narrower than this nothing is readable.
@@ -17,7 +17,7 @@ const NAME: usize = 26;
 
 /// A text in the making.
 #[derive(Debug)]
-pub(crate) struct Page {
+pub(crate) struct TextBuilder {
     out: String,
     columns: usize,
 }
@@ -50,7 +50,7 @@ impl Column {
     }
 }
 
-impl Page {
+impl TextBuilder {
     /// For a terminal of so many columns.
     pub(crate) fn new(columns: usize) -> Self {
         Self { out: String::new(), columns: columns.clamp(NARROWEST, WIDEST) }
@@ -160,13 +160,13 @@ mod tests {
 
     #[test]
     fn a_page_keeps_its_width() {
-        let mut page = Page::new(1);
-        assert_eq!(page.columns(), NARROWEST);
-        page.entry("tokens_lost", "2  1 while connected, 1 in gaps");
-        page.table(
+        let mut out = TextBuilder::new(1);
+        assert_eq!(out.columns(), NARROWEST);
+        out.entry("tokens_lost", "2  1 while connected, 1 in gaps");
+        out.table(
             &[Column::left("name", 20), Column::right("p(50)", 12, 1), Column::right("p(99)", 12, 2)],
             [vec!["e2el_ms".into(), "1.00".into(), "2.00".into()]],
         );
-        insta::assert_snapshot!(page.finish());
+        insta::assert_snapshot!(out.finish());
     }
 }

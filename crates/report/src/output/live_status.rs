@@ -3,8 +3,7 @@
 
 use measure::defects::Defects;
 use measure::{
-    Distribution, Interval, Metric, QueryCounts, RunData, TokenCounts,
-    threshold::{Outcome, Statistic},
+    Distribution, Interval, Metric, QueryCounts, RunData, Statistic, TokenCounts, threshold::Outcome,
 };
 use parking_lot::Mutex;
 use std::{
@@ -14,32 +13,32 @@ use std::{
 };
 
 /// Percentiles are of so many seconds.
-pub const RECENT_SECONDS: usize = 5;
+pub const LIVE_WINDOW_SECONDS: usize = 5;
 /// Seconds that are drawn.
 const SHOWN_SECONDS: usize = 300;
 /// What has percentiles.
-pub const RECENT: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery];
+pub const LIVE_METRICS: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery];
 const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
 
 /// While no second comes to its end, the sums are shown this often.
 const WITHOUT_SECONDS: Duration = Duration::from_secs(2);
 
 /// Where it stands for all who look.
-pub type Board = Arc<Mutex<Standing>>;
+pub type SharedStatus = Arc<Mutex<LiveStatus>>;
 
 /// A run as it stands.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct LiveStatus {
     /// Of queries that ended.
     pub tokens: TokenCounts,
     /// What came in them that ought not to have come.
     pub defects: Defects,
     /// That ended.
     pub queries: QueryCounts,
-    /// p50, p95 and p99 of each of [`RECENT`] over the last seconds, milliseconds.
-    pub recent: [Option<[f64; 3]>; RECENT.len()],
+    /// p50, p95 and p99 of each of [`LIVE_METRICS`] over the last seconds, milliseconds.
+    pub recent: [Option<[f64; 3]>; LIVE_METRICS.len()],
     /// Whether each of these cannot be trusted, over the run so far.
-    pub untrusted: [[bool; 3]; RECENT.len()],
+    pub untrusted: [[bool; 3]; LIVE_METRICS.len()],
     /// Tokens of each of the last seconds, the present one last.
     pub tokens_by_second: VecDeque<u64>,
     /// p95 of `ttft_ms` of the same seconds; none of those in which no query ended.
@@ -56,9 +55,9 @@ pub struct Standing {
 
 /// Makes the standing, from the seconds and the sums of the collector.
 #[derive(Debug, Default)]
-pub(super) struct Publisher {
-    board: Board,
-    seconds: VecDeque<[Distribution; RECENT.len()]>,
+pub(super) struct StatusPublisher {
+    shared_status: SharedStatus,
+    seconds: VecDeque<[Distribution; LIVE_METRICS.len()]>,
     tokens: VecDeque<u64>,
     ttft: VecDeque<Option<f64>>,
     counted: (u64, u64),
@@ -67,9 +66,9 @@ pub(super) struct Publisher {
     published: Option<Instant>,
 }
 
-impl Publisher {
-    pub(super) fn new(board: Board) -> Self {
-        Self { board, ..Self::default() }
+impl StatusPublisher {
+    pub(super) fn new(shared_status: SharedStatus) -> Self {
+        Self { shared_status, ..Self::default() }
     }
 
     /// Takes a second that is over.
@@ -80,11 +79,11 @@ impl Publisher {
         for _ in 0..empty {
             push(&mut self.tokens, 0, SHOWN_SECONDS);
             push(&mut self.ttft, None, SHOWN_SECONDS);
-            push(&mut self.seconds, Default::default(), RECENT_SECONDS);
+            push(&mut self.seconds, Default::default(), LIVE_WINDOW_SECONDS);
         }
         push(&mut self.tokens, interval.tokens(), SHOWN_SECONDS);
         push(&mut self.ttft, interval.get(Metric::Ttft).quantile_ms(0.95), SHOWN_SECONDS);
-        push(&mut self.seconds, RECENT.map(|metric| interval.get(metric).clone()), RECENT_SECONDS);
+        push(&mut self.seconds, LIVE_METRICS.map(|metric| interval.get(metric).clone()), LIVE_WINDOW_SECONDS);
         let counts = interval.counts();
         self.counted.0 += counts.reconnect_attempts;
         self.counted.1 += counts.reconnects;
@@ -98,12 +97,12 @@ impl Publisher {
 
     /// Shows it to all who look.
     pub(super) fn publish(&mut self, run: &RunData, thresholds: Vec<Outcome>) {
-        let standing = Standing {
+        let live_status = LiveStatus {
             tokens: run.tokens,
             defects: run.defects.clone(),
             queries: run.queries,
             recent: std::array::from_fn(|at| self.percentiles(at)),
-            untrusted: RECENT.map(|metric| {
+            untrusted: LIVE_METRICS.map(|metric| {
                 QUANTILES
                     .map(|quantile| !run.metrics.is_trusted(metric, Statistic::Percentile(quantile * 100.0)))
             }),
@@ -114,7 +113,7 @@ impl Publisher {
             failures: failures(run),
             thresholds,
         };
-        *self.board.lock() = standing;
+        *self.shared_status.lock() = live_status;
         self.published = Some(Instant::now());
     }
 
@@ -150,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_last_seconds_alone_have_percentiles() {
-        let mut publisher = Publisher::default();
+        let mut publisher = StatusPublisher::default();
         for second in [0, 1, 2, 9] {
             let mut interval = Interval::default();
             interval.record(Metric::Ttft, 1_000_000 * (i64::try_from(second).unwrap() + 1));
@@ -159,12 +158,12 @@ mod tests {
         }
         assert!(publisher.is_due());
         publisher.publish(&RunData::default(), Vec::new());
-        let standing = publisher.board.lock().clone();
-        let near = standing.recent[0].unwrap();
+        let live_status = publisher.shared_status.lock().clone();
+        let near = live_status.recent[0].unwrap();
         assert!(near.iter().all(|ms| (ms - 10.0).abs() < 0.1), "{near:?}");
-        assert_eq!(standing.recent[1], None);
-        assert_eq!(standing.tokens_by_second, [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
-        let measured: Vec<_> = standing.ttft_by_second.iter().map(Option::is_some).collect();
+        assert_eq!(live_status.recent[1], None);
+        assert_eq!(live_status.tokens_by_second, [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
+        let measured: Vec<_> = live_status.ttft_by_second.iter().map(Option::is_some).collect();
         assert_eq!(measured, [true, true, true, false, false, false, false, false, false, true]);
         assert!(!publisher.is_due());
         publisher.second(10, &Interval::default());

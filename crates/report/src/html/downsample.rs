@@ -2,7 +2,7 @@
 //! It interpolates nothing, and a value that is no number is not taken.
 
 /// Points that are kept at most: more than a chart has pixels.
-const MOST: usize = 600;
+const MAX: usize = 600;
 /// The finest stretch, seconds.
 const FINEST: f64 = 1.0;
 
@@ -11,7 +11,7 @@ pub(super) type Line = Vec<(f64, f64)>;
 
 /// How the values of a stretch become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Thinning {
+pub(super) enum Aggregation {
     /// The highest: of latencies and levels.
     #[default]
     Highest,
@@ -21,23 +21,23 @@ pub(super) enum Thinning {
 
 /// A line in the making. Values come in the order of their seconds; one that comes late is taken for the last stretch.
 #[derive(Clone, Debug)]
-pub(super) struct Thinned {
-    thinning: Thinning,
+pub(super) struct Downsampled {
+    aggregation: Aggregation,
     width: f64,
-    stretches: Vec<Stretch>,
+    buckets: Vec<Bucket>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Stretch {
+struct Bucket {
     number: f64,
     sum: f64,
     most: f64,
     count: f64,
 }
 
-impl Thinned {
-    pub(super) const fn new(thinning: Thinning) -> Self {
-        Self { thinning, width: FINEST, stretches: Vec::new() }
+impl Downsampled {
+    pub(super) const fn new(aggregation: Aggregation) -> Self {
+        Self { aggregation, width: FINEST, buckets: Vec::new() }
     }
 
     pub(super) fn push(&mut self, at: f64, value: f64) {
@@ -45,36 +45,36 @@ impl Thinned {
             return;
         }
         let number = (at / self.width).floor();
-        self.add(Stretch { number, sum: value, most: value, count: 1.0 });
-        while self.stretches.len() > MOST {
+        self.add(Bucket { number, sum: value, most: value, count: 1.0 });
+        while self.buckets.len() > MAX {
             self.width *= 2.0;
-            for stretch in std::mem::take(&mut self.stretches) {
-                self.add(Stretch { number: (stretch.number / 2.0).floor(), ..stretch });
+            for bucket in std::mem::take(&mut self.buckets) {
+                self.add(Bucket { number: (bucket.number / 2.0).floor(), ..bucket });
             }
         }
     }
 
-    fn add(&mut self, new: Stretch) {
-        match self.stretches.last_mut().filter(|last| last.number >= new.number) {
+    fn add(&mut self, new: Bucket) {
+        match self.buckets.last_mut().filter(|last| last.number >= new.number) {
             Some(last) => {
                 last.sum += new.sum;
                 last.most = last.most.max(new.most);
                 last.count += new.count;
             }
-            None => self.stretches.push(new),
+            None => self.buckets.push(new),
         }
     }
 
     /// (second at which a stretch began, its value).
     pub(super) fn line(&self) -> Line {
-        let point = |stretch: &Stretch| {
-            let value = match self.thinning {
-                Thinning::Highest => stretch.most,
-                Thinning::Mean => stretch.sum / stretch.count,
+        let point = |bucket: &Bucket| {
+            let value = match self.aggregation {
+                Aggregation::Highest => bucket.most,
+                Aggregation::Mean => bucket.sum / bucket.count,
             };
-            (stretch.number * self.width, value)
+            (bucket.number * self.width, value)
         };
-        self.stretches.iter().map(point).collect()
+        self.buckets.iter().map(point).collect()
     }
 }
 
@@ -82,27 +82,27 @@ impl Thinned {
 mod tests {
     use super::*;
 
-    fn thinned(thinning: Thinning, values: impl Iterator<Item = (f64, f64)>) -> Line {
-        let mut thinned = Thinned::new(thinning);
-        values.for_each(|(at, value)| thinned.push(at, value));
-        thinned.line()
+    fn downsample(aggregation: Aggregation, values: impl Iterator<Item = (f64, f64)>) -> Line {
+        let mut downsample = Downsampled::new(aggregation);
+        values.for_each(|(at, value)| downsample.push(at, value));
+        downsample.line()
     }
 
     #[test]
     fn four_hours_keep_their_peak_and_their_mean() {
         let spike = |at| (f64::from(at), if at == 7_777 { 600.0 } else { 1.0 });
-        let highest = thinned(Thinning::Highest, (0..14_400).map(spike));
-        assert!(highest.len() <= MOST, "{}", highest.len());
+        let highest = downsample(Aggregation::Highest, (0..14_400).map(spike));
+        assert!(highest.len() <= MAX, "{}", highest.len());
         assert_eq!(highest.iter().filter(|point| point.1 > 1.0).collect::<Vec<_>>(), [&(7_776.0, 600.0)]);
-        let mean = thinned(Thinning::Mean, (0..14_400).map(|at| (f64::from(at), f64::from(at % 2))));
+        let mean = downsample(Aggregation::Mean, (0..14_400).map(|at| (f64::from(at), f64::from(at % 2))));
         assert!(mean.iter().all(|point| (point.1 - 0.5).abs() < 1e-9));
     }
 
     #[test]
     fn short_runs_keep_every_second_and_holes_stay_holes() {
         let line = vec![(0.0, 1.0), (1.0, 2.0), (30.0, 3.0)];
-        assert_eq!(thinned(Thinning::Mean, line.iter().copied()), line);
+        assert_eq!(downsample(Aggregation::Mean, line.iter().copied()), line);
         let odd = [(2.0, 5.0), (1.0, 9.0), (f64::NAN, 1.0), (3.0, f64::INFINITY)];
-        assert_eq!(thinned(Thinning::Highest, odd.into_iter()), [(2.0, 9.0)]);
+        assert_eq!(downsample(Aggregation::Highest, odd.into_iter()), [(2.0, 9.0)]);
     }
 }

@@ -5,8 +5,8 @@ use super::check::Check;
 use crate::cli::RunArgs;
 use load::watch;
 use measure::{
-    Metric, Objective,
-    threshold::{self, Figure, Over, Statistic, Threshold},
+    Metric, Objective, Statistic,
+    threshold::{self, Figure, Scope, Threshold},
 };
 use plan::Stop;
 use report::output;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// What a run is judged by.
 #[derive(Clone, Debug, Default)]
-pub struct Judging {
+pub struct CriteriaConfig {
     /// Beside those that are always on.
     pub thresholds: Vec<Threshold>,
     /// Of a good query.
@@ -24,13 +24,13 @@ pub struct Judging {
     pub abort_after: Option<Duration>,
 }
 
-impl Judging {
+impl CriteriaConfig {
     /// What a person should be told of thresholds that such a run cannot answer.
     pub(super) fn unanswerable(&self, has_steady_state: bool, embedded: bool) -> Vec<String> {
         let warning = |threshold: &Threshold, why: &str| {
             format!("--threshold `{}` makes this run INVALID: {why}", threshold.text)
         };
-        let asks = |threshold: &&Threshold| threshold.over == Over::Steady && !has_steady_state;
+        let asks = |threshold: &&Threshold| threshold.scope == Scope::Steady && !has_steady_state;
         let steady = self.thresholds.iter().filter(asks).take(1).map(|threshold| {
             let why = "its schedule holds no steady state of 10 s or more; keep the load up for longer with --duration";
             warning(threshold, why)
@@ -58,7 +58,7 @@ impl Judging {
                 Metric::ReconnectGap | Metric::ReplayDelivery | Metric::LoopLag => return None,
                 _ => (queries, "queries"),
             };
-            let needed = threshold::samples_needed(percent);
+            let needed = measure::samples_needed(percent);
             #[allow(clippy::cast_precision_loss)]
             let short = samples < needed as f64;
             short.then(|| {
@@ -74,9 +74,9 @@ impl Judging {
 
     /// For the results of a run that `stop` ends early.
     #[must_use]
-    pub fn resolve(&self, stop: &Stop) -> output::Judging {
+    pub fn resolve(&self, stop: &Stop) -> output::Criteria {
         let abort = |delay| output::Abort { delay, stop: stop.clone(), ..output::Abort::default() };
-        output::Judging {
+        output::Criteria {
             thresholds: self.thresholds.clone(),
             objectives: self.objectives.clone().into(),
             steady: None,
@@ -85,27 +85,27 @@ impl Judging {
     }
 }
 
-pub(super) fn judging(check: &mut Check, args: &RunArgs) -> Judging {
-    let mut judging = Judging::default();
+pub(super) fn criteria(check: &mut Check, args: &RunArgs) -> CriteriaConfig {
+    let mut criteria = CriteriaConfig::default();
     for text in args.thresholds.iter().flat_map(|text| threshold::split(text)) {
         match text.parse() {
-            Ok(threshold) => judging.thresholds.push(threshold),
+            Ok(threshold) => criteria.thresholds.push(threshold),
             Err(error) => check.error(format!("--{error}")),
         }
     }
     for text in args.goodput.iter().flat_map(|text| threshold::split(text)) {
         match text.parse() {
-            Ok(objective) => judging.objectives.push(objective),
+            Ok(objective) => criteria.objectives.push(objective),
             Err(error) => check.error(format!("--goodput {error}")),
         }
     }
-    let wants_goodput = judging.thresholds.iter().find(|threshold| threshold.subject().contains("goodput"));
-    if let Some(threshold) = wants_goodput.filter(|_| judging.objectives.is_empty()) {
+    let wants_goodput = criteria.thresholds.iter().find(|threshold| threshold.subject().contains("goodput"));
+    if let Some(threshold) = wants_goodput.filter(|_| criteria.objectives.is_empty()) {
         let text = &threshold.text;
         check.error(format!("--threshold `{text}` needs objectives: give --goodput, as --goodput e2el:3000"));
     }
-    judging.abort_after = abort_after(check, args);
-    judging
+    criteria.abort_after = abort_after(check, args);
+    criteria
 }
 
 fn abort_after(check: &mut Check, args: &RunArgs) -> Option<Duration> {
@@ -127,10 +127,10 @@ fn abort_after(check: &mut Check, args: &RunArgs) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn judge(args: &RunArgs) -> (Judging, Vec<String>) {
+    fn judge(args: &RunArgs) -> (CriteriaConfig, Vec<String>) {
         let mut check = Check::default();
-        let judging = judging(&mut check, args);
-        (judging, check.errors)
+        let criteria = criteria(&mut check, args);
+        (criteria, check.errors)
     }
 
     fn args(thresholds: &[&str], goodput: &[&str]) -> RunArgs {
@@ -140,14 +140,14 @@ mod tests {
 
     #[test]
     fn several_a_flag_and_several_flags() {
-        let (judging, faults) = judge(&args(
+        let (criteria, faults) = judge(&args(
             &["error_rate<0.1 tokens_lost==0", "e2el_ms:p95<3000,ttft_ms:p99<450"],
             &["ttft:450 e2el:3000"],
         ));
         assert_eq!(faults, Vec::<String>::new());
-        assert_eq!((judging.thresholds.len(), judging.objectives.len()), (4, 2));
-        assert_eq!(judging.abort_after, None);
-        assert_eq!(judging.unanswerable(false, true), Vec::<String>::new());
+        assert_eq!((criteria.thresholds.len(), criteria.objectives.len()), (4, 2));
+        assert_eq!(criteria.abort_after, None);
+        assert_eq!(criteria.unanswerable(false, true), Vec::<String>::new());
     }
 
     #[test]
@@ -167,12 +167,12 @@ mod tests {
 
     #[test]
     fn a_percentile_that_a_run_is_too_small_for_is_told_before_it() {
-        let judging = judge(&args(
+        let criteria = judge(&args(
             &["e2el_ms:p99.99<3000 e2el_ms{steady}:p99<9 itl_ms:p99.9<90 connect_ms[30s]:p99.9<9 loop_lag_ms:p99.9<9"],
             &[],
         ))
         .0;
-        let told = judging.too_few(10.0, 50.0, 900.0);
+        let told = criteria.too_few(10.0, 50.0, 900.0);
         assert_eq!(told.len(), 3, "{told:#?}");
         assert!(
             told[0].contains("`e2el_ms:p99.99<3000`") && told[0].contains("10000 samples"),
@@ -181,7 +181,7 @@ mod tests {
         );
         assert!(told[0].contains("about 50 queries") && told[1].contains("about 900 tokens"), "{told:#?}");
         assert!(told[2].contains("about 10 sessions"), "{told:#?}");
-        assert_eq!(judging.too_few(1e3, 1e4, 1e3), Vec::<String>::new());
+        assert_eq!(criteria.too_few(1e3, 1e4, 1e3), Vec::<String>::new());
     }
 
     #[test]

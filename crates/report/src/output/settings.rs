@@ -1,0 +1,26 @@
+//! Where the results of a run go, what they are judged by, and which live outputs are wanted.
+
+use super::{Criteria, EventSettings, SharedStatus};
+use plan::schedule::Schedule;
+use std::{path::PathBuf, sync::Arc};
+use time::OffsetDateTime;
+
+/// Settings of a run's outputs.
+#[derive(Clone, Debug)]
+pub struct OutputSettings {
+    /// Output directory. Created if it does not exist.
+    pub dir: PathBuf,
+    /// First part of the file names, for example `loadtest`.
+    pub name: String,
+    /// Local time at the start of the run. Read it in `main` before any thread starts: the offset from UTC cannot be read
+    /// safely afterwards.
+    pub started_at: OffsetDateTime,
+    /// Criteria for the verdict.
+    pub criteria: Criteria,
+    /// Schedule of the run, for the target of each second.
+    pub schedule: Option<Arc<Schedule>>,
+    /// Receives the live status while the run goes on. `None` if no live view is open.
+    pub shared_status: Option<SharedStatus>,
+    /// Settings of `--out json`. `None` if no events are wanted.
+    pub events: Option<EventSettings>,
+}
