@@ -47,7 +47,7 @@ fn every_program_keeps_its_exit_code() {
     let state_dir = directory.path().to_str().unwrap();
     let nobody = free().port().to_string();
     let bus = ("REDIS_URL", "memory://");
-    let cases: [Case<'_>; 17] = [
+    let cases: [Case<'_>; 12] = [
         ("stack", &["--help"], &[], 0),
         ("stack", &["--no-such-flag"], &[], 2),
         ("stack", &["--state-dir", state_dir, "status"], &[], 1),
@@ -60,11 +60,6 @@ fn every_program_keeps_its_exit_code() {
         ("wsproxy", &["--no-such-flag"], &[], 2),
         ("wsproxy", &[], &[bus, ("JWT_SECRET", "short")], 2),
         ("wsproxy", &["--health-check"], &[("PORT", &nobody)], 1),
-        ("bench", &["--help"], &[], 0),
-        ("bench", &["--no-such-flag"], &[], 2),
-        ("bench", &["table", "/no/such/record.json"], &[], 1),
-        ("peer", &[], &[], 1),
-        ("peer", &[], &[("PEER", "nothing")], 1),
     ];
     for (name, arguments, environment, code) in cases {
         for [stdout, stderr] in nowhere() {

@@ -141,7 +141,8 @@ fn a_missing_program_is_named_with_the_build_that_makes_it() {
     let directory = tempfile::tempdir().unwrap();
     let bin_dir = directory.path().to_str().unwrap();
     let told = fails(directory.path(), &up(&["--bin-dir", bin_dir]));
-    assert!(told.contains("cargo build -p server") && told.contains("-p wsproxy"), "{told}");
+    assert!(told.contains("server is missing") && told.contains("wsproxy is missing"), "{told}");
+    assert!(told.contains("cargo build -p server -p wsproxy"), "{told}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How the processes of a stack are started: our own programs as the caller says, Redis and HAProxy from the PATH.
 //! Nothing is built or installed here. What is missing is named with the command that installs it.
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -56,16 +56,16 @@ impl Programs {
     /// # Errors
     /// Names the files that are missing.
     pub fn in_directory(directory: &Path) -> anyhow::Result<Self> {
-        let program = |name: &str| {
-            let path = directory.join(name);
-            path.is_file().then(|| path.clone().into()).with_context(|| {
-                format!(
-                    "{} is missing: build it with `cargo build -p {name}`, or leave STREAMSTRESS_BIN_DIR out",
-                    path.display()
-                )
-            })
-        };
-        Ok(Self { server: program("server")?, wsproxy: program("wsproxy")? })
+        let [server, wsproxy] = ["server", "wsproxy"].map(|name| directory.join(name));
+        let missing: Vec<_> = [&server, &wsproxy].into_iter().filter(|path| !path.is_file()).collect();
+        if missing.is_empty() {
+            return Ok(Self { server: server.into(), wsproxy: wsproxy.into() });
+        }
+        let lines = missing.iter().map(|path| format!("{} is missing", path.display()));
+        bail!(
+            "{}: build them with `cargo build -p server -p wsproxy`, or leave STREAMSTRESS_BIN_DIR out",
+            lines.collect::<Vec<_>>().join(", ")
+        )
     }
 }
 
