@@ -1,5 +1,5 @@
 //! What a worker has enqueued and the bus has not acknowledged: batches in order, sealed at a size that one append can
-//! carry. Bounded in bytes by its worker, which stops advancing its streams at the cap; nothing is ever dropped here.
+//! carry. Bounded in bytes by its worker, which stops advancing its streams at the cap; only events of stale streams are dropped.
 
 use crate::{
     pacer::{Ended, Event, StreamId},
@@ -202,6 +202,18 @@ impl Outbox {
         let parcel = self.parcels.pop_front()?;
         self.bytes -= parcel.batch.bytes();
         Some(parcel)
+    }
+
+    /// Drops the events that `belongs` names, and gives their streams' permits back. Returns how many there were.
+    pub(crate) fn take_out(&mut self, belongs: impl Fn(&Entry<'_>) -> bool) -> usize {
+        let mut count = 0;
+        for parcel in &mut self.parcels {
+            let taken = parcel.take_out(|_, entry| belongs(entry));
+            self.bytes -= taken.batch.bytes();
+            count += taken.batch.len();
+        }
+        self.parcels.retain(|parcel| !parcel.batch.is_empty());
+        count
     }
 
     /// Takes an acknowledged parcel back: its permits are given back, its memory is used again.

@@ -10,10 +10,16 @@ use crate::{
     outbox::{Outbox, Parcel, stream_of},
     pacer::{Pacer, Played, Stream, StreamId},
 };
-use bus::{Appended, Broker, BusError};
+use bus::{Appended, Broker, BusError, Entry};
 use host::ClockAnchor;
 use refusals::Causes;
-use std::{collections::VecDeque, future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -405,6 +411,13 @@ impl Worker {
         metrics.unheard.inc_by(appended.unheard);
         if settled > 0 {
             self.progressed();
+        }
+        if !appended.stale.is_empty() {
+            // Sent to a Redis that has lost its data meanwhile, they would be taken.
+            let streams: HashSet<StreamId> = appended.stale.iter().copied().collect();
+            let stale = |entry: &Entry<'_>| streams.contains(&stream_of(entry));
+            let waiting = parcel.take_out(|_, entry| stale(entry)).batch.len() + self.outbox.take_out(stale);
+            self.metrics.unacknowledged.dec_by(waiting as i64);
         }
         for &id in &appended.stale {
             let waiting = self.aside.forget(id);

@@ -346,6 +346,21 @@ async fn a_stale_stream_ends_silently_and_a_refused_one_with_an_error() {
     assert_eq!(metrics.refused.get(), 1);
 }
 
+/// A Redis that has lost its data meanwhile would take them.
+#[tokio::test(start_paused = true)]
+async fn what_waits_of_a_stale_stream_is_not_sent() {
+    let bench = Bench::new(1 << 20);
+    bench.start(1, Duration::ZERO, "50", 10).await;
+    sleep(Duration::from_millis(120)).await;
+    bench.bus.open_gate(false);
+    bench.bus.fence_off(session(1), 1);
+    sleep(Duration::from_secs(1)).await;
+    bench.bus.open_gate(true);
+    let (bus, _) = bench.finish().await;
+    assert_eq!(shape(&bus.events_of(session(1))), (3, None));
+    assert_eq!(bus.calls(), [1; 4], "the last one was stale");
+}
+
 const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 
 /// The session must not stay busy, and its place among the running queries must not stay taken.
