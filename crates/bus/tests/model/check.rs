@@ -114,14 +114,18 @@ impl World {
         let missing: Vec<_> =
             positions.iter().filter(|at| !client.received.contains_key(at) && !told(at)).collect();
         let announced = |at: &Position| {
-            log.first().is_some_and(|first| matches!(first.kind, Kind::Gap { .. }) && *at <= first.position)
-                || log.windows(2).any(|two| match two[1].kind {
-                    Kind::Fence { prev } => {
-                        two[0].position < *at && prev.map_or(*at < two[1].position, |prev| *at <= prev)
-                    }
-                    Kind::Gap { from } => from < *at && *at <= two[1].position,
-                    _ => false,
-                })
+            log.first().is_some_and(|first| match first.kind {
+                Kind::Gap { .. } => *at <= first.position,
+                // Its server had let go of what was idle for longer than the time to live.
+                Kind::Fence { prev: Some(prev) } => self.plan.ttl.is_some() && *at <= prev,
+                _ => false,
+            }) || log.windows(2).any(|two| match two[1].kind {
+                Kind::Fence { prev } => {
+                    two[0].position < *at && prev.map_or(*at < two[1].position, |prev| *at <= prev)
+                }
+                Kind::Gap { from } => from < *at && *at <= two[1].position,
+                _ => false,
+            })
         };
         let strange: Vec<_> =
             client.received.keys().filter(|at| !positions.contains(at) && !announced(at)).collect();

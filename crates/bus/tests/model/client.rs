@@ -49,7 +49,7 @@ pub(crate) struct Client {
     lost_sockets: BTreeSet<SocketId>,
     /// A gateway said that nothing follows.
     pub(crate) told_closed: bool,
-    /// It closed its session while its last query ran.
+    /// It closed its session while one of its queries ran, as far as it knew.
     pub(crate) closed_early: bool,
     /// It was told that its session is unknown: it had expired.
     pub(crate) gone: bool,
@@ -320,6 +320,9 @@ impl World {
     }
 
     fn close(&mut self, n: usize) {
+        let client = &mut self.clients[n];
+        let runs = client.promised.values().any(|generation| !client.ended.contains_key(generation));
+        client.closed_early |= runs;
         let slot = self.any_server();
         let pid = self.server_slots[slot];
         let call = self.number();
@@ -396,7 +399,8 @@ impl World {
         client.socket = None;
         client.disturbed = true;
         match client.phase {
-            Phase::Done => {}
+            // Until it hears that nothing follows, it comes back for what it gave up or has not read yet.
+            Phase::Done if client.gone || client.told_closed || client.manner == Manner::OldContract => {}
             Phase::Leaving => self.next(n),
             Phase::Creating => {}
             Phase::Asking if client.manner == Manner::OldContract => {}
