@@ -7,6 +7,7 @@ use super::{
     per_session::{self, OnUnknown},
     readiness,
     restoration::eval,
+    scripts::HEARTBEAT,
 };
 use crate::{
     BusError, Counters,
@@ -48,7 +49,7 @@ pub(super) async fn run(
 ) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut last, mut beat) = (Instant::now(), 0_u64);
+    let (mut last, mut polls, mut writes) = (Instant::now(), 0_u64, 0_u64);
     let (mut may_have_claimed, mut said) = (false, true);
     loop {
         let poll = tokio::select! {
@@ -66,13 +67,15 @@ pub(super) async fn run(
             }
             () = sleep(LOOK), if !said || inner.standing() == Standing::Waiting => false,
         };
-        beat += u64::from(poll);
+        polls += u64::from(poll);
+        writes += 1;
         let asked = Instant::now();
         let connection = inner.commands.connected().await;
         let restored = inner.incarnation.given_back();
-        let lists_all = restored.as_ref().is_some_and(|mark| inner.vigil.lock().lists_all(mark));
+        let old = inner.incarnation.is_old();
+        let lists_all = restored.as_ref().is_some_and(|mark| inner.vigil.lock().lists_all(mark, old));
         said = restored.is_none() || lists_all;
-        let value = heartbeat(beat, restored.as_deref().filter(|_| lists_all));
+        let value = heartbeat(writes, restored.as_deref().filter(|_| lists_all));
         let answer = Box::pin(round(&inner, connection.clone(), value)).await;
         let answered = answer.is_ok();
         let mut own = None;
@@ -101,7 +104,7 @@ pub(super) async fn run(
         may_have_claimed |= inner.standing() > Standing::Waiting;
         lamp.set(answered && may_have_claimed);
         if poll
-            && beat.is_multiple_of(RECONCILE_EVERY)
+            && polls.is_multiple_of(RECONCILE_EVERY)
             && inner.incarnation.is_restored()
             && let Some(own) = own
             && let Err(error) = Box::pin(reconcile(&inner, connection.clone(), &own)).await
@@ -146,7 +149,10 @@ async fn round(
 ) -> Result<(Arc<str>, HashMap<String, String>), BusError> {
     let mut pipeline = redis::pipe();
     let servers = inner.names.servers();
-    pipeline.cmd("HSET").arg(&servers).arg(&inner.owner).arg(value).ignore();
+    // Loaded with each call: a Redis that was started again has no scripts.
+    pipeline.cmd("SCRIPT").arg("LOAD").arg(HEARTBEAT).ignore();
+    let hash = inner.scripts.heartbeat.get_hash();
+    pipeline.cmd("EVALSHA").arg(hash).arg(1).arg(&servers).arg(&inner.owner).arg(value).ignore();
     pipeline.cmd("EXPIRE").arg(&servers).arg(inner.ttl()).ignore();
     pipeline.cmd("EXPIRE").arg(inner.names.running(&inner.owner)).arg(inner.ttl()).ignore();
     pipeline.cmd("GET").arg(inner.incarnation.mark_key());

@@ -439,6 +439,15 @@ for n = 2, #ARGV do redis.call('HSETNX', KEYS[1], ARGV[n], ARGV[1]) end
 return 1
 ";
 
+/// KEYS servers. ARGV a server, its heartbeat, which begins with a number. A heartbeat that Redis executes after a later one
+/// changes nothing.
+pub(super) const HEARTBEAT: &str = r"
+local function number_of(value) return tonumber(string.match(value or '', '^%d+')) end
+local listed = number_of(redis.call('HGET', KEYS[1], ARGV[1]))
+if not listed or listed < number_of(ARGV[2]) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+return 1
+";
+
 pub(super) struct Scripts {
     pub(super) mark: Script,
     pub(super) claim: Script,
@@ -454,6 +463,7 @@ pub(super) struct Scripts {
     pub(super) forget_server: Script,
     pub(super) list_servers: Script,
     pub(super) leave: Script,
+    pub(super) heartbeat: Script,
 }
 
 impl Scripts {
@@ -477,6 +487,7 @@ impl Scripts {
             bury: Script::new(
                 &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, RUNS_NO_MORE, BURY].concat(),
             ),
+            heartbeat: Script::new(HEARTBEAT),
         }
     }
 }

@@ -16,7 +16,7 @@ pub use log::{LogEntry, merge};
 pub use plays::{Play, Plays};
 pub(crate) use refusal::HOLE;
 pub use refusal::Refusal;
-pub use vigil::{MISSED_BEATS, NO_BEAT, Standing, Vigil, heartbeat};
+pub use vigil::{MISSED_BEATS, NO_BEAT, Standing, Vigil, heartbeat, is_newer};
 
 use protocol::{Kind, Position, Prefix, encode_closed, encode_fence, with_position};
 use std::collections::{BTreeMap, VecDeque};

@@ -13,10 +13,19 @@ const RESTORED: &str = " restored=";
 /// The heartbeat of a server that is known and has not written one since the loss.
 pub const NO_BEAT: &str = "none";
 
-/// The value that a server writes for itself: its heartbeat, and the mark to which it has restored what it kept.
+/// The value that a server writes for itself: a number that grows with each write, and the mark to which it has restored what
+/// it kept.
 #[must_use]
 pub fn heartbeat(beat: u64, restored: Option<&str>) -> String {
     format!("{beat}{RESTORED}{}", restored.unwrap_or("none"))
+}
+
+/// Returns whether a server's value takes the place of the one that is listed for it. Redis may execute a write after later
+/// ones: an old number would make a living server look as if it stood still.
+#[must_use]
+pub fn is_newer(value: &str, listed: Option<&str>) -> bool {
+    let number = |value: &str| value.split(' ').next().and_then(|number| number.parse::<u64>().ok());
+    listed.and_then(number).is_none_or(|listed| number(value).is_some_and(|number| number > listed))
 }
 
 /// Whether sessions may be claimed.
@@ -41,6 +50,8 @@ pub struct Vigil {
     polls: u32,
     /// A peer was removed under this mark before it had restored.
     removed: bool,
+    /// It knew the servers of the Redis before this mark.
+    knew_before: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +89,7 @@ impl Vigil {
 
     fn take<'a>(&mut self, mark: &str, peers: impl IntoIterator<Item = (&'a str, &'a str)>, polls: u32) {
         if self.mark != mark {
+            self.knew_before = self.knows_servers();
             mark.clone_into(&mut self.mark);
             (self.polls, self.removed) = (0, false);
             for peer in self.peers.values_mut() {
@@ -135,12 +147,24 @@ impl Vigil {
             .collect()
     }
 
-    /// Whether Redis lists every peer that this server knows, as far as the last answer under this mark tells. Only then may it
-    /// say that it has restored what it kept: a server that has just started knows nobody but who is listed, and would take
-    /// the logs for whole while a peer that is not listed yet restores.
+    /// Whether this server knows every server that may have to restore something: it was there before the loss, a peer says that
+    /// it has restored, which only one does that knows them, or those that were there had two heartbeats' time.
+    fn knows_servers(&self) -> bool {
+        self.knew_before || self.polls >= ALONE_POLLS || self.peers.values().any(|peer| peer.restored)
+    }
+
+    /// Whether Redis lists every server that may have to restore something, as far as the last answer under this mark tells. Only
+    /// then may this one say that it has restored what it kept: a server that has just started knows nobody but who is
+    /// listed, and would take the logs for whole while a peer that is not listed yet restores. `old`: the mark is so old that
+    /// nothing is waited for.
     #[must_use]
-    pub fn lists_all(&self, mark: &str) -> bool {
-        if self.mark == mark { self.peers.values().all(|peer| peer.listed) } else { self.peers.is_empty() }
+    pub fn lists_all(&self, mark: &str, old: bool) -> bool {
+        let listed = if self.mark == mark {
+            self.peers.values().all(|peer| peer.listed)
+        } else {
+            self.peers.is_empty()
+        };
+        listed && (old || self.knows_servers())
     }
 
     /// Whether an answer has named this peer, and none of its removal.
@@ -255,14 +279,38 @@ mod tests {
     #[test]
     fn a_server_says_that_it_has_restored_once_redis_lists_its_peers() {
         let mut vigil = Vigil::default();
-        assert!(vigil.lists_all(M), "it knows none");
+        assert!(!vigil.lists_all(M, false), "it has just started");
         vigil.answered("old", [("a", "1 restored=old")]);
-        assert!(vigil.lists_all("old") && !vigil.lists_all(M));
+        assert!(vigil.lists_all("old", false) && !vigil.lists_all(M, false));
         vigil.answered(M, []);
-        assert!(!vigil.lists_all(M), "the answer lacks one");
+        assert!(!vigil.lists_all(M, false), "the answer lacks one");
         assert_eq!(vigil.unlisted(), ["a"]);
         vigil.looked(M, [("a", NO_BEAT)]);
-        assert!(vigil.lists_all(M) && vigil.knows("a"));
+        assert!(vigil.lists_all(M, false) && vigil.knows("a"));
+    }
+
+    #[test]
+    fn servers_that_start_after_a_loss_do_not_take_each_other_for_all() {
+        let mut vigil = Vigil::default();
+        for _ in 1..ALONE_POLLS {
+            vigil.answered(M, [("new", "1 restored=none")]);
+            assert!(!vigil.lists_all(M, false));
+            assert_eq!(vigil.standing(M, false), Standing::Waiting);
+        }
+        let mut waited = vigil.clone();
+        waited.answered(M, [("new", "2 restored=none")]);
+        assert!(waited.lists_all(M, false), "whoever was there before had two heartbeats' time");
+        vigil.looked(M, [("new", "2 restored=none"), ("a", "7 restored=m:1"), ("b", NO_BEAT)]);
+        assert!(vigil.lists_all(M, false), "one that was there lists all");
+        assert_eq!(vigil.standing(M, false), Standing::Waiting);
+        let mut alone = Vigil::default();
+        alone.looked(M, []);
+        assert!(!alone.lists_all(M, false) && alone.lists_all(M, true));
+        // It knew the servers before.
+        vigil.looked("m:2", []);
+        assert!(!vigil.lists_all("m:2", false));
+        vigil.looked("m:2", [("a", "8 restored=none"), ("b", NO_BEAT), ("new", NO_BEAT)]);
+        assert!(vigil.lists_all("m:2", false));
     }
 
     #[test]
@@ -301,6 +349,17 @@ mod tests {
         vigil.answered(M, [("a", "1")]);
         assert_eq!(vigil.standing(M, false), Standing::Waiting);
         assert_eq!(vigil.standing(M, true), Standing::Whole);
+    }
+
+    #[test]
+    fn a_heartbeat_that_is_written_late_changes_nothing() {
+        let value = heartbeat(8, Some(M));
+        for (listed, newer) in
+            [(None, true), (Some(NO_BEAT), true), (Some("7 restored=none"), true), (Some("7"), true)]
+        {
+            assert_eq!(is_newer(&value, listed), newer, "{listed:?}");
+        }
+        assert!(!is_newer(&value, Some(&value)) && !is_newer(&value, Some("10 restored=none")));
     }
 
     #[test]

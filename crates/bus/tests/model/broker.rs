@@ -4,6 +4,7 @@
 use crate::world::{Action, LinkId, Outside, World, forbidden, note, short, violated};
 use bus::rules::{
     Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Kept, LogEntry, NO_BEAT, Part, Record,
+    is_newer,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -293,8 +294,13 @@ impl World {
                 Answer::Done
             }
             Request::Beat { name, beat } => {
-                self.broker.heard.insert(name.clone(), now_ms);
-                self.broker.memory.beats.insert(name.clone(), beat);
+                let beats = &mut self.broker.memory.beats;
+                if is_newer(&beat, beats.get(&name).map(String::as_str)) {
+                    self.broker.heard.insert(name.clone(), now_ms);
+                    beats.insert(name.clone(), beat);
+                } else {
+                    self.covered.insert("a heartbeat came late");
+                }
                 let beats = &self.broker.memory.beats;
                 let beats = beats.iter().filter(|(peer, _)| **peer != name);
                 Answer::Beats(beats.map(|(peer, beat)| (peer.clone(), beat.clone())).collect())

@@ -181,6 +181,11 @@ fn a_loss_of_data_is_survived() {
         )
         .restoring([4_000, 100]),
         Case::new(
+            "two servers start before their peers are listed",
+            [empty(1_500), (1_560, Fault::AddServer), (1_600, Fault::AddServer)],
+        )
+        .restoring([1_500, 0]),
+        Case::new(
             "a server starts, and another one lists its peers late",
             [
                 pause(1_450, 5_000),
@@ -211,6 +216,15 @@ fn late_calls_are_survived() {
         Case::new("a server gives up", [delay(1_100, 1_500), delay(2_300, 1_500)]),
         Case::new("a server gives up and dies", [delay(1_200, 3_900), kill(1_700, 0)]),
         Case::new("a server gives up and stands still", [delay(1_200, 3_900), pause(1_700, 5_000)]),
+        Case::new(
+            "a heartbeat comes behind later ones",
+            [
+                (1_065, Fault::RestartRedis { memory: Memory::Kept, down: 1_133 }),
+                delay(4_643, 2_978),
+                pause(4_773, 1_732),
+            ],
+        )
+        .restoring([1_700, 2_600]),
         Case::new(
             "two servers give up",
             [delay(1_200, 900), (1_200, Fault::DelayServer { slot: 1, by: 2_500 })],

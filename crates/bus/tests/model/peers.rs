@@ -104,11 +104,13 @@ impl World {
     }
 
     fn heartbeat(&mut self, pid: Pid) -> String {
+        let old = self.is_old();
         let server = self.server(pid);
         let restored = server.restored.map(|restored| restored.to_string());
-        let lists_all = restored.as_ref().is_some_and(|mark| server.vigil.lists_all(mark));
+        let lists_all = restored.as_ref().is_some_and(|mark| server.vigil.lists_all(mark, old));
         server.said = restored.is_none() || lists_all;
-        heartbeat(server.beat, restored.as_deref().filter(|_| lists_all))
+        server.written += 1;
+        heartbeat(server.written, restored.as_deref().filter(|_| lists_all))
     }
 
     fn looks(&self, pid: Pid) -> bool {

@@ -7,7 +7,7 @@ use crate::{
 use bus::rules::{Append, Claimed, Keeper, LogEntry, Play, Plays, Standing, Vigil};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -26,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) keeper: Keeper,
     pub(crate) vigil: Vigil,
     pub(crate) beat: u64,
+    /// How often it wrote its heartbeat.
+    pub(crate) written: u64,
     /// Its last heartbeat said what it has restored, if it has.
     pub(crate) said: bool,
     pub(crate) poll_open: Option<u64>,
@@ -83,6 +85,7 @@ impl World {
             ),
             vigil: Vigil::default(),
             beat: 0,
+            written: 0,
             said: true,
             poll_open: None,
             polled_at: 0,
@@ -370,25 +373,21 @@ impl World {
         let count = self.random.between(1, (batch.len() - from) as u64) as usize;
         let entries = batch[from..from + count].to_vec();
         self.call(link, Request::Append { entries }, move |world, answer| match answer {
-            Some(Answer::Appended(outcomes)) => world.acknowledged(pid, batch, from, &outcomes),
+            Some(Answer::Appended(outcomes)) => world.acknowledged(pid, &batch, from, &outcomes),
             _ => world.within(pid, 20, move |world| world.append(pid, batch, from)),
         });
     }
 
-    fn acknowledged(
-        &mut self,
-        pid: Pid,
-        batch: Rc<Vec<(SessionId, LogEntry)>>,
-        from: usize,
-        outcomes: &[Append],
-    ) {
+    fn acknowledged(&mut self, pid: Pid, batch: &[(SessionId, LogEntry)], from: usize, outcomes: &[Append]) {
         let now = self.instant();
+        let mut stale = BTreeSet::new();
         for ((id, entry), outcome) in batch[from..].iter().zip(outcomes) {
             let position = entry.prefix.position;
             let generation = position.generation;
             let server = self.server(pid);
             match *outcome {
                 Append::Stale => {
+                    stale.insert((*id, generation));
                     server.keeper.fenced_off(*id, generation);
                     server.played.remove(&(*id, generation));
                     if server.streams.remove(&(*id, generation)).is_some() {
@@ -407,11 +406,17 @@ impl World {
                 }
             }
         }
-        let next = from + outcomes.len();
-        if next < batch.len() {
-            return self.append(pid, batch, next);
+        // Nothing that still waits of a stale stream is sent.
+        let goes_on =
+            |(id, entry): &(SessionId, LogEntry)| !stale.contains(&(*id, entry.prefix.position.generation));
+        let rest: Vec<_> =
+            batch[from + outcomes.len()..].iter().filter(|entry| goes_on(entry)).cloned().collect();
+        let server = self.server(pid);
+        server.outbox.retain(goes_on);
+        if !rest.is_empty() {
+            return self.append(pid, Rc::new(rest), 0);
         }
-        self.server(pid).in_flight = false;
+        server.in_flight = false;
         self.pump(pid);
     }
 

@@ -587,3 +587,26 @@ fn a_server_is_listed_while_queries_run_in_its_name() {
         assert_eq!(bench.ask::<u64>(call.arg(SERVERS[0]).arg("still")), forgotten);
     }
 }
+
+#[test]
+fn a_heartbeat_that_is_executed_late_changes_nothing() {
+    let redis = PrivateRedis::start();
+    let mut connection = redis.connection();
+    let mut bench = Bench::new(&mut connection);
+    let servers = Names::default().servers();
+    for (value, listed) in [
+        ("7 restored=none", "7 restored=none"),
+        ("12 restored=m", "12 restored=m"),
+        ("9 restored=none", "12 restored=m"),
+        ("12 restored=none", "12 restored=m"),
+        ("13 restored=m", "13 restored=m"),
+    ] {
+        let mut call = bench.script(|s| &s.heartbeat, std::slice::from_ref(&servers));
+        bench.ask::<Value>(call.arg(SERVERS[0]).arg(value));
+        assert_eq!(bench.ask::<String>(redis::cmd("HGET").arg(&servers).arg(SERVERS[0])), listed, "{value}");
+    }
+    bench.ask::<Value>(redis::cmd("HSET").arg(&servers).arg(SERVERS[0]).arg("none"));
+    let mut call = bench.script(|s| &s.heartbeat, std::slice::from_ref(&servers));
+    bench.ask::<Value>(call.arg(SERVERS[0]).arg("1 restored=none"));
+    assert_eq!(bench.ask::<String>(redis::cmd("HGET").arg(&servers).arg(SERVERS[0])), "1 restored=none");
+}
