@@ -323,8 +323,8 @@ pub trait Broker: Send + Sync + 'static {
     fn control(&self) -> Option<mpsc::Receiver<Control>>;
 
     /// Leaves the other servers: they neither wait for this process nor look after its queries any more. Nothing can be claimed
-    /// here afterwards. Returns false, and changes nothing, while a query is claimed or played here, or something that the
-    /// broker has lost is still being restored: then the others find out later that this process is gone.
+    /// here afterwards. Returns false, and changes nothing, while a query is claimed or played here, something that the
+    /// broker has lost is still being restored, or the end of a closed session is still to be written: then the others find out later that this process is gone.
     async fn leave(&self) -> Result<bool, BusError>;
 
     /// Whether the bus can serve now.

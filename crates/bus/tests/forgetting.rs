@@ -471,6 +471,35 @@ async fn a_peer_that_does_not_come_back_is_given_up_and_the_fence_says_so() {
     assert!(fence.contains(r#""prev":null"#), "{fence}");
 }
 
+/// A session that is closed before all servers have restored gets its end later: the server that closed it writes it.
+#[tokio::test]
+async fn a_server_leaves_only_after_the_ends_of_its_closed_sessions_are_written() {
+    let bus = Fixture::redis(as_it_is).await;
+    let _silent = Peer::start(bus.redis.as_ref().unwrap()).await;
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    flush(&bus).await;
+    let closed = timeout(PATIENCE, async {
+        loop {
+            match bus.server.close(session).await {
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Ok(closed) => return closed,
+            }
+        }
+    });
+    assert!(closed.await.expect("the silent peer is given up"));
+    assert!(!bus.server.leave().await.unwrap(), "the end is not written yet");
+    reader.until("its end", |notes| notes.end.is_some()).await;
+    timeout(PATIENCE, async {
+        while !bus.server.leave().await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the server leaves");
+}
+
 #[tokio::test]
 async fn a_server_that_starts_after_the_loss_knows_that_redis_is_young() {
     let bus = Fixture::redis(as_it_is).await;

@@ -121,7 +121,8 @@ pub(super) async fn run(
     }
 }
 
-/// Takes this server off the list, unless something is claimed, played or still being restored here.
+/// Takes this server off the list, unless something is claimed, played or still being restored here, or a session that was closed
+/// here still lacks its end.
 async fn leave(inner: &Inner) -> Result<bool, BusError> {
     // First, so that a claim either finds it or is registered among the plays by now.
     inner.left.store(true, Ordering::SeqCst);
@@ -131,7 +132,8 @@ async fn leave(inner: &Inner) -> Result<bool, BusError> {
 }
 
 async fn try_to_leave(inner: &Inner) -> Result<bool, BusError> {
-    if !inner.plays.sessions().is_empty() || !inner.incarnation.is_restored() {
+    let open_ends = inner.open_ends.load(Ordering::SeqCst) > 0;
+    if open_ends || !inner.plays.sessions().is_empty() || !inner.incarnation.is_restored() {
         return Ok(false);
     }
     let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;

@@ -43,7 +43,7 @@ use scripts::Scripts;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -78,6 +78,8 @@ struct Inner {
     vigil: Mutex<Vigil>,
     /// A session was closed whose log may not be whole.
     unmarked: Notify,
+    /// How often something was closed whose end may still be missing in its log. Zero once all ends are written.
+    open_ends: AtomicU64,
     /// A gateway's memory of what it released.
     cursors: Mutex<Cursors>,
     /// Sessions whose commands Redis refuses.
@@ -160,6 +162,7 @@ impl RedisBroker {
             keeper,
             vigil: Mutex::default(),
             unmarked: Notify::new(),
+            open_ends: AtomicU64::new(0),
             cursors,
             left_out: LeftOut::default(),
             plays: Arc::default(),
@@ -224,6 +227,7 @@ impl Inner {
     async fn close(&self, session: SessionId, old: bool) -> Result<bool, BusError> {
         let (mark, standing) = self.claimable()?;
         if standing != Standing::Whole {
+            self.open_ends.fetch_add(1, Ordering::SeqCst);
             self.unmarked.notify_one();
         }
         let mut script = self.scripts.close.key(self.names.meta(session));

@@ -15,7 +15,7 @@ use protocol::{Position, SessionId};
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -58,8 +58,13 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 continue;
             }
             () = whole(&inner), if closes_again => {
+                // A close that comes meanwhile counts on.
+                let open_ends = inner.open_ends.load(Ordering::SeqCst);
                 match close_again(&inner, closing.on_unknown()).await {
-                    Ok(()) => closes_again = false,
+                    Ok(()) => {
+                        inner.open_ends.fetch_sub(open_ends, Ordering::SeqCst);
+                        closes_again = false;
+                    }
                     Err(error) => closing.failed("closed sessions were not closed again", &error).await,
                 }
                 continue;
@@ -75,8 +80,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
             Ok(mark) => {
                 restoring = Attempts::default();
                 Counters::add(&inner.counters.restorations, 1);
-                inner.incarnation.restored(losses, mark);
                 closes_again = inner.config.role == Role::Server;
+                // Before the gate opens, so that this server does not leave in between.
+                inner.open_ends.fetch_add(u64::from(closes_again), Ordering::SeqCst);
+                inner.incarnation.restored(losses, mark);
                 closing = Attempts::default();
             }
             Err(error) => restoring.failed("not everything was given back", &error).await,

@@ -96,6 +96,10 @@ pub(crate) enum Request {
         owner: String,
         beat: String,
     },
+    /// A server that has drained takes itself off the list.
+    Leave {
+        owner: String,
+    },
     Close {
         session: SessionId,
         whole: bool,
@@ -156,6 +160,7 @@ impl Request {
                 | Self::List { .. }
                 | Self::Bury { .. }
                 | Self::Forget { .. }
+                | Self::Leave { .. }
                 | Self::Close { .. }
                 | Self::Renew { by_server: true, .. }
         )
@@ -173,6 +178,7 @@ pub(crate) enum Answer {
     Attached(Attach),
     Page(Vec<LogEntry>),
     Epoch(u64),
+    Left(bool),
 }
 
 /// What goes out on a connection.
@@ -331,6 +337,14 @@ impl World {
                     self.broker.memory.beats.remove(&owner);
                 }
                 Answer::Done
+            }
+            Request::Leave { owner } => {
+                let runs = |record: &Record| record.running.as_deref() == Some(&owner);
+                let leaves = !self.broker.memory.records.values().any(runs);
+                if leaves {
+                    self.broker.memory.beats.remove(&owner);
+                }
+                Answer::Left(leaves)
             }
             Request::Close { session, whole, old } => {
                 self.adopt(session, old);

@@ -98,6 +98,11 @@ impl World {
         }
     }
 
+    /// Whether a gateway holds the session.
+    pub(crate) fn is_held(&self, session: SessionId) -> bool {
+        self.slots.iter().any(|slot| slot.session == session && self.holds(slot))
+    }
+
     /// A session that is unknown was idle for too long.
     pub(crate) fn is_expired(&self, session: SessionId) -> bool {
         self.expired.contains(&session)

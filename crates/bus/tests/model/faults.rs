@@ -64,6 +64,7 @@ impl World {
                     self.after(down, move |world| world.start_server(slot));
                 }
             }
+            Fault::DrainServer { slot, down } => self.drain_server(slot, down),
             Fault::AddServer => self.start_server(self.server_slots.len()),
             Fault::LoseAnswer(slot) => self.answers_to_lose[slot] += 1,
             Fault::PauseRedis { down } => {
@@ -81,9 +82,14 @@ impl World {
                 }
             }
         }
+        self.find_lost_bearers();
+    }
+
+    /// Finds out whether a server is dead that alone knew what the broker lost.
+    pub(crate) fn find_lost_bearers(&mut self) {
         if self.outside.is_none()
             && self.bearers.iter().any(|&pid| {
-                !self.is_alive(pid) && (!self.has_restored(pid) || self.servers[&pid].to_close > 0)
+                !self.is_alive(pid) && (!self.has_restored(pid) || !self.servers[&pid].to_close.is_empty())
             })
         {
             self.outside = Some(Outside::KeeperKilled);
@@ -169,11 +175,14 @@ impl World {
         })
     }
 
-    /// Every server may have let go of the session: a gateway alone has kept it.
+    /// Every server may have let go of the session, and no gateway keeps it.
     fn is_idle_and_lost(&self, session: SessionId, before: &Record, after: &Record) -> bool {
         let touched = self.broker.touched.get(&session).copied().unwrap_or(self.now);
         let idle = self.plan.ttl.is_some_and(|ttl| self.now + YOUNG > touched + ttl);
-        idle && before.running.is_none() && before.status.is_some() && after.status.is_none()
+        idle && !self.is_held(session)
+            && before.running.is_none()
+            && before.status.is_some()
+            && after.status.is_none()
     }
 
     /// It has said everything again: what had been acknowledged, and what had not.

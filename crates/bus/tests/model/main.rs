@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod expiry;
 mod faults;
+mod leaving;
 mod peers;
 mod plan;
 mod proxy;

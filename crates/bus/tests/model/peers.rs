@@ -59,8 +59,8 @@ impl World {
         self.server(pid).restored = Some(incarnation);
         self.look(pid);
         self.pump(pid);
-        let closed = self.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed).count();
-        self.server(pid).to_close = closed;
+        let closed = self.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed);
+        self.server(pid).to_close = closed.map(|(session, _)| session).collect();
         self.close_again(pid);
     }
 
@@ -69,10 +69,7 @@ impl World {
         if self.standing(pid) < Standing::Whole {
             return self.within(pid, 100, move |world| world.close_again(pid));
         }
-        let mut closed: Vec<_> =
-            self.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed).map(|(id, _)| id).collect();
-        closed.sort();
-        for session in closed {
+        for session in self.servers[&pid].to_close.clone() {
             self.mark(pid, session);
         }
     }
@@ -86,14 +83,16 @@ impl World {
             if answer.is_none() {
                 world.within(pid, 100, move |world| world.mark(pid, session));
             } else {
-                let server = world.server(pid);
-                server.to_close = server.to_close.saturating_sub(1);
+                world.server(pid).to_close.remove(&session);
             }
         });
     }
 
     /// Between two polls, for as long as claims wait.
     pub(crate) fn look(&mut self, pid: Pid) {
+        if self.servers[&pid].leaves {
+            return;
+        }
         let link = self.servers[&pid].commands;
         let (name, beat) = (self.name(pid).to_owned(), self.heartbeat(pid));
         self.call(link, Request::Beat { name, beat }, move |world, answer| {
@@ -114,12 +113,15 @@ impl World {
     }
 
     fn looks(&self, pid: Pid) -> bool {
-        !self.servers[&pid].said || self.standing(pid) == Standing::Waiting
+        !self.servers[&pid].leaves && (!self.servers[&pid].said || self.standing(pid) == Standing::Waiting)
     }
 
     pub(crate) fn poll(&mut self, pid: Pid) {
         let now = self.now;
         let server = self.server(pid);
+        if server.leaves {
+            return;
+        }
         let stood_still = now > std::mem::replace(&mut server.polled_at, now) + BEAT + LATE;
         if server.poll_open.is_some() || stood_still {
             server.vigil.unanswered();

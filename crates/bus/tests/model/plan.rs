@@ -45,6 +45,11 @@ pub(crate) enum Fault {
         slot: usize,
         down: u64,
     },
+    /// The server finishes its work and leaves its peers.
+    DrainServer {
+        slot: usize,
+        down: u64,
+    },
     LoseAnswer(usize),
     PauseRedis {
         down: u64,
@@ -73,6 +78,7 @@ impl Fault {
             Self::KillProxy { .. } => "gateway killed",
             Self::PauseServer { .. } => "server paused",
             Self::KillServer { .. } => "server killed",
+            Self::DrainServer { .. } => "server drained",
             Self::LoseAnswer(_) => "server's answer lost",
             Self::PauseRedis { .. } => "Redis paused",
             Self::AddServer => "another server starts",
@@ -93,6 +99,7 @@ impl Fault {
             Self::KillProxy { down, .. }
             | Self::PauseServer { down, .. }
             | Self::KillServer { down, .. }
+            | Self::DrainServer { down, .. }
             | Self::PauseRedis { down }
             | Self::RefuseWrites { down }
             | Self::RestartRedis { down, .. } => down + 1_500,
@@ -106,7 +113,7 @@ impl Fault {
         let slot = random.between(0, 1) as usize;
         let longest = if random.percent(50) { 6000 } else { 1500 };
         let down = random.between(1, longest);
-        match if loses { random.between(13, 15) } else { random.between(0, 19) } {
+        match if loses { random.between(13, 15) } else { random.between(0, 21) } {
             0 | 1 => Self::CutSocket(client),
             2 | 3 => Self::TakeOver(client),
             4 => Self::CutPubsub(slot),
@@ -121,6 +128,7 @@ impl Fault {
             13 => Self::RestartRedis { memory: Memory::Empty, down: down / 4 },
             16 => Self::DelayCommands { slot, by: random.between(300, 4000) },
             17 => Self::AddServer,
+            20 | 21 => Self::DrainServer { slot, down },
             18 | 19 => Self::DelayServer { slot, by: random.between(300, 4000) },
             _ => Self::RestartRedis { memory: Memory::RolledBack(random.between(1, 1000)), down: down / 4 },
         }
@@ -139,7 +147,8 @@ impl fmt::Display for Fault {
             }
             Self::KillProxy { slot, down }
             | Self::PauseServer { slot, down }
-            | Self::KillServer { slot, down } => {
+            | Self::KillServer { slot, down }
+            | Self::DrainServer { slot, down } => {
                 write!(f, "{} (slot {slot}) for {down} ms", self.name())
             }
             Self::DelayCommands { slot, by } | Self::DelayServer { slot, by } => {

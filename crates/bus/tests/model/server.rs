@@ -41,7 +41,13 @@ pub(crate) struct Server {
     /// What was claimed, until its terminator is acknowledged.
     played: BTreeMap<(SessionId, u64), Play>,
     /// Sessions that are still to be closed again.
-    pub(crate) to_close: usize,
+    pub(crate) to_close: BTreeSet<SessionId>,
+    /// It takes no more calls.
+    pub(crate) draining: bool,
+    /// It has asked to leave its peers, and writes no more heartbeats.
+    pub(crate) leaves: bool,
+    /// Calls to create or close a session that wait for the broker.
+    pub(crate) open_calls: u64,
 }
 
 /// What the caller of `/run` hears.
@@ -95,7 +101,10 @@ impl World {
             in_flight: false,
             plays: Arc::default(),
             played: BTreeMap::new(),
-            to_close: 0,
+            to_close: BTreeSet::new(),
+            draining: false,
+            leaves: false,
+            open_calls: 0,
         };
         self.servers.insert(pid, server);
         let (commands, appends) = (self.open_link(pid), self.open_link(pid));
@@ -168,8 +177,14 @@ impl World {
         session: SessionId,
         reply: impl FnOnce(&mut World) + 'static,
     ) {
+        // A server that drains answers no call; the client tries another one.
+        if self.servers[&pid].draining {
+            return;
+        }
         let link = self.servers[&pid].commands;
+        self.server(pid).open_calls += 1;
         self.call(link, Request::Create { session }, move |world, answer| {
+            world.server(pid).open_calls -= 1;
             if answer.is_none() {
                 return world.within(pid, 20, move |world| world.create_session(pid, session, reply));
             }
@@ -185,12 +200,14 @@ impl World {
         session: SessionId,
         reply: impl FnOnce(&mut World, CloseAnswer) + 'static,
     ) {
-        if !self.may_claim(pid) {
+        if !self.may_claim(pid) || self.servers[&pid].draining {
             return self.within(pid, 1, move |world| reply(world, CloseAnswer::Later));
         }
+        self.server(pid).open_calls += 1;
         let link = self.servers[&pid].commands;
         let (whole, old) = (self.standing(pid) == Standing::Whole, self.is_old());
         self.call(link, Request::Close { session, whole, old }, move |world, answer| {
+            world.server(pid).open_calls -= 1;
             let done = match answer {
                 Some(Answer::Exists(true)) => CloseAnswer::Done,
                 Some(Answer::Exists(false)) if old => CloseAnswer::Unknown,
@@ -200,6 +217,7 @@ impl World {
                 let now = world.instant();
                 world.server(pid).keeper.closed(session, now);
                 if !whole {
+                    world.server(pid).to_close.insert(session);
                     world.close_again(pid);
                 }
             }
@@ -216,7 +234,7 @@ impl World {
         attempt: u64,
         reply: Reply,
     ) {
-        if !self.may_claim(pid) {
+        if !self.may_claim(pid) || self.servers[&pid].draining {
             return reply(self, RunAnswer::Later);
         }
         let play = self.servers[&pid].plays.claiming(session);

@@ -95,7 +95,8 @@ pub(crate) enum Outside {
     BurialLost,
     /// Redis lost what a server had said whose peers have not read of it yet: it started less than a heartbeat before.
     PeerUnknown,
-    /// Redis lost a session that was idle for longer than its time to live and is still held by a gateway.
+    /// Redis lost a session that was idle for longer than its time to live and that no gateway holds, or the last renewal of one that
+    /// was about to expire.
     IdleForgotten,
 }
 
@@ -250,7 +251,7 @@ impl World {
     fn all_restored(&self) -> bool {
         self.servers.iter().all(|(&pid, server)| {
             !self.processes[pid].alive
-                || server.restored == Some(self.broker.incarnation) && server.to_close == 0
+                || server.restored == Some(self.broker.incarnation) && server.to_close.is_empty()
         })
     }
 

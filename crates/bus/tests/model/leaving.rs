@@ -1,0 +1,55 @@
+//! A server that drains: it takes no more calls, finishes its queries, leaves its peers and exits. Its successor starts later.
+
+use crate::{
+    broker::{Answer, Request},
+    world::{Pid, World, note, violated},
+};
+
+/// Pause before the server looks again whether its work is done.
+const RETRY: u64 = 20;
+
+impl World {
+    pub(crate) fn drain_server(&mut self, slot: usize, down: u64) {
+        let pid = self.server_slots[slot];
+        if !self.is_alive(pid) || std::mem::replace(&mut self.server(pid).draining, true) {
+            return;
+        }
+        note!(self, "{} drains", self.name(pid));
+        self.leave_when_done(pid, down);
+    }
+
+    /// Leaves once no call and no query is left, and waits until then.
+    fn leave_when_done(&mut self, pid: Pid, down: u64) {
+        let restored = self.is_restored(pid);
+        let server = &self.servers[&pid];
+        let busy = server.open_calls > 0
+            || server.in_flight
+            || !server.outbox.is_empty()
+            || !server.plays.sessions().is_empty();
+        if busy {
+            return self.within(pid, RETRY, move |world| world.leave_when_done(pid, down));
+        }
+        if !restored || !server.to_close.is_empty() {
+            return self.exit(pid, down, false);
+        }
+        // No heartbeat follows: it would list the server again.
+        self.server(pid).leaves = true;
+        let (link, owner) = (self.servers[&pid].commands, self.name(pid).to_owned());
+        self.call(link, Request::Leave { owner }, move |world, answer| {
+            world.exit(pid, down, matches!(answer, Some(Answer::Left(true))));
+        });
+    }
+
+    fn exit(&mut self, pid: Pid, down: u64, left: bool) {
+        note!(self, "{} exits, left its peers: {left}", self.name(pid));
+        self.covered.insert(if left { "a server left its peers" } else { "a drained server stays listed" });
+        let server = &self.servers[&pid];
+        let (slot, done) = (server.slot, server.to_close.is_empty() && server.streams.is_empty());
+        if left && !done {
+            violated!(self, "{} left its peers with work to do", self.name(pid));
+        }
+        self.kill(pid);
+        self.find_lost_bearers();
+        self.after(down, move |world| world.start_server(slot));
+    }
+}
