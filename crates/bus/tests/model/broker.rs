@@ -3,8 +3,8 @@
 
 use crate::world::{Action, LinkId, Outside, World, forbidden, note, short, violated};
 use bus::rules::{
-    Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Kept, LogEntry, NO_BEAT, Part, Record,
-    is_newer,
+    AcknowledgedRecord, Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, LogEntry, NO_BEAT,
+    Part, Record, is_newer,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +72,7 @@ pub(crate) enum Request {
     },
     Restore {
         session: SessionId,
-        kept: Box<Kept>,
+        kept: Box<AcknowledgedRecord>,
         owner: String,
     },
     Beat {
@@ -325,7 +325,7 @@ impl World {
             Request::Bury { session, owner, beat, generation, by } => {
                 // In the same step: it may have woken up since it was found silent.
                 if self.broker.memory.beats.get(&owner) == Some(&beat) {
-                    self.bury(session, &owner, generation, &by);
+                    self.end_lost_query(session, &owner, generation, &by);
                 }
                 Answer::Done
             }
@@ -439,7 +439,7 @@ impl World {
         }
     }
 
-    fn bury(&mut self, session: SessionId, owner: &str, generation: u64, by: &str) {
+    fn end_lost_query(&mut self, session: SessionId, owner: &str, generation: u64, by: &str) {
         let query =
             self.broker.claims.get(&(session, generation)).map_or(String::new(), |(query, _)| query.clone());
         let now_ms = self.now;
@@ -449,7 +449,7 @@ impl World {
                 encode_error(&mut frame, position, "server_lost", "gone", &query, now_ms, now_ms);
                 frame
             };
-            record.bury(owner, generation, now_ms, terminator, true, out)
+            record.end_lost_query(owner, generation, now_ms, terminator, true, out)
         });
         note!(self, "{by}: buries {} {generation} of {owner} → {buried}", short(session));
         if !buried {

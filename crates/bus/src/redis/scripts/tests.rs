@@ -7,7 +7,9 @@ use crate::{
         attach::Returned,
         restoration::{eval, past_of, text_of},
     },
-    rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Keeper, Part, Record, Status},
+    rules::{
+        AcknowledgedHistory, Append, Attach, Attached, Attaching, Claimed, Claiming, Part, Record, Status,
+    },
 };
 use proptest::prelude::*;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
@@ -151,7 +153,7 @@ impl Drop for PrivateRedis {
 
 /// A server as it sees its last claim.
 struct Server {
-    keeper: Keeper,
+    history: AcknowledgedHistory,
     generation: u64,
     next: u64,
 }
@@ -176,8 +178,11 @@ type Seen = (HashMap<String, String>, Vec<(String, String)>, HashMap<String, Str
 
 impl<'a> Bench<'a> {
     fn new(connection: &'a mut Connection) -> Self {
-        let server =
-            || Server { keeper: Keeper::new(1 << 20, Duration::from_secs(60), KEEP), generation: 0, next: 1 };
+        let server = || Server {
+            history: AcknowledgedHistory::new(1 << 20, Duration::from_secs(60), KEEP),
+            generation: 0,
+            next: 1,
+        };
         Self {
             connection,
             scripts: Scripts::new(),
@@ -264,7 +269,7 @@ impl<'a> Bench<'a> {
                 if let Claimed::Now { generation, prev } = claimed {
                     let own = &mut self.servers[server];
                     (own.generation, own.next) = (generation, 1);
-                    own.keeper.claimed(session, (generation, prev), &query, &answer, self.now);
+                    own.history.claimed(session, (generation, prev), &query, &answer, self.now);
                 }
             }
             Op::Append { server, terminator, again } => {
@@ -308,9 +313,9 @@ impl<'a> Bench<'a> {
                 let own = &mut self.servers[server];
                 own.next = own.next.max(seq + 1);
                 match outcome {
-                    Append::Stale => own.keeper.fenced_off(session, generation),
+                    Append::Stale => own.history.fenced_off(session, generation),
                     Append::Hole => {}
-                    _ => own.keeper.appended(session, prefix, &frame, self.now),
+                    _ => own.history.appended(session, prefix, &frame, self.now),
                 }
             }
             Op::Close { whole, old } => {
@@ -356,7 +361,7 @@ impl<'a> Bench<'a> {
                 };
                 let tail = terminator(Position::ZERO)[br#"{"id":"0-0""#.len()..].to_vec();
                 let keys = [meta, log, running(server), Names::default().servers(), attach];
-                let mut call = self.script(|s| &s.bury, &keys);
+                let mut call = self.script(|s| &s.end_lost_query, &keys);
                 call.arg(SERVERS[server]).arg(generation).arg(session.to_string()).arg(tail).arg(TTL);
                 let buried: bool = self.ask(call.arg("log").arg(down).arg("still"));
                 let fence = self
@@ -366,7 +371,14 @@ impl<'a> Bench<'a> {
                     .find(|(_, frame)| frame.contains(r#""fence""#))
                     .map_or(0, |(id, _)| id.parse::<Position>().expect("a position").generation);
                 assert_eq!(
-                    self.record.bury(SERVERS[server], generation, fence, terminator, true, &mut |_| 0),
+                    self.record.end_lost_query(
+                        SERVERS[server],
+                        generation,
+                        fence,
+                        terminator,
+                        true,
+                        &mut |_| 0
+                    ),
                     buried
                 );
             }
@@ -432,9 +444,9 @@ impl<'a> Bench<'a> {
         let released = self.record.release_claim(SERVERS[server], prefix, &frame, &mut |_| 0);
         assert_eq!(released, (outcome == "released").then_some(heard));
         if released.is_some() {
-            self.servers[server].keeper.appended(self.session, prefix, &frame, self.now);
+            self.servers[server].history.appended(self.session, prefix, &frame, self.now);
         } else {
-            self.servers[server].keeper.fenced_off(self.session, generation);
+            self.servers[server].history.fenced_off(self.session, generation);
         }
         let running: HashMap<String, u64> =
             self.ask(redis::cmd("HGETALL").arg(self.names.running(SERVERS[server])));
@@ -473,7 +485,7 @@ impl<'a> Bench<'a> {
 
     fn restore(&mut self, server: usize) {
         let [meta, log, _] = self.keys();
-        let Some(kept) = self.servers[server].keeper.get(self.session).cloned() else { return };
+        let Some(kept) = self.servers[server].history.get(self.session).cloned() else { return };
         let ours = self.names.running(SERVERS[server]);
         let mut call = self.script(|s| &s.restore, &[meta, log, ours]);
         call.arg(TTL).arg("log").arg(self.names.down(self.session)).arg(self.session.to_string());
