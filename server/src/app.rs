@@ -1,8 +1,8 @@
-//! The HTTP calls: sessions, runs, health. Handlers check what came in and ask the bus; what takes time happens elsewhere.
+//! The HTTP calls: sessions, runs, health and metrics. Handlers check the request and call the bus. Long work runs in other tasks.
 
 use crate::{
     error::ApiError,
-    metrics::{CONTENT_TYPE, Page},
+    metrics::{CONTENT_TYPE, Exporter},
     request::Query,
     runs::{BUS_PATIENCE, Runs},
 };
@@ -25,23 +25,23 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// The largest body that is read.
+/// The largest body of a request, in bytes.
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// What the handlers share.
+/// The state that all handlers share.
 pub(crate) struct App {
     pub(crate) runs: Arc<Runs>,
     pub(crate) signer: Signer,
-    pub(crate) page: Page,
+    pub(crate) exporter: Exporter,
     pub(crate) draining: CancellationToken,
-    /// What the bodies of all requests take together while they are read.
+    /// The bytes that all bodies may hold together while they are read.
     pub(crate) bodies: Arc<Budget>,
 }
 
 type Shared = State<Arc<App>>;
 
 impl App {
-    /// The service that answers every call.
+    /// Returns the routes of all calls.
     pub(crate) fn router(self) -> Router {
         let app = Arc::new(self);
         Router::new()
@@ -57,7 +57,10 @@ impl App {
             .with_state(app)
     }
 
-    /// Refuses work that would not be finished.
+    /// Checks that the server can finish new work.
+    ///
+    /// # Errors
+    /// The server is draining, or the bus is not ready.
     fn check_able(&self) -> Result<(), ApiError> {
         if self.draining.is_cancelled() {
             return Err(ApiError::Draining);
@@ -80,20 +83,20 @@ async fn create(State(app): Shared, _body: Body) -> Result<Json<CreateResponse>,
 }
 
 async fn run(
-    Known(session): Known,
+    PathSession(session): PathSession,
     State(app): Shared,
     Body(body): Body,
 ) -> Result<Json<RunResponse>, ApiError> {
     let query = Query::parse(&body)?;
     match app.check_able() {
         Ok(()) => app.runs.clone().run(session, query).await.map(Json),
-        // A query that was started here, or elsewhere, is none that would not be finished.
+        // A repeated call still gets its answer: its query runs already, here or on another server.
         Err(refusal) => app.runs.recall(session, &query, refusal).await.map(Json),
     }
 }
 
 async fn close(
-    Known(session): Known,
+    PathSession(session): PathSession,
     State(app): Shared,
     _body: Body,
 ) -> Result<Json<CloseResponse>, ApiError> {
@@ -110,7 +113,7 @@ async fn ready(State(app): Shared) -> Result<Json<serde_json::Value>, ApiError> 
 }
 
 async fn metrics(State(app): Shared) -> impl IntoResponse {
-    ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], app.page.render())
+    ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], app.exporter.text())
 }
 
 async fn count(State(app): Shared, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
@@ -120,24 +123,25 @@ async fn count(State(app): Shared, route: Option<MatchedPath>, request: Request,
     response
 }
 
+/// Waits for a call of the bus, at most [`BUS_PATIENCE`].
 async fn patiently<T>(call: impl Future<Output = Result<T, BusError>>) -> Result<T, ApiError> {
     match timeout(BUS_PATIENCE, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the bus failed a call");
+            tracing::warn!(%error, "a call of the bus failed");
             Err(ApiError::BusUnreachable)
         }
         Err(_) => {
-            tracing::warn!(patience = ?BUS_PATIENCE, "the bus did not answer a call");
+            tracing::warn!(patience = ?BUS_PATIENCE, "the bus did not answer a call in time");
             Err(ApiError::BusUnreachable)
         }
     }
 }
 
-/// The session that a path names. What is no UUID names none.
-struct Known(SessionId);
+/// The session id in a path. A text that is not a UUID gets the answer for an unknown session.
+struct PathSession(SessionId);
 
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Known {
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for PathSession {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, ApiError> {
@@ -147,7 +151,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Known {
     }
 }
 
-/// A whole body, whatever it calls itself, if it comes in time, is not too large, and there is room for it.
+/// A complete body of any content type. Its size, its time and the memory of all bodies are bounded.
 struct Body(Bytes);
 
 impl FromRequest<Arc<App>> for Body {
@@ -160,7 +164,8 @@ impl FromRequest<Arc<App>> for Body {
     }
 }
 
-/// Reads a body. Its room is taken as it arrives, and given back when it is read: a query keeps little of it.
+/// Reads a body. Bytes are taken from the budget as they arrive and returned when the body is complete, because a query keeps little
+/// of it.
 async fn read_body(body: axum::body::Body, mut room: Room) -> Result<Bytes, ApiError> {
     let mut stream = body.into_data_stream();
     let mut whole = BytesMut::new();
@@ -168,7 +173,7 @@ async fn read_body(body: axum::body::Body, mut room: Room) -> Result<Bytes, ApiE
         let part = part.map_err(|error| ApiError::Invalid(format!("the body could not be read: {error}")))?;
         let len = whole.len() + part.len();
         if len > MAX_BODY_BYTES {
-            return Err(ApiError::TooLarge);
+            return Err(ApiError::TooLarge(MAX_BODY_BYTES));
         }
         if !room.grow(len) {
             return Err(ApiError::NoRoom);

@@ -1,5 +1,5 @@
-//! Flags and their environment twins, turned into a checked [`Settings`] that knows no clap. Every fault is listed, not
-//! the first alone; an empty value counts as none, as Compose files write them.
+//! Reads flags and environment variables and checks them into [`Settings`]. All errors are reported together. An empty value counts as
+//! unset, because Compose files pass unset variables as empty ones.
 
 use crate::{
     config::Config,
@@ -18,11 +18,11 @@ use std::{
     time::Duration,
 };
 
-/// The LLM simulator: sessions over HTTP, token streams onto the bus.
+/// LLM simulator: creates sessions over HTTP and publishes simulated token streams to Redis.
 #[derive(Clone, Default, Parser)]
 #[command(version, name = "server", args_override_self = true)]
 pub struct Args {
-    /// Ask /ready of the server on this machine, and exit with 0 or 1.
+    /// Request /ready from the server on this host, then exit with 0 (ready) or 1.
     #[arg(long)]
     pub health_check: bool,
     /// Address to listen on [default: 0.0.0.0].
@@ -31,34 +31,34 @@ pub struct Args {
     /// Port to listen on [default: 8000].
     #[arg(long, env = "PORT")]
     pub port: Option<String>,
-    /// Redis, or memory:// for a server alone [default: redis://127.0.0.1:6379].
+    /// URL of Redis, or memory:// for a single server without gateways [default: redis://127.0.0.1:6379].
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
-    /// Key that signs the sessions' tokens, 32 bytes at least.
+    /// Key that signs session tokens, at least 32 bytes.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
     /// File that holds the key.
     #[arg(long, env = "JWT_SECRET_FILE")]
     pub jwt_secret_file: Option<String>,
-    /// How tokens are signed: HS256 alone.
+    /// Signature algorithm of session tokens: only HS256 is supported.
     #[arg(long, env = "JWT_ALGORITHM")]
     pub jwt_algorithm: Option<String>,
-    /// How long a token opens its session, in seconds [default: for ever].
+    /// Lifetime of a session token, in seconds [default: unlimited].
     #[arg(long, env = "TOKEN_TTL_SECONDS")]
     pub token_ttl_seconds: Option<String>,
-    /// How events travel: log or pubsub [default: log].
+    /// Delivery of events: log (with replay) or pubsub (publish only, events can be lost) [default: log].
     #[arg(long, env = "DELIVERY")]
     pub delivery: Option<String>,
-    /// This process's name on the bus, unique in the stack [default: server-<8 hex digits>].
+    /// Name of this process, unique in the stack [default: server-<8 hex digits>].
     #[arg(long, env = "INSTANCE")]
     pub instance: Option<String>,
-    /// Put before every Redis key and channel.
+    /// Prefix of every Redis key and channel.
     #[arg(long, env = "BUS_NAME_PREFIX", hide = true)]
     pub bus_name_prefix: Option<String>,
-    /// How long a session lives after its last query, in seconds, at least 60 [default: 10800].
+    /// Lifetime of a session after its last query, in seconds, at least 60 [default: 10800].
     #[arg(long, env = "SESSION_TTL_SECONDS")]
     pub session_ttl_seconds: Option<String>,
-    /// What the simulator says, a word a token.
+    /// Text of every answer, one word per token [default: a sentence of 18 words].
     #[arg(long, env = "LLM_RESPONSE_TEXT")]
     pub llm_response_text: Option<String>,
     /// Delay after each token, in milliseconds [default: 50].
@@ -70,22 +70,22 @@ pub struct Args {
     /// Delay after each token, as a distribution [default: TOKEN_DELAY_MS].
     #[arg(long, env = "ITL_MS")]
     pub itl_ms: Option<String>,
-    /// Tokens of a query, as a distribution [default: the words of LLM_RESPONSE_TEXT].
+    /// Number of tokens per query, as a distribution [default: the words of LLM_RESPONSE_TEXT].
     #[arg(long, env = "TOKENS")]
     pub tokens: Option<String>,
-    /// All schedules are drawn from it and their query's id [default: another one each start].
+    /// Seed of all schedules, together with each query's id [default: random at each start].
     #[arg(long, env = "SEED")]
     pub seed: Option<String>,
-    /// Workers that play the streams, no more than cores [default: 4].
+    /// Number of workers that generate streams, at most the number of cores [default: half the cores, 1 to 4].
     #[arg(long, env = "SERVER_WORKERS")]
     pub server_workers: Option<String>,
-    /// Queries that run at once; more are refused [default: 10000].
+    /// Largest number of running queries; further ones get 429 [default: 10000].
     #[arg(long, env = "MAX_STREAMS")]
     pub max_streams: Option<String>,
-    /// Connections held at once; more are closed unanswered [default: 10000].
+    /// Largest number of open HTTP connections; further ones are closed [default: 10000].
     #[arg(long, env = "MAX_CONNECTIONS")]
     pub max_connections: Option<String>,
-    /// How long running queries may take to end after SIGTERM, in seconds [default: 30].
+    /// Time for running queries to end after SIGTERM, in seconds [default: 30].
     #[arg(long, env = "DRAIN_SECONDS")]
     pub drain_seconds: Option<String>,
     /// Old name of HOST.
@@ -99,61 +99,61 @@ pub struct Args {
     pub fastapi_workers: Option<String>,
 }
 
-/// Everything a server process needs.
+/// The checked settings of a server process.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen: a host and a port.
+    /// Host and port to listen on.
     pub listen: (String, u16),
-    /// The bus to open.
+    /// Settings of the bus.
     pub bus: BusConfig,
-    /// The server itself.
+    /// Settings of the server.
     pub server: Config,
-    /// What to tell the person who started it: old names and the like.
+    /// Warnings to log, for example about old names of variables.
     pub warnings: Vec<String>,
 }
 
-/// What is wrong with a configuration, all of it.
+/// All errors of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(Vec<String>);
+pub struct ConfigErrors(Vec<String>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration does not work:")?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+        write!(f, "invalid configuration:")?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ConfigErrors {}
 
 impl Args {
-    /// Checks every value.
+    /// Checks all values.
     ///
     /// # Errors
-    /// Lists all that are wrong.
-    pub fn settings(mut self) -> Result<Settings, Faults> {
+    /// All values that are wrong.
+    pub fn settings(mut self) -> Result<Settings, ConfigErrors> {
         let mut reader = Reader::default();
         let listen = self.listen(&mut reader);
         let server = self.server(&mut reader);
         let bus = self.bus(&mut reader, &server);
-        let Reader { faults, warnings } = reader;
+        let Reader { errors, warnings } = reader;
         match server {
-            Some(server) if faults.is_empty() => Ok(Settings { listen, bus, server, warnings }),
-            _ => Err(Faults(faults)),
+            Some(server) if errors.is_empty() => Ok(Settings { listen, bus, server, warnings }),
+            _ => Err(ConfigErrors(errors)),
         }
     }
 
-    /// Where a health check asks.
+    /// Returns the address that a health check connects to.
     ///
     /// # Errors
-    /// The host or port does not work.
-    pub fn health_address(mut self) -> Result<SocketAddr, Faults> {
+    /// The host or the port is invalid.
+    pub fn health_address(mut self) -> Result<SocketAddr, ConfigErrors> {
         let mut reader = Reader::default();
         let (host, port) = self.listen(&mut reader);
         let ip = host.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
-        if reader.faults.is_empty() {
+        if reader.errors.is_empty() {
             Ok(SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), port))
         } else {
-            Err(Faults(reader.faults))
+            Err(ConfigErrors(reader.errors))
         }
     }
 
@@ -177,7 +177,9 @@ impl Args {
     fn server(&mut self, reader: &mut Reader) -> Option<Config> {
         let secret = self.secret(reader);
         let text = match filled(self.llm_response_text.take()) {
-            Some(text) => reader.check("LLM_RESPONSE_TEXT", ResponseText::new(&text).ok_or("it has no word")),
+            Some(text) => {
+                reader.check("LLM_RESPONSE_TEXT", ResponseText::new(&text).ok_or("it contains no word"))
+            }
             None => ResponseText::new(crate::DEFAULT_TEXT),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -187,7 +189,7 @@ impl Args {
             "FASTAPI_WORKERS",
             self.fastapi_workers.take(),
         );
-        // Every worker appends on its own: the fewer they are, the more tokens share an append.
+        // Each worker sends appends of its own, so fewer workers mean more tokens per append.
         let workers = reader.number("SERVER_WORKERS", workers, (cores / 2).clamp(1, 4), 1..=1024).min(cores);
         let max_streams =
             reader.number("MAX_STREAMS", self.max_streams.take(), 10_000, 1..=Config::MAX_STREAMS);
@@ -219,8 +221,8 @@ impl Args {
         let token_delay = reader.number("TOKEN_DELAY_MS", self.token_delay_ms.take(), 50.0, DELAY_MS);
         let mut drawn = |name, value, range: &RangeInclusive<f64>, default| {
             let distribution: Option<Distribution> = reader.value(name, value);
-            if let Some(Err(fault)) = distribution.map(|distribution| distribution.within(range)) {
-                reader.faults.push(format!("{name}: {fault}"));
+            if let Some(Err(error)) = distribution.map(|distribution| distribution.within(range)) {
+                reader.errors.push(format!("{name}: {error}"));
             }
             distribution.unwrap_or(Distribution::Fixed(default))
         };
@@ -233,24 +235,22 @@ impl Args {
 
     fn secret(&mut self, reader: &mut Reader) -> Option<Secret> {
         if let Some(algorithm) = filled(self.jwt_algorithm.take()).filter(|name| name != "HS256") {
-            reader.faults.push(format!("JWT_ALGORITHM: `{algorithm}` is not supported, only HS256 is"));
+            reader.errors.push(format!("JWT_ALGORITHM: `{algorithm}` is not supported: use HS256"));
         }
         let key = match (filled(self.jwt_secret.take()), filled(self.jwt_secret_file.take())) {
-            (Some(_), Some(_)) => {
-                Err("both JWT_SECRET and JWT_SECRET_FILE are set: leave one empty".to_owned())
-            }
+            (Some(_), Some(_)) => Err("both JWT_SECRET and JWT_SECRET_FILE are set: unset one".to_owned()),
             (Some(key), None) => Ok(key),
             (None, Some(path)) => std::fs::read_to_string(&path)
                 .map_err(|error| format!("JWT_SECRET_FILE: cannot read `{path}`: {error}")),
             (None, None) => {
-                Err("JWT_SECRET or JWT_SECRET_FILE is needed: make one with `openssl rand -hex 32`"
+                Err("JWT_SECRET or JWT_SECRET_FILE is required: make a key with `openssl rand -hex 32`"
                     .to_owned())
             }
         };
         match key.and_then(|key| Secret::new(&key).map_err(|error| error.to_string())) {
             Ok(secret) => Some(secret),
-            Err(fault) => {
-                reader.faults.push(fault);
+            Err(error) => {
+                reader.errors.push(error);
                 None
             }
         }
@@ -258,23 +258,24 @@ impl Args {
 }
 
 const SECONDS: RangeInclusive<u64> = 1..=315_360_000;
-/// Below a minute, keys could expire between two renewals that Redis is slow to take.
+/// Keys are renewed every third of this time. Below a minute they could expire while Redis is slow.
 const SESSION_TTL: RangeInclusive<u64> = 60..=315_360_000;
 
+/// Returns the value unless it is blank.
 fn filled(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.trim().is_empty())
 }
 
-/// Reads values and keeps what is wrong with them.
+/// Parses values and collects their errors.
 #[derive(Default)]
 struct Reader {
-    faults: Vec<String>,
+    errors: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Reader {
     fn check<T>(&mut self, name: &str, value: Result<T, impl fmt::Display>) -> Option<T> {
-        value.map_err(|error| self.faults.push(format!("{name}: {error}"))).ok()
+        value.map_err(|error| self.errors.push(format!("{name}: {error}"))).ok()
     }
 
     fn value<T: FromStr<Err: fmt::Display>>(&mut self, name: &str, value: Option<String>) -> Option<T> {
@@ -290,7 +291,7 @@ impl Reader {
         let Some(number) = self.value(name, value) else { return default };
         if !range.contains(&number) {
             let (low, high) = range.into_inner();
-            self.faults.push(format!("{name}: {number} is not between {low} and {high}"));
+            self.errors.push(format!("{name}: {number} is not between {low} and {high}"));
         }
         number
     }
@@ -323,8 +324,8 @@ mod tests {
     }
 
     fn check(change: impl FnOnce(&mut Args), expected: &str) {
-        let faults = args(change).settings().unwrap_err().to_string();
-        assert!(faults.contains(expected), "{faults} does not say {expected}");
+        let errors = args(change).settings().unwrap_err().to_string();
+        assert!(errors.contains(expected), "{errors} does not contain {expected}");
     }
 
     #[test]
@@ -349,7 +350,7 @@ mod tests {
         check(|args| args.max_connections = Some("0".into()), "MAX_CONNECTIONS: 0 is not between 1 and");
         check(|args| args.token_delay_ms = Some("nan".into()), "TOKEN_DELAY_MS: NaN is not between 0 and");
         check(|args| args.token_delay_ms = Some("-5".into()), "TOKEN_DELAY_MS: -5 is not between 0 and");
-        check(|args| args.ttft_ms = Some("gauss:1".into()), "TTFT_MS: `gauss:1` is no distribution");
+        check(|args| args.ttft_ms = Some("gauss:1".into()), "TTFT_MS: `gauss:1` is not a distribution");
         check(|args| args.itl_ms = Some("uniform:0,4e6".into()), "ITL_MS: 4000000 is not between 0 and");
         check(|args| args.tokens = Some("0".into()), "TOKENS: 0 is not between 1 and 1000000");
         check(|args| args.session_ttl_seconds = Some("59".into()), "SESSION_TTL_SECONDS: 59 is not");
@@ -359,7 +360,7 @@ mod tests {
         check(|args| args.delivery = Some("pigeon".into()), "DELIVERY: `pigeon`");
         check(|args| args.jwt_algorithm = Some("none".into()), "JWT_ALGORITHM: `none`");
         check(|args| args.jwt_secret = Some("short".into()), "has 5 bytes, at least 32");
-        check(|args| args.jwt_secret = None, "JWT_SECRET or JWT_SECRET_FILE is needed");
+        check(|args| args.jwt_secret = None, "JWT_SECRET or JWT_SECRET_FILE is required");
         check(|args| args.jwt_secret_file = Some("/x".into()), "both JWT_SECRET and JWT_SECRET_FILE");
         let missing = |args: &mut Args| {
             args.jwt_secret = None;
@@ -369,22 +370,22 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_listed_and_no_secret_is() {
+    fn all_errors_are_listed_without_the_secret() {
         let bad = args(|args| {
             args.port = Some("x".into());
             args.jwt_secret = Some("hunter2".into());
             args.tokens = Some("y".into());
         });
-        let faults = bad.settings().unwrap_err().to_string();
+        let errors = bad.settings().unwrap_err().to_string();
         for name in ["PORT", "JWT", "TOKENS"] {
-            assert!(faults.contains(name), "{faults} does not name {name}");
+            assert!(errors.contains(name), "{errors} does not name {name}");
         }
-        assert!(!faults.contains("hunter2"));
+        assert!(!errors.contains("hunter2"));
         assert!(!format!("{:?}", args(|_| {}).settings().unwrap()).contains(KEY));
     }
 
     #[test]
-    fn old_names_are_understood_and_new_ones_win() {
+    fn old_names_are_accepted_and_new_ones_take_precedence() {
         let old = |args: &mut Args| {
             args.fastapi_host = Some("127.0.0.1".into());
             args.fastapi_port = Some("9000".into());
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_comes_from_a_file() {
+    fn a_secret_is_read_from_a_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
         let from_file = args(|args| {

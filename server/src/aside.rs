@@ -1,9 +1,9 @@
-//! Streams whose log refuses their events for a reason that concerns them alone: they wait here, each in its order, and delay no
-//! other stream.
+//! Streams whose events Redis refuses for a reason of this session alone, for example a key of the wrong type. They wait here, each in
+//! its order, and do not delay other streams.
 
 use crate::{
     outbox::{Parcel, SEALED_BYTES},
-    pacer::{Ended, StreamId},
+    stream::{Ended, StreamId},
 };
 use bus::Entry;
 use protocol::Frame;
@@ -13,38 +13,40 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// Pause before the first retry of a stream. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause between retries of a stream.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// One stream that waits.
+/// One waiting stream.
 #[derive(Debug)]
 struct Waiting {
     parcel: Parcel,
     since: Instant,
     next_try: Instant,
     pause: Duration,
-    /// Its events are on their way.
+    /// Its events are in an append or a release that has not returned.
     in_flight: bool,
-    /// It has its terminator: what comes behind that is left out.
+    /// Its terminator waits, so later events are dropped.
     ended: bool,
-    /// The log refuses its terminator for good: its claim is released without one.
+    /// The log refused its terminator for good, so its claim is released without a terminator in the log.
     releases: bool,
 }
 
-/// The streams whose time has come, in one parcel.
+/// The streams that are due for a retry, in one parcel.
 #[derive(Debug)]
 pub(crate) struct Due {
     pub(crate) streams: Vec<StreamId>,
     pub(crate) parcel: Parcel,
-    /// The parcel holds terminators whose claims are to be released; otherwise events to be appended.
+    /// Whether the claims of the parcel's terminators are released. If false, the parcel's events are appended.
     pub(crate) releases: bool,
 }
 
-/// All that wait.
+/// All waiting streams.
 #[derive(Debug, Default)]
 pub(crate) struct Aside {
     streams: HashMap<StreamId, Waiting>,
-    /// The streams that are not in flight, by the time of their next try.
+    /// The streams that are not in flight, ordered by the time of their next retry.
     queue: BTreeSet<(Instant, StreamId)>,
     bytes: usize,
 }
@@ -58,18 +60,18 @@ impl Aside {
         self.streams.contains_key(&id)
     }
 
-    /// Bytes of the frames that wait.
+    /// Returns the bytes of the waiting frames.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Since when a stream has waited.
+    /// Returns since when a stream has waited.
     pub(crate) fn since(&self, id: StreamId) -> Option<Instant> {
         self.streams.get(&id).map(|waiting| waiting.since)
     }
 
-    /// Adds events that were refused, or that follow refused ones; where `in_front`, before those that wait already. Returns
-    /// how many were left out because their stream has its terminator.
+    /// Adds refused events and those that follow them, before the waiting ones if `in_front`, else behind them. Returns how many were
+    /// dropped because their stream's terminator waits.
     pub(crate) fn add(&mut self, events: Parcel, in_front: bool) -> usize {
         let mut left_out = 0;
         let now = Instant::now();
@@ -90,7 +92,7 @@ impl Aside {
                 waiting.in_flight = false;
             } else if waiting.ended {
                 left_out += own.batch.len();
-                // Its permit is given back with the terminator.
+                // The terminator that waits returns the permit.
                 waiting.parcel.keep_permits(&mut own);
             } else {
                 self.bytes += own.batch.bytes();
@@ -103,8 +105,8 @@ impl Aside {
         left_out
     }
 
-    /// Takes out the events of the streams that are to be tried again, the earliest due first: as many as one call can carry, all
-    /// of them either for an append or for a release.
+    /// Takes the events of the streams that are due for a retry, the earliest first, up to [`SEALED_BYTES`]. All of them are either for
+    /// an append or for a release.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
         let &(_, first) = self.queue.first().filter(|&&(at, _)| at <= now)?;
         let releases = self.streams.get(&first)?.releases;
@@ -132,12 +134,12 @@ impl Aside {
         Some(due)
     }
 
-    /// When the next one is to be tried again.
+    /// Returns when the next stream is due for a retry.
     pub(crate) fn next_try(&self) -> Option<Instant> {
         self.queue.first().map(|&(at, _)| at)
     }
 
-    /// All events of a stream that were in flight were settled. One that has no others waits no longer.
+    /// Notes that all events of a stream in flight were settled. A stream without further events no longer waits.
     pub(crate) fn settled(&mut self, id: StreamId) {
         let Some(waiting) = self.streams.get_mut(&id) else { return };
         waiting.in_flight = false;
@@ -149,7 +151,7 @@ impl Aside {
         }
     }
 
-    /// Lets go of a stream and of its permit. Returns how many of its events had not been taken.
+    /// Removes a stream and returns its permit. Returns how many of its events were dropped.
     pub(crate) fn forget(&mut self, id: StreamId) -> usize {
         let Some(waiting) = self.streams.remove(&id) else { return 0 };
         self.queue.remove(&(waiting.next_try, id));
@@ -157,12 +159,12 @@ impl Aside {
         waiting.parcel.batch.len()
     }
 
-    /// Whether the claim of this stream is to be released without a terminator in the log.
+    /// Returns whether the stream's claim is to be released without a terminator in the log.
     pub(crate) fn releases(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(|waiting| waiting.releases)
     }
 
-    /// From now on the claim of this stream, of which only the terminator is left, is to be released without one in the log.
+    /// Makes the next retry release the stream's claim without a terminator in the log. Only the terminator of such a stream waits.
     pub(crate) fn release(&mut self, id: StreamId) {
         let Some(waiting) = self.streams.get_mut(&id) else { return };
         waiting.releases = true;
@@ -172,8 +174,8 @@ impl Aside {
         }
     }
 
-    /// Ends a stream: of its events only a terminator is kept, in the place of the first that was not taken. `ended` is what
-    /// is left of it where it was still played. Returns how many events it replaced, `None` where only a terminator waits.
+    /// Ends a stream: an error terminator at the position of its first waiting event replaces all of them. `ended` is what the pacer
+    /// returned for the stream, if it was still running. Returns how many events were replaced, or `None` if only a terminator waits.
     pub(crate) fn end(
         &mut self,
         id: StreamId,
@@ -202,7 +204,7 @@ impl Aside {
     }
 }
 
-/// The query that an event belongs to, as its frame says.
+/// Returns the query id in an event's frame.
 pub(crate) fn query_id(entry: &Entry<'_>) -> String {
     match std::str::from_utf8(entry.frame).map(Frame::parse) {
         Ok(Ok(Frame::Event(event))) => event.query_id.unwrap_or_default().into_owned(),
@@ -221,7 +223,7 @@ mod tests {
         (SessionId::new(Uuid::from_u128(n.into())), 1)
     }
 
-    /// Tokens of these streams, one each, in turn.
+    /// Returns one token for each of these streams.
     fn parcel(streams: impl IntoIterator<Item = u64>, seq: u64, bytes: usize) -> Parcel {
         let mut parcel = Parcel::default();
         for n in streams {
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_due_goes_together_each_stream_in_its_order() {
+    async fn due_streams_share_a_call_and_keep_their_order() {
         let mut aside = Aside::default();
         aside.add(parcel(0..500, 1, 10), true);
         aside.add(parcel(0..500, 2, 10), false);
@@ -250,7 +252,7 @@ mod tests {
         assert_eq!((due.streams.len(), due.parcel.batch.len(), due.releases), (500, 1000, false));
         assert!((0..500).all(|n| seqs(&due.parcel, id(n)) == [1, 2]));
         assert!(aside.due(Instant::now()).is_none(), "in flight");
-        assert_eq!(aside.next_try(), Some(Instant::now() + FIRST_PAUSE), "of the newest");
+        assert_eq!(aside.next_try(), Some(Instant::now() + FIRST_PAUSE), "that of the newest");
         // Some are settled, of one the rest comes back, and one gets a new event meanwhile.
         aside.add(parcel([7], 3, 10), false);
         aside.add(parcel([3], 2, 10), true);
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_is_bounded_and_releases_alone_or_appends_alone() {
+    async fn a_call_is_bounded_in_bytes_and_either_releases_or_appends() {
         let mut aside = Aside::default();
         aside.add(parcel(0..8, 1, SEALED_BYTES / 4), true);
         aside.release(id(5));

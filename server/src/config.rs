@@ -1,4 +1,4 @@
-//! What a server needs to know, in its own types. Where the values come from is the caller's business.
+//! The configuration of one server as typed values. Flags and environment are read in `args`.
 
 use crate::{
     distribution::Distribution,
@@ -11,39 +11,39 @@ use std::time::Duration;
 /// The configuration of one server. [`Config::new`] has the defaults; change the fields that differ.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The process's name, for its log.
+    /// The process's name, for its log and its answers.
     pub instance: String,
-    /// Signs the sessions' tokens.
+    /// The key that signs session tokens.
     pub secret: Secret,
-    /// How long a token opens its session; `None`: for ever.
+    /// Lifetime of a session token. `None` for unlimited.
     pub token_ttl: Option<Duration>,
-    /// What the simulator says.
+    /// The text of every answer.
     pub text: ResponseText,
-    /// When it says it.
+    /// Distributions of the delays and of the number of tokens.
     pub timing: Timing,
-    /// All schedules are drawn from it and their query's id.
+    /// The seed of all schedules, together with each query's id.
     pub seed: u64,
-    /// How many workers play the streams, 1 at least.
+    /// Number of workers that generate streams, at least 1.
     pub workers: usize,
-    /// How many queries run at once; more are refused with 429.
+    /// Largest number of running queries. Further ones get 429.
     pub max_streams: usize,
-    /// How many connections are held at once; more are closed unanswered.
+    /// Largest number of open connections. Further ones are closed.
     pub max_connections: usize,
-    /// How long running queries may take to end after the shutdown began.
+    /// Time for running queries to end after the shutdown began.
     pub drain: Duration,
-    /// How long a connection may take over the head of a request, or say nothing between two; a body takes as long at most.
+    /// Time limit for the head of a request, which includes the idle time before it, and again for its body.
     pub read_timeout: Duration,
-    /// What the bodies of all requests take together while they are read, in bytes.
+    /// Bytes that all bodies may hold together while they are read.
     pub body_bytes: usize,
-    /// Bytes that may wait for the bus in one worker before its streams are held back.
+    /// Bytes that may wait for the bus in one worker. Above it, the worker holds its streams back.
     pub outbox_bytes: usize,
 }
 
 impl Config {
-    /// The most queries that may run at once.
+    /// The largest value of [`Config::max_streams`].
     pub const MAX_STREAMS: usize = 1_000_000;
 
-    /// The defaults, with this key.
+    /// Returns the defaults with this key.
     ///
     /// # Panics
     /// Never: the default text has words.

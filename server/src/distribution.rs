@@ -1,30 +1,29 @@
-//! Distributions that the simulator draws delays and lengths from, and their text form.
-//! Samples are plain numbers; this module knows no unit and holds no generator.
+//! Distributions of delays and lengths, and their text form. Samples are plain numbers without a unit.
 
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
-/// A distribution over non-negative numbers. What a draw gives outside the caller's range is moved to its nearest end.
+/// A distribution over non-negative numbers. A sample outside the caller's range is set to the nearer end of the range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Distribution {
-    /// Always the same.
+    /// Always the same value.
     Fixed(f64),
-    /// Anything between two bounds, both included, alike.
+    /// Uniform between two bounds, both included.
     Uniform {
         /// The lower bound.
         low: f64,
         /// The upper bound.
         high: f64,
     },
-    /// Normal. Its lower tail is cut off at the range's lower end, which raises the mean where the spread is wide.
+    /// Normal. Cutting its lower tail off at the range's lower end raises the mean if the deviation is large.
     Normal {
         /// The mean.
         mean: f64,
         /// The standard deviation.
         deviation: f64,
     },
-    /// Log-normal: its logarithm is normal, with mean ln(median) and standard deviation sigma.
+    /// Log-normal: the logarithm is normal with mean ln(median) and standard deviation sigma.
     LogNormal {
         /// The median.
         median: f64,
@@ -34,7 +33,7 @@ pub enum Distribution {
 }
 
 impl Distribution {
-    /// One draw, moved into `range`.
+    /// Draws a sample and sets it to the nearer end of `range` if it lies outside.
     pub fn sample(&self, rng: &mut impl Rng, range: &RangeInclusive<f64>) -> f64 {
         let drawn = match *self {
             Self::Fixed(value) => value,
@@ -45,10 +44,10 @@ impl Distribution {
         drawn.clamp(*range.start(), *range.end())
     }
 
-    /// Whether every parameter that is a value, not a spread, lies in `range`.
+    /// Checks that every parameter that is a value, and not a spread, lies in `range`.
     ///
     /// # Errors
-    /// Names the parameter that does not.
+    /// The parameter that does not.
     pub fn within(&self, range: &RangeInclusive<f64>) -> Result<(), String> {
         let values: &[f64] = match self {
             Self::Fixed(value) => &[*value],
@@ -62,7 +61,7 @@ impl Distribution {
         }
     }
 
-    /// The value, where there is only one.
+    /// Returns the value of a fixed distribution.
     #[must_use]
     pub const fn fixed(&self) -> Option<f64> {
         match self {
@@ -87,10 +86,10 @@ impl fmt::Display for Distribution {
     }
 }
 
-/// The text describes no distribution.
+/// The text does not describe a distribution.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{text}` is no distribution ({why}): use `50`, `fixed:50`, `uniform:20,80`, `normal:50,10` (mean, deviation) or `lognormal:50,0.5` (median, sigma)"
+    "`{text}` is not a distribution ({why}): use `50`, `fixed:50`, `uniform:20,80`, `normal:50,10` (mean, deviation) or `lognormal:50,0.5` (median, sigma)"
 )]
 pub struct ParseDistributionError {
     text: String,
@@ -112,10 +111,10 @@ fn parse(text: &str) -> Result<Distribution, &'static str> {
     match (name, numbers[..].as_ref()) {
         ("fixed", &[value]) => Ok(Distribution::Fixed(value)),
         ("uniform", &[low, high]) if low <= high => Ok(Distribution::Uniform { low, high }),
-        ("uniform", &[_, _]) => Err("the lower bound is above the upper one"),
+        ("uniform", &[_, _]) => Err("the lower bound is above the upper bound"),
         ("normal", &[mean, deviation]) => Ok(Distribution::Normal { mean, deviation }),
         ("lognormal", &[median, _]) if median <= 0.0 => Err("the median must be above 0"),
-        ("lognormal", &[_, sigma]) if sigma > 10.0 => Err("sigma must be 10 at most"),
+        ("lognormal", &[_, sigma]) if sigma > 10.0 => Err("sigma must be at most 10"),
         ("lognormal", &[median, sigma]) => Ok(Distribution::LogNormal { median, sigma }),
         ("fixed" | "uniform" | "normal" | "lognormal", _) => Err("wrong number of parameters"),
         _ => Err("unknown name"),
@@ -134,7 +133,7 @@ mod tests {
     use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
     #[test]
-    fn text_forms() {
+    fn every_text_form_is_read_and_errors_repeat_the_text() {
         for (text, expected) in [
             ("50", Distribution::Fixed(50.0)),
             ("fixed:0", Distribution::Fixed(0.0)),
@@ -168,9 +167,9 @@ mod tests {
         }
     }
 
-    /// Sample mean and standard deviation of 20,000 draws against the distribution's own.
+    /// Compares mean and standard deviation of 20,000 samples with those of the distribution.
     #[test]
-    fn moments() {
+    fn samples_have_the_moments_of_their_distribution() {
         for (text, mean, deviation) in [
             ("fixed:50", 50.0, 0.0),
             ("uniform:20,80", 50.0, 60.0 / 12f64.sqrt()),

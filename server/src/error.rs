@@ -1,4 +1,4 @@
-//! What a caller is told when a call fails: one table from the reason to its status, its text and when to come back.
+//! The table of failed calls: status, text and `Retry-After` of each.
 
 use axum::{
     Json,
@@ -7,10 +7,10 @@ use axum::{
 };
 use protocol::ErrorBody;
 
-/// When to come back, in seconds: capacity and the bus return soon, and a draining server has peers.
+/// The value of `Retry-After`, in seconds. It is short because capacity and the bus return soon, and a draining server has peers.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// A call that failed.
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("Not Found")]
@@ -19,25 +19,25 @@ pub(crate) enum ApiError {
     UnknownMethod,
     #[error("Session not found")]
     UnknownSession,
-    #[error("this query was run before, others have followed: give a new one a query_id of its own")]
+    #[error("this query_id belongs to an earlier query of the session: send a new query_id")]
     Past,
-    #[error("session is closed: create another one")]
+    #[error("the session is closed: create another one")]
     Closed,
-    #[error("a query is running already: wait for its terminator")]
+    #[error("a query of this session is running: wait for its terminator")]
     Busy,
     #[error("{0}")]
     Invalid(String),
-    #[error("the body is larger than {limit} bytes", limit = crate::app::MAX_BODY_BYTES)]
-    TooLarge,
+    #[error("the body is larger than {0} bytes: send a shorter one")]
+    TooLarge(usize),
     #[error("the body did not arrive in time")]
     SlowBody,
-    #[error("the server reads too many bodies at once: try again later")]
+    #[error("the server is reading too many bodies at once: try again later")]
     NoRoom,
-    #[error("all {0} streams are taken: try again later")]
+    #[error("all {0} streams (MAX_STREAMS) are in use: try again later")]
     Full(usize),
-    #[error("the server is shutting down: try again, another one answers")]
+    #[error("the server is shutting down: try again to reach another server")]
     Draining,
-    #[error("the bus does not answer: try again later")]
+    #[error("the bus is not reachable: try again later")]
     BusUnreachable,
     #[error("internal error")]
     Internal,
@@ -50,7 +50,7 @@ impl ApiError {
             Self::UnknownMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Past | Self::Closed | Self::Busy => StatusCode::CONFLICT,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Full(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoom | Self::Draining | Self::BusUnreachable => StatusCode::SERVICE_UNAVAILABLE,
@@ -58,6 +58,7 @@ impl ApiError {
         }
     }
 
+    /// Returns whether the same call can succeed soon.
     const fn is_temporary(&self) -> bool {
         matches!(self, Self::NoRoom | Self::Full(_) | Self::Draining | Self::BusUnreachable)
     }

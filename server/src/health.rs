@@ -1,5 +1,4 @@
-//! The question a container's health check asks: is the server on this machine ready? A few lines of HTTP over a plain
-//! socket, so that an image needs no other program.
+//! The health check of a container: requests `/ready` from the server on this host, so that the image needs no curl.
 
 use anyhow::{Context, bail};
 use std::{net::SocketAddr, time::Duration};
@@ -9,12 +8,13 @@ use tokio::{
     time::timeout,
 };
 
+/// Time limit of the whole check.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks `/ready` of the server at `address`.
+/// Requests `/ready` from the server at `address`.
 ///
 /// # Errors
-/// Nobody answers within two seconds, or the answer is not 200.
+/// The server does not answer within two seconds, or its answer is not 200.
 pub(crate) async fn check(address: SocketAddr) -> anyhow::Result<()> {
     let status = timeout(PATIENCE, status_line(address))
         .await

@@ -1,5 +1,4 @@
-//! The listener: accepts connections up to a limit, sets TCP_NODELAY, bounds how long one may take over the head of a request, and
-//! lets answers finish when it closes. It knows nothing of what is served.
+//! Accepts HTTP connections. It bounds their number and the time of a request's head, and lets answers finish when it closes.
 
 use crate::metrics::Metrics;
 use axum::Router;
@@ -16,20 +15,20 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The largest head of a request: far above any of ours.
+/// The largest head of a request, in bytes. Our own requests have less than 1 KiB.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// How long answers may take to get out once the listener is closed.
+/// Time for open requests to be answered after the listener closed.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
-/// What a listener allows.
+/// Limits of a listener.
 pub(crate) struct Limits {
-    /// Connections at most; those above are closed at once.
+    /// Largest number of open connections. Further ones are closed at once.
     pub(crate) connections: usize,
     pub(crate) read_timeout: Duration,
 }
 
-/// Serves `router` until `close` is cancelled; then requests that were begun are answered, and connections are closed.
+/// Serves `router` until `close` is cancelled. Then it answers the requests that were begun and closes all connections.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -65,13 +64,16 @@ pub(crate) async fn serve(
     drop(listener);
     connections.close();
     if timeout(LAST_ANSWERS, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "left connections that would not end");
+        tracing::warn!(
+            connections = connections.len(),
+            "some connections did not end in time and were dropped"
+        );
     }
 }
 
 async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, close: CancellationToken) {
     if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "a connection ended before it began");
+        tracing::debug!(%error, "a connection ended before its first request");
         return;
     }
     let mut connection = pin!(

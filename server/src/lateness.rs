@@ -1,5 +1,5 @@
-//! A histogram of how late something was, shared between workers: plain atomics with fixed bounds, many samples a call.
-//! It is for Prometheus; percentiles of a run are the client's business.
+//! A histogram of lateness for Prometheus, shared between workers: atomics with fixed bounds, several samples per call.
+//! The percentiles of a run come from the client, not from here.
 
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
@@ -10,13 +10,13 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Upper bounds of the buckets in microseconds; what is later falls into a last one.
+/// Upper bounds of the buckets, in microseconds. The last bucket has no bound.
 const BOUNDS_US: [u64; 18] = [
     50, 100, 250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 20_000, 35_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 5_000_000, 30_000_000,
 ];
 
-/// Clones share their counts.
+/// A histogram. Its clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lateness(Arc<Counts>);
 
@@ -34,13 +34,13 @@ impl Lateness {
         self.0.sum_us.fetch_add(us.saturating_mul(n), Relaxed);
     }
 
-    /// How many events were counted.
+    /// Returns the number of events counted.
     #[cfg(test)]
     pub(crate) fn count(&self) -> u64 {
         self.0.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
     }
 
-    /// How many events were later than one of the bounds.
+    /// Returns the number of events later than `bound_us`, which is one of the bounds.
     #[cfg(test)]
     pub(crate) fn above(&self, bound_us: u64) -> u64 {
         let first = BOUNDS_US.partition_point(|&bound| bound <= bound_us);

@@ -1,4 +1,4 @@
-//! What the server counts, and its page for Prometheus. Counters are plain atomics: a scrape costs the streams nothing.
+//! The server's metrics and their text for Prometheus. Counters are atomics, so a scrape does not delay the streams.
 
 use crate::lateness::Lateness;
 use bus::Broker;
@@ -15,23 +15,23 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// The content type of the page.
+/// The content type of `/metrics`.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How a stream ended: the label of its counter, and the `code` of its terminator where that is an error.
+/// How a stream ended. Its label is that of the counter, and the `code` of an error terminator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Outcome {
-    /// Played to its end.
+    /// All its events were sent.
     Done,
     /// Its session was closed.
     Closed,
     /// The server shut down.
     Shutdown,
-    /// Another claim fenced it off; nothing more is said about it.
+    /// Another claim fenced it off, so this server sends nothing more.
     Stale,
     /// The bus refused one of its events.
     Refused,
-    /// The bus took nothing for too long, and all that may wait for it waits.
+    /// The bus accepted nothing for too long.
     Overload,
 }
 
@@ -70,15 +70,15 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
-/// The server's counters. Clones share them.
+/// The server's metrics. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     responses: Family<ResponseLabels, Counter>,
     streams_ended: Family<StreamLabels, Counter>,
     not_accepted: Family<ReasonLabels, Counter>,
-    /// Connections that are open.
+    /// Open connections.
     pub(crate) connections: Gauge,
-    /// What bodies take that are being read.
+    /// Bytes held by bodies that are being read.
     pub(crate) bodies: Gauge,
     pub(crate) streams_started: Counter,
     pub(crate) repeats: Counter,
@@ -105,53 +105,61 @@ impl Metrics {
         self.not_accepted.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    /// Counts an answer; `call` is the route, never the path that a stranger typed.
+    /// Counts an answer. `call` is the route and not the request's path, so that clients cannot create label values.
     pub(crate) fn answered(&self, call: &str, status: u16) {
         self.responses.get_or_create(&ResponseLabels { call: call.to_owned(), status }).inc();
     }
 
     fn register(&self, registry: &mut Registry) {
         let r = registry;
-        r.register("server_http_responses", "Answers by call and status", self.responses.clone());
-        r.register("server_connections", "Connections that are open", self.connections.clone());
+        r.register("server_http_responses", "HTTP answers, by call and status", self.responses.clone());
+        r.register("server_connections", "Open HTTP connections", self.connections.clone());
         r.register(
             "server_not_accepted",
-            "Connections that were refused before they asked for anything, by reason",
+            "Connections closed before their first request, by reason",
             self.not_accepted.clone(),
         );
-        r.register("server_body_bytes", "Room that is taken by bodies of requests", self.bodies.clone());
+        r.register(
+            "server_body_bytes",
+            "Bytes held by request bodies that are being read",
+            self.bodies.clone(),
+        );
         r.register("server_streams_started", "Streams started", self.streams_started.clone());
         r.register("server_streams_ended", "Streams ended, by outcome", self.streams_ended.clone());
         r.register(
             "server_runs_repeated",
-            "Runs that repeated a query and started nothing",
+            "Run calls that repeated a query and started nothing",
             self.repeats.clone(),
         );
         r.register(
             "server_claims_unsettled",
-            "Claims given up without knowing their outcome",
+            "Claims given up with unknown outcome",
             self.claims_unsettled.clone(),
         );
         r.register(
             "server_claims_stuck",
-            "Queries that ended and whose claims the bus refused to release",
+            "Claims of ended queries that the bus refused to release",
             self.claims_stuck.clone(),
         );
         r.register("server_tokens", "Tokens enqueued", self.tokens.clone());
         r.register(
             "server_unheard_events",
-            "Events acknowledged that nobody was subscribed to",
+            "Acknowledged events that had no subscriber",
             self.unheard.clone(),
         );
-        r.register("server_refused_events", "Refusals by the bus that ended a stream", self.refused.clone());
+        r.register(
+            "server_refused_events",
+            "Streams ended because the bus refused an event",
+            self.refused.clone(),
+        );
         r.register(
             "server_append_retries",
-            "Appends that failed and were tried again",
+            "Appends that failed and were retried",
             self.append_retries.clone(),
         );
         r.register(
             "server_outbox_full",
-            "Times a worker held its streams back because its outbox was full",
+            "Times that a worker held its streams back because its outbox was full",
             self.outbox_full.clone(),
         );
         r.register(
@@ -161,18 +169,18 @@ impl Metrics {
         );
         r.register(
             "server_pace_lag_seconds",
-            "Enqueued after it was due: the simulator's own lateness",
+            "Time from the due time of an event to its enqueueing: lateness of the simulator",
             self.pace_lag.clone(),
         );
         r.register(
             "server_bus_lag_seconds",
-            "Acknowledged after it was enqueued: the bus's lateness",
+            "Time from the enqueueing of an event to its acknowledgement by the bus",
             self.bus_lag.clone(),
         );
     }
 }
 
-/// What is read at the moment of a scrape.
+/// Values that are read at each scrape.
 pub(crate) struct Observed {
     pub(crate) bus: Arc<dyn Broker>,
     pub(crate) permits: Arc<Semaphore>,
@@ -190,10 +198,14 @@ impl Collector for Observed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let active = self.max_streams - self.permits.available_permits();
         let gauges = [
-            ("server_streams_active", "Queries claimed and not yet ended", active),
-            ("server_streams_max", "MAX_STREAMS", self.max_streams),
-            ("server_draining", "1 while shutting down", usize::from(self.draining.is_cancelled())),
-            ("bus_ready", "1 while the bus can serve", usize::from(*self.bus.ready().borrow())),
+            ("server_streams_active", "Running queries", active),
+            ("server_streams_max", "Largest number of running queries (MAX_STREAMS)", self.max_streams),
+            (
+                "server_draining",
+                "1 while the server is shutting down, else 0",
+                usize::from(self.draining.is_cancelled()),
+            ),
+            ("bus_ready", "1 while the bus is ready, else 0", usize::from(*self.bus.ready().borrow())),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value as i64);
@@ -204,7 +216,7 @@ impl Collector for Observed {
             let name = format!("bus_{name}");
             counter.encode(encoder.encode_descriptor(
                 &name,
-                "Counted by the bus",
+                "Counter of the bus",
                 None,
                 counter.metric_type(),
             )?)?;
@@ -213,11 +225,11 @@ impl Collector for Observed {
     }
 }
 
-/// Everything that a scrape shows.
+/// Renders all metrics.
 #[derive(Debug)]
-pub(crate) struct Page(Mutex<Registry>);
+pub(crate) struct Exporter(Mutex<Registry>);
 
-impl Page {
+impl Exporter {
     pub(crate) fn new(metrics: &Metrics, observed: Observed) -> Self {
         let mut registry = Registry::default();
         metrics.register(&mut registry);
@@ -225,8 +237,8 @@ impl Page {
         Self(Mutex::new(registry))
     }
 
-    /// The page in OpenMetrics' text form.
-    pub(crate) fn render(&self) -> String {
+    /// Returns all metrics in OpenMetrics' text form.
+    pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         text::encode(&mut out, &registry).expect("a string takes every write");

@@ -1,29 +1,29 @@
-//! What a worker has enqueued and the bus has not acknowledged: batches in order, sealed at a size that one append can
-//! carry. Bounded in bytes by its worker, which stops advancing its streams at the cap; only events of stale streams are dropped.
+//! The events that a worker enqueued and the bus has not acknowledged: batches in order, sealed at the size of one append.
+//! The worker bounds the bytes: it holds its streams back while the outbox is full. Only events of stale streams are dropped.
 
 use crate::{
-    pacer::{Ended, Event, StreamId},
     permit::Permit,
+    stream::{Ended, Event, StreamId},
 };
 use bus::{Batch, Entry};
 use protocol::{Kind, encode_error, encode_token, encode_verified_done, encode_verified_error};
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// A batch takes no more events once its frames have this many bytes.
+/// A batch is sealed when its frames have this many bytes.
 pub(crate) const SEALED_BYTES: usize = 1 << 20;
 
-/// A batch, and what its acknowledgement settles.
+/// A batch, and what is due when it is acknowledged: lateness samples and permits.
 #[derive(Debug, Default)]
 pub(crate) struct Parcel {
     pub(crate) batch: Batch,
-    /// When events were enqueued (wire time), and how many at that moment.
+    /// Pairs of a time at which events were enqueued, in microseconds of wire time, and their number.
     enqueued: VecDeque<(u64, u64)>,
-    /// Permits of the streams whose last event it carries.
+    /// Permits of the streams whose last event the batch carries.
     permits: Vec<(StreamId, Permit)>,
 }
 
 impl Parcel {
-    /// Books the first `count` events as settled, and shows when they were enqueued to `observe`.
+    /// Removes the first `count` events, which are settled. `observe` gets the times at which they were enqueued and their numbers.
     pub(crate) fn advance(&mut self, count: usize, mut observe: impl FnMut(u64, u64)) {
         self.batch.advance(count);
         let mut left = count as u64;
@@ -42,7 +42,7 @@ impl Parcel {
         }
     }
 
-    /// Takes the events out that `belongs` names by their indices and entries, with their streams' permits.
+    /// Moves the events for which `belongs` returns true into a new parcel, with the permits of their streams.
     pub(crate) fn take_out(&mut self, mut belongs: impl FnMut(usize, &Entry<'_>) -> bool) -> Self {
         let (mut kept, mut taken, mut streams) = (Batch::default(), Self::default(), HashSet::new());
         for (index, entry) in self.batch.iter().enumerate() {
@@ -58,7 +58,7 @@ impl Parcel {
         }
         self.batch = kept;
         taken.permits = self.permits.extract_if(.., |(id, _)| streams.contains(id)).collect();
-        // Who was enqueued when is not known by entry: the newest ones are as good as any.
+        // The times are not stored per event. Those of the newest events are as good an estimate as any.
         let mut left = taken.batch.len() as u64;
         while left > 0
             && let Some((at, n)) = self.enqueued.back_mut()
@@ -73,8 +73,7 @@ impl Parcel {
         taken
     }
 
-    /// Divides it by streams, in the order in which they first appear. The permit of a stream without events here is given
-    /// back.
+    /// Divides the parcel by streams, in the order of their first events. The permit of a stream without events is returned.
     pub(crate) fn by_stream(self) -> Vec<(StreamId, Self)> {
         let mut streams: Vec<(StreamId, Self)> = Vec::new();
         let mut places: HashMap<StreamId, usize> = HashMap::new();
@@ -95,7 +94,7 @@ impl Parcel {
         streams
     }
 
-    /// Adds what comes behind it.
+    /// Appends another parcel.
     pub(crate) fn join(&mut self, behind: Self) {
         for entry in behind.batch.iter() {
             self.batch.push_entry(&entry);
@@ -104,22 +103,22 @@ impl Parcel {
         self.permits.extend(behind.permits);
     }
 
-    /// Takes the permits of another parcel over.
+    /// Moves the permits of another parcel into this one.
     pub(crate) fn keep_permits(&mut self, other: &mut Self) {
         self.permits.append(&mut other.permits);
     }
 
-    /// The permits, events or not.
+    /// Removes and returns the permits.
     pub(crate) fn take_permits(&mut self) -> Vec<(StreamId, Permit)> {
         std::mem::take(&mut self.permits)
     }
 
-    /// Adds an event as it is.
+    /// Adds an encoded event.
     pub(crate) fn push_entry(&mut self, entry: &Entry<'_>, now_us: u64) {
         self.add(now_us, |batch| batch.push_entry(entry));
     }
 
-    /// Adds the terminator of a stream that ended before its time, and the permit that it settles.
+    /// Adds the error terminator of a stream that ended early, and its permit.
     pub(crate) fn push_error(&mut self, ended: Ended, code: &str, message: &str, now_us: u64) {
         let Ended { session, position, digest, query_id, permit } = ended;
         self.add(now_us, |batch| {
@@ -148,11 +147,12 @@ impl Parcel {
     }
 }
 
+/// Returns the stream that an entry belongs to.
 pub(crate) const fn stream_of(entry: &Entry<'_>) -> StreamId {
     (entry.session, entry.prefix.position.generation)
 }
 
-/// Parcels in order, the last one open.
+/// Parcels in order. Only the last one takes further events.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     parcels: VecDeque<Parcel>,
@@ -161,12 +161,12 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Bytes of the frames that wait, the parcel in flight apart.
+    /// Returns the bytes of the waiting frames, without the parcel in flight.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Enqueues an event of a stream, handed over at `now_us`.
+    /// Encodes and enqueues an event, which is handed to the bus at `now_us`.
     pub(crate) fn push(&mut self, event: &Event<'_>, now_us: u64) {
         let &Event { session, position, kind, content, digest, query_id, due_us } = event;
         self.add(|parcel| {
@@ -179,17 +179,17 @@ impl Outbox {
         });
     }
 
-    /// Enqueues an event as it is.
+    /// Enqueues an encoded event.
     pub(crate) fn push_entry(&mut self, entry: &Entry<'_>, now_us: u64) {
         self.add(|parcel| parcel.push_entry(entry, now_us));
     }
 
-    /// Enqueues the terminator of a stream that ended before its time.
+    /// Enqueues the error terminator of a stream that ended early.
     pub(crate) fn push_error(&mut self, ended: Ended, code: &str, message: &str, now_us: u64) {
         self.add(|parcel| parcel.push_error(ended, code, message, now_us));
     }
 
-    /// Gives `permit` back when the parcel that holds the newest event is acknowledged.
+    /// Returns `permit` when the parcel that holds the newest event is acknowledged.
     pub(crate) fn settle_with_last(&mut self, id: StreamId, permit: Permit) {
         match self.parcels.back_mut() {
             Some(parcel) => parcel.permits.push((id, permit)),
@@ -197,14 +197,14 @@ impl Outbox {
         }
     }
 
-    /// The oldest parcel, to be appended.
+    /// Removes and returns the oldest parcel.
     pub(crate) fn pop(&mut self) -> Option<Parcel> {
         let parcel = self.parcels.pop_front()?;
         self.bytes -= parcel.batch.bytes();
         Some(parcel)
     }
 
-    /// Drops the events that `belongs` names, and gives their streams' permits back. Returns how many there were.
+    /// Drops the events for which `belongs` returns true and returns the permits of their streams. Returns the number of events.
     pub(crate) fn take_out(&mut self, belongs: impl Fn(&Entry<'_>) -> bool) -> usize {
         let mut count = 0;
         for parcel in &mut self.parcels {
@@ -216,7 +216,7 @@ impl Outbox {
         count
     }
 
-    /// Takes an acknowledged parcel back: its permits are given back, its memory is used again.
+    /// Takes back a parcel that was acknowledged: returns its permits and keeps its memory for the next one.
     pub(crate) fn recycle(&mut self, mut parcel: Parcel) {
         parcel.clear();
         self.spare = Some(parcel);

@@ -1,11 +1,10 @@
-//! The right to run a query: one of the server's places, and the query's entry among those that the server plays. Both are
-//! given back when it is dropped, which is when the bus has the query's last event.
+//! The permit of a running query: one of `MAX_STREAMS` places, and the query's entry in the bus's list of running queries. Dropping it
+//! returns both, which happens when the bus acknowledged the query's last event.
 
-use crate::pacer::StreamId;
 use bus::Play;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// One query's right to run.
+/// The permit of one query.
 #[derive(Debug)]
 pub(crate) struct Permit {
     _place: OwnedSemaphorePermit,
@@ -13,19 +12,19 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// A right for the query that `play` registers.
+    /// Creates the permit of the query that `play` registers.
     pub(crate) const fn new(place: OwnedSemaphorePermit, play: Play) -> Self {
         Self { _place: place, play: Some(play) }
     }
 
-    /// The session was claimed for the query.
-    pub(crate) fn claimed(&mut self, (_, generation): StreamId) {
+    /// Notes that the session was claimed for the query as `generation`.
+    pub(crate) fn claimed(&mut self, generation: u64) {
         if let Some(play) = &mut self.play {
             play.claimed(generation);
         }
     }
 
-    /// The session was certainly not claimed for it.
+    /// Notes that the session was certainly not claimed for the query.
     pub(crate) fn declined(&mut self) {
         if let Some(play) = &mut self.play {
             play.declined();
@@ -33,7 +32,7 @@ impl Permit {
     }
 }
 
-/// A place alone, for what no bus lists.
+/// A place alone, for tests without a bus.
 #[cfg(test)]
 impl From<OwnedSemaphorePermit> for Permit {
     fn from(place: OwnedSemaphorePermit) -> Self {

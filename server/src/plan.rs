@@ -1,48 +1,48 @@
-//! The schedule of one query: how many tokens, and when each is due after the start. It is drawn once from a seed and
-//! the query's id, and played from there; nothing here looks at a clock.
+//! The schedule of one query: its number of tokens, and the due time of each after the start. It is a pure function of the seed, the
+//! query's id and the timing.
 
 use crate::distribution::Distribution;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::{ops::RangeInclusive, time::Duration};
 
-/// What a query's number of tokens may be.
+/// The range of a query's number of tokens.
 pub const TOKENS: RangeInclusive<u64> = 1..=1_000_000;
 
-/// What a delay may be, in milliseconds: up to an hour.
+/// The range of a delay, in milliseconds: up to an hour.
 pub const DELAY_MS: RangeInclusive<f64> = 0.0..=3_600_000.0;
 
-/// Where the delays and the length of a query come from.
+/// The distributions of a query's delays and of its number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
-    /// From the start to the first token, in milliseconds.
+    /// Delay before the first token, in milliseconds.
     pub ttft_ms: Distribution,
-    /// After each token, in milliseconds.
+    /// Delay after each token, in milliseconds.
     pub itl_ms: Distribution,
-    /// How many tokens.
+    /// Number of tokens.
     pub tokens: Distribution,
 }
 
 impl Timing {
-    /// The range of [`Timing::tokens`] as a distribution sees it.
+    /// Returns [`TOKENS`] as a range of numbers for a distribution.
     #[must_use]
     pub const fn token_range() -> RangeInclusive<f64> {
         *TOKENS.start() as f64..=*TOKENS.end() as f64
     }
 }
 
-/// A drawn schedule. The same seed, query id and timing draw the same one, whatever process or worker asks.
+/// The schedule of one query. Equal seeds, query ids and timings give equal schedules in every process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     tokens: u64,
     offsets: Offsets,
 }
 
-/// The latencies that a plan would have if everything took no time.
+/// The latencies of a query if nothing but its schedule took time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ideal {
-    /// From the start to the first token.
+    /// Time from the start to the first token.
     pub ttft: Duration,
-    /// From the start to the terminator.
+    /// Time from the start to the terminator.
     pub e2el: Duration,
 }
 
@@ -56,19 +56,19 @@ impl Plan {
         Self { tokens, offsets: Offsets { rng, itl_ms: Itl(timing.itl_ms), at_ns } }
     }
 
-    /// How many tokens come before the terminator.
+    /// Returns the number of tokens before the terminator.
     #[must_use]
     pub const fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// When each event is due after the start: the tokens, then the terminator, then without end.
+    /// Returns the due times of the events after the start: the tokens, then the terminator. The iterator does not end there.
     #[must_use]
     pub fn offsets(&self) -> Offsets {
         self.offsets.clone()
     }
 
-    /// The plan's own latencies. Takes a draw a token, unless the delay is fixed.
+    /// Returns the ideal latencies. Unless the delay is fixed, this draws one sample per token.
     #[must_use]
     pub fn ideal(&self) -> Ideal {
         let first = self.offsets.at_ns;
@@ -79,15 +79,15 @@ impl Plan {
         Ideal { ttft: Duration::from_nanos(first), e2el: Duration::from_nanos(last) }
     }
 
-    /// Whether [`Plan::ideal`] takes long enough to be kept off an event loop.
+    /// Returns whether [`Plan::ideal`] is too slow for an event loop.
     #[must_use]
     pub const fn is_costly(&self) -> bool {
         self.tokens > 10_000 && self.offsets.itl_ms.0.fixed().is_none()
     }
 }
 
-/// When each event of a query is due after its start. Never ends, never goes back: token `k` is due at `ttft` plus `k`
-/// draws of `itl`, and what follows the last token is its terminator. A clone goes on alike.
+/// The due times of a query's events after its start. Token `k`, counted from 0, is due at `ttft` plus `k` samples of `itl`, and the
+/// terminator follows the last token. The times never decrease and never end. A clone continues with the same times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offsets {
     rng: Xoshiro256PlusPlus,
@@ -95,7 +95,7 @@ pub struct Offsets {
     at_ns: u64,
 }
 
-/// Parameters are never NaN, so they equal themselves.
+/// A distribution with `Eq`: its parameters are never NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Itl(Distribution);
 
@@ -119,7 +119,7 @@ fn milliseconds_to_ns(milliseconds: f64) -> u64 {
     (milliseconds.clamp(*DELAY_MS.start(), *DELAY_MS.end()) * 1e6).round() as u64
 }
 
-/// FNV-1a, 64 bits: the same in every process, unlike the standard library's hashers.
+/// Computes FNV-1a with 64 bits, which is equal in every process, unlike the standard library's hashers.
 /// <http://www.isthe.com/chongo/tech/comp/fnv/>
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn schedules_are_monotone_repeatable_and_as_long_as_announced(
+        fn schedules_are_monotone_repeatable_and_have_their_ideal_latencies(
             timing in any_timing(), seed: u64, query_id in ".{1,40}",
         ) {
             let plan = Plan::draw(&timing, seed, &query_id);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_follow_the_origin() {
+    fn the_default_schedule_has_a_token_every_50_ms() {
         let plan = Plan::draw(&timing("0", "50", "18"), 1, "q");
         let expected: Vec<_> = (0..=18).map(|k| Duration::from_millis(k * 50)).collect();
         assert_eq!(plan.offsets().take(19).collect::<Vec<_>>(), expected);
@@ -185,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_plan_fits() {
+    fn the_longest_schedule_does_not_overflow() {
         let plan = Plan::draw(&timing("3600000", "3600000", "1000000"), 1, "q");
         assert_eq!(plan.ideal().e2el, Duration::from_secs(3600 * 1_000_001));
     }
 
-    /// Means over many queries, for a fixed seed.
+    /// Compares means over 4,000 queries of one seed with those of the distributions.
     #[test]
-    fn means_over_queries() {
+    fn means_over_queries_are_those_of_the_distributions() {
         let timing = timing("lognormal:200,0.3", "normal:50,10", "uniform:10,90");
         let plans: Vec<_> = (0..4000).map(|n| Plan::draw(&timing, 3, &format!("query-{n}"))).collect();
         let mean = |f: &dyn Fn(&Plan) -> f64| plans.iter().map(f).sum::<f64>() / plans.len() as f64;
@@ -207,9 +207,9 @@ mod tests {
         assert!((itl - 50.0).abs() < 0.5, "{itl}");
     }
 
-    /// The draws are part of what a seed promises: they must not change with a version of a library.
+    /// A seed gives the same schedule in every version: the samples must not change with an update of a library.
     #[test]
-    fn a_seed_keeps_its_promise() {
+    fn a_seed_gives_a_known_schedule() {
         let plan = Plan::draw(&timing("uniform:0,100", "lognormal:50,0.5", "uniform:10,20"), 42, "query-1");
         let drawn: Vec<_> = plan.offsets().take(3).map(|at| at.as_micros()).collect();
         assert_eq!((plan.tokens(), &drawn[..]), (17, &[38_978, 111_144, 148_669][..]));

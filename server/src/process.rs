@@ -1,4 +1,4 @@
-//! What turns a configuration into a process: a runtime, a port, signals. Tests and embedders do without it.
+//! Runs a server as a process: runtime, port, signals and limits. Tests and embedders do not need it.
 
 use crate::{args::Settings, health};
 use anyhow::Context;
@@ -12,10 +12,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A runtime with as many threads as there are workers.
+/// Creates a runtime with one thread per worker.
 ///
 /// # Errors
-/// The system gives no thread or descriptor.
+/// The system has no thread or no file descriptor left.
 pub fn runtime(workers: usize) -> io::Result<Runtime> {
     match workers {
         0 | 1 => Builder::new_current_thread().enable_all().build(),
@@ -23,10 +23,11 @@ pub fn runtime(workers: usize) -> io::Result<Runtime> {
     }
 }
 
-/// Listens where `settings` say, and serves until SIGTERM, SIGINT or SIGHUP (unless that is ignored, as below `nohup`).
+/// Listens at the configured address and serves until SIGTERM, SIGINT or SIGHUP. A SIGHUP that the parent set to be ignored, as `nohup`
+/// does, stays ignored.
 ///
 /// # Errors
-/// The port cannot be had.
+/// The port cannot be bound, or a signal handler cannot be installed.
 pub async fn serve(settings: Settings, bus: Arc<dyn Broker>) -> anyhow::Result<()> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
@@ -34,7 +35,7 @@ pub async fn serve(settings: Settings, bus: Arc<dyn Broker>) -> anyhow::Result<(
     raise_open_files();
     let (host, port) = settings.listen;
     let listener = TcpListener::bind((host.as_str(), port)).await.with_context(|| {
-        format!("cannot listen on {host}:{port}: stop what uses it, or set HOST and PORT")
+        format!("cannot listen on {host}:{port}: stop the program that uses it, or change HOST or PORT")
     })?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -48,20 +49,20 @@ pub async fn serve(settings: Settings, bus: Arc<dyn Broker>) -> anyhow::Result<(
         }
         signalled.cancel();
     });
-    crate::run(listener, settings.server, bus, shutdown).await
+    crate::serve::run(listener, settings.server, bus, shutdown).await
 }
 
-/// A caller's connection is an open file: as many as the system allows this process, not as many as its shell did.
+/// Raises the soft limit of open files to the hard limit, because every connection is an open file.
 fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
     });
     if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
 }
 
-/// Carries a health check out.
+/// Runs a health check.
 ///
 /// # Errors
 /// The server at `address` is not ready.
@@ -69,6 +70,7 @@ pub fn check(address: SocketAddr) -> anyhow::Result<()> {
     runtime(1)?.block_on(health::check(address))
 }
 
+/// Waits for SIGHUP, and for ever if it is ignored.
 async fn hung_up(hangup: &mut Option<Signal>) {
     match hangup {
         Some(hangup) => {

@@ -29,7 +29,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "server: {error:#}");
-            ExitCode::from(if error.is::<crate::Faults>() { 2 } else { 1 })
+            ExitCode::from(if error.is::<crate::ConfigErrors>() { 2 } else { 1 })
         }
     }
 }

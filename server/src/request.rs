@@ -1,4 +1,4 @@
-//! The body of a run call, read field by field so that a refusal names the field and its value.
+//! Reads the body of a run call field by field, so that an error names the field and its value.
 
 use crate::{
     distribution::Distribution,
@@ -7,13 +7,13 @@ use crate::{
 };
 use serde_json::{Map, Value};
 
-/// The longest query id, in bytes: it travels with every token.
+/// The longest query id, in bytes. Every token carries it.
 pub(crate) const MAX_QUERY_ID_BYTES: usize = 128;
 
-/// A run call that may be carried out. The prompt is checked and then forgotten: the simulator answers its own text.
+/// A valid run call. The prompt is checked and dropped, because the simulator answers with its configured text.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Query {
-    /// The client's id, where it sent one.
+    /// The query id, if the client sent one.
     pub(crate) query_id: Option<String>,
     tokens: Option<f64>,
     ttft_ms: Option<f64>,
@@ -22,9 +22,12 @@ pub(crate) struct Query {
 
 impl Query {
     /// Reads a body.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] with the field, its value and what is expected.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let value: Value = serde_json::from_slice(body).map_err(|error| {
-            invalid(format!("the body is no JSON: {error}; expected {{\"query\": \"…\"}}"))
+            invalid(format!("the body is not JSON: {error}; expected {{\"query\": \"…\"}}"))
         })?;
         let Value::Object(fields) = value else {
             return Err(invalid(format!("the body must be a JSON object, not {}", shown(&value))));
@@ -42,7 +45,7 @@ impl Query {
         })
     }
 
-    /// The configured timing with what the query asks for in its place.
+    /// Returns the `configured` timing, with the values that the query asks for instead.
     pub(crate) fn timing(&self, configured: &Timing) -> Timing {
         let asked = |value: Option<f64>, otherwise| value.map_or(otherwise, Distribution::Fixed);
         Timing {
@@ -98,7 +101,7 @@ const fn invalid(detail: String) -> ApiError {
     ApiError::Invalid(detail)
 }
 
-/// The value as JSON, its beginning at least.
+/// Returns the value as JSON, cut to 64 characters.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(64) {
@@ -114,15 +117,15 @@ mod tests {
 
     fn check(body: &str, expected: &str) {
         let ApiError::Invalid(detail) = Query::parse(body.as_bytes()).unwrap_err() else {
-            panic!("{body} is not called invalid")
+            panic!("{body} is accepted")
         };
-        assert!(detail.contains(expected), "{body}: {detail} does not say {expected}");
+        assert!(detail.contains(expected), "{body}: {detail} does not contain {expected}");
     }
 
     #[test]
-    fn refusals_name_the_field_and_the_value() {
-        check("", "no JSON");
-        check("nonsense", "no JSON");
+    fn errors_name_the_field_and_the_value() {
+        check("", "not JSON");
+        check("nonsense", "not JSON");
         check("[\"x\"]", "JSON object, not [\"x\"]");
         check("{}", "`query` is missing");
         check(r#"{"query":7}"#, "`query` must be a string, not 7");
@@ -137,7 +140,7 @@ mod tests {
             check(&format!(r#"{{"query":"x","ttft_ms":{delay}}}"#), "`ttft_ms` must be");
             check(&format!(r#"{{"query":"x","itl_ms":{delay}}}"#), "`itl_ms` must be");
         }
-        check(&"[".repeat(100_000), "no JSON");
+        check(&"[".repeat(100_000), "not JSON");
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Starting a query: permit, plan, claim, stream. A query is started once however often its call is repeated, and never
-//! abandoned half-way because its caller hung up.
+//! Starts queries in four steps: permit, plan, claim, stream. A query starts once, however often its call is repeated. A start continues
+//! when its caller disconnects.
 
 use crate::{
     config::Config,
     error::ApiError,
     metrics::Metrics,
-    pacer::{Stream, StreamId},
     permit::Permit,
     plan::Plan,
     request::Query,
+    stream::{Stream, StreamId},
     text::ResponseText,
     worker::{self, Command},
 };
@@ -23,16 +23,16 @@ use tokio::{
 };
 use uuid::Uuid;
 
-/// How long a call waits for a bus that does not answer.
+/// How long a call waits for the bus.
 pub(crate) const BUS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a claim whose outcome is unknown is asked about after its caller was sent away: the session is not free before.
+/// How long a claim of unknown outcome is retried after its caller got an error. Until then the session may be claimed.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Pauses between the questions: each is twice as long as the one before.
+/// The first and the longest pause between claims. Each is twice as long as the one before.
 const CLAIM_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(2);
 
-/// What starts queries. One a server.
+/// Starts the queries of one server.
 pub(crate) struct Runs {
     pub(crate) bus: Arc<dyn Broker>,
     pub(crate) metrics: Metrics,
@@ -44,23 +44,24 @@ pub(crate) struct Runs {
     workers: Vec<mpsc::Sender<Command>>,
 }
 
-/// What the bus keeps with a claim, so that any server can answer a repeated call.
+/// The response to a run call as the bus stores it with the claim, so that any server can answer a repeated call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Answer {
+struct StoredResponse {
     tokens: u64,
     boot_id: Option<String>,
     #[serde(default)]
     server: Option<String>,
     ideal_ttft_ms: f64,
     ideal_e2el_ms: f64,
-    /// Names the attempt that made the claim. Whoever reads its own name here has made it, and lost the reply.
+    /// Identifies the call that made the claim. A call that reads its own id here made the claim and lost the reply.
     attempt: Uuid,
 }
 
-impl Answer {
+impl StoredResponse {
+    /// Decodes a stored response.
     fn read(session: SessionId, kept: &str) -> Result<Self, ApiError> {
         serde_json::from_str(kept).map_err(|error| {
-            tracing::error!(%session, %error, "the kept answer of a repeated query is unreadable");
+            tracing::error!(%session, %error, "the stored response of a repeated query is unreadable");
             ApiError::Internal
         })
     }
@@ -99,7 +100,7 @@ impl Runs {
         }
     }
 
-    /// Starts a query, or answers as it was answered before.
+    /// Starts a query. A repeated call gets the response of the first one.
     pub(crate) async fn run(
         self: Arc<Self>,
         session: SessionId,
@@ -109,7 +110,7 @@ impl Runs {
             return self.recall(session, &query, ApiError::Full(self.config.max_streams)).await;
         };
         let permit = Permit::new(place, self.bus.plays().claiming(session));
-        // In a task of its own: a caller that hangs up, or is sent away, must not leave a claim without a stream.
+        // A separate task, because a caller that disconnects or times out must not leave a claim without a stream.
         let started = tokio::spawn(self.start(session, query, permit));
         match timeout(BUS_PATIENCE, started).await {
             Ok(started) => started.unwrap_or(Err(ApiError::Internal)),
@@ -117,7 +118,7 @@ impl Runs {
         }
     }
 
-    /// Answers a repeated call as it was answered before; a new one gets the `refusal`.
+    /// Returns the response of the first call if this one repeats it, and `refusal` if it is new.
     pub(crate) async fn recall(
         &self,
         session: SessionId,
@@ -128,7 +129,7 @@ impl Runs {
         let recalled = timeout(BUS_PATIENCE, self.bus.recall(session, query_id)).await;
         let Ok(Ok(Some(Claim { generation, repeat_of: Some(kept) }))) = recalled else { return Err(refusal) };
         self.metrics.repeats.inc();
-        Ok(Answer::read(session, &kept)?.into_response(query_id.clone(), generation))
+        Ok(StoredResponse::read(session, &kept)?.into_response(query_id.clone(), generation))
     }
 
     async fn start(
@@ -142,8 +143,8 @@ impl Runs {
         let answer = self.answer(&plan).await?;
         let claimed = self.claim(session, &query_id, &answer).await;
         match &claimed {
-            Ok(Claimed::Now(generation)) => permit.claimed((session, *generation)),
-            // Its claim may still arrive.
+            Ok(Claimed::Now(generation)) => permit.claimed(*generation),
+            // The claim may still be executed, so the query stays registered.
             Err(ApiError::BusUnreachable) => {}
             Ok(Claimed::Before(..)) | Err(_) => permit.declined(),
         }
@@ -159,7 +160,7 @@ impl Runs {
         }
     }
 
-    async fn answer(&self, plan: &Plan) -> Result<Answer, ApiError> {
+    async fn answer(&self, plan: &Plan) -> Result<StoredResponse, ApiError> {
         let ideal = if plan.is_costly() {
             let plan = plan.clone();
             let ideal = tokio::task::spawn_blocking(move || plan.ideal()).await;
@@ -167,7 +168,7 @@ impl Runs {
         } else {
             plan.ideal()
         };
-        Ok(Answer {
+        Ok(StoredResponse {
             tokens: plan.tokens(),
             boot_id: self.boot_id.clone(),
             server: Some(self.config.instance.clone()),
@@ -177,9 +178,14 @@ impl Runs {
         })
     }
 
-    /// Claims the session. After an error nothing is known, so the claim is made again, and the kept answer tells whether
-    /// the first one had succeeded.
-    async fn claim(&self, session: SessionId, query_id: &str, answer: &Answer) -> Result<Claimed, ApiError> {
+    /// Claims the session. After an error the outcome is unknown, so the claim is repeated. The stored response then shows whether the
+    /// first claim succeeded.
+    async fn claim(
+        &self,
+        session: SessionId,
+        query_id: &str,
+        answer: &StoredResponse,
+    ) -> Result<Claimed, ApiError> {
         let request = ClaimRequest {
             query_id: query_id.to_owned(),
             answer: serde_json::to_string(answer).map_err(|_| ApiError::Internal)?,
@@ -190,7 +196,7 @@ impl Runs {
             let error = match self.bus.claim(session, request.clone()).await {
                 Ok(Claim { generation, repeat_of: None }) => return Ok(Claimed::Now(generation)),
                 Ok(Claim { generation, repeat_of: Some(kept) }) => {
-                    let kept = Answer::read(session, &kept)?;
+                    let kept = StoredResponse::read(session, &kept)?;
                     let own = kept.attempt == answer.attempt;
                     return Ok(if own {
                         Claimed::Now(generation)
@@ -204,20 +210,20 @@ impl Runs {
                 Err(ClaimError::Busy) => return Err(ApiError::Busy),
                 Err(ClaimError::Bus(error)) => error,
             };
-            // Asked again, a bus that refuses for good only keeps the place taken.
+            // After a final refusal, further claims would only occupy the permit.
             let refused = error.refusal() == Some(Refusal::Final);
             if refused || Instant::now() + backoff >= deadline {
                 self.metrics.claims_unsettled.inc();
-                tracing::warn!(%session, %error, "gave a claim up, its outcome is unknown");
+                tracing::warn!(%session, %error, "gave up a claim of unknown outcome");
                 return Err(ApiError::BusUnreachable);
             }
-            // Spread, so that all who lost Redis at once do not come back at once.
+            // Random pauses, so that claims that lost Redis together do not return together.
             sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
             backoff = (backoff * 2).min(CLAIM_BACKOFF.end);
         }
     }
 
-    /// Hands a claimed query to its worker. The stream starts now.
+    /// Hands a claimed query to its worker. Its stream starts now.
     async fn play(
         &self,
         id: StreamId,
@@ -234,7 +240,7 @@ impl Runs {
         Err(ApiError::Draining)
     }
 
-    /// Ends a claim whose worker has gone in the meantime. What is not taken now, a peer ends.
+    /// Ends a claimed query whose worker has stopped. If the bus does not accept the terminator, a peer ends the query.
     async fn end_unplayed(&self, (session, generation): StreamId, query_id: &str, now_us: u64) {
         let position = Position::new(generation, 1);
         let mut batch = Batch::default();
@@ -244,7 +250,7 @@ impl Runs {
             encode_verified_error(out, position, "shutdown", message, nothing, query_id, now_us, now_us);
         });
         if let Err(error) = self.bus.append(&batch).await {
-            tracing::warn!(%session, %error, "a query that was claimed too late was not ended, a peer will");
+            tracing::warn!(%session, %error, "a query claimed during the shutdown could not be ended, a peer will end it");
         }
     }
 
@@ -253,12 +259,12 @@ impl Runs {
         &self.workers[n as usize]
     }
 
-    /// Passes on what other processes tell this one, until the bus ends.
-    pub(crate) async fn obey(self: Arc<Self>, mut control: mpsc::Receiver<Control>) {
+    /// Passes the messages of other processes to the workers, until the bus closes.
+    pub(crate) async fn handle_control(self: Arc<Self>, mut control: mpsc::Receiver<Control>) {
         while let Some(message) = control.recv().await {
             match message {
                 Control::Cancel { session, generation } => {
-                    // A worker that is gone has no streams to cancel.
+                    // A worker that has stopped has no streams to cancel.
                     let _ = self.worker_of(session).send(Command::Cancel((session, generation))).await;
                 }
             }
@@ -266,11 +272,12 @@ impl Runs {
     }
 }
 
+/// A session that is claimed for the query.
 enum Claimed {
-    /// By this call: play it.
+    /// Claimed by this call, which starts the stream.
     Now(u64),
-    /// By an earlier call, with this answer: start nothing.
-    Before(u64, Answer),
+    /// Claimed by an earlier call, which started the stream and stored this response.
+    Before(u64, StoredResponse),
 }
 
 #[cfg(test)]
@@ -288,7 +295,7 @@ mod tests {
         let metrics = Metrics::default();
         let runs = Runs::new(config, bus.clone(), metrics.clone(), ClockAnchor::now(), Vec::new());
         let session = SessionId::new(Uuid::from_u128(1));
-        let answer = Answer {
+        let answer = StoredResponse {
             tokens: 1,
             boot_id: None,
             server: None,
@@ -302,13 +309,13 @@ mod tests {
         (at.windows(2).map(|two| two[1] - two[0]).collect(), metrics.claims_unsettled.get())
     }
 
-    /// The pauses double up to a bound, each shortened at random by at most a half, and end after a minute.
+    /// The pauses double up to a bound, are shortened at random by at most a half, and end after a minute.
     #[tokio::test(start_paused = true)]
-    async fn a_claim_in_doubt_is_made_again_ever_more_slowly() {
+    async fn a_claim_of_unknown_outcome_is_repeated_with_growing_pauses() {
         let (pauses, unsettled) = give_up(&[Failure::Lost; 1_000]).await;
         let mut longest = CLAIM_BACKOFF.start;
         for (n, pause) in pauses.iter().enumerate() {
-            // The runtime's timers go by whole milliseconds.
+            // Timers of the runtime have a resolution of 1 ms.
             let most = longest + Duration::from_millis(2);
             assert!(
                 *pause >= longest / 2 && *pause <= most,
@@ -317,14 +324,14 @@ mod tests {
             longest = (longest * 2).min(CLAIM_BACKOFF.end);
         }
         let distinct: std::collections::BTreeSet<_> = pauses.iter().skip(6).collect();
-        assert!(distinct.len() > pauses.len() / 2, "callers must not come back at once: {pauses:?}");
+        assert!(distinct.len() > pauses.len() / 2, "claims must not return together: {pauses:?}");
         let all: Duration = pauses.iter().sum();
         assert!(all <= CLAIM_PATIENCE && all > CLAIM_PATIENCE - 2 * CLAIM_BACKOFF.end, "{all:?}");
         assert_eq!(unsettled, 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_that_is_refused_for_good_is_given_up_at_once() {
+    async fn a_finally_refused_claim_is_given_up_at_once() {
         let (pauses, unsettled) = give_up(&[Failure::Lost, Failure::Refused, Failure::Lost]).await;
         assert_eq!((pauses.len(), unsettled), (1, 1));
     }

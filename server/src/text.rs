@@ -1,29 +1,29 @@
-//! The words that the simulator says, one a token. It starts over where a query wants more tokens than there are words.
+//! The text of the answers, one word per token. A query with more tokens than words repeats it.
 
-/// Ready-made contents: every word with the space that follows it, as the origin system sent them.
+/// The words of a text, each with a space behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseText(Vec<String>);
 
-/// The text that is said unless another is configured: 18 words.
+/// The default text, which has 18 words.
 pub const DEFAULT_TEXT: &str =
     "This is a simulated answer that streams word by word so that every single token can be counted.";
 
 impl ResponseText {
-    /// Splits a text at its white space; `None` where it has no word.
+    /// Splits a text at its white space. Returns `None` if it has no word.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let words: Vec<_> = text.split_whitespace().map(|word| format!("{word} ")).collect();
         (!words.is_empty()).then_some(Self(words))
     }
 
-    /// How many words it has.
+    /// Returns the number of words.
     #[must_use]
     pub fn words(&self) -> u64 {
         self.0.len() as u64
     }
 
-    /// The content of the token `index` (from 0) of `tokens`: a word and a space, the last one without. So the contents
-    /// of a query, joined, are the text.
+    /// Returns the content of token `index` (from 0) of `tokens`: a word and a space, and for the last token the word alone. So the
+    /// joined contents of a query are the text.
     #[must_use]
     pub fn content(&self, index: u64, tokens: u64) -> &str {
         let content = &self.0[(index % self.words()) as usize];

@@ -1,113 +1,65 @@
-//! The shell around a [`Pacer`]: one task that plays the streams of a worker in wire time and hands what is due to the
-//! bus, one append in flight. When the bus is slow its streams run late, and the histograms say so. When the bus refuses
-//! everything for too long, the streams end, and only their terminators are kept.
+//! The task of a worker: it takes due events from its [`Pacer`] and appends them to the bus, one append in flight.
+//!
+//! When the bus is slow, streams run late, which the lateness histograms show. When the bus accepts nothing for too long, the streams
+//! end and only their terminators are kept.
 
+mod backlog;
+mod delivery;
 mod refusals;
+#[cfg(test)]
+mod tests;
 
 use crate::{
-    aside::{Aside, Due},
+    aside::Aside,
     metrics::{Metrics, Outcome},
-    outbox::{Outbox, Parcel, stream_of},
-    pacer::{Pacer, Played, Stream, StreamId},
+    outbox::{Outbox, Parcel},
+    pacer::{Emitted, Pacer},
+    stream::{Ended, Stream, StreamId},
 };
-use bus::{Appended, Broker, BusError, Entry};
+use backlog::Backlog;
+use bus::Broker;
+use delivery::{Delivery, settled};
 use host::ClockAnchor;
 use refusals::Causes;
-use std::{
-    collections::{HashSet, VecDeque},
-    future,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, future, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-/// How many streams may wait for a worker to take them in.
+/// Capacity of a worker's queue of commands.
 pub(crate) const COMMANDS: usize = 1024;
 
-/// How many cancellations that came before their stream a worker remembers.
+/// Number of cancellations that a worker remembers because they came before their stream.
 const EARLY_CANCELS: usize = 1024;
 
-/// Events that are enqueued before the runtime's other tasks have their turn.
-const EVENTS_A_TURN: usize = 8192;
+/// Number of events that are enqueued before other tasks of the runtime run.
+const EVENTS_PER_TURN: usize = 8192;
 
-/// Streams are looked at this often at most, so that what falls due within a tick shares an append. The runtime's timers go by
-/// whole milliseconds: with half of one here, it is one look a millisecond.
+/// Shortest time between two looks at the streams, so that events due within it share an append. Timers of the runtime have a resolution
+/// of 1 ms, so half of that results in one look per millisecond.
 const TICK: Duration = Duration::from_micros(500);
 
-/// Streams that the full outbox has held back for so long, or whose bus has refused everything for so long, end with an
-/// error: their clients are told rather than kept waiting.
+/// How long the outbox may be full, or the bus refuse everything, before the streams end with an error. A client then gets an error
+/// instead of waiting longer.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
+/// First pause after a failed append. Each further pause is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+/// Longest pause after failed appends.
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 
-/// What a worker is told.
+/// A command to a worker.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Play this stream.
+    /// Start this stream.
     Start(Box<Stream>),
-    /// The session was closed: end this stream.
+    /// End this stream, because its session was closed.
     Cancel(StreamId),
 }
 
-/// Where a parcel came from.
-#[derive(Debug)]
-enum Source {
-    Queue,
-    /// Streams that wait aside.
-    Aside(Vec<StreamId>),
-}
-
-/// A parcel that is to be handed to the bus.
-struct Outgoing {
-    source: Source,
-    parcel: Parcel,
-    /// Its terminators' claims are to be released; otherwise its events are to be appended.
-    releases: bool,
-}
-
-/// A parcel that was handed to the bus, and what came of it.
-struct Delivered {
-    source: Source,
-    parcel: Parcel,
-    result: Result<Appended, BusError>,
-}
-
-type Delivery = Pin<Box<dyn Future<Output = Delivered> + Send>>;
-
-/// When the full outbox held streams back, in wire time. What fell due meanwhile counts as handed over then: that it waits is the
-/// bus's lateness, not the simulator's.
-#[derive(Clone, Copy, Debug)]
-struct Backlog {
-    from_us: u64,
-    /// Until there was room again.
-    to_us: u64,
-    /// There was none when the worker last looked.
-    full: bool,
-}
-
-impl Backlog {
-    fn held(before: Option<Self>, now_us: u64) -> Self {
-        Self { from_us: before.map_or(now_us, |before| before.from_us), to_us: now_us, full: true }
-    }
-
-    /// The worker looks again at `now_us`.
-    const fn looked_at(self, now_us: u64) -> Self {
-        if self.full { Self { to_us: now_us, full: false, ..self } } else { self }
-    }
-
-    /// When an event that was due at `due_us` and is enqueued at `now_us` would have been handed over.
-    fn handed_over(self, due_us: u64, now_us: u64) -> u64 {
-        if due_us <= self.to_us { due_us.max(self.from_us) } else { now_us }
-    }
-}
-
-/// A worker, before it runs.
+/// A worker. [`Worker::run`] is its task.
 pub(crate) struct Worker {
     bus: Arc<dyn Broker>,
     metrics: Metrics,
@@ -115,29 +67,29 @@ pub(crate) struct Worker {
     outbox_cap: usize,
     pacer: Pacer,
     outbox: Outbox,
-    /// The part of the oldest parcel that the bus has not taken yet.
+    /// The part of the oldest parcel that the bus has not accepted yet.
     rest: Option<Parcel>,
     aside: Aside,
     in_flight: Option<Delivery>,
-    /// The last parcel came from the streams that wait aside: the queue has its turn.
+    /// The last parcel came from the streams that wait aside, so the next one comes from the outbox.
     last_was_aside: bool,
-    /// The queue is not tried before.
+    /// The outbox is not retried before this time.
     retry_at: Instant,
     backoff: Duration,
-    /// Since when the bus has refused everything.
+    /// Since when the bus has refused all events.
     refused_since: Option<Instant>,
     causes: Causes,
     early_cancels: VecDeque<StreamId>,
     next_look: Instant,
-    /// Since when the outbox has held the streams back.
+    /// Since when a full outbox has held the streams back.
     held_since: Option<Instant>,
-    /// What the full outbox holds or held back and is still to be enqueued.
+    /// The last period in which the outbox was full, until all events due in it are enqueued.
     backlog: Option<Backlog>,
     stopping: bool,
 }
 
 impl Worker {
-    /// A worker that stops advancing its streams while more than `outbox_cap` bytes wait for the bus.
+    /// Creates a worker that holds its streams back while more than `outbox_cap` bytes wait for the bus.
     pub(crate) fn new(
         bus: Arc<dyn Broker>,
         metrics: Metrics,
@@ -167,8 +119,8 @@ impl Worker {
         }
     }
 
-    /// Plays until `commands` is closed or `stop` is cancelled, and everything enqueued is acknowledged. A stop ends the
-    /// streams that still run with an error terminator.
+    /// Runs until `commands` is closed or `stop` is cancelled, and all events are acknowledged. `stop` ends the running streams with an
+    /// error terminator.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut open = true;
         loop {
@@ -183,17 +135,17 @@ impl Worker {
                 delivered = settled(&mut self.in_flight) => self.settle(delivered),
                 command = commands.recv(), if open => match command {
                     Some(command) => {
-                        self.obey(command);
+                        self.handle(command);
                         for _ in 0..COMMANDS {
                             let Ok(command) = commands.try_recv() else { break };
-                            self.obey(command);
+                            self.handle(command);
                         }
                     }
                     None => open = false,
                 },
                 () = until(wake) => {}
                 () = stop.cancelled(), if !self.stopping => {
-                    // What is on its way is still taken in; nothing comes after it.
+                    // Commands in the queue are still handled, and no new ones are accepted.
                     commands.close();
                     self.stop();
                 }
@@ -217,7 +169,7 @@ impl Worker {
         self.outbox.bytes() + self.aside.bytes() > self.outbox_cap
     }
 
-    /// Enqueues what is due, as far as the outbox takes it, and no more in one go than lets others have their turn.
+    /// Enqueues due events until the outbox is full, and at most [`EVENTS_PER_TURN`].
     fn advance(&mut self) {
         let now = Instant::now();
         if now < self.next_look {
@@ -225,9 +177,9 @@ impl Worker {
         }
         self.next_look = now + TICK;
         self.backlog = self.backlog.map(|backlog| backlog.looked_at(self.now_us()));
-        for _ in 0..EVENTS_A_TURN / 64 {
+        for _ in 0..EVENTS_PER_TURN / 64 {
             let now_us = self.now_us();
-            // The clock is read again now and then: what is enqueued late says so.
+            // The clock is read once per 64 events: often enough for their lateness, and cheaper than for each.
             for _ in 0..64 {
                 if self.is_full() {
                     self.metrics.outbox_full.inc();
@@ -235,21 +187,21 @@ impl Worker {
                     return;
                 }
                 let (outbox, metrics, backlog) = (&mut self.outbox, &self.metrics, self.backlog);
-                let played = self.pacer.play_due(now_us, |event| {
+                let emitted = self.pacer.emit_due(now_us, |event| {
                     let handed_us =
                         backlog.map_or(now_us, |backlog| backlog.handed_over(event.due_us, now_us));
                     outbox.push(event, handed_us);
                     metrics.pace_lag.observe(handed_us.saturating_sub(event.due_us), 1);
                 });
-                match played {
-                    Played::Nothing => {
+                match emitted {
+                    Emitted::Nothing => {
                         self.backlog = None;
                         return;
                     }
-                    Played::Event => {
+                    Emitted::Event => {
                         self.metrics.tokens.inc();
                     }
-                    Played::Last(id, permit) => {
+                    Emitted::Last(id, permit) => {
                         self.outbox.settle_with_last(id, permit);
                         self.metrics.ended(Outcome::Done);
                     }
@@ -259,7 +211,7 @@ impl Worker {
         }
     }
 
-    /// Ends the streams that the full outbox has held back for too long.
+    /// Ends the streams if a full outbox has held them back for [`LONGEST_HOLD`].
     fn end_held(&mut self) {
         if !self.is_full() {
             self.held_since = None;
@@ -272,62 +224,14 @@ impl Worker {
         self.held_since = Some(Instant::now());
         let held = self.pacer.end_all();
         if !held.is_empty() {
-            tracing::warn!(streams = held.len(), held = ?LONGEST_HOLD, "the bus takes nothing, ending the streams that wait for it");
+            tracing::warn!(streams = held.len(), held = ?LONGEST_HOLD, "the bus accepts nothing, ending the streams that wait for it");
         }
         for ended in held {
-            self.end_early(ended, Outcome::Overload, "the bus took no events for too long");
+            self.end_early(ended, Outcome::Overload, "the bus accepted no events for too long");
         }
     }
 
-    /// Starts the next append, unless one is in flight. The queue and the streams that wait aside take turns.
-    fn deliver(&mut self) {
-        if self.in_flight.is_some() {
-            return;
-        }
-        let now = Instant::now();
-        let next = if self.last_was_aside {
-            self.next_queued(now).or_else(|| self.next_aside(now))
-        } else {
-            self.next_aside(now).or_else(|| self.next_queued(now))
-        };
-        self.last_was_aside = matches!(next, Some(Outgoing { source: Source::Aside(_), .. }));
-        let Some(Outgoing { source, parcel, releases }) = next else { return };
-        let bus = self.bus.clone();
-        self.in_flight = Some(Box::pin(async move {
-            let result = if releases {
-                bus.release_claims(&parcel.batch).await
-            } else {
-                bus.append(&parcel.batch).await
-            };
-            Delivered { source, parcel, result }
-        }));
-    }
-
-    /// The events of the streams that wait aside and are to be tried again.
-    fn next_aside(&mut self, now: Instant) -> Option<Outgoing> {
-        let Due { streams, parcel, releases } = self.aside.due(now)?;
-        Some(Outgoing { source: Source::Aside(streams), parcel, releases })
-    }
-
-    /// The oldest parcel of the queue, without the events of streams that wait aside.
-    fn next_queued(&mut self, now: Instant) -> Option<Outgoing> {
-        if now < self.retry_at {
-            return None;
-        }
-        while let Some(mut parcel) = self.rest.take().or_else(|| self.outbox.pop()) {
-            if !self.aside.is_empty() {
-                let theirs = parcel.take_out(|_, entry| self.aside.contains(stream_of(entry)));
-                let left_out = self.aside.add(theirs, false);
-                self.metrics.unacknowledged.dec_by(left_out as i64);
-            }
-            if !parcel.batch.is_empty() {
-                return Some(Outgoing { source: Source::Queue, parcel, releases: false });
-            }
-        }
-        None
-    }
-
-    /// When there is something to do, whatever comes in.
+    /// Returns when the worker has something to do, if no command and no result arrives.
     fn next_wake(&self) -> Option<Instant> {
         let append = match &self.in_flight {
             Some(_) => None,
@@ -345,14 +249,14 @@ impl Worker {
         append.into_iter().chain(play).min()
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle(&mut self, command: Command) {
         match command {
             Command::Start(stream) => self.start(*stream),
             Command::Cancel(id) => match self.pacer.end(id) {
                 Some(ended) => {
                     self.end_early(ended, Outcome::Closed, "the session was closed while its query ran");
                 }
-                // It has ended, or its start is still on the way: a close may overtake it.
+                // The stream has ended, or its start is still in the queue: a close can overtake it.
                 None => {
                     if self.early_cancels.len() == EARLY_CANCELS {
                         self.early_cancels.pop_front();
@@ -382,83 +286,21 @@ impl Worker {
         }
     }
 
-    fn end_early(&mut self, ended: crate::pacer::Ended, outcome: Outcome, message: &str) {
+    fn end_early(&mut self, ended: Ended, outcome: Outcome, message: &str) {
         self.metrics.ended(outcome);
         self.metrics.unacknowledged.inc();
         let now_us = self.now_us();
         self.outbox.push_error(ended, outcome.label(), message, now_us);
     }
-
-    /// Takes what came of an append: measures it, ends the streams whose events the bus will not take, and keeps the rest.
-    fn settle(&mut self, delivered: Delivered) {
-        let Delivered { source, mut parcel, result } = delivered;
-        self.in_flight = None;
-        let (appended, stopped) = match result {
-            Ok(mut appended) => {
-                let stopped = appended.stopped.take();
-                (appended, stopped)
-            }
-            Err(error) => (Appended::default(), Some(error)),
-        };
-        let refused = self.set_aside(&mut parcel, &appended);
-        let settled = appended.taken - refused;
-        let now_us = self.now_us();
-        let metrics = &self.metrics;
-        parcel.advance(settled, |enqueued_us, n| {
-            metrics.bus_lag.observe(now_us.saturating_sub(enqueued_us), n);
-        });
-        metrics.unacknowledged.dec_by(settled as i64);
-        metrics.unheard.inc_by(appended.unheard);
-        if settled > 0 {
-            self.progressed();
-        }
-        if !appended.stale.is_empty() {
-            // Sent to a Redis that has lost its data meanwhile, they would be taken.
-            let streams: HashSet<StreamId> = appended.stale.iter().copied().collect();
-            let stale = |entry: &Entry<'_>| streams.contains(&stream_of(entry));
-            let waiting = parcel.take_out(|_, entry| stale(entry)).batch.len() + self.outbox.take_out(stale);
-            self.metrics.unacknowledged.dec_by(waiting as i64);
-        }
-        for &id in &appended.stale {
-            let waiting = self.aside.forget(id);
-            self.metrics.unacknowledged.dec_by(waiting as i64);
-            if self.pacer.end(id).is_some() {
-                self.metrics.ended(Outcome::Stale);
-            }
-        }
-        match source {
-            Source::Queue if parcel.batch.is_empty() => self.outbox.recycle(parcel),
-            Source::Queue => self.rest = Some(parcel),
-            Source::Aside(streams) => self.settle_aside(streams, parcel, &appended),
-        }
-        for refused in &appended.refused {
-            self.judge(refused);
-        }
-        match stopped {
-            Some(error) => self.stopped(&error),
-            None => {
-                self.backoff = FIRST_BACKOFF;
-                self.retry_at = Instant::now();
-            }
-        }
-    }
 }
 
+/// The message of the terminator of streams that a shutdown ends.
 pub(crate) const SHUTDOWN: &str = "the server shut down before the query ended";
 
-async fn settled(in_flight: &mut Option<Delivery>) -> Delivered {
-    match in_flight {
-        Some(delivery) => delivery.await,
-        None => future::pending().await,
-    }
-}
-
+/// Waits until an instant, and for ever if there is none.
 async fn until(wake: Option<Instant>) {
     match wake {
         Some(instant) => sleep_until(instant).await,
         None => future::pending().await,
     }
 }
-
-#[cfg(test)]
-mod tests;

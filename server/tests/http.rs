@@ -106,8 +106,8 @@ async fn bad_input_gets_a_clear_answer() {
     server.check("/nowhere", "", 404, "Not Found").await;
     refused(server.get(&run).await, 405, "Method Not Allowed").await;
     for (body, detail) in [
-        ("", "no JSON"),
-        ("{", "no JSON"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
         ("[]", "JSON object"),
         ("{}", "`query` is missing"),
         (r#"{"query":1}"#, "`query` must be a string, not 1"),
@@ -118,7 +118,7 @@ async fn bad_input_gets_a_clear_answer() {
     ] {
         server.check(&run, body, 422, detail).await;
     }
-    server.check(&run, vec![0xff; 10], 422, "no JSON").await;
+    server.check(&run, vec![0xff; 10], 422, "not JSON").await;
     server.check(&run, vec![b' '; (1 << 20) + 1], 413, "larger than 1048576 bytes").await;
     server.check("/session/create", vec![b' '; (1 << 20) + 1], 413, "larger").await;
     assert!(bus.events().is_empty());
@@ -172,7 +172,7 @@ async fn a_session_from_create_to_close() {
     server.end().await;
 }
 
-/// A claim whose answer was lost is made again, and its stream is started once.
+/// A claim whose reply was lost is repeated, and its stream starts once.
 #[tokio::test]
 async fn a_lost_claim_is_recognised() {
     let (bus, server) = recorded(config()).await;
@@ -207,7 +207,7 @@ async fn an_absent_bus_and_full_streams_are_temporary() {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_what_runs_and_refuses_what_comes() {
+async fn a_drain_finishes_running_queries_and_refuses_new_ones() {
     let (bus, server) = recorded(config()).await;
     let session = server.create().await;
     let first =
@@ -238,7 +238,7 @@ async fn a_drain_ends_in_time() {
     assert!(bus.has_left(), "the other servers must not wait for it");
 }
 
-/// What the bus did not take is left to the other servers, which find it where this server is still listed.
+/// Other servers end a query whose last events the bus did not accept, because this server is still listed.
 #[tokio::test]
 async fn a_server_does_not_leave_before_its_last_event_is_acknowledged() {
     let (bus, server) = recorded(Config { drain: Duration::from_millis(50), ..config() }).await;
@@ -251,9 +251,9 @@ async fn a_server_does_not_leave_before_its_last_event_is_acknowledged() {
     assert!(!bus.has_left());
 }
 
-/// Whoever says nothing, or too slowly, is let go.
+/// Connections without a request and with a slow one are closed.
 #[tokio::test]
-async fn silence_has_an_end() {
+async fn silent_and_slow_connections_are_closed() {
     let (_, server) = recorded(Config { read_timeout: Duration::from_millis(100), ..config() }).await;
     let create = "POST /session/create HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nx";
     for (sent, expected) in [("", ""), ("GET /hea", ""), (create, "HTTP/1.1 408")] {
@@ -290,7 +290,7 @@ async fn connections_have_a_limit() {
     server.end().await;
 }
 
-/// Bodies that arrive slowly hold what they have sent, of one budget for all of them.
+/// Bodies that arrive slowly hold their bytes in one budget for all.
 #[tokio::test]
 async fn slow_bodies_share_a_budget() {
     let (_, server) = recorded(Config { body_bytes: 80_000, ..config() }).await;
@@ -326,7 +326,7 @@ impl bus::Outlet for Collector {
     fn end(&self, _: bus::LaneEnd) {}
 }
 
-/// The default answer, from the call to the lane.
+/// The default answer passes from the run call to a lane.
 #[tokio::test]
 async fn the_text_arrives_on_the_bus_in_memory() {
     let bus = Arc::new(MemoryBroker::new(BusConfig::new("memory://", "test")));

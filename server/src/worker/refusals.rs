@@ -1,12 +1,12 @@
-//! What a worker does when the bus refuses: it waits where that helps, and ends streams where it does not.
+//! Handles refusals of the bus: a worker waits if the refusal can pass, and ends the streams if it is final.
 
 use super::{FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_HOLD, Worker};
 use crate::{
     aside::query_id,
     metrics::Outcome,
     outbox::{Parcel, stream_of},
-    pacer::{Ended, StreamId},
     permit::Permit,
+    stream::{Ended, StreamId},
 };
 use bus::{Appended, BusError, Refusal, Refused};
 use protocol::{Digest, Position};
@@ -16,20 +16,20 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A refusal of a kind that is not known counts as final after so long.
+/// A refusal of an unknown kind counts as final after this time.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(60);
 
-/// Causes that are remembered at most.
+/// Largest number of causes that are remembered.
 const CAUSES: usize = 64;
 
-const OVERLOAD: &str = "the bus took no events for too long";
+const OVERLOAD: &str = "the bus accepted no events for too long";
 
-/// What was logged already.
+/// The causes of refusals that were logged, so that each is logged once.
 #[derive(Debug, Default)]
 pub(super) struct Causes(Vec<String>);
 
 impl Causes {
-    /// Whether this cause is new; from now on it is not.
+    /// Remembers a cause. Returns whether it is new.
     fn is_new(&mut self, cause: &str) -> bool {
         let new = self.0.len() < CAUSES && !self.0.iter().any(|known| known == cause);
         if new {
@@ -40,7 +40,7 @@ impl Causes {
 }
 
 impl Worker {
-    /// Sets the events aside that were refused for their session's sake, and what follows them. Returns how many of them are
+    /// Moves events aside that were refused for a reason of their session, and the events behind them. Returns how many of them are
     /// among the settled ones.
     pub(super) fn set_aside(&mut self, parcel: &mut Parcel, appended: &Appended) -> usize {
         if appended.refused.is_empty() {
@@ -58,7 +58,7 @@ impl Worker {
         among_settled
     }
 
-    /// Books what came of the streams that waited aside: `rest` holds their events that were neither settled nor refused.
+    /// Handles the result for streams that waited aside. `rest` holds their events that were neither settled nor refused.
     pub(super) fn settle_aside(&mut self, streams: Vec<StreamId>, rest: Parcel, appended: &Appended) {
         let mut waiting: HashSet<StreamId> = appended.refused.iter().map(id_of).collect();
         waiting.extend(rest.batch.iter().map(|entry| stream_of(&entry)));
@@ -70,9 +70,10 @@ impl Worker {
         }
     }
 
-    /// Decides what becomes of a stream whose event was refused for its session's sake. A final refusal ends the stream; one of
-    /// its terminator releases its claim without a terminator in the log; one of the release, after a while, lets go of it.
-    pub(super) fn judge(&mut self, refused: &Refused) {
+    /// Handles a stream whose event was refused for a reason of its session. After a final refusal of an event, the stream ends. After
+    /// one of its terminator, its claim is released without a terminator in the log. If the bus refuses that release for
+    /// [`LONGEST_UNKNOWN`], the stream is dropped.
+    pub(super) fn handle_refusal(&mut self, refused: &Refused) {
         let id = id_of(refused);
         let words = &refused.words;
         let lasts = self.aside.since(id).is_some_and(|since| since.elapsed() >= LONGEST_UNKNOWN);
@@ -83,7 +84,7 @@ impl Worker {
         };
         if self.causes.is_new(&format!("one session: {}", Refusal::cause(words))) {
             let session = refused.session;
-            tracing::warn!(%session, words, is_final, "the bus refused an event of one session; further ones are not logged");
+            tracing::warn!(%session, words, is_final, "the bus refused an event of one session; further refusals of this cause are not logged");
         }
         if !is_final {
             return;
@@ -94,46 +95,46 @@ impl Worker {
         } else if !self.aside.releases(id) {
             self.aside.release(id);
         } else if lasts {
-            self.let_go(id, words);
+            self.drop_stream(id, words);
         }
     }
 
-    /// Gives up a stream whose claim cannot be released either. While the bus lists it, it is compared with what this server
-    /// plays, and ended as a query that no one plays.
-    fn let_go(&mut self, (session, generation): StreamId, words: &str) {
+    /// Drops a stream whose claim cannot be released. While the bus lists the query, reconciliation compares the list with the queries
+    /// that run here, and ends it.
+    fn drop_stream(&mut self, (session, generation): StreamId, words: &str) {
         let events = self.aside.forget((session, generation));
         self.metrics.unacknowledged.dec_by(events as i64);
         self.metrics.claims_stuck.inc();
         tracing::warn!(%session, generation, words, "the bus refuses to release the claim of a query that has ended");
     }
 
-    /// Ends a stream that waits aside. False if only its terminator waits.
+    /// Ends a stream that waits aside. Returns false if only its terminator waits.
     fn end_aside(&mut self, id: StreamId, outcome: Outcome, message: &str) -> bool {
         let ended = self.pacer.end(id);
-        let was_played = ended.is_some();
+        let was_running = ended.is_some();
         let now_us = self.now_us();
         let Some(dropped) = self.aside.end(id, ended, outcome.label(), message, now_us) else { return false };
         self.metrics.unacknowledged.dec_by(dropped as i64);
         self.metrics.unacknowledged.inc();
-        if was_played {
+        if was_running {
             self.metrics.ended(outcome);
         }
         true
     }
 
-    /// The bus took something.
+    /// Notes that the bus accepted an event.
     pub(super) fn progressed(&mut self) {
         self.held_since = None;
         self.backoff = FIRST_BACKOFF;
         if let Some(since) = self.refused_since.take() {
-            tracing::info!(after = ?since.elapsed(), "the bus takes events again");
+            tracing::info!(after = ?since.elapsed(), "the bus accepts events again");
         }
         if self.aside.is_empty() {
             self.causes = Causes::default();
         }
     }
 
-    /// The bus took nothing, or stopped in the middle: the queue pauses.
+    /// Notes that an append failed or stopped part of the way, and pauses the outbox.
     pub(super) fn stopped(&mut self, error: &BusError) {
         self.metrics.append_retries.inc();
         self.retry_at = Instant::now() + self.backoff;
@@ -144,7 +145,7 @@ impl Worker {
             _ => &text,
         };
         if self.causes.is_new(cause) {
-            tracing::warn!(%error, "an append failed, trying again; further ones of this cause are not logged");
+            tracing::warn!(%error, "an append failed and is retried; further failures of this cause are not logged");
         }
         if error.refusal().is_some() && self.refused_since.is_none() {
             self.refused_since = Some(Instant::now());
@@ -155,8 +156,7 @@ impl Worker {
         }
     }
 
-    /// Ends all streams. Of what waits only terminators are kept, each in the place of its stream's first event that was not
-    /// taken.
+    /// Ends all streams and keeps terminators alone, each at the position of its stream's first event that was not accepted.
     fn keep_terminators(&mut self) {
         let now_us = self.now_us();
         let mut left: BTreeMap<StreamId, Left<'_>> = BTreeMap::new();
@@ -189,7 +189,7 @@ impl Worker {
             permits.extend(permit.map(|permit| (id, permit)));
             left.entry(id).or_insert(Left::Stream(position, digest, query_id));
         }
-        tracing::warn!(streams, held = ?LONGEST_HOLD, "the bus refuses everything, ending the streams");
+        tracing::warn!(streams, held = ?LONGEST_HOLD, "the bus refuses all events, ending the streams");
         for (id, left) in left {
             self.metrics.unacknowledged.inc();
             let permit = permits.remove(&id);
@@ -213,7 +213,7 @@ const fn id_of(refused: &Refused) -> StreamId {
     (refused.session, refused.generation)
 }
 
-/// What is left of a stream: its terminator, or the place and the query of its first event that was not taken.
+/// What is kept of a stream: its terminator, or the position, digest and query id of its first event that was not accepted.
 enum Left<'a> {
     Terminator(bus::Entry<'a>),
     Stream(Position, Option<Digest>, String),

@@ -1,4 +1,4 @@
-//! The worker in virtual time, against a bus that fails on demand.
+//! Tests of the worker in virtual time, with a bus that fails on demand.
 
 use super::*;
 use crate::{
@@ -36,7 +36,7 @@ impl Bench {
         Self { bus, metrics, permits: Arc::new(Semaphore::new(100)), commands, stop, task }
     }
 
-    /// Starts a stream of generation 1 now, `after` the bench began.
+    /// Starts a stream of generation 1 at `after` from the start of the bench.
     async fn start(&self, n: u128, after: Duration, itl_ms: &str, tokens: u64) {
         let timing = Timing {
             ttft_ms: "0".parse().unwrap(),
@@ -55,7 +55,7 @@ impl Bench {
         self.commands.send(Command::Cancel((session(n), 1))).await.unwrap();
     }
 
-    /// Lets virtual time run until the worker has nothing left to do.
+    /// Runs virtual time until the worker is idle.
     async fn finish(self) -> (Arc<RecordingBroker>, Metrics) {
         drop(self.commands);
         self.task.await.unwrap();
@@ -72,9 +72,9 @@ fn event(frame: &str) -> Event<'_> {
     }
 }
 
-/// In virtual time nothing is late by more than the timer's millisecond.
+/// In virtual time no event is later than the timer's resolution of 1 ms.
 #[tokio::test(start_paused = true)]
-async fn plays_the_schedule() {
+async fn events_follow_the_schedule() {
     let bench = Bench::new(1 << 20);
     for n in 0..20 {
         bench.start(n, Duration::ZERO, "50", 18).await;
@@ -96,9 +96,9 @@ async fn plays_the_schedule() {
     assert_eq!((metrics.tokens.get(), metrics.unheard.get()), (360, 380));
 }
 
-/// Whatever the bus does with a batch, it gets every event once and in order, and later ones gather behind it.
+/// With any failure of an append, the bus gets every event once and in order. Later events wait behind the failed batch.
 #[tokio::test(start_paused = true)]
-async fn a_failed_batch_is_sent_again_before_anything_else() {
+async fn a_failed_batch_is_sent_again_first() {
     for failure in [Failure::Lost, Failure::AnswerLost] {
         let bench = Bench::new(1 << 20);
         bench.bus.fail_appends(&[failure; 12]);
@@ -115,7 +115,7 @@ async fn a_failed_batch_is_sent_again_before_anything_else() {
     }
 }
 
-/// …but not for ever: whoever waits is told, and gets what was enqueued before.
+/// A stream that a full outbox holds back for too long ends with an error, behind the events enqueued before.
 #[tokio::test(start_paused = true)]
 async fn streams_that_are_held_back_too_long_end_with_an_error() {
     let bench = Bench::new(500);
@@ -135,7 +135,7 @@ async fn streams_that_are_held_back_too_long_end_with_an_error() {
     }
 }
 
-/// A full outbox holds the streams back: they run late by the bus's doing, not by the simulator's, and nothing is dropped.
+/// A full outbox holds the streams back. Nothing is dropped, and their delay counts for the bus and not for the simulator.
 #[tokio::test(start_paused = true)]
 async fn a_full_outbox_holds_the_streams_back() {
     let bench = Bench::new(4_000);
@@ -163,9 +163,9 @@ async fn a_full_outbox_holds_the_streams_back() {
     assert!(metrics.bus_lag.above(5_000_000) > 5_000, "the bus's lateness shows");
 }
 
-/// Only what fell due while the outbox was full is the bus's doing.
+/// Only the delay of events that became due while the outbox was full counts for the bus.
 #[test]
-fn a_backlog_excuses_what_fell_due_in_it_alone() {
+fn a_backlog_covers_only_events_that_became_due_in_it() {
     let backlog = Backlog::held(Some(Backlog::held(None, 1_000)), 4_000).looked_at(5_000).looked_at(9_000);
     for (due_us, handed_us) in [(500, 1_000), (1_000, 1_000), (3_000, 3_000), (5_000, 5_000), (5_001, 9_500)]
     {
@@ -173,7 +173,7 @@ fn a_backlog_excuses_what_fell_due_in_it_alone() {
     }
 }
 
-/// What gathered during an outage goes in batches that an append can carry.
+/// Events that gathered during an outage are sent in batches of bounded size.
 #[tokio::test(start_paused = true)]
 async fn batches_are_sealed() {
     let bench = Bench::new(64 << 20);
@@ -215,7 +215,7 @@ async fn a_cancelled_stream_ends_with_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_what_runs_and_what_comes() {
+async fn a_stop_ends_running_and_queued_streams() {
     let bench = Bench::new(1 << 20);
     bench.bus.open_gate(false);
     bench.start(1, Duration::ZERO, "50", 100).await;
@@ -233,7 +233,7 @@ async fn a_stop_ends_what_runs_and_what_comes() {
     }
 }
 
-/// A bus that refuses is tried again from the first event that it did not take, whatever it refuses in between.
+/// After a refusal, the append is retried from the first event that was not accepted.
 #[tokio::test(start_paused = true)]
 async fn every_kth_entry_is_refused_and_nothing_is_lost() {
     for nth in 2..7 {
@@ -252,9 +252,9 @@ async fn every_kth_entry_is_refused_and_nothing_is_lost() {
     }
 }
 
-/// Refusals of a fraction of a second and of 29 s are outlasted.
+/// Streams survive refusals of a fraction of a second and of 29 s.
 #[tokio::test(start_paused = true)]
-async fn streams_outlast_a_bus_that_refuses_for_a_while() {
+async fn streams_survive_a_bus_that_refuses_for_a_while() {
     for time in [Duration::from_millis(300), Duration::from_secs(29)] {
         let bench = Bench::new(1 << 20);
         for n in 0..3 {
@@ -273,7 +273,7 @@ async fn streams_outlast_a_bus_that_refuses_for_a_while() {
     }
 }
 
-/// After half a minute the streams end, and their terminators follow what was taken, however long that takes.
+/// After 30 s the streams end. Their terminators follow the accepted events when the bus accepts events again.
 #[tokio::test(start_paused = true)]
 async fn a_bus_that_refuses_for_too_long_gets_terminators_alone() {
     let bench = Bench::new(1 << 20);
@@ -294,7 +294,7 @@ async fn a_bus_that_refuses_for_too_long_gets_terminators_alone() {
     }
 }
 
-/// A refusal of an unknown kind delays its own session alone, and ends its stream if it lasts.
+/// A refusal of an unknown kind delays its session alone, and ends the stream if it lasts.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_refused_waits_aside() {
     for ended in [false, true] {
@@ -346,9 +346,9 @@ async fn a_stale_stream_ends_silently_and_a_refused_one_with_an_error() {
     assert_eq!(metrics.refused.get(), 1);
 }
 
-/// A Redis that has lost its data meanwhile would take them.
+/// Waiting events of a fenced-off stream are dropped, because a Redis that lost its data meanwhile would accept them.
 #[tokio::test(start_paused = true)]
-async fn what_waits_of_a_stale_stream_is_not_sent() {
+async fn waiting_events_of_a_stale_stream_are_not_sent() {
     let bench = Bench::new(1 << 20);
     bench.start(1, Duration::ZERO, "50", 10).await;
     sleep(Duration::from_millis(120)).await;
@@ -363,7 +363,7 @@ async fn what_waits_of_a_stale_stream_is_not_sent() {
 
 const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 
-/// The session must not stay busy, and its place among the running queries must not stay taken.
+/// The session must not stay busy, and its permit must be returned.
 #[tokio::test(start_paused = true)]
 async fn a_terminator_that_is_refused_for_good_releases_its_claim() {
     let soon = Duration::from_secs(2);
@@ -402,7 +402,7 @@ async fn a_terminator_that_is_refused_for_good_releases_its_claim() {
     }
 }
 
-/// A bus that refuses even the release keeps neither the place nor the worker.
+/// If the bus refuses the release too, the permit is returned and the worker can end.
 #[tokio::test(start_paused = true)]
 async fn a_release_that_is_refused_is_given_up_after_a_minute() {
     let bench = Bench::new(1 << 20);
@@ -419,7 +419,7 @@ async fn a_release_that_is_refused_is_given_up_after_a_minute() {
     assert!(bus.appends() < 40, "{} appends", bus.appends());
 }
 
-/// Many streams that wait aside share their appends, and all of them get everything in the end.
+/// Many streams that wait aside share appends, and each gets all its events in the end.
 #[tokio::test(start_paused = true)]
 async fn streams_that_wait_aside_share_appends() {
     const STREAMS: u128 = 90;

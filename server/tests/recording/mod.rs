@@ -1,4 +1,4 @@
-//! A bus for tests: it keeps what it was given, and fails, stalls, refuses or forgets when it is told to. It has no lanes.
+//! A bus for tests: it records what it gets, and fails, stalls or refuses on demand. It has no lanes.
 
 #![allow(dead_code, reason = "every test uses another part of it")]
 
@@ -17,10 +17,10 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 
-/// The bus.
+/// The recording bus.
 pub struct RecordingBroker {
     state: Mutex<State>,
-    /// Closed, an append waits.
+    /// While false, appends wait.
     gate: watch::Sender<bool>,
     ready: watch::Sender<bool>,
     control: mpsc::Sender<Control>,
@@ -31,11 +31,11 @@ pub struct RecordingBroker {
 /// How an append fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing of it arrived.
+    /// Nothing arrived.
     Lost,
-    /// All of it arrived, and the answer was lost.
+    /// Everything arrived, and the reply was lost.
     AnswerLost,
-    /// It was refused for good.
+    /// The bus refused it for good.
     Refused,
 }
 
@@ -57,7 +57,7 @@ struct State {
     calls: Vec<usize>,
     claimed_at: Vec<tokio::time::Instant>,
     left: bool,
-    /// Every so many appended entries and calls are refused with these words.
+    /// Every n-th entry is refused with these words, counted over all appends.
     refusing: Option<(usize, String)>,
     entries_tried: usize,
 }
@@ -98,12 +98,12 @@ impl RecordingBroker {
         events.into_iter().filter(|event| event.0 == session).map(|event| (event.1, event.2)).collect()
     }
 
-    /// How often an append was asked for.
+    /// Returns the number of appends.
     pub fn appends(&self) -> usize {
         self.state.lock().appends
     }
 
-    /// The most bytes that one append carried.
+    /// Returns the bytes of the largest append.
     pub fn largest_append(&self) -> usize {
         self.state.lock().largest_append
     }
@@ -173,12 +173,12 @@ impl RecordingBroker {
         self.gate.send_replace(open);
     }
 
-    /// Whether the bus says that it can serve.
+    /// Sets whether the bus is ready.
     pub fn set_ready(&self, ready: bool) {
         self.ready.send_replace(ready);
     }
 
-    /// Waits, five seconds at most, until what the bus holds is as wanted.
+    /// Waits at most five seconds until the bus holds what is wanted.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !wanted(self) {
