@@ -1,5 +1,5 @@
-//! Accepts connections and serves HTTP on them until they upgrade or end. Whoever is slow to say what it wants, or says
-//! too much, is cut off here; it knows nothing of sessions.
+//! Accepts connections and serves HTTP on them until they upgrade or end. It bounds the number of connections, and the size and the time
+//! of each request's head.
 
 use crate::{
     config::Config,
@@ -26,66 +26,66 @@ use tokio::task::AbortHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
-/// The longest head of a request, in bytes: room for the longest token and what browsers and balancers add.
+/// The largest head of a request, in bytes: enough for the longest token and the headers of browsers and load balancers.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Connections that speak HTTP and are no sockets (yet), above the number of sockets.
+/// Number of connections without a WebSocket that are allowed in addition to `MAX_CONNECTIONS`.
 pub(crate) const SPARE_CONNECTIONS: usize = 256;
 
-/// Accepts until `stop`, then lets requests that are being answered finish.
+/// Accepts connections until `stop`. Then it waits at most a second for open requests.
 pub(crate) async fn accept(listeners: Listeners, gateway: Arc<Gateway>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let most = gateway.config.max_connections.saturating_add(SPARE_CONNECTIONS);
     let mut acceptor = Acceptor::default();
-    let mut silent = Silent::default();
+    let mut http_connections = HttpConnections::default();
     loop {
         let Some(accepted) = stop.run_until_cancelled(next(&listeners, &gateway.config)).await else { break };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 let failed = acceptor.failed(&error, || accept_now(listeners.accept())).await;
-                gateway.terms.metrics.not_accepted(failed.label());
+                gateway.shared.metrics.not_accepted(failed.label());
                 continue;
             }
         };
         acceptor.accepted();
         if connections.len() + gateway.sessions.len() >= most {
-            let reason = if silent.end_one() { "silent" } else { "too_many_connections" };
-            gateway.terms.metrics.not_accepted(reason);
+            let reason = if http_connections.close_silent() { "silent" } else { "too_many_connections" };
+            gateway.shared.metrics.not_accepted(reason);
             if reason != "silent" {
                 continue;
             }
         }
-        let asks = Arc::new(AtomicBool::new(false));
-        let task = connections.spawn(serve(stream, peer, gateway.clone(), asks.clone(), stop.clone()));
-        silent.add(task.abort_handle(), asks);
+        let busy = Arc::new(AtomicBool::new(false));
+        let task = connections.spawn(serve(stream, peer, gateway.clone(), busy.clone(), stop.clone()));
+        http_connections.add(task.abort_handle(), busy);
     }
     drop(listeners);
     connections.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), connections.wait()).await;
 }
 
-/// The connections that speak HTTP, the oldest first. Where there are too many, one that asks for nothing makes room: clients that
-/// connect and say nothing, or say it very slowly, shut nobody out.
+/// The connections without a WebSocket, the oldest first, each with a flag that is set while a request is answered. If there are too
+/// many, one without a request is closed, so that clients that connect and send nothing cannot lock others out.
 #[derive(Default)]
-struct Silent(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+struct HttpConnections(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
 
-impl Silent {
-    fn add(&mut self, task: AbortHandle, asks: Arc<AtomicBool>) {
+impl HttpConnections {
+    fn add(&mut self, task: AbortHandle, busy: Arc<AtomicBool>) {
         while self.0.front().is_some_and(|(task, _)| task.is_finished()) {
             self.0.pop_front();
         }
-        // One that lives long at the front keeps those behind it: they are removed before they are many.
+        // A long connection at the front keeps finished ones behind it. They are removed before the queue would grow.
         if self.0.len() == self.0.capacity() {
             self.0.retain(|(task, _)| !task.is_finished());
         }
-        self.0.push_back((task, asks));
+        self.0.push_back((task, busy));
     }
 
-    /// Ends the oldest that asks for nothing; false if all ask for something.
-    fn end_one(&mut self) -> bool {
-        let silent = |(task, asks): &(AbortHandle, Arc<AtomicBool>)| {
-            !task.is_finished() && !asks.load(Ordering::Relaxed)
+    /// Closes the oldest connection without a request. Returns false if all have one.
+    fn close_silent(&mut self) -> bool {
+        let silent = |(task, busy): &(AbortHandle, Arc<AtomicBool>)| {
+            !task.is_finished() && !busy.load(Ordering::Relaxed)
         };
         let Some(at) = self.0.iter().position(silent) else { return false };
         if let Some((task, _)) = self.0.remove(at) {
@@ -95,7 +95,7 @@ impl Silent {
     }
 }
 
-/// The next connection, with the options that every socket has.
+/// Accepts the next connection and sets its options.
 async fn next(listeners: &Listeners, config: &Config) -> io::Result<(Socket, Peer)> {
     let (socket, peer) = listeners.accept().await?;
     if let Some(bytes) = config.send_buffer_bytes {
@@ -104,23 +104,23 @@ async fn next(listeners: &Listeners, config: &Config) -> io::Result<(Socket, Pee
     Ok((socket, peer))
 }
 
-/// Serves one connection; `asks` is set while a request is being answered.
+/// Serves one connection. `busy` is set while a request is answered, and stays set after an upgrade.
 async fn serve(
     stream: Socket,
     peer: Peer,
     gateway: Arc<Gateway>,
-    asks: Arc<AtomicBool>,
+    busy: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
     let mut http1 = http1::Builder::new();
     http1.timer(TokioTimer::new()).header_read_timeout(gateway.config.header_timeout).max_buf_size(MAX_HEAD);
     let service = service_fn(move |request| {
-        let (gateway, asks) = (gateway.clone(), asks.clone());
+        let (gateway, busy) = (gateway.clone(), busy.clone());
         async move {
-            asks.store(true, Ordering::Relaxed);
-            let answer = http::answer(&gateway, peer, request).await;
-            asks.store(answer.status() == ::http::StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
-            Ok::<_, Infallible>(answer)
+            busy.store(true, Ordering::Relaxed);
+            let response = http::respond(&gateway, peer, request).await;
+            busy.store(response.status() == ::http::StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
         }
     });
     let mut connection = pin!(http1.serve_connection(TokioIo::new(stream), service).with_upgrades());
@@ -132,7 +132,7 @@ async fn serve(
         }
     };
     if let Err(error) = served {
-        debug!("a connection ended badly: {error}");
+        debug!("a connection ended with an error: {error}");
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
-    async fn accepted_sockets_do_not_delay() {
+    async fn accepted_sockets_have_nodelay_and_the_configured_send_buffer() {
         let mut config = Config::new(Secret::new(&"k".repeat(32)).unwrap());
         config.send_buffer_bytes = Some(8192);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

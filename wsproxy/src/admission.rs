@@ -1,195 +1,55 @@
-//! Whether a request may become a socket, and where its stream starts. Pure checks over the request's head; what needs
-//! the bus or a free seat is decided elsewhere.
+//! Decides whether a request may become a socket, and where its stream starts. The checks are pure functions of the request's head.
+//! Limits that depend on the gateway's state are checked in `gateway`.
 
-use crate::rate::whole_seconds;
+use crate::{
+    handshake::{self, Handshake},
+    refusal::Refusal,
+};
 use bus::Start;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
-use protocol::{ParsePositionError, SessionId, TokenError, Verifier, parse_ws_path};
+use http::{HeaderMap, HeaderValue, Request, header};
+use protocol::{SessionId, Verifier};
 use std::time::{Duration, Instant};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// A request that passed every check.
 #[derive(Debug)]
 pub(crate) struct Admission {
     pub(crate) session: SessionId,
     pub(crate) start: Start,
-    /// When the token runs out.
+    /// When the token expires.
     pub(crate) expires: Option<Instant>,
     /// The value of `Sec-WebSocket-Accept`.
     pub(crate) accept: String,
-    /// The client offered the subprotocol `bearer`, which is then answered.
+    /// The client offered the subprotocol `bearer`, so the response must name it.
     pub(crate) subprotocol: bool,
 }
 
-/// Why a request does not become a socket.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error("gateway is draining, connect to another one")]
-    Draining,
-    #[error("gateway is full, try again later")]
-    Full,
-    #[error("too many clients connect at once, try again in {} s", whole_seconds(*wait))]
-    Rate {
-        /// Until there is a place.
-        wait: Duration,
-    },
-    #[error("not found: {0}")]
-    NotFound(String),
-    #[error("this path speaks WebSocket: send `Connection: upgrade` and `Upgrade: websocket`")]
-    NotAnUpgrade,
-    #[error("WebSocket version 13 is needed, in `Sec-WebSocket-Version`")]
-    Version,
-    #[error("{0}")]
-    Malformed(&'static str),
-    #[error("a token is needed: `Authorization: Bearer <jwt>`, or the subprotocols `bearer, <jwt>`")]
-    NoToken,
-    #[error("{0}")]
-    Token(#[from] TokenError),
-    #[error("too many bad tokens from this address, try again in {retry_after} s")]
-    BadTokens {
-        /// In seconds.
-        retry_after: u64,
-    },
-    #[error("last event id: {0}")]
-    Position(#[from] ParsePositionError),
-    #[error("last event id: {0}")]
-    BeyondTheEnd(String),
-    #[error("gateway has no bus, try again later")]
-    BusDown,
-}
-
-impl Refusal {
-    pub(crate) const fn status(&self) -> StatusCode {
-        match self {
-            Self::Draining | Self::Full | Self::Rate { .. } | Self::BusDown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::NotAnUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Malformed(_) | Self::Position(_) | Self::BeyondTheEnd(_) => StatusCode::BAD_REQUEST,
-            Self::NoToken => StatusCode::UNAUTHORIZED,
-            Self::Token(_) => StatusCode::FORBIDDEN,
-            Self::BadTokens { .. } => StatusCode::TOO_MANY_REQUESTS,
-        }
-    }
-
-    /// The header that tells the client what to do.
-    pub(crate) fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
-        let (name, value) = match self {
-            Self::Rate { wait } => return Some((header::RETRY_AFTER, whole_seconds(*wait).into())),
-            Self::BadTokens { retry_after } => return Some((header::RETRY_AFTER, (*retry_after).into())),
-            Self::Draining => (header::RETRY_AFTER, "1"),
-            Self::Full | Self::BusDown => (header::RETRY_AFTER, "2"),
-            Self::NotAnUpgrade => (header::UPGRADE, "websocket"),
-            Self::Version => (header::SEC_WEBSOCKET_VERSION, "13"),
-            Self::NoToken => (header::WWW_AUTHENTICATE, "Bearer"),
-            _ => return None,
-        };
-        Some((name, HeaderValue::from_static(value)))
-    }
-
-    /// When to come back, in milliseconds, where whole seconds would keep the client away for longer than needed.
-    pub(crate) fn retry_after_ms(&self) -> Option<u64> {
-        match self {
-            Self::Rate { wait } => u64::try_from(wait.as_micros().div_ceil(1000)).ok(),
-            _ => None,
-        }
-    }
-
-    /// The label of the metric `wsproxy_upgrades_total`.
-    pub(crate) const fn label(&self) -> &'static str {
-        match self {
-            Self::Draining => "draining",
-            Self::Full => "full",
-            Self::Rate { .. } => "rate",
-            Self::NotFound(_) => "not_found",
-            Self::NotAnUpgrade | Self::Version | Self::Malformed(_) => "bad_handshake",
-            Self::NoToken => "no_token",
-            Self::Token(_) => "bad_token",
-            Self::BadTokens { .. } => "bad_token_rate",
-            Self::Position(_) | Self::BeyondTheEnd(_) => "bad_position",
-            Self::BusDown => "bus_down",
-        }
-    }
-}
-
-/// A request for a socket, of which only what costs little has been looked at.
-#[derive(Debug)]
-pub(crate) struct Knock {
-    session: SessionId,
-    accept: String,
-}
-
-/// Checks path and handshake, in the order in which a client would want to hear.
-pub(crate) fn knock<B>(request: &Request<B>) -> Result<Knock, Refusal> {
-    if request.method() != Method::GET {
-        return Err(Refusal::NotFound(format!("{} is no method of this path", request.method())));
-    }
-    let path = request.uri().path();
-    let (_, session) = parse_ws_path(path).map_err(|error| Refusal::NotFound(error.to_string()))?;
-    let accept = check_handshake(request.version(), request.headers())?;
-    if has_body(request.headers()) {
-        // Frames follow the head: a body would be read as some.
-        return Err(Refusal::Malformed(
-            "a WebSocket handshake has no body: leave `Content-Length` and `Transfer-Encoding` out",
-        ));
-    }
-    Ok(Knock { session, accept })
-}
-
-impl Knock {
+impl Admission {
     /// Checks the token, which costs a signature, then the position.
-    pub(crate) fn admit<B>(self, request: &Request<B>, verifier: &Verifier) -> Result<Admission, Refusal> {
+    ///
+    /// # Errors
+    /// The first check that failed.
+    pub(crate) fn check<B>(
+        handshake: Handshake,
+        request: &Request<B>,
+        verifier: &Verifier,
+    ) -> Result<Self, Refusal> {
         let headers = request.headers();
         let offered = subprotocols(headers);
         let token = authorization(headers).or_else(|| bearer_of(&offered)).ok_or(Refusal::NoToken)?;
         let now = host::unix_time();
-        let grant = verifier.verify(token, self.session, now)?;
-        Ok(Admission {
-            session: self.session,
+        let grant = verifier.verify(token, handshake.session, now)?;
+        Ok(Self {
+            session: handshake.session,
             start: start(headers, request.uri().query())?,
             expires: grant.until.and_then(|until| expiry(until, now)),
-            accept: self.accept,
+            accept: handshake.accept,
             subprotocol: offered.iter().any(|protocol| protocol.eq_ignore_ascii_case("bearer")),
         })
     }
 }
 
-/// RFC 6455, section 4.2.1; answers the value of `Sec-WebSocket-Accept`.
-fn check_handshake(version: Version, headers: &HeaderMap) -> Result<String, Refusal> {
-    if version != Version::HTTP_11 {
-        return Err(Refusal::Malformed("a WebSocket handshake needs HTTP/1.1"));
-    }
-    if !has_word(headers, header::CONNECTION, "upgrade") || !has_word(headers, header::UPGRADE, "websocket") {
-        return Err(Refusal::NotAnUpgrade);
-    }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Refusal::Version);
-    }
-    match headers.get(header::SEC_WEBSOCKET_KEY) {
-        // 16 bytes in base64.
-        Some(key) if key.len() == 24 => Ok(derive_accept_key(key.as_bytes())),
-        _ => Err(Refusal::Malformed("`Sec-WebSocket-Key` must be 16 bytes in base64")),
-    }
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TRANSFER_ENCODING)
-        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0")
-}
-
-fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
-    words(headers, name).any(|found| found.eq_ignore_ascii_case(word))
-}
-
-/// The comma-separated words of all headers of this name.
-fn words(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter();
-    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim_ascii)
-}
-
 fn subprotocols(headers: &HeaderMap) -> Vec<&str> {
-    words(headers, header::SEC_WEBSOCKET_PROTOCOL).filter(|word| !word.is_empty()).collect()
+    handshake::words(headers, header::SEC_WEBSOCKET_PROTOCOL).filter(|word| !word.is_empty()).collect()
 }
 
 fn authorization(headers: &HeaderMap) -> Option<&str> {
@@ -197,13 +57,13 @@ fn authorization(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_ascii())
 }
 
-/// The token of the pair `bearer, <jwt>`.
+/// Returns the token of the subprotocol pair `bearer, <jwt>`.
 fn bearer_of<'a>(offered: &[&'a str]) -> Option<&'a str> {
     let at = offered.iter().position(|protocol| protocol.eq_ignore_ascii_case("bearer"))?;
     offered.get(at + 1).copied()
 }
 
-/// Where the stream starts: the header, else the query parameter, else the session's cursor.
+/// Returns where the stream starts: at the position of the header, else of the query parameter, else at the session's cursor.
 fn start(headers: &HeaderMap, query: Option<&str>) -> Result<Start, Refusal> {
     let header = headers.get("last-event-id").map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
     let parameter = || {
@@ -215,7 +75,7 @@ fn start(headers: &HeaderMap, query: Option<&str>) -> Result<Start, Refusal> {
     Ok(Start::After(text.trim_ascii().parse()?))
 }
 
-/// The instant of a time since the Unix epoch; `None` for one that no clock here reaches.
+/// Converts a time since the Unix epoch to an instant. Returns `None` if an [`Instant`] cannot express it.
 fn expiry(until: Duration, now: Duration) -> Option<Instant> {
     Instant::now().checked_add(until.saturating_sub(now))
 }
@@ -223,7 +83,8 @@ fn expiry(until: Duration, now: Duration) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::{Claims, Position, Secret, Signer};
+    use crate::handshake::check_handshake;
+    use protocol::{Claims, Position, Secret, Signer, TokenError};
 
     const ID: &str = "0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11";
 
@@ -235,7 +96,7 @@ mod tests {
         Signer::new(&secret()).sign(&Claims { session_id: ID.parse().unwrap(), iat: 1, exp: None })
     }
 
-    /// A good request for `path`, with headers replaced, or left out where the value is empty.
+    /// Checks a valid request for `path` with some headers replaced, or removed if their value is empty.
     fn check(path: &str, changes: &[(&'static str, &str)]) -> Result<Admission, Refusal> {
         let authorization = format!("Bearer {}", token());
         let mut headers = vec![
@@ -250,7 +111,7 @@ mod tests {
         let request =
             headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
         let request = request.body(()).unwrap();
-        knock(&request)?.admit(&request, &Verifier::new(&secret()))
+        Admission::check(check_handshake(&request)?, &request, &Verifier::new(&secret()))
     }
 
     fn refused(changes: &[(&'static str, &str)]) -> Refusal {
@@ -258,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_request() {
+    fn a_valid_request_is_admitted() {
         let admission = check(&format!("/agent/ws/{ID}"), &[]).unwrap();
         assert_eq!(admission.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "RFC 6455's own example");
         assert_eq!((admission.start, admission.subprotocol), (Start::Cursor, false));
@@ -275,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_handshake_is_told_what_is_missing() {
+    fn a_bad_handshake_is_refused_with_what_is_missing() {
         for (header, value, refusal) in [
             ("connection", "keep-alive", Refusal::NotAnUpgrade),
             ("upgrade", "", Refusal::NotAnUpgrade),
@@ -287,8 +148,11 @@ mod tests {
         }
         let bodies = [("content-length", "5"), ("transfer-encoding", "chunked"), ("content-length", "x")];
         for (header, value) in bodies {
-            let told = refused(&[(header, value)]);
-            assert!(matches!(told, Refusal::Malformed(text) if text.contains("no body")), "{header}: {told}");
+            let refusal = refused(&[(header, value)]);
+            assert!(
+                matches!(refusal, Refusal::Malformed(text) if text.contains("no body")),
+                "{header}: {refusal}"
+            );
         }
         assert!(check(&format!("/agent/ws/{ID}"), &[("content-length", "0")]).is_ok());
         for key in ["", "short"] {
@@ -297,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_token_is_never_repeated() {
+    fn a_refusal_does_not_repeat_a_bad_token() {
         for (value, refusal) in [
             ("", Refusal::NoToken),
             ("Basic dXNlcg==", Refusal::NoToken),
@@ -311,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_position_is_named() {
+    fn a_refusal_names_a_bad_position() {
         for text in ["x", "1", "7-3-1", "-", "\u{e4}-1"] {
             let refusal = refused(&[("last-event-id", text)]);
             assert!(matches!(refusal, Refusal::Position(_)), "{text}");
@@ -324,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_methods() {
+    fn other_paths_and_methods_are_not_found() {
         for path in ["/", "/agent/ws", "/agent/ws/not-a-uuid", "/agent/ws/*"] {
             assert!(matches!(check(path, &[]), Err(Refusal::NotFound(_))), "{path}");
         }
         let post = Request::post(format!("/agent/ws/{ID}")).body(()).unwrap();
-        assert!(matches!(knock(&post), Err(Refusal::NotFound(_))));
+        assert!(matches!(check_handshake(&post), Err(Refusal::NotFound(_))));
     }
 
     #[test]
-    fn an_expiry_beyond_every_clock_is_none() {
+    fn an_expiry_that_an_instant_cannot_express_is_none() {
         assert!(expiry(Duration::MAX, Duration::ZERO).is_none());
         let soon = expiry(Duration::from_secs(110), Duration::from_secs(105)).unwrap();
         assert!(soon > Instant::now() + Duration::from_secs(3));

@@ -1,5 +1,5 @@
-//! The program's flags and environment, turned into validated settings with every fault listed at once.
-//! Nothing else in the crate reads either.
+//! Reads the program's flags and environment variables and checks them into [`Settings`]. All errors are reported together.
+//! No other file of the crate reads the environment.
 
 use crate::{Config, TrustedProxies};
 use bus::{BusConfig, Delivery, Role};
@@ -19,7 +19,7 @@ use std::{
 };
 use uuid::Uuid;
 
-/// The WebSocket gateway of Streamstress.
+/// WebSocket gateway: forwards each session's events from Redis to its client
 #[derive(Clone, Debug, Parser)]
 #[command(version, args_override_self = true)]
 pub struct Args {
@@ -29,138 +29,138 @@ pub struct Args {
     /// Port to listen on
     #[arg(long, env = "PORT", default_value_t = 4040)]
     port: u16,
-    /// A unix socket to listen on as well, for a load balancer on the same host
+    /// Unix socket to listen on in addition, for a load balancer on the same host
     #[arg(long, env = "UNIX_SOCKET", value_name = "PATH")]
     unix_socket: Option<PathBuf>,
-    /// The bus: redis://host:port/db
+    /// URL of Redis: redis://host:port/db
     #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379")]
     redis_url: String,
-    /// The key that signs tokens, 32 bytes at least
+    /// Key that signs session tokens, at least 32 bytes
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
-    /// A file that holds the key
+    /// File that holds the key
     #[arg(long, env = "JWT_SECRET_FILE")]
     jwt_secret_file: Option<String>,
-    /// The signature's algorithm: HS256, no other
+    /// Signature algorithm of session tokens: only HS256 is supported
     #[arg(long, env = "JWT_ALGORITHM", default_value = "HS256")]
     jwt_algorithm: String,
-    /// How events travel: log (nothing is lost) or pubsub (the old way)
+    /// Delivery of events: log (with replay) or pubsub (without, events can be lost)
     #[arg(long, env = "DELIVERY", default_value = "log")]
     delivery: String,
-    /// This process's name on the bus, unique in the stack [default: wsproxy-<8 hex digits>]
+    /// Name of this process, unique in the stack [default: wsproxy-<8 hex digits>]
     #[arg(long, env = "INSTANCE")]
     instance: Option<String>,
-    /// Put before every key and channel
+    /// Prefix of every Redis key and channel
     #[arg(long, env = "BUS_NAME_PREFIX", default_value = "", hide = true)]
     bus_name_prefix: String,
-    /// How long a session's keys live, in seconds, at least 60; the same as the servers'
+    /// Lifetime of a session's keys, in seconds, at least 60; use the servers' value
     #[arg(long, env = "SESSION_TTL_SECONDS", default_value_t = 10_800)]
     session_ttl_seconds: u64,
-    /// Connections to Redis that subscribe, 1 to 4
+    /// Number of subscribing Redis connections, 1 to 4
     #[arg(long, env = "SUBSCRIBER_CONNECTIONS", default_value_t = 1)]
     subscriber_connections: usize,
-    /// Seconds between pings
+    /// Time between pings, in seconds
     #[arg(long, env = "WS_PING_INTERVAL_SECS", default_value_t = 15)]
     ws_ping_interval_secs: u64,
-    /// Seconds without a pong after which a socket is closed
+    /// Time without a pong after which a socket is closed with 4003, in seconds
     #[arg(long, env = "WS_PING_TIMEOUT_SECS", default_value_t = 30)]
     ws_ping_timeout_secs: u64,
-    /// The longest message that a client may send, in bytes
+    /// Longest message that a client may send, in bytes
     #[arg(long, env = "MAX_MESSAGE_SIZE_BYTES", default_value_t = 64 << 10)]
     max_message_size_bytes: usize,
-    /// What the messages of all clients take together, in bytes, while they arrive and are published
+    /// Memory for all client messages that are arriving or being published, in bytes
     #[arg(long, env = "INBOUND_BYTES", default_value_t = 32 << 20)]
     inbound_bytes: usize,
-    /// Seconds within which a message must arrive whole, else its socket is closed with 1008
+    /// Time in which a client message must arrive completely, in seconds; else its socket is closed with 1008
     #[arg(long, env = "MESSAGE_TIMEOUT_SECONDS", default_value_t = 30)]
     message_timeout_seconds: u64,
-    /// Messages and pings a second that a client may send, and twice as many at once; 0 for no limit
+    /// Messages and pings per second that a client may send, with a burst of twice as many; 0 for no limit
     ///
-    /// What is above is dropped, and a message is answered with an error. A client that goes on is closed with 1008.
+    /// Further ones are dropped, and a message is answered with an error. A client that continues is closed with 1008.
     #[arg(long, env = "MAX_UP_RATE", default_value_t = 50)]
     max_up_rate: u32,
-    /// What may wait for a slow client, in bytes
+    /// Queue for a slow client, in bytes; if it overflows, the client is closed with 4002
     #[arg(long, env = "WS_OUTBOX_BYTES", default_value_t = 256 << 10)]
     ws_outbox_bytes: usize,
-    /// Milliseconds that a token may wait to share a segment with the next ones, while the gateway is behind; 0 for never
+    /// Time that a token may wait to share a segment with later ones while the gateway is overloaded, in milliseconds; 0 to turn this off
     #[arg(long, env = "WS_MAX_COALESCE_MS", default_value_t = 100)]
     ws_max_coalesce_ms: u64,
-    /// Sockets at most
+    /// Largest number of open sockets; further upgrades get 503
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000)]
     max_connections: usize,
-    /// New sockets a second; 0 for no limit
+    /// New sockets per second, further upgrades get 503 with Retry-After; 0 for no limit
     #[arg(long, env = "MAX_CONNECT_RATE", default_value_t = 2_000)]
     max_connect_rate: u32,
-    /// New sockets at once, above what the rate earns; 0 for one second's worth
+    /// Burst of new sockets above MAX_CONNECT_RATE; 0 for as many as in one second
     #[arg(long, env = "CONNECT_BURST", default_value_t = 0)]
     connect_burst: u32,
-    /// Bad tokens a second that are answered from one address, and four times as many at once; 0 for no limit
+    /// Invalid tokens per second and address that get an explanation, with a burst of four times as many; 0 for no limit
     ///
-    /// What is above is answered with 429. Good tokens are never refused for bad ones.
+    /// Further ones get 429. Valid tokens are never refused for it.
     #[arg(long, env = "BAD_TOKEN_RATE", default_value_t = 5)]
     bad_token_rate: u32,
-    /// Proxies whose X-Forwarded-For is believed: addresses, networks, and `unix` for the unix socket, separated by commas
+    /// Proxies whose X-Forwarded-For is trusted: comma-separated addresses, networks, and `unix` for the unix socket
     #[arg(long, env = "TRUSTED_PROXIES", default_value = "", value_name = "LIST")]
     trusted_proxies: String,
-    /// Bytes of the log that all sockets together read at a time
+    /// Memory for log pages that all sockets are reading, in bytes
     #[arg(long, env = "REPLAY_BYTES", default_value_t = 64 << 20)]
     replay_bytes: u32,
-    /// Seconds that a drain takes at most
+    /// Longest duration of a drain, in seconds
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
-    /// Milliseconds at a drain's begin in which sockets live on while the balancer notices; a quarter of the drain at most
+    /// Pause at the start of a drain in which load balancers notice it, in milliseconds; at most a quarter of DRAIN_SECONDS
     #[arg(long, env = "DRAIN_DELAY_MS", default_value_t = 1_500)]
     drain_delay_ms: u64,
-    /// Seconds over which a drain then spreads its close frames; half of the drain at most
+    /// Time over which a drain spreads its close frames, in seconds; at most half of DRAIN_SECONDS
     #[arg(long, env = "DRAIN_WINDOW_SECONDS", default_value_t = 5)]
     drain_window_seconds: u64,
-    /// Threads that serve sockets
+    /// Number of threads that serve sockets
     #[arg(long, env = "WS_THREADS", default_value_t = 1)]
     ws_threads: usize,
-    /// Ask the gateway on this host's PORT whether it is ready; exit with 0 or 1
+    /// Request /ready from the gateway on this host's PORT, then exit with 0 (ready) or 1
     #[arg(long)]
     pub health_check: bool,
     /// Old name of SUBSCRIBER_CONNECTIONS
     #[arg(long, env = "PUBSUB_POOL_SIZE", hide = true)]
     pubsub_pool_size: Option<String>,
-    /// Old, and no longer of use
+    /// Old variable without effect
     #[arg(long, env = "FASTAPI_URL", hide = true)]
     fastapi_url: Option<String>,
 }
 
-/// What the program runs with.
+/// The checked settings of a gateway process.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Address or name to listen on.
     pub host: String,
     /// Port to listen on.
     pub port: u16,
-    /// Unix socket to listen on as well.
+    /// Unix socket to listen on in addition.
     pub unix_socket: Option<PathBuf>,
-    /// Threads that serve sockets.
+    /// Number of threads that serve sockets.
     pub threads: usize,
-    /// The bus.
+    /// Settings of the bus.
     pub bus: BusConfig,
-    /// The gateway.
+    /// Settings of the gateway.
     pub gateway: Config,
-    /// What the user should know, a sentence each.
+    /// Warnings to log, for example about old names of variables.
     pub warnings: Vec<String>,
 }
 
-/// Everything that is wrong with a configuration.
+/// All errors of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(Vec<String>);
+pub struct ConfigErrors(Vec<String>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the configuration does not work:")?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+        f.write_str("invalid configuration:")?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ConfigErrors {}
 
-/// The variable of the environment that a refused value came from, if it came from one.
+/// Returns the environment variable that a rejected value came from, or `None` if it came from a flag.
 fn variable_of(error: &clap::Error, command: &clap::Command) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -175,8 +175,7 @@ fn variable_of(error: &clap::Error, command: &clap::Command) -> Option<String> {
 }
 
 impl Args {
-    /// The program's own flags and environment; a variable that is set to nothing counts as unset. Ends the program with
-    /// a message where they cannot be read.
+    /// Reads the program's flags and environment. An empty variable counts as unset. On an error, prints it and ends the program.
     #[must_use]
     pub fn read_from(arguments: impl IntoIterator<Item = OsString>) -> Self {
         let command = Self::command().mut_args(|arg| {
@@ -195,34 +194,34 @@ impl Args {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// Port to ask for health.
+    /// Returns the port for a health check.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Checks everything.
+    /// Checks all values.
     ///
     /// # Errors
-    /// Lists every fault with its value and the next step.
-    pub fn resolve(self) -> Result<Settings, Faults> {
-        let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-        self.check_ranges(&mut faults);
+    /// All values that are wrong, each with what is expected.
+    pub fn resolve(self) -> Result<Settings, ConfigErrors> {
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        self.check_ranges(&mut errors);
         let subscribers = self.subscriber_connections(&mut warnings);
         if self.fastapi_url.as_deref().is_some_and(|url| !url.is_empty()) {
-            warnings.push("FASTAPI_URL is ignored: the token alone admits a client".into());
+            warnings.push("FASTAPI_URL has no effect: a gateway checks the token alone".into());
         }
-        let delivery = self.delivery.parse().unwrap_or_else(|fault| {
-            faults.push(format!("DELIVERY: {fault}"));
+        let delivery = self.delivery.parse().unwrap_or_else(|error| {
+            errors.push(format!("DELIVERY: {error}"));
             Delivery::default()
         });
-        let trusted_proxies = self.trusted_proxies.parse().unwrap_or_else(|fault| {
-            faults.push(format!("TRUSTED_PROXIES: {fault}"));
+        let trusted_proxies = self.trusted_proxies.parse().unwrap_or_else(|error| {
+            errors.push(format!("TRUSTED_PROXIES: {error}"));
             TrustedProxies::default()
         });
-        let secret = self.secret().map_err(|fault| faults.push(fault)).ok();
+        let secret = self.secret().map_err(|error| errors.push(error)).ok();
         match secret {
-            Some(secret) if faults.is_empty() => Ok(Settings {
+            Some(secret) if errors.is_empty() => Ok(Settings {
                 bus: self.bus(delivery, subscribers),
                 gateway: Config { trusted_proxies, ..self.gateway(secret) },
                 host: self.host,
@@ -231,14 +230,14 @@ impl Args {
                 threads: self.ws_threads,
                 warnings,
             }),
-            _ => Err(Faults(faults)),
+            _ => Err(ConfigErrors(errors)),
         }
     }
 
-    fn check_ranges(&self, faults: &mut Vec<String>) {
+    fn check_ranges(&self, errors: &mut Vec<String>) {
         let mut range = |name: &str, value: u64, least: u64, most: u64| {
             if !(least..=most).contains(&value) {
-                faults.push(format!("{name}: {value} is out of range, use {least} to {most}"));
+                errors.push(format!("{name}: {value} is out of range, use {least} to {most}"));
             }
         };
         let day = 86_400;
@@ -268,7 +267,7 @@ impl Args {
         range("DRAIN_WINDOW_SECONDS", self.drain_window_seconds, 0, day);
         range("WS_THREADS", self.ws_threads as u64, 1, 256);
         if self.jwt_algorithm != "HS256" {
-            faults.push(format!("JWT_ALGORITHM: `{}` is not spoken here, use HS256", self.jwt_algorithm));
+            errors.push(format!("JWT_ALGORITHM: `{}` is not supported: use HS256", self.jwt_algorithm));
         }
     }
 
@@ -278,7 +277,7 @@ impl Args {
         };
         let taken = old.parse().map_or(self.subscriber_connections, |size: usize| size.clamp(1, 4));
         warnings.push(format!(
-            "PUBSUB_POOL_SIZE is now SUBSCRIBER_CONNECTIONS, 1 to 4: `{old}` is taken for {taken}"
+            "PUBSUB_POOL_SIZE is an old name: use SUBSCRIBER_CONNECTIONS, 1 to 4. `{old}` is read as {taken}"
         ));
         taken
     }
@@ -291,10 +290,11 @@ impl Args {
             (Some(_), Some(_)) => Err("JWT_SECRET and JWT_SECRET_FILE are both set: unset one".into()),
             (Some(secret), None) => Secret::new(secret).map_err(too_short),
             (None, Some(file)) => std::fs::read_to_string(file)
-                .map_err(|error| format!("JWT_SECRET_FILE: {file} cannot be read: {error}"))
+                .map_err(|error| format!("JWT_SECRET_FILE: cannot read `{file}`: {error}"))
                 .and_then(|secret| Secret::new(&secret).map_err(too_short)),
             (None, None) => {
-                Err("JWT_SECRET or JWT_SECRET_FILE is needed: make a key with `openssl rand -hex 32`".into())
+                Err("JWT_SECRET or JWT_SECRET_FILE is required: make a key with `openssl rand -hex 32`"
+                    .into())
             }
         }
     }
@@ -342,7 +342,7 @@ mod tests {
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
-    fn resolve(flags: &[&str]) -> Result<Settings, Faults> {
+    fn resolve(flags: &[&str]) -> Result<Settings, ConfigErrors> {
         Args::parse_from([&["wsproxy", "--jwt-secret-file="], flags].concat()).resolve()
     }
 
@@ -353,7 +353,7 @@ mod tests {
         assert!(settings.bus.instance.starts_with("wsproxy-") && settings.bus.instance.len() == 16);
         assert_eq!(settings.gateway.ping_interval, Duration::from_secs(15));
         assert!(settings.warnings.is_empty());
-        // Embedded gateways have the same bounds on what a client may hold.
+        // The defaults of embedded gateways equal those of the flags.
         let (own, flags) = (Config::new(Secret::new(KEY).unwrap()), &settings.gateway);
         assert_eq!(
             (own.max_message_bytes, own.inbound_bytes, own.message_timeout, own.up_rate, own.bad_token_rate),
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_listed_at_once() {
+    fn all_errors_are_listed_together() {
         let flags = [
             "--jwt-secret=short",
             "--jwt-algorithm=none",
@@ -403,14 +403,14 @@ mod tests {
             "MAX_MESSAGE_SIZE_BYTES (7/8 of INBOUND_BYTES at most): 90000",
             "use 1 to 87500",
             "MESSAGE_TIMEOUT_SECONDS: 0",
-            "TRUSTED_PROXIES: `haproxy`",
+            "TRUSTED_PROXIES: invalid proxy `haproxy`",
         ] {
             assert!(text.contains(name), "{name} is not in {text}");
         }
     }
 
     #[test]
-    fn the_secret_comes_from_one_place() {
+    fn the_secret_has_exactly_one_source() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
         let path = file.path().to_str().unwrap();
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn old_names_are_understood() {
+    fn old_names_are_accepted_with_a_warning() {
         let settings =
             resolve(&["--jwt-secret", KEY, "--pubsub-pool-size=32", "--fastapi-url=http://x"]).unwrap();
         assert_eq!(settings.bus.subscriber_connections, 4);

@@ -1,4 +1,4 @@
-//! What a gateway is told by its caller: limits and times, validated. It knows neither flags nor the environment.
+//! The configuration of one gateway as typed values. Flags and environment are read in `args`.
 
 use crate::{
     liveness::Limits,
@@ -15,51 +15,51 @@ use std::time::Duration;
 pub struct Config {
     /// The key that signs tokens.
     pub secret: Secret,
-    /// A socket is pinged this often.
+    /// Time between pings.
     pub ping_interval: Duration,
-    /// A socket whose oldest unanswered ping is older is closed.
+    /// A socket is closed when its oldest unanswered ping is this old.
     pub ping_timeout: Duration,
-    /// The longest message that a client may send, in bytes. More than seven eighths of `inbound_bytes` never find room.
+    /// Longest message that a client may send, in bytes. Messages above 7/8 of `inbound_bytes` are always refused.
     pub max_message_bytes: usize,
-    /// What the messages of all clients take together while they arrive and are published, in bytes.
+    /// Memory for all client messages that are arriving or being published, in bytes.
     pub inbound_bytes: usize,
-    /// A message must arrive whole within this time.
+    /// Time in which a client message must arrive completely.
     pub message_timeout: Duration,
-    /// Messages and pings a second that a client may send, and twice as many at once; 0 for no limit.
+    /// Messages and pings per second that a client may send, with a burst of twice as many. 0 for no limit.
     pub up_rate: u32,
-    /// What may wait for a slow client, in bytes of memory. A single frame larger than this passes if nothing waits.
+    /// Queue for a slow client, in bytes of memory. A single larger frame passes if the queue is empty.
     pub outbox_bytes: usize,
-    /// The kernel's send buffer a socket (`SO_SNDBUF`), where the system's own choice is not wanted.
+    /// The kernel's send buffer per socket (`SO_SNDBUF`), in bytes. `None` for the system's default.
     pub send_buffer_bytes: Option<usize>,
-    /// How long a token may be held back to share a segment with the next ones, while the gateway is behind; zero: never.
+    /// Time that a token may wait to share a segment with later ones while the gateway is overloaded. Zero turns this off.
     pub max_coalesce: Duration,
-    /// Sockets at most.
+    /// Largest number of open sockets.
     pub max_connections: usize,
-    /// Upgrades a second; 0 for no limit, which suits callers who know all their clients.
+    /// Upgrades per second. 0 for no limit, which suits embedders that know all their clients.
     pub connect_rate: u32,
-    /// Upgrades at once, above what the rate earns; 0 for one second's worth.
+    /// Burst of upgrades above the rate. 0 for as many as in one second.
     pub connect_burst: u32,
-    /// Whose `X-Forwarded-For` is believed.
+    /// The proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Bad tokens a second that are answered from one address, and four times as many at once; 0 for no limit.
+    /// Invalid tokens per second and address that get an explanation, with a burst of four times as many. 0 for no limit.
     pub bad_token_rate: u32,
-    /// Bytes of the log that all sockets together read at a time.
+    /// Memory for log pages that all sockets are reading, in bytes.
     pub replay_bytes: u32,
-    /// How long a drain takes at most.
+    /// Longest duration of a drain.
     pub drain: Duration,
-    /// A drain begins with this long a pause, in which the gateway is unready and its sockets live on: what a balancer
-    /// needs to notice. Cut to a quarter of `drain`.
+    /// Pause at the start of a drain, in which the gateway is not ready and its sockets stay open, so that load balancers notice.
+    /// At most a quarter of `drain` is used.
     pub drain_delay: Duration,
-    /// A drain then spreads its sockets' close frames over this time. Cut to half of `drain`.
+    /// Time over which a drain then spreads its close frames. At most half of `drain` is used.
     pub drain_window: Duration,
-    /// A request's headers must have come within this time.
+    /// Time limit for the head of a request.
     pub header_timeout: Duration,
-    /// A socket that the gateway closes is given this long to take what is queued and to answer.
+    /// Time for a socket that the gateway closes to take the queue and to answer the close frame.
     pub close_timeout: Duration,
 }
 
 impl Config {
-    /// The defaults with this key.
+    /// Returns the defaults with this key.
     #[must_use]
     pub fn new(secret: Secret) -> Self {
         Self {
@@ -87,23 +87,24 @@ impl Config {
         }
     }
 
-    /// What lets upgrades in at the configured rate.
+    /// Returns the limiter of upgrades, if there is a limit.
     pub(crate) fn throttle(&self) -> Option<Throttle> {
         let burst = if self.connect_burst == 0 { self.connect_rate } else { self.connect_burst };
         Throttle::new(self.connect_rate, burst)
     }
 
-    /// What bounds the bad tokens of each address; `shown` tells how many addresses there are.
+    /// Returns the limiter of invalid tokens, if there is a limit. `shown` is set to the number of addresses that it tracks.
     pub(crate) fn bad_tokens(&self, shown: Gauge) -> Option<BadTokens> {
         let rate = Rate::new(self.bad_token_rate, self.bad_token_rate.saturating_mul(4))?;
         Some(BadTokens::new(rate, shown))
     }
 
-    /// What bounds one client's messages.
+    /// Returns the limit of one client's messages, if there is one.
     pub(crate) fn up_rate(&self) -> Option<Rate> {
         Rate::new(self.up_rate, self.up_rate.saturating_mul(2))
     }
 
+    /// Returns the time limits of a socket.
     pub(crate) const fn limits(&self) -> Limits {
         Limits {
             ping_interval: self.ping_interval,
@@ -112,7 +113,7 @@ impl Config {
         }
     }
 
-    /// How often the sweep looks at every socket: often enough that no time above is missed by more than a quarter.
+    /// Returns how often the sweep visits every socket: often enough to miss no time limit by more than a quarter.
     pub(crate) fn sweep_interval(&self) -> Duration {
         let times = [self.ping_timeout, self.close_timeout, self.message_timeout];
         let shortest = times.into_iter().fold(self.ping_interval, Duration::min);

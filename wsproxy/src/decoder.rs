@@ -1,17 +1,18 @@
-//! Reads the frames that a client sends (RFC 6455, section 5): pure, over whatever pieces they arrive in. Memory grows as payload
-//! arrives, never as a header announces it, and every byte of a message is taken from the gateway's budget first. Between two
-//! messages a decoder holds nothing.
+//! Decodes the frames that a client sends (RFC 6455, section 5), in pieces of any size. It does no I/O.
+//!
+//! Memory grows as payload arrives and not when a header announces it. Every byte of a message is taken from the gateway's budget first.
+//! Between two messages a decoder holds no memory.
 
 use guard::Room;
 use protocol::CloseReason;
 
-/// What a message takes at first, in bytes; then as much again as it has.
+/// Memory for the start of a message, in bytes. It doubles as more arrives.
 const FIRST_STEP: usize = 512;
 
-/// The longest head of a client's frame: two bytes, a length of eight, a mask of four.
+/// The longest head of a client's frame, in bytes: 2, a length of 8 and a mask of 4.
 const MAX_HEAD: usize = 14;
 
-/// The longest payload of a control frame.
+/// The longest payload of a control frame, in bytes.
 const MAX_CONTROL: usize = 125;
 
 mod opcode {
@@ -23,16 +24,16 @@ mod opcode {
     pub(super) const PONG: u8 = 10;
 }
 
-/// What a client said.
+/// A message or control frame that a client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Item {
-    /// A whole text message. Its bytes stay taken from the budget until [`Decoder::settle`].
+    /// A complete text message. Its bytes stay taken from the budget until [`Decoder::settle`].
     Text(String),
-    /// A whole message that found no room in the budget and was thrown away while it arrived.
+    /// A complete message that was dropped as it arrived, because the budget was exhausted.
     NoRoom,
     Ping(Vec<u8>),
     Pong,
-    /// A close frame; its payload is what the answer repeats.
+    /// A close frame. The answer repeats its payload.
     Close(Vec<u8>),
 }
 
@@ -42,36 +43,36 @@ struct Frame {
     opcode: u8,
     last: bool,
     mask: [u8; 4],
-    /// How much of its payload has been read.
+    /// Bytes of its payload that have been read.
     read: usize,
-    /// How much of it is still to come.
+    /// Bytes of its payload that are still to come.
     left: usize,
 }
 
-/// The frames of one client.
+/// The decoder of one client's frames.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     room: Room,
-    /// The longest message.
+    /// The longest message, in bytes.
     max: usize,
     head: [u8; MAX_HEAD],
-    /// How much of a head there is.
+    /// Bytes of the head that have been read.
     has: u8,
     frame: Option<Frame>,
-    /// A message has begun, and its last frame has not ended.
+    /// A message has begun and its last frame has not ended.
     in_message: bool,
-    /// There was no room for it.
+    /// The budget was exhausted, so the message is dropped.
     skips: bool,
-    /// What the frames of the message have announced so far.
+    /// Bytes that the headers of the message's frames have announced so far.
     announced: usize,
-    /// What has arrived of the message, and space for more.
+    /// The message so far, and space for more.
     message: Vec<u8>,
     filled: usize,
     control: Vec<u8>,
 }
 
 impl Decoder {
-    /// Reads messages of `max` bytes at most, as far as `room` can be had.
+    /// Creates a decoder of messages of at most `max` bytes, which takes memory from the budget of `room`.
     pub(crate) const fn new(max: usize, room: Room) -> Self {
         Self {
             room,
@@ -88,22 +89,22 @@ impl Decoder {
         }
     }
 
-    /// Whether a frame or a message has begun and not ended.
+    /// Returns whether a frame or a message has begun and not ended.
     pub(crate) const fn is_unfinished(&self) -> bool {
         self.in_message || self.frame.is_some() || self.has > 0
     }
 
-    /// Gives the bytes of a message back to the budget that has been dealt with. Those of one that is arriving stay taken.
+    /// Returns the bytes of a handled message to the budget. Those of an arriving message stay taken.
     pub(crate) fn settle(&mut self) {
         if !self.in_message {
             self.room.clear();
         }
     }
 
-    /// Reads on until something is whole, and leaves the rest of `input`; `None` when all of it has been read.
+    /// Decodes until an item is complete, and leaves the rest of `input`. Returns `None` if all of `input` was read without one.
     ///
     /// # Errors
-    /// The rule that the client broke. Nothing is to be read after that.
+    /// The rule that the client broke. Do not decode further input after that.
     pub(crate) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Item>, CloseReason> {
         loop {
             let Some(frame) = self.frame else {
@@ -122,8 +123,8 @@ impl Decoder {
         }
     }
 
-    /// Returns where the payload of a frame may be read to directly that has `at_least` so many bytes to come.
-    /// [`Decoder::read_direct`] is to be told how many came.
+    /// Returns the memory into which the payload of a message can be read directly, if the frame has `at_least` bytes to come.
+    /// Call [`Decoder::read_direct`] with the number of bytes read.
     pub(crate) fn space(&mut self, at_least: usize) -> Option<&mut [u8]> {
         let frame = self.frame.filter(|frame| frame.opcode < opcode::CLOSE && frame.left >= at_least)?;
         if self.skips || !self.make_space(frame.left) {
@@ -133,7 +134,7 @@ impl Decoder {
         Some(&mut self.message[self.filled..end])
     }
 
-    /// Takes `count` bytes that were read into [`Decoder::space`].
+    /// Decodes `count` bytes that were read into [`Decoder::space`].
     pub(crate) fn read_direct(&mut self, count: usize) {
         if let Some(frame) = &mut self.frame {
             let payload = &mut self.message[self.filled..self.filled + count];
@@ -144,7 +145,7 @@ impl Decoder {
         }
     }
 
-    /// Reads a frame's head; false if `input` ends before it.
+    /// Reads a frame's head. Returns false if `input` ends before it is complete.
     fn read_head(&mut self, input: &mut &[u8]) -> Result<bool, CloseReason> {
         while let Some((&byte, rest)) = input.split_first() {
             *input = rest;
@@ -179,7 +180,7 @@ impl Decoder {
         if opcode == opcode::BINARY { Err(CloseReason::Binary) } else { Ok(()) }
     }
 
-    /// Begins the frame whose head is there.
+    /// Begins the frame whose head is complete.
     fn begin(&mut self) -> Result<(), CloseReason> {
         let head = self.head;
         let (opcode, len) = (head[0] & 0x0f, head_len(head[1]));
@@ -225,8 +226,7 @@ impl Decoder {
         }
     }
 
-    /// Sees to it that there is space for some of the `left` bytes of a frame. False if the budget has none: the message is
-    /// thrown away then.
+    /// Makes space for some of the `left` bytes of a frame. Returns false if the budget is exhausted, and drops the message.
     fn make_space(&mut self, left: usize) -> bool {
         if self.filled < self.message.len() {
             return true;
@@ -243,7 +243,7 @@ impl Decoder {
         true
     }
 
-    /// Ends a frame whose payload is there.
+    /// Ends a frame whose payload is complete.
     fn end(&mut self, frame: Frame) -> Result<Option<Item>, CloseReason> {
         let control = std::mem::take(&mut self.control);
         match frame.opcode {
@@ -266,7 +266,7 @@ impl Decoder {
     }
 }
 
-/// How long the head is that has this second byte. A head without a mask is refused before.
+/// Returns the length of a head with this second byte. A head without a mask has been refused before.
 const fn head_len(second: u8) -> usize {
     match second & 0x7f {
         127 => 14,
@@ -275,13 +275,13 @@ const fn head_len(second: u8) -> usize {
     }
 }
 
-/// Takes the mask off a part of a payload that begins at `offset`.
+/// Removes the mask from a part of a payload that begins at `offset`.
 fn unmask(part: &mut [u8], mask: [u8; 4], offset: usize) {
     let masks = mask.into_iter().cycle().skip(offset % 4);
     part.iter_mut().zip(masks).for_each(|(byte, mask)| *byte ^= mask);
 }
 
-/// A close frame's payload is empty, or a code and text.
+/// Checks a close frame's payload, which is empty or a code and a text.
 fn check_close(payload: &[u8]) -> Result<(), CloseReason> {
     let Some((code, text)) = payload.split_first_chunk() else {
         return if payload.is_empty() { Ok(()) } else { Err(CloseReason::Protocol) };

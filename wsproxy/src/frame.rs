@@ -1,22 +1,22 @@
-//! Encodes the frames that the gateway sends by itself: unmasked, unfragmented, header and payload apart so that a
-//! payload is never copied for its header. What a client sends, `decoder` reads.
+//! Encodes the frames that the gateway sends: unmasked and unfragmented. Header and payload are separate, so that a payload is not
+//! copied for its header. `decoder` reads the frames of clients.
 
 use protocol::CloseReason;
 
-/// What a frame is, with the final bit set.
+/// The first byte of a frame: its type with the final bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
-    /// A whole text message.
+    /// A complete text message.
     Text = 0x81,
-    /// The end of the conversation.
+    /// A close frame.
     Close = 0x88,
-    /// Wants a pong.
+    /// A ping, which the peer answers with a pong.
     Ping = 0x89,
-    /// Answers a ping.
+    /// The answer to a ping.
     Pong = 0x8a,
 }
 
-/// The longest payload of a control frame.
+/// The longest payload of a control frame, in bytes.
 const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// A frame's header: 2, 4 or 10 bytes.
@@ -27,7 +27,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header before `payload` bytes.
+    /// Encodes the header of a frame with `payload` bytes.
     #[must_use]
     pub fn new(opcode: Opcode, payload: usize) -> Self {
         let mut bytes = [0; 10];
@@ -51,14 +51,14 @@ impl Header {
         Self { bytes, len }
     }
 
-    /// What goes on the wire.
+    /// Returns the encoded header.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
-/// A close frame's payload: the code, then the text, cut at what a control frame holds.
+/// Encodes a close frame's payload: the code, then the text, cut to what a control frame can hold.
 pub(crate) fn close_payload(reason: CloseReason, text: &str) -> Vec<u8> {
     let mut payload = reason.code().to_be_bytes().to_vec();
     let mut end = text.len().min(MAX_CONTROL_PAYLOAD - payload.len());
@@ -75,7 +75,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio_tungstenite::tungstenite::{Message, WebSocket, protocol::Role};
 
-    /// What a client reads out of these bytes.
+    /// Returns the message that a client reads from these bytes.
     fn read(wire: Vec<u8>) -> Message {
         WebSocket::from_raw_socket(std::io::Cursor::new(wire), Role::Client, None).read().unwrap()
     }

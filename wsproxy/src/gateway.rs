@@ -1,14 +1,14 @@
-//! What all of a gateway's connections share, and how it drains. It holds no socket itself.
+//! The state that all connections of a gateway share, and its drain. It holds no socket itself.
 
 use crate::{
-    admission::Refusal,
     coalescing::Coalescing,
     config::Config,
-    drain::{self, Timetable},
+    drain::{self, DrainSchedule},
     metrics::{Exporter, Metrics},
-    outbox::{Outbox, Terms},
-    replay::Replay,
-    roster::Roster,
+    outbox::{Outbox, Shared},
+    refusal::Refusal,
+    replay::ReplayBudget,
+    socket_table::SocketTable,
     sources::{BadTokens, Peer},
     throttle::Throttle,
 };
@@ -30,19 +30,19 @@ pub(crate) struct Gateway {
     pub(crate) config: Config,
     pub(crate) bus: Arc<dyn Broker>,
     pub(crate) verifier: Verifier,
-    pub(crate) terms: Arc<Terms>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) exporter: Exporter,
-    pub(crate) roster: Arc<Roster>,
-    pub(crate) replay: Replay,
+    pub(crate) sockets: Arc<SocketTable>,
+    pub(crate) replay: ReplayBudget,
     throttle: Option<Mutex<Throttle>>,
     bad_tokens: Option<Mutex<BadTokens>>,
-    /// A permit a socket.
+    /// One permit per socket.
     pub(crate) slots: Arc<Semaphore>,
-    /// A task a socket.
+    /// One task per socket.
     pub(crate) sessions: TaskTracker,
     pub(crate) draining: CancellationToken,
-    /// The drain has begun to tell sockets to move.
-    pub(crate) moving: CancellationToken,
+    /// The drain has begun to close sockets.
+    pub(crate) closing: CancellationToken,
     bus_ready: watch::Receiver<bool>,
 }
 
@@ -52,10 +52,10 @@ impl Gateway {
         Arc::new(Self {
             verifier: Verifier::new(&config.secret),
             exporter: Exporter::new(&metrics, bus.clone()),
-            roster: Arc::new(Roster::new(metrics.connections.clone())),
+            sockets: Arc::new(SocketTable::new(metrics.connections.clone())),
             throttle: config.throttle().map(Mutex::new),
             bad_tokens: config.bad_tokens(metrics.bad_token_sources.clone()).map(Mutex::new),
-            replay: Replay::new(
+            replay: ReplayBudget::new(
                 config.replay_bytes,
                 metrics.replay_in_flight.clone(),
                 metrics.replay_waits.clone(),
@@ -63,7 +63,7 @@ impl Gateway {
             slots: Arc::new(Semaphore::new(config.max_connections)),
             sessions: TaskTracker::new(),
             bus_ready: bus.ready(),
-            terms: Arc::new(Terms {
+            shared: Arc::new(Shared {
                 coalescing: Coalescing::new(config.max_coalesce, metrics.coalescing.clone()),
                 inbound: Budget::new(config.inbound_bytes, metrics.inbound.clone()),
                 max_message: config.max_message_bytes,
@@ -76,79 +76,83 @@ impl Gateway {
             }),
             bus,
             draining,
-            moving: CancellationToken::new(),
+            closing: CancellationToken::new(),
             config,
         })
     }
 
-    /// Why the gateway cannot serve now.
+    /// Returns why the gateway is not ready, or `None` if it is.
     pub(crate) fn unready(&self) -> Option<&'static str> {
         if self.draining.is_cancelled() {
-            Some("gateway is draining")
+            Some("the gateway is draining")
         } else if !*self.bus_ready.borrow() {
-            Some("gateway has no bus")
+            Some("the gateway has no connection to the bus")
         } else {
             None
         }
     }
 
-    /// Lets one upgrade in, or refuses it and says when to come back.
+    /// Counts one upgrade.
+    ///
+    /// # Errors
+    /// The rate is exceeded: [`Refusal::Rate`] with the time to wait.
     pub(crate) fn enter(&self) -> Result<(), Refusal> {
         let Some(throttle) = &self.throttle else { return Ok(()) };
-        let entered = throttle.lock().enter(self.terms.opened.elapsed());
+        let entered = throttle.lock().enter(self.shared.opened.elapsed());
         entered.map_err(|wait| Refusal::Rate { wait })
     }
 
-    /// Returns what a client with a bad token is told: why, or that there were too many from its address.
+    /// Returns the refusal of a client with an invalid token: `why`, or [`Refusal::BadTokens`] if its address sent too many.
     pub(crate) fn refuse_token(&self, peer: Peer, headers: &HeaderMap, why: Refusal) -> Refusal {
         let Some(bad_tokens) = &self.bad_tokens else { return why };
         let source = self.config.trusted_proxies.source(peer, headers);
-        let entered = bad_tokens.lock().enter(source, self.terms.opened.elapsed());
+        let entered = bad_tokens.lock().enter(source, self.shared.opened.elapsed());
         entered.map_or_else(|retry_after| Refusal::BadTokens { retry_after }, |()| why)
     }
 
-    /// Waits until the balancer has noticed, tells every client to move when its turn comes, and waits for their answers.
+    /// Waits until load balancers have noticed, closes every socket as scheduled, and waits for the close handshakes, at most
+    /// [`Config::drain`] in total.
     pub(crate) async fn drain(&self) {
         let drained = tokio::time::timeout(self.config.drain, async {
-            self.tell_everybody().await;
+            self.close_sockets().await;
             self.sessions.close();
             self.sessions.wait().await;
         });
         if drained.await.is_err() {
-            warn!("drain is over, giving up {} sockets", self.sessions.len());
+            warn!("DRAIN_SECONDS are over, dropping {} sockets", self.sessions.len());
         }
     }
 
-    async fn tell_everybody(&self) {
+    async fn close_sockets(&self) {
         let Config { drain_delay, drain_window, drain, .. } = self.config;
-        let timetable = Timetable::new(drain_delay, drain_window, drain);
-        if !self.roster.is_empty() {
-            tokio::time::sleep(timetable.delay).await;
+        let schedule = DrainSchedule::new(drain_delay, drain_window, drain);
+        if !self.sockets.is_empty() {
+            tokio::time::sleep(schedule.delay).await;
         }
-        // Before the roster is read: who is seated after that tells itself.
-        self.moving.cancel();
-        let outboxes = self.roster.outboxes();
+        // Set before the table is read: a socket that is added later sees this and closes itself.
+        self.closing.cancel();
+        let outboxes = self.sockets.outboxes();
         info!("draining {} sockets", outboxes.len());
-        let slices = timetable.slices(outboxes.len());
-        let mut turns = (0..).zip(outboxes);
-        // A late slice moves the following ones: the peak counts, not the window.
+        let slices = schedule.slices(outboxes.len());
+        let mut pending = (0..).zip(outboxes);
+        // A late slice delays the following ones, because a peak of reconnects would hurt more than a longer window.
         let mut ticks = tokio::time::interval(drain::SLICE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for slice in slices {
-            if self.roster.is_empty() {
+            if self.sockets.is_empty() {
                 return;
             }
             ticks.tick().await;
-            for (nth, outbox) in turns.by_ref().take(slice) {
+            for (nth, outbox) in pending.by_ref().take(slice) {
                 if let Some(outbox) = outbox.upgrade() {
-                    tell_to_move(&outbox, drain::reconnect_after_ms(nth));
+                    close_for_drain(&outbox, drain::reconnect_after_ms(nth));
                 }
             }
         }
     }
 }
 
-/// Closes a socket of a gateway that drains.
-pub(crate) fn tell_to_move(outbox: &Outbox, reconnect_after_ms: u64) {
+/// Closes a socket of a draining gateway. Its client reconnects after `reconnect_after_ms` milliseconds.
+pub(crate) fn close_for_drain(outbox: &Outbox, reconnect_after_ms: u64) {
     outbox.close_with(CloseReason::Drain, &CloseReason::drain_text(reconnect_after_ms));
 }

@@ -1,5 +1,4 @@
-//! Asks a gateway on this host whether it is ready: what a container's health check runs instead of curl.
-//! It needs no runtime and reads no more than a status line.
+//! The health check of a container: requests `/ready` from the gateway on this host, so that the image needs no curl.
 
 use std::{
     io::{self, Read, Write},
@@ -7,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+/// Time limit of each step.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Whether the gateway on this host's `port` answers 200 to `/ready`.
+/// Returns whether the gateway on this host's `port` answers `/ready` with 200.
 ///
 /// # Errors
-/// Nobody listens, or nobody answers in time.
+/// The port is closed, or the gateway does not answer in time.
 pub fn health_check(port: u16) -> io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), PATIENCE)?;
     stream.set_nodelay(true)?;

@@ -1,9 +1,11 @@
-//! What the gateway answers over HTTP: its health, its metrics, and the upgrade that opens a socket. It reads no body.
+//! Handles HTTP requests: health, metrics, and the upgrade to a WebSocket. It reads no bodies.
 
 use crate::{
-    admission::{Admission, Refusal, knock},
-    gateway::{Gateway, tell_to_move},
+    admission::Admission,
+    gateway::{Gateway, close_for_drain},
+    handshake::check_handshake,
     outbox::Outbox,
+    refusal::Refusal,
     session::{self, Session},
     sources::Peer,
 };
@@ -15,43 +17,50 @@ use protocol::ErrorBody;
 use std::sync::Arc;
 use tracing::debug;
 
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type HttpResponse = Response<Full<Bytes>>;
 
-/// Answers one request of `peer`.
-pub(crate) async fn answer<B>(gateway: &Arc<Gateway>, peer: Peer, mut request: Request<B>) -> Answer {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+/// Returns the response to one request of `peer`.
+pub(crate) async fn respond<B>(gateway: &Arc<Gateway>, peer: Peer, mut request: Request<B>) -> HttpResponse {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
-        "/health" if reads => status("alive"),
-        "/ready" if reads => match gateway.unready() {
+        "/health" if is_read => status("alive"),
+        "/ready" if is_read => match gateway.unready() {
             None => status("ready"),
-            Some(why) => fault(StatusCode::SERVICE_UNAVAILABLE, why),
+            Some(why) => error_response(StatusCode::SERVICE_UNAVAILABLE, why),
         },
-        "/metrics" if reads => {
+        "/metrics" if is_read => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             body(StatusCode::OK, kind, gateway.exporter.text())
         }
         _ => match upgrade(gateway, peer, &mut request).await {
             Ok(answer) => {
-                gateway.terms.metrics.upgrade("ok");
+                gateway.shared.metrics.upgrade("ok");
                 answer
             }
             Err(refusal) => {
-                gateway.terms.metrics.upgrade(refusal.label());
+                gateway.shared.metrics.upgrade(refusal.label());
                 refuse(&refusal)
             }
         },
     }
 }
 
-/// Admits the request, attaches its session, and leaves the rest to the session's task.
-async fn upgrade<B>(gateway: &Arc<Gateway>, peer: Peer, request: &mut Request<B>) -> Result<Answer, Refusal> {
-    // Before the drain is looked at: one that begins later waits for this answer and its socket.
+/// Admits the request, attaches its session, and starts the session's task.
+///
+/// # Errors
+/// The first check that failed.
+async fn upgrade<B>(
+    gateway: &Arc<Gateway>,
+    peer: Peer,
+    request: &mut Request<B>,
+) -> Result<HttpResponse, Refusal> {
+    // Taken before the check of `draining`, so that a drain that begins later waits for this response and its socket.
     let _opening = gateway.sessions.token();
     if gateway.draining.is_cancelled() {
         return Err(Refusal::Draining);
     }
-    // The token comes first: only a good one takes a place from others.
-    let admitted = knock(request)?.admit(request, &gateway.verifier);
+    // The token is checked first, so that only valid requests use permits and count for the rate.
+    let admitted = Admission::check(check_handshake(request)?, request, &gateway.verifier);
     let Admission { session, start, expires, accept, subprotocol } =
         admitted.map_err(|refusal| match refusal {
             Refusal::NoToken | Refusal::Token(_) => gateway.refuse_token(peer, request.headers(), refusal),
@@ -59,29 +68,29 @@ async fn upgrade<B>(gateway: &Arc<Gateway>, peer: Peer, request: &mut Request<B>
         })?;
     let permit = gateway.slots.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
     gateway.enter()?;
-    let outbox = Outbox::new(gateway.terms.clone(), expires);
+    let outbox = Outbox::new(gateway.shared.clone(), expires);
     let attachment = gateway.bus.attach(session, start, outbox.clone()).await.map_err(|error| {
-        debug!(%session, "not attached: {error}");
+        debug!(%session, "the session could not be attached: {error}");
         match error {
             AttachError::Beyond { .. } => Refusal::BeyondTheEnd(error.to_string()),
             AttachError::Bus(_) => Refusal::BusDown,
         }
     })?;
     outbox.start_at(attachment.start());
-    let seat = gateway.roster.seat(outbox.clone());
-    if gateway.moving.is_cancelled() {
-        // The drain may have read the roster just before.
-        tell_to_move(&outbox, 0);
+    let entry = gateway.sockets.add(outbox.clone());
+    if gateway.closing.is_cancelled() {
+        // The drain may have read the table before this socket was added.
+        close_for_drain(&outbox, 0);
     }
     let resumes = matches!(start, Start::After(_));
-    let session = Session { id: session, resumes, attachment, outbox, seat, permit };
+    let session = Session { id: session, resumes, attachment, outbox, entry, permit };
     let upgrade = hyper::upgrade::on(request);
     gateway.sessions.spawn(session::run(gateway.clone(), session, upgrade));
     Ok(switching_protocols(&accept, subprotocol))
 }
 
-fn switching_protocols(accept: &str, subprotocol: bool) -> Answer {
-    let mut answer = Answer::default();
+fn switching_protocols(accept: &str, subprotocol: bool) -> HttpResponse {
+    let mut answer = HttpResponse::default();
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -95,8 +104,8 @@ fn switching_protocols(accept: &str, subprotocol: bool) -> Answer {
     answer
 }
 
-fn refuse(refusal: &Refusal) -> Answer {
-    let mut answer = fault(refusal.status(), &refusal.to_string());
+fn refuse(refusal: &Refusal) -> HttpResponse {
+    let mut answer = error_response(refusal.status(), &refusal.to_string());
     if let Some((name, value)) = refusal.header() {
         answer.headers_mut().insert(name, value);
     }
@@ -105,7 +114,7 @@ fn refuse(refusal: &Refusal) -> Answer {
     }
     let connection = match refusal.status() {
         StatusCode::UPGRADE_REQUIRED => Some("upgrade"),
-        // The next attempt costs a connection.
+        // Closing makes each further attempt cost a connection.
         StatusCode::TOO_MANY_REQUESTS => Some("close"),
         _ => None,
     };
@@ -115,17 +124,17 @@ fn refuse(refusal: &Refusal) -> Answer {
     answer
 }
 
-fn fault(status: StatusCode, detail: &str) -> Answer {
+fn error_response(status: StatusCode, detail: &str) -> HttpResponse {
     let detail = ErrorBody { detail: detail.to_owned() };
     body(status, "application/json", serde_json::to_string(&detail).expect("a string always encodes"))
 }
 
-fn status(word: &str) -> Answer {
+fn status(word: &str) -> HttpResponse {
     body(StatusCode::OK, "application/json", format!(r#"{{"status":"{word}"}}"#))
 }
 
-fn body(status: StatusCode, kind: &'static str, text: String) -> Answer {
-    let mut answer = Answer::new(Full::from(text));
+fn body(status: StatusCode, kind: &'static str, text: String) -> HttpResponse {
+    let mut answer = HttpResponse::new(Full::from(text));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer

@@ -1,5 +1,5 @@
-//! What a client sends: pongs, closes, and JSON objects for the session's up channel. It writes nothing itself; answers
-//! go through the outbox, so they never cut into an event's frame and are bounded with the rest.
+//! Handles what a client sends: pings, pongs, close frames, and JSON objects for the session's up channel. Answers go through the outbox,
+//! so they do not split an event's frame and share its bound.
 
 use crate::{
     decoder::{Decoder, Item},
@@ -17,15 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is read at a time, in bytes; longer payloads are read to where they stay.
+/// Size of a read, in bytes. Longer payloads are read directly into the message.
 const CHUNK: usize = 256;
 
-/// How a client's side of the conversation ended.
+/// How reading from a client ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Close frames went both ways, or the client's came and ours is on its way.
+    /// The client sent a close frame, and ours was sent or queued.
     Handshake,
-    /// The client broke a rule: it has been told, and what it sends from here on is not read as frames.
+    /// The client broke a rule and was sent a close frame. Its further bytes are discarded.
     Violation,
     /// The connection ended without the client's close frame.
     Eof,
@@ -33,27 +33,28 @@ pub(crate) enum End {
     Lost,
 }
 
-/// Whether a client keeps to the rate of its messages.
+/// Whether a client keeps the limit on the rate of its messages.
 enum Pace {
+    /// Within the limit.
     Fine,
-    /// Too many: this one is dropped.
+    /// Above the limit: this message is dropped.
     Over,
-    /// Far too many: it does not heed that.
+    /// Above twice the burst: the client ignores refusals, so it is closed.
     Flood,
 }
 
 /// One socket's reader.
 pub(crate) struct Inbound {
     decoder: Decoder,
-    /// What came right behind the request.
+    /// Bytes that arrived together with the request.
     early: Bytes,
     chunk: [u8; CHUNK],
     /// The part of `chunk` that was read from the socket and not yet decoded.
     begin: usize,
     end: usize,
-    /// The sweep has been told that a message is arriving.
-    told: bool,
-    /// The time up to which the budget of messages is spent.
+    /// The outbox knows that a message is arriving.
+    arriving: bool,
+    /// The time up to which the message rate is used up: see [`Rate`](crate::rate::Rate).
     spent: Duration,
     outbox: Arc<Outbox>,
     bus: Arc<dyn Broker>,
@@ -61,17 +62,17 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    /// Reads the socket of `outbox`; `early` is what came right behind the request.
+    /// Creates the reader of the socket of `outbox`. `early` holds the bytes that arrived together with the request.
     pub(crate) fn new(outbox: Arc<Outbox>, bus: Arc<dyn Broker>, session: SessionId, early: Bytes) -> Self {
-        let terms = outbox.terms();
-        let decoder = Decoder::new(terms.max_message, Room::new(terms.inbound.clone()));
+        let shared = outbox.shared();
+        let decoder = Decoder::new(shared.max_message, Room::new(shared.inbound.clone()));
         Self {
             decoder,
             early,
             chunk: [0; CHUNK],
             begin: 0,
             end: 0,
-            told: false,
+            arriving: false,
             spent: Duration::ZERO,
             outbox,
             bus,
@@ -79,13 +80,13 @@ impl Inbound {
         }
     }
 
-    /// Reads until the client's side ends.
+    /// Reads and handles items until the client's side ends.
     pub(crate) async fn run(&mut self) -> End {
         loop {
             tokio::task::coop::consume_budget().await;
             match self.decode() {
                 Ok(Some(item)) => {
-                    if let Some(end) = Box::pin(self.obey(item)).await {
+                    if let Some(end) = Box::pin(self.handle(item)).await {
                         return end;
                     }
                     continue;
@@ -97,7 +98,7 @@ impl Inbound {
                 Ok(0) => return End::Eof,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.tell(self.decoder.is_unfinished());
+                    self.set_arriving(self.decoder.is_unfinished());
                     let Some(socket) = self.outbox.socket() else { return End::Lost };
                     if socket.readable().await.is_err() {
                         return End::Lost;
@@ -108,7 +109,7 @@ impl Inbound {
         }
     }
 
-    /// The next thing that the client said, out of what has been read.
+    /// Decodes the next item from the bytes that have been read.
     fn decode(&mut self) -> Result<Option<Item>, CloseReason> {
         if !self.early.is_empty() {
             let mut input = &self.early[..];
@@ -128,7 +129,7 @@ impl Inbound {
         item
     }
 
-    /// Reads what the socket has; all that was read before has been decoded.
+    /// Reads from the socket. All earlier bytes have been decoded.
     fn read(&mut self) -> io::Result<usize> {
         let socket = self.outbox.socket().ok_or(io::ErrorKind::NotConnected)?;
         if let Some(space) = self.decoder.space(CHUNK) {
@@ -141,18 +142,18 @@ impl Inbound {
         Ok(self.end)
     }
 
-    /// Tells the sweep, which has the time, whether a message is arriving.
-    fn tell(&mut self, arriving: bool) {
-        if self.told != arriving {
-            self.told = arriving;
+    /// Tells the outbox whether a message is arriving. The sweep compares the time.
+    fn set_arriving(&mut self, arriving: bool) {
+        if self.arriving != arriving {
+            self.arriving = arriving;
             self.outbox.set_arriving(arriving.then(Instant::now));
         }
     }
 
-    /// Does what the client's message asks for.
-    async fn obey(&mut self, item: Item) -> Option<End> {
+    /// Handles one item. Returns how reading ends, if it does.
+    async fn handle(&mut self, item: Item) -> Option<End> {
         if !self.decoder.is_unfinished() {
-            self.tell(false);
+            self.set_arriving(false);
         }
         if let Item::Close(payload) = item {
             self.outbox.closed_by_peer();
@@ -161,16 +162,16 @@ impl Inbound {
         }
         let pace = self.pace();
         match (item, pace) {
-            (_, Pace::Flood) => return Some(self.flood()),
+            (_, Pace::Flood) => return Some(self.close_flood()),
             (Item::Pong, _) => self.outbox.pong(),
             (Item::Ping(payload), Pace::Fine) => self.outbox.answer(Opcode::Pong, &payload),
-            (Item::Text(text), Pace::Fine) => self.up(text).await,
+            (Item::Text(text), Pace::Fine) => self.publish(text).await,
             (Item::NoRoom, _) => {
-                self.outbox.terms().metrics.up_no_room.inc();
+                self.outbox.shared().metrics.up_no_room.inc();
                 self.refuse("the gateway has no room for the message, send it again later");
             }
             (Item::Text(_), Pace::Over) => {
-                self.refuse("too many messages at once, this one was dropped: send fewer");
+                self.refuse("too many messages (MAX_UP_RATE), this one was dropped: send fewer");
             }
             (Item::Ping(_), Pace::Over) | (Item::Close(_), _) => {}
         }
@@ -178,22 +179,22 @@ impl Inbound {
         None
     }
 
-    /// Counts a message, and says what that makes of the client.
+    /// Counts a message against the client's rate.
     fn pace(&mut self) -> Pace {
-        let terms = self.outbox.terms();
-        let Some(rate) = terms.up_rate else { return Pace::Fine };
-        let now = terms.opened.elapsed();
+        let shared = self.outbox.shared();
+        let Some(rate) = shared.up_rate else { return Pace::Fine };
+        let now = shared.opened.elapsed();
         self.spent = rate.after(self.spent, now);
         let excess = rate.excess(self.spent, now);
         if excess.is_zero() {
             return Pace::Fine;
         }
-        terms.metrics.up_throttled.inc();
+        shared.metrics.up_throttled.inc();
         if excess <= rate.burst { Pace::Over } else { Pace::Flood }
     }
 
-    fn flood(&self) -> End {
-        self.violation(CloseReason::Policy, "too many messages, and no fewer after refusals")
+    fn close_flood(&self) -> End {
+        self.violation(CloseReason::Policy, "too many messages (MAX_UP_RATE), also after refusals")
     }
 
     fn violation(&self, reason: CloseReason, text: &str) -> End {
@@ -201,18 +202,18 @@ impl Inbound {
         End::Violation
     }
 
-    /// Publishes a client's message, or tells it why not. The next message is read when the bus has taken this one.
-    async fn up(&self, text: String) {
+    /// Publishes a client's message, or sends the client an error. The next message is read after the bus accepted this one.
+    async fn publish(&self, text: String) {
         if self.outbox.phase() != Phase::Open {
             return;
         }
-        if let Err(fault) = check_message(&text) {
-            return self.outbox.refuse_message(&fault);
+        if let Err(error) = check_message(&text) {
+            return self.outbox.refuse_message(&error);
         }
         match self.bus.send_up(self.session, Bytes::from(text)).await {
-            Ok(()) => _ = self.outbox.terms().metrics.up_messages.inc(),
+            Ok(()) => _ = self.outbox.shared().metrics.up_messages.inc(),
             Err(error) => {
-                self.outbox.refuse_message(&format!("message was not published, send it again: {error}"));
+                self.outbox.refuse_message(&format!("the message was not published, send it again: {error}"));
             }
         }
     }
@@ -224,17 +225,17 @@ impl Inbound {
     }
 }
 
-/// A message must be a JSON object.
+/// Checks that a message is a JSON object.
 fn check_message(text: &str) -> Result<(), String> {
     if !text.trim_ascii_start().starts_with('{') {
-        return Err("message is not a JSON object".into());
+        return Err("the message is not a JSON object".into());
     }
     serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map(|_| ())
-        .map_err(|error| format!("message is not valid JSON: {error}"))
+        .map_err(|error| format!("the message is not valid JSON: {error}"))
 }
 
-/// Reads and forgets until the client's side ends, so that a last close frame is not lost to a reset.
+/// Reads and discards until the client's side ends. Unread bytes would make the kernel reset the connection and lose our close frame.
 pub(crate) async fn discard(socket: &Socket) {
     let mut buffer = [0; 1024];
     loop {
@@ -255,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_json_objects_go_up() {
+    fn only_json_objects_are_published() {
         for good in ["{}", r#" {"type":"stop"}"#, "{\"a\":[1,2,{\"b\":null}]}\n"] {
             assert_eq!(check_message(good), Ok(()), "{good}");
         }

@@ -1,5 +1,6 @@
-//! The WebSocket gateway: one socket a session, fed from the bus's lanes, with bounds on everything that can grow.
-//! It looks no session up and keeps none: the token alone admits, and any gateway can serve any session.
+//! The WebSocket gateway: one socket per session, fed from the bus, with bounds on everything that can grow.
+//!
+//! A gateway stores no sessions and looks none up. A valid token admits a client, and any gateway can serve any session.
 
 mod accept;
 mod admission;
@@ -10,6 +11,7 @@ mod decoder;
 mod drain;
 pub mod frame;
 mod gateway;
+mod handshake;
 mod health_check;
 mod http;
 mod inbound;
@@ -19,14 +21,15 @@ mod outbox;
 pub mod process;
 pub mod program;
 mod rate;
+mod refusal;
 mod replay;
-mod roster;
 mod session;
 mod socket;
+mod socket_table;
 mod sources;
 mod throttle;
 
-pub use args::{Args, Faults, Settings};
+pub use args::{Args, ConfigErrors, Settings};
 pub use config::Config;
 pub use health_check::health_check;
 pub use socket::Listeners;
@@ -38,8 +41,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// Serves `listeners`, usually one `TcpListener`, until `shutdown`, then drains: unready at once and no new sockets, the open ones
-/// told to move a few at a time. Returns when the last socket has gone, or when [`Config::drain`] is over.
+/// Serves `listeners`, usually one `TcpListener`, until `shutdown`, then drains: it refuses new sockets and closes the open ones a few at
+/// a time. Returns when the last socket is closed or [`Config::drain`] is over.
 ///
 /// # Errors
 /// The listener has no address, or a task of the gateway panicked.
@@ -54,10 +57,10 @@ pub async fn run(
     let gateway = Gateway::new(config, bus, shutdown.clone());
     let stop = CancellationToken::new();
     let _stop_if_dropped = stop.clone().drop_guard();
-    let sweep = roster::sweep(gateway.roster.clone(), gateway.config.sweep_interval(), stop.clone());
+    let sweep = socket_table::sweep(gateway.sockets.clone(), gateway.config.sweep_interval(), stop.clone());
     let sweeping = tokio::spawn(sweep);
-    let watching = tokio::spawn(coalescing::watch(gateway.clone(), stop.clone()));
-    let releasing = tokio::spawn(coalescing::release(gateway.clone(), stop.clone()));
+    let watching = tokio::spawn(watch_lag(gateway.clone(), stop.clone()));
+    let releasing = tokio::spawn(release_held(gateway.clone(), stop.clone()));
     let accepting = tokio::spawn(accept::accept(listeners, gateway.clone(), stop.clone()));
     shutdown.cancelled().await;
     gateway.drain().await;
@@ -67,4 +70,15 @@ pub async fn run(
     watching.await?;
     releasing.await?;
     Ok(())
+}
+
+/// Watches the event loop's lag until `stop`.
+async fn watch_lag(gateway: Arc<Gateway>, stop: CancellationToken) {
+    let is_idle = || gateway.sockets.is_empty();
+    stop.run_until_cancelled(gateway.shared.coalescing.watch(is_idle)).await;
+}
+
+/// Releases events that were held back, until `stop`.
+async fn release_held(gateway: Arc<Gateway>, stop: CancellationToken) {
+    stop.run_until_cancelled(gateway.shared.coalescing.release()).await;
 }

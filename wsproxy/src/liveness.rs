@@ -1,20 +1,20 @@
-//! When a socket is pinged, when it counts as dead, when its token has run out, and when a message takes too long: pure decisions
-//! over the time that the sweep tells. It owns no timer and sends nothing.
+//! Decides when a socket is pinged, and when it is closed because of a missing pong, an expired token or an unfinished message.
+//! The decisions are pure functions of the time that the sweep passes.
 
 use protocol::CloseReason;
 use std::time::{Duration, Instant};
 
-/// What the sweep does with a socket.
+/// What the sweep does with a socket now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Nothing,
     Ping,
     Close(CloseReason),
-    /// Close, because a message did not arrive whole in time.
+    /// Close it, because a message did not arrive completely in time.
     Unfinished,
 }
 
-/// How long things may take.
+/// The time limits of a socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) ping_interval: Duration,
@@ -22,13 +22,13 @@ pub(crate) struct Limits {
     pub(crate) message_timeout: Duration,
 }
 
-/// One socket's signs of life.
+/// The times that decide about one socket.
 #[derive(Debug)]
 pub(crate) struct Liveness {
     pinged: Instant,
     /// When the oldest ping without a pong was sent.
     unanswered: Option<Instant>,
-    /// Since when a message of the client's has been arriving.
+    /// Since when a client message has been arriving.
     pub(crate) arriving: Option<Instant>,
     expires: Option<Instant>,
 }
@@ -38,6 +38,7 @@ impl Liveness {
         Self { pinged: now, unanswered: None, arriving: None, expires }
     }
 
+    /// Returns what is due at `now`.
     pub(crate) fn due(&mut self, now: Instant, limits: Limits) -> Due {
         let Limits { ping_interval, ping_timeout, message_timeout } = limits;
         let lasts = |since: Instant, time| now.saturating_duration_since(since) >= time;
@@ -58,7 +59,7 @@ impl Liveness {
         Due::Ping
     }
 
-    /// Any pong answers every ping before it.
+    /// Notes a pong, which answers all pings before it.
     pub(crate) const fn pong(&mut self) {
         self.unanswered = None;
     }
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_answers_lives_on() {
+    fn a_client_that_answers_pings_stays_open() {
         check(None, &[(1, false, Due::Nothing), (15, false, Due::Ping), (29, true, Due::Nothing)]);
         check(
             None,
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_silent_is_given_its_time() {
+    fn a_silent_client_is_closed_after_the_timeout() {
         let dead = Due::Close(CloseReason::NoPong);
         check(
             None,
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_arrives_for_too_long() {
+    fn a_message_that_arrives_for_too_long_closes_the_socket() {
         let start = Instant::now();
         let mut liveness = Liveness::new(start, None);
         liveness.arriving = Some(start + Duration::from_secs(5));
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_runs_out() {
+    fn an_expired_token_closes_the_socket() {
         check(Some(20), &[(15, false, Due::Ping), (20, true, Due::Close(CloseReason::TokenExpired))]);
     }
 }

@@ -1,4 +1,4 @@
-//! What the gateway counts, and its text for Prometheus. Counters are plain atomics; nothing is computed before a scrape.
+//! The gateway's metrics and their text for Prometheus. Counters are atomics, and the text is made at each scrape.
 
 use crate::coalescing::Shown;
 use bus::Broker;
@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc};
 
 type Labels = [(&'static str, &'static str); 1];
 
-/// The gateway's counters.
+/// The gateway's metrics. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
@@ -42,17 +42,17 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// An upgrade request ended with `result`.
+    /// Counts an upgrade request by its result.
     pub(crate) fn upgrade(&self, result: &'static str) {
         self.upgrades.get_or_create(&[("result", result)]).inc();
     }
 
-    /// A connection was not accepted, or was closed before it said what it wanted.
+    /// Counts a connection that was not accepted, or closed before its first request.
     pub(crate) fn not_accepted(&self, reason: &'static str) {
         self.not_accepted.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// A socket was closed, by the gateway (the label of its reason), by the client, or by an accident.
+    /// Counts a closed socket. `reason` is the label of the gateway's close reason, `client`, or `lost`.
     pub(crate) fn close(&self, reason: &'static str) {
         self.closes.get_or_create(&[("reason", reason)]).inc();
     }
@@ -60,34 +60,34 @@ impl Metrics {
     fn register_inbound(&self, own: &mut Registry) {
         own.register(
             "up_throttled",
-            "Client messages and pings above MAX_UP_RATE, which were dropped",
+            "Client messages and pings dropped because they exceeded MAX_UP_RATE",
             self.up_throttled.clone(),
         );
         own.register(
             "up_no_room",
-            "Client messages that found no room in INBOUND_BYTES, which were dropped",
+            "Client messages dropped because INBOUND_BYTES were used up",
             self.up_no_room.clone(),
         );
         own.register(
             "up_unfinished",
-            "Client messages that did not arrive whole within MESSAGE_TIMEOUT_SECONDS, whose sockets were closed",
+            "Sockets closed because a client message did not arrive within MESSAGE_TIMEOUT_SECONDS",
             self.up_unfinished.clone(),
         );
         own.register_with_unit(
             "inbound",
-            "Room in INBOUND_BYTES that is taken by client messages",
+            "Bytes of INBOUND_BYTES in use by client messages",
             Unit::Bytes,
             self.inbound.clone(),
         );
         own.register(
             "bad_token_sources",
-            "Addresses whose bad tokens are being counted",
+            "Addresses whose invalid tokens are being counted",
             self.bad_token_sources.clone(),
         );
     }
 }
 
-/// Makes the text of `/metrics`.
+/// Renders the text of `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Exporter(Registry);
 
@@ -96,30 +96,34 @@ impl Exporter {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(BusCounters(bus)));
         let own = registry.sub_registry_with_prefix("wsproxy");
-        own.register("connections", "Sockets that are open", metrics.connections.clone());
-        own.register("events", "Events handed to sockets or their queues", metrics.events.clone());
-        own.register_with_unit("out", "Taken by sockets", Unit::Bytes, metrics.bytes.clone());
-        own.register("direct_writes", "Frames that a socket took at once", metrics.direct_writes.clone());
+        own.register("connections", "Open sockets", metrics.connections.clone());
+        own.register("events", "Events written to sockets or queued for them", metrics.events.clone());
+        own.register_with_unit("out", "Bytes written to sockets", Unit::Bytes, metrics.bytes.clone());
+        own.register("direct_writes", "Frames written to a socket at once", metrics.direct_writes.clone());
         own.register(
             "queued_frames",
-            "Frames that had to wait for their socket",
+            "Frames queued because their socket took nothing more",
             metrics.queued_frames.clone(),
         );
         own.register(
             "held_frames",
-            "Frames held back to go out with the next one, while the gateway was behind",
+            "Frames held back to share a segment with the next one, while the gateway was overloaded",
             metrics.held_frames.clone(),
         );
         let Shown { batch, lag } = metrics.coalescing.clone();
-        own.register("events_per_segment", "Events that a segment carries at most", batch);
+        own.register("events_per_segment", "Largest number of events per segment", batch);
         own.register_with_unit(
             "loop_lag",
-            "How late the event loop wakes, the median of the last looks",
+            "Lateness of the event loop, median of the last 15 samples",
             Unit::Seconds,
             lag,
         );
-        own.register("dropped_frames", "Queued frames that a close dropped", metrics.dropped_frames.clone());
-        own.register("outbox_overflows", "Queues that grew past their bound", metrics.overflows.clone());
+        own.register("dropped_frames", "Queued frames dropped by a close", metrics.dropped_frames.clone());
+        own.register(
+            "outbox_overflows",
+            "Sockets closed because their queue exceeded WS_OUTBOX_BYTES",
+            metrics.overflows.clone(),
+        );
         own.register("gaps", "Gaps announced to clients", metrics.gaps.clone());
         own.register("pings", "Pings sent", metrics.pings.clone());
         own.register("pongs", "Pongs received", metrics.pongs.clone());
@@ -128,25 +132,26 @@ impl Exporter {
         metrics.register_inbound(own);
         own.register_with_unit(
             "replay_in_flight",
-            "Room in REPLAY_BYTES that is taken by pages of the log",
+            "Bytes of REPLAY_BYTES in use by log pages",
             Unit::Bytes,
             metrics.replay_in_flight.clone(),
         );
         own.register(
             "replay_waits",
-            "Pages of the log that had to wait for room in REPLAY_BYTES",
+            "Log pages that had to wait because REPLAY_BYTES were in use",
             metrics.replay_waits.clone(),
         );
-        own.register("upgrades", "Upgrade requests by result", metrics.upgrades.clone());
-        own.register("closes", "Sockets closed by reason", metrics.closes.clone());
+        own.register("upgrades", "Upgrade requests, by result", metrics.upgrades.clone());
+        own.register("closes", "Closed sockets, by reason", metrics.closes.clone());
         own.register(
             "not_accepted",
-            "Connections that were refused before they asked for anything, by reason",
+            "Connections closed before their first request, by reason",
             metrics.not_accepted.clone(),
         );
         Self(registry)
     }
 
+    /// Returns all metrics in OpenMetrics' text form.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.0).expect("a string takes every write");
@@ -154,7 +159,7 @@ impl Exporter {
     }
 }
 
-/// The bus's counters, read at each scrape.
+/// The bus's counters, which are read at each scrape.
 struct BusCounters(Arc<dyn Broker>);
 
 impl fmt::Debug for BusCounters {
@@ -167,7 +172,7 @@ impl Collector for BusCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for (name, value) in self.0.counters().iter() {
             let name = format!("bus_{name}");
-            let metric = encoder.encode_descriptor(&name, "Counted by the bus", None, MetricType::Counter)?;
+            let metric = encoder.encode_descriptor(&name, "Counter of the bus", None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
         Ok(())

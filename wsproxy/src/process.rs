@@ -1,5 +1,4 @@
-//! What the program takes from the operating system: its log, its limits, its port, its signals. The library's callers who embed a
-//! gateway need none of it.
+//! Sets up a gateway process: log, limits, ports and signals. Embedders of the library do not need it.
 
 use crate::{
     accept::SPARE_CONNECTIONS,
@@ -14,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// Logs to stderr: what `RUST_LOG` asks for, else everything from `info` up.
+/// Logs to stderr, filtered by `RUST_LOG`. The default level is `info`.
 pub fn log_to_stderr() {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
     let colours = std::io::stderr().is_terminal();
@@ -22,30 +21,30 @@ pub fn log_to_stderr() {
         .with_env_filter(filter)
         .with_ansi(colours)
         .with_writer(std::io::stderr)
-        // It would be told on stderr, which panics when stderr takes nothing.
+        // Internal errors would be printed to stderr, which panics when stderr is closed.
         .log_internal_errors(false)
         .init();
 }
 
-/// Takes the port, and the unix socket where there is to be one.
+/// Listens on the port, and on the unix socket if `unix` names one.
 ///
 /// # Errors
-/// Names the address, and what to do if another program has it.
+/// The address cannot be bound. The message names it and the variable to change.
 pub async fn bind(host: &str, port: u16, unix: Option<&Path>) -> anyhow::Result<Listeners> {
     let tcp = TcpListener::bind((host, port)).await.map_err(|error| {
-        anyhow::anyhow!("cannot listen on {host}:{port}: {error}; choose another with HOST and PORT")
+        anyhow::anyhow!("cannot listen on {host}:{port}: {error}; choose another address with HOST and PORT")
     })?;
     let Some(path) = unix else { return Ok(tcp.into()) };
     let unix = bind_unix(path).map_err(|error| {
-        anyhow::anyhow!("cannot listen on {}: {error}; choose another with UNIX_SOCKET", path.display())
+        anyhow::anyhow!("cannot listen on {}: {error}; choose another path with UNIX_SOCKET", path.display())
     })?;
     Ok(Listeners::from(tcp).and_unix(unix))
 }
 
-/// Open files besides the sockets: connections that do not speak WebSocket, the bus, the runtime, the log.
+/// Open files besides the sockets: connections without a WebSocket, the bus, the runtime and the log.
 const SPARE_FILES: u64 = SPARE_CONNECTIONS as u64 + 64;
 
-/// Raises the soft limit of open files to the hard one; answers a warning where so many sockets do not fit below it.
+/// Raises the soft limit of open files to the hard limit. Returns a warning if `max_connections` sockets do not fit.
 #[must_use]
 pub fn raise_open_files(max_connections: usize) -> Option<String> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
@@ -57,33 +56,35 @@ fn too_few_files(max_connections: usize, limit: u64) -> Option<String> {
     let needed = (max_connections as u64).saturating_add(SPARE_FILES);
     (needed > limit).then(|| {
         format!(
-            "MAX_CONNECTIONS={max_connections} takes {needed} open files and this process may have {limit}: lower it to \
+            "MAX_CONNECTIONS={max_connections} needs {needed} open files and this process may have {limit}: lower it to \
              {}, or raise the hard limit (`ulimit -Hn`, `LimitNOFILE=`, `ulimits: nofile`)",
             limit.saturating_sub(SPARE_FILES)
         )
     })
 }
 
-/// A token that is cancelled at the first SIGTERM, SIGINT or SIGHUP (unless that is ignored, as below `nohup`).
+/// Returns a token that is cancelled at the first SIGTERM, SIGINT or SIGHUP. A SIGHUP that the parent set to be ignored, as `nohup` does,
+/// stays ignored.
 ///
 /// # Errors
-/// The system takes no signal handler.
+/// A signal handler cannot be installed.
 pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
     let shutdown = CancellationToken::new();
-    let told = shutdown.clone();
+    let signalled = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = hung_up(&mut hangup) => {}
         }
-        told.cancel();
+        signalled.cancel();
     });
     Ok(shutdown)
 }
 
+/// Waits for SIGHUP, and for ever if it is ignored.
 async fn hung_up(hangup: &mut Option<Signal>) {
     match hangup {
         Some(hangup) => {
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_open_files_are_named_with_what_fits() {
+    fn a_warning_about_open_files_names_what_fits() {
         assert_eq!(too_few_files(10_000, 20_000), None);
         assert_eq!(too_few_files(680, 1_000), None);
         let warning = too_few_files(10_000, 1_024).unwrap();
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_unix_socket_is_taken_from_the_dead_alone() {
+    async fn a_unix_socket_replaces_that_of_a_dead_process_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gateway.sock");
         let listeners = bind("127.0.0.1", 0, Some(&path)).await.unwrap();
@@ -118,7 +119,7 @@ mod tests {
         let taken = bind("127.0.0.1", 0, Some(&path)).await.unwrap_err().to_string();
         assert!(taken.contains("gateway.sock") && taken.contains("UNIX_SOCKET"), "{taken}");
         drop(listeners);
-        assert!(path.exists(), "what a process that was killed leaves behind");
+        assert!(path.exists(), "a killed process leaves its socket behind");
         bind("127.0.0.1", 0, Some(&path)).await.unwrap();
     }
 }

@@ -1,40 +1,40 @@
-//! What all sockets together hold of the log while they read it: a budget in bytes, given out in the order of asking.
-//! It reads nothing, and a page larger than the whole budget is read alone rather than never.
+//! The budget in bytes for log pages that all sockets are reading. Room is given in the order of requests. A page larger than the whole
+//! budget is read alone.
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The budget of one gateway.
+/// The replay budget of one gateway.
 #[derive(Debug)]
-pub(crate) struct Replay {
+pub(crate) struct ReplayBudget {
     free: Semaphore,
     size: u32,
     in_flight: Gauge,
     waits: Counter,
 }
 
-/// Room for a page that is being read; given back when dropped.
+/// The room of a page that is being read. Dropping it returns the room.
 #[derive(Debug)]
-pub(crate) struct Room<'a> {
+pub(crate) struct PageRoom<'a> {
     permit: SemaphorePermit<'a>,
     in_flight: &'a Gauge,
 }
 
-impl Drop for Room<'_> {
+impl Drop for PageRoom<'_> {
     fn drop(&mut self) {
         self.in_flight.dec_by(i64::try_from(self.permit.num_permits()).unwrap_or(i64::MAX));
     }
 }
 
-impl Replay {
-    /// A budget of `bytes`, which `in_flight` shows; `waits` counts the pages that found too little of it left.
+impl ReplayBudget {
+    /// Creates a budget of `bytes`. `in_flight` shows the bytes in use, and `waits` counts the pages that had to wait.
     pub(crate) fn new(bytes: u32, in_flight: Gauge, waits: Counter) -> Self {
         let size = bytes.max(1);
         Self { free: Semaphore::new(size as usize), size, in_flight, waits }
     }
 
     /// Waits for room for a page of `bytes`.
-    pub(crate) async fn room(&self, bytes: usize) -> Room<'_> {
+    pub(crate) async fn room(&self, bytes: usize) -> PageRoom<'_> {
         let share = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.size);
         let permit = match self.free.try_acquire_many(share) {
             Ok(permit) => permit,
@@ -44,7 +44,7 @@ impl Replay {
             }
         };
         self.in_flight.inc_by(share.into());
-        Room { permit, in_flight: &self.in_flight }
+        PageRoom { permit, in_flight: &self.in_flight }
     }
 }
 
@@ -54,12 +54,12 @@ mod tests {
     use futures_util::{FutureExt, future::join_all};
     use std::cell::Cell;
 
-    fn budget(bytes: u32) -> Replay {
-        Replay::new(bytes, Gauge::default(), Counter::default())
+    fn budget(bytes: u32) -> ReplayBudget {
+        ReplayBudget::new(bytes, Gauge::default(), Counter::default())
     }
 
     #[tokio::test]
-    async fn the_budget_holds_whoever_asks() {
+    async fn the_budget_is_never_exceeded() {
         let replay = budget(1000);
         let (most, done) = (Cell::new(0), Cell::new(0));
         let pages = (0..200usize).map(|n| {
@@ -92,13 +92,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_much_is_not_overtaken_for_ever() {
+    async fn a_large_page_is_not_overtaken_by_small_ones() {
         let replay = budget(10);
         let first = replay.room(6).await;
         let mut large = Box::pin(replay.room(9));
         assert!(large.as_mut().now_or_never().is_none());
         let mut small = Box::pin(replay.room(2));
-        assert!(small.as_mut().now_or_never().is_none(), "there would be room, but another waits longer");
+        assert!(small.as_mut().now_or_never().is_none(), "there is room, but the large page waits longer");
         drop(first);
         drop(large.now_or_never().expect("its turn"));
         assert!(small.now_or_never().is_some());

@@ -1,5 +1,5 @@
-//! The stream under a socket: TCP, or a unix socket from a load balancer on the same host, which costs a quarter of a
-//! loopback hop. Whoever reads and writes it need not know which.
+//! A connection over TCP or a unix socket, with one interface. A load balancer on the same host uses the unix socket, which costs a quarter
+//! of a hop over loopback.
 
 use crate::sources::Peer;
 use std::{
@@ -16,10 +16,10 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
-/// The longest frame that is put together to be written: a plain write costs the kernel less than one of two parts.
+/// The longest frame that is copied into one buffer, in bytes: a plain write costs less than a vectored one.
 const PIECE: usize = 512;
 
-/// Where a gateway accepts: always a TCP port, and a unix socket where it was given one.
+/// The listeners of a gateway: a TCP port and an optional unix socket.
 #[derive(Debug)]
 pub struct Listeners {
     tcp: TcpListener,
@@ -33,21 +33,21 @@ impl From<TcpListener> for Listeners {
 }
 
 impl Listeners {
-    /// Accepts on this unix socket too.
+    /// Adds a unix socket.
     #[must_use]
     pub fn and_unix(self, unix: UnixListener) -> Self {
         Self { unix: Some(unix), ..self }
     }
 
-    /// The port's address.
+    /// Returns the address of the TCP port.
     ///
     /// # Errors
-    /// The system's own.
+    /// The error of the system.
     pub fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// The next connection on either, and who is at its other end.
+    /// Accepts the next connection of either listener.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, Peer)> {
         let unix = async {
             match &self.unix {
@@ -66,7 +66,7 @@ impl Listeners {
     }
 }
 
-/// Takes the unix socket at `path`, in the place of one that a process left behind.
+/// Listens on the unix socket at `path`, and replaces one that a dead process left.
 ///
 /// # Errors
 /// Another process listens there, or the path cannot be used.
@@ -81,14 +81,14 @@ pub(crate) fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// A connection.
+/// An accepted connection.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Calls the same method on either.
+/// Calls a method of either stream.
 macro_rules! either {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket {
@@ -107,7 +107,7 @@ impl Socket {
         either!(self, stream => stream.try_write_vectored(parts))
     }
 
-    /// Writes a frame's header and payload, or what the socket takes of them.
+    /// Writes a frame's header and payload. Returns how many bytes the socket took.
     pub(crate) fn try_write_frame(&self, [header, payload]: [&[u8]; 2]) -> io::Result<usize> {
         let len = header.len() + payload.len();
         if len > PIECE {
@@ -119,8 +119,8 @@ impl Socket {
         either!(self, stream => stream.try_write(&piece[..len]))
     }
 
-    /// Bytes of memory that hold what the peer has not read yet. A unix socket knows; what a TCP socket could tell is what its
-    /// peer's kernel has not acknowledged, which says more of the distance than of the peer.
+    /// Returns the bytes of memory that hold what the peer has not read. `None` for TCP, which only knows what the peer's kernel has not
+    /// acknowledged: that depends more on the distance than on the peer.
     pub(crate) fn unread(&self) -> Option<usize> {
         match self {
             Self::Tcp(_) => None,
@@ -128,13 +128,13 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to read, or the end. For one task at a time, whose waker takes the place of the last
-    /// one's: what the runtime offers to several at once is ten times as large.
+    /// Waits until the socket can be read. Only one task may wait at a time, because a new waker replaces the old one. The runtime's future
+    /// for several tasks is ten times as large.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         poll_fn(|cx| either!(self, stream => stream.poll_read_ready(cx))).await
     }
 
-    /// Waits until something can be written. For one task at a time, as [`Socket::readable`] is.
+    /// Waits until the socket can be written. Only one task may wait at a time: see [`Socket::readable`].
     pub(crate) async fn writable(&self) -> io::Result<()> {
         poll_fn(|cx| either!(self, stream => stream.poll_write_ready(cx))).await
     }

@@ -1,5 +1,5 @@
-//! Where a request came from, and how many bad tokens came from there. A flood of them from one address costs that address its answers
-//! and nobody else anything: good tokens never pay for bad ones, not even those from the same address.
+//! Finds a request's source address and limits invalid tokens per source. A flood of invalid tokens affects only the answers to further
+//! invalid tokens of its source: valid tokens are never refused for it.
 
 use crate::rate::{Rate, whole_seconds};
 use http::HeaderMap;
@@ -12,13 +12,13 @@ use std::{
     time::Duration,
 };
 
-/// Addresses that are told apart at a time; all others share one budget.
+/// Number of sources with separate budgets. All others share one budget.
 const MAX_SOURCES: usize = 4096;
 
-/// How often a full table is searched for addresses whose budget is full again.
+/// Shortest time between searches of a full table for sources whose budget is full again.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     Ip(IpAddr),
@@ -26,7 +26,7 @@ pub(crate) enum Peer {
     Unix,
 }
 
-/// Where requests come from. Of IPv6 the network of 64 bits, all of which one client may have.
+/// The source of requests: an IPv4 address, or an IPv6 network of 64 bits, because one client can own all of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Ip(IpAddr),
@@ -45,8 +45,8 @@ impl From<Peer> for Source {
     }
 }
 
-/// The proxies whose `X-Forwarded-For` is believed: a comma-separated list of addresses, networks, and `unix` for whoever
-/// connects to the gateway's unix socket.
+/// The proxies whose `X-Forwarded-For` is trusted. The text form is a comma-separated list of addresses, networks, and `unix` for peers of
+/// the gateway's unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     unix: bool,
@@ -56,7 +56,7 @@ pub struct TrustedProxies {
 /// An entry is not an address, a network or `unix`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a proxy: give addresses, networks or `unix`, separated by commas, for example unix,10.0.0.0/8"
+    "invalid proxy `{0}`: expected comma-separated addresses, networks or `unix`, for example unix,10.0.0.0/8"
 )]
 pub struct ParseProxyError(String);
 
@@ -78,8 +78,8 @@ impl FromStr for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Returns where a request of `peer` came from. If `peer` is a trusted proxy, this is the last address in `X-Forwarded-For` that
-    /// is not itself a trusted proxy: a client may have written what is further left. Else it is `peer`.
+    /// Returns the source of a request of `peer`. For a trusted proxy it is the last address in `X-Forwarded-For` that is not a trusted proxy
+    /// too. Addresses further left may be invented by the client. For any other peer it is `peer`.
     pub(crate) fn source(&self, peer: Peer, headers: &HeaderMap) -> Source {
         let mut client = peer;
         let values = headers.get_all("x-forwarded-for").into_iter().rev();
@@ -101,33 +101,33 @@ impl TrustedProxies {
     }
 }
 
-/// Reads an address, with or without a port.
+/// Parses an address with or without a port.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// How many bad tokens each address may still send.
+/// The limiter of invalid tokens per source.
 #[derive(Debug)]
 pub(crate) struct BadTokens {
     rate: Rate,
     spent: HashMap<Source, Duration>,
-    /// What all addresses without a place in the table have spent together.
+    /// `spent` of all sources without a place in the table.
     others: Duration,
     pruned: Duration,
     shown: Gauge,
 }
 
 impl BadTokens {
-    /// `shown` tells how many addresses are being watched.
+    /// Creates the limiter. `shown` is set to the number of sources in the table.
     pub(crate) fn new(rate: Rate, shown: Gauge) -> Self {
         Self { rate, spent: HashMap::new(), others: Duration::ZERO, pruned: Duration::ZERO, shown }
     }
 
-    /// Counts one bad token from `source` at `now`, which never runs backwards.
+    /// Counts one invalid token from `source` at `now`, which must not decrease.
     ///
     /// # Errors
-    /// There were too many: the whole seconds until the next one is answered.
+    /// The limit is exceeded: the whole seconds until the next one is explained.
     pub(crate) fn enter(&mut self, source: Source, now: Duration) -> Result<(), u64> {
         if self.spent.len() >= MAX_SOURCES && now >= self.pruned + PRUNE_EVERY {
             self.pruned = now;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_speaks_for_others() {
+    fn only_a_trusted_proxys_header_counts() {
         for (trusted, peer, forwarded, expected) in [
             ("", ip("192.0.2.1"), &["198.51.100.7"][..], ip("192.0.2.1")),
             ("", Peer::Unix, &["198.51.100.7"], Peer::Unix),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_wrote_further_left_counts_for_nothing() {
+    fn addresses_invented_by_a_client_are_ignored() {
         let lists =
             [&["203.0.113.9, 198.51.100.7, 10.0.0.2"][..], &["203.0.113.9", "198.51.100.7", "10.0.0.2"]];
         for forwarded in lists {
@@ -192,15 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_not_a_proxy_is_named() {
+    fn an_invalid_proxy_is_refused_with_an_example() {
         for text in ["haproxy", "10.0.0.0/33", "10.0.0.0/8,-", "unix:/x"] {
-            let told = text.parse::<TrustedProxies>().unwrap_err().to_string();
-            assert!(told.contains("unix,10.0.0.0/8"), "{told}");
+            let error = text.parse::<TrustedProxies>().unwrap_err().to_string();
+            assert!(error.contains("unix,10.0.0.0/8"), "{error}");
         }
     }
 
     #[test]
-    fn a_client_has_a_whole_network_of_ipv6() {
+    fn an_ipv6_network_is_one_source() {
         assert_eq!(Source::from(ip("2001:db8::1")), Source::from(ip("2001:db8::2:3:4")));
         assert_ne!(Source::from(ip("2001:db8::1")), Source::from(ip("2001:db8:0:1::1")));
         assert_eq!(Source::from(ip("::ffff:192.0.2.1")), Source::from(ip("192.0.2.1")));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_a_budget_and_gets_it_back() {
+    fn each_source_has_its_own_budget_that_refills() {
         let mut bad = BadTokens::new(Rate::new(5, 20).unwrap(), Gauge::default());
         let now = Duration::from_secs(100);
         let taken =
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_who_has_become_quiet() {
+    fn the_table_is_bounded_and_forgets_quiet_sources() {
         let shown = Gauge::default();
         let mut bad = BadTokens::new(Rate::new(5, 20).unwrap(), shown.clone());
         let now = Duration::from_secs(100);

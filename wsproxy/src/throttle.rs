@@ -1,32 +1,32 @@
-//! How many upgrades a second are let in, and when those who were not should come back: pure arithmetic over the time that
-//! its caller tells. It owns no clock and remembers nobody; whom it refuses only moves the next one's place.
+//! Limits the rate of upgrades, and assigns refused clients a time to retry. It is pure arithmetic. It stores no clients: each refusal only
+//! moves the time that the next refused client gets.
 
 use crate::rate::Rate;
 use std::time::Duration;
 
-/// Nobody is told to stay away for longer: beyond it, places are given out from the front again.
+/// The longest wait of a refused client. Beyond it, times are assigned from the start again.
 const HORIZON: Duration = Duration::from_secs(30);
 
-/// A token bucket that knows when its next tokens come.
+/// A token bucket that assigns its next tokens to refused clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Throttle {
     rate: Rate,
-    /// The time up to which budget has been spent; the bucket is full when it has passed.
+    /// The time up to which the budget is used up: see [`Rate`].
     spent: Duration,
-    /// The latest place that was promised to a refused client.
-    promised: Duration,
+    /// The latest time that was assigned to a refused client.
+    assigned: Duration,
 }
 
 impl Throttle {
-    /// Lets in `rate` upgrades a second, and `burst` at once; `None` for a rate of 0, which is no limit.
+    /// Allows `rate` upgrades per second with a burst of `burst`. Returns `None` for a rate of 0, which means no limit.
     pub(crate) fn new(rate: u32, burst: u32) -> Option<Self> {
-        Some(Self { rate: Rate::new(rate, burst)?, spent: Duration::ZERO, promised: Duration::ZERO })
+        Some(Self { rate: Rate::new(rate, burst)?, spent: Duration::ZERO, assigned: Duration::ZERO })
     }
 
-    /// One upgrade at `now`, which never runs backwards.
+    /// Counts one upgrade at `now`, which must not decrease.
     ///
     /// # Errors
-    /// The bucket is empty: the time after which there is a place that nobody refused before was sent to.
+    /// The bucket is empty: the wait until a time that no earlier refused client was assigned.
     pub(crate) fn enter(&mut self, now: Duration) -> Result<(), Duration> {
         let spent = self.rate.after(self.spent, now);
         let excess = self.rate.excess(spent, now);
@@ -35,9 +35,9 @@ impl Throttle {
             return Ok(());
         }
         let next = now + excess;
-        let place = next.max(self.promised + self.rate.interval);
-        self.promised = if place > now + HORIZON { next } else { place };
-        Err(self.promised - now)
+        let place = next.max(self.assigned + self.rate.interval);
+        self.assigned = if place > now + HORIZON { next } else { place };
+        Err(self.assigned - now)
     }
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// `count` upgrades at once: how many were let in, and how many were sent to each second.
+    /// Tries `count` upgrades at once. Returns how many were allowed, and how many were assigned to each second.
     fn storm(throttle: &mut Throttle, now: Duration, count: usize) -> (usize, BTreeMap<u64, usize>) {
         let mut told = BTreeMap::new();
         for _ in 0..count {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_comes_back_spread_over_the_seconds() {
+    fn refused_clients_are_spread_over_the_next_seconds() {
         for (rate, burst, count, let_in, told) in [
             (100, 100, 100, 100, &[][..]),
             (100, 100, 350, 100, &[(1, 100), (2, 100), (3, 50)]),
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_when_told_is_let_in() {
+    fn clients_that_retry_in_their_second_are_allowed() {
         let mut throttle = Throttle::new(50, 50).unwrap();
         let (_, told) = storm(&mut throttle, Duration::ZERO, 500);
         for (second, count) in told {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_at_the_told_instant_is_let_in() {
+    fn clients_that_retry_at_their_instant_are_allowed() {
         let mut throttle = Throttle::new(50, 50).unwrap();
         let waits: Vec<_> = (0..200).filter_map(|_| throttle.enter(Duration::ZERO).err()).collect();
         assert_eq!(waits.len(), 150);
@@ -94,14 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_storm_fills_every_second_of_the_horizon_alike() {
+    fn an_endless_storm_fills_every_second_of_the_horizon_evenly() {
         let (_, told) = storm(&mut Throttle::new(10, 10).unwrap(), Duration::ZERO, 10 + 600);
         assert_eq!(told.len() as u64, HORIZON.as_secs());
         assert!(told.values().all(|count| (19..=21).contains(count)), "{told:?}");
     }
 
     proptest! {
-        /// Over any stretch of time no more are let in than the burst and what that time earns.
+        /// In any period, at most the burst and the rate times the period are allowed.
         #[test]
         fn the_rate_holds(
             rate in 1u32..5_000,

@@ -1,8 +1,7 @@
-//! What a token and a socket take from the heap, counted by an allocator that counts everything. One test a process: the
-//! counts are the process's own.
+//! Heap use per token and per socket, measured by a counting allocator. The counts cover the whole process, so this file has one test.
 
 #![allow(missing_docs)]
-#![allow(clippy::print_stdout, reason = "figures for whoever runs it")]
+#![allow(clippy::print_stdout, reason = "figures for people who run the test")]
 
 #[allow(dead_code)]
 #[path = "gateway/rig.rs"]
@@ -27,9 +26,9 @@ use uuid::Uuid;
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// Sockets over which their cost is averaged.
+/// Number of sockets over which the use is averaged.
 const SOCKETS: usize = 200;
-/// What a socket may hold, in bytes: its task, its outbox, its lane, its place in the runtime.
+/// Limit of the heap use per socket, in bytes: its task, outbox, lane and share of the runtime.
 const SOCKET_BYTES: usize = 3_500;
 
 /// A bus that lets the test speak to outlets directly, as the bus's reader does.

@@ -1,4 +1,4 @@
-//! The program itself: what it reads from its environment, and how it ends.
+//! Tests of the program: its environment, its help and its end.
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 const KEY: &str = "a key of thirty-two bytes or more";
 
-/// The gateway's program on a bus of its own; killed with the test.
+/// A process of the gateway with a memory bus. Dropping it kills the process.
 struct Program {
     child: Child,
     log: std::sync::mpsc::Receiver<String>,
@@ -42,14 +42,14 @@ impl Program {
         Self { child, log }
     }
 
-    /// The log's first line with this text; panics with the log if there is none.
+    /// Returns the log's first line with this text. Panics with the log if there is none.
     fn says(&self, text: &str) -> String {
         let mut seen = Vec::new();
         loop {
             match self.log.recv_timeout(Duration::from_secs(20)) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(line) => seen.push(line),
-                Err(error) => panic!("`{text}` was not said ({error}): {seen:#?}"),
+                Err(error) => panic!("`{text}` is not in the log ({error}): {seen:#?}"),
             }
         }
     }
@@ -71,7 +71,7 @@ impl Program {
 }
 
 #[test]
-fn variables_that_are_set_to_nothing_count_as_unset() {
+fn empty_variables_count_as_unset() {
     let names =
         ["MAX_CONNECTIONS", "MAX_CONNECT_RATE", "DRAIN_SECONDS", "WS_THREADS", "DELIVERY", "INSTANCE"];
     let mut program = Program::start(&names.map(|name| (name, "")));
@@ -80,7 +80,7 @@ fn variables_that_are_set_to_nothing_count_as_unset() {
     assert_eq!(program.ends(), Some(0));
 }
 
-/// A client that answers nothing cannot hold the program up, and is told to move all the same.
+/// A client that does not answer cannot delay the end of the program, and gets its close frame.
 #[test]
 fn a_drain_ends_in_time() {
     let mut program = Program::start(&[("DRAIN_SECONDS", "2")]);
@@ -110,7 +110,7 @@ fn a_drain_ends_in_time() {
 }
 
 #[test]
-fn more_sockets_than_open_files_are_warned_of() {
+fn a_warning_is_logged_if_sockets_exceed_open_files() {
     let program = Program::start(&[("MAX_CONNECTIONS", "10000000")]);
     let warning = program.says("MAX_CONNECTIONS=10000000");
     assert!(warning.contains("lower it to"), "{warning}");

@@ -1,6 +1,7 @@
-//! Goes on accepting whatever the system says. A connection that failed is its own affair. A process without free descriptors
-//! keeps one in reserve: it gives it up, accepts the connection that waits and closes it, so that a client learns at once
-//! that there is no room, and clients behind it are not kept waiting.
+//! Keeps a listener accepting after any error.
+//!
+//! An acceptor holds one file descriptor in reserve. If the process has no other left, the acceptor closes the reserve, accepts the next
+//! connection and closes it. So that client learns at once that there is no room, and does not block those behind it.
 
 use nix::errno::Errno;
 use std::{
@@ -12,28 +13,28 @@ use std::{
 };
 use tracing::warn;
 
-/// Pause where not even the reserve helps: the system as a whole has no descriptors or no memory.
+/// Pause if the reserve does not help, because the whole system has no file descriptors or memory left.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Of this many failures in a row one is logged.
+/// The first of this many failures in a row is logged.
 const LOG_EVERY: u64 = 1000;
 
-/// So many broken connections in a row are taken for a broken listener.
+/// After this many broken connections in a row, the listener itself counts as broken.
 const MANY: u64 = 100;
 
-/// What became of a connection that was not accepted.
+/// Why a connection was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
-    /// It ended or broke before it was accepted.
+    /// The connection ended or failed before it was accepted.
     Broken,
-    /// It was closed, because the process has no descriptor for it.
+    /// The connection was closed, because the process has no file descriptor left.
     NoDescriptor,
-    /// It still waits: the system has no room. A pause has passed.
+    /// The connection still waits, because the system has no room. A pause has passed.
     NoRoom,
 }
 
 impl Failed {
-    /// Its label in metrics.
+    /// Returns the value of the label `reason` in metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -44,7 +45,7 @@ impl Failed {
     }
 }
 
-/// What a listener does about connections that it cannot accept. It holds a descriptor in reserve.
+/// Handles the errors of one listener. It holds a file descriptor in reserve.
 #[derive(Debug)]
 pub struct Acceptor {
     reserve: Option<File>,
@@ -63,8 +64,8 @@ impl Acceptor {
         self.failures = 0;
     }
 
-    /// Deals with a connection that was not accepted for `error`, and returns what became of it. `accept_now` accepts one without
-    /// waiting and drops it; it returns whether there was one. After this the caller accepts again, without a pause of its own.
+    /// Handles `error`, with which the listener did not accept a connection. `accept_now` must accept one connection without waiting, drop
+    /// it, and return whether there was one. The caller then accepts again at once: this function pauses if necessary.
     pub async fn failed(&mut self, error: &io::Error, accept_now: impl FnOnce() -> bool) -> Failed {
         let failed = match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EMFILE | Errno::ENFILE) => self.refuse_one(accept_now),
@@ -75,14 +76,14 @@ impl Acceptor {
             warn!(failed = failed.label(), "a connection was not accepted: {error}");
         }
         self.failures += 1;
-        // A listener that is broken itself fails at once, again and again.
+        // A broken listener fails at once each time, so accepting without a pause would take a whole core.
         if failed == Failed::NoRoom || (failed == Failed::Broken && self.failures > MANY) {
             tokio::time::sleep(PAUSE).await;
         }
         failed
     }
 
-    /// Closes the connection that waits, in the place of the reserve.
+    /// Accepts and closes the next connection with the file descriptor of the reserve.
     fn refuse_one(&mut self, accept_now: impl FnOnce() -> bool) -> Failed {
         let refused = self.reserve.take().is_some() && accept_now();
         self.reserve = reserve();
@@ -90,11 +91,12 @@ impl Acceptor {
     }
 }
 
-/// Polls `accept` once: whether it gives a connection now, which is dropped.
+/// Polls `accept` once and drops the connection. Returns whether there was one.
 pub fn accept_now<T>(accept: impl Future<Output = io::Result<T>>) -> bool {
     matches!(pin!(accept).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(_)))
 }
 
+/// Opens a file descriptor to hold in reserve.
 fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }

@@ -1,13 +1,12 @@
-//! One budget in bytes for everything of a kind that arrives from outside. Taking never waits: what finds no room is refused.
+//! A budget in bytes for data of one kind that arrives from outside. Taking bytes never waits: it fails if the budget is used up.
 
 use prometheus_client::metrics::gauge::Gauge;
 use std::sync::Arc;
 
-/// What takes no more than this may use the last eighth of a budget, in bytes: those who hold large things for long do not shut
-/// out the many who need little.
+/// Holders of at most this many bytes may use the last eighth of a budget, so that a few large holders cannot lock out many small ones.
 pub const SMALL: usize = 4096;
 
-/// A budget in bytes. The gauge that shows how much of it is taken is also what it is kept in.
+/// A budget in bytes. Its gauge is both the metric and the counter of the bytes in use.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -15,18 +14,19 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes, which `taken` shows.
+    /// Creates a budget of `limit` bytes. `taken` shows the bytes in use.
     #[must_use]
     pub fn new(limit: usize, taken: Gauge) -> Arc<Self> {
         Arc::new(Self { limit, taken })
     }
 
-    /// The most that one holder can ever take of a budget of `limit` bytes.
+    /// Returns the most bytes that one holder can take of a budget of `limit` bytes: 7/8 of it.
     #[must_use]
     pub const fn most_for_one(limit: usize) -> usize {
         limit - limit / 8
     }
 
+    /// Takes `bytes` if the budget then stays within `limit`. Returns whether it did.
     fn take(&self, bytes: usize, limit: usize) -> bool {
         let count = i64::try_from(bytes).unwrap_or(i64::MAX);
         let before = usize::try_from(self.taken.inc_by(count)).unwrap_or(0);
@@ -38,7 +38,7 @@ impl Budget {
     }
 }
 
-/// What one holder has taken of a budget; given back when dropped.
+/// The bytes that one holder has taken of a budget. Dropping it returns them.
 #[derive(Debug)]
 pub struct Room {
     budget: Arc<Budget>,
@@ -46,13 +46,13 @@ pub struct Room {
 }
 
 impl Room {
-    /// No room yet.
+    /// Creates a holder without bytes.
     #[must_use]
     pub const fn new(budget: Arc<Budget>) -> Self {
         Self { budget, bytes: 0 }
     }
 
-    /// Takes what is missing to `bytes`. False where the budget does not have it; what was taken before stays.
+    /// Grows to `bytes`. Returns false if the budget does not have the missing bytes. Those taken before are kept.
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
         let limit = if bytes <= SMALL { self.budget.limit } else { Budget::most_for_one(self.budget.limit) };
@@ -64,7 +64,7 @@ impl Room {
         fits
     }
 
-    /// Gives everything back.
+    /// Returns all bytes to the budget.
     pub fn clear(&mut self) {
         if self.bytes > 0 {
             self.budget.taken.dec_by(i64::try_from(self.bytes).unwrap_or(i64::MAX));
@@ -100,9 +100,9 @@ mod tests {
     }
 
     proptest! {
-        /// Never more than the limit, and nothing is left when all have gone.
+        /// The bytes in use never exceed the limit, and none are left after all holders are dropped.
         #[test]
-        fn the_limit_holds(limit in 0usize..50_000, wishes in proptest::collection::vec((0usize..8, 0usize..20_000), 1..60)) {
+        fn the_limit_is_never_exceeded(limit in 0usize..50_000, wishes in proptest::collection::vec((0usize..8, 0usize..20_000), 1..60)) {
             let gauge = Gauge::default();
             let budget = Budget::new(limit, gauge.clone());
             let mut rooms: Vec<_> = (0..8).map(|_| Room::new(Arc::clone(&budget))).collect();

@@ -1,5 +1,5 @@
-//! Bounds on what strangers may hold of a process: bytes on their way in, and connections that wait to be accepted. Shared by the
-//! server and the gateway; it knows neither HTTP nor WebSockets.
+//! Limits on what foreign peers can occupy: a budget of bytes that arrive, and accepting connections without free file descriptors.
+//! Server and gateway share it. It knows neither HTTP nor WebSockets.
 
 mod accept;
 mod budget;

@@ -1,4 +1,4 @@
-//! A process without free descriptors. One test a process: the limit is the process's own.
+//! A process without free file descriptors. The limit applies to the whole process, so this file has one test.
 
 #![allow(missing_docs)]
 

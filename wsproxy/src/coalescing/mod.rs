@@ -1,9 +1,8 @@
-//! Merges a session's tokens into fewer segments while the gateway is behind, and stays out of the way while it is not.
-//! It writes nothing itself: outboxes ask it how many events a segment carries, and are reminded of what they hold back.
+//! Merges a session's tokens into fewer TCP segments while the gateway is overloaded. It decides how many events a segment carries, and
+//! reminds outboxes of what they hold back. The outboxes write.
 
 mod pressure;
 
-use crate::{gateway::Gateway, outbox::Outbox, roster::Roster};
 use parking_lot::Mutex;
 pub(crate) use pressure::Peers;
 use pressure::Pressure;
@@ -12,57 +11,62 @@ use std::{
     cmp::Ordering as Order,
     collections::BinaryHeap,
     sync::{
-        Arc, Weak,
+        Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 use tokio::{sync::Notify, time::sleep_until};
-use tokio_util::sync::CancellationToken;
 
-/// How often the event loop's lag is looked at while there are sockets.
+/// Time between samples of the event loop's lag while sockets are open.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// One write in so many asks its peer.
+/// After every n-th write, the outbox checks whether its peer has read it.
 const ASK_EVERY: u32 = 16;
 
-/// Outboxes that let go before other tasks have their turn.
+/// Number of outboxes that are released before other tasks run.
 const CHUNK: usize = 64;
 
-/// How a gateway's outboxes merge tokens.
+/// The merging of tokens in one gateway.
 #[derive(Debug)]
 pub(crate) struct Coalescing {
-    /// No event is held back for longer; zero: none is held back at all.
+    /// The longest time that an event is held back. Zero turns merging off.
     most: Duration,
-    /// Events a segment: 1 while the gateway keeps up.
+    /// Events per segment: 1 while the gateway keeps up.
     batch: AtomicU32,
     writes: AtomicU32,
     asked: AtomicU32,
     unread: AtomicU32,
     reminders: Mutex<BinaryHeap<Reminder>>,
-    /// The first reminder was put in.
+    /// Notified when the first reminder is added.
     wake: Notify,
     shown: Shown,
 }
 
-/// What a scrape shows of it.
+/// The metrics of merging.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shown {
-    /// Events that a segment carries at most.
+    /// Largest number of events per segment.
     pub(crate) batch: Gauge,
-    /// The event loop's lag in seconds, the median of the last looks.
+    /// The event loop's lag in seconds, as the median of the last samples.
     pub(crate) lag: Gauge<f64, AtomicU64>,
+}
+
+/// An outbox that can hold events back.
+pub(crate) trait HoldsEvents: Send + Sync {
+    /// Writes the events that have been held back for as long as they may be at `now`.
+    fn release(&self, now: Instant);
 }
 
 /// An outbox that holds events back until `due`.
 #[derive(Debug)]
 struct Reminder {
     due: Instant,
-    outbox: Weak<Outbox>,
+    outbox: Weak<dyn HoldsEvents>,
 }
 
 impl Ord for Reminder {
-    /// The earliest is the greatest.
+    /// The earliest reminder is the greatest, because `BinaryHeap` pops the greatest.
     fn cmp(&self, other: &Self) -> Order {
         other.due.cmp(&self.due)
     }
@@ -83,7 +87,7 @@ impl PartialEq for Reminder {
 impl Eq for Reminder {}
 
 impl Coalescing {
-    /// Holds events back for `most` at the longest; `shown` tells how many a segment carries.
+    /// Creates the merging with `most` as the longest time that an event is held back. `shown` gets the metrics.
     pub(crate) fn new(most: Duration, shown: Shown) -> Self {
         shown.batch.set(1);
         Self {
@@ -98,36 +102,36 @@ impl Coalescing {
         }
     }
 
-    /// Events a segment should carry at this moment.
+    /// Returns the current number of events per segment.
     pub(crate) fn batch(&self) -> usize {
         self.batch.load(Ordering::Relaxed) as usize
     }
 
-    /// From here on a segment carries so many.
+    /// Sets the number of events per segment.
     pub(crate) fn set(&self, batch: u32) {
         self.shown.batch.set(i64::from(batch));
         self.batch.store(batch, Ordering::Relaxed);
     }
 
-    /// Counts a write, and says whether its peer should be asked at the next one if it has read it.
+    /// Counts a write. Returns whether the outbox should check at the next write if the peer has read this one.
     pub(crate) fn asks(&self) -> bool {
         self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(ASK_EVERY) && !self.most.is_zero()
     }
 
-    /// A peer was asked.
+    /// Counts the result of such a check.
     pub(crate) fn answered(&self, has_read: bool) {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.unread.fetch_add(u32::from(!has_read), Ordering::Relaxed);
     }
 
-    /// Whether an event that followed its predecessor after `gap` may wait for as many more as a segment carries: not
-    /// where they would hardly come in time.
+    /// Returns whether it is useful to hold back an event that came `gap` after the one before. It is not if the next one is not expected
+    /// in time.
     pub(crate) fn is_worth_waiting(&self, gap: Duration) -> bool {
         gap <= self.most
     }
 
-    /// Reminds `outbox` when what it holds since `since` must go out. At most one reminder an outbox.
-    pub(crate) fn remind(&self, outbox: Weak<Outbox>, since: Instant) {
+    /// Schedules the release of `outbox`, which holds events back since `since`. An outbox has at most one reminder.
+    pub(crate) fn remind(&self, outbox: Weak<dyn HoldsEvents>, since: Instant) {
         let mut reminders = self.reminders.lock();
         reminders.push(Reminder { due: since + self.most, outbox });
         if reminders.len() == 1 {
@@ -135,17 +139,18 @@ impl Coalescing {
         }
     }
 
-    /// No event is held back for longer.
+    /// Returns the longest time that an event is held back.
     pub(crate) const fn most(&self) -> Duration {
         self.most
     }
 
-    async fn watch(&self, roster: &Roster) {
+    /// Measures how far behind the gateway's event loop is. Never returns.
+    pub(crate) async fn watch(&self, is_idle: impl Fn() -> bool) {
         let started = Instant::now();
         let mut pressure = Pressure::default();
         loop {
             // Without sockets there is nothing to merge, and no reason to wake up often.
-            let pause = if roster.is_empty() { 25 * LOOK } else { LOOK };
+            let pause = if is_idle() { 25 * LOOK } else { LOOK };
             let intended = Instant::now() + pause;
             sleep_until(intended.into()).await;
             let woken = Instant::now();
@@ -155,13 +160,15 @@ impl Coalescing {
         }
     }
 
-    /// Those that were asked since the last time.
+    /// Returns the checks of peers since the last call, and resets them.
     pub(crate) fn peers(&self) -> Peers {
         let take = |count: &AtomicU32| count.swap(0, Ordering::Relaxed);
         Peers { asked: take(&self.asked), behind: take(&self.unread) }
     }
 
-    async fn release(&self) {
+    /// Releases events when their time has come. Never returns. It runs in a task of its own, because the time of its writes must not
+    /// count as lag.
+    pub(crate) async fn release(&self) {
         let mut due = Vec::new();
         loop {
             let next = self.reminders.lock().peek().map(|first| first.due);
@@ -186,14 +193,4 @@ impl Coalescing {
             }
         }
     }
-}
-
-/// Measures how far behind the gateway's event loop is, until `stop`.
-pub(crate) async fn watch(gateway: Arc<Gateway>, stop: CancellationToken) {
-    stop.run_until_cancelled(gateway.terms.coalescing.watch(&gateway.roster)).await;
-}
-
-/// Lets events go whose time has come, until `stop`. A task of its own: what it writes must not pass for lag.
-pub(crate) async fn release(gateway: Arc<Gateway>, stop: CancellationToken) {
-    stop.run_until_cancelled(gateway.terms.coalescing.release()).await;
 }

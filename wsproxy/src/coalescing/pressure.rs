@@ -1,35 +1,34 @@
-//! From the event loop's lag, and from what its peers have not read, to the number of events that a segment carries. Pure: it
-//! knows neither clock nor socket.
+//! Decides the number of events per segment from the event loop's lag and from what peers have not read. It is pure.
 
 use std::time::Duration;
 
-/// A loop that usually wakes this much too late is behind.
+/// The event loop is behind if its median lag is at least this.
 const BEHIND: Duration = Duration::from_millis(10);
-/// A loop that wakes this much too late time after time is so far behind that small steps would come too late.
+/// The event loop is far behind if each of its last lags is at least this. Small steps would then come too late.
 const FAR_BEHIND: Duration = Duration::from_millis(40);
-/// Peers are behind when usually so many of a hundred have not read the last token of a session as its next one comes.
+/// Peers are behind if the median share of those that have not read the last token when the next one comes is at least this, in percent.
 const UNREAD: u64 = 25;
-/// Looks of which the median counts: a machine that stood still for a moment is late once, and nobody's overload.
+/// Number of samples in the median. A single pause of the machine does not count as overload.
 const LOOKS: usize = 15;
-/// Of these the best counts for a loop that is far behind: it has less time for looks.
+/// Number of last samples that decide about far behind. A loop that is far behind takes few samples.
 const LAST_LOOKS: usize = 3;
-/// Time for a change to show before the next one.
+/// Time between two changes, so that the effect of the first is visible.
 const SETTLE: Duration = Duration::from_millis(400);
-/// The same for a loop that is far behind.
+/// Time between two changes while the event loop is far behind.
 const SETTLE_FAR_BEHIND: Duration = Duration::from_millis(100);
-/// How long the loop has to keep up before segments shrink again: at first, and at most after attempts that failed.
+/// How long the loop has to keep up before segments shrink: at first, and at most after failed attempts.
 const CALM: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(16);
-/// Events a segment at most.
+/// Largest number of events per segment.
 const MOST: u32 = 8;
 
-/// Peers that were asked whether they had read what they were sent, and those that had not.
+/// Numbers of peers that were checked and of those that had not read what they were sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Peers {
     pub(crate) asked: u32,
     pub(crate) behind: u32,
 }
 
-/// The last values of something, and the one in their middle.
+/// The last samples of a value.
 #[derive(Debug, Default)]
 struct Recent {
     values: [u64; LOOKS],
@@ -42,7 +41,7 @@ impl Recent {
         self.next = (self.next + 1) % LOOKS;
     }
 
-    /// The least of the last few.
+    /// Returns the least of the last few samples.
     fn least(&self) -> u64 {
         let last = (1..=LAST_LOOKS).map(|back| self.values[(self.next + LOOKS - back) % LOOKS]);
         last.min().unwrap_or(0)
@@ -54,19 +53,19 @@ impl Recent {
     }
 }
 
-/// How far the gateway is behind, as it has been lately.
+/// The recent overload of a gateway, and its response to it.
 #[derive(Debug)]
 pub(super) struct Pressure {
     batch: u32,
-    /// Lags of the loop, in microseconds.
+    /// Lags of the event loop, in microseconds.
     lags: Recent,
-    /// Peers that had not read, in a hundred.
+    /// Shares of peers that had not read, in percent.
     unread: Recent,
     changed: Duration,
     last_behind: Duration,
-    /// How long it has to be calm now.
+    /// How long the loop has to keep up before segments shrink next.
     calm: Duration,
-    /// Segments shrank at the last change.
+    /// The last change was a shrink.
     shrank: bool,
 }
 
@@ -85,16 +84,16 @@ impl Default for Pressure {
 }
 
 impl Pressure {
-    /// The loop's lag: the median of the last looks.
+    /// Returns the median lag of the event loop.
     pub(super) fn lag(&self) -> Duration {
         Duration::from_micros(self.lags.median())
     }
 
-    /// The loop woke `lag` after it meant to, at `now`, and found that of the peers asked since the last look so many had
-    /// not read; answers how many events a segment carries from here on.
+    /// Adds a sample at `now`: the event loop woke `lag` too late, and `peers` were checked since the last sample. Returns the number of
+    /// events per segment from now on.
     pub(super) fn look(&mut self, now: Duration, lag: Duration, peers: Peers) -> u32 {
         self.lags.push(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
-        // Where nobody was asked, nobody writes, and nobody is behind.
+        // Without checks there were no writes, so no peer is behind.
         self.unread.push((u64::from(peers.behind) * 100).checked_div(peers.asked.into()).unwrap_or(0));
         let far_behind = Duration::from_micros(self.lags.least()) >= FAR_BEHIND;
         if far_behind || self.lag() >= BEHIND || self.unread.median() >= UNREAD {
@@ -110,7 +109,7 @@ impl Pressure {
         self.batch
     }
 
-    /// Where shrinking was soon followed by falling behind, the next attempt waits for twice as long.
+    /// Increases the number of events per segment. If the last shrink was soon followed by overload, the next one waits twice as long.
     fn grow(&mut self, now: Duration, step: u32) {
         if self.shrank {
             let failed = now.saturating_sub(self.changed) < *CALM.start();
@@ -127,7 +126,7 @@ mod tests {
 
     const LOOK: Duration = Duration::from_millis(20);
 
-    /// Looks every 20 ms at a loop that has `lag(batch)`, for `seconds`; the size of a segment at each look.
+    /// Samples for `seconds` every 20 ms a loop whose lag is `lag(now, batch)`. Returns the events per segment at each sample.
     fn drive(seconds: u64, lag: impl Fn(Duration, u32) -> u64) -> Vec<u32> {
         let mut pressure = Pressure::default();
         let mut batch = 1;
@@ -141,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_up_merges_nothing() {
+    fn a_gateway_that_keeps_up_merges_nothing() {
         assert!(drive(60, |_, _| 6).iter().all(|&batch| batch == 1));
         let hiccups = drive(60, |now, _| if now.as_millis() % 300 < 40 { 200 } else { 0 });
-        assert!(hiccups.iter().all(|&batch| batch == 1), "late wake-ups now and then are nobody's overload");
+        assert!(hiccups.iter().all(|&batch| batch == 1), "occasional late wake-ups are not an overload");
     }
 
     #[test]
-    fn who_is_behind_merges_as_much_as_helps() {
+    fn a_gateway_that_is_behind_merges_as_much_as_helps() {
         let batches = drive(10, |_, batch| if batch < 3 { 30 } else { 5 });
         assert_eq!(batches[50], 3, "within a second");
         assert!(batches.iter().all(|&batch| batch <= 3), "no more than helps");
@@ -157,8 +156,8 @@ mod tests {
     }
 
     #[test]
-    fn who_is_far_behind_merges_at_once() {
-        // A loop this late has a look every 170 ms.
+    fn a_gateway_that_is_far_behind_merges_at_once() {
+        // A loop this late takes a sample every 170 ms.
         let mut pressure = Pressure::default();
         let late = Duration::from_millis(150);
         let batches: Vec<_> =
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_to_merge_less_become_rare_while_they_fail() {
+    fn failing_attempts_to_merge_less_become_rare() {
         let batches = drive(120, |_, batch| if batch < 2 { 30 } else { 0 });
         let alone = batches[..].windows(2).filter(|pair| pair[0] == 2 && pair[1] == 1).count();
         assert!((5..=12).contains(&alone), "{alone} attempts in two minutes");
@@ -176,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn they_become_rare_too_where_recovery_takes_several_steps() {
+    fn failing_attempts_become_rare_if_recovery_takes_several_steps() {
         let batches = drive(120, |_, batch| if batch < 3 { 30 } else { 0 });
         let attempts = batches[..].windows(2).filter(|pair| pair[0] > pair[1]).count();
         assert!((5..=14).contains(&attempts), "{attempts} attempts in two minutes");
     }
 
     #[test]
-    fn peers_that_do_not_read_count_as_much() {
+    fn peers_that_do_not_read_cause_merging() {
         let largest = |behind: fn(u32) -> u32| {
             let mut pressure = Pressure::default();
             let mut batch = 1;
@@ -201,11 +200,11 @@ mod tests {
         let then_silent = |n| if n < 30 { behind(n) } else { Peers::default() };
         let batches: Vec<_> =
             (1..=150).map(|n| pressure.look(LOOK * n, Duration::ZERO, then_silent(n))).collect();
-        assert_eq!((batches.iter().max(), batches.last()), (Some(&2), Some(&1)), "nobody writes any more");
+        assert_eq!((batches.iter().max(), batches.last()), (Some(&2), Some(&1)), "there are no more writes");
     }
 
     #[test]
-    fn calm_brings_the_single_token_back() {
+    fn merging_ends_after_the_overload() {
         let batches = drive(30, |now, _| if now < Duration::from_secs(5) { 50 } else { 0 });
         assert_eq!(batches[5 * 50 - 1], MOST);
         assert_eq!(batches.last(), Some(&1));

@@ -61,7 +61,7 @@ fn whole(wire: &[u8]) -> Result<Vec<Item>, CloseReason> {
 }
 
 #[test]
-fn messages_in_one_frame_and_in_several() {
+fn messages_of_one_frame_and_of_several_are_read() {
     let wire = [
         frame(0x81, b"{}"),
         frame(0x01, b"{\"a\":"),
@@ -89,7 +89,7 @@ fn messages_in_one_frame_and_in_several() {
 }
 
 #[test]
-fn rules_of_the_protocol() {
+fn frames_that_break_a_rule_are_refused() {
     use CloseReason::{BadUtf8, Binary, Protocol, TooLarge};
     let endless = vec![0x81, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4];
     for (what, wire, reason) in [
@@ -116,7 +116,7 @@ fn rules_of_the_protocol() {
 }
 
 #[test]
-fn a_header_takes_nothing_and_a_payload_as_much_as_there_is() {
+fn a_header_takes_no_memory_and_a_payload_as_much_as_arrived() {
     let (mut decoder, taken) = decoder(PLENTY);
     let wire = frame(0x81, &[b'x'; MAX]);
     let mut told = Vec::new();
@@ -133,7 +133,7 @@ fn a_header_takes_nothing_and_a_payload_as_much_as_there_is() {
 }
 
 #[test]
-fn what_finds_no_room_is_thrown_away_whole_and_the_next_message_is_read() {
+fn a_message_without_room_is_dropped_and_the_next_one_is_read() {
     let (mut decoder, taken) = decoder(1000);
     let wire = [frame(0x01, &[b'x'; 900]), frame(0x80, &[b'x'; 900]), frame(0x81, b"{}")].concat();
     for piece in [1, 100, 5000] {
@@ -146,7 +146,7 @@ fn what_finds_no_room_is_thrown_away_whole_and_the_next_message_is_read() {
 }
 
 #[test]
-fn an_unfinished_message_keeps_its_room_until_its_socket_ends() {
+fn an_unfinished_message_keeps_its_bytes_until_its_socket_ends() {
     let (mut decoder, taken) = decoder(PLENTY);
     let wire = [frame(0x01, &[b'x'; 2000]), frame(0x8a, b"")].concat();
     assert_eq!(read(&mut decoder, &wire, &[100; 30]), Ok(vec![Item::Pong]));

@@ -1,8 +1,10 @@
-//! Events on their way out: each at once, or held back for the next ones while segments are merged. It decides what waits;
-//! the queue and the socket are its parent's.
+//! Receives events from the bus. An event is sent at once, or held back to share a segment with the next ones.
 
-use super::{Drained, Outbox, Phase, State, held::Reminded};
-use crate::frame::{Header, Opcode};
+use super::{Outbox, Phase, State, held::Reminded, writing::Drained};
+use crate::{
+    coalescing::HoldsEvents,
+    frame::{Header, Opcode},
+};
 use bus::{LaneEnd, Outlet};
 use protocol::{CloseReason, Kind, Position, Prefix, encode_gap, encode_resumed};
 use std::time::Instant;
@@ -11,15 +13,15 @@ impl Outlet for Outbox {
     fn event(&self, prefix: Prefix, frame: &[u8]) {
         let mut state = self.state.lock();
         state.largest = state.largest.max(frame.len());
-        state.parting.event(prefix);
-        self.terms.metrics.events.inc();
+        state.close_cursor.event(prefix);
+        self.shared.metrics.events.inc();
         if !self.holds(&mut state, prefix, frame) {
             self.offer(&mut state, Opcode::Text, frame, Some(prefix.position));
         }
     }
 
     fn gap(&self, from: Position, to: Position) {
-        self.terms.metrics.gaps.inc();
+        self.shared.metrics.gaps.inc();
         self.offer(&mut self.state.lock(), Opcode::Text, encode_gap(from, to).as_bytes(), Some(to));
     }
 
@@ -46,10 +48,21 @@ impl Outlet for Outbox {
     }
 }
 
+impl HoldsEvents for Outbox {
+    fn release(&self, now: Instant) {
+        let mut state = self.state.lock();
+        match state.held.reminded(now, self.shared.coalescing.most()) {
+            Reminded::Nothing => {}
+            Reminded::Later(since) => self.shared.coalescing.remind(self.me.clone(), since),
+            Reminded::Due => self.write_held(&mut state),
+        }
+    }
+}
+
 impl Outbox {
-    /// Queues an event that goes out with those after it, where segments are merged; false where it goes out now.
+    /// Queues an event to share a segment with the next ones. Returns false if it should be sent at once.
     fn holds(&self, state: &mut State, prefix: Prefix, frame: &[u8]) -> bool {
-        let coalescing = &self.terms.coalescing;
+        let coalescing = &self.shared.coalescing;
         let batch = coalescing.batch();
         if batch == 1 && !state.held.any() {
             state.held.forget_pace();
@@ -58,7 +71,7 @@ impl Outbox {
         let now = Instant::now();
         let gap = state.held.gap(now);
         let joins = prefix.kind == Kind::Token && prefix.position.seq > 1 && state.held.count() + 1 < batch;
-        // What the socket has not taken is merged anyway.
+        // Events behind a non-empty queue are written together anyway.
         let waits = state.held.any()
             || (state.queue.is_empty() && gap.is_some_and(|gap| coalescing.is_worth_waiting(gap)));
         if !(joins && waits && state.phase == Phase::Open && !state.lost && self.fits(state, frame.len())) {
@@ -66,35 +79,25 @@ impl Outbox {
         }
         let header = Header::new(Opcode::Text, frame.len());
         state.queue.push([header.as_bytes(), frame], 0, Some(prefix.position));
-        self.terms.metrics.held_frames.inc();
+        self.shared.metrics.held_frames.inc();
         if state.held.hold(now) {
             coalescing.remind(self.me.clone(), now);
         }
         true
     }
 
-    /// What has been held back for as long as it may be goes out; what was held later is reminded of again.
-    pub(crate) fn release(&self, now: Instant) {
-        let mut state = self.state.lock();
-        match state.held.reminded(now, self.terms.coalescing.most()) {
-            Reminded::Nothing => {}
-            Reminded::Later(since) => self.terms.coalescing.remind(self.me.clone(), since),
-            Reminded::Due => self.let_go(&mut state),
-        }
-    }
-
-    /// Writes what was held back.
-    pub(super) fn let_go(&self, state: &mut State) {
+    /// Writes the held events.
+    pub(super) fn write_held(&self, state: &mut State) {
         if let Some(socket) = self.socket() {
-            self.ask(state, socket);
+            self.check_peer(state, socket);
         }
         match self.drain(state) {
             Drained::Empty => {
-                self.terms.metrics.direct_writes.inc();
+                self.shared.metrics.direct_writes.inc();
                 self.wrote(state);
             }
             Drained::Blocked => {
-                self.terms.metrics.queued_frames.inc_by(state.queue.len() as u64);
+                self.shared.metrics.queued_frames.inc_by(state.queue.len() as u64);
                 self.writer.notify_one();
             }
             Drained::Lost => self.writer.notify_one(),

@@ -1,32 +1,32 @@
-//! What an outbox holds back so that it goes out with the next event: how many, since when, and how fast events come.
-//! Pure accounting; the frames themselves wait in the queue.
+//! Counts the events that an outbox holds back to share a segment: how many, since when, and how fast events come. The frames themselves
+//! are in the queue.
 
 use std::time::{Duration, Instant};
 
-/// The events at the queue's end that the socket has not been offered.
+/// The events at the end of the queue that have not been offered to the socket.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct HeldEvents {
     count: u32,
-    /// Since when the first of them waits.
+    /// Since when the first of them has waited.
     since: Option<Instant>,
-    /// When the last event came, as far as it matters.
+    /// When the last event came, while the pace is needed.
     last: Option<Instant>,
-    /// A reminder is on its way.
+    /// A reminder is scheduled.
     reminded: bool,
 }
 
-/// What a reminder finds.
+/// What is due when a reminder fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reminded {
-    /// Everything went out meanwhile.
+    /// Nothing: all events were written meanwhile.
     Nothing,
-    /// What was held went out; what is held now has waited since then.
+    /// Another reminder: the held events have waited only since this instant.
     Later(Instant),
-    /// It has waited for long enough.
+    /// The release of the held events.
     Due,
 }
 
-impl Held {
+impl HeldEvents {
     pub(super) const fn count(&self) -> usize {
         self.count as usize
     }
@@ -35,29 +35,29 @@ impl Held {
         self.count > 0
     }
 
-    /// The time between the last event and the one that comes `now`; `None` where no last one is known.
+    /// Returns the time from the last event to the one at `now`, or `None` if the last one is not known.
     pub(super) fn gap(&mut self, now: Instant) -> Option<Duration> {
         self.last.replace(now).map(|last| now.saturating_duration_since(last))
     }
 
-    /// Nobody asks for the gap before the next event.
+    /// Forgets the last event, because the pace is not needed.
     pub(super) const fn forget_pace(&mut self) {
         self.last = None;
     }
 
-    /// One more is held back; true when a reminder is needed.
+    /// Counts one more held event. Returns whether a reminder must be scheduled.
     pub(super) fn hold(&mut self, now: Instant) -> bool {
         self.count += 1;
         self.since.get_or_insert(now);
         !std::mem::replace(&mut self.reminded, true)
     }
 
-    /// All of them are offered to the socket.
-    pub(super) const fn let_go(&mut self) {
+    /// Notes that all held events are offered to the socket.
+    pub(super) const fn clear(&mut self) {
         (self.count, self.since) = (0, None);
     }
 
-    /// The reminder came; nothing waits for longer than `most`.
+    /// Handles a reminder. No event waits longer than `most`.
     pub(super) fn reminded(&mut self, now: Instant, most: Duration) -> Reminded {
         self.reminded = false;
         match self.since {
@@ -78,20 +78,20 @@ mod tests {
     const MOST: Duration = Duration::from_millis(100);
 
     #[test]
-    fn nothing_waits_longer_than_it_may_and_one_reminder_is_under_way() {
+    fn no_event_waits_too_long_and_one_reminder_is_scheduled() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut held = Held::default();
+        let mut held = HeldEvents::default();
         assert!(held.hold(at(0)), "the first asks for a reminder");
         assert!(!held.hold(at(40)));
-        held.let_go();
+        held.clear();
         assert!(!held.hold(at(60)), "that reminder is still under way");
         assert_eq!(held.reminded(at(100), MOST), Reminded::Later(at(60)));
         assert!(!held.hold(at(110)));
         assert_eq!(held.reminded(at(160), MOST), Reminded::Due);
-        held.let_go();
+        held.clear();
         assert!(held.hold(at(170)), "the next one asks anew");
-        held.let_go();
+        held.clear();
         assert_eq!(held.reminded(at(270), MOST), Reminded::Nothing);
         assert_eq!((held.count(), held.any()), (0, false));
     }
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn the_pace_is_known_from_the_second_event_on() {
         let start = Instant::now();
-        let mut held = Held::default();
+        let mut held = HeldEvents::default();
         assert_eq!(held.gap(start), None);
         assert_eq!(held.gap(start + MOST), Some(MOST));
         held.forget_pace();

@@ -1,15 +1,15 @@
-//! Frames that the socket has not taken yet, back to back, and the position up to which it has taken everything.
-//! Pure accounting: it knows no socket, and what to do when it grows too long is its owner's decision.
+//! The frames that the socket has not taken yet, and the cursor: the position up to which it has taken everything. It is pure: the outbox
+//! enforces the bound and writes.
 
 use protocol::Position;
 use std::{collections::VecDeque, io::IoSlice};
 
-/// Queued frames and the cursor. Holds no memory while it is empty.
+/// Queued frames and the cursor. An empty queue holds no memory.
 #[derive(Debug)]
 pub(crate) struct Queue {
     bytes: VecDeque<u8>,
     frames: VecDeque<Queued>,
-    /// How much of the first frame the socket has taken.
+    /// Bytes of the first frame that the socket has taken.
     taken: usize,
     cursor: Position,
 }
@@ -17,22 +17,22 @@ pub(crate) struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Queued {
     len: usize,
-    /// Where the cursor stands once the frame is out; `None` for frames that are no events.
+    /// The cursor after the frame. `None` for frames that are not events.
     position: Option<Position>,
 }
 
 impl Queue {
-    /// An empty queue of a client that has everything up to `cursor`.
+    /// Creates the queue of a client that has everything up to `cursor`.
     pub(crate) const fn new(cursor: Position) -> Self {
         Self { bytes: VecDeque::new(), frames: VecDeque::new(), taken: 0, cursor }
     }
 
-    /// Starts over at `cursor`; nothing has been queued or handed over yet.
+    /// Sets the cursor before anything is queued or handed over.
     pub(crate) const fn start_at(&mut self, cursor: Position) {
         self.cursor = cursor;
     }
 
-    /// The position of the last event that the socket took in full.
+    /// Returns the position of the last event that the socket took completely.
     pub(crate) const fn cursor(&self) -> Position {
         self.cursor
     }
@@ -41,21 +41,21 @@ impl Queue {
         self.frames.is_empty()
     }
 
-    /// Frames that the socket has not taken in full.
+    /// Returns the number of frames that the socket has not taken completely.
     pub(crate) fn len(&self) -> usize {
         self.frames.len()
     }
 
-    /// Bytes of memory that the queue accounts for.
+    /// Returns the bytes of memory that count against the bound.
     pub(crate) fn cost(&self) -> usize {
         self.bytes.len() + self.frames.len() * size_of::<Queued>()
     }
 
-    /// A frame went out in full, past the empty queue.
+    /// Notes that the socket took a frame completely while the queue was empty.
     pub(crate) fn handed_over(&mut self, position: Option<Position>) {
         debug_assert!(self.is_empty(), "a frame overtook the queue");
         if let Some(position) = position {
-            // A late gap names what was passed long ago.
+            // The position of a late gap lies before the cursor.
             self.cursor = self.cursor.max(position);
         }
     }
@@ -75,13 +75,13 @@ impl Queue {
         self.frames.push_back(Queued { len, position });
     }
 
-    /// What to write next.
+    /// Returns the bytes to write next.
     pub(crate) fn slices(&self) -> [IoSlice<'_>; 2] {
         let (front, back) = self.bytes.as_slices();
         [IoSlice::new(front), IoSlice::new(back)]
     }
 
-    /// The socket took `count` bytes more.
+    /// Notes that the socket took `count` more bytes.
     pub(crate) fn advance(&mut self, count: usize) {
         self.bytes.drain(..count);
         self.taken += count;
@@ -97,7 +97,7 @@ impl Queue {
         }
     }
 
-    /// Drops every frame that the socket has not begun; answers how many.
+    /// Drops every frame of which the socket has taken nothing. Returns their number.
     pub(crate) fn drop_unbegun(&mut self) -> usize {
         let keep = usize::from(self.taken > 0);
         let dropped = self.frames.len() - keep.min(self.frames.len());
@@ -132,10 +132,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is pushed, taken in pieces and dropped: the wire carries whole frames in order, and the cursor is
-        /// the last event that is on the wire in full.
+        /// With any pushes, partial writes and drops, the wire carries complete frames in order, and the cursor is the last event that is
+        /// completely on the wire.
         #[test]
-        fn the_wire_carries_whole_frames(steps in proptest::collection::vec(step(), 0..60)) {
+        fn the_wire_carries_complete_frames(steps in proptest::collection::vec(step(), 0..60)) {
             let mut queue = Queue::new(Position::ZERO);
             let mut wire: Vec<u8> = Vec::new();
             // Frames that are on the wire or will be: first byte, length, position.

@@ -2,17 +2,23 @@
 
 use super::*;
 use crate::Config;
+use crate::{
+    coalescing::{Coalescing, HoldsEvents},
+    metrics::Metrics,
+};
 use bus::Outlet as _;
+use guard::Budget;
 use prometheus_client::metrics::gauge::Gauge;
 use proptest::prelude::*;
 use protocol::{Kind, Prefix, Secret};
+use std::time::Duration;
 use std::{io::Read as _, os::unix::net::UnixStream as StdStream};
 
 const MOST: Duration = Duration::from_millis(100);
 
 /// An outbox and the other end of its socket.
 struct Rig {
-    terms: Arc<Terms>,
+    shared: Arc<Shared>,
     outbox: Arc<Outbox>,
     peer: StdStream,
     sent: Vec<u8>,
@@ -24,7 +30,7 @@ impl Rig {
         let metrics = Metrics::default();
         let coalescing = Coalescing::new(MOST, metrics.coalescing.clone());
         coalescing.set(batch);
-        let terms = Arc::new(Terms {
+        let shared = Arc::new(Shared {
             metrics,
             limit: 4096,
             close_timeout: Duration::from_secs(1),
@@ -38,11 +44,11 @@ impl Rig {
         let (own, peer) = StdStream::pair().unwrap();
         own.set_nonblocking(true).unwrap();
         peer.set_nonblocking(true).unwrap();
-        let outbox = Outbox::new(terms.clone(), None);
+        let outbox = Outbox::new(shared.clone(), None);
         let socket = Socket::Unix(tokio::net::UnixStream::from_std(own).unwrap());
         socket.writable().await.unwrap();
         outbox.connect(socket);
-        Self { terms, outbox, peer, sent: Vec::new(), seq: 0 }
+        Self { shared, outbox, peer, sent: Vec::new(), seq: 0 }
     }
 
     fn event(&mut self, kind: Kind) {
@@ -67,17 +73,17 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_token_waits_for_nothing_while_the_gateway_keeps_up() {
+async fn no_token_is_held_back_while_the_gateway_keeps_up() {
     let mut rig = Rig::new(1).await;
     for _ in 0..5 {
         rig.tokens(1);
         assert_eq!(rig.frames(), 1);
     }
-    assert_eq!(rig.terms.metrics.held_frames.get(), 0);
+    assert_eq!(rig.shared.metrics.held_frames.get(), 0);
 }
 
 #[tokio::test]
-async fn behind_it_merges_but_for_the_first_token_and_the_end() {
+async fn an_overloaded_gateway_merges_all_but_the_first_token_and_the_end() {
     let mut rig = Rig::new(3).await;
     rig.tokens(1);
     assert_eq!(rig.frames(), 1, "the first at once");
@@ -93,7 +99,7 @@ async fn behind_it_merges_but_for_the_first_token_and_the_end() {
 }
 
 #[tokio::test]
-async fn nothing_waits_longer_than_it_may() {
+async fn no_event_is_held_back_too_long() {
     let mut rig = Rig::new(8).await;
     rig.tokens(2);
     let held = Instant::now();
@@ -105,7 +111,7 @@ async fn nothing_waits_longer_than_it_may() {
 }
 
 #[tokio::test]
-async fn whatever_else_goes_out_takes_along_what_waits() {
+async fn any_other_frame_releases_held_events() {
     let mut rig = Rig::new(8).await;
     rig.tokens(3);
     assert_eq!(rig.frames(), 1);
@@ -114,11 +120,11 @@ async fn whatever_else_goes_out_takes_along_what_waits() {
 }
 
 #[tokio::test]
-async fn who_keeps_up_again_lets_go_with_the_next_token() {
+async fn the_next_token_after_the_overload_releases_held_events() {
     let mut rig = Rig::new(4).await;
     rig.tokens(2);
     assert_eq!(rig.frames(), 1);
-    rig.terms.coalescing.set(1);
+    rig.shared.coalescing.set(1);
     rig.tokens(1);
     assert_eq!(rig.frames(), 2);
     rig.tokens(1);
@@ -126,7 +132,7 @@ async fn who_keeps_up_again_lets_go_with_the_next_token() {
 }
 
 #[tokio::test]
-async fn what_a_takeover_drops_is_the_successors_to_read() {
+async fn events_dropped_by_a_takeover_are_left_to_the_successor() {
     let mut rig = Rig::new(8).await;
     rig.tokens(3);
     rig.outbox.close(CloseReason::TakenOver);
@@ -136,36 +142,36 @@ async fn what_a_takeover_drops_is_the_successors_to_read() {
 /// As if the last write that its peer is to be asked about had been a second ago.
 fn a_second_later(rig: &Rig) {
     let state = &mut rig.outbox.state.lock();
-    state.asks_since = state.asks_since.and_then(|since| since.checked_sub(Duration::from_secs(1)));
+    state.check_since = state.check_since.and_then(|since| since.checked_sub(Duration::from_secs(1)));
 }
 
 #[tokio::test]
 async fn a_peer_that_has_not_read_is_noticed() {
     let mut rig = Rig::new(1).await;
     rig.tokens(100);
-    assert_eq!(rig.terms.coalescing.peers().asked, 0, "nobody reads what comes at once");
+    assert_eq!(rig.shared.coalescing.peers().asked, 0, "nobody reads what comes at once");
     rig.frames();
     for _ in 0..100 {
         rig.tokens(1);
         rig.frames();
         a_second_later(&rig);
     }
-    let peers = rig.terms.coalescing.peers();
+    let peers = rig.shared.coalescing.peers();
     assert!(peers.asked > 3 && peers.behind == 0, "{peers:?}");
     for batch in [1, 4] {
-        rig.terms.coalescing.set(batch);
+        rig.shared.coalescing.set(batch);
         for _ in 0..100 {
             rig.tokens(1);
             a_second_later(&rig);
         }
-        let peers = rig.terms.coalescing.peers();
+        let peers = rig.shared.coalescing.peers();
         assert!(peers.asked > 0 && peers.behind == peers.asked, "{batch} a segment: {peers:?}");
         rig.frames();
     }
 }
 
 #[tokio::test]
-async fn what_is_held_back_makes_no_slow_consumer() {
+async fn held_events_do_not_make_a_slow_consumer() {
     let mut rig = Rig::new(8).await;
     rig.tokens(3);
     assert_eq!(rig.frames(), 1);
@@ -212,7 +218,7 @@ proptest! {
                 Step::Done => rig.event(Kind::Done),
                 Step::Batch(batch) => {
                     most = most.max(batch);
-                    rig.terms.coalescing.set(batch);
+                    rig.shared.coalescing.set(batch);
                 }
                 Step::Release { late } => {
                     rig.outbox.release(Instant::now() + if late { 2 * MOST } else { Duration::ZERO });

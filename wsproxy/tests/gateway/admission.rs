@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! Which requests are admitted, and the answers to the others.
 
 use crate::rig::{Client, KEY, Proxy, Writer, sign, soon, token_for, unix_seconds};
 use protocol::{Claims, SessionId};
@@ -100,7 +100,7 @@ async fn plain_http_is_answered() {
 }
 
 #[tokio::test]
-async fn a_full_gateway_says_when_to_come_back_and_still_answers_probes() {
+async fn a_full_gateway_sends_retry_after_and_still_answers_probes() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| config.max_connections = 1).await;
     let first = proxy.connect(writer.session).await;
@@ -144,12 +144,12 @@ async fn cut_off(mut drip: impl FnMut() -> Option<&'static [u8]>) {
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_cut_off() {
+async fn a_connection_without_a_request_is_closed() {
     cut_off(|| None).await;
 }
 
 #[tokio::test]
-async fn who_says_a_byte_at_a_time_is_cut_off() {
+async fn a_connection_that_sends_a_byte_at_a_time_is_closed() {
     let mut request = b"GET / HTTP/1.1\r\nX-Endless: ".chunks(1);
     cut_off(move || Some(request.next().unwrap_or(b"x"))).await;
 }
@@ -167,7 +167,7 @@ async fn a_head_that_never_fits_is_refused() {
 }
 
 #[tokio::test]
-async fn a_storm_is_sent_away_and_told_when_to_come_back() {
+async fn upgrades_above_the_rate_are_refused_with_a_time_to_retry() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| {
         config.connect_rate = 1;
@@ -208,7 +208,7 @@ fn bad_request(
 }
 
 #[tokio::test]
-async fn a_flood_of_bad_tokens_costs_its_own_address_alone() {
+async fn a_flood_of_bad_tokens_affects_its_own_address_alone() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| {
         config.connect_rate = 1;
@@ -237,7 +237,7 @@ async fn a_flood_of_bad_tokens_costs_its_own_address_alone() {
 }
 
 #[tokio::test]
-async fn an_address_that_no_trusted_proxy_tells_counts_for_nothing() {
+async fn an_address_from_an_untrusted_proxy_is_ignored() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| config.bad_token_rate = 1).await;
     let mut told = Vec::new();
@@ -260,9 +260,9 @@ async fn an_upgrade_with_a_body_is_refused() {
     assert!(detail.contains("no body"), "{detail}");
 }
 
-/// Connections that say nothing make room for those that do.
+/// Connections without a request are closed to make room for those with one.
 #[tokio::test]
-async fn silent_connections_shut_nobody_out() {
+async fn silent_connections_do_not_lock_others_out() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| config.max_connections = 1).await;
     let mut silent = Vec::new();

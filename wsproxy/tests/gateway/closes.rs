@@ -1,4 +1,4 @@
-//! When the gateway ends a socket by itself, and what the client is told.
+//! Closes by the gateway, and their codes.
 
 use crate::rig::{Client, KEY, Proxy, Seen, Writer, sign, soon, unix_seconds};
 use protocol::{Claims, LEEWAY_SECONDS};
@@ -18,7 +18,7 @@ async fn a_closed_session_ends_after_its_last_event() {
 }
 
 #[tokio::test]
-async fn a_client_that_answers_pings_stays() {
+async fn a_client_that_answers_pings_stays_open() {
     let mut writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| {
         config.ping_interval = Duration::from_millis(20);
@@ -56,7 +56,7 @@ async fn a_client_that_answers_no_ping_is_closed() {
 }
 
 #[tokio::test]
-async fn a_closed_socket_whose_client_is_gone_is_given_up() {
+async fn a_closed_socket_whose_client_is_gone_is_dropped() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| {
         config.ping_interval = Duration::from_millis(20);
@@ -70,7 +70,7 @@ async fn a_closed_socket_whose_client_is_gone_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_token_runs_out_while_connected() {
+async fn a_token_expires_while_connected() {
     let writer = Writer::new().await;
     let proxy =
         Proxy::start_with(&writer.bus, |config| config.close_timeout = Duration::from_millis(200)).await;

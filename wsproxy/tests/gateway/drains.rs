@@ -1,4 +1,4 @@
-//! A gateway that is told to end: its clients move one after the other, and no stream stops for longer than a reconnect.
+//! Drains: clients are closed one after the other, and no stream stops for longer than a reconnect.
 
 use crate::rig::{Client, Proxy, Seen, Writer, soon};
 use protocol::{CloseReason, Kind, Position};
@@ -16,7 +16,7 @@ async fn unready(proxy: &Proxy) {
 }
 
 #[tokio::test]
-async fn a_drain_tells_every_client_to_move_and_loses_nothing() {
+async fn a_drain_closes_every_client_and_loses_nothing() {
     let mut writer = Writer::new().await;
     let other = Writer::on(&writer.bus).await;
     let mut proxy =
@@ -47,7 +47,7 @@ async fn a_drain_tells_every_client_to_move_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_drain_does_not_wait_for_ever() {
+async fn a_drain_has_a_time_limit() {
     let writer = Writer::new().await;
     let mut proxy = Proxy::start_with(&writer.bus, |config| config.drain = Duration::from_millis(50)).await;
     let _silent = proxy.connect(writer.session).await;
@@ -56,7 +56,7 @@ async fn a_drain_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn sockets_live_on_while_the_balancer_notices() {
+async fn sockets_stay_open_while_the_balancer_notices() {
     let mut writer = Writer::new().await;
     let mut proxy = Proxy::start_with(&writer.bus, |config| {
         config.drain_delay = 400 * MILLISECOND;
@@ -79,7 +79,7 @@ async fn sockets_live_on_while_the_balancer_notices() {
 }
 
 #[tokio::test]
-async fn nobody_is_waited_for_where_nobody_is() {
+async fn a_drain_without_sockets_ends_at_once() {
     let writer = Writer::new().await;
     let mut proxy =
         Proxy::start_with(&writer.bus, |config| config.drain_delay = Duration::from_secs(100)).await;
@@ -131,7 +131,7 @@ async fn the_close_frames_have_no_peak() {
 
 /// A request that was being answered when the drain began: its socket is told to move before the gateway ends.
 #[tokio::test]
-async fn a_socket_that_opens_during_the_drain_is_told_too() {
+async fn a_socket_that_opens_during_the_drain_is_closed_too() {
     let writer = Writer::new().await;
     let (first, mut draining) = (Proxy::start(&writer.bus).await, Proxy::start(&writer.bus).await);
     // Its successor waits for the answer to its close frame, which never comes.
@@ -151,7 +151,7 @@ async fn a_socket_that_opens_during_the_drain_is_told_too() {
 
 /// Streams run through a drain: each client moves when told, and has every token once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn running_streams_move_without_a_loss() {
+async fn running_streams_continue_elsewhere_without_a_loss() {
     const STREAMS: usize = 20;
     const TOKENS: u64 = 100;
     let first = Writer::new().await;

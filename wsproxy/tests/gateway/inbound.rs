@@ -1,4 +1,4 @@
-//! What a client may send, and what happens when it sends something else.
+//! What a client may send, and the answers to everything else.
 
 use crate::rig::{Client, Proxy, Seen, Writer};
 use protocol::{Kind, Position};
@@ -56,7 +56,7 @@ async fn frames_that_break_the_protocol() {
 }
 
 #[tokio::test]
-async fn fragmented_messages_are_put_together() {
+async fn fragmented_messages_are_joined() {
     let writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     let mut client = proxy.connect(writer.session).await;
@@ -76,7 +76,7 @@ async fn bad_json_is_answered_and_the_socket_stays_open() {
     for bad in ["{", "[1]", "hello"] {
         client.send(Message::text(bad)).await;
         let Seen::Other(answer) = client.next().await else { panic!("no answer to {bad}") };
-        assert!(answer.starts_with(r#"{"error":"message is not"#), "{answer}");
+        assert!(answer.starts_with(r#"{"error":"the message is not"#), "{answer}");
     }
     writer.claim().await;
     writer.tokens(1, 5).await;
@@ -97,7 +97,7 @@ async fn closing(client: &mut Client) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_message_that_is_never_finished_ends_its_socket() {
+async fn an_unfinished_message_closes_its_socket() {
     let writer = Writer::new().await;
     let proxy =
         Proxy::start_with(&writer.bus, |config| config.message_timeout = Duration::from_millis(100)).await;
@@ -117,7 +117,7 @@ async fn a_message_that_is_never_finished_ends_its_socket() {
 }
 
 #[tokio::test]
-async fn all_messages_share_a_budget_and_small_ones_still_find_room() {
+async fn all_messages_share_a_budget_and_small_ones_still_fit() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| config.inbound_bytes = 64 << 10).await;
     let mut holders = Vec::new();
@@ -140,7 +140,7 @@ async fn all_messages_share_a_budget_and_small_ones_still_find_room() {
 }
 
 #[tokio::test]
-async fn too_many_messages_are_refused_and_a_flood_ends_its_socket() {
+async fn too_many_messages_are_refused_and_a_flood_closes_its_socket() {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| config.up_rate = 5).await;
     let mut client = proxy.connect(writer.session).await;

@@ -1,4 +1,4 @@
-//! The gateway over real sockets, on the memory bus: what a client sees, whatever it does.
+//! Tests of the gateway over real sockets with the memory bus.
 
 mod admission;
 mod closes;

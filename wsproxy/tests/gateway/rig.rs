@@ -1,4 +1,4 @@
-//! The parts that the tests are made of: a bus with a writer, gateways on free ports, and clients.
+//! The parts of the tests: a bus with a writer, gateways on free ports, and clients.
 
 use bus::{Batch, Broker, BusConfig, ClaimRequest};
 use futures_util::{SinkExt, StreamExt};
@@ -24,7 +24,7 @@ use wsproxy::Config;
 
 pub(crate) const KEY: &str = "a key of thirty-two bytes or more";
 
-/// What `future` gives, which it must do soon.
+/// Returns the output of `future`, which must come within the time limit.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("nothing happened for 20 s")
 }
@@ -41,7 +41,7 @@ pub(crate) fn sign(key: &str, claims: &Claims) -> String {
     Signer::new(&Secret::new(key).unwrap()).sign(claims)
 }
 
-/// A request for the session's socket at this gateway, with its token.
+/// Returns a request for the session's socket at this gateway, with a valid token.
 pub(crate) fn request(address: SocketAddr, session: SessionId) -> Request {
     let mut request = bare_request(address, &format!("/agent/ws/{session}"));
     let authorization = format!("Bearer {}", token_for(session));
@@ -53,7 +53,7 @@ fn bare_request(address: SocketAddr, path: &str) -> Request {
     format!("ws://{address}{path}").into_client_request().unwrap()
 }
 
-/// A bus and one session on it, written to as a server would.
+/// A bus with one session, to which the test writes as a server does.
 pub(crate) struct Writer {
     pub(crate) bus: Arc<dyn Broker>,
     pub(crate) session: SessionId,
@@ -205,7 +205,7 @@ pub(crate) enum Seen {
     Event(Position, Kind),
     Resumed(Position),
     Gap(Position, Position),
-    /// A frame that is no event.
+    /// A frame that is not an event.
     Other(String),
     /// The close frame's code and text.
     Close(u16, String),
@@ -230,7 +230,7 @@ impl Client {
         soon(client_async(request, stream)).await.map(|(socket, _)| Self(socket))
     }
 
-    /// The next thing that is not a ping or pong.
+    /// Returns the next item that is not a ping or pong.
     pub(crate) async fn next(&mut self) -> Seen {
         soon(async {
             loop {
@@ -250,7 +250,7 @@ impl Client {
         .await
     }
 
-    /// Everything up to and with the first that is no token.
+    /// Returns everything up to and including the first item that is not a token.
     pub(crate) async fn query(&mut self) -> (Vec<Position>, Seen) {
         let mut positions = Vec::new();
         loop {
@@ -269,7 +269,7 @@ impl Client {
         soon(self.0.send(message)).await.unwrap();
     }
 
-    /// The code of the close frame that must come, whatever comes before it.
+    /// Returns the code of the close frame, and ignores everything before it.
     pub(crate) async fn close_code(&mut self) -> u16 {
         loop {
             match self.next().await {

@@ -1,4 +1,4 @@
-//! Clients that read too slowly: they are closed, resume, and delay nobody.
+//! Clients that read too slowly: they are closed, resume, and delay no other client.
 
 use crate::rig::{Client, Proxy, Seen, Writer};
 use protocol::{Kind, Position};
@@ -38,7 +38,7 @@ async fn collect(proxy: &Proxy, writer: &Writer, mut client: Client) -> (Vec<Pos
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_closed_resumes_and_delays_nobody() {
+async fn a_client_that_does_not_read_is_closed_resumes_and_delays_no_other() {
     let mut slow = Writer::new().await;
     let mut quick = Writer::on(&slow.bus).await;
     let proxy = small_buffers(&slow).await;
@@ -65,7 +65,7 @@ async fn a_client_that_does_not_read_is_closed_resumes_and_delays_nobody() {
 }
 
 #[tokio::test]
-async fn a_long_replay_is_paged_to_what_the_outbox_holds() {
+async fn a_long_replay_is_read_in_pages_that_fit_the_outbox() {
     let mut writer = Writer::new().await;
     let proxy = small_buffers(&writer).await;
     writer.claim().await;
@@ -91,9 +91,9 @@ async fn an_event_larger_than_the_outbox_passes() {
     assert_eq!(client.query().await.0, writer.positions(2, 2));
 }
 
-/// Many who do not read, beside one who does: it waits for none of them, and each of them gets the rest when it resumes.
+/// Many clients that do not read do not delay one that does, and each of them gets the rest when it resumes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_slow_clients_delay_nobody_and_miss_nothing() {
+async fn twenty_slow_clients_delay_no_other_and_lose_nothing() {
     const SLOW: usize = 20;
     const ROUNDS: u64 = 200;
     let mut quick = Writer::new().await;
@@ -131,7 +131,7 @@ async fn twenty_slow_clients_delay_nobody_and_miss_nothing() {
     proxy.metric("wsproxy_replay_in_flight_bytes 0").await;
 }
 
-/// A budget that holds one page: everybody is served in turn.
+/// With a budget of one page, all clients are served one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replays_share_a_budget_of_one_page() {
     let mut writers = vec![Writer::new().await];

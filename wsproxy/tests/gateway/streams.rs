@@ -1,10 +1,10 @@
-//! Every token, once and in order, however the client comes and goes.
+//! A client gets every token once and in order, however it connects and reconnects.
 
 use crate::rig::{Proxy, Seen, Writer};
 use protocol::Position;
 
 #[tokio::test]
-async fn a_query_comes_through_verbatim_and_in_order() {
+async fn a_query_is_forwarded_verbatim_and_in_order() {
     let mut writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     let mut client = proxy.connect(writer.session).await;
@@ -20,7 +20,7 @@ async fn a_query_comes_through_verbatim_and_in_order() {
 }
 
 #[tokio::test]
-async fn who_submits_first_and_connects_later_gets_everything() {
+async fn a_client_that_connects_after_its_query_gets_everything() {
     let mut writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     writer.query(500).await;
@@ -44,7 +44,7 @@ async fn a_client_without_a_position_continues_where_its_last_socket_ended() {
 }
 
 #[tokio::test]
-async fn a_client_resumes_by_position_and_is_told_where_the_replay_ends() {
+async fn a_client_resumes_by_position_and_gets_the_end_of_the_replay() {
     let mut writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     writer.claim().await;
@@ -62,7 +62,7 @@ async fn a_client_resumes_by_position_and_is_told_where_the_replay_ends() {
 }
 
 #[tokio::test]
-async fn a_fresh_client_that_has_nothing_is_told_that_nothing_was_replayed() {
+async fn a_new_client_without_events_gets_an_empty_replay() {
     let writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     let mut client = proxy.resume(writer.session, "0").await;
@@ -70,7 +70,7 @@ async fn a_fresh_client_that_has_nothing_is_told_that_nothing_was_replayed() {
 }
 
 #[tokio::test]
-async fn a_frame_that_came_right_behind_the_request_is_read() {
+async fn a_frame_that_arrives_with_the_request_is_read() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;

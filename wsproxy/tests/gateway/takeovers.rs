@@ -1,4 +1,4 @@
-//! A second socket for a session: what its predecessor surely has is not sent again, and nothing else is left out.
+//! A second socket for a session: it gets everything except what the first one certainly received.
 
 use crate::rig::{Client, Proxy, Seen, Writer, soon};
 use protocol::Kind;
@@ -54,7 +54,7 @@ async fn from_a_client_that_does_not_answer() {
 
 /// A connection that ends without a close frame proves nothing, whatever its kernel acknowledged.
 #[tokio::test]
-async fn from_a_client_whose_connection_just_ends() {
+async fn from_a_client_whose_connection_ends_without_a_close_frame() {
     let mut writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     let dead = proxy.connect(writer.session).await;
@@ -72,7 +72,7 @@ async fn from_a_client_whose_connection_just_ends() {
 
 /// The old contract's client: connect, read to `done`, close, and on without waiting for the answer to its close frame.
 #[tokio::test]
-async fn from_a_client_that_has_said_goodbye() {
+async fn from_a_client_that_sent_its_close_frame() {
     let mut writer = Writer::new().await;
     let (first, second) = (Proxy::start(&writer.bus).await, Proxy::start(&writer.bus).await);
     let mut left_open = Vec::new();

@@ -1,0 +1,54 @@
+//! Decides when the lane reads its next page of the log, and how large that page is.
+
+use super::{Outbox, Phase, State};
+
+/// Largest number of events of a page.
+const MAX_PAGE: usize = 128;
+
+/// The size of a page of the log for which an outbox has room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageRequest {
+    /// Largest number of events.
+    pub(crate) events: usize,
+    /// Their expected size, in bytes, by the largest event so far.
+    pub(crate) bytes: usize,
+}
+
+impl Outbox {
+    /// Waits until the lane is behind and half of the queue is free. Returns the size of the next page, or `None` when the socket closes.
+    pub(crate) async fn next_page(&self) -> Option<PageRequest> {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.phase != Phase::Open || state.lost {
+                    return None;
+                }
+                if state.behind && self.is_half_free(&state) {
+                    state.behind = false;
+                    let room = self.shared.limit / 2;
+                    let largest = state.largest.max(1);
+                    let events = (room / largest).clamp(1, MAX_PAGE);
+                    return Some(PageRequest { events, bytes: events * largest });
+                }
+            }
+            self.feeder.notified().await;
+        }
+    }
+
+    /// Waits until the socket closes.
+    pub(crate) async fn closing(&self) {
+        loop {
+            {
+                let state = self.state.lock();
+                if state.phase != Phase::Open || state.lost {
+                    return;
+                }
+            }
+            self.feeder.notified().await;
+        }
+    }
+
+    pub(super) fn is_half_free(&self, state: &State) -> bool {
+        state.queue.cost() <= self.shared.limit / 2
+    }
+}
