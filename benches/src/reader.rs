@@ -169,7 +169,7 @@ impl Connection {
                 }
                 None => heard.strange += 1,
             },
-            Message::Ping(payload) => frames::pong(&mut pongs, payload),
+            Message::Ping(payload) => frames::encode_pong(&mut pongs, payload),
             Message::Close(..) | Message::Binary(_) | Message::Pong => heard.strange += 1,
         })?;
         if !pongs.is_empty() {

@@ -9,12 +9,13 @@ use anyhow::Context;
 use load::{
     burst::Burst,
     connector::Connector,
+    context::RunContext,
     cpu,
     endpoint::Endpoint,
-    injection::{FirstSend, Injector, Schedule},
-    stamps, tls,
-    watch::{self, Source},
-    worker::{self, Assignment, WorkerReport},
+    injection::{FaultRunner, FirstSend, Injector},
+    timestamps, tls,
+    watch::{Observations, PreparedWatch, Source, WatchConfig},
+    worker::{self, WorkerReport},
 };
 use measure::{FaultLog, live::LiveCounters};
 use plan::{Estimate, Plan, Stop, schedule::Model};
@@ -155,7 +156,7 @@ fn run_against(
     // A name that is still being looked up is not waited for.
     runtime.shutdown_background();
     let connector = connector?;
-    let host = HostBefore { wake_up: cpu::wake_up_cost(), clock_steps: stamps::steps() };
+    let host = HostBefore { wake_up: cpu::wake_up_cost(), clock_steps: timestamps::steps() };
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
@@ -183,31 +184,31 @@ fn run_against(
     let log = Arc::new(log.with_stated_names(names));
     let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
     let generator_plan = Arc::new(config.plan.clone());
-    let plan = watch::Plan {
+    let watch_config = WatchConfig {
         target: &config.plan.target,
         tls: &tls,
         resources: results.path("_resources.csv"),
         health: results.path("_health.csv"),
         readings: results.readings(),
     };
-    let found = watch::Found::look(&plan, members).context("cannot watch the stack")?;
+    let prepared = PreparedWatch::prepare(&watch_config, members).context("cannot watch the stack")?;
     if !config.embedded {
-        warn(&found.unanswerable(&config.criteria.thresholds));
+        warn(&prepared.unmeasured_warnings(&config.criteria.thresholds));
     }
     let counters: Vec<Arc<LiveCounters>> = (0..config.plan.load.workers).map(|_| Arc::default()).collect();
     let began = Instant::now();
     let epoch = began + LEAD;
     // First: what cannot be shown is refused before anything is started.
     let shown = show(config, stop, &results, epoch, &log, counters.clone())?;
-    let breaker = Schedule::start(&config.plan.faults.planned, injector, &log, epoch)
+    let faults = FaultRunner::start(&config.plan.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
-    let telling = Telling { log: &log, first_send: breaker.first_send(), counters: &counters };
-    let watch = found.watch(epoch).context("cannot watch the stack")?;
+    let telling = Telling { log: &log, first_send: faults.first_send(), counters: &counters };
+    let watch = prepared.start(epoch).context("cannot watch the stack")?;
     let reports = drive(&generator_plan, &connector, &tls, stop, &results, epoch, &telling)?;
     drop(shown);
     let elapsed = began.elapsed();
     let observations = watch.end();
-    breaker.end();
+    faults.end();
     let info = RunInfo {
         faults: log.records(),
         observations,
@@ -251,29 +252,26 @@ fn drive(
     let schedule = &plan.schedule;
     let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
     let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
-    let boot_id = host::boot_id();
+    let context = Arc::new(RunContext {
+        plan: Arc::clone(plan),
+        connector: Arc::clone(connector),
+        tls: tls.clone(),
+        epoch,
+        stop: stop.clone(),
+        burst,
+        sessions: results.sessions().clone(),
+        queries: results.queries().clone(),
+        boot_id: host::boot_id(),
+        faults: Arc::clone(telling.log),
+        first_send: Arc::clone(telling.first_send),
+        places,
+    });
     let mut threads = Vec::new();
     for (number, live) in telling.counters.iter().enumerate() {
-        let assignment = Assignment {
-            number,
-            plan: Arc::clone(plan),
-            connector: Arc::clone(connector),
-            tls: tls.clone(),
-            epoch,
-            recorder: results.recorder(),
-            live: Arc::clone(live),
-            stop: stop.clone(),
-            burst: burst.clone(),
-            sessions: results.sessions().clone(),
-            queries: results.queries().clone(),
-            boot_id: boot_id.clone(),
-            faults: Arc::clone(telling.log),
-            first_send: Arc::clone(telling.first_send),
-            places: places.clone(),
-        };
+        let (context, recorder, live) = (Arc::clone(&context), results.recorder(), Arc::clone(live));
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || worker::run(assignment))
+            .spawn(move || worker::run(context, number, recorder, live))
             .context("cannot start a worker thread")?;
         threads.push(thread);
     }
@@ -351,11 +349,11 @@ fn info(
         aborted: results.aborted(),
         events: None,
         schedule: Some(Arc::clone(&config.plan.schedule)),
-        arrivals_on_time: reports.iter().map(|report| report.on_time).sum(),
-        arrivals_dropped: reports.iter().map(|report| report.busy).sum(),
-        arrivals_due: reports.iter().map(|report| report.due).sum(),
-        observations: watch::Observations::default(),
-        dropped_iterations: reports.iter().map(|report| report.dropped).sum(),
+        arrivals_on_time: reports.iter().map(|report| report.arrivals.on_time).sum(),
+        arrivals_dropped: reports.iter().map(|report| report.arrivals.busy).sum(),
+        arrivals_due: reports.iter().map(|report| report.arrivals.due).sum(),
+        observations: Observations::default(),
+        dropped_iterations: reports.iter().map(|report| report.arrivals.dropped).sum(),
         peak_sessions: results.sessions().peak(),
         peak_queries: results.queries().peak(),
         faults: Vec::new(),
@@ -364,6 +362,6 @@ fn info(
         cpu_wait_share: waited.map(|waited| share(waited.time)),
         cpu_starved_share: waited.zip(host.wake_up).map(|(waited, wake_up)| share(waited.beyond(wake_up))),
         wake_up_cost: host.wake_up,
-        clock_steps: stamps::steps().saturating_sub(host.clock_steps),
+        clock_steps: timestamps::steps().saturating_sub(host.clock_steps),
     }
 }

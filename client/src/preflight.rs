@@ -4,7 +4,7 @@
 use crate::config::{Config, ConfigErrors};
 use load::{
     connector::Connector,
-    explain::{Trouble, trouble},
+    explain::{TransportError, describe},
     http::Http,
     injection::Injector,
 };
@@ -163,7 +163,7 @@ async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), 
     let http = Http::new(&config.plan.target, 1, tls.clone());
     match tokio::time::timeout(PATIENCE, http.ready()).await {
         Err(_) => Err(unreachable(api, &format!("no answer within {} s", PATIENCE.as_secs()))),
-        Ok(Err(error)) => Err(refused(api, &trouble(&*error))),
+        Ok(Err(error)) => Err(refused(api, &describe(&*error))),
         // Other people's servers need not have such a page, or not for everybody.
         Ok(Ok(answer)) if !answer.status.is_server_error() => Ok(()),
         Ok(Ok(answer)) => Err(format!(
@@ -179,7 +179,7 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
         .await
         .map_err(|error| unreachable(ws, &format!("{error:#}")))?;
     for from in one_of_each_family(&config.plan.target.local_ips) {
-        let (endpoint, trouble) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
+        let (endpoint, error) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
             Ok(Ok(dead)) => {
                 dead.iter().for_each(warn_of_dead_port);
                 continue;
@@ -187,24 +187,24 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
             Ok(Err(refused)) => refused,
             Err(_) => {
                 let text = format!("no answer within {} s", PATIENCE.as_secs());
-                (ws.to_string(), Trouble { text, is_lasting: false })
+                (ws.to_string(), TransportError { text, is_permanent: false })
             }
         };
         return Err(match from {
             Some(from) => {
-                format!("--local-ips: {endpoint} cannot be reached from {from} ({})", trouble.text)
+                format!("--local-ips: {endpoint} cannot be reached from {from} ({})", error.text)
             }
-            None => refused(&endpoint, &trouble),
+            None => refused(&endpoint, &error),
         });
     }
     Ok(Arc::new(connector))
 }
 
-fn warn_of_dead_port((port, trouble): &(String, Trouble)) {
+fn warn_of_dead_port((port, error): &(String, TransportError)) {
     messages::print_stderr(&format!(
         "warning: {port} takes no connection ({}), so sockets go to the other published ports: Docker's port proxy has \
          probably ended; restart the container to get the port back",
-        trouble.text
+        error.text
     ));
 }
 
@@ -218,11 +218,11 @@ fn one_of_each_family(local_ips: &[IpAddr]) -> Vec<Option<IpAddr>> {
     }
 }
 
-fn refused(target: &dyn std::fmt::Display, trouble: &Trouble) -> String {
-    if trouble.is_lasting {
-        return format!("{target}: {}", trouble.text);
+fn refused(target: &dyn std::fmt::Display, error: &TransportError) -> String {
+    if error.is_permanent {
+        return format!("{target}: {}", error.text);
     }
-    unreachable(target, &trouble.text)
+    unreachable(target, &error.text)
 }
 
 fn unreachable(target: &dyn std::fmt::Display, why: &str) -> String {

@@ -1,6 +1,6 @@
 //! Checks and injects faults of our own stacks: native ones and Compose projects.
 
-use load::injection::{Done, Injector};
+use load::injection::{FaultEffect, Injector};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Whether `spec` is a fault that a stack knows.
@@ -27,9 +27,9 @@ impl Injector for Breaker {
         stack::fault::check(&self.0, &spec.parse()?)
     }
 
-    fn inject(&self, spec: &str) -> anyhow::Result<Done> {
+    fn inject(&self, spec: &str) -> anyhow::Result<FaultEffect> {
         let injected = stack::fault::inject(&self.0, &spec.parse()?)?;
-        Ok(Done { detail: injected.detail, members: injected.members })
+        Ok(FaultEffect { detail: injected.detail, members: injected.members })
     }
 
     fn stated_names(&self) -> anyhow::Result<BTreeMap<String, String>> {

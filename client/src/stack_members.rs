@@ -8,7 +8,7 @@ use url::Url;
 /// Finds the stack that serves the plan's target: the one that the plan names, or whichever serves that address.
 pub(crate) fn find(plan: &Plan) -> Source {
     match inventory(plan.faults.stack.as_deref(), plan.target.api.url()) {
-        Ok(inventory) => Source::Found(Box::new(Known(inventory))),
+        Ok(inventory) => Source::Inventory(Box::new(Known(inventory))),
         Err(why) => Source::Unknown(why),
     }
 }

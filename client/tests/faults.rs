@@ -5,7 +5,7 @@ mod runs;
 
 use client::{config::Config, engine};
 use fake::{Running, Script};
-use load::injection::{Done, Injector};
+use load::injection::{FaultEffect, Injector};
 use plan::{PlannedFault, Stop};
 use report::output::Finished;
 use runs::{args, read_summary};
@@ -29,10 +29,10 @@ impl Injector for Pretender {
         Ok(())
     }
 
-    fn inject(&self, spec: &str) -> anyhow::Result<Done> {
+    fn inject(&self, spec: &str) -> anyhow::Result<FaultEffect> {
         self.told.lock().unwrap().push((spec.to_owned(), Instant::now()));
         anyhow::ensure!(!spec.starts_with("broken"), "it would not break");
-        Ok(Done { detail: "gone".into(), members: Vec::new() })
+        Ok(FaultEffect { detail: "gone".into(), members: Vec::new() })
     }
 }
 
@@ -88,7 +88,7 @@ fn a_fault_happens_at_its_time_and_its_recovery_is_measured() {
 #[test]
 fn a_fault_that_did_not_happen_makes_the_run_invalid() {
     for (spec, ms, why) in
-        [("broken:kill", 100, "it would not break"), ("never:kill", 60_000, "over before its time")]
+        [("broken:kill", 100, "it would not break"), ("never:kill", 60_000, "ended before the fault was due")]
     {
         let dir = tempfile::tempdir().unwrap();
         let started = Instant::now();

@@ -161,7 +161,7 @@ fn a_frame_that_breaks_the_protocol_is_named() {
 }
 
 #[test]
-fn no_told_wait_outlasts_a_query() {
+fn no_requested_delay_outlasts_a_query() {
     let (busy, ready) = ((503, Some("3600")), (200, None));
     let drain = "draining; reconnect_after_ms=240000";
     for (refusals, close) in
@@ -177,7 +177,7 @@ fn no_told_wait_outlasts_a_query() {
         } else {
             let text = summary.to_string();
             assert!(
-                text.contains("the told wait of 3600 s is longer than the query timeout of 5 s"),
+                text.contains("the requested delay of 3600 s is longer than the query timeout of 5 s"),
                 "{text}"
             );
         }

@@ -37,7 +37,7 @@ impl CriteriaConfig {
         });
         // The parts of an embedded stack have no process of their own, and no door but the two.
         let thresholds: &[Threshold] = if embedded { &self.thresholds } else { &[] };
-        let unread = watch::unread(thresholds, &[]).map(|threshold| {
+        let unread = watch::unmeasured(thresholds, &[]).map(|threshold| {
             let why = "nothing reads it of an embedded stack, which runs in the client's own process (there are health_ms \
                        and health_failures of {api} and {gateway}, rss_mb and cpu_share of {client}): start a stack with \
                        `./scripts/run_loadtest.sh --native --up-only`";

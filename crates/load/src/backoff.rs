@@ -1,18 +1,18 @@
-//! How long to wait before the next attempt: exponential, half fixed and half random, never less than told.
-//! It draws numbers and reads headers; it does not sleep.
+//! Delays before repeated attempts: exponential, half fixed and half random, and never shorter than the server requested.
+//! Nothing here sleeps.
 
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use plan::Reconnect;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::time::Duration;
 
-/// No server may send a client away for longer than this.
+/// Upper limit of a delay that a server requests.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// A repeated call waits at most so many times as long as it was told.
-const MOST_PATIENCE: u32 = 4;
+/// A delay before a repeated call is at most this multiple of the requested delay.
+const MAX_REQUESTED_FACTOR: u32 = 4;
 
-/// Delays of consecutive attempts.
+/// Draws the delays between consecutive attempts.
 #[derive(Debug)]
 pub struct Backoff {
     settings: Reconnect,
@@ -21,55 +21,57 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at the first delay; the same seed draws the same delays.
+    /// Creates a backoff that starts at the first delay. Equal seeds draw equal delays.
     #[must_use]
     pub fn new(settings: Reconnect, seed: u64) -> Self {
         Self { settings, attempt: 0, random: SmallRng::seed_from_u64(seed) }
     }
 
-    /// The delay before the next attempt, at least `told`; `None` when the attempts are used up.
-    pub fn next(&mut self, told: Option<Duration>) -> Option<Duration> {
-        (self.attempt < self.settings.attempts).then(|| self.draw(told, Duration::MAX))
+    /// Returns the delay before the next attempt, at least `requested`. `None` if no attempt is left.
+    pub fn next(&mut self, requested: Option<Duration>) -> Option<Duration> {
+        (self.attempt < self.settings.attempts).then(|| self.draw(requested, Duration::MAX))
     }
 
-    /// The same without an end: of an attempt that the other end asked to repeat. Where it said when, the delay does not
-    /// grow far beyond that: it knows best, and its recovery must not wait for ours.
-    pub fn again(&mut self, told: Option<Duration>) -> Duration {
-        let most = told
-            .filter(|told| !told.is_zero())
-            .map_or(Duration::MAX, |told| told.saturating_mul(MOST_PATIENCE));
-        self.draw(told, most)
+    /// Returns the delay before a call that the server asked to repeat, at least `requested`. The number of attempts is not limited.
+    ///
+    /// The delay is at most four times `requested`: the server knows when it will have recovered, and an exponential delay
+    /// would lengthen that time.
+    pub fn next_requested(&mut self, requested: Option<Duration>) -> Duration {
+        let most = requested
+            .filter(|requested| !requested.is_zero())
+            .map_or(Duration::MAX, |requested| requested.saturating_mul(MAX_REQUESTED_FACTOR));
+        self.draw(requested, most)
     }
 
-    fn draw(&mut self, told: Option<Duration>, most: Duration) -> Duration {
+    fn draw(&mut self, requested: Option<Duration>, most: Duration) -> Duration {
         let whole =
             self.settings.initial.saturating_mul(1 << self.attempt.min(30)).min(self.settings.max).min(most);
         self.attempt = self.attempt.saturating_add(1);
         let half = whole / 2;
         let drawn = half + half.mul_f64(self.random.random::<f64>());
-        drawn.max(told.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+        drawn.max(requested.unwrap_or_default().min(LONGEST_RETRY_AFTER))
     }
 
-    /// Counts `attempts` that were made before as its own.
+    /// Continues as if `attempts` attempts had been made before.
     #[must_use]
     pub fn after(mut self, attempts: u32) -> Self {
         self.attempt = self.attempt.saturating_add(attempts);
         self
     }
 
-    /// Skips the short delays: the other end is full.
+    /// Multiplies the first delay by four, for a server that is full.
     pub fn lengthen(&mut self) {
         self.settings.initial = self.settings.initial.saturating_mul(4).min(self.settings.max);
     }
 }
 
-/// Worth another attempt: full, or a gateway without its server.
+/// Returns whether a response with this status is worth another attempt: too many requests, or a server that is unavailable.
 #[must_use]
 pub fn is_retryable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502..=504)
 }
 
-/// `Retry-After-Ms`, or `Retry-After` in whole seconds. A date, which needs a wall clock, is not read.
+/// Reads `Retry-After-Ms`, or `Retry-After` in whole seconds. A `Retry-After` with a date is ignored.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse().ok();
@@ -105,18 +107,18 @@ mod tests {
         }
 
         #[test]
-        fn never_earlier_than_told(told in 0u64..1000, seed: u64) {
-            let told = Duration::from_secs(told);
-            let delay = Backoff::new(settings(1, 10, 5), seed).next(Some(told)).unwrap();
-            prop_assert!(delay >= told.min(LONGEST_RETRY_AFTER));
+        fn never_earlier_than_requested(seconds in 0u64..1000, seed: u64) {
+            let requested = Duration::from_secs(seconds);
+            let delay = Backoff::new(settings(1, 10, 5), seed).next(Some(requested)).unwrap();
+            prop_assert!(delay >= requested.min(LONGEST_RETRY_AFTER));
             prop_assert!(delay <= LONGEST_RETRY_AFTER);
         }
     }
 
     #[test]
-    fn who_is_asked_to_come_back_does_not_give_up() {
+    fn requested_attempts_are_not_limited() {
         let mut backoff = Backoff::new(settings(1000, 30_000, 5), 1);
-        let delays: Vec<_> = (0..20).map(|_| backoff.again(Some(Duration::from_secs(2)))).collect();
+        let delays: Vec<_> = (0..20).map(|_| backoff.next_requested(Some(Duration::from_secs(2)))).collect();
         assert!(delays.iter().all(|delay| (2..=8).contains(&delay.as_secs())), "{delays:?}");
         assert_eq!(backoff.next(None), None);
     }

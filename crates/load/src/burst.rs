@@ -1,5 +1,4 @@
-//! The instant at which all sessions submit: when the last one has connected, or has failed to.
-//! It counts arrivals and names the instant; it starts nothing itself.
+//! The common instant at which all sessions send their first query: just after the last session connected or failed.
 
 use std::{
     sync::{
@@ -10,10 +9,10 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Between the last arrival and the instant, so that every worker has heard of it.
+/// Time from the last session's report to the burst. It lets every worker learn the instant before it comes.
 const LEAD: Duration = Duration::from_millis(100);
 
-/// A gate for all sessions of a run.
+/// Determines the instant of the burst.
 #[derive(Debug)]
 pub struct Burst {
     missing: AtomicU64,
@@ -21,16 +20,16 @@ pub struct Burst {
 }
 
 impl Burst {
-    /// Waits for `sessions`.
+    /// Creates a burst that waits for `sessions` sessions.
     #[must_use]
     pub fn new(sessions: u64) -> Self {
         Self { missing: AtomicU64::new(sessions), instant: watch::Sender::new(None) }
     }
 
-    /// A session's place. Drop it once the session is ready, or will never be.
+    /// Returns the place of one session. Drop it when the session is ready or has failed.
     #[must_use]
-    pub fn slot(self: &Arc<Self>) -> Slot {
-        Slot(Arc::clone(self))
+    pub fn slot(self: &Arc<Self>) -> BurstSlot {
+        BurstSlot(Arc::clone(self))
     }
 
     fn arrived(&self) {
@@ -39,18 +38,18 @@ impl Burst {
         }
     }
 
-    /// The instant, once it is known.
+    /// Waits until the instant is known and returns it.
     pub async fn instant(&self) -> Option<Instant> {
-        let mut told = self.instant.subscribe();
-        told.wait_for(Option::is_some).await.ok().and_then(|instant| *instant)
+        let mut instant = self.instant.subscribe();
+        instant.wait_for(Option::is_some).await.ok().and_then(|instant| *instant)
     }
 }
 
-/// A session that the burst waits for, until it is dropped.
+/// A session that the burst waits for until this value is dropped.
 #[derive(Debug)]
-pub struct Slot(Arc<Burst>);
+pub struct BurstSlot(Arc<Burst>);
 
-impl Drop for Slot {
+impl Drop for BurstSlot {
     fn drop(&mut self) {
         self.0.arrived();
     }

@@ -1,11 +1,11 @@
-//! Opens WebSockets to the gateway, over one endpoint or over several: TCP, TLS, the upgrade. What came right behind the
-//! answer is handed on with the socket. An endpoint that takes no connection is passed over; nothing else is tried again.
+//! Opens WebSockets to the gateway over one or several endpoints: TCP, TLS and the HTTP upgrade.
+//! An endpoint that accepts no connection is skipped. Nothing else is repeated here.
 
 use crate::{
     backoff::{is_retryable, retry_after},
-    endpoint::{Endpoint, no_address},
-    explain::{self, Trouble, trouble},
-    pulse,
+    endpoint::{DialOptions, Endpoint, no_address},
+    event_loop,
+    explain::{self, TransportError, describe},
     socket::{Arrival, Socket, Transport},
     tcp,
 };
@@ -32,57 +32,47 @@ use std::{
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
-/// TCP, TLS, upgrade and a live subscription take no longer than this.
+/// Time limit of TCP, TLS and upgrade together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// What is read of an answer that refuses the upgrade, and for how long.
+/// Upper limit in bytes of the body that is read when the upgrade is refused.
 const LONGEST_REFUSAL: usize = 16 << 10;
+/// Time limit of reading that body.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Every character that has a meaning in a path or a query is escaped.
+/// The characters that are not escaped in a path or a query.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a socket could not be opened.
 #[derive(Clone, Debug)]
 pub struct OpenError {
-    /// The answer to the upgrade, where there was one.
+    /// The status of the response to the upgrade, if there was one.
     pub status: Option<u16>,
-    /// For a person.
+    /// A description for people.
     pub message: String,
-    /// Worth another attempt, after at least this long.
-    pub again: Option<Duration>,
+    /// The minimum delay before another attempt. `None`: another attempt would fail as well.
+    pub retry_after: Option<Duration>,
 }
 
-/// How a connection is made.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Dial {
-    /// From this address of this machine.
-    pub from: Option<IpAddr>,
-    /// It takes little into its buffers, so that a reader who stops is felt at the other end.
-    pub narrow: bool,
-    /// To the endpoint of this number, modulo how many there are; to the next ones when it takes no connection.
-    pub endpoint: u64,
-}
-
-/// A socket that was opened.
+/// A new socket and when it was opened.
 #[derive(Debug)]
 pub struct Opened {
     /// The socket.
     pub socket: Socket,
-    /// When the answer to the upgrade arrived, by the kernel where it says so.
+    /// When the response to the upgrade arrived: the kernel's timestamp if there is one, else the time of the read.
     pub at: Instant,
-    /// How much of the time until then may be the generator's own doing.
+    /// The part of the time until `at` that the generator itself may have caused, at most.
     pub slack: Duration,
 }
 
 /// Opens sockets to the gateway.
 pub struct Connector {
-    /// At least one.
+    /// The endpoints, at least one.
     endpoints: Vec<Endpoint>,
     path: String,
     headers: HeaderMap,
     token: Option<Secret>,
     secrets: Secrets,
     local_ips: Vec<IpAddr>,
-    /// Arrivals are stamped as long as there is a connector.
+    /// Keeps the kernel's receive timestamps enabled while the connector exists.
     _stamping: Option<std::net::UdpSocket>,
 }
 
@@ -90,7 +80,7 @@ impl Connector {
     /// Resolves the hosts of all endpoints, once for the whole run.
     ///
     /// # Errors
-    /// A host has no address, or its name cannot stand in a certificate.
+    /// A host has no address, or its name is not a valid server name.
     pub async fn resolve(target: &Target, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
         let mut endpoints = Vec::new();
         if target.published.is_empty() {
@@ -136,7 +126,7 @@ impl Connector {
         token: &Secret,
         resume: Option<Position>,
         last_read: u64,
-        dial: Dial,
+        dial: DialOptions,
     ) -> Result<Opened, OpenError> {
         let token = self.token.as_ref().unwrap_or(token);
         let opened = self.open_with(session, token, resume, last_read, dial).await;
@@ -154,7 +144,7 @@ impl Connector {
         token: &Secret,
         resume: Option<Position>,
         last_read: u64,
-        dial: Dial,
+        dial: DialOptions,
     ) -> Result<Opened, OpenError> {
         let mut endpoint = self.endpoint(dial.endpoint);
         let opening = async {
@@ -164,12 +154,12 @@ impl Connector {
             let request = self.request(endpoint, session, token, resume).map_err(|error| OpenError {
                 status: None,
                 message: format!("cannot open {}: {error}", endpoint.base),
-                again: None,
+                retry_after: None,
             })?;
-            let slack = pulse::unseen(Instant::now());
+            let slack = event_loop::unseen(Instant::now());
             let transport = endpoint.secure(stream).await.map_err(|error| broken(&endpoint.base, &error))?;
             let slack =
-                slack + if transport.is_tls() { pulse::unseen(Instant::now()) } else { Duration::ZERO };
+                slack + if transport.is_tls() { event_loop::unseen(Instant::now()) } else { Duration::ZERO };
             let (transport, early) = upgrade(&endpoint.base, transport, request).await?;
             let arrived = transport.tcp().arrived();
             let at = arrived.map_or_else(Instant::now, |arrived| arrived.at);
@@ -182,11 +172,11 @@ impl Connector {
             Err(OpenError {
                 status: None,
                 message: format!(
-                    "{} did not answer the upgrade within {} s",
+                    "{} did not respond to the upgrade within {} s",
                     endpoint.base,
                     OPEN_TIMEOUT.as_secs()
                 ),
-                again: Some(Duration::ZERO),
+                retry_after: Some(Duration::ZERO),
             })
         })
     }
@@ -195,41 +185,44 @@ impl Connector {
         &self.endpoints[(number % self.endpoints.len() as u64) as usize]
     }
 
-    /// Checks that the gateway takes connections `from` there, at every endpoint, and that its certificate is trusted.
+    /// Checks that every endpoint accepts connections from the address `from` and has a trusted certificate.
     ///
-    /// Returns the published ports that take none, while others do: sockets pass them over.
+    /// Returns the published ports that accept none, if at least one endpoint does. Sockets skip these ports.
     ///
     /// # Errors
-    /// The first other endpoint that takes none, and why.
-    pub async fn reach(&self, from: Option<IpAddr>) -> Result<Vec<(String, Trouble)>, (String, Trouble)> {
+    /// The first endpoint given as a URL that accepts none, or the first port if no port does, with the cause.
+    pub async fn reach(
+        &self,
+        from: Option<IpAddr>,
+    ) -> Result<Vec<(String, TransportError)>, (String, TransportError)> {
         let mut dead = Vec::new();
         for endpoint in &self.endpoints {
-            let dial = Dial { from, ..Dial::default() };
+            let dial = DialOptions { from, ..DialOptions::default() };
             let reached = match endpoint.connect(dial).await {
                 Ok(stream) => endpoint.secure(stream).await.map(drop),
                 Err(error) => Err(error),
             };
             match reached {
                 Ok(()) => {}
-                Err(error) if endpoint.is_published() => dead.push((endpoint.base.clone(), trouble(&error))),
-                Err(error) => return Err((endpoint.base.clone(), trouble(&error))),
+                Err(error) if endpoint.is_published() => dead.push((endpoint.base.clone(), describe(&error))),
+                Err(error) => return Err((endpoint.base.clone(), describe(&error))),
             }
         }
         if dead.len() == self.endpoints.len() { Err(dead.swap_remove(0)) } else { Ok(dead) }
     }
 
-    /// Connects to the wanted endpoint, or to the next one that takes a connection.
-    async fn connect(&self, dial: Dial) -> io::Result<(TcpStream, &Endpoint)> {
+    /// Connects to the chosen endpoint, or to the next one that accepts a connection.
+    async fn connect(&self, dial: DialOptions) -> io::Result<(TcpStream, &Endpoint)> {
         let mut failed = None;
         for step in 0..self.endpoints.len() as u64 {
             let endpoint = self.endpoint(dial.endpoint.wrapping_add(step));
             match endpoint.connect(dial).await {
                 Ok(stream) => {
-                    endpoint.log.connected();
+                    endpoint.counts.connected();
                     return Ok((stream, endpoint));
                 }
                 Err(error) => {
-                    endpoint.log.failed();
+                    endpoint.counts.failed();
                     failed.get_or_insert(error);
                 }
             }
@@ -260,7 +253,8 @@ impl Connector {
         };
         let token = token.reveal();
         match endpoint.address.authorization() {
-            // The header is taken by the URL's user and password: the token goes where browsers put it.
+            // The URL's user and password need the Authorization header, so that the token goes into the subprotocol, as
+            // browsers send it.
             Some(basic) => {
                 request = request.header(header::AUTHORIZATION, basic.clone());
                 if !token.is_empty() && !is_in_path {
@@ -283,7 +277,7 @@ impl Connector {
     }
 }
 
-/// Has the connection turned into a WebSocket; what came right behind the answer.
+/// Upgrades the connection to a WebSocket. Returns the transport and the bytes that followed the response.
 async fn upgrade(
     base: &str,
     transport: Transport,
@@ -294,14 +288,14 @@ async fn upgrade(
         request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let (mut sender, connection) = http1::handshake(TokioIo::new(transport)).await.map_err(broken)?;
     let mut upgrade = pin!(async {
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refused(base, answer).await);
+        let response = sender.send_request(request).await.map_err(broken)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(base, response).await);
         }
-        check(base, &answer, accept.as_deref())?;
-        hyper::upgrade::on(answer).await.map_err(broken)
+        check(base, &response, accept.as_deref())?;
+        hyper::upgrade::on(response).await.map_err(broken)
     });
-    // The connection itself ends with the upgrade, or with an error that the request hears of as well.
+    // The connection's result is ignored: the request returns its error as well.
     let mut connection = pin!(connection.with_upgrades().fuse());
     let upgraded = loop {
         tokio::select! {
@@ -311,19 +305,19 @@ async fn upgrade(
         }
     };
     let parts = upgraded.downcast::<TokioIo<Transport>>().expect("the transport that was handed in");
-    // Copied: it is empty as a rule, and would keep the whole of hyper's buffer.
+    // Copied, because a slice would keep hyper's whole buffer allocated. It is usually empty.
     Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
 
 fn broken(base: &str, error: &(dyn std::error::Error + 'static)) -> OpenError {
-    let Trouble { text, is_lasting } = trouble(error);
+    let TransportError { text, is_permanent } = describe(error);
     let message = format!("cannot open {base}: {text}");
-    OpenError { status: None, message, again: (!is_lasting).then_some(Duration::ZERO) }
+    OpenError { status: None, message, retry_after: (!is_permanent).then_some(Duration::ZERO) }
 }
 
-/// An answer that refuses the upgrade, with the beginning of its body where that comes soon.
-async fn refused(base: &str, answer: Response<Incoming>) -> OpenError {
-    let (head, body) = answer.into_parts();
+/// Returns the error for a response that refuses the upgrade. It includes the start of the body if that arrives within 1 s.
+async fn refused(base: &str, response: Response<Incoming>) -> OpenError {
+    let (head, body) = response.into_parts();
     let body = Limited::new(body, LONGEST_REFUSAL).collect();
     let body = match tokio::time::timeout(REFUSAL_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
@@ -333,13 +327,13 @@ async fn refused(base: &str, answer: Response<Incoming>) -> OpenError {
     OpenError {
         status: Some(head.status.as_u16()),
         message: format!("{base} answered the upgrade with {why}"),
-        again: is_retryable(head.status).then(|| retry_after(&head.headers).unwrap_or_default()),
+        retry_after: is_retryable(head.status).then(|| retry_after(&head.headers).unwrap_or_default()),
     }
 }
 
-/// Only a 101 that belongs to the key that was sent opens a WebSocket.
-fn check<B>(base: &str, answer: &Response<B>, accept: Option<&str>) -> Result<(), OpenError> {
-    let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+/// Checks the headers of a response 101. `accept` is the value that belongs to the key that was sent.
+fn check<B>(base: &str, response: &Response<B>, accept: Option<&str>) -> Result<(), OpenError> {
+    let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     let is_ours = text(header::SEC_WEBSOCKET_ACCEPT) == accept
         && text(header::UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
         && text(header::SEC_WEBSOCKET_EXTENSIONS).is_none();
@@ -347,6 +341,6 @@ fn check<B>(base: &str, answer: &Response<B>, accept: Option<&str>) -> Result<()
         return Ok(());
     }
     let message =
-        format!("{base} answered the upgrade with no WebSocket as it was asked for (RFC 6455, 4.1)");
-    Err(OpenError { status: None, message, again: Some(Duration::ZERO) })
+        format!("{base} answered the upgrade with an invalid WebSocket handshake (RFC 6455, section 4.1)");
+    Err(OpenError { status: None, message, retry_after: Some(Duration::ZERO) })
 }

@@ -1,31 +1,32 @@
-//! How long threads waited for a CPU, as the kernel's scheduler counts it, and how much of that is the cost of waking up on this host.
-//! It says nothing where the kernel keeps no such count.
+//! Reads how long threads waited for a CPU from the kernel's scheduler, and measures how much of that each wake-up costs on
+//! this host. Returns nothing where the kernel has no such counters.
 
 use std::{iter::Sum, thread, time::Duration};
 
-/// Wake-ups of one batch, and batches: the one in the middle counts.
+/// Number of wake-ups in a batch.
 const WAKE_UPS: u64 = 40;
+/// Number of batches, of which the median counts.
 const BATCHES: usize = 5;
-/// How long each sleeps.
+/// The sleep before each wake-up.
 const NAP: Duration = Duration::from_micros(200);
 
-/// What a thread has waited for a CPU, and how often it was given one.
+/// How long threads waited for a CPU, and how often they got one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waited {
-    /// Ready to run, without a CPU.
+    /// Time in which the threads were ready to run and had no CPU.
     pub time: Duration,
-    /// How often it was scheduled.
+    /// Number of times that the threads were scheduled.
     pub turns: u64,
 }
 
 impl Waited {
-    /// What was added since `before`.
+    /// Returns the increase since `before`.
     #[must_use]
     pub const fn since(self, before: Self) -> Self {
         Self { time: self.time.saturating_sub(before.time), turns: self.turns.saturating_sub(before.turns) }
     }
 
-    /// The part beyond what so many wake-ups cost.
+    /// Returns the waiting time beyond the cost of the wake-ups, each of which costs `wake_up`.
     #[must_use]
     pub fn beyond(self, wake_up: Duration) -> Duration {
         self.time.saturating_sub(wake_up.mul_f64(self.turns as f64))
@@ -38,13 +39,13 @@ impl Sum for Waited {
     }
 }
 
-/// What the calling thread has waited for a CPU since it began.
+/// Returns how long the calling thread has waited for a CPU since its start.
 #[must_use]
 pub fn thread_wait() -> Option<Waited> {
     parse(&std::fs::read_to_string("/proc/thread-self/schedstat").ok()?)
 }
 
-/// Measures what a wake-up costs on this host while nothing is in its way: the kernel counts it as waiting for a CPU. Blocks for some
+/// Measures the cost of a wake-up on this host without load. The kernel counts this cost as waiting for a CPU. Blocks for about
 /// 50 ms.
 #[must_use]
 pub fn wake_up_cost() -> Option<Duration> {
@@ -59,7 +60,7 @@ pub fn wake_up_cost() -> Option<Duration> {
     costs.get(costs.len() / 2).copied()
 }
 
-/// `<run ns> <wait ns> <slices>`.
+/// Reads `<run ns> <wait ns> <slices>`.
 fn parse(schedstat: &str) -> Option<Waited> {
     let mut numbers = schedstat.split_ascii_whitespace().skip(1).map(str::parse);
     let (time, turns) = (numbers.next()?.ok()?, numbers.next()?.ok()?);

@@ -1,30 +1,30 @@
-//! When a session's socket was down, so that a lost token can be laid at the right door.
-//! In doubt the socket counts as open: a loss is only excused when it surely fell into a gap.
+//! The times during which a session had no socket. Lost tokens are classified by them: lost while connected or not.
+//! In doubt the socket counts as open, so that a loss is attributed to a reconnect only if it surely happened then.
 
 use std::time::{Duration, Instant};
 
-/// The intervals without a socket, oldest first.
+/// The intervals without a socket, oldest first. The last one may be without an end.
 #[derive(Clone, Debug, Default)]
 pub struct Downtime {
     intervals: Vec<(Instant, Option<Instant>)>,
 }
 
 impl Downtime {
-    /// The socket was lost.
+    /// Starts an interval when the socket is lost. Does nothing if the socket is down already.
     pub fn begin(&mut self, at: Instant) {
         if !self.is_down() {
             self.intervals.push((at, None));
         }
     }
 
-    /// A new socket is open. Answers how long there was none.
+    /// Ends the interval when a new socket is open. Returns its length, or `None` if the socket was not down.
     pub fn end(&mut self, at: Instant) -> Option<Duration> {
         let (since, until @ None) = self.intervals.last_mut()? else { return None };
         *until = Some(at);
         Some(at.saturating_duration_since(*since))
     }
 
-    /// How long the socket was down between two moments.
+    /// Returns how long the socket was down between two instants.
     #[must_use]
     pub fn within(&self, from: Instant, to: Instant) -> Duration {
         let overlap = |&(since, until): &(Instant, Option<Instant>)| {
@@ -37,7 +37,7 @@ impl Downtime {
         matches!(self.intervals.last(), Some((_, None)))
     }
 
-    /// Whether the socket was down at any time between two moments.
+    /// Returns whether the socket was down at any time between two instants.
     #[must_use]
     pub fn touches(&self, from: Instant, to: Instant) -> bool {
         self.intervals.iter().any(|&(since, until)| since <= to && until.is_none_or(|until| until >= from))
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_overlaps_a_gap_is_in_it() {
+    fn overlaps_with_intervals_are_measured() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut downtime = Downtime::default();

@@ -1,6 +1,6 @@
-//! One address of the gateway, as a URL or as a port that a container publishes, and how it fared during the run.
+//! One address of the gateway, given as a URL or as a port that a container publishes, and its connection counts.
 
-use crate::{connector::Dial, socket::Transport, tcp::Tcp};
+use crate::{socket::Transport, tcp::Tcp};
 use anyhow::Context as _;
 use http::HeaderValue;
 use measure::observations::EndpointHistory;
@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use settings::address::Address;
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,29 +21,40 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-/// Some tens of tokens: a reader who stops is felt at the other end within seconds.
+/// Receive buffer in bytes of a session that pauses reading: some tens of tokens, so that the gateway notices within seconds.
 const NARROW_BUFFER: u32 = 4096;
+
+/// How a TCP connection is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DialOptions {
+    /// The local address to connect from. `None`: the system chooses.
+    pub from: Option<IpAddr>,
+    /// Use a small receive buffer, so that the gateway notices within seconds when the session pauses reading.
+    pub narrow: bool,
+    /// Number of the endpoint, modulo their count. If it accepts no connection, the next ones are tried.
+    pub endpoint: u64,
+}
 
 /// An address of the gateway.
 pub struct Endpoint {
     addresses: Vec<SocketAddr>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    /// Scheme, authority and prefix, for messages.
+    /// Scheme, authority and path prefix, for messages.
     pub(crate) base: String,
-    /// The URL that it is reached by.
+    /// The URL of the endpoint.
     pub(crate) address: Address,
     /// The `Host` header.
     pub(crate) host: HeaderValue,
-    /// Whether it is one of the ports that a container publishes.
+    /// Whether the endpoint is one of several ports that a container publishes.
     is_published: bool,
-    pub(crate) log: Log,
+    pub(crate) counts: ConnectionCounts,
 }
 
 impl Endpoint {
     /// Resolves the host of `address`.
     ///
     /// # Errors
-    /// The host has no address, or its name cannot stand in a certificate.
+    /// The host has no address, or its name is not a valid server name.
     pub(crate) async fn resolve(address: &Address, tls: &Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
         let url = address.url();
         let port = url.port_or_known_default().unwrap_or(80);
@@ -55,10 +66,10 @@ impl Endpoint {
         Self::new(address, addresses, tls)
     }
 
-    /// The published port `port` of the gateway at `address`.
+    /// Creates the endpoint for the published port `port` of the gateway at `address`.
     ///
     /// # Errors
-    /// The name of the URL's host cannot stand in a certificate.
+    /// The host's name is not a valid server name.
     pub(crate) fn published(
         address: &Address,
         port: SocketAddr,
@@ -85,24 +96,25 @@ impl Endpoint {
             host: HeaderValue::from_str(&address.authority())?,
             address: address.clone(),
             is_published: false,
-            log: Log::new(),
+            counts: ConnectionCounts::new(),
         })
     }
 
-    /// Connects to the first address that takes it.
-    pub(crate) async fn connect(&self, dial: Dial) -> io::Result<TcpStream> {
+    /// Connects to the first address that accepts the connection.
+    pub(crate) async fn connect(&self, dial: DialOptions) -> io::Result<TcpStream> {
         let mut failed = no_address();
         for &address in &self.addresses {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             if dial.narrow {
-                // Before the connection is made: the window is agreed upon then.
+                // Set before connecting, because TCP negotiates the window scale during the handshake.
                 socket.set_recv_buffer_size(NARROW_BUFFER)?;
             }
             if let Some(from) = dial.from {
                 if from.is_ipv4() != address.is_ipv4() {
                     continue;
                 }
-                // The port is chosen with the connection, as without an address: one that rests from another may be used.
+                // Lets the kernel choose the port when it connects. Then it may reuse a port that is in TIME_WAIT or connected
+                // to another address, so that ports do not run out.
                 #[cfg(target_os = "linux")]
                 setsockopt(&socket, IpBindAddressNoPort, &true)?;
                 socket.bind((from, 0).into())?;
@@ -118,7 +130,7 @@ impl Endpoint {
         Err(failed)
     }
 
-    /// Adds TLS where the URL asks for it.
+    /// Wraps the connection in TLS if the URL's scheme asks for it.
     pub(crate) async fn secure(&self, stream: TcpStream) -> io::Result<Transport> {
         let stream = Tcp::new(stream);
         match &self.tls {
@@ -127,63 +139,66 @@ impl Endpoint {
         }
     }
 
-    /// Whether it is one of several ports that a container publishes.
+    /// Returns whether the endpoint is one of several ports that a container publishes.
     pub(crate) const fn is_published(&self) -> bool {
         self.is_published
     }
 
-    /// How it fared.
+    /// Returns how many connections succeeded and failed.
     #[must_use]
     pub fn history(&self) -> EndpointHistory {
         EndpointHistory {
             name: self.base.clone(),
             is_published: self.is_published,
-            connected: self.log.connected.load(Relaxed),
-            failed: self.log.failed.load(Relaxed),
-            is_dead: self.log.is_dead(),
+            connected: self.counts.connected.load(Relaxed),
+            failed: self.counts.failed.load(Relaxed),
+            is_dead: self.counts.is_dead(),
         }
     }
 }
 
-/// None of the addresses is of the family that is connected from.
+/// Returns the error for a gateway without an address of the local address's family.
 pub(crate) fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::AddrNotAvailable, "the gateway has no address of the same family")
 }
 
-/// The URL's host without the brackets of an IPv6 address.
+/// Returns the URL's host without the brackets of an IPv6 address.
 fn bare_host(url: &Url) -> &str {
     url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Counts connections of one endpoint. Times are nanoseconds since it was made.
-pub(crate) struct Log {
-    made: Instant,
+/// Counts the connections of one endpoint. Times are nanoseconds since its creation.
+pub(crate) struct ConnectionCounts {
+    created: Instant,
     connected: AtomicU64,
     failed: AtomicU64,
     last_connected: AtomicU64,
     last_failed: AtomicU64,
 }
 
-impl Log {
+impl ConnectionCounts {
     fn new() -> Self {
         let [connected, failed, last_connected, last_failed] = Default::default();
-        Self { made: Instant::now(), connected, failed, last_connected, last_failed }
+        Self { created: Instant::now(), connected, failed, last_connected, last_failed }
     }
 
+    /// Counts a connection that succeeded.
     pub(crate) fn connected(&self) {
         self.connected.fetch_add(1, Relaxed);
         self.last_connected.fetch_max(self.now(), Relaxed);
     }
 
+    /// Counts a connection that failed.
     pub(crate) fn failed(&self) {
         self.failed.fetch_add(1, Relaxed);
         self.last_failed.fetch_max(self.now(), Relaxed);
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Returns whether the endpoint accepted connections and later stopped.
     fn is_dead(&self) -> bool {
         let (connected, failed) = (self.last_connected.load(Relaxed), self.last_failed.load(Relaxed));
         connected > 0 && failed > connected
@@ -195,14 +210,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dead_is_what_took_connections_and_does_not_any_more() {
-        let log = Log::new();
-        assert!(!log.is_dead());
-        log.failed();
-        assert!(!log.is_dead(), "it never took one");
-        log.connected();
-        assert!(!log.is_dead(), "it came back");
-        log.failed();
-        assert!(log.is_dead());
+    fn an_endpoint_is_dead_if_it_stopped_accepting() {
+        let counts = ConnectionCounts::new();
+        assert!(!counts.is_dead());
+        counts.failed();
+        assert!(!counts.is_dead(), "it never accepted a connection");
+        counts.connected();
+        assert!(!counts.is_dead(), "it recovered");
+        counts.failed();
+        assert!(counts.is_dead());
     }
 }

@@ -1,39 +1,39 @@
-//! Says what went wrong on the way to a server, and what a foreign server answered, in a sentence for a person.
-//! Makes no call and decides nothing beyond whether another attempt can help.
+//! Describes transport errors and responses of foreign servers in one sentence for people.
+//! Also decides whether another attempt can help. Makes no calls.
 
 use http::{HeaderMap, StatusCode, header};
 use protocol::ErrorBody;
 use rustls::CertificateError;
 use std::{error::Error, io};
 
-/// The part of a foreign text that is shown, in characters.
+/// Upper limit in characters of the part of a server's text that is shown.
 const SHOWN: usize = 200;
 
-/// A call that failed before there was an answer.
+/// A call that failed before a response arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// What went wrong.
+pub struct TransportError {
+    /// The root cause, without the URL.
     pub text: String,
-    /// TLS was refused: another attempt ends in the same way.
-    pub is_lasting: bool,
+    /// Another attempt would fail as well, because TLS was refused.
+    pub is_permanent: bool,
 }
 
-/// What `error` was caused by.
-pub fn trouble(error: &(dyn Error + 'static)) -> Trouble {
+/// Returns the root cause of `error`, or an explanation with a remedy if it is a TLS error.
+pub fn describe(error: &(dyn Error + 'static)) -> TransportError {
     let mut cause = error;
     loop {
         if let Some(tls) = tls_error(cause).and_then(explain_tls) {
-            return Trouble { text: tls, is_lasting: true };
+            return TransportError { text: tls, is_permanent: true };
         }
         match cause.source() {
             Some(inner) => cause = inner,
-            // The outer causes repeat the URL.
-            None => return Trouble { text: cause.to_string(), is_lasting: false },
+            // Only the innermost cause is shown: the outer ones repeat the URL.
+            None => return TransportError { text: cause.to_string(), is_permanent: false },
         }
     }
 }
 
-/// An I/O error hides what it was made of from `source`.
+/// Finds a TLS error in `error`. `io::Error::source` skips the error it was made of, so that this looks into it.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(tls) = error.downcast_ref() {
         return Some(tls);
@@ -63,13 +63,13 @@ fn explain_tls(error: &rustls::Error) -> Option<String> {
         }
         _ => (
             format!("is not valid ({why})"),
-            "if it is one of your own, name the certificate of its CA with --ca-file FILE; a CA's certificate cannot be the server's own",
+            "if you issued it yourself, name the certificate of its CA with --ca-file FILE; the server's own certificate must not be a CA's",
         ),
     };
     Some(format!("the server's certificate {what}: {remedy}"))
 }
 
-/// An answer that is not a success: its status, where it redirects to, how long it asks to wait, and what it says.
+/// Describes a response that is not a success: status, redirect target, requested delay, and the start of the body.
 pub fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     let wait = headers.get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok());
     let wait = wait.map(|wait| format!(", Retry-After: {}", cut(wait))).unwrap_or_default();
@@ -78,7 +78,7 @@ pub fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     match location {
         Some(location) => {
             format!(
-                "{status}, Location: {}: redirects are not followed, name that address itself",
+                "{status}, Location: {}: redirects are not followed; use that address as the target",
                 cut(&location)
             )
         }
@@ -86,7 +86,7 @@ pub fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     }
 }
 
-/// `: ` and what a body says, if it says anything.
+/// Returns `: ` and the start of a body's text, or nothing if the body has no text.
 pub fn detail(body: &[u8]) -> String {
     let text = match serde_json::from_slice::<ErrorBody>(body) {
         Ok(error) => error.detail,
@@ -96,22 +96,22 @@ pub fn detail(body: &[u8]) -> String {
     if text.is_empty() { text } else { format!(": {text}") }
 }
 
-/// A body that could not be read as the JSON that was expected.
+/// Describes a body that is not the expected JSON.
 pub fn unreadable(body: &[u8], error: &serde_json::Error) -> String {
     if body.trim_ascii().is_empty() {
-        return "the answer is empty".to_owned();
+        return "the response is empty".to_owned();
     }
     if is_html(body) {
-        return format!("the answer is an HTML page, not JSON{}", detail(body));
+        return format!("the response is an HTML page, not JSON{}", detail(body));
     }
-    format!("cannot read the answer ({error}){}", detail(body))
+    format!("cannot read the response ({error}){}", detail(body))
 }
 
 fn is_html(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"<")
 }
 
-/// The first line of an HTML page that a person would see, its title first; another text as it is.
+/// Returns the first visible line of an HTML page, which is its title if it has one. Other texts are returned unchanged.
 fn first_text(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     if !is_html(body) {
@@ -124,7 +124,7 @@ fn first_text(body: &[u8]) -> String {
         let tag = &rest[start..];
         let name: String = tag[1..].chars().take_while(char::is_ascii_alphanumeric).collect();
         let name = name.to_ascii_lowercase();
-        // What is between these is for machines.
+        // The contents of these elements are not visible.
         let end = match name.as_str() {
             "script" | "style" => find_ignoring_case(tag, &format!("</{name}")),
             _ => None,
@@ -144,7 +144,7 @@ fn first_text(body: &[u8]) -> String {
     line.unwrap_or_default().to_owned()
 }
 
-/// Whether text goes on in the same line behind a tag.
+/// Returns whether the text after a tag continues the same line.
 fn is_inline(tag: &str) -> bool {
     let name = tag.trim_start_matches(['<', '/']);
     let name: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
@@ -171,11 +171,11 @@ mod tests {
         let text = refusal(StatusCode::FOUND, &headers, b"<html>moved</html>");
         assert!(text.starts_with("302 Found, Location: https://host.test/login"), "{text}");
         let created = refusal(StatusCode::BAD_REQUEST, &headers, b"");
-        assert_eq!(created, "400 Bad Request", "no redirect, whatever it names");
+        assert_eq!(created, "400 Bad Request", "a location without a redirect is ignored");
     }
 
     #[test]
-    fn a_page_is_told_by_its_first_line() {
+    fn a_page_is_described_by_its_first_line() {
         for (body, line) in [
             (r#"{"detail":"full"}"#, ": full"),
             ("plain text", ": plain text"),
@@ -196,27 +196,30 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_json_is_told_by_what_it_is() {
+    fn a_response_that_is_not_json_is_described() {
         let error = || serde_json::from_slice::<u8>(b"<").unwrap_err();
-        assert_eq!(unreadable(b" \n", &error()), "the answer is empty");
+        assert_eq!(unreadable(b" \n", &error()), "the response is empty");
         let page = unreadable(b"<html><title>Login</title>", &error());
-        assert_eq!(page, "the answer is an HTML page, not JSON: Login");
+        assert_eq!(page, "the response is an HTML page, not JSON: Login");
         assert!(unreadable(b"OK", &error()).ends_with("): OK"));
     }
 
     #[test]
-    fn certificates_are_found_however_deep_they_lie() {
+    fn certificate_errors_are_found_at_any_depth() {
         let untrusted = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let inner = io::Error::new(io::ErrorKind::InvalidData, untrusted());
         for error in [inner, io::Error::other(io::Error::other(untrusted()))] {
-            let trouble = trouble(&error);
-            assert!(trouble.is_lasting && trouble.text.contains("--ca-file"), "{trouble:?}");
+            let trouble = describe(&error);
+            assert!(trouble.is_permanent && trouble.text.contains("--ca-file"), "{trouble:?}");
             assert!(trouble.text.contains("certificate is not trusted"), "{trouble:?}");
         }
         let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
-        assert!(trouble(&expired).text.contains("certificate has expired"));
+        assert!(describe(&expired).text.contains("certificate has expired"));
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        assert_eq!(trouble(&refused), Trouble { text: "connection refused".into(), is_lasting: false });
+        assert_eq!(
+            describe(&refused),
+            TransportError { text: "connection refused".into(), is_permanent: false }
+        );
     }
 
     proptest! {

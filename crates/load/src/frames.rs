@@ -1,11 +1,11 @@
-//! A WebSocket's frames as a client has them (RFC 6455, section 5): what a server sent is cut into messages where it lies, and
-//! what a client sends by itself is encoded. It opens nothing, reads nothing, and copies only what a read cut in two.
+//! WebSocket frames of a client (RFC 6455, section 5): decodes what a server sent, and encodes control frames.
+//! Messages are decoded in place; only a frame that two reads split is copied. Nothing here reads a socket.
 
 use rand::RngExt;
 
-/// A message longer than this is refused.
+/// Upper limit of a message in bytes.
 const MAX_MESSAGE: usize = 16 << 20;
-/// The longest payload of a control frame.
+/// Upper limit of a control frame's payload in bytes.
 const MAX_CONTROL_PAYLOAD: usize = 125;
 
 const FINAL: u8 = 0x80;
@@ -21,95 +21,96 @@ mod opcode {
     pub(super) const PONG: u8 = 0xa;
 }
 
-/// One message.
+/// A message or control frame from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// A whole text message.
+    /// A complete text message.
     Text(&'a str),
-    /// Wants [`pong`] with the same payload.
+    /// A ping, to be answered by [`encode_pong`] with the same payload.
     Ping(&'a [u8]),
-    /// The peer's last frame: its code, where it gave one, and its text.
+    /// The close frame: its code, if it has one, and its text.
     Close(Option<u16>, &'a str),
-    /// A whole binary message.
+    /// A complete binary message.
     Binary(&'a [u8]),
     /// A pong.
     Pong,
 }
 
-/// The peer broke the protocol; nothing more can be read.
+/// A violation of the protocol by the server. Nothing more can be read from the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each says it itself")]
+#[allow(missing_docs, reason = "the messages describe the variants")]
 pub enum BadFrame {
     #[error("a server's frame is masked")]
     Masked,
     #[error("a frame has reserved bits set, and no extension was agreed on")]
     Reserved,
-    #[error("a frame is of the unknown kind {0:#x}")]
+    #[error("a frame has the unknown opcode {0:#x}")]
     Unknown(u8),
     #[error("a control frame is fragmented or longer than {MAX_CONTROL_PAYLOAD} bytes")]
     Control,
-    #[error("a message begins inside another one, or goes on that never began")]
+    #[error("a message starts inside another one, or a continuation frame has no start")]
     Fragments,
     #[error("a message has more than {MAX_MESSAGE} bytes")]
     TooLong,
-    #[error("a text is no UTF-8")]
+    #[error("a text message is not UTF-8")]
     NotText,
-    #[error("a close frame has half a code")]
+    #[error("a close frame has an incomplete code")]
     Close,
 }
 
-/// What is kept of a stream of frames between two reads: nothing as a rule.
+/// Decodes a stream of frames. Between two reads it usually keeps no bytes.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// The beginning of a frame whose end has not come.
-    cut_off: Vec<u8>,
-    message: Unfinished,
+    /// The bytes of a frame whose end has not arrived.
+    incomplete: Vec<u8>,
+    message: PartialMessage,
 }
 
-/// How far messages are.
+/// The state between two frames.
 #[derive(Debug, Default)]
-struct Unfinished {
-    /// The fragments of a message so far, and whether it is a text.
+struct PartialMessage {
+    /// The fragments of a message so far, and whether it is a text message.
     fragments: Option<(bool, Vec<u8>)>,
-    /// The close frame came.
+    /// The close frame arrived.
     closed: bool,
 }
 
 impl Frames {
-    /// Shows every message that `bytes` complete to `take`, in order, and keeps the rest. Nothing is read behind a close frame.
-    /// `take` also learns whether the message ends where `bytes` end: then it arrived with their last byte.
+    /// Calls `take` with each message that `bytes` complete, in order, and keeps an incomplete frame. Bytes after a close frame
+    /// are ignored. The second argument of `take` is true if the message ends with the last byte of `bytes`.
     ///
     /// # Errors
-    /// The first fault; what came before it was shown.
+    /// The first violation of the protocol. `take` was called with the messages before it.
     pub fn feed(
         &mut self,
         mut bytes: &[u8],
         mut take: impl FnMut(Message<'_>, bool),
     ) -> Result<(), BadFrame> {
-        while !self.cut_off.is_empty() && !bytes.is_empty() {
-            // The header byte by byte, then all that it promises.
-            let have = self.cut_off.len();
+        while !self.incomplete.is_empty() && !bytes.is_empty() {
+            // Reads the header byte by byte, because its length depends on its second byte, then the payload at once.
+            let have = self.incomplete.len();
             let missing =
-                Header::read(&self.cut_off)?.map_or(1, |header| header.length + header.payload - have);
+                Header::read(&self.incomplete)?.map_or(1, |header| header.length + header.payload - have);
             let (more, rest) = bytes.split_at(missing.min(bytes.len()));
-            self.cut_off.extend_from_slice(more);
+            self.incomplete.extend_from_slice(more);
             bytes = rest;
             let is_end = bytes.is_empty();
-            if cut(&self.cut_off, &mut self.message, &mut |message, ends| take(message, ends && is_end))? > 0
+            if cut(&self.incomplete, &mut self.message, &mut |message, ends| take(message, ends && is_end))?
+                > 0
             {
-                self.cut_off = Vec::new();
+                self.incomplete = Vec::new();
             }
         }
         let used = cut(bytes, &mut self.message, &mut take)?;
-        self.cut_off.extend_from_slice(&bytes[used..]);
+        self.incomplete.extend_from_slice(&bytes[used..]);
         Ok(())
     }
 }
 
-/// Shows every message that ends in `bytes`; how many of them its frames took.
+/// Calls `take` with each message that ends in `bytes`. Returns how many bytes the complete frames have.
 fn cut(
     bytes: &[u8],
-    Unfinished { fragments, closed }: &mut Unfinished,
+    PartialMessage { fragments, closed }: &mut PartialMessage,
     take: &mut impl FnMut(Message<'_>, bool),
 ) -> Result<usize, BadFrame> {
     if *closed {
@@ -159,6 +160,7 @@ fn cut(
     Ok(at)
 }
 
+/// Returns a complete message.
 fn whole(is_text: bool, message: &[u8]) -> Result<Message<'_>, BadFrame> {
     if !is_text {
         return Ok(Message::Binary(message));
@@ -166,6 +168,7 @@ fn whole(is_text: bool, message: &[u8]) -> Result<Message<'_>, BadFrame> {
     std::str::from_utf8(message).map(Message::Text).map_err(|_| BadFrame::NotText)
 }
 
+/// Reads the payload of a close frame.
 fn close(payload: &[u8]) -> Result<Message<'_>, BadFrame> {
     match payload {
         [] => Ok(Message::Close(None, "")),
@@ -177,17 +180,18 @@ fn close(payload: &[u8]) -> Result<Message<'_>, BadFrame> {
     }
 }
 
+/// The header of a frame.
 struct Header {
     opcode: u8,
     is_final: bool,
-    /// Bytes of the header itself.
+    /// Length of the header in bytes.
     length: usize,
-    /// Bytes behind it.
+    /// Length of the payload in bytes.
     payload: usize,
 }
 
 impl Header {
-    /// The header at the beginning of `bytes`, if all of it is there.
+    /// Reads the header at the start of `bytes`. `None` if it is incomplete.
     fn read(bytes: &[u8]) -> Result<Option<Self>, BadFrame> {
         let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
         let (opcode, is_final) = (first & 0x0f, first & FINAL != 0);
@@ -217,20 +221,20 @@ impl Header {
     }
 }
 
-/// Writes the answer to a ping behind what `out` holds.
-pub fn pong(out: &mut Vec<u8>, payload: &[u8]) {
+/// Appends a pong with `payload` to `out`.
+pub fn encode_pong(out: &mut Vec<u8>, payload: &[u8]) {
     control(out, opcode::PONG, payload);
 }
 
-/// Writes a close frame, without a code where there is none to give, behind what `out` holds.
-pub fn farewell(out: &mut Vec<u8>, code: Option<u16>) {
+/// Appends a close frame, with `code` if there is one, to `out`.
+pub fn encode_close(out: &mut Vec<u8>, code: Option<u16>) {
     match code {
         Some(code) => control(out, opcode::CLOSE, &code.to_be_bytes()),
         None => control(out, opcode::CLOSE, &[]),
     }
 }
 
-/// A control frame, masked as every frame of a client is.
+/// Appends a control frame to `out`. It is masked, as all frames of a client must be.
 fn control(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     let payload = &payload[..payload.len().min(MAX_CONTROL_PAYLOAD)];
     let mask: [u8; 4] = rand::rng().random();
@@ -256,13 +260,13 @@ mod tests {
         },
     };
 
-    /// A message, and the lengths of the fragments that it comes in.
+    /// Generates a message and the lengths of its fragments.
     fn message() -> impl Strategy<Value = (String, Vec<usize>)> {
         let text = prop_oneof![".{0,60}", ".{100,200}".prop_map(|text: String| text.repeat(600))];
         (text, prop::collection::vec(0usize..200, 0..3))
     }
 
-    /// What a server writes, by tungstenite: pings between the fragments, as they may come.
+    /// Encodes messages as a server does, with pings between the fragments.
     fn wire(messages: &[(String, Vec<usize>)]) -> Vec<u8> {
         let mut wire = Vec::new();
         for (text, cuts) in messages {
@@ -285,9 +289,9 @@ mod tests {
     }
 
     proptest! {
-        /// However the stream is cut into reads and fragments, the messages are those that were sent.
+        /// The decoded messages do not depend on how the stream is divided into reads and fragments.
         #[test]
-        fn messages_come_whole_however_they_are_read(
+        fn messages_are_complete_for_every_division_into_reads(
             messages in prop::collection::vec(message(), 1..5), size in 1usize..3_000,
         ) {
             let (mut frames, mut texts, mut pings) = (Frames::default(), Vec::new(), 0);
@@ -302,7 +306,7 @@ mod tests {
             }
             prop_assert_eq!(pings, messages.iter().map(|(_, cuts)| cuts.len()).sum::<usize>());
             prop_assert_eq!(texts, messages.into_iter().map(|(text, _)| text).collect::<Vec<_>>());
-            prop_assert!(frames.cut_off.is_empty() && frames.message.fragments.is_none());
+            prop_assert!(frames.incomplete.is_empty() && frames.message.fragments.is_none());
         }
 
         #[test]
@@ -318,8 +322,8 @@ mod tests {
         #[test]
         fn a_server_reads_what_a_client_sends(payload in prop::collection::vec(any::<u8>(), 0..=125), code in 3000u16..5000) {
             let mut wire = Vec::new();
-            pong(&mut wire, &payload);
-            farewell(&mut wire, Some(code));
+            encode_pong(&mut wire, &payload);
+            encode_close(&mut wire, Some(code));
             let mut server = WebSocket::from_raw_socket(Cursor::new(wire), Role::Server, None);
             prop_assert_eq!(server.read().unwrap(), tungstenite::Message::Pong(payload.into()));
             let tungstenite::Message::Close(Some(frame)) = server.read().unwrap() else { panic!("no close frame") };
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_frame_is_the_last_thing_that_is_read() {
+    fn nothing_is_read_after_a_close_frame() {
         let mut wire = vec![0x88, 6, 0x0f, 0xa2];
         wire.extend_from_slice(b"slow\x81\x01x");
         assert_eq!(fed(&mut Frames::default(), &wire), Ok(vec![r#"Close(Some(4002), "slow")"#.to_owned()]));
@@ -336,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_protocol_is_named() {
+    fn violations_of_the_protocol_are_named() {
         let long = [0x82, 127, 0, 0, 0, 0, 1, 0, 0, 1];
         for (wire, fault) in [
             (&[0x81, 0x80][..], BadFrame::Masked),

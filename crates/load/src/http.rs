@@ -1,11 +1,11 @@
-//! The HTTP calls of a session, over one bounded pool a worker, repeated where a repeat is safe.
-//! It follows no redirect, knows nothing of sockets, and counts no attempt as success.
+//! The HTTP calls of sessions. Each worker has one pool of a limited number of connections.
+//! All calls are safe to repeat, and are repeated after errors that may pass. Redirects are not followed.
 
 use crate::{
     backoff::{Backoff, is_retryable, retry_after},
-    explain::{self, trouble},
-    pulse,
-    tcp::{Noting, SharedTimes, Times},
+    event_loop,
+    explain::{self, describe},
+    tcp::{ConnectionTimes, SharedConnectionTimes, TimedConnector},
 };
 use bytes::Bytes;
 use http::{
@@ -33,77 +33,78 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// One call may take no longer than this.
+/// Time limit of one attempt.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// An answer longer than this is none of ours.
+/// Upper limit of a response body in bytes.
 const LONGEST_ANSWER: usize = 1 << 20;
-/// Shorter than servers and load balancers keep an idle connection, so that none is used as it is being closed.
+/// How long an idle connection is kept. Shorter than servers and load balancers keep it, so that no call meets a connection
+/// that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The API, as one worker calls it.
+/// The HTTP client of one worker.
 #[derive(Debug)]
 pub struct Http {
-    client: Client<HttpsConnector<Noting>, Full<Bytes>>,
+    client: Client<HttpsConnector<TimedConnector>, Full<Bytes>>,
     connections: Semaphore,
     address: Address,
     headers: HeaderMap,
     secrets: Secrets,
-    /// The sockets get their token from the answer to `create` alone.
+    /// Sockets have no token but the one in the response to `create`.
     needs_token: bool,
 }
 
-/// The answer to `POST /session/create`.
+/// The response to `POST /session/create`.
 #[derive(Debug, Deserialize)]
 pub struct Created {
-    /// The new session.
+    /// The new session's id.
     pub session_id: SessionId,
-    /// Opens the session's socket. Empty where the server gives none and none is needed.
+    /// The token of the session's sockets. `None` if the server returns none.
     #[serde(default)]
     auth_token: Option<String>,
 }
 
 impl Created {
-    /// Opens the session's socket; empty where the server gives none and none is needed.
+    /// Returns the token of the session's sockets. Empty if the server returned none.
     #[must_use]
     pub fn token(&self) -> Secret {
         Secret::new(self.auth_token.as_deref().unwrap_or_default())
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
-pub struct Answer {
-    /// Its status.
+pub struct HttpResponse {
+    /// The status.
     pub status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
-    /// Of the connection, when the answer was there.
-    times: Times,
+    /// The times of the connection when the response was complete.
+    times: ConnectionTimes,
 }
 
-/// What a call that succeeded returned, and when.
+/// The result of a call that succeeded, and when it arrived.
 #[derive(Debug)]
-pub struct Done<T> {
-    /// The answer.
+pub struct Timed<T> {
+    /// The result.
     pub value: T,
-    /// When it arrived, by the kernel where it says so.
+    /// When the response arrived: the kernel's timestamp if there is one, else the time of the read.
     pub at: Instant,
-    /// How much of the time until then may be the generator's own doing.
+    /// The part of the time until `at` that the generator itself may have caused, at most.
     pub slack: Duration,
 }
 
-/// Why a call got no answer.
+/// Why a call got no response.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why one attempt failed.
-struct Attempt {
+struct FailedAttempt {
     failure: Failure,
-    /// Worth another, after at least this long.
-    again: Option<Duration>,
+    /// The minimum delay before another attempt. `None`: another attempt would fail as well.
+    retry_after: Option<Duration>,
 }
 
 impl Http {
-    /// A pool of at most `connections` to the target.
+    /// Creates a client with at most `connections` connections to the target.
     #[must_use]
     pub fn new(target: &Target, connections: usize, tls: rustls::ClientConfig) -> Self {
         let mut tcp = HttpConnector::new();
@@ -114,7 +115,7 @@ impl Http {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(connections)
-            .build(connector.wrap_connector(Noting(tcp)));
+            .build(connector.wrap_connector(TimedConnector(tcp)));
         Self {
             client,
             connections: Semaphore::new(connections.max(1)),
@@ -127,26 +128,27 @@ impl Http {
         }
     }
 
-    /// `POST /session/create`.
+    /// Calls `POST /session/create`, with repeats until `until`.
     ///
     /// # Errors
-    /// What the last attempt failed with.
-    pub async fn create(&self, backoff: &mut Backoff, until: Instant) -> Result<Done<Created>, Failure> {
+    /// The failure of the last attempt, or a response without a token that the sockets need.
+    pub async fn create(&self, backoff: &mut Backoff, until: Instant) -> Result<Timed<Created>, Failure> {
         let path = "/session/create";
-        let Done { value: answer, at, slack } =
+        let Timed { value: response, at, slack } =
             self.repeat(FailureKind::Create, path, None, backoff, until, |_| {}).await?;
-        let created: Created = self.read(&FailureKind::Create, path, &answer)?;
+        let created: Created = self.read(&FailureKind::Create, path, &response)?;
         if self.needs_token && created.auth_token.is_none() {
-            let message = "the answer has no `auth_token`: give the token of the sockets with --token, or an Authorization header with --header";
-            return Err(self.failure(FailureKind::Create, path, Some(answer.status), &message));
+            let message = "the response has no `auth_token`: give the token of the sockets with --token, or an Authorization header with --header";
+            return Err(self.failure(FailureKind::Create, path, Some(response.status), &message));
         }
-        Ok(Done { value: created, at, slack })
+        Ok(Timed { value: created, at, slack })
     }
 
-    /// `POST /session/{id}/run`; `on_send` is told when the first attempt goes out, and once more when it is known exactly.
+    /// Calls `POST /session/{id}/run`, with repeats until `until`. Calls `on_send` with the time of the first attempt's sending,
+    /// and once more when the exact time is known.
     ///
     /// # Errors
-    /// What the last attempt failed with.
+    /// The failure of the last attempt.
     pub async fn run(
         &self,
         session: SessionId,
@@ -157,19 +159,19 @@ impl Http {
     ) -> Result<RunResponse, Failure> {
         let body = serde_json::to_vec(body).map_or_else(|_| Bytes::new(), Bytes::from);
         let path = format!("/session/{session}/run");
-        let done = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_send).await?;
-        let answer = done.value;
-        if answer.body.trim_ascii().is_empty() {
-            // Nothing in it is needed: what comes is then unverified.
+        let timed = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_send).await?;
+        let response = timed.value;
+        if response.body.trim_ascii().is_empty() {
+            // All fields are optional. Without them, the number of tokens cannot be verified.
             return Ok(RunResponse::default());
         }
-        self.read(&FailureKind::Run, &path, &answer)
+        self.read(&FailureKind::Run, &path, &response)
     }
 
-    /// `POST /session/{id}/close`. Any success will do, whatever its body.
+    /// Calls `POST /session/{id}/close`, with repeats until `until`. The body of the response is ignored.
     ///
     /// # Errors
-    /// What the last attempt failed with.
+    /// The failure of the last attempt.
     pub async fn close(
         &self,
         session: SessionId,
@@ -180,21 +182,22 @@ impl Http {
         self.repeat(FailureKind::Close, &path, None, backoff, until, |_| {}).await.map(|_| ())
     }
 
-    /// What the API answers to `GET /ready`.
+    /// Calls `GET /ready` once.
     ///
     /// # Errors
-    /// It cannot be reached.
-    pub async fn ready(&self) -> Result<Answer, BoxError> {
+    /// The API cannot be reached.
+    pub async fn ready(&self) -> Result<HttpResponse, BoxError> {
         self.send(Method::GET, "/ready", None).await
     }
 
-    /// A refusal in words: its status, where it redirects to, and what it says.
+    /// Describes a refusal for people: status, redirect target, and the start of the body.
     #[must_use]
-    pub fn explain(&self, answer: &Answer) -> String {
-        self.secrets.hide(&explain::refusal(answer.status, &answer.headers, &answer.body))
+    pub fn explain(&self, response: &HttpResponse) -> String {
+        self.secrets.hide(&explain::refusal(response.status, &response.headers, &response.body))
     }
 
-    /// Repeats a call that was refused for the moment until `until`, and one that nobody answered a few times.
+    /// Calls `path` and repeats the call: until `until` if the server refused it temporarily, and for the backoff's limited number
+    /// of attempts if there was no response.
     async fn repeat(
         &self,
         kind: FailureKind,
@@ -203,7 +206,7 @@ impl Http {
         backoff: &mut Backoff,
         until: Instant,
         on_send: impl Fn(Instant),
-    ) -> Result<Done<Answer>, Failure> {
+    ) -> Result<Timed<HttpResponse>, Failure> {
         let mut is_first = true;
         loop {
             let (sending, attempt) = {
@@ -214,7 +217,7 @@ impl Http {
                 }
                 (sending, self.post(kind.clone(), path, body.clone()).await)
             };
-            let Attempt { failure, again } = match attempt {
+            let FailedAttempt { failure, retry_after } = match attempt {
                 Ok(value) => {
                     let times = value.times;
                     let own_delay = times.own_delay(sending);
@@ -222,18 +225,19 @@ impl Http {
                         on_send(sending + own_delay);
                     }
                     let now = Instant::now();
-                    let (at, slack) = times
-                        .arrived
-                        .map_or_else(|| (now, pulse::unseen(now)), |arrived| (arrived.at, arrived.slack));
-                    return Ok(Done { value, at, slack: own_delay + slack });
+                    let (at, slack) = times.arrived.map_or_else(
+                        || (now, event_loop::unseen(now)),
+                        |arrived| (arrived.at, arrived.slack),
+                    );
+                    return Ok(Timed { value, at, slack: own_delay + slack });
                 }
                 Err(attempt) => attempt,
             };
             is_first = false;
-            let delay = match (again, failure.code) {
+            let delay = match (retry_after, failure.code) {
                 (None, _) => None,
-                (told, Some(_)) => Some(backoff.again(told)),
-                (told, None) => backoff.next(told),
+                (requested, Some(_)) => Some(backoff.next_requested(requested)),
+                (requested, None) => backoff.next(requested),
             };
             match delay.filter(|&delay| Instant::now() + delay < until) {
                 Some(delay) => tokio::time::sleep(delay).await,
@@ -242,40 +246,47 @@ impl Http {
         }
     }
 
-    async fn post(&self, kind: FailureKind, path: &str, body: Option<Bytes>) -> Result<Answer, Attempt> {
-        let failed = |status, message: &dyn std::fmt::Display, again| Attempt {
+    /// Makes one attempt.
+    async fn post(
+        &self,
+        kind: FailureKind,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<HttpResponse, FailedAttempt> {
+        let failed = |status, message: &dyn std::fmt::Display, retry_after| FailedAttempt {
             failure: self.failure(kind.clone(), path, status, message),
-            again,
+            retry_after,
         };
-        let answer = match tokio::time::timeout(CALL_TIMEOUT, self.send(Method::POST, path, body)).await {
-            Ok(Ok(answer)) => answer,
+        let response = match tokio::time::timeout(CALL_TIMEOUT, self.send(Method::POST, path, body)).await {
+            Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                let trouble = trouble(&*error);
-                let is_lasting = trouble.is_lasting || error.is::<LengthLimitError>();
-                return Err(failed(None, &trouble.text, (!is_lasting).then_some(Duration::ZERO)));
+                let described = describe(&*error);
+                let is_permanent = described.is_permanent || error.is::<LengthLimitError>();
+                return Err(failed(None, &described.text, (!is_permanent).then_some(Duration::ZERO)));
             }
             Err(_) => {
-                let message = format!("no answer within {} s", CALL_TIMEOUT.as_secs());
+                let message = format!("no response within {} s", CALL_TIMEOUT.as_secs());
                 return Err(failed(None, &message, Some(Duration::ZERO)));
             }
         };
-        if answer.status.is_success() {
-            return Ok(answer);
+        if response.status.is_success() {
+            return Ok(response);
         }
-        let again = is_retryable(answer.status).then(|| retry_after(&answer.headers).unwrap_or_default());
-        let refusal = explain::refusal(answer.status, &answer.headers, &answer.body);
-        Err(failed(Some(answer.status), &refusal, again))
+        let delay = is_retryable(response.status).then(|| retry_after(&response.headers).unwrap_or_default());
+        let refusal = explain::refusal(response.status, &response.headers, &response.body);
+        Err(failed(Some(response.status), &refusal, delay))
     }
 
+    /// Reads the body of a response as JSON.
     fn read<T: DeserializeOwned>(
         &self,
         kind: &FailureKind,
         path: &str,
-        answer: &Answer,
+        response: &HttpResponse,
     ) -> Result<T, Failure> {
-        serde_json::from_slice(&answer.body).map_err(|error| {
-            let message = explain::unreadable(&answer.body, &error);
-            self.failure(kind.clone(), path, Some(answer.status), &message)
+        serde_json::from_slice(&response.body).map_err(|error| {
+            let message = explain::unreadable(&response.body, &error);
+            self.failure(kind.clone(), path, Some(response.status), &message)
         })
     }
 
@@ -291,8 +302,8 @@ impl Http {
         Failure { kind, code, message: self.secrets.hide(&message) }
     }
 
-    /// One call, to the end of its answer.
-    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Answer, BoxError> {
+    /// Sends one request and reads the complete response.
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<HttpResponse, BoxError> {
         let url = self.address.url();
         let uri = Uri::builder()
             .scheme(url.scheme())
@@ -311,18 +322,19 @@ impl Http {
         }
         replace_headers(headers, &self.headers);
         let (head, body) = self.client.request(request).await?.into_parts();
-        // Before anything else runs: another call may have the connection next.
-        let mut times = head.extensions.get::<SharedTimes>().map(|times| *times.lock()).unwrap_or_default();
+        // Copied before the next await: afterwards another call may use the connection and change its times.
+        let mut times =
+            head.extensions.get::<SharedConnectionTimes>().map(|times| *times.lock()).unwrap_or_default();
         let mut collected = pin!(Limited::new(body, LONGEST_ANSWER).collect());
         let body = poll_fn(|cx| {
             let polled = collected.as_mut().poll(cx);
             if polled.is_pending() {
-                // Its end came later than its beginning.
+                // The end of the body had not arrived yet, so that the copied arrival is too early.
                 times.arrived = None;
             }
             polled
         });
         let body = body.await?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body, times })
+        Ok(HttpResponse { status: head.status, headers: head.headers, body, times })
     }
 }

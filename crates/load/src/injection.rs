@@ -1,5 +1,5 @@
-//! Carries the planned faults out: a thread each, that waits for its time and then blocks until the fault is in force.
-//! No worker waits for it, and it outlives no run.
+//! Injects the planned faults. Each has a thread that waits for its time and then blocks until the fault is in force.
+//! The threads end with the run. No worker waits for them.
 
 use measure::{FaultLog, FaultStatus};
 use parking_lot::{Condvar, Mutex};
@@ -11,22 +11,22 @@ use std::{
     time::Instant,
 };
 
-/// Breaks parts of a stack. The program implements it for the stack that it knows.
+/// Injects faults into a stack. The program implements this trait for the stacks that it knows.
 pub trait Injector: Send + Sync {
     /// Checks that the fault `spec` can be injected. Changes nothing.
     ///
     /// # Errors
-    /// What is missing, and what to do about it.
+    /// What is missing, and the next step.
     fn check(&self, spec: &str) -> anyhow::Result<()>;
 
-    /// Injects the fault and blocks until it is in force. Returns what was done.
+    /// Injects the fault and blocks until it is in force.
     ///
     /// # Errors
     /// The fault did not happen.
-    fn inject(&self, spec: &str) -> anyhow::Result<Done>;
+    fn inject(&self, spec: &str) -> anyhow::Result<FaultEffect>;
 
-    /// Lists the servers that state another name in answers to `/run` than faults call them by: the stated name, then the name
-    /// in faults.
+    /// Returns the servers whose stated name in responses to `/run` differs from their name in faults. Keys are the stated
+    /// names, values the names in faults.
     ///
     /// # Errors
     /// The stack does not answer.
@@ -35,16 +35,16 @@ pub trait Injector: Send + Sync {
     }
 }
 
-/// What a fault did.
+/// The effect of an injected fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct FaultEffect {
     /// A description for people.
     pub detail: String,
-    /// The members that it was done to, by the names that faults give them: `server-1`.
+    /// The affected members by their names in faults, for example `server-1`.
     pub members: Vec<String>,
 }
 
-/// The moment from which faults are counted: the first query's sending.
+/// The instant at which the first query was sent. The times of faults count from it.
 #[derive(Debug, Default)]
 pub struct FirstSend {
     at: OnceLock<Instant>,
@@ -53,7 +53,7 @@ pub struct FirstSend {
 }
 
 impl FirstSend {
-    /// A query is sent: the first one counts.
+    /// Notes that a query was sent at `at`. Only the first call has an effect.
     pub fn note(&self, at: Instant) {
         if self.at.get().is_none() && self.at.set(at).is_ok() {
             let _over = self.over.lock();
@@ -66,7 +66,7 @@ impl FirstSend {
         self.changed.notify_all();
     }
 
-    /// The moment of the first send, `after` later; `None` when the run was over before.
+    /// Blocks until `after` has passed since the first send, and returns the instant of that send. `None` if the run ended before.
     fn wait(&self, after: std::time::Duration) -> Option<Instant> {
         let mut over = self.over.lock();
         loop {
@@ -84,15 +84,15 @@ impl FirstSend {
     }
 }
 
-/// The faults of a run that is going on.
+/// The threads that inject the faults of a run.
 #[derive(Debug)]
-pub struct Schedule {
+pub struct FaultRunner {
     first_send: Arc<FirstSend>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Schedule {
-    /// Starts a thread a fault. Moments are counted from `epoch`.
+impl FaultRunner {
+    /// Starts one thread per fault. Recorded times count from `epoch`, the start of the run.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -115,19 +115,19 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// Where the first send is noted.
+    /// Returns the place where the first send is noted.
     #[must_use]
     pub const fn first_send(&self) -> &Arc<FirstSend> {
         &self.first_send
     }
 
-    /// The run is over: what did not begin will not. Waits for what has begun.
+    /// Cancels the faults that have not started, and waits for the others.
     pub fn end(self) {
         drop(self);
     }
 }
 
-impl Drop for Schedule {
+impl Drop for FaultRunner {
     fn drop(&mut self) {
         self.first_send.end();
         for thread in self.threads.drain(..) {
@@ -146,16 +146,16 @@ fn carry_out(
 ) {
     let now = || Instant::now().saturating_duration_since(epoch);
     let Some(first) = first_send.wait(fault.at) else {
-        log.end(index, None, FaultStatus::Failed("the run was over before its time".into()));
+        log.end(index, None, FaultStatus::Failed("the run ended before the fault was due".into()));
         return;
     };
     log.begin(index, first.saturating_duration_since(epoch), now());
-    let status = match injector.inject(&fault.spec) {
-        Ok(Done { detail, members }) => {
+    let fate = match injector.inject(&fault.spec) {
+        Ok(FaultEffect { detail, members }) => {
             log.set_members(index, members);
             FaultStatus::Injected(detail)
         }
         Err(error) => FaultStatus::Failed(format!("{error:#}")),
     };
-    log.end(index, Some(now()), status);
+    log.end(index, Some(now()), fate);
 }

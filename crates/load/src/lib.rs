@@ -1,26 +1,26 @@
-//! The load generator: sessions, transports, workers, and the watch over the stack beside them.
-//! It knows neither the stack nor the simulator: what it needs of them is a trait that the program fills in.
+//! The load generator: sessions, transports, workers, and the watch over the stack during a run.
+//! It depends on neither the stack nor the simulator. What it needs of them is a trait that the program implements.
 
 mod backoff;
 pub mod burst;
+mod connection;
 pub mod connector;
+pub mod context;
 pub mod cpu;
 mod downtime;
 pub mod endpoint;
+mod event_loop;
 pub mod explain;
 pub mod frames;
 pub mod http;
+mod idle;
 pub mod injection;
-mod link;
-mod listen;
-mod pool;
-mod pulse;
 mod query;
 mod session;
 mod socket;
-pub mod stamps;
 mod stream;
 pub mod tcp;
+pub mod timestamps;
 pub mod tls;
 pub mod watch;
 pub mod worker;

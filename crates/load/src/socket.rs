@@ -1,5 +1,4 @@
-//! One open WebSocket: its frames cut where a read put them, and a note of when each read brought bytes.
-//! It opens nothing, does not reconnect and judges no message.
+//! One open WebSocket. Reads it, decodes its messages with their arrival times, and answers pings and close frames.
 
 use crate::{
     frames::{self, BadFrame, Frames, Message},
@@ -21,51 +20,52 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
-/// Some hundred tokens.
+/// Size of the read buffer in bytes: room for some hundred tokens.
 const READ_BUFFER: usize = 32 << 10;
-/// Control frames that wait for the transport; beyond this a ping has no answer.
+/// Upper limit in bytes of control frames that wait to be sent. Beyond it, pings are not answered.
 const MAX_UNSENT: usize = 64 << 10;
-/// When bytes came, and with which read: frames of one read share the number.
+
+/// When a message arrived, and with which read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// The moment of their arrival by the kernel, or of the read.
+    /// The kernel's timestamp if there is one, else the time of the read.
     pub at: Instant,
-    /// How much earlier they may have arrived.
+    /// How much earlier than `at` the message may have arrived, at most.
     pub slack: Duration,
-    /// Counts the reads of a session, over all its sockets.
+    /// Number of the read within the session, over all its sockets. Messages of one read share it.
     pub read: u64,
 }
 
 impl Arrival {
-    /// An arrival that is known exactly.
+    /// Creates an arrival that is known exactly.
     #[must_use]
     pub const fn exact(at: Instant, read: u64) -> Self {
         Self { at, slack: Duration::ZERO, read }
     }
 }
 
-/// Where reads land. All sockets of a worker share one buffer, as only one of them reads at a time.
+/// The read buffer of a worker. All its sockets share it, because only one of them reads at a time.
 #[derive(Default)]
 pub struct Buffers(Cell<Option<Box<[u8]>>>);
 
 impl Buffers {
     fn take(self: &Rc<Self>) -> Chunk {
         let bytes = self.0.take().unwrap_or_else(|| vec![0; READ_BUFFER].into());
-        Chunk { bytes, length: 0, inside: Duration::ZERO, home: Rc::clone(self) }
+        Chunk { bytes, length: 0, spread: Duration::ZERO, home: Rc::clone(self) }
     }
 }
 
-/// What one read brought; its buffer is used again afterwards.
+/// The bytes of one read. Dropping it returns the buffer.
 pub struct Chunk {
     bytes: Box<[u8]>,
     length: usize,
-    /// How much earlier than its last byte the others may have arrived.
-    inside: Duration,
+    /// How much earlier than the last byte the other bytes may have arrived, at most.
+    spread: Duration,
     home: Rc<Buffers>,
 }
 
 impl Chunk {
-    /// The bytes; none at the connection's end.
+    /// Returns the bytes. Empty at the end of the connection.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
@@ -84,21 +84,21 @@ impl Drop for Chunk {
     }
 }
 
-/// A message that came down a socket.
+/// A data message from the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
-    /// A text, as the contract has it.
+pub enum DataMessage<'a> {
+    /// A text message, the kind that the contract asks for.
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
 }
 
-/// The peer's last word.
+/// The gateway's close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Farewell {
-    /// Its code, where it gave one.
+pub struct CloseFrame {
+    /// The code, if there is one.
     pub code: Option<u16>,
-    /// Its text.
+    /// The text, which may be empty.
     pub text: String,
 }
 
@@ -107,30 +107,31 @@ pub struct Farewell {
 pub struct Socket {
     transport: Transport,
     frames: Frames,
-    /// What came right behind the answer to the upgrade.
+    /// The bytes that followed the response to the upgrade.
     early: Bytes,
-    /// Control frames that the transport has not taken yet.
+    /// Control frames that wait to be sent.
     unsent: Vec<u8>,
-    /// The transport has taken what it may not have sent.
+    /// The transport holds written bytes that need a flush.
     unflushed: bool,
-    said_farewell: bool,
+    close_sent: bool,
     last: Arrival,
 }
 
 impl Socket {
-    /// A socket over `transport` that brought `early` with the answer to the upgrade; its reads count on from `last`.
+    /// Creates a socket over `transport`. `early` are the bytes that followed the response to the upgrade. Read numbers continue
+    /// after that of `last`.
     pub(crate) fn new(transport: Transport, early: Bytes, last: Arrival) -> Self {
         let (frames, unsent) = Default::default();
-        Self { transport, frames, early, unsent, unflushed: false, said_farewell: false, last }
+        Self { transport, frames, early, unsent, unflushed: false, close_sent: false, last }
     }
 
-    /// The last read that brought bytes.
+    /// Returns the arrival of the last read that had bytes.
     #[must_use]
     pub const fn last(&self) -> Arrival {
         self.last
     }
 
-    /// Waits for bytes and reads once. May be dropped and called again at any time.
+    /// Waits for bytes and reads once. Cancel safe: the future may be dropped and created again at any time.
     ///
     /// # Errors
     /// The connection broke.
@@ -140,7 +141,8 @@ impl Socket {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buffers: &Rc<Buffers>) -> Poll<io::Result<Chunk>> {
         if let Poll::Ready(Err(_)) = self.poll_send(cx) {
-            // What came before the connection broke, a close frame at best, is still to be read; then the read says it too.
+            // Not returned yet: bytes that arrived before the connection broke, perhaps a close frame, are read first. The
+            // read after them fails as well.
             self.unsent = Vec::new();
         }
         let mut chunk = buffers.take();
@@ -162,15 +164,15 @@ impl Socket {
                 || (Instant::now(), Duration::ZERO, false),
                 |arrived| (arrived.at, arrived.slack, arrived.full),
             );
-            // The read before took all that was there then.
-            chunk.inside = slack.max(at.saturating_duration_since(before.at));
-            let slack = if full { chunk.inside } else { slack };
+            // The previous read emptied the socket, so that these bytes arrived after it.
+            chunk.spread = slack.max(at.saturating_duration_since(before.at));
+            let slack = if full { chunk.spread } else { slack };
             self.last = Arrival { at, slack, read: before.read + 1 };
         }
         Poll::Ready(Ok(chunk))
     }
 
-    /// Reads once what is there by now, whether or not the runtime has noticed; `None`: nothing is.
+    /// Reads once without waiting, even if the runtime has not noticed the bytes. `None` if there are none.
     ///
     /// # Errors
     /// The connection broke.
@@ -181,46 +183,48 @@ impl Socket {
         read
     }
 
-    /// Shows the messages that `chunk` completes to `take`, and when each arrived; pings are answered with the next read. The farewell, if it came.
+    /// Calls `take` with each message that `chunk` completes and with its arrival. Returns the close frame, if it arrived. The
+    /// next read sends the answers to pings.
     ///
     /// # Errors
-    /// The peer broke the protocol; the messages before that were shown.
-    pub fn hear(
+    /// The gateway broke the protocol. `take` was called with the messages before that.
+    pub fn decode(
         &mut self,
         chunk: &Chunk,
-        mut take: impl FnMut(Heard<'_>, Arrival),
-    ) -> Result<Option<Farewell>, BadFrame> {
-        let Self { frames, unsent, said_farewell, last, .. } = self;
-        let (end, inside) = (*last, Arrival { slack: chunk.inside, ..*last });
+        mut take: impl FnMut(DataMessage<'_>, Arrival),
+    ) -> Result<Option<CloseFrame>, BadFrame> {
+        let Self { frames, unsent, close_sent, last, .. } = self;
+        // Only a message that ends with the last byte is known to have arrived with it.
+        let (end, inside) = (*last, Arrival { slack: chunk.spread, ..*last });
         let arrival = |is_end| if is_end { end } else { inside };
-        let mut farewell = None;
+        let mut close = None;
         frames.feed(chunk.bytes(), |message, is_end| match message {
-            Message::Text(text) => take(Heard::Text(text), arrival(is_end)),
-            Message::Binary(bytes) => take(Heard::Binary(bytes), arrival(is_end)),
-            Message::Ping(payload) if unsent.len() < MAX_UNSENT => frames::pong(unsent, payload),
+            Message::Text(text) => take(DataMessage::Text(text), arrival(is_end)),
+            Message::Binary(bytes) => take(DataMessage::Binary(bytes), arrival(is_end)),
+            Message::Ping(payload) if unsent.len() < MAX_UNSENT => frames::encode_pong(unsent, payload),
             Message::Close(code, text) => {
-                if !std::mem::replace(said_farewell, true) {
-                    frames::farewell(unsent, code);
+                if !std::mem::replace(close_sent, true) {
+                    frames::encode_close(unsent, code);
                 }
-                farewell = Some(Farewell { code, text: text.to_owned() });
+                close = Some(CloseFrame { code, text: text.to_owned() });
             }
             Message::Ping(_) | Message::Pong => {}
         })?;
-        Ok(farewell)
+        Ok(close)
     }
 
-    /// Hands the transport what it takes at once of what is still to be sent.
+    /// Sends as much of the waiting control frames as the transport accepts at once.
     pub fn send_now(&mut self) {
         let _ = poll_fn(|cx| self.poll_send(cx)).now_or_never();
     }
 
-    /// Says that the client is done, and waits until the transport has taken it. What still comes can be read.
+    /// Sends a close frame and waits until the transport has accepted it. The socket can still be read.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn say_farewell(&mut self) -> io::Result<()> {
-        if !std::mem::replace(&mut self.said_farewell, true) {
-            frames::farewell(&mut self.unsent, None);
+    pub async fn send_close(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.close_sent, true) {
+            frames::encode_close(&mut self.unsent, None);
         }
         poll_fn(|cx| self.poll_send(cx)).await
     }
@@ -233,7 +237,7 @@ impl Socket {
             *unflushed = true;
         }
         if *unflushed {
-            // A ping every half minute needs no buffer in between.
+            // Frees the buffer: it is needed only about every half minute, for a ping.
             *unsent = Vec::new();
             ready!(Pin::new(transport).poll_flush(cx))?;
             *unflushed = false;
@@ -241,28 +245,28 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Once dropped, the connection ends as if its host had gone: with a reset, and no farewell of any layer.
+    /// Makes the socket end with a TCP reset when it is dropped, without a close frame or TLS closure, as if its host had failed.
     pub fn reset_when_dropped(&self) {
         let _ = SockRef::from(self.transport.tcp().stream()).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// TCP, with or without TLS.
+/// A TCP connection, with or without TLS.
 #[derive(Debug)]
 pub enum Transport {
-    /// `ws://`
+    /// The transport of `ws://`.
     Plain(Tcp),
-    /// `wss://`
+    /// The transport of `wss://`.
     Tls(Box<TlsStream<Tcp>>),
 }
 
 impl Transport {
-    /// Whether there is TLS over it.
+    /// Returns whether the connection uses TLS.
     pub(crate) const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// The connection below.
+    /// Returns the TCP connection.
     pub(crate) fn tcp(&self) -> &Tcp {
         match self {
             Self::Plain(stream) => stream,

@@ -1,5 +1,5 @@
-//! One generation's events as they arrive: checked off in a ledger, their gaps measured.
-//! It knows neither sockets nor whole queries, and keeps nothing a token.
+//! The events of one generation: which of them arrived, and the times between them.
+//! It stores no data per token.
 
 use crate::socket::Arrival;
 use measure::{BoundedSample, contents::ContentVerifier, nanos, record::Uncertainty};
@@ -9,89 +9,90 @@ use std::time::{Duration, Instant};
 /// The events of one generation.
 #[derive(Debug)]
 pub struct Stream {
-    /// 0: a server of the old contract, which numbers nothing.
+    /// The generation. 0: a server of the old contract, which does not number its events.
     pub generation: u64,
-    /// What came and what did not.
+    /// The sequence numbers that arrived.
     pub ledger: Ledger,
-    /// What it says, against the server's digest.
+    /// The contents so far, compared with the server's digest.
     pub contents: ContentVerifier,
-    /// The beginning of its first frame, while it is unknown whose events these are.
-    pub begun_with: Option<Box<str>>,
-    /// The first token with text.
+    /// The start of the first frame, as long as it is unknown whether the generation belongs to the query.
+    pub first_frame: Option<Box<str>>,
+    /// Arrival of the first token with text.
     pub first_token: Option<Instant>,
-    /// The last token's arrival.
+    /// Arrival of the last token.
     pub last_token: Option<Arrival>,
-    /// The terminator's arrival.
+    /// Arrival of the terminator.
     pub done: Option<Instant>,
-    /// How much earlier each of these may have come.
+    /// How much earlier the first token may have arrived.
     pub first_uncertainty: Uncertainty,
-    /// Of the last token.
+    /// How much earlier the last token may have arrived.
     pub last_uncertainty: Uncertainty,
-    /// Of the terminator.
+    /// How much earlier the terminator may have arrived.
     pub done_uncertainty: Uncertainty,
-    /// Gaps over the limit.
+    /// Number of gaps between tokens above the stall threshold.
     pub stall_count: u64,
-    /// Their excess, summed.
+    /// Sum of the time by which these gaps exceed the threshold.
     pub stall: Duration,
-    /// An error terminator's text.
+    /// Text of the error terminator.
     pub error: Option<String>,
-    /// An error terminator's code.
+    /// Code of the error terminator.
     pub error_code: Option<String>,
-    /// Events behind the terminator's place, and terminators beyond the first.
+    /// Number of events after the terminator, including further terminators.
     pub after_terminator: u64,
-    /// The longest time between two events in a row.
+    /// The longest time between two consecutive events.
     pub longest_gap: Option<Duration>,
-    /// How much further apart two events in a row arrived than they were due, at most; nothing without due times.
+    /// The largest delay between two consecutive events: the time between their arrivals minus the time between their due
+    /// times. 0 without due times.
     pub held_up: Duration,
-    /// The last event's arrival, terminators included.
+    /// Arrival of the last event, terminators included.
     pub last_event: Option<Instant>,
-    /// When it was due.
+    /// Due time of the last event in microseconds of wire time.
     last_due_us: Option<u64>,
-    /// Where the terminator is.
+    /// Sequence number of the first terminator.
     terminator: Option<u64>,
-    /// Up to here the gateway announced that something is missing.
+    /// The highest sequence number that the gateway announced as undeliverable.
     pub announced_gap: u64,
 }
 
-/// When the server says that an event was due and sent, in microseconds of wire time.
+/// When an event was due and sent according to the server, in microseconds of wire time.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Stamps {
-    /// By the query's drawn schedule.
+pub struct ServerTimes {
+    /// When it was due by the query's drawn schedule.
     pub due_us: Option<u64>,
-    /// Handed to the bus.
+    /// When the simulator handed it to the bus.
     pub sent_us: Option<u64>,
-    /// Whether a planned fault of its own server made it late; `None` in a run that plans no such fault.
+    /// Whether a planned fault of the query's server made it late. `None` if the run plans no such fault.
     pub excused: Option<bool>,
 }
 
-impl Stamps {
-    /// How late the simulator itself was.
+impl ServerTimes {
+    /// Returns how late the simulator was.
     fn lateness(&self) -> Duration {
         let late_us = self.sent_us.zip(self.due_us).map_or(0, |(sent, due)| sent.saturating_sub(due));
         Duration::from_micros(late_us)
     }
 }
 
-/// What a token's arrival measured.
+/// The times between an event and the previous ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gaps {
-    /// To the event before, whatever it is; nothing before the first.
+pub struct TokenIntervals {
+    /// Time since the previous event of any kind. `None` for the first event.
     pub silence: Option<Duration>,
-    /// To the token before.
+    /// Time since the previous token. `None` for the first token and for terminators.
     pub itl: Option<BoundedSample>,
-    /// Whether that is also the gap to the read before that carried tokens: once a read.
+    /// Whether `itl` is also the time since the previous read that carried tokens. True at most once per read.
     pub is_frame_gap: bool,
 }
 
 impl Stream {
-    /// Nothing came yet.
+    /// Creates a stream without events.
     #[must_use]
     pub fn new(generation: u64) -> Self {
         Self {
             generation,
             ledger: Ledger::default(),
             contents: ContentVerifier::default(),
-            begun_with: None,
+            first_frame: None,
             first_token: None,
             last_token: None,
             done: None,
@@ -112,16 +113,16 @@ impl Stream {
         }
     }
 
-    /// Event `seq` arrived; without a number it is the next one. `None`: it came before.
+    /// Adds event `seq`, or the next event if it has no number. Returns `None` if the event arrived before.
     pub fn arrive(
         &mut self,
         seq: Option<u64>,
         kind: Kind,
         has_text: bool,
-        stamps: Stamps,
+        stamps: ServerTimes,
         arrival: Arrival,
         stall_limit: Duration,
-    ) -> Option<Gaps> {
+    ) -> Option<TokenIntervals> {
         let highest = self.ledger.highest();
         let seq = seq.unwrap_or_else(|| highest.saturating_add(1));
         if self.ledger.observe(seq, kind, stamps.sent_us) == Observation::Duplicate {
@@ -136,7 +137,7 @@ impl Stream {
             let planned = Duration::from_micros(due.saturating_sub(before));
             self.held_up = self.held_up.max(silence.saturating_sub(planned));
         }
-        let gaps = Gaps { silence, ..Gaps::default() };
+        let gaps = TokenIntervals { silence, ..TokenIntervals::default() };
         let uncertainty =
             Uncertainty { arrival: arrival.slack, simulator: stamps.lateness(), excused: stamps.excused };
         if kind.is_terminator() {
@@ -153,22 +154,22 @@ impl Stream {
         let gap = arrival.at.saturating_duration_since(before.at);
         let itl = Some(between(gap, &uncertainty_before, &uncertainty));
         if before.read == arrival.read {
-            return Some(Gaps { itl, ..gaps });
+            return Some(TokenIntervals { itl, ..gaps });
         }
         if let Some(excess) = gap.checked_sub(stall_limit).filter(|excess| !excess.is_zero()) {
             self.stall_count += 1;
             self.stall += excess;
         }
-        Some(Gaps { itl, is_frame_gap: true, ..gaps })
+        Some(TokenIntervals { itl, is_frame_gap: true, ..gaps })
     }
 
-    /// How many events came out of order, and how many behind the terminator.
+    /// Returns the number of events that arrived out of order, and the number of events after the terminator.
     #[must_use]
     pub const fn out_of_place(&self) -> (u64, u64) {
         (self.ledger.observed().events_reordered, self.after_terminator)
     }
 
-    /// A generation has one terminator, and nothing behind it.
+    /// Counts events after the terminator: a generation has one terminator and no event after it.
     fn check_terminator(&mut self, seq: u64, kind: Kind, highest: u64) {
         match self.terminator {
             Some(end) => self.after_terminator += u64::from(seq > end || kind.is_terminator()),
@@ -180,16 +181,16 @@ impl Stream {
         }
     }
 
-    /// Whether no event can be at `seq`: the terminator is before it.
+    /// Returns whether `seq` is after the terminator, where no event may be.
     #[must_use]
     pub fn is_behind_terminator(&self, seq: u64) -> bool {
         self.terminator.is_some_and(|end| seq > end)
     }
 
-    /// The highest sequence number below which nothing is missing.
+    /// Returns the highest sequence number up to which every event arrived.
     #[must_use]
     pub fn contiguous(&self) -> u64 {
-        // With 0 tokens announced, what is missing below the highest is what is missing at all.
+        // 0 announced tokens: then only the holes below the highest number count as missing.
         let highest = self.ledger.highest();
         let holes = self.ledger.missing(0);
         holes
@@ -200,7 +201,7 @@ impl Stream {
             .map_or(highest, |first| first - 1)
     }
 
-    /// Whether `seq` came.
+    /// Returns whether event `seq` arrived.
     #[must_use]
     pub fn has(&self, seq: u64) -> bool {
         seq <= self.ledger.highest()
@@ -208,7 +209,7 @@ impl Stream {
     }
 }
 
-/// A gap between two tokens that may both have come earlier. The second did not overtake the first on its way.
+/// Returns the gap between two tokens that may both have arrived earlier. The second one did not overtake the first one.
 fn between(gap: Duration, first: &Uncertainty, second: &Uncertainty) -> BoundedSample {
     let value = nanos(gap);
     let arrived = nanos(gap.saturating_sub(second.arrival));
@@ -228,27 +229,36 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(250);
 
     #[test]
-    fn gaps_inside_a_read_are_none_and_the_whole_gap_lies_before() {
+    fn tokens_of_one_read_have_no_gap_and_the_first_one_has_the_whole_gap() {
         let start = Instant::now();
         let mut stream = Stream::new(1);
         let mut token = |seq, millis, read| {
             let arrival = Arrival::exact(start + Duration::from_millis(millis), read);
-            stream.arrive(Some(seq), Kind::Token, true, Stamps::default(), arrival, LIMIT)
+            stream.arrive(Some(seq), Kind::Token, true, ServerTimes::default(), arrival, LIMIT)
         };
         let gap = |millis| Some(Duration::from_millis(millis));
         let itl = |millis: i64| Some(BoundedSample::exact(millis * 1_000_000));
-        assert_eq!(token(1, 0, 1), Some(Gaps::default()));
-        assert_eq!(token(2, 50, 2), Some(Gaps { silence: gap(50), itl: itl(50), is_frame_gap: true }));
-        assert_eq!(token(3, 50, 2), Some(Gaps { silence: gap(0), itl: itl(0), is_frame_gap: false }));
-        assert_eq!(token(3, 60, 3), None, "a duplicate has no gap");
-        assert_eq!(token(4, 450, 4), Some(Gaps { silence: gap(400), itl: itl(400), is_frame_gap: true }));
+        assert_eq!(token(1, 0, 1), Some(TokenIntervals::default()));
+        assert_eq!(
+            token(2, 50, 2),
+            Some(TokenIntervals { silence: gap(50), itl: itl(50), is_frame_gap: true })
+        );
+        assert_eq!(
+            token(3, 50, 2),
+            Some(TokenIntervals { silence: gap(0), itl: itl(0), is_frame_gap: false })
+        );
+        assert_eq!(token(3, 60, 3), None, "a duplicate has no intervals");
+        assert_eq!(
+            token(4, 450, 4),
+            Some(TokenIntervals { silence: gap(400), itl: itl(400), is_frame_gap: true })
+        );
         assert_eq!(stream.longest_gap, gap(400));
         assert_eq!((stream.stall_count, stream.stall), (1, Duration::from_millis(150)));
     }
 
-    /// The truth is one of `first` and `second` sooner each; the second token never comes before the first.
+    /// Both tokens may have arrived earlier by their uncertainty, but the second one never before the first one.
     #[test]
-    fn a_gap_errs_by_the_doubts_of_both_its_ends() {
+    fn a_gap_has_the_uncertainties_of_both_tokens() {
         let ms = Duration::from_millis;
         let uncertainty = |arrival, simulator, excused| Uncertainty {
             arrival: ms(arrival),
@@ -277,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn held_up_is_what_no_schedule_asked_for() {
+    fn held_up_is_the_delay_beyond_the_schedule() {
         let start = Instant::now();
         let held_up = |events: &[(u64, Option<u64>)]| {
             let mut stream = Stream::new(1);
             for (n, &(millis, due)) in events.iter().enumerate() {
-                let stamps = Stamps { due_us: due.map(|ms| ms * 1_000), ..Stamps::default() };
+                let stamps = ServerTimes { due_us: due.map(|ms| ms * 1_000), ..ServerTimes::default() };
                 let arrival = Arrival::exact(start + Duration::from_millis(millis), n as u64);
                 stream.arrive(Some(n as u64 + 1), Kind::Token, true, stamps, arrival, LIMIT);
             }
@@ -297,7 +307,7 @@ mod tests {
         assert_eq!(
             held_up(&[(0, None), (900, None), (1_900, Some(0))]),
             0,
-            "nobody knows when they were due"
+            "without due times there is no delay"
         );
     }
 
@@ -307,31 +317,31 @@ mod tests {
         let mut stream = Stream::new(1);
         assert_eq!(stream.contiguous(), 0);
         for seq in [1, 2, 5, 6] {
-            stream.arrive(Some(seq), Kind::Token, true, Stamps::default(), arrival, LIMIT);
+            stream.arrive(Some(seq), Kind::Token, true, ServerTimes::default(), arrival, LIMIT);
         }
         assert_eq!(stream.contiguous(), 2);
         assert!(stream.has(5) && !stream.has(4) && !stream.has(7));
         for seq in [3, 4] {
-            stream.arrive(Some(seq), Kind::Token, true, Stamps::default(), arrival, LIMIT);
+            stream.arrive(Some(seq), Kind::Token, true, ServerTimes::default(), arrival, LIMIT);
         }
         assert_eq!(stream.contiguous(), 6);
-        stream.arrive(Some(7), Kind::Done, false, Stamps::default(), arrival, LIMIT);
+        stream.arrive(Some(7), Kind::Done, false, ServerTimes::default(), arrival, LIMIT);
         assert_eq!(stream.contiguous(), 7);
     }
 
     #[test]
-    fn a_generation_has_one_terminator_and_nothing_behind_it() {
+    fn a_generation_has_one_terminator_and_no_event_after_it() {
         use Kind::{Done, Error, Token};
         let after = |generation, events: &[(u64, Kind)]| {
             let mut stream = Stream::new(generation);
             let arrival = Arrival::exact(Instant::now(), 1);
             for &(seq, kind) in events {
-                stream.arrive(Some(seq), kind, true, Stamps::default(), arrival, LIMIT);
+                stream.arrive(Some(seq), kind, true, ServerTimes::default(), arrival, LIMIT);
             }
             stream.after_terminator
         };
         assert_eq!(after(1, &[(1, Token), (2, Token), (3, Done)]), 0);
-        assert_eq!(after(1, &[(1, Token), (3, Done), (2, Token)]), 0, "late is not behind");
+        assert_eq!(after(1, &[(1, Token), (3, Done), (2, Token)]), 0, "a late event before the terminator");
         assert_eq!(after(1, &[(1, Token), (2, Done), (3, Token)]), 1);
         assert_eq!(after(1, &[(1, Token), (2, Done), (3, Error), (4, Done)]), 2);
         assert_eq!(after(1, &[(1, Token), (3, Token), (2, Done)]), 1);
@@ -340,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn the_old_contract_numbers_nothing() {
+    fn events_of_the_old_contract_have_no_numbers() {
         let arrival = Arrival::exact(Instant::now(), 1);
         let mut stream = Stream::new(0);
         for _ in 0..3 {
-            stream.arrive(None, Kind::Token, true, Stamps::default(), arrival, LIMIT);
+            stream.arrive(None, Kind::Token, true, ServerTimes::default(), arrival, LIMIT);
         }
-        stream.arrive(None, Kind::Done, false, Stamps::default(), arrival, LIMIT);
+        stream.arrive(None, Kind::Done, false, ServerTimes::default(), arrival, LIMIT);
         let tally = stream.ledger.observed();
         assert_eq!((tally.tokens_received, tally.events_received, tally.tokens_duplicated), (3, 4, 0));
     }

@@ -1,7 +1,7 @@
-//! A TCP connection whose reads know when their bytes reached this machine, by the kernel where it says so.
-//! It frames nothing; TLS goes over it.
+//! A TCP connection that knows when the bytes of each read arrived: by the kernel's receive timestamp if there is one, else
+//! by the time of the read. TLS runs over it.
 
-use crate::{pulse, stamps};
+use crate::{event_loop, timestamps};
 use http::Uri;
 use hyper_util::{
     client::legacy::connect::{Connected, Connection, HttpConnector},
@@ -21,88 +21,89 @@ use tokio::{
 };
 use tower_service::Service;
 
-/// When the last bytes of a read arrived.
+/// When the last byte of a read arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrived {
-    /// By the kernel; without its timestamp the moment of the read.
+pub struct ReadArrival {
+    /// The kernel's timestamp, or the time of the read.
     pub at: Instant,
-    /// How much earlier it may have been.
+    /// How much earlier than `at` the byte may have arrived. 0 with a kernel timestamp.
     pub slack: Duration,
-    /// The kernel said so.
+    /// `at` is a kernel timestamp.
     pub is_stamped: bool,
-    /// The read took as much as it had room for: more may have been there already.
+    /// The read filled its buffer, so that later bytes may have arrived before the read as well.
     pub full: bool,
 }
 
-/// When a connection last wrote, and when what it read last arrived. An HTTP call finds its own times here.
+/// The times of a connection's last write and last read. An HTTP call reads its times here.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
-    /// The last write, and how long the loop had not looked at the kernel by then.
+pub struct ConnectionTimes {
+    /// The last write, and how long before it the event loop had not returned from the kernel.
     pub written: Option<(Instant, Duration)>,
-    /// The last read.
-    pub arrived: Option<Arrived>,
+    /// The arrival of the last read.
+    pub arrived: Option<ReadArrival>,
 }
 
-impl Times {
-    /// How much later than `from`, when it was ordered, the last write was made by the loop's own doing.
+impl ConnectionTimes {
+    /// Returns the delay between `from`, when the write was requested, and the last write that the event loop itself may have
+    /// caused, at most.
     #[must_use]
     pub fn own_delay(&self, from: Instant) -> Duration {
         self.written.map_or(Duration::ZERO, |(at, unseen)| at.saturating_duration_since(from).min(unseen))
     }
 }
 
-/// Where the times of an HTTP connection are found: an extension of each answer.
-pub type SharedTimes = Arc<Mutex<Times>>;
+/// The times of an HTTP connection, shared with its responses: each response has them as an extension.
+pub type SharedConnectionTimes = Arc<Mutex<ConnectionTimes>>;
 
-/// A connection.
+/// A TCP connection with arrival times.
 #[derive(Debug)]
 pub struct Tcp {
     stream: TcpStream,
-    arrived: Option<Arrived>,
-    /// Reads go to the kernel whether or not the runtime knows that there is something.
+    arrived: Option<ReadArrival>,
+    /// Reads call the kernel even if the runtime has not seen the socket become readable.
     at_once: bool,
-    /// Where others look for its times.
-    shared: Option<SharedTimes>,
+    /// A copy of the times for HTTP calls.
+    shared: Option<SharedConnectionTimes>,
 }
 
 impl Tcp {
-    /// Wraps a connection, and asks the kernel for timestamps. Where it has none, reads count when they happen.
+    /// Wraps a connection and enables kernel timestamps on it. Without timestamps, the times of the reads count.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         kernel::ask_for_stamps(&stream);
         Self { stream, arrived: None, at_once: false, shared: None }
     }
 
-    /// The same; its times are noted in `times`.
+    /// Wraps a connection like [`Self::new`], and stores its times in `times`.
     #[must_use]
-    pub fn noting(stream: TcpStream, times: SharedTimes) -> Self {
+    pub fn with_times(stream: TcpStream, times: SharedConnectionTimes) -> Self {
         Self { shared: Some(times), ..Self::new(stream) }
     }
 
-    /// The socket.
+    /// Returns the socket.
     #[must_use]
     pub const fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// When the bytes of the last read arrived.
+    /// Returns when the last read's bytes arrived. `None` before the first read.
     #[must_use]
-    pub const fn arrived(&self) -> Option<Arrived> {
+    pub const fn arrived(&self) -> Option<ReadArrival> {
         self.arrived
     }
 
-    /// Has reads go to the kernel at once: the runtime may not have looked yet.
+    /// Sets whether reads call the kernel at once, even if the runtime has not seen the socket become readable.
     pub const fn read_at_once(&mut self, at_once: bool) {
         self.at_once = at_once;
     }
 
     fn note(&mut self, bytes: usize, room: usize, stamp: Option<i64>) {
         let now = Instant::now();
-        let stamp = stamp.and_then(|stamp| stamps::arrival(stamp, now));
-        let (at, slack) = stamp.map_or_else(|| (now, pulse::unseen(now)), |at| (at, Duration::ZERO));
-        // What came later did not arrive earlier.
+        let stamp = stamp.and_then(|stamp| timestamps::arrival(stamp, now));
+        let (at, slack) = stamp.map_or_else(|| (now, event_loop::unseen(now)), |at| (at, Duration::ZERO));
+        // TCP delivers in order, so that a later byte cannot have arrived earlier. Offsets between clocks could suggest it.
         let at = self.arrived.map_or(at, |before| at.max(before.at));
-        let arrived = Arrived { at, slack, is_stamped: stamp.is_some(), full: bytes == room };
+        let arrived = ReadArrival { at, slack, is_stamped: stamp.is_some(), full: bytes == room };
         self.arrived = Some(arrived);
         if let Some(times) = &self.shared {
             times.lock().arrived = Some(arrived);
@@ -128,7 +129,8 @@ impl AsyncRead for Tcp {
             let result = tcp.stream.try_io(Interest::READABLE, || {
                 let (bytes, stamp) = kernel::receive(&tcp.stream, space)?;
                 received = Some((bytes, stamp));
-                // The kernel has no more, so the runtime need not try: what it does itself after a short read.
+                // A short read emptied the socket. WouldBlock makes the runtime wait for the next event instead of a read in
+                // vain, as tokio's own `poll_read` does.
                 if bytes > 0 && bytes < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (received, result) {
@@ -183,7 +185,7 @@ impl Tcp {
     fn wrote(&self) {
         if let Some(times) = &self.shared {
             let now = Instant::now();
-            times.lock().written = Some((now, pulse::unseen(now)));
+            times.lock().written = Some((now, event_loop::unseen(now)));
         }
     }
 }
@@ -198,11 +200,11 @@ impl Connection for Tcp {
     }
 }
 
-/// Makes connections for HTTP whose times are noted.
+/// Makes HTTP connections that store their times.
 #[derive(Clone, Debug)]
-pub struct Noting(pub HttpConnector);
+pub struct TimedConnector(pub HttpConnector);
 
-impl Service<Uri> for Noting {
+impl Service<Uri> for TimedConnector {
     type Response = TokioIo<Tcp>;
     type Error = <HttpConnector as Service<Uri>>::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -215,13 +217,14 @@ impl Service<Uri> for Noting {
         let connecting = self.0.call(to);
         Box::pin(async move {
             let stream = connecting.await?.into_inner();
-            Ok(TokioIo::new(Tcp::noting(stream, SharedTimes::default())))
+            Ok(TokioIo::new(Tcp::with_times(stream, SharedConnectionTimes::default())))
         })
     }
 }
 
-/// Has the kernel stamp what arrives from now on, until the returned socket is dropped: it begins a moment after the first socket asked,
-/// and ends with the last.
+/// Keeps the kernel's receive timestamps enabled until the returned socket is dropped.
+///
+/// The kernel stamps packets while at least one socket asks for it, and starts some milliseconds after the first one asked.
 #[must_use]
 pub fn keep_stamping() -> Option<std::net::UdpSocket> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).ok()?;
@@ -243,18 +246,18 @@ mod kernel {
     };
     use tokio::net::TcpStream;
 
-    /// Room for one timestamp, aligned as control messages are.
+    /// Buffer for one timestamp, aligned like a control message.
     #[repr(align(8))]
     struct Control([u8; 128]);
 
-    /// A kernel that refuses has no timestamps; then reads count.
+    /// Enables receive timestamps on the socket. A refusal is ignored: then the times of the reads count.
     pub(super) fn ask_for_stamps(socket: &impl AsFd) {
         let flags =
             TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
         let _ = setsockopt(socket, Timestamping, &flags);
     }
 
-    /// Reads once; the timestamp of the last byte, nanoseconds of the wall clock.
+    /// Reads once. Returns the number of bytes and the timestamp of the last one, in nanoseconds of the wall clock.
     pub(super) fn receive(stream: &TcpStream, space: &mut [u8]) -> io::Result<(usize, Option<i64>)> {
         loop {
             let mut control = Control([0; 128]);
@@ -309,12 +312,12 @@ mod tests {
         (Tcp::new(client), server)
     }
 
-    async fn read(tcp: &mut Tcp) -> (usize, Arrived) {
+    async fn read(tcp: &mut Tcp) -> (usize, ReadArrival) {
         let bytes = tcp.read(&mut [0; 64]).await.unwrap();
         (bytes, tcp.arrived().unwrap())
     }
 
-    /// The first reads after timestamps were first asked for may lack one.
+    /// Reads until timestamps appear: the first reads after they were enabled may lack one.
     async fn warm(tcp: &mut Tcp, server: &mut TcpStream) {
         for _ in 0..200 {
             server.write_all(b"x").await.unwrap();
@@ -327,14 +330,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_that_is_late_still_knows_when_its_bytes_came() {
+    async fn a_late_read_knows_when_its_bytes_arrived() {
         let (mut tcp, mut server) = pair().await;
         warm(&mut tcp, &mut server).await;
         for stall in [1, 20, 100] {
             let before = Instant::now();
             server.write_all(b"token").await.unwrap();
             let after = Instant::now();
-            // The whole thread stands still, as an overloaded generator does.
+            // Blocks the whole thread, as an overloaded generator does.
             std::thread::sleep(Duration::from_millis(stall));
             let (bytes, arrived) = read(&mut tcp).await;
             assert_eq!(bytes, 5);

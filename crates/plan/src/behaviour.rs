@@ -1,7 +1,7 @@
 //! Draws when a session misbehaves on purpose: when it cuts its socket, pauses reading, or connects late.
 //! All draws depend only on the run's seed and the session's index. Nothing here touches a socket.
 
-use crate::{Behaviour, Load};
+use crate::workload::{Behaviour, Load};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ fn is_chosen(index: u64, all: u64, wanted: u64, seed: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ReadingPause, Selection};
+    use crate::workload::{ReadingPause, Selection};
 
     const QUIET: Behaviour = Behaviour { drop_rate: 0.0, pause: None, late_connect: None, resume: true };
 

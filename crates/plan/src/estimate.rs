@@ -2,7 +2,7 @@
 //! Where the server chooses an answer's length or timing, the estimate assumes the simulator's defaults and marks that.
 
 use crate::{
-    Plan,
+    plan::Plan,
     schedule::{Model, Schedule},
     users::{Kind, Users},
 };

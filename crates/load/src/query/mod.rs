@@ -1,11 +1,11 @@
-//! One query as the client sees it: what was announced, what arrived, and when it is over.
-//! It is judged by its tokens alone, and imports no socket and no clock.
+//! One query as the client sees it: what the server announced, which events arrived, and whether it is finished.
+//! A query is judged by its tokens. Nothing here reads a clock or a socket.
 
 mod outcome;
 
 use crate::{
     socket::Arrival,
-    stream::{Gaps, Stamps, Stream},
+    stream::{ServerTimes, Stream, TokenIntervals},
 };
 use measure::{
     QuerySamples,
@@ -16,93 +16,94 @@ use measure::{
 use protocol::{Event, Kind, Position, RunResponse};
 use std::time::{Duration, Instant};
 
-/// Generations seen before the answer to `/run` says which one is ours. More than a retried call can make.
+/// Upper limit of the generations whose events are kept until the response to `/run` names the query's own. A repeated call
+/// cannot create more.
 const MOST_GENERATIONS: usize = 4;
 
-/// An error's code is cut off here.
+/// Upper limit in characters of an error code.
 const LONGEST_CODE: usize = 64;
 
-/// An ideal beyond this is a fault of the server's arithmetic.
+/// Longer ideal durations are ignored as errors of the server.
 const LONGEST_IDEAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How a query came to its end, where not by its own terminator.
+/// How a query ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its terminator came, and nothing more is waited for.
+    /// Its terminator arrived, and no further event is awaited.
     Finished,
-    /// The deadline came first.
+    /// Its deadline passed.
     TimedOut,
     /// `/run` was refused.
     Rejected,
-    /// Its session could not go on, or a later claim ended it.
+    /// Its session failed, or a later claim ended it.
     Failed,
-    /// The run was ended.
+    /// The run ended.
     Abandoned,
 }
 
-/// How far a query is.
+/// The progress of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Its terminator is still to come.
+    /// Its terminator has not arrived.
     Running,
-    /// The terminator came before other events; they may still come.
+    /// The terminator arrived before other events, which may still arrive.
     Settling,
-    /// Nothing more is to come.
+    /// No further event is awaited.
     Finished,
 }
 
-/// What an event turned out to be.
+/// What an event means for the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrived {
-    /// One of this query's.
-    Ours(Gaps),
-    /// One of this query's, again.
-    Again,
-    /// The terminator of a later claim, made because this query's server is gone.
+pub enum EventOutcome {
+    /// A new event of this query.
+    Ours(TokenIntervals),
+    /// A duplicate of an event of this query.
+    Duplicate,
+    /// The terminator of a later claim, which a peer made because the query's server is dead.
     EndedByPeer,
-    /// Of an earlier query: the caller knows which of its events came.
+    /// An event of an earlier query. The caller knows which of those events arrived.
     Earlier,
-    /// None of this query's: noted as a defect.
+    /// An event of another query or session. It was counted as a defect.
     Foreign,
 }
 
-/// A query that was sent, or is about to be.
+/// A query that was sent or is about to be sent.
 #[derive(Debug)]
 pub struct Query {
-    /// From 1.
+    /// The number of the query in its session, from 1.
     pub num: u32,
-    /// Made by us: a repeat of the call starts nothing.
+    /// The id that the client chose. A repeated call with this id starts no second query.
     pub id: String,
-    /// When the plan wanted it sent.
+    /// When the plan wanted the query sent.
     pub scheduled: Instant,
-    /// When it was.
+    /// When the query was sent.
     pub sent: Option<Instant>,
-    /// What `/run` answered.
-    pub answer: Option<RunResponse>,
-    /// What came while it ran that ought not to have come; what its own stream counts is added at its end.
+    /// The response to `/run`.
+    pub response: Option<RunResponse>,
+    /// Defects noted while the query ran. Those that its own stream counts are added at its end.
     pub defects: Defects,
-    /// What its tokens measured; it counts if the query ends `ok`.
+    /// The samples of its tokens. They count only if the query ends `ok`.
     pub samples: QuerySamples,
-    /// Tokens of earlier queries that came again while this one ran.
+    /// Number of duplicate tokens of earlier queries that arrived while this query ran.
     pub tokens_repeated: u64,
-    /// How long the client itself did not read.
+    /// How long the client paused reading.
     pub paused: Duration,
-    /// It is not sent before the session has a socket.
+    /// The query is not sent before the session has a socket.
     pub waits_for_socket: bool,
-    /// Why its last socket was lost.
+    /// Why the last socket was lost.
     pub last_loss: Option<String>,
-    /// What went wrong first.
+    /// The first failure.
     pub failure: Option<Failure>,
     streams: Vec<Stream>,
-    /// The code of a later claim's error event, which ended the query.
+    /// The code of the error event with which a later claim ended the query.
     ended_with: Option<String>,
-    /// Generations up to this one belong to earlier queries.
+    /// The highest generation that belongs to earlier queries.
     floor: u64,
     end: Option<(Instant, End)>,
 }
 
 impl Query {
-    /// A query whose generation will be above `floor`.
+    /// Creates a query whose generation will be above `floor`.
     #[must_use]
     pub fn new(num: u32, id: String, scheduled: Instant, floor: u64) -> Self {
         Self {
@@ -110,7 +111,7 @@ impl Query {
             id,
             scheduled,
             sent: None,
-            answer: None,
+            response: None,
             defects: Defects::default(),
             samples: QuerySamples::default(),
             tokens_repeated: 0,
@@ -125,7 +126,7 @@ impl Query {
         }
     }
 
-    /// Takes an event in, which came in `frame`; `excused`: whether a planned fault made its simulator late.
+    /// Adds an event that arrived in `frame`. `excused`: whether a planned fault made the simulator late, `None` if none is planned.
     pub fn arrive(
         &mut self,
         event: &Event<'_>,
@@ -133,15 +134,16 @@ impl Query {
         arrival: Arrival,
         stall_limit: Duration,
         excused: Option<bool>,
-    ) -> Arrived {
+    ) -> EventOutcome {
         let generation = event.position.map_or(0, |position| position.generation);
         if event.position.is_some() && generation <= self.floor {
-            return Arrived::Earlier;
+            return EventOutcome::Earlier;
         }
         if self.generation().is_some_and(|ours| ours != generation) {
             if event.position.is_none() {
                 return self.defect(Defect::Unreadable, frame);
             }
+            // A later generation ends this query only with an error event: a peer's terminator for a dead server.
             let for_us = event.query_id.as_deref().is_none_or(|id| id == self.id);
             let ends_us = event.kind == Kind::Error && for_us;
             return if ends_us {
@@ -154,14 +156,14 @@ impl Query {
             return self.defect(Defect::Foreign, frame);
         }
         let Some(index) = self.stream(generation) else { return self.defect(Defect::Foreign, frame) };
-        if self.answer.is_none() {
-            self.streams[index].begun_with.get_or_insert_with(|| excerpt(frame.as_bytes()).into());
+        if self.response.is_none() {
+            self.streams[index].first_frame.get_or_insert_with(|| excerpt(frame.as_bytes()).into());
         }
-        self.take(index, event, frame, arrival, stall_limit, excused)
+        self.add(index, event, frame, arrival, stall_limit, excused)
     }
 
-    /// Takes in an event of the stream at `index`.
-    fn take(
+    /// Adds an event to the stream at `index`.
+    fn add(
         &mut self,
         index: usize,
         event: &Event<'_>,
@@ -169,8 +171,8 @@ impl Query {
         arrival: Arrival,
         stall_limit: Duration,
         excused: Option<bool>,
-    ) -> Arrived {
-        let announced = self.answer.as_ref().and_then(|answer| answer.tokens);
+    ) -> EventOutcome {
+        let announced = self.response.as_ref().and_then(|response| response.tokens);
         let stream = &mut self.streams[index];
         if event.kind == Kind::Error && stream.error.is_none() {
             stream.error = Some(describe_error(event));
@@ -178,12 +180,12 @@ impl Query {
         }
         let has_text = !event.content.is_empty();
         let seq = event.position.map(|position| position.seq);
-        let stamps = Stamps { due_us: event.due_us, sent_us: event.sent_us, excused };
+        let stamps = ServerTimes { due_us: event.due_us, sent_us: event.sent_us, excused };
         let before = stream.out_of_place();
         let Some(gaps) = stream.arrive(seq, event.kind, has_text, stamps, arrival, stall_limit) else {
             self.defects.show(Defect::Duplicated, frame.as_bytes());
             self.samples.give_up();
-            return Arrived::Again;
+            return EventOutcome::Duplicate;
         };
         let seq = seq.unwrap_or_else(|| stream.ledger.highest());
         if event.kind.is_terminator() {
@@ -207,26 +209,26 @@ impl Query {
                 .for_each(|(_, what)| self.defects.show(*what, frame.as_bytes()));
             self.samples.give_up();
         }
-        Arrived::Ours(gaps)
+        EventOutcome::Ours(gaps)
     }
 
-    /// Before the answer it is unknown whether the server took our id over or gave its own.
+    /// Returns whether `query_id` names this query. Before the response to `/run` any id may: a server may replace the client's id.
     fn is_ours(&self, query_id: &str) -> bool {
-        let Some(answer) = &self.answer else { return true };
-        query_id == self.id || answer.query_id.as_deref().is_none_or(|given| given == query_id)
+        let Some(response) = &self.response else { return true };
+        query_id == self.id || response.query_id.as_deref().is_none_or(|given| given == query_id)
     }
 
-    fn defect(&mut self, defect: Defect, frame: &str) -> Arrived {
+    fn defect(&mut self, defect: Defect, frame: &str) -> EventOutcome {
         self.defects.note(defect, frame.as_bytes());
-        Arrived::Foreign
+        EventOutcome::Foreign
     }
 
-    /// Where the stream of this generation is, made where it is new.
+    /// Returns the index of this generation's stream, which is created if it is new. `None` if there are too many.
     fn stream(&mut self, generation: u64) -> Option<usize> {
         match self.streams.iter().rposition(|stream| stream.generation == generation) {
             Some(index) => Some(index),
             None if self.streams.len() < MOST_GENERATIONS => {
-                // One as a rule: a vector left to itself makes room for four.
+                // Usually there is one stream. A plain `push` would allocate memory for four.
                 self.streams.reserve_exact(1);
                 self.streams.push(Stream::new(generation));
                 Some(self.streams.len() - 1)
@@ -235,43 +237,43 @@ impl Query {
         }
     }
 
-    fn ended_by_peer(&mut self, event: &Event<'_>, at: Instant) -> Arrived {
+    fn ended_by_peer(&mut self, event: &Event<'_>, at: Instant) -> EventOutcome {
         self.fail(FailureKind::Stream, None, describe_error(event));
         self.ended_with = Some(error_code(event));
         self.finish(at, End::Failed);
         if let Some(position) = event.position {
             self.floor = self.floor.max(position.generation);
         }
-        Arrived::EndedByPeer
+        EventOutcome::EndedByPeer
     }
 
-    /// The generation that `/run` announced.
+    /// Returns the generation that the response to `/run` named.
     fn generation(&self) -> Option<u64> {
-        self.answer.as_ref().and_then(|answer| answer.generation)
+        self.response.as_ref().and_then(|response| response.generation)
     }
 
-    /// `/run` answered.
-    pub fn answered(&mut self, answer: RunResponse) {
-        if let Some(generation) = answer.generation {
-            self.disown(generation);
+    /// Stores the response to `/run`.
+    pub fn accepted(&mut self, response: RunResponse) {
+        if let Some(generation) = response.generation {
+            self.reject_other_generations(generation);
         }
-        self.streams.iter_mut().for_each(|stream| stream.begun_with = None);
-        self.answer = Some(answer);
+        self.streams.iter_mut().for_each(|stream| stream.first_frame = None);
+        self.response = Some(response);
     }
 
-    /// The events of other generations than `ours` are defects: unnumbered ones cannot be placed, others are foreign.
-    fn disown(&mut self, ours: u64) {
+    /// Counts the events of all generations except `ours` as defects: unnumbered ones as unreadable, the others as foreign.
+    fn reject_other_generations(&mut self, ours: u64) {
         for stream in self.streams.extract_if(.., |stream| stream.generation != ours) {
             let defect = if stream.generation == 0 { Defect::Unreadable } else { Defect::Foreign };
             let tally = stream.ledger.observed();
             self.defects.add(defect, tally.events_received + tally.events_duplicated);
-            if let Some(frame) = &stream.begun_with {
+            if let Some(frame) = &stream.first_frame {
                 self.defects.show(defect, frame.as_bytes());
             }
         }
     }
 
-    /// The stream that this query is judged by: the announced one, else the newest.
+    /// Returns the stream that the query is judged by: the announced generation, else the newest one.
     #[must_use]
     pub fn own_stream(&self) -> Option<&Stream> {
         match self.generation() {
@@ -280,7 +282,7 @@ impl Query {
         }
     }
 
-    /// The gateway cannot have the events after `from`, up to and with `to`, any more.
+    /// Notes that the gateway cannot deliver the events after `from`, up to and including `to`.
     pub fn announce_gap(&mut self, from: Position, to: Position) {
         if to.generation <= self.floor {
             return;
@@ -295,16 +297,17 @@ impl Query {
         }
     }
 
-    /// How far the query is. Nothing is over before `/run` has answered.
+    /// Returns the progress of the query. It is never finished before the response to `/run`, unless it was ended.
     #[must_use]
     pub fn progress(&self) -> Progress {
         if self.end.is_some() {
             return Progress::Finished;
         }
-        let (Some(answer), Some(stream)) = (&self.answer, self.own_stream()) else {
+        let (Some(response), Some(stream)) = (&self.response, self.own_stream()) else {
             return Progress::Running;
         };
-        let all_gone = answer.tokens.is_some_and(|tokens| stream.announced_gap > tokens);
+        // The terminator follows the last token, so that a gap beyond the tokens includes it.
+        let all_gone = response.tokens.is_some_and(|tokens| stream.announced_gap > tokens);
         if stream.ledger.terminator().is_none() {
             return if all_gone { Progress::Finished } else { Progress::Running };
         }
@@ -315,7 +318,7 @@ impl Query {
         Progress::Settling
     }
 
-    /// Returns whether the terminator and every position below it came. Of a server that numbers nothing, the terminator is enough.
+    /// Returns whether the terminator and every position below it arrived. For unnumbered events the terminator is enough.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.own_stream().is_some_and(|stream| {
@@ -324,24 +327,24 @@ impl Query {
         })
     }
 
-    /// The run ends here for this query, unless it ended before.
+    /// Ends the query, unless it ended before.
     pub fn finish(&mut self, at: Instant, end: End) {
         self.end.get_or_insert((at, end));
     }
 
-    /// Notes what went wrong, unless something did before.
+    /// Notes a failure, unless there was one before.
     pub fn fail(&mut self, kind: FailureKind, code: Option<u16>, message: String) {
         self.failure.get_or_insert(Failure { kind, code, message });
     }
 
-    /// Where a lost socket resumes: after this, everything may be missing.
+    /// Returns the position after which a new socket resumes: every event up to it arrived or is announced as undeliverable.
     #[must_use]
     pub fn resume_after(&self) -> Option<Position> {
         let stream = self.own_stream().filter(|stream| stream.generation > 0)?;
         Some(Position::new(stream.generation, stream.contiguous().max(announced(stream))))
     }
 
-    /// The last position that came, or was announced as gone.
+    /// Returns the last position that arrived or was announced as undeliverable.
     #[must_use]
     pub fn last_position(&self) -> Option<Position> {
         let newest = self.streams.iter().max_by_key(|stream| stream.generation)?;
@@ -349,14 +352,14 @@ impl Query {
         (newest.generation > 0).then(|| Position::new(newest.generation, seq))
     }
 
-    /// Whether the event at `position` came.
+    /// Returns whether the event at `position` arrived.
     #[must_use]
     pub fn has(&self, position: Position) -> bool {
         let mut streams = self.streams.iter();
         streams.any(|stream| stream.generation == position.generation && stream.has(position.seq))
     }
 
-    /// Whether `position` is behind the terminator of its generation, which this query had.
+    /// Returns whether `position` is after the terminator of its generation, if this query has that generation.
     #[must_use]
     pub fn is_behind_terminator(&self, position: Position) -> bool {
         let mut streams = self.streams.iter();
@@ -365,14 +368,14 @@ impl Query {
         })
     }
 
-    /// The code of the error event that ended the query.
+    /// Returns the code of the error event that ended the query.
     #[must_use]
     pub fn error_code(&self) -> Option<&str> {
         let own = || self.own_stream().and_then(|stream| stream.error_code.as_deref());
         self.ended_with.as_deref().or_else(own)
     }
 
-    /// Generations up to this one are none of a later query's.
+    /// Returns the highest generation that cannot belong to a later query.
     #[must_use]
     pub fn ceiling(&self) -> u64 {
         let seen = self.streams.iter().map(|stream| stream.generation).max().unwrap_or(0);
@@ -380,11 +383,12 @@ impl Query {
     }
 }
 
+/// Returns the end of the announced gap. `u64::MAX` means a gap into a later generation, whose end here is unknown.
 fn announced(stream: &Stream) -> u64 {
     if stream.announced_gap == u64::MAX { 0 } else { stream.announced_gap }
 }
 
-/// A server's text: long enough to name a kind, too short to fill memory.
+/// Returns the code of an error event, shortened so that a server cannot fill the memory.
 fn error_code(event: &Event<'_>) -> String {
     event.code.as_deref().unwrap_or("unknown").chars().take(LONGEST_CODE).collect()
 }
@@ -397,7 +401,7 @@ fn describe_error(event: &Event<'_>) -> String {
     }
 }
 
-/// A server's own figure, if it is one that a query can take.
+/// Converts a duration that a server states in milliseconds. `None` if it is negative, not finite or longer than a week.
 pub fn millis(ms: Option<f64>) -> Option<Duration> {
     ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok()).filter(|&time| time <= LONGEST_IDEAL)
 }
@@ -409,7 +413,7 @@ mod tests {
     use protocol::DigestField;
     use std::borrow::Cow;
 
-    fn arrive(query: &mut Query, generation: u64, seq: u64, query_id: &str, kind: Kind) -> Arrived {
+    fn arrive(query: &mut Query, generation: u64, seq: u64, query_id: &str, kind: Kind) -> EventOutcome {
         let event = Event {
             position: Some(Position::new(generation, seq)),
             kind,
@@ -427,10 +431,10 @@ mod tests {
 
     fn played(foreign: &[(u64, &str)]) -> QueryStatus {
         let mut query = Query::new(1, "ours".into(), Instant::now(), 0);
-        let answer = RunResponse { generation: Some(7), tokens: Some(1), ..RunResponse::default() };
-        query.answered(RunResponse { query_id: Some("ours".into()), ..answer });
+        let response = RunResponse { generation: Some(7), tokens: Some(1), ..RunResponse::default() };
+        query.accepted(RunResponse { query_id: Some("ours".into()), ..response });
         for &(generation, query_id) in foreign {
-            assert_eq!(arrive(&mut query, generation, 1, query_id, Kind::Token), Arrived::Foreign);
+            assert_eq!(arrive(&mut query, generation, 1, query_id, Kind::Token), EventOutcome::Foreign);
         }
         arrive(&mut query, 7, 1, "ours", Kind::Token);
         arrive(&mut query, 7, 2, "ours", Kind::Done);
@@ -440,16 +444,16 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_another_session_spoils_a_query() {
+    fn a_foreign_event_makes_a_query_incomplete() {
         assert_eq!(played(&[]), QueryStatus::Ok);
         assert_eq!(played(&[(9, "theirs")]), QueryStatus::Incomplete);
-        assert_eq!(played(&[(7, "theirs")]), QueryStatus::Incomplete, "two claims of one millisecond");
+        assert_eq!(played(&[(7, "theirs")]), QueryStatus::Incomplete, "two claims in one millisecond");
     }
 
     #[test]
-    fn a_hole_is_a_loss_without_an_announcement_too() {
+    fn a_hole_is_a_loss_without_an_announced_length() {
         let mut query = Query::new(1, "ours".into(), Instant::now(), 0);
-        query.answered(RunResponse { query_id: Some("ours".into()), ..RunResponse::default() });
+        query.accepted(RunResponse { query_id: Some("ours".into()), ..RunResponse::default() });
         for (seq, kind) in [(1, Kind::Token), (3, Kind::Token), (4, Kind::Done)] {
             arrive(&mut query, 7, seq, "ours", kind);
         }
@@ -459,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ideal_that_no_clock_holds_is_none() {
+    fn an_impossible_ideal_duration_is_ignored() {
         for ms in [f64::NAN, f64::INFINITY, -1.0, 1e20] {
             assert_eq!(millis(Some(ms)), None, "{ms}");
         }

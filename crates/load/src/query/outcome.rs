@@ -1,5 +1,4 @@
-//! What a query came to: its status, what it lost and where, and its record for the outputs.
-//! It only reads what arrived; nothing arrives here.
+//! The outcome of a query: its status, its losses and their circumstances, and its record for the outputs.
 
 use super::{End, Query, millis};
 use crate::downtime::Downtime;
@@ -30,9 +29,9 @@ impl Query {
         }
     }
 
-    /// The announced number of tokens. A server that numbers its events and announces nothing shows it with its terminator.
+    /// Returns the expected number of tokens: the announced one, else the sequence number before the terminator.
     fn expected(&self) -> Option<u64> {
-        let announced = self.answer.as_ref()?.tokens;
+        let announced = self.response.as_ref()?.tokens;
         let numbered = || self.own_stream().filter(|stream| stream.generation > 0);
         announced.or_else(|| numbered().map(|stream| stream.ledger.last_token()))
     }
@@ -41,7 +40,7 @@ impl Query {
         self.end.is_none_or(|(_, end)| end == End::Abandoned)
     }
 
-    /// What the run's end or a peer cut off is not owed.
+    /// Returns which positions the server owed: after the run's end or a peer's terminator only those below the highest that arrived.
     fn owed(&self) -> ExpectedRange {
         if self.is_abandoned() || self.ended_with.is_some() {
             ExpectedRange::UpToHighest
@@ -50,7 +49,7 @@ impl Query {
         }
     }
 
-    /// All defects: those noted as they came, and those that the query's own stream counts.
+    /// Returns all defects: those noted on arrival, and those that the query's own stream counts.
     pub(super) fn all_defects(&self, tally: &EventCounts) -> Defects {
         let mut defects = self.defects.clone();
         defects.add(Defect::Duplicated, tally.events_duplicated - defects.count(Defect::Duplicated));
@@ -81,7 +80,7 @@ impl Query {
         }
     }
 
-    /// Of the lost tokens, those that surely fell into a time without a socket.
+    /// Returns the number of lost tokens that were certainly sent while the session had no socket.
     fn lost_in_gap(&self, ended: Instant, downtime: &Downtime, clock: Option<&ClockAnchor>) -> u64 {
         let (Some(expected), Some(sent)) = (self.expected(), self.sent) else {
             return 0;
@@ -106,7 +105,7 @@ impl Query {
             .sum()
     }
 
-    /// The query for the outputs. `clock` maps the server's times where both ends share it.
+    /// Returns the record for the outputs. `clock` converts the server's times; `None` if the server uses another clock.
     #[must_use]
     pub fn record(
         &mut self,
@@ -121,7 +120,7 @@ impl Query {
         if self.generation().is_none()
             && let Some(newest) = self.own_stream().map(|stream| stream.generation)
         {
-            self.disown(newest);
+            self.reject_other_generations(newest);
         }
         let tally = self.tally();
         let defects = self.all_defects(&tally);
@@ -129,7 +128,7 @@ impl Query {
         self.explain(status, &tally, &defects);
         let lost_in_gap = self.lost_in_gap(ended, downtime, clock).min(tally.tokens_lost);
         let stream = self.own_stream();
-        let answer = self.answer.as_ref();
+        let response = self.response.as_ref();
         QueryRecord {
             session,
             session_index,
@@ -161,21 +160,21 @@ impl Query {
             excused: false,
             stall_count: stream.map_or(0, |stream| stream.stall_count),
             stall: stream.map_or(Duration::ZERO, |stream| stream.stall),
-            ideal_ttft: answer.and_then(|answer| millis(answer.ideal_ttft_ms)),
-            ideal_e2el: answer.and_then(|answer| millis(answer.ideal_e2el_ms)),
+            ideal_ttft: response.and_then(|response| millis(response.ideal_ttft_ms)),
+            ideal_e2el: response.and_then(|response| millis(response.ideal_e2el_ms)),
             failure: self.failure.clone().filter(|_| status != QueryStatus::Ok),
         }
     }
 
-    /// Every query that is not ok says why.
+    /// Adds a failure message to a query that is not `ok` and has none.
     fn explain(&mut self, status: QueryStatus, tally: &EventCounts, defects: &Defects) {
         let error = self.own_stream().and_then(|stream| stream.error.clone());
         let loss = self.last_loss.as_ref().map(|loss| format!("{loss}; then ")).unwrap_or_default();
         match status {
             QueryStatus::Ok | QueryStatus::Abandoned | QueryStatus::Rejected => {}
             QueryStatus::Timeout => {
-                let (came, told) = (tally.tokens_received, told(defects));
-                let message = format!("{loss}no terminator in time after {came} tokens{told}");
+                let (received, listed) = (tally.tokens_received, list(defects));
+                let message = format!("{loss}no terminator in time after {received} tokens{listed}");
                 self.fail(FailureKind::Timeout, None, message);
             }
             QueryStatus::Error => {
@@ -186,15 +185,15 @@ impl Query {
                 );
             }
             QueryStatus::Incomplete => {
-                let message = format!("{loss}{} tokens lost{}", tally.tokens_lost, told(defects));
+                let message = format!("{loss}{} tokens lost{}", tally.tokens_lost, list(defects));
                 self.fail(FailureKind::Stream, None, message);
             }
         }
     }
 }
 
-/// `, frames_unreadable 2 (first: <html>…)` for each kind that there is.
-fn told(defects: &Defects) -> String {
+/// Lists each kind of defect that occurred, for example `, frames_unreadable 2 (first: <html>…)`.
+fn list(defects: &Defects) -> String {
     let one = |defect: Defect| {
         let first = defects.example(defect).map(|frame| format!(" (first: {frame})")).unwrap_or_default();
         format!(", {} {}{first}", defect.name(), defects.count(defect))

@@ -1,5 +1,5 @@
-//! One HTTP call of the watch: a connection each, bounded in time and bytes.
-//! A connection that is kept would go on to a process that nobody new reaches.
+//! HTTP calls of the watch, limited in time and bytes. Each call opens a connection, as new clients do: a kept connection could
+//! still reach a process that new clients no longer reach.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -15,26 +15,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A call that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// No page of ours is longer.
+/// Time limit of a call.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Upper limit of a response body in bytes.
 const MOST_BYTES: usize = 1 << 20;
 
-/// What is asked for.
+/// A `GET` call to make.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) url: String,
     pub(super) headers: HeaderMap,
 }
 
-/// An answer, or why there is none.
+/// The result of a call.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) said: Result<(StatusCode, Bytes), &'static str>,
+pub(super) struct CallResult {
+    /// Status and body, or why there is no response.
+    pub(super) response: Result<(StatusCode, Bytes), &'static str>,
+    /// Duration of the call.
     pub(super) took: Duration,
 }
 
-/// Makes calls, and blocks its thread meanwhile.
+/// Makes calls and blocks the thread until they end.
 #[derive(Debug)]
 pub(super) struct Caller {
     runtime: tokio::runtime::Runtime,
@@ -54,23 +56,23 @@ impl Caller {
         Ok(Self { runtime, client })
     }
 
-    /// All at once, in their order.
-    pub(super) fn get(&self, calls: &[Call]) -> Vec<Answer> {
-        self.runtime.block_on(join_all(calls.iter().map(|call| self.ask(call))))
+    /// Makes all calls concurrently. Returns the results in the order of the calls.
+    pub(super) fn get(&self, calls: &[Call]) -> Vec<CallResult> {
+        self.runtime.block_on(join_all(calls.iter().map(|call| self.call(call))))
     }
 
-    async fn ask(&self, Call { url, headers }: &Call) -> Answer {
+    async fn call(&self, Call { url, headers }: &Call) -> CallResult {
         let began = Instant::now();
         let call = async {
-            let mut request = Request::get(url).body(Empty::new()).map_err(|_| "no address")?;
+            let mut request = Request::get(url).body(Empty::new()).map_err(|_| "invalid URL")?;
             request.headers_mut().clone_from(headers);
-            let answer = self.client.request(request).await.map_err(|_| "no answer")?;
-            let status = answer.status();
-            let body =
-                Limited::new(answer.into_body(), MOST_BYTES).collect().await.map_err(|_| "half an answer")?;
+            let response = self.client.request(request).await.map_err(|_| "no answer")?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
+            let body = body.map_err(|_| "incomplete answer")?;
             Ok((status, body.to_bytes()))
         };
-        let said = tokio::time::timeout(PATIENCE, call).await.unwrap_or(Err("no answer in 2 s"));
-        Answer { said, took: began.elapsed() }
+        let response = tokio::time::timeout(TIMEOUT, call).await.unwrap_or(Err("no answer in 2 s"));
+        CallResult { response, took: began.elapsed() }
     }
 }

@@ -1,5 +1,5 @@
-//! The few series of servers' and gateways' `/metrics` that a run is told by, and how much they grew meanwhile.
-//! Pure; sums are over all lives of a member, percentiles are as fine as the buckets, and what was missed is named.
+//! The increase of some counters in the `/metrics` of servers and gateways during a run.
+//! Increases are summed over all processes of a member. Percentiles are as exact as the buckets. Gaps are recorded.
 
 use super::inventory::Member;
 use measure::observations::{BusLag, Gateways, StackCounters};
@@ -13,28 +13,31 @@ const QUEUED: &str = "wsproxy_queued_frames_total";
 const HELD: &str = "wsproxy_held_frames_total";
 const EVICTIONS: &str = "wsproxy_closes_total{reason=\"slow_consumer\"}";
 
-/// How much each series has grown, over all members.
+/// The increase of each series, summed over all members.
 #[derive(Debug, Default)]
-pub(super) struct Growth {
-    /// Members, and which life of each, that were there before the run, or when somebody could tell for the first time.
+pub(super) struct CounterGrowth {
+    /// Name and process of each member of the first list, usually taken before the run.
     before: BTreeSet<(String, String)>,
-    /// Of members whose page was read.
-    counted: BTreeMap<String, Counted>,
+    /// The last values of the members whose metrics were read.
+    counted: BTreeMap<String, LastValues>,
+    /// Members whose counters are incomplete: the last second affected, or `None` if they were never read.
     missed: BTreeMap<String, Option<u64>>,
-    grown: BTreeMap<String, f64>,
+    /// The increase of each series so far.
+    increase: BTreeMap<String, f64>,
 }
 
-impl Growth {
-    /// Who there is, before their pages are seen.
-    pub(super) fn meet(&mut self, members: &[Member]) {
+impl CounterGrowth {
+    /// Notes the members of the first list.
+    pub(super) fn note_members(&mut self, members: &[Member]) {
         if self.before.is_empty() {
             self.before = members.iter().map(life).collect();
         }
     }
 
-    /// Takes a member's page at a second of the run (0: before it), or that there was none. What is on its first page is not
-    /// the run's, unless it began since.
-    pub(super) fn see(&mut self, second: u64, member: &Member, page: Option<&str>) {
+    /// Adds the metrics of a member, read at a second of the run (0: before it). `None`: they could not be read.
+    ///
+    /// The first values of a member are a baseline if the member existed before the run; otherwise they count from 0.
+    pub(super) fn add(&mut self, second: u64, member: &Member, page: Option<&str>) {
         let name = &member.name;
         let Some(page) = page else {
             if !member.ended && !self.counted.contains_key(name) {
@@ -51,18 +54,19 @@ impl Growth {
             }
         }
         let page: Vec<_> = wanted(page).collect();
-        let counted = self.counted.entry(name.clone()).or_insert_with(|| Counted::of(&member.life));
-        counted.turn_to(&member.life, &page);
+        let counted = self.counted.entry(name.clone()).or_insert_with(|| LastValues::new(&member.life));
+        counted.reset_after_restart(&member.life, &page);
         for (series, value) in page {
-            let unseen = if is_first && was_there { value } else { 0.0 };
-            let before = counted.series.insert(series.to_owned(), value).unwrap_or(unseen);
-            *self.grown.entry(series.to_owned()).or_default() += value - before;
+            let baseline = if is_first && was_there { value } else { 0.0 };
+            let before = counted.series.insert(series.to_owned(), value).unwrap_or(baseline);
+            *self.increase.entry(series.to_owned()).or_default() += value - before;
         }
     }
 
+    /// Returns the figures of the run so far.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(super) fn figures(&self) -> StackCounters {
-        let count = |series: &str| self.grown.get(series).map(|&grown| grown as u64);
+        let count = |series: &str| self.increase.get(series).map(|&increase| increase as u64);
         let gateways = count(OVERFLOWS).map(|outbox_overflows| {
             let frames = |series| count(series).unwrap_or(0);
             let all = frames(DIRECT) + frames(QUEUED) + frames(HELD);
@@ -70,7 +74,7 @@ impl Growth {
             let queued_share = (all > 0).then(|| frames(QUEUED) as f64 / all as f64);
             Gateways { outbox_overflows, evictions: frames(EVICTIONS), queued_share }
         });
-        // Where no page was ever read, no figure misses anything.
+        // If no member was ever read, there are no figures that could be incomplete.
         let missed = if self.counted.is_empty() { BTreeMap::new() } else { self.missed.clone() };
         StackCounters { tokens_published: count(TOKENS), bus_lag: self.bus_lag(), gateways, missed }
     }
@@ -79,7 +83,7 @@ impl Growth {
     fn bus_lag(&self) -> Option<BusLag> {
         let bound = |series: &str| series.strip_prefix(BUS_LAG)?.strip_suffix("\"}")?.parse::<f64>().ok();
         let mut buckets: Vec<_> =
-            self.grown.iter().filter_map(|(series, &count)| Some((bound(series)?, count))).collect();
+            self.increase.iter().filter_map(|(series, &count)| Some((bound(series)?, count))).collect();
         buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
         let count = buckets.last().map(|bucket| bucket.1).filter(|&count| count >= 1.0)?;
         let ms = |quantile| Some(quantile_of(&buckets, quantile)? * 1e3);
@@ -87,24 +91,24 @@ impl Growth {
     }
 }
 
-/// What a member had counted in its present life when its page was read last.
+/// The counters of a member's present process when they were read last.
 #[derive(Debug)]
-struct Counted {
-    /// The life as the list of members had it, which may be older than the page.
+struct LastValues {
+    /// The process according to the list of members, which may be older than the metrics.
     listed: String,
-    /// The page was another life's than the list said.
+    /// The metrics were those of a newer process than the listed one.
     is_ahead: bool,
     series: BTreeMap<String, f64>,
 }
 
-impl Counted {
-    fn of(life: &str) -> Self {
+impl LastValues {
+    fn new(life: &str) -> Self {
         Self { listed: life.to_owned(), is_ahead: false, series: BTreeMap::new() }
     }
 
-    /// Forgets what was counted where the page is another life's: the list says so, or a counter fell, as Prometheus' `increase`
-    /// has it. A page that was ahead of the list turned already.
-    fn turn_to(&mut self, life: &str, page: &[(&str, f64)]) {
+    /// Clears the values if the metrics are those of another process: the list names another one, or a counter decreased, as in
+    /// Prometheus' `increase`. If a decrease was seen before the list changed, the change does not clear the values again.
+    fn reset_after_restart(&mut self, life: &str, page: &[(&str, f64)]) {
         let is_another = self.listed != life;
         let has_fallen =
             page.iter().any(|(series, value)| self.series.get(*series).is_some_and(|before| value < before));
@@ -116,11 +120,12 @@ impl Counted {
     }
 }
 
+/// Returns the name of a member and its present process.
 fn life(member: &Member) -> (String, String) {
     (member.name.clone(), member.life.clone())
 }
 
-/// Of cumulative buckets, evenly filled; beyond the last bound that is a number it is that bound, as Prometheus has it.
+/// Returns a quantile of cumulative buckets by linear interpolation, as Prometheus does. In the last bucket it is the lower bound.
 fn quantile_of(buckets: &[(f64, f64)], quantile: f64) -> Option<f64> {
     let rank = buckets.last()?.1 * quantile;
     let at = buckets.iter().position(|bucket| bucket.1 >= rank)?;
@@ -132,7 +137,7 @@ fn quantile_of(buckets: &[(f64, f64)], quantile: f64) -> Option<f64> {
     Some(if upto > below { low + (high - low) * (rank - below) / (upto - below) } else { high })
 }
 
-/// The series that count here, of a page in OpenMetrics' text form: without timestamps and exemplars, as ours are.
+/// Returns the series that are counted here from a page in OpenMetrics' text format without timestamps and exemplars.
 fn wanted(page: &str) -> impl Iterator<Item = (&str, f64)> {
     let is_wanted = |series: &str| {
         [TOKENS, OVERFLOWS, DIRECT, QUEUED, HELD, EVICTIONS].contains(&series) || series.starts_with(BUS_LAG)
@@ -165,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_the_run_is_not_the_runs() {
-        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
-        growth.meet(std::slice::from_ref(&one));
-        growth.see(0, &one, Some(&server(1_000, [900, 950, 1_000, 1_000])));
+    fn counts_from_before_the_run_are_excluded() {
+        let (mut growth, one) = (CounterGrowth::default(), member("server-1", "a"));
+        growth.note_members(std::slice::from_ref(&one));
+        growth.add(0, &one, Some(&server(1_000, [900, 950, 1_000, 1_000])));
         assert_eq!(growth.figures().bus_lag, None, "nothing has happened yet");
-        growth.see(5, &one, Some(&server(1_100, [950, 1_040, 1_100, 1_100])));
+        growth.add(5, &one, Some(&server(1_100, [950, 1_040, 1_100, 1_100])));
         let figures = growth.figures();
         assert_eq!(figures.tokens_published, Some(100));
         let lag = figures.bus_lag.unwrap();
@@ -180,26 +185,26 @@ mod tests {
     }
 
     #[test]
-    fn restarts_and_newcomers_count_from_nothing() {
-        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
-        growth.meet(std::slice::from_ref(&one));
+    fn restarted_and_new_members_count_from_zero() {
+        let (mut growth, one) = (CounterGrowth::default(), member("server-1", "a"));
+        growth.note_members(std::slice::from_ref(&one));
         for (second, tokens) in [(0, 500), (5, 600)] {
-            growth.see(second, &one, Some(&server(tokens, [0; 4])));
+            growth.add(second, &one, Some(&server(tokens, [0; 4])));
         }
-        growth.see(10, &member("server-1", "b"), Some(&server(50, [0; 4])));
-        growth.see(10, &member("server-2", "c"), Some(&server(7, [0; 4])));
+        growth.add(10, &member("server-1", "b"), Some(&server(50, [0; 4])));
+        growth.add(10, &member("server-2", "c"), Some(&server(7, [0; 4])));
         let figures = growth.figures();
         assert_eq!((figures.tokens_published, figures.missed), (Some(157), BTreeMap::new()));
     }
 
     #[test]
-    fn a_second_life_that_has_overtaken_the_first_counts_from_nothing_too() {
-        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
-        growth.meet(std::slice::from_ref(&one));
-        growth.see(0, &one, Some(&server(500, [500; 4])));
-        growth.see(5, &one, Some(&server(600, [600; 4])));
-        growth.see(10, &member("server-1", "b"), Some(&server(700, [700; 4])));
-        growth.see(15, &member("server-1", "b"), Some(&server(900, [900; 4])));
+    fn a_new_process_with_higher_counters_counts_from_zero() {
+        let (mut growth, one) = (CounterGrowth::default(), member("server-1", "a"));
+        growth.note_members(std::slice::from_ref(&one));
+        growth.add(0, &one, Some(&server(500, [500; 4])));
+        growth.add(5, &one, Some(&server(600, [600; 4])));
+        growth.add(10, &member("server-1", "b"), Some(&server(700, [700; 4])));
+        growth.add(15, &member("server-1", "b"), Some(&server(900, [900; 4])));
         let figures = growth.figures();
         assert_eq!(
             (figures.tokens_published, figures.bus_lag.map(|lag| lag.count)),
@@ -208,32 +213,32 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_is_ahead_of_the_list_is_counted_once() {
-        let (mut growth, one) = (Growth::default(), member("server-1", "a"));
-        growth.meet(std::slice::from_ref(&one));
-        growth.see(0, &one, Some(&server(500, [100; 4])));
-        // The next life, as its fallen count of tokens tells: its bucket is anew as well, though it is higher.
-        growth.see(5, &one, Some(&server(200, [150; 4])));
-        growth.see(10, &one, Some(&server(250, [200; 4])));
-        growth.see(15, &member("server-1", "b"), Some(&server(300, [250; 4])));
+    fn metrics_of_a_process_that_is_not_listed_yet_are_counted_once() {
+        let (mut growth, one) = (CounterGrowth::default(), member("server-1", "a"));
+        growth.note_members(std::slice::from_ref(&one));
+        growth.add(0, &one, Some(&server(500, [100; 4])));
+        // A new process, as the decreased count of tokens shows. Its bucket also starts from 0, although it is higher.
+        growth.add(5, &one, Some(&server(200, [150; 4])));
+        growth.add(10, &one, Some(&server(250, [200; 4])));
+        growth.add(15, &member("server-1", "b"), Some(&server(300, [250; 4])));
         let figures = growth.figures();
         assert_eq!((figures.tokens_published, figures.bus_lag.map(|lag| lag.count)), (Some(300), Some(250)));
     }
 
     #[test]
-    fn a_member_that_was_silent_at_first_has_its_first_page_for_a_baseline() {
-        let mut growth = Growth::default();
+    fn the_first_values_of_a_member_that_was_unreachable_are_its_baseline() {
+        let mut growth = CounterGrowth::default();
         let [one, silent, dead, restarted] =
             ["server-1", "server-2", "server-3", "server-4"].map(|name| member(name, "a"));
-        growth.meet(&[one.clone(), silent.clone(), dead.clone(), restarted.clone()]);
-        growth.see(0, &one, Some(&server(10, [0; 4])));
+        growth.note_members(&[one.clone(), silent.clone(), dead.clone(), restarted.clone()]);
+        growth.add(0, &one, Some(&server(10, [0; 4])));
         for member in [&silent, &dead, &restarted] {
-            growth.see(0, member, None);
+            growth.add(0, member, None);
         }
-        growth.see(5, &silent, Some(&server(1_000_000, [0; 4])));
-        growth.see(5, &dead, None);
-        growth.see(5, &member("server-4", "b"), Some(&server(7, [0; 4])));
-        growth.see(10, &silent, Some(&server(1_000_002, [0; 4])));
+        growth.add(5, &silent, Some(&server(1_000_000, [0; 4])));
+        growth.add(5, &dead, None);
+        growth.add(5, &member("server-4", "b"), Some(&server(7, [0; 4])));
+        growth.add(10, &silent, Some(&server(1_000_002, [0; 4])));
         let figures = growth.figures();
         assert_eq!(figures.tokens_published, Some(9), "two of the silent one, seven of the restarted one");
         let missed = [("server-2".to_owned(), Some(5)), ("server-3".to_owned(), None)];
@@ -241,25 +246,25 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_missed_where_nobody_was_ever_read() {
-        let mut growth = Growth::default();
-        growth.meet(&[]);
-        growth.see(5, &member("server-1", "a"), None);
+    fn no_member_is_missed_if_none_was_ever_read() {
+        let mut growth = CounterGrowth::default();
+        growth.note_members(&[]);
+        growth.add(5, &member("server-1", "a"), None);
         assert_eq!(growth.figures(), StackCounters::default());
     }
 
     #[test]
-    fn gateways_tell_of_their_queues() {
+    fn gateways_report_their_queues() {
         let page = |overflows, direct, queued, slow: &str| {
             format!(
                 "wsproxy_outbox_overflows_total {overflows}\nwsproxy_direct_writes_total {direct}\nwsproxy_queued_frames_total {queued}\n{slow}"
             )
         };
-        let (mut growth, one) = (Growth::default(), member("wsproxy-1", "a"));
-        growth.meet(std::slice::from_ref(&one));
-        growth.see(0, &one, Some(&page(0, 10, 0, "")));
+        let (mut growth, one) = (CounterGrowth::default(), member("wsproxy-1", "a"));
+        growth.note_members(std::slice::from_ref(&one));
+        growth.add(0, &one, Some(&page(0, 10, 0, "")));
         let evicted = "wsproxy_closes_total{reason=\"slow_consumer\"} 2\n";
-        growth.see(5, &one, Some(&page(2, 85, 25, evicted)));
+        growth.add(5, &one, Some(&page(2, 85, 25, evicted)));
         let gateways = growth.figures().gateways.unwrap();
         assert_eq!(gateways, Gateways { outbox_overflows: 2, evictions: 2, queued_share: Some(0.25) });
     }
@@ -274,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_pages_say_nothing() {
+    fn other_pages_have_no_series() {
         for page in
             ["", "<html>", "server_tokens_total", "server_tokens_total x", "server_tokens_total NaN", "a b c"]
         {

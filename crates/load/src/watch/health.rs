@@ -1,14 +1,13 @@
-//! Asks `/health` and `/ready` at both doors and of every instance behind them, all at once, each second.
-//! A door that has no such page, or not for this client, is not asked again: other people's gateways need not have it.
+//! Calls `/health` and `/ready` at both public addresses and at every instance, concurrently, each second.
+//! A page that does not exist or is not accessible is not called again: foreign gateways need not have it.
 
 use super::{
-    Plan,
     call::{Call, Caller},
+    config::WatchConfig,
     members::Members,
-    usage::Observations,
 };
 use http::{HeaderMap, StatusCode, header};
-use measure::{Quantity, Reading, ReadingBuffer};
+use measure::{Quantity, Reading, ReadingBuffer, observations::Observations};
 use parking_lot::Mutex;
 use settings::{
     address::{Address, replace_headers},
@@ -18,43 +17,43 @@ use std::{collections::BTreeSet, fs::File, io};
 
 const CHECKS: [&str; 2] = ["health", "ready"];
 
-/// The doors of a stack, and who is behind them.
+/// The health checks of a stack: of its two public addresses and its members.
 #[derive(Debug)]
-pub(super) struct Doors {
+pub(super) struct HealthChecks {
     caller: Caller,
-    doors: Vec<Door>,
+    public: Vec<HealthTarget>,
     members: Members,
-    /// Checks that somebody does not know.
+    /// Checks without a page: their target does not have it, or not for this client.
     unknown: BTreeSet<String>,
-    /// Checks that went well once: what fails later is a failure, whatever its status.
+    /// Checks that succeeded once. From then on, any other status is a failure.
     good: BTreeSet<String>,
-    /// Who has answered once: an instance that cannot be reached from here is not one that failed.
+    /// Targets that responded once. An instance that never did is unreachable from this machine, not failed.
     reached: BTreeSet<String>,
     rows: CellWriter<File>,
     readings: ReadingBuffer,
 }
 
-/// Where a load balancer, a server or a gateway is asked, and how: as the run itself asks it.
+/// A load balancer, server or gateway to check, with the headers that the run itself sends.
 #[derive(Clone, Debug)]
-struct Door {
+struct HealthTarget {
     name: String,
     address: Address,
     headers: HeaderMap,
 }
 
-impl Door {
+impl HealthTarget {
     fn new(name: &str, address: &Address, theirs: &HeaderMap) -> Self {
         let mut headers: HeaderMap =
             address.authorization().map(|value| (header::AUTHORIZATION, value.clone())).into_iter().collect();
         replace_headers(&mut headers, theirs);
-        // Nothing is upgraded, and nothing is sent.
+        // The checks upgrade no connection and send no body.
         for name in [header::SEC_WEBSOCKET_PROTOCOL, header::CONTENT_TYPE] {
             headers.remove(name);
         }
         Self { name: name.to_owned(), address: address.clone(), headers }
     }
 
-    /// `http://host:port`, the port always named.
+    /// Returns `http://host:port` or `https://host:port`, always with the port.
     fn address(&self) -> String {
         let url = self.address.url();
         let scheme = if matches!(url.scheme(), "https" | "wss") { "https" } else { "http" };
@@ -69,51 +68,52 @@ impl Door {
     }
 }
 
-/// Somebody to ask.
+/// A check to make.
 struct Check {
     target: String,
     name: String,
     call: Call,
 }
 
-impl Doors {
-    pub(super) fn new(plan: &Plan<'_>, members: Members) -> io::Result<Self> {
-        let mut rows = CellWriter::new(File::create(&plan.health)?);
+impl HealthChecks {
+    pub(super) fn new(config: &WatchConfig<'_>, members: Members) -> io::Result<Self> {
+        let mut rows = CellWriter::new(File::create(&config.health)?);
         rows.write_record(["second", "target", "ms", "status"])?;
         rows.flush()?;
-        let doors = [("api", &plan.target.api), ("gateway", &plan.target.ws)];
-        let doors = doors.map(|(name, address)| Door::new(name, address, &plan.target.headers));
+        let public = [("api", &config.target.api), ("gateway", &config.target.ws)];
+        let public = public.map(|(name, address)| HealthTarget::new(name, address, &config.target.headers));
         Ok(Self {
-            caller: Caller::new(plan.tls)?,
-            doors: doors.into(),
+            caller: Caller::new(config.tls)?,
+            public: public.into(),
             members,
             unknown: BTreeSet::new(),
             good: BTreeSet::new(),
             reached: BTreeSet::new(),
             rows,
-            readings: plan.readings.clone(),
+            readings: config.readings.clone(),
         })
     }
 
-    pub(super) fn ask(&mut self, second: u64, seen: &Mutex<Observations>) {
+    /// Makes all checks for a second of the run.
+    pub(super) fn run(&mut self, second: u64, seen: &Mutex<Observations>) {
         let checks = self.checks();
         let calls: Vec<_> = checks.iter().map(|check| check.call.clone()).collect();
         let mut readings = Vec::new();
-        for (check, answer) in checks.into_iter().zip(self.caller.get(&calls)) {
+        for (check, result) in checks.into_iter().zip(self.caller.get(&calls)) {
             let Check { target, name, .. } = check;
-            let status = answer.said.map(|(status, _)| status);
+            let status = result.response.map(|(status, _)| status);
             if status.is_ok_and(is_unknown) && !self.good.contains(&name) {
                 self.unknown.insert(name);
                 continue;
             }
-            let is_door = self.doors.iter().any(|door| door.name == target);
+            let is_public = self.public.iter().any(|public| public.name == target);
             if status.is_ok() {
                 self.reached.insert(target.clone());
-            } else if !is_door && !self.reached.contains(&target) {
+            } else if !is_public && !self.reached.contains(&target) {
                 seen.lock().unreached.insert(target);
                 continue;
             }
-            let ms = answer.took.as_secs_f64() * 1e3;
+            let ms = result.took.as_secs_f64() * 1e3;
             let is_good = status.is_ok_and(|status| status.is_success());
             let shown = status.map_or_else(str::to_owned, |status| status.as_u16().to_string());
             let reading = |quantity, value| Reading { quantity, label: target.clone(), value };
@@ -124,7 +124,7 @@ impl Doors {
             } else {
                 seen.lock().check_failed(&name, second, shown.clone());
             }
-            // A full disk costs rows of this table alone; the run's own results tell it.
+            // An error is ignored: a full disk affects the run's own results as well, which report it.
             let _ = self.rows.write_record([second.to_string(), name, format!("{ms:.3}"), shown]);
         }
         seen.lock().unreached.retain(|target| !self.reached.contains(target));
@@ -132,24 +132,24 @@ impl Doors {
         self.readings.tell(second.saturating_sub(1), readings);
     }
 
-    /// Both doors, then the instances that are no door themselves.
+    /// Returns the checks of both public addresses, then those of the members with another address.
     fn checks(&self) -> Vec<Check> {
-        let mut targets = self.doors.clone();
+        let mut targets = self.public.clone();
         for member in self.members.lock().iter() {
             let Some(url) = member.http.and_then(|http| format!("http://{http}").parse().ok()) else {
                 continue;
             };
-            let door = Door::new(&member.name, &Address::new(url), &HeaderMap::new());
-            if self.doors.iter().all(|known| known.address() != door.address()) {
-                targets.push(door);
+            let target = HealthTarget::new(&member.name, &Address::new(url), &HeaderMap::new());
+            if self.public.iter().all(|known| known.address() != target.address()) {
+                targets.push(target);
             }
         }
-        let checks = targets.iter().flat_map(|door| CHECKS.map(|check| door.check(check)));
+        let checks = targets.iter().flat_map(|target| CHECKS.map(|check| target.check(check)));
         checks.filter(|check| !self.unknown.contains(&check.name)).collect()
     }
 }
 
-/// Whether an answer means that there is no such page, or not for this client. Too many requests is a failure.
+/// Returns whether the status means that the page does not exist or is not accessible. 429 is a failure instead.
 fn is_unknown(status: StatusCode) -> bool {
     (status.is_client_error() || status.is_redirection()) && status != StatusCode::TOO_MANY_REQUESTS
 }
@@ -159,35 +159,35 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn door(url: &str, headers: &[(&'static str, &'static str)]) -> Door {
+    fn target(url: &str, headers: &[(&'static str, &'static str)]) -> HealthTarget {
         let headers = headers
             .iter()
             .map(|&(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)));
-        Door::new("api", &Address::new(url.parse().unwrap()), &headers.collect())
+        HealthTarget::new("api", &Address::new(url.parse().unwrap()), &headers.collect())
     }
 
     #[test]
-    fn a_door_for_sockets_answers_calls() {
+    fn checks_of_a_websocket_address_use_http() {
         for (url, check) in [
             ("ws://127.0.0.1:8081/x", "http://127.0.0.1:8081/x/ready"),
             ("wss://a.example", "https://a.example:443/ready"),
             ("http://a.example/base/?key=1", "http://a.example:80/base/ready?key=1"),
         ] {
-            assert_eq!(door(url, &[]).check("ready").call.url, check);
+            assert_eq!(target(url, &[]).check("ready").call.url, check);
         }
     }
 
     #[test]
-    fn a_door_is_asked_as_the_run_asks_it() {
-        let door =
-            door("ws://user:pass@127.0.0.1", &[("host", "name.test"), ("sec-websocket-protocol", "v1")]);
-        let headers = door.check("ready").call.headers;
+    fn checks_send_the_headers_of_the_run() {
+        let target =
+            target("ws://user:pass@127.0.0.1", &[("host", "name.test"), ("sec-websocket-protocol", "v1")]);
+        let headers = target.check("ready").call.headers;
         assert_eq!((headers.len(), &headers["host"]), (2, &HeaderValue::from_static("name.test")));
         assert_eq!(headers["authorization"], "Basic dXNlcjpwYXNz");
     }
 
     #[test]
-    fn only_what_a_server_owes_everybody_is_a_failure() {
+    fn a_missing_page_is_not_a_failure() {
         for status in [301, 302, 401, 403, 404, 405, 410] {
             assert!(is_unknown(StatusCode::from_u16(status).unwrap()), "{status}");
         }

@@ -1,4 +1,4 @@
-//! What runs in a stack, as the program that knows the stack tells it.
+//! The members of a stack. The program that knows the stack lists them.
 
 use std::{fmt::Debug, net::SocketAddr, time::Duration};
 
@@ -31,13 +31,13 @@ pub trait Inventory: Debug + Send {
     fn every(&self) -> Duration;
 }
 
-/// Where the members of the stack behind the target are learnt from.
+/// The source of the members of the stack behind the target.
 #[derive(Debug)]
 pub enum Source {
     /// The stack runs in this process and consists of these parts.
     Here(Vec<Member>),
     /// A stack on this machine that can be asked.
-    Found(Box<dyn Inventory>),
-    /// No stack can be asked, for this reason. The watch sees the two public addresses and the client alone.
+    Inventory(Box<dyn Inventory>),
+    /// No stack can be asked, for this reason. The watch observes only the two public addresses and the client.
     Unknown(String),
 }

@@ -1,56 +1,56 @@
-//! Who is in the stack behind the run's doors, where this machine can tell: a native stack's, Compose's, or this process's own.
-//! One in whose place another life was found was restarted; nothing else is concluded here.
+//! Tracks the members of the stack behind the target, if this machine can list them, and detects restarts and ends.
+//! A member whose process changed was restarted.
 
 use super::{
-    Plan,
+    config::WatchConfig,
     inventory::{Inventory, Member, Source},
-    usage::Observations,
 };
-use measure::{Quantity, Reading, ReadingBuffer};
+use measure::{Quantity, Reading, ReadingBuffer, observations::Observations};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The members as they are now.
+/// The present members, shared by the threads of the watch.
 pub(super) type Members = Arc<Mutex<Vec<Member>>>;
 
-/// Finds the members, and keeps the list true.
+/// Keeps the list of members up to date.
 #[derive(Debug)]
-pub(super) struct Roll {
+pub(super) struct MemberTracker {
     members: Members,
     inventory: Option<Box<dyn Inventory>>,
-    /// Which life of each was seen last.
+    /// The last process of each member.
     lives: BTreeMap<String, String>,
     readings: ReadingBuffer,
 }
 
-impl Roll {
-    /// The members that `stack` names. Where it names none, the list is empty and `seen` says why.
-    pub(super) fn find(plan: &Plan<'_>, stack: Source, seen: &Mutex<Observations>) -> Self {
-        let mut roll = Self {
+impl MemberTracker {
+    /// Creates a tracker of the members that `stack` lists. If it lists none, `seen` gets the reason.
+    pub(super) fn new(config: &WatchConfig<'_>, stack: Source, seen: &Mutex<Observations>) -> Self {
+        let mut tracker = Self {
             members: Members::default(),
             inventory: None,
             lives: BTreeMap::new(),
-            readings: plan.readings.clone(),
+            readings: config.readings.clone(),
         };
         match stack {
-            Source::Here(members) => *roll.members.lock() = members,
-            Source::Found(inventory) => {
-                roll.inventory = Some(inventory);
-                roll.look(0, seen);
+            Source::Here(members) => *tracker.members.lock() = members,
+            Source::Inventory(inventory) => {
+                tracker.inventory = Some(inventory);
+                tracker.update(0, seen);
             }
             Source::Unknown(why) => {
-                seen.lock().unseen = Some(format!("the doors and the client alone: {why}"));
+                seen.lock().unseen = Some(format!("only the public addresses and the client: {why}"));
             }
         }
-        roll
+        tracker
     }
 
+    /// Returns the shared list of members.
     pub(super) fn members(&self) -> Members {
         Arc::clone(&self.members)
     }
 
-    /// Looks again; `None` where there is nobody who could tell.
-    pub(super) fn look(&mut self, second: u64, seen: &Mutex<Observations>) {
+    /// Lists the members again if that is due in this second of the run. Second 0 is always due.
+    pub(super) fn update(&mut self, second: u64, seen: &Mutex<Observations>) {
         let Some(inventory) = &self.inventory else { return };
         if second > 0 && !second.is_multiple_of(inventory.every().as_secs().max(1)) {
             return;
@@ -64,7 +64,7 @@ impl Roll {
         }
     }
 
-    /// Whether looking again can show anything new.
+    /// Returns whether the list can change.
     pub(super) const fn changes(&self) -> bool {
         self.inventory.is_some()
     }
@@ -79,8 +79,8 @@ impl Roll {
                 observations.restarted(&member.name, second);
                 observations.ended.retain(|ended| ended.0 != member.name);
             }
-            let is_told = observations.ended.iter().any(|ended| ended.0 == member.name);
-            if member.ended && !is_told {
+            let is_known = observations.ended.iter().any(|ended| ended.0 == member.name);
+            if member.ended && !is_known {
                 observations.ended(&member.name, second);
             }
             let value = f64::from(u8::from(restarted));
@@ -102,22 +102,22 @@ mod tests {
     }
 
     #[test]
-    fn another_life_is_a_restart_and_an_end_is_told_once() {
+    fn another_process_is_a_restart_and_an_end_is_noted_once() {
         let readings = ReadingBuffer::default();
-        let mut roll = Roll {
+        let mut tracker = MemberTracker {
             members: Members::default(),
             inventory: None,
             lives: BTreeMap::new(),
             readings: readings.clone(),
         };
         let seen = Mutex::new(Observations::default());
-        roll.take(0, vec![member("redis", "1", false), member("server-1", "5", false)], &seen);
-        roll.take(1, vec![member("redis", "2", false), member("server-1", "5", true)], &seen);
-        roll.take(2, vec![member("redis", "2", false), member("server-1", "5", true)], &seen);
+        tracker.take(0, vec![member("redis", "1", false), member("server-1", "5", false)], &seen);
+        tracker.take(1, vec![member("redis", "2", false), member("server-1", "5", true)], &seen);
+        tracker.take(2, vec![member("redis", "2", false), member("server-1", "5", true)], &seen);
         assert_eq!(seen.lock().restarts, [("redis".to_owned(), 1)]);
         assert_eq!(seen.lock().ended, [("server-1".to_owned(), 1)]);
-        roll.take(3, vec![member("redis", "2", false), member("server-1", "6", false)], &seen);
-        assert_eq!(seen.lock().ended, [], "another took its place");
+        tracker.take(3, vec![member("redis", "2", false), member("server-1", "6", false)], &seen);
+        assert_eq!(seen.lock().ended, [], "a new process replaced it");
         let restarts = |label: Option<&str>| {
             let label = label.map(str::to_owned);
             readings.totals().figure(&ReadingSelector {
@@ -127,6 +127,6 @@ mod tests {
             })
         };
         assert_eq!((restarts(None), restarts(Some("server"))), (Ok(2.0), Ok(1.0)));
-        assert_eq!(roll.members().lock().len(), 2);
+        assert_eq!(tracker.members().lock().len(), 2);
     }
 }

@@ -1,28 +1,28 @@
-//! Watches the stack beside the run: health of its doors, and what its processes take, a row a second.
-//! It has threads of its own and no part in the load; what it cannot see is absent, and it never fails a run.
+//! Watches the stack during a run: the health of its public addresses and members, their resources and their counters.
+//! It runs on separate threads and does not affect the load. What it cannot observe is absent; it never fails a run.
 
 mod call;
+mod config;
 mod exposition;
 mod health;
 mod inventory;
 mod members;
 mod proc;
 mod scrape;
-mod unread;
+mod unmeasured;
 
+pub use config::WatchConfig;
 pub use inventory::{Inventory, Member, Source};
-pub use measure::observations::{self as usage, Observations};
-pub use unread::unread;
+pub use measure::observations::Observations;
+pub use unmeasured::unmeasured;
 
-use health::Doors;
-use measure::{ReadingBuffer, ReadingProducer, threshold::Threshold};
-use members::Roll;
+use health::HealthChecks;
+use measure::{ReadingProducer, threshold::Threshold};
+use members::MemberTracker;
 use parking_lot::Mutex;
-use plan::Target;
 use scrape::Scraper;
 use std::{
     io,
-    path::PathBuf,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -31,24 +31,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The interval between two observations.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Where the watch writes and what it looks at.
-#[derive(Debug)]
-pub struct Plan<'a> {
-    /// The doors.
-    pub target: &'a Target,
-    /// For doors behind TLS.
-    pub tls: &'a rustls::ClientConfig,
-    /// `…_resources.csv`.
-    pub resources: PathBuf,
-    /// `…_health.csv`.
-    pub health: PathBuf,
-    /// Where readings go.
-    pub readings: &'a ReadingBuffer,
-}
-
-/// A watch that goes on until it is ended.
+/// A running watch. It ends with [`Watch::end`] or when it is dropped.
 #[derive(Debug)]
 pub struct Watch {
     epoch: Instant,
@@ -58,52 +44,52 @@ pub struct Watch {
     scraper: Arc<Mutex<Scraper>>,
 }
 
-/// The stack as it was before the run. Finding it may take a while, so that it is done before the run's clock starts.
+/// A watch that has read the stack's state before the run. This may take seconds, so that it comes before the run's clock starts.
 #[derive(Debug)]
-pub struct Found<'a> {
-    plan: &'a Plan<'a>,
+pub struct PreparedWatch<'a> {
+    config: &'a WatchConfig<'a>,
     seen: Arc<Mutex<Observations>>,
-    roll: Roll,
+    tracker: MemberTracker,
     scraper: Scraper,
 }
 
-impl<'a> Found<'a> {
-    /// Looks for the stack, and reads the counters of its members for the first time.
+impl<'a> PreparedWatch<'a> {
+    /// Lists the members of the stack and reads their counters for the first time.
     ///
     /// # Errors
-    /// There can be no client for its members.
-    pub fn look(plan: &'a Plan<'a>, stack: Source) -> io::Result<Self> {
+    /// The HTTP client for the members cannot be created.
+    pub fn prepare(config: &'a WatchConfig<'a>, stack: Source) -> io::Result<Self> {
         let seen = Arc::new(Mutex::new(Observations::default()));
-        let roll = Roll::find(plan, stack, &seen);
-        let mut scraper = Scraper::new(plan.tls, roll.members())?;
-        scraper.look(0, &seen);
-        Ok(Self { plan, seen, roll, scraper })
+        let tracker = MemberTracker::new(config, stack, &seen);
+        let mut scraper = Scraper::new(config.tls, tracker.members())?;
+        scraper.scrape(0, &seen);
+        Ok(Self { config, seen, tracker, scraper })
     }
 
-    /// What a person should be told of thresholds on what nobody reads in the stack as it is.
+    /// Returns a warning for each threshold on a figure that no member of the present stack provides.
     #[must_use]
-    pub fn unanswerable(&self, thresholds: &[Threshold]) -> Vec<String> {
-        let members = self.roll.members();
+    pub fn unmeasured_warnings(&self, thresholds: &[Threshold]) -> Vec<String> {
+        let members = self.tracker.members();
         let members = members.lock();
-        let names = members.iter().map(|member| member.name.as_str()).chain(["the doors", "the client"]);
-        let all = || names.collect::<Vec<_>>().join(", ");
+        let names = members.iter().map(|member| member.name.as_str());
+        let all = || names.chain(["the public addresses", "the client"]).collect::<Vec<_>>().join(", ");
         let seen = self.seen.lock().unseen.clone().unwrap_or_else(all);
         let warning = |threshold: &Threshold| {
             format!(
-                "--threshold `{}`: nothing reads it so far (seen are: {seen}); unless that changes, this run will be INVALID",
+                "--threshold `{}`: no source for this figure so far (observed: {seen}); unless one appears, this run will be INVALID",
                 threshold.text
             )
         };
-        unread(thresholds, &members).map(warning).collect()
+        unmeasured(thresholds, &members).map(warning).collect()
     }
 
-    /// Begins to watch; `epoch` is the beginning of the run's clock.
+    /// Starts the threads. `epoch` is the start of the run's clock.
     ///
     /// # Errors
-    /// A file cannot be made, or a thread not be started.
-    pub fn watch(self, epoch: Instant) -> io::Result<Watch> {
-        let Self { plan, seen, mut roll, scraper } = self;
-        let members = roll.members();
+    /// A file cannot be created or a thread cannot be started.
+    pub fn start(self, epoch: Instant) -> io::Result<Watch> {
+        let Self { config, seen, mut tracker, scraper } = self;
+        let members = tracker.members();
         let scraper = Arc::new(Mutex::new(scraper));
         let mut watch = Watch {
             epoch,
@@ -113,25 +99,25 @@ impl<'a> Found<'a> {
             scraper: Arc::clone(&scraper),
         };
         let seen_by_scraper = Arc::clone(&seen);
-        // Its counters belong to no second.
+        // Without a producer: counters are sums over the run, so that no second waits for them.
         watch.begin("watch-metrics", None, move |second| scraper.lock().tick(second, &seen_by_scraper))?;
-        let reads = || Some(plan.readings.producer());
-        if roll.changes() {
+        let reads = || Some(config.readings.producer());
+        if tracker.changes() {
             let seen = Arc::clone(&seen);
-            watch.begin("watch-stack", reads(), move |second| roll.look(second, &seen))?;
+            watch.begin("watch-stack", reads(), move |second| tracker.update(second, &seen))?;
         }
-        let mut resources = proc::Sampler::new(plan, Arc::clone(&members))?;
+        let mut resources = proc::ProcessSampler::new(config, Arc::clone(&members))?;
         let seen_too = Arc::clone(&seen);
         watch.begin("watch-processes", reads(), move |second| resources.sample(second, &seen_too))?;
-        let mut doors = Doors::new(plan, members)?;
-        watch.begin("watch-health", reads(), move |second| doors.ask(second, &seen))?;
+        let mut checks = HealthChecks::new(config, members)?;
+        watch.begin("watch-health", reads(), move |second| checks.run(second, &seen))?;
         Ok(watch)
     }
 }
 
 impl Watch {
-    /// Does `look` each second of the run's clock, on a thread of its own, as the `producer` that seconds wait for.
-    /// Seconds that it takes too long for are left out.
+    /// Starts a thread that calls `look` each second of the run's clock. `producer` reports how far it has come, for the
+    /// thresholds that wait for its readings. If a call takes longer than a second, the seconds it missed are skipped.
     fn begin(
         &mut self,
         name: &str,
@@ -152,12 +138,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Ends it; answers what it saw.
+    /// Ends the watch, reads the counters once more, and returns what was observed.
     #[must_use]
     pub fn end(mut self) -> Observations {
         self.stop();
         let second = self.epoch.elapsed().as_secs().max(1);
-        self.scraper.lock().look(second, &self.seen);
+        self.scraper.lock().scrape(second, &self.seen);
         std::mem::take(&mut *self.seen.lock())
     }
 
@@ -179,7 +165,7 @@ fn seconds_since(epoch: Instant) -> u64 {
     Instant::now().saturating_duration_since(epoch).as_secs()
 }
 
-/// Waits for the next whole second; `None` when the watch is ended.
+/// Waits for the next whole second of the run and returns its number. `None` if the watch ended.
 fn next_second(epoch: Instant, ended: &Receiver<()>) -> Option<u64> {
     let second = seconds_since(epoch) + 1;
     let due = epoch + EVERY * u32::try_from(second).unwrap_or(u32::MAX);

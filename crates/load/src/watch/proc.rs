@@ -1,12 +1,12 @@
-//! CPU, memory, descriptors and threads of processes, from `/proc`.
-//! Where there is none, and of processes that are gone, there are no rows.
+//! Reads CPU, memory, descriptors and threads of processes from `/proc`.
+//! Processes that have ended, and systems without `/proc`, give no rows.
 
-use super::{
-    Plan,
-    members::Members,
-    usage::{Observations, ProcessSample},
+use super::{config::WatchConfig, members::Members};
+use measure::{
+    Quantity, Reading, ReadingBuffer,
+    observations::{Observations, ProcessSample},
+    role,
 };
-use measure::{Quantity, Reading, ReadingBuffer, role};
 use parking_lot::Mutex;
 use settings::cells::CellWriter;
 use std::{
@@ -16,33 +16,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Ticks a second in `/proc/PID/stat`: fixed for programs, whatever the kernel counts in.
+/// Ticks per second in `/proc/PID/stat`. The kernel converts its own unit to this fixed one.
 const TICKS: f64 = 100.0;
 
-/// A process that was not seen for so long is forgotten.
+/// The CPU ticks of a process that was not sampled for this long are dropped.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Children of children, and no deeper.
+/// How many generations of child processes are included.
 const GENERATIONS: u32 = 3;
 
-/// Samples the known processes and this one.
+/// Samples the members' processes and this one.
 #[derive(Debug)]
-pub(super) struct Sampler {
+pub(super) struct ProcessSampler {
     rows: CellWriter<File>,
     members: Members,
     readings: ReadingBuffer,
-    /// By process id: CPU ticks, and when they were read.
+    /// CPU ticks of each process by its id, and when they were read.
     last: BTreeMap<u32, (f64, Instant)>,
 }
 
-impl Sampler {
-    pub(super) fn new(plan: &Plan<'_>, members: Members) -> io::Result<Self> {
-        let mut rows = CellWriter::new(File::create(&plan.resources)?);
+impl ProcessSampler {
+    pub(super) fn new(config: &WatchConfig<'_>, members: Members) -> io::Result<Self> {
+        let mut rows = CellWriter::new(File::create(&config.resources)?);
         rows.write_record(["second", "process", "cpu_share", "rss_mb", "fds", "threads"])?;
         rows.flush()?;
-        Ok(Self { rows, members, readings: plan.readings.clone(), last: BTreeMap::new() })
+        Ok(Self { rows, members, readings: config.readings.clone(), last: BTreeMap::new() })
     }
 
+    /// Samples all processes for a second of the run.
     pub(super) fn sample(&mut self, second: u64, seen: &Mutex<Observations>) {
         let members = self.members.lock().clone();
         let running =
@@ -57,7 +58,7 @@ impl Sampler {
             seen.lock().process(&name, second, &sample);
             read(&mut readings, &name, &sample);
             let whole = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
-            // A full disk costs rows of this table alone; the run's own results tell it.
+            // An error is ignored: a full disk affects the run's own results as well, which report it.
             let _ = self.rows.write_record([
                 second.to_string(),
                 name,
@@ -73,7 +74,7 @@ impl Sampler {
         self.readings.tell(second.saturating_sub(1), readings);
     }
 
-    /// A process, with its children where these do its work.
+    /// Returns the sum of a process and `generations` generations of its children.
     fn read_family(&mut self, pid: u32, generations: u32) -> Option<ProcessSample> {
         let mut sum = self.read(pid)?;
         let children = if generations > 0 { children(pid) } else { Vec::new() };
@@ -81,7 +82,7 @@ impl Sampler {
             sum.cpu = sum.cpu.zip(child.cpu).map(|(a, b)| a + b).or(sum.cpu);
             sum.rss_mb += child.rss_mb;
             sum.threads += child.threads;
-            // The limit is a process's own, so the fullest one counts.
+            // The limit applies to each process, so that the highest number counts instead of the sum.
             sum.descriptors = sum.descriptors.max(child.descriptors);
         }
         Some(sum)
@@ -100,6 +101,7 @@ impl Sampler {
     }
 }
 
+/// Adds the readings of one process.
 fn read(readings: &mut Vec<Reading>, name: &str, sample: &ProcessSample) {
     let mut one = |quantity, value| readings.push(Reading { quantity, label: name.to_owned(), value });
     one(Quantity::RssMb, sample.rss_mb);
@@ -108,7 +110,7 @@ fn read(readings: &mut Vec<Reading>, name: &str, sample: &ProcessSample) {
     }
 }
 
-/// Sums of the roles that are not a process of the same name.
+/// Returns the sums of each role whose processes have other names than the role.
 fn by_role(readings: &[Reading]) -> Vec<Reading> {
     let mut sums: BTreeMap<(Quantity, &str), f64> = BTreeMap::new();
     for reading in readings.iter().filter(|reading| role(&reading.label) != reading.label) {
@@ -127,13 +129,15 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-/// User and system time. The name in it may hold anything, so what follows its last bracket is read.
+/// Returns the user and system time in ticks. The process name may contain any character, so that parsing starts after the last
+/// bracket.
 fn ticks(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let mut next = || fields.next()?.parse::<f64>().ok();
     Some(next()? + next()?)
 }
 
+/// Returns the resident memory in MiB and the number of threads.
 fn status(status: &str) -> Option<(f64, u64)> {
     let field =
         |name: &str| status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next();
@@ -151,12 +155,12 @@ fn descriptor_limit(limits: &str) -> Option<u64> {
         .ok()
 }
 
-/// Newer kernels tell the number as the directory's size; older ones are counted.
+/// Returns the number of open descriptors. Newer kernels state it as the directory's size; on older ones the entries are counted.
 fn descriptors(pid: u32) -> Option<u64> {
     let directory = format!("/proc/{pid}/fd");
     match fs::metadata(&directory).ok()?.len() {
         0 => Some(fs::read_dir(&directory).ok()?.count() as u64),
-        told => Some(told),
+        count => Some(count),
     }
 }
 
@@ -165,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_words() {
+    fn files_of_the_kernel_are_parsed() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 3 0 100 1 1";
         assert_eq!(ticks(stat), Some(200.0));
         assert_eq!(status("Name:\tx\nVmRSS:\t  2048 kB\nThreads:\t3\n"), Some((2.0, 3)));
@@ -192,19 +196,23 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_is_one() {
+    fn this_process_is_sampled() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.csv");
         let readings = ReadingBuffer::default();
         let rows = CellWriter::new(File::create(&path).unwrap());
-        let mut sampler =
-            Sampler { rows, members: Members::default(), readings: readings.clone(), last: BTreeMap::new() };
+        let mut sampler = ProcessSampler {
+            rows,
+            members: Members::default(),
+            readings: readings.clone(),
+            last: BTreeMap::new(),
+        };
         let seen = Mutex::new(Observations::default());
         sampler.sample(1, &seen);
         sampler.sample(2, &seen);
         let usage = seen.lock().processes["client"].clone();
         assert!(usage.max_rss_mb > 1.0 && usage.max_descriptors > 2 && usage.descriptor_limit.is_some());
         assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 2);
-        assert_eq!(readings.take(1).len(), 2, "memory, and CPU since the first look");
+        assert_eq!(readings.take(1).len(), 2, "memory, and CPU since the first sample");
     }
 }

@@ -1,7 +1,7 @@
 //! A number of sessions that follows stages, `2m:100,3m:300,2m:0`: when each session starts and ends.
 //! The session that started last ends first, so that early sessions last long. Nothing here reads a clock.
 
-use super::SessionTimes;
+use super::times::SessionTimes;
 use settings::duration;
 use std::{str::FromStr, time::Duration};
 

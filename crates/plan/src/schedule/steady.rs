@@ -1,7 +1,7 @@
 //! The steady-state window of a schedule: the time during which nearly the highest target is scheduled.
 //! It is computed from the phases alone, not from the sessions that were really open.
 
-use super::Phase;
+use super::times::Phase;
 use std::time::Duration;
 
 /// A target of at least this share of the highest one counts as steady.

@@ -1,29 +1,31 @@
-//! Thresholds on what nobody reads beside a run, told by who is in its stack.
-//! It looks at no process and asks nobody.
+//! Finds thresholds on figures that no member of the stack provides.
 
-use super::Member;
+use super::inventory::Member;
 use measure::{
     Quantity, Reading, ReadingSelector, role,
     threshold::{Figure, Threshold},
 };
 
-/// The doors, which are asked for their health in every run.
-const DOORS: [&str; 2] = ["api", "gateway"];
-/// The process that is seen in every run.
+/// The public addresses, whose health is checked in every run.
+const PUBLIC: [&str; 2] = ["api", "gateway"];
+/// The process that is sampled in every run.
 const CLIENT: &str = "client";
 
-/// Those of `thresholds` on what nobody reads, when these are the stack's members.
-pub fn unread<'a>(thresholds: &'a [Threshold], members: &'a [Member]) -> impl Iterator<Item = &'a Threshold> {
+/// Returns the thresholds on figures that no source provides if the stack consists of `members`.
+pub fn unmeasured<'a>(
+    thresholds: &'a [Threshold],
+    members: &'a [Member],
+) -> impl Iterator<Item = &'a Threshold> {
     thresholds.iter().filter(|threshold| match &threshold.figure {
-        Figure::Reading(selector) => !is_read(selector, members),
+        Figure::Reading(selector) => !is_measured(selector, members),
         Figure::Duration(..) | Figure::Scalar(_) => false,
     })
 }
 
-fn is_read(selector: &ReadingSelector, members: &[Member]) -> bool {
+fn is_measured(selector: &ReadingSelector, members: &[Member]) -> bool {
     let quantity = selector.quantity;
     let always: &[&str] = match quantity {
-        Quantity::HealthMs | Quantity::HealthFailures => &DOORS,
+        Quantity::HealthMs | Quantity::HealthFailures => &PUBLIC,
         Quantity::RssMb | Quantity::CpuShare => &[CLIENT],
         Quantity::Restarts => &[],
     };
@@ -53,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads() {
+    fn a_table_of_thresholds() {
         let stack = [
             member("redis", Some(1), None),
             member("server-1", Some(2), Some("127.0.0.1:1")),
@@ -74,8 +76,8 @@ mod tests {
             ("e2el_ms:p95<9", true, true),
         ] {
             let thresholds = [text.parse::<Threshold>().unwrap()];
-            let is_read = |members: &[Member]| unread(&thresholds, members).next().is_none();
-            assert_eq!((is_read(&stack), is_read(&[])), (in_stack, without), "{text}");
+            let is_measured = |members: &[Member]| unmeasured(&thresholds, members).next().is_none();
+            assert_eq!((is_measured(&stack), is_measured(&[])), (in_stack, without), "{text}");
         }
     }
 }

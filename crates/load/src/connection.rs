@@ -1,10 +1,11 @@
-//! A session's connection over time: one socket after another, and the waiting between them.
-//! It decides nothing: it says that a socket was lost and why, and reconnects when told to.
+//! A session's connection: one WebSocket after another, and the delays between them.
+//! It reports that a socket was lost and why. Whether to reconnect is the caller's decision.
 
 use crate::{
     backoff::Backoff,
-    connector::{Connector, Dial, OpenError, Opened},
-    socket::{Arrival, Buffers, Chunk, Heard, Socket},
+    connector::{Connector, OpenError, Opened},
+    endpoint::DialOptions,
+    socket::{Arrival, Buffers, Chunk, DataMessage, Socket},
 };
 use measure::record::{Failure, FailureKind, LossCause};
 use protocol::{Position, SessionId};
@@ -19,44 +20,41 @@ use std::{
 };
 use tokio::time::Sleep;
 
-/// What a link has to say.
+/// What happens on a connection.
 #[derive(Debug)]
-pub enum LinkEvent {
-    /// The socket was read: give it to [`Link::hear`] before anything else.
+pub enum ConnectionEvent {
+    /// The socket was read. Pass the chunk to [`Connection::decode`] before the next call to [`Connection::next`].
     Read(Chunk),
-    /// The socket is gone.
+    /// The socket was lost.
     Lost(Loss),
-    /// A new socket is open.
-    Back {
-        /// The attempt that succeeded.
-        took: Took,
-    },
-    /// No socket could be opened in all attempts.
+    /// A new socket is open. Holds the time of the attempt that succeeded.
+    Opened(AttemptTime),
+    /// No attempt opened a socket.
     Failed(Failure),
 }
 
-/// How long an attempt took that succeeded.
+/// The duration of an attempt that succeeded.
 #[derive(Clone, Copy, Debug)]
-pub struct Took {
-    /// Until the answer arrived.
+pub struct AttemptTime {
+    /// Time from the start of the attempt to the arrival of the response.
     pub time: Duration,
-    /// How much of it may be the generator's own doing.
+    /// The part of `time` that the generator itself may have caused, at most.
     pub slack: Duration,
 }
 
-/// How a socket ended.
+/// How a socket was lost.
 #[derive(Clone, Debug)]
 pub struct Loss {
-    /// Why.
+    /// The cause.
     pub cause: LossCause,
-    /// The close frame's text, or the error's.
+    /// The text of the close frame or of the error.
     pub text: String,
-    /// When it was lost: a silent socket when it was last heard of.
+    /// When the socket was lost. For a silent socket: when it was last read.
     pub at: Instant,
 }
 
 impl Loss {
-    /// The close frame's code, where there was a close frame.
+    /// Returns the close frame's code, if there was a close frame.
     pub const fn code(&self) -> Option<u16> {
         match self.cause {
             LossCause::Closed(code) => Some(code),
@@ -64,7 +62,7 @@ impl Loss {
         }
     }
 
-    /// Why the socket was lost, for a person: `closed with 1011: internal error`.
+    /// Describes the loss for people, for example `closed with 1011: internal error`.
     pub fn describe(&self) -> String {
         match self.code() {
             Some(code) if self.text.is_empty() => format!("closed with {code}"),
@@ -74,32 +72,32 @@ impl Loss {
     }
 }
 
-/// Who opens sockets for which session.
+/// Everything that is needed to open a session's sockets.
 #[derive(Clone)]
-pub struct Opener {
-    /// To which gateway.
+pub struct SocketOpener {
+    /// Opens sockets to the gateway.
     pub connector: Arc<Connector>,
-    /// Whose socket.
+    /// The session of the socket.
     pub session: SessionId,
-    /// Opens it.
+    /// The token of the session.
     pub token: Secret,
-    /// From where, and how.
-    pub dial: Dial,
-    /// Told of every attempt to reconnect.
+    /// How the TCP connection is made.
+    pub dial: DialOptions,
+    /// Called before each attempt to reconnect.
     pub on_attempt: Rc<dyn Fn()>,
-    /// Where reads land.
+    /// The buffer for reads.
     pub buffers: Rc<Buffers>,
 }
 
-/// When the client itself cuts its sockets.
-pub struct Cuts {
-    /// From a socket's opening to its cut.
+/// The timer after which the client cuts its own socket.
+pub struct CutTimer {
+    /// Draws the time from a socket's opening to its cut.
     next: Box<dyn FnMut() -> Option<Duration>>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Cuts {
-    /// Draws the time of each socket with `next`.
+impl CutTimer {
+    /// Creates a timer that draws the time of each socket with `next`. `None`: the socket is not cut.
     pub fn new(next: impl FnMut() -> Option<Duration> + 'static) -> Self {
         Self { next: Box::new(next), timer: None }
     }
@@ -109,31 +107,32 @@ impl Cuts {
     }
 }
 
-type Attempted = Result<(Socket, Took), Failure>;
-type Opening = Pin<Box<dyn Future<Output = Attempted>>>;
+type OpenResult = Result<(Socket, AttemptTime), Failure>;
+type Opening = Pin<Box<dyn Future<Output = OpenResult>>>;
 
-#[allow(clippy::large_enum_variant, reason = "a link is boxed, and its socket is up as a rule")]
+#[allow(clippy::large_enum_variant, reason = "a connection is boxed, and its socket is usually up")]
 enum State {
     Up(Socket),
     Down,
     Opening(Opening),
 }
 
-/// A session's connection.
-pub struct Link {
-    opener: Opener,
+/// The connection of one session.
+pub struct Connection {
+    opener: SocketOpener,
     state: State,
     ping_timeout: Duration,
     silence: Pin<Box<Sleep>>,
-    /// A silence counts from here at the earliest.
+    /// The earliest start of a silence: while the session pauses reading, silence is its own doing.
     listening_since: Instant,
+    /// The number of reads over all earlier sockets, so that read numbers stay unique within the session.
     last_read: u64,
-    cuts: Option<Cuts>,
+    cuts: Option<CutTimer>,
 }
 
-impl Link {
-    /// No socket yet.
-    pub fn new(opener: Opener, ping_timeout: Duration, cuts: Option<Cuts>) -> Self {
+impl Connection {
+    /// Creates a connection without a socket.
+    pub fn new(opener: SocketOpener, ping_timeout: Duration, cuts: Option<CutTimer>) -> Self {
         Self {
             opener,
             state: State::Down,
@@ -145,48 +144,50 @@ impl Link {
         }
     }
 
-    /// Opens the session's first socket. Answers how long the attempt took that succeeded. A `Retry-After` above `limit` is not
-    /// waited for.
+    /// Opens the session's first socket. Returns the time of the attempt that succeeded. Fails if the gateway asks to wait for
+    /// longer than `limit`.
     ///
     /// # Errors
-    /// What the last attempt failed with.
-    pub async fn open(&mut self, backoff: Backoff, limit: Duration) -> Result<Took, Failure> {
+    /// The failure of the last attempt.
+    pub async fn open(&mut self, backoff: Backoff, limit: Duration) -> Result<AttemptTime, Failure> {
         let (socket, took) = open(self.opener.clone(), backoff, limit, self.last_read).await?;
         self.up(socket);
         Ok(took)
     }
 
-    /// Begins to open a socket that resumes nothing.
+    /// Starts to open a socket that does not resume. [`Self::next`] reports the result.
     pub fn connect(&mut self, backoff: Backoff, limit: Duration) {
         self.state = State::Opening(Box::pin(open(self.opener.clone(), backoff, limit, self.last_read)));
     }
 
     fn up(&mut self, socket: Socket) {
         self.state = State::Up(socket);
-        self.listen_again();
+        self.restart_silence_timer();
         if let Some(cuts) = &mut self.cuts {
             cuts.arm();
         }
     }
 
-    /// Nobody listened until now: silence counts from here.
-    pub fn listen_again(&mut self) {
+    /// Restarts the silence timer, after a time in which the session did not read.
+    pub fn restart_silence_timer(&mut self) {
         self.listening_since = Instant::now();
         self.silence.as_mut().reset((self.listening_since + self.ping_timeout).into());
     }
 
-    /// From now on the client cuts nothing.
-    pub fn cut_no_more(&mut self) {
+    /// Stops cutting sockets.
+    pub fn stop_cutting(&mut self) {
         self.cuts = None;
     }
 
-    /// A socket is open.
+    /// Returns whether a socket is open.
     pub const fn is_up(&self) -> bool {
         matches!(self.state, State::Up(_))
     }
 
-    /// Begins to reconnect after `loss`: first after `wait`, or after a backoff when there is none, resuming after `position`.
-    /// A `wait` above `limit` is ignored, and a `Retry-After` above it is a failure.
+    /// Starts to reconnect after `loss`, resuming after `position`. [`Self::next`] reports the result.
+    ///
+    /// The first attempt comes after `wait`, or after a backoff if `wait` is `None` or longer than `limit`. A `Retry-After` longer
+    /// than `limit` is a failure.
     pub fn reconnect(
         &mut self,
         loss: &Loss,
@@ -201,8 +202,8 @@ impl Link {
         self.state = State::Opening(Box::pin(reopening));
     }
 
-    /// What happens next. May be dropped and called again at any time.
-    pub async fn next(&mut self) -> LinkEvent {
+    /// Waits for the next event. Cancel safe: the future may be dropped and created again at any time.
+    pub async fn next(&mut self) -> ConnectionEvent {
         loop {
             match &mut self.state {
                 State::Up(socket) => {
@@ -216,12 +217,12 @@ impl Link {
                                 self.silence.as_mut().reset(deadline.into());
                                 continue;
                             }
-                            let text = format!("nothing was heard for {} s", self.ping_timeout.as_secs_f64());
+                            let text = format!("nothing was received for {} s", self.ping_timeout.as_secs_f64());
                             return self.lost_at(heard, LossCause::Broken, text);
                         }
                         () = due(&mut self.cuts) => {
                             socket.reset_when_dropped();
-                            return self.lost(LossCause::Cut, "the client cut it".into());
+                            return self.lost(LossCause::Cut, "the client cut the socket".into());
                         }
                     }
                 }
@@ -230,11 +231,11 @@ impl Link {
                     match opened {
                         Ok((socket, took)) => {
                             self.up(socket);
-                            return LinkEvent::Back { took };
+                            return ConnectionEvent::Opened(took);
                         }
                         Err(failure) => {
                             self.state = State::Down;
-                            return LinkEvent::Failed(failure);
+                            return ConnectionEvent::Failed(failure);
                         }
                     }
                 }
@@ -243,45 +244,50 @@ impl Link {
         }
     }
 
-    /// What is in the socket by now, whether or not the runtime has noticed; `None`: nothing.
-    pub fn next_now(&mut self) -> Option<LinkEvent> {
+    /// Reads what is in the socket now, even if the runtime has not noticed it. `None` if there is nothing.
+    pub fn next_now(&mut self) -> Option<ConnectionEvent> {
         let State::Up(socket) = &mut self.state else { return None };
         let read = socket.read_now(&self.opener.buffers)?;
         Some(self.was_read(read))
     }
 
-    fn was_read(&mut self, read: io::Result<Chunk>) -> LinkEvent {
+    fn was_read(&mut self, read: io::Result<Chunk>) -> ConnectionEvent {
         match read {
             Ok(chunk) if chunk.bytes().is_empty() => {
                 self.lost(LossCause::Broken, "the connection ended".into())
             }
-            Ok(chunk) => LinkEvent::Read(chunk),
+            Ok(chunk) => ConnectionEvent::Read(chunk),
             Err(error) => self.lost(LossCause::Broken, format!("the connection broke: {error}")),
         }
     }
 
-    /// Shows the messages that the read completed to `take`, and when each arrived; the socket's end, if it came with them.
-    pub fn hear(&mut self, chunk: &Chunk, take: impl FnMut(Heard<'_>, Arrival)) -> Option<LinkEvent> {
+    /// Calls `take` with each message that the read completed and with its arrival. Returns the loss of the socket if the read
+    /// ended it.
+    pub fn decode(
+        &mut self,
+        chunk: &Chunk,
+        take: impl FnMut(DataMessage<'_>, Arrival),
+    ) -> Option<ConnectionEvent> {
         let State::Up(socket) = &mut self.state else { return None };
-        match socket.hear(chunk, take) {
+        match socket.decode(chunk, take) {
             Ok(None) => None,
-            Ok(Some(farewell)) => {
-                // The answer to the close frame, if the socket takes it at once.
+            Ok(Some(close)) => {
+                // Sends the reply to the close frame, if the socket accepts it at once. Nothing waits for it.
                 socket.send_now();
-                let cause = farewell.code.map_or(LossCause::Broken, LossCause::Closed);
-                Some(self.lost(cause, farewell.text))
+                let cause = close.code.map_or(LossCause::Broken, LossCause::Closed);
+                Some(self.lost(cause, close.text))
             }
             Err(bad) => Some(self.lost(LossCause::Broken, format!("protocol: {bad}"))),
         }
     }
 
-    fn lost(&mut self, cause: LossCause, text: String) -> LinkEvent {
+    fn lost(&mut self, cause: LossCause, text: String) -> ConnectionEvent {
         self.lost_at(Instant::now(), cause, text)
     }
 
-    fn lost_at(&mut self, at: Instant, cause: LossCause, text: String) -> LinkEvent {
+    fn lost_at(&mut self, at: Instant, cause: LossCause, text: String) -> ConnectionEvent {
         self.down();
-        LinkEvent::Lost(Loss { cause, text, at })
+        ConnectionEvent::Lost(Loss { cause, text, at })
     }
 
     fn down(&mut self) {
@@ -291,36 +297,36 @@ impl Link {
         self.state = State::Down;
     }
 
-    /// Says that the socket ends, where there is one, and leaves it open for what still comes.
-    pub async fn say_goodbye(&mut self) {
+    /// Sends a close frame if a socket is open, within at most 1 s. The socket stays open for reads.
+    pub async fn send_close(&mut self) {
         if let State::Up(socket) = &mut self.state {
-            let _ = tokio::time::timeout(Duration::from_secs(1), socket.say_farewell()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), socket.send_close()).await;
         }
     }
 
-    /// Ends the socket with a close frame, where there is one.
-    pub async fn hang_up(&mut self) {
-        self.say_goodbye().await;
+    /// Sends a close frame if a socket is open, and drops the socket.
+    pub async fn close(&mut self) {
+        self.send_close().await;
         self.down();
     }
 }
 
-async fn due(cuts: &mut Option<Cuts>) {
+async fn due(cuts: &mut Option<CutTimer>) {
     match cuts.as_mut().and_then(|cuts| cuts.timer.as_mut()) {
         Some(timer) => timer.as_mut().await,
         None => pending().await,
     }
 }
 
-/// A socket that resumes nothing, and how long the attempt took that succeeded.
-async fn open(opener: Opener, mut backoff: Backoff, limit: Duration, last_read: u64) -> Attempted {
+/// Opens a socket that does not resume.
+async fn open(opener: SocketOpener, mut backoff: Backoff, limit: Duration, last_read: u64) -> OpenResult {
     loop {
         let started = Instant::now();
         match opener.connector.open(opener.session, &opener.token, None, last_read, opener.dial).await {
             Ok(opened) => return Ok(took(opened, started)),
             Err(error) => {
                 let error = within(limit, error);
-                match error.again.and_then(|told| backoff.next(Some(told))) {
+                match error.retry_after.and_then(|requested| backoff.next(Some(requested))) {
                     Some(delay) => tokio::time::sleep(delay).await,
                     None => return Err(failure(FailureKind::Connect, error)),
                 }
@@ -329,20 +335,22 @@ async fn open(opener: Opener, mut backoff: Backoff, limit: Duration, last_read: 
     }
 }
 
+/// Opens a socket after a loss. `why` describes the loss.
 async fn reopen(
-    opener: Opener,
+    opener: SocketOpener,
     why: String,
     position: Option<Position>,
     wait: Option<Duration>,
     mut backoff: Backoff,
     limit: Duration,
     last_read: u64,
-) -> Attempted {
+) -> OpenResult {
     let mut last = None;
     let mut wait = wait;
-    let mut told = None;
+    let mut requested = None;
     loop {
-        let drawn = backoff.next(told);
+        // Drawn even if `wait` replaces it: each attempt counts against the limit of attempts.
+        let drawn = backoff.next(requested);
         let Some(delay) = wait.take().or(drawn).filter(|_| drawn.is_some()) else {
             return Err(last.unwrap_or_else(|| Failure {
                 kind: FailureKind::Reconnect,
@@ -358,10 +366,9 @@ async fn reopen(
             Ok(opened) => return Ok(took(opened, started)),
             Err(error) => {
                 let error = within(limit, error);
-                told = error.again;
-                let worth_it = told.is_some();
+                requested = error.retry_after;
                 let failed = failure(FailureKind::Reconnect, error);
-                if !worth_it {
+                if requested.is_none() {
                     return Err(failed);
                 }
                 last = Some(failed);
@@ -370,26 +377,26 @@ async fn reopen(
     }
 }
 
-/// Gives up where the gateway asks for a wait that is longer than `limit`.
+/// Makes the error final if the gateway asks to wait for longer than `limit`.
 fn within(limit: Duration, error: OpenError) -> OpenError {
-    match error.again {
-        Some(told) if told > limit => OpenError {
+    match error.retry_after {
+        Some(requested) if requested > limit => OpenError {
             message: format!(
-                "{}; not tried again: the told wait of {} s is longer than the query timeout of {} s",
+                "{}; not repeated: the requested delay of {} s is longer than the query timeout of {} s",
                 error.message,
-                told.as_secs_f64(),
+                requested.as_secs_f64(),
                 limit.as_secs_f64()
             ),
-            again: None,
+            retry_after: None,
             ..error
         },
         _ => error,
     }
 }
 
-fn took(opened: Opened, started: Instant) -> (Socket, Took) {
+fn took(opened: Opened, started: Instant) -> (Socket, AttemptTime) {
     let Opened { socket, at, slack } = opened;
-    (socket, Took { time: at.saturating_duration_since(started), slack })
+    (socket, AttemptTime { time: at.saturating_duration_since(started), slack })
 }
 
 fn failure(kind: FailureKind, error: OpenError) -> Failure {

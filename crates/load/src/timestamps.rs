@@ -1,6 +1,5 @@
-//! When bytes reached this machine, by the kernel: receive timestamps of TCP sockets, on the monotonic clock.
-//! The kernel stamps by the wall clock. The offset between both clocks is sampled again and again, and after a step of the wall clock
-//! no timestamp is believed for a while.
+//! Converts the kernel's receive timestamps from the wall clock to the monotonic clock.
+//! The offset between the clocks is sampled continuously. After a step of the wall clock, timestamps are rejected for 1 s.
 
 use parking_lot::Mutex;
 use std::{
@@ -11,22 +10,22 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// A sample of the offset is used for so long.
+/// How long a sample of the offset is used, in nanoseconds.
 const SAMPLE_EVERY: i64 = 10_000_000;
-/// The offset may drift by one part in so many before it counts as a step: ten times what the kernel slews at most.
+/// A drift of the offset by more than 1/200 of the elapsed time is a step. The kernel slews by at most 1/2000.
 const DRIFT: i64 = 200;
-/// …and by this much, for the sampling itself.
+/// The inaccuracy of a sample in nanoseconds, which the drift may exceed without being a step.
 const JITTER: i64 = 200_000;
-/// A timestamp this much ahead of the clock is one of a wall clock that was set.
+/// A timestamp more than this many nanoseconds in the future shows that the wall clock was set.
 const AHEAD: i64 = 50_000;
-/// Both clocks are read within this, or again.
+/// The two clocks must be read within this time, otherwise the reading is repeated.
 const PROMPT: Duration = Duration::from_micros(5);
-/// An age from which a timestamp is only believed with a fresh sample.
+/// A timestamp older than this many nanoseconds is accepted only with a fresh sample of the offset.
 const OLD: i64 = 5_000_000;
-/// After a step, what still waits in a socket has a timestamp from before it.
+/// Timestamps are rejected for this many nanoseconds after a step, because bytes may wait in a socket since before it.
 const DISTRUST: i64 = 1_000_000_000;
 
-/// The offset between the wall clock and the monotonic clock, and whether it can be relied on. Nanoseconds.
+/// The offset between the wall clock and the monotonic clock, and until when it is distrusted. All values are nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Offset {
     offset: i64,
@@ -36,8 +35,8 @@ struct Offset {
 }
 
 impl Offset {
-    /// Takes a sample of both clocks; true when the wall clock was set since the last one.
-    fn see(&mut self, now: i64, wall: i64) -> bool {
+    /// Adds a sample of both clocks. Returns whether the wall clock was set since the previous sample.
+    fn update(&mut self, now: i64, wall: i64) -> bool {
         let offset = wall - now;
         let stepped = self.sampled.is_some_and(|sampled| {
             let allowed = JITTER + (now - sampled).max(0) / DRIFT;
@@ -52,11 +51,12 @@ impl Offset {
     }
 }
 
-/// Converts timestamps of the kernel. The machine has one wall clock, so there is one of these.
+/// Converts kernel timestamps. There is one instance, as the machine has one wall clock.
 struct WallClock {
     anchor: Instant,
     state: Mutex<Offset>,
-    /// Copies of the state, for the way that takes no lock.
+    // Copies of the state that conversions read without the lock. They need no common order: a conversion with an old offset
+    // and a new step is at most off by what the next sample corrects.
     offset: AtomicI64,
     sampled: AtomicI64,
     distrust_until: AtomicI64,
@@ -92,7 +92,7 @@ impl WallClock {
     fn sample(&self) {
         let mut state = self.state.lock();
         let (now, wall) = both_clocks();
-        state.see(self.ns(now), wall);
+        state.update(self.ns(now), wall);
         self.offset.store(state.offset, Relaxed);
         self.distrust_until.store(state.distrust_until.unwrap_or(i64::MIN), Relaxed);
         self.steps.store(state.steps, Relaxed);
@@ -119,7 +119,7 @@ impl WallClock {
     }
 }
 
-/// Reads both clocks close together: a thread that is interrupted in between would take that for a step.
+/// Reads both clocks within a few microseconds. If the thread were interrupted in between, the offset would seem to have stepped.
 fn both_clocks() -> (Instant, i64) {
     let mut narrowest = Duration::MAX;
     let mut best = (Instant::now(), 0);
@@ -143,19 +143,18 @@ fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Returns the moment of a kernel timestamp (nanoseconds of the wall clock) that came with a read at `read`; `None` where it cannot be
-/// believed.
+/// Converts a kernel timestamp (nanoseconds of the wall clock) that came with a read at `read`. `None` if it is not plausible.
 #[must_use]
 pub fn arrival(stamp: i64, read: Instant) -> Option<Instant> {
     CLOCK.arrival(stamp, read)
 }
 
-/// Samples the offset, so that a step of the wall clock is noticed even while nothing is read.
+/// Samples the offset. Regular calls detect a step of the wall clock even while no bytes arrive.
 pub fn sample() {
     CLOCK.sample();
 }
 
-/// Returns how often the wall clock was set since this process began.
+/// Returns how often the wall clock was set since this process started.
 #[must_use]
 pub fn steps() -> u64 {
     CLOCK.steps.load(Relaxed)
@@ -169,9 +168,9 @@ mod tests {
     const MS: i64 = 1_000_000;
 
     proptest! {
-        /// A wall clock that is slewed as fast as the kernel slews was not set; one that jumped by more than its drift was.
+        /// A clock that the kernel slews at its maximum rate has not stepped. A jump beyond the drift is a step.
         #[test]
-        fn a_step_is_noticed_and_a_drift_is_not(
+        fn a_step_is_detected_and_a_drift_is_not(
             gaps in prop::collection::vec(1i64..2_000, 1..50), ppm in -500i64..=500, step in prop_oneof![-10_000i64..-25, 25i64..10_000],
         ) {
             let mut offset = Offset::default();
@@ -179,16 +178,16 @@ mod tests {
             for gap in gaps {
                 now += gap * MS;
                 wall += gap * MS + gap * ppm;
-                prop_assert!(!offset.see(now, wall));
+                prop_assert!(!offset.update(now, wall));
             }
-            prop_assert!(offset.see(now + MS, wall + MS + step * MS));
+            prop_assert!(offset.update(now + MS, wall + MS + step * MS));
             prop_assert_eq!((offset.steps, offset.distrust_until), (1, Some(now + MS + DISTRUST)));
-            prop_assert!(!offset.see(now + 2 * MS, wall + 2 * MS + step * MS), "a step is one step");
+            prop_assert!(!offset.update(now + 2 * MS, wall + 2 * MS + step * MS), "a step is counted once");
         }
     }
 
     #[test]
-    fn a_stamp_of_now_is_now_and_one_of_the_future_is_none() {
+    fn recent_timestamps_are_converted_and_future_ones_rejected() {
         let (now, wall) = both_clocks();
         let at = arrival(wall - 3 * MS, now).unwrap();
         let age = now.duration_since(at);
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_is_not_believed_for_a_second() {
+    fn timestamps_are_rejected_for_a_second_after_a_step() {
         let clock = WallClock {
             anchor: Instant::now(),
             state: Mutex::new(Offset::default()),
@@ -211,7 +210,7 @@ mod tests {
         clock.sample();
         let (now, wall) = both_clocks();
         assert!(clock.arrival(wall - MS, now).is_some());
-        // As if it had been an hour earlier before.
+        // Makes the next sample look like a step by one hour.
         clock.state.lock().offset -= 3_600_000 * MS;
         clock.sample();
         assert_eq!((clock.steps.load(Relaxed), clock.arrival(wall - MS, now)), (1, None));

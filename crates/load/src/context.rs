@@ -1,0 +1,234 @@
+//! What the parts of a generator share: one context per run, and one per worker.
+
+use crate::{
+    burst::Burst, connector::Connector, event_loop::LoopDelay, http::Http, idle::IdleSessions,
+    injection::FirstSend, socket::Buffers,
+};
+use host::ClockAnchor;
+use measure::{
+    ActiveCounter, FaultLog, Recorder,
+    live::LiveCounters,
+    record::{LagKind, Moment},
+};
+use plan::{Plan, Stop, schedule::Model};
+use std::{
+    cell::{Cell, RefCell, RefMut},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// An arrival that starts later than this was not achieved by the generator.
+const ON_TIME: Duration = Duration::from_secs(1);
+
+/// What all workers of a run share.
+pub struct RunContext {
+    /// What the run will do.
+    pub plan: Arc<Plan>,
+    /// Opens sockets.
+    pub connector: Arc<Connector>,
+    /// TLS configuration of the HTTP calls.
+    pub tls: rustls::ClientConfig,
+    /// The start of the run, from which all recorded times count.
+    pub epoch: Instant,
+    /// Tells when to stop.
+    pub stop: Stop,
+    /// The common instant of all first queries, in a burst.
+    pub burst: Option<Arc<Burst>>,
+    /// Counts the open sessions.
+    pub sessions: ActiveCounter,
+    /// Counts the running queries.
+    pub queries: ActiveCounter,
+    /// Boot id of this machine. A server with the same id uses the same clock.
+    pub boot_id: Option<String>,
+    /// The injected faults and their effects.
+    pub faults: Arc<FaultLog>,
+    /// The instant of the first query, from which the times of faults count.
+    pub first_send: Arc<FirstSend>,
+    /// Limits the open sessions in the model in which sessions arrive. An arrival without a place is dropped.
+    pub places: Option<Arc<Semaphore>>,
+}
+
+/// What the sessions of a worker share.
+pub struct WorkerContext {
+    run: Arc<RunContext>,
+    http: Http,
+    buffers: Rc<Buffers>,
+    recorder: RefCell<Recorder>,
+    live: Arc<LiveCounters>,
+    clock: ClockAnchor,
+    /// Whether the server uses this machine's clock. `None` until it responded to a `/run`.
+    shared_clock: Cell<Option<bool>>,
+    /// A child of the run's, so that workers do not contend for its lock.
+    stop: Stop,
+    idle: Option<IdleSessions>,
+    arrivals: ArrivalCounts,
+    delay: LoopDelay,
+}
+
+/// Counts the arrivals in open models, and planned queries that never started.
+#[derive(Debug, Default)]
+struct ArrivalCounts {
+    dropped: Cell<u64>,
+    on_time: Cell<u64>,
+    busy: Cell<u64>,
+    due: Cell<u64>,
+}
+
+/// The counts of arrivals at a worker's end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrivals {
+    /// Queries and sessions that were planned and never started.
+    pub dropped: u64,
+    /// Arrivals that started on time.
+    pub on_time: u64,
+    /// Arrivals that were dropped because every session was busy.
+    pub busy: u64,
+    /// Arrivals that were due before the run ended.
+    pub due: u64,
+}
+
+/// Every place for a session is taken.
+pub(crate) struct Full;
+
+impl WorkerContext {
+    /// Creates the context of one worker. `first_probe` is when the probe of its event loop is due. The runtime must be entered.
+    pub(crate) fn new(
+        run: Arc<RunContext>,
+        recorder: Recorder,
+        live: Arc<LiveCounters>,
+        first_probe: Instant,
+    ) -> Self {
+        let target = &run.plan.target;
+        let connections = target.http_connections.div_ceil(run.plan.load.workers);
+        Self {
+            http: Http::new(target, connections, run.tls.clone()),
+            buffers: Rc::default(),
+            recorder: RefCell::new(recorder),
+            live,
+            clock: ClockAnchor::now(),
+            shared_clock: Cell::new(None),
+            stop: run.stop.child(),
+            idle: (run.plan.schedule.model() == Model::OpenQueries).then(IdleSessions::default),
+            arrivals: ArrivalCounts::default(),
+            delay: LoopDelay::new(first_probe),
+            run,
+        }
+    }
+
+    /// Returns what all workers share.
+    pub(crate) fn run(&self) -> &RunContext {
+        &self.run
+    }
+
+    /// Returns what the run will do.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.run.plan
+    }
+
+    /// Returns the HTTP client.
+    pub(crate) const fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// Returns the read buffer of the worker's sockets.
+    pub(crate) const fn buffers(&self) -> &Rc<Buffers> {
+        &self.buffers
+    }
+
+    /// Returns the recorder. The borrow must end before the next await.
+    pub(crate) fn recorder(&self) -> RefMut<'_, Recorder> {
+        self.recorder.borrow_mut()
+    }
+
+    /// Returns the worker's counters for the live view.
+    pub(crate) fn live(&self) -> &LiveCounters {
+        &self.live
+    }
+
+    /// Returns the conversion between wire time and this machine's clock.
+    pub(crate) const fn clock(&self) -> &ClockAnchor {
+        &self.clock
+    }
+
+    /// Returns whether the server uses this machine's clock. `None` until it responded to a `/run`.
+    pub(crate) const fn shared_clock(&self) -> Option<bool> {
+        self.shared_clock.get()
+    }
+
+    /// Compares a server's boot id with this machine's. Returns whether both use the same clock.
+    pub(crate) fn compare_clocks(&self, boot_id: Option<&str>) -> bool {
+        let shared = boot_id.is_some() && boot_id == self.run.boot_id.as_deref();
+        self.shared_clock.set(Some(shared));
+        shared
+    }
+
+    /// Returns the worker's copy of the stop signal.
+    pub(crate) const fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Returns the idle sessions, in the model in which queries arrive.
+    pub(crate) const fn idle(&self) -> Option<&IdleSessions> {
+        self.idle.as_ref()
+    }
+
+    /// Returns the delays of the worker's event loop.
+    pub(crate) const fn delay(&self) -> &LoopDelay {
+        &self.delay
+    }
+
+    /// Returns the moment of the run at `instant`.
+    pub(crate) fn moment(&self, instant: Instant) -> Moment {
+        instant.saturating_duration_since(self.run.epoch)
+    }
+
+    /// Returns a place for one more session that was due at `due`. Counts the arrival.
+    ///
+    /// # Errors
+    /// Every place is taken.
+    pub(crate) fn place(&self, due: Instant) -> Result<Option<OwnedSemaphorePermit>, Full> {
+        let Some(places) = &self.run.places else { return Ok(None) };
+        let place = Arc::clone(places).try_acquire_owned().ok();
+        self.arrived(due, place.is_some());
+        place.map(Some).ok_or(Full)
+    }
+
+    /// Counts an arrival that was due at `due`, and whether it could start.
+    pub(crate) fn arrived(&self, due: Instant, could_start: bool) {
+        let increment = |count: &Cell<u64>| count.set(count.get() + 1);
+        increment(&self.arrivals.due);
+        if could_start {
+            if due.elapsed() <= ON_TIME {
+                increment(&self.arrivals.on_time);
+            }
+        } else {
+            increment(&self.arrivals.busy);
+            self.never_started(1);
+        }
+    }
+
+    /// Counts planned queries or arrivals that will not start.
+    pub(crate) fn never_started(&self, count: u64) {
+        self.arrivals.dropped.set(self.arrivals.dropped.get() + count);
+        LiveCounters::add(&self.live.dropped, count);
+    }
+
+    /// Returns the counts of arrivals so far.
+    pub(crate) fn arrivals(&self) -> Arrivals {
+        let ArrivalCounts { dropped, on_time, busy, due } = &self.arrivals;
+        Arrivals { dropped: dropped.get(), on_time: on_time.get(), busy: busy.get(), due: due.get() }
+    }
+
+    /// Counts the first arrival of a token at `at`.
+    pub(crate) fn token(&self, at: Instant) {
+        LiveCounters::add(&self.live.tokens, 1);
+        self.recorder().token(self.moment(at));
+    }
+
+    /// Records a sample in nanoseconds that was taken at `at`.
+    pub(crate) fn sample(&self, sample: LagKind, ns: i64, at: Instant) {
+        self.recorder().sample(sample, ns, self.moment(at));
+    }
+}

@@ -1,0 +1,167 @@
+//! What happened to a session: the times of its calls, its reconnects, gaps and defects, and its failure.
+
+use super::planned::PlannedSession;
+use crate::connection::AttemptTime;
+use measure::{
+    defects::{Defect, Defects},
+    record::{Failure, Moment, Reconnect, SessionRecord},
+};
+use protocol::{Position, SessionId};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+/// Collects the data of a session's record.
+pub(super) struct SessionLog {
+    started: Instant,
+    create: Option<AttemptTime>,
+    connect: Option<AttemptTime>,
+    close: Option<Duration>,
+    /// Attempts to reconnect. Shared with the connection, which makes them.
+    attempts: Rc<Cell<u64>>,
+    reconnects: Vec<Reconnect>,
+    sockets_cut: u64,
+    paused: bool,
+    announced_gaps: u64,
+    announced_gap_positions: u64,
+    /// Defects that arrived while no query was running.
+    defects: Defects,
+    events_replayed: u64,
+    close_codes: Vec<u16>,
+    old_contract: bool,
+    failure: Option<Failure>,
+}
+
+impl SessionLog {
+    /// Creates the log of a session that starts now.
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            create: None,
+            connect: None,
+            close: None,
+            attempts: Rc::default(),
+            reconnects: Vec::new(),
+            sockets_cut: 0,
+            paused: false,
+            announced_gaps: 0,
+            announced_gap_positions: 0,
+            defects: Defects::default(),
+            events_replayed: 0,
+            close_codes: Vec::new(),
+            old_contract: false,
+            failure: None,
+        }
+    }
+
+    /// Returns the counter of attempts to reconnect.
+    pub(super) fn attempts(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.attempts)
+    }
+
+    /// Notes how long the creation of the session took.
+    pub(super) const fn created(&mut self, time: AttemptTime) {
+        self.create = Some(time);
+    }
+
+    /// Notes how long the opening of the session's first socket took. Later sockets do not count.
+    pub(super) fn connected(&mut self, time: AttemptTime) {
+        self.connect.get_or_insert(time);
+    }
+
+    /// Notes how long the closing of the session took.
+    pub(super) const fn closed(&mut self, time: Duration) {
+        self.close = Some(time);
+    }
+
+    /// Adds a reconnect that succeeded.
+    pub(super) fn reconnected(&mut self, reconnect: Reconnect) {
+        self.reconnects.push(reconnect);
+    }
+
+    /// Counts a socket that the client cut.
+    pub(super) const fn socket_cut(&mut self) {
+        self.sockets_cut += 1;
+    }
+
+    /// Notes that the session paused reading.
+    pub(super) const fn paused(&mut self) {
+        self.paused = true;
+    }
+
+    /// Counts a gap that the gateway announced: the positions after `from`, up to and including `to`.
+    pub(super) const fn gap_announced(&mut self, from: Position, to: Position) {
+        self.announced_gaps += 1;
+        let before = if from.generation == to.generation { from.seq } else { 0 };
+        let positions = to.seq.saturating_sub(before);
+        self.announced_gap_positions = self.announced_gap_positions.saturating_add(positions);
+    }
+
+    /// Counts a defect that arrived while no query was running.
+    pub(super) fn defect(&mut self, defect: Defect, frame: &[u8]) {
+        self.defects.note(defect, frame);
+    }
+
+    /// Counts an event that a new socket was allowed to repeat.
+    pub(super) const fn event_replayed(&mut self) {
+        self.events_replayed += 1;
+    }
+
+    /// Adds the code of a close frame, if the socket ended with one.
+    pub(super) fn close_code(&mut self, code: Option<u16>) {
+        self.close_codes.extend(code);
+    }
+
+    /// Notes that the server follows the old contract.
+    pub(super) const fn old_contract(&mut self) {
+        self.old_contract = true;
+    }
+
+    /// Notes a failure, unless there was one before.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+    }
+
+    /// Returns the first failure.
+    pub(super) const fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// Returns the session's record as of `now`, without its verdict: `ok`, `cut_off` and `excused` are false.
+    pub(super) fn record(
+        &self,
+        session: Option<SessionId>,
+        planned: &PlannedSession,
+        now: Instant,
+        moment: impl Fn(Instant) -> Moment,
+    ) -> SessionRecord {
+        SessionRecord {
+            session,
+            index: planned.index,
+            scheduled: moment(planned.scheduled),
+            started: moment(self.started),
+            ended: moment(now),
+            create: self.create.map(|attempt| attempt.time),
+            create_slack: self.create.map_or(Duration::ZERO, |attempt| attempt.slack),
+            connect: self.connect.map(|attempt| attempt.time),
+            connect_slack: self.connect.map_or(Duration::ZERO, |attempt| attempt.slack),
+            close: self.close,
+            reconnect_attempts: self.attempts.get(),
+            reconnects: self.reconnects.clone(),
+            sockets_cut: self.sockets_cut,
+            paused: self.paused,
+            announced_gaps: self.announced_gaps,
+            announced_gap_positions: self.announced_gap_positions,
+            defects: self.defects.clone(),
+            events_replayed: self.events_replayed,
+            close_codes: self.close_codes.clone(),
+            ok: false,
+            cut_off: false,
+            excused: false,
+            old_contract: self.old_contract,
+            failure: self.failure.clone(),
+        }
+    }
+}

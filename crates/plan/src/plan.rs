@@ -1,0 +1,28 @@
+//! The plan of a run: everything that the generator needs to know.
+
+use crate::{
+    schedule::Schedule,
+    target::{Reconnect, Target},
+    users::Users,
+    workload::{Behaviour, Load, PlannedFaults},
+};
+use std::sync::Arc;
+
+/// Everything that the generator needs to know about a run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How much load, and for how long.
+    pub load: Load,
+    /// Where the load goes.
+    pub target: Target,
+    /// When sessions start and end, and when queries are due.
+    pub schedule: Arc<Schedule>,
+    /// The kinds of users and their prompts.
+    pub users: Arc<Users>,
+    /// How a lost connection is opened again, and how failed calls are repeated.
+    pub reconnect: Reconnect,
+    /// What sessions do on purpose: cut their socket, pause reading, connect late.
+    pub behaviour: Behaviour,
+    /// Faults to inject into the stack under test.
+    pub faults: PlannedFaults,
+}
