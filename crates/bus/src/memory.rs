@@ -7,7 +7,7 @@ use crate::{
     attachment::Backend,
     batch::Entry,
     hub::{Page, PageEnd, Slot},
-    rules::{Append, Attach, Attaching, Claimed, Claiming, Effect, HOLE, LogEntry, Plays, Record},
+    rules::{Append, Attach, Attaching, Claimed, Claiming, Effect, Ending, HOLE, LogEntry, Plays, Record},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -137,7 +137,7 @@ impl Inner {
         })
     }
 
-    fn append_one(&self, index: usize, entry: &Entry<'_>, appended: &mut Appended) {
+    fn append_one(&self, index: usize, entry: &Entry<'_>, ending: Ending, appended: &mut Appended) {
         let stale = (entry.session, entry.prefix.position.generation);
         let Some(session) = self.get(entry.session) else {
             appended.stale.push(stale);
@@ -146,7 +146,7 @@ impl Inner {
         let mut state = session.state.lock();
         let logged = self.is_logged();
         let outcome = self.step(entry.session, &mut state, |record, out| {
-            record.append(entry.prefix, entry.frame, logged, out)
+            record.append(entry.prefix, entry.frame, ending, logged, out)
         });
         match outcome {
             Append::Taken { heard } => {
@@ -214,13 +214,13 @@ impl Broker for MemoryBroker {
     }
 
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError> {
-        let mut appended = Appended::default();
+        let (mut appended, ending) = (Appended::default(), ending());
         for (index, entry) in batch.iter().enumerate() {
             let refused = |refused: &Refused| {
                 (refused.session, refused.generation) == (entry.session, entry.prefix.position.generation)
             };
             if !appended.refused.iter().any(refused) {
-                self.0.append_one(index, &entry, &mut appended);
+                self.0.append_one(index, &entry, ending, &mut appended);
             }
         }
         appended.taken = batch.len();
@@ -251,7 +251,7 @@ impl Broker for MemoryBroker {
         let mut state = session.state.lock();
         state.touched = Instant::now();
         let logged = self.0.is_logged();
-        Ok(self.0.step(id, &mut state, |record, out| record.close(true, logged, out)))
+        Ok(self.0.step(id, &mut state, |record, out| record.close(ending(), logged, out)))
     }
 
     async fn attach(
@@ -380,6 +380,11 @@ impl From<PageEnd> for CatchUp {
             PageEnd::Ended => Self::Ended,
         }
     }
+}
+
+/// Nothing is ever lost here.
+fn ending() -> Ending {
+    Ending { now_ms: unix_ms(), whole: true }
 }
 
 fn unix_ms() -> u64 {

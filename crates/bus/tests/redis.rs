@@ -95,9 +95,13 @@ async fn fence_and_marker_are_the_protocols_own() {
         redis::cmd("XRANGE").arg(log).arg("-").arg("+").query_async(&mut connection).await.unwrap();
     let (mut fence, mut closed) = (Vec::new(), Vec::new());
     encode_fence(&mut fence, generation, Some(Position::ZERO));
-    encode_closed(&mut closed, Position::new(generation, 3));
     assert_eq!(entries[0].1[0].1, fence);
-    assert_eq!(entries[3].1[0].1, closed);
+    let end: Position = entries[3].0.parse().unwrap();
+    assert!(end.generation > generation && entries.len() == 5, "the end is behind a fence");
+    let mut behind = Vec::new();
+    encode_fence(&mut behind, end.generation, Some(Position::new(generation, 2)));
+    encode_closed(&mut closed, end.next());
+    assert_eq!((&entries[3].1[0].1, &entries[4].1[0].1), (&behind, &closed));
     for (id, fields) in &entries {
         assert_eq!(Prefix::parse(&fields[0].1).unwrap().position, id.parse().unwrap());
     }

@@ -2,18 +2,20 @@
 -- none, so nothing is published that the log lacks.
 --
 -- KEYS  the mark, the writer's running sessions, then the log of each entry.
--- ARGV  the mark that the writer knows, the TTL, 'log' | 'pubsub', then of each entry: its id, its frame, and its channel;
+-- ARGV  the mark that the writer knows, the TTL, 'log' | 'pubsub', '1' where logs are whole, then of each entry: its id, its frame, and its channel;
 --       a terminator's channel is ''.
 -- Returns how many entries were taken, how many of them reached nobody, why it stopped ('' at the end), and a detail:
 --   'forgot'  another mark, the detail: Redis lost its data, nothing was taken
 --   'stale'   a later generation exists, and the log does not hold this event
 --   'hole'    the log holds later events of the query and lacks this one
+--   'unmarked' not a refusal: the last entry taken is a terminator of a closed session whose log lacks its mark, because it may
+--             not be whole; the detail is the terminator's new id, if it was moved
 --   'moved'   not a refusal: the last entry taken is a terminator whose place was taken; the detail is its new id
 --   else      Redis' own words
 local call, pcall_redis, sub, find = redis.call, redis.pcall, string.sub, string.find
 local mark = call('GET', KEYS[1])
 if mark ~= ARGV[1] then return {0, 0, 'forgot', mark or ''} end
-local ours, ttl, logged = KEYS[2], ARGV[2], ARGV[3] == 'log'
+local ours, ttl, logged, whole = KEYS[2], ARGV[2], ARGV[3] == 'log', ARGV[4] == '1'
 local unheard = 0
 
 -- Returns why the entry was refused. A log that this call creates gets its TTL here.
@@ -81,21 +83,25 @@ local function terminate(log, id, frame)
   end
   if call('PUBLISH', down, frame) == 0 then unheard = unheard + 1 end
   runs_no_more(ours, session, generation)
-  if running then
-    call('HDEL', meta, 'running', 'owner')
-    if status == 'closed' then mark_closed(log, down, logged) end
+  if running then call('HDEL', meta, 'running', 'owner') end
+  local unmarked
+  if status == 'closed' then
+    local lacks_mark
+    if logged then lacks_mark = not is_marked(log) else lacks_mark = running end
+    unmarked = logged and lacks_mark and not whole
+    if lacks_mark and not unmarked then mark_closed(log, down, logged) end
   end
-  return nil, moved
+  return nil, moved, unmarked
 end
 
-local n = 4
+local n = 5
 for k = 3, #KEYS do
   local log, id, frame, down = KEYS[k], ARGV[n], ARGV[n + 1], ARGV[n + 2]
   n = n + 3
-  local why, moved
+  local why, moved, unmarked
   if down == '' then
     local ran
-    ran, why, moved = pcall(terminate, log, id, frame)
+    ran, why, moved, unmarked = pcall(terminate, log, id, frame)
     if not ran then why = type(why) == 'table' and why.err or tostring(why) end
   else
     why = logged and add(log, id, frame) or nil
@@ -103,6 +109,7 @@ for k = 3, #KEYS do
     if not why and call('PUBLISH', down, frame) == 0 then unheard = unheard + 1 end
   end
   if why then return {k - 3, unheard, why, ''} end
+  if unmarked then return {k - 2, unheard, 'unmarked', moved or ''} end
   if moved then return {k - 2, unheard, 'moved', moved} end
 end
 return {#KEYS - 2, unheard, '', ''}

@@ -5,7 +5,7 @@ use super::{Inner, link};
 use crate::{
     Appended, Batch, BusError, Counters, Delivery, Refused,
     batch::Entry,
-    rules::{HOLE, Refusal},
+    rules::{HOLE, Refusal, Standing},
 };
 use protocol::{Position, Prefix, SessionId};
 use redis::{Cmd, Pipeline, Value};
@@ -63,6 +63,8 @@ enum Why {
     Stale,
     /// The last entry taken is a terminator that has this place now.
     Moved(Position),
+    /// The last entry taken is a terminator, in this place if it was moved. Its session is closed, and the log lacks its end.
+    Unmarked(Option<Position>),
     /// Redis' own words.
     Refused(String),
 }
@@ -94,8 +96,15 @@ impl Round<'_> {
         };
         self.appended.unheard += unheard;
         self.appended.taken = call.get(taken).copied().unwrap_or(end);
-        let moved = if let Some(Why::Moved(to)) = why { Some(to) } else { None };
+        let moved = match why {
+            Some(Why::Moved(to)) => Some(to),
+            Some(Why::Unmarked(to)) => to,
+            _ => None,
+        };
         self.keep(&entries[..taken], moved);
+        if let (Some(Why::Unmarked(_)), Some(last)) = (&why, taken.checked_sub(1)) {
+            self.inner.lacks_end(entries[last].session);
+        }
         match (why, call.get(taken)) {
             (Some(Why::Stale), Some(&index)) => self.stale(index),
             (Some(Why::Refused(words)), Some(&index)) => match Refusal::of(&words) {
@@ -129,7 +138,7 @@ impl Round<'_> {
         let generation = generation(&self.entries[index]);
         self.skipped.insert(generation);
         self.appended.stale.push(generation);
-        self.inner.history.lock().fenced_off(generation.0, generation.1);
+        self.inner.keeper.lock().fenced_off(generation.0, generation.1);
     }
 
     fn refuse(&mut self, index: usize, words: String) {
@@ -144,14 +153,14 @@ impl Round<'_> {
     fn keep(&self, taken: &[Entry<'_>], moved: Option<Position>) {
         Counters::add(&self.inner.counters.appended, taken.len() as u64);
         let now = Instant::now();
-        let mut history = self.inner.history.lock();
+        let mut keeper = self.inner.keeper.lock();
         for (n, entry) in taken.iter().enumerate() {
             match moved.filter(|_| n + 1 == taken.len()) {
-                None => history.appended(entry.session, entry.prefix, entry.frame, now),
+                None => keeper.appended(entry.session, entry.prefix, entry.frame, now),
                 Some(position) => {
                     let frame = protocol::with_position(entry.frame, entry.prefix.position, position);
                     let prefix = Prefix { position, ..entry.prefix };
-                    history.appended(entry.session, prefix, &frame, now);
+                    keeper.appended(entry.session, prefix, &frame, now);
                 }
             }
         }
@@ -233,6 +242,8 @@ fn read(inner: &Inner, answer: &Value) -> Result<Outcome, BusError> {
         "" => None,
         "stale" => Some(Why::Stale),
         "hole" => Some(Why::Refused(HOLE.to_owned())),
+        "unmarked" if detail.is_empty() => Some(Why::Unmarked(None)),
+        "unmarked" => Some(Why::Unmarked(Some(detail.parse().map_err(|_| unexpected())?))),
         "moved" => Some(Why::Moved(detail.parse().map_err(|_| unexpected())?)),
         "forgot" => {
             inner.incarnation.saw_mark(Some(detail.as_bytes()).filter(|mark| !mark.is_empty()));
@@ -254,7 +265,8 @@ fn call(inner: &Inner, mark: &str, entries: &[Entry<'_>]) -> Cmd {
     for entry in entries {
         call.arg(rewritten(&mut name, |text| inner.names.write_log(text, entry.session)));
     }
-    call.arg(mark).arg(inner.ttl()).arg(inner.delivery());
+    let whole = inner.standing() == Standing::Whole;
+    call.arg(mark).arg(inner.ttl()).arg(inner.delivery()).arg(u8::from(whole));
     for entry in entries {
         call.arg(rewritten(&mut name, |text| write!(text, "{}", entry.prefix.position))).arg(entry.frame);
         if entry.prefix.kind.is_terminator() {

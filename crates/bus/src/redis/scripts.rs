@@ -42,16 +42,22 @@ local function next_generation(generation)
 end
 ";
 
-/// Marks the end of a closed session behind all its events.
+/// Marks the end of a closed session behind all its events, and behind a fence whose generation is at least the time: lanes may have
+/// received a claim that was lost with Redis' data and that nobody remembers, and would take a mark below it for one that they
+/// have seen.
 const MARK_CLOSED: &str = r#"
 local function is_marked(log)
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   return last and string.find(last[2][2], '","type":"closed"', 1, true)
 end
 local function mark_closed(log, down, logged)
-  local generation, seq = '0', '0'
-  if logged then generation, seq = top(log) end
-  local id = generation .. '-' .. string.format('%.0f', tonumber(seq) + 1)
+  local id = '0-1'
+  if logged then
+    local top_generation, top_seq = top(log)
+    local generation = next_generation(top_generation)
+    fence(log, down, generation, top_generation .. '-' .. top_seq, logged)
+    id = generation .. '-1'
+  end
   local frame = '{"id":"' .. id .. '","type":"closed"}'
   if logged then redis.call('XADD', log, id, 'e', frame) end
   redis.call('PUBLISH', down, frame)
@@ -382,8 +388,9 @@ return 1
 "#;
 
 /// KEYS meta, log, the dead server's running sessions, servers, attach. ARGV the dead server, generation, session, the terminator's frame
-/// behind its id, ttl, 'log' | 'pubsub', down channel, the heartbeat that stood still. Answers 1 where it ended the query.
-const END_LOST_QUERY: &str = r#"
+/// behind its id, ttl, 'log' | 'pubsub', down channel, the heartbeat that stood still, '1' where logs are whole. Returns 1 where it ended the query,
+/// 2 where the log of the session, which is closed, lacks its mark because it may not be whole.
+const BURY: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local owner, generation, session, tail, ttl, logged, down =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7]
@@ -413,7 +420,10 @@ if logged then
   end
   redis.call('EXPIRE', log, ttl)
 end
-if status == 'closed' then mark_closed(log, down, logged) end
+if status == 'closed' then
+  if logged and ARGV[9] ~= '1' then return 2 end
+  mark_closed(log, down, logged)
+end
 return 1
 "#;
 
@@ -459,7 +469,7 @@ pub(super) struct Scripts {
     pub(super) reattach: Script,
     pub(super) restore_cursor: Script,
     pub(super) restore: Script,
-    pub(super) end_lost_query: Script,
+    pub(super) bury: Script,
     pub(super) forget_server: Script,
     pub(super) list_servers: Script,
     pub(super) leave: Script,
@@ -471,7 +481,7 @@ impl Scripts {
         Self {
             mark: Script::new(MARK),
             claim: Script::new(&[TOP, FENCE, PAST, ADOPT, CLAIM].concat()),
-            append: Script::new(&[TOP, MARK_CLOSED, RUNS_NO_MORE, APPEND].concat()),
+            append: Script::new(&[TOP, FENCE, NEXT_GENERATION, MARK_CLOSED, RUNS_NO_MORE, APPEND].concat()),
             release_claim: Script::new(&[RUNS_NO_MORE, RELEASE_CLAIM].concat()),
             close: Script::new(
                 &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, ADOPT, CLOSE].concat(),
@@ -484,9 +494,8 @@ impl Scripts {
             forget_server: Script::new(FORGET_SERVER),
             list_servers: Script::new(LIST_SERVERS),
             leave: Script::new(LEAVE),
-            end_lost_query: Script::new(
-                &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, RUNS_NO_MORE, END_LOST_QUERY]
-                    .concat(),
+            bury: Script::new(
+                &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, RUNS_NO_MORE, BURY].concat(),
             ),
             heartbeat: Script::new(HEARTBEAT),
         }

@@ -2,21 +2,21 @@
 //! bus runs them, Redis runs the same as scripts, and a model drives them through every fault; they do no I/O and read no clock.
 
 mod attach;
-mod barrier;
 mod expiry;
-mod history;
+mod keeper;
 mod log;
 mod plays;
 mod refusal;
+mod vigil;
 
 pub use attach::{Attach, Attached, Attaching};
-pub use barrier::{MISSED_BEATS, NO_BEAT, RestorationBarrier, Standing, heartbeat, is_newer};
 pub use expiry::{Part, Renewed};
-pub use history::{AcknowledgedHistory, AcknowledgedRecord};
+pub use keeper::{Keeper, Kept};
 pub use log::{LogEntry, merge};
 pub use plays::{Play, Plays};
 pub(crate) use refusal::HOLE;
 pub use refusal::Refusal;
+pub use vigil::{MISSED_BEATS, NO_BEAT, Standing, Vigil, heartbeat, is_newer};
 
 use protocol::{Kind, Position, Prefix, encode_closed, encode_fence, with_position};
 use std::collections::{BTreeMap, VecDeque};
@@ -76,7 +76,7 @@ pub const PAST_QUERIES: usize = 8;
 pub struct Claiming<'a> {
     /// The client's id of the query.
     pub query: &'a str,
-    /// AcknowledgedRecord with the claim, for repeats.
+    /// Kept with the claim, for repeats.
     pub answer: &'a str,
     /// The server that will play it.
     pub owner: &'a str,
@@ -91,6 +91,16 @@ pub struct Claiming<'a> {
     /// The broker lists the claimant as a server. Peers remove a server that they take for dead, and nobody would end a query
     /// that it claims later: a call may be executed after its caller died.
     pub listed: bool,
+}
+
+/// What the end of a closed session's log needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending {
+    /// The broker's own time, in milliseconds.
+    pub now_ms: u64,
+    /// Every server has restored what it kept. Otherwise another one may know of a later query, and lanes would end before
+    /// they have it.
+    pub whole: bool,
 }
 
 /// What a claim came to.
@@ -242,7 +252,14 @@ impl Record {
     }
 
     /// Appends an event and publishes it. A terminator releases its claim in the same step.
-    pub fn append(&mut self, prefix: Prefix, frame: &[u8], logged: bool, out: Audience<'_>) -> Append {
+    pub fn append(
+        &mut self,
+        prefix: Prefix,
+        frame: &[u8],
+        ending: Ending,
+        logged: bool,
+        out: Audience<'_>,
+    ) -> Append {
         let generation = prefix.position.generation;
         let terminator = prefix.kind.is_terminator();
         if terminator && self.generation != 0 && self.generation != generation {
@@ -275,8 +292,9 @@ impl Record {
             self.write(Prefix { position, ..prefix }, &frame, logged, out);
             Append::Moved { position }
         };
-        if terminator && self.running.take().is_some() && self.status == Some(Status::Closed) {
-            self.mark_closed(logged, out);
+        if terminator {
+            let ran = self.running.take().is_some();
+            self.end_log(ran, ending, logged, out);
         }
         outcome
     }
@@ -318,24 +336,34 @@ impl Record {
     }
 
     /// Closes the session: its running query's server is told to end it. False for one that does not exist. The log gets
-    /// its mark only where it is `whole`; said again, this marks a log that lacks it.
-    pub fn close(&mut self, whole: bool, logged: bool, out: Audience<'_>) -> bool {
+    /// its mark only where it is whole; said again, this marks a log that lacks it.
+    pub fn close(&mut self, ending: Ending, logged: bool, out: Audience<'_>) -> bool {
         let Some(before) = self.status else { return false };
         self.status = Some(Status::Closed);
         self.renew(&[Part::Meta, Part::Log]);
-        let marked = self.log.back().is_some_and(|entry| entry.prefix.kind == Kind::Closed);
         if let Some(owner) = &self.running {
             out(Effect::Cancel { owner, generation: self.generation });
-        } else if whole && (before != Status::Closed || (logged && !marked)) {
-            self.mark_closed(logged, out);
+        } else if ending.whole && (before != Status::Closed || (logged && !self.is_marked())) {
+            self.mark_closed(ending.now_ms, logged, out);
         }
         true
+    }
+
+    /// Whether the log of a session that is closed and idle lacks its end: it was not whole when it could have been marked.
+    /// Closing the session again marks it.
+    #[must_use]
+    pub fn lacks_end(&self) -> bool {
+        self.status == Some(Status::Closed) && self.running.is_none() && !self.is_marked()
+    }
+
+    fn is_marked(&self) -> bool {
+        self.log.back().is_some_and(|entry| entry.prefix.kind == Kind::Closed)
     }
 
     /// A server gives a broker that may have forgotten what it kept of the session. Silent lanes hear the log's last entry
     /// once more: whoever lacks it reads the log again. A closed session's log is not marked yet: another server may know of a
     /// later query. Once all have had their time, whoever closed it closes it again.
-    pub fn restore(&mut self, kept: &AcknowledgedRecord, owner: &str, logged: bool, out: Audience<'_>) {
+    pub fn restore(&mut self, kept: &Kept, owner: &str, logged: bool, out: Audience<'_>) {
         self.status = Some(if kept.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) });
         self.restore_past(kept);
         self.renew(&[Part::Meta, Part::Log]);
@@ -367,7 +395,7 @@ impl Record {
     }
 
     /// Adds the queries that a server knows of, so that a call that is repeated after the loss does not run again.
-    fn restore_past(&mut self, kept: &AcknowledgedRecord) {
+    fn restore_past(&mut self, kept: &Kept) {
         let newest = self.generation.max(kept.generation);
         let mut past: BTreeMap<u64, String> = self.past.drain(..).chain(kept.past.iter().cloned()).collect();
         past.insert(self.generation, self.query.clone());
@@ -380,11 +408,11 @@ impl Record {
     /// A peer ends the query of a server that is gone: an error terminator behind what there is, and a fence behind that, so
     /// that nothing follows should the server wake up again. `terminator` writes the frame for a position. False where
     /// the claim has ended otherwise.
-    pub fn end_lost_query(
+    pub fn bury(
         &mut self,
         owner: &str,
         generation: u64,
-        now_ms: u64,
+        ending: Ending,
         terminator: impl FnOnce(Position) -> Vec<u8>,
         logged: bool,
         out: Audience<'_>,
@@ -405,12 +433,18 @@ impl Record {
             let position = last.next();
             let prefix = Prefix { position, kind: Kind::Error };
             self.write(prefix, &terminator(position), logged, out);
-            self.fence((generation + 1).max(now_ms), Some(position), logged, out);
+            self.fence((generation + 1).max(ending.now_ms), Some(position), logged, out);
         }
-        if self.status == Some(Status::Closed) {
-            self.mark_closed(logged, out);
-        }
+        self.end_log(true, ending, logged, out);
         true
+    }
+
+    /// Marks the end of a closed session once its query has ended. `ran`: it has just ended.
+    fn end_log(&mut self, ran: bool, ending: Ending, logged: bool, out: Audience<'_>) {
+        let due = if logged { ending.whole && !self.is_marked() } else { ran };
+        if due && self.status == Some(Status::Closed) {
+            self.mark_closed(ending.now_ms, logged, out);
+        }
     }
 
     fn fence(&mut self, generation: u64, prev: Option<Position>, logged: bool, out: Audience<'_>) {
@@ -420,7 +454,13 @@ impl Record {
         self.write(prefix, &frame, logged, out);
     }
 
-    fn mark_closed(&mut self, logged: bool, out: Audience<'_>) {
+    /// The mark comes behind a fence whose generation is at least the time: lanes may have received a claim that was lost
+    /// with the broker's data and that nobody remembers, and would take a mark below it for one that they have seen.
+    fn mark_closed(&mut self, now_ms: u64, logged: bool, out: Audience<'_>) {
+        if logged {
+            let top = self.top();
+            self.fence((top.generation + 1).max(now_ms), Some(top), logged, out);
+        }
         let position = self.top().next();
         let mut frame = Vec::new();
         encode_closed(&mut frame, position);
@@ -432,5 +472,76 @@ impl Record {
             self.log.push_back(LogEntry::new(prefix, frame));
         }
         out(Effect::Publish { prefix, frame });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{GapPolicy, Lane, LiveAction, encode_error};
+
+    const NOW: u64 = 9_000;
+
+    fn event(generation: u64, seq: u64, kind: Kind) -> LogEntry {
+        LogEntry::new(Prefix { position: Position::new(generation, seq), kind }, b"{}")
+    }
+
+    /// A closed session whose query 20 runs at `server`.
+    fn closing() -> Record {
+        let log = [event(20, 0, Kind::Fence { prev: None }), event(20, 1, Kind::Token)].into();
+        let (status, running) = (Some(Status::Closed), Some("server".to_owned()));
+        Record { status, generation: 20, running, log, ..Record::default() }
+    }
+
+    fn end(record: &mut Record, bury: bool, whole: bool) {
+        let ending = Ending { now_ms: NOW, whole };
+        if bury {
+            let terminator = |position| {
+                let mut frame = Vec::new();
+                encode_error(&mut frame, position, "server_lost", "gone", "q", 1, 1);
+                frame
+            };
+            assert!(record.bury("server", 20, ending, terminator, true, &mut |_| 1));
+        } else {
+            let LogEntry { prefix, frame } = event(20, 2, Kind::Done);
+            let taken = record.append(prefix, &frame, ending, true, &mut |_| 1);
+            assert_eq!(taken, Append::Taken { heard: 1 });
+        }
+    }
+
+    #[test]
+    fn a_log_that_may_not_be_whole_gets_no_end() {
+        for bury in [false, true] {
+            let mut record = closing();
+            end(&mut record, bury, false);
+            assert!(record.lacks_end(), "another server may know of a later query");
+            record.close(Ending { now_ms: NOW, whole: false }, true, &mut |_| 1);
+            assert!(record.lacks_end());
+            record.close(Ending { now_ms: NOW, whole: true }, true, &mut |_| 1);
+            assert!(!record.lacks_end());
+            let length = record.log.len();
+            record.close(Ending { now_ms: NOW, whole: true }, true, &mut |_| 1);
+            assert_eq!(record.log.len(), length, "one end");
+            let mut whole = closing();
+            end(&mut whole, bury, true);
+            assert!(!whole.lacks_end());
+        }
+    }
+
+    /// A claim at 30 was lost, and its server has not heard of it: only the lane has.
+    #[test]
+    fn a_lane_hears_of_a_close_though_it_has_heard_of_a_claim_that_is_lost() {
+        let mut record = Record { running: None, status: Some(Status::Active), ..closing() };
+        let mut lane = Lane::after(Position::new(30, 0));
+        lane.log_end(lane.read_start(), GapPolicy::Announce);
+        let mut heard = Vec::new();
+        record.close(Ending { now_ms: NOW, whole: true }, true, &mut |effect| {
+            if let Effect::Publish { prefix, .. } = effect {
+                heard.push((prefix.kind, lane.live(prefix)));
+            }
+            1
+        });
+        let fence = Kind::Fence { prev: Some(Position::new(20, 1)) };
+        assert_eq!(heard, [(fence, LiveAction::Note), (Kind::Closed, LiveAction::Note)]);
     }
 }

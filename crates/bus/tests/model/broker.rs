@@ -3,8 +3,8 @@
 
 use crate::world::{Action, LinkId, Outside, World, forbidden, note, short, violated};
 use bus::rules::{
-    AcknowledgedRecord, Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, LogEntry, NO_BEAT,
-    Part, Record, is_newer,
+    Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Ending, Kept, LogEntry, NO_BEAT, Part,
+    Record, is_newer,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,10 +69,11 @@ pub(crate) enum Request {
     },
     Append {
         entries: Vec<(SessionId, LogEntry)>,
+        whole: bool,
     },
     Restore {
         session: SessionId,
-        kept: Box<AcknowledgedRecord>,
+        kept: Box<Kept>,
         owner: String,
     },
     Beat {
@@ -91,6 +92,7 @@ pub(crate) enum Request {
         beat: String,
         generation: u64,
         by: String,
+        whole: bool,
     },
     Forget {
         owner: String,
@@ -172,7 +174,15 @@ pub(crate) enum Answer {
     Refused,
     Exists(bool),
     Claimed(Claimed),
-    Appended(Vec<Append>),
+    Appended {
+        outcomes: Vec<Append>,
+        /// Closed sessions whose logs lack their end.
+        unmarked: Vec<SessionId>,
+    },
+    /// Whether the session is closed and its log lacks its end.
+    Buried {
+        unmarked: bool,
+    },
     Beats(Vec<(String, String)>),
     Running(Vec<(SessionId, u64)>),
     Attached(Attach),
@@ -268,18 +278,29 @@ impl World {
                 }
                 Answer::Claimed(claimed)
             }
-            Request::Append { entries } => {
-                let mut outcomes = Vec::new();
+            Request::Append { entries, whole } => {
+                let (mut outcomes, mut unmarked) = (Vec::new(), Vec::new());
+                let ending = Ending { now_ms, whole };
                 for (session, LogEntry { prefix, frame }) in entries {
-                    let outcome = self.step(session, |record, out| record.append(prefix, &frame, true, out));
+                    let outcome =
+                        self.step(session, |record, out| record.append(prefix, &frame, ending, true, out));
                     let id = short(session);
                     if prefix.kind.is_terminator() {
                         self.broker.touched.insert(session, now_ms);
+                        let taken = !matches!(outcome, Append::Stale | Append::Hole);
+                        unmarked.extend(
+                            self.broker
+                                .memory
+                                .records
+                                .get(&session)
+                                .filter(|record| taken && record.lacks_end())
+                                .map(|_| session),
+                        );
                     }
                     note!(self, "broker: {id} {:?} {} → {outcome:?}", prefix.kind, prefix.position);
                     outcomes.push(outcome);
                 }
-                Answer::Appended(outcomes)
+                Answer::Appended { outcomes, unmarked }
             }
             Request::Restore { session, kept, owner } => {
                 let before =
@@ -322,12 +343,11 @@ impl World {
                 let running = records.filter(|(_, record)| record.running.as_deref() == Some(&owner));
                 Answer::Running(running.map(|(&session, record)| (session, record.generation)).collect())
             }
-            Request::Bury { session, owner, beat, generation, by } => {
+            Request::Bury { session, owner, beat, generation, by, whole } => {
                 // In the same step: it may have woken up since it was found silent.
-                if self.broker.memory.beats.get(&owner) == Some(&beat) {
-                    self.end_lost_query(session, &owner, generation, &by);
-                }
-                Answer::Done
+                let unmarked = self.broker.memory.beats.get(&owner) == Some(&beat)
+                    && self.bury(session, &owner, generation, &by, whole);
+                Answer::Buried { unmarked }
             }
             Request::Forget { owner, beat } => {
                 let runs = |record: &Record| record.running.as_deref() == Some(&owner);
@@ -348,7 +368,8 @@ impl World {
             }
             Request::Close { session, whole, old } => {
                 self.adopt(session, old);
-                let exists = self.step(session, |record, out| record.close(whole, true, out));
+                let exists =
+                    self.step(session, |record, out| record.close(Ending { now_ms, whole }, true, out));
                 note!(self, "broker: closes {} → {exists}", short(session));
                 Answer::Exists(exists)
             }
@@ -439,7 +460,8 @@ impl World {
         }
     }
 
-    fn end_lost_query(&mut self, session: SessionId, owner: &str, generation: u64, by: &str) {
+    /// Returns whether the session is closed and its log lacks its end.
+    fn bury(&mut self, session: SessionId, owner: &str, generation: u64, by: &str, whole: bool) -> bool {
         let query =
             self.broker.claims.get(&(session, generation)).map_or(String::new(), |(query, _)| query.clone());
         let now_ms = self.now;
@@ -449,17 +471,19 @@ impl World {
                 encode_error(&mut frame, position, "server_lost", "gone", &query, now_ms, now_ms);
                 frame
             };
-            record.end_lost_query(owner, generation, now_ms, terminator, true, out)
+            record.bury(owner, generation, Ending { now_ms, whole }, terminator, true, out)
         });
         note!(self, "{by}: buries {} {generation} of {owner} → {buried}", short(session));
         if !buried {
-            return;
+            return false;
         }
+        let unmarked = self.broker.memory.records[&session].lacks_end();
         self.covered.insert("buried");
-        let top =
-            self.broker.memory.records[&session].log.iter().rfind(|entry| entry.prefix.position.seq == 0);
-        if let Some(fence) = top {
-            self.broker.burials.insert((session, generation), fence.prefix.position);
+        // The one behind the query's end: another may come before the session's.
+        let log = self.broker.memory.records[&session].log.iter().map(|entry| entry.prefix.position);
+        let fence = log.into_iter().find(|at| at.seq == 0 && at.generation > generation);
+        if let Some(fence) = fence {
+            self.broker.burials.insert((session, generation), fence);
         }
         let pid = self.processes.iter().position(|process| process.name == owner);
         if owner == by {
@@ -467,7 +491,7 @@ impl World {
             if pid.is_some_and(|pid| self.plays(pid, session, generation)) {
                 violated!(self, "{by} ended {generation} of {}, which it plays", short(session));
             }
-            return;
+            return unmarked;
         }
         // Dead or taken for dead, as far as what it alone knew is concerned.
         if pid.is_some_and(|pid| self.bearers.contains(&pid) && !self.has_restored(pid)) {
@@ -481,6 +505,7 @@ impl World {
                 "{by} buried {generation} of {owner}, which had said that it lives {silent} ms before"
             );
         }
+        unmarked
     }
 
     /// The broker dies and comes back with what it remembers.

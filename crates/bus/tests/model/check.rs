@@ -5,7 +5,7 @@ use crate::{
     plan::{Fault, Manner},
     world::{World, session, short, violated},
 };
-use bus::rules::{LogEntry, Record, Status};
+use bus::rules::{LogEntry, Status};
 use protocol::{Kind, Position, Prefix};
 use std::collections::BTreeMap;
 
@@ -173,17 +173,9 @@ impl World {
         }
     }
 
-    /// Whoever holds a closed session has been told, unless its lane is ahead of the log: it handed on a fence that Redis lost and
-    /// that no server remembers.
+    /// Whoever holds a closed session has been told.
     fn check_lanes(&mut self, n: usize) {
-        let top = self.broker.memory.records.get(&session(n)).map_or(Position::ZERO, Record::top);
-        let slots = self.slots.iter().filter(|slot| slot.session == session(n) && self.holds(slot));
-        let (ahead, untold): (Vec<_>, Vec<_>) = slots.partition(|slot| slot.lane.last() > top);
-        let untold = untold.first().map(|slot| self.name(slot.proxy).to_owned());
-        if !ahead.is_empty() {
-            self.covered.insert("a socket was ahead of the log and did not hear of the close");
-        }
-        if let Some(holder) = untold {
+        if let Some(holder) = self.holders(n).first() {
             violated!(self, "{} is closed, and {holder} has not heard of it", short(session(n)));
         }
     }

@@ -125,7 +125,7 @@ impl World {
                 let owner = self.processes.iter().position(|process| Some(process.name.as_str()) == owner);
                 bearers.extend(owner);
                 let knows = |pid| {
-                    self.servers[&pid].history.get(session).is_some_and(|kept| kept.generation >= generation)
+                    self.servers[&pid].keeper.get(session).is_some_and(|kept| kept.generation >= generation)
                 };
                 let told = self
                     .clients
@@ -138,7 +138,7 @@ impl World {
             if record.status != after.status {
                 let closed = record.status == Some(Status::Closed);
                 let knows =
-                    |server: &Server| server.history.get(session).is_some_and(|kept| !closed || kept.closed);
+                    |server: &Server| server.keeper.get(session).is_some_and(|kept| !closed || kept.closed);
                 let mut knowing =
                     self.servers.iter().filter(|(_, server)| knows(server)).map(|(&pid, _)| pid);
                 match (knowing.next(), knowing.next()) {
@@ -154,10 +154,7 @@ impl World {
         }
         let unknown = |&pid: &Pid| {
             let knows = |(&peer, server): (&Pid, &Server)| {
-                peer == pid
-                    || !self.is_alive(peer)
-                    || server.beat == 0
-                    || server.barrier.knows(self.name(pid))
+                peer == pid || !self.is_alive(peer) || server.beat == 0 || server.vigil.knows(self.name(pid))
             };
             !self.servers.iter().all(knows)
         };

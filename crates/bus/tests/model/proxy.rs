@@ -46,7 +46,7 @@ pub(crate) struct Slot {
     pub(crate) proxy: Pid,
     pub(crate) session: SessionId,
     socket: SocketId,
-    pub(crate) lane: Lane,
+    lane: Lane,
     epoch: u64,
     /// The session took queries when it was attached.
     active: bool,

@@ -7,9 +7,7 @@ use crate::{
         attach::Returned,
         restoration::{eval, past_of, text_of},
     },
-    rules::{
-        AcknowledgedHistory, Append, Attach, Attached, Attaching, Claimed, Claiming, Part, Record, Status,
-    },
+    rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Ending, Keeper, Part, Record, Status},
 };
 use proptest::prelude::*;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
@@ -48,6 +46,7 @@ enum Op {
         server: usize,
         terminator: bool,
         again: bool,
+        whole: bool,
     },
     Close {
         whole: bool,
@@ -77,6 +76,7 @@ enum Op {
     },
     Bury {
         server: usize,
+        whole: bool,
     },
     Restore {
         server: usize,
@@ -93,8 +93,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Create),
         6 => (server.clone(), 0..12u8, prop::bool::weighted(0.8), prop::bool::weighted(0.9), any::<bool>())
             .prop_map(|(server, query, whole, listed, old)| Op::Claim { server, query, whole, listed, old }),
-        14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
-            .prop_map(|(server, terminator, again)| Op::Append { server, terminator, again }),
+        14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>())
+            .prop_map(|(server, terminator, again, whole)| Op::Append { server, terminator, again, whole }),
         1 => any::<[bool; 2]>().prop_map(|[whole, old]| Op::Close { whole, old }),
         3 => (0..GATEWAYS.len(), prop::bool::weighted(0.2), prop::option::of((0..2u64, 0..3u64)), any::<bool>())
             .prop_map(|(gateway, late, after, young)| Op::Attach { gateway, late, after, young }),
@@ -102,7 +102,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3usize, any::<bool>()).prop_map(|(nth, active)| Op::Reattach { nth, active }),
         2 => server.clone().prop_map(|server| Op::ReleaseClaim { server }),
         1 => (0..3usize).prop_map(|nth| Op::RestoreCursor { nth }),
-        2 => server.clone().prop_map(|server| Op::Bury { server }),
+        2 => (server.clone(), any::<bool>()).prop_map(|(server, whole)| Op::Bury { server, whole }),
         4 => server.prop_map(|server| Op::Restore { server }),
         2 => Just(Op::Remember),
         1 => Just(Op::RollBack),
@@ -153,7 +153,7 @@ impl Drop for PrivateRedis {
 
 /// A server as it sees its last claim.
 struct Server {
-    history: AcknowledgedHistory,
+    keeper: Keeper,
     generation: u64,
     next: u64,
 }
@@ -178,11 +178,8 @@ type Seen = (HashMap<String, String>, Vec<(String, String)>, HashMap<String, Str
 
 impl<'a> Bench<'a> {
     fn new(connection: &'a mut Connection) -> Self {
-        let server = || Server {
-            history: AcknowledgedHistory::new(1 << 20, Duration::from_secs(60), KEEP),
-            generation: 0,
-            next: 1,
-        };
+        let server =
+            || Server { keeper: Keeper::new(1 << 20, Duration::from_secs(60), KEEP), generation: 0, next: 1 };
         Self {
             connection,
             scripts: Scripts::new(),
@@ -269,10 +266,10 @@ impl<'a> Bench<'a> {
                 if let Claimed::Now { generation, prev } = claimed {
                     let own = &mut self.servers[server];
                     (own.generation, own.next) = (generation, 1);
-                    own.history.claimed(session, (generation, prev), &query, &answer, self.now);
+                    own.keeper.claimed(session, (generation, prev), &query, &answer, self.now);
                 }
             }
-            Op::Append { server, terminator, again } => {
+            Op::Append { server, terminator, again, whole } => {
                 let Server { generation, next, .. } = self.servers[server];
                 if generation == 0 {
                     return;
@@ -287,12 +284,22 @@ impl<'a> Bench<'a> {
                     encode_token(&mut frame, position, "word", "q", 1, 2);
                 }
                 let prefix = Prefix { position, kind };
-                let outcome = self.record.append(prefix, &frame, true, &mut |_| 0);
                 self.ask::<Value>(redis::cmd("SET").arg("mark").arg("m"));
                 let mut call = self.script(|s| &s.append, &["mark".to_owned(), running(server), log]);
-                call.arg("m").arg(TTL).arg("log").arg(position.to_string()).arg(&frame);
+                call.arg("m").arg(TTL).arg("log").arg(u8::from(whole)).arg(position.to_string()).arg(&frame);
                 call.arg(if terminator { "" } else { &down });
-                let (taken, _, why, detail): (usize, u64, String, String) = self.ask(&call);
+                let (taken, _, mut why, detail): (usize, u64, String, String) = self.ask(&call);
+                let ending = Ending { now_ms: self.time(), whole };
+                let outcome = self.record.append(prefix, &frame, ending, true, &mut |_| 0);
+                let refused = matches!(outcome, Append::Stale | Append::Hole);
+                let superseded = self.record.top().generation > generation;
+                if terminator && !refused && !superseded && self.record.lacks_end() {
+                    if why == "unmarked" {
+                        why = if detail.is_empty() { String::new() } else { "moved".to_owned() };
+                    } else {
+                        assert_eq!(outcome, Append::Repeated, "{why}");
+                    }
+                }
                 let same = match (taken, why.as_str()) {
                     (1, "moved") => Append::Moved { position: detail.parse().expect("a position") },
                     (0, "stale") => Append::Stale,
@@ -313,9 +320,9 @@ impl<'a> Bench<'a> {
                 let own = &mut self.servers[server];
                 own.next = own.next.max(seq + 1);
                 match outcome {
-                    Append::Stale => own.history.fenced_off(session, generation),
+                    Append::Stale => own.keeper.fenced_off(session, generation),
                     Append::Hole => {}
-                    _ => own.history.appended(session, prefix, &frame, self.now),
+                    _ => own.keeper.appended(session, prefix, &frame, self.now),
                 }
             }
             Op::Close { whole, old } => {
@@ -325,7 +332,8 @@ impl<'a> Bench<'a> {
                 let mut call = self.script(|s| &s.close, &[meta, log, MARK.to_owned()]);
                 call.arg("").arg(session.to_string()).arg(TTL).arg("log").arg(down).arg("mark");
                 let known: i64 = self.ask(call.arg(u8::from(whole)).arg(u8::from(old)));
-                assert_eq!(i64::from(self.record.close(whole, true, &mut |_| 0)), known);
+                let ending = Ending { now_ms: self.time(), whole };
+                assert_eq!(i64::from(self.record.close(ending, true, &mut |_| 0)), known);
             }
             Op::Attach { gateway, late, after, young } => self.attach(gateway, late, after, young),
             Op::Release { nth, cursor } => {
@@ -352,7 +360,7 @@ impl<'a> Bench<'a> {
                 self.ask::<Value>(&call);
                 self.record.restore_cursor(epoch, cursor, &mut |_| 0);
             }
-            Op::Bury { server } => {
+            Op::Bury { server, whole } => {
                 let generation = self.record.generation;
                 let terminator = |position| {
                     let mut frame = Vec::new();
@@ -361,26 +369,13 @@ impl<'a> Bench<'a> {
                 };
                 let tail = terminator(Position::ZERO)[br#"{"id":"0-0""#.len()..].to_vec();
                 let keys = [meta, log, running(server), Names::default().servers(), attach];
-                let mut call = self.script(|s| &s.end_lost_query, &keys);
+                let mut call = self.script(|s| &s.bury, &keys);
                 call.arg(SERVERS[server]).arg(generation).arg(session.to_string()).arg(tail).arg(TTL);
-                let buried: bool = self.ask(call.arg("log").arg(down).arg("still"));
-                let fence = self
-                    .log()
-                    .iter()
-                    .rev()
-                    .find(|(_, frame)| frame.contains(r#""fence""#))
-                    .map_or(0, |(id, _)| id.parse::<Position>().expect("a position").generation);
-                assert_eq!(
-                    self.record.end_lost_query(
-                        SERVERS[server],
-                        generation,
-                        fence,
-                        terminator,
-                        true,
-                        &mut |_| 0
-                    ),
-                    buried
-                );
+                let buried: u8 = self.ask(call.arg("log").arg(down).arg("still").arg(u8::from(whole)));
+                let ending = Ending { now_ms: self.time(), whole };
+                let same =
+                    self.record.bury(SERVERS[server], generation, ending, terminator, true, &mut |_| 0);
+                assert_eq!(buried, u8::from(same) + u8::from(same && self.record.lacks_end()));
             }
             Op::Restore { server } => self.restore(server),
             Op::Remember => {
@@ -444,9 +439,9 @@ impl<'a> Bench<'a> {
         let released = self.record.release_claim(SERVERS[server], prefix, &frame, &mut |_| 0);
         assert_eq!(released, (outcome == "released").then_some(heard));
         if released.is_some() {
-            self.servers[server].history.appended(self.session, prefix, &frame, self.now);
+            self.servers[server].keeper.appended(self.session, prefix, &frame, self.now);
         } else {
-            self.servers[server].history.fenced_off(self.session, generation);
+            self.servers[server].keeper.fenced_off(self.session, generation);
         }
         let running: HashMap<String, u64> =
             self.ask(redis::cmd("HGETALL").arg(self.names.running(SERVERS[server])));
@@ -485,7 +480,7 @@ impl<'a> Bench<'a> {
 
     fn restore(&mut self, server: usize) {
         let [meta, log, _] = self.keys();
-        let Some(kept) = self.servers[server].history.get(self.session).cloned() else { return };
+        let Some(kept) = self.servers[server].keeper.get(self.session).cloned() else { return };
         let ours = self.names.running(SERVERS[server]);
         let mut call = self.script(|s| &s.restore, &[meta, log, ours]);
         call.arg(TTL).arg("log").arg(self.names.down(self.session)).arg(self.session.to_string());
@@ -497,6 +492,14 @@ impl<'a> Bench<'a> {
         }
         self.ask::<Value>(&call);
         self.record.restore(&kept, SERVERS[server], true, &mut |_| 0);
+    }
+
+    /// Redis' time, as the first fence says that the record lacks; 0 where there is none.
+    fn time(&mut self) -> u64 {
+        let positions = self.log().into_iter().map(|(id, _)| id.parse::<Position>().expect("a position"));
+        let known = |at: &Position| self.record.log.iter().any(|entry| entry.prefix.position == *at);
+        let positions: Vec<Position> = positions.collect();
+        positions.into_iter().find(|at| at.seq == 0 && !known(at)).map_or(0, |at| at.generation)
     }
 
     fn log(&mut self) -> Vec<(String, String)> {
