@@ -58,7 +58,7 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
     recorder.session_ended(session(24_100, false), Vec::new());
     drop(recorder);
     let redis = Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 12.5 };
-    results.readings().tell(3, vec![redis]);
+    results.readings().push(3, vec![redis]);
     let info = RunInfo { elapsed: ms(24_200), ..RunInfo::default() };
     results.finish(&info).unwrap()
 }
@@ -181,7 +181,7 @@ fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
     let dir = tempfile::tempdir().unwrap();
     let finished = run(dir.path(), &["e2el_ms{steady}:p95<3000", "error_rate<0.5"], &[], None);
     assert_eq!(finished.exit_code(), 98);
-    let reason = "The threshold e2el_ms{steady} p(95)<3000 cannot be judged: the run held no steady state of 10 s or more.";
+    let reason = "The threshold e2el_ms{steady} p(95)<3000 cannot be judged: the run had no steady state of 10 s or more.";
     assert_eq!(finished.judgement().reason, reason);
     assert!(read(dir.path(), "_junit.xml").contains("errors=\"2\""), "the verdict and the threshold");
 }

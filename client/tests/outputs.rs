@@ -90,7 +90,7 @@ fn what_an_interruption_cut_off_is_not_lost() {
     assert_eq!((finished.exit_code(), finished.headline()), (105, "INTERRUPTED"));
     assert!(finished.text(80).starts_with("  INTERRUPTED  "), "{}", finished.text(80));
     assert!(!finished.text(80).contains("FAIL"), "{}", finished.text(80));
-    assert_eq!(finished.judgement().reason, "Nothing was measured: no query came to its end.");
+    assert_eq!(finished.judgement().reason, "Nothing was measured: no query was complete.");
     assert_eq!(summary(dir.path())["tokens_lost"], 0);
     assert_eq!(summary(dir.path())["tokens_cut_off"], 14);
     assert!(finished.text(80).contains("The run was interrupted."), "{}", finished.text(80));
@@ -228,7 +228,7 @@ fn what_came_late_is_not_said_to_have_come_in_time() {
     recorder.session_ended(session(0, 90, 2_100), Vec::new());
     drop(recorder);
     let finished = results.finish(&info()).unwrap();
-    let reason = "All 2 queries came complete and in order; 1 of the 2 came late, by up to 3.1 s.";
+    let reason = "All 2 queries were complete and in order; 1 of 2 were late, by up to 3.1 s.";
     assert_eq!((finished.exit_code(), finished.judgement().reason.as_str()), (0, reason));
 }
 
@@ -285,11 +285,7 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     drop(recorder);
     let finished = results.finish(&RunInfo { faults: log.records(), ..info() }).unwrap();
     assert_eq!(finished.judgement().verdict.name(), "FAIL");
-    assert!(
-        finished.judgement().reason.starts_with("1 of 2 queries were not ok"),
-        "{:?}",
-        finished.judgement()
-    );
+    assert!(finished.judgement().reason.starts_with("1 of 2 queries failed"), "{:?}", finished.judgement());
     fits(|columns| finished.text(columns));
     let rows = read(dir.path(), ".csv");
     let mut reader = csv::Reader::from_reader(rows.as_bytes());

@@ -245,7 +245,7 @@ fn a_wrong_threshold_is_told_before_anything_runs() {
         ["--threshold", "e2e_ms:p95<3", "error_rate<1", "--goodput", "itl:3", "--abort-delay", "30s"];
     let output = client(&arguments, &[]);
     assert_eq!(output.status.code(), Some(104));
-    for fault in ["`e2e_ms:p95<3`: there is no figure", "queue_ms, ttft_ms", "`itl:3`", "--abort-on-fail"] {
+    for fault in ["`e2e_ms:p95<3`: unknown figure", "queue_ms, ttft_ms", "`itl:3`", "--abort-on-fail"] {
         assert!(stderr(&output).contains(fault), "{fault}: {}", stderr(&output));
     }
     assert!(!stderr(&output).contains("`error_rate<1`"), "{}", stderr(&output));
@@ -256,7 +256,7 @@ fn what_cannot_be_shown_or_streamed_is_refused() {
     for (arguments, words) in [
         (&["--out", "csv=x"][..], "--out `csv=x` is no format that is known: give json, json=FILE or json=-"),
         (&["--tui", "--quiet"], "--tui shows what --quiet leaves out"),
-        (&["--tui", "--embedded"], "--tui needs a terminal, and stderr is none: leave --tui out"),
+        (&["--tui", "--embedded"], "--tui needs a terminal, but stderr is not one: omit --tui"),
     ] {
         let output = client(arguments, &[]);
         assert_eq!(output.status.code(), Some(104), "{arguments:?}");

@@ -65,7 +65,7 @@ fn a_threshold_that_does_not_hold_is_named() {
     assert!(text.contains("✗ e2el_ms min<50") && text.contains("✓ error_rate<0.1"), "{text}");
     assert!(!text.contains("PASS"), "{text}");
     match output.status.code() {
-        Some(99) => assert!(text.contains("1 of 2 thresholds did not hold: e2el_ms min<50"), "{text}"),
+        Some(99) => assert!(text.contains("1 of 2 thresholds failed: e2el_ms min<50"), "{text}"),
         code => assert!(code == Some(98) && text.contains("INVALID"), "{code:?}: {text}"),
     }
 }

@@ -120,7 +120,7 @@ pub fn good_run(dir: &Path) -> Finished {
         read(Quantity::HealthFailures, "api", 0.0),
         read(Quantity::Restarts, "redis", 0.0),
     ];
-    results.readings().tell(0, readings);
+    results.readings().push(0, readings);
     let mut recorder = results.recorder();
     for index in 0..2 {
         let at = 100 + index * 50;

@@ -216,8 +216,8 @@ fn between(gap: Duration, first: &Uncertainty, second: &Uncertainty) -> BoundedS
     let low = |simulator: Duration| arrived.saturating_sub(nanos(simulator));
     BoundedSample {
         value,
-        low: low(second.most().saturating_sub(second.arrival)),
-        high: value.saturating_add(nanos(first.most())),
+        low: low(second.total().saturating_sub(second.arrival)),
+        high: value.saturating_add(nanos(first.total())),
         unexcused: second.unexcused().map(|_| low(second.simulator)),
     }
 }

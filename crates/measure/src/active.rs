@@ -1,12 +1,12 @@
-//! How many of something there are now, and how many there were at most.
-//! It is told by a guard that counts back when dropped, never by hand.
+//! Counts active sessions or queries, and remembers the peak.
+//! A guard holds each count and decrements it when dropped, so that no exit path can forget it.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Counts what is present: sessions, or queries. Clones share the count.
+/// Counter of active sessions or queries. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct ActiveCounter(Arc<Counters>);
 
@@ -17,7 +17,7 @@ struct Counters {
 }
 
 impl ActiveCounter {
-    /// One more, until the guard is dropped.
+    /// Increments the count until the returned guard is dropped.
     #[must_use]
     pub fn enter(&self) -> ActiveGuard {
         let now = self.0.now.fetch_add(1, Relaxed) + 1;
@@ -25,20 +25,20 @@ impl ActiveCounter {
         ActiveGuard(Arc::clone(&self.0))
     }
 
-    /// How many there are.
+    /// Returns the current count.
     #[must_use]
     pub fn now(&self) -> u64 {
         self.0.now.load(Relaxed)
     }
 
-    /// How many there were at most.
+    /// Returns the highest count so far.
     #[must_use]
     pub fn peak(&self) -> u64 {
         self.0.peak.load(Relaxed)
     }
 }
 
-/// Counted as long as it lives.
+/// Holds one count of an [`ActiveCounter`] until it is dropped.
 #[derive(Debug)]
 pub struct ActiveGuard(Arc<Counters>);
 

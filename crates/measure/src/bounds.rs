@@ -1,14 +1,14 @@
-//! What a measured latency would be without the doubt about it: lower and upper values, and whether a figure can be trusted.
-//! Both values go into histograms of their own, which merge exactly. Nothing here knows where the doubt comes from.
+//! Lower and upper values of measured latencies, and whether a figure can be trusted.
+//! Each bound has its own histogram, so that bounds of workers and seconds merge exactly.
 
 use super::{Distribution, Metric, Statistic};
 
-/// An error below this, in milliseconds, is always small enough.
+/// Measurement error in milliseconds up to which a figure is always trusted.
 const MIN_ERROR_MS: f64 = 1.0;
-/// An error below this share of the value is small enough.
+/// Measurement error up to which a figure is trusted, as a share of its value.
 const SHARE: f64 = 0.1;
 
-/// The figures that outputs show, by their keys.
+/// Figures that the outputs show, with their keys.
 pub const FIGURES: [(&str, Statistic); 11] = [
     ("mean", Statistic::Mean),
     ("min", Statistic::Min),
@@ -23,27 +23,27 @@ pub const FIGURES: [(&str, Statistic); 11] = [
     ("p99_9", Statistic::Percentile(99.9)),
 ];
 
-/// A sample as measured, and between which values the truth lies. Nanoseconds.
+/// A measured sample with the bounds between which the true value lies, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundedSample {
-    /// As measured.
+    /// Measured value.
     pub value: i64,
-    /// At least.
+    /// Lower bound.
     pub low: i64,
-    /// At most: as measured, of what can only be too high.
+    /// Upper bound. Equals the measured value if the sample can only be too high.
     pub high: i64,
-    /// At least, if no planned fault excuses the simulator; `None` in a run that plans none.
+    /// Lower bound if no planned fault excuses the simulator. `None` in a run without faults of servers.
     pub unexcused: Option<i64>,
 }
 
 impl BoundedSample {
-    /// A sample that is known exactly.
+    /// Returns a sample without uncertainty.
     #[must_use]
     pub const fn exact(value: i64) -> Self {
         Self { value, low: value, high: value, unexcused: None }
     }
 
-    /// A sample that may be too high by `low` (by `unexcused` without an excuse).
+    /// Returns a sample that may be too high by `low`, or by `unexcused` if the simulator is not excused.
     #[must_use]
     pub const fn at_most(value: i64, low: i64, unexcused: Option<i64>) -> Self {
         let unexcused = match unexcused {
@@ -58,9 +58,9 @@ impl BoundedSample {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Bounds {
     low: Distribution,
-    /// Only of metrics that err in both directions.
+    /// Filled only for metrics that can be too low as well as too high.
     high: Distribution,
-    /// Only in runs that plan faults of servers.
+    /// Filled only in runs that plan faults of servers.
     unexcused: Distribution,
 }
 
@@ -91,7 +91,7 @@ impl Bounds {
         &self.low
     }
 
-    /// How far `measured` can be trusted; with an excuse for the simulator only where `excused`.
+    /// Returns how far `measured` can be trusted. `excused` leaves out lateness of the simulator that a planned fault caused.
     pub(super) fn trust<'a>(&'a self, measured: &'a Distribution, excused: bool) -> Trust<'a> {
         let low = if !excused && self.unexcused.count() > 0 { &self.unexcused } else { &self.low };
         let high = if self.high.count() > 0 { &self.high } else { measured };
@@ -108,14 +108,15 @@ pub struct Trust<'a> {
 }
 
 impl Trust<'_> {
-    /// Between which values, in milliseconds, the figure lies; `None` where there is no such figure.
+    /// Returns the lower and upper value of a figure in milliseconds, or `None` if the figure does not exist.
     #[must_use]
     pub fn span_ms(&self, statistic: Statistic) -> Option<(f64, f64)> {
         let (low, high) = (statistic.of(self.low).ok()?, statistic.of(self.high).ok()?);
         Some((low, high))
     }
 
-    /// The measurement error of a figure in milliseconds: the width of that span, and of the histogram's bucket.
+    /// Returns the measurement error of a figure in milliseconds: upper minus lower value, plus the width of the histogram
+    /// bucket for a percentile.
     #[must_use]
     pub fn error_ms(&self, statistic: Statistic) -> Option<f64> {
         let (low, high) = self.span_ms(statistic)?;
@@ -126,14 +127,14 @@ impl Trust<'_> {
         Some((high - low).max(0.0) + bucket)
     }
 
-    /// The keys of the figures that cannot be trusted.
+    /// Returns the keys of the figures that cannot be trusted.
     #[must_use]
     pub fn untrusted(&self) -> Vec<&'static str> {
         let doubtful = FIGURES.iter().filter(|(_, statistic)| !self.is_trusted(*statistic));
         doubtful.map(|(key, _)| *key).collect()
     }
 
-    /// Whether the error of a figure is small beside its value.
+    /// Returns whether the measurement error of a figure is small enough.
     #[must_use]
     pub fn is_trusted(&self, statistic: Statistic) -> bool {
         let Ok(value) = statistic.of(self.measured) else { return true };
@@ -173,7 +174,7 @@ mod tests {
                 trust.error_ms(P50)
             );
         }
-        assert!(Interval::default().trust(Metric::E2el).unwrap().is_trusted(P50), "of nothing");
+        assert!(Interval::default().trust(Metric::E2el).unwrap().is_trusted(P50), "without samples");
         assert!(Interval::default().trust(Metric::Close).is_none(), "not a primary metric");
     }
 

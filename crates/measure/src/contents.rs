@@ -1,28 +1,28 @@
-//! The contents of an answer, token by token in position order, against the digest that its server gives at the end.
-//! What comes out of order waits in bounded memory; beyond that the contents stay unverified.
+//! Verifies the contents of a response: hashes its tokens in position order and compares with the digest from the server.
+//! Tokens that arrive out of order wait in bounded memory. If that memory is full, the contents stay unverified.
 
 use protocol::{Digest, DigestField, Digester};
 use std::collections::BTreeMap;
 
-/// Bytes of tokens that wait for those before them.
+/// Largest number of bytes of tokens that wait for earlier positions.
 const MAX_AHEAD: usize = 16 << 10;
-/// What a waiting token costs beside its text.
+/// Memory of a waiting token in addition to its text, in bytes.
 const OVERHEAD: usize = 64;
 
-/// What the contents of a query turned out to be.
+/// Result of the verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ContentStatus {
-    /// Not compared: there was no digest, or tokens are missing.
+    /// Not compared, because there was no digest or tokens are missing.
     #[default]
     Unverified,
-    /// What was received is what was sent.
+    /// The received contents are the ones that were sent.
     Verified,
-    /// It is not.
+    /// The received contents differ from the ones that were sent.
     Corrupt,
 }
 
 impl ContentStatus {
-    /// The name in every output.
+    /// Returns the name in every output.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -33,17 +33,17 @@ impl ContentStatus {
     }
 }
 
-/// Compares one answer. The hasher is given back as soon as the answer is complete.
+/// Verifies the contents of one query. Releases the hasher as soon as the query is complete.
 #[derive(Debug)]
 pub struct ContentVerifier {
     digester: Digester,
-    /// The position of the next token to be hashed.
+    /// Sequence of the next token to hash.
     next: u64,
     ahead: Option<Box<Ahead>>,
-    /// Where the terminator is, and what it said.
+    /// Sequence of the terminator, and its digest.
     end: Option<(u64, Option<Digest>)>,
     status: ContentStatus,
-    is_over: bool,
+    is_finished: bool,
 }
 
 #[derive(Debug, Default)]
@@ -55,14 +55,14 @@ struct Ahead {
 impl Default for ContentVerifier {
     fn default() -> Self {
         let status = ContentStatus::Unverified;
-        Self { digester: Digester::default(), next: 1, ahead: None, end: None, status, is_over: false }
+        Self { digester: Digester::default(), next: 1, ahead: None, end: None, status, is_finished: false }
     }
 }
 
 impl ContentVerifier {
-    /// The token at `seq` arrived for the first time.
+    /// Adds the token at sequence `seq`, which arrived for the first time.
     pub fn token(&mut self, seq: u64, content: &str) {
-        if self.is_over || seq < self.next {
+        if self.is_finished || seq < self.next {
             return;
         }
         if seq > self.next {
@@ -84,7 +84,7 @@ impl ContentVerifier {
         self.compare();
     }
 
-    /// The terminator at `seq` arrived. Whatever came before it: a digest that was damaged on its way verifies nothing.
+    /// Adds the terminator at sequence `seq`. A damaged digest makes the contents corrupt, independent of earlier tokens.
     pub fn ended(&mut self, seq: u64, attested: DigestField) {
         let digest = match attested {
             DigestField::Valid(digest) => Some(digest),
@@ -101,7 +101,7 @@ impl ContentVerifier {
     }
 
     fn compare(&mut self) {
-        let Some((_, digest)) = self.end.filter(|(seq, _)| *seq == self.next && !self.is_over) else {
+        let Some((_, digest)) = self.end.filter(|(seq, _)| *seq == self.next && !self.is_finished) else {
             return;
         };
         self.status = match digest {
@@ -112,14 +112,14 @@ impl ContentVerifier {
         self.give_up();
     }
 
-    /// Compares nothing more, and gives the memory back.
+    /// Stops the verification and releases the memory.
     pub fn give_up(&mut self) {
-        self.is_over = true;
+        self.is_finished = true;
         self.ahead = None;
         self.digester = Digester::default();
     }
 
-    /// What is known by now.
+    /// Returns the result so far.
     #[must_use]
     pub const fn status(&self) -> ContentStatus {
         self.status

@@ -1,5 +1,4 @@
-//! What is wrong with what came down a socket, by kind: how often, and the beginning of the first example.
-//! Pure: it sees frames as bytes and knows neither sockets nor queries.
+//! Defects of received frames and events: the count of each kind, and the beginning of the first example.
 
 use std::fmt::Write as _;
 
@@ -12,15 +11,15 @@ const EXCERPT: usize = 120;
 pub enum Defect {
     /// An event of another session or query.
     Foreign,
-    /// An event whose position came before.
+    /// An event whose position was received before.
     Duplicated,
-    /// An event that first came below one already seen.
+    /// An event that first arrived after a later position.
     Reordered,
     /// An event behind its generation's terminator, or a second terminator.
     AfterTerminator,
     /// A token beyond the announced number.
     Unannounced,
-    /// A frame that could not be understood, or an unnumbered event in a numbered query.
+    /// A frame that could not be parsed, or an unnumbered event in a numbered query.
     Unreadable,
     /// A binary message where text is the contract.
     Binary,
@@ -31,10 +30,10 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// How many kinds there are.
+    /// Number of kinds.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// All, in the order of the outputs.
+    /// All kinds, in the order of the outputs.
     pub const ALL: [Self; 9] = [
         Self::Foreign,
         Self::Duplicated,
@@ -47,7 +46,7 @@ impl Defect {
         Self::UnknownType,
     ];
 
-    /// The name in every output.
+    /// Returns the name in every output.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -63,7 +62,7 @@ impl Defect {
         }
     }
 
-    /// Whether it breaks the integrity of a run.
+    /// Returns whether the defect breaks the integrity of a run.
     #[must_use]
     pub const fn is_judged(self) -> bool {
         !matches!(self, Self::UnknownType)
@@ -78,48 +77,48 @@ pub struct Defects {
 }
 
 impl Defects {
-    /// Counts so many.
+    /// Adds `count` defects of a kind.
     pub const fn add(&mut self, defect: Defect, count: u64) {
         self.counts[defect as usize] += count;
     }
 
-    /// Keeps `frame` as the example, unless there is one.
+    /// Keeps `frame` as the example of its kind if there is none yet.
     pub fn show(&mut self, defect: Defect, frame: &[u8]) {
         let example = &mut self.examples.get_or_insert_default()[defect as usize];
         example.get_or_insert_with(|| excerpt(frame).into());
     }
 
-    /// Counts one, with its frame.
+    /// Counts one defect and keeps its frame as the example if there is none yet.
     pub fn note(&mut self, defect: Defect, frame: &[u8]) {
         self.add(defect, 1);
         self.show(defect, frame);
     }
 
-    /// How many.
+    /// Returns the count of a kind.
     #[must_use]
     pub const fn count(&self, defect: Defect) -> u64 {
         self.counts[defect as usize]
     }
 
-    /// The beginning of the first one, with control characters escaped.
+    /// Returns the beginning of the first example, with control characters escaped.
     #[must_use]
     pub fn example(&self, defect: Defect) -> Option<&str> {
         self.examples.as_ref()?[defect as usize].as_deref()
     }
 
-    /// How many of each kind, by the kind's discriminant.
+    /// Returns the counts, indexed by the discriminant of the kind.
     #[must_use]
     pub const fn counts(&self) -> &[u64; Defect::COUNT] {
         &self.counts
     }
 
-    /// Whether there is any that is judged.
+    /// Returns whether there is a defect that breaks integrity.
     #[must_use]
     pub fn any(&self) -> bool {
         Defect::ALL.into_iter().any(|defect| defect.is_judged() && self.count(defect) > 0)
     }
 
-    /// Takes all of `other`; an example that is here stays.
+    /// Adds the defects of `other`. Existing examples are kept.
     pub fn merge(&mut self, other: &Self) {
         for (into, from) in self.counts.iter_mut().zip(other.counts) {
             *into += from;
@@ -134,10 +133,11 @@ impl Defects {
     }
 }
 
-/// The beginning of a frame, as one line that steers no terminal: control and direction characters are escaped.
+/// Returns the beginning of a frame as one line. Escapes control characters and characters that change the writing direction,
+/// so that the text cannot control a terminal.
 #[must_use]
 pub fn excerpt(frame: &[u8]) -> String {
-    // More bytes than this hold more characters than are kept.
+    // A character takes at most four bytes, so more bytes than this are never needed.
     let text = String::from_utf8_lossy(&frame[..frame.len().min(4 * EXCERPT + 4)]);
     let mut out = String::new();
     for char in text.chars().take(EXCERPT) {

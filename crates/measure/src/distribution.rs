@@ -1,19 +1,19 @@
-//! One metric's distribution: HDR histograms of fixed bounds, with exact minimum, maximum and sum beside them.
-//! It never clamps a value: negative ones have a histogram of their own, and what lies outside the bounds is counted.
+//! The distribution of one metric: HDR histograms with fixed bounds, and the exact minimum, maximum and sum.
+//! Values are never clamped: negative values have a separate histogram, and values beyond the bounds are counted.
 
 use hdrhistogram::Histogram;
 
-/// The histogram's resolution below, in nanoseconds.
+/// Smallest value that the histogram distinguishes, in nanoseconds.
 const LOWEST_NS: u64 = 1_000;
-/// The histogram's bound above: ten minutes, in nanoseconds.
+/// Largest value of the histogram: ten minutes, in nanoseconds.
 const HIGHEST_NS: u64 = 600_000_000_000;
 const DIGITS: u8 = 3;
 
-/// A distribution of signed nanoseconds. Two of them merge exactly. An empty one takes no memory to speak of.
+/// A distribution of signed nanoseconds. Distributions merge exactly. An empty one allocates no histogram.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Distribution {
     positive: Option<Histogram<u64>>,
-    /// Of the absolute values.
+    /// Histogram of the absolute values of negative samples.
     negative: Option<Histogram<u64>>,
     above: u64,
     below: u64,
@@ -26,15 +26,15 @@ pub struct Distribution {
 /// The figures of a distribution that every output prints, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Summary {
-    /// How many samples.
+    /// Number of samples.
     pub count: u64,
-    /// Exact, as are the next two.
+    /// Exact mean.
     pub mean: f64,
-    /// The smallest.
+    /// Exact minimum.
     pub min: f64,
-    /// The largest.
+    /// Exact maximum.
     pub max: f64,
-    /// Percentiles, to three digits.
+    /// 10th percentile, to three significant digits like all percentiles.
     pub p10: f64,
     #[allow(missing_docs)]
     pub p25: f64,
@@ -48,7 +48,7 @@ pub struct Summary {
     pub p95: f64,
     #[allow(missing_docs)]
     pub p99: f64,
-    /// Only of 1,000 samples or more.
+    /// `None` below 1,000 samples.
     pub p99_9: Option<f64>,
 }
 
@@ -63,7 +63,7 @@ fn merge(into: &mut Option<Histogram<u64>>, from: Option<&Histogram<u64>>) {
 }
 
 impl Distribution {
-    /// Forgets every value, keeps the memory.
+    /// Removes all values and keeps the allocated memory.
     pub fn clear(&mut self) {
         let Self { positive, negative, .. } = std::mem::take(self);
         let kept = |histogram: Option<Histogram<u64>>| {
@@ -75,7 +75,7 @@ impl Distribution {
         (self.positive, self.negative) = (kept(positive), kept(negative));
     }
 
-    /// Takes one value, in nanoseconds.
+    /// Records a value in nanoseconds.
     pub fn record(&mut self, ns: i64) {
         (self.min, self.max) = if self.count == 0 { (ns, ns) } else { (self.min.min(ns), self.max.max(ns)) };
         self.count += 1;
@@ -92,7 +92,7 @@ impl Distribution {
         }
     }
 
-    /// Takes all of `other`: the result is the distribution of both together, bucket for bucket.
+    /// Merges `other` into this distribution, bucket by bucket.
     pub fn merge(&mut self, other: &Self) {
         if other.count == 0 {
             return;
@@ -110,37 +110,37 @@ impl Distribution {
         merge(&mut self.negative, other.negative.as_ref());
     }
 
-    /// How many values.
+    /// Returns the number of values.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// How many values the histograms could not hold: beyond ten minutes. They count in everything else.
+    /// Returns the number of values beyond ten minutes. They are in no histogram, but in the count, sum, minimum and maximum.
     #[must_use]
     pub const fn outside(&self) -> u64 {
         self.above + self.below
     }
 
-    /// The exact sum, in nanoseconds.
+    /// Returns the exact sum in nanoseconds.
     #[must_use]
     pub const fn sum_ns(&self) -> i128 {
         self.sum
     }
 
-    /// The values from 0 up, in nanoseconds.
+    /// Returns the histogram of values from 0 up, in nanoseconds.
     #[must_use]
     pub const fn positive(&self) -> Option<&Histogram<u64>> {
         self.positive.as_ref()
     }
 
-    /// The absolute values of those below 0, in nanoseconds.
+    /// Returns the histogram of the absolute values of negative samples, in nanoseconds.
     #[must_use]
     pub const fn negative(&self) -> Option<&Histogram<u64>> {
         self.negative.as_ref()
     }
 
-    /// The value that `quantile` (0 to 1) of all do not exceed, in nanoseconds, to three digits; `None` of nothing.
+    /// Returns the value at `quantile` (0 to 1) in nanoseconds, to three significant digits. `None` without samples.
     #[must_use]
     pub fn quantile_ns(&self, quantile: f64) -> Option<i64> {
         if self.count == 0 {
@@ -152,7 +152,7 @@ impl Distribution {
         let value = if rank <= self.below {
             self.min
         } else if rank <= self.below + negatives {
-            // The smallest value is the one of the largest absolute value.
+            // The smallest negative value has the largest absolute value, so count ranks from the other end.
             -at_rank(self.negative.as_ref(), negatives + 1 - (rank - self.below))
         } else {
             let positives = self.positive.as_ref().map_or(0, Histogram::len);
@@ -162,7 +162,7 @@ impl Distribution {
         Some(value.clamp(self.min, self.max))
     }
 
-    /// How wide the histogram's bucket around a value is, both in milliseconds.
+    /// Returns the width of the histogram bucket around a value, both in milliseconds.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     pub fn bucket_ms(&self, ms: f64) -> f64 {
@@ -172,13 +172,13 @@ impl Distribution {
         side.as_ref().map_or(0.0, width)
     }
 
-    /// [`Distribution::quantile_ns`] in milliseconds.
+    /// Returns the value at `quantile` (0 to 1) in milliseconds. `None` without samples.
     #[must_use]
     pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {
         self.quantile_ns(quantile).map(millis)
     }
 
-    /// The figures that every output prints; `None` of nothing.
+    /// Returns the figures that every output prints. `None` without samples.
     #[must_use]
     pub fn summary(&self) -> Option<Summary> {
         let at = |quantile| self.quantile_ms(quantile);
@@ -201,7 +201,7 @@ impl Distribution {
     }
 }
 
-/// The value of the `rank`-th smallest, counted from 1.
+/// Returns the `rank`-th smallest value, counted from 1.
 fn at_rank(histogram: Option<&Histogram<u64>>, rank: u64) -> i64 {
     let Some(histogram) = histogram else { return 0 };
     let mut seen = 0;

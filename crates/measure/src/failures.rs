@@ -1,5 +1,5 @@
-//! Failures grouped by kind and code: how many, when first and last, one example.
-//! It keeps one message a group, so an hour of failures takes as much memory as the first few.
+//! Failures grouped by kind and code: count, first and last time, one example.
+//! Each group keeps one message, so memory does not grow with the number of failures.
 
 use crate::record::{Failure, FailureKind, Moment};
 use std::collections::BTreeMap;
@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 /// All failures of one kind and code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureGroup {
-    /// How many.
+    /// Number of failures.
     pub count: u64,
-    /// When the first happened.
+    /// Time of the first failure.
     pub first: Moment,
-    /// When the last happened.
+    /// Time of the last failure.
     pub last: Moment,
-    /// The first one's message.
+    /// Message of the first failure.
     pub example: String,
 }
 
@@ -22,7 +22,7 @@ pub struct FailureGroup {
 pub struct Failures(BTreeMap<(&'static str, Option<u16>), FailureGroup>);
 
 impl FailureKind {
-    /// The name in every output.
+    /// Returns the name in every output.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl FailureKind {
 }
 
 impl Failures {
-    /// One more.
+    /// Adds a failure that happened at `at`.
     pub fn add(&mut self, failure: &Failure, at: Moment) {
         let code = match failure.kind {
             FailureKind::Closed(code) => Some(code),
@@ -56,7 +56,7 @@ impl Failures {
         group.last = group.last.max(at);
     }
 
-    /// Kind, code and group, in the order of their names.
+    /// Iterates over kind, code and group, sorted by kind and code.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Option<u16>, &FailureGroup)> {
         self.0.iter().map(|(&(kind, code), group)| (kind, code, group))
     }

@@ -1,78 +1,79 @@
-//! What became of each fault, and how long the sessions took to recover from it.
-//! It is told by whoever sees it, once an outage and never a token; with no fault planned it takes no lock.
+//! The log of injected faults: the status of each fault, the outages that it caused and the time to recover.
+//! Sessions report each outage once. The log takes no lock per token, and none at all in a run without faults.
 
 use crate::record::Moment;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, time::Duration};
 
-/// An outage that began later than this after a fault was in force is not laid at its door.
+/// An outage that begins later than this after a fault took effect is not attributed to the fault.
 const REACH: Duration = Duration::from_secs(10);
-/// An error event that came later than this after a fault was in force is not laid at its door.
+/// An error event that arrives later than this after a fault took effect is not attributed to the fault.
 const ERROR_REACH: Duration = Duration::from_secs(5);
-/// A fault this long before a query's sending may still be felt in it.
+/// A fault that took effect this long before a query was sent may still affect the query.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
-/// What became of a fault.
+/// Status of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FaultStatus {
-    /// Its time has not come.
+    /// Its time has not come yet.
     Planned,
-    /// On its way.
+    /// The injection has started.
     Begun,
-    /// In force; what was done, for a person.
+    /// The fault is in effect. Holds a description of what was done.
     Injected(String),
-    /// It did not happen, and why.
+    /// The injection failed. Holds the reason.
     Failed(String),
 }
 
-/// A fault and what is known of it. Moments are of the run's clock, as everywhere in the results.
+/// A fault and its effects. Moments are times since the start of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultRecord {
-    /// As it was written.
+    /// Specification as the user wrote it.
     pub spec: String,
-    /// When the plan wanted it, from the first send.
+    /// Planned time, from the first send.
     pub at: Duration,
-    /// The first send.
+    /// Time of the first send.
     pub first_send: Option<Moment>,
-    /// When its injection began.
+    /// Time at which the injection started.
     pub began: Option<Moment>,
-    /// When it was in force.
+    /// Time at which the fault was in effect.
     pub ended: Option<Moment>,
-    /// What became of it.
+    /// Status of the fault.
     pub status: FaultStatus,
-    /// The members that it was done to, once it is in force: `server-1`.
+    /// Members of the stack that the fault was applied to, for example `server-1`. Known once it is in effect.
     pub members: Vec<String>,
-    /// When the last outage that is laid at its door was over.
+    /// Time at which the last attributed outage ended.
     pub recovered: Option<Moment>,
-    /// Outages laid at its door: lost sockets until the next one, and streams silent for longer than the stall limit.
+    /// Attributed outages: sessions without a socket, and streams that were silent for longer than the stall threshold.
     pub outages: u64,
-    /// Queries of those that never received an event again.
+    /// Affected queries that never received another event.
     pub unrecovered: u64,
-    /// Error events, by code, that ended a query from the fault's beginning until 5 s after it was in force.
+    /// Error events by code that ended a query between the start of the injection and 5 s after it took effect.
     pub error_events: BTreeMap<String, u64>,
 }
 
 impl FaultRecord {
-    /// From the beginning of its injection until the last outage laid at its door was over.
+    /// Returns the time from the start of the injection to the end of the last attributed outage.
     #[must_use]
     pub fn time_to_recover(&self) -> Option<Duration> {
         Some(self.recovered?.saturating_sub(self.began?))
     }
 
-    /// Whether something that was seen from one second of the run to another, counted from 0, can be its doing.
+    /// Returns whether the fault can have caused an observation between two seconds of the run, counted from 0.
     #[must_use]
     pub fn can_explain(&self, from: u64, to: u64) -> bool {
         let began = self.began.is_some_and(|began| began.as_secs() <= to);
         began && self.ended.is_none_or(|ended| ended.saturating_add(REACH).as_secs() >= from)
     }
 
-    /// What it breaks, or whose links, if that is a server or several: `server-1`, `server-any`, `servers`.
+    /// Returns the target of the fault or of its link if that is one or several servers: `server-1`, `server-any`, `servers`.
     fn servers(&self) -> Option<&str> {
         let target = self.spec.strip_prefix("link:").unwrap_or(&self.spec).split(':').next()?;
         (is_numbered_server(target) || matches!(target, "server-any" | "servers")).then_some(target)
     }
 
-    /// Whether it breaks this server; every one that has no known name. Which server `server-any` is, is known once it is in force.
+    /// Returns whether the fault hits this server. A server without a known name counts as hit. The target of `server-any` is
+    /// known only once the fault is in effect; until then every server counts as hit.
     fn breaks(&self, server: Option<&str>) -> bool {
         let Some(target) = self.servers() else { return false };
         match server {
@@ -82,12 +83,12 @@ impl FaultRecord {
         }
     }
 
-    /// Whether it ends what another fault began.
+    /// Returns whether the fault undoes an earlier one (`start`, `resume`, `heal`).
     fn is_repair(&self) -> bool {
         matches!(self.spec.rsplit(':').next(), Some("start" | "resume" | "heal"))
     }
 
-    /// When it ended by itself: `pause=5s` five seconds after it was in force.
+    /// Returns when a fault with a duration ended by itself: `pause=5s` ends five seconds after it took effect.
     fn repaired_at(&self) -> Option<Moment> {
         let action = self.spec.rsplit(':').next()?;
         let (name, span) = action.split_once('=')?;
@@ -95,30 +96,30 @@ impl FaultRecord {
         Some(self.ended?.saturating_add(lasts))
     }
 
-    /// Whether what happened at `at` can be its doing, `reach` after it was in force.
+    /// Returns whether the fault can have caused an event at `at`, up to `reach` after it took effect.
     fn reaches(&self, at: Moment, reach: Duration) -> bool {
         let ended = self.ended.map_or(Duration::MAX, |ended| ended.saturating_add(reach));
         self.began.is_some_and(|began| began <= at) && at <= ended
     }
 }
 
-/// `server-1`: as faults name servers, and servers of a native stack themselves.
+/// Returns whether a name has the form `server-1`, which faults use and servers of a native stack state.
 fn is_numbered_server(name: &str) -> bool {
     name.strip_prefix("server-").is_some_and(|number| number.parse::<u16>().is_ok())
 }
 
-/// All faults of a run.
+/// Log of all faults of a run.
 #[derive(Debug, Default)]
 pub struct FaultLog {
     any: bool,
     affects_servers: bool,
-    /// The names that servers state, where faults call them otherwise, with the names in faults.
+    /// Maps the name that a server states to its name in fault specifications, where they differ.
     stated: BTreeMap<String, String>,
     records: Mutex<Vec<FaultRecord>>,
 }
 
 impl FaultLog {
-    /// The log of a run that plans these.
+    /// Creates the log of a run that plans these faults, each with its time from the first send.
     #[must_use]
     pub fn new<'a>(planned: impl IntoIterator<Item = (&'a str, Duration)>) -> Self {
         let record = |(spec, at): (&str, Duration)| FaultRecord {
@@ -140,20 +141,20 @@ impl FaultLog {
         Self { any, affects_servers, stated, records: Mutex::new(records) }
     }
 
-    /// Takes the names that servers state, each with the name that faults give the server.
+    /// Sets the map from names that servers state to names in fault specifications.
     #[must_use]
     pub fn with_stated_names(self, stated: BTreeMap<String, String>) -> Self {
         Self { stated, ..self }
     }
 
-    /// Whether any of them is one of a server.
+    /// Returns whether any fault targets a server.
     #[must_use]
     pub const fn affects_servers(&self) -> bool {
         self.affects_servers
     }
 
-    /// Whether one of them made `server`, by the name that it states, late with what was due at `due`. For a server whose name in
-    /// faults is unknown, the time alone decides.
+    /// Returns whether a fault made `server` late with an event that was due at `due`. For a server whose name in fault
+    /// specifications is unknown, only the time decides.
     #[must_use]
     pub fn excuse(&self, server: Option<&str>, due: Moment) -> bool {
         let server = server.map(|name| self.stated.get(name).map_or(name, String::as_str));
@@ -173,7 +174,7 @@ impl FaultLog {
         })
     }
 
-    /// Fault `index` is on its way.
+    /// Notes that the injection of fault `index` starts.
     pub fn begin(&self, index: usize, first_send: Moment, at: Moment) {
         if let Some(record) = self.records.lock().get_mut(index) {
             (record.first_send, record.began, record.status) =
@@ -181,21 +182,21 @@ impl FaultLog {
         }
     }
 
-    /// Fault `index` was done to these members.
+    /// Sets the members that fault `index` was applied to.
     pub fn set_members(&self, index: usize, members: Vec<String>) {
         if let Some(record) = self.records.lock().get_mut(index) {
             record.members = members;
         }
     }
 
-    /// Fault `index` is in force, or did not happen.
+    /// Notes that fault `index` is in effect or failed.
     pub fn end(&self, index: usize, at: Option<Moment>, status: FaultStatus) {
         if let Some(record) = self.records.lock().get_mut(index) {
             (record.ended, record.status) = (at, status);
         }
     }
 
-    /// A session was without a socket, or its stream silent for longer than the stall limit, and is no more.
+    /// Notes an outage that ended: a session had no socket, or its stream was silent for longer than the stall threshold.
     pub fn outage(&self, from: Moment, to: Moment) {
         self.attribute(from, to, |record| {
             record.outages += 1;
@@ -203,7 +204,7 @@ impl FaultLog {
         });
     }
 
-    /// A query that heard nothing from `from` on was given up at `to`.
+    /// Notes a query that received nothing after `from` and was given up at `to`.
     pub fn unrecovered(&self, from: Moment, to: Moment) {
         self.attribute(from, to, |record| {
             record.outages += 1;
@@ -211,7 +212,7 @@ impl FaultLog {
         });
     }
 
-    /// An error event with this code ended a query.
+    /// Notes that an error event with this code ended a query.
     pub fn error_event(&self, at: Moment, code: &str) {
         if !self.any {
             return;
@@ -224,7 +225,8 @@ impl FaultLog {
         }
     }
 
-    /// One fault answers for an outage: of those that began in it or reach its beginning, the nearest to its beginning.
+    /// Attributes an outage to one fault: the one nearest to the start of the outage among those that started during the outage
+    /// or were in effect at most 10 s before it.
     fn attribute(&self, from: Moment, to: Moment, note: impl FnOnce(&mut FaultRecord)) {
         if !self.any {
             return;
@@ -244,13 +246,13 @@ impl FaultLog {
         }
     }
 
-    /// The faults that began in that second of the run.
+    /// Returns the faults that started in a second of the run, separated by spaces.
     #[must_use]
     pub fn begun_in(&self, second: u64) -> String {
         self.names(|record| record.began.is_some_and(|began| began.as_secs() == second))
     }
 
-    /// The faults that a query can have felt: begun before its end, and in force no earlier than 10 s before its beginning.
+    /// Returns the faults that can have affected a query: started before its end, and in effect at most 10 s before its start.
     #[must_use]
     pub fn affecting(&self, from: Moment, to: Moment) -> String {
         self.names(|record| {
@@ -267,7 +269,7 @@ impl FaultLog {
         records.iter().filter(|record| which(record)).map(|r| r.spec.as_str()).collect::<Vec<_>>().join(" ")
     }
 
-    /// All of them as they stand.
+    /// Returns a copy of all records.
     #[must_use]
     pub fn records(&self) -> Vec<FaultRecord> {
         self.records.lock().clone()
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_laid_at_one_door() {
+    fn an_outage_is_attributed_to_one_fault() {
         for (from, to, counts) in [
             (9_960, 11_000, (1, 0)),
             (10_100, 11_000, (1, 0)),

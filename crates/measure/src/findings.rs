@@ -1,5 +1,5 @@
-//! What a reader should look at first: rules over what was measured and watched, each with its evidence in a sentence.
-//! What a planned fault explains is grouped under that fault. Pure, and no judge: a finding changes no verdict.
+//! Findings: what a user should look at first. Each rule checks measurements and observations and states its evidence.
+//! Findings that a planned fault explains are grouped under that fault. A finding never changes the verdict.
 
 use crate::{
     FaultRecord,
@@ -8,35 +8,35 @@ use crate::{
 };
 use serde::Serialize;
 
-/// Growth is looked for in runs at least so long, in their second half.
+/// Shortest run, in seconds, that is checked for memory growth. Only its second half counts.
 const SOAK_S: f64 = 600.0;
-/// A slope so many times its standard error is no chance.
+/// A slope of at least this many standard errors is significant.
 const SIGNIFICANT: f64 = 6.0;
-/// Growth over the run under this many MB concerns nobody.
+/// Smallest growth in MB over half of the run that is reported.
 const MIN_GROWTH_MB: f64 = 8.0;
-/// Busy seconds from which a core is said to be used up, and their least share of the run.
+/// Smallest number of busy seconds, and their smallest share of the run, from which a core counts as saturated.
 const BUSY_SECONDS: u64 = 5;
 const BUSY_SHARE: f64 = 0.05;
-/// Milliseconds behind the bus from which, at p95, it is slow: as much as makes a run's other parts late.
+/// Smallest p95 of the bus lag, in milliseconds, from which the bus counts as slow.
 const SLOW_BUS_MS: f64 = 10.0;
-/// Events below which percentiles of the bus say little.
+/// Smallest number of events for percentiles of the bus lag.
 const MIN_EVENTS: u64 = 200;
-/// Share of the descriptors from which the limit is near.
+/// Share of the descriptor limit from which the limit is near.
 const NEAR_LIMIT: f64 = 0.9;
 
-/// Something worth a look.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// In a few words.
+    /// Title, a few words.
     pub title: String,
-    /// A sentence with the figures.
+    /// Evidence, a sentence with figures.
     pub evidence: String,
-    /// Of a planned fault: what it explains.
+    /// Findings that this planned fault explains. Empty for other findings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub explains: Vec<Finding>,
 }
 
-/// The findings in the making, each with the planned fault that explains it.
+/// Collects findings, each with the index of the planned fault that explains it.
 #[derive(Default)]
 struct FindingList(Vec<(Option<usize>, Finding)>);
 
@@ -49,7 +49,7 @@ impl FindingList {
         self.0.push((fault, Finding { title, evidence, explains: Vec::new() }));
     }
 
-    /// What no fault explains, then a finding for each fault, in the order of the plan.
+    /// Returns unexplained findings first, then one finding per fault in the order of the plan.
     fn grouped(self, faults: &[FaultRecord]) -> Vec<Finding> {
         let (explained, mut findings) = (self.0.iter().any(|(fault, _)| fault.is_some()), Vec::new());
         let mut groups = vec![Vec::new(); if explained { faults.len() } else { 0 }];
@@ -63,8 +63,8 @@ impl FindingList {
             let at = fault.began.unwrap_or_default().as_secs_f64();
             let evidence = match explains.len() {
                 0 => return None,
-                1 => "The run did this itself, and it explains the following.".to_owned(),
-                count => format!("The run did this itself, and it explains {count} observations."),
+                1 => "This planned fault explains the following observation.".to_owned(),
+                count => format!("This planned fault explains {count} observations."),
             };
             Some(Finding {
                 title: format!("planned fault `{}` at {at:.0} s", fault.spec),
@@ -77,38 +77,38 @@ impl FindingList {
     }
 }
 
-/// What the run itself measured, as far as the rules ask.
+/// Measurements that the rules use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FindingInputs<'a> {
-    /// p99 of the client's own loop lag, milliseconds.
+    /// p99 of the lag of the client's event loop, in milliseconds.
     pub loop_lag_p99_ms: Option<f64>,
-    /// Share of the time that the client's threads waited for a CPU, beyond what their wake-ups cost on this host.
+    /// Share of time that client threads waited for a CPU, without the cost of a normal wake-up on this host.
     pub cpu_starved_share: Option<f64>,
-    /// The most attempts to reconnect in a second, and when.
+    /// Highest number of reconnect attempts in one second, and that second.
     pub peak_reconnects: (u64, u64),
-    /// Sessions open at once, at most.
+    /// Highest number of open sessions.
     pub peak_sessions: u64,
-    /// Attempts to reconnect in all, and sockets that the client itself cut.
+    /// Total reconnect attempts, and sockets that the client itself cut.
     pub attempts_and_cuts: (u64, u64),
-    /// Tokens a second that the servers published.
+    /// Tokens per second that the servers published.
     pub published_throughput: Option<f64>,
-    /// The bus is in the stack's own memory; elsewhere it is Redis.
+    /// Whether the bus is in memory. Otherwise it is Redis.
     pub bus_in_memory: bool,
-    /// What the run itself broke.
+    /// Planned faults.
     pub faults: &'a [FaultRecord],
-    /// How each address of the gateway fared.
+    /// Connections and failures of each gateway address.
     pub endpoints: &'a [EndpointHistory],
 }
 
 impl FindingInputs<'_> {
-    /// The planned fault that most probably is behind what happened to `who` from one second of the run to another: one that
-    /// was aimed at it, and of several the last one that had begun.
+    /// Returns the planned fault that most probably explains what happened to `who` between two seconds of the run. Prefers
+    /// faults aimed at `who`, then the last one that had started.
     fn attribute(&self, who: &str, from: u64, to: u64) -> Option<usize> {
         let possible = self.faults.iter().enumerate().filter(|(_, fault)| fault.can_explain(from, to));
         let likely = |fault: &FaultRecord| {
             let began = fault.began.unwrap_or_default();
             let in_time = began.as_secs() <= from;
-            // Of those that began later, the first one.
+            // Among faults that started later, prefer the first one.
             (aim(&fault.spec, who), in_time, if in_time { began.as_secs_f64() } else { -began.as_secs_f64() })
         };
         possible
@@ -116,14 +116,14 @@ impl FindingInputs<'_> {
             .map(|(index, _)| index)
     }
 
-    /// The planned fault behind what is known of the whole run alone: only one that was aimed at `who` explains it.
+    /// Returns the planned fault that explains a figure of the whole run. Only a fault aimed at `who` does.
     fn aimed_at(&self, who: &str) -> Option<usize> {
         self.attribute(who, 0, u64::MAX).filter(|&fault| aim(&self.faults[fault].spec, who) > 0)
     }
 }
 
-/// How closely a fault such as `wsproxy-1:kill` or `link:redis/wsproxy-1:cut` is aimed at a process or door: 3 at this one, 2 at
-/// its link, 1 at its role, 0 elsewhere.
+/// Returns how closely a fault such as `wsproxy-1:kill` or `link:redis/wsproxy-1:cut` is aimed at a process or health target:
+/// 3 at the target, 2 at its link, 1 at its role, 0 at something else.
 fn aim(spec: &str, who: &str) -> u8 {
     let who = who.split(' ').next().unwrap_or_default();
     let role = match who.split('-').next().unwrap_or_default() {
@@ -141,7 +141,7 @@ fn aim(spec: &str, who: &str) -> u8 {
     }
 }
 
-/// All findings, the gravest first.
+/// Returns all findings, the most severe first.
 #[must_use]
 pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Finding> {
     let mut found = FindingList::default();
@@ -149,7 +149,7 @@ pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Fi
         found.under(
             measured.attribute(name, *second, *second),
             format!("{name} ended"),
-            format!("It was found ended {second} s into the run, and nothing took its place."),
+            format!("The process ended {second} s into the run and was not replaced."),
         );
     }
     restarts(measured, observations, &mut found);
@@ -159,7 +159,7 @@ pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Fi
         found.under(
             measured.attribute(target, *first, *last),
             format!("{target} failed"),
-            format!("{count} checks were not answered with success, {when}; the last one: {answer}."),
+            format!("{count} health checks failed {when}. Last result: {answer}."),
         );
     }
     dead_endpoints(measured, &mut found);
@@ -191,26 +191,26 @@ fn restarts(measured: &FindingInputs<'_>, observations: &Observations, found: &m
         found.under(
             measured.attribute(name, times[0], times[times.len() - 1]),
             format!("{name} was restarted"),
-            format!("Another process took its place, seen at {}{more}.", shown.join(", ")),
+            format!("A new process replaced it at {}{more}.", shown.join(", ")),
         );
     }
 }
 
-/// An endpoint that took connections at first and none at the end, while the run went on at others or ended for want of one.
+/// Adds a finding for each endpoint that accepted connections at first and refused all of them at the end.
 fn dead_endpoints(measured: &FindingInputs<'_>, found: &mut FindingList) {
     for endpoint in measured.endpoints.iter().filter(|endpoint| endpoint.is_dead) {
         let EndpointHistory { name, is_published, connected, failed, .. } = endpoint;
         let advice = if *is_published {
-            " It is a port that a container publishes. Docker's port proxy ends when its descriptors run out, and the port stays \
-             dead until the container is restarted: restart it, and run the client in a container (docker compose run --rm client …)."
+            " The port is published by a container. Docker's port proxy exits when it runs out of descriptors, and the port stays \
+             closed until the container is restarted. Restart it and run the client in a container (docker compose run --rm client …)."
         } else {
             ""
         };
         found.under(
             measured.aimed_at("haproxy"),
-            format!("{name} died"),
+            format!("{name} stopped accepting connections"),
             format!(
-                "It took {connected} connections and then refused {failed}, up to the last attempt.{advice}"
+                "It accepted {connected} connections and then refused {failed}, up to the last attempt.{advice}"
             ),
         );
     }
@@ -228,8 +228,8 @@ fn slow_bus(measured: &FindingInputs<'_>, observations: &Observations, found: &m
         .map(|redis| format!(" Redis used {:.2} cores on average.", redis.mean_cpu()))
         .unwrap_or_default();
     let evidence = format!(
-        "The servers had their events acknowledged within {:.0} ms at p50, {:.0} ms at p95 and {:.0} ms at p99, {} of them{at}.{cpu}",
-        lag.p50, lag.p95, lag.p99, lag.count,
+        "The bus acknowledged {} events{at} within {:.0} ms at p50, {:.0} ms at p95 and {:.0} ms at p99.{cpu}",
+        lag.count, lag.p50, lag.p95, lag.p99,
     );
     found.under(
         measured.aimed_at("redis"),
@@ -243,21 +243,24 @@ fn generator(measured: &FindingInputs<'_>, found: &mut impl FnMut(String, String
     let waited = measured.cpu_starved_share.filter(|&share| share > 0.1);
     let evidence = match (lag, waited) {
         (None, None) => return,
-        (Some(lag), None) => format!("Its own loop was late by {lag:.1} ms at p99"),
+        (Some(lag), None) => format!("Its event loop was late by {lag:.1} ms at p99"),
         (None, Some(share)) => {
-            format!("Its threads waited for a CPU {:.0} % of the time, its wake-ups apart", share * 100.0)
+            format!(
+                "Its threads waited for a CPU {:.0} % of the time, without normal wake-ups",
+                share * 100.0
+            )
         }
         (Some(lag), Some(share)) => {
             format!(
-                "Its own loop was late by {lag:.1} ms at p99, and its threads waited for a CPU {:.0} % of the time, its wake-ups apart",
+                "Its event loop was late by {lag:.1} ms at p99, and its threads waited for a CPU {:.0} % of the time, without normal wake-ups",
                 share * 100.0
             )
         }
     };
     found(
-        "the load generator was saturated".into(),
+        "the load generator was overloaded".into(),
         format!(
-            "{evidence}: arrival times come from the kernel, but it sends late, and figures with a `~` are uncertain; run it elsewhere or with less load."
+            "{evidence}. Arrival times come from the kernel, but queries are sent late and figures marked `~` are uncertain. Use another machine or less load."
         ),
     );
 }
@@ -269,10 +272,10 @@ fn processor(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) 
         return;
     }
     let what = match name.split('-').next() {
-        Some("redis") => "Redis runs its commands on one core, so the bus itself was the bottleneck",
-        Some("wsproxy") => "more gateways would share the work",
+        Some("redis") => "Redis runs commands on one core, so the bus was the bottleneck",
+        Some("wsproxy") => "add gateways to share the work",
         Some("haproxy") => "the load balancer was a bottleneck",
-        Some("server") => "more simulators would share the work",
+        Some("server") => "add simulators to share the work",
         _ => "it may be a bottleneck",
     };
     let evidence = format!(
@@ -281,7 +284,7 @@ fn processor(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) 
         usage.samples,
         usage.mean_cpu()
     );
-    found(format!("{name} used up a core"), evidence);
+    found(format!("{name} saturated a CPU core"), evidence);
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -292,7 +295,7 @@ fn descriptors(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)
         return;
     };
     let evidence =
-        format!("It had {} descriptors open and may have {limit}: raise `ulimit -n`.", usage.max_descriptors);
+        format!("It had {} of {limit} descriptors open. Raise `ulimit -n`.", usage.max_descriptors);
     found(format!("{name} was near its limit of open files"), evidence);
 }
 
@@ -312,11 +315,11 @@ fn memory(name: &str, usage: &Usage, found: &mut impl FnMut(String, String)) {
         return;
     }
     let evidence = format!(
-        "Over the run's second half it grew by {:.1} ± {:.1} MB an hour, around {level:.0} MB.",
+        "In the second half of the run it grew by {:.1} ± {:.1} MB per hour, around {level:.0} MB.",
         slope * 3600.0,
         error * 3600.0
     );
-    found(format!("{name}'s memory grows"), evidence);
+    found(format!("memory of {name} grows"), evidence);
 }
 
 fn storm(measured: &FindingInputs<'_>, found: &mut FindingList) {
@@ -325,19 +328,19 @@ fn storm(measured: &FindingInputs<'_>, found: &mut FindingList) {
         return;
     }
     let came = format!(
-        "{peak} attempts came in one second, {at} s into the run, of {} sessions",
+        "{peak} reconnect attempts in one second, {at} s into the run, with {} open sessions",
         measured.peak_sessions
     );
     let (attempts, cuts) = measured.attempts_and_cuts;
     match measured.attribute("gateway", at, at) {
         Some(fault) => {
-            found.under(Some(fault), "clients reconnected at once".into(), format!("{came}."));
+            found.under(Some(fault), "sessions reconnected at once".into(), format!("{came}."));
         }
-        // The client's own doing from end to end.
+        // The client cut these sockets itself (`--drop-rate`).
         None if cuts * 2 >= attempts && cuts > 0 => {}
         None => found.alone(
-            "clients reconnected in a storm".into(),
-            format!("{came}: the backoff spreads them too little, or a whole gateway was lost."),
+            "reconnect storm".into(),
+            format!("{came}. Either the backoff spreads attempts too little, or a whole gateway was lost."),
         ),
     }
 }

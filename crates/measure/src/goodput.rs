@@ -1,11 +1,11 @@
-//! Goodput: which queries met every objective that a user would ask for, as vLLM and `DistServe` count it.
-//! A query that failed never did; one of a single token has no `tpot`, and meets any.
+//! Goodput: the queries that met every latency objective, as vLLM and `DistServe` count it.
+//! A failed query never counts. A query with a single token has no `tpot` and meets every `tpot` objective.
 
-use super::{recorder::nanos, tpot_ns};
+use super::{nanos, tpot_ns};
 use crate::record::{Moment, QueryRecord, QueryStatus};
 use std::{fmt, str::FromStr};
 
-/// What of a query an objective bounds.
+/// Latency that an objective bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectiveMetric {
     /// `ttft`
@@ -34,17 +34,17 @@ impl ObjectiveMetric {
     }
 }
 
-/// The most milliseconds that something of a query may take.
+/// Upper limit for a latency of a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Objective {
-    /// Of what.
+    /// Latency that is bounded.
     pub metric: ObjectiveMetric,
-    /// The most, milliseconds.
+    /// Largest accepted value in milliseconds.
     pub max_ms: f64,
 }
 
 impl Objective {
-    /// Whether a query that ended well kept it.
+    /// Returns whether a complete query met the objective.
     fn is_met(&self, query: &QueryRecord) -> bool {
         let since = |to: Option<Moment>, from: Option<Moment>| Some(nanos(to?) - nanos(from?));
         let scheduled = Some(query.scheduled);
@@ -67,10 +67,10 @@ impl fmt::Display for Objective {
     }
 }
 
-/// No objective, and why.
+/// Invalid goodput objective.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no objective: give one of ttft, ttft_sched, tpot, e2el, e2el_sched and the most milliseconds, as ttft:450"
+    "invalid objective `{0}`: expected a metric (ttft, ttft_sched, tpot, e2el or e2el_sched) and a limit in milliseconds, for example ttft:450"
 )]
 pub struct ObjectiveError(String);
 
@@ -89,7 +89,7 @@ impl FromStr for Objective {
     }
 }
 
-/// Whether the query was ok and met every one of `objectives`.
+/// Returns whether the query was ok and met all `objectives`.
 pub(super) fn is_good(query: &QueryRecord, objectives: &[Objective]) -> bool {
     query.status == QueryStatus::Ok && objectives.iter().all(|objective| objective.is_met(query))
 }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_objective_is_named() {
+    fn an_invalid_objective_is_named() {
         for bad in ["ttft", "ttft:", "itl:3", "ttft:-1", "ttft:nan", "ttft:inf", ":3", ""] {
             let error = bad.parse::<Objective>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{bad}`")) && error.contains("ttft:450"), "{error}");

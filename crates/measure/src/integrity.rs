@@ -1,16 +1,16 @@
-//! The rules of integrity: counts that must be zero in every run. One list for the verdict, the outputs and `--abort-on-fail`.
+//! Integrity rules: counts that must be zero in every run. The verdict, the outputs and `--abort-on-fail` share this list.
 
 use super::IntervalCounts;
 use crate::defects::Defect;
 
-/// A rule of integrity, named for what it counts.
+/// An integrity rule, named after what it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IntegrityRule {
-    /// Tokens that never came.
+    /// Lost tokens.
     TokensLost,
-    /// Tokens that came again.
+    /// Duplicated tokens.
     TokensDuplicated,
-    /// Tokens that first came below one already seen.
+    /// Tokens that first arrived after a later position.
     TokensReordered,
     /// Frames, events or queries with this defect.
     No(Defect),
@@ -32,7 +32,7 @@ pub const INTEGRITY_RULES: [IntegrityRule; 11] = [
 ];
 
 impl IntegrityRule {
-    /// The name of the figure that must be zero.
+    /// Returns the name of the figure that must be zero.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl IntegrityRule {
         }
     }
 
-    /// The figure over a stretch of the run. It only grows.
+    /// Returns the figure of a second, a window or the run. It never decreases during a run.
     #[must_use]
     pub const fn count(self, counts: &IntervalCounts) -> u64 {
         match self {
@@ -54,7 +54,7 @@ impl IntegrityRule {
         }
     }
 
-    /// The rule about the figure of that name.
+    /// Returns the rule for the figure of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         INTEGRITY_RULES.into_iter().find(|rule| rule.name() == name)

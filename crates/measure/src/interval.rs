@@ -1,5 +1,5 @@
-//! What a stretch of the run measured: a distribution a metric.
-//! A worker fills one a second and hands it over; it never grows with the length of a run.
+//! Measurements of a second, a window or the run: one distribution per metric, and counts.
+//! A worker fills one interval per second. Its size does not depend on the length of the run.
 
 use super::{
     Distribution, IntervalCounts, Metric, Statistic,
@@ -13,7 +13,7 @@ use crate::{defects::Defects, record::QueryRecord};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interval {
     metrics: Box<[Distribution; Metric::COUNT]>,
-    /// Of the primary metrics.
+    /// Bounds of the primary metrics.
     bounds: Box<[Bounds; Metric::PRIMARY.len()]>,
     counts: IntervalCounts,
 }
@@ -27,12 +27,12 @@ impl Default for Interval {
 }
 
 impl Interval {
-    /// Takes one value that is known exactly, in nanoseconds.
+    /// Records a value without uncertainty, in nanoseconds.
     pub fn record(&mut self, metric: Metric, ns: i64) {
         self.record_bounded(metric, BoundedSample::exact(ns));
     }
 
-    /// Takes one value, and between which values the truth lies.
+    /// Records a value with its bounds.
     pub fn record_bounded(&mut self, metric: Metric, sample: BoundedSample) {
         self.metrics[metric as usize].record(sample.value);
         if let Some(primary) = metric.primary() {
@@ -40,14 +40,14 @@ impl Interval {
         }
     }
 
-    /// Forgets every value, keeps the memory.
+    /// Removes all values and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.metrics.iter_mut().for_each(Distribution::clear);
         self.bounds.iter_mut().for_each(Bounds::clear);
         self.counts = IntervalCounts::default();
     }
 
-    /// Takes all of `other`.
+    /// Merges `other` into this interval.
     pub fn merge(&mut self, other: &Self) {
         for (into, from) in self.metrics.iter_mut().zip(other.metrics.iter()) {
             into.merge(from);
@@ -58,86 +58,87 @@ impl Interval {
         self.counts.merge(&other.counts);
     }
 
-    /// A query ended, and was to meet these objectives.
+    /// Adds a query that ended. `objectives` decide whether it counts as goodput.
     pub fn query_ended(&mut self, query: &QueryRecord, objectives: &[Objective]) {
         self.counts.query_ended(query, goodput::is_good(query, objectives));
     }
 
-    /// A session ended, after all its queries; these defects are none of theirs.
+    /// Adds the defects of a session that belong to none of its queries.
     pub fn session_ended(&mut self, defects: &Defects) {
         self.counts.session_ended(defects);
     }
 
-    /// A socket is about to be opened again.
+    /// Counts an attempt to reconnect.
     pub const fn reconnect_attempt(&mut self) {
         self.counts.reconnect_attempts += 1;
     }
 
-    /// A socket was opened again.
+    /// Counts a successful reconnect.
     pub const fn reconnected(&mut self) {
         self.counts.reconnects += 1;
     }
 
-    /// What was counted.
+    /// Returns the counts.
     #[must_use]
     pub const fn counts(&self) -> &IntervalCounts {
         &self.counts
     }
 
-    /// Counts by hand.
+    /// Changes the counts directly, for tests.
     #[cfg(test)]
     pub(crate) fn count(&mut self, change: impl FnOnce(&mut IntervalCounts)) {
         change(&mut self.counts);
     }
 
-    /// A token arrived for the first time.
+    /// Counts a token that arrived for the first time.
     pub const fn token(&mut self) {
         self.counts.tokens += 1;
     }
 
-    /// Tokens that arrived, whatever became of their queries.
+    /// Returns the number of tokens that arrived, including those of failed queries.
     #[must_use]
     pub const fn tokens(&self) -> u64 {
         self.counts.tokens
     }
 
-    /// The distribution of one metric.
+    /// Returns the distribution of a metric.
     #[must_use]
     pub fn get(&self, metric: Metric) -> &Distribution {
         &self.metrics[metric as usize]
     }
 
-    /// How far the figures of a primary metric can be trusted. A planned fault excuses the simulator for half of the queries at most.
+    /// Returns how far the figures of a primary metric can be trusted, or `None` for other metrics. Planned faults excuse the
+    /// simulator only if they concern at most half of the queries.
     #[must_use]
     pub fn trust(&self, metric: Metric) -> Option<Trust<'_>> {
         Some(self.bounds(metric)?.trust(self.get(metric), self.counts.excuses_simulator()))
     }
 
-    /// Whether a figure of a metric can be trusted; of one that is not primary it always can.
+    /// Returns whether a figure can be trusted. Figures of metrics that are not primary always are.
     #[must_use]
     pub fn is_trusted(&self, metric: Metric, statistic: Statistic) -> bool {
         self.trust(metric).is_none_or(|trust| trust.is_trusted(statistic))
     }
 
-    /// How many figures of the primary metrics cannot be trusted.
+    /// Returns the number of figures of primary metrics that cannot be trusted.
     #[must_use]
     pub fn untrusted_figures(&self) -> usize {
         let trusts = Metric::PRIMARY.iter().filter_map(|&metric| self.trust(metric));
         trusts.map(|trust| trust.untrusted().len()).sum()
     }
 
-    /// The bounds of a primary metric's samples.
+    /// Returns the bounds of a primary metric.
     pub(super) fn bounds(&self, metric: Metric) -> Option<&Bounds> {
         metric.primary().map(|primary| &self.bounds[primary])
     }
 
-    /// The lower values of a primary metric's samples.
+    /// Returns the distribution of the lower bounds of a primary metric.
     #[must_use]
     pub fn low(&self, metric: Metric) -> Option<&Distribution> {
         self.bounds(metric).map(Bounds::low)
     }
 
-    /// Nothing was recorded.
+    /// Returns whether nothing was recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.counts == IntervalCounts::default()

@@ -1,5 +1,5 @@
-//! What is counted in a stretch of the run: tokens by the second of their arrival, all else of a query by the second of its end.
-//! It holds no duration; those have distributions.
+//! Counts of a second, a window or the whole run.
+//! Tokens count in the second of their arrival; everything else of a query counts in the second in which the query ended.
 
 use super::TokenCounts;
 use crate::{
@@ -12,34 +12,34 @@ use crate::{
 pub struct IntervalCounts {
     /// Queries that ended.
     pub queries: u64,
-    /// …of which not ok.
+    /// Ended queries that failed.
     pub failed: u64,
-    /// …of which the run's end cut off.
+    /// Ended queries that the end of the run cut off.
     pub abandoned: u64,
-    /// Tokens that arrived in it, for the first time.
+    /// Tokens that arrived for the first time.
     pub tokens: u64,
-    /// Queries that ended and had a first token.
+    /// Ended queries that had received a first token.
     pub begun: u64,
-    /// Queries that ended and met every objective of `--goodput`.
+    /// Ended queries that met every `--goodput` objective.
     pub good: u64,
-    /// Tokens of queries that ended, which never came.
+    /// Lost tokens of ended queries.
     pub lost: u64,
-    /// Tokens of queries that ended, which came again.
+    /// Duplicated tokens of ended queries.
     pub duplicated: u64,
-    /// Tokens of queries that ended, which came below one already seen.
+    /// Tokens of ended queries that first arrived after a later position.
     pub reordered: u64,
-    /// What came that ought not to have come, by the discriminant of its kind.
+    /// Defects, indexed by the discriminant of their kind.
     pub defects: [u64; Defect::COUNT],
-    /// Queries during which a planned fault made their own simulator late.
+    /// Queries whose simulator was late because of a planned fault.
     pub faulted: u64,
     /// Attempts to reconnect.
     pub reconnect_attempts: u64,
-    /// …of which succeeded. One that was begun in an earlier second succeeds in a later one.
+    /// Successful reconnects. An attempt and its success may fall into different seconds.
     pub reconnects: u64,
 }
 
 impl IntervalCounts {
-    /// Takes all of `other`.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.queries = self.queries.saturating_add(other.queries);
         self.failed = self.failed.saturating_add(other.failed);
@@ -56,13 +56,13 @@ impl IntervalCounts {
         self.reconnects = self.reconnects.saturating_add(other.reconnects);
     }
 
-    /// Whether the simulator is excused: not where that concerns more than half of the queries.
+    /// Returns whether planned faults excuse lateness of the simulator: only if they concern at most half of the queries.
     #[must_use]
     pub const fn excuses_simulator(&self) -> bool {
         self.faulted * 2 <= self.queries
     }
 
-    /// Something came while there was no query that it could be of.
+    /// Adds the defects of a session that belong to none of its queries.
     pub fn session_ended(&mut self, defects: &Defects) {
         self.add_defects(defects.counts());
     }
@@ -73,7 +73,7 @@ impl IntervalCounts {
         }
     }
 
-    /// A query ended; `good`: it met every objective.
+    /// Adds a query that ended. `good` tells whether it met every objective.
     pub fn query_ended(&mut self, query: &QueryRecord, good: bool) {
         self.queries += 1;
         match query.status {

@@ -1,5 +1,5 @@
-//! What the engine's records add up to: distributions, sums, failures and the verdict.
-//! Pure: it opens no socket and no file, reads no clock, and averages no percentile.
+//! Turns the records of a run into distributions, counts, failures, findings and the verdict.
+//! All of it is pure: it opens no socket and no file, reads no clock, and never averages percentiles.
 
 mod active;
 mod bounds;
@@ -41,12 +41,11 @@ pub use integrity::{INTEGRITY_RULES, IntegrityRule};
 pub use interval::Interval;
 pub use interval_counts::IntervalCounts;
 pub use metric::Metric;
-pub use query_times::QueryTimes;
+pub use query_times::{QueryTimes, nanos, tpot_ns};
 pub use readings::{
     Quantity, Reading, ReadingBuffer, ReadingProducer, ReadingSelector, ReadingStats, ReadingTotals, role,
 };
 pub use recorder::{Recorder, RecorderMessage};
-pub use recorder::{nanos, tpot_ns};
 pub use run::{LateQueries, LongestGap, QueryCounts, RunData, SessionCounts};
 pub use samples::QuerySamples;
 pub use statistic::{Statistic, samples_needed};

@@ -1,36 +1,36 @@
-//! Counters that the workers turn and the progress line and the live view read: one set a worker, so that none waits for another.
-//! They are for the eye alone; every result comes from the records.
+//! Live counters for the progress line and the live view. Each worker has a separate set, so that workers never contend.
+//! Results never use them: every result comes from the records.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One worker's counters.
+/// Counters of one worker. Aligned to two cache lines, so that workers do not share one.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct LiveCounters {
-    /// Sockets opened, again or for the first time.
+    /// Opened sockets, including reconnects.
     pub connects: AtomicU64,
-    /// Sessions that ended.
+    /// Ended sessions.
     pub ended: AtomicU64,
-    /// Queries that ended.
+    /// Ended queries.
     pub queries: AtomicU64,
-    /// Tokens received.
+    /// Received tokens.
     pub tokens: AtomicU64,
-    /// Tokens lost.
+    /// Lost tokens.
     pub lost: AtomicU64,
-    /// Queries and steps that failed.
+    /// Failed queries and steps.
     pub errors: AtomicU64,
-    /// Queries and arrivals that the plan held and that never started.
+    /// Planned queries and arrivals that never started.
     pub dropped: AtomicU64,
 }
 
 impl LiveCounters {
-    /// Turns a counter on.
+    /// Adds `n` to a counter.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
     }
 }
 
-/// The sums of all workers.
+/// Sums over all workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct LiveTotals {

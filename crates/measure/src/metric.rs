@@ -1,5 +1,4 @@
-//! The names of what is measured, one list for every output.
-//! A metric is a duration; counts and rates are not here.
+//! The metrics: measured durations and their names, one list for all outputs.
 
 use crate::record::LagKind;
 
@@ -25,9 +24,9 @@ pub enum Metric {
     FrameGap,
     /// Received − sent by the simulator, one way.
     Delivery,
-    /// The same of replayed events.
+    /// Received − sent by the simulator, for replayed events.
     ReplayDelivery,
-    /// The simulator's own lateness.
+    /// Lateness of the simulator.
     PaceLag,
     /// `ttft` − ideal by the drawn schedule; may be negative.
     TtftOverhead,
@@ -43,17 +42,17 @@ pub enum Metric {
     ReconnectGap,
     /// Actual start − scheduled start, of sessions and queries alike.
     ScheduleLag,
-    /// The client's own event loop: wake-up − intended.
+    /// Actual − intended wake-up of the client's event loop.
     LoopLag,
-    /// Of the wait before a query's send, the time without a socket.
+    /// Time between the due time and the send of a query during which the socket was down.
     SocketWait,
 }
 
 impl Metric {
-    /// How many there are.
+    /// Number of metrics.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// All, in the order of the outputs.
+    /// All metrics, in the order of the outputs.
     pub const ALL: [Self; 20] = [
         Self::Queue,
         Self::Ttft,
@@ -89,19 +88,19 @@ impl Metric {
         Self::Create,
     ];
 
-    /// Where it is in [`Metric::PRIMARY`].
+    /// Returns the index in [`Metric::PRIMARY`].
     #[must_use]
     pub fn primary(self) -> Option<usize> {
         Self::PRIMARY.iter().position(|&primary| primary == self)
     }
 
-    /// Whether its samples may be too low as well as too high: both their ends are arrivals.
+    /// Returns whether samples can be too low as well as too high, because both ends are arrivals.
     #[must_use]
     pub const fn errs_both_ways(self) -> bool {
         matches!(self, Self::Itl | Self::Tpot)
     }
 
-    /// The name without its unit: `ttft`, `itl`, `e2el` …
+    /// Returns the name without its unit: `ttft`, `itl`, `e2el` …
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

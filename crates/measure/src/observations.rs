@@ -1,44 +1,44 @@
-//! What was seen of each process and each check, in a memory that does not grow with the run's length.
-//! It judges nothing; `findings` does.
+//! Observations of the monitor: resource usage of each process, failed health checks, restarts and scraped counters.
+//! Memory does not grow with the length of the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Means of memory over equal stretches; with more of them two become one.
+/// Largest number of memory blocks per process. Beyond it, neighbouring blocks are merged.
 const MAX_BLOCKS: usize = 512;
-/// Processes and events beyond so many are not told apart.
+/// Largest number of processes and events that are kept.
 const MAX: usize = 1_000;
-/// From this share of a core on a process without more threads than one is busy.
+/// Share of a core from which a process counts as busy in a second.
 const BUSY: f64 = 0.9;
 
-/// Everything that was seen beside the run.
+/// All observations of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observations {
-    /// By process.
+    /// Resource usage by process.
     pub processes: BTreeMap<String, Usage>,
-    /// Checks that failed, by door: how many, the first and the last second, what was answered last.
+    /// Failed health checks by target: count, first and last second, last response.
     pub failed: BTreeMap<String, (u64, u64, u64, String)>,
-    /// Processes that another took the place of, and when.
+    /// Processes that were replaced by a new one, and the second.
     pub restarts: Vec<(String, u64)>,
-    /// Processes that were found ended, and when first.
+    /// Processes that ended, and the second.
     pub ended: Vec<Ended>,
-    /// Instances that never answered a check: they cannot be reached from here.
+    /// Instances that never answered a health check because they cannot be reached from this host.
     pub unreached: BTreeSet<String>,
-    /// What servers and gateways said in their `/metrics`.
+    /// Counters scraped from `/metrics` of servers and gateways.
     pub stack_counters: StackCounters,
-    /// What of the stack behind the doors could not be seen, and why.
+    /// Why parts of the stack could not be observed.
     pub unseen: Option<String>,
 }
 
-/// What the stack said of itself, over the run.
+/// Counters of the stack over the run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StackCounters {
-    /// Tokens that the servers handed to the bus.
+    /// Tokens that the servers passed to the bus.
     pub tokens_published: Option<u64>,
-    /// Acknowledged by the bus after they were handed over.
+    /// Time from passing events to the bus until their acknowledgement.
     pub bus_lag: Option<BusLag>,
-    /// What the gateways did with frames.
+    /// Counters of the gateways.
     pub gateways: Option<Gateways>,
-    /// Members whose counters are missing in all this: until a second of the run, or altogether.
+    /// Members whose counters are missing until a second of the run, or completely (`None`).
     pub missed: BTreeMap<String, Option<u64>>,
 }
 
@@ -46,7 +46,7 @@ pub struct StackCounters {
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 #[allow(missing_docs)]
 pub struct BusLag {
-    /// Events.
+    /// Number of events.
     pub count: u64,
     pub p50: f64,
     pub p95: f64,
@@ -56,54 +56,54 @@ pub struct BusLag {
 /// Sums over all gateways.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Gateways {
-    /// Queues that grew past their bound.
+    /// Queues that exceeded their bound.
     pub outbox_overflows: u64,
     /// Sockets that were closed because their client read too slowly.
     pub evictions: u64,
-    /// Frames that had to wait for their socket, 0 to 1.
+    /// Share of frames that waited for their socket, 0 to 1.
     pub queued_share: Option<f64>,
 }
 
-/// How an endpoint fared during the run.
+/// Connections of an endpoint during the run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointHistory {
     /// Scheme and authority.
     pub name: String,
     /// Whether it is one of the ports that a container publishes.
     pub is_published: bool,
-    /// Connections that it took.
+    /// Accepted connections.
     pub connected: u64,
-    /// Connections that it did not take.
+    /// Failed connections.
     pub failed: u64,
-    /// It took connections at first, and none any more at the end.
+    /// Whether it accepted connections at first and none at the end.
     pub is_dead: bool,
 }
 
-/// A process that ended.
+/// Name of a process that ended, and the second.
 pub type Ended = (String, u64);
 
-/// What a process took.
+/// Resource usage of a process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Samples.
+    /// Number of samples.
     pub samples: u64,
-    /// Cores, summed over the samples.
+    /// CPU cores in use, summed over the samples.
     pub cpu_sum: f64,
     /// Seconds in which it used nine tenths of a core or more.
     pub busy_seconds: u64,
-    /// Most memory, in MB.
+    /// Highest resident memory in MB.
     pub max_rss_mb: f64,
-    /// Most open descriptors.
+    /// Highest number of open descriptors.
     pub max_descriptors: u64,
-    /// How many it may open.
+    /// Limit of open descriptors.
     pub descriptor_limit: Option<u64>,
-    /// (middle of a stretch in seconds, mean memory in MB, samples).
+    /// Memory over time: mean second of a block, mean memory in MB, number of samples.
     pub blocks: Vec<(f64, f64, u32)>,
-    /// Samples a block.
+    /// Samples per block.
     pub width: u32,
 }
 
-/// One look at a process.
+/// One sample of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProcessSample {
     /// Cores in use since the previous sample.
@@ -114,7 +114,7 @@ pub struct ProcessSample {
     pub descriptors: Option<u64>,
     /// File descriptors that it may open.
     pub descriptor_limit: Option<u64>,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
 }
 
@@ -131,7 +131,7 @@ impl Usage {
         self.remember(second, sample.rss_mb);
     }
 
-    /// Memory at a second.
+    /// Adds the resident memory at a second.
     pub fn remember(&mut self, second: f64, rss_mb: f64) {
         self.width = self.width.max(1);
         match self.blocks.last_mut().filter(|block| block.2 < self.width) {
@@ -152,12 +152,12 @@ impl Usage {
         }
     }
 
-    /// Memory over time: (second, MB).
+    /// Iterates over memory by time: second and MB.
     pub fn memory(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
         self.blocks.iter().map(|block| (block.0, block.1))
     }
 
-    /// Cores, on average.
+    /// Returns the mean number of CPU cores in use.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn mean_cpu(&self) -> f64 {
@@ -181,14 +181,14 @@ impl Observations {
         (*count, *last, *what) = (*count + 1, second, answer);
     }
 
-    /// Notes that another life of `name` was found in this second.
+    /// Notes that a new process of `name` was found in this second.
     pub fn restarted(&mut self, name: &str, second: u64) {
         if self.restarts.len() < MAX {
             self.restarts.push((name.to_owned(), second));
         }
     }
 
-    /// Notes that `name` was found ended in this second.
+    /// Notes that `name` had ended in this second.
     pub fn ended(&mut self, name: &str, second: u64) {
         if self.ended.len() < MAX {
             self.ended.push((name.to_owned(), second));

@@ -1,7 +1,5 @@
-//! A query's durations by name, for outputs that have a column for each.
-//! A duration whose end was not reached is `None`.
+//! The durations of a query by name, for outputs with a column for each. A duration whose end was not reached is `None`.
 
-use super::{nanos, tpot_ns};
 use crate::record::{Moment, QueryRecord};
 use std::time::Duration;
 
@@ -54,10 +52,22 @@ impl QueryTimes {
             e2el_overhead_ms: above(e2el_ms, query.ideal_e2el),
             longest_gap_ms: query.longest_gap.map(|gap| millis(nanos(gap))),
             socket_wait_ms: query.sent.map(|_| millis(nanos(query.socket_wait))),
-            ttft_error_ms: ttft_ms.map(|_| millis(nanos(query.first_uncertainty.most()))),
-            e2el_error_ms: e2el_ms.map(|_| millis(nanos(query.done_uncertainty.most()))),
+            ttft_error_ms: ttft_ms.map(|_| millis(nanos(query.first_uncertainty.total()))),
+            e2el_error_ms: e2el_ms.map(|_| millis(nanos(query.done_uncertainty.total()))),
         }
     }
+}
+
+/// Returns (last token − first token) / (N − 1) in nanoseconds, or `None` for fewer than two tokens.
+pub fn tpot_ns(query: &QueryRecord) -> Option<i64> {
+    let (first, last) = query.first_token.zip(query.last_token)?;
+    let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
+    Some((nanos(last) - nanos(first)) / gaps)
+}
+
+/// Returns whole nanoseconds. Saturates after 292 years.
+pub fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[allow(clippy::cast_precision_loss)]

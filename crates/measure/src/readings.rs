@@ -1,36 +1,36 @@
-//! What was read beside the run, a second at a time: health checks, restarts, memory and CPU, and their sums over any stretch.
-//! It reads nothing itself, and what nobody read has no figure.
+//! Monitoring readings of each second (health checks, restarts, memory, CPU) and their statistics over a window or the run.
+//! The monitor threads of the `load` crate produce the readings; a quantity without readings has no figure.
 
 use super::{Distribution, Statistic};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Seconds that wait to be written; a writer further behind than this loses the oldest.
+/// Seconds that the buffer holds for the writer. A writer further behind than this loses the oldest ones.
 const MAX_SECONDS: usize = 120;
-/// Figures that are told apart; readings of further ones count in their sums alone.
+/// Largest number of figures with a label. Readings of further labels count only in the totals without a label.
 const MAX_FIGURES: usize = 4_000;
 
-/// What can be read, named as in thresholds.
+/// A monitored quantity, named as in thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Quantity {
-    /// How long a health check took, milliseconds: a distribution.
+    /// Duration of health checks in milliseconds. Kept as a distribution.
     HealthMs,
-    /// Health checks that failed: summed.
+    /// Failed health checks. Summed.
     HealthFailures,
-    /// Processes that another took the place of: summed.
+    /// Processes that were replaced by a new one. Summed.
     Restarts,
-    /// Resident memory, MB: the most.
+    /// Resident memory in MB. The maximum counts.
     RssMb,
-    /// Cores in use: the mean.
+    /// CPU cores in use. The mean counts.
     CpuShare,
 }
 
 impl Quantity {
-    /// All of them.
+    /// All quantities.
     pub const ALL: [Self; 5] =
         [Self::HealthMs, Self::HealthFailures, Self::Restarts, Self::RssMb, Self::CpuShare];
 
-    /// As a threshold names it.
+    /// Returns the name in thresholds.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,64 +42,65 @@ impl Quantity {
         }
     }
 
-    /// Readings of several processes make one figure together: the others are somebody's own.
+    /// Returns whether readings of several processes can be combined into one figure. Memory and CPU cannot: each belongs to
+    /// one process or role.
     #[must_use]
     pub const fn adds_up(self) -> bool {
         matches!(self, Self::HealthMs | Self::HealthFailures | Self::Restarts)
     }
 }
 
-/// One value.
+/// One reading.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
-    /// Of what.
+    /// What was read.
     pub quantity: Quantity,
-    /// Whose: `wsproxy-1`, `redis`, a door (`api`); of memory and CPU also a whole role (`wsproxy`).
+    /// Process or health target: `wsproxy-1`, `redis`, `api`. For memory and CPU also a whole role (`wsproxy`).
     pub label: String,
-    /// In the quantity's unit.
+    /// Value in the unit of the quantity.
     pub value: f64,
 }
 
-/// What `wsproxy-1` is.
+/// Returns the role of a process: `wsproxy` for `wsproxy-1`.
 #[must_use]
 pub fn role(process: &str) -> &str {
     process.split('-').next().unwrap_or(process)
 }
 
-/// What a threshold asks for: `health_ms{api}:p95`, `rss_mb{redis}`.
+/// Selects the readings of a threshold such as `health_ms{api}:p95` or `rss_mb{redis}`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadingSelector {
-    /// Of what.
+    /// Quantity to select.
     pub quantity: Quantity,
-    /// Whose; everybody's where absent.
+    /// Process, role or health target. `None` selects all of them.
     pub label: Option<String>,
-    /// Of distributions.
+    /// Statistic, for quantities with a distribution.
     pub statistic: Option<Statistic>,
 }
 
 impl ReadingSelector {
-    /// Whether a reading counts for it.
+    /// Returns whether the selector matches a reading.
     #[must_use]
     pub fn selects(&self, reading: &Reading) -> bool {
-        let is_meant = |label: &String| {
+        let matches_label = |label: &String| {
             *label == reading.label || (self.quantity.adds_up() && role(&reading.label) == label)
         };
-        self.quantity == reading.quantity && self.label.as_ref().is_none_or(is_meant)
+        self.quantity == reading.quantity && self.label.as_ref().is_none_or(matches_label)
     }
 }
 
-/// Readings of one quantity over a stretch.
+/// Statistics of one quantity over a window or the run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadingStats {
     count: u64,
     sum: f64,
     most: f64,
-    /// Of durations alone.
+    /// Distribution. Empty unless the quantity is a duration.
     distribution: Distribution,
 }
 
 impl ReadingStats {
-    /// Takes one.
+    /// Adds a value.
     pub fn add(&mut self, quantity: Quantity, value: f64) {
         self.most = if self.count == 0 { value } else { self.most.max(value) };
         self.count += 1;
@@ -110,7 +111,7 @@ impl ReadingStats {
         }
     }
 
-    /// Takes all of `other`.
+    /// Merges `other` into this one.
     pub fn merge(&mut self, other: &Self) {
         self.most = match (self.count, other.count) {
             (0, _) => other.most,
@@ -122,13 +123,13 @@ impl ReadingStats {
         self.distribution.merge(&other.distribution);
     }
 
-    /// The figure.
+    /// Returns the figure of a quantity.
     ///
     /// # Errors
-    /// Nothing was read, or too little for the statistic.
+    /// There are no readings, or too few for the statistic.
     pub fn figure(&self, quantity: Quantity, statistic: Option<Statistic>) -> Result<f64, String> {
         if self.count == 0 {
-            return Err("nothing watched it in this run".to_owned());
+            return Err("it was not monitored in this run".to_owned());
         }
         match (quantity, statistic) {
             (Quantity::HealthMs, Some(statistic)) => statistic.of(&self.distribution),
@@ -140,19 +141,19 @@ impl ReadingStats {
         }
     }
 
-    /// The distribution, of durations.
+    /// Returns the distribution. Empty unless the quantity is a duration.
     #[must_use]
     pub const fn distribution(&self) -> &Distribution {
         &self.distribution
     }
 }
 
-/// Readings of the whole run, by quantity and by whose they are; without a name: everybody's.
+/// Statistics of the whole run by quantity and label. The entry without a label covers all processes.
 #[derive(Clone, Debug, Default)]
 pub struct ReadingTotals(BTreeMap<(Quantity, Option<String>), ReadingStats>);
 
 impl ReadingTotals {
-    /// Takes one.
+    /// Adds a reading.
     pub fn add(&mut self, reading: &Reading) {
         let own = Some(reading.label.clone());
         let role = Some(role(&reading.label).to_owned()).filter(|role| *role != reading.label);
@@ -166,23 +167,24 @@ impl ReadingTotals {
         }
     }
 
-    /// The figure that is asked for.
+    /// Returns the figure that the selector asks for.
     ///
     /// # Errors
-    /// Nothing was read of it, or too little.
+    /// There are no such readings, or too few for the statistic.
     pub fn figure(&self, selector: &ReadingSelector) -> Result<f64, String> {
         let nothing = ReadingStats::default();
         let readings = self.0.get(&(selector.quantity, selector.label.clone())).unwrap_or(&nothing);
         readings.figure(selector.quantity, selector.statistic)
     }
 
-    /// All of them: of what, whose, and what was read.
+    /// Iterates over quantity, label and statistics.
     pub fn iter(&self) -> impl Iterator<Item = (Quantity, Option<&str>, &ReadingStats)> {
         self.0.iter().map(|((quantity, label), readings)| (*quantity, label.as_deref(), readings))
     }
 }
 
-/// Where the watch puts what it read, and the results take it. Clones share it.
+/// Buffer between the monitor threads, which add readings, and the collector, which takes them second by second.
+/// Clones share the buffer.
 #[derive(Clone, Debug, Default)]
 pub struct ReadingBuffer(Arc<Mutex<Shared>>);
 
@@ -190,16 +192,17 @@ pub struct ReadingBuffer(Arc<Mutex<Shared>>);
 struct Shared {
     totals: ReadingTotals,
     waiting: BTreeMap<u64, Vec<Reading>>,
-    /// The first second that was not taken yet.
+    /// First second that was not taken yet.
     next: u64,
     dropped: u64,
-    /// Who reads, and which second each has reached.
+    /// Active producers with the second that each has reached.
     watchers: BTreeMap<u64, u64>,
-    /// How many there were.
+    /// Number of producers so far, for their identifiers.
     joined: u64,
 }
 
-/// Somebody who reads, one second after the other: each second waits for it. Drop it when it reads no more.
+/// Registration of a monitor thread. A second is complete only when every producer has passed it. Drop it when the thread
+/// ends.
 #[derive(Debug)]
 pub struct ReadingProducer {
     number: u64,
@@ -207,7 +210,7 @@ pub struct ReadingProducer {
 }
 
 impl ReadingProducer {
-    /// It will tell nothing more of what was before this second.
+    /// Declares that no more readings of seconds before this one will follow.
     pub fn has_reached(&self, second: u64) {
         self.readings.0.lock().watchers.insert(self.number, second);
     }
@@ -220,7 +223,7 @@ impl Drop for ReadingProducer {
 }
 
 impl ReadingBuffer {
-    /// Somebody begins to read, at second 0.
+    /// Registers a producer, which starts at second 0.
     #[must_use]
     pub fn producer(&self) -> ReadingProducer {
         let mut shared = self.0.lock();
@@ -230,14 +233,15 @@ impl ReadingBuffer {
         ReadingProducer { number, readings: self.clone() }
     }
 
-    /// The second that everybody who reads has reached: nothing more is to come of those before it.
+    /// Returns the second that every producer has reached: all earlier seconds are complete. Returns `u64::MAX` without
+    /// producers.
     #[must_use]
     pub fn reached(&self) -> u64 {
         self.0.lock().watchers.values().copied().min().unwrap_or(u64::MAX)
     }
 
-    /// What was read of a second of the run.
-    pub fn tell(&self, second: u64, readings: Vec<Reading>) {
+    /// Adds the readings of a second of the run. Readings of a second that was already taken count in the totals only.
+    pub fn push(&self, second: u64, readings: Vec<Reading>) {
         let mut shared = self.0.lock();
         readings.iter().for_each(|reading| shared.totals.add(reading));
         if second < shared.next {
@@ -252,7 +256,7 @@ impl ReadingBuffer {
         }
     }
 
-    /// What was read of a second, once; earlier ones are then gone.
+    /// Takes the readings of a second and drops those of earlier seconds.
     #[must_use]
     pub fn take(&self, second: u64) -> Vec<Reading> {
         let mut shared = self.0.lock();
@@ -264,13 +268,13 @@ impl ReadingBuffer {
         taken
     }
 
-    /// Everything that was read so far.
+    /// Returns the totals of all readings so far.
     #[must_use]
     pub fn totals(&self) -> ReadingTotals {
         self.0.lock().totals.clone()
     }
 
-    /// Readings that came too late for their second, or waited too long; they are in the totals all the same.
+    /// Returns the number of readings that were added too late for their second or waited too long. The totals include them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.lock().dropped
@@ -323,7 +327,7 @@ mod tests {
         for (quantity, label) in
             [(Quantity::RssMb, None), (Quantity::RssMb, Some("haproxy")), (Quantity::HealthFailures, None)]
         {
-            assert!(totals.figure(&selector(quantity, label)).unwrap_err().contains("nothing watched"));
+            assert!(totals.figure(&selector(quantity, label)).unwrap_err().contains("not monitored"));
         }
     }
 
@@ -347,15 +351,15 @@ mod tests {
     fn a_second_is_taken_once_and_what_is_late_is_counted() {
         let readings = ReadingBuffer::default();
         let one = || vec![reading(Quantity::RssMb, "redis", 1.0)];
-        readings.tell(0, one());
-        readings.tell(1, one());
-        readings.tell(1, one());
+        readings.push(0, one());
+        readings.push(1, one());
+        readings.push(1, one());
         assert_eq!(readings.take(1).len(), 2);
         assert_eq!(readings.dropped(), 1, "second 0 was never taken");
-        readings.tell(1, one());
+        readings.push(1, one());
         assert_eq!((readings.take(2).len(), readings.dropped()), (0, 2));
         for second in 3..=200 {
-            readings.tell(second, one());
+            readings.push(second, one());
         }
         assert_eq!(readings.dropped(), 2 + 198 - MAX_SECONDS as u64);
         assert_eq!(readings.totals().iter().count(), 1);
@@ -364,7 +368,7 @@ mod tests {
     #[test]
     fn a_second_is_complete_when_everybody_who_reads_has_passed_it() {
         let readings = ReadingBuffer::default();
-        assert_eq!(readings.reached(), u64::MAX, "nobody reads");
+        assert_eq!(readings.reached(), u64::MAX, "without producers");
         let (quick, slow) = (readings.producer(), readings.producer());
         quick.has_reached(5);
         assert_eq!(readings.reached(), 0);

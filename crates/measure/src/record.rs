@@ -1,5 +1,5 @@
-//! What the engine says of the run: one record a query, one a session, and per-token samples.
-//! Every output (CSV, summary, hlog, text, terminal) is a consumer of these and knows no socket.
+//! Records that the engine produces: one per query, one per session, and samples of lag.
+//! Every output (CSV, summary, histogram log, text, live view) is made from these records.
 
 use crate::{contents::ContentStatus, defects::Defects};
 use protocol::{EventCounts, SessionId};
@@ -40,7 +40,7 @@ impl QueryStatus {
     }
 }
 
-/// Which step of a session failed. A kind, not a text: outputs count by it.
+/// Step of a session that failed. Outputs count failures by this kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// `POST /session/create`.
@@ -51,7 +51,7 @@ pub enum FailureKind {
     Reconnect,
     /// `POST /run`.
     Run,
-    /// The stream itself: an error event, a gap, a token wrong.
+    /// The stream: an error event, a gap or a wrong token.
     Stream,
     /// No terminator in time.
     Timeout,
@@ -61,104 +61,104 @@ pub enum FailureKind {
     Closed(u16),
 }
 
-/// A failure: what was being done, and the details for a person.
+/// A failure: the step, a code and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Which step.
+    /// Step that failed.
     pub kind: FailureKind,
     /// HTTP status or close code where there is one.
     pub code: Option<u16>,
-    /// For a person: what was done, with which value.
+    /// Message for the user: what failed, with the value concerned.
     pub message: String,
 }
 
-/// Why something may have happened earlier than measured.
+/// How much earlier than measured an event may have happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uncertainty {
-    /// The generator saw it late.
+    /// Uncertainty of the arrival time: the generator may have read the event late.
     pub arrival: Duration,
-    /// The simulator was late itself.
+    /// Lateness of the simulator.
     pub simulator: Duration,
-    /// Whether a planned fault of its own server made the simulator late; `None` in a run that plans no such fault.
+    /// Whether a planned fault of the server caused the lateness of the simulator. `None` in a run without such faults.
     pub excused: Option<bool>,
 }
 
 impl Uncertainty {
-    /// How much earlier, with the excuse.
+    /// Returns the total uncertainty. Leaves out lateness of the simulator that a planned fault caused.
     #[must_use]
-    pub fn most(&self) -> Duration {
+    pub fn total(&self) -> Duration {
         if self.excused == Some(true) { self.arrival } else { self.arrival + self.simulator }
     }
 
-    /// How much earlier without the excuse, in a run that plans faults of servers.
+    /// Returns the total uncertainty including excused lateness, or `None` in a run without faults of servers.
     #[must_use]
     pub fn unexcused(&self) -> Option<Duration> {
         self.excused.map(|_| self.arrival + self.simulator)
     }
 }
 
-/// One query, whatever became of it. Also written for the queries of sessions that failed before they could send them.
+/// Record of one query, successful or not. Queries of sessions that failed before sending them have a record too.
 #[derive(Clone, Debug)]
 pub struct QueryRecord {
     /// `None` when the session was never created.
     pub session: Option<SessionId>,
-    /// From 0: which of the run's sessions.
+    /// Index of the session in the run, from 0.
     pub session_index: u64,
-    /// From 1.
+    /// Number of the query in its session, from 1.
     pub query_num: u32,
-    /// When the plan wanted it sent.
+    /// Scheduled time of the send.
     pub scheduled: Moment,
-    /// When it was sent; `None` when it never was.
+    /// Actual time of the send. `None` if it was never sent.
     pub sent: Option<Moment>,
-    /// When the first non-empty token came.
+    /// Arrival of the first non-empty token.
     pub first_token: Option<Moment>,
-    /// When the last token came.
+    /// Arrival of the last token.
     pub last_token: Option<Moment>,
-    /// When the terminator came.
+    /// Arrival of the terminator.
     pub done: Option<Moment>,
-    /// How much earlier each of these may have come.
+    /// Uncertainty of `first_token`.
     pub first_uncertainty: Uncertainty,
-    /// Of the last token.
+    /// Uncertainty of `last_token`.
     pub last_uncertainty: Uncertainty,
-    /// Of the terminator.
+    /// Uncertainty of `done`.
     pub done_uncertainty: Uncertainty,
-    /// Of the wait between `scheduled` and `sent`, the time without a socket.
+    /// Time between `scheduled` and `sent` during which the socket was down.
     pub socket_wait: Duration,
-    /// When it was given up or finished.
+    /// Time at which it finished or was given up.
     pub ended: Moment,
     /// How it ended.
     pub status: QueryStatus,
-    /// What `/run` announced; `None` for a rejected run or a server of the old contract.
+    /// Number of tokens that `/run` announced. `None` for a rejected run or a server of the old contract.
     pub tokens_expected: Option<u64>,
-    /// What came of it.
+    /// Counts of its events.
     pub tally: EventCounts,
-    /// Of `tally.tokens_lost`: sent while the socket was open.
+    /// Tokens in `tally.tokens_lost` that were sent while the socket was open.
     pub lost_connected: u64,
-    /// Of `tally.tokens_lost`: sent while the socket was down.
+    /// Tokens in `tally.tokens_lost` that were sent while the socket was down.
     pub lost_in_gap: u64,
-    /// What came that ought not to have come.
+    /// Defects of its events and frames.
     pub defects: Defects,
-    /// What it says, against the server's digest.
+    /// Result of comparing its contents with the digest of the server.
     pub contents: ContentStatus,
-    /// The longest time between two events in a row, its terminator included; none where the client itself paused.
+    /// Longest time between consecutive events, the terminator included. `None` if the client itself paused reading.
     pub longest_gap: Option<Duration>,
-    /// How much further apart two events in a row came than they were due, at most.
+    /// Largest amount by which the gap between consecutive events exceeded the scheduled gap.
     pub held_up: Duration,
-    /// How long the client itself did not read.
+    /// Time during which the client deliberately did not read.
     pub paused: Duration,
-    /// The code of the error event that ended it.
+    /// Code of the error event that ended it.
     pub error_code: Option<String>,
-    /// It timed out, and the generator stood still for over a second meanwhile.
+    /// Whether it timed out while the generator was stalled for more than a second.
     pub excused: bool,
-    /// Gaps over `--stall-ms`.
+    /// Number of gaps longer than `--stall-ms`.
     pub stall_count: u64,
-    /// The excess of those gaps, summed.
+    /// Sum of the time by which those gaps exceeded `--stall-ms`.
     pub stall: Duration,
-    /// By the drawn schedule: run call to first token.
+    /// Ideal time from the run call to the first token, by the drawn schedule.
     pub ideal_ttft: Option<Duration>,
-    /// By the drawn schedule: run call to terminator.
+    /// Ideal time from the run call to the terminator, by the drawn schedule.
     pub ideal_e2el: Option<Duration>,
-    /// What went wrong first.
+    /// First failure.
     pub failure: Option<Failure>,
 }
 
@@ -181,7 +181,7 @@ impl QueryRecord {
         }
     }
 
-    /// Of a query that was never sent, in a session that was never created; given up at `at`.
+    /// Returns the record of a query that was never sent because its session was never created. It was given up at `at`.
     #[must_use]
     pub fn unsent(session_index: u64, query_num: u32, at: Moment) -> Self {
         Self {
@@ -218,13 +218,13 @@ impl QueryRecord {
         }
     }
 
-    /// How late the generator itself sent it: a socket that was down made it wait as well, and is not the generator's doing.
+    /// Returns how late the generator sent the query. Leaves out the time during which the socket was down.
     #[must_use]
     pub fn schedule_lag(&self) -> Option<Duration> {
         Some(self.sent?.saturating_sub(self.scheduled).saturating_sub(self.socket_wait))
     }
 
-    /// A planned fault made its own simulator late.
+    /// Returns whether a planned fault made its simulator late.
     #[must_use]
     pub fn is_faulted(&self) -> bool {
         [self.first_uncertainty, self.last_uncertainty, self.done_uncertainty]
@@ -232,8 +232,8 @@ impl QueryRecord {
             .any(|uncertainty| uncertainty.excused == Some(true))
     }
 
-    /// How late it was, by its drawn schedule: its first token or its end, or what held its stream up on the way.
-    /// What the client itself held back says nothing of the system.
+    /// Returns how late the query was compared with its drawn schedule: the largest delay of the first token, of the end or
+    /// between events. Returns zero if the client deliberately did not read, because that delay is not of the system.
     #[must_use]
     pub fn late_by(&self) -> Duration {
         if !self.paused.is_zero() {
@@ -254,81 +254,81 @@ impl QueryRecord {
 pub enum LossCause {
     /// The gateway closed it, with this code.
     Closed(u16),
-    /// It ended without a close frame, or was silent for too long.
+    /// It ended without a close frame, or was silent too long.
     Broken,
     /// The client cut it itself.
     Cut,
 }
 
-/// A socket that was lost, and the next one.
+/// A reconnect: the loss of a socket and the opening of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// Why the first one was lost.
+    /// Cause of the loss.
     pub cause: LossCause,
-    /// From the loss to the next 101.
+    /// Time from the loss to the next HTTP 101 response.
     pub gap: Duration,
 }
 
-/// One session, whatever became of it.
+/// Record of one session, successful or not.
 #[derive(Clone, Debug)]
 pub struct SessionRecord {
     /// `None` when it was never created.
     pub session: Option<SessionId>,
-    /// From 0.
+    /// Index in the run, from 0.
     pub index: u64,
-    /// When the plan wanted it started, when it was, and when it ended.
+    /// Scheduled start.
     pub scheduled: Moment,
-    /// When it was started.
+    /// Actual start.
     pub started: Moment,
-    /// When it ended.
+    /// Time of its end.
     pub ended: Moment,
     /// `POST /session/create`.
     pub create: Option<Duration>,
-    /// How much of it may be the generator's own doing.
+    /// Uncertainty of `create` that the generator may have caused.
     pub create_slack: Duration,
     /// TCP + upgrade + JWT + subscription live, of the first connect.
     pub connect: Option<Duration>,
-    /// How much of it may be the generator's own doing.
+    /// Uncertainty of `connect` that the generator may have caused.
     pub connect_slack: Duration,
     /// `POST /session/{id}/close`.
     pub close: Option<Duration>,
-    /// Attempts to reconnect.
+    /// Reconnect attempts.
     pub reconnect_attempts: u64,
-    /// …of which succeeded, in order.
+    /// Successful reconnects, in order.
     pub reconnects: Vec<Reconnect>,
     /// Sockets that the client cut itself.
     pub sockets_cut: u64,
-    /// It stopped reading once, as it was asked to.
+    /// Whether it paused reading once, as planned.
     pub paused: bool,
     /// Gaps that the gateway announced.
     pub announced_gaps: u64,
-    /// Positions in them. Of a gap over generations: those of the newer one.
+    /// Positions in the announced gaps. A gap across generations counts those of the newer one.
     pub announced_gap_positions: u64,
-    /// What came while no query was there that it could be of.
+    /// Defects that belong to none of its queries.
     pub defects: Defects,
-    /// Events that came again because the client asked for them again, or could not say what it had.
+    /// Events that were sent again after a reconnect, as allowed.
     pub events_replayed: u64,
     /// Close codes received, in order.
     pub close_codes: Vec<u16>,
-    /// Every query ok and no step failed.
+    /// Whether every query was ok and no step failed.
     pub ok: bool,
-    /// The run's end cut it off before anything failed.
+    /// Whether the end of the run cut it off before anything failed.
     pub cut_off: bool,
-    /// Not ok only because of queries that are [`QueryRecord::excused`].
+    /// Whether it is not ok only because of queries that are [`QueryRecord::excused`].
     pub excused: bool,
-    /// The server speaks the old contract: integrity is unverified.
+    /// Whether the server speaks the old contract, so that integrity is unverified.
     pub old_contract: bool,
-    /// What went wrong first.
+    /// First failure.
     pub failure: Option<Failure>,
 }
 
-/// Samples that do not depend on a query's end: recorded by the worker that took them, straight into its histograms.
-/// Those that do wait in [`crate::QuerySamples`].
+/// Kind of a lag sample. The worker records it at once; samples that count only in complete queries wait in
+/// [`crate::QuerySamples`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LagKind {
-    /// `sent_us − due_us`: the simulator's own lateness, also in queries that fail.
+    /// `sent_us − due_us`: lateness of the simulator, also in queries that fail.
     PaceLag,
-    /// The client's own event loop: wake-up − intended.
+    /// Actual − intended wake-up of the client's event loop.
     LoopLag,
 }
 
@@ -346,7 +346,7 @@ pub(crate) mod tests {
         let planned =
             QueryRecord { ideal_ttft: Some(ms(190)), ideal_e2el: Some(ms(1_090)), ..query(QueryStatus::Ok) };
         assert_eq!(planned.late_by(), ms(10));
-        assert_eq!(query(QueryStatus::Ok).late_by(), ms(0), "nobody knows its schedule");
+        assert_eq!(query(QueryStatus::Ok).late_by(), ms(0), "its schedule is unknown");
         let begun_late = QueryRecord { ideal_ttft: Some(ms(50)), ..planned.clone() };
         assert_eq!(begun_late.late_by(), ms(150));
         let ended_late = QueryRecord { done: Some(ms(4_190)), ..planned.clone() };

@@ -1,7 +1,7 @@
-//! The ruler in a worker's hand: takes samples and records as they come, hands them on once a second, and says when it did.
-//! It keeps no sample but those of a running query, which the query brings to its end; where the receiver is behind, the worker waits, and its loop lag says so.
+//! The recorder of a worker: collects samples and records, and sends them to the collector once per second.
+//! If the collector falls behind, the bounded channel blocks the worker, and the loop lag shows it.
 
-use super::{Interval, Metric, Objective, QuerySamples, bounds::BoundedSample};
+use super::{Interval, Metric, Objective, QuerySamples, bounds::BoundedSample, nanos, tpot_ns};
 use crate::record::{LagKind, Moment, QueryRecord, QueryStatus, Reconnect, SessionRecord, Uncertainty};
 use std::{
     collections::HashMap,
@@ -12,56 +12,57 @@ use std::{
     time::Duration,
 };
 
-/// Cleared intervals that wait to be filled again.
+/// Number of cleared intervals kept for reuse.
 const SPARES: usize = 2;
 
-/// Queries of one session, and of all of a worker's, whose rows wait for their session's end; then they go out before it.
+/// Largest number of queries of a session, and of all sessions of a worker, whose rows wait for the end of their session.
+/// Beyond it the rows are written earlier, with what is known of the session so far.
 const MAX_OF_A_SESSION: usize = 100;
 const MAX_WAITING: usize = 50_000;
 
-/// What a recorder hands on.
+/// Message from a recorder to the collector.
 #[derive(Debug)]
 pub enum RecorderMessage {
-    /// What was measured in one second of the run.
+    /// Measurements of one second of the run.
     Interval {
-        /// Which second, from 0.
+        /// Second of the run, from 0.
         second: u64,
-        /// What was measured.
+        /// Measurements.
         interval: Interval,
-        /// Takes the interval back, cleared: its megabytes are allocated once, not every second.
+        /// Channel that returns the cleared interval for reuse, so that its megabytes are allocated once and not every second.
         back: SyncSender<Interval>,
     },
     /// A query that ended.
     Query(Box<QueryRecord>),
-    /// A socket that was lost and opened again: when, and of which session, from 0.
+    /// A reconnect, with its time and the index of its session, from 0.
     Reconnect(Moment, u64, Reconnect),
-    /// What is known of a session so far whose rows have waited long enough.
+    /// What is known so far of a session whose rows cannot wait any longer.
     PartialSession(Box<SessionRecord>),
     /// A session that ended, after all its queries.
     Session(Box<SessionRecord>),
-    /// A recorder has handed on all that it measured before this second; a new one says so of second 0.
+    /// A recorder has sent everything before this second. A new recorder sends it for second 0.
     Reached {
-        /// Which recorder.
+        /// Number of the recorder.
         recorder: u64,
-        /// Which second, from 0.
+        /// Second of the run, from 0.
         second: u64,
     },
-    /// A recorder that is done: nothing more comes of it.
+    /// A recorder has sent everything.
     Finished {
-        /// Which recorder.
+        /// Number of the recorder.
         recorder: u64,
     },
 }
 
-/// One a worker. Drop it when the worker is done: what it still holds goes out then.
+/// Recorder of one worker. Dropping it sends what it still holds.
 #[derive(Debug)]
 pub struct Recorder {
     number: u64,
     second: u64,
     interval: Interval,
-    /// How many queries of each session were handed on whose rows wait for its end.
+    /// Number of queries per session whose rows wait for the end of the session.
     waiting: HashMap<u64, usize>,
-    /// All of them.
+    /// Sum of `waiting`.
     waiting_count: usize,
     objectives: Arc<[Objective]>,
     out: SyncSender<RecorderMessage>,
@@ -70,7 +71,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// The recorder of that `number`, which is its alone. Hands on to `out`; a query that meets all of `objectives` is good.
+    /// Creates the recorder with a unique `number`, which sends to `out`. `objectives` decide which queries are goodput.
     #[must_use]
     pub fn new(number: u64, out: SyncSender<RecorderMessage>, objectives: Arc<[Objective]>) -> Self {
         let (back, spare) = sync_channel(SPARES);
@@ -89,34 +90,34 @@ impl Recorder {
         recorder
     }
 
-    /// Takes one sample, in nanoseconds, read at `at`.
+    /// Records a lag sample in nanoseconds, read at `at`.
     pub fn sample(&mut self, sample: LagKind, ns: i64, at: Moment) {
         self.tick(at);
         self.interval.record(sample.into(), ns);
     }
 
-    /// A token arrived at `at`, for the first time.
+    /// Counts a token that arrived for the first time at `at`.
     pub fn token(&mut self, at: Moment) {
         self.tick(at);
         self.interval.token();
     }
 
-    /// A socket is about to be opened again.
+    /// Counts an attempt to reconnect.
     pub fn reconnect_attempt(&mut self, at: Moment) {
         self.tick(at);
         self.interval.reconnect_attempt();
     }
 
-    /// A socket of session `index` was opened again.
+    /// Records a successful reconnect of session `index`.
     pub fn reconnected(&mut self, at: Moment, index: u64, reconnect: Reconnect) {
         self.tick(at);
         self.interval.reconnected();
         self.send(RecorderMessage::Reconnect(at, index, reconnect));
     }
 
-    /// A query ended. Tell it when it ends, so that its second is the right one: its `samples` belong to that second too, and
-    /// count only if it is `ok`. Its row waits for what the session's end says; of a session that is too long to wait for it
-    /// goes out with what the session is `so_far`.
+    /// Records a query that ended. Must be called when it ends, because the query and its `samples` count in that second;
+    /// samples count only if the query is `ok`. The row waits for the end of the session. If too many rows wait, they are
+    /// sent with the record that `so_far` returns.
     pub fn query_ended(
         &mut self,
         query: QueryRecord,
@@ -143,8 +144,8 @@ impl Recorder {
         self.waiting_count -= self.waiting.remove(&session).unwrap_or_default();
     }
 
-    /// A session ended. Call it exactly once a session, whatever became of it, with those of its queries
-    /// that [`Recorder::query_ended`] was not told of (also those that could never be sent).
+    /// Records a session that ended. Must be called exactly once per session, with the queries that were not passed to
+    /// [`Recorder::query_ended`], including those that were never sent.
     pub fn session_ended(&mut self, session: SessionRecord, queries: Vec<QueryRecord>) {
         self.tick(session.ended);
         for query in queries {
@@ -156,8 +157,8 @@ impl Recorder {
         self.send(RecorderMessage::Session(Box::new(session)));
     }
 
-    /// Hands the interval on where its second is over. Call it soon after each second's end when nothing else happens:
-    /// the second waits for it.
+    /// Sends the interval if its second is over. Must be called soon after the end of each second even if nothing happens:
+    /// outputs wait until every recorder has passed a second.
     pub fn tick(&mut self, now: Moment) {
         if now.as_secs() > self.second {
             self.send_interval();
@@ -178,7 +179,7 @@ impl Recorder {
         }
     }
 
-    /// A receiver that is gone has said why itself; there is nobody left to tell.
+    /// Ignores a closed channel: the collector reports its failure itself.
     fn send(&self, message: RecorderMessage) {
         let _ = self.out.send(message);
     }
@@ -199,7 +200,7 @@ impl Recorder {
             interval.record(Metric::ScheduleLag, nanos(lag));
             interval.record(Metric::SocketWait, nanos(query.socket_wait));
         }
-        // Only complete queries have a latency, and what the client held back itself says nothing of the system.
+        // Only complete queries have a latency. A pause of the client itself is not a latency of the system.
         if query.status != QueryStatus::Ok || !query.paused.is_zero() {
             return;
         }
@@ -210,7 +211,7 @@ impl Recorder {
                 let unexcused = uncertainty.unexcused().map(|unexcused| nanos(unexcused + lag));
                 interval.record_bounded(
                     metric,
-                    BoundedSample::at_most(ns, nanos(uncertainty.most() + lag), unexcused),
+                    BoundedSample::at_most(ns, nanos(uncertainty.total() + lag), unexcused),
                 );
                 Some(ns)
             };
@@ -258,28 +259,16 @@ impl Drop for Recorder {
     }
 }
 
-/// (last token − first token) / (N − 1), in nanoseconds; none when N < 2.
-pub fn tpot_ns(query: &QueryRecord) -> Option<i64> {
-    let (first, last) = query.first_token.zip(query.last_token)?;
-    let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
-    Some((nanos(last) - nanos(first)) / gaps)
-}
-
-/// The same with its bounds: both ends may have come earlier.
+/// Returns `tpot` with its bounds: the first and the last token may both have arrived earlier.
 fn tpot(query: &QueryRecord) -> Option<BoundedSample> {
     let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
     let (value, first, last) = (tpot_ns(query)?, &query.first_uncertainty, &query.last_uncertainty);
     Some(BoundedSample {
         value,
-        low: value - nanos(last.most()) / gaps,
-        high: value + nanos(first.most()) / gaps,
+        low: value - nanos(last.total()) / gaps,
+        high: value + nanos(first.total()) / gaps,
         unexcused: last.unexcused().map(|unexcused| value - nanos(unexcused) / gaps),
     })
-}
-
-/// Whole nanoseconds; three centuries fit.
-pub fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -287,8 +276,8 @@ mod tests {
     use super::*;
     use crate::record::tests::query;
 
-    /// The intervals of a recorder that is told of a query, by second.
-    fn told(status: QueryStatus) -> Vec<(u64, Interval)> {
+    /// Returns the intervals of a recorder after one query with this status, by second.
+    fn recorded(status: QueryStatus) -> Vec<(u64, Interval)> {
         let (out, messages_in) = sync_channel(100);
         let mut recorder = Recorder::new(0, out, Arc::default());
         let mut samples = QuerySamples::default();
@@ -311,7 +300,7 @@ mod tests {
     fn samples_wait_for_the_end_of_their_query_and_belong_to_its_second() {
         const METRICS: [(Metric, u64); 3] = [(Metric::Itl, 3), (Metric::FrameGap, 3), (Metric::Delivery, 3)];
         for status in [QueryStatus::Ok, QueryStatus::Incomplete, QueryStatus::Error, QueryStatus::Abandoned] {
-            let intervals = told(status);
+            let intervals = recorded(status);
             assert_eq!(intervals.iter().map(|(second, _)| *second).collect::<Vec<_>>(), [0, 1], "{status:?}");
             let (came, ended) = (&intervals[0].1, &intervals[1].1);
             assert_eq!((came.tokens(), ended.tokens()), (3, 0), "tokens count as they come");

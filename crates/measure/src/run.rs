@@ -1,5 +1,5 @@
-//! The sums of a run: sessions, queries, tokens, failures, and the merged distributions.
-//! It is filled a finished query and session at a time and keeps none of them.
+//! The results of a run: counts of sessions, queries and tokens, failures, and merged distributions.
+//! It adds up finished queries and sessions and keeps none of them.
 
 use super::{Failures, Interval, ReadingTotals, ReconnectStorm, Steady, TokenCounts, threshold::Windows};
 use crate::contents::ContentStatus;
@@ -8,20 +8,20 @@ use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
 use protocol::SessionId;
 use std::{collections::BTreeMap, time::Duration};
 
-/// Codes of error events that are told apart; what comes after them is counted together.
+/// Largest number of distinct error codes. Further codes are counted together.
 const MAX_CODES: usize = 50;
 const FURTHER_CODES: &str = "(further codes)";
 
 /// The longest time between two consecutive events of any query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongestGap {
-    /// How long.
+    /// Length of the gap.
     pub gap: Duration,
-    /// In which session.
+    /// Session.
     pub session: Option<SessionId>,
-    /// From 0.
+    /// Index of the session, from 0.
     pub session_index: u64,
-    /// From 1.
+    /// Number of the query, from 1.
     pub query_num: u32,
 }
 
@@ -38,25 +38,25 @@ pub struct SessionCounts {
     pub cut_off: u64,
     /// Not ok only because of queries that timed out while the generator stood still.
     pub excused: u64,
-    /// Those whose server spoke the old contract.
+    /// Sessions whose server spoke the old contract.
     pub old_contract: u64,
-    /// Those that lost a socket at least once.
+    /// Sessions that lost a socket at least once.
     pub with_reconnects: u64,
-    /// Those that stopped reading, as they were asked to.
+    /// Sessions that paused reading, as planned.
     pub paused: u64,
-    /// Time that sessions lasted, summed.
+    /// Sum of the lifetimes of all sessions.
     pub time: Duration,
 }
 
-/// A query this much later than its drawn schedule was not in time.
+/// A query more than this later than its drawn schedule counts as late.
 const LATE: Duration = Duration::from_millis(250);
 
-/// Queries that came complete and in order, and not in time.
+/// Complete queries that were late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LateQueries {
-    /// How many.
+    /// Number of queries.
     pub count: u64,
-    /// How late the latest was.
+    /// Largest lateness.
     pub most: Duration,
 }
 
@@ -72,26 +72,26 @@ pub struct QueryCounts {
     pub error: u64,
     pub rejected: u64,
     pub abandoned: u64,
-    /// Of the timeouts: those during which the generator stood still for over a second.
+    /// Timeouts during which the generator was stalled for more than a second.
     pub excused: u64,
-    /// Those with a first token, last token or terminator that a planned fault of their own server made late.
+    /// Queries with a first token, last token or terminator that a planned fault of their server delayed.
     pub faulted: u64,
-    /// Of those that were ok: those whose contents could not be compared with a digest.
+    /// Complete queries whose contents could not be compared with a digest.
     pub contents_unverified: u64,
-    /// Those that were sent.
+    /// Queries that were sent.
     pub sent: u64,
-    /// Time that sent queries lasted, summed.
+    /// Sum of the durations of sent queries.
     pub time: Duration,
 }
 
 impl QueryCounts {
-    /// Those that were not cut off by the run's end.
+    /// Returns the number of queries that the end of the run did not cut off.
     #[must_use]
     pub const fn judged(&self) -> u64 {
         self.total - self.abandoned
     }
 
-    /// Those of them that were not ok.
+    /// Returns the number of those that failed.
     #[must_use]
     pub const fn failed(&self) -> u64 {
         self.judged() - self.ok
@@ -101,75 +101,75 @@ impl QueryCounts {
 /// Everything a run measured.
 #[derive(Clone, Debug, Default)]
 pub struct RunData {
-    /// Distributions over the whole run.
+    /// Distributions and counts of the whole run.
     pub metrics: Interval,
     /// Sessions by outcome.
     pub sessions: SessionCounts,
     /// Queries by status.
     pub queries: QueryCounts,
-    /// What became of the tokens.
+    /// Counts of tokens.
     pub tokens: TokenCounts,
     /// Failures by kind.
     pub failures: Failures,
     /// Close codes received, and how often.
     pub close_codes: BTreeMap<u16, u64>,
-    /// Attempts to reconnect.
+    /// Reconnect attempts.
     pub reconnect_attempts: u64,
-    /// …of which succeeded.
+    /// Successful reconnects.
     pub reconnects_ok: u64,
-    /// …of which after a loss of this cause.
+    /// Successful reconnects by the cause of the loss.
     pub reconnects_by_cause: BTreeMap<LossCause, u64>,
-    /// How many came at once.
+    /// Highest reconnect rates.
     pub reconnect_storm: ReconnectStorm,
     /// Sockets that the client cut itself.
     pub sockets_cut: u64,
-    /// What came that ought not to have come.
+    /// Defects of events and frames.
     pub defects: Defects,
     /// Gaps that the gateway announced.
     pub announced_gaps: u64,
-    /// Positions in them.
+    /// Positions in the announced gaps.
     pub announced_gap_positions: u64,
-    /// Of the queries that were ok.
+    /// Complete queries that were late.
     pub late: LateQueries,
     /// The longest time between two consecutive events of a query.
     pub longest_gap: Option<LongestGap>,
     /// Queries that an error event ended, by its code.
     pub errors_by_code: BTreeMap<String, u64>,
-    /// Gaps between tokens over the stall limit, in queries that were ok.
+    /// Gaps between tokens above the stall threshold, in complete queries.
     pub stall_count: u64,
-    /// The excess of those gaps, summed.
+    /// Sum of the time by which those gaps exceeded the threshold.
     pub stall: Duration,
     /// The steady state, where the schedule has one.
     pub steady: Option<Steady>,
     /// The worst windows of the thresholds that have one.
     pub windows: Windows,
-    /// What was read beside the run.
+    /// Monitoring readings.
     pub readings: ReadingTotals,
-    /// Readings that came too late for their second's row.
+    /// Readings that arrived too late for the row of their second.
     pub readings_dropped: u64,
-    /// When the first query was sent.
+    /// Time of the first send.
     pub first_send: Option<Moment>,
-    /// When the last answer ended.
+    /// Time at which the last response ended.
     pub last_response: Option<Moment>,
 }
 
 impl RunData {
-    /// Takes what was measured in a stretch of the run.
+    /// Adds the measurements of an interval.
     pub fn add_interval(&mut self, interval: &Interval) {
         self.metrics.merge(interval);
     }
 
-    /// Takes a query that ended.
+    /// Adds a query that ended.
     pub fn add_query(&mut self, query: &QueryRecord) {
         self.count_query(query);
         self.tokens.query_ended(query);
     }
 
-    /// Takes a session that ended; its `queries` were taken before.
+    /// Adds a session that ended. Its `queries` must have been added before.
     pub fn add_session(&mut self, session: &SessionRecord, queries: &[QueryRecord]) {
         self.count_session(session);
-        let told_by_a_query = queries.iter().any(|query| query.failure == session.failure);
-        if let Some(failure) = session.failure.as_ref().filter(|_| !told_by_a_query) {
+        let counted_with_a_query = queries.iter().any(|query| query.failure == session.failure);
+        if let Some(failure) = session.failure.as_ref().filter(|_| !counted_with_a_query) {
             self.failures.add(failure, session.ended);
         }
     }
@@ -239,7 +239,7 @@ impl RunData {
             self.late.count += 1;
             self.late.most = self.late.most.max(late_by);
         }
-        // As the gaps that they count: of complete queries alone. The longest gap is that of any query.
+        // Like inter-token latencies, stalls count in complete queries only. The longest gap counts in all queries.
         if query.status == QueryStatus::Ok {
             self.stall_count += query.stall_count;
             self.stall += query.stall;
@@ -249,7 +249,7 @@ impl RunData {
         }
     }
 
-    /// From the first send to the last response.
+    /// Returns the time from the first send to the last response.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.first_send

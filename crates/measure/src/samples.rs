@@ -1,18 +1,17 @@
-//! The samples of one running query, kept until its end: only those of a complete query are recorded.
-//! Pure: it knows neither clocks nor sockets.
+//! Samples of one running query, kept until its end because only samples of complete queries count.
 
 use super::{Interval, Metric, bounds::BoundedSample};
 
-/// The nanoseconds of a microsecond, to which samples are rounded: the resolution of the histograms.
+/// Nanoseconds of the unit to which samples are rounded: a microsecond, the resolution of the histograms.
 const UNIT_NS: i64 = 1_000;
-/// Bytes of the first allocation, and the least by which it grows.
+/// Size of the first allocation and smallest growth, in bytes.
 const MIN_GROWTH: usize = 64;
 
 /// A record's tag: a gap between two tokens of one read.
 const ITL: u8 = 0;
 /// A gap between two tokens, which is also the gap between two reads.
 const ITL_AND_FRAME_GAP: u8 = 1;
-/// The same two with a lower value that excuses nothing.
+/// Flag for the tags of gaps: an unexcused lower bound follows.
 const UNEXCUSED: u8 = 2;
 const DELIVERY: u8 = 4;
 const REPLAY_DELIVERY: u8 = 5;
@@ -30,7 +29,7 @@ pub struct QuerySamples {
 }
 
 impl QuerySamples {
-    /// Keeps the gap between two tokens; `is_frame_gap`: they came in two reads.
+    /// Keeps the gap between two tokens. `is_frame_gap` tells whether they came in two reads.
     pub fn itl(&mut self, gap: BoundedSample, is_frame_gap: bool) {
         let tag = if is_frame_gap { ITL_AND_FRAME_GAP } else { ITL };
         self.push(if gap.unexcused.is_some() { tag | UNEXCUSED } else { tag });
@@ -42,18 +41,18 @@ impl QuerySamples {
         }
     }
 
-    /// Keeps the time from the simulator's hand-over of an event to its arrival, in nanoseconds; it may be negative.
+    /// Keeps the delivery time of an event in nanoseconds. It may be negative.
     pub fn delivery(&mut self, ns: i64, is_replay: bool) {
         self.push(if is_replay { REPLAY_DELIVERY } else { DELIVERY });
         self.number(zigzag(rounded(ns)));
     }
 
-    /// Drops everything, also what is still to come: the query cannot end `ok` any more.
+    /// Drops all samples and ignores further ones, because the query cannot end `ok` any more.
     pub fn give_up(&mut self) {
         *self = Self { bytes: Vec::new(), given_up: true };
     }
 
-    /// Records everything: the query ended `ok`.
+    /// Records all samples of a query that ended `ok`.
     pub fn record(&self, interval: &mut Interval) {
         let mut packed = Packed(&self.bytes);
         while let Some(tag) = packed.tag() {
@@ -74,7 +73,7 @@ impl QuerySamples {
         }
     }
 
-    /// Seven bits a byte, the lowest first; the highest bit says that more follow.
+    /// Writes a number with seven bits per byte, lowest first. The highest bit marks that more bytes follow.
     fn number(&mut self, mut number: u64) {
         #[allow(clippy::cast_possible_truncation, reason = "seven bits")]
         while number >= 0x80 {
@@ -90,14 +89,14 @@ impl QuerySamples {
             return;
         }
         if self.bytes.len() == self.bytes.capacity() {
-            // A vector left to itself doubles, and thousands of these are held at once.
+            // A vector doubles by default, which wastes memory: thousands of these exist at once.
             self.bytes.reserve_exact(MIN_GROWTH.max(self.bytes.len() / 4));
         }
         self.bytes.push(byte);
     }
 }
 
-/// What is left to be read.
+/// Reader of packed samples.
 struct Packed<'a>(&'a [u8]);
 
 impl Packed<'_> {
@@ -119,7 +118,7 @@ impl Packed<'_> {
         number
     }
 
-    /// A distance from the value, in nanoseconds.
+    /// Reads a distance from the value, in nanoseconds.
     fn distance(&mut self) -> i64 {
         nanoseconds(i64::try_from(self.number()).unwrap_or(i64::MAX))
     }
@@ -129,17 +128,17 @@ const fn nanoseconds(us: i64) -> i64 {
     us.saturating_mul(UNIT_NS)
 }
 
-/// The nearest microsecond.
+/// Rounds to the nearest microsecond.
 const fn rounded(ns: i64) -> i64 {
     ns.saturating_add(UNIT_NS / 2).div_euclid(UNIT_NS)
 }
 
-/// Bounds only move outwards.
+/// Rounds up, so that bounds only move outwards.
 fn rounded_up(ns: i64) -> u64 {
     u64::try_from(ns).unwrap_or_default().div_ceil(UNIT_NS.unsigned_abs())
 }
 
-/// Small numbers of either sign as small numbers.
+/// Maps numbers of small magnitude, positive or negative, to small unsigned numbers (zigzag encoding).
 #[allow(clippy::cast_sign_loss, reason = "the bits are meant")]
 const fn zigzag(number: i64) -> u64 {
     ((number << 1) ^ (number >> 63)) as u64

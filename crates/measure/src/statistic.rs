@@ -1,5 +1,4 @@
-//! What is taken of a distribution: a mean, an extreme, a percentile, in milliseconds.
-//! A percentile that the samples cannot carry is refused, with their number.
+//! Statistics of a distribution in milliseconds: mean, minimum, maximum, percentile, and the sample count.
 
 use crate::Distribution;
 use std::{fmt, str::FromStr};
@@ -11,14 +10,14 @@ pub enum Statistic {
     Mean,
     Min,
     Max,
-    /// How many samples, no milliseconds.
+    /// Number of samples, not milliseconds.
     Count,
-    /// 0 to 100.
+    /// Percentile, 0 to 100.
     Percentile(f64),
 }
 
 impl Statistic {
-    /// Of a distribution, or why there is none.
+    /// Computes the statistic of a distribution.
     ///
     /// # Errors
     /// There are no samples, or too few for so high a percentile.
@@ -33,7 +32,7 @@ impl Statistic {
             Self::Mean => Ok(figures.mean),
             Self::Min => Ok(figures.min),
             Self::Max => Ok(figures.max),
-            Self::Count => unreachable!("it is answered above"),
+            Self::Count => unreachable!("returned above"),
             Self::Percentile(percent) => {
                 let needed = samples_needed(percent);
                 if count < needed {
@@ -45,13 +44,14 @@ impl Statistic {
     }
 }
 
-/// Beyond p99, one sample at least must lie above the percentile: p99.9 needs 1,000.
+/// Returns the number of samples that a percentile needs. Above p99 at least one sample must lie above the percentile, so
+/// p99.9 needs 1,000.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn samples_needed(percent: f64) -> u64 {
     if percent > 99.0 && percent < 100.0 { (100.0 / (100.0 - percent)).round() as u64 } else { 1 }
 }
 
-/// A percentage that came from a share, without what rounding added.
+/// Removes the rounding error of a percentage that was computed from a share.
 fn shortest(percent: f64) -> f64 {
     (percent * 1e6).round() / 1e6
 }
@@ -74,7 +74,7 @@ impl FromStr for Statistic {
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
             format!(
-                "there is no statistic `{text}`; there are avg, min, med, max, count or a percentile as p95"
+                "unknown statistic `{text}`: expected avg, min, med, max, count or a percentile such as p95"
             )
         };
         Ok(match text {
@@ -127,7 +127,7 @@ mod tests {
         }
         for bad in ["", "p", "p()", "p101", "p-1", "pNaN", "p1e1", "95", "P95", "p(95"] {
             let error = bad.parse::<Statistic>().unwrap_err();
-            assert!(error.starts_with(&format!("there is no statistic `{bad}`")), "{error}");
+            assert!(error.starts_with(&format!("unknown statistic `{bad}`")), "{error}");
         }
         for (share, meant) in [("p0.95", "p95?"), ("p(0.5)", "p50?"), ("p0.999", "p99.9?"), ("p.07", "p7?")] {
             let error = share.parse::<Statistic>().unwrap_err();

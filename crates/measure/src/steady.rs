@@ -1,25 +1,25 @@
-//! The steady state: the whole seconds in which the schedule wanted as many sessions as ever it does.
-//! What is measured counts by the second in which it was measured, a query by the one in which it ended.
+//! The steady state: the whole seconds in which the schedule asks for (nearly) its maximum of sessions.
+//! Samples count in the second in which they were measured, queries in the second in which they ended.
 
 use super::Interval;
 use std::time::Duration;
 
-/// Less says nothing.
+/// Shortest steady state, in seconds.
 const SHORTEST_S: u64 = 10;
 
-/// What the steady state measured.
+/// Measurements of the steady state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steady {
-    /// Its first second.
+    /// First second.
     pub from_s: u64,
-    /// The first second behind it.
+    /// First second after it.
     pub to_s: u64,
-    /// What was measured in it.
+    /// Measurements.
     pub metrics: Interval,
 }
 
 impl Steady {
-    /// Of a window of the schedule; nothing is measured yet. Only whole seconds count.
+    /// Creates an empty steady state for a window of the schedule. Uses its whole seconds only.
     #[must_use]
     pub fn of((from, to): (Duration, Duration)) -> Option<Self> {
         let from_s = from.as_secs() + u64::from(from.subsec_nanos() > 0);
@@ -27,14 +27,14 @@ impl Steady {
         (from_s < to_s).then(|| Self { from_s, to_s, metrics: Interval::default() })
     }
 
-    /// Takes a second of the run, where it is one of its own.
+    /// Adds a second of the run if it belongs to the steady state.
     pub fn second(&mut self, second: u64, interval: &Interval) {
         if (self.from_s..self.to_s).contains(&second) {
             self.metrics.merge(interval);
         }
     }
 
-    /// The same of a run that ended at `end`, whatever was planned; `None` of less than the shortest that counts.
+    /// Returns the steady state of a run that ended at second `end`. Returns `None` if less than 10 s of it are left.
     #[must_use]
     pub fn ended_at(self, end: u64) -> Option<Self> {
         let to_s = self.to_s.min(end);
@@ -42,7 +42,7 @@ impl Steady {
         (planned || to_s.saturating_sub(self.from_s) >= SHORTEST_S).then_some(Self { to_s, ..self })
     }
 
-    /// How long it is.
+    /// Returns its length in seconds.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub const fn seconds(&self) -> f64 {

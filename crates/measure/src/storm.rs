@@ -1,14 +1,13 @@
-//! How many sockets came back in one second: the worst of the run, of attempts and of successes.
-//! It is filled a whole second at a time.
+//! The highest rates of reconnect attempts and successful reconnects in any second of the run.
 
 use super::Interval;
 
-/// The most of something in any one second.
+/// Highest count in any second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Peak {
-    /// How many a second.
+    /// Count in that second.
     pub per_second: u64,
-    /// The first second of the run with so many.
+    /// First second of the run with that count.
     pub at_s: u64,
 }
 
@@ -23,16 +22,16 @@ impl Peak {
 /// Reconnects over time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ReconnectStorm {
-    /// Attempts.
+    /// Peak of attempts.
     pub peak_attempts: Peak,
-    /// Attempts that succeeded.
+    /// Peak of successful reconnects.
     pub peak_reconnects: Peak,
     /// Seconds of the run with at least one attempt.
     pub seconds: u64,
 }
 
 impl ReconnectStorm {
-    /// Takes a second of the run, of all workers together.
+    /// Adds a second of the run, merged over all workers.
     pub const fn add(&mut self, second: u64, interval: &Interval) {
         let counts = interval.counts();
         self.peak_attempts.see(counts.reconnect_attempts, second);

@@ -1,51 +1,50 @@
-//! What became of the tokens of queries that ended: which were owed, which came, which are lost.
-//! It knows of no time; what is counted by the second asks it a query at a time.
+//! Counts of the tokens of ended queries: expected, received, lost, duplicated, reordered and so on.
 
 use crate::record::{QueryRecord, QueryStatus};
 
-/// What became of the tokens.
+/// Counts of tokens and events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenCounts {
-    /// Announced, less those of queries that the run's end cut off.
+    /// Announced tokens, without those that the end of the run cut off.
     pub expected: u64,
-    /// Came at least once.
+    /// Tokens received at least once.
     pub received: u64,
-    /// Came by nobody's announcement: servers of the old contract. Part of `received`.
+    /// Received tokens of servers that announce no number (old contract). Part of `received`.
     pub unverified: u64,
-    /// Announced and never came by the deadline.
+    /// Announced tokens that did not arrive by the deadline.
     pub lost: u64,
-    /// Announced, and cut off by an error event: not lost, as the server never sent them.
+    /// Announced tokens that an error event cut off. They are not lost, because the server never sent them.
     pub unsent: u64,
-    /// Beyond the announced number.
+    /// Tokens beyond the announced number.
     pub unannounced: u64,
-    /// Of queries that announced a number and were not cut off by the run's end: how many it was, and how many of them came.
+    /// Announced tokens of queries that the end of the run did not cut off.
     pub owed: u64,
-    /// How many of `owed` came.
+    /// Received tokens that are part of `owed`.
     pub delivered: u64,
-    /// Lost, and sent while the socket was open.
+    /// Lost tokens that were sent while the socket was open.
     pub lost_connected: u64,
-    /// Lost, and sent while the socket was down.
+    /// Lost tokens that were sent while the socket was down.
     pub lost_in_gap: u64,
-    /// The same position again.
+    /// Tokens whose position was received before.
     pub duplicated: u64,
-    /// Below one already seen, for the first time.
+    /// Tokens that first arrived after a later position.
     pub reordered: u64,
-    /// Again, because the client asked for them again or could not say what it had. Not part of `duplicated`.
+    /// Events that were sent again after a reconnect, as allowed. Not part of `duplicated`.
     pub replayed: u64,
-    /// Announced, and still to come when the run was ended.
+    /// Announced tokens that had not arrived yet when the run ended.
     pub cut_off: u64,
-    /// Tokens and terminators that came at least once.
+    /// Tokens and terminators received at least once.
     pub events_received: u64,
-    /// Tokens and terminators that never came.
+    /// Lost tokens and terminators.
     pub events_lost: u64,
-    /// Tokens and terminators that came again.
+    /// Duplicated tokens and terminators.
     pub events_duplicated: u64,
-    /// Tokens and terminators that came below one already seen.
+    /// Tokens and terminators that first arrived after a later position.
     pub events_reordered: u64,
 }
 
 impl TokenCounts {
-    /// Those of one query.
+    /// Returns the counts of one query.
     #[must_use]
     pub fn of(query: &QueryRecord) -> Self {
         let mut tokens = Self::default();
@@ -53,7 +52,7 @@ impl TokenCounts {
         tokens
     }
 
-    /// Takes a query that ended. Nothing is lost of one that announced nothing.
+    /// Adds a query that ended. A query without an announced number has no lost tokens.
     pub fn query_ended(&mut self, query: &QueryRecord) {
         let tally = &query.tally;
         self.received = self.received.saturating_add(tally.tokens_received);
@@ -67,7 +66,7 @@ impl TokenCounts {
             return;
         };
         if query.status == QueryStatus::Abandoned {
-            // Its deadline had not come: what is above its highest position is not lost, it was never waited for.
+            // The run ended before the deadline, so positions above the highest received one are not lost.
             let seen = (tally.tokens_received - tally.tokens_unannounced + tally.tokens_lost).min(expected);
             self.expected = self.expected.saturating_add(seen);
             self.cut_off = self.cut_off.saturating_add(expected - seen);

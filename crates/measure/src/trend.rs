@@ -1,14 +1,13 @@
-//! The straight line through a series: how fast it grows, and how sure that is.
-//! It decides nothing; what growth matters is its callers' to say.
+//! Linear regression through a series: slope and standard error.
 
-/// The points of a run's second half: what fills at the beginning is no leak.
+/// Returns the points of the second half of a run, because memory that fills at the beginning is not a leak.
 #[must_use]
 pub fn second_half(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let ends = points.first().zip(points.last()).map_or((0.0, 0.0), |(first, last)| (first.0, last.0));
     points.into_iter().filter(|point| point.0 >= f64::midpoint(ends.0, ends.1)).collect()
 }
 
-/// Least squares: the slope and its standard error; none of fewer than ten points.
+/// Returns the least-squares slope and its standard error, or `None` for fewer than ten points.
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
 pub fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {

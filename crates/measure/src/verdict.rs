@@ -1,31 +1,32 @@
-//! PASS, FAIL or INVALID: one ordered list of rules over the run's figures, and the exit code that follows.
-//! Integrity comes first, then failures that do not depend on time, then doubt about the measurement.
+//! The verdict PASS, FAIL or INVALID: an ordered list of rules, and the exit code.
+//! Integrity comes first, then failures that do not depend on time, then the quality of the measurement.
 
 use super::{
     LateQueries,
     threshold::{Figure, Outcome, State},
 };
 
-/// The error of `e2el_ms` p(99) may be a tenth of its p(50), and in milliseconds at least the first and at most the second of these.
+/// Largest accepted measurement error of `e2el_ms` p(99): this share of its p(50), but at least `MIN_ERROR_MS` and at most
+/// `MAX_ERROR_MS` milliseconds.
 const ERROR_SHARE: f64 = 0.1;
 const MIN_ERROR_MS: f64 = 10.0;
 const MAX_ERROR_MS: f64 = 100.0;
-/// Below this share of the offered rate, an open model's run was not the run that was asked for.
+/// Smallest share of the offered rate that an open model must achieve.
 const MIN_ACHIEVED: f64 = 0.95;
 
-/// What a run is worth.
+/// Verdict on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Complete and in order before its deadline, and measured well.
+    /// Every check passed, and the measurement can be trusted.
     Pass,
-    /// The system under test did not do what was asked.
+    /// The system under test failed a check.
     Fail,
     /// The measurement cannot be trusted.
     Invalid,
 }
 
 impl Verdict {
-    /// `PASS`, `FAIL` or `INVALID`.
+    /// Returns `PASS`, `FAIL` or `INVALID`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -36,14 +37,14 @@ impl Verdict {
     }
 }
 
-/// A rule of integrity that is broken.
+/// A broken integrity rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
-    /// How often.
+    /// Number of violations.
     pub count: u64,
-    /// Of what: `tokens lost`.
+    /// What was counted, for example `tokens lost`.
     pub what: String,
-    /// The beginning of the first example, where there is one.
+    /// Beginning of the first example, if there is one.
     pub example: Option<String>,
 }
 
@@ -59,7 +60,7 @@ pub struct Trustworthiness {
 }
 
 impl Trustworthiness {
-    /// The error of `e2el_ms` p(99) and the most that is allowed, where it is more than that.
+    /// Returns the error of `e2el_ms` p(99) and the largest accepted error, if the error exceeds it.
     fn excess(&self) -> Option<(f64, f64)> {
         let (error, p50) = (self.e2el_p99_error_ms?, self.e2el_p50_ms?);
         let most = (p50 * ERROR_SHARE).clamp(MIN_ERROR_MS, MAX_ERROR_MS);
@@ -67,16 +68,16 @@ impl Trustworthiness {
     }
 }
 
-/// What the rules look at.
+/// Facts that the verdict rules use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
-    /// The rules of integrity that are broken.
+    /// Broken integrity rules.
     pub breaches: Vec<Breach>,
-    /// A fault that was to be injected and was not, and why.
+    /// Planned fault that was not injected, with the reason.
     pub fault_not_injected: Option<String>,
-    /// Tokens of servers that number nothing: whether others are missing is unknown.
+    /// Tokens of servers that do not number their events, so that loss cannot be detected.
     pub tokens_unverified: u64,
-    /// Queries that were ok, without a digest of their contents.
+    /// Complete queries without a digest of their contents.
     pub contents_unverified: u64,
     /// Queries attempted.
     pub queries_total: u64,
@@ -84,37 +85,37 @@ pub struct Evidence {
     pub queries_judged: u64,
     /// Queries complete and in order before their deadline.
     pub queries_ok: u64,
-    /// …of which were later than their schedule.
+    /// Complete queries that were late.
     pub late: LateQueries,
-    /// Queries that timed out while the generator itself stood still.
+    /// Queries that timed out while the generator was stalled.
     pub queries_excused: u64,
     /// How far the figures can be trusted.
     pub trust: Trustworthiness,
-    /// Achieved / offered, of open models.
+    /// Achieved / offered rate of an open model.
     pub achieved_share: Option<f64>,
     /// Shards whose results are missing.
     pub shards_missing: u32,
-    /// Everything is submitted at one instant: lag of the schedule is the point.
+    /// Whether all queries are submitted at one instant, so that schedule lag is intended.
     pub burst: bool,
-    /// What became of the default thresholds.
+    /// Outcomes of the default thresholds.
     pub defaults: Vec<Outcome>,
-    /// What became of the user's thresholds.
+    /// Outcomes of the thresholds of the user.
     pub thresholds: Vec<Outcome>,
 }
 
-/// The verdict and why.
+/// Verdict with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// What the run is worth.
+    /// Verdict.
     pub verdict: Verdict,
-    /// Why, in a sentence.
+    /// Reason, one or more sentences.
     pub reason: String,
 }
 
-/// Why a verdict applies; `None` where it does not.
+/// Returns why a verdict applies, or `None` if it does not.
 type VerdictRule = fn(&Evidence) -> Option<String>;
 
-/// Judges a run by the first rule that applies.
+/// Returns the verdict of the first rule that applies, or PASS.
 #[must_use]
 pub fn judge(evidence: &Evidence) -> Judgement {
     let rules: [(Verdict, VerdictRule); 5] = [
@@ -122,36 +123,38 @@ pub fn judge(evidence: &Evidence) -> Judgement {
         (Verdict::Fail, |evidence| broken_thresholds(evidence, |outcome| outcome.certain)),
         (Verdict::Fail, nothing_complete),
         (Verdict::Invalid, |evidence| {
-            mistrust(evidence).or_else(|| unknown_threshold(evidence)).or_else(|| uncertain(evidence))
+            unplanned(evidence).or_else(|| unknown_threshold(evidence)).or_else(|| uncertain(evidence))
         }),
         (Verdict::Fail, |evidence| broken_thresholds(evidence, |_| true)),
     ];
     let first = rules.into_iter().find_map(|(verdict, rule)| Some((verdict, rule(evidence)?)));
-    let (verdict, mut reason) = first.unwrap_or_else(|| (Verdict::Pass, praise(evidence)));
+    let (verdict, mut reason) = first.unwrap_or_else(|| (Verdict::Pass, pass_reason(evidence)));
     if verdict != Verdict::Invalid && evidence.trust.excess().is_some() {
         let count = evidence.trust.untrusted_figures;
-        reason = format!("{reason} {count} latency figures are not to be trusted.");
+        reason = format!("{reason} {count} latency figures cannot be trusted.");
     }
     Judgement { verdict, reason }
 }
 
-fn praise(evidence: &Evidence) -> String {
+fn pass_reason(evidence: &Evidence) -> String {
     let (queries, ok, thresholds) = (evidence.queries_judged, evidence.queries_ok, evidence.thresholds.len());
     let came = match (queries - ok, evidence.tokens_unverified, lateness(evidence)) {
-        (0, 0, None) => format!("All {queries} queries came complete, in order and in time."),
-        (0, 0, Some(late)) => format!("All {queries} queries came complete and in order; {late}."),
+        (0, 0, None) => format!("All {queries} queries were complete, in order and on time."),
+        (0, 0, Some(late)) => format!("All {queries} queries were complete and in order; {late}."),
         (0, _, late) => {
-            let when = late.map_or_else(|| " in time".to_owned(), |late| format!(", {late}"));
-            format!("All {queries} queries ended{when}; integrity is unverified: the server numbers nothing.")
+            let when = late.map_or_else(|| " on time".to_owned(), |late| format!(", {late}"));
+            format!(
+                "All {queries} queries ended{when}; integrity is unverified because the server does not number its events."
+            )
         }
         (failed, _, late) => {
             let late = late.map(|late| format!("; {late}")).unwrap_or_default();
-            format!("{failed} of {queries} queries were not ok, as far as the thresholds allow{late}.")
+            format!("{failed} of {queries} queries failed, which the thresholds allow{late}.")
         }
     };
     let came = match evidence.contents_unverified {
         0 => came,
-        unverified => format!("{came} Contents unverified: {unverified} of {ok} complete queries."),
+        unverified => format!("{came} Contents are unverified in {unverified} of {ok} complete queries."),
     };
     match thresholds {
         0 => came,
@@ -160,82 +163,84 @@ fn praise(evidence: &Evidence) -> String {
     }
 }
 
-/// How many of the queries that were ok came late; `None` where all were in time.
+/// Returns how many complete queries were late, or `None` if all were on time.
 fn lateness(evidence: &Evidence) -> Option<String> {
     let LateQueries { count, most } = evidence.late;
     let (ok, most) = (evidence.queries_ok, most.as_secs_f64());
-    (count > 0).then(|| format!("{count} of the {ok} came late, by up to {most:.1} s"))
+    (count > 0).then(|| format!("{count} of {ok} were late, by up to {most:.1} s"))
 }
 
 fn broken_integrity(evidence: &Evidence) -> Option<String> {
-    let told: Vec<_> =
+    let listed: Vec<_> =
         evidence.breaches.iter().map(|breach| format!("{} {}", breach.count, breach.what)).collect();
     let example = evidence.breaches.iter().find_map(|breach| breach.example.as_ref());
     let example = example.map(|example| format!(" First example: {example}.")).unwrap_or_default();
-    (!told.is_empty()).then(|| format!("Integrity is broken: {}.{example}", told.join(", ")))
+    (!listed.is_empty()).then(|| format!("Integrity is broken: {}.{example}", listed.join(", ")))
 }
 
-/// The broken ones among the thresholds that `counts` selects.
+/// Describes the broken thresholds that `counts` selects.
 fn broken_thresholds(evidence: &Evidence, counts: fn(&Outcome) -> bool) -> Option<String> {
     let is_broken = |outcome: &&Outcome| outcome.state == State::Broken && counts(outcome);
     let mut sentences: Vec<_> = evidence.defaults.iter().filter(is_broken).map(default_sentence).collect();
     let broken = evidence.thresholds.iter().filter(is_broken);
-    let told: Vec<_> =
+    let listed: Vec<_> =
         broken.map(|outcome| format!("{}, {}", outcome.threshold, outcome.value_text())).collect();
-    let (count, all) = (told.len(), evidence.thresholds.len());
+    let (count, all) = (listed.len(), evidence.thresholds.len());
     if count > 0 {
-        sentences.push(format!("{count} of {all} thresholds did not hold: {}.", told.join("; ")));
+        sentences.push(format!("{count} of {all} thresholds failed: {}.", listed.join("; ")));
     }
     (!sentences.is_empty()).then(|| sentences.join(" "))
 }
 
-/// A broken default, and which threshold would replace it.
+/// Describes a broken default threshold, and names the threshold that would replace it.
 #[allow(clippy::cast_precision_loss)]
 fn default_sentence(outcome: &Outcome) -> String {
     let (value, limit) = (outcome.value.unwrap_or(0.0), outcome.threshold.limit);
     match outcome.threshold.figure {
         Figure::Scalar("queries_ok") => {
             format!(
-                "{:.0} of {limit:.0} queries were not ok (error_rate<SHARE would allow some).",
+                "{:.0} of {limit:.0} queries failed (--threshold 'error_rate<SHARE' allows some).",
                 limit - value
             )
         }
         Figure::Scalar("sessions_ok") => {
             format!(
-                "{:.0} of {limit:.0} sessions were not ok (success_rate>SHARE would allow some).",
+                "{:.0} of {limit:.0} sessions failed (--threshold 'success_rate>SHARE' allows some).",
                 limit - value
             )
         }
         Figure::Scalar("sessions_broken") => {
-            format!("{value:.0} sessions failed outside their queries (success_rate>SHARE would allow some).")
+            format!(
+                "{value:.0} sessions failed outside their queries (--threshold 'success_rate>SHARE' allows some)."
+            )
         }
         Figure::Scalar("dropped_iterations") => format!(
-            "{value:.0} arrivals were dropped because every session was busy (dropped_iterations<COUNT would allow some)."
+            "{value:.0} arrivals were dropped because every session was busy (--threshold 'dropped_iterations<COUNT' allows some)."
         ),
-        _ => format!("{} did not hold: {}.", outcome.threshold, outcome.value_text()),
+        _ => format!("{} failed: {}.", outcome.threshold, outcome.value_text()),
     }
 }
 
-/// Whatever the thresholds allow: a run without one complete query never passes.
+/// Fails a run without a complete query, independent of the thresholds.
 fn nothing_complete(evidence: &Evidence) -> Option<String> {
     let failed = evidence.queries_judged.saturating_sub(evidence.queries_excused);
     (evidence.queries_ok == 0 && failed > 0)
         .then(|| format!("None of {} queries was complete.", evidence.queries_judged))
 }
 
-/// Why the run is not the one that was asked for, or is not known whole.
-fn mistrust(evidence: &Evidence) -> Option<String> {
+/// Returns why the run is not the one that was planned, or why its results are incomplete.
+fn unplanned(evidence: &Evidence) -> Option<String> {
     if evidence.shards_missing > 0 {
         return Some(format!("The results of {} shards are missing.", evidence.shards_missing));
     }
     if let Some(why) = &evidence.fault_not_injected {
-        return Some(format!("A fault did not happen: {why}."));
+        return Some(format!("A planned fault was not injected: {why}."));
     }
     if evidence.queries_total == 0 {
         return Some("Nothing was measured: no query was attempted.".to_owned());
     }
     if evidence.queries_ok == 0 {
-        return Some("Nothing was measured: no query came to its end.".to_owned());
+        return Some("Nothing was measured: no query was complete.".to_owned());
     }
     if let Some(share) = evidence.achieved_share.filter(|&share| share < MIN_ACHIEVED && !evidence.burst) {
         let (share, least) = (share * 100.0, MIN_ACHIEVED * 100.0);
@@ -246,8 +251,8 @@ fn mistrust(evidence: &Evidence) -> Option<String> {
     None
 }
 
-/// Why the measured times leave the answer open: a latency's threshold lies within its measurement error, or the error is large and no
-/// threshold is decided in spite of it.
+/// Returns why the measured times do not decide the verdict: a latency threshold lies within its measurement error, or the
+/// error is large and no threshold is decided in spite of it.
 fn uncertain(evidence: &Evidence) -> Option<String> {
     let undecided = |outcome: &&Outcome| matches!(outcome.state, State::Undecided { .. });
     if let Some(outcome) = evidence.thresholds.iter().find(undecided) {
@@ -257,14 +262,14 @@ fn uncertain(evidence: &Evidence) -> Option<String> {
             outcome.value_text()
         ));
     }
-    // What broke only through those may have held with a generator that kept up.
-    let through_those = |outcome: &Outcome| {
+    // Thresholds that broke only because of excused queries might have held with a faster generator.
+    let because_excused = |outcome: &Outcome| {
         let counts = matches!(outcome.threshold.figure, Figure::Scalar(_));
         outcome.state == State::Broken && counts && !outcome.certain
     };
     let excused = evidence.queries_excused;
-    if excused > 0 && evidence.defaults.iter().chain(&evidence.thresholds).any(through_those) {
-        return Some(format!("{excused} queries timed out while the generator itself stood still."));
+    if excused > 0 && evidence.defaults.iter().chain(&evidence.thresholds).any(because_excused) {
+        return Some(format!("{excused} queries timed out while the generator was stalled."));
     }
     let (error, most) = evidence.trust.excess()?;
     if evidence.thresholds.iter().any(Outcome::decides_a_latency) {
@@ -273,7 +278,7 @@ fn uncertain(evidence: &Evidence) -> Option<String> {
     let count = evidence.trust.untrusted_figures;
     Some(format!(
         "The measurement error of e2el_ms p(99) is {error:.1} ms, more than {most:.1} ms: the generator or the simulator was late, and \
-         {count} latency figures are not to be trusted."
+         {count} latency figures cannot be trusted."
     ))
 }
 
@@ -284,7 +289,7 @@ fn unknown_threshold(evidence: &Evidence) -> Option<String> {
     })
 }
 
-/// The exit code of a run that was carried out: an interruption outranks the verdict.
+/// Returns the exit code of a run. An interruption takes precedence over the verdict.
 #[must_use]
 pub const fn exit_code(verdict: Verdict, interrupted: bool) -> u8 {
     match verdict {
@@ -355,7 +360,7 @@ mod tests {
         use Verdict::{Fail, Invalid, Pass};
         let trust = doubtful(400.0, 900.0);
         let judged = |outcome: Outcome| Evidence { thresholds: vec![outcome], trust, ..good() };
-        let names = "7 latency figures are not to be trusted.";
+        let names = "7 latency figures cannot be trusted.";
         check(&judged(outcome("e2el_ms:p95<3000", State::Held, 948.0)), Pass, names);
         check(&judged(outcome("e2el_ms:p95<300", State::Broken, 948.0)), Fail, names);
         check(&judged(outcome("e2el_ms:p95<30000", State::Held, 948.0)), Invalid, "400.0 ms");
@@ -388,20 +393,16 @@ mod tests {
         let why = Some("`redis:kill` at 3 s: no such stack".to_owned());
         check(&Evidence { fault_not_injected: why, ..good() }, Invalid, "`redis:kill` at 3 s");
         check(&Evidence { shards_missing: 1, ..good() }, Invalid, "1 shards");
-        // Integrity outranks failures, those outrank mistrust, and that outranks what depends on time.
+        // Integrity comes before failures, failures before INVALID, and INVALID before failures that depend on time.
         check(&lost, Fail, "Integrity is broken: 3 tokens lost.");
-        check(&one_failed, Fail, "1 of 10 queries were not ok");
-        check(&Evidence { trust: late, ..one_failed }, Fail, "1 of 10 queries were not ok");
+        check(&one_failed, Fail, "1 of 10 queries failed");
+        check(&Evidence { trust: late, ..one_failed }, Fail, "1 of 10 queries failed");
         let slow = outcome("e2el_ms:p95<3000", State::Broken, 4123.4);
-        check(
-            &Evidence { thresholds: vec![slow.clone()], ..good() },
-            Fail,
-            "did not hold: e2el_ms p(95)<3000",
-        );
+        check(&Evidence { thresholds: vec![slow.clone()], ..good() }, Fail, "failed: e2el_ms p(95)<3000");
         check(
             &Evidence { trust: late, thresholds: vec![slow], ..good() },
             Fail,
-            "p(95)=4123. 7 latency figures are not to be trusted.",
+            "p(95)=4123. 7 latency figures cannot be trusted.",
         );
         let breaches = vec![breach(1, "tokens lost", None), breach(2, "frames unreadable", Some("`<html>`"))];
         check(
@@ -417,16 +418,16 @@ mod tests {
         let allowed = outcome("error_rate<=1", State::Held, 1.0);
         let none = Evidence { queries_ok: 0, thresholds: vec![allowed], ..good() };
         check(&none, Fail, "None of 10 queries was complete.");
-        check(&Evidence { queries_excused: 10, ..none.clone() }, Invalid, "no query came to its end");
-        check(&Evidence { queries_judged: 0, ..none }, Invalid, "no query came to its end");
+        check(&Evidence { queries_excused: 10, ..none.clone() }, Invalid, "no query was complete");
+        check(&Evidence { queries_judged: 0, ..none }, Invalid, "no query was complete");
     }
 
     #[test]
-    fn a_default_that_depends_on_time_yields_to_mistrust() {
+    fn a_default_that_depends_on_time_yields_to_invalid() {
         use Verdict::{Fail, Invalid};
         let timed_out = Outcome { certain: false, ..outcome("queries_ok==10", State::Broken, 9.0) };
         let stalled = Evidence { queries_ok: 9, defaults: vec![timed_out], ..good() };
-        check(&stalled, Fail, "1 of 10 queries were not ok");
+        check(&stalled, Fail, "1 of 10 queries failed");
         check(&Evidence { queries_excused: 1, ..stalled.clone() }, Invalid, "1 queries timed out while");
         check(&Evidence { trust: doubtful(95.0, 900.0), ..stalled }, Invalid, "e2el_ms p(99)");
         let dropped = outcome("dropped_iterations==0", State::Broken, 7.0);
@@ -434,17 +435,17 @@ mod tests {
     }
 
     #[test]
-    fn praise_names_what_was_late_and_what_is_unverified() {
+    fn the_reason_of_a_pass_names_what_was_late_and_what_is_unverified() {
         use Verdict::Pass;
         check(&Evidence { tokens_unverified: 1, ..good() }, Pass, "unverified");
         let held_up = LateQueries { count: 3, most: Duration::from_millis(3_100) };
         check(
             &Evidence { late: held_up, ..good() },
             Pass,
-            "All 10 queries came complete and in order; 3 of the 10 came late, by up to 3.1 s.",
+            "All 10 queries were complete and in order; 3 of 10 were late, by up to 3.1 s.",
         );
         let unverified = Evidence { tokens_unverified: 1, late: held_up, ..good() };
-        check(&unverified, Pass, "queries ended, 3 of the 10 came late, by up to 3.1 s; integrity");
+        check(&unverified, Pass, "queries ended, 3 of 10 were late, by up to 3.1 s; integrity");
     }
 
     #[test]
@@ -461,20 +462,16 @@ mod tests {
         check(
             &with(&[&held]),
             Pass,
-            "1 of 10 queries were not ok, as far as the thresholds allow. The threshold held.",
+            "1 of 10 queries failed, which the thresholds allow. The threshold held.",
         );
         let held_up = LateQueries { count: 2, most: Duration::from_secs(8) };
         check(
             &Evidence { late: held_up, ..with(&[&held]) },
             Pass,
-            "as far as the thresholds allow; 2 of the 9 came late, by up to 8.0 s. The threshold held.",
+            "which the thresholds allow; 2 of 9 were late, by up to 8.0 s. The threshold held.",
         );
-        check(&Evidence { queries_ok: 10, ..with(&[&held, &held]) }, Pass, "in time. All 2 thresholds held.");
-        check(
-            &with(&[&held, &broken]),
-            Fail,
-            "1 of 2 thresholds did not hold: e2el_ms p(95)<3000, p(95)=4123.",
-        );
+        check(&Evidence { queries_ok: 10, ..with(&[&held, &held]) }, Pass, "on time. All 2 thresholds held.");
+        check(&with(&[&held, &broken]), Fail, "1 of 2 thresholds failed: e2el_ms p(95)<3000, p(95)=4123.");
         check(
             &with(&[&broken, &unknown]),
             Invalid,

@@ -1,16 +1,16 @@
-//! What the program says on stderr: at once, or, while a full-screen view has the terminal, after it.
-//! It keeps the first ones alone and counts the others; nothing here waits for anybody.
+//! Messages on stderr. While the full-screen view owns the terminal, they are deferred until it closes.
+//! Only the first messages are kept; further ones are counted.
 
 use crate::values::undirected;
 use parking_lot::Mutex;
 use std::io::{self, Write};
 
-/// Lines kept while a view has the terminal.
+/// Largest number of deferred lines.
 const MAX: usize = 200;
 
 static DEFERRED: Mutex<Option<DeferredLines>> = Mutex::new(None);
 
-/// Lines that wait for the terminal.
+/// Lines that are deferred until the view closes.
 #[derive(Debug, Default)]
 struct DeferredLines {
     lines: Vec<String>,
@@ -31,20 +31,20 @@ impl DeferredLines {
     fn text(&self) -> String {
         let mut text: String = self.lines.iter().flat_map(|line| [line, "\n"]).collect();
         if self.dropped > 0 {
-            text += &format!("{} more lines were left out\n", self.dropped);
+            text += &format!("{} more lines were omitted\n", self.dropped);
         }
         text
     }
 }
 
-/// Says a line.
+/// Prints a line on stderr, or defers it while the view is open.
 pub fn print_stderr(line: &str) {
     let mut stderr = Stderr;
     let _ = writeln!(stderr, "{}", undirected(line));
 }
 
-/// Prints a text on stdout. What reads it may have ended, as in `| head`; another failure is reported on stderr. Neither changes
-/// what the program is to end with.
+/// Prints a text on stdout. Ignores a closed pipe, as in `| head`, and reports other failures on stderr. Neither changes the
+/// exit code.
 pub fn print_stdout(text: &str) {
     let mut stdout = io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -55,7 +55,7 @@ pub fn print_stdout(text: &str) {
     }
 }
 
-/// Stderr for whoever writes lines: the log. It takes everything, whatever becomes of it.
+/// Writer for the log on stderr. Writing never fails.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stderr;
 
@@ -67,7 +67,7 @@ impl Write for Stderr {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match DEFERRED.lock().as_mut() {
             Some(deferred) => deferred.take(&String::from_utf8_lossy(bytes)),
-            // Where stderr takes nothing, nobody can be told; the log would try it there again, and panic.
+            // Ignore a failure of stderr: there is nowhere to report it, and the log would panic.
             None => drop(io::stderr().write_all(bytes)),
         }
         Ok(())
@@ -79,20 +79,20 @@ impl Write for Stderr {
     }
 }
 
-/// Holds lines back from now on.
+/// Defers lines from now on.
 pub(crate) fn defer() {
     DEFERRED.lock().get_or_insert_default();
 }
 
-/// The line held back last.
+/// Returns the line that was deferred last.
 pub(crate) fn last_deferred() -> Option<String> {
     DEFERRED.lock().as_ref().and_then(|deferred| deferred.lines.last().cloned())
 }
 
-/// Says what was held back, and holds nothing any more. Never panics: it is also called where a panic is told.
+/// Prints the deferred lines and stops deferring. Never panics, because the panic hook calls it.
 pub(crate) fn flush_deferred() {
     let Some(deferred) = DEFERRED.lock().take() else { return };
-    // If stderr takes nothing there is nobody who could be told.
+    // Ignore a failure of stderr: there is nowhere to report it.
     let _ = io::stderr().write_all(deferred.text().as_bytes());
 }
 
@@ -101,11 +101,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_much_is_counted() {
+    fn lines_beyond_the_limit_are_counted() {
         let mut deferred = DeferredLines::default();
         (0..MAX + 3).for_each(|n| deferred.take(&format!("{n}\n")));
         assert_eq!((deferred.lines.len(), deferred.dropped), (MAX, 3));
         assert_eq!(deferred.lines[1], "1");
-        assert!(deferred.text().ends_with("\n199\n3 more lines were left out\n"), "{}", deferred.text());
+        assert!(deferred.text().ends_with("\n199\n3 more lines were omitted\n"), "{}", deferred.text());
     }
 }

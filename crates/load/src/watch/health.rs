@@ -129,7 +129,7 @@ impl HealthChecks {
         }
         seen.lock().unreached.retain(|target| !self.reached.contains(target));
         let _ = self.rows.flush();
-        self.readings.tell(second.saturating_sub(1), readings);
+        self.readings.push(second.saturating_sub(1), readings);
     }
 
     /// Returns the checks of both public addresses, then those of the members with another address.

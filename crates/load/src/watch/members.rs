@@ -87,7 +87,7 @@ impl MemberTracker {
             readings.push(Reading { quantity: Quantity::Restarts, label: member.name.clone(), value });
         }
         drop(observations);
-        self.readings.tell(second.saturating_sub(1), readings);
+        self.readings.push(second.saturating_sub(1), readings);
         *self.members.lock() = members;
     }
 }

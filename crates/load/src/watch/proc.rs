@@ -71,7 +71,7 @@ impl ProcessSampler {
         let _ = self.rows.flush();
         let roles = by_role(&readings);
         readings.extend(roles);
-        self.readings.tell(second.saturating_sub(1), readings);
+        self.readings.push(second.saturating_sub(1), readings);
     }
 
     /// Returns the sum of a process and `generations` generations of its children.

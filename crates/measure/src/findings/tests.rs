@@ -29,18 +29,18 @@ fn each_rule_has_its_evidence() {
         (
             observations(|w| w.restarts.extend([("redis".into(), 3), ("redis".into(), 8)])),
             "redis was restarted",
-            "seen at 3 s, 8 s.",
+            "replaced it at 3 s, 8 s.",
         ),
         (
             observations(|w| drop(w.failed.insert("api /ready".into(), (4, 2, 6, "503".into())))),
             "api /ready failed",
-            "4 checks were not answered with success, from 2 s to 6 s; the last one: 503.",
+            "4 health checks failed from 2 s to 6 s. Last result: 503.",
         ),
-        (process("redis", busy()), "redis used up a core", "in 12 of 60 seconds"),
+        (process("redis", busy()), "redis saturated a CPU core", "in 12 of 60 seconds"),
         (
             process("wsproxy-1", full),
             "wsproxy-1 was near its limit of open files",
-            "950 descriptors open and may have 1000",
+            "950 of 1000 descriptors open",
         ),
     ] {
         let findings = find(&FindingInputs::default(), &observations);
@@ -62,11 +62,11 @@ fn of_the_run_itself() {
     for (measured, expected) in [
         (
             FindingInputs { loop_lag_p99_ms: Some(12.0), ..FindingInputs::default() },
-            vec!["the load generator was saturated"],
+            vec!["the load generator was overloaded"],
         ),
         (
             FindingInputs { cpu_starved_share: Some(0.3), ..FindingInputs::default() },
-            vec!["the load generator was saturated"],
+            vec!["the load generator was overloaded"],
         ),
         (
             FindingInputs {
@@ -78,7 +78,7 @@ fn of_the_run_itself() {
         ),
         (
             FindingInputs { peak_reconnects: (50, 7), peak_sessions: 100, ..FindingInputs::default() },
-            vec!["clients reconnected in a storm"],
+            vec!["reconnect storm"],
         ),
         (
             FindingInputs { peak_reconnects: (50, 7), peak_sessions: 1_000, ..FindingInputs::default() },
@@ -90,7 +90,7 @@ fn of_the_run_itself() {
 }
 
 #[test]
-fn what_the_run_broke_itself_is_said_to_be_its_doing() {
+fn a_planned_fault_explains_what_it_caused() {
     let log = FaultLog::new([("wsproxy-1:kill", Duration::from_secs(4))]);
     log.begin(0, Duration::from_secs(1), Duration::from_secs(5));
     log.end(0, Some(Duration::from_secs(6)), FaultStatus::Injected("done".into()));
@@ -102,15 +102,15 @@ fn what_the_run_broke_itself_is_said_to_be_its_doing() {
         ..FindingInputs::default()
     };
     for (second, title) in [
-        (4, "clients reconnected in a storm"),
+        (4, "reconnect storm"),
         (5, "planned fault `wsproxy-1:kill` at 5 s"),
         (16, "planned fault `wsproxy-1:kill` at 5 s"),
-        (18, "clients reconnected in a storm"),
+        (18, "reconnect storm"),
     ] {
         assert_eq!(titles(&find(&at(second), &Observations::default())), [title], "{second}");
     }
     let cut = FindingInputs { attempts_and_cuts: (100, 90), ..at(30) };
-    assert_eq!(find(&cut, &Observations::default()), [], "--drop-rate is no finding");
+    assert_eq!(find(&cut, &Observations::default()), [], "--drop-rate is not a finding");
     let restarted = observations(|w| w.restarts.push(("wsproxy-1".into(), 7)));
     let findings = find(&FindingInputs { faults: &faults, ..FindingInputs::default() }, &restarted);
     assert_eq!(titles(&findings), ["planned fault `wsproxy-1:kill` at 5 s"]);
@@ -164,13 +164,13 @@ fn overlapping_faults_each_explain_their_own() {
     assert!(group("link:redis/wsproxy-2:delay=50ms").contains("wsproxy-2 /ready failed"), "{told:#?}");
     let all = findings.iter().map(|finding| 1 + finding.explains.len()).sum::<usize>();
     let groups = findings.iter().filter(|finding| !finding.explains.is_empty()).count();
-    assert_eq!(all - groups, 10, "each is told once: {told:#?}");
+    assert_eq!(all - groups, 10, "each is listed once: {told:#?}");
     let text = format!("{findings:?}");
     assert_eq!(text.matches("server-2:kill").count(), 1, "no list of faults is repeated");
 }
 
 #[test]
-fn a_slow_bus_is_told_with_its_percentiles() {
+fn a_slow_bus_is_reported_with_its_percentiles() {
     let slow = |p95, count| {
         observations(|w| w.stack_counters.bus_lag = Some(BusLag { count, p50: 3.0, p95, p99: 90.0 }))
     };
@@ -179,7 +179,7 @@ fn a_slow_bus_is_told_with_its_percentiles() {
     assert_eq!(titles(&findings), ["slow redis"]);
     let in_memory = FindingInputs { bus_in_memory: true, ..measured };
     assert_eq!(titles(&find(&in_memory, &slow(40.0, 5_000))), ["slow bus"]);
-    let evidence = "within 3 ms at p50, 40 ms at p95 and 90 ms at p99, 5000 of them at 1234 tokens/s.";
+    let evidence = "5000 events at 1234 tokens/s within 3 ms at p50, 40 ms at p95 and 90 ms at p99.";
     assert!(findings[0].evidence.contains(evidence), "{}", findings[0].evidence);
     for observations in [slow(9.0, 5_000), slow(40.0, 100)] {
         assert_eq!(find(&measured, &observations), []);
@@ -187,7 +187,7 @@ fn a_slow_bus_is_told_with_its_percentiles() {
 }
 
 #[test]
-fn growth_is_found_only_where_it_is_no_chance() {
+fn growth_is_found_only_where_it_is_significant() {
     // A sawtooth of 4 MB as noise.
     let memory = |seconds: u32, mb_an_hour: f64, warm_up: f64| {
         let mut usage = Usage::default();

@@ -1,53 +1,34 @@
-//! Thresholds against the figures of a run: held, broken, or not to be judged and why.
-//! It makes no verdict; that has an order of its own.
+//! Compares thresholds with the figures of a run: held, broken, unknown or undecided.
 
 use super::{
-    Figure, Operator, Scope, Threshold, Windows, distribution_of, names::COUNTED, stretch_figure,
-    window::Worst,
+    Figure, FigureTrust, Operator, Scope, State, Threshold, Windows, distribution_of, names::COUNTED,
+    stretch_figure, window::Worst,
 };
-use crate::{Distribution, Interval, ReadingTotals, Statistic, Steady, Trust};
+use crate::{Distribution, Interval, ReadingTotals, Steady};
 use std::collections::BTreeMap;
 
-/// A bound of more than so many times the value says nothing of the measurement.
+/// A limit further from the value than this factor does not decide whether the measurement is good enough.
 const MAX_TIMES: f64 = 10.0;
 
-/// What became of a threshold.
+/// Outcome of a threshold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Which.
+    /// Threshold.
     pub threshold: Threshold,
-    /// Whether the figure kept to it.
+    /// State.
     pub state: State,
-    /// The figure: of windows, the worst one's.
+    /// Value of the figure. For windows, that of the worst one.
     pub value: Option<f64>,
-    /// Of windows: the second at which the worst one began.
+    /// Second at which the worst window began.
     pub worst_from_s: Option<u64>,
-    /// Broken by failures that do not depend on time, so that a slow generator cannot be the cause.
+    /// Whether failures that do not depend on time broke it, so that a slow generator cannot be the cause.
     pub certain: bool,
-    /// The figure is one of a latency whose measurement error is too large to be trusted.
+    /// Whether the figure is a latency with too large a measurement error.
     pub untrusted: bool,
 }
 
-/// Whether a figure kept to its threshold.
-#[derive(Clone, Debug, PartialEq)]
-pub enum State {
-    /// It did.
-    Held,
-    /// It did not.
-    Broken,
-    /// Nobody can say, and why.
-    Unknown(String),
-    /// The limit lies between the lower and the upper value of a latency, milliseconds: its measurement error hides the answer.
-    Undecided {
-        /// The figure is at least this.
-        low: f64,
-        /// And at most this.
-        high: f64,
-    },
-}
-
 impl Outcome {
-    /// The value as a person reads it: `p(95)=948.2`, `0.004`; of windows with where the worst one was.
+    /// Returns the value as text: `p(95)=948.2`, `0.004`. For windows with the start of the worst one.
     #[must_use]
     pub fn value_text(&self) -> String {
         let Some(value) = self.value else {
@@ -68,7 +49,7 @@ impl Outcome {
         format!("{name}{mark}{}{from}{span}", figure_text(value))
     }
 
-    /// Whether it is one of a latency that has bounds, and was judged: held or broken, whatever the error.
+    /// Returns whether the threshold decided a latency in spite of its measurement error, with a limit near enough to the value.
     #[must_use]
     pub fn decides_a_latency(&self) -> bool {
         let decided = matches!(self.state, State::Held | State::Broken) && self.threshold.is_of_a_latency();
@@ -82,7 +63,7 @@ impl Outcome {
     }
 }
 
-/// A figure to about four digits, and whole where it is whole.
+/// Formats a figure with about four digits, without a fraction if it is a whole number.
 #[must_use]
 pub fn figure_text(value: f64) -> String {
     let digits = match value.abs() {
@@ -95,24 +76,25 @@ pub fn figure_text(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-/// The figures of a whole run, for its thresholds.
+/// Figures of a run for its thresholds.
 #[derive(Debug)]
 pub struct RunFigures<'a> {
-    /// Durations.
+    /// Distributions and counts of the whole run.
     pub metrics: &'a Interval,
-    /// Counts, rates and shares by name; those without a value are of nothing.
+    /// Counts, rates and shares by name. `None` where there is nothing to compute it from.
     pub scalars: &'a BTreeMap<&'static str, Option<f64>>,
-    /// The scalars as if the queries that timed out while the generator stood still had been ok; `None` without such.
+    /// The scalars computed as if queries that timed out during a stall of the generator had been ok. `None` without such
+    /// queries.
     pub excused: Option<&'a BTreeMap<&'static str, Option<f64>>>,
-    /// What was read beside the run.
+    /// Monitoring readings.
     pub readings: &'a ReadingTotals,
-    /// The steady state, where the run had one.
+    /// Steady state, if the run had one.
     pub steady: Option<&'a Steady>,
-    /// The worst windows.
+    /// Worst windows.
     pub windows: &'a Windows,
 }
 
-/// Judges every threshold, in their order.
+/// Returns the outcomes of all thresholds, in their order.
 #[must_use]
 pub fn judge_all(thresholds: &[Threshold], figures: &RunFigures<'_>) -> Vec<Outcome> {
     thresholds.iter().map(|threshold| judge(threshold, figures)).collect()
@@ -139,7 +121,8 @@ fn judge(threshold: &Threshold, figures: &RunFigures<'_>) -> Outcome {
     Outcome { threshold: threshold.clone(), state, value: value.ok(), worst_from_s, certain, untrusted }
 }
 
-/// Whether failures that do not depend on time broke a threshold. Of a stretch this is known only if no query is excused.
+/// Returns whether failures that do not depend on time broke a threshold. If queries are excused, this is known only for the
+/// whole run.
 fn is_certain(threshold: &Threshold, figures: &RunFigures<'_>) -> bool {
     let Figure::Scalar(name) = threshold.figure else { return false };
     COUNTED.contains(&name)
@@ -151,43 +134,6 @@ fn is_certain(threshold: &Threshold, figures: &RunFigures<'_>) -> bool {
                     && value.is_some_and(|value| !threshold.operator.holds(value, threshold.limit))
             }
         }
-}
-
-/// How far a figure of a latency can be relied on. Nothing of any other figure.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct FigureTrust {
-    /// Between which values the figure lies, milliseconds.
-    pub span: Option<(f64, f64)>,
-    /// Its measurement error is too large.
-    pub untrusted: bool,
-}
-
-impl FigureTrust {
-    fn of(threshold: &Threshold, interval: &Interval) -> Self {
-        let Figure::Duration(metric, statistic) = threshold.figure else { return Self::default() };
-        interval.trust(metric).map_or_else(Self::default, |trust| Self::from_trust(&trust, statistic))
-    }
-
-    pub(super) fn from_trust(trust: &Trust<'_>, statistic: Statistic) -> Self {
-        let span = trust.span_ms(statistic).filter(|(low, high)| low < high);
-        Self { span, untrusted: !trust.is_trusted(statistic) }
-    }
-
-    /// The verdict on a figure, unless the limit lies where the truth may be on either side of it.
-    pub(super) fn judge(&self, threshold: &Threshold, value: f64) -> State {
-        let (operator, limit) = (threshold.operator, threshold.limit);
-        let (low, high) = self.span.map_or((value, value), |(low, high)| (low.min(value), high.max(value)));
-        let holds = |value| operator.holds(value, limit);
-        let hidden = match operator {
-            Operator::Equal | Operator::NotEqual => low < high && (low..=high).contains(&limit),
-            _ => holds(low) != holds(high),
-        };
-        match holds(value) {
-            _ if hidden => State::Undecided { low, high },
-            true => State::Held,
-            false => State::Broken,
-        }
-    }
 }
 
 fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, String> {
@@ -202,7 +148,7 @@ fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, Stri
 
 fn over_steady(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, String> {
     let Some(steady) = figures.steady else {
-        return Err("the run held no steady state of 10 s or more".to_owned());
+        return Err("the run had no steady state of 10 s or more".to_owned());
     };
     let nothing = Distribution::default();
     let metrics = &steady.metrics;
@@ -210,7 +156,7 @@ fn over_steady(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, S
     stretch_figure(&threshold.figure, distribution, metrics.counts(), metrics.tokens(), steady.seconds())
 }
 
-/// A threshold of ours: that a count of the run is this one.
+/// Returns the threshold that a count of the run equals `count`.
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
 pub fn exactly(name: &'static str, count: u64) -> Threshold {
@@ -272,14 +218,14 @@ mod tests {
         check("error_rate<0.005", None, "held 0.00400");
         check("tokens_lost==0", None, "held 0");
         check("rss_mb{redis}<10", None, "broken 20");
-        check("rss_mb{haproxy}<10", None, "unknown nothing watched it in this run");
+        check("rss_mb{haproxy}<10", None, "unknown it was not monitored in this run");
         check("delivery_ratio==1", None, "unknown it was not measured");
         check("ttft_ms:p95<96", None, "unknown there are no samples");
         check("e2el_ms:p99.9<96", None, "unknown p(99.9) needs 1000 samples, and there are 100");
-        check("e2el_ms{steady}:p95<95", None, "unknown the run held no steady state of 10 s or more");
+        check("e2el_ms{steady}:p95<95", None, "unknown the run had no steady state of 10 s or more");
         check("e2el_ms{steady}:p95<95", Some(&steady), "held p(95)=5");
         check("request_throughput{steady}>1", Some(&steady), "broken 0");
-        check("error_rate{steady}<1", Some(&steady), "unknown there is no such figure in that stretch");
+        check("error_rate{steady}<1", Some(&steady), "unknown it has no value in this part of the run");
     }
 
     #[test]

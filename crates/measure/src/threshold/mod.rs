@@ -1,57 +1,59 @@
-//! Thresholds: what a figure of the run must be, over all of it, its steady state, or its worst window.
-//! Pure: figures are handed in, and a figure that is not there is said to be missing, never taken for a good one.
+//! Thresholds: limits for figures of the whole run, of its steady state or of its worst window.
+//! A missing figure makes the outcome unknown; it never counts as a pass.
 
 mod judge;
 mod names;
 mod parse;
+mod state;
 mod window;
 
-pub use judge::{FigureTrust, Outcome, RunFigures, State, exactly, figure_text, judge_all};
+pub use judge::{Outcome, RunFigures, exactly, figure_text, judge_all};
 pub use names::{RUN_NAMES, STRETCH_NAMES};
 pub use parse::{ThresholdError, split};
+pub use state::{FigureTrust, State};
 pub use window::{Broken, Windows, Worst};
 
 use super::{Distribution, IntegrityRule, Interval, IntervalCounts, Metric, ReadingSelector, Statistic};
 use std::{fmt, time::Duration};
 
-/// One threshold, as `e2el_ms[30s]:p95<3000`.
+/// A threshold, for example `e2el_ms[30s]:p95<3000`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Threshold {
-    /// As it was written.
+    /// Text as the user wrote it.
     pub text: String,
-    /// Of what.
+    /// Figure that is limited.
     pub figure: Figure,
-    /// Over which stretch of the run.
+    /// Part of the run.
     pub scope: Scope,
-    /// How it is compared.
+    /// Comparison operator.
     pub operator: Operator,
-    /// With what.
+    /// Limit.
     pub limit: f64,
 }
 
-/// What a threshold is about.
+/// Figure of a threshold.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Figure {
     /// A statistic of a measured duration, in milliseconds.
     Duration(Metric, Statistic),
     /// A count, a rate or a share, by its name.
     Scalar(&'static str),
-    /// What was read beside the run: `health_ms:p99`, `rss_mb{redis}`.
+    /// A monitoring reading: `health_ms:p99`, `rss_mb{redis}`.
     Reading(ReadingSelector),
 }
 
-/// Over which stretch of the run a figure is taken.
+/// Part of the run over which a figure is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All of it.
+    /// The whole run.
     Run,
     /// The steady state.
     Steady,
-    /// Every window of that length, a second apart; the worst decides.
+    /// Sliding windows of that length in steps of one second. The worst one decides.
     Window(Duration),
 }
 
-/// How a figure is compared with its limit.
+/// Comparison operator of a threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Operator {
@@ -64,7 +66,7 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// As it is written.
+    /// Returns the operator as it is written.
     #[must_use]
     pub const fn sign(self) -> &'static str {
         match self {
@@ -77,7 +79,7 @@ impl Operator {
         }
     }
 
-    /// Whether `value` keeps to `limit`. What is written is meant exactly.
+    /// Returns whether `value` meets `limit`. Compares exactly, as the user wrote it.
     #[must_use]
     #[allow(clippy::float_cmp)]
     pub fn holds(self, value: f64, limit: f64) -> bool {
@@ -91,7 +93,7 @@ impl Operator {
         }
     }
 
-    /// How bad `value` is: the larger, the worse.
+    /// Returns how bad `value` is. Larger is worse.
     pub(crate) fn badness(self, value: f64, limit: f64) -> f64 {
         match self {
             Self::Below | Self::AtMost => value,
@@ -103,7 +105,7 @@ impl Operator {
 }
 
 impl Threshold {
-    /// The figure's name with its stretch: `e2el_ms[30s] p(95)`.
+    /// Returns the name of the figure with its scope: `e2el_ms[30s] p(95)`.
     #[must_use]
     pub fn subject(&self) -> String {
         let scope = match self.scope {
@@ -123,14 +125,14 @@ impl Threshold {
         }
     }
 
-    /// Whether it is about a latency whose samples have bounds.
+    /// Returns whether the figure is a latency whose samples have bounds.
     #[must_use]
     pub fn is_of_a_latency(&self) -> bool {
         let Figure::Duration(metric, statistic) = &self.figure else { return false };
         metric.primary().is_some() && !matches!(statistic, Statistic::Count)
     }
 
-    /// What stands before the value: `p(95)` of a duration, nothing otherwise.
+    /// Returns the statistic, for figures with a distribution.
     #[must_use]
     pub fn statistic(&self) -> Option<Statistic> {
         match self.figure {
@@ -147,7 +149,8 @@ impl fmt::Display for Threshold {
     }
 }
 
-/// The counts of a stretch as figures: `None` of what is not known of stretches, or of nothing.
+/// Returns a count, rate or share of a second, a window or the steady state. Returns `None` for a name that is known only for
+/// the whole run, or for a share without queries.
 #[allow(clippy::cast_precision_loss)]
 pub fn stretch_scalar(name: &str, counts: &IntervalCounts, tokens: u64, seconds: f64) -> Option<f64> {
     let rate = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
@@ -168,7 +171,7 @@ pub fn stretch_scalar(name: &str, counts: &IntervalCounts, tokens: u64, seconds:
     }
 }
 
-/// A figure over a stretch, or why there is none.
+/// Returns a figure of a window or the steady state, or why there is none.
 pub(crate) fn stretch_figure(
     figure: &Figure,
     distribution: &Distribution,
@@ -179,12 +182,12 @@ pub(crate) fn stretch_figure(
     match figure {
         Figure::Duration(_, statistic) => statistic.of(distribution),
         Figure::Scalar(name) => stretch_scalar(name, counts, tokens, seconds)
-            .ok_or_else(|| "there is no such figure in that stretch".to_owned()),
-        Figure::Reading(_) => Err("it is read beside the run".to_owned()),
+            .ok_or_else(|| "it has no value in this part of the run".to_owned()),
+        Figure::Reading(_) => Err("it is a monitoring reading".to_owned()),
     }
 }
 
-/// The distribution that a figure is of; any other where it is of none.
+/// Returns the distribution of a duration, or `None` for other figures.
 pub(crate) fn distribution_of<'a>(figure: &Figure, interval: &'a Interval) -> Option<&'a Distribution> {
     match figure {
         Figure::Duration(metric, _) => Some(interval.get(*metric)),

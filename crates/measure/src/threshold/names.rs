@@ -1,9 +1,9 @@
-//! The names that a threshold may use, beside those of durations.
-//! What is not on a list is refused before the run, with the lists.
+//! Names of the figures that a threshold may use, besides durations.
 
 use crate::IntegrityRule;
 
-/// Counts, rates and shares of the whole run; named as in the summary, where `success_rate` alone is percent.
+/// Counts, rates and shares of the whole run, named as in the summary. Shares are 0 to 1 here; in the summary `success_rate`
+/// is in percent.
 pub const RUN_NAMES: [&str; 53] = [
     "duration_s",
     "sessions_total",
@@ -60,7 +60,7 @@ pub const RUN_NAMES: [&str; 53] = [
     "cpu_wait_share",
 ];
 
-/// Those of them that are also known of the steady state and of windows.
+/// Names that are also available for the steady state and for windows.
 pub const STRETCH_NAMES: [&str; 13] = [
     "queries_total",
     "queries_ok",
@@ -77,19 +77,19 @@ pub const STRETCH_NAMES: [&str; 13] = [
     "reconnects_ok",
 ];
 
-/// Those that are shares, 0 to 1.
+/// Names of shares, 0 to 1.
 pub(super) const SHARES: [&str; 5] =
     ["success_rate", "error_rate", "delivery_ratio", "goodput_share", "cpu_wait_share"];
 
-/// Those of the whole run that only grow, beside those of the rules of integrity: one beyond its limit never comes back.
+/// Counts of the whole run that only grow, besides those of the integrity rules.
 const GROWING: [&str; 3] = ["queries_failed", "reconnect_attempts", "reconnects_ok"];
 
-/// Whether a figure of the whole run only grows, so that one beyond its limit never comes back.
+/// Returns whether a figure of the whole run only grows, so that a value above its limit stays above it.
 pub(super) fn grows(name: &str) -> bool {
     GROWING.contains(&name) || IntegrityRule::named(name).is_some()
 }
 
-/// Those that failures decide which do not depend on time: a slow generator cannot have caused a breach.
+/// Figures that are decided by failures which do not depend on time, so that a slow generator cannot have caused a breach.
 pub(super) const COUNTED: [&str; 11] = [
     "sessions_ok",
     "sessions_failed",

@@ -1,16 +1,16 @@
-//! Thresholds as people write them: `e2el_ms:p95<3000`, `error_rate<0.005`, `ttft_ms{steady}:p99<450`.
-//! It knows every name beforehand, so that a wrong one ends no run after an hour.
+//! Parses thresholds such as `e2el_ms:p95<3000`, `error_rate<0.005` or `ttft_ms{steady}:p99<450`.
+//! Every name is checked before the run starts.
 
 use super::{Figure, Operator, RUN_NAMES, STRETCH_NAMES, Scope, Threshold, names::SHARES};
 use crate::{Metric, Quantity, ReadingSelector, Statistic};
 use settings::duration;
 use std::{str::FromStr, time::Duration};
 
-/// The longest window: its seconds are held in memory, some 200 KiB each.
+/// Longest window. Its seconds are kept in memory, some 200 KiB each.
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
-/// Below this a name is another one, and not a slip; 1 is the same.
+/// Smallest Jaro-Winkler similarity (0 to 1) from which a known name is suggested for an unknown one.
 const MIN_LIKENESS: f64 = 0.85;
-/// Two signs first, so that they are not taken for one.
+/// Operators of two characters come first, so that `<=` is not read as `<`.
 const COMPARISONS: [(&str, Operator); 6] = [
     ("<=", Operator::AtMost),
     (">=", Operator::AtLeast),
@@ -20,7 +20,7 @@ const COMPARISONS: [(&str, Operator); 6] = [
     (">", Operator::Above),
 ];
 
-/// Why a text is no threshold.
+/// Invalid threshold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("threshold `{text}`: {fault}")]
 pub struct ThresholdError {
@@ -28,7 +28,7 @@ pub struct ThresholdError {
     fault: String,
 }
 
-/// The thresholds of a text that may hold several, between spaces or commas.
+/// Splits a text into thresholds, separated by white space or commas.
 pub fn split(text: &str) -> impl Iterator<Item = &str> {
     text.split([' ', ',', '\t', '\n']).filter(|part| !part.is_empty())
 }
@@ -42,22 +42,23 @@ impl FromStr for Threshold {
 }
 
 fn parse(text: &str) -> Result<Threshold, String> {
-    let shape =
-        || "write FIGURE, a comparison and a number, as e2el_ms:p95<3000 or error_rate<0.005".to_owned();
+    let shape = || {
+        "expected FIGURE, a comparison and a number, for example e2el_ms:p95<3000 or error_rate<0.005"
+            .to_owned()
+    };
     let at = text.find(['<', '>', '=', '!']).ok_or_else(shape)?;
     let (subject, rest) = text.split_at(at);
     let (sign, operator) =
         COMPARISONS.into_iter().find(|(sign, _)| rest.starts_with(sign)).ok_or_else(shape)?;
     let number = &rest[sign.len()..];
-    let limit =
-        number.parse::<f64>().ok().filter(|limit| limit.is_finite()).ok_or_else(|| {
-            format!("`{number}` is no number; durations are milliseconds and shares 0 to 1")
-        })?;
+    let limit = number.parse::<f64>().ok().filter(|limit| limit.is_finite()).ok_or_else(|| {
+        format!("`{number}` is not a number; durations are in milliseconds and shares from 0 to 1")
+    })?;
     let subject = Subject::read(subject)?;
     let (figure, scope) = subject.resolve()?;
-    // As percent it would hold always, or never.
+    // A limit in percent would always or never hold.
     if matches!(figure, Figure::Scalar(name) if SHARES.contains(&name)) && !(0.0..=1.0).contains(&limit) {
-        return Err(format!("`{}` is a share from 0 to 1, and {limit} is none: 5 % is 0.05", subject.name));
+        return Err(format!("`{}` is a share from 0 to 1, not {limit}: write 5 % as 0.05", subject.name));
     }
     if let Some(why) = senseless(&figure, operator, limit) {
         return Err(format!("`{}` is never below 0, so that {why}: {}", subject.name, meant(&figure)));
@@ -65,7 +66,7 @@ fn parse(text: &str) -> Result<Threshold, String> {
     Ok(Threshold { text: text.to_owned(), figure, scope, operator, limit })
 }
 
-/// Why a threshold asks nothing of a run: its figure cannot be on the other side.
+/// Returns why a threshold is useless: its figure cannot be on the other side of the limit.
 fn senseless(figure: &Figure, operator: Operator, limit: f64) -> Option<&'static str> {
     use Operator::{Above, AtLeast, AtMost, Below, Equal, NotEqual};
     if can_be_negative(figure) {
@@ -79,7 +80,7 @@ fn senseless(figure: &Figure, operator: Operator, limit: f64) -> Option<&'static
     }
 }
 
-/// What is a difference of two measurements, and not a count or a duration.
+/// Returns whether the figure is a difference of two measurements, which can be negative.
 const fn can_be_negative(figure: &Figure) -> bool {
     use Metric::{Delivery, E2elOverhead, PaceLag, ReplayDelivery, TtftOverhead};
     match figure {
@@ -93,12 +94,12 @@ const fn can_be_negative(figure: &Figure) -> bool {
 
 const fn meant(figure: &Figure) -> &'static str {
     match figure {
-        Figure::Duration(..) => "give a limit in milliseconds, as max<3000",
-        _ => "give a limit from 0 on, as ==0 or <=5",
+        Figure::Duration(..) => "give a limit in milliseconds, for example max<3000",
+        _ => "give a limit from 0 on, for example ==0 or <=5",
     }
 }
 
-/// The part before the comparison, in its pieces.
+/// The part before the operator.
 struct Subject<'a> {
     name: &'a str,
     label: Option<&'a str>,
@@ -120,7 +121,7 @@ impl<'a> Subject<'a> {
         let statistic = match rest.strip_prefix(':') {
             Some(statistic) => Some(statistic),
             None if rest.is_empty() => None,
-            None => return Err(format!("`{rest}` is not understood behind `{name}`")),
+            None => return Err(format!("cannot read `{rest}` after `{name}`")),
         };
         Ok(Self { name, label, window, statistic })
     }
@@ -139,8 +140,8 @@ impl<'a> Subject<'a> {
         let scope = self.scope()?;
         if scope != Scope::Run && !STRETCH_NAMES.contains(&name) {
             return Err(format!(
-                "`{name}` is known of the whole run alone; of the steady state and of windows there are the \
-                 durations and {}",
+                "`{name}` is only available for the whole run; for the steady state and windows use a duration or one \
+                 of {}",
                 STRETCH_NAMES.join(", ")
             ));
         }
@@ -150,15 +151,15 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// What is read beside the run: the label says whose.
+    /// Resolves a monitoring reading. Its label names the process or target.
     fn readings(&self, quantity: Quantity) -> Result<(Figure, Scope), String> {
         let name = self.name;
         if self.label == Some("steady") {
-            return Err(format!("`{name}` is known of the whole run and of windows alone"));
+            return Err(format!("`{name}` is only available for the whole run and for windows"));
         }
         if self.label.is_none() && !quantity.adds_up() {
             return Err(format!(
-                "say whose: {name}{{redis}}, {name}{{wsproxy-1}}, or of a whole role {name}{{wsproxy}}"
+                "name a process, for example {name}{{redis}} or {name}{{wsproxy-1}}, or a role, for example {name}{{wsproxy}}"
             ));
         }
         let statistic = match (quantity, self.statistic) {
@@ -179,9 +180,9 @@ impl<'a> Subject<'a> {
 
     fn statistic(&self) -> Result<Statistic, String> {
         let choice = "avg, min, med, max, count or a percentile as p95";
-        let text = self
-            .statistic
-            .ok_or_else(|| format!("say which statistic of `{0}`: {choice}, as {0}:p95<3000", self.name))?;
+        let text = self.statistic.ok_or_else(|| {
+            format!("name a statistic of `{0}`: {choice}, for example {0}:p95<3000", self.name)
+        })?;
         text.parse()
     }
 
@@ -190,7 +191,7 @@ impl<'a> Subject<'a> {
             (None, None) => Ok(Scope::Run),
             (Some("steady"), None) => Ok(Scope::Steady),
             (Some(label), _) if label != "steady" => {
-                Err(format!("there is no stretch `{{{label}}}` of a run; there is {{steady}}"))
+                Err(format!("unknown part of a run `{{{label}}}`: expected {{steady}}"))
             }
             (None, Some(window)) => duration::parse(window)
                 .filter(|length| length.subsec_nanos() == 0 && !length.is_zero() && *length <= LONGEST_WINDOW)
@@ -204,7 +205,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Says what there is, and first what may have been meant.
+/// Returns the message for an unknown figure, with the most similar name and the list of all names.
 fn unknown(name: &str) -> String {
     let durations = Metric::ALL.map(|metric| format!("{}_ms", metric.name()));
     let extras = Quantity::ALL.map(Quantity::name);
@@ -215,11 +216,11 @@ fn unknown(name: &str) -> String {
     };
     let (durations, scalars, extras) = (durations.join(", "), RUN_NAMES.join(", "), extras.join(", "));
     format!(
-        "there is no figure `{name}`{there_are} {durations} (with a statistic, as e2el_ms:p95), {scalars}, and {extras}"
+        "unknown figure `{name}`{there_are} {durations} (with a statistic, for example e2el_ms:p95), {scalars}, and {extras}"
     )
 }
 
-/// The name that is most like this one, where any is.
+/// Returns the most similar known name, if any is similar enough.
 fn closest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let alike = |known: &'a str| (strsim::jaro_winkler(name, known), known);
     let best = names.map(alike).max_by(|a, b| a.0.total_cmp(&b.0));
@@ -267,44 +268,44 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_threshold_is_told_why() {
+    fn an_invalid_threshold_is_refused_with_the_reason() {
         for (text, why) in [
             ("", "a comparison and a number"),
             ("e2el_ms:p95", "a comparison and a number"),
             ("e2el_ms:p95=3", "a comparison and a number"),
             ("e2el_ms:p95!3", "a comparison and a number"),
-            ("e2el_ms:p95<", "`` is no number"),
-            ("e2el_ms:p95<3s", "`3s` is no number"),
-            ("e2el_ms:p95<nan", "`nan` is no number"),
+            ("e2el_ms:p95<", "`` is not a number"),
+            ("e2el_ms:p95<3s", "`3s` is not a number"),
+            ("e2el_ms:p95<nan", "`nan` is not a number"),
             ("error_rate<5", "a share from 0 to 1"),
-            ("success_rate{steady}>=99", "known of the whole run alone"),
+            ("success_rate{steady}>=99", "only available for the whole run"),
             ("success_rate>=99", "a share from 0 to 1"),
-            ("e2el_ms<3", "say which statistic"),
-            ("e2el_ms:<3", "there is no statistic ``"),
-            ("e2el_ms:p950<3", "there is no statistic `p950`"),
-            ("e2e_ms:p95<3", "there is no figure `e2e_ms`: did you mean `e2el_ms`? There are queue_ms"),
+            ("e2el_ms<3", "name a statistic"),
+            ("e2el_ms:<3", "unknown statistic ``"),
+            ("e2el_ms:p950<3", "unknown statistic `p950`"),
+            ("e2e_ms:p95<3", "unknown figure `e2e_ms`: did you mean `e2el_ms`? There are queue_ms"),
             ("e2el:p95<3", "did you mean `e2el_ms`?"),
             ("ttft:p95<3", "did you mean `ttft_ms`?"),
             ("eror_rate<0.1", "did you mean `error_rate`?"),
             ("token_lost==0", "did you mean `tokens_lost`?"),
             ("queries_fail==0", "did you mean `queries_failed`?"),
             ("rss{redis}<10", "did you mean `rss_mb`?"),
-            ("http_req_duration:p95<3", "there is no figure `http_req_duration`; there are queue_ms"),
-            ("<3", "there is no figure ``; there are"),
+            ("http_req_duration:p95<3", "unknown figure `http_req_duration`; there are queue_ms"),
+            ("<3", "unknown figure ``; there are"),
             ("tokens_lost:p95<3", "has no `:p95`"),
-            ("duration_s[30s]<3", "known of the whole run alone"),
-            ("e2el_ms{warm}:p95<3", "there is {steady}"),
+            ("duration_s[30s]<3", "only available for the whole run"),
+            ("e2el_ms{warm}:p95<3", "expected {steady}"),
             ("e2el_ms{steady:p95<3", "`{` has no `}`"),
             ("e2el_ms{steady}[3s]:p95<3", "either {steady} or a window"),
             ("e2el_ms[0s]:p95<3", "from 1s to 300s"),
             ("e2el_ms[1500ms]:p95<3", "from 1s to 300s"),
             ("e2el_ms[1h]:p95<3", "from 1s to 300s"),
             ("e2el_ms[é]:p95<3", "from 1s to 300s"),
-            ("e2el_ms-x:p95<3", "`-x:p95` is not understood"),
-            ("restarts{steady}<3", "known of the whole run and of windows alone"),
+            ("e2el_ms-x:p95<3", "cannot read `-x:p95`"),
+            ("restarts{steady}<3", "only available for the whole run and for windows"),
             ("restarts:max<3", "has no `:max`"),
-            ("health_ms<3", "say which statistic"),
-            ("rss_mb<3", "say whose: rss_mb{redis}"),
+            ("health_ms<3", "name a statistic"),
+            ("rss_mb<3", "name a process, for example rss_mb{redis}"),
             ("rss_mb{redis}[1h]<3", "from 1s to 300s"),
             ("e2el_ms:p0.95<3000", "did you mean p95?"),
             ("e2el_ms[30s]:p(0.999)<3000", "did you mean p99.9?"),

@@ -1,5 +1,5 @@
-//! Sliding windows over the seconds of a run: the worst one of each threshold, known as soon as it is over.
-//! It holds the seconds of one window a threshold, of the one metric that the threshold is about.
+//! Sliding windows over the seconds of a run: finds the worst window of each threshold while the run goes on.
+//! For each threshold it keeps the seconds of one window, with the one metric that the threshold needs.
 
 use super::{
     Figure, FigureTrust, Operator, Scope, State, Threshold, distribution_of, names::grows, stretch_figure,
@@ -7,31 +7,31 @@ use super::{
 use crate::{Bounds, Distribution, Interval, IntervalCounts, Reading, ReadingStats};
 use std::collections::VecDeque;
 
-/// A window's figure and where it began.
+/// Figure and start of the worst window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Worst {
-    /// The figure.
+    /// Value of the figure.
     pub value: f64,
-    /// The second of the run at which the window began.
+    /// Second of the run at which the window began.
     pub from_s: u64,
-    /// How far it can be relied on; of several windows, what is between the worst that each bound says.
+    /// Measurement error of the figure. For several windows it spans the worst lower and the worst upper value.
     pub trust: FigureTrust,
 }
 
-/// A threshold that a running run has broken for good.
+/// A threshold that can no longer be met in this run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Broken {
-    /// Which.
+    /// Threshold.
     pub threshold: Threshold,
-    /// The figure.
+    /// Value of the figure.
     pub value: f64,
 }
 
-/// The windows of all thresholds that have one, and the counts of the run so far.
+/// Windows of all thresholds that have one, and the counts of the run so far.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
     states: Vec<WindowState>,
-    /// Thresholds over the whole run whose breach is final.
+    /// Thresholds on counts of the whole run that can only grow, so that a breach is final.
     growing: Vec<Threshold>,
     so_far: IntervalCounts,
     next: Option<u64>,
@@ -47,7 +47,7 @@ struct WindowState {
     missing: String,
 }
 
-/// What a window needs of a second.
+/// Measurements of a second that a window needs.
 #[derive(Clone, Debug, Default)]
 struct Slice {
     distribution: Distribution,
@@ -58,7 +58,7 @@ struct Slice {
 }
 
 impl Windows {
-    /// Watches those of `thresholds` that can be judged while a run goes on.
+    /// Creates the windows of those thresholds that can be checked during a run.
     #[must_use]
     pub fn of(thresholds: &[Threshold]) -> Self {
         let states = thresholds.iter().filter_map(WindowState::of).collect();
@@ -66,11 +66,11 @@ impl Windows {
         Self { states, growing, ..Self::default() }
     }
 
-    /// Takes a second that is over, and what was read beside it. Seconds come in order; one that is left out was empty.
+    /// Adds a complete second with its monitoring readings. Seconds must come in order; a skipped second counts as empty.
     pub fn second(&mut self, second: u64, interval: &Interval, readings: &[Reading]) {
         let next = self.next.unwrap_or(second);
         for window in &mut self.states {
-            // More empty seconds than a window holds are as good as a window of them.
+            // More empty seconds than a window holds have the same effect as a whole window of them.
             for empty in next..second.min(next.saturating_add(window.length as u64)) {
                 window.push(empty, Slice::default());
             }
@@ -80,7 +80,7 @@ impl Windows {
         self.next = Some(second + 1);
     }
 
-    /// The second behind the last one that was taken.
+    /// Returns the second after the last one that was added.
     #[must_use]
     pub const fn end(&self) -> u64 {
         match self.next {
@@ -89,12 +89,12 @@ impl Windows {
         }
     }
 
-    /// What is broken already, and cannot be mended by what is to come.
+    /// Returns a threshold that is broken and can no longer be met.
     #[must_use]
     pub fn broken(&self) -> Option<Broken> {
         let windows = self.states.iter().filter_map(|window| {
             let Worst { value, trust, .. } = window.worst?;
-            // What its error hides may be held.
+            // A figure whose measurement error hides the outcome may still hold.
             let broken = trust.judge(&window.threshold, value) == State::Broken;
             broken.then(|| Broken { threshold: window.threshold.clone(), value })
         });
@@ -107,13 +107,13 @@ impl Windows {
             .find(|broken| !broken.threshold.operator.holds(broken.value, broken.threshold.limit))
     }
 
-    /// The worst window of a threshold. A run shorter than the window is one window.
+    /// Returns the worst window of a threshold. A run shorter than the window counts as one window.
     ///
     /// # Errors
-    /// No window had such a figure, and why.
+    /// Returns the reason if no window has a figure.
     pub fn worst(&self, threshold: &Threshold) -> Result<Worst, String> {
         let Some(window) = self.states.iter().find(|window| window.threshold == *threshold) else {
-            return Err("nothing watched it in this run".to_owned());
+            return Err("it was not monitored in this run".to_owned());
         };
         match window.worst {
             Some(worst) => Ok(worst),
@@ -128,7 +128,7 @@ impl Windows {
     }
 }
 
-/// A breach of it is final: a count that only grows, bounded above.
+/// Returns whether a breach is final: the figure is a count that only grows and has an upper limit.
 fn only_grows(threshold: &Threshold) -> bool {
     let bounded = match threshold.operator {
         Operator::Below | Operator::AtMost => true,
@@ -189,7 +189,7 @@ impl WindowState {
             self.worst = Some(seen);
             return;
         };
-        // The worst figure is at least the worst lower value of all windows, and at most the worst upper one.
+        // The true worst figure lies between the worst lower value and the worst upper value of all windows.
         let span = |worst: &Worst| worst.trust.span.unwrap_or((worst.value, worst.value));
         let worse = |a: f64, b: f64| if badness(b) > badness(a) { b } else { a };
         let (before, now) = (span(worst), span(&seen));
@@ -201,7 +201,7 @@ impl WindowState {
             Some((joint.0.min(joint.1), joint.0.max(joint.1))).filter(|(low, high)| low < high);
     }
 
-    /// The figure over all seconds that are held.
+    /// Computes the figure over all seconds in the window.
     fn figure(&self) -> Result<(f64, FigureTrust), String> {
         let mut all = Slice::default();
         for slice in &self.seconds {
@@ -307,12 +307,12 @@ mod tests {
         assert_eq!(worst(0), Ok(Worst { value: 2.0, from_s: 2, trust: FigureTrust::default() }));
         assert_eq!(worst(1), Ok(Worst { value: 40.0, from_s: 0, trust: FigureTrust::default() }));
         assert_eq!(worst(2), Ok(Worst { value: 3.5, from_s: 1, trust: FigureTrust::default() }));
-        assert!(worst(3).unwrap_err().contains("nothing watched"));
+        assert!(worst(3).unwrap_err().contains("not monitored"));
         assert_eq!(windows.broken().unwrap().threshold.text, "restarts[2s]<2");
     }
 
     #[test]
-    fn what_cannot_be_mended_is_told_while_the_run_goes_on() {
+    fn a_final_breach_is_found_during_the_run() {
         let thresholds = ["e2el_ms[2s]:max<50", "queries_failed<=1", "error_rate<0.1", "e2el_ms:p95<1"];
         let mut windows = Windows::of(&thresholds.map(threshold));
         let mut failing = second(&[10]);

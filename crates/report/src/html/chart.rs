@@ -1,5 +1,5 @@
-//! Line charts as SVG. Colours are markers that the page's style sheet replaces, so that one drawing serves light and dark.
-//! It draws what it is given and never joins what lies far apart; the values go with the drawing, for the page's pointer.
+//! Line charts as SVG. Colours are markers that the style sheet replaces, so that one drawing works in light and dark mode.
+//! Points that are far apart are not joined. The values are embedded for the tooltips.
 
 use super::downsample::Line;
 use plotters::{
@@ -16,7 +16,7 @@ const MARK: RGBColor = RGBColor(0, 0, 2);
 /// Series that the style sheet has colours for; further ones begin again.
 pub(super) const COLOURS: usize = 8;
 
-/// What the horizontal axis counts.
+/// Unit of the horizontal axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Axis {
     /// Seconds of the run.
@@ -25,12 +25,12 @@ pub(super) enum Axis {
     Percentile,
 }
 
-/// Where the vertical axis begins.
+/// Start of the vertical axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Base {
     /// At zero.
     Zero,
-    /// At a round number below the values, where from zero they would be a band at the top; no area is filled then.
+    /// At a round number below the values if they would only fill a band at the top otherwise. No area is filled then.
     Near,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Base {
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Line,
-    /// Its area is filled down to zero.
+    /// Whether the area down to zero is filled.
     pub(super) filled: bool,
 }
 
@@ -53,13 +53,13 @@ impl Series {
     }
 }
 
-/// A chart, drawn.
+/// A drawn chart.
 #[derive(Debug)]
 pub(super) struct Drawing {
     pub(super) svg: String,
-    /// Where the vertical axis begins, if not at zero.
+    /// Start of the vertical axis, if it is not zero.
     pub(super) begins: Option<String>,
-    /// For the page's pointer, as JSON: where the lines are drawn, what the axis counts, and the values.
+    /// JSON for the tooltips: the plot area, the range of the axis and the values.
     pub(super) data: String,
 }
 
@@ -70,14 +70,14 @@ pub(super) struct Chart {
     pub(super) axis: Axis,
     pub(super) base: Base,
     pub(super) series: Vec<Series>,
-    /// Where something was broken.
+    /// Times of faults.
     pub(super) marks: Vec<f64>,
-    /// The time axis goes so far at least, so that charts of one run agree.
+    /// Smallest end of the time axis, so that all charts of a run have the same range.
     pub(super) until: f64,
 }
 
 impl Chart {
-    /// The drawing; nothing where there is nothing to draw.
+    /// Draws the chart. Returns `None` if there are no points.
     pub(super) fn draw(&self) -> Option<Drawing> {
         let lines: Vec<&Line> = self.series.iter().map(|series| &series.points).collect();
         let all = || lines.iter().copied().flatten();
@@ -118,7 +118,7 @@ impl Chart {
         .to_string()
     }
 
-    /// Answers where the lines are: left, right, top, bottom.
+    /// Draws on `area` and returns the plot area in pixels: left, right, top, bottom.
     fn draw_on(
         &self,
         area: &DrawingArea<SVGBackend<'_>, Shift>,
@@ -185,12 +185,12 @@ struct Vertical {
 }
 
 impl Vertical {
-    /// With all values on it, and some room above them.
+    /// Returns an axis that holds all values, with some room above them.
     fn of(values: impl Iterator<Item = f64> + Clone, base: Base) -> Self {
         let lowest = values.clone().fold(f64::INFINITY, f64::min);
         let highest = values.fold(0.0, f64::max);
         if base == Base::Near && lowest > highest / 2.0 {
-            // Differences of less than a hundredth are not blown up to the whole height.
+            // Show a range of at least 1 % of the value, so that small differences do not fill the height.
             let range = (highest - lowest).max(highest / 100.0);
             let step = round_step(range / 4.0);
             let from = ((lowest - range * 0.05) / step).floor() * step;
@@ -200,7 +200,7 @@ impl Vertical {
         Self { from, to: if highest > from { from + (highest - from) * 1.08 } else { from + 1.0 } }
     }
 
-    /// A figure on it, to as many digits as tell neighbours apart.
+    /// Formats a label with enough digits to distinguish neighbouring labels.
     fn figure(&self, value: f64) -> String {
         if self.from <= 0.0 {
             return short(value);
@@ -211,7 +211,7 @@ impl Vertical {
     }
 }
 
-/// 1, 2 or 5 times a power of ten: the least that is not below `least`.
+/// Returns the smallest step of 1, 2 or 5 times a power of ten that is at least `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     [1.0, 2.0, 5.0].into_iter().map(|times| times * power).find(|step| *step >= least).unwrap_or(power * 10.0)
@@ -221,7 +221,7 @@ fn marker(index: usize) -> RGBColor {
     RGBColor(u8::try_from(index % COLOURS).unwrap_or(0) + 1, 0, 0)
 }
 
-/// Points further apart than this are not joined: three times the usual distance.
+/// Returns the largest distance of points that are joined: three times the median distance.
 fn longest_join(lines: &[&Line]) -> f64 {
     let mut steps: Vec<f64> =
         lines.iter().flat_map(|line| line.windows(2).map(|pair| pair[1].0 - pair[0].0)).collect();
@@ -233,7 +233,7 @@ fn pieces(line: &Line, gap: f64) -> impl Iterator<Item = &[(f64, f64)]> {
     line.chunk_by(move |a, b| b.0 - a.0 <= gap)
 }
 
-/// A time of the run: `45s`, `3:20`, `2:05:00`, by how long the run was.
+/// Formats a time of the run by the length of the run: `45s`, `3:20`, `2:05h`.
 fn clock(seconds: f64, length: f64) -> String {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = seconds.max(0.0).round() as u64;
@@ -250,7 +250,7 @@ fn clock(seconds: f64, length: f64) -> String {
     }
 }
 
-/// `50 %`, `90 %`, `99 %` … at 0.3, 1, 2 …; nothing between.
+/// Returns the label of the percentile axis at a whole number of nines: `90%` at 1, `99%` at 2. Empty in between.
 fn percentile(at: f64) -> String {
     let nines = at.round();
     if (at - nines).abs() > 0.01 {
@@ -265,7 +265,7 @@ fn percentile(at: f64) -> String {
     }
 }
 
-/// A figure in few characters: `1.2k`, `950`, `0.31`.
+/// Formats a figure in few characters: `12.3k`, `950`, `0.31`.
 pub(super) fn short(value: f64) -> String {
     let trimmed = |text: String| {
         if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }

@@ -1,25 +1,25 @@
-//! Values over a run's seconds, in a memory that does not grow with its length: neighbours become one when they are too many.
-//! It interpolates nothing, and a value that is no number is not taken.
+//! Downsampling of values over the seconds of a run: neighbouring buckets are merged when there are too many.
+//! Values are never interpolated, and values that are not finite are ignored.
 
-/// Points that are kept at most: more than a chart has pixels.
+/// Largest number of points, more than a chart has pixels.
 const MAX: usize = 600;
-/// The finest stretch, seconds.
+/// Smallest width of a bucket in seconds.
 const FINEST: f64 = 1.0;
 
 /// Values over the run's seconds.
 pub(super) type Line = Vec<(f64, f64)>;
 
-/// How the values of a stretch become one.
+/// How the values of a bucket are combined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Aggregation {
-    /// The highest: of latencies and levels.
+    /// Maximum, for latencies and levels.
     #[default]
     Highest,
-    /// The mean: of rates.
+    /// Mean, for rates.
     Mean,
 }
 
-/// A line in the making. Values come in the order of their seconds; one that comes late is taken for the last stretch.
+/// A line that is downsampled while values are added. Values must come in order; a late value counts in the last bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Downsampled {
     aggregation: Aggregation,
@@ -65,7 +65,7 @@ impl Downsampled {
         }
     }
 
-    /// (second at which a stretch began, its value).
+    /// Returns the start of each bucket in seconds, with its value.
     pub(super) fn line(&self) -> Line {
         let point = |bucket: &Bucket| {
             let value = match self.aggregation {

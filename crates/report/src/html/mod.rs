@@ -1,5 +1,5 @@
-//! The page for people: one HTML file that needs no network, made from a run's stored results alone.
-//! It measures and judges nothing, and what a file lacks is left out of the page, never guessed.
+//! The HTML report: one file that works offline, made from the stored results of a run.
+//! Missing data is left out of the report.
 
 mod chart;
 mod downsample;
@@ -15,7 +15,7 @@ use std::{
 };
 use stored::StoredRun;
 
-/// No page could be made of a file, and what to do about it.
+/// A report could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {what}; name a file that a run left in its output directory")]
 pub struct ReportError {
@@ -29,11 +29,11 @@ impl ReportError {
     }
 }
 
-/// Makes, or makes again, the page of the run to which `file` belongs: any of its files, or what their names begin with.
-/// Answers where the page is.
+/// Writes the report of the run to which `file` belongs and returns its path. `file` is any file of the run or the common
+/// start of their names.
 ///
 /// # Errors
-/// The run's summary is not there or is none, or the page cannot be written.
+/// The summary of the run is missing or invalid, or the report cannot be written.
 pub fn write(file: &Path) -> Result<PathBuf, ReportError> {
     let base = base(file);
     let stored = StoredRun::read(&base)?;
@@ -43,7 +43,7 @@ pub fn write(file: &Path) -> Result<PathBuf, ReportError> {
     Ok(path)
 }
 
-/// Whole or not at all: nobody reads half a page.
+/// Writes a file under a temporary name and renames it, so that a reader never sees a partial report.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let half = path.with_extension("html.part");
     let written = fs::write(&half, text).and_then(|()| fs::rename(&half, path));
@@ -55,7 +55,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 fn base(file: &Path) -> PathBuf {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // The shortest stem: one ending may end another.
+    // Use the shortest stem, because one ending can be the end of another.
     let stem = ENDINGS.iter().filter_map(|ending| name.strip_suffix(ending)).min_by_key(|stem| stem.len());
     stem.map_or_else(|| file.to_owned(), |stem| file.with_file_name(stem))
 }
@@ -83,7 +83,7 @@ mod tests {
         let error = write(&dir.path().join("a.csv")).unwrap_err().to_string();
         assert!(error.contains("a_summary.json") && error.contains("output directory"), "{error}");
         fs::write(dir.path().join("a_summary.json"), "[1]").unwrap();
-        assert!(write(&dir.path().join("a.csv")).unwrap_err().to_string().contains("no summary"));
+        assert!(write(&dir.path().join("a.csv")).unwrap_err().to_string().contains("not a summary"));
     }
 
     #[test]

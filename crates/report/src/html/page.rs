@@ -1,10 +1,9 @@
-//! The page: its order, its style, and what stands on top.
-//! All text goes through the template, which escapes it.
+//! The frame of the HTML report: order of the sections, style, and the header. The template escapes all text.
 
 use super::{sections, stored::StoredRun};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-/// Needs nothing from elsewhere, as all of the page.
+/// Script for the tooltips of charts, and the style sheet. Both are embedded, so that the report works offline.
 const POINTER: &str = include_str!("pointer.js");
 const STYLE: &str = include_str!("style.css");
 

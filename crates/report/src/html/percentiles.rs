@@ -1,5 +1,5 @@
-//! Percentiles out of the run's interval log: of every second, and of the whole run, by merging.
-//! It averages nothing, holds one line at a time, and passes over a line that cannot be read.
+//! Percentiles from the histogram log of a run: of every second, and of the whole run by merging.
+//! Reads one line at a time and skips lines that cannot be read.
 
 use super::downsample::{Aggregation, Downsampled, Line};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -17,13 +17,13 @@ use std::{
     path::Path,
 };
 
-/// A histogram of every value that there can be takes less.
+/// Longest line that is read, in bytes. A histogram with every possible value takes less.
 const LONGEST_LINE: u64 = 4 << 20;
 
-/// What the page shows of a metric.
+/// Metrics that the report shows.
 pub(super) const WANTED: [&str; 4] = ["ttft", "itl", "e2el", "delivery"];
 
-/// A metric over the run.
+/// Percentiles of a metric over the run.
 #[derive(Debug)]
 pub(super) struct Latency {
     /// p50, p95 and p99 of the seconds, in milliseconds.
@@ -34,13 +34,13 @@ pub(super) struct Latency {
 /// Metrics by name.
 pub(super) type Latencies = BTreeMap<String, Latency>;
 
-/// Reads the log; nothing where there is none.
+/// Reads the log. Returns nothing if there is no log.
 pub(super) fn read(path: &Path) -> Latencies {
     let mut latencies = Latencies::new();
     let Ok(log) = File::open(path) else { return latencies };
     let mut deserializer = Deserializer::new();
     let (mut log, mut line) = (BufReader::new(log), Vec::new());
-    // A line at a time, so that a broken one costs no other, and a long log no memory.
+    // Read line by line, so that a broken line does not affect others and a long log needs little memory.
     while let Some(line) = next_line(&mut log, &mut line) {
         if line.first() == Some(&b'#') {
             continue;
@@ -68,7 +68,7 @@ pub(super) fn read(path: &Path) -> Latencies {
     latencies
 }
 
-/// The next line with its end, as much of it as a line of ours can have; `None` at the end of the log.
+/// Reads the next line, up to the longest length. Returns `None` at the end of the log.
 fn next_line<'a>(log: &mut impl BufRead, line: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     line.clear();
     let read = log.take(LONGEST_LINE).read_until(b'\n', line).ok()?;
@@ -80,7 +80,7 @@ impl Latency {
         for (band, quantile) in self.bands.iter_mut().zip([0.5, 0.95, 0.99]) {
             band.push(at, to_ms(histogram.value_at_quantile(quantile)));
         }
-        // Bounds differ only in files of other programs; those have no curve.
+        // Bounds differ only in files of other programs. Those get no curve.
         let _ = self.whole.add(histogram);
     }
 

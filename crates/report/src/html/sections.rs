@@ -1,5 +1,4 @@
-//! The page's sections, in its order. Each is left out where there is nothing to say.
-//! They choose what is shown of the stored results and compute nothing.
+//! The sections of the HTML report, in their order. A section without content is left out.
 
 use super::{
     chart::{Axis, Base, COLOURS, Chart, Drawing, Series, short},
@@ -11,10 +10,10 @@ use maud::{Markup, PreEscaped, html};
 use measure::Metric;
 use serde_json::Value;
 
-/// Rows of a table of failures.
+/// Largest number of rows in the table of failures.
 const MAX_FAILURES: usize = 200;
 
-/// `1 234 567`, and two digits behind the point of what is small.
+/// Formats a number with groups of three digits (`1 234 567`), or with two decimals if it is small and not whole.
 pub(super) fn grouped(value: f64) -> String {
     if value.fract().abs() > 1e-9 && value.abs() < 100.0 {
         return format!("{value:.2}");
@@ -98,7 +97,7 @@ pub(super) fn findings(stored: &StoredRun) -> Markup {
     }
 }
 
-/// What stands between backticks, as code; a single one stands for itself.
+/// Renders text between backticks as code. A backtick without a partner is kept.
 fn with_code(words: &str) -> Markup {
     let parts: Vec<_> = words.split('`').collect();
     html! {
@@ -132,7 +131,7 @@ pub(super) fn delivery(stored: &StoredRun) -> Markup {
     ];
     let shown = |key| stored.number(key).filter(|&count| count > 0.0 || key == "queries_ok");
     html! {
-        h2 { "Delivery of tokens" }
+        h2 { "Token delivery" }
         div.tiles {
             @for (name, key, class) in tiles {
                 @if let Some(count) = stored.number(key) {
@@ -151,7 +150,7 @@ pub(super) fn delivery(stored: &StoredRun) -> Markup {
     }
 }
 
-/// Never rounded up to everything.
+/// Formats a ratio as percent. Never rounds up to 100 %.
 fn percent(ratio: f64) -> String {
     let percent = ratio * 100.0;
     match ratio {
@@ -171,9 +170,9 @@ pub(super) fn latency(stored: &StoredRun) -> Markup {
     let known = || WANTED.into_iter().filter_map(|name| Some((name, stored.latencies.get(name)?)));
     html! {
         h2 { "Latency" }
-        p.note { "Milliseconds. Over time: percentiles of each second alone (of a long run, the highest of some seconds in a row); a query counts in the second in which it ended. An axis that does not begin at zero says so." }
+        p.note { "All figures are in milliseconds. The charts over time show percentiles of each second (in long runs, the highest of several seconds). A query counts in the second in which it ended. An axis that does not start at zero is labelled." }
         @if metrics.is_some_and(|metrics| metrics.values().any(|figures| figures.get("trusted") == Some(&Value::Bool(false)))) {
-            p.note { "Grey figures are not to be trusted: the generator or the simulator was late, and their error is above 1 ms and 10 %." }
+            p.note { "Grey figures cannot be trusted: the generator or the simulator was late, and the measurement error exceeds 1 ms and 10 %." }
         }
         @if let Some(metrics) = metrics {
             div.scroll { table {
@@ -192,7 +191,7 @@ pub(super) fn latency(stored: &StoredRun) -> Markup {
             @for (name, latency) in known() {
                 (figure(&Chart {
                     base: Base::Near,
-                    ..chart_over_time(stored, &format!("{name}_ms of each second"), bands(latency))
+                    ..chart_over_time(stored, &format!("{name}_ms per second"), bands(latency))
                 }, &stored.faults()))
             }
             @for (name, latency) in known() {
@@ -202,7 +201,7 @@ pub(super) fn latency(stored: &StoredRun) -> Markup {
     }
 }
 
-/// In the order of all outputs, which begins with what people ask for first; what has another name comes last.
+/// Returns the metrics in the order of all outputs. Unknown names come last.
 fn rows(metrics: &serde_json::Map<String, Value>) -> Vec<(&String, &Value)> {
     let place =
         |name: &str| Metric::ALL.iter().position(|metric| name.strip_suffix("_ms") == Some(metric.name()));
@@ -211,7 +210,7 @@ fn rows(metrics: &serde_json::Map<String, Value>) -> Vec<(&String, &Value)> {
     rows
 }
 
-/// Whether the run said of this figure that it cannot be trusted.
+/// Returns whether the summary marks this figure as untrusted.
 fn is_untrusted(figures: &Value, column: &str) -> bool {
     let keys = figures.get("untrusted").and_then(Value::as_array);
     keys.is_some_and(|keys| keys.iter().any(|key| key == column))
@@ -237,7 +236,7 @@ pub(super) fn load(stored: &StoredRun) -> Markup {
                 Series::filled("ended", line("Requests/s")),
                 Series::line("failed", line("Failures/s")),
             ]))
-            (over_time(stored, "The generator's own lag, p99 ms", vec![
+            (over_time(stored, "Lag of the load generator, p99, ms", vec![
                 Series::filled("loop_lag_ms", line("loop_lag_ms p99")),
             ]))
         }

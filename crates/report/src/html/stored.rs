@@ -1,5 +1,5 @@
-//! A run's stored results, as the page wants them: the summary, the seconds, the histograms, the failures, the processes.
-//! Tables are read a row at a time and thinned as they come. Everything but the summary may be missing or cut off.
+//! Reads the stored results of a run for the report: summary, seconds, histograms, failures and processes.
+//! Tables are read row by row and downsampled. Everything except the summary may be missing or truncated.
 
 use super::downsample::{Aggregation, Downsampled, Line};
 use super::{
@@ -18,9 +18,9 @@ use std::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// Rows that are kept of a table that is shown as it is; what a run leaves of them is far less.
+/// Largest number of rows kept of a table that is shown unchanged.
 const MAX_ROWS: usize = 1_000;
-/// Processes and doors that are told apart.
+/// Largest number of processes and health targets.
 const MAX_NAMES: usize = 300;
 
 /// A table with its header, as far as it is shown.
@@ -53,7 +53,7 @@ impl Table {
     }
 }
 
-/// A table that is read a row at a time.
+/// Reads a table row by row.
 struct Rows {
     reader: csv::Reader<BufReader<File>>,
     header: csv::ByteRecord,
@@ -76,12 +76,12 @@ impl Rows {
     }
 }
 
-/// A cell as a number; nothing where it is none.
+/// Returns a cell as a number, or `None` if it is not a number.
 fn cell(row: &csv::ByteRecord, column: Option<usize>) -> Option<f64> {
     number(std::str::from_utf8(row.get(column?)?).ok()?)
 }
 
-/// What a process took, over the run.
+/// Resource usage of a process over the run.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) cpu: Downsampled,
@@ -102,12 +102,12 @@ impl Default for Process {
     }
 }
 
-/// The columns of the history that the page shows, and how they are thinned.
+/// Columns of the history that the report shows, and how they are aggregated.
 const HISTORY: [(&str, Aggregation); 8] = [
     ("User Count", Aggregation::Highest),
     ("Tokens/s", Aggregation::Mean),
     ("Requests/s", Aggregation::Mean),
-    // What is rare must not vanish in a mean.
+    // Rare events must not vanish in a mean.
     ("Failures/s", Aggregation::Highest),
     ("loop_lag_ms p99", Aggregation::Highest),
     ("Tokens lost/s", Aggregation::Highest),
@@ -115,7 +115,7 @@ const HISTORY: [(&str, Aggregation); 8] = [
     ("Reconnects/s", Aggregation::Highest),
 ];
 
-/// What is known of a run.
+/// Stored results of a run.
 #[derive(Debug)]
 pub(super) struct StoredRun {
     pub(super) summary: Value,
@@ -123,7 +123,7 @@ pub(super) struct StoredRun {
     pub(super) failures: Table,
     pub(super) latencies: Latencies,
     pub(super) processes: BTreeMap<String, Process>,
-    /// Milliseconds of the health checks that were answered, the slowest of each second, by whom.
+    /// Slowest health check of each second in milliseconds, by target.
     pub(super) health: BTreeMap<String, Downsampled>,
 }
 
@@ -133,10 +133,10 @@ impl StoredRun {
         let text = fs::read_to_string(&path)
             .map_err(|error| ReportError::new(&path, format!("cannot be read: {error}")))?;
         let summary: Value = serde_json::from_str(&text)
-            .map_err(|error| ReportError::new(&path, format!("is no JSON: {error}")))?;
+            .map_err(|error| ReportError::new(&path, format!("not valid JSON: {error}")))?;
         let summary = visible(summary);
         if summary.get("verdict").is_none() {
-            return Err(ReportError::new(&path, "is no summary: it has no verdict"));
+            return Err(ReportError::new(&path, "not a summary: it has no verdict"));
         }
         let started = summary.get("started_at").and_then(Value::as_str);
         let started = started.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
@@ -164,12 +164,12 @@ impl StoredRun {
         self.summary.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// A column of the history over the run's seconds; nothing of one that the page does not show.
+    /// Returns a column of the history over time. Empty for a column that the report does not show.
     pub(super) fn over_time(&self, column: &str) -> Line {
         self.history.get(column).map(Downsampled::line).unwrap_or_default()
     }
 
-    /// When something was broken, in seconds of the run, and what.
+    /// Returns the start of each fault in seconds of the run, and its specification.
     pub(super) fn faults(&self) -> Vec<(f64, String)> {
         let fault = |fault: &Value| {
             let at = fault.get("began_s")?.as_f64()?;
@@ -179,7 +179,7 @@ impl StoredRun {
     }
 }
 
-/// The same JSON without text that could steer what shows it.
+/// Returns the JSON value with control and direction characters removed or escaped in every text.
 fn visible(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(uncontrolled(&text)),
@@ -191,7 +191,7 @@ fn visible(value: Value) -> Value {
     }
 }
 
-/// A second that a run can have: longer than a year is a mistake in the file.
+/// Returns whether a second is plausible. More than a year is an error in the file.
 fn is_second(at: f64) -> bool {
     (0.0..=3.2e7).contains(&at)
 }
@@ -262,7 +262,7 @@ fn health(path: &Path) -> BTreeMap<String, Downsampled> {
     lines
 }
 
-/// A row's second and whose it is.
+/// Returns the second and the name of a row.
 fn named(row: &csv::ByteRecord, second: Option<usize>, name: Option<usize>) -> Option<(f64, String)> {
     let at = cell(row, second).filter(|at| is_second(*at))?;
     Some((at, uncontrolled(original(&String::from_utf8_lossy(row.get(name?)?)))))

@@ -1,5 +1,4 @@
-//! What the outputs say of injected faults and of what sessions went through: keys of the summary and lines of the text.
-//! It decides nothing: the log has blamed, the judge has judged.
+//! Faults and outages in the summary and in the text.
 
 use super::RunInfo;
 use crate::{
@@ -14,17 +13,17 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// `injected`, `failed` …, and the words that go with it.
+/// Returns the outcome of a fault (`injected` or `failed`) and its description.
 fn outcome(fault: &FaultRecord) -> (&'static str, &str) {
     match &fault.status {
         FaultStatus::Injected(detail) => ("injected", detail),
         FaultStatus::Failed(why) => ("failed", why),
-        FaultStatus::Planned => ("failed", "its time never came"),
-        FaultStatus::Begun => ("failed", "it was not in force at the run's end"),
+        FaultStatus::Planned => ("failed", "the run ended before its time"),
+        FaultStatus::Begun => ("failed", "it was not in effect when the run ended"),
     }
 }
 
-/// The key `faults`: times in seconds of the run's clock, as in the CSV, but `at_s`, which counts from the first send.
+/// Returns the key `faults`. Times are seconds since the start of the run, except `at_s`, which counts from the first send.
 pub(super) fn json(info: &RunInfo) -> Vec<Value> {
     let seconds = |moment: Option<Duration>| moment.map(|moment| moment.as_secs_f64());
     let fault = |fault: &FaultRecord| {
@@ -47,7 +46,7 @@ pub(super) fn json(info: &RunInfo) -> Vec<Value> {
     info.faults.iter().map(fault).collect()
 }
 
-/// The keys about lost sockets and silent streams.
+/// Returns the keys about lost sockets and silent streams.
 pub(super) fn measures(run: &RunData) -> Map<String, Value> {
     let longest = run.longest_gap.map(|longest| {
         json!({
@@ -76,13 +75,13 @@ pub(super) fn measures(run: &RunData) -> Map<String, Value> {
     keys
 }
 
-/// The beginning of the first example of each kind of defect.
+/// Returns the beginning of the first example of each kind of defect.
 fn integrity_examples(run: &RunData) -> Map<String, Value> {
     let example = |defect: Defect| Some((defect.name().to_owned(), run.defects.example(defect)?.into()));
     Defect::ALL.into_iter().filter_map(example).collect()
 }
 
-/// Reconnects by the loss before them: a close code, `none` without a close frame, `cut` by the client itself.
+/// Returns the number of reconnects by cause: a close code, `none` without a close frame, `cut` by the client itself.
 fn by_cause(run: &RunData) -> Vec<(String, u64)> {
     let name = |cause: &LossCause| match cause {
         LossCause::Closed(code) => code.to_string(),
@@ -92,7 +91,7 @@ fn by_cause(run: &RunData) -> Vec<(String, u64)> {
     run.reconnects_by_cause.iter().map(|(cause, &count)| (name(cause), count)).collect()
 }
 
-/// Lines about connections, where there is something to say.
+/// Adds lines about connections.
 pub(super) fn connection_lines(out: &mut TextBuilder, run: &RunData) {
     let causes: Vec<_> =
         by_cause(run).into_iter().map(|(cause, count)| format!("{cause} × {count}")).collect();
@@ -124,13 +123,13 @@ pub(super) fn connection_lines(out: &mut TextBuilder, run: &RunData) {
     }
 }
 
-/// A section of the faults, where any were planned.
+/// Adds the section about planned faults.
 pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     for fault in &info.faults {
         let (outcome, detail) = outcome(fault);
         let recovery = match (outcome, fault.time_to_recover()) {
             ("injected", Some(time)) => format!("recovered in {} ms", short(millis(time))),
-            ("injected", None) => "nobody noticed".to_owned(),
+            ("injected", None) => "no session was affected".to_owned(),
             _ => printable(detail),
         };
         let lost =

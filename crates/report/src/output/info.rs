@@ -1,5 +1,5 @@
-//! What the engine knows of a run besides its records: the plan, the machine's part, how it ended.
-//! Secrets are not in it: the configuration comes redacted.
+//! What the engine knows about a run besides its records: configuration, plan, load on the machine, and how it ended.
+//! It contains no secrets: the configuration is redacted.
 
 use super::EventTotals;
 use measure::{
@@ -10,80 +10,80 @@ use measure::{
 use plan::schedule::Schedule;
 use std::{sync::Arc, time::Duration};
 
-/// Told by the engine when the run is over.
+/// Information from the engine at the end of a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunInfo {
     /// The resolved configuration, secrets redacted.
     pub config: serde_json::Value,
-    /// All random draws came from it.
+    /// Seed of all random draws.
     pub seed: u64,
-    /// Where the run was aimed at, for a person.
+    /// URL of the API under test.
     pub api_url: String,
-    /// Where its sockets were aimed at.
+    /// URL of the gateway under test.
     pub ws_url: String,
-    /// The stack was in the client's own process, and its bus in memory.
+    /// Whether the stack ran in the client process, with its bus in memory.
     pub embedded: bool,
-    /// Sessions asked for.
+    /// Requested sessions.
     pub clients: u64,
-    /// Queries asked for, a session.
+    /// Requested queries per session.
     pub queries_per_client: u64,
-    /// Over which sessions were started.
+    /// Time over which sessions were started.
     pub ramp_up: Duration,
-    /// Connected all, then submitted at one instant.
+    /// Whether all sessions connected first and then submitted at one instant.
     pub burst: bool,
-    /// From start to end, drain included.
+    /// Time from start to end, drain included.
     pub elapsed: Duration,
-    /// Ended by a signal.
+    /// Whether a signal ended the run.
     pub interrupted: bool,
-    /// What was scheduled.
+    /// Schedule of the run.
     pub schedule: Option<Arc<Schedule>>,
-    /// What arrived and started on time, in open models.
+    /// Arrivals that started on time, in open models.
     pub arrivals_on_time: u64,
-    /// What arrived and was dropped because every session was busy, in open models.
+    /// Arrivals that were dropped because every session was busy, in open models.
     pub arrivals_dropped: u64,
-    /// What was due until the run was ended, in open models.
+    /// Arrivals that were due before the run ended, in open models.
     pub arrivals_due: u64,
-    /// Queries and arrivals that the plan held and that never started.
+    /// Planned queries and arrivals that never started.
     pub dropped_iterations: u64,
-    /// Sessions open at once, at most.
+    /// Highest number of open sessions.
     pub peak_sessions: u64,
-    /// Queries running at once, at most.
+    /// Highest number of running queries.
     pub peak_queries: u64,
-    /// Client and simulator share a clock (`boot_id` equal); unknown before the first answer and of old servers.
+    /// Whether client and simulator share a clock (equal `boot_id`). Unknown before the first response and with old servers.
     pub shared_clock: Option<bool>,
-    /// What was to be broken, and what became of it.
+    /// Planned faults and their effects.
     pub faults: Vec<FaultRecord>,
-    /// How each address of the gateway fared.
+    /// Connections and failures of each gateway address.
     pub endpoints: Vec<EndpointHistory>,
-    /// What became of its events, where they were wanted.
+    /// Totals of `--out json`, if it was requested.
     pub events: Option<EventTotals>,
-    /// Why the run was ended early: a threshold that could not be kept any more.
+    /// Reason why the run was stopped early.
     pub aborted: Option<String>,
-    /// What was seen of the stack's processes and doors.
+    /// Observations of the processes and health targets of the stack.
     pub observations: Observations,
     /// Share of the time that the client's threads waited for a CPU, 0 to 1.
     pub cpu_wait_share: Option<f64>,
-    /// …beyond what its wake-ups cost on this host.
+    /// The same share without the cost of a normal wake-up on this host.
     pub cpu_starved_share: Option<f64>,
-    /// What a wake-up costs on this host, as the preflight measured it.
+    /// Cost of a wake-up on this host, measured by the preflight check.
     pub wake_up_cost: Option<Duration>,
-    /// How often the wall clock was set during the run: arrival times are less exact for a second after that.
+    /// Number of wall clock steps during the run. Arrival times are less exact for one second after a step.
     pub clock_steps: u64,
 }
 
-/// What an open model offered, and what came of it.
+/// Offered and achieved rate of an open model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Offer {
-    /// Arrivals a second that were planned.
+    /// Planned arrivals per second.
     pub(super) offered_rate: f64,
     /// Arrivals per second that the generator achieved.
     pub(super) achieved_rate: f64,
-    /// Started on time or dropped because every session was busy, of those that were due.
+    /// Share of due arrivals that started on time or were dropped because every session was busy.
     pub(super) achieved_share: f64,
 }
 
 impl RunInfo {
-    /// Of an open model in which something was due.
+    /// Returns the offered and achieved rate, or `None` in a closed model or if no arrival was due.
     pub(super) fn offered(&self) -> Option<Offer> {
         let offered_rate = self.schedule.as_ref()?.offered()?.rate();
         let achieved_share =
@@ -92,13 +92,13 @@ impl RunInfo {
     }
 }
 
-/// Tokens a second that the servers handed to the bus, whoever asked for them; none where nobody could say.
+/// Returns the tokens per second that the servers published, or `None` if it is unknown.
 pub(super) fn published_throughput(run: &RunData, info: &RunInfo) -> Option<f64> {
     let published = info.observations.stack_counters.tokens_published?;
     Some(super::ratios::rate(published, run.duration())).filter(|rate| *rate > 0.0)
 }
 
-/// What a reader should look at first.
+/// Returns the findings of a run.
 pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
     let peak = run.reconnect_storm.peak_attempts;
     let measured = FindingInputs {
@@ -115,11 +115,11 @@ pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
     findings::find(&measured, &info.observations)
 }
 
-/// The run's evidence for its judges.
+/// Returns the facts for the verdict rules.
 pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
     let e2el = run.metrics.trust(Metric::E2el);
     Evidence {
-        // Of a run that a threshold ended, nobody expects the faults that were still to come.
+        // Later faults are not expected in a run that was stopped early.
         fault_not_injected: info.faults.iter().find_map(not_injected).filter(|_| info.aborted.is_none()),
         tokens_unverified: run.tokens.unverified,
         contents_unverified: run.queries.contents_unverified,
@@ -143,8 +143,8 @@ fn not_injected(fault: &FaultRecord) -> Option<String> {
     let why = match &fault.status {
         FaultStatus::Injected(_) => return None,
         FaultStatus::Failed(why) => why.trim_end_matches('.'),
-        FaultStatus::Planned => "its time never came",
-        FaultStatus::Begun => "it was not in force at the run's end",
+        FaultStatus::Planned => "the run ended before its time",
+        FaultStatus::Begun => "it was not in effect when the run ended",
     };
     Some(format!("`{}` at {} s, {}", fault.spec, fault.at.as_secs_f64(), crate::values::printable(why)))
 }

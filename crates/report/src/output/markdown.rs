@@ -1,5 +1,4 @@
-//! `_summary.md`: the run for a pull request or a build's page, verdict first.
-//! It is short: whoever wants more opens the report.
+//! `_summary.md`: a short summary for a pull request or a build page, verdict first.
 
 use super::{
     RunInfo,
@@ -95,7 +94,7 @@ fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
     );
     if queries.contents_unverified > 0 {
         let (count, all) = (queries.contents_unverified, queries.ok);
-        let _ = writeln!(out, "Contents unverified: {count} of {all} complete queries.");
+        let _ = writeln!(out, "Contents are unverified in {count} of {all} complete queries.");
     }
     for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
         let first = run.defects.example(defect).map(|frame| format!(", first: `{}`", code(frame)));
@@ -137,7 +136,7 @@ fn latency(out: &mut String, run: &RunData) {
         let _ = writeln!(out, "| {}_ms | {} | {cells} |", metric.name(), distribution.count());
     }
     if untrusted {
-        out.push_str("\n`~`: not to be trusted, its measurement error is above 1 ms and 10 %.\n");
+        out.push_str("\n`~`: cannot be trusted, because the measurement error exceeds 1 ms and 10 %.\n");
     }
 }
 
@@ -153,12 +152,12 @@ fn failures(out: &mut String, run: &RunData) {
     }
 }
 
-/// A server's text must not break the table it stands in, nor be taken for markup.
+/// Escapes text from a server for a table, so that it cannot break the table or act as markup.
 fn plain(text: &str) -> String {
     code(text).replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// The same between backticks, where markup is nothing but text.
+/// Escapes text for a code span in a table.
 fn code(text: &str) -> String {
     uncontrolled(text).replace('|', "\\|").replace('`', "'")
 }

@@ -1,5 +1,4 @@
-//! What the outputs say of the watch beside the run: checks, processes, and what the stack says of itself.
-//! It judges nothing.
+//! Health checks, resource usage and counters of the stack in the summary and in the text.
 
 use super::RunInfo;
 use crate::{
@@ -15,11 +14,11 @@ use measure::{
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// A slope of less than this says nothing.
+/// Shortest run for a memory slope, in seconds.
 const MIN_S: f64 = 60.0;
 const BYTES_A_MB: f64 = 1_048_576.0;
 
-/// Roles with what their processes took: cores on average, and MB at most, summed.
+/// Adds the section about the stack: bus lag, gateways, CPU and memory by role (sums over the processes of a role).
 pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     let observations = &info.observations;
     if *observations == Observations::default() {
@@ -38,8 +37,9 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
         out.entry("gateways", &format!("{overflows} overflows, {evictions} evictions{queued}"));
     }
     if !observations.stack_counters.missed.is_empty() {
-        let until =
-            |second: &Option<u64>| second.map_or_else(|| "altogether".into(), |s| format!("until {s} s"));
+        let until = |second: &Option<u64>| {
+            second.map_or_else(|| "for the whole run".into(), |s| format!("until {s} s"))
+        };
         let missed = observations.stack_counters.missed.iter();
         let missed: Vec<_> = missed.map(|(name, second)| format!("{name} {}", until(second))).collect();
         out.entry("counters missed", &missed.join(", "));
@@ -53,14 +53,14 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
         roles.iter().map(|(role, took)| format!("{role} {}", of(took))).collect::<Vec<_>>().join(", ")
     };
     if !roles.is_empty() {
-        out.entry("cpu, mean cores", &listed(|took| format!("{:.2}", took.0)));
-        out.entry("memory, most MB", &listed(|took| format!("{:.0}", took.1)));
+        out.entry("CPU, mean cores", &listed(|took| format!("{:.2}", took.0)));
+        out.entry("memory, peak MB", &listed(|took| format!("{:.0}", took.1)));
     }
-    if let Some((slope, error)) = observations.processes.get("client").and_then(bytes_a_minute) {
-        out.entry("client's memory", &format!("{slope:+.0} ± {error:.0} bytes/min  (second half)"));
+    if let Some((slope, error)) = observations.processes.get("client").and_then(bytes_per_minute) {
+        out.entry("client memory growth", &format!("{slope:+.0} ± {error:.0} bytes/min  (second half)"));
     }
     if let Some(why) = &observations.unseen {
-        out.entry("watched", &printable(why));
+        out.entry("not observed", &printable(why));
     }
     if !observations.unreached.is_empty() {
         let names: Vec<_> = observations.unreached.iter().map(String::as_str).collect();
@@ -68,15 +68,16 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     }
 }
 
-/// The slope of a process's memory and its standard error over the second half of a run, of a minute or more.
-pub(super) fn bytes_a_minute(usage: &Usage) -> Option<(f64, f64)> {
+/// Returns the slope of the memory of a process in bytes per minute and its standard error, over the second half of the run.
+/// `None` for runs shorter than a minute.
+pub(super) fn bytes_per_minute(usage: &Usage) -> Option<(f64, f64)> {
     let points: Vec<_> = usage.memory().collect();
     let length = points.last()?.0 - points.first()?.0;
     let (slope, error) = slope(&second_half(points)).filter(|_| length + 2.0 >= MIN_S)?;
     Some((slope * BYTES_A_MB * 60.0, error * BYTES_A_MB * 60.0))
 }
 
-/// The key `health`: named as thresholds ask for it; none where nothing was watched.
+/// Returns the key `health`, with names as in thresholds. `None` if nothing was monitored.
 pub(super) fn health(run: &RunData) -> Option<Value> {
     let mut keys = Map::new();
     for (quantity, label, readings) in run.readings.iter() {
@@ -84,9 +85,9 @@ pub(super) fn health(run: &RunData) -> Option<Value> {
         let name = label.map_or_else(|| name.to_owned(), |label| format!("{name}{{{label}}}"));
         if quantity != Quantity::HealthMs {
             let figure = readings.figure(quantity, None).ok();
-            // Whose nothing ever happened to is told by the sum.
-            let is_told = label.is_none() || !quantity.adds_up() || figure > Some(0.0);
-            keys.extend(is_told.then(|| (name, json!(figure))));
+            // The total covers processes whose count is 0.
+            let is_listed = label.is_none() || !quantity.adds_up() || figure > Some(0.0);
+            keys.extend(is_listed.then(|| (name, json!(figure))));
         } else if let Some(health) = readings.distribution().summary() {
             let of = [
                 ("med", health.p50),
@@ -122,6 +123,9 @@ mod tests {
         let mut out = TextBuilder::new(80);
         section(&mut out, &info);
         let text = out.finish();
-        assert_eq!(text.trim(), "counters missed...........: server-1 until 5 s, wsproxy-2 altogether");
+        assert_eq!(
+            text.trim(),
+            "counters missed...........: server-1 until 5 s, wsproxy-2 for the whole run"
+        );
     }
 }

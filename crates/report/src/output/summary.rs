@@ -1,5 +1,5 @@
-//! `_summary.json`: the origin's keys, vLLM's and ours beside them.
-//! The origin's are in seconds and percent, all others in milliseconds and shares.
+//! `_summary.json`: the keys of the original load test, those of vLLM, and ours.
+//! The original keys are in seconds and percent, all others in milliseconds and shares (0 to 1).
 
 use super::{
     EventTotals, RunInfo,
@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, io, io::Write, time::Duration};
 use time::format_description::well_known::Rfc3339;
 
-/// Grows when a key changes its meaning.
+/// Increases when a key changes its meaning.
 const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Debug, Serialize)]
@@ -48,7 +48,8 @@ struct Summary<'a> {
     faults: Vec<Value>,
     metrics: Map<String, Value>,
     gateways: Option<measure::observations::Gateways>,
-    /// Whose counters are missing in `published_throughput`, `bus_lag_ms` and `gateways`, until which second; null: altogether.
+    /// Members whose counters are missing in `published_throughput`, `bus_lag_ms` and `gateways`, until a second of the run or
+    /// completely (null).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     counters_missed: &'a BTreeMap<String, Option<u64>>,
     failures: Vec<Value>,
@@ -62,7 +63,7 @@ struct Summary<'a> {
     versions: Value,
 }
 
-/// The keys of the system that this one follows, seconds and percent.
+/// Keys of the original load test, in seconds and percent.
 #[derive(Debug, Serialize)]
 struct Origin {
     total_sessions: u64,
@@ -223,7 +224,7 @@ fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
         .collect()
 }
 
-/// `ok` is null where nobody can say, and `reason` says why.
+/// Returns the entry of a check. `ok` is null if the outcome is unknown, and `reason` states why.
 fn threshold(check: Check<'_>) -> Value {
     let outcome = check.outcome;
     let (ok, reason) = match &outcome.state {
@@ -270,7 +271,7 @@ fn concurrency(run: &RunData, info: &RunInfo) -> Value {
     })
 }
 
-/// The phases, with targets in sessions present, in open models in arrivals a second.
+/// Returns the phases. Targets are open sessions, or arrivals per second in open models.
 fn schedule(schedule: &Schedule) -> Value {
     let seconds = |time: Duration| time.as_secs_f64();
     let phase = |phase: &Phase| {
@@ -295,7 +296,7 @@ const P99: Statistic = Statistic::Percentile(99.0);
 
 fn generator(run: &RunData, info: &RunInfo) -> Value {
     let p99 = |metric| run.metrics.get(metric).quantile_ms(0.99);
-    let memory = info.observations.processes.get("client").and_then(resources::bytes_a_minute);
+    let memory = info.observations.processes.get("client").and_then(resources::bytes_per_minute);
     json!({
         "schedule_lag_p99_ms": p99(Metric::ScheduleLag),
         "loop_lag_p99_ms": p99(Metric::LoopLag),

@@ -1,5 +1,5 @@
-//! The text summary on stdout, in k6's shape: verdict and checks, delivery, latency, throughput, connections,
-//! and the generator's own health. It reads well from 60 columns on, and without colours.
+//! The text summary on stdout, similar to that of k6: verdict and checks, delivery, latency, throughput, connections,
+//! and the health of the generator. It needs at least 60 columns and no colours.
 
 use super::{
     RunInfo,
@@ -37,7 +37,7 @@ const LATENCIES: [Metric; 16] = [
     Metric::SocketWait,
 ];
 
-/// What the columns show.
+/// Statistics of the columns.
 const SHOWN: [Statistic; 7] = [
     Statistic::Mean,
     Statistic::Min,
@@ -59,7 +59,7 @@ const LATENCY_COLUMNS: [Column; 8] = [
     Column::right("max", 9, 4),
 ];
 
-/// The whole summary, for a terminal of so many columns.
+/// Renders the summary for a terminal with that many columns.
 pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, columns: usize) -> String {
     let mut out = TextBuilder::new(columns);
     head(&mut out, info, &conclusion.judgement);
@@ -76,7 +76,7 @@ pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, col
     out.finish()
 }
 
-/// The verdict; of a run that was ended before its time only that.
+/// Returns the name of the verdict, or that the run was interrupted.
 pub(super) const fn headline(info: &RunInfo, judgement: &Judgement) -> &'static str {
     if info.interrupted { INTERRUPTED } else { judgement.verdict.name() }
 }
@@ -133,7 +133,7 @@ fn delivery(out: &mut TextBuilder, run: &RunData) {
     out.entry("tokens_reordered", &tokens.reordered.to_string());
     defects(out, run);
     if tokens.replayed > 0 {
-        out.entry("events_replayed", &format!("{}  (allowed to come again)", tokens.replayed));
+        out.entry("events_replayed", &format!("{}  (repeats that are allowed)", tokens.replayed));
     }
     out.entry("integrity", integrity(run));
     if run.queries.contents_unverified > 0 {
@@ -141,10 +141,13 @@ fn delivery(out: &mut TextBuilder, run: &RunData) {
         out.entry("contents unverified", &format!("{count} of {all} complete queries"));
     }
     if tokens.unverified > 0 {
-        out.entry("tokens_unverified", &format!("{}  (the server numbers nothing)", tokens.unverified));
+        out.entry(
+            "tokens_unverified",
+            &format!("{}  (the server does not number its events)", tokens.unverified),
+        );
     }
     if tokens.cut_off > 0 {
-        out.entry("tokens_cut_off", &format!("{}  (still to come at the end)", tokens.cut_off));
+        out.entry("tokens_cut_off", &format!("{}  (not yet sent at the end)", tokens.cut_off));
     }
     out.entry("stalls", &format!("{}  {:.0} ms in excess", run.stall_count, run.stall.as_secs_f64() * 1e3));
     if let Some(longest) = run.longest_gap {
@@ -155,7 +158,7 @@ fn delivery(out: &mut TextBuilder, run: &RunData) {
     out.gap();
 }
 
-/// What came that ought not to have come, each with the beginning of the first example.
+/// Adds the defects, each with the beginning of the first example.
 fn defects(out: &mut TextBuilder, run: &RunData) {
     for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
         let first = run.defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
@@ -171,12 +174,12 @@ fn latency(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     if untrusted {
         out.sentence(
             "",
-            "~: not to be trusted, the generator or the simulator was late: its error is above 1 ms and 10 %",
+            "~: cannot be trusted: the generator or the simulator was late, and the measurement error exceeds 1 ms and 10 %",
         );
     }
     if info.shared_clock == Some(false) {
         let note =
-            "no delivery_ms: client and simulator run on different kernels, whose clocks do not compare";
+            "no delivery_ms: client and simulator run on different kernels, whose clocks cannot be compared";
         out.sentence("", note);
     }
     out.gap();
@@ -208,7 +211,7 @@ fn throughput(out: &mut TextBuilder, run: &RunData, info: &RunInfo, conclusion: 
     out.entry("output_throughput", &format!("{:.1} tokens/s", rate(run.tokens.received, duration)));
     if let Some(published) = super::info::published_throughput(run, info) {
         let missed = &info.observations.stack_counters.missed;
-        let note = if missed.is_empty() { "" } else { "  (at least: counters were missed)" };
+        let note = if missed.is_empty() { "" } else { "  (a lower bound: counters were missed)" };
         out.entry("published_throughput", &format!("{published:.1} tokens/s{note}"));
     }
     if !conclusion.objectives.is_empty() {
@@ -235,7 +238,7 @@ fn throughput(out: &mut TextBuilder, run: &RunData, info: &RunInfo, conclusion: 
     out.gap();
 }
 
-/// Counts of the statuses that are not `ok`.
+/// Lists the counts of statuses other than `ok`.
 fn unfinished(run: &RunData) -> String {
     let queries = &run.queries;
     let counts = [
@@ -272,11 +275,11 @@ fn generator(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     let wait = info.cpu_wait_share.map_or_else(|| "not measured".to_owned(), percent);
     let starved = info
         .cpu_starved_share
-        .map_or_else(String::new, |share| format!("  ({} beyond what waking up costs here)", percent(share)));
+        .map_or_else(String::new, |share| format!("  ({} without normal wake-ups)", percent(share)));
     out.entry("waiting for a CPU", &format!("{wait}{starved}"));
     if info.clock_steps > 0 {
-        let note = "arrivals within a second of that are times of reads";
-        out.entry("wall clock set", &format!("{} times  ({note})", info.clock_steps));
+        let note = "for a second after each, arrivals are times of reads";
+        out.entry("wall clock steps", &format!("{}  ({note})", info.clock_steps));
     }
     let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
     if outside > 0 {

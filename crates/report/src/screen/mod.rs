@@ -1,5 +1,5 @@
-//! The live view: a run on the whole terminal, four times a second, from a thread of its own.
-//! It costs the workers nothing, decides nothing but when the user asks it to stop, and gives the terminal back however it ends.
+//! The live view: a full-screen view of the run, redrawn four times per second by a separate thread.
+//! It only reads, except that `q` stops the run. It restores the terminal however it ends, also after a panic.
 
 mod bars;
 mod snapshot;
@@ -32,14 +32,14 @@ use std::{
 };
 
 const REDRAW: Duration = Duration::from_millis(250);
-/// How soon the end of a run is noticed.
+/// How often the end of the run is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whether the view has the terminal. Locked by whoever draws, takes it or gives it back; again by a panic's hook, where it
-/// was the drawing that panicked.
+/// Whether the view owns the terminal. Locked while drawing, taking and restoring the terminal. The lock is reentrant, because
+/// the panic hook locks it too, possibly on the thread that panicked while drawing.
 static IS_UP: ReentrantMutex<Cell<bool>> = ReentrantMutex::new(Cell::new(false));
 
-/// Shown until it is dropped.
+/// The live view. Closes when dropped.
 #[derive(Debug)]
 pub struct Screen {
     ended: Arc<AtomicBool>,
@@ -53,12 +53,12 @@ pub struct Screen {
 pub fn check() -> Result<(), String> {
     if !io::stderr().is_terminal() {
         return Err(
-            "--tui needs a terminal, and stderr is none: leave --tui out, or do not redirect stderr".into()
+            "--tui needs a terminal, but stderr is not one: omit --tui or do not redirect stderr".into()
         );
     }
     match File::options().read(true).write(true).open("/dev/tty") {
         Err(error) if !io::stdin().is_terminal() => Err(format!(
-            "--tui reads keys, and neither stdin nor /dev/tty is a terminal ({error}): leave --tui out"
+            "--tui reads keys, but neither stdin nor /dev/tty is a terminal ({error}): omit --tui"
         )),
         Ok(_) | Err(_) => Ok(()),
     }
@@ -90,7 +90,7 @@ impl Drop for Screen {
     }
 }
 
-/// The terminal in our hands; given back when dropped.
+/// Ownership of the terminal. Restores it when dropped.
 #[derive(Debug)]
 struct TerminalGuard;
 
@@ -113,7 +113,7 @@ impl Drop for TerminalGuard {
     }
 }
 
-/// Once, whoever comes first: a panic must be read on a terminal that is whole, and nothing is drawn over it.
+/// Restores the terminal once. A panic hook may call it first, so that the message is readable and nothing is drawn over it.
 fn give_back() {
     let is_up = IS_UP.lock();
     if is_up.replace(false) {
@@ -147,7 +147,7 @@ fn show(
         if !is_up.get() {
             return;
         }
-        // A terminal that is gone is no reason to end a run.
+        // A closed terminal must not end the run.
         let _ = terminal.draw(|frame| view::view(&snapshot, frame.area(), frame.buffer_mut()));
         drop(is_up);
         let next = Instant::now() + REDRAW;
@@ -176,7 +176,7 @@ fn key() -> Option<Key> {
             _ => None,
         },
         Ok(false) => None,
-        // Nobody types here.
+        // Without a keyboard there are no events.
         Err(_) => {
             std::thread::sleep(POLL_INTERVAL);
             None

@@ -1,5 +1,5 @@
-//! The live view as pure drawing: a snapshot and an area in, cells out.
-//! It fits from 60 × 20 up; what finds no place is counted, not cut.
+//! Draws the live view: a pure function from a snapshot and an area to cells.
+//! Made for 60 × 20 cells and more. Lines that do not fit are counted.
 
 use super::{
     bars::{self, Cell, clock},
@@ -21,23 +21,24 @@ use ratatui::{
     text::{Line, Span},
     widgets::{Paragraph, RenderDirection, Sparkline, Widget, Wrap},
 };
+use std::time::Duration;
 
-/// From here on there are two columns.
+/// Width from which there are two columns.
 const WIDE: u16 = 90;
 const MIN: (u16, u16) = (40, 12);
-/// From so many rows on there are two charts.
+/// Height from which there are two charts.
 const TWO_CHARTS: u16 = 11;
 
 const HELP: [&str; 6] = [
-    "q, Ctrl+C   stop: nothing new is started, streams end, results are written",
-    "            once more: leave at once, results are written all the same",
-    "?           this help, and back",
+    "q, Ctrl+C   stop: start nothing new, let streams end, write the results",
+    "            again: stop at once; the results are written all the same",
+    "?           show or hide this help",
     "",
-    "Percentiles are of the last seconds. Delivery counts queries that have ended.",
-    "All of it goes into the results; the view can be left out without a loss.",
+    "Percentiles cover the last seconds. Delivery counts ended queries.",
+    "Everything shown here is also in the results.",
 ];
 
-/// Draws it.
+/// Draws a snapshot into the buffer.
 pub fn view(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     if area.width < MIN.0 || area.height < MIN.1 {
         let text = format!("{} tokens/s\n(60 × 20 shows more)", whole(snapshot.rates.tokens));
@@ -74,7 +75,7 @@ fn title(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     phase_line(snapshot).render(phase, buffer);
 }
 
-/// The last `width` columns of a line.
+/// Returns the last `width` columns of a line.
 fn right_of(area: Rect, width: usize) -> Rect {
     let width = u16::try_from(width).unwrap_or(u16::MAX).min(area.width);
     Rect { x: area.right() - width, width, ..area }
@@ -91,11 +92,11 @@ fn bar_cell(cell: Cell) -> Span<'static> {
 
 fn phase_line(snapshot: &Snapshot) -> Line<'static> {
     if snapshot.is_stopping {
-        return Line::from("stopping: running streams may end; q once more leaves at once".yellow());
+        return Line::from("stopping: waiting for running streams; press q again to stop at once".yellow());
     }
     let phases = &snapshot.phases;
     let Some(at) = bars::present(phases, snapshot.elapsed) else {
-        return Line::from("the schedule is over: what runs may end");
+        return Line::from("the schedule is over: waiting for running streams");
     };
     let phase = &phases[at];
     let left = match phase.end {
@@ -128,7 +129,7 @@ fn one_column(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
 
 fn two_columns(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let notes = notes(snapshot);
-    // What is said goes before what is drawn, but for the charts' least.
+    // Text comes before charts, except for the smallest height of the charts.
     let words = (4 + rows(&notes)).min(area.height.saturating_sub(TWO_CHARTS + 1)).max(8);
     let [words, drawn] =
         Layout::vertical([Constraint::Length(words), Constraint::Min(0)]).spacing(1).areas(area);
@@ -161,11 +162,11 @@ fn rates_lines(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     Paragraph::new(lines).render(area, buffer);
 }
 
-/// Tokens, and where there is room for both how late the first ones were: the same seconds, one above the other.
+/// Draws tokens per second and, if there is room, `ttft_ms` of the same seconds below.
 fn charts(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let live_status = &snapshot.live_status;
     let tokens = live_status.tokens_by_second.iter().map(|&tokens| Some(tokens));
-    let named = |seconds, most: u64| format!("tokens a second, {seconds} s, at most {most}");
+    let named = |seconds, most: u64| format!("tokens/s, last {seconds} s, peak {most}");
     if area.height < TWO_CHARTS {
         return chart(tokens, named, Color::Cyan, area, buffer);
     }
@@ -174,12 +175,13 @@ fn charts(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let micros = |ms: f64| (ms * 1e3).round() as u64;
     let ttft = live_status.ttft_by_second.iter().map(|ms| ms.map(micros));
-    let named =
-        |seconds, most| format!("ttft_ms p(95) a second, {seconds} s, at most {}", short(most as f64 / 1e3));
+    let named = |seconds, most| {
+        format!("ttft_ms p(95) per second, last {seconds} s, peak {}", short(most as f64 / 1e3))
+    };
     chart(ttft, named, Color::Magenta, below, buffer);
 }
 
-/// The last seconds from zero up, under their name, which tells how many they are and the highest.
+/// Draws the last seconds from zero up, with a caption above.
 fn chart(
     seconds: impl DoubleEndedIterator<Item = Option<u64>>,
     named: impl Fn(usize, u64) -> String,
@@ -239,7 +241,7 @@ fn delivery(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     Paragraph::new(lines).render(area, buffer);
 }
 
-/// Red where it counts something bad.
+/// Returns a span that is red if it counts something bad.
 fn counted(text: String, count: u64, is_bad: bool) -> Span<'static> {
     let style = if is_bad && count > 0 {
         Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
@@ -249,7 +251,7 @@ fn counted(text: String, count: u64, is_bad: bool) -> Span<'static> {
     Span::styled(text, style)
 }
 
-/// What is worth a line: the last message, thresholds that do not hold, faults, failures, thresholds that hold.
+/// Returns the notes: last message, defects, thresholds that do not hold, faults, failures, thresholds that hold.
 fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     lines.extend(snapshot.message.iter().map(|text| Line::from(format!("! {}", printable(text)).yellow())));
@@ -257,7 +259,7 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
         snapshot.live_status.thresholds.iter().partition(|outcome| outcome.state == State::Held);
     let unread = snapshot.events_dropped;
     if unread > 0 {
-        lines.push(Line::from(format!("{unread} events dropped: their reader is too slow").yellow()));
+        lines.push(Line::from(format!("{unread} events dropped: the reader is too slow").yellow()));
     }
     lines.extend(defects(&snapshot.live_status.defects));
     lines.extend(others.into_iter().map(threshold));
@@ -268,7 +270,7 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
     lines
 }
 
-/// What came that ought not to have come, with the first example of each kind.
+/// Returns a line per defect, with the first example.
 fn defects(defects: &Defects) -> impl Iterator<Item = Line<'static>> {
     Defect::ALL.into_iter().filter(|&defect| defects.count(defect) > 0).map(|defect| {
         let first = defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
@@ -291,11 +293,11 @@ fn fault(fault: &FaultRecord) -> Line<'static> {
     let at = fault.at.as_secs_f64();
     let (state, color) = match &fault.status {
         FaultStatus::Planned => (format!("planned at {at} s"), Color::DarkGray),
-        FaultStatus::Begun => (format!("begun at {at} s"), Color::Yellow),
+        FaultStatus::Begun => (format!("started at {at} s"), Color::Yellow),
         FaultStatus::Failed(_) => ("failed".to_owned(), Color::Red),
         FaultStatus::Injected(_) => {
-            let recovered = fault.time_to_recover().map(|time| short(time.as_secs_f64() * 1e3));
-            let recovered = recovered.map_or_else(String::new, |ms| format!(", back in {ms} ms"));
+            let recovery = |time: Duration| format!(", recovery {:.1} s", time.as_secs_f64());
+            let recovered = fault.time_to_recover().map(recovery).unwrap_or_default();
             (format!("{} outages{recovered}", fault.outages), Color::Magenta)
         }
     };

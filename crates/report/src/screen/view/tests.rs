@@ -5,7 +5,6 @@ use crate::{output::LiveStatus, screen::snapshot::Rates};
 use measure::{FaultLog, QueryCounts, TokenCounts, live::LiveTotals};
 use plan::schedule::{Schedule, Stages};
 use ratatui::{Terminal, backend::TestBackend};
-use std::time::Duration;
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -111,7 +110,7 @@ fn what_is_bad_is_red_and_what_is_not_is_not() {
 fn help_and_an_order_to_stop_are_seen() {
     let asked = Snapshot { shows_help: true, is_stopping: true, ..troubled() };
     let text = drawn(&asked, 60, 20).backend().to_string();
-    assert!(text.contains("Ctrl+C") && text.contains("q once more"), "{text}");
+    assert!(text.contains("Ctrl+C") && text.contains("press q again"), "{text}");
 }
 
 #[test]
