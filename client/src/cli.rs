@@ -432,6 +432,9 @@ pub struct RunArgs {
     /// Show the run on the whole terminal: rates, percentiles, losses, stages, faults; q stops it, ? helps
     #[arg(long, env = "LOAD_TUI")]
     pub tui: bool,
+    /// Delete the files of older runs from the output directory: keep those of the newest N runs, this one included [default: all]
+    #[arg(long, env = "LOAD_KEEP_RESULTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_results: Option<u32>,
     /// No progress, the verdict alone
     #[arg(long, env = "LOAD_QUIET")]
     pub quiet: bool,

@@ -14,6 +14,7 @@ use report::{
     compare::{self, CompareOptions, ComparedFigure},
     html, messages,
     output::{self, Destination},
+    retention,
 };
 use stack::native::Programs;
 use std::{
@@ -157,10 +158,11 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         // The run itself says what is wrong.
         Ok(_) | Err(_) => {}
     }
-    let quiet = config.output.quiet;
+    let (quiet, output_dir, keep_results) =
+        (config.output.quiet, config.output.dir.clone(), config.output.keep_results);
     // Stdout is the events' then.
     let out = if config.output.events == Some(Destination::Stdout) { Out::Stderr } else { Out::Stdout };
-    match engine::run(config, &stop, started_at) {
+    let code = match engine::run(config, &stop, started_at) {
         Ok(finished) if quiet => {
             out.say(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
             incomplete(&finished.unwritten);
@@ -175,6 +177,33 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         Err(error) => {
             messages::print_stderr(&format!("error: {error}"));
             error.exit_code()
+        }
+    };
+    tidy(&output_dir, keep_results);
+    code
+}
+
+/// Deletes the files of older runs if the user asked for it. Otherwise hints at the option when the results take much space. A failure
+/// is reported and changes no verdict.
+fn tidy(directory: &Path, keep: Option<usize>) {
+    let shown = directory.display();
+    match keep {
+        Some(keep) => {
+            if let Err(error) = retention::keep_newest(directory, keep) {
+                messages::print_stderr(&format!(
+                    "error: --keep-results cannot delete old results in {shown}: {error}"
+                ));
+            }
+        }
+        None => {
+            if let Ok(bytes) = retention::size(directory)
+                && bytes >= retention::LARGE
+            {
+                let gib = bytes as f64 / retention::LARGE as f64;
+                messages::print_stderr(&format!(
+                    "note: the results in {shown} take {gib:.1} GiB; --keep-results 50 keeps those of the newest 50 runs"
+                ));
+            }
         }
     }
 }

@@ -403,3 +403,30 @@ fn two_workloads_at_once_are_refused_with_all_the_rest() {
         assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));
     }
 }
+
+#[test]
+fn only_the_newest_results_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let results = directory.path().join("results");
+    std::fs::create_dir(&results).unwrap();
+    for old in ["loadtest_20200101_000000.csv", "loadtest_20200101_000000_stats.csv", "mine.csv"] {
+        std::fs::write(results.join(old), "x").unwrap();
+    }
+    let run = |keep: &str| {
+        let arguments =
+            ["--embedded", "--clients", "1", "--queries", "1", "--keep-results", keep, "--output-dir"];
+        client(&[&arguments[..], &[results.to_str().unwrap()]].concat(), &[])
+    };
+    assert!(run("2").status.code().is_some_and(|code| [0, 98].contains(&code)));
+    assert!(results.join("loadtest_20200101_000000.csv").exists());
+    assert!(run("1").status.code().is_some_and(|code| [0, 98].contains(&code)));
+    let rows = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.ends_with("_summary.json").then_some(name)
+    };
+    assert_eq!(std::fs::read_dir(&results).unwrap().filter_map(rows).count(), 1);
+    assert!(
+        !results.join("loadtest_20200101_000000_stats.csv").exists() && results.join("mine.csv").exists()
+    );
+    assert_eq!(run("0").status.code(), Some(104));
+}

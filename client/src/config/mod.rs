@@ -48,6 +48,8 @@ pub struct Output {
     pub dir: PathBuf,
     /// The files' names start with it.
     pub name: String,
+    /// How many runs keep their files, this one included. `None`: all.
+    pub keep_results: Option<usize>,
     /// No progress.
     pub quiet: bool,
     /// The live view in place of the progress line.
@@ -115,6 +117,7 @@ impl Config {
         let output = Output {
             dir: args.output_dir.clone().unwrap_or_else(|| "results".into()),
             name: check.name(args.name.as_deref().unwrap_or("loadtest")),
+            keep_results: args.keep_results.map(|keep| keep as usize),
             quiet: args.quiet,
             tui: args.tui,
             events: args

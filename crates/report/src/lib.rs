@@ -7,6 +7,7 @@ pub mod html;
 pub mod messages;
 pub mod output;
 pub mod progress;
+pub mod retention;
 pub mod screen;
 mod text_builder;
 mod values;

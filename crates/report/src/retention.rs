@@ -1,0 +1,133 @@
+//! Deletes the files of old runs, and measures how much space all results take.
+
+use crate::file_names::ENDINGS;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// From this many bytes on, a directory of results deserves a hint: 1 GiB.
+pub const LARGE: u64 = 1 << 30;
+
+/// Deletes the files of all runs in `directory` but the newest `keep`. Returns the runs that were deleted, oldest first.
+///
+/// A run is recognised by its file names, `NAME_YYYYMMDD_HHMMSS…` with one of the endings of result files. Other files are kept, and
+/// so are the lines of `index.jsonl`.
+///
+/// # Errors
+/// The directory cannot be read, or a file cannot be deleted.
+pub fn keep_newest(directory: &Path, keep: usize) -> io::Result<Vec<String>> {
+    let mut runs = runs(directory)?;
+    let mut deleted = Vec::new();
+    while runs.len() > keep {
+        let Some(((_, run), files)) = runs.pop_first() else { break };
+        for file in files {
+            fs::remove_file(file)?;
+        }
+        deleted.push(run);
+    }
+    Ok(deleted)
+}
+
+/// Returns how many bytes the files of all runs in `directory` take.
+///
+/// # Errors
+/// The directory or a file in it cannot be read.
+pub fn size(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for file in runs(directory)?.into_values().flatten() {
+        bytes += fs::metadata(file)?.len();
+    }
+    Ok(bytes)
+}
+
+/// The files of each run, by the time in its name and by its name.
+fn runs(directory: &Path) -> io::Result<BTreeMap<(String, String), Vec<PathBuf>>> {
+    let mut runs: BTreeMap<_, Vec<PathBuf>> = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        // Directories and symlinks are not ours.
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        if let Some((time, run)) = name.to_str().and_then(run_of) {
+            runs.entry((time, run)).or_default().push(entry.path());
+        }
+    }
+    Ok(runs)
+}
+
+/// The time in a result file's name, and the run that the file belongs to.
+fn run_of(file: &str) -> Option<(String, String)> {
+    // The shortest stem: `.csv` also ends `_stats.csv`.
+    let run = ENDINGS.iter().filter_map(|ending| file.strip_suffix(ending)).min_by_key(|stem| stem.len())?;
+    // Runs of the same second have a further number: `NAME_YYYYMMDD_HHMMSS_2`.
+    let parts: Vec<&str> = run.rsplitn(4, '_').collect();
+    let is =
+        |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
+    match parts.as_slice() {
+        [time, date, ..] if is(time, 6) && is(date, 8) => Some((format!("{date}{time}"), run.to_owned())),
+        [again, time, date, ..] if is(time, 6) && is(date, 8) && is(again, again.len()) => {
+            Some((format!("{date}{time}_{again:0>4}"), run.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_newest_runs_stay_and_other_files_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [
+            "b_20260101_000000.csv",
+            "b_20260101_000000_stats.csv",
+            "a_20260102_000000_summary.json",
+            "a_b_20260103_000000.csv",
+            "a_b_20260103_000000_2.csv",
+            "a_b_20260103_000000_2_report.html",
+            "index.jsonl",
+            "notes.csv",
+            "mine_20200101.csv",
+        ];
+        for file in files {
+            fs::write(dir.path().join(file), "12345").unwrap();
+        }
+        fs::create_dir(dir.path().join("old_20200101_000000.csv")).unwrap();
+        assert_eq!(size(dir.path()).unwrap(), 30, "six files of runs");
+        assert_eq!(keep_newest(dir.path(), 4).unwrap(), Vec::<String>::new());
+        assert_eq!(keep_newest(dir.path(), 2).unwrap(), ["b_20260101_000000", "a_20260102_000000"]);
+        let kept = [
+            "a_b_20260103_000000.csv",
+            "a_b_20260103_000000_2.csv",
+            "a_b_20260103_000000_2_report.html",
+            "index.jsonl",
+            "mine_20200101.csv",
+            "notes.csv",
+            "old_20200101_000000.csv",
+        ];
+        assert_eq!(names(dir.path()), kept);
+        assert_eq!(
+            keep_newest(dir.path(), 1).unwrap(),
+            ["a_b_20260103_000000"],
+            "the later one of a second stays"
+        );
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_an_error() {
+        assert!(keep_newest(Path::new("/nonexistent/results"), 1).is_err());
+    }
+}
