@@ -93,7 +93,7 @@ expect 99 "the load test finds the loss of the naive gateway" \
 jq -e '.verdict == "FAIL" and .tokens_lost > 0' "$work"/results/naive_*_summary.json >/dev/null ||
     die "the naive gateway: the verdict is not FAIL, or no token was lost"
 expect 0 "the minimal gateway passes while clients lose their connections" \
-    load --api-url "$api" --wsproxy-url "$minimal" --clients 50 --queries 4 --drop-rate 0.3 --query-timeout 10 --name minimal
+    load --api-url "$api" --wsproxy-url "$minimal" --clients 50 --queries 4 --cut-rate 0.3 --query-timeout 10 --name minimal
 expect 1 "the CI gate rejects the naive gateway" examples/ci_gate.sh "$api" "$naive"
 expect 0 "the CI gate accepts the minimal gateway" examples/ci_gate.sh "$api" "$minimal"
 expect 0 "the client resumes" "$python" examples/resuming_client.py --api "$api" --ws "$minimal" --cut-after 5

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Analyses result CSVs: counts, percentiles, a histogram, errors by kind, tokens expected and received.
-# Without a file: the newest run in results/ (or $OUTPUT_DIR).
+# Without a file: the newest run in results/ (or $STREAMSTRESS_OUTPUT_DIR).
 set -euo pipefail
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 files=("$@")
 
 if ((${#files[@]} == 0)); then
-    results=${OUTPUT_DIR:-$root/results}
+    results=${STREAMSTRESS_OUTPUT_DIR:-${OUTPUT_DIR:-$root/results}}
     newest=$(find "$results" -maxdepth 1 -name '*.csv' ! -name '*_stats.csv' ! -name '*_history.csv' \
         ! -name '*_failures.csv' ! -name '*_resources.csv' ! -name '*_health.csv' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
     if [[ -z $newest ]]; then

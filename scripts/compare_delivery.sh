@@ -56,7 +56,7 @@ run() { # KIND: tokens, the stack's CPU seconds, tokens that were lost, tokens a
     fi
     before=$(cpu "$1")
     "$bin/streamstress" --api-url "$(jq -r .api_url "$work/$1.json")" --wsproxy-url "$ws" --clients "$clients" --queries 2 \
-        --tokens "$tokens" --itl-ms 50 --ramp-up 1 --query-timeout 60 --output-dir "$work" --name run-"$1" --quiet \
+        --answer-tokens "$tokens" --itl-ms 50 --ramp-up 1 --query-timeout 60 --output-dir "$work" --name run-"$1" --quiet \
         >"$work/out" 2>&1 || code=$?
     case $code in 0 | 98 | 99) ;; *) die "the client ended with $code: $(cat "$work/out")" ;; esac
     after=$(cpu "$1")

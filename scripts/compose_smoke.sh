@@ -132,7 +132,7 @@ await_gateways() { # count
 # 98 means that this machine was too busy for the figures; the smoke asks whether the stack delivers.
 run_load() { # OPTIONS of `run`
     local status=0 newest
-    "${compose[@]}" run --rm -T -e "CLIENTS=$CLIENTS" -e "QUERIES_PER_CLIENT=$QUERIES" "$@" client || status=$?
+    "${compose[@]}" run --rm -T -e "STREAMSTRESS_CLIENTS=$CLIENTS" -e "STREAMSTRESS_QUERIES=$QUERIES" "$@" client || status=$?
     if ((status == 98)); then
         newest=$(find "$RESULTS_DIR" -name '*_summary.json' | sort | tail -n 1)
         grep -Eqs "\"queries_ok\": *$((CLIENTS * QUERIES))," "$newest" && status=0
@@ -170,7 +170,7 @@ check_published_ports() {
 break_by_plan() {
     local results=$work/broken status=0 summary excused
     mkdir "$results"
-    LOAD_TOKENS=80 LOAD_ITL_MS=50 LOAD_RAMP_UP=0.2 cargo run -q -p client -- --clients "$CLIENTS" --queries 4 \
+    STREAMSTRESS_ANSWER_TOKENS=80 STREAMSTRESS_ITL_MS=50 STREAMSTRESS_RAMP_UP=0.2 cargo run -q -p client -- --clients "$CLIENTS" --queries 4 \
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT" --output-dir "$results" \
         --fault-stack "compose:$PROJECT" --fault server-1:pause=800ms@3600ms \
         --fault redis:refuse=500ms@6s --fault redis:demote=1s@9s --fault redis:full=1s@13s || status=$?
@@ -230,7 +230,7 @@ idle=$(gateways stot | grep -cx 0 || true)
 if command -v cargo >/dev/null; then
     say "streams of eight seconds, while a gateway is killed and Redis comes back without its data"
     cargo build -q -p client
-    run_load -e LOAD_TOKENS=80 -e LOAD_ITL_MS=100 &
+    run_load -e STREAMSTRESS_ANSWER_TOKENS=80 -e STREAMSTRESS_ITL_MS=100 &
     load=$!
     deadline=$((SECONDS + 60))
     until (($(gateways scur | awk '{ n += $1 } END { print n + 0 }') >= CLIENTS)); do

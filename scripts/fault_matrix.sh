@@ -42,7 +42,7 @@ done
 # name | client's options | what the summary must show to prove that it happened | the stack's options | what is done before
 # shellcheck disable=SC2016 # jq's
 rows=(
-    "client cuts 10 % of its sockets a second|--drop-rate 0.1|.sockets_cut > .total_sessions / 2"
+    "client cuts 10 % of its sockets a second|--cut-rate 0.1|.sockets_cut > .total_sessions / 2"
     "wsproxy SIGKILL|--fault wsproxy-1:kill@${at}s|.reconnects_by_close_code.none > 0 and .peak_reconnect_rate <= \$most * 2 / 3"
     "wsproxy SIGTERM|--fault wsproxy-1:stop@${at}s|.reconnects_by_close_code[\"1012\"] > 0"
     "rolling restart of all proxies|--fault wsproxies:drain@${at}s|.reconnects_by_close_code[\"1012\"] >= .total_sessions / 2"
@@ -62,7 +62,7 @@ rows=(
     "HAProxy killed and restarted|--fault haproxy:restart@${at}s|.reconnects_by_close_code.none >= .total_sessions / 2"
     "a link half-open for 10 s|--fault link:wsproxy-1:half-open=10s@${at}s|.longest_token_gap_ms > 3000|--relays"
     "no fault, clients of the old contract|--late-connect 0..5|true"
-    "50 readers stalled for 10 s|--stall $((clients < 100 ? clients / 2 : 50)):10s|.sessions_stalled > 0"
+    "50 readers stalled for 10 s|--pause-readers $((clients < 100 ? clients / 2 : 50)):10s|.sessions_stalled > 0"
 )
 
 field() { cut -d '|' -f "$2" <<<"$1"; }
@@ -96,7 +96,7 @@ stop_one_server() {
 fill_one_server() {
     stop_one_server
     mkdir "$work/fill"
-    "$bin/streamstress" --api-url "$api" --wsproxy-url "$ws" --clients 100 --queries 1 --tokens 2500 --itl-ms 8 --ramp-up 1 \
+    "$bin/streamstress" --api-url "$api" --wsproxy-url "$ws" --clients 100 --queries 1 --answer-tokens 2500 --itl-ms 8 --ramp-up 1 \
         --output-dir "$work/fill" --quiet >"$work/fill/run" 2>&1 || (($? == 98)) || die "filling a server failed: $(cat "$work/fill/run")"
     [[ $(jq .tokens_received "$work"/fill/*_summary.json) == 250000 ]] || die "a server was not filled: $(cat "$work/fill/run")"
     "$bin/streamstress" stack --state-dir "$work/stack" fault server-2:start >/dev/null

@@ -26,7 +26,7 @@ What follows -- goes to the client, e.g. -- --burst --query-timeout 60 (see: car
 The Compose stack publishes the WebSocket port on 127.0.0.1 to 127.0.0.4; the client finds these addresses and spreads its sockets
 over them.
 The environment is passed on: JWT_SECRET, TOKEN_DELAY_MS, ...; API_PORT, WS_PORT and STATS_PORT (8080, 8081, 8404) move the
-stack, API_URL and WSPROXY_URL point the client elsewhere.
+stack, STREAMSTRESS_API_URL and STREAMSTRESS_WSPROXY_URL point the client elsewhere.
 END
 }
 
@@ -92,7 +92,9 @@ get() { # PORT PATH
 
 # HAProxy's ports, for Docker and native processes alike.
 api_port=${API_PORT:-8080} ws_port=${WS_PORT:-8081} stats_port=${STATS_PORT:-8404}
-export API_URL=${API_URL:-http://127.0.0.1:$api_port} WSPROXY_URL=${WSPROXY_URL:-ws://127.0.0.1:$ws_port}
+# API_URL, WSPROXY_URL and OUTPUT_DIR are older names.
+export STREAMSTRESS_API_URL=${STREAMSTRESS_API_URL:-${API_URL:-http://127.0.0.1:$api_port}}
+export STREAMSTRESS_WSPROXY_URL=${STREAMSTRESS_WSPROXY_URL:-${WSPROXY_URL:-ws://127.0.0.1:$ws_port}}
 
 # How many instances HAProxy sends to: of backend `api` or `ws`.
 instances_up() { # BACKEND
@@ -153,7 +155,7 @@ run_client() {
 
 # The results that came since MARK: the queries' CSV alone.
 analyze_since() { # MARK
-    local newest results=${OUTPUT_DIR:-results}
+    local newest results=${STREAMSTRESS_OUTPUT_DIR:-${OUTPUT_DIR:-results}}
     if [[ -n $in_docker ]]; then results=${RESULTS_DIR:-results}; fi
     newest=$(find "$results" -name '*.csv' -newer "$1" ! -name '*_stats.csv' ! -name '*_history.csv' ! -name '*_failures.csv' \
         ! -name '*_resources.csv' ! -name '*_health.csv' 2>/dev/null | sort | tail -n 1)

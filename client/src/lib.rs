@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 mod embedded;
 pub mod engine;
+mod environment;
 mod outline;
 mod preflight;
 pub mod program;

@@ -128,7 +128,7 @@ mod tests {
         assert!((closed.peak_tokens_per_second - 2000.0).abs() < 1.0);
         let staged = estimate(RunArgs {
             stages: Some("10s:10,10s:10".into()),
-            tokens: Some(10.0.into()),
+            answer_tokens: Some(10.0.into()),
             itl_ms: Some(100.0.into()),
             ..RunArgs::default()
         });
@@ -166,7 +166,7 @@ mod tests {
     fn a_fault_behind_the_end_is_told_before_the_run() {
         let told = |duration: Option<&str>, at: &str| {
             let args = RunArgs {
-                duration: duration.map(str::to_owned),
+                duration: duration.map(Into::into),
                 faults: vec![format!("wsproxy-1:kill@{at}")],
                 ..RunArgs::default()
             };

@@ -4,7 +4,7 @@
 use crate::{
     cli::{self, Cli, Command, CompareArgs, Origins, Passed, RunArgs},
     config::Config,
-    engine, scenario,
+    engine, environment, scenario,
     signals::{self},
 };
 use clap::{ArgMatches, FromArgMatches};
@@ -119,8 +119,15 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, ArgMatch
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
-/// What is not said by flag or environment is looked for in the scenario and in `.env`.
+/// Completes the options from the scenario file and `.env`.
+///
+/// # Errors
+/// Two variables contradict each other, or a file is invalid.
 fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<(RunArgs, Origins), String> {
+    environment::check(&environment::options())?;
+    if environment::is_set("FASTAPI_URL") {
+        messages::print_stderr("warning: FASTAPI_URL is an old name: use STREAMSTRESS_API_URL");
+    }
     scenario::resolve(args, matches, &scenario::dotenv(Path::new(".env"))?)
 }
 
@@ -128,11 +135,11 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut config = match Config::new(args, cores, rand::random()) {
         Ok(config) => config,
-        Err(mut faults) => {
-            for fault in &mut faults.0 {
-                *fault = cli::with_origin(fault, origins);
+        Err(mut errors) => {
+            for error in &mut errors.0 {
+                *error = cli::with_origin(error, origins);
             }
-            messages::print_stderr(&format!("error: {faults}"));
+            messages::print_stderr(&format!("error: {errors}"));
             return REFUSED;
         }
     };

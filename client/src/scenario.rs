@@ -1,8 +1,11 @@
 //! What a run's options are when they come from several places: flag or environment, then scenario file, then `.env`.
 //! It looks up files and puts layers together; whether a value is any good is for `Config`.
 
-use crate::cli::{self, Origins, RunArgs};
-use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+use crate::{
+    cli::{self, Origins, RunArgs},
+    environment,
+};
+use clap::{ArgMatches, FromArgMatches, parser::ValueSource};
 use settings::dotenv::{self, Variables};
 use std::{
     fs::File,
@@ -14,7 +17,15 @@ use toml::{Table, Value};
 /// Where scenarios are known by their name.
 pub const DIRECTORY: &str = "scenarios";
 /// What a `[[user]]` may say, and a flag says instead of all of them.
-const OF_USERS: [&str; 6] = ["think_time", "queries", "tokens", "ttft_ms", "itl_ms", "profile"];
+const OF_USERS: [&str; 6] = ["think_time", "queries", "answer_tokens", "ttft_ms", "itl_ms", "profile"];
+/// Older keys and their present names.
+const RENAMED: [(&str, &str); 5] = [
+    ("token", "auth_token"),
+    ("tokens", "answer_tokens"),
+    ("stall", "pause_readers"),
+    ("stall_ms", "stall_threshold"),
+    ("drop_rate", "cut_rate"),
+];
 /// No scenario is longer.
 const LONGEST: u64 = 1 << 20;
 
@@ -35,7 +46,7 @@ pub fn resolve(
         return Ok((args, cli::from_environment(matches)));
     }
     let above = explicit(&args, matches)?;
-    let flags: Vec<_> = RunArgs::augment_args(Command::new("run"))
+    let flags: Vec<_> = environment::options()
         .get_arguments()
         .filter_map(|arg| Some((arg.get_id().to_string(), cli::flag(arg)?)))
         .collect();
@@ -107,26 +118,31 @@ fn explicit(args: &RunArgs, matches: &ArgMatches) -> Result<Table, String> {
     Ok(table.into_iter().filter(|(key, _)| said(key)).collect())
 }
 
-/// The variables of a run among those of a `.env` file, read as the environment's are, and where each one stands.
+/// Reads the variables of a run from a `.env` file as those of the environment are read. Returns also where each one is.
 fn from_dotenv(variables: &Variables) -> Result<(Table, Origins), String> {
-    let command = RunArgs::augment_args(Command::new("env").no_binary_name(true))
-        .mut_args(|arg| cli::switch(arg.env(None::<&str>)));
+    let options = environment::options();
+    environment::check_dotenv(&options, variables)?;
+    let command = options.clone().mut_args(|arg| cli::switch(arg.env(None::<&str>)));
     let (mut words, mut origins) = (Vec::new(), Origins::new());
-    for arg in RunArgs::augment_args(Command::new("env")).get_arguments() {
-        let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
-        let Some((flag, entry)) = cli::flag(arg).zip(variables.get(name)) else { continue };
-        let value = entry.value.as_ref().map_err(|why| format!("{entry}: {name}: {why}"))?;
-        if value.is_empty() {
-            continue;
+    for arg in options.get_arguments() {
+        let Some(flag) = cli::flag(arg) else { continue };
+        // `check_dotenv` made sure that several names agree: the first one that has a value counts.
+        for name in environment::names(arg) {
+            let Some(entry) = variables.get(name) else { continue };
+            let value = entry.value.as_ref().map_err(|why| format!("{entry}: {name}: {why}"))?;
+            if value.is_empty() {
+                continue;
+            }
+            let word = format!("{flag}={value}");
+            if let Err(error) = command.clone().try_get_matches_from([&word]) {
+                let error = error.to_string();
+                let first = error.lines().next().unwrap_or_default();
+                return Err(format!("{entry}: {name}: {}", first.strip_prefix("error: ").unwrap_or(first)));
+            }
+            words.push(word);
+            origins.insert(flag, entry.to_string());
+            break;
         }
-        let word = format!("{flag}={value}");
-        if let Err(error) = command.clone().try_get_matches_from([&word]) {
-            let error = error.to_string();
-            let first = error.lines().next().unwrap_or_default();
-            return Err(format!("{entry}: {name}: {}", first.strip_prefix("error: ").unwrap_or(first)));
-        }
-        words.push(word);
-        origins.insert(flag, entry.to_string());
     }
     let matches = command.try_get_matches_from(words).map_err(|error| format!(".env: {error}"))?;
     let args = RunArgs::from_arg_matches(&matches).map_err(|error| format!(".env: {error}"))?;
@@ -212,14 +228,25 @@ fn read(source: &Source) -> Result<Table, String> {
             None => shortened(error.message()),
         })
     };
-    let table: Table = toml::from_str(text).map_err(|error| at(&error))?;
+    let mut table: Table = toml::from_str(text).map_err(|error| at(&error))?;
     let _: RunArgs = toml::from_str(text).map_err(|error| at(&error))?;
-    for key in ["scenario", "fastapi_url"] {
-        if table.contains_key(key) {
-            return Err(named(&format!("`{key}` has no place in a scenario")));
-        }
+    if table.contains_key("scenario") {
+        return Err(named(&"`scenario` has no place in a scenario"));
+    }
+    rename_keys(&mut table);
+    if let Some(Value::Array(users)) = table.get_mut("user") {
+        users.iter_mut().filter_map(Value::as_table_mut).for_each(rename_keys);
     }
     Ok(table)
+}
+
+/// Gives older keys their present names, so that layers overwrite each other by one name.
+fn rename_keys(table: &mut Table) {
+    for (old, new) in RENAMED {
+        if let Some(value) = table.remove(old) {
+            table.insert(new.to_owned(), value);
+        }
+    }
 }
 
 /// The list of all keys helps nobody.

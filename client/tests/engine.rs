@@ -223,7 +223,7 @@ fn a_lost_answer_is_asked_for_with_the_same_query_id() {
 #[test]
 fn silence_is_a_timeout() {
     let server = Running::start(Script { silent: true, ..Script::default() });
-    let summary = summary(&server, |args| args.query_timeout = Some(0.3), 2, 2);
+    let summary = summary(&server, |args| args.query_timeout = Some(0.3.into()), 2, 2);
     check(
         &summary,
         &[
@@ -241,8 +241,8 @@ fn silence_is_a_timeout() {
 fn a_silent_socket_is_dropped_and_resumed() {
     let server = Running::start(Script { silent: true, ..Script::default() });
     let change = |args: &mut RunArgs| {
-        args.query_timeout = Some(1.0);
-        args.ping_timeout = Some(0.2);
+        args.query_timeout = Some(1.0.into());
+        args.ping_timeout = Some(0.2.into());
     };
     let summary = summary(&server, change, 1, 1);
     assert!(summary["total_successful_reconnects"].as_u64() >= Some(1), "{summary:#}");
@@ -264,7 +264,7 @@ fn after_the_grace_time_or_a_second_time_it_ends() {
         let server =
             Running::start(Script { tokens: 100_000, itl: Duration::from_millis(5), ..Script::default() });
         let started = Instant::now();
-        let (finished, summary) = interrupted(&server, 4, times, |args| args.grace = Some(grace));
+        let (finished, summary) = interrupted(&server, 4, times, |args| args.grace = Some(grace.into()));
         assert!(started.elapsed() < Duration::from_secs(30));
         assert_eq!(finished.exit_code(), 105);
         check(&summary, &[("queries_abandoned", 4), ("tokens_lost", 0), ("dropped_iterations", 8)]);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[test]
 fn sockets_that_the_client_cuts_are_resumed_and_told_apart() {
     let server = Running::start(Script { tokens: 100, itl: Duration::from_millis(5), ..Script::default() });
-    let summary = summary(&server, |args| args.drop_rate = Some(5.0), 8, 2);
+    let summary = summary(&server, |args| args.cut_rate = Some(5.0), 8, 2);
     everything_came(&summary, 8, 2, 100);
     let cut = summary["sockets_cut"].as_u64().unwrap();
     assert!((10..200).contains(&cut), "{cut} cuts in eight seconds of sessions, at five a second");
@@ -29,8 +29,8 @@ fn who_stops_reading_is_felt_and_gets_everything() {
         Script { tokens: 60, itl: Duration::from_millis(10), content: "x".repeat(4000), ..Script::default() };
     let server = Running::start(Script { impatient: Some(Duration::from_millis(150)), ..script });
     let change = |args: &mut RunArgs| {
-        args.stall = Some("2:1s".into());
-        args.query_timeout = Some(1.5);
+        args.pause_readers = Some("2:1s".into());
+        args.query_timeout = Some(1.5.into());
     };
     let started = Instant::now();
     let summary = summary(&server, change, 4, 1);
@@ -113,7 +113,7 @@ fn a_busy_server_is_asked_for_as_long_as_the_query_may_take() {
     let refuse = [("run", vec![(503, None); 10_000])];
     let server = Running::start(Script { refuse: refuse.into(), ..Script::default() });
     let started = Instant::now();
-    let given_up = summary(&server, |args| args.query_timeout = Some(1.0), 1, 1);
+    let given_up = summary(&server, |args| args.query_timeout = Some(1.0.into()), 1, 1);
     check(&given_up, &[("queries_rejected", 1)]);
     assert!(started.elapsed() < Duration::from_secs(10));
 }

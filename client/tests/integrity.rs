@@ -14,7 +14,7 @@ fn played(script: Script, queries: i64, change: impl FnOnce(&mut RunArgs)) -> (V
     let server = Running::start(script);
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(&server, dir.path(), 1, queries);
-    args.query_timeout = Some(10.0);
+    args.query_timeout = Some(10.0.into());
     args.out = Some("json".into());
     change(&mut args);
     let finished = run(args, &Stop::default()).unwrap();

@@ -10,8 +10,13 @@ use std::{
 
 fn client(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
-    for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "FASTAPI_URL", "LOAD_TOKENS", "OUTPUT_DIR"] {
-        command.env_remove(variable);
+    let of_a_run = |name: &str| {
+        name.starts_with("STREAMSTRESS_")
+            || name.starts_with("LOAD_")
+            || ["CLIENTS", "API_URL", "WSPROXY_URL", "FASTAPI_URL", "OUTPUT_DIR"].contains(&name)
+    };
+    for (name, _) in std::env::vars().filter(|(name, _)| of_a_run(name)) {
+        command.env_remove(name);
     }
     command.args(arguments).envs(environment.iter().copied()).output().unwrap()
 }
@@ -22,10 +27,18 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn all_faults_are_told_at_once_and_the_code_is_104() {
-    let output =
-        client(&["--clients", "0", "--queries", "-1", "--ramp-up", "nan"], &[("API_URL", "gopher://x")]);
+    let output = client(
+        &["--clients", "0", "--queries", "-1", "--ramp-up", "nan", "--duration", "5x"],
+        &[("API_URL", "gopher://x")],
+    );
     assert_eq!(output.status.code(), Some(104));
-    for fault in ["--clients 0", "--queries -1", "--ramp-up NaN", "gopher://x"] {
+    for fault in [
+        "--clients 0",
+        "--queries -1",
+        "invalid duration \"nan\" for --ramp-up",
+        "invalid duration \"5x\" for --duration: expected for example 30s, 5m or 1h30m",
+        "gopher://x",
+    ] {
         assert!(stderr(&output).contains(fault), "{}", stderr(&output));
     }
 }
@@ -61,6 +74,8 @@ fn a_bad_value_of_a_variable_names_the_variable() {
         ("LOAD_BURST", "maybe", "environment variable LOAD_BURST"),
         ("LOAD_THRESHOLDS", "e2el_ms:max<-1", "environment variable LOAD_THRESHOLDS"),
         ("LOAD_DURATION", "5x", "environment variable LOAD_DURATION"),
+        ("STREAMSTRESS_GRACE", "5x", "environment variable STREAMSTRESS_GRACE"),
+        ("STREAMSTRESS_CLIENTS", "many", "environment variable STREAMSTRESS_CLIENTS"),
     ] {
         let output = client(&["--dry-run"], &[(name, value)]);
         assert_eq!(output.status.code(), Some(104), "{name}={value}");
@@ -195,18 +210,26 @@ fn an_empty_variable_is_none() {
 
 #[test]
 fn habits_and_faults_are_checked_with_all_the_rest() {
-    let arguments =
-        ["--drop-rate", "-1", "--stall", "many:10s", "--late-connect", "5..0", "--fault", "moon:kill@3s"];
+    let arguments = [
+        "--cut-rate",
+        "-1",
+        "--pause-readers",
+        "many:10s",
+        "--late-connect",
+        "5..0",
+        "--fault",
+        "moon:kill@3s",
+    ];
     let more = ["--fault", "redis:restart", "--fault", "redis:restart@soon", "--embedded"];
     let output = client(&[&arguments[..], &more].concat(), &[]);
     assert_eq!(output.status.code(), Some(104));
     for fault in [
-        "--drop-rate -1",
-        "--stall `many:10s`",
-        "--late-connect `5..0`",
+        "--cut-rate -1",
+        "invalid value \"many:10s\" for --pause-readers",
+        "invalid range \"5..0\" for --late-connect",
         "moon",
         "SPEC@TIME",
-        "`soon` is no time",
+        "invalid duration \"soon\"",
         "--embedded",
     ] {
         assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));
@@ -214,14 +237,52 @@ fn habits_and_faults_are_checked_with_all_the_rest() {
 }
 
 #[test]
-fn the_old_name_is_warned_about_and_secrets_are_not_shown() {
+fn secrets_of_the_environment_are_not_shown() {
     let output = client(&["--token", "hush"], &[("FASTAPI_URL", "http://127.0.0.1:1")]);
     assert_eq!(output.status.code(), Some(104));
     let text = stderr(&output);
-    assert!(text.contains("API_URL") && text.contains("127.0.0.1:1"), "{text}");
-    assert!(!text.contains("hush"));
-    let help = client(&["--help"], &[("LOAD_TOKEN", "hush")]);
-    assert!(!String::from_utf8(help.stdout).unwrap().contains("hush"));
+    assert!(text.contains("127.0.0.1:1") && !text.contains("hush"), "{text}");
+    assert!(text.contains("warning: FASTAPI_URL is an old name: use STREAMSTRESS_API_URL"), "{text}");
+    for name in ["LOAD_TOKEN", "STREAMSTRESS_AUTH_TOKEN"] {
+        let help = client(&["--help"], &[(name, "hush")]);
+        assert!(!String::from_utf8(help.stdout).unwrap().contains("hush"));
+    }
+}
+
+#[test]
+fn two_names_of_one_setting_must_agree() {
+    let same = client(&["--dry-run"], &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "7")]);
+    assert_eq!(same.status.code(), Some(0), "{}", stderr(&same));
+    let empty = client(&["--dry-run"], &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "")]);
+    assert!(
+        String::from_utf8(empty.stdout.clone()).unwrap().contains("sessions       7\n"),
+        "{}",
+        stderr(&empty)
+    );
+    for arguments in [&["--dry-run"][..], &["run", "--dry-run"]] {
+        let other = client(arguments, &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "8")]);
+        assert_eq!(other.status.code(), Some(104));
+        let text = stderr(&other);
+        assert!(text.contains("STREAMSTRESS_CLIENTS=\"8\" and CLIENTS=\"7\" set --clients"), "{text}");
+    }
+    let secret = client(&["--dry-run"], &[("LOAD_TOKEN", "hush"), ("STREAMSTRESS_AUTH_TOKEN", "hash")]);
+    assert_eq!(secret.status.code(), Some(104));
+    let text = stderr(&secret);
+    assert!(text.contains("STREAMSTRESS_AUTH_TOKEN and LOAD_TOKEN set") && !text.contains("hush"), "{text}");
+    let analyzed = client(&["analyze", "/no/such.csv"], &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "8")]);
+    assert!(!stderr(&analyzed).contains("CLIENTS"), "{}", stderr(&analyzed));
+}
+
+#[test]
+fn run_reads_the_environment_as_the_short_form_does() {
+    for arguments in [&["--dry-run"][..], &["run", "--dry-run", "--burst=no"]] {
+        let output = client(
+            arguments,
+            &[("LOAD_BURST", ""), ("STREAMSTRESS_CLIENTS", "7"), ("QUERIES_PER_CLIENT", "3")],
+        );
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        assert!(text.contains("sessions       7\n"), "{arguments:?}: {text}{}", stderr(&output));
+    }
 }
 
 #[test]
@@ -302,7 +363,7 @@ mod unread {
     impl Run {
         fn start(stdout: Stdio) -> Self {
             let results = tempfile::tempdir().unwrap();
-            let load = ["--clients", "200", "--queries", "1", "--ramp-up", "0.2", "--tokens", "2"];
+            let load = ["--clients", "200", "--queries", "1", "--ramp-up", "0.2", "--answer-tokens", "2"];
             let client = Command::new("timeout")
                 .args(["--kill-after=1", "30", env!("CARGO_BIN_EXE_streamstress")])
                 .args(["--embedded", "--quiet", "--out", "json=-"])
@@ -395,11 +456,14 @@ fn a_plan_is_printed_and_nothing_is_started() {
 #[test]
 fn two_workloads_at_once_are_refused_with_all_the_rest() {
     let arguments = ["--stages", "1m:5", "--arrival-rate", "5", "--time-scale", "0", "--trace-scale", "2"];
-    let output = client(&[&arguments[..], &["--profile", "huge", "--tokens", "0"]].concat(), &[]);
+    let output = client(&[&arguments[..], &["--profile", "huge", "--answer-tokens", "0"]].concat(), &[]);
     assert_eq!(output.status.code(), Some(104));
-    for fault in
-        ["--stages and --arrival-rate are different workloads", "--time-scale 0", "`huge`", "--tokens 0"]
-    {
+    for fault in [
+        "--stages and --arrival-rate are different workloads",
+        "--time-scale 0",
+        "`huge`",
+        "--answer-tokens 0",
+    ] {
         assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));
     }
 }

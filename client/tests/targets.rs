@@ -67,7 +67,7 @@ fn a_token_of_ones_own_needs_none_of_the_servers_and_can_be_in_the_path() {
     let server =
         Running::start(Script { no_token: true, authorization: Some("Bearer a/b"), ..Script::default() });
     let change = |args: &mut RunArgs| {
-        args.token = Some("Bearer a/b".into());
+        args.auth_token = Some("Bearer a/b".into());
         args.ws_path = Some("/{agent}/ws/{session}?token={token}".into());
     };
     let summary = summary(&server, change, 1, 2);
@@ -81,7 +81,7 @@ fn without_any_token_the_session_fails_with_the_remedy() {
     let server = Running::start(Script { no_token: true, ..Script::default() });
     let summary = summary(&server, |_| {}, 1, 1);
     assert_eq!(summary["queries_ok"], 0);
-    assert!(summary.to_string().contains("--token"), "{summary:#}");
+    assert!(summary.to_string().contains("--auth-token"), "{summary:#}");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_frame_that_breaks_the_protocol_is_named() {
         let server = Running::start(Script { frames, old_contract: true, ..Script::default() });
         let change = |args: &mut RunArgs| {
             args.ws_max_reconnect_attempts = Some(attempts);
-            args.query_timeout = Some(1.0);
+            args.query_timeout = Some(1.0.into());
         };
         let text = summary(&server, change, 1, 1).to_string();
         assert!(text.contains("protocol: a frame has reserved bits set"), "{attempts}: {text}");
@@ -170,7 +170,7 @@ fn no_requested_delay_outlasts_a_query() {
         let refuse = [("socket", refusals.clone())].into();
         let server = Running::start(Script { refuse, close, ..Script::default() });
         let began = Instant::now();
-        let summary = summary(&server, |args| args.query_timeout = Some(5.0), 1, 1);
+        let summary = summary(&server, |args| args.query_timeout = Some(5.0.into()), 1, 1);
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
         if refusals.is_empty() {
             everything_came(&summary, 1, 1, 18);

@@ -30,7 +30,8 @@ fn closed() -> Stdio {
 
 fn client(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
-    for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "OUTPUT_DIR", "RUST_LOG"] {
+    for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "OUTPUT_DIR", "STREAMSTRESS_OUTPUT_DIR", "RUST_LOG"]
+    {
         command.env_remove(variable);
     }
     command.args(arguments).stdin(Stdio::null());

@@ -15,7 +15,7 @@ pub(super) fn command(load: &Load, program: &Path) -> Command {
         .args(["--wsproxy-url".to_owned(), format!("ws://{}", load.gateway)])
         .args(["--clients".to_owned(), load.clients.to_string()])
         .args(["--ramp-up".to_owned(), RAMP_UP.as_secs().to_string()])
-        .args(["--tokens".to_owned(), load.tokens.to_string()])
+        .args(["--answer-tokens".to_owned(), load.tokens.to_string()])
         .args(["--itl-ms".to_owned(), load.interval_ms().to_string()])
         .arg("--output-dir")
         .arg(&load.output);

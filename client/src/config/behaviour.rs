@@ -1,5 +1,5 @@
-//! What sessions do of their own accord, as it was asked for: cuts, pauses, late sockets.
-//! It reads texts into values; who of the sessions does what is drawn elsewhere.
+//! Reads the options of client behaviour: cuts, reading pauses, late connects.
+//! Which session does what is drawn during the run.
 
 use super::check::Check;
 use crate::cli::RunArgs;
@@ -8,35 +8,35 @@ use settings::duration;
 use std::time::Duration;
 
 pub(super) fn behaviour(check: &mut Check, args: &RunArgs) -> Behaviour {
-    let drop_rate = args.drop_rate.unwrap_or(0.0);
-    if !(0.0..=10.0).contains(&drop_rate) {
+    let cut_rate = args.cut_rate.unwrap_or(0.0);
+    if !(0.0..=10.0).contains(&cut_rate) {
         check.error(format!(
-            "--drop-rate {drop_rate} is out of range: give the share of open sockets cut a second, 0 to 10"
+            "--cut-rate {cut_rate} is out of range: expected the share of open sockets to cut per second, 0 to 10"
         ));
     }
-    let stall = args.stall.as_deref().and_then(|text| {
-        let stall = parse_stall(text);
-        if stall.is_none() {
+    let pause = args.pause_readers.as_deref().and_then(|text| {
+        let pause = parse_pause(text);
+        if pause.is_none() {
             check.error(format!(
-                "--stall `{text}` is not WHO:TIME: give a share or a number of sessions and how long they stop \
-                 reading, as 0.05:10s, 5%:10s or 50:10s"
+                "invalid value \"{text}\" for --pause-readers: expected COUNT:DURATION or FRACTION:DURATION, for example \
+                 50:10s, 0.05:10s or 5%:10s"
             ));
         }
-        stall
+        pause
     });
     let late_connect = args.late_connect.as_deref().and_then(|text| {
         let range = parse_range(text);
         if range.is_none() {
             check.error(format!(
-                "--late-connect `{text}` is no range of times: give the least and the most, as 0..5 or 500ms..2s"
+                "invalid range \"{text}\" for --late-connect: expected LOW..HIGH, for example 0s..5s or 500ms..2s"
             ));
         }
         range
     });
-    Behaviour { drop_rate, pause: stall, late_connect, resume: !args.no_resume }
+    Behaviour { drop_rate: cut_rate, pause, late_connect, resume: !args.no_resume }
 }
 
-fn parse_stall(text: &str) -> Option<ReadingPause> {
+fn parse_pause(text: &str) -> Option<ReadingPause> {
     let (who, time) = text.split_once(':')?;
     let who = who.trim();
     let who = if let Some(percent) = who.strip_suffix('%') {
@@ -80,7 +80,7 @@ mod tests {
             ("0.05:0s", None),
             ("x:10s", None),
         ] {
-            assert_eq!(parse_stall(text).map(|stall| stall.count(1000)), sessions, "{text}");
+            assert_eq!(parse_pause(text).map(|pause| pause.count(1000)), sessions, "{text}");
         }
     }
 

@@ -1,13 +1,16 @@
-//! One value at a time against its bounds: what is wrong is noted, and the check goes on.
-//! It reads no environment and stops at no fault.
+//! Checks one value at a time against its range. It collects errors and continues after each.
 
-use settings::address::redacted_text;
-use std::time::Duration;
+use crate::cli::DurationText;
+use settings::{address::redacted_text, duration};
+use std::{ops::RangeInclusive, time::Duration};
 use url::Url;
 
-const MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
+/// Upper limit of every duration: one week.
+pub(super) const LONGEST_DURATION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Examples of durations for error messages.
+pub(super) const EXAMPLES: &str = "30s, 5m or 1h30m";
 
-/// The faults found so far.
+/// The config errors found so far.
 #[derive(Default)]
 pub(super) struct Check {
     pub(super) errors: Vec<String>,
@@ -26,22 +29,39 @@ impl Check {
         value.clamp(min, max).unsigned_abs()
     }
 
-    pub(super) fn seconds(&mut self, flag: &str, value: Option<f64>, default: f64, min: f64) -> Duration {
-        let value = value.unwrap_or(default);
-        if !(min..=MAX_SECONDS).contains(&value) {
-            self.error(format!("{flag} {value} is out of range: give seconds from {min} to {MAX_SECONDS}"));
-            return Duration::from_secs(1);
-        }
-        Duration::from_secs_f64(value)
+    /// Reads a duration of at least `min`. A number without a unit is seconds. Absent or wrong values become `default`.
+    pub(super) fn duration(
+        &mut self,
+        flag: &str,
+        text: Option<&DurationText>,
+        default: Duration,
+        min: Duration,
+    ) -> Duration {
+        self.duration_in(flag, text, 1.0, min..=LONGEST_DURATION).unwrap_or(default)
     }
 
-    pub(super) fn millis(&mut self, flag: &str, value: Option<f64>, default: f64) -> Duration {
-        let value = value.unwrap_or(default);
-        if !(0.0..=3_600_000.0).contains(&value) {
-            self.error(format!("{flag} {value} is out of range: give milliseconds from 0 to 3600000"));
-            return Duration::ZERO;
+    /// Reads a duration in `range`. A number without a unit counts units of `bare_unit` seconds.
+    pub(super) fn duration_in(
+        &mut self,
+        flag: &str,
+        text: Option<&DurationText>,
+        bare_unit: f64,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let text = text?;
+        let Some(duration) = duration::parse_in(text.as_str(), bare_unit) else {
+            self.error(format!("invalid duration \"{text}\" for {flag}: expected for example {EXAMPLES}"));
+            return None;
+        };
+        if !range.contains(&duration) {
+            let (least, most) = (range.start(), range.end());
+            self.error(format!(
+                "{flag} {text} is out of range: expected {least:?} to {} h",
+                most.as_secs_f64() / 3600.0
+            ));
+            return None;
         }
-        Duration::from_secs_f64(value / 1e3)
+        Some(duration)
     }
 
     pub(super) fn name(&mut self, name: &str) -> String {

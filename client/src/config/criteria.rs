@@ -10,7 +10,6 @@ use measure::{
 };
 use plan::Stop;
 use report::output;
-use settings::duration;
 use std::time::Duration;
 
 /// What a run is judged by.
@@ -109,18 +108,12 @@ pub(super) fn criteria(check: &mut Check, args: &RunArgs) -> CriteriaConfig {
 }
 
 fn abort_after(check: &mut Check, args: &RunArgs) -> Option<Duration> {
-    let text = args.abort_delay.as_deref();
-    let delay = text.map_or(Some(Duration::ZERO), duration::parse);
-    if delay.is_none() {
-        let text = text.unwrap_or_default();
-        check.error(format!("--abort-delay `{text}` is no time: give one as 30s or 1m30s"));
-    }
+    let text = args.abort_delay.as_ref();
+    let delay = check.duration("--abort-delay", text, Duration::ZERO, Duration::ZERO);
     if text.is_some() && !args.abort_on_fail {
-        check.error(
-            "--abort-delay says when --abort-on-fail may end the run: give both or neither".to_owned(),
-        );
+        check.error("--abort-delay has no effect without --abort-on-fail: give both or neither".to_owned());
     }
-    delay.filter(|_| args.abort_on_fail)
+    args.abort_on_fail.then_some(delay)
 }
 
 #[cfg(test)]
@@ -194,8 +187,8 @@ mod tests {
         for expected in [
             "`e2e_ms:p9<1`",
             "`goodput_share>0.9` needs",
-            "--goodput `itl:3`",
-            "`soon` is no time",
+            "invalid objective `itl:3`",
+            "invalid duration \"soon\" for --abort-delay",
             "both or neither",
         ] {
             assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}: {faults:#?}");

@@ -37,8 +37,9 @@ fn parse(text: &str) -> Result<PlannedFault, String> {
         || "lacks its time: give SPEC@TIME, counted from the first send, as wsproxy-1:kill@30s".to_owned();
     let (spec, time) = text.rsplit_once('@').ok_or_else(no_time)?;
     let spec = spec.trim();
-    let at = duration::parse(time)
-        .ok_or_else(|| format!("`{time}` is no time: give for example 30s, 1m30s or 500ms"))?;
+    let at = duration::parse(time).ok_or_else(|| {
+        format!("invalid duration \"{time}\": expected for example {}", super::check::EXAMPLES)
+    })?;
     stack_faults::parse(spec)?;
     Ok(PlannedFault { spec: spec.to_owned(), at })
 }
@@ -53,7 +54,7 @@ mod tests {
         let fault = parse("wsproxy-1:kill@1m30s").unwrap();
         assert_eq!((fault.spec.as_str(), fault.at), ("wsproxy-1:kill", Duration::from_secs(90)));
         assert!(parse("wsproxy-1:kill").unwrap_err().contains("SPEC@TIME"));
-        assert!(parse("wsproxy-1:kill@soon").unwrap_err().contains("`soon` is no time"));
+        assert!(parse("wsproxy-1:kill@soon").unwrap_err().contains("invalid duration \"soon\""));
         assert!(parse("moon:kill@3s").is_err());
     }
 }

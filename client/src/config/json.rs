@@ -28,7 +28,7 @@ impl Origin {
     pub(super) fn of(args: &RunArgs) -> Self {
         Self {
             scenario: args.scenario.clone(),
-            duration: args.duration.clone(),
+            duration: args.duration.as_ref().map(ToString::to_string),
             spawn_rate: args.spawn_rate,
             stages: args.stages.clone(),
             arrival_rate: args.arrival_rate,

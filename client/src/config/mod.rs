@@ -20,7 +20,9 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
-const LONGEST_RUN: Duration = Duration::from_secs(7 * 24 * 3600);
+const LONGEST_RUN: Duration = check::LONGEST_DURATION;
+const HOUR: Duration = Duration::from_secs(3600);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Everything about a run.
 #[derive(Clone, Debug)]
@@ -95,11 +97,16 @@ impl Config {
             queries,
             ramp_up,
             burst: args.burst,
-            query_timeout: args
-                .query_timeout
-                .map(|seconds| check.seconds("--query-timeout", Some(seconds), 30.0, 0.001)),
-            stall_limit: check.millis("--stall-ms", args.stall_ms, 250.0),
-            grace: check.seconds("--grace", args.grace, 30.0, 0.0),
+            query_timeout: check.duration_in(
+                "--query-timeout",
+                args.query_timeout.as_ref(),
+                1.0,
+                MILLISECOND..=LONGEST_RUN,
+            ),
+            stall_limit: check
+                .duration_in("--stall-threshold", args.stall_threshold.as_ref(), 1e-3, Duration::ZERO..=HOUR)
+                .unwrap_or(Duration::from_millis(250)),
+            grace: check.duration("--grace", args.grace.as_ref(), Duration::from_secs(30), Duration::ZERO),
             workers: workers.min(clients).max(1) as usize,
             seed,
         };
@@ -128,7 +135,7 @@ impl Config {
         if output.tui && output.quiet {
             check.error("--tui shows what --quiet leaves out: give one of them".into());
         }
-        let target = target::target(&mut check, args, &mut warnings);
+        let target = target::target(&mut check, args);
         match target {
             Some(target) if check.errors.is_empty() => Ok(Self {
                 plan: Plan { load, target, schedule, users, reconnect, behaviour, faults },
@@ -145,12 +152,18 @@ impl Config {
 }
 
 fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {
+    let (initial, max) = (args.ws_initial_backoff_seconds.as_ref(), args.ws_max_backoff_seconds.as_ref());
     let reconnect = Reconnect {
-        initial: check.seconds("--ws-initial-backoff-seconds", args.ws_initial_backoff_seconds, 1.0, 0.001),
-        max: check.seconds("--ws-max-backoff-seconds", args.ws_max_backoff_seconds, 30.0, 0.001),
+        initial: check.duration("--ws-initial-backoff-seconds", initial, Duration::from_secs(1), MILLISECOND),
+        max: check.duration("--ws-max-backoff-seconds", max, Duration::from_secs(30), MILLISECOND),
         attempts: check.count("--ws-max-reconnect-attempts", args.ws_max_reconnect_attempts, 5, 0, 10_000)
             as u32,
-        ping_timeout: check.seconds("--ping-timeout", args.ping_timeout, 45.0, 0.1),
+        ping_timeout: check.duration(
+            "--ping-timeout",
+            args.ping_timeout.as_ref(),
+            Duration::from_secs(45),
+            Duration::from_millis(100),
+        ),
     };
     if reconnect.initial > reconnect.max {
         check.error(format!(
@@ -188,23 +201,23 @@ mod tests {
         let args = RunArgs {
             clients: Some(0),
             queries: Some(-3),
-            ramp_up: Some(f64::NAN),
-            query_timeout: Some(0.0),
+            ramp_up: Some("soon".into()),
+            query_timeout: Some(0.0.into()),
             http_connections: Some(0),
             ws_path: Some("socket".into()),
             api_url: Some("ftp://x".into()),
             wsproxy_url: vec!["not a url".into()],
             headers: vec!["no colon".into()],
             name: Some("../x".into()),
-            ws_initial_backoff_seconds: Some(60.0),
-            stall_ms: Some(f64::INFINITY),
+            ws_initial_backoff_seconds: Some("1m".into()),
+            stall_threshold: Some("250x".into()),
             ..RunArgs::default()
         };
         let faults = faults(args);
         for flag in [
             "--clients 0",
             "--queries -3",
-            "--ramp-up NaN",
+            "invalid duration \"soon\" for --ramp-up: expected for example 30s, 5m or 1h30m",
             "--query-timeout 0",
             "--api-url `ftp://x`",
             "--wsproxy-url `not a url`",
@@ -212,24 +225,30 @@ mod tests {
             "--header `no…`",
             "--name `../x`",
             "--ws-initial-backoff-seconds",
-            "--stall-ms inf",
+            "invalid duration \"250x\" for --stall-threshold",
         ] {
             assert!(faults.iter().any(|fault| fault.contains(flag)), "{flag} is not among {faults:#?}");
         }
     }
 
     #[test]
-    fn the_old_name_is_understood_with_a_warning() {
-        let args = RunArgs { fastapi_url: Some("http://127.0.0.1:9".into()), ..RunArgs::default() };
-        let config = Config::new(args, 2, 1).unwrap();
-        assert_eq!(config.plan.target.api.url().port(), Some(9));
-        assert!(config.warnings[0].contains("API_URL"));
+    fn a_bare_number_keeps_the_unit_of_its_option() {
+        let args = RunArgs {
+            grace: Some("2".into()),
+            stall_threshold: Some("300".into()),
+            ping_timeout: Some("1m30s".into()),
+            ..RunArgs::default()
+        };
+        let plan = Config::new(args, 2, 1).unwrap().plan;
+        assert_eq!(plan.load.grace, Duration::from_secs(2));
+        assert_eq!(plan.load.stall_limit, Duration::from_millis(300));
+        assert_eq!(plan.reconnect.ping_timeout, Duration::from_secs(90));
     }
 
     #[test]
     fn no_secret_is_printed() {
         let args = RunArgs {
-            token: Some("hush".into()),
+            auth_token: Some("hush".into()),
             headers: vec!["x-key: hush".into()],
             api_url: Some("http://me:hush@127.0.0.1/?key=hush".into()),
             wsproxy_url: vec!["ws://hush@127.0.0.1".into(), "ws://x:hush@127.0.0.1".into()],

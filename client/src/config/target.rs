@@ -40,15 +40,8 @@ const FRAMING: [&str; 15] = [
 ];
 
 /// Everything about the target, or nothing where a URL is none.
-pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String>) -> Option<Target> {
-    let api_url = match (args.api_url, args.fastapi_url) {
-        (Some(url), _) => url,
-        (None, Some(old)) => {
-            warnings.push("FASTAPI_URL is the old name: use API_URL or --api-url".into());
-            old
-        }
-        (None, None) => "http://127.0.0.1:8080".into(),
-    };
+pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
+    let api_url = args.api_url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
     let api = check.url("--api-url", &api_url, ["http", "https"]);
     let mut ws_urls: Vec<_> =
         args.wsproxy_url.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
@@ -69,12 +62,15 @@ pub(super) fn target(check: &mut Check, args: RunArgs, warnings: &mut Vec<String
         check.error(format!("--agent `{agent}` must be letters, digits and `-_.~`"));
     }
     let headers = headers(check, &args.headers);
-    if let Some(token) = &args.token
+    if let Some(token) = &args.auth_token
         && HeaderValue::from_str(token).is_err()
     {
-        check.error("--token has characters that no header can carry".into());
+        check.error(
+            "--auth-token contains characters that a header cannot carry: expected visible ASCII characters"
+                .into(),
+        );
     }
-    let token = args.token.as_deref().map(Secret::new);
+    let token = args.auth_token.as_deref().map(Secret::new);
     let local_ips = addresses::parse(args.local_ips.as_deref().unwrap_or_default()).unwrap_or_else(|why| {
         check.error(format!("--local-ips: {why}"));
         Vec::new()
@@ -163,7 +159,7 @@ mod tests {
 
     fn parsed(args: RunArgs) -> Result<Target, Vec<String>> {
         let mut check = Check::default();
-        let target = target(&mut check, args, &mut Vec::new());
+        let target = target(&mut check, args);
         if check.errors.is_empty() { Ok(target.unwrap()) } else { Err(check.errors) }
     }
 
@@ -215,7 +211,7 @@ mod tests {
             api_url: Some("http://user:pass-word@127.0.0.1/?sig=signature".into()),
             ws_path: Some("/{session}?key=path-key&token={token}".into()),
             headers: vec!["Authorization: Token head-er".into(), "Host: name.test".into()],
-            token: Some("Bearer to-ken".into()),
+            auth_token: Some("Bearer to-ken".into()),
             ..RunArgs::default()
         });
         let echo = "pass-word signature path-key Token head-er head-er to-ken name.test {token}";

@@ -33,7 +33,9 @@ pub(super) struct Workload {
 
 pub(super) fn workload(check: &mut Check, args: &RunArgs, clients: u64, seed: u64) -> Workload {
     let scale = factor(check, "--time-scale", args.time_scale);
-    let duration = time(check, "--duration", args.duration.as_deref()).map(|time| time.mul_f64(scale));
+    let duration = check
+        .duration_in("--duration", args.duration.as_ref(), 1.0, super::MILLISECOND..=super::LONGEST_RUN)
+        .map(|duration| duration.mul_f64(scale));
     let ramp_up = ramp_up(check, args, clients, scale);
     let schedule =
         one_model(check, args).and_then(|()| match (&args.stages, args.arrival_rate, &args.trace) {
@@ -85,15 +87,6 @@ fn one_model(check: &mut Check, args: &RunArgs) -> Option<()> {
     Some(())
 }
 
-fn time(check: &mut Check, flag: &str, text: Option<&str>) -> Option<Duration> {
-    let text = text?;
-    let time = duration::parse(text).filter(|time| !time.is_zero());
-    if time.is_none() {
-        check.error(format!("{flag} `{text}` is no time: give for example 30s, 5m or 1h30m"));
-    }
-    time
-}
-
 fn factor(check: &mut Check, flag: &str, value: Option<f64>) -> f64 {
     let value = value.unwrap_or(1.0);
     if (0.0001..=1000.0).contains(&value) {
@@ -114,7 +107,8 @@ fn rate(check: &mut Check, flag: &str, value: f64) -> f64 {
 fn ramp_up(check: &mut Check, args: &RunArgs, clients: u64, scale: f64) -> Duration {
     let clients = clients as f64;
     let Some(spawn) = args.spawn_rate else {
-        return check.seconds("--ramp-up", args.ramp_up, (clients / 500.0).max(1.0), 0.0).mul_f64(scale);
+        let default = Duration::from_secs_f64((clients / 500.0).max(1.0));
+        return check.duration("--ramp-up", args.ramp_up.as_ref(), default, Duration::ZERO).mul_f64(scale);
     };
     if args.ramp_up.is_some() {
         check.error("--spawn-rate and --ramp-up say the same thing: give one of them".into());
@@ -243,7 +237,7 @@ fn users(check: &mut Check, args: &RunArgs, queries: Option<u32>, seed: u64) -> 
     let run = UserKind {
         name: "user".into(),
         think_time: args.think_time,
-        tokens: args.tokens,
+        answer_tokens: args.answer_tokens,
         ttft_ms: args.ttft_ms,
         itl_ms: args.itl_ms,
         profile: args.profile.clone(),
@@ -294,7 +288,7 @@ fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>
         weight,
         think_time: distribution("--think-time", user.think_time, run.think_time, 0.0, 86_400.0)
             .unwrap_or(Distribution::Fixed(0.0)),
-        tokens: distribution("--tokens", user.tokens, run.tokens, 1.0, 1e6),
+        tokens: distribution("--answer-tokens", user.answer_tokens, run.answer_tokens, 1.0, 1e6),
         ttft_ms: distribution("--ttft-ms", user.ttft_ms, run.ttft_ms, 0.0, 3.6e6)
             .or(profile.map(|profile| profile.ttft_ms)),
         itl_ms: distribution("--itl-ms", user.itl_ms, run.itl_ms, 0.0, 3.6e6)

@@ -15,8 +15,8 @@ fn resolved(words: &[&str], scenario: &str, dotenv: &[(&str, &str)]) -> Result<R
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), scenario).unwrap();
     let path = file.path().display().to_string();
-    let command = RunArgs::augment_args(Command::new("client").no_binary_name(true).args_override_self(true))
-        .mut_args(|arg| cli::switch(arg.env(None::<&str>)));
+    let command =
+        environment::options().args_override_self(true).mut_args(|arg| cli::switch(arg.env(None::<&str>)));
     let words = words.iter().copied().chain(["--scenario", &path]);
     let matches = command.try_get_matches_from(words).unwrap();
     let run = RunArgs::from_arg_matches(&matches).unwrap();
@@ -46,9 +46,35 @@ fn a_flag_outranks_the_file_and_the_file_outranks_dotenv() {
 #[test]
 fn a_flag_counts_for_every_kind_of_user() {
     let file = "[[user]]\nname = \"a\"\ntokens = 5\nthink_time = 2.5\n[[user]]\nname = \"b\"\nweight = 2\ntokens = \"1..9\"";
-    let args = resolved(&["--tokens", "40"], file, &[]).unwrap();
-    assert_eq!(args.tokens, Some(Distribution::Fixed(40.0)));
-    assert!(args.user.iter().all(|user| user.tokens.is_none()) && args.user[0].think_time.is_some());
+    let args = resolved(&["--answer-tokens", "40"], file, &[]).unwrap();
+    assert_eq!(args.answer_tokens, Some(Distribution::Fixed(40.0)));
+    assert!(args.user.iter().all(|user| user.answer_tokens.is_none()) && args.user[0].think_time.is_some());
+}
+
+#[test]
+fn older_names_of_flags_and_keys_are_understood() {
+    for (old, new) in RENAMED {
+        let flag = format!("--{}=5", old.replace('_', "-"));
+        let by_flag = Table::try_from(resolved(&[&flag], "", &[]).unwrap()).unwrap();
+        let text = if matches!(old, "token" | "stall") { "\"5\"" } else { "5" };
+        let by_key = Table::try_from(resolved(&[], &format!("{old} = {text}"), &[]).unwrap()).unwrap();
+        let by_new_key = Table::try_from(resolved(&[], &format!("{new} = {text}"), &[]).unwrap()).unwrap();
+        assert!(by_flag[new] == by_key[new] && by_key[new] == by_new_key[new], "{old}");
+        let flag = format!("--{}=7", new.replace('_', "-"));
+        let flag_first =
+            Table::try_from(resolved(&[&flag], &format!("{old} = {text}"), &[]).unwrap()).unwrap();
+        assert_ne!(flag_first[new], by_key[new], "{old}");
+    }
+    let both = resolved(&[], "tokens = 5\nanswer_tokens = 5", &[]).unwrap_err();
+    assert!(both.contains("duplicate field"), "{both}");
+}
+
+#[test]
+fn a_duration_of_a_scenario_is_a_text_or_a_number() {
+    let args = resolved(&[], "grace = 2\nramp_up = 0.5\nduration = 60\nping_timeout = \"1m\"", &[]).unwrap();
+    let texts =
+        [args.grace, args.ramp_up, args.duration, args.ping_timeout].map(|text| text.unwrap().to_string());
+    assert_eq!(texts, ["2", "0.5", "60", "1m"]);
 }
 
 #[test]
@@ -57,7 +83,7 @@ fn another_workload_takes_the_files_place() {
     let args = resolved(&["--stages", "1s:5"], file, &[]).unwrap();
     assert_eq!((args.arrival_rate, args.duration, args.stages.as_deref()), (None, None, Some("1s:5")));
     let args = resolved(&["--ramp-up", "3"], "spawn_rate = 5.0", &[]).unwrap();
-    assert_eq!((args.ramp_up, args.spawn_rate), (Some(3.0), None));
+    assert_eq!((args.ramp_up, args.spawn_rate), (Some("3".into()), None));
 }
 
 #[test]

@@ -138,7 +138,7 @@ impl Http {
             self.repeat(FailureKind::Create, path, None, backoff, until, |_| {}).await?;
         let created: Created = self.read(&FailureKind::Create, path, &response)?;
         if self.needs_token && created.auth_token.is_none() {
-            let message = "the response has no `auth_token`: give the token of the sockets with --token, or an Authorization header with --header";
+            let message = "the response has no `auth_token`: give the token of the sockets with --auth-token, or an Authorization header with --header";
             return Err(self.failure(FailureKind::Create, path, Some(response.status), &message));
         }
         Ok(Timed { value: created, at, slack })

@@ -150,7 +150,7 @@ pub struct QueryRecord {
     pub error_code: Option<String>,
     /// Whether it timed out while the generator was stalled for more than a second.
     pub excused: bool,
-    /// Number of gaps longer than `--stall-ms`.
+    /// Number of gaps longer than `--stall-threshold`.
     pub stall_count: u64,
     /// Sum of the time by which those gaps exceeded `--stall-ms`.
     pub stall: Duration,

@@ -26,8 +26,9 @@ pub struct UserKind {
     pub think_time: Option<Distribution>,
     /// Queries per session.
     pub queries: Option<i64>,
-    /// Tokens per answer, 1 to 1000000.
-    pub tokens: Option<Distribution>,
+    /// Tokens per answer, 1 to 1000000. `tokens` is an older name.
+    #[serde(alias = "tokens")]
+    pub answer_tokens: Option<Distribution>,
     /// Milliseconds before the first token of an answer, 0 to 3600000.
     pub ttft_ms: Option<Distribution>,
     /// Milliseconds after each token, 0 to 3600000.

@@ -1,4 +1,4 @@
-//! Reads durations: `10s`, `1m30s`, `500ms`, `0.5`. A number without a unit is seconds.
+//! Reads durations: `10s`, `1m30s`, `500ms`, `0.5`. A number without a unit is seconds, or the unit that the caller names.
 
 use std::time::Duration;
 
@@ -12,9 +12,14 @@ pub fn parse(text: &str) -> Option<Duration> {
 
 /// Reads a duration of any length. `None` if the text is invalid.
 pub fn parse_unlimited(text: &str) -> Option<Duration> {
+    parse_in(text, 1.0)
+}
+
+/// Reads a duration of any length. A number without a unit counts units of `bare_unit` seconds. `None` if the text is invalid.
+pub fn parse_in(text: &str, bare_unit: f64) -> Option<Duration> {
     let text = text.trim();
     if text.bytes().last()?.is_ascii_digit() {
-        return number(text, 1.0);
+        return number(text, bare_unit);
     }
     let (mut rest, mut total) = (text, Duration::ZERO);
     while !rest.is_empty() {
@@ -46,6 +51,13 @@ fn number(text: &str, seconds: f64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_number_has_the_unit_of_the_setting() {
+        for (text, ms) in [("250", Some(250)), ("0.5s", Some(500)), ("1m", Some(60_000)), ("250x", None)] {
+            assert_eq!(parse_in(text, 0.001), ms.map(Duration::from_millis), "{text:?}");
+        }
+    }
 
     #[test]
     fn a_table_of_durations() {

@@ -110,7 +110,7 @@ fn a_planned_fault_explains_what_it_caused() {
         assert_eq!(titles(&find(&at(second), &Observations::default())), [title], "{second}");
     }
     let cut = FindingInputs { attempts_and_cuts: (100, 90), ..at(30) };
-    assert_eq!(find(&cut, &Observations::default()), [], "--drop-rate is not a finding");
+    assert_eq!(find(&cut, &Observations::default()), [], "--cut-rate is not a finding");
     let restarted = observations(|w| w.restarts.push(("wsproxy-1".into(), 7)));
     let findings = find(&FindingInputs { faults: &faults, ..FindingInputs::default() }, &restarted);
     assert_eq!(titles(&findings), ["planned fault `wsproxy-1:kill` at 5 s"]);
