@@ -1,6 +1,8 @@
 //! The command line and its environment variables, as clap reads them.
 //! It validates no value: `Config` does, and does not depend on clap.
 
+#[cfg(test)]
+mod reference;
 mod run;
 
 use crate::environment;
@@ -16,6 +18,7 @@ use std::{ffi::OsString, path::PathBuf};
     about,
     args_conflicts_with_subcommands = true,
     args_override_self = true,
+    override_usage = "streamstress [COMMAND] [OPTIONS]",
     after_help = EXAMPLES
 )]
 pub struct Cli {

@@ -26,6 +26,19 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
+fn the_help_is_reviewed() {
+    let help = |arguments: &[&str]| {
+        let output = client(arguments, &[("COLUMNS", "100"), ("STREAMSTRESS_CLIENTS", "7")]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let short = help(&["-h"]);
+    assert!(short.lines().count() <= 45, "-h fits on one screen:\n{short}");
+    insta::assert_snapshot!("help_short", short);
+    insta::assert_snapshot!("help_run", help(&["run", "--help"]));
+}
+
+#[test]
 fn all_faults_are_told_at_once_and_the_code_is_104() {
     let output = client(
         &["--clients", "0", "--queries", "-1", "--ramp-up", "nan", "--duration", "5x"],
