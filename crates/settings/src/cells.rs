@@ -46,7 +46,7 @@ fn neutral(cell: &str) -> Cow<'_, str> {
     if is_formula(cell) { Cow::Owned(format!("'{cell}")) } else { Cow::Borrowed(cell) }
 }
 
-/// Returns the text that [`neutral`] was called with.
+/// Returns the text that a [`CellWriter`] was given.
 pub fn original(cell: &str) -> &str {
     cell.strip_prefix('\'').filter(|rest| is_formula(rest)).unwrap_or(cell)
 }
