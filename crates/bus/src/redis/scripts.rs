@@ -420,7 +420,7 @@ if logged then
   end
   redis.call('EXPIRE', log, ttl)
 end
-if status == 'closed' then
+if status == 'closed' and not (logged and is_marked(log)) then
   if logged and ARGV[9] ~= '1' then return 2 end
   mark_closed(log, down, logged)
 end
