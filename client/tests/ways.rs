@@ -186,7 +186,9 @@ fn a_port_that_dies_costs_no_token_and_is_found() {
     everything_came(&summary, 6, 2, 18);
     assert!(summary["total_successful_reconnects"].as_u64() >= Some(1), "{summary:#}");
     let found: Vec<_> = summary["findings"].as_array().unwrap().iter().collect();
-    let died = found.iter().find(|finding| finding["title"] == format!("{} stopped accepting connections", dies.url()));
+    let died = found
+        .iter()
+        .find(|finding| finding["title"] == format!("{} stopped accepting connections", dies.url()));
     let evidence = died.unwrap_or_else(|| panic!("{found:#?}"))["evidence"].as_str().unwrap();
     assert!(evidence.contains("then refused"), "{evidence}");
 }

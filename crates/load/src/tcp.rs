@@ -152,8 +152,9 @@ impl AsyncRead for Tcp {
 impl AsyncWrite for Tcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let tcp = self.get_mut();
+        let before = tcp.now_if_shared();
         let written = ready!(Pin::new(&mut tcp.stream).poll_write(cx, buf));
-        tcp.wrote();
+        tcp.wrote(before);
         Poll::Ready(written)
     }
 
@@ -163,8 +164,9 @@ impl AsyncWrite for Tcp {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let tcp = self.get_mut();
+        let before = tcp.now_if_shared();
         let written = ready!(Pin::new(&mut tcp.stream).poll_write_vectored(cx, bufs));
-        tcp.wrote();
+        tcp.wrote(before);
         Poll::Ready(written)
     }
 
@@ -182,10 +184,16 @@ impl AsyncWrite for Tcp {
 }
 
 impl Tcp {
-    fn wrote(&self) {
-        if let Some(times) = &self.shared {
-            let now = Instant::now();
-            times.lock().written = Some((now, event_loop::unseen(now)));
+    /// Returns the time just before a write, if the times are shared. After the write it would be too late: the kernel may give the
+    /// CPU to the other end first, whose response would then seem to arrive before the request was sent.
+    fn now_if_shared(&self) -> Option<Instant> {
+        self.shared.as_ref().map(|_| Instant::now())
+    }
+
+    /// Stores the time of a write.
+    fn wrote(&self, at: Option<Instant>) {
+        if let Some((times, at)) = self.shared.as_ref().zip(at) {
+            times.lock().written = Some((at, event_loop::unseen(at)));
         }
     }
 }
