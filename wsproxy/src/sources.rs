@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxys_header_counts() {
+    fn only_a_trusted_proxies_header_counts() {
         for (trusted, peer, forwarded, expected) in [
             ("", ip("192.0.2.1"), &["198.51.100.7"][..], ip("192.0.2.1")),
             ("", Peer::Unix, &["198.51.100.7"], Peer::Unix),
