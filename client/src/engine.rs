@@ -142,20 +142,7 @@ fn run_against(
 ) -> Result<Finished, RunError> {
     let tls = tls::client_config(config.plan.target.ca_file.as_deref())
         .map_err(|error| refused(&format!("{error:#}")))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot build a runtime for the preflight")?;
-    let connector = runtime.block_on(async {
-        tokio::select! {
-            biased;
-            () = stop.starting.cancelled() => Err(RunError::Interrupted),
-            connector = preflight::network(config, &tls) => Ok(connector?),
-        }
-    });
-    // A name that is still being looked up is not waited for.
-    runtime.shutdown_background();
-    let connector = connector?;
+    let connector = connect(config, &tls, stop)?;
     let host = HostBefore { wake_up: cpu::wake_up_cost(), clock_steps: timestamps::steps() };
     if !stop.begin() {
         return Err(RunError::Interrupted);
@@ -216,6 +203,24 @@ fn run_against(
         ..info(config, stop, &results, &reports, elapsed, &host)
     };
     Ok(results.finish(&info).context("the results could not be written to their end")?)
+}
+
+/// Checks that the target answers, unless the run is asked to stop meanwhile.
+fn connect(config: &Config, tls: &rustls::ClientConfig, stop: &Stop) -> Result<Arc<Connector>, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot build a runtime for the preflight")?;
+    let connector = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = stop.starting.cancelled() => Err(RunError::Interrupted),
+            connector = preflight::network(config, tls) => Ok(connector?),
+        }
+    });
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    connector
 }
 
 fn refused(fault: &str) -> RunError {
