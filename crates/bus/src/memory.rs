@@ -16,7 +16,7 @@ use protocol::{GapPolicy, Position, SessionId};
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -388,6 +388,5 @@ fn ending() -> Ending {
 }
 
 fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(host::unix_time().as_millis()).unwrap_or(u64::MAX)
 }
