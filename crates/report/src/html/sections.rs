@@ -119,7 +119,7 @@ pub(super) fn delivery(stored: &StoredRun) -> Markup {
         ("duplicated", "tokens_duplicated", zero("tokens_duplicated")),
         ("reordered", "tokens_reordered", zero("tokens_reordered")),
         ("unsent", "tokens_unsent", ""),
-        ("of unknown type", "events_unknown_type", ""),
+        ("events_unknown_type", "events_unknown_type", ""),
     ];
     let queries = [
         ("queries ok", "queries_ok"),
