@@ -18,11 +18,27 @@ need() { # PROGRAM...
     done
 }
 
-build() { # PROFILE PACKAGE...: the programs are in $bin then
+# Afterwards the programs are in $bin. For the profile `dev` they are those that the tests build: with fewer packages, dependencies
+# would have other features and be compiled again.
+build() { # PROFILE PACKAGE...
     local profile=$1
     shift
-    cargo build --profile "$profile" "${@/#/-p}"
+    if [[ $profile == dev ]]; then
+        cargo build --workspace --bins --tests --locked
+    else
+        cargo build --profile "$profile" "${@/#/-p}"
+    fi
     bin=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/${profile/#dev/debug}
+}
+
+# Builds and runs `streamstress-bench`. --dev selects the development profile.
+exec_bench() { # COMMAND ARGUMENTS...
+    local profile=release argument arguments=()
+    for argument; do
+        if [[ $argument == --dev ]]; then profile=dev; else arguments+=("$argument"); fi
+    done
+    build "$profile" client benches
+    exec "$bin/streamstress-bench" "${arguments[@]}"
 }
 
 # From here on $work is a directory; at the end, however it comes, COMMAND is called and $work is gone. A command that fails

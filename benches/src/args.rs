@@ -27,6 +27,10 @@ pub enum Command {
     Search(Search),
     /// Tables of the records in files, in Markdown
     Table(Table),
+    /// Break a stack in each known way, one fault per run, and account for every token
+    Matrix(Matrix),
+    /// Run the files of `scenarios/` in little time
+    Scenarios(Scenarios),
 }
 
 /// The gateway's own default.
@@ -258,6 +262,75 @@ pub struct Table {
     /// Of which commit the medians are
     #[arg(long, default_value = "unknown")]
     pub(crate) commit: String,
+}
+
+/// `bench matrix`.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(
+    after_help = "Exit code 0: in every row, no token was lost, duplicated or out of order, and every session was ok, except those \
+                        whose server was killed. Results of each row stay in results/matrix."
+)]
+pub struct Matrix {
+    /// Sessions that stream [default: 1000, 100 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99_999))]
+    pub(crate) clients: Option<u32>,
+    /// Rows whose name matches this regular expression
+    #[arg(long, value_name = "PATTERN", default_value = "", hide_default_value = true)]
+    pub(crate) only: String,
+    /// A smaller matrix: fewer sessions and shorter streams
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Runs at a time. More than one is for tests: figures of time are then those of a busy machine
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) jobs: u8,
+    /// Write the table to docs/delivery.md
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Print the rows and end
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// The client's seed, to repeat a row [default: random]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Directory for the results
+    #[arg(long, env = "OUTPUT_DIR", value_name = "DIR", default_value = "results/matrix", hide_env = true)]
+    pub(crate) output_dir: PathBuf,
+    #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
+    pub(crate) search_path: String,
+}
+
+/// `bench scenarios`.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(
+    after_help = "Exit code 0: no scenario was FAIL. INVALID means that this machine was too busy or too small for figures. Every \
+                        query must still be accounted for, every token received, and every threshold met."
+)]
+pub struct Scenarios {
+    /// Names of scenarios [default: all of them, in about five minutes]
+    pub(crate) names: Vec<String>,
+    /// Take a third of the time, with at most 100 sessions
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Runs at a time. More than one is for tests: figures of time are then those of a busy machine
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) jobs: u8,
+    /// Count INVALID as a failure
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Seed of every run [default: random]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Directory for the results
+    #[arg(
+        long,
+        env = "OUTPUT_DIR",
+        value_name = "DIR",
+        default_value = "results/scenarios",
+        hide_env = true
+    )]
+    pub(crate) output_dir: PathBuf,
+    #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
+    pub(crate) search_path: String,
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -1,5 +1,6 @@
 //! Measures what the gateway, its peers and the whole stack cost and carry: CPU time a token, memory a connection, the highest
 //! load that stays clean. It judges no change by time, and it declares invalid what its own lateness has spoilt.
+//! It also runs the fault matrix and the scenarios, which are judged by counts.
 
 pub mod args;
 mod client;
@@ -9,6 +10,7 @@ mod gateway;
 mod idle;
 mod judge;
 mod latency;
+mod matrix;
 pub mod nchan;
 mod pace;
 pub mod peer;
@@ -17,7 +19,9 @@ mod publisher;
 mod reader;
 pub mod record;
 mod rig;
+mod scenarios;
 mod search;
+mod stack_run;
 pub mod table;
 mod tabulate;
 mod usage;
@@ -44,6 +48,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Idle(options) => runtime.block_on(idle::measure(&options))?,
         Command::Search(options) => runtime.block_on(search::measure(&options))?,
         Command::Table(options) => return tabulate::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Matrix(options) => return matrix::run(&options),
+        Command::Scenarios(options) => return scenarios::run(&options),
     };
     let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&record)?);
     Ok(ExitCode::from(if record.verdict == record::Verdict::Invalid { INVALID } else { 0 }))

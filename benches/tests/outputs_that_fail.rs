@@ -20,10 +20,12 @@ fn closed() -> Stdio {
 #[test]
 fn every_program_keeps_its_exit_code() {
     type Case<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], i32);
-    let cases: [Case<'_>; 5] = [
+    let cases: [Case<'_>; 7] = [
         (BENCH, &["--help"], &[], 0),
         (BENCH, &["--no-such-flag"], &[], 2),
         (BENCH, &["table", "/no/such/record.json"], &[], 1),
+        (BENCH, &["matrix", "--list"], &[], 0),
+        (BENCH, &["matrix", "--only", "no such row"], &[], 1),
         (PEER, &[], &[], 1),
         (PEER, &[], &[("PEER", "nothing")], 1),
     ];
