@@ -3,6 +3,7 @@
 # Refuses to touch any other project: what it starts carries its own name and is gone when it ends, however it ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/native.sh
 
 readonly CLIENTS=${SMOKE_CLIENTS:-50} QUERIES=${SMOKE_QUERIES:-2}
 readonly PROJECT=streamstress-smoke-$$
@@ -158,7 +159,7 @@ check_hardening() {
 # A client on the host finds all the ports that lead to the gateways.
 check_published_ports() {
     local plan address
-    plan=$(cargo run -q -p client -- --dry-run --clients 20 --queries 1 \
+    plan=$("$bin/streamstress" --dry-run --clients 20 --queries 1 \
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT")
     for address in 127.0.0.{1,2,3,4}; do
         [[ $plan == *"$address:$WS_PORT"* ]] || fail "the client does not find the published port $address:$WS_PORT: $plan"
@@ -170,7 +171,7 @@ check_published_ports() {
 break_by_plan() {
     local results=$work/broken status=0 summary excused
     mkdir "$results"
-    STREAMSTRESS_ANSWER_TOKENS=80 STREAMSTRESS_ITL_MS=50 STREAMSTRESS_RAMP_UP=0.2 cargo run -q -p client -- --clients "$CLIENTS" --queries 4 \
+    STREAMSTRESS_ANSWER_TOKENS=80 STREAMSTRESS_ITL_MS=50 STREAMSTRESS_RAMP_UP=0.2 "$bin/streamstress" --clients "$CLIENTS" --queries 4 \
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT" --output-dir "$results" \
         --fault-stack "compose:$PROJECT" --fault server-1:pause=800ms@3600ms \
         --fault redis:refuse=500ms@6s --fault redis:demote=1s@9s --fault redis:full=1s@13s || status=$?
@@ -211,8 +212,10 @@ await_healthy wsproxy 3
 await_healthy haproxy 1
 await_gateways 3
 check_hardening
-# By --bin and not by -p: with the features of the whole workspace, for which all is compiled already.
-if command -v cargo >/dev/null; then check_published_ports; fi
+if command -v cargo >/dev/null; then
+    build dev client
+    check_published_ports
+fi
 
 say "$CLIENTS clients × $QUERIES queries"
 run_load
@@ -223,13 +226,13 @@ say "five proxies, then the same again"
 "${compose[@]}" up -d --no-build --scale wsproxy=5
 await_healthy wsproxy 5
 await_gateways 5
-run_load
+run_load -e OUTPUT_DIR=/results/again
+compgen -G "$RESULTS_DIR/again/*.csv" >/dev/null || fail "the client ignored OUTPUT_DIR"
 idle=$(gateways stot | grep -cx 0 || true)
 ((idle == 0)) || fail "$idle of 5 proxies carried no socket"
 
 if command -v cargo >/dev/null; then
     say "streams of eight seconds, while a gateway is killed and Redis comes back without its data"
-    cargo build -q -p client
     run_load -e STREAMSTRESS_ANSWER_TOKENS=80 -e STREAMSTRESS_ITL_MS=100 &
     load=$!
     deadline=$((SECONDS + 60))
@@ -237,11 +240,11 @@ if command -v cargo >/dev/null; then
         ((SECONDS < deadline)) || fail "the client opened no sockets"
         sleep 0.2
     done
-    cargo run -q -p client -- stack fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
+    "$bin/streamstress" stack fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
     wait "$load" || fail "the run with faults failed"
 
     say "the gateway starts again, a server stands still, and Redis refuses writes"
-    cargo run -q -p client -- stack fault --compose="$PROJECT" wsproxy-1:start
+    "$bin/streamstress" stack fault --compose="$PROJECT" wsproxy-1:start
     break_by_plan
 fi
 say "passed"

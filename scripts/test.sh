@@ -14,7 +14,21 @@ for option in "$@"; do
     esac
 done
 
-step() { printf '\n== %s\n' "$*"; }
+# Each step begins with its name. At the end, `finish` lists how long each took.
+durations=()
+step() { # NAME
+    end_step
+    current=$* began=$SECONDS
+    printf '\n== %s\n' "$*"
+}
+
+end_step() {
+    if [[ -n ${current:-} ]]; then
+        durations+=("$(printf '%6d s  %s' $((SECONDS - began)) "$current")")
+        echo "${durations[-1]}"
+    fi
+    current=''
+}
 
 as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
@@ -72,7 +86,10 @@ log=$(mktemp)
 results=$(mktemp -d)
 finish() {
     local code=$?
-    step "test runner's summary"
+    end_step
+    printf '\n== duration of each step\n'
+    printf '%s\n' "${durations[@]}"
+    printf '\n== summary of the test runner\n'
     grep -E 'Summary \[|test result:|^ +(FAIL|TIMEOUT|SIGABRT|SIGSEGV) ' "$log" || echo "no test was run"
     rm -rf "$log" "$results"
     if ((code == 0)); then echo "all checks passed"; else echo "checks failed (exit $code)"; fi
@@ -103,7 +120,7 @@ scenarios() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
     else
-        OUTPUT_DIR=$results/scenarios scripts/run_scenarios.sh --quick --dev
+        OUTPUT_DIR=$results/scenarios scripts/run_scenarios.sh --quick --dev --jobs 4
     fi
 }
 
@@ -111,7 +128,7 @@ fault_matrix() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
     else
-        OUTPUT_DIR=$results/matrix scripts/fault_matrix.sh --quick --dev
+        OUTPUT_DIR=$results/matrix scripts/fault_matrix.sh --quick --dev --jobs 4
     fi
 }
 
@@ -140,14 +157,16 @@ install_linters
 trap finish EXIT
 step "format" && cargo fmt --all --check
 step "clippy" && cargo clippy --workspace --all-targets --locked -- -D warnings
-step "docs" && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+# With --examples (there are none), dependencies have the same features as for clippy and are not checked a second time.
+step "docs" && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --bins --examples --locked
 step "arrows" && scripts/check_arrows.sh
 step "unused dependencies" && scripts/check_unused_deps.sh
 step "spelling" && lint typos --format brief .
 step "workflows" && lint zizmor --quiet --offline .github
-if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scripts/*.sh examples/*.sh .ci/run; fi
+if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scripts/*.sh examples/*.sh install.sh .ci/run; fi
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
+step "installer" && scripts/check_install.sh
 step "scenarios" && scenarios
 step "fault matrix" && fault_matrix
 step "examples" && examples
