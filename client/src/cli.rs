@@ -124,8 +124,7 @@ pub enum Command {
     /// Run a load test and print a verdict (the default command)
     Run(Box<RunArgs>),
     /// Start and control a local stack: Redis, servers, gateways, HAProxy
-    #[command(disable_help_flag = true)]
-    Stack(Passed),
+    Stack(stack::program::Args),
     /// Run the LLM simulator
     #[command(disable_help_flag = true)]
     Server(Passed),

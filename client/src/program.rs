@@ -19,7 +19,7 @@ use report::{
 use stack::native::Programs;
 use std::{
     ffi::OsString,
-    io::IsTerminal,
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -34,26 +34,18 @@ const REFUSED: u8 = 104;
 /// Does what the arguments say. Must be called before any thread starts: the local time cannot be read later.
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
-    let (cli, matches) = match parse(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let (cli, matches) = match parse(&arguments) {
         Ok(parsed) => parsed,
-        Err(error) => {
-            let _ = error.print();
-            if let Some(variable) = cli::variable_of(&error, &Cli::command_line()) {
-                messages::print_stderr(&format!(
-                    "note: the value comes from the environment variable {variable}"
-                ));
-            }
-            return if error.use_stderr() { REFUSED } else { 0 }.into();
-        }
+        Err(error) => return refuse(&error, &arguments),
     };
     match cli.command {
-        // These three read their own arguments and log by themselves.
+        // These three log by themselves. The first two also read their own arguments.
         Some(Command::Server(passed)) => return server::program::run(named("server", passed)),
         Some(Command::Wsproxy(passed)) => return wsproxy::program::run(named("wsproxy", passed)),
-        Some(Command::Stack(passed)) => {
+        Some(Command::Stack(args)) => {
             // The kernel's name for this program stays valid when its file is replaced during the run.
-            let programs = Programs::subcommands_of("/proc/self/exe");
-            return stack::program::run(named("stack", passed), programs);
+            return stack::program::run(args, Programs::subcommands_of("/proc/self/exe"));
         }
         _ => {}
     }
@@ -71,6 +63,21 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ => resolve_and_run(cli.run, &matches, started_at),
     };
     code.into()
+}
+
+/// Prints why clap refused the arguments, or the help, and returns the exit code. Wrong arguments of `stack` give the code of clap, 2.
+fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let _ = error.print();
+    let variable = cli::variable_of(error, &Cli::command_line());
+    if let Some(variable) = &variable {
+        messages::print_stderr(&format!("note: the value comes from the environment variable {variable}"));
+    }
+    let is_stack = variable.is_none() && arguments.get(1).is_some_and(|word| word == "stack");
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        code if is_stack => u8::try_from(code).unwrap_or(REFUSED).into(),
+        _ => REFUSED.into(),
+    }
 }
 
 /// The arguments of a part, with its name in front.
@@ -91,10 +98,12 @@ fn completions(shell: clap_complete::Shell) -> u8 {
 }
 
 fn manual() -> u8 {
-    let mut page = Vec::new();
-    match clap_mangen::Man::new(Cli::command_line()).render(&mut page) {
+    let mut command = Cli::command_line().disable_help_subcommand(true);
+    command.build();
+    let mut pages = Vec::new();
+    match append_manual(&command, &mut pages) {
         Ok(()) => {
-            messages::print_stdout(&String::from_utf8_lossy(&page));
+            messages::print_stdout(&String::from_utf8_lossy(&pages));
             0
         }
         Err(error) => {
@@ -102,6 +111,13 @@ fn manual() -> u8 {
             1
         }
     }
+}
+
+/// Appends the page of a command and those of its subcommands. `run` has none: the first page lists its options.
+fn append_manual(command: &clap::Command, pages: &mut Vec<u8>) -> io::Result<()> {
+    clap_mangen::Man::new(command.clone()).render(pages)?;
+    let mut subcommands = command.get_subcommands().filter(|command| command.get_name() != "run");
+    subcommands.try_for_each(|command| append_manual(command, pages))
 }
 
 fn resolve_and_run(run: RunArgs, matches: &ArgMatches, started_at: OffsetDateTime) -> u8 {
@@ -114,7 +130,7 @@ fn resolve_and_run(run: RunArgs, matches: &ArgMatches, started_at: OffsetDateTim
     }
 }
 
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, ArgMatches), clap::Error> {
+fn parse(arguments: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
     let matches = Cli::command_line().try_get_matches_from(arguments)?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }

@@ -13,7 +13,11 @@ use stack::{
     fault::{Place, check, inject},
     native::Status,
 };
-use std::{net::TcpListener, path::Path, process::Output};
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output},
+};
 
 const FREE_PORTS: [&str; 6] = ["--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
 
@@ -66,6 +70,64 @@ fn an_empty_variable_is_none() {
         .unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && told.contains("stack up"), "{told}");
+}
+
+#[test]
+fn the_help_is_reviewed() {
+    for (name, arguments) in
+        [("help", &["--help"][..]), ("help_up", &["up", "--help"]), ("help_fault", &["fault", "--help"])]
+    {
+        let output = programs::program("stack").args(arguments).env("COLUMNS", "100").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        insta::assert_snapshot!(name, String::from_utf8(output.stdout).unwrap());
+    }
+}
+
+#[test]
+fn exit_codes() {
+    let directory = tempfile::tempdir().unwrap();
+    for (arguments, code) in [
+        (&["--version"][..], 0),
+        (&["down"], 1),
+        (&["up", "--bin-dir", "/no/such"], 1),
+        (&[], 2),
+        (&["--no-such-flag"], 2),
+        (&["up", "--servers", "many"], 2),
+        (&["scale", "redis=2"], 2),
+        (&["--name", "a/b", "down"], 2),
+    ] {
+        assert_eq!(call(directory.path(), arguments).status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+/// `streamstress run` has an option `--name` as well.
+#[test]
+fn the_variables_of_a_run_do_not_select_the_stack() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = programs::program("stack")
+        .arg("status")
+        .env("XDG_RUNTIME_DIR", directory.path())
+        .env("STREAMSTRESS_NAME", "nightly")
+        .env_remove("STREAMSTRESS_STATE_DIR")
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    let expected = directory.path().join("streamstress/default");
+    assert!(told.contains(&format!("{}:", expected.display())), "{told}");
+}
+
+#[test]
+fn completions_and_the_manual_know_the_options() {
+    for (arguments, words) in [
+        (&["completions", "bash"][..], ["--redis-persistence", "everysec", "--follow"]),
+        (&["man"], ["redis\\-persistence", "streamstress\\-stack\\-fault", "redis:restart=rollback"]),
+    ] {
+        let output = Command::new(programs::STREAMSTRESS).args(arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        for word in words {
+            assert!(text.contains(word), "{arguments:?}: {word} is missing");
+        }
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ const INTRODUCTION: &str = "\
 
 This file is generated: `UPDATE_DOCS=1 cargo test -p client --lib cli::reference` writes it after a change of the options.
 
-Without a command, the arguments are those of `streamstress run`. `streamstress stack`, `server` and `wsproxy` list their options with
-`--help`.
+Without a command, the arguments are those of `streamstress run`. `streamstress server` and `streamstress wsproxy` list their options
+with `--help`.
 
 - Durations are written as `250ms`, `30s` or `1h30m`. A bare number is seconds unless stated otherwise.
 - Every option of `run` can be set by an environment variable, which the tables show, or in a scenario file by its name with `_` for `-`.
@@ -25,24 +25,50 @@ fn reference() -> String {
     let mut command = Cli::command();
     command.build();
     let mut text = INTRODUCTION.to_owned();
-    text.push_str("\n## Commands\n\n| command | what it does |\n|---|---|\n");
-    let commands: Vec<_> = command.get_subcommands().filter(|command| command.get_name() != "help").collect();
-    for command in &commands {
-        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        let _ = writeln!(text, "| `{}` | {} |", command.get_name(), cell(&about));
-    }
-    for command in commands.iter().filter(|command| command.get_arguments().any(is_documented)) {
+    text.push_str("\n## Commands\n");
+    commands(&mut text, &command);
+    for command in subcommands(&command).filter(|command| command.get_arguments().any(is_documented)) {
         let _ = write!(text, "\n## `streamstress {}`\n", command.get_name());
         if command.get_name() == "run" {
             run_options(&mut text, command);
-        } else {
-            text.push_str("\n| argument | what it does |\n|---|---|\n");
-            for arg in command.get_arguments().filter(|arg| is_documented(arg)) {
-                let _ = writeln!(text, "| {} | {} |", name(arg), help(arg));
+            continue;
+        }
+        options(&mut text, command.get_arguments().filter(|arg| is_documented(arg)));
+        if subcommands(command).next().is_none() {
+            continue;
+        }
+        commands(&mut text, command);
+        for inner in subcommands(command).filter(|command| command.get_arguments().any(is_own)) {
+            let _ = write!(text, "\n### `streamstress {} {}`\n", command.get_name(), inner.get_name());
+            options(&mut text, inner.get_arguments().filter(|arg| is_own(arg)));
+            if let Some(details) = inner.get_after_long_help().or_else(|| inner.get_after_help()) {
+                let _ = write!(text, "\n```text\n{details}\n```\n");
             }
         }
     }
     text
+}
+
+fn subcommands(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|command| command.get_name() != "help")
+}
+
+/// Appends a table of the subcommands.
+fn commands(text: &mut String, command: &Command) {
+    text.push_str("\n| command | what it does |\n|---|---|\n");
+    for command in subcommands(command) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(text, "| `{}` | {} |", command.get_name(), cell(&about));
+    }
+}
+
+/// Appends a table of options and arguments.
+fn options<'a>(text: &mut String, args: impl Iterator<Item = &'a Arg>) {
+    text.push_str("\n| argument | what it does |\n|---|---|\n");
+    for arg in args {
+        let variable = arg.get_env().map(|name| format!(" [env: `{}`]", name.display())).unwrap_or_default();
+        let _ = writeln!(text, "| {} | {}{variable} |", name(arg), help(arg));
+    }
 }
 
 fn run_options(text: &mut String, command: &Command) {
@@ -52,10 +78,10 @@ fn run_options(text: &mut String, command: &Command) {
             headings.push(heading);
         }
     }
-    let options = environment::options();
+    let declared = environment::options();
     for heading in headings {
         let _ = write!(text, "\n### {heading}\n\n| option | what it does | variable |\n|---|---|---|\n");
-        for arg in options.get_arguments().filter(|arg| arg.get_help_heading() == Some(heading)) {
+        for arg in declared.get_arguments().filter(|arg| arg.get_help_heading() == Some(heading)) {
             let mut names = environment::names(arg);
             let present = names.next().unwrap_or_default();
             let older: Vec<_> = names.map(|name| format!("`{name}`")).collect();
@@ -66,11 +92,17 @@ fn run_options(text: &mut String, command: &Command) {
     }
 }
 
-/// Help and version are not documented, and neither are arguments that another parser reads.
+/// Help, version and hidden options are not documented, and neither are arguments that another parser reads.
 fn is_documented(arg: &Arg) -> bool {
     let action = arg.get_action();
     !matches!(action, ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version)
         && !arg.is_trailing_var_arg_set()
+        && !arg.is_hide_set()
+}
+
+/// Whether an argument of an inner command is documented there. The options that all of them share are documented once.
+fn is_own(arg: &Arg) -> bool {
+    is_documented(arg) && !arg.is_global_set()
 }
 
 fn name(arg: &Arg) -> String {

@@ -39,17 +39,12 @@ impl Place {
                 ),
             };
         }
-        // One that is set to nothing is as good as not set.
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let name = name.unwrap_or(DEFAULT_NAME);
         if !is_name(name) {
             bail!("`{name}` is no name of a stack: a name has 1 to 40 letters, digits, `-` or `_`");
         }
-        Ok(Self::Native(state_directory(
-            name,
-            variable("STREAMSTRESS_STATE_DIR"),
-            variable("XDG_RUNTIME_DIR"),
-        )))
+        let explicit = variable("STREAMSTRESS_STATE_DIR");
+        Ok(Self::Native(explicit.unwrap_or_else(|| state_directory(name))))
     }
 
     pub(super) fn inject(&self, fault: &Fault) -> anyhow::Result<Injected> {
@@ -87,12 +82,17 @@ pub fn is_name(text: &str) -> bool {
     (1..=40).contains(&text.len()) && text.chars().all(good)
 }
 
-/// Where the native stack `name` has its socket, logs and files.
+/// Returns the state directory of the native stack `name` if the user names none: under `XDG_RUNTIME_DIR` if that is an absolute
+/// path, otherwise under `/tmp/streamstress-UID`.
 #[must_use]
-pub fn state_directory(name: &str, explicit: Option<PathBuf>, runtime: Option<PathBuf>) -> PathBuf {
-    match (explicit, runtime) {
-        (Some(directory), _) => directory,
-        (None, Some(directory)) if directory.is_absolute() => directory.join("streamstress").join(name),
+pub fn state_directory(name: &str) -> PathBuf {
+    match variable("XDG_RUNTIME_DIR") {
+        Some(directory) if directory.is_absolute() => directory.join("streamstress").join(name),
         _ => PathBuf::from(format!("/tmp/streamstress-{}", nix::unistd::getuid())).join(name),
     }
+}
+
+/// Returns the path in an environment variable. An empty variable counts as not set.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

@@ -1,125 +1,154 @@
-//! The program's flags and environment, as clap reads them, and what they mean in the library's terms.
+//! Options of `streamstress stack` and its commands, as clap reads them.
 
 use crate::{
     fault::{DEFAULT_NAME, Fault, is_name, state_directory},
     native::{Persistence, Role},
 };
 use clap::{
-    Args as ClapArgs, Parser, Subcommand, ValueEnum,
+    Args as ClapArgs, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
 use std::{path::PathBuf, str::FromStr};
 
-/// Starts and holds a Streamstress stack of plain processes: Redis, servers, gateways, HAProxy.
-#[derive(Debug, Parser)]
+const STACK: &str = "Stack";
+const PROCESSES: &str = "Processes";
+const PORTS: &str = "Ports on 127.0.0.1";
+const REDIS: &str = "Redis";
+
+/// The options and the command of `streamstress stack`.
+#[derive(Debug, ClapArgs)]
 #[command(
-    name = "streamstress stack",
-    bin_name = "streamstress stack",
     version,
     max_term_width = 100,
-    args_override_self = true
+    args_override_self = true,
+    after_help = STACK_EXAMPLES
 )]
-pub(crate) struct Args {
+pub struct Args {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) selection: Selection,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// Which stack is meant.
+const STACK_EXAMPLES: &str = "\
+Examples:
+  streamstress stack up --detach                start a stack in the background
+  streamstress stack status                     list the processes and whether they are ready
+  streamstress stack fault wsproxy-1:kill       kill a gateway
+  streamstress stack logs --follow wsproxy-2    print the log of a gateway as it grows
+  streamstress stack down                       end the stack; the logs stay";
+
+/// Options that select a stack.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Place {
-    /// The stack's name: several can run side by side on ports of their own
-    #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = name)]
+pub(crate) struct Selection {
+    /// Name of the stack. Stacks with different names can run at the same time on different ports
+    // The default id, `name`, is that of an option of `streamstress run`: its variable would set this option as well.
+    #[arg(id = "stack_name", long = "name", value_name = "NAME", global = true, default_value = DEFAULT_NAME,
+          value_parser = name, help_heading = STACK)]
     name: String,
-    /// Where its socket, logs and files are [default: $XDG_RUNTIME_DIR/streamstress/NAME or /tmp/streamstress-UID/NAME]
-    #[arg(long, global = true, env = "STREAMSTRESS_STATE_DIR", value_parser = path())]
+    /// Directory for the control socket, logs and files of the stack [default: $XDG_RUNTIME_DIR/streamstress/NAME or
+    /// /tmp/streamstress-UID/NAME]
+    #[arg(long, value_name = "DIR", global = true, env = "STREAMSTRESS_STATE_DIR", hide_env_values = true,
+          value_parser = path(), help_heading = STACK)]
     state_dir: Option<PathBuf>,
-    #[arg(long, global = true, env = "XDG_RUNTIME_DIR", hide = true, value_parser = path())]
-    runtime_dir: Option<PathBuf>,
 }
 
-impl Place {
-    /// The stack's state directory.
+impl Selection {
+    /// Returns the state directory of the stack.
     pub(crate) fn directory(&self) -> PathBuf {
-        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        state_directory(&self.name, given(&self.state_dir), given(&self.runtime_dir))
+        let explicit = self.state_dir.clone().filter(|path| !path.as_os_str().is_empty());
+        explicit.unwrap_or_else(|| state_directory(&self.name))
     }
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a stack and hold it until Ctrl+C, or in the background with --detach
+    /// Start a stack. It runs until Ctrl+C or `streamstress stack down`
     Up(Up),
     /// End the running stack
     Down,
-    /// Show what runs
+    /// Show the processes of the running stack, their ports and whether they are ready
     Status {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print the end of the logs
+    /// Print the last lines of the logs, also after the stack has ended
     Logs(Logs),
-    /// Break something on purpose, e.g. `fault wsproxy-1:kill`; --help lists what can be broken, and how
+    /// Inject faults into the running stack, for example `fault wsproxy-1:kill`
+    #[command(after_help = FAULT_EXAMPLES, after_long_help = FAULT_HELP)]
     Fault(FaultArgs),
-    /// Change numbers of instances, e.g. `scale wsproxy=5 server=3`; open sockets stay
+    /// Change the number of servers or gateways, for example `scale wsproxy=5 server=3`
+    ///
+    /// New instances get connections when they are ready. Instances with the highest numbers leave first: HAProxy sends them
+    /// nothing more, and they drain in the background. Sockets of the other instances stay open.
     Scale {
-        /// ROLE=COUNT, where ROLE is server or wsproxy
-        #[arg(required = true, value_parser = target)]
+        /// Role (server or wsproxy) and number of its instances, 1 to 64
+        #[arg(required = true, value_name = "ROLE=COUNT", value_parser = role_count)]
         to: Vec<(Role, u16)>,
     },
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = UP_EXAMPLES)]
 pub(crate) struct Up {
-    /// How many servers
-    #[arg(long, default_value_t = 2)]
-    pub(crate) servers: u16,
-    /// How many gateways
-    #[arg(long, default_value_t = 3)]
-    pub(crate) proxies: u16,
-    /// Workers of each server [default: the server's own]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) server_workers: Option<u16>,
-    /// Port of the HTTP API; 0 takes a free one
-    #[arg(long, default_value_t = 8080)]
-    pub(crate) api_port: u16,
-    /// Port of the WebSockets; 0 takes a free one
-    #[arg(long, default_value_t = 8081)]
-    pub(crate) ws_port: u16,
-    /// Port of HAProxy's statistics and metrics; 0 takes a free one
-    #[arg(long, default_value_t = 8404)]
-    pub(crate) stats_port: u16,
-    /// A TCP port for Redis, for a gateway of your own; 0 takes a free one [default: none, Redis has a unix socket]
-    #[arg(long)]
-    pub(crate) redis_port: Option<u16>,
-    /// What Redis writes to disk: nothing, or every write, synced once a second or always
-    #[arg(long, value_enum, default_value_t = RedisPersistence::None)]
-    pub(crate) redis_persistence: RedisPersistence,
-    /// A relay in every link from the start, so that `streamstress stack fault link:…` meets connections that are open; costs CPU
-    #[arg(long)]
-    pub(crate) relays: bool,
-    /// Return when the stack is up; it runs on until `streamstress stack down`
+    /// Return when the stack is ready; it runs until `streamstress stack down`
     #[arg(long)]
     pub(crate) detach: bool,
-    /// Directory with other `server` and `wsproxy` programs [default: this program itself]
-    #[arg(long, env = "STREAMSTRESS_BIN_DIR")]
+    /// Put a relay into every link from the start, so that faults of links affect open connections. Costs CPU time
+    #[arg(long)]
+    pub(crate) relays: bool,
+    /// Number of servers, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 2, help_heading = PROCESSES)]
+    pub(crate) servers: u16,
+    /// Number of gateways, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = PROCESSES)]
+    pub(crate) proxies: u16,
+    /// Worker threads of each server, 1 to 256 [default: chosen by the server]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = PROCESSES)]
+    pub(crate) server_workers: Option<u16>,
+    /// Directory with other `server` and `wsproxy` programs [default: this program]
+    #[arg(long, value_name = "DIR", env = "STREAMSTRESS_BIN_DIR", hide_env_values = true, help_heading = PROCESSES)]
     pub(crate) bin_dir: Option<PathBuf>,
-    /// Signs the sessions' tokens [default: a random one]
+    /// Port of the HTTP API; 0 selects a free port
+    #[arg(long, value_name = "PORT", default_value_t = 8080, help_heading = PORTS)]
+    pub(crate) api_port: u16,
+    /// Port for WebSockets; 0 selects a free port
+    #[arg(long, value_name = "PORT", default_value_t = 8081, help_heading = PORTS)]
+    pub(crate) ws_port: u16,
+    /// Port of HAProxy's statistics and metrics; 0 selects a free port
+    #[arg(long, value_name = "PORT", default_value_t = 8404, help_heading = PORTS)]
+    pub(crate) stats_port: u16,
+    /// TCP port of Redis on 127.0.0.1, for your own gateway; 0 selects a free port [default: none, Redis has a unix socket]
+    #[arg(long, value_name = "PORT", help_heading = REDIS)]
+    pub(crate) redis_port: Option<u16>,
+    /// Writes that Redis stores on disk
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = RedisPersistence::None, help_heading = REDIS)]
+    pub(crate) redis_persistence: RedisPersistence,
+    /// Key that signs the tokens of sessions [default: random]
     #[arg(long, env = "JWT_SECRET", hide = true, hide_env_values = true)]
     pub(crate) jwt_secret: Option<String>,
-    #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
-    pub(crate) search_path: String,
-    /// Told by `--detach` to the process that it starts
+    /// Reports the result of the start on stdout as JSON; `--detach` adds this option for the supervisor process
     #[arg(long, hide = true)]
     pub(crate) announce: bool,
 }
 
+const UP_EXAMPLES: &str = "\
+The variable JWT_SECRET sets the key that signs the tokens of sessions (32 bytes or more).
+Without it the key is random.
+
+Examples:
+  streamstress stack up                                     run a stack until Ctrl+C
+  streamstress stack up --detach --servers 3 --proxies 5    start a stack in the background
+  streamstress stack up --name second --api-port 0 --ws-port 0 --stats-port 0    add a stack";
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum RedisPersistence {
+    /// No writes: a killed Redis starts empty
     None,
+    /// All writes, synced once per second
     Everysec,
+    /// All writes, each synced before Redis acknowledges it
     Always,
 }
 
@@ -133,95 +162,113 @@ impl From<RedisPersistence> for Persistence {
     }
 }
 
-/// Break something on purpose: `streamstress stack fault wsproxy-1:kill`
 #[derive(Debug, ClapArgs)]
-#[command(after_long_help = FAULT_HELP)]
 pub(crate) struct FaultArgs {
-    /// TARGET:ACTION, one or several, one after another
+    /// Target and action of each fault. Several faults are injected one after the other
     #[arg(required = true, value_name = "TARGET:ACTION")]
     pub(crate) faults: Vec<Fault>,
-    /// Break the stack that Compose runs (give =PROJECT where several do)
+    /// Inject into a stack that Docker Compose started; =PROJECT is needed if several run
     #[arg(long, value_name = "PROJECT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) compose: Option<String>,
-    /// Break nothing; only see whether it could be
+    /// Check whether the faults can be injected, and inject nothing
     #[arg(long)]
     pub(crate) check: bool,
-    /// As JSON, a line a fault
+    /// Print one line of JSON per fault
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-const FAULT_HELP: &str = "\
+/// Examples of faults; the long help is the same with the targets and actions before it.
+macro_rules! fault_examples {
+    () => {
+        "\
+Examples:
+  streamstress stack fault wsproxy-1:kill                     kill a gateway; it stays down
+  streamstress stack fault wsproxies:drain                    restart the gateways one by one
+  streamstress stack fault redis:restart=rollback             lose the last second of writes
+  streamstress stack fault link:redis/wsproxy-1:delay=50ms    delay a gateway's link to Redis
+  streamstress stack fault --compose redis:pause=5s           pause Redis of a Compose stack"
+    };
+}
+
+const FAULT_EXAMPLES: &str = concat!("--help lists all targets and actions.\n\n", fault_examples!());
+
+const FAULT_HELP: &str = concat!(
+    "\
 Targets:
   server-1, wsproxy-2      one instance
-  server-any, wsproxy-any  the one with the lowest number that the action fits
-  servers, wsproxies       all of a role, one after the other
-  redis, haproxy
-  link:wsproxy-1           HAProxy -> that gateway (link:server-1, link:wsproxies, ... alike)
-  link:redis/wsproxy-1     that process -> Redis
-  link:ws, link:api        clients -> HAProxy; needs `streamstress stack up --relays`
+  server-any, wsproxy-any  the instance with the lowest number to which the action applies
+  servers, wsproxies       all instances of a role, one after the other
+  redis, haproxy           Redis; HAProxy with its workers
+  link:wsproxy-1           the link from HAProxy to a gateway (also link:server-1, link:wsproxies)
+  link:redis/wsproxy-1     the link from a gateway to Redis (also link:redis/servers)
+  link:ws, link:api        the link from clients to HAProxy; needs `stack up --relays`
 
 Actions on processes:
-  kill            SIGKILL; stays down
-  stop            SIGTERM; drains and stays down (returns at once)
-  start           starts what is down, with its number, port and socket
-  restart         kill, then start
-  drain           SIGTERM, wait for the end, start (`wsproxies:drain` is a rolling restart)
-  pause, pause=5s SIGSTOP, and SIGCONT after that time or at `resume`
-Redis only:
-  restart=keep       back with every acknowledged write
-  restart=empty      back with nothing
-  restart=rollback   back without its last second
-  cut-pubsub         closes all subscribers' connections
-  refuse=300ms       refuses writes for that time (NOREPLICAS)
-  demote=3s          becomes a replica for that time, then a primary again (READONLY)
-  full=3s            is out of memory for that time (OOM)
-HAProxy only:
-  reload             a new worker; open sockets stay with the old one
+  kill                SIGKILL; the process stays down
+  stop                SIGTERM; the process drains and stays down. Returns at once
+  start               start a process that is down, with the same number, port and socket
+  restart             kill, then start
+  drain               SIGTERM, wait until the process has ended, then start
+  pause, pause=5s     SIGSTOP, until `resume` or for this time
+  resume              SIGCONT
+Actions on Redis only:
+  restart=keep        restart with every acknowledged write
+  restart=empty       restart without data
+  restart=rollback    restart without the last second of writes
+  cut-pubsub          close the connections of all subscribers
+  refuse=300ms        reject writes for this time (NOREPLICAS)
+  demote=3s           be a replica for this time, then a primary again (READONLY)
+  full=3s             be out of memory for this time (OOM)
+Actions on HAProxy only:
+  reload              start a new worker; open sockets stay with the old one
 
 Actions on links (native stacks only):
-  delay=50ms, jitter=20ms  everything arrives later, in order
-  cut, reset               ends all connections now (reset: by RST where they are TCP)
-  half-open=10s            nothing passes, nothing is closed
-  slow, slow=10s           a byte a second
-  heal                     back to normal
-A relay enters a link at its first fault: between HAProxy and an instance for new connections, before Redis by closing
-everybody's connections to it. `streamstress stack up --relays` has relays everywhere from the start; cut and reset need that.
+  delay=50ms          deliver all data this much later, in both directions and in order
+  jitter=20ms         deliver all data up to this much later, in order
+  cut, reset          close all connections now; reset sends RST on TCP connections
+  half-open=10s       pass nothing and close nothing for this time
+  slow, slow=10s      pass one byte per second, until `heal` or for this time
+  heal                pass everything again
 
-Examples:
-  streamstress stack fault wsproxy-1:kill
-  streamstress stack fault wsproxies:drain
-  streamstress stack fault redis:restart=rollback
-  streamstress stack fault link:redis/wsproxy-1:delay=50ms
-  streamstress stack fault --compose redis:pause=5s";
+Times are written as 500ms, 5s or 1m30s, from 1ms to 1h.
+The first fault of a link puts a relay into it. Between HAProxy and an instance, the relay affects
+only new connections. Before Redis, every connection to Redis is closed once. With `streamstress
+stack up --relays` all links have relays from the start; cut and reset need that.
+
+",
+    fault_examples!()
+);
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Logs {
-    /// Whose log, e.g. wsproxy-2; all of them where absent
+    /// Process, for example wsproxy-2 [default: all]
     pub(crate) process: Option<String>,
-    /// Go on as the log grows, until Ctrl+C
+    /// Print new lines as the logs grow, until Ctrl+C
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// How many lines of each
-    #[arg(long, default_value_t = 20)]
+    /// Number of lines per log
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) lines: usize,
 }
 
+/// Reads the name of a stack.
 fn name(text: &str) -> Result<String, String> {
     if is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("a name has 1 to 40 letters, digits, `-` or `_`".to_owned())
+        Err("expected 1 to 40 ASCII letters, digits, `-` or `_`".to_owned())
     }
 }
 
-/// Also an empty one: a variable that is set to nothing is as good as not set.
+/// Reads a path. Accepts an empty one, because an empty environment variable counts as not set.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-fn target(text: &str) -> Result<(Role, u16), String> {
-    let expected = || format!("`{text}` is no ROLE=COUNT: give for example wsproxy=5 or server=3");
+/// Reads a role and the number of its instances.
+fn role_count(text: &str) -> Result<(Role, u16), String> {
+    let expected = || "expected ROLE=COUNT, for example wsproxy=5 or server=3".to_owned();
     let (role, count) = text.split_once('=').ok_or_else(expected)?;
     let role = match role {
         "server" => Role::Server,
@@ -237,15 +284,14 @@ mod tests {
 
     #[test]
     fn the_flags_fit_together() {
-        use clap::CommandFactory;
-        Args::command().debug_assert();
+        Args::augment_args(clap::Command::new("stack")).debug_assert();
     }
 
     #[test]
-    fn targets() {
-        assert_eq!(target("wsproxy=5"), Ok((Role::Wsproxy, 5)));
+    fn roles_have_counts() {
+        assert_eq!(role_count("wsproxy=5"), Ok((Role::Wsproxy, 5)));
         for text in ["", "wsproxy", "redis=2", "server=", "server=-1", "server=x", "server=99999"] {
-            assert!(target(text).unwrap_err().contains("ROLE=COUNT"), "{text:?}");
+            assert!(role_count(text).unwrap_err().contains("ROLE=COUNT"), "{text:?}");
         }
     }
 

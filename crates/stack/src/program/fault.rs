@@ -1,14 +1,14 @@
 //! `streamstress stack fault`: breaks what it is told, one after another, and says what came of it.
 
 use super::{
-    args::{FaultArgs, Place},
+    args::{FaultArgs, Selection},
     print_line,
 };
 use crate::fault::{self, check, inject};
 
-pub(crate) fn run(place: &Place, wanted: FaultArgs) -> anyhow::Result<()> {
+pub(crate) fn run(selection: &Selection, wanted: FaultArgs) -> anyhow::Result<()> {
     let place = match wanted.compose {
-        None => fault::Place::Native(place.directory()),
+        None => fault::Place::Native(selection.directory()),
         Some(project) if project.is_empty() => fault::Place::Compose { project: None },
         Some(project) => fault::Place::find(Some(&format!("compose:{project}")))?,
     };

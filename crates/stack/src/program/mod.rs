@@ -10,19 +10,17 @@ use crate::{
     control::{Request, Response, call},
     native::{Programs, Role, Status},
 };
-use args::{Args, Command, Place};
-use clap::Parser;
+pub use args::Args;
+use args::{Command, Selection};
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
 };
 
-/// Runs the program with these arguments, the program's name first. `programs` starts servers and gateways, unless the arguments name
-/// a directory with other ones.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, programs: Programs) -> ExitCode {
-    match execute(Args::parse_from(arguments), programs) {
+/// Runs `streamstress stack`. `programs` starts servers and gateways, unless `--bin-dir` names a directory with other ones.
+pub fn run(args: Args, programs: Programs) -> ExitCode {
+    match execute(args, programs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "stack: {error:#}");
@@ -32,38 +30,38 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, programs: Programs) ->
 }
 
 fn execute(args: Args, programs: Programs) -> anyhow::Result<()> {
-    let place = args.place;
+    let selection = args.selection;
     match args.command {
-        Command::Up(up) => up::run(&place, &up, programs),
+        Command::Up(up) => up::run(&selection, &up, programs),
         Command::Down => {
-            call(&place.directory(), &Request::Down)?;
-            show_end(&place);
+            call(&selection.directory(), &Request::Down)?;
+            show_end(&selection);
             Ok(())
         }
-        Command::Status { json } => show_answer(&place, &Request::Status, json),
-        Command::Fault(wanted) => fault::run(&place, wanted),
-        Command::Logs(logs) => logs::run(&place.directory(), &logs),
+        Command::Status { json } => show_answer(&selection, &Request::Status, json),
+        Command::Fault(wanted) => fault::run(&selection, wanted),
+        Command::Logs(logs) => logs::run(&selection.directory(), &logs),
         Command::Scale { to } => {
             let to: BTreeMap<Role, u16> = to.into_iter().collect();
-            show_answer(&place, &Request::Scale { to }, false)
+            show_answer(&selection, &Request::Scale { to }, false)
         }
     }
 }
 
-fn show_answer(place: &Place, request: &Request, json: bool) -> anyhow::Result<()> {
-    match call(&place.directory(), request)? {
+fn show_answer(selection: &Selection, request: &Request, json: bool) -> anyhow::Result<()> {
+    match call(&selection.directory(), request)? {
         Response::Status(status) if json => print_line(serde_json::to_string_pretty(&status)?),
         Response::Status(status) => show(&status),
         Response::Fault(injected) => print_line(format_args!("{}: {}", injected.fault, injected.detail)),
-        Response::Ended => show_end(place),
+        Response::Ended => show_end(selection),
         Response::Error(why) => anyhow::bail!(why),
     }
     Ok(())
 }
 
 /// What is left of a stack. Its terminal may be gone, and that is no fault of the stack's end.
-fn show_end(place: &Place) {
-    let logs = place.directory().join("logs");
+fn show_end(selection: &Selection) {
+    let logs = selection.directory().join("logs");
     let _ = writeln!(io::stdout(), "the stack has ended; its logs are in {}", logs.display());
 }
 

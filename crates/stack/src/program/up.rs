@@ -1,7 +1,7 @@
 //! `streamstress stack up`: holds a stack in the foreground, or starts a supervisor in the background and waits for its word.
 
 use super::{
-    args::{Place, Up},
+    args::{Selection, Up},
     print_line, show, show_end,
 };
 use crate::{
@@ -23,30 +23,30 @@ use tracing_subscriber::EnvFilter;
 /// What a shell reports for Ctrl+C.
 const INTERRUPTED: i32 = 130;
 
-pub(crate) fn run(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<()> {
+pub(crate) fn run(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result<()> {
     if up.announce {
-        return announce(place, up, programs);
+        return announce(selection, up, programs);
     }
     if up.detach {
-        return detach(place);
+        return detach(selection);
     }
     log_to_stderr();
-    hold(place, up, programs, |status| {
+    hold(selection, up, programs, |status| {
         show(&status);
         print_line("\nend it with Ctrl+C or `streamstress stack down`");
         Ok(())
     })?;
-    show_end(place);
+    show_end(selection);
     Ok(())
 }
 
 /// In the background: says once on stdout how the start went, then nothing more.
-fn announce(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<()> {
+fn announce(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result<()> {
     nix::unistd::setsid().context("cannot leave the terminal")?;
     // Where the kernel shares the CPU between sessions first, niceness counts only inside one: the session gives way too.
     let _ = std::fs::write("/proc/self/autogroup", crate::NICENESS.to_string());
     log_to_stderr();
-    let held = hold(place, up, programs, |status| {
+    let held = hold(selection, up, programs, |status| {
         // Whoever started us may have gone, by Ctrl+C say: a stack that nobody knows of must not stay.
         say(&Response::Status(status)).context("nobody waits for this stack any more")
     });
@@ -64,9 +64,9 @@ fn say(response: &Response) -> anyhow::Result<()> {
 }
 
 /// Starts this program again in the background, with the same arguments, and passes on what it announces.
-fn detach(place: &Place) -> anyhow::Result<()> {
-    let logs = place.directory().join("logs");
-    private_directory(&place.directory())?;
+fn detach(selection: &Selection) -> anyhow::Result<()> {
+    let logs = selection.directory().join("logs");
+    private_directory(&selection.directory())?;
     private_directory(&logs)?;
     let path = logs.join("supervisor.log");
     let log = open_log(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -94,12 +94,12 @@ fn detach(place: &Place) -> anyhow::Result<()> {
 
 /// Holds a stack until it is told to end. `tell` hears once that it is up.
 fn hold(
-    place: &Place,
+    selection: &Selection,
     up: &Up,
     programs: Programs,
     tell: impl FnOnce(Status) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let options = options(place, up, programs)?;
+    let options = options(selection, up, programs)?;
     // The second is for relays, when there are any.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -127,7 +127,7 @@ fn hold(
     })
 }
 
-fn options(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<Options> {
+fn options(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result<Options> {
     let secret = match up.jwt_secret.as_deref() {
         None | Some("") => JwtSecret::random(),
         Some(key) => JwtSecret::new(key).context("JWT_SECRET")?,
@@ -136,7 +136,8 @@ fn options(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<Options
         Some(directory) => Programs::in_directory(directory)?,
         None => programs,
     };
-    let binaries = Binaries::find(programs, &up.search_path)?;
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
+    let binaries = Binaries::find(programs, &path)?;
     Ok(Options {
         servers: up.servers,
         proxies: up.proxies,
@@ -148,7 +149,7 @@ fn options(place: &Place, up: &Up, programs: Programs) -> anyhow::Result<Options
         persistence: up.redis_persistence.into(),
         relays: up.relays,
         secret,
-        ..Options::new(place.directory(), binaries)
+        ..Options::new(selection.directory(), binaries)
     })
 }
 
