@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the images, starts the whole Compose stack on ports of its own, streams through it, scales it, takes it down.
-# Refuses to touch any other project: what it starts carries its own name and is gone when it ends, however it ends.
+# Builds the images, starts the whole Compose stack on free ports, streams through it, scales it, and removes it.
+# It uses a project name that no other stack has, and removes that project however it ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/native.sh
@@ -12,12 +12,12 @@ usage() {
     cat <<USAGE
 usage: scripts/compose_smoke.sh
 
-Starts redis, haproxy, 2 servers and 3 proxies, runs $CLIENTS clients × $QUERIES queries, scales to 5 proxies, runs them again,
-then once more while a gateway is killed and Redis loses its data, and with a client on the host while a server stands still
-and Redis refuses writes in three ways.
-Exit code 0: everything worked, or there is neither engine nor Compose here, and it says so. Else: failed, logs above.
-Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and what .env.example lists (base images, NOFILE, CARGO_BUILD_JOBS).
-Where the base images cannot be pulled they are made by docker/make_base_images.sh, which wants root.
+Starts Redis, HAProxy, 2 servers and 3 gateways, and runs $CLIENTS clients × $QUERIES queries four times: on this stack, with 5 gateways,
+while a gateway is killed and Redis loses its data, and from the host while a server is paused and Redis refuses writes in three ways.
+Exit code 0: everything worked, or there is no container engine or no Compose, which is printed. Otherwise it failed, and the logs
+are printed.
+Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and the variables in .env.example (base images, NOFILE, CARGO_BUILD_JOBS).
+If base images cannot be pulled, docker/make_base_images.sh makes them, which needs root.
 USAGE
 }
 
@@ -52,7 +52,7 @@ tear_down() {
         "${compose[@]}" logs --no-color --tail=40 || true
     fi
     say "taking it down"
-    # Containers of an interrupted `run` are none of `down`'s business, but hold its network.
+    # `down` leaves containers of an interrupted `run`, and they hold its network.
     docker ps -aq --filter "label=com.docker.compose.project=$PROJECT" --filter label=com.docker.compose.oneoff=True |
         xargs -r docker rm -f >/dev/null
     "${compose[@]}" down -v --remove-orphans --timeout 10 >/dev/null 2>&1 || status=1
@@ -64,7 +64,7 @@ tear_down() {
     exit "$status"
 }
 
-# Below the ephemeral range, so that no outgoing connection takes it meanwhile.
+# Prints a free port below the ephemeral range, so that no outgoing connection takes it meanwhile.
 free_port() {
     local port
     while :; do
@@ -74,7 +74,7 @@ free_port() {
     echo "$port"
 }
 
-# Base images: the variables' where set, else the public ones, else our own.
+# Selects the base images: those that variables name, else the public ones, else images that are made here.
 choose_base_images() {
     if [[ -n ${RUST_IMAGE:-} ]] || grep -qs '^RUST_IMAGE=' .env; then
         return
@@ -92,7 +92,7 @@ choose_base_images() {
 
 containers() { docker ps -q --filter "label=com.docker.compose.project=$PROJECT" --filter "label=com.docker.compose.service=$1"; }
 
-# Waits until a service has so many containers and each is healthy, two minutes at most.
+# Waits until a service has COUNT containers and all of them are healthy, for at most two minutes.
 await_healthy() { # service count
     local deadline=$((SECONDS + 120)) ids states=none
     while ((SECONDS < deadline)); do
@@ -112,7 +112,7 @@ http_get() { # path on the statistics port
     exec 3>&-
 }
 
-# A column of HAProxy's table, for the slots of the gateways that are up.
+# Prints a column of HAProxy's statistics for the gateways that are up.
 gateways() { # column
     # HAProxy sends its statistics in chunks: sed takes the marks between them out.
     http_get '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v want="$1" '
@@ -130,7 +130,7 @@ await_gateways() { # count
     fail "HAProxy sees $up proxies up, not $1, after 30 seconds"
 }
 
-# 98 means that this machine was too busy for the figures; the smoke asks whether the stack delivers.
+# Runs the client as a container. INVALID (98) is accepted if all queries are ok: figures of time do not matter here.
 run_load() { # OPTIONS of `run`
     local status=0 newest
     "${compose[@]}" run --rm -T -e "STREAMSTRESS_CLIENTS=$CLIENTS" -e "STREAMSTRESS_QUERIES=$QUERIES" "$@" client || status=$?
@@ -156,7 +156,7 @@ check_hardening() {
     [[ $(docker exec "$id" stat -c '%a %u' /run/streamstress/jwt_secret) == "400 10001" ]] || fail "the secret's file is open to others"
 }
 
-# A client on the host finds all the ports that lead to the gateways.
+# Checks that a client on the host finds all published ports of the gateways.
 check_published_ports() {
     local plan address
     plan=$("$bin/streamstress" --dry-run --clients 20 --queries 1 \
@@ -166,8 +166,8 @@ check_published_ports() {
     done
 }
 
-# A client on the host breaks the stack by itself: one of two servers stands still while the first queries end, then Redis refuses
-# writes in each of its ways. Nothing may be lost, and only the broken server's queries may be excused.
+# Injects faults from a client on the host: one of two servers is paused while the first queries end, then Redis refuses writes in
+# three ways. No token may be lost, and only queries of the paused server may be excused.
 break_by_plan() {
     local results=$work/broken status=0 summary excused
     mkdir "$results"
@@ -181,7 +181,7 @@ break_by_plan() {
     grep -Eq "\"queries_ok\": *$((CLIENTS * 4))," <<<"$summary" || fail "queries failed while faults were injected"
     grep -Eq '"tokens_lost": *0,' <<<"$summary" || fail "tokens were lost while faults were injected"
     excused=$(grep -Eo '"queries_simulator_excused": *[0-9]+' <<<"$summary" | grep -Eo '[0-9]+$')
-    # Of few clients all can have been on the same server.
+    # With few clients, all of them can be on one server.
     if ((CLIENTS >= 30 && (excused == 0 || excused * 10 > CLIENTS * 9))); then
         fail "$excused of $CLIENTS queries were excused while one of two servers stood still"
     fi

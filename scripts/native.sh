@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts that measure or break native stacks: builds the programs, starts stacks, leaves nothing behind.
-# It starts nothing by itself, and knows no scenario, no fault and no figure.
+# Functions for scripts that use native stacks: build the programs, start stacks, and remove everything at the end.
 
 die() { echo "$(basename "$0" .sh): $1" >&2; exit "${2:-1}"; }
 
@@ -41,8 +40,8 @@ exec_bench() { # COMMAND ARGUMENTS...
     exec "$bin/streamstress-bench" "${arguments[@]}"
 }
 
-# From here on $work is a directory; at the end, however it comes, COMMAND is called and $work is gone. A command that fails
-# makes the script fail.
+# Creates the directory $work. When the script ends, for whatever reason, runs COMMAND and removes $work. The script fails if
+# COMMAND fails.
 end_with() { # COMMAND...
     work=$(mktemp -d)
     ending=("$@")
@@ -60,14 +59,11 @@ finish() {
     exit "$code"
 }
 
-# Starts a stack on free ports: $work/NAME has its state, $work/NAME.json its status, $api and $ws are its doors.
-# shellcheck disable=SC2034 # whoever sources it reads them
+# Starts a stack on free ports. Afterwards $work/NAME has its state, and $work/NAME.json its status.
 stack_up() { # NAME OPTIONS...
     "$bin/streamstress" stack --state-dir "$work/$1" up --detach --api-port 0 --ws-port 0 --stats-port 0 "${@:2}" >"$work/up" ||
         die "the stack did not start: $(cat "$work/up")"
     "$bin/streamstress" stack --state-dir "$work/$1" status --json >"$work/$1.json"
-    api=$(jq -r .api_url "$work/$1.json")
-    ws=$(jq -r .ws_url "$work/$1.json")
 }
 
 stacks_down() { # NAME...
