@@ -70,7 +70,7 @@ run log >/dev/null
 run pubsub >/dev/null
 ratios=()
 {
-    echo "| pair | log: µs of CPU a token | pub/sub: µs of CPU a token | ratio | log: tokens/s, lost | pub/sub: tokens/s, lost |"
+    echo "| pair | log: CPU µs per token | pub/sub: CPU µs per token | ratio | log: tokens/s, lost | pub/sub: tokens/s, lost |"
     echo "|---|---|---|---|---|---|"
 } | tee "$work/table"
 for ((pair = 1; pair <= pairs; pair++)); do
@@ -85,7 +85,7 @@ for ((pair = 1; pair <= pairs; pair++)); do
         'BEGIN { printf "| %d | %.1f | %.1f | %.3f | %s | %s |\n", pair, a / m * 1e6, b / n * 1e6, ratio, l, p }' | tee -a "$work/table"
 done
 median=$(printf '%s\n' "${ratios[@]}" | sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }')
-printf '\nMedian of %d pairs: a second of CPU carries %.1f %% of the tokens with the log that it carries with plain pub/sub%s.\n' \
+printf '\nMedian of %d pairs: one second of CPU time carries, with the log, %.1f %% of the tokens that it carries with plain pub/sub%s.\n' \
     "$pairs" "$(jq -n "$median * 100")" "${direct:+, past HAProxy}" | tee -a "$work/table"
 if [[ -n $write ]]; then
     sed -i -e '/^<!-- comparison -->$/,/^<!-- end of comparison -->$/{//!d}' -e "/^<!-- comparison -->\$/r $work/table" docs/delivery.md
