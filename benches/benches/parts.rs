@@ -1,5 +1,5 @@
-//! The parts that every token passes, each alone: `cargo bench -p benches`. They tell where time goes; what a token costs in all
-//! is measured by the load program.
+//! Measures the parts that every token passes through, one by one: `cargo bench -p benches`. The load program measures the cost of a
+//! token in the whole stack.
 
 use bus::{LaneEnd, Lanes, Outlet};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -26,12 +26,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 use uuid::Uuid;
 use wsproxy::frame::{Header, Opcode};
 
-/// Sessions whose lanes are open, and whose tokens come in turns.
+/// Sessions with an open lane. Their tokens come in turns.
 const SESSIONS: u128 = 2_000;
 const GENERATION: u64 = 1_790_000_000_000;
-/// Tokens of an answer: those of the default text.
+/// Tokens of an answer, as in the simulator's default text.
 const ANSWER: u64 = 18;
-/// Sockets that are read in turns.
+/// Sockets that are read in turn.
 const SOCKETS: u64 = 64;
 const QUERY: &str = "0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11";
 
@@ -60,7 +60,7 @@ fn frames(c: &mut Criterion) {
     let text = String::from_utf8(payload.clone()).expect("events are text");
     let mut ledger = Ledger::default();
     let mut seq = 0;
-    c.bench_function("event/decode_and_check_off", |b| {
+    c.bench_function("event/decode_and_record", |b| {
         b.iter(|| {
             seq += 1;
             let Ok(Frame::Event(event)) = Frame::parse(black_box(&text)) else { panic!("no event") };
@@ -84,7 +84,7 @@ impl Outlet for Nowhere {
     fn end(&self, _: LaneEnd) {}
 }
 
-/// One token of every session, from the channel's name to the outlet.
+/// Measures the dispatch of one token per session, from the channel's name to the outlet.
 fn dispatch(c: &mut Criterion) {
     let lanes = Lanes::default();
     let channels: Vec<String> = (0..SESSIONS).map(|n| Names::default().down(session(n))).collect();
@@ -112,14 +112,14 @@ fn dispatch(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a token costs until it is recorded: its samples kept, and recorded at the end of a query of 100 tokens.
+/// Measures the recording of a token: its samples are kept, and recorded at the end of a query of 100 tokens.
 fn recorder(c: &mut Criterion) {
     let (out, parcels) = sync_channel(16);
     let drain = std::thread::spawn(move || parcels.into_iter().count());
     let mut recorder = Recorder::new(0, out, Arc::from([]));
     let mut ns = 0i64;
     let (mut samples, mut interval, mut kept) = (QuerySamples::default(), Interval::default(), 0);
-    c.bench_function("recorder/a_token", |b| {
+    c.bench_function("recorder/token", |b| {
         b.iter(|| {
             ns += 25_000;
             let at = Duration::from_nanos(ns.unsigned_abs());
@@ -157,7 +157,7 @@ fn tokens(c: &mut Criterion) {
     c.bench_function("jwt/verify", |b| b.iter(|| verifier.verify(black_box(&token), session(1), now)));
 }
 
-/// What the digest of an answer costs: each side's work for an answer, with and without it.
+/// Measures the work of server and client for one answer, with and without the digest.
 fn digest(c: &mut Criterion) {
     let words: Vec<String> = (1..=ANSWER).map(|n| format!("word{n} ")).collect();
     let mut sent = Digester::default();
@@ -216,8 +216,8 @@ fn digest(c: &mut Criterion) {
     group.finish();
 }
 
-/// What the kernel's receive timestamps cost: a frame to each of some sockets, then a read of each, as the client does it.
-/// `read` times the reads alone; `write_and_read` has the kernel's own part in it, which stamps when a segment arrives.
+/// Measures the cost of the kernel's receive timestamps: writes a frame to each of some sockets, then reads each, as the client
+/// does. `read` times only the reads. `write_and_read` includes the kernel's part, which takes the timestamp when a segment arrives.
 fn timestamps(c: &mut Criterion) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
@@ -272,7 +272,7 @@ impl Sockets {
             });
         }
         let mut sockets = Self { writers, readers };
-        // The kernel begins to stamp a moment after the first socket asked.
+        // The kernel begins to take timestamps a moment after the first socket requests them.
         let deadline = Instant::now() + Duration::from_secs(5);
         while stamped && !sockets.is_stamped() {
             assert!(Instant::now() < deadline, "this kernel gives no receive timestamps");
@@ -288,7 +288,7 @@ impl Sockets {
         })
     }
 
-    /// Sends a frame over each and reads it. Returns the time of the reads; with `all` that of the writes as well.
+    /// Sends a frame over each socket and reads it. Returns the duration of the reads, with `all` also that of the writes.
     fn turn(&mut self, frame: &[u8], all: bool) -> Duration {
         let began = Instant::now();
         for writer in &mut self.writers {

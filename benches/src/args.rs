@@ -1,9 +1,9 @@
-//! The load program's flags, as clap reads them. What they mean is said here once; nothing else reads the command line.
+//! The options of the load program. Nothing else reads the command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
-/// Measures a WebSocket gateway between a private Redis and sockets that cost next to nothing to read.
+/// Measures the CPU time, memory, latency and highest load of a WebSocket gateway, a load client or a stack
 #[derive(Clone, Debug, Parser)]
 #[command(name = "streamstress-bench", version, max_term_width = 100, args_override_self = true)]
 pub struct Args {
@@ -15,17 +15,17 @@ pub struct Args {
 /// What to measure.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// CPU time a token, memory a connection and latency at one load
+    /// Measure CPU time per token, memory per connection and latency at one load
     Gateway(Gateway),
-    /// Sockets opened a second, with a token and an attached session each
+    /// Measure how many sockets open per second, each with a JWT and an attached session
     Connect(Connect),
-    /// What a load client costs at one load
+    /// Measure the CPU time and memory of a load client at one load
     Client(Client),
-    /// What a stack costs that nobody uses
+    /// Measure the CPU time of a stack without load
     Idle(Idle),
-    /// The highest load that stays clean: in steps, then between the last clean one and the first that was not
+    /// Search the highest clean load: in steps, then by halving
     Search(Search),
-    /// Tables of the records in files, in Markdown
+    /// Print Markdown tables of records
     Table(Table),
     /// Break a stack in each known way, one fault per run, and account for every token
     Matrix(Matrix),
@@ -33,31 +33,31 @@ pub enum Command {
     Scenarios(Scenarios),
 }
 
-/// The gateway's own default.
-pub(crate) const DEFAULT_COALESCE_MS: u16 = 100;
+/// The gateway's default of `WS_MAX_COALESCE_MS`.
+const DEFAULT_COALESCE_MS: u16 = 100;
 
-/// What is measured, and the way to it.
+/// What is measured, and how sockets reach it.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Target {
-    /// The gateway
+    /// Gateway to measure
     #[arg(long, value_enum, default_value_t = Gateways::Wsproxy)]
     pub gateway: Gateways,
-    /// How sockets reach it
+    /// How sockets reach the gateway
     #[arg(long, value_enum, default_value_t = Way::Tcp)]
     pub way: Way,
-    /// TCP between the processes of the stack as well, in the place of unix sockets
+    /// Use TCP instead of unix sockets between the processes of the stack
     #[arg(long)]
     pub tcp_hops: bool,
-    /// Milliseconds for which our gateway may hold tokens back to merge them; 0: it never merges
+    /// Milliseconds for which wsproxy may hold tokens back to merge them; 0: never
     #[arg(long, default_value_t = DEFAULT_COALESCE_MS, value_parser = clap::value_parser!(u16).range(..=1_000))]
     pub coalesce_ms: u16,
-    /// How many gateways; more than one needs HAProxy on the way
+    /// Number of gateways; more than one needs --way haproxy
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub gateways: u16,
-    /// How many servers; the load program makes its tokens itself, so they idle
+    /// Number of servers. They are idle, except with `client`: this program produces the tokens
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub servers: u16,
-    /// Where `wsproxy`, `server`, `client` and `peer` are [default: beside this program]
+    /// Directory with the programs of this project [default: that of this program]
     #[arg(long, env = "STREAMSTRESS_BIN_DIR")]
     pub bin_dir: Option<PathBuf>,
     #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
@@ -65,29 +65,41 @@ pub struct Target {
 }
 
 impl Target {
-    /// For how long the gateway may hold a token back, in milliseconds.
+    /// Returns the longest time for which the gateway may hold a token back, in milliseconds.
     pub(crate) fn hold_ms(&self) -> f64 {
         if self.gateway == Gateways::Wsproxy { f64::from(self.coalesce_ms) } else { 0.0 }
+    }
+
+    /// Describes the target, for example `wsproxy over tcp, never merging`.
+    pub(crate) fn variant(&self) -> String {
+        let gateways = if self.gateways > 1 { format!("{} × ", self.gateways) } else { String::new() };
+        let hops = if self.tcp_hops { ", tcp hops" } else { "" };
+        let merging = match (self.gateway, self.coalesce_ms) {
+            (Gateways::Wsproxy, 0) => ", never merging".to_owned(),
+            (Gateways::Wsproxy, ms) if ms != DEFAULT_COALESCE_MS => format!(", merging for {ms} ms"),
+            _ => String::new(),
+        };
+        format!("{gateways}{} over {}{hops}{merging}", self.gateway.name(), self.way.name())
     }
 }
 
 /// Gateways that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Gateways {
-    /// Ours, with log, resume, bounds and pings on.
+    /// wsproxy with log, resume, limits and pings.
     Wsproxy,
-    /// A minimal one on tokio-tungstenite with its default buffers; no log, no bounds, no pings.
+    /// A minimal gateway on tokio-tungstenite with default buffers; no log, no limits, no pings.
     TungsteniteDefault,
-    /// The same with small buffers.
+    /// The minimal gateway with small buffers.
     TungsteniteSmall,
-    /// nginx with nchan at its defaults: Redis keeps the last ten messages of a session; no JWT, no pings.
+    /// nginx with nchan at its defaults: Redis stores the last ten messages of a session; no JWT, no pings.
     Nchan,
-    /// nchan without storage: messages are handed on alone.
+    /// nchan without storage.
     NchanNostore,
 }
 
 impl Gateways {
-    /// As on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -99,7 +111,7 @@ impl Gateways {
         }
     }
 
-    /// nchan takes its messages from a front end of its own, and nothing that our servers say.
+    /// Returns whether the gateway is nchan, which takes messages from its own front end and not from our servers.
     #[must_use]
     pub const fn is_nchan(self) -> bool {
         matches!(self, Self::Nchan | Self::NchanNostore)
@@ -109,16 +121,16 @@ impl Gateways {
 /// How sockets reach the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
-    /// Straight to it, over TCP on loopback.
+    /// Directly, over TCP on loopback.
     Tcp,
-    /// Straight to it, over its unix socket.
+    /// Directly, over the gateway's unix socket.
     Unix,
     /// Through HAProxy.
     Haproxy,
 }
 
 impl Way {
-    /// As on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -129,10 +141,10 @@ impl Way {
     }
 }
 
-/// How the load is made.
+/// Rate and duration of the load.
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub struct Shape {
-    /// Tokens a second on each connection
+    /// Tokens per second on each connection
     #[arg(long, default_value_t = 20.0, value_parser = positive)]
     pub per_connection: f64,
     /// Seconds of load before the measurement
@@ -150,7 +162,7 @@ pub struct Gateway {
     pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) shape: Shape,
-    /// WebSockets, one session each
+    /// Number of WebSockets, one session each
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=19_000))]
     pub(crate) connections: u32,
 }
@@ -160,10 +172,10 @@ pub struct Gateway {
 pub struct Connect {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// WebSockets to open, one session each
+    /// Number of WebSockets to open, one session each
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=19_000))]
     pub(crate) connections: u32,
-    /// Connects under way at a time
+    /// Connects at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub(crate) concurrency: u32,
 }
@@ -171,16 +183,16 @@ pub struct Connect {
 /// Load clients that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Clients {
-    /// Ours, with every check and histogram on.
+    /// `streamstress run`, with all checks and histograms.
     Ours,
-    /// tsung: it counts bytes and looks into no frame.
+    /// tsung, which counts bytes and does not parse frames.
     Tsung,
-    /// k6, with the script in `benches/peers`.
+    /// k6 with the script `benches/peers/k6.js`.
     K6,
 }
 
 impl Clients {
-    /// As records call it.
+    /// Returns the name in records.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -190,13 +202,13 @@ impl Clients {
         }
     }
 
-    /// What brings it.
+    /// Returns how to install the client.
     #[must_use]
     pub const fn install(self) -> &'static str {
         match self {
             Self::Ours => "run `cargo build -p client`, or set STREAMSTRESS_BIN_DIR",
-            Self::Tsung => "run `apt-get install tsung` (or the like)",
-            Self::K6 => "put k6 on the PATH, see its documentation",
+            Self::Tsung => "run `apt-get install tsung` or install the package of your distribution",
+            Self::K6 => "install k6, so that it is on the PATH: grafana.com/docs/k6/latest/set-up/install-k6",
         }
     }
 }
@@ -204,14 +216,14 @@ impl Clients {
 /// `bench client`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Client {
-    /// The client
+    /// Client to measure
     #[arg(long, value_enum, default_value_t = Clients::Ours)]
     pub(crate) client: Clients,
     #[command(flatten)]
     pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) shape: Shape,
-    /// Clients, one session each
+    /// Number of clients, one session each
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=9_000))]
     pub(crate) clients: u32,
 }
@@ -221,7 +233,7 @@ pub struct Client {
 pub struct Idle {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Seconds to look on for
+    /// Seconds of the measurement
     #[arg(long, default_value = "15", value_parser = seconds)]
     pub(crate) duration: Duration,
 }
@@ -233,16 +245,16 @@ pub struct Search {
     pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) shape: Shape,
-    /// Tokens a second to begin with
+    /// First load, in tokens per second
     #[arg(long, default_value_t = 40_000.0, value_parser = positive)]
     pub(crate) from: f64,
-    /// How much the load grows in a step, in tokens a second
+    /// Growth of the load per step, in tokens per second
     #[arg(long, default_value_t = 20_000.0, value_parser = positive)]
     pub(crate) step: f64,
-    /// Where the search ends, in tokens a second
+    /// Highest load to try, in tokens per second
     #[arg(long, default_value_t = 200_000.0, value_parser = positive)]
     pub(crate) to: f64,
-    /// The search is over when the last clean load and the first that was not are so near, in tokens a second
+    /// Precision: largest distance between the result and a load that was not clean, in tokens per second
     #[arg(long, default_value_t = 5_000.0, value_parser = positive)]
     pub(crate) within: f64,
 }
@@ -250,16 +262,16 @@ pub struct Search {
 /// `bench table`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Table {
-    /// Files with a record each, or a list of them
+    /// Files with one record or a list of records
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
-    /// Medians to compare with
+    /// File with medians to compare with
     #[arg(long)]
     pub(crate) baseline: Option<PathBuf>,
-    /// Write the medians there, to be compared with later
+    /// File to write the medians to
     #[arg(long)]
     pub(crate) write_baseline: Option<PathBuf>,
-    /// Of which commit the medians are
+    /// Commit to name in --write-baseline
     #[arg(long, default_value = "unknown")]
     pub(crate) commit: String,
 }
@@ -334,13 +346,17 @@ pub struct Scenarios {
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
-    if value.is_finite() && value > 0.0 { Ok(value) } else { Err(format!("`{text}` is not above zero")) }
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if value.is_finite() && value > 0.0 { Ok(value) } else { Err(format!("`{text}` must be greater than 0")) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let value = positive(text)?;
-    if value <= 600.0 { Ok(Duration::from_secs_f64(value)) } else { Err("ten minutes are the most".into()) }
+    if value <= 600.0 {
+        Ok(Duration::from_secs_f64(value))
+    } else {
+        Err(format!("`{text}` must be at most 600 seconds"))
+    }
 }
 
 #[cfg(test)]

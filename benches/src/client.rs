@@ -1,5 +1,5 @@
-//! The client's role: what a load client costs a token while it opens sessions, connects, submits and receives, against real
-//! servers and one gateway. Ours, or a peer that is told the same load; what each says of itself is kept beside its cost.
+//! `bench client`: measures CPU time per token and memory of a load client while it creates sessions, connects, submits and
+//! receives, against real servers and one gateway. Every client runs the same load, and its own counts are recorded too.
 
 mod k6;
 mod ours;
@@ -9,11 +9,10 @@ mod tsung;
 use crate::{
     args::{Client, Clients, Way},
     dial::Address,
-    gateway::variant,
     judge,
     record::Record,
     rig::{Rig, programs},
-    usage::{Between, Look, Watched, children},
+    usage::{Snapshot, Used, Watched, children},
 };
 use anyhow::{Context, bail};
 use nix::{
@@ -32,35 +31,35 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// Clients start evenly over this time.
+/// Time over which clients start, evenly.
 const RAMP_UP: Duration = Duration::from_secs(4);
-/// The first look at our client's memory, when it has started and few of its sessions are open.
-const FIRST_LOOK: Duration = Duration::from_millis(200);
-/// Streams last so much longer than the window, so that all of them run through all of it.
+/// When our client's memory is first read. It has started, and few sessions are open.
+const FIRST_SNAPSHOT: Duration = Duration::from_millis(200);
+/// Time by which streams are longer than the window, so that each of them covers all of it.
 const SPARE: Duration = Duration::from_secs(2);
-/// What a client may take to open everything, and to end, above the streams' length.
+/// Time limit for opening all sockets, and for ending after the streams.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at the gateway while a peer opens its sockets.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Time between two scrapes of the gateway while a peer opens its sockets.
+const SCRAPE_EVERY: Duration = Duration::from_millis(50);
 
-/// One load, as every client is told it: sessions with one query each.
+/// The load that every client runs: sessions with one query each.
 #[derive(Clone, Debug)]
 struct Load {
     clients: u32,
     /// Tokens of each query.
     tokens: u32,
-    /// Between two tokens of a query.
+    /// Time between two tokens of a query.
     interval: Duration,
     api: SocketAddr,
     gateway: SocketAddr,
-    /// Whatever the client writes goes here.
+    /// Directory for all files of the client.
     output: PathBuf,
 }
 
 impl Load {
     fn of(rig: &Rig, options: &Client, output: &Path) -> anyhow::Result<Self> {
         let Address::Tcp(gateway) = rig.address(options.target.way)? else {
-            bail!("the clients speak TCP: give --way {} or {}", Way::Tcp.name(), Way::Haproxy.name());
+            bail!("load clients use TCP: use --way {} or {}", Way::Tcp.name(), Way::Haproxy.name());
         };
         let length = RAMP_UP + options.shape.warm_up + options.shape.duration + SPARE;
         let api = rig.api_url().strip_prefix("http://").unwrap_or_default();
@@ -68,13 +67,13 @@ impl Load {
             clients: options.clients,
             tokens: (length.as_secs_f64() * options.shape.per_connection).ceil() as u32,
             interval: Duration::from_secs_f64(options.shape.per_connection.recip()),
-            api: api.parse().with_context(|| format!("{api} is no address"))?,
+            api: api.parse().with_context(|| format!("`{api}` is not an address"))?,
             gateway,
             output: output.to_owned(),
         })
     }
 
-    /// How long a stream is.
+    /// Returns the duration of a stream.
     fn length(&self) -> Duration {
         self.interval * self.tokens
     }
@@ -83,21 +82,21 @@ impl Load {
         self.interval.as_secs_f64() * 1e3
     }
 
-    /// All tokens of all clients.
+    /// Returns the number of tokens of all clients.
     fn all_tokens(&self) -> u64 {
         u64::from(self.clients) * u64::from(self.tokens)
     }
 }
 
-/// Starts a rig and a client, and looks at both.
+/// Starts a rig and a client, and measures both.
 pub(crate) async fn measure(options: &Client) -> anyhow::Result<Record> {
     if options.target.gateway.is_nchan() {
-        bail!("nchan knows nothing of our servers: give another --gateway");
+        bail!("nchan does not work with our servers: use another --gateway");
     }
     let rig = Rig::start(&options.target).await?;
-    let seen = run(&rig, options).await;
+    let record = run(&rig, options).await;
     rig.stop().await;
-    seen
+    record
 }
 
 async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
@@ -114,24 +113,24 @@ async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
     let began = Instant::now();
     let first = match options.client {
         Clients::Ours => {
-            sleep_until(began + FIRST_LOOK).await;
-            let first = Look::at(&watched).context("the client has ended at once")?;
+            sleep_until(began + FIRST_SNAPSHOT).await;
+            let first = Snapshot::take(&watched).context("the client ended at once")?;
             sleep_until(began + RAMP_UP).await;
             Some(first)
         }
         Clients::Tsung | Clients::K6 => {
-            everybody_is_there(rig, &load).await?;
+            wait_for_sockets(rig, &load).await?;
             None
         }
     };
     sleep(options.shape.warm_up).await;
-    let begin = Look::at(&watched)?;
+    let begin = Snapshot::take(&watched)?;
     sleep(options.shape.duration).await;
-    let last = Look::at(&watched)?;
+    let last = Snapshot::take(&watched)?;
     let status = client.end(load.length() + PATIENCE).await?;
 
     let mut record =
-        Record::new("client", format!("{} to {}", options.client.name(), variant(&options.target)));
+        Record::new("client", format!("{} to {}", options.client.name(), options.target.variant()));
     let rate = f64::from(load.clients) * options.shape.per_connection;
     record.add("clients", f64::from(load.clients));
     record.add("tokens_per_second", rate);
@@ -142,7 +141,7 @@ async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
     }
     write_usage(&mut record, &last.since(&begin), rate * options.shape.duration.as_secs_f64());
     if let Some(first) = first {
-        let opened_since = f64::from(load.clients) * (1.0 - FIRST_LOOK.div_duration_f64(RAMP_UP));
+        let opened_since = f64::from(load.clients) * (1.0 - FIRST_SNAPSHOT.div_duration_f64(RAMP_UP));
         let grown = last.rss_kib("client") - first.rss_kib("client");
         record.add("rss_kib_per_connection{client}", grown / opened_since);
     }
@@ -151,33 +150,33 @@ async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
     Ok(record)
 }
 
-fn write_usage(record: &mut Record, between: &Between, tokens: f64) {
-    for (name, usage) in between.groups.iter().filter(|(name, _)| *name != "generator") {
+fn write_usage(record: &mut Record, used: &Used, tokens: f64) {
+    for (name, usage) in used.groups.iter().filter(|(name, _)| *name != "generator") {
         record.add(format!("cpu_us_per_token{{{name}}}"), usage.cpu_s * 1e6 / tokens);
         record.add(format!("busiest_thread{{{name}}}"), usage.busiest_thread);
     }
-    record.add("machine", between.machine);
-    record.add("steal", between.steal);
-    judge::saturation(record, between);
+    record.add("machine", used.machine);
+    record.add("steal", used.steal);
+    judge::saturation(record, used);
 }
 
-/// Waits until every session has its socket: how long a peer takes to start is its own affair.
-async fn everybody_is_there(rig: &Rig, load: &Load) -> anyhow::Result<()> {
+/// Waits until every session has its socket. The time that a peer needs to start does not count.
+async fn wait_for_sockets(rig: &Rig, load: &Load) -> anyhow::Result<()> {
     let mut open = 0;
     let all = async {
         while open < u64::from(load.clients) {
-            sleep(LOOK_EVERY).await;
+            sleep(SCRAPE_EVERY).await;
             open = Scrape::of(rig).await?.connections;
         }
         anyhow::Ok(())
     };
     match timeout(PATIENCE, all).await {
         Ok(waited) => waited,
-        Err(_) => bail!("after {} s {open} of {} sockets are open", PATIENCE.as_secs(), load.clients),
+        Err(_) => bail!("only {open} of {} sockets are open after {} s", load.clients, PATIENCE.as_secs()),
     }
 }
 
-/// A client that runs; tsung is a script with the client as its child. Dropped, both are killed.
+/// A running client. tsung is a script with the client as its child: both are killed on drop.
 struct Running {
     child: Child,
     pid: u32,
@@ -193,7 +192,7 @@ impl Running {
     }
 
     async fn end(mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        Ok(timeout(limit, self.child.wait()).await.context("the client does not end")??)
+        Ok(timeout(limit, self.child.wait()).await.context("the client did not end in time")??)
     }
 }
 
@@ -201,7 +200,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let is_running = self.child.id().is_some();
         for child in if is_running { children(self.pid) } else { Vec::new() } {
-            // An error says that it has gone already.
+            // It fails if the child has ended already.
             let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
         }
     }

@@ -1,23 +1,29 @@
-//! Opens one WebSocket at the least cost: a request that was made beforehand, and a look at the answer's first line.
-//! It checks no `Sec-WebSocket-Accept`; what the gateway answers is tested elsewhere.
+//! Opens WebSockets at the least cost: sends requests that were made in advance, and checks only the first line of each
+//! response. `Sec-WebSocket-Accept` is not checked; the gateway's own tests do that.
 
+use crate::latency::histogram;
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream};
+use hdrhistogram::Histogram;
 use nix::sys::epoll::{Epoll, EpollEvent};
 use std::{
     io::{self, Read, Write},
     net::SocketAddr,
     os::unix::net as unix,
     path::PathBuf,
+    time::Instant,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
 };
 
-/// The longest answer that is waited for.
-const MOST_HEAD: usize = 8 << 10;
+/// Connects at a time, unless an option sets another number.
+pub(crate) const CONCURRENCY: usize = 64;
+/// Longest head of a response, in bytes.
+const MAX_HEAD: usize = 8 << 10;
 
-/// Where a gateway is.
+/// The address of a gateway.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
@@ -39,7 +45,7 @@ impl Socket {
         }
     }
 
-    /// Writes a control frame: where the socket does not take it at once, nobody reads at the other end.
+    /// Writes a control frame. Fails if the socket does not take it at once, which means that the gateway does not read.
     pub(crate) fn write(&self, frame: &[u8]) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => (&*stream).write_all(frame),
@@ -62,7 +68,7 @@ impl Socket {
     }
 }
 
-/// An open WebSocket, and what came right behind the answer.
+/// An open WebSocket, and the bytes that followed the response.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) socket: Socket,
@@ -72,24 +78,57 @@ pub(crate) struct Opened {
 /// Opens a WebSocket with `request`, a whole HTTP head.
 ///
 /// # Errors
-/// No connection, or an answer other than 101, which is named.
-pub(crate) async fn open(address: &Address, request: &[u8]) -> anyhow::Result<Opened> {
+/// The connection fails, or the status is not 101. The error contains the status line.
+async fn open(address: &Address, request: &[u8]) -> anyhow::Result<Opened> {
     match address {
         Address::Tcp(address) => {
             let mut stream = TcpStream::connect(address).await.context("cannot connect over TCP")?;
-            let early = shake(&mut stream, request).await?;
+            let early = handshake(&mut stream, request).await?;
             Ok(Opened { socket: Socket::Tcp(stream.into_std()?), early })
         }
         Address::Unix(path) => {
             let mut stream = UnixStream::connect(path).await.context("cannot connect to the unix socket")?;
-            let early = shake(&mut stream, request).await?;
+            let early = handshake(&mut stream, request).await?;
             Ok(Opened { socket: Socket::Unix(stream.into_std()?), early })
         }
     }
 }
 
-/// Sends the request and reads the answer's head; what came behind it.
-async fn shake<S>(stream: &mut S, request: &[u8]) -> anyhow::Result<Vec<u8>>
+/// The sockets of many connects.
+pub(crate) struct OpenedAll {
+    pub(crate) opened: Vec<Opened>,
+    /// Seconds from the first request to the last response.
+    pub(crate) seconds: f64,
+    /// Time from the first byte of a request to its response, in microseconds.
+    pub(crate) latency: Histogram<u32>,
+}
+
+/// Opens a socket for every request, in their order, `concurrency` at a time.
+///
+/// # Errors
+/// A socket cannot be opened.
+pub(crate) async fn open_all(
+    address: &Address,
+    requests: Vec<Vec<u8>>,
+    concurrency: usize,
+) -> anyhow::Result<OpenedAll> {
+    let began = Instant::now();
+    let dials = requests.into_iter().map(|request| async move {
+        let began = Instant::now();
+        let opened = open(address, &request).await;
+        (opened, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX))
+    });
+    let mut dials = stream::iter(dials).buffered(concurrency);
+    let (mut opened, mut latency) = (Vec::new(), histogram());
+    while let Some((socket, us)) = dials.next().await {
+        opened.push(socket?);
+        latency.saturating_record(us.max(1));
+    }
+    Ok(OpenedAll { opened, seconds: began.elapsed().as_secs_f64(), latency })
+}
+
+/// Sends the request and reads the head of the response. Returns the bytes that followed it.
+async fn handshake<S>(stream: &mut S, request: &[u8]) -> anyhow::Result<Vec<u8>>
 where
     S: AsyncReadExt + AsyncWriteExt + Unpin,
 {
@@ -97,17 +136,17 @@ where
     let mut answer = Vec::with_capacity(512);
     loop {
         if stream.read_buf(&mut answer).await? == 0 {
-            bail!("the gateway closed the connection in the handshake");
+            bail!("the gateway closed the connection during the handshake");
         }
         if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
             let line = answer.split(|&byte| byte == b'\r').next().unwrap_or_default();
             if !line.starts_with(b"HTTP/1.1 101") {
-                bail!("the gateway answers `{}`", String::from_utf8_lossy(line));
+                bail!("the gateway returned `{}` instead of status 101", String::from_utf8_lossy(line));
             }
             return Ok(answer.split_off(end + 4));
         }
-        if answer.len() > MOST_HEAD {
-            bail!("the gateway's answer has more than {MOST_HEAD} bytes");
+        if answer.len() > MAX_HEAD {
+            bail!("the head of the gateway's response has more than {MAX_HEAD} bytes");
         }
     }
 }

@@ -1,17 +1,17 @@
-//! The gateway's role: tokens through the bus, a real Redis, a gateway and N sockets, at one rate. What it costs is sampled
-//! over the steady window alone; what arrives is checked off to the last position.
+//! `bench gateway`: sends tokens at one rate through the bus, Redis, a gateway and N sockets. Checks every position, and
+//! measures CPU time, memory and latency inside the steady window.
 
 use crate::{
-    args::{DEFAULT_COALESCE_MS, Gateway, Gateways, Shape, Target},
-    connect::{DIALS, open_all},
+    args::{Gateway, Shape, Target},
+    dial::{CONCURRENCY, open_all},
     judge::{self, Delivered},
     latency::percentile_ms,
     pace::Pace,
     publisher::{Published, Publisher, Source},
-    reader::{Heard, Progress, Reader},
+    reader::{Progress, Reader, Received},
     record::Record,
     rig::Rig,
-    usage::{Between, Look, Watched, thread_wait},
+    usage::{Snapshot, Used, Watched, thread_wait},
 };
 use anyhow::bail;
 use host::monotonic_us;
@@ -23,74 +23,61 @@ use std::{
 };
 use tokio::task::spawn_blocking;
 
-/// Between the last preparation and the first token.
+/// Time between the last preparation and the first token, in microseconds.
 const LEAD_US: u64 = 200_000;
-/// What is still missing this long after the last token was published is lost.
+/// Tokens that are missing this long after the last publication count as lost, in microseconds.
 const GIVE_UP_US: u64 = 3_000_000;
-/// What a gateway gets to give a closed connection's memory back.
+/// Time in which a gateway can return the memory of closed connections.
 const REST: Duration = Duration::from_secs(1);
-/// What the log in Redis may hold of one run: its memory is bounded, and full it refuses.
-const MOST_TOKENS: u64 = 2_200_000;
+/// Most tokens of a run. The memory of Redis has a limit, and Redis refuses appends beyond it.
+const MAX_TOKENS: u64 = 2_200_000;
 
 /// Starts a rig and measures it under one load.
 pub(crate) async fn measure(options: &Gateway) -> anyhow::Result<Record> {
-    let variant = variant(&options.target);
-    measure_load(&options.target, options.shape, options.connections as usize, &variant).await
+    measure_load(&options.target, options.shape, options.connections as usize).await
 }
 
-/// What is measured, in words.
-pub(crate) fn variant(target: &Target) -> String {
-    let gateways = if target.gateways > 1 { format!("{} × ", target.gateways) } else { String::new() };
-    let hops = if target.tcp_hops { ", tcp hops" } else { "" };
-    let merging = match (target.gateway, target.coalesce_ms) {
-        (Gateways::Wsproxy, 0) => ", never merging".to_owned(),
-        (Gateways::Wsproxy, ms) if ms != DEFAULT_COALESCE_MS => format!(", merging for {ms} ms"),
-        _ => String::new(),
-    };
-    format!("{gateways}{} over {}{hops}{merging}", target.gateway.name(), target.way.name())
-}
-
-/// One load on a rig of its own.
+/// Starts a rig and measures it under `connections` connections.
 pub(crate) async fn measure_load(
     target: &Target,
     shape: Shape,
     connections: usize,
-    variant: &str,
 ) -> anyhow::Result<Record> {
     let rate = shape.per_connection * connections as f64;
     let seconds = shape.warm_up + shape.duration;
     let pace = Pace::new(connections, rate, micros(seconds));
-    if pace.total() > MOST_TOKENS {
+    if pace.total() > MAX_TOKENS {
         let tokens = pace.total();
         bail!(
-            "{tokens} tokens do not fit into Redis, {MOST_TOKENS} do: give a shorter --duration or --warm-up"
+            "{tokens} tokens do not fit into Redis, at most {MAX_TOKENS} do: use a shorter --duration or --warm-up"
         );
     }
     let rig = Rig::start(target).await?;
-    let seen = load(&rig, target, shape, pace, connections).await;
+    let observed = load(&rig, target, shape, pace, connections).await;
     rig.stop().await;
-    let seen = seen?;
-    let mut record = Record::new("gateway", variant.to_owned());
+    let observed = observed?;
+    let mut record = Record::new("gateway", target.variant());
     record.add("connections", connections as f64);
     record.add("tokens_per_second", rate);
-    seen.write(&mut record, connections as f64);
+    observed.write(&mut record, connections as f64);
     Ok(record)
 }
 
-/// Everything that was seen of a load.
-struct Seen {
+/// Observations of one load.
+struct Observed {
     published: Published,
-    heard: Heard,
-    /// Between two tokens of a connection, as they are due.
+    received: Received,
+    /// Planned time between two tokens of a connection.
     interval_ms: f64,
     hold_ms: f64,
+    /// Share of the time for which publisher or reader, whichever is larger, waited for a CPU.
     generator_waited: f64,
     /// Tokens received inside the window.
     in_window: u64,
-    /// What was used inside the window.
-    between: Between,
-    /// Before the connections, at the window's end, and after the connections.
-    looks: [Look; 3],
+    /// Resources used inside the window.
+    used: Used,
+    /// Taken before the connections, at the window's end, and after the connections.
+    snapshots: [Snapshot; 3],
 }
 
 async fn load(
@@ -99,12 +86,12 @@ async fn load(
     shape: Shape,
     pace: Pace,
     connections: usize,
-) -> anyhow::Result<Seen> {
+) -> anyhow::Result<Observed> {
     let watched = rig.watched();
     let sessions = rig.create(connections).await?;
-    let before = Look::at(&watched)?;
+    let before = Snapshot::take(&watched)?;
     let requests = sessions.iter().map(|&session| rig.request(session)).collect();
-    let opened = open_all(&rig.address(target.way)?, requests, DIALS).await?.opened;
+    let opened = open_all(&rig.address(target.way)?, requests, CONCURRENCY).await?.opened;
     let generations = rig.claim(&sessions).await?;
     let sources = std::iter::zip(&sessions, &generations).map(|(&id, &own)| Source::new(id, own)).collect();
 
@@ -125,43 +112,43 @@ async fn load(
     let waited = thread_wait().unwrap_or_default().saturating_sub(waited);
     let publisher_waited = waited.as_secs_f64() / began.elapsed().as_secs_f64();
     progress.deadline_us.store(monotonic_us() + GIVE_UP_US, Ordering::Relaxed);
-    let heard = reading.await??.finish();
+    let received = reading.await??.finish();
     let Sampled { begin, end, in_window } = sampling.await??;
     tokio::time::sleep(REST).await;
-    Ok(Seen {
-        generator_waited: publisher_waited.max(heard.waited),
+    Ok(Observed {
+        generator_waited: publisher_waited.max(received.waited),
         interval_ms: 1e3 / shape.per_connection,
         hold_ms: target.hold_ms(),
         published,
-        heard,
+        received,
         in_window,
-        between: end.since(&begin),
-        looks: [before, end, Look::at(&watched)?],
+        used: end.since(&begin),
+        snapshots: [before, end, Snapshot::take(&watched)?],
     })
 }
 
-/// Looks at the window's two ends, and the tokens received between them.
+/// Resources used inside the window, and the tokens received in it.
 struct Sampled {
-    begin: Look,
-    end: Look,
+    begin: Snapshot,
+    end: Snapshot,
     in_window: u64,
 }
 
 fn sample(watched: &[Watched], window: Range<u64>, progress: &Progress) -> anyhow::Result<Sampled> {
-    let look_at = |us: u64| {
+    let snapshot_at = |us: u64| {
         thread::sleep(Duration::from_micros(us.saturating_sub(monotonic_us())));
         let received = progress.received.load(Ordering::Relaxed);
-        Look::at(watched).map(|look| (look, received))
+        Snapshot::take(watched).map(|snapshot| (snapshot, received))
     };
-    let (begin, received_before) = look_at(window.start)?;
-    let (end, received) = look_at(window.end)?;
+    let (begin, received_before) = snapshot_at(window.start)?;
+    let (end, received) = snapshot_at(window.end)?;
     Ok(Sampled { begin, end, in_window: received - received_before })
 }
 
-impl Seen {
+impl Observed {
     fn write(&self, record: &mut Record, connections: f64) {
-        let Self { published, heard, between, looks, .. } = self;
-        let Heard { tally, latency, .. } = heard;
+        let Self { published, received, used, snapshots, .. } = self;
+        let Received { tally, latency, .. } = received;
         record.add("tokens_sent", published.sent as f64);
         record.add("tokens_received", tally.tokens_received as f64);
         record.add("tokens_lost", tally.tokens_lost as f64);
@@ -180,27 +167,27 @@ impl Seen {
         record.add("bus_lag_ms_p99", percentile_ms(&published.bus_lag, 99.0));
         record.add("generator_waited", self.generator_waited);
         let tokens = self.in_window.max(1) as f64;
-        for (name, usage) in &between.groups {
+        for (name, usage) in &used.groups {
             record.add(format!("cpu_us_per_token{{{name}}}"), usage.cpu_s * 1e6 / tokens);
         }
-        for (name, usage) in &between.groups {
+        for (name, usage) in &used.groups {
             record.add(format!("busiest_thread{{{name}}}"), usage.busiest_thread);
         }
-        let [before, end, after] = looks;
-        for name in between.groups.keys().filter(|name| !matches!(name.as_str(), "generator" | "server")) {
-            let grown = |look: &Look| (look.rss_kib(name) - before.rss_kib(name)) / connections;
+        let [before, end, after] = snapshots;
+        for name in used.groups.keys().filter(|name| !matches!(name.as_str(), "generator" | "server")) {
+            let grown = |snapshot: &Snapshot| (snapshot.rss_kib(name) - before.rss_kib(name)) / connections;
             record.add(format!("rss_kib_per_connection{{{name}}}"), grown(end));
             record.add(format!("rss_kib_per_connection_after{{{name}}}"), grown(after));
         }
-        record.add("machine", between.machine);
-        record.add("steal", between.steal);
-        judge::saturation(record, between);
+        record.add("machine", used.machine);
+        record.add("steal", used.steal);
+        judge::saturation(record, used);
         judge::starvation(record, self.generator_waited);
         judge::verdict(record, &self.delivered());
     }
 
     fn delivered(&self) -> Delivered {
-        let Heard { tally, latency, closed, .. } = &self.heard;
+        let Received { tally, latency, closed, .. } = &self.received;
         Delivered {
             lost: tally.tokens_lost,
             duplicated: tally.tokens_duplicated,

@@ -1,32 +1,32 @@
-//! Whether a run was clean, and what was used up while it ran: pure rules over what was seen.
-//! They are those of the client's verdict: the load program's own lateness is an error of each figure, not a rule of its own.
+//! Rules that decide whether a run was clean, and what was used up. They are pure, and those of the load client's verdict:
+//! the lateness of the load program is the measurement error of each figure.
 
 use crate::{
     latency::Bounded,
     record::{Record, Verdict},
-    usage::Between,
+    usage::Used,
 };
 
-/// From this share of a core on a thread is used up.
+/// Share of a core from which on a thread counts as used up.
 pub(crate) const THREAD_IS_FULL: f64 = 0.9;
-/// From this share of all cores on the machine is used up.
+/// Share of all cores from which on the machine counts as used up.
 const MACHINE_IS_FULL: f64 = 0.9;
-/// More of the machine than this taken by others spoils figures of time.
+/// Share of all cores taken by other virtual machines from which on it is reported.
 const MOST_STEAL: f64 = 0.05;
-/// A clean run's p99 of the delivery, and of the gap between tokens, stays below, in milliseconds.
+/// Limit of a clean run for p99 of the delivery and of the gap between tokens, in milliseconds.
 const CLEAN_P99_MS: f64 = 100.0;
-/// A gateway that may hold tokens back to merge them has this share of that time on top for the gap.
+/// Share of the gateway's merging time that is added to the limit of the gap.
 const CLEAN_HOLD: f64 = 0.5;
-/// Where tokens are far apart, a clean run's p99 of the gap is below so many intervals instead.
+/// Limit of the gap in token intervals, used if it is longer than the limit in milliseconds.
 const CLEAN_INTERVALS: f64 = 2.0;
-/// A clean run's delivery grows by less over the window, in milliseconds.
+/// Limit of a clean run for the growth of the delivery over the window, in milliseconds.
 const CLEAN_GROWTH_MS: f64 = 10.0;
-/// A limit above so many times the value decides nothing about a figure whose error is large.
+/// A limit of more than this multiple of the value cannot excuse a large measurement error.
 const FAR: f64 = 10.0;
-/// The share of the time for which a generator's thread waited for a CPU that is worth telling.
-const MOST_WAIT: f64 = 0.1;
+/// Share of the time that a generator's thread may wait for a CPU without being reported.
+const MAX_WAIT: f64 = 0.1;
 
-/// What came of a load.
+/// Results of a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delivered {
     pub(crate) lost: u64,
@@ -34,49 +34,50 @@ pub(crate) struct Delivered {
     pub(crate) reordered: u64,
     /// Connections that ended before the load did.
     pub(crate) closed: u64,
-    /// Events that the bus refused, or that nobody was subscribed to.
+    /// Events that the bus refused, or that had no subscriber.
     pub(crate) untaken: u64,
     pub(crate) delivery_p50_ms: f64,
     pub(crate) delivery_p99_ms: Bounded,
     pub(crate) gap_p50_ms: f64,
     pub(crate) gap_p99_ms: Bounded,
-    /// Between two tokens of a connection, as they are due.
+    /// Planned time between two tokens of a connection.
     pub(crate) interval_ms: f64,
-    /// For how long the gateway may hold a token back.
+    /// Longest time for which the gateway may hold a token back.
     pub(crate) hold_ms: f64,
     pub(crate) growth_ms: Bounded,
 }
 
-/// The measurement error of a figure: the width of the span in which it lies, in milliseconds.
+/// Returns the measurement error of a figure, in milliseconds: upper minus lower value.
 pub(crate) fn error(figure: Bounded) -> f64 {
     (figure.high - figure.low).max(0.0)
 }
 
-/// Says that a generator's thread waited for a CPU: evidence, not a verdict. What that spoilt is in the measurement error.
+/// Reports a generator whose thread waited for a CPU. This is evidence and not a verdict: the measurement error contains the
+/// effect.
 pub(crate) fn starvation(record: &mut Record, waited: f64) {
-    if waited > MOST_WAIT {
+    if waited > MAX_WAIT {
         record.saturated.push(format!("the generator waited {:.0} % of the time for a CPU", waited * 100.0));
     }
 }
 
-/// Says what was used up.
-pub(crate) fn saturation(record: &mut Record, between: &Between) {
-    for (name, usage) in &between.groups {
+/// Reports what was used up.
+pub(crate) fn saturation(record: &mut Record, used: &Used) {
+    for (name, usage) in &used.groups {
         if usage.busiest_thread >= THREAD_IS_FULL {
             let share = usage.busiest_thread * 100.0;
             record.saturated.push(format!("{name}: a thread used {share:.0} % of its core"));
         }
     }
-    if between.machine >= MACHINE_IS_FULL {
-        record.saturated.push(format!("the machine: {:.0} % of all cores", between.machine * 100.0));
+    if used.machine >= MACHINE_IS_FULL {
+        record.saturated.push(format!("the machine: {:.0} % of all cores", used.machine * 100.0));
     }
-    if between.steal >= MOST_STEAL {
-        record.saturated.push(format!("the host: {:.0} % of all cores were stolen", between.steal * 100.0));
+    if used.steal >= MOST_STEAL {
+        record.saturated.push(format!("the host: {:.0} % of all cores were stolen", used.steal * 100.0));
     }
 }
 
-/// Judges by the rules of the client's verdict: what is missing or ended needs no clock, a limit inside a figure's measurement
-/// error decides nothing, and neither does a figure with a large error whose limit is far away.
+/// Decides by the rules of the client's verdict. Missing tokens and ended connections do not depend on time. A limit inside
+/// the measurement error of a figure decides nothing. Neither does a figure with a large error that is far below its limit.
 pub(crate) fn verdict(record: &mut Record, delivered: &Delivered) {
     let counted = counted(delivered);
     let (mut broken, mut doubtful) = (Vec::new(), Vec::new());
@@ -95,11 +96,11 @@ pub(crate) fn verdict(record: &mut Record, delivered: &Delivered) {
     record.reasons.extend(counted.into_iter().chain(broken).chain(doubtful));
 }
 
-/// What a clean run's figure stays below.
+/// A limit for a figure of a clean run.
 struct Limit {
     what: &'static str,
     figure: Bounded,
-    /// The median, against which the error is weighed; none: the limit alone decides.
+    /// Median to compare the measurement error with. `None`: only the limit decides.
     p50: Option<f64>,
     most: f64,
 }
@@ -114,17 +115,17 @@ impl Limit {
     fn judge(&self) -> Judged {
         let Self { what, figure: Bounded { value, low, high }, most, .. } = *self;
         if low > most {
-            return Judged::Broken(format!("{what} is {value:.1} ms, {most} is the most"));
+            return Judged::Broken(format!("{what} is {value:.1} ms, the limit is {most} ms"));
         }
         if high > most {
             return Judged::Doubtful(format!(
-                "{what} lies between {low:.1} and {high:.1} ms, {most} is the most"
+                "{what} lies between {low:.1} and {high:.1} ms, the limit is {most} ms"
             ));
         }
         let (error, is_far) = (error(self.figure), most > FAR * value);
         match self.p50.map(|p50| (0.1 * p50).clamp(10.0, 100.0)) {
             Some(limit) if is_far && error > limit => Judged::Doubtful(format!(
-                "the measurement error of {what} is {error:.1} ms, {limit:.1} is the most"
+                "the measurement error of {what} is {error:.1} ms, at most {limit:.1} ms is allowed"
             )),
             _ => Judged::Held,
         }
@@ -160,10 +161,10 @@ fn counted(delivered: &Delivered) -> Vec<String> {
     let Delivered { lost, duplicated, reordered, closed, untaken, .. } = *delivered;
     let counts = [
         (lost, "tokens were lost"),
-        (duplicated, "tokens came twice"),
-        (reordered, "tokens came out of order"),
+        (duplicated, "tokens arrived twice"),
+        (reordered, "tokens arrived out of order"),
         (closed, "connections ended early"),
-        (untaken, "events reached nobody"),
+        (untaken, "events were refused or had no subscriber"),
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0);
     counts.map(|(count, what)| format!("{count} {what}")).collect()
@@ -207,32 +208,32 @@ mod tests {
         check(
             Delivered { delivery_p99_ms: exact(150.0), growth_ms: exact(80.0), ..good() },
             Verdict::NotClean,
-            "delivery p99 is 150.0 ms, 100 is the most; growth of the delivery is 80.0 ms, 10 is the most",
+            "delivery p99 is 150.0 ms, the limit is 100 ms; growth of the delivery is 80.0 ms, the limit is 10 ms",
         );
         let slow = Delivered { gap_p99_ms: exact(205.0), ..good() };
         check(Delivered { interval_ms: 200.0, ..slow }, Verdict::Clean, "");
         let merged = Delivered { gap_p99_ms: exact(140.0), ..good() };
         check(Delivered { hold_ms: 100.0, ..merged }, Verdict::Clean, "");
-        check(merged, Verdict::NotClean, "gap p99 is 140.0 ms, 100 is the most");
-        check(slow, Verdict::NotClean, "gap p99 is 205.0 ms, 100 is the most");
+        check(merged, Verdict::NotClean, "gap p99 is 140.0 ms, the limit is 100 ms");
+        check(slow, Verdict::NotClean, "gap p99 is 205.0 ms, the limit is 100 ms");
     }
 
     #[test]
     fn a_limit_inside_the_measurement_error_decides_nothing() {
         let doubtful = Delivered { delivery_p99_ms: between(120.0, 90.0, 120.0), ..good() };
-        let reason = "INVALID: delivery p99 lies between 90.0 and 120.0 ms, 100 is the most";
+        let reason = "INVALID: delivery p99 lies between 90.0 and 120.0 ms, the limit is 100 ms";
         check(doubtful, Verdict::Invalid, reason);
         check(Delivered { lost: 2, ..doubtful }, Verdict::NotClean, &format!("2 tokens were lost; {reason}"));
         check(
             Delivered { gap_p99_ms: between(60.0, 40.0, 110.0), ..good() },
             Verdict::Invalid,
-            "INVALID: gap p99 lies between 40.0 and 110.0 ms, 100 is the most",
+            "INVALID: gap p99 lies between 40.0 and 110.0 ms, the limit is 100 ms",
         );
         let late = between(180.0, 130.0, 180.0);
         check(
             Delivered { delivery_p99_ms: late, ..good() },
             Verdict::NotClean,
-            "delivery p99 is 180.0 ms, 100 is the most",
+            "delivery p99 is 180.0 ms, the limit is 100 ms",
         );
     }
 
@@ -245,16 +246,16 @@ mod tests {
         check(
             late,
             Verdict::Invalid,
-            "INVALID: the measurement error of gap p99 is 30.0 ms, 10.0 is the most",
+            "INVALID: the measurement error of gap p99 is 30.0 ms, at most 10.0 ms is allowed",
         );
     }
 
     #[test]
-    fn waiting_for_a_cpu_is_told_and_not_judged() {
-        for (waited, told) in [(0.2, 1), (0.05, 0)] {
+    fn waiting_for_a_cpu_is_reported_and_not_judged() {
+        for (waited, reported) in [(0.2, 1), (0.05, 0)] {
             let mut record = Record::new("gateway", "x".into());
             starvation(&mut record, waited);
-            assert_eq!((record.saturated.len(), record.verdict), (told, Verdict::Clean));
+            assert_eq!((record.saturated.len(), record.verdict), (reported, Verdict::Clean));
         }
     }
 
@@ -263,7 +264,7 @@ mod tests {
         let usage = |busiest_thread| Usage { cpu_s: 1.0, busiest_thread };
         let groups = [("gateway".to_owned(), usage(0.97)), ("redis".to_owned(), usage(0.4))].into();
         let mut record = Record::new("gateway", "x".into());
-        saturation(&mut record, &Between { groups, machine: 0.94, steal: 0.0 });
+        saturation(&mut record, &Used { groups, machine: 0.94, steal: 0.0 });
         assert_eq!(
             record.saturated,
             ["gateway: a thread used 97 % of its core", "the machine: 94 % of all cores"]

@@ -1,25 +1,25 @@
-//! Latencies of one run in histograms with fixed bounds, and how the delivery went from second to second. Each latency has
-//! a lower and an upper value beside the measured one: what the load program's own lateness leaves open.
-//! It keeps no sample and averages no percentile.
+//! Latencies of one run in histograms with fixed bounds, and the delivery of each second. Each latency has a lower and an upper
+//! value besides the measured one, because the load program itself may be late. No samples are stored, and percentiles
+//! are never averaged.
 
 use hdrhistogram::Histogram;
 use std::ops::Range;
 
-/// In microseconds: what takes longer counts as this long.
+/// Longest latency in microseconds. Longer ones are recorded as this value.
 const LONGEST_US: u64 = 60_000_000;
 const SECOND_US: u64 = 1_000_000;
 
-/// A histogram of microseconds from 1 µs to a minute, three digits.
+/// Returns an empty histogram of microseconds, from 1 µs to a minute, with three digits.
 pub(crate) fn histogram() -> Histogram<u32> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("these bounds are valid")
 }
 
-/// A percentile in milliseconds; 0 where nothing was recorded.
+/// Returns a percentile in milliseconds, or 0 if the histogram is empty.
 pub(crate) fn percentile_ms(histogram: &Histogram<u32>, percentile: f64) -> f64 {
     if histogram.is_empty() { 0.0 } else { histogram.value_at_percentile(percentile) as f64 / 1e3 }
 }
 
-/// A figure in milliseconds, and between which values the truth lies.
+/// A figure in milliseconds, with the lowest and the highest value that it may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bounded {
     pub(crate) value: f64,
@@ -27,27 +27,27 @@ pub(crate) struct Bounded {
     pub(crate) high: f64,
 }
 
-/// What a token says, and when it came. Microseconds of wire time.
+/// The times of one token, in microseconds of wire time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Arrival {
-    /// By the load's plan.
+    /// When the plan wanted it.
     pub(crate) due_us: u64,
-    /// Handed to the bus.
+    /// When it was handed to the bus.
     pub(crate) sent_us: u64,
-    /// Read.
+    /// When it was read.
     pub(crate) received_us: u64,
-    /// How much earlier it may have come: since the last look that did not find it.
+    /// How much earlier it may have arrived: the time since the last poll that did not find it.
     pub(crate) slack_us: u64,
 }
 
 impl Arrival {
-    /// How late the publisher itself was.
+    /// Returns how late the publisher was.
     const fn lateness_us(&self) -> u64 {
         self.sent_us.saturating_sub(self.due_us)
     }
 }
 
-/// Measured values, and the values that they have at least.
+/// Measured delivery times, and their lower values.
 #[derive(Debug)]
 struct Delivery {
     measured: Histogram<u32>,
@@ -66,22 +66,22 @@ impl Delivery {
     }
 }
 
-/// What the reader saw inside the measured window.
+/// Latencies inside the measured window.
 #[derive(Debug)]
 pub(crate) struct Latency {
     window: Range<u64>,
-    /// Received − handed to the bus, of tokens handed over inside the window.
+    /// Received minus sent, of tokens sent inside the window.
     delivery: Delivery,
-    /// Between two tokens of one connection, of tokens received inside the window.
+    /// Time between two tokens of one connection, of tokens received inside the window.
     pub(crate) gap: Histogram<u32>,
     gap_low: Histogram<u32>,
     gap_high: Histogram<u32>,
-    /// The delivery of each second of the window.
+    /// Delivery of each second of the window.
     seconds: Vec<Delivery>,
 }
 
 impl Latency {
-    /// `window` in microseconds of wire time.
+    /// Creates empty histograms for `window`, which is in microseconds of wire time.
     pub(crate) fn new(window: Range<u64>) -> Self {
         let seconds = (window.end - window.start).div_ceil(SECOND_US).max(1);
         Self {
@@ -94,8 +94,8 @@ impl Latency {
         }
     }
 
-    /// A token came; `last`: the one before it on its connection. A gap errs by the doubts of both its ends: either
-    /// may have come earlier, and either may have been handed over late.
+    /// Records a token; `last` is the one before it on its connection. The error of a gap has two parts: both tokens may have
+    /// arrived earlier, and both may have been sent late.
     pub(crate) fn received(&mut self, arrival: &Arrival, last: Option<&Arrival>) {
         if self.window.contains(&arrival.sent_us) {
             self.delivery.record(arrival);
@@ -111,19 +111,19 @@ impl Latency {
         }
     }
 
-    /// A percentile of the delivery, in milliseconds.
+    /// Returns a percentile of the delivery, in milliseconds.
     pub(crate) fn delivery_ms(&self, percentile: f64) -> Bounded {
         let value = percentile_ms(&self.delivery.measured, percentile);
         Bounded { value, low: percentile_ms(&self.delivery.low, percentile), high: value }
     }
 
-    /// A percentile of the gap, in milliseconds.
+    /// Returns a percentile of the gap, in milliseconds.
     pub(crate) fn gap_ms(&self, percentile: f64) -> Bounded {
         let of = |histogram| percentile_ms(histogram, percentile);
         Bounded { value: of(&self.gap), low: of(&self.gap_low), high: of(&self.gap_high) }
     }
 
-    /// By how many milliseconds the delivery's median grew over the window.
+    /// Returns by how many milliseconds the median of the delivery grew over the window.
     pub(crate) fn growth_ms(&self) -> Bounded {
         let of = |pick: fn(&Delivery) -> &Histogram<u32>| {
             growth(&self.seconds.iter().map(|second| percentile_ms(pick(second), 50.0)).collect::<Vec<_>>())
@@ -133,7 +133,7 @@ impl Latency {
     }
 }
 
-/// The middle value of the last third less that of the first third.
+/// Returns the median of the last third minus the median of the first third.
 fn growth(values: &[f64]) -> f64 {
     let third = values.len().div_ceil(3);
     let middle = |values: &[f64]| {

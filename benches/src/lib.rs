@@ -1,6 +1,6 @@
-//! Measures what the gateway, its peers and the whole stack cost and carry: CPU time a token, memory a connection, the highest
-//! load that stays clean. It judges no change by time, and it declares invalid what its own lateness has spoilt.
-//! It also runs the fault matrix and the scenarios, which are judged by counts.
+//! Measures the gateway, its peers, load clients and the whole stack: CPU time per token, memory per connection, latency and the
+//! highest clean load. A run is INVALID if the load program itself was too late. It also runs the fault matrix and the scenarios,
+//! which are judged by counts.
 
 pub mod args;
 mod client;
@@ -30,16 +30,16 @@ use args::{Args, Command};
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// Exit code of a measurement that cannot be trusted, as the client's.
+/// Exit code of an INVALID measurement, as in the load client.
 const INVALID: u8 = 98;
 
-/// Does what the command line asks for and prints its record as JSON.
+/// Runs the command and prints its record as JSON. Returns exit code 98 if the record is INVALID.
 ///
 /// # Errors
-/// The rig did not start, or the load could not be made.
+/// The stack does not start, or the load cannot be produced.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     stack::raise_open_files()?;
-    // One thread publishes or dials; reading has a thread of its own.
+    // One thread publishes or connects. Reading has another thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let record = match args.command {
         Command::Gateway(options) => runtime.block_on(gateway::measure(&options))?,

@@ -1,6 +1,5 @@
-//! nchan in the place of our gateway: nginx with that module, at its defaults but for its memory, in a single process.
-//! Started once it holds the sockets, started again it is the front end that takes publications to Redis. It checks no JWT,
-//! and speaks TCP to Redis.
+//! nchan instead of `wsproxy`: nginx with that module in a single process, with default settings except for its memory. One
+//! instance holds the sockets, a second one is the front end that takes publications. It checks no JWT, and uses TCP to Redis.
 
 use anyhow::{Context, bail};
 use std::{
@@ -11,47 +10,48 @@ use std::{
     process::Command,
 };
 
-/// Where distributions put the module.
+/// Paths of the module in distributions.
 const MODULES: [&str; 2] =
     ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/lib64/nginx/modules/ngx_nchan_module.so"];
-/// What nginx is to be installed with.
-const INSTALL: &str = "run `apt-get install nginx-light libnginx-mod-nchan` (or the like)";
+/// How to install nginx and the module.
+const INSTALL: &str =
+    "run `apt-get install nginx-light libnginx-mod-nchan` or install the packages of your distribution";
 
-/// How nginx is set up.
+/// Configuration of nginx.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where to listen on loopback.
+    /// Port on loopback to listen on.
     pub port: u16,
-    /// A unix socket to listen on as well.
+    /// Unix socket to listen on in addition.
     pub unix_socket: Option<PathBuf>,
-    /// Redis' port on loopback.
+    /// Port of Redis on loopback.
     pub redis_port: u16,
-    /// Whether Redis keeps messages, the last ten of a channel, or only hands them on.
+    /// Whether Redis stores the last ten messages of a channel, or none.
     pub stores: bool,
-    /// Its configuration and its temporary files go here.
+    /// Directory for its configuration and temporary files.
     pub directory: PathBuf,
 }
 
-/// Becomes nginx: it returns only what went wrong.
+/// Replaces this process with nginx. Returns only if that fails.
 ///
 /// # Errors
-/// The module or nginx is missing, or there is no writing its configuration.
+/// nginx or the module is missing, or the configuration cannot be written.
 pub fn become_nginx(settings: &Settings) -> anyhow::Result<std::convert::Infallible> {
     let Some(module) = MODULES.map(Path::new).into_iter().find(|module| module.is_file()) else {
-        bail!("nginx's module nchan is in none of {}: {INSTALL}", MODULES.join(", "));
+        bail!("cannot find nginx's module nchan in {}: {INSTALL}", MODULES.join(", "));
     };
     fs::create_dir_all(&settings.directory)?;
     let file = settings.directory.join("nginx.conf");
     fs::write(&file, configuration(settings, module))
         .with_context(|| format!("cannot write {}", file.display()))?;
-    // nginx lives in a directory that is on root's PATH alone.
+    // The directory of nginx is often only on root's PATH.
     let program = Some(Path::new("/usr/sbin/nginx")).filter(|program| program.is_file());
     let mut nginx = Command::new(program.unwrap_or(Path::new("nginx")));
     let error = nginx.args(["-e", "stderr", "-p"]).arg(&settings.directory).arg("-c").arg(&file).exec();
     Err(error).with_context(|| format!("cannot start nginx: {INSTALL}"))
 }
 
-/// Subscribers at `/{agent}/ws/{session}`, publications at `/publish?session=…`.
+/// Returns the configuration: subscribers at `/{agent}/ws/{session}`, publications at `/publish?session=…`.
 fn configuration(settings: &Settings, module: &Path) -> String {
     let Settings { port, unix_socket, redis_port, stores, directory: _ } = settings;
     let mut listen = format!("listen 127.0.0.1:{port};");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn without_storage_messages_are_handed_on_alone() {
+    fn without_storage_messages_are_only_forwarded() {
         let text = text(None, false);
         for part in ["storage_mode nostore;", "nostore_fastpublish on;", "listen 127.0.0.1:4040;"] {
             assert!(text.contains(part), "{part} is not in:\n{text}");

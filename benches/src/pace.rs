@@ -1,11 +1,11 @@
-//! Which token of which connection is due when: an even stream of all connections in turn, as arithmetic over elapsed time.
-//! It reads no clock and keeps no state but how far it has come.
+//! Computes which token of which connection is due when. All connections take turns at an even rate. Pure arithmetic over
+//! elapsed time, without a clock.
 
-/// An even pace over all connections: token `k` belongs to connection `k mod n` and is its `k / n + 1`th.
+/// An even pace over `n` connections: token `k` belongs to connection `k mod n` and has the sequence number `k / n + 1`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     connections: u64,
-    /// Tokens a second on all connections together.
+    /// Tokens per second, summed over all connections.
     rate: f64,
     total: u64,
     handed_out: u64,
@@ -14,28 +14,29 @@ pub(crate) struct Pace {
 /// One token that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// Whose it is.
+    /// Index of its connection.
     pub(crate) connection: usize,
-    /// Its sequence number there, from 1.
+    /// Its sequence number on the connection, from 1.
     pub(crate) seq: u64,
-    /// When it was due, in microseconds since the start.
+    /// Due time in microseconds since the start.
     pub(crate) due_us: u64,
 }
 
 impl Pace {
-    /// `rate` tokens a second over `connections`, in whole rounds, for `duration_us` microseconds or a little more.
+    /// Creates a pace of `rate` tokens per second for at least `duration_us` microseconds, rounded up so that each connection has
+    /// the same number of tokens.
     pub(crate) fn new(connections: usize, rate: f64, duration_us: u64) -> Self {
         let connections = connections.max(1) as u64;
         let rounds = (rate * duration_us as f64 / 1e6 / connections as f64).ceil().max(1.0) as u64;
         Self { connections, rate, total: rounds * connections, handed_out: 0 }
     }
 
-    /// Tokens in all.
+    /// Returns the number of all tokens.
     pub(crate) const fn total(&self) -> u64 {
         self.total
     }
 
-    /// Tokens of one connection.
+    /// Returns the number of tokens of one connection.
     pub(crate) const fn rounds(&self) -> u64 {
         self.total / self.connections
     }
@@ -44,7 +45,7 @@ impl Pace {
         self.handed_out == self.total
     }
 
-    /// The next token, if it is due by now.
+    /// Returns the next token if it is due.
     pub(crate) fn next_due(&mut self, elapsed_us: u64) -> Option<Due> {
         if self.is_over() {
             return None;
@@ -78,7 +79,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the steps of the clock: every token once, in order on its connection, none early.
+        /// For any steps of the clock: every token comes once, in order on its connection, and none early.
         #[test]
         fn everything_comes_once_in_order_and_never_early(
             connections in 1usize..20, rate in 1.0f64..5_000.0, steps in prop::collection::vec(0u64..50_000, 1..40),

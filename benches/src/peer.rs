@@ -1,5 +1,5 @@
-//! A minimal gateway as one would write it on tokio-tungstenite: the same channels, paths and tokens as ours, a task and a
-//! queue a socket. It is here to be measured against, and has no log, no resume, no pings.
+//! A minimal gateway on tokio-tungstenite, to compare `wsproxy` with. It has the same channels, paths and JWT check, and one task
+//! and one queue per socket. It has no log, no resume and no pings.
 
 use anyhow::{Context, bail};
 use futures_util::{SinkExt, StreamExt};
@@ -21,24 +21,25 @@ use tokio_tungstenite::{
     },
 };
 
-/// Messages that may wait for one socket; one that is fuller loses them.
+/// Messages that may wait for one socket. Further ones are dropped.
 const QUEUE: usize = 256;
-/// Messages that are written before the socket is flushed.
+/// Most messages that are written before the socket is flushed.
 const BATCH: usize = 64;
-const MOST_HEAD: usize = 16 << 10;
+/// Longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 << 10;
 
-/// How the peer is set up.
+/// Configuration of the gateway.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where to listen on loopback.
+    /// Port on loopback to listen on.
     pub port: u16,
-    /// A unix socket to listen on as well.
+    /// Unix socket to listen on in addition.
     pub unix_socket: Option<PathBuf>,
-    /// Where Redis is.
+    /// URL of Redis.
     pub redis_url: String,
-    /// What tokens are signed with.
+    /// Key that tokens are signed with.
     pub secret: Secret,
-    /// Buffers of one and four KiB in the place of the library's own, 128 KiB each.
+    /// Whether to use buffers of 1 KiB (read) and 4 KiB (write) instead of the library's 128 KiB each.
     pub small_buffers: bool,
 }
 
@@ -54,9 +55,9 @@ struct Peer {
 /// Serves until the process ends.
 ///
 /// # Errors
-/// No Redis, or no place to listen.
+/// Redis is not reachable, or the port or unix socket is in use.
 pub async fn serve(settings: Settings) -> anyhow::Result<()> {
-    let client = redis::Client::open(settings.redis_url).context("REDIS_URL is no Redis URL")?;
+    let client = redis::Client::open(settings.redis_url).context("REDIS_URL is not a Redis URL")?;
     let (sink, mut messages) = client.get_async_pubsub().await.context("cannot reach Redis")?.split();
     let small = || WebSocketConfig::default().read_buffer_size(1 << 10).write_buffer_size(4 << 10);
     let peer = Arc::new(Peer {
@@ -71,44 +72,44 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         tokio::select! {
             message = messages.next() => {
                 let Some(message) = message else { bail!("Redis closed the connection") };
-                peer.hand_on(&message);
+                peer.forward(&message);
             }
             accepted = tcp.accept() => {
                 let (stream, _) = accepted?;
                 stream.set_nodelay(true)?;
-                tokio::spawn(peer.clone().answer(stream));
+                tokio::spawn(peer.clone().serve(stream));
             }
-            accepted = async { unix.as_ref().expect("asked only where there is one").accept().await }, if unix.is_some() => {
-                tokio::spawn(peer.clone().answer(accepted?.0));
+            accepted = async { unix.as_ref().expect("this branch is only polled if there is a unix socket").accept().await }, if unix.is_some() => {
+                tokio::spawn(peer.clone().serve(accepted?.0));
             }
         }
     }
 }
 
 impl Peer {
-    fn hand_on(&self, message: &redis::Msg) {
+    fn forward(&self, message: &redis::Msg) {
         let for_client =
             Prefix::parse(message.get_payload_bytes()).is_some_and(|prefix| prefix.kind.is_for_client());
         let queue = self.queues.lock().get(message.get_channel_name()).cloned();
         if let (true, Some(queue), Ok(text)) = (for_client, queue, message.get_payload::<String>()) {
-            // A full queue loses it: there is no log to read it from.
+            // A full queue drops the message: the gateway has no log.
             let _ = queue.try_send(text.into());
         }
     }
 
-    async fn answer<S: AsyncRead + AsyncWrite + Unpin>(self: Arc<Self>, mut stream: S) {
-        // Whoever does not speak properly, or goes away, is no concern of a peer.
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self: Arc<Self>, mut stream: S) {
+        // Bad requests and closed connections are ignored.
         let Ok(Some((session, accept))) = self.admit(&mut stream).await else { return };
         let channel = Names::default().down(session);
         let (queue, waiting) = mpsc::channel(QUEUE);
         self.queues.lock().insert(channel.clone(), queue);
-        let _ = self.converse(stream, &channel, &accept, waiting).await;
+        let _ = self.stream(stream, &channel, &accept, waiting).await;
         self.queues.lock().remove(&channel);
         let _ = self.subscriptions.lock().await.unsubscribe(&channel).await;
     }
 
-    /// Reads the request's head; the session and the handshake's answer, if it is to become a socket. Anything that is no
-    /// handshake asks whether the peer is ready.
+    /// Reads the head of a request. Returns the session and the value of `Sec-WebSocket-Accept`, or `None` for a request that is not a
+    /// handshake: that is a check for readiness and gets status 200.
     async fn admit<S>(&self, stream: &mut S) -> anyhow::Result<Option<(SessionId, String)>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -124,7 +125,7 @@ impl Peer {
         Ok(Some((session, accept)))
     }
 
-    async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn stream<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         mut stream: S,
         channel: &str,
@@ -162,14 +163,14 @@ impl Peer {
 async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> anyhow::Result<String> {
     let mut head = Vec::with_capacity(1024);
     while !head.ends_with(b"\r\n\r\n") {
-        if stream.read_buf(&mut head).await? == 0 || head.len() > MOST_HEAD {
-            bail!("no whole request");
+        if stream.read_buf(&mut head).await? == 0 || head.len() > MAX_HEAD {
+            bail!("the request is incomplete or has more than {MAX_HEAD} bytes");
         }
     }
     Ok(String::from_utf8(head)?)
 }
 
-/// The parts of a handshake that are looked at.
+/// The parts of a handshake that the gateway uses.
 struct Request<'a> {
     path: &'a str,
     key: &'a str,
@@ -194,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handshake_and_a_question() {
+    fn a_handshake_and_a_check_for_readiness() {
         let head = "GET /a/ws/1 HTTP/1.1\r\nsec-websocket-key: k\r\nAuthorization: Bearer t\r\n\r\n";
         let request = Request::parse(head).unwrap();
         assert_eq!((request.path, request.key, request.token), ("/a/ws/1", "k", "t"));

@@ -1,5 +1,5 @@
-//! Publishes through nchan's front end, as one would: HTTP POSTs on kept connections, a batch's at once and in order on each.
-//! A session has its own connection, so its tokens keep their order; how many subscribers there were is not asked.
+//! Publishes through nchan's front end, as its users do: HTTP POSTs on kept connections, all of a batch at once. Each session
+//! always uses the same connection, so its tokens keep their order. The number of subscribers is not checked.
 
 use crate::dial::Address;
 use anyhow::{Context, bail};
@@ -13,13 +13,13 @@ use tokio::{
     try_join,
 };
 
-/// Connections: nginx answers the requests of each one after another.
+/// Number of connections. nginx handles the requests of one connection one after another.
 const CONNECTIONS: usize = 64;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// The way to the front end.
+/// Connections to the front end.
 pub(crate) struct Posts(Mutex<Vec<Connection>>);
 
 struct Connection {
@@ -39,15 +39,15 @@ impl Posts {
         Ok(Self(Mutex::new(connections)))
     }
 
-    /// Publishes a batch and waits for all answers; how many messages were refused.
+    /// Publishes a batch and waits for all responses. Returns the number of refused messages.
     ///
     /// # Errors
-    /// The front end closed a connection, or what it answers is no HTTP.
+    /// The front end closed a connection, or its response is not HTTP.
     pub(crate) async fn append(&self, batch: &Batch) -> anyhow::Result<u64> {
         let mut connections = self.0.lock().await;
         for entry in batch.iter() {
-            let of = (entry.session.uuid().as_u128() % CONNECTIONS as u128) as usize;
-            let Connection { requests, unanswered, .. } = &mut connections[of];
+            let index = (entry.session.uuid().as_u128() % CONNECTIONS as u128) as usize;
+            let Connection { requests, unanswered, .. } = &mut connections[index];
             let (session, length) = (entry.session, entry.frame.len());
             write!(
                 requests,
@@ -79,16 +79,17 @@ impl Connection {
         Self { reader, writer, requests: Vec::new(), unanswered: 0, answers: Vec::new() }
     }
 
-    /// Sends what is to be sent and reads as many answers, both at once: neither side waits for the other to read.
+    /// Sends the requests and reads as many responses at the same time, so that neither side waits for the other to read.
+    /// Returns the number of refused messages.
     async fn exchange(&mut self) -> anyhow::Result<u64> {
         let Self { reader, writer, requests, unanswered, answers } = self;
-        let sending = async { writer.write_all(requests).await.context("the front end takes nothing") };
+        let sending = async { writer.write_all(requests).await.context("cannot write to the front end") };
         let reading = async {
             let mut refused = 0;
             while *unanswered > 0 {
                 let Some((status, length)) = answer(answers)? else {
                     if reader.read_buf(answers).await? == 0 {
-                        bail!("the front end closed the connection, {unanswered} messages unanswered");
+                        bail!("the front end closed the connection with {unanswered} messages unanswered");
                     }
                     continue;
                 };
@@ -104,14 +105,16 @@ impl Connection {
     }
 }
 
-/// The status of the first answer and the bytes that it takes, once it is there whole.
+/// Returns the status of the first response and its length in bytes, or `None` if it is not complete.
 fn answer(bytes: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-    let head = std::str::from_utf8(&bytes[..end]).context("the front end's answer is no HTTP")?;
+    let head = std::str::from_utf8(&bytes[..end]).context("the front end's response is not HTTP")?;
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
     let length = lines.find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
-    let (Some(status), Some(length)) = (status, length) else { bail!("the front end answers `{head}`") };
+    let (Some(status), Some(length)) = (status, length) else {
+        bail!("the front end returned `{head}` without status or Content-Length")
+    };
     let whole = end + 4 + length;
     Ok((bytes.len() >= whole).then_some((status, whole)))
 }
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sessions_messages_go_one_after_another_and_refusals_are_counted() {
+    async fn messages_of_a_session_keep_their_order_and_refusals_are_counted() {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let posts = Posts(Mutex::new(Vec::new()));
         let elsewhere = || Connection::over(Box::new(tokio::io::duplex(1).0));
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_taken_when_it_is_whole() {
+    fn a_response_is_taken_when_it_is_complete() {
         let first = "HTTP/1.1 201 Created\r\nServer: nginx\r\nContent-Length: 5\r\n\r\nhello";
         let text = format!("{first}HTTP/1.1 5");
         assert_eq!(answer(text.as_bytes()).unwrap(), Some((201, first.len())));

@@ -1,5 +1,5 @@
-//! Hands tokens to the bus, or to nchan, as the real server does: what is due in a millisecond goes into one batch, one append is in
-//! flight, and what falls due meanwhile gathers in the next. It drops nothing; its own lateness is measured and told.
+//! Sends tokens to the bus or to nchan as the real server does: the tokens of one millisecond form a batch, one append is in
+//! flight, and tokens that become due meanwhile form the next batch. It drops nothing, and measures its own lateness.
 
 use crate::{
     latency::histogram,
@@ -15,11 +15,11 @@ use std::{mem, ops::Range, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
-/// What may wait for the bus, in bytes: beyond that it takes nothing any more.
-const MOST_WAITING: usize = 64 << 20;
+/// Most bytes that may wait for the bus. The run fails beyond that.
+const MAX_WAITING: usize = 64 << 20;
 const TICK: Duration = Duration::from_millis(1);
 
-/// One connection's stream.
+/// The session and query of one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) session: SessionId,
@@ -33,29 +33,29 @@ impl Source {
     }
 }
 
-/// What publishing came to.
+/// The result of publishing.
 #[derive(Debug)]
 pub(crate) struct Published {
-    /// Handed to the bus − due, of tokens due inside the window, in microseconds.
+    /// Sent minus due, of tokens due inside the window, in microseconds.
     pub(crate) pace_lag: Histogram<u32>,
-    /// What an append took, in microseconds.
+    /// Duration of an append, in microseconds.
     pub(crate) bus_lag: Histogram<u32>,
     pub(crate) sent: u64,
-    /// Nobody was subscribed, or the bus refused them.
+    /// Tokens that the bus refused or that had no subscriber.
     pub(crate) untaken: u64,
 }
 
-/// Where tokens are handed to.
+/// Where tokens are sent.
 #[derive(Clone)]
 pub(crate) enum Outlet {
-    /// Our bus.
+    /// The bus of the stack.
     Bus(Arc<dyn Broker>),
     /// nchan's front end.
     Posts(Arc<Posts>),
 }
 
 impl Outlet {
-    /// How many events were refused, or reached nobody.
+    /// Sends a batch. Returns the number of events that were refused or had no subscriber.
     async fn append(&self, batch: &Batch) -> anyhow::Result<u64> {
         match self {
             Self::Bus(bus) => {
@@ -72,7 +72,7 @@ impl Outlet {
 
 type InFlight = Pin<Box<dyn Future<Output = (Batch, anyhow::Result<u64>)> + Send>>;
 
-/// A stream over many sessions, under way.
+/// Publishes the tokens of many sessions.
 pub(crate) struct Publisher {
     outlet: Outlet,
     sources: Vec<Source>,
@@ -81,14 +81,14 @@ pub(crate) struct Publisher {
     window: Range<u64>,
     open: Batch,
     in_flight: Option<InFlight>,
-    /// When it was begun.
+    /// When the append in flight began.
     appended_us: u64,
     spare: Batch,
     published: Published,
 }
 
 impl Publisher {
-    /// Begins at `start_us`, and measures its lateness inside `window`, both in wire time.
+    /// Creates a publisher that begins at `start_us` and measures its lateness inside `window`, both in wire time.
     pub(crate) fn new(
         outlet: Outlet,
         sources: Vec<Source>,
@@ -115,7 +115,7 @@ impl Publisher {
     /// Publishes everything and waits until the bus has it.
     ///
     /// # Errors
-    /// The bus (or nchan) failed, or took nothing for long.
+    /// The bus or nchan failed, or more than 64 MiB wait for it.
     pub(crate) async fn run(mut self) -> anyhow::Result<Published> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -125,8 +125,8 @@ impl Publisher {
                 (batch, untaken) = acknowledged(&mut self.in_flight) => self.settle(batch, untaken?),
             }
             self.deliver();
-            if self.open.bytes() > MOST_WAITING {
-                bail!("the bus takes nothing: {} bytes wait for it", self.open.bytes());
+            if self.open.bytes() > MAX_WAITING {
+                bail!("the bus is too slow: {} bytes wait for it", self.open.bytes());
             }
         }
         Ok(self.published)
@@ -177,7 +177,7 @@ impl Publisher {
     }
 }
 
-/// The append's end; never, where none is in flight.
+/// Waits for the end of the append. Waits forever if there is none.
 async fn acknowledged(in_flight: &mut Option<InFlight>) -> (Batch, anyhow::Result<u64>) {
     match in_flight {
         Some(append) => append.await,

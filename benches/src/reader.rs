@@ -1,5 +1,5 @@
-//! Reads all sockets on one thread at the least cost: raw reads into one buffer, frames looked at where they lie, every
-//! position checked off. It allocates nothing a token and decodes nothing but a frame's first and last fields.
+//! Reads all sockets on one thread at the least cost. It reads into one buffer, parses frames in place and records every
+//! position. Per token it allocates nothing, and decodes only the first and last fields of the frame.
 
 use crate::{
     dial::{Opened, Socket},
@@ -23,27 +23,26 @@ use std::{
 
 const BUFFER: usize = 64 << 10;
 const EVENTS: usize = 1024;
-/// Between two looks at the sockets. A reader that sleeps in `epoll_wait` is woken for every token, and whoever writes pays
-/// for that; one that naps is not, as a client on another machine would not be. It adds as much to the delivery.
-const NAP: Duration = Duration::from_millis(1);
+/// Time between two polls of the sockets. A reader that waits in `epoll_wait` is woken for every token, and the writer pays for
+/// that. This reader sleeps instead, because a client on another machine would not cost wake-ups here either. Delivery
+/// times are too high by up to this time.
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// What the reader and those who wait for it share.
+/// State that the reader shares with the tasks that wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// Tokens received so far.
     pub(crate) received: AtomicU64,
-    /// When to give up what is missing, in wire time; 0 while it is not known.
+    /// When missing tokens count as lost, in wire time. 0 while it is unknown.
     pub(crate) deadline_us: AtomicU64,
 }
 
-/// What came.
+/// What the reader received.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct Received {
     pub(crate) tally: EventCounts,
     /// Connections that ended.
     pub(crate) closed: u64,
-    /// Frames that were no token of the connection's query.
-    pub(crate) strange: u64,
     pub(crate) latency: Latency,
     /// Share of the time for which the thread waited for a CPU.
     pub(crate) waited: f64,
@@ -57,17 +56,20 @@ struct Connection {
     last: Option<Arrival>,
 }
 
-/// All connections, before they are read.
+/// Reads all connections of a load.
 pub(crate) struct Reader {
     connections: Vec<Connection>,
     epoll: Epoll,
     progress: Arc<Progress>,
     expected: u64,
-    heard: Heard,
+    received: Received,
 }
 
 impl Reader {
-    /// `expected` tokens on each of these connections, which are given with their generations.
+    /// Creates a reader of these connections and the generations of their queries. Each connection should receive `expected` tokens.
+    ///
+    /// # Errors
+    /// A socket cannot be watched, or the gateway sent a malformed frame.
     pub(crate) fn new(
         opened: Vec<(Opened, u64)>,
         expected: u64,
@@ -75,61 +77,59 @@ impl Reader {
         progress: Arc<Progress>,
     ) -> anyhow::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let mut heard = Heard {
-            tally: EventCounts::default(),
-            closed: 0,
-            strange: 0,
-            latency: Latency::new(window),
-            waited: 0.0,
-        };
+        let mut received =
+            Received { tally: EventCounts::default(), closed: 0, latency: Latency::new(window), waited: 0.0 };
         let mut connections = Vec::with_capacity(opened.len());
         for (index, (Opened { socket, early }, generation)) in opened.into_iter().enumerate() {
             socket.watch(&epoll, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
             let (frames, ledger) = Default::default();
             let mut connection = Connection { socket, generation, frames, ledger, last: None };
-            connection.take(&early, monotonic_us(), &mut heard)?;
+            connection.take(&early, monotonic_us(), &mut received)?;
             connections.push(connection);
         }
-        Ok(Self { connections, epoll, progress, expected, heard })
+        Ok(Self { connections, epoll, progress, expected, received })
     }
 
-    /// Reads until everything has come, or the deadline is over. Keeps the sockets open as long as `self` lives.
+    /// Reads until every token has arrived or the deadline is over. The sockets stay open as long as `self` lives.
+    ///
+    /// # Errors
+    /// The gateway sent a malformed frame.
     pub(crate) fn run(&mut self) -> anyhow::Result<()> {
         let (began, waited) = (Instant::now(), thread_wait().unwrap_or_default());
         let all = self.expected * self.connections.len() as u64;
         let mut buffer = vec![0; BUFFER];
         let mut events = vec![EpollEvent::empty(); EVENTS];
         let mut received = 0;
-        // What is read came after the last look that saw all sockets, or that look would have found it.
-        let mut looked_us = monotonic_us();
+        // What is read now arrived after the last poll of all sockets, or that poll would have found it.
+        let mut polled_us = monotonic_us();
         while received < all && !self.is_late() {
-            let look_us = monotonic_us();
+            let poll_us = monotonic_us();
             let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
             for event in &events[..ready] {
-                received += self.read(event.data() as usize, looked_us, &mut buffer)?;
+                received += self.read(event.data() as usize, polled_us, &mut buffer)?;
             }
             self.progress.received.store(received, Ordering::Relaxed);
             if ready < EVENTS {
-                looked_us = look_us;
-                thread::sleep(NAP);
+                polled_us = poll_us;
+                thread::sleep(PAUSE);
             }
         }
         let waited = thread_wait().unwrap_or(Duration::ZERO).saturating_sub(waited);
-        self.heard.waited = waited.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-3);
+        self.received.waited = waited.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-3);
         Ok(())
     }
 
-    /// Closes the sockets.
-    pub(crate) fn finish(self) -> Heard {
-        let Self { connections, mut heard, expected, .. } = self;
+    /// Closes the sockets and returns what was received.
+    pub(crate) fn finish(self) -> Received {
+        let Self { connections, mut received, expected, .. } = self;
         for connection in &connections {
             let tally = connection.ledger.counts(expected, ExpectedRange::Announced);
-            heard.tally.tokens_received += tally.tokens_received;
-            heard.tally.tokens_lost += tally.tokens_lost;
-            heard.tally.tokens_duplicated += tally.tokens_duplicated;
-            heard.tally.tokens_reordered += tally.tokens_reordered;
+            received.tally.tokens_received += tally.tokens_received;
+            received.tally.tokens_lost += tally.tokens_lost;
+            received.tally.tokens_duplicated += tally.tokens_duplicated;
+            received.tally.tokens_reordered += tally.tokens_reordered;
         }
-        heard
+        received
     }
 
     fn is_late(&self) -> bool {
@@ -137,15 +137,15 @@ impl Reader {
         deadline_us != 0 && monotonic_us() > deadline_us
     }
 
-    /// Reads one socket once, which was last looked at at `looked_us`; how many tokens were in it.
-    fn read(&mut self, index: usize, looked_us: u64, buffer: &mut [u8]) -> anyhow::Result<u64> {
+    /// Reads one socket once, which was last polled at `polled_us`. Returns the number of tokens.
+    fn read(&mut self, index: usize, polled_us: u64, buffer: &mut [u8]) -> anyhow::Result<u64> {
         let connection = &mut self.connections[index];
         match connection.socket.read(buffer) {
-            Ok(length @ 1..) => connection.take(&buffer[..length], looked_us, &mut self.heard),
+            Ok(length @ 1..) => connection.take(&buffer[..length], polled_us, &mut self.received),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
             Ok(0) | Err(_) => {
                 connection.socket.forget(&self.epoll)?;
-                self.heard.closed += 1;
+                self.received.closed += 1;
                 Ok(0)
             }
         }
@@ -153,10 +153,10 @@ impl Reader {
 }
 
 impl Connection {
-    /// Takes what one read brought; how many tokens were in it.
-    fn take(&mut self, bytes: &[u8], looked_us: u64, heard: &mut Heard) -> anyhow::Result<u64> {
+    /// Processes the bytes of one read. Returns the number of tokens.
+    fn take(&mut self, bytes: &[u8], polled_us: u64, received: &mut Received) -> anyhow::Result<u64> {
         let received_us = monotonic_us();
-        let slack_us = received_us.saturating_sub(looked_us);
+        let slack_us = received_us.saturating_sub(polled_us);
         let Self { socket, generation, frames, ledger, last } = self;
         let (mut tokens, mut pongs) = (0, Vec::new());
         frames.feed(bytes, |message, _| match message {
@@ -165,12 +165,13 @@ impl Connection {
                     tokens += 1;
                     ledger.observe(prefix.position.seq, prefix.kind, Some(sent_us));
                     let arrival = Arrival { due_us, sent_us, received_us, slack_us };
-                    heard.latency.received(&arrival, last.replace(arrival).as_ref());
+                    received.latency.received(&arrival, last.replace(arrival).as_ref());
                 }
-                None => heard.strange += 1,
+                // Markers such as `resumed`. A missing token is found by its position.
+                None => {}
             },
             Message::Ping(payload) => frames::encode_pong(&mut pongs, payload),
-            Message::Close(..) | Message::Binary(_) | Message::Pong => heard.strange += 1,
+            Message::Close(..) | Message::Binary(_) | Message::Pong => {}
         })?;
         if !pongs.is_empty() {
             socket.write(&pongs)?;
@@ -179,7 +180,7 @@ impl Connection {
     }
 }
 
-/// A token of this generation, when it was due and when it was handed to the bus: the last fields of an event.
+/// Returns the prefix of a token of this generation, and its times `due_us` and `sent_us`, which are the last fields of an event.
 fn token(frame: &[u8], generation: u64) -> Option<(Prefix, [u64; 2])> {
     let prefix = Prefix::parse(frame).filter(|prefix| prefix.position.generation == generation)?;
     let (sent_us, before) = last_number(frame.strip_suffix(b"}")?)?;
@@ -187,7 +188,7 @@ fn token(frame: &[u8], generation: u64) -> Option<(Prefix, [u64; 2])> {
     Some((prefix, [due_us, sent_us]))
 }
 
-/// The decimal number at the end, and what is before it.
+/// Returns the decimal number at the end of `text`, and the text before it.
 fn last_number(text: &[u8]) -> Option<(u64, &[u8])> {
     let start = text.iter().rposition(|byte| !byte.is_ascii_digit())? + 1;
     let digits = text.get(start..).filter(|digits| !digits.is_empty())?;
@@ -203,7 +204,7 @@ mod tests {
     use protocol::{Kind, Position, encode_token};
 
     #[test]
-    fn a_token_tells_its_place_and_its_time() {
+    fn a_token_has_a_position_and_times() {
         let position = Position::new(7, 3);
         let mut frame = Vec::new();
         encode_token(&mut frame, position, "x", "q", 5, 1_234_567);

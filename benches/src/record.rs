@@ -1,5 +1,5 @@
-//! What one measurement leaves: figures by name, what was saturated, and whether it can be trusted.
-//! It computes none of them; tables and comparisons are made from records alone.
+//! The result of one measurement: figures by name, what was used up, and a verdict. Tables and comparisons are made from
+//! records only.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,43 +8,43 @@ use serde::{Deserialize, Serialize};
 pub struct Record {
     /// What was measured: `gateway`, `connect`, `search`, …
     pub suite: String,
-    /// On what, and how: `wsproxy over tcp`.
+    /// The target, for example `wsproxy over tcp`.
     pub variant: String,
-    /// Whether the measurement stands.
+    /// Whether the run was clean and can be trusted.
     pub verdict: Verdict,
-    /// Why it is not clean, a sentence each.
+    /// Why it is not clean, one sentence per reason.
     #[serde(default)]
     pub reasons: Vec<String>,
-    /// What was used up, a sentence each.
+    /// What was used up, one sentence per resource.
     #[serde(default)]
     pub saturated: Vec<String>,
-    /// In the order in which they are to be read.
+    /// The figures, in reading order.
     pub figures: Vec<Figure>,
 }
 
-/// Whether a measurement stands.
+/// Whether a run was clean and can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Nothing lost, and in time.
+    /// Nothing is missing, and everything was in time.
     Clean,
-    /// What was measured did not keep up.
+    /// The measured program lost tokens or was too late.
     NotClean,
-    /// The generator itself was late: the figures are not those of what was measured.
+    /// The generator was late, so the figures cannot be trusted.
     Invalid,
 }
 
-/// A number with its unit in its name.
+/// A number whose name contains its unit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// `cpu_us_per_token{wsproxy}`, as it were.
+    /// For example `cpu_us_per_token{gateway}`.
     pub name: String,
-    /// In the unit that the name says.
+    /// The value in the unit of the name.
     pub value: f64,
 }
 
 impl Record {
-    /// A clean record without figures.
+    /// Creates a clean record without figures.
     #[must_use]
     pub fn new(suite: &str, variant: String) -> Self {
         Self {
@@ -57,12 +57,12 @@ impl Record {
         }
     }
 
-    /// Adds a figure, to four significant digits at least.
+    /// Adds a figure, rounded to three decimals.
     pub fn add(&mut self, name: impl Into<String>, value: f64) {
         self.figures.push(Figure { name: name.into(), value: (value * 1_000.0).round() / 1_000.0 });
     }
 
-    /// The figure of this name.
+    /// Returns the figure of this name.
     #[must_use]
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)

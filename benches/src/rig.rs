@@ -1,6 +1,6 @@
-//! What is measured and what it needs: a native stack whose servers idle, and sessions made over the bus on its Redis.
-//! A peer takes the place of our gateway; whoever it is finds the same environment, and the same niceness. nchan is there
-//! twice: it holds the sockets, and it takes the publications.
+//! The stack under measurement: a native stack whose servers are idle, and sessions that are created over its Redis.
+//! A peer replaces `wsproxy` and has the same environment and the same niceness. nchan runs twice: one process holds the
+//! sockets, the other one takes the publications.
 
 use crate::{
     args::{Gateways, Target, Way},
@@ -21,15 +21,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// Calls on the bus under way at a time while sessions are made.
+/// Calls on the bus at a time while sessions are created or claimed.
 const CALLS: usize = 64;
-/// Where nchan takes publications.
+/// Name of the process in which nchan takes publications.
 const FRONT_END: &str = "wsproxy-2";
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longer than any unix socket's path may be.
+/// Length of a path that is too long for a unix socket.
 const TOO_LONG_FOR_A_SOCKET: usize = 110;
 
-/// A running stack, and the bus to feed it.
+/// A running stack and the bus that sends tokens to it.
 pub(crate) struct Rig {
     native: Native,
     status: Status,
@@ -45,7 +45,7 @@ impl Rig {
     pub(crate) async fn start(target: &Target) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("bench").tempdir()?;
         let state = match target.tcp_hops {
-            // Where a path cannot be a socket's, the stack takes TCP.
+            // The stack uses TCP if the path is too long for a unix socket.
             true => directory.path().join("x".repeat(TOO_LONG_FOR_A_SOCKET)),
             false => directory.path().to_owned(),
         };
@@ -60,24 +60,24 @@ impl Rig {
         let bus = bus::open(BusConfig::new(url, "bench"))?;
         let mut ready = bus.ready();
         let waited = tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await;
-        waited.context("the bus is not ready")??;
+        waited.context("the bus is not ready after 10 s")??;
         let signer = Signer::new(&Secret::new(&key)?);
         Ok(Self { native, status, state, signer, bus, gateway: target.gateway, _directory: directory })
     }
 
-    /// Where sockets are opened.
+    /// Returns the address at which sockets are opened.
     pub(crate) fn address(&self, way: Way) -> anyhow::Result<Address> {
         Ok(match way {
             Way::Tcp => Address::Tcp(([127, 0, 0, 1], port(&self.status, "wsproxy-1")?).into()),
             Way::Unix => Address::Unix(self.state.join("wsproxy-1.sock")),
             Way::Haproxy => {
                 let address = self.status.ws_url.strip_prefix("ws://").unwrap_or_default();
-                Address::Tcp(address.parse().with_context(|| format!("{address} is no address"))?)
+                Address::Tcp(address.parse().with_context(|| format!("`{address}` is not an address"))?)
             }
         })
     }
 
-    /// Where tokens are handed to: the bus, as a rule.
+    /// Returns where tokens are sent: the bus, or the front end of nchan.
     pub(crate) async fn outlet(&self) -> anyhow::Result<Outlet> {
         if !self.gateway.is_nchan() {
             return Ok(Outlet::Bus(self.bus.clone()));
@@ -90,12 +90,12 @@ impl Rig {
         Ok(Outlet::Posts(Arc::new(Posts::connect(&address).await?)))
     }
 
-    /// Where HAProxy takes API calls.
+    /// Returns the URL at which HAProxy takes API calls.
     pub(crate) fn api_url(&self) -> &str {
         &self.status.api_url
     }
 
-    /// Where the gateways themselves listen.
+    /// Returns the ports of the gateways.
     pub(crate) fn gateway_ports(&self) -> impl Iterator<Item = u16> {
         let gateways = self.status.processes.iter().filter(|process| process.name.starts_with("wsproxy-"));
         gateways.filter_map(|process| process.port)
@@ -122,7 +122,7 @@ impl Rig {
         watched
     }
 
-    /// Makes sessions.
+    /// Creates sessions.
     pub(crate) async fn create(&self, count: usize) -> anyhow::Result<Vec<SessionId>> {
         let sessions: Vec<_> = (0..count).map(|_| SessionId::new(Uuid::new_v4())).collect();
         let created = stream::iter(sessions.iter().map(|&session| self.bus.create(session)));
@@ -130,7 +130,7 @@ impl Rig {
         Ok(sessions)
     }
 
-    /// Claims sessions for a query each; the generations, in the same order.
+    /// Claims each session for one query. Returns the generations in the same order.
     pub(crate) async fn claim(&self, sessions: &[SessionId]) -> anyhow::Result<Vec<u64>> {
         let claims = sessions.iter().map(|&session| {
             let request = ClaimRequest { query_id: Uuid::new_v4().to_string(), answer: String::new() };
@@ -139,7 +139,7 @@ impl Rig {
         Ok(stream::iter(claims).buffered(CALLS).try_collect().await?)
     }
 
-    /// The head of the request that opens a session's socket.
+    /// Returns the head of the request that opens a session's socket.
     pub(crate) fn request(&self, session: SessionId) -> Vec<u8> {
         let token = self.signer.sign(&Claims { session_id: session, iat: 0, exp: None });
         format!(
@@ -155,21 +155,23 @@ impl Rig {
     }
 }
 
-/// Where our own programs are.
+/// Returns the directory of this project's programs.
 pub(crate) fn programs(target: &Target) -> anyhow::Result<PathBuf> {
     match &target.bin_dir {
         Some(directory) => Ok(directory.clone()),
-        None => Ok(std::env::current_exe()?.parent().context("this program is in no directory")?.to_owned()),
+        None => {
+            Ok(std::env::current_exe()?.parent().context("this program has no parent directory")?.to_owned())
+        }
     }
 }
 
 fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options> {
     if target.gateways > 1 && target.way != Way::Haproxy {
-        bail!("{} gateways have one way to them alone: give --way haproxy", target.gateways);
+        bail!("{} gateways can only be reached through HAProxy: use --way haproxy", target.gateways);
     }
     let is_nchan = target.gateway.is_nchan();
     if is_nchan && (target.gateways > 1 || target.way == Way::Haproxy) {
-        bail!("nchan is measured alone and directly: give --gateways 1 and --way tcp or unix");
+        bail!("nchan is measured as one process and without HAProxy: use --gateways 1 and --way tcp or unix");
     }
     let ours = programs(target)?;
     let mut binaries = Binaries::find(Programs::in_directory(&ours)?, &target.search_path)?;
@@ -190,7 +192,7 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
     Ok(Options {
         servers: target.servers,
         proxies: target.gateways + u16::from(is_nchan),
-        // nchan knows no unix sockets.
+        // nchan does not support unix sockets for Redis.
         redis_port: is_nchan.then_some(0),
         secret: JwtSecret::new(key)?,
         environment,
@@ -200,5 +202,5 @@ fn options(target: &Target, state: PathBuf, key: &str) -> anyhow::Result<Options
 
 fn port(status: &Status, name: &str) -> anyhow::Result<u16> {
     let process = status.processes.iter().find(|process| process.name == name);
-    process.and_then(|process| process.port).with_context(|| format!("the stack tells no port of {name}"))
+    process.and_then(|process| process.port).with_context(|| format!("the stack has no port of {name}"))
 }

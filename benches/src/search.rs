@@ -1,14 +1,14 @@
-//! The highest load that stays clean: up in steps until one is not, then halving what lies between. The plan is pure and
-//! knows nothing of what a load is; every load runs on a rig of its own.
+//! `bench search`: finds the highest clean load. The load grows in steps until a run is not clean, then the interval between
+//! the last clean load and that one is halved. The plan is pure; every load runs on a new rig.
 
 use crate::{
     args::Search,
-    gateway::{measure_load, variant},
+    gateway::measure_load,
     record::{Record, Verdict},
 };
 use std::io::Write as _;
 
-/// What to try next.
+/// The loads to try next, in tokens per second.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     step: f64,
@@ -17,7 +17,7 @@ struct Plan {
     next: f64,
     clean: Option<f64>,
     unclean: Option<f64>,
-    /// The generator failed at this load before.
+    /// A run at this load was INVALID already.
     is_second_try: bool,
 }
 
@@ -26,7 +26,7 @@ impl Plan {
         Self { step, to, within, next: from, clean: None, unclean: None, is_second_try: false }
     }
 
-    /// The load to try, if there is one left.
+    /// Returns the next load, or `None` if the search is over.
     fn load(&self) -> Option<f64> {
         let near = match (self.clean, self.unclean) {
             (Some(clean), Some(unclean)) => unclean - clean <= self.within,
@@ -37,9 +37,9 @@ impl Plan {
         (!near).then_some(self.next)
     }
 
-    /// The load came to this. Answers whether that counts: a generator that failed may have been unlucky, and the same load is
-    /// tried once more.
-    fn tell(&mut self, verdict: Verdict) -> bool {
+    /// Takes the verdict on the last load. Returns whether it counts: after an INVALID run the same load is tried once more,
+    /// because the generator may have been disturbed.
+    fn report(&mut self, verdict: Verdict) -> bool {
         self.is_second_try = verdict == Verdict::Invalid && !self.is_second_try;
         if self.is_second_try {
             return false;
@@ -57,21 +57,20 @@ impl Plan {
     }
 }
 
-/// Searches; the record is that of the highest clean load, with what gave way above it.
+/// Searches, and returns the record of the highest clean load with the reasons why a higher one was not clean.
 pub(crate) async fn measure(options: &Search) -> anyhow::Result<Record> {
-    let variant = variant(&options.target);
     let mut plan = Plan::new(options.from, options.step, options.to, options.within);
     let (mut best, mut worst) = (None::<Record>, None::<Record>);
     while let Some(rate) = plan.load() {
         let connections = (rate / options.shape.per_connection).round().max(1.0) as usize;
-        let record = measure_load(&options.target, options.shape, connections, &variant).await?;
+        let record = measure_load(&options.target, options.shape, connections).await?;
         let _ = writeln!(std::io::stderr(), "{}", line(rate, &record));
         let is_clean = record.verdict == Verdict::Clean;
-        if plan.tell(record.verdict) {
+        if plan.report(record.verdict) {
             *(if is_clean { &mut best } else { &mut worst }) = Some(record);
         }
     }
-    Ok(summed_up(variant, best, worst))
+    Ok(summary(options.target.variant(), best, worst))
 }
 
 fn line(rate: f64, record: &Record) -> String {
@@ -79,9 +78,9 @@ fn line(rate: f64, record: &Record) -> String {
     format!("{rate:>9.0} tokens/s: {:?}; {}", record.verdict, notes.join("; "))
 }
 
-/// The best load's figures; the lowest that was not clean says what gave way. Where that was the generator, twice, the
-/// search found its limit and not the gateway's, and the figure is a lower bound.
-fn summed_up(variant: String, best: Option<Record>, worst: Option<Record>) -> Record {
+/// Returns the figures of the highest clean load and the reasons of the lowest load that was not clean. If that load was
+/// INVALID twice, the search found the generator's limit, and the figure is a lower bound for the gateway.
+fn summary(variant: String, best: Option<Record>, worst: Option<Record>) -> Record {
     let mut record = Record::new("search", variant);
     let clean = best.as_ref().and_then(|best| best.figure("tokens_per_second")).unwrap_or(0.0);
     record.add("highest_clean_tokens_per_second", clean);
@@ -96,7 +95,7 @@ fn summed_up(variant: String, best: Option<Record>, worst: Option<Record>) -> Re
             }
             record.verdict = if clean > 0.0 { Verdict::Clean } else { worst.verdict };
         }
-        None => record.reasons.push("the search ended before anything gave way: raise --to".into()),
+        None => record.reasons.push("the highest load that was tried is clean: use a larger --to".into()),
     }
     record
 }
@@ -110,7 +109,7 @@ mod tests {
         let mut tried = Vec::new();
         while let Some(load) = plan.load() {
             tried.push(load);
-            plan.tell(if load <= limit { Verdict::Clean } else { Verdict::NotClean });
+            plan.report(if load <= limit { Verdict::Clean } else { Verdict::NotClean });
         }
         (plan.clean, tried)
     }
@@ -141,7 +140,7 @@ mod tests {
     #[test]
     fn a_generator_that_failed_gets_a_second_try() {
         let mut plan = Plan::new(40.0, 20.0, 200.0, 5.0);
-        let mut told = |verdict| (plan.tell(verdict), plan.load());
+        let mut told = |verdict| (plan.report(verdict), plan.load());
         assert_eq!(told(Verdict::Invalid), (false, Some(40.0)));
         assert_eq!(told(Verdict::Clean), (true, Some(60.0)), "it was only unlucky");
         assert_eq!(told(Verdict::Invalid), (false, Some(60.0)));
@@ -161,15 +160,15 @@ mod tests {
         let best = record(80.0, Verdict::Clean, "");
         let late = record(100.0, Verdict::Invalid, "late");
         let full = record(100.0, Verdict::NotClean, "3 tokens were lost");
-        let found = summed_up("x".into(), Some(best.clone()), Some(late.clone()));
+        let found = summary("x".into(), Some(best.clone()), Some(late.clone()));
         assert_eq!(found.reasons, ["at 100/s late", "so the gateway's own limit is higher"]);
         assert_eq!(
             (found.verdict, found.figure("highest_clean_tokens_per_second")),
             (Verdict::Clean, Some(80.0))
         );
-        let found = summed_up("x".into(), None, Some(late));
+        let found = summary("x".into(), None, Some(late));
         assert_eq!(found.verdict, Verdict::Invalid, "nothing was found");
-        let found = summed_up("x".into(), Some(best), Some(full));
+        let found = summary("x".into(), Some(best), Some(full));
         assert_eq!((found.verdict, found.reasons.len()), (Verdict::Clean, 1));
         assert_eq!(found.figure("highest_clean_tokens_per_second"), Some(80.0));
     }

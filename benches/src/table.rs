@@ -1,5 +1,5 @@
-//! Records of several runs as Markdown: medians with their spread, what was used up beside them, ratios to the first variant
-//! and to a baseline. It passes no judgement: two machines, or two days, are two measurements.
+//! Renders records of several runs as Markdown: medians with their spread, what was used up, ratios to the first variant
+//! and to a baseline. It decides nothing, because figures of two machines or two days cannot be compared.
 
 use crate::record::{Record, Verdict};
 use serde::{Deserialize, Serialize};
@@ -18,19 +18,19 @@ const COMPARED: [&str; 9] = [
     "idle_core_share",
 ];
 
-/// Medians of an earlier state of the code, by `suite | variant | figure`.
+/// Medians of an earlier version, by `suite | variant | figure`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
-    /// Of which commit.
+    /// Commit of the measured version.
     pub commit: String,
-    /// On what: processor, cores, kernel.
+    /// Processor, number of cores and kernel.
     pub machine: String,
     /// The medians.
     pub medians: BTreeMap<String, f64>,
 }
 
 impl Baseline {
-    /// The medians of these records.
+    /// Computes the medians of these records.
     #[must_use]
     pub fn of(records: &[Record], commit: String, machine: String) -> Self {
         let mut medians = BTreeMap::new();
@@ -47,7 +47,7 @@ impl Baseline {
     }
 }
 
-/// One table a suite, and one that compares with the baseline, if there is one.
+/// Returns one table per suite, and a comparison with the baseline if there is one.
 #[must_use]
 pub fn markdown(records: &[Record], baseline: Option<&Baseline>) -> String {
     let suites = suites(records);
@@ -68,7 +68,7 @@ struct Variant<'a> {
     runs: Vec<&'a Record>,
 }
 
-/// Suites and their variants, in the order in which they first came.
+/// Groups records by suite and variant, in the order in which these first appear.
 fn suites(records: &[Record]) -> Vec<Suite<'_>> {
     let mut suites: Vec<Suite<'_>> = Vec::new();
     for record in records {
@@ -85,7 +85,7 @@ fn suites(records: &[Record]) -> Vec<Suite<'_>> {
     suites
 }
 
-/// The middle and the ends of what several runs gave.
+/// Median, least and most of several runs.
 #[derive(Clone, Copy, Debug)]
 struct Spread {
     median: f64,
@@ -94,7 +94,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// Of the runs that stand; of none of them where all are invalid.
+    /// Computes the spread over the runs that are not INVALID. Returns `None` if there are none.
     fn of(runs: &[&Record], name: &str) -> Option<Self> {
         let valid = runs.iter().filter(|run| run.verdict != Verdict::Invalid);
         let mut values: Vec<f64> = valid.filter_map(|run| run.figure(name)).collect();
@@ -141,7 +141,7 @@ fn table(suite: &Suite<'_>) -> String {
     text
 }
 
-/// The figures of all variants, in their records' order; without those that are nothing everywhere.
+/// Returns the names of all figures in the order of the records, without figures of groups that are zero in every run.
 fn figures<'a>(suite: &Suite<'a>) -> Vec<&'a str> {
     let mut names: Vec<&str> = Vec::new();
     for figure in suite.variants.iter().flat_map(|variant| &variant.runs).flat_map(|run| &run.figures) {
@@ -161,7 +161,7 @@ fn verdicts(runs: &[&Record]) -> String {
     }
 }
 
-/// The sentences of all runs, those of a kind (the same but for their numbers) once.
+/// Joins the sentences of all runs. Sentences that differ only in their numbers appear once.
 fn notes(runs: &[&Record], of: impl Fn(&Record) -> &Vec<String>) -> String {
     let mut seen: Vec<(String, &str)> = Vec::new();
     for sentence in runs.iter().flat_map(|run| of(run)) {
@@ -176,7 +176,7 @@ fn notes(runs: &[&Record], of: impl Fn(&Record) -> &Vec<String>) -> String {
 
 fn comparison(suites: &[Suite<'_>], baseline: &Baseline) -> String {
     let mut text = format!(
-        "### against the baseline\n\nBaseline: {} on {}. A ratio between two machines, or two days, says little.\n\n\
+        "### compared with the baseline\n\nBaseline: {} on {}. Ratios between two machines or two days are not reliable.\n\n\
          | suite | variant | figure | baseline | now | ratio |\n|---|---|---|---|---|---|\n",
         baseline.commit, baseline.machine
     );
@@ -201,7 +201,7 @@ fn key(suite: &str, variant: &str, figure: &str) -> String {
     format!("{suite} | {variant} | {figure}")
 }
 
-/// Three digits or more, without a fraction that says nothing.
+/// Formats a number with about three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -233,7 +233,7 @@ mod tests {
         let mut again = record("peer over tcp", 15.0, Verdict::NotClean);
         again.saturated.push("gateway: a thread used 99 % of its core".into());
         let mut late = record("wsproxy over tcp", 99.0, Verdict::Invalid);
-        late.reasons.push("INVALID: the generator was 11.0 ms late at p99, 10 is the most".into());
+        late.reasons.push("INVALID: the generator was 11.0 ms late at p99, the limit is 10 ms".into());
         let ours = [6.0, 7.0, 6.5].map(|cpu| record("wsproxy over tcp", cpu, Verdict::Clean));
         ours.into_iter().chain([late, full, again]).collect()
     }

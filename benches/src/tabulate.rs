@@ -1,4 +1,4 @@
-//! `bench table`: reads records and a baseline from files, prints the tables, writes the next baseline.
+//! `bench table`: reads records and a baseline from files, prints the tables and writes a new baseline.
 
 use crate::{
     args::Table,
@@ -37,10 +37,11 @@ pub(crate) fn run(options: &Table) -> anyhow::Result<()> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} holds no record", path.display()))
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a file of records, or not a baseline", path.display()))
 }
 
-/// Processor, cores and kernel.
+/// Describes processor, number of cores and kernel.
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! CPU time and memory of processes and of the machine, from Linux' `/proc`, and what lies between two looks.
-//! It judges nothing, and a process that has gone is an error: a measurement without it would be wrong.
+//! CPU time and memory of processes and of the machine, from `/proc`: snapshots, and the resources used between two of them.
+//! A process that has ended is an error, because a measurement without it would be wrong.
 
 use anyhow::Context;
 use std::{
@@ -8,22 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Ticks a second in `stat`: fixed for programs, whatever the kernel counts in.
+/// Ticks per second in `stat`. Linux reports 100 to programs on every machine.
 const TICKS: f64 = 100.0;
 
-/// A process to look at, and what it counts as.
+/// A process to observe, and the group in which it counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched {
-    /// Several processes may count as one: all gateways, say.
+    /// Group name. The figures of all processes of a group are summed, for example those of all gateways.
     pub(crate) group: String,
     pub(crate) pid: u32,
-    /// Its children do its work.
+    /// Whether its children count as well.
     pub(crate) with_children: bool,
 }
 
-/// One look at everything.
+/// The figures of all groups and of the machine at one instant.
 #[derive(Clone, Debug)]
-pub(crate) struct Look {
+pub(crate) struct Snapshot {
     at: Instant,
     machine: Machine,
     groups: BTreeMap<String, Group>,
@@ -46,52 +46,58 @@ struct Machine {
     total_s: f64,
 }
 
-/// What a group of processes took between two looks.
+/// CPU time that a group used between two snapshots.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Usage {
     /// CPU seconds.
     pub(crate) cpu_s: f64,
-    /// The busiest thread's share of a core.
+    /// Share of a core that the busiest thread used.
     pub(crate) busiest_thread: f64,
 }
 
-/// What was taken between two looks.
+/// Resources used between two snapshots.
 #[derive(Clone, Debug)]
-pub(crate) struct Between {
+pub(crate) struct Used {
     pub(crate) groups: BTreeMap<String, Usage>,
-    /// Share of all cores that was not idle, steal included.
+    /// Share of all cores that was not idle, with stolen time.
     pub(crate) machine: f64,
-    /// Share of all cores that somebody else's machine had.
+    /// Share of all cores that other virtual machines took.
     pub(crate) steal: f64,
 }
 
-impl Look {
-    /// Looks at these processes now.
-    pub(crate) fn at(watched: &[Watched]) -> anyhow::Result<Self> {
+impl Snapshot {
+    /// Reads the figures of these processes.
+    ///
+    /// # Errors
+    /// A process has ended, or `/proc` has no such figure.
+    pub(crate) fn take(watched: &[Watched]) -> anyhow::Result<Self> {
         let mut groups = BTreeMap::<String, Group>::new();
         for Watched { group, pid, with_children } in watched {
             let group_so_far = groups.entry(group.clone()).or_default();
-            group_so_far.add(*pid).with_context(|| format!("{group} (process {pid}) cannot be looked at"))?;
+            group_so_far
+                .add(*pid)
+                .with_context(|| format!("cannot read the figures of {group} (process {pid})"))?;
             for child in if *with_children { children(*pid) } else { Vec::new() } {
                 group_so_far.add(child)?;
             }
         }
-        let machine = machine(&fs::read_to_string("/proc/stat")?).context("/proc/stat has no line `cpu`")?;
+        let machine =
+            machine(&fs::read_to_string("/proc/stat")?).context("/proc/stat has no complete line `cpu`")?;
         Ok(Self { at: Instant::now(), machine, groups })
     }
 
-    /// Resident memory of a group, in KiB.
+    /// Returns the resident memory of a group in KiB, 0 for an unknown group.
     pub(crate) fn rss_kib(&self, group: &str) -> f64 {
         self.groups.get(group).map_or(0.0, |group| group.rss_kib)
     }
 
-    /// The most resident memory that the processes of a group had so far, in KiB.
+    /// Returns the peak resident memory of a group in KiB, summed over its processes.
     pub(crate) fn peak_rss_kib(&self, group: &str) -> f64 {
         self.groups.get(group).map_or(0.0, |group| group.peak_rss_kib)
     }
 
-    /// What was taken since `before`.
-    pub(crate) fn since(&self, before: &Self) -> Between {
+    /// Returns the resources used since `before`.
+    pub(crate) fn since(&self, before: &Self) -> Used {
         let seconds = self.at.duration_since(before.at).as_secs_f64().max(1e-3);
         let groups = self.groups.iter().map(|(name, now)| {
             let none = Group::default();
@@ -101,7 +107,7 @@ impl Look {
             (name.clone(), Usage { cpu_s: now.cpu_s - then.cpu_s, busiest_thread: busiest / seconds })
         });
         let total = (self.machine.total_s - before.machine.total_s).max(1e-3);
-        Between {
+        Used {
             groups: groups.collect(),
             machine: (self.machine.busy_s - before.machine.busy_s) / total,
             steal: (self.machine.steal_s - before.machine.steal_s) / total,
@@ -118,7 +124,7 @@ impl Group {
         self.peak_rss_kib += kib(&status, "VmHWM:").context("its status has no VmHWM")?;
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let thread = thread?.file_name().to_string_lossy().parse()?;
-            // A thread may have ended meanwhile: it was not the busiest.
+            // A thread may have ended meanwhile. It was not the busiest one.
             let cpu = read(&format!("task/{thread}/stat")).ok().and_then(|stat| cpu_s(&stat));
             self.threads.insert(thread, cpu.unwrap_or(0.0));
         }
@@ -126,19 +132,19 @@ impl Group {
     }
 }
 
-/// How long the calling thread has waited for a CPU since it began; `None` where the kernel keeps no such count.
+/// Returns how long the calling thread has waited for a CPU since it began, or `None` if the kernel does not count this.
 pub(crate) fn thread_wait() -> Option<Duration> {
     let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-/// The processes that this one has started.
+/// Returns the children of a process.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-/// User and system time. The name in it may hold anything, so what follows its last bracket is read.
+/// Returns user plus system time in seconds. The process name may contain any character, so fields are read after the last bracket.
 fn cpu_s(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let mut next = || fields.next()?.parse::<f64>().ok();
@@ -150,7 +156,7 @@ fn kib(status: &str, name: &str) -> Option<f64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// `cpu user nice system idle iowait irq softirq steal …`.
+/// Parses the line `cpu user nice system idle iowait irq softirq steal …`.
 fn machine(stat: &str) -> Option<Machine> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
     let ticks: Vec<f64> = fields.take(8).map_while(|field| field.parse().ok()).collect();
@@ -164,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_words() {
+    fn figures_are_read_from_the_kernels_text() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 3 0 100 1 1";
         assert_eq!(cpu_s(stat), Some(2.0));
         assert_eq!(kib("Name:\tx\nVmRSS:\t  2048 kB\n", "VmRSS:"), Some(2048.0));
@@ -175,10 +181,10 @@ mod tests {
         }
     }
 
-    fn look(seconds: u64, cpu_s: f64, threads: &[(u32, f64)], machine: Machine) -> Look {
+    fn snapshot(seconds: u64, cpu_s: f64, threads: &[(u32, f64)], machine: Machine) -> Snapshot {
         let group = Group { cpu_s, threads: threads.iter().copied().collect(), ..Group::default() };
         let start = Instant::now();
-        Look {
+        Snapshot {
             at: start + Duration::from_secs(seconds),
             machine,
             groups: [("gateway".to_owned(), group)].into(),
@@ -187,20 +193,20 @@ mod tests {
 
     #[test]
     fn shares_are_of_one_core_and_of_the_machine() {
-        let before = look(0, 1.0, &[(1, 0.5)], Machine { busy_s: 10.0, steal_s: 1.0, total_s: 20.0 });
+        let before = snapshot(0, 1.0, &[(1, 0.5)], Machine { busy_s: 10.0, steal_s: 1.0, total_s: 20.0 });
         let after =
-            look(10, 7.0, &[(1, 1.5), (2, 5.0)], Machine { busy_s: 20.0, steal_s: 3.0, total_s: 40.0 });
-        let between = after.since(&before);
-        let usage = &between.groups["gateway"];
+            snapshot(10, 7.0, &[(1, 1.5), (2, 5.0)], Machine { busy_s: 20.0, steal_s: 3.0, total_s: 40.0 });
+        let used = after.since(&before);
+        let usage = &used.groups["gateway"];
         assert!((usage.cpu_s - 6.0).abs() < 1e-9 && (usage.busiest_thread - 0.5).abs() < 1e-3);
-        assert_eq!((between.machine, between.steal), (0.5, 0.1));
+        assert_eq!((used.machine, used.steal), (0.5, 0.1));
     }
 
     #[test]
-    fn this_process_is_one_and_a_gone_one_is_an_error() {
+    fn a_process_that_has_ended_is_an_error() {
         let me = Watched { group: "me".into(), pid: std::process::id(), with_children: true };
-        assert!(Look::at(std::slice::from_ref(&me)).unwrap().rss_kib("me") > 100.0);
-        let error = Look::at(&[Watched { pid: u32::MAX, ..me }]).unwrap_err();
+        assert!(Snapshot::take(std::slice::from_ref(&me)).unwrap().rss_kib("me") > 100.0);
+        let error = Snapshot::take(&[Watched { pid: u32::MAX, ..me }]).unwrap_err();
         assert!(error.to_string().contains("4294967295"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! A peer's program: it takes the place of our gateway in a stack, with the same environment.
+//! The program of the peers: replaces `wsproxy` in a stack and reads the same environment.
 
 use anyhow::Context;
 use benches::{
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// As in our own programs, so that allocators are not what is compared.
+/// The allocator of the other programs, so that allocators are not compared.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -32,7 +32,7 @@ fn variable(name: &str) -> anyhow::Result<String> {
 }
 
 fn port() -> anyhow::Result<u16> {
-    variable("PORT")?.parse().context("PORT is no port")
+    variable("PORT")?.parse().context("PORT is not a port number")
 }
 
 fn unix_socket() -> Option<PathBuf> {
@@ -61,9 +61,9 @@ fn nginx(stores: bool) -> anyhow::Result<()> {
     match nchan::become_nginx(&settings)? {}
 }
 
-/// Redis' port on loopback, whatever way to it we are told: nchan knows no unix sockets.
+/// Returns the port of Redis on loopback. Asks Redis, because the URL may name a unix socket, which nchan does not support.
 fn redis_port(url: &str) -> anyhow::Result<u16> {
     let mut redis = redis::Client::open(url)?.get_connection().context("cannot reach Redis")?;
-    let told: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut redis)?;
-    told.get("tcp_port").context("Redis tells no port")
+    let info: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut redis)?;
+    info.get("tcp_port").context("Redis does not report its tcp_port")
 }

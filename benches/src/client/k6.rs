@@ -1,4 +1,4 @@
-//! k6, Grafana's load client: `peers/k6.js` is the same load in its words. Its script counts tokens and ends.
+//! k6, Grafana's load client. The script `peers/k6.js` runs the load and counts tokens and ends.
 
 use super::{Load, PATIENCE, RAMP_UP};
 use crate::record::{Record, Verdict};
@@ -32,7 +32,7 @@ pub(super) fn command(load: &Load) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// What the script counted.
+/// The counts of the script.
 #[derive(Debug, Deserialize)]
 struct Summary {
     tokens: u64,
@@ -71,7 +71,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn whatever_is_missing_is_named() {
+    fn missing_tokens_and_ends_are_named() {
         let load = Load {
             clients: 2,
             tokens: 10,

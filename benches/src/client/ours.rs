@@ -1,4 +1,4 @@
-//! Our own load client. Its own verdict on the run is the record's.
+//! The load client of this project. The record takes over its verdict.
 
 use super::{Load, RAMP_UP};
 use crate::record::{Record, Verdict};
@@ -27,18 +27,18 @@ pub(super) fn judge(record: &mut Record, load: &Load, status: ExitStatus) -> any
     for name in ["tokens_expected", "tokens_received", "tokens_lost", "p99_itl_ms"] {
         record.add(name, summary.get(name).and_then(Value::as_f64).unwrap_or(0.0));
     }
-    take_over(record, &summary);
+    copy_verdict(record, &summary);
     Ok(())
 }
 
 fn summary(directory: &Path) -> anyhow::Result<Value> {
     let files = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
     let mut summaries = files.filter(|path| path.to_string_lossy().ends_with("_summary.json"));
-    let path = summaries.next().context("it left no summary")?;
+    let path = summaries.next().context("it wrote no summary")?;
     Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
 }
 
-fn take_over(record: &mut Record, summary: &Value) {
+fn copy_verdict(record: &mut Record, summary: &Value) {
     let text = |name: &str| summary.get(name).and_then(Value::as_str).unwrap_or_default();
     record.verdict = match text("verdict").to_ascii_uppercase().as_str() {
         "PASS" => Verdict::Clean,
@@ -56,7 +56,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_clients_verdict_is_the_records() {
+    fn the_record_has_the_verdict_of_the_client() {
         for (word, expected) in [
             ("PASS", Verdict::Clean),
             ("FAIL", Verdict::NotClean),
@@ -64,7 +64,7 @@ mod tests {
             ("", Verdict::NotClean),
         ] {
             let mut record = Record::new("client", "x".into());
-            take_over(&mut record, &json!({ "verdict": word, "verdict_reason": "because" }));
+            copy_verdict(&mut record, &json!({ "verdict": word, "verdict_reason": "because" }));
             assert_eq!(record.verdict, expected);
             assert_eq!(record.reasons.len(), usize::from(expected != Verdict::Clean));
         }

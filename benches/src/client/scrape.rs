@@ -1,4 +1,5 @@
-//! What the gateways say they hold and have sent, out of their `/metrics`. It is what a peer's own count is held against.
+//! Reads from the gateways' `/metrics` how many sockets are open and how much was sent. The counts of a peer are compared with
+//! these.
 
 use crate::rig::Rig;
 use anyhow::{Context, bail};
@@ -7,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The sum over all gateways.
+/// Counters, summed over all gateways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Scrape {
     /// Sockets that are open.
@@ -38,7 +39,9 @@ impl Scrape {
         let value = |name: &str| {
             let found =
                 text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-            let Some(value) = found else { bail!("it tells no {name}: peers of the client need wsproxy") };
+            let Some(value) = found else {
+                bail!("it has no metric {name}: tsung and k6 can only be measured with --gateway wsproxy")
+            };
             Ok(value)
         };
         Ok(Self {

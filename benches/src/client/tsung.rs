@@ -1,5 +1,5 @@
-//! tsung, an Erlang load client of long standing: one user is one session, from its creation to the end of its stream. It
-//! counts the bytes that come down a socket and looks into none of them; the gateway's count is what they are held against.
+//! tsung, an Erlang load client. One user is one session, from its creation to the end of its stream. tsung counts the bytes that
+//! a socket receives and does not parse them, so the bytes are compared with the gateway's count.
 
 use super::{Load, RAMP_UP, scrape::Scrape};
 use crate::record::{Record, Verdict};
@@ -12,19 +12,19 @@ use std::{
 };
 use tokio::process::Command;
 
-/// Where packages put the grammar that every configuration must name.
+/// Paths of the grammar that every configuration must name.
 const GRAMMARS: [&str; 2] = ["/usr/share/tsung/tsung-1.0.dtd", "/usr/local/share/tsung/tsung-1.0.dtd"];
-/// Before the first token, so that it finds tsung back at the socket, from the call that submitted the query.
+/// Time before the first token. In it tsung returns from the call that submitted the query to its socket.
 const TTFT: Duration = Duration::from_millis(500);
-/// How long sockets are kept open behind the last token: longer than a machine is late.
+/// Time for which sockets stay open after the last token. It must exceed the lateness of the machine.
 const LINGER: Duration = Duration::from_secs(3);
-/// No daemon for names and no other nodes, Ctrl+C ends it, and schedulers sleep instead of spinning.
+/// Erlang's flags: no name daemon, no other nodes, Ctrl+C ends it, and schedulers sleep instead of spinning.
 const ERLANG: &str = "-start_epmd false -erl_epmd_port 0 -kernel inet_dist_use_interface {127,0,0,1} \
                       +Bd +sbwt none +sbwtdcpu none +sbwtdio none";
 
 pub(super) fn command(load: &Load) -> anyhow::Result<Command> {
     let Some(grammar) = GRAMMARS.into_iter().find(|grammar| Path::new(grammar).is_file()) else {
-        bail!("tsung is in none of its places ({}): run `apt-get install tsung`", GRAMMARS.join(", "));
+        bail!("cannot find tsung's grammar in {}: run `apt-get install tsung`", GRAMMARS.join(", "));
     };
     let file = load.output.join("tsung.xml");
     fs::write(&file, configuration(load, grammar))?;
@@ -38,16 +38,16 @@ pub(super) fn command(load: &Load) -> anyhow::Result<Command> {
         .env("HOME", &load.output)
         .env("ERL_FLAGS", ERLANG)
         .env("ERL_CRASH_DUMP_BYTES", "0")
-        // Monitors of its own say there that they end.
+        // tsung's monitors report their end there.
         .stderr(Stdio::null());
     Ok(command)
 }
 
-/// tsung's plug-in for WebSockets takes no header of one's own, but a path with variables in it: the path brings the header
-/// along. The call that creates a session, its socket and the call that submits its query share one user.
+/// Returns the configuration. tsung's plug-in for WebSockets cannot send an additional header, so the path, which may contain
+/// variables, carries it. One user creates a session, opens its socket and submits its query.
 fn configuration(load: &Load, grammar: &str) -> String {
     let Load { clients, tokens, api, gateway, .. } = load;
-    let a_second = f64::from(*clients) / RAMP_UP.as_secs_f64();
+    let per_second = f64::from(*clients) / RAMP_UP.as_secs_f64();
     // Users come at random times, so the last one may be late.
     let phase = 2 * RAMP_UP.as_secs();
     let (ttft_ms, itl_ms) = (TTFT.as_millis(), load.interval_ms());
@@ -62,7 +62,7 @@ fn configuration(load: &Load, grammar: &str) -> String {
   <servers><server host="{api_host}" port="{api_port}" type="tcp"/></servers>
   <load>
     <arrivalphase phase="1" duration="{phase}" unit="second">
-      <users maxnumber="{clients}" arrivalrate="{a_second}" unit="second"/>
+      <users maxnumber="{clients}" arrivalrate="{per_second}" unit="second"/>
     </arrivalphase>
   </load>
   <sessions>
@@ -107,22 +107,22 @@ pub(super) fn judge(record: &mut Record, load: &Load, gateway: &Scrape) -> anyho
 /// `<output>/<date>/tsung.log`.
 fn log(output: &Path) -> anyhow::Result<PathBuf> {
     let entries = fs::read_dir(output)?.filter_map(|entry| Some(entry.ok()?.path().join("tsung.log")));
-    entries.into_iter().find(|log| log.is_file()).context("tsung left no log: see its configuration")
+    entries.into_iter().find(|log| log.is_file()).context("tsung wrote no log: check its configuration")
 }
 
-/// What tsung counted over the whole run.
+/// Counts of tsung over the whole run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Totals {
-    /// Whatever came, answers to calls too.
+    /// Received bytes, with the responses to calls.
     bytes: u64,
     /// Sockets that were opened.
     sockets: u64,
-    /// By its own names.
+    /// Error counters by tsung's names.
     errors: Vec<(String, u64)>,
 }
 
 impl Totals {
-    /// Lines are `stats: NAME now TOTAL`, every ten seconds and at the end.
+    /// Reads lines of the form `stats: NAME now TOTAL`, which tsung writes every ten seconds and at the end.
     fn parse(log: &str) -> Self {
         let mut totals = Self::default();
         for line in log.lines() {
@@ -143,8 +143,8 @@ impl Totals {
     }
 }
 
-/// What is over when the gateway's bytes are taken from tsung's is the answers to its calls. Those have the same length for
-/// every client, so it divides by their number exactly, or something did not come.
+/// Returns what is missing. tsung's bytes minus the gateway's are the responses to its calls. These have the same length for
+/// every client. If the difference is not a multiple of the number of clients, something did not arrive.
 fn faults(load: &Load, gateway: &Scrape, totals: &Totals) -> Vec<String> {
     let clients = u64::from(load.clients);
     let mut faults: Vec<String> =
@@ -157,11 +157,13 @@ fn faults(load: &Load, gateway: &Scrape, totals: &Totals) -> Vec<String> {
         faults.push(format!("{} sockets of {clients} were opened", totals.sockets));
     }
     match totals.bytes.checked_sub(gateway.bytes) {
-        Some(answers) if answers > 0 && answers % clients == 0 => {}
+        Some(responses) if responses > 0 && responses % clients == 0 => {}
         _ => {
             let Totals { bytes, .. } = totals;
-            faults
-                .push(format!("{bytes} bytes came, answers included, of {} on sockets alone", gateway.bytes));
+            faults.push(format!(
+                "{bytes} bytes arrived, responses included; the gateway sent {}",
+                gateway.bytes
+            ));
         }
     }
     faults
@@ -197,15 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_did_not_come_is_seen() {
+    fn a_token_that_did_not_arrive_is_noticed() {
         let gateway = Scrape { connections: 0, events: 10_100, bytes: 1_548_100 };
         let check = |gateway: Scrape, bytes, expected: &str| {
             let totals = Totals { bytes, sockets: 100, errors: Vec::new() };
             assert_eq!(faults(&load(), &gateway, &totals).join("; "), expected);
         };
         check(gateway, 1_630_800, "");
-        check(gateway, 1_630_648, "1630648 bytes came, answers included, of 1548100 on sockets alone");
-        check(gateway, 1_500_000, "1500000 bytes came, answers included, of 1548100 on sockets alone");
+        check(gateway, 1_630_648, "1630648 bytes arrived, responses included; the gateway sent 1548100");
+        check(gateway, 1_500_000, "1500000 bytes arrived, responses included; the gateway sent 1548100");
         check(Scrape { events: 10_099, ..gateway }, 1_630_800, "the gateway sent 10099 events of 10100");
         let totals = Totals { bytes: 1_630_800, sockets: 99, errors: vec![("error_closed".into(), 1)] };
         let expected = ["tsung counted 1 error_closed", "99 sockets of 100 were opened"];
