@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures what the gateway and the stack cost and carry, beside their peers: builds, runs every variant in turns, prints
-# medians with their spread and what was used up, and compares with the committed baseline as ratios. It fails on no figure.
+# Measures the gateway, the load client and the stack, and their peers. Builds, runs all variants in turns, prints medians with their
+# spread and what was used up, and compares them with benches/baseline.json. No figure makes the script fail.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/native.sh
@@ -9,23 +9,23 @@ usage() {
     cat <<'END'
 Usage: scripts/bench.sh [OPTIONS]
 
-  --only SUITES       of parts,gateway,connect,client,search,stack,idle,scaling,knee, by commas (all of them):
-                      parts    each alone, with Criterion, which keeps its own results and baselines
-                      gateway  CPU a token, memory a connection, latency at 40,000 tokens/s over 2,000 connections,
-                               and at what nchan holds, beside it
-                      connect  sockets opened a second, direct and through HAProxy
-                      client   what our load client and its peers cost at 1,000 clients
+  --only SUITES       suites to run, separated by commas (default: all):
+                      parts    parts of the data path, with Criterion, which keeps its own results and baselines
+                      gateway  CPU time per token, memory per connection and latency at 40,000 tokens/s over 2,000
+                               connections, and at the rate that nchan carries
+                      connect  sockets opened per second, direct and through HAProxy
+                      client   CPU time and memory of our load client and its peers with 1,000 clients
                       search   the highest clean load of one gateway, direct
                       stack    the highest clean load through HAProxy, over unix sockets and over TCP
-                      idle     a stack of two servers and three gateways that nobody uses
-                      scaling  20,000 tokens/s over 100 connections and up to as many as fit
-                      knee     latency against load, to past what is clean: direct, and through HAProxy
+                      idle     CPU time of two servers, three gateways, Redis and HAProxy without load
+                      scaling  20,000 tokens/s over 100 connections, up to as many as the descriptors allow
+                      knee     latency against load, beyond what is clean: direct and through HAProxy
   --runs N            runs of each variant (3)
-  --quick             one short run of each, to see that everything works; its figures say little
+  --quick             one short run of each variant, to see that everything works; its figures are not reliable
   --write-baseline    put the medians into benches/baseline.json
   --help              this text
 
-Peers are used where they are installed; what was left out is told at the end.
+nchan, tsung and k6 are measured if they are installed. The end of the output names those that are missing.
 Records go to results/bench_*.json. A run whose generator was late is INVALID and counts in no median.
 END
 }
@@ -37,7 +37,7 @@ while (($#)); do
     --only)
         IFS=, read -ra suites <<<"${2:-}"
         for suite in "${suites[@]}"; do
-            [[ " ${all[*]} " == *" $suite "* ]] || die "--only takes suites, not '$suite': see --help" 104
+            [[ " ${all[*]} " == *" $suite "* ]] || die "unknown suite '$suite' for --only: see --help" 104
         done
         shift ;;
     --runs) number "$1" "${2:-}" '[1-9][0-9]?' && runs=$2 && shift ;;
@@ -65,22 +65,22 @@ build release benches wsproxy server client
 end_with report
 count=0
 
-# One run of the load program; what it says of itself is kept as it is.
+# Runs the load program once and keeps its record.
 bench() { # OPTIONS
     local file code=0
     printf -v file '%s/%04d.json' "$work" $((count += 1))
     echo "bench $*" >&2
     "$bin/streamstress-bench" "$@" >"$file" || code=$?
-    case $code in 0 | 98) ;; *) rm -f "$file"; echo "bench: that one failed with $code and is left out" >&2 ;; esac
+    case $code in 0 | 98) ;; *) rm -f "$file"; echo "bench: this run failed with exit code $code and is left out" >&2 ;; esac
 }
 
-# What was measured so far: an interrupted run has its records and its tables too.
+# Prints the tables of all runs so far, also after an interruption.
 report() {
     compgen -G "$work/*.json" >/dev/null || return 0
     local records options missing
     mkdir -p results
     records=results/bench_$(date +%Y%m%d_%H%M%S).json
-    # The last one may have been cut off.
+    # The last record may be incomplete.
     for file in "$work"/*.json; do jq -e .suite "$file" >/dev/null 2>&1 || rm -f "$file"; done
     jq -s . "$work"/*.json >"$records"
     options=(--commit "$(git describe --always --dirty)")
@@ -104,10 +104,10 @@ gateway() {
     if has_nchan; then beside_nchan; fi
 }
 
-# Of one connection, from what the others carry down to what nchan does.
+# Tokens per second of one connection, from the rate of the other gateways down to what nchan carries.
 nchan_rates=(20 10 5 2.5)
 
-# nchan and ours at the same rates, in tables of their own: the last is the highest that nchan holds.
+# Measures nchan and wsproxy at the same rates, in separate tables, down to the highest rate that nchan carries.
 beside_nchan() {
     local rate number
     for rate in "${nchan_rates[@]}"; do
@@ -161,7 +161,7 @@ idle() {
 
 scaling() {
     local most connections last=$count
-    # What a gateway needs beside its sockets is some two hundred descriptors.
+    # A gateway needs about two hundred descriptors in addition to its sockets.
     most=$(($(ulimit -Hn | sed 's/unlimited/19300/') - 300))
     if ((most > 19000)); then most=19000; fi
     for connections in 100 300 1000 3000 "$most"; do
@@ -186,7 +186,7 @@ knee() {
     done
 }
 
-# Puts the record of run NUMBER into another suite's table.
+# Moves the record of run NUMBER into the table of another suite.
 as_suite() { # SUITE NUMBER FILTER
     local file
     printf -v file '%s/%04d.json' "$work" "$2"
@@ -195,7 +195,7 @@ as_suite() { # SUITE NUMBER FILTER
     fi
 }
 
-# In turns, so that what the machine does meanwhile falls on all of them.
+# The variants run in turns, so that disturbances of the machine affect all of them.
 for suite in "${suites[@]}"; do
     for ((run = 1; run <= runs; run++)); do "$suite"; done
 done

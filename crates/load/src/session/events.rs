@@ -1,0 +1,103 @@
+//! The events of a session's connection: reads, opened sockets and lost sockets.
+
+use super::{Session, Stage, connection::Reaction, receive::Receiver};
+use crate::connection::{AttemptTime, ConnectionEvent, Loss};
+use measure::{
+    live::LiveCounters,
+    record::{Failure, FailureKind, LossCause},
+};
+use protocol::CloseReason;
+use std::time::Instant;
+
+impl Session {
+    pub(super) fn handle(&mut self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Read(chunk) => {
+                let Self { worker, connection, replay, queries, behaviour, delivery, log, .. } = self;
+                let mut receiver =
+                    Receiver { worker, queries, replay, delivery, log, behaviour, has_event: false };
+                let ended = connection.decode(&chunk, |message, arrival| receiver.message(message, arrival));
+                if receiver.has_event {
+                    connection.event_arrived();
+                }
+                if let Some(ended) = ended {
+                    self.handle(ended);
+                }
+            }
+            ConnectionEvent::Lost(loss) => self.lost(&loss),
+            ConnectionEvent::Opened(time) => self.opened(time),
+            ConnectionEvent::Failed(failure) if self.stage != Stage::Closing => self.fail(failure),
+            ConnectionEvent::Failed(_) => {}
+        }
+    }
+
+    /// A new socket is open: the session's first one, a query's own, or the one after a loss.
+    fn opened(&mut self, time: AttemptTime) {
+        let now = Instant::now();
+        if let Some(reconnect) = self.connection.opened(now) {
+            self.log.reconnected(reconnect);
+            let worker = &self.worker;
+            worker.recorder().reconnected(worker.moment(now), self.planned.index, reconnect);
+            if reconnect.cause != LossCause::Cut {
+                let lost = now.checked_sub(reconnect.gap).unwrap_or(now);
+                worker.run().faults.outage(worker.moment(lost), worker.moment(now));
+            }
+        } else {
+            self.log.connected(time);
+        }
+        LiveCounters::add(&self.worker.live().connects, 1);
+        self.delivery.socket_opened(now);
+        let last = self.queries.last_position();
+        if self.behaviour.resumes() {
+            self.replay.open_resumed(self.queries.resume_after(), last);
+        } else if self.connection.is_unclean() {
+            self.replay.open_unclean(last);
+        } else {
+            self.replay.close();
+        }
+    }
+
+    /// The socket was lost: reconnects, or fails the session.
+    fn lost(&mut self, loss: &Loss) {
+        self.replay.close();
+        if self.stage == Stage::ClosingSocket {
+            return;
+        }
+        let code = loss.code();
+        self.log.close_code(code);
+        if self.stage == Stage::Closing {
+            return;
+        }
+        let is_cut = loss.cause == LossCause::Cut;
+        if let Some(query) = self.queries.current_mut().filter(|_| !is_cut) {
+            query.last_loss = Some(loss.describe());
+        }
+        let is_taken_over = code == Some(CloseReason::TakenOver.code());
+        let is_after_answer = code.is_some()
+            && !is_taken_over
+            && self.queries.is_between_answers(self.connection.has_no_loss_since_event());
+        if is_after_answer && !self.needs_socket() {
+            return;
+        }
+        let (wait, is_full) = match self.connection.reaction(loss, is_after_answer) {
+            Reaction::Reconnect { wait, is_full } => (wait, is_full),
+            Reaction::Stop => {
+                let kind = code.map_or(FailureKind::Stream, FailureKind::Closed);
+                let message = format!("the gateway closed the socket: {}", loss.text);
+                self.fail(Failure { kind, code, message });
+                return;
+            }
+        };
+        if is_cut {
+            self.log.socket_cut();
+            self.behaviour.socket_cut(loss.at);
+        }
+        let mut backoff = self.backoff();
+        if is_full {
+            backoff.lengthen();
+        }
+        let limit = self.time_limits().reconnect(self.queries.response());
+        let position = self.behaviour.resumes().then(|| self.queries.resume_after());
+        self.connection.reconnect(loss, position, wait, backoff, limit);
+    }
+}

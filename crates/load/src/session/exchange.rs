@@ -1,0 +1,172 @@
+//! One query and its answer: the call, what the session does on purpose meanwhile, and the deadline.
+
+use super::{Session, behaviour::Action, deadline::Deadline};
+use crate::{
+    idle::DueQuery,
+    query::{End, Progress, millis},
+};
+use measure::record::Failure;
+use protocol::{RunResponse, SessionId};
+use std::{future::pending, pin::Pin, rc::Rc, time::Instant};
+
+impl Session {
+    /// Sends query `num` and handles events until it is finished or its deadline has passed.
+    pub(super) async fn query(&mut self, num: u32, query: DueQuery) {
+        self.record_current();
+        let _running = self.worker.run().queries.enter();
+        // Dropped when it ends: the state of a call is larger than everything else that a session keeps.
+        let mut call = Some(Box::pin(self.call(num, query)));
+        let now = Instant::now();
+        let mut deadline = Deadline::new(now + self.time_limits().call(), self.worker.delay().total(now));
+        while !self.is_over {
+            match self.queries.progress() {
+                Progress::Finished => break,
+                Progress::Settling => deadline.settle(),
+                Progress::Running => {}
+            }
+            let is_paused = self.behaviour.is_paused();
+            tokio::select! {
+                biased;
+                event = self.connection.next(), if !is_paused => self.handle(event),
+                result = response(&mut call), if call.is_some() => {
+                    call = None;
+                    self.responded(result, &mut deadline);
+                }
+                action = self.behaviour.due() => self.act(action, &mut deadline),
+                () = deadline.reached() => self.deadline_reached(&mut deadline),
+            }
+        }
+        self.stop_behaviour();
+        self.end_current(End::Finished);
+    }
+
+    /// Starts query `num` and returns its call.
+    fn call(
+        &mut self,
+        num: u32,
+        query: DueQuery,
+    ) -> impl Future<Output = Result<RunResponse, Failure>> + use<> {
+        let (id, sent) = self.queries.begin(num, query.due, !self.behaviour.connects_late());
+        let worker = Rc::clone(&self.worker);
+        let mut backoff = self.backoff();
+        let session = self.id.unwrap_or_else(|| SessionId::new(uuid::Uuid::nil()));
+        let body = self.user.request(&worker.plan().users, num, id, query.tokens);
+        let until = Instant::now() + self.time_limits().call();
+        async move {
+            let on_send = |at| {
+                sent.set(Some(at));
+                worker.run().first_send.note(at);
+            };
+            worker.http().run(session, &body, &mut backoff, until, on_send).await
+        }
+    }
+
+    /// Handles the response to the query's call.
+    fn responded(&mut self, result: Result<RunResponse, Failure>, deadline: &mut Deadline) {
+        let sent = self.queries.sent().unwrap_or_else(Instant::now);
+        match result {
+            Ok(response) => {
+                deadline.set(sent + self.time_limits().query(&response));
+                self.compare_clocks(response.boot_id.as_deref());
+                if response.generation.is_none() || response.tokens.is_none() {
+                    self.log.old_contract();
+                }
+                let ideal = millis(response.ideal_e2el_ms);
+                if let Some(query) = self.queries.current_mut() {
+                    query.accepted(response);
+                    let delay = self.behaviour.plan(query.num, sent, ideal);
+                    deadline.extend(delay);
+                }
+            }
+            Err(failure) => {
+                self.end_current(if failure.code.is_some() { End::Rejected } else { End::Failed });
+                if let Some(query) = self.queries.current_mut() {
+                    query.fail(failure.kind, failure.code, failure.message);
+                }
+            }
+        }
+    }
+
+    /// Compares the server's clock with this machine's, and adds the samples that waited for this.
+    fn compare_clocks(&mut self, boot_id: Option<&str>) {
+        let shared = self.worker.compare_clocks(boot_id);
+        let samples = self.queries.current_mut().map(|query| &mut query.samples);
+        self.delivery.clock_known(shared, self.worker.clock(), samples);
+    }
+
+    /// Performs an action on purpose that is due.
+    fn act(&mut self, action: Action, deadline: &mut Deadline) {
+        let now = Instant::now();
+        match action {
+            Action::Connect => {
+                let (backoff, limit) =
+                    (self.backoff(), self.time_limits().reconnect(self.queries.response()));
+                self.connection.connect(backoff, limit);
+                if let Some(query) = self.queries.current() {
+                    let ideal = query.response.as_ref().and_then(|response| millis(response.ideal_e2el_ms));
+                    self.behaviour.plan_pause(query.num, now, ideal);
+                }
+            }
+            Action::Pause(_) if !self.connection.is_up() => self.behaviour.postpone(action, now),
+            Action::Pause(duration) => {
+                self.log.paused();
+                self.behaviour.pause(now, duration);
+                if let Some(query) = self.queries.current_mut() {
+                    query.paused = duration;
+                }
+                deadline.extend(duration);
+            }
+            Action::Resume => self.stop_behaviour(),
+        }
+    }
+
+    /// Cancels planned actions and ends a pause in reading.
+    fn stop_behaviour(&mut self) {
+        let Some(paused) = self.behaviour.stop() else { return };
+        if let Some(query) = self.queries.current_mut() {
+            query.paused = paused;
+            self.connection.restart_silence_timer();
+        }
+    }
+
+    /// Ends the query at its deadline, after reading everything that has arrived.
+    fn deadline_reached(&mut self, deadline: &mut Deadline) {
+        self.read_all();
+        if self.queries.progress() == Progress::Finished {
+            return;
+        }
+        if deadline.is_settling() {
+            // Events that follow the terminator are awaited for longer if the socket is down or still replays.
+            let is_listening = self.connection.is_up() && !self.replay.awaits_resumed();
+            if is_listening || !deadline.continue_after_settling() {
+                self.end_current(End::Finished);
+            }
+            return;
+        }
+        // The generator must not fail a query because it was itself too slow to read.
+        if !deadline.allow_for(self.worker.delay().total(Instant::now())) {
+            self.end_current(End::TimedOut);
+        }
+    }
+
+    /// Reads the socket until it would block, unless the session pauses reading.
+    fn read_all(&mut self) {
+        while !self.behaviour.is_paused()
+            && let Some(event) = self.connection.next_now()
+        {
+            self.handle(event);
+        }
+    }
+
+    pub(super) fn end_current(&mut self, end: End) {
+        self.queries.end(end, self.log.failure().filter(|_| self.is_over));
+    }
+}
+
+/// Waits for the result of a call that is under way.
+async fn response<T>(call: &mut Option<Pin<Box<impl Future<Output = T>>>>) -> T {
+    match call {
+        Some(call) => call.await,
+        None => pending().await,
+    }
+}
