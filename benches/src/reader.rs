@@ -160,16 +160,15 @@ impl Connection {
         let Self { socket, generation, frames, ledger, last } = self;
         let (mut tokens, mut pongs) = (0, Vec::new());
         frames.feed(bytes, |message, _| match message {
-            Message::Text(text) => match token(text.as_bytes(), *generation) {
-                Some((prefix, [due_us, sent_us])) => {
+            // Other frames are ignored: a missing token is found by its position.
+            Message::Text(text) => {
+                if let Some((prefix, [due_us, sent_us])) = token(text.as_bytes(), *generation) {
                     tokens += 1;
                     ledger.observe(prefix.position.seq, prefix.kind, Some(sent_us));
                     let arrival = Arrival { due_us, sent_us, received_us, slack_us };
                     received.latency.received(&arrival, last.replace(arrival).as_ref());
                 }
-                // Markers such as `resumed`. A missing token is found by its position.
-                None => {}
-            },
+            }
             Message::Ping(payload) => frames::encode_pong(&mut pongs, payload),
             Message::Close(..) | Message::Binary(_) | Message::Pong => {}
         })?;
