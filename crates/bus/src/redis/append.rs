@@ -138,7 +138,7 @@ impl Round<'_> {
         let generation = generation(&self.entries[index]);
         self.skipped.insert(generation);
         self.appended.stale.push(generation);
-        self.inner.keeper.lock().fenced_off(generation.0, generation.1);
+        self.inner.history.lock().fenced_off(generation.0, generation.1);
     }
 
     fn refuse(&mut self, index: usize, words: String) {
@@ -153,14 +153,14 @@ impl Round<'_> {
     fn keep(&self, taken: &[Entry<'_>], moved: Option<Position>) {
         Counters::add(&self.inner.counters.appended, taken.len() as u64);
         let now = Instant::now();
-        let mut keeper = self.inner.keeper.lock();
+        let mut history = self.inner.history.lock();
         for (n, entry) in taken.iter().enumerate() {
             match moved.filter(|_| n + 1 == taken.len()) {
-                None => keeper.appended(entry.session, entry.prefix, entry.frame, now),
+                None => history.appended(entry.session, entry.prefix, entry.frame, now),
                 Some(position) => {
                     let frame = protocol::with_position(entry.frame, entry.prefix.position, position);
                     let prefix = Prefix { position, ..entry.prefix };
-                    keeper.appended(entry.session, prefix, &frame, now);
+                    history.appended(entry.session, prefix, &frame, now);
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! A server writes that it is alive and what it has restored, reads the same of its peers, and ends the queries of those
-//! that are gone. Its write is also the proof that Redis takes writes: without it the server is not ready.
+//! Heartbeats of servers. A server writes its heartbeat and the mark to which it has restored, reads those of its peers, and ends
+//! the queries of dead peers. The write also proves that Redis takes writes: without it the server is not ready.
 
 use super::{
     Inner,
@@ -73,7 +73,7 @@ pub(super) async fn run(
         let connection = inner.commands.connected().await;
         let restored = inner.incarnation.given_back();
         let old = inner.incarnation.is_old();
-        let lists_all = restored.as_ref().is_some_and(|mark| inner.vigil.lock().lists_all(mark, old));
+        let lists_all = restored.as_ref().is_some_and(|mark| inner.barrier.lock().lists_all(mark, old));
         said = restored.is_none() || lists_all;
         let value = heartbeat(writes, restored.as_deref().filter(|_| lists_all));
         let answer = Box::pin(round(&inner, connection.clone(), value)).await;
@@ -85,19 +85,19 @@ pub(super) async fn run(
                 let peers = beats.iter().filter(|(name, _)| **name != inner.owner);
                 let peers = peers.map(|(name, beat)| (name.as_str(), beat.as_str()));
                 let in_time = asked.elapsed() < LATE && last.elapsed() < INTERVAL + LATE;
-                let mut vigil = inner.vigil.lock();
+                let mut barrier = inner.barrier.lock();
                 match (poll, in_time) {
-                    (true, true) => vigil.answered(&mark, peers),
+                    (true, true) => barrier.answered(&mark, peers),
                     (true, false) => {
-                        vigil.looked(&mark, peers);
-                        vigil.unanswered();
+                        barrier.looked(&mark, peers);
+                        barrier.unanswered();
                     }
-                    (false, _) => vigil.looked(&mark, peers),
+                    (false, _) => barrier.looked(&mark, peers),
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, "no heartbeat");
-                inner.vigil.lock().unanswered();
+                inner.barrier.lock().unanswered();
             }
         }
         // A server that starts is not ready before it may claim; one that waits for its peers later lets its callers wait.
@@ -115,7 +115,7 @@ pub(super) async fn run(
             tracing::warn!(%error, "peers that are gone were not looked after, trying again");
         }
         if poll {
-            Counters::show(&inner.counters.kept_dropped, inner.keeper.lock().dropped());
+            Counters::show(&inner.counters.kept_dropped, inner.history.lock().dropped());
             last = Instant::now();
         }
     }
@@ -173,8 +173,8 @@ async fn round(
 /// Lists peers again that Redis has lost, and ends the queries of those that are gone.
 async fn look_after(inner: &Inner, connection: &MultiplexedConnection) -> Result<(), BusError> {
     let (unlisted, gone) = {
-        let mut vigil = inner.vigil.lock();
-        (vigil.unlisted(), vigil.gone(inner.incarnation.is_old()))
+        let mut barrier = inner.barrier.lock();
+        (barrier.unlisted(), barrier.gone(inner.incarnation.is_old()))
     };
     if !unlisted.is_empty() {
         let mut list = inner.scripts.list_servers.key(inner.names.servers());
@@ -188,7 +188,7 @@ async fn look_after(inner: &Inner, connection: &MultiplexedConnection) -> Result
     // One that cannot be looked after must not keep the others from their ends.
     let mut outcome = Ok(());
     for (server, beat) in gone {
-        if let Err(error) = Box::pin(bury(inner, connection.clone(), &server, &beat)).await {
+        if let Err(error) = Box::pin(end_dead_server(inner, connection.clone(), &server, &beat)).await {
             outcome = Err(error);
         }
     }
@@ -226,14 +226,14 @@ async fn running(
 }
 
 /// Ends the queries of a server that is gone.
-async fn bury(
+async fn end_dead_server(
     inner: &Inner,
     mut connection: MultiplexedConnection,
     server: &str,
     beat: &str,
 ) -> Result<(), BusError> {
     let queries = running(inner, &mut connection, server).await?;
-    tracing::warn!(server, queries = queries.len(), "a server is gone, ending its queries");
+    tracing::warn!(server, queries = queries.len(), "a server is dead, ending its queries");
     end(inner, &mut connection, (server, beat), &queries).await?;
     let mut forget = inner.scripts.forget_server.key(inner.names.servers());
     forget.key(inner.names.running(server));
@@ -249,7 +249,7 @@ async fn end(
     queries: &[(SessionId, u64)],
 ) -> Result<(), BusError> {
     let running = inner.names.running(server);
-    inner.scripts.bury.load_async(connection).await.map_err(|error| Link::failed(&error))?;
+    inner.scripts.end_lost_query.load_async(connection).await.map_err(|error| Link::failed(&error))?;
     let whole = inner.standing() == Standing::Whole;
     for some in queries.chunks(QUERIES) {
         let mut ask = redis::pipe();
@@ -263,7 +263,7 @@ async fn end(
             let id = id.ok().and_then(|id| redis::from_redis_value::<Option<String>>(id).ok().flatten());
             let (meta, log) = (inner.names.meta(session), inner.names.log(session));
             let keys = [meta, log, running.clone(), inner.names.servers(), inner.names.attach(session)];
-            let mut call = eval(inner.scripts.bury.get_hash(), &keys);
+            let mut call = eval(inner.scripts.end_lost_query.get_hash(), &keys);
             call.arg(server)
                 .arg(generation)
                 .arg(session.to_string())

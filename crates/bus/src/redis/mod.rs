@@ -23,7 +23,7 @@ use crate::{
     Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
     hub::Hub,
     memory::CONTROL_QUEUE,
-    rules::{Keeper, Plays, Standing, Vigil},
+    rules::{AcknowledgedHistory, Plays, RestorationBarrier, Standing},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -72,10 +72,10 @@ struct Inner {
     owner: String,
     names: Names,
     incarnation: Arc<Incarnation>,
-    /// A server's memory of what it said.
-    keeper: Mutex<Keeper>,
-    /// What a server knows of its peers.
-    vigil: Mutex<Vigil>,
+    /// A server's acknowledged history, which it restores after Redis loses data.
+    history: Mutex<AcknowledgedHistory>,
+    /// Makes claims wait until every peer has restored its acknowledged history.
+    barrier: Mutex<RestorationBarrier>,
     /// A session was closed whose log may not be whole.
     unmarked: Notify,
     /// How often something was closed whose end may still be missing in its log. Zero once all ends are written.
@@ -149,7 +149,8 @@ impl RedisBroker {
         for subscriber in &subscribers {
             tasks.spawn(subscriber.clone().run());
         }
-        let keeper = Mutex::new(Keeper::new(config.keep_bytes, config.session_ttl, config.log_entries));
+        let history =
+            Mutex::new(AcknowledgedHistory::new(config.keep_bytes, config.session_ttl, config.log_entries));
         let cursors = Mutex::default();
         let (reading, reads) = Reading::new();
         let (leaving, leaves) = mpsc::channel(1);
@@ -159,8 +160,8 @@ impl RedisBroker {
             owner,
             names,
             incarnation,
-            keeper,
-            vigil: Mutex::default(),
+            history,
+            barrier: Mutex::default(),
             unmarked: Notify::new(),
             open_ends: AtomicU64::new(0),
             cursors,
@@ -250,7 +251,7 @@ impl Inner {
 
     /// The session is closed and idle, and its log lacks its end because it may not be whole: it is closed again once it is.
     fn lacks_end(&self, session: SessionId) {
-        self.keeper.lock().closed(session, Instant::now());
+        self.history.lock().closed(session, Instant::now());
         self.open_ends.fetch_add(1, Ordering::SeqCst);
         self.unmarked.notify_one();
     }
@@ -273,7 +274,7 @@ impl Inner {
     /// Whether sessions may be claimed from the Redis that is known, as far as the other servers are concerned.
     fn standing(&self) -> Standing {
         match self.incarnation.mark() {
-            Some(mark) => self.vigil.lock().standing(&mark, self.incarnation.is_old()),
+            Some(mark) => self.barrier.lock().standing(&mark, self.incarnation.is_old()),
             None => Standing::Waiting,
         }
     }
@@ -285,7 +286,7 @@ impl Inner {
             return Err(BusError::Unreachable("this server has left the bus".to_owned()));
         }
         let mark = self.incarnation.mark().ok_or(BusError::Restoring)?;
-        match self.vigil.lock().standing(&mark, self.incarnation.is_old()) {
+        match self.barrier.lock().standing(&mark, self.incarnation.is_old()) {
             Standing::Waiting => Err(BusError::Restoring),
             standing => Ok((mark, standing)),
         }
@@ -317,7 +318,7 @@ impl Broker for RedisBroker {
         pipeline.cmd("HSETNX").arg(&meta).arg("status").arg("active").ignore();
         pipeline.cmd("EXPIRE").arg(&meta).arg(self.inner.ttl()).ignore();
         let () = self.inner.call(&pipeline).await?;
-        self.inner.keeper.lock().created(session, Instant::now());
+        self.inner.history.lock().created(session, Instant::now());
         Ok(())
     }
 
@@ -325,7 +326,7 @@ impl Broker for RedisBroker {
         let inner = &self.inner;
         let old = inner.incarnation.is_old();
         let (mark, standing) = inner.claimable()?;
-        let known = inner.keeper.lock().get(session).map_or(0, |kept| kept.generation);
+        let known = inner.history.lock().get(session).map_or(0, |kept| kept.generation);
         let mut script = inner.scripts.claim.key(inner.names.meta(session));
         script
             .key(inner.names.log(session))
@@ -367,7 +368,7 @@ impl Broker for RedisBroker {
         if !repeated || kept == request.answer {
             let prev = prev.parse().ok();
             let ClaimRequest { query_id, answer } = &request;
-            inner.keeper.lock().claimed(session, (generation, prev), query_id, answer, Instant::now());
+            inner.history.lock().claimed(session, (generation, prev), query_id, answer, Instant::now());
         }
         Ok(Claim { generation, repeat_of: repeated.then_some(kept) })
     }
@@ -375,8 +376,8 @@ impl Broker for RedisBroker {
     async fn recall(&self, session: SessionId, query_id: &str) -> Result<Option<Claim>, BusError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("HMGET").arg(self.inner.names.meta(session)).arg(&["query", "gen", "answer"]);
-        type Kept = (Option<String>, Option<u64>, Option<String>);
-        let ((query, generation, answer),): (Kept,) = self.inner.call(&pipeline).await?;
+        type LastClaim = (Option<String>, Option<u64>, Option<String>);
+        let ((query, generation, answer),): (LastClaim,) = self.inner.call(&pipeline).await?;
         let same = query.as_deref() == Some(query_id);
         Ok(generation.filter(|_| same).map(|generation| Claim { generation, repeat_of: answer }))
     }
@@ -398,7 +399,7 @@ impl Broker for RedisBroker {
         let old = inner.incarnation.is_old();
         let known = inner.close(session, old).await?;
         if known {
-            inner.keeper.lock().closed(session, Instant::now());
+            inner.history.lock().closed(session, Instant::now());
         } else {
             inner.is_unknown(old).await?;
         }

@@ -77,11 +77,11 @@ fn book(
         "released" => {
             appended.unheard += u64::from(heard == 0);
             // Given back with the session after a loss of data: the log takes it then.
-            inner.keeper.lock().appended(session, entry.prefix, entry.frame, Instant::now());
+            inner.history.lock().appended(session, entry.prefix, entry.frame, Instant::now());
             Ok(())
         }
         "ended" => {
-            inner.keeper.lock().fenced_off(session, generation);
+            inner.history.lock().fenced_off(session, generation);
             Ok(())
         }
         _ => {

@@ -1,6 +1,6 @@
-//! Restores what a Redis has lost: a server what was acknowledged to it, a gateway what it holds and released, and that the sessions
-//! that it holds take queries. Every step
-//! may be repeated, and changes nothing where nothing was lost.
+//! Restores data that Redis has lost. A server restores its acknowledged history. A gateway restores the sessions that it holds,
+//! the cursors that it released, and the fact that held sessions take queries. Every step may be repeated, and changes nothing
+//! where nothing was lost.
 
 use super::{
     Inner,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     BusError, Counters, Role,
-    rules::{Kept, LogEntry, Standing},
+    rules::{AcknowledgedRecord, LogEntry, Standing},
 };
 use protocol::{Position, SessionId};
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
@@ -140,7 +140,7 @@ async fn give_back_sessions(
     on_unknown: OnUnknown,
 ) -> Result<Arc<str>, BusError> {
     let mark = identify(inner, connection).await?;
-    let sessions: Vec<SessionId> = inner.keeper.lock().sessions().map(|(session, _)| session).collect();
+    let sessions: Vec<SessionId> = inner.history.lock().sessions().map(|(session, _)| session).collect();
     tracing::info!(sessions = sessions.len(), "comparing what Redis has with what was kept");
     let mut pages = Pages::default();
     for some in sessions.chunks(SESSIONS) {
@@ -154,7 +154,7 @@ async fn give_back_sessions(
                 }
             };
             // A copy: the lock is not held while Redis is waited for.
-            let kept = inner.keeper.lock().get(session).filter(|kept| found.lacks_something(kept)).cloned();
+            let kept = inner.history.lock().get(session).filter(|kept| found.lacks_something(kept)).cloned();
             let Some(kept) = kept else { continue };
             Counters::add(&inner.counters.restored_sessions, 1);
             for (entries, last) in pages_of(&kept, inner.is_logged()) {
@@ -204,7 +204,7 @@ impl Pages {
 }
 
 /// A session's entries in pages of bounded bytes, at least one; whether it is the last.
-fn pages_of(kept: &Kept, logged: bool) -> Vec<(Vec<&LogEntry>, bool)> {
+fn pages_of(kept: &AcknowledgedRecord, logged: bool) -> Vec<(Vec<&LogEntry>, bool)> {
     let mut pages = vec![(Vec::new(), false)];
     let mut bytes = 0;
     for entry in kept.entries().filter(|_| logged) {
@@ -226,8 +226,8 @@ fn pages_of(kept: &Kept, logged: bool) -> Vec<(Vec<&LogEntry>, bool)> {
 /// The last of the errors; the other sessions were closed.
 async fn close_again(inner: &Inner, on_unknown: OnUnknown) -> Result<(), BusError> {
     let closed: Vec<SessionId> = {
-        let keeper = inner.keeper.lock();
-        keeper.sessions().filter(|(_, kept)| kept.closed).map(|(session, _)| session).collect()
+        let history = inner.history.lock();
+        history.sessions().filter(|(_, kept)| kept.closed).map(|(session, _)| session).collect()
     };
     let mut outcome = Ok(());
     for session in closed {
@@ -242,7 +242,7 @@ async fn close_again(inner: &Inner, on_unknown: OnUnknown) -> Result<(), BusErro
 
 async fn load(inner: &Inner, connection: &mut MultiplexedConnection) -> Result<(), BusError> {
     let scripts = &inner.scripts;
-    for script in [&scripts.restore, &scripts.bury, &scripts.reattach, &scripts.restore_cursor] {
+    for script in [&scripts.restore, &scripts.end_lost_query, &scripts.reattach, &scripts.restore_cursor] {
         script.load_async(connection).await.map_err(|error| Link::failed(&error))?;
     }
     Ok(())
@@ -279,7 +279,7 @@ impl Found {
     }
 
     /// Redis forgets all of a session or the end of it: a log that has a window's first and last entry has what lies between.
-    fn lacks_something(&self, kept: &Kept) -> bool {
+    fn lacks_something(&self, kept: &AcknowledgedRecord) -> bool {
         let closed = self.status.as_deref() == Some("closed");
         self.status.is_none()
             || kept.closed && !closed
@@ -300,9 +300,9 @@ async fn look(
     let mut pipeline = Pipeline::new();
     for &session in sessions {
         let ends = {
-            let keeper = inner.keeper.lock();
+            let history = inner.history.lock();
             let position = |entry: Option<&crate::rules::LogEntry>| entry.map(|entry| entry.prefix.position);
-            keeper
+            history
                 .get(session)
                 .map(|kept| (position(kept.entries().next()), position(kept.entries().next_back())))
         };
@@ -326,7 +326,13 @@ async fn look(
 }
 
 /// The call that gives one page of a session back: the meta with the last page, so that nobody claims it before.
-fn restore(inner: &Inner, session: SessionId, kept: &Kept, entries: &[&LogEntry], last: bool) -> Cmd {
+fn restore(
+    inner: &Inner,
+    session: SessionId,
+    kept: &AcknowledgedRecord,
+    entries: &[&LogEntry],
+    last: bool,
+) -> Cmd {
     let keys = [inner.names.meta(session), inner.names.log(session), inner.names.running(&inner.owner)];
     let mut call = eval(inner.scripts.restore.get_hash(), &keys);
     let flag = |flag: bool| u8::from(flag);
@@ -355,7 +361,7 @@ pub(super) fn text_of(position: Option<Position>) -> String {
 }
 
 /// Earlier queries as the session's meta has them.
-pub(super) fn past_of(kept: &Kept) -> String {
+pub(super) fn past_of(kept: &AcknowledgedRecord) -> String {
     let past: Vec<String> =
         kept.past.iter().map(|(generation, query)| format!("{generation} {query}")).collect();
     serde_json::to_string(&past).unwrap_or_default()
@@ -470,16 +476,16 @@ mod tests {
 
     #[test]
     fn pages_are_bounded_and_whole() {
-        let mut keeper = crate::rules::Keeper::new(1 << 24, Duration::from_secs(60), 1000);
+        let mut history = crate::rules::AcknowledgedHistory::new(1 << 24, Duration::from_secs(60), 1000);
         let (session, now) = (SessionId::new(uuid::Uuid::nil()), std::time::Instant::now());
-        keeper.claimed(session, (7, Some(Position::ZERO)), "q", "a", now);
+        history.claimed(session, (7, Some(Position::ZERO)), "q", "a", now);
         for seq in 1..=300 {
             let kind = protocol::Kind::Token;
             let prefix = protocol::Prefix { position: Position::new(7, seq), kind };
             let len = if seq == 100 { 5 * CALL_BYTES } else { 1000 };
-            keeper.appended(session, prefix, &vec![b'x'; len], now);
+            history.appended(session, prefix, &vec![b'x'; len], now);
         }
-        let kept = keeper.get(session).unwrap();
+        let kept = history.get(session).unwrap();
         let pages = pages_of(kept, true);
         for (page, _) in &pages {
             let bytes: usize = page.iter().map(|entry| entry.frame.len()).sum();

@@ -390,7 +390,7 @@ return 1
 /// KEYS meta, log, the dead server's running sessions, servers, attach. ARGV the dead server, generation, session, the terminator's frame
 /// behind its id, ttl, 'log' | 'pubsub', down channel, the heartbeat that stood still, '1' where logs are whole. Returns 1 where it ended the query,
 /// 2 where the log of the session, which is closed, lacks its mark because it may not be whole.
-const BURY: &str = r#"
+const END_LOST_QUERY: &str = r#"
 local meta, log = KEYS[1], KEYS[2]
 local owner, generation, session, tail, ttl, logged, down =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7]
@@ -469,7 +469,7 @@ pub(super) struct Scripts {
     pub(super) reattach: Script,
     pub(super) restore_cursor: Script,
     pub(super) restore: Script,
-    pub(super) bury: Script,
+    pub(super) end_lost_query: Script,
     pub(super) forget_server: Script,
     pub(super) list_servers: Script,
     pub(super) leave: Script,
@@ -494,8 +494,9 @@ impl Scripts {
             forget_server: Script::new(FORGET_SERVER),
             list_servers: Script::new(LIST_SERVERS),
             leave: Script::new(LEAVE),
-            bury: Script::new(
-                &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, RUNS_NO_MORE, BURY].concat(),
+            end_lost_query: Script::new(
+                &[TOP, FENCE, DROP_UNUSABLE, NEXT_GENERATION, MARK_CLOSED, RUNS_NO_MORE, END_LOST_QUERY]
+                    .concat(),
             ),
             heartbeat: Script::new(HEARTBEAT),
         }

@@ -2,21 +2,21 @@
 //! bus runs them, Redis runs the same as scripts, and a model drives them through every fault; they do no I/O and read no clock.
 
 mod attach;
+mod barrier;
 mod expiry;
-mod keeper;
+mod history;
 mod log;
 mod plays;
 mod refusal;
-mod vigil;
 
 pub use attach::{Attach, Attached, Attaching};
+pub use barrier::{MISSED_BEATS, NO_BEAT, RestorationBarrier, Standing, heartbeat, is_newer};
 pub use expiry::{Part, Renewed};
-pub use keeper::{Keeper, Kept};
+pub use history::{AcknowledgedHistory, AcknowledgedRecord};
 pub use log::{LogEntry, merge};
 pub use plays::{Play, Plays};
 pub(crate) use refusal::HOLE;
 pub use refusal::Refusal;
-pub use vigil::{MISSED_BEATS, NO_BEAT, Standing, Vigil, heartbeat, is_newer};
 
 use protocol::{Kind, Position, Prefix, encode_closed, encode_fence, with_position};
 use std::collections::{BTreeMap, VecDeque};
@@ -76,7 +76,7 @@ pub const PAST_QUERIES: usize = 8;
 pub struct Claiming<'a> {
     /// The client's id of the query.
     pub query: &'a str,
-    /// Kept with the claim, for repeats.
+    /// The answer that the claim stores, for repeats of the query.
     pub answer: &'a str,
     /// The server that will play it.
     pub owner: &'a str,
@@ -363,7 +363,7 @@ impl Record {
     /// A server gives a broker that may have forgotten what it kept of the session. Silent lanes hear the log's last entry
     /// once more: whoever lacks it reads the log again. A closed session's log is not marked yet: another server may know of a
     /// later query. Once all have had their time, whoever closed it closes it again.
-    pub fn restore(&mut self, kept: &Kept, owner: &str, logged: bool, out: Audience<'_>) {
+    pub fn restore(&mut self, kept: &AcknowledgedRecord, owner: &str, logged: bool, out: Audience<'_>) {
         self.status = Some(if kept.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) });
         self.restore_past(kept);
         self.renew(&[Part::Meta, Part::Log]);
@@ -395,7 +395,7 @@ impl Record {
     }
 
     /// Adds the queries that a server knows of, so that a call that is repeated after the loss does not run again.
-    fn restore_past(&mut self, kept: &Kept) {
+    fn restore_past(&mut self, kept: &AcknowledgedRecord) {
         let newest = self.generation.max(kept.generation);
         let mut past: BTreeMap<u64, String> = self.past.drain(..).chain(kept.past.iter().cloned()).collect();
         past.insert(self.generation, self.query.clone());
@@ -408,7 +408,7 @@ impl Record {
     /// A peer ends the query of a server that is gone: an error terminator behind what there is, and a fence behind that, so
     /// that nothing follows should the server wake up again. `terminator` writes the frame for a position. False where
     /// the claim has ended otherwise.
-    pub fn bury(
+    pub fn end_lost_query(
         &mut self,
         owner: &str,
         generation: u64,
@@ -493,15 +493,15 @@ mod tests {
         Record { status, generation: 20, running, log, ..Record::default() }
     }
 
-    fn end(record: &mut Record, bury: bool, whole: bool) {
+    fn end(record: &mut Record, lost: bool, whole: bool) {
         let ending = Ending { now_ms: NOW, whole };
-        if bury {
+        if lost {
             let terminator = |position| {
                 let mut frame = Vec::new();
                 encode_error(&mut frame, position, "server_lost", "gone", "q", 1, 1);
                 frame
             };
-            assert!(record.bury("server", 20, ending, terminator, true, &mut |_| 1));
+            assert!(record.end_lost_query("server", 20, ending, terminator, true, &mut |_| 1));
         } else {
             let LogEntry { prefix, frame } = event(20, 2, Kind::Done);
             let taken = record.append(prefix, &frame, ending, true, &mut |_| 1);
@@ -511,9 +511,9 @@ mod tests {
 
     #[test]
     fn a_log_that_may_not_be_whole_gets_no_end() {
-        for bury in [false, true] {
+        for lost in [false, true] {
             let mut record = closing();
-            end(&mut record, bury, false);
+            end(&mut record, lost, false);
             assert!(record.lacks_end(), "another server may know of a later query");
             record.close(Ending { now_ms: NOW, whole: false }, true, &mut |_| 1);
             assert!(record.lacks_end());
@@ -523,7 +523,7 @@ mod tests {
             record.close(Ending { now_ms: NOW, whole: true }, true, &mut |_| 1);
             assert_eq!(record.log.len(), length, "one end");
             let mut whole = closing();
-            end(&mut whole, bury, true);
+            end(&mut whole, lost, true);
             assert!(!whole.lacks_end());
         }
     }

@@ -3,8 +3,8 @@
 
 use crate::world::{Action, LinkId, Outside, World, forbidden, note, short, violated};
 use bus::rules::{
-    Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Ending, Kept, LogEntry, NO_BEAT, Part,
-    Record, is_newer,
+    AcknowledgedRecord, Append, Attach, Attached, Attaching, Claimed, Claiming, Effect, Ending, LogEntry,
+    NO_BEAT, Part, Record, is_newer,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,12 +43,12 @@ pub(crate) struct Broker {
     pub(crate) subscriptions: BTreeMap<SessionId, BTreeSet<Connection>>,
     pub(crate) control: BTreeMap<String, Connection>,
     pub(crate) snapshots: BTreeMap<u64, Memory>,
-    /// When each server's beat was heard last, forgotten by nobody: it judges burials.
+    /// When each server's beat was heard last, forgotten by nobody: it judges the ends of lost queries.
     pub(crate) heard: BTreeMap<String, u64>,
     /// Whoever was claimed, forgotten by nobody: the query and its server.
     pub(crate) claims: BTreeMap<(SessionId, u64), (String, String)>,
     /// Queries that a peer has ended, and the place of the fence behind, forgotten by nobody.
-    pub(crate) burials: BTreeMap<(SessionId, u64), Position>,
+    pub(crate) fences_of_lost_queries: BTreeMap<(SessionId, u64), Position>,
     /// When a server touched each session last, forgotten by nobody.
     pub(crate) touched: BTreeMap<SessionId, u64>,
 }
@@ -73,7 +73,7 @@ pub(crate) enum Request {
     },
     Restore {
         session: SessionId,
-        kept: Box<Kept>,
+        kept: Box<AcknowledgedRecord>,
         owner: String,
     },
     Beat {
@@ -86,7 +86,7 @@ pub(crate) enum Request {
     Running {
         owner: String,
     },
-    Bury {
+    EndLostQuery {
         session: SessionId,
         owner: String,
         beat: String,
@@ -160,7 +160,7 @@ impl Request {
                 | Self::Restore { .. }
                 | Self::Beat { .. }
                 | Self::List { .. }
-                | Self::Bury { .. }
+                | Self::EndLostQuery { .. }
                 | Self::Forget { .. }
                 | Self::Leave { .. }
                 | Self::Close { .. }
@@ -180,7 +180,7 @@ pub(crate) enum Answer {
         unmarked: Vec<SessionId>,
     },
     /// Whether the session is closed and its log lacks its end.
-    Buried {
+    LostQueryEnded {
         unmarked: bool,
     },
     Beats(Vec<(String, String)>),
@@ -343,11 +343,11 @@ impl World {
                 let running = records.filter(|(_, record)| record.running.as_deref() == Some(&owner));
                 Answer::Running(running.map(|(&session, record)| (session, record.generation)).collect())
             }
-            Request::Bury { session, owner, beat, generation, by, whole } => {
+            Request::EndLostQuery { session, owner, beat, generation, by, whole } => {
                 // In the same step: it may have woken up since it was found silent.
                 let unmarked = self.broker.memory.beats.get(&owner) == Some(&beat)
-                    && self.bury(session, &owner, generation, &by, whole);
-                Answer::Buried { unmarked }
+                    && self.end_lost_query(session, &owner, generation, &by, whole);
+                Answer::LostQueryEnded { unmarked }
             }
             Request::Forget { owner, beat } => {
                 let runs = |record: &Record| record.running.as_deref() == Some(&owner);
@@ -461,29 +461,36 @@ impl World {
     }
 
     /// Returns whether the session is closed and its log lacks its end.
-    fn bury(&mut self, session: SessionId, owner: &str, generation: u64, by: &str, whole: bool) -> bool {
+    fn end_lost_query(
+        &mut self,
+        session: SessionId,
+        owner: &str,
+        generation: u64,
+        by: &str,
+        whole: bool,
+    ) -> bool {
         let query =
             self.broker.claims.get(&(session, generation)).map_or(String::new(), |(query, _)| query.clone());
         let now_ms = self.now;
-        let buried = self.step(session, |record, out| {
+        let ended = self.step(session, |record, out| {
             let terminator = |position| {
                 let mut frame = Vec::new();
                 encode_error(&mut frame, position, "server_lost", "gone", &query, now_ms, now_ms);
                 frame
             };
-            record.bury(owner, generation, Ending { now_ms, whole }, terminator, true, out)
+            record.end_lost_query(owner, generation, Ending { now_ms, whole }, terminator, true, out)
         });
-        note!(self, "{by}: buries {} {generation} of {owner} → {buried}", short(session));
-        if !buried {
+        note!(self, "{by}: ends the lost query {} {generation} of {owner} → {ended}", short(session));
+        if !ended {
             return false;
         }
         let unmarked = self.broker.memory.records[&session].lacks_end();
-        self.covered.insert("buried");
+        self.covered.insert("ended a lost query");
         // The one behind the query's end: another may come before the session's.
         let log = self.broker.memory.records[&session].log.iter().map(|entry| entry.prefix.position);
         let fence = log.into_iter().find(|at| at.seq == 0 && at.generation > generation);
         if let Some(fence) = fence {
-            self.broker.burials.insert((session, generation), fence);
+            self.broker.fences_of_lost_queries.insert((session, generation), fence);
         }
         let pid = self.processes.iter().position(|process| process.name == owner);
         if owner == by {
@@ -502,7 +509,7 @@ impl World {
         if alive && silent < 2_000 {
             violated!(
                 self,
-                "{by} buried {generation} of {owner}, which had said that it lives {silent} ms before"
+                "{by} ended {generation} of {owner}, which had said that it lives {silent} ms before"
             );
         }
         unmarked

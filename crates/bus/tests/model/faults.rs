@@ -108,7 +108,7 @@ impl World {
             let left: BTreeSet<Position> = after.log.iter().map(|entry| entry.prefix.position).collect();
             let lost = record.log.iter().map(|entry| entry.prefix.position).filter(|at| !left.contains(at));
             let lost: Vec<Position> = lost.collect();
-            if self.loses_a_burial(session, record, &left) {
+            if self.loses_end_of_lost_query(session, record, &left) {
                 self.outside = Some(Outside::BurialLost);
             }
             if self.is_idle_and_lost(session, record, &after) {
@@ -125,7 +125,7 @@ impl World {
                 let owner = self.processes.iter().position(|process| Some(process.name.as_str()) == owner);
                 bearers.extend(owner);
                 let knows = |pid| {
-                    self.servers[&pid].keeper.get(session).is_some_and(|kept| kept.generation >= generation)
+                    self.servers[&pid].history.get(session).is_some_and(|kept| kept.generation >= generation)
                 };
                 let told = self
                     .clients
@@ -138,7 +138,7 @@ impl World {
             if record.status != after.status {
                 let closed = record.status == Some(Status::Closed);
                 let knows =
-                    |server: &Server| server.keeper.get(session).is_some_and(|kept| !closed || kept.closed);
+                    |server: &Server| server.history.get(session).is_some_and(|kept| !closed || kept.closed);
                 let mut knowing =
                     self.servers.iter().filter(|(_, server)| knows(server)).map(|(&pid, _)| pid);
                 match (knowing.next(), knowing.next()) {
@@ -154,7 +154,10 @@ impl World {
         }
         let unknown = |&pid: &Pid| {
             let knows = |(&peer, server): (&Pid, &Server)| {
-                peer == pid || !self.is_alive(peer) || server.beat == 0 || server.vigil.knows(self.name(pid))
+                peer == pid
+                    || !self.is_alive(peer)
+                    || server.beat == 0
+                    || server.barrier.knows(self.name(pid))
             };
             !self.servers.iter().all(knows)
         };
@@ -165,9 +168,14 @@ impl World {
     }
 
     /// A peer had ended a query of the session whose server lives. Its end is gone, or nobody tells the server of it.
-    fn loses_a_burial(&self, session: SessionId, before: &Record, left: &BTreeSet<Position>) -> bool {
-        let burials = self.broker.burials.iter().filter(|((of, _), _)| *of == session);
-        burials.filter(|(_, fence)| !left.contains(fence)).any(|(&(_, generation), fence)| {
+    fn loses_end_of_lost_query(
+        &self,
+        session: SessionId,
+        before: &Record,
+        left: &BTreeSet<Position>,
+    ) -> bool {
+        let fences = self.broker.fences_of_lost_queries.iter().filter(|((of, _), _)| *of == session);
+        fences.filter(|(_, fence)| !left.contains(fence)).any(|(&(_, generation), fence)| {
             let (_, owner) = &self.broker.claims[&(session, generation)];
             let owner = self.processes.iter().position(|process| process.name == *owner);
             let lost = before.log.iter().any(|entry| entry.prefix.position == *fence);

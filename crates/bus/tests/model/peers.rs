@@ -28,7 +28,7 @@ impl World {
             return self.pump(pid);
         }
         let mut kept: Vec<_> =
-            self.servers[&pid].keeper.sessions().map(|(id, kept)| (id, kept.clone())).collect();
+            self.servers[&pid].history.sessions().map(|(id, kept)| (id, kept.clone())).collect();
         kept.sort_by_key(|&(id, _)| id);
         if kept.is_empty() {
             return self.gave_back(pid, incarnation);
@@ -59,7 +59,7 @@ impl World {
         self.server(pid).restored = Some(incarnation);
         self.look(pid);
         self.pump(pid);
-        let closed = self.servers[&pid].keeper.sessions().filter(|(_, kept)| kept.closed);
+        let closed = self.servers[&pid].history.sessions().filter(|(_, kept)| kept.closed);
         self.server(pid).to_close = closed.map(|(session, _)| session).collect();
         self.close_again(pid);
     }
@@ -106,7 +106,7 @@ impl World {
         let old = self.is_old();
         let server = self.server(pid);
         let restored = server.restored.map(|restored| restored.to_string());
-        let lists_all = restored.as_ref().is_some_and(|mark| server.vigil.lists_all(mark, old));
+        let lists_all = restored.as_ref().is_some_and(|mark| server.barrier.lists_all(mark, old));
         server.said = restored.is_none() || lists_all;
         server.written += 1;
         heartbeat(server.written, restored.as_deref().filter(|_| lists_all))
@@ -124,7 +124,7 @@ impl World {
         }
         let stood_still = now > std::mem::replace(&mut server.polled_at, now) + BEAT + LATE;
         if server.poll_open.is_some() || stood_still {
-            server.vigil.unanswered();
+            server.barrier.unanswered();
         }
         self.send_beat(pid);
         self.within(pid, BEAT, move |world| world.poll(pid));
@@ -153,7 +153,7 @@ impl World {
                         world.reconcile(pid, link, own);
                     }
                 }
-                _ => server.vigil.unanswered(),
+                _ => server.barrier.unanswered(),
             }
         });
     }
@@ -166,15 +166,19 @@ impl World {
             let whole = world.standing(pid) == Standing::Whole;
             for (session, generation) in world.servers[&pid].plays.reconcile(running) {
                 let (owner, by, beat) = (owner.clone(), owner.clone(), beat.clone());
-                world.end_query(pid, link, Request::Bury { session, owner, beat, generation, by, whole });
+                world.end_query(
+                    pid,
+                    link,
+                    Request::EndLostQuery { session, owner, beat, generation, by, whole },
+                );
             }
         });
     }
 
-    fn end_query(&mut self, pid: Pid, link: LinkId, bury: Request) {
-        let Request::Bury { session, .. } = bury else { return };
-        self.call(link, bury, move |world, answer| {
-            if let Some(Answer::Buried { unmarked: true }) = answer {
+    fn end_query(&mut self, pid: Pid, link: LinkId, request: Request) {
+        let Request::EndLostQuery { session, .. } = request else { return };
+        self.call(link, request, move |world, answer| {
+            if let Some(Answer::LostQueryEnded { unmarked: true }) = answer {
                 world.lacks_end(pid, session);
             }
         });
@@ -183,13 +187,13 @@ impl World {
     fn peers(&mut self, pid: Pid, link: LinkId, beats: &[(String, String)], polled: bool) {
         let mark = self.links[link].incarnation.to_string();
         let peers = beats.iter().map(|(name, beat)| (name.as_str(), beat.as_str()));
-        let vigil = &mut self.server(pid).vigil;
+        let barrier = &mut self.server(pid).barrier;
         if polled {
-            vigil.answered(&mark, peers);
+            barrier.answered(&mark, peers);
         } else {
-            vigil.looked(&mark, peers);
+            barrier.looked(&mark, peers);
         }
-        let names = vigil.unlisted();
+        let names = barrier.unlisted();
         if !names.is_empty() {
             self.call(link, Request::List { names }, |_, _| {});
         }
@@ -203,7 +207,7 @@ impl World {
         if !self.is_restored(pid) {
             return;
         }
-        for (owner, beat) in self.servers[&pid].vigil.gone(self.is_old()) {
+        for (owner, beat) in self.servers[&pid].barrier.gone(self.is_old()) {
             let by = self.name(pid).to_owned();
             self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
                 let Some(Answer::Running(running)) = answer else { return };
@@ -213,7 +217,7 @@ impl World {
                 let whole = world.standing(pid) == Standing::Whole;
                 for (session, generation) in running {
                     let (owner, beat, by) = (owner.clone(), beat.clone(), by.clone());
-                    let request = Request::Bury { session, owner, beat, generation, by, whole };
+                    let request = Request::EndLostQuery { session, owner, beat, generation, by, whole };
                     world.end_query(pid, link, request);
                 }
             });

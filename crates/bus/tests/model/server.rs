@@ -1,10 +1,10 @@
-//! A server as the model has it: claims, streams, one append in flight, what it keeps, and its vigil over its peers.
+//! A server as the model has it: claims, streams, one append in flight, what it keeps, and its barrier over its peers.
 
 use crate::{
     broker::{Answer, Request, Said, tokens_of, word},
     world::{LinkId, Pid, World, note, short, violated},
 };
-use bus::rules::{Append, Claimed, Keeper, LogEntry, Play, Plays, Standing, Vigil};
+use bus::rules::{AcknowledgedHistory, Append, Claimed, LogEntry, Play, Plays, RestorationBarrier, Standing};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,8 +23,8 @@ pub(crate) struct Server {
     pub(crate) slot: usize,
     pub(crate) commands: LinkId,
     pub(crate) appends: LinkId,
-    pub(crate) keeper: Keeper,
-    pub(crate) vigil: Vigil,
+    pub(crate) history: AcknowledgedHistory,
+    pub(crate) barrier: RestorationBarrier,
     pub(crate) beat: u64,
     /// How often it wrote its heartbeat.
     pub(crate) written: u64,
@@ -84,12 +84,12 @@ impl World {
             slot,
             commands: usize::MAX,
             appends: usize::MAX,
-            keeper: Keeper::new(
+            history: AcknowledgedHistory::new(
                 1 << 24,
                 Duration::from_millis(self.plan.ttl.unwrap_or(600_000)),
                 self.plan.keep,
             ),
-            vigil: Vigil::default(),
+            barrier: RestorationBarrier::default(),
             beat: 0,
             written: 0,
             said: true,
@@ -164,7 +164,7 @@ impl World {
         if !self.is_restored(pid) {
             return Standing::Waiting;
         }
-        server.vigil.standing(&mark, self.is_old())
+        server.barrier.standing(&mark, self.is_old())
     }
 
     fn may_claim(&self, pid: Pid) -> bool {
@@ -189,7 +189,7 @@ impl World {
                 return world.within(pid, 20, move |world| world.create_session(pid, session, reply));
             }
             let now = world.instant();
-            world.server(pid).keeper.created(session, now);
+            world.server(pid).history.created(session, now);
             reply(world);
         });
     }
@@ -215,7 +215,7 @@ impl World {
             };
             if done == CloseAnswer::Done {
                 let now = world.instant();
-                world.server(pid).keeper.closed(session, now);
+                world.server(pid).history.closed(session, now);
                 if !whole {
                     world.server(pid).to_close.insert(session);
                     world.close_again(pid);
@@ -262,7 +262,7 @@ impl World {
             query: query.clone(),
             answer: answer.clone(),
             owner: name,
-            known: self.servers[&pid].keeper.get(id).map_or(0, |kept| kept.generation),
+            known: self.servers[&pid].history.get(id).map_or(0, |kept| kept.generation),
             whole: self.standing(pid) == Standing::Whole,
             old,
         };
@@ -322,7 +322,7 @@ impl World {
     ) {
         let now = self.instant();
         let server = self.server(pid);
-        server.keeper.claimed(id, (generation, prev), &query, answer, now);
+        server.history.claimed(id, (generation, prev), &query, answer, now);
         let tokens = tokens_of(&query);
         server.streams.insert((id, generation), Stream { query, next: 1, tokens });
         server.played.insert((id, generation), play);
@@ -407,7 +407,7 @@ impl World {
         self.covered.insert("a closed session's log was not whole");
         let now = self.instant();
         let server = self.server(pid);
-        server.keeper.closed(session, now);
+        server.history.closed(session, now);
         server.to_close.insert(session);
         self.close_again(pid);
     }
@@ -422,7 +422,7 @@ impl World {
             match *outcome {
                 Append::Stale => {
                     stale.insert((*id, generation));
-                    server.keeper.fenced_off(*id, generation);
+                    server.history.fenced_off(*id, generation);
                     server.played.remove(&(*id, generation));
                     if server.streams.remove(&(*id, generation)).is_some() {
                         self.covered.insert("stale writer stopped");
@@ -433,7 +433,7 @@ impl World {
                     violated!(self, "{}: {position} of {} met {outcome:?}", self.name(pid), short(*id));
                 }
                 Append::Taken { .. } | Append::Repeated => {
-                    server.keeper.appended(*id, entry.prefix, &entry.frame, now);
+                    server.history.appended(*id, entry.prefix, &entry.frame, now);
                     if entry.prefix.kind.is_terminator() {
                         server.played.remove(&(*id, generation));
                     }

@@ -7,7 +7,10 @@ use crate::{
         attach::Returned,
         restoration::{eval, past_of, text_of},
     },
-    rules::{Append, Attach, Attached, Attaching, Claimed, Claiming, Ending, Keeper, Part, Record, Status},
+    rules::{
+        AcknowledgedHistory, Append, Attach, Attached, Attaching, Claimed, Claiming, Ending, Part, Record,
+        Status,
+    },
 };
 use proptest::prelude::*;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
@@ -74,7 +77,7 @@ enum Op {
     RestoreCursor {
         nth: usize,
     },
-    Bury {
+    EndLostQuery {
         server: usize,
         whole: bool,
     },
@@ -102,7 +105,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3usize, any::<bool>()).prop_map(|(nth, active)| Op::Reattach { nth, active }),
         2 => server.clone().prop_map(|server| Op::ReleaseClaim { server }),
         1 => (0..3usize).prop_map(|nth| Op::RestoreCursor { nth }),
-        2 => (server.clone(), any::<bool>()).prop_map(|(server, whole)| Op::Bury { server, whole }),
+        2 => (server.clone(), any::<bool>()).prop_map(|(server, whole)| Op::EndLostQuery { server, whole }),
         4 => server.prop_map(|server| Op::Restore { server }),
         2 => Just(Op::Remember),
         1 => Just(Op::RollBack),
@@ -153,7 +156,7 @@ impl Drop for PrivateRedis {
 
 /// A server as it sees its last claim.
 struct Server {
-    keeper: Keeper,
+    history: AcknowledgedHistory,
     generation: u64,
     next: u64,
 }
@@ -178,8 +181,11 @@ type Seen = (HashMap<String, String>, Vec<(String, String)>, HashMap<String, Str
 
 impl<'a> Bench<'a> {
     fn new(connection: &'a mut Connection) -> Self {
-        let server =
-            || Server { keeper: Keeper::new(1 << 20, Duration::from_secs(60), KEEP), generation: 0, next: 1 };
+        let server = || Server {
+            history: AcknowledgedHistory::new(1 << 20, Duration::from_secs(60), KEEP),
+            generation: 0,
+            next: 1,
+        };
         Self {
             connection,
             scripts: Scripts::new(),
@@ -266,7 +272,7 @@ impl<'a> Bench<'a> {
                 if let Claimed::Now { generation, prev } = claimed {
                     let own = &mut self.servers[server];
                     (own.generation, own.next) = (generation, 1);
-                    own.keeper.claimed(session, (generation, prev), &query, &answer, self.now);
+                    own.history.claimed(session, (generation, prev), &query, &answer, self.now);
                 }
             }
             Op::Append { server, terminator, again, whole } => {
@@ -320,9 +326,9 @@ impl<'a> Bench<'a> {
                 let own = &mut self.servers[server];
                 own.next = own.next.max(seq + 1);
                 match outcome {
-                    Append::Stale => own.keeper.fenced_off(session, generation),
+                    Append::Stale => own.history.fenced_off(session, generation),
                     Append::Hole => {}
-                    _ => own.keeper.appended(session, prefix, &frame, self.now),
+                    _ => own.history.appended(session, prefix, &frame, self.now),
                 }
             }
             Op::Close { whole, old } => {
@@ -360,7 +366,7 @@ impl<'a> Bench<'a> {
                 self.ask::<Value>(&call);
                 self.record.restore_cursor(epoch, cursor, &mut |_| 0);
             }
-            Op::Bury { server, whole } => {
+            Op::EndLostQuery { server, whole } => {
                 let generation = self.record.generation;
                 let terminator = |position| {
                     let mut frame = Vec::new();
@@ -369,13 +375,19 @@ impl<'a> Bench<'a> {
                 };
                 let tail = terminator(Position::ZERO)[br#"{"id":"0-0""#.len()..].to_vec();
                 let keys = [meta, log, running(server), Names::default().servers(), attach];
-                let mut call = self.script(|s| &s.bury, &keys);
+                let mut call = self.script(|s| &s.end_lost_query, &keys);
                 call.arg(SERVERS[server]).arg(generation).arg(session.to_string()).arg(tail).arg(TTL);
-                let buried: u8 = self.ask(call.arg("log").arg(down).arg("still").arg(u8::from(whole)));
+                let ended: u8 = self.ask(call.arg("log").arg(down).arg("still").arg(u8::from(whole)));
                 let ending = Ending { now_ms: self.time(), whole };
-                let same =
-                    self.record.bury(SERVERS[server], generation, ending, terminator, true, &mut |_| 0);
-                assert_eq!(buried, u8::from(same) + u8::from(same && self.record.lacks_end()));
+                let same = self.record.end_lost_query(
+                    SERVERS[server],
+                    generation,
+                    ending,
+                    terminator,
+                    true,
+                    &mut |_| 0,
+                );
+                assert_eq!(ended, u8::from(same) + u8::from(same && self.record.lacks_end()));
             }
             Op::Restore { server } => self.restore(server),
             Op::Remember => {
@@ -439,9 +451,9 @@ impl<'a> Bench<'a> {
         let released = self.record.release_claim(SERVERS[server], prefix, &frame, &mut |_| 0);
         assert_eq!(released, (outcome == "released").then_some(heard));
         if released.is_some() {
-            self.servers[server].keeper.appended(self.session, prefix, &frame, self.now);
+            self.servers[server].history.appended(self.session, prefix, &frame, self.now);
         } else {
-            self.servers[server].keeper.fenced_off(self.session, generation);
+            self.servers[server].history.fenced_off(self.session, generation);
         }
         let running: HashMap<String, u64> =
             self.ask(redis::cmd("HGETALL").arg(self.names.running(SERVERS[server])));
@@ -480,7 +492,7 @@ impl<'a> Bench<'a> {
 
     fn restore(&mut self, server: usize) {
         let [meta, log, _] = self.keys();
-        let Some(kept) = self.servers[server].keeper.get(self.session).cloned() else { return };
+        let Some(kept) = self.servers[server].history.get(self.session).cloned() else { return };
         let ours = self.names.running(SERVERS[server]);
         let mut call = self.script(|s| &s.restore, &[meta, log, ours]);
         call.arg(TTL).arg("log").arg(self.names.down(self.session)).arg(self.session.to_string());

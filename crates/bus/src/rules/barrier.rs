@@ -1,10 +1,10 @@
-//! What one server knows of its peers from their heartbeats: which of them are gone, and whether those that a Redis which
-//! lost data still waits for have restored what they kept. It counts polls that were answered, not time: where no poll is
-//! answered, no peer is gone.
+//! The restoration barrier. A server learns from its peers' heartbeats which peers are dead, and whether every peer has restored
+//! its acknowledged history since Redis lost data. Until then claims wait. The barrier counts answered polls, not time: while no
+//! poll is answered, no peer is declared dead.
 
 use std::collections::HashMap;
 
-/// A peer whose heartbeat is the same over so many answered polls in a row is gone.
+/// Number of consecutive answered polls with the same heartbeat after which a peer is dead.
 pub const MISSED_BEATS: u32 = 3;
 /// Answered polls after which a server that has seen no other one stops waiting: two heartbeats after the first.
 const ALONE_POLLS: u32 = 3;
@@ -39,9 +39,9 @@ pub enum Standing {
     Whole,
 }
 
-/// What one server knows of its peers.
+/// The state of the restoration barrier in one server.
 #[derive(Clone, Debug, Default)]
-pub struct Vigil {
+pub struct RestorationBarrier {
     /// Every peer of any earlier answer that was not removed since.
     peers: HashMap<String, Peer>,
     /// The mark of the Redis that answered last.
@@ -75,14 +75,14 @@ impl Peer {
     }
 }
 
-impl Vigil {
+impl RestorationBarrier {
     /// A poll was answered by the Redis with this mark, with these peers and their values; the caller leaves itself out.
     pub fn answered<'a>(&mut self, mark: &str, peers: impl IntoIterator<Item = (&'a str, &'a str)>) {
         self.take(mark, peers, 1);
         self.polls += 1;
     }
 
-    /// The same between two polls: nothing is counted, so that looking often declares no peer gone.
+    /// Takes the peers' values between two polls. Counts nothing, so that frequent looks declare no peer dead.
     pub fn looked<'a>(&mut self, mark: &str, peers: impl IntoIterator<Item = (&'a str, &'a str)>) {
         self.take(mark, peers, 0);
     }
@@ -222,133 +222,133 @@ mod tests {
 
     #[test]
     fn only_silence_between_answers_counts() {
-        let mut vigil = Vigil::default();
+        let mut barrier = RestorationBarrier::default();
         let mut poll = |peers: &[(&str, &str)]| {
-            vigil.answered(M, peers.iter().copied());
-            vigil.looked(M, peers.iter().copied());
-            vigil.gone(true)
+            barrier.answered(M, peers.iter().copied());
+            barrier.looked(M, peers.iter().copied());
+            barrier.gone(true)
         };
         assert!(poll(&[("a", "1"), ("b", "7")]).is_empty());
         for beat in ["2", "3"] {
             assert!(poll(&[("a", beat), ("b", "7")]).is_empty());
         }
         assert_eq!(names(&poll(&[("a", "4"), ("b", "7")])), ["b"]);
-        assert_eq!(names(&poll(&[("a", "5"), ("b", "7")])), ["b"], "until it is buried");
+        assert_eq!(names(&poll(&[("a", "5"), ("b", "7")])), ["b"], "until its queries are ended");
         assert!(poll(&[("a", "6"), ("b", "8")]).is_empty(), "it lives after all");
         assert!(poll(&[("a", "6")]).is_empty());
         assert!(poll(&[("a", "6")]).is_empty());
-        vigil.unanswered();
+        barrier.unanswered();
         for _ in 0..2 {
-            vigil.answered(M, [("a", "6")]);
-            assert!(vigil.gone(true).is_empty());
+            barrier.answered(M, [("a", "6")]);
+            assert!(barrier.gone(true).is_empty());
         }
-        vigil.answered(M, [("a", "6")]);
-        assert_eq!(vigil.gone(true), [("a".to_owned(), "6".to_owned())]);
+        barrier.answered(M, [("a", "6")]);
+        assert_eq!(barrier.gone(true), [("a".to_owned(), "6".to_owned())]);
     }
 
     #[test]
     fn a_look_right_before_a_poll_counts_for_nothing() {
-        let mut vigil = Vigil::default();
-        vigil.looked(M, [("a", "1")]);
+        let mut barrier = RestorationBarrier::default();
+        barrier.looked(M, [("a", "1")]);
         for _ in 0..MISSED_BEATS {
-            vigil.answered(M, [("a", "1")]);
-            assert!(vigil.gone(true).is_empty());
+            barrier.answered(M, [("a", "1")]);
+            assert!(barrier.gone(true).is_empty());
         }
-        vigil.answered(M, [("a", "1")]);
-        assert_eq!(names(&vigil.gone(true)), ["a"]);
+        barrier.answered(M, [("a", "1")]);
+        assert_eq!(names(&barrier.gone(true)), ["a"]);
     }
 
     #[test]
     fn claims_wait_for_every_peer_that_was_ever_seen() {
-        let mut vigil = Vigil::default();
-        vigil.answered("old", [("a", "1 restored=old"), ("b", "1 restored=old")]);
-        assert_eq!(vigil.standing("old", true), Standing::Whole);
-        assert_eq!(vigil.standing(M, true), Standing::Waiting, "no answer of this Redis yet");
-        vigil.answered(M, [("a", "2 restored=m:1")]);
-        assert_eq!(vigil.standing(M, false), Standing::Waiting, "b was lost with the data");
-        assert_eq!(vigil.unlisted(), ["b"]);
-        vigil.looked(M, [("a", "2 restored=m:1"), ("b", "none")]);
-        assert!(vigil.unlisted().is_empty());
-        vigil.answered(M, [("a", "3 restored=m:1"), ("b", "9 restored=old")]);
-        assert_eq!(vigil.standing(M, false), Standing::Waiting);
-        assert_eq!(vigil.standing(M, true), Standing::Partial, "b lives and still restores");
-        vigil.looked(M, [("a", "3 restored=m:1"), ("b", "9 restored=m:1")]);
-        assert_eq!(vigil.standing(M, false), Standing::Whole);
+        let mut barrier = RestorationBarrier::default();
+        barrier.answered("old", [("a", "1 restored=old"), ("b", "1 restored=old")]);
+        assert_eq!(barrier.standing("old", true), Standing::Whole);
+        assert_eq!(barrier.standing(M, true), Standing::Waiting, "no answer of this Redis yet");
+        barrier.answered(M, [("a", "2 restored=m:1")]);
+        assert_eq!(barrier.standing(M, false), Standing::Waiting, "b was lost with the data");
+        assert_eq!(barrier.unlisted(), ["b"]);
+        barrier.looked(M, [("a", "2 restored=m:1"), ("b", "none")]);
+        assert!(barrier.unlisted().is_empty());
+        barrier.answered(M, [("a", "3 restored=m:1"), ("b", "9 restored=old")]);
+        assert_eq!(barrier.standing(M, false), Standing::Waiting);
+        assert_eq!(barrier.standing(M, true), Standing::Partial, "b lives and still restores");
+        barrier.looked(M, [("a", "3 restored=m:1"), ("b", "9 restored=m:1")]);
+        assert_eq!(barrier.standing(M, false), Standing::Whole);
     }
 
     #[test]
     fn a_server_says_that_it_has_restored_once_redis_lists_its_peers() {
-        let mut vigil = Vigil::default();
-        assert!(!vigil.lists_all(M, false), "it has just started");
-        vigil.answered("old", [("a", "1 restored=old")]);
-        assert!(vigil.lists_all("old", false) && !vigil.lists_all(M, false));
-        vigil.answered(M, []);
-        assert!(!vigil.lists_all(M, false), "the answer lacks one");
-        assert_eq!(vigil.unlisted(), ["a"]);
-        vigil.looked(M, [("a", NO_BEAT)]);
-        assert!(vigil.lists_all(M, false) && vigil.knows("a"));
+        let mut barrier = RestorationBarrier::default();
+        assert!(!barrier.lists_all(M, false), "it has just started");
+        barrier.answered("old", [("a", "1 restored=old")]);
+        assert!(barrier.lists_all("old", false) && !barrier.lists_all(M, false));
+        barrier.answered(M, []);
+        assert!(!barrier.lists_all(M, false), "the answer lacks one");
+        assert_eq!(barrier.unlisted(), ["a"]);
+        barrier.looked(M, [("a", NO_BEAT)]);
+        assert!(barrier.lists_all(M, false) && barrier.knows("a"));
     }
 
     #[test]
     fn servers_that_start_after_a_loss_do_not_take_each_other_for_all() {
-        let mut vigil = Vigil::default();
+        let mut barrier = RestorationBarrier::default();
         for _ in 1..ALONE_POLLS {
-            vigil.answered(M, [("new", "1 restored=none")]);
-            assert!(!vigil.lists_all(M, false));
-            assert_eq!(vigil.standing(M, false), Standing::Waiting);
+            barrier.answered(M, [("new", "1 restored=none")]);
+            assert!(!barrier.lists_all(M, false));
+            assert_eq!(barrier.standing(M, false), Standing::Waiting);
         }
-        let mut waited = vigil.clone();
+        let mut waited = barrier.clone();
         waited.answered(M, [("new", "2 restored=none")]);
         assert!(waited.lists_all(M, false), "whoever was there before had two heartbeats' time");
-        vigil.looked(M, [("new", "2 restored=none"), ("a", "7 restored=m:1"), ("b", NO_BEAT)]);
-        assert!(vigil.lists_all(M, false), "one that was there lists all");
-        assert_eq!(vigil.standing(M, false), Standing::Waiting);
-        let mut alone = Vigil::default();
+        barrier.looked(M, [("new", "2 restored=none"), ("a", "7 restored=m:1"), ("b", NO_BEAT)]);
+        assert!(barrier.lists_all(M, false), "one that was there lists all");
+        assert_eq!(barrier.standing(M, false), Standing::Waiting);
+        let mut alone = RestorationBarrier::default();
         alone.looked(M, []);
         assert!(!alone.lists_all(M, false) && alone.lists_all(M, true));
         // It knew the servers before.
-        vigil.looked("m:2", []);
-        assert!(!vigil.lists_all("m:2", false));
-        vigil.looked("m:2", [("a", "8 restored=none"), ("b", NO_BEAT), ("new", NO_BEAT)]);
-        assert!(vigil.lists_all("m:2", false));
+        barrier.looked("m:2", []);
+        assert!(!barrier.lists_all("m:2", false));
+        barrier.looked("m:2", [("a", "8 restored=none"), ("b", NO_BEAT), ("new", NO_BEAT)]);
+        assert!(barrier.lists_all("m:2", false));
     }
 
     #[test]
     fn a_peer_that_does_not_come_back_is_given_up() {
-        let mut vigil = Vigil::default();
-        vigil.answered("old", [("a", "1 restored=old")]);
+        let mut barrier = RestorationBarrier::default();
+        barrier.answered("old", [("a", "1 restored=old")]);
         for _ in 0..=MISSED_BEATS {
-            assert_eq!(vigil.standing(M, false), Standing::Waiting);
-            vigil.answered(M, [("a", "1 restored=old")]);
+            assert_eq!(barrier.standing(M, false), Standing::Waiting);
+            barrier.answered(M, [("a", "1 restored=old")]);
         }
-        assert_eq!(vigil.standing(M, false), Standing::Partial);
-        assert!(vigil.gone(false).is_empty(), "its queries are not ended before it can have restored");
-        assert_eq!(names(&vigil.gone(true)), ["a"]);
-        assert_eq!(vigil.standing(M, true), Standing::Whole);
-        vigil.answered(M, []);
-        assert_eq!(vigil.standing(M, false), Standing::Partial, "removed by a peer");
-        assert_eq!(vigil.standing(M, true), Standing::Whole);
+        assert_eq!(barrier.standing(M, false), Standing::Partial);
+        assert!(barrier.gone(false).is_empty(), "its queries are not ended before it can have restored");
+        assert_eq!(names(&barrier.gone(true)), ["a"]);
+        assert_eq!(barrier.standing(M, true), Standing::Whole);
+        barrier.answered(M, []);
+        assert_eq!(barrier.standing(M, false), Standing::Partial, "removed by a peer");
+        assert_eq!(barrier.standing(M, true), Standing::Whole);
     }
 
     #[test]
     fn one_that_sees_no_other_waits_for_two_heartbeats() {
-        let mut vigil = Vigil::default();
+        let mut barrier = RestorationBarrier::default();
         for _ in 0..ALONE_POLLS {
-            assert_eq!(vigil.standing(M, false), Standing::Waiting);
-            vigil.looked(M, []);
-            vigil.answered(M, []);
+            assert_eq!(barrier.standing(M, false), Standing::Waiting);
+            barrier.looked(M, []);
+            barrier.answered(M, []);
         }
-        assert_eq!(vigil.standing(M, false), Standing::Whole);
+        assert_eq!(barrier.standing(M, false), Standing::Whole);
         // Alone for a second time: the mark is another.
-        assert_eq!(vigil.standing("m:2", false), Standing::Waiting);
+        assert_eq!(barrier.standing("m:2", false), Standing::Waiting);
     }
 
     #[test]
     fn a_server_of_an_earlier_version_is_waited_for_until_the_mark_is_old() {
-        let mut vigil = Vigil::default();
-        vigil.answered(M, [("a", "1")]);
-        assert_eq!(vigil.standing(M, false), Standing::Waiting);
-        assert_eq!(vigil.standing(M, true), Standing::Whole);
+        let mut barrier = RestorationBarrier::default();
+        barrier.answered(M, [("a", "1")]);
+        assert_eq!(barrier.standing(M, false), Standing::Waiting);
+        assert_eq!(barrier.standing(M, true), Standing::Whole);
     }
 
     #[test]
@@ -364,10 +364,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut vigil = Vigil::default();
-        vigil.answered(M, [("a", heartbeat(7, Some(M)).as_str())]);
-        assert_eq!(vigil.standing(M, false), Standing::Whole);
-        vigil.answered(M, [("a", heartbeat(8, None).as_str())]);
-        assert_eq!(vigil.standing(M, false), Standing::Waiting);
+        let mut barrier = RestorationBarrier::default();
+        barrier.answered(M, [("a", heartbeat(7, Some(M)).as_str())]);
+        assert_eq!(barrier.standing(M, false), Standing::Whole);
+        barrier.answered(M, [("a", heartbeat(8, None).as_str())]);
+        assert_eq!(barrier.standing(M, false), Standing::Waiting);
     }
 }

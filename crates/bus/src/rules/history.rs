@@ -1,5 +1,6 @@
-//! What a server keeps of the sessions that it created, ran or closed, to give it back to a broker that forgot: bounded in
-//! bytes and time, the longest untouched first. It keeps only what the broker had acknowledged.
+//! The acknowledged history: what the broker acknowledged to this server about the sessions that the server created, ran or
+//! closed. The server restores it after the broker loses data. It is bounded in bytes and age; the session that was touched
+//! longest ago is dropped first.
 
 use super::{LogEntry, PAST_QUERIES};
 use protocol::{Kind, Position, Prefix, SessionId, encode_fence};
@@ -14,29 +15,29 @@ const SESSION_BYTES: usize = 256;
 /// What an entry costs besides its frame, about.
 const ENTRY_BYTES: usize = 64;
 
-/// One session as its server knows it.
+/// The acknowledged data of one session.
 #[derive(Clone, Debug, Default)]
-pub struct Kept {
-    /// It was closed here.
+pub struct AcknowledgedRecord {
+    /// This server closed the session.
     pub closed: bool,
-    /// The last generation that was claimed here; 0 for none.
+    /// The last generation that this server claimed; 0 for none.
     pub generation: u64,
-    /// The last position before it, where the claim knew it.
+    /// The last position before that generation; `None` if the claim did not know it.
     pub prev: Option<Position>,
-    /// Its query.
+    /// The query id of that generation.
     pub query: String,
     /// Generation and query id of earlier claims made here, oldest first.
     pub past: VecDeque<(u64, String)>,
-    /// What was kept with the claim.
+    /// The answer that the claim stored, for repeats of the query.
     pub answer: String,
-    /// Its terminator is not acknowledged yet.
+    /// The terminator of that generation is not acknowledged yet.
     pub running: bool,
     log: VecDeque<LogEntry>,
     bytes: usize,
     touch: u64,
 }
 
-impl Kept {
+impl AcknowledgedRecord {
     fn texts(&self) -> usize {
         let past: usize = self.past.iter().map(|(_, query)| query.len()).sum();
         self.query.len() + self.answer.len() + past
@@ -75,10 +76,10 @@ impl Kept {
     }
 }
 
-/// All that one server keeps.
+/// The acknowledged data of all sessions of one server.
 #[derive(Debug)]
-pub struct Keeper {
-    sessions: HashMap<SessionId, Kept>,
+pub struct AcknowledgedHistory {
+    sessions: HashMap<SessionId, AcknowledgedRecord>,
     /// In the order of their last touch; an entry whose number is not its session's any more counts for nothing.
     touched: VecDeque<(SessionId, u64, Instant)>,
     touches: u64,
@@ -89,7 +90,7 @@ pub struct Keeper {
     dropped: u64,
 }
 
-impl Keeper {
+impl AcknowledgedHistory {
     /// Keeps `max_bytes` at most, no session longer than `max_age` after it was last touched, and `keep` entries of earlier
     /// queries a session.
     #[must_use]
@@ -106,19 +107,19 @@ impl Keeper {
         }
     }
 
-    /// A session was created here.
+    /// Records that this server created a session.
     pub fn created(&mut self, session: SessionId, now: Instant) {
         self.touch(session, now);
         self.evict(now);
     }
 
-    /// A session was closed here.
+    /// Records that this server closed a session.
     pub fn closed(&mut self, session: SessionId, now: Instant) {
         self.touch(session, now).closed = true;
         self.evict(now);
     }
 
-    /// A session was claimed here.
+    /// Records that this server claimed a session.
     pub fn claimed(
         &mut self,
         session: SessionId,
@@ -148,7 +149,7 @@ impl Keeper {
         self.evict(now);
     }
 
-    /// An event of a session that was claimed here was acknowledged.
+    /// Records that the broker acknowledged an event of a session that this server claimed.
     pub fn appended(&mut self, session: SessionId, prefix: Prefix, frame: &[u8], now: Instant) {
         let Some(kept) = self.sessions.get_mut(&session) else { return };
         if prefix.position.generation != kept.generation {
@@ -172,30 +173,30 @@ impl Keeper {
         }
     }
 
-    /// What there is to give back.
-    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Kept)> {
+    /// Returns every session and its acknowledged data.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &AcknowledgedRecord)> {
         self.sessions.iter().map(|(&session, kept)| (session, kept))
     }
 
-    /// What is kept of this one.
+    /// Returns the acknowledged data of a session.
     #[must_use]
-    pub fn get(&self, session: SessionId) -> Option<&Kept> {
+    pub fn get(&self, session: SessionId) -> Option<&AcknowledgedRecord> {
         self.sessions.get(&session)
     }
 
-    /// Bytes kept, about.
+    /// Returns the approximate size in bytes.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Sessions that were let go for want of room.
+    /// Returns how many sessions were dropped because the size limit was reached.
     #[must_use]
     pub const fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    fn touch(&mut self, session: SessionId, now: Instant) -> &mut Kept {
+    fn touch(&mut self, session: SessionId, now: Instant) -> &mut AcknowledgedRecord {
         self.touches += 1;
         self.touched.push_back((session, self.touches, now));
         if self.touched.len() > 64 + 2 * self.sessions.len() {
@@ -206,13 +207,13 @@ impl Keeper {
         }
         let kept = self.sessions.entry(session).or_insert_with(|| {
             self.bytes += SESSION_BYTES;
-            Kept::default()
+            AcknowledgedRecord::default()
         });
         kept.touch = self.touches;
         kept
     }
 
-    /// Lets go of what is too old, and of what is too much: idle sessions first, running ones only where there is no other.
+    /// Drops sessions that are too old or exceed the size limit: idle sessions first, running ones only if no other is left.
     fn evict(&mut self, now: Instant) {
         for running_too in [false, true] {
             let mut passed_over = VecDeque::new();
@@ -249,7 +250,7 @@ impl Keeper {
 }
 
 fn is_last_touch<S: BuildHasher>(
-    sessions: &HashMap<SessionId, Kept, S>,
+    sessions: &HashMap<SessionId, AcknowledgedRecord, S>,
     session: SessionId,
     touch: u64,
 ) -> bool {
@@ -272,67 +273,69 @@ mod tests {
 
     #[test]
     fn keeps_what_was_acknowledged_of_its_own_claims() {
-        let (now, mut keeper) = (Instant::now(), Keeper::new(1 << 20, Duration::from_secs(60), 2));
-        keeper.created(session(1), now);
-        keeper.appended(session(1), event(5, 1, Kind::Token), b"of nobody", now);
-        keeper.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
+        let (now, mut history) =
+            (Instant::now(), AcknowledgedHistory::new(1 << 20, Duration::from_secs(60), 2));
+        history.created(session(1), now);
+        history.appended(session(1), event(5, 1, Kind::Token), b"of nobody", now);
+        history.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
         for seq in [1, 2, 2, 1] {
-            keeper.appended(session(1), event(5, seq, Kind::Token), b"token", now);
+            history.appended(session(1), event(5, seq, Kind::Token), b"token", now);
         }
-        let positions = |keeper: &Keeper| -> Vec<String> {
-            keeper.get(session(1)).unwrap().entries().map(|e| e.prefix.position.to_string()).collect()
+        let positions = |history: &AcknowledgedHistory| -> Vec<String> {
+            history.get(session(1)).unwrap().entries().map(|e| e.prefix.position.to_string()).collect()
         };
-        assert_eq!(positions(&keeper), ["5-0", "5-1", "5-2"]);
-        assert!(keeper.get(session(1)).unwrap().running);
-        keeper.appended(session(1), event(5, 3, Kind::Done), b"done", now);
-        assert!(!keeper.get(session(1)).unwrap().running);
-        keeper.claimed(session(1), (9, Some(Position::new(5, 3))), "r", "b", now);
-        assert_eq!(positions(&keeper), ["5-2", "5-3", "9-0"], "two entries of earlier queries");
-        keeper.fenced_off(session(1), 5);
-        assert!(keeper.get(session(1)).is_some());
-        keeper.fenced_off(session(1), 9);
-        assert_eq!(positions(&keeper), ["5-2", "5-3", "9-0"]);
-        let kept = keeper.get(session(1)).unwrap();
+        assert_eq!(positions(&history), ["5-0", "5-1", "5-2"]);
+        assert!(history.get(session(1)).unwrap().running);
+        history.appended(session(1), event(5, 3, Kind::Done), b"done", now);
+        assert!(!history.get(session(1)).unwrap().running);
+        history.claimed(session(1), (9, Some(Position::new(5, 3))), "r", "b", now);
+        assert_eq!(positions(&history), ["5-2", "5-3", "9-0"], "two entries of earlier queries");
+        history.fenced_off(session(1), 5);
+        assert!(history.get(session(1)).is_some());
+        history.fenced_off(session(1), 9);
+        assert_eq!(positions(&history), ["5-2", "5-3", "9-0"]);
+        let kept = history.get(session(1)).unwrap();
         assert_eq!((kept.running, &kept.past), (false, &VecDeque::from([(5, "q".to_owned())])));
-        keeper.claimed(session(1), (12, None), "s", "c", now);
-        assert_eq!(positions(&keeper), ["5-3", "9-0", "12-0"], "an unsure claim forgets nothing");
+        history.claimed(session(1), (12, None), "s", "c", now);
+        assert_eq!(positions(&history), ["5-3", "9-0", "12-0"], "an unsure claim forgets nothing");
     }
 
     #[test]
     fn the_longest_untouched_goes_first_and_a_running_one_last() {
-        let (now, mut keeper) = (Instant::now(), Keeper::new(3 * 400, Duration::from_secs(60), 10));
-        keeper.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
+        let (now, mut history) =
+            (Instant::now(), AcknowledgedHistory::new(3 * 400, Duration::from_secs(60), 10));
+        history.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
         for n in 2..=10 {
-            keeper.claimed(session(n), (5, Some(Position::ZERO)), "q", "a", now);
-            keeper.appended(session(n), event(5, 1, Kind::Done), b"done", now);
+            history.claimed(session(n), (5, Some(Position::ZERO)), "q", "a", now);
+            history.appended(session(n), event(5, 1, Kind::Done), b"done", now);
         }
-        assert!(keeper.bytes() <= 1200);
-        let left: Vec<bool> = (1..=10).map(|n| keeper.get(session(n)).is_some()).collect();
-        assert_eq!(left, [true, false, false, false, false, false, false, false, false, true], "{keeper:?}");
-        keeper.claimed(session(11), (5, Some(Position::ZERO)), "q", "a", now + Duration::from_secs(61));
-        assert!(keeper.get(session(10)).is_none() && keeper.get(session(11)).is_some());
+        assert!(history.bytes() <= 1200);
+        let left: Vec<bool> = (1..=10).map(|n| history.get(session(n)).is_some()).collect();
+        assert_eq!(left, [true, false, false, false, false, false, false, false, false, true], "{history:?}");
+        history.claimed(session(11), (5, Some(Position::ZERO)), "q", "a", now + Duration::from_secs(61));
+        assert!(history.get(session(10)).is_none() && history.get(session(11)).is_some());
     }
 
     proptest! {
         #[test]
         fn never_more_than_it_may(steps in proptest::collection::vec((0u8..20, 0u8..5, 0usize..300), 1..300)) {
-            let (start, mut keeper) = (Instant::now(), Keeper::new(4096, Duration::from_secs(50), 5));
+            let (start, mut history) = (Instant::now(), AcknowledgedHistory::new(4096, Duration::from_secs(50), 5));
             for (n, (id, what, len)) in (0u64..).zip(steps) {
                 let (id, now) = (session(id), start + Duration::from_secs(n));
-                let generation = keeper.get(id).map_or(0, |kept| kept.generation);
+                let generation = history.get(id).map_or(0, |kept| kept.generation);
                 match what {
-                    0 => keeper.created(id, now),
-                    1 => keeper.closed(id, now),
-                    2 => keeper.claimed(id, (n + 1, Some(Position::ZERO)), &"q".repeat(len), "a", now),
-                    3 => keeper.appended(id, event(generation, n, Kind::Done), &vec![0; len], now),
-                    _ => keeper.appended(id, event(generation, n, Kind::Token), &vec![0; len], now),
+                    0 => history.created(id, now),
+                    1 => history.closed(id, now),
+                    2 => history.claimed(id, (n + 1, Some(Position::ZERO)), &"q".repeat(len), "a", now),
+                    3 => history.appended(id, event(generation, n, Kind::Done), &vec![0; len], now),
+                    _ => history.appended(id, event(generation, n, Kind::Token), &vec![0; len], now),
                 }
-                let sum: usize = keeper.sessions()
+                let sum: usize = history.sessions()
                     .map(|(_, kept)| SESSION_BYTES + kept.bytes + kept.texts())
                     .sum();
-                prop_assert_eq!(keeper.bytes(), sum);
+                prop_assert_eq!(history.bytes(), sum);
                 prop_assert!(sum <= 4096, "{} bytes", sum);
-                prop_assert!(keeper.touched.len() <= 65 + 2 * keeper.sessions.len());
+                prop_assert!(history.touched.len() <= 65 + 2 * history.sessions.len());
             }
         }
     }
