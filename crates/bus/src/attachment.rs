@@ -1,54 +1,44 @@
-//! What a gateway holds while one of its sockets has a session: the lane's reader for the log, and the way out.
+//! An attachment: one socket's hold on a session in a gateway. It reads the log for the lane, and releases the session.
 
-use crate::{BusError, hub::Slot};
+use crate::{
+    BusError,
+    open_lane::{CatchUp, OpenLane},
+};
 use async_trait::async_trait;
 use protocol::{Position, SessionId};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-/// What a call of [`Attachment::catch_up`] came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CatchUp {
-    /// The lane is live; nothing to do until the outlet hears `behind` again.
-    Live {
-        /// The position up to which everything was handed on.
-        at: Position,
-    },
-    /// A page was handed on and more is to be read: call again when there is room.
-    More,
-    /// The log lacks something that a broker which forgot is being given back: call again a little later.
-    Wait,
-    /// The lane has ended; the outlet was told.
-    Ended,
-}
+/// How long an attachment without a position waits for the cursor of the socket that it takes over.
+pub(crate) const TAKEOVER_WAIT: Duration = Duration::from_millis(500);
 
-/// What a broker does for its attachments.
+/// The part of a broker that serves its attachments.
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// Hands the events after the lane's last position to the lane, `limit` at most.
+    /// Delivers the events after the lane's last position, at most `limit` of them.
     async fn read_page(
         &self,
         session: SessionId,
-        slot: &Arc<Slot>,
+        lane: &Arc<OpenLane>,
         limit: usize,
     ) -> Result<CatchUp, BusError>;
 
-    /// Ends the attachment of `slot` (compare and set by its epoch); keeps `cursor` where there is one.
+    /// Ends the attachment of `lane`, if no later epoch has taken the session over. Stores `cursor` if there is one.
     async fn release(
         &self,
         session: SessionId,
-        slot: &Slot,
+        lane: &OpenLane,
         cursor: Option<Position>,
     ) -> Result<(), BusError>;
 
-    /// Forgets the lane at once, and keeps no cursor: the attachment was dropped.
-    fn forget(self: Arc<Self>, session: SessionId, slot: &Arc<Slot>);
+    /// Forgets the lane at once and stores no cursor, because the attachment was dropped.
+    fn forget(self: Arc<Self>, session: SessionId, lane: &Arc<OpenLane>);
 }
 
-/// A session's lane, open to one outlet. Dropped without [`Attachment::release`], it keeps the old cursor:
-/// the next socket may get some events twice, never too few.
+/// A session's lane, open to one outlet. If it is dropped without [`Attachment::release`], the session keeps its
+/// earlier cursor. The next socket then receives some events twice, but misses none.
 pub struct Attachment {
     pub(crate) session: SessionId,
-    pub(crate) slot: Arc<Slot>,
+    pub(crate) lane: Arc<OpenLane>,
     pub(crate) backend: Arc<dyn Backend>,
 }
 
@@ -59,34 +49,35 @@ impl std::fmt::Debug for Attachment {
 }
 
 impl Attachment {
-    /// Where the stream starts: the client's own position, or the session's cursor.
+    /// Returns the position after which the stream starts: the client's own, or the session's cursor.
     #[must_use]
     pub fn start(&self) -> Position {
-        self.slot.start()
+        self.lane.start()
     }
 
-    /// Reads one page of at most `limit` events from the log and hands it to the outlet. Call it once after
-    /// attaching, again after [`CatchUp::More`] (and a little later after [`CatchUp::Wait`]), and whenever the outlet heard `behind`; each time only when the
-    /// outlet has room.
+    /// Reads one page of at most `limit` events from the log and delivers it to the outlet. Call it once after
+    /// attaching, after [`CatchUp::More`], some time after [`CatchUp::Wait`], and after each call of the outlet's
+    /// `behind`, but only when the outlet has room for a page.
     ///
     /// # Errors
-    /// The bus failed; the lane stays behind, and the call may be repeated.
+    /// The bus failed. The lane stays behind, and the call may be repeated.
     pub async fn catch_up(&self, limit: usize) -> Result<CatchUp, BusError> {
-        self.backend.read_page(self.session, &self.slot, limit).await
+        self.backend.read_page(self.session, &self.lane, limit).await
     }
 
-    /// Ends the attachment. `cursor` is the last position that was handed to the socket, where the socket ended cleanly.
+    /// Ends the attachment. `cursor` is the last position that was handed to the socket, if the socket ended cleanly.
     ///
     /// # Errors
-    /// The bus failed; the lane has ended all the same.
+    /// The bus failed. The lane has ended all the same.
     pub async fn release(self, cursor: Option<Position>) -> Result<(), BusError> {
-        // Only then forgotten, by the drop: who attaches meanwhile finds either a holder or its cursor.
-        self.backend.release(self.session, &self.slot, cursor).await
+        // The lane is forgotten by the drop, after the release. A gateway that attaches meanwhile finds a holder or its
+        // cursor.
+        self.backend.release(self.session, &self.lane, cursor).await
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        Arc::clone(&self.backend).forget(self.session, &self.slot);
+        Arc::clone(&self.backend).forget(self.session, &self.lane);
     }
 }

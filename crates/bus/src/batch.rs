@@ -1,37 +1,37 @@
-//! A batch: the events that fell due in one tick, of many sessions, encoded back to back in one buffer.
+//! A batch of events of many sessions, encoded one after the other in one buffer.
 
 use protocol::{Kind, Position, Prefix, SessionId};
 
 /// One event of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Whose event it is.
+    /// The session of the event.
     pub session: SessionId,
-    /// Its place and kind.
+    /// The event's position and kind.
     pub prefix: Prefix,
-    /// Its frame.
+    /// The event's frame.
     pub frame: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct Item {
     session: SessionId,
     prefix: Prefix,
     end: usize,
 }
 
-/// Events in the order in which they are to be appended. Clear it and use it again: it keeps its memory.
+/// Events in the order in which they are to be appended. A cleared batch keeps its memory for the next events.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     frames: Vec<u8>,
-    slots: Vec<Slot>,
-    /// So many of the slots, and bytes of the frames, are done with.
+    items: Vec<Item>,
+    /// Number of items that are settled, and the bytes of their frames.
     settled: usize,
     settled_bytes: usize,
 }
 
 impl Batch {
-    /// Adds an event whose frame `encode` writes behind what the buffer holds.
+    /// Adds an event. `encode` appends the event's frame to the buffer.
     pub fn push(
         &mut self,
         session: SessionId,
@@ -40,7 +40,7 @@ impl Batch {
         encode: impl FnOnce(&mut Vec<u8>),
     ) {
         encode(&mut self.frames);
-        self.slots.push(Slot { session, prefix: Prefix { position, kind }, end: self.frames.len() });
+        self.items.push(Item { session, prefix: Prefix { position, kind }, end: self.frames.len() });
     }
 
     /// Adds a copy of an event.
@@ -49,44 +49,44 @@ impl Batch {
         self.push(session, prefix.position, prefix.kind, |out| out.extend_from_slice(frame));
     }
 
-    /// Leaves out the first `count` events: they are settled.
+    /// Removes the first `count` events, because they are settled.
     pub fn advance(&mut self, count: usize) {
-        self.settled = (self.settled + count).min(self.slots.len());
-        self.settled_bytes = self.settled.checked_sub(1).map_or(0, |last| self.slots[last].end);
+        self.settled = (self.settled + count).min(self.items.len());
+        self.settled_bytes = self.settled.checked_sub(1).map_or(0, |last| self.items[last].end);
     }
 
-    /// The events that are left, in order.
+    /// Returns the remaining events in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
         let mut start = self.settled_bytes;
-        self.slots[self.settled..].iter().map(move |slot| {
-            let frame = &self.frames[start..slot.end];
-            start = slot.end;
-            Entry { session: slot.session, prefix: slot.prefix, frame }
+        self.items[self.settled..].iter().map(move |item| {
+            let frame = &self.frames[start..item.end];
+            start = item.end;
+            Entry { session: item.session, prefix: item.prefix, frame }
         })
     }
 
-    /// How many events are left.
+    /// Returns the number of remaining events.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slots.len() - self.settled
+        self.items.len() - self.settled
     }
 
-    /// None is left.
+    /// Returns whether no event remains.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of the frames that are left.
+    /// Returns the bytes of the remaining frames.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.frames.len() - self.settled_bytes
     }
 
-    /// Forgets the events, keeps the memory.
+    /// Removes all events and keeps the memory.
     pub fn clear(&mut self) {
         self.frames.clear();
-        self.slots.clear();
+        self.items.clear();
         (self.settled, self.settled_bytes) = (0, 0);
     }
 }

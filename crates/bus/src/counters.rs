@@ -1,4 +1,4 @@
-//! What a broker counts: plain atomics, read as one snapshot.
+//! Counters of a broker: plain atomics that are read as one snapshot.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -13,7 +13,7 @@ macro_rules! counters {
         pub struct CountersSnapshot { $($(#[$doc])* pub $name: u64),* }
 
         impl Counters {
-            /// The counts now.
+            /// Returns the present counts.
             #[must_use]
             pub fn snapshot(&self) -> CountersSnapshot {
                 CountersSnapshot { $($name: self.$name.load(Relaxed)),* }
@@ -21,7 +21,7 @@ macro_rules! counters {
         }
 
         impl CountersSnapshot {
-            /// Names and values, for an exporter.
+            /// Returns names and values, for an exporter.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
@@ -30,17 +30,17 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Events appended and acknowledged.
+    /// Events that were appended and acknowledged.
     appended,
-    /// Events that nobody was subscribed to.
+    /// Events that had no subscriber when they were published.
     unheard,
-    /// Events that lanes handed on.
+    /// Events that lanes delivered.
     forwarded,
-    /// Live events that a lane had handed on before, or left to the log.
+    /// Live events that a lane had delivered before, or left to a read of the log.
     skipped,
     /// Live messages for a session that has no lane here any more.
     no_lane,
-    /// Live messages that are no event of ours.
+    /// Messages and log entries that cannot be parsed.
     malformed,
     /// Times that a live lane fell behind.
     fell_behind,
@@ -50,29 +50,29 @@ counters! {
     gaps,
     /// Lanes taken over by another connection.
     taken_over,
-    /// Attachments that the broker executed too late, and that changed nothing.
+    /// Attachments that the broker executed after their deadline, and that changed nothing.
     late_attaches,
     /// Control messages dropped because their queue was full.
     control_dropped,
     /// Connections to the broker that were lost.
     disconnects,
-    /// Times that this process gave back what it knew to a broker that may have forgotten.
+    /// Times that this process restored its data in a broker that may have lost data.
     restorations,
-    /// Sessions of which the broker lacked something then.
+    /// Sessions of which the broker lacked something in a restoration.
     restored_sessions,
-    /// Sessions that were left out of a restoration, a renewal or the end of a dead server's queries, because Redis refuses
-    /// their commands. Each session counts once.
+    /// Sessions that were skipped in a restoration, a renewal or the end of a dead server's queries, because Redis
+    /// refuses their commands. Each session counts once.
     refused_sessions,
-    /// Sessions that were not kept any longer for a broker that forgets, for want of room.
+    /// Sessions dropped from the acknowledged history because its size limit was reached.
     kept_dropped,
-    /// Queries of servers that were gone, ended by this one.
+    /// Queries of dead servers, and queries that this server did not play, that this server ended.
     buried,
-    /// Subscriptions that were silent and were opened again.
+    /// Subscriptions that were reopened because nothing arrived on them.
     silences,
 }
 
 impl Counters {
-    /// Of what is counted elsewhere: the count now.
+    /// Sets a counter that is kept elsewhere.
     pub(crate) fn show(counter: &AtomicU64, count: u64) {
         counter.store(count, Relaxed);
     }

@@ -1,14 +1,15 @@
-//! The hub's own work without a broker: which lane a message belongs to, and what the lane makes of it. It is here so that this
-//! step can be measured and tested alone; gateways get their lanes from [`Broker::attach`](crate::Broker::attach).
+//! Lanes without a broker: finds the lane of a message and lets the lane decide about it. Benchmarks and tests use this
+//! to measure that step alone. Gateways get their lanes from [`Broker::attach`](crate::Broker::attach).
 
 use crate::{
     Counters, Delivery, Outlet,
-    hub::{Hub, Page, Slot},
+    hub::Hub,
+    open_lane::{OpenLane, PageEnd},
 };
 use protocol::{GapPolicy, Position, Prefix, SessionId};
 use std::sync::Arc;
 
-/// Open lanes, live from the beginning of their sessions.
+/// Open lanes that are live from the beginning of their sessions.
 #[derive(Default)]
 pub struct Lanes {
     hub: Arc<Hub>,
@@ -16,21 +17,21 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Opens the session's lane to `outlet`, as if its log had just been read and was empty.
+    /// Opens the session's lane to `outlet`, as if the session's log had just been read and was empty.
     pub fn open(&self, session: SessionId, outlet: Arc<dyn Outlet>) {
-        let slot = Slot::new(outlet, Delivery::Log, self.counters.clone());
-        self.hub.announce(session, slot.clone()).stays(1);
-        slot.begin(Position::ZERO);
-        let (_, mark) = slot.begin_read();
-        slot.end_read(mark, Page::Last, GapPolicy::Announce);
+        let lane = OpenLane::new(outlet, Delivery::Log, self.counters.clone());
+        self.hub.begin_attach(session, lane.clone()).attached(1);
+        lane.begin(Position::ZERO);
+        let (_, read_start) = lane.begin_read();
+        lane.end_read(read_start, PageEnd::EndOfLog, GapPolicy::Announce);
     }
 
-    /// Hands on what was published on a session's down channel, as the reader of a Redis connection does. False where the
-    /// channel, the session or the frame is none of ours.
+    /// Delivers a message of a session's down channel, as the reader of a Redis connection does. Returns false if the
+    /// channel, the session or the frame is unknown.
     pub fn message(&self, channel: &[u8], frame: &[u8]) -> bool {
-        let slot = SessionId::from_down_channel(channel, "").and_then(|session| self.hub.get(session));
-        let (Some(slot), Some(prefix)) = (slot, Prefix::parse(frame)) else { return false };
-        slot.live(prefix, frame);
+        let lane = SessionId::from_down_channel(channel, "").and_then(|session| self.hub.get(session));
+        let (Some(lane), Some(prefix)) = (lane, Prefix::parse(frame)) else { return false };
+        lane.live(prefix, frame);
         true
     }
 }
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_go_on_in_order_and_a_hole_sends_the_lane_back() {
+    fn tokens_are_delivered_in_order_and_a_hole_makes_the_lane_read_the_log() {
         let (lanes, outlet) = (Lanes::default(), Arc::new(Counting::default()));
         let session = SessionId::new(Uuid::from_u128(7));
         lanes.open(session, outlet.clone());

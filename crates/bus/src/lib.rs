@@ -1,7 +1,7 @@
-//! The bus between LLM servers and gateways: claim, append, attach, release. One interface, two brokers:
-//! [`MemoryBroker`] inside one process and [`RedisBroker`] between many. Events travel in batches on the way in and
-//! through lanes on the way out, so a token costs no wake-up and no allocation of its own here. Nothing here knows
-//! HTTP, WebSockets or what an event says.
+//! The bus between LLM servers and gateways: create, claim, append, attach, release. [`Broker`] is the interface.
+//! [`MemoryBroker`] implements it inside one process, [`RedisBroker`] between processes. Servers append events in
+//! batches, and gateways receive them through lanes, so a token costs neither a wake-up nor an allocation here. The bus
+//! knows neither HTTP nor WebSockets nor what an event contains.
 
 mod attachment;
 mod batch;
@@ -9,14 +9,16 @@ mod counters;
 mod hub;
 mod lanes;
 mod memory;
+mod open_lane;
 mod redis;
 pub mod rules;
 
-pub use attachment::{Attachment, CatchUp};
+pub use attachment::Attachment;
 pub use batch::{Batch, Entry};
 pub use counters::{Counters, CountersSnapshot};
 pub use lanes::Lanes;
 pub use memory::MemoryBroker;
+pub use open_lane::CatchUp;
 pub use redis::RedisBroker;
 pub use rules::{Play, Plays, Refusal};
 
@@ -26,13 +28,16 @@ use protocol::{Position, Prefix, SessionId};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
-/// How events travel.
+/// Length of the queue of [`Control`] messages.
+const CONTROL_QUEUE: usize = 4096;
+
+/// How events travel from servers to gateways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
-    /// Into the session's log, then published: what a lane missed it reads again.
+    /// Events are written to the session's log, then published. A lane that missed events reads them from the log.
     #[default]
     Log,
-    /// Published alone, the old way: what nobody heard is gone.
+    /// Events are only published. An event that no gateway received is lost.
     PubSub,
 }
 
@@ -43,47 +48,50 @@ impl std::str::FromStr for Delivery {
         match text {
             "log" => Ok(Self::Log),
             "pubsub" => Ok(Self::PubSub),
-            other => Err(format!("`{other}` is no way of delivery: use `log` or `pubsub`")),
+            other => Err(format!("invalid delivery `{other}`: expected `log` or `pubsub`")),
         }
     }
 }
 
-/// What a process does on the bus.
+/// The part of a process on the bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// Claims and appends: it says that it is alive, looks after its peers' queries, and keeps what it said for a broker that
-    /// forgets.
+    /// Claims and appends. Writes heartbeats, ends the queries of dead peers, and restores its acknowledged history if
+    /// the broker loses data.
     #[default]
     Server,
-    /// Attaches: it says again what it holds to a broker that forgets.
+    /// Attaches. Restores the sessions that it holds and their cursors if the broker loses data.
     Gateway,
 }
 
-/// What every broker is built from.
+/// The configuration of a broker.
 #[derive(Clone, Debug)]
 pub struct BusConfig {
-    /// `memory://` or `redis://host:port/db`.
+    /// `memory://`, `redis://host:port/db`, `rediss://…` or `redis+unix:///path`.
     pub url: String,
-    /// This process's name on the bus; other processes send it [`Control`] messages under it. Unique in the stack.
+    /// This process's name on the bus, unique in the stack. Other processes send it [`Control`] messages under this
+    /// name.
     pub instance: String,
-    /// What this process does.
+    /// The part of this process.
     pub role: Role,
-    /// How long a session's keys live after its last claim or terminator.
+    /// How long a session's keys live without a claim, a terminator, an attachment or a renewal. Rounded down to
+    /// seconds, at least one.
     pub session_ttl: Duration,
-    /// How events travel. Servers and gateways must agree.
+    /// How events travel. Servers and gateways must use the same value.
     pub delivery: Delivery,
-    /// How many events of earlier queries a log keeps when the next query begins.
+    /// Number of events of earlier queries that a log keeps when the next query begins.
     pub log_entries: usize,
-    /// What a server keeps at most, in bytes, of acknowledged events for a broker that forgets.
+    /// Limit, in bytes, for a server's acknowledged history. See [`rules::AcknowledgedHistory`].
     pub keep_bytes: usize,
-    /// Connections that subscribe, 1 to 4; sessions are spread over them.
+    /// Number of connections that subscribe, from 1 to 4. Sessions are spread over them.
     pub subscriber_connections: usize,
-    /// Put before every key and channel, so that tests can share a Redis.
+    /// Prefix of every key and channel, so that tests can share a Redis.
     pub name_prefix: String,
 }
 
 impl BusConfig {
-    /// The defaults for this URL and instance.
+    /// Returns the defaults for this URL and instance: a server with a TTL of 3 hours, 1,000 log entries and 64 MiB of
+    /// history.
     #[must_use]
     pub fn new(url: impl Into<String>, instance: impl Into<String>) -> Self {
         Self {
@@ -100,19 +108,19 @@ impl BusConfig {
     }
 }
 
-/// The bus did not answer, or not as it should. Nothing is known about the call's outcome: every call may be repeated.
+/// Why a call to the bus failed. The outcome of the call is unknown, and every call may be repeated.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BusError {
-    /// No connection, or lost in the middle.
+    /// There is no connection, or it broke during the call.
     #[error("the bus is unreachable: {0}")]
     Unreachable(String),
-    /// The broker had forgotten something, and is being given back what is known: try again in a moment.
+    /// The broker has lost data, which is being restored. Try again in about a second.
     #[error("the bus is being restored")]
     Restoring,
-    /// The broker executed the call too late, so it changed nothing: try again in a moment.
+    /// The broker executed the call after its deadline, so the call changed nothing. Try again in about a second.
     #[error("Redis took too long to attach the session, twice; it may be overloaded or paused")]
     Late,
-    /// The broker refused the command, in its own words.
+    /// The broker refused the command. Contains its error reply.
     #[error("the bus refused: {0}")]
     Refused(String),
     /// The configuration does not describe a bus.
@@ -120,15 +128,15 @@ pub enum BusError {
     Config(String),
 }
 
-/// Why a session was not attached. Its former attachment goes on.
+/// Why a session was not attached. An earlier attachment of the session continues.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AttachError {
-    /// The client names a position that the session does not have.
+    /// The client names a position above the session's last event.
     #[error(
         "`{position}` is beyond the session's last event, `{top}`: name an event that you received, or `0`"
     )]
     Beyond {
-        /// What the client names.
+        /// The position that the client names.
         position: Position,
         /// The last position in the session's log.
         top: Position,
@@ -139,7 +147,7 @@ pub enum AttachError {
 }
 
 impl BusError {
-    /// What kind of refusal it is, if it is one.
+    /// Returns the kind of refusal, or `None` for other errors.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
@@ -152,7 +160,7 @@ impl BusError {
 /// Why a session was not claimed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// No such session.
+    /// The session does not exist.
     #[error("session not found")]
     Unknown,
     /// The session ran this query before its last one.
@@ -161,7 +169,7 @@ pub enum ClaimError {
     /// The session was closed.
     #[error("session is closed")]
     Closed,
-    /// Another query is running.
+    /// Another query of the session is running.
     #[error("a query is running already")]
     Busy,
     /// The bus failed.
@@ -169,64 +177,65 @@ pub enum ClaimError {
     Bus(#[from] BusError),
 }
 
-/// A query that wants to run.
+/// A query to be claimed.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
-    /// The client's id of the query; a repeat of the last one starts nothing.
+    /// The client's id of the query. Repeating the claim of the last query starts nothing.
     pub query_id: String,
-    /// What the caller will want back when the claim is repeated: kept, not read.
+    /// Opaque text that is stored with the claim and returned if the claim is repeated.
     pub answer: String,
 }
 
-/// A session claimed for one query.
+/// A session that is claimed for one query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The generation: whoever holds the claim numbers its events 1, 2, 3 … in it.
+    /// The generation. The holder of the claim numbers its events 1, 2, 3 … in it.
     pub generation: u64,
-    /// The same query was claimed before, with this answer: start nothing.
+    /// Set if the same query was claimed before: the answer stored with that claim. Nothing is to be started.
     pub repeat_of: Option<String>,
 }
 
-/// What an append came to.
+/// The outcome of an append.
 #[derive(Clone, Debug, Default)]
 pub struct Appended {
-    /// How many entries from the front are settled: taken by the bus, stale or refused. The rest is to be appended again.
+    /// Number of entries at the front of the batch that are settled: taken by the bus, stale or refused. The others are
+    /// to be appended again.
     pub taken: usize,
-    /// Events that the bus took and nobody was subscribed to.
+    /// Number of events that the bus took and that had no subscriber.
     pub unheard: u64,
-    /// Generations that are no longer the highest of their session: their writers must stop.
+    /// Generations that are no longer the highest of their session. Their writers must stop.
     pub stale: Vec<(SessionId, u64)>,
-    /// Entries that were refused for a reason that concerns their session alone. The later entries of their generations were
-    /// left out.
+    /// Entries that were refused for a reason that concerns only their session. Later entries of the same generation
+    /// were skipped.
     pub refused: Vec<Refused>,
-    /// Why the bus took nothing behind the settled entries.
+    /// Why the bus took nothing after the settled entries.
     pub stopped: Option<BusError>,
 }
 
 /// An entry that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Which entry of the batch.
+    /// Index of the entry in the batch.
     pub index: usize,
-    /// Whose it is.
+    /// The session of the entry.
     pub session: SessionId,
-    /// Its generation.
+    /// The generation of the entry.
     pub generation: u64,
-    /// Redis' own words.
+    /// The error reply of Redis.
     pub words: String,
 }
 
-/// Where an attached session's stream starts.
+/// Where the stream of an attached session starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// The client has everything up to and with this position.
+    /// After this position, up to which the client has everything.
     After(Position),
-    /// The client says nothing: after what was last handed to a socket of its session.
+    /// After the session's stored cursor, because the client names no position.
     Cursor,
 }
 
 impl Start {
-    /// The position that the client names.
+    /// Returns the position that the client names.
     pub(crate) fn named(self) -> Option<Position> {
         match self {
             Self::After(position) => Some(position),
@@ -235,14 +244,14 @@ impl Start {
     }
 }
 
-/// What a process is told by others.
+/// A message from another process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// To a server: the session was closed; end the query of this generation.
+    /// For a server: the session was closed, so the query of this generation must end.
     Cancel {
-        /// Which session.
+        /// The session.
         session: SessionId,
-        /// Which of its queries.
+        /// The generation of the query.
         generation: u64,
     },
 }
@@ -250,65 +259,71 @@ pub enum Control {
 /// Why a lane ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaneEnd {
-    /// The session was closed, and all its events were handed on.
+    /// The session was closed, and all its events were delivered.
     SessionClosed,
     /// Another connection attached to the session.
     TakenOver,
 }
 
-/// The gateway's end of a lane. Called on the bus's own reader with the lane locked: it must neither block nor call back.
+/// The gateway's end of a lane. The bus calls it from the reader of its connection while the lane is locked, so the
+/// methods must neither block nor call the bus.
 pub trait Outlet: Send + Sync + 'static {
-    /// The session's next event, to be sent verbatim.
+    /// Delivers the session's next event. The frame is to be sent verbatim.
     fn event(&self, prefix: Prefix, frame: &[u8]);
 
-    /// Everything after `from`, up to and with `to`, cannot be had any more.
+    /// Reports that the positions after `from`, up to and including `to`, can no longer be delivered.
     fn gap(&self, from: Position, to: Position);
 
-    /// The lane fell behind: call [`Attachment::catch_up`] from a task when there is room for a page.
+    /// Reports that the lane must read the log: call [`Attachment::catch_up`] from a task when there is room for a
+    /// page.
     fn behind(&self);
 
-    /// Everything up to and with `at` was handed on; what follows is live. Called before the first live event.
+    /// Reports that everything up to and including `at` was delivered, and that live events follow. Called before the
+    /// first live event.
     fn caught_up(&self, at: Position) {
         let _ = at;
     }
 
-    /// No event follows.
+    /// Reports that no event follows.
     fn end(&self, end: LaneEnd);
 }
 
 /// A bus. Every call may be repeated after an error.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Makes an active, idle session.
+    /// Creates an active, idle session. Does nothing if the session exists.
     async fn create(&self, session: SessionId) -> Result<(), BusError>;
 
-    /// Claims an active, idle session for a query: one atomic step that fences off every earlier writer.
+    /// Claims an active, idle session for a query, and fences off every earlier writer, in one atomic step.
     async fn claim(&self, session: SessionId, request: ClaimRequest) -> Result<Claim, ClaimError>;
 
-    /// What the session's last claim came to, if it was for this query: without claiming anything.
+    /// Returns the session's last claim if it was for this query. Claims nothing.
     async fn recall(&self, session: SessionId, query_id: &str) -> Result<Option<Claim>, BusError>;
 
-    /// Appends and publishes a batch, in its order, up to the first entry that the bus refuses as it refuses all
-    /// ([`Appended::stopped`]; an error where not even the first one was settled). A terminator releases its claim in the
-    /// same step. Append the rest again ([`Batch::advance`]): what is in the log already is not doubled.
+    /// Appends and publishes a batch in its order. Stops at the first entry whose refusal concerns every session
+    /// ([`Appended::stopped`]). A terminator releases its claim in the same step. Append the rest again
+    /// ([`Batch::advance`]): an event that is already in the log is not added twice.
+    ///
+    /// # Errors
+    /// The bus failed before the first entry was settled.
     async fn append(&self, batch: &Batch) -> Result<Appended, BusError>;
 
-    /// Releases the claims of queries whose terminators the log refuses for good, without adding the terminators to the log: each
-    /// is published, so that clients that are connected hear the end. A claim of another owner or of another generation is left
-    /// as it is. The outcome is read like that of [`Broker::append`].
+    /// Releases the claims of queries whose terminators the log refuses for good. The terminators are published, so
+    /// that connected clients receive them, and not logged. A claim of another owner or another generation is not
+    /// changed. The result has the meaning of [`Broker::append`]'s.
     async fn release_claims(&self, terminators: &Batch) -> Result<Appended, BusError>;
 
-    /// The queries that this process plays: it registers each before it claims it. What the broker lists for this process
-    /// and nobody plays is ended.
+    /// Returns the queries that this process plays. It registers each query before it claims it. Queries that the
+    /// broker lists for this process and that are not registered are ended.
     fn plays(&self) -> &Arc<Plays>;
 
-    /// Closes a session. Its running query's server is told to end it; its socket ends after the last event.
-    /// False for a session that does not exist.
+    /// Closes a session. The server of its running query is asked to end it. The session's socket ends after the last
+    /// event. Returns false if the session does not exist.
     async fn close(&self, session: SessionId) -> Result<bool, BusError>;
 
-    /// Opens the session's lane to `outlet`, taking it over from whoever has it. When this returns, the subscription is
-    /// live; nothing is handed on before the first [`Attachment::catch_up`]. After an error the former attachment goes on; only
-    /// where the broker's answer was lost is that unknown.
+    /// Opens the session's lane to `outlet` and takes the session over from another holder. When this returns, the
+    /// subscription is live. Nothing is delivered before the first [`Attachment::catch_up`]. After an error the earlier
+    /// attachment continues, unless the broker's reply was lost.
     async fn attach(
         &self,
         session: SessionId,
@@ -316,29 +331,31 @@ pub trait Broker: Send + Sync + 'static {
         outlet: Arc<dyn Outlet>,
     ) -> Result<Attachment, AttachError>;
 
-    /// Publishes a client's message to the session's up channel.
+    /// Publishes a client's message on the session's up channel.
     async fn send_up(&self, session: SessionId, message: Bytes) -> Result<(), BusError>;
 
-    /// Messages to this process. The first caller gets them; the queue is bounded, overflow is counted.
+    /// Returns the queue of messages to this process; `None` after the first call. The queue is bounded, and messages
+    /// that find it full are counted in `control_dropped`.
     fn control(&self) -> Option<mpsc::Receiver<Control>>;
 
-    /// Leaves the other servers: they neither wait for this process nor look after its queries any more. Nothing can be claimed
-    /// here afterwards. Returns false, and changes nothing, while a query is claimed or played here, something that the
-    /// broker has lost is still being restored, or the end of a closed session is still to be written: then the others find out later that this process is gone.
+    /// Takes this server off the list, so that its peers neither wait for it nor end its queries. Nothing can be
+    /// claimed here afterwards. Returns false and changes nothing while a query is claimed or played here, while lost
+    /// data is being restored, or while a closed session's log still lacks its end. The peers then find out later that
+    /// this server is dead.
     async fn leave(&self) -> Result<bool, BusError>;
 
-    /// Whether the bus can serve now.
+    /// Returns whether the bus can serve now.
     fn ready(&self) -> watch::Receiver<bool>;
 
-    /// What the bus counted since it was opened.
+    /// Returns what the bus has counted since it was opened.
     fn counters(&self) -> CountersSnapshot;
 }
 
-/// Opens the bus that `config.url` names. Returns at once: a Redis that is not there yet is waited for in the background,
-/// and [`Broker::ready`] tells.
+/// Opens the bus that `config.url` names, and returns at once. A Redis that is not reachable yet is awaited in the
+/// background; [`Broker::ready`] reports when it serves. Redis needs a tokio runtime.
 ///
 /// # Errors
-/// A URL that names no bus.
+/// The URL names neither `memory://` nor a valid Redis URL.
 pub fn open(config: BusConfig) -> Result<Arc<dyn Broker>, BusError> {
     if config.url.starts_with("memory://") {
         return Ok(Arc::new(MemoryBroker::new(config)));

@@ -1,35 +1,28 @@
-//! The bus inside one process: sessions, logs and lanes in maps, the same promises as over Redis.
-//! An append hands its events to the lanes itself, so nothing is queued in between and nothing can overflow.
+//! The bus inside one process: sessions, logs and lanes in maps. It keeps the same promises as the bus over Redis. An
+//! append passes its events directly to the lanes, so no queue between them can overflow.
 
 use crate::{
-    Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError,
-    ClaimRequest, Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Refused, Start,
-    attachment::Backend,
+    Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, CONTROL_QUEUE, CatchUp, Claim,
+    ClaimError, ClaimRequest, Control, Counters, CountersSnapshot, Delivery, LaneEnd, Outlet, Refused, Start,
+    attachment::{Backend, TAKEOVER_WAIT},
     batch::Entry,
-    hub::{Page, PageEnd, Slot},
-    rules::{Append, Attach, Attaching, Claimed, Claiming, Effect, Ending, HOLE, LogEntry, Plays, Record},
+    open_lane::{OpenLane, PageEnd},
+    rules::{
+        AppendOutcome, AttachOutcome, Attaching, ClaimOutcome, Claiming, Effect, Ending, HOLE, LogEntry,
+        Plays, Record,
+    },
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use protocol::{GapPolicy, Position, SessionId};
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
-/// How long a newcomer without a position waits for the cursor of the socket that it takes over from.
-pub(crate) const TAKEOVER_WAIT: Duration = Duration::from_millis(500);
-
-/// How many [`Control`] messages wait for their reader at most.
-pub(crate) const CONTROL_QUEUE: usize = 4096;
-
-/// Expired sessions are swept out at every so many creations.
+/// Number of sessions created between two removals of expired sessions.
 const SWEEP_EVERY: usize = 1024;
 
-/// The one process on this bus.
+/// The name of the only process on this bus.
 const HERE: &str = "here";
 
 /// A bus inside one process.
@@ -59,7 +52,7 @@ struct Session {
 struct State {
     record: Record,
     touched: Instant,
-    slot: Option<Arc<Slot>>,
+    lane: Option<Arc<OpenLane>>,
     /// The newest epoch that was released.
     released_epoch: u64,
 }
@@ -67,13 +60,13 @@ struct State {
 impl Default for Session {
     fn default() -> Self {
         let state =
-            State { record: Record::default(), touched: Instant::now(), slot: None, released_epoch: 0 };
+            State { record: Record::default(), touched: Instant::now(), lane: None, released_epoch: 0 };
         Self { state: Mutex::new(state), released: Notify::new() }
     }
 }
 
 impl MemoryBroker {
-    /// An empty bus.
+    /// Creates an empty bus.
     #[must_use]
     pub fn new(config: BusConfig) -> Self {
         let (control, reader) = mpsc::channel(CONTROL_QUEUE);
@@ -101,7 +94,7 @@ impl Inner {
             let ttl = self.config.session_ttl;
             sessions.by_id.retain(|_, session| {
                 let state = session.state.lock();
-                state.record.running.is_some() || state.slot.is_some() || state.touched.elapsed() < ttl
+                state.record.running.is_some() || state.lane.is_some() || state.touched.elapsed() < ttl
             });
         }
         sessions.by_id.entry(session).or_default().clone()
@@ -111,17 +104,17 @@ impl Inner {
         self.config.delivery == Delivery::Log
     }
 
-    /// Takes a step on a session's record and spreads what it says.
+    /// Takes a step on a session's record and delivers its effects.
     fn step<T>(
         &self,
         id: SessionId,
         state: &mut State,
         step: impl FnOnce(&mut Record, &mut dyn FnMut(Effect<'_>) -> u64) -> T,
     ) -> T {
-        let State { record, slot, .. } = state;
+        let State { record, lane, .. } = state;
         step(record, &mut |effect| match effect {
-            Effect::Publish { prefix, frame } => slot.as_ref().map_or(0, |slot| {
-                slot.live(prefix, frame);
+            Effect::Publish { prefix, frame } => lane.as_ref().map_or(0, |lane| {
+                lane.live(prefix, frame);
                 1
             }),
             Effect::Cancel { generation, .. } => {
@@ -129,8 +122,8 @@ impl Inner {
                 Counters::add(&self.counters.control_dropped, u64::from(sent.is_err()));
                 1
             }
-            Effect::Takeover { .. } => slot.as_ref().map_or(0, |slot| {
-                slot.end(LaneEnd::TakenOver);
+            Effect::Takeover { .. } => lane.as_ref().map_or(0, |lane| {
+                lane.end(LaneEnd::TakenOver);
                 1
             }),
             Effect::Released { .. } => 1,
@@ -149,19 +142,19 @@ impl Inner {
             record.append(entry.prefix, entry.frame, ending, logged, out)
         });
         match outcome {
-            Append::Taken { heard } => {
+            AppendOutcome::Taken { receivers } => {
                 Counters::add(&self.counters.appended, 1);
-                appended.unheard += u64::from(heard == 0);
+                appended.unheard += u64::from(receivers == 0);
             }
-            Append::Repeated | Append::Moved { .. } => {}
-            Append::Hole => appended.refused.push(Refused {
+            AppendOutcome::Repeated | AppendOutcome::Moved { .. } => {}
+            AppendOutcome::Hole => appended.refused.push(Refused {
                 index,
                 session: entry.session,
                 generation: stale.1,
                 words: HOLE.to_owned(),
             }),
-            Append::Stale if appended.stale.last() == Some(&stale) => {}
-            Append::Stale => appended.stale.push(stale),
+            AppendOutcome::Stale if appended.stale.last() == Some(&stale) => {}
+            AppendOutcome::Stale => appended.stale.push(stale),
         }
         if entry.prefix.kind.is_terminator() {
             state.touched = Instant::now();
@@ -189,20 +182,22 @@ impl Broker for MemoryBroker {
             now_ms: unix_ms(),
             keep: self.0.config.log_entries,
             known: 0,
-            whole: true,
+            complete: true,
             listed: true,
         };
         let logged = self.0.is_logged();
         let claimed = self.0.step(id, &mut state, |record, out| record.claim(claiming, logged, out));
         state.touched = Instant::now();
         match claimed {
-            Claimed::Now { generation, .. } => Ok(Claim { generation, repeat_of: None }),
-            Claimed::Before { generation, answer, .. } => Ok(Claim { generation, repeat_of: Some(answer) }),
-            Claimed::Unknown => Err(ClaimError::Unknown),
-            Claimed::Past => Err(ClaimError::Past),
-            Claimed::Closed => Err(ClaimError::Closed),
-            Claimed::Busy => Err(ClaimError::Busy),
-            Claimed::Unlisted => Err(BusError::Restoring.into()),
+            ClaimOutcome::Now { generation, .. } => Ok(Claim { generation, repeat_of: None }),
+            ClaimOutcome::Before { generation, answer, .. } => {
+                Ok(Claim { generation, repeat_of: Some(answer) })
+            }
+            ClaimOutcome::Unknown => Err(ClaimError::Unknown),
+            ClaimOutcome::Past => Err(ClaimError::Past),
+            ClaimOutcome::Closed => Err(ClaimError::Closed),
+            ClaimOutcome::Busy => Err(ClaimError::Busy),
+            ClaimOutcome::Unlisted => Err(BusError::Restoring.into()),
         }
     }
 
@@ -233,10 +228,10 @@ impl Broker for MemoryBroker {
         for entry in terminators.iter() {
             let Some(session) = self.0.get(entry.session) else { continue };
             let mut state = session.state.lock();
-            let heard = self.0.step(entry.session, &mut state, |record, out| {
+            let receivers = self.0.step(entry.session, &mut state, |record, out| {
                 record.release_claim(HERE, entry.prefix, entry.frame, out)
             });
-            appended.unheard += u64::from(heard == Some(0));
+            appended.unheard += u64::from(receivers == Some(0));
             state.touched = Instant::now();
         }
         Ok(appended)
@@ -261,41 +256,41 @@ impl Broker for MemoryBroker {
         outlet: Arc<dyn Outlet>,
     ) -> Result<Attachment, AttachError> {
         let session = self.0.get_or_insert(id);
-        let slot = Slot::new(outlet, self.0.config.delivery, self.0.counters.clone());
+        let lane = OpenLane::new(outlet, self.0.config.delivery, self.0.counters.clone());
         let attached = {
             let mut state = session.state.lock();
             let now_ms = unix_ms();
             let after = start.named();
             let attaching = Attaching { holder: HERE, now_ms, deadline_ms: now_ms, after, young: false };
             let attached = match self.0.step(id, &mut state, |record, out| record.attach(attaching, out)) {
-                Attach::Done(attached) => attached,
-                Attach::Late => return Err(BusError::Late.into()),
-                Attach::Beyond { top } => {
+                AttachOutcome::Done(attached) => attached,
+                AttachOutcome::Late => return Err(BusError::Late.into()),
+                AttachOutcome::Beyond { top } => {
                     let position = after.unwrap_or_default();
                     return Err(AttachError::Beyond { position, top });
                 }
             };
-            if attached.told == 0 {
+            if attached.notified == 0 {
                 state.released_epoch = attached.before;
             }
-            state.slot = Some(slot.clone());
-            slot.numbered(attached.epoch);
+            state.lane = Some(lane.clone());
+            lane.set_epoch(attached.epoch);
             attached
         };
         let start = match start {
             Start::After(position) => position,
             Start::Cursor => {
-                // A holder that does not answer in time leaves the cursor where it was: some events come twice.
-                let _ = tokio::time::timeout(TAKEOVER_WAIT, session.released(attached.before)).await;
+                // A holder that does not reply in time leaves the cursor where it was. Then some events come twice.
+                let _ = tokio::time::timeout(TAKEOVER_WAIT, session.wait_released(attached.before)).await;
                 session.state.lock().record.cursor
             }
         };
-        slot.begin(start);
-        Ok(Attachment { session: id, slot, backend: self.0.clone() })
+        lane.begin(start);
+        Ok(Attachment { session: id, lane, backend: self.0.clone() })
     }
 
     async fn send_up(&self, _session: SessionId, _message: Bytes) -> Result<(), BusError> {
-        // Nobody can subscribe to an up channel inside one process yet: as with PUBLISH, nobody hears it.
+        // No code can subscribe to an up channel inside one process, so the message has no receiver.
         Ok(())
     }
 
@@ -318,8 +313,8 @@ impl Broker for MemoryBroker {
 }
 
 impl Session {
-    /// The attachment with this epoch, or a later one, has been released.
-    async fn released(&self, epoch: u64) {
+    /// Waits until the attachment with this epoch, or a later one, has been released.
+    async fn wait_released(&self, epoch: u64) {
         loop {
             let released = self.released.notified();
             tokio::pin!(released);
@@ -334,27 +329,37 @@ impl Session {
 
 #[async_trait]
 impl Backend for Inner {
-    async fn read_page(&self, id: SessionId, slot: &Arc<Slot>, limit: usize) -> Result<CatchUp, BusError> {
-        let (last, mark) = slot.begin_read();
-        let mut page = Page::Last;
+    async fn read_page(
+        &self,
+        id: SessionId,
+        lane: &Arc<OpenLane>,
+        limit: usize,
+    ) -> Result<CatchUp, BusError> {
+        let (last, read_start) = lane.begin_read();
+        let mut page = PageEnd::EndOfLog;
         if let Some(session) = self.get(id) {
             let state = session.state.lock();
             let log = &state.record.log;
             let first = log.partition_point(|entry| entry.prefix.position <= last);
             for LogEntry { prefix, frame } in log.iter().skip(first).take(limit) {
-                slot.logged(*prefix, frame, GapPolicy::Announce);
+                lane.logged(*prefix, frame, GapPolicy::Announce);
             }
             if log.len().saturating_sub(first) > limit {
-                page = Page::Full;
+                page = PageEnd::Full;
             }
         }
-        Ok(slot.end_read(mark, page, GapPolicy::Announce).into())
+        Ok(lane.end_read(read_start, page, GapPolicy::Announce))
     }
 
-    async fn release(&self, id: SessionId, slot: &Slot, cursor: Option<Position>) -> Result<(), BusError> {
+    async fn release(
+        &self,
+        id: SessionId,
+        lane: &OpenLane,
+        cursor: Option<Position>,
+    ) -> Result<(), BusError> {
         let Some(session) = self.get(id) else { return Ok(()) };
         let mut state = session.state.lock();
-        let epoch = slot.epoch();
+        let epoch = lane.epoch();
         self.step(id, &mut state, |record, out| record.release(epoch, cursor, out));
         state.released_epoch = state.released_epoch.max(epoch);
         state.touched = Instant::now();
@@ -362,29 +367,18 @@ impl Backend for Inner {
         Ok(())
     }
 
-    fn forget(self: Arc<Self>, id: SessionId, slot: &Arc<Slot>) {
+    fn forget(self: Arc<Self>, id: SessionId, lane: &Arc<OpenLane>) {
         let Some(session) = self.get(id) else { return };
         let mut state = session.state.lock();
-        if state.slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, slot)) {
-            state.slot = None;
+        if state.lane.as_ref().is_some_and(|current| Arc::ptr_eq(current, lane)) {
+            state.lane = None;
         }
     }
 }
 
-impl From<PageEnd> for CatchUp {
-    fn from(end: PageEnd) -> Self {
-        match end {
-            PageEnd::Live(at) => Self::Live { at },
-            PageEnd::More => Self::More,
-            PageEnd::Wait => Self::Wait,
-            PageEnd::Ended => Self::Ended,
-        }
-    }
-}
-
-/// Nothing is ever lost here.
+/// The parameters of a log's end. This broker never loses data, so its logs are always complete.
 fn ending() -> Ending {
-    Ending { now_ms: unix_ms(), whole: true }
+    Ending { now_ms: unix_ms(), complete: true }
 }
 
 fn unix_ms() -> u64 {

@@ -1,11 +1,11 @@
-//! Appends a batch: script calls that each carry many events of many sessions, and that Redis takes in order up to the
-//! first refusal. One call is in flight at a time, so a session's later events never overtake an earlier one.
+//! Appends batches. Each script call carries events of many sessions, which Redis takes in order up to the first
+//! refusal. One call is in flight at a time, so no event overtakes an earlier one of its session.
 
 use super::{Inner, link};
 use crate::{
     Appended, Batch, BusError, Counters, Delivery, Refused,
     batch::Entry,
-    rules::{HOLE, Refusal, Standing},
+    rules::{HOLE, Refusal, Restoration},
 };
 use protocol::{Position, Prefix, SessionId};
 use redis::{Cmd, Pipeline, Value};
@@ -15,23 +15,23 @@ use std::{
     time::Instant,
 };
 
-/// Events in one call, and bytes of their frames: they bound how long Redis does nothing else.
+/// Limits of one call, in events and in bytes of their frames. They limit how long Redis serves no other client.
 const CALL_ENTRIES: usize = 256;
 const CALL_BYTES: usize = 256 << 10;
 
 pub(super) async fn append(inner: &Inner, batch: &Batch) -> Result<Appended, BusError> {
     inner.restored()?;
     let entries: Vec<Entry<'_>> = batch.iter().collect();
-    let mut round =
-        Round { inner, entries: &entries, skipped: HashSet::new(), appended: Appended::default() };
+    let mut run =
+        BatchAppend { inner, entries: &entries, skipped: HashSet::new(), appended: Appended::default() };
     let mut stopped = None;
-    while round.appended.taken < entries.len() {
-        if let Err(error) = round.step().await {
+    while run.appended.taken < entries.len() {
+        if let Err(error) = run.step().await {
             stopped = Some(error);
             break;
         }
     }
-    let mut appended = round.appended;
+    let mut appended = run.appended;
     Counters::add(&inner.counters.unheard, appended.unheard);
     match stopped {
         Some(error) if appended.taken == 0 && appended.refused.is_empty() && appended.stale.is_empty() => {
@@ -42,35 +42,39 @@ pub(super) async fn append(inner: &Inner, batch: &Batch) -> Result<Appended, Bus
     Ok(appended)
 }
 
-/// One batch on its way.
-struct Round<'a> {
+/// One batch that is being appended.
+struct BatchAppend<'a> {
     inner: &'a Inner,
     entries: &'a [Entry<'a>],
-    /// Generations whose remaining entries are left out: stale ones and refused ones.
+    /// Generations that are stale or refused. Their remaining entries are skipped.
     skipped: HashSet<(SessionId, u64)>,
     appended: Appended,
 }
 
-/// What Redis made of one call.
-struct Outcome {
+/// The result of one call.
+struct CallOutcome {
     taken: usize,
     unheard: u64,
-    /// Why it stopped before the end.
-    why: Option<Why>,
+    /// Why the call stopped before its end, or what is special about its last entry.
+    why: Option<Stop>,
 }
 
-enum Why {
+/// Why a call stopped, or what is special about its last entry.
+enum Stop {
+    /// A later generation of the session exists.
     Stale,
-    /// The last entry taken is a terminator that has this place now.
+    /// The last entry taken is a terminator that was moved to this position.
     Moved(Position),
-    /// The last entry taken is a terminator, in this place if it was moved. Its session is closed, and the log lacks its end.
-    Unmarked(Option<Position>),
-    /// Redis' own words.
+    /// The last entry taken is the terminator of a closed session whose log lacks its end. The position is set if the
+    /// terminator was moved.
+    LacksEnd(Option<Position>),
+    /// The error reply of Redis.
     Refused(String),
 }
 
-impl Round<'_> {
-    /// Makes one call and books what came of it.
+impl BatchAppend<'_> {
+    /// Makes one call and records its result. The call has the entries of the batch that are not skipped. The entry at which
+    /// the call stopped is therefore looked up in `call`, and skipped entries before it count as settled.
     async fn step(&mut self) -> Result<(), BusError> {
         let (call, end) = self.next_call();
         if call.is_empty() {
@@ -82,9 +86,9 @@ impl Round<'_> {
             Delivery::Log => send(self.inner, &entries).await,
             Delivery::PubSub => publish(self.inner, &entries).await,
         };
-        let Outcome { taken, unheard, why } = match outcome {
+        let CallOutcome { taken, unheard, why } = match outcome {
             Ok(outcome) => outcome,
-            // Nobody can say which entry it concerns: it concerns all.
+            // The reply does not tell which entry is refused, so it applies to all of them.
             Err(error) if error.refusal() == Some(Refusal::Final) => {
                 for &index in &call {
                     self.refuse(index, error.to_string());
@@ -97,17 +101,17 @@ impl Round<'_> {
         self.appended.unheard += unheard;
         self.appended.taken = call.get(taken).copied().unwrap_or(end);
         let moved = match why {
-            Some(Why::Moved(to)) => Some(to),
-            Some(Why::Unmarked(to)) => to,
+            Some(Stop::Moved(to)) => Some(to),
+            Some(Stop::LacksEnd(to)) => to,
             _ => None,
         };
-        self.keep(&entries[..taken], moved);
-        if let (Some(Why::Unmarked(_)), Some(last)) = (&why, taken.checked_sub(1)) {
+        self.remember(&entries[..taken], moved);
+        if let (Some(Stop::LacksEnd(_)), Some(last)) = (&why, taken.checked_sub(1)) {
             self.inner.lacks_end(entries[last].session);
         }
         match (why, call.get(taken)) {
-            (Some(Why::Stale), Some(&index)) => self.stale(index),
-            (Some(Why::Refused(words)), Some(&index)) => match Refusal::of(&words) {
+            (Some(Stop::Stale), Some(&index)) => self.stale(index),
+            (Some(Stop::Refused(words)), Some(&index)) => match Refusal::of(&words) {
                 Refusal::Passing => {
                     self.inner.appends.refused(&words);
                     return Err(BusError::Refused(words));
@@ -119,7 +123,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// The entries of the next call by their indices, and where the one behind it begins.
+    /// Returns the indices of the entries of the next call, and the index where the call after it begins.
     fn next_call(&self) -> (Vec<usize>, usize) {
         let (mut call, mut bytes) = (Vec::new(), 0);
         for (index, entry) in self.entries.iter().enumerate().skip(self.appended.taken) {
@@ -149,8 +153,8 @@ impl Round<'_> {
         self.appended.refused.push(Refused { index, session: generation.0, generation: generation.1, words });
     }
 
-    /// Remembers what was acknowledged, for a Redis that forgets.
-    fn keep(&self, taken: &[Entry<'_>], moved: Option<Position>) {
+    /// Adds acknowledged entries to the history, for a Redis that loses data.
+    fn remember(&self, taken: &[Entry<'_>], moved: Option<Position>) {
         Counters::add(&self.inner.counters.appended, taken.len() as u64);
         let now = Instant::now();
         let mut history = self.inner.history.lock();
@@ -172,7 +176,7 @@ fn generation(entry: &Entry<'_>) -> (SessionId, u64) {
 }
 
 /// Appends entries with one call.
-async fn send(inner: &Inner, entries: &[Entry<'_>]) -> Result<Outcome, BusError> {
+async fn send(inner: &Inner, entries: &[Entry<'_>]) -> Result<CallOutcome, BusError> {
     let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;
     let call = call(inner, &mark, entries);
     let mut connection = inner.appends.connection()?;
@@ -185,8 +189,9 @@ async fn send(inner: &Inner, entries: &[Entry<'_>]) -> Result<Outcome, BusError>
     read(inner, &answer)
 }
 
-/// Publishes entries without a log. What Redis refuses of them is published again, and perhaps what comes behind it too.
-async fn publish(inner: &Inner, entries: &[Entry<'_>]) -> Result<Outcome, BusError> {
+/// Publishes entries without a log. After a refusal, the refused entry and those after it are published again, so some
+/// events may be published twice.
+async fn publish(inner: &Inner, entries: &[Entry<'_>]) -> Result<CallOutcome, BusError> {
     let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;
     let mut pipeline = Pipeline::with_capacity(entries.len() + 1);
     pipeline.cmd("GET").arg(inner.incarnation.mark_key());
@@ -207,19 +212,18 @@ async fn publish(inner: &Inner, entries: &[Entry<'_>]) -> Result<Outcome, BusErr
         .next()
         .map_or(Ok(None), redis::from_redis_value)
         .map_err(|error| inner.appends.failure(&error.into()))?;
-    if !inner.incarnation.saw_mark(seen.as_deref()) {
+    if !inner.incarnation.check_mark(seen.as_deref()) {
         return Err(BusError::Restoring);
     }
-    let mut outcome = Outcome { taken: 0, unheard: 0, why: None };
+    let mut outcome = CallOutcome { taken: 0, unheard: 0, why: None };
     for answer in answers {
         let one = match answer {
-            Value::Int(heard) => Outcome { taken: 1, unheard: u64::from(heard == 0), why: None },
-            Value::ServerError(error) if error.code() == "NOSCRIPT" => {
-                load_scripts(inner).await?;
-                Outcome { taken: 0, unheard: 0, why: Some(Why::Refused(link::words_of(&error))) }
-            }
+            Value::Int(receivers) => CallOutcome { taken: 1, unheard: u64::from(receivers == 0), why: None },
             Value::ServerError(error) => {
-                Outcome { taken: 0, unheard: 0, why: Some(Why::Refused(link::words_of(&error))) }
+                if error.code() == "NOSCRIPT" {
+                    load_scripts(inner).await?;
+                }
+                CallOutcome { taken: 0, unheard: 0, why: Some(Stop::Refused(link::words_of(&error))) }
             }
             answer => read(inner, &answer)?,
         };
@@ -233,29 +237,29 @@ async fn publish(inner: &Inner, entries: &[Entry<'_>]) -> Result<Outcome, BusErr
     Ok(outcome)
 }
 
-/// Reads the script's answer.
-fn read(inner: &Inner, answer: &Value) -> Result<Outcome, BusError> {
+/// Parses the reply of the append script.
+fn read(inner: &Inner, answer: &Value) -> Result<CallOutcome, BusError> {
     let unexpected = || BusError::Refused(format!("ERR the append script returned {answer:?}"));
     let (taken, unheard, why, detail): (usize, u64, String, String) =
         redis::from_redis_value_ref(answer).map_err(|_| unexpected())?;
     let why = match why.as_str() {
         "" => None,
-        "stale" => Some(Why::Stale),
-        "hole" => Some(Why::Refused(HOLE.to_owned())),
-        "unmarked" if detail.is_empty() => Some(Why::Unmarked(None)),
-        "unmarked" => Some(Why::Unmarked(Some(detail.parse().map_err(|_| unexpected())?))),
-        "moved" => Some(Why::Moved(detail.parse().map_err(|_| unexpected())?)),
-        "forgot" => {
-            inner.incarnation.saw_mark(Some(detail.as_bytes()).filter(|mark| !mark.is_empty()));
+        "stale" => Some(Stop::Stale),
+        "hole" => Some(Stop::Refused(HOLE.to_owned())),
+        "lacks_end" if detail.is_empty() => Some(Stop::LacksEnd(None)),
+        "lacks_end" => Some(Stop::LacksEnd(Some(detail.parse().map_err(|_| unexpected())?))),
+        "moved" => Some(Stop::Moved(detail.parse().map_err(|_| unexpected())?)),
+        "other_mark" => {
+            inner.incarnation.check_mark(Some(detail.as_bytes()).filter(|mark| !mark.is_empty()));
             return Err(BusError::Restoring);
         }
-        words => Some(Why::Refused(words.to_owned())),
+        words => Some(Stop::Refused(words.to_owned())),
     };
-    Ok(Outcome { taken, unheard, why })
+    Ok(CallOutcome { taken, unheard, why })
 }
 
-/// Writes the call for these entries. Names and ids go through one buffer: they are needed for an instant, thousands of
-/// times a second.
+/// Builds the call for these entries. Keys and ids are formatted in one buffer, because the call copies them and this
+/// happens thousands of times per second.
 fn call(inner: &Inner, mark: &str, entries: &[Entry<'_>]) -> Cmd {
     let bytes: usize = entries.iter().map(|entry| entry.frame.len() + 128).sum();
     let mut call = Cmd::with_capacity(4 * entries.len() + 8, bytes + 256);
@@ -265,8 +269,8 @@ fn call(inner: &Inner, mark: &str, entries: &[Entry<'_>]) -> Cmd {
     for entry in entries {
         call.arg(rewritten(&mut name, |text| inner.names.write_log(text, entry.session)));
     }
-    let whole = inner.standing() == Standing::Whole;
-    call.arg(mark).arg(inner.ttl()).arg(inner.delivery()).arg(u8::from(whole));
+    let complete = inner.restoration() == Restoration::Complete;
+    call.arg(mark).arg(inner.ttl()).arg(inner.delivery()).arg(u8::from(complete));
     for entry in entries {
         call.arg(rewritten(&mut name, |text| write!(text, "{}", entry.prefix.position))).arg(entry.frame);
         if entry.prefix.kind.is_terminator() {
@@ -280,7 +284,7 @@ fn call(inner: &Inner, mark: &str, entries: &[Entry<'_>]) -> Cmd {
 
 fn rewritten(text: &mut String, write: impl FnOnce(&mut String) -> fmt::Result) -> &str {
     text.clear();
-    write(text).expect("a string takes every write");
+    write(text).expect("writing to a string does not fail");
     text
 }
 

@@ -1,17 +1,18 @@
-//! Attaching a session over Redis: first what can fail without a trace, then the one step that takes the session over.
+//! Attaches to a session in Redis. Steps that can fail without consequences come first, then the script that takes the
+//! session over.
 
 use super::Inner;
 use crate::{
-    AttachError, Attachment, BusError, Counters, Outlet, Start, hub::Slot, memory::TAKEOVER_WAIT,
-    redis::link::Link, rules::Attached,
+    AttachError, Attachment, BusError, Counters, Outlet, Start, attachment::TAKEOVER_WAIT,
+    open_lane::OpenLane, redis::link::Link, rules::Attached,
 };
 use protocol::{GapPolicy, Position, SessionId};
 use redis::ScriptInvocation;
 use std::{sync::Arc, time::Duration};
 
-/// How long Redis may take to execute an attachment, on each attempt. Later the client may be gone, and the session must stay
-/// with its holder. The second attempt has more time: the client is still there, Redis answers again, and one that is merely slow
-/// for everybody should still let clients in.
+/// How long Redis may take to execute the attachment, for each attempt. A later execution must not take the session
+/// from its holder, because the client may be gone. The second attempt has more time: then Redis replies, the client is
+/// still waiting, and a Redis that is merely slow should let clients in.
 const DEADLINES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
 pub(super) async fn attach(
@@ -21,38 +22,39 @@ pub(super) async fn attach(
     outlet: Arc<dyn Outlet>,
 ) -> Result<Attachment, AttachError> {
     inner.restored()?;
-    let slot = Slot::new(outlet, inner.config.delivery, inner.counters.clone());
-    // From here on a failure, or a caller that goes away, forgets the lane by dropping the attachment.
-    let attachment = Attachment { session, slot: slot.clone(), backend: inner.clone() };
-    let newcomer = inner.hub.announce(session, slot.clone());
-    // A subscription that fails leaves no trace, so it comes first: nobody is taken over by a call that then fails.
+    let lane = OpenLane::new(outlet, inner.config.delivery, inner.counters.clone());
+    // If a later step fails or the caller is cancelled, dropping the attachment forgets the lane.
+    let attachment = Attachment { session, lane: lane.clone(), backend: inner.clone() };
+    let attaching = inner.hub.begin_attach(session, lane.clone());
+    // The subscription comes first, because its failure has no consequences. A takeover followed by a failure would end
+    // a healthy socket.
     inner.subscriber(session).subscribe(session).await?;
     let attached = take(inner, session, start).await?;
-    newcomer.stays(attached.epoch);
+    attaching.attached(attached.epoch);
     let start = match start {
         Start::After(position) => position,
-        Start::Cursor if attached.told == 0 => attached.cursor,
+        Start::Cursor if attached.notified == 0 => attached.cursor,
         Start::Cursor => {
-            // A holder that does not answer in time leaves the cursor where it was: some events come twice.
-            let released = slot.released(attached.before);
+            // A holder that does not reply in time leaves the cursor where it was. Then some events come twice.
+            let released = lane.wait_released(attached.before);
             tokio::time::timeout(TAKEOVER_WAIT, released).await.unwrap_or(attached.cursor)
         }
     };
     if attached.active {
-        slot.found_active();
+        lane.set_active();
     }
     if attached.ahead {
-        slot.doubt_start();
+        lane.set_start_unconfirmed();
     }
-    slot.begin(start);
+    lane.begin(start);
     Ok(attachment)
 }
 
-/// Takes the session over, unless Redis executes the call too late: then the time is measured and the call made once more.
+/// Takes the session over. If Redis executes the call after its deadline, measures Redis' time and tries once more.
 async fn take(inner: &Inner, session: SessionId, start: Start) -> Result<Attached, AttachError> {
     let after = start.named().filter(|&position| position != Position::ZERO);
     for deadline in DEADLINES {
-        // The connection first: the clock is never older than it.
+        // The connection before the clock: then the clock's measurements are from this connection or a newer one.
         let mut connection = inner.commands.connection()?;
         let now_ms = match inner.clock.now_ms() {
             Some(now_ms) => now_ms,
@@ -62,15 +64,16 @@ async fn take(inner: &Inner, session: SessionId, start: Start) -> Result<Attache
         let script = script(inner, session, after, deadline_ms);
         let answer = script.invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))?;
         match read(answer)? {
-            Answer::Done(attached) => return Ok(attached),
-            Answer::Late => {
+            ScriptOutcome::Done(attached) => return Ok(attached),
+            ScriptOutcome::Late => {
                 Counters::add(&inner.counters.late_attaches, 1);
-                tracing::debug!(%session, "Redis attached too late, trying again");
+                tracing::debug!(%session, "Redis executed the attachment after its deadline, trying again");
                 measure(inner).await?;
             }
-            Answer::Beyond { top, mark } => {
-                // A Redis that lost its data unnoticed is given back what it lacks before it judges.
-                if !inner.incarnation.saw_mark(mark.as_deref()) {
+            ScriptOutcome::Beyond { top, mark } => {
+                // This Redis may have lost data without this process noticing. It is restored before it may refuse a
+                // position.
+                if !inner.incarnation.check_mark(mark.as_deref()) {
                     return Err(BusError::Restoring.into());
                 }
                 return Err(AttachError::Beyond { position: after.unwrap_or_default(), top });
@@ -80,14 +83,13 @@ async fn take(inner: &Inner, session: SessionId, start: Start) -> Result<Attache
     Err(BusError::Late.into())
 }
 
-/// Measures Redis' time; returns it.
+/// Measures Redis' time and returns it, in milliseconds since the epoch.
 async fn measure(inner: &Inner) -> Result<u64, BusError> {
     let mut connection = inner.commands.connection()?;
     inner.clock.measure(&mut connection).await.map_err(|error| Link::failed(&error))?;
-    inner
-        .clock
-        .now_ms()
-        .ok_or_else(|| BusError::Unreachable("lost Redis while measuring its time".to_owned()))
+    inner.clock.now_ms().ok_or_else(|| {
+        BusError::Unreachable("the connection to Redis was reopened while its time was measured".to_owned())
+    })
 }
 
 fn script<'a>(
@@ -112,27 +114,28 @@ fn script<'a>(
     script
 }
 
-enum Answer {
+enum ScriptOutcome {
     Done(Attached),
     Late,
     Beyond { top: Position, mark: Option<Vec<u8>> },
 }
 
-/// What the script returns: outcome, epoch, the one before it, how many were told, cursor, generation, the log's top,
-/// whether the position is above what exists, the mark, and whether the session takes queries.
+/// The values that the script returns: outcome, epoch, the epoch before it, number of gateways notified, cursor,
+/// generation, the log's last position, whether the client's position is above every one that can exist, the mark, and
+/// whether the session takes queries.
 pub(super) type Returned = (String, u64, u64, u64, String, u64, String, u8, Option<Vec<u8>>, u8);
 
-fn read(returned: Returned) -> Result<Answer, BusError> {
-    let (outcome, epoch, before, told, cursor, generation, top, ahead, mark, active) = returned;
+fn read(returned: Returned) -> Result<ScriptOutcome, BusError> {
+    let (outcome, epoch, before, notified, cursor, generation, top, ahead, mark, active) = returned;
     let cursor = cursor.parse().unwrap_or(Position::ZERO);
     let top = top.parse().unwrap_or(Position::ZERO);
     match outcome.as_str() {
         "attached" => {
             let (ahead, active) = (ahead == 1, active == 1);
-            Ok(Answer::Done(Attached { epoch, before, told, cursor, generation, ahead, active }))
+            Ok(ScriptOutcome::Done(Attached { epoch, before, notified, cursor, generation, ahead, active }))
         }
-        "late" => Ok(Answer::Late),
-        "beyond" => Ok(Answer::Beyond { top, mark }),
-        other => Err(BusError::Refused(format!("unexpected outcome {other:?} of an attachment"))),
+        "late" => Ok(ScriptOutcome::Late),
+        "beyond" => Ok(ScriptOutcome::Beyond { top, mark }),
+        other => Err(BusError::Refused(format!("ERR the attach script returned the outcome {other:?}"))),
     }
 }

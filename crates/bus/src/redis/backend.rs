@@ -1,11 +1,10 @@
-//! What an attachment asks of Redis while it lives and when it ends: pages of the log, and its release.
-//! What came live does not pass here.
+//! The Redis side of an attachment: pages of the log, and the release. Live events do not pass through here.
 
 use super::Inner;
 use crate::{
     BusError, CatchUp, Delivery,
     attachment::Backend,
-    hub::{Page, Slot},
+    open_lane::{OpenLane, PageEnd},
 };
 use async_trait::async_trait;
 use protocol::{GapPolicy, Position, SessionId};
@@ -17,45 +16,44 @@ impl Backend for Inner {
     async fn read_page(
         &self,
         session: SessionId,
-        slot: &Arc<Slot>,
+        lane: &Arc<OpenLane>,
         limit: usize,
     ) -> Result<CatchUp, BusError> {
         if self.config.delivery == Delivery::PubSub {
-            let (_, mark) = slot.begin_read();
-            return Ok(slot.end_read(mark, Page::Last, GapPolicy::Announce).into());
+            let (_, read_start) = lane.begin_read();
+            return Ok(lane.end_read(read_start, PageEnd::EndOfLog, GapPolicy::Announce));
         }
-        self.reading.page(session, slot.clone(), limit).await
+        self.reading.page(session, lane.clone(), limit).await
     }
 
     async fn release(
         &self,
         session: SessionId,
-        slot: &Slot,
+        lane: &OpenLane,
         cursor: Option<Position>,
     ) -> Result<(), BusError> {
-        slot.left();
-        let epoch = slot.epoch();
+        lane.start_release();
+        let epoch = lane.epoch();
         if let Some(cursor) = cursor {
             self.cursors.lock().remember(session, epoch, cursor);
         }
         self.release_epoch(session, epoch, cursor).await
     }
 
-    fn forget(self: Arc<Self>, session: SessionId, slot: &Arc<Slot>) {
-        // Said first: from here on nobody puts it back into the hub.
-        let unsaid = slot.left();
-        if self.hub.remove(session, slot) {
+    fn forget(self: Arc<Self>, session: SessionId, lane: &Arc<OpenLane>) {
+        if self.hub.remove(session, lane) {
             self.subscriber(session).unsubscribe(session);
         }
-        // Whoever comes next must not wait for one that went away without a word.
-        if unsaid
-            && slot.epoch() != 0
+        // An attachment dropped without a release is released here. Otherwise the next one would wait for its cursor in
+        // vain.
+        if lane.start_release()
+            && lane.epoch() != 0
             && let Ok(runtime) = Handle::try_current()
         {
-            let epoch = slot.epoch();
+            let epoch = lane.epoch();
             runtime.spawn(async move {
                 if let Err(error) = self.release_epoch(session, epoch, None).await {
-                    tracing::debug!(%session, "an attachment was not released: {error}");
+                    tracing::debug!(%session, "the release of an attachment failed: {error}");
                 }
             });
         }

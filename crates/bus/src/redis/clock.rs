@@ -1,4 +1,4 @@
-//! Redis' own time as one connection reports it. Deadlines and ages are given in it, so that no host's clock has to be right.
+//! Redis' time, measured on one connection. Deadlines and ages use this time, so no host's clock has to be correct.
 
 use parking_lot::Mutex;
 use redis::{RedisResult, aio::MultiplexedConnection};
@@ -7,15 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Probes that are remembered. The one with the smallest round trip counts.
+/// Number of probes that are remembered. The one with the shortest round trip counts.
 const PROBES: usize = 10;
-/// Probes of a new connection, so that one slow answer does not decide.
+/// Number of probes on a new connection, so that one slow reply does not decide.
 const FIRST_PROBES: usize = 3;
-/// How far two clocks may drift apart between two probes, in microseconds, before one of them counts as set.
+/// Largest drift of the two clocks between two probes, in microseconds. A larger difference means that a clock was set.
 const DRIFT_US: i64 = 2_000;
 
-/// The clock of one connection. Whoever opens the connection anew resets it, so it never outlives a Redis process: another
-/// run id means another connection.
+/// The clock of one connection. Every new connection resets it, and another Redis process means another connection, so
+/// the clock never outlives a Redis process.
 #[derive(Debug)]
 pub(super) struct Clock {
     base: Instant,
@@ -27,19 +27,19 @@ impl Clock {
         Self { base: Instant::now(), probes: Mutex::default() }
     }
 
-    /// Returns Redis' time in milliseconds since the epoch, or `None` before the first measurement. The value is never ahead of
-    /// Redis, and behind it by the best probe's round trip at most.
+    /// Returns Redis' time in milliseconds since the epoch, or `None` before the first measurement. The value is never
+    /// ahead of Redis, and behind it by at most the best probe's round trip.
     pub(super) fn now_ms(&self) -> Option<u64> {
         let low = self.probes.lock().offset_us()?;
         u64::try_from((self.local_us() + low) / 1000).ok()
     }
 
-    /// Forgets every probe.
+    /// Removes every probe.
     pub(super) fn reset(&self) {
         *self.probes.lock() = Probes::default();
     }
 
-    /// Takes the first probes of a connection.
+    /// Makes the first probes of a connection.
     pub(super) async fn start(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         self.reset();
         for _ in 0..FIRST_PROBES {
@@ -48,7 +48,7 @@ impl Clock {
         Ok(())
     }
 
-    /// Asks Redis for its time once.
+    /// Measures Redis' time once.
     pub(super) async fn measure(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let sent = self.local_us();
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(connection).await?;
@@ -64,7 +64,7 @@ impl Clock {
     }
 }
 
-/// One answer to TIME: the offset between both clocks lies between these two, in microseconds.
+/// One reply to TIME. The offset between the two clocks lies between these two values, in microseconds.
 #[derive(Clone, Copy, Debug)]
 struct Probe {
     low: i64,
@@ -85,7 +85,7 @@ impl Probe {
 struct Probes(VecDeque<Probe>);
 
 impl Probes {
-    /// Adds a probe. If it contradicts the best one so far, one of the clocks was set: only the new one counts.
+    /// Adds a probe. If it contradicts the best one so far, one of the clocks was set, and only the new probe counts.
     fn add(&mut self, probe: Probe) {
         if self.best().is_some_and(|best| !best.agrees_with(probe)) {
             self.0.clear();
@@ -100,7 +100,7 @@ impl Probes {
         self.0.iter().copied().min_by_key(|probe| probe.round_trip())
     }
 
-    /// The lower bound of the offset.
+    /// Returns the lower bound of the offset, in microseconds.
     fn offset_us(&self) -> Option<i64> {
         self.best().map(|best| best.low)
     }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a probe finds whose request and answer take so long, in microseconds.
+    /// Returns the probe for this offset and these times of request and reply, in microseconds.
     fn probe(offset: i64, there: i64, back: i64) -> Probe {
         Probe { low: offset - back, high: offset + there }
     }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_is_believed_at_once() {
+    fn a_clock_that_was_set_is_followed_at_once() {
         for set in [-60_000_000, -10_000, 10_000, 60_000_000] {
             let mut probes = Probes::default();
             (0..PROBES).for_each(|_| probes.add(probe(1_000_000, 50, 50)));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     proptest! {
-        /// However long the answers take, the estimate is never ahead of Redis.
+        /// Whatever the delays, the estimate is never ahead of Redis.
         #[test]
         fn never_ahead_of_redis(
             offset in -1i64 << 50..1i64 << 50,

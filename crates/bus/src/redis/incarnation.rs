@@ -1,5 +1,5 @@
-//! Which Redis this is: the same as before, or one that may have lost data. It notices; restoring what was known is for
-//! others (see `restoration`), and until they have, the gate is shut.
+//! Detects whether Redis is the same as before or may have lost data. After a loss nothing is claimed or appended until
+//! `restoration` has restored the data that this process knows.
 
 use super::scripts::Scripts;
 use parking_lot::Mutex;
@@ -11,44 +11,45 @@ use std::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// For so long after its mark was made, what a Redis does not know may still be restored by others.
+/// How long after the creation of its mark, in milliseconds, data that Redis lacks may still be restored.
 const YOUNG_MS: u64 = 10_000;
 
-/// What tells one Redis from another: `<uuid>:<Redis ms>`, made anew when the process starts again, with its data or
-/// without, and gone when the data is.
+/// The mark of a Redis: `<uuid>:<Redis ms>`. A new one is made when the Redis process starts, with or without its data.
+/// It is lost together with the data.
 #[derive(Clone, Debug)]
 struct Mark {
     text: Arc<str>,
-    /// When it is old: judged by Redis' time when the mark was read, counted from there on by this process' clock.
+    /// When the mark is old. Its age at the time of reading is by Redis' clock; this process' monotonic clock counts
+    /// from there.
     old_at: Instant,
 }
 
 #[derive(Debug, Default)]
 struct State {
     known: Option<Mark>,
-    /// The mark of the Redis that has back what this process kept.
-    given_back: Option<Arc<str>>,
-    /// Counts the times that something has to be given back, and the times that it was.
+    /// The mark of the Redis in which this process has restored its data.
+    restored_mark: Option<Arc<str>>,
+    /// Number of losses noticed, and number of those after which the data was restored.
     losses: u64,
     restored: u64,
 }
 
-/// What is known of the Redis behind all links.
+/// What this process knows about the Redis behind its links.
 pub(super) struct Incarnation {
     mark_key: String,
     run_key: String,
     scripts: Arc<Scripts>,
     state: Mutex<State>,
     changed: Notify,
-    gave_back: Notify,
-    readiness: super::readiness::Link,
+    restoration_done: Notify,
+    readiness: super::readiness::Condition,
 }
 
 impl Incarnation {
     pub(super) fn new(
         names: &protocol::Names,
         scripts: Arc<Scripts>,
-        readiness: super::readiness::Link,
+        readiness: super::readiness::Condition,
     ) -> Arc<Self> {
         Arc::new(Self {
             mark_key: names.mark(),
@@ -56,27 +57,27 @@ impl Incarnation {
             scripts,
             state: Mutex::default(),
             changed: Notify::new(),
-            gave_back: Notify::new(),
+            restoration_done: Notify::new(),
             readiness,
         })
     }
 
-    /// The key that a Redis with its data has.
+    /// Returns the key of the mark.
     pub(super) fn mark_key(&self) -> &str {
         &self.mark_key
     }
 
-    /// The mark of the Redis that this process talks to, while it is known.
+    /// Returns the mark of the Redis that this process is connected to, if it is known.
     pub(super) fn mark(&self) -> Option<Arc<str>> {
         self.state.lock().known.as_ref().map(|mark| mark.text.clone())
     }
 
-    /// The mark of the Redis that has back all that this process kept.
-    pub(super) fn given_back(&self) -> Option<Arc<str>> {
-        self.state.lock().given_back.clone()
+    /// Returns the mark of the Redis in which this process has restored its data.
+    pub(super) fn restored_mark(&self) -> Option<Arc<str>> {
+        self.state.lock().restored_mark.clone()
     }
 
-    /// Asks a connection which Redis it leads to.
+    /// Finds out which Redis a connection leads to.
     pub(super) async fn check(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let info: InfoDict = redis::cmd("INFO").arg("server").query_async(connection).await?;
         let run_id = info.get::<String>("run_id").unwrap_or_default();
@@ -90,55 +91,55 @@ impl Incarnation {
         }
         let old_at = Instant::now() + young;
         let text: Arc<str> = mark.into();
-        // Where nothing is known it is the first, or its loss was noticed already.
+        // If no mark was known, this is the first connection, or the loss was noticed before.
         let other = state.known.replace(Mark { text: text.clone(), old_at }).is_some();
         if other {
-            self.lost(&mut state, "it started again");
+            self.lost(&mut state, "its process was restarted");
         } else if state.losses == state.restored {
-            // There is nothing to give back: this process has kept nothing yet.
-            state.given_back = Some(text);
+            // This process has no data to restore yet.
+            state.restored_mark = Some(text);
             self.readiness.set(true);
         }
         Ok(())
     }
 
-    /// An answer carried this mark. False if Redis is not the one that it was.
-    pub(super) fn saw_mark(&self, mark: Option<&[u8]>) -> bool {
+    /// Compares the mark in a reply with the known one. Returns false, and notes the loss, if Redis is not the same.
+    pub(super) fn check_mark(&self, mark: Option<&[u8]>) -> bool {
         let mut state = self.state.lock();
         let Some(known) = &state.known else { return false };
         if mark == Some(known.text.as_bytes()) {
             return true;
         }
         state.known = None;
-        self.lost(&mut state, "its data is gone");
+        self.lost(&mut state, "its mark is missing or different");
         false
     }
 
     fn lost(&self, state: &mut State, why: &str) {
-        tracing::warn!("Redis may have forgotten ({why}), giving back what is known");
+        tracing::warn!("Redis may have lost data ({why}), restoring what this process knows");
         state.losses += 1;
         self.readiness.set(false);
         self.changed.notify_one();
     }
 
-    /// Whether everything that this process knew has been given back.
+    /// Returns whether this process has restored its data.
     pub(super) fn is_restored(&self) -> bool {
         let state = self.state.lock();
         state.known.is_some() && state.losses == state.restored
     }
 
-    /// Whether the mark is so old that nothing is waited for any more.
+    /// Returns whether the mark is so old that no restoration is awaited.
     pub(super) fn is_old(&self) -> bool {
         let state = self.state.lock();
         state.known.as_ref().is_some_and(|known| Instant::now() >= known.old_at)
     }
 
-    /// Whether what is missing may still be given back, by this process or by others.
+    /// Returns whether missing data may still be restored, by this process or by others.
     pub(super) fn is_young(&self) -> bool {
         !self.is_restored() || !self.is_old()
     }
 
-    /// Waits until there is something to give back; what [`Self::restored`] is to be told then.
+    /// Waits until there is data to restore. Returns the number of losses, for [`Self::restored`].
     pub(super) async fn loss(&self) -> u64 {
         loop {
             {
@@ -151,26 +152,26 @@ impl Incarnation {
         }
     }
 
-    /// Waits until something was given back: peers wait to be told.
-    pub(super) async fn gave_back(&self) {
-        self.gave_back.notified().await;
+    /// Waits until this process has restored its data, so that it can report this to its peers.
+    pub(super) async fn restoration_done(&self) {
+        self.restoration_done.notified().await;
     }
 
-    /// Everything known was given back after so many losses, to the Redis with this mark.
+    /// Notes that this process has restored its data in the Redis with this mark, after this number of losses.
     pub(super) fn restored(&self, losses: u64, mark: Arc<str>) {
         let mut state = self.state.lock();
         state.restored = losses;
         if state.losses == losses && state.known.as_ref().is_some_and(|known| known.text == mark) {
-            state.given_back = Some(mark);
-            self.gave_back.notify_one();
+            state.restored_mark = Some(mark);
+            self.restoration_done.notify_one();
             self.readiness.set(true);
-            tracing::info!("Redis has back what this process knew");
+            tracing::info!("restored the data of this process in Redis");
         }
     }
 }
 
-/// For how long the mark is still young, by Redis' time. A mark without a time comes from an earlier version: it is old. A
-/// clock that was set back does not make it younger than new.
+/// Returns for how long the mark is still young, by Redis' time. A mark without a time is from an earlier version and
+/// is old. If Redis' clock was set back, the mark counts as just made.
 fn young_for(mark: &str, now_ms: u64) -> Duration {
     let made_ms: u64 = mark.rsplit_once(':').and_then(|(_, ms)| ms.parse().ok()).unwrap_or(0);
     Duration::from_millis(YOUNG_MS.saturating_sub(now_ms.saturating_sub(made_ms)))

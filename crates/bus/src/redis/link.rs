@@ -1,7 +1,7 @@
-//! One supervised connection to Redis: opened, probed, opened again with backoff when it breaks.
-//! Callers get the connection of this moment or an error; nobody ever connects inside a call.
+//! A supervised connection to Redis. The supervisor opens it, probes it, and reopens it with backoff when it breaks.
+//! Callers get the present connection or an error at once. No caller waits for a connection attempt.
 
-use super::{clock::Clock, incarnation::Incarnation, readiness::Link as Lamp};
+use super::{clock::Clock, incarnation::Incarnation, readiness::Condition};
 use crate::{BusError, Counters, rules::Refusal};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -15,31 +15,31 @@ use std::{
 };
 use tokio::{sync::Notify, time};
 
-/// A connection that does not answer a PING for this long is given up.
+/// How long a command may wait for its reply. After that the connection counts as broken.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// A probe that takes longer says that the connection cannot serve now.
+/// A probe that takes longer shows that the connection cannot serve now.
 const PROBE_LATE: Duration = Duration::from_secs(1);
 const BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
-/// A connection younger than this is not left because of a refusal.
+/// Age from which a connection is reopened because of a refusal.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
-/// Commands that wait for the driver at most, before callers wait.
+/// Number of commands that may wait for the driver before their callers wait.
 const DRIVER_QUEUE: usize = 4096;
-/// Bytes that gather before the driver flushes.
+/// Number of bytes that the driver gathers before it flushes.
 const WRITE_BOUNDARY: usize = 64 * 1024;
 
-/// What a link does besides carrying commands.
+/// What differs between links: their configuration, the work after connecting, and the probe.
 #[async_trait]
-pub(super) trait Purpose: Send + Sync + 'static {
-    /// Adds what the connection's configuration needs; `broken` is for its push handler.
+pub(super) trait LinkHooks: Send + Sync + 'static {
+    /// Adds settings to the connection's configuration. The push handler notifies `broken` when the connection breaks.
     fn configure(&self, config: AsyncConnectionConfig, broken: Arc<Notify>) -> AsyncConnectionConfig;
 
-    /// The connection stands; the link counts as up when this returns.
+    /// Prepares a new connection. The link counts as up when this returns.
     async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()>;
 
-    /// Whether the connection still does what it is for; false or a failure ends it.
-    async fn works(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    /// Returns whether the connection still serves its purpose. False or an error ends the connection.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
         connection.send_packed_command(&redis::cmd("PING")).await.map(|_| true)
     }
 }
@@ -51,9 +51,9 @@ pub(super) struct Link {
     up: Notify,
     /// When the present connection was opened.
     opened: Mutex<Option<Instant>>,
-    /// The present connection is to be left, for this reason.
-    leave: Notify,
-    left_for: Mutex<Option<String>>,
+    /// Notified when the present connection is to be reopened, with the reason.
+    reopen: Notify,
+    reopen_reason: Mutex<Option<String>>,
 }
 
 impl Link {
@@ -64,12 +64,12 @@ impl Link {
             current: Mutex::new(None),
             up: Notify::new(),
             opened: Mutex::new(None),
-            leave: Notify::new(),
-            left_for: Mutex::new(None),
+            reopen: Notify::new(),
+            reopen_reason: Mutex::new(None),
         })
     }
 
-    /// The connection, if it stands.
+    /// Returns the present connection, or an error at once if there is none.
     pub(super) fn connection(&self) -> Result<MultiplexedConnection, BusError> {
         match &*self.current.lock() {
             Some(connection) => Ok(connection.clone()),
@@ -77,7 +77,7 @@ impl Link {
         }
     }
 
-    /// Waits until the connection stands.
+    /// Waits until there is a connection.
     pub(super) async fn connected(&self) -> MultiplexedConnection {
         loop {
             let up = self.up.notified();
@@ -90,8 +90,8 @@ impl Link {
         }
     }
 
-    /// What a command's failure on this link means for its caller. An instance that only others can make writable again is
-    /// left: the link connects anew, perhaps to another one.
+    /// Returns what a command's failure on this link means for its caller. If the instance cannot become writable by
+    /// itself, the link connects again, perhaps to another instance.
     pub(super) fn failure(&self, error: &RedisError) -> BusError {
         let failure = Self::failed(error);
         if let BusError::Refused(words) = &failure {
@@ -100,19 +100,19 @@ impl Link {
         failure
     }
 
-    /// A command was refused with these words.
+    /// Reopens the connection if this refusal needs another one.
     pub(super) fn refused(&self, words: &str) {
         if Refusal::needs_another_connection(words)
             && self.current.lock().is_some()
             && self.opened.lock().is_none_or(|at| at.elapsed() > REOPEN_AFTER)
         {
-            *self.left_for.lock() = Some(words.to_owned());
-            self.leave.notify_one();
+            *self.reopen_reason.lock() = Some(words.to_owned());
+            self.reopen.notify_one();
         }
     }
 
-    /// What a command's failure means for its caller. The supervisor learns of a broken connection by itself, from the
-    /// driver or from its probe: the command may have gone through an earlier one.
+    /// Returns what a command's failure means for its caller. The supervisor learns of a broken connection from the
+    /// driver or from its probe, not from here: the command may have used an earlier connection.
     pub(super) fn failed(error: &RedisError) -> BusError {
         if is_broken(error) {
             BusError::Unreachable(error.to_string())
@@ -121,37 +121,37 @@ impl Link {
         }
     }
 
-    /// Keeps the connection up for ever.
+    /// Keeps the connection open, forever.
     pub(super) async fn supervise(
         self: Arc<Self>,
-        purpose: Arc<dyn Purpose>,
-        lamp: Lamp,
+        hooks: Arc<dyn LinkHooks>,
+        ready: Condition,
         counters: Arc<Counters>,
     ) {
         let mut backoff = BACKOFF.start;
-        let mut told = false;
+        let mut warned = false;
         loop {
-            match self.open(&*purpose).await {
+            match self.open(&*hooks).await {
                 Ok((connection, broken)) => {
                     tracing::debug!(link = self.name, "connected to Redis");
-                    (backoff, told) = (BACKOFF.start, false);
+                    (backoff, warned) = (BACKOFF.start, false);
                     *self.opened.lock() = Some(Instant::now());
                     *self.current.lock() = Some(connection.clone());
-                    lamp.set(true);
+                    ready.set(true);
                     self.up.notify_waiters();
                     let why = tokio::select! {
-                        why = watch(&*purpose, connection, &broken, &lamp) => why,
-                        () = self.leave.notified() => {
-                            self.left_for.lock().take().unwrap_or_else(|| "it takes no writes".to_owned())
+                        why = watch(&*hooks, connection, &broken, &ready) => why,
+                        () = self.reopen.notified() => {
+                            self.reopen_reason.lock().take().unwrap_or_else(|| "it refuses writes".to_owned())
                         }
                     };
                     *self.current.lock() = None;
-                    lamp.set(false);
+                    ready.set(false);
                     Counters::add(&counters.disconnects, 1);
                     tracing::warn!(link = self.name, "lost the connection to Redis ({why}), reconnecting");
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
+                    if !std::mem::replace(&mut warned, true) {
                         tracing::warn!(link = self.name, "cannot reach Redis ({error}), will keep trying");
                     }
                     time::sleep(backoff).await;
@@ -161,65 +161,65 @@ impl Link {
         }
     }
 
-    async fn open(&self, purpose: &dyn Purpose) -> RedisResult<(MultiplexedConnection, Arc<Notify>)> {
+    async fn open(&self, hooks: &dyn LinkHooks) -> RedisResult<(MultiplexedConnection, Arc<Notify>)> {
         let broken = Arc::new(Notify::new());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_pipeline_buffer_size(DRIVER_QUEUE)
             .set_write_backpressure_boundary(WRITE_BOUNDARY);
-        let config = purpose.configure(config, broken.clone());
+        let config = hooks.configure(config, broken.clone());
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         if !is_primary(&mut connection).await? {
             return Err(not_primary());
         }
-        purpose.connected(&mut connection).await?;
+        hooks.connected(&mut connection).await?;
         Ok((connection, broken))
     }
 }
 
-/// Returns when the connection is no good any more, with the reason.
+/// Waits until the connection can no longer be used. Returns the reason.
 async fn watch(
-    purpose: &dyn Purpose,
+    hooks: &dyn LinkHooks,
     mut connection: MultiplexedConnection,
     broken: &Notify,
-    lamp: &Lamp,
+    ready: &Condition,
 ) -> String {
     loop {
         tokio::select! {
-            () = broken.notified() => return "it broke".to_owned(),
+            () = broken.notified() => return "the connection broke".to_owned(),
             () = time::sleep(PROBE_INTERVAL) => {}
         }
-        // Long before a connection is given up it counts as one that cannot serve.
+        // A slow connection counts as not ready long before it counts as broken.
         let hung = async {
             time::sleep(PROBE_LATE).await;
-            lamp.set(false);
+            ready.set(false);
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = broken.notified() => return "it broke".to_owned(),
+            () = broken.notified() => return "the connection broke".to_owned(),
             () = hung => {}
-            works = works(purpose, &mut connection) => match works {
-                Ok(true) => lamp.set(true),
-                Ok(false) => return "what is published does not arrive".to_owned(),
+            healthy = probe(hooks, &mut connection) => match healthy {
+                Ok(true) => ready.set(true),
+                Ok(false) => return "published messages do not arrive".to_owned(),
                 Err(error) if is_not_primary(&error) => return error.to_string(),
                 Err(error) if is_broken(&error) => return error.to_string(),
-                Err(_) => lamp.set(true),
+                Err(_) => ready.set(true),
             }
         }
     }
 }
 
-/// A probe: the purpose's own, and whether the instance is still the one that takes writes. A replica answers reads and
-/// publications too, so nothing else shows it.
-async fn works(purpose: &dyn Purpose, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+/// Probes the connection, and checks that the instance is still a primary. Only its role shows this, because a replica
+/// answers reads and publications too.
+async fn probe(hooks: &dyn LinkHooks, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
     if !is_primary(connection).await? {
         return Err(not_primary());
     }
-    purpose.works(connection).await
+    hooks.probe(connection).await
 }
 
-/// Asks for the instance's role. A user that may not ask counts as connected to a primary.
+/// Returns whether the instance is a primary. A user that may not ask counts as connected to one.
 async fn is_primary(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
     let role: RedisResult<Vec<Value>> = redis::cmd("ROLE").query_async(connection).await;
     match role {
@@ -229,7 +229,7 @@ async fn is_primary(connection: &mut MultiplexedConnection) -> RedisResult<bool>
     }
 }
 
-const NOT_PRIMARY: &str = "it is a replica, which takes no writes";
+const NOT_PRIMARY: &str = "the instance is a replica, which refuses writes";
 
 fn not_primary() -> RedisError {
     (redis::ErrorKind::Client, NOT_PRIMARY).into()
@@ -239,7 +239,7 @@ fn is_not_primary(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Client && error.to_string().contains(NOT_PRIMARY)
 }
 
-/// Redis' own words: `OOM command not allowed when used memory > 'maxmemory'.`
+/// Returns the error reply of Redis, for example `OOM command not allowed when used memory > 'maxmemory'.`
 fn words(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -247,7 +247,7 @@ fn words(error: &RedisError) -> String {
     }
 }
 
-/// Redis' own words.
+/// Returns the error reply of Redis.
 pub(super) fn words_of(error: &ServerError) -> String {
     match error.details() {
         Some(details) => format!("{} {details}", error.code()),
@@ -262,19 +262,19 @@ fn is_broken(error: &RedisError) -> bool {
         || error.is_unrecoverable_error()
 }
 
-/// A link that carries commands alone, and the scripts that its pipelines call by their hashes.
-pub(super) struct Commands {
+/// The hooks of a link that only carries commands. `scripts` are those that its pipelines call by their hashes.
+pub(super) struct CommandHooks {
     pub(super) scripts: Vec<Script>,
     pub(super) incarnation: Arc<Incarnation>,
-    /// Redis' time as this link knows it.
+    /// Redis' time, measured on this link.
     pub(super) clock: Arc<Clock>,
 }
 
-/// Says once if Redis would rather drop keys than refuse writes: parts of streams would vanish in silence.
+/// Warns once if Redis evicts keys when it is full, because parts of streams would then be lost without an error.
 async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
     static WARNED: Once = Once::new();
     let info: RedisResult<InfoDict> = redis::cmd("INFO").arg("memory").query_async(connection).await;
-    // Where it cannot be known, nothing is said.
+    // A user that may not read the setting gets no warning.
     let Some(policy) = info.ok().and_then(|info| info.get::<String>("maxmemory_policy")) else { return };
     if policy != "noeviction" {
         WARNED.call_once(|| {
@@ -287,7 +287,7 @@ async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
 }
 
 #[async_trait]
-impl Purpose for Commands {
+impl LinkHooks for CommandHooks {
     fn configure(&self, config: AsyncConnectionConfig, broken: Arc<Notify>) -> AsyncConnectionConfig {
         config.set_push_sender(move |push: redis::PushInfo| {
             if push.kind == redis::PushKind::Disconnection {
@@ -303,16 +303,17 @@ impl Purpose for Commands {
         }
         warn_of_eviction(connection).await;
         self.clock.start(connection).await?;
-        // Before the link carries anything: who writes to a Redis that forgot must know it.
+        // Last, before the link carries commands: a caller must not write to a Redis that has lost data without
+        // noticing.
         self.incarnation.check(connection).await
     }
 
-    /// Whether it still leads to the same Redis is noticed here where no call asks.
-    async fn works(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    /// Measures Redis' time and checks the mark, so that a loss of data is noticed even if no calls are made.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
         self.clock.measure(connection).await?;
         let mut get = redis::cmd("GET");
         let mark: Option<Vec<u8>> = get.arg(self.incarnation.mark_key()).query_async(connection).await?;
-        self.incarnation.saw_mark(mark.as_deref());
+        self.incarnation.check_mark(mark.as_deref());
         Ok(true)
     }
 }

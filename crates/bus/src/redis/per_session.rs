@@ -1,5 +1,5 @@
-//! Pipelines over several sessions. Redis may refuse the commands of one session, for example because one of its keys has the
-//! wrong type. That session is left out, counted and logged; the others go on.
+//! Pipelines over several sessions. Redis may refuse the commands of one session, for example because one of its keys
+//! has the wrong type. That session is skipped, counted and logged, and the others continue.
 
 use super::{Inner, link::Link};
 use crate::{BusError, Counters, rules::Refusal};
@@ -8,19 +8,21 @@ use protocol::SessionId;
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use std::collections::HashSet;
 
-/// Sessions whose refusals are remembered as logged. Beyond this number the memory starts again.
+/// Number of sessions in one pipeline. It limits how long Redis serves no other client.
+pub(super) const SESSIONS: usize = 256;
+/// Number of skipped sessions that are remembered. When it is reached, all are forgotten, and may be logged again.
 const LOGGED: usize = 4096;
 
-/// One command's reply, or the words with which Redis refused the command.
+/// The reply to one command, or the error reply with which Redis refused it.
 pub(super) type Reply = Result<Value, String>;
 
-/// What to do about a refusal that [`Refusal`] does not know.
+/// How to treat a refusal that [`Refusal`] does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnUnknown {
-    /// Fail the pipeline: the caller sends it again.
+    /// Fail the pipeline, so that the caller sends it again.
     Retry,
-    /// Leave the session out.
-    LeaveOut,
+    /// Skip the session.
+    Skip,
 }
 
 /// Sends a pipeline whose commands each concern one session. Returns one reply per command.
@@ -45,15 +47,15 @@ pub(super) async fn send(
         .collect()
 }
 
-/// Returns the words of a refusal that concerns one session alone.
+/// Returns the error reply of a refusal that concerns one session only.
 ///
 /// # Errors
-/// Returns the error itself where it concerns every session.
+/// Returns the error itself if it concerns every session.
 pub(super) fn refused(error: BusError, on_unknown: OnUnknown) -> Result<String, BusError> {
     match error {
         BusError::Refused(words)
             if Refusal::concerns_one_session(&words)
-                && (on_unknown == OnUnknown::LeaveOut || Refusal::of(&words) == Refusal::Final) =>
+                && (on_unknown == OnUnknown::Skip || Refusal::of(&words) == Refusal::Final) =>
         {
             Ok(words)
         }
@@ -63,10 +65,10 @@ pub(super) fn refused(error: BusError, on_unknown: OnUnknown) -> Result<String, 
 
 /// The sessions whose refusals were counted and logged.
 #[derive(Default)]
-pub(super) struct LeftOut(Mutex<HashSet<SessionId>>);
+pub(super) struct SkippedSessions(Mutex<HashSet<SessionId>>);
 
-impl LeftOut {
-    /// Adds a session. Returns whether it was not there before.
+impl SkippedSessions {
+    /// Adds a session. Returns whether it is new.
     fn add(&self, session: SessionId) -> bool {
         let mut logged = self.0.lock();
         if logged.len() >= LOGGED {
@@ -77,12 +79,12 @@ impl LeftOut {
 }
 
 impl Inner {
-    /// Counts and logs sessions that were left out of `work`, each session once.
-    pub(super) fn leave_out(&self, work: &str, refused: impl IntoIterator<Item = (SessionId, String)>) {
-        let mut new = refused.into_iter().filter(|(session, _)| self.left_out.add(*session));
+    /// Counts and logs sessions that were skipped in `work`. Each session counts once.
+    pub(super) fn skip(&self, work: &str, refused: impl IntoIterator<Item = (SessionId, String)>) {
+        let mut new = refused.into_iter().filter(|(session, _)| self.skipped_sessions.add(*session));
         let Some((session, words)) = new.next() else { return };
         let more = new.count();
         Counters::add(&self.counters.refused_sessions, 1 + more as u64);
-        tracing::warn!(%session, more, work, "Redis refuses a session's commands, going on with the others: {words}");
+        tracing::warn!(%session, more, work, "Redis refuses the commands of a session, which is skipped: {words}");
     }
 }

@@ -1,4 +1,4 @@
-//! Ready when every link is up: one lamp a link, one watch for all.
+//! The readiness of a process: it is ready when all its conditions hold, for example that every link is up.
 
 use std::sync::{
     Arc,
@@ -12,8 +12,8 @@ pub(super) struct Readiness {
     ready: Arc<watch::Sender<bool>>,
 }
 
-/// One link's share in the readiness. Starts down.
-pub(super) struct Link {
+/// One condition of readiness. It does not hold at first.
+pub(super) struct Condition {
     readiness: Readiness,
     up: std::sync::atomic::AtomicBool,
 }
@@ -23,9 +23,9 @@ impl Readiness {
         Self { down: Arc::default(), ready: Arc::new(watch::Sender::new(false)) }
     }
 
-    pub(super) fn link(&self) -> Link {
+    pub(super) fn condition(&self) -> Condition {
         self.down.fetch_add(1, Ordering::SeqCst);
-        Link { readiness: self.clone(), up: false.into() }
+        Condition { readiness: self.clone(), up: false.into() }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
@@ -33,7 +33,7 @@ impl Readiness {
     }
 }
 
-impl Link {
+impl Condition {
     pub(super) fn set(&self, up: bool) {
         if self.up.swap(up, Ordering::SeqCst) == up {
             return;

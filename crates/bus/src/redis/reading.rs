@@ -1,32 +1,32 @@
-//! Reading logs: whoever asks while a pipeline is under way shares the next one. After a reconnect, when every lane reads again,
-//! thousands of lanes cost a few round trips.
+//! Reads logs in shared pipelines. Reads that are requested while a pipeline is in flight join the next one. After a
+//! reconnect, when every lane reads its log, thousands of lanes therefore need only a few round trips.
 
 use super::{Inner, link::Link};
 use crate::{
     BusError, CatchUp, Counters,
-    hub::{Page, Slot},
+    open_lane::{OpenLane, PageEnd},
 };
 use protocol::{GapPolicy, Position, Prefix, ReadStart, SessionId};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// Reads that wait at most, before their callers wait.
+/// Number of reads that may wait before their callers wait.
 const QUEUE: usize = 1024;
-/// Lanes in one pipeline at most.
+/// Largest number of lanes in one pipeline.
 const LANES: usize = 256;
-/// Events that one pipeline asks for at most, as long as one lane alone does not want more.
+/// Largest number of events that one pipeline asks for, unless a single lane asks for more.
 const EVENTS: usize = 4096;
 
-/// One lane's page.
+/// A request for one page.
 pub(super) struct Read {
     session: SessionId,
-    slot: Arc<Slot>,
+    lane: Arc<OpenLane>,
     limit: usize,
     done: oneshot::Sender<Result<CatchUp, BusError>>,
 }
 
-/// The way to the reader.
+/// The queue of requests.
 pub(super) struct Reading(mpsc::Sender<Read>);
 
 impl Reading {
@@ -39,18 +39,18 @@ impl Reading {
     pub(super) async fn page(
         &self,
         session: SessionId,
-        slot: Arc<Slot>,
+        lane: Arc<OpenLane>,
         limit: usize,
     ) -> Result<CatchUp, BusError> {
         let ended = |()| BusError::Unreachable("the bus was closed".to_owned());
         let (done, outcome) = oneshot::channel();
-        let read = Read { session, slot, limit: limit.max(1), done };
+        let read = Read { session, lane, limit: limit.max(1), done };
         self.0.send(read).await.map_err(|_| ended(()))?;
         outcome.await.map_err(|_| ended(()))?
     }
 }
 
-/// Sends the pipelines, for ever: one at a time, so that what is asked for meanwhile gathers.
+/// Sends the pipelines one after the other, forever. Requests that arrive meanwhile form the next pipeline.
 pub(super) async fn run(inner: Arc<Inner>, mut reads: mpsc::Receiver<Read>) {
     let mut next = None;
     loop {
@@ -72,7 +72,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut reads: mpsc::Receiver<Read>) {
             events += read.limit;
             batch.push(read);
         }
-        // A caller that went away closes its socket: nobody reads for it.
+        // A caller that was cancelled closes its socket, so its page is not needed.
         batch.retain(|read| !read.done.is_closed());
         if batch.is_empty() {
             continue;
@@ -89,7 +89,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut reads: mpsc::Receiver<Read>) {
     }
 }
 
-/// Reads a page for each lane in one pipeline. Takes out of the batch whom it answered.
+/// Reads a page for each lane in one pipeline. Removes from the batch the requests that it has answered.
 async fn read_all(
     inner: &Inner,
     connection: &mut MultiplexedConnection,
@@ -107,13 +107,13 @@ async fn read_all(
     let mut answers = answers.into_iter();
     let mark = answers.next().ok_or_else(missing)?.extract_error().map_err(|error| Link::failed(&error))?;
     let mark = if let Value::BulkString(mark) = &mark { Some(&mark[..]) } else { None };
-    let gaps = if inner.incarnation.saw_mark(mark) { gaps } else { GapPolicy::Wait };
-    for (read, (_, mark, doubts)) in batch.drain(..).zip(begun) {
+    let gaps = if inner.incarnation.check_mark(mark) { gaps } else { GapPolicy::Wait };
+    for (read, (_, read_start, reads_top)) in batch.drain(..).zip(begun) {
         let page = answers.next().ok_or_else(missing);
-        let top = if doubts { Some(answers.next().ok_or_else(missing)) } else { None };
+        let top = if reads_top { Some(answers.next().ok_or_else(missing)) } else { None };
         let outcome = page.and_then(|page| {
             let top = top.transpose()?.map(|top| top_of(&top));
-            hand_on(inner, &read, mark, page, top, gaps)
+            deliver(inner, &read, read_start, page, top, gaps)
         });
         let _ = read.done.send(outcome);
     }
@@ -121,27 +121,28 @@ async fn read_all(
 }
 
 fn missing() -> BusError {
-    BusError::Refused("an answer is missing".to_owned())
+    BusError::Refused("ERR a reply of a pipeline is missing".to_owned())
 }
 
-/// Writes what one lane asks for; answers where its read begins, and whether it also asks for the end of the log.
+/// Adds a lane's commands to the pipeline. Returns where its read begins, and whether it also reads the log's last
+/// entry.
 fn ask(inner: &Inner, pipeline: &mut Pipeline, read: &Read) -> (Position, ReadStart, bool) {
-    let (last, mark) = read.slot.begin_read();
+    let (last, read_start) = read.lane.begin_read();
     let log = inner.names.log(read.session);
     let range = pipeline.cmd("XRANGE").arg(&log);
     range.arg(format!("({last}")).arg("+").arg("COUNT").arg(read.limit);
-    let doubts = read.slot.doubts_start();
-    if doubts {
+    let reads_top = read.lane.is_start_unconfirmed();
+    if reads_top {
         pipeline.cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1);
     }
-    (last, mark, doubts)
+    (last, read_start, reads_top)
 }
 
-/// Hands a lane's page on.
-fn hand_on(
+/// Delivers a page to its lane.
+fn deliver(
     inner: &Inner,
     read: &Read,
-    mark: ReadStart,
+    read_start: ReadStart,
     page: Value,
     top: Option<Position>,
     gaps: GapPolicy,
@@ -150,26 +151,26 @@ fn hand_on(
     let entries: Vec<Value> =
         redis::from_redis_value(page).map_err(|error| BusError::Refused(error.to_string()))?;
     if let Some(top) = top
-        && read.slot.waits_for_start(top, gaps)
+        && read.lane.waits_for_start(top, gaps)
     {
         return Ok(CatchUp::Wait);
     }
-    let mut end = if entries.len() < read.limit { Page::Last } else { Page::Full };
+    let mut end = if entries.len() < read.limit { PageEnd::EndOfLog } else { PageEnd::Full };
     for entry in &entries {
         match logged_frame(entry).and_then(|frame| Some((Prefix::parse(frame)?, frame))) {
             Some((prefix, frame)) => {
-                if !read.slot.logged(prefix, frame, gaps) {
-                    end = Page::Holed;
+                if !read.lane.logged(prefix, frame, gaps) {
+                    end = PageEnd::Hole;
                     break;
                 }
             }
             None => Counters::add(&inner.counters.malformed, 1),
         }
     }
-    Ok(read.slot.end_read(mark, end, gaps).into())
+    Ok(read.lane.end_read(read_start, end, gaps))
 }
 
-/// The frame in one entry of XRANGE's answer: `[id, [field, frame]]`.
+/// Returns the frame in one entry of an XRANGE reply: `[id, [field, frame]]`.
 fn logged_frame(entry: &Value) -> Option<&[u8]> {
     let Value::Array(entry) = entry else { return None };
     let Some(Value::Array(fields)) = entry.get(1) else { return None };
@@ -179,7 +180,7 @@ fn logged_frame(entry: &Value) -> Option<&[u8]> {
     }
 }
 
-/// The id in XREVRANGE's answer; zero for an empty log.
+/// Returns the position in an XREVRANGE reply; zero for an empty log.
 fn top_of(answer: &Value) -> Position {
     let Value::Array(entries) = answer else { return Position::ZERO };
     let Some(Value::Array(entry)) = entries.first() else { return Position::ZERO };

@@ -2,20 +2,18 @@
 
 use super::{
     Inner,
-    per_session::{self, OnUnknown},
+    per_session::{self, OnUnknown, SESSIONS},
 };
 use crate::BusError;
 use protocol::SessionId;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// Sessions in one pipeline.
-const SESSIONS: usize = 256;
-/// Keys of one session.
+/// Number of keys of one session.
 const KEYS: usize = 3;
-/// Pause before a renewal that failed is begun again.
+/// Pause after a renewal that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Renews every third of the TTL, for ever.
+/// Renews the keys every third of the TTL, forever.
 pub(super) async fn run(inner: Arc<Inner>) {
     let every = inner.config.session_ttl / 3;
     let mut pause = every;
@@ -24,7 +22,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         pause = match renew(&inner).await {
             Ok(()) => every,
             Err(error) => {
-                tracing::debug!("keys were not renewed, trying again: {error}");
+                tracing::debug!("the renewal of keys failed, trying again: {error}");
                 RETRY.min(every)
             }
         };
@@ -45,13 +43,13 @@ async fn renew(inner: &Inner) -> Result<(), BusError> {
                 pipeline.cmd("EXPIRE").arg(key).arg(inner.ttl());
             }
         }
-        let replies = per_session::send(&mut connection, &pipeline, OnUnknown::LeaveOut).await?;
+        let replies = per_session::send(&mut connection, &pipeline, OnUnknown::Skip).await?;
         let replies = some.iter().zip(replies.chunks(KEYS));
         let refused = replies.filter_map(|(&session, replies)| {
             let words = replies.iter().find_map(|reply| reply.as_ref().err())?;
             Some((session, words.clone()))
         });
-        inner.leave_out("renewal", refused);
+        inner.skip("renewal", refused);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! One connection that subscribes for thousands of sessions: messages go from the driver straight into their lanes.
-//! SUBSCRIBE and UNSUBSCRIBE are gathered and sent in batches; what is to be subscribed is what the hub holds.
+//! One connection that subscribes for thousands of sessions. The driver passes messages directly to their lanes.
+//! SUBSCRIBE and UNSUBSCRIBE are sent in batches. The hub's sessions are those to be subscribed.
 
-use super::{link::Link, link::Purpose, note::Note};
+use super::{control::ControlMessage, link::Link, link::LinkHooks};
 use crate::{BusError, Control, Counters, hub::Hub};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -16,48 +16,49 @@ use std::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// Channels in one SUBSCRIBE at most.
+/// Largest number of channels in one SUBSCRIBE.
 const SUBSCRIBE_BATCH: usize = 500;
 
-/// Which of how many: sessions are spread over the subscribers by their ids.
+/// The sessions of one subscriber: partition `index` of `count`. Sessions are assigned by their ids.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
+pub(super) struct Partition {
     pub(super) index: usize,
-    pub(super) of: usize,
+    pub(super) count: usize,
 }
 
-impl Share {
-    pub(super) fn index_of(session: SessionId, of: usize) -> usize {
-        (session.uuid().as_u128() % of as u128) as usize
+impl Partition {
+    pub(super) fn index_of(session: SessionId, count: usize) -> usize {
+        (session.uuid().as_u128() % count as u128) as usize
     }
 
-    fn holds(self, session: SessionId) -> bool {
-        Self::index_of(session, self.of) == self.index
+    fn contains(self, session: SessionId) -> bool {
+        Self::index_of(session, self.count) == self.index
     }
 }
 
 pub(super) struct Subscriber {
     hub: Arc<Hub>,
-    share: Share,
+    partition: Partition,
     link: Arc<Link>,
     names: Names,
-    /// The process's control channel, which the first of the subscribers hears.
+    /// The process's control channel. Only the first subscriber subscribes to it.
     control_channel: String,
     control: mpsc::Sender<Control>,
-    /// The subscription stands, again perhaps.
+    /// Notified when the connection has subscribed to all its channels.
     back: Notify,
-    /// What it publishes to itself.
+    /// The channel on which this subscriber sends messages to itself.
     probe: String,
-    /// Messages of any kind that arrived.
-    heard: AtomicU64,
-    /// `heard` at the last look.
-    heard_before: AtomicU64,
+    /// Number of messages of any kind that arrived.
+    received: AtomicU64,
+    /// `received` at the last probe.
+    received_before: AtomicU64,
     counters: Arc<Counters>,
     pending: Mutex<Pending>,
     wake: Notify,
 }
 
-/// What waits for the next batch: bounded by the sessions that are attached or were just released.
+/// What waits for the next batch. Its size is limited by the number of sessions that are attached or were just
+/// released.
 #[derive(Default)]
 struct Pending {
     subscribe: HashMap<SessionId, Vec<oneshot::Sender<()>>>,
@@ -67,7 +68,7 @@ struct Pending {
 impl Subscriber {
     pub(super) fn new(
         hub: Arc<Hub>,
-        share: Share,
+        partition: Partition,
         link: Arc<Link>,
         names: Names,
         owner: &str,
@@ -76,32 +77,36 @@ impl Subscriber {
     ) -> Arc<Self> {
         Arc::new(Self {
             hub,
-            share,
+            partition,
             link,
             control_channel: names.control(owner),
             control,
             back: Notify::new(),
-            probe: names.probe(owner, share.index),
+            probe: names.probe(owner, partition.index),
             names,
-            heard: AtomicU64::new(0),
-            heard_before: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            received_before: AtomicU64::new(0),
             counters,
             pending: Mutex::default(),
             wake: Notify::new(),
         })
     }
 
-    /// Waits until the subscription stands again.
-    pub(super) async fn came_back(&self) {
+    pub(super) const fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Waits until a new connection has subscribed to all its channels.
+    pub(super) async fn reconnected(&self) {
         self.back.notified().await;
     }
 
-    /// What was to be said after it came back was not said.
-    pub(super) fn said_nothing(&self) {
+    /// Lets [`Self::reconnected`] return once more, because the report after it failed.
+    pub(super) fn report_again(&self) {
         self.back.notify_one();
     }
 
-    /// Subscribes to a session that the hub holds; returns when Redis has confirmed it.
+    /// Subscribes to a session of the hub. Returns when Redis has confirmed it.
     pub(super) async fn subscribe(&self, session: SessionId) -> Result<(), BusError> {
         self.link.connection()?;
         let (confirm, confirmed) = oneshot::channel();
@@ -110,13 +115,14 @@ impl Subscriber {
         confirmed.await.map_err(|_| BusError::Unreachable("lost Redis while subscribing".to_owned()))
     }
 
-    /// The hub no longer holds the session, unless somebody attaches to it again in the meantime.
+    /// Unsubscribes from the session, unless the hub has it again by the time of the next batch.
     pub(super) fn unsubscribe(&self, session: SessionId) {
         self.pending.lock().unsubscribe.insert(session);
         self.wake.notify_one();
     }
 
-    /// Sends the batches, for ever. What fails is dropped: its callers hear of it, and a new connection subscribes to all.
+    /// Sends the batches, forever. A batch that fails is dropped: its callers get an error, and a new connection
+    /// subscribes to everything.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             self.wake.notified().await;
@@ -140,7 +146,7 @@ impl Subscriber {
         let leave = leave.into_iter().filter(|&session| !self.hub.contains(session)).collect();
         let some: Vec<SessionId> = pending.subscribe.keys().take(SUBSCRIBE_BATCH).copied().collect();
         let join = some.into_iter().filter_map(|session| pending.subscribe.remove_entry(&session));
-        // Whoever gave up meanwhile has left no lane: a subscription for it would stay for ever.
+        // A caller that was cancelled has left no lane. A subscription for it would never end.
         let join = join.filter(|&(session, _)| self.hub.contains(session)).collect();
         (leave, join)
     }
@@ -161,69 +167,69 @@ impl Subscriber {
         let channels: Vec<String> = join.iter().map(|&(session, _)| self.names.down(session)).collect();
         connection.subscribe(&channels[..]).await?;
         for confirm in join.into_iter().flat_map(|(_, confirms)| confirms) {
-            // A caller that went away meanwhile has had its lane forgotten, and unsubscribed, by its attachment.
+            // If the caller was cancelled, its attachment has forgotten and unsubscribed the lane.
             let _ = confirm.send(());
         }
         Ok(())
     }
 
     fn message(&self, data: &[Value]) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
+        self.received.fetch_add(1, Ordering::Relaxed);
         let [Value::BulkString(channel), Value::BulkString(payload)] = data else {
             Counters::add(&self.counters.malformed, 1);
             return;
         };
         if channel == self.control_channel.as_bytes() {
-            return self.note(payload);
+            return self.control_message(payload);
         }
         if channel == self.probe.as_bytes() {
             return;
         }
-        let Some(slot) = SessionId::from_down_channel(channel, self.names.prefix())
+        let Some(lane) = SessionId::from_down_channel(channel, self.names.prefix())
             .and_then(|session| self.hub.get(session))
         else {
             Counters::add(&self.counters.no_lane, 1);
             return;
         };
         match Prefix::parse(payload) {
-            Some(prefix) => slot.live(prefix, payload),
+            Some(prefix) => lane.live(prefix, payload),
             None => Counters::add(&self.counters.malformed, 1),
         }
     }
 
-    /// Whether a message to itself arrives. It comes before the answer to the call that published it or, from Redis 7.2 on,
-    /// right behind that: the answer to a second call is behind both.
-    async fn hears_itself(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
-        let before = self.heard.load(Ordering::Relaxed);
+    /// Returns whether a message of this subscriber to itself arrives. It arrives before the reply to PUBLISH or, since
+    /// Redis 7.2, directly after it. The reply to PING comes after both.
+    async fn receives_own_message(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        let before = self.received.load(Ordering::Relaxed);
         let mut ask = redis::pipe();
         ask.cmd("PUBLISH").arg(&self.probe).arg("").ignore().cmd("PING").ignore();
         let () = ask.query_async(connection).await?;
-        Ok(self.heard.load(Ordering::Relaxed) != before)
+        Ok(self.received.load(Ordering::Relaxed) != before)
     }
 
-    fn note(&self, payload: &[u8]) {
+    fn control_message(&self, payload: &[u8]) {
         match serde_json::from_slice(payload) {
-            Ok(Note::Cancel { session, generation }) => {
+            Ok(ControlMessage::Cancel { session, generation }) => {
                 if self.control.try_send(Control::Cancel { session, generation }).is_err() {
                     Counters::add(&self.counters.control_dropped, 1);
                 }
             }
-            Ok(Note::Takeover { session, epoch }) => {
-                self.hub.all(session).iter().for_each(|slot| slot.superseded(epoch));
+            Ok(ControlMessage::Takeover { session, epoch }) => {
+                self.hub.all(session).iter().for_each(|lane| lane.superseded(epoch));
             }
-            Ok(Note::Released { session, epoch, cursor }) => {
-                self.hub.all(session).iter().for_each(|slot| slot.predecessor_released(epoch, cursor));
+            Ok(ControlMessage::Released { session, epoch, cursor }) => {
+                self.hub.all(session).iter().for_each(|lane| lane.predecessor_released(epoch, cursor));
             }
             Err(_) => Counters::add(&self.counters.malformed, 1),
         }
     }
 }
 
-/// What the link does for its subscriber.
-pub(super) struct Subscribing(pub(super) Arc<Subscriber>);
+/// The hooks of a subscriber's link.
+pub(super) struct SubscriberHooks(pub(super) Arc<Subscriber>);
 
 #[async_trait]
-impl Purpose for Subscribing {
+impl LinkHooks for SubscriberHooks {
     fn configure(&self, config: AsyncConnectionConfig, broken: Arc<Notify>) -> AsyncConnectionConfig {
         let subscriber = self.0.clone();
         config.set_push_sender(move |push: PushInfo| {
@@ -236,36 +242,36 @@ impl Purpose for Subscribing {
         })
     }
 
-    /// Subscribes again to all that is attached. Every lane reads its log again, silent ones too.
+    /// Subscribes to all attached sessions. Every lane reads its log again, because it may have missed events.
     async fn connected(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let subscriber = &self.0;
         connection.subscribe(&subscriber.probe).await?;
-        if subscriber.share.index == 0 {
+        if subscriber.partition.index == 0 {
             connection.subscribe(&subscriber.control_channel).await?;
         }
         let mut sessions = subscriber.hub.sessions();
-        sessions.retain(|&session| subscriber.share.holds(session));
+        sessions.retain(|&session| subscriber.partition.contains(session));
         for some in sessions.chunks(SUBSCRIBE_BATCH) {
             let channels: Vec<String> = some.iter().map(|&session| subscriber.names.down(session)).collect();
             connection.subscribe(&channels[..]).await?;
         }
-        for slot in sessions.into_iter().filter_map(|session| subscriber.hub.get(session)) {
-            slot.resubscribed();
+        for lane in sessions.into_iter().filter_map(|session| subscriber.hub.get(session)) {
+            lane.resubscribed();
         }
-        if subscriber.hears_itself(connection).await? {
+        if subscriber.receives_own_message(connection).await? {
             subscriber.back.notify_one();
             return Ok(());
         }
         Err((redis::ErrorKind::Client, "a message to itself did not arrive").into())
     }
 
-    /// Where nothing came since the last look, it says something to itself.
-    async fn works(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    /// Sends a message to itself if nothing has arrived since the last probe.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
         let subscriber = &self.0;
-        let heard = subscriber.heard.load(Ordering::Relaxed);
-        let silent = subscriber.heard_before.swap(heard, Ordering::Relaxed) == heard;
-        let works = !silent || subscriber.hears_itself(connection).await?;
-        Counters::add(&subscriber.counters.silences, u64::from(!works));
-        Ok(works)
+        let received = subscriber.received.load(Ordering::Relaxed);
+        let silent = subscriber.received_before.swap(received, Ordering::Relaxed) == received;
+        let healthy = !silent || subscriber.receives_own_message(connection).await?;
+        Counters::add(&subscriber.counters.silences, u64::from(!healthy));
+        Ok(healthy)
     }
 }

@@ -1,59 +1,60 @@
-//! The steps of an attachment: a gateway takes a session, releases it, and reports what it has to a broker that lost data.
+//! The steps of an attachment: a gateway attaches to a session, releases it, and restores both in a broker that lost
+//! data.
 
-use super::{Audience, Effect, Part, Record, Status};
+use super::{Effect, EffectSink, Part, Record, Status};
 use protocol::Position;
 
-/// What an attachment needs to know.
+/// The inputs of an attachment.
 #[derive(Clone, Copy, Debug)]
 pub struct Attaching<'a> {
     /// The gateway that attaches.
     pub holder: &'a str,
-    /// The broker's own time, in milliseconds.
+    /// The broker's time, in milliseconds since the epoch.
     pub now_ms: u64,
-    /// The broker's time after which the caller may have given up.
+    /// The broker's time after which the caller may have given up, in milliseconds since the epoch.
     pub deadline_ms: u64,
     /// The position that the client names; `None` if it names none.
     pub after: Option<Position>,
-    /// The broker may lack data that others are still restoring, so a position above its log is not refused.
+    /// Data that the broker lacks may still be restored, so a position above its log is not refused.
     pub young: bool,
 }
 
-/// What an attachment finds.
+/// The result of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// The attachment's epoch, above all before.
+    /// The attachment's epoch, higher than all epochs before.
     pub epoch: u64,
-    /// The epoch before it.
+    /// The epoch of the attachment before it; 0 for none.
     pub before: u64,
-    /// How many were told that they have been taken over.
-    pub told: u64,
-    /// The cursor at this moment.
+    /// Number of gateways that were notified that they have been taken over.
+    pub notified: u64,
+    /// The session's cursor at this moment.
     pub cursor: Position,
     /// The generation of the session's last claim; 0 for none.
     pub generation: u64,
-    /// The client names a position that the broker does not have (yet).
+    /// The client names a position that the broker does not have. It may be restored.
     pub ahead: bool,
     /// The session exists and takes queries.
     pub active: bool,
 }
 
-/// What the call to attach came to. Only the first outcome changes anything.
+/// The outcome of the call to attach. Only `Done` changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attach {
-    /// The session is the caller's.
+pub enum AttachOutcome {
+    /// The caller has the session.
     Done(Attached),
     /// The broker executed the call after its deadline.
     Late,
-    /// The session has no such position.
+    /// The client names a position that cannot exist.
     Beyond {
-        /// The last position in its log.
+        /// The position of the log's last entry.
         top: Position,
     },
 }
 
 impl Record {
-    /// The highest position that a client can have received. Without a log only the generation is known, and of a session
-    /// that expired only that its generations did not exceed the broker's time.
+    /// Returns the highest position that a client can have received. Without a log only the generation is known. If the
+    /// session has expired, only the broker's time is known, because generations do not exceed it.
     fn reach(&self, now_ms: u64) -> Position {
         let top = self.top();
         if self.generation > top.generation {
@@ -65,26 +66,26 @@ impl Record {
         }
     }
 
-    /// A gateway attaches: whoever had the session is told.
-    pub fn attach(&mut self, attaching: Attaching<'_>, out: Audience<'_>) -> Attach {
+    /// Attaches a gateway. The gateway that had the session is notified.
+    pub fn attach(&mut self, attaching: Attaching<'_>, out: EffectSink<'_>) -> AttachOutcome {
         let Attaching { holder, now_ms, deadline_ms, after, young } = attaching;
         if now_ms > deadline_ms {
-            return Attach::Late;
+            return AttachOutcome::Late;
         }
         let ahead = after.is_some_and(|after| after > self.reach(now_ms));
         if ahead && !young {
-            return Attach::Beyond { top: self.top() };
+            return AttachOutcome::Beyond { top: self.top() };
         }
         let before = self.epoch;
         let epoch = (before + 1).max(now_ms);
         let former = self.holder.replace(holder.to_owned());
         self.epoch = epoch;
         self.renew(&Part::ALL);
-        let told = former.map_or(0, |holder| out(Effect::Takeover { holder: &holder, epoch }));
-        Attach::Done(Attached {
+        let notified = former.map_or(0, |holder| out(Effect::Takeover { holder: &holder, epoch }));
+        AttachOutcome::Done(Attached {
             epoch,
             before,
-            told,
+            notified,
             cursor: self.cursor,
             generation: self.generation,
             ahead,
@@ -92,8 +93,9 @@ impl Record {
         })
     }
 
-    /// An attachment ends; `cursor` where its socket ended cleanly. The one that took it over hears the cursor.
-    pub fn release(&mut self, epoch: u64, cursor: Option<Position>, out: Audience<'_>) {
+    /// Ends an attachment, and stores its cursor if its socket ended cleanly. A gateway that took it over receives the
+    /// cursor.
+    pub fn release(&mut self, epoch: u64, cursor: Option<Position>, out: EffectSink<'_>) {
         if let Some(cursor) = cursor.filter(|_| epoch > self.cursor_epoch) {
             (self.cursor, self.cursor_epoch) = (cursor, epoch);
         }
@@ -105,10 +107,10 @@ impl Record {
         }
     }
 
-    /// A gateway says again that it has the session, to a broker that may have forgotten. An earlier holder, which may have
-    /// said the same before, is told. `active`: the session took queries, which [`Record::adopt`] needs should no server
-    /// remember it. Returns the newest epoch.
-    pub fn reattach(&mut self, holder: &str, epoch: u64, active: bool, out: Audience<'_>) -> u64 {
+    /// Restores that a gateway has the session. An earlier holder, which may have restored the same before, is
+    /// notified. `active`: the session takes queries, which [`Record::adopt`] needs if no server remembers the session.
+    /// Returns the newest epoch; if it is higher than `epoch`, nothing was changed.
+    pub fn reattach(&mut self, holder: &str, epoch: u64, active: bool, out: EffectSink<'_>) -> u64 {
         if self.epoch <= epoch {
             self.held |= active && self.status.is_none();
             self.renew(&Part::ALL);
@@ -121,9 +123,9 @@ impl Record {
         self.epoch
     }
 
-    /// A gateway says again which cursor it released, to a broker that may have forgotten. An earlier holder, which may have
-    /// said before that it has the session, is told: the attachment that was released had taken it over.
-    pub fn restore_cursor(&mut self, epoch: u64, cursor: Position, out: Audience<'_>) {
+    /// Restores the cursor that a gateway released. An earlier holder, which may have restored its attachment before,
+    /// is notified, because the released attachment had taken it over.
+    pub fn restore_cursor(&mut self, epoch: u64, cursor: Position, out: EffectSink<'_>) {
         self.renew(&[Part::Attachment]);
         if epoch > self.cursor_epoch {
             (self.cursor, self.cursor_epoch) = (cursor, epoch);
@@ -145,7 +147,7 @@ mod tests {
 
     const NOW: u64 = 1_000;
 
-    fn attach(record: &mut Record, after: Position, deadline_ms: u64, young: bool) -> Attach {
+    fn attach(record: &mut Record, after: Position, deadline_ms: u64, young: bool) -> AttachOutcome {
         let attaching = Attaching { holder: "gateway", now_ms: NOW, deadline_ms, after: Some(after), young };
         record.attach(attaching, &mut |_| 1)
     }
@@ -159,13 +161,13 @@ mod tests {
     #[test]
     fn a_late_attachment_changes_nothing() {
         let mut record = Record { holder: Some("other".to_owned()), epoch: 5, ..with_log(900, 3) };
-        assert_eq!(attach(&mut record, Position::ZERO, NOW - 1, false), Attach::Late);
+        assert_eq!(attach(&mut record, Position::ZERO, NOW - 1, false), AttachOutcome::Late);
         assert_eq!((record.holder.as_deref(), record.epoch), (Some("other"), 5));
-        assert!(matches!(attach(&mut record, Position::ZERO, NOW, false), Attach::Done(_)));
+        assert!(matches!(attach(&mut record, Position::ZERO, NOW, false), AttachOutcome::Done(_)));
     }
 
     #[test]
-    fn a_gateway_restores_that_a_session_takes_queries_and_opens_none_that_is_closed() {
+    fn a_gateway_restores_an_active_session_and_reopens_no_closed_one() {
         for (before, active, epoch, after) in [
             (None, true, 5, Some(Status::Active)),
             (None, false, 5, None),
@@ -174,7 +176,7 @@ mod tests {
         ] {
             let mut record = Record { status: before, epoch: 5, ..Record::default() };
             assert_eq!(record.reattach("gateway", epoch, active, &mut |_| 1), 5);
-            assert_eq!(record.status, before, "a server may still say what it knows");
+            assert_eq!(record.status, before, "a server may still restore it");
             record.adopt();
             assert_eq!(record.status, after, "{before:?}, {active}, epoch {epoch}");
         }
@@ -182,15 +184,15 @@ mod tests {
 
     #[test]
     fn a_restored_cursor_ends_an_attachment_that_a_rollback_brought_back() {
-        let mut told = Vec::new();
+        let mut notified = Vec::new();
         let mut record = Record { holder: Some("former".to_owned()), epoch: 5, ..with_log(900, 3) };
         for epoch in [5, 9, 9, 7] {
             record.restore_cursor(epoch, Position::new(900, 3), &mut |effect| {
-                told.push(format!("{effect:?}"));
+                notified.push(format!("{effect:?}"));
                 1
             });
         }
-        assert_eq!(told, [r#"Takeover { holder: "former", epoch: 9 }"#]);
+        assert_eq!(notified, [r#"Takeover { holder: "former", epoch: 9 }"#]);
         assert_eq!((record.holder.as_deref(), record.epoch), (None, 9));
     }
 
@@ -214,9 +216,11 @@ mod tests {
         ] {
             let mut record = Record { holder: Some("other".to_owned()), ..record.clone() };
             let outcome = attach(&mut record, after, NOW, false);
-            assert_eq!(matches!(outcome, Attach::Done(_)), exists, "{after} of {record:?}");
+            assert_eq!(matches!(outcome, AttachOutcome::Done(_)), exists, "{after} of {record:?}");
             assert_eq!(record.holder.as_deref() == Some("other"), !exists);
-            let Attach::Done(attached) = attach(&mut record, after, NOW, true) else { panic!("{after}") };
+            let AttachOutcome::Done(attached) = attach(&mut record, after, NOW, true) else {
+                panic!("{after}")
+            };
             assert_eq!(attached.ahead, !exists, "a young broker waits for {after}");
         }
     }

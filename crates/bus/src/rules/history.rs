@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a session costs besides its texts and frames, about.
+/// Approximate memory of a session besides its texts and frames, in bytes.
 const SESSION_BYTES: usize = 256;
-/// What an entry costs besides its frame, about.
+/// Approximate memory of an entry besides its frame, in bytes.
 const ENTRY_BYTES: usize = 64;
 
 /// The acknowledged data of one session.
@@ -26,28 +26,32 @@ pub struct AcknowledgedRecord {
     pub prev: Option<Position>,
     /// The query id of that generation.
     pub query: String,
-    /// Generation and query id of earlier claims made here, oldest first.
+    /// Generation and query id of earlier claims of this server, oldest first.
     pub past: VecDeque<(u64, String)>,
     /// The answer that the claim stored, for repeats of the query.
     pub answer: String,
     /// The terminator of that generation is not acknowledged yet.
     pub running: bool,
     log: VecDeque<LogEntry>,
+    /// Size of `log`, in bytes.
     bytes: usize,
+    /// Number of the session's last touch.
     touch: u64,
 }
 
 impl AcknowledgedRecord {
+    /// Returns the size of the texts, in bytes.
     fn texts(&self) -> usize {
         let past: usize = self.past.iter().map(|(_, query)| query.len()).sum();
         self.query.len() + self.answer.len() + past
     }
 
-    /// The acknowledged entries, oldest first.
+    /// Returns the acknowledged entries, oldest first.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = &LogEntry> + ExactSizeIterator {
         self.log.iter()
     }
 
+    /// Adds an entry, unless it is not above the last one. Returns its size in bytes.
     fn push(&mut self, entry: LogEntry) -> usize {
         if self.log.back().is_some_and(|last| last.prefix.position >= entry.prefix.position) {
             return 0;
@@ -58,8 +62,8 @@ impl AcknowledgedRecord {
         cost
     }
 
-    /// What a fence leaves out that names `position`.
-    fn forget_above(&mut self, position: Position) -> usize {
+    /// Removes the entries that a fence naming `position` drops. Returns their size in bytes.
+    fn drop_above(&mut self, position: Position) -> usize {
         let mut freed = 0;
         while let Some(entry) = self.log.pop_back_if(|entry| entry.prefix.position > position) {
             freed += ENTRY_BYTES + entry.frame.len();
@@ -68,6 +72,7 @@ impl AcknowledgedRecord {
         freed
     }
 
+    /// Removes all but the newest `keep` entries. Returns the size of the removed ones in bytes.
     fn trim(&mut self, keep: usize) -> usize {
         let surplus = self.log.len().saturating_sub(keep);
         let freed = self.log.drain(..surplus).map(|entry| ENTRY_BYTES + entry.frame.len()).sum();
@@ -80,9 +85,10 @@ impl AcknowledgedRecord {
 #[derive(Debug)]
 pub struct AcknowledgedHistory {
     sessions: HashMap<SessionId, AcknowledgedRecord>,
-    /// In the order of their last touch; an entry whose number is not its session's any more counts for nothing.
+    /// Sessions in the order of their last touch. An entry is outdated if its number is not the session's last one.
     touched: VecDeque<(SessionId, u64, Instant)>,
     touches: u64,
+    /// Size of all sessions, in bytes.
     bytes: usize,
     max_bytes: usize,
     max_age: Duration,
@@ -91,8 +97,8 @@ pub struct AcknowledgedHistory {
 }
 
 impl AcknowledgedHistory {
-    /// Keeps `max_bytes` at most, no session longer than `max_age` after it was last touched, and `keep` entries of earlier
-    /// queries a session.
+    /// Returns an empty history. It keeps at most `max_bytes`, no session longer than `max_age` after its last touch,
+    /// and per session `keep` entries of earlier queries.
     #[must_use]
     pub fn new(max_bytes: usize, max_age: Duration, keep: usize) -> Self {
         Self {
@@ -129,35 +135,35 @@ impl AcknowledgedHistory {
         now: Instant,
     ) {
         let keep = self.keep;
-        let kept = self.touch(session, now);
-        if kept.generation >= generation {
+        let acknowledged = self.touch(session, now);
+        if acknowledged.generation >= generation {
             return;
         }
-        let dropped = prev.map_or(0, |prev| kept.forget_above(prev));
-        let freed = dropped + kept.trim(keep) + kept.texts();
-        if kept.generation > 0 {
-            kept.past.push_back((kept.generation, std::mem::take(&mut kept.query)));
-            kept.past.drain(..kept.past.len().saturating_sub(PAST_QUERIES));
+        let dropped = prev.map_or(0, |prev| acknowledged.drop_above(prev));
+        let freed = dropped + acknowledged.trim(keep) + acknowledged.texts();
+        if acknowledged.generation > 0 {
+            acknowledged.past.push_back((acknowledged.generation, std::mem::take(&mut acknowledged.query)));
+            acknowledged.past.drain(..acknowledged.past.len().saturating_sub(PAST_QUERIES));
         }
-        (kept.generation, kept.prev, kept.running) = (generation, prev, true);
-        (kept.query, kept.answer) = (query.to_owned(), answer.to_owned());
+        (acknowledged.generation, acknowledged.prev, acknowledged.running) = (generation, prev, true);
+        (acknowledged.query, acknowledged.answer) = (query.to_owned(), answer.to_owned());
         let mut frame = Vec::new();
         encode_fence(&mut frame, generation, prev);
         let prefix = Prefix { position: Position::new(generation, 0), kind: Kind::Fence { prev } };
-        let added = kept.push(LogEntry::new(prefix, &frame)) + kept.texts();
+        let added = acknowledged.push(LogEntry::new(prefix, &frame)) + acknowledged.texts();
         self.bytes = self.bytes + added - freed;
         self.evict(now);
     }
 
     /// Records that the broker acknowledged an event of a session that this server claimed.
     pub fn appended(&mut self, session: SessionId, prefix: Prefix, frame: &[u8], now: Instant) {
-        let Some(kept) = self.sessions.get_mut(&session) else { return };
-        if prefix.position.generation != kept.generation {
+        let Some(acknowledged) = self.sessions.get_mut(&session) else { return };
+        if prefix.position.generation != acknowledged.generation {
             return;
         }
-        self.bytes += kept.push(LogEntry::new(prefix, frame));
+        self.bytes += acknowledged.push(LogEntry::new(prefix, frame));
         if prefix.kind.is_terminator() {
-            kept.running = false;
+            acknowledged.running = false;
             self.touch(session, now);
         }
         if self.bytes > self.max_bytes {
@@ -165,17 +171,19 @@ impl AcknowledgedHistory {
         }
     }
 
-    /// A generation that was claimed here has been fenced off. What was acknowledged of it came before the fence and counts;
-    /// should it not, the fence leaves it out when it is given back.
+    /// Records that a generation claimed here was fenced off. Entries that were acknowledged are kept: they precede the
+    /// fence, or the fence drops them when they are restored.
     pub fn fenced_off(&mut self, session: SessionId, generation: u64) {
-        if let Some(kept) = self.sessions.get_mut(&session).filter(|kept| kept.generation == generation) {
-            kept.running = false;
+        if let Some(acknowledged) =
+            self.sessions.get_mut(&session).filter(|acknowledged| acknowledged.generation == generation)
+        {
+            acknowledged.running = false;
         }
     }
 
     /// Returns every session and its acknowledged data.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &AcknowledgedRecord)> {
-        self.sessions.iter().map(|(&session, kept)| (session, kept))
+        self.sessions.iter().map(|(&session, acknowledged)| (session, acknowledged))
     }
 
     /// Returns the acknowledged data of a session.
@@ -196,26 +204,32 @@ impl AcknowledgedHistory {
         self.dropped
     }
 
+    /// Returns the session's data, and makes the session the last one to be dropped.
+    ///
+    /// `touched` is a queue of touches, not of sessions: a touch adds an entry, and the session's earlier entries become
+    /// outdated. That needs no search. Outdated entries are removed when they reach the front, or here when they are more
+    /// than half of the queue.
     fn touch(&mut self, session: SessionId, now: Instant) -> &mut AcknowledgedRecord {
         self.touches += 1;
         self.touched.push_back((session, self.touches, now));
         if self.touched.len() > 64 + 2 * self.sessions.len() {
             let sessions = &self.sessions;
             self.touched.retain(|(session, touch, _)| is_last_touch(sessions, *session, *touch));
-            // The one that was just pushed names its session's next touch, not its last.
+            // The entry just pushed has the session's next number, not its last one.
             self.touched.push_back((session, self.touches, now));
         }
-        let kept = self.sessions.entry(session).or_insert_with(|| {
+        let acknowledged = self.sessions.entry(session).or_insert_with(|| {
             self.bytes += SESSION_BYTES;
             AcknowledgedRecord::default()
         });
-        kept.touch = self.touches;
-        kept
+        acknowledged.touch = self.touches;
+        acknowledged
     }
 
     /// Drops sessions that are too old or exceed the size limit: idle sessions first, running ones only if no other is left.
     fn evict(&mut self, now: Instant) {
         for running_too in [false, true] {
+            // Running sessions that the first pass skips. They go back to the front in their order.
             let mut passed_over = VecDeque::new();
             while let Some(&(session, touch, at)) = self.touched.front() {
                 let old = now.saturating_duration_since(at) > self.max_age;
@@ -226,12 +240,14 @@ impl AcknowledgedHistory {
                 if !is_last_touch(&self.sessions, session, touch) {
                     continue;
                 }
-                if !running_too && self.sessions.get(&session).is_some_and(|kept| kept.running) {
+                if !running_too
+                    && self.sessions.get(&session).is_some_and(|acknowledged| acknowledged.running)
+                {
                     passed_over.extend(entry);
                     continue;
                 }
                 self.dropped += u64::from(!old);
-                self.forget(session);
+                self.remove(session);
             }
             while let Some(entry) = passed_over.pop_back() {
                 self.touched.push_front(entry);
@@ -242,9 +258,9 @@ impl AcknowledgedHistory {
         }
     }
 
-    fn forget(&mut self, session: SessionId) {
-        if let Some(kept) = self.sessions.remove(&session) {
-            self.bytes -= SESSION_BYTES + kept.bytes + kept.texts();
+    fn remove(&mut self, session: SessionId) {
+        if let Some(acknowledged) = self.sessions.remove(&session) {
+            self.bytes -= SESSION_BYTES + acknowledged.bytes + acknowledged.texts();
         }
     }
 }
@@ -254,7 +270,7 @@ fn is_last_touch<S: BuildHasher>(
     session: SessionId,
     touch: u64,
 ) -> bool {
-    sessions.get(&session).is_some_and(|kept| kept.touch == touch)
+    sessions.get(&session).is_some_and(|acknowledged| acknowledged.touch == touch)
 }
 
 #[cfg(test)]
@@ -272,11 +288,11 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_was_acknowledged_of_its_own_claims() {
+    fn acknowledged_events_of_own_claims_are_kept() {
         let (now, mut history) =
             (Instant::now(), AcknowledgedHistory::new(1 << 20, Duration::from_secs(60), 2));
         history.created(session(1), now);
-        history.appended(session(1), event(5, 1, Kind::Token), b"of nobody", now);
+        history.appended(session(1), event(5, 1, Kind::Token), b"not claimed", now);
         history.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
         for seq in [1, 2, 2, 1] {
             history.appended(session(1), event(5, seq, Kind::Token), b"token", now);
@@ -294,14 +310,21 @@ mod tests {
         assert!(history.get(session(1)).is_some());
         history.fenced_off(session(1), 9);
         assert_eq!(positions(&history), ["5-2", "5-3", "9-0"]);
-        let kept = history.get(session(1)).unwrap();
-        assert_eq!((kept.running, &kept.past), (false, &VecDeque::from([(5, "q".to_owned())])));
+        let acknowledged = history.get(session(1)).unwrap();
+        assert_eq!(
+            (acknowledged.running, &acknowledged.past),
+            (false, &VecDeque::from([(5, "q".to_owned())]))
+        );
         history.claimed(session(1), (12, None), "s", "c", now);
-        assert_eq!(positions(&history), ["5-3", "9-0", "12-0"], "an unsure claim forgets nothing");
+        assert_eq!(
+            positions(&history),
+            ["5-3", "9-0", "12-0"],
+            "a claim before all have restored drops nothing"
+        );
     }
 
     #[test]
-    fn the_longest_untouched_goes_first_and_a_running_one_last() {
+    fn the_oldest_session_is_dropped_first_and_a_running_one_last() {
         let (now, mut history) =
             (Instant::now(), AcknowledgedHistory::new(3 * 400, Duration::from_secs(60), 10));
         history.claimed(session(1), (5, Some(Position::ZERO)), "q", "a", now);
@@ -318,11 +341,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_it_may(steps in proptest::collection::vec((0u8..20, 0u8..5, 0usize..300), 1..300)) {
+        fn the_size_never_exceeds_the_limit(steps in proptest::collection::vec((0u8..20, 0u8..5, 0usize..300), 1..300)) {
             let (start, mut history) = (Instant::now(), AcknowledgedHistory::new(4096, Duration::from_secs(50), 5));
             for (n, (id, what, len)) in (0u64..).zip(steps) {
                 let (id, now) = (session(id), start + Duration::from_secs(n));
-                let generation = history.get(id).map_or(0, |kept| kept.generation);
+                let generation = history.get(id).map_or(0, |acknowledged| acknowledged.generation);
                 match what {
                     0 => history.created(id, now),
                     1 => history.closed(id, now),
@@ -331,7 +354,7 @@ mod tests {
                     _ => history.appended(id, event(generation, n, Kind::Token), &vec![0; len], now),
                 }
                 let sum: usize = history.sessions()
-                    .map(|(_, kept)| SESSION_BYTES + kept.bytes + kept.texts())
+                    .map(|(_, acknowledged)| SESSION_BYTES + acknowledged.bytes + acknowledged.texts())
                     .sum();
                 prop_assert_eq!(history.bytes(), sum);
                 prop_assert!(sum <= 4096, "{} bytes", sum);

@@ -1,35 +1,40 @@
-//! What a session's log holds, and how two partial logs of one session become one. Positions decide, never times.
+//! The entries of a session's log, and the merge of two partial logs of one session. Positions decide about the order;
+//! times play no part.
 
 use protocol::{Kind, Position, Prefix, encode_gap_entry};
 use std::collections::BTreeMap;
 
-/// One event in a log.
+/// One entry of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Its place and kind.
+    /// The entry's position and kind.
     pub prefix: Prefix,
-    /// Its frame.
+    /// The entry's frame.
     pub frame: Box<[u8]>,
 }
 
 impl LogEntry {
-    /// A copy of this frame.
+    /// Returns an entry with a copy of this frame.
     #[must_use]
     pub fn new(prefix: Prefix, frame: &[u8]) -> Self {
         Self { prefix, frame: frame.into() }
     }
 }
 
-/// Merges what a broker still has with what a server kept. A fence drops what lies between it and the position that it
-/// names; a fence that names none drops nothing. Dropped events were acknowledged: one `gap` entry below the fence stands
-/// for them.
+/// Merges the log that a broker still has with the entries that a server has acknowledged. A fence drops the entries
+/// between the position that it names and itself; a fence that names none drops nothing. If dropped entries were
+/// acknowledged, one `gap` entry below the fence replaces them.
 #[must_use]
-pub fn merge<'a>(existing: &'a [LogEntry], kept: impl IntoIterator<Item = &'a LogEntry>) -> Vec<LogEntry> {
+pub fn merge<'a>(
+    existing: &'a [LogEntry],
+    acknowledged: impl IntoIterator<Item = &'a LogEntry>,
+) -> Vec<LogEntry> {
     let mut all: BTreeMap<Position, &LogEntry> =
-        kept.into_iter().map(|entry| (entry.prefix.position, entry)).collect();
+        acknowledged.into_iter().map(|entry| (entry.prefix.position, entry)).collect();
     all.extend(existing.iter().map(|entry| (entry.prefix.position, entry)));
     let mut merged = Vec::with_capacity(all.len());
-    // From the newest on: a fence that a later one leaves out fences nothing off.
+    // From the newest entry down, because a fence that a later fence drops has no effect. `reach` is the position that
+    // the fence above names, `lost` the newest dropped position.
     let (mut reach, mut lost) = (None, None);
     for (position, entry) in all.into_iter().rev() {
         if reach.is_some_and(|reach| position > reach) {
@@ -75,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_either_has_and_no_fence_leaves_out() {
+    fn entries_of_both_logs_are_merged() {
         let whole = [fence(5, (0, 0)), entry(5, 1), entry(5, 2), fence(9, (5, 2)), entry(9, 1)];
         for cut in 0..=whole.len() {
             assert_eq!(merge(&whole[..cut], &whole), whole, "the first {cut} were there");
@@ -84,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_fence_drops_is_a_gap_in_the_log() {
+    fn dropped_entries_become_a_gap() {
         let whole = [fence(5, (0, 0)), entry(5, 1), entry(5, 2), fence(9, (5, 2)), entry(9, 1)];
         let dropped = [entry(5, 3), entry(5, 4)];
         let gap = super::gap(Some(Position::new(5, 2)), Some(Position::new(5, 4))).unwrap();
@@ -102,13 +107,13 @@ mod tests {
     #[test]
     fn an_unsure_fence_drops_nothing() {
         let existing = [entry(5, 1), unsure_fence(9), entry(9, 1)];
-        let kept = [entry(5, 2), entry(5, 3), fence(7, (5, 3)), entry(7, 1)];
-        let whole = [&existing[..1], &kept, &existing[1..]].concat();
-        assert_eq!(merge(&existing, &kept), whole);
+        let acknowledged = [entry(5, 2), entry(5, 3), fence(7, (5, 3)), entry(7, 1)];
+        let whole = [&existing[..1], &acknowledged, &existing[1..]].concat();
+        assert_eq!(merge(&existing, &acknowledged), whole);
     }
 
     #[test]
-    fn a_fence_that_was_fenced_off_counts_for_nothing() {
+    fn a_dropped_fence_drops_nothing() {
         let stale = [fence(5, (4, 2)), entry(5, 1)];
         let existing = [entry(4, 1), entry(4, 2), fence(6, (4, 2)), entry(6, 1)];
         let gap = super::gap(Some(Position::new(4, 2)), Some(Position::new(5, 1))).unwrap();

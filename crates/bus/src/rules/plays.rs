@@ -1,21 +1,21 @@
-//! Which queries a server plays, and which of those that the broker lists for it nobody plays. A query counts as played from
-//! before its claim is sent until its terminator is acknowledged, so a claim in flight or in doubt is never taken for a
-//! forgotten one.
+//! The queries that a server plays, compared with the queries that the broker lists for it. A query counts as played
+//! from before its claim is sent until its terminator is acknowledged. A claim whose outcome is unknown therefore never
+//! counts as a query without a player.
 
 use parking_lot::Mutex;
 use protocol::SessionId;
 use std::{collections::HashMap, sync::Arc};
 
-/// The queries of one server. A [`Play`] registers one for as long as it lives.
+/// The queries of one server. A [`Play`] keeps one registered until it is dropped.
 #[derive(Debug, Default)]
 pub struct Plays(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     last_key: u64,
-    /// Of each session its plays: key, and generation once it is known.
+    /// The plays of each session: a key, and the generation once it is known.
     sessions: HashMap<SessionId, Vec<(u64, Option<u64>)>>,
-    /// Listed at the last read, and played by nobody then or since.
+    /// Queries that the last read listed, and that were not played then or since.
     suspects: HashMap<SessionId, u64>,
 }
 
@@ -37,9 +37,9 @@ impl Plays {
         Play { plays: self.clone(), session, key, outcome: Outcome::Unknown }
     }
 
-    /// Compares what the broker lists with what is played. Returns the queries to end: those that this read and the one
-    /// before found, and that nobody played at either or in between. None for a process that never registered a query: it
-    /// keeps account of its queries itself.
+    /// Compares the queries that the broker lists with those that are played. Returns the queries to end: both this
+    /// read and the one before listed them, and none was played at either read or in between. Returns nothing in a
+    /// process that never registered a query, because such a process tracks its queries itself.
     pub fn reconcile(&self, listed: impl IntoIterator<Item = (SessionId, u64)>) -> Vec<(SessionId, u64)> {
         let mut state = self.0.lock();
         let before = std::mem::take(&mut state.suspects);
@@ -54,13 +54,13 @@ impl Plays {
             if before.get(&session) == Some(&generation) {
                 ended.push((session, generation));
             }
-            // Until it is gone from the list.
+            // It stays suspected until the broker no longer lists it.
             state.suspects.insert(session, generation);
         }
         ended
     }
 
-    /// The sessions with a query.
+    /// Returns the sessions that have a registered query.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionId> {
         self.0.lock().sessions.keys().copied().collect()
@@ -74,7 +74,7 @@ enum Outcome {
     Declined,
 }
 
-/// A query that is claimed or played.
+/// A registered query.
 #[derive(Debug)]
 pub struct Play {
     plays: Arc<Plays>,
@@ -84,7 +84,7 @@ pub struct Play {
 }
 
 impl Play {
-    /// The claim succeeded with this generation.
+    /// Records that the claim succeeded with this generation.
     pub fn claimed(&mut self, generation: u64) {
         self.outcome = Outcome::Claimed(generation);
         let mut state = self.plays.0.lock();
@@ -95,7 +95,7 @@ impl Play {
         }
     }
 
-    /// The claim certainly did not succeed.
+    /// Records that the claim certainly did not succeed.
     pub fn declined(&mut self) {
         self.outcome = Outcome::Declined;
     }
@@ -132,8 +132,9 @@ mod tests {
         SessionId::new(Uuid::from_u128(n as u128))
     }
 
-    /// One query: when its claim is sent, how long it takes to the broker and back, whether the server waits for the answer,
-    /// how long it plays, and how long its terminator takes there and back.
+    /// One query. Times are in ms: when its claim is sent, the way of the claim to the broker and of the reply back,
+    /// how long the server waits for the reply, how long the query plays, and the way of its terminator there and of
+    /// the reply.
     #[derive(Clone, Debug)]
     struct Query {
         sent: u64,
@@ -156,7 +157,7 @@ mod tests {
             1..5_000u64,
         )
             .prop_map(|(sent, there, back, patience, plays, end_there, end_back)| {
-                // The claim and its answer together are ten seconds late at most.
+                // A claim and its reply together take at most ten seconds.
                 let back = back.min(10_000 - there.min(9_999));
                 Query { sent, there, back, patience, plays, end_there, end_back }
             })
@@ -177,10 +178,10 @@ mod tests {
     const INTERVAL: u64 = 2_400;
 
     proptest! {
-        /// Whatever the delays: no query ends that somebody plays or may play, and each that nobody plays ends within
+        /// Whatever the delays: no query ends that is or may be played, and each query without a player ends within
         /// three reads.
         #[test]
-        fn only_forgotten_queries_end(
+        fn only_queries_without_a_player_end(
             queries in prop::collection::vec(query(), 1..8), latencies in prop::collection::vec((1..1_200u64, 1..1_200u64), 40),
         ) {
             let mut steps = BTreeSet::new();
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_tries_again_and_again_does_not_keep_a_forgotten_query() {
+    fn declined_claims_do_not_keep_a_query_without_a_player() {
         let plays = Arc::new(Plays::default());
         let listed = [(session(1), 7)];
         drop(plays.claiming(session(2)));

@@ -1,13 +1,13 @@
-//! What an error reply of Redis means for the writer: wait, give up, or find out.
+//! Classifies error replies of Redis: whether the writer should wait, give up, or find out more.
 
-/// The kinds of refusals. They are told apart by the code that begins Redis' reply.
+/// The kind of a refusal, according to the code at the beginning of Redis' error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The whole instance refuses writes for now: the same call is taken later.
+    /// The whole instance refuses writes for now. The same call will be taken later.
     Passing,
     /// The call will never be taken.
     Final,
-    /// Not known. It counts as final if it lasts.
+    /// The reply is not known. It counts as final if it lasts.
     Unknown,
 }
 
@@ -27,7 +27,7 @@ const PASSING: [&str; 11] = [
 
 const WRONG_TYPE: &str = "WRONGTYPE";
 
-/// What follows a plain `ERR` where the call itself is wrong.
+/// Texts of replies with the plain code `ERR` to a call that is itself wrong.
 const FINAL_TEXTS: [&str; 5] = [
     "syntax error",
     "wrong number of arguments",
@@ -36,19 +36,19 @@ const FINAL_TEXTS: [&str; 5] = [
     "the log lacks this event",
 ];
 
-/// Redis' codes for a command that the user may not run, or not without a password.
+/// Codes for a command that the user may not run, or not without a password.
 const DENIED: [&str; 3] = ["NOPERM", "NOAUTH", "WRONGPASS"];
 
-/// What follows a plain `ERR` where a script runs such a command.
+/// Texts of replies with the plain code `ERR` to a script that runs such a command.
 const DENIED_TEXTS: [&str; 3] =
     ["ACL failure in script", "The user executing the script can't", "has no permissions to"];
 
-/// What is said of an event that the log lacks although it holds later ones.
+/// The error for an event that the log lacks although it holds later ones of the same query.
 pub(crate) const HOLE: &str = "ERR the log lacks this event and holds later ones of its query";
 
 impl Refusal {
-    /// Classifies Redis' own words: `OOM command not allowed when used memory > 'maxmemory'.`
-    /// Before version 7, Redis wraps what a script's call was refused with: `ERR Error running script …: -OOM command …`.
+    /// Classifies an error reply, for example `OOM command not allowed when used memory > 'maxmemory'.` Before version
+    /// 7, Redis wraps the error of a call in a script: `ERR Error running script …: -OOM command …`.
     #[must_use]
     pub fn of(words: &str) -> Self {
         if PASSING.iter().any(|code| has_code(words, code)) || words.contains("max number of clients") {
@@ -61,20 +61,20 @@ impl Refusal {
         Self::Unknown
     }
 
-    /// Returns whether the refusal says nothing about other sessions. A Redis that refuses for now, or that denies this user a
+    /// Returns whether the refusal concerns one session only. A Redis that refuses for now, or that denies this user a
     /// command, refuses every session.
     #[must_use]
     pub fn concerns_one_session(words: &str) -> bool {
         Self::of(words) != Self::Passing && !is_denied(words)
     }
 
-    /// Whether the connection leads to an instance that will not take writes by itself: another one may by now.
+    /// Returns whether the instance cannot take writes again by itself, so that only another connection can help.
     #[must_use]
     pub fn needs_another_connection(words: &str) -> bool {
         ["READONLY", "NOREPLICAS"].iter().any(|code| words.starts_with(code))
     }
 
-    /// The word that names the cause, for logs: `OOM`.
+    /// Returns the word that names the cause, for logs: `OOM`.
     #[must_use]
     pub fn cause(words: &str) -> &str {
         words.split(' ').next().unwrap_or(words)
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redis_own_words_are_classified() {
+    fn error_replies_are_classified() {
         for (words, refusal) in [
             ("READONLY You can't write against a read only replica.", Refusal::Passing),
             ("NOREPLICAS Not enough good replicas to write.", Refusal::Passing),

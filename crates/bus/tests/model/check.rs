@@ -1,8 +1,8 @@
-//! What must be true when everything has healed and it has been quiet for a while.
+//! What must be true when everything has healed and nothing has happened for a while.
 
 use crate::{
     broker::{is_terminator, tokens_of},
-    plan::{Fault, Manner},
+    plan::{ClientKind, Fault},
     world::{World, session, short, violated},
 };
 use bus::rules::{LogEntry, Status};
@@ -19,19 +19,19 @@ impl World {
     fn check_session(&mut self, n: usize) {
         let id = session(n);
         if !self.clients[n].is_done() {
-            return violated!(self, "client-{n} waits for ever: {}", self.clients[n].state());
+            return violated!(self, "client-{n} waits forever: {}", self.clients[n].state());
         }
         self.expire();
         let record = self.broker.memory.records.get(&id).cloned().unwrap_or_default();
-        if self.clients[n].gone {
-            return self.check_gone(n);
+        if self.clients[n].is_expired {
+            return self.check_expired(n);
         }
         if let Some(owner) = &record.running {
             violated!(self, "{} {} still runs at {owner}", short(id), record.generation);
         }
         if self.is_expired(id) {
             // It expired after it was closed, and its log with it.
-            return self.check_gone(n);
+            return self.check_expired(n);
         }
         if record.status != Some(Status::Closed) {
             violated!(self, "{} is {:?}, and was closed", short(id), record.status);
@@ -60,7 +60,8 @@ impl World {
             }
             let promised = self.clients[n].promised.get(&query) == Some(&generation);
             match ends.get(&generation) {
-                // Only Redis' loss of what it had not acknowledged takes one away, and whoever lacks it is told.
+                // A terminator is only missing if Redis lost it before its acknowledgement. The client was then told of
+                // a gap.
                 None if promised && !self.plan.forgets() => {
                     violated!(self, "{}: {query} {generation} of {owner} has no terminator", short(id));
                 }
@@ -72,51 +73,51 @@ impl World {
         self.check_lanes(n);
     }
 
-    /// Of a session that expired, every query had its end, or was announced as gone.
-    fn check_gone(&mut self, n: usize) {
+    /// Checks that every query of an expired session had an end, or was announced as lost.
+    fn check_expired(&mut self, n: usize) {
         let client = &self.clients[n];
-        let told = |generation: &&u64| {
+        let announced = |generation: &&u64| {
             client.ended.contains_key(generation)
                 || client.gaps.iter().any(|(_, to)| to.generation >= **generation)
         };
-        let silent: Vec<u64> = client.promised.values().filter(|g| !told(g)).copied().collect();
+        let silent: Vec<u64> = client.promised.values().filter(|g| !announced(g)).copied().collect();
         if !silent.is_empty() && !client.timed_out {
             violated!(self, "client-{n}: no end of {silent:?}, and its session is gone");
         }
     }
 
-    /// A query whose server was well is done with all its tokens.
+    /// Checks that a query is complete if its server had no fault.
     fn check_query(&mut self, n: usize, end: Prefix, query: &str, owner: &str) {
-        let well = !self.plan.faults.iter().any(|(_, fault)| match *fault {
+        let healthy = !self.plan.faults.iter().any(|(_, fault)| match *fault {
             Fault::PauseServer { slot, .. }
             | Fault::KillServer { slot, .. }
             | Fault::CutServer(slot)
             | Fault::DelayServer { slot, .. } => owner.starts_with(&format!("server-{}", slot + 1)),
             _ => false,
         });
-        let well = well && !self.clients[n].closed_early;
-        if well && (end.kind != Kind::Done || end.position.seq != tokens_of(query) + 1) {
+        let healthy = healthy && !self.clients[n].closed_early;
+        if healthy && (end.kind != Kind::Done || end.position.seq != tokens_of(query) + 1) {
             violated!(
                 self,
-                "client-{n}: {query} ended with {:?} {}, and {owner} was well",
+                "client-{n}: {query} ended with {:?} {}, and {owner} had no fault",
                 end.kind,
                 end.position
             );
         }
     }
 
-    /// Everything in the log was received or announced, and nothing else.
+    /// Checks that everything in the log was received or announced, and nothing else was received.
     fn check_received(&mut self, n: usize, log: &[Prefix]) {
         let client = &self.clients[n];
         let positions: Vec<Position> =
             log.iter().filter(|entry| entry.kind.is_for_client()).map(|entry| entry.position).collect();
-        let told = |at: &Position| client.gaps.iter().any(|(from, to)| from < at && at <= to);
+        let in_gap = |at: &Position| client.gaps.iter().any(|(from, to)| from < at && at <= to);
         let missing: Vec<_> =
-            positions.iter().filter(|at| !client.received.contains_key(at) && !told(at)).collect();
-        let announced = |at: &Position| {
+            positions.iter().filter(|at| !client.received.contains_key(at) && !in_gap(at)).collect();
+        let dropped = |at: &Position| {
             log.first().is_some_and(|first| match first.kind {
                 Kind::Gap { .. } => *at <= first.position,
-                // Its server had let go of what was idle for longer than the time to live.
+                // The server had dropped what was idle for longer than the time to live.
                 Kind::Fence { prev: Some(prev) } => self.plan.ttl.is_some() && *at <= prev,
                 _ => false,
             }) || log.windows(2).any(|two| match two[1].kind {
@@ -128,7 +129,7 @@ impl World {
             })
         };
         let strange: Vec<_> =
-            client.received.keys().filter(|at| !positions.contains(at) && !announced(at)).collect();
+            client.received.keys().filter(|at| !positions.contains(at) && !dropped(at)).collect();
         let twice: Vec<_> =
             client.received.iter().filter(|&(_, &count)| count > 1).map(|(at, _)| at).collect();
         let lost_silently: Vec<_> = client
@@ -139,10 +140,10 @@ impl World {
                 !client.gaps.iter().any(|(from, to)| (from.generation..=to.generation).contains(&g))
             })
             .collect();
-        let had: Vec<_> =
-            positions.iter().filter(|at| !client.received.contains_key(at) && told(at)).collect();
-        if !had.is_empty() && self.plan.keep == 1000 {
-            let text = format!("client-{n}: was told that {had:?} are gone, and the log has them");
+        let also_logged: Vec<_> =
+            positions.iter().filter(|at| !client.received.contains_key(at) && in_gap(at)).collect();
+        if !also_logged.is_empty() && self.plan.keep == 1000 {
+            let text = format!("client-{n}: was told of a gap with {also_logged:?}, and the log has them");
             return violated!(self, "{text}");
         }
         if !missing.is_empty() {
@@ -167,24 +168,26 @@ impl World {
                     | Fault::LoseAnswer(_)
             )
         });
-        if !twice.is_empty() && (self.plan.clients[n] != Manner::OldContract || (calm && !client.disturbed)) {
+        if !twice.is_empty()
+            && (self.plan.clients[n] != ClientKind::OldContract || (calm && !client.disturbed))
+        {
             let text = format!("client-{n}: received twice: {twice:?}");
             violated!(self, "{text}");
         }
     }
 
-    /// Whoever holds a closed session has been told.
+    /// Checks that no gateway holds a closed session.
     fn check_lanes(&mut self, n: usize) {
         if let Some(holder) = self.holders(n).first() {
-            violated!(self, "{} is closed, and {holder} has not heard of it", short(session(n)));
+            violated!(self, "{} is closed, and {holder} does not know it", short(session(n)));
         }
     }
 
-    /// A session is in one gateway's hands at most.
-    pub(crate) fn check_hands(&mut self, n: usize) {
+    /// Checks that at most one gateway holds the session.
+    pub(crate) fn check_holders(&mut self, n: usize) {
         let holders = self.holders(n);
         if self.plan.lingers && holders.len() > 1 {
-            violated!(self, "{} is in the hands of {holders:?}", short(session(n)));
+            violated!(self, "{} is held by {holders:?}", short(session(n)));
         }
     }
 

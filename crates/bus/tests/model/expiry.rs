@@ -1,17 +1,17 @@
-//! Time to live: when the parts of a session expire, what renews them, and which of them may never expire.
+//! Time to live: when the parts of a session expire, what renews them, and which of them must not expire.
 
 use crate::{
     broker::{Memory, Request},
-    world::{LinkId, Outside, Pid, World, note, short, violated},
+    world::{Excluded, LinkId, Pid, World, note, short, violated},
 };
 use bus::rules::Part;
 use protocol::SessionId;
 
-/// Pause before a renewal that failed is begun again.
+/// Pause after a renewal that failed, in ms.
 const RETRY: u64 = 500;
 
 impl World {
-    /// Sets when the parts that a step has renewed expire.
+    /// Sets the times when the parts that a step has renewed expire.
     pub(crate) fn renewed(&mut self, session: SessionId) {
         let Some(ttl) = self.plan.ttl else { return };
         let at = self.now + ttl;
@@ -31,7 +31,7 @@ impl World {
         }
     }
 
-    /// Forgets what has not been renewed in time.
+    /// Removes parts that were not renewed in time.
     pub(crate) fn expire(&mut self) {
         if self.plan.ttl.is_none() {
             return;
@@ -39,7 +39,7 @@ impl World {
         let now = self.now;
         let due = self.broker.memory.expires.iter().filter(|&(_, &at)| at <= now).map(|(&what, _)| what);
         for (session, part) in due.collect::<Vec<_>>() {
-            self.judge_expiry(session, part);
+            self.check_expiry(session, part);
             self.broker.memory.expires.remove(&(session, part));
             if let Some(record) = self.broker.memory.records.get_mut(&session) {
                 record.expire(part);
@@ -47,8 +47,8 @@ impl World {
         }
     }
 
-    /// Nothing expires of a session that a living server plays or a living gateway holds.
-    fn judge_expiry(&mut self, session: SessionId, part: Part) {
+    /// Checks that no part expires of a session that a living server plays or a living gateway holds.
+    fn check_expiry(&mut self, session: SessionId, part: Part) {
         note!(self, "broker: the {part:?} of {} expires", short(session));
         // A server or a snapshot may bring back for a while what had expired.
         if self.is_expired(session) {
@@ -64,7 +64,7 @@ impl World {
         if let Some(pid) = holder.map(|slot| slot.proxy) {
             violated!(self, "the {part:?} of {} expired, and {} holds it", short(session), self.name(pid));
         }
-        // Whoever attaches to a session that is known finds its log.
+        // A gateway that attaches to a known session must find its log.
         let at = |part| self.broker.memory.expires.get(&(session, part)).copied().unwrap_or(0);
         if part == Part::Log && at(Part::Meta) > at(Part::Log) {
             violated!(self, "the log of {} expired before the session", short(session));
@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    /// Renews what a process plays or holds every third of the time to live, for as long as it lives.
+    /// Renews what a process plays or holds every third of the time to live, while it is alive.
     pub(crate) fn renew(&mut self, pid: Pid, link: LinkId) {
         let Some(ttl) = self.plan.ttl else { return };
         let by_server = self.servers.contains_key(&pid);
@@ -87,23 +87,24 @@ impl World {
         });
     }
 
-    /// The broker has lost the last renewal of a session that would have expired: it may do so before anybody renews it again.
+    /// Excludes the history if the broker has lost the last renewal of a session that may expire before the next
+    /// renewal.
     pub(crate) fn find_lost_renewals(&mut self, before: &Memory, down: u64) {
         let soon = self.now + down + 2_000;
         let expires = &self.broker.memory.expires;
         let lost =
             before.expires.iter().any(|(what, &at)| expires.get(what).is_some_and(|&now| now < at.min(soon)));
         if lost {
-            self.outside.get_or_insert(Outside::IdleForgotten);
+            self.excluded.get_or_insert(Excluded::IdleSessionLost);
         }
     }
 
-    /// Whether a gateway holds the session.
+    /// Returns whether a gateway holds the session.
     pub(crate) fn is_held(&self, session: SessionId) -> bool {
         self.slots.iter().any(|slot| slot.session == session && self.holds(slot))
     }
 
-    /// A session that is unknown was idle for too long.
+    /// Returns whether the session was idle until it expired.
     pub(crate) fn is_expired(&self, session: SessionId) -> bool {
         self.expired.contains(&session)
     }

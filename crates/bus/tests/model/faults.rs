@@ -1,10 +1,10 @@
-//! How each fault is done to the world, and how it heals.
+//! How each fault is injected, and how it heals.
 
 use crate::{
     broker::YOUNG,
     plan::{Fault, Memory},
     server::Server,
-    world::{Outside, Pid, World, note},
+    world::{Excluded, Pid, World, note},
 };
 use bus::rules::{Record, Status};
 use protocol::{Position, SessionId};
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Records = BTreeMap<SessionId, Record>;
 
-/// Everything happens this much later than the plan says: the world starts its clock above zero.
+/// Start of the simulated clock, in ms. Faults of the plan happen this much later.
 const START: u64 = 1000;
 
 impl World {
@@ -24,11 +24,11 @@ impl World {
         }
         self.after(at, move |world| {
             note!(world, "FAULT: {fault}");
-            world.break_something(fault);
+            world.inject(fault);
         });
     }
 
-    fn break_something(&mut self, fault: Fault) {
+    fn inject(&mut self, fault: Fault) {
         match fault {
             Fault::CutSocket(client) => {
                 if let Some(socket) = self.clients[client].current_socket() {
@@ -82,37 +82,37 @@ impl World {
                 }
             }
         }
-        self.find_lost_bearers();
+        self.find_lost_sources();
     }
 
-    /// Finds out whether a server is dead that alone knew what the broker lost.
-    pub(crate) fn find_lost_bearers(&mut self) {
-        if self.outside.is_none()
-            && self.bearers.iter().any(|&pid| {
+    /// Excludes the history if a server is dead that was the only one to know what the broker lost.
+    pub(crate) fn find_lost_sources(&mut self) {
+        if self.excluded.is_none()
+            && self.sole_sources.iter().any(|&pid| {
                 !self.is_alive(pid) && (!self.has_restored(pid) || !self.servers[&pid].to_close.is_empty())
             })
         {
-            self.outside = Some(Outside::KeeperKilled);
+            self.excluded = Some(Excluded::ServerDiedBeforeRestoring);
         }
     }
 
-    /// Who alone knows what the broker has just lost: whoever claimed a generation of which something is gone, and whoever
-    /// created or closed a session that is unknown or open again.
-    pub(crate) fn find_bearers(&mut self, before: &Records) {
-        // What an earlier death took may not be back yet.
+    /// Finds the servers that are the only ones to know what the broker has just lost: those that claimed a generation
+    /// of which something is lost, and those that created or closed a session that is now unknown or active.
+    pub(crate) fn find_sole_sources(&mut self, before: &Records) {
+        // What an earlier restart lost may not be restored yet.
         let life = self.broker.incarnation - 1;
-        let mut bearers = std::mem::take(&mut self.bearers);
-        bearers.retain(|pid| self.servers[pid].restored != Some(life) || self.servers[pid].in_flight);
+        let mut sole_sources = std::mem::take(&mut self.sole_sources);
+        sole_sources.retain(|pid| self.servers[pid].restored != Some(life) || self.servers[pid].in_flight);
         for (&session, record) in before {
             let after = self.broker.memory.records.get(&session).cloned().unwrap_or_default();
             let left: BTreeSet<Position> = after.log.iter().map(|entry| entry.prefix.position).collect();
             let lost = record.log.iter().map(|entry| entry.prefix.position).filter(|at| !left.contains(at));
             let lost: Vec<Position> = lost.collect();
             if self.loses_end_of_lost_query(session, record, &left) {
-                self.outside = Some(Outside::BurialLost);
+                self.excluded = Some(Excluded::EndOfLostQueryLost);
             }
             if self.is_idle_and_lost(session, record, &after) {
-                self.outside.get_or_insert(Outside::IdleForgotten);
+                self.excluded.get_or_insert(Excluded::IdleSessionLost);
                 continue;
             }
             let lost = lost.into_iter();
@@ -123,30 +123,34 @@ impl World {
             for generation in generations {
                 let owner = self.broker.claims.get(&(session, generation)).map(|(_, owner)| owner.as_str());
                 let owner = self.processes.iter().position(|process| Some(process.name.as_str()) == owner);
-                bearers.extend(owner);
+                sole_sources.extend(owner);
                 let knows = |pid| {
-                    self.servers[&pid].history.get(session).is_some_and(|kept| kept.generation >= generation)
+                    self.servers[&pid]
+                        .history
+                        .get(session)
+                        .is_some_and(|acknowledged| acknowledged.generation >= generation)
                 };
-                let told = self
+                let reported = self
                     .clients
                     .iter()
-                    .any(|client| client.promised.values().any(|&told| told == generation));
-                if told && !owner.is_some_and(knows) {
-                    self.outside = Some(Outside::ClaimUnheard);
+                    .any(|client| client.promised.values().any(|&reported| reported == generation));
+                if reported && !owner.is_some_and(knows) {
+                    self.excluded = Some(Excluded::UnansweredClaimLost);
                 }
             }
             if record.status != after.status {
                 let closed = record.status == Some(Status::Closed);
-                let knows =
-                    |server: &Server| server.history.get(session).is_some_and(|kept| !closed || kept.closed);
+                let knows = |server: &Server| {
+                    server.history.get(session).is_some_and(|acknowledged| !closed || acknowledged.closed)
+                };
                 let mut knowing =
                     self.servers.iter().filter(|(_, server)| knows(server)).map(|(&pid, _)| pid);
                 match (knowing.next(), knowing.next()) {
                     (Some(alone), None) => {
-                        bearers.insert(alone);
+                        sole_sources.insert(alone);
                     }
                     (Some(one), Some(_)) if !self.is_alive(one) => {
-                        bearers.insert(one);
+                        sole_sources.insert(one);
                     }
                     _ => {}
                 }
@@ -161,13 +165,14 @@ impl World {
             };
             !self.servers.iter().all(knows)
         };
-        if bearers.iter().filter(|&&pid| self.is_alive(pid)).any(unknown) {
-            self.outside.get_or_insert(Outside::PeerUnknown);
+        if sole_sources.iter().filter(|&&pid| self.is_alive(pid)).any(unknown) {
+            self.excluded.get_or_insert(Excluded::NewServerUnknown);
         }
-        self.bearers = bearers;
+        self.sole_sources = sole_sources;
     }
 
-    /// A peer had ended a query of the session whose server lives. Its end is gone, or nobody tells the server of it.
+    /// Returns whether the broker has lost the end that a peer gave to a query of a living server, or whether that
+    /// server still plays the query.
     fn loses_end_of_lost_query(
         &self,
         session: SessionId,
@@ -183,7 +188,7 @@ impl World {
         })
     }
 
-    /// Every server may have let go of the session, and no gateway keeps it.
+    /// Returns whether all servers may have dropped the session from their histories, and no gateway holds it.
     fn is_idle_and_lost(&self, session: SessionId, before: &Record, after: &Record) -> bool {
         let touched = self.broker.touched.get(&session).copied().unwrap_or(self.now);
         let idle = self.plan.ttl.is_some_and(|ttl| self.now + YOUNG > touched + ttl);
@@ -193,20 +198,20 @@ impl World {
             && after.status.is_none()
     }
 
-    /// It has said everything again: what had been acknowledged, and what had not.
+    /// Returns whether the server has restored its history and has no append in flight.
     pub(crate) fn has_restored(&self, pid: Pid) -> bool {
         let server = &self.servers[&pid];
         server.restored == Some(self.broker.incarnation) && !server.in_flight
     }
 
-    /// The broker has been back for as long as anything is waited for.
+    /// Excludes the history if a server has not restored by the time when the mark becomes old.
     pub(crate) fn grows_old(&mut self) {
         if self.broker.down || self.now + 1 < self.broker.up_since + YOUNG {
             return;
         }
-        let late = self.bearers.iter().any(|&pid| !self.has_restored(pid));
-        if late && self.outside.is_none() {
-            self.outside = Some(Outside::KeeperLate);
+        let late = self.sole_sources.iter().any(|&pid| !self.has_restored(pid));
+        if late && self.excluded.is_none() {
+            self.excluded = Some(Excluded::ServerRestoresLate);
         }
     }
 }

@@ -1,11 +1,12 @@
-//! A server that drains: it takes no more calls, finishes its queries, leaves its peers and exits. Its successor starts later.
+//! A server that drains: it takes no more calls, finishes its queries, leaves the list of servers and exits. Its
+//! successor starts later.
 
 use crate::{
-    broker::{Answer, Request},
+    broker::{Request, Response},
     world::{Pid, World, note, violated},
 };
 
-/// Pause before the server looks again whether its work is done.
+/// Pause in ms before the server checks again whether its work is done.
 const RETRY: u64 = 20;
 
 impl World {
@@ -32,24 +33,24 @@ impl World {
         if !restored || !server.to_close.is_empty() {
             return self.exit(pid, down, false);
         }
-        // No heartbeat follows: it would list the server again.
+        // No heartbeat may follow, because it would list the server again.
         self.server(pid).leaves = true;
         let (link, owner) = (self.servers[&pid].commands, self.name(pid).to_owned());
         self.call(link, Request::Leave { owner }, move |world, answer| {
-            world.exit(pid, down, matches!(answer, Some(Answer::Left(true))));
+            world.exit(pid, down, matches!(answer, Some(Response::Left(true))));
         });
     }
 
     fn exit(&mut self, pid: Pid, down: u64, left: bool) {
-        note!(self, "{} exits, left its peers: {left}", self.name(pid));
-        self.covered.insert(if left { "a server left its peers" } else { "a drained server stays listed" });
+        note!(self, "{} exits, left the list: {left}", self.name(pid));
+        self.covered.insert(if left { "a server left the list" } else { "a drained server stays listed" });
         let server = &self.servers[&pid];
         let (slot, done) = (server.slot, server.to_close.is_empty() && server.streams.is_empty());
         if left && !done {
-            violated!(self, "{} left its peers with work to do", self.name(pid));
+            violated!(self, "{} left the list with work to do", self.name(pid));
         }
         self.kill(pid);
-        self.find_lost_bearers();
+        self.find_lost_sources();
         self.after(down, move |world| world.start_server(slot));
     }
 }

@@ -1,9 +1,10 @@
-//! The model of delivery: the rules as they are, in a world of two servers, two gateways and a broker, driven through every
-//! fault in every order. It never finds a gap, duplicate or reordering that is not announced, and never two terminators.
+//! The model of delivery: the rules of the bus in a simulated world of servers, gateways and a broker, driven through
+//! every fault in random order. No client may see a gap, duplicate or reordering that is not announced, or two
+//! terminators of one query.
 //!
-//! `MODEL_SEEDS=100000` runs more histories, `MODEL_SEED=7` runs one again and prints it.
+//! `MODEL_SEEDS=100000` runs this many histories. `MODEL_SEED=7` runs one history again and prints it.
 
-#![allow(clippy::print_stdout, reason = "figures for whoever runs it")]
+#![allow(clippy::print_stdout, reason = "figures for the person who runs it")]
 
 mod broker;
 mod check;
@@ -34,10 +35,10 @@ fn run(plan: &Plan, verbose: bool) -> World {
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
-        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value}: expected a number")))
 }
 
-/// Leaves out every fault without which it fails all the same.
+/// Removes every fault without which the history fails all the same.
 fn shortest(mut plan: Plan) -> Plan {
     let mut index = 0;
     while index < plan.faults.len() {
@@ -47,7 +48,7 @@ fn shortest(mut plan: Plan) -> Plan {
     plan
 }
 
-/// The failures by the fewest faults that it takes, the most frequent first.
+/// Groups failures by the fewest faults that cause them, the most frequent group first.
 fn groups(failed: &BTreeMap<u64, String>) -> String {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (seed, violation) in failed.iter().take(300) {
@@ -76,20 +77,21 @@ fn print(plan: &Plan) -> String {
     text
 }
 
-/// Histories in which more broke than docs/delivery.md promises to survive: they are only held to what must never happen.
+/// Prints how many histories were excluded: more failed in them than docs/delivery.md promises to survive, so they are
+/// only checked for what must never happen.
 fn print_excluded(covered: &BTreeMap<String, u64>, of: u64) {
-    let excluded: u64 = covered.iter().filter(|(what, _)| what.starts_with("outside")).map(|(_, n)| n).sum();
+    let excluded: u64 = covered.iter().filter(|(what, _)| what.starts_with("excluded")).map(|(_, n)| n).sum();
     println!("{excluded} of {of} histories were excluded");
 }
 
-/// Histories that share what breaks, and differ in everything else.
+/// Histories that have the same faults, and differ in everything else.
 struct Case {
     name: &'static str,
-    /// How long each server takes to restore what it kept.
+    /// How long each server takes to restore its history, in ms.
     restores_for: [u64; 2],
-    /// The time to live, and how many times as long queries take.
+    /// The time to live in ms, and the factor by which queries take longer.
     ttl: Option<(u64, u64)>,
-    /// Clients stay for a while before they close.
+    /// Clients stay connected for a while before they close.
     lingers: bool,
     faults: Vec<(u64, Fault)>,
 }
@@ -124,7 +126,7 @@ impl Case {
             let plan = Plan { restores_for, ttl, pace, lingers, faults, ..drawn };
             let world = run(&plan, false);
             unsure += u32::from(world.covered.contains(broker::UNSURE_CLAIM));
-            excluded += u32::from(world.outside.is_some());
+            excluded += u32::from(world.excluded.is_some());
             expired += u32::from(!world.expired.is_empty());
             if let Some(violation) = world.violation {
                 panic!("{}: {violation}\n{}", self.name, print(&plan));
@@ -161,7 +163,7 @@ const fn delay(at: u64, by: u64) -> (u64, Fault) {
     (at, Fault::DelayServer { slot: 0, by })
 }
 
-/// Losses of data that take their time, each with many histories: who restores late, who does not come back, who is new.
+/// Losses of data with slow restorations: servers that restore late, do not come back, or are new.
 #[test]
 fn a_loss_of_data_is_survived() {
     let cases = [
@@ -196,7 +198,7 @@ fn a_loss_of_data_is_survived() {
             ],
         ),
         Case::new(
-            "a takeover that its former holder has not heard of is rolled back",
+            "a takeover that its former holder does not know is rolled back",
             [(1_390, Fault::CutPubsub(0)), (1_395, Fault::TakeOver(0)), rolled_back(1_425, 300)],
         )
         .lingering(),
@@ -208,7 +210,7 @@ fn a_loss_of_data_is_survived() {
     cases.iter().for_each(Case::survive);
 }
 
-/// Calls that Redis executes after their callers gave them up, or died.
+/// Calls that Redis executes after their callers gave them up or died.
 #[test]
 fn late_calls_are_survived() {
     let slow = |slot| (1_200, Fault::DelayCommands { slot, by: 800 });
@@ -216,7 +218,7 @@ fn late_calls_are_survived() {
         Case::new("every gateway is slow", [slow(0), slow(1), (1_500, Fault::TakeOver(0))]),
         Case::new("a server gives up", [delay(1_100, 1_500), delay(2_300, 1_500)]),
         Case::new("a server gives up and dies", [delay(1_200, 3_900), kill(1_700, 0)]),
-        Case::new("a server gives up and stands still", [delay(1_200, 3_900), pause(1_700, 5_000)]),
+        Case::new("a server gives up and is stopped", [delay(1_200, 3_900), pause(1_700, 5_000)]),
         Case::new(
             "a heartbeat comes behind later ones",
             [
@@ -234,7 +236,7 @@ fn late_calls_are_survived() {
     cases.iter().for_each(Case::survive);
 }
 
-/// Nothing expires that somebody plays or holds, and an idle session that expired is unknown.
+/// No session expires that is played or held, and an idle session that expired is unknown.
 #[test]
 fn only_idle_sessions_expire() {
     let cases = [
@@ -270,7 +272,7 @@ fn every_token_is_accounted_for() {
         let world = run(&plan, false);
         let mut seen: Vec<String> = world.covered.iter().map(ToString::to_string).collect();
         seen.extend(plan.faults.iter().map(|(_, fault)| fault.name().to_owned()));
-        seen.extend(world.outside.map(|outside| format!("outside: {outside:?}")));
+        seen.extend(world.excluded.map(|excluded| format!("excluded: {excluded:?}")));
         seen.sort();
         seen.dedup();
         for what in seen {

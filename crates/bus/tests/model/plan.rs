@@ -1,10 +1,10 @@
-//! What is to happen in a history: who asks for what, and what breaks when. Faults can be left out one by one, which is
-//! how a failing history is made short.
+//! The plan of a history: how clients behave, and which faults happen when. Faults can be removed one by one, which
+//! shortens a failing history.
 
 use crate::random::Random;
 use std::fmt;
 
-/// Server and gateway slots: a process that is killed leaves its slot to its successor.
+/// Number of slots of servers and of gateways. When a process is killed, its successor takes over the slot.
 pub(crate) const SERVERS: usize = 2;
 pub(crate) const PROXIES: usize = 2;
 
@@ -12,7 +12,7 @@ pub(crate) const PROXIES: usize = 2;
 pub(crate) enum Memory {
     Kept,
     Empty,
-    /// What was written in its last so many milliseconds is gone.
+    /// What was written in the last milliseconds is lost.
     RolledBack(u64),
 }
 
@@ -22,13 +22,13 @@ pub(crate) enum Fault {
     TakeOver(usize),
     CutPubsub(usize),
     CutCommands(usize),
-    /// What a gateway asks takes so much longer, until it gives the connection up.
+    /// Calls of a gateway take longer by this many ms, until it reconnects.
     DelayCommands {
         slot: usize,
         by: u64,
     },
     CutServer(usize),
-    /// The same with what a server asks.
+    /// Calls of a server take longer by this many ms, until it reconnects.
     DelayServer {
         slot: usize,
         by: u64,
@@ -45,7 +45,7 @@ pub(crate) enum Fault {
         slot: usize,
         down: u64,
     },
-    /// The server finishes its work and leaves its peers.
+    /// The server finishes its work and leaves the list of servers.
     DrainServer {
         slot: usize,
         down: u64,
@@ -65,7 +65,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Its name in the table of what was covered.
+    /// Returns the fault's name in the table of covered cases.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::CutSocket(_) => "client's socket cut",
@@ -93,7 +93,8 @@ impl Fault {
         matches!(self, Self::RestartRedis { memory: Memory::Empty | Memory::RolledBack(_), .. })
     }
 
-    /// How long it keeps a process from the broker at most, besides the time to connect again.
+    /// Returns for how long, in ms, the fault separates a process from the broker at most, including the time to
+    /// reconnect.
     const fn lasts(self) -> u64 {
         match self {
             Self::KillProxy { down, .. }
@@ -168,30 +169,30 @@ impl fmt::Display for Fault {
 
 /// How a client of a session behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Manner {
-    /// Connects first, resumes after what it received last.
+pub(crate) enum ClientKind {
+    /// Connects first, and resumes after the last position that it received.
     Resumes,
-    /// Submits first, connects later, names no position; a socket a query.
+    /// Submits first, connects later and names no position. Uses one socket per query.
     OldContract,
-    /// Resumes as well, but asks for the next answer without having had this one, and stays away for long.
+    /// Resumes too, but submits the next query before it has received this one, and stays away for long.
     Impatient,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    pub(crate) clients: Vec<Manner>,
+    pub(crate) clients: Vec<ClientKind>,
     pub(crate) queries: u64,
-    /// Entries of earlier queries that a log keeps.
+    /// Number of entries of earlier queries that a log keeps.
     pub(crate) keep: usize,
-    /// Clients stay for a while before they close.
+    /// Clients stay connected for a while before they close.
     pub(crate) lingers: bool,
-    /// How long servers take to restore what they keep, by their slots: how much that is.
+    /// How long the server of each slot takes to restore its history, in ms.
     pub(crate) restores_for: [u64; 2],
-    /// The sessions' time to live, where the history is long enough for it to matter. Clients are idle for a while then, and
-    /// queries may take longer than that.
+    /// The sessions' time to live in ms, in histories that are long enough for it to matter. Clients are then idle for
+    /// a while, and queries may take longer than the time to live.
     pub(crate) ttl: Option<u64>,
-    /// Queries take so many times as long.
+    /// Factor by which queries take longer.
     pub(crate) pace: u64,
     pub(crate) faults: Vec<(u64, Fault)>,
 }
@@ -201,9 +202,9 @@ impl Plan {
         let mut random = Random::new(seed);
         let clients: Vec<_> = (0..random.between(1, 3))
             .map(|_| match random.between(0, 9) {
-                0..4 => Manner::Resumes,
-                4..8 => Manner::OldContract,
-                _ => Manner::Impatient,
+                0..4 => ClientKind::Resumes,
+                4..8 => ClientKind::OldContract,
+                _ => ClientKind::Impatient,
             })
             .collect();
         let queries = random.between(2, 4);
@@ -214,8 +215,8 @@ impl Plan {
             12..19 => random.between(100, 4_000),
             _ => random.between(4_000, 12_000),
         });
-        // Some come in a row: the next one while the last one heals. What Redis forgets while something else breaks is where
-        // most of the rules earn their keep.
+        // Some faults come in a row, each while the last one heals. A loss of data during another fault needs most of
+        // the rules.
         let (in_a_row, forgets) = (random.percent(40), random.percent(40));
         let spread = if in_a_row { random.between(20, 800) } else { 4800 };
         let from = random.between(200, 5000 - spread);
@@ -236,7 +237,8 @@ impl Plan {
         if random.percent(6) { plan.with_ttl(&mut random) } else { plan }
     }
 
-    /// The same with a time to live that no fault outlasts: renewals come every third of it. Faults are spread over more time.
+    /// Returns the plan with a time to live that is longer than every fault, because renewals come every third of it.
+    /// Faults are spread over more time.
     fn with_ttl(mut self, random: &mut Random) -> Self {
         let stretch = random.between(1, 8);
         for (at, _) in &mut self.faults {
@@ -248,14 +250,14 @@ impl Plan {
         self
     }
 
-    /// The same without one fault.
+    /// Returns the plan without one fault.
     pub(crate) fn without(&self, index: usize) -> Self {
         let mut plan = self.clone();
         plan.faults.remove(index);
         plan
     }
 
-    /// Logs may lack what a client has not had.
+    /// Returns whether logs may lack events that a client has not received.
     pub(crate) fn forgets(&self) -> bool {
         self.loses_data() || self.keep < 1000
     }

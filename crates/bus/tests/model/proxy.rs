@@ -1,21 +1,20 @@
-//! A gateway as the model has it: a lane a session as the bus's hub holds it, releases, takeovers, and what it says again to a
-//! broker that forgot.
+//! Gateways: one lane per session as in the bus's hub, releases, takeovers, and the restoration of what they hold.
 
 mod reading;
 
 use crate::{
-    broker::{Answer, Request, Said},
+    broker::{GatewayRequest, Push, Request, Response},
     socket::{Down, SocketId},
     world::{LinkId, Pid, World, note, short},
 };
-use bus::rules::{Attach, Attached};
+use bus::rules::{AttachOutcome, Attached};
 use protocol::{Lane, Position, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// So long a newcomer without a position waits for its predecessor's cursor.
+/// How long an attachment without a position waits for its predecessor's cursor, in ms.
 const TAKEOVER_WAIT: u64 = 500;
 const RETRY: u64 = 200;
-/// How long the broker may take to execute an attachment, by how many attempts are left.
+/// How long the broker may take to execute an attachment, in ms, by the number of attempts that are left.
 const ATTACH_PATIENCE: [u64; 2] = [1_000, 500];
 
 pub(crate) type SlotId = usize;
@@ -24,18 +23,18 @@ pub(crate) struct Proxy {
     slot: usize,
     commands: LinkId,
     pubsub: LinkId,
-    /// The broker's life to which it has said again what it holds.
+    /// The incarnation of the broker in which this gateway has restored what it holds.
     restored: Option<u64>,
-    /// One lane a session, the newest.
+    /// The newest lane of each session.
     hub: BTreeMap<SessionId, SlotId>,
-    /// Lanes that are being attached.
-    newcomers: BTreeSet<SlotId>,
-    /// Cursors that were released here.
+    /// Lanes that are attaching.
+    attaching: BTreeSet<SlotId>,
+    /// Cursors that were released here, with their epochs.
     released: BTreeMap<SessionId, (u64, Position)>,
 }
 
 impl Proxy {
-    /// The sessions that it holds.
+    /// Returns the sessions that it holds.
     pub(crate) fn held(&self) -> impl Iterator<Item = SessionId> {
         self.hub.keys().copied()
     }
@@ -52,7 +51,7 @@ pub(crate) struct Slot {
     active: bool,
     superseded_by: u64,
     released: (u64, Position),
-    /// Waits for the cursor of the attachment with this epoch; then begins.
+    /// Set while it waits for the cursor of the attachment before it.
     waits_for: Option<Attached>,
     pub(crate) ended: bool,
     pub(crate) open: bool,
@@ -70,13 +69,13 @@ impl World {
         note!(self, "{} starts", self.name(pid));
         self.proxy_slots[slot] = pid;
         let (commands, pubsub) = (self.open_link(pid), self.open_link(pid));
-        let (hub, newcomers, released) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        let proxy = Proxy { slot, commands, pubsub, restored: None, hub, newcomers, released };
+        let (hub, attaching, released) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let proxy = Proxy { slot, commands, pubsub, restored: None, hub, attaching, released };
         self.proxies.insert(pid, proxy);
         self.within(pid, 20, move |world| world.renew(pid, commands));
     }
 
-    /// Whether the session is in this lane's hands.
+    /// Returns whether this attachment holds its session.
     pub(crate) fn holds(&self, slot: &Slot) -> bool {
         slot.open && !slot.ended && self.is_alive(slot.proxy)
     }
@@ -91,7 +90,7 @@ impl World {
         self.cut(link);
     }
 
-    /// What the gateway asks from now on arrives later by so much, on this connection.
+    /// Delays the gateway's calls on this connection by this many ms.
     pub(crate) fn delay_proxy(&mut self, slot: usize, by: u64) {
         let link = self.proxies[&self.proxy_slots[slot]].commands;
         self.delay(link, by);
@@ -115,10 +114,10 @@ impl World {
         proxy.restored = Some(incarnation);
         let pubsub = link == proxy.pubsub;
         if pubsub {
-            let newcomers: Vec<SlotId> = proxy.newcomers.iter().copied().collect();
+            let attaching: Vec<SlotId> = proxy.attaching.iter().copied().collect();
             let held: Vec<SessionId> = proxy.hub.keys().copied().collect();
             let sessions =
-                held.into_iter().chain(newcomers.into_iter().map(|id| self.slots[id].session)).collect();
+                held.into_iter().chain(attaching.into_iter().map(|id| self.slots[id].session)).collect();
             let control = Some(self.name(pid).to_owned());
             self.call(link, Request::Subscribe { sessions, control }, move |world, answer| {
                 if answer.is_some() {
@@ -126,7 +125,7 @@ impl World {
                 }
             });
         } else {
-            self.say_again(pid, true);
+            self.report_holders(pid, true);
         }
     }
 
@@ -135,14 +134,14 @@ impl World {
         for slot in slots {
             self.slots[slot].lane.interrupted();
             self.slots[slot].behind = true;
-            self.feed(slot);
+            self.read_page(slot);
         }
-        // A word of a takeover may have been lost with the connection.
-        self.say_again(pid, false);
+        // The message of a takeover may have been lost with the connection.
+        self.report_holders(pid, false);
     }
 
-    /// Tells the broker again which sessions are here, and which cursors were kept.
-    fn say_again(&mut self, pid: Pid, cursors: bool) {
+    /// Reports to the broker which sessions this gateway holds, and restores its cursors.
+    fn report_holders(&mut self, pid: Pid, cursors: bool) {
         let proxy = &self.proxies[&pid];
         let link = proxy.commands;
         let slots: Vec<SlotId> = proxy.hub.values().copied().collect();
@@ -151,28 +150,28 @@ impl World {
             if self.slots[slot].epoch == 0 {
                 continue;
             }
-            self.say_one_again(slot);
+            self.report_holder(slot);
         }
         for (session, (epoch, cursor)) in released.into_iter().filter(|_| cursors) {
-            self.call(link, Request::RestoreCursor { session, epoch, cursor }, |_, _| {});
+            self.call(link, GatewayRequest::RestoreCursor { session, epoch, cursor }, |_, _| {});
         }
     }
 
-    fn say_one_again(&mut self, id: SlotId) {
+    fn report_holder(&mut self, id: SlotId) {
         let Slot { session, epoch, active, ended, proxy: pid, .. } = self.slots[id];
         if ended {
             return;
         }
         let (link, holder) = (self.proxies[&pid].commands, self.name(pid).to_owned());
-        self.call(link, Request::Reattach { session, holder, epoch, active }, move |world, answer| {
+        self.call(link, GatewayRequest::Reattach { session, holder, epoch, active }, move |world, answer| {
             match answer {
-                Some(Answer::Epoch(newest)) => world.superseded(id, newest),
-                _ => world.within(pid, RETRY, move |world| world.say_one_again(id)),
+                Some(Response::Epoch(newest)) => world.superseded(id, newest),
+                _ => world.within(pid, RETRY, move |world| world.report_holder(id)),
             }
         });
     }
 
-    /// A client's socket has arrived.
+    /// Handles a client's new socket.
     pub(crate) fn attach(&mut self, pid: Pid, session: SessionId, socket: SocketId, start: Option<Position>) {
         let slot = self.slots.len();
         self.slots.push(Slot {
@@ -194,8 +193,8 @@ impl World {
             release_sent: false,
         });
         self.sockets[socket].slot = Some(slot);
-        self.proxy(pid).newcomers.insert(slot);
-        // What can fail without a trace comes first.
+        self.proxy(pid).attaching.insert(slot);
+        // The step that may fail without consequences comes first.
         let link = self.proxies[&pid].pubsub;
         self.call(
             link,
@@ -219,24 +218,26 @@ impl World {
         let young = self.gaps(pid) == protocol::GapPolicy::Wait;
         let after = start.filter(|&position| position != Position::ZERO);
         let patience = ATTACH_PATIENCE[attempts as usize - 1];
-        let attach = Request::Attach { session, holder, sent: self.now, patience, after, young };
+        let attach = GatewayRequest::Attach { session, holder, sent: self.now, patience, after, young };
         self.call(link, attach, move |world, answer| {
             let attached = match answer {
-                Some(Answer::Attached(Attach::Done(attached))) => attached,
-                Some(Answer::Attached(Attach::Late)) => return world.take(slot, start, attempts - 1),
+                Some(Response::Attached(AttachOutcome::Done(attached))) => attached,
+                Some(Response::Attached(AttachOutcome::Late)) => {
+                    return world.take(slot, start, attempts - 1);
+                }
                 _ => return world.refuse(slot),
             };
             world.slots[slot].active = attached.active;
-            world.stays(slot, attached.epoch);
+            world.attached(slot, attached.epoch);
             match start {
                 Some(position) => world.begin(slot, position),
-                None if attached.told == 0 => world.begin(slot, attached.cursor),
+                None if attached.notified == 0 => world.begin(slot, attached.cursor),
                 None => {
                     world.slots[slot].waits_for = Some(attached);
-                    world.look_for_cursor(slot);
+                    world.begin_if_released(slot);
                     world.within(pid, TAKEOVER_WAIT, move |world| {
                         if let Some(attached) = world.slots[slot].waits_for.take() {
-                            // The former holder did not say in time how far it came: some events come twice.
+                            // The former holder did not release in time, so some events come twice.
                             let client = world.sockets[world.slots[slot].socket].client;
                             world.clients[client].disturbed = true;
                             world.begin(slot, attached.cursor);
@@ -247,14 +248,14 @@ impl World {
         });
     }
 
-    /// The broker has given it the session: of two newcomers the one with the higher epoch stays.
-    fn stays(&mut self, id: SlotId, epoch: u64) {
+    /// Handles a successful attachment: of two attaching lanes the one with the higher epoch stays.
+    fn attached(&mut self, id: SlotId, epoch: u64) {
         let Slot { proxy: pid, session, superseded_by, .. } = self.slots[id];
         self.slots[id].epoch = epoch;
         let holder = self.proxies[&pid].hub.get(&session).copied();
         let newest = holder.map_or(0, |holder| self.slots[holder].epoch);
         let proxy = self.proxy(pid);
-        proxy.newcomers.remove(&id);
+        proxy.attaching.remove(&id);
         if newest <= epoch {
             proxy.hub.insert(session, id);
             if let Some(former) = holder {
@@ -264,7 +265,7 @@ impl World {
         self.slots[id].superseded_by = superseded_by.max(newest);
     }
 
-    fn look_for_cursor(&mut self, slot: SlotId) {
+    fn begin_if_released(&mut self, slot: SlotId) {
         let Slot { waits_for, released: (epoch, cursor), .. } = self.slots[slot];
         if let Some(attached) = waits_for
             && epoch >= attached.before
@@ -296,7 +297,7 @@ impl World {
         let (pid, session) = (slot.proxy, slot.session);
         note!(self, "{}: {} begins after {start}", self.name(pid), short(session));
         self.down(self.slots[id].socket, Down::Open);
-        self.feed(id);
+        self.read_page(id);
     }
 
     fn superseded(&mut self, id: SlotId, by: u64) {
@@ -316,7 +317,7 @@ impl World {
         self.release(id, Some(cursor));
     }
 
-    /// Ends an attachment; it is forgotten when the broker knows.
+    /// Ends an attachment. It is forgotten when the broker has replied.
     pub(crate) fn release(&mut self, id: SlotId, cursor: Option<Position>) {
         let Slot { proxy: pid, session, epoch, release_sent, .. } = self.slots[id];
         if epoch == 0 || release_sent {
@@ -329,55 +330,55 @@ impl World {
             proxy.released.insert(session, (epoch, cursor));
         }
         let link = proxy.commands;
-        self.call(link, Request::Release { session, epoch, cursor }, move |world, _| world.forget(id));
+        self.call(link, GatewayRequest::Release { session, epoch, cursor }, move |world, _| world.forget(id));
     }
 
     fn forget(&mut self, id: SlotId) {
         let Slot { proxy: pid, session, .. } = self.slots[id];
         let proxy = self.proxy(pid);
-        proxy.newcomers.remove(&id);
+        proxy.attaching.remove(&id);
         if proxy.hub.get(&session) == Some(&id) {
             proxy.hub.remove(&session);
         }
         if self.lanes(pid, session).is_empty() {
             let link = self.proxies[&pid].pubsub;
-            self.call(link, Request::Unsubscribe { session }, |_, _| {});
+            self.call(link, GatewayRequest::Unsubscribe { session }, |_, _| {});
         }
     }
 
-    /// Every lane of the session, those that are being attached included.
+    /// Returns every lane of the session, attaching ones included.
     fn lanes(&self, pid: Pid, session: SessionId) -> Vec<SlotId> {
         let proxy = &self.proxies[&pid];
-        let newcomers = proxy.newcomers.iter().filter(|&&id| self.slots[id].session == session);
-        newcomers.chain(proxy.hub.get(&session)).copied().collect()
+        let attaching = proxy.attaching.iter().filter(|&&id| self.slots[id].session == session);
+        attaching.chain(proxy.hub.get(&session)).copied().collect()
     }
 
-    pub(crate) fn hear(&mut self, link: LinkId, said: Said) {
+    pub(crate) fn receive_push(&mut self, link: LinkId, push: Push) {
         let pid = self.links[link].of;
         if self.servers.contains_key(&pid) {
-            return self.server_hears(pid, &said);
+            return self.server_receives(pid, &push);
         }
         let hub = |session| self.proxies[&pid].hub.get(&session).copied();
-        match said {
-            Said::Event { session, prefix, frame } => {
+        match push {
+            Push::Event { session, prefix, frame } => {
                 if let Some(slot) = hub(session) {
                     self.live(slot, prefix, &frame);
                 }
             }
-            Said::Takeover { session, epoch } => {
+            Push::Takeover { session, epoch } => {
                 for slot in self.lanes(pid, session) {
                     self.superseded(slot, epoch);
                 }
             }
-            Said::Released { session, epoch, cursor } => {
+            Push::Released { session, epoch, cursor } => {
                 for slot in self.lanes(pid, session) {
                     if epoch > self.slots[slot].released.0 {
                         self.slots[slot].released = (epoch, cursor);
                     }
-                    self.look_for_cursor(slot);
+                    self.begin_if_released(slot);
                 }
             }
-            Said::Cancel { .. } => {}
+            Push::Cancel { .. } => {}
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Everything that a history leaves to chance, drawn from one number: the same number, the same history.
+//! Random numbers of a history. The same seed gives the same history.
 
-/// A stream of numbers that a seed fixes.
+/// A sequence of numbers that depends only on the seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -18,7 +18,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// From `low` to `high`, both included.
+    /// Returns a number from `low` to `high`, both included.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }

@@ -1,10 +1,12 @@
-//! A server as the model has it: claims, streams, one append in flight, what it keeps, and its barrier over its peers.
+//! Servers: claims, streams, one append in flight, the acknowledged history and the restoration barrier.
 
 use crate::{
-    broker::{Answer, Request, Said, tokens_of, word},
+    broker::{Push, Request, Response, tokens_of, word},
     world::{LinkId, Pid, World, note, short, violated},
 };
-use bus::rules::{AcknowledgedHistory, Append, Claimed, LogEntry, Play, Plays, RestorationBarrier, Standing};
+use bus::rules::{
+    AcknowledgedHistory, AppendOutcome, ClaimOutcome, LogEntry, Play, Plays, Restoration, RestorationBarrier,
+};
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,33 +28,33 @@ pub(crate) struct Server {
     pub(crate) history: AcknowledgedHistory,
     pub(crate) barrier: RestorationBarrier,
     pub(crate) beat: u64,
-    /// How often it wrote its heartbeat.
+    /// Number of heartbeats written.
     pub(crate) written: u64,
-    /// Its last heartbeat said what it has restored, if it has.
-    pub(crate) said: bool,
+    /// The last heartbeat contained the mark in which it has restored, or it has not restored yet.
+    pub(crate) reported: bool,
     pub(crate) poll_open: Option<u64>,
     pub(crate) polled_at: u64,
-    /// The broker's life to which this server has given back all that it kept.
+    /// The incarnation of the broker in which this server has restored its history.
     pub(crate) restored: Option<u64>,
     pub(crate) streams: BTreeMap<(SessionId, u64), Stream>,
     pub(crate) outbox: VecDeque<(SessionId, LogEntry)>,
     pub(crate) in_flight: bool,
     pub(crate) plays: Arc<Plays>,
-    /// What was claimed, until its terminator is acknowledged.
+    /// Queries from their claim until their terminator is acknowledged.
     played: BTreeMap<(SessionId, u64), Play>,
     /// Sessions that are still to be closed again.
     pub(crate) to_close: BTreeSet<SessionId>,
     /// It takes no more calls.
     pub(crate) draining: bool,
-    /// It has asked to leave its peers, and writes no more heartbeats.
+    /// It has asked to leave the list of servers, and writes no more heartbeats.
     pub(crate) leaves: bool,
-    /// Calls to create or close a session that wait for the broker.
+    /// Number of calls to create or close a session that wait for the broker.
     pub(crate) open_calls: u64,
 }
 
-/// What the caller of `/run` hears.
+/// The reply to a call of `/run`.
 #[derive(Clone, Debug)]
-pub(crate) enum RunAnswer {
+pub(crate) enum RunResponse {
     Streaming { generation: u64 },
     Unknown,
     Busy,
@@ -60,15 +62,15 @@ pub(crate) enum RunAnswer {
     Closed,
 }
 
-/// What the caller of `/close` hears.
+/// The reply to a call of `/close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseAnswer {
+pub(crate) enum CloseResponse {
     Done,
     Unknown,
     Later,
 }
 
-pub(crate) type Reply = Box<dyn FnOnce(&mut World, RunAnswer)>;
+pub(crate) type Reply = Box<dyn FnOnce(&mut World, RunResponse)>;
 
 impl World {
     pub(crate) fn start_server(&mut self, slot: usize) {
@@ -92,7 +94,7 @@ impl World {
             barrier: RestorationBarrier::default(),
             beat: 0,
             written: 0,
-            said: true,
+            reported: true,
             poll_open: None,
             polled_at: 0,
             restored: None,
@@ -114,12 +116,12 @@ impl World {
         self.within(pid, 20, move |world| world.renew(pid, commands));
     }
 
-    /// Whether the server plays this query: its terminator is not acknowledged yet.
+    /// Returns whether the server plays this query: the terminator is not acknowledged yet.
     pub(crate) fn plays(&self, pid: Pid, session: SessionId, generation: u64) -> bool {
         self.servers[&pid].played.contains_key(&(session, generation))
     }
 
-    /// What the server asks from now on arrives later by so much, on one of its connections or both.
+    /// Delays the server's calls by this many ms, on one of its connections or on both.
     pub(crate) fn delay_server(&mut self, slot: usize, by: u64) {
         let server = &self.servers[&self.server_slots[slot]];
         let (commands, appends) = (server.commands, server.appends);
@@ -148,27 +150,27 @@ impl World {
 
     pub(crate) fn is_restored(&self, pid: Pid) -> bool {
         let server = &self.servers[&pid];
-        self.gives_what_is_kept(pid, server.commands)
+        self.leads_to_restored_broker(pid, server.commands)
     }
 
-    /// The connection leads to a broker that has everything back from this server.
-    fn gives_what_is_kept(&self, pid: Pid, link: LinkId) -> bool {
+    /// Returns whether the connection leads to a broker in which this server has restored its history.
+    fn leads_to_restored_broker(&self, pid: Pid, link: LinkId) -> bool {
         let link = &self.links[link];
         link.up && self.servers[&pid].restored == Some(link.incarnation)
     }
 
-    /// Whether this server may claim, and whether logs are whole.
-    pub(crate) fn standing(&self, pid: Pid) -> Standing {
+    /// Returns whether this server may claim, and whether logs are complete.
+    pub(crate) fn restoration(&self, pid: Pid) -> Restoration {
         let server = &self.servers[&pid];
         let mark = self.links[server.commands].incarnation.to_string();
         if !self.is_restored(pid) {
-            return Standing::Waiting;
+            return Restoration::Waiting;
         }
-        server.barrier.standing(&mark, self.is_old())
+        server.barrier.restoration(&mark, self.is_old())
     }
 
     fn may_claim(&self, pid: Pid) -> bool {
-        self.standing(pid) > Standing::Waiting
+        self.restoration(pid) > Restoration::Waiting
     }
 
     pub(crate) fn create_session(
@@ -177,7 +179,7 @@ impl World {
         session: SessionId,
         reply: impl FnOnce(&mut World) + 'static,
     ) {
-        // A server that drains answers no call; the client tries another one.
+        // A server that drains replies to no call. The client tries another one.
         if self.servers[&pid].draining {
             return;
         }
@@ -198,25 +200,25 @@ impl World {
         &mut self,
         pid: Pid,
         session: SessionId,
-        reply: impl FnOnce(&mut World, CloseAnswer) + 'static,
+        reply: impl FnOnce(&mut World, CloseResponse) + 'static,
     ) {
         if !self.may_claim(pid) || self.servers[&pid].draining {
-            return self.within(pid, 1, move |world| reply(world, CloseAnswer::Later));
+            return self.within(pid, 1, move |world| reply(world, CloseResponse::Later));
         }
         self.server(pid).open_calls += 1;
         let link = self.servers[&pid].commands;
-        let (whole, old) = (self.standing(pid) == Standing::Whole, self.is_old());
-        self.call(link, Request::Close { session, whole, old }, move |world, answer| {
+        let (complete, old) = (self.restoration(pid) == Restoration::Complete, self.is_old());
+        self.call(link, Request::Close { session, complete, old }, move |world, answer| {
             world.server(pid).open_calls -= 1;
             let done = match answer {
-                Some(Answer::Exists(true)) => CloseAnswer::Done,
-                Some(Answer::Exists(false)) if old => CloseAnswer::Unknown,
-                _ => CloseAnswer::Later,
+                Some(Response::Exists(true)) => CloseResponse::Done,
+                Some(Response::Exists(false)) if old => CloseResponse::Unknown,
+                _ => CloseResponse::Later,
             };
-            if done == CloseAnswer::Done {
+            if done == CloseResponse::Done {
                 let now = world.instant();
                 world.server(pid).history.closed(session, now);
-                if !whole {
+                if !complete {
                     world.server(pid).to_close.insert(session);
                     world.close_again(pid);
                 }
@@ -225,7 +227,7 @@ impl World {
         });
     }
 
-    /// A call of `/run`, in a task of its own: once begun it goes on until its outcome is known, whoever hung up.
+    /// Handles a call of `/run`. It continues until its outcome is known, even if the caller has given up.
     pub(crate) fn run_query(
         &mut self,
         pid: Pid,
@@ -235,7 +237,7 @@ impl World {
         reply: Reply,
     ) {
         if !self.may_claim(pid) || self.servers[&pid].draining {
-            return reply(self, RunAnswer::Later);
+            return reply(self, RunResponse::Later);
         }
         let play = self.servers[&pid].plays.claiming(session);
         self.claim(pid, session, query, attempt, (play, reply));
@@ -262,17 +264,17 @@ impl World {
             query: query.clone(),
             answer: answer.clone(),
             owner: name,
-            known: self.servers[&pid].history.get(id).map_or(0, |kept| kept.generation),
-            whole: self.standing(pid) == Standing::Whole,
+            known: self.servers[&pid].history.get(id).map_or(0, |acknowledged| acknowledged.generation),
+            complete: self.restoration(pid) == Restoration::Complete,
             old,
         };
         self.call(link, request, move |world, claimed| {
             let claimed = match claimed {
-                Some(Answer::Claimed(Claimed::Unlisted)) => {
+                Some(Response::Claimed(ClaimOutcome::Unlisted)) => {
                     world.covered.insert("claimed by a server that a peer had removed");
                     None
                 }
-                Some(Answer::Claimed(claimed)) => Some(claimed),
+                Some(Response::Claimed(claimed)) => Some(claimed),
                 _ => None,
             };
             let Some(claimed) = claimed else {
@@ -280,8 +282,8 @@ impl World {
                     .within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, (play, reply)));
             };
             let own = match &claimed {
-                Claimed::Now { generation, prev } => Some((*generation, *prev)),
-                Claimed::Before { generation, prev, answer: kept } if *kept == answer => {
+                ClaimOutcome::Now { generation, prev } => Some((*generation, *prev)),
+                ClaimOutcome::Before { generation, prev, answer: stored } if *stored == answer => {
                     Some((*generation, *prev))
                 }
                 _ => None,
@@ -289,23 +291,23 @@ impl World {
             if let Some(claim) = own {
                 play.claimed(claim.0);
                 world.play(pid, id, claim, query, &answer, play);
-                return reply(world, RunAnswer::Streaming { generation: claim.0 });
+                return reply(world, RunResponse::Streaming { generation: claim.0 });
             }
             play.declined();
             let outcome = match claimed {
-                Claimed::Now { generation, .. } | Claimed::Before { generation, .. } => {
-                    RunAnswer::Streaming { generation }
+                ClaimOutcome::Now { generation, .. } | ClaimOutcome::Before { generation, .. } => {
+                    RunResponse::Streaming { generation }
                 }
-                Claimed::Unknown => {
+                ClaimOutcome::Unknown => {
                     if old {
-                        RunAnswer::Unknown
+                        RunResponse::Unknown
                     } else {
-                        RunAnswer::Later
+                        RunResponse::Later
                     }
                 }
-                Claimed::Past | Claimed::Closed => RunAnswer::Closed,
-                Claimed::Busy => RunAnswer::Busy,
-                Claimed::Unlisted => RunAnswer::Later,
+                ClaimOutcome::Past | ClaimOutcome::Closed => RunResponse::Closed,
+                ClaimOutcome::Busy => RunResponse::Busy,
+                ClaimOutcome::Unlisted => RunResponse::Later,
             };
             reply(world, outcome);
         });
@@ -369,9 +371,9 @@ impl World {
         self.pump(pid);
     }
 
-    /// Starts the next append, unless one is in flight or something has to be restored first.
+    /// Starts the next append, unless one is in flight or the history must be restored first.
     pub(crate) fn pump(&mut self, pid: Pid) {
-        let ready = self.gives_what_is_kept(pid, self.servers[&pid].appends);
+        let ready = self.leads_to_restored_broker(pid, self.servers[&pid].appends);
         let server = self.server(pid);
         if server.in_flight || !ready || server.outbox.is_empty() {
             return;
@@ -381,19 +383,19 @@ impl World {
         self.append(pid, Rc::new(batch), 0);
     }
 
-    /// Appends a batch from this entry on, call by call, until the broker has taken it. A call is taken entirely or not at
-    /// all, and its answer may be lost.
+    /// Appends a batch from this entry on, call by call, until the broker has taken it. A call is taken entirely or not
+    /// at all, and its reply may be lost.
     fn append(&mut self, pid: Pid, batch: Rc<Vec<(SessionId, LogEntry)>>, from: usize) {
-        if !self.gives_what_is_kept(pid, self.servers[&pid].appends) {
+        if !self.leads_to_restored_broker(pid, self.servers[&pid].appends) {
             return self.within(pid, 20, move |world| world.append(pid, batch, from));
         }
         let link = self.servers[&pid].appends;
         let count = self.random.between(1, (batch.len() - from) as u64) as usize;
         let entries = batch[from..from + count].to_vec();
-        let whole = self.standing(pid) == Standing::Whole;
-        self.call(link, Request::Append { entries, whole }, move |world, answer| match answer {
-            Some(Answer::Appended { outcomes, unmarked }) => {
-                for session in unmarked {
+        let complete = self.restoration(pid) == Restoration::Complete;
+        self.call(link, Request::Append { entries, complete }, move |world, answer| match answer {
+            Some(Response::Appended { outcomes, lacks_end }) => {
+                for session in lacks_end {
                     world.lacks_end(pid, session);
                 }
                 world.acknowledged(pid, &batch, from, &outcomes);
@@ -402,9 +404,9 @@ impl World {
         });
     }
 
-    /// A closed session's log lacks its end: the session is closed again once logs are whole.
+    /// Remembers that a closed session's log lacks its end. The session is closed again once logs are complete.
     pub(crate) fn lacks_end(&mut self, pid: Pid, session: SessionId) {
-        self.covered.insert("a closed session's log was not whole");
+        self.covered.insert("a closed session's log was not complete");
         let now = self.instant();
         let server = self.server(pid);
         server.history.closed(session, now);
@@ -412,7 +414,13 @@ impl World {
         self.close_again(pid);
     }
 
-    fn acknowledged(&mut self, pid: Pid, batch: &[(SessionId, LogEntry)], from: usize, outcomes: &[Append]) {
+    fn acknowledged(
+        &mut self,
+        pid: Pid,
+        batch: &[(SessionId, LogEntry)],
+        from: usize,
+        outcomes: &[AppendOutcome],
+    ) {
         let now = self.instant();
         let mut stale = BTreeSet::new();
         for ((id, entry), outcome) in batch[from..].iter().zip(outcomes) {
@@ -420,7 +428,7 @@ impl World {
             let generation = position.generation;
             let server = self.server(pid);
             match *outcome {
-                Append::Stale => {
+                AppendOutcome::Stale => {
                     stale.insert((*id, generation));
                     server.history.fenced_off(*id, generation);
                     server.played.remove(&(*id, generation));
@@ -429,10 +437,10 @@ impl World {
                         note!(self, "{}: {generation} is stale, stops", self.name(pid));
                     }
                 }
-                Append::Hole | Append::Moved { .. } => {
+                AppendOutcome::Hole | AppendOutcome::Moved { .. } => {
                     violated!(self, "{}: {position} of {} met {outcome:?}", self.name(pid), short(*id));
                 }
-                Append::Taken { .. } | Append::Repeated => {
+                AppendOutcome::Taken { .. } | AppendOutcome::Repeated => {
                     server.history.appended(*id, entry.prefix, &entry.frame, now);
                     if entry.prefix.kind.is_terminator() {
                         server.played.remove(&(*id, generation));
@@ -440,7 +448,7 @@ impl World {
                 }
             }
         }
-        // Nothing that still waits of a stale stream is sent.
+        // Waiting events of a stale stream are not sent.
         let goes_on =
             |(id, entry): &(SessionId, LogEntry)| !stale.contains(&(*id, entry.prefix.position.generation));
         let rest: Vec<_> =
@@ -454,9 +462,9 @@ impl World {
         self.pump(pid);
     }
 
-    pub(crate) fn server_hears(&mut self, pid: Pid, said: &Said) {
-        if let Said::Cancel { session, generation } = *said {
-            note!(self, "{}: is told to end {} {generation}", self.name(pid), short(session));
+    pub(crate) fn server_receives(&mut self, pid: Pid, push: &Push) {
+        if let Push::Cancel { session, generation } = *push {
+            note!(self, "{}: is asked to end {} {generation}", self.name(pid), short(session));
             self.cancel(pid, (session, generation));
         }
     }

@@ -1,7 +1,8 @@
-//! Sockets between gateways and clients: bytes in order, until they are cut, which each end notices in its own time.
+//! Sockets between gateways and clients. Bytes arrive in order until the socket is cut, which each end notices
+//! separately.
 
 use crate::{
-    plan::Manner,
+    plan::ClientKind,
     proxy::SlotId,
     world::{Pid, World, session},
 };
@@ -9,7 +10,7 @@ use protocol::{Position, Prefix};
 
 pub(crate) type SocketId = usize;
 
-/// A socket between a gateway and a client: bytes in order, until it is cut.
+/// A socket between a gateway and a client.
 pub(crate) struct Socket {
     pub(crate) client: usize,
     pub(crate) proxy: Pid,
@@ -19,7 +20,7 @@ pub(crate) struct Socket {
     up: u64,
 }
 
-/// What comes down a socket.
+/// What a gateway sends to a client.
 #[derive(Clone, Debug)]
 pub(crate) enum Down {
     Open,
@@ -36,12 +37,12 @@ pub(crate) enum Down {
     Close {
         taken_over: bool,
     },
-    /// The client's close is answered.
+    /// The reply to the client's close.
     Closed,
 }
 
 impl World {
-    /// Sends something down a socket.
+    /// Sends something to the client.
     pub(crate) fn down(&mut self, id: SocketId, what: Down) {
         let lag = self.lag();
         let socket = &mut self.sockets[id];
@@ -49,7 +50,7 @@ impl World {
         socket.down = at;
         self.after(at - self.now, move |world| {
             if !world.sockets[id].cut {
-                world.client_hears(id, what);
+                world.client_receives(id, what);
             }
         });
     }
@@ -67,7 +68,7 @@ impl World {
         id
     }
 
-    /// The client says that it has everything and wants nothing more.
+    /// The client closes the socket after it has received everything.
     pub(crate) fn close_socket(&mut self, id: SocketId) {
         let lag = self.lag();
         let Socket { proxy, slot, up, .. } = self.sockets[id];
@@ -85,16 +86,16 @@ impl World {
         });
     }
 
-    /// Both ends notice, each in its time; what was on its way is lost.
+    /// Cuts a socket. Each end notices later, and what was on its way is lost.
     pub(crate) fn cut_socket(&mut self, id: SocketId) {
         if std::mem::replace(&mut self.sockets[id].cut, true) {
             return;
         }
         let (client, proxy) = (self.sockets[id].client, self.sockets[id].proxy);
         let (early, late) = (self.random.between(1, 60), self.random.between(1, 400));
-        // An old client does not come back before its gateway knows: it would say nothing, and the gateway, believing that the
-        // dead socket took everything, would let it continue behind what was lost.
-        let resumes = self.plan.clients[client] != Manner::OldContract;
+        // A client of the old contract does not come back before its gateway has noticed. It names no position, so the
+        // gateway, which believes that the dead socket received everything, would continue after the lost events.
+        let resumes = self.plan.clients[client] != ClientKind::OldContract;
         let (here, there) = if resumes { (early, late) } else { (early + 400, early) };
         self.after(here, move |world| world.client_lost(id));
         self.within(proxy, there, move |world| {

@@ -1,8 +1,8 @@
-//! The world's clock and its wires: processes that die and pause, connections that are cut, requests that arrive late, and
-//! a history of it all. It runs what is due next, in one thread, and reads no real clock.
+//! The world: a simulated clock, processes that die and pause, connections that are cut, requests that arrive late, and
+//! the history of all this. It runs in one thread, always executes what is due next, and reads no real clock.
 
 use crate::{
-    broker::{Answer, Broker, Request},
+    broker::{Broker, Request, Response},
     client::Client,
     plan::{PROXIES, Plan, SERVERS},
     proxy::{Proxy, Slot},
@@ -17,17 +17,17 @@ use std::{
 };
 use uuid::Uuid;
 
-/// How long whoever called the broker waits before it gives the connection up.
+/// How long a caller waits for the broker before it reconnects, in ms.
 const PATIENCE: u64 = 1000;
-/// Logical time after which whatever is not done never will be.
+/// Simulated time, in ms, after which an unfinished history counts as stuck.
 const END: u64 = 90_000;
-/// The same where sessions expire.
+/// [`END`] for histories in which sessions expire.
 const END_WITH_TTL: u64 = 600_000;
-/// Steps after which a world is taken to run in circles.
+/// Number of steps after which a history counts as an endless loop.
 const STEPS: u64 = 200_000;
 
 pub(crate) type Action = Box<dyn FnOnce(&mut World)>;
-pub(crate) type Then = Box<dyn FnOnce(&mut World, Option<Answer>)>;
+pub(crate) type OnResponse = Box<dyn FnOnce(&mut World, Option<Response>)>;
 pub(crate) type Pid = usize;
 pub(crate) type LinkId = usize;
 
@@ -45,17 +45,17 @@ pub(crate) struct Link {
     pub(crate) of: Pid,
     pub(crate) up: bool,
     pub(crate) connection: u64,
-    /// The broker's life that it leads to.
+    /// The incarnation of the broker to which it is connected.
     pub(crate) incarnation: u64,
     arrival: u64,
     reply: u64,
-    /// What is sent on this connection takes so much longer.
+    /// Additional delay of what is sent on this connection, in ms.
     slow_by: u64,
 }
 
 struct Pending {
     link: LinkId,
-    then: Then,
+    then: OnResponse,
 }
 
 struct Due {
@@ -81,23 +81,24 @@ impl Ord for Due {
     }
 }
 
-/// What is more than the design promises to survive. Even then nothing is skipped in silence inside a query.
+/// Classes of histories in which more fails than the design promises to survive. Even then no event inside a query is
+/// skipped without a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Outside {
-    /// Redis lost what a server had said, and that server is killed before it gave it back.
-    KeeperKilled,
-    /// …or it has not given it back ten seconds after Redis was back.
-    KeeperLate,
-    /// Redis lost a claim of which the client had heard from another server, and the claim's own server, which stands still,
-    /// has not.
-    ClaimUnheard,
-    /// Redis lost the end that a peer had put to a query whose server lives after all.
-    BurialLost,
-    /// Redis lost what a server had said whose peers have not read of it yet: it started less than a heartbeat before.
-    PeerUnknown,
-    /// Redis lost a session that was idle for longer than its time to live and that no gateway holds, or the last renewal of one that
-    /// was about to expire.
-    IdleForgotten,
+pub(crate) enum Excluded {
+    /// Redis lost what only one server knew, and that server died before it restored it.
+    ServerDiedBeforeRestoring,
+    /// Redis lost what only one server knew, and that server had not restored it ten seconds later.
+    ServerRestoresLate,
+    /// Redis lost a claim that another server had reported to the client. The claim's own server was paused and did not
+    /// receive the reply.
+    UnansweredClaimLost,
+    /// Redis lost the end that a peer had given to a query, and the query's server was alive.
+    EndOfLostQueryLost,
+    /// Redis lost what a new server had written, before a peer had read the server's first heartbeat.
+    NewServerUnknown,
+    /// Redis lost a session that was idle for longer than its time to live and that no gateway held, or the last
+    /// renewal of a session that was about to expire.
+    IdleSessionLost,
 }
 
 pub(crate) struct World {
@@ -118,16 +119,16 @@ pub(crate) struct World {
     pub(crate) slots: Vec<Slot>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) clients: Vec<Client>,
-    /// Answers of these server slots that are still to be lost.
+    /// Number of replies to clients that are to be lost, by server slot.
     pub(crate) answers_to_lose: Vec<u32>,
     pub(crate) covered: BTreeSet<&'static str>,
     pub(crate) history: Option<Vec<String>>,
     pub(crate) violation: Option<String>,
-    pub(crate) outside: Option<Outside>,
+    pub(crate) excluded: Option<Excluded>,
     /// Sessions that were idle until they expired.
     pub(crate) expired: BTreeSet<SessionId>,
-    /// Servers that alone can give back what the broker lost in its last death.
-    pub(crate) bearers: BTreeSet<Pid>,
+    /// Servers that are the only ones that can restore what the broker lost in its last restart.
+    pub(crate) sole_sources: BTreeSet<Pid>,
 }
 
 macro_rules! note {
@@ -140,17 +141,17 @@ macro_rules! note {
 }
 pub(crate) use note;
 
-/// Something happened that must not, unless more broke than the design promises to survive.
+/// Records a violation, unless the history is excluded.
 macro_rules! violated {
     ($world:expr, $($arg:tt)*) => {
-        if $world.outside.is_none() {
+        if $world.excluded.is_none() {
             $crate::world::forbidden!($world, $($arg)*);
         }
     };
 }
 pub(crate) use violated;
 
-/// Something happened that must never, whatever broke.
+/// Records a violation of what must never happen, even in excluded histories.
 macro_rules! forbidden {
     ($world:expr, $($arg:tt)*) => {{
         let text = format!($($arg)*);
@@ -192,21 +193,21 @@ impl World {
             covered: BTreeSet::new(),
             history: verbose.then(Vec::new),
             violation: None,
-            outside: None,
+            excluded: None,
             expired: BTreeSet::new(),
-            bearers: BTreeSet::new(),
+            sole_sources: BTreeSet::new(),
         };
         for slot in 0..SERVERS {
             world.start_server(slot);
-            // These have known each other for long.
+            // These servers have known each other for long.
             let pid = world.server_slots[slot];
-            world.within(pid, 150, move |world| world.look(pid));
+            world.within(pid, 150, move |world| world.observe(pid));
         }
         for slot in 0..PROXIES {
             world.start_proxy(slot);
         }
-        for (n, &manner) in plan.clients.iter().enumerate() {
-            world.start_client(n, manner);
+        for (n, &kind) in plan.clients.iter().enumerate() {
+            world.start_client(n, kind);
         }
         for &(at, fault) in &plan.faults {
             world.schedule_fault(at, fault);
@@ -214,9 +215,9 @@ impl World {
         world
     }
 
-    /// Runs until everybody is done and it stayed quiet for a while.
+    /// Runs until all clients are done and nothing has happened for a while.
     pub(crate) fn run(&mut self) {
-        let (mut quiet_since, mut outside_since, mut steps) = (None, None, 0);
+        let (mut quiet_since, mut excluded_since, mut steps) = (None, None, 0);
         let end = if self.plan.ttl.is_some() { END_WITH_TTL } else { END };
         let last_fault = self.plan.faults.last().map_or(0, |&(at, _)| at + 6000);
         while let Some(Due { at, action, .. }) = self.queue.pop() {
@@ -225,8 +226,8 @@ impl World {
             if self.violation.is_some() {
                 return;
             }
-            // What was lost for good is announced, or its query times out: nothing else is looked for.
-            if self.outside.is_some() && at > *outside_since.get_or_insert(at) + 15_000 {
+            // In an excluded history, losses are announced or queries time out, so nothing is checked after a while.
+            if self.excluded.is_some() && at > *excluded_since.get_or_insert(at) + 15_000 {
                 return;
             }
             if self.clients.iter().all(Client::is_done) && self.all_restored() {
@@ -242,12 +243,12 @@ impl World {
                 break;
             }
         }
-        if self.outside.is_none() {
+        if self.excluded.is_none() {
             self.check_end();
         }
     }
 
-    /// No server that lives has anything left to restore or to close again.
+    /// Returns whether no living server has a session left to restore or to close again.
     fn all_restored(&self) -> bool {
         self.servers.iter().all(|(&pid, server)| {
             !self.processes[pid].alive
@@ -275,7 +276,8 @@ impl World {
         self.queue.push(Due { at: self.now + delay, order, action: Box::new(action) });
     }
 
-    /// Later, inside a process: not if it is dead by then, and only when it is awake.
+    /// Schedules an action inside a process. It is skipped if the process is dead by then, and waits while it is
+    /// paused.
     pub(crate) fn within(&mut self, pid: Pid, delay: u64, action: impl FnOnce(&mut World) + 'static) {
         self.after(delay, move |world| {
             let process = &mut world.processes[pid];
@@ -321,13 +323,13 @@ impl World {
         if !std::mem::take(&mut self.processes[pid].paused) {
             return;
         }
-        note!(self, "{} goes on", self.name(pid));
+        note!(self, "{} continues", self.name(pid));
         for action in std::mem::take(&mut self.processes[pid].deferred) {
             self.within(pid, 0, action);
         }
     }
 
-    /// How long something takes on its way: mostly little.
+    /// Returns the delay of a message in ms: usually small.
     pub(crate) fn lag(&mut self) -> u64 {
         if self.random.percent(4) { self.random.between(10, 300) } else { self.random.between(1, 5) }
     }
@@ -357,7 +359,7 @@ impl World {
         }
     }
 
-    /// The connection is gone: what is on its way back is lost, what is on its way there may still arrive.
+    /// Cuts a connection. Replies on their way are lost, and requests on their way may still arrive.
     pub(crate) fn cut(&mut self, link: LinkId) {
         let of = self.links[link].of;
         if !std::mem::take(&mut self.links[link].up) {
@@ -375,8 +377,8 @@ impl World {
         self.within(of, delay, move |world| world.connect(link));
     }
 
-    /// What is sent on the present connection takes longer by so much: mostly longer than its caller waits, so that the
-    /// broker executes commands which nobody waits for any more.
+    /// Delays what is sent on the present connection by this many ms, usually for longer than its caller waits. The
+    /// broker then executes commands whose callers have given up.
     pub(crate) fn delay(&mut self, link: LinkId, by: u64) {
         if self.links[link].up {
             self.links[link].slow_by = by;
@@ -386,9 +388,10 @@ impl World {
     pub(crate) fn call(
         &mut self,
         link: LinkId,
-        request: Request,
-        then: impl FnOnce(&mut World, Option<Answer>) + 'static,
+        request: impl Into<Request>,
+        then: impl FnOnce(&mut World, Option<Response>) + 'static,
     ) {
+        let request = request.into();
         let Link { of, up, connection, incarnation, arrival, slow_by, .. } = self.links[link];
         if !up {
             return self.within(of, 1, move |world| then(world, None));
@@ -400,7 +403,7 @@ impl World {
         self.after(at - self.now, move |world| world.arrives(id, link, (connection, incarnation), request));
         self.within(of, PATIENCE, move |world| {
             if world.pending.contains_key(&id) {
-                note!(world, "{}: no answer, gives the connection up", world.name(of));
+                note!(world, "{}: no answer, reconnects", world.name(of));
                 world.cut(link);
             }
         });
@@ -427,7 +430,7 @@ impl World {
         }
         let restores = matches!(request, Request::Restore { .. });
         let answer = match self.execute((link, connection), request) {
-            Answer::Refused => None,
+            Response::Refused => None,
             answer => Some(answer),
         };
         self.send_back(link, connection, move |world| {
@@ -442,7 +445,7 @@ impl World {
         });
     }
 
-    /// What the broker sends on a connection arrives in order, or not at all.
+    /// Sends to a process on a connection: in order, or not at all.
     pub(crate) fn send_back(
         &mut self,
         link: LinkId,

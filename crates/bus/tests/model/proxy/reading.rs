@@ -1,8 +1,8 @@
-//! How a lane gets its events: live ones, pages of the log where it is behind, and what is done with a gap.
+//! How a lane gets its events: live events, pages of the log when it is behind, and gaps.
 
 use super::{RETRY, SlotId};
 use crate::{
-    broker::{Answer, Request, UNSURE_CLAIM},
+    broker::{GatewayRequest, Response, UNSURE_CLAIM},
     socket::Down,
     world::{Pid, World, note, short},
 };
@@ -17,7 +17,7 @@ impl World {
     }
 
     /// Reads the next page of the log, if the lane is behind.
-    pub(super) fn feed(&mut self, id: SlotId) {
+    pub(super) fn read_page(&mut self, id: SlotId) {
         let slot = &mut self.slots[id];
         if slot.ended || !slot.open || slot.reading || !slot.behind {
             return;
@@ -26,9 +26,9 @@ impl World {
         let (pid, session, after, mark) =
             (slot.proxy, slot.session, slot.lane.last(), slot.lane.read_start());
         let link = self.proxies[&pid].commands;
-        self.call(link, Request::Read { session, after, limit: PAGE }, move |world, answer| {
+        self.call(link, GatewayRequest::Read { session, after, limit: PAGE }, move |world, answer| {
             world.slots[id].reading = false;
-            let Some(Answer::Page(page)) = answer else { return world.read_again(id, RETRY) };
+            let Some(Response::Page(page)) = answer else { return world.read_again(id, RETRY) };
             let full = page.len() == PAGE;
             for entry in page {
                 if !world.logged(id, entry.prefix, &entry.frame) {
@@ -42,7 +42,7 @@ impl World {
     fn read_again(&mut self, id: SlotId, delay: u64) {
         self.within(self.slots[id].proxy, delay, move |world| {
             world.slots[id].behind = true;
-            world.feed(id);
+            world.read_page(id);
         });
     }
 
@@ -60,7 +60,7 @@ impl World {
                 if forward { self.forward(id, prefix, frame) } else { self.note_kind(id, prefix.kind) }
             }
             LoggedAction::Wait => {
-                self.covered.insert("waited for what may be restored");
+                self.covered.insert("waited for events that may be restored");
                 return false;
             }
         }
@@ -74,7 +74,7 @@ impl World {
         }
         match self.slots[id].lane.log_end(mark, gaps) {
             ReadEnd::CaughtUp => {
-                self.feed(id);
+                self.read_page(id);
                 if std::mem::take(&mut self.slots[id].resumes) {
                     self.down(self.slots[id].socket, Down::Resumed);
                 }
@@ -85,7 +85,7 @@ impl World {
                 self.read_again(id, 0);
             }
             ReadEnd::Wait => {
-                self.covered.insert("waited for what may be restored");
+                self.covered.insert("waited for events that may be restored");
                 self.read_again(id, RETRY);
             }
         }
@@ -101,7 +101,7 @@ impl World {
             LiveAction::Ignore => {}
             LiveAction::ReadLog => {
                 self.slots[id].behind = true;
-                self.feed(id);
+                self.read_page(id);
             }
             LiveAction::Gap { from, to } => {
                 self.covered.insert("late gap announced");
@@ -136,7 +136,7 @@ impl World {
     fn note_kind(&mut self, id: SlotId, kind: Kind) {
         if kind == Kind::Closed && !self.slots[id].ended {
             self.slots[id].ended = true;
-            // Released once the client has answered, or with its socket.
+            // Released when the client has replied, or with its socket.
             self.down(self.slots[id].socket, Down::Close { taken_over: false });
         }
     }

@@ -1,16 +1,16 @@
-//! Releases the claims of queries whose terminators the log refuses for good, so that their sessions take queries again and clients
-//! that are connected hear the end.
+//! Releases the claims of queries whose terminators the log refuses for good. Their sessions then take queries again,
+//! and connected clients receive the end.
 
 use super::{
     Inner,
     link::{self, Link},
-    restoration::eval,
+    scripts::eval,
 };
 use crate::{Appended, Batch, BusError, Counters, Refused, batch::Entry, rules::Refusal};
 use redis::{Cmd, Pipeline, Value};
 use std::time::Instant;
 
-pub(super) async fn release(inner: &Inner, terminators: &Batch) -> Result<Appended, BusError> {
+pub(super) async fn release_claims(inner: &Inner, terminators: &Batch) -> Result<Appended, BusError> {
     inner.restored()?;
     let mark = inner.incarnation.mark().ok_or(BusError::Restoring)?;
     let mut appended = Appended::default();
@@ -24,14 +24,14 @@ pub(super) async fn release(inner: &Inner, terminators: &Batch) -> Result<Append
     match send(inner, &pipeline).await {
         Ok(answers) => {
             for ((index, entry), answer) in terminators.iter().enumerate().zip(answers) {
-                if let Err(error) = book(inner, index, &entry, answer, &mut appended) {
+                if let Err(error) = record_reply(inner, index, &entry, answer, &mut appended) {
                     appended.stopped = Some(error);
                     break;
                 }
                 appended.taken += 1;
             }
         }
-        // It concerns all of them.
+        // The error concerns every terminator.
         Err(error) if error.refusal() == Some(Refusal::Final) => {
             let words = error.to_string();
             for (index, entry) in terminators.iter().enumerate() {
@@ -52,8 +52,8 @@ async fn send(inner: &Inner, pipeline: &Pipeline) -> Result<Vec<Value>, BusError
     connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map_err(failed)
 }
 
-/// Books the answer to one release. An error concerns those behind it as well.
-fn book(
+/// Records the reply to one release. An error also concerns the releases after it.
+fn record_reply(
     inner: &Inner,
     index: usize,
     entry: &Entry<'_>,
@@ -69,14 +69,14 @@ fn book(
         appended.refused.push(refused(index, entry, words));
         return Ok(());
     }
-    let unexpected = |_| BusError::Refused("ERR the release script returned something else".to_owned());
-    let (outcome, heard, detail): (String, u64, String) =
+    let unexpected = |_| BusError::Refused("ERR the release script returned an unexpected value".to_owned());
+    let (outcome, receivers, detail): (String, u64, String) =
         redis::from_redis_value(answer).map_err(unexpected)?;
     let (session, generation) = (entry.session, entry.prefix.position.generation);
     match outcome.as_str() {
         "released" => {
-            appended.unheard += u64::from(heard == 0);
-            // Given back with the session after a loss of data: the log takes it then.
+            appended.unheard += u64::from(receivers == 0);
+            // Added to the history: if the session is restored after a loss of data, its new log takes the terminator.
             inner.history.lock().appended(session, entry.prefix, entry.frame, Instant::now());
             Ok(())
         }
@@ -85,7 +85,7 @@ fn book(
             Ok(())
         }
         _ => {
-            inner.incarnation.saw_mark(Some(detail.as_bytes()).filter(|mark| !mark.is_empty()));
+            inner.incarnation.check_mark(Some(detail.as_bytes()).filter(|mark| !mark.is_empty()));
             Err(BusError::Restoring)
         }
     }

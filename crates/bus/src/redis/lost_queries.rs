@@ -1,0 +1,158 @@
+//! Queries whose server cannot end them: those of a dead server, and those that Redis lists for this server although it does not
+//! play them. Each gets an error terminator and a fence.
+
+use super::{
+    Inner,
+    link::Link,
+    per_session::{self, OnUnknown, SESSIONS},
+    scripts::eval,
+};
+use crate::{BusError, Counters, rules::Restoration};
+use host::monotonic_us;
+use protocol::{Position, SessionId, encode_error};
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use std::collections::HashMap;
+
+/// Code and message of the terminator.
+const CODE: &str = "server_lost";
+const MESSAGE: &str = "the server of this query is gone";
+
+/// Ends the queries that Redis lists for this server and that it does not play, according to two consecutive reads. `beat` is this
+/// server's heartbeat.
+pub(super) async fn reconcile(
+    inner: &Inner,
+    mut connection: MultiplexedConnection,
+    beat: &str,
+) -> Result<(), BusError> {
+    let listed = running(inner, &mut connection, &inner.owner).await?;
+    let lost = inner.plays.reconcile(listed);
+    if lost.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(queries = lost.len(), "Redis lists queries that this server does not play, ending them");
+    end_queries(inner, &mut connection, (&inner.owner, beat), &lost).await
+}
+
+/// Ends the queries of a dead server, and takes it off the list. `beat` is the heartbeat that did not change.
+pub(super) async fn end_dead_server(
+    inner: &Inner,
+    mut connection: MultiplexedConnection,
+    server: &str,
+    beat: &str,
+) -> Result<(), BusError> {
+    let queries = running(inner, &mut connection, server).await?;
+    tracing::warn!(server, queries = queries.len(), "a server is dead, ending its queries");
+    end_queries(inner, &mut connection, (server, beat), &queries).await?;
+    let mut forget = inner.scripts.forget_server.key(inner.names.servers());
+    forget.key(inner.names.running(server));
+    forget.arg(server).arg(beat).invoke_async(&mut connection).await.map_err(|error| Link::failed(&error))
+}
+
+/// Returns the queries that Redis lists as running at a server: session and generation.
+async fn running(
+    inner: &Inner,
+    connection: &mut MultiplexedConnection,
+    server: &str,
+) -> Result<Vec<(SessionId, u64)>, BusError> {
+    let mut ask = redis::pipe();
+    ask.cmd("HGETALL").arg(inner.names.running(server));
+    let (queries,): (HashMap<String, String>,) =
+        ask.query_async(connection).await.map_err(|error| Link::failed(&error))?;
+    let parsed = queries
+        .into_iter()
+        .filter_map(|(session, generation)| Some((session.parse().ok()?, generation.parse().ok()?)));
+    Ok(parsed.collect())
+}
+
+/// Ends queries of a server whose heartbeat is still `beat`. A session that Redis refuses is skipped, and its query is no longer
+/// listed for the server.
+async fn end_queries(
+    inner: &Inner,
+    connection: &mut MultiplexedConnection,
+    server: (&str, &str),
+    queries: &[(SessionId, u64)],
+) -> Result<(), BusError> {
+    inner.scripts.end_lost_query.load_async(connection).await.map_err(|error| Link::failed(&error))?;
+    let complete = inner.restoration() == Restoration::Complete;
+    for some in queries.chunks(SESSIONS) {
+        let mut read_ids = redis::pipe();
+        for &(session, _) in some {
+            read_ids.cmd("HGET").arg(inner.names.meta(session)).arg("query");
+        }
+        let ids = per_session::send(connection, &read_ids, OnUnknown::Skip).await?;
+        let mut end = Pipeline::new();
+        for (&query, id) in some.iter().zip(ids) {
+            // A query whose id cannot be read ends all the same, with an empty id.
+            let id = id.ok().and_then(|id| redis::from_redis_value::<Option<String>>(id).ok().flatten());
+            end.add_command(call(inner, server, query, &id.unwrap_or_default(), complete));
+        }
+        let replies = per_session::send(connection, &end, OnUnknown::Skip).await?;
+        record_replies(inner, some, replies);
+    }
+    Ok(())
+}
+
+/// Returns the call that ends one query.
+fn call(
+    inner: &Inner,
+    (server, beat): (&str, &str),
+    (session, generation): (SessionId, u64),
+    query_id: &str,
+    complete: bool,
+) -> redis::Cmd {
+    let names = &inner.names;
+    let (meta, log, attach) = (names.meta(session), names.log(session), names.attach(session));
+    let keys = [meta, log, names.running(server), names.servers(), attach];
+    let mut call = eval(inner.scripts.end_lost_query.get_hash(), &keys);
+    call.arg(server)
+        .arg(generation)
+        .arg(session.to_string())
+        .arg(terminator_without_id(query_id))
+        .arg(inner.ttl())
+        .arg(inner.delivery())
+        .arg(names.down(session))
+        .arg(beat)
+        .arg(u8::from(complete));
+    call
+}
+
+/// Counts the queries that were ended, and remembers the sessions whose logs lack their ends.
+fn record_replies(inner: &Inner, queries: &[(SessionId, u64)], replies: Vec<per_session::Reply>) {
+    let (mut ended, mut refused) = (0, Vec::new());
+    for (&(session, _), reply) in queries.iter().zip(replies) {
+        match reply {
+            Ok(Value::Int(2)) => {
+                ended += 1;
+                inner.lacks_end(session);
+            }
+            Ok(reply) => ended += u64::from(reply == Value::Int(1)),
+            Err(words) => refused.push((session, words)),
+        }
+    }
+    Counters::add(&inner.counters.buried, ended);
+    inner.skip("the end of a dead server's queries", refused);
+}
+
+/// Returns the terminator's frame without its leading `{"id":"…"`, because only Redis knows its position.
+fn terminator_without_id(query_id: &str) -> Vec<u8> {
+    let now_us = monotonic_us();
+    let mut frame = Vec::new();
+    encode_error(&mut frame, Position::ZERO, CODE, MESSAGE, query_id, now_us, now_us);
+    frame.drain(..br#"{"id":"0-0""#.len());
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{Kind, Prefix};
+
+    #[test]
+    fn the_terminator_is_complete_with_its_id() {
+        let frame = [br#"{"id":"7-3""#.to_vec(), terminator_without_id("a\"b")].concat();
+        let prefix = Prefix::parse(&frame).unwrap();
+        assert_eq!(prefix, Prefix { position: Position::new(7, 3), kind: Kind::Error });
+        let event: serde_json::Value = serde_json::from_slice(&frame).unwrap();
+        assert_eq!((event["code"].as_str(), event["query_id"].as_str()), (Some(CODE), Some("a\"b")));
+    }
+}

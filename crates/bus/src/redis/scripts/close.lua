@@ -1,0 +1,28 @@
+-- Closes a session. If a query is running, its server is asked to end it. Otherwise the log gets its `closed` entry, but only
+-- if logs are complete; closing the session again later adds an entry that is missing.
+--
+-- KEYS  meta, log, the mark.
+-- ARGV  prefix of names, session, TTL in seconds, 'log' | 'pubsub', down channel, the mark that the caller knows,
+--       '1' if logs are complete (every server has restored), '1' if the mark is old.
+-- Returns 1 for a session that exists, 0 for an unknown one, -1 if Redis has another mark.
+local meta, log = KEYS[1], KEYS[2]
+local prefix, session, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == 'log', ARGV[5]
+if redis.call('GET', KEYS[3]) ~= ARGV[6] then return -1 end
+adopt(meta, ARGV[8] == '1')
+local status, running, owner, generation = unpack(redis.call('HMGET', meta, 'status', 'running', 'owner', 'gen'))
+if not status then return 0 end
+redis.call('HSET', meta, 'status', 'closed')
+redis.call('EXPIRE', meta, ttl)
+redis.call('EXPIRE', log, ttl)
+if running then
+  redis.call('PUBLISH', prefix .. 'control:' .. owner,
+    '{"cancel":{"session":"' .. session .. '","generation":' .. generation .. '}}')
+elseif ARGV[7] == '1' then
+  -- A fence without a previous position announces that everything before it is lost.
+  if logged and delete_unusable(log) then fence(log, down, next_generation(generation), '', logged) end
+  if status ~= 'closed' or (logged and not has_closed_entry(log)) then
+    write_closed_entry(log, down, logged)
+    redis.call('EXPIRE', log, ttl)
+  end
+end
+return 1

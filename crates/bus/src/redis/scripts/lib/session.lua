@@ -1,0 +1,16 @@
+-- Functions on a session's status and on a server's hash of running queries, shared by scripts.
+
+-- Makes a session active that only a gateway has restored ('held'). Requires an old mark: until then the server that knows the
+-- session may still restore it.
+local function adopt(meta, old)
+  if old and redis.call('HEXISTS', meta, 'status') == 0 and redis.call('HEXISTS', meta, 'held') == 1 then
+    redis.call('HSET', meta, 'status', 'active')
+  end
+end
+
+-- Removes the session's query from a server's hash of running queries, unless the hash names a later query of the session: this
+-- call may be late or a repeat.
+local function remove_running(running_hash, session, generation)
+  local listed = redis.call('HGET', running_hash, session)
+  if listed and tonumber(listed) <= tonumber(generation) then redis.call('HDEL', running_hash, session) end
+end
