@@ -1,13 +1,14 @@
-//! One contract, two brokers: every test here runs on the memory bus and on a private Redis.
+//! The contract of a broker. Every test runs on the memory bus and on a private Redis.
 
 #[allow(dead_code, reason = "shared with the other suites, which use the rest")]
 mod support;
 
-use bus::{AttachError, ClaimError, ClaimRequest, Control, LaneEnd, Start};
+use bus::{AttachError, ClaimError, Control, LaneEnd, Start};
 use protocol::{Position, SessionId};
-use std::{ops::RangeInclusive, sync::Arc};
+use std::sync::Arc;
 use support::{
-    Fixture, Notebook, PATIENCE, Reader, as_it_is, expected, query_batch, with_pubsub, with_short_log,
+    Fixture, PATIENCE, Reader, Recorder, expected, query_batch, request, terminator_batch, unchanged,
+    with_pubsub, with_short_log,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -30,32 +31,28 @@ macro_rules! contract {
 }
 
 contract! {
-    a_live_stream_arrives_once_and_in_order(as_it_is),
-    who_may_claim(as_it_is),
-    what_was_said_before_anyone_listened_is_not_lost(as_it_is),
-    a_position_resumes_behind_it(as_it_is),
-    a_position_that_does_not_exist_is_refused(as_it_is),
-    pubsub_alone_refuses_generations_that_do_not_exist(with_pubsub),
-    a_cursor_continues_where_the_last_socket_ended(as_it_is),
-    without_a_clean_end_the_cursor_stays(as_it_is),
-    a_takeover_ends_the_first_and_hands_over_its_cursor(as_it_is),
-    a_takeover_with_a_position_waits_for_nobody(as_it_is),
-    a_takeover_on_one_gateway(as_it_is),
-    closing_an_idle_session_ends_its_lane(as_it_is),
-    closing_a_running_session_cancels_its_query(as_it_is),
-    a_closed_session_is_replayed_and_then_ends(as_it_is),
-    an_append_repeated_changes_nothing(as_it_is),
-    a_fenced_writer_is_told_and_reaches_nobody(as_it_is),
+    a_live_stream_arrives_once_and_in_order(unchanged),
+    who_may_claim(unchanged),
+    events_appended_before_the_attachment_are_delivered(unchanged),
+    a_position_resumes_after_it(unchanged),
+    a_position_that_does_not_exist_is_refused(unchanged),
+    without_a_log_unknown_generations_are_refused(with_pubsub),
+    a_cursor_continues_where_the_last_socket_ended(unchanged),
+    without_a_clean_end_the_cursor_stays(unchanged),
+    a_takeover_ends_the_first_and_hands_over_its_cursor(unchanged),
+    a_takeover_with_a_position_does_not_wait_for_the_cursor(unchanged),
+    a_takeover_on_one_gateway(unchanged),
+    closing_an_idle_session_ends_its_lane(unchanged),
+    closing_a_running_session_cancels_its_query(unchanged),
+    a_closed_session_is_replayed_and_then_ends(unchanged),
+    a_repeated_append_changes_nothing(unchanged),
+    a_fenced_writer_is_stale_and_its_events_are_not_delivered(unchanged),
     a_trimmed_log_is_announced(with_short_log),
-    what_nobody_heard_is_counted(as_it_is),
-    attaching_in_the_middle_of_a_stream(as_it_is),
-    a_thousand_sessions(as_it_is),
-    pubsub_alone_replays_nothing(with_pubsub),
-    pubsub_alone_ends_a_closed_session(with_pubsub),
-}
-
-fn request(query_id: &str, answer: &str) -> ClaimRequest {
-    ClaimRequest { query_id: query_id.to_owned(), answer: answer.to_owned() }
+    events_without_a_subscriber_are_counted(unchanged),
+    attaching_in_the_middle_of_a_stream(unchanged),
+    a_thousand_sessions(unchanged),
+    without_a_log_nothing_is_replayed(with_pubsub),
+    without_a_log_a_closed_session_ends(with_pubsub),
 }
 
 async fn a_live_stream_arrives_once_and_in_order(bus: Fixture) {
@@ -65,12 +62,12 @@ async fn a_live_stream_arrives_once_and_in_order(bus: Fixture) {
     let second = bus.play(session, "q2", 3).await;
     assert!(second > first);
     reader.until_events(&[expected(first, 18), expected(second, 3)].concat()).await;
-    assert!(reader.notebook.read(|notes| notes.gaps.is_empty()));
+    assert!(reader.recorder.read(|recorded| recorded.gaps.is_empty()));
 }
 
 async fn who_may_claim(bus: Fixture) {
-    let nobody = SessionId::new(Uuid::new_v4());
-    assert!(matches!(bus.server.claim(nobody, request("q", "")).await, Err(ClaimError::Unknown)));
+    let unknown = SessionId::new(Uuid::new_v4());
+    assert!(matches!(bus.server.claim(unknown, request("q", "")).await, Err(ClaimError::Unknown)));
     let session = bus.session().await;
     let claim = bus.server.claim(session, request("q1", "{\"tokens\":2}")).await.unwrap();
     assert_eq!(claim.repeat_of, None);
@@ -88,10 +85,10 @@ async fn who_may_claim(bus: Fixture) {
     assert!(bus.server.close(session).await.unwrap());
     assert!(bus.server.close(session).await.unwrap(), "closing twice is fine");
     assert!(matches!(bus.server.claim(session, request("q3", "")).await, Err(ClaimError::Closed)));
-    assert!(!bus.server.close(nobody).await.unwrap());
+    assert!(!bus.server.close(unknown).await.unwrap());
 }
 
-async fn what_was_said_before_anyone_listened_is_not_lost(bus: Fixture) {
+async fn events_appended_before_the_attachment_are_delivered(bus: Fixture) {
     let session = bus.session().await;
     let generation = bus.play(session, "q", 40).await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
@@ -99,7 +96,7 @@ async fn what_was_said_before_anyone_listened_is_not_lost(bus: Fixture) {
     reader.until_events(&expected(generation, 40)).await;
 }
 
-async fn a_position_resumes_behind_it(bus: Fixture) {
+async fn a_position_resumes_after_it(bus: Fixture) {
     let session = bus.session().await;
     let generation = bus.play(session, "q", 10).await;
     let from = Position::new(generation, 4);
@@ -109,7 +106,7 @@ async fn a_position_resumes_behind_it(bus: Fixture) {
     reader.until_events(&[&expected(generation, 10)[4..], &expected(next, 1)[..]].concat()).await;
 }
 
-/// Refused and named, and whoever has the session keeps it.
+/// The refusal names the session's last position, and the session keeps its holder.
 async fn a_position_that_does_not_exist_is_refused(bus: Fixture) {
     let session = bus.session().await;
     let holder = Reader::live(&bus.gateway, session, Start::Cursor).await;
@@ -122,19 +119,19 @@ async fn a_position_that_does_not_exist_is_refused(bus: Fixture) {
     refused(&bus, SessionId::new(Uuid::new_v4()), Position::new(99_999_999_999_999, 1), Position::ZERO).await;
     let next = bus.play(session, "q2", 2).await;
     holder.until_events(&[expected(generation, 3), expected(next, 2)].concat()).await;
-    assert_eq!(holder.notebook.read(|notes| notes.end), None, "a healthy socket was closed");
-    let whole = Reader::live(&bus.other_gateway, session, Start::After(Position::new(next, 3))).await;
-    assert!(whole.notebook.events().is_empty());
+    assert_eq!(holder.recorder.read(|recorded| recorded.end), None, "a healthy socket was closed");
+    let complete = Reader::live(&bus.other_gateway, session, Start::After(Position::new(next, 3))).await;
+    assert!(complete.recorder.events().is_empty());
 }
 
 async fn refused(bus: &Fixture, session: SessionId, position: Position, last: Position) {
     let attached =
-        bus.other_gateway.attach(session, Start::After(position), Arc::new(Notebook::default())).await;
+        bus.other_gateway.attach(session, Start::After(position), Arc::new(Recorder::default())).await;
     let Err(AttachError::Beyond { position: named, top }) = attached else { panic!("{attached:?}") };
     assert_eq!((named, top), (position, last));
 }
 
-async fn pubsub_alone_refuses_generations_that_do_not_exist(bus: Fixture) {
+async fn without_a_log_unknown_generations_are_refused(bus: Fixture) {
     let session = bus.session().await;
     let generation = bus.play(session, "q", 3).await;
     refused(&bus, session, Position::new(generation + 1, 1), Position::ZERO).await;
@@ -173,15 +170,15 @@ async fn takeover(bus: &Fixture, other: &Arc<dyn bus::Broker>) {
     first.until_events(&expected(generation, 5)).await;
     let attach = Reader::attach(other, session, Start::Cursor);
     let hand_over = async {
-        first.until("the takeover", |notes| notes.end == Some(LaneEnd::TakenOver)).await;
-        // As if the last two events had not reached the first socket.
+        first.until("the takeover", |recorded| recorded.end == Some(LaneEnd::TakenOver)).await;
+        // The cursor is as if the last two events had not reached the first socket.
         first.attachment.release(Some(Position::new(generation, 4))).await.unwrap();
     };
     let (second, ()) = tokio::join!(attach, hand_over);
     assert_eq!(second.attachment.start(), Position::new(generation, 4));
     second.catch_up().await;
     second.until_events(&expected(generation, 5)[4..]).await;
-    assert!(second.notebook.read(|notes| notes.end.is_none()));
+    assert!(second.recorder.read(|recorded| recorded.end.is_none()));
 }
 
 async fn a_takeover_ends_the_first_and_hands_over_its_cursor(bus: Fixture) {
@@ -192,17 +189,17 @@ async fn a_takeover_on_one_gateway(bus: Fixture) {
     takeover(&bus, &bus.gateway).await;
 }
 
-async fn a_takeover_with_a_position_waits_for_nobody(bus: Fixture) {
+async fn a_takeover_with_a_position_does_not_wait_for_the_cursor(bus: Fixture) {
     let session = bus.session().await;
     let first = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.play(session, "q1", 2).await;
-    // The first is never released: a newcomer with a position does not need its cursor.
+    // The first attachment is never released: one that names a position does not need its cursor.
     let second = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
     second.until_events(&expected(generation, 2)).await;
-    first.until("the takeover", |notes| notes.end == Some(LaneEnd::TakenOver)).await;
+    first.until("the takeover", |recorded| recorded.end == Some(LaneEnd::TakenOver)).await;
     let next = bus.play(session, "q2", 2).await;
     second.until_events(&[expected(generation, 2), expected(next, 2)].concat()).await;
-    assert!(first.notebook.events().len() <= 3, "nothing of the second query reaches the first socket");
+    assert!(first.recorder.events().len() <= 3, "nothing of the second query reaches the first socket");
 }
 
 async fn closing_an_idle_session_ends_its_lane(bus: Fixture) {
@@ -213,25 +210,25 @@ async fn closing_an_idle_session_ends_its_lane(bus: Fixture) {
             bus.play(session, &format!("q{query}"), 2).await;
         }
         assert!(bus.server.close(session).await.unwrap());
-        reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
-        assert_eq!(reader.notebook.events().len(), queries * 3);
+        reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+        assert_eq!(reader.recorder.events().len(), queries * 3);
     }
 }
 
 async fn closing_a_running_session_cancels_its_query(bus: Fixture) {
-    let mut control = bus.server.control().expect("the first caller gets the control channel");
+    let mut control = bus.server.control().expect("the first call returns the control queue");
     assert!(bus.server.control().is_none());
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.claim(session, "q").await;
     bus.server.append(&query_batch(session, generation, 1..=2, false)).await.unwrap();
     assert!(bus.server.close(session).await.unwrap());
-    let told = timeout(PATIENCE, control.recv()).await.expect("the server is told");
-    assert_eq!(told, Some(Control::Cancel { session, generation }));
-    assert!(reader.notebook.read(|notes| notes.end.is_none()), "the lane waits for the terminator");
-    bus.server.append(&query_batch(session, generation, RangeInclusive::new(3, 2), true)).await.unwrap();
-    reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
-    assert_eq!(reader.notebook.events(), expected(generation, 2));
+    let message = timeout(PATIENCE, control.recv()).await.expect("the server receives the message");
+    assert_eq!(message, Some(Control::Cancel { session, generation }));
+    assert!(reader.recorder.read(|recorded| recorded.end.is_none()), "the lane waits for the terminator");
+    bus.server.append(&terminator_batch(session, generation, 3)).await.unwrap();
+    reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.recorder.events(), expected(generation, 2));
 }
 
 async fn a_closed_session_is_replayed_and_then_ends(bus: Fixture) {
@@ -239,11 +236,11 @@ async fn a_closed_session_is_replayed_and_then_ends(bus: Fixture) {
     let generation = bus.play(session, "q", 9).await;
     bus.server.close(session).await.unwrap();
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
-    reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
-    assert_eq!(reader.notebook.events(), expected(generation, 9));
+    reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.recorder.events(), expected(generation, 9));
 }
 
-async fn an_append_repeated_changes_nothing(bus: Fixture) {
+async fn a_repeated_append_changes_nothing(bus: Fixture) {
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.claim(session, "q").await;
@@ -259,7 +256,7 @@ async fn an_append_repeated_changes_nothing(bus: Fixture) {
     again.until_events(&[expected(generation, 6), expected(next, 1)].concat()).await;
 }
 
-async fn a_fenced_writer_is_told_and_reaches_nobody(bus: Fixture) {
+async fn a_fenced_writer_is_stale_and_its_events_are_not_delivered(bus: Fixture) {
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let old = bus.play(session, "q1", 2).await;
@@ -277,13 +274,13 @@ async fn a_trimmed_log_is_announced(bus: Fixture) {
     let first = bus.play(session, "q1", 10).await;
     let second = bus.play(session, "q2", 2).await;
     let reader = Reader::live(&bus.gateway, session, Start::After(Position::new(first, 1))).await;
-    // Of the first query's twelve entries the second's claim kept five: tokens 7 to 10 and the terminator.
+    // The second claim kept five of the first query's twelve entries: tokens 7 to 10 and the terminator.
     reader.until_events(&[&expected(first, 10)[6..], &expected(second, 2)[..]].concat()).await;
     let gap = (Position::new(first, 1), Position::new(first, 6));
-    assert_eq!(reader.notebook.read(|notes| notes.gaps.clone()), [gap]);
+    assert_eq!(reader.recorder.read(|recorded| recorded.gaps.clone()), [gap]);
 }
 
-async fn what_nobody_heard_is_counted(bus: Fixture) {
+async fn events_without_a_subscriber_are_counted(bus: Fixture) {
     let session = bus.session().await;
     let generation = bus.claim(session, "q").await;
     let appended = bus.server.append(&query_batch(session, generation, 1..=4, true)).await.unwrap();
@@ -306,8 +303,8 @@ async fn attaching_in_the_middle_of_a_stream(bus: Fixture) {
         let mut cursor = Position::ZERO;
         while seen.len() < 201 {
             let reader = Reader::live(&bus.gateway, session, Start::After(cursor)).await;
-            reader.until("some events", |notes| !notes.events.is_empty()).await;
-            let events = reader.notebook.events();
+            reader.until("some events", |recorded| !recorded.events.is_empty()).await;
+            let events = reader.recorder.events();
             reader.attachment.release(None).await.unwrap();
             cursor = *events.last().unwrap();
             seen.extend(events);
@@ -343,7 +340,7 @@ async fn a_thousand_sessions(bus: Fixture) {
     }
 }
 
-async fn pubsub_alone_replays_nothing(bus: Fixture) {
+async fn without_a_log_nothing_is_replayed(bus: Fixture) {
     let session = bus.session().await;
     bus.play(session, "q1", 3).await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
@@ -351,11 +348,11 @@ async fn pubsub_alone_replays_nothing(bus: Fixture) {
     reader.until_events(&expected(second, 3)).await;
 }
 
-async fn pubsub_alone_ends_a_closed_session(bus: Fixture) {
+async fn without_a_log_a_closed_session_ends(bus: Fixture) {
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.play(session, "q1", 3).await;
     bus.server.close(session).await.unwrap();
-    reader.until("the end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
-    assert_eq!(reader.notebook.events(), expected(generation, 3));
+    reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.recorder.events(), expected(generation, 3));
 }

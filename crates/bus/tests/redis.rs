@@ -1,4 +1,4 @@
-//! What only a real Redis can do: be absent, forget its scripts, cut its subscribers off.
+//! What only a real Redis can do: be absent, lose its scripts, cut its subscribers off, reply late.
 
 #[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
 mod support;
@@ -7,7 +7,10 @@ use bus::{AttachError, BusConfig, BusError, Start};
 use protocol::{Kind, Position, Prefix, SessionId, encode_closed, encode_fence};
 use redis::Value;
 use std::{sync::Arc, time::Duration};
-use support::{Fixture, Notebook, PATIENCE, PrivateRedis, Reader, as_it_is, expected, query_batch, ready};
+use support::{
+    Fixture, PATIENCE, PrivateRedis, Reader, Recorder, expected, key, make_log_unusable, query_batch, ready,
+    unchanged,
+};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -18,7 +21,7 @@ async fn cut_subscribers(connection: &mut redis::aio::MultiplexedConnection) {
 }
 
 #[tokio::test]
-async fn absent_at_start_and_then_there() {
+async fn a_redis_that_starts_later_is_used() {
     let mut redis = PrivateRedis::prepare();
     let bus = bus::open(BusConfig::new(redis.url(), "early")).unwrap();
     assert!(!*bus.ready().borrow());
@@ -35,7 +38,7 @@ async fn absent_at_start_and_then_there() {
 }
 
 #[tokio::test]
-async fn a_url_that_is_none_is_refused_without_repeating_it() {
+async fn an_invalid_url_is_refused_and_not_printed() {
     for url in ["", "http://x", "redis://:secret@:notaport"] {
         let error = bus::open(BusConfig::new(url, "x")).map(|_| ()).unwrap_err();
         assert!(matches!(error, BusError::Config(_)), "{error}");
@@ -44,34 +47,34 @@ async fn a_url_that_is_none_is_refused_without_repeating_it() {
 }
 
 #[tokio::test]
-async fn cut_subscribers_come_back_and_lanes_read_what_they_missed() {
-    let bus = Fixture::redis(as_it_is).await;
+async fn cut_subscribers_reconnect_and_lanes_read_missed_events() {
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let silent = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let quiet = Reader::live(&bus.gateway, silent, Start::Cursor).await;
     let generation = bus.claim(session, "q").await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     for seq in 1..=60 {
         if seq % 20 == 10 {
             cut_subscribers(&mut connection).await;
         }
         bus.server.append(&query_batch(session, generation, seq..=seq, seq == 60)).await.unwrap();
     }
-    // Everything this lane will ever hear was said while its connection was down.
-    let unheard = bus.play(silent, "q", 2).await;
+    // All events of this lane were published while its connection was down.
+    let missed = bus.play(silent, "q", 2).await;
     reader.until_events(&expected(generation, 60)).await;
-    quiet.until_events(&expected(unheard, 2)).await;
-    assert!(reader.notebook.read(|notes| notes.gaps.is_empty()));
+    quiet.until_events(&expected(missed, 2)).await;
+    assert!(reader.recorder.read(|recorded| recorded.gaps.is_empty()));
 }
 
 #[tokio::test]
-async fn scripts_that_were_forgotten_are_loaded_again() {
-    let bus = Fixture::redis(as_it_is).await;
+async fn lost_scripts_are_loaded_again() {
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.claim(session, "q").await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     let _: Value = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
     let batch = query_batch(session, generation, 1..=2, true);
     timeout(PATIENCE, async { while bus.server.append(&batch).await.is_err() {} }).await.expect("appended");
@@ -79,18 +82,18 @@ async fn scripts_that_were_forgotten_are_loaded_again() {
     bus.claim(session, "q2").await;
 }
 
-/// An entry's id, and its fields with their values.
+/// The id of a log entry, and its fields with their values.
 type LogEntry = (String, Vec<(String, Vec<u8>)>);
 
-/// The frames that Lua writes are the bytes that the protocol encodes.
+/// Frames made in Lua have the bytes that the protocol encodes.
 #[tokio::test]
-async fn fence_and_marker_are_the_protocols_own() {
-    let bus = Fixture::redis(as_it_is).await;
+async fn frames_from_lua_equal_encoded_ones() {
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let generation = bus.play(session, "q", 1).await;
     bus.server.close(session).await.unwrap();
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
-    let log = format!("test:session:{session}:log");
+    let mut connection = bus.connection().await;
+    let log = key(session, "log");
     let entries: Vec<LogEntry> =
         redis::cmd("XRANGE").arg(log).arg("-").arg("+").query_async(&mut connection).await.unwrap();
     let (mut fence, mut closed) = (Vec::new(), Vec::new());
@@ -115,26 +118,22 @@ async fn keys_expire() {
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     bus.play(session, "q", 1).await;
     reader.attachment.release(None).await.unwrap();
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
-    for key in ["meta", "log", "attach"] {
-        let ttl: i64 = redis::cmd("TTL")
-            .arg(format!("test:session:{session}:{key}"))
-            .query_async(&mut connection)
-            .await
-            .unwrap();
-        assert!((1..=77).contains(&ttl), "{key} lives for {ttl} s");
+    let mut connection = bus.connection().await;
+    for part in ["meta", "log", "attach"] {
+        let ttl: i64 = redis::cmd("TTL").arg(key(session, part)).query_async(&mut connection).await.unwrap();
+        assert!((1..=77).contains(&ttl), "{part} has a TTL of {ttl} s");
     }
 }
 
-/// A takeover is said once, on a channel that may be down just then.
+/// A takeover is published once, on a channel that may be disconnected at that moment.
 #[tokio::test]
-async fn a_takeover_that_was_missed_is_noticed() {
-    let bus = Fixture::redis(as_it_is).await;
+async fn a_missed_takeover_is_noticed() {
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
-    // Somebody else's attachment, of which nobody is told.
-    let attach = format!("test:session:{session}:attach");
+    let mut connection = bus.connection().await;
+    // Another attachment, of which no gateway is notified.
+    let attach = key(session, "attach");
     let (epoch, ()): (u64, ()) = redis::pipe()
         .cmd("HINCRBY")
         .arg(&attach)
@@ -149,93 +148,95 @@ async fn a_takeover_that_was_missed_is_noticed() {
         .unwrap();
     assert!(epoch > 1);
     cut_subscribers(&mut connection).await;
-    first.until("its end", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
+    first.until("its end", |recorded| recorded.end == Some(bus::LaneEnd::TakenOver)).await;
 }
 
-/// Redis subscribes and answers, and executes what changes something only after longer than an attachment may take.
+/// Lets Redis subscribe and reply, but delay all writes for longer than an attachment may take.
 async fn hold_writes(connection: &mut redis::aio::MultiplexedConnection) {
     let mut pause = redis::cmd("CLIENT");
     let _: Value = pause.arg(&["PAUSE", "1200", "WRITE"]).query_async(connection).await.unwrap();
 }
 
-/// A newcomer gives up before Redis executes its attachment: whoever has the session keeps it.
+/// An attachment whose caller gives up before Redis executes it does not take the session from its holder.
 #[tokio::test]
-async fn a_newcomer_that_gave_up_takes_nothing_over() {
-    let bus = Fixture::redis(as_it_is).await;
+async fn an_abandoned_attachment_takes_nothing_over() {
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     hold_writes(&mut connection).await;
     for gateway in [&bus.gateway, &bus.other_gateway] {
-        let outlet = Arc::new(Notebook::default());
+        let outlet = Arc::new(Recorder::default());
         let attach = gateway.attach(session, Start::After(Position::ZERO), outlet);
         assert!(timeout(Duration::from_millis(100), attach).await.is_err(), "Redis holds writes");
     }
-    // Executed behind both attachments.
+    // Redis executes this after both attachments.
     let generation = bus.play(session, "q", 5).await;
     first.until_events(&expected(generation, 5)).await;
-    assert_eq!(first.notebook.read(|notes| notes.end), None, "a healthy socket was closed");
+    assert_eq!(first.recorder.read(|recorded| recorded.end), None, "a healthy socket was closed");
 }
 
-/// A newcomer that waits gets its session all the same: the call came too late, and is made once more.
+/// An attachment whose caller waits succeeds: its first call is executed too late, and the second one in time.
 #[tokio::test]
-async fn an_attachment_that_came_too_late_is_made_once_more() {
-    let bus = Fixture::redis(as_it_is).await;
+async fn a_late_attachment_is_tried_again() {
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     hold_writes(&mut connection).await;
     let second = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
     assert_eq!(bus.other_gateway.counters().late_attaches, 1);
-    first.until("the takeover", |notes| notes.end == Some(bus::LaneEnd::TakenOver)).await;
+    first.until("the takeover", |recorded| recorded.end == Some(bus::LaneEnd::TakenOver)).await;
     let generation = bus.play(session, "q", 5).await;
     second.until_events(&expected(generation, 5)).await;
 }
 
-/// A Redis that stops altogether, as in a fork or a swap: who gives up meanwhile takes nothing over.
+/// Redis stops completely, as during a fork or while it is swapped out. An attachment whose caller gives up meanwhile
+/// takes nothing over.
 #[tokio::test]
-async fn a_newcomer_that_gave_up_while_redis_was_stopped_takes_nothing_over() {
-    let bus = Fixture::redis(as_it_is).await;
+async fn an_abandoned_attachment_during_a_stop_takes_nothing_over() {
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
     let gives_up = async {
-        let attach = bus.other_gateway.attach(session, Start::Cursor, Arc::new(Notebook::default()));
-        assert!(timeout(Duration::from_millis(300), attach).await.is_err(), "Redis stands still");
+        let attach = bus.other_gateway.attach(session, Start::Cursor, Arc::new(Recorder::default()));
+        assert!(timeout(Duration::from_millis(300), attach).await.is_err(), "Redis is stopped");
     };
-    tokio::join!(bus.redis.as_ref().unwrap().pause(Duration::from_millis(1600)), gives_up);
+    tokio::join!(bus.redis_server().pause(Duration::from_millis(1600)), gives_up);
     let generation = bus.play(session, "q", 5).await;
     first.until_events(&expected(generation, 5)).await;
-    assert_eq!(first.notebook.read(|notes| notes.end), None, "a healthy socket was closed");
+    assert_eq!(first.recorder.read(|recorded| recorded.end), None, "a healthy socket was closed");
 }
 
-/// What fails half-way fails before anybody was taken over.
+/// An attachment that fails half-way has taken nothing over.
 #[tokio::test]
 async fn an_attachment_without_a_subscription_takes_nothing_over() {
-    let bus = Fixture::redis(as_it_is).await;
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     let mut set_user = redis::cmd("ACL");
     let _: Value =
         set_user.arg(&["SETUSER", "default", "-subscribe"]).query_async(&mut connection).await.unwrap();
     for gateway in [&bus.gateway, &bus.other_gateway] {
-        let attached = gateway.attach(session, Start::Cursor, Arc::new(Notebook::default())).await;
+        let attached = gateway.attach(session, Start::Cursor, Arc::new(Recorder::default())).await;
         assert!(matches!(attached, Err(AttachError::Bus(_))), "{attached:?}");
     }
     let generation = bus.play(session, "q", 5).await;
     first.until_events(&expected(generation, 5)).await;
-    assert_eq!(first.notebook.read(|notes| notes.end), None);
+    assert_eq!(first.recorder.read(|recorded| recorded.end), None);
 }
 
-/// Generations follow Redis' clock, which may be ahead of this host's: positions are compared with the session, not with a clock.
+/// Generations follow Redis' clock, which may be ahead of this host's. Positions are compared with the session, not
+/// with a clock.
 #[tokio::test]
 async fn a_session_from_the_future_of_this_host_is_resumed() {
-    let bus = Fixture::redis(as_it_is).await;
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let ahead = now_ms as u64 + 3_600_000;
-    let meta = format!("test:session:{session}:meta");
+    let meta = key(session, "meta");
     let _: Value =
         redis::cmd("HSET").arg(meta).arg("gen").arg(ahead).query_async(&mut connection).await.unwrap();
     let generation = bus.play(session, "q", 5).await;
@@ -244,11 +245,12 @@ async fn a_session_from_the_future_of_this_host_is_resumed() {
     reader.until_events(&expected(generation, 5)[4..]).await;
 }
 
-/// When every lane reads its log again, as after a reconnect, they share round trips; one that cannot be read harms no other.
+/// Lanes that read their logs at the same time, as after a reconnect, share round trips. A log that cannot be read does
+/// not affect the others.
 #[tokio::test]
 async fn lanes_that_read_at_once_share_pipelines() {
     const LANES: usize = 600;
-    let bus = Fixture::redis(as_it_is).await;
+    let bus = Fixture::redis(unchanged).await;
     let mut readers = Vec::new();
     for _ in 0..LANES {
         let session = bus.session().await;
@@ -256,10 +258,9 @@ async fn lanes_that_read_at_once_share_pipelines() {
         let reader = Reader::attach(&bus.gateway, session, Start::Cursor).await;
         readers.push((session, generation, reader));
     }
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     let (broken, _, unreadable) = readers.pop().unwrap();
-    let log = format!("test:session:{broken}:log");
-    let _: Value = redis::cmd("SET").arg(log).arg("no stream").query_async(&mut connection).await.unwrap();
+    make_log_unusable(&mut connection, broken).await;
     let before = calls(&mut connection, "get").await;
     let reads = readers.iter().map(|(_, _, reader)| reader.catch_up());
     let (_, refused) = tokio::join!(futures_util::future::join_all(reads), unreadable.attachment.catch_up(7));
@@ -267,11 +268,11 @@ async fn lanes_that_read_at_once_share_pipelines() {
     let asked = calls(&mut connection, "get").await - before;
     assert!(asked < 60, "{LANES} lanes took {asked} pipelines");
     for (_, generation, reader) in &readers {
-        assert_eq!(reader.notebook.events(), expected(*generation, 3));
+        assert_eq!(reader.recorder.events(), expected(*generation, 3));
     }
 }
 
-/// How often Redis has executed this command.
+/// Returns how often Redis has executed this command.
 async fn calls(connection: &mut redis::aio::MultiplexedConnection, command: &str) -> u64 {
     let mut info = redis::cmd("INFO");
     let stats: String = info.arg("commandstats").query_async(connection).await.unwrap();
@@ -280,16 +281,16 @@ async fn calls(connection: &mut redis::aio::MultiplexedConnection, command: &str
     found.split_once(',').unwrap().0.parse().unwrap()
 }
 
-/// A terminator that comes twice, the second time after the session's next claim.
+/// A terminator that arrives twice, the second time after the session's next claim.
 #[tokio::test]
 async fn a_late_terminator_leaves_the_next_query_among_the_running_ones() {
-    let bus = Fixture::redis(as_it_is).await;
+    let bus = Fixture::redis(unchanged).await;
     let session = bus.session().await;
     let first = bus.play(session, "q1", 1).await;
     let second = bus.claim(session, "q2").await;
     let late = bus.server.append(&query_batch(session, first, 1..=1, true)).await.unwrap();
     assert_eq!((late.taken, late.stale), (2, Vec::new()), "the log holds both, so an answer was lost");
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     let keys: Vec<String> =
         redis::cmd("KEYS").arg("test:server:*:running").query_async(&mut connection).await.unwrap();
     assert_eq!(keys.len(), 1, "one server claimed: {keys:?}");

@@ -1,4 +1,4 @@
-//! A Redis that refuses: for a while, for one session, or for good. Each refusal is the real one.
+//! Refusals by a real Redis: for a while, for one session, or for good.
 
 #[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
 mod support;
@@ -6,8 +6,11 @@ mod support;
 use bus::{Appended, Batch, Broker, BusError, ClaimError, Refusal, Role, Start};
 use protocol::{Kind, Position, SessionId, encode_error};
 use redis::{AsyncCommands, Value, aio::MultiplexedConnection};
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
-use support::{Fixture, PATIENCE, PrivateRedis, Reader, as_it_is, expected, open, query_batch, ready};
+use std::{sync::Arc, time::Duration};
+use support::{
+    Fixture, PATIENCE, PrivateRedis, Reader, expected, key, make_log_unusable, open, query_batch, ready,
+    request, terminator_batch, unchanged,
+};
 use tokio::time::{sleep, timeout};
 
 async fn command(connection: &mut MultiplexedConnection, words: &str) -> Value {
@@ -19,7 +22,7 @@ async fn command(connection: &mut MultiplexedConnection, words: &str) -> Value {
     command.query_async(connection).await.expect("Redis takes the command")
 }
 
-/// Appends as a worker does: from the first entry that was not taken, again and again. Returns how often it was stopped.
+/// Appends as a worker does: repeatedly, from the first entry that was not taken. Returns how often the bus stopped.
 async fn append_all(bus: &Arc<dyn Broker>, mut batch: Batch) -> usize {
     let mut stops = 0;
     let attempts = async {
@@ -44,7 +47,7 @@ async fn append_all(bus: &Arc<dyn Broker>, mut batch: Batch) -> usize {
     stops
 }
 
-/// Ways to refuse every write, and to take them again.
+/// A cause of refusals of every write, the command that begins it, and the command that ends it.
 const DENIALS: [(&str, &str, &str); 3] = [
     ("NOREPLICAS", "CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
     ("OOM", "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
@@ -54,8 +57,8 @@ const DENIALS: [(&str, &str, &str); 3] = [
 #[tokio::test]
 async fn streams_outlast_every_kind_of_refusal() {
     for (cause, begin, end) in DENIALS {
-        let bus = Fixture::redis(as_it_is).await;
-        let mut connection = bus.redis.as_ref().unwrap().connection().await;
+        let bus = Fixture::redis(unchanged).await;
+        let mut connection = bus.connection().await;
         let session = bus.session().await;
         let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
         let generation = bus.claim(session, "q").await;
@@ -72,10 +75,10 @@ async fn streams_outlast_every_kind_of_refusal() {
         assert!(stops > 3, "{cause}: it was stopped {stops} times only");
         append_all(&bus.server, query_batch(session, generation, 7..=9, true)).await;
         reader.until_events(&expected(generation, 9)).await;
-        assert!(reader.notebook.read(|notes| notes.gaps.is_empty()));
+        assert!(reader.recorder.read(|recorded| recorded.gaps.is_empty()));
         // The session takes its next query.
         timeout(PATIENCE, async {
-            while bus.server.claim(session, request("q2")).await.is_err() {
+            while bus.server.claim(session, request("q2", "")).await.is_err() {
                 sleep(Duration::from_millis(10)).await;
             }
         })
@@ -84,15 +87,11 @@ async fn streams_outlast_every_kind_of_refusal() {
     }
 }
 
-fn request(query: &str) -> bus::ClaimRequest {
-    bus::ClaimRequest { query_id: query.to_owned(), answer: String::new() }
-}
-
-/// Writes are refused and taken again all the time, wherever that meets the calls of several sessions.
+/// Refusals begin and end all the time, at any point within the calls of several sessions.
 #[tokio::test]
 async fn refusals_between_any_two_calls_leave_no_hole() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let mut streams = Vec::new();
     for _ in 0..4 {
         let session = bus.session().await;
@@ -123,8 +122,7 @@ async fn refusals_between_any_two_calls_leave_no_hole() {
         }
         stops
     };
-    let stops =
-        tokio::select! { stops = append => stops, () = toggle => unreachable!("it toggles for ever") };
+    let stops = tokio::select! { stops = append => stops, () = toggle => unreachable!("it toggles forever") };
     command(&mut connection, DENIALS[0].2).await;
     command(&mut connection, DENIALS[1].2).await;
     assert!(stops > 0, "nothing was refused");
@@ -133,11 +131,11 @@ async fn refusals_between_any_two_calls_leave_no_hole() {
     }
 }
 
-/// A busy Redis answers a call with a refusal, and runs none of it.
+/// A busy Redis refuses a call and executes no part of it.
 #[tokio::test]
-async fn a_busy_redis_is_waited_for() {
-    let bus = Fixture::redis(as_it_is).await;
-    let redis = bus.redis.as_ref().unwrap();
+async fn appends_wait_for_a_busy_redis() {
+    let bus = Fixture::redis(unchanged).await;
+    let redis = bus.redis_server();
     let (mut connection, mut busy) = (redis.connection().await, redis.connection().await);
     command(&mut connection, "CONFIG SET busy-reply-threshold 20").await;
     let session = bus.session().await;
@@ -161,15 +159,14 @@ async fn a_busy_redis_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_log_that_takes_nothing_delays_no_other_session() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+async fn an_unusable_log_delays_no_other_session() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let (broken, sound) = (bus.session().await, bus.session().await);
-    let (of_broken, of_sound) = (bus.claim(broken, "q").await, bus.claim(sound, "q").await);
-    let log = format!("test:session:{broken}:log");
-    let () = connection.set(&log, "no stream").await.unwrap();
+    let (broken_generation, sound_generation) = (bus.claim(broken, "q").await, bus.claim(sound, "q").await);
+    make_log_unusable(&mut connection, broken).await;
     let mut batch = Batch::default();
-    for (session, generation) in [(broken, of_broken), (sound, of_sound)] {
+    for (session, generation) in [(broken, broken_generation), (sound, sound_generation)] {
         query_batch(session, generation, 1..=4, true).iter().for_each(|entry| batch.push_entry(&entry));
     }
     let appended = bus.server.append(&batch).await.unwrap();
@@ -177,29 +174,25 @@ async fn a_log_that_takes_nothing_delays_no_other_session() {
     let [refused] = &appended.refused[..] else { panic!("{appended:?}") };
     assert_eq!((refused.index, refused.session, Refusal::of(&refused.words)), (0, broken, Refusal::Final));
     let reader = Reader::live(&bus.gateway, sound, Start::After(Position::ZERO)).await;
-    reader.until_events(&expected(of_sound, 4)).await;
-    // Its terminator is refused as long as the log is none, and taken afterwards.
-    let terminator = query_batch(broken, of_broken, std::ops::RangeInclusive::new(1, 0), true);
+    reader.until_events(&expected(sound_generation, 4)).await;
+    // The terminator is refused while the key is not a stream, and taken afterwards.
+    let terminator = terminator_batch(broken, broken_generation, 1);
     assert_eq!(bus.server.append(&terminator).await.unwrap().refused.len(), 1);
-    let () = connection.del(&log).await.unwrap();
+    let () = connection.del(key(broken, "log")).await.unwrap();
     assert!(bus.server.append(&terminator).await.unwrap().refused.is_empty());
     bus.claim(broken, "q2").await;
-    // Of a session that is gone nothing is tried again.
+    // The writer of a session that no longer exists must stop.
     let last = bus.claim(sound, "q2").await;
-    let () = connection.set(format!("test:session:{sound}:log"), "no stream").await.unwrap();
-    let () = connection.del(format!("test:session:{sound}:meta")).await.unwrap();
-    let gone = bus
-        .server
-        .append(&query_batch(sound, last, std::ops::RangeInclusive::new(1, 0), true))
-        .await
-        .unwrap();
-    assert_eq!((gone.stale, gone.refused), (vec![(sound, last)], vec![]));
+    make_log_unusable(&mut connection, sound).await;
+    let () = connection.del(key(sound, "meta")).await.unwrap();
+    let refused = bus.server.append(&terminator_batch(sound, last, 1)).await.unwrap();
+    assert_eq!((refused.stale, refused.refused), (vec![(sound, last)], vec![]));
 }
 
-/// The fields of a session's meta that say who runs it, and whether its server lists it.
+/// Returns the fields of the meta hash that name the claim's owner, and whether a server lists the session as running.
 async fn claimed(connection: &mut MultiplexedConnection, session: SessionId) -> (Vec<Option<String>>, bool) {
     let mut get = redis::cmd("HMGET");
-    get.arg(format!("test:session:{session}:meta")).arg(&["running", "owner"]);
+    get.arg(key(session, "meta")).arg(&["running", "owner"]);
     let fields = get.query_async(connection).await.expect("HMGET");
     let lists: Vec<String> =
         redis::cmd("KEYS").arg("test:*running*").query_async(connection).await.expect("KEYS");
@@ -210,104 +203,88 @@ async fn claimed(connection: &mut MultiplexedConnection, session: SessionId) -> 
     (fields, listed)
 }
 
-/// A terminator that the log never takes must neither keep the session busy nor keep a connected client waiting.
+/// A terminator that the log never takes must not keep the session busy, nor keep a connected client waiting.
 #[tokio::test]
 async fn a_claim_is_released_although_the_log_refuses_its_terminator() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.claim(session, "q").await;
     append_all(&bus.server, query_batch(session, generation, 1..=2, false)).await;
-    reader.until("two tokens", |notes| notes.events.len() == 2).await;
-    let log = format!("test:session:{session}:log");
-    let () = redis::pipe()
-        .del(&log)
-        .ignore()
-        .set(&log, "no stream")
-        .ignore()
-        .query_async(&mut connection)
-        .await
-        .unwrap();
-    let terminator = query_batch(session, generation, RangeInclusive::new(3, 2), true);
+    reader.until("two tokens", |recorded| recorded.events.len() == 2).await;
+    make_log_unusable(&mut connection, session).await;
+    let terminator = terminator_batch(session, generation, 3);
     let appended = bus.server.append(&terminator).await.unwrap();
     assert_eq!(Refusal::of(&appended.refused[0].words), Refusal::Final, "{appended:?}");
 
-    // Not another server's claim, nor one of another generation.
-    let other = open(bus.redis.as_ref().unwrap(), "other", Role::Server, as_it_is);
+    // A claim of another server or of another generation is not released.
+    let other = open(bus.redis_server(), "other", Role::Server, unchanged);
     ready(&other).await;
-    let earlier = query_batch(session, generation - 1, RangeInclusive::new(3, 2), true);
+    let earlier = terminator_batch(session, generation - 1, 3);
     for (server, batch) in [(&other, &terminator), (&bus.server, &earlier)] {
         let released = server.release_claims(batch).await.unwrap();
         assert!(released.taken == 1 && released.refused.is_empty(), "{released:?}");
         assert_eq!(claimed(&mut connection, session).await.0[0].as_deref(), Some("1"));
     }
-    for heard in [1, 0] {
+    for attempt in [1, 2] {
         let released = bus.server.release_claims(&terminator).await.unwrap();
         assert!(
             released.taken == 1 && released.refused.is_empty() && released.unheard == 0,
-            "{heard}: {released:?}"
+            "attempt {attempt}: {released:?}"
         );
         assert_eq!(claimed(&mut connection, session).await, (vec![None, None], false));
     }
     reader.until_events(&expected(generation, 2)).await;
-    // Nothing can be claimed while the key is wrong, and nothing stays claimed.
+    // While the key is wrong, nothing can be claimed, and nothing stays claimed.
     assert!(matches!(
-        bus.server.claim(session, request("q2")).await,
+        bus.server.claim(session, request("q2", "")).await,
         Err(ClaimError::Bus(BusError::Refused(_)))
     ));
-    let () = connection.del(&log).await.unwrap();
+    let () = connection.del(key(session, "log")).await.unwrap();
     let next = bus.play(session, "q2", 3).await;
     reader.until_events(&[expected(generation, 2), expected(next, 3)].concat()).await;
-    assert!(reader.notebook.read(|notes| notes.gaps.is_empty()));
+    assert!(reader.recorder.read(|recorded| recorded.gaps.is_empty()));
 }
 
-/// A session that was closed meanwhile ends behind its last event.
+/// The lane of a session that was closed meanwhile ends after the last event.
 #[tokio::test]
 async fn a_claim_that_is_released_ends_a_closed_session() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.claim(session, "q").await;
     assert!(bus.server.close(session).await.unwrap());
-    let log = format!("test:session:{session}:log");
-    let () = redis::pipe()
-        .del(&log)
-        .ignore()
-        .set(&log, "no stream")
-        .ignore()
-        .query_async(&mut connection)
-        .await
-        .unwrap();
-    let terminator = query_batch(session, generation, RangeInclusive::new(1, 0), true);
+    make_log_unusable(&mut connection, session).await;
+    let terminator = terminator_batch(session, generation, 1);
     assert_eq!(bus.server.append(&terminator).await.unwrap().refused.len(), 1);
     bus.server.release_claims(&terminator).await.unwrap();
-    reader.until("its end", |notes| notes.end == Some(bus::LaneEnd::SessionClosed)).await;
-    assert_eq!(reader.notebook.events(), expected(generation, 0));
+    reader.until("its end", |recorded| recorded.end == Some(bus::LaneEnd::SessionClosed)).await;
+    assert_eq!(reader.recorder.events(), expected(generation, 0));
 }
 
-/// What a user may not do inside a script is refused for good.
+/// A command that the user may not run inside a script is refused for good.
 #[tokio::test]
-async fn a_permission_that_is_taken_away_is_a_final_refusal() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+async fn a_revoked_permission_is_a_final_refusal() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     let generation = bus.claim(session, "q").await;
     append_all(&bus.server, query_batch(session, generation, 1..=2, false)).await;
     command(&mut connection, "ACL SETUSER default -xadd").await;
-    let terminator = query_batch(session, generation, RangeInclusive::new(3, 2), true);
+    let terminator = terminator_batch(session, generation, 3);
     let appended = bus.server.append(&terminator).await.unwrap();
     assert_eq!(Refusal::of(&appended.refused[0].words), Refusal::Final, "{appended:?}");
     let released = bus.server.release_claims(&terminator).await.unwrap();
     assert!(released.taken == 1 && released.refused.is_empty(), "{released:?}");
     reader.until_events(&expected(generation, 2)).await;
-    // Where not even that is allowed, the release is refused, and nothing changes.
+    // If the release itself is not permitted, it is refused and changes nothing.
     command(&mut connection, "ACL SETUSER default +xadd").await;
     let next = bus.claim(session, "q2").await;
     command(&mut connection, "ACL SETUSER default -hdel").await;
-    let terminator = query_batch(session, next, RangeInclusive::new(1, 0), true);
+    let terminator = terminator_batch(session, next, 1);
     let released = bus.server.release_claims(&terminator).await.unwrap();
     assert_eq!(Refusal::of(&released.refused[0].words), Refusal::Final, "{released:?}");
     command(&mut connection, "ACL SETUSER default +hdel").await;
@@ -315,15 +292,15 @@ async fn a_permission_that_is_taken_away_is_a_final_refusal() {
     bus.claim(session, "q3").await;
 }
 
-/// An event below the log's top counts as taken only where the log holds it.
+/// An event that is not above the log's top counts as taken only if the log holds it.
 #[tokio::test]
-async fn a_hole_is_refused_and_a_terminator_moves_behind_what_is_there() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+async fn a_hole_is_refused_and_a_terminator_moves_behind_the_top() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let session = bus.session().await;
     let generation = bus.claim(session, "q").await;
     append_all(&bus.server, query_batch(session, generation, 1..=3, false)).await;
-    let log = format!("test:session:{session}:log");
+    let log = key(session, "log");
     let at = format!("{generation}-6");
     let frame = format!(r#"{{"id":"{at}","type":"token","content":"x"}}"#);
     let _: String =
@@ -356,11 +333,11 @@ async fn a_hole_is_refused_and_a_terminator_moves_behind_what_is_there() {
     bus.claim(session, "q2").await;
 }
 
-/// An error in reply to the mark says nothing about the data.
+/// An error reply to the read of the mark does not mean that data was lost.
 #[tokio::test]
-async fn a_mark_that_cannot_be_read_is_no_loss() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+async fn a_mark_that_cannot_be_read_is_not_a_loss() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let session = bus.session().await;
     let generation = bus.claim(session, "q").await;
     let before = bus.server.counters().restorations;
@@ -370,7 +347,7 @@ async fn a_mark_that_cannot_be_read_is_no_loss() {
         .atomic()
         .cmd("RENAME")
         .arg(mark)
-        .arg("kept")
+        .arg("renamed")
         .ignore()
         .cmd("RPUSH")
         .arg(mark)
@@ -382,7 +359,7 @@ async fn a_mark_that_cannot_be_read_is_no_loss() {
     let error = bus.server.append(&query_batch(session, generation, 1..=2, false)).await;
     let refused = matches!(&error, Ok(Appended { refused, .. }) if refused.len() == 1);
     assert!(refused, "{error:?}");
-    let () = connection.rename("kept", mark).await.unwrap();
+    let () = connection.rename("renamed", mark).await.unwrap();
     append_all(&bus.server, query_batch(session, generation, 1..=2, true)).await;
     assert_eq!(bus.server.counters().restorations, before);
 }
@@ -390,7 +367,7 @@ async fn a_mark_that_cannot_be_read_is_no_loss() {
 #[tokio::test]
 async fn links_reopen_while_redis_is_full_and_leave_a_replica() {
     let redis = PrivateRedis::start();
-    let gateway = open(&redis, "gateway", Role::Gateway, as_it_is);
+    let gateway = open(&redis, "gateway", Role::Gateway, unchanged);
     ready(&gateway).await;
     let mut connection = redis.connection().await;
     command(&mut connection, "CONFIG SET maxmemory 1").await;
@@ -413,11 +390,11 @@ async fn links_reopen_while_redis_is_full_and_leave_a_replica() {
     ready(&gateway).await;
 }
 
-/// A query that outlives the TTL of its session, and a socket that is held longer than that.
+/// A query outlives the TTL of its session, and a socket holds another session for longer than the TTL.
 #[tokio::test]
-async fn what_runs_and_what_is_held_does_not_expire() {
+async fn running_and_held_sessions_do_not_expire() {
     let bus = Fixture::redis(|config| config.session_ttl = Duration::from_secs(2)).await;
-    let mut connection = bus.redis.as_ref().unwrap().connection().await;
+    let mut connection = bus.connection().await;
     let (session, held) = (bus.session().await, bus.session().await);
     let reader = Reader::live(&bus.gateway, held, Start::Cursor).await;
     let mut play = bus.server.plays().claiming(session);
@@ -427,37 +404,36 @@ async fn what_runs_and_what_is_held_does_not_expire() {
         append_all(&bus.server, query_batch(session, generation, seq..=seq, false)).await;
         sleep(Duration::from_millis(400)).await;
     }
-    append_all(&bus.server, query_batch(session, generation, std::ops::RangeInclusive::new(11, 10), true))
-        .await;
+    append_all(&bus.server, terminator_batch(session, generation, 11)).await;
     let late = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
     late.until_events(&expected(generation, 10)).await;
     bus.play(held, "q", 2).await;
-    reader.until("its events", |notes| notes.events.len() == 3).await;
-    for key in [format!("{session}:log"), format!("{session}:meta"), format!("{held}:attach")] {
-        let ttl: i64 = connection.ttl(format!("test:session:{key}")).await.unwrap();
-        assert!((0..=2).contains(&ttl), "{key} lives for {ttl} s");
+    reader.until("its events", |recorded| recorded.events.len() == 3).await;
+    for key in [key(session, "log"), key(session, "meta"), key(held, "attach")] {
+        let ttl: i64 = connection.ttl(&key).await.unwrap();
+        assert!((0..=2).contains(&ttl), "{key} has a TTL of {ttl} s");
     }
-    // A log that went away is not made again for ever.
+    // A log that was deleted gets a TTL when it is made again.
     let generation = bus.claim(session, "q2").await;
-    let () = connection.del(format!("test:session:{session}:log")).await.unwrap();
+    let () = connection.del(key(session, "log")).await.unwrap();
     append_all(&bus.server, query_batch(session, generation, 1..=1, false)).await;
-    let ttl: i64 = connection.ttl(format!("test:session:{session}:log")).await.unwrap();
-    assert!((0..=2).contains(&ttl), "a log that is made again lives for {ttl} s");
+    let ttl: i64 = connection.ttl(key(session, "log")).await.unwrap();
+    assert!((0..=2).contains(&ttl), "a log that is made again has a TTL of {ttl} s");
 }
 
-/// A claim that nobody plays, as one whose answer was lost for good: its server ends it, and leaves the others alone.
+/// A claim without a player, for example because the reply was lost: its server ends it, and no other query.
 #[tokio::test]
-async fn a_query_that_nobody_plays_is_ended_by_its_own_server() {
-    let bus = Fixture::redis(as_it_is).await;
-    let (forgotten, played) = (bus.session().await, bus.session().await);
-    let reader = Reader::live(&bus.gateway, forgotten, Start::Cursor).await;
+async fn a_query_without_a_player_is_ended_by_its_own_server() {
+    let bus = Fixture::redis(unchanged).await;
+    let (unplayed, played) = (bus.session().await, bus.session().await);
+    let reader = Reader::live(&bus.gateway, unplayed, Start::Cursor).await;
     let mut play = bus.server.plays().claiming(played);
     let generation = bus.claim(played, "q").await;
     play.claimed(generation);
-    let lost = bus.claim(forgotten, "q").await;
-    append_all(&bus.server, query_batch(forgotten, lost, 1..=2, false)).await;
-    reader.until("a terminator", |notes| notes.events.last() == Some(&Position::new(lost, 3))).await;
-    bus.claim(forgotten, "q2").await;
+    let lost = bus.claim(unplayed, "q").await;
+    append_all(&bus.server, query_batch(unplayed, lost, 1..=2, false)).await;
+    reader.until("a terminator", |recorded| recorded.events.last() == Some(&Position::new(lost, 3))).await;
+    bus.claim(unplayed, "q2").await;
     append_all(&bus.server, query_batch(played, generation, 1..=2, true)).await;
     assert_eq!(bus.server.counters().buried, 1);
 }

@@ -1,11 +1,16 @@
-//! What the bus's tests stand on: a private Redis that ends with its owner, and an outlet that takes notes.
+//! What the tests of the bus share: a private Redis that ends with its owner, and an outlet that records what it
+//! receives.
+
+pub mod servers;
 
 use bus::{
-    AttachError, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, ClaimRequest, Delivery, LaneEnd,
-    Outlet, Role,
+    AttachError, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError, ClaimRequest,
+    Delivery, LaneEnd, Outlet, Refusal, Role,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_token};
+use redis::{AsyncCommands, aio::MultiplexedConnection};
 use std::{
+    ops::RangeInclusive,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -13,17 +18,17 @@ use std::{
 use tokio::{sync::Notify, time::timeout};
 use uuid::Uuid;
 
-/// Nothing here takes longer, unless it never comes.
+/// Time limit of every wait. Nothing takes this long unless it never happens.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A `redis-server` of one's own, on a unix socket in a directory of its own.
+/// A private `redis-server`, on a unix socket in a temporary directory.
 pub struct PrivateRedis {
     child: Option<Child>,
     directory: tempfile::TempDir,
 }
 
 impl PrivateRedis {
-    /// Not started yet.
+    /// Prepares a Redis that is not started yet.
     pub fn prepare() -> Self {
         Self { child: None, directory: tempfile::tempdir().expect("a temporary directory") }
     }
@@ -35,7 +40,7 @@ impl PrivateRedis {
     }
 
     pub fn launch(&mut self) {
-        // setpriv ends the server even where this process is killed and runs no destructor.
+        // setpriv ends the server even if this process is killed and runs no destructor.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--appendonly", "no"])
             .arg("--unixsocket")
@@ -47,13 +52,13 @@ impl PrivateRedis {
         self.child = Some(child);
     }
 
-    /// Kills the server and starts it again, without its data.
+    /// Kills the server and starts it again without its data.
     pub fn restart_empty(&mut self) {
         self.end();
         self.launch();
     }
 
-    /// Stops the process for a while; its connections stay.
+    /// Stops the process for a while. Its connections stay open.
     pub async fn pause(&self, time: Duration) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
         let signal = |name: &str| Command::new("kill").args([name, &pid]).status().expect("kill runs");
@@ -73,7 +78,7 @@ impl PrivateRedis {
         format!("redis+unix://{}", self.directory.path().join("redis.sock").display())
     }
 
-    /// Makes Redis old: as if it had been up for long, so that nothing is waited for.
+    /// Makes the mark old, so that no restoration is awaited.
     pub async fn age(&self) {
         let mut connection = self.connection().await;
         let info: redis::InfoDict =
@@ -84,8 +89,8 @@ impl PrivateRedis {
         let () = set.query_async(&mut connection).await.expect("MSET");
     }
 
-    /// A connection beside the bus, once the server answers.
-    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+    /// Returns a connection that the bus does not use, once the server replies.
+    pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a url");
         timeout(PATIENCE, async {
             loop {
@@ -106,7 +111,7 @@ impl Drop for PrivateRedis {
     }
 }
 
-/// One server's and two gateways' view of one bus.
+/// A bus as seen by one server and two gateways.
 pub struct Fixture {
     pub server: Arc<dyn Broker>,
     pub gateway: Arc<dyn Broker>,
@@ -115,7 +120,7 @@ pub struct Fixture {
     pub redis: Option<PrivateRedis>,
 }
 
-/// A process's bus over this Redis.
+/// Opens a process's bus over this Redis.
 pub fn open(redis: &PrivateRedis, instance: &str, role: Role, adjust: Adjust) -> Arc<dyn Broker> {
     let mut config = BusConfig::new(redis.url(), instance);
     config.role = role;
@@ -147,20 +152,28 @@ impl Fixture {
         Self { server, gateway, other_gateway, redis: Some(redis) }
     }
 
-    /// A session that exists.
+    pub fn redis_server(&self) -> &PrivateRedis {
+        self.redis.as_ref().expect("the fixture has a Redis")
+    }
+
+    /// Returns a connection to Redis that the bus does not use.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        self.redis_server().connection().await
+    }
+
+    /// Creates a session.
     pub async fn session(&self) -> SessionId {
         let session = SessionId::new(Uuid::new_v4());
         self.server.create(session).await.expect("create");
         session
     }
 
-    /// Claims the session for a query of its own.
+    /// Claims the session for a query. Returns the generation.
     pub async fn claim(&self, session: SessionId, query: &str) -> u64 {
-        let request = ClaimRequest { query_id: query.to_owned(), answer: String::new() };
-        self.server.claim(session, request).await.expect("claim").generation
+        self.server.claim(session, request(query, "")).await.expect("claim").generation
     }
 
-    /// Claims the session and plays a whole query of so many tokens.
+    /// Claims the session and plays a query of this many tokens. Returns the generation.
     pub async fn play(&self, session: SessionId, query: &str, tokens: u64) -> u64 {
         let generation = self.claim(session, query).await;
         self.server.append(&query_batch(session, generation, 1..=tokens, true)).await.expect("append");
@@ -170,16 +183,40 @@ impl Fixture {
 
 pub async fn ready(bus: &Arc<dyn Broker>) {
     let mut ready = bus.ready();
-    timeout(PATIENCE, ready.wait_for(|&ready| ready)).await.expect("the bus gets ready").expect("a watch");
+    timeout(PATIENCE, ready.wait_for(|&ready| ready)).await.expect("the bus becomes ready").expect("a watch");
 }
 
-/// Tokens `seqs` of a generation, and its terminator behind them where asked for.
-pub fn query_batch(
-    session: SessionId,
-    generation: u64,
-    seqs: std::ops::RangeInclusive<u64>,
-    done: bool,
-) -> Batch {
+pub fn request(query_id: &str, answer: &str) -> ClaimRequest {
+    ClaimRequest { query_id: query_id.to_owned(), answer: answer.to_owned() }
+}
+
+/// Claims as a server does: again while Redis is unreachable, refuses for now, or is being restored.
+pub async fn claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Result<Claim, ClaimError> {
+    let attempts = async {
+        loop {
+            match bus.claim(session, request(query, "")).await {
+                Err(ClaimError::Bus(error)) if error.refusal() != Some(Refusal::Final) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    };
+    timeout(PATIENCE, attempts).await.expect("the bus replies to a claim in time")
+}
+
+/// Returns the key of a part of a session: `meta`, `log` or `attach`.
+pub fn key(session: SessionId, part: &str) -> String {
+    format!("test:session:{session}:{part}")
+}
+
+/// Replaces a session's log by a string, so that Redis refuses to read it and to add to it.
+pub async fn make_log_unusable(connection: &mut MultiplexedConnection, session: SessionId) {
+    let () = connection.set(key(session, "log"), "not a stream").await.expect("SET");
+}
+
+/// Returns the tokens `seqs` of a generation, and the terminator after them if `done`.
+pub fn query_batch(session: SessionId, generation: u64, seqs: RangeInclusive<u64>, done: bool) -> Batch {
     let mut batch = Batch::default();
     let last = *seqs.end();
     for seq in seqs {
@@ -193,73 +230,78 @@ pub fn query_batch(
     batch
 }
 
-/// The positions that a client of this query gets: its tokens and the terminator.
+/// Returns the terminator of a query, at this sequence number.
+pub fn terminator_batch(session: SessionId, generation: u64, seq: u64) -> Batch {
+    query_batch(session, generation, RangeInclusive::new(seq, seq - 1), true)
+}
+
+/// Returns the positions that a client of this query receives: its tokens and the terminator.
 pub fn expected(generation: u64, tokens: u64) -> Vec<Position> {
     (1..=tokens + 1).map(|seq| Position::new(generation, seq)).collect()
 }
 
 #[derive(Debug, Default)]
-pub struct Notes {
+pub struct Recorded {
     pub events: Vec<Position>,
     pub gaps: Vec<(Position, Position)>,
     pub end: Option<LaneEnd>,
     behind: bool,
 }
 
-/// An outlet that takes notes of all that it hears.
+/// An outlet that records everything it receives.
 #[derive(Default)]
-pub struct Notebook {
-    notes: Mutex<Notes>,
+pub struct Recorder {
+    recorded: Mutex<Recorded>,
     changed: Notify,
 }
 
-impl Notebook {
-    pub fn read<T>(&self, look: impl FnOnce(&mut Notes) -> T) -> T {
-        look(&mut self.notes.lock().expect("no test panics with the notes in hand"))
+impl Recorder {
+    pub fn read<T>(&self, look: impl FnOnce(&mut Recorded) -> T) -> T {
+        look(&mut self.recorded.lock().expect("no test panics while it holds the lock"))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Notes)) {
+    fn change(&self, change: impl FnOnce(&mut Recorded)) {
         self.read(change);
         self.changed.notify_one();
     }
 
     pub fn events(&self) -> Vec<Position> {
-        self.read(|notes| notes.events.clone())
+        self.read(|recorded| recorded.events.clone())
     }
 }
 
-impl Outlet for Notebook {
+impl Outlet for Recorder {
     fn event(&self, prefix: Prefix, frame: &[u8]) {
         assert_eq!(Prefix::parse(frame), Some(prefix));
-        self.change(|notes| notes.events.push(prefix.position));
+        self.change(|recorded| recorded.events.push(prefix.position));
     }
 
     fn gap(&self, from: Position, to: Position) {
-        self.change(|notes| notes.gaps.push((from, to)));
+        self.change(|recorded| recorded.gaps.push((from, to)));
     }
 
     fn behind(&self) {
-        self.change(|notes| notes.behind = true);
+        self.change(|recorded| recorded.behind = true);
     }
 
     fn end(&self, end: LaneEnd) {
-        self.change(|notes| assert!(notes.end.replace(end).is_none(), "a lane ends once"));
+        self.change(|recorded| assert!(recorded.end.replace(end).is_none(), "a lane ends once"));
     }
 }
 
-/// An attached socket without the socket.
+/// An attached lane, with a recorder in place of a socket.
 pub struct Reader {
     pub attachment: Attachment,
-    pub notebook: Arc<Notebook>,
+    pub recorder: Arc<Recorder>,
 }
 
 impl Reader {
-    /// Attaches; where the broker is being given back what it forgot, again in a moment, as a client does.
+    /// Attaches. Repeats the call while the broker is being restored, as a client does.
     pub async fn attach(bus: &Arc<dyn Broker>, session: SessionId, start: bus::Start) -> Self {
-        let notebook = Arc::new(Notebook::default());
+        let recorder = Arc::new(Recorder::default());
         let attached = async {
             loop {
-                match bus.attach(session, start, notebook.clone()).await {
+                match bus.attach(session, start, recorder.clone()).await {
                     Err(AttachError::Bus(BusError::Restoring)) => {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
@@ -268,17 +310,18 @@ impl Reader {
             }
         };
         let attachment = timeout(PATIENCE, attached).await.expect("restored in time");
-        Self { attachment, notebook }
+        Self { attachment, recorder }
     }
 
-    /// Attached and caught up.
+    /// Attaches and catches up.
     pub async fn live(bus: &Arc<dyn Broker>, session: SessionId, start: bus::Start) -> Self {
         let reader = Self::attach(bus, session, start).await;
         reader.catch_up().await;
         reader
     }
 
-    /// Reads the log in small pages until live or ended; what it lacks is asked for again, as a gateway does.
+    /// Reads the log in small pages until the lane is live or has ended. Reads again what the log still lacks, as a
+    /// gateway does.
     pub async fn catch_up(&self) {
         let pages = async {
             loop {
@@ -292,27 +335,27 @@ impl Reader {
         timeout(PATIENCE, pages).await.expect("the log has everything in time");
     }
 
-    /// Keeps the lane caught up, as a gateway does, until the notes say what is waited for.
-    pub async fn until(&self, what: &str, mut done: impl FnMut(&Notes) -> bool) {
+    /// Keeps the lane caught up, as a gateway does, until `done` returns true.
+    pub async fn until(&self, what: &str, mut done: impl FnMut(&Recorded) -> bool) {
         let wait = async {
             loop {
-                if self.notebook.read(|notes| std::mem::take(&mut notes.behind)) {
+                if self.recorder.read(|recorded| std::mem::take(&mut recorded.behind)) {
                     self.catch_up().await;
                 }
-                if self.notebook.read(|notes| done(notes)) {
+                if self.recorder.read(|recorded| done(recorded)) {
                     return;
                 }
-                self.notebook.changed.notified().await;
+                self.recorder.changed.notified().await;
             }
         };
         if timeout(PATIENCE, wait).await.is_err() {
-            panic!("waited for {what}: {:?}", self.notebook.read(|notes| format!("{notes:?}")));
+            panic!("waited for {what}: {:?}", self.recorder.read(|recorded| format!("{recorded:?}")));
         }
     }
 
     pub async fn until_events(&self, expected: &[Position]) {
-        self.until("events", |notes| notes.events.len() >= expected.len()).await;
-        assert_eq!(self.notebook.events(), expected);
+        self.until("events", |recorded| recorded.events.len() >= expected.len()).await;
+        assert_eq!(self.recorder.events(), expected);
     }
 }
 
@@ -324,4 +367,4 @@ pub fn with_short_log(config: &mut BusConfig) {
     config.log_entries = 5;
 }
 
-pub fn as_it_is(_: &mut BusConfig) {}
+pub fn unchanged(_: &mut BusConfig) {}

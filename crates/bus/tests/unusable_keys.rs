@@ -1,25 +1,18 @@
-//! One session's key has the wrong type. Work over several sessions leaves that session out and goes on with the others.
+//! Keys of one session have the wrong type. Work over several sessions skips that session and continues with the
+//! others.
 
 #[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
 mod support;
 
-use bus::{AttachError, Broker, BusError, ClaimError, ClaimRequest, LaneEnd, Role, Start};
-use protocol::{Position, SessionId};
+use bus::{AttachError, BusError, ClaimError, LaneEnd, Role, Start};
+use protocol::Position;
 use redis::{Value, aio::MultiplexedConnection};
 use std::{sync::Arc, time::Duration};
-use support::{Fixture, PATIENCE, Reader, as_it_is, expected, open, query_batch, ready};
+use support::{Fixture, PATIENCE, Reader, claim, expected, key, open, query_batch, ready, unchanged};
 use tokio::time::{sleep, timeout};
 
-fn key(session: SessionId, part: &str) -> String {
-    format!("test:session:{session}:{part}")
-}
-
-async fn connection(bus: &Fixture) -> MultiplexedConnection {
-    bus.redis.as_ref().expect("a Redis").connection().await
-}
-
-/// Replaces keys by strings, and deletes others. Where `loses`, Redis also looks as if it had started again: every process
-/// restores what it knows.
+/// Replaces some keys by strings, and deletes others. If `loses`, the mark changes too, so every process restores its
+/// data.
 async fn break_keys(
     connection: &mut MultiplexedConnection,
     broken: &[String],
@@ -50,7 +43,7 @@ async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     .unwrap_or_else(|_| panic!("waited for {what}"));
 }
 
-/// Clients hear of an end before the server counts it.
+/// Clients receive the end of a query before the server counts it.
 async fn until_ended(bus: &Fixture, ended: u64, refused: u64) {
     until("the counts", async || {
         let counters = bus.server.counters();
@@ -59,24 +52,10 @@ async fn until_ended(bus: &Fixture, ended: u64, refused: u64) {
     .await;
 }
 
-/// Claims as a server does: again while the bus is being restored.
-async fn claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Result<u64, ClaimError> {
-    let attempts = async {
-        loop {
-            let request = ClaimRequest { query_id: query.to_owned(), answer: String::new() };
-            match bus.claim(session, request).await {
-                Err(ClaimError::Bus(BusError::Restoring)) => sleep(Duration::from_millis(10)).await,
-                outcome => return outcome.map(|claim| claim.generation),
-            }
-        }
-    };
-    timeout(PATIENCE, attempts).await.expect("the server finishes its restoration")
-}
-
 #[tokio::test]
 async fn a_server_restores_the_other_sessions() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = connection(&bus).await;
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let sessions = [bus.session().await, bus.session().await, bus.session().await, bus.session().await];
     let [bad_log, bad_meta, lost, closed] = sessions;
     for session in [bad_log, bad_meta, closed] {
@@ -90,23 +69,25 @@ async fn a_server_restores_the_other_sessions() {
     let deleted = [key(lost, "log"), key(lost, "meta"), key(closed, "log"), key(closed, "meta")];
     break_keys(&mut connection, &broken, &deleted, true).await;
 
-    let next = claim(&bus.server, lost, "q2").await.unwrap();
+    let next = claim(&bus.server, lost, "q2").await.unwrap().generation;
     bus.server.append(&query_batch(lost, next, 1..=1, true)).await.unwrap();
     let reader = Reader::live(&bus.gateway, lost, Start::After(Position::ZERO)).await;
     reader.until_events(&[expected(generation, 3), expected(next, 1)].concat()).await;
     assert!(matches!(claim(&bus.server, closed, "q2").await, Err(ClaimError::Closed)));
     let reader = Reader::live(&bus.gateway, closed, Start::Cursor).await;
-    reader.until("the end of the closed session", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
+    reader
+        .until("the end of the closed session", |recorded| recorded.end == Some(LaneEnd::SessionClosed))
+        .await;
     assert_eq!(bus.server.counters().refused_sessions, 2, "each session counts once");
     let refused = claim(&bus.server, bad_log, "q2").await;
     assert!(matches!(refused, Err(ClaimError::Bus(BusError::Refused(_)))), "{refused:?}");
 }
 
-/// A value that Redis takes and that the restoration cannot read, which is no refusal of a known kind.
+/// Redis accepts this value, and the restoration cannot parse it. No refusal of a known kind is involved.
 #[tokio::test]
-async fn a_meta_that_cannot_be_read_is_left_out_too() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = connection(&bus).await;
+async fn a_meta_hash_that_cannot_be_parsed_is_skipped() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let (bad, lost) = (bus.session().await, bus.session().await);
     bus.play(bad, "q", 1).await;
     bus.play(lost, "q", 1).await;
@@ -120,8 +101,8 @@ async fn a_meta_that_cannot_be_read_is_left_out_too() {
 
 #[tokio::test]
 async fn a_gateway_restores_the_other_holders_and_cursors() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = connection(&bus).await;
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let sessions = [bus.session().await, bus.session().await, bus.session().await, bus.session().await];
     let [bad_held, held, bad_cursor, cursor] = sessions;
     let _bad = Reader::live(&bus.gateway, bad_held, Start::Cursor).await;
@@ -138,7 +119,7 @@ async fn a_gateway_restores_the_other_holders_and_cursors() {
 
     let attached = timeout(PATIENCE, async {
         loop {
-            match bus.gateway.attach(cursor, Start::Cursor, Arc::default() as Arc<support::Notebook>).await {
+            match bus.gateway.attach(cursor, Start::Cursor, Arc::default() as Arc<support::Recorder>).await {
                 Err(AttachError::Bus(BusError::Restoring)) => sleep(Duration::from_millis(10)).await,
                 Ok(attachment) if attachment.start() != last => sleep(Duration::from_millis(10)).await,
                 attached => return attached,
@@ -157,22 +138,22 @@ async fn a_gateway_restores_the_other_holders_and_cursors() {
     })
     .await;
     assert_eq!(bus.gateway.counters().refused_sessions, 2);
-    let _newcomer = Reader::live(&bus.other_gateway, held, Start::Cursor).await;
-    reader.until("the takeover", |notes| notes.end == Some(LaneEnd::TakenOver)).await;
+    let _second = Reader::live(&bus.other_gateway, held, Start::Cursor).await;
+    reader.until("the takeover", |recorded| recorded.end == Some(LaneEnd::TakenOver)).await;
 }
 
-/// A server that dies without leaving, and the one that ends its queries.
+/// A server dies without leaving the list, and another one ends its queries.
 #[tokio::test]
 async fn a_dead_servers_other_queries_end() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = connection(&bus).await;
-    let dies = open(bus.redis.as_ref().unwrap(), "dies", Role::Server, as_it_is);
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
+    let dies = open(bus.redis_server(), "dies", Role::Server, unchanged);
     ready(&dies).await;
     let sessions = [bus.session().await, bus.session().await, bus.session().await];
     let [bad_meta, bad_log, sound] = sessions;
     let mut readers = Vec::new();
     for session in sessions {
-        let generation = claim(&dies, session, "q").await.unwrap();
+        let generation = claim(&dies, session, "q").await.unwrap().generation;
         dies.append(&query_batch(session, generation, 1..=2, false)).await.unwrap();
         let reader = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
         reader.until_events(&expected(generation, 1)).await;
@@ -183,12 +164,14 @@ async fn a_dead_servers_other_queries_end() {
     let (generation, reader) = &readers[2];
     reader.until_events(&expected(*generation, 2)).await;
     claim(&bus.server, sound, "q2").await.unwrap();
-    // The log was replaced: what was in it is announced as gone, and the session takes queries again.
+    // The log was replaced: a gap announces that its entries are lost, and the session takes queries again.
     let (generation, reader) = &readers[1];
     let after = Position::new(*generation, 2);
-    reader.until("the gap", |notes| notes.gaps.iter().any(|&(from, to)| from == after && to > after)).await;
+    reader
+        .until("the gap", |recorded| recorded.gaps.iter().any(|&(from, to)| from == after && to > after))
+        .await;
     claim(&bus.server, bad_log, "q2").await.unwrap();
-    // Nothing keeps the dead server on the list.
+    // The dead server is removed from the list all the same.
     until("the dead server's removal", async || {
         let servers: Vec<String> =
             redis::cmd("HKEYS").arg("test:servers").query_async(&mut connection).await.unwrap();
@@ -198,34 +181,34 @@ async fn a_dead_servers_other_queries_end() {
     until_ended(&bus, 2, 1).await;
 }
 
-/// Two dead servers, and the list of one of them has the wrong type.
+/// Two servers die, and the list of queries of one of them has the wrong type.
 #[tokio::test]
-async fn a_dead_server_whose_list_is_unreadable_does_not_keep_another_from_its_end() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = connection(&bus).await;
+async fn an_unreadable_list_of_one_dead_server_does_not_affect_another() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let mut readers = Vec::new();
     for name in ["first", "second"] {
-        let dies = open(bus.redis.as_ref().unwrap(), name, Role::Server, as_it_is);
+        let dies = open(bus.redis_server(), name, Role::Server, unchanged);
         ready(&dies).await;
         let session = bus.session().await;
-        let generation = claim(&dies, session, "q").await.unwrap();
+        let generation = claim(&dies, session, "q").await.unwrap().generation;
         readers.push((generation, Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await));
     }
     let mut lists: Vec<String> =
         redis::cmd("KEYS").arg("test:server:*:running").query_async(&mut connection).await.unwrap();
     lists.sort();
     assert_eq!(lists.len(), 2, "{lists:?}");
-    // They are looked after in the order of their names.
+    // Dead servers are handled in the order of their names.
     break_keys(&mut connection, &lists[..1], &[], false).await;
     let (generation, reader) = &readers[1];
     reader.until_events(&expected(*generation, 0)).await;
 }
 
-/// Claims that nobody plays: their own server ends them.
+/// Claims without a player are ended by their own server.
 #[tokio::test]
-async fn a_servers_other_forgotten_queries_end() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = connection(&bus).await;
+async fn other_queries_without_a_player_end() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     drop(bus.server.plays().claiming(bus.session().await));
     let (bad, sound) = (bus.session().await, bus.session().await);
     bus.claim(bad, "q").await;
@@ -236,11 +219,11 @@ async fn a_servers_other_forgotten_queries_end() {
     until_ended(&bus, 1, 1).await;
 }
 
-/// An idle session whose log has the wrong type closes: the log is replaced by its end.
+/// An idle session whose log has the wrong type can be closed: the log is replaced by its end.
 #[tokio::test]
 async fn an_idle_session_with_an_unusable_log_closes() {
-    let bus = Fixture::redis(as_it_is).await;
-    let mut connection = connection(&bus).await;
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
     let session = bus.session().await;
     let generation = bus.play(session, "q", 2).await;
     let held = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
@@ -248,12 +231,14 @@ async fn an_idle_session_with_an_unusable_log_closes() {
     break_keys(&mut connection, &[key(session, "log")], &[], false).await;
     assert!(bus.server.close(session).await.unwrap());
     assert!(bus.server.close(session).await.unwrap(), "it may be repeated");
-    held.until("its end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
-    // The client is told that it may have missed something.
+    held.until("its end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    // The gap tells the client that events may be lost.
     let last = Position::new(generation, 3);
-    assert!(held.notebook.read(|notes| matches!(notes.gaps[..], [(from, to)] if from == last && to > last)));
+    assert!(
+        held.recorder.read(|recorded| matches!(recorded.gaps[..], [(from, to)] if from == last && to > last))
+    );
     assert!(matches!(claim(&bus.server, session, "q2").await, Err(ClaimError::Closed)));
     let late = Reader::live(&bus.other_gateway, session, Start::After(last)).await;
-    late.until("its end", |notes| notes.end == Some(LaneEnd::SessionClosed)).await;
-    assert!(late.notebook.events().is_empty());
+    late.until("its end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    assert!(late.recorder.events().is_empty());
 }
