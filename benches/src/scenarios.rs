@@ -1,4 +1,4 @@
-//! `bench scenarios`: runs the files of `scenarios/` in little time, each against a native stack of its own.
+//! `bench scenarios`: runs the files of `scenarios/` in little time, each against a new native stack.
 
 use crate::{
     args::Scenarios,
@@ -93,7 +93,7 @@ impl Summary {
 /// Runs the scenarios and prints a line per scenario with its verdict.
 ///
 /// # Errors
-/// There is no such scenario, or a run could not be made.
+/// A scenario does not exist, or a run cannot be started.
 pub(crate) fn run(options: &Scenarios) -> anyhow::Result<ExitCode> {
     let names = match options.names.is_empty() {
         true => all_names()?,

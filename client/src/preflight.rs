@@ -227,8 +227,8 @@ fn refused(target: &dyn std::fmt::Display, error: &TransportError) -> String {
 
 fn unreachable(target: &dyn std::fmt::Display, why: &str) -> String {
     format!(
-        "nothing answers at {target} ({why}): start a stack with `docker compose up -d` or \
-         `./scripts/run_loadtest.sh --native --up-only`, or run with --embedded"
+        "nothing answers at {target} ({why}): start a stack with `streamstress stack up --detach` or \
+         `docker compose up -d`, or run with --embedded"
     )
 }
 

@@ -314,7 +314,9 @@ fn an_unreachable_target_says_what_to_start() {
     let api = refusal(|args| args.api_url = Some(format!("http://{closed}")));
     let ws = refusal(|args| args.wsproxy_url = vec![format!("ws://{closed}")]);
     for message in [&api, &ws] {
-        for part in ["nothing answers", "docker compose up -d", "run_loadtest.sh --native", "--embedded"] {
+        for part in
+            ["nothing answers", "docker compose up -d", "streamstress stack up --detach", "--embedded"]
+        {
             assert!(message.contains(part), "{message}");
         }
     }

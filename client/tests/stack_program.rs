@@ -135,9 +135,10 @@ fn up_status_scale_logs_down() {
     let directory = tempfile::tempdir().unwrap();
     let state_dir = directory.path();
     let told = succeeds(state_dir, &up(&["--detach"]));
-    assert!(told.contains("http://127.0.0.1:") && told.contains("stack down"), "{told}");
+    let down = format!("stack down --state-dir {}", state_dir.display());
+    assert!(told.contains("http://127.0.0.1:") && told.contains(&down), "{told}");
     let told = fails(state_dir, &up(&["--detach"]));
-    assert!(told.contains("is running") && told.contains("stack down"), "{told}");
+    assert!(told.contains("already running") && told.contains(&down), "{told}");
 
     let told = succeeds(state_dir, &["scale", "wsproxy=2"]);
     assert!(told.contains("wsproxy-2"), "{told}");

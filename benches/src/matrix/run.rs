@@ -29,7 +29,7 @@ pub(super) struct Setting {
     pub(super) search_path: String,
 }
 
-/// Runs the row's load against a stack of its own.
+/// Runs the row's load against a new stack.
 ///
 /// # Errors
 /// The stack did not start, or the client left no summary.

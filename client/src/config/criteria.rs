@@ -39,7 +39,7 @@ impl CriteriaConfig {
         let unread = watch::unmeasured(thresholds, &[]).map(|threshold| {
             let why = "nothing reads it of an embedded stack, which runs in the client's own process (there are health_ms \
                        and health_failures of {api} and {gateway}, rss_mb and cpu_share of {client}): start a stack with \
-                       `./scripts/run_loadtest.sh --native --up-only`";
+                       `streamstress stack up --detach`";
             warning(threshold, why)
         });
         steady.chain(unread).collect()

@@ -15,7 +15,7 @@ pub(super) fn planned(check: &mut Check, args: &RunArgs) -> PlannedFaults {
     if args.embedded && !asked.is_empty() {
         check.error(
             "--fault needs a stack in processes of its own, and --embedded has none: start one with \
-             `./scripts/run_loadtest.sh --native --up-only`"
+             `streamstress stack up --detach`"
                 .into(),
         );
     }

@@ -233,8 +233,8 @@ fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
         Err((_, Errno::EWOULDBLOCK)) => {
             let pid = fs::read_to_string(&path).unwrap_or_default();
             bail!(
-                "a stack is running in {} already (supervisor {pid}): end it with `streamstress stack down`, or give another --name",
-                state_dir.display()
+                "a stack is already running in {directory} (supervisor {pid}): end it with `streamstress stack down --state-dir {directory}`, or use another --name",
+                directory = state_dir.display()
             )
         }
         Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),

@@ -59,6 +59,17 @@ impl Selection {
         let explicit = self.state_dir.clone().filter(|path| !path.as_os_str().is_empty());
         explicit.unwrap_or_else(|| state_directory(&self.name))
     }
+
+    /// Returns the command that ends the stack, for example `streamstress stack down --name second`.
+    pub(crate) fn down_command(&self) -> String {
+        let explicit = self.state_dir.as_ref().filter(|path| !path.as_os_str().is_empty());
+        let selection = match explicit {
+            Some(path) => format!(" --state-dir {}", path.display()),
+            None if self.name == DEFAULT_NAME => String::new(),
+            None => format!(" --name {}", self.name),
+        };
+        format!("streamstress stack down{selection}")
+    }
 }
 
 #[derive(Debug, Subcommand)]

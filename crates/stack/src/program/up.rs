@@ -33,7 +33,7 @@ pub(crate) fn run(selection: &Selection, up: &Up, programs: Programs) -> anyhow:
     log_to_stderr();
     hold(selection, up, programs, |status| {
         show(&status);
-        print_line("\nend it with Ctrl+C or `streamstress stack down`");
+        print_line(format_args!("\nend it with Ctrl+C or `{}`", selection.down_command()));
         Ok(())
     })?;
     show_end(selection);
@@ -84,7 +84,7 @@ fn detach(selection: &Selection) -> anyhow::Result<()> {
     match serde_json::from_str(&line) {
         Ok(Response::Status(status)) => {
             show(&status);
-            print_line("\nend it with `streamstress stack down`");
+            print_line(format_args!("\nend it with `{}`", selection.down_command()));
             Ok(())
         }
         Ok(Response::Error(why)) => bail!(why),
