@@ -3,7 +3,8 @@
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use stack::{
-    fault::{Place, inject},
+    StackRef,
+    injection::inject,
     native::{Binaries, Native, Options, Programs},
     supervisor,
 };
@@ -113,8 +114,8 @@ impl Target {
     /// # Errors
     /// The stack cannot be broken in this way.
     pub(crate) async fn inject(&self, fault: &str) -> anyhow::Result<()> {
-        let (place, fault) = (Place::Native(self.state.clone()), fault.parse()?);
-        tokio::task::spawn_blocking(move || inject(&place, &fault)).await??;
+        let (stack, fault) = (StackRef::Native(self.state.clone()), fault.parse()?);
+        tokio::task::spawn_blocking(move || inject(&stack, &fault)).await??;
         Ok(())
     }
 }

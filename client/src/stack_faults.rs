@@ -16,23 +16,23 @@ pub fn parse(spec: &str) -> Result<(), String> {
 /// # Errors
 /// No stack can have that name.
 pub fn injector(name: Option<&str>) -> Result<Arc<dyn Injector>, String> {
-    let place = stack::fault::Place::find(name).map_err(|error| format!("--fault-stack: {error:#}"))?;
+    let place = stack::StackRef::find(name).map_err(|error| format!("--fault-stack: {error:#}"))?;
     Ok(Arc::new(Breaker(place)))
 }
 
-struct Breaker(stack::fault::Place);
+struct Breaker(stack::StackRef);
 
 impl Injector for Breaker {
     fn check(&self, spec: &str) -> anyhow::Result<()> {
-        stack::fault::check(&self.0, &spec.parse()?)
+        stack::injection::check(&self.0, &spec.parse()?)
     }
 
     fn inject(&self, spec: &str) -> anyhow::Result<FaultEffect> {
-        let injected = stack::fault::inject(&self.0, &spec.parse()?)?;
+        let injected = stack::injection::inject(&self.0, &spec.parse()?)?;
         Ok(FaultEffect { detail: injected.detail, members: injected.members })
     }
 
     fn stated_names(&self) -> anyhow::Result<BTreeMap<String, String>> {
-        stack::fault::stated_names(&self.0)
+        stack::injection::stated_names(&self.0)
     }
 }

@@ -28,8 +28,8 @@ impl Inventory for Known {
 }
 
 fn member(member: stack::inventory::Member) -> Member {
-    let stack::inventory::Member { name, pid, has_children, http, life, ended } = member;
-    Member { name, pid, has_children, http, life, ended }
+    let stack::inventory::Member { name, pid, has_children, http, incarnation, ended } = member;
+    Member { name, pid, has_children, http, life: incarnation, ended }
 }
 
 fn inventory(name: Option<&str>, api: &Url) -> Result<stack::inventory::Inventory, String> {

@@ -4,7 +4,7 @@
 mod rig;
 
 use nix::sys::signal::Signal;
-use rig::{processes::Held, programs, wait_until};
+use rig::{processes::ChildGuard, programs, wait_until};
 use std::{
     fs::File,
     io::{ErrorKind, Read, Write},
@@ -82,7 +82,7 @@ fn asked(mut socket: impl Read + Write) -> String {
 }
 
 /// Waits for its answer.
-fn answers(held: &mut Held, answer: impl Fn() -> String) {
+fn answers(held: &mut ChildGuard, answer: impl Fn() -> String) {
     wait_until("it answers", || {
         assert!(held.0.try_wait().unwrap().is_none(), "it ended");
         answer().contains("200")
@@ -90,10 +90,10 @@ fn answers(held: &mut Held, answer: impl Fn() -> String) {
 }
 
 /// Waits for its answer, then ends it as a supervisor would.
-fn serves_and_ends(mut held: Held, answer: impl Fn() -> String) {
+fn serves_and_ends(mut held: ChildGuard, answer: impl Fn() -> String) {
     answers(&mut held, answer);
     held.signal(Signal::SIGTERM);
-    assert!(held.ended_well());
+    assert!(held.exits_successfully());
 }
 
 /// A port that was free a moment ago.
@@ -113,14 +113,14 @@ fn a_server_and_a_gateway_serve_all_the_same() {
         let address = free();
         let port = address.port().to_string();
         let server =
-            Held::start(program("server", &[], &environment(&port, "")).stdout(stdout).stderr(stderr));
+            ChildGuard::start(program("server", &[], &environment(&port, "")).stdout(stdout).stderr(stderr));
         serves_and_ends(server, || TcpStream::connect(address).map(asked).unwrap_or_default());
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gateway.sock");
     for [stdout, stderr] in nowhere() {
         let environment = environment("0", path.to_str().unwrap());
-        let gateway = Held::start(program("wsproxy", &[], &environment).stdout(stdout).stderr(stderr));
+        let gateway = ChildGuard::start(program("wsproxy", &[], &environment).stdout(stdout).stderr(stderr));
         serves_and_ends(gateway, || UnixStream::connect(&path).map(asked).unwrap_or_default());
     }
 }
@@ -133,7 +133,7 @@ fn below_nohup_a_hangup_stays_ignored_and_sigterm_ends_a_program() {
         let port = address.port().to_string();
         let mut command = Command::new("nohup");
         command.args([programs::STREAMSTRESS, name]).env_clear().envs(environment(&port, ""));
-        let mut held = Held::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+        let mut held = ChildGuard::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         let answer = || TcpStream::connect(address).map(asked).unwrap_or_default();
         answers(&mut held, answer);
         held.signal(Signal::SIGHUP);
@@ -143,12 +143,12 @@ fn below_nohup_a_hangup_stays_ignored_and_sigterm_ends_a_program() {
         }
         assert!(held.0.try_wait().unwrap().is_none(), "{name} ended");
         held.signal(Signal::SIGTERM);
-        assert!(held.ended_well(), "{name}");
+        assert!(held.exits_successfully(), "{name}");
     }
 }
 
-fn stack(state_dir: &Path, arguments: &[&str], [stdout, stderr]: [Stdio; 2]) -> Held {
-    Held::start(programs::stack(state_dir, arguments).stdout(stdout).stderr(stderr))
+fn stack(state_dir: &Path, arguments: &[&str], [stdout, stderr]: [Stdio; 2]) -> ChildGuard {
+    ChildGuard::start(programs::stack(state_dir, arguments).stdout(stdout).stderr(stderr))
 }
 
 #[test]
@@ -163,9 +163,12 @@ fn a_stack_starts_is_asked_and_ends_all_the_same() {
             stack(directory.path(), &["status"], [full(), closed()]).0.wait().unwrap().success()
         });
         for arguments in [&["status", "--json"][..], &["logs", "wsproxy-1"], &["fault", "wsproxy-1:kill"]] {
-            assert!(stack(directory.path(), arguments, [closed(), full()]).ended_well(), "{arguments:?}");
+            assert!(
+                stack(directory.path(), arguments, [closed(), full()]).exits_successfully(),
+                "{arguments:?}"
+            );
         }
-        assert!(stack(directory.path(), &["down"], [full(), full()]).ended_well());
-        assert!(supervisor.ended_well());
+        assert!(stack(directory.path(), &["down"], [full(), full()]).exits_successfully());
+        assert!(supervisor.exits_successfully());
     }
 }

@@ -1,4 +1,4 @@
-//! The embedded stack over real sockets: every token, in order, and an end that ends.
+//! The embedded stack over real sockets.
 
 mod rig;
 
@@ -24,7 +24,7 @@ async fn every_token_arrives_in_order() {
 }
 
 #[tokio::test]
-async fn sessions_share_nothing_over_two_gateways() {
+async fn sessions_over_two_gateways_are_independent() {
     let stack = Embedded::start(Options { proxies: 2, ..quick() }).unwrap();
     let urls = stack.ws_urls();
     let mut sessions = Vec::new();
@@ -44,7 +44,7 @@ async fn sessions_share_nothing_over_two_gateways() {
 }
 
 #[tokio::test]
-async fn a_running_query_does_not_hold_the_end_up_for_ever() {
+async fn a_running_query_does_not_prevent_the_end() {
     let stack = Embedded::start(quick()).unwrap();
     let session = Session::open(&stack.api_url(), &stack.ws_url()).await;
     session.run(100_000, 1_000.0).await;
@@ -54,7 +54,7 @@ async fn a_running_query_does_not_hold_the_end_up_for_ever() {
 }
 
 #[test]
-fn dropped_it_ends() {
+fn a_dropped_stack_ends() {
     let stack = Embedded::start(quick()).unwrap();
     let address = stack.ws_url().strip_prefix("ws://").unwrap().to_owned();
     drop(stack);
@@ -62,7 +62,7 @@ fn dropped_it_ends() {
 }
 
 #[test]
-fn an_absurd_number_of_gateways_is_refused() {
+fn a_number_of_gateways_out_of_range_is_refused() {
     let message = Embedded::start(Options { proxies: 0, ..quick() }).unwrap_err().to_string();
     assert!(message.contains("1 to 16"), "{message}");
 }

@@ -1,11 +1,11 @@
-//! Faults of processes in a native stack: each is in force when it is told so, and what was broken comes back where it was.
+//! Faults of processes in a native stack: each is in force when the request returns, and processes keep their ports.
 
 mod rig;
 
 use nix::sys::signal::Signal;
 use rig::{
-    processes::{all_gone, family, runs},
-    stacks::{ended_by, inject, options, parse, process, redis, refused, settled},
+    processes::{is_running, wait_until_ended, with_descendants},
+    stacks::{ended_by, inject, inject_error, options, parse, process, redis, wait_until_ready},
     traffic::Session,
 };
 use stack::native::{Native, Options, Persistence};
@@ -13,26 +13,26 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 #[tokio::test]
-async fn a_killed_gateway_is_gone_and_comes_back_with_its_port() {
+async fn a_killed_gateway_starts_again_with_its_port() {
     let directory = tempfile::tempdir().unwrap();
     let native = Native::start(options(directory.path())).await.unwrap();
     let before = process(&native, "wsproxy-1").await;
     inject(&native, "wsproxy-1:kill").await;
-    assert!(!runs(before.pid));
+    assert!(!is_running(before.pid));
     let down = process(&native, "wsproxy-1").await;
     assert!(ended_by(&down.state, Signal::SIGKILL), "{}", down.state);
-    assert!(refused(&native, "wsproxy-1:kill").await.contains("is down already"));
-    assert!(refused(&native, "wsproxy-3:kill").await.contains("wsproxy-1, wsproxy-2"));
+    assert!(inject_error(&native, "wsproxy-1:kill").await.contains("is down already"));
+    assert!(inject_error(&native, "wsproxy-3:kill").await.contains("wsproxy-1, wsproxy-2"));
     assert!(native.check(&parse("wsproxy-3:kill")).is_err());
     native.check(&parse("wsproxy-any:kill")).unwrap();
 
-    // Everybody lands on the other one.
+    // All sessions use the other gateway.
     for _ in 0..4 {
         let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-        session.plays(3).await;
+        session.completes(3).await;
         session.close().await;
     }
-    // The only one that runs, then those that are down.
+    // This kills the only gateway that runs, and starts those that are down.
     let killed = inject(&native, "wsproxy-any:kill").await;
     assert!(killed.detail.contains("wsproxy-2"));
     assert_eq!(killed.members, ["wsproxy-2"]);
@@ -40,27 +40,27 @@ async fn a_killed_gateway_is_gone_and_comes_back_with_its_port() {
     let after = process(&native, "wsproxy-1").await;
     assert_eq!((after.port, after.state.as_str()), (before.port, "ready"));
     assert_ne!(after.pid, before.pid);
-    assert!(refused(&native, "wsproxies:start").await.contains("stack status"));
+    assert!(inject_error(&native, "wsproxies:start").await.contains("stack status"));
     let log = std::fs::read_to_string(&after.log).unwrap();
-    assert_eq!(log.matches("listening on").count(), 2, "the log goes on: {log}");
+    assert_eq!(log.matches("listening on").count(), 2, "the log continues: {log}");
 
     let drained = inject(&native, "wsproxies:drain").await.detail;
     assert!(drained.contains("wsproxy-1") && drained.contains("wsproxy-2"), "{drained}");
     assert_ne!(process(&native, "wsproxy-2").await.pid, after.pid);
     inject(&native, "servers:restart").await;
     inject(&native, "server-1:stop").await;
-    let deadline = Instant::now() + rig::PATIENCE;
+    let deadline = Instant::now() + rig::TIMEOUT;
     while !process(&native, "server-1").await.state.starts_with("ended") {
         assert!(Instant::now() < deadline, "server-1 does not drain");
     }
     inject(&native, "server-1:start").await;
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    session.plays(3).await;
+    session.completes(3).await;
     native.stop().await;
 }
 
 #[tokio::test]
-async fn a_paused_redis_holds_tokens_back_and_loses_none() {
+async fn a_paused_redis_delays_tokens_and_loses_none() {
     let directory = tempfile::tempdir().unwrap();
     let native = Native::start(options(directory.path())).await.unwrap();
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
@@ -69,9 +69,9 @@ async fn a_paused_redis_holds_tokens_back_and_loses_none() {
     let pause = Duration::from_millis(700);
     let start = Instant::now();
     inject(&native, "redis:pause=700ms").await;
-    assert!(start.elapsed() < pause, "the resume is waited for");
+    assert!(start.elapsed() < pause, "the request waits for the resume");
     assert_eq!(process(&native, "redis").await.state, "paused");
-    assert!(refused(&native, "redis:cut-pubsub").await.contains("resume it first"));
+    assert!(inject_error(&native, "redis:cut-pubsub").await.contains("resume it first"));
     assert_eq!(session.rest(&run, 2).await.len(), 39);
     assert!(start.elapsed() >= pause, "{:?}", start.elapsed());
     assert_eq!(process(&native, "redis").await.state, "ready");
@@ -79,27 +79,27 @@ async fn a_paused_redis_holds_tokens_back_and_loses_none() {
     inject(&native, "wsproxies:pause").await;
     assert_eq!(process(&native, "wsproxy-2").await.state, "paused");
     inject(&native, "wsproxies:resume").await;
-    assert!(refused(&native, "wsproxy-1:resume").await.contains("not paused"));
+    assert!(inject_error(&native, "wsproxy-1:resume").await.contains("not paused"));
 
     let cut = inject(&native, "redis:cut-pubsub").await.detail;
     assert!(!cut.starts_with('0'), "{cut}");
-    settled(&native).await;
-    session.plays(20).await;
-    // The stack ends although a part stands still.
+    wait_until_ready(&native).await;
+    session.completes(20).await;
+    // The stack ends although two processes are paused.
     inject(&native, "haproxy:pause").await;
     inject(&native, "wsproxy-1:pause").await;
-    let pids = family(&native.status().await.processes.iter().map(|p| p.pid).collect::<Vec<_>>());
+    let pids = with_descendants(&native.status().await.processes.iter().map(|p| p.pid).collect::<Vec<_>>());
     native.stop().await;
-    all_gone(&pids);
+    wait_until_ended(&pids);
 }
 
-/// Each denial meets a running stream; the stream goes on where it was, and the session takes its next query.
+/// Each rejection of writes affects a running stream. The stream continues afterwards, and the session accepts its next query.
 #[tokio::test]
-async fn a_redis_that_refuses_writes_holds_tokens_back_and_loses_none() {
+async fn a_redis_that_rejects_writes_delays_tokens_and_loses_none() {
     let directory = tempfile::tempdir().unwrap();
     let native = Native::start(options(directory.path())).await.unwrap();
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    // Not the values of docker/redis.conf: a denial gives back what it met.
+    // These values differ from docker/redis.conf: the end of a rejection restores the former values, not the configured ones.
     let settings = [("maxmemory", "734003200"), ("maxmemory-clients", "30%"), ("min-replicas-to-write", "0")];
     for (name, value) in settings {
         assert_eq!(redis(&native, &format!("CONFIG SET {name} {value}")).await, "+OK");
@@ -114,11 +114,11 @@ async fn a_redis_that_refuses_writes_holds_tokens_back_and_loses_none() {
         inject(&native, fault).await;
         assert!(redis(&native, "SET refused no").await.starts_with(words), "{fault}");
         if !fault.contains("demote") {
-            assert!(refused(&native, fault).await.contains("wait until that has ended"), "{fault}");
+            assert!(inject_error(&native, fault).await.contains("wait until that has ended"), "{fault}");
         }
         assert_eq!(session.rest(&run, 2).await.len(), 39, "{fault}");
         assert_eq!(redis(&native, "SET refused no").await, "+OK", "{fault}");
-        settled(&native).await;
+        wait_until_ready(&native).await;
     }
     for (name, value) in settings {
         let now = redis(&native, &format!("CONFIG GET {name}")).await;
@@ -128,7 +128,7 @@ async fn a_redis_that_refuses_writes_holds_tokens_back_and_loses_none() {
 }
 
 #[tokio::test]
-async fn redis_comes_back_with_everything_with_nothing_or_without_its_last_second() {
+async fn redis_restarts_with_all_data_without_data_or_without_its_last_second() {
     for persistence in [Persistence::None, Persistence::Everysec] {
         let directory = tempfile::tempdir().unwrap();
         let native = Native::start(Options { persistence, ..options(directory.path()) }).await.unwrap();
@@ -145,7 +145,7 @@ async fn redis_comes_back_with_everything_with_nothing_or_without_its_last_secon
 
             let rolling = async { inject(&native, "redis:restart=rollback").await };
             let writing = async {
-                // Half a second into the second that will be lost.
+                // In the middle of the second that will be lost.
                 sleep(Duration::from_millis(500)).await;
                 redis(&native, "SET late yes").await
             };
@@ -160,7 +160,7 @@ async fn redis_comes_back_with_everything_with_nothing_or_without_its_last_secon
         assert_eq!(kept, if persistence == Persistence::None { ":0" } else { ":1" });
         assert_eq!(redis(&native, "SET kept yes").await, "+OK");
         inject(&native, "redis:restart=empty").await;
-        // Not all of its keys: servers and gateways are back at work at once.
+        // Servers and gateways write their own keys at once, so this checks only one key.
         assert_eq!(redis(&native, "EXISTS kept").await, ":0");
         inject(&native, "redis:kill").await;
         inject(&native, "redis:start").await;
@@ -179,19 +179,19 @@ async fn a_reload_keeps_open_sockets_and_a_kill_ends_every_worker() {
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
     let run = session.run(40, 20.0).await;
     session.event(&run, 1).await;
-    let workers = family(&[master]).len();
+    let workers = with_descendants(&[master]).len();
     inject(&native, "haproxy:reload").await;
     assert_eq!(process(&native, "haproxy").await.pid, master);
-    assert!(family(&[master]).len() > workers, "the old worker keeps the socket");
+    assert!(with_descendants(&[master]).len() > workers, "the old worker keeps the socket");
     assert_eq!(session.rest(&run, 2).await.len(), 39);
 
-    let everyone = family(&[master]);
+    let all = with_descendants(&[master]);
     inject(&native, "haproxy:kill").await;
-    assert!(everyone.iter().all(|&pid| !runs(pid)), "{everyone:?}");
-    assert!(refused(&native, "haproxy:reload").await.contains("is down"));
+    assert!(all.iter().all(|&pid| !is_running(pid)), "{all:?}");
+    assert!(inject_error(&native, "haproxy:reload").await.contains("is down"));
     inject(&native, "haproxy:start").await;
     inject(&native, "haproxy:restart").await;
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    session.plays(3).await;
+    session.completes(3).await;
     native.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The configuration that every stack's HAProxy shares, in a real HAProxy before a server of the test's own.
+//! The HAProxy configuration of all stacks, in a real HAProxy before a server of the test.
 
 use std::{
     fs,
@@ -16,11 +16,11 @@ use std::{
 };
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/haproxy/base.cfg");
-const PATIENCE: Duration = Duration::from_secs(20);
-/// All that HAProxy may have.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Limit of HAProxy's descriptors.
 const DESCRIPTORS: usize = 1000;
 
-/// HAProxy between two unix sockets in `directory` and one server; it ends with the test.
+/// HAProxy between two unix sockets in a directory and one server. It ends with the test.
 struct Haproxy(Child);
 
 impl Haproxy {
@@ -55,7 +55,7 @@ impl Drop for Haproxy {
     }
 }
 
-/// Answers every request with 200, and counts the connections over which calls came: health checks apart.
+/// Responds to every request with 200, and counts the connections with calls. Health checks do not count.
 fn serve(listener: TcpListener) -> Arc<AtomicUsize> {
     let connections = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&connections);
@@ -73,7 +73,7 @@ fn answer(mut socket: &TcpStream, count: &AtomicUsize) {
     if lines.peek().is_some_and(|request| request.starts_with("POST")) {
         count.fetch_add(1, Ordering::Relaxed);
     }
-    // A blank line ends the head; no request here has a body.
+    // A blank line ends the head. These requests have no body.
     while lines.any(|line| line.is_empty()) {
         if socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
             return;
@@ -81,7 +81,7 @@ fn answer(mut socket: &TcpStream, count: &AtomicUsize) {
     }
 }
 
-/// One call over a kept connection; its status.
+/// Sends a call over an open connection. Returns its status.
 fn call(socket: &mut UnixStream) -> String {
     socket.write_all(b"POST /call HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n").expect("send a call");
     let mut head = Vec::new();
@@ -94,11 +94,11 @@ fn call(socket: &mut UnixStream) -> String {
 }
 
 fn connect(path: &Path) -> UnixStream {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match UnixStream::connect(path) {
             Ok(socket) => {
-                socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                socket.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
                 return socket;
             }
             Err(error) => assert!(Instant::now() < deadline, "haproxy does not listen: {error}"),
@@ -116,10 +116,10 @@ fn calls_share_connections_to_a_server_while_sockets_hold_most_descriptors() {
     let _haproxy = Haproxy::start(directory.path(), &server);
     let held: Vec<_> = (0..DESCRIPTORS / 3).map(|_| connect(&directory.path().join("ws.sock"))).collect();
     let mut socket = connect(&directory.path().join("api.sock"));
-    // The first answers may come before the first health check.
-    let deadline = Instant::now() + PATIENCE;
+    // The first calls may come before the first health check.
+    let deadline = Instant::now() + TIMEOUT;
     while call(&mut socket) != "200" {
-        assert!(Instant::now() < deadline, "haproxy does not find its server");
+        assert!(Instant::now() < deadline, "haproxy did not find its server");
         socket = connect(&directory.path().join("api.sock"));
     }
     let before = connections.load(Ordering::Relaxed);
@@ -137,7 +137,7 @@ fn calls_share_connections_to_a_server_while_sockets_hold_most_descriptors() {
     assert!(after - before <= 1, "{} connections for 20 calls beside {} sockets", after - before, held.len());
 }
 
-/// Answers every request with 200, and notes whether one asked for `/slow`.
+/// Responds to every request with 200, and records whether a request for `/slow` arrived.
 fn watch(listener: TcpListener) -> Arc<AtomicBool> {
     let asked = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&asked);
@@ -159,7 +159,7 @@ fn watch(listener: TcpListener) -> Arc<AtomicBool> {
     asked
 }
 
-/// A body that has not come whole waits in HAProxy, where it costs a buffer that is there anyway.
+/// An incomplete body waits in HAProxy, which has a buffer for it in any case.
 #[test]
 fn a_slow_body_does_not_reach_a_server() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -167,22 +167,22 @@ fn a_slow_body_does_not_reach_a_server() {
     let server = listener.local_addr().expect("an address").to_string();
     let asked = watch(listener);
     let _haproxy = Haproxy::start(directory.path(), &server);
-    let door = directory.path().join("api.sock");
-    let deadline = Instant::now() + PATIENCE;
-    while call(&mut connect(&door)) != "200" {
-        assert!(Instant::now() < deadline, "haproxy does not find its server");
+    let api = directory.path().join("api.sock");
+    let deadline = Instant::now() + TIMEOUT;
+    while call(&mut connect(&api)) != "200" {
+        assert!(Instant::now() < deadline, "haproxy did not find its server");
     }
-    let mut slow = connect(&door);
+    let mut slow = connect(&api);
     slow.write_all(b"POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n1234")
         .expect("most of a call");
     for _ in 0..20 {
-        assert_eq!(call(&mut connect(&door)), "200");
+        assert_eq!(call(&mut connect(&api)), "200");
     }
-    assert!(!asked.load(Ordering::Relaxed), "a server has the head of a call whose body is not there");
+    assert!(!asked.load(Ordering::Relaxed), "the server received the head of a call without its body");
     slow.write_all(b"5").expect("the rest of a call");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !asked.load(Ordering::Relaxed) {
-        assert!(Instant::now() < deadline, "the whole call does not reach a server");
+        assert!(Instant::now() < deadline, "the complete call did not reach the server");
         thread::yield_now();
     }
 }

@@ -1,9 +1,9 @@
-//! Faults of links in a native stack: relays that come in on demand, or stand everywhere from the start.
+//! Faults of links in a native stack, with relays that are inserted at the first fault or at the start.
 
 mod rig;
 
 use rig::{
-    stacks::{inject, options, parse, refused, settled},
+    stacks::{inject, inject_error, options, parse, wait_until_ready},
     traffic::Session,
 };
 use stack::native::{LinkStatus, Native, Options};
@@ -14,23 +14,24 @@ async fn link(native: &Native, name: &str) -> LinkStatus {
     native.status().await.links.into_iter().find(|link| link.name == name).unwrap()
 }
 
-async fn plays(native: &Native, tokens: u32) -> Duration {
+/// Runs a session with one query. Returns how long it took.
+async fn run_session(native: &Native, tokens: u32) -> Duration {
     let start = Instant::now();
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    session.plays(tokens).await;
+    session.completes(tokens).await;
     session.close().await;
     start.elapsed()
 }
 
 #[tokio::test]
-async fn a_half_open_link_to_redis_holds_tokens_back_until_it_heals() {
+async fn a_half_open_link_to_redis_delays_tokens_until_heal() {
     let directory = tempfile::tempdir().unwrap();
     let native = Native::start(Options { proxies: 1, ..options(directory.path()) }).await.unwrap();
-    plays(&native, 3).await;
+    run_session(&native, 3).await;
     assert!(native.status().await.links.is_empty());
-    // On demand: the relay comes in, and the gateway comes back through it.
+    // The first fault inserts a relay, and the gateway reconnects through it.
     inject(&native, "link:redis/wsproxy-1:delay=30ms").await;
-    settled(&native).await;
+    wait_until_ready(&native).await;
     assert!(link(&native, "link:redis/wsproxy-1").await.open > 0);
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
     let run = session.run(10, 20.0).await;
@@ -41,42 +42,46 @@ async fn a_half_open_link_to_redis_holds_tokens_back_until_it_heals() {
     assert_eq!(session.rest(&run, 2).await.len(), 9);
     assert!(start.elapsed() >= held, "{:?}", start.elapsed());
     inject(&native, "link:redis/wsproxy-1:heal").await;
-    assert_eq!(link(&native, "link:redis/wsproxy-1").await.state, "passes on");
+    assert_eq!(link(&native, "link:redis/wsproxy-1").await.state, "normal");
     assert!(!inject(&native, "link:redis/wsproxy-1:cut").await.detail.contains(": 0 connections"));
-    settled(&native).await;
-    session.plays(10).await;
+    wait_until_ready(&native).await;
+    session.completes(10).await;
     native.stop().await;
 }
 
 #[tokio::test]
-async fn a_delay_before_instances_meets_new_connections() {
+async fn a_delay_before_instances_affects_new_connections() {
     let directory = tempfile::tempdir().unwrap();
     let native = Native::start(Options { proxies: 1, ..options(directory.path()) }).await.unwrap();
     for name in ["link:wsproxy-1", "link:server-1"] {
-        assert!(refused(&native, &format!("{name}:cut")).await.contains("--relays"));
+        assert!(inject_error(&native, &format!("{name}:cut")).await.contains("--relays"));
         assert!(native.check(&parse(&format!("{name}:cut"))).is_err());
         inject(&native, &format!("{name}:delay=100ms")).await;
     }
-    assert!(refused(&native, "link:ws:cut").await.contains("--relays"));
-    // Create, upgrade, run and close: each there and back.
-    assert!(plays(&native, 3).await >= Duration::from_millis(800));
+    assert!(inject_error(&native, "link:ws:cut").await.contains("--relays"));
+    // Create, upgrade, run and close, each in both directions.
+    assert!(run_session(&native, 3).await >= Duration::from_millis(800));
     inject(&native, "link:wsproxies:heal").await;
     inject(&native, "link:servers:heal").await;
     assert!(link(&native, "link:server-1").await.accepted > 0);
-    // A gateway that comes back is still behind its relay, and one that is new has none.
+    // A gateway keeps its relay after a restart, and a new gateway has none.
     inject(&native, "wsproxy-1:restart").await;
     native.scale(stack::native::Role::Wsproxy, 2).await.unwrap();
-    plays(&native, 3).await;
+    run_session(&native, 3).await;
     assert_eq!(native.status().await.links.len(), 2);
     native.stop().await;
 }
 
 #[tokio::test]
-async fn with_relays_everywhere_open_sockets_are_met() {
+async fn with_relays_everywhere_open_sockets_are_affected() {
     let directory = tempfile::tempdir().unwrap();
     let relays = Options { relays: true, ..options(directory.path()) };
     let native = Native::start(relays).await.unwrap();
-    assert_eq!(native.status().await.links.len(), 2 + 3 + 3, "the doors, the instances, their ways to Redis");
+    assert_eq!(
+        native.status().await.links.len(),
+        2 + 3 + 3,
+        "two public ports, three instances, their links to Redis"
+    );
     for (fault, held) in
         [("link:ws:half-open=400ms", true), ("link:wsproxies:half-open=400ms", true), ("link:ws:cut", false)]
     {
@@ -90,10 +95,10 @@ async fn with_relays_everywhere_open_sockets_are_met() {
             assert!(start.elapsed() >= Duration::from_millis(400), "{fault}: {:?}", start.elapsed());
         } else {
             assert!(!injected.detail.starts_with('0'), "{injected:?}");
-            assert!(session.ends_without_goodbye().await);
+            assert!(session.ends_without_close_frame().await);
         }
     }
     inject(&native, "link:api:reset").await;
-    plays(&native, 3).await;
+    run_session(&native, 3).await;
     native.stop().await;
 }

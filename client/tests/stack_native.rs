@@ -1,10 +1,10 @@
-//! The native stack: real Redis and HAProxy, two servers and three gateways, and nothing left behind.
+//! The native stack with real Redis and HAProxy.
 
 mod rig;
 
 use nix::sys::signal::{Signal, kill};
 use rig::{
-    processes::{all_gone, family, runs},
+    processes::{is_running, wait_until_ended, with_descendants},
     programs,
     traffic::Session,
 };
@@ -19,11 +19,11 @@ fn options(state_dir: &Path) -> Options {
 }
 
 fn pids(status: &Status) -> Vec<u32> {
-    family(&status.processes.iter().map(|process| process.pid).collect::<Vec<_>>())
+    with_descendants(&status.processes.iter().map(|process| process.pid).collect::<Vec<_>>())
 }
 
 #[tokio::test]
-async fn tokens_come_in_order_through_haproxy_while_gateways_come_and_go() {
+async fn tokens_arrive_in_order_through_haproxy_while_gateways_are_added_and_removed() {
     let directory = tempfile::tempdir().unwrap();
     let native = Native::start(options(directory.path())).await.unwrap();
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
@@ -35,39 +35,39 @@ async fn tokens_come_in_order_through_haproxy_while_gateways_come_and_go() {
     let gateways = status.processes.iter().filter(|p| p.name.starts_with("wsproxy-"));
     assert_eq!(gateways.map(|p| p.state.as_str()).collect::<Vec<_>>(), ["ready"; 5]);
     session.event(&run, 2).await;
-    assert_eq!(session.rest(&run, 3).await.len(), 58, "the old socket outlives the reload");
+    assert_eq!(session.rest(&run, 3).await.len(), 58, "the old socket survives the reload");
 
-    // Sessions hash over all five; each gets every token.
+    // Sessions are distributed over all five gateways.
     for _ in 0..10 {
         let mut other = Session::open(&native.api_url(), &native.ws_url()).await;
-        other.plays(5).await;
+        other.completes(5).await;
         other.close().await;
     }
 
     native.scale(Role::Server, 1).await.unwrap();
-    session.plays(5).await;
+    session.completes(5).await;
     session.close().await;
 
     let status = native.status().await;
-    // Of HAProxy's workers the old one ends with its last connection: at any moment now.
-    assert!(status.processes.iter().all(|process| runs(process.pid)));
+    // The old worker of HAProxy ends soon, with its last connection.
+    assert!(status.processes.iter().all(|process| is_running(process.pid)));
     let pids = pids(&status);
     native.stop().await;
-    all_gone(&pids);
+    wait_until_ended(&pids);
 }
 
 #[tokio::test]
-async fn dropped_it_leaves_nothing() {
+async fn a_dropped_stack_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let native =
         Native::start(Options { servers: 1, proxies: 1, ..options(directory.path()) }).await.unwrap();
     let pids = pids(&native.status().await);
     drop(native);
-    tokio::task::spawn_blocking(move || all_gone(&pids)).await.unwrap();
+    tokio::task::spawn_blocking(move || wait_until_ended(&pids)).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_cannot_start_ends_with_its_log_and_leaves_nothing() {
+async fn the_error_of_a_failed_start_has_the_end_of_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let mut broken = options(directory.path());
     broken.environment = vec![("WS_PING_INTERVAL_SECS".into(), "soon".into())];
@@ -76,7 +76,7 @@ async fn what_cannot_start_ends_with_its_log_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_said_before_anything_starts() {
+async fn a_port_in_use_is_reported_before_anything_starts() {
     let directory = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -88,7 +88,7 @@ async fn a_port_in_use_is_said_before_anything_starts() {
 }
 
 #[tokio::test]
-async fn absurd_numbers_are_refused() {
+async fn numbers_out_of_range_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     for (servers, proxies) in [(0, 3), (2, 0), (2, 1000)] {
         let error =
@@ -98,7 +98,7 @@ async fn absurd_numbers_are_refused() {
 }
 
 #[tokio::test]
-async fn the_secret_is_on_no_command_line_and_in_no_log() {
+async fn the_key_is_on_no_command_line_and_in_no_log() {
     let directory = tempfile::tempdir().unwrap();
     let key = "a-key-that-nobody-else-would-ever-type-0123456789";
     let secret = JwtSecret::new(key).unwrap();
@@ -114,14 +114,14 @@ async fn the_secret_is_on_no_command_line_and_in_no_log() {
 }
 
 #[tokio::test]
-async fn a_process_that_dies_is_told_with_its_status() {
+async fn the_status_shows_that_a_process_has_ended() {
     let directory = tempfile::tempdir().unwrap();
     let native =
         Native::start(Options { servers: 2, proxies: 1, ..options(directory.path()) }).await.unwrap();
     let victim = native.status().await.processes.into_iter().find(|p| p.name == "server-2").unwrap();
     kill(nix::unistd::Pid::from_raw(victim.pid.cast_signed()), Signal::SIGKILL).unwrap();
-    all_gone(&[victim.pid]);
-    let deadline = tokio::time::Instant::now() + rig::PATIENCE;
+    wait_until_ended(&[victim.pid]);
+    let deadline = tokio::time::Instant::now() + rig::TIMEOUT;
     loop {
         let status = native.status().await;
         let now = status.processes.iter().find(|p| p.name == "server-2").unwrap();
@@ -134,9 +134,9 @@ async fn a_process_that_dies_is_told_with_its_status() {
     native.stop().await;
 }
 
-/// What strangers can reach: no counters, no Redis, and no address of their own invention.
+/// Untrusted clients can reach neither metrics nor Redis, and cannot choose their address.
 #[tokio::test]
-async fn strangers_are_kept_to_their_doors() {
+async fn untrusted_clients_reach_only_the_public_ports() {
     let directory = tempfile::tempdir().unwrap();
     let native =
         Native::start(Options { servers: 1, proxies: 1, ..options(directory.path()) }).await.unwrap();
@@ -145,13 +145,13 @@ async fn strangers_are_kept_to_their_doors() {
     assert_eq!(redis.port, None);
     assert!(redis.socket.as_ref().unwrap().exists());
     let ws_url = native.ws_url().replace("ws://", "http://");
-    for door in [&native.api_url(), &ws_url] {
+    for url in [&native.api_url(), &ws_url] {
         for path in ["/metrics", "/metrics?x=1", "/%6detrics", "/metrics/"] {
-            assert_eq!(reqwest::get(format!("{door}{path}")).await.unwrap().status(), 404, "{door}{path}");
+            assert_eq!(reqwest::get(format!("{url}{path}")).await.unwrap().status(), 404, "{url}{path}");
         }
     }
     let http = reqwest::Client::new();
-    let mut told = Vec::new();
+    let mut codes = Vec::new();
     for n in 0..40 {
         let answer = http
             .get(format!("{ws_url}/agent/ws/0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11"))
@@ -161,11 +161,11 @@ async fn strangers_are_kept_to_their_doors() {
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
             .header("authorization", "Bearer not-a-token")
             .header("x-forwarded-for", format!("198.51.100.{n}"));
-        told.push(answer.send().await.unwrap().status().as_u16());
+        codes.push(answer.send().await.unwrap().status().as_u16());
     }
-    assert_eq!((told[0], told[39]), (403, 429), "{told:?}");
+    assert_eq!((codes[0], codes[39]), (403, 429), "{codes:?}");
     let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
-    session.plays(5).await;
+    session.completes(5).await;
     session.close().await;
     let port = status.processes.iter().find(|process| process.name == "wsproxy-1").unwrap().port.unwrap();
     let metrics =
@@ -175,7 +175,7 @@ async fn strangers_are_kept_to_their_doors() {
 }
 
 #[tokio::test]
-async fn redis_has_a_port_where_one_is_asked_for() {
+async fn redis_has_a_port_on_request() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options { servers: 1, proxies: 1, redis_port: Some(0), ..options(directory.path()) };
     let native = Native::start(options).await.unwrap();

@@ -1,16 +1,17 @@
-//! The program: up, status, scale, logs, down, and every way in which a supervisor may end.
+//! `streamstress stack` as a program: its commands, and every way in which a supervisor can end.
 
 mod rig;
 
 use nix::sys::signal::Signal;
 use rig::{
-    PATIENCE,
-    processes::{Held, all_gone, family, runs},
+    TIMEOUT,
+    processes::{ChildGuard, is_running, wait_until_ended, with_descendants},
     programs::{self, stack},
     wait_until,
 };
 use stack::{
-    fault::{Place, check, inject},
+    StackRef,
+    injection::{check, inject},
     native::Status,
 };
 use std::{
@@ -46,30 +47,31 @@ fn status(state_dir: &Path) -> Option<Status> {
     output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// A stack held in the foreground, and the ids of everything that it started.
-fn held(state_dir: &Path) -> (Held, Vec<u32>) {
-    let mut supervisor = Held::start(&mut stack(state_dir, &up(&[])));
+/// Starts a stack in the foreground. Returns it with the ids of all its processes.
+fn started(state_dir: &Path) -> (ChildGuard, Vec<u32>) {
+    let mut supervisor = ChildGuard::start(&mut stack(state_dir, &up(&[])));
     let mut now = None;
     wait_until("the stack is up", || {
-        assert!(supervisor.0.try_wait().unwrap().is_none(), "the supervisor ended; above is why");
+        assert!(supervisor.0.try_wait().unwrap().is_none(), "the supervisor ended: see its error above");
         now = status(state_dir);
         now.is_some()
     });
-    let pids = family(&now.unwrap().processes.iter().map(|process| process.pid).collect::<Vec<_>>());
+    let pids =
+        with_descendants(&now.unwrap().processes.iter().map(|process| process.pid).collect::<Vec<_>>());
     assert!(pids.len() >= 5, "Redis, HAProxy with its worker, a server, a gateway: {pids:?}");
-    assert!(pids.iter().all(|&pid| runs(pid)));
+    assert!(pids.iter().all(|&pid| is_running(pid)));
     (supervisor, pids)
 }
 
 #[test]
-fn an_empty_variable_is_none() {
+fn an_empty_variable_counts_as_not_set() {
     let output = programs::program("stack")
         .args(["--name", "nobody-has-this-name", "status"])
         .envs([("XDG_RUNTIME_DIR", ""), ("STREAMSTRESS_STATE_DIR", "")])
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && told.contains("stack up"), "{told}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("stack up"), "{text}");
 }
 
 #[test]
@@ -111,9 +113,9 @@ fn the_variables_of_a_run_do_not_select_the_stack() {
         .env_remove("STREAMSTRESS_STATE_DIR")
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
     let expected = directory.path().join("streamstress/default");
-    assert!(told.contains(&format!("{}:", expected.display())), "{told}");
+    assert!(text.contains(&format!("{}:", expected.display())), "{text}");
 }
 
 #[test]
@@ -134,56 +136,56 @@ fn completions_and_the_manual_know_the_options() {
 fn up_status_scale_logs_down() {
     let directory = tempfile::tempdir().unwrap();
     let state_dir = directory.path();
-    let told = succeeds(state_dir, &up(&["--detach"]));
+    let text = succeeds(state_dir, &up(&["--detach"]));
     let down = format!("stack down --state-dir {}", state_dir.display());
-    assert!(told.contains("http://127.0.0.1:") && told.contains(&down), "{told}");
-    let told = fails(state_dir, &up(&["--detach"]));
-    assert!(told.contains("already running") && told.contains(&down), "{told}");
+    assert!(text.contains("http://127.0.0.1:") && text.contains(&down), "{text}");
+    let text = fails(state_dir, &up(&["--detach"]));
+    assert!(text.contains("already running") && text.contains(&down), "{text}");
 
-    let told = succeeds(state_dir, &["scale", "wsproxy=2"]);
-    assert!(told.contains("wsproxy-2"), "{told}");
-    let told = fails(state_dir, &["scale", "server=0"]);
-    assert!(told.contains("1 to 64"), "{told}");
+    let text = succeeds(state_dir, &["scale", "wsproxy=2"]);
+    assert!(text.contains("wsproxy-2"), "{text}");
+    let text = fails(state_dir, &["scale", "server=0"]);
+    assert!(text.contains("1 to 64"), "{text}");
     let now = status(state_dir).unwrap();
     assert_eq!(now.processes.len(), 5);
     assert!(now.processes.iter().all(|process| process.state == "ready"), "{now:?}");
 
     assert!(succeeds(state_dir, &["logs", "wsproxy-2"]).contains("listening on"));
-    let told = fails(state_dir, &["logs", "wsproxy-9"]);
-    assert!(told.contains("wsproxy-9") && told.contains("wsproxy-1"), "{told}");
+    let text = fails(state_dir, &["logs", "wsproxy-9"]);
+    assert!(text.contains("wsproxy-9") && text.contains("wsproxy-1"), "{text}");
 
-    let pids = family(&now.processes.iter().map(|process| process.pid).collect::<Vec<_>>());
-    let told = succeeds(state_dir, &["down"]);
+    let pids = with_descendants(&now.processes.iter().map(|process| process.pid).collect::<Vec<_>>());
+    let text = succeeds(state_dir, &["down"]);
     let logs = state_dir.join("logs");
-    assert!(told.contains(&logs.display().to_string()), "{told}");
-    all_gone(&pids);
+    assert!(text.contains(&logs.display().to_string()), "{text}");
+    wait_until_ended(&pids);
     let mut left: Vec<_> = state_dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["lock", "logs"]);
     assert!(succeeds(state_dir, &["logs", "wsproxy-2"]).contains("listening on"), "also afterwards");
-    let told = fails(state_dir, &["down"]);
-    assert!(told.contains("no stack is running") && told.contains("stack up"), "{told}");
+    let text = fails(state_dir, &["down"]);
+    assert!(text.contains("no stack is running") && text.contains("stack up"), "{text}");
 }
 
 #[test]
 fn a_killed_supervisor_leaves_nothing_and_another_can_start() {
     let directory = tempfile::tempdir().unwrap();
-    let (supervisor, pids) = held(directory.path());
+    let (supervisor, pids) = started(directory.path());
     supervisor.signal(Signal::SIGKILL);
-    all_gone(&pids);
+    wait_until_ended(&pids);
     drop(supervisor);
-    let (again, pids) = held(directory.path());
+    let (again, pids) = started(directory.path());
     again.signal(Signal::SIGTERM);
-    all_gone(&pids);
+    wait_until_ended(&pids);
 }
 
 #[test]
 fn ctrl_c_ends_everything() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut supervisor, pids) = held(directory.path());
+    let (mut supervisor, pids) = started(directory.path());
     supervisor.signal(Signal::SIGINT);
-    assert!(supervisor.ended_well());
-    all_gone(&pids);
+    assert!(supervisor.exits_successfully());
+    wait_until_ended(&pids);
 }
 
 #[test]
@@ -194,75 +196,75 @@ fn a_port_in_use_is_named_with_its_flag() {
     for detach in [&[][..], &["--detach"]] {
         let arguments =
             [&["up", "--api-port", &port, "--ws-port", "0", "--stats-port", "0"], detach].concat();
-        let told = fails(directory.path(), &arguments);
-        assert!(told.contains(&port) && told.contains("--api-port"), "{told}");
+        let text = fails(directory.path(), &arguments);
+        assert!(text.contains(&port) && text.contains("--api-port"), "{text}");
     }
 }
 
 #[test]
-fn a_missing_program_is_named_with_the_build_that_makes_it() {
+fn a_missing_program_is_named_with_the_command_that_builds_it() {
     let directory = tempfile::tempdir().unwrap();
     let bin_dir = directory.path().to_str().unwrap();
-    let told = fails(directory.path(), &up(&["--bin-dir", bin_dir]));
-    assert!(told.contains("server is missing") && told.contains("wsproxy is missing"), "{told}");
-    assert!(told.contains("cargo build -p server -p wsproxy"), "{told}");
+    let text = fails(directory.path(), &up(&["--bin-dir", bin_dir]));
+    assert!(text.contains("server is missing") && text.contains("wsproxy is missing"), "{text}");
+    assert!(text.contains("cargo build -p server -p wsproxy"), "{text}");
 }
 
 #[test]
-fn a_caller_that_talks_nonsense_is_told_so_and_hurts_nobody() {
+fn an_invalid_request_gets_an_error_and_does_no_harm() {
     use std::{
         io::{Read, Write},
         os::unix::net::UnixStream,
     };
     let directory = tempfile::tempdir().unwrap();
-    let (_supervisor, _) = held(directory.path());
+    let (_supervisor, _) = started(directory.path());
     for nonsense in ["", "\n", "{}\n", "{\"do\":\"dance\"}\n", "\u{0}\u{1}\n"] {
         let mut caller = UnixStream::connect(directory.path().join("control.sock")).unwrap();
-        caller.set_read_timeout(Some(PATIENCE)).unwrap();
+        caller.set_read_timeout(Some(TIMEOUT)).unwrap();
         caller.write_all(nonsense.as_bytes()).unwrap();
         caller.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
         caller.read_to_string(&mut answer).unwrap();
-        assert!(answer.contains("makes no sense"), "{nonsense:?}: {answer}");
+        assert!(answer.contains("invalid request"), "{nonsense:?}: {answer}");
     }
     assert!(status(directory.path()).is_some());
 }
 
 #[test]
-fn faults_are_told_what_came_of_them_and_status_answers_meanwhile() {
+fn faults_report_their_effect_and_status_responds_meanwhile() {
     let directory = tempfile::tempdir().unwrap();
     let state_dir = directory.path();
-    let (_supervisor, _) = held(state_dir);
-    let told = fails(state_dir, &["fault", "wsproxy-1:explode"]);
-    assert!(told.contains("half-open=10s") && told.contains("restart=keep"), "{told}");
+    let (_supervisor, _) = started(state_dir);
+    let text = fails(state_dir, &["fault", "wsproxy-1:explode"]);
+    assert!(text.contains("half-open=10s") && text.contains("restart=keep"), "{text}");
     assert!(fails(state_dir, &["fault", "--check", "wsproxy-7:kill"]).contains("wsproxy-1"));
     succeeds(state_dir, &["fault", "--check", "wsproxy-1:kill"]);
-    assert!(fails(state_dir, &["fault", "server-1:start"]).contains("runs already"));
-    let told = succeeds(state_dir, &["fault", "wsproxy-1:kill", "wsproxy-1:start"]);
-    assert!(told.contains("is killed") && told.contains("runs again"), "{told}");
+    assert!(fails(state_dir, &["fault", "server-1:start"]).contains("is running already"));
+    let text = succeeds(state_dir, &["fault", "wsproxy-1:kill", "wsproxy-1:start"]);
+    assert!(text.contains("was killed") && text.contains("was started"), "{text}");
 
-    // A rollback takes its second; who asks meanwhile gets an answer first.
-    let mut slow = Held::start(&mut stack(state_dir, &["fault", "redis:restart=rollback"]));
-    let mut answered = 0;
+    // A rollback takes a second. Requests for the status get responses meanwhile.
+    let mut slow = ChildGuard::start(&mut stack(state_dir, &["fault", "redis:restart=rollback"]));
+    let mut responses = 0;
     while slow.0.try_wait().unwrap().is_none() {
         assert!(status(state_dir).is_some());
-        answered += 1;
+        responses += 1;
     }
-    assert!(answered > 2, "{answered}");
-    assert!(slow.ended_well());
+    assert!(responses > 2, "{responses}");
+    assert!(slow.exits_successfully());
 
-    let place = Place::Native(state_dir.to_owned());
-    check(&place, &"wsproxy-any:kill".parse().unwrap()).unwrap();
-    let injected = inject(&place, &"haproxy:pause=100ms".parse().unwrap()).unwrap();
+    let stack = StackRef::Native(state_dir.to_owned());
+    check(&stack, &"wsproxy-any:kill".parse().unwrap()).unwrap();
+    let injected = inject(&stack, &"haproxy:pause=100ms".parse().unwrap()).unwrap();
     assert_eq!(injected.fault, "haproxy:pause=100ms");
     assert!(injected.took_ms < 100.0, "{injected:?}");
-    wait_until("it goes on", || {
+    wait_until("haproxy is resumed", || {
         status(state_dir).unwrap().processes.iter().all(|process| process.state != "paused")
     });
 }
 
 #[test]
-fn the_callers_environment_reaches_the_gateways() {
+fn the_environment_reaches_the_gateways() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = stack(directory.path(), &up(&["--detach"]));
     assert!(

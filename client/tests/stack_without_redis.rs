@@ -1,8 +1,8 @@
-//! Redis absent at the start: both programs stay up, unready, and serve once it comes.
+//! Start without Redis: both programs run, are not ready, and serve when Redis is there.
 
 mod rig;
 
-use rig::{processes::Held, programs, traffic::Session, wait_until};
+use rig::{processes::ChildGuard, programs, traffic::Session, wait_until};
 use stack::native::free_port;
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ const SECRET: &str = "a key of thirty-two bytes or more, for tests";
 
 struct Part {
     url: String,
-    _process: Held,
+    _process: ChildGuard,
 }
 
 impl Part {
@@ -23,7 +23,7 @@ impl Part {
             .env("JWT_SECRET", SECRET)
             .env("DRAIN_SECONDS", "1")
             .stderr(Stdio::null());
-        Self { url: format!("127.0.0.1:{port}"), _process: Held::start(&mut command) }
+        Self { url: format!("127.0.0.1:{port}"), _process: ChildGuard::start(&mut command) }
     }
 
     fn answers(&self, path: &str) -> Option<u16> {
@@ -32,40 +32,40 @@ impl Part {
     }
 }
 
-/// The status of a GET, on a thread without a runtime.
+/// Returns the status of a GET, from a thread without a runtime.
 fn reqwest_status(url: &str) -> Option<u16> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { Some(reqwest::get(url).await.ok()?.status().as_u16()) })
 }
 
 #[test]
-fn it_is_waited_for() {
+fn programs_wait_for_redis() {
     let mut ports = Vec::new();
     for _ in 0..3 {
         ports.push(free_port(&ports).unwrap());
     }
     let parts = [Part::start("server", ports[0], ports[2]), Part::start("wsproxy", ports[1], ports[2])];
     for part in &parts {
-        wait_until("it is up", || part.answers("/health") == Some(200));
+        wait_until("the program runs", || part.answers("/health") == Some(200));
         assert_eq!(part.answers("/ready"), Some(503), "ready without Redis");
     }
 
     let directory = tempfile::tempdir().unwrap();
-    let _redis = Held::start(
+    let _redis = ChildGuard::start(
         Command::new("redis-server")
             .args(["--port", &ports[2].to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(directory.path())
             .stdout(Stdio::null()),
     );
     for part in &parts {
-        wait_until("it is ready", || part.answers("/ready") == Some(200));
+        wait_until("the program is ready", || part.answers("/ready") == Some(200));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let [server, wsproxy] = &parts;
         let mut session =
             Session::open(&format!("http://{}", server.url), &format!("ws://{}", wsproxy.url)).await;
-        session.plays(20).await;
+        session.completes(20).await;
         session.close().await;
     });
 }

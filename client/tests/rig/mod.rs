@@ -1,6 +1,6 @@
-//! What the end-to-end tests stand on: a plain client that checks every token, the programs, and an eye on processes.
-//! It shares no code with the load client, so that neither hides the other's faults.
-#![allow(dead_code, reason = "every test file takes a part of it")]
+//! Helpers of the end-to-end tests: a simple client that checks every token, the programs, and the state of processes.
+//! They share no code with the load client, so that neither hides errors of the other.
+#![allow(dead_code, reason = "each test file uses a part of this module")]
 
 pub mod processes;
 pub mod programs;
@@ -9,14 +9,14 @@ pub mod traffic;
 
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit of every wait. It is long enough for a busy machine.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Waits until `condition` holds, for [`PATIENCE`] at most.
+/// Waits until `condition` is true. Fails after [`TIMEOUT`].
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "timeout after {TIMEOUT:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

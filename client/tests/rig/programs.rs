@@ -3,24 +3,24 @@
 use stack::native::{Binaries, Programs};
 use std::{path::Path, process::Command};
 
-/// The program that cargo built for this test.
+/// Path of the program under test.
 pub const STREAMSTRESS: &str = env!("CARGO_BIN_EXE_streamstress");
 
-/// Our programs, and the Redis and HAProxy of this machine.
+/// Returns the program under test, and the Redis and HAProxy of this machine.
 pub fn binaries() -> Binaries {
     let path = std::env::var("PATH").unwrap_or_default();
     Binaries::find(Programs::subcommands_of(STREAMSTRESS), &path)
         .unwrap_or_else(|e| panic!("{e}\nscripts/test.sh installs what the tests need"))
 }
 
-/// `streamstress NAME`.
+/// Returns the command `streamstress NAME`.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(STREAMSTRESS);
     command.arg(name);
     command
 }
 
-/// `streamstress stack` with these arguments, a private state directory and free ports.
+/// Returns the command `streamstress stack` with a state directory and these arguments.
 pub fn stack(state_dir: &Path, arguments: &[&str]) -> Command {
     let mut command = program("stack");
     command.arg("--state-dir").arg(state_dir).args(arguments).env_remove("JWT_SECRET");

@@ -1,4 +1,4 @@
-//! Native stacks for tests of faults, and what there is to ask them.
+//! Native stacks for tests of faults, and requests to them.
 
 use super::programs;
 use nix::sys::signal::Signal;
@@ -12,18 +12,20 @@ use std::{
     path::Path,
 };
 
-/// One server and two gateways over the programs under test.
+/// Returns a configuration with one server, two gateways and the program under test.
 pub fn options(state_dir: &Path) -> Options {
     let environment = vec![("DRAIN_SECONDS".to_owned(), "1".to_owned())];
     let options = Options::new(state_dir.to_owned(), programs::binaries());
     Options { servers: 1, proxies: 2, environment, ..options }
 }
 
+/// Injects a fault, which must succeed.
 pub async fn inject(native: &Native, fault: &str) -> Injected {
     native.inject(&parse(fault)).await.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-pub async fn refused(native: &Native, fault: &str) -> String {
+/// Injects a fault, which must fail. Returns the error.
+pub async fn inject_error(native: &Native, fault: &str) -> String {
     format!("{:#}", native.inject(&parse(fault)).await.expect_err(fault))
 }
 
@@ -35,30 +37,31 @@ pub async fn process(native: &Native, name: &str) -> ProcessStatus {
     native.status().await.processes.into_iter().find(|process| process.name == name).unwrap()
 }
 
-/// Waits until every part is ready and HAProxy sends to both roles again.
-pub async fn settled(native: &Native) {
+/// Waits until every process is ready and HAProxy sends to both roles.
+pub async fn wait_until_ready(native: &Native) {
     let wait = async {
         while native.status().await.processes.iter().any(|process| process.state != "ready") {
             tokio::task::yield_now().await;
         }
-        let doors = format!("{}/ready", native.stats_url());
-        while reqwest::get(&doors).await.unwrap().status() != 200 {
+        let ready = format!("{}/ready", native.stats_url());
+        while reqwest::get(&ready).await.unwrap().status() != 200 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(super::PATIENCE, wait).await.expect("the stack gets over it");
+    tokio::time::timeout(super::TIMEOUT, wait).await.expect("the stack is ready again");
 }
 
-/// Sends one command to the stack's Redis and answers the reply's text.
+/// Sends one command to the stack's Redis and returns the reply.
 pub async fn redis(native: &Native, command: &str) -> String {
     let socket = process(native, "redis").await.socket.unwrap();
     let mut stream = UnixStream::connect(socket).unwrap();
     write!(stream, "{command}\r\nQUIT\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.strip_suffix("+OK\r\n").unwrap().trim_end().to_owned()
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply.strip_suffix("+OK\r\n").unwrap().trim_end().to_owned()
 }
 
+/// Returns whether a state says that a signal ended the process.
 pub fn ended_by(state: &str, signal: Signal) -> bool {
     state.starts_with("ended") && state.contains(signal.as_str())
 }

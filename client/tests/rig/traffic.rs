@@ -1,6 +1,6 @@
-//! A client of one session: create, connect, run, read every event, close. Any event out of its place fails the test.
+//! A client of one session: it creates, connects, runs queries, reads every event and closes. An unexpected event fails the test.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use futures_util::StreamExt;
 use protocol::{CreateResponse, Frame, Kind, Position, RunRequest, RunResponse};
 use tokio::{net::TcpStream, time::timeout};
@@ -18,12 +18,12 @@ pub struct Session {
 impl Session {
     pub async fn open(api_url: &str, ws_url: &str) -> Self {
         let http = reqwest::Client::new();
-        let answer = http.post(format!("{api_url}/session/create")).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let CreateResponse { session_id, auth_token } = answer.json().await.unwrap();
+        let response = http.post(format!("{api_url}/session/create")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let CreateResponse { session_id, auth_token } = response.json().await.unwrap();
         let mut request = format!("{ws_url}/agent/ws/{session_id}").into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {auth_token}").parse().unwrap());
-        let (socket, _) = timeout(PATIENCE, connect_async(request)).await.unwrap().unwrap();
+        let (socket, _) = timeout(TIMEOUT, connect_async(request)).await.unwrap().unwrap();
         Self { http, url: format!("{api_url}/session/{session_id}"), socket }
     }
 
@@ -33,18 +33,18 @@ impl Session {
     }
 
     pub async fn request(&self, request: RunRequest) -> RunResponse {
-        let answer = self.http.post(format!("{}/run", self.url)).json(&request).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        answer.json().await.unwrap()
+        let response = self.http.post(format!("{}/run", self.url)).json(&request).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
     }
 
-    /// Reads the next event of `run`, which must be number `seq`.
+    /// Reads the next event of a query, which must have the sequence `seq`.
     pub async fn event(&mut self, run: &RunResponse, seq: u64) -> (Kind, String) {
         loop {
-            let message = timeout(PATIENCE, self.socket.next()).await.expect("an event in time");
-            match message.expect("the socket is open").expect("the socket is whole") {
+            let message = timeout(TIMEOUT, self.socket.next()).await.expect("an event in time");
+            match message.expect("the socket is open").expect("the socket has no error") {
                 Message::Text(text) => {
-                    let Ok(Frame::Event(event)) = Frame::parse(&text) else { panic!("no event: {text}") };
+                    let Ok(Frame::Event(event)) = Frame::parse(&text) else { panic!("not an event: {text}") };
                     assert_eq!(event.position, Some(Position::new(run.generation.unwrap(), seq)), "{text}");
                     return (event.kind, event.content.into_owned());
                 }
@@ -54,7 +54,7 @@ impl Session {
         }
     }
 
-    /// Reads all of `run` from event `first` on, and answers the contents of its tokens.
+    /// Reads a query from the event `first` to the terminator. Returns the contents of its tokens.
     pub async fn rest(&mut self, run: &RunResponse, first: u64) -> Vec<String> {
         let tokens = run.tokens.unwrap();
         let mut contents = Vec::new();
@@ -67,16 +67,16 @@ impl Session {
         contents
     }
 
-    /// Plays a query of `tokens` tokens, from the first one to the terminator.
-    pub async fn plays(&mut self, tokens: u32) {
+    /// Runs a query of `tokens` tokens and reads all its events.
+    pub async fn completes(&mut self, tokens: u32) {
         let run = self.run(tokens, 1.0).await;
         assert_eq!(self.rest(&run, 1).await.len(), tokens as usize);
     }
 
-    /// Reads on until the socket ends; true where nobody said goodbye.
-    pub async fn ends_without_goodbye(mut self) -> bool {
+    /// Reads until the socket ends. Returns whether it ended without a close frame.
+    pub async fn ends_without_close_frame(mut self) -> bool {
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
+            match timeout(TIMEOUT, self.socket.next()).await.expect("an end in time") {
                 Some(Ok(Message::Close(_))) => return false,
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return true,
@@ -84,12 +84,12 @@ impl Session {
         }
     }
 
-    /// Closes the session; its socket must end with 1000.
+    /// Closes the session. Its socket must end with code 1000.
     pub async fn close(mut self) {
-        let answer = self.http.post(format!("{}/close", self.url)).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let response = self.http.post(format!("{}/close", self.url)).send().await.unwrap();
+        assert_eq!(response.status(), 200);
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("a close in time") {
+            match timeout(TIMEOUT, self.socket.next()).await.expect("a close in time") {
                 Some(Ok(Message::Close(Some(frame)))) => {
                     assert_eq!(u16::from(frame.code), 1000, "{frame:?}");
                     return;

@@ -1,10 +1,11 @@
-//! The supervisor's control socket: one JSON line asks, one JSON line answers, then the connection ends. Both are bounded
-//! in bytes and time. It speaks over a unix socket. Either side asks the kernel for the other's user: only its own and root count.
+//! The control socket of a supervisor, a unix socket. A connection carries one request and one response, each a line of JSON of
+//! limited length. Both sides ask the kernel for the user of the other side and accept only their own user and root.
 
 use crate::{
     fault::{Fault, Injected},
     files::is_trusted,
-    native::{Role, Status},
+    native::Status,
+    role::Role,
 };
 use anyhow::{Context, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -18,40 +19,44 @@ use std::{
     time::Duration,
 };
 
-/// The longest line either side takes.
+/// Limit of the length of a request or a response.
 pub(crate) const MAX_LINE_BYTES: usize = 256 << 10;
-/// For a connection, and for an order to be taken.
-const CALL_PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for the connection, and for sending the request.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An order to a running stack.
+/// Interval of the blanks that the supervisor sends during a long request. It is well below the client's time limit for such requests,
+/// and above its limit for [`Request::Status`].
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A request to the supervisor of a running stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
 pub enum Request {
-    /// What runs?
+    /// Returns the state of all processes.
     Status,
-    /// Bring these roles to these numbers of instances.
+    /// Starts or ends instances until each role has this number. Returns the status.
     Scale {
-        /// How many of each.
+        /// Number of instances per role.
         to: BTreeMap<Role, u16>,
     },
-    /// Break this. Answered when it is in force.
+    /// Injects a fault. Responds when it is in force.
     Fault {
-        /// What and how.
+        /// The fault.
         fault: Fault,
     },
-    /// Could this be broken? Answered with what runs.
+    /// Checks whether a fault can be injected. Returns the status.
     Check {
-        /// What and how.
+        /// The fault.
         fault: Fault,
     },
-    /// End everything. Answered when all is ended.
+    /// Ends the stack. Responds when all processes have ended.
     Down,
 }
 
 impl Request {
-    /// For the next byte of the answer. While an order takes long the supervisor sends blanks, each of which begins it anew;
-    /// before the first of them a question has been given up.
-    const fn patience(&self) -> Duration {
+    /// Returns the time limit for the next byte of the response. During a long request the supervisor sends blanks, each of which
+    /// restarts the limit. The limit of `Status` is shorter than the interval of the blanks.
+    const fn response_timeout(&self) -> Duration {
         match self {
             Self::Status => Duration::from_secs(5),
             Self::Scale { .. } | Self::Fault { .. } | Self::Check { .. } | Self::Down => {
@@ -61,38 +66,39 @@ impl Request {
     }
 }
 
-/// The answer to an order.
+/// The response to a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
-    /// What runs (after a change, too).
+    /// The state of all processes, after a change as well.
     Status(Status),
     /// The fault is in force.
     Fault(Injected),
-    /// Everything has ended.
+    /// All processes have ended.
     Ended,
-    /// The order failed, and why.
+    /// The request failed, for this reason.
     Error(String),
 }
 
-/// Where a stack's socket is.
+/// Returns the path of the control socket in a state directory.
 #[must_use]
 pub fn socket(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
 }
 
-/// Gives an order to the stack that runs in `state_dir`. Blocks: 5 s for a question, 60 s without a sign of life for others.
+/// Sends a request to the stack that runs in `state_dir` and returns the response. Blocks: at most 5 s for [`Request::Status`];
+/// other requests fail after 60 s without a byte from the supervisor.
 ///
 /// # Errors
-/// No stack runs there, it does not answer, or it says why it failed.
+/// No stack runs there, it does not respond in time, another user runs it, or the request failed.
 pub fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Response> {
-    call_within(state_dir, request, request.patience(), is_trusted)
+    call_within(state_dir, request, request.response_timeout(), is_trusted)
 }
 
 fn call_within(
     state_dir: &Path,
     request: &Request,
-    patience: Duration,
+    timeout: Duration,
     trusts: fn(u32) -> bool,
 ) -> anyhow::Result<Response> {
     let path = socket(state_dir);
@@ -103,48 +109,52 @@ fn call_within(
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             bail!(
-                "the supervisor takes no call within {CALL_PATIENCE:?}: its log is in {}",
+                "the supervisor did not accept a connection within {CONNECT_TIMEOUT:?}: see its log in {}",
                 state_dir.join("logs").display()
             )
         }
-        Err(error) => return Err(error).with_context(|| format!("cannot reach {}", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", path.display())),
     };
-    let owner = getsockopt(&stream, PeerCredentials).context("the supervisor's user cannot be told")?.uid();
+    let owner = getsockopt(&stream, PeerCredentials).context("cannot read the user of the supervisor")?.uid();
     if !trusts(owner) {
-        bail!("{} is served by user {owner}, who is not trusted: give another --state-dir", path.display());
+        bail!(
+            "{} belongs to a supervisor of user {owner}, which is not trusted: choose another --state-dir",
+            path.display()
+        );
     }
-    stream.set_read_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
     let logs = state_dir.join("logs");
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let mut answer = String::new();
-    if let Err(error) = BufReader::new(stream.take(MAX_LINE_BYTES as u64)).read_line(&mut answer) {
+    let mut response = String::new();
+    if let Err(error) = BufReader::new(stream.take(MAX_LINE_BYTES as u64)).read_line(&mut response) {
         let why = match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("does not answer within {patience:?}")
+                format!("the supervisor did not respond within {timeout:?}")
             }
-            _ => format!("cannot be heard ({error})"),
+            _ => format!("cannot read the response of the supervisor ({error})"),
         };
-        bail!("the supervisor {why}: its log is in {}", logs.display());
+        bail!("{why}: see its log in {}", logs.display());
     }
-    if answer.is_empty() {
-        bail!("the supervisor ended before it answered: its log is in {}", logs.display());
+    if response.is_empty() {
+        bail!("the supervisor ended before it responded: see its log in {}", logs.display());
     }
-    match serde_json::from_str(&answer).context("the supervisor's answer makes no sense")? {
+    match serde_json::from_str(&response).context("invalid response of the supervisor")? {
         Response::Error(why) => bail!(why),
         response => Ok(response),
     }
 }
 
-/// A supervisor that stands still lets its callers queue, and beyond some number wait to connect.
+/// Connects to a control socket. This blocks if the supervisor is stopped and its queue of connections is full.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_write_timeout(Some(CALL_PATIENCE))?;
+    socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(OwnedFd::from(socket).into())
 }
 
+/// Returns whether a connection failed because no supervisor listens.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
@@ -152,18 +162,17 @@ fn is_absence(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::SIGN_OF_LIFE;
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn the_wire_form_of_orders() {
+    fn the_wire_form_of_requests() {
         let scale = Request::Scale { to: BTreeMap::from([(Role::Wsproxy, 5), (Role::Server, 3)]) };
         let text = serde_json::to_string(&scale).unwrap();
         assert_eq!(text, r#"{"do":"scale","to":{"server":3,"wsproxy":5}}"#);
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), scale);
         assert_eq!(serde_json::from_str::<Request>(r#"{"do":"status"}"#).unwrap(), Request::Status);
         for text in ["", "{}", r#"{"do":"dance"}"#, r#"{"do":"scale","to":{"redis":2}}"#] {
-            assert!(serde_json::from_str::<Request>(text).is_err(), "{text:?} was taken for an order");
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text:?} was read as a request");
         }
     }
 
@@ -175,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_that_stands_still_is_given_up() {
+    fn a_stopped_supervisor_gives_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(socket(dir.path())).unwrap();
-        let patience = Duration::from_millis(20);
-        let message = call_within(dir.path(), &Request::Status, patience, is_trusted).unwrap_err();
-        assert!(message.to_string().contains("does not answer within 20ms"), "{message}");
-        assert!(Request::Status.patience() < SIGN_OF_LIFE, "or blanks would draw it out");
-        let message = call_within(dir.path(), &Request::Status, patience, |_| false).unwrap_err().to_string();
+        let timeout = Duration::from_millis(20);
+        let message = call_within(dir.path(), &Request::Status, timeout, is_trusted).unwrap_err();
+        assert!(message.to_string().contains("did not respond within 20ms"), "{message}");
+        assert!(Request::Status.response_timeout() < KEEPALIVE_INTERVAL, "otherwise blanks would extend it");
+        let message = call_within(dir.path(), &Request::Status, timeout, |_| false).unwrap_err().to_string();
         assert!(message.contains("not trusted"), "{message}");
         drop(listener);
     }

@@ -1,21 +1,22 @@
-//! Docker's command line, as far as faults and the inventory need it: which containers a Compose project has, and a command
-//! on one of them.
-//! It starts no project and removes nothing.
+//! Docker's command line, as far as faults and the inventory need it: the containers of a Compose project, and commands on one
+//! container. It starts no project and removes nothing.
 
 mod bounded;
 
 use anyhow::{Context, bail};
+use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// For a question.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// For a change: the longest is a container's end, which has a minute.
-const ORDER_PATIENCE: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Time limit of a command that only reads.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit of a command that changes something. The longest waits a minute until a container has drained.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A container of a Compose project.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,18 +29,31 @@ pub(crate) struct Container {
     pub(crate) state: String,
 }
 
+/// The published ports of a container: the addresses of the host by container port, for example `8080/tcp`.
+pub(crate) type PublishedPorts = BTreeMap<String, Option<Vec<PortBinding>>>;
+
+/// An address of the host that leads to a container port.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct PortBinding {
+    #[serde(default)]
+    pub(crate) host_ip: String,
+    pub(crate) host_port: String,
+}
+
 const COLUMNS: &str = concat!(
     "{{.ID}}\t{{.State}}\t{{.Label \"com.docker.compose.project\"}}",
     "\t{{.Label \"com.docker.compose.service\"}}\t{{.Label \"com.docker.compose.container-number\"}}"
 );
 
-/// The containers of Compose's services, running or not, by service and number.
+/// Lists the containers of Compose services, running or not, by service and number. `None` lists those of all projects.
 pub(crate) fn containers(project: Option<&str>) -> anyhow::Result<Vec<Container>> {
-    let mut containers = parse(&ask(&list(project))?);
+    let mut containers = parse(&read(&list(project))?);
     containers.sort_by(|a, b| (&a.service, a.number).cmp(&(&b.service, b.number)));
     Ok(containers)
 }
 
+/// Returns the arguments of `docker ps`.
 fn list(project: Option<&str>) -> Vec<String> {
     let mut arguments = words("ps --all --no-trunc --filter label=com.docker.compose.oneoff=False --filter");
     arguments.push(match project {
@@ -50,6 +64,7 @@ fn list(project: Option<&str>) -> Vec<String> {
     arguments
 }
 
+/// Reads the output of `docker ps`. Skips lines without a project, a service or a number.
 fn parse(listing: &str) -> Vec<Container> {
     listing
         .lines()
@@ -70,42 +85,43 @@ fn parse(listing: &str) -> Vec<Container> {
         .collect()
 }
 
+/// Splits a command line at white space.
 pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Changes something; answers what `docker` says.
-pub(crate) fn order(arguments: &[String]) -> anyhow::Result<String> {
-    call(arguments, ORDER_PATIENCE, &arguments.join(" "))
+/// Runs a Docker command that changes something. Returns its output. Takes at most two minutes.
+pub(crate) fn change(arguments: &[String]) -> anyhow::Result<String> {
+    call(arguments, CHANGE_TIMEOUT, &arguments.join(" "))
 }
 
-/// Asks something, which an engine that hangs does not answer.
-pub(crate) fn ask(arguments: &[String]) -> anyhow::Result<String> {
-    ask_within(arguments, PATIENCE)
+/// Runs a Docker command that only reads. Returns its output. Takes at most ten seconds.
+pub(crate) fn read(arguments: &[String]) -> anyhow::Result<String> {
+    read_within(arguments, READ_TIMEOUT)
 }
 
-/// Asks something, and waits at most `patience` for the answer.
-pub(crate) fn ask_within(arguments: &[String], patience: Duration) -> anyhow::Result<String> {
-    call(arguments, patience, &arguments[0])
+/// Runs a Docker command that only reads, for at most `timeout`. Returns its output.
+pub(crate) fn read_within(arguments: &[String], timeout: Duration) -> anyhow::Result<String> {
+    call(arguments, timeout, &arguments[0])
 }
 
-/// `shown` stands for the arguments in messages.
-fn call(arguments: &[String], patience: Duration, shown: &str) -> anyhow::Result<String> {
-    let output = bounded::output(Command::new("docker").args(arguments), patience)
-        .with_context(|| format!("docker {shown} has no answer"))?;
+/// Runs a Docker command. Messages show `shown` for its arguments.
+fn call(arguments: &[String], timeout: Duration, shown: &str) -> anyhow::Result<String> {
+    let output = bounded::output(Command::new("docker").args(arguments), timeout)
+        .with_context(|| format!("`docker {shown}` did not finish"))?;
     if !output.status.success() {
-        bail!("docker {shown} fails: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+        bail!("`docker {shown}` failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 impl Container {
-    /// `wsproxy-2`, `redis`.
+    /// Returns the name of the container in faults: `wsproxy-2` or `redis`.
     pub(crate) fn name(&self) -> String {
         Self::name_of(&self.service, self.number)
     }
 
-    /// The same of a service's container.
+    /// Returns the name in faults of the container with this number of a service.
     pub(crate) fn name_of(service: &str, number: u16) -> String {
         match service {
             "redis" | "haproxy" => service.to_owned(),
@@ -113,24 +129,24 @@ impl Container {
         }
     }
 
-    /// `docker COMMAND… ID`.
+    /// Runs `docker COMMAND… ID`. Returns its output.
     pub(crate) fn docker(&self, command: &str) -> anyhow::Result<String> {
         let mut arguments = words(command);
         arguments.push(self.id.clone());
-        order(&arguments)
+        change(&arguments)
     }
 
-    /// A command within it.
+    /// Runs a command in the container. Returns its output.
     pub(crate) fn exec(&self, command: &[&str]) -> anyhow::Result<String> {
-        order(&self.within(command))
+        change(&self.exec_arguments(command))
     }
 
-    fn within(&self, command: &[&str]) -> Vec<String> {
+    fn exec_arguments(&self, command: &[&str]) -> Vec<String> {
         ["exec", &self.id].iter().chain(command).map(|&word| word.to_owned()).collect()
     }
 
-    /// A shell's script over its volumes, in a container of its own: for while this one is down.
-    pub(crate) fn over_its_volumes(&self, script: &str) -> anyhow::Result<String> {
+    /// Runs a shell script in another container with the volumes of this one, which may be down. Returns its output.
+    pub(crate) fn run_with_volumes(&self, script: &str) -> anyhow::Result<String> {
         let image = self.inspect("{{.Image}}")?;
         let mut arguments = words("run --rm --network none --user 0:0 --volumes-from");
         arguments.extend([
@@ -141,33 +157,35 @@ impl Container {
             "-euc".into(),
             script.into(),
         ]);
-        order(&arguments)
+        change(&arguments)
     }
 
-    pub(crate) fn inspect(&self, what: &str) -> anyhow::Result<String> {
-        let arguments = ["inspect", "--format", what, &self.id].map(str::to_owned);
-        Ok(ask(&arguments)?.trim_end().to_owned())
+    /// Returns what `docker inspect` prints for this template.
+    pub(crate) fn inspect(&self, template: &str) -> anyhow::Result<String> {
+        let arguments = ["inspect", "--format", template, &self.id].map(str::to_owned);
+        Ok(read(&arguments)?.trim_end().to_owned())
     }
 
-    /// Waits until its own health check says yes, asked more often than the engine does.
-    pub(crate) fn until_ready(&self, patience: Duration) -> anyhow::Result<()> {
+    /// Waits until the health check of the container passes. Runs the check more often than Docker does. Returns at once for a
+    /// container without one.
+    pub(crate) fn wait_until_healthy(&self, timeout: Duration) -> anyhow::Result<()> {
         let check = self.inspect("{{json .Config.Healthcheck}}")?;
-        // Without one, a container that was started runs.
         let Some(command) = health_command(&check) else { return Ok(()) };
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        let deadline = Instant::now() + patience;
-        while let Err(error) = ask(&self.within(&command)) {
+        let deadline = Instant::now() + timeout;
+        while let Err(error) = read(&self.exec_arguments(&command)) {
             if Instant::now() > deadline {
-                return Err(error)
-                    .with_context(|| format!("{} is not ready after {patience:?}", self.name()));
+                return Err(error).with_context(|| {
+                    format!("{} is not healthy after {timeout:?}: see `docker logs {}`", self.name(), self.id)
+                });
             }
-            sleep(LOOK_EVERY);
+            sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 }
 
-/// The command of a health check, as `docker inspect` shows it.
+/// Returns the command of a health check, from the JSON that `docker inspect` prints.
 fn health_command(check: &str) -> Option<Vec<String>> {
     let check: serde_json::Value = serde_json::from_str(check).ok()?;
     let test: Vec<String> = serde_json::from_value(check.get("Test")?.clone()).ok()?;
@@ -185,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_are_read_from_the_listing() {
+    fn containers_are_read_from_the_list() {
         let listing =
             "abc\trunning\tload\twsproxy\t2\ndef\texited\tload\tredis\t1\n\nghi\trunning\tload\tredis\n";
         let container = |id: &str, state: &str, service: &str, number| Container {

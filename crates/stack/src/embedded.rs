@@ -1,5 +1,5 @@
-//! A whole stack in this process over the memory bus: one server and its gateways, each on a thread of its own, behind
-//! loopback sockets on free ports. No Redis, no HAProxy: it shows the parts at their best, not a deployment.
+//! A whole stack in this process: one server and its gateways over the memory bus, each on a separate thread and a free loopback
+//! port. There is no Redis and no HAProxy, so results are better than those of a deployment.
 
 use crate::probe;
 use anyhow::{Context, bail};
@@ -15,27 +15,27 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// How long the parts have to become ready.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What a part gets beyond its own drain before it is given up.
+/// Time limit for each component to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that a component has to end in addition to its drain.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// What to start. The configurations are the parts' own; both carry one random key that nobody else learns.
+/// Configuration of an embedded stack. Server and gateways share one random JWT key that never leaves this process.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many gateways, 1 to 16.
+    /// Number of gateways, 1 to 16.
     pub proxies: usize,
-    /// The server's configuration.
+    /// Configuration of the server.
     pub server: server::Config,
-    /// Every gateway's configuration.
+    /// Configuration of each gateway.
     pub wsproxy: wsproxy::Config,
 }
 
 impl Options {
-    /// One gateway, both parts' defaults, short drains.
+    /// Returns a configuration with one gateway, the defaults of server and gateway, and drains of two seconds.
     ///
     /// # Errors
-    /// Never: a random key is long enough.
+    /// None in practice: a random key is long enough.
     pub fn new() -> Result<Self, SecretError> {
         let secret = Secret::new(crate::JwtSecret::random().expose())?;
         let mut server = server::Config::new(secret.clone());
@@ -46,107 +46,108 @@ impl Options {
         Ok(Self { proxies: 1, server, wsproxy })
     }
 
-    /// The same delay after every token.
+    /// Sets a fixed delay between tokens.
     #[must_use]
     pub fn token_delay(mut self, delay: Duration) -> Self {
         self.server.timing.itl_ms = server::Distribution::Fixed(delay.as_secs_f64() * 1e3);
         self
     }
 
-    /// What the simulator says, a token a word.
+    /// Sets the text of all responses, one token per word.
     ///
     /// # Errors
-    /// The text has no word.
+    /// The text has no words.
     pub fn response_text(mut self, text: &str) -> anyhow::Result<Self> {
-        let text = server::ResponseText::new(text).context("the response text is empty")?;
+        let text = server::ResponseText::new(text).context("the response text has no words")?;
         self.server.timing.tokens = server::Distribution::Fixed(text.words() as f64);
         self.server.text = text;
         Ok(self)
     }
 }
 
-/// A running stack. Dropped, it is stopped.
+/// A running stack. Dropping it stops it.
 #[derive(Debug)]
 pub struct Embedded {
     api: SocketAddr,
     ws: Vec<SocketAddr>,
     shutdown: CancellationToken,
-    parts: Vec<Part>,
-    patience: Duration,
+    components: Vec<Component>,
+    stop_timeout: Duration,
 }
 
 impl Embedded {
-    /// Starts everything; returns when all of it is ready. Blocks meanwhile.
+    /// Starts a stack and blocks until all of it is ready.
     ///
     /// # Errors
-    /// A part did not start or did not become ready.
+    /// The number of gateways is out of range, or a component did not start or become ready.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let Options { proxies, server, wsproxy } = options;
         if !(1..=16).contains(&proxies) {
-            bail!("{proxies} gateways in one process are out of range: give 1 to 16");
+            bail!("invalid number of gateways {proxies} in one process: expected 1 to 16");
         }
         let shutdown = CancellationToken::new();
         let mut stack = Self {
             api: (Ipv4Addr::LOCALHOST, 0).into(),
             ws: Vec::new(),
             shutdown: shutdown.clone(),
-            patience: server.drain.max(wsproxy.drain) + STOP_GRACE,
-            parts: Vec::new(),
+            stop_timeout: server.drain.max(wsproxy.drain) + STOP_GRACE,
+            components: Vec::new(),
         };
-        let (give, take) = mpsc::sync_channel(1);
+        let (bus_sender, bus_receiver) = mpsc::sync_channel(1);
         let token = shutdown.clone();
-        stack.api = stack.launch("server".into(), async move |listener| {
+        stack.api = stack.start_component("server".into(), async move |listener| {
             let bus = bus::open(BusConfig::new("memory://", "embedded"))?;
-            // Nobody takes it when the starter has failed: then `shutdown` is cancelled too.
-            let _ = give.send(Arc::clone(&bus));
+            // The receiver is gone if the start has failed. Then `shutdown` is cancelled as well.
+            let _ = bus_sender.send(Arc::clone(&bus));
             server::run(listener, server, bus, token).await
         })?;
-        let bus: Arc<dyn Broker> = match take.recv_timeout(PATIENCE) {
+        let bus: Arc<dyn Broker> = match bus_receiver.recv_timeout(READY_TIMEOUT) {
             Ok(bus) => bus,
             Err(_) => return Err(stack.failure("the server opened no bus".into())),
         };
         for number in 1..=proxies {
             let (config, bus, token) = (wsproxy.clone(), Arc::clone(&bus), shutdown.clone());
-            let address = stack.launch(format!("wsproxy-{number}"), async move |listener| {
+            let address = stack.start_component(format!("wsproxy-{number}"), async move |listener| {
                 wsproxy::run(listener, config, bus, token).await
             })?;
             stack.ws.push(address);
         }
         for address in std::iter::once(stack.api).chain(stack.ws.clone()) {
-            if let Err(last) = probe::wait_for_200_blocking(address, "/ready", PATIENCE) {
-                return Err(stack.failure(last));
+            if let Err(symptom) = probe::wait_for_200_blocking(address, "/ready", READY_TIMEOUT) {
+                return Err(stack.failure(symptom));
             }
         }
         Ok(stack)
     }
 
-    /// `http://127.0.0.1:…`
+    /// Returns the URL of the HTTP API.
     #[must_use]
     pub fn api_url(&self) -> String {
         format!("http://{}", self.api)
     }
 
-    /// `ws://127.0.0.1:…`, the first gateway's.
+    /// Returns the WebSocket URL of the first gateway.
     #[must_use]
     pub fn ws_url(&self) -> String {
         self.ws_urls().swap_remove(0)
     }
 
-    /// Every gateway's URL.
+    /// Returns the WebSocket URL of each gateway.
     #[must_use]
     pub fn ws_urls(&self) -> Vec<String> {
         self.ws.iter().map(|address| format!("ws://{address}")).collect()
     }
 
-    /// Drains every part and waits for its end, within the longer drain and five seconds. Blocks meanwhile.
+    /// Drains all components and blocks until they have ended, for at most the longer drain plus five seconds.
     ///
     /// # Errors
-    /// A part had failed, or did not end in time.
+    /// A component has failed, or did not end in time.
     pub fn stop(mut self) -> anyhow::Result<()> {
         self.end()
     }
 
-    fn launch<F, R>(&mut self, name: String, serve: F) -> anyhow::Result<SocketAddr>
+    /// Runs `serve` on a new thread, with a listener on a free port. Returns its address.
+    fn start_component<F, R>(&mut self, name: String, serve: F) -> anyhow::Result<SocketAddr>
     where
         F: FnOnce(TcpListener) -> R + Send + 'static,
         R: Future<Output = anyhow::Result<()>>,
@@ -154,19 +155,19 @@ impl Embedded {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (tell, outcome) = mpsc::sync_channel(1);
+        let (sender, outcome) = mpsc::sync_channel(1);
         thread::Builder::new()
             .name(name.clone())
             .spawn(move || {
-                // Nobody listens any more after a stop that gave up.
-                let _ = tell.send(live(listener, serve));
+                // The receiver is gone if the stop timed out.
+                let _ = sender.send(run_component(listener, serve));
             })
             .with_context(|| format!("cannot start a thread for {name}"))?;
-        self.parts.push(Part { name, outcome });
+        self.components.push(Component { name, outcome });
         Ok(address)
     }
 
-    /// The reason why the start failed: what a part said when it ended, else `symptom`.
+    /// Ends the stack after a failed start. Returns the error of a component in the context of `symptom`, or `symptom` alone.
     fn failure(&mut self, symptom: String) -> anyhow::Error {
         match self.end() {
             Err(cause) => cause.context(symptom),
@@ -174,23 +175,24 @@ impl Embedded {
         }
     }
 
+    /// Ends all components. Returns the first error.
     fn end(&mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
-        let deadline = Instant::now() + self.patience;
-        let mut worst = Ok(());
-        for Part { name, outcome } in self.parts.drain(..) {
+        let deadline = Instant::now() + self.stop_timeout;
+        let mut first_error = Ok(());
+        for Component { name, outcome } in self.components.drain(..) {
             let ended = match outcome.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(ended) => ended.with_context(|| format!("the embedded {name} failed")),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    Err(anyhow::anyhow!("the embedded {name} did not end within {:?}", self.patience))
+                    Err(anyhow::anyhow!("the embedded {name} did not end within {:?}", self.stop_timeout))
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     Err(anyhow::anyhow!("the embedded {name} panicked"))
                 }
             };
-            worst = worst.and(ended);
+            first_error = first_error.and(ended);
         }
-        worst
+        first_error
     }
 }
 
@@ -203,13 +205,13 @@ impl Drop for Embedded {
 }
 
 #[derive(Debug)]
-struct Part {
+struct Component {
     name: String,
     outcome: mpsc::Receiver<anyhow::Result<()>>,
 }
 
-/// Runs one part on this thread until it ends.
-fn live<F, R>(listener: std::net::TcpListener, serve: F) -> anyhow::Result<()>
+/// Runs a component on this thread until it ends.
+fn run_component<F, R>(listener: std::net::TcpListener, serve: F) -> anyhow::Result<()>
 where
     F: FnOnce(TcpListener) -> R,
     R: Future<Output = anyhow::Result<()>>,

@@ -1,4 +1,4 @@
-//! The stack's directories and files on a host that others use as well. A path is used only if nobody else can change where it leads:
+//! Directories and files of the stack on a host with other users. A path is used only if no other user can change where it leads:
 //! each of its components is checked, and no file is opened through a symbolic link.
 
 use anyhow::{Context, bail};
@@ -10,52 +10,52 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Entries of such a directory can be removed and renamed by their owners alone.
+/// In a directory with this bit, only the owner of an entry can remove or rename it.
 const STICKY: u32 = 0o1000;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Makes a directory that we alone can enter, with those above it that are missing, or checks the one that is there.
+/// Creates a directory that only this user can enter, and the missing directories above it. Checks directories that exist.
 ///
 /// # Errors
-/// It cannot be made, or somebody else could replace it or write into it: it or a directory above it is a symbolic link, belongs to
-/// another user, or can be written by others.
+/// The directory cannot be created, or another user could replace it or write into it: it or a directory above it is a symbolic link,
+/// belongs to another user, or is writable by others.
 pub fn private_directory(path: &Path) -> anyhow::Result<()> {
-    let doing = || format!("cannot make the directory {}", path.display());
-    let path = std::path::absolute(path).with_context(doing)?;
-    let us = nix::unistd::geteuid().as_raw();
-    let mut way = PathBuf::new();
-    // From the root on: what has been checked nobody else can replace, so what is checked next is what is used later.
+    let context = || format!("cannot create the directory {}", path.display());
+    let path = std::path::absolute(path).with_context(context)?;
+    let own_uid = nix::unistd::geteuid().as_raw();
+    let mut checked = PathBuf::new();
+    // From the root on: no other user can replace a component that was checked, so the next check sees what is used later.
     for component in path.components() {
-        way.push(component);
-        let found = match fs::symlink_metadata(&way) {
-            Err(error) if error.kind() == ErrorKind::NotFound => make(&way),
+        checked.push(component);
+        let found = match fs::symlink_metadata(&checked) {
+            Err(error) if error.kind() == ErrorKind::NotFound => create(&checked),
             found => found,
         }
-        .with_context(doing)?;
-        if let Some(fault) = fault(&Kind::of(&found), us, way == path) {
-            bail!("{} {fault}", way.display());
+        .with_context(context)?;
+        if let Some(problem) = problem(&Ownership::of(&found), own_uid, checked == path) {
+            bail!("{} {problem}", checked.display());
         }
     }
     Ok(())
 }
 
-fn make(path: &Path) -> io::Result<Metadata> {
+/// Creates one directory, unless another process has just created it. The caller checks it in both cases.
+fn create(path: &Path) -> io::Result<Metadata> {
     match DirBuilder::new().mode(0o700).create(path) {
-        // Somebody was faster: it is judged like any other.
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => fs::symlink_metadata(path),
     }
 }
 
-/// What decides whether a component of a path can be relied on.
-struct Kind {
+/// The properties of a path component that decide whether it is safe.
+struct Ownership {
     is_link: bool,
     is_directory: bool,
     owner: u32,
     mode: u32,
 }
 
-impl Kind {
+impl Ownership {
     fn of(metadata: &Metadata) -> Self {
         Self {
             is_link: metadata.is_symlink(),
@@ -66,42 +66,43 @@ impl Kind {
     }
 }
 
-/// Why a component of a path cannot be relied on by user `us`; `last` is the directory itself, which must be ours.
-fn fault(kind: &Kind, us: u32, last: bool) -> Option<String> {
-    let Kind { is_link, is_directory, owner, mode } = *kind;
+/// Returns why a path component is not safe for the user `own_uid`. `last` marks the directory itself, which must belong to that
+/// user; directories above it may belong to root.
+fn problem(ownership: &Ownership, own_uid: u32, last: bool) -> Option<String> {
+    let Ownership { is_link, is_directory, owner, mode } = *ownership;
     let writable = mode & WRITABLE_BY_OTHERS != 0 && (last || mode & STICKY == 0);
     if is_link {
-        Some("is a symbolic link, which could be made to lead elsewhere: give --state-dir without one".into())
+        Some("is a symbolic link, which could change: choose a --state-dir without one".into())
     } else if !is_directory {
-        Some("is not a directory: give another with --state-dir".into())
-    } else if owner != us && (last || owner != 0) {
-        Some(format!("belongs to user {owner}, we are {us}: give another with --state-dir"))
+        Some("is not a directory: choose another --state-dir".into())
+    } else if owner != own_uid && (last || owner != 0) {
+        Some(format!("belongs to user {owner}, not to user {own_uid}: choose another --state-dir"))
     } else if writable {
         let mode = mode & 0o7777;
         Some(format!(
-            "can be written by others (mode {mode:o}): `chmod go-w` it, or give another with --state-dir"
+            "is writable by other users (mode {mode:o}): run `chmod go-w` on it, or choose another --state-dir"
         ))
     } else {
         None
     }
 }
 
-/// Opens a log to write at its end; makes it where it is missing. A symbolic link in its place is an error.
+/// Opens a log for appending, and creates it if it is missing.
 ///
 /// # Errors
-/// The system's own.
+/// The path is a symbolic link, or the system cannot open the file.
 pub fn open_log(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// Opens a file to lock it; makes it where it is missing. A symbolic link in its place is an error.
+/// Opens a lock file, and creates it if it is missing. Fails for a symbolic link.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.create(true).truncate(false).read(true).write(true);
     options.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// Puts a new file with this text in the place of whatever is at `path`; a symbolic link there is replaced, not followed.
+/// Replaces the file at `path` by a new one with this text. A symbolic link there is replaced, not followed.
 pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let write = || {
         let new = path.with_extension("new");
@@ -117,7 +118,7 @@ pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Whether a process of user `uid` may give orders here, or take them from here: it is ours or root's.
+/// Returns whether requests from and to processes of the user `uid` are allowed: it is this process's user or root.
 pub(crate) fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }
@@ -127,29 +128,30 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-    const US: u32 = 1000;
+    const OWN_UID: u32 = 1000;
 
-    fn judge(owner: u32, mode: u32, last: bool) -> Option<String> {
-        fault(&Kind { is_link: false, is_directory: true, owner, mode }, US, last)
+    fn problem_of(owner: u32, mode: u32, last: bool) -> Option<String> {
+        problem(&Ownership { is_link: false, is_directory: true, owner, mode }, OWN_UID, last)
     }
 
     #[test]
-    fn whom_a_component_belongs_to_and_who_can_write_it() {
-        for (owner, mode) in [(0, 0o755), (0, 0o1777), (US, 0o700), (US, 0o755), (US, 0o1777)] {
-            assert_eq!(judge(owner, mode, false), None, "{owner} {mode:o}");
+    fn owner_and_mode_of_a_component_are_checked() {
+        for (owner, mode) in [(0, 0o755), (0, 0o1777), (OWN_UID, 0o700), (OWN_UID, 0o755), (OWN_UID, 0o1777)]
+        {
+            assert_eq!(problem_of(owner, mode, false), None, "{owner} {mode:o}");
         }
         for (owner, mode, expected) in [
             (1001, 0o755, "belongs to user 1001"),
             (1001, 0o1777, "belongs to user 1001"),
             (0, 0o777, "mode 777"),
-            (US, 0o775, "mode 775"),
-            (US, 0o702, "mode 702"),
+            (OWN_UID, 0o775, "mode 775"),
+            (OWN_UID, 0o702, "mode 702"),
         ] {
-            assert!(judge(owner, mode, false).unwrap().contains(expected), "{owner} {mode:o}");
+            assert!(problem_of(owner, mode, false).unwrap().contains(expected), "{owner} {mode:o}");
         }
-        assert_eq!(judge(US, 0o700, true), None);
-        for (owner, mode) in [(0, 0o700), (1001, 0o700), (US, 0o1777), (US, 0o770)] {
-            assert!(judge(owner, mode, true).is_some(), "{owner} {mode:o}");
+        assert_eq!(problem_of(OWN_UID, 0o700, true), None);
+        for (owner, mode) in [(0, 0o700), (1001, 0o700), (OWN_UID, 0o1777), (OWN_UID, 0o770)] {
+            assert!(problem_of(owner, mode, true).is_some(), "{owner} {mode:o}");
         }
     }
 
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_component_is_checked_and_nothing_is_made_behind_a_bad_one() {
+    fn every_component_is_checked_and_nothing_is_created_below_an_unsafe_one() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         private_directory(&root.join("a/b/c")).unwrap();
@@ -168,8 +170,8 @@ mod tests {
         }
         symlink(root.join("a"), root.join("link")).unwrap();
         for path in ["link", "link/b", "link/b/c", "link/new"] {
-            let told = refused(&root.join(path));
-            assert!(told.contains("link is a symbolic link") && told.contains("--state-dir"), "{told}");
+            let error = refused(&root.join(path));
+            assert!(error.contains("link is a symbolic link") && error.contains("--state-dir"), "{error}");
         }
         assert!(!root.join("a/new").exists());
         symlink("/nowhere", root.join("dangling")).unwrap();
@@ -181,7 +183,10 @@ mod tests {
         assert!(!root.join("a/b/new").exists());
         fs::set_permissions(root.join("a"), fs::Permissions::from_mode(0o1777)).unwrap();
         private_directory(&root.join("a/b/new")).unwrap();
-        assert!(refused(&root.join("a")).contains("mode 1777"), "the directory itself is ours alone");
+        assert!(
+            refused(&root.join("a")).contains("mode 1777"),
+            "no other user may write into the directory itself"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Starts, watches and ends a whole stack: embedded in one process, or native with real Redis and HAProxy.
+//! Starts, inspects and ends a whole stack: embedded in this process, or native with real Redis and HAProxy. Injects faults
+//! into native stacks and into stacks that Docker Compose started.
 //! It serves no token itself and measures nothing.
 
 pub mod control;
@@ -6,6 +7,7 @@ mod docker;
 pub mod embedded;
 pub mod fault;
 mod files;
+pub mod injection;
 pub mod inventory;
 mod limits;
 pub mod native;
@@ -13,19 +15,23 @@ mod probe;
 pub mod program;
 pub mod published;
 mod relay;
+mod role;
 mod secret;
+mod stack_ref;
 pub mod supervisor;
 
 pub use files::{open_log, private_directory};
 pub use limits::raise_open_files;
 pub use secret::JwtSecret;
+pub use stack_ref::StackRef;
 
-/// How far the stack's processes stand back behind the load client on the same machine, as `nice` counts.
+/// Niceness of gateways and HAProxy. The stack has a lower priority than the load client on the same machine.
 pub const NICENESS: i32 = 10;
 
-/// The same for servers: the simulator's punctuality is part of what is measured with, so it goes before what is measured.
+/// Niceness of servers. The punctuality of the simulator is part of the measurement, so servers have a higher priority than the
+/// other parts of the stack.
 pub const SERVER_NICENESS: i32 = 4;
 
-/// The same for Redis. Where CPU runs short, tokens had better wait behind it than before it: gateways and HAProxy merge what waits for
-/// them, which takes less of the CPU.
+/// Niceness of Redis. If CPU time is short, tokens should wait behind Redis and not before it: gateways and HAProxy merge the
+/// tokens that wait for them, which costs less CPU time.
 pub const REDIS_NICENESS: i32 = 7;

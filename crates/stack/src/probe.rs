@@ -1,5 +1,5 @@
-//! Asks a process of the stack over HTTP or Redis's inline protocol: enough to see whether it is ready.
-//! No client library: one request a connection, bounded in time and bytes.
+//! Small requests to processes of the stack, over HTTP or the inline protocol of Redis. They show whether a process is ready.
+//! Each request has its own connection and limits on time and bytes, so no client library is needed.
 
 use crate::relay::Address;
 use std::{
@@ -10,62 +10,64 @@ use std::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_ANSWER_BYTES: u64 = 4 << 20;
+const MAX_RESPONSE_BYTES: u64 = 4 << 20;
 
-/// What an HTTP call came to.
+/// An HTTP response.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: u16,
     pub(crate) body: String,
 }
 
-/// `GET path`, on a thread that may block.
-pub(crate) async fn get(address: SocketAddr, path: &'static str) -> io::Result<Answer> {
+/// Sends `GET path` from a thread that may block.
+pub(crate) async fn get(address: SocketAddr, path: &'static str) -> io::Result<HttpResponse> {
     tokio::task::spawn_blocking(move || get_blocking(address, path)).await.map_err(io::Error::other)?
 }
 
-/// Sends one command to the Redis at `address`, on a thread that may block; answers its reply as it came over the wire.
+/// Sends one command to the Redis at `address`, from a thread that may block. Returns the reply in Redis's wire format.
 pub(crate) async fn redis(address: &Address, command: &str) -> io::Result<String> {
     let request = format!("{command}\r\nQUIT\r\n");
     let address = address.clone();
-    let ask = move || {
-        let answer = match &address {
+    let send = move || {
+        let reply = match &address {
             Address::Tcp(address) => exchange(*address, request.as_bytes())?,
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(TIMEOUT))?;
                 stream.set_write_timeout(Some(TIMEOUT))?;
-                converse(stream, request.as_bytes())?
+                send_and_read(stream, request.as_bytes())?
             }
         };
-        match answer.strip_suffix("+OK\r\n") {
+        match reply.strip_suffix("+OK\r\n") {
             Some("") | None => Err(io::ErrorKind::UnexpectedEof.into()),
             Some(reply) => Ok(reply.to_owned()),
         }
     };
-    tokio::task::spawn_blocking(ask).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(send).await.map_err(io::Error::other)?
 }
 
-/// `GET path`.
-pub(crate) fn get_blocking(address: SocketAddr, path: &str) -> io::Result<Answer> {
-    // HTTP/1.0, though HAProxy's statistics come in chunks all the same.
+/// Sends `GET path`. Blocks for at most a few seconds.
+pub(crate) fn get_blocking(address: SocketAddr, path: &str) -> io::Result<HttpResponse> {
+    // HAProxy sends its statistics in chunks even to HTTP/1.0.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     parse(&exchange(address, request.as_bytes())?)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is no HTTP"))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the response is not HTTP"))
 }
 
-/// Asks `GET path` until it answers 200; after `patience`, answers what came last.
+/// Repeats `GET path` until the status is 200. After `timeout` returns a description of the last response as the error.
 pub(crate) fn wait_for_200_blocking(
     address: SocketAddr,
     path: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<(), String> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         let last = match get_blocking(address, path) {
-            Ok(answer) if answer.status == 200 => return Ok(()),
-            Ok(answer) => format!("GET http://{address}{path} answers {}: {}", answer.status, answer.body),
-            Err(error) => format!("GET http://{address}{path} fails: {error}"),
+            Ok(response) if response.status == 200 => return Ok(()),
+            Ok(response) => {
+                format!("GET http://{address}{path} returned {}: {}", response.status, response.body)
+            }
+            Err(error) => format!("GET http://{address}{path} failed: {error}"),
         };
         if Instant::now() > deadline {
             return Err(last);
@@ -74,29 +76,32 @@ pub(crate) fn wait_for_200_blocking(
     }
 }
 
+/// Connects, sends a request and returns everything up to the end of the connection.
 fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<String> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    converse(stream, request)
+    send_and_read(stream, request)
 }
 
-fn converse(mut stream: impl Read + Write, request: &[u8]) -> io::Result<String> {
+fn send_and_read(mut stream: impl Read + Write, request: &[u8]) -> io::Result<String> {
     stream.write_all(request)?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    let mut response = Vec::new();
+    stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response)?;
+    Ok(String::from_utf8_lossy(&response).into_owned())
 }
 
-fn parse(answer: &str) -> Option<Answer> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+/// Reads an HTTP response.
+fn parse(response: &str) -> Option<HttpResponse> {
+    let (head, body) = response.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
     let chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked");
     let body = if chunked { unchunk(body)? } else { body.to_owned() };
-    Some(Answer { status, body })
+    Some(HttpResponse { status, body })
 }
 
+/// Joins the chunks of a body.
 fn unchunk(mut rest: &str) -> Option<String> {
     let mut body = String::new();
     loop {
@@ -115,16 +120,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers() {
-        let answer = parse("HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\nno").unwrap();
-        assert_eq!((answer.status, answer.body.as_str()), (503, "no"));
+    fn responses_are_read() {
+        let response = parse("HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\nno").unwrap();
+        assert_eq!((response.status, response.body.as_str()), (503, "no"));
         let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n";
         assert_eq!(parse(chunks).unwrap().body, "abcd");
         for cut in 0..chunks.len() - 2 {
             let _ = parse(&chunks[..cut]);
         }
         for text in ["", "HTTP/1.1\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "+PONG\r\n\r\n", "HTTP/1.1 200 OK\r\n"] {
-            assert!(parse(text).is_none(), "{text:?} was taken for an answer");
+            assert!(parse(text).is_none(), "{text:?} was read as a response");
         }
     }
 }

@@ -5,11 +5,9 @@
 //! its connections, and its port stays dead until the container is restarted. A container that publishes one port several
 //! times has several proxies.
 
-use crate::docker;
+use crate::docker::{self, PortBinding, PublishedPorts};
 use anyhow::Context;
-use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
@@ -20,46 +18,36 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 6;
 /// Descriptors that a port proxy needs for itself, rounded up.
 const OWN_DESCRIPTORS: u64 = 32;
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Binding {
-    host_ip: String,
-    host_port: String,
-}
-
-/// The ports inside a container, each with the addresses of the host that lead to it.
-type Ports = BTreeMap<String, Option<Vec<Binding>>>;
-
-/// Returns the loopback addresses that Docker publishes for the same container port as `address`, in order; none when
-/// `address` does not belong to a container. Takes at most `patience`. Blocks.
+/// Returns the loopback addresses that Docker publishes for the same container port as `address`, in order. The list is empty if
+/// `address` does not belong to a container. Takes at most `timeout`. Blocks.
 ///
 /// # Errors
-/// Docker is not installed, does not answer in time, or answers with an error.
-pub fn siblings(address: SocketAddr, patience: Duration) -> anyhow::Result<Vec<SocketAddr>> {
-    let deadline = Instant::now() + patience;
+/// Docker is not installed, does not respond in time, or returns an error.
+pub fn siblings(address: SocketAddr, timeout: Duration) -> anyhow::Result<Vec<SocketAddr>> {
+    let deadline = Instant::now() + timeout;
     let mut arguments = docker::words("ps --quiet --no-trunc --filter");
     arguments.push(format!("publish={}", address.port()));
-    let containers = docker::ask_within(&arguments, patience)?;
+    let containers = docker::read_within(&arguments, timeout)?;
     if containers.trim().is_empty() {
         return Ok(Vec::new());
     }
     let mut arguments = docker::words("inspect --type container --format");
     arguments.push("{{json .NetworkSettings.Ports}}".to_owned());
     arguments.extend(containers.lines().map(str::to_owned));
-    let answer = docker::ask_within(&arguments, deadline.saturating_duration_since(Instant::now()))?;
+    let answer = docker::read_within(&arguments, deadline.saturating_duration_since(Instant::now()))?;
     let mut found = Vec::new();
     for line in answer.lines() {
-        let ports: Ports =
-            serde_json::from_str(line).context("docker inspect did not print a table of ports")?;
+        let ports: PublishedPorts = serde_json::from_str(line)
+            .context("unexpected output of `docker inspect`: expected a JSON table of ports")?;
         found.extend(same_container_port(&ports, address));
     }
     Ok(found)
 }
 
-/// The loopback addresses of the container port that `address` leads to.
-fn same_container_port(ports: &Ports, address: SocketAddr) -> Vec<SocketAddr> {
-    let addresses = |bindings: &Vec<Binding>| -> Vec<SocketAddr> {
-        let mut addresses: Vec<_> = bindings.iter().filter_map(Binding::on_loopback).collect();
+/// Returns the loopback addresses of the container port to which `address` leads.
+fn same_container_port(ports: &PublishedPorts, address: SocketAddr) -> Vec<SocketAddr> {
+    let addresses = |bindings: &Vec<PortBinding>| -> Vec<SocketAddr> {
+        let mut addresses: Vec<_> = bindings.iter().filter_map(on_loopback).collect();
         addresses.sort();
         addresses.dedup();
         addresses
@@ -69,21 +57,19 @@ fn same_container_port(ports: &Ports, address: SocketAddr) -> Vec<SocketAddr> {
     all.map(addresses).find(|addresses| addresses.contains(&address)).unwrap_or_default()
 }
 
-impl Binding {
-    /// Where this binding is reached on a loopback address; `None` when it is bound to another address.
-    fn on_loopback(&self) -> Option<SocketAddr> {
-        let port = self.host_port.parse().ok()?;
-        let address = match self.host_ip.as_str() {
-            // All addresses of the host: still a single proxy.
-            "" | "0.0.0.0" => Ipv4Addr::LOCALHOST.into(),
-            other => other.parse::<IpAddr>().ok().filter(IpAddr::is_loopback)?,
-        };
-        Some(SocketAddr::new(address, port))
-    }
+/// Returns the loopback address of a binding. `None` if it is bound to another address.
+fn on_loopback(binding: &PortBinding) -> Option<SocketAddr> {
+    let port = binding.host_port.parse().ok()?;
+    let address = match binding.host_ip.as_str() {
+        // All addresses of the host, with a single proxy.
+        "" | "0.0.0.0" => Ipv4Addr::LOCALHOST.into(),
+        other => other.parse::<IpAddr>().ok().filter(IpAddr::is_loopback)?,
+    };
+    Some(SocketAddr::new(address, port))
 }
 
-/// How many connections the port proxy of `address` can carry at once, estimated from its limit of open files. `None` when
-/// no proxy is seen: Docker may publish ports without one, and other systems have no `/proc`.
+/// Estimates how many connections the port proxy of `address` can carry at once, from its limit of open files. `None` if no
+/// proxy is found: Docker can publish ports without one.
 #[must_use]
 pub fn capacity(address: SocketAddr) -> Option<u64> {
     let processes =
@@ -95,11 +81,12 @@ pub fn capacity(address: SocketAddr) -> Option<u64> {
     Some(connections(open_files(&limits)?))
 }
 
+/// Returns how many connections a proxy with this limit of descriptors can carry.
 fn connections(descriptors: u64) -> u64 {
     descriptors.saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION
 }
 
-/// Whether this command line, its words ended by zero bytes, is that of the port proxy of `address`.
+/// Returns whether a command line is that of the port proxy of `address`. Its words end with zero bytes.
 fn is_proxy_of(command_line: &[u8], address: SocketAddr) -> bool {
     let words: Vec<_> = command_line.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
     let value = |flag: &str| {
@@ -115,7 +102,7 @@ fn is_proxy_of(command_line: &[u8], address: SocketAddr) -> bool {
         && value("-host-port") == Some(&address.port().to_string())
 }
 
-/// The soft limit of open files in the text of `/proc/PID/limits`.
+/// Returns the soft limit of open files from the text of `/proc/PID/limits`.
 fn open_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -152,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_a_port_proxy_and_its_limit() {
+    fn recognizes_a_port_proxy_and_its_limit() {
         let line = |ip: &str| {
             format!(
                 "/usr/sbin/docker-proxy\0-proto\0tcp\0-host-ip\0{ip}\0-host-port\x008081\0-container-ip\x00172.18.0.2\0-container-port\x008081\0"

@@ -1,25 +1,25 @@
-//! The key that a stack's servers sign with and its gateways check with. It reaches children through their environment
-//! alone, and it cannot be printed.
+//! The JWT key of a stack: servers sign with it, and gateways verify with it. It reaches child processes only through their
+//! environment, and it cannot be printed.
 
 use protocol::{Secret, SecretError};
 use std::fmt;
 use uuid::Uuid;
 
-/// A JWT key as text, long enough to sign with.
+/// A JWT key as text. It has at least [`Secret::MIN_BYTES`] bytes.
 #[derive(Clone)]
 pub struct JwtSecret(String);
 
 impl JwtSecret {
-    /// Takes a key.
+    /// Checks a key. White space around it is removed.
     ///
     /// # Errors
-    /// Shorter than [`Secret::MIN_BYTES`].
+    /// The key is shorter than [`Secret::MIN_BYTES`].
     pub fn new(key: &str) -> Result<Self, SecretError> {
         Secret::new(key)?;
         Ok(Self(key.trim().to_owned()))
     }
 
-    /// A key of 244 random bits.
+    /// Generates a key of 244 random bits.
     #[must_use]
     pub fn random() -> Self {
         Self(format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))

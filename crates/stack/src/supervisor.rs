@@ -1,8 +1,8 @@
-//! Holds a native stack while it runs: takes orders from the control socket one after another, ends everything on an
-//! order, on SIGTERM or on Ctrl+C. It restarts nothing by itself.
+//! The supervisor of a native stack: it executes the requests of the control socket, and ends the stack on a request or on
+//! shutdown. It restarts no process by itself.
 
 use crate::{
-    control::{MAX_LINE_BYTES, Request, Response, socket},
+    control::{KEEPALIVE_INTERVAL, MAX_LINE_BYTES, Request, Response, socket},
     files::{self, is_trusted},
     native::{Native, Options},
 };
@@ -30,20 +30,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-const MAX_CALLERS: usize = 16;
-/// Well below what a caller waits for the next byte of an order's answer, and above what it waits for a question's.
-pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
-const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+/// Connections to the control socket at a time.
+const MAX_CONNECTIONS: usize = 16;
+/// Time limit for reading a request, and for sending a response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-struct Order {
+/// A request and the way back to its client.
+struct PendingRequest {
     request: Request,
     reply: oneshot::Sender<Response>,
 }
 
-/// Starts a stack, calls `up` when it is ready, and holds it until it is told to end. Dropping the future kills what is left.
+/// Starts a stack, calls `up` when it is ready, and runs it until a `Down` request or `shutdown`. Dropping the future kills the
+/// processes.
 ///
 /// # Errors
-/// Another stack runs in the same directory, this one did not start, or `up` failed. Nothing is left running.
+/// Another stack runs in the same directory, this one did not start, or `up` failed. No process is left running.
 pub async fn run(
     options: Options,
     shutdown: CancellationToken,
@@ -54,18 +56,18 @@ pub async fn run(
     let path = socket(&state_dir);
     let native = tokio::select! {
         native = Native::start(options) => native?,
-        () = shutdown.cancelled() => bail!("told to end before the stack was up"),
+        () = shutdown.cancelled() => bail!("interrupted before the stack was ready"),
     };
-    // Left behind by a supervisor that was killed: the lock says that it is gone.
+    // A supervisor that was killed left its socket behind. This process has the lock, so that supervisor has ended.
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).with_context(|| {
         format!("cannot listen on {} (a socket's path has at most 107 bytes)", path.display())
     })?;
-    let (orders, mut inbox) = mpsc::channel(MAX_CALLERS);
-    let doorman = tokio::spawn(accept(listener, orders, is_trusted));
-    let told = up(&native).await;
-    let reply = match told {
-        Ok(()) => serve(&native, &mut inbox, &shutdown).await,
+    let (sender, mut requests) = mpsc::channel(MAX_CONNECTIONS);
+    let accept_task = tokio::spawn(accept(listener, sender, is_trusted));
+    let outcome = up(&native).await;
+    let reply = match outcome {
+        Ok(()) => serve(&native, &mut requests, &shutdown).await,
         Err(_) => None,
     };
     let _ = fs::remove_file(&path);
@@ -73,53 +75,56 @@ pub async fn run(
     native.stop().await;
     if let Some(reply) = reply {
         let _ = reply.send(Response::Ended);
-        // The caller's connection is ours to finish: give it a moment to take the answer.
-        drop(inbox);
-        let _ = timeout(REQUEST_PATIENCE, doorman).await;
+        // The client has to receive this response before the process ends.
+        drop(requests);
+        let _ = timeout(REQUEST_TIMEOUT, accept_task).await;
     }
-    told
+    outcome
 }
 
-/// Takes orders until one says to end (and answers who waits for that), or `shutdown` does. Those that change something
-/// are obeyed one after another; what runs is told meanwhile.
+/// Executes requests until a `Down` request, whose reply channel it returns, or until `shutdown`. Requests that change something
+/// run one after another; `Status` is answered meanwhile.
 async fn serve(
     native: &Native,
-    inbox: &mut mpsc::Receiver<Order>,
+    requests: &mut mpsc::Receiver<PendingRequest>,
     shutdown: &CancellationToken,
 ) -> Option<oneshot::Sender<Response>> {
-    // Neither grows beyond MAX_CALLERS: a caller has one order.
-    let mut told = FuturesUnordered::new();
-    let mut waiting: VecDeque<Order> = VecDeque::new();
+    // Neither grows beyond MAX_CONNECTIONS, because a connection has one request.
+    let mut statuses = FuturesUnordered::new();
+    let mut waiting: VecDeque<PendingRequest> = VecDeque::new();
     let mut current = FuturesUnordered::new();
     loop {
         if current.is_empty()
-            && let Some(Order { request, reply }) = waiting.pop_front()
+            && let Some(PendingRequest { request, reply }) = waiting.pop_front()
         {
-            current.push(async move { (reply, obey(native, request).await) });
+            current.push(async move { (reply, execute(native, request).await) });
         }
-        let order = tokio::select! {
+        let pending = tokio::select! {
             () = shutdown.cancelled() => return None,
-            // The caller may have gone away.
+            // The client may have disconnected.
             Some((reply, response)) = current.next() => {
                 let _ = reply.send(response);
                 continue;
             }
-            Some(()) = told.next() => continue,
-            order = inbox.recv() => order?,
+            Some(()) = statuses.next() => continue,
+            pending = requests.recv() => pending?,
         };
-        match order.request {
-            Request::Down => return Some(order.reply),
-            Request::Status => told.push(tell(native, order.reply)),
-            Request::Scale { .. } | Request::Fault { .. } | Request::Check { .. } => waiting.push_back(order),
+        match pending.request {
+            Request::Down => return Some(pending.reply),
+            Request::Status => statuses.push(send_status(native, pending.reply)),
+            Request::Scale { .. } | Request::Fault { .. } | Request::Check { .. } => {
+                waiting.push_back(pending);
+            }
         }
     }
 }
 
-async fn tell(native: &Native, reply: oneshot::Sender<Response>) {
+async fn send_status(native: &Native, reply: oneshot::Sender<Response>) {
     let _ = reply.send(Response::Status(native.status().await));
 }
 
-async fn obey(native: &Native, request: Request) -> Response {
+/// Executes a request that changes something or checks a fault.
+async fn execute(native: &Native, request: Request) -> Response {
     match request {
         Request::Scale { to } => {
             for (role, count) in to {
@@ -144,15 +149,15 @@ async fn obey(native: &Native, request: Request) -> Response {
     Response::Status(native.status().await)
 }
 
-/// Takes callers in, so many at once, until nobody takes orders any more; then waits for those that are in. `trusts` tells of which
-/// users orders are taken.
-async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>, trusts: fn(u32) -> bool) {
-    let seats = Arc::new(Semaphore::new(MAX_CALLERS));
+/// Accepts connections until the receiver of `requests` is dropped, then waits for the open ones. `trusts` decides from which
+/// users requests are accepted.
+async fn accept(listener: UnixListener, requests: mpsc::Sender<PendingRequest>, trusts: fn(u32) -> bool) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut acceptor = Acceptor::default();
     loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let stream = tokio::select! {
-            () = orders.closed() => break,
+            () = requests.closed() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -162,64 +167,67 @@ async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>, trusts: fn(
             },
         };
         acceptor.accepted();
-        let orders = orders.clone();
+        let requests = requests.clone();
         tokio::spawn(async move {
-            let _seat = seat;
-            if let Err(error) = converse(stream, orders, trusts).await {
-                warn!(%error, "a caller of the control socket left early");
+            let _permit = permit;
+            if let Err(error) = handle_connection(stream, requests, trusts).await {
+                warn!(%error, "a connection to the control socket failed");
             }
         });
     }
-    drop(orders);
-    let _ = seats.acquire_many(MAX_CALLERS as u32).await;
+    drop(requests);
+    let _ = permits.acquire_many(MAX_CONNECTIONS as u32).await;
 }
 
-async fn converse(
+/// Reads a request, has it executed and sends the response.
+async fn handle_connection(
     stream: UnixStream,
-    orders: mpsc::Sender<Order>,
+    requests: mpsc::Sender<PendingRequest>,
     trusts: fn(u32) -> bool,
 ) -> anyhow::Result<()> {
-    let caller = stream.peer_cred().context("the caller cannot be told")?.uid();
+    let user = stream.peer_cred().context("cannot read the user of the client")?.uid();
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MAX_LINE_BYTES as u64));
-    timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await.context("no order in time")??;
+    timeout(REQUEST_TIMEOUT, reader.read_line(&mut line)).await.context("no request in time")??;
     let response = match serde_json::from_str(&line) {
-        Err(error) => Response::Error(format!("the order makes no sense: {error}")),
-        Ok(_) if !trusts(caller) => {
-            warn!(caller, "an order of another user is refused");
-            Response::Error(format!("this stack takes no orders from user {caller}: it belongs to another"))
+        Err(error) => Response::Error(format!("invalid request: {error}")),
+        Ok(_) if !trusts(user) => {
+            warn!(user, "refused a request of another user");
+            Response::Error(format!("this stack belongs to another user and refuses requests of user {user}"))
         }
         Ok(request) => {
-            let (reply, answer) = oneshot::channel();
+            let (reply, response) = oneshot::channel();
             let ending = || Response::Error("the stack is ending".into());
-            match orders.send(Order { request, reply }).await {
-                Ok(()) => keep_waiting(&mut writer, answer).await?.unwrap_or_else(ending),
+            match requests.send(PendingRequest { request, reply }).await {
+                Ok(()) => wait_with_keepalive(&mut writer, response).await?.unwrap_or_else(ending),
                 Err(_) => ending(),
             }
         }
     };
-    let mut answer = serde_json::to_vec(&response)?;
-    answer.push(b'\n');
-    timeout(REQUEST_PATIENCE, writer.write_all(&answer)).await.context("the answer was not taken")??;
+    let mut line = serde_json::to_vec(&response)?;
+    line.push(b'\n');
+    timeout(REQUEST_TIMEOUT, writer.write_all(&line))
+        .await
+        .context("the client did not read the response")??;
     Ok(())
 }
 
-/// Waits for the answer to an order that may take long, and shows the caller that somebody is still there: a blank every
-/// few seconds, which JSON allows before a value. None where the stack ends meanwhile.
-async fn keep_waiting(
+/// Waits for the response to a request that may take long. Meanwhile it sends the client a blank every few seconds, which JSON
+/// allows before a value, so that the client continues to wait. Returns `None` if the stack ends first.
+async fn wait_with_keepalive(
     writer: &mut OwnedWriteHalf,
-    mut answer: oneshot::Receiver<Response>,
+    mut response: oneshot::Receiver<Response>,
 ) -> anyhow::Result<Option<Response>> {
     loop {
-        match timeout(SIGN_OF_LIFE, &mut answer).await {
-            Ok(answer) => return Ok(answer.ok()),
-            Err(_) => writer.write_all(b" ").await.context("the caller has gone away")?,
+        match timeout(KEEPALIVE_INTERVAL, &mut response).await {
+            Ok(response) => return Ok(response.ok()),
+            Err(_) => writer.write_all(b" ").await.context("the client has disconnected")?,
         }
     }
 }
 
-/// One supervisor a directory. The lock goes when the process does.
+/// Locks a state directory, which can have one supervisor. The lock ends with the process.
 fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
     files::private_directory(state_dir)?;
     let path = state_dir.join("lock");
@@ -233,7 +241,8 @@ fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
         Err((_, Errno::EWOULDBLOCK)) => {
             let pid = fs::read_to_string(&path).unwrap_or_default();
             bail!(
-                "a stack is already running in {directory} (supervisor {pid}): end it with `streamstress stack down --state-dir {directory}`, or use another --name",
+                "a stack is already running in {directory} (supervisor: pid {pid}): end it with `streamstress stack down --state-dir \
+                 {directory}`, or choose another --name",
                 directory = state_dir.display()
             )
         }
@@ -250,14 +259,14 @@ mod tests {
     async fn another_user_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(socket(directory.path())).unwrap();
-        let (orders, inbox) = mpsc::channel(1);
-        let doorman = tokio::spawn(accept(listener, orders, |_| false));
+        let (sender, requests) = mpsc::channel(1);
+        let accept_task = tokio::spawn(accept(listener, sender, |_| false));
         let path = directory.path().to_owned();
-        let answer = tokio::task::spawn_blocking(move || call(&path, &Request::Down)).await.unwrap();
-        let told = answer.unwrap_err().to_string();
-        assert!(told.contains("takes no orders from user"), "{told}");
-        assert!(inbox.is_empty());
-        drop(inbox);
-        timeout(REQUEST_PATIENCE, doorman).await.unwrap().unwrap();
+        let response = tokio::task::spawn_blocking(move || call(&path, &Request::Down)).await.unwrap();
+        let error = response.unwrap_err().to_string();
+        assert!(error.contains("refuses requests of user"), "{error}");
+        assert!(requests.is_empty());
+        drop(requests);
+        timeout(REQUEST_TIMEOUT, accept_task).await.unwrap().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! One run of a program, bounded in time and in the bytes that it says.
-//! It is over when the program is: a child of its that keeps the pipes open is waited for by nobody.
+//! Runs a program with limits on time and output.
+//! A run is over when the program has ended, even if a child of the program keeps the pipes open.
 
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -11,36 +11,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Of stdout and of stderr: some KB a container are usual.
-const MOST_BYTES: usize = 8 << 20;
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Limit of stdout, and of stderr. Some KB per container are usual.
+const MAX_OUTPUT_BYTES: usize = 8 << 20;
 
-/// [`Command::output`] within `patience`; then the program is killed. Blocks.
+/// Runs a program as [`Command::output`] does, but kills it after `timeout`. Blocks.
 ///
 /// # Errors
-/// It cannot be started, takes longer, or says more than 8 MiB.
-pub(super) fn output(command: &mut Command, patience: Duration) -> anyhow::Result<Output> {
-    let deadline = Instant::now() + patience;
+/// The program cannot be started, takes longer, or prints more than 8 MiB.
+pub(super) fn output(command: &mut Command, timeout: Duration) -> anyhow::Result<Output> {
+    let deadline = Instant::now() + timeout;
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {}: is it installed?", command.get_program().display()))?;
-    let (mut out, mut err) = (Flow::of(child.stdout.take())?, Flow::of(child.stderr.take())?);
-    let mut follow = || loop {
-        // Asked first: of a program that has ended, the pipes hold all that it said.
+    let (mut out, mut err) =
+        (CapturedPipe::new(child.stdout.take())?, CapturedPipe::new(child.stderr.take())?);
+    let mut wait = || loop {
+        // This comes first: when the program has ended, the pipes hold all its output.
         let ended = child.try_wait()?;
         out.drain()?;
         err.drain()?;
         match ended {
             Some(status) => return Ok(status),
-            None if Instant::now() > deadline => bail!("it does not end within {patience:?}"),
-            None => sleep(LOOK_EVERY),
+            None if Instant::now() > deadline => bail!("the program did not end within {timeout:?}"),
+            None => sleep(POLL_INTERVAL),
         }
     };
-    match follow() {
-        Ok(status) => Ok(Output { status, stdout: out.said, stderr: err.said }),
+    match wait() {
+        Ok(status) => Ok(Output { status, stdout: out.bytes, stderr: err.bytes }),
         Err(error) => {
             child.kill()?;
             child.wait()?;
@@ -49,29 +50,29 @@ pub(super) fn output(command: &mut Command, patience: Duration) -> anyhow::Resul
     }
 }
 
-/// What comes out of a pipe, without waiting for it.
-struct Flow<P> {
+/// A pipe and what has come out of it. Reading does not block.
+struct CapturedPipe<P> {
     pipe: Option<P>,
-    said: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
-impl<P: Read + AsFd> Flow<P> {
-    fn of(pipe: Option<P>) -> io::Result<Self> {
-        // The program has the other end, whose mode is its own.
+impl<P: Read + AsFd> CapturedPipe<P> {
+    fn new(pipe: Option<P>) -> io::Result<Self> {
+        // The other end, which the program has, keeps its mode.
         pipe.iter().try_for_each(|pipe| fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop))?;
-        Ok(Self { pipe, said: Vec::new() })
+        Ok(Self { pipe, bytes: Vec::new() })
     }
 
-    /// Takes what is there now.
+    /// Reads what is in the pipe now.
     fn drain(&mut self) -> anyhow::Result<()> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
-        let room = MOST_BYTES + 1 - self.said.len();
-        match pipe.take(room as u64).read_to_end(&mut self.said) {
+        let room = MAX_OUTPUT_BYTES + 1 - self.bytes.len();
+        match pipe.take(room as u64).read_to_end(&mut self.bytes) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
             Ok(_) | Err(_) => {}
         }
-        if self.said.len() > MOST_BYTES {
-            bail!("it says more than {MOST_BYTES} bytes");
+        if self.bytes.len() > MAX_OUTPUT_BYTES {
+            bail!("the program printed more than {MAX_OUTPUT_BYTES} bytes");
         }
         Ok(())
     }
@@ -87,12 +88,12 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn shell(script: &str, patience: Duration) -> anyhow::Result<Output> {
-        output(Command::new("/bin/sh").args(["-c", script]), patience)
+    fn shell(script: &str, timeout: Duration) -> anyhow::Result<Output> {
+        output(Command::new("/bin/sh").args(["-c", script]), timeout)
     }
 
     #[test]
-    fn what_it_says_and_how_it_ends() {
+    fn output_and_exit_code_are_returned() {
         let output = shell("echo out; echo err >&2; exit 3", MINUTE).unwrap();
         let Output { status, stdout, stderr } = output;
         assert_eq!((status.code(), &stdout[..], &stderr[..]), (Some(3), &b"out\n"[..], &b"err\n"[..]));
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_keeps_the_pipes_holds_nobody_up() {
+    fn a_child_that_keeps_the_pipes_does_not_delay_the_end() {
         let began = Instant::now();
         let output = shell("sleep 60 & echo $!", MINUTE).unwrap();
         assert!(began.elapsed() < MINUTE / 2, "{:?}", began.elapsed());
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn time_and_bytes_are_bounded() {
+    fn time_and_output_are_limited() {
         let error = shell("exec sleep 60", Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.contains("within 50ms"), "{error}");
         let error = shell("exec cat /dev/zero", MINUTE).unwrap_err().to_string();

@@ -1,69 +1,69 @@
-//! What can be done to a target. Which action fits which target is decided here, before anything is broken.
+//! Actions of faults, their text form, and the targets to which each applies.
 
-use super::{Target, span};
+use super::{Target, duration};
 use std::{fmt, str::FromStr, time::Duration};
 
-/// What Redis knows when it is back.
+/// The data that Redis has after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
-    /// Everything it ever acknowledged.
+pub enum RestartData {
+    /// Every acknowledged write.
     Keep,
-    /// Nothing.
+    /// No data.
     Empty,
-    /// All but its last second.
+    /// All writes but those of the last second.
     Rollback,
 }
 
-/// What is done.
+/// The failure to cause, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// SIGKILL; it stays down.
+    /// Sends SIGKILL; the process stays down.
     Kill,
-    /// SIGTERM; it drains and stays down. In force when the signal is sent.
+    /// Sends SIGTERM; the process drains and stays down. In force when the signal is sent.
     Stop,
-    /// Starts what is down.
+    /// Starts a process that is down.
     Start,
-    /// Kills and starts again. Redis: with what it remembers, as its persistence has it where nothing is said.
-    Restart(Option<Memory>),
-    /// SIGTERM, a wait until it has ended, a start.
+    /// Kills a process and starts it again. `None` starts Redis with what its persistence has stored.
+    Restart(Option<RestartData>),
+    /// Sends SIGTERM, waits until the process has ended, and starts it again.
     Drain,
-    /// Stops the process where it stands (SIGSTOP), for this long or until `resume`.
+    /// Stops the process (SIGSTOP) for this time, or until `resume`.
     Pause(Option<Duration>),
-    /// Lets a paused process go on (SIGCONT).
+    /// Continues a paused process (SIGCONT).
     Resume,
-    /// Redis: closes every subscriber's connection.
+    /// Redis: closes the connections of all subscribers.
     CutPubsub,
-    /// Redis: refuses every write for this long, as one does that lacks replicas (`NOREPLICAS`).
+    /// Redis: rejects writes for this time for lack of replicas (`NOREPLICAS`).
     Refuse(Duration),
-    /// Redis: a replica of an instance that is not there for this long, then a primary again (`READONLY`).
+    /// Redis: is a replica of an unreachable instance for this time (`READONLY`), then a primary again.
     Demote(Duration),
-    /// Redis: out of memory for this long (`OOM`).
+    /// Redis: is out of memory for this time (`OOM`).
     Full(Duration),
-    /// HAProxy: a new worker takes over, the old one keeps its open connections.
+    /// HAProxy: starts a new worker; the old one keeps its open connections.
     Reload,
-    /// Link: everything arrives so much later, in both directions.
+    /// Link: delivers all data this much later, in both directions.
     Delay(Duration),
-    /// Link: everything arrives up to so much later, in order.
+    /// Link: delivers all data up to this much later, in order.
     Jitter(Duration),
     /// Link: closes all connections.
     Cut,
-    /// Link: resets all TCP connections, closes all others.
+    /// Link: resets all TCP connections and closes all others.
     Reset,
-    /// Link: for this long nothing passes and nothing is closed.
+    /// Link: passes nothing and closes nothing for this time.
     HalfOpen(Duration),
-    /// Link: a byte a second, for this long or until `heal`.
+    /// Link: passes one byte per second for this time, or until `heal`.
     Slow(Option<Duration>),
-    /// Link: as if nothing had been.
+    /// Link: passes everything again.
     Heal,
 }
 
 const INSTANCE_FORMS: &str = "kill, stop, start, restart, drain, pause, pause=5s, resume";
 
 impl Action {
-    /// What can be done to a link.
+    /// All actions on links, for messages.
     pub const LINK_FORMS: &str = "delay=50ms, jitter=20ms, cut, reset, half-open=10s, slow, slow=10s, heal";
 
-    /// What can be done to `target`, as it is written.
+    /// Lists the actions that apply to `target`, as text.
     #[must_use]
     pub fn forms(target: &Target) -> String {
         match target {
@@ -79,9 +79,9 @@ impl Action {
         }
     }
 
-    /// Whether `target` knows this action.
+    /// Returns whether this action applies to `target`.
     #[must_use]
-    pub fn fits(self, target: &Target) -> bool {
+    pub fn applies_to(self, target: &Target) -> bool {
         match self {
             Self::Kill
             | Self::Stop
@@ -113,21 +113,23 @@ impl FromStr for Action {
             Some((name, value)) => (name, Some(value)),
             None => (text, None),
         };
-        let span = || value.map(span::parse).transpose();
+        let duration = || value.map(duration::parse).transpose();
         let needed = |example: &str| {
-            span()?.ok_or_else(|| format!("`{name}` needs a span of time: give for example {name}={example}"))
+            duration()?.ok_or_else(|| {
+                format!("action `{name}` needs a duration: expected for example {name}={example}")
+            })
         };
         let plain = |action: Self| match value {
             None => Ok(action),
-            Some(value) => Err(format!("`{name}` takes no value, `{value}` is one too many: give {name}")),
+            Some(value) => Err(format!("action `{name}` takes no value, but has `{value}`: expected {name}")),
         };
         match name {
             "kill" => plain(Self::Kill),
             "stop" => plain(Self::Stop),
             "start" => plain(Self::Start),
-            "restart" => Ok(Self::Restart(value.map(memory).transpose()?)),
+            "restart" => Ok(Self::Restart(value.map(restart_data).transpose()?)),
             "drain" => plain(Self::Drain),
-            "pause" => Ok(Self::Pause(span()?)),
+            "pause" => Ok(Self::Pause(duration()?)),
             "resume" => plain(Self::Resume),
             "cut-pubsub" => plain(Self::CutPubsub),
             "refuse" => Ok(Self::Refuse(needed("300ms")?)),
@@ -139,10 +141,10 @@ impl FromStr for Action {
             "cut" => plain(Self::Cut),
             "reset" => plain(Self::Reset),
             "half-open" => Ok(Self::HalfOpen(needed("10s")?)),
-            "slow" => Ok(Self::Slow(span()?)),
+            "slow" => Ok(Self::Slow(duration()?)),
             "heal" => plain(Self::Heal),
             _ => Err(format!(
-                "`{text}` is no action: choose one of {INSTANCE_FORMS}; redis: restart=keep|empty|rollback, \
+                "invalid action `{text}`: expected one of {INSTANCE_FORMS}; redis: restart=keep|empty|rollback, \
                  cut-pubsub, refuse=300ms, demote=3s, full=3s; haproxy: reload; links: {}",
                 Self::LINK_FORMS
             )),
@@ -150,18 +152,18 @@ impl FromStr for Action {
     }
 }
 
-fn memory(text: &str) -> Result<Memory, String> {
+fn restart_data(text: &str) -> Result<RestartData, String> {
     match text {
-        "keep" => Ok(Memory::Keep),
-        "empty" => Ok(Memory::Empty),
-        "rollback" => Ok(Memory::Rollback),
+        "keep" => Ok(RestartData::Keep),
+        "empty" => Ok(RestartData::Empty),
+        "rollback" => Ok(RestartData::Rollback),
         _ => Err(format!(
-            "`restart={text}` is unknown: give restart, restart=keep, restart=empty or restart=rollback"
+            "invalid action `restart={text}`: expected restart, restart=keep, restart=empty or restart=rollback"
         )),
     }
 }
 
-impl fmt::Display for Memory {
+impl fmt::Display for RestartData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Keep => "keep",
@@ -178,23 +180,23 @@ impl fmt::Display for Action {
             Self::Stop => f.write_str("stop"),
             Self::Start => f.write_str("start"),
             Self::Restart(None) => f.write_str("restart"),
-            Self::Restart(Some(memory)) => write!(f, "restart={memory}"),
+            Self::Restart(Some(data)) => write!(f, "restart={data}"),
             Self::Drain => f.write_str("drain"),
             Self::Pause(None) => f.write_str("pause"),
-            Self::Pause(Some(time)) => write!(f, "pause={}", span::show(time)),
+            Self::Pause(Some(time)) => write!(f, "pause={}", duration::format(time)),
             Self::Resume => f.write_str("resume"),
             Self::CutPubsub => f.write_str("cut-pubsub"),
-            Self::Refuse(time) => write!(f, "refuse={}", span::show(time)),
-            Self::Demote(time) => write!(f, "demote={}", span::show(time)),
-            Self::Full(time) => write!(f, "full={}", span::show(time)),
+            Self::Refuse(time) => write!(f, "refuse={}", duration::format(time)),
+            Self::Demote(time) => write!(f, "demote={}", duration::format(time)),
+            Self::Full(time) => write!(f, "full={}", duration::format(time)),
             Self::Reload => f.write_str("reload"),
-            Self::Delay(time) => write!(f, "delay={}", span::show(time)),
-            Self::Jitter(time) => write!(f, "jitter={}", span::show(time)),
+            Self::Delay(time) => write!(f, "delay={}", duration::format(time)),
+            Self::Jitter(time) => write!(f, "jitter={}", duration::format(time)),
             Self::Cut => f.write_str("cut"),
             Self::Reset => f.write_str("reset"),
-            Self::HalfOpen(time) => write!(f, "half-open={}", span::show(time)),
+            Self::HalfOpen(time) => write!(f, "half-open={}", duration::format(time)),
             Self::Slow(None) => f.write_str("slow"),
-            Self::Slow(Some(time)) => write!(f, "slow={}", span::show(time)),
+            Self::Slow(Some(time)) => write!(f, "slow={}", duration::format(time)),
             Self::Heal => f.write_str("heal"),
         }
     }

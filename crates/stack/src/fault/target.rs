@@ -1,47 +1,47 @@
-//! What can be broken: processes by role and number, Redis, HAProxy, and the links between them.
+//! Targets of faults: processes by role and number, Redis, HAProxy, and the links between them.
 
-use crate::native::Role;
+use crate::role::Role;
 use std::{fmt, str::FromStr};
 
-/// Which instances of a role.
+/// Selects instances of a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// This one: `wsproxy-2`.
+pub enum InstanceSelector {
+    /// One instance: `wsproxy-2`.
     Number(u16),
-    /// The one with the lowest number that the action fits: `wsproxy-any`.
+    /// The instance with the lowest number to which the action applies: `wsproxy-any`.
     Any,
-    /// All of them, one after the other: `wsproxies`.
+    /// All instances, one after the other: `wsproxies`.
     All,
 }
 
-/// A connection's way from one part to the next.
+/// The connections from one part of the stack to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// From HAProxy to instances: `link:wsproxy-1`.
-    Instance(Role, Which),
+    Instance(Role, InstanceSelector),
     /// From instances to Redis: `link:redis/wsproxy-1`.
-    Redis(Role, Which),
-    /// From clients to HAProxy's door for sockets: `link:ws`.
+    Redis(Role, InstanceSelector),
+    /// From clients to HAProxy's port for WebSockets: `link:ws`.
     Ws,
-    /// From clients to HAProxy's door for HTTP calls: `link:api`.
+    /// From clients to HAProxy's port for HTTP calls: `link:api`.
     Api,
 }
 
-/// What is broken.
+/// The part of a stack that a fault affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Servers or gateways.
-    Instance(Role, Which),
+    Instance(Role, InstanceSelector),
     /// Redis.
     Redis,
     /// HAProxy, its workers included.
     Haproxy,
-    /// What lies between two of them.
+    /// The connections between two parts.
     Link(Link),
 }
 
 impl Target {
-    /// What can be written, for messages and help.
+    /// All forms of a target, for messages.
     pub const FORMS: &str = "server-1, wsproxy-2, server-any, wsproxy-any, servers, wsproxies, redis, haproxy, \
                              link:wsproxy-1, link:server-1, link:redis/wsproxy-1, link:redis/server-1, link:ws, link:api";
 }
@@ -57,21 +57,22 @@ impl FromStr for Target {
             "link:api" => Some(Self::Link(Link::Api)),
             _ => match text.strip_prefix("link:") {
                 Some(link) => match link.strip_prefix("redis/") {
-                    Some(instance) => instances(instance).map(|(role, which)| Link::Redis(role, which)),
-                    None => instances(link).map(|(role, which)| Link::Instance(role, which)),
+                    Some(instance) => instances(instance).map(|(role, selector)| Link::Redis(role, selector)),
+                    None => instances(link).map(|(role, selector)| Link::Instance(role, selector)),
                 }
                 .map(Self::Link),
-                None => instances(text).map(|(role, which)| Self::Instance(role, which)),
+                None => instances(text).map(|(role, selector)| Self::Instance(role, selector)),
             },
         };
-        found.ok_or_else(|| format!("`{text}` is nothing that can be broken: choose one of {}", Self::FORMS))
+        found.ok_or_else(|| format!("invalid target `{text}`: expected one of {}", Self::FORMS))
     }
 }
 
-fn instances(text: &str) -> Option<(Role, Which)> {
-    let (role, which) = match text {
-        "servers" => return Some((Role::Server, Which::All)),
-        "wsproxies" => return Some((Role::Wsproxy, Which::All)),
+/// Reads `server-1`, `wsproxy-any` or `servers`.
+fn instances(text: &str) -> Option<(Role, InstanceSelector)> {
+    let (role, selector) = match text {
+        "servers" => return Some((Role::Server, InstanceSelector::All)),
+        "wsproxies" => return Some((Role::Wsproxy, InstanceSelector::All)),
         _ => text.split_once('-')?,
     };
     let role = match role {
@@ -79,23 +80,24 @@ fn instances(text: &str) -> Option<(Role, Which)> {
         "wsproxy" => Role::Wsproxy,
         _ => return None,
     };
-    if which == "any" {
-        return Some((role, Which::Any));
+    if selector == "any" {
+        return Some((role, InstanceSelector::Any));
     }
-    // `wsproxy-01` and `wsproxy-+1` are no names of instances.
-    let number: u16 = which.parse().ok()?;
-    (number > 0 && number.to_string() == which).then_some((role, Which::Number(number)))
+    // `wsproxy-01` and `wsproxy-+1` parse as numbers, but they are not names of instances.
+    let number: u16 = selector.parse().ok()?;
+    (number > 0 && number.to_string() == selector).then_some((role, InstanceSelector::Number(number)))
 }
 
-struct Instances(Role, Which);
+/// Formats the instances that a selector means.
+struct Instances(Role, InstanceSelector);
 
 impl fmt::Display for Instances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0, self.1) {
-            (role, Which::Number(number)) => write!(f, "{role}-{number}"),
-            (role, Which::Any) => write!(f, "{role}-any"),
-            (Role::Server, Which::All) => f.write_str("servers"),
-            (Role::Wsproxy, Which::All) => f.write_str("wsproxies"),
+            (role, InstanceSelector::Number(number)) => write!(f, "{role}-{number}"),
+            (role, InstanceSelector::Any) => write!(f, "{role}-any"),
+            (Role::Server, InstanceSelector::All) => f.write_str("servers"),
+            (Role::Wsproxy, InstanceSelector::All) => f.write_str("wsproxies"),
         }
     }
 }
@@ -103,8 +105,8 @@ impl fmt::Display for Instances {
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Instance(role, which) => write!(f, "link:{}", Instances(role, which)),
-            Self::Redis(role, which) => write!(f, "link:redis/{}", Instances(role, which)),
+            Self::Instance(role, selector) => write!(f, "link:{}", Instances(role, selector)),
+            Self::Redis(role, selector) => write!(f, "link:redis/{}", Instances(role, selector)),
             Self::Ws => f.write_str("link:ws"),
             Self::Api => f.write_str("link:api"),
         }
@@ -114,7 +116,7 @@ impl fmt::Display for Link {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Instance(role, which) => Instances(role, which).fmt(f),
+            Self::Instance(role, selector) => Instances(role, selector).fmt(f),
             Self::Redis => f.write_str("redis"),
             Self::Haproxy => f.write_str("haproxy"),
             Self::Link(link) => link.fmt(f),

@@ -1,7 +1,7 @@
-//! The grammar: tables of what is a fault and what is not, and a round trip over all of it.
+//! Tests of the text form: tables of valid and invalid faults, and a round trip over all values.
 
 use super::*;
-use crate::native::Role;
+use crate::role::Role;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -47,13 +47,13 @@ fn faults_are_read_and_written_the_same() {
     }
     assert_eq!(
         fault("wsproxy-1:kill"),
-        Fault { target: Target::Instance(Role::Wsproxy, Which::Number(1)), action: Action::Kill }
+        Fault { target: Target::Instance(Role::Wsproxy, InstanceSelector::Number(1)), action: Action::Kill }
     );
     assert_eq!(fault(" redis:pause=1m30s ").action, Action::Pause(Some(Duration::from_secs(90))));
 }
 
 #[test]
-fn what_is_no_fault_is_told_what_would_be_one() {
+fn errors_name_the_valid_forms() {
     for (text, hint) in [
         ("", "wsproxy-1:kill"),
         ("wsproxy-1", "TARGET:ACTION"),
@@ -83,72 +83,65 @@ fn what_is_no_fault_is_told_what_would_be_one() {
         ("redis:pause=-5s", "500ms"),
         ("redis:pause=99999999999999999999s", "500ms"),
     ] {
-        let told = text.parse::<Fault>().expect_err(text).to_string();
-        assert!(told.contains(hint), "{text:?}: {told}");
+        let message = text.parse::<Fault>().expect_err(text).to_string();
+        assert!(message.contains(hint), "{text:?}: {message}");
     }
 }
 
-#[test]
-fn places_are_found_by_name() {
-    assert_eq!(Place::find(Some("compose")).unwrap(), Place::Compose { project: None });
-    let project = Some("load".to_owned());
-    assert_eq!(Place::find(Some("compose:load")).unwrap(), Place::Compose { project });
-    assert_eq!(Place::find(Some("/tmp/x")).unwrap(), Place::Native("/tmp/x".into()));
-    for text in ["", "a b", "compose:", "compose:-;x"] {
-        assert!(Place::find(Some(text)).is_err(), "{text:?}");
-    }
-}
-
-fn which() -> impl Strategy<Value = Which> {
-    prop_oneof![(1..=u16::MAX).prop_map(Which::Number), Just(Which::Any), Just(Which::All)]
+fn selector() -> impl Strategy<Value = InstanceSelector> {
+    prop_oneof![
+        (1..=u16::MAX).prop_map(InstanceSelector::Number),
+        Just(InstanceSelector::Any),
+        Just(InstanceSelector::All)
+    ]
 }
 
 fn target() -> impl Strategy<Value = Target> {
     let role = || prop_oneof![Just(Role::Server), Just(Role::Wsproxy)];
     prop_oneof![
-        (role(), which()).prop_map(|(role, which)| Target::Instance(role, which)),
+        (role(), selector()).prop_map(|(role, selector)| Target::Instance(role, selector)),
         Just(Target::Redis),
         Just(Target::Haproxy),
-        (role(), which()).prop_map(|(role, which)| Target::Link(Link::Instance(role, which))),
-        (role(), which()).prop_map(|(role, which)| Target::Link(Link::Redis(role, which))),
+        (role(), selector()).prop_map(|(role, selector)| Target::Link(Link::Instance(role, selector))),
+        (role(), selector()).prop_map(|(role, selector)| Target::Link(Link::Redis(role, selector))),
         Just(Target::Link(Link::Ws)),
         Just(Target::Link(Link::Api)),
     ]
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let span = || (1..=3_600_000_u64).prop_map(Duration::from_millis);
-    let memory = prop_oneof![Just(Memory::Keep), Just(Memory::Empty), Just(Memory::Rollback)];
+    let duration = || (1..=3_600_000_u64).prop_map(Duration::from_millis);
+    let data = prop_oneof![Just(RestartData::Keep), Just(RestartData::Empty), Just(RestartData::Rollback)];
     prop_oneof![
         Just(Action::Kill),
         Just(Action::Stop),
         Just(Action::Start),
-        proptest::option::of(memory).prop_map(Action::Restart),
+        proptest::option::of(data).prop_map(Action::Restart),
         Just(Action::Drain),
-        proptest::option::of(span()).prop_map(Action::Pause),
+        proptest::option::of(duration()).prop_map(Action::Pause),
         Just(Action::Resume),
         Just(Action::CutPubsub),
         Just(Action::Reload),
-        span().prop_map(Action::Delay),
-        span().prop_map(Action::Jitter),
+        duration().prop_map(Action::Delay),
+        duration().prop_map(Action::Jitter),
         Just(Action::Cut),
         Just(Action::Reset),
-        span().prop_map(Action::HalfOpen),
-        proptest::option::of(span()).prop_map(Action::Slow),
+        duration().prop_map(Action::HalfOpen),
+        proptest::option::of(duration()).prop_map(Action::Slow),
         Just(Action::Heal),
     ]
 }
 
 proptest! {
     #[test]
-    fn what_fits_together_goes_round_and_nothing_else_is_read(target in target(), action in action()) {
+    fn valid_combinations_round_trip_and_others_are_refused(target in target(), action in action()) {
         let fault = Fault { target, action };
         match fault.to_string().parse::<Fault>() {
             Ok(read) => {
-                prop_assert!(action.fits(&target));
+                prop_assert!(action.applies_to(&target));
                 prop_assert_eq!(read, fault);
             }
-            Err(_) => prop_assert!(!action.fits(&target)),
+            Err(_) => prop_assert!(!action.applies_to(&target)),
         }
     }
 

@@ -1,8 +1,8 @@
-//! The members of a Compose stack, as Docker's command line tells them.
-//! It reads no container's environment: keys stand in there.
+//! The members of a Compose stack, from Docker's command line.
+//! The environment of containers is not read, because it contains keys.
 
 use super::Member;
-use crate::docker::{self, Container};
+use crate::docker::{self, Container, PublishedPorts};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::{
@@ -11,14 +11,14 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// What is asked of each container, a line of JSON each.
-const ASKED: &str = concat!(
+/// Template for `docker inspect`: one line of JSON per container.
+const TEMPLATE: &str = concat!(
     "{\"id\":{{json .Id}},\"state\":{{json .State}},\"restarts\":{{json .RestartCount}},",
     "\"labels\":{{json .Config.Labels}},\"networks\":{{json .NetworkSettings.Networks}},\"ports\":{{json .NetworkSettings.Ports}}}"
 );
 
-/// Where HAProxy's container listens for HTTP calls.
-const API: &str = "8080/tcp";
+/// Port of HAProxy's container for HTTP calls.
+const API_PORT: &str = "8080/tcp";
 
 #[derive(Debug, Deserialize)]
 struct Inspected {
@@ -29,7 +29,7 @@ struct Inspected {
     #[serde(default)]
     networks: BTreeMap<String, Network>,
     #[serde(default)]
-    ports: BTreeMap<String, Option<Vec<Binding>>>,
+    ports: PublishedPorts,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,12 +46,7 @@ struct Network {
     address: String,
 }
 
-#[derive(Debug, Deserialize)]
-struct Binding {
-    #[serde(rename = "HostPort")]
-    port: String,
-}
-
+/// Lists the members.
 pub(super) fn members(project: Option<&str>) -> anyhow::Result<Vec<Member>> {
     let mut members: Vec<_> = inspect(project)?.into_iter().filter_map(Inspected::member).collect();
     for member in &mut members {
@@ -60,34 +55,37 @@ pub(super) fn members(project: Option<&str>) -> anyhow::Result<Vec<Member>> {
     Ok(members.into_iter().map(|(member, _)| member).collect())
 }
 
-/// The project, of that name or any, whose HAProxy has this port of the host.
-pub(super) fn project_with_door(project: Option<&str>, api_port: u16) -> anyhow::Result<String> {
-    door(&inspect(project)?, api_port)
+/// Returns the project whose HTTP API is at `api_port` of the host. `None` searches all projects.
+pub(super) fn project_with_api_port(project: Option<&str>, api_port: u16) -> anyhow::Result<String> {
+    project_of_port(&inspect(project)?, api_port)
         .map(str::to_owned)
-        .with_context(|| format!("no Compose stack has its API at port {api_port} of this machine"))
+        .with_context(|| format!("no Compose stack has its HTTP API at port {api_port} of this machine"))
 }
 
 fn inspect(project: Option<&str>) -> anyhow::Result<Vec<Inspected>> {
     let containers = docker::containers(project)?;
     if containers.is_empty() {
-        bail!("Compose has no stack here");
+        bail!("there is no Compose stack");
     }
     let mut arguments = docker::words("inspect --type container --format");
-    arguments.push(ASKED.to_owned());
+    arguments.push(TEMPLATE.to_owned());
     arguments.extend(containers.into_iter().map(|container| container.id));
-    parse(&docker::ask(&arguments)?)
+    parse(&docker::read(&arguments)?)
 }
 
 fn parse(lines: &str) -> anyhow::Result<Vec<Inspected>> {
-    let line = |line| serde_json::from_str(line).context("docker inspect answers something else than asked");
+    let line = |line| {
+        serde_json::from_str(line)
+            .context("unexpected output of `docker inspect`: expected one line of JSON per container")
+    };
     lines.lines().map(line).collect()
 }
 
-fn door(containers: &[Inspected], api_port: u16) -> Option<&str> {
+fn project_of_port(containers: &[Inspected], api_port: u16) -> Option<&str> {
     let has_it = |container: &&Inspected| {
-        let bound = container.ports.get(API).and_then(Option::as_ref);
+        let bound = container.ports.get(API_PORT).and_then(Option::as_ref);
         container.service() == "haproxy"
-            && bound.is_some_and(|bound| bound.iter().any(|b| b.port == api_port.to_string()))
+            && bound.is_some_and(|bound| bound.iter().any(|b| b.host_port == api_port.to_string()))
     };
     containers.iter().find(has_it)?.labels.get("com.docker.compose.project").map(String::as_str)
 }
@@ -97,7 +95,7 @@ impl Inspected {
         self.labels.get("com.docker.compose.service").map_or("", String::as_str)
     }
 
-    /// With its container's id; none of services that are no part of a stack.
+    /// Returns the member and the id of its container. `None` for services that are not part of a stack.
     fn member(self) -> Option<(Member, String)> {
         let port = match self.service() {
             "server" => Some(8000),
@@ -113,14 +111,15 @@ impl Inspected {
             // A container's first process may be a shell or a master.
             has_children: true,
             http: address.zip(port).map(SocketAddr::from),
-            life: format!("{} {} {}", self.id, self.state.started_at, self.restarts),
+            incarnation: format!("{} {} {}", self.id, self.state.started_at, self.restarts),
             ended: !self.state.running,
         };
         Some((member, self.id))
     }
 }
 
-/// Docker may run in a virtual machine, whose process ids are other processes' here.
+/// Returns whether a process of this machine belongs to the container. If Docker runs in a virtual machine, the process ids that
+/// it reports mean other processes here.
 fn is_of(pid: u32, container: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup.contains(container))
 }
@@ -129,11 +128,11 @@ fn is_of(pid: u32, container: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// From an engine: a gateway and HAProxy that run, a server that was killed.
+    /// Captured from a Docker engine: a gateway and HAProxy that run, and a server that was killed.
     const CAPTURED: &str = include_str!("captured.jsonl");
 
     #[test]
-    fn members_out_of_what_docker_says() {
+    fn members_are_read_from_docker_inspect() {
         let members = parse(CAPTURED).unwrap().into_iter().filter_map(Inspected::member);
         let members: Vec<_> = members.map(|(member, _)| member).collect();
         let shown = |member: &Member| {
@@ -147,15 +146,19 @@ mod tests {
                 ("server-2".to_owned(), None, None, true),
             ]
         );
-        assert!(members[0].life.contains("2026-11-21T07:05:45.27800625Z 0"), "{}", members[0].life);
+        assert!(
+            members[0].incarnation.contains("2026-11-21T07:05:45.27800625Z 0"),
+            "{}",
+            members[0].incarnation
+        );
     }
 
     #[test]
-    fn a_stack_is_known_by_its_door() {
+    fn a_project_is_found_by_its_api_port() {
         let containers = parse(CAPTURED).unwrap();
-        assert_eq!(door(&containers, 28080), Some("watch-probe"));
-        assert_eq!(door(&containers, 28081), None, "that is the sockets' door");
-        assert_eq!(door(&[], 28080), None);
+        assert_eq!(project_of_port(&containers, 28080), Some("watch-probe"));
+        assert_eq!(project_of_port(&containers, 28081), None, "that is the port for WebSockets");
+        assert_eq!(project_of_port(&[], 28080), None);
     }
 
     #[test]
@@ -163,6 +166,6 @@ mod tests {
         let other = CAPTURED.replace("\"wsproxy\"", "\"grafana\"");
         assert_eq!(parse(&other).unwrap().into_iter().filter_map(Inspected::member).count(), 2);
         assert!(parse("{}").is_err() && parse("<html>").is_err());
-        assert!(!is_of(std::process::id(), "697d8b1ee5f2"), "this test runs in no such container");
+        assert!(!is_of(std::process::id(), "697d8b1ee5f2"), "this test does not run in that container");
     }
 }

@@ -1,80 +1,80 @@
-//! What runs in a stack, whoever started it: its processes, where each answers, and which of its lives this is.
-//! It starts and ends nothing, and what the supervisor or Docker does not say is absent, never guessed.
+//! The members of a running stack: its processes or containers, their addresses, and whether they were restarted.
+//! This module starts and ends nothing. What the supervisor or Docker does not report is absent, never guessed.
 
 mod compose;
 mod native;
 
-use crate::fault::Place;
+use crate::StackRef;
 use anyhow::{Context, bail};
 use std::{net::SocketAddr, time::Duration};
 
-/// A part of a stack.
+/// A process or container of a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// `redis`, `haproxy`, `server-1`, `wsproxy-2`.
+    /// Name in faults: `redis`, `haproxy`, `server-1` or `wsproxy-2`.
     pub name: String,
-    /// Its process on this machine; none while it is down, or where it runs elsewhere.
+    /// Process id on this machine. `None` while the member is down, and if its process runs on another machine.
     pub pid: Option<u32>,
-    /// Its children do its work, or some of it.
+    /// Whether child processes do a part of the work.
     pub has_children: bool,
-    /// Where it alone answers `/health`, `/ready` and `/metrics`: servers and gateways.
+    /// Address of `/health`, `/ready` and `/metrics`, for servers and gateways.
     pub http: Option<SocketAddr>,
-    /// Another one each time that it was started.
-    pub life: String,
-    /// It has ended, and nothing took its place.
+    /// Text that differs after each start.
+    pub incarnation: String,
+    /// Whether the member has ended and has not been started again.
     pub ended: bool,
 }
 
-/// A stack that was found.
+/// A running stack whose members can be listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inventory(Place);
+pub struct Inventory(StackRef);
 
 impl Inventory {
-    /// The stack of that name, as [`Place::find`] understands it, where its API is behind `api_port` of this machine; without
-    /// a name, the native one of the usual name, or whichever of Compose's has that port.
+    /// Finds the stack whose HTTP API is at `api_port` of this machine. `name` selects it as [`StackRef::find`] does. Without a name
+    /// it is the native stack `default` or any Compose stack.
     ///
     /// # Errors
-    /// Why there is none, for a person.
+    /// There is no such stack, or its API has another port.
     pub fn find(name: Option<&str>, api_port: u16) -> anyhow::Result<Self> {
-        let place = Place::find(name)?;
-        let native = match &place {
-            Place::Compose { project } => return Self::compose(project.as_deref(), api_port),
-            Place::Native(state_dir) => native::has_door(state_dir, api_port),
+        let stack = StackRef::find(name)?;
+        let native = match &stack {
+            StackRef::Compose { project } => return Self::compose(project.as_deref(), api_port),
+            StackRef::Native(state_dir) => native::has_api_port(state_dir, api_port),
         };
         let why = match native {
-            Ok(true) => return Ok(Self(place)),
+            Ok(true) => return Ok(Self(stack)),
             Ok(false) if name.is_some() => {
-                bail!("the stack of that name has its API elsewhere than at port {api_port}")
+                bail!("the HTTP API of that stack is not at port {api_port}")
             }
             Err(error) if name.is_some() => return Err(error),
-            Ok(false) => "no native stack has that port".to_owned(),
-            Err(error) => format!("no native stack is seen ({error:#})"),
+            Ok(false) => "the native stack has another port".to_owned(),
+            Err(error) => format!("no native stack was found ({error:#})"),
         };
         Self::compose(None, api_port).context(why)
     }
 
     fn compose(project: Option<&str>, api_port: u16) -> anyhow::Result<Self> {
-        let project = compose::project_with_door(project, api_port)?;
-        Ok(Self(Place::Compose { project: Some(project) }))
+        let project = compose::project_with_api_port(project, api_port)?;
+        Ok(Self(StackRef::Compose { project: Some(project) }))
     }
 
-    /// What there is now.
+    /// Lists the members.
     ///
     /// # Errors
-    /// Nobody answers who could tell.
+    /// The supervisor or Docker does not respond.
     pub fn members(&self) -> anyhow::Result<Vec<Member>> {
         match &self.0 {
-            Place::Native(state_dir) => native::members(state_dir),
-            Place::Compose { project } => compose::members(project.as_deref()),
+            StackRef::Native(state_dir) => native::members(state_dir),
+            StackRef::Compose { project } => compose::members(project.as_deref()),
         }
     }
 
-    /// How often to look: asking Docker is a process each time.
+    /// Returns a suitable interval between two lists. It is longer for Docker, which needs a process each time.
     #[must_use]
     pub const fn every(&self) -> Duration {
         match self.0 {
-            Place::Native(_) => Duration::from_secs(1),
-            Place::Compose { .. } => Duration::from_secs(2),
+            StackRef::Native(_) => Duration::from_secs(1),
+            StackRef::Compose { .. } => Duration::from_secs(2),
         }
     }
 }

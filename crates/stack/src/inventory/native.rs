@@ -1,5 +1,5 @@
-//! The members of a native stack, as its supervisor tells them.
-//! Its instances listen on loopback ports of their own, also where HAProxy reaches them through unix sockets.
+//! The members of a native stack, from the status of its supervisor.
+//! Each instance listens on a loopback port, even if HAProxy connects to its unix socket.
 
 use super::Member;
 use crate::{
@@ -12,10 +12,12 @@ use std::{
     path::Path,
 };
 
-pub(super) fn has_door(state_dir: &Path, api_port: u16) -> anyhow::Result<bool> {
+/// Returns whether the HTTP API of the stack is at `api_port`.
+pub(super) fn has_api_port(state_dir: &Path, api_port: u16) -> anyhow::Result<bool> {
     Ok(status(state_dir)?.api_url.ends_with(&format!(":{api_port}")))
 }
 
+/// Lists the members.
 pub(super) fn members(state_dir: &Path) -> anyhow::Result<Vec<Member>> {
     Ok(status(state_dir)?.processes.into_iter().map(member).collect())
 }
@@ -23,7 +25,7 @@ pub(super) fn members(state_dir: &Path) -> anyhow::Result<Vec<Member>> {
 fn status(state_dir: &Path) -> anyhow::Result<Status> {
     match call(state_dir, &Request::Status)? {
         Response::Status(status) => Ok(status),
-        other => bail!("the supervisor answers a question for its status with {other:?}"),
+        other => bail!("unexpected response of the supervisor to a request for its status: {other:?}"),
     }
 }
 
@@ -32,10 +34,10 @@ fn member(process: ProcessStatus) -> Member {
     let is_instance = process.name.starts_with("server-") || process.name.starts_with("wsproxy-");
     Member {
         pid: (!ended).then_some(process.pid),
-        // The first HAProxy process only minds its workers.
+        // The first HAProxy process only supervises its workers.
         has_children: process.name == "haproxy",
         http: process.port.filter(|_| is_instance).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-        life: process.pid.to_string(),
+        incarnation: process.pid.to_string(),
         ended,
         name: process.name,
     }
@@ -46,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instances_answer_and_others_only_run() {
+    fn only_instances_have_an_address() {
         let process = |name: &str, port, state: &str| {
             member(ProcessStatus {
                 name: name.into(),
@@ -59,7 +61,7 @@ mod tests {
         };
         let gateway = process("wsproxy-1", Some(4040), "ready");
         assert_eq!(gateway.http, Some("127.0.0.1:4040".parse().unwrap()));
-        assert_eq!((gateway.pid, gateway.life.as_str(), gateway.ended), (Some(7), "7", false));
+        assert_eq!((gateway.pid, gateway.incarnation.as_str(), gateway.ended), (Some(7), "7", false));
         assert_eq!(process("redis", Some(6379), "ready").http, None);
         assert!(process("haproxy", None, "ready").has_children);
         let ended = process("server-1", Some(8000), "ended: signal 9");

@@ -1,5 +1,5 @@
-//! How the processes of a stack are started: our own programs as the caller says, Redis and HAProxy from the PATH.
-//! Nothing is built or installed here. What is missing is named with the command that installs it.
+//! The programs of a stack: servers and gateways as the caller specifies, Redis and HAProxy from the `PATH`.
+//! Nothing is built or installed here. Errors name each missing program with the command that installs it.
 
 use anyhow::bail;
 use std::{
@@ -8,17 +8,17 @@ use std::{
     process::Command,
 };
 
-/// A program and the arguments that select a part of it: `streamstress server`.
+/// A program and its leading arguments, for example `streamstress server`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     /// The executable file.
     pub path: PathBuf,
-    /// Leading arguments.
+    /// Leading arguments, which select a subcommand.
     pub arguments: Vec<OsString>,
 }
 
 impl Program {
-    /// Returns a command that starts it.
+    /// Returns a command that starts the program.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
@@ -33,7 +33,7 @@ impl From<PathBuf> for Program {
     }
 }
 
-/// Our own programs that a stack runs as processes.
+/// The programs for servers and gateways.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
     /// The LLM simulator.
@@ -54,17 +54,17 @@ impl Programs {
     /// Uses the programs `server` and `wsproxy` in `directory`.
     ///
     /// # Errors
-    /// Names the files that are missing.
+    /// A file is missing. The message names all missing files.
     pub fn in_directory(directory: &Path) -> anyhow::Result<Self> {
         let [server, wsproxy] = ["server", "wsproxy"].map(|name| directory.join(name));
         let missing: Vec<_> = [&server, &wsproxy].into_iter().filter(|path| !path.is_file()).collect();
         if missing.is_empty() {
             return Ok(Self { server: server.into(), wsproxy: wsproxy.into() });
         }
-        let lines = missing.iter().map(|path| format!("{} is missing", path.display()));
+        let files = missing.iter().map(|path| format!("{} is missing", path.display()));
         bail!(
-            "{}: build them with `cargo build -p server -p wsproxy`, or leave STREAMSTRESS_BIN_DIR out",
-            lines.collect::<Vec<_>>().join(", ")
+            "{}: build them with `cargo build -p server -p wsproxy`, or remove --bin-dir and STREAMSTRESS_BIN_DIR",
+            files.collect::<Vec<_>>().join(", ")
         )
     }
 }
@@ -72,19 +72,19 @@ impl Programs {
 /// All programs of a stack.
 #[derive(Clone, Debug)]
 pub struct Binaries {
-    /// Our own.
+    /// Servers and gateways.
     pub programs: Programs,
-    /// Redis.
+    /// Path of `redis-server`.
     pub redis: PathBuf,
-    /// The load balancer.
+    /// Path of `haproxy`.
     pub haproxy: PathBuf,
 }
 
 impl Binaries {
-    /// Finds `redis-server` and `haproxy` on `path`, or where distributions install them.
+    /// Finds `redis-server` and `haproxy` in the directories of `path`, in `/usr/sbin` or in `/usr/local/sbin`.
     ///
     /// # Errors
-    /// Names everything that is missing and how to install it.
+    /// A program is missing. The message has a line for each missing program with the command that installs it.
     pub fn find(programs: Programs, path: &str) -> anyhow::Result<Self> {
         let mut missing = Vec::new();
         let mut find = |name: &str| {
@@ -101,8 +101,9 @@ impl Binaries {
     }
 }
 
+/// Returns the first file with this name in the directories.
 fn on_path(name: &str, path: &str) -> Option<PathBuf> {
-    // HAProxy is often installed in a directory that only root has on its PATH.
+    // HAProxy is often in a directory that only the PATH of root contains.
     std::env::split_paths(path)
         .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(name))

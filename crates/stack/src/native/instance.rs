@@ -1,24 +1,20 @@
-//! One server or gateway process: its number, its port, its environment. It is ready when it exists, or it does not exist.
+//! A server or gateway process: its number, port and environment.
 
-use super::Program;
 use super::{
-    Role, links,
+    Program, paths,
     ports::{self, Started},
-    process::{Condition, Process, Spec},
+    process::{Process, ProcessState, Spec},
     slot::Slot,
 };
-use crate::{probe, secret::JwtSecret};
+use crate::{probe, role::Role, secret::JwtSecret};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit for an instance to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Variables of the caller that would contradict what an instance is told.
+/// Environment variables of this process that would contradict those of an instance.
 const NOT_INHERITED: &[&str] = &[
     "JWT_SECRET_FILE",
     "FASTAPI_HOST",
@@ -30,29 +26,29 @@ const NOT_INHERITED: &[&str] = &[
     "UNIX_SOCKET",
 ];
 
-/// What every instance of a stack is started with.
+/// Configuration of all instances of a stack.
 #[derive(Clone, Debug)]
 pub(crate) struct Environment {
-    pub(crate) state: PathBuf,
+    pub(crate) state_dir: PathBuf,
     pub(crate) redis_port: Option<u16>,
     pub(crate) secret: JwtSecret,
     pub(crate) server_workers: Option<usize>,
     pub(crate) extra: Vec<(String, String)>,
 }
 
-/// An instance, running or down. Its number and its port stay.
+/// An instance, running or down. It keeps its number and port across restarts.
 #[derive(Debug)]
 pub(crate) struct Instance {
     role: Role,
     number: u16,
     port: u16,
-    /// What HAProxy sends to.
+    /// The address to which HAProxy connects.
     address: Mutex<String>,
     slot: Slot,
 }
 
 impl Instance {
-    /// Starts instance `number` of `role` and waits until it is ready.
+    /// Starts an instance and waits until it is ready.
     pub(crate) async fn start(
         role: Role,
         number: u16,
@@ -61,18 +57,18 @@ impl Instance {
     ) -> anyhow::Result<Self> {
         let (process, port) = ports::start_on_free(&[], async |port| {
             let process = Process::start(spec(role, number, port, program, environment, false)).await?;
-            let ready = process.wait_until(PATIENCE, || ready(port)).await;
+            let ready = process.wait_until(READY_TIMEOUT, || ready(port)).await;
             Ok(Started { process, ready })
         })
         .await?;
-        let address = match sockets(role, number, &environment.state) {
-            Some(sockets) => format!("unix@{}", sockets.front.display()),
-            None => ports::local(port).to_string(),
+        let address = match paths::gateway_socket(role, number, &environment.state_dir) {
+            Some(socket) => format!("unix@{}", socket.link.display()),
+            None => ports::loopback(port).to_string(),
         };
         Ok(Self { role, number, port, address: Mutex::new(address), slot: Slot::new(process) })
     }
 
-    /// Starts what is down, where it was, and waits until it is ready. What does not become ready stays all the same.
+    /// Starts an instance that is down, on the same port, and waits until it is ready. If it does not become ready, it keeps running.
     pub(crate) async fn start_again(
         &self,
         program: &Program,
@@ -80,16 +76,16 @@ impl Instance {
     ) -> anyhow::Result<()> {
         let spec = spec(self.role, self.number, self.port, program, environment, true);
         let process = self.slot.replace(Process::start(spec).await?);
-        process.wait_until(PATIENCE, || ready(self.port)).await
+        process.wait_until(READY_TIMEOUT, || ready(self.port)).await
     }
 
     pub(crate) fn slot(&self) -> &Slot {
         &self.slot
     }
 
-    /// Neither down nor paused.
-    pub(crate) fn runs(&self) -> bool {
-        self.slot.process().condition() == Condition::Runs
+    /// Returns whether the process is neither down nor paused.
+    pub(crate) fn is_running(&self) -> bool {
+        self.slot.process().state() == ProcessState::Running
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -104,78 +100,56 @@ impl Instance {
         self.port
     }
 
-    /// HAProxy's word for where it is.
+    /// Returns the address to which HAProxy connects, as its configuration writes it.
     pub(crate) fn address(&self) -> String {
         self.address.lock().clone()
     }
 
-    /// From its next reload on HAProxy finds it here.
+    /// Sets the address to which HAProxy connects after its next reload.
     pub(crate) fn set_address(&self, address: String) {
         *self.address.lock() = address;
     }
 
-    /// `server-1`.
+    /// Returns the name, for example `server-1`.
     pub(crate) fn name(&self) -> String {
-        name(self.role, self.number)
+        paths::instance_name(self.role, self.number)
     }
 }
 
-/// Whether the instance on `port` is ready.
+/// Checks that the instance on `port` is ready. The error says why it is not.
 pub(crate) async fn ready(port: u16) -> Result<(), String> {
-    match probe::get(ports::local(port), "/ready").await {
-        Ok(answer) if answer.status == 200 => Ok(()),
-        Ok(answer) => Err(format!("/ready answers {}: {}", answer.status, answer.body.trim_end())),
+    match probe::get(ports::loopback(port), "/ready").await {
+        Ok(response) if response.status == 200 => Ok(()),
+        Ok(response) => Err(format!("/ready returned {}: {}", response.status, response.body.trim_end())),
         Err(error) => Err(format!("port {port}: {error}")),
     }
 }
 
-/// The longest path that a unix socket's address holds.
-pub(crate) const LONGEST_SOCKET_PATH: usize = 107;
-
-/// A gateway's unix socket: a hop through it costs a quarter of one over loopback.
-#[derive(Clone, Debug)]
-pub(crate) struct Sockets {
-    /// Where HAProxy connects: a link to `own`, or to a relay.
-    pub(crate) front: PathBuf,
-    /// Where the gateway listens.
-    pub(crate) own: PathBuf,
-}
-
-/// None where the path is too long, and for servers, which listen on TCP alone.
-pub(crate) fn sockets(role: Role, number: u16, state: &Path) -> Option<Sockets> {
-    let name = name(role, number);
-    let own = state.join(format!("{name}.own.sock"));
-    let fits = role == Role::Wsproxy && own.as_os_str().len() <= LONGEST_SOCKET_PATH;
-    fits.then(|| Sockets { front: state.join(format!("{name}.sock")), own })
-}
-
-pub(crate) fn name(role: Role, number: u16) -> String {
-    format!("{role}-{number}")
-}
-
+/// Returns how to start an instance.
 fn spec(
     role: Role,
     number: u16,
     port: u16,
     program: &Program,
     environment: &Environment,
-    goes_on: bool,
+    append_log: bool,
 ) -> Spec {
-    let name = name(role, number);
+    let name = paths::instance_name(role, number);
     let mut env: Vec<(String, OsString)> =
         environment.extra.iter().map(|(name, value)| (name.clone(), value.into())).collect();
     let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.into()));
     set("HOST", "127.0.0.1");
     set("PORT", &port.to_string());
     set("INSTANCE", &name);
-    set("REDIS_URL", &links::redis_url(&environment.state, &name, environment.redis_port));
-    // Its log is a file.
+    set("REDIS_URL", &paths::redis_url(&environment.state_dir, &name, environment.redis_port));
+    // The log is a file, not a terminal.
     set("NO_COLOR", "1");
     set("JWT_SECRET", environment.secret.expose());
-    // HAProxy tells gateways where clients are. It comes through the socket, which is in a directory of our own, or by loopback.
+    // HAProxy tells gateways the addresses of clients. It connects to the unix socket, whose directory other users cannot enter, or
+    // over loopback.
     let mut proxy = "127.0.0.1";
-    if let Some(sockets) = sockets(role, number, &environment.state) {
-        set("UNIX_SOCKET", &sockets.own.to_string_lossy());
+    if let Some(socket) = paths::gateway_socket(role, number, &environment.state_dir) {
+        set("UNIX_SOCKET", &socket.listener.to_string_lossy());
         proxy = "unix";
     }
     if role == Role::Wsproxy && !environment.extra.iter().any(|(name, _)| name == "TRUSTED_PROXIES") {
@@ -185,14 +159,14 @@ fn spec(
         set("SERVER_WORKERS", &workers.to_string());
     }
     Spec {
-        log: environment.state.join("logs").join(format!("{name}.log")),
+        log: paths::log(&environment.state_dir, &name),
         name,
         program: program.path.clone(),
         args: program.arguments.clone(),
         env,
         env_remove: NOT_INHERITED,
-        goes_on,
-        at_our_death: Signal::SIGKILL,
+        append_log,
+        parent_death_signal: Signal::SIGKILL,
         niceness: match role {
             Role::Server => crate::SERVER_NICENESS,
             Role::Wsproxy => crate::NICENESS,

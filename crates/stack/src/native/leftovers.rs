@@ -1,21 +1,20 @@
-//! What a stack that has ended leaves in its directory: the logs, and the lock, which must not change hands unseen.
-//! It knows the stack's own files by their names, and touches nothing else that somebody keeps there.
+//! Cleans the state directory after the end of a stack. The logs and the lock file stay: a lock file that is removed could be locked
+//! twice. Files are recognized by their names, and other files in the directory stay as well.
 
 use std::{fs, io::ErrorKind, path::Path};
 use tracing::warn;
 
-/// Removes what only the processes needed: configurations, sockets with their links, and Redis's data, with which no stack
-/// ever starts again.
-pub(super) fn sweep(state: &Path) {
-    let entries = match fs::read_dir(state) {
+/// Removes configurations, sockets, links to sockets, and the data of Redis, which no later stack uses.
+pub(super) fn remove(state_dir: &Path) {
+    let entries = match fs::read_dir(state_dir) {
         Ok(entries) => entries,
-        Err(error) => return warn!(%error, "cannot look into {}", state.display()),
+        Err(error) => return warn!(%error, "cannot read {}", state_dir.display()),
     };
     for entry in entries.flatten() {
         let path = entry.path();
         let removed = match entry.file_name().to_str() {
             Some("redis") => fs::remove_dir_all(&path),
-            Some(name) if was_needed(name) => fs::remove_file(&path),
+            Some(name) if is_leftover(name) => fs::remove_file(&path),
             _ => continue,
         };
         if let Err(error) = removed
@@ -26,11 +25,11 @@ pub(super) fn sweep(state: &Path) {
     }
 }
 
-fn was_needed(name: &str) -> bool {
+fn is_leftover(name: &str) -> bool {
     let is_socket = [".sock", ".via", ".new"].iter().any(|ending| name.ends_with(ending));
-    let is_ours = ["redis.", "server-", "wsproxy-"].iter().any(|start| name.starts_with(start));
+    let has_our_name = ["redis.", "server-", "wsproxy-"].iter().any(|start| name.starts_with(start));
     ["redis.conf", "dump.rdb", "base.cfg", "base.new", "backends.cfg", "backends.new"].contains(&name)
-        || (is_socket && is_ours)
+        || (is_socket && has_our_name)
 }
 
 #[cfg(test)]
@@ -38,18 +37,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stacks_own_files_go_and_all_others_stay() {
+    fn only_files_of_the_stack_are_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let state = directory.path();
-        let passing =
+        let state_dir = directory.path();
+        let removed =
             ["redis.conf", "redis.sock", "redis.server-1.sock", "redis.wsproxy-1.via", "wsproxy-2.own.sock"];
         let kept = ["lock", "notes.txt", "redis.txt", "other.sock"];
-        passing.iter().chain(&kept).for_each(|name| fs::write(state.join(name), "").unwrap());
+        removed.iter().chain(&kept).for_each(|name| fs::write(state_dir.join(name), "").unwrap());
         for directory in ["redis/appendonlydir", "logs", "server-results"] {
-            fs::create_dir_all(state.join(directory)).unwrap();
+            fs::create_dir_all(state_dir.join(directory)).unwrap();
         }
-        sweep(state);
-        let mut names: Vec<_> = fs::read_dir(state)
+        remove(state_dir);
+        let mut names: Vec<_> = fs::read_dir(state_dir)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();

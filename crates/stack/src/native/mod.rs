@@ -1,5 +1,5 @@
-//! A stack of plain processes: a private Redis, servers, gateways, and HAProxy in front, started in that order, each
-//! only when the last is ready. It survives nothing: when this process ends, however it ends, all of them end.
+//! A stack of plain processes: a private Redis, servers and gateways, and HAProxy. They start in this order, each when the previous
+//! ones are ready. When this process ends for any reason, all of them end.
 
 mod binaries;
 mod faults;
@@ -7,6 +7,7 @@ mod haproxy;
 mod instance;
 mod leftovers;
 mod links;
+mod paths;
 mod ports;
 mod process;
 mod redis;
@@ -14,6 +15,7 @@ mod slot;
 mod spawner;
 mod status;
 
+pub use crate::role::Role;
 pub use binaries::{Binaries, Program, Programs};
 pub use ports::free as free_port;
 pub use redis::Persistence;
@@ -22,76 +24,57 @@ pub use status::{LinkStatus, ProcessStatus, Status};
 use crate::{files::private_directory, limits, secret::JwtSecret};
 use anyhow::{Context, bail};
 use futures_util::future::try_join_all;
-use haproxy::{Front, Haproxy};
+use haproxy::{Haproxy, PublicPorts};
 use instance::{Environment, Instance};
 use links::Links;
 use parking_lot::Mutex;
 use redis::Redis;
-use serde::{Deserialize, Serialize};
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tracing::info;
 
-/// More instances than any one machine has a use for.
+/// Limit of instances per role: more than one machine can use.
 const MAX_INSTANCES: u16 = 64;
-/// What a process gets between SIGTERM and SIGKILL when the whole stack ends.
+/// Time between SIGTERM and SIGKILL at the end of the stack.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// What an instance gets that `scale` takes away: it drains, and its sessions move.
+/// Time between SIGTERM and SIGKILL for an instance that `scale` removes: it drains, and its sessions move.
 const DRAIN_GRACE: Duration = Duration::from_secs(60);
 
-/// What an instance does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The LLM simulator.
-    Server,
-    /// The WebSocket gateway.
-    Wsproxy,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Server => "server",
-            Self::Wsproxy => "wsproxy",
-        })
-    }
-}
-
-/// What to start.
+/// Configuration of a native stack.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many servers.
+    /// Number of servers, 1 to 64.
     pub servers: u16,
-    /// How many gateways.
+    /// Number of gateways, 1 to 64.
     pub proxies: u16,
-    /// Workers a server; its own default where absent.
+    /// Worker threads of each server. `None` keeps the server's default.
     pub server_workers: Option<usize>,
-    /// HAProxy's port for HTTP calls; 0 takes a free one.
+    /// HAProxy's port for HTTP calls; 0 selects a free port.
     pub api_port: u16,
-    /// HAProxy's port for sockets; 0 takes a free one.
+    /// HAProxy's port for WebSockets; 0 selects a free port.
     pub ws_port: u16,
-    /// HAProxy's port for statistics; 0 takes a free one.
+    /// HAProxy's port for statistics; 0 selects a free port.
     pub stats_port: u16,
-    /// A TCP port for Redis, which has a unix socket: 0 takes a free one. Without it there is a port only where the path of the
-    /// state directory is not fit for a socket's address.
+    /// TCP port for Redis in addition to its unix socket; 0 selects a free port. With `None` Redis has a port only if the path of the
+    /// state directory does not fit into a socket's address.
     pub redis_port: Option<u16>,
-    /// Logs, HAProxy's files and Redis's directory go here. One stack a directory.
+    /// Directory for sockets, logs, HAProxy's files and Redis's data. Each stack needs a separate one.
     pub state_dir: PathBuf,
-    /// The programs.
+    /// Programs of the stack.
     pub binaries: Binaries,
-    /// Signs and checks tokens.
+    /// JWT key.
     pub secret: JwtSecret,
-    /// What Redis writes to disk.
+    /// Writes that Redis stores on disk.
     pub persistence: Persistence,
-    /// A relay in every link from the start, clients' too: faults then meet open connections, and everything costs more.
+    /// Whether every link has a relay from the start, including those of clients. Faults then affect open connections, and every
+    /// token costs more CPU time.
     pub relays: bool,
-    /// More environment for servers and gateways.
+    /// Additional environment variables of servers and gateways.
     pub environment: Vec<(String, String)>,
 }
 
 impl Options {
-    /// Two servers and three gateways behind free ports, with a random secret.
+    /// Returns a configuration with two servers and three gateways, free ports and a random JWT key.
     #[must_use]
     pub fn new(state_dir: PathBuf, binaries: Binaries) -> Self {
         Self {
@@ -112,8 +95,8 @@ impl Options {
     }
 }
 
-/// A running stack. Dropped, its processes are killed; [`Native::stop`] lets them end in order. Orders that change it are
-/// to be given one after another; [`Native::status`] answers meanwhile.
+/// A running stack. Dropping it kills its processes; [`Native::stop`] ends them in order. Calls that change the stack must not
+/// overlap. [`Native::status`] can be called at any time.
 #[derive(Debug)]
 pub struct Native {
     options: Options,
@@ -121,28 +104,28 @@ pub struct Native {
     links: Arc<Links>,
     redis: Redis,
     haproxy: Haproxy,
-    /// Where people reach HAProxy.
-    front: Front,
+    /// The ports on which clients reach HAProxy, through relays if there are any.
+    ports: PublicPorts,
     instances: Mutex<Vec<Arc<Instance>>>,
-    /// Instances that `scale` took away, while they drain.
+    /// Tasks that drain the instances that `scale` has removed.
     retiring: Mutex<JoinSet<()>>,
 }
 
 impl Native {
-    /// Starts everything; returns when HAProxy sends to all of it.
+    /// Starts a stack. Returns when HAProxy sends to all instances.
     ///
     /// # Errors
-    /// Names the port in use, the program that is missing, or what did not become ready with the end of its log.
-    /// Nothing is left running.
+    /// A port is in use, a number is out of range, or a process did not start or become ready; then the message has the end of its
+    /// log. No process is left running.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         check_count(Role::Server, options.servers)?;
         check_count(Role::Wsproxy, options.proxies)?;
-        let mut front = check_front(&options)?;
+        let wanted = check_ports(&options)?;
         limits::raise_open_files().context("cannot raise the limit of open files")?;
         private_directory(&options.state_dir)?;
         private_directory(&options.state_dir.join("logs"))?;
         let links = Arc::new(Links::new(options.state_dir.clone(), options.relays));
-        let reserved = [front.api, front.ws, front.stats];
+        let reserved = [wanted.api, wanted.ws, wanted.stats];
         let binaries = &options.binaries;
         let redis = Redis::start(
             &binaries.redis,
@@ -153,55 +136,51 @@ impl Native {
         )
         .await?;
         let environment = Environment {
-            state: options.state_dir.clone(),
+            state_dir: options.state_dir.clone(),
             redis_port: redis.port(),
             secret: options.secret.clone(),
             server_workers: options.server_workers,
             extra: options.environment.clone(),
         };
-        let mut wanted: Vec<(Role, u16)> = (1..=options.servers).map(|n| (Role::Server, n)).collect();
-        wanted.extend((1..=options.proxies).map(|n| (Role::Wsproxy, n)));
-        let instances = start_all(binaries, &environment, &links, wanted).await?;
-        // With relays it is they who stand at the doors, and HAProxy behind them.
-        let doors = if options.relays { Front { api: 0, ws: 0, ..front } } else { front };
-        let haproxy = Haproxy::start(&binaries.haproxy, &options.state_dir, doors, &instances).await?;
-        let inner = haproxy.front();
-        front = match options.relays {
-            true => Front {
-                api: links.enter_door("link:api", front.api, inner.api)?,
-                ws: links.enter_door("link:ws", front.ws, inner.ws)?,
-                ..inner
-            },
-            false => inner,
-        };
-        info!(servers = options.servers, proxies = options.proxies, "the stack is up");
+        let mut numbers: Vec<(Role, u16)> = (1..=options.servers).map(|n| (Role::Server, n)).collect();
+        numbers.extend((1..=options.proxies).map(|n| (Role::Wsproxy, n)));
+        let instances = start_all(binaries, &environment, &links, numbers).await?;
+        // With relays, clients connect to them, and HAProxy listens on free ports behind.
+        let inner = if options.relays { PublicPorts { api: 0, ws: 0, ..wanted } } else { wanted };
+        let haproxy = Haproxy::start(&binaries.haproxy, &options.state_dir, inner, &instances).await?;
+        let mut ports = haproxy.ports();
+        if options.relays {
+            ports.api = links.insert_before_haproxy("link:api", wanted.api, ports.api)?;
+            ports.ws = links.insert_before_haproxy("link:ws", wanted.ws, ports.ws)?;
+        }
+        info!(servers = options.servers, proxies = options.proxies, "the stack is ready");
         let instances = Mutex::new(instances);
-        Ok(Self { options, environment, links, redis, haproxy, front, instances, retiring: Mutex::default() })
+        Ok(Self { options, environment, links, redis, haproxy, ports, instances, retiring: Mutex::default() })
     }
 
-    /// `http://127.0.0.1:8080`, as it were.
+    /// Returns the URL of the HTTP API, for example `http://127.0.0.1:8080`.
     #[must_use]
     pub fn api_url(&self) -> String {
-        format!("http://{}", ports::local(self.front.api))
+        format!("http://{}", ports::loopback(self.ports.api))
     }
 
-    /// `ws://127.0.0.1:8081`, as it were.
+    /// Returns the URL for WebSockets, for example `ws://127.0.0.1:8081`.
     #[must_use]
     pub fn ws_url(&self) -> String {
-        format!("ws://{}", ports::local(self.front.ws))
+        format!("ws://{}", ports::loopback(self.ports.ws))
     }
 
-    /// HAProxy's statistics; `/metrics` under it is for Prometheus.
+    /// Returns the URL of HAProxy's statistics. Its path `/metrics` has metrics for Prometheus.
     #[must_use]
     pub fn stats_url(&self) -> String {
-        format!("http://{}", ports::local(self.front.stats))
+        format!("http://{}", ports::loopback(self.ports.stats))
     }
 
-    /// Brings the number of a role's instances to `count`: new ones take part when they are ready; those with the highest
-    /// numbers leave HAProxy first and then drain in the background. Open sockets elsewhere stay.
+    /// Changes the number of instances of a role to `count`, 1 to 64. New instances get connections when they are ready. Instances with
+    /// the highest numbers are removed from HAProxy first and then drain in the background. Sockets of other instances stay open.
     ///
     /// # Errors
-    /// What did not become ready. New instances that failed are gone; those that run stay.
+    /// The number is out of range, or a new instance did not become ready. New instances are then ended, and the others stay.
     pub async fn scale(&self, role: Role, count: u16) -> anyhow::Result<()> {
         check_count(role, count)?;
         while self.retiring.lock().try_join_next().is_some() {}
@@ -212,37 +191,37 @@ impl Native {
         let wanted = (next..).take(missing).map(|number| (role, number)).collect();
         let started = start_all(&self.options.binaries, &self.environment, &self.links, wanted).await?;
         let leaving = numbers.get(usize::from(count)..).unwrap_or_default();
-        let (gone, kept): (Vec<_>, Vec<_>) =
+        let (removed, kept): (Vec<_>, Vec<_>) =
             all.into_iter().chain(started).partition(|i| i.role() == role && leaving.contains(&i.number()));
         self.instances.lock().clone_from(&kept);
         let reloaded = self.haproxy.reload(&kept).await;
-        for instance in gone {
+        for instance in removed {
             let links = Arc::clone(&self.links);
             self.retiring.lock().spawn(async move {
                 instance.slot().process().stop(DRAIN_GRACE).await;
-                links.forget(&instance.name());
+                links.remove(&instance.name());
             });
         }
         reloaded
     }
 
-    /// Ends everything: instances by SIGTERM, together; then HAProxy; then Redis. What does not end in time is killed.
-    /// The logs stay.
+    /// Ends all processes with SIGTERM: the instances at the same time, then HAProxy, then Redis. A process that does not end within
+    /// ten seconds is killed. The logs stay.
     pub async fn stop(self) {
         let mut ending = JoinSet::new();
         for instance in self.instances() {
             ending.spawn(async move { instance.slot().process().stop(STOP_GRACE).await });
         }
         ending.join_all().await;
-        // What still drains has had its time.
+        // Instances that still drain are killed now.
         let mut retiring = std::mem::take(&mut *self.retiring.lock());
         retiring.shutdown().await;
         self.haproxy.slot().process().stop(STOP_GRACE).await;
         self.redis.slot().process().stop(STOP_GRACE).await;
-        leftovers::sweep(&self.options.state_dir);
+        leftovers::remove(&self.options.state_dir);
     }
 
-    /// Those that take part, by role and number, running or down.
+    /// Returns the instances that HAProxy knows, running or down.
     fn instances(&self) -> Vec<Arc<Instance>> {
         self.instances.lock().clone()
     }
@@ -256,11 +235,11 @@ fn check_count(role: Role, count: u16) -> anyhow::Result<()> {
     if (1..=MAX_INSTANCES).contains(&count) {
         return Ok(());
     }
-    bail!("{count} instances of {role} are out of range: give 1 to {MAX_INSTANCES}")
+    bail!("invalid number of {role} instances {count}: expected 1 to {MAX_INSTANCES}")
 }
 
-/// The ports that people were promised, checked before anything starts.
-fn check_front(options: &Options) -> anyhow::Result<Front> {
+/// Checks that the configured ports differ and are free, before any process starts.
+fn check_ports(options: &Options) -> anyhow::Result<PublicPorts> {
     let wanted = [
         (options.api_port, "--api-port"),
         (options.ws_port, "--ws-port"),
@@ -269,11 +248,11 @@ fn check_front(options: &Options) -> anyhow::Result<Front> {
     ];
     for (index, (port, flag)) in wanted.iter().enumerate() {
         if let Some((_, other)) = wanted[..index].iter().find(|(earlier, _)| earlier == port && *port != 0) {
-            bail!("{other} and {flag} are both {port}: give each its own");
+            bail!("{other} and {flag} are both {port}: choose different ports");
         }
     }
     ports::check(&wanted)?;
-    Ok(Front { api: options.api_port, ws: options.ws_port, stats: options.stats_port })
+    Ok(PublicPorts { api: options.api_port, ws: options.ws_port, stats: options.stats_port })
 }
 
 fn program(binaries: &Binaries, role: Role) -> &Program {
@@ -283,7 +262,7 @@ fn program(binaries: &Binaries, role: Role) -> &Program {
     }
 }
 
-/// Starts instances side by side; the first failure ends those already started.
+/// Starts instances at the same time. The first failure ends those that have started.
 async fn start_all(
     binaries: &Binaries,
     environment: &Environment,
@@ -291,7 +270,7 @@ async fn start_all(
     wanted: Vec<(Role, u16)>,
 ) -> anyhow::Result<Vec<Arc<Instance>>> {
     let starting = wanted.iter().map(|&(role, number)| async move {
-        links.prepare(role, number)?;
+        links.create(role, number)?;
         let instance = Instance::start(role, number, program(binaries, role), environment).await?;
         links.complete(&instance)?;
         Ok::<_, anyhow::Error>(Arc::new(instance))

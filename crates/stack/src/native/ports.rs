@@ -1,5 +1,5 @@
-//! Ports: which are taken before anything starts, and free ones for instances, below the ephemeral range so that no
-//! outgoing connection ever holds them. A free port is a good guess, never a reservation.
+//! Ports on 127.0.0.1: checks of the public ports, and free ports for instances. Free ports are below the ephemeral range, so that
+//! no outgoing connection uses them. A free port is not reserved: another process can take it before it is used.
 
 use super::process::Process;
 use anyhow::bail;
@@ -9,22 +9,24 @@ use uuid::Uuid;
 
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
+/// Number of ports that are tried before a start fails.
 pub(crate) const ATTEMPTS: usize = 5;
 
-/// `127.0.0.1:port`.
-pub(crate) fn local(port: u16) -> SocketAddr {
+/// Returns the address `127.0.0.1:port`.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// Whether something could listen on this port now.
+/// Returns whether a process could listen on this port now.
 pub(crate) fn is_free(port: u16) -> bool {
-    TcpListener::bind(local(port)).is_ok()
+    TcpListener::bind(loopback(port)).is_ok()
 }
 
-/// A port that is free now and not in `taken`: a random one, so that stacks started together seldom meet.
+/// Returns a random port from 20000 to 31999 that is free now and not in `taken`. It is random so that stacks that start at the
+/// same time seldom choose the same port.
 ///
 /// # Errors
-/// All are in use.
+/// All these ports are in use.
 pub fn free(taken: &[u16]) -> anyhow::Result<u16> {
     let start = (Uuid::new_v4().as_u128() % u128::from(COUNT)) as u16;
     let mut candidates = (0..COUNT).map(|step| FIRST + (start + step) % COUNT);
@@ -34,14 +36,13 @@ pub fn free(taken: &[u16]) -> anyhow::Result<u16> {
     }
 }
 
-/// A process that was started on a port, and how that went.
+/// A process that was started on a port, and whether it became ready.
 pub(crate) struct Started {
     pub(crate) process: Process,
     pub(crate) ready: anyhow::Result<()>,
 }
 
-/// Starts a process on a free port. Where somebody else took the port first, it is tried on another; any other failure
-/// is the caller's to hear.
+/// Starts a process on a free port. If another process has taken the port first, tries another port. Returns any other error.
 pub(crate) async fn start_on_free(
     taken: &[u16],
     start: impl AsyncFn(u16) -> anyhow::Result<Started>,
@@ -51,25 +52,25 @@ pub(crate) async fn start_on_free(
         let port = free(taken)?;
         let Started { process, ready } = start(port).await?;
         let Err(error) = ready else { return Ok((process, port)) };
-        let lost_the_race = process.ended().is_some() && !is_free(port);
-        if !lost_the_race || attempt == ATTEMPTS {
+        let port_was_taken = process.ended().is_some() && !is_free(port);
+        if !port_was_taken || attempt == ATTEMPTS {
             return Err(error);
         }
-        warn!(name = process.name(), port, "somebody else took the port first: trying another");
+        warn!(name = process.name(), port, "another process took the port: trying another port");
         attempt += 1;
     }
 }
 
-/// Fails with a line for each wanted port that is in use; `wanted` pairs a port with the flag that sets it.
+/// Checks that ports are free. `wanted` pairs each port with its flag. The error has one line for each port that is in use.
 pub(crate) fn check(wanted: &[(u16, &str)]) -> anyhow::Result<()> {
-    let faults: Vec<String> = wanted
+    let errors: Vec<String> = wanted
         .iter()
         .filter(|(port, _)| *port != 0 && !is_free(*port))
         .map(|(port, flag)| {
-            format!("port {port} is in use: end what listens there, or give another with {flag}")
+            format!("port {port} is in use: end the process that listens there, or choose another port with {flag}")
         })
         .collect();
-    if faults.is_empty() { Ok(()) } else { bail!(faults.join("\n")) }
+    if errors.is_empty() { Ok(()) } else { bail!(errors.join("\n")) }
 }
 
 #[cfg(test)]
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_named_with_its_flag() {
-        let listener = TcpListener::bind(local(0)).unwrap();
+        let listener = TcpListener::bind(loopback(0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let message = check(&[(port, "--api-port"), (0, "--ws-port")]).unwrap_err().to_string();
         assert!(message.contains(&port.to_string()) && message.contains("--api-port"), "{message}");

@@ -1,4 +1,4 @@
-//! One child process: its log, its readiness, its end. It restarts nothing; whoever holds it decides.
+//! A child process: its log, its readiness and its end. This module restarts nothing; its caller decides.
 
 use super::spawner;
 use crate::files;
@@ -23,62 +23,63 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+/// Length of the end of a log in error messages.
 const LOG_TAIL_BYTES: u64 = 2_000;
-const PROBE_EVERY: Duration = Duration::from_millis(20);
-/// What the kernel gets to end a killed process's own children.
-const GROUP_PATIENCE: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Time limit for the end of the children of a killed process.
+const GROUP_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to start a process.
+/// A command line, an environment and a log, with which a process starts.
 #[derive(Debug)]
 pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
-    /// Variables to set; an empty list entry never removes one.
+    /// Environment variables to set.
     pub(crate) env: Vec<(String, OsString)>,
-    /// Variables of ours that the child must not see.
+    /// Environment variables that the child does not inherit.
     pub(crate) env_remove: &'static [&'static str],
     pub(crate) log: PathBuf,
-    /// Goes on in the log of the process whose place it takes; otherwise the log begins anew.
-    pub(crate) goes_on: bool,
-    /// What the kernel sends it when we die.
-    pub(crate) at_our_death: Signal,
-    /// How far it stands back, as `nice` counts.
+    /// Whether to append to the log of an earlier process. Otherwise the log starts empty.
+    pub(crate) append_log: bool,
+    /// Signal that the kernel sends to the child when this process ends.
+    pub(crate) parent_death_signal: Signal,
     pub(crate) niceness: i32,
 }
 
-/// How a process is.
+/// The state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
-    Runs,
-    /// Stopped where it stands, until it is told to go on.
+pub(crate) enum ProcessState {
+    Running,
+    /// Stopped by SIGSTOP.
     Paused,
     Ended(ExitStatus),
 }
 
+/// A request to the task that owns the child.
 #[derive(Debug)]
-enum Order {
+enum Control {
     Signal(Signal),
-    /// For this long, or until told.
+    /// Stops the process for this time, or until `Resume`.
     Pause(Option<Duration>),
     Resume,
 }
 
-/// A running (or ended) child. Dropped, it is killed.
+/// A child that runs or has ended. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
     pid: u32,
     log: PathBuf,
-    orders: mpsc::Sender<Order>,
-    condition: watch::Receiver<Condition>,
-    attendant: JoinHandle<()>,
+    controls: mpsc::Sender<Control>,
+    state: watch::Receiver<ProcessState>,
+    owner: JoinHandle<()>,
 }
 
 impl Process {
     /// Starts a process.
     pub(crate) async fn start(spec: Spec) -> anyhow::Result<Self> {
-        if !spec.goes_on {
+        if !spec.append_log {
             let _ = fs::remove_file(&spec.log);
         }
         let log =
@@ -89,21 +90,21 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl+C in a terminal is for the supervisor, which then ends its children in order.
+            // Ctrl+C in a terminal must reach only the supervisor, which then ends its children in order.
             .process_group(0)
             .kill_on_drop(true);
         for name in spec.env_remove {
             command.env_remove(name);
         }
         command.envs(spec.env);
-        let child = spawner::spawn(command, spec.at_our_death, spec.niceness)
+        let child = spawner::spawn(command, spec.parent_death_signal, spec.niceness)
             .await
             .with_context(|| format!("cannot start {} ({})", spec.name, spec.program.display()))?;
-        let pid = child.id().context("the process has no id")?;
-        let (orders, inbox) = mpsc::channel(4);
-        let (tell, condition) = watch::channel(Condition::Runs);
-        let attendant = tokio::spawn(attend(spec.name.clone(), child, inbox, tell));
-        Ok(Self { name: spec.name, pid, log: spec.log, orders, condition, attendant })
+        let pid = child.id().context("the new process has ended already")?;
+        let (controls, receiver) = mpsc::channel(4);
+        let (state_sender, state) = watch::channel(ProcessState::Running);
+        let owner = tokio::spawn(own_child(spec.name.clone(), child, receiver, state_sender));
+        Ok(Self { name: spec.name, pid, log: spec.log, controls, state, owner })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -118,171 +119,181 @@ impl Process {
         &self.log
     }
 
-    pub(crate) fn condition(&self) -> Condition {
-        *self.condition.borrow()
+    pub(crate) fn state(&self) -> ProcessState {
+        *self.state.borrow()
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status of a process that has ended.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
-        match self.condition() {
-            Condition::Ended(status) => Some(status),
-            Condition::Runs | Condition::Paused => None,
+        match self.state() {
+            ProcessState::Ended(status) => Some(status),
+            ProcessState::Running | ProcessState::Paused => None,
         }
     }
 
-    /// Sends a signal, if the process still runs.
+    /// Sends a signal, unless the process has ended.
     pub(crate) async fn signal(&self, signal: Signal) {
-        self.order(Order::Signal(signal)).await;
+        self.control(Control::Signal(signal)).await;
     }
 
-    /// Stops it and its children where they stand, for this long or until [`Process::resume`]. Returns when they stand.
+    /// Stops the process and its children for this time, or until [`Process::resume`]. Returns when they are stopped.
     pub(crate) async fn pause(&self, time: Option<Duration>) {
-        self.order(Order::Pause(time)).await;
-        let _ = self.condition.clone().wait_for(|now| *now != Condition::Runs).await;
+        self.control(Control::Pause(time)).await;
+        let _ = self.state.clone().wait_for(|now| *now != ProcessState::Running).await;
     }
 
-    /// Lets it go on.
+    /// Continues the process and its children.
     pub(crate) async fn resume(&self) {
-        self.order(Order::Resume).await;
-        let _ = self.condition.clone().wait_for(|now| *now != Condition::Paused).await;
+        self.control(Control::Resume).await;
+        let _ = self.state.clone().wait_for(|now| *now != ProcessState::Paused).await;
     }
 
-    async fn order(&self, order: Order) {
-        // A closed queue means that the process has ended.
-        let _ = self.orders.send(order).await;
+    async fn control(&self, control: Control) {
+        // A closed channel means that the process has ended.
+        let _ = self.controls.send(control).await;
     }
 
-    /// SIGKILL to it and its children. Returns when all of them are gone.
+    /// Sends SIGKILL to the process and its children. Returns when all of them have ended.
+    ///
+    /// # Errors
+    /// A child still runs after five seconds.
     pub(crate) async fn kill(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGKILL).await;
         self.end().await;
-        let deadline = Instant::now() + GROUP_PATIENCE;
-        while !members(self.pid).is_empty() {
+        let deadline = Instant::now() + GROUP_EXIT_TIMEOUT;
+        while !running_in_group(self.pid).is_empty() {
             if Instant::now() > deadline {
-                bail!("{} is gone, but not its processes {:?}", self.name, members(self.pid));
+                bail!(
+                    "{} was killed, but its children {:?} still run",
+                    self.name,
+                    running_in_group(self.pid)
+                );
             }
-            sleep(PROBE_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 
-    /// SIGTERM, a bounded wait, SIGKILL. Returns when the process is gone.
+    /// Sends SIGTERM, and after `grace` SIGKILL. Returns when the process has ended.
     pub(crate) async fn stop(&self, grace: Duration) {
         self.signal(Signal::SIGTERM).await;
         if timeout(grace, self.end()).await.is_err() {
-            warn!(name = self.name, ?grace, "did not end on SIGTERM: killing it");
+            warn!(name = self.name, ?grace, "the process did not end after SIGTERM: killing it");
             self.signal(Signal::SIGKILL).await;
             self.end().await;
         }
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub(crate) async fn end(&self) {
-        // A closed channel means that the attendant is gone, and the process with it.
-        let _ = self.condition.clone().wait_for(|now| matches!(now, Condition::Ended(_))).await;
+        // A closed channel means that the owner task has ended, and the process with it.
+        let _ = self.state.clone().wait_for(|now| matches!(now, ProcessState::Ended(_))).await;
     }
 
-    /// Waits until `ready` says so. Fails when the process ends first or patience does, with the end of its log.
-    pub(crate) async fn wait_until<F, R>(&self, patience: Duration, mut ready: F) -> anyhow::Result<()>
+    /// Waits until `ready` succeeds.
+    ///
+    /// # Errors
+    /// The process ended first, or it was not ready within `timeout`. The message has the end of its log.
+    pub(crate) async fn wait_until<F, R>(&self, timeout: Duration, mut ready: F) -> anyhow::Result<()>
     where
         F: FnMut() -> R,
         R: Future<Output = Result<(), String>>,
     {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
-            let answer = ready().await;
-            // Asked after the answer: who answers on the port of a process that has ended is somebody else.
+            let outcome = ready().await;
+            // This comes after the probe: if the process has ended, another process responded on its port.
             if let Some(status) = self.ended() {
                 bail!("{} ended ({status}) before it was ready; {}", self.name, log_tail(&self.log));
             }
-            let Err(last) = answer else { return Ok(()) };
+            let Err(last) = outcome else { return Ok(()) };
             if Instant::now() > deadline {
-                bail!("{} is not ready after {patience:?}: {last}; {}", self.name, log_tail(&self.log));
+                bail!("{} is not ready after {timeout:?}: {last}; {}", self.name, log_tail(&self.log));
             }
-            sleep(PROBE_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.attendant.abort();
+        self.owner.abort();
     }
 }
 
-/// Owns the child: it alone reaps and signals, so a signal never meets another process with the same id.
-async fn attend(
+/// Owns the child. Only this task reaps and signals it, so a signal never reaches another process with the same id.
+async fn own_child(
     name: String,
     mut child: Child,
-    mut inbox: mpsc::Receiver<Order>,
-    tell: watch::Sender<Condition>,
+    mut controls: mpsc::Receiver<Control>,
+    state: watch::Sender<ProcessState>,
 ) {
-    let mut told = false;
-    let mut wake: Option<Instant> = None;
+    let mut end_was_requested = false;
+    let mut resume_at: Option<Instant> = None;
     let status = loop {
-        let order = tokio::select! {
+        let control = tokio::select! {
             status = child.wait() => break status,
-            Some(order) = inbox.recv() => order,
-            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Order::Resume,
+            Some(control) = controls.recv() => control,
+            () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => Control::Resume,
         };
-        // It may just have ended; `wait` tells.
+        // Without an id the child has just ended, and `wait` returns next.
         let Some(pid) = child.id().map(|pid| Pid::from_raw(pid.cast_signed())) else { continue };
-        match order {
-            Order::Pause(time) => {
+        match control {
+            Control::Pause(time) => {
                 let _ = killpg(pid, Signal::SIGSTOP);
-                wake = time.map(|time| Instant::now() + time);
-                tell.send_replace(Condition::Paused);
+                resume_at = time.map(|time| Instant::now() + time);
+                state.send_replace(ProcessState::Paused);
             }
-            Order::Resume => {
+            Control::Resume => {
                 let _ = killpg(pid, Signal::SIGCONT);
-                wake = None;
-                tell.send_replace(Condition::Runs);
+                resume_at = None;
+                state.send_replace(ProcessState::Running);
             }
-            Order::Signal(signal) => {
-                told |= matches!(signal, Signal::SIGTERM | Signal::SIGKILL);
+            Control::Signal(signal) => {
+                end_was_requested |= matches!(signal, Signal::SIGTERM | Signal::SIGKILL);
                 let _ = match signal {
                     Signal::SIGKILL => killpg(pid, signal),
                     _ => kill(pid, signal),
                 };
-                // Who stands still hears nothing.
-                if signal == Signal::SIGTERM && *tell.borrow() == Condition::Paused {
+                // A stopped process does not handle SIGTERM.
+                if signal == Signal::SIGTERM && *state.borrow() == ProcessState::Paused {
                     let _ = killpg(pid, Signal::SIGCONT);
-                    wake = None;
-                    tell.send_replace(Condition::Runs);
+                    resume_at = None;
+                    state.send_replace(ProcessState::Running);
                 }
             }
         }
     };
     match status {
         Ok(status) => {
-            if told {
-                info!(name, %status, "ended");
+            if end_was_requested {
+                info!(name, %status, "the process ended");
             } else {
-                warn!(name, %status, "ended by itself");
+                warn!(name, %status, "the process ended unexpectedly");
             }
-            tell.send_replace(Condition::Ended(status));
+            state.send_replace(ProcessState::Ended(status));
         }
         Err(error) => warn!(name, %error, "cannot wait for the process"),
     }
 }
 
-/// The processes of a group that still run: zombies do not.
-fn members(group: u32) -> Vec<u32> {
+/// Lists the processes of a group that still run. Zombies do not.
+fn running_in_group(group: u32) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid: &u32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // The name may hold anything but ends at the last `)`: state, parent and group follow.
+            // The name ends at the last `)`, because it may contain any character. State, parent and group follow.
             let mut fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
-            let runs = !matches!(fields.next(), Some("Z" | "X") | None);
-            runs && fields.nth(1).and_then(|field| field.parse().ok()) == Some(group)
+            let is_running = !matches!(fields.next(), Some("Z" | "X") | None);
+            is_running && fields.nth(1).and_then(|field| field.parse().ok()) == Some(group)
         })
         .collect()
 }
 
-/// The last lines of a log, for an error message.
-pub(crate) fn log_tail(path: &Path) -> String {
+/// Returns the end of a log, for an error message.
+fn log_tail(path: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();

@@ -1,4 +1,4 @@
-//! The place of a process in the stack: who is in it can end and be replaced, while others look.
+//! The present process of one part of the stack. After its end another process can replace it, while other tasks read it.
 
 use super::process::Process;
 use parking_lot::Mutex;
@@ -17,7 +17,7 @@ impl Slot {
         Arc::clone(&self.0.lock())
     }
 
-    /// Puts another in the place of one that has ended.
+    /// Replaces a process that has ended. Returns the new one.
     pub(crate) fn replace(&self, process: Process) -> Arc<Process> {
         let process = Arc::new(process);
         *self.0.lock() = Arc::clone(&process);

@@ -1,6 +1,6 @@
-//! The one thread that starts children. Linux sends a child its death signal when the *thread* that started it ends, so
-//! that thread lives as long as this process, whatever runtimes and tests come and go. Children give way to the load
-//! client on the same machine: when CPU runs short it is the stack that is late, not the ruler.
+//! The thread that starts all child processes. Linux sends a child its parent-death signal when the *thread* that started it ends.
+//! This thread therefore lives as long as the process, even if runtimes end earlier. Children have a lower priority than the load
+//! client on the same machine: if CPU time is short, the stack is late and not the measurement.
 
 use nix::{
     sys::{prctl, signal::Signal},
@@ -17,54 +17,62 @@ use tokio::{
     sync::oneshot,
 };
 
-struct Order {
+struct SpawnRequest {
     command: Command,
     runtime: Handle,
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
-/// Starts `command`, to be attended by the calling runtime. When this process dies, however it dies, the kernel sends
-/// the child `at_our_death`. It stands back by `niceness`.
-pub(crate) async fn spawn(mut command: Command, at_our_death: Signal, niceness: i32) -> io::Result<Child> {
-    prepare(&mut command, at_our_death, niceness);
-    let (reply, answer) = oneshot::channel();
-    let order = Order { command, runtime: Handle::current(), reply };
-    spawner()?.send(order).map_err(|_| gone())?;
-    answer.await.map_err(|_| gone())?
+/// Starts a command with this niceness. The calling runtime handles the child. When this process ends for any reason, the kernel
+/// sends `parent_death_signal` to the child.
+pub(crate) async fn spawn(
+    mut command: Command,
+    parent_death_signal: Signal,
+    niceness: i32,
+) -> io::Result<Child> {
+    prepare(&mut command, parent_death_signal, niceness);
+    let (reply, child) = oneshot::channel();
+    let request = SpawnRequest { command, runtime: Handle::current(), reply };
+    spawner()?.send(request).map_err(|_| thread_ended())?;
+    child.await.map_err(|_| thread_ended())?
 }
 
-fn gone() -> io::Error {
+fn thread_ended() -> io::Error {
     io::Error::other("the thread that starts processes has ended")
 }
 
-fn spawner() -> io::Result<&'static mpsc::SyncSender<Order>> {
-    static SPAWNER: OnceLock<Result<mpsc::SyncSender<Order>, io::ErrorKind>> = OnceLock::new();
+/// Returns the channel to the thread, and starts it at the first call.
+fn spawner() -> io::Result<&'static mpsc::SyncSender<SpawnRequest>> {
+    static SPAWNER: OnceLock<Result<mpsc::SyncSender<SpawnRequest>, io::ErrorKind>> = OnceLock::new();
     let start = || {
-        let (orders, inbox) = mpsc::sync_channel::<Order>(16);
-        thread::Builder::new().name("spawner".into()).spawn(move || serve(&inbox)).map_err(|e| e.kind())?;
-        Ok(orders)
+        let (sender, requests) = mpsc::sync_channel::<SpawnRequest>(16);
+        thread::Builder::new()
+            .name("spawner".into())
+            .spawn(move || serve(&requests))
+            .map_err(|e| e.kind())?;
+        Ok(sender)
     };
     SPAWNER.get_or_init(start).as_ref().map_err(|kind| io::Error::from(*kind))
 }
 
-fn serve(inbox: &mpsc::Receiver<Order>) {
-    for Order { mut command, runtime, reply } in inbox {
+fn serve(requests: &mpsc::Receiver<SpawnRequest>) {
+    for SpawnRequest { mut command, runtime, reply } in requests {
         let _runtime = runtime.enter();
-        // Nobody waits any more: the child is dropped, and with it killed.
+        // If the caller has stopped waiting, the child is dropped, which kills it.
         let _ = reply.send(command.spawn());
     }
 }
 
 fn prepare(command: &mut Command, signal: Signal, niceness: i32) {
-    let us: Pid = getpid();
+    let parent: Pid = getpid();
     let in_child = move || {
         rustix::process::nice(niceness)?;
         prctl::set_pdeathsig(signal)?;
-        // We may have died between fork and here; then no signal will come.
-        if getppid() == us { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        // If the parent has ended between the fork and this line, no signal will come.
+        if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
     // SAFETY: between fork and exec the closure makes three system calls; it allocates nothing and takes no lock.
-    #[allow(unsafe_code, reason = "the kernel's death signal can only be asked for between fork and exec")]
+    #[allow(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
     unsafe {
         command.pre_exec(in_child);
     }

@@ -1,25 +1,25 @@
-//! What runs in a stack, as `streamstress stack status` tells it.
+//! The state of all processes and relays of a stack, for `streamstress stack status`.
 
 use super::{
     Native, instance,
-    process::{Condition, Process},
+    process::{Process, ProcessState},
 };
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// A stack that runs.
+/// The state of a running stack.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Where the API is.
+    /// URL of the HTTP API.
     pub api_url: String,
-    /// Where sockets are opened.
+    /// URL for WebSockets.
     pub ws_url: String,
-    /// Where HAProxy's statistics are.
+    /// URL of HAProxy's statistics.
     pub stats_url: String,
-    /// Everything that runs, Redis and HAProxy too.
+    /// All processes, including Redis and HAProxy.
     pub processes: Vec<ProcessStatus>,
-    /// The relays that faults have put between them.
+    /// The links that have a relay.
     #[serde(default)]
     pub links: Vec<LinkStatus>,
 }
@@ -29,57 +29,57 @@ pub struct Status {
 pub struct ProcessStatus {
     /// `redis`, `haproxy`, `server-1`, `wsproxy-1`, …
     pub name: String,
-    /// Its process id.
+    /// Process id.
     pub pid: u32,
-    /// Where it listens on loopback, behind HAProxy; HAProxy's own ports are in the URLs.
+    /// Port on 127.0.0.1, behind HAProxy. `None` for HAProxy, whose ports are in the URLs.
     pub port: Option<u16>,
-    /// Its unix socket, if Redis has one.
+    /// Unix socket of Redis. `None` for other processes, and if Redis has a TCP port instead.
     #[serde(default)]
     pub socket: Option<PathBuf>,
     /// `ready`, `unready: …`, `paused` or `ended: …`.
     pub state: String,
-    /// Its log.
+    /// Path of the log.
     pub log: PathBuf,
 }
 
-/// A link of a stack with a relay in it.
+/// The state of a link that has a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStatus {
-    /// As faults name it: `link:wsproxy-1`.
+    /// Name in faults, for example `link:wsproxy-1`.
     pub name: String,
-    /// `passes on`, `half open`, `a byte a second`, and what delays it.
+    /// `normal`, `half open` or `one byte per second`, followed by the delay and jitter if there are any.
     pub state: String,
-    /// Connections now.
+    /// Open connections.
     pub open: u64,
-    /// Connections ever.
+    /// Connections accepted since the relay was inserted.
     pub accepted: u64,
-    /// Connections that a fault ended.
+    /// Connections ended by faults.
     pub broken: u64,
-    /// Connections that nobody took behind it, or that were too many.
+    /// Connections refused because the target did not listen or the relay had too many.
     pub refused: u64,
 }
 
 impl Native {
-    /// What runs now, and whether it is ready.
+    /// Returns the present state of all processes and links.
     pub async fn status(&self) -> Status {
         let mut redis = describe(&self.redis.slot().process(), self.redis.port(), Ok(()));
         redis.socket = self.redis.socket();
         let mut processes = vec![redis, describe(&self.haproxy.slot().process(), None, Ok(()))];
         let instances = self.instances();
-        let asked = instances.iter().map(|instance| async {
+        let described = instances.iter().map(|instance| async {
             let process = instance.slot().process();
-            let ready = match process.condition() {
-                Condition::Runs => instance::ready(instance.port()).await,
-                Condition::Paused | Condition::Ended(_) => Ok(()),
+            let ready = match process.state() {
+                ProcessState::Running => instance::ready(instance.port()).await,
+                ProcessState::Paused | ProcessState::Ended(_) => Ok(()),
             };
             describe(&process, Some(instance.port()), ready)
         });
-        processes.extend(join_all(asked).await);
+        processes.extend(join_all(described).await);
         let links = self.links.all().into_iter().map(|(name, relay)| {
             let counts = relay.counts();
             LinkStatus {
                 name,
-                state: relay.conduct().to_string(),
+                state: relay.impairment().to_string(),
                 open: counts.open,
                 accepted: counts.accepted,
                 broken: counts.broken,
@@ -97,11 +97,11 @@ impl Native {
 }
 
 fn describe(process: &Process, port: Option<u16>, ready: Result<(), String>) -> ProcessStatus {
-    let state = match (process.condition(), ready) {
-        (Condition::Ended(status), _) => format!("ended: {status}"),
-        (Condition::Paused, _) => "paused".to_owned(),
-        (Condition::Runs, Ok(())) => "ready".to_owned(),
-        (Condition::Runs, Err(reason)) => format!("unready: {reason}"),
+    let state = match (process.state(), ready) {
+        (ProcessState::Ended(status), _) => format!("ended: {status}"),
+        (ProcessState::Paused, _) => "paused".to_owned(),
+        (ProcessState::Running, Ok(())) => "ready".to_owned(),
+        (ProcessState::Running, Err(reason)) => format!("unready: {reason}"),
     };
     ProcessStatus {
         name: process.name().to_owned(),

@@ -1,11 +1,13 @@
 //! Options of `streamstress stack` and its commands, as clap reads them.
 
 use crate::{
-    fault::{DEFAULT_NAME, Fault, is_name, state_directory},
-    native::{Persistence, Role},
+    fault::Fault,
+    native::Persistence,
+    role::Role,
+    stack_ref::{DEFAULT_NAME, is_name, state_directory},
 };
 use clap::{
-    Args as ClapArgs, Subcommand, ValueEnum,
+    Args as ClapArgs, Subcommand,
     builder::{OsStringValueParser, TypedValueParser},
 };
 use std::{path::PathBuf, str::FromStr};
@@ -134,8 +136,8 @@ pub(crate) struct Up {
     #[arg(long, value_name = "PORT", help_heading = REDIS)]
     pub(crate) redis_port: Option<u16>,
     /// Writes that Redis stores on disk
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = RedisPersistence::None, help_heading = REDIS)]
-    pub(crate) redis_persistence: RedisPersistence,
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = REDIS)]
+    pub(crate) redis_persistence: Persistence,
     /// Key that signs the tokens of sessions [default: random]
     #[arg(long, env = "JWT_SECRET", hide = true, hide_env_values = true)]
     pub(crate) jwt_secret: Option<String>,
@@ -152,26 +154,6 @@ Examples:
   streamstress stack up                                     run a stack until Ctrl+C
   streamstress stack up --detach --servers 3 --proxies 5    start a stack in the background
   streamstress stack up --name second --api-port 0 --ws-port 0 --stats-port 0    add a stack";
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum RedisPersistence {
-    /// No writes: a killed Redis starts empty
-    None,
-    /// All writes, synced once per second
-    Everysec,
-    /// All writes, each synced before Redis acknowledges it
-    Always,
-}
-
-impl From<RedisPersistence> for Persistence {
-    fn from(wanted: RedisPersistence) -> Self {
-        match wanted {
-            RedisPersistence::None => Self::None,
-            RedisPersistence::Everysec => Self::Everysec,
-            RedisPersistence::Always => Self::Always,
-        }
-    }
-}
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct FaultArgs {

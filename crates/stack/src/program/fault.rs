@@ -1,25 +1,28 @@
-//! `streamstress stack fault`: breaks what it is told, one after another, and says what came of it.
+//! `streamstress stack fault`: checks all faults, then injects them one after the other.
 
 use super::{
     args::{FaultArgs, Selection},
     print_line,
 };
-use crate::fault::{self, check, inject};
+use crate::{
+    injection::{check, inject},
+    stack_ref::StackRef,
+};
 
 pub(crate) fn run(selection: &Selection, wanted: FaultArgs) -> anyhow::Result<()> {
-    let place = match wanted.compose {
-        None => fault::Place::Native(selection.directory()),
-        Some(project) if project.is_empty() => fault::Place::Compose { project: None },
-        Some(project) => fault::Place::find(Some(&format!("compose:{project}")))?,
+    let stack = match wanted.compose {
+        None => StackRef::Native(selection.directory()),
+        Some(project) if project.is_empty() => StackRef::Compose { project: None },
+        Some(project) => StackRef::find(Some(&format!("compose:{project}")))?,
     };
     for fault in &wanted.faults {
-        check(&place, fault)?;
+        check(&stack, fault)?;
     }
     if wanted.check {
         return Ok(());
     }
     for fault in &wanted.faults {
-        let injected = inject(&place, fault)?;
+        let injected = inject(&stack, fault)?;
         if wanted.json {
             print_line(serde_json::to_string(&injected)?);
         } else {

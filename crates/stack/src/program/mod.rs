@@ -1,5 +1,4 @@
-//! What each command of the program does: an order over the control socket, or holding a stack. It decides nothing about
-//! processes; that is the library's part.
+//! The commands of `streamstress stack`. Most send a request over the control socket; `up` starts a supervisor.
 
 mod args;
 mod fault;
@@ -23,7 +22,7 @@ pub fn run(args: Args, programs: Programs) -> ExitCode {
     match execute(args, programs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "stack: {error:#}");
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -33,45 +32,42 @@ fn execute(args: Args, programs: Programs) -> anyhow::Result<()> {
     let selection = args.selection;
     match args.command {
         Command::Up(up) => up::run(&selection, &up, programs),
-        Command::Down => {
-            call(&selection.directory(), &Request::Down)?;
-            show_end(&selection);
-            Ok(())
-        }
-        Command::Status { json } => show_answer(&selection, &Request::Status, json),
+        Command::Down => send(&selection, &Request::Down, false),
+        Command::Status { json } => send(&selection, &Request::Status, json),
         Command::Fault(wanted) => fault::run(&selection, wanted),
         Command::Logs(logs) => logs::run(&selection.directory(), &logs),
         Command::Scale { to } => {
             let to: BTreeMap<Role, u16> = to.into_iter().collect();
-            show_answer(&selection, &Request::Scale { to }, false)
+            send(&selection, &Request::Scale { to }, false)
         }
     }
 }
 
-fn show_answer(selection: &Selection, request: &Request, json: bool) -> anyhow::Result<()> {
+/// Sends a request and prints the response.
+fn send(selection: &Selection, request: &Request, json: bool) -> anyhow::Result<()> {
     match call(&selection.directory(), request)? {
         Response::Status(status) if json => print_line(serde_json::to_string_pretty(&status)?),
-        Response::Status(status) => show(&status),
+        Response::Status(status) => print_status(&status),
         Response::Fault(injected) => print_line(format_args!("{}: {}", injected.fault, injected.detail)),
-        Response::Ended => show_end(selection),
+        Response::Ended => print_end(selection),
         Response::Error(why) => anyhow::bail!(why),
     }
     Ok(())
 }
 
-/// What is left of a stack. Its terminal may be gone, and that is no fault of the stack's end.
-fn show_end(selection: &Selection) {
+/// Prints that the stack has ended and where its logs are.
+fn print_end(selection: &Selection) {
     let logs = selection.directory().join("logs");
-    let _ = writeln!(io::stdout(), "the stack has ended; its logs are in {}", logs.display());
+    print_line(format_args!("the stack has ended; its logs are in {}", logs.display()));
 }
 
-/// Prints a line. What reads it may have ended, or its disk may be full: that is no reason to end a stack.
+/// Prints a line. Ignores errors: a closed terminal or a full disk must not end a stack.
 fn print_line(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// A stack for a person: where it is, and what runs.
-fn show(status: &Status) {
+/// Prints the URLs, processes and links of a stack.
+fn print_status(status: &Status) {
     print_line(format_args!(
         "API    {}\nWS     {}\nstats  {}\n",
         status.api_url, status.ws_url, status.stats_url
@@ -85,7 +81,7 @@ fn show(status: &Status) {
         ));
     }
     if let Some(socket) = status.processes.iter().find_map(|process| process.socket.as_ref()) {
-        print_line(format_args!("redis listens at {}", socket.display()));
+        print_line(format_args!("redis listens on {}", socket.display()));
     }
     for link in &status.links {
         print_line(format_args!(

@@ -1,8 +1,9 @@
-//! `streamstress stack up`: holds a stack in the foreground, or starts a supervisor in the background and waits for its word.
+//! `streamstress stack up`: supervises a stack in the foreground, or starts a supervisor in the background and waits until the
+//! stack is ready.
 
 use super::{
     args::{Selection, Up},
-    print_line, show, show_end,
+    print_end, print_line, print_status,
 };
 use crate::{
     JwtSecret,
@@ -20,42 +21,43 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// What a shell reports for Ctrl+C.
+/// Exit code after a second signal: that of a shell after Ctrl+C.
 const INTERRUPTED: i32 = 130;
 
 pub(crate) fn run(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result<()> {
     if up.announce {
-        return announce(selection, up, programs);
+        return run_in_background(selection, up, programs);
     }
     if up.detach {
         return detach(selection);
     }
     log_to_stderr();
-    hold(selection, up, programs, |status| {
-        show(&status);
-        print_line(format_args!("\nend it with Ctrl+C or `{}`", selection.down_command()));
+    supervise(selection, up, programs, |status| {
+        print_status(&status);
+        print_line(format_args!("\nend the stack with Ctrl+C or `{}`", selection.down_command()));
         Ok(())
     })?;
-    show_end(selection);
+    print_end(selection);
     Ok(())
 }
 
-/// In the background: says once on stdout how the start went, then nothing more.
-fn announce(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result<()> {
-    nix::unistd::setsid().context("cannot leave the terminal")?;
-    // Where the kernel shares the CPU between sessions first, niceness counts only inside one: the session gives way too.
+/// Supervises a stack in a new session. Prints one line on stdout, the result of the start as JSON.
+fn run_in_background(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result<()> {
+    nix::unistd::setsid().context("cannot start a new session")?;
+    // If the kernel divides CPU time between sessions first, niceness works only inside a session. This sets that of the session.
     let _ = std::fs::write("/proc/self/autogroup", crate::NICENESS.to_string());
     log_to_stderr();
-    let held = hold(selection, up, programs, |status| {
-        // Whoever started us may have gone, by Ctrl+C say: a stack that nobody knows of must not stay.
-        say(&Response::Status(status)).context("nobody waits for this stack any more")
+    let outcome = supervise(selection, up, programs, |status| {
+        // If `streamstress stack up --detach` has ended, for example by Ctrl+C, the user does not expect this stack to run.
+        announce(&Response::Status(status)).context("the process that started this stack has ended")
     });
-    held.inspect_err(|error| {
-        let _ = say(&Response::Error(format!("{error:#}")));
+    outcome.inspect_err(|error| {
+        let _ = announce(&Response::Error(format!("{error:#}")));
     })
 }
 
-fn say(response: &Response) -> anyhow::Result<()> {
+/// Prints the result of the start for [`detach`].
+fn announce(response: &Response) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(response)?;
     line.push(b'\n');
     let mut out = std::io::stdout().lock();
@@ -63,7 +65,7 @@ fn say(response: &Response) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Starts this program again in the background, with the same arguments, and passes on what it announces.
+/// Starts this program again in the background with the same arguments, and prints the result of the start.
 fn detach(selection: &Selection) -> anyhow::Result<()> {
     let logs = selection.directory().join("logs");
     private_directory(&selection.directory())?;
@@ -83,54 +85,55 @@ fn detach(selection: &Selection) -> anyhow::Result<()> {
     BufReader::new(stdout).read_line(&mut line)?;
     match serde_json::from_str(&line) {
         Ok(Response::Status(status)) => {
-            show(&status);
-            print_line(format_args!("\nend it with `{}`", selection.down_command()));
+            print_status(&status);
+            print_line(format_args!("\nend the stack with `{}`", selection.down_command()));
             Ok(())
         }
         Ok(Response::Error(why)) => bail!(why),
-        _ => bail!("the supervisor ended at once: its log is {}", path.display()),
+        _ => bail!("the supervisor ended during the start: see its log {}", path.display()),
     }
 }
 
-/// Holds a stack until it is told to end. `tell` hears once that it is up.
-fn hold(
+/// Supervises a stack until a signal or `streamstress stack down`. Calls `ready` once when the stack is ready.
+fn supervise(
     selection: &Selection,
     up: &Up,
     programs: Programs,
-    tell: impl FnOnce(Status) -> anyhow::Result<()>,
+    ready: impl FnOnce(Status) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let options = options(selection, up, programs)?;
-    // The second is for relays, when there are any.
+    // One thread for the supervisor, one for relays.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // Below `nohup` a hangup is ignored, and stays so.
+        // `nohup` ignores SIGHUP, and so does the supervisor then.
         let mut hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
-        let asked = shutdown.clone();
+        let stop = shutdown.clone();
         tokio::spawn(async move {
-            for asked_before in [false, true] {
+            for is_second in [false, true] {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
                     Some(_) = OptionFuture::from(hangup.as_mut().map(Signal::recv)) => {}
                 }
-                if asked_before {
-                    // The kernel ends the children of a process that ends.
+                if is_second {
+                    // The kernel ends the children with this process.
                     std::process::exit(INTERRUPTED);
                 }
-                asked.cancel();
+                stop.cancel();
             }
         });
-        supervisor::run(options, shutdown, async |native: &Native| tell(native.status().await)).await
+        supervisor::run(options, shutdown, async |native: &Native| ready(native.status().await)).await
     })
 }
 
+/// Converts the command line into the configuration of a stack.
 fn options(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result<Options> {
     let secret = match up.jwt_secret.as_deref() {
         None | Some("") => JwtSecret::random(),
-        Some(key) => JwtSecret::new(key).context("JWT_SECRET")?,
+        Some(key) => JwtSecret::new(key).context("invalid JWT_SECRET")?,
     };
     let programs = match &up.bin_dir {
         Some(directory) => Programs::in_directory(directory)?,
@@ -146,7 +149,7 @@ fn options(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result
         ws_port: up.ws_port,
         stats_port: up.stats_port,
         redis_port: up.redis_port,
-        persistence: up.redis_persistence.into(),
+        persistence: up.redis_persistence,
         relays: up.relays,
         secret,
         ..Options::new(selection.directory(), binaries)
@@ -159,7 +162,7 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        // It would be told on stderr, which panics when stderr takes nothing.
+        // These errors go to stderr with a macro that panics if stderr is closed.
         .log_internal_errors(false)
         .init();
 }

@@ -1,12 +1,12 @@
-//! A relay between two parts of the stack, over TCP or unix sockets, that can be told to delay, hold back or break what
-//! passes through it. It looks into nothing; its connections and what they buffer are bounded.
+//! Relays between two parts of the stack, over TCP or unix sockets. On request a relay delays or blocks data, or closes its
+//! connections. It does not parse the data, and its connections and buffers are limited.
 
-mod conduct;
+mod impairment;
 mod pump;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use conduct::{Conduct, Flow};
+pub(crate) use impairment::{Flow, Impairment};
 
 use guard::{Acceptor, accept_now};
 use pump::{pump, until_open};
@@ -28,11 +28,11 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-/// As many as HAProxy takes on one machine.
+/// Connections of a relay at a time: as many as HAProxy accepts on one machine.
 const MAX_CONNECTIONS: usize = 100_000;
 const BACKLOG: u32 = 16_384;
 
-/// Where a socket listens.
+/// The address of a listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
@@ -50,24 +50,24 @@ impl fmt::Display for Address {
 
 type Stream = Either<TcpStream, UnixStream>;
 
-/// How connections are ended.
+/// A way to end connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Break {
+pub(crate) enum Termination {
     Close,
-    /// RST to both sides, where they are TCP.
+    /// Sends RST to both sides of TCP connections. Closes others.
     Reset,
 }
 
-/// What a relay has seen.
+/// Numbers of connections of a relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Taken in, ever.
+    /// Accepted since the start.
     pub(crate) accepted: u64,
     /// Open now.
     pub(crate) open: u64,
-    /// Ended by order.
+    /// Ended on request.
     pub(crate) broken: u64,
-    /// Turned away: too many at once, or nobody listens behind.
+    /// Refused because there were too many, or because no process listens at the target.
     pub(crate) refused: u64,
 }
 
@@ -81,78 +81,78 @@ struct Counters {
 
 struct Shared {
     target: Address,
-    conduct: watch::Sender<Conduct>,
-    /// Counts the orders to break, and says how the last one wants it.
-    breaks: watch::Sender<(u64, Break)>,
+    impairment: watch::Sender<Impairment>,
+    /// Number of requests to end all connections, and the way of the last one.
+    terminations: watch::Sender<(u64, Termination)>,
     counters: Counters,
 }
 
-/// A running relay. Dropped, it ends with all its connections.
+/// A running relay. Dropping it ends all its connections.
 pub(crate) struct Relay {
     address: Address,
     shared: Arc<Shared>,
-    doorman: JoinHandle<()>,
-    /// Ends a spell that has a time.
+    accept_task: JoinHandle<()>,
+    /// Ends an impairment that has a duration.
     timer: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Relay {
-    /// Listens at `listen` (port 0 takes a free one) and passes on to `target`, which need not listen yet.
+    /// Listens at `listen`, where port 0 selects a free port, and connects to `target`, which does not have to listen yet.
     pub(crate) fn start(listen: &Address, target: Address) -> io::Result<Self> {
         let (listener, address) = Listener::bind(listen)?;
         let shared = Arc::new(Shared {
             target,
-            conduct: watch::Sender::new(Conduct::default()),
-            breaks: watch::Sender::new((0, Break::Close)),
+            impairment: watch::Sender::new(Impairment::default()),
+            terminations: watch::Sender::new((0, Termination::Close)),
             counters: Counters::default(),
         });
-        let doorman = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(Self { address, shared, doorman, timer: parking_lot::Mutex::default() })
+        let accept_task = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(Self { address, shared, accept_task, timer: parking_lot::Mutex::default() })
     }
 
-    /// Where it listens.
+    /// Returns the address at which the relay listens.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
-    pub(crate) fn conduct(&self) -> Conduct {
-        *self.shared.conduct.borrow()
+    pub(crate) fn impairment(&self) -> Impairment {
+        *self.shared.impairment.borrow()
     }
 
     pub(crate) fn set_delay(&self, delay: Duration) {
-        self.shared.conduct.send_modify(|conduct| conduct.delay = delay);
+        self.shared.impairment.send_modify(|impairment| impairment.delay = delay);
     }
 
     pub(crate) fn set_jitter(&self, jitter: Duration) {
-        self.shared.conduct.send_modify(|conduct| conduct.jitter = jitter);
+        self.shared.impairment.send_modify(|impairment| impairment.jitter = jitter);
     }
 
-    /// Lets this through from now on; after `time`, everything again.
+    /// Sets the flow, and after `time` resets it to [`Flow::Free`].
     pub(crate) fn set_flow(&self, flow: Flow, time: Option<Duration>) {
         let mut timer = self.timer.lock();
         if let Some(earlier) = timer.take() {
             earlier.abort();
         }
-        self.shared.conduct.send_modify(|conduct| conduct.flow = flow);
+        self.shared.impairment.send_modify(|impairment| impairment.flow = flow);
         if let Some(time) = time {
             let shared = Arc::clone(&self.shared);
             *timer = Some(tokio::spawn(async move {
                 sleep(time).await;
-                shared.conduct.send_modify(|conduct| conduct.flow = Flow::Free);
+                shared.impairment.send_modify(|impairment| impairment.flow = Flow::Free);
             }));
         }
     }
 
-    /// As if nothing had been; open connections stay.
+    /// Removes the impairment. Connections stay open.
     pub(crate) fn heal(&self) {
         self.set_flow(Flow::Free, None);
-        self.shared.conduct.send_replace(Conduct::default());
+        self.shared.impairment.send_replace(Impairment::default());
     }
 
-    /// Ends all connections; answers how many there were.
-    pub(crate) fn sever(&self, how: Break) -> u64 {
+    /// Ends all connections. Returns their number.
+    pub(crate) fn end_connections(&self, termination: Termination) -> u64 {
         let open = self.shared.counters.open.load(Relaxed);
-        self.shared.breaks.send_modify(|(count, last)| (*count, *last) = (*count + 1, how));
+        self.shared.terminations.send_modify(|(count, last)| (*count, *last) = (*count + 1, termination));
         open
     }
 
@@ -169,13 +169,13 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.doorman.abort();
+        self.accept_task.abort();
         if let Some(timer) = self.timer.lock().take() {
             timer.abort();
         }
-        // Nobody turns the conduct any more: connections that wait for it must not wait for ever.
+        // Connections of a half-open link would otherwise wait for ever.
         self.heal();
-        self.sever(Break::Close);
+        self.end_connections(Termination::Close);
         if let Address::Unix(path) = &self.address {
             let _ = fs::remove_file(path);
         }
@@ -205,7 +205,7 @@ impl Listener {
                 Ok((Self::Tcp(listener), Address::Tcp(address)))
             }
             Address::Unix(path) => {
-                // Left behind by a relay that was killed: one supervisor holds this directory.
+                // A supervisor that was killed left the socket behind. This one has the lock of the directory.
                 let _ = fs::remove_file(path);
                 let listener = UnixListener::bind(path)?;
                 Ok((Self::Unix(listener), address.clone()))
@@ -237,7 +237,7 @@ async fn connect(target: &Address) -> io::Result<Stream> {
 }
 
 async fn accept(listener: Listener, shared: Arc<Shared>) {
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut acceptor = Acceptor::default();
     loop {
         let stream = match listener.accept().await {
@@ -249,42 +249,43 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
         };
         acceptor.accepted();
         shared.counters.accepted.fetch_add(1, Relaxed);
-        let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             shared.counters.refused.fetch_add(1, Relaxed);
             continue;
         };
         let shared = Arc::clone(&shared);
-        // Taken here: an order to break meets every connection that was accepted before it.
-        let breaks = shared.breaks.subscribe();
-        let open = Open::new(&shared);
+        // Both happen before the task starts, so that a termination affects every connection that was accepted before it.
+        let terminations = shared.terminations.subscribe();
+        let open = OpenConnection::new(&shared);
         tokio::spawn(async move {
-            relay(stream, &open.0, breaks).await;
-            drop((open, seat));
+            relay(stream, &open.0, terminations).await;
+            drop((open, permit));
         });
     }
 }
 
-/// Counts a connection as open while it lives.
-struct Open(Arc<Shared>);
+/// Counts a connection as open until it is dropped.
+struct OpenConnection(Arc<Shared>);
 
-impl Open {
+impl OpenConnection {
     fn new(shared: &Arc<Shared>) -> Self {
         shared.counters.open.fetch_add(1, Relaxed);
         Self(Arc::clone(shared))
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.counters.open.fetch_sub(1, Relaxed);
     }
 }
 
-async fn relay(mut near: Stream, shared: &Shared, mut breaks: watch::Receiver<(u64, Break)>) {
-    let mut conduct = shared.conduct.subscribe();
+/// Connects to the target and carries data in both directions until a side or a termination ends the connection.
+async fn relay(mut near: Stream, shared: &Shared, mut terminations: watch::Receiver<(u64, Termination)>) {
+    let mut impairment = shared.impairment.subscribe();
     let mut far = None;
-    let carried = async {
-        until_open(&mut conduct).await;
+    let carry = async {
+        until_open(&mut impairment).await;
         let far = match connect(&shared.target).await {
             Ok(stream) => far.insert(stream),
             Err(_) => {
@@ -294,24 +295,24 @@ async fn relay(mut near: Stream, shared: &Shared, mut breaks: watch::Receiver<(u
         };
         let (near_reader, near_writer) = tokio::io::split(&mut near);
         let (far_reader, far_writer) = tokio::io::split(far);
-        // Either side's failure ends both directions; an end of one direction alone is passed on.
+        // A failure of either side ends both directions. The end of one direction is passed on.
         let _ = tokio::try_join!(
-            pump(near_reader, far_writer, conduct.clone()),
-            pump(far_reader, near_writer, conduct.clone()),
+            pump(near_reader, far_writer, impairment.clone()),
+            pump(far_reader, near_writer, impairment.clone()),
         );
     };
-    let how = tokio::select! {
-        () = carried => return,
-        order = breaks.changed() => match order {
-            Ok(()) => breaks.borrow_and_update().1,
+    let termination = tokio::select! {
+        () = carry => return,
+        changed = terminations.changed() => match changed {
+            Ok(()) => terminations.borrow_and_update().1,
             Err(_) => return,
         },
     };
     shared.counters.broken.fetch_add(1, Relaxed);
-    if how == Break::Reset {
+    if termination == Termination::Reset {
         for stream in [Some(&near), far.as_ref()].into_iter().flatten() {
             if let Either::Left(stream) = stream {
-                // It fails for a socket that is closed already.
+                // This fails if the socket is closed already.
                 let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
             }
         }

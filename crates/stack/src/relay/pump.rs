@@ -1,7 +1,7 @@
-//! One direction of one connection: reads pieces, keeps each until it is due, writes them in order. What waits is bounded;
-//! beyond that it stops reading, and the sender feels it as on a real link.
+//! One direction of one connection: reads pieces of data, holds each until it is due, and writes them in order. The amount of held
+//! data is limited. At the limit the relay stops reading, so the sender is slowed down as on a real link.
 
-use super::conduct::{Conduct, Flow};
+use super::impairment::{Flow, Impairment};
 use bytes::{Bytes, BytesMut};
 use rand::RngExt;
 use std::{io, time::Duration};
@@ -12,8 +12,9 @@ use tokio::{
 };
 
 const PIECE_BYTES: usize = 16 << 10;
-/// Pieces under way in one direction: with their size, a megabyte.
+/// Held pieces per direction: with [`PIECE_BYTES`] 1 MiB.
 const PIECES: usize = 64;
+/// Time between two bytes of a slow link.
 const SLOW_PAUSE: Duration = Duration::from_secs(1);
 
 struct Piece {
@@ -21,57 +22,57 @@ struct Piece {
     bytes: Bytes,
 }
 
-/// Carries everything from `reader` to `writer` until the end of the one or the failure of either.
+/// Copies data from `reader` to `writer` until the reader ends or either fails.
 pub(super) async fn pump(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
-    conduct: watch::Receiver<Conduct>,
+    impairment: watch::Receiver<Impairment>,
 ) -> io::Result<()> {
     let (pieces, inbox) = mpsc::channel(PIECES);
-    tokio::try_join!(read(reader, pieces, conduct.clone()), write(inbox, writer, conduct))?;
+    tokio::try_join!(read(reader, pieces, impairment.clone()), write(inbox, writer, impairment))?;
     Ok(())
 }
 
 async fn read(
     mut reader: impl AsyncRead + Unpin,
     pieces: mpsc::Sender<Piece>,
-    mut conduct: watch::Receiver<Conduct>,
+    mut impairment: watch::Receiver<Impairment>,
 ) -> io::Result<()> {
     let mut last_due = Instant::now();
     let mut buffer = BytesMut::new();
     loop {
-        until_open(&mut conduct).await;
-        // A place first: what has been read always has one.
-        let Ok(place) = pieces.reserve().await else { return Ok(()) };
+        until_open(&mut impairment).await;
+        // This comes before reading, so that a piece that was read never has to wait for capacity.
+        let Ok(permit) = pieces.reserve().await else { return Ok(()) };
         buffer.reserve(PIECE_BYTES);
         let got = tokio::select! {
             got = reader.read_buf(&mut buffer) => got?,
-            // What comes during a half-open spell is to stay outside.
-            () = closes(&mut conduct) => continue,
+            // Data that arrives while the link is half open is not read.
+            () = until_half_open(&mut impairment) => continue,
         };
         if got == 0 {
             return Ok(());
         }
-        let Conduct { delay, jitter, .. } = *conduct.borrow();
+        let Impairment { delay, jitter, .. } = *impairment.borrow();
         let more =
             if jitter.is_zero() { Duration::ZERO } else { jitter.mul_f64(rand::rng().random::<f64>()) };
         last_due = last_due.max(Instant::now() + delay + more);
-        place.send(Piece { due: last_due, bytes: buffer.split().freeze() });
+        permit.send(Piece { due: last_due, bytes: buffer.split().freeze() });
     }
 }
 
 async fn write(
     mut inbox: mpsc::Receiver<Piece>,
     mut writer: impl AsyncWrite + Unpin,
-    mut conduct: watch::Receiver<Conduct>,
+    mut impairment: watch::Receiver<Impairment>,
 ) -> io::Result<()> {
     while let Some(Piece { due, mut bytes }) = inbox.recv().await {
         if due > Instant::now() {
             sleep_until(due).await;
         }
         while !bytes.is_empty() {
-            until_open(&mut conduct).await;
-            let slow = conduct.borrow().flow == Flow::Slow;
+            until_open(&mut impairment).await;
+            let slow = impairment.borrow().flow == Flow::Slow;
             let portion = if slow { &bytes[..1] } else { &bytes[..] };
             let written = writer.write(portion).await?;
             if written == 0 {
@@ -81,23 +82,24 @@ async fn write(
             if slow {
                 tokio::select! {
                     () = sleep(SLOW_PAUSE) => {}
-                    _ = conduct.wait_for(|now| now.flow != Flow::Slow) => {}
+                    _ = impairment.wait_for(|now| now.flow != Flow::Slow) => {}
                 }
             }
         }
     }
-    until_open(&mut conduct).await;
+    until_open(&mut impairment).await;
     writer.shutdown().await
 }
 
-/// Waits for the end of a half-open spell.
-pub(super) async fn until_open(conduct: &mut watch::Receiver<Conduct>) {
-    // A closed channel means that the relay is gone, and this connection with it.
-    let _ = conduct.wait_for(|now| now.flow != Flow::HalfOpen).await;
+/// Waits until the link is not half open.
+pub(super) async fn until_open(impairment: &mut watch::Receiver<Impairment>) {
+    // A closed channel means that the relay was dropped, which ends this connection.
+    let _ = impairment.wait_for(|now| now.flow != Flow::HalfOpen).await;
 }
 
-async fn closes(conduct: &mut watch::Receiver<Conduct>) {
-    if conduct.wait_for(|now| now.flow == Flow::HalfOpen).await.is_err() {
+/// Waits until the link is half open.
+async fn until_half_open(impairment: &mut watch::Receiver<Impairment>) {
+    if impairment.wait_for(|now| now.flow == Flow::HalfOpen).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

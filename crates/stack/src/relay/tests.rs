@@ -1,4 +1,4 @@
-//! The relay between real sockets: what passes, what is held back, what breaks.
+//! Tests of the relay between real sockets.
 
 use super::*;
 use std::net::Ipv4Addr;
@@ -7,10 +7,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// A relay before a listener of the test's own, over TCP or unix sockets.
+/// A relay and the listener behind it, over TCP or unix sockets.
 struct Fixture {
     relay: Relay,
     behind: Listener,
@@ -31,7 +31,7 @@ impl Fixture {
 
     async fn connection(&self) -> (Stream, Stream) {
         let near = connect(self.relay.address()).await.unwrap();
-        let far = timeout(PATIENCE, self.behind.accept()).await.expect("it connects").unwrap();
+        let far = timeout(TIMEOUT, self.behind.accept()).await.expect("it connects").unwrap();
         (near, far)
     }
 
@@ -41,48 +41,50 @@ impl Fixture {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.relay));
+        timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.relay));
     }
 }
 
-async fn says(from: &mut Stream, to: &mut Stream, text: &str) -> Duration {
+/// Sends a text through the relay, checks that it arrives, and returns how long that took.
+async fn passes(from: &mut Stream, to: &mut Stream, text: &str) -> Duration {
     let start = Instant::now();
     from.write_all(text.as_bytes()).await.unwrap();
     let mut got = vec![0; text.len()];
-    timeout(PATIENCE, to.read_exact(&mut got)).await.expect("it arrives").unwrap();
+    timeout(TIMEOUT, to.read_exact(&mut got)).await.expect("it arrives").unwrap();
     assert_eq!(got, text.as_bytes());
     start.elapsed()
 }
 
-/// Nothing arrives, for as long as a test wants to wait for nothing.
+/// Checks that no data arrives for 150 ms.
 async fn is_silent(stream: &mut Stream) {
     let mut byte = [0];
     let got = timeout(Duration::from_millis(150), stream.read(&mut byte)).await;
     assert!(got.is_err(), "{got:?} came");
 }
 
+/// Reads the end of a stream, or its error.
 async fn ends(stream: &mut Stream) -> io::Result<usize> {
-    timeout(PATIENCE, stream.read(&mut [0])).await.expect("it ends")
+    timeout(TIMEOUT, stream.read(&mut [0])).await.expect("it ends")
 }
 
 #[tokio::test]
-async fn everything_passes_both_ways_and_an_end_too() {
+async fn data_and_ends_pass_in_both_directions() {
     for unix in [false, true] {
         let fixture = Fixture::new(unix);
         let (mut near, mut far) = fixture.connection().await;
-        says(&mut near, &mut far, "there").await;
-        says(&mut far, &mut near, "and back").await;
+        passes(&mut near, &mut far, "there").await;
+        passes(&mut far, &mut near, "and back").await;
         let much = "x".repeat(5 << 20);
         let (sent, got) = tokio::join!(near.write_all(much.as_bytes()), async {
             let mut got = vec![0; much.len()];
-            timeout(PATIENCE, far.read_exact(&mut got)).await.unwrap().unwrap();
+            timeout(TIMEOUT, far.read_exact(&mut got)).await.unwrap().unwrap();
             got
         });
         sent.unwrap();
         assert!(got == much.as_bytes());
         near.shutdown().await.unwrap();
         assert_eq!(ends(&mut far).await.unwrap(), 0);
-        says(&mut far, &mut near, "the other way still works").await;
+        passes(&mut far, &mut near, "the other way still works").await;
         drop(far);
         assert_eq!(ends(&mut near).await.unwrap(), 0);
         fixture.until("it is counted out", |counts| counts.open == 0).await;
@@ -91,13 +93,13 @@ async fn everything_passes_both_ways_and_an_end_too() {
 }
 
 #[tokio::test]
-async fn delay_and_jitter_come_later_and_in_order() {
+async fn delay_and_jitter_keep_the_order() {
     let fixture = Fixture::new(true);
     let (mut near, mut far) = fixture.connection().await;
     let delay = Duration::from_millis(80);
     fixture.relay.set_delay(delay);
-    assert!(says(&mut near, &mut far, "later").await >= delay);
-    assert!(says(&mut far, &mut near, "both ways").await >= delay);
+    assert!(passes(&mut near, &mut far, "later").await >= delay);
+    assert!(passes(&mut far, &mut near, "both ways").await >= delay);
     fixture.relay.set_delay(Duration::ZERO);
     fixture.relay.set_jitter(Duration::from_millis(20));
     let text: String = (0..50).map(|n| format!("{n},")).collect();
@@ -106,44 +108,49 @@ async fn delay_and_jitter_come_later_and_in_order() {
         tokio::task::yield_now().await;
     }
     let mut got = vec![0; text.len()];
-    timeout(PATIENCE, far.read_exact(&mut got)).await.unwrap().unwrap();
+    timeout(TIMEOUT, far.read_exact(&mut got)).await.unwrap().unwrap();
     assert_eq!(String::from_utf8(got).unwrap(), text);
     fixture.relay.heal();
-    assert_eq!(fixture.relay.conduct(), Conduct::default());
+    assert_eq!(fixture.relay.impairment(), Impairment::default());
 }
 
 #[tokio::test]
 async fn cut_closes_and_reset_resets() {
-    for (unix, how) in
-        [(false, Break::Close), (false, Break::Reset), (true, Break::Close), (true, Break::Reset)]
-    {
+    for (unix, termination) in [
+        (false, Termination::Close),
+        (false, Termination::Reset),
+        (true, Termination::Close),
+        (true, Termination::Reset),
+    ] {
         let fixture = Fixture::new(unix);
         let (mut near, mut far) = fixture.connection().await;
-        says(&mut near, &mut far, "open").await;
-        assert_eq!(fixture.relay.sever(how), 1);
+        passes(&mut near, &mut far, "open").await;
+        assert_eq!(fixture.relay.end_connections(termination), 1);
         for stream in [&mut near, &mut far] {
-            match (unix, how, ends(stream).await) {
-                (false, Break::Reset, Err(error)) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
-                (_, Break::Close, Ok(0)) | (true, Break::Reset, Ok(0)) => {}
+            match (unix, termination, ends(stream).await) {
+                (false, Termination::Reset, Err(error)) => {
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+                }
+                (_, Termination::Close, Ok(0)) | (true, Termination::Reset, Ok(0)) => {}
                 other => panic!("{other:?}"),
             }
         }
         fixture.until("it is counted", |counts| counts.broken == 1 && counts.open == 0).await;
-        // The next ones pass.
+        // New connections work.
         let (mut near, mut far) = fixture.connection().await;
-        says(&mut near, &mut far, "again").await;
+        passes(&mut near, &mut far, "again").await;
     }
 }
 
 #[tokio::test]
-async fn half_open_holds_everything_back_and_then_passes_it_on() {
+async fn half_open_holds_data_and_ends_and_passes_them_on_later() {
     let fixture = Fixture::new(false);
     let (mut near, mut far) = fixture.connection().await;
-    says(&mut near, &mut far, "before").await;
+    passes(&mut near, &mut far, "before").await;
     fixture.relay.set_flow(Flow::HalfOpen, None);
     near.write_all(b"held").await.unwrap();
     far.write_all(b"back").await.unwrap();
-    // A newcomer is let in and hears nothing; an end is held back as well.
+    // A new connection is accepted and gets no data. The end of a stream is held as well.
     let mut newcomer = connect(fixture.relay.address()).await.unwrap();
     newcomer.write_all(b"hello").await.unwrap();
     near.shutdown().await.unwrap();
@@ -153,19 +160,19 @@ async fn half_open_holds_everything_back_and_then_passes_it_on() {
 
     fixture.relay.set_flow(Flow::HalfOpen, Some(Duration::from_millis(50)));
     let mut four = [0; 4];
-    timeout(PATIENCE, far.read_exact(&mut four)).await.expect("it passes on by itself").unwrap();
+    timeout(TIMEOUT, far.read_exact(&mut four)).await.expect("it passes on by itself").unwrap();
     assert_eq!(&four, b"held");
-    timeout(PATIENCE, near.read_exact(&mut four)).await.unwrap().unwrap();
+    timeout(TIMEOUT, near.read_exact(&mut four)).await.unwrap().unwrap();
     assert_eq!(&four, b"back");
     assert_eq!(ends(&mut far).await.unwrap(), 0);
-    let mut met = timeout(PATIENCE, fixture.behind.accept()).await.unwrap().unwrap();
+    let mut met = timeout(TIMEOUT, fixture.behind.accept()).await.unwrap().unwrap();
     let mut five = [0; 5];
-    timeout(PATIENCE, met.read_exact(&mut five)).await.unwrap().unwrap();
+    timeout(TIMEOUT, met.read_exact(&mut five)).await.unwrap().unwrap();
     assert_eq!(&five, b"hello");
 }
 
 #[tokio::test]
-async fn what_is_held_back_is_bounded() {
+async fn held_data_is_limited() {
     let fixture = Fixture::new(true);
     let (mut near, far) = fixture.connection().await;
     fixture.relay.set_flow(Flow::Slow, None);
@@ -173,31 +180,31 @@ async fn what_is_held_back_is_bounded() {
     let mut taken = 0;
     while let Ok(wrote) = timeout(Duration::from_millis(200), near.write(&piece)).await {
         taken += wrote.unwrap();
-        assert!(taken < 8 << 20, "{taken} bytes are under way");
+        assert!(taken < 8 << 20, "{taken} bytes are held");
     }
     drop(far);
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_is_a_byte_a_second_until_it_is_healed() {
+async fn slow_is_one_byte_per_second_until_heal() {
     let (mut client, near) = tokio::io::duplex(64);
     let (far, mut server) = tokio::io::duplex(64);
-    let conduct = watch::Sender::new(Conduct { flow: Flow::Slow, ..Conduct::default() });
-    let carried = tokio::spawn(pump(near, far, conduct.subscribe()));
+    let impairment = watch::Sender::new(Impairment { flow: Flow::Slow, ..Impairment::default() });
+    let pumping = tokio::spawn(pump(near, far, impairment.subscribe()));
     client.write_all(b"abcdefgh").await.unwrap();
     let start = Instant::now();
     let mut got = [0; 4];
     server.read_exact(&mut got).await.unwrap();
     assert_eq!((&got, start.elapsed().as_secs()), (b"abcd", 3));
-    conduct.send_replace(Conduct::default());
+    impairment.send_replace(Impairment::default());
     server.read_exact(&mut got).await.unwrap();
     assert_eq!((&got, start.elapsed().as_secs()), (b"efgh", 3));
     drop(client);
-    carried.await.unwrap().unwrap();
+    pumping.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn nobody_behind_is_counted_as_refused_and_closed() {
+async fn without_a_listener_at_the_target_connections_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let relay = Relay::start(&Address::Tcp(LOCAL), Address::Unix(directory.path().join("nobody"))).unwrap();
     let mut near = connect(relay.address()).await.unwrap();
@@ -206,10 +213,10 @@ async fn nobody_behind_is_counted_as_refused_and_closed() {
 }
 
 #[tokio::test]
-async fn dropped_it_ends_with_its_connections() {
+async fn a_dropped_relay_ends_its_connections() {
     let fixture = Fixture::new(false);
     let (mut near, mut far) = fixture.connection().await;
-    says(&mut near, &mut far, "open").await;
+    passes(&mut near, &mut far, "open").await;
     fixture.relay.set_flow(Flow::HalfOpen, None);
     let Fixture { relay, .. } = fixture;
     drop(relay);

@@ -1,11 +1,11 @@
-//! A private `redis-server` with the settings that Docker has too, in a directory and on a port of its own.
-//! Nothing of the host's own Redis leaks in, and nothing outlives it.
+//! A private `redis-server` with the settings of the Compose stack. It has a separate directory and socket, shares nothing with a
+//! Redis of the host, and leaves nothing behind.
 
-mod denial;
 mod restart;
+mod write_rejection;
 
 use super::{
-    links,
+    paths,
     ports::{self, Started},
     process::{Process, Spec},
     slot::Slot,
@@ -25,21 +25,23 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
+/// Settings that native and Compose stacks share.
 const SHARED: &str = include_str!("../../../../../docker/redis.conf");
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What a large data set takes to be read, written or rewritten.
-const DATA_PATIENCE: Duration = Duration::from_secs(120);
-const ASK_EVERY: Duration = Duration::from_millis(10);
+/// Time limit for the first start, without data.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for reading, writing or rewriting a large data set.
+const DATA_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What Redis writes to disk while it runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The writes that Redis stores on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Persistence {
-    /// Nothing: a killed Redis starts empty.
+    /// No writes: a killed Redis starts empty.
     #[default]
     None,
-    /// Every write, synced once a second.
+    /// All writes, synced once per second.
     Everysec,
-    /// Every write, synced before it is answered.
+    /// All writes, each synced before Redis acknowledges it.
     Always,
 }
 
@@ -57,45 +59,40 @@ impl Persistence {
 #[derive(Debug)]
 pub(crate) struct Redis {
     program: PathBuf,
-    state: PathBuf,
+    state_dir: PathBuf,
     persistence: Persistence,
     port: Option<u16>,
     slot: Slot,
 }
 
-/// Where Redis listens. None where the path is not fit for a socket's address: then it has a port.
-pub(crate) fn socket(state: &Path) -> Option<PathBuf> {
-    links::fit_for_sockets(state).then(|| state.join("redis.sock"))
-}
-
-/// Where a Redis in `state` is asked that may have this port.
-fn address(state: &Path, port: Option<u16>) -> Address {
-    match socket(state) {
+/// Returns the address for commands to Redis: its socket, or its port.
+fn address(state_dir: &Path, port: Option<u16>) -> Address {
+    match paths::redis_socket(state_dir) {
         Some(path) => Address::Unix(path),
-        None => Address::Tcp(ports::local(port.unwrap_or(0))),
+        None => Address::Tcp(ports::loopback(port.unwrap_or(0))),
     }
 }
 
 impl Redis {
-    /// Starts Redis on its socket, and on a port where one is wanted or there can be no socket; waits until it answers.
+    /// Starts Redis without data and waits until it responds. It listens on its socket, and on a port if one is wanted or no socket
+    /// is possible.
     pub(crate) async fn start(
         program: &Path,
-        state: &Path,
+        state_dir: &Path,
         persistence: Persistence,
         wanted: Option<u16>,
         reserved: &[u16],
     ) -> anyhow::Result<Self> {
-        // What an earlier stack left: a run starts with no session.
-        empty(&directory(state))?;
-        let configuration = configuration(state);
-        files::replace(&configuration, SHARED)?;
+        // An earlier stack may have left data.
+        clear(&directory(state_dir))?;
+        files::replace(&configuration(state_dir), SHARED)?;
         let start = async |port: Option<u16>| {
-            let process = Process::start(spec(program, state, port, persistence, false)).await?;
-            let address = address(state, port);
-            let ready = process.wait_until(PATIENCE, || answers(&address)).await;
+            let process = Process::start(spec(program, state_dir, port, persistence, false)).await?;
+            let address = address(state_dir, port);
+            let ready = process.wait_until(READY_TIMEOUT, || ping(&address)).await;
             anyhow::Ok(Started { process, ready })
         };
-        let (process, port) = match (wanted, socket(state)) {
+        let (process, port) = match (wanted, paths::redis_socket(state_dir)) {
             (Some(0), _) | (None, None) => {
                 let (process, port) =
                     ports::start_on_free(reserved, async |port| start(Some(port)).await).await?;
@@ -107,98 +104,98 @@ impl Redis {
                 (process, port)
             }
         };
-        let (program, state) = (program.to_owned(), state.to_owned());
-        Ok(Self { program, state, persistence, port, slot: Slot::new(process) })
+        let (program, state_dir) = (program.to_owned(), state_dir.to_owned());
+        Ok(Self { program, state_dir, persistence, port, slot: Slot::new(process) })
     }
 
     pub(crate) fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// Where it listens, if not on a port alone.
+    /// Returns the unix socket. `None` if Redis listens on a port only.
     pub(crate) fn socket(&self) -> Option<PathBuf> {
-        socket(&self.state)
+        paths::redis_socket(&self.state_dir)
     }
 
     fn address(&self) -> Address {
-        address(&self.state, self.port)
+        address(&self.state_dir, self.port)
     }
 
     pub(crate) fn slot(&self) -> &Slot {
         &self.slot
     }
 
-    /// Starts what is down, on the same port and socket, with what its directory holds.
+    /// Starts Redis after its end, on the same port and socket, with the data in its directory.
     pub(crate) async fn start_again(&self) -> anyhow::Result<()> {
         self.start_with(self.persistence).await
     }
 
     async fn start_with(&self, persistence: Persistence) -> anyhow::Result<()> {
-        let spec = spec(&self.program, &self.state, self.port, persistence, true);
+        let spec = spec(&self.program, &self.state_dir, self.port, persistence, true);
         let process = self.slot.replace(Process::start(spec).await?);
         let address = self.address();
-        process.wait_until(DATA_PATIENCE, || answers(&address)).await
+        process.wait_until(DATA_TIMEOUT, || ping(&address)).await
     }
 
-    /// Closes the connections of the clients that the filter names (`TYPE pubsub`; all of them where it is empty), but
-    /// our own; answers how many there were.
+    /// Closes the connections of the clients that match a filter (`TYPE pubsub`; all if it is empty), except this one. Returns their
+    /// number.
     pub(crate) async fn kill_clients(&self, filter: &str) -> anyhow::Result<u64> {
-        let answer = self.ask(&format!("CLIENT KILL {filter} SKIPME yes")).await?;
-        answer
+        let reply = self.command(&format!("CLIENT KILL {filter} SKIPME yes")).await?;
+        reply
             .strip_prefix(':')
             .and_then(|count| count.trim_end().parse().ok())
-            .with_context(|| format!("redis answers CLIENT KILL with {answer:?}"))
+            .with_context(|| format!("unexpected reply of redis to CLIENT KILL: {reply:?}"))
     }
 
-    /// Sends one command; an error of Redis is one.
-    async fn ask(&self, command: &str) -> anyhow::Result<String> {
+    /// Sends one command and returns the reply. Fails if the reply is an error.
+    async fn command(&self, command: &str) -> anyhow::Result<String> {
         let address = self.address();
-        let answer = probe::redis(&address, command)
+        let reply = probe::redis(&address, command)
             .await
-            .with_context(|| format!("cannot send {command} to redis at {address}"))?;
-        match answer.strip_prefix('-') {
-            Some(error) => bail!("redis refuses {command}: {}", error.trim_end()),
-            None => Ok(answer),
+            .with_context(|| format!("cannot send `{command}` to redis at {address}"))?;
+        match reply.strip_prefix('-') {
+            Some(error) => bail!("redis refused `{command}`: {}", error.trim_end()),
+            None => Ok(reply),
         }
     }
 
     /// Waits until `INFO persistence` has all these lines.
-    async fn until_info(&self, lines: &[&str]) -> anyhow::Result<()> {
-        let deadline = Instant::now() + DATA_PATIENCE;
+    async fn wait_for_info(&self, lines: &[&str]) -> anyhow::Result<()> {
+        let deadline = Instant::now() + DATA_TIMEOUT;
         loop {
-            let info = self.ask("INFO persistence").await?;
+            let info = self.command("INFO persistence").await?;
             let missing = lines.iter().find(|line| !info.lines().any(|got| got == **line));
             let Some(missing) = missing else { return Ok(()) };
             if Instant::now() > deadline {
-                bail!("redis does not come to {missing} within {DATA_PATIENCE:?}");
+                bail!("INFO of redis did not show {missing} within {DATA_TIMEOUT:?}");
             }
-            sleep(ASK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-/// Answers whether it is there. The future owns all that it needs: it is made anew for every attempt.
-fn answers(address: &Address) -> impl Future<Output = Result<(), String>> + use<> {
+/// Checks that Redis responds to PING. The future owns its data, because each attempt needs a new one.
+fn ping(address: &Address) -> impl Future<Output = Result<(), String>> + use<> {
     let address = address.clone();
     async move {
         match probe::redis(&address, "PING").await {
-            Ok(answer) if answer.starts_with("+PONG") => Ok(()),
-            Ok(answer) => Err(format!("PING at {address} is answered with {answer:?}")),
-            Err(error) => Err(format!("no answer at {address}: {error}")),
+            Ok(reply) if reply.starts_with("+PONG") => Ok(()),
+            Ok(reply) => Err(format!("PING at {address} returned {reply:?}")),
+            Err(error) => Err(format!("PING at {address} failed: {error}")),
         }
     }
 }
 
-fn directory(state: &Path) -> PathBuf {
-    state.join("redis")
+fn directory(state_dir: &Path) -> PathBuf {
+    state_dir.join("redis")
 }
 
-fn configuration(state: &Path) -> PathBuf {
-    state.join("redis.conf")
+fn configuration(state_dir: &Path) -> PathBuf {
+    state_dir.join("redis.conf")
 }
 
-/// Makes a directory empty, or an empty directory. It stays the same one: Redis may be standing in it.
-fn empty(directory: &Path) -> anyhow::Result<()> {
+/// Removes the contents of a directory, or creates it. The directory itself stays, because it may be the working directory of Redis.
+fn clear(directory: &Path) -> anyhow::Result<()> {
     private_directory(directory)?;
     let remove = || {
         for entry in fs::read_dir(directory)? {
@@ -210,17 +207,24 @@ fn empty(directory: &Path) -> anyhow::Result<()> {
         }
         Ok::<(), std::io::Error>(())
     };
-    remove().with_context(|| format!("cannot empty {}", directory.display()))
+    remove().with_context(|| format!("cannot clear {}", directory.display()))
 }
 
-fn spec(program: &Path, state: &Path, port: Option<u16>, persistence: Persistence, goes_on: bool) -> Spec {
-    // What follows the file outranks it: here Redis has no network of its own around it. Port 0 is none.
+/// Returns how to start Redis.
+fn spec(
+    program: &Path,
+    state_dir: &Path,
+    port: Option<u16>,
+    persistence: Persistence,
+    append_log: bool,
+) -> Spec {
+    // Arguments after the file take precedence. The file listens on all addresses, for a container. Port 0 means no port.
     let port = port.unwrap_or(0).to_string();
     let own = ["--port", &port, "--bind", "127.0.0.1", "--tcp-backlog", "511"];
-    let mut args = vec![configuration(state).into_os_string()];
+    let mut args = vec![configuration(state_dir).into_os_string()];
     args.extend(own.into_iter().chain(persistence.args()).map(OsString::from));
-    args.extend(["--dir".into(), directory(state).into_os_string()]);
-    if let Some(socket) = socket(state) {
+    args.extend(["--dir".into(), directory(state_dir).into_os_string()]);
+    if let Some(socket) = paths::redis_socket(state_dir) {
         args.extend(["--unixsocket".into(), socket.into_os_string()]);
         args.extend(["--unixsocketperm".into(), "700".into()]);
     }
@@ -230,9 +234,9 @@ fn spec(program: &Path, state: &Path, port: Option<u16>, persistence: Persistenc
         args,
         env: Vec::new(),
         env_remove: &["JWT_SECRET", "JWT_SECRET_FILE"],
-        log: state.join("logs/redis.log"),
-        goes_on,
-        at_our_death: Signal::SIGKILL,
+        log: paths::log(state_dir, "redis"),
+        append_log,
+        parent_death_signal: Signal::SIGKILL,
         niceness: crate::REDIS_NICENESS,
     }
 }

@@ -1,45 +1,48 @@
-//! A Redis that is killed and comes back: with everything, with nothing, or without its last second. Each works whatever
-//! the stack's persistence is, and leaves that as it was.
+//! Restarts of Redis: with all data, without data, or without the last second of writes. Each works with every persistence of the
+//! stack and does not change it.
 
-use super::{Persistence, Redis, directory, empty};
-use crate::fault::Memory;
+use super::{Persistence, Redis, clear, directory};
+use crate::fault::RestartData;
 use anyhow::{Context, bail};
 use std::{fs, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
-/// What a rollback loses.
-const LOST: Duration = Duration::from_secs(1);
-/// Redis's name for a snapshot.
+/// Time whose writes a rollback loses.
+const ROLLBACK_TIME: Duration = Duration::from_secs(1);
+/// Name of a snapshot file of Redis.
 const SNAPSHOT: &str = "dump.rdb";
 
 impl Redis {
-    /// Kills it and starts it again with this memory; answers what happened, for a person.
-    pub(crate) async fn restart(&self, memory: Option<Memory>) -> anyhow::Result<String> {
-        match memory {
+    /// Kills Redis and starts it again with this data; `None` means with what its persistence has stored. Returns what was done, for
+    /// the user.
+    pub(crate) async fn restart(&self, data: Option<RestartData>) -> anyhow::Result<String> {
+        match data {
             None => {
                 self.slot.process().kill().await?;
                 self.start_again().await?;
                 Ok(match self.persistence {
-                    Persistence::None => "killed, empty again: it has no persistence".into(),
-                    _ => "killed, back with what it had written".into(),
+                    Persistence::None => {
+                        "was killed and started without data, because it has no persistence".into()
+                    }
+                    _ => "was killed and started with its stored data".into(),
                 })
             }
-            Some(Memory::Keep) => self.keep().await,
-            Some(Memory::Empty) => {
+            Some(RestartData::Keep) => self.restart_with_all_data().await,
+            Some(RestartData::Empty) => {
                 self.slot.process().kill().await?;
-                empty(&directory(&self.state))?;
+                clear(&directory(&self.state_dir))?;
                 self.start_again().await?;
-                Ok("killed, empty again".into())
+                Ok("was killed and started without data".into())
             }
-            Some(Memory::Rollback) => self.roll_back().await,
+            Some(RestartData::Rollback) => self.restart_rolled_back().await,
         }
     }
 
-    /// Redis hands a write to the kernel before it answers, if nothing holds that up: `always` sees to it. What the kernel
-    /// has outlives the process.
-    async fn keep(&self) -> anyhow::Result<String> {
+    /// With `appendfsync always` Redis passes each write to the kernel before it acknowledges it. What the kernel has outlives the
+    /// process.
+    async fn restart_with_all_data(&self) -> anyhow::Result<String> {
         if self.persistence == Persistence::None {
-            self.ask("CONFIG SET appendonly yes").await?;
+            self.command("CONFIG SET appendonly yes").await?;
         }
         let written = [
             "aof_enabled:1",
@@ -47,52 +50,52 @@ impl Redis {
             "aof_rewrite_scheduled:0",
             "aof_last_bgrewrite_status:ok",
         ];
-        self.until_info(&written).await?;
-        self.ask("CONFIG SET appendfsync always").await?;
+        self.wait_for_info(&written).await?;
+        self.command("CONFIG SET appendfsync always").await?;
         let killed = Instant::now();
         self.slot.process().kill().await?;
         self.start_with(Persistence::Always).await?;
-        let away = killed.elapsed();
+        let downtime = killed.elapsed();
         match self.persistence {
             Persistence::Always => {}
-            Persistence::Everysec => drop(self.ask("CONFIG SET appendfsync everysec").await?),
+            Persistence::Everysec => drop(self.command("CONFIG SET appendfsync everysec").await?),
             Persistence::None => {
-                self.ask("CONFIG SET appendonly no").await?;
-                // Or a later start would find it.
-                empty(&directory(&self.state))?;
+                self.command("CONFIG SET appendonly no").await?;
+                // A later start would read it.
+                clear(&directory(&self.state_dir))?;
             }
         }
-        Ok(format!("killed, back after {} ms with everything", away.as_millis()))
+        Ok(format!("was killed and started after {} ms with all its data", downtime.as_millis()))
     }
 
-    async fn roll_back(&self) -> anyhow::Result<String> {
-        // Redis forks within the command: what is written after its answer is not in the snapshot.
-        self.until_info(&["rdb_bgsave_in_progress:0", "aof_rewrite_in_progress:0"]).await?;
-        self.ask("BGSAVE").await?;
+    /// Restarts Redis from a snapshot that is one second old.
+    async fn restart_rolled_back(&self) -> anyhow::Result<String> {
+        // Redis forks within BGSAVE, so writes after its reply are not in the snapshot.
+        self.wait_for_info(&["rdb_bgsave_in_progress:0", "aof_rewrite_in_progress:0"]).await?;
+        self.command("BGSAVE").await?;
         let snapshot = Instant::now();
-        self.until_info(&["rdb_bgsave_in_progress:0"]).await?;
-        if !self.ask("INFO persistence").await?.contains("rdb_last_bgsave_status:ok") {
-            bail!("redis cannot write a snapshot: its log says why (`streamstress stack logs redis`)");
+        self.wait_for_info(&["rdb_bgsave_in_progress:0"]).await?;
+        if !self.command("INFO persistence").await?.contains("rdb_last_bgsave_status:ok") {
+            bail!("redis cannot write a snapshot: see its log (`streamstress stack logs redis`)");
         }
-        sleep_until(snapshot + LOST).await;
+        sleep_until(snapshot + ROLLBACK_TIME).await;
         let lost = snapshot.elapsed();
         self.slot.process().kill().await?;
-        let directory = directory(&self.state);
-        let kept = self.state.join(SNAPSHOT);
-        fs::rename(directory.join(SNAPSHOT), &kept)
-            .context("redis's snapshot is not where it was written")?;
-        empty(&directory)?;
+        let directory = directory(&self.state_dir);
+        let kept = self.state_dir.join(SNAPSHOT);
+        fs::rename(directory.join(SNAPSHOT), &kept).context("cannot move the snapshot of redis")?;
+        clear(&directory)?;
         fs::rename(&kept, directory.join(SNAPSHOT))?;
-        // Only a Redis that appends to nothing reads a snapshot.
+        // Redis reads a snapshot only if it has no append-only file.
         self.start_with(Persistence::None).await?;
-        empty(&directory)?;
+        clear(&directory)?;
         if self.persistence != Persistence::None {
             let [_, _, _, fsync] = self.persistence.args();
-            self.ask(&format!("CONFIG SET appendfsync {fsync}")).await?;
-            self.ask("CONFIG SET appendonly yes").await?;
-            self.until_info(&["aof_enabled:1", "aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"])
+            self.command(&format!("CONFIG SET appendfsync {fsync}")).await?;
+            self.command("CONFIG SET appendonly yes").await?;
+            self.wait_for_info(&["aof_enabled:1", "aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"])
                 .await?;
         }
-        Ok(format!("killed, back without its last {} ms", lost.as_millis()))
+        Ok(format!("was killed and started without its last {} ms of writes", lost.as_millis()))
     }
 }

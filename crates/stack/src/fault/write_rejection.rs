@@ -1,5 +1,5 @@
-//! How Redis is made to refuse writes, and to take them again: commands that every Redis knows.
-//! Settings are read before they are changed, so that the end gives back what was there.
+//! Commands that make Redis reject writes and accept them again. Every Redis version has them.
+//! Settings are read before they are changed, so that the end restores the former values.
 
 use super::Action;
 use anyhow::bail;
@@ -7,11 +7,11 @@ use anyhow::bail;
 /// A setting of Redis and its value while writes are refused.
 type Setting = (&'static str, &'static str);
 
-/// One way.
+/// A way to make Redis reject writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Denial {
-    /// What Redis is or does then, for a person.
-    pub(crate) what: &'static str,
+pub(crate) struct WriteRejection {
+    /// The state of Redis meanwhile, as a sentence for the user.
+    pub(crate) description: &'static str,
     means: Means,
 }
 
@@ -21,28 +21,28 @@ enum Means {
     Replica,
 }
 
-impl Denial {
-    /// Returns how this action refuses writes, if it does.
+impl WriteRejection {
+    /// Returns the way in which an action makes Redis reject writes. `None` for other actions.
     pub(crate) const fn of(action: Action) -> Option<Self> {
         match action {
             Action::Refuse(_) => Some(Self {
-                what: "redis refuses writes for want of replicas",
+                description: "redis rejects writes for lack of replicas",
                 means: Means::Settings(&[("min-replicas-to-write", "1")]),
             }),
             Action::Demote(_) => Some(Self {
-                what: "redis is a replica of an instance that is not there",
+                description: "redis is a replica of an unreachable instance",
                 means: Means::Replica,
             }),
             Action::Full(_) => Some(Self {
-                what: "redis is out of memory",
-                // The clients' share goes by the limit, and would close every client.
+                description: "redis is out of memory",
+                // The memory limit of clients is a share of `maxmemory`: with 1 byte it would close every client.
                 means: Means::Settings(&[("maxmemory-clients", "0"), ("maxmemory", "1")]),
             }),
             _ => None,
         }
     }
 
-    /// Lists the settings that must be read before it begins; `end` wants their values in this order.
+    /// Lists the settings to read before the rejection begins. `end` takes their values in this order.
     pub(crate) fn settings(self) -> impl Iterator<Item = &'static str> {
         let settings = match self.means {
             Means::Settings(settings) => settings,
@@ -51,7 +51,7 @@ impl Denial {
         settings.iter().map(|(name, _)| *name)
     }
 
-    /// Returns the command that begins it.
+    /// Returns the command that begins the rejection.
     pub(crate) fn begin(self) -> String {
         match self.means {
             Means::Settings(settings) => set(settings.iter().copied()),
@@ -59,15 +59,15 @@ impl Denial {
         }
     }
 
-    /// Returns the command that gives the settings these former values, or makes Redis a primary again.
+    /// Returns the command that ends the rejection: it restores the former values of the settings, or makes Redis a primary again.
     ///
     /// # Errors
-    /// The values are those of a denial that has not ended yet: its own end could not give back what was there before.
+    /// The values are those of a rejection that has not ended yet, so the values before it are not known here.
     pub(crate) fn end(self, before: &[String]) -> anyhow::Result<String> {
         let Means::Settings(settings) = self.means else { return Ok("REPLICAOF NO ONE".to_owned()) };
         let former = || settings.iter().zip(before);
-        if former().all(|((_, denied), before)| denied == before) {
-            bail!("{} already: wait until that has ended", self.what);
+        if former().all(|((_, during), before)| during == before) {
+            bail!("{} already: wait until that has ended", self.description);
         }
         Ok(set(former().map(|((name, _), before)| (*name, before.as_str()))))
     }
@@ -83,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_end_gives_back_what_was_there() {
+    fn the_end_restores_the_former_values() {
         let time = Duration::from_secs(1);
         for (action, settings, values, begin, end) in [
             (
@@ -102,18 +102,18 @@ mod tests {
             ),
             (Action::Demote(time), &[], &[], "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
         ] {
-            let denial = Denial::of(action).unwrap();
-            assert_eq!(denial.settings().collect::<Vec<_>>(), settings);
+            let rejection = WriteRejection::of(action).unwrap();
+            assert_eq!(rejection.settings().collect::<Vec<_>>(), settings);
             let values: Vec<_> = values.iter().map(|&value| value.to_owned()).collect();
-            assert_eq!((denial.begin().as_str(), denial.end(&values).unwrap().as_str()), (begin, end));
+            assert_eq!((rejection.begin().as_str(), rejection.end(&values).unwrap().as_str()), (begin, end));
         }
-        assert_eq!(Denial::of(Action::Kill), None);
+        assert_eq!(WriteRejection::of(Action::Kill), None);
     }
 
     #[test]
-    fn a_denial_within_a_denial_is_refused() {
-        let denial = Denial::of(Action::Full(Duration::from_secs(1))).unwrap();
-        let refused = denial.end(&["0".to_owned(), "1".to_owned()]).unwrap_err().to_string();
+    fn a_second_rejection_is_refused() {
+        let rejection = WriteRejection::of(Action::Full(Duration::from_secs(1))).unwrap();
+        let refused = rejection.end(&["0".to_owned(), "1".to_owned()]).unwrap_err().to_string();
         assert_eq!(refused, "redis is out of memory already: wait until that has ended");
     }
 }

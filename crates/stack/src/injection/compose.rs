@@ -1,10 +1,10 @@
-//! Breaks a stack that Compose started, through Docker's command line. A container that was killed or stopped by order
-//! stays down until it is started: its restart policy counts only ends of its own.
+//! Injects faults into a Compose stack with Docker's command line. A container that Docker killed or stopped on request stays
+//! down until it is started: its restart policy applies only if it ends by itself.
 
-use super::{Action, Denial, Fault, Injected, Memory, Target, Which};
 use crate::{
     docker::{self, Container},
-    native::Role,
+    fault::{Action, Fault, Injected, InstanceSelector, RestartData, Target, WriteRejection},
+    role::Role,
 };
 use anyhow::{Context, bail};
 use std::{
@@ -15,19 +15,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The services that make a project a stack of ours.
+/// The services that are part of a stack.
 const SERVICES: [&str; 4] = ["redis", "server", "wsproxy", "haproxy"];
-/// What a container gets to become healthy.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
-/// What a container gets to drain: Compose's `stop_grace_period`, and some.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
-/// What a rollback of Redis loses.
-const LOST: Duration = Duration::from_secs(1);
+/// Time limit for a container to become healthy.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between SIGTERM and SIGKILL of a drain. It is longer than `stop_grace_period` in compose.yaml.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time whose writes a rollback of Redis loses.
+const ROLLBACK_TIME: Duration = Duration::from_secs(1);
 
-/// Does it; answers when it is in force.
+/// Injects a fault. Returns when it is in force.
 pub(super) fn inject(project: Option<&str>, fault: &Fault) -> anyhow::Result<Injected> {
     let start = Instant::now();
-    let done = || -> anyhow::Result<_> {
+    let apply = || -> anyhow::Result<_> {
         let (mut members, mut details) = (Vec::new(), Vec::new());
         for container in find(project, fault)? {
             details.push(act(&container, fault.action)?);
@@ -35,171 +35,182 @@ pub(super) fn inject(project: Option<&str>, fault: &Fault) -> anyhow::Result<Inj
         }
         Ok((members, details.join("; ")))
     };
-    let (members, detail) = done().with_context(|| fault.to_string())?;
+    let (members, detail) = apply().with_context(|| fault.to_string())?;
     Ok(Injected { fault: fault.to_string(), took_ms: start.elapsed().as_secs_f64() * 1e3, detail, members })
 }
 
-/// Whether the project has the target.
+/// Checks that the project has the target of a fault.
 pub(super) fn check(project: Option<&str>, fault: &Fault) -> anyhow::Result<()> {
-    let named = || choose(docker::containers(project)?, project, fault.target).map(drop);
-    named().with_context(|| fault.to_string())
+    let choose = || choose(docker::containers(project)?, project, fault.target).map(drop);
+    choose().with_context(|| fault.to_string())
 }
 
-/// Lists the servers by the names that they state, each with the name that faults give it. compose.yaml makes a server state its
-/// container's host name, because Compose tells no container its number.
-pub(super) fn servers(project: Option<&str>) -> anyhow::Result<BTreeMap<String, String>> {
-    let servers = choose(docker::containers(project)?, project, Target::Instance(Role::Server, Which::All))?;
+/// Maps the names that servers state to their names in faults. With compose.yaml a server states the host name of its container,
+/// because a container does not know its number.
+pub(super) fn stated_names(project: Option<&str>) -> anyhow::Result<BTreeMap<String, String>> {
+    let servers =
+        choose(docker::containers(project)?, project, Target::Instance(Role::Server, InstanceSelector::All))?;
     let named = |container: &Container| {
         Ok((format!("server-{}", container.inspect("{{.Config.Hostname}}")?), container.name()))
     };
     servers.iter().map(named).collect()
 }
 
+/// Returns the containers to which a fault applies; at least one.
 fn find(project: Option<&str>, fault: &Fault) -> anyhow::Result<Vec<Container>> {
     let mut found = choose(docker::containers(project)?, project, fault.target)?;
-    let Target::Instance(_, which @ (Which::Any | Which::All)) = fault.target else { return Ok(found) };
+    let Target::Instance(_, selector @ (InstanceSelector::Any | InstanceSelector::All)) = fault.target else {
+        return Ok(found);
+    };
     found.retain(|container| check_state(container, fault.action).is_ok());
     if found.is_empty() {
-        bail!("no container is in a state for {}: `docker ps` shows what runs", fault.action);
+        bail!("action {} applies to no container in its present state: see `docker ps --all`", fault.action);
     }
-    if which == Which::Any {
+    if selector == InstanceSelector::Any {
         found.truncate(1);
     }
     Ok(found)
 }
 
-/// The target's containers out of all there are; never none.
+/// Chooses the containers of a target; at least one.
 fn choose(all: Vec<Container>, project: Option<&str>, target: Target) -> anyhow::Result<Vec<Container>> {
     let mut ours = all;
     ours.retain(|container| SERVICES.contains(&container.service.as_str()));
-    // Others may call a service `redis`: a gateway makes a project ours.
+    // Other projects may have a service `redis` as well. A gateway makes a project a stack.
     let projects: BTreeSet<String> =
         ours.iter().filter(|container| container.service == "wsproxy").map(|c| c.project.clone()).collect();
     let names: Vec<&str> = projects.iter().map(String::as_str).collect();
     let chosen = match (project, &names[..]) {
         (Some(project), names) if names.contains(&project) => project,
         (Some(project), _) => {
-            bail!("Compose has no stack called {project}: start it with `docker compose up -d`")
+            bail!("there is no Compose stack `{project}`: start it with `docker compose up -d`")
         }
-        (None, []) => bail!("Compose has no stack here: start one with `docker compose up -d`"),
+        (None, []) => bail!("there is no Compose stack: start one with `docker compose up -d`"),
         (None, [one]) => one,
         (None, several) => {
-            bail!("Compose has several stacks: give one as compose:PROJECT ({})", several.join(", "))
+            bail!("there are several Compose stacks ({}): select one as compose:PROJECT", several.join(", "))
         }
     };
     ours.retain(|container| container.project == chosen);
     let (service, number) = match target {
         Target::Redis => ("redis".to_owned(), None),
         Target::Haproxy => ("haproxy".to_owned(), None),
-        Target::Instance(role, Which::Number(number)) => (role.to_string(), Some(number)),
-        Target::Instance(role, Which::Any | Which::All) => (role.to_string(), None),
+        Target::Instance(role, InstanceSelector::Number(number)) => (role.to_string(), Some(number)),
+        Target::Instance(role, InstanceSelector::Any | InstanceSelector::All) => (role.to_string(), None),
         Target::Link(_) => {
-            bail!("links can be broken in native stacks only (`streamstress stack up`), not in Compose's")
+            bail!("faults of links work in native stacks only: start one with `streamstress stack up`")
         }
     };
-    let there: Vec<String> = ours.iter().map(Container::name).collect();
+    let existing: Vec<String> = ours.iter().map(Container::name).collect();
     ours.retain(|container| container.service == service && number.is_none_or(|n| n == container.number));
     if ours.is_empty() {
-        bail!("{chosen} has no {target}: it has {}", there.join(", "));
+        bail!("Compose stack {chosen} has no {target}: expected one of {}", existing.join(", "));
     }
     Ok(ours)
 }
 
+/// Checks that an action applies to a container in its present state.
 fn check_state(container: &Container, action: Action) -> anyhow::Result<()> {
     let name = container.name();
     match (container.state.as_str(), action) {
         ("paused", Action::Resume) => Ok(()),
         (_, Action::Resume) => bail!("{name} is not paused"),
-        ("running" | "paused", Action::Start) => bail!("{name} runs already: kill or stop it first"),
+        ("running" | "paused", Action::Start) => bail!("{name} is running already: kill or stop it first"),
         ("paused", _) => bail!("{name} is paused: resume it first"),
         ("running", _) | (_, Action::Start) => Ok(()),
         (state, _) => bail!("{name} is down already ({state}): start it first"),
     }
 }
 
+/// Applies an action to a container. Returns what was done, for the user.
 fn act(container: &Container, action: Action) -> anyhow::Result<String> {
     check_state(container, action)?;
     let name = container.name();
-    let start = || {
-        container.docker("start")?;
-        container.until_ready(READY_PATIENCE)
-    };
     match action {
         Action::Kill => {
-            container.docker("kill --signal KILL")?;
-            Ok(format!("{name} is killed"))
+            kill(container)?;
+            Ok(format!("{name} was killed"))
         }
         Action::Stop => {
             container.docker("kill --signal TERM")?;
-            Ok(format!("{name} is told to end"))
+            Ok(format!("SIGTERM was sent to {name}"))
         }
         Action::Start => {
-            start()?;
-            Ok(format!("{name} runs again"))
+            start(container)?;
+            Ok(format!("{name} was started"))
         }
         Action::Restart(None) => {
-            container.docker("kill --signal KILL")?;
-            start()?;
-            Ok(format!("{name} was killed and runs again"))
+            kill(container)?;
+            start(container)?;
+            Ok(format!("{name} was killed and started again"))
         }
-        Action::Restart(Some(memory)) => restart_redis(container, memory),
+        Action::Restart(Some(data)) => restart_redis(container, data),
         Action::Drain => {
             let begun = Instant::now();
-            container.docker(&format!("stop --time {}", DRAIN_PATIENCE.as_secs()))?;
+            container.docker(&format!("stop --time {}", DRAIN_TIMEOUT.as_secs()))?;
             let drained = begun.elapsed().as_millis();
-            start()?;
-            Ok(format!("{name} drained in {drained} ms and runs again"))
+            start(container)?;
+            Ok(format!("{name} drained in {drained} ms and was started again"))
         }
         Action::Pause(time) => {
             container.docker("pause")?;
             if let Some(time) = time {
-                resume_later(container, time)?;
-                return Ok(format!("{name} stands still for {time:?}"));
+                docker_later(time, &["unpause", &container.id])?;
+                return Ok(format!("{name} is paused for {time:?}"));
             }
-            Ok(format!("{name} stands still"))
+            Ok(format!("{name} is paused"))
         }
         Action::Resume => {
             container.docker("unpause")?;
-            Ok(format!("{name} goes on"))
+            Ok(format!("{name} was resumed"))
         }
         Action::CutPubsub => {
             let closed = redis(container, &["CLIENT", "KILL", "TYPE", "pubsub"])?;
-            Ok(format!("{closed} subscribers' connections are closed"))
+            Ok(format!("{closed} connections of subscribers were closed"))
         }
         Action::Refuse(time) | Action::Demote(time) | Action::Full(time) => {
-            deny_writes(container, action, time)
+            reject_writes(container, action, time)
         }
         Action::Reload => {
             container.docker("kill --signal USR2")?;
-            Ok(format!("{name} is told to take a new worker"))
+            Ok(format!("SIGUSR2 was sent to {name}: it starts a new worker"))
         }
-        _ => bail!("{name} is no link: {action} is for links"),
+        _ => bail!("action {action} applies to links only, and {name} is a process"),
     }
 }
 
-fn resume_later(container: &Container, time: Duration) -> anyhow::Result<()> {
-    docker_later(time, &["unpause", &container.id])
+fn kill(container: &Container) -> anyhow::Result<()> {
+    container.docker("kill --signal KILL").map(drop)
 }
 
-fn deny_writes(container: &Container, action: Action, time: Duration) -> anyhow::Result<String> {
-    let denial = Denial::of(action).with_context(|| format!("{action} denies no writes"))?;
+/// Starts a container and waits until it is healthy.
+fn start(container: &Container) -> anyhow::Result<()> {
+    container.docker("start")?;
+    container.wait_until_healthy(READY_TIMEOUT)
+}
+
+/// Lets Redis reject writes for `time`.
+fn reject_writes(container: &Container, action: Action, time: Duration) -> anyhow::Result<String> {
+    let rejection =
+        WriteRejection::of(action).with_context(|| format!("action {action} does not reject writes"))?;
     let words = |command: &str| docker::words(command);
     let value = |setting: &str| {
         let answer = redis(container, &["CONFIG", "GET", setting])?;
-        let value = answer.lines().nth(1).with_context(|| format!("redis has no setting {setting}"))?;
+        let value =
+            answer.lines().nth(1).with_context(|| format!("this Redis version has no setting {setting}"))?;
         anyhow::Ok(value.trim().to_owned())
     };
-    let before = denial.settings().map(value).collect::<anyhow::Result<Vec<_>>>()?;
-    let end = denial.end(&before)?;
-    let begin = words(&denial.begin());
+    let before = rejection.settings().map(value).collect::<anyhow::Result<Vec<_>>>()?;
+    let end = rejection.end(&before)?;
+    let begin = words(&rejection.begin());
     redis(container, &begin.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut later = vec!["exec", &container.id, "redis-cli"];
     later.extend(end.split(' '));
     docker_later(time, &later)?;
-    Ok(format!("{} for {time:?}", denial.what))
+    Ok(format!("{} for {time:?}", rejection.description))
 }
 
-/// Runs a command of Docker's after this time, by a process of its own, so that it also comes when this one ends before.
+/// Runs a Docker command after this time, in a separate process, so that it also runs if this process ends earlier.
 fn docker_later(time: Duration, command: &[&str]) -> anyhow::Result<()> {
     Command::new("/bin/sh")
         .args(["-c", "sleep \"$1\"; shift; exec docker \"$@\"", "later"])
@@ -208,73 +219,68 @@ fn docker_later(time: Duration, command: &[&str]) -> anyhow::Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // Ctrl+C is not for it.
+        // So that Ctrl+C does not end it.
         .process_group(0)
         .spawn()
         .map(drop)
-        .context("cannot run /bin/sh to end the fault later")
+        .context("cannot run /bin/sh, which would end the fault later")
 }
 
-/// Sends Redis one command. With `-e` an error of Redis is one of the command's.
+/// Sends one command to Redis. With `-e`, redis-cli fails if Redis returns an error.
 fn redis(container: &Container, command: &[&str]) -> anyhow::Result<String> {
     let answer = container.exec(&[&["redis-cli", "-e"], command].concat());
-    let answer = answer.with_context(|| format!("redis refuses {}", command.join(" ")))?;
+    let answer = answer.with_context(|| format!("cannot send `{}` to redis", command.join(" ")))?;
     Ok(answer.trim_end().to_owned())
 }
 
-/// Redis's data is in the volume at /data. It reads a snapshot there when it appends to nothing, and its log when it does.
-fn restart_redis(container: &Container, memory: Memory) -> anyhow::Result<String> {
+/// Restarts Redis. Its data is in the volume at /data. With an append-only file Redis starts from that, otherwise from a snapshot.
+fn restart_redis(container: &Container, data: RestartData) -> anyhow::Result<String> {
     let redis = |command: &[&str]| redis(container, command);
     let appends = redis(&["CONFIG", "GET", "appendonly"])?.ends_with("yes");
-    let kill = || container.docker("kill --signal KILL").map(drop);
-    let start = || {
-        container.docker("start")?;
-        container.until_ready(READY_PATIENCE)
-    };
-    match (memory, appends) {
-        (Memory::Keep, true) => {
+    match (data, appends) {
+        (RestartData::Keep, true) => {
             redis(&["CONFIG", "SET", "appendfsync", "always"])?;
-            kill()?;
-            start()?;
+            kill(container)?;
+            start(container)?;
         }
-        (Memory::Keep, false) => {
-            // Nothing is acknowledged between the snapshot and the end.
+        (RestartData::Keep, false) => {
+            // So that no write is acknowledged between the snapshot and the end.
             redis(&["CLIENT", "PAUSE", "60000", "WRITE"])?;
             redis(&["SAVE"])?;
-            kill()?;
-            start()?;
+            kill(container)?;
+            start(container)?;
         }
-        (Memory::Empty, _) => {
-            kill()?;
-            container.over_its_volumes("rm -rf /data/*")?;
-            start()?;
+        (RestartData::Empty, _) => {
+            kill(container)?;
+            container.run_with_volumes("rm -rf /data/*")?;
+            start(container)?;
         }
-        (Memory::Rollback, true) => {
+        (RestartData::Rollback, true) => {
             container.exec(&["sh", "-euc", "rm -rf /data/then; cp -a /data/appendonlydir /data/then"])?;
-            sleep(LOST);
-            kill()?;
-            container.over_its_volumes("cd /data; rm -rf appendonlydir; mv then appendonlydir")?;
-            start()?;
+            sleep(ROLLBACK_TIME);
+            kill(container)?;
+            container.run_with_volumes("cd /data; rm -rf appendonlydir; mv then appendonlydir")?;
+            start(container)?;
         }
-        (Memory::Rollback, false) => {
+        (RestartData::Rollback, false) => {
             redis(&["BGSAVE"])?;
             let snapshot = Instant::now();
             while !redis(&["INFO", "persistence"])?.contains("rdb_bgsave_in_progress:0") {
                 sleep(Duration::from_millis(20));
             }
-            sleep(LOST.saturating_sub(snapshot.elapsed()));
-            kill()?;
-            start()?;
+            sleep(ROLLBACK_TIME.saturating_sub(snapshot.elapsed()));
+            kill(container)?;
+            start(container)?;
         }
     }
     if !appends {
-        // Or a later start would find it.
+        // A later start would read it.
         container.exec(&["rm", "-f", "/data/dump.rdb"])?;
     }
-    Ok(match memory {
-        Memory::Keep => "redis was killed and is back with everything".into(),
-        Memory::Empty => "redis was killed and is empty again".into(),
-        Memory::Rollback => "redis was killed and is back without its last second".into(),
+    Ok(match data {
+        RestartData::Keep => "redis was killed and started with all its data".into(),
+        RestartData::Empty => "redis was killed and started without data".into(),
+        RestartData::Rollback => "redis was killed and started without its last second of writes".into(),
     })
 }
 
@@ -317,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_containers_state_says_what_can_be_done() {
+    fn the_state_of_a_container_limits_the_actions() {
         for (state, fits, refused) in [
             ("running", Action::Kill, Action::Start),
             ("running", Action::Pause(None), Action::Resume),

@@ -1,0 +1,124 @@
+//! Injects faults into a native stack: finds the targets, applies the action, and returns when it is in force. This module does not
+//! decide when a fault happens, and it ends only faults that have a duration.
+
+mod link;
+mod process;
+
+use super::{Native, instance::Instance};
+use crate::{
+    fault::{Action, Fault, Injected, InstanceSelector, Link, Target},
+    role::Role,
+};
+use anyhow::{Context, bail};
+use process::{FaultProcess, check_state};
+use std::sync::Arc;
+use tokio::time::Instant;
+use tracing::info;
+
+impl Native {
+    /// Injects a fault. Returns when it is in force.
+    ///
+    /// # Errors
+    /// There is no such target, it is not in a suitable state, or the action failed.
+    pub async fn inject(&self, fault: &Fault) -> anyhow::Result<Injected> {
+        let start = Instant::now();
+        let (members, detail) = self.apply(fault).await.with_context(|| fault.to_string())?;
+        let took_ms = start.elapsed().as_secs_f64() * 1e3;
+        info!(%fault, took_ms, detail, "injected a fault");
+        Ok(Injected { fault: fault.to_string(), took_ms, detail, members })
+    }
+
+    /// Checks that a fault has a target in the stack. Injects nothing.
+    ///
+    /// # Errors
+    /// There is no such target, or no connection that the action could affect.
+    pub fn check(&self, fault: &Fault) -> anyhow::Result<()> {
+        match fault.target {
+            Target::Redis | Target::Haproxy => Ok(()),
+            Target::Instance(role, selector) => self.find(role, selector).map(drop),
+            Target::Link(link @ (Link::Ws | Link::Api)) => self.public_relay(link).map(drop),
+            Target::Link(link @ (Link::Instance(role, selector) | Link::Redis(role, selector))) => {
+                for instance in self.find(role, selector)? {
+                    self.check_link(&link::name(link, &instance), fault.action)?;
+                }
+                Ok(())
+            }
+        }
+        .with_context(|| fault.to_string())
+    }
+
+    /// Applies a fault. Returns the affected members and what was done.
+    async fn apply(&self, fault: &Fault) -> anyhow::Result<(Vec<String>, String)> {
+        let Fault { target, action } = *fault;
+        let (mut members, mut details) = (Vec::new(), Vec::new());
+        match target {
+            Target::Redis => {
+                members.push("redis".to_owned());
+                details.push(self.apply_to_process(&FaultProcess::Redis, action).await?);
+            }
+            Target::Haproxy => {
+                members.push("haproxy".to_owned());
+                details.push(self.apply_to_process(&FaultProcess::Haproxy, action).await?);
+            }
+            Target::Instance(role, selector) => {
+                for instance in self.find_suitable(role, selector, action)? {
+                    details.push(self.apply_to_process(&FaultProcess::Instance(&instance), action).await?);
+                    members.push(instance.name());
+                }
+            }
+            Target::Link(link @ (Link::Ws | Link::Api)) => {
+                details.push(link::apply_to_relay(&*self.public_relay(link)?, action));
+                members.push("haproxy".to_owned());
+            }
+            Target::Link(link @ (Link::Instance(role, selector) | Link::Redis(role, selector))) => {
+                let mut found = self.find(role, selector)?;
+                if selector == InstanceSelector::Any {
+                    found.truncate(1);
+                }
+                for instance in found {
+                    details.push(self.apply_to_link(link, &instance, action).await?);
+                    members.push(instance.name());
+                }
+            }
+        }
+        Ok((members, details.join("; ")))
+    }
+
+    /// Returns the instances that a selector can mean, by number; at least one.
+    fn find(&self, role: Role, selector: InstanceSelector) -> anyhow::Result<Vec<Arc<Instance>>> {
+        let mut found = self.instances();
+        found.retain(|instance| instance.role() == role);
+        if let InstanceSelector::Number(number) = selector {
+            let names: Vec<String> = found.iter().map(|instance| instance.name()).collect();
+            found.retain(|instance| instance.number() == number);
+            if found.is_empty() {
+                bail!("there is no {role}-{number}: expected one of {}", names.join(", "));
+            }
+        }
+        found.sort_by_key(|instance| instance.number());
+        Ok(found)
+    }
+
+    /// Returns the instances to which an action is applied. Of several instances, only those in a suitable state.
+    fn find_suitable(
+        &self,
+        role: Role,
+        selector: InstanceSelector,
+        action: Action,
+    ) -> anyhow::Result<Vec<Arc<Instance>>> {
+        let mut found = self.find(role, selector)?;
+        if matches!(selector, InstanceSelector::Number(_)) {
+            return Ok(found);
+        }
+        found.retain(|instance| check_state(&instance.slot().process(), action).is_ok());
+        if found.is_empty() {
+            bail!(
+                "action {action} applies to no {role} in its present state: see `streamstress stack status`"
+            );
+        }
+        if selector == InstanceSelector::Any {
+            found.truncate(1);
+        }
+        Ok(found)
+    }
+}
