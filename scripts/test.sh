@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need (redis-server, haproxy, jq, linters), then checks everything: format, clippy, docs, the crates'
-# arrows, unused dependencies, spelling, workflows, all tests, small scenarios, a small fault matrix, the examples, and a
-# Compose smoke test where an engine answers. --quick leaves the last four out.
+# Installs what the tests need (redis-server, haproxy, jq, linters) and checks everything: format, clippy, docs, dependencies between
+# crates, unused dependencies, spelling, workflows, all tests, the installer, small scenarios, a small fault matrix, the examples, and
+# a Compose smoke test if a container engine is available. --quick leaves the last four out. Ends with the duration of each step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -50,7 +50,7 @@ install_missing() {
         exit 1
     fi
     install "${missing[@]}"
-    # Debian starts what it installs. The tests run their own: stop what came with this install, and nothing else.
+    # Debian starts the services that it installs. The tests start their own: stop only those that were installed here.
     for service in "${missing[@]}"; do
         [[ $service != jq ]] || continue
         if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
@@ -61,7 +61,7 @@ install_missing() {
     done
 }
 
-# Linters from PyPI, which has their ready-made binaries: installed once, in a virtual environment below target/.
+# Linters from PyPI, which has ready-made binaries. They are installed once, in a virtual environment below target/.
 readonly LINTERS=(typos==1.52.0 zizmor==1.32.0)
 readonly TOOLS=$PWD/target/linters
 
@@ -146,7 +146,7 @@ compose_smoke() {
     elif ! docker info >/dev/null 2>&1; then
         echo "skipped: no container engine answers ('docker info' fails)"
     else
-        # Where no image can be pulled, base images are made of packages.
+        # If images cannot be pulled, base images are made from packages.
         if ! has debootstrap && command -v apt-get >/dev/null; then install debootstrap; fi
         scripts/compose_smoke.sh
     fi
