@@ -27,7 +27,7 @@ mod stream;
 mod text;
 mod worker;
 
-pub use args::{Args, ConfigErrors, Settings};
+pub use args::{Args, Settings};
 pub use config::Config;
 pub use distribution::{Distribution, ParseDistributionError};
 pub use plan::{DELAY_MS, Ideal, Offsets, Plan, TOKENS, Timing};

@@ -1,7 +1,7 @@
 //! The simulator as a program: reads its arguments and environment, opens the bus and the port, serves until it is told to end.
 
 use crate::{Args, Settings, process};
-use clap::Parser;
+use settings::flags::{ConfigErrors, Read};
 use std::{
     ffi::OsString,
     io::{self, IsTerminal, Write},
@@ -19,17 +19,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // The subscriber would report its own write errors with eprintln!, which panics when stderr is full or closed.
         .log_internal_errors(false)
         .init();
-    let args = Args::parse_from(arguments);
+    let Read { args, errors, warnings } =
+        Args::read(arguments, |name| std::env::var_os(name)).unwrap_or_else(|error| error.exit());
     let outcome = if args.health_check {
-        args.health_address().map_err(Into::into).and_then(process::check)
+        errors.check(args.health_address()).map_err(Into::into).and_then(process::check)
     } else {
-        args.settings().map_err(Into::into).and_then(serve)
+        args.settings(errors, warnings).map_err(Into::into).and_then(serve)
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "server: {error:#}");
-            ExitCode::from(if error.is::<crate::ConfigErrors>() { 2 } else { 1 })
+            ExitCode::from(if error.is::<ConfigErrors>() { 2 } else { 1 })
         }
     }
 }

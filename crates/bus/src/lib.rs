@@ -48,7 +48,7 @@ impl std::str::FromStr for Delivery {
         match text {
             "log" => Ok(Self::Log),
             "pubsub" => Ok(Self::PubSub),
-            other => Err(format!("invalid delivery `{other}`: expected `log` or `pubsub`")),
+            _ => Err("expected log or pubsub".into()),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Reads what people configure: durations, URLs, secrets, `.env` files and CSV cells.
-//! Nothing here reads the environment or opens a socket.
+//! Reads what people configure: flags and environment variables, durations, URLs, secrets, `.env` files and CSV cells.
+//! It opens no socket.
 
 pub mod address;
 pub mod cells;
 pub mod dotenv;
 pub mod duration;
+pub mod flags;
 pub mod secret;
+pub mod value;
