@@ -29,7 +29,7 @@ mod socket_table;
 mod sources;
 mod throttle;
 
-pub use args::{Args, ConfigErrors, Settings};
+pub use args::{Args, Settings};
 pub use config::Config;
 pub use health_check::health_check;
 pub use socket::Listeners;
