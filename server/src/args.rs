@@ -2,7 +2,6 @@
 
 use crate::{
     config::Config,
-    distribution::Distribution,
     plan::{DELAY_MS, Timing},
     text::ResponseText,
 };
@@ -10,13 +9,13 @@ use bus::{BusConfig, Delivery};
 use clap::Parser;
 use protocol::Secret;
 use settings::{
+    distribution::{Distribution, Unit},
     flags::{self, ConfigErrors, JwtFlags, Read},
     value::{milliseconds, number, seconds},
 };
 use std::{
     ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -65,14 +64,15 @@ pub struct Args {
     /// Delay after each token, in milliseconds.
     #[arg(long, env = "TOKEN_DELAY_MS", default_value = "50", value_parser = milliseconds(0..=3_600_000))]
     token_delay_ms: Duration,
-    /// Delay before the first token, in milliseconds: 50, fixed:50, uniform:20,80, normal:50,10, lognormal:50,0.5 [default: 0].
-    #[arg(long, env = "TTFT_MS", value_parser = within(DELAY_MS))]
+    /// Delay before the first token, in milliseconds: 50, uniform:20,80, normal:50,10, lognormal:50,0.5 or exp:50. Values
+    /// may have a unit: 50ms, uniform:1s,3s [default: 0].
+    #[arg(long, env = "TTFT_MS", value_parser = Distribution::parser_in(Unit::Milliseconds, DELAY_MS))]
     ttft_ms: Option<Distribution>,
     /// Delay after each token, as a distribution [default: TOKEN_DELAY_MS].
-    #[arg(long, env = "ITL_MS", value_parser = within(DELAY_MS))]
+    #[arg(long, env = "ITL_MS", value_parser = Distribution::parser_in(Unit::Milliseconds, DELAY_MS))]
     itl_ms: Option<Distribution>,
     /// Number of tokens per query, as a distribution [default: the words of LLM_RESPONSE_TEXT].
-    #[arg(long, env = "TOKENS", value_parser = within(Timing::token_range()))]
+    #[arg(long, env = "TOKENS", value_parser = Distribution::parser_in(Unit::None, Timing::token_range()))]
     tokens: Option<Distribution>,
     /// Seed of all schedules, together with each query's id [default: random at each start].
     #[arg(long, env = "SEED", value_parser = number(0..=u64::MAX))]
@@ -165,13 +165,6 @@ fn text(text: &str) -> Result<ResponseText, &'static str> {
     ResponseText::new(text).ok_or("expected at least one word")
 }
 
-fn within(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<Distribution, String> + Clone + Send + Sync {
-    move |text| {
-        let distribution: Distribution = text.parse().map_err(|error| format!("{error}"))?;
-        distribution.within(&range).map(|()| distribution)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,9 +216,15 @@ mod tests {
             &["--token-delay-ms=-5"],
             "invalid duration \"-5\" for --token-delay-ms: expected 0s to 3600s",
         );
-        check(&["--ttft-ms=gauss:1"], "for --ttft-ms: `gauss:1` is not a distribution");
-        check(&["--itl-ms=uniform:0,4e6"], "for --itl-ms: 4000000 is not between 0 and");
-        check(&["--tokens=0"], "for --tokens: 0 is not between 1 and 1000000");
+        check(
+            &["--ttft-ms=gauss:1"],
+            "invalid distribution \"gauss:1\" for --ttft-ms: expected for example 50ms, uniform:20ms,80ms,",
+        );
+        check(
+            &["--itl-ms=uniform:0,4e6"],
+            "invalid distribution \"uniform:0,4e6\" for --itl-ms: expected values from 0 to 3600000",
+        );
+        check(&["--tokens=0"], "invalid distribution \"0\" for --tokens: expected values from 1 to 1000000");
         check(
             &["--session-ttl-seconds=59"],
             "invalid duration \"59\" for --session-ttl-seconds: expected 60s to",
@@ -254,8 +253,10 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        let settings = settings(&["--token-delay-ms=0.5s", "--drain-seconds=2m"]).unwrap().server;
+        let flags = ["--token-delay-ms=0.5s", "--ttft-ms=uniform:1s,3000", "--drain-seconds=2m"];
+        let settings = settings(&flags).unwrap().server;
         assert_eq!(settings.timing.itl_ms, Distribution::Fixed(500.0));
+        assert_eq!(settings.timing.ttft_ms, Distribution::Uniform(1e3, 3e3));
         assert_eq!(settings.drain, Duration::from_secs(120));
     }
 

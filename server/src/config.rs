@@ -1,11 +1,11 @@
 //! The configuration of one server as typed values. Flags and environment are read in `args`.
 
 use crate::{
-    distribution::Distribution,
     plan::Timing,
     text::{DEFAULT_TEXT, ResponseText},
 };
 use protocol::Secret;
+use settings::distribution::Distribution;
 use std::time::Duration;
 
 /// The configuration of one server. [`Config::new`] has the defaults; change the fields that differ.

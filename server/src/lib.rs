@@ -5,7 +5,6 @@ mod app;
 mod args;
 mod aside;
 mod config;
-mod distribution;
 mod error;
 mod health;
 mod http;
@@ -29,7 +28,7 @@ mod worker;
 
 pub use args::{Args, Settings};
 pub use config::Config;
-pub use distribution::{Distribution, ParseDistributionError};
 pub use plan::{DELAY_MS, Ideal, Offsets, Plan, TOKENS, Timing};
 pub use serve::run;
+pub use settings::distribution::Distribution;
 pub use text::{DEFAULT_TEXT, ResponseText};

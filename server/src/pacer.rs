@@ -95,7 +95,7 @@ pub(crate) enum Emitted {
 mod tests {
     use super::*;
     use crate::{
-        plan::{Plan, Timing},
+        plan::{Plan, tests::timing},
         text::ResponseText,
     };
     use proptest::prelude::*;
@@ -109,11 +109,7 @@ mod tests {
     }
 
     fn stream(permits: &Arc<Semaphore>, n: usize, start_us: u64, itl: &str, tokens: u64) -> Stream {
-        let timing = Timing {
-            ttft_ms: "uniform:0,9".parse().unwrap(),
-            itl_ms: itl.parse().unwrap(),
-            tokens: tokens.to_string().parse().unwrap(),
-        };
+        let timing = timing("uniform:0,9", itl, &tokens.to_string());
         let plan = Plan::draw(&timing, 5, &n.to_string());
         let text = Arc::new(ResponseText::new("a b c").unwrap());
         let permit = permits.clone().try_acquire_owned().unwrap();

@@ -1,8 +1,8 @@
 //! The schedule of one query: its number of tokens, and the due time of each after the start. It is a pure function of the seed, the
 //! query's id and the timing.
 
-use crate::distribution::Distribution;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+use settings::distribution::Distribution;
 use std::{ops::RangeInclusive, time::Duration};
 
 /// The range of a query's number of tokens.
@@ -51,7 +51,7 @@ impl Plan {
     #[must_use]
     pub fn draw(timing: &Timing, seed: u64, query_id: &str) -> Self {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ fnv1a(query_id.as_bytes()));
-        let tokens = timing.tokens.sample(&mut rng, &Timing::token_range()).round() as u64;
+        let tokens = (timing.tokens.draw(&mut rng).round() as u64).clamp(*TOKENS.start(), *TOKENS.end());
         let at_ns = delay_ns(&timing.ttft_ms, &mut rng);
         Self { tokens, offsets: Offsets { rng, itl_ms: Itl(timing.itl_ms), at_ns } }
     }
@@ -112,7 +112,7 @@ impl Iterator for Offsets {
 }
 
 fn delay_ns(milliseconds: &Distribution, rng: &mut Xoshiro256PlusPlus) -> u64 {
-    milliseconds_to_ns(milliseconds.sample(rng, &DELAY_MS))
+    milliseconds_to_ns(milliseconds.draw(rng))
 }
 
 fn milliseconds_to_ns(milliseconds: f64) -> u64 {
@@ -128,16 +128,14 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use settings::distribution::Unit;
 
-    fn timing(ttft: &str, itl: &str, tokens: &str) -> Timing {
-        Timing {
-            ttft_ms: ttft.parse().unwrap(),
-            itl_ms: itl.parse().unwrap(),
-            tokens: tokens.parse().unwrap(),
-        }
+    pub(crate) fn timing(ttft: &str, itl: &str, tokens: &str) -> Timing {
+        let parse = |text| Distribution::parse(text, Unit::None).unwrap();
+        Timing { ttft_ms: parse(ttft), itl_ms: parse(itl), tokens: parse(tokens) }
     }
 
     fn any_timing() -> impl Strategy<Value = Timing> {
@@ -147,10 +145,17 @@ mod tests {
             "uniform:0,80",
             "normal:5,10",
             "lognormal:20,1.5",
+            "lognormal:3600000,3",
             "3600000",
         ]);
-        let length =
-            prop::sample::select(vec!["1", "18", "uniform:1,300", "normal:50,100", "lognormal:30,1"]);
+        let length = prop::sample::select(vec![
+            "1",
+            "18",
+            "uniform:1,300",
+            "normal:50,100",
+            "lognormal:30,1",
+            "exp:20",
+        ]);
         (delay.clone(), delay, length).prop_map(|(ttft, itl, tokens)| timing(ttft, itl, tokens))
     }
 

@@ -1,11 +1,11 @@
 //! Reads the body of a run call field by field, so that an error names the field and its value.
 
 use crate::{
-    distribution::Distribution,
     error::ApiError,
     plan::{DELAY_MS, TOKENS, Timing},
 };
 use serde_json::{Map, Value};
+use settings::distribution::Distribution;
 
 /// The longest query id, in bytes. Every token carries it.
 pub(crate) const MAX_QUERY_ID_BYTES: usize = 128;

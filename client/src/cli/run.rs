@@ -2,11 +2,9 @@
 //! Each has a long flag and the environment variable `STREAMSTRESS_<FLAG>`; older names are aliases.
 
 use clap::{Args, ValueEnum};
-use plan::{
-    schedule::{Distribution, Process},
-    users::UserKind,
-};
+use plan::{schedule::Process, users::UserKind};
 use serde::{Deserialize, Deserializer, Serialize, de};
+use settings::distribution::{self, Distribution, Unit};
 use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
 
 const WORKLOAD: &str = "Workload";
@@ -143,9 +141,10 @@ pub struct RunArgs {
     /// Connect all sessions first, then send all first queries at the same instant
     #[arg(long, env = "STREAMSTRESS_BURST", help_heading = WORKLOAD, hide_short_help = true)]
     pub burst: bool,
-    /// Seconds between the end of a query and the next one: a number, or a distribution such as 1..5, exp:3, normal:3:1 or
-    /// lognormal:2:0.5 [default: 0]
-    #[arg(long, env = "STREAMSTRESS_THINK_TIME", value_name = "SECONDS", allow_negative_numbers = true, help_heading = WORKLOAD, hide_short_help = true)]
+    /// Time between the end of a query and the next one, in seconds: 2, 500ms, or a distribution such as uniform:1s,5s, exp:3,
+    /// normal:3,1 (mean, deviation) or lognormal:2,0.5 (median, sigma) [default: 0]
+    #[arg(long, env = "STREAMSTRESS_THINK_TIME", value_name = "SECONDS", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::Seconds), help_heading = WORKLOAD, hide_short_help = true)]
+    #[serde(deserialize_with = "distribution::seconds")]
     pub think_time: Option<Distribution>,
     /// Time after which a query fails [default: its ideal duration plus 30s]
     #[arg(long, env = "STREAMSTRESS_QUERY_TIMEOUT", value_name = "DURATION", allow_negative_numbers = true, help_heading = WORKLOAD, hide_short_help = true)]
@@ -212,15 +211,17 @@ pub struct RunArgs {
     pub local_ips: Option<String>,
 
     /// Tokens per answer, a number or a distribution as in --think-time [default: the server's]
-    #[arg(long, alias = "tokens", env = "STREAMSTRESS_ANSWER_TOKENS", value_name = "N", allow_negative_numbers = true, help_heading = ANSWERS, hide_short_help = true)]
-    #[serde(alias = "tokens")]
+    #[arg(long, alias = "tokens", env = "STREAMSTRESS_ANSWER_TOKENS", value_name = "N", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::None), help_heading = ANSWERS, hide_short_help = true)]
+    #[serde(alias = "tokens", deserialize_with = "distribution::plain")]
     pub answer_tokens: Option<Distribution>,
-    /// Milliseconds before the first token, a number or a distribution as in --think-time [default: the server's]
-    #[arg(long, env = "STREAMSTRESS_TTFT_MS", value_name = "MS", allow_negative_numbers = true, help_heading = ANSWERS, hide_short_help = true)]
+    /// Time before the first token, in milliseconds: 250, 1s, or a distribution as in --think-time [default: the server's]
+    #[arg(long, env = "STREAMSTRESS_TTFT_MS", value_name = "MS", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::Milliseconds), help_heading = ANSWERS, hide_short_help = true)]
+    #[serde(deserialize_with = "distribution::milliseconds")]
     pub ttft_ms: Option<Distribution>,
-    /// Milliseconds after each token, a number or a distribution as in --think-time. One value is drawn per query [default:
+    /// Time after each token, in milliseconds: 20, 50ms, or a distribution as in --think-time. One value is drawn per query [default:
     /// the server's]
-    #[arg(long, env = "STREAMSTRESS_ITL_MS", value_name = "MS", allow_negative_numbers = true, help_heading = ANSWERS, hide_short_help = true)]
+    #[arg(long, env = "STREAMSTRESS_ITL_MS", value_name = "MS", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::Milliseconds), help_heading = ANSWERS, hide_short_help = true)]
+    #[serde(deserialize_with = "distribution::milliseconds")]
     pub itl_ms: Option<Distribution>,
     /// Set --ttft-ms and --itl-ms to an invented but plausible timing: fast-small, balanced-medium, slow-large or reasoning
     #[arg(long, env = "STREAMSTRESS_PROFILE", value_name = "NAME", help_heading = ANSWERS, hide_short_help = true)]
@@ -266,8 +267,9 @@ pub struct RunArgs {
     #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the flag's help")]
     /// Fail the run unless this holds, for example 'e2el_ms:p95<3000'
     ///
-    /// Repeatable. Other examples: error_rate<0.005 over the whole run, ttft_ms{steady}:p99<450 over the steady state,
-    /// e2el_ms[30s]:p95<3000 over the worst window of 30 s. Without a threshold on errors every query must succeed.
+    /// Repeatable. A limit of a duration is in milliseconds or has a unit, for example e2el_ms:p95<1.5s. Other examples:
+    /// error_rate<0.005 over the whole run, ttft_ms{steady}:p99<450 over the steady state, e2el_ms[30s]:p95<3000 over the
+    /// worst window of 30 s. Without a threshold on errors every query must succeed.
     #[arg(long = "threshold", env = "STREAMSTRESS_THRESHOLD", value_name = "FIGURE<LIMIT", num_args = 1.., help_heading = THRESHOLDS)]
     pub thresholds: Vec<String>,
     /// Stop the run as soon as a threshold cannot be met any more
@@ -276,7 +278,7 @@ pub struct RunArgs {
     /// Earliest time of the run at which --abort-on-fail may stop it [default: 0s]
     #[arg(long, env = "STREAMSTRESS_ABORT_DELAY", value_name = "DURATION", allow_negative_numbers = true, help_heading = THRESHOLDS, hide_short_help = true)]
     pub abort_delay: Option<DurationText>,
-    /// Limits in milliseconds that a good query meets, for example ttft:450 tpot:60 e2el:3000
+    /// Limits that a good query meets, in milliseconds or with a unit, for example ttft:450 tpot:60 e2el:3s
     #[arg(long, env = "STREAMSTRESS_GOODPUT", value_name = "METRIC:MS", num_args = 1.., help_heading = THRESHOLDS, hide_short_help = true)]
     pub goodput: Vec<String>,
     /// A gap between two tokens longer than this counts as a stall; a bare number is milliseconds [default: 250ms]

@@ -4,11 +4,10 @@
 use super::check::Check;
 use crate::cli::{ArrivalOf, RunArgs};
 use plan::{
-    schedule::{Arrival, Distribution, Process, Schedule, Stages, trace},
+    schedule::{Arrival, Process, Schedule, Stages, trace},
     users::{Kind, PROFILES, UserKind, Users, seed_for_arrivals},
 };
-use settings::cells;
-use settings::duration;
+use settings::{cells, distribution::Distribution, duration};
 use std::{
     fs::File,
     io::{BufRead, BufReader},

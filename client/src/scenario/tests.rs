@@ -1,7 +1,7 @@
 //! Layers over each other, and what a file may not say.
 
 use super::*;
-use plan::schedule::Distribution;
+use settings::distribution::Distribution;
 use settings::dotenv::Entry;
 
 fn variables(variables: &[(&str, &str)]) -> Variables {

@@ -3,7 +3,8 @@
 
 use super::{nanos, tpot_ns};
 use crate::record::{Moment, QueryRecord, QueryStatus};
-use std::{fmt, str::FromStr};
+use settings::duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 /// Latency that an objective bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl fmt::Display for Objective {
 /// Invalid goodput objective.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid objective `{0}`: expected a metric (ttft, ttft_sched, tpot, e2el or e2el_sched) and a limit in milliseconds, for example ttft:450"
+    "invalid objective `{0}`: expected a metric (ttft, ttft_sched, tpot, e2el or e2el_sched) and a limit in milliseconds or with a unit, for example ttft:450 or e2el:1.5s"
 )]
 pub struct ObjectiveError(String);
 
@@ -82,7 +83,7 @@ impl FromStr for Objective {
             let (name, most) = text.split_once(':')?;
             let name = name.trim_end_matches("_ms");
             let metric = ObjectiveMetric::ALL.into_iter().find(|metric| metric.name() == name)?;
-            let max_ms = most.parse().ok().filter(|most: &f64| most.is_finite() && *most >= 0.0)?;
+            let max_ms = duration::number_of(most, Duration::from_millis(1)).filter(|most| *most >= 0.0)?;
             Some(Self { metric, max_ms })
         };
         parse().ok_or_else(|| ObjectiveError(text.to_owned()))
@@ -98,7 +99,6 @@ pub(super) fn is_good(query: &QueryRecord, objectives: &[Objective]) -> bool {
 mod tests {
     use super::*;
     use crate::record::tests::query;
-    use std::time::Duration;
 
     fn objectives(text: &str) -> Vec<Objective> {
         text.split(' ').map(|one| one.parse().unwrap()).collect()
@@ -136,5 +136,6 @@ mod tests {
             assert!(error.contains(&format!("`{bad}`")) && error.contains("ttft:450"), "{error}");
         }
         assert_eq!(objectives("ttft_ms:450")[0].to_string(), "ttft:450");
+        assert_eq!(objectives("e2el:1.5s")[0].to_string(), "e2el:1500");
     }
 }

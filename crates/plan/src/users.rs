@@ -1,10 +1,10 @@
 //! The users of a run: their kinds and weights, their think times, and what they ask for.
 //! All draws depend only on the run's seed and the session's index. Nothing here reads a clock.
 
-use crate::schedule::Distribution;
 use protocol::RunRequest;
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
+use settings::distribution::{self, Distribution};
 use std::time::Duration;
 
 /// Upper limit in milliseconds of each delay that a query asks for: one hour.
@@ -23,15 +23,18 @@ pub struct UserKind {
     /// Share of the sessions relative to the other kinds' weights, 0.001 to 1000000 [default: 1].
     pub weight: Option<f64>,
     /// Seconds between the end of a query and the start of the next one, 0 to 86400.
+    #[serde(deserialize_with = "distribution::seconds")]
     pub think_time: Option<Distribution>,
     /// Queries per session.
     pub queries: Option<i64>,
     /// Tokens per answer, 1 to 1000000. `tokens` is an older name.
-    #[serde(alias = "tokens")]
+    #[serde(alias = "tokens", deserialize_with = "distribution::plain")]
     pub answer_tokens: Option<Distribution>,
     /// Milliseconds before the first token of an answer, 0 to 3600000.
+    #[serde(deserialize_with = "distribution::milliseconds")]
     pub ttft_ms: Option<Distribution>,
     /// Milliseconds after each token, 0 to 3600000.
+    #[serde(deserialize_with = "distribution::milliseconds")]
     pub itl_ms: Option<Distribution>,
     /// The name of a [`Profile`] that sets `ttft_ms` and `itl_ms`.
     pub profile: Option<String>,

@@ -40,6 +40,13 @@ pub fn parse_in(text: &str, bare_unit: f64) -> Option<Duration> {
     Some(total)
 }
 
+/// Reads a number of units, which may be negative, or a duration with a unit of its own: `1500`, `-5` and `1.5s` count milliseconds if
+/// `bare_unit` is one millisecond. `None` if the text is invalid or the number not finite.
+pub fn number_of(text: &str, bare_unit: Duration) -> Option<f64> {
+    let with_unit = || Some(parse_unlimited(text)?.as_nanos() as f64 / bare_unit.as_nanos() as f64);
+    text.parse().ok().or_else(with_unit).filter(|number: &f64| number.is_finite())
+}
+
 /// Reads a number of units, each `seconds` long. Signs and exponents are invalid.
 fn number(text: &str, seconds: f64) -> Option<Duration> {
     if !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
@@ -56,6 +63,22 @@ mod tests {
     fn a_bare_number_has_the_unit_of_the_setting() {
         for (text, ms) in [("250", Some(250)), ("0.5s", Some(500)), ("1m", Some(60_000)), ("250x", None)] {
             assert_eq!(parse_in(text, 0.001), ms.map(Duration::from_millis), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_may_have_a_unit() {
+        for (text, ms) in [
+            ("3e3", Some(3e3)),
+            ("-5", Some(-5.0)),
+            ("1.5s", Some(1500.0)),
+            ("7ms", Some(7.0)),
+            ("1m30s", Some(9e4)),
+        ] {
+            assert_eq!(number_of(text, Duration::from_millis(1)), ms, "{text:?}");
+        }
+        for text in ["", "5x", "-5s", "nan", "inf", "1e999"] {
+            assert_eq!(number_of(text, Duration::from_millis(1)), None, "{text:?}");
         }
     }
 

@@ -1,8 +1,10 @@
-//! Reads what people configure: flags and environment variables, durations, URLs, secrets, `.env` files and CSV cells.
+//! Reads what people configure: flags and environment variables, durations, distributions, URLs,
+//! secrets, `.env` files and CSV cells.
 //! It opens no socket.
 
 pub mod address;
 pub mod cells;
+pub mod distribution;
 pub mod dotenv;
 pub mod duration;
 pub mod flags;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    plan::{Plan, Timing},
+    plan::{Plan, tests::timing},
     recording::{Failure, RecordingBroker, is_continuous, shape},
     text::ResponseText,
 };
@@ -38,11 +38,7 @@ impl Bench {
 
     /// Starts a stream of generation 1 at `after` from the start of the bench.
     async fn start(&self, n: u128, after: Duration, itl_ms: &str, tokens: u64) {
-        let timing = Timing {
-            ttft_ms: "0".parse().unwrap(),
-            itl_ms: itl_ms.parse().unwrap(),
-            tokens: tokens.to_string().parse().unwrap(),
-        };
+        let timing = timing("0", itl_ms, &tokens.to_string());
         let plan = Plan::draw(&timing, 1, &n.to_string());
         let text = Arc::new(ResponseText::new("one two three").unwrap());
         let permit = self.permits.clone().try_acquire_owned().unwrap();

@@ -1,4 +1,4 @@
-//! Parses thresholds such as `e2el_ms:p95<3000`, `error_rate<0.005` or `ttft_ms{steady}:p99<450`.
+//! Parses thresholds such as `e2el_ms:p95<3000`, `error_rate<0.005` or `ttft_ms{steady}:p99<450ms`.
 //! Every name is checked before the run starts.
 
 use super::{Figure, Operator, RUN_NAMES, STRETCH_NAMES, Scope, Threshold, names::SHARES};
@@ -33,6 +33,18 @@ pub fn split(text: &str) -> impl Iterator<Item = &str> {
     text.split([' ', ',', '\t', '\n']).filter(|part| !part.is_empty())
 }
 
+/// Reads a threshold. The limit of a duration is in milliseconds, or has a unit.
+///
+/// ```
+/// use measure::threshold::Threshold;
+///
+/// let threshold: Threshold = "e2el_ms:p95<1.5s".parse()?;
+/// assert_eq!(threshold.limit, 1500.0);
+/// assert_eq!(threshold.limit, "e2el_ms:p95<1500".parse::<Threshold>()?.limit);
+/// let unknown = "e2e_ms:p95<1.5s".parse::<Threshold>().unwrap_err();
+/// assert!(unknown.to_string().contains("did you mean `e2el_ms`?"));
+/// # Ok::<(), measure::threshold::ThresholdError>(())
+/// ```
 impl FromStr for Threshold {
     type Err = ThresholdError;
 
@@ -51,11 +63,13 @@ fn parse(text: &str) -> Result<Threshold, String> {
     let (sign, operator) =
         COMPARISONS.into_iter().find(|(sign, _)| rest.starts_with(sign)).ok_or_else(shape)?;
     let number = &rest[sign.len()..];
-    let limit = number.parse::<f64>().ok().filter(|limit| limit.is_finite()).ok_or_else(|| {
-        format!("`{number}` is not a number; durations are in milliseconds and shares from 0 to 1")
-    })?;
     let subject = Subject::read(subject)?;
     let (figure, scope) = subject.resolve()?;
+    let limit = subject.limit(number).filter(|limit| limit.is_finite()).ok_or_else(|| {
+        format!(
+            "`{number}` is not a number; durations are in milliseconds or have a unit (450, 1.5s), shares are from 0 to 1"
+        )
+    })?;
     // A limit in percent would always or never hold.
     if matches!(figure, Figure::Scalar(name) if SHARES.contains(&name)) && !(0.0..=1.0).contains(&limit) {
         return Err(format!("`{}` is a share from 0 to 1, not {limit}: write 5 % as 0.05", subject.name));
@@ -174,6 +188,12 @@ impl<'a> Subject<'a> {
         ))
     }
 
+    /// Reads the number that the figure is compared with. That of a duration may have a unit.
+    fn limit(&self, number: &str) -> Option<f64> {
+        let is_duration = self.name.ends_with("_ms") && self.statistic != Some("count");
+        if is_duration { duration::number_of(number, Duration::from_millis(1)) } else { number.parse().ok() }
+    }
+
     fn is(&self, metric: Metric) -> bool {
         self.name.strip_suffix("_ms") == Some(metric.name())
     }
@@ -250,6 +270,9 @@ mod tests {
             ("ttft_ms{steady}:p99<450", "ttft_ms{steady} p(99)<450"),
             ("e2el_ms[30s]:p95<3000", "e2el_ms[30s] p(95)<3000"),
             ("e2el_ms[1m]:max<3e3", "e2el_ms[60s] max<3000"),
+            ("e2el_ms:p95<1.5s", "e2el_ms p(95)<1500"),
+            ("ttft_ms{steady}:p99<450ms", "ttft_ms{steady} p(99)<450"),
+            ("health_ms:p99<1m", "health_ms p(99)<60000"),
             ("output_throughput[10]>=500", "output_throughput[10s]>=500"),
             ("goodput_share{steady}>0.9", "goodput_share{steady}>0.9"),
             ("e2el_overhead_ms:med>-5", "e2el_overhead_ms p(50)>-5"),
@@ -275,7 +298,10 @@ mod tests {
             ("e2el_ms:p95=3", "a comparison and a number"),
             ("e2el_ms:p95!3", "a comparison and a number"),
             ("e2el_ms:p95<", "`` is not a number"),
-            ("e2el_ms:p95<3s", "`3s` is not a number"),
+            ("e2el_ms:p95<3x", "`3x` is not a number"),
+            ("e2el_ms:count<3s", "`3s` is not a number"),
+            ("error_rate<3s", "`3s` is not a number"),
+            ("e2el_ms:max<-3s", "`-3s` is not a number"),
             ("e2el_ms:p95<nan", "`nan` is not a number"),
             ("error_rate<5", "a share from 0 to 1"),
             ("success_rate{steady}>=99", "only available for the whole run"),

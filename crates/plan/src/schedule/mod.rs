@@ -2,7 +2,6 @@
 //! A schedule is computed once before the run. Nothing that the system under test does can change it.
 
 mod arrivals;
-mod distribution;
 mod ramp;
 mod stages;
 mod steady;
@@ -10,7 +9,6 @@ mod times;
 pub mod trace;
 
 pub use arrivals::{InvalidProcess, Process};
-pub use distribution::{Distribution, InvalidDistribution};
 pub use stages::{InvalidStages, Stage, Stages};
 pub use times::{Arrival, Phase, SessionTimes};
 
