@@ -12,7 +12,7 @@ use crate::{
     judge,
     record::Record,
     rig::{Rig, programs},
-    usage::{Snapshot, Used, Watched, children},
+    usage::{Snapshot, Used, Watched},
 };
 use anyhow::{Context, bail};
 use nix::{
@@ -199,7 +199,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let is_running = self.child.id().is_some();
-        for child in if is_running { children(self.pid) } else { Vec::new() } {
+        for child in if is_running { host::children(self.pid) } else { Vec::new() } {
             // It fails if the child has ended already.
             let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
         }

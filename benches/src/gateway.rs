@@ -11,10 +11,10 @@ use crate::{
     reader::{Progress, Reader, Received},
     record::Record,
     rig::Rig,
-    usage::{Snapshot, Used, Watched, thread_wait},
+    usage::{Snapshot, Used, Watched},
 };
 use anyhow::bail;
-use host::monotonic_us;
+use host::{Waited, monotonic_us};
 use std::{
     ops::Range,
     sync::{Arc, atomic::Ordering},
@@ -107,9 +107,9 @@ async fn load(
         let (progress, window, watched) = (progress.clone(), window.clone(), watched.clone());
         move || sample(&watched, window, &progress)
     });
-    let (began, waited) = (Instant::now(), thread_wait().unwrap_or_default());
+    let (began, waited) = (Instant::now(), Waited::of_this_thread().unwrap_or_default());
     let published = Publisher::new(outlet, sources, pace, start_us, window).run().await?;
-    let waited = thread_wait().unwrap_or_default().saturating_sub(waited);
+    let waited = Waited::of_this_thread().unwrap_or_default().since(waited).time;
     let publisher_waited = waited.as_secs_f64() / began.elapsed().as_secs_f64();
     progress.deadline_us.store(monotonic_us() + GIVE_UP_US, Ordering::Relaxed);
     let received = reading.await??.finish();

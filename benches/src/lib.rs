@@ -38,7 +38,7 @@ const INVALID: u8 = 98;
 /// # Errors
 /// The stack does not start, or the load cannot be produced.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    stack::raise_open_files()?;
+    host::raise_open_files();
     // One thread publishes or connects. Reading has another thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let record = match args.command {

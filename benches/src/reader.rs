@@ -4,9 +4,8 @@
 use crate::{
     dial::{Opened, Socket},
     latency::{Arrival, Latency},
-    usage::thread_wait,
 };
-use host::monotonic_us;
+use host::{Waited, monotonic_us};
 use load::frames::{self, Frames, Message};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use protocol::{EventCounts, ExpectedRange, Ledger, Prefix};
@@ -95,7 +94,7 @@ impl Reader {
     /// # Errors
     /// The gateway sent a malformed frame.
     pub(crate) fn run(&mut self) -> anyhow::Result<()> {
-        let (began, waited) = (Instant::now(), thread_wait().unwrap_or_default());
+        let (began, waited) = (Instant::now(), Waited::of_this_thread().unwrap_or_default());
         let all = self.expected * self.connections.len() as u64;
         let mut buffer = vec![0; BUFFER];
         let mut events = vec![EpollEvent::empty(); EVENTS];
@@ -114,7 +113,7 @@ impl Reader {
                 thread::sleep(PAUSE);
             }
         }
-        let waited = thread_wait().unwrap_or(Duration::ZERO).saturating_sub(waited);
+        let waited = Waited::of_this_thread().unwrap_or_default().since(waited).time;
         self.received.waited = waited.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-3);
         Ok(())
     }

@@ -2,11 +2,7 @@
 //! A process that has ended is an error, because a measurement without it would be wrong.
 
 use anyhow::Context;
-use std::{
-    collections::BTreeMap,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, time::Instant};
 
 /// Ticks per second in `stat`. Linux reports 100 to programs on every machine.
 const TICKS: f64 = 100.0;
@@ -77,7 +73,7 @@ impl Snapshot {
             group_so_far
                 .add(*pid)
                 .with_context(|| format!("cannot read the figures of {group} (process {pid})"))?;
-            for child in if *with_children { children(*pid) } else { Vec::new() } {
+            for child in if *with_children { host::children(*pid) } else { Vec::new() } {
                 group_so_far.add(child)?;
             }
         }
@@ -117,43 +113,18 @@ impl Snapshot {
 
 impl Group {
     fn add(&mut self, pid: u32) -> anyhow::Result<()> {
-        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
-        self.cpu_s += cpu_s(&read("stat")?).context("its stat has no times")?;
-        let status = read("status")?;
-        self.rss_kib += kib(&status, "VmRSS:").context("its status has no VmRSS")?;
-        self.peak_rss_kib += kib(&status, "VmHWM:").context("its status has no VmHWM")?;
+        let usage = host::Usage::of(pid)?;
+        self.cpu_s += usage.cpu.as_secs_f64();
+        self.rss_kib += usage.rss_kib as f64;
+        self.peak_rss_kib += usage.peak_rss_kib as f64;
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let thread = thread?.file_name().to_string_lossy().parse()?;
             // A thread may have ended meanwhile. It was not the busiest one.
-            let cpu = read(&format!("task/{thread}/stat")).ok().and_then(|stat| cpu_s(&stat));
-            self.threads.insert(thread, cpu.unwrap_or(0.0));
+            let cpu = host::thread_cpu(pid, thread).unwrap_or_default();
+            self.threads.insert(thread, cpu.as_secs_f64());
         }
         Ok(())
     }
-}
-
-/// Returns how long the calling thread has waited for a CPU since it began, or `None` if the kernel does not count this.
-pub(crate) fn thread_wait() -> Option<Duration> {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
-}
-
-/// Returns the children of a process.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
-/// Returns user plus system time in seconds. The process name may contain any character, so fields are read after the last bracket.
-fn cpu_s(stat: &str) -> Option<f64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let mut next = || fields.next()?.parse::<f64>().ok();
-    Some((next()? + next()?) / TICKS)
-}
-
-fn kib(status: &str, name: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Parses the line `cpu user nice system idle iowait irq softirq steal …`.
@@ -171,13 +142,10 @@ mod tests {
 
     #[test]
     fn figures_are_read_from_the_kernels_text() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 3 0 100 1 1";
-        assert_eq!(cpu_s(stat), Some(2.0));
-        assert_eq!(kib("Name:\tx\nVmRSS:\t  2048 kB\n", "VmRSS:"), Some(2048.0));
         let whole = Machine { busy_s: 8.0, steal_s: 1.0, total_s: 20.0 };
         assert_eq!(machine("cpu  100 100 300 1000 200 100 100 100 5 5\ncpu0 1"), Some(whole));
-        for text in ["", "7 (a) S 1", "cpu 1 2 3", "VmRSS: x kB"] {
-            assert_eq!((cpu_s(text), kib(text, "VmRSS:"), machine(text)), (None, None, None), "{text}");
+        for text in ["", "7 (a) S 1", "cpu 1 2 3"] {
+            assert_eq!(machine(text), None, "{text}");
         }
     }
 
@@ -185,7 +153,7 @@ mod tests {
         let group = Group { cpu_s, threads: threads.iter().copied().collect(), ..Group::default() };
         let start = Instant::now();
         Snapshot {
-            at: start + Duration::from_secs(seconds),
+            at: start + std::time::Duration::from_secs(seconds),
             machine,
             groups: [("gateway".to_owned(), group)].into(),
         }

@@ -335,7 +335,7 @@ fn info(
     elapsed: Duration,
     host: &HostBefore,
 ) -> RunInfo {
-    let waited: Option<cpu::Waited> = reports.iter().map(|report| report.cpu_wait).sum();
+    let waited: Option<host::Waited> = reports.iter().map(|report| report.cpu_wait).sum();
     let wall: Duration = reports.iter().map(|report| report.wall).sum();
     let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE);
     let clocks = || reports.iter().filter_map(|report| report.shared_clock);

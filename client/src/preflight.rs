@@ -8,7 +8,6 @@ use load::{
     http::Http,
     injection::Injector,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use plan::PlannedFault;
 use report::{messages, screen};
 use std::{
@@ -35,7 +34,7 @@ struct Room {
 /// # Errors
 /// Everything that does not fit.
 pub fn local(config: &Config) -> Result<(), ConfigErrors> {
-    let room = Room { descriptors: raise_descriptors(), ports: outgoing_ports() };
+    let room = Room { descriptors: host::raise_open_files(), ports: outgoing_ports() };
     let mut faults = does_not_fit(config, room);
     faults.extend(hosts_not_allowed(config));
     if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
@@ -66,11 +65,6 @@ pub fn faults(config: &Config, injector: &dyn Injector) -> Result<(), ConfigErro
     };
     let faults: Vec<_> = config.plan.faults.planned.iter().filter_map(missing).collect();
     if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
-}
-
-fn raise_descriptors() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
-    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
 }
 
 fn outgoing_ports() -> Option<u64> {

@@ -1,10 +1,11 @@
 //! How a run is asked to stop: once politely, twice at once; before its first session starts, at once in any case.
 //! Whoever holds a `Stop` looks at it.
 
+use host::StopSignals;
 use plan::Stop;
 use report::messages;
 use std::io;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The exit code of a run that was interrupted.
 pub const INTERRUPTED: u8 = 105;
@@ -18,20 +19,11 @@ pub fn listen(stop: Stop) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
-            let hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose();
-            let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), hangup)
-            else {
-                return;
-            };
+            let Ok(mut signals) = StopSignals::listen() else { return };
             // Without a handler, a file that reaches the limit of its size would end the process; so, the write fails.
             let _too_large = signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGXFSZ as i32));
             loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    () = hung_up(&mut hangup) => {}
-                }
+                signals.next().await;
                 if !stop.has_begun() {
                     messages::print_stderr(
                         "interrupted before the run began: nothing was started, and there are no results",
@@ -46,14 +38,4 @@ pub fn listen(stop: Stop) -> io::Result<()> {
         });
     })?;
     Ok(())
-}
-
-/// Waits for a hangup; for ever where it is ignored.
-async fn hung_up(hangup: &mut Option<Signal>) {
-    match hangup {
-        Some(hangup) => {
-            hangup.recv().await;
-        }
-        None => std::future::pending().await,
-    }
 }

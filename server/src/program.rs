@@ -4,21 +4,13 @@ use crate::{Args, Settings, process};
 use settings::flags::{ConfigErrors, Read};
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     process::ExitCode,
 };
-use tracing_subscriber::EnvFilter;
 
 /// Runs the simulator with these arguments, the program's name first. Returns 2 for a wrong configuration, 1 for another failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        // The subscriber would report its own write errors with eprintln!, which panics when stderr is full or closed.
-        .log_internal_errors(false)
-        .init();
+    host::log_to_stderr();
     let Read { args, errors, warnings } =
         Args::read(arguments, |name| std::env::var_os(name)).unwrap_or_else(|error| error.exit());
     let outcome = if args.health_check {

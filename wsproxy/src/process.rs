@@ -1,30 +1,11 @@
-//! Sets up a gateway process: log, limits, ports and signals. Embedders of the library do not need it.
+//! Sets up a gateway process: limits and ports. Embedders of the library do not need it.
 
 use crate::{
     accept::SPARE_CONNECTIONS,
     socket::{Listeners, bind_unix},
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::{io::IsTerminal, path::Path};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
-use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
-
-/// Logs to stderr, filtered by `RUST_LOG`. The default level is `info`.
-pub fn log_to_stderr() {
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr)
-        // Internal errors would be printed to stderr, which panics when stderr is closed.
-        .log_internal_errors(false)
-        .init();
-}
+use std::path::Path;
+use tokio::net::TcpListener;
 
 /// Listens on the port, and on the unix socket if `unix` names one.
 ///
@@ -44,15 +25,8 @@ pub async fn bind(host: &str, port: u16, unix: Option<&Path>) -> anyhow::Result<
 /// Open files besides the sockets: connections without a WebSocket, the bus, the runtime and the log.
 const SPARE_FILES: u64 = SPARE_CONNECTIONS as u64 + 64;
 
-/// Raises the soft limit of open files to the hard limit. Returns a warning if `max_connections` sockets do not fit.
-#[must_use]
-pub fn raise_open_files(max_connections: usize) -> Option<String> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
-    too_few_files(max_connections, if raised { hard } else { soft })
-}
-
-fn too_few_files(max_connections: usize, limit: u64) -> Option<String> {
+/// Returns a warning if `max_connections` sockets do not fit into `limit` open files.
+pub(crate) fn too_few_files(max_connections: usize, limit: u64) -> Option<String> {
     let needed = (max_connections as u64).saturating_add(SPARE_FILES);
     (needed > limit).then(|| {
         format!(
@@ -61,37 +35,6 @@ fn too_few_files(max_connections: usize, limit: u64) -> Option<String> {
             limit.saturating_sub(SPARE_FILES)
         )
     })
-}
-
-/// Returns a token that is cancelled at the first SIGTERM, SIGINT or SIGHUP. A SIGHUP that the parent set to be ignored, as `nohup` does,
-/// stays ignored.
-///
-/// # Errors
-/// A signal handler cannot be installed.
-pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
-    let shutdown = CancellationToken::new();
-    let signalled = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = hung_up(&mut hangup) => {}
-        }
-        signalled.cancel();
-    });
-    Ok(shutdown)
-}
-
-/// Waits for SIGHUP, and for ever if it is ignored.
-async fn hung_up(hangup: &mut Option<Signal>) {
-    match hangup {
-        Some(hangup) => {
-            hangup.recv().await;
-        }
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

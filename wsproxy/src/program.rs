@@ -12,7 +12,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if args.health_check && errors == ConfigErrors::default() {
         return ExitCode::from(u8::from(!health_check(args.port()).unwrap_or(false)));
     }
-    process::log_to_stderr();
+    host::log_to_stderr();
     match args.settings(errors, warnings).map_err(Into::into).and_then(serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,7 +23,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(settings: Settings) -> anyhow::Result<()> {
-    if let Some(warning) = process::raise_open_files(settings.gateway.max_connections) {
+    if let Some(warning) = process::too_few_files(settings.gateway.max_connections, host::raise_open_files())
+    {
         tracing::warn!("{warning}");
     }
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -34,6 +35,6 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     builder.worker_threads(settings.threads).enable_all().build()?.block_on(async {
         let listeners = process::bind(&settings.host, settings.port, settings.unix_socket.as_deref()).await?;
         let bus = bus::open(settings.bus)?;
-        crate::run(listeners, settings.gateway, bus, process::shutdown_on_signal()?).await
+        crate::run(listeners, settings.gateway, bus, host::shutdown_on_signal()?).await
     })
 }

@@ -4,11 +4,12 @@
 use crate::{
     burst::Burst,
     context::{Arrivals, RunContext, WorkerContext},
-    cpu, event_loop,
+    event_loop,
     idle::DueQuery,
     session::{self, PlannedSession},
     timestamps,
 };
+use host::Waited;
 use measure::{Recorder, live::LiveCounters, record::LagKind};
 use plan::{Plan, schedule::Model};
 use std::{
@@ -29,7 +30,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WorkerReport {
     /// Time that the thread waited for a CPU. `None` if the system does not count it.
-    pub cpu_wait: Option<cpu::Waited>,
+    pub cpu_wait: Option<Waited>,
     /// Duration of the worker's run.
     pub wall: Duration,
     /// Arrivals in open models, and planned queries that never started.
@@ -56,10 +57,10 @@ pub fn run(
     let _context = runtime.enter();
     let first_probe = Instant::now().max(run.epoch) + PROBE_EVERY;
     let worker = Rc::new(WorkerContext::new(run, recorder, live, first_probe));
-    let (started, waited) = (Instant::now(), cpu::thread_wait());
+    let (started, waited) = (Instant::now(), Waited::of_this_thread());
     runtime.block_on(drive(Rc::clone(&worker), number));
     Ok(WorkerReport {
-        cpu_wait: waited.zip(cpu::thread_wait()).map(|(before, after)| after.since(before)),
+        cpu_wait: waited.zip(Waited::of_this_thread()).map(|(before, after)| after.since(before)),
         wall: started.elapsed(),
         arrivals: worker.arrivals(),
         shared_clock: worker.shared_clock(),

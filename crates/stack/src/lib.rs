@@ -9,7 +9,6 @@ pub mod fault;
 mod files;
 pub mod injection;
 pub mod inventory;
-mod limits;
 pub mod native;
 mod probe;
 pub mod program;
@@ -21,7 +20,6 @@ mod stack_ref;
 pub mod supervisor;
 
 pub use files::{open_log, private_directory};
-pub use limits::raise_open_files;
 pub use secret::JwtSecret;
 pub use stack_ref::StackRef;
 

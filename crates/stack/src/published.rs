@@ -74,11 +74,10 @@ fn on_loopback(binding: &PortBinding) -> Option<SocketAddr> {
 pub fn capacity(address: SocketAddr) -> Option<u64> {
     let processes =
         fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut pids = processes.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let mut pids = processes.filter_map(|name| name.parse().ok());
     let pid = pids
         .find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_proxy_of(&line, address)))?;
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    Some(connections(open_files(&limits)?))
+    Some(connections(host::open_file_limit(pid)?))
 }
 
 /// Returns how many connections a proxy with this limit of descriptors can carry.
@@ -100,12 +99,6 @@ fn is_proxy_of(command_line: &[u8], address: SocketAddr) -> bool {
         && same_ip
         && value("-proto") == Some("tcp")
         && value("-host-port") == Some(&address.port().to_string())
-}
-
-/// Returns the soft limit of open files from the text of `/proc/PID/limits`.
-fn open_files(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -149,9 +142,6 @@ mod tests {
         assert!(is_proxy(&line("127.0.0.1")) && is_proxy(&line("0.0.0.0")));
         assert!(!is_proxy(&line("127.0.0.2")) && !is_proxy(&line("127.0.0.1").replace("8081", "8080")));
         assert!(!is_proxy(&line("127.0.0.1").replace("docker-proxy", "other")) && !is_proxy(""));
-        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
-                      Max open files            20000                20000                files\n";
-        assert_eq!(open_files(limits).map(connections), Some(3328));
-        assert_eq!(open_files("Max open files  unlimited"), None);
+        assert_eq!(connections(20_000), 3328);
     }
 }

@@ -1,7 +1,8 @@
-//! Reads CPU, memory, descriptors and threads of processes from `/proc`.
+//! Samples CPU, memory, descriptors and threads of processes.
 //! Processes that have ended, and systems without `/proc`, give no rows.
 
 use super::{config::WatchConfig, members::Members};
+use host::Usage;
 use measure::{
     Quantity, Reading, ReadingBuffer,
     observations::{Observations, ProcessSample},
@@ -11,15 +12,12 @@ use parking_lot::Mutex;
 use settings::cells::CellWriter;
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
     io,
     time::{Duration, Instant},
 };
 
-/// Ticks per second in `/proc/PID/stat`. The kernel converts its own unit to this fixed one.
-const TICKS: f64 = 100.0;
-
-/// The CPU ticks of a process that was not sampled for this long are dropped.
+/// The CPU time of a process that was not sampled for this long are dropped.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// How many generations of child processes are included.
@@ -31,8 +29,8 @@ pub(super) struct ProcessSampler {
     rows: CellWriter<File>,
     members: Members,
     readings: ReadingBuffer,
-    /// CPU ticks of each process by its id, and when they were read.
-    last: BTreeMap<u32, (f64, Instant)>,
+    /// CPU time of each process by its id, and when it was read.
+    last: BTreeMap<u32, (Duration, Instant)>,
 }
 
 impl ProcessSampler {
@@ -77,7 +75,7 @@ impl ProcessSampler {
     /// Returns the sum of a process and `generations` generations of its children.
     fn read_family(&mut self, pid: u32, generations: u32) -> Option<ProcessSample> {
         let mut sum = self.read(pid)?;
-        let children = if generations > 0 { children(pid) } else { Vec::new() };
+        let children = if generations > 0 { host::children(pid) } else { Vec::new() };
         for child in children.into_iter().filter_map(|child| self.read_family(child, generations - 1)) {
             sum.cpu = sum.cpu.zip(child.cpu).map(|(a, b)| a + b).or(sum.cpu);
             sum.rss_mb += child.rss_mb;
@@ -89,15 +87,18 @@ impl ProcessSampler {
     }
 
     fn read(&mut self, pid: u32) -> Option<ProcessSample> {
-        let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
-        let (now, ticks) = (Instant::now(), ticks(&text("stat")?)?);
-        let cpu = self.last.insert(pid, (ticks, now)).map(|(before, then)| {
+        let (now, usage) = (Instant::now(), Usage::of(pid).ok()?);
+        let cpu = self.last.insert(pid, (usage.cpu, now)).map(|(before, then)| {
             let seconds = now.saturating_duration_since(then).as_secs_f64().max(0.001);
-            ((ticks - before) / TICKS / seconds).max(0.0)
+            usage.cpu.saturating_sub(before).as_secs_f64() / seconds
         });
-        let (rss_mb, threads) = status(&text("status")?)?;
-        let limit = text("limits").and_then(|limits| descriptor_limit(&limits));
-        Some(ProcessSample { cpu, rss_mb, descriptors: descriptors(pid), descriptor_limit: limit, threads })
+        Some(ProcessSample {
+            cpu,
+            rss_mb: usage.rss_kib as f64 / 1024.0,
+            descriptors: host::open_files(pid),
+            descriptor_limit: host::open_file_limit(pid),
+            threads: usage.threads,
+        })
     }
 }
 
@@ -124,63 +125,9 @@ fn by_role(readings: &[Reading]) -> Vec<Reading> {
     sums.into_iter().map(reading).collect()
 }
 
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
-/// Returns the user and system time in ticks. The process name may contain any character, so that parsing starts after the last
-/// bracket.
-fn ticks(stat: &str) -> Option<f64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let mut next = || fields.next()?.parse::<f64>().ok();
-    Some(next()? + next()?)
-}
-
-/// Returns the resident memory in MiB and the number of threads.
-fn status(status: &str) -> Option<(f64, u64)> {
-    let field =
-        |name: &str| status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next();
-    let kib: f64 = field("VmRSS:")?.parse().ok()?;
-    Some((kib / 1024.0, field("Threads:")?.parse().ok()?))
-}
-
-fn descriptor_limit(limits: &str) -> Option<u64> {
-    limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?
-        .split_ascii_whitespace()
-        .next()?
-        .parse()
-        .ok()
-}
-
-/// Returns the number of open descriptors. Newer kernels state it as the directory's size; on older ones the entries are counted.
-fn descriptors(pid: u32) -> Option<u64> {
-    let directory = format!("/proc/{pid}/fd");
-    match fs::metadata(&directory).ok()?.len() {
-        0 => Some(fs::read_dir(&directory).ok()?.count() as u64),
-        count => Some(count),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_of_the_kernel_are_parsed() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 3 0 100 1 1";
-        assert_eq!(ticks(stat), Some(200.0));
-        assert_eq!(status("Name:\tx\nVmRSS:\t  2048 kB\nThreads:\t3\n"), Some((2.0, 3)));
-        assert_eq!(
-            descriptor_limit("Max open files            20000                20000                files\n"),
-            Some(20_000)
-        );
-        for text in ["", "7 (a", "7 (a) S 1", "VmRSS: x kB\nThreads: 1"] {
-            assert_eq!((ticks(text), status(text)), (None, None), "{text}");
-        }
-    }
 
     #[test]
     fn a_role_is_the_sum_of_its_processes() {
@@ -212,7 +159,7 @@ mod tests {
         sampler.sample(2, &seen);
         let usage = seen.lock().processes["client"].clone();
         assert!(usage.max_rss_mb > 1.0 && usage.max_descriptors > 2 && usage.descriptor_limit.is_some());
-        assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 2);
+        assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
         assert_eq!(readings.take(1).len(), 2, "memory, and CPU since the first sample");
     }
 }

@@ -21,8 +21,8 @@ pub use ports::free as free_port;
 pub use redis::Persistence;
 pub use status::{LinkStatus, ProcessStatus, Status};
 
-use crate::{files::private_directory, limits, secret::JwtSecret};
-use anyhow::{Context, bail};
+use crate::{files::private_directory, secret::JwtSecret};
+use anyhow::bail;
 use futures_util::future::try_join_all;
 use haproxy::{Haproxy, PublicPorts};
 use instance::{Environment, Instance};
@@ -121,7 +121,7 @@ impl Native {
         check_count(Role::Server, options.servers)?;
         check_count(Role::Wsproxy, options.proxies)?;
         let wanted = check_ports(&options)?;
-        limits::raise_open_files().context("cannot raise the limit of open files")?;
+        host::raise_open_files();
         private_directory(&options.state_dir)?;
         private_directory(&options.state_dir.join("logs"))?;
         let links = Arc::new(Links::new(options.state_dir.clone(), options.relays));

@@ -12,14 +12,11 @@ use crate::{
     open_log, private_directory, supervisor,
 };
 use anyhow::{Context, bail};
-use futures_util::future::OptionFuture;
 use std::{
-    io::{BufRead, BufReader, IsTerminal, Write},
+    io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Exit code after a second signal: that of a shell after Ctrl+C.
 const INTERRUPTED: i32 = 130;
@@ -31,7 +28,7 @@ pub(crate) fn run(selection: &Selection, up: &Up, programs: Programs) -> anyhow:
     if up.detach {
         return detach(selection);
     }
-    log_to_stderr();
+    host::log_to_stderr();
     supervise(selection, up, programs, |status| {
         print_status(&status);
         print_line(format_args!("\nend the stack with Ctrl+C or `{}`", selection.down_command()));
@@ -46,7 +43,7 @@ fn run_in_background(selection: &Selection, up: &Up, programs: Programs) -> anyh
     nix::unistd::setsid().context("cannot start a new session")?;
     // If the kernel divides CPU time between sessions first, niceness works only inside a session. This sets that of the session.
     let _ = std::fs::write("/proc/self/autogroup", crate::NICENESS.to_string());
-    log_to_stderr();
+    host::log_to_stderr();
     let outcome = supervise(selection, up, programs, |status| {
         // If `streamstress stack up --detach` has ended, for example by Ctrl+C, the user does not expect this stack to run.
         announce(&Response::Status(status)).context("the process that started this stack has ended")
@@ -106,18 +103,11 @@ fn supervise(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // `nohup` ignores SIGHUP, and so does the supervisor then.
-        let mut hangup = (!host::hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
+        let mut signals = host::StopSignals::listen()?;
         let stop = shutdown.clone();
         tokio::spawn(async move {
             for is_second in [false, true] {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    Some(_) = OptionFuture::from(hangup.as_mut().map(Signal::recv)) => {}
-                }
+                signals.next().await;
                 if is_second {
                     // The kernel ends the children with this process.
                     std::process::exit(INTERRUPTED);
@@ -154,15 +144,4 @@ fn options(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result
         secret,
         ..Options::new(selection.directory(), binaries)
     })
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // These errors go to stderr with a macro that panics if stderr is closed.
-        .log_internal_errors(false)
-        .init();
 }
