@@ -40,6 +40,11 @@ impl Cli {
     }
 }
 
+/// Returns the options of a run, as they are declared: bound to no older variable.
+pub(crate) fn options() -> ClapCommand {
+    RunArgs::augment_args(ClapCommand::new("run").no_binary_name(true))
+}
+
 /// Lets a switch take a value as well: `--burst`, `--burst=no`, `STREAMSTRESS_BURST=yes`.
 pub(crate) fn switch(arg: Arg) -> Arg {
     if !matches!(arg.get_action(), ArgAction::SetTrue) {

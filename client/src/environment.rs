@@ -1,7 +1,7 @@
 //! The environment variables of a run's options: `STREAMSTRESS_<FLAG>` and the names that it replaced.
 //! The only place that knows older names. An empty variable counts as not set.
 
-use clap::{Arg, Args, Command};
+use clap::{Arg, Command};
 use settings::dotenv::Variables;
 
 /// Older variables by flag. They still work, and are not shown in the help.
@@ -125,14 +125,10 @@ fn agree(arg: &Arg, value: impl Fn(&str) -> Option<String>, what: &str) -> Resul
     ))
 }
 
-/// Returns the options of a run, as they are declared: bound to no older variable.
-pub(crate) fn options() -> Command {
-    crate::cli::RunArgs::augment_args(Command::new("run").no_binary_name(true))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::options;
     use settings::dotenv;
 
     #[test]

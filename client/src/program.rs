@@ -140,7 +140,7 @@ fn parse(arguments: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
 /// # Errors
 /// Two variables contradict each other, or a file is invalid.
 fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<(RunArgs, Origins), String> {
-    environment::check(&environment::options())?;
+    environment::check(&cli::options())?;
     if environment::is_set("FASTAPI_URL") {
         messages::print_stderr("warning: FASTAPI_URL is an old name: use STREAMSTRESS_API_URL");
     }

@@ -46,7 +46,7 @@ pub fn resolve(
         return Ok((args, cli::from_environment(matches)));
     }
     let above = explicit(&args, matches)?;
-    let flags: Vec<_> = environment::options()
+    let flags: Vec<_> = cli::options()
         .get_arguments()
         .filter_map(|arg| Some((arg.get_id().to_string(), cli::flag(arg)?)))
         .collect();
@@ -120,7 +120,7 @@ fn explicit(args: &RunArgs, matches: &ArgMatches) -> Result<Table, String> {
 
 /// Reads the variables of a run from a `.env` file as those of the environment are read. Returns also where each one is.
 fn from_dotenv(variables: &Variables) -> Result<(Table, Origins), String> {
-    let options = environment::options();
+    let options = cli::options();
     environment::check_dotenv(&options, variables)?;
     let command = options.clone().mut_args(|arg| cli::switch(arg.env(None::<&str>)));
     let (mut words, mut origins) = (Vec::new(), Origins::new());

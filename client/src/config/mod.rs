@@ -11,12 +11,13 @@ mod target;
 mod workload;
 
 pub use criteria::CriteriaConfig;
+pub use settings::flags::ConfigErrors;
 
 use crate::cli::RunArgs;
 use check::Check;
 use plan::{Load, Plan, Reconnect};
 use report::output::Destination;
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
@@ -59,24 +60,6 @@ pub struct Output {
     /// Where events are streamed to.
     pub events: Option<Destination>,
 }
-
-/// Everything that is wrong with a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<String>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [one] => write!(f, "{one}"),
-            many => {
-                write!(f, "{} things are wrong with the configuration:", many.len())?;
-                many.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
-            }
-        }
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
 
 impl Config {
     /// Validates what was asked for, on a machine with `cores`; `drawn_seed` is taken when none was given.

@@ -15,8 +15,7 @@ fn resolved(words: &[&str], scenario: &str, dotenv: &[(&str, &str)]) -> Result<R
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), scenario).unwrap();
     let path = file.path().display().to_string();
-    let command =
-        environment::options().args_override_self(true).mut_args(|arg| cli::switch(arg.env(None::<&str>)));
+    let command = cli::options().args_override_self(true).mut_args(|arg| cli::switch(arg.env(None::<&str>)));
     let words = words.iter().copied().chain(["--scenario", &path]);
     let matches = command.try_get_matches_from(words).unwrap();
     let run = RunArgs::from_arg_matches(&matches).unwrap();
