@@ -10,17 +10,16 @@ use clap::Parser;
 use protocol::Secret;
 use settings::{
     distribution::{Distribution, Unit},
-    flags::{self, ConfigErrors, JwtFlags, Read},
+    flags::{ConfigErrors, JwtFlags, Read},
     value::{milliseconds, number, seconds},
 };
 use std::{
-    ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 /// Old names of variables.
-const OLD_NAMES: [(&str, &str); 3] =
+pub(crate) const OLD_NAMES: [(&str, &str); 3] =
     [("HOST", "FASTAPI_HOST"), ("PORT", "FASTAPI_PORT"), ("SERVER_WORKERS", "FASTAPI_WORKERS")];
 const TEN_YEARS: u64 = 315_360_000;
 
@@ -105,17 +104,6 @@ pub struct Settings {
 }
 
 impl Args {
-    /// Reads arguments, the program's name first, and an environment.
-    ///
-    /// # Errors
-    /// An unknown argument, or a request for help.
-    pub fn read(
-        arguments: impl IntoIterator<Item = OsString>,
-        environment: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Read<Self>, clap::Error> {
-        flags::read(arguments, environment, &OLD_NAMES)
-    }
-
     /// Returns the address that a health check connects to.
     #[must_use]
     pub fn health_address(&self) -> SocketAddr {
@@ -126,38 +114,39 @@ impl Args {
     /// Checks all settings.
     ///
     /// # Errors
-    /// All settings that are wrong, `errors` included.
-    pub fn settings(self, mut errors: ConfigErrors, warnings: Vec<String>) -> Result<Settings, ConfigErrors> {
-        let key = errors.take(self.jwt.key()).and_then(|key| errors.take(Secret::new(&key)));
+    /// All settings that are wrong.
+    pub fn settings(read: Read<Self>) -> Result<Settings, ConfigErrors> {
+        let Read { args, mut errors, warnings } = read;
+        let key = errors.take(args.jwt.key()).and_then(|key| errors.take(Secret::new(&key)));
         let Some(defaults) = key.map(Config::new) else { return Err(errors) };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let instance = self.instance.unwrap_or_else(|| format!("server-{:08x}", rand::random::<u32>()));
+        let instance = args.instance.unwrap_or_else(|| format!("server-{:08x}", rand::random::<u32>()));
         let bus = BusConfig {
-            session_ttl: self.session_ttl_seconds,
-            delivery: self.delivery,
-            name_prefix: self.bus_name_prefix,
-            ..BusConfig::new(self.redis_url, instance.clone())
+            session_ttl: args.session_ttl_seconds,
+            delivery: args.delivery,
+            name_prefix: args.bus_name_prefix,
+            ..BusConfig::new(args.redis_url, instance.clone())
         };
         let fixed = Distribution::Fixed;
         let timing = Timing {
-            ttft_ms: self.ttft_ms.unwrap_or(fixed(0.0)),
-            itl_ms: self.itl_ms.unwrap_or(fixed(self.token_delay_ms.as_secs_f64() * 1e3)),
-            tokens: self.tokens.unwrap_or(fixed(self.llm_response_text.words() as f64)),
+            ttft_ms: args.ttft_ms.unwrap_or(fixed(0.0)),
+            itl_ms: args.itl_ms.unwrap_or(fixed(args.token_delay_ms.as_secs_f64() * 1e3)),
+            tokens: args.tokens.unwrap_or(fixed(args.llm_response_text.words() as f64)),
         };
         let server = Config {
             instance,
-            token_ttl: self.token_ttl_seconds,
-            text: self.llm_response_text,
+            token_ttl: args.token_ttl_seconds,
+            text: args.llm_response_text,
             timing,
-            seed: self.seed.unwrap_or(defaults.seed),
+            seed: args.seed.unwrap_or(defaults.seed),
             // Each worker sends appends of its own, so fewer workers mean more tokens per append.
-            workers: self.server_workers.unwrap_or((cores / 2).clamp(1, 4)).min(cores),
-            max_streams: self.max_streams,
-            max_connections: self.max_connections,
-            drain: self.drain_seconds,
+            workers: args.server_workers.unwrap_or((cores / 2).clamp(1, 4)).min(cores),
+            max_streams: args.max_streams,
+            max_connections: args.max_connections,
+            drain: args.drain_seconds,
             ..defaults
         };
-        errors.check(Settings { listen: (self.host, self.port), bus, server, warnings })
+        errors.check(Settings { listen: (args.host, args.port), bus, server, warnings })
     }
 }
 
@@ -168,14 +157,15 @@ fn text(text: &str) -> Result<ResponseText, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use settings::flags;
+    use std::ffi::OsString;
 
     const KEY: &str = "a key of thirty-two bytes or more";
 
     fn with_variables(flags: &[&str], variables: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
         let arguments = ["server", "--jwt-secret", KEY].iter().chain(flags);
         let variable = |name: &str| Some(variables.iter().find(|(known, _)| *known == name)?.1.into());
-        let Read { args, errors, warnings } = Args::read(arguments.map(OsString::from), variable).unwrap();
-        args.settings(errors, warnings)
+        Args::settings(flags::read(arguments.map(OsString::from), variable, &OLD_NAMES).unwrap())
     }
 
     fn settings(flags: &[&str]) -> Result<Settings, ConfigErrors> {
@@ -212,10 +202,7 @@ mod tests {
             &["--token-delay-ms=nan"],
             "invalid duration \"nan\" for --token-delay-ms: expected 0s to 3600s",
         );
-        check(
-            &["--token-delay-ms=-5"],
-            "invalid duration \"-5\" for --token-delay-ms: expected 0s to 3600s",
-        );
+        check(&["--token-delay-ms=-5"], "invalid duration \"-5\" for --token-delay-ms: expected 0s to 3600s");
         check(
             &["--ttft-ms=gauss:1"],
             "invalid distribution \"gauss:1\" for --ttft-ms: expected for example 50ms, uniform:20ms,80ms,",
@@ -284,7 +271,7 @@ mod tests {
     fn a_health_check_asks_this_machine() {
         let address = |host: &str| {
             let arguments = ["server", "--host", host].map(OsString::from);
-            Args::read(arguments, |_| None).unwrap().args.health_address().to_string()
+            flags::read::<Args>(arguments, |_| None, &[]).unwrap().args.health_address().to_string()
         };
         assert_eq!(address("0.0.0.0"), "127.0.0.1:8000");
         assert_eq!(address("127.0.0.2"), "127.0.0.2:8000");

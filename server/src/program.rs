@@ -1,7 +1,7 @@
 //! The simulator as a program: reads its arguments and environment, opens the bus and the port, serves until it is told to end.
 
 use crate::{Args, Settings, process};
-use settings::flags::{ConfigErrors, Read};
+use settings::flags::{self, ConfigErrors};
 use std::{
     ffi::OsString,
     io::{self, Write},
@@ -11,12 +11,13 @@ use std::{
 /// Runs the simulator with these arguments, the program's name first. Returns 2 for a wrong configuration, 1 for another failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     host::log_to_stderr();
-    let Read { args, errors, warnings } =
-        Args::read(arguments, |name| std::env::var_os(name)).unwrap_or_else(|error| error.exit());
-    let outcome = if args.health_check {
-        errors.check(args.health_address()).map_err(Into::into).and_then(process::check)
+    let environment = |name: &str| std::env::var_os(name);
+    let read = flags::read::<Args>(arguments, environment, &crate::args::OLD_NAMES)
+        .unwrap_or_else(|error| error.exit());
+    let outcome = if read.args.health_check {
+        read.errors.check(read.args.health_address()).map_err(Into::into).and_then(process::check)
     } else {
-        args.settings(errors, warnings).map_err(Into::into).and_then(serve)
+        Args::settings(read).map_err(Into::into).and_then(serve)
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,10 +6,10 @@ use clap::Parser;
 use guard::Budget;
 use protocol::Secret;
 use settings::{
-    flags::{self, ConfigErrors, JwtFlags, Read},
+    flags::{ConfigErrors, JwtFlags, Read},
     value::{milliseconds, number, seconds},
 };
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 use uuid::Uuid;
 
 const DAY: u64 = 86_400;
@@ -136,17 +136,6 @@ pub struct Settings {
 }
 
 impl Args {
-    /// Reads arguments, the program's name first, and an environment.
-    ///
-    /// # Errors
-    /// An unknown argument, or a request for help.
-    pub fn read(
-        arguments: impl IntoIterator<Item = OsString>,
-        environment: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Read<Self>, clap::Error> {
-        flags::read(arguments, environment, &[])
-    }
-
     /// Returns the port for a health check.
     #[must_use]
     pub const fn port(&self) -> u16 {
@@ -156,60 +145,57 @@ impl Args {
     /// Checks all settings.
     ///
     /// # Errors
-    /// All settings that are wrong, `errors` included.
-    pub fn settings(
-        self,
-        mut errors: ConfigErrors,
-        mut warnings: Vec<String>,
-    ) -> Result<Settings, ConfigErrors> {
-        let largest = Budget::most_for_one(self.inbound_bytes);
-        if self.max_message_size_bytes > largest {
+    /// All settings that are wrong.
+    pub fn settings(read: Read<Self>) -> Result<Settings, ConfigErrors> {
+        let Read { args, mut errors, mut warnings } = read;
+        let largest = Budget::most_for_one(args.inbound_bytes);
+        if args.max_message_size_bytes > largest {
             errors.push(format!(
                 "invalid number \"{}\" for MAX_MESSAGE_SIZE_BYTES: expected 1 to {largest}, which is 7/8 of INBOUND_BYTES",
-                self.max_message_size_bytes
+                args.max_message_size_bytes
             ));
         }
-        let subscriber_connections = self.subscriber_connections(&mut warnings);
-        if self.fastapi_url.is_some() {
+        let subscriber_connections = args.subscriber_connections(&mut warnings);
+        if args.fastapi_url.is_some() {
             warnings.push("FASTAPI_URL has no effect: a gateway checks the token alone".into());
         }
-        let key = errors.take(self.jwt.key()).and_then(|key| errors.take(Secret::new(&key)));
+        let key = errors.take(args.jwt.key()).and_then(|key| errors.take(Secret::new(&key)));
         let Some(defaults) = key.map(Config::new) else { return Err(errors) };
         let instance =
-            self.instance.unwrap_or_else(|| format!("wsproxy-{:.8}", Uuid::new_v4().as_simple().to_string()));
+            args.instance.unwrap_or_else(|| format!("wsproxy-{:.8}", Uuid::new_v4().as_simple().to_string()));
         let bus = BusConfig {
             role: Role::Gateway,
-            session_ttl: self.session_ttl_seconds,
-            delivery: self.delivery,
+            session_ttl: args.session_ttl_seconds,
+            delivery: args.delivery,
             subscriber_connections,
-            name_prefix: self.bus_name_prefix,
-            ..BusConfig::new(self.redis_url, instance)
+            name_prefix: args.bus_name_prefix,
+            ..BusConfig::new(args.redis_url, instance)
         };
         let gateway = Config {
-            ping_interval: self.ws_ping_interval_secs,
-            ping_timeout: self.ws_ping_timeout_secs,
-            max_message_bytes: self.max_message_size_bytes,
-            inbound_bytes: self.inbound_bytes,
-            message_timeout: self.message_timeout_seconds,
-            up_rate: self.max_up_rate,
-            bad_token_rate: self.bad_token_rate,
-            outbox_bytes: self.ws_outbox_bytes,
-            max_coalesce: self.ws_max_coalesce_ms,
-            max_connections: self.max_connections,
-            connect_rate: self.max_connect_rate,
-            connect_burst: self.connect_burst,
-            trusted_proxies: self.trusted_proxies,
-            replay_bytes: self.replay_bytes,
-            drain: self.drain_seconds,
-            drain_delay: self.drain_delay_ms,
-            drain_window: self.drain_window_seconds,
+            ping_interval: args.ws_ping_interval_secs,
+            ping_timeout: args.ws_ping_timeout_secs,
+            max_message_bytes: args.max_message_size_bytes,
+            inbound_bytes: args.inbound_bytes,
+            message_timeout: args.message_timeout_seconds,
+            up_rate: args.max_up_rate,
+            bad_token_rate: args.bad_token_rate,
+            outbox_bytes: args.ws_outbox_bytes,
+            max_coalesce: args.ws_max_coalesce_ms,
+            max_connections: args.max_connections,
+            connect_rate: args.max_connect_rate,
+            connect_burst: args.connect_burst,
+            trusted_proxies: args.trusted_proxies,
+            replay_bytes: args.replay_bytes,
+            drain: args.drain_seconds,
+            drain_delay: args.drain_delay_ms,
+            drain_window: args.drain_window_seconds,
             ..defaults
         };
         errors.check(Settings {
-            host: self.host,
-            port: self.port,
-            unix_socket: self.unix_socket,
-            threads: self.ws_threads,
+            host: args.host,
+            port: args.port,
+            unix_socket: args.unix_socket,
+            threads: args.ws_threads,
             bus,
             gateway,
             warnings,
@@ -230,13 +216,14 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use settings::flags;
+    use std::ffi::OsString;
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
     fn settings(flags: &[&str]) -> Result<Settings, ConfigErrors> {
         let arguments = ["wsproxy"].iter().chain(flags).map(OsString::from);
-        let Read { args, errors, warnings } = Args::read(arguments, |_| None).unwrap();
-        args.settings(errors, warnings)
+        Args::settings(flags::read(arguments, |_| None, &[]).unwrap())
     }
 
     #[test]

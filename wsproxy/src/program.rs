@@ -1,19 +1,19 @@
 //! The gateway as a program: reads its arguments and environment, binds its listeners, serves until it is told to end.
 
 use crate::{Args, Settings, health_check, process};
-use settings::flags::{ConfigErrors, Read};
+use settings::flags::{self, ConfigErrors};
 use std::{ffi::OsString, process::ExitCode};
 use tokio::runtime::Builder;
 
 /// Runs the gateway with these arguments, the program's name first. Returns 2 if it could not start or failed.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Read { args, errors, warnings } =
-        Args::read(arguments, |name| std::env::var_os(name)).unwrap_or_else(|error| error.exit());
-    if args.health_check && errors == ConfigErrors::default() {
-        return ExitCode::from(u8::from(!health_check(args.port()).unwrap_or(false)));
+    let environment = |name: &str| std::env::var_os(name);
+    let read = flags::read::<Args>(arguments, environment, &[]).unwrap_or_else(|error| error.exit());
+    if read.args.health_check && read.errors == ConfigErrors::default() {
+        return ExitCode::from(u8::from(!health_check(read.args.port()).unwrap_or(false)));
     }
     host::log_to_stderr();
-    match args.settings(errors, warnings).map_err(Into::into).and_then(serve) {
+    match Args::settings(read).map_err(Into::into).and_then(serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
