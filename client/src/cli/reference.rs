@@ -1,7 +1,7 @@
 //! Renders `docs/cli.md` from the command line, and checks that the file is current.
 //! To write the file: `UPDATE_DOCS=1 cargo test -p client --lib cli::reference`.
 
-use super::{Cli, options};
+use super::Cli;
 use crate::environment;
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use std::{fmt::Write as _, path::Path};
@@ -78,7 +78,7 @@ fn run_options(text: &mut String, command: &Command) {
             headings.push(heading);
         }
     }
-    let declared = options();
+    let declared = super::options();
     for heading in headings {
         let _ = write!(text, "\n### {heading}\n\n| option | what it does | variable |\n|---|---|---|\n");
         for arg in declared.get_arguments().filter(|arg| arg.get_help_heading() == Some(heading)) {
@@ -144,7 +144,7 @@ fn the_reference_is_current() {
 
 #[test]
 fn every_option_of_a_run_has_a_topic_and_a_help_text() {
-    for arg in options().get_arguments() {
+    for arg in super::options().get_arguments() {
         assert!(arg.get_help_heading().is_some() && arg.get_help().is_some(), "{}", arg.get_id());
     }
 }

@@ -141,7 +141,7 @@ fn parse(text: &str, unit: Unit) -> Option<Distribution> {
             Unit::Seconds => duration::number_of(text.trim(), Duration::from_secs(1))?,
             Unit::Milliseconds => duration::number_of(text.trim(), Duration::from_millis(1))?,
         };
-        (number >= 0.0 && number < f64::INFINITY).then_some(number)
+        (0.0..f64::INFINITY).contains(&number).then_some(number)
     };
     let parts: Vec<&str> = match text.split_once("..") {
         Some((least, most)) => vec!["uniform", least, most],
