@@ -8,11 +8,10 @@ use crate::{
     signals::{self},
 };
 use clap::{ArgMatches, FromArgMatches};
+use measure::comparison::{ComparedFigure, ComparisonOptions};
 use plan::Stop;
 use report::{
-    DEFAULT_COLUMNS,
-    compare::{self, CompareOptions, ComparedFigure},
-    html, messages,
+    DEFAULT_COLUMNS, compare, html, messages,
     output::{self, Destination},
     retention,
 };
@@ -292,12 +291,16 @@ fn analyze(files: &[PathBuf]) -> u8 {
     }
 }
 
-fn compared(args: CompareArgs) -> u8 {
-    let decision =
-        options(args).and_then(|options| compare::compare(&options).map_err(|error| error.to_string()));
-    match decision {
+fn compared(mut args: CompareArgs) -> u8 {
+    if let [baseline, candidate] = args.files.as_slice() {
+        (args.baseline, args.candidate) = (vec![baseline.clone()], vec![candidate.clone()]);
+    }
+    let compared = options(&args).and_then(|options| {
+        compare::compare(&args.baseline, &args.candidate, &options).map_err(|error| error.to_string())
+    });
+    match compared {
         Ok(comparison) => {
-            messages::print_stdout(&Out::Stdout.painted(comparison.text(Out::Stdout.columns())));
+            messages::print_stdout(&Out::Stdout.painted(compare::text(&comparison, Out::Stdout.columns())));
             comparison.exit_code()
         }
         Err(error) => {
@@ -307,38 +310,22 @@ fn compared(args: CompareArgs) -> u8 {
     }
 }
 
-fn options(mut args: CompareArgs) -> Result<CompareOptions, String> {
-    if let [baseline, candidate] = args.files.as_slice() {
-        (args.baseline, args.candidate) = (vec![baseline.clone()], vec![candidate.clone()]);
-    }
+fn options(args: &CompareArgs) -> Result<ComparisonOptions, String> {
     let tolerance = share("--tolerance", &args.tolerance, "5%")?;
     let failure_tolerance = share("--failure-tolerance", &args.failure_tolerance, "0.1%")?;
     let assumed_noise = share("--assumed-noise", &args.assumed_noise, "15%")?;
     let compared = if args.metrics.is_empty() {
         ComparedFigure::defaults()
     } else {
-        args.metrics
-            .iter()
-            .map(|text| text.parse())
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("--metric {error}"))?
+        args.metrics.iter().map(|text| text.parse()).collect::<Result<_, _>>()?
     };
-    let CompareArgs { baseline, candidate, seed, tolerance_ms: least_ms, .. } = args;
+    let CompareArgs { seed, tolerance_ms: least_ms, .. } = *args;
     if !(0.0..=1e6).contains(&least_ms) {
         return Err(format!(
             "--tolerance-ms {least_ms} is out of range: give milliseconds from 0 to 1000000"
         ));
     }
-    Ok(CompareOptions {
-        baseline,
-        candidate,
-        compared,
-        tolerance,
-        least_ms,
-        failure_tolerance,
-        assumed_noise,
-        seed,
-    })
+    Ok(ComparisonOptions { compared, tolerance, least_ms, failure_tolerance, assumed_noise, seed })
 }
 
 /// `5%` or `0.05`. A bare number of 1 or more was meant as percent, and is not guessed.

@@ -319,7 +319,9 @@ fn a_wrong_threshold_is_told_before_anything_runs() {
         ["--threshold", "e2e_ms:p95<3", "error_rate<1", "--goodput", "itl:3", "--abort-delay", "30s"];
     let output = client(&arguments, &[]);
     assert_eq!(output.status.code(), Some(104));
-    for fault in ["`e2e_ms:p95<3`: unknown figure", "queue_ms, ttft_ms", "`itl:3`", "--abort-on-fail"] {
+    for fault in
+        ["`e2e_ms:p95<3`: unknown figure", "queue_ms, ttft_ms", "\"itl:3\" for --goodput", "--abort-on-fail"]
+    {
         assert!(stderr(&output).contains(fault), "{fault}: {}", stderr(&output));
     }
     assert!(!stderr(&output).contains("`error_rate<1`"), "{}", stderr(&output));
@@ -328,7 +330,7 @@ fn a_wrong_threshold_is_told_before_anything_runs() {
 #[test]
 fn what_cannot_be_shown_or_streamed_is_refused() {
     for (arguments, words) in [
-        (&["--out", "csv=x"][..], "--out `csv=x` is no format that is known: give json, json=FILE or json=-"),
+        (&["--out", "csv=x"][..], "invalid output \"csv=x\" for --out: expected json, json=FILE or json=-"),
         (&["--tui", "--quiet"], "--tui shows what --quiet leaves out"),
         (&["--tui", "--embedded"], "--tui needs a terminal, but stderr is not one: omit --tui"),
     ] {

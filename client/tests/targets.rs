@@ -111,9 +111,10 @@ fn only_a_server_error_is_not_ready_and_any_success_closes() {
 }
 
 #[test]
-fn an_empty_answer_to_run_is_a_success() {
-    for old_contract in [false, true] {
-        let server = Running::start(Script { mute_answer: true, old_contract, ..Script::default() });
+fn an_answer_to_run_without_fields_is_a_success() {
+    for (old_contract, body) in [(false, ""), (true, ""), (false, "{}"), (true, "{}")] {
+        let bare_answer = Some(body);
+        let server = Running::start(Script { bare_answer, old_contract, ..Script::default() });
         let summary = summary(&server, |_| {}, 2, 2);
         let expected =
             [("queries_ok", 4), ("tokens_received", 72), ("successful_sessions", 2), ("tokens_lost", 0)];

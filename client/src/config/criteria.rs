@@ -95,7 +95,7 @@ pub(super) fn criteria(check: &mut Check, args: &RunArgs) -> CriteriaConfig {
     for text in args.goodput.iter().flat_map(|text| threshold::split(text)) {
         match text.parse() {
             Ok(objective) => criteria.objectives.push(objective),
-            Err(error) => check.error(format!("--goodput {error}")),
+            Err(error) => check.error(error.to_string()),
         }
     }
     let wants_goodput = criteria.thresholds.iter().find(|threshold| threshold.subject().contains("goodput"));
@@ -187,7 +187,7 @@ mod tests {
         for expected in [
             "`e2e_ms:p9<1`",
             "`goodput_share>0.9` needs",
-            "invalid objective `itl:3`",
+            "invalid objective \"itl:3\" for --goodput: expected",
             "invalid duration \"soon\" for --abort-delay",
             "both or neither",
         ] {

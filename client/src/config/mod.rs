@@ -113,7 +113,7 @@ impl Config {
             events: args
                 .out
                 .as_deref()
-                .and_then(|text| text.parse().map_err(|error| check.error(format!("--out {error}"))).ok()),
+                .and_then(|text| text.parse().map_err(|error: String| check.error(error)).ok()),
         };
         if output.tui && output.quiet {
             check.error("--tui shows what --quiet leaves out: give one of them".into());

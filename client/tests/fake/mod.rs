@@ -210,8 +210,8 @@ async fn run(
             return StatusCode::BAD_GATEWAY.into_response();
         }
     }
-    if fake.script.mute_answer {
-        return StatusCode::OK.into_response();
+    if let Some(body) = fake.script.bare_answer {
+        return body.into_response();
     }
     Json(answer).into_response()
 }

@@ -46,8 +46,8 @@ pub struct Script {
     pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
     /// The first answer to each session's run is lost: the stream runs, the answer is a 502.
     pub lose_first_answer: bool,
-    /// Calls to run are answered with 200 and nothing.
-    pub mute_answer: bool,
+    /// Calls to run are answered with 200 and this body.
+    pub bare_answer: Option<&'static str>,
     /// A token's text.
     pub content: String,
     /// The stream ends in an error event with this code.
@@ -87,7 +87,7 @@ impl Default for Script {
             silent: false,
             refuse: HashMap::new(),
             lose_first_answer: false,
-            mute_answer: false,
+            bare_answer: None,
             content: "word ".to_owned(),
             error: None,
             extra: |_| None,

@@ -196,7 +196,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the doubts: the truth's percentile lies between those of the bounds, and merging changes nothing.
+        /// The percentile of the true values lies between those of the bounds, and merging changes nothing.
         #[test]
         fn the_truth_lies_between_the_bounds(
             samples in prop::collection::vec((0i64..5_000, 0i64..300, 0.0f64..=1.0), 1..200), percent in 1.0f64..99.0,

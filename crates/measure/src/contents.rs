@@ -175,7 +175,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order of arrival: the same tokens are verified, one that differs is not.
+        /// In any order of arrival, the sent tokens are verified, and a token that differs is not.
         #[test]
         fn the_order_of_arrival_does_not_matter(
             tokens in prop::collection::vec(".{0,8}", 1..30), order in any::<u64>(), change in prop::option::of(0usize..30),

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-/// Characters of an example that are kept.
+/// Largest number of characters of an example.
 const EXCERPT: usize = 120;
 
-/// A kind of defect. Counted for each query and for the run; each but the last breaks the run's integrity.
+/// A kind of defect, counted for each query and for the run. Each kind except the last breaks the integrity of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Defect {
@@ -15,7 +15,7 @@ pub enum Defect {
     Duplicated,
     /// An event that first arrived after a later position.
     Reordered,
-    /// An event behind its generation's terminator, or a second terminator.
+    /// An event after the terminator of its generation, or a second terminator.
     AfterTerminator,
     /// A token beyond the announced number.
     Unannounced,
@@ -23,7 +23,7 @@ pub enum Defect {
     Unreadable,
     /// A binary message where text is the contract.
     Binary,
-    /// A query whose contents differ from what the server says it sent.
+    /// A query whose contents do not match the digest of the server.
     Corrupt,
     /// An event of an unknown type: ignored, counted and not judged.
     UnknownType,
@@ -106,6 +106,12 @@ impl Defects {
         self.examples.as_ref()?[defect as usize].as_deref()
     }
 
+    /// Returns the kinds that were found, in the order of the outputs, each with its count and its first example.
+    pub fn found(&self) -> impl Iterator<Item = (Defect, u64, Option<&str>)> {
+        let all = Defect::ALL.into_iter().map(|defect| (defect, self.count(defect), self.example(defect)));
+        all.filter(|(_, count, _)| *count > 0)
+    }
+
     /// Returns the counts, indexed by the discriminant of the kind.
     #[must_use]
     pub const fn counts(&self) -> &[u64; Defect::COUNT] {
@@ -145,10 +151,7 @@ pub fn excerpt(frame: &[u8]) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(char));
-            }
-            char if char.is_control() => {
+            char if char.is_control() || is_bidirectional(char) => {
                 let _ = write!(out, "\\u{{{:x}}}", u32::from(char));
             }
             char => out.push(char),
@@ -158,6 +161,12 @@ pub fn excerpt(frame: &[u8]) -> String {
         out.push('…');
     }
     out
+}
+
+/// Returns whether the character is a bidirectional control character of Unicode: a mark, embedding, override or isolate.
+#[must_use]
+pub const fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -201,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_frame_steers_a_terminal(frame in prop::collection::vec(any::<u8>(), 0..700)) {
+        fn no_frame_controls_a_terminal(frame in prop::collection::vec(any::<u8>(), 0..700)) {
             let excerpt = excerpt(&frame);
             prop_assert!(!excerpt.chars().any(char::is_control));
             prop_assert!(excerpt.chars().count() <= 12 * EXCERPT);

@@ -122,12 +122,6 @@ impl Distribution {
         self.above + self.below
     }
 
-    /// Returns the exact sum in nanoseconds.
-    #[must_use]
-    pub const fn sum_ns(&self) -> i128 {
-        self.sum
-    }
-
     /// Returns the histogram of values from 0 up, in nanoseconds.
     #[must_use]
     pub const fn positive(&self) -> Option<&Histogram<u64>> {
@@ -288,7 +282,7 @@ mod tests {
             prop_assert_eq!(merged, of(&[a, b].concat()));
         }
 
-        /// Three significant digits above a microsecond, of the value at that rank in the sorted list.
+        /// Quantiles have three significant digits above a microsecond of the value at the same rank in the sorted list.
         #[test]
         fn a_quantile_is_near_the_truth(mut values in values(), quantile in 0.0f64..=1.0) {
             prop_assume!(!values.is_empty());

@@ -56,6 +56,18 @@ impl Failures {
         group.last = group.last.max(at);
     }
 
+    /// Returns the groups with the most failures first. Names consist of kind and code, for example `run 429`.
+    #[must_use]
+    pub fn by_count(&self) -> Vec<(String, &FailureGroup)> {
+        let named = |(kind, code, group): (&str, Option<u16>, _)| match code {
+            Some(code) => (format!("{kind} {code}"), group),
+            None => (kind.to_owned(), group),
+        };
+        let mut groups: Vec<_> = self.iter().map(named).collect();
+        groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.count));
+        groups
+    }
+
     /// Iterates over kind, code and group, sorted by kind and code.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Option<u16>, &FailureGroup)> {
         self.0.iter().map(|(&(kind, code), group)| (kind, code, group))

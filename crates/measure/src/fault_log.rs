@@ -25,6 +25,19 @@ pub enum FaultStatus {
     Failed(String),
 }
 
+impl FaultStatus {
+    /// Returns the outcome at the end of a run: `injected` or `failed`, and a description.
+    #[must_use]
+    pub fn outcome(&self) -> (&'static str, &str) {
+        match self {
+            Self::Injected(detail) => ("injected", detail),
+            Self::Failed(why) => ("failed", why),
+            Self::Planned => ("failed", "the run ended before its time"),
+            Self::Begun => ("failed", "it was not in effect when the run ended"),
+        }
+    }
+}
+
 /// A fault and its effects. Moments are times since the start of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultRecord {
@@ -174,7 +187,7 @@ impl FaultLog {
         })
     }
 
-    /// Notes that the injection of fault `index` starts.
+    /// Records that the injection of fault `index` starts.
     pub fn begin(&self, index: usize, first_send: Moment, at: Moment) {
         if let Some(record) = self.records.lock().get_mut(index) {
             (record.first_send, record.began, record.status) =
@@ -189,14 +202,14 @@ impl FaultLog {
         }
     }
 
-    /// Notes that fault `index` is in effect or failed.
+    /// Records that fault `index` is in effect or failed.
     pub fn end(&self, index: usize, at: Option<Moment>, status: FaultStatus) {
         if let Some(record) = self.records.lock().get_mut(index) {
             (record.ended, record.status) = (at, status);
         }
     }
 
-    /// Notes an outage that ended: a session had no socket, or its stream was silent for longer than the stall threshold.
+    /// Records an outage that ended: a session had no socket, or its stream was silent for longer than the stall threshold.
     pub fn outage(&self, from: Moment, to: Moment) {
         self.attribute(from, to, |record| {
             record.outages += 1;
@@ -204,7 +217,7 @@ impl FaultLog {
         });
     }
 
-    /// Notes a query that received nothing after `from` and was given up at `to`.
+    /// Records a query that received nothing after `from` and was given up at `to`.
     pub fn unrecovered(&self, from: Moment, to: Moment) {
         self.attribute(from, to, |record| {
             record.outages += 1;
@@ -212,7 +225,7 @@ impl FaultLog {
         });
     }
 
-    /// Notes that an error event with this code ended a query.
+    /// Records that an error event with this code ended a query.
     pub fn error_event(&self, at: Moment, code: &str) {
         if !self.any {
             return;
@@ -284,7 +297,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Two faults, at 10 s and at 14 s of the run's clock, each in force after half a second.
+    /// Creates a log with two faults, at 10 s and at 14 s of the run, each in effect after half a second.
     fn log() -> FaultLog {
         let log = FaultLog::new([("wsproxy-1:kill", ms(9_000)), ("redis:restart=keep", ms(13_000))]);
         for (index, began) in [(0, 10_000), (1, 14_000)] {
@@ -323,7 +336,7 @@ mod tests {
         }
     }
 
-    /// As with Compose, whose servers state the host names of their containers.
+    /// With Compose, servers state the host names of their containers.
     fn stated() -> BTreeMap<String, String> {
         [("server-0a1b2c", "server-1"), ("server-3d4e5f", "server-2")]
             .map(|(stated, name)| (stated.to_owned(), name.to_owned()))

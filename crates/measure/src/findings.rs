@@ -260,7 +260,7 @@ fn generator(measured: &FindingInputs<'_>, found: &mut impl FnMut(String, String
     found(
         "the load generator was overloaded".into(),
         format!(
-            "{evidence}. Arrival times come from the kernel, but queries are sent late and figures marked `~` are uncertain. Use another machine or less load."
+            "{evidence}. Arrival times come from the kernel, but queries are sent late, and the figures that are marked as untrusted are uncertain. Use another machine or less load."
         ),
     );
 }

@@ -1,8 +1,9 @@
-//! Turns the records of a run into distributions, counts, failures, findings and the verdict.
+//! Turns the records of a run into distributions, counts, failures, findings and the verdict, and compares runs.
 //! All of it is pure: it opens no socket and no file, reads no clock, and never averages percentiles.
 
 mod active;
 mod bounds;
+pub mod comparison;
 pub mod contents;
 pub mod defects;
 mod distribution;

@@ -43,7 +43,7 @@ pub struct LiveTotals {
     pub dropped: u64,
 }
 
-/// Adds the shards up.
+/// Returns the sums over all workers.
 pub fn totals<'a>(counters: impl IntoIterator<Item = &'a LiveCounters>) -> LiveTotals {
     let mut totals = LiveTotals::default();
     for counters in counters {

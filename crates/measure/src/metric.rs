@@ -100,6 +100,12 @@ impl Metric {
         matches!(self, Self::Itl | Self::Tpot)
     }
 
+    /// Returns the name with its unit: `ttft_ms`, `itl_ms`, `e2el_ms` …
+    #[must_use]
+    pub fn name_ms(self) -> String {
+        format!("{}_ms", self.name())
+    }
+
     /// Returns the name without its unit: `ttft`, `itl`, `e2el` …
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -58,7 +58,7 @@ pub struct BusLag {
 pub struct Gateways {
     /// Queues that exceeded their bound.
     pub outbox_overflows: u64,
-    /// Sockets that were closed because their client read too slowly.
+    /// Sockets that were closed because of a slow consumer.
     pub evictions: u64,
     /// Share of frames that waited for their socket, 0 to 1.
     pub queued_share: Option<f64>,
@@ -174,21 +174,21 @@ impl Observations {
         }
     }
 
-    /// Notes that a check of `door` failed in this second, with what was answered.
-    pub fn check_failed(&mut self, door: &str, second: u64, answer: String) {
-        let (count, _, last, what) =
-            self.failed.entry(door.to_owned()).or_insert_with(|| (0, second, second, String::new()));
-        (*count, *last, *what) = (*count + 1, second, answer);
+    /// Records that a check of `target` failed in this second, with the response.
+    pub fn check_failed(&mut self, target: &str, second: u64, response: String) {
+        let (count, _, last, last_response) =
+            self.failed.entry(target.to_owned()).or_insert_with(|| (0, second, second, String::new()));
+        (*count, *last, *last_response) = (*count + 1, second, response);
     }
 
-    /// Notes that a new process of `name` was found in this second.
+    /// Records that a new process of `name` was found in this second.
     pub fn restarted(&mut self, name: &str, second: u64) {
         if self.restarts.len() < MAX {
             self.restarts.push((name.to_owned(), second));
         }
     }
 
-    /// Notes that `name` had ended in this second.
+    /// Records that `name` had ended in this second.
     pub fn ended(&mut self, name: &str, second: u64) {
         if self.ended.len() < MAX {
             self.ended.push((name.to_owned(), second));

@@ -13,7 +13,7 @@ pub type Moment = Duration;
 pub enum QueryStatus {
     /// Every expected token, once, in order, before the deadline.
     Ok,
-    /// The terminator came, but tokens are missing, doubled or out of order.
+    /// The terminator came, but tokens are missing, duplicated or out of order.
     Incomplete,
     /// No terminator before the deadline.
     Timeout,
@@ -47,7 +47,7 @@ pub enum FailureKind {
     Create,
     /// Opening the socket for the first time.
     Connect,
-    /// Opening it again, after all attempts.
+    /// Opening the socket again, after all attempts failed.
     Reconnect,
     /// `POST /run`.
     Run,
@@ -66,7 +66,7 @@ pub enum FailureKind {
 pub struct Failure {
     /// Step that failed.
     pub kind: FailureKind,
-    /// HTTP status or close code where there is one.
+    /// HTTP status or close code, if there is one.
     pub code: Option<u16>,
     /// Message for the user: what failed, with the value concerned.
     pub message: String,
@@ -152,7 +152,7 @@ pub struct QueryRecord {
     pub excused: bool,
     /// Number of gaps longer than `--stall-threshold`.
     pub stall_count: u64,
-    /// Sum of the time by which those gaps exceeded `--stall-ms`.
+    /// Sum of the time by which those gaps exceeded `--stall-threshold`.
     pub stall: Duration,
     /// Ideal time from the run call to the first token, by the drawn schedule.
     pub ideal_ttft: Option<Duration>,

@@ -28,15 +28,15 @@ pub struct LongestGap {
 /// Sessions by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionCounts {
-    /// All attempted.
+    /// All sessions that were attempted.
     pub total: u64,
-    /// Every query ok, no step failed.
+    /// Sessions in which every query was ok and no step failed.
     pub ok: u64,
-    /// A step of the session itself failed: create, connect, reconnect, close.
+    /// Sessions in which a step of the session itself failed: create, connect, reconnect, close.
     pub broken: u64,
-    /// Cut off by the run's end before anything failed.
+    /// Sessions that the end of the run cut off before anything failed.
     pub cut_off: u64,
-    /// Not ok only because of queries that timed out while the generator stood still.
+    /// Not ok only because of queries that timed out while the generator was stalled.
     pub excused: u64,
     /// Sessions whose server spoke the old contract.
     pub old_contract: u64,
@@ -48,7 +48,7 @@ pub struct SessionCounts {
     pub time: Duration,
 }
 
-/// A query more than this later than its drawn schedule counts as late.
+/// A query counts as late if it is later than its drawn schedule by more than this.
 const LATE: Duration = Duration::from_millis(250);
 
 /// Complete queries that were late.
@@ -64,7 +64,7 @@ pub struct LateQueries {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct QueryCounts {
-    /// All attempted, also those that could never be sent.
+    /// All queries that were attempted, including those that could not be sent.
     pub total: u64,
     pub ok: u64,
     pub incomplete: u64,
@@ -91,14 +91,14 @@ impl QueryCounts {
         self.total - self.abandoned
     }
 
-    /// Returns the number of those that failed.
+    /// Returns the number of failed queries, without those that the end of the run cut off.
     #[must_use]
     pub const fn failed(&self) -> u64 {
         self.judged() - self.ok
     }
 }
 
-/// Everything a run measured.
+/// Everything that a run measured.
 #[derive(Clone, Debug, Default)]
 pub struct RunData {
     /// Distributions and counts of the whole run.
@@ -139,9 +139,9 @@ pub struct RunData {
     pub stall_count: u64,
     /// Sum of the time by which those gaps exceeded the threshold.
     pub stall: Duration,
-    /// The steady state, where the schedule has one.
+    /// The steady state, if the schedule has one.
     pub steady: Option<Steady>,
-    /// The worst windows of the thresholds that have one.
+    /// The worst windows, for thresholds with windows.
     pub windows: Windows,
     /// Monitoring readings.
     pub readings: ReadingTotals,

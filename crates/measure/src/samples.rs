@@ -161,7 +161,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is recorded is what recording at once says of samples in whole microseconds.
+        /// Keeping samples and recording them later gives the same result as recording them at once, in whole microseconds.
         #[test]
         fn what_is_kept_is_what_is_recorded(
             gaps in prop::collection::vec(
@@ -192,7 +192,7 @@ mod tests {
             prop_assert!(samples.bytes.capacity() <= MIN_GROWTH + samples.bytes.len() * 5 / 4);
         }
 
-        /// Whatever a foreign server's times are: nothing overflows, and a bound never moves inwards by more than the rounding.
+        /// No time of a server overflows, and a bound never moves inwards by more than the rounding.
         #[test]
         fn no_value_is_too_large(value: i64, low: i64, high: i64, unexcused: Option<i64>) {
             let mut samples = QuerySamples::default();

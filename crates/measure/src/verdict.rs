@@ -51,11 +51,11 @@ pub struct Breach {
 /// How far the figures of a run can be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Trustworthiness {
-    /// The measurement error of `e2el_ms` p(99), milliseconds.
+    /// Measurement error of `e2el_ms` p(99) in milliseconds.
     pub e2el_p99_error_ms: Option<f64>,
-    /// `e2el_ms` p(50), milliseconds.
+    /// `e2el_ms` p(50) in milliseconds.
     pub e2el_p50_ms: Option<f64>,
-    /// How many figures of the primary metrics cannot be trusted.
+    /// Number of figures of primary metrics that cannot be trusted.
     pub untrusted_figures: usize,
 }
 
@@ -81,9 +81,9 @@ pub struct Evidence {
     pub contents_unverified: u64,
     /// Queries attempted.
     pub queries_total: u64,
-    /// Queries attempted that the run's end did not cut off.
+    /// Queries attempted, without those that the end of the run cut off.
     pub queries_judged: u64,
-    /// Queries complete and in order before their deadline.
+    /// Queries that were complete and in order before their deadline.
     pub queries_ok: u64,
     /// Complete queries that were late.
     pub late: LateQueries,
@@ -93,8 +93,6 @@ pub struct Evidence {
     pub trust: Trustworthiness,
     /// Achieved / offered rate of an open model.
     pub achieved_share: Option<f64>,
-    /// Shards whose results are missing.
-    pub shards_missing: u32,
     /// Whether all queries are submitted at one instant, so that schedule lag is intended.
     pub burst: bool,
     /// Outcomes of the default thresholds.
@@ -228,11 +226,8 @@ fn nothing_complete(evidence: &Evidence) -> Option<String> {
         .then(|| format!("None of {} queries was complete.", evidence.queries_judged))
 }
 
-/// Returns why the run is not the one that was planned, or why its results are incomplete.
+/// Returns why the run is not the one that was planned.
 fn unplanned(evidence: &Evidence) -> Option<String> {
-    if evidence.shards_missing > 0 {
-        return Some(format!("The results of {} shards are missing.", evidence.shards_missing));
-    }
     if let Some(why) = &evidence.fault_not_injected {
         return Some(format!("A planned fault was not injected: {why}."));
     }
@@ -392,7 +387,6 @@ mod tests {
         check(&Evidence { achieved_share: Some(0.94), burst: true, ..good() }, Pass, "");
         let why = Some("`redis:kill` at 3 s: no such stack".to_owned());
         check(&Evidence { fault_not_injected: why, ..good() }, Invalid, "`redis:kill` at 3 s");
-        check(&Evidence { shards_missing: 1, ..good() }, Invalid, "1 shards");
         // Integrity comes before failures, failures before INVALID, and INVALID before failures that depend on time.
         check(&lost, Fail, "Integrity is broken: 3 tokens lost.");
         check(&one_failed, Fail, "1 of 10 queries failed");

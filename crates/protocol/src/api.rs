@@ -32,10 +32,12 @@ pub struct RunRequest {
     pub itl_ms: Option<f64>,
 }
 
-/// The response to `POST /session/{id}/run`, sent before the first token. Servers of the first contract send `status` alone.
+/// The response to `POST /session/{id}/run`, sent before the first token. No field is required: servers of the first contract send
+/// only `status`, and other servers may send `{}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunResponse {
-    /// Always `streaming`.
+    /// `streaming`, or empty if the server sends no status.
+    #[serde(default)]
     pub status: String,
     /// The query's id: the client's, if it sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,4 +74,20 @@ pub struct CloseResponse {
 pub struct ErrorBody {
     /// The error in words, for people.
     pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_field_of_a_run_response_is_required() {
+        let read = |text: &str| serde_json::from_str::<RunResponse>(text).unwrap();
+        assert_eq!(read("{}"), RunResponse::default());
+        assert_eq!(
+            read(r#"{"ok":true,"tokens":3}"#),
+            RunResponse { tokens: Some(3), ..RunResponse::default() }
+        );
+        assert_eq!(read(r#"{"status":"streaming"}"#).status, "streaming");
+    }
 }

@@ -2,14 +2,17 @@
 //! Nothing here opens a socket or takes part in the load.
 
 pub mod compare;
+mod file_error;
 mod file_names;
 pub mod html;
 pub mod messages;
 pub mod output;
 pub mod progress;
+mod query_table;
 pub mod retention;
 pub mod screen;
 mod text_builder;
 mod values;
 
+pub use file_error::FileError;
 pub use text_builder::{DEFAULT_COLUMNS, wrap};

@@ -1,5 +1,4 @@
-//! How the run is going, on stderr: one line in place on a terminal, a line every few seconds elsewhere.
-//! It reads counters and decides nothing.
+//! Shows the progress of a run on stderr: one line that is redrawn on a terminal, otherwise a new line every few seconds.
 
 use crate::messages;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,26 +20,26 @@ use std::{
 const REDRAW: Duration = Duration::from_millis(250);
 const PLAIN_LINE: Duration = Duration::from_secs(5);
 
-/// Shown until it is dropped.
+/// The progress line. It is shown until this value is dropped.
 #[derive(Debug)]
 pub struct Progress {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What is shown.
+/// Sources of the figures in the progress line.
 #[derive(Debug)]
 pub struct ProgressSources {
-    /// The workers' counters.
+    /// Counters of the workers.
     pub counters: Vec<Arc<LiveCounters>>,
     /// Open sessions.
     pub sessions: ActiveCounter,
-    /// What was reckoned before.
+    /// Duration and number of queries that were expected before the run.
     pub estimate: Estimate,
 }
 
 impl Progress {
-    /// Begins to show.
+    /// Starts to show the progress.
     #[must_use]
     pub fn show(sources: ProgressSources) -> Self {
         let (end, ended) = channel();
@@ -86,7 +85,7 @@ fn waits(ended: &Receiver<()>, time: Duration) -> bool {
     ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
 }
 
-/// Remembers the last look, for rates.
+/// Computes the token rate between two updates.
 struct RateTracker {
     started: Instant,
     looked: Instant,
@@ -105,7 +104,7 @@ impl RateTracker {
         let since = self.looked.elapsed().as_secs_f64();
         if since >= 0.2 {
             let fresh = now.tokens.saturating_sub(self.tokens) as f64 / since;
-            // Half of the last figure, so that the eye can read it.
+            // Average with the last rate, so that the number changes slowly enough to be read.
             self.rate = if self.tokens == 0 { fresh } else { (self.rate + fresh) / 2.0 };
             (self.looked, self.tokens) = (Instant::now(), now.tokens);
         }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// From this many bytes on, a directory of results deserves a hint: 1 GiB.
+/// Size of the result directory in bytes from which the program prints a hint: 1 GiB.
 pub const LARGE: u64 = 1 << 30;
 
 /// Deletes the files of all runs in `directory` but the newest `keep`. Returns the runs that were deleted, oldest first.
@@ -42,13 +42,13 @@ pub fn size(directory: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// The files of each run, by the time in its name and by its name.
+/// Returns the files of each run, by the time in its name and by its name.
 fn runs(directory: &Path) -> io::Result<BTreeMap<(String, String), Vec<PathBuf>>> {
     let mut runs: BTreeMap<_, Vec<PathBuf>> = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        // Directories and symlinks are not ours.
+        // Results are regular files, so directories and symlinks belong to somebody else.
         if !entry.file_type()?.is_file() {
             continue;
         }
@@ -59,11 +59,11 @@ fn runs(directory: &Path) -> io::Result<BTreeMap<(String, String), Vec<PathBuf>>
     Ok(runs)
 }
 
-/// The time in a result file's name, and the run that the file belongs to.
+/// Returns the time in the name of a result file, and the run to which the file belongs.
 fn run_of(file: &str) -> Option<(String, String)> {
-    // The shortest stem: `.csv` also ends `_stats.csv`.
+    // Use the shortest stem, because `_stats.csv` also ends with `.csv`.
     let run = ENDINGS.iter().filter_map(|ending| file.strip_suffix(ending)).min_by_key(|stem| stem.len())?;
-    // Runs of the same second have a further number: `NAME_YYYYMMDD_HHMMSS_2`.
+    // Later runs in the same second have a number: `NAME_YYYYMMDD_HHMMSS_2`.
     let parts: Vec<&str> = run.rsplitn(4, '_').collect();
     let is =
         |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,21 +1,22 @@
-//! Text for a terminal of some width: entries, sentences and tables.
-//! It never cuts a value: a sentence breaks at words, a table leaves its least columns out, and what cannot break stands over.
+//! Builds a text for a terminal of a given width from entries, sentences and tables.
+//! It never truncates a value: a sentence breaks between words, a table omits its least important columns, and a word that is
+//! too long exceeds the width.
 
 use crate::values::uncontrolled_lines;
 use std::fmt::Write as _;
 
-/// Where nobody says how wide the terminal is.
+/// Width of a text if the width of the terminal is unknown.
 pub const DEFAULT_COLUMNS: usize = 80;
-/// Before every line.
+/// Start of every line.
 pub(crate) const MARGIN: &str = "  ";
-/// Narrower than this nothing is readable.
+/// Smallest width. Narrower texts are unreadable.
 const NARROWEST: usize = 40;
-/// Longer lines tire the eye.
+/// Largest width. Longer lines are tiring to read.
 const WIDEST: usize = 120;
-/// Of an entry's name, dots included.
+/// Width of the name of an entry, dots included.
 const NAME: usize = 26;
 
-/// A text in the making.
+/// A text under construction.
 #[derive(Debug)]
 pub(crate) struct TextBuilder {
     out: String,
@@ -26,32 +27,32 @@ pub(crate) struct TextBuilder {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     title: &'static str,
-    /// With the space before it.
+    /// Width, including the space before the column.
     width: usize,
-    /// What is worth least is left out first; none: never.
-    worth: Option<u8>,
-    leans_left: bool,
+    /// Columns with the lowest rank are omitted first. A column without a rank is never omitted.
+    rank: Option<u8>,
+    is_left_aligned: bool,
 }
 
 impl Column {
-    /// Figures, as a rule; `worth` less than another's: left out before it.
-    pub(crate) const fn right(title: &'static str, width: usize, worth: u8) -> Self {
-        Self { title, width, worth: Some(worth), leans_left: false }
+    /// Creates a right-aligned column. If space is short, columns with the lowest `rank` are omitted first.
+    pub(crate) const fn right(title: &'static str, width: usize, rank: u8) -> Self {
+        Self { title, width, rank: Some(rank), is_left_aligned: false }
     }
 
-    /// Names; never left out.
+    /// Creates a left-aligned column that is never omitted.
     pub(crate) const fn left(title: &'static str, width: usize) -> Self {
-        Self { title, width, worth: None, leans_left: true }
+        Self { title, width, rank: None, is_left_aligned: true }
     }
 
     fn cell(&self, text: &str) -> String {
         let width = self.width;
-        if self.leans_left { format!("{text:<width$}") } else { format!("{text:>width$}") }
+        if self.is_left_aligned { format!("{text:<width$}") } else { format!("{text:>width$}") }
     }
 }
 
 impl TextBuilder {
-    /// For a terminal of so many columns.
+    /// Creates an empty text for a terminal with `columns` columns.
     pub(crate) fn new(columns: usize) -> Self {
         Self { out: String::new(), columns: columns.clamp(NARROWEST, WIDEST) }
     }
@@ -60,29 +61,29 @@ impl TextBuilder {
         self.columns
     }
 
-    /// A line as it is.
+    /// Adds a line without breaking it.
     pub(crate) fn line(&mut self, text: &str) {
         let _ = writeln!(self.out, "{}", text.trim_end());
     }
 
-    /// An empty line.
+    /// Adds an empty line.
     pub(crate) fn gap(&mut self) {
         self.out.push('\n');
     }
 
-    /// `head`, then words; those that find no place in the line stand under the first one.
+    /// Adds `head` and a text that may break between words. Further lines are indented to the start of the text.
     pub(crate) fn sentence(&mut self, head: &str, text: &str) {
         let head = format!("{MARGIN}{head}");
         let wrapped = wrap(&head, text, self.columns);
         self.line(&wrapped);
     }
 
-    /// `name....: value`.
+    /// Adds an entry, `name....: value`.
     pub(crate) fn entry(&mut self, name: &str, value: &str) {
         self.sentence(&format!("{name:.<NAME$}: "), value);
     }
 
-    /// A row a list of cells, under their titles.
+    /// Adds a table with the titles of its columns.
     pub(crate) fn table(&mut self, columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) {
         let kept = kept(columns, self.columns - MARGIN.len());
         let titles = columns.iter().map(|column| column.title.to_owned()).collect();
@@ -93,25 +94,25 @@ impl TextBuilder {
         }
     }
 
-    /// The text. A foreign one in it can neither steer the terminal nor turn the direction of writing.
+    /// Returns the text. Control characters in it are replaced, so that a text of a server cannot control the terminal.
     pub(crate) fn finish(self) -> String {
         uncontrolled_lines(&self.out)
     }
 }
 
-/// Which columns find a place in so much width.
+/// Returns the indices of the columns that fit into `width`.
 fn kept(columns: &[Column], width: usize) -> Vec<usize> {
     let mut kept: Vec<usize> = (0..columns.len()).collect();
     while kept.iter().map(|&at| columns[at].width).sum::<usize>() > width {
-        let least = kept.iter().copied().filter(|&at| columns[at].worth.is_some());
-        let Some(least) = least.min_by_key(|&at| columns[at].worth) else { break };
+        let least = kept.iter().copied().filter(|&at| columns[at].rank.is_some());
+        let Some(least) = least.min_by_key(|&at| columns[at].rank) else { break };
         kept.retain(|&at| at != least);
     }
     kept
 }
 
-/// Breaks at spaces; what has none is left whole. Lines go on under the end of `head`, or where that leaves too little
-/// room for the longest word, a little behind the margin.
+/// Breaks a text at spaces into lines of at most `columns` characters. Longer words are not broken. Further lines are indented by
+/// the width of `head`, or by a few spaces if that leaves too little room for the longest word.
 pub fn wrap(head: &str, text: &str, columns: usize) -> String {
     let width = |text: &str| text.chars().count();
     if width(head) + width(text) <= columns {

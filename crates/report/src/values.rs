@@ -1,9 +1,9 @@
-//! Values as a person reads them.
-//! They lose digits and control characters here, and nowhere else.
+//! Formats values for a reader. Digits and control characters are removed only here.
 
+use measure::defects::is_bidirectional;
 use std::borrow::Cow;
 
-/// A server's text must not steer the terminal, nor fill it.
+/// Returns the text of a server without control characters, and truncated to 200 characters.
 pub(crate) fn printable(text: &str) -> String {
     const MAX: usize = 200;
     let mut clean: String = uncontrolled(text).chars().take(MAX).collect();
@@ -13,8 +13,8 @@ pub(crate) fn printable(text: &str) -> String {
     clean
 }
 
-/// The same text with a space for each control character and line separator. Characters that change the direction of
-/// writing are escaped, so that a foreign text cannot make what follows it look like something else.
+/// Replaces each control character and line separator by a space, and escapes characters that change the direction of writing.
+/// The text of a server then cannot change how the text after it looks.
 pub(crate) fn uncontrolled(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
@@ -28,12 +28,7 @@ pub(crate) fn uncontrolled(text: &str) -> String {
     clean
 }
 
-/// Unicode's bidirectional control characters: marks, embeddings, overrides and isolates.
-const fn is_bidirectional(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// JSON in which the same characters are escaped: for a JSON parser it is the same text.
+/// Escapes line separators and bidirectional control characters in JSON. The values remain the same.
 pub(super) fn escaped_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -46,7 +41,7 @@ pub(super) fn escaped_json(text: &str) -> String {
     out
 }
 
-/// The same text with bidirectional control characters escaped and everything else kept: for texts that have colours.
+/// Escapes bidirectional control characters and keeps everything else, for texts with terminal colours.
 pub(crate) fn undirected(text: &str) -> Cow<'_, str> {
     if !text.contains(is_bidirectional) {
         return Cow::Borrowed(text);
@@ -57,18 +52,18 @@ pub(crate) fn undirected(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(piece).collect())
 }
 
-/// A message of several lines with its lines kept, and each of them as [`uncontrolled`] makes it.
+/// Applies [`uncontrolled`] to each line of a text.
 pub(crate) fn uncontrolled_lines(text: &str) -> String {
     text.split('\n').map(uncontrolled).collect::<Vec<_>>().join("\n")
 }
 
-/// A share as percent; 99.996 % is not 100.00 %.
+/// Returns a share as percent, rounded down: 99.996 % is not 100.00 %.
 pub(super) fn percent(share: f64) -> String {
     let percent = (share * 1e4).floor() / 1e2;
     format!("{percent:.2} %")
 }
 
-/// Milliseconds in at most eight characters, to about four digits.
+/// Returns milliseconds with about four digits, in at most eight characters.
 pub(crate) fn short(ms: f64) -> String {
     match ms.abs() {
         size if size < 10.0 => format!("{ms:.2}"),
@@ -77,7 +72,7 @@ pub(crate) fn short(ms: f64) -> String {
     }
 }
 
-/// The same with a `~` before it where it cannot be trusted.
+/// Returns milliseconds as [`short`] does, with a `~` in front if the value cannot be trusted.
 pub(crate) fn marked(ms: f64, is_trusted: bool) -> String {
     let mark = if is_trusted { "" } else { "~" };
     format!("{mark}{}", short(ms))
@@ -97,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_text_is_tamed() {
+    fn texts_of_servers_cannot_control_the_terminal() {
         assert_eq!(printable("a\x1b[31mb\n"), "a [31mb ");
         assert_eq!(printable(&"é".repeat(300)).chars().count(), 201);
         assert_eq!(

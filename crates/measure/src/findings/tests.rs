@@ -1,4 +1,4 @@
-//! Each rule with what must trigger it, and what must not.
+//! Each rule, with observations that trigger it and others that do not.
 
 use super::*;
 use crate::{FaultLog, FaultStatus, observations::BusLag};

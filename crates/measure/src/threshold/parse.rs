@@ -227,7 +227,7 @@ impl<'a> Subject<'a> {
 
 /// Returns the message for an unknown figure, with the most similar name and the list of all names.
 fn unknown(name: &str) -> String {
-    let durations = Metric::ALL.map(|metric| format!("{}_ms", metric.name()));
+    let durations = Metric::ALL.map(Metric::name_ms);
     let extras = Quantity::ALL.map(Quantity::name);
     let all = durations.iter().map(String::as_str).chain(RUN_NAMES).chain(extras);
     let there_are = match closest(name, all) {

@@ -327,7 +327,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every window anew from the values of its seconds.
+        /// Computes every window again from the values of its seconds.
         #[test]
         fn windows_are_those_of_the_union_of_their_seconds(
             run in proptest::collection::vec(proptest::collection::vec(1i64..5_000, 0..6), 1..25),

@@ -1,10 +1,11 @@
-//! A comparison as text: the answer first, then a row a figure.
-//! It needs no colours.
+//! Prints a comparison: first the decision, then a row per figure.
 
-use super::{Comparison, Decision, FigureChange, FigureKind, statistics::Estimate};
 use crate::{
     text_builder::{Column, TextBuilder},
     values::short,
+};
+use measure::comparison::{
+    Comparison, Decision, FigureChange, FigureKind, growth, percent, statistics::Estimate,
 };
 
 const COLUMNS: [Column; 5] = [
@@ -15,53 +16,9 @@ const COLUMNS: [Column; 5] = [
     Column::left("   95 % interval", 21),
 ];
 
-/// What the noise was taken from.
-pub(super) const BETWEEN: &str = "noise between runs";
-pub(super) const ASSUMED: &str = "noise within runs, and assumed between them";
-
-/// A share as percent, one digit where it has one.
-pub(super) fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    if (percent - percent.round()).abs() < 1e-9 {
-        format!("{percent:.0} %")
-    } else {
-        format!("{percent:.1} %")
-    }
-}
-
-/// A ratio as growth: `+12.3 %`.
-pub(super) fn growth(ratio: f64) -> String {
-    let percent = ((ratio - 1.0) * 1e3).round() / 10.0;
-    // Not -0.0: nothing shrank.
-    format!("{:+.1} %", percent + 0.0)
-}
-
-/// A difference of shares in percentage points.
+/// Returns a difference of shares in percentage points.
 fn points(share: f64) -> String {
     format!("{:+.2} %", share * 100.0)
-}
-
-/// A change as a sentence. `accepted` is the growth that would not have mattered.
-pub(super) fn grown(change: &FigureChange, accepted: f64) -> String {
-    let Some(Estimate { value, low, high }) = change.change else { return String::new() };
-    let than = if accepted > 0.0 { format!(", more than {}", percent(accepted)) } else { String::new() };
-    match change.kind {
-        FigureKind::Duration => {
-            let (value, low, high) = (growth(value), growth(low), growth(high));
-            format!("{} changed by {value} ({low} to {high}){than}.", change.name)
-        }
-        FigureKind::FailedQueries => {
-            let value = value * 100.0;
-            format!("The candidate fails {value:.2} % of its queries more than the baseline{than}.")
-        }
-        FigureKind::BrokenTokens => {
-            let (before, after) = change.sides.unwrap_or_default();
-            let (before, after) = (before * 100.0, after * 100.0);
-            format!(
-                "The candidate lost, duplicated or reordered {after:.4} % of its tokens, the baseline {before:.4} %."
-            )
-        }
-    }
 }
 
 const fn mark(decision: Decision) -> &'static str {
@@ -72,26 +29,24 @@ const fn mark(decision: Decision) -> &'static str {
     }
 }
 
-impl Comparison {
-    /// The comparison for a terminal of so many columns.
-    #[must_use]
-    pub fn text(&self, columns: usize) -> String {
-        let headline = match self.decision {
-            Decision::Pass => "PASS",
-            Decision::Regressed => "FAIL",
-            Decision::CannotTell => "CANNOT TELL",
-        };
-        let mut out = TextBuilder::new(columns);
-        out.sentence(&format!("{headline}  "), &self.reason);
+/// Returns the comparison as text for a terminal with `columns` columns.
+#[must_use]
+pub fn text(comparison: &Comparison, columns: usize) -> String {
+    let headline = match comparison.decision {
+        Decision::Pass => "PASS",
+        Decision::Regressed => "FAIL",
+        Decision::CannotTell => "CANNOT TELL",
+    };
+    let mut out = TextBuilder::new(columns);
+    out.sentence(&format!("{headline}  "), &comparison.reason);
+    out.gap();
+    out.sentence("  ", &format!("tolerance {}", percent(comparison.tolerance)));
+    out.table(&COLUMNS, comparison.changes.iter().map(row));
+    for warning in &comparison.warnings {
         out.gap();
-        out.sentence("  ", &format!("tolerance {}", percent(self.tolerance)));
-        out.table(&COLUMNS, self.changes.iter().map(row));
-        for warning in &self.warnings {
-            out.gap();
-            out.sentence("note: ", warning);
-        }
-        out.finish()
+        out.sentence("note: ", warning);
     }
+    out.finish()
 }
 
 fn row(change: &FigureChange) -> Vec<String> {
@@ -107,7 +62,7 @@ fn row(change: &FigureChange) -> Vec<String> {
     vec![format!("{} {}", mark(change.decision), change.name), before, after, grown, interval]
 }
 
-/// A share of failures, to four digits where it is small.
+/// Returns a share of failures as percent, with four digits if it is below 1 %.
 fn percent_of(share: f64) -> String {
     let percent = share * 100.0;
     if percent == 0.0 || percent >= 1.0 { format!("{percent:.2} %") } else { format!("{percent:.4} %") }

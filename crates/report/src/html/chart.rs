@@ -10,10 +10,10 @@ use plotters::{
 use serde_json::json;
 
 const SIZE: (u32, u32) = (460, 220);
-/// The markers: `#010000` … become the style sheet's series colours, `#000001` the mesh, `#000002` marks of faults.
+/// Colour markers for the style sheet: `#010000` … are the series, `#000001` the mesh, `#000002` marks of faults.
 const MESH: RGBColor = RGBColor(0, 0, 1);
 const MARK: RGBColor = RGBColor(0, 0, 2);
-/// Series that the style sheet has colours for; further ones begin again.
+/// Number of series with different colours. Further series start again with the first colour.
 pub(super) const COLOURS: usize = 8;
 
 /// Unit of the horizontal axis.
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_the_axes() {
+    fn labels_of_the_axes() {
         for (seconds, length, text) in
             [(45.0, 60.0, "45s"), (0.5, 2.0, "0.5s"), (200.0, 600.0, "3:20"), (7_500.0, 9_000.0, "2:05h")]
         {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_a_hole_in_the_line() {
+    fn distant_points_are_not_joined() {
         let line = vec![(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (30.0, 1.0)];
         assert_eq!(pieces(&line, longest_join(&[&line])).count(), 2);
     }
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_that_does_not_begin_at_zero_says_so_and_fills_nothing() {
+    fn an_axis_that_does_not_start_at_zero_is_labelled_and_fills_nothing() {
         let chart = |base| Chart {
             title: "e2el".into(),
             axis: Axis::Time,

@@ -6,7 +6,7 @@ const MAX: usize = 600;
 /// Smallest width of a bucket in seconds.
 const FINEST: f64 = 1.0;
 
-/// Values over the run's seconds.
+/// Points (second of the run, value).
 pub(super) type Line = Vec<(f64, f64)>;
 
 /// How the values of a bucket are combined.
@@ -19,7 +19,7 @@ pub(super) enum Aggregation {
     Mean,
 }
 
-/// A line that is downsampled while values are added. Values must come in order; a late value counts in the last bucket.
+/// A line that is downsampled while values are added. Values must be in order of time. A late value counts in the last bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Downsampled {
     aggregation: Aggregation,

@@ -8,38 +8,24 @@ mod percentiles;
 mod sections;
 mod stored;
 
-use crate::file_names::ENDINGS;
+use crate::{file_error::FileError, file_names::ENDINGS};
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 use stored::StoredRun;
 
-/// A report could not be made.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {what}; name a file that a run left in its output directory")]
-pub struct ReportError {
-    path: PathBuf,
-    what: String,
-}
-
-impl ReportError {
-    fn new(path: &Path, what: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), what: what.into() }
-    }
-}
-
 /// Writes the report of the run to which `file` belongs and returns its path. `file` is any file of the run or the common
 /// start of their names.
 ///
 /// # Errors
 /// The summary of the run is missing or invalid, or the report cannot be written.
-pub fn write(file: &Path) -> Result<PathBuf, ReportError> {
+pub fn write(file: &Path) -> Result<PathBuf, FileError> {
     let base = base(file);
     let stored = StoredRun::read(&base)?;
     let path = with_ending(&base, "_report.html");
     let text = page::render(&stored).into_string();
-    replace(&path, &text).map_err(|error| ReportError::new(&path, format!("cannot be written: {error}")))?;
+    replace(&path, &text).map_err(|error| FileError::unwritable(&path, &error))?;
     Ok(path)
 }
 
@@ -111,7 +97,10 @@ mod tests {
         fs::write(dir.path().join("a_failures.csv"), "Name,Error\n'=1+1,\u{2067}z\n").unwrap();
         let page = fs::read_to_string(write(&dir.path().join("a.csv")).unwrap()).unwrap();
         assert!(page.contains("a\\u{202e}b") && page.contains("\\u{202d}x"), "{page}");
-        assert!(page.contains(">=1+1<") && page.contains("\\u{2067}z"), "as it was, and visible: {page}");
+        assert!(
+            page.contains(">=1+1<") && page.contains("\\u{2067}z"),
+            "without the apostrophe, and visible: {page}"
+        );
         assert!(!page.contains(['\u{202e}', '\u{2066}', '\u{200f}', '\u{61c}', '\u{202d}', '\u{2067}']));
     }
 }

@@ -84,12 +84,12 @@ impl Latency {
         let _ = self.whole.add(histogram);
     }
 
-    /// p50, p95 and p99 over the run's seconds, in milliseconds.
+    /// Returns p50, p95 and p99 of each second in milliseconds.
     pub(super) fn bands(&self) -> [Line; 3] {
         self.bands.each_ref().map(Downsampled::line)
     }
 
-    /// (log10 of 1 / (1 − quantile), milliseconds), as far as there are samples.
+    /// Returns points (log10 of 1 / (1 − quantile), milliseconds), up to the highest quantile that the samples determine.
     pub(super) fn curve(&self) -> Vec<(f64, f64)> {
         #[allow(clippy::cast_precision_loss)]
         let most = (self.whole.len().max(1) as f64).log10().min(6.0);

@@ -135,7 +135,7 @@ pub(super) fn delivery(stored: &StoredRun) -> Markup {
         div.tiles {
             @for (name, key, class) in tiles {
                 @if let Some(count) = stored.number(key) {
-                    div { b class=(class) { (grouped(count)) } span { (name) } }
+                    div { b class=(class) { (grouped(count)) } span { (breakable(name)) } }
                 }
             }
             @if let Some(ratio) = stored.number("delivery_ratio") {
@@ -148,6 +148,11 @@ pub(super) fn delivery(stored: &StoredRun) -> Markup {
             }
         }
     }
+}
+
+/// Renders a name that may break after each underscore.
+fn breakable(name: &str) -> Markup {
+    html! { @for part in name.split_inclusive('_') { (part) @if part.ends_with('_') { wbr; } } }
 }
 
 /// Formats a ratio as percent. Never rounds up to 100 %.
@@ -382,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_for_people() {
+    fn figures_are_grouped_and_never_rounded_up_to_100_percent() {
         for (value, text) in
             [(0.0, "0"), (999.0, "999"), (1234567.0, "1\u{202f}234\u{202f}567"), (2.5, "2.50")]
         {

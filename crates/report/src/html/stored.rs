@@ -3,19 +3,16 @@
 
 use super::downsample::{Aggregation, Downsampled, Line};
 use super::{
-    ReportError,
     percentiles::{self, Latencies},
     with_ending,
 };
-use crate::values::uncontrolled;
+use crate::{
+    file_error::{FileError, read_json},
+    values::uncontrolled,
+};
 use serde_json::Value;
 use settings::cells::{self, original};
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::BufReader,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Largest number of rows kept of a table that is shown unchanged.
@@ -128,15 +125,11 @@ pub(super) struct StoredRun {
 }
 
 impl StoredRun {
-    pub(super) fn read(base: &Path) -> Result<Self, ReportError> {
+    pub(super) fn read(base: &Path) -> Result<Self, FileError> {
         let path = with_ending(base, "_summary.json");
-        let text = fs::read_to_string(&path)
-            .map_err(|error| ReportError::new(&path, format!("cannot be read: {error}")))?;
-        let summary: Value = serde_json::from_str(&text)
-            .map_err(|error| ReportError::new(&path, format!("not valid JSON: {error}")))?;
-        let summary = visible(summary);
+        let summary = visible(read_json(&path)?);
         if summary.get("verdict").is_none() {
-            return Err(ReportError::new(&path, "not a summary: it has no verdict"));
+            return Err(FileError::not_a_summary(&path, "verdict"));
         }
         let started = summary.get("started_at").and_then(Value::as_str);
         let started = started.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());

@@ -1,5 +1,5 @@
-//! The thread behind the recorders: sums up what they hand over and writes rows as they come.
-//! It holds sums and a few seconds of histograms, whatever the length of the run.
+//! The thread that receives the records of all workers, adds them up and writes rows during the run.
+//! Its memory does not grow with the length of the run: it keeps sums, and the histograms of a few seconds.
 
 use super::{
     EventSink, OutputSettings,
@@ -28,14 +28,15 @@ use std::{
 };
 use time::OffsetDateTime;
 
-/// How often rows reach the disk.
+/// Time after which rows are written to disk.
 const FLUSH: Duration = Duration::from_secs(1);
-/// Rows reach the disk whole: they gather in this much memory, and are flushed long before it is full.
+/// Size of the buffer of rows in bytes. It is flushed before it is full, so that only complete rows reach the disk.
 const ROW_BUFFER: usize = 1 << 20;
-const ROWS_A_FLUSH: usize = 1_000;
-/// A second is written as soon as it is complete; when another so much later is over, without what is still missing.
+/// Number of rows after which they are written to disk.
+const ROWS_PER_FLUSH: usize = 1_000;
+/// A second is written as soon as it is complete. An incomplete one is written when a second this much later has ended.
 const SECONDS_BEHIND: u64 = 2;
-/// How often it is looked whether what was read beside a second has come: there is no parcel of it.
+/// Time between two checks for the monitoring readings of a second. No message announces them.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(super) struct Collector {
     seconds: Seconds,
 }
 
-/// The sums of the run, and its rows on their way to the disk.
+/// Sums of the run, and rows that are not written yet.
 #[derive(Debug)]
 struct Records {
     run: RunData,
@@ -63,9 +64,9 @@ struct Records {
 #[derive(Debug)]
 struct Seconds {
     schedule: Option<Arc<Schedule>>,
-    /// What was measured, and how many sessions were open when the first worker handed it over.
+    /// Measurements of each second, and the number of open sessions when the first worker reported it.
     open: BTreeMap<u64, (Interval, u64)>,
-    /// Which second each recorder has reached.
+    /// The second that each recorder has reached.
     recorders: BTreeMap<u64, u64>,
     /// The first second that is not written.
     next: u64,
@@ -76,8 +77,8 @@ struct Seconds {
     storm: ReconnectStorm,
     observer: Observer,
     faults: Arc<FaultLog>,
-    /// The fates of the faults that were told of.
-    told: Vec<FaultStatus>,
+    /// Status of each fault in the last event about it.
+    reported: Vec<FaultStatus>,
     events: Option<EventSink>,
     publisher: Option<StatusPublisher>,
 }
@@ -111,7 +112,7 @@ impl Collector {
             storm: ReconnectStorm::default(),
             observer: settings.criteria.observer(),
             faults: Arc::clone(&faults),
-            told: Vec::new(),
+            reported: Vec::new(),
             events: events.clone(),
             publisher: settings.shared_status.clone().map(StatusPublisher::new),
         };
@@ -128,23 +129,23 @@ impl Collector {
         Ok(Self { records, files: files.clone(), hlog, seconds })
     }
 
-    /// Until the last recorder is gone.
+    /// Receives records until the last recorder is dropped.
     pub(super) fn run(mut self, incoming: &Receiver<RecorderMessage>) -> io::Result<RunData> {
         let mut hlog = Hlog::new(&mut self.hlog, self.files.started_at)?;
         let records = &mut self.records;
         loop {
-            let patience = if self.seconds.waits_for_readings() { POLL_INTERVAL } else { FLUSH };
-            match incoming.recv_timeout(patience) {
+            let timeout = if self.seconds.waits_for_readings() { POLL_INTERVAL } else { FLUSH };
+            match incoming.recv_timeout(timeout) {
                 Ok(RecorderMessage::Interval { second, mut interval, back }) => {
                     records.run.add_interval(&interval);
                     self.seconds.add(second, &interval, &mut hlog)?;
                     interval.clear();
-                    // The recorder has enough of them, or is done.
+                    // Fails if the recorder has enough intervals or has ended.
                     let _ = back.try_send(interval);
                 }
                 Ok(RecorderMessage::Query(query)) => records.query(*query),
                 Ok(RecorderMessage::Reconnect(at, index, reconnect)) => {
-                    tell(records.events.as_ref(), || events::reconnect(at, index, &reconnect));
+                    send(records.events.as_ref(), || events::reconnect(at, index, &reconnect));
                 }
                 Ok(RecorderMessage::PartialSession(session)) => {
                     let queries = records.take_waiting(session.index);
@@ -176,7 +177,7 @@ impl Collector {
     }
 }
 
-fn tell(sink: Option<&EventSink>, event: impl FnOnce() -> serde_json::Value) {
+fn send(sink: Option<&EventSink>, event: impl FnOnce() -> serde_json::Value) {
     if let Some(sink) = sink {
         sink.send(&event());
     }
@@ -185,13 +186,14 @@ fn tell(sink: Option<&EventSink>, event: impl FnOnce() -> serde_json::Value) {
 impl Records {
     fn query(&mut self, query: QueryRecord) {
         self.run.add_query(&query);
-        tell(self.events.as_ref(), || events::query(&query));
+        send(self.events.as_ref(), || events::query(&query));
         self.waiting.entry(query.session_index).or_default().push(query);
     }
 
-    /// A row says what became of its session as well, so it waits for the session's end.
+    /// Adds a session that ended and writes the rows of its queries. They waited for it, because each row contains results of the
+    /// session.
     fn session(&mut self, session: &SessionRecord) -> io::Result<()> {
-        tell(self.events.as_ref(), || events::session(session));
+        send(self.events.as_ref(), || events::session(session));
         let queries = self.take_waiting(session.index);
         self.run.add_session(session, &queries);
         self.write(session, &queries)
@@ -207,9 +209,9 @@ impl Records {
         Ok(())
     }
 
-    /// Writes the rows out where it is time.
+    /// Writes the buffered rows to disk if it is time.
     fn flush(&mut self) -> io::Result<()> {
-        if self.flushed.elapsed() >= FLUSH || self.unflushed >= ROWS_A_FLUSH {
+        if self.flushed.elapsed() >= FLUSH || self.unflushed >= ROWS_PER_FLUSH {
             self.rows.flush()?;
             (self.unflushed, self.flushed) = (0, Instant::now());
         }
@@ -219,20 +221,20 @@ impl Records {
 
 impl Seconds {
     fn add(&mut self, second: u64, interval: &Interval, hlog: &mut Hlog<'_>) -> io::Result<()> {
-        // What comes late belongs to the earliest second that can still be written.
+        // Late measurements are added to the earliest second that is not written yet.
         let second = second.max(self.next);
         let (open, _) = self.open.entry(second).or_insert_with(|| (Interval::default(), self.sessions.now()));
         open.merge(interval);
         self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
     }
 
-    /// The first second of which something may still be measured. With nobody left it is none of them: a run's last seconds are
-    /// written when it is over.
+    /// Returns the first second that recorders may still add to. Returns 0 if all recorders have ended: the last seconds are then
+    /// written at the end of the run.
     fn measured_until(&self) -> u64 {
         self.recorders.values().copied().min().unwrap_or(0)
     }
 
-    /// Everything was measured of a second that is not written.
+    /// Returns whether a second is complete except for its monitoring readings.
     fn waits_for_readings(&self) -> bool {
         self.open.first_key_value().is_some_and(|(second, _)| *second < self.measured_until())
     }
@@ -245,15 +247,15 @@ impl Seconds {
         Ok(())
     }
 
-    /// Tells of faults whose fate has changed.
-    fn tell_faults(&mut self) {
+    /// Sends events about faults whose status has changed.
+    fn report_faults(&mut self) {
         let Some(sink) = &self.events else { return };
         let records = self.faults.records();
-        self.told.resize(records.len(), FaultStatus::Planned);
-        for (record, told) in records.iter().zip(&mut self.told) {
-            if record.status != *told {
+        self.reported.resize(records.len(), FaultStatus::Planned);
+        for (record, reported) in records.iter().zip(&mut self.reported) {
+            if record.status != *reported {
                 events::fault(record).iter().for_each(|event| sink.send(event));
-                *told = record.status.clone();
+                *reported = record.status.clone();
             }
         }
     }
@@ -264,14 +266,15 @@ impl Seconds {
         }
     }
 
-    /// The faults that began in `second`, or before it in seconds that have no row.
+    /// Returns the faults that began in `second`, or in the seconds before it that have no row.
     fn begun_until(&self, second: u64) -> String {
         let begun = (self.next..=second).map(|second| self.faults.begun_in(second));
         begun.filter(|faults| !faults.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
+    /// Writes all seconds before `end`.
     fn write_before(&mut self, end: u64, hlog: &mut Hlog<'_>) -> io::Result<()> {
-        self.tell_faults();
+        self.report_faults();
         while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < end) {
             let (second, (interval, sessions)) = entry.remove_entry();
             hlog.write(second, &interval)?;

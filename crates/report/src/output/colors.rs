@@ -1,11 +1,10 @@
-//! A text for a terminal that shows colours: the verdict and the marks of the checks.
-//! It changes no character of the text.
+//! Adds terminal colours to the verdict and the marks of the checks.
 
 use super::text::INTERRUPTED;
 use crate::text_builder::MARGIN;
 use std::fmt::Write;
 
-/// The same text for a terminal: the verdict and the marks of the checks in colour.
+/// Returns the text with the verdict and the marks of the checks in colour.
 #[must_use]
 pub fn colored(text: &str) -> String {
     const GREEN: &str = "32";

@@ -1,5 +1,5 @@
-//! The CSV of a run: one row a query, the origin's ten columns first, ours behind them.
-//! Also queries that failed before their first token and those that could never be sent have a row.
+//! `.csv`: one row per query. The first ten columns are those of the first version.
+//! Queries that failed before their first token, or that were never sent, have a row too.
 
 use crate::values::printable;
 use measure::{
@@ -10,7 +10,7 @@ use measure::{
 use settings::cells::CellWriter;
 use std::{io, time::Duration};
 
-/// The header.
+/// Names of the columns.
 pub(super) const COLUMNS: [&str; 55] = [
     "session_id",
     "query_num",
@@ -69,7 +69,7 @@ pub(super) const COLUMNS: [&str; 55] = [
     "first_defect",
 ];
 
-/// Writes the rows of a finished session, or of one that goes on: then with what is known of it so far.
+/// Writes the rows of a session. If it still goes on, they contain what is known of it so far.
 pub(super) fn write(
     out: &mut CellWriter<impl io::Write>,
     session: &SessionRecord,

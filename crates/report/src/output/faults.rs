@@ -5,7 +5,7 @@ use crate::{
     text_builder::TextBuilder,
     values::{printable, short},
 };
-use measure::{FaultRecord, FaultStatus, RunData, defects::Defect, record::LossCause};
+use measure::{FaultRecord, RunData, defects::Defects, record::LossCause};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,21 +13,11 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Returns the outcome of a fault (`injected` or `failed`) and its description.
-fn outcome(fault: &FaultRecord) -> (&'static str, &str) {
-    match &fault.status {
-        FaultStatus::Injected(detail) => ("injected", detail),
-        FaultStatus::Failed(why) => ("failed", why),
-        FaultStatus::Planned => ("failed", "the run ended before its time"),
-        FaultStatus::Begun => ("failed", "it was not in effect when the run ended"),
-    }
-}
-
 /// Returns the key `faults`. Times are seconds since the start of the run, except `at_s`, which counts from the first send.
 pub(super) fn json(info: &RunInfo) -> Vec<Value> {
     let seconds = |moment: Option<Duration>| moment.map(|moment| moment.as_secs_f64());
     let fault = |fault: &FaultRecord| {
-        let (outcome, detail) = outcome(fault);
+        let (outcome, detail) = fault.status.outcome();
         json!({
             "fault": fault.spec,
             "at_s": fault.at.as_secs_f64(),
@@ -70,15 +60,17 @@ pub(super) fn measures(run: &RunData) -> Map<String, Value> {
     key("reconnects_by_close_code", json!(by_cause(run).into_iter().collect::<BTreeMap<_, _>>()));
     key("queries_simulator_excused", run.queries.faulted.into());
     key("queries_error_by_code", json!(run.errors_by_code));
-    key("integrity_examples", integrity_examples(run).into());
+    key("integrity_examples", examples(&run.defects).into());
     key("events_replayed", run.tokens.replayed.into());
     keys
 }
 
 /// Returns the beginning of the first example of each kind of defect.
-fn integrity_examples(run: &RunData) -> Map<String, Value> {
-    let example = |defect: Defect| Some((defect.name().to_owned(), run.defects.example(defect)?.into()));
-    Defect::ALL.into_iter().filter_map(example).collect()
+pub(super) fn examples(defects: &Defects) -> Map<String, Value> {
+    defects
+        .found()
+        .filter_map(|(defect, _, example)| Some((defect.name().to_owned(), example?.into())))
+        .collect()
 }
 
 /// Returns the number of reconnects by cause: a close code, `none` without a close frame, `cut` by the client itself.
@@ -126,7 +118,7 @@ pub(super) fn connection_lines(out: &mut TextBuilder, run: &RunData) {
 /// Adds the section about planned faults.
 pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     for fault in &info.faults {
-        let (outcome, detail) = outcome(fault);
+        let (outcome, detail) = fault.status.outcome();
         let recovery = match (outcome, fault.time_to_recover()) {
             ("injected", Some(time)) => format!("recovered in {} ms", short(millis(time))),
             ("injected", None) => "no session was affected".to_owned(),

@@ -1,5 +1,5 @@
-//! The counts, rates and shares of a run by name: what thresholds ask for, and what the steady state says of itself.
-//! A figure of nothing has no value.
+//! Counts, rates and shares of a run by name, for thresholds and for the summary.
+//! A figure without data has no value.
 
 use super::{
     RunInfo, info,
@@ -13,12 +13,12 @@ use measure::{
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Every name of [`measure::threshold::RUN_NAMES`]. `goodput`: objectives were given.
+/// Returns the value of every name in [`measure::threshold::RUN_NAMES`]. `goodput` is true if objectives were given.
 pub(super) fn scalars(run: &RunData, info: &RunInfo, goodput: bool) -> BTreeMap<&'static str, Option<f64>> {
     scalars_of(run, info, goodput, &run.sessions, &run.queries)
 }
 
-/// The scalars as if the queries that timed out while the generator stood still had been ok; `None` without such.
+/// Returns the scalars as if the queries that timed out while the generator was stalled were ok. `None` without such queries.
 pub(super) fn excused(run: &RunData, info: &RunInfo) -> Option<BTreeMap<&'static str, Option<f64>>> {
     let (mut sessions, mut queries) = (run.sessions, run.queries);
     sessions.ok += sessions.excused;
@@ -91,7 +91,7 @@ fn scalars_of(
     counts.map(|(name, count)| (name, Some(count as f64))).chain(others).collect()
 }
 
-/// The figures of a metric: of a primary one with their errors, and which of them cannot be trusted.
+/// Returns the figures of a metric. Those of a primary metric include their errors and whether they can be trusted.
 pub(super) fn of(interval: &Interval, metric: Metric) -> Option<Value> {
     let distribution = interval.get(metric);
     let mut figures = json!(distribution.summary()?);
@@ -113,7 +113,7 @@ pub(super) fn of(interval: &Interval, metric: Metric) -> Option<Value> {
     Some(figures)
 }
 
-/// The key `steady`: the same figures over the steady state.
+/// Returns the value of the key `steady`: figures over the steady state.
 pub(super) fn steady(steady: &Steady, goodput: bool) -> Value {
     let metrics = &steady.metrics;
     let mut keys = Map::new();
@@ -123,9 +123,8 @@ pub(super) fn steady(steady: &Steady, goodput: bool) -> Value {
         let value = stretch_scalar(name, metrics.counts(), metrics.tokens(), steady.seconds());
         keys.insert(name.into(), json!(value.filter(|_| goodput || !name.contains("goodput"))));
     }
-    let durations = Metric::ALL
-        .into_iter()
-        .filter_map(|metric| Some((format!("{}_ms", metric.name()), of(metrics, metric)?)));
+    let durations =
+        Metric::ALL.into_iter().filter_map(|metric| Some((metric.name_ms(), of(metrics, metric)?)));
     keys.insert("metrics".into(), Value::Object(durations.collect()));
     Value::Object(keys)
 }

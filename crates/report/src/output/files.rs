@@ -1,5 +1,5 @@
-//! Names and places of a run's files: `NAME_YYYYMMDD_HHMMSS…` in the output directory.
-//! It never overwrites: a second run in the same second gets a suffix.
+//! Names of the files of a run: `NAME_YYYYMMDD_HHMMSS…` in the output directory.
+//! No file is overwritten: a second run in the same second gets a suffix.
 
 use super::{
     OutputSettings,
@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 /// The output directory or a file in it cannot be created.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write to {path}: {source}; name a place that can be written with {flag}")]
+#[error("cannot write to {path}: {source}; name a writable place with {flag}")]
 pub struct OpenError {
     path: PathBuf,
     flag: &'static str,
@@ -27,25 +27,25 @@ impl OpenError {
         Self { path: path.into(), flag: "--output-dir", source }
     }
 
-    /// Of a place that another flag names.
+    /// Returns the error about a place that another flag names.
     pub(super) fn named_by(self, flag: &'static str) -> Self {
         Self { flag, ..self }
     }
 }
 
-/// A run's own names.
+/// Names of the files of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     dir: PathBuf,
-    /// `loadtest_20261121_004500`: the run's id.
+    /// Id of the run, for example `loadtest_20261121_004500`.
     id: String,
     pub(super) started_at: OffsetDateTime,
-    /// What could not be written of them.
+    /// Files that could not be written.
     pub(super) unwritten: WriteErrors,
 }
 
 impl Files {
-    /// Makes the directory and claims a name by creating its `.csv`.
+    /// Creates the directory, and reserves a name by creating its `.csv`.
     pub(super) fn create(settings: &OutputSettings) -> Result<Self, OpenError> {
         let dir = settings.dir.clone();
         fs::create_dir_all(&dir).map_err(|source| OpenError::new(&dir, source))?;
@@ -69,36 +69,36 @@ impl Files {
                 Err(source) => return Err(OpenError::new(path, source)),
             }
         }
-        unreachable!("a free number is found long before they end")
+        unreachable!("a free number is found before u32::MAX")
     }
 
-    /// The run's id, which begins its files' names.
+    /// Returns the id of the run, with which the names of its files start.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Where all runs of the directory are listed.
+    /// Returns the path of the file that lists all runs of the directory.
     pub(super) fn index(&self) -> PathBuf {
         self.dir.join("index.jsonl")
     }
 
-    /// The path of the file with this ending.
+    /// Returns the path of the file with this ending.
     pub(super) fn path(&self, ending: &str) -> PathBuf {
         self.dir.join(format!("{}{ending}", self.id))
     }
 
-    /// All files of a finished run, the most wanted first. Where nothing was watched, two are missing.
+    /// Returns the files of a finished run, the most important first. Runs without monitoring have fewer files.
     pub(super) fn written(&self) -> Vec<PathBuf> {
         ENDINGS.map(|ending| self.path(ending)).into_iter().filter(|path| path.exists()).collect()
     }
 
-    /// Creates, or empties, the file with this ending, to which rows are added during the run.
+    /// Creates or truncates the file with this ending, to which rows are added during the run.
     pub(super) fn open(&self, ending: &str) -> Result<ResultFile, OpenError> {
         let path = self.path(ending);
         ResultFile::of_rows(path.clone(), &self.unwritten).map_err(|source| OpenError::new(path, source))
     }
 
-    /// Writes the file with this ending whole, or leaves none.
+    /// Creates the file with this ending. It is removed if it cannot be written completely.
     pub(super) fn document(&self, ending: &str) -> ResultFile {
         ResultFile::document(self.path(ending), &self.unwritten)
     }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_is_named_with_the_next_step() {
+    fn a_directory_that_cannot_be_created_is_named_with_the_next_step() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         File::create(&file).unwrap();

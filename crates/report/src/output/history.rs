@@ -1,14 +1,17 @@
-//! One row a second: what ended in that second and how long it took, percentiles of that second alone.
-//! Locust's column names where they fit; times are milliseconds.
+//! `_history.csv`: one row per second with what ended in it and the percentiles of this second only.
+//! Column names are those of Locust where possible. Times are in milliseconds.
 
-use super::locust::{PERCENTILES, untrusted};
+use super::{
+    locust::{PERCENTILES, untrusted},
+    resources::BYTES_PER_MB,
+};
 use measure::{Interval, Metric, Quantity, Reading};
 use time::OffsetDateTime;
 
-/// Before the percentiles.
+/// Columns before the percentiles.
 const COUNTS: [&str; 6] = ["Timestamp", "User Count", "Type", "Name", "Requests/s", "Failures/s"];
 
-/// Behind the percentiles.
+/// Columns after the percentiles.
 const MORE: [&str; 23] = [
     "Tokens/s",
     "ttft_ms p50",
@@ -35,13 +38,10 @@ const MORE: [&str; 23] = [
     "Untrusted",
 ];
 
-/// As the kernel counts memory.
-const BYTES_A_MB: f64 = 1_048_576.0;
-
-/// Whose CPU and memory have columns, in their order.
+/// Roles with columns for CPU and memory, in the order of the columns.
 const ROLES: [&str; 5] = ["client", "server", "wsproxy", "haproxy", "redis"];
 
-/// The header.
+/// Returns the names of the columns.
 pub(super) fn columns() -> impl Iterator<Item = &'static str> {
     COUNTS.into_iter().chain(PERCENTILES.map(|(column, _)| column)).chain(MORE)
 }
@@ -50,14 +50,14 @@ pub(super) fn columns() -> impl Iterator<Item = &'static str> {
 #[derive(Debug)]
 pub(super) struct Second<'a> {
     pub(super) timestamp: OffsetDateTime,
-    /// Sessions open when the second was over.
+    /// Number of open sessions at the end of the second.
     pub(super) sessions: u64,
     pub(super) interval: &'a Interval,
-    /// What was broken in it.
+    /// Faults that began in the second.
     pub(super) faults: String,
-    /// What was scheduled for it: sessions present, in open models arrivals.
+    /// Scheduled number of sessions, in open models of arrivals.
     pub(super) target: Option<f64>,
-    /// What was read beside it.
+    /// Monitoring readings of the second.
     pub(super) readings: &'a [Reading],
 }
 
@@ -98,7 +98,7 @@ impl Second<'_> {
             read(Quantity::CpuShare, role).map(|cores| format!("{cores:.3}")).unwrap_or_default()
         }));
         row.extend(ROLES.map(|role| {
-            read(Quantity::RssMb, role).map(|mb| format!("{:.0}", mb * BYTES_A_MB)).unwrap_or_default()
+            read(Quantity::RssMb, role).map(|mb| format!("{:.0}", mb * BYTES_PER_MB)).unwrap_or_default()
         }));
         row.push(untrusted(self.interval, Metric::E2el));
         row

@@ -1,5 +1,6 @@
-//! Interval histograms in HdrHistogram's own log format: a line a metric and second, tagged by metric.
-//! Values are nanoseconds; negative ones have lines of their own, tagged `…_negative`, and lower values of primary metrics `…_low`.
+//! `_latency.hlog`: histograms in the log format of HdrHistogram, one line per metric and second, tagged with the metric.
+//! Values are nanoseconds. Negative values have separate lines with the tag `…_negative`, lower values of primary metrics with
+//! the tag `…_low`.
 
 use super::result_file::ResultFile;
 use hdrhistogram::serialization::{
@@ -13,10 +14,10 @@ use std::{
 };
 use time::OffsetDateTime;
 
-/// From the nanoseconds of a line's histogram to the milliseconds of its printed maximum.
+/// Divisor from the nanoseconds of a histogram to the milliseconds of the maximum printed in its line.
 const MAX_VALUE_DIVISOR: f64 = 1e6;
 
-/// Writes the log, whole lines at a time.
+/// Writes the log in complete lines.
 pub(super) struct Hlog<'a> {
     out: LineWriter<&'a mut ResultFile>,
     serializer: V2DeflateSerializer,
@@ -60,7 +61,7 @@ impl<'a> Hlog<'a> {
     }
 
     fn line(&mut self, histogram: &hdrhistogram::Histogram<u64>, second: u64, tag: &str) -> io::Result<()> {
-        // With nothing but the divisor, which is told in the log's own header already, so that line is cut off.
+        // This writer adds a header with the divisor. The header of the log already contains it, so that line is removed.
         let mut line = Vec::new();
         IntervalLogWriterBuilder::new()
             .with_max_value_divisor(MAX_VALUE_DIVISOR)

@@ -1,5 +1,4 @@
-//! What the machine is: facts that a figure cannot be read without.
-//! What the system does not tell is absent, never guessed.
+//! Facts about the host that generated the load. Facts that cannot be read are left out.
 
 use serde::Serialize;
 use std::fs;

@@ -1,15 +1,14 @@
-//! `index.jsonl`: a line a run with its headline figures, for whoever looks for one among many.
-//! It is only added to; nothing here reads it.
+//! `index.jsonl`: one line per run with its main figures, to find a run among many.
+//! The program only appends to it and never reads it.
 
 use super::{RunInfo, files::Files, ratios::rate};
 use crate::values::escaped_json;
-use measure::defects::Defect;
-use measure::{Judgement, Metric, RunData, Statistic};
+use measure::{Judgement, Metric, RunData, Statistic, defects::Defect};
 use serde_json::json;
 use std::{fs::OpenOptions, io, io::Write};
 use time::format_description::well_known::Rfc3339;
 
-/// Adds the run's line to `index.jsonl`, in one write, so that two runs at once cannot mix theirs.
+/// Appends the line of the run to `index.jsonl` in one write, so that the lines of simultaneous runs do not mix.
 pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Judgement) -> io::Result<()> {
     let quantile = |metric, quantile| run.metrics.get(metric).quantile_ms(quantile);
     let figures = [
@@ -21,7 +20,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Ju
     ];
     let doubtful =
         figures.iter().filter(|(metric, p)| !run.metrics.is_trusted(*metric, Statistic::Percentile(*p)));
-    let untrusted: Vec<_> = doubtful.map(|(metric, p)| format!("p{p}_{}_ms", metric.name())).collect();
+    let untrusted: Vec<_> = doubtful.map(|(metric, p)| format!("p{p}_{}", metric.name_ms())).collect();
     let mut line = json!({
         "run_id": files.id(),
         "started_at": files.started_at.format(&Rfc3339).map_err(io::Error::other)?,
@@ -54,7 +53,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, judgement: &Ju
     index.write_all(format!("{}\n", escaped_json(&line.to_string())).as_bytes())
 }
 
-/// FNV-1a, 64 bits: the same configuration has the same hash in every version and on every machine.
+/// Computes the 64-bit FNV-1a hash. A configuration has the same hash in every version and on every machine.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()

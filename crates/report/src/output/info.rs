@@ -3,7 +3,7 @@
 
 use super::EventTotals;
 use measure::{
-    Evidence, FaultRecord, FaultStatus, Metric, RunData, Statistic, Trustworthiness,
+    Evidence, FaultRecord, Metric, RunData, Statistic, Trustworthiness,
     findings::{self, Finding, FindingInputs},
     observations::{EndpointHistory, Observations},
 };
@@ -140,11 +140,7 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
 }
 
 fn not_injected(fault: &FaultRecord) -> Option<String> {
-    let why = match &fault.status {
-        FaultStatus::Injected(_) => return None,
-        FaultStatus::Failed(why) => why.trim_end_matches('.'),
-        FaultStatus::Planned => "the run ended before its time",
-        FaultStatus::Begun => "it was not in effect when the run ended",
-    };
-    Some(format!("`{}` at {} s, {}", fault.spec, fault.at.as_secs_f64(), crate::values::printable(why)))
+    let ("failed", why) = fault.status.outcome() else { return None };
+    let why = crate::values::printable(why.trim_end_matches('.'));
+    Some(format!("`{}` at {} s, {why}", fault.spec, fault.at.as_secs_f64()))
 }

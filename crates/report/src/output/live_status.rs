@@ -1,9 +1,8 @@
-//! How a run stands while it goes on: what the collector publishes with every second for whoever shows it.
-//! It is for the eye alone; every result comes from the records.
+//! Status of a run that the collector publishes every second for the live view. Results never come from it.
 
-use measure::defects::Defects;
 use measure::{
-    Distribution, Interval, Metric, QueryCounts, RunData, Statistic, TokenCounts, threshold::Outcome,
+    Distribution, Interval, Metric, QueryCounts, RunData, Statistic, TokenCounts, defects::Defects,
+    threshold::Outcome,
 };
 use parking_lot::Mutex;
 use std::{
@@ -12,48 +11,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Percentiles are of so many seconds.
+/// Number of seconds of which the live view shows percentiles.
 pub const LIVE_WINDOW_SECONDS: usize = 5;
-/// Seconds that are drawn.
+/// Number of seconds in the charts.
 const SHOWN_SECONDS: usize = 300;
-/// What has percentiles.
+/// Durations of which the live view shows percentiles.
 pub const LIVE_METRICS: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery];
 const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
 
-/// While no second comes to its end, the sums are shown this often.
+/// Time between two publications of the sums if no second ends.
 const WITHOUT_SECONDS: Duration = Duration::from_secs(2);
 
-/// Where it stands for all who look.
+/// The live status, shared between the collector and the live view.
 pub type SharedStatus = Arc<Mutex<LiveStatus>>;
 
-/// A run as it stands.
+/// Status of a run.
 #[derive(Clone, Debug, Default)]
 pub struct LiveStatus {
-    /// Of queries that ended.
+    /// Tokens of the queries that ended.
     pub tokens: TokenCounts,
-    /// What came in them that ought not to have come.
+    /// Defects in the queries that ended.
     pub defects: Defects,
-    /// That ended.
+    /// Queries that ended.
     pub queries: QueryCounts,
     /// p50, p95 and p99 of each of [`LIVE_METRICS`] over the last seconds, milliseconds.
     pub recent: [Option<[f64; 3]>; LIVE_METRICS.len()],
-    /// Whether each of these cannot be trusted, over the run so far.
+    /// Whether each of these percentiles cannot be trusted, over the run so far.
     pub untrusted: [[bool; 3]; LIVE_METRICS.len()],
     /// Tokens of each of the last seconds, the present one last.
     pub tokens_by_second: VecDeque<u64>,
-    /// p95 of `ttft_ms` of the same seconds; none of those in which no query ended.
+    /// p95 of `ttft_ms` of the same seconds. `None` for seconds in which no query ended.
     pub ttft_by_second: VecDeque<Option<f64>>,
     /// Attempts to reconnect.
     pub reconnect_attempts: u64,
-    /// …of which succeeded.
+    /// Attempts to reconnect that succeeded.
     pub reconnects: u64,
-    /// Failures by kind and code, the most first.
+    /// Failures by kind and code, the most frequent first.
     pub failures: Vec<(String, u64)>,
-    /// What the user's thresholds would come to by now.
+    /// Outcomes that the thresholds of the user would have if the run ended now.
     pub thresholds: Vec<Outcome>,
 }
 
-/// Makes the standing, from the seconds and the sums of the collector.
+/// Computes the status from the seconds and sums of the collector.
 #[derive(Debug, Default)]
 pub(super) struct StatusPublisher {
     shared_status: SharedStatus,
@@ -62,7 +61,7 @@ pub(super) struct StatusPublisher {
     ttft: VecDeque<Option<f64>>,
     counted: (u64, u64),
     next: u64,
-    /// When last, and since then no second was over.
+    /// Time of the last publication. `None` if a second has ended since.
     published: Option<Instant>,
 }
 
@@ -71,9 +70,9 @@ impl StatusPublisher {
         Self { shared_status, ..Self::default() }
     }
 
-    /// Takes a second that is over.
+    /// Adds a second that has ended.
     pub(super) fn second(&mut self, second: u64, interval: &Interval) {
-        // Seconds without anything have no interval.
+        // Seconds without measurements have no interval.
         let empty = second.saturating_sub(self.next).min(SHOWN_SECONDS as u64);
         self.next = second + 1;
         for _ in 0..empty {
@@ -90,12 +89,12 @@ impl StatusPublisher {
         self.published = None;
     }
 
-    /// Whether there is something new.
+    /// Returns whether to publish now.
     pub(super) fn is_due(&self) -> bool {
         self.published.is_none_or(|at| at.elapsed() >= WITHOUT_SECONDS)
     }
 
-    /// Shows it to all who look.
+    /// Publishes the status.
     pub(super) fn publish(&mut self, run: &RunData, thresholds: Vec<Outcome>) {
         let live_status = LiveStatus {
             tokens: run.tokens,
@@ -110,7 +109,7 @@ impl StatusPublisher {
             ttft_by_second: self.ttft.clone(),
             reconnect_attempts: self.counted.0,
             reconnects: self.counted.1,
-            failures: failures(run),
+            failures: run.failures.by_count().into_iter().map(|(name, group)| (name, group.count)).collect(),
             thresholds,
         };
         *self.shared_status.lock() = live_status;
@@ -130,17 +129,6 @@ fn push<T>(queue: &mut VecDeque<T>, value: T, most: usize) {
         queue.pop_front();
     }
     queue.push_back(value);
-}
-
-fn failures(run: &RunData) -> Vec<(String, u64)> {
-    let name = |kind: &str, code: Option<u16>| match code {
-        Some(code) => format!("{kind} {code}"),
-        None => kind.to_owned(),
-    };
-    let mut failures: Vec<_> =
-        run.failures.iter().map(|(kind, code, group)| (name(kind, code), group.count)).collect();
-    failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    failures
 }
 
 #[cfg(test)]

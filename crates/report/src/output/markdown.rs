@@ -8,7 +8,6 @@ use super::{
     text::headline,
 };
 use crate::values::{marked, percent, printable, uncontrolled};
-use measure::defects::Defect;
 use measure::{Metric, RunData, Statistic, threshold::State};
 use std::{
     fmt::Write as _,
@@ -96,10 +95,9 @@ fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
         let (count, all) = (queries.contents_unverified, queries.ok);
         let _ = writeln!(out, "Contents are unverified in {count} of {all} complete queries.");
     }
-    for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
-        let first = run.defects.example(defect).map(|frame| format!(", first: `{}`", code(frame)));
-        let _ =
-            writeln!(out, "- {}: {}{}", defect.name(), run.defects.count(defect), first.unwrap_or_default());
+    for (defect, count, example) in run.defects.found() {
+        let first = example.map(|frame| format!(", first: `{}`", code(frame))).unwrap_or_default();
+        let _ = writeln!(out, "- {}: {count}{first}", defect.name());
     }
     let duration = run.duration();
     let good = if conclusion.objectives.is_empty() {
@@ -133,7 +131,7 @@ fn latency(out: &mut String, run: &RunData) {
         };
         let cells = SHOWN.map(cell).join(" | ");
         untrusted |= cells.contains('~');
-        let _ = writeln!(out, "| {}_ms | {} | {cells} |", metric.name(), distribution.count());
+        let _ = writeln!(out, "| {} | {} | {cells} |", metric.name_ms(), distribution.count());
     }
     if untrusted {
         out.push_str("\n`~`: cannot be trusted, because the measurement error exceeds 1 ms and 10 %.\n");
@@ -141,14 +139,12 @@ fn latency(out: &mut String, run: &RunData) {
 }
 
 fn failures(out: &mut String, run: &RunData) {
-    let mut groups: Vec<_> = run.failures.iter().collect();
-    groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.count));
+    let groups = run.failures.by_count();
     if !groups.is_empty() {
         out.push('\n');
     }
-    for (kind, number, group) in groups.iter().take(5) {
-        let number = number.map(|number| format!(" {number}")).unwrap_or_default();
-        let _ = writeln!(out, "- {} × {kind}{number}: `{}`", group.count, code(&printable(&group.example)));
+    for (name, group) in groups.iter().take(5) {
+        let _ = writeln!(out, "- {} × {name}: `{}`", group.count, code(&printable(&group.example)));
     }
 }
 

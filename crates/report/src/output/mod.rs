@@ -1,6 +1,6 @@
-//! What a run leaves behind: files in the output directory and the text on stdout.
-//! A thread of its own writes as the run goes on, so an interrupted run leaves valid files; no worker ever waits for a disk
-//! unless the disk falls ten thousand queries behind.
+//! Results of a run: files in the output directory and the text on stdout.
+//! A separate thread writes during the run, so an interrupted run leaves valid files. Workers wait for the disk only if it is more
+//! than ten thousand queries behind.
 
 mod analyze;
 mod collector;
@@ -29,7 +29,7 @@ mod summary;
 mod tables;
 mod text;
 
-pub use analyze::{AnalyzeError, analyze};
+pub use analyze::analyze;
 pub use colors::colored;
 pub use criteria::{Abort, Criteria};
 pub use events::{Destination, EventSettings, EventSink, EventTotals};
@@ -42,8 +42,7 @@ use crate::{html, messages};
 use collector::Collector;
 use conclusion::Conclusion;
 use events::{Events, Pipe};
-use measure::FaultLog;
-use measure::{ActiveCounter, Judgement, ReadingBuffer, Recorder, RecorderMessage, RunData};
+use measure::{ActiveCounter, FaultLog, Judgement, ReadingBuffer, Recorder, RecorderMessage, RunData};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -55,10 +54,10 @@ use std::{
     thread::JoinHandle,
 };
 
-/// Parcels between the workers and the writing thread: some ten thousand finished queries.
-const PARCELS: usize = 16_384;
+/// Largest number of messages between the workers and the writing thread: about ten thousand finished queries.
+const MESSAGES: usize = 16_384;
 
-/// The results of a run in the making.
+/// The results of a run that is going on.
 #[derive(Debug)]
 pub struct Results {
     files: files::Files,
@@ -66,7 +65,7 @@ pub struct Results {
     shared_status: Option<SharedStatus>,
     events: Option<Events>,
     messages_in: SyncSender<RecorderMessage>,
-    /// How many were made.
+    /// Number of recorders created.
     recorders: AtomicU64,
     collector: JoinHandle<io::Result<RunData>>,
     sessions: ActiveCounter,
@@ -74,14 +73,14 @@ pub struct Results {
     readings: ReadingBuffer,
 }
 
-/// A run judged and written.
+/// A finished run with its verdict and its files.
 #[derive(Debug)]
 pub struct Finished {
-    /// What was written.
+    /// Files that were written.
     pub files: Vec<PathBuf>,
-    /// What the names of all of it begin with.
+    /// Common start of the names of all files.
     pub base: PathBuf,
-    /// Files that could not be written to their end, and why.
+    /// Files that could not be written completely, each with the reason.
     pub unwritten: Vec<String>,
     measured: RunData,
     info: RunInfo,
@@ -89,19 +88,19 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// What the run is worth, and why.
+    /// Returns the verdict and its reason.
     #[must_use]
     pub const fn judgement(&self) -> &Judgement {
         &self.conclusion.judgement
     }
 
-    /// The verdict's name, or that the run was interrupted.
+    /// Returns the name of the verdict, or that the run was interrupted.
     #[must_use]
     pub const fn headline(&self) -> &'static str {
         text::headline(&self.info, &self.conclusion.judgement)
     }
 
-    /// The exit code that follows. A pass without all of its results is none.
+    /// Returns the exit code. A run that passed has exit code 1 if a file could not be written.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self.conclusion.exit_code {
@@ -110,7 +109,7 @@ impl Finished {
         }
     }
 
-    /// The text summary for a terminal of so many columns; [`colored`] paints it.
+    /// Returns the text summary for a terminal with `columns` columns, without colours. [`colored`] adds them.
     #[must_use]
     pub fn text(&self, columns: usize) -> String {
         text::render(&self.measured, &self.info, &self.conclusion, columns)
@@ -118,13 +117,13 @@ impl Finished {
 }
 
 impl Results {
-    /// Creates the files and starts the thread that writes them.
+    /// Creates the files and starts the writing thread.
     ///
     /// # Errors
-    /// The directory or a file in it cannot be created; the message names it and what to do.
+    /// The directory or a file in it cannot be created.
     pub fn open(settings: &OutputSettings, faults: Arc<FaultLog>) -> Result<Self, OpenError> {
         let files = files::Files::create(settings)?;
-        let (messages_in, incoming) = sync_channel(PARCELS);
+        let (messages_in, incoming) = sync_channel(MESSAGES);
         let (sessions, queries, readings) =
             (ActiveCounter::default(), ActiveCounter::default(), ReadingBuffer::default());
         let criteria = settings.criteria.clone();
@@ -151,61 +150,60 @@ impl Results {
         })
     }
 
-    /// A recorder; one a worker.
+    /// Creates a recorder. Each worker needs one.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
         let number = self.recorders.fetch_add(1, Relaxed);
         Recorder::new(number, self.messages_in.clone(), Arc::clone(&self.criteria.objectives))
     }
 
-    /// Why the run is to end early, if it is.
+    /// Returns why the run is to end early, if it is.
     #[must_use]
     pub fn aborted(&self) -> Option<String> {
         self.criteria.abort.as_ref()?.reason.get().cloned()
     }
 
-    /// Where the run's standing is shown, if somebody looks.
+    /// Returns the status for the live view, if it is open.
     #[must_use]
     pub fn shared_status(&self) -> Option<SharedStatus> {
         self.shared_status.clone()
     }
 
-    /// Where events go, if somebody wants them.
+    /// Returns the sink for events, if `--out json` was requested.
     #[must_use]
     pub fn events(&self) -> Option<EventSink> {
         self.events.as_ref().map(Events::sink)
     }
 
-    /// Where the file of this ending belongs.
+    /// Returns the path of the file with this ending.
     #[must_use]
     pub fn path(&self, ending: &str) -> PathBuf {
         self.files.path(ending)
     }
 
-    /// How many sessions are open: `enter()` when one starts, drop the guard when it ends.
+    /// Returns the counter of open sessions. Call `enter()` when a session starts, and drop the guard when it ends.
     #[must_use]
     pub const fn sessions(&self) -> &ActiveCounter {
         &self.sessions
     }
 
-    /// How many queries are running: `enter()` when one is sent, drop the guard when it ends.
+    /// Returns the counter of running queries. Call `enter()` when a query is sent, and drop the guard when it ends.
     #[must_use]
     pub const fn queries(&self) -> &ActiveCounter {
         &self.queries
     }
 
-    /// Where to put what is read beside the run.
+    /// Returns the buffer for monitoring readings.
     #[must_use]
     pub const fn readings(&self) -> &ReadingBuffer {
         &self.readings
     }
 
-    /// Waits for the last recorder to be dropped, judges the run, writes the rest and makes the text.
-    ///
-    /// A file that could not be written to its end is named in the outcome.
+    /// Waits until the last recorder is dropped, judges the run and writes the remaining files. Files that could not be written
+    /// completely are listed in [`Finished::unwritten`].
     ///
     /// # Errors
-    /// The thread that writes broke.
+    /// The writing thread failed.
     pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
         drop(self.messages_in);
         let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
@@ -213,7 +211,7 @@ impl Results {
     }
 }
 
-/// The events' file or pipe, and their first line.
+/// Opens the destination of the events and sends the first event.
 fn start_events(files: &files::Files, wanted: &EventSettings) -> Result<Events, OpenError> {
     let path = match &wanted.destination {
         Destination::Results => files.path("_events.ndjson"),
@@ -234,7 +232,7 @@ fn start_events(files: &files::Files, wanted: &EventSettings) -> Result<Events, 
     Ok(events)
 }
 
-/// Judges the run and writes what can only be written at its end.
+/// Judges the run and writes the files that can only be written at its end.
 fn write_up(
     files: &files::Files,
     run: RunData,
@@ -258,12 +256,12 @@ fn write_up(
     write(&files.path("_junit.xml"), junit::write(files, &run, &info, &conclusion));
     write(&files.path("_summary.md"), markdown::write(files, &run, &info, &conclusion));
     write(&files.index(), index::write(files, &run, &info, &conclusion.judgement));
-    // Everything that it says is stored already: a run is not lost for want of its picture.
+    // The report contains only stored data, so an error does not fail the run.
     if files.path("_summary.json").exists()
         && let Err(error) = html::write(&files.path(".csv"))
     {
         messages::print_stderr(&format!(
-            "client: the report was not written ({error:#}); `client report` can make it later"
+            "warning: the HTML report was not written: {error:#}. `streamstress report` can create it later"
         ));
     }
     let unwritten = files.unwritten.list();

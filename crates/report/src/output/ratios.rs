@@ -1,4 +1,4 @@
-//! Ratios of a run's counts: shares, rates and means, with a defined result where there is nothing to divide by.
+//! Ratios of a run's counts: shares, rates and means, with a defined result if the divisor is 0.
 
 use measure::RunData;
 use std::time::Duration;

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 
 /// Shortest run for a memory slope, in seconds.
 const MIN_S: f64 = 60.0;
-const BYTES_A_MB: f64 = 1_048_576.0;
+/// Bytes per MB in the readings of memory.
+pub(super) const BYTES_PER_MB: f64 = 1_048_576.0;
 
 /// Adds the section about the stack: bus lag, gateways, CPU and memory by role (sums over the processes of a role).
 pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
@@ -74,7 +75,7 @@ pub(super) fn bytes_per_minute(usage: &Usage) -> Option<(f64, f64)> {
     let points: Vec<_> = usage.memory().collect();
     let length = points.last()?.0 - points.first()?.0;
     let (slope, error) = slope(&second_half(points)).filter(|_| length + 2.0 >= MIN_S)?;
-    Some((slope * BYTES_A_MB * 60.0, error * BYTES_A_MB * 60.0))
+    Some((slope * BYTES_PER_MB * 60.0, error * BYTES_PER_MB * 60.0))
 }
 
 /// Returns the key `health`, with names as in thresholds. `None` if nothing was monitored.
@@ -98,9 +99,9 @@ pub(super) fn health(run: &RunData) -> Option<Value> {
                 ("p90", health.p90),
                 ("p99", health.p99),
             ];
-            let told = if label.is_none() { of.len() } else { 3 };
+            let shown = if label.is_none() { of.len() } else { 3 };
             keys.extend(
-                of.into_iter().take(told).map(|(statistic, ms)| (format!("{name}:{statistic}"), json!(ms))),
+                of.into_iter().take(shown).map(|(statistic, ms)| (format!("{name}:{statistic}"), json!(ms))),
             );
         }
     }

@@ -1,4 +1,4 @@
-//! A file of the results that a full disk does not stop: its first failure is noted, and what follows is left out.
+//! A result file whose write errors do not stop the run. The first error is recorded, and later writes are skipped.
 
 use parking_lot::Mutex;
 use std::{
@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-/// Which files could not be written, and why.
+/// Files that could not be written, each with the reason.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WriteErrors(Arc<Mutex<Vec<String>>>);
 
@@ -22,25 +22,25 @@ impl WriteErrors {
     }
 }
 
-/// A file to write to. No write to it fails.
+/// A result file. Writing to it never returns an error.
 #[derive(Debug)]
 pub(super) struct ResultFile {
-    /// Nothing after the first failure.
+    /// `None` after the first error.
     file: Option<File>,
     path: PathBuf,
-    /// Worth nothing unless it is whole: it is removed when it cannot be written.
+    /// Whether the file is useless unless it is complete. It is then removed after an error.
     is_document: bool,
     unwritten: WriteErrors,
 }
 
 impl ResultFile {
-    /// Creates, or empties, a file that is of use also where its end is missing.
+    /// Creates or truncates a file of rows, which is useful even if its end is missing.
     pub(super) fn of_rows(path: PathBuf, unwritten: &WriteErrors) -> io::Result<Self> {
         let file = Some(File::create(&path)?);
         Ok(Self { file, path, is_document: false, unwritten: unwritten.clone() })
     }
 
-    /// Writes a file that is of no use unless it is whole.
+    /// Creates or truncates a document, which is useless unless it is complete.
     pub(super) fn document(path: PathBuf, unwritten: &WriteErrors) -> Self {
         let created = File::create(&path);
         let mut result_file = Self { file: None, path, is_document: true, unwritten: unwritten.clone() };

@@ -189,7 +189,8 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
     }
 }
 
-/// `mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` … and the throughputs; defects by their names; goodput where objectives were given.
+/// Returns the keys of vLLM (`mean_ttft_ms`, `median_e2el_ms`, `p99_itl_ms` …), throughputs and defects, and goodput if objectives
+/// were given.
 fn vllm(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> Map<String, Value> {
     let mut keys = Map::new();
     if !conclusion.objectives.is_empty() {
@@ -219,7 +220,7 @@ fn vllm(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> Map<String, V
 fn metrics(run: &RunData, info: &RunInfo) -> Map<String, Value> {
     Metric::ALL
         .into_iter()
-        .filter_map(|metric| Some((format!("{}_ms", metric.name()), figures::of(&run.metrics, metric)?)))
+        .filter_map(|metric| Some((metric.name_ms(), figures::of(&run.metrics, metric)?)))
         .chain(info.observations.stack_counters.bus_lag.map(|lag| ("bus_lag_ms".to_owned(), json!(lag))))
         .collect()
 }

@@ -1,5 +1,5 @@
-//! `_stats.csv`, a row a step of the session, and `_failures.csv`, a row a kind of failure; Locust's columns.
-//! Both are written once, at the end.
+//! `_stats.csv` with one row per step of the session, and `_failures.csv` with one row per kind of failure. Column names are those
+//! of Locust. Both are written at the end of the run.
 
 use super::{
     files::Files,
@@ -10,7 +10,7 @@ use measure::{Metric, RunData};
 use settings::cells::CellWriter;
 use std::io;
 
-/// Before the percentiles.
+/// Columns before the percentiles.
 const STATS: [&str; 8] = [
     "Type",
     "Name",

@@ -12,7 +12,6 @@ use crate::{
     text_builder::{Column, TextBuilder},
     values::{marked, percent, printable, short},
 };
-use measure::defects::Defect;
 use measure::{Judgement, Metric, RunData, Statistic, threshold::State};
 
 pub(super) const INTERRUPTED: &str = "INTERRUPTED";
@@ -160,9 +159,9 @@ fn delivery(out: &mut TextBuilder, run: &RunData) {
 
 /// Adds the defects, each with the beginning of the first example.
 fn defects(out: &mut TextBuilder, run: &RunData) {
-    for defect in Defect::ALL.into_iter().filter(|&defect| run.defects.count(defect) > 0) {
-        let first = run.defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
-        out.entry(defect.name(), &format!("{}{first}", run.defects.count(defect)));
+    for (defect, count, example) in run.defects.found() {
+        let first = example.map(|frame| format!("  first: {frame}")).unwrap_or_default();
+        out.entry(defect.name(), &format!("{count}{first}"));
     }
 }
 
@@ -195,7 +194,7 @@ fn row(run: &RunData, metric: Metric) -> Option<Vec<String>> {
         let trusted = run.metrics.is_trusted(metric, statistic);
         statistic.of(distribution).map_or_else(|_| String::new(), |ms| marked(ms, trusted))
     });
-    Some(std::iter::once(format!("{}_ms", metric.name())).chain(cells).collect())
+    Some(std::iter::once(metric.name_ms()).chain(cells).collect())
 }
 
 fn throughput(out: &mut TextBuilder, run: &RunData, info: &RunInfo, conclusion: &Conclusion) {
@@ -293,15 +292,13 @@ fn generator(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
 }
 
 fn failures(out: &mut TextBuilder, run: &RunData) {
-    let mut groups: Vec<_> = run.failures.iter().collect();
+    let groups = run.failures.by_count();
     if groups.is_empty() {
         return;
     }
-    groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.count));
     out.gap();
-    for (kind, code, group) in groups.iter().take(8) {
-        let code = code.map(|code| format!(" {code}")).unwrap_or_default();
-        out.sentence(&format!("{} × {kind}{code}: ", group.count), &printable(&group.example));
+    for (name, group) in groups.iter().take(8) {
+        out.sentence(&format!("{} × {name}: ", group.count), &printable(&group.example));
     }
     if groups.len() > 8 {
         out.sentence("", &format!("… and {} more kinds in _failures.csv", groups.len() - 8));

@@ -1,5 +1,4 @@
-//! The schedule as a bar with the present marked, and times as a clock shows them.
-//! It knows cells, not widgets.
+//! The schedule as a bar of cells in which the present is marked, and times in the form of a clock.
 
 use plan::schedule::Phase;
 use std::time::Duration;
@@ -10,7 +9,7 @@ pub enum Cell {
     Past,
     Present,
     ToCome,
-    /// Where a phase begins.
+    /// Start of a phase.
     Border,
 }
 
@@ -25,7 +24,7 @@ impl Cell {
     }
 }
 
-/// The phases over `total`, of which `elapsed` has gone by, in `width` cells.
+/// Returns the phases over `total` in `width` cells. The present is at `elapsed`.
 pub fn schedule(phases: &[Phase], total: Duration, elapsed: Duration, width: u16) -> Vec<Cell> {
     let cell_of = |time: Duration| {
         let share = time.as_secs_f64() / total.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -44,12 +43,12 @@ pub fn schedule(phases: &[Phase], total: Duration, elapsed: Duration, width: u16
     (0..width).map(cell).collect()
 }
 
-/// The phase that is on, from 0; behind the last one none.
+/// Returns the index of the current phase, or `None` after the last one.
 pub fn present(phases: &[Phase], elapsed: Duration) -> Option<usize> {
     phases.iter().position(|phase| elapsed >= phase.start && phase.end.is_none_or(|end| elapsed < end))
 }
 
-/// `1:02:03`, or `2:03`.
+/// Formats a time as `1:02:03` or `2:03`.
 pub fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

@@ -46,10 +46,10 @@ pub struct Screen {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Whether there is a terminal to show it on (stderr, since stdout is the summary's), and one whose keys can be read.
+/// Checks that stderr is a terminal for the view, and that a terminal can be read for keys. Stdout belongs to the summary.
 ///
 /// # Errors
-/// Which of them there is not, for a person.
+/// One of the two terminals is missing. The message says which one and what to do.
 pub fn check() -> Result<(), String> {
     if !io::stderr().is_terminal() {
         return Err(
@@ -65,10 +65,10 @@ pub fn check() -> Result<(), String> {
 }
 
 impl Screen {
-    /// Takes the terminal and begins to show.
+    /// Takes the terminal and starts to draw.
     ///
     /// # Errors
-    /// The terminal cannot be taken, or a thread not be started.
+    /// The terminal cannot be configured, or the thread cannot be started.
     pub fn open(sources: Sources) -> io::Result<Self> {
         let ended = Arc::new(AtomicBool::new(false));
         let taken = TerminalGuard::take()?;
@@ -96,7 +96,7 @@ struct TerminalGuard;
 
 impl TerminalGuard {
     fn take() -> io::Result<Self> {
-        give_back_on_panic();
+        restore_on_panic();
         let is_up = IS_UP.lock();
         messages::defer();
         is_up.set(true);
@@ -109,12 +109,12 @@ impl TerminalGuard {
 
 impl Drop for TerminalGuard {
     fn drop(&mut self) {
-        give_back();
+        restore();
     }
 }
 
 /// Restores the terminal once. A panic hook may call it first, so that the message is readable and nothing is drawn over it.
-fn give_back() {
+fn restore() {
     let is_up = IS_UP.lock();
     if is_up.replace(false) {
         let _ = execute!(io::stderr(), terminal::LeaveAlternateScreen, cursor::Show);
@@ -123,12 +123,12 @@ fn give_back() {
     }
 }
 
-fn give_back_on_panic() {
+fn restore_on_panic() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            give_back();
+            restore();
             before(panic);
         }));
     });
@@ -161,14 +161,14 @@ fn show(
     }
 }
 
-/// What a key is for.
+/// Effect of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     Stop,
     Help,
 }
 
-/// The key that was pressed within [`POLL_INTERVAL`].
+/// Waits for a key for at most [`POLL_INTERVAL`].
 fn key() -> Option<Key> {
     match event::poll(POLL_INTERVAL) {
         Ok(true) => match event::read().ok()? {
@@ -203,8 +203,8 @@ mod tests {
         let drawing = IS_UP.lock();
         drawing.set(true);
         messages::defer();
-        // As the hook does, on the thread that draws.
-        give_back();
+        // The hook calls this on the thread that draws.
+        restore();
         assert_eq!((drawing.get(), messages::last_deferred()), (false, None));
     }
 

@@ -1,5 +1,4 @@
-//! All that the live view shows at one moment, as a value.
-//! It is put together from counters and from the collector's standing, and changes nothing.
+//! A snapshot of everything that the live view shows. It is made from counters and from the status that the collector publishes.
 
 use crate::output::{EventSink, LiveStatus, SharedStatus};
 use measure::{
@@ -16,35 +15,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Rates are taken over so long.
+/// Time over which rates are computed.
 const RATES_OVER: Duration = Duration::from_secs(2);
 
-/// Where the figures come from.
+/// Sources of the live view.
 #[derive(Debug)]
 pub struct Sources {
-    /// Where the run is aimed at.
+    /// URL of the system under test.
     pub target: String,
-    /// The beginning of the run's clock.
+    /// Start of the run.
     pub epoch: Instant,
-    /// The plan.
+    /// Schedule of the run.
     pub schedule: Arc<Schedule>,
-    /// What was reckoned before.
+    /// Duration and number of queries that were expected before the run.
     pub estimate: Estimate,
-    /// The workers' counters.
+    /// Counters of the workers.
     pub counters: Vec<Arc<LiveCounters>>,
-    /// Open sessions.
+    /// Counter of open sessions.
     pub sessions: ActiveCounter,
-    /// What is broken.
+    /// Log of the faults.
     pub faults: Arc<FaultLog>,
-    /// What the collector publishes.
+    /// Status that the collector publishes.
     pub shared_status: SharedStatus,
-    /// Where events go.
+    /// Sink of the events, if they are wanted.
     pub events: Option<EventSink>,
-    /// Whether the run was asked to end, and whom to ask.
+    /// Stops the run, and knows whether it is stopping.
     pub stop: Stop,
 }
 
-/// Of the last seconds, a second.
+/// Rates per second over the last seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
     pub tokens: f64,
@@ -52,19 +51,19 @@ pub struct Rates {
     pub connects: f64,
 }
 
-/// What is shown.
+/// What the live view shows.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub target: String,
     pub elapsed: Duration,
-    /// When the schedule ends, where it knows.
+    /// End of the schedule, if it is known.
     pub end: Option<Duration>,
-    /// How long it will take in all, by what was done so far.
+    /// Expected length of the run, from the progress so far.
     pub estimate: Duration,
     pub phases: Vec<Phase>,
     pub is_stopping: bool,
     pub sessions_open: u64,
-    /// Sessions that the schedule wants now, in open models those that there may be.
+    /// Sessions that the schedule plans now, in open models the largest possible number.
     pub sessions_planned: u64,
     pub queries_planned: u64,
     pub totals: LiveTotals,
@@ -76,16 +75,16 @@ pub struct Snapshot {
     pub shows_help: bool,
 }
 
-/// Takes snapshots, and remembers the last looks for the rates.
+/// Takes snapshots. Keeps the counters of the last seconds to compute rates.
 #[derive(Debug)]
 pub struct SnapshotBuilder {
     sources: Sources,
-    looks: VecDeque<(Duration, LiveTotals)>,
+    samples: VecDeque<(Duration, LiveTotals)>,
 }
 
 impl SnapshotBuilder {
     pub fn new(sources: Sources) -> Self {
-        Self { sources, looks: VecDeque::new() }
+        Self { sources, samples: VecDeque::new() }
     }
 
     pub const fn stop(&self) -> &Stop {
@@ -96,11 +95,11 @@ impl SnapshotBuilder {
         let sources = &self.sources;
         let elapsed = Instant::now().saturating_duration_since(sources.epoch);
         let totals = totals(sources.counters.iter().map(AsRef::as_ref));
-        self.looks.push_back((elapsed, totals));
-        while self.looks.front().is_some_and(|(at, _)| elapsed.saturating_sub(*at) > RATES_OVER) {
-            self.looks.pop_front();
+        self.samples.push_back((elapsed, totals));
+        while self.samples.front().is_some_and(|(at, _)| elapsed.saturating_sub(*at) > RATES_OVER) {
+            self.samples.pop_front();
         }
-        let first = self.looks.front().copied().unwrap_or_default();
+        let first = self.samples.front().copied().unwrap_or_default();
         let (schedule, estimate) = (&sources.schedule, &sources.estimate);
         let sessions_planned = if schedule.model().is_open() {
             schedule.most_concurrent()
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_of_the_time_between_two_looks() {
+    fn rates_cover_the_time_between_two_snapshots() {
         let ms = Duration::from_millis;
         let before = LiveTotals { tokens: 100, queries: 5, ..LiveTotals::default() };
         let now = LiveTotals { tokens: 350, queries: 6, connects: 2, ..LiveTotals::default() };

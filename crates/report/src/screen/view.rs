@@ -11,7 +11,7 @@ use crate::{
 };
 use measure::{
     FaultRecord, FaultStatus,
-    defects::{Defect, Defects},
+    defects::Defects,
     threshold::{Outcome, State},
 };
 use ratatui::{
@@ -210,7 +210,7 @@ fn latency_table(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
         let cells = figures
             .map_or_else(Default::default, |[p50, p95, p99]| [cell(0, p50), cell(1, p95), cell(2, p99)]);
         let cells: String = cells.iter().map(|cell| format!("{cell:>9}")).collect();
-        lines.push(Line::from(format!("{:<16}{cells}", format!("{}_ms", metric.name()))));
+        lines.push(Line::from(format!("{:<16}{cells}", metric.name_ms())));
     }
     Paragraph::new(lines).render(area, buffer);
 }
@@ -271,10 +271,10 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
 }
 
 /// Returns a line per defect, with the first example.
-fn defects(defects: &Defects) -> impl Iterator<Item = Line<'static>> {
-    Defect::ALL.into_iter().filter(|&defect| defects.count(defect) > 0).map(|defect| {
-        let first = defects.example(defect).map(|frame| format!("  first: {frame}")).unwrap_or_default();
-        let line = format!("{} {}{first}", defects.count(defect), defect.name());
+fn defects(defects: &Defects) -> impl Iterator<Item = Line<'static>> + '_ {
+    defects.found().map(|(defect, count, example)| {
+        let first = example.map(|frame| format!("  first: {frame}")).unwrap_or_default();
+        let line = format!("{count} {}{first}", defect.name());
         if defect.is_judged() { Line::from(line.red()) } else { Line::from(line.yellow()) }
     })
 }

@@ -1,7 +1,8 @@
-//! Files of every kind, read; good ones make a text, bad ones are named with their line.
+//! Files of every kind: good ones become a text, and the errors about bad ones name the line.
 
 use super::*;
 use proptest::prelude::*;
+use std::path::Path;
 
 const TEN: &str = "session_id,query_num,latency,tokens,create_time,connect_time,close_time,reconnect_attempts,successful_reconnects,error\n";
 
@@ -12,11 +13,11 @@ fn print(analysis: &Analysis) -> String {
 }
 
 fn analysis(text: &str) -> Result<Analysis, String> {
-    read(Path::new("a.csv"), text.as_bytes()).map_err(|error| error.to_string())
+    QueryTable::new(Path::new("a.csv"), text.as_bytes()).and_then(read).map_err(|error| error.to_string())
 }
 
 #[test]
-fn the_origins_ten_columns_are_enough() {
+fn ten_columns_are_enough() {
     let rows = "s1,1,0.9,18,0.01,0.02,0.03,0,0,\ns1,2,,3,0.01,0.02,0.03,1,1,timed out\n";
     let analysis = analysis(&format!("{TEN}{rows}")).unwrap();
     assert_eq!((analysis.rows, analysis.ok, analysis.sessions.len()), (2, 1, 1));
@@ -41,29 +42,42 @@ fn only_the_last_row_may_be_cut_off() {
     let error = analysis(&format!("{TEN}s1,2,0.\n{whole}")).unwrap_err();
     assert_eq!(
         error,
-        "a.csv line 2: 3 fields where the header has 10; mend or remove that line, or name another file"
+        "invalid line 2 of a.csv: it has 3 fields, expected 10 as in the header; correct or remove that line, or name another file"
     );
 }
 
 #[test]
-fn what_is_no_result_is_named_with_its_line() {
+fn errors_name_the_line_and_the_value() {
     for (text, expected) in [
-        ("", "a.csv line 1: not a result CSV: its header lacks session_id, query_num"),
-        ("a,b\n1,2\n", "a.csv line 1: not a result CSV"),
-        (&format!("{TEN}s,1,fast,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"fast\""),
-        (&format!("{TEN}s,1,NaN,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"NaN\""),
-        (&format!("{TEN}s,1,1e300,18,0,0,0,0,0,\n"), "a.csv line 2: column latency has \"1e300\""),
-        (&format!("{TEN}s,1,1,-18,0,0,0,0,0,\n"), "a.csv line 2: column tokens has \"-18\""),
+        ("", "a.csv is not a table of queries: its header lacks session_id, query_num"),
+        ("a,b\n1,2\n", "a.csv is not a table of queries"),
+        (
+            &format!("{TEN}s,1,fast,18,0,0,0,0,0,\n"),
+            "invalid value \"fast\" in column latency, line 2 of a.csv: expected a number; correct",
+        ),
+        (
+            &format!("{TEN}s,1,NaN,18,0,0,0,0,0,\n"),
+            "invalid value \"NaN\" in column latency, line 2 of a.csv",
+        ),
+        (
+            &format!("{TEN}s,1,1e300,18,0,0,0,0,0,\n"),
+            "invalid value \"1e300\" in column latency, line 2 of a.csv",
+        ),
+        (
+            &format!("{TEN}s,1,1,-18,0,0,0,0,0,\n"),
+            "invalid value \"-18\" in column tokens, line 2 of a.csv: expected a whole number; correct",
+        ),
     ] {
         let error = analysis(text).unwrap_err();
         assert!(error.starts_with(expected), "{error}");
     }
-    let error = read(Path::new("a.csv"), &b"\xff\xfe\x00"[..]).unwrap_err().to_string();
-    assert!(error.contains("not UTF-8"), "{error}");
+    let error =
+        QueryTable::new(Path::new("a.csv"), &b"\xff\xfe\x00"[..]).and_then(read).unwrap_err().to_string();
+    assert!(error.contains("line 1 of a.csv: expected UTF-8 text"), "{error}");
     let error = analyze(&[PathBuf::from("/nowhere/a.csv")], 80).unwrap_err().to_string();
-    assert!(error.starts_with("/nowhere/a.csv: "), "{error}");
+    assert!(error.starts_with("cannot read /nowhere/a.csv: ") && error.contains("; name a .csv"), "{error}");
     let error = analyze(&[std::env::temp_dir()], 80).unwrap_err().to_string();
-    assert!(error.contains("a directory"), "{error}");
+    assert!(error.contains("Is a directory"), "{error}");
 }
 
 #[test]
@@ -92,7 +106,7 @@ fn files_that_went_through_other_programs() {
     assert_eq!(
         formula.errors.keys().collect::<Vec<_>>(),
         ["=HYPERLINK(1)"],
-        "as it was before it was written"
+        "without the apostrophe that protects spreadsheets"
     );
 }
 
@@ -110,13 +124,13 @@ fn the_other_tables_of_a_run_are_skipped_with_a_note() {
     let all: Vec<_> = [rows.clone()].into_iter().chain(others.clone()).collect();
     let text = analyze(&all, 120).unwrap();
     assert!(
-        text.contains("note: skipped") && text.contains("a_1_history.csv") && !text.contains("line 1"),
+        text.contains("note: skipped") && text.contains("a_1_history.csv") && !text.contains("header"),
         "{text}"
     );
     assert!(text.contains("queries...................: 1") && !text.contains("together"), "{text}");
     assert!(!analyze(&[rows], 80).unwrap().contains("skipped"));
     let error = analyze(&others, 80).unwrap_err().to_string();
-    assert!(error.contains("a_1_stats.csv line 1: not a result CSV"), "{error}");
+    assert!(error.contains("a_1_stats.csv is not a table of queries"), "{error}");
     let misnamed = write("b_stats.csv", &format!("{TEN}s,1,0.9,18,0,0,0,0,0,\n"));
     assert!(
         analyze(&[misnamed], 80).unwrap().contains("queries...................: 1"),
@@ -137,10 +151,10 @@ fn several_files_are_one() {
 
 proptest! {
     #[test]
-    fn garbage_is_refused_or_read_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let with_header = [TEN.as_bytes(), &bytes].concat();
         for input in [&bytes, &with_header] {
-            if let Ok(analysis) = read(Path::new("a.csv"), input.as_slice()) {
+            if let Ok(analysis) = QueryTable::new(Path::new("a.csv"), input.as_slice()).and_then(read) {
                 print(&analysis);
             }
         }

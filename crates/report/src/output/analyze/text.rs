@@ -1,5 +1,4 @@
-//! What was read from result files, as text: counts, percentiles, a histogram of the latency, errors by kind.
-//! It reckons nothing but the bins.
+//! Prints the contents of result files: counts, percentiles, a histogram of the latency, errors by kind.
 
 use super::{Analysis, OF_A_QUERY, OF_A_SESSION};
 use crate::{
@@ -19,9 +18,9 @@ const COLUMNS: [Column; 9] = [
     Column::right("p95", 8, 5),
     Column::right("p99", 8, 8),
 ];
-/// Of the histogram, beyond the last of them one for the rest.
+/// Number of bins of the histogram. One more bin counts everything above the last one.
 const BINS: usize = 12;
-/// Before a bar.
+/// Number of characters before a bar.
 const BEFORE_A_BAR: usize = 23;
 const LONGEST_BAR: usize = 40;
 
@@ -79,7 +78,7 @@ fn row(analysis: &Analysis, title: &str) -> Option<Vec<String>> {
     Some([title.to_owned(), count.to_string()].into_iter().chain(cells).collect())
 }
 
-/// Equal bins from the minimum to p99, and one of everything beyond.
+/// Prints bins of equal width from the minimum to p99, and one bin for everything above.
 fn histogram(out: &mut TextBuilder, latency: &Distribution) {
     let (Some(histogram), Some(p99), Some(least)) =
         (latency.positive(), latency.quantile_ns(0.99), latency.quantile_ns(0.0))

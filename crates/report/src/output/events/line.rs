@@ -1,8 +1,11 @@
-//! An event as a line: its type, its time in seconds since the run's start, and figures named as everywhere.
-//! Pure; what a server said comes tamed.
+//! Creates the events: each has its type, its time in seconds since the start of the run, and figures with their usual names.
+//! Texts of servers contain no control characters.
 
 use super::EventSettings;
-use crate::{output::RunInfo, values::printable};
+use crate::{
+    output::{RunInfo, faults::examples},
+    values::printable,
+};
 use measure::{
     FaultRecord, FaultStatus, Interval, Judgement, Metric, QueryTimes, Reading,
     defects::{Defect, Defects},
@@ -12,9 +15,9 @@ use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// Grows when a key changes its meaning.
+/// Version of the format. It increases when a key changes its meaning.
 const SCHEMA_VERSION: u32 = 1;
-/// Durations of which a second tells percentiles.
+/// Durations whose percentiles are part of a `second` event.
 const OF_A_SECOND: [Metric; 6] =
     [Metric::Ttft, Metric::Itl, Metric::E2el, Metric::Delivery, Metric::Connect, Metric::LoopLag];
 
@@ -44,7 +47,7 @@ fn millis(duration: Option<Duration>) -> Option<f64> {
     duration.map(|duration| duration.as_secs_f64() * 1e3)
 }
 
-/// The first line: what is run.
+/// Creates the first event: the configuration of the run.
 pub(in crate::output) fn run(wanted: &EventSettings, run_id: &str, started_at: OffsetDateTime) -> Value {
     let rest = json!({
         "schema_version": SCHEMA_VERSION,
@@ -56,7 +59,7 @@ pub(in crate::output) fn run(wanted: &EventSettings, run_id: &str, started_at: O
     event("run", Duration::ZERO, rest)
 }
 
-/// A query that ended.
+/// Creates the event of a query that ended.
 pub(in crate::output) fn query(query: &QueryRecord) -> Value {
     let tally = &query.tally;
     let mut rest = json!({
@@ -87,21 +90,20 @@ pub(in crate::output) fn query(query: &QueryRecord) -> Value {
     event("query", query.ended, rest)
 }
 
-/// Every kind by its name, and the first example of each that has one.
+/// Returns the count of every kind of defect, and the first example of each kind that has one.
 fn defects(defects: &Defects) -> Map<String, Value> {
     let mut keys: Map<_, _> = Defect::ALL
         .into_iter()
         .map(|defect| (defect.name().to_owned(), defects.count(defect).into()))
         .collect();
-    let example = |defect: Defect| Some((defect.name().to_owned(), Value::from(defects.example(defect)?)));
-    let examples: Map<_, _> = Defect::ALL.into_iter().filter_map(example).collect();
+    let examples = examples(defects);
     if !examples.is_empty() {
         keys.insert("examples".to_owned(), examples.into());
     }
     keys
 }
 
-/// A socket that was lost and opened again.
+/// Creates the event of a lost socket that was opened again.
 pub(in crate::output) fn reconnect(at: Moment, session_index: u64, reconnect: &Reconnect) -> Value {
     let (cause, code) = match reconnect.cause {
         LossCause::Closed(code) => ("closed", Some(code)),
@@ -117,7 +119,7 @@ pub(in crate::output) fn reconnect(at: Moment, session_index: u64, reconnect: &R
     event("reconnect", at, rest)
 }
 
-/// A session that ended.
+/// Creates the event of a session that ended.
 pub(in crate::output) fn session(session: &SessionRecord) -> Value {
     let rest = json!({
         "session_id": session.session.map(|id| id.to_string()),
@@ -135,7 +137,7 @@ pub(in crate::output) fn session(session: &SessionRecord) -> Value {
     event("session", session.ended, rest)
 }
 
-/// A second that is over: what ended in it, and percentiles of it alone.
+/// Creates the event of a finished second: what ended in it, and percentiles of this second only.
 pub(in crate::output) fn second(
     second: u64,
     interval: &Interval,
@@ -162,27 +164,26 @@ pub(in crate::output) fn second(
             figures["untrusted"] =
                 json!(trust.untrusted().iter().filter(|key| figures.get(*key).is_some()).collect::<Vec<_>>());
         }
-        rest[format!("{}_ms", metric.name())] =
-            if interval.get(metric).count() > 0 { figures } else { Value::Null };
+        rest[metric.name_ms()] = if interval.get(metric).count() > 0 { figures } else { Value::Null };
     }
     event("second", Duration::from_secs(second), rest)
 }
 
-/// What was read beside the run in a second: an event a process or door.
+/// Creates the monitoring events of a second, one per process or health target.
 pub(in crate::output) fn health(second: u64, readings: &[Reading]) -> Vec<Value> {
     let mut by_target: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for reading in readings {
         let figures = by_target.entry(&reading.label).or_default();
         figures.insert(reading.quantity.name().to_owned(), reading.value.into());
     }
-    let told = |(target, mut figures): (&str, Map<String, Value>)| {
+    let to_event = |(target, mut figures): (&str, Map<String, Value>)| {
         figures.insert("target".into(), target.into());
         event("health", Duration::from_secs(second), figures.into())
     };
-    by_target.into_iter().map(told).collect()
+    by_target.into_iter().map(to_event).collect()
 }
 
-/// What became of a fault; none before its time.
+/// Creates the event of a fault. `None` before the time of the fault.
 pub(in crate::output) fn fault(fault: &FaultRecord) -> Option<Value> {
     let (outcome, at, detail) = match &fault.status {
         FaultStatus::Planned => return None,
@@ -199,7 +200,7 @@ pub(in crate::output) fn fault(fault: &FaultRecord) -> Option<Value> {
     Some(event("fault", at.unwrap_or_default(), rest))
 }
 
-/// The last line.
+/// Creates the last event: the verdict.
 pub(in crate::output) fn verdict(
     judgement: &Judgement,
     info: &RunInfo,

@@ -1,5 +1,5 @@
-//! `--out json`: what happens in a run as NDJSON, a line an event, for whoever wants to see it while it happens.
-//! Nobody waits for its reader: what finds no place in the queue is dropped and counted.
+//! `--out json`: the events of a run as NDJSON, one line per event, while the run goes on.
+//! The run never waits for the reader: events that find the queue full are dropped and counted.
 
 mod line;
 mod pipe;
@@ -22,55 +22,50 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lines that wait for their reader: a few megabytes.
+/// Largest number of lines that wait to be written: a few megabytes.
 const LINES: usize = 8_192;
-/// How often it is looked whether to give up.
+/// Time between two checks whether to give up.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a reader may take, after the run's end, for what waits; and once more for the last line.
+/// Time after the end of the run in which the reader may take the waiting lines, and again for the last line.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How much longer a thread gets that writes: one that a terminal holds up inside a write is left behind.
+/// Further time for a thread that is inside a write. A thread that a terminal blocks for longer is abandoned.
 const GRACE: Duration = Duration::from_secs(1);
-/// Why the rest was dropped at the run's end.
+/// Reason why events were dropped at the end of the run.
 const TOO_SLOW: &str = "its reader is too slow";
 
-/// Where the events go.
+/// Destination of the events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// `<run>_events.ndjson`, among the results.
+    /// `<run>_events.ndjson` in the output directory.
     Results,
-    /// Stdout; the text summary then goes to stderr.
+    /// Stdout. The text summary then goes to stderr.
     Stdout,
-    /// A file, or a pipe.
+    /// A file or a named pipe.
     File(PathBuf),
 }
 
 impl FromStr for Destination {
     type Err = String;
 
-    /// As k6 has it: `json`, `json=FILE`, `json=-`.
+    /// Reads the syntax of k6: `json`, `json=FILE` or `json=-`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (format, place) =
-            text.split_once('=').map_or((text, None), |(format, place)| (format, Some(place)));
-        if format != "json" {
-            return Err(format!("`{text}` is no format that is known: give json, json=FILE or json=-"));
-        }
-        match place {
-            None => Ok(Self::Results),
-            Some("") => Err(format!("`{text}` names no file: give json, json=FILE or json=-")),
-            Some("-") => Ok(Self::Stdout),
-            Some(path) => Ok(Self::File(path.into())),
+        match text.split_once('=') {
+            None if text == "json" => Ok(Self::Results),
+            Some(("json", "-")) => Ok(Self::Stdout),
+            Some(("json", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(format!("invalid output \"{text}\" for --out: expected json, json=FILE or json=-")),
         }
     }
 }
 
-/// Events that are wanted, and what the first of them says.
+/// Settings of the events, and the contents of the first event.
 #[derive(Clone, Debug)]
 pub struct EventSettings {
-    /// Where they go.
+    /// Destination of the events.
     pub destination: Destination,
-    /// The resolved configuration, secrets redacted.
+    /// Configuration of the run without secrets.
     pub config: Value,
-    /// All random draws come from it.
+    /// Seed of all random draws.
     pub seed: u64,
 }
 
@@ -79,14 +74,14 @@ struct EventCounters {
     sent: AtomicU64,
     written: AtomicU64,
     dropped: AtomicU64,
-    /// When the writer has to give up.
+    /// Time at which the writer gives up.
     deadline: Mutex<Option<Instant>>,
-    /// Why nothing more is written.
+    /// Why writing has stopped.
     broken: Mutex<Option<String>>,
 }
 
 impl EventCounters {
-    /// Counts a line by what became of it, as [`Pipe::write`] says. Answers whether the next one can be written.
+    /// Counts a line by the result of [`Pipe::write`]. Returns whether the next line can be written.
     fn take(&self, outcome: &io::Result<bool>) -> bool {
         let lines = if matches!(outcome, Ok(true)) { &self.written } else { &self.dropped };
         lines.fetch_add(1, Relaxed);
@@ -100,20 +95,20 @@ impl EventCounters {
     }
 }
 
-/// What became of the events, at the end.
+/// Totals of the events at the end of the run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct EventTotals {
-    /// Where they went, for a person.
+    /// Name of the destination.
     pub destination: String,
-    /// Lines written, the last one too.
+    /// Lines written, including the last one.
     pub written: u64,
-    /// Lines that no reader took in time.
+    /// Lines that the reader did not take in time.
     pub dropped: u64,
-    /// Why nothing more was written.
+    /// Why writing stopped early. `None` if it did not.
     pub error: Option<String>,
 }
 
-/// Takes events from anywhere.
+/// Sends events to the writing thread. Can be cloned for any thread.
 #[derive(Clone, Debug)]
 pub struct EventSink {
     lines: SyncSender<String>,
@@ -121,7 +116,7 @@ pub struct EventSink {
 }
 
 impl EventSink {
-    /// Sends it on its way, or counts it as dropped; never waits.
+    /// Queues an event, or counts it as dropped if the queue is full. Never waits.
     pub fn send(&self, event: &Value) {
         self.counted.sent.fetch_add(1, Relaxed);
         let line = format!("{}\n", escaped_json(&event.to_string()));
@@ -130,7 +125,7 @@ impl EventSink {
         }
     }
 
-    /// How many were dropped until now.
+    /// Returns the number of events dropped so far.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.counted.dropped.load(Relaxed)
@@ -142,21 +137,21 @@ impl EventSink {
 pub(super) struct Events {
     place: String,
     sink: EventSink,
-    /// Told by the thread that writes when it is done.
+    /// Receives the pipe when the writing thread has ended, if the pipe still works.
     writer: Receiver<Option<Pipe>>,
 }
 
 impl Events {
-    /// Starts the thread that writes.
+    /// Starts the writing thread.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The thread cannot be started.
     pub(super) fn start(pipe: Pipe) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(LINES);
         let counted = Arc::new(EventCounters::default());
         let sink = EventSink { lines, counted: Arc::clone(&counted) };
         let place = pipe.place().to_owned();
-        let writer = apart(move || write(pipe, &waiting, &counted))?;
+        let writer = spawn(move || write(pipe, &waiting, &counted))?;
         Ok(Self { place, sink, writer })
     }
 
@@ -164,8 +159,8 @@ impl Events {
         self.sink.clone()
     }
 
-    /// Lets what waits go out, then `last`, which is told how much was written and dropped before it. Takes no longer than
-    /// twice [`PATIENCE`] and [`GRACE`].
+    /// Waits until the queued lines are written, then writes a last line. `last` creates it from the numbers of lines written and
+    /// dropped before it. Takes at most twice [`PATIENCE`] + [`GRACE`].
     pub(super) fn end(self, last: impl FnOnce(u64, u64) -> Value) -> EventTotals {
         let Self { place, sink: EventSink { lines, counted }, writer } = self;
         *counted.deadline.lock() = Some(Instant::now() + PATIENCE);
@@ -175,14 +170,14 @@ impl Events {
         counted.take(&pipe.map_or(Ok(false), |pipe| write_last(pipe, line)));
         let error = counted.broken.lock().clone();
         let written = counted.written.load(Relaxed);
-        // What a thread that is left behind still has in hand is dropped as well.
+        // Lines that an abandoned thread still holds are dropped as well.
         let dropped = counted.sent.load(Relaxed) + 1 - written;
         EventTotals { destination: place, written, dropped, error }
     }
 }
 
-/// Does it on a thread of its own, so that whoever waits for it can leave.
-fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
+/// Runs `work` on a new thread, so that the caller can stop waiting for it.
+fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
     let (done, outcome) = sync_channel(1);
     std::thread::Builder::new().name("events".into()).spawn(move || {
         let _ = done.send(work());
@@ -192,11 +187,11 @@ fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Re
 
 fn write_last(mut pipe: Pipe, line: String) -> io::Result<bool> {
     let deadline = Instant::now() + PATIENCE;
-    let outcome = apart(move || pipe.write(line.as_bytes(), &|| Instant::now() >= deadline))?;
+    let outcome = spawn(move || pipe.write(line.as_bytes(), &|| Instant::now() >= deadline))?;
     outcome.recv_timeout(PATIENCE + GRACE).unwrap_or(Ok(false))
 }
 
-/// Until the last sink is gone, or it is time to give up. Answers the pipe, where it still takes something.
+/// Writes lines until the last sink is dropped, or until it is time to give up. Returns the pipe if it still works.
 fn write(mut pipe: Pipe, waiting: &Receiver<String>, counted: &EventCounters) -> Option<Pipe> {
     let is_over = || counted.deadline.lock().is_some_and(|deadline| Instant::now() >= deadline);
     let mut is_whole = true;
@@ -214,7 +209,7 @@ fn write(mut pipe: Pipe, waiting: &Receiver<String>, counted: &EventCounters) ->
         if let Some(why) = counted.broken.lock().as_ref().filter(|_| !is_whole) {
             let place = pipe.place();
             crate::messages::print_stderr(&format!(
-                "--out json: nothing more is written to {place}: {why}; the run goes on"
+                "--out json: cannot write more events to {place}: {why}. The run continues"
             ));
         }
     }

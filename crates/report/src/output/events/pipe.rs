@@ -1,6 +1,6 @@
-//! A file, a named pipe or stdout, written to without ever waiting for long.
-//! Before each piece it asks whether there is time and room, so that it can give up whatever a pipe's reader does. A terminal says
-//! that it has room and then takes less than a piece: a write to one can wait, and so whoever asks for it is ready to leave.
+//! Writes to a file, a named pipe or stdout without waiting for long.
+//! Before each piece it checks the time and whether there is room, so that it can give up if the reader of a pipe is slow. A
+//! terminal can report room and then block in the middle of a piece. The caller therefore writes on a thread that it can abandon.
 
 use super::{POLL_INTERVAL, TOO_SLOW};
 use nix::{
@@ -17,10 +17,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A pipe that has room takes so much without waiting (POSIX's `PIPE_BUF` on Linux).
+/// Number of bytes that a pipe with room takes without blocking (`PIPE_BUF` of POSIX on Linux).
 const PIECE: usize = 4096;
 
-/// Where lines go.
+/// Destination of the lines.
 #[derive(Debug)]
 pub(in crate::output) struct Pipe {
     place: String,
@@ -30,18 +30,18 @@ pub(in crate::output) struct Pipe {
 #[derive(Debug)]
 enum Way {
     File(File),
-    /// A named pipe without a reader yet.
+    /// A named pipe that has no reader yet.
     Awaited(PathBuf),
 }
 
 impl Pipe {
-    /// Stdout, in the mode that it has: it is also the shell's, and whoever else was given it.
+    /// Opens stdout. It stays in blocking mode, because the shell and other processes share it.
     pub(in crate::output) fn stdout() -> io::Result<Self> {
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Self { place: "stdout".into(), way: Way::File(file) })
     }
 
-    /// A named pipe is opened when it has a reader; a file is made, or emptied.
+    /// Creates or truncates a file. A named pipe is opened later, when it has a reader.
     pub(in crate::output) fn open(path: &Path) -> io::Result<Self> {
         let is_pipe = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
         let way = if is_pipe { Way::Awaited(path.to_owned()) } else { Way::File(File::create(path)?) };
@@ -52,14 +52,14 @@ impl Pipe {
         &self.place
     }
 
-    /// Writes a line. `false`: `gives_up` said to leave before anything of it was written.
+    /// Writes a line. Returns false if `gives_up` returned true before the first byte was written.
     ///
     /// # Errors
-    /// The reader is gone, or took a part of it in time and not the rest.
+    /// The reader is gone, or it took only a part of the line before `gives_up` returned true.
     pub(super) fn write(&mut self, line: &[u8], gives_up: &impl Fn() -> bool) -> io::Result<bool> {
         let mut rest = line;
         while !rest.is_empty() {
-            // However slowly somebody reads, there is room now and then: the time is looked at before each piece.
+            // A slow reader makes room now and then, so the time is checked before each piece.
             if gives_up() {
                 if rest.len() == line.len() {
                     return Ok(false);
@@ -77,7 +77,7 @@ impl Pipe {
         Ok(true)
     }
 
-    /// Waits a little for a reader, and for room.
+    /// Waits for a reader and for room, for at most [`POLL_INTERVAL`] each. Returns `None` without them.
     fn with_room(&mut self) -> io::Result<Option<&mut File>> {
         if let Way::Awaited(path) = &self.way {
             let opened = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
@@ -100,7 +100,7 @@ fn is_ready(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut asked = [PollFd::new(fd, PollFlags::POLLOUT)];
     let limit = PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::ZERO);
     match poll(&mut asked, limit) {
-        // A reader that is gone is told by the write.
+        // If the reader is gone, the write returns the error.
         Ok(ready) => Ok(ready > 0),
         Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! Readers that read, stall, leave or never come: events are written or counted, and nobody waits.
+//! Readers that read, stall, leave or never open the pipe: events are written or counted as dropped, and the run does not wait.
 
 use super::*;
 use nix::{
@@ -52,7 +52,7 @@ fn every_line_of_a_file_is_an_event_and_the_last_counts_them() {
 fn a_reader_that_stalls_costs_events_and_no_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = pipe(dir.path());
-    // Both ends, so that it has a reader from the start, which reads nothing.
+    // Open both ends, so that the pipe has a reader that never reads.
     let stalled = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
     let sink = events.sink();
@@ -71,7 +71,7 @@ fn a_reader_that_is_slow_and_never_stalls_costs_no_time_either() {
     let dir = tempfile::tempdir().unwrap();
     let path = pipe(dir.path());
     let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
-    // A page every 10 ms: never without room for long, and 20 s for what the queue holds.
+    // One page every 10 ms: the pipe is never full for long, but the queue takes 20 s to drain.
     let reader = std::thread::spawn(move || {
         let (mut file, mut text, mut out) = (fs::File::open(&path).unwrap(), Vec::new(), [0; 4096]);
         while let Ok(read @ 1..) = file.read(&mut out) {
@@ -91,12 +91,12 @@ fn a_reader_that_is_slow_and_never_stalls_costs_no_time_either() {
     assert_eq!(
         lines.last(),
         Some(&last(tally.written - 1, tally.dropped)),
-        "nothing is torn, the last one is there"
+        "no line is partial, and the last one is there"
     );
 }
 
 #[test]
-fn a_terminal_that_is_stopped_is_left_behind() {
+fn a_blocked_terminal_is_abandoned() {
     let OpenptyResult { master, slave } = openpty(None, None).unwrap();
     let terminal = PathBuf::from(format!("/dev/fd/{}", slave.as_raw_fd()));
     let events = Events::start(Pipe::open(&terminal).unwrap()).unwrap();
@@ -112,7 +112,7 @@ fn a_terminal_that_is_stopped_is_left_behind() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_told_of_once() {
+fn a_reader_that_leaves_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = pipe(dir.path());
     let events = Events::start(Pipe::open(&path).unwrap()).unwrap();
@@ -129,7 +129,7 @@ fn a_reader_that_leaves_is_told_of_once() {
 }
 
 #[test]
-fn a_pipe_is_opened_when_somebody_reads_it() {
+fn a_pipe_is_opened_when_it_has_a_reader() {
     let dir = tempfile::tempdir().unwrap();
     let path = pipe(dir.path());
     let events = Events::start(Pipe::open(&path).unwrap()).unwrap();

@@ -1,8 +1,8 @@
-//! The view of a run in which much goes wrong, and of one that has just begun, at the sizes that people have.
+//! The view of a run with many problems and of a run that has just begun, at usual sizes of terminals.
 
 use super::*;
 use crate::{output::LiveStatus, screen::snapshot::Rates};
-use measure::{FaultLog, QueryCounts, TokenCounts, live::LiveTotals};
+use measure::{FaultLog, QueryCounts, TokenCounts, defects::Defect, live::LiveTotals};
 use plan::schedule::{Schedule, Stages};
 use ratatui::{Terminal, backend::TestBackend};
 

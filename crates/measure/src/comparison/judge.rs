@@ -1,9 +1,8 @@
-//! The answer to a comparison: each figure tested against what is accepted, all of them together corrected for their number.
-//! Pure: the runs were read before.
+//! Decides a comparison: tests each figure against the accepted growth, and corrects for the number of figures.
 
 use super::{
-    CompareOptions, ComparedFigure, Comparison, Decision, FigureChange, FigureKind,
-    read::{Run, pooled},
+    ComparedFigure, ComparedRun, Comparison, ComparisonOptions, Decision, FigureChange, FigureKind,
+    run::pooled,
     statistics::{
         Estimate, Sessions, Share, Tested, difference_of_runs, difference_of_shares, holm, ratio_of_runs,
         ratio_of_sessions,
@@ -11,28 +10,27 @@ use super::{
     text,
 };
 
-/// Runs per side from which the noise between runs is measured. Below that it is assumed.
-const RUNS_A_SIDE: usize = 4;
-/// Sessions per side from which the noise within runs can be taken.
-const SESSIONS_A_SIDE: usize = 20;
-/// Values that must lie above a percentile, on each side.
+/// Runs per side from which the noise between runs is measured. With fewer runs it is assumed.
+const RUNS_PER_SIDE: usize = 4;
+/// Sessions per side from which the noise within runs is measured.
+const SESSIONS_PER_SIDE: usize = 20;
+/// Number of values that must lie above a percentile on each side.
 const ABOVE: f64 = 5.0;
-/// Nobody is told to make more runs than these.
+/// Largest number of runs per side that is recommended.
 const MAX_RUNS: f64 = 100.0;
+const NO_RATIO: &str = "a value of 0 or less has no ratio";
 
-/// A figure that waits for the others' tests.
+/// A figure before the decision, which depends on the other figures too.
 struct PendingFigure {
     change: FigureChange,
-    /// How probable so large a growth is by chance; none where there is nothing to test.
+    /// Probability that chance alone causes a growth of this size. `None` if the figure could not be tested.
     p: Option<f64>,
-    /// What is compared allows the answer that it regressed, or that it did not.
     may_regress: bool,
     may_pass: bool,
-    /// What to say where it is neither.
-    unclear: String,
 }
 
-pub(super) fn judge(options: &CompareOptions, baseline: &[Run], candidate: &[Run]) -> Comparison {
+/// Compares the runs of two versions.
+pub fn judge(options: &ComparisonOptions, baseline: &[ComparedRun], candidate: &[ComparedRun]) -> Comparison {
     let pair = Pair { options, baseline, candidate };
     let durations = options.compared.iter().map(|one| pair.duration(one));
     let mut pending: Vec<_> = [pair.share(FigureKind::BrokenTokens), pair.share(FigureKind::FailedQueries)]
@@ -43,7 +41,7 @@ pub(super) fn judge(options: &CompareOptions, baseline: &[Run], candidate: &[Run
     decide(&mut pending);
     let changes: Vec<_> = pending.into_iter().map(|pending| pending.change).collect();
     let (decision, reason) = pair.conclusion(&changes);
-    // Durations first, as people expect them.
+    // Readers expect the durations first.
     let (durations, shares): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| change.kind == FigureKind::Duration);
     let warnings = pair.warnings(&durations);
@@ -51,43 +49,42 @@ pub(super) fn judge(options: &CompareOptions, baseline: &[Run], candidate: &[Run
     Comparison { decision, reason, changes, warnings, tolerance: options.tolerance }
 }
 
-/// Tests all figures as one family.
+/// Decides all figures as one family of tests.
 fn decide(pending: &mut [PendingFigure]) {
     let (indices, p): (Vec<_>, Vec<_>) =
         pending.iter().enumerate().filter_map(|(index, pending)| Some((index, pending.p?))).unzip();
-    let mut falls = vec![false; pending.len()];
-    for (index, falls_here) in indices.into_iter().zip(holm(&p)) {
-        falls[index] = falls_here;
-    }
-    for (pending, falls) in pending.iter_mut().zip(falls) {
-        pending.change.decision = match pending.p {
-            Some(_) if falls && pending.may_regress => Decision::Regressed,
-            Some(_) if pending.may_pass => Decision::Pass,
-            _ => Decision::CannotTell,
+    for (index, is_beyond_chance) in indices.into_iter().zip(holm(&p)) {
+        let pending = &mut pending[index];
+        pending.change.decision = if is_beyond_chance && pending.may_regress {
+            Decision::Regressed
+        } else if pending.may_pass {
+            Decision::Pass
+        } else {
+            Decision::CannotTell
         };
-        if pending.change.decision == Decision::CannotTell {
-            pending.change.note = std::mem::take(&mut pending.unclear);
-        }
     }
 }
 
-/// What is compared.
+/// Both sides of a comparison.
 struct Pair<'a> {
-    options: &'a CompareOptions,
-    baseline: &'a [Run],
-    candidate: &'a [Run],
+    options: &'a ComparisonOptions,
+    baseline: &'a [ComparedRun],
+    candidate: &'a [ComparedRun],
 }
 
 impl Pair<'_> {
+    /// Returns the number of runs on the side that has fewer.
     fn runs(&self) -> usize {
         self.baseline.len().min(self.candidate.len())
     }
 
-    /// The noise between runs cannot be measured.
+    /// Returns whether there are too few runs to measure the noise between runs.
     fn is_few(&self) -> bool {
-        self.runs() < RUNS_A_SIDE
+        self.runs() < RUNS_PER_SIDE
     }
 
+    /// Returns the decision about the whole comparison and its reason. Broken tokens come before everything else, because a
+    /// run that lost tokens may be INVALID for that reason.
     fn conclusion(&self, changes: &[FigureChange]) -> (Decision, String) {
         let first = |decision, kind: Option<FigureKind>| {
             let fits = |change: &&FigureChange| {
@@ -98,21 +95,18 @@ impl Pair<'_> {
         let all = self.baseline.iter().chain(self.candidate);
         let invalid = all.clone().find_map(|run| Some((run, run.invalid.as_ref()?)));
         if let Some(change) = first(Decision::Regressed, Some(FigureKind::BrokenTokens)) {
-            return (Decision::Regressed, text::grown(change, 0.0));
+            return (Decision::Regressed, text::regression(change, 0.0));
         }
         if let Some((run, why)) = invalid {
             let why = why.trim_end_matches('.');
-            return (
-                Decision::CannotTell,
-                format!("{} is not a valid measurement: {why}.", run.path.display()),
-            );
+            return (Decision::CannotTell, format!("{} is not a valid measurement: {why}.", run.name));
         }
         if let Some(change) = first(Decision::Regressed, None) {
             let accepted = match change.kind {
                 FigureKind::Duration => self.options.tolerance,
                 _ => self.options.failure_tolerance,
             };
-            return (Decision::Regressed, text::grown(change, accepted));
+            return (Decision::Regressed, text::regression(change, accepted));
         }
         if let Some(change) = first(Decision::CannotTell, None) {
             return (Decision::CannotTell, format!("{}: {}.", change.name, change.note));
@@ -124,6 +118,7 @@ impl Pair<'_> {
         )
     }
 
+    /// Returns what limits the comparison.
     fn warnings(&self, durations: &[FigureChange]) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut differing: Vec<_> = self
@@ -137,65 +132,59 @@ impl Pair<'_> {
         differing.sort();
         differing.dedup();
         if !differing.is_empty() {
-            warnings.push(format!("the runs were not configured alike: {} differ", differing.join(", ")));
+            warnings.push(format!("the runs differ in these settings: {}", differing.join(", ")));
         }
         if self.is_few() && durations.iter().any(|change| change.change.is_some()) {
             let noise = text::percent(self.options.assumed_noise);
             warnings.push(format!(
-                "fewer than {RUNS_A_SIDE} runs per side: two runs of one version are assumed to differ by up to {noise} \
-                 (--assumed-noise); the intervals contain the noise within the runs alone"
+                "fewer than {RUNS_PER_SIDE} runs per side: two runs of one version are assumed to differ by up to {noise} \
+                 (--assumed-noise); the intervals contain only the noise within the runs"
             ));
         }
         warnings
     }
 
+    /// Tests a percentile of a duration.
     fn duration(&self, compared: &ComparedFigure) -> PendingFigure {
-        let name = compared.shown();
-        let figures = |runs: &[Run]| runs.iter().map(|run| run.figure(compared)).collect::<Option<Vec<_>>>();
-        let change = |sides, change, note: &str| FigureChange {
-            name: name.clone(),
-            kind: FigureKind::Duration,
-            sides,
-            change,
-            decision: Decision::CannotTell,
-            note: note.to_owned(),
-        };
-        let unknown = |sides, note: String| PendingFigure {
-            change: change(sides, None, ""),
-            p: None,
-            may_regress: false,
-            may_pass: false,
-            unclear: note,
-        };
-        let (Some(before), Some(after)) = (figures(self.baseline), figures(self.candidate)) else {
-            return unknown(None, "not every run has that figure".to_owned());
-        };
-        let sides = Some((typical(&before), typical(&after)));
-        let least = self.options.least_ms / typical(&before).max(f64::MIN_POSITIVE);
-        let most = 1.0 + self.options.tolerance.max(least);
-        let tested = if self.is_few() {
-            self.within_runs(compared, (typical(&before), typical(&after)), most)
-        } else {
-            let found = ratio_of_runs(&before, &after, most);
-            found.ok_or_else(|| "a figure that is not above 0 has no ratio".to_owned())
-        };
-        let Tested { estimate, p } = match tested {
-            Ok(tested) => tested,
-            Err(why) => return unknown(sides, why),
-        };
-        let (may_regress, may_pass) = self.duration_may(&estimate, most, least);
-        let unclear = self.unclear_duration(&estimate, most);
-        let note = if self.is_few() { text::ASSUMED } else { text::BETWEEN };
-        PendingFigure {
-            change: change(sides, Some(estimate), note),
-            p: Some(p),
+        let pending = |sides, change, p, (may_regress, may_pass), note| PendingFigure {
+            change: FigureChange {
+                name: format!("{} p({})", compared.metric, compared.percent),
+                kind: FigureKind::Duration,
+                sides,
+                change,
+                decision: Decision::CannotTell,
+                note,
+            },
+            p,
             may_regress,
             may_pass,
-            unclear,
+        };
+        let untested = |sides, why: &str| pending(sides, None, None, (false, false), why.to_owned());
+        let figures =
+            |runs: &[ComparedRun]| runs.iter().map(|run| run.figure(compared)).collect::<Option<Vec<_>>>();
+        let (Some(before), Some(after)) = (figures(self.baseline), figures(self.candidate)) else {
+            return untested(None, "not every run has this figure");
+        };
+        let sides = (typical(&before), typical(&after));
+        let least = self.options.least_ms / sides.0.max(f64::MIN_POSITIVE);
+        let most = 1.0 + self.options.tolerance.max(least);
+        let tested = if self.is_few() {
+            self.within_runs(compared, sides, most)
+        } else {
+            ratio_of_runs(&before, &after, most).ok_or_else(|| NO_RATIO.to_owned())
+        };
+        match tested {
+            Ok(Tested { estimate, p }) => {
+                let may = self.duration_may(&estimate, most, least);
+                pending(Some(sides), Some(estimate), Some(p), may, self.unclear_duration(&estimate, most))
+            }
+            Err(why) => untested(Some(sides), &why),
         }
     }
 
-    /// Of few runs only a difference beyond the assumed noise decides; and one that stays below `least` with that noise.
+    /// Returns whether a duration may regress, and whether it may pass. With few runs it may regress only if it grew by more
+    /// than the assumed noise. It may pass if it shrank by more than that noise, or if it grew by less than `least` even with
+    /// that noise added.
     fn duration_may(&self, estimate: &Estimate, most: f64, least: f64) -> (bool, bool) {
         let noise = self.options.assumed_noise;
         let Estimate { value, high, .. } = *estimate;
@@ -206,6 +195,7 @@ impl Pair<'_> {
         (value > most.max(1.0 + noise), faster || high * (1.0 + noise) <= 1.0 + least)
     }
 
+    /// Returns why a duration is undecided, and how many runs would be enough.
     fn unclear_duration(&self, estimate: &Estimate, most: f64) -> String {
         let distance = (estimate.value.ln() - most.ln()).abs();
         let growth = text::growth(estimate.value);
@@ -213,8 +203,8 @@ impl Pair<'_> {
             let noise = self.options.assumed_noise;
             let needed = runs_needed(1.0, (1.0 + noise).ln(), distance);
             return format!(
-                "{growth} is not beyond the assumed noise of {} (or not beyond the noise within the runs); about {needed} \
-                 runs per side would tell",
+                "{growth} is not beyond the assumed noise of {}, or not beyond the noise within the runs; about {needed} \
+                 runs per side are needed to decide",
                 text::percent(noise)
             );
         }
@@ -222,16 +212,16 @@ impl Pair<'_> {
         let (low, high) = (text::growth(estimate.low), text::growth(estimate.high));
         if estimate.low > most {
             return format!(
-                "{low} to {high} would be a regression of this figure alone, but among several figures chance makes one of \
-                 that size; more runs per side would tell"
+                "{low} to {high} would be a regression if this were the only figure, but among several figures chance can \
+                 cause a growth of this size; more runs per side are needed to decide"
             );
         }
         #[allow(clippy::cast_precision_loss)]
         let needed = runs_needed(self.runs() as f64, half, distance);
-        format!("{low} to {high} is too wide a range to tell; about {needed} runs per side would tell")
+        format!("the range {low} to {high} is too wide; about {needed} runs per side are needed to decide")
     }
 
-    /// The noise within the runs, where their rows are there; without them only the assumed noise decides.
+    /// Tests a duration with the noise within the runs if they have rows. Without rows only the assumed noise decides.
     fn within_runs(
         &self,
         compared: &ComparedFigure,
@@ -247,35 +237,37 @@ impl Pair<'_> {
             return if value.is_finite() && value > 0.0 {
                 Ok(Tested { estimate, p })
             } else {
-                Err("a figure that is not above 0 has no ratio".to_owned())
+                Err(NO_RATIO.to_owned())
             };
         };
-        let carried = |rows: &Sessions| {
+        let is_enough = |rows: &Sessions| {
             #[allow(clippy::cast_precision_loss)]
             let above = rows.len() as f64 * (1.0 - compared.percent / 100.0);
-            rows.sessions() >= SESSIONS_A_SIDE && above >= ABOVE
+            rows.sessions() >= SESSIONS_PER_SIDE && above >= ABOVE
         };
-        if !carried(&baseline) || !carried(&candidate) {
-            return Err(format!("too few queries; {SESSIONS_A_SIDE} sessions per side are the least"));
+        if !is_enough(&baseline) || !is_enough(&candidate) {
+            return Err(format!(
+                "too few queries: each side needs at least {SESSIONS_PER_SIDE} sessions, and {ABOVE} queries above the percentile"
+            ));
         }
         let quantile = compared.percent / 100.0;
         ratio_of_sessions(&baseline, &candidate, quantile, most, self.options.seed)
-            .ok_or_else(|| "a figure that is not above 0 has no ratio".to_owned())
+            .ok_or_else(|| NO_RATIO.to_owned())
     }
 
-    /// The share of failed queries, or of tokens that were lost, duplicated or reordered.
+    /// Tests the share of failed queries or of broken tokens. `None` without queries or tokens.
     fn share(&self, kind: FigureKind) -> Option<PendingFigure> {
         let (name, accepted) = match kind {
             FigureKind::BrokenTokens => ("broken tokens, points", 0.0),
             _ => ("failed queries, points", self.options.failure_tolerance),
         };
-        let of_run = |run: &Run| run.share(kind).value();
-        let of_side = |runs: &[Run]| runs.iter().flat_map(|run| run.shares(kind)).collect::<Vec<_>>();
+        let of_run = |run: &ComparedRun| run.share(kind).value();
+        let of_side = |runs: &[ComparedRun]| runs.iter().flat_map(|run| run.shares(kind)).collect::<Vec<_>>();
         let (before, after) = (of_side(self.baseline), of_side(self.candidate));
         let Tested { estimate, p } = if self.is_few() {
             difference_of_shares(&before, &after, accepted)?
         } else {
-            let figures = |runs: &[Run]| runs.iter().map(of_run).collect::<Vec<_>>();
+            let figures = |runs: &[ComparedRun]| runs.iter().map(of_run).collect::<Vec<_>>();
             difference_of_runs(&figures(self.baseline), &figures(self.candidate), accepted)?
         };
         let sides = (Share::sum(&before).value(), Share::sum(&after).value());
@@ -286,8 +278,8 @@ impl Pair<'_> {
             let distance = estimate.value - accepted;
             runs_needed(self.runs() as f64, estimate.value - estimate.low, distance)
         };
-        let unclear = format!(
-            "{} ({} to {}) may be chance; about {needed} runs per side would tell",
+        let note = format!(
+            "{} ({} to {}) may be chance; about {needed} runs per side are needed to decide",
             points(estimate.value),
             points(estimate.low),
             points(estimate.high)
@@ -298,20 +290,20 @@ impl Pair<'_> {
             sides: Some(sides),
             change: Some(estimate),
             decision: Decision::CannotTell,
-            note: String::new(),
+            note,
         };
         let may_pass = estimate.value <= accepted;
-        Some(PendingFigure { change, p: Some(p), may_regress: beyond_noise, may_pass, unclear })
+        Some(PendingFigure { change, p: Some(p), may_regress: beyond_noise, may_pass })
     }
 }
 
-/// So many runs per side that an interval which reaches `half` to each side with `runs` reaches `distance` alone.
+/// Returns how many runs per side shrink half the width of an interval from `half`, with `runs`, to `distance`.
 fn runs_needed(runs: f64, half: f64, distance: f64) -> String {
-    let needed = (runs * (half / distance).powi(2)).ceil().max(RUNS_A_SIDE as f64).max(runs + 1.0);
+    let needed = (runs * (half / distance).powi(2)).ceil().max(RUNS_PER_SIDE as f64).max(runs + 1.0);
     if needed <= MAX_RUNS { format!("{needed:.0}") } else { format!("more than {MAX_RUNS:.0}") }
 }
 
-/// The geometric mean: what a ratio of runs is taken of.
+/// Returns the geometric mean, from which the ratio of two sides is computed.
 #[allow(clippy::cast_precision_loss)]
 fn typical(figures: &[f64]) -> f64 {
     match figures {

@@ -1,5 +1,5 @@
-//! How much a figure changed and how sure that is: ratios of durations and differences of shares, each with an interval and
-//! with the probability that chance alone makes so large a growth. Pure and seeded. It knows no file and makes no verdict.
+//! Estimates how much a figure changed: ratios of durations and differences of shares. Each has a confidence interval, and the
+//! probability that chance alone causes a growth of this size. Random draws come from a seed.
 //!
 //! Sources: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), chapters 8 and 13 (percentile interval, resampling
 //! of whole clusters); Hesterberg, *What Teachers Should Know About the Bootstrap* (2015), section 3.3 (the expanded percentile
@@ -11,44 +11,44 @@
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::f64::consts::FRAC_PI_2;
 
-/// Resamples of each side.
+/// Number of resamples per side.
 const RESAMPLES: usize = 2_000;
-/// What an interval of 95 % leaves beyond each end.
+/// Probability beyond each end of a 95 % interval.
 pub(super) const ALPHA: f64 = 0.025;
-/// Two sides of 95 %.
+/// Standard normal quantile of a two-sided 95 % interval.
 const Z: f64 = 1.959_964;
 
 /// A value with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// The value itself.
+    /// The estimated value.
     pub value: f64,
-    /// The interval's lower end.
+    /// Lower end of the interval.
     pub low: f64,
-    /// The interval's upper end.
+    /// Upper end of the interval.
     pub high: f64,
 }
 
 /// A change that was tested against a bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tested {
-    /// The change.
+    /// The estimated change.
     pub estimate: Estimate,
-    /// How probable at least so large a change is if the true one is the bound.
+    /// Probability of a change at least as large if the true change equals the bound.
     pub p: f64,
 }
 
-/// A part of a whole within a session: failed queries of all, lost tokens of all.
+/// A part of a whole, for example the failed queries among all queries of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Share {
-    /// The part.
+    /// Size of the part.
     pub part: f64,
-    /// The whole.
+    /// Size of the whole.
     pub whole: f64,
 }
 
 impl Share {
-    /// The sum of several.
+    /// Returns the sum of several shares.
     #[must_use]
     pub fn sum<'a>(shares: impl IntoIterator<Item = &'a Self>) -> Self {
         shares.into_iter().fold(Self::default(), |sum, share| Self {
@@ -57,60 +57,61 @@ impl Share {
         })
     }
 
-    /// The part of the whole; 0 of nothing.
+    /// Returns part / whole, or 0 if the whole is 0.
     #[must_use]
     pub fn value(&self) -> f64 {
         if self.whole > 0.0 { self.part / self.whole } else { 0.0 }
     }
 }
 
-/// Durations of queries with the session that each belongs to. Queries of one session resemble each other, so sessions
-/// are drawn whole.
+/// Durations of queries, each with its session. Queries of one session resemble each other, so resampling draws whole
+/// sessions.
 #[derive(Clone, Debug, Default)]
 pub struct Sessions {
-    /// Value and session, sorted by value.
+    /// Values with their sessions, sorted by value.
     values: Vec<(f64, usize)>,
     sessions: usize,
 }
 
 impl Sessions {
-    /// Of values, each with the number of its session, from 0 to below `sessions`.
+    /// Creates a sample from values, each with the number of its session, from 0 to `sessions` - 1.
     #[must_use]
     pub fn new(mut values: Vec<(f64, usize)>, sessions: usize) -> Self {
         values.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
         Self { values, sessions }
     }
 
-    /// How many sessions.
+    /// Returns the number of sessions.
     #[must_use]
     pub const fn sessions(&self) -> usize {
         self.sessions
     }
 
-    /// Every value with its session, smallest first.
+    /// Returns every value with its session, smallest first.
     pub fn values(&self) -> impl Iterator<Item = (f64, usize)> {
         self.values.iter().copied()
     }
 
-    /// How many values.
+    /// Returns the number of values.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Nothing is in it.
+    /// Returns whether the sample has no values.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// The smallest value that `quantile` (0 to 1) of all do not exceed; `None` of nothing.
+    /// Returns the smallest value that the share `quantile` (0 to 1) of all values does not exceed. `None` without values.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
         self.weighted(quantile, &vec![1; self.sessions], self.values.len() as u64)
     }
 
-    /// The same where each session counts as often as `weights` says, which makes `total` values.
+    /// Returns the quantile of the sample in which each session occurs as often as `weights` says. `total` is the number of
+    /// values in that sample.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     fn weighted(&self, quantile: f64, weights: &[u32], total: u64) -> Option<f64> {
         let rank = ((quantile * total as f64).ceil() as u64).clamp(1, total.max(1));
@@ -122,6 +123,7 @@ impl Sessions {
         self.values.iter().find(reached).map(|&(value, _)| value)
     }
 
+    /// Returns the logarithm of the quantile in each of [`RESAMPLES`] resamples.
     fn replicates(&self, quantile: f64, rng: &mut SmallRng) -> Vec<f64> {
         let (mut weights, mut sizes) = (vec![0u32; self.sessions], vec![0u64; self.sessions]);
         self.values.iter().for_each(|&(_, session)| sizes[session] += 1);
@@ -139,8 +141,8 @@ impl Sessions {
     }
 }
 
-/// Candidate / baseline of a percentile, the noise taken from the sessions of each side; tested against `bound`, a ratio.
-/// `None` where a side has nothing, or a percentile is not above 0.
+/// Estimates candidate / baseline of a percentile and tests the ratio against `bound`. The noise is that between the sessions
+/// of each side. `None` if a side has no values, or if a percentile is not above 0.
 #[must_use]
 pub fn ratio_of_sessions(
     baseline: &Sessions,
@@ -173,8 +175,8 @@ pub fn ratio_of_sessions(
     Some(Tested { estimate, p })
 }
 
-/// Candidate / baseline of a figure, each side's the geometric mean of its runs', the noise taken from between the runs;
-/// tested against `bound`, a ratio. `None` where a side has fewer than two runs, or a figure is not above 0.
+/// Estimates candidate / baseline of a figure and tests the ratio against `bound`. The value of a side is the geometric mean of
+/// its runs, and the noise is that between the runs. `None` if a side has fewer than two runs, or if a value is not above 0.
 #[must_use]
 pub fn ratio_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Option<Tested> {
     if baseline.iter().chain(candidate).any(|&figure| figure <= 0.0 || !figure.is_finite()) {
@@ -186,12 +188,12 @@ pub fn ratio_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Option<
     Some(Tested { estimate: Estimate { value: value.exp(), low: low.exp(), high: high.exp() }, p })
 }
 
-/// Candidate − baseline of a figure's mean over the runs, by Welch's t; tested against `bound`.
-/// `None` where a side has fewer than two runs.
+/// Estimates candidate − baseline of a figure's mean over the runs by Welch's t, and tests the difference against `bound`.
+/// `None` if a side has fewer than two runs.
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
 pub fn difference_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Option<Tested> {
-    // Mean, its variance, and what the latter adds to the degrees of freedom.
+    // Mean, variance of the mean, and its term in the degrees of freedom.
     let moments = |figures: &[f64]| {
         let n = figures.len() as f64;
         let mean = figures.iter().sum::<f64>() / n;
@@ -203,7 +205,7 @@ pub fn difference_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Op
     }
     let (before, after) = (moments(baseline), moments(candidate));
     let (value, variance) = (after.0 - before.0, before.1 + after.1);
-    // Rounding is no noise.
+    // A rounding error is not noise.
     let error = variance.sqrt().max(1e-12 * (before.0.abs() + after.0.abs()));
     if error == 0.0 || variance == 0.0 {
         let p = if value - bound > error { 0.0 } else { 1.0 };
@@ -216,9 +218,9 @@ pub fn difference_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Op
     Some(Tested { estimate, p: t_above((value - bound) / error, freedom) })
 }
 
-/// Candidate − baseline of a share, with Newcombe's interval from two of Wilson's; tested against `bound`. What happens within
-/// one session is not independent, so a side counts for as much less as its sessions vary more than chance would have it.
-/// `None` of nothing.
+/// Estimates candidate − baseline of a share with Newcombe's interval (made from two Wilson intervals), and tests the
+/// difference against `bound`. Failures within one session are not independent, so the sizes of both sides are divided by the
+/// [`design_effect`]. `None` if a whole is 0.
 #[must_use]
 pub fn difference_of_shares(baseline: &[Share], candidate: &[Share], bound: f64) -> Option<Tested> {
     let effect = design_effect(baseline, candidate);
@@ -240,7 +242,7 @@ pub fn difference_of_shares(baseline: &[Share], candidate: &[Share], bound: f64)
     Some(Tested { estimate: Estimate { value, low, high }, p })
 }
 
-/// How many times more the sessions of a side vary than if their queries or tokens were independent.
+/// Returns how many times more the sessions vary than if their queries or tokens were independent, at least 1.
 fn design_effect(baseline: &[Share], candidate: &[Share]) -> f64 {
     let (mut seen, mut expected) = (0.0, 0.0);
     for side in [baseline, candidate] {
@@ -252,7 +254,7 @@ fn design_effect(baseline: &[Share], candidate: &[Share]) -> f64 {
     if expected > 0.0 { (seen / expected).max(1.0) } else { 1.0 }
 }
 
-/// Wilson's interval of a share.
+/// Returns Wilson's interval of a share.
 fn wilson(of: Share, z: f64) -> Estimate {
     let (n, share) = (of.whole, of.value());
     let centre = share + z * z / (2.0 * n);
@@ -261,31 +263,33 @@ fn wilson(of: Share, z: f64) -> Estimate {
     Estimate { value: share, low: (centre - half) / scale, high: (centre + half) / scale }
 }
 
-/// Which of several hypotheses fall, so that even one false alarm among all of them is no more probable than 2.5 %.
+/// Returns which of several hypotheses are rejected. A false alarm among all of them together has a probability of at most
+/// 2.5 %.
 #[must_use]
 pub fn holm(p: &[f64]) -> Vec<bool> {
     let mut order: Vec<_> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
-    let mut falls = vec![false; p.len()];
+    let mut rejected = vec![false; p.len()];
     for (rank, &index) in order.iter().enumerate() {
         #[allow(clippy::cast_precision_loss)]
         let left = (p.len() - rank) as f64;
         if p[index] > ALPHA / left {
             break;
         }
-        falls[index] = true;
+        rejected[index] = true;
     }
-    falls
+    rejected
 }
 
-/// The share of resamples beyond each end: Φ(−t·√(n/(n−1))). A resample of few varies less than a new sample would.
+/// Returns the share of resamples beyond each end of the interval: Φ(−t·√(n/(n−1))). This widens the interval of a small
+/// sample, whose resamples vary less than new samples would.
 #[allow(clippy::cast_precision_loss)]
 fn tail(count: usize) -> f64 {
     let freedom = count as f64 - 1.0;
     normal_below(-t_quantile(freedom) * (count as f64 / freedom).sqrt())
 }
 
-/// What Student's t exceeds with the probability [`ALPHA`].
+/// Returns the value that Student's t exceeds with probability [`ALPHA`].
 fn t_quantile(freedom: f64) -> f64 {
     if freedom > 2e3 {
         return Z;
@@ -293,7 +297,7 @@ fn t_quantile(freedom: f64) -> f64 {
     bisected(0.0, 100.0, |t| t_above(t, freedom) > ALPHA)
 }
 
-/// The probability that Student's t exceeds `t`. Where t = √ν·tan θ, the density of θ is proportional to cos^(ν−1) θ.
+/// Returns the probability that Student's t exceeds `t`. With t = √ν·tan θ, the density of θ is proportional to cos^(ν−1) θ.
 fn t_above(t: f64, freedom: f64) -> f64 {
     if freedom > 2e3 {
         return if t < 0.0 { 1.0 - normal_below(t) } else { normal_below(-t) };
@@ -310,7 +314,7 @@ fn t_above(t: f64, freedom: f64) -> f64 {
     if t < 0.0 { 1.0 - beyond } else { beyond }
 }
 
-/// Where between `low` and `high` something stops being so.
+/// Finds by bisection the value between `low` and `high` at which `is_so` becomes false.
 fn bisected(mut low: f64, mut high: f64, is_so: impl Fn(f64) -> bool) -> f64 {
     for _ in 0..50 {
         let middle = f64::midpoint(low, high);
@@ -319,7 +323,8 @@ fn bisected(mut low: f64, mut high: f64, is_so: impl Fn(f64) -> bool) -> f64 {
     low
 }
 
-/// The standard normal distribution below a negative `z`; Abramowitz and Stegun 26.2.17, good to 7.5e-8.
+/// Returns the probability of a standard normal value below a negative `z`, by Abramowitz and Stegun 26.2.17. The error is
+/// below 7.5e-8.
 fn normal_below(z: f64) -> f64 {
     let x = z.abs();
     let t = 1.0 / (1.0 + 0.231_641_9 * x);

@@ -1,8 +1,8 @@
-//! Intervals hold the truth as often as they say, chance alone is rarely taken for a change, and published examples are met.
+//! Checks how often intervals contain the true value, how often chance causes an alarm, and published examples.
 
 use super::*;
 
-/// Standard normal, by Box and Muller.
+/// Draws a standard normal value by the method of Box and Muller.
 fn normal(rng: &mut SmallRng) -> f64 {
     let (u, v): (f64, f64) = (rng.random_range(f64::MIN_POSITIVE..1.0), rng.random_range(0.0..1.0));
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
@@ -12,7 +12,7 @@ fn runs(rng: &mut SmallRng, count: usize, median: f64, noise: f64) -> Vec<f64> {
     (0..count).map(|_| median * (noise * normal(rng)).exp()).collect()
 }
 
-/// Queries of sessions that differ among themselves, log-normal around `median`.
+/// Draws queries of sessions that differ from each other, log-normal around `median`.
 fn sessions(rng: &mut SmallRng, count: usize, median: f64) -> Sessions {
     let mut values = Vec::new();
     for session in 0..count {
@@ -22,7 +22,7 @@ fn sessions(rng: &mut SmallRng, count: usize, median: f64) -> Sessions {
     Sessions::new(values, count)
 }
 
-/// How often the interval held the truth, in percent.
+/// Returns how often the interval contained the true value, in percent.
 fn coverage(trials: u32, truth: f64, mut one: impl FnMut(&mut SmallRng, u64) -> Estimate) -> u32 {
     let mut rng = SmallRng::seed_from_u64(11);
     let held = (0..trials).filter(|&trial| {
@@ -54,7 +54,7 @@ fn the_interval_holds_the_truth_about_as_often_as_it_says_of_sessions() {
     }
 }
 
-/// How many of 1,000 pairs without a difference are taken for one, at 2.5 % each.
+/// Returns how many of 1,000 pairs without a difference cause an alarm. The expected share is 2.5 %.
 fn alarms(mut one: impl FnMut(&mut SmallRng) -> f64) -> usize {
     let mut rng = SmallRng::seed_from_u64(3);
     (0..1_000).filter(|_| one(&mut rng) <= ALPHA).count()
@@ -67,7 +67,7 @@ fn chance_is_rarely_taken_for_a_change() {
         ratio_of_runs(&before, &after, 1.0).unwrap().p
     });
     assert!((5..=40).contains(&of_runs), "{of_runs}");
-    // A session that fails does so with all its ten queries.
+    // In a session that fails, all ten queries fail.
     let of_shares = alarms(|rng| {
         let mut side = || -> Vec<_> {
             let one = |_| Share { part: if rng.random_bool(0.05) { 10.0 } else { 0.0 }, whole: 10.0 };
@@ -126,7 +126,7 @@ fn the_tails_are_those_of_the_tables() {
 #[test]
 fn a_difference_of_shares_is_the_published_one() {
     let share = |part: u32, whole: u32| [Share { part: f64::from(part), whole: f64::from(whole) }];
-    // Newcombe's own example: 56/70 and 48/80 differ by 0.0524 to 0.3339. One session says nothing about sessions.
+    // Newcombe's own example: 56/70 and 48/80 differ by 0.0524 to 0.3339. One session has no noise between sessions.
     let found = difference_of_shares(&share(48, 80), &share(56, 70), 0.0).unwrap();
     let Estimate { value, low, high } = found.estimate;
     assert!((value - 0.2).abs() < 1e-9, "{found:?}");
@@ -152,6 +152,6 @@ fn queries_of_one_session_are_not_independent() {
 fn several_figures_need_more_than_one() {
     assert_eq!(holm(&[0.02]), [true]);
     assert_eq!(holm(&[0.02, 0.9, 0.9]), [false, false, false]);
-    assert_eq!(holm(&[0.012, 0.9, 0.001]), [true, false, true], "each that falls makes room for the next");
+    assert_eq!(holm(&[0.012, 0.9, 0.001]), [true, false, true], "each rejection makes room for the next");
     assert_eq!(holm(&[]), Vec::<bool>::new());
 }
