@@ -50,8 +50,8 @@ fn options() -> ComparisonOptions {
     }
 }
 
-fn ask(baseline: Vec<PathBuf>, candidate: Vec<PathBuf>) -> Comparison {
-    compare(&baseline, &candidate, &options()).unwrap()
+fn ask(baseline: &[PathBuf], candidate: &[PathBuf]) -> Comparison {
+    compare(baseline, candidate, &options()).unwrap()
 }
 
 #[track_caller]
@@ -70,7 +70,7 @@ fn one_run_per_side_decides_only_beyond_the_assumed_noise() {
     let dir = tempfile::tempdir().unwrap();
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
     let run = |name: &str, e2el_ms| rows(dir.path(), name, e2el_ms, 2, 0, 0);
-    let near = ask(vec![before.clone()], vec![run("near", 905.0)]);
+    let near = ask(&[before.clone()], &[run("near", 905.0)]);
     check(&near, Decision::CannotTell, "is not beyond the assumed noise of 15 %");
     check(&near, Decision::CannotTell, "runs per side are needed to decide");
     check(
@@ -79,17 +79,9 @@ fn one_run_per_side_decides_only_beyond_the_assumed_noise() {
         "fewer than 4 runs per side: two runs of one version are assumed to differ",
     );
     let slow = run("slow", 1_100.0);
-    check(
-        &ask(vec![before.clone()], vec![slow.clone()]),
-        Decision::Regressed,
-        "e2el_ms p(95) changed by +21",
-    );
-    check(
-        &ask(vec![slow.clone()], vec![before.clone()]),
-        Decision::Pass,
-        "Nothing grew by more than 5 % or 1 ms",
-    );
-    check(&ask(vec![before.clone()], vec![run("border", 1_000.0)]), Decision::CannotTell, "assumed noise");
+    check(&ask(&[before.clone()], &[slow.clone()]), Decision::Regressed, "e2el_ms p(95) changed by +21");
+    check(&ask(&[slow.clone()], &[before.clone()]), Decision::Pass, "Nothing grew by more than 5 % or 1 ms");
+    check(&ask(&[before.clone()], &[run("border", 1_000.0)]), Decision::CannotTell, "assumed noise");
     let ask_with_noise = |assumed_noise, candidate| {
         let options = ComparisonOptions { assumed_noise, ..options() };
         compare(slice::from_ref(&before), &[candidate], &options).unwrap()
@@ -104,10 +96,10 @@ fn what_is_lost_or_fails_is_worse_than_what_is_slow() {
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
     let lossy = rows(dir.path(), "lossy", 700.0, 2, 1, 0);
     let words = "lost, duplicated or reordered 5.5556 % of its tokens, the baseline 0.0000 %";
-    check(&ask(vec![before.clone()], vec![lossy]), Decision::Regressed, words);
+    check(&ask(&[before.clone()], &[lossy]), Decision::Regressed, words);
     let failing = rows(dir.path(), "failing", 700.0, 2, 0, 30);
     check(
-        &ask(vec![before.clone()], vec![failing.clone()]),
+        &ask(&[before.clone()], &[failing.clone()]),
         Decision::Regressed,
         "The share of failed queries grew by 5.00 percentage points.",
     );
@@ -115,26 +107,26 @@ fn what_is_lost_or_fails_is_worse_than_what_is_slow() {
     let accepted = compare(slice::from_ref(&before), &[failing], &accepting).unwrap();
     check(&accepted, Decision::Pass, "Nothing grew");
     let one = rows(dir.path(), "one", 700.0, 2, 0, 1);
-    check(&ask(vec![before], vec![one]), Decision::CannotTell, "may be chance");
+    check(&ask(&[before], &[one]), Decision::CannotTell, "may be chance");
 }
 
 #[test]
 fn a_run_never_regresses_against_itself() {
     let dir = tempfile::tempdir().unwrap();
     let lossy = rows(dir.path(), "lossy", 900.0, 1, 2, 20);
-    check(&ask(vec![lossy.clone()], vec![lossy.clone()]), Decision::CannotTell, "assumed noise");
+    check(&ask(&[lossy.clone()], &[lossy.clone()]), Decision::CannotTell, "assumed noise");
     // A longer run of the same version loses more tokens, and no larger share of them.
     let twice = dir.path().join("twice.csv");
     let text = fs::read_to_string(&lossy).unwrap();
     let again = text.lines().skip(1).map(|row| format!("again-{row}\n")).collect::<String>();
     fs::write(&twice, format!("{text}{again}")).unwrap();
-    check(&ask(vec![lossy.clone()], vec![twice.clone()]), Decision::CannotTell, "assumed noise");
-    check(&ask(vec![twice], vec![lossy]), Decision::CannotTell, "assumed noise");
+    check(&ask(&[lossy.clone()], &[twice.clone()]), Decision::CannotTell, "assumed noise");
+    check(&ask(&[twice], &[lossy]), Decision::CannotTell, "assumed noise");
     let lost = r#","tokens_lost":7,"tokens_expected":100"#;
     let side = |name: &str| -> Vec<PathBuf> {
         (0..4).map(|n| summary(dir.path(), &format!("{name}{n}"), 900.0, lost)).collect()
     };
-    check(&ask(side("a"), side("b")), Decision::Pass, "Nothing grew");
+    check(&ask(&side("a"), &side("b")), Decision::Pass, "Nothing grew");
 }
 
 #[test]
@@ -145,15 +137,15 @@ fn several_runs_per_side_by_their_summaries() {
         figures.iter().enumerate().map(run).collect()
     };
     let before = || side("before", &[900.0, 910.0, 905.0, 895.0, 902.0]);
-    check(&ask(before(), side("same", &[903.0, 899.0, 911.0, 907.0])), Decision::Pass, "Nothing grew");
+    check(&ask(&before(), &side("same", &[903.0, 899.0, 911.0, 907.0])), Decision::Pass, "Nothing grew");
     check(
-        &ask(before(), side("slow", &[1000.0, 1010.0, 995.0, 1004.0])),
+        &ask(&before(), &side("slow", &[1000.0, 1010.0, 995.0, 1004.0])),
         Decision::Regressed,
         "more than 5 %",
     );
-    let wild = ask(before(), side("wild", &[700.0, 1300.0, 900.0, 1100.0]));
+    let wild = ask(&before(), &side("wild", &[700.0, 1300.0, 900.0, 1100.0]));
     check(&wild, Decision::CannotTell, "is too wide; about");
-    let few = |p95: f64| ask(before(), side("few", &[p95, p95, p95]));
+    let few = |p95: f64| ask(&before(), &side("few", &[p95, p95, p95]));
     check(&few(2000.0), Decision::Regressed, "changed by +121");
     check(&few(700.0), Decision::Pass, "Nothing grew");
     check(&few(980.0), Decision::CannotTell, "assumed noise");
@@ -170,7 +162,7 @@ fn a_run_that_is_named_twice_counts_once() {
     let stats = dir.path().join("b_stats.csv");
     fs::write(&stats, "Type,Name\nWS,query\n").unwrap();
     candidate.push(stats.clone());
-    let twice = ask([run("a", 1), run("a2", 3)].concat(), candidate);
+    let twice = ask(&[run("a", 1), run("a2", 3)].concat(), &candidate);
     check(&twice, Decision::CannotTell, "fewer than 4 runs per side");
     check(&twice, Decision::CannotTell, "skipped, because they contain no queries");
     let error =
@@ -183,7 +175,7 @@ fn a_narrow_terminal_keeps_the_answer() {
     let dir = tempfile::tempdir().unwrap();
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
     let slow = rows(dir.path(), "slow", 1_100.0, 3, 0, 0);
-    let comparison = ask(vec![before], vec![slow]);
+    let comparison = ask(&[before], &[slow]);
     insta::assert_snapshot!("narrow", text(&comparison, 60));
     insta::assert_snapshot!("usual", text(&comparison, 80));
 }
@@ -193,7 +185,7 @@ fn a_fifth_of_next_to_nothing_is_no_regression() {
     let dir = tempfile::tempdir().unwrap();
     let before = rows(dir.path(), "before", 1.0, 1, 0, 0);
     let slower = rows(dir.path(), "slower", 1.5, 2, 0, 0);
-    check(&ask(vec![before], vec![slower]), Decision::Pass, "e2el_ms p(95) 1.05 1.5");
+    check(&ask(&[before], &[slower]), Decision::Pass, "e2el_ms p(95) 1.05 1.5");
 }
 
 #[test]
@@ -201,11 +193,11 @@ fn what_cannot_be_trusted_is_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     let good = summary(dir.path(), "good", 900.0, "");
     let cut = summary(dir.path(), "cut", 900.0, r#","interrupted":true"#);
-    check(&ask(vec![good.clone()], vec![cut]), Decision::CannotTell, "it was interrupted");
+    check(&ask(&[good.clone()], &[cut]), Decision::CannotTell, "it was interrupted");
     let other = dir.path().join("other_summary.json");
     let summary = fs::read_to_string(&good).unwrap().replace("\"clients\":5", "\"clients\":9");
     fs::write(&other, summary).unwrap();
-    check(&ask(vec![good], vec![other]), Decision::CannotTell, "the runs differ in these settings: clients");
+    check(&ask(&[good], &[other]), Decision::CannotTell, "the runs differ in these settings: clients");
 }
 
 #[test]
