@@ -7,6 +7,7 @@ mod run;
 
 use crate::environment;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory, Parser, Subcommand};
+use run::complete;
 pub use run::{ArrivalOf, DurationText, RunArgs};
 use std::{ffi::OsString, path::PathBuf};
 
@@ -31,18 +32,18 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Returns the command line as it is read: options bound to their environment variables, switches that take a value.
+    /// Returns the command line with the options of a run bound to their environment variables. Switches also take a value.
     pub(crate) fn command_line() -> ClapCommand {
-        let prepare = |arg: Arg| switch(environment::bind(arg));
+        let prepare = |arg: Arg| switch(environment::bind(complete(arg)));
         Self::command().mut_args(prepare).mut_subcommand("run", |run| {
             run.args_override_self(true).after_help(ENVIRONMENT).mut_args(prepare)
         })
     }
 }
 
-/// Returns the options of a run, as they are declared: bound to no older variable.
+/// Returns the options of a run without their environment variables.
 pub(crate) fn options() -> ClapCommand {
-    RunArgs::augment_args(ClapCommand::new("run").no_binary_name(true))
+    RunArgs::augment_args(ClapCommand::new("run").no_binary_name(true)).mut_args(complete)
 }
 
 /// Lets a switch take a value as well: `--burst`, `--burst=no`, `STREAMSTRESS_BURST=yes`.

@@ -1,35 +1,34 @@
-//! `--embedded`: the whole stack in this process, on ports of its own.
+//! `--embedded`: runs the whole stack inside this process, on free loopback ports.
 
-use crate::config::{Config, ConfigErrors};
-use crate::engine::RunError;
+use crate::config::Config;
+use anyhow::Context;
 use load::watch::Member;
 
-/// A stack in this process.
+/// A running embedded stack. It ends when [`Stack::stop`] is called.
 #[derive(Debug)]
 pub struct Stack(stack::embedded::Embedded);
 
-/// Starts a stack and aims `config` at it.
+/// Starts a stack and makes it the target of `config`. Server and gateway accept at least as many connections as the run has clients.
 ///
 /// # Errors
-/// A part did not start.
-pub fn start(config: &mut Config) -> Result<Stack, RunError> {
-    use anyhow::Context;
+/// A part of the stack did not start.
+pub fn start(config: &mut Config) -> anyhow::Result<Stack> {
     let mut options = stack::embedded::Options::new().context("cannot make a key for the embedded stack")?;
     let clients = usize::try_from(config.plan.load.clients).unwrap_or(usize::MAX);
     options.server.max_streams = options.server.max_streams.max(clients);
     options.wsproxy.max_connections = options.wsproxy.max_connections.max(clients);
     let stack = stack::embedded::Embedded::start(options).context("cannot start the embedded stack")?;
-    let aim = |url: String| {
+    let address = |url: String| {
         let parsed = url.parse().map(settings::address::Address::new);
-        parsed.map_err(|error| ConfigErrors(vec![format!("the stack's URL {url}: {error}")]))
+        parsed.with_context(|| format!("the embedded stack has the invalid URL {url}"))
     };
-    config.plan.target.api = aim(stack.api_url())?;
-    config.plan.target.ws = aim(stack.ws_url())?;
+    config.plan.target.api = address(stack.api_url())?;
+    config.plan.target.ws = address(stack.ws_url())?;
     Ok(Stack(stack))
 }
 
 impl Stack {
-    /// Its parts: they have this process, and addresses of their own.
+    /// Returns the server and the gateways, each with its own address. They have no process id, because they run in this process.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         let gateways = self.0.ws_urls();
@@ -47,7 +46,7 @@ impl Stack {
         parts.map(member).collect()
     }
 
-    /// Ends it; returns when nothing of it runs.
+    /// Stops the stack and waits until all its parts have ended.
     ///
     /// # Errors
     /// A part had failed, or did not end in time.

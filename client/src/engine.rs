@@ -1,5 +1,5 @@
-//! A run from its configuration to its verdict: check, start the workers, wait, write.
-//! It holds no session itself and judges nothing; the records do.
+//! Executes a run: checks the target, starts the workers, waits for them, and writes the results.
+//! Sessions are driven by the crate `load`; `measure` and `report` judge and write what they recorded.
 
 use crate::{
     config::{Config, ConfigErrors},
@@ -33,25 +33,25 @@ use std::{
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-/// Workers begin their plan this long after they were made.
+/// Time between the creation of the workers and the start of the plan, so that all workers start together.
 const LEAD: Duration = Duration::from_millis(50);
 
-/// Why there is no result.
+/// The reason why a run has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The run cannot be done as asked: nothing was started.
+    /// The configuration is invalid or does not fit this machine. Nothing was started.
     #[error(transparent)]
     Refused(#[from] ConfigErrors),
-    /// It was asked to stop before the first session started: there are no results.
+    /// A signal arrived before the first session started.
     #[error("interrupted before the run began: nothing was started, and there are no results")]
     Interrupted,
-    /// Something of ours broke.
+    /// The program failed, for example because a thread could not be started.
     #[error("{0:#}")]
     Broken(#[from] anyhow::Error),
 }
 
 impl RunError {
-    /// The exit code that tells scripts.
+    /// Returns the exit code of the program: 104 for a refused run, 105 for an interrupted one, 1 otherwise.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
@@ -62,21 +62,22 @@ impl RunError {
     }
 }
 
-/// Runs `config` to its end, or to where `stop` ends it. `started_at` names the results.
+/// Executes a run until its plan ends or `stop` is cancelled. The names of the result files contain `started_at`.
+/// Faults are injected into the stack that the configuration names.
 ///
 /// # Errors
-/// The run was refused before it began, or something of ours broke.
+/// The run was refused or interrupted before it began, or the program failed.
 pub fn run(config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
     let faults = &config.plan.faults;
     let injector = (!faults.planned.is_empty()).then(|| stack_faults::injector(faults.stack.as_deref()));
-    let injector = injector.transpose().map_err(|fault| refused(&fault))?;
+    let injector = injector.transpose().map_err(|error| refused(&error))?;
     run_with(config, injector.as_ref(), stop, started_at)
 }
 
-/// The same, with faults injected by `injector`.
+/// Executes a run like [`run`], and injects faults with `injector`.
 ///
 /// # Errors
-/// The run was refused before it began, or something of ours broke.
+/// The run was refused or interrupted before it began, or the program failed.
 pub fn run_with(
     mut config: Config,
     injector: Option<&Arc<dyn Injector>>,
@@ -95,15 +96,15 @@ pub fn run_with(
     };
     let finished = run_against(&config, injector, members, stop, started_at);
     if let Some(stack) = stack {
-        stack.stop().context("the embedded stack did not end well")?;
+        stack.stop().context("the embedded stack did not stop cleanly")?;
     }
     finished
 }
 
-/// The plan of a run in words, once everything that needs no network was checked.
+/// Returns the plan as the table that `--dry-run` prints. Checks everything that needs no network first.
 ///
 /// # Errors
-/// The run cannot be done as asked.
+/// The run does not fit this machine, or a host is not allowed.
 pub fn plan(config: &Config) -> Result<String, RunError> {
     preflight::local(config)?;
     Ok(outline::plan(config, preflight::descriptors(config)))
@@ -115,19 +116,19 @@ pub fn find_endpoints(config: &mut Config) {
     published::find(config);
 }
 
-/// What a person should know before the run.
+/// Returns warnings to print before the run: faults that come too late, percentiles with too few samples.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
-    let told = config.warnings.iter().cloned().chain(outline::late_faults(config));
-    told.chain(outline::too_few_samples(config)).collect()
+    let warnings = config.warnings.iter().cloned().chain(outline::late_faults(config));
+    warnings.chain(outline::too_few_samples(config)).collect()
 }
 
-/// Says it.
+/// Prints warnings to stderr.
 pub fn warn(warnings: &[String]) {
     warnings.iter().for_each(|warning| messages::print_stderr(&format!("warning: {warning}")));
 }
 
-/// The same in a line.
+/// Returns the plan as one line, which is printed before a run.
 #[must_use]
 pub fn outline(config: &Config) -> String {
     outline::outline(config, preflight::descriptors(config))
@@ -185,13 +186,13 @@ fn run_against(
     let counters: Vec<Arc<LiveCounters>> = (0..config.plan.load.workers).map(|_| Arc::default()).collect();
     let began = Instant::now();
     let epoch = began + LEAD;
-    // First: what cannot be shown is refused before anything is started.
+    // The live view comes first: a terminal that cannot show it refuses the run before anything is started.
     let shown = show(config, stop, &results, epoch, &log, counters.clone())?;
     let faults = FaultRunner::start(&config.plan.faults.planned, injector, &log, epoch)
         .context("cannot start a thread for a fault")?;
-    let telling = Telling { log: &log, first_send: faults.first_send(), counters: &counters };
+    let shared = Shared { log: &log, first_send: faults.first_send(), counters: &counters };
     let watch = prepared.start(epoch).context("cannot watch the stack")?;
-    let reports = drive(&generator_plan, &connector, &tls, stop, &results, epoch, &telling)?;
+    let reports = drive(&generator_plan, &connector, &tls, stop, &results, epoch, &shared)?;
     drop(shown);
     let elapsed = began.elapsed();
     let observations = watch.end();
@@ -202,10 +203,10 @@ fn run_against(
         endpoints: connector.endpoints().iter().map(Endpoint::history).collect(),
         ..info(config, stop, &results, &reports, elapsed, &host)
     };
-    Ok(results.finish(&info).context("the results could not be written to their end")?)
+    Ok(results.finish(&info).context("cannot complete the result files")?)
 }
 
-/// Checks that the target answers, unless the run is asked to stop meanwhile.
+/// Checks that the target answers. Returns early if the run is asked to stop.
 fn connect(config: &Config, tls: &rustls::ClientConfig, stop: &Stop) -> Result<Arc<Connector>, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -218,28 +219,28 @@ fn connect(config: &Config, tls: &rustls::ClientConfig, stop: &Stop) -> Result<A
             connector = preflight::network(config, tls) => Ok(connector?),
         }
     });
-    // A name that is still being looked up is not waited for.
+    // A name lookup that has not returned would delay the end of the program.
     runtime.shutdown_background();
     connector
 }
 
-fn refused(fault: &str) -> RunError {
-    RunError::Refused(ConfigErrors(vec![fault.to_owned()]))
+fn refused(error: &str) -> RunError {
+    RunError::Refused(ConfigErrors(vec![error.to_owned()]))
 }
 
-/// What was known of this host before the load began.
+/// Properties of this host, measured before the load starts.
 struct HostBefore {
-    /// What a wake-up costs here.
+    /// Time that a wake-up of a thread takes.
     wake_up: Option<Duration>,
-    /// How often the wall clock was set by then.
+    /// Number of steps of the wall clock so far.
     clock_steps: u64,
 }
 
-/// What the workers tell of faults and of their work, and where.
-struct Telling<'a> {
+/// Values that workers share with the fault runner and the live view.
+struct Shared<'a> {
     log: &'a Arc<FaultLog>,
     first_send: &'a Arc<FirstSend>,
-    /// One a worker.
+    /// One per worker.
     counters: &'a [Arc<LiveCounters>],
 }
 
@@ -251,7 +252,7 @@ fn drive(
     stop: &Stop,
     results: &Results,
     epoch: Instant,
-    telling: &Telling<'_>,
+    shared: &Shared<'_>,
 ) -> anyhow::Result<Vec<WorkerReport>> {
     let burst = plan.load.burst.then(|| Arc::new(Burst::new(plan.load.clients)));
     let schedule = &plan.schedule;
@@ -267,12 +268,12 @@ fn drive(
         sessions: results.sessions().clone(),
         queries: results.queries().clone(),
         boot_id: host::boot_id(),
-        faults: Arc::clone(telling.log),
-        first_send: Arc::clone(telling.first_send),
+        faults: Arc::clone(shared.log),
+        first_send: Arc::clone(shared.first_send),
         places,
     });
     let mut threads = Vec::new();
-    for (number, live) in telling.counters.iter().enumerate() {
+    for (number, live) in shared.counters.iter().enumerate() {
         let (context, recorder, live) = (Arc::clone(&context), results.recorder(), Arc::clone(live));
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
@@ -286,7 +287,7 @@ fn drive(
         .collect()
 }
 
-/// What a person sees of the run while it goes on; ends when it is dropped.
+/// The display of a running test: progress line, live view or nothing. Dropping it ends the display.
 enum Shown {
     Line { _progress: Progress },
     Screen { _screen: Screen },

@@ -1,4 +1,4 @@
-//! The program `streamstress`: command line, configuration, and the composition of plan, load, measurement and report.
+//! The program `streamstress`: reads command line and configuration, and connects plan, load, measurement and report.
 
 pub mod cli;
 pub mod config;

@@ -1,6 +1,6 @@
 //! The program `streamstress`.
 
-/// glibc's allocator takes twice as long over a token's small, short-lived pieces.
+/// mimalloc, because glibc's allocator takes twice as long for the small, short-lived allocations of a token.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

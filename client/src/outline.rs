@@ -1,23 +1,23 @@
-//! The plan in words: the table of `--dry-run`, the line before a run, and warnings about what the run cannot answer.
+//! Renders the plan as text: the table of `--dry-run`, the line before a run, and warnings about what the run cannot measure.
 
 use crate::config::Config;
 use plan::{Estimate, PlannedFault};
 use settings::address::Address;
 use std::{fmt::Write, time::Duration};
 
-/// What a person should be told of faults that the run is too short for.
+/// Returns a warning for each fault that is planned after the estimated end of the run.
 pub fn late_faults(config: &Config) -> Vec<String> {
     let planned = &config.plan.faults.planned;
     if planned.is_empty() {
         return Vec::new();
     }
     let Estimate { duration: end, by_clock, assumed, .. } = Estimate::of(&config.plan);
-    // Where the server's own timing has a say, it is a guess.
+    // The duration is a guess if the server chooses the timing.
     let comes = if by_clock || !assumed { "comes" } else { "may come" };
     let warning = |fault: &PlannedFault| {
         format!(
-            "--fault `{}` at {} {comes} too late: the run is reckoned to take {}, and one that is over before its fault is \
-             INVALID; let it come earlier, or keep the load up for longer with --duration or --stages",
+            "--fault `{}` at {} {comes} too late: the run takes an estimated {}, and a run that ends before its fault is INVALID. \
+             Choose an earlier time, or a longer run with --duration or --stages",
             fault.spec,
             clock(fault.at),
             clock(end)
@@ -26,18 +26,18 @@ pub fn late_faults(config: &Config) -> Vec<String> {
     planned.iter().filter(|fault| fault.at >= end).map(warning).collect()
 }
 
-/// What a person should be told of percentiles that the run has too few samples for.
+/// Returns a warning for each threshold on a percentile that the run has too few samples for.
 pub fn too_few_samples(config: &Config) -> Vec<String> {
     let Estimate { sessions, queries, tokens, .. } = Estimate::of(&config.plan);
     config.criteria.too_few(sessions as f64, queries, tokens)
 }
 
-/// The plan as a person reads it, which opens `descriptors`.
+/// Renders the plan as a table. `descriptors` is the number of file descriptors that the run opens.
 #[must_use]
 pub fn plan(config: &Config, descriptors: u64) -> String {
     let (schedule, estimate) = (&config.plan.schedule, Estimate::of(&config.plan));
     let mut out = String::new();
-    let unit = if schedule.model().is_open() { "a second" } else { "sessions" };
+    let unit = if schedule.model().is_open() { "per second" } else { "sessions" };
     let _ = writeln!(out, "workload {}, seed {}\n", schedule.model().name(), config.plan.load.seed);
     let _ = writeln!(out, "  {:<12} {:>10} {:>10}   {unit}", "phase", "from", "to");
     for phase in schedule.phases() {
@@ -57,7 +57,7 @@ pub fn plan(config: &Config, descriptors: u64) -> String {
     let assumed =
         if estimate.assumed { "  (the server chooses: 18 tokens every 50 ms are assumed)" } else { "" };
     let _ = writeln!(out, "\n  sessions       {}", estimate.sessions);
-    let _ = writeln!(out, "  sockets        {} at once at most{}", estimate.sockets, spread(config));
+    let _ = writeln!(out, "  sockets        at most {} at once{}", estimate.sockets, spread(config));
     let _ = writeln!(out, "  descriptors    {descriptors}");
     let _ = writeln!(out, "  queries        about {:.0}", estimate.queries);
     let _ = writeln!(out, "  tokens         about {:.0}{assumed}", estimate.tokens);
@@ -69,7 +69,7 @@ pub fn plan(config: &Config, descriptors: u64) -> String {
     out
 }
 
-/// The same in a line.
+/// Renders the plan as one line.
 #[must_use]
 pub fn outline(config: &Config, descriptors: u64) -> String {
     let Estimate { sessions, sockets, queries, tokens, peak_tokens_per_second, duration, .. } =
@@ -82,7 +82,7 @@ pub fn outline(config: &Config, descriptors: u64) -> String {
     )
 }
 
-/// Over what the sockets are spread; nothing where there is one address.
+/// Names the addresses that sockets are spread over. Empty if there is only one.
 fn spread(config: &Config) -> String {
     let target = &config.plan.target;
     let published: Vec<_> = target.published.iter().map(ToString::to_string).collect();

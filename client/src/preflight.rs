@@ -1,5 +1,5 @@
-//! What must hold before the first session starts: hosts that may be tested, descriptors, ports, something that answers.
-//! It starts no load and repairs nothing but the soft limit of descriptors; every fault names the next step.
+//! Checks before the first session: allowed hosts, file descriptors, outgoing ports, and whether the target answers.
+//! Every error names the next step. The only thing that is changed is the soft limit of file descriptors.
 
 use crate::config::{Config, ConfigErrors};
 use load::{
@@ -16,55 +16,55 @@ use std::{
     time::Duration,
 };
 
-/// A target that does not answer within this is not there.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Descriptors for files, runtimes, the terminal.
+/// Time for the target to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Descriptors for result files, runtimes and the terminal.
 const SPARE_DESCRIPTORS: u64 = 128;
 
-/// What this machine allows a process.
+/// Limits of this machine.
 #[derive(Clone, Copy, Debug)]
-struct Room {
+struct HostLimits {
     descriptors: u64,
-    /// Outgoing ports to one destination; `None` where the system does not tell.
+    /// Outgoing ports per local address and destination; `None` if the system does not say.
     ports: Option<u64>,
 }
 
-/// Checks what needs no network, and raises the soft limit of descriptors to the hard one.
+/// Raises the soft limit of file descriptors to the hard one, then checks everything that needs no network.
 ///
 /// # Errors
-/// Everything that does not fit.
+/// Lists every limit that is too low and every host that is not allowed.
 pub fn local(config: &Config) -> Result<(), ConfigErrors> {
-    let room = Room { descriptors: host::raise_open_files(), ports: outgoing_ports() };
-    let mut faults = does_not_fit(config, room);
-    faults.extend(hosts_not_allowed(config));
-    if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
+    let limits = HostLimits { descriptors: host::raise_open_files(), ports: outgoing_ports() };
+    let mut errors = exceeded_limits(config, limits);
+    errors.extend(hosts_not_allowed(config));
+    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
 }
 
-/// Checks that there is a terminal for what is to be shown on it.
+/// Checks that stdout is a terminal if the live view is requested.
 ///
 /// # Errors
-/// There is none.
+/// It is not a terminal.
 pub fn terminal(config: &Config) -> Result<(), ConfigErrors> {
     if config.output.tui {
-        screen::check().map_err(|fault| ConfigErrors(vec![fault]))?;
+        screen::check().map_err(|error| ConfigErrors(vec![error]))?;
     }
     Ok(())
 }
 
-/// Checks that everything that is to be broken is there.
+/// Checks that the stack can inject every planned fault.
 ///
 /// # Errors
-/// Everything that is not.
+/// Lists every fault that it cannot inject.
 pub fn faults(config: &Config, injector: &dyn Injector) -> Result<(), ConfigErrors> {
-    let missing = |fault: &PlannedFault| {
+    let refusal = |fault: &PlannedFault| {
         let error = injector.check(&fault.spec).err()?;
         Some(format!(
             "--fault `{}` cannot be injected: {error:#} (--fault-stack names another stack)",
             fault.spec
         ))
     };
-    let faults: Vec<_> = config.plan.faults.planned.iter().filter_map(missing).collect();
-    if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
+    let errors: Vec<_> = config.plan.faults.planned.iter().filter_map(refusal).collect();
+    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
 }
 
 fn outgoing_ports() -> Option<u64> {
@@ -74,7 +74,7 @@ fn outgoing_ports() -> Option<u64> {
     Some((last + 1).saturating_sub(first))
 }
 
-/// The descriptors that the run opens at most.
+/// Returns the largest number of file descriptors that the run opens.
 #[must_use]
 pub fn descriptors(config: &Config) -> u64 {
     let clients = config.plan.load.clients;
@@ -83,34 +83,35 @@ pub fn descriptors(config: &Config) -> u64 {
     (clients + http) * ends + SPARE_DESCRIPTORS
 }
 
-fn does_not_fit(config: &Config, room: Room) -> Vec<String> {
+fn exceeded_limits(config: &Config, limits: HostLimits) -> Vec<String> {
     let clients = config.plan.load.clients;
     let http = clients.min(config.plan.target.http_connections as u64);
     let ends = if config.embedded { 2 } else { 1 };
     let needed = descriptors(config);
-    let mut faults = Vec::new();
-    if needed > room.descriptors {
-        let fit = (room.descriptors.saturating_sub(SPARE_DESCRIPTORS) / ends).saturating_sub(http);
+    let mut errors = Vec::new();
+    if needed > limits.descriptors {
+        let fit = (limits.descriptors.saturating_sub(SPARE_DESCRIPTORS) / ends).saturating_sub(http);
         let both =
-            if config.embedded { ", and with --embedded both ends of each are in this process" } else { "" };
-        faults.push(format!(
-            "{clients} clients and {http} HTTP connections need {needed} descriptors{both}, and this process may have {}: \
+            if config.embedded { ", because --embedded has both ends of each in this process" } else { "" };
+        errors.push(format!(
+            "{clients} clients and {http} HTTP connections need {needed} descriptors{both}, but the limit is {}: \
              raise the limit (`ulimit -n {needed}`), or lower --http-connections, or run at most {fit} clients",
-            room.descriptors
+            limits.descriptors
         ));
     }
     let addresses = config.plan.target.local_ips.len().max(1) as u64;
-    if let Some(ports) = room.ports.map(|ports| ports * addresses).filter(|&ports| clients > ports) {
-        faults.push(format!(
-            "{clients} clients need as many outgoing ports to one address, and this machine has {ports}: \
+    if let Some(ports) = limits.ports.map(|ports| ports * addresses).filter(|&ports| clients > ports) {
+        errors.push(format!(
+            "{clients} clients need as many outgoing ports to one address, but this machine has {ports}: \
              widen net.ipv4.ip_local_port_range, give more --local-ips, or run at most {ports} clients"
         ));
     }
     let foreign = |&&address: &&IpAddr| TcpListener::bind((address, 0)).is_err();
     if let Some(address) = config.plan.target.local_ips.iter().find(foreign) {
-        faults.push(format!("--local-ips: {address} is no address of this machine"));
+        errors
+            .push(format!("invalid address {address} for --local-ips: expected an address of this machine"));
     }
-    faults
+    errors
 }
 
 fn hosts_not_allowed(config: &Config) -> Vec<String> {
@@ -128,7 +129,7 @@ fn hosts_not_allowed(config: &Config) -> Vec<String> {
         .filter(|host| !target.allowed_hosts.iter().any(|allowed| allowed.trim().eq_ignore_ascii_case(host)))
         .map(|host| {
             format!(
-                "{host} is not this machine: if you may load-test it, say so with --i-am-allowed-to-load-test {host}"
+                "{host} is not this machine: if you are allowed to load-test it, add --i-am-allowed-to-load-test {host}"
             )
         })
         .collect()
@@ -140,10 +141,10 @@ fn is_loopback(host: &str) -> bool {
         || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Checks that both targets answer. Answers how sockets are opened from then on.
+/// Checks that API and gateway answer. Returns the connector that opens the run's sockets.
 ///
 /// # Errors
-/// Everything that does not answer.
+/// Lists each of the two that does not answer.
 pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, ConfigErrors> {
     let (api, ws) = tokio::join!(api_answers(config, tls), ws_answers(config, tls));
     match (api, ws) {
@@ -155,13 +156,13 @@ pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<
 async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), String> {
     let api = &config.plan.target.api;
     let http = Http::new(&config.plan.target, 1, tls.clone());
-    match tokio::time::timeout(PATIENCE, http.ready()).await {
-        Err(_) => Err(unreachable(api, &format!("no answer within {} s", PATIENCE.as_secs()))),
+    match tokio::time::timeout(TIMEOUT, http.ready()).await {
+        Err(_) => Err(unreachable(api, &format!("no answer within {} s", TIMEOUT.as_secs()))),
         Ok(Err(error)) => Err(refused(api, &describe(&*error))),
-        // Other people's servers need not have such a page, or not for everybody.
+        // Foreign servers may lack /ready or protect it, so only 5xx means "not ready".
         Ok(Ok(answer)) if !answer.status.is_server_error() => Ok(()),
         Ok(Ok(answer)) => Err(format!(
-            "{api} is there but not ready ({}): wait until its /ready answers 200, and see what it logs",
+            "{api} answers but is not ready ({}): wait until its /ready returns 200, or read its log",
             http.explain(&answer)
         )),
     }
@@ -173,14 +174,14 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
         .await
         .map_err(|error| unreachable(ws, &format!("{error:#}")))?;
     for from in one_of_each_family(&config.plan.target.local_ips) {
-        let (endpoint, error) = match tokio::time::timeout(PATIENCE, connector.reach(from)).await {
+        let (endpoint, error) = match tokio::time::timeout(TIMEOUT, connector.reach(from)).await {
             Ok(Ok(dead)) => {
                 dead.iter().for_each(warn_of_dead_port);
                 continue;
             }
             Ok(Err(refused)) => refused,
             Err(_) => {
-                let text = format!("no answer within {} s", PATIENCE.as_secs());
+                let text = format!("no answer within {} s", TIMEOUT.as_secs());
                 (ws.to_string(), TransportError { text, is_permanent: false })
             }
         };
@@ -196,13 +197,13 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
 
 fn warn_of_dead_port((port, error): &(String, TransportError)) {
     messages::print_stderr(&format!(
-        "warning: {port} takes no connection ({}), so sockets go to the other published ports: Docker's port proxy has \
-         probably ended; restart the container to get the port back",
+        "warning: {port} accepts no connection ({}). Sockets go to the other published ports. Docker's port proxy has probably \
+         exited: restart the container to restore the port",
         error.text
     ));
 }
 
-/// From where the gateway must be reached: nowhere in particular, where nothing is said.
+/// Returns one local address per address family, from which the gateway must be reachable. `None` means any address.
 fn one_of_each_family(local_ips: &[IpAddr]) -> Vec<Option<IpAddr>> {
     let first = |is_v4: bool| local_ips.iter().copied().find(|address| address.is_ipv4() == is_v4);
     if local_ips.is_empty() {
@@ -236,30 +237,37 @@ mod tests {
     }
 
     #[test]
-    fn says_what_does_not_fit() {
-        let room = Room { descriptors: 20_000, ports: Some(28_000) };
+    fn lists_exceeded_limits_with_the_next_step() {
+        let limits = HostLimits { descriptors: 20_000, ports: Some(28_000) };
         let run = |clients, embedded| {
-            does_not_fit(&config(RunArgs { clients: Some(clients), embedded, ..RunArgs::default() }), room)
+            exceeded_limits(
+                &config(RunArgs { clients: Some(clients), embedded, ..RunArgs::default() }),
+                limits,
+            )
         };
         assert!(run(18_000, false).is_empty());
         assert!(run(19_000, false)[0].contains("20128 descriptors"));
         assert!(run(8_900, true).is_empty());
         assert!(run(9_900, true)[0].contains("both ends"));
-        let faults = run(30_000, false);
-        assert!(faults[0].contains("at most 18872 clients"), "{faults:?}");
-        assert!(faults[1].contains("at most 28000 clients"), "{faults:?}");
+        let errors = run(30_000, false);
+        assert!(errors[0].contains("at most 18872 clients"), "{errors:?}");
+        assert!(errors[1].contains("at most 28000 clients"), "{errors:?}");
     }
 
     #[test]
-    fn more_addresses_have_more_ports_and_are_this_machines() {
-        let room = Room { descriptors: u64::MAX, ports: Some(28_000) };
-        let faults = |local_ips: &str| {
+    fn each_local_address_adds_ports_and_must_exist() {
+        let limits = HostLimits { descriptors: u64::MAX, ports: Some(28_000) };
+        let errors = |local_ips: &str| {
             let local_ips = Some(local_ips.to_owned());
-            does_not_fit(&config(RunArgs { clients: Some(50_000), local_ips, ..RunArgs::default() }), room)
+            exceeded_limits(
+                &config(RunArgs { clients: Some(50_000), local_ips, ..RunArgs::default() }),
+                limits,
+            )
         };
-        assert!(faults("127.0.0.1-127.0.0.2").is_empty());
-        assert!(faults("127.0.0.1")[0].contains("--local-ips"));
-        assert_eq!(faults("127.0.0.1, 192.0.2.1"), ["--local-ips: 192.0.2.1 is no address of this machine"]);
+        assert!(errors("127.0.0.1-127.0.0.2").is_empty());
+        assert!(errors("127.0.0.1")[0].contains("--local-ips"));
+        let expected = "invalid address 192.0.2.1 for --local-ips: expected an address of this machine";
+        assert_eq!(errors("127.0.0.1, 192.0.2.1"), [expected]);
     }
 
     #[test]

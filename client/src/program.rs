@@ -1,11 +1,9 @@
-//! The program: arguments in, an exit code out.
-//! It reads the environment through clap alone, and prints; everything else is elsewhere.
+//! The program's entry: dispatches the subcommands, prints results and errors, and returns the exit code.
 
 use crate::{
     cli::{self, Cli, Command, CompareArgs, Origins, Passed, RunArgs},
     config::Config,
-    engine, environment, scenario,
-    signals::{self},
+    engine, environment, scenario, signals,
 };
 use clap::{ArgMatches, FromArgMatches};
 use measure::comparison::{ComparedFigure, ComparisonOptions};
@@ -27,10 +25,11 @@ use terminal_size::{Width, terminal_size_of};
 use time::OffsetDateTime;
 use tracing_subscriber::EnvFilter;
 
-/// Bad configuration.
+/// Exit code for invalid arguments or configuration.
 const REFUSED: u8 = 104;
 
-/// Does what the arguments say. Must be called before any thread starts: the local time cannot be read later.
+/// Runs the program with these arguments and returns its exit code. Must be called before any thread starts, because the local
+/// time zone cannot be read later.
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started_at = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
     let arguments: Vec<OsString> = arguments.into_iter().collect();
@@ -39,7 +38,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refuse(&error, &arguments),
     };
     match cli.command {
-        // These three log by themselves. The first two also read their own arguments.
+        // These three set up their own logs. The first two also parse their own arguments.
         Some(Command::Server(passed)) => return server::program::run(named("server", passed)),
         Some(Command::Wsproxy(passed)) => return wsproxy::program::run(named("wsproxy", passed)),
         Some(Command::Stack(args)) => {
@@ -52,7 +51,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match cli.command {
         Some(Command::Analyze { files }) => analyze(&files),
         Some(Command::Report { files }) => report(&files),
-        Some(Command::Compare(args)) => compared(args),
+        Some(Command::Compare(args)) => compare_runs(args),
         Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Man) => manual(),
         Some(Command::Run(run)) => {
@@ -79,7 +78,7 @@ fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// The arguments of a part, with its name in front.
+/// Returns the arguments of a subcommand, preceded by the name that its messages show.
 fn named(part: &str, passed: Passed) -> impl Iterator<Item = OsString> {
     std::iter::once(OsString::from(format!("streamstress {part}"))).chain(passed.arguments)
 }
@@ -177,23 +176,23 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         Ok(_) if !config.output.quiet => {
             messages::print_stderr(&report::wrap("", &engine::outline(&config), Out::Stderr.columns()));
         }
-        // The run itself says what is wrong.
+        // `engine::run` reports the error.
         Ok(_) | Err(_) => {}
     }
     let (quiet, output_dir, keep_results) =
         (config.output.quiet, config.output.dir.clone(), config.output.keep_results);
-    // Stdout is the events' then.
+    // With `--out json=-`, stdout carries the events.
     let out = if config.output.events == Some(Destination::Stdout) { Out::Stderr } else { Out::Stdout };
     let code = match engine::run(config, &stop, started_at) {
         Ok(finished) if quiet => {
-            out.say(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
-            incomplete(&finished.unwritten);
+            out.print(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
+            print_unwritten(&finished.unwritten);
             finished.exit_code()
         }
         Ok(finished) => {
-            out.say(&out.painted(finished.text(out.columns())));
-            out.say(&format!("\n  results...................: {}*\n", finished.base.display()));
-            incomplete(&finished.unwritten);
+            out.print(&out.colored(finished.text(out.columns())));
+            out.print(&format!("\n  results...................: {}*\n", finished.base.display()));
+            print_unwritten(&finished.unwritten);
             finished.exit_code()
         }
         Err(error) => {
@@ -201,13 +200,13 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
             error.exit_code()
         }
     };
-    tidy(&output_dir, keep_results);
+    limit_results(&output_dir, keep_results);
     code
 }
 
-/// Deletes the files of older runs if the user asked for it. Otherwise hints at the option when the results take much space. A failure
-/// is reported and changes no verdict.
-fn tidy(directory: &Path, keep: Option<usize>) {
+/// Deletes the files of older runs if `--keep-results` is given; otherwise mentions the option when the results take 1 GiB or more.
+/// A failure is reported and does not change the verdict.
+fn limit_results(directory: &Path, keep: Option<usize>) {
     let shown = directory.display();
     match keep {
         Some(keep) => {
@@ -230,12 +229,12 @@ fn tidy(directory: &Path, keep: Option<usize>) {
     }
 }
 
-/// Names the results that are missing.
-fn incomplete(unwritten: &[String]) {
+/// Prints an error for each result that could not be written.
+fn print_unwritten(unwritten: &[String]) {
     unwritten.iter().for_each(|what| messages::print_stderr(&format!("error: {what}")));
 }
 
-/// Where a text goes.
+/// The stream that a text is written to.
 #[derive(Clone, Copy, Debug)]
 enum Out {
     Stdout,
@@ -243,7 +242,7 @@ enum Out {
 }
 
 impl Out {
-    fn say(self, text: &str) {
+    fn print(self, text: &str) {
         match self {
             Self::Stdout => messages::print_stdout(text),
             Self::Stderr => messages::print_stderr(text.trim_end_matches('\n')),
@@ -257,13 +256,13 @@ impl Out {
         }
     }
 
-    /// In colour on a terminal, unless <https://no-color.org> is asked for.
-    fn painted(self, text: String) -> String {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if self.is_terminal() && !refused { output::colored(&text) } else { text }
+    /// Returns the text with colours if the stream is a terminal and `NO_COLOR` is not set (<https://no-color.org>).
+    fn colored(self, text: String) -> String {
+        let disabled = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if self.is_terminal() && !disabled { output::colored(&text) } else { text }
     }
 
-    /// Of the terminal; elsewhere of the variable that shells keep.
+    /// Returns the width of the terminal; for other streams the variable `COLUMNS`.
     fn columns(self) -> usize {
         let size = match self {
             Self::Stdout => terminal_size_of(std::io::stdout()),
@@ -291,16 +290,16 @@ fn analyze(files: &[PathBuf]) -> u8 {
     }
 }
 
-fn compared(mut args: CompareArgs) -> u8 {
+fn compare_runs(mut args: CompareArgs) -> u8 {
     if let [baseline, candidate] = args.files.as_slice() {
         (args.baseline, args.candidate) = (vec![baseline.clone()], vec![candidate.clone()]);
     }
-    let compared = options(&args).and_then(|options| {
+    let compared = compare_options(&args).and_then(|options| {
         compare::compare(&args.baseline, &args.candidate, &options).map_err(|error| error.to_string())
     });
     match compared {
         Ok(comparison) => {
-            messages::print_stdout(&Out::Stdout.painted(compare::text(&comparison, Out::Stdout.columns())));
+            messages::print_stdout(&Out::Stdout.colored(compare::text(&comparison, Out::Stdout.columns())));
             comparison.exit_code()
         }
         Err(error) => {
@@ -310,7 +309,7 @@ fn compared(mut args: CompareArgs) -> u8 {
     }
 }
 
-fn options(args: &CompareArgs) -> Result<ComparisonOptions, String> {
+fn compare_options(args: &CompareArgs) -> Result<ComparisonOptions, String> {
     let tolerance = share("--tolerance", &args.tolerance, "5%")?;
     let failure_tolerance = share("--failure-tolerance", &args.failure_tolerance, "0.1%")?;
     let assumed_noise = share("--assumed-noise", &args.assumed_noise, "15%")?;
@@ -328,20 +327,21 @@ fn options(args: &CompareArgs) -> Result<ComparisonOptions, String> {
     Ok(ComparisonOptions { compared, tolerance, least_ms, failure_tolerance, assumed_noise, seed })
 }
 
-/// `5%` or `0.05`. A bare number of 1 or more was meant as percent, and is not guessed.
+/// Parses a share such as `5%` or `0.05`. A bare number of 1 or more is refused, because it may be meant as percent.
 fn share(flag: &str, text: &str, example: &str) -> Result<f64, String> {
-    let fault = || format!("invalid share `{text}` for {flag}: expected 0% to 1000%, for example {example}");
-    let parsed = |number: &str| number.trim().parse::<f64>().map_err(|_| fault());
+    let invalid =
+        || format!("invalid share `{text}` for {flag}: expected 0% to 1000%, for example {example}");
+    let parsed = |number: &str| number.trim().parse::<f64>().map_err(|_| invalid());
     if let Some(percent) = text.trim().strip_suffix('%') {
         let share = parsed(percent)? / 100.0;
-        return if (0.0..=10.0).contains(&share) { Ok(share) } else { Err(fault()) };
+        return if (0.0..=10.0).contains(&share) { Ok(share) } else { Err(invalid()) };
     }
     match parsed(text)? {
         share if (0.0..1.0).contains(&share) => Ok(share),
         percent if (1.0..=1000.0).contains(&percent) => Err(format!(
             "ambiguous share `{text}` for {flag}: did you mean {percent}%? A share without % must be below 1"
         )),
-        _ => Err(fault()),
+        _ => Err(invalid()),
     }
 }
 

@@ -1,22 +1,22 @@
-//! Spreads sockets over the ports that a container publishes for the gateway, and says when they carry too little.
+//! Spreads sockets over the ports that a container publishes for the gateway, and warns if these cannot carry the run.
 //!
-//! Docker's port proxies carry a few thousand connections each (see [`stack::published`]). It asks Docker once, before the
-//! run, and goes on without an answer where there is no Docker.
+//! Each of Docker's port proxies carries a few thousand connections (see [`stack::published`]). Docker is asked once, before the
+//! run. Without Docker nothing changes.
 
 use crate::config::Config;
 use plan::Estimate;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use url::{Host, Url};
 
-/// Finds the ports that lead to the gateway's container, when the target is a port of this machine.
+/// Finds all published ports of the gateway's container if the target is a port of this machine, and adds them to the plan.
 pub(crate) fn find(config: &mut Config) {
-    /// For all questions to Docker together.
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+    /// Limit for all requests to Docker together.
+    const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
     if config.embedded || !config.plan.target.more_ws.is_empty() {
         return;
     }
     let Some(address) = on_loopback(config.plan.target.ws.url()) else { return };
-    let ports = stack::published::siblings(address, PATIENCE).unwrap_or_default();
+    let ports = stack::published::siblings(address, TIMEOUT).unwrap_or_default();
     if ports.len() > 1 {
         config.plan.target.published = ports;
     }
@@ -31,7 +31,7 @@ fn ports_or(published: &[SocketAddr], address: SocketAddr) -> Vec<SocketAddr> {
     if published.is_empty() { vec![address] } else { published.to_vec() }
 }
 
-/// The URL's address, if its host is a loopback address or `localhost`.
+/// Returns the address of a URL whose host is a loopback address or `localhost`.
 fn on_loopback(url: &Url) -> Option<SocketAddr> {
     let ip = match url.host()? {
         Host::Ipv4(ip) => IpAddr::V4(ip),
@@ -42,13 +42,14 @@ fn on_loopback(url: &Url) -> Option<SocketAddr> {
     ip.is_loopback().then_some(SocketAddr::new(ip, url.port_or_known_default()?))
 }
 
-/// What to tell a person when the port proxies can carry `sockets` WebSockets and `calls` HTTP connections, where known.
+/// Returns warnings if the run needs more connections than the port proxies carry: `sockets` WebSockets and `calls` HTTP
+/// connections, as far as these capacities are known.
 fn too_narrow(config: &Config, sockets: Option<u64>, calls: Option<u64>) -> Vec<String> {
     let wanted = Estimate::of(&config.plan).sockets;
     let http = wanted.min(config.plan.target.http_connections as u64);
     let warning = |wanted, carried, what, also| {
         format!(
-            "Docker's port proxies carry about {carried} connections (a proxy ends when its descriptors run out), and this run \
+            "Docker's port proxies carry about {carried} connections, because a proxy exits when it runs out of file descriptors. This run \
              opens up to {wanted} {what}: run the client in a container (docker compose run --rm client …){also}"
         )
     };
@@ -67,7 +68,7 @@ mod tests {
     use crate::cli::RunArgs;
 
     #[test]
-    fn asks_for_addresses_of_this_machine_alone() {
+    fn only_loopback_addresses_count() {
         let address = |url: &str| on_loopback(&url.parse().unwrap()).map(|address| address.to_string());
         assert_eq!(address("ws://127.0.0.1:8081").as_deref(), Some("127.0.0.1:8081"));
         assert_eq!(address("ws://localhost").as_deref(), Some("127.0.0.1:80"));
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn warns_of_proxies_that_carry_too_little() {
+    fn warns_if_the_proxies_cannot_carry_the_run() {
         let config = Config::new(RunArgs { clients: Some(5000), ..RunArgs::default() }, 2, 1).unwrap();
         let warnings = too_narrow(&config, Some(3328), Some(900));
         assert!(warnings[0].contains("carry about 3328 connections"), "{warnings:?}");

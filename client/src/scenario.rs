@@ -1,5 +1,5 @@
-//! What a run's options are when they come from several places: flag or environment, then scenario file, then `.env`.
-//! It looks up files and puts layers together; whether a value is any good is for `Config`.
+//! Merges a run's options from their sources: flag and environment take precedence over the scenario file, and that over `.env`.
+//! Values are validated later, by `Config`.
 
 use crate::{
     cli::{self, Origins, RunArgs},
@@ -14,11 +14,11 @@ use std::{
 };
 use toml::{Table, Value};
 
-/// Where scenarios are known by their name.
+/// Directory in which a scenario is looked up by its name.
 pub const DIRECTORY: &str = "scenarios";
-/// What a `[[user]]` may say, and a flag says instead of all of them.
+/// Keys of a `[[user]]` that a flag overrides for all kinds of users.
 const OF_USERS: [&str; 6] = ["think_time", "queries", "answer_tokens", "ttft_ms", "itl_ms", "profile"];
-/// Older keys and their present names.
+/// Old keys and their current names.
 const RENAMED: [(&str, &str); 5] = [
     ("token", "auth_token"),
     ("tokens", "answer_tokens"),
@@ -26,15 +26,14 @@ const RENAMED: [(&str, &str); 5] = [
     ("stall_ms", "stall_threshold"),
     ("drop_rate", "cut_rate"),
 ];
-/// No scenario is longer.
-const LONGEST: u64 = 1 << 20;
+/// Largest size of a scenario or `.env` file, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
 
-/// Puts the layers together: what `matches` was told by flag or environment outranks the scenario file, and that `dotenv`.
-///
-/// Returns also where the values came from that no flag gave.
+/// Merges flags and environment (`matches`) with the scenario file and `dotenv`. Also returns the origin of each value that no flag
+/// set.
 ///
 /// # Errors
-/// A file cannot be read, or says what no run understands; the message names the file.
+/// A file cannot be read, or has an unknown key or an invalid value. The message names the file.
 pub fn resolve(
     args: RunArgs,
     matches: &ArgMatches,
@@ -65,14 +64,14 @@ pub fn resolve(
             for key in &overridden {
                 user.remove(*key);
             }
-            // A profile is a way to say these two.
+            // A profile sets these two.
             if overridden.contains(&"profile") {
                 user.remove("ttft_ms");
                 user.remove("itl_ms");
             }
         }
     }
-    forget_other_models(&mut merged, &above);
+    remove_replaced(&mut merged, &above);
     for (_, flag) in flags.iter().filter(|(key, _)| above.contains_key(key)) {
         origins.remove(flag);
     }
@@ -83,8 +82,8 @@ pub fn resolve(
     Ok((resolved, origins))
 }
 
-/// A workload that a flag asks for takes the place of the one in the file; so do two words for one thing.
-fn forget_other_models(merged: &mut Table, above: &Table) {
+/// Removes the keys of the file that a flag replaces under another name: another workload model, another form of the ramp-up.
+fn remove_replaced(merged: &mut Table, above: &Table) {
     const MODELS: [&str; 3] = ["stages", "arrival_rate", "trace"];
     if MODELS.iter().any(|key| above.contains_key(*key)) {
         for key in MODELS.into_iter().chain(["trace_from", "trace_scale"]) {
@@ -107,7 +106,7 @@ impl RunArgs {
     }
 }
 
-/// What was said by flag or environment, and not left to a default.
+/// Returns the options that were set by flag or environment.
 fn explicit(args: &RunArgs, matches: &ArgMatches) -> Result<Table, String> {
     let table = Table::try_from(args).map_err(|error| error.to_string())?;
     let said = |key: &str| {
@@ -118,17 +117,17 @@ fn explicit(args: &RunArgs, matches: &ArgMatches) -> Result<Table, String> {
     Ok(table.into_iter().filter(|(key, _)| said(key)).collect())
 }
 
-/// Reads the variables of a run from a `.env` file as those of the environment are read. Returns also where each one is.
+/// Reads the options of a run from the variables of a `.env` file. Also returns the file and line of each.
 fn from_dotenv(variables: &Variables) -> Result<(Table, Origins), String> {
     let options = cli::options();
     environment::check_dotenv(&options, variables)?;
-    let command = options.clone().mut_args(|arg| cli::switch(arg.env(None::<&str>)));
+    let command = options.clone().mut_args(cli::switch);
     let (mut words, mut origins) = (Vec::new(), Origins::new());
     for arg in options.get_arguments() {
         let Some(flag) = cli::flag(arg) else { continue };
         // `check_dotenv` made sure that several names agree: the first one that has a value counts.
         for name in environment::names(arg) {
-            let Some(entry) = variables.get(name) else { continue };
+            let Some(entry) = variables.get(&name) else { continue };
             let value = entry.value.as_ref().map_err(|why| format!("{entry}: {name}: {why}"))?;
             if value.is_empty() {
                 continue;
@@ -149,16 +148,18 @@ fn from_dotenv(variables: &Variables) -> Result<(Table, Origins), String> {
     Ok((explicit(&args, &matches)?, origins))
 }
 
-/// The variables in `path`; none where there is no such file.
+/// Reads the variables of a `.env` file. A missing file has none.
 ///
 /// # Errors
-/// It is there and cannot be read.
+/// The file exists and cannot be read, or is larger than 1 MiB.
 pub fn dotenv(path: &Path) -> Result<Variables, String> {
     let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes)) {
-        Ok(length) if length as u64 > LONGEST => Err(named(&"more than 1 MiB is too much for a .env file")),
-        // What is not UTF-8 belongs to somebody else, or is refused as a value.
+    match File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
+        Ok(length) if length as u64 > MAX_BYTES => {
+            Err(named(&"the file is larger than 1 MiB: expected a .env file"))
+        }
+        // Invalid UTF-8 may belong to a variable of another program. In a variable of ours, the value is refused later.
         Ok(_) => {
             let text = String::from_utf8_lossy(&bytes);
             Ok(dotenv::parse(&text, &|name: &str| std::env::var(name).ok()))
@@ -168,10 +169,10 @@ pub fn dotenv(path: &Path) -> Result<Variables, String> {
     }
 }
 
-/// The text of a scenario and where it comes from.
+/// The text of a scenario and its origin.
 #[derive(Debug)]
 struct Source {
-    /// A path, or the name of a scenario that is part of this program.
+    /// A path, or the name of a built-in scenario.
     origin: String,
     text: String,
 }
@@ -211,8 +212,8 @@ fn find(name: &str) -> Result<Source, String> {
 fn file(path: &Path) -> Result<Source, String> {
     let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let length = std::fs::metadata(path).map_err(|error| named(&error))?.len();
-    if length > LONGEST {
-        return Err(named(&format!("{length} bytes are too many for a scenario")));
+    if length > MAX_BYTES {
+        return Err(named(&format!("the file has {length} bytes: expected a scenario of at most 1 MiB")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
     Ok(Source { origin: path.display().to_string(), text })
@@ -231,7 +232,7 @@ fn read(source: &Source) -> Result<Table, String> {
     let mut table: Table = toml::from_str(text).map_err(|error| at(&error))?;
     let _: RunArgs = toml::from_str(text).map_err(|error| at(&error))?;
     if table.contains_key("scenario") {
-        return Err(named(&"`scenario` has no place in a scenario"));
+        return Err(named(&"unexpected key `scenario`: a scenario cannot include another one"));
     }
     rename_keys(&mut table);
     if let Some(Value::Array(users)) = table.get_mut("user") {
@@ -240,7 +241,7 @@ fn read(source: &Source) -> Result<Table, String> {
     Ok(table)
 }
 
-/// Gives older keys their present names, so that layers overwrite each other by one name.
+/// Renames old keys, so that each option has one key in all sources.
 fn rename_keys(table: &mut Table) {
     for (old, new) in RENAMED {
         if let Some(value) = table.remove(old) {
@@ -249,12 +250,12 @@ fn rename_keys(table: &mut Table) {
     }
 }
 
-/// The list of all keys helps nobody.
+/// Shortens the parser's message: it would list all known keys.
 fn shortened(message: &str) -> String {
     message.split(", expected").next().unwrap_or(message).replace("unknown field", "unknown key")
 }
 
-/// Seeds beyond what TOML holds are written as text.
+/// Serializes seeds as text, because TOML integers end at 2^63 - 1.
 pub(crate) mod seed {
     use serde::{Deserialize, Deserializer, Serializer, de};
 

@@ -1,5 +1,5 @@
-//! How a run is asked to stop: once politely, twice at once; before its first session starts, at once in any case.
-//! Whoever holds a `Stop` looks at it.
+//! Signals that stop a run. The first one lets running queries end, the second one stops at once. Before the first session starts,
+//! any signal ends the program.
 
 use host::StopSignals;
 use plan::Stop;
@@ -10,17 +10,17 @@ use tokio::signal::unix::{SignalKind, signal};
 /// The exit code of a run that was interrupted.
 pub const INTERRUPTED: u8 = 105;
 
-/// Each SIGINT, SIGTERM or SIGHUP escalates, from now on and until the process ends. The first one ends the process while no
-/// run has begun. A hangup that is ignored, as below `nohup`, stays so.
+/// Starts a thread that escalates `stop` at each SIGINT, SIGTERM or SIGHUP. While no run has begun, the first signal ends the
+/// process. If SIGHUP is ignored, as under `nohup`, it stays ignored.
 ///
 /// # Errors
-/// The signals cannot be listened to.
+/// The signal handlers cannot be installed.
 pub fn listen(stop: Stop) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
             let Ok(mut signals) = StopSignals::listen() else { return };
-            // Without a handler, a file that reaches the limit of its size would end the process; so, the write fails.
+            // Without a handler, a file at the limit `ulimit -f` would end the process. With one, the write fails and is reported.
             let _too_large = signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGXFSZ as i32));
             loop {
                 signals.next().await;
@@ -31,7 +31,9 @@ pub fn listen(stop: Stop) -> io::Result<()> {
                     std::process::exit(INTERRUPTED.into());
                 }
                 if !stop.starting.is_cancelled() {
-                    messages::print_stderr("stopping: running streams may end; once more to leave at once");
+                    messages::print_stderr(
+                        "stopping: waiting for running queries to end; repeat the signal to stop at once",
+                    );
                 }
                 stop.escalate();
             }

@@ -1,28 +1,28 @@
-//! Checks and injects faults of our own stacks: native ones and Compose projects.
+//! Checks faults and injects them into a native stack or a Compose project.
 
 use load::injection::{FaultEffect, Injector};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Whether `spec` is a fault that a stack knows.
+/// Checks that `spec` is the text of a fault, for example `wsproxy-1:kill`.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Explains what is wrong with it.
 pub fn parse(spec: &str) -> Result<(), String> {
     spec.parse::<stack::fault::Fault>().map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// Who breaks the stack of that name.
+/// Returns the injector for the stack of this name; without a name, for the default native stack.
 ///
 /// # Errors
-/// No stack can have that name.
+/// The name is not valid for a stack.
 pub fn injector(name: Option<&str>) -> Result<Arc<dyn Injector>, String> {
-    let place = stack::StackRef::find(name).map_err(|error| format!("--fault-stack: {error:#}"))?;
-    Ok(Arc::new(Breaker(place)))
+    let stack = stack::StackRef::find(name).map_err(|error| format!("--fault-stack: {error:#}"))?;
+    Ok(Arc::new(StackInjector(stack)))
 }
 
-struct Breaker(stack::StackRef);
+struct StackInjector(stack::StackRef);
 
-impl Injector for Breaker {
+impl Injector for StackInjector {
     fn check(&self, spec: &str) -> anyhow::Result<()> {
         stack::injection::check(&self.0, &spec.parse()?)
     }

@@ -5,19 +5,19 @@ use plan::Plan;
 use std::time::Duration;
 use url::Url;
 
-/// Finds the stack that serves the plan's target: the one that the plan names, or whichever serves that address.
+/// Finds the stack that serves the plan's target: the one that the plan names, otherwise the one that listens at that address.
 pub(crate) fn find(plan: &Plan) -> Source {
     match inventory(plan.faults.stack.as_deref(), plan.target.api.url()) {
-        Ok(inventory) => Source::Inventory(Box::new(Known(inventory))),
+        Ok(inventory) => Source::Inventory(Box::new(KnownStack(inventory))),
         Err(why) => Source::Unknown(why),
     }
 }
 
 /// A native stack or a Compose project on this machine.
 #[derive(Debug)]
-struct Known(stack::inventory::Inventory);
+struct KnownStack(stack::inventory::Inventory);
 
-impl Inventory for Known {
+impl Inventory for KnownStack {
     fn members(&self) -> anyhow::Result<Vec<Member>> {
         Ok(self.0.members()?.into_iter().map(member).collect())
     }

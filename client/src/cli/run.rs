@@ -1,7 +1,7 @@
-//! The options of `streamstress run`, grouped by topic.
-//! Each has a long flag and the environment variable `STREAMSTRESS_<FLAG>`; older names are aliases.
+//! The options of `streamstress run`, grouped by topic. Each has a long flag; old names are aliases.
+//! [`complete`] adds what they have in common. The environment variables are added by `environment`.
 
-use clap::{Args, ValueEnum};
+use clap::{Arg, Args, ValueEnum};
 use plan::{schedule::Process, users::UserKind};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use settings::distribution::{self, Distribution, Unit};
@@ -16,6 +16,30 @@ const FAULTS: &str = "Faults";
 const THRESHOLDS: &str = "Thresholds";
 const OUTPUT: &str = "Output";
 const TUNING: &str = "Tuning";
+
+/// Options that `-h` shows. `--help` shows all.
+const IN_SHORT_HELP: [&str; 12] = [
+    "scenario",
+    "clients",
+    "queries",
+    "ramp-up",
+    "duration",
+    "arrival-rate",
+    "api-url",
+    "wsproxy-url",
+    "embedded",
+    "threshold",
+    "output-dir",
+    "tui",
+];
+
+/// Completes an option as it was declared below.
+pub(crate) fn complete(arg: Arg) -> Arg {
+    let in_short_help = arg.get_long().is_some_and(|flag| IN_SHORT_HELP.contains(&flag));
+    let takes_value = arg.get_action().takes_values();
+    // So that `--clients -5` is refused by the check of its range, with the range, and not as an unknown option `-5`.
+    arg.hide_short_help(!in_short_help).allow_negative_numbers(takes_value)
+}
 
 /// What arrives at a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -103,165 +127,165 @@ impl<'de> Deserialize<'de> for DurationText {
 #[serde(default, deny_unknown_fields)]
 pub struct RunArgs {
     /// Read further options from scenarios/NAME.toml or FILE
-    #[arg(long, env = "STREAMSTRESS_SCENARIO", value_name = "NAME|FILE", help_heading = WORKLOAD)]
+    #[arg(long, value_name = "NAME|FILE", help_heading = WORKLOAD)]
     pub scenario: Option<String>,
     /// Number of sessions [default: 100]
-    #[arg(short, long, env = "STREAMSTRESS_CLIENTS", value_name = "N", allow_negative_numbers = true, help_heading = WORKLOAD)]
+    #[arg(short, long, value_name = "N", help_heading = WORKLOAD)]
     pub clients: Option<i64>,
     /// Queries per session, one after the other [default: 10]
-    #[arg(short, long, env = "STREAMSTRESS_QUERIES", value_name = "N", allow_negative_numbers = true, help_heading = WORKLOAD)]
+    #[arg(short, long, value_name = "N", help_heading = WORKLOAD)]
     pub queries: Option<i64>,
     /// Time over which sessions start [default: 1s per 500 clients]
-    #[arg(long, env = "STREAMSTRESS_RAMP_UP", value_name = "DURATION", allow_negative_numbers = true, help_heading = WORKLOAD)]
+    #[arg(long, value_name = "DURATION", help_heading = WORKLOAD)]
     pub ramp_up: Option<DurationText>,
     /// Send queries until this time is over, for example 5m
-    #[arg(long, env = "STREAMSTRESS_DURATION", value_name = "DURATION", allow_negative_numbers = true, help_heading = WORKLOAD)]
+    #[arg(long, value_name = "DURATION", help_heading = WORKLOAD)]
     pub duration: Option<DurationText>,
     /// Arrivals per second (open model); needs --duration
-    #[arg(long, env = "STREAMSTRESS_ARRIVAL_RATE", value_name = "N", allow_negative_numbers = true, help_heading = WORKLOAD)]
+    #[arg(long, value_name = "N", help_heading = WORKLOAD)]
     pub arrival_rate: Option<f64>,
     /// What arrives at --arrival-rate or from --trace [default: sessions; with --trace: queries]
-    #[arg(long, env = "STREAMSTRESS_ARRIVAL", value_name = "WHAT", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "WHAT", help_heading = WORKLOAD)]
     pub arrival: Option<ArrivalOf>,
     /// Variation of the times between arrivals: constant, poisson or gamma:CV, where CV is the coefficient of variation
     /// [default: constant]
-    #[arg(long, env = "STREAMSTRESS_ARRIVAL_PROCESS", value_name = "PROCESS", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "PROCESS", help_heading = WORKLOAD)]
     pub arrival_process: Option<Process>,
     /// Limit of concurrent sessions with --arrival-rate or --trace. Arrivals beyond it are dropped and counted
     /// [default: 1000 if sessions arrive, --clients if queries arrive]
-    #[arg(long, env = "STREAMSTRESS_MAX_CLIENTS", value_name = "N", allow_negative_numbers = true, help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "N", help_heading = WORKLOAD)]
     pub max_clients: Option<i64>,
     /// Vary the number of sessions in stages, for example 2m:100,5m:100,1m:0. Within each stage the number changes linearly
     /// to the target after the colon
-    #[arg(long, env = "STREAMSTRESS_STAGES", value_name = "DURATION:N,…", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION:N,…", help_heading = WORKLOAD)]
     pub stages: Option<String>,
     /// Sessions started per second, instead of --ramp-up
-    #[arg(long, env = "STREAMSTRESS_SPAWN_RATE", value_name = "N", allow_negative_numbers = true, help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "N", help_heading = WORKLOAD)]
     pub spawn_rate: Option<f64>,
     /// Connect all sessions first, then send all first queries at the same instant
-    #[arg(long, env = "STREAMSTRESS_BURST", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, help_heading = WORKLOAD)]
     pub burst: bool,
     /// Time between the end of a query and the next one, in seconds: 2, 500ms, or a distribution such as uniform:1s,5s, exp:3,
     /// normal:3,1 (mean, deviation) or lognormal:2,0.5 (median, sigma) [default: 0]
-    #[arg(long, env = "STREAMSTRESS_THINK_TIME", value_name = "SECONDS", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::Seconds), help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = Distribution::parser(Unit::Seconds), help_heading = WORKLOAD)]
     #[serde(deserialize_with = "distribution::seconds")]
     pub think_time: Option<Distribution>,
     /// Time after which a query fails [default: its ideal duration plus 30s]
-    #[arg(long, env = "STREAMSTRESS_QUERY_TIMEOUT", value_name = "DURATION", allow_negative_numbers = true, help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION", help_heading = WORKLOAD)]
     pub query_timeout: Option<DurationText>,
     /// Replay recorded traffic: Mooncake JSON lines, or CSV of the Azure LLM inference traces or of BurstGPT
-    #[arg(long, env = "STREAMSTRESS_TRACE", value_name = "FILE", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "FILE", help_heading = WORKLOAD)]
     pub trace: Option<PathBuf>,
     /// Start the replay at this point: a duration after the first request (30m), or a date and time as in the trace
     /// (2023-11-16T18:30:00Z). --duration limits its length [default: 0s]
-    #[arg(long, env = "STREAMSTRESS_TRACE_FROM", value_name = "TIME", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "TIME", help_heading = WORKLOAD)]
     pub trace_from: Option<String>,
     /// Factor for the times of the trace, 0.0001 to 1000. 0.5 replays it twice as fast [default: 1]
-    #[arg(long, env = "STREAMSTRESS_TRACE_SCALE", value_name = "FACTOR", allow_negative_numbers = true, help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "FACTOR", help_heading = WORKLOAD)]
     pub trace_scale: Option<f64>,
     /// Factor for all times of the schedule, 0.0001 to 1000. Rates are divided by it, so that the number of users stays.
     /// Token delays, think times and timeouts do not change [default: 1]
-    #[arg(long, env = "STREAMSTRESS_TIME_SCALE", value_name = "FACTOR", allow_negative_numbers = true, help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "FACTOR", help_heading = WORKLOAD)]
     pub time_scale: Option<f64>,
     /// Draw prompts from this CSV file, column `prompt`
-    #[arg(long, env = "STREAMSTRESS_PROMPTS", value_name = "FILE", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, value_name = "FILE", help_heading = WORKLOAD)]
     pub prompts: Option<PathBuf>,
     /// Kinds of users, from a scenario file only.
     #[arg(skip)]
     pub user: Vec<UserKind>,
     /// Print the plan and exit without opening a connection
-    #[arg(long, env = "STREAMSTRESS_DRY_RUN", help_heading = WORKLOAD, hide_short_help = true)]
+    #[arg(long, help_heading = WORKLOAD)]
     pub dry_run: bool,
 
     /// URL of the HTTP API [default: http://127.0.0.1:8080]
-    #[arg(long, alias = "fastapi-url", env = "STREAMSTRESS_API_URL", value_name = "URL", hide_env_values = true, help_heading = TARGET)]
+    #[arg(long, alias = "fastapi-url", value_name = "URL", hide_env_values = true, help_heading = TARGET)]
     pub api_url: Option<String>,
     /// URL of the gateway, repeatable [default: ws://127.0.0.1:8081]
-    #[arg(long, env = "STREAMSTRESS_WSPROXY_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true, help_heading = TARGET)]
+    #[arg(long, value_name = "URL", value_delimiter = ',', hide_env_values = true, help_heading = TARGET)]
     pub wsproxy_url: Vec<String>,
     /// Run the whole stack in this process, with an in-memory bus
-    #[arg(long, env = "STREAMSTRESS_EMBEDDED", help_heading = TARGET)]
+    #[arg(long, help_heading = TARGET)]
     pub embedded: bool,
     /// Confirm that you may load-test this host. Required for every host other than this machine (repeatable)
-    #[arg(long, env = "STREAMSTRESS_I_AM_ALLOWED_TO_LOAD_TEST", value_name = "HOST", value_delimiter = ',', help_heading = TARGET, hide_short_help = true)]
+    #[arg(long, value_name = "HOST", value_delimiter = ',', help_heading = TARGET)]
     pub i_am_allowed_to_load_test: Vec<String>,
     /// Bearer token of every socket, instead of the token that each session receives
-    #[arg(long, alias = "token", env = "STREAMSTRESS_AUTH_TOKEN", value_name = "TOKEN", hide_env_values = true, help_heading = TARGET, hide_short_help = true)]
+    #[arg(long, alias = "token", value_name = "TOKEN", hide_env_values = true, help_heading = TARGET)]
     #[serde(alias = "token")]
     pub auth_token: Option<String>,
     /// Header for every HTTP call and WebSocket upgrade, as `Name: value`. It replaces the client's header of that name
     /// (repeatable)
-    #[arg(long = "header", env = "STREAMSTRESS_HEADER", value_name = "HEADER", value_delimiter = '\n', hide_env_values = true, help_heading = TARGET, hide_short_help = true)]
+    #[arg(long = "header", value_name = "HEADER", value_delimiter = '\n', hide_env_values = true, help_heading = TARGET)]
     pub headers: Vec<String>,
     /// Path and query of the WebSocket URL. {agent}, {session} and {token} are replaced [default: /{agent}/ws/{session}]
-    #[arg(long, env = "STREAMSTRESS_WS_PATH", value_name = "TEMPLATE", hide_env_values = true, help_heading = TARGET, hide_short_help = true)]
+    #[arg(long, value_name = "TEMPLATE", hide_env_values = true, help_heading = TARGET)]
     pub ws_path: Option<String>,
     /// Value of {agent} in --ws-path [default: load]
-    #[arg(long, env = "STREAMSTRESS_AGENT", value_name = "NAME", help_heading = TARGET, hide_short_help = true)]
+    #[arg(long, value_name = "NAME", help_heading = TARGET)]
     pub agent: Option<String>,
     /// Certificates (PEM) to trust for https and wss, in addition to the public ones
-    #[arg(long, env = "STREAMSTRESS_CA_FILE", value_name = "FILE", help_heading = TARGET, hide_short_help = true)]
+    #[arg(long, value_name = "FILE", help_heading = TARGET)]
     pub ca_file: Option<PathBuf>,
     /// HTTP connections that all sessions share, at most [default: 1000]
-    #[arg(long, env = "STREAMSTRESS_HTTP_CONNECTIONS", value_name = "N", allow_negative_numbers = true, help_heading = TARGET, hide_short_help = true)]
+    #[arg(long, value_name = "N", help_heading = TARGET)]
     pub http_connections: Option<i64>,
     /// Local addresses to open sockets from, in turn, for example 127.0.0.2-127.0.0.9. Each address adds its own range of
     /// ports
-    #[arg(long, env = "STREAMSTRESS_LOCAL_IPS", value_name = "ADDRESSES", help_heading = TARGET, hide_short_help = true)]
+    #[arg(long, value_name = "ADDRESSES", help_heading = TARGET)]
     pub local_ips: Option<String>,
 
     /// Tokens per answer, a number or a distribution as in --think-time [default: the server's]
-    #[arg(long, alias = "tokens", env = "STREAMSTRESS_ANSWER_TOKENS", value_name = "N", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::None), help_heading = ANSWERS, hide_short_help = true)]
+    #[arg(long, alias = "tokens", value_name = "N", value_parser = Distribution::parser(Unit::None), help_heading = ANSWERS)]
     #[serde(alias = "tokens", deserialize_with = "distribution::plain")]
     pub answer_tokens: Option<Distribution>,
     /// Time before the first token, in milliseconds: 250, 1s, or a distribution as in --think-time [default: the server's]
-    #[arg(long, env = "STREAMSTRESS_TTFT_MS", value_name = "MS", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::Milliseconds), help_heading = ANSWERS, hide_short_help = true)]
+    #[arg(long, value_name = "MS", value_parser = Distribution::parser(Unit::Milliseconds), help_heading = ANSWERS)]
     #[serde(deserialize_with = "distribution::milliseconds")]
     pub ttft_ms: Option<Distribution>,
     /// Time after each token, in milliseconds: 20, 50ms, or a distribution as in --think-time. One value is drawn per query [default:
     /// the server's]
-    #[arg(long, env = "STREAMSTRESS_ITL_MS", value_name = "MS", allow_negative_numbers = true, value_parser = Distribution::parser(Unit::Milliseconds), help_heading = ANSWERS, hide_short_help = true)]
+    #[arg(long, value_name = "MS", value_parser = Distribution::parser(Unit::Milliseconds), help_heading = ANSWERS)]
     #[serde(deserialize_with = "distribution::milliseconds")]
     pub itl_ms: Option<Distribution>,
     /// Set --ttft-ms and --itl-ms to an invented but plausible timing: fast-small, balanced-medium, slow-large or reasoning
-    #[arg(long, env = "STREAMSTRESS_PROFILE", value_name = "NAME", help_heading = ANSWERS, hide_short_help = true)]
+    #[arg(long, value_name = "NAME", help_heading = ANSWERS)]
     pub profile: Option<String>,
 
     /// First delay before a reconnect. Later delays double [default: 1s]
-    #[arg(long, env = "STREAMSTRESS_WS_INITIAL_BACKOFF_SECONDS", value_name = "DURATION", allow_negative_numbers = true, help_heading = RECONNECTS, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION", help_heading = RECONNECTS)]
     pub ws_initial_backoff_seconds: Option<DurationText>,
     /// Longest delay before a reconnect [default: 30s]
-    #[arg(long, env = "STREAMSTRESS_WS_MAX_BACKOFF_SECONDS", value_name = "DURATION", allow_negative_numbers = true, help_heading = RECONNECTS, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION", help_heading = RECONNECTS)]
     pub ws_max_backoff_seconds: Option<DurationText>,
     /// Attempts to reconnect, or to repeat an HTTP call, before it fails [default: 5]
-    #[arg(long, env = "STREAMSTRESS_WS_MAX_RECONNECT_ATTEMPTS", value_name = "N", allow_negative_numbers = true, help_heading = RECONNECTS, hide_short_help = true)]
+    #[arg(long, value_name = "N", help_heading = RECONNECTS)]
     pub ws_max_reconnect_attempts: Option<i64>,
     /// Close and resume a socket that received nothing, not even a ping, for this long [default: 45s]
-    #[arg(long, env = "STREAMSTRESS_PING_TIMEOUT", value_name = "DURATION", allow_negative_numbers = true, help_heading = RECONNECTS, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION", help_heading = RECONNECTS)]
     pub ping_timeout: Option<DurationText>,
 
     /// Share of the open sockets that the client cuts per second and reopens, 0 to 10 [default: 0]
-    #[arg(long, alias = "drop-rate", env = "STREAMSTRESS_CUT_RATE", value_name = "SHARE", allow_negative_numbers = true, help_heading = BEHAVIOUR, hide_short_help = true)]
+    #[arg(long, alias = "drop-rate", value_name = "SHARE", help_heading = BEHAVIOUR)]
     #[serde(alias = "drop_rate")]
     pub cut_rate: Option<f64>,
     /// Pause reading once in some sessions: COUNT:DURATION or FRACTION:DURATION (50:10s, 0.05:10s, 5%:10s)
-    #[arg(long, alias = "stall", env = "STREAMSTRESS_PAUSE_READERS", value_name = "COUNT:DURATION", help_heading = BEHAVIOUR, hide_short_help = true)]
+    #[arg(long, alias = "stall", value_name = "COUNT:DURATION", help_heading = BEHAVIOUR)]
     #[serde(alias = "stall")]
     pub pause_readers: Option<String>,
     /// Submit each query first and open its socket after a random delay, for example 0s..5s, as clients of the old contract
     /// do
-    #[arg(long, env = "STREAMSTRESS_LATE_CONNECT", value_name = "LOW..HIGH", help_heading = BEHAVIOUR, hide_short_help = true)]
+    #[arg(long, value_name = "LOW..HIGH", help_heading = BEHAVIOUR)]
     pub late_connect: Option<String>,
     /// Reconnect without the last position, as clients of the old contract do
-    #[arg(long, env = "STREAMSTRESS_NO_RESUME", help_heading = BEHAVIOUR, hide_short_help = true)]
+    #[arg(long, help_heading = BEHAVIOUR)]
     pub no_resume: bool,
 
     /// Inject a fault into the stack at this time after the first query, for example wsproxy-1:kill@30s (repeatable). See
     /// `streamstress stack fault --help` for targets and actions
-    #[arg(long = "fault", env = "STREAMSTRESS_FAULT", value_name = "SPEC@TIME", value_delimiter = ',', help_heading = FAULTS, hide_short_help = true)]
+    #[arg(long = "fault", value_name = "SPEC@TIME", value_delimiter = ',', help_heading = FAULTS)]
     pub faults: Vec<String>,
     /// Stack to inject faults into and to observe: a name, a state directory, or `compose` [default: the native stack]
-    #[arg(long, env = "STREAMSTRESS_FAULT_STACK", value_name = "NAME", help_heading = FAULTS, hide_short_help = true)]
+    #[arg(long, value_name = "NAME", help_heading = FAULTS)]
     pub fault_stack: Option<String>,
 
     #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the flag's help")]
@@ -270,51 +294,51 @@ pub struct RunArgs {
     /// Repeatable. A limit of a duration is in milliseconds or has a unit, for example e2el_ms:p95<1.5s. Other examples:
     /// error_rate<0.005 over the whole run, ttft_ms{steady}:p99<450 over the steady state, e2el_ms[30s]:p95<3000 over the
     /// worst window of 30 s. Without a threshold on errors every query must succeed.
-    #[arg(long = "threshold", env = "STREAMSTRESS_THRESHOLD", value_name = "FIGURE<LIMIT", num_args = 1.., help_heading = THRESHOLDS)]
+    #[arg(long = "threshold", value_name = "FIGURE<LIMIT", num_args = 1.., help_heading = THRESHOLDS)]
     pub thresholds: Vec<String>,
     /// Stop the run as soon as a threshold cannot be met any more
-    #[arg(long, env = "STREAMSTRESS_ABORT_ON_FAIL", help_heading = THRESHOLDS, hide_short_help = true)]
+    #[arg(long, help_heading = THRESHOLDS)]
     pub abort_on_fail: bool,
     /// Earliest time of the run at which --abort-on-fail may stop it [default: 0s]
-    #[arg(long, env = "STREAMSTRESS_ABORT_DELAY", value_name = "DURATION", allow_negative_numbers = true, help_heading = THRESHOLDS, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION", help_heading = THRESHOLDS)]
     pub abort_delay: Option<DurationText>,
     /// Limits that a good query meets, in milliseconds or with a unit, for example ttft:450 tpot:60 e2el:3s
-    #[arg(long, env = "STREAMSTRESS_GOODPUT", value_name = "METRIC:MS", num_args = 1.., help_heading = THRESHOLDS, hide_short_help = true)]
+    #[arg(long, value_name = "METRIC:MS", num_args = 1.., help_heading = THRESHOLDS)]
     pub goodput: Vec<String>,
     /// A gap between two tokens longer than this counts as a stall; a bare number is milliseconds [default: 250ms]
-    #[arg(long, alias = "stall-ms", env = "STREAMSTRESS_STALL_THRESHOLD", value_name = "DURATION", allow_negative_numbers = true, help_heading = THRESHOLDS, hide_short_help = true)]
+    #[arg(long, alias = "stall-ms", value_name = "DURATION", help_heading = THRESHOLDS)]
     #[serde(alias = "stall_ms")]
     pub stall_threshold: Option<DurationText>,
 
     /// Directory for the result files [default: results]
-    #[arg(short, long, env = "STREAMSTRESS_OUTPUT_DIR", value_name = "DIR", help_heading = OUTPUT)]
+    #[arg(short, long, value_name = "DIR", help_heading = OUTPUT)]
     pub output_dir: Option<PathBuf>,
     /// First part of the names of the result files [default: loadtest]
-    #[arg(long, env = "STREAMSTRESS_NAME", value_name = "NAME", help_heading = OUTPUT, hide_short_help = true)]
+    #[arg(long, value_name = "NAME", help_heading = OUTPUT)]
     pub name: Option<String>,
     /// Write events as JSON lines: json (into the output directory), json=FILE (a file or named pipe) or json=- (stdout; other
     /// text then goes to stderr)
-    #[arg(long, env = "STREAMSTRESS_OUT", value_name = "json[=FILE]", help_heading = OUTPUT, hide_short_help = true)]
+    #[arg(long, value_name = "json[=FILE]", help_heading = OUTPUT)]
     pub out: Option<String>,
     /// Show a live view on the whole terminal (q: stop, ?: help)
-    #[arg(long, env = "STREAMSTRESS_TUI", help_heading = OUTPUT)]
+    #[arg(long, help_heading = OUTPUT)]
     pub tui: bool,
     /// Keep the result files of the newest N runs, this one included, and delete older ones from the output directory
     /// [default: keep all]
-    #[arg(long, env = "STREAMSTRESS_KEEP_RESULTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = OUTPUT, hide_short_help = true)]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = OUTPUT)]
     pub keep_results: Option<u32>,
     /// Print the verdict only, without progress and tables
-    #[arg(long, env = "STREAMSTRESS_QUIET", help_heading = OUTPUT, hide_short_help = true)]
+    #[arg(long, help_heading = OUTPUT)]
     pub quiet: bool,
 
     /// Time that running queries have to end after Ctrl+C [default: 30s]
-    #[arg(long, env = "STREAMSTRESS_GRACE", value_name = "DURATION", allow_negative_numbers = true, help_heading = TUNING, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION", help_heading = TUNING)]
     pub grace: Option<DurationText>,
     /// Threads that drive sessions [default: half the number of cores]
-    #[arg(long, env = "STREAMSTRESS_WORKERS", value_name = "N", allow_negative_numbers = true, help_heading = TUNING, hide_short_help = true)]
+    #[arg(long, value_name = "N", help_heading = TUNING)]
     pub workers: Option<i64>,
     /// Seed of all random draws. Two runs with equal options and seed follow the same plan [default: random, reported]
-    #[arg(long, env = "STREAMSTRESS_SEED", value_name = "N", help_heading = TUNING, hide_short_help = true)]
+    #[arg(long, value_name = "N", help_heading = TUNING)]
     #[serde(with = "crate::scenario::seed")]
     pub seed: Option<u64>,
 }

@@ -15,7 +15,7 @@ fn resolved(words: &[&str], scenario: &str, dotenv: &[(&str, &str)]) -> Result<R
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), scenario).unwrap();
     let path = file.path().display().to_string();
-    let command = cli::options().args_override_self(true).mut_args(|arg| cli::switch(arg.env(None::<&str>)));
+    let command = cli::options().args_override_self(true).mut_args(cli::switch);
     let words = words.iter().copied().chain(["--scenario", &path]);
     let matches = command.try_get_matches_from(words).unwrap();
     let run = RunArgs::from_arg_matches(&matches).unwrap();
@@ -77,7 +77,7 @@ fn a_duration_of_a_scenario_is_a_text_or_a_number() {
 }
 
 #[test]
-fn another_workload_takes_the_files_place() {
+fn a_workload_from_a_flag_replaces_the_one_of_the_file() {
     let file = "arrival_rate = 5.0\nduration = \"1m\"";
     let args = resolved(&["--stages", "1s:5"], file, &[]).unwrap();
     assert_eq!((args.arrival_rate, args.duration, args.stages.as_deref()), (None, None, Some("1s:5")));
@@ -86,14 +86,14 @@ fn another_workload_takes_the_files_place() {
 }
 
 #[test]
-fn what_no_run_understands_names_key_line_and_file() {
+fn an_invalid_scenario_names_file_line_and_key() {
     for (file, words) in [
         ("clients = 5\nclinets = 5", "line 2: unknown key `clinets`"),
         ("[[user]]\nnmae = \"x\"", "unknown key `nmae`"),
         ("clients = \"many\"", "line 1: invalid type"),
         ("think_time = \"often\"", "line 1"),
         ("clients 5", "line 1"),
-        ("scenario = \"smoke\"", "`scenario` has no place"),
+        ("scenario = \"smoke\"", "unexpected key `scenario`"),
     ] {
         let error = resolved(&[], file, &[]).unwrap_err();
         assert!(
