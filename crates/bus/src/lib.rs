@@ -45,7 +45,7 @@ impl std::str::FromStr for Delivery {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
+        match text.trim() {
             "log" => Ok(Self::Log),
             "pubsub" => Ok(Self::PubSub),
             _ => Err("expected log or pubsub".into()),

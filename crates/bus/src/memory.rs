@@ -246,7 +246,7 @@ impl Broker for MemoryBroker {
         let mut state = session.state.lock();
         state.touched = Instant::now();
         let logged = self.0.is_logged();
-        Ok(self.0.step(id, &mut state, |record, out| record.close(ending(), logged, out)))
+        Ok(self.0.step(id, &mut state, |record, out| record.close(HERE, ending(), logged, out)))
     }
 
     async fn attach(

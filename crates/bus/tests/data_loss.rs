@@ -289,6 +289,19 @@ async fn renewed_sessions_are_restored() {
     assert!(matches!(unknown, Err(ClaimError::Unknown)), "one that nothing renewed expired: {unknown:?}");
 }
 
+/// Closes a session as soon as the server may, after a peer that restores nothing is given up.
+async fn close(server: &Arc<dyn Broker>, session: SessionId) -> bool {
+    let closed = timeout(PATIENCE, async {
+        loop {
+            match server.close(session).await {
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Ok(closed) => return closed,
+            }
+        }
+    });
+    closed.await.expect("the silent peer is given up")
+}
+
 async fn try_claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Result<Claim, ClaimError> {
     bus.claim(session, request(query, "")).await
 }
@@ -341,15 +354,7 @@ async fn a_server_leaves_only_after_the_ends_of_its_closed_sessions_are_written(
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
     tokio::time::sleep(Duration::from_millis(1_000)).await;
     flush(&bus).await;
-    let closed = timeout(PATIENCE, async {
-        loop {
-            match bus.server.close(session).await {
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-                Ok(closed) => return closed,
-            }
-        }
-    });
-    assert!(closed.await.expect("the silent peer is given up"));
+    assert!(close(&bus.server, session).await);
     assert!(!bus.server.leave().await.unwrap(), "the end is not written yet");
     reader.until("its end", |recorded| recorded.end.is_some()).await;
     timeout(PATIENCE, async {
@@ -359,6 +364,23 @@ async fn a_server_leaves_only_after_the_ends_of_its_closed_sessions_are_written(
     })
     .await
     .expect("the server leaves");
+}
+
+/// A server closes a session before all servers have restored, and dies before it has written the session's end.
+#[tokio::test]
+async fn a_peer_writes_the_end_of_a_session_whose_server_died() {
+    let bus = Fixture::redis(unchanged).await;
+    let _silent = Peer::start(bus.redis_server()).await;
+    let other = open(bus.redis_server(), "other", Role::Server, unchanged);
+    ready(&other).await;
+    let session = bus.session().await;
+    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    flush(&bus).await;
+    assert!(close(&other, session).await);
+    assert!(!other.leave().await.unwrap(), "the end is not written yet");
+    drop(other);
+    reader.until("its end", |recorded| recorded.end.is_some()).await;
 }
 
 #[tokio::test]

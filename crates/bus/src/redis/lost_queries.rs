@@ -10,7 +10,7 @@ use super::{
 use crate::{BusError, Counters, rules::Restoration};
 use host::monotonic_us;
 use protocol::{Position, SessionId, encode_error};
-use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, aio::MultiplexedConnection};
 use std::collections::HashMap;
 
 /// Code and message of the terminator.
@@ -29,8 +29,14 @@ pub(super) async fn reconcile(
     if lost.is_empty() {
         return Ok(());
     }
-    tracing::warn!(queries = lost.len(), "Redis lists queries that this server does not play, ending them");
-    end_queries(inner, &mut connection, (&inner.owner, beat), &lost).await
+    let ended = end_queries(inner, &mut connection, (&inner.owner, beat), &lost).await?;
+    if ended > 0 {
+        tracing::warn!(
+            queries = ended,
+            "ended queries that Redis listed for this server and that it did not play"
+        );
+    }
+    Ok(())
 }
 
 /// Ends the queries of a dead server, and takes it off the list. `beat` is the heartbeat that did not change.
@@ -65,13 +71,14 @@ async fn running(
 }
 
 /// Ends queries of a server whose heartbeat is still `beat`. A session that Redis refuses is skipped, and its query is no longer
-/// listed for the server.
+/// listed for the server. Returns the number of queries that were ended.
 async fn end_queries(
     inner: &Inner,
     connection: &mut MultiplexedConnection,
     server: (&str, &str),
     queries: &[(SessionId, u64)],
-) -> Result<(), BusError> {
+) -> Result<u64, BusError> {
+    let mut ended = 0;
     inner.scripts.end_lost_query.load_async(connection).await.map_err(|error| Link::failed(&error))?;
     let complete = inner.restoration() == Restoration::Complete;
     for some in queries.chunks(SESSIONS) {
@@ -87,9 +94,9 @@ async fn end_queries(
             end.add_command(call(inner, server, query, &id.unwrap_or_default(), complete));
         }
         let replies = per_session::send(connection, &end, OnUnknown::Skip).await?;
-        record_replies(inner, some, replies);
+        ended += record_replies(inner, some, replies);
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// Returns the call that ends one query.
@@ -102,7 +109,7 @@ fn call(
 ) -> redis::Cmd {
     let names = &inner.names;
     let (meta, log, attach) = (names.meta(session), names.log(session), names.attach(session));
-    let keys = [meta, log, names.running(server), names.servers(), attach];
+    let keys = [meta, log, names.running(server), names.servers(), attach, names.running(&inner.owner)];
     let mut call = eval(inner.scripts.end_lost_query.get_hash(), &keys);
     call.arg(server)
         .arg(generation)
@@ -112,25 +119,29 @@ fn call(
         .arg(inner.delivery())
         .arg(names.down(session))
         .arg(beat)
-        .arg(u8::from(complete));
+        .arg(u8::from(complete))
+        .arg(&inner.owner);
     call
 }
 
 /// Counts the queries that were ended, and remembers the sessions whose logs lack their ends.
-fn record_replies(inner: &Inner, queries: &[(SessionId, u64)], replies: Vec<per_session::Reply>) {
+fn record_replies(inner: &Inner, queries: &[(SessionId, u64)], replies: Vec<per_session::Reply>) -> u64 {
     let (mut ended, mut refused) = (0, Vec::new());
     for (&(session, _), reply) in queries.iter().zip(replies) {
-        match reply {
-            Ok(Value::Int(2)) => {
-                ended += 1;
-                inner.lacks_end(session);
+        match reply.map(redis::from_redis_value::<(u64, bool)>) {
+            Ok(Ok((has_ended, lacks_end))) => {
+                ended += has_ended;
+                if lacks_end {
+                    inner.lacks_end(session);
+                }
             }
-            Ok(reply) => ended += u64::from(reply == Value::Int(1)),
+            Ok(Err(error)) => refused.push((session, error.to_string())),
             Err(words) => refused.push((session, words)),
         }
     }
     Counters::add(&inner.counters.buried, ended);
     inner.skip("the end of a dead server's queries", refused);
+    ended
 }
 
 /// Returns the terminator's frame without its leading `{"id":"…"`, because only Redis knows its position.

@@ -249,6 +249,7 @@ impl Inner {
         script
             .key(self.names.log(session))
             .key(self.incarnation.mark_key())
+            .key(self.names.running(&self.owner))
             .arg(self.names.prefix())
             .arg(session.to_string())
             .arg(self.ttl())
@@ -256,7 +257,8 @@ impl Inner {
             .arg(self.names.down(session))
             .arg(&*mark)
             .arg(u8::from(restoration == Restoration::Complete))
-            .arg(u8::from(old));
+            .arg(u8::from(old))
+            .arg(&self.owner);
         match self.invoke(&script).await? {
             -1 => Err(BusError::Restoring),
             known => Ok(known != 0),

@@ -67,8 +67,10 @@ impl Record {
             AppendOutcome::Moved { position }
         };
         if terminator {
-            let ran = self.running.take().is_some();
-            self.end_log(ran, ending, logged, out);
+            let owner = self.running.take();
+            let ran = owner.is_some();
+            let responsible = owner.or_else(|| self.end_owner.take());
+            self.end_log(responsible, ran, ending, logged, out);
         }
         outcome
     }

@@ -13,19 +13,33 @@ pub struct Ending {
     pub complete: bool,
 }
 
+/// A query whose server cannot end it.
+#[derive(Clone, Copy, Debug)]
+pub struct LostQuery<'a> {
+    /// The server that plays the query, or is to write the `closed` entry.
+    pub owner: &'a str,
+    /// The generation of the query.
+    pub generation: u64,
+    /// The server that ends the query.
+    pub by: &'a str,
+}
+
 impl Record {
     /// Closes the session. The server of a running query is asked to end it. Otherwise the log gets its `closed` entry,
-    /// but only if logs are complete; closing the session again later adds a missing one. Returns false if the session
-    /// does not exist.
-    pub fn close(&mut self, ending: Ending, logged: bool, out: EffectSink<'_>) -> bool {
+    /// but only if logs are complete. If they are not, the server `by` must close the session again later. Returns false if
+    /// the session does not exist.
+    pub fn close(&mut self, by: &str, ending: Ending, logged: bool, out: EffectSink<'_>) -> bool {
         let Some(before) = self.status else { return false };
         self.status = Some(Status::Closed);
         self.renew(&[Part::Meta, Part::Log]);
         if let Some(owner) = &self.running {
             out(Effect::Cancel { owner, generation: self.generation });
-        } else if ending.complete && (before != Status::Closed || (logged && !self.has_closed_entry())) {
+            return true;
+        }
+        if ending.complete && (before != Status::Closed || (logged && !self.has_closed_entry())) {
             self.write_closed_entry(ending.now_ms, logged, out);
         }
+        self.end_owner = (logged && !ending.complete).then(|| by.to_owned());
         true
     }
 
@@ -41,12 +55,12 @@ impl Record {
     }
 
     /// Ends the query of a dead server: writes an error terminator after the last entry, and a fence after that, so
-    /// that the server finds itself stale if it continues. `terminator` makes the frame for a position. Returns false
-    /// if the claim has ended otherwise.
+    /// that the server finds itself stale if it continues. `terminator` makes the frame for a position. If the session is
+    /// closed and logs are not complete, the ending server becomes responsible for the log's end. Returns false if the claim
+    /// has ended otherwise.
     pub fn end_lost_query(
         &mut self,
-        owner: &str,
-        generation: u64,
+        LostQuery { owner, generation, by }: LostQuery<'_>,
         ending: Ending,
         terminator: impl FnOnce(Position) -> Vec<u8>,
         logged: bool,
@@ -70,15 +84,40 @@ impl Record {
             self.write(prefix, &terminator(position), logged, out);
             self.fence((generation + 1).max(ending.now_ms), Some(position), logged, out);
         }
-        self.end_log(true, ending, logged, out);
+        self.end_log(Some(by.to_owned()), true, ending, logged, out);
         true
     }
 
-    /// Writes the `closed` entry of a closed session whose query has ended. `ran`: the query was running until now.
-    pub(super) fn end_log(&mut self, ran: bool, ending: Ending, logged: bool, out: EffectSink<'_>) {
-        let due = if logged { ending.complete && !self.has_closed_entry() } else { ran };
-        if due && self.status == Some(Status::Closed) {
+    /// Writes the `closed` entry for which the lost query's server was responsible, or makes the ending server responsible if
+    /// logs are not complete. Returns whether it has become responsible.
+    pub fn take_over_end(&mut self, lost: LostQuery<'_>, ending: Ending, out: EffectSink<'_>) -> bool {
+        if self.running.is_some() || self.end_owner.as_deref() != Some(lost.owner) {
+            return false;
+        }
+        self.end_log(Some(lost.by.to_owned()), false, ending, true, out);
+        self.renew(&[Part::Log]);
+        self.end_owner.is_some()
+    }
+
+    /// Writes the `closed` entry of a closed session whose query has ended. If logs are not complete, `responsible` is to
+    /// write it later. `ran`: the query was running until now.
+    pub(super) fn end_log(
+        &mut self,
+        responsible: Option<String>,
+        ran: bool,
+        ending: Ending,
+        logged: bool,
+        out: EffectSink<'_>,
+    ) {
+        self.end_owner = None;
+        let missing = if logged { !self.has_closed_entry() } else { ran };
+        if self.status != Some(Status::Closed) || !missing {
+            return;
+        }
+        if ending.complete || !logged {
             self.write_closed_entry(ending.now_ms, logged, out);
+        } else {
+            self.end_owner = responsible;
         }
     }
 
@@ -124,7 +163,8 @@ mod tests {
                 encode_error(&mut frame, position, "server_lost", "gone", "q", 1, 1);
                 frame
             };
-            assert!(record.end_lost_query("server", 20, ending, terminator, true, &mut |_| 1));
+            let lost = LostQuery { owner: "server", generation: 20, by: "peer" };
+            assert!(record.end_lost_query(lost, ending, terminator, true, &mut |_| 1));
         } else {
             let LogEntry { prefix, frame } = event(20, 2, Kind::Done);
             let taken = record.append(prefix, &frame, ending, true, &mut |_| 1);
@@ -134,19 +174,28 @@ mod tests {
 
     #[test]
     fn a_log_that_may_be_incomplete_gets_no_end() {
-        for lost in [false, true] {
+        let lost = |owner| LostQuery { owner, generation: 20, by: "other" };
+        for is_lost in [false, true] {
             let mut record = closing();
-            end(&mut record, lost, false);
+            end(&mut record, is_lost, false);
             assert!(record.lacks_end(), "another server may know of a later query");
-            record.close(Ending { now_ms: NOW, complete: false }, true, &mut |_| 1);
+            record.close("peer", Ending { now_ms: NOW, complete: false }, true, &mut |_| 1);
             assert!(record.lacks_end());
-            record.close(Ending { now_ms: NOW, complete: true }, true, &mut |_| 1);
-            assert!(!record.lacks_end());
+            assert_eq!(record.end_owner.as_deref(), Some("peer"));
+            assert!(!record.take_over_end(
+                lost("server"),
+                Ending { now_ms: NOW, complete: false },
+                &mut |_| 1
+            ));
+            assert!(record.take_over_end(lost("peer"), Ending { now_ms: NOW, complete: false }, &mut |_| 1));
+            assert_eq!(record.end_owner.as_deref(), Some("other"), "the peer died");
+            assert!(!record.take_over_end(lost("other"), Ending { now_ms: NOW, complete: true }, &mut |_| 1));
+            assert!(!record.lacks_end() && record.end_owner.is_none());
             let length = record.log.len();
-            record.close(Ending { now_ms: NOW, complete: true }, true, &mut |_| 1);
+            record.close("last", Ending { now_ms: NOW, complete: true }, true, &mut |_| 1);
             assert_eq!(record.log.len(), length, "one end");
             let mut complete = closing();
-            end(&mut complete, lost, true);
+            end(&mut complete, is_lost, true);
             assert!(!complete.lacks_end());
         }
     }
@@ -158,7 +207,7 @@ mod tests {
         let mut lane = Lane::after(Position::new(30, 0));
         lane.log_end(lane.read_start(), GapPolicy::Announce);
         let mut received = Vec::new();
-        record.close(Ending { now_ms: NOW, complete: true }, true, &mut |effect| {
+        record.close("server", Ending { now_ms: NOW, complete: true }, true, &mut |effect| {
             if let Effect::Publish { prefix, .. } = effect {
                 received.push((prefix.kind, lane.live(prefix)));
             }

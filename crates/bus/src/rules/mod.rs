@@ -18,7 +18,7 @@ pub use append::AppendOutcome;
 pub use attach::{AttachOutcome, Attached, Attaching};
 pub use barrier::{MISSED_BEATS, NO_BEAT, Restoration, RestorationBarrier, heartbeat, is_newer};
 pub use claim::{ClaimOutcome, Claiming, PAST_QUERIES};
-pub use close::Ending;
+pub use close::{Ending, LostQuery};
 pub use expiry::{Part, Renewed};
 pub use history::{AcknowledgedHistory, AcknowledgedRecord};
 pub use log::{LogEntry, merge};
@@ -95,6 +95,10 @@ pub struct Record {
     pub past: VecDeque<(u64, String)>,
     /// The server that plays the query; `None` if no query is running.
     pub running: Option<String>,
+    /// The server that is to write the `closed` entry of this closed and idle session, because logs were not complete when
+    /// the session was closed or its query ended. Redis lists the session for that server as it lists running queries, so
+    /// that a peer takes over if the server dies.
+    pub end_owner: Option<String>,
     /// The log, oldest entry first. Empty if events are only published.
     pub log: VecDeque<LogEntry>,
     /// The epoch of the newest attachment; 0 for none.

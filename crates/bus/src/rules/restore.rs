@@ -24,6 +24,7 @@ impl Record {
             (self.generation, self.prev) = (acknowledged.generation, acknowledged.prev);
             (self.query, self.answer) = (acknowledged.query.clone(), acknowledged.answer.clone());
             self.running = acknowledged.running.then(|| owner.to_owned());
+            self.end_owner = None;
         } else if acknowledged.generation == self.generation
             && !acknowledged.running
             && self.running.as_deref() == Some(owner)
@@ -41,6 +42,10 @@ impl Record {
             if matches!(prefix.kind, Kind::Gap { .. }) && known().is_err() {
                 out(Effect::Publish { prefix: *prefix, frame });
             }
+        }
+        // The server that closed the session writes the entry that the log lacks, or any other one if none is known.
+        if self.lacks_end() && (acknowledged.closed || self.end_owner.is_none()) {
+            self.end_owner = Some(owner.to_owned());
         }
         if let Some(LogEntry { prefix, frame }) = self.log.back() {
             out(Effect::Publish { prefix: *prefix, frame });

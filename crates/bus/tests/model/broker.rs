@@ -100,6 +100,7 @@ pub(crate) enum Request {
     },
     Close {
         session: SessionId,
+        owner: String,
         complete: bool,
         old: bool,
     },

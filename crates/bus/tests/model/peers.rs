@@ -84,7 +84,7 @@ impl World {
         let link = self.servers[&pid].commands;
         self.call(
             link,
-            Request::Close { session, complete: true, old: self.is_old() },
+            Request::Close { session, owner: self.name(pid).to_owned(), complete: true, old: self.is_old() },
             move |world, answer| {
                 if answer.is_none() {
                     world.within(pid, 100, move |world| world.write_end(pid, session));

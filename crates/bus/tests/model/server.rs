@@ -208,23 +208,27 @@ impl World {
         self.server(pid).open_calls += 1;
         let link = self.servers[&pid].commands;
         let (complete, old) = (self.restoration(pid) == Restoration::Complete, self.is_old());
-        self.call(link, Request::Close { session, complete, old }, move |world, answer| {
-            world.server(pid).open_calls -= 1;
-            let done = match answer {
-                Some(Response::Exists(true)) => CloseResponse::Done,
-                Some(Response::Exists(false)) if old => CloseResponse::Unknown,
-                _ => CloseResponse::Later,
-            };
-            if done == CloseResponse::Done {
-                let now = world.instant();
-                world.server(pid).history.closed(session, now);
-                if !complete {
-                    world.server(pid).to_close.insert(session);
-                    world.close_again(pid);
+        self.call(
+            link,
+            Request::Close { session, owner: self.name(pid).to_owned(), complete, old },
+            move |world, answer| {
+                world.server(pid).open_calls -= 1;
+                let done = match answer {
+                    Some(Response::Exists(true)) => CloseResponse::Done,
+                    Some(Response::Exists(false)) if old => CloseResponse::Unknown,
+                    _ => CloseResponse::Later,
+                };
+                if done == CloseResponse::Done {
+                    let now = world.instant();
+                    world.server(pid).history.closed(session, now);
+                    if !complete {
+                        world.server(pid).to_close.insert(session);
+                        world.close_again(pid);
+                    }
                 }
-            }
-            reply(world, done);
-        });
+                reply(world, done);
+            },
+        );
     }
 
     /// Handles a call of `/run`. It continues until its outcome is known, even if the caller has given up.

@@ -73,7 +73,7 @@ local function terminate(log, id, frame)
   local session, generation = string.match(base, 'session:([^:]+):$'), string.match(id, '^(%d+)')
   local status, current, running = unpack(call('HMGET', meta, 'status', 'gen', 'running'))
   if current and current ~= generation then
-    remove_running(running_hash, session, generation)
+    remove_ended(meta, running_hash, session, generation)
     return not (logged and holds(log, id, frame)) and 'stale' or nil
   end
   -- A Redis that is out of memory takes EXPIRE, and then all further writes of the same script. Queries can therefore end.
@@ -81,20 +81,25 @@ local function terminate(log, id, frame)
   local moved
   if logged then
     local why, new_id, new_frame = add_terminator(log, id, frame, status, running)
-    if why == 'ended' or why == 'stale' then remove_running(running_hash, session, generation) end
+    if why == 'ended' or why == 'stale' then remove_ended(meta, running_hash, session, generation) end
     if why == 'ended' then return end
     if why then return why end
     if new_id then moved, frame = new_id, new_frame end
   end
   if call('PUBLISH', down, frame) == 0 then unheard = unheard + 1 end
-  remove_running(running_hash, session, generation)
-  if running then call('HDEL', meta, 'running', 'owner') end
   local lacks_end
   if status == 'closed' then
     local missing
     if logged then missing = not has_closed_entry(log) else missing = running end
     lacks_end = logged and missing and not complete
     if missing and not lacks_end then write_closed_entry(log, down, logged) end
+  end
+  if lacks_end then
+    -- The session stays listed, so that a peer writes the missing entry if this server dies.
+    call('HDEL', meta, 'running')
+  else
+    call('HDEL', meta, 'running', 'owner')
+    remove_running(running_hash, session, generation)
   end
   return nil, moved, lacks_end
 end

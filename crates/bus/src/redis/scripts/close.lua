@@ -1,9 +1,10 @@
 -- Closes a session. If a query is running, its server is asked to end it. Otherwise the log gets its `closed` entry, but only
--- if logs are complete; closing the session again later adds an entry that is missing.
+-- if logs are complete. If they are not, the calling server must close the session again later: the meta hash names it as
+-- `owner` without `running`, and the session is listed for it, so that a peer takes over if it dies.
 --
--- KEYS  meta, log, the mark.
+-- KEYS  meta, log, the mark, the calling server's running queries.
 -- ARGV  prefix of names, session, TTL in seconds, 'log' | 'pubsub', down channel, the mark that the caller knows,
---       '1' if logs are complete (every server has restored), '1' if the mark is old.
+--       '1' if logs are complete (every server has restored), '1' if the mark is old, the calling server.
 -- Returns 1 for a session that exists, 0 for an unknown one, -1 if Redis has another mark.
 local meta, log = KEYS[1], KEYS[2]
 local prefix, session, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == 'log', ARGV[5]
@@ -24,5 +25,9 @@ elseif ARGV[7] == '1' then
     write_closed_entry(log, down, logged)
     redis.call('EXPIRE', log, ttl)
   end
+  redis.call('HDEL', meta, 'owner')
+  remove_running(KEYS[4], session, generation or '0')
+elseif logged then
+  list_for_end(meta, KEYS[4], session, generation, ARGV[9], ttl)
 end
 return 1

@@ -14,7 +14,7 @@ local mark = redis.call('GET', KEYS[3]) or ''
 if mark ~= ARGV[1] then return {'other_mark', 0, mark} end
 local status, current, running, now_owner = unpack(redis.call('HMGET', meta, 'status', 'gen', 'running', 'owner'))
 if not running or current ~= generation or now_owner ~= owner then
-  remove_running(running_hash, session, generation)
+  remove_ended(meta, running_hash, session, generation)
   return {'ended', 0, ''}
 end
 -- `pcall`: if the channel refuses the message, the claim is released all the same.

@@ -147,7 +147,7 @@ local function restore_meta()
     redis.call('HSET', running_hash, session, generation)
     redis.call('EXPIRE', running_hash, ttl)
   else
-    remove_running(running_hash, session, generation)
+    remove_ended(meta, running_hash, session, generation)
   end
   redis.call('EXPIRE', meta, ttl)
 end
@@ -157,6 +157,13 @@ if not last_page then return 1 end
 restore_meta()
 if not logged then return 1 end
 redis.call('EXPIRE', log, ttl)
+-- A closed and idle session whose log lacks its `closed` entry needs a server that writes it: the one that closed the session, and
+-- any other one if none is known.
+local status, running, end_owner, current = unpack(redis.call('HMGET', meta, 'status', 'running', 'owner', 'gen'))
+if status == 'closed' and not running and not has_closed_entry(log)
+  and (closed or not end_owner or end_owner == owner) then
+  list_for_end(meta, running_hash, session, current, owner, ttl)
+end
 -- Publishes the last entry once more: a lane that lacks it reads the log again.
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 if last then redis.call('PUBLISH', down, last[2][2]) end

@@ -45,6 +45,7 @@ enum Op {
         complete: bool,
     },
     Close {
+        server: usize,
         complete: bool,
         old: bool,
     },
@@ -92,7 +93,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(server, query, complete, listed, old)| Op::Claim { server, query, complete, listed, old }),
         14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>())
             .prop_map(|(server, terminator, again, complete)| Op::Append { server, terminator, again, complete }),
-        1 => any::<[bool; 2]>().prop_map(|[complete, old]| Op::Close { complete, old }),
+        1 => (server.clone(), any::<[bool; 2]>())
+            .prop_map(|(server, [complete, old])| Op::Close { server, complete, old }),
         3 => (0..GATEWAYS.len(), prop::bool::weighted(0.2), prop::option::of((0..2u64, 0..3u64)), any::<bool>())
             .prop_map(|(gateway, late, after, young)| Op::Attach { gateway, late, after, young }),
         2 => (0..3usize, any::<bool>()).prop_map(|(nth, cursor)| Op::Release { nth, cursor }),
@@ -238,6 +240,15 @@ impl<'a> Bench<'a> {
         (self.ask(redis::cmd("HGETALL").arg(meta)), self.log(), self.ask(redis::cmd("HGETALL").arg(attach)))
     }
 
+    /// Returns whether Redis lists the session for the server that plays its query or is to write its log's end.
+    fn owner_has_listed_session(&mut self) -> bool {
+        let Some(owner) = self.record.running.clone().or_else(|| self.record.end_owner.clone()) else {
+            return true;
+        };
+        let session = self.session.to_string();
+        self.ask(redis::cmd("HEXISTS").arg(self.names.running(&owner)).arg(session))
+    }
+
     /// Returns what Redis holds if it follows the rules.
     fn expected(&self) -> Seen {
         let record = &self.record;
@@ -260,8 +271,10 @@ impl<'a> Bench<'a> {
                 record.past.iter().map(|(generation, query)| format!("{generation} {query}")).collect();
             set("past", serde_json::to_string(&past).expect("strings"));
         }
-        if let Some(owner) = &record.running {
+        if record.running.is_some() {
             set("running", "1".to_owned());
+        }
+        if let Some(owner) = record.running.as_ref().or(record.end_owner.as_ref()) {
             set("owner", owner.clone());
         }
         let mut attach = HashMap::new();
@@ -302,6 +315,7 @@ fn redis_follows_the_rules() {
             drop(bench.record.take_renewed());
             bench.apply(op);
             prop_assert_eq!(bench.redis(), bench.expected(), "after {:?}", op);
+            prop_assert!(bench.owner_has_listed_session(), "after {:?}", op);
             if !matches!(op, Op::RollBack) {
                 let renewed: Vec<Part> = bench.record.take_renewed().collect();
                 prop_assert_eq!(bench.renewed(), renewed, "renewed by {:?}", op);

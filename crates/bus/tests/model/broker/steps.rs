@@ -4,7 +4,7 @@ use super::{Broker, Connection, GatewayRequest, Push, Request, Response, UNSURE_
 use crate::world::{Excluded, World, forbidden, note, short, violated};
 use bus::rules::{
     AcknowledgedRecord, AppendOutcome, AttachOutcome, Attached, Attaching, ClaimOutcome, Claiming, Effect,
-    Ending, LogEntry, NO_BEAT, Part, Record, is_newer,
+    Ending, LogEntry, LostQuery, NO_BEAT, Part, Record, is_newer,
 };
 use protocol::{SessionId, encode_error};
 
@@ -91,7 +91,7 @@ impl World {
             }
             Request::Running { owner } => {
                 let records = self.broker.memory.records.iter();
-                let running = records.filter(|(_, record)| record.running.as_deref() == Some(&owner));
+                let running = records.filter(|(_, record)| is_listed_for(record, &owner));
                 let running = running.map(|(&session, record)| (session, record.generation));
                 return Response::Running(running.collect());
             }
@@ -107,10 +107,10 @@ impl World {
                 }
             }
             Request::Leave { owner } => return Response::Left(self.remove_idle_server(&owner)),
-            Request::Close { session, complete, old } => {
+            Request::Close { session, owner, complete, old } => {
                 self.adopt(session, old);
                 let ending = Ending { now_ms, complete };
-                let exists = self.step(session, |record, out| record.close(ending, true, out));
+                let exists = self.step(session, |record, out| record.close(&owner, ending, true, out));
                 note!(self, "broker: closes {} → {exists}", short(session));
                 return Response::Exists(exists);
             }
@@ -239,8 +239,7 @@ impl World {
 
     /// Removes a server from the list unless a query runs at it. Returns whether it was removed.
     fn remove_idle_server(&mut self, owner: &str) -> bool {
-        let runs = |record: &Record| record.running.as_deref() == Some(owner);
-        let idle = !self.broker.memory.records.values().any(runs);
+        let idle = !self.broker.memory.records.values().any(|record| is_listed_for(record, owner));
         if idle {
             self.broker.memory.beats.remove(owner);
         }
@@ -294,17 +293,19 @@ impl World {
         let query =
             self.broker.claims.get(&(session, generation)).map_or(String::new(), |(query, _)| query.clone());
         let now_ms = self.now;
+        let lost = LostQuery { owner, generation, by };
         let ended = self.step(session, |record, out| {
             let terminator = |position| {
                 let mut frame = Vec::new();
                 encode_error(&mut frame, position, "server_lost", "gone", &query, now_ms, now_ms);
                 frame
             };
-            record.end_lost_query(owner, generation, Ending { now_ms, complete }, terminator, true, out)
+            record.end_lost_query(lost, Ending { now_ms, complete }, terminator, true, out)
         });
         note!(self, "{by}: ends the lost query {} {generation} of {owner} → {ended}", short(session));
         if !ended {
-            return false;
+            let ending = Ending { now_ms, complete };
+            return self.step(session, |record, out| record.take_over_end(lost, ending, out));
         }
         let lacks_end = self.broker.memory.records[&session].lacks_end();
         self.covered.insert("ended a lost query");
@@ -336,4 +337,9 @@ impl World {
         }
         lacks_end
     }
+}
+
+/// Returns whether the broker lists the session for this server: it plays the query, or is to write the log's end.
+fn is_listed_for(record: &Record, owner: &str) -> bool {
+    [&record.running, &record.end_owner].iter().any(|server| server.as_deref() == Some(owner))
 }

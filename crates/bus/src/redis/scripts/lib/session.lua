@@ -14,3 +14,17 @@ local function remove_running(running_hash, session, generation)
   local listed = redis.call('HGET', running_hash, session)
   if listed and tonumber(listed) <= tonumber(generation) then redis.call('HDEL', running_hash, session) end
 end
+
+-- Removes an ended query as `remove_running` does, unless a server is to write the session's `closed` entry: then the meta hash has
+-- an `owner` and no `running`, and the session stays listed.
+local function remove_ended(meta, running_hash, session, generation)
+  local running, owner = unpack(redis.call('HMGET', meta, 'running', 'owner'))
+  if running or not owner then remove_running(running_hash, session, generation) end
+end
+
+-- Makes a server responsible for the `closed` entry that the log of a closed, idle session lacks.
+local function list_for_end(meta, running_hash, session, generation, server, ttl)
+  redis.call('HSET', meta, 'owner', server)
+  redis.call('HSET', running_hash, session, generation or '0')
+  redis.call('EXPIRE', running_hash, ttl)
+end

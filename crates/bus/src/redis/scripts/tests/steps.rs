@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     redis::attach::Returned,
-    rules::{AppendOutcome, AttachOutcome, Attached, Attaching, ClaimOutcome, Claiming, Ending},
+    rules::{AppendOutcome, AttachOutcome, Attached, Attaching, ClaimOutcome, Claiming, Ending, LostQuery},
 };
 use protocol::{encode_done, encode_error, encode_token};
 
@@ -17,7 +17,7 @@ impl Bench<'_> {
             Op::Append { server, terminator, again, complete } => {
                 self.append(server, terminator, again, complete);
             }
-            Op::Close { complete, old } => self.close(complete, old),
+            Op::Close { server, complete, old } => self.close(server, complete, old),
             Op::Attach { gateway, late, after, young } => self.attach(gateway, late, after, young),
             Op::Release { nth, cursor } => self.release(nth, cursor),
             Op::Reattach { nth, active } => self.reattach(nth, active),
@@ -161,16 +161,16 @@ impl Bench<'_> {
         }
     }
 
-    fn close(&mut self, complete: bool, old: bool) {
+    fn close(&mut self, server: usize, complete: bool, old: bool) {
         let [meta, log, _] = self.keys();
         if old {
             self.record.adopt();
         }
-        let mut call = self.script(|s| &s.close, &[meta, log, MARK.to_owned()]);
+        let mut call = self.script(|s| &s.close, &[meta, log, MARK.to_owned(), running(server)]);
         call.arg("").arg(self.session.to_string()).arg(TTL).arg("log").arg(self.down()).arg("mark");
-        let known: i64 = self.ask(call.arg(u8::from(complete)).arg(u8::from(old)));
+        let known: i64 = self.ask(call.arg(u8::from(complete)).arg(u8::from(old)).arg(SERVERS[server]));
         let ending = Ending { now_ms: self.time(), complete };
-        assert_eq!(i64::from(self.record.close(ending, true, &mut |_| 0)), known);
+        assert_eq!(i64::from(self.record.close(SERVERS[server], ending, true, &mut |_| 0)), known);
     }
 
     fn release(&mut self, nth: usize, cursor: bool) {
@@ -211,30 +211,40 @@ impl Bench<'_> {
             frame
         };
         let tail = terminator(Position::ZERO)[br#"{"id":"0-0""#.len()..].to_vec();
-        let keys = [meta, log, running(server), Names::default().servers(), attach];
+        let by = 1 - server;
+        let keys = [meta, log, running(server), Names::default().servers(), attach, running(by)];
         let mut call = self.script(|s| &s.end_lost_query, &keys);
         call.arg(SERVERS[server]).arg(generation).arg(self.session.to_string()).arg(tail).arg(TTL);
-        let ended: u8 = self.ask(call.arg("log").arg(self.down()).arg("still").arg(u8::from(complete)));
+        call.arg("log").arg(self.down()).arg("still").arg(u8::from(complete)).arg(SERVERS[by]);
+        let outcome: (bool, bool) = self.ask(&call);
         let ending = Ending { now_ms: self.time(), complete };
-        let same =
-            self.record.end_lost_query(SERVERS[server], generation, ending, terminator, true, &mut |_| 0);
-        assert_eq!(ended, u8::from(same) + u8::from(same && self.record.lacks_end()));
+        let lost = LostQuery { owner: SERVERS[server], generation, by: SERVERS[by] };
+        let record = &mut self.record;
+        let ended = record.end_lost_query(lost, ending, terminator, true, &mut |_| 0);
+        let same = if ended {
+            (true, record.lacks_end())
+        } else {
+            (false, record.take_over_end(lost, ending, &mut |_| 0))
+        };
+        assert_eq!(outcome, same);
     }
 
     /// Remembers both sides, for [`Op::RollBack`].
     fn remember(&mut self) {
-        let keys = self.keys();
-        let dumps = keys.map(|key| {
-            let dump: Option<Vec<u8>> = self.ask(redis::cmd("DUMP").arg(&key));
-            dump.map(|dump| (key, dump))
-        });
+        let keys = self.keys().into_iter().chain([0, 1].map(running));
+        let dumps: Vec<_> = keys
+            .map(|key| {
+                let dump: Option<Vec<u8>> = self.ask(redis::cmd("DUMP").arg(&key));
+                dump.map(|dump| (key, dump))
+            })
+            .collect();
         self.remembered = Some((self.record.clone(), dumps.into_iter().flatten().collect()));
     }
 
     fn roll_back(&mut self) {
         let Some((record, dumps)) = self.remembered.clone() else { return };
         self.record = record;
-        self.ask::<Value>(redis::cmd("DEL").arg(&self.keys()));
+        self.ask::<Value>(redis::cmd("DEL").arg(&self.keys()).arg(&[0, 1].map(running)));
         for (key, dump) in dumps {
             self.ask::<Value>(redis::cmd("RESTORE").arg(key).arg(0).arg(dump));
         }
@@ -261,7 +271,8 @@ impl Bench<'_> {
         }
         let running: HashMap<String, u64> = self.ask(redis::cmd("HGETALL").arg(running(server)));
         let listed = running.get(&self.session.to_string()).copied();
-        assert!(listed.is_none_or(|listed| listed > generation), "{listed:?} is still listed");
+        let owes_end = self.record.end_owner.is_some();
+        assert!(owes_end || listed.is_none_or(|listed| listed > generation), "{listed:?} is still listed");
     }
 
     fn attach(&mut self, gateway: usize, late: bool, after: Option<(u64, u64)>, young: bool) {
