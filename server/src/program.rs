@@ -15,7 +15,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let read = flags::read::<Args>(arguments, environment, &crate::args::OLD_NAMES)
         .unwrap_or_else(|error| error.exit());
     let outcome = if read.args.health_check {
-        read.errors.check(read.args.health_address()).map_err(Into::into).and_then(process::check)
+        process::check(read.args.health_address())
     } else {
         Args::settings(read).map_err(Into::into).and_then(serve)
     };

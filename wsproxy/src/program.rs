@@ -2,7 +2,11 @@
 
 use crate::{Args, Settings, health_check, process};
 use settings::flags::{self, ConfigErrors};
-use std::{ffi::OsString, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
 use tokio::runtime::Builder;
 
 /// Runs the gateway with these arguments, the program's name first. Returns 2 if it could not start or failed.
@@ -16,7 +20,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Args::settings(read).map_err(Into::into).and_then(serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            // Not through the log, whose level may exclude it.
+            let _ = writeln!(io::stderr(), "wsproxy: {error:#}");
             ExitCode::from(2)
         }
     }

@@ -8,6 +8,9 @@ use std::fs;
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = &raised {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
     raised.map_or(limit.current, |()| limit.maximum).unwrap_or(u64::MAX)
 }
 
