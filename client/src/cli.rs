@@ -39,6 +39,20 @@ impl Cli {
             run.args_override_self(true).after_help(ENVIRONMENT).mut_args(prepare)
         })
     }
+
+    /// Returns the command line for completions, manual and reference: with the options of `server` and `wsproxy`, which
+    /// these commands parse themselves.
+    pub(crate) fn documented() -> ClapCommand {
+        let with_options = |options: ClapCommand| {
+            move |passed: ClapCommand| {
+                let about = passed.get_about().cloned().unwrap_or_default();
+                options.name(passed.get_name().to_owned()).about(about)
+            }
+        };
+        Self::command_line()
+            .mut_subcommand("server", with_options(server::Args::command()))
+            .mut_subcommand("wsproxy", with_options(wsproxy::Args::command()))
+    }
 }
 
 /// Returns the options of a run without their environment variables.

@@ -90,13 +90,13 @@ fn log_to_stderr() {
 
 fn completions(shell: clap_complete::Shell) -> u8 {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command_line(), "streamstress", &mut script);
+    clap_complete::generate(shell, &mut Cli::documented(), "streamstress", &mut script);
     messages::print_stdout(&String::from_utf8_lossy(&script));
     0
 }
 
 fn manual() -> u8 {
-    let mut command = Cli::command_line().disable_help_subcommand(true);
+    let mut command = Cli::documented().disable_help_subcommand(true);
     command.build();
     let mut pages = Vec::new();
     match append_manual(&command, &mut pages) {
@@ -321,7 +321,7 @@ fn compare_options(args: &CompareArgs) -> Result<ComparisonOptions, String> {
     let CompareArgs { seed, tolerance_ms: least_ms, .. } = *args;
     if !(0.0..=1e6).contains(&least_ms) {
         return Err(format!(
-            "--tolerance-ms {least_ms} is out of range: give milliseconds from 0 to 1000000"
+            "--tolerance-ms {least_ms} is out of range: expected milliseconds from 0 to 1000000"
         ));
     }
     Ok(ComparisonOptions { compared, tolerance, least_ms, failure_tolerance, assumed_noise, seed })

@@ -82,7 +82,7 @@ fn a_bad_value_of_a_variable_names_the_variable() {
         (
             "CLIENTS",
             "0",
-            "--clients 0 is out of range: give a number from 1 to 1000000 (the value comes from the environment",
+            "--clients 0 is out of range: expected a number from 1 to 1000000 (the value comes from the environment",
         ),
         ("LOAD_BURST", "maybe", "environment variable LOAD_BURST"),
         ("LOAD_THRESHOLDS", "e2el_ms:max<-1", "environment variable LOAD_THRESHOLDS"),
@@ -142,7 +142,7 @@ fn a_dotenv_file_is_read_as_compose_reads_it() {
         ("\n\nCLIENTS=many\n", ".env line 3: CLIENTS"),
         (
             "A=1\nCLIENTS=0\n",
-            "--clients 0 is out of range: give a number from 1 to 1000000 (the value comes from .env line 2)",
+            "--clients 0 is out of range: expected a number from 1 to 1000000 (the value comes from .env line 2)",
         ),
         ("CLIENTS=\"4\n", ".env line 1: CLIENTS"),
     ] {
@@ -170,8 +170,8 @@ fn traces_of_others_are_played_from_where_one_says() {
     }
     for (arguments, words) in [
         (&["--trace", azure.as_str(), "--trace-from", "1h"][..], "no request is left after --trace-from"),
-        (&["--trace", &azure, "--trace-from", "soon"], "--trace-from `soon` is not a time"),
-        (&["--trace-from", "1s"], "give --trace FILE as well"),
+        (&["--trace", &azure, "--trace-from", "soon"], "invalid time \"soon\" for --trace-from"),
+        (&["--trace-from", "1s"], "--trace-from needs --trace FILE"),
     ] {
         let (code, _, error) = plan(arguments);
         assert!(code == Some(104) && error.contains(words), "{words}: {error}");
@@ -331,7 +331,7 @@ fn a_wrong_threshold_is_told_before_anything_runs() {
 fn what_cannot_be_shown_or_streamed_is_refused() {
     for (arguments, words) in [
         (&["--out", "csv=x"][..], "invalid output \"csv=x\" for --out: expected json, json=FILE or json=-"),
-        (&["--tui", "--quiet"], "--tui shows what --quiet leaves out"),
+        (&["--tui", "--quiet"], "--tui and --quiet exclude each other"),
         (&["--tui", "--embedded"], "--tui needs a terminal, but stderr is not one: omit --tui"),
     ] {
         let output = client(arguments, &[]);
@@ -476,7 +476,7 @@ fn two_workloads_at_once_are_refused_with_all_the_rest() {
     for fault in [
         "--stages and --arrival-rate are different workloads",
         "--time-scale 0",
-        "`huge`",
+        "unknown profile \"huge\"",
         "--answer-tokens 0",
     ] {
         assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));

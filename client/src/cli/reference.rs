@@ -11,8 +11,7 @@ const INTRODUCTION: &str = "\
 
 This file is generated: `UPDATE_DOCS=1 cargo test -p client --lib cli::reference` writes it after a change of the options.
 
-Without a command, the arguments are those of `streamstress run`. `streamstress server` and `streamstress wsproxy` list their options
-with `--help`.
+Without a command, the arguments are those of `streamstress run`.
 
 - Durations are written as `250ms`, `30s` or `1h30m`. A bare number is seconds unless stated otherwise.
 - Every option of `run` can be set by an environment variable, which the tables show, or in a scenario file by its name with `_` for `-`.
@@ -22,7 +21,7 @@ with `--help`.
 ";
 
 fn reference() -> String {
-    let mut command = Cli::command();
+    let mut command = Cli::documented();
     command.build();
     let mut text = INTRODUCTION.to_owned();
     text.push_str("\n## Commands\n");
@@ -49,8 +48,14 @@ fn reference() -> String {
     text
 }
 
+/// Returns the subcommands in the order in which they are declared. A modified one is the last of its command.
 fn subcommands(command: &Command) -> impl Iterator<Item = &Command> {
-    command.get_subcommands().filter(|command| command.get_name() != "help")
+    let declared: Vec<_> =
+        Cli::command().get_subcommands().map(|known| known.get_name().to_owned()).collect();
+    let mut commands: Vec<_> =
+        command.get_subcommands().filter(|command| command.get_name() != "help").collect();
+    commands.sort_by_key(|command| declared.iter().position(|name| name == command.get_name()));
+    commands.into_iter()
 }
 
 /// Appends a table of the subcommands.
@@ -119,7 +124,8 @@ fn name(arg: &Arg) -> String {
 fn help(arg: &Arg) -> String {
     let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-    let takes_default = arg.get_action().takes_values() && !defaults.is_empty();
+    let takes_default =
+        arg.get_action().takes_values() && !defaults.is_empty() && !arg.is_hide_default_value_set();
     let default = if takes_default { format!(" [default: {}]", defaults.join(" ")) } else { String::new() };
     cell(&(help + &default))
 }

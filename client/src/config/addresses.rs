@@ -1,39 +1,39 @@
-//! `--local-ips`: the addresses that sockets are opened from, as one writes them. It asks no interface whether it has them.
+//! Parses `--local-ips`, the addresses to open sockets from. Whether this machine has them is checked before the run.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// More addresses than anybody has ports for.
-const MOST: usize = 65_536;
+/// Largest number of addresses.
+const MAX_ADDRESSES: usize = 65_536;
 
-/// Addresses, `FIRST-LAST` and `ADDRESS/PREFIX`, by commas: each once, in order.
+/// Parses addresses, `FIRST-LAST` and `ADDRESS/PREFIX`, separated by commas. Returns each address once, in order.
 ///
 /// # Errors
-/// Which part is none of these, or one too many.
+/// Names the part that is invalid, or with which there are too many addresses.
 pub(super) fn parse(text: &str) -> Result<Vec<IpAddr>, String> {
     let mut addresses = BTreeSet::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = range(part).ok_or_else(|| {
-            format!("`{part}` is no address, no FIRST-LAST and no ADDRESS/PREFIX, as 127.0.0.2-127.0.0.9")
+            format!("invalid address \"{part}\": expected ADDRESS, FIRST-LAST or ADDRESS/PREFIX, for example 127.0.0.2-127.0.0.9")
         })?;
         if first.0 > last.0 {
             let (first, last) = (address(first.0, first.1), address(last.0, last.1));
-            return Err(format!("`{part}` begins at {first}, behind its end {last}: give {last}-{first}"));
+            return Err(format!("`{part}` starts at {first}, after its end {last}: write {last}-{first}"));
         }
-        if last.0 - first.0 >= (MOST - addresses.len()) as u128 {
-            return Err(format!("with `{part}` they are more than {MOST} addresses"));
+        if last.0 - first.0 >= (MAX_ADDRESSES - addresses.len()) as u128 {
+            return Err(format!("with `{part}` there are more than {MAX_ADDRESSES} addresses: remove some"));
         }
         addresses.extend((first.0..=last.0).map(|number| address(number, first.1)));
     }
     Ok(addresses.into_iter().collect())
 }
 
-/// An address as a number, and whether it is one of four bytes.
+/// An address as a number, and whether it is an IPv4 address.
 type Numbered = (u128, bool);
 
-/// The first address and the last one, as they stand there.
+/// Returns the first and the last address of a part. They may be in the wrong order.
 fn range(part: &str) -> Option<(Numbered, Numbered)> {
     if let Some((first, last)) = part.split_once('-') {
         let (first, last) = (number(first)?, number(last)?);
@@ -73,16 +73,16 @@ mod tests {
         assert_eq!(shown("127.0.0.2,127.0.0.2"), Ok("127.0.0.2".into()), "none has its ports twice");
         assert_eq!(shown("127.0.1.6/31"), Ok("127.0.1.6 127.0.1.7".into()));
         assert_eq!(shown("fd00::4/127"), Ok("fd00::4 fd00::5".into()));
-        assert_eq!(parse("127.0.0.0/16").map(|all| all.len()), Ok(MOST));
+        assert_eq!(parse("127.0.0.0/16").map(|all| all.len()), Ok(MAX_ADDRESSES));
         for bad in ["x", "127.0.0.1-::1", "127.0.0.1/33", "127.0.0.1/", "1.2.3.4-"] {
-            assert!(parse(bad).unwrap_err().starts_with(&format!("`{bad}` is no address")), "{bad}");
+            assert!(parse(bad).unwrap_err().starts_with(&format!("invalid address \"{bad}\"")), "{bad}");
         }
         for (backwards, right) in [
             (
                 "127.0.0.9-127.0.0.2",
-                "begins at 127.0.0.9, behind its end 127.0.0.2: give 127.0.0.2-127.0.0.9",
+                "starts at 127.0.0.9, after its end 127.0.0.2: write 127.0.0.2-127.0.0.9",
             ),
-            ("127.0.0.1,::2 - ::1", "begins at ::2, behind its end ::1: give ::1-::2"),
+            ("127.0.0.1,::2 - ::1", "starts at ::2, after its end ::1: write ::1-::2"),
         ] {
             assert!(parse(backwards).unwrap_err().ends_with(right), "{:?}", parse(backwards));
         }

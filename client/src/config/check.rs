@@ -24,7 +24,7 @@ impl Check {
     pub(super) fn count(&mut self, flag: &str, value: Option<i64>, default: i64, min: i64, max: i64) -> u64 {
         let value = value.unwrap_or(default);
         if !(min..=max).contains(&value) {
-            self.error(format!("{flag} {value} is out of range: give a number from {min} to {max}"));
+            self.error(format!("{flag} {value} is out of range: expected a number from {min} to {max}"));
         }
         value.clamp(min, max).unsigned_abs()
     }
@@ -67,7 +67,7 @@ impl Check {
     pub(super) fn name(&mut self, name: &str) -> String {
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
-            self.error(format!("--name `{name}` becomes part of file names: use letters, digits and `-_.`"));
+            self.error(format!("invalid name \"{name}\" for --name: expected letters, digits and -_. because it becomes part of file names"));
         }
         name.to_owned()
     }
@@ -83,13 +83,13 @@ impl Check {
             }
             Ok(_) => {
                 self.error(format!(
-                    "{flag} `{shown}` must start with {plain}:// or {secure}:// and name a host"
+                    "invalid URL \"{shown}\" for {flag}: expected {plain}:// or {secure}:// and a host"
                 ));
                 None
             }
             Err(error) => {
                 self.error(format!(
-                    "{flag} `{shown}` is no URL ({error}): expected e.g. {plain}://127.0.0.1:8080"
+                    "invalid URL \"{shown}\" for {flag} ({error}): expected for example {plain}://127.0.0.1:8080"
                 ));
                 None
             }

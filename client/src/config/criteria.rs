@@ -1,5 +1,4 @@
-//! What a run is judged by, as it was asked for: thresholds, objectives, and whether a breach ends it.
-//! It judges nothing.
+//! Reads the criteria of the verdict: thresholds, objectives of goodput, and whether a broken threshold ends the run.
 
 use super::check::Check;
 use crate::cli::RunArgs;
@@ -12,40 +11,40 @@ use plan::Stop;
 use report::output;
 use std::time::Duration;
 
-/// What a run is judged by.
+/// Criteria of the verdict.
 #[derive(Clone, Debug, Default)]
 pub struct CriteriaConfig {
-    /// Beside those that are always on.
+    /// Thresholds of the user, in addition to the rules that always apply.
     pub thresholds: Vec<Threshold>,
-    /// Of a good query.
+    /// Limits that a good query meets.
     pub objectives: Vec<Objective>,
-    /// A breach that is final ends the run, from this time on.
+    /// Time of the run from which on a threshold that can no longer be met ends it. `None`: never.
     pub abort_after: Option<Duration>,
 }
 
 impl CriteriaConfig {
-    /// What a person should be told of thresholds that such a run cannot answer.
+    /// Returns a warning for each threshold on a figure that this run cannot measure.
     pub(super) fn unanswerable(&self, has_steady_state: bool, embedded: bool) -> Vec<String> {
         let warning = |threshold: &Threshold, why: &str| {
             format!("--threshold `{}` makes this run INVALID: {why}", threshold.text)
         };
         let asks = |threshold: &&Threshold| threshold.scope == Scope::Steady && !has_steady_state;
         let steady = self.thresholds.iter().filter(asks).take(1).map(|threshold| {
-            let why = "its schedule holds no steady state of 10 s or more; keep the load up for longer with --duration";
+            let why = "its schedule has no steady state of 10 s or more. Extend it with --duration";
             warning(threshold, why)
         });
-        // The parts of an embedded stack have no process of their own, and no door but the two.
+        // The parts of an embedded stack run in this process. Only the API and the gateway have an address.
         let thresholds: &[Threshold] = if embedded { &self.thresholds } else { &[] };
         let unread = watch::unmeasured(thresholds, &[]).map(|threshold| {
-            let why = "nothing reads it of an embedded stack, which runs in the client's own process (there are health_ms \
-                       and health_failures of {api} and {gateway}, rss_mb and cpu_share of {client}): start a stack with \
+            let why = "an embedded stack does not have this figure, because it runs inside the client (available are health_ms \
+                       and health_failures of {api} and {gateway}, rss_mb and cpu_share of {client}). Start a stack with \
                        `streamstress stack up --detach`";
             warning(threshold, why)
         });
         steady.chain(unread).collect()
     }
 
-    /// What a person should be told of percentiles that need more samples than such a run has.
+    /// Returns a warning for each threshold on a percentile that needs more samples than this run is planned to have.
     pub(crate) fn too_few(&self, sessions: f64, queries: f64, tokens: f64) -> Vec<String> {
         let warning = |threshold: &Threshold| {
             let Figure::Duration(metric, Statistic::Percentile(percent)) = threshold.figure else {
@@ -62,8 +61,8 @@ impl CriteriaConfig {
             let short = samples < needed as f64;
             short.then(|| {
                 format!(
-                    "--threshold `{}` cannot be judged, which makes the run INVALID: p({percent}) needs {needed} samples, and \
-                     the plan brings about {samples:.0} {of}; plan more of them or ask for a lower percentile",
+                    "--threshold `{}` cannot be judged, which makes the run INVALID: p({percent}) needs {needed} samples, but \
+                     the plan has about {samples:.0} {of}. Plan more of them, or use a lower percentile",
                     threshold.text
                 )
             })
@@ -71,7 +70,7 @@ impl CriteriaConfig {
         self.thresholds.iter().filter_map(warning).collect()
     }
 
-    /// For the results of a run that `stop` ends early.
+    /// Returns the criteria for the results. A threshold that ends the run early cancels `stop`.
     #[must_use]
     pub fn resolve(&self, stop: &Stop) -> output::Criteria {
         let abort = |delay| output::Abort { delay, stop: stop.clone(), ..output::Abort::default() };
@@ -101,7 +100,7 @@ pub(super) fn criteria(check: &mut Check, args: &RunArgs) -> CriteriaConfig {
     let wants_goodput = criteria.thresholds.iter().find(|threshold| threshold.subject().contains("goodput"));
     if let Some(threshold) = wants_goodput.filter(|_| criteria.objectives.is_empty()) {
         let text = &threshold.text;
-        check.error(format!("--threshold `{text}` needs objectives: give --goodput, as --goodput e2el:3000"));
+        check.error(format!("--threshold `{text}` needs objectives: add for example --goodput e2el:3000"));
     }
     criteria.abort_after = abort_after(check, args);
     criteria
@@ -111,7 +110,7 @@ fn abort_after(check: &mut Check, args: &RunArgs) -> Option<Duration> {
     let text = args.abort_delay.as_ref();
     let delay = check.duration("--abort-delay", text, Duration::ZERO, Duration::ZERO);
     if text.is_some() && !args.abort_on_fail {
-        check.error("--abort-delay has no effect without --abort-on-fail: give both or neither".to_owned());
+        check.error("--abort-delay has no effect without --abort-on-fail: use both or neither".to_owned());
     }
     args.abort_on_fail.then_some(delay)
 }

@@ -1,28 +1,27 @@
-//! The faults that a run is to inject, as they were asked for: `SPEC@TIME`.
-//! It breaks nothing and asks no stack.
+//! Reads the faults to inject: `SPEC@TIME`. Whether a stack can inject them is checked before the run.
 
 use super::check::Check;
 use crate::{cli::RunArgs, stack_faults};
 use plan::{PlannedFault, PlannedFaults};
 use settings::duration;
 
-/// More than a person plans; each has a thread.
-const MOST: usize = 100;
+/// Largest number of faults. Each has a thread.
+const MAX_FAULTS: usize = 100;
 
 pub(super) fn planned(check: &mut Check, args: &RunArgs) -> PlannedFaults {
     let asked: Vec<&str> =
         args.faults.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
     if args.embedded && !asked.is_empty() {
         check.error(
-            "--fault needs a stack in processes of its own, and --embedded has none: start one with \
+            "--fault needs a stack of separate processes, which --embedded does not have: start one with \
              `streamstress stack up --detach`"
                 .into(),
         );
     }
-    if asked.len() > MOST {
-        check.error(format!("--fault was given {} times: give at most {MOST}", asked.len()));
+    if asked.len() > MAX_FAULTS {
+        check.error(format!("--fault was given {} times: use it at most {MAX_FAULTS} times", asked.len()));
     }
-    let planned = asked.iter().take(MOST).filter_map(|text| match parse(text) {
+    let planned = asked.iter().take(MAX_FAULTS).filter_map(|text| match parse(text) {
         Ok(fault) => Some(fault),
         Err(error) => {
             check.error(format!("--fault `{text}`: {error}"));
@@ -33,8 +32,9 @@ pub(super) fn planned(check: &mut Check, args: &RunArgs) -> PlannedFaults {
 }
 
 fn parse(text: &str) -> Result<PlannedFault, String> {
-    let no_time =
-        || "lacks its time: give SPEC@TIME, counted from the first send, as wsproxy-1:kill@30s".to_owned();
+    let no_time = || {
+        "expected SPEC@TIME, with the time after the first query, for example wsproxy-1:kill@30s".to_owned()
+    };
     let (spec, time) = text.rsplit_once('@').ok_or_else(no_time)?;
     let spec = spec.trim();
     let at = duration::parse(time).ok_or_else(|| {

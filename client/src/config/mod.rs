@@ -1,5 +1,5 @@
-//! A run's configuration, validated: whoever holds one can run it.
-//! It reads neither the environment nor the network; all faults are found at once, not one a try.
+//! Turns the options of a run into a validated [`Config`], and reports all config errors together.
+//! Reads neither the environment nor the network.
 
 mod addresses;
 mod behaviour;
@@ -44,28 +44,28 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// What is left behind.
+/// Where results go, and what is shown during the run.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Made when it is not there.
+    /// Directory for the result files. It is created if it does not exist.
     pub dir: PathBuf,
-    /// The files' names start with it.
+    /// First part of the names of the result files.
     pub name: String,
-    /// How many runs keep their files, this one included. `None`: all.
+    /// Number of runs whose files are kept, this one included. `None` keeps all.
     pub keep_results: Option<usize>,
-    /// No progress.
+    /// Prints the verdict only.
     pub quiet: bool,
-    /// The live view in place of the progress line.
+    /// Shows the live view instead of the progress line.
     pub tui: bool,
-    /// Where events are streamed to.
+    /// Destination of the events of `--out json`.
     pub events: Option<Destination>,
 }
 
 impl Config {
-    /// Validates what was asked for, on a machine with `cores`; `drawn_seed` is taken when none was given.
+    /// Validates the options for a machine with this number of cores. `drawn_seed` is used if the options name no seed.
     ///
     /// # Errors
-    /// Every fault, not the first alone.
+    /// Lists all config errors.
     pub fn new(args: RunArgs, cores: usize, drawn_seed: u64) -> Result<Self, ConfigErrors> {
         let mut check = Check::default();
         let mut warnings = Vec::new();
@@ -116,7 +116,7 @@ impl Config {
                 .and_then(|text| text.parse().map_err(|error: String| check.error(error)).ok()),
         };
         if output.tui && output.quiet {
-            check.error("--tui shows what --quiet leaves out: give one of them".into());
+            check.error("--tui and --quiet exclude each other: use one of them".into());
         }
         let target = target::target(&mut check, args);
         match target {
@@ -202,11 +202,11 @@ mod tests {
             "--queries -3",
             "invalid duration \"soon\" for --ramp-up: expected for example 30s, 5m or 1h30m",
             "--query-timeout 0",
-            "--api-url `ftp://x`",
-            "--wsproxy-url `not a url`",
-            "--ws-path `socket`",
-            "--header `no…`",
-            "--name `../x`",
+            "invalid URL \"ftp://x\" for --api-url",
+            "invalid URL \"not a url\" for --wsproxy-url",
+            "invalid path \"socket\" for --ws-path",
+            "invalid header \"no…\" for --header",
+            "invalid name \"../x\" for --name",
             "--ws-initial-backoff-seconds",
             "invalid duration \"250x\" for --stall-threshold",
         ] {

@@ -10,7 +10,7 @@ use settings::{
     secret::{Secret, Secrets},
 };
 
-/// Headers whose values say nothing that must be hidden.
+/// Headers whose values are shown in outputs. All others may be secret.
 const OPEN_HEADERS: [HeaderName; 6] = [
     header::HOST,
     header::CONTENT_TYPE,
@@ -20,7 +20,7 @@ const OPEN_HEADERS: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
-/// Headers that frame a message or make the upgrade: with others than the client's own, nothing could be read.
+/// Headers that frame a message or belong to the upgrade. The client needs its own values to read the response.
 const FRAMING: [&str; 15] = [
     "connection",
     "content-encoding",
@@ -39,7 +39,7 @@ const FRAMING: [&str; 15] = [
     "upgrade",
 ];
 
-/// Everything about the target, or nothing where a URL is none.
+/// Reads the target. Returns `None` if a URL is invalid.
 pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     let api_url = args.api_url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
     let api = check.url("--api-url", &api_url, ["http", "https"]);
@@ -54,12 +54,12 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
     if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
         check.error(format!(
-            "--ws-path `{ws_path}` must start with `/`, contain `{{session}}` and no white space"
+            "invalid path \"{ws_path}\" for --ws-path: expected a leading `/`, `{{session}}` and no white space"
         ));
     }
     let agent = args.agent.unwrap_or_else(|| "load".into());
     if agent.is_empty() || !agent.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b)) {
-        check.error(format!("--agent `{agent}` must be letters, digits and `-_.~`"));
+        check.error(format!("invalid name \"{agent}\" for --agent: expected letters, digits and -_.~"));
     }
     let headers = headers(check, &args.headers);
     if let Some(token) = &args.auth_token
@@ -102,19 +102,19 @@ fn headers(check: &mut Check, given: &[String]) -> HeaderMap {
     for header in given.iter().filter(|header| !header.trim().is_empty()) {
         match parse_header(header) {
             Some((name, _)) if FRAMING.contains(&name.as_str()) => check.error(format!(
-                "--header `{name}` frames the messages and is the client's own: leave it out"
+                "--header `{name}` cannot be replaced, because it frames the messages: remove it"
             )),
             Some((name, _)) if name == "last-event-id" => check.error(
-                "--header `last-event-id` would make every socket resume at one position: leave it out, or give --no-resume"
+                "--header `last-event-id` would make every socket resume at the same position: remove it, or use --no-resume"
                     .into(),
             ),
             Some((name, mut value)) => {
                 value.set_sensitive(!OPEN_HEADERS.contains(&name));
                 headers.append(name, value);
             }
-            // Its first word alone: what follows may be a secret.
+            // Shows only the first word, because the rest may be secret.
             None => check.error(format!(
-                "--header `{}…` is not of the form `Name: value`",
+                "invalid header \"{}…\" for --header: expected `Name: value`",
                 header.trim().split([':', ' ', '=']).next().unwrap_or_default()
             )),
         }
@@ -122,7 +122,7 @@ fn headers(check: &mut Check, given: &[String]) -> HeaderMap {
     headers
 }
 
-/// Everything of the target that no output may contain.
+/// Returns all parts of the target that no output may contain.
 fn secrets<'a>(
     addresses: impl Iterator<Item = &'a Address>,
     ws_path: &str,
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_header_that_is_none_does_not_tell_its_value() {
         let faults = with_headers(&["Authorization Bearer hush", "X-Key=hush"]).unwrap_err();
-        assert!(faults[0].contains("`Authorization…`") && faults[1].contains("`X-Key…`"), "{faults:?}");
+        assert!(faults[0].contains("\"Authorization…\"") && faults[1].contains("\"X-Key…\""), "{faults:?}");
         assert!(!faults.concat().contains("hush"), "{faults:?}");
     }
 

@@ -1,5 +1,5 @@
-//! What the load follows, out of what was asked for: one schedule, and the kinds of users that come by it.
-//! It reads the files that were named and nothing else; two models at once are a fault, not a guess.
+//! Reads the options of the workload: makes the schedule and the kinds of users. Reads trace and prompt files.
+//! Options of two workload models at once are a config error.
 
 use super::check::Check;
 use crate::cli::{ArrivalOf, RunArgs};
@@ -15,18 +15,18 @@ use std::{
     time::Duration,
 };
 
-/// More sessions or arrivals than a plan can hold.
-const MOST_PLANNED: u64 = 1_000_000;
-/// Longer than any prompt file.
-const LONGEST_PROMPTS: u64 = 64 << 20;
+/// Largest number of sessions or arrivals in a plan.
+const MAX_PLANNED: u64 = 1_000_000;
+/// Largest size of a prompt file, in bytes.
+const MAX_PROMPT_BYTES: u64 = 64 << 20;
 
-/// What a run follows.
+/// The workload of a run.
 pub(super) struct Workload {
     pub(super) schedule: Schedule,
     pub(super) users: Users,
-    /// What nobody is to be in doubt about.
+    /// Time over which sessions start, as reported in the summary.
     pub(super) ramp_up: Duration,
-    /// A session's; `None`: until it has to go.
+    /// Queries per session. `None`: each session sends queries until its planned end.
     pub(super) queries: Option<u32>,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn workload(check: &mut Check, args: &RunArgs, clients: u64, seed: u6
     Workload { schedule, users, ramp_up, queries }
 }
 
-/// At most one model was asked for.
+/// Checks that the options name at most one workload model.
 fn one_model(check: &mut Check, args: &RunArgs) -> Option<()> {
     let asked = [
         ("--stages", args.stages.is_some()),
@@ -66,22 +66,17 @@ fn one_model(check: &mut Check, args: &RunArgs) -> Option<()> {
     ];
     let asked: Vec<_> = asked.iter().filter(|(_, asked)| *asked).map(|(flag, _)| *flag).collect();
     if asked.len() > 1 {
-        check.error(format!("{} are different workloads: give one of them", asked.join(" and ")));
+        check.error(format!("{} are different workloads: use one of them", asked.join(" and ")));
         return None;
     }
     if args.burst && (!asked.is_empty() || args.duration.is_some()) {
-        check.error(
-            "--burst is a workload of its own: leave --duration, --stages, --arrival-rate and --trace out"
-                .into(),
-        );
+        check.error("--burst is a workload: remove --duration, --stages, --arrival-rate and --trace".into());
     }
     if args.trace_from.is_some() && args.trace.is_none() {
-        check.error(
-            "--trace-from says where a trace begins: give --trace FILE as well, or leave it out".into(),
-        );
+        check.error("--trace-from needs --trace FILE: add it, or remove --trace-from".into());
     }
     if args.stages.is_some() && args.duration.is_some() {
-        check.error("--stages say how long the run is: leave --duration out".into());
+        check.error("--stages set the length of the run: remove --duration".into());
     }
     Some(())
 }
@@ -91,7 +86,7 @@ fn factor(check: &mut Check, flag: &str, value: Option<f64>) -> f64 {
     if (0.0001..=1000.0).contains(&value) {
         return value;
     }
-    check.error(format!("{flag} {value} is out of range: give a factor from 0.0001 to 1000"));
+    check.error(format!("{flag} {value} is out of range: expected a factor from 0.0001 to 1000"));
     1.0
 }
 
@@ -99,7 +94,9 @@ fn rate(check: &mut Check, flag: &str, value: f64) -> f64 {
     if (0.001..=1e6).contains(&value) {
         return value;
     }
-    check.error(format!("{flag} {value} is out of range: give a number a second, from 0.001 to 1000000"));
+    check.error(format!(
+        "{flag} {value} is out of range: expected a number per second, from 0.001 to 1000000"
+    ));
     1.0
 }
 
@@ -110,7 +107,7 @@ fn ramp_up(check: &mut Check, args: &RunArgs, clients: u64, scale: f64) -> Durat
         return check.duration("--ramp-up", args.ramp_up.as_ref(), default, Duration::ZERO).mul_f64(scale);
     };
     if args.ramp_up.is_some() {
-        check.error("--spawn-rate and --ramp-up say the same thing: give one of them".into());
+        check.error("--spawn-rate and --ramp-up set the same time: use one of them".into());
     }
     Duration::from_secs_f64(clients / rate(check, "--spawn-rate", spawn) * scale)
 }
@@ -118,8 +115,8 @@ fn ramp_up(check: &mut Check, args: &RunArgs, clients: u64, scale: f64) -> Durat
 fn staged(check: &mut Check, text: &str, scale: f64) -> Option<Schedule> {
     let mut stages: Stages = text.parse().map_err(|error| check.error(format!("--stages: {error}"))).ok()?;
     let sessions = stages.session_count();
-    if sessions == 0 || sessions > MOST_PLANNED {
-        check.error(format!("--stages `{text}` bring {sessions} sessions: plan from 1 to {MOST_PLANNED}"));
+    if sessions == 0 || sessions > MAX_PLANNED {
+        check.error(format!("--stages `{text}` has {sessions} sessions: expected 1 to {MAX_PLANNED}"));
         return None;
     }
     for stage in &mut stages.0 {
@@ -128,7 +125,7 @@ fn staged(check: &mut Check, text: &str, scale: f64) -> Option<Schedule> {
     Some(Schedule::staged(&stages))
 }
 
-/// Arrivals at a rate.
+/// Draws arrivals at a rate.
 fn arriving(
     check: &mut Check,
     args: &RunArgs,
@@ -140,28 +137,28 @@ fn arriving(
     let rate = rate(check, "--arrival-rate", asked) / scale;
     let Some(duration) = duration else {
         if args.duration.is_none() {
-            check.error("--arrival-rate needs to know for how long: give --duration, as 5m".into());
+            check.error("--arrival-rate needs --duration, for example --duration 5m".into());
         }
         return None;
     };
     let expected = rate * duration.as_secs_f64();
-    if expected > MOST_PLANNED as f64 {
+    if expected > MAX_PLANNED as f64 {
         check.error(format!(
-            "--arrival-rate {asked} plans {expected:.0} arrivals: shorten --duration until it is {MOST_PLANNED} at most"
+            "--arrival-rate {asked} plans {expected:.0} arrivals: shorten --duration so that there are at most {MAX_PLANNED}"
         ));
         return None;
     }
     let process = args.arrival_process.unwrap_or(Process::Constant);
-    let most = (MOST_PLANNED * 2) as usize;
+    let most = (MAX_PLANNED * 2) as usize;
     let moments = process.moments(rate, duration, seed_for_arrivals(seed), most);
     if moments.is_empty() {
-        check.error(format!("--arrival-rate {asked} brings nobody within {duration:?}: lengthen --duration"));
+        check.error(format!("--arrival-rate {asked} has no arrival within {duration:?}: extend --duration"));
         return None;
     }
     Some(moments.into_iter().map(|at| Arrival { at, tokens: None }).collect())
 }
 
-/// Arrivals of a trace, and how long it is.
+/// Returns the arrivals of a trace and its length.
 fn replayed(
     check: &mut Check,
     args: &RunArgs,
@@ -184,7 +181,7 @@ fn replayed(
     let whole = last + Duration::from_millis(1);
     if whole > super::LONGEST_RUN {
         check.error(format!(
-            "--trace {} lasts {} s: cut it off with --duration, or shorten it with --trace-scale",
+            "--trace {} lasts {} s: limit it with --duration, or shorten it with --trace-scale",
             path.display(),
             whole.as_secs()
         ));
@@ -193,15 +190,15 @@ fn replayed(
     Some((arrivals, duration.unwrap_or(whole)))
 }
 
-/// The point of the trace from which it is played.
+/// Reads the point at which the replay of a trace starts.
 fn trace_start(check: &mut Check, text: Option<&str>) -> Option<trace::Start> {
     let Some(text) = text else { return Some(trace::Start::default()) };
     let start = duration::parse_unlimited(text).map(trace::Start::Offset);
     let start = start.or_else(|| trace::moment(text.trim()).map(trace::Start::Moment));
     if start.is_none() {
         check.error(format!(
-            "--trace-from `{text}` is not a time: give a time after the trace's first request, as 30m or 90, or a date and \
-             time, as 2023-11-16T18:30:00Z"
+            "invalid time \"{text}\" for --trace-from: expected a duration after the trace's first request, for example 30m, or a \
+             date and time, for example 2023-11-16T18:30:00Z"
         ));
     }
     start
@@ -225,7 +222,7 @@ fn open(
             let default = args.clients.unwrap_or(100);
             let most =
                 check.count("--max-clients", args.max_clients.or(Some(default)), 100, 1, super::MAX_CLIENTS);
-            // Connecting takes its time, whatever the scale.
+            // Sockets need time to open, regardless of the scale.
             let ramp_up = ramp_up.max(Duration::from_secs(1));
             Schedule::open_queries(arrivals, duration, most, ramp_up, uneven)
         }
@@ -256,14 +253,17 @@ fn users(check: &mut Check, args: &RunArgs, queries: Option<u32>, seed: u64) -> 
 fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>) -> Kind {
     let weight = user.weight.unwrap_or(1.0);
     if !(0.001..=1e6).contains(&weight) {
-        check.error(format!("user `{}`: weight {weight} is out of range: give 0.001 to 1000000", user.name));
+        check.error(format!(
+            "user `{}`: weight {weight} is out of range: expected 0.001 to 1000000",
+            user.name
+        ));
     }
     let timing = |check: &mut Check, name: Option<&str>| {
         let name = name?;
         let found = PROFILES.iter().find(|profile| profile.name == name);
         if found.is_none() {
             let known: Vec<_> = PROFILES.iter().map(|profile| profile.name).collect();
-            check.error(format!("--profile `{name}` is not known: give one of {}", known.join(", ")));
+            check.error(format!("unknown profile \"{name}\" for --profile: expected {}", known.join(", ")));
         }
         found
     };
@@ -273,12 +273,12 @@ fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>
             let distribution = own.or(of_run)?;
             let bad =
                 distribution.parameters().into_iter().find(|end| !(0.0..=most).contains(end)).or_else(|| {
-                    // A single figure must be one; a drawn one is cut off where it is too small.
+                    // Drawn values below `least` are raised to it; a fixed value below it is an error.
                     matches!(distribution, Distribution::Fixed(value) if value < least)
                         .then(|| distribution.mean())
                 });
             if let Some(bad) = bad {
-                check.error(format!("{flag} {bad} is out of range: give {least} to {most}"));
+                check.error(format!("{flag} {bad} is out of range: expected {least} to {most}"));
             }
             Some(distribution)
         };
@@ -302,8 +302,8 @@ fn kind(check: &mut Check, user: &UserKind, run: &UserKind, queries: Option<u32>
 fn read_prompts(path: &Path) -> Result<Vec<String>, String> {
     let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();
-    if length > LONGEST_PROMPTS {
-        return Err(format!("{length} bytes are too many: give {LONGEST_PROMPTS} at most"));
+    if length > MAX_PROMPT_BYTES {
+        return Err(format!("the file has {length} bytes: expected at most {MAX_PROMPT_BYTES}"));
     }
     let mut file = BufReader::new(file);
     let start = file.fill_buf().map_err(|error| error.to_string())?;
@@ -311,13 +311,13 @@ fn read_prompts(path: &Path) -> Result<Vec<String>, String> {
     let mut rows = csv::ReaderBuilder::new().delimiter(separator).from_reader(file);
     let headers = rows.headers().map_err(|error| error.to_string())?;
     let column = headers.iter().position(|name| name.trim() == "prompt");
-    let column = column.ok_or("has no column `prompt`: name it in the first line")?;
+    let column = column.ok_or("no column `prompt`: expected its name in the first line")?;
     let prompt = |row: csv::Result<csv::StringRecord>| {
         let row = row.map_err(|error| error.to_string())?;
         Ok::<_, String>(row.get(column).unwrap_or_default().to_owned())
     };
     let prompts: Vec<_> = rows.records().map(prompt).collect::<Result<_, _>>()?;
-    if prompts.is_empty() { Err("holds no prompt".into()) } else { Ok(prompts) }
+    if prompts.is_empty() { Err("no prompt after the first line".into()) } else { Ok(prompts) }
 }
 
 #[cfg(test)]
@@ -340,6 +340,6 @@ mod tests {
             assert_eq!(read(text), expected, "{text:?}");
         }
         assert!(read("question\nwhy\n").unwrap_err().contains("no column `prompt`"));
-        assert!(read("prompt\n").unwrap_err().contains("holds no prompt"));
+        assert!(read("prompt\n").unwrap_err().contains("no prompt after the first line"));
     }
 }
