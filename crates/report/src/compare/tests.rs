@@ -70,7 +70,7 @@ fn one_run_per_side_decides_only_beyond_the_assumed_noise() {
     let dir = tempfile::tempdir().unwrap();
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
     let run = |name: &str, e2el_ms| rows(dir.path(), name, e2el_ms, 2, 0, 0);
-    let near = ask(&[before.clone()], &[run("near", 905.0)]);
+    let near = ask(std::slice::from_ref(&before), &[run("near", 905.0)]);
     check(&near, Decision::CannotTell, "is not beyond the assumed noise of 15 %");
     check(&near, Decision::CannotTell, "runs per side are needed to decide");
     check(
@@ -79,9 +79,21 @@ fn one_run_per_side_decides_only_beyond_the_assumed_noise() {
         "fewer than 4 runs per side: two runs of one version are assumed to differ",
     );
     let slow = run("slow", 1_100.0);
-    check(&ask(&[before.clone()], &[slow.clone()]), Decision::Regressed, "e2el_ms p(95) changed by +21");
-    check(&ask(&[slow.clone()], &[before.clone()]), Decision::Pass, "Nothing grew by more than 5 % or 1 ms");
-    check(&ask(&[before.clone()], &[run("border", 1_000.0)]), Decision::CannotTell, "assumed noise");
+    check(
+        &ask(std::slice::from_ref(&before), std::slice::from_ref(&slow)),
+        Decision::Regressed,
+        "e2el_ms p(95) changed by +21",
+    );
+    check(
+        &ask(std::slice::from_ref(&slow), std::slice::from_ref(&before)),
+        Decision::Pass,
+        "Nothing grew by more than 5 % or 1 ms",
+    );
+    check(
+        &ask(std::slice::from_ref(&before), &[run("border", 1_000.0)]),
+        Decision::CannotTell,
+        "assumed noise",
+    );
     let ask_with_noise = |assumed_noise, candidate| {
         let options = ComparisonOptions { assumed_noise, ..options() };
         compare(slice::from_ref(&before), &[candidate], &options).unwrap()
@@ -96,10 +108,10 @@ fn what_is_lost_or_fails_is_worse_than_what_is_slow() {
     let before = rows(dir.path(), "before", 900.0, 1, 0, 0);
     let lossy = rows(dir.path(), "lossy", 700.0, 2, 1, 0);
     let words = "lost, duplicated or reordered 5.5556 % of its tokens, the baseline 0.0000 %";
-    check(&ask(&[before.clone()], &[lossy]), Decision::Regressed, words);
+    check(&ask(std::slice::from_ref(&before), &[lossy]), Decision::Regressed, words);
     let failing = rows(dir.path(), "failing", 700.0, 2, 0, 30);
     check(
-        &ask(&[before.clone()], &[failing.clone()]),
+        &ask(std::slice::from_ref(&before), std::slice::from_ref(&failing)),
         Decision::Regressed,
         "The share of failed queries grew by 5.00 percentage points.",
     );
@@ -114,13 +126,21 @@ fn what_is_lost_or_fails_is_worse_than_what_is_slow() {
 fn a_run_never_regresses_against_itself() {
     let dir = tempfile::tempdir().unwrap();
     let lossy = rows(dir.path(), "lossy", 900.0, 1, 2, 20);
-    check(&ask(&[lossy.clone()], &[lossy.clone()]), Decision::CannotTell, "assumed noise");
+    check(
+        &ask(std::slice::from_ref(&lossy), std::slice::from_ref(&lossy)),
+        Decision::CannotTell,
+        "assumed noise",
+    );
     // A longer run of the same version loses more tokens, and no larger share of them.
     let twice = dir.path().join("twice.csv");
     let text = fs::read_to_string(&lossy).unwrap();
     let again = text.lines().skip(1).map(|row| format!("again-{row}\n")).collect::<String>();
     fs::write(&twice, format!("{text}{again}")).unwrap();
-    check(&ask(&[lossy.clone()], &[twice.clone()]), Decision::CannotTell, "assumed noise");
+    check(
+        &ask(std::slice::from_ref(&lossy), std::slice::from_ref(&twice)),
+        Decision::CannotTell,
+        "assumed noise",
+    );
     check(&ask(&[twice], &[lossy]), Decision::CannotTell, "assumed noise");
     let lost = r#","tokens_lost":7,"tokens_expected":100"#;
     let side = |name: &str| -> Vec<PathBuf> {
@@ -193,7 +213,7 @@ fn what_cannot_be_trusted_is_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     let good = summary(dir.path(), "good", 900.0, "");
     let cut = summary(dir.path(), "cut", 900.0, r#","interrupted":true"#);
-    check(&ask(&[good.clone()], &[cut]), Decision::CannotTell, "it was interrupted");
+    check(&ask(std::slice::from_ref(&good), &[cut]), Decision::CannotTell, "it was interrupted");
     let other = dir.path().join("other_summary.json");
     let summary = fs::read_to_string(&good).unwrap().replace("\"clients\":5", "\"clients\":9");
     fs::write(&other, summary).unwrap();
