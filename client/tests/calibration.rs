@@ -1,7 +1,7 @@
-//! The ruler is measured: a server that plays a known schedule, and notes when it really wrote each frame, against what
-//! the client says of it. Run it alone, on a machine that does nothing else: it compares milliseconds.
+//! Calibration of the load client: a server plays a known schedule and records when it wrote each frame, and the client's figures
+//! are compared with these times. Run the tests alone on an idle machine, because they compare milliseconds.
 
-#![allow(clippy::print_stdout, reason = "figures for whoever runs it")]
+#![allow(clippy::print_stdout, reason = "the figures are the output of the test")]
 
 mod ruler;
 
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the client wrote.
+/// The output and the result files of a client.
 struct Report {
     exit_code: Option<i32>,
     output: String,
@@ -35,7 +35,7 @@ impl Report {
     }
 }
 
-/// How a generator is stalled: its process stands still for so long, runs on for so long, again and again.
+/// Repeated pauses of the generator: its process is stopped for `still`, then runs for `between`.
 #[derive(Clone, Copy)]
 struct Stalls {
     still: Duration,
@@ -75,7 +75,7 @@ fn measure(ruler: &Running, clients: u64, stalls: Option<Stalls>) -> Report {
     Report { exit_code: output.status.code(), output: text, summary, rows }
 }
 
-/// Stalls the whole process of the client until it ends. It is not reaped here, so that its id stays its own.
+/// Stops and continues the client's process until it ends. It is not reaped here, so that no other process can get its id.
 fn stall(client: &Child, Stalls { still, between }: Stalls) {
     let pid = Pid::from_raw(i32::try_from(client.id()).unwrap());
     let ended = || {
@@ -90,7 +90,7 @@ fn stall(client: &Child, Stalls { still, between }: Stalls) {
     }
 }
 
-/// Tests of this file take turns: each wants the machine for itself.
+/// Makes the tests of this file run one after the other, because each needs the whole machine.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     locked(&TURN)
@@ -101,7 +101,7 @@ fn ms(from: Instant, to: Instant) -> f64 {
     to.duration_since(from).as_nanos() as f64 / 1e6
 }
 
-/// The value at a quantile of a plain list.
+/// Returns the value at a quantile. Sorts the list.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
 fn quantile(values: &mut [f64], quantile: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -109,7 +109,7 @@ fn quantile(values: &mut [f64], quantile: f64) -> f64 {
     values[rank.clamp(1, values.len()) - 1]
 }
 
-/// How far the client's figures were from the truth, in milliseconds: p50 and p99 of the differences.
+/// Returns how far the client's figures are from the server's, in milliseconds: p50 and p99 of the differences.
 fn errors(play: Play) -> Vec<(&'static str, f64, f64)> {
     let ruler = Running::start(play);
     let report = measure(&ruler, 100, None);
@@ -144,8 +144,8 @@ fn errors(play: Play) -> Vec<(&'static str, f64, f64)> {
     ]
 }
 
-/// Three attempts, all of them printed: whatever else the machine does adds to the errors, and a ruler that is wrong
-/// by rule is wrong in every attempt. One that is wrong now and then needs a quiet machine and a look at the figures.
+/// One of three attempts must be within the limits, and all are printed. Other load on the machine adds to the errors, while a
+/// systematic error shows in every attempt. If only some attempts fail, repeat the test on an idle machine and read the figures.
 #[test]
 fn what_is_measured_is_true() {
     let _turn = alone();
@@ -160,11 +160,11 @@ fn what_is_measured_is_true() {
         }
         seen.push(errors);
     }
-    panic!("no run of three was within 2 ms at p50 and 5 ms at p99: {seen:?}");
+    panic!("none of three attempts was within 2 ms at p50 and 5 ms at p99: {seen:?}");
 }
 
-/// What was measured under stalls: how far bounds were passed by the truth at the worst percentile, and how far measured p50 and p99 were
-/// from it, milliseconds.
+/// Measures while the generator is stalled. Returns for each metric, in milliseconds: how far the true value is outside of the bounds at
+/// the worst percentile, and how far the measured p50 and p99 are from the true ones.
 fn stalled_errors(play: Play) -> Vec<(&'static str, f64, f64, f64)> {
     let ruler = Running::start(play);
     let stalls = Stalls { still: Duration::from_millis(50), between: Duration::from_millis(70) };
@@ -182,7 +182,7 @@ fn stalled_errors(play: Play) -> Vec<(&'static str, f64, f64, f64)> {
         tpot.push(ms(first, last) / (written.len() - 1) as f64);
         itl.extend(written.windows(2).map(|pair| ms(pair[0], pair[1])));
     }
-    // The truth of a latency from the scheduled instant is the one of a generator that is in time.
+    // A generator that is in time has no delay, so the true latency from the scheduled instant equals the one from the actual instant.
     let mut of_metric = Vec::new();
     let sched = [("ttft_sched", ttft.clone()), ("e2el_sched", e2el.clone())];
     for (name, mut truth) in
@@ -214,9 +214,9 @@ fn stalled_errors(play: Play) -> Vec<(&'static str, f64, f64, f64)> {
     of_metric
 }
 
-/// The generator stands still for 50 ms again and again. Its figures stay true while each token is read by itself, as the kernel knows when
-/// it came; where several are read together, the truth lies between their bounds, but for the way from the ruler to the client and the width
-/// of a histogram's bucket.
+/// The generator is stopped for 50 ms again and again. Its figures stay exact while each read returns one token, because the kernel
+/// records when the token arrived. If a read returns several tokens, the true value lies between the bounds. The tolerance is the time
+/// from the server to the client and the width of a histogram's bucket.
 #[test]
 fn what_a_stalled_generator_measures_is_true() {
     let _turn = alone();
@@ -235,7 +235,7 @@ fn what_a_stalled_generator_measures_is_true() {
         }
         seen.push((sparse, dense));
     }
-    panic!("no run of three was true: {seen:?}");
+    panic!("none of three attempts was within the limits: {seen:?}");
 }
 
 fn check_fault(fault: Fault, key: &str, count: fn(&Book) -> u64) {

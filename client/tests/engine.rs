@@ -1,5 +1,5 @@
-//! Whole runs against a server that does what it is told: what the client finds is what was done to it.
-//! Whether the machine was quick enough for the figures to be believed is not this test's business.
+//! Complete runs against the scripted server: the client must find exactly the defects that the script causes.
+//! A slow machine may make these runs INVALID, so the tests do not require the verdict PASS.
 
 mod fake;
 mod runs;
@@ -23,7 +23,7 @@ fn a_whole_run_is_complete() {
     assert_eq!(summary["metrics"]["itl_ms"]["count"].as_u64(), Some(20 * 3 * 17));
     let seen = server.seen();
     assert_eq!((seen.creates, seen.runs, seen.closes, seen.sockets), (20, 60, 20, 20));
-    assert!(seen.resumed_after.is_empty(), "a first socket has nothing to resume");
+    assert!(seen.resumed_after.is_empty(), "a first socket must not ask for a resume");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_lost_socket_is_resumed_and_nothing_is_missed() {
     }
 }
 
-/// Every session's socket goes with the first answer's end and is away for 700 ms; the second query is due 100 ms after that end.
+/// The server closes each session's socket at the end of the first query, for 700 ms. The second query is due 100 ms after that end.
 #[test]
 fn a_query_that_waits_for_its_socket_is_measured_from_when_it_was_due() {
     let close = Some((19, 1012, "draining; reconnect_after_ms=700"));
@@ -271,7 +271,7 @@ fn after_the_grace_time_or_a_second_time_it_ends() {
     }
 }
 
-/// Stops a run once every session's stream has begun.
+/// Interrupts a run when the stream of every session has begun.
 fn interrupted(
     server: &Running,
     clients: i64,
@@ -304,7 +304,7 @@ fn refusal(change: impl FnOnce(&mut RunArgs)) -> String {
     change(&mut args);
     let error = run(args, &Stop::default()).unwrap_err();
     assert_eq!(error.exit_code(), 104);
-    assert_eq!(server.seen().creates, 0, "nothing may start");
+    assert_eq!(server.seen().creates, 0, "a refused run must not create sessions");
     error.to_string()
 }
 

@@ -1,4 +1,5 @@
-//! Faults at their time, by somebody who only pretends: what the outputs say of them, and what a run is worth without them.
+//! Planned faults with an injector that only records them: when they are injected, what the outputs report, and the verdict if an
+//! injection fails.
 
 mod fake;
 mod runs;
@@ -17,7 +18,7 @@ use std::{
 };
 use time::macros::datetime;
 
-/// Notes what it is told; what is called `broken` fails, what is called `missing` is not there.
+/// Records the faults that it gets. A target named `broken` fails, and a target named `missing` does not exist.
 #[derive(Default)]
 struct Pretender {
     told: Mutex<Vec<(String, Instant)>>,
@@ -36,7 +37,7 @@ impl Injector for Pretender {
     }
 }
 
-/// A run of half a second a query, with these faults at these milliseconds.
+/// Runs queries of half a second each, with these faults at these times in milliseconds.
 fn run(
     dir: &Path,
     faults: &[(&str, u64)],
@@ -63,7 +64,7 @@ fn fault<'a>(summary: &'a Value, spec: &str) -> &'a Value {
 #[test]
 fn a_fault_happens_at_its_time_and_its_recovery_is_measured() {
     let dir = tempfile::tempdir().unwrap();
-    // Every session loses its first socket after thirty tokens: 0.3 s.
+    // Every session loses its first socket after thirty tokens, that is 0.3 s.
     let script = Script { close: Some((30, 0, "")), ..Script::default() };
     let (finished, pretender) = run(dir.path(), &[("late:kill", 500), ("wsproxy-1:kill", 200)], script);
     assert_ne!(finished.unwrap().judgement().verdict.name(), "FAIL");
@@ -93,7 +94,7 @@ fn a_fault_that_did_not_happen_makes_the_run_invalid() {
         let dir = tempfile::tempdir().unwrap();
         let started = Instant::now();
         let (finished, _) = run(dir.path(), &[(spec, ms)], Script::default());
-        assert!(started.elapsed() < Duration::from_secs(30), "nobody waits for a time that never comes");
+        assert!(started.elapsed() < Duration::from_secs(30), "the run waited for the fault");
         let finished = finished.unwrap();
         assert_eq!((finished.exit_code(), finished.headline()), (98, "INVALID"));
         assert!(finished.judgement().reason.contains(why), "{}", finished.judgement().reason);

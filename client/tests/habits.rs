@@ -1,5 +1,5 @@
-//! Clients that misbehave on purpose, and gateways that misbehave by themselves: nothing may be missed, nothing forgiven
-//! that is not allowed, and what the client did itself is told apart.
+//! Clients that cut sockets, pause or connect late on purpose, and gateways that send too much, close or refuse. Every token must be
+//! accounted for, and effects that the client causes itself are counted separately.
 
 mod fake;
 mod runs;
@@ -10,21 +10,21 @@ use runs::{check, everything_came, summary};
 use std::time::{Duration, Instant};
 
 #[test]
-fn sockets_that_the_client_cuts_are_resumed_and_told_apart() {
+fn sockets_that_the_client_cuts_are_resumed_and_counted_separately() {
     let server = Running::start(Script { tokens: 100, itl: Duration::from_millis(5), ..Script::default() });
     let summary = summary(&server, |args| args.cut_rate = Some(5.0), 8, 2);
     everything_came(&summary, 8, 2, 100);
     let cut = summary["sockets_cut"].as_u64().unwrap();
-    assert!((10..200).contains(&cut), "{cut} cuts in eight seconds of sessions, at five a second");
+    assert!((10..200).contains(&cut), "{cut} cuts in eight seconds of session time, at five per second");
     assert_eq!(summary["reconnects_by_close_code"]["cut"].as_u64(), Some(cut), "{summary:#}");
     check(&summary, &[("total_successful_reconnects", cut), ("successful_sessions", 8)]);
     assert!(summary["peak_reconnect_rate"].as_u64() > Some(0), "{summary:#}");
     assert!(summary["peak_reconnect_attempt_rate"].as_u64() >= summary["peak_reconnect_rate"].as_u64());
-    assert_eq!(server.seen().farewells, 0, "a cut is no farewell");
+    assert_eq!(server.seen().farewells, 0, "a cut socket must not send a close frame");
 }
 
 #[test]
-fn who_stops_reading_is_felt_and_gets_everything() {
+fn a_paused_reader_is_noticed_by_the_server_and_loses_no_token() {
     let script =
         Script { tokens: 60, itl: Duration::from_millis(10), content: "x".repeat(4000), ..Script::default() };
     let server = Running::start(Script { impatient: Some(Duration::from_millis(150)), ..script });
@@ -37,11 +37,11 @@ fn who_stops_reading_is_felt_and_gets_everything() {
     assert!(started.elapsed() >= Duration::from_secs(1));
     everything_came(&summary, 4, 1, 60);
     check(&summary, &[("sessions_stalled", 2), ("stall_count", 0), ("sockets_cut", 0)]);
-    assert!(server.seen().out_of_patience >= 1, "reading must stop: {:?}", server.seen());
+    assert!(server.seen().out_of_patience >= 1, "the paused clients must stop reading: {:?}", server.seen());
     assert!(summary["reconnects_by_close_code"]["none"].as_u64() >= Some(1), "{summary:#}");
     assert_eq!(
         summary["metrics"]["e2el_ms"]["count"], 2,
-        "what the client held back says nothing of the system"
+        "queries of paused readers must not count as latencies"
     );
     assert!(summary["longest_token_gap_ms"].as_f64() < Some(900.0), "{summary:#}");
 }
@@ -53,13 +53,13 @@ fn a_late_client_of_the_old_contract_gets_every_token_of_every_query() {
     everything_came(&summary, 5, 3, 18);
     check(&summary, &[("total_reconnect_attempts", 0), ("events_replayed", 0), ("successful_sessions", 5)]);
     let seen = server.seen();
-    assert_eq!((seen.sockets, seen.farewells), (15, 15), "a socket a query, and each with a farewell");
+    assert_eq!((seen.sockets, seen.farewells), (15, 15), "one socket and one close frame per query");
     assert!(seen.resumed_after.is_empty());
     assert_eq!(summary["metrics"]["connect_ms"]["count"], 5);
 }
 
 #[test]
-fn who_cannot_say_what_it_has_may_get_it_twice() {
+fn events_that_come_again_without_a_resume_count_as_replayed() {
     for habit in [
         |args: &mut RunArgs| args.late_connect = Some("0".into()),
         |args: &mut RunArgs| args.no_resume = true,
@@ -73,7 +73,7 @@ fn who_cannot_say_what_it_has_may_get_it_twice() {
 }
 
 #[test]
-fn who_said_what_it_has_may_not() {
+fn events_that_come_again_after_a_resume_count_as_duplicates() {
     let close = Some((5, 0, ""));
     let server = Running::start(Script { close, forgetful: true, mute: true, ..Script::default() });
     let forgetful = summary(&server, |_| {}, 3, 1);
@@ -88,7 +88,7 @@ fn who_said_what_it_has_may_not() {
 }
 
 #[test]
-fn nothing_comes_after_the_end() {
+fn events_after_the_terminator_fail_the_run() {
     let server = Running::start(Script { encore: true, ..Script::default() });
     let summary = summary(&server, |args| args.think_time = Some(0.05.into()), 3, 2);
     check(&summary, &[("events_after_terminator", 6), ("tokens_lost", 0), ("tokens_duplicated", 0)]);

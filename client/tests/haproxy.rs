@@ -1,4 +1,4 @@
-//! A run through a real HAProxy, with the configuration that every stack shares.
+//! A run through a real HAProxy with the configuration that all stacks share.
 
 mod fake;
 mod runs;
@@ -17,7 +17,7 @@ use std::{
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/haproxy/base.cfg");
 
-/// HAProxy before the scripted server; it ends with the test.
+/// HAProxy in front of the scripted server. It ends with the test.
 struct Haproxy {
     child: Child,
     api: String,
@@ -34,7 +34,7 @@ impl Haproxy {
         let api = backend("api", "toward-servers", &server.api);
         let ws = backend("ws", "toward-gateways", &server.ws);
         fs::write(&backends, api + &ws).unwrap();
-        // HAProxy takes the listeners over: they take connections before it runs, and no other process can have their ports.
+        // HAProxy inherits the listeners. They accept connections before it runs, and no other process can take their ports.
         let listeners = [0; 2].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
         for listener in &listeners {
             fcntl(listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
@@ -85,7 +85,7 @@ fn a_host_that_is_given_reaches_the_backend() {
             let own = if call == "/ws/" { &haproxy.ws } else { &haproxy.api };
             let expected = host.unwrap_or_else(|| own.split("://").nth(1).unwrap());
             assert_eq!(headers.get_all("host").iter().collect::<Vec<_>>(), [expected], "{call}");
-            assert!(headers.contains_key("x-forwarded-for"), "{call} went past HAProxy");
+            assert!(headers.contains_key("x-forwarded-for"), "{call} did not pass through HAProxy");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What comes down a socket and ought not to: each kind is counted, fails the run, and is shown in every output.
+//! Frames and events that should not arrive on a socket. Each kind is counted and appears in the outputs. Each fails the run, except
+//! events of an unknown type.
 
 mod fake;
 mod runs;
@@ -9,7 +10,7 @@ use plan::Stop;
 use runs::{args, check, everything_came, read_summary, run};
 use serde_json::Value;
 
-/// Runs `queries` in one session against `script`: the summary, and everything else that was written.
+/// Runs `queries` queries in one session against `script`. Returns the summary, and every output with its name.
 fn played(script: Script, queries: i64, change: impl FnOnce(&mut RunArgs)) -> (Value, Vec<(String, String)>) {
     let server = Running::start(script);
     let dir = tempfile::tempdir().unwrap();
@@ -29,7 +30,7 @@ fn played(script: Script, queries: i64, change: impl FnOnce(&mut RunArgs)) -> (V
 }
 
 #[test]
-fn each_kind_fails_the_run_and_is_shown_everywhere() {
+fn each_kind_is_counted_judged_and_shown_everywhere() {
     const FOREIGN: &str =
         r#"{"id":"99999999999999-1","type":"token","content":"theirs","query_id":"EXAMPLE"}"#;
     let kinds: [(&str, Extra); 5] = [
@@ -51,7 +52,7 @@ fn each_kind_fails_the_run_and_is_shown_everywhere() {
             everything_came(&summary, 1, 1, 18);
         }
         for (output, text) in outputs.iter().filter(|(output, _)| judged || output != "_junit.xml") {
-            // The page lets a long name wrap after its underscores.
+            // The HTML report allows line breaks after the underscores of a long name.
             assert!(text.replace("<wbr>", "").contains(figure), "{figure} is missing in {output}: {text}");
             let shown = text.contains(example) || ["index.jsonl", "_report.html"].contains(&output.as_str());
             assert!(shown, "{figure} has no example in {output}: {text}");
@@ -129,7 +130,8 @@ fn a_damaged_digest_is_corrupt_and_a_foreign_one_verifies_nothing() {
     }
 }
 
-/// The second of two queries loses a token, gets one again, or ends in an error: only the first one's gaps are latencies.
+/// The second of two queries loses a token or gets one twice, so only the first query contributes latencies. In a further run
+/// both queries end with an error, and neither contributes any.
 #[test]
 fn a_query_that_fails_contributes_to_no_latency() {
     for edit in [
@@ -158,7 +160,7 @@ fn contents_are_compared_across_a_reconnect() {
     }
 }
 
-/// What other people's servers send; the files have one frame per line.
+/// Frames as servers of other projects send them. The files have one frame per line.
 #[test]
 fn frames_of_other_servers() {
     let script = |frames| Script { old_contract: true, frames: Some(frames), ..Script::default() };
@@ -180,7 +182,7 @@ fn frames_of_other_servers() {
     assert_ne!(summary["verdict"], "FAIL", "{summary:#}");
 }
 
-/// The stream breaks off in a terminator that says so: what was not sent is not lost, a hole before it is.
+/// An error terminator ends the stream early. The tokens after it count as unsent, and a missing token before it counts as lost.
 #[test]
 fn what_an_error_cuts_off_is_unsent() {
     const FRAMES: &str = concat!(

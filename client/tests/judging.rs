@@ -1,4 +1,5 @@
-//! Runs judged by thresholds, objectives and their steady state, and what is written of it; and a run that a threshold ends.
+//! The verdict of runs with thresholds, goodput objectives and a steady state, its place in the outputs, and runs that a broken threshold
+//! ends early.
 
 mod fake;
 mod records;
@@ -14,7 +15,7 @@ use records::{ms, read};
 use report::output::{Criteria, Finished, Results, RunInfo};
 use std::{path::Path, sync::Arc, time::Duration};
 
-/// A query of 18 tokens sent at `at` milliseconds that takes `e2el` in all.
+/// A query of 18 tokens that is sent at `at` and takes `e2el`, both in milliseconds.
 fn query(num: u32, at: u64, e2el: u64) -> QueryRecord {
     QueryRecord {
         scheduled: ms(at),
@@ -33,7 +34,7 @@ fn session(ended: u64, ok: bool) -> SessionRecord {
     SessionRecord { ok, ..records::session(0, 0, ended) }
 }
 
-/// Twenty seconds of a query each: 500 ms, in the middle ten seconds 800 ms, one of 4 s, one refused.
+/// Twenty seconds with one query each, of 500 ms, or of 800 ms in the middle ten seconds. One query takes 4 s and one is refused.
 fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Duration, Duration)>) -> Finished {
     let criteria = Criteria {
         thresholds: thresholds.iter().map(|text| text.parse().unwrap()).collect(),
@@ -118,7 +119,7 @@ fn without_a_threshold_every_query_and_session_is_judged_and_shown() {
     }
 }
 
-/// One of 21 queries was refused: only a bound on failures of the same unit allows it.
+/// One of 21 queries was refused. Only a limit on failures of the same unit (queries or sessions) replaces the default and allows it.
 #[test]
 fn a_default_is_replaced_by_a_bound_on_its_own_failures_alone() {
     for (threshold, exit_code, default) in [
@@ -141,7 +142,7 @@ fn a_default_is_replaced_by_a_bound_on_its_own_failures_alone() {
     }
 }
 
-/// All queries were refused: there is no latency, and no threshold makes that a success.
+/// All queries were refused, so there is no latency. No threshold can make such a run pass.
 #[test]
 fn a_run_without_a_complete_query_never_passes() {
     for threshold in ["e2el_ms:p95<500", "error_rate<=1", "queries_ok>=0"] {
@@ -158,9 +159,10 @@ fn a_run_without_a_complete_query_never_passes() {
     }
 }
 
-/// A query timed out while the generator stood still: that says nothing about the system.
+/// A query times out. If a stall of the generator excuses it, the timeout proves nothing about the system and the run is INVALID.
+/// Otherwise the run is FAIL.
 #[test]
-fn a_timeout_while_the_generator_stood_still_yields_to_mistrust() {
+fn a_timeout_that_a_stall_excuses_makes_the_run_invalid() {
     for (excused, exit_code) in [(false, 99), (true, 98)] {
         let dir = tempfile::tempdir().unwrap();
         let results =
@@ -177,13 +179,13 @@ fn a_timeout_while_the_generator_stood_still_yields_to_mistrust() {
 }
 
 #[test]
-fn a_threshold_that_nobody_can_judge_makes_the_run_invalid() {
+fn a_threshold_that_cannot_be_judged_makes_the_run_invalid() {
     let dir = tempfile::tempdir().unwrap();
     let finished = run(dir.path(), &["e2el_ms{steady}:p95<3000", "error_rate<0.5"], &[], None);
     assert_eq!(finished.exit_code(), 98);
     let reason = "The threshold e2el_ms{steady} p(95)<3000 cannot be judged: the run had no steady state of 10 s or more.";
     assert_eq!(finished.judgement().reason, reason);
-    assert!(read(dir.path(), "_junit.xml").contains("errors=\"2\""), "the verdict and the threshold");
+    assert!(read(dir.path(), "_junit.xml").contains("errors=\"2\""), "errors: verdict and threshold");
 }
 
 #[test]
@@ -192,10 +194,10 @@ fn thresholds_say_how_many_queries_may_fail() {
     let finished = run(dir.path(), &["error_rate<0.5"], &[], None);
     assert_eq!((finished.exit_code(), finished.headline()), (0, "PASS"), "{}", finished.text(80));
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(run(dir.path(), &[], &[], None).exit_code(), 99, "without any, every query must be ok");
+    assert_eq!(run(dir.path(), &[], &[], None).exit_code(), 99, "by default every query must be ok");
 }
 
-/// A server of 10 tokens a query, 20 ms apart: 40 queries a session would take eight seconds.
+/// The server sends 10 tokens per query, 20 ms apart. Without the threshold, the 40 queries of a session would take eight seconds.
 #[test]
 fn a_window_that_breaks_its_threshold_ends_the_run() {
     let server = Running::start(Script { tokens: 10, itl: ms(20), ..Script::default() });
@@ -215,7 +217,7 @@ fn a_window_that_breaks_its_threshold_ends_the_run() {
     assert!(summary["dropped_iterations"].as_u64().unwrap() > 40, "{summary:#}");
 }
 
-/// A binary message in the first second of a run that would take eight.
+/// A binary message arrives in the first second of a run that would take eight seconds.
 #[test]
 fn a_rule_of_integrity_ends_the_run() {
     let extra: fake::Extra = |n| (n == 25).then_some("\0binary");
@@ -241,5 +243,5 @@ fn goodput_of_a_run() {
         assert_eq!(good, all.map(|all| all * share), "{objective}");
     }
     let summary = runs::summary(&server, |_| {}, 1, 1);
-    assert!(summary.get("request_goodput").is_none(), "nobody asked");
+    assert!(summary.get("request_goodput").is_none(), "no objective was given");
 }

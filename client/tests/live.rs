@@ -1,5 +1,5 @@
-//! When a second of a running run is told: what looks at it while the run goes on is told as soon as the second is complete.
-//! A threshold that it breaks says that it was; nothing here waits for a clock.
+//! When a second of a run is evaluated: as soon as it is complete, while the run continues. The tests see this from a threshold that the
+//! second breaks. They pass times as values and wait for no clock.
 
 use measure::{Recorder, record::LagKind};
 use report::output::{Abort, Criteria, OutputSettings, Results, RunInfo};
@@ -12,13 +12,13 @@ const fn s(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
-/// A second in which a token came from a simulator that was late.
+/// Records a token of a simulator that was late, in the second of `at`.
 fn token(recorder: &mut Recorder, at: Duration) {
     recorder.token(at);
     recorder.sample(LagKind::PaceLag, SLOW_NS, at);
 }
 
-/// What a run does with two recorders until both are done, and why it was ended early, if it was.
+/// Performs `goes_on` with two recorders, then ends both. Returns why the run was ended early, or `None` if it was not.
 fn ended_early(dir: &Path, goes_on: impl FnOnce(&Results, &mut Recorder, &mut Recorder)) -> Option<String> {
     let abort = Abort::default();
     let criteria = Criteria {
@@ -43,7 +43,7 @@ fn ended_early(dir: &Path, goes_on: impl FnOnce(&Results, &mut Recorder, &mut Re
     abort.reason.get().cloned()
 }
 
-/// The samples of each second that has a row.
+/// Returns the tokens per second from each row of the history.
 fn rows(dir: &Path) -> Vec<String> {
     let mut rows = csv::Reader::from_path(dir.join("loadtest_20261121_004509_history.csv")).unwrap();
     let tokens = rows.headers().unwrap().iter().position(|name| name == "Tokens/s").unwrap();
@@ -51,7 +51,7 @@ fn rows(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_second_is_told_as_soon_as_every_recorder_has_passed_it() {
+fn a_second_is_evaluated_as_soon_as_every_recorder_has_passed_it() {
     let dir = tempfile::tempdir().unwrap();
     let why = ended_early(dir.path(), |_, one, other| {
         token(one, s(0));
@@ -62,7 +62,7 @@ fn a_second_is_told_as_soon_as_every_recorder_has_passed_it() {
 }
 
 #[test]
-fn a_recorder_that_is_done_keeps_no_second_waiting() {
+fn a_second_does_not_wait_for_a_recorder_that_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let why = ended_early(dir.path(), |results, one, other| {
         *other = results.recorder();
@@ -83,12 +83,12 @@ fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
         });
         assert_eq!(why.is_some(), is_told, "{seconds}");
         let expected: &[&str] = if is_told { &["1", "2", "1", "1"] } else { &["2", "1", "1"] };
-        assert_eq!(rows(dir.path()), expected, "what comes late is counted all the same");
+        assert_eq!(rows(dir.path()), expected, "tokens of a late recorder must be counted too");
     }
 }
 
 #[test]
-fn a_second_waits_for_what_is_read_beside_it() {
+fn a_second_waits_for_the_readings_of_that_second() {
     for (reached, is_told) in [(0, false), (1, true)] {
         let dir = tempfile::tempdir().unwrap();
         let mut producer = None;

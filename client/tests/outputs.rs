@@ -1,5 +1,5 @@
-//! The files of a run and its text, from records made by hand: what a person and a parser get to see.
-//! No engine, no socket: the records are the whole input.
+//! The result files and the printed text of a run, from records that the tests write by hand.
+//! The records are the only input: the tests use neither the engine nor a socket.
 
 mod records;
 
@@ -14,7 +14,7 @@ use records::{
 use report::output::{Criteria, Destination, EventSettings, OutputSettings, Results, RunInfo};
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
-/// No line stands over in any terminal that is usual.
+/// Checks that no line is wider than the terminal, at usual widths.
 #[track_caller]
 fn fits(text: impl Fn(usize) -> String) {
     for columns in [60, 80, 120, 200] {
@@ -68,7 +68,11 @@ fn a_server_of_the_old_contract_is_unverified() {
     let summary = summary(dir.path());
     assert_eq!(summary["integrity"], "unverified");
     let lost = &summary["thresholds"][0];
-    assert_eq!((&lost["ok"], &lost["value"]), (&serde_json::Value::Null, &0.0.into()), "nobody can say");
+    assert_eq!(
+        (&lost["ok"], &lost["value"]),
+        (&serde_json::Value::Null, &0.0.into()),
+        "the threshold must not be judged"
+    );
     assert!(lost["reason"].as_str().unwrap().contains("does not number its events"), "{lost}");
     assert_eq!(summary["delivery_ratio"], serde_json::Value::Null);
 }
@@ -128,7 +132,7 @@ fn the_latency_log_reads_back_and_adds_up() {
     insta::assert_debug_snapshot!("hlog_tags", tags);
 }
 
-/// Standard base64, decoded the plain way.
+/// Decodes standard base64.
 fn base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0);
@@ -149,12 +153,12 @@ fn rows_are_whole_on_disk_while_the_run_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
     let mut recorder = results.recorder();
-    assert_eq!(read(dir.path(), ".csv").lines().count(), 1, "the header is there from the start");
+    assert_eq!(read(dir.path(), ".csv").lines().count(), 1, "the header must be written at the start");
     let queries = (1..=1_000).map(|num| query(0, num, 100)).collect();
     recorder.session_ended(session(0, 90, 1_100), queries);
     let end = std::time::Instant::now() + Duration::from_secs(20);
     while read(dir.path(), ".csv").lines().count() < 1_001 {
-        assert!(std::time::Instant::now() < end, "the rows never came");
+        assert!(std::time::Instant::now() < end, "the rows were not written in time");
         std::thread::yield_now();
     }
     drop(recorder);
@@ -164,7 +168,7 @@ fn rows_are_whole_on_disk_while_the_run_goes_on() {
     assert!(text.contains("queries...................: 2000"), "{text}");
 }
 
-/// A soak's session of thousands of queries must not wait in memory, nor be counted twice.
+/// The rows of a session with thousands of queries must not stay in memory until its end, and must not be counted twice.
 #[test]
 fn rows_of_a_long_session_do_not_wait_for_its_end() {
     let dir = tempfile::tempdir().unwrap();
@@ -218,7 +222,7 @@ fn analyze_reads_what_a_run_wrote() {
 }
 
 #[test]
-fn what_came_late_is_not_said_to_have_come_in_time() {
+fn late_queries_are_named_in_the_reason_of_a_pass() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
     let mut recorder = results.recorder();
@@ -264,7 +268,7 @@ fn events_are_lines_and_the_last_is_the_verdict() {
     assert_eq!(summary(dir.path())["events"]["dropped"], 0);
 }
 
-/// A gateway is killed at two seconds; one query feels it, one ended long before.
+/// A gateway is killed at two seconds. It affects one query, and the other query ended before.
 #[test]
 fn a_fault_is_marked_wherever_it_was_felt() {
     let dir = tempfile::tempdir().unwrap();

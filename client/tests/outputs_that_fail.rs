@@ -1,5 +1,5 @@
-//! What programs are started with: outputs that go nowhere (a full device, a closed pipe), and an ignored hangup. None panics,
-//! and each keeps its exit code. The client has tests of its own for that.
+//! `server`, `wsproxy` and `stack` with outputs that cannot be written (a full device, a closed pipe), and with an ignored hangup signal.
+//! No program may panic, and each keeps its exit code. `unwritable.rs` tests the other commands.
 
 mod rig;
 
@@ -20,17 +20,17 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }
 
-/// The writing end of a pipe that nobody reads.
+/// The write end of a pipe whose read end is closed.
 fn closed() -> Stdio {
     std::io::pipe().unwrap().1.into()
 }
 
-/// Stdout and stderr of a program that cannot write.
+/// Pairs of stdout and stderr that cannot be written.
 fn nowhere() -> [[Stdio; 2]; 4] {
     [[full(), full()], [closed(), closed()], [full(), closed()], [closed(), full()]]
 }
 
-/// A program with nothing but this environment, and a log as long as can be.
+/// A program with only this environment and the most verbose log.
 fn program(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = programs::program(name);
     command.args(arguments).env_clear().env("RUST_LOG", "trace").envs(environment.iter().copied());
@@ -38,7 +38,7 @@ fn program(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Comm
     command
 }
 
-/// A program, its arguments and environment, and its exit code.
+/// A program, its arguments, its environment and the expected exit code.
 type Case<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], i32);
 
 #[test]
@@ -70,7 +70,7 @@ fn every_program_keeps_its_exit_code() {
     }
 }
 
-/// One call; the answer's first line, or nothing while nobody listens.
+/// Sends a request. Returns the first line of the response, which is empty if there is none.
 fn asked(mut socket: impl Read + Write) -> String {
     let mut answer = String::new();
     let call = b"GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
@@ -81,34 +81,34 @@ fn asked(mut socket: impl Read + Write) -> String {
     }
 }
 
-/// Waits for its answer.
+/// Waits until the program responds with status 200.
 fn answers(held: &mut ChildGuard, answer: impl Fn() -> String) {
-    wait_until("it answers", || {
-        assert!(held.0.try_wait().unwrap().is_none(), "it ended");
+    wait_until("the program responds with 200", || {
+        assert!(held.0.try_wait().unwrap().is_none(), "the program ended");
         answer().contains("200")
     });
 }
 
-/// Waits for its answer, then ends it as a supervisor would.
+/// Waits until the program responds, then ends it with SIGTERM. It must succeed.
 fn serves_and_ends(mut held: ChildGuard, answer: impl Fn() -> String) {
     answers(&mut held, answer);
     held.signal(Signal::SIGTERM);
     assert!(held.exits_successfully());
 }
 
-/// A port that was free a moment ago.
+/// Returns an address with a free port. Another process can take it before the program does.
 fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// What a server and a gateway need.
+/// The environment that a server or a gateway needs.
 fn environment<'a>(port: &'a str, socket: &'a str) -> [(&'a str, &'a str); 5] {
     let bus = ("REDIS_URL", "memory://");
     [bus, ("JWT_SECRET", KEY), ("HOST", "127.0.0.1"), ("PORT", port), ("UNIX_SOCKET", socket)]
 }
 
 #[test]
-fn a_server_and_a_gateway_serve_all_the_same() {
+fn a_server_and_a_gateway_serve_without_a_writable_output() {
     for [stdout, stderr] in nowhere() {
         let address = free();
         let port = address.port().to_string();
@@ -125,7 +125,7 @@ fn a_server_and_a_gateway_serve_all_the_same() {
     }
 }
 
-/// A hangup that is heard begins a drain at once: the answers that follow are refused, or there are none.
+/// A program that reacted to the hangup would drain at once, and refuse the requests that follow.
 #[test]
 fn below_nohup_a_hangup_stays_ignored_and_sigterm_ends_a_program() {
     for name in ["server", "wsproxy"] {
@@ -152,7 +152,7 @@ fn stack(state_dir: &Path, arguments: &[&str], [stdout, stderr]: [Stdio; 2]) -> 
 }
 
 #[test]
-fn a_stack_starts_is_asked_and_ends_all_the_same() {
+fn a_stack_starts_responds_and_ends_without_a_writable_output() {
     const PORTS: [&str; 6] = ["--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
     for outputs in [[full(), full()], [closed(), closed()]] {
         let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The binary from outside: flags, their environment twins, and the exit codes that scripts read.
-//! Nothing here needs a server but the one that the program has in it.
+//! The program as a user calls it: flags, the environment variables for them, and the exit codes that scripts read.
+//! The only stack that these tests use is the embedded one.
 
 use nix::pty::{OpenptyResult, openpty};
 use std::{
@@ -39,7 +39,7 @@ fn the_help_is_reviewed() {
 }
 
 #[test]
-fn all_faults_are_told_at_once_and_the_code_is_104() {
+fn all_config_errors_are_reported_together_with_exit_code_104() {
     let output = client(
         &["--clients", "0", "--queries", "-1", "--ramp-up", "nan", "--duration", "5x"],
         &[("API_URL", "gopher://x")],
@@ -68,7 +68,7 @@ fn what_clap_refuses_has_the_same_code() {
 }
 
 #[test]
-fn a_flag_has_a_twin_and_outranks_it() {
+fn a_flag_has_a_variable_and_takes_precedence_over_it() {
     let twin = client(&[], &[("CLIENTS", "0")]);
     assert!(stderr(&twin).contains("--clients 0"), "{}", stderr(&twin));
     let both = client(&["--clients", "-7"], &[("CLIENTS", "0")]);
@@ -110,7 +110,7 @@ fn switches_take_the_usual_words_and_the_last_value_counts() {
     let both = client(&["--dry-run", "--threshold", "e2el_ms:p0.95<1", "--threshold", "e2el_ms:max<-1"], &[]);
     assert!(
         stderr(&both).contains("did you mean p95?") && stderr(&both).contains("never hold"),
-        "a list adds up"
+        "the values of a list must be combined"
     );
 }
 
@@ -153,7 +153,7 @@ fn a_dotenv_file_is_read_as_compose_reads_it() {
 }
 
 #[test]
-fn traces_of_others_are_played_from_where_one_says() {
+fn traces_in_foreign_formats_are_replayed_from_a_given_time() {
     let case = |name: &str| format!("{}/../crates/plan/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));
     let plan = |arguments: &[&str]| {
         let output = client(&[&["--dry-run"], arguments].concat(), &[]);
@@ -197,7 +197,7 @@ fn a_tolerance_is_not_guessed() {
 }
 
 #[test]
-fn what_a_run_cannot_do_is_told_before_it() {
+fn what_a_run_cannot_do_is_reported_before_it() {
     let plan = ["--dry-run", "--duration", "20s"];
     let embedded = client(&[&plan[..], &["--embedded", "--threshold", "rss_mb{redis}<50"]].concat(), &[]);
     assert_eq!(embedded.status.code(), Some(0));
@@ -314,7 +314,7 @@ fn analysing_ignores_the_variables_of_a_run() {
 }
 
 #[test]
-fn a_wrong_threshold_is_told_before_anything_runs() {
+fn a_wrong_threshold_is_reported_before_anything_runs() {
     let arguments =
         ["--threshold", "e2e_ms:p95<3", "error_rate<1", "--goodput", "itl:3", "--abort-delay", "30s"];
     let output = client(&arguments, &[]);
@@ -345,7 +345,7 @@ fn a_view_without_keys_is_refused_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("results");
     let OpenptyResult { master, slave } = openpty(None, None).unwrap();
-    // Stderr is a terminal; of a session of its own it is not the controlling one, so that there is no /dev/tty.
+    // Stderr is a terminal. `setsid` starts a session without a controlling terminal, so /dev/tty cannot be opened.
     let ended = Command::new("setsid")
         .arg(env!("CARGO_BIN_EXE_streamstress"))
         .args(["--tui", "--embedded", "--clients", "1", "--queries", "1", "--output-dir"])
@@ -356,7 +356,7 @@ fn a_view_without_keys_is_refused_before_anything_runs() {
         .status()
         .unwrap();
     let mut said = Vec::new();
-    // It ends with an error once nobody has the other end.
+    // The read fails when the program has closed the other end of the terminal.
     let _ = File::from(master).read_to_end(&mut said);
     let said = String::from_utf8_lossy(&said);
     assert_eq!(ended.code(), Some(104), "{said}");
@@ -369,7 +369,7 @@ mod unread {
     use std::{fs, io, process::Child};
     use tempfile::TempDir;
 
-    /// A run whose events nobody takes from its stdout.
+    /// A run that writes its events to a stdout from which no process reads.
     struct Run {
         client: Child,
         results: TempDir,
@@ -397,7 +397,7 @@ mod unread {
             let said = stderr(&self.client.wait_with_output().unwrap());
             let mut files = fs::read_dir(&self.results).unwrap().map(|entry| entry.unwrap().path());
             let summary = files.find(|path| path.to_string_lossy().ends_with("_summary.json"));
-            let summary = fs::read(summary.unwrap_or_else(|| panic!("it did not end: {said}"))).unwrap();
+            let summary = fs::read(summary.unwrap_or_else(|| panic!("no summary: {said}"))).unwrap();
             let events = &serde_json::from_slice::<serde_json::Value>(&summary).unwrap()["events"];
             for count in ["dropped", "written"] {
                 assert!(events[count].as_u64() > Some(0), "{events}");
@@ -408,7 +408,7 @@ mod unread {
     }
 
     #[test]
-    fn a_stdout_that_nobody_reads_costs_events_and_not_the_run() {
+    fn a_stdout_without_a_reader_drops_events_and_does_not_stop_the_run() {
         let OpenptyResult { master, slave } = openpty(None, None).unwrap();
         let (reader, writer) = io::pipe().unwrap();
         let runs = [Stdio::from(slave), Stdio::from(writer)].map(Run::start);
@@ -447,7 +447,7 @@ fn a_comparison_answers_with_its_exit_code() {
     assert_eq!(
         client(&["compare", &before[0], &before[1]], &[]).status.code(),
         Some(98),
-        "one run a side, no rows"
+        "one run per side, without rows"
     );
     assert_eq!(client(&["compare", &before[0]], &[]).status.code(), Some(104));
     assert_eq!(client(&["compare"], &[]).status.code(), Some(104));

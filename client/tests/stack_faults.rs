@@ -69,7 +69,7 @@ async fn a_paused_redis_delays_tokens_and_loses_none() {
     let pause = Duration::from_millis(700);
     let start = Instant::now();
     inject(&native, "redis:pause=700ms").await;
-    assert!(start.elapsed() < pause, "the request waits for the resume");
+    assert!(start.elapsed() < pause, "the request must return before the resume");
     assert_eq!(process(&native, "redis").await.state, "paused");
     assert!(inject_error(&native, "redis:cut-pubsub").await.contains("resume it first"));
     assert_eq!(session.rest(&run, 2).await.len(), 39);
@@ -182,7 +182,7 @@ async fn a_reload_keeps_open_sockets_and_a_kill_ends_every_worker() {
     let workers = with_descendants(&[master]).len();
     inject(&native, "haproxy:reload").await;
     assert_eq!(process(&native, "haproxy").await.pid, master);
-    assert!(with_descendants(&[master]).len() > workers, "the old worker keeps the socket");
+    assert!(with_descendants(&[master]).len() > workers, "the old worker must keep the socket");
     assert_eq!(session.rest(&run, 2).await.len(), 39);
 
     let all = with_descendants(&[master]);

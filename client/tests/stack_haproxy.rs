@@ -1,4 +1,4 @@
-//! The HAProxy configuration of all stacks, in a real HAProxy before a server of the test.
+//! The HAProxy configuration of all stacks, in a real HAProxy in front of a server of the test.
 
 use std::{
     fs,

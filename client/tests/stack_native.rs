@@ -35,7 +35,7 @@ async fn tokens_arrive_in_order_through_haproxy_while_gateways_are_added_and_rem
     let gateways = status.processes.iter().filter(|p| p.name.starts_with("wsproxy-"));
     assert_eq!(gateways.map(|p| p.state.as_str()).collect::<Vec<_>>(), ["ready"; 5]);
     session.event(&run, 2).await;
-    assert_eq!(session.rest(&run, 3).await.len(), 58, "the old socket survives the reload");
+    assert_eq!(session.rest(&run, 3).await.len(), 58, "the old socket must survive the reload");
 
     // Sessions are distributed over all five gateways.
     for _ in 0..10 {

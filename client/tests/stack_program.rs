@@ -162,7 +162,10 @@ fn up_status_scale_logs_down() {
     let mut left: Vec<_> = state_dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["lock", "logs"]);
-    assert!(succeeds(state_dir, &["logs", "wsproxy-2"]).contains("listening on"), "also afterwards");
+    assert!(
+        succeeds(state_dir, &["logs", "wsproxy-2"]).contains("listening on"),
+        "logs of a stack that has ended"
+    );
     let text = fails(state_dir, &["down"]);
     assert!(text.contains("no stack is running") && text.contains("stack up"), "{text}");
 }
@@ -280,7 +283,10 @@ fn the_environment_reaches_the_gateways() {
     let environment = std::fs::read(format!("/proc/{}/environ", gateway.pid)).unwrap();
     let environment = String::from_utf8_lossy(&environment);
     for variable in ["WS_PING_INTERVAL_SECS=2", "WS_PING_TIMEOUT_SECS=4"] {
-        assert!(environment.split('\0').any(|entry| entry == variable), "{variable} did not arrive");
+        assert!(
+            environment.split('\0').any(|entry| entry == variable),
+            "the gateway has no variable {variable}"
+        );
     }
     succeeds(directory.path(), &["down"]);
 }

@@ -1,4 +1,4 @@
-//! Targets that are not ours: what is sent to them, what of it is shown, and what is taken from them.
+//! Targets of other projects: what the client sends to them, which parts of it the outputs show, and which responses it accepts.
 
 mod fake;
 mod runs;
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A target with credentials, and headers of its own.
+/// Arguments for a target with credentials, a path and additional headers.
 fn secretive(server: &Running, dir: &Path) -> RunArgs {
     let with = |url: &str| format!("{}/base?key=hush-query", url.replace("://", "://user:hush-password@"));
     RunArgs {
@@ -32,7 +32,7 @@ fn written(dir: &Path) -> String {
 
 #[test]
 fn credentials_are_sent_and_are_in_no_output() {
-    // Below `/base` the server has nothing: every call fails, and its message names the target.
+    // The server has no routes below `/base`, so every call fails and the message names the target.
     let server = Running::start(Script { authorization: None, ..Script::default() });
     let dir = tempfile::tempdir().unwrap();
     let finished = run(secretive(&server, dir.path()), &Stop::default()).unwrap();
@@ -49,7 +49,7 @@ fn credentials_are_sent_and_are_in_no_output() {
 }
 
 #[test]
-fn a_socket_brings_basic_and_the_token_beside_it() {
+fn a_socket_sends_basic_credentials_and_the_token_as_a_subprotocol() {
     let server = Running::start(Script { authorization: None, ..Script::default() });
     let change = |args: &mut RunArgs| {
         args.wsproxy_url = vec![format!("{}/?key=k1", server.ws.replace("://", "://user:pass@"))];
@@ -63,7 +63,7 @@ fn a_socket_brings_basic_and_the_token_beside_it() {
 }
 
 #[test]
-fn a_token_of_ones_own_needs_none_of_the_servers_and_can_be_in_the_path() {
+fn a_given_token_replaces_that_of_the_server_and_can_be_in_the_path() {
     let server =
         Running::start(Script { no_token: true, authorization: Some("Bearer a/b"), ..Script::default() });
     let change = |args: &mut RunArgs| {
@@ -119,7 +119,7 @@ fn an_answer_to_run_without_fields_is_a_success() {
         let expected =
             [("queries_ok", 4), ("tokens_received", 72), ("successful_sessions", 2), ("tokens_lost", 0)];
         check(&summary, &expected);
-        assert_eq!(server.seen().runs, 4, "nothing is asked again");
+        assert_eq!(server.seen().runs, 4, "no call may be repeated");
         assert_ne!(summary["verdict"], "FAIL", "{summary:#}");
     }
 }
@@ -129,7 +129,7 @@ fn read_dir_count(dir: &Path) -> usize {
 }
 
 #[test]
-fn a_socket_that_is_closed_behind_each_answer_fails_nothing() {
+fn a_socket_that_is_closed_after_each_answer_fails_nothing() {
     for (code, text, old_contract) in
         [(1000, "", false), (1000, "bye", true), (1008, "one answer per socket", false), (4004, "", false)]
     {

@@ -1,4 +1,5 @@
-//! Output that goes nowhere: a closed pipe, a full device, a full disk. The run and its exit code do not suffer.
+//! Outputs that cannot be written (a closed pipe, a full device, a full disk), and runs that a signal ends. Runs end as usual and keep
+//! their exit codes.
 
 mod fake;
 mod runs;
@@ -23,7 +24,7 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }
 
-/// The writing end of a pipe that nobody reads.
+/// The write end of a pipe whose read end is closed.
 fn closed() -> Stdio {
     std::io::pipe().unwrap().1.into()
 }
@@ -39,7 +40,7 @@ fn client(arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn no_command_minds_that_nobody_listens() {
+fn every_command_keeps_its_exit_code_without_a_writable_output() {
     let dir = tempfile::tempdir().unwrap();
     let rows = dir.path().join("run.csv");
     let header = "session_id,query_num,latency,tokens,create_time,connect_time,close_time,reconnect_attempts,successful_reconnects,error";
@@ -63,7 +64,7 @@ fn no_command_minds_that_nobody_listens() {
 }
 
 #[test]
-fn a_run_ends_with_its_verdict_whatever_takes_its_text() {
+fn a_run_ends_with_its_verdict_without_a_writable_output() {
     let server = Running::start(Script::default());
     for [stdout, stderr] in [[full(), full()], [closed(), closed()]] {
         let dir = tempfile::tempdir().unwrap();
@@ -81,7 +82,7 @@ fn a_run_ends_with_its_verdict_whatever_takes_its_text() {
 }
 
 #[test]
-fn a_full_disk_costs_files_that_are_named_and_not_the_verdict() {
+fn a_full_disk_keeps_the_verdict_and_names_the_files_that_are_missing() {
     let server = Running::start(Script::default());
     let dir = tempfile::tempdir().unwrap();
     let path = |ending: &str| dir.path().join(format!("loadtest_20261121_000000{ending}"));
@@ -95,12 +96,12 @@ fn a_full_disk_costs_files_that_are_named_and_not_the_verdict() {
         assert!(finished.unwritten.iter().any(is_named), "{ending}: {:?}", finished.unwritten);
     }
     assert!(finished.text(80).contains(finished.headline()), "{}", finished.text(80));
-    assert_ne!(finished.exit_code(), 0, "a pass without its results is none");
+    assert_ne!(finished.exit_code(), 0, "a run whose results cannot be written must not pass");
     assert!(!path("_junit.xml").exists() && !path("_summary.json").exists());
     assert_eq!(fs::read_to_string(path(".csv")).unwrap().lines().count(), 3);
 }
 
-/// Ends the program when the test fails.
+/// A program that is killed when this value is dropped.
 struct Ends(Child);
 
 impl Drop for Ends {
@@ -121,7 +122,7 @@ impl Ends {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(Instant::now() < deadline, "it did not end");
+            assert!(Instant::now() < deadline, "the program did not end");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -130,7 +131,7 @@ impl Ends {
 #[test]
 fn a_signal_before_the_run_ends_it_at_once() {
     for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
-        // Takes connections and never answers: the check of the target waits for its answer.
+        // Accepts connections and never responds, so the check of the target waits.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -155,7 +156,7 @@ fn a_signal_before_the_run_ends_it_at_once() {
     }
 }
 
-/// Waits until it holds, twenty seconds at most.
+/// Waits until `holds` returns true. Fails with the message `what` after twenty seconds.
 fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
@@ -181,9 +182,9 @@ fn below_nohup_a_hangup_stays_ignored_and_sigterm_writes_results() {
     let mut child = Ends(child);
     until("the streams did not begin", || server.seen().tokens > 5);
     child.signal(Signal::SIGHUP);
-    // Who hears it starts no further query.
+    // A client that reacted to the hangup would start no further query.
     let before = server.seen().runs;
-    until("the hangup was heard", || server.seen().runs >= before + 6);
+    until("the client reacted to the hangup", || server.seen().runs >= before + 6);
     child.signal(Signal::SIGTERM);
     assert_eq!(child.code(), Some(105));
     let mut told = String::new();

@@ -1,5 +1,5 @@
-//! Verdicts from outside: what the program prints of runs that must fail or cannot be trusted, and its exit code.
-//! A busy machine may make any run INVALID, so what is asked here holds on one as well.
+//! Verdicts as a user sees them: the printed text and the exit code of the program.
+//! A busy machine may make a run INVALID, so the tests of thresholds accept that verdict where it can occur.
 
 mod fake;
 
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Four clients, aimed at `server`, with no variable of a run that the tests' own environment may have.
+/// A run of four clients against `server`. It inherits no variable except `PATH`, because others could configure the run.
 fn client(server: &Running, results: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
     for (variable, _) in std::env::vars_os() {
@@ -70,9 +70,9 @@ fn a_threshold_that_does_not_hold_is_named() {
     }
 }
 
-/// The client stands still for half a second of its two, as on a machine that has no time for it.
+/// The client is stopped for half a second of two, as on an overloaded machine.
 #[test]
-fn a_generator_that_stood_still_knows_when_its_tokens_came() {
+fn a_generator_that_was_stopped_knows_when_its_tokens_arrived() {
     let server = Running::start(Script { tokens: 100, itl: Duration::from_millis(15), ..Script::default() });
     let results = tempfile::tempdir().unwrap();
     let run = client(&server, results.path(), &["--queries", "1"]).spawn().unwrap();
@@ -89,6 +89,6 @@ fn a_generator_that_stood_still_knows_when_its_tokens_came() {
     let text = text(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("PASS  All ") && text.contains("✓ tokens_lost==0"), "{text}");
-    // Tokens that one read found together may each have come at any time since the read before.
+    // Each token of one read may have arrived at any time since the previous read.
     assert!(text.lines().any(|line| line.contains("itl_ms") && line.contains('~')), "{text}");
 }

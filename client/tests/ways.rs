@@ -1,4 +1,4 @@
-//! Other ways to a gateway: over TLS, and from several addresses of this machine.
+//! Connections to a gateway over TLS, from several local addresses, and through several ports.
 
 mod fake;
 mod runs;
@@ -25,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// TLS in front of a server that has none, with a certificate of its own.
+/// A TLS proxy with its own certificate, in front of a server without TLS.
 struct Tls {
     address: SocketAddr,
     _end: DropGuard,
@@ -66,14 +66,14 @@ impl Tls {
 }
 
 async fn relay(acceptor: TlsAcceptor, outside: TcpStream, behind: SocketAddr) {
-    // A client that does not trust us says so in the handshake.
+    // The handshake fails if the client does not trust the certificate.
     let Ok(mut outside) = acceptor.accept(outside).await else { return };
     let mut inside = TcpStream::connect(behind).await.unwrap();
     let _ = copy_bidirectional(&mut outside, &mut inside).await;
 }
 
-/// A port that leads to a server, and dies with all its connections when it has taken a number of them, as a port proxy of
-/// Docker's does when its descriptors run out.
+/// A port that forwards to a server. At connection number `dies_with` it ends with all its connections, as a port proxy of Docker does
+/// when it has no descriptors left.
 struct Port {
     address: SocketAddr,
     taken: Arc<AtomicUsize>,
@@ -87,7 +87,7 @@ impl Port {
         let (ended, count) = (end.clone(), Arc::clone(&taken));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            // Everything ends with the runtime.
+            // All connections end with the runtime.
             runtime.block_on(async move {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
@@ -125,7 +125,7 @@ fn address(url: &str) -> SocketAddr {
 }
 
 #[test]
-fn every_token_comes_over_tls_from_whoever_is_trusted() {
+fn tls_requires_a_trusted_certificate_and_delivers_every_token() {
     let server = Running::start(Script { close: Some((9, 4003, "draining")), ..Script::default() });
     let certificate = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let api = Tls::start(&certificate, address(&server.api));
@@ -173,12 +173,12 @@ fn sockets_are_spread_over_all_urls() {
             .iter()
             .all(|f| !f["title"].as_str().unwrap().contains("died"))
     );
-    // Two sockets each, and the check before the run.
+    // Each port gets two sockets and the check before the run.
     assert_eq!(ports.each_ref().map(Port::taken), [3; 3]);
 }
 
 #[test]
-fn a_port_that_dies_costs_no_token_and_is_found() {
+fn a_port_that_dies_costs_no_token_and_becomes_a_finding() {
     let server = Running::start(Script::default());
     let [lives, dies] = [usize::MAX, 3].map(|most| Port::start(address(&server.ws), most));
     let urls = vec![lives.url(), dies.url()];

@@ -1,4 +1,5 @@
-//! Whole runs of every model against the scripted server: as many come as were planned, and what could not is counted.
+//! Complete runs of every workload against the scripted server: as many sessions and queries start as planned, and those without a place
+//! are counted as dropped.
 
 mod fake;
 mod runs;
@@ -39,7 +40,7 @@ fn a_user_with_few_queries_begins_a_new_session() {
 }
 
 #[test]
-fn stages_bring_as_many_as_they_say() {
+fn stages_start_the_planned_number_of_sessions() {
     let server = Running::start(Script::default());
     let change = |args: &mut client::cli::RunArgs| {
         args.queries = None;
@@ -71,11 +72,11 @@ fn sessions_arrive_and_those_without_a_place_are_dropped() {
     let dropped = tight["dropped_iterations"].as_u64().unwrap();
     check(&tight, &[("total_sessions", 20 - dropped)]);
     assert!(dropped >= 10, "{tight:#}");
-    assert_eq!(tight["achieved_share"].as_f64(), Some(1.0), "the generator did its part");
+    assert_eq!(tight["achieved_share"].as_f64(), Some(1.0), "the generator must start what it can");
     let reason = tight["verdict_reason"].as_str().unwrap();
     match tight["verdict"].as_str() {
         Some("FAIL") => assert!(reason.contains("arrivals were dropped"), "{reason}"),
-        verdict => assert_eq!(verdict, Some("INVALID"), "a busy machine: {reason}"),
+        verdict => assert_eq!(verdict, Some("INVALID"), "neither FAIL nor INVALID: {reason}"),
     }
 }
 

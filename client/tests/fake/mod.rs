@@ -1,5 +1,5 @@
-//! A server and gateway in one that does exactly what a test tells it, faults included.
-//! It keeps every session's log, so what a socket is sent again is what it was sent before.
+//! The scripted server: a server and a gateway in one, whose behaviour and defects a test defines with a [`Script`].
+//! It keeps the log of every session, so a replay sends the same frames again.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 mod script;
@@ -26,7 +26,7 @@ use std::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// What was asked of the server.
+/// The requests and sockets that the server has seen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub creates: u64,
@@ -39,13 +39,13 @@ pub struct Seen {
     pub tokens: u64,
     /// Sockets that ended with the client's close frame.
     pub farewells: u64,
-    /// Sockets that the client ended without one.
+    /// Sockets that the client ended without a close frame.
     pub resets: u64,
-    /// Where sockets came from.
+    /// The addresses from which sockets were opened.
     pub peers: BTreeSet<IpAddr>,
     /// The target and headers of every call and upgrade.
     pub heads: Vec<(String, HeaderMap)>,
-    /// How often a socket took nothing for too long.
+    /// How often a socket accepted no data for longer than [`Script::impatient`].
     pub out_of_patience: u64,
 }
 
@@ -56,7 +56,7 @@ struct Session {
     answers: HashMap<String, RunResponse>,
     sockets: u64,
     closed: bool,
-    /// How much of the log was handed to a socket that then ended with a farewell.
+    /// Number of log entries that were sent to a socket which then ended with a close frame.
     handed_on: usize,
 }
 
@@ -67,7 +67,7 @@ struct Fake {
     changed: watch::Sender<u64>,
 }
 
-/// A running fake; ends when dropped.
+/// A running server. It ends when this value is dropped.
 pub struct Running {
     pub api: String,
     pub ws: String,

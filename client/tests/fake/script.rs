@@ -1,73 +1,74 @@
-//! What a test tells the server to do.
+//! The behaviour of the scripted server, as a test defines it.
 
 use std::{collections::HashMap, time::Duration};
 
-/// What becomes of an event, counted from 1 over all sessions.
+/// Chooses what happens to an event by its number, counted from 1 over all sessions.
 pub type Edit = fn(u64) -> Deed;
 
-/// What is sent beside an event, counted from 1 over all sessions.
+/// Returns an additional frame for an event by its number, counted from 1 over all sessions.
 pub type Extra = fn(u64) -> Option<&'static str>;
 
-/// What is done with an event.
+/// What happens to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     Send,
     Drop,
     Double,
-    /// Behind the one after it.
+    /// Sends it after the event that follows it.
     Swap,
-    /// With another text than the server means to send.
+    /// Sends it with a text that does not match the digest.
     Garble,
 }
 
-/// What the server does.
+/// The behaviour of the server.
 #[derive(Clone)]
 pub struct Script {
     pub tokens: u64,
     pub itl: Duration,
-    /// Neither generation nor positions.
+    /// Sends neither generations nor positions.
     pub old_contract: bool,
     /// Applies to tokens, counted from 1 over all sessions.
     pub edit: Edit,
-    /// The session's first socket is closed with this after so many events; code 0: without a close frame.
+    /// Closes the first socket of a session after this number of events, with this code and text. Code 0 ends it without a close frame.
     pub close: Option<(usize, u16, &'static str)>,
-    /// Every socket is closed with this behind a terminator.
+    /// Closes every socket with this code and text after a `done` event.
     pub close_after: Option<(u16, &'static str)>,
-    /// The status of `GET /ready`, and of a call to close.
+    /// The status of the response to `GET /ready`.
     pub ready: u16,
+    /// The status of the response to close.
     pub closed: u16,
-    /// The answer to create has no token.
+    /// The response to create has no token.
     pub no_token: bool,
-    /// What sockets must bring; nothing: it is not looked at.
+    /// The `authorization` header that sockets must send. `None` accepts any.
     pub authorization: Option<&'static str>,
-    /// Streams begin, and nothing is ever sent.
+    /// Streams begin and never send an event.
     pub silent: bool,
-    /// Answers to the first calls of each kind, in order.
+    /// Status and `Retry-After` of the responses to the first calls of each kind, in order. Status 200 does not refuse the call.
     pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
-    /// The first answer to each session's run is lost: the stream runs, the answer is a 502.
+    /// The first run call of each session starts its stream, but gets a 502 response.
     pub lose_first_answer: bool,
-    /// Calls to run are answered with 200 and this body.
+    /// The body of every response to run, with status 200.
     pub bare_answer: Option<&'static str>,
-    /// A token's text.
+    /// The text of each token.
     pub content: String,
-    /// The stream ends in an error event with this code.
+    /// The stream ends with an error event of this code.
     pub error: Option<&'static str>,
-    /// Sent before the token of that number, counted from 1 over all sessions; from `\0` on as a binary message,
-    /// from `\x01` on as a frame with a reserved bit.
+    /// A frame to send before a token. If it begins with `\0`, the rest is sent as a binary message; if it begins with `\x01`, as a frame
+    /// with a reserved bit.
     pub extra: Extra,
-    /// What each query is answered with, a frame per line, instead of tokens and a terminator.
+    /// The frames of each query, one per line, instead of tokens and a terminator.
     pub frames: Option<&'static str>,
-    /// The terminator says which tokens were sent.
+    /// The terminator carries the digest of the tokens.
     pub digest: bool,
-    /// What is there instead of that digest, as JSON.
+    /// The JSON value to send instead of the digest.
     pub digest_as: Option<&'static str>,
-    /// A token behind the terminator.
+    /// Sends one more token after the terminator.
     pub encore: bool,
-    /// A socket that resumes is not told when its replay is over.
+    /// A socket that resumes gets no frame at the end of its replay.
     pub mute: bool,
-    /// Where a client resumes is not looked at: it gets everything again.
+    /// Ignores the position of a resume and sends the whole log again.
     pub forgetful: bool,
-    /// Buffers as small as can be, and a socket that takes nothing for this long is reset.
+    /// Uses the smallest possible buffers, and resets a socket that accepts no data for this long.
     pub impatient: Option<Duration>,
 }
 

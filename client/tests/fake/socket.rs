@@ -1,4 +1,4 @@
-//! The gateway's half: sockets that are sent the session's log, and ended as the script says.
+//! The gateway of the scripted server: sends the log of a session to its socket, and closes it as the script defines.
 
 use super::Fake;
 use futures_util::{SinkExt, StreamExt};
@@ -155,7 +155,7 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
     }
 }
 
-/// A frame of the log; one that begins with `\0` is a binary message, with `\x01` a frame with a reserved bit.
+/// Converts a frame of the log. A frame that begins with `\0` becomes a binary message, with `\x01` a frame with a reserved bit.
 fn message(frame: String) -> Message {
     if let Some(text) = frame.strip_prefix('\x01') {
         let mut frame = Frame::message(text.to_owned(), OpCode::Data(Data::Text), true);

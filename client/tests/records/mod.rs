@@ -1,4 +1,4 @@
-//! Records made by hand, runs made of them, and where what is written of those is read again.
+//! Records that tests write by hand, runs that consist of them, and functions that read their result files.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use measure::{
@@ -79,7 +79,7 @@ pub fn settings(dir: &Path, criteria: Criteria) -> OutputSettings {
     }
 }
 
-/// Short sessions are asked for nothing before their end.
+/// Must not be called: the record of a session with few queries is not needed before its end.
 pub fn unasked() -> SessionRecord {
     unreachable!("a session of a few queries waits for its end")
 }
@@ -108,7 +108,7 @@ pub fn info() -> RunInfo {
     }
 }
 
-/// Two sessions of two queries, all as it should be, and a watch that read the first second.
+/// A run without a failure: two sessions of two queries, and readings of the stack from the first second.
 pub fn good_run(dir: &Path) -> Finished {
     let results = open(dir);
     let read = |quantity, label: &str, value| Reading { quantity, label: label.to_owned(), value };
@@ -142,7 +142,7 @@ pub fn good_run(dir: &Path) -> Finished {
     results.finish(&info()).unwrap()
 }
 
-/// A session that lost tokens and a reconnect, one that was never created, one refused.
+/// A run with failures: one session lost tokens and a reconnect, one was never created, and one was refused.
 pub fn bad_run(dir: &Path) -> Finished {
     let results = open(dir);
     let mut recorder = results.recorder();

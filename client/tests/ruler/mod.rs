@@ -1,5 +1,5 @@
-//! A server that plays a known schedule, and notes when it really wrote each frame.
-//! It spoils what it is told to spoil, counts that, and judges nothing.
+//! The server of the calibration tests: it plays a known schedule and records when it wrote each frame.
+//! On request it drops, doubles or swaps tokens, and counts them.
 
 use axum::{
     Json, Router,
@@ -27,28 +27,28 @@ use tokio_tungstenite::tungstenite::{
 };
 use uuid::Uuid;
 
-/// Which tokens the ruler spoils, counted over all queries from 1.
+/// Which tokens the server drops, doubles or swaps. Tokens are counted from 1 over all queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Nothing,
     DropEvery(u64),
     DoubleEvery(u64),
-    /// With the token after it.
+    /// Swaps a token with the one after it.
     SwapEvery(u64),
 }
 
-/// What a ruler plays.
+/// The schedule of a server's queries.
 #[derive(Clone, Copy, Debug)]
 pub struct Play {
     pub fault: Fault,
     pub tokens: u64,
-    /// Before the first token, in milliseconds: drawn evenly.
+    /// Range of the delay before the first token, in milliseconds, uniformly distributed.
     pub first: (u64, u64),
-    /// After each token, in milliseconds: drawn evenly.
+    /// Range of the delay after each token, in milliseconds, uniformly distributed.
     pub gap: (u64, u64),
 }
 
-/// What really happened in a query.
+/// When the server received a query and wrote its events.
 #[derive(Clone, Debug)]
 pub struct Truth {
     pub run_received: Instant,
@@ -56,10 +56,10 @@ pub struct Truth {
     pub done_written: Option<Instant>,
 }
 
-/// What the ruler did, all in all.
+/// What the server did in all queries.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
-    /// By session and number of the query.
+    /// Queries by session and number of the query.
     pub queries: HashMap<(String, u64), Truth>,
     pub tokens: u64,
     pub dropped: u64,
@@ -68,7 +68,7 @@ pub struct Book {
 }
 
 impl Book {
-    /// The sequence numbers of one query's tokens as they are sent: spoiled as the play wants it, and counted.
+    /// Returns the sequence numbers of one query's tokens in the order of sending. Applies the fault and counts it.
     fn sequence(&mut self, play: Play) -> Vec<u64> {
         let mut sequence = Vec::new();
         let mut swap = false;
@@ -103,7 +103,7 @@ impl Book {
 struct Order {
     key: (String, u64),
     generation: u64,
-    /// Due time and frame, the terminator first: they are taken from the end.
+    /// Due times and frames in reverse order, because the next one is taken from the end.
     frames: Vec<(Instant, String)>,
 }
 
@@ -120,7 +120,7 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Ruler {
-    /// Takes `/run` in: the time first, all else later.
+    /// Handles `/run`. Reads the clock before anything else.
     async fn run(
         State(ruler): State<Self>,
         Path(session): Path<String>,
@@ -181,11 +181,11 @@ impl Ruler {
         }
     }
 
-    /// One session's socket: plays the orders that come, until the session is closed.
+    /// Handles the socket of one session: plays its queries until the session is closed.
     async fn socket(self, stream: TcpStream) {
         let (orders, mut incoming) = mpsc::channel(4);
         let sockets = Arc::clone(&self.sockets);
-        // Registered before the 101 goes out, or a fast client would submit to nobody.
+        // Registers the socket before the client gets the response 101, because a fast client submits its query at once.
         #[allow(clippy::result_large_err)]
         let register = move |request: &Upgrade, response: Upgraded| {
             let session = request.uri().path().rsplit('/').next().unwrap_or_default();
@@ -239,7 +239,7 @@ fn token(generation: u64, seq: u64, query_id: &str) -> String {
     String::from_utf8(frame).unwrap()
 }
 
-/// A ruler on a thread of its own, until dropped.
+/// A running server on its own thread. It ends when this value is dropped.
 pub struct Running {
     pub api: SocketAddr,
     pub ws: SocketAddr,

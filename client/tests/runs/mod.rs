@@ -1,4 +1,4 @@
-//! Whole runs against the scripted server, and what their summaries say.
+//! Complete runs against the scripted server, and checks of their summaries.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::fake::Running;
@@ -34,7 +34,7 @@ pub fn run(args: RunArgs, stop: &Stop) -> Result<Finished, RunError> {
     engine::run(Config::new(args, 2, 1).unwrap(), stop, datetime!(2026-11-21 00:00 UTC))
 }
 
-/// Runs it and reads the summary back.
+/// Performs a run and returns its summary.
 pub fn summary(server: &Running, change: impl FnOnce(&mut RunArgs), clients: i64, queries: i64) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(server, dir.path(), clients, queries);
