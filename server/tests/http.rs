@@ -87,11 +87,11 @@ async fn refused(response: Response, status: u16, detail: &str) {
     assert!(retry_after.is_none_or(|seconds| seconds.parse::<u64>().is_ok()));
     let body: Value = response.json().await.unwrap();
     let said = body["detail"].as_str().unwrap();
-    assert!(said.contains(detail), "{said} does not say {detail}");
+    assert!(said.contains(detail), "{said} does not contain {detail}");
 }
 
 #[tokio::test]
-async fn bad_input_gets_a_clear_answer() {
+async fn bad_input_gets_a_clear_error() {
     let (bus, server) = recorded(config()).await;
     let session = server.create().await;
     let run = format!("/session/{session}/run");
@@ -144,8 +144,8 @@ async fn a_session_from_create_to_close() {
     assert!(is_continuous(&events));
     assert_eq!(Some(events[0].0.position.generation), answer.generation);
 
-    assert_eq!(server.accepted(session, query).await, answer, "a repeat answers alike");
-    assert_eq!(bus.events_of(session).len(), 21, "and starts nothing");
+    assert_eq!(server.accepted(session, query).await, answer, "a repeated call must get the same response");
+    assert_eq!(bus.events_of(session).len(), 21, "a repeated call must not start a stream");
 
     let next = server.accepted(session, json!({"query": "", "query_id": "q2", "itl_ms": 60_000})).await;
     assert!(next.generation > answer.generation);
@@ -196,12 +196,15 @@ async fn an_absent_bus_and_full_streams_are_temporary() {
     let first = server.accepted(a, json!({"query": "x", "query_id": "q", "itl_ms": 60_000})).await;
     refused(server.run(b, json!({"query": "x"})).await, 429, "all 1 streams").await;
     let repeated = server.accepted(a, json!({"query": "x", "query_id": "q"})).await;
-    assert_eq!(repeated.generation, first.generation, "a query that runs is answered for, full or not");
+    assert_eq!(
+        repeated.generation, first.generation,
+        "a repeated call for a running query must succeed even if all streams are in use"
+    );
     server.post(&format!("/session/{a}/close"), "").await;
     bus.until_terminated(a).await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while server.run(b, json!({"query": "x", "itl_ms": 0})).await.status() != 200 {
-        assert!(tokio::time::Instant::now() < deadline, "the permit does not come back");
+        assert!(tokio::time::Instant::now() < deadline, "the stream did not return its permit");
     }
     server.end().await;
 }
@@ -222,7 +225,7 @@ async fn a_drain_finishes_running_queries_and_refuses_new_ones() {
     let address = server.address;
     server.end().await;
     assert_eq!(shape(&bus.events_of(session)), (10, Some(Kind::Done)));
-    assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+    assert!(TcpStream::connect(address).await.is_err(), "the listener must be closed");
 }
 
 #[tokio::test]
@@ -235,7 +238,7 @@ async fn a_drain_ends_in_time() {
     let events = bus.events_of(session);
     assert_eq!(shape(&events), (1, Some(Kind::Error)));
     assert!(events[1].1.contains(r#""code":"shutdown""#));
-    assert!(bus.has_left(), "the other servers must not wait for it");
+    assert!(bus.has_left(), "the server must leave, so that others do not wait for it");
 }
 
 /// Other servers end a query whose last events the bus did not accept, because this server is still listed.
@@ -251,7 +254,7 @@ async fn a_server_does_not_leave_before_its_last_event_is_acknowledged() {
     assert!(!bus.has_left());
 }
 
-/// Connections without a request and with a slow one are closed.
+/// Connections without a request, and with a request that arrives too slowly, are closed.
 #[tokio::test]
 async fn silent_and_slow_connections_are_closed() {
     let (_, server) = recorded(Config { read_timeout: Duration::from_millis(100), ..config() }).await;
@@ -260,7 +263,10 @@ async fn silent_and_slow_connections_are_closed() {
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         socket.write_all(sent.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        timeout(PATIENCE, socket.read_to_string(&mut answer)).await.expect("the server hangs up").unwrap();
+        timeout(PATIENCE, socket.read_to_string(&mut answer))
+            .await
+            .expect("the server closes the connection")
+            .unwrap();
         assert!(answer.starts_with(expected), "{sent:?}: {answer}");
     }
     server.end().await;
@@ -281,7 +287,7 @@ async fn connections_have_a_limit() {
         TcpStream::connect(server.address).await.unwrap(),
         TcpStream::connect(server.address).await.unwrap(),
     ];
-    // They are accepted in the order of their coming.
+    // The server accepts connections in order, so these two are accepted before the next one.
     assert_eq!(ask().await, "");
     drop(held);
     timeout(PATIENCE, async { while !ask().await.starts_with("HTTP/1.1 200") {} }).await.expect("room again");
@@ -290,7 +296,7 @@ async fn connections_have_a_limit() {
     server.end().await;
 }
 
-/// Bodies that arrive slowly hold their bytes in one budget for all.
+/// The bytes of bodies that arrive slowly count towards one budget of all connections.
 #[tokio::test]
 async fn slow_bodies_share_a_budget() {
     let (_, server) = recorded(Config { body_bytes: 80_000, ..config() }).await;
@@ -306,7 +312,11 @@ async fn slow_bodies_share_a_budget() {
     };
     metric("server_body_bytes 60000").await;
     server.check("/session/create", vec![b' '; 30_000], 503, "too many bodies").await;
-    assert_eq!(server.post("/session/create", "{}").await.status(), 200, "small ones have room");
+    assert_eq!(
+        server.post("/session/create", "{}").await.status(),
+        200,
+        "small bodies must still fit into the budget"
+    );
     drop(slow);
     metric("server_body_bytes 0").await;
     server.end().await;
@@ -326,7 +336,7 @@ impl bus::Outlet for Collector {
     fn end(&self, _: bus::LaneEnd) {}
 }
 
-/// The default answer passes from the run call to a lane.
+/// The default text of the simulator arrives at a lane after a run call.
 #[tokio::test]
 async fn the_text_arrives_on_the_bus_in_memory() {
     let bus = Arc::new(MemoryBroker::new(BusConfig::new("memory://", "test")));

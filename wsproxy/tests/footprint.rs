@@ -31,7 +31,7 @@ const SOCKETS: usize = 200;
 /// Limit of the heap use per socket, in bytes: its task, outbox, lane and share of the runtime.
 const SOCKET_BYTES: usize = 3_500;
 
-/// A bus that lets the test speak to outlets directly, as the bus's reader does.
+/// A bus that gives the test access to the outlet of a session, so the test can call it directly as the reader of the bus does.
 struct Tapped {
     bus: Arc<dyn Broker>,
     outlet: Mutex<Option<Arc<dyn Outlet>>>,
@@ -98,7 +98,7 @@ impl Broker for Tapped {
     }
 }
 
-/// Blocks that were allocated while `work` ran.
+/// Returns the number of heap blocks that were allocated while `work` ran.
 fn blocks(work: impl FnOnce()) -> u64 {
     let before = dhat::HeapStats::get().total_blocks;
     work();
@@ -112,8 +112,8 @@ fn token(generation: u64, seq: u64) -> (Prefix, Vec<u8>) {
     (Prefix { position, kind: Kind::Token }, frame)
 }
 
-/// From the outbox into the socket.
-async fn a_token_takes_nothing_on_its_way_out() {
+/// The way from the outbox into the socket.
+async fn a_token_allocates_nothing_in_the_outbox() {
     let inner = bus::open(BusConfig::new("memory://", "test")).unwrap();
     let tapped = Arc::new(Tapped { bus: inner, outlet: Mutex::default() });
     let bus: Arc<dyn Broker> = tapped.clone();
@@ -130,12 +130,12 @@ async fn a_token_takes_nothing_on_its_way_out() {
         for (prefix, _) in &events {
             assert_eq!(client.next().await, Seen::Event(prefix.position, Kind::Token));
         }
-        assert_eq!(taken, 0, "blocks for 100 tokens, in round {round}");
+        assert_eq!(taken, 0, "heap blocks for 100 tokens, in round {round}");
     }
 }
 
-/// From the name of a channel to the outlet.
-fn a_token_takes_nothing_on_its_way_through_the_hub() {
+/// The way from a message of Redis, found by the name of its channel, to the outlet.
+fn a_token_allocates_nothing_in_its_lane() {
     struct Nowhere;
     impl Outlet for Nowhere {
         fn event(&self, _: Prefix, _: &[u8]) {}
@@ -156,10 +156,10 @@ fn a_token_takes_nothing_on_its_way_through_the_hub() {
             assert!(lanes.message(channel.as_bytes(), frame));
         }
     });
-    assert_eq!(taken, 0, "blocks for 100 tokens");
+    assert_eq!(taken, 0, "heap blocks for 100 tokens");
 }
 
-/// A socket of a client that keeps nothing on this heap.
+/// Opens a socket with a client that has no memory on the measured heap.
 fn open(address: SocketAddr, session: SessionId) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!(
@@ -174,8 +174,8 @@ fn open(address: SocketAddr, session: SessionId) -> TcpStream {
     stream
 }
 
-/// Idle sockets, once they are open.
-async fn a_socket_takes_little() {
+/// Measures the heap use per idle socket, after the upgrade.
+async fn a_socket_stays_below_its_limit() {
     let bus = bus::open(BusConfig::new("memory://", "test")).unwrap();
     let proxy = Proxy::start(&bus).await;
     let mut sessions = Vec::with_capacity(2 * SOCKETS);
@@ -186,7 +186,7 @@ async fn a_socket_takes_little() {
     }
     let mut held = Vec::with_capacity(2 * SOCKETS);
     let mut before = 0;
-    // The first half makes what all sockets share.
+    // The first half also allocates what all sockets share, so only the second half is measured.
     for half in sessions.chunks(SOCKETS) {
         before = dhat::HeapStats::get().curr_bytes;
         let (address, half) = (proxy.address, half.to_vec());
@@ -195,15 +195,15 @@ async fn a_socket_takes_little() {
         proxy.metric(&format!("wsproxy_connections {}", held.len())).await;
     }
     let each = (dhat::HeapStats::get().curr_bytes - before) / SOCKETS;
-    println!("{each} bytes a socket");
-    assert!(each <= SOCKET_BYTES, "{each} bytes a socket, {SOCKET_BYTES} at most");
+    println!("{each} bytes per socket");
+    assert!(each <= SOCKET_BYTES, "{each} bytes per socket, expected at most {SOCKET_BYTES}");
 }
 
 #[test]
 fn what_a_token_and_a_socket_take_from_the_heap() {
     let _profiler = dhat::Profiler::builder().testing().build();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    a_token_takes_nothing_on_its_way_through_the_hub();
-    runtime.block_on(a_token_takes_nothing_on_its_way_out());
-    runtime.block_on(a_socket_takes_little());
+    a_token_allocates_nothing_in_its_lane();
+    runtime.block_on(a_token_allocates_nothing_in_the_outbox());
+    runtime.block_on(a_socket_stays_below_its_limit());
 }

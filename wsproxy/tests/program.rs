@@ -117,7 +117,7 @@ fn a_warning_is_logged_if_sockets_exceed_open_files() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.child.id())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let words: Vec<_> = files.split_whitespace().collect();
-    assert_eq!(words[3], words[4], "the soft limit is the hard one: {files}");
+    assert_eq!(words[3], words[4], "the program must raise the soft limit to the hard one: {files}");
 }
 
 #[test]

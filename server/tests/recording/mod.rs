@@ -35,7 +35,7 @@ pub enum Failure {
     Lost,
     /// Everything arrived, and the reply was lost.
     AnswerLost,
-    /// The bus refused it for good.
+    /// The bus refused the call permanently.
     Refused,
 }
 
@@ -49,15 +49,15 @@ struct State {
     claim_failures: Vec<Failure>,
     stale: Vec<(SessionId, u64)>,
     refused: Vec<(SessionId, u64, String)>,
-    /// Terminators that were published and not logged, as their claims were released.
+    /// Terminators that were published but not logged when their claims were released.
     released: Vec<(SessionId, Prefix, String)>,
-    /// Releases of claims are refused with these words.
+    /// The error for each release of a claim, if releases are refused.
     refusing_releases: Option<String>,
-    /// How many entries each append and each release carried.
+    /// Number of entries of each append and each release.
     calls: Vec<usize>,
     claimed_at: Vec<tokio::time::Instant>,
     left: bool,
-    /// Every n-th entry is refused with these words, counted over all appends.
+    /// Every n-th entry is refused with this error, counted over all appends.
     refusing: Option<(usize, String)>,
     entries_tried: usize,
 }
@@ -87,12 +87,12 @@ impl Default for RecordingBroker {
 }
 
 impl RecordingBroker {
-    /// The events that arrived, of all sessions, in order.
+    /// Returns the events of all sessions in the order of arrival.
     pub fn events(&self) -> Vec<(SessionId, Prefix, String)> {
         self.state.lock().events.clone()
     }
 
-    /// The events of one session.
+    /// Returns the events of one session.
     pub fn events_of(&self, session: SessionId) -> Vec<(Prefix, String)> {
         let events = self.events();
         events.into_iter().filter(|event| event.0 == session).map(|event| (event.1, event.2)).collect()
@@ -108,54 +108,54 @@ impl RecordingBroker {
         self.state.lock().largest_append
     }
 
-    /// The next appends fail like this.
+    /// Makes the next appends fail, one per element.
     pub fn fail_appends(&self, failures: &[Failure]) {
         self.state.lock().failures.extend(failures);
     }
 
-    /// The next claims fail like this.
+    /// Makes the next claims fail, one per element.
     pub fn fail_claims(&self, failures: &[Failure]) {
         self.state.lock().claim_failures.extend(failures);
     }
 
-    /// Events of this generation are stale from now on.
+    /// Rejects events of this generation as stale from now on.
     pub fn fence_off(&self, session: SessionId, generation: u64) {
         self.state.lock().stale.push((session, generation));
     }
 
-    /// Events of this generation are refused with these words, until [`Self::accept`].
+    /// Refuses events of this generation with this error, until [`Self::accept`].
     pub fn refuse(&self, session: SessionId, generation: u64, words: &str) {
         self.state.lock().refused.push((session, generation, words.to_owned()));
     }
 
-    /// Releases of claims are refused with these words, until [`Self::accept`].
+    /// Refuses releases of claims with this error, until [`Self::accept`].
     pub fn refuse_releases(&self, words: &str) {
         self.state.lock().refusing_releases = Some(words.to_owned());
     }
 
-    /// The terminators of a session that were published and not logged.
+    /// Returns the terminators of a session that were published but not logged.
     pub fn released(&self, session: SessionId) -> Vec<(Prefix, String)> {
         let state = self.state.lock();
         let of = state.released.iter().filter(|released| released.0 == session);
         of.map(|released| (released.1, released.2.clone())).collect()
     }
 
-    /// How many entries each append and each release carried, in order.
+    /// Returns the number of entries of each append and each release, in order.
     pub fn calls(&self) -> Vec<usize> {
         self.state.lock().calls.clone()
     }
 
-    /// When each claim was asked for.
+    /// Returns the times of all calls to claim.
     pub fn claimed_at(&self) -> Vec<tokio::time::Instant> {
         self.state.lock().claimed_at.clone()
     }
 
-    /// Whether the server has left the bus.
+    /// Returns whether the server has left the bus.
     pub fn has_left(&self) -> bool {
         self.state.lock().left
     }
 
-    /// Every session's events are taken again.
+    /// Accepts events and releases of all sessions again.
     pub fn accept(&self) {
         let mut state = self.state.lock();
         state.refusing_releases = None;
@@ -163,7 +163,7 @@ impl RecordingBroker {
         state.refusing = None;
     }
 
-    /// Every `nth` entry is refused with these words, as an instance refuses all: 1 refuses everything.
+    /// Refuses every `nth` entry with this error, as an instance that refuses writes. 1 refuses all entries.
     pub fn refuse_every(&self, nth: usize, words: &str) {
         self.state.lock().refusing = Some((nth, words.to_owned()));
     }
@@ -178,11 +178,11 @@ impl RecordingBroker {
         self.ready.send_replace(ready);
     }
 
-    /// Waits at most five seconds until the bus holds what is wanted.
+    /// Waits until `wanted` returns true. Fails after five seconds.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !wanted(self) {
-            assert!(Instant::now() < deadline, "waited in vain for: {what}");
+            assert!(Instant::now() < deadline, "timeout while waiting for: {what}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -367,14 +367,14 @@ impl Broker for RecordingBroker {
     }
 }
 
-/// The kinds of events, tokens counted: `(18, Some(Kind::Done))`.
+/// Returns the number of tokens and the kind of the terminator, for example `(18, Some(Kind::Done))`.
 pub fn shape(events: &[(Prefix, String)]) -> (usize, Option<Kind>) {
     let tokens = events.iter().filter(|(prefix, _)| prefix.kind == Kind::Token).count();
     let last = events.last().map(|(prefix, _)| prefix.kind).filter(|kind| kind.is_terminator());
     (tokens, last)
 }
 
-/// Whether the events are of one generation and numbered 1, 2, 3 ….
+/// Returns whether the events have one generation and the sequence numbers 1, 2, 3 ….
 pub fn is_continuous(events: &[(Prefix, String)]) -> bool {
     let generation = events.first().map_or(0, |(prefix, _)| prefix.position.generation);
     let positions = events.iter().map(|(prefix, _)| prefix.position);

@@ -1,4 +1,4 @@
-//! Which requests are admitted, and the answers to the others.
+//! Which requests become sockets, and the responses to the others.
 
 use crate::rig::{Client, KEY, Proxy, Writer, sign, soon, token_for, unix_seconds};
 use protocol::{Claims, SessionId};
@@ -46,7 +46,7 @@ async fn a_browser_offers_its_token_as_a_subprotocol() {
     let mut request = proxy.bare_request(&format!("/agent/ws/{}?last_event_id=0", writer.session));
     let offer = format!("bearer, {}", token_for(writer.session));
     request.headers_mut().insert("sec-websocket-protocol", offer.parse().unwrap());
-    // The client refuses an answer that names none of its subprotocols.
+    // The client rejects a response that names none of its subprotocols.
     Client::open(proxy.address, request).await.unwrap();
 }
 
@@ -66,7 +66,8 @@ async fn bad_paths_and_positions() {
     }
 }
 
-/// A position that the session does not have is refused by name, whatever any clock says; the open socket is left alone.
+/// A resume after a position that does not exist yet is refused, and the response names the position. The open socket of the session
+/// continues.
 #[tokio::test]
 async fn a_position_beyond_the_end_is_refused() {
     let mut writer = Writer::new().await;
@@ -86,7 +87,7 @@ async fn a_position_beyond_the_end_is_refused() {
 }
 
 #[tokio::test]
-async fn plain_http_is_answered() {
+async fn plain_http_gets_a_response() {
     let writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     assert_eq!(proxy.get("/health").await.0, 200);
@@ -117,7 +118,7 @@ async fn a_full_gateway_sends_retry_after_and_still_answers_probes() {
     .await;
 }
 
-/// The connection must end although the client's request never does.
+/// Checks that the gateway closes a connection whose request never ends.
 async fn cut_off(mut drip: impl FnMut() -> Option<&'static [u8]>) {
     let writer = Writer::new().await;
     let header_timeout = Duration::from_millis(100);
@@ -174,7 +175,7 @@ async fn upgrades_above_the_rate_are_refused_with_a_time_to_retry() {
         config.connect_burst = 3;
     })
     .await;
-    // A probe costs no place, nor does a request that could never become a socket.
+    // Neither a probe nor a request that can never become a socket counts towards the rate.
     for _ in 0..4 {
         assert_eq!(proxy.get("/ready").await.0, 200);
         assert_eq!(proxy.refusal(proxy.bare_request("/nowhere")).await.0, 404);
@@ -191,11 +192,11 @@ async fn upgrades_above_the_rate_are_refused_with_a_time_to_retry() {
         let exact = headers["retry-after-ms"].to_str().unwrap().parse::<u64>().unwrap();
         assert!(exact <= told[told.len() - 1] * 1000, "{exact} ms");
     }
-    assert!(told.is_sorted() && told[0] >= 1 && told[2] > told[0], "each is sent behind the last: {told:?}");
+    assert!(told.is_sorted() && told[0] >= 1 && told[2] > told[0], "the delays must grow: {told:?}");
     proxy.metric(r#"wsproxy_upgrades_total{result="rate"} 3"#).await;
 }
 
-/// A request with a bad token, as a proxy passes it on for `client`.
+/// A request with a bad token, as a proxy forwards it for `client`.
 fn bad_request(
     proxy: &Proxy,
     session: SessionId,
@@ -226,8 +227,8 @@ async fn a_flood_of_bad_tokens_affects_its_own_address_alone() {
     }
     assert_eq!((told[0], told[3], told[29]), (403, 403, 429), "{told:?}");
     let (status, ..) = proxy.refusal(bad_request(&proxy, writer.session, "198.51.100.8")).await;
-    assert_eq!(status, 403, "a neighbour is told why");
-    // A flood takes no place from others, not even from the same address.
+    assert_eq!(status, 403, "another address must get the reason of its refusal");
+    // The flood does not affect clients with valid tokens, even from the same address.
     for _ in 0..3 {
         let mut request = proxy.request(Writer::on(&writer.bus).await.session);
         request.headers_mut().insert("x-forwarded-for", "198.51.100.7".parse().unwrap());
@@ -270,7 +271,11 @@ async fn silent_connections_do_not_lock_others_out() {
         silent.push(tokio::net::TcpStream::connect(proxy.address).await.unwrap());
     }
     let client = proxy.connect(writer.session).await;
-    assert_eq!(soon(silent[0].read(&mut [0])).await.unwrap_or(0), 0, "the oldest has made room");
+    assert_eq!(
+        soon(silent[0].read(&mut [0])).await.unwrap_or(0),
+        0,
+        "the oldest silent connection must be closed"
+    );
     let (_, metrics) = proxy.get("/metrics").await;
     assert!(metrics.contains(r#"wsproxy_not_accepted_total{reason="silent"}"#), "{metrics}");
     client.close().await;

@@ -50,7 +50,7 @@ async fn a_client_that_answers_no_ping_is_closed() {
     })
     .await;
     let mut client = proxy.connect(writer.session).await;
-    // Not read, the client answers nothing.
+    // The client does not read, so it does not respond to pings.
     proxy.metric(r#"wsproxy_closes_total{reason="no_pong"} 1"#).await;
     assert_eq!(client.close_code().await, 4003);
 }
@@ -82,8 +82,8 @@ async fn a_token_expires_while_connected() {
     assert_eq!(client.close_code().await, 4004);
 }
 
-/// A link that passes nothing and closes nothing: only the missing pong tells. The session is free again afterwards, and
-/// what the kernel took for the dead client comes again.
+/// A half-open link forwards nothing and closes nothing, so only the missing pong shows that it is broken. Afterwards the session is
+/// released, and the next client also gets the events that the kernel accepted for the first one.
 #[tokio::test]
 async fn a_half_open_link_is_found_and_its_session_released() {
     let mut writer = Writer::new().await;
@@ -101,7 +101,7 @@ async fn a_half_open_link_is_found_and_its_session_released() {
     let mut next = proxy.connect(writer.session).await;
     assert!(
         before.elapsed() < Duration::from_millis(400),
-        "nobody holds the session: {:?}",
+        "the session must be released: {:?}",
         before.elapsed()
     );
     assert_eq!(next.query().await.0, writer.positions(1, 6));

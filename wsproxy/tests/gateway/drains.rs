@@ -1,4 +1,4 @@
-//! Drains: clients are closed one after the other, and no stream stops for longer than a reconnect.
+//! Drains: the gateway closes its clients one after the other, and a stream pauses only for a reconnect.
 
 use crate::rig::{Client, Proxy, Seen, Writer, soon};
 use protocol::{CloseReason, Kind, Position};
@@ -25,7 +25,7 @@ async fn a_drain_closes_every_client_and_loses_nothing() {
     writer.claim().await;
     writer.tokens(3, 5).await;
     proxy.shutdown.cancel();
-    // The clients have not answered yet: the gateway waits for them.
+    // The gateway waits, because the clients have not responded to the close frame yet.
     unready(&proxy).await;
     assert_eq!(proxy.get("/health").await.0, 200);
     let (status, _, headers) = proxy.refusal(proxy.request(writer.session)).await;
@@ -36,7 +36,7 @@ async fn a_drain_closes_every_client_and_loses_nothing() {
         Seen::Close(1012, text) => CloseReason::reconnect_after_ms(&text).unwrap(),
         other => panic!("{other:?}"),
     };
-    assert_ne!(delay(close), delay(second.next().await), "each client has a delay of its own");
+    assert_ne!(delay(close), delay(second.next().await), "the clients must get different delays");
     assert_eq!((client.next().await, second.next().await), (Seen::End, Seen::End));
     soon(&mut proxy.task).await.unwrap().unwrap();
     let next = Proxy::start(&writer.bus).await;
@@ -89,12 +89,14 @@ async fn a_drain_without_sockets_ends_at_once() {
     assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
 }
 
-/// When each of these clients was told to move, and to wait how long.
+/// Returns when each client got its close frame, and the delay in it in milliseconds, sorted by time.
 async fn told(clients: Vec<Client>) -> Vec<(Instant, u64)> {
     let mut waiting = tokio::task::JoinSet::new();
     for mut client in clients {
         waiting.spawn(async move {
-            let Seen::Close(1012, text) = client.next().await else { panic!("not told to move") };
+            let Seen::Close(1012, text) = client.next().await else {
+                panic!("expected a close frame with code 1012")
+            };
             let at = Instant::now();
             assert_eq!(client.next().await, Seen::End);
             (at, CloseReason::reconnect_after_ms(&text).unwrap())
@@ -118,23 +120,24 @@ async fn the_close_frames_have_no_peak() {
     proxy.shutdown.cancel();
     let told = told(clients).await;
     let span = told[SOCKETS - 1].0 - told[0].0;
-    assert!(span >= Duration::from_millis(1900), "all were told within {span:?}");
-    // Five a slice of 50 ms; three slices touch 100 ms. A busy machine may hold this test's own clients up.
+    assert!(span >= Duration::from_millis(1900), "all close frames arrived within {span:?}");
+    // The gateway closes five clients per slice of 50 ms, and 100 ms overlap three slices. The limit is higher because a busy machine may
+    // delay the clients of this test.
     let peak = (0..SOCKETS)
         .map(|from| told[from..].iter().take_while(|(at, _)| *at - told[from].0 < 100 * MILLISECOND).count())
         .max();
-    assert!(peak <= Some(40), "{peak:?} of {SOCKETS} were told within 100 ms");
+    assert!(peak <= Some(40), "{peak:?} of {SOCKETS} close frames arrived within 100 ms");
     let delays: std::collections::BTreeSet<_> = told.iter().map(|(_, delay)| *delay).collect();
     assert!(delays.len() > 25 && delays.iter().all(|delay| *delay < 50), "{delays:?}");
     soon(&mut proxy.task).await.unwrap().unwrap();
 }
 
-/// A request that was being answered when the drain began: its socket is told to move before the gateway ends.
+/// A request that is in progress when the drain begins still becomes a socket. The gateway closes it with 1012 before it ends.
 #[tokio::test]
 async fn a_socket_that_opens_during_the_drain_is_closed_too() {
     let writer = Writer::new().await;
     let (first, mut draining) = (Proxy::start(&writer.bus).await, Proxy::start(&writer.bus).await);
-    // Its successor waits for the answer to its close frame, which never comes.
+    // The next socket waits until this client responds to its close frame, which it never does.
     let _deaf = first.connect(writer.session).await;
     let (address, request) = (draining.address, draining.request(writer.session));
     let opening = tokio::spawn(async move { Client::open(address, request).await.unwrap() });
@@ -142,14 +145,14 @@ async fn a_socket_that_opens_during_the_drain_is_closed_too() {
     draining.shutdown.cancel();
     let mut client = soon(opening).await.unwrap();
     assert!(matches!(client.next().await, Seen::Close(1012, _)));
-    // The client has not answered yet.
+    // The client has not responded to the close frame yet.
     tokio::time::sleep(100 * MILLISECOND).await;
     assert!(!draining.task.is_finished(), "the gateway ended before its last socket");
     assert_eq!(client.next().await, Seen::End);
     soon(&mut draining.task).await.unwrap().unwrap();
 }
 
-/// Streams run through a drain: each client moves when told, and has every token once and in order.
+/// Streams continue during a drain: each client reconnects to another gateway when it is closed, and gets every token once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_streams_continue_elsewhere_without_a_loss() {
     const STREAMS: usize = 20;
@@ -201,7 +204,7 @@ async fn running_streams_continue_elsewhere_without_a_loss() {
     assert_eq!(
         moved.iter().filter(|moved| **moved).count(),
         STREAMS,
-        "every stream was on its way when told"
+        "every client must have been closed while its stream ran"
     );
     soon(&mut old.task).await.unwrap().unwrap();
 }

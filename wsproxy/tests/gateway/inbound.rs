@@ -1,4 +1,4 @@
-//! What a client may send, and the answers to everything else.
+//! Messages that a client may send, and the responses to all others.
 
 use crate::rig::{Client, Proxy, Seen, Writer};
 use protocol::{Kind, Position};
@@ -15,7 +15,7 @@ fn part(opcode: Data, payload: &'static [u8], last: bool) -> Message {
     Message::Frame(Frame::message(payload, OpCode::Data(opcode), last))
 }
 
-/// The gateway closes with `code` after these messages.
+/// Sends these messages. The gateway must close the socket with `code`.
 async fn closes(messages: Vec<Message>, code: u16) {
     let writer = Writer::new().await;
     let proxy = Proxy::start_with(&writer.bus, |config| config.max_message_bytes = 1000).await;
@@ -69,7 +69,7 @@ async fn fragmented_messages_are_joined() {
 }
 
 #[tokio::test]
-async fn bad_json_is_answered_and_the_socket_stays_open() {
+async fn bad_json_gets_an_error_and_the_socket_stays_open() {
     let mut writer = Writer::new().await;
     let proxy = Proxy::start(&writer.bus).await;
     let mut client = proxy.connect(writer.session).await;
@@ -85,7 +85,7 @@ async fn bad_json_is_answered_and_the_socket_stays_open() {
     proxy.metric("wsproxy_up_refused_total 3").await;
 }
 
-/// The code and text of the close frame that must come, whatever comes before it.
+/// Returns the code and text of the close frame, and ignores everything before it.
 async fn closing(client: &mut Client) -> (u16, String) {
     loop {
         match client.next().await {
@@ -104,7 +104,7 @@ async fn an_unfinished_message_closes_its_socket() {
     let mut client = proxy.connect(writer.session).await;
     let other = proxy.connect(Writer::on(&writer.bus).await.session).await;
     client.send(part(Data::Text, &[b'x'; 900], false)).await;
-    // Neither pings nor further parts draw it out.
+    // Neither pings nor further parts extend the time limit.
     client.send(Message::Ping("still here".into())).await;
     let (code, text) = closing(&mut client).await;
     assert_eq!(code, 1008, "{text}");
@@ -126,7 +126,7 @@ async fn all_messages_share_a_budget_and_small_ones_still_fit() {
         holder.send(part(Data::Text, &[b'x'; 16_000], false)).await;
         holders.push(holder);
     }
-    // Three have found room; the fourth had to give its own back.
+    // Three messages fit into the budget. The fourth did not, and returned the bytes that it held.
     proxy.metric("wsproxy_inbound_bytes 48000").await;
     let mut client = proxy.connect(writer.session).await;
     client.send(Message::text(format!(r#"{{"x":"{}"}}"#, "x".repeat(12_000)))).await;

@@ -1,4 +1,4 @@
-//! The parts of the tests: a bus with a writer, gateways on free ports, and clients.
+//! Helpers of the tests: a bus with a writer, gateways on free ports, and clients.
 
 use bus::{Batch, Broker, BusConfig, ClaimRequest};
 use futures_util::{SinkExt, StreamExt};
@@ -66,7 +66,7 @@ impl Writer {
         Self::on(&bus::open(BusConfig::new("memory://", "test")).unwrap()).await
     }
 
-    /// Another session on the same bus.
+    /// Creates another session on the same bus.
     pub(crate) async fn on(bus: &Arc<dyn Broker>) -> Self {
         let session = SessionId::new(Uuid::new_v4());
         bus.create(session).await.unwrap();
@@ -101,20 +101,20 @@ impl Writer {
         self.bus.append(&batch).await.unwrap();
     }
 
-    /// A whole query.
+    /// Writes a complete query of `tokens` tokens.
     pub(crate) async fn query(&mut self, tokens: u64) {
         self.claim().await;
         self.tokens(tokens, 5).await;
         self.done().await;
     }
 
-    /// The positions `from..=to` of the query.
+    /// Returns the positions `from..=to` of the query.
     pub(crate) fn positions(&self, from: u64, to: u64) -> Vec<Position> {
         (from..=to).map(|seq| Position::new(self.generation, seq)).collect()
     }
 }
 
-/// A gateway on a free port; ends with the test.
+/// A gateway on a free port. It ends with the test.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: CancellationToken,
@@ -142,7 +142,7 @@ impl Proxy {
         Self { address, shutdown, task }
     }
 
-    /// A request for the session's socket, with its token.
+    /// Returns a request for the session's socket, with a valid token.
     pub(crate) fn request(&self, session: SessionId) -> Request {
         request(self.address, session)
     }
@@ -161,7 +161,7 @@ impl Proxy {
         Client::open(self.address, request).await.unwrap()
     }
 
-    /// Status and `detail` of a refused upgrade.
+    /// Returns the status, the `detail` and the headers of a refused upgrade.
     pub(crate) async fn refusal(&self, request: Request) -> (u16, String, http::HeaderMap) {
         match Client::open(self.address, request).await {
             Err(Error::Http(answer)) => {
@@ -184,7 +184,7 @@ impl Proxy {
         (head[9..12].parse().unwrap(), body.to_owned())
     }
 
-    /// Waits until a line of `/metrics` reads `line`.
+    /// Waits until `/metrics` contains this line.
     pub(crate) async fn metric(&self, line: &str) {
         soon(async {
             while !self.get("/metrics").await.1.lines().any(|found| found == line) {
@@ -195,11 +195,11 @@ impl Proxy {
     }
 }
 
-/// One client's socket.
+/// The socket of one client.
 #[derive(Debug)]
 pub(crate) struct Client(pub(crate) WebSocketStream<TcpStream>);
 
-/// What a client saw.
+/// What a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Event(Position, Kind),
@@ -209,7 +209,7 @@ pub(crate) enum Seen {
     Other(String),
     /// The close frame's code and text.
     Close(u16, String),
-    /// The connection ended without one.
+    /// The connection ended without a close frame.
     End,
 }
 
@@ -218,7 +218,7 @@ impl Client {
         Self::over(soon(TcpStream::connect(address)).await.unwrap(), request).await
     }
 
-    /// A client whose kernel takes little that it does not read.
+    /// Opens a client with a small receive buffer, so the kernel accepts little data that the client does not read.
     pub(crate) async fn open_narrow(address: SocketAddr, request: Request) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -239,7 +239,7 @@ impl Client {
                     Some(Ok(Message::Close(Some(frame)))) => {
                         return Seen::Close(frame.code.into(), frame.reason.to_string());
                     }
-                    // The answer to a close without a code.
+                    // The response to a close frame without a code.
                     Some(Ok(Message::Close(None))) => return Seen::Close(1005, String::new()),
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(other)) => panic!("the gateway sent {other:?}"),
@@ -280,7 +280,7 @@ impl Client {
         }
     }
 
-    /// Closes, and waits until the gateway has closed too.
+    /// Sends a close frame and waits for that of the gateway.
     pub(crate) async fn close(mut self) {
         soon(self.0.close(None)).await.unwrap();
         while !matches!(self.next().await, Seen::End) {}

@@ -15,7 +15,7 @@ async fn small_buffers(writer: &Writer) -> Proxy {
     .await
 }
 
-/// Resumes after what it has until the query is done; answers what it got, and how often it was closed.
+/// Reads until the query is done, and resumes after each close. Returns the positions that arrived and the number of closes.
 async fn collect(proxy: &Proxy, writer: &Writer, mut client: Client) -> (Vec<Position>, u32) {
     let (mut have, mut closes) = (Vec::new(), 0);
     loop {
@@ -61,7 +61,7 @@ async fn a_client_that_does_not_read_is_closed_resumes_and_delays_no_other() {
     proxy.metric("wsproxy_outbox_overflows_total 1").await;
     let (have, closes) = collect(&proxy, &slow, stuck).await;
     assert_eq!(have, slow.positions(1, TOKENS + 1));
-    assert_eq!(closes, 1, "a replay that is read is never closed");
+    assert_eq!(closes, 1, "a client that reads its replay must not be closed");
 }
 
 #[tokio::test]
@@ -119,8 +119,8 @@ async fn twenty_slow_clients_delay_no_other_and_lose_nothing() {
     }
     waits.sort_unstable();
     let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
-    assert!(median < Duration::from_millis(20), "the reader waited {median:?} as a rule");
-    assert!(worst < Duration::from_millis(500), "the reader waited {worst:?}");
+    assert!(median < Duration::from_millis(20), "the reader waited {median:?} in the median");
+    assert!(worst < Duration::from_millis(500), "the reader waited {worst:?} in the worst case");
     proxy.metric(&format!("wsproxy_outbox_overflows_total {SLOW}")).await;
     proxy.metric(&format!(r#"wsproxy_closes_total{{reason="slow_consumer"}} {SLOW}"#)).await;
     for (mut writer, client) in stuck {

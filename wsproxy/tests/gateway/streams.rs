@@ -40,7 +40,11 @@ async fn a_client_without_a_position_continues_where_its_last_socket_ended() {
     }
     writer.query(5).await;
     let mut client = proxy.connect(writer.session).await;
-    assert_eq!(client.query().await.0, writer.positions(1, 6), "nothing of the earlier queries comes again");
+    assert_eq!(
+        client.query().await.0,
+        writer.positions(1, 6),
+        "no event of the earlier queries may come again"
+    );
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
-//! A second socket for a session: it gets everything except what the first one certainly received.
+//! A second socket for a session: it gets every event except those that the first client confirmed in its close frame.
 
 use crate::rig::{Client, Proxy, Seen, Writer, soon};
 use protocol::Kind;
 use std::time::{Duration, Instant};
 
-/// The second socket takes over while tokens flow and the first is read: between the two, every token once.
+/// The second socket takes over during a stream while the first client reads. Together they get every token once.
 async fn takeover(writer: &mut Writer, first: &Proxy, second: &Proxy) {
     let mut old = first.connect(writer.session).await;
     writer.claim().await;
@@ -12,7 +12,11 @@ async fn takeover(writer: &mut Writer, first: &Proxy, second: &Proxy) {
     assert_eq!(old.next().await, Seen::Event(writer.positions(1, 1)[0], Kind::Token));
     let reading = tokio::spawn(async move {
         let seen = old.query().await;
-        assert_eq!(old.next().await, Seen::End, "the answer to our close is out");
+        assert_eq!(
+            old.next().await,
+            Seen::End,
+            "the connection must end after the response to the close frame"
+        );
         seen
     });
     let mut new = second.connect(writer.session).await;
@@ -38,7 +42,7 @@ async fn across_two_gateways() {
     takeover(&mut writer, &first, &second).await;
 }
 
-/// What the old socket's kernel took and its client never read must come again.
+/// Events that the kernel of the first client accepted, but the client did not read, must come again.
 #[tokio::test]
 async fn from_a_client_that_does_not_answer() {
     let mut writer = Writer::new().await;
@@ -48,11 +52,14 @@ async fn from_a_client_that_does_not_answer() {
     proxy.metric("wsproxy_events_total 6").await;
     let before = Instant::now();
     let mut new = proxy.connect(writer.session).await;
-    assert!(before.elapsed() < Duration::from_secs(2), "a newcomer waits half a second at most");
+    assert!(
+        before.elapsed() < Duration::from_secs(2),
+        "the second socket must wait for at most half a second"
+    );
     assert_eq!(new.query().await.0, writer.positions(1, 6));
 }
 
-/// A connection that ends without a close frame proves nothing, whatever its kernel acknowledged.
+/// If a connection ends without a close frame, its events come again, because data that the kernel acknowledged may not have been read.
 #[tokio::test]
 async fn from_a_client_whose_connection_ends_without_a_close_frame() {
     let mut writer = Writer::new().await;
@@ -70,7 +77,8 @@ async fn from_a_client_whose_connection_ends_without_a_close_frame() {
     assert_eq!(new.query().await.0, writer.positions(1, 6));
 }
 
-/// The old contract's client: connect, read to `done`, close, and on without waiting for the answer to its close frame.
+/// A client of the old contract connects, reads to `done`, sends a close frame, and opens the next socket without waiting for the
+/// response.
 #[tokio::test]
 async fn from_a_client_that_sent_its_close_frame() {
     let mut writer = Writer::new().await;
@@ -80,7 +88,11 @@ async fn from_a_client_that_sent_its_close_frame() {
         let proxy = if round % 3 == 0 { &first } else { &second };
         let mut client = proxy.connect(writer.session).await;
         writer.query(5).await;
-        assert_eq!(client.query().await.0, writer.positions(1, 6), "round {round}: nothing earlier again");
+        assert_eq!(
+            client.query().await.0,
+            writer.positions(1, 6),
+            "round {round}: no earlier event may come again"
+        );
         soon(client.0.close(None)).await.unwrap();
         if round % 2 == 0 {
             left_open.push(client);
