@@ -1,6 +1,7 @@
 #!/bin/sh
-# as_owner_of DIR COMMAND…: runs a command as the user whom a mounted folder belongs to, so that what it leaves there is theirs.
-# Started as anybody but root it changes nothing.
+# Usage: as_owner_of DIR COMMAND…
+# Runs a command as the owner of a mounted directory, so that the files it writes there belong to that user.
+# Without root privileges it runs the command as the current user.
 set -eu
 dir=$1
 shift

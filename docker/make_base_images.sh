@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the base images on a host that can pull none: from Debian's packages and this host's Rust toolchain.
-# Refuses to push or pull anything; what it prints on stdout tells Compose to use what it made.
+# Makes the base images on a host that cannot pull images, from Debian packages and the Rust toolchain of this host.
+# It pushes and pulls no images. It prints the variables that make Compose use the new images.
 set -euo pipefail
 
 readonly SUITE=${DEBIAN_SUITE:-bookworm}
@@ -15,7 +15,7 @@ variables that compose.yaml takes them from. Append them to .env, or for one she
 
     set -a; eval "\$(sudo docker/make_base_images.sh)"; set +a
 
-What is there already is kept; --force makes everything again.
+Existing images are kept; --force makes all of them again.
 Environment: DEBIAN_SUITE ($SUITE), DEBIAN_MIRROR (debootstrap's own), BASE_IMAGE_PREFIX ($PREFIX).
 USAGE
 }
@@ -32,13 +32,13 @@ case "${1:-}" in
 esac
 
 need() { command -v "$1" >/dev/null || die "$1 is not installed: $2"; }
-need docker "it is what the images are for"
-docker info >/dev/null 2>&1 || die "no engine answers 'docker info': start Docker, or run this as a user that may use it"
+need docker "it builds the images"
+docker info >/dev/null 2>&1 || die "'docker info' failed: start Docker, or run this as a user that may use it"
 
 work=$(mktemp -d)
 trap 'rm -rf --one-file-system "$work"' EXIT
 
-# The bundle that this host trusts: containers must reach the package sources the way it does.
+# Prints the path of the certificates that this host trusts. Containers need them to reach the same package sources.
 host_ca_bundle() {
     local bundle
     for bundle in "${CARGO_HTTP_CAINFO:-}" "${SSL_CERT_FILE:-}" \
@@ -50,8 +50,8 @@ host_ca_bundle() {
     done
 }
 
-# An image that is there and was made from the same thing is kept.
-is_made() { # image what-it-was-made-from
+# Returns whether the image exists and was made from the same source.
+is_made() { # IMAGE SOURCE
     [[ $force == no ]] && [[ $(docker image inspect --format '{{index .Config.Labels "streamstress.made-from"}}' "$1" 2>/dev/null) == "$2" ]]
 }
 
@@ -74,7 +74,7 @@ make_debian() {
     if [[ -n $bundle ]]; then
         install -D -m 644 "$bundle" "$root/etc/ssl/certs/ca-certificates.crt"
     fi
-    # What the slim images leave out too.
+    # The official slim images omit these files, too.
     rm -rf "$root"/usr/share/{doc,info,locale,man}/* "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*.log
     printf 'path-exclude /usr/share/%s/*\n' doc info locale man >"$root/etc/dpkg/dpkg.cfg.d/slim"
     tar -C "$root" --numeric-owner --one-file-system -c . |
@@ -82,8 +82,8 @@ make_debian() {
     made "$image"
 }
 
-# A Debian with a package more, and its own unprivileged user.
-make_packaged() { # name package user
+# Makes an image of Debian with one more package. It runs as the unprivileged user of that package.
+make_packaged() { # NAME PACKAGE USER
     local image=$PREFIX/$1 package=$2 user=$3 parent
     parent=$(docker image inspect --format '{{.Id}}' "$PREFIX/debian")
     if is_made "$image" "$parent"; then
@@ -101,13 +101,13 @@ DOCKERFILE
     made "$image"
 }
 
-# Debian's compiler is too old: a C compiler from Debian, Rust from this host.
+# Makes an image with a C compiler from Debian and Rust from this host, because Rust in Debian is too old.
 make_rust() {
     local image=$PREFIX/rust sysroot version parent bundle from
     need rustc "install Rust from https://rustup.rs"
     sysroot=$(rustc --print sysroot)
     version=$(rustc --version)
-    [[ -x $sysroot/bin/cargo ]] || die "no cargo in $sysroot: only a toolchain that lives in a folder of its own, as rustup's do, can be copied"
+    [[ -x $sysroot/bin/cargo ]] || die "no cargo in $sysroot: only a toolchain in its own directory, as rustup installs it, can be copied"
     parent=$(docker image inspect --format '{{.Id}}' "$PREFIX/debian")
     from="$version on $parent"
     if is_made "$image" "$from"; then
@@ -120,7 +120,7 @@ make_rust() {
     if [[ -n $bundle ]]; then
         cp "$bundle" "$work/rust/etc/ca-certificates.crt"
     fi
-    # Where this host's cargo looks for crates; never its credentials, which live in a file of their own.
+    # The configuration tells cargo from where to download crates. Credentials are in another file, which is not copied.
     local config=${CARGO_HOME:-$HOME/.cargo}/config.toml
     if [[ -r $config ]]; then
         grep -viE '^[[:space:]]*(token|secret-key|rustc-wrapper|linker|target-dir)[[:space:]]*=' "$config" >"$work/rust/cargo/config.toml" || true
@@ -154,7 +154,7 @@ RUNTIME_IMAGE=$PREFIX/debian
 REDIS_IMAGE=$PREFIX/redis
 HAPROXY_IMAGE=$PREFIX/haproxy
 ENV
-# Such a host often allows few descriptors too, and an engine refuses a container that asks for more than it has.
+# Such a host often has a low limit of descriptors, and Docker refuses a container with a higher limit than its own.
 hard=$(ulimit -Hn)
 if [[ $hard != unlimited ]] && ((hard < 65536)); then
     echo "NOFILE=$hard"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Analyses result CSVs: counts, percentiles, a histogram, errors by kind, tokens expected and received.
-# Without a file: the newest run in results/ (or $STREAMSTRESS_OUTPUT_DIR).
+# Analyses result CSVs: counts, percentiles, a histogram, errors by kind, expected and received tokens.
+# Without arguments, analyses the newest run in results/ or $STREAMSTRESS_OUTPUT_DIR.
 set -euo pipefail
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
@@ -15,7 +15,7 @@ if ((${#files[@]} == 0)); then
     newest=$(find "$results" -maxdepth 1 -name '*.csv' ! -name '*_stats.csv' ! -name '*_history.csv' \
         ! -name '*_failures.csv' ! -name '*_resources.csv' ! -name '*_health.csv' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
     if [[ -z $newest ]]; then
-        echo "analyze_results: no results in $results: run scripts/run_loadtest.sh first, or name a CSV" >&2
+        echo "analyze_results: no results in $results: run scripts/run_loadtest.sh first, or give a CSV file" >&2
         exit 1
     fi
     echo "$newest"

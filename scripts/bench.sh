@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the gateway, the load client and the stack, and their peers. Builds, runs all variants in turns, prints medians with their
-# spread and what was used up, and compares them with benches/baseline.json. No figure makes the script fail.
+# spread and the resource use, and compares them with benches/baseline.json. No figure makes the script fail.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/native.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks that the crates depend on each other only as ARCHITECTURE.md says, and fails when an arrow is added.
+# Checks that the crates depend on each other only as this file and ARCHITECTURE.md define. Fails on any other dependency.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +27,7 @@ violation() {
     violations=$((violations + 1))
 }
 
-# Prints the names of what CRATE depends on, without its tests. Further arguments go to cargo.
+# Prints the dependencies of CRATE, without those of its tests. Further arguments are passed to cargo.
 tree() { cargo tree --quiet --locked --edges normal --prefix none --format '{lib}' -p "$@" | tail -n +2 | sort -u; }
 
 for crate in "${ours[@]}"; do
@@ -51,4 +51,4 @@ for other in stack server wsproxy bus guard; do
 done
 
 if ((violations)); then exit 1; fi
-echo "the arrows hold: ${ours[*]}"
+echo "all dependencies between crates are allowed: ${ours[*]}"

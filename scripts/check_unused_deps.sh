@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fails when a crate declares a dependency whose name appears in none of its Rust files.
-# A name that appears only in a comment counts as used: this finds forgotten dependencies, it proves nothing.
+# A name that appears only in a comment counts as used, so the check finds most unused dependencies, but not all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

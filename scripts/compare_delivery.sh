@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What delivery with the log costs against plain pub/sub: the same streams through HAProxy over either kind of stack, in
-# interleaved pairs on one machine. What is compared is how many tokens a second of the stack's CPU time carries.
+# Measures what delivery with the log costs in comparison with plain pub/sub: runs the same streams through HAProxy on both kinds of
+# stack, in interleaved pairs on one machine, and compares the number of tokens per second of CPU time of the stack.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/native.sh
@@ -12,7 +12,7 @@ Usage: scripts/compare_delivery.sh [OPTIONS]
   --pairs N     interleaved pairs (5)
   --clients N   sessions (1000)
   --tokens N    tokens of each of their two queries, 50 ms apart (100)
-  --direct      past HAProxy, straight to one gateway
+  --direct      without HAProxy, directly to one gateway
   --write       put the result into docs/delivery.md
   --help        this text
 END
@@ -33,22 +33,22 @@ need jq pgrep redis-server haproxy
 build release client
 end_with stacks_down log pubsub
 
-# Both stacks stay up, one idle while the other works: what differs between two runs is the delivery alone.
+# Both stacks keep running, and one is idle while the other is measured, so two runs differ only in the delivery.
 for kind in log pubsub; do
     DELIVERY=$kind MAX_CONNECT_RATE=0 stack_up "$kind"
 done
 
-# CPU seconds of all the stack's processes, HAProxy's workers too.
+# Prints the CPU seconds of all processes of the stack, including the workers of HAProxy.
 cpu() { # KIND
     local pids
     pids=$(jq -r '.processes[].pid' "$work/$1.json")
-    # shellcheck disable=SC2086 # a word a process
+    # shellcheck disable=SC2086 # one word per process
     for pid in $pids $(for parent in $pids; do pgrep -P "$parent" || true; done); do
         sed 's/.*) //' "/proc/$pid/stat"
     done | awk -v hz="$(getconf CLK_TCK)" '{ ticks += $12 + $13 } END { print ticks / hz }'
 }
 
-run() { # KIND: tokens, the stack's CPU seconds, tokens that were lost, tokens a second
+run() { # KIND. Prints tokens, CPU seconds of the stack, lost tokens, and tokens per second.
     local ws before after code=0 summary
     ws=$(jq -r .ws_url "$work/$1.json")
     if [[ -n $direct ]]; then
@@ -74,7 +74,7 @@ ratios=()
     echo "|---|---|---|---|---|---|"
 } | tee "$work/table"
 for ((pair = 1; pair <= pairs; pair++)); do
-    # Whoever is first in one pair is second in the next.
+    # The order alternates from pair to pair.
     if ((pair % 2)); then log=$(run log) pubsub=$(run pubsub); else pubsub=$(run pubsub) log=$(run log); fi
     read -r tokens_l cpu_l lost_l rate_l <<<"$log"
     read -r tokens_p cpu_p lost_p rate_p <<<"$pubsub"

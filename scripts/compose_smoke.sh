@@ -14,8 +14,8 @@ usage: scripts/compose_smoke.sh
 
 Starts Redis, HAProxy, 2 servers and 3 gateways, and runs $CLIENTS clients × $QUERIES queries four times: on this stack, with 5 gateways,
 while a gateway is killed and Redis loses its data, and from the host while a server is paused and Redis refuses writes in three ways.
-Exit code 0: everything worked, or there is no container engine or no Compose, which is printed. Otherwise it failed, and the logs
-are printed.
+Exit code 0: everything worked, or the test was skipped because there is no container engine or no Compose. Any other exit code is a
+failure, and the logs are printed.
 Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and the variables in .env.example (base images, NOFILE, CARGO_BUILD_JOBS).
 If base images cannot be pulled, docker/make_base_images.sh makes them, which needs root.
 USAGE
@@ -51,7 +51,7 @@ tear_down() {
         "${compose[@]}" ps || true
         "${compose[@]}" logs --no-color --tail=40 || true
     fi
-    say "taking it down"
+    say "removing the stack"
     # `down` leaves containers of an interrupted `run`, and they hold its network.
     docker ps -aq --filter "label=com.docker.compose.project=$PROJECT" --filter label=com.docker.compose.oneoff=True |
         xargs -r docker rm -f >/dev/null
@@ -97,12 +97,12 @@ await_healthy() { # service count
     local deadline=$((SECONDS + 120)) ids states=none
     while ((SECONDS < deadline)); do
         ids=$(containers "$1")
-        # shellcheck disable=SC2086 # one argument an id
+        # shellcheck disable=SC2086 # one argument per id
         states=$([[ -z $ids ]] || docker inspect --format '{{.State.Health.Status}}' $ids | sort | uniq -c | xargs)
         [[ $states == "$2 healthy" ]] && return
         sleep 0.5
     done
-    fail "$1: wanted $2 healthy, have ${states:-none} after two minutes"
+    fail "$1: expected $2 healthy containers, found ${states:-none} after two minutes"
 }
 
 http_get() { # path on the statistics port
@@ -114,7 +114,7 @@ http_get() { # path on the statistics port
 
 # Prints a column of HAProxy's statistics for the gateways that are up.
 gateways() { # column
-    # HAProxy sends its statistics in chunks: sed takes the marks between them out.
+    # HAProxy sends its statistics in chunks. sed removes the chunk headers.
     http_get '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v want="$1" '
         /^# pxname/ { for (i = 1; i <= NF; i++) column[$i] = i }
         $1 == "ws" && $2 ~ /^wsproxy/ && $column["status"] ~ /^UP/ { print $column[want] }'
@@ -127,10 +127,10 @@ await_gateways() { # count
         ((up == $1)) && return
         sleep 0.5
     done
-    fail "HAProxy sees $up proxies up, not $1, after 30 seconds"
+    fail "HAProxy reports $up gateways as up after 30 seconds, expected $1"
 }
 
-# Runs the client as a container. INVALID (98) is accepted if all queries are ok: figures of time do not matter here.
+# Runs the client as a container. INVALID (98) is accepted if all queries are ok: latencies do not matter here.
 run_load() { # OPTIONS of `run`
     local status=0 newest
     "${compose[@]}" run --rm -T -e "STREAMSTRESS_CLIENTS=$CLIENTS" -e "STREAMSTRESS_QUERIES=$QUERIES" "$@" client || status=$?
@@ -222,7 +222,7 @@ run_load
 find "$RESULTS_DIR" -name '*.csv' | grep -q . || fail "the client left no CSV"
 [[ -z $(find "$RESULTS_DIR" ! -user "$(stat -c %U "$RESULTS_DIR")") ]] || fail "results do not belong to their folder's owner"
 
-say "five proxies, then the same again"
+say "the same load on five gateways"
 "${compose[@]}" up -d --no-build --scale wsproxy=5
 await_healthy wsproxy 5
 await_gateways 5
@@ -232,7 +232,7 @@ idle=$(gateways stot | grep -cx 0 || true)
 ((idle == 0)) || fail "$idle of 5 proxies carried no socket"
 
 if command -v cargo >/dev/null; then
-    say "streams of eight seconds, while a gateway is killed and Redis comes back without its data"
+    say "streams of eight seconds, while a gateway is killed and Redis restarts without its data"
     run_load -e STREAMSTRESS_ANSWER_TOKENS=80 -e STREAMSTRESS_ITL_MS=100 &
     load=$!
     deadline=$((SECONDS + 60))
@@ -243,7 +243,7 @@ if command -v cargo >/dev/null; then
     "$bin/streamstress" stack fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
     wait "$load" || fail "the run with faults failed"
 
-    say "the gateway starts again, a server stands still, and Redis refuses writes"
+    say "the gateway starts again, a server is paused, and Redis refuses writes"
     "$bin/streamstress" stack fault --compose="$PROJECT" wsproxy-1:start
     break_by_plan
 fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts a whole stack, runs the load client against it, analyses the results, and takes the stack down again.
-# The client's exit code is passed on: 0 pass, 99 fail, 98 invalid, 104 bad configuration, 105 interrupted.
+# Starts a stack, runs the load client against it, analyses the results, and stops the stack.
+# Returns the exit code of the client: 0 pass, 99 fail, 98 invalid, 104 bad configuration, 105 interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,21 +12,21 @@ Usage: scripts/run_loadtest.sh [OPTIONS] [-- CLIENT OPTIONS]
   --queries N             queries of each client (10)
   --wsproxy-instances N   gateways (3)
   --server-instances N    LLM simulators (2)
-  --server-workers N      workers of each simulator (its own default)
+  --server-workers N      workers of each simulator (default of the simulator)
   --native                plain processes with the host's redis-server and haproxy, instead of Docker
   --in-docker             run the client as a container too: better for large runs against Docker
-  --build                 build the images anew first
+  --build                 build the images first
   --up-only               start the stack and leave it running
   --keep                  leave the stack running after the run
-  --down                  take a running stack down
+  --down                  stop a running stack
   --logs                  print the logs of a running stack
   --help                  this text
 
-What follows -- goes to the client, e.g. -- --burst --query-timeout 60 (see: cargo run --release -p client -- run --help).
+Options after -- are passed to the client, e.g. -- --burst --query-timeout 60 (see: cargo run --release -p client -- run --help).
 The Compose stack publishes the WebSocket port on 127.0.0.1 to 127.0.0.4; the client finds these addresses and spreads its sockets
 over them.
-The environment is passed on: JWT_SECRET, TOKEN_DELAY_MS, ...; API_PORT, WS_PORT and STATS_PORT (8080, 8081, 8404) move the
-stack, STREAMSTRESS_API_URL and STREAMSTRESS_WSPROXY_URL point the client elsewhere.
+The stack reads the environment: JWT_SECRET, TOKEN_DELAY_MS, ... API_PORT, WS_PORT and STATS_PORT (8080, 8081, 8404) set its ports.
+STREAMSTRESS_API_URL and STREAMSTRESS_WSPROXY_URL set another target for the client.
 END
 }
 
@@ -63,11 +63,11 @@ while (($#)); do
         client_options=("$@")
         break
         ;;
-    *) die "unknown option '$1': see --help; options of the client go behind --" 104 ;;
+    *) die "unknown option '$1': see --help; options of the client go after --" 104 ;;
     esac
     shift
 done
-[[ -z $native || -z $in_docker ]] || die "--in-docker needs Docker: leave --native out" 104
+[[ -z $native || -z $in_docker ]] || die "--in-docker and --native exclude each other: omit one of them" 104
 
 target() { cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'; }
 
@@ -77,11 +77,11 @@ compose() {
     elif command -v docker-compose >/dev/null; then
         docker-compose "$@"
     else
-        die "neither 'docker compose' nor 'docker-compose' is there: install one, or use --native"
+        die "neither 'docker compose' nor 'docker-compose' is installed: install one, or use --native"
     fi
 }
 
-# GET http://127.0.0.1:PORT/PATH: the answer, or nothing.
+# Prints the response to GET http://127.0.0.1:PORT/PATH, or nothing if it fails.
 get() { # PORT PATH
     (
         exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 0
@@ -90,15 +90,15 @@ get() { # PORT PATH
     ) 2>/dev/null || true
 }
 
-# HAProxy's ports, for Docker and native processes alike.
+# Ports of HAProxy, with Docker and with native processes.
 api_port=${API_PORT:-8080} ws_port=${WS_PORT:-8081} stats_port=${STATS_PORT:-8404}
 # API_URL, WSPROXY_URL and OUTPUT_DIR are older names.
 export STREAMSTRESS_API_URL=${STREAMSTRESS_API_URL:-${API_URL:-http://127.0.0.1:$api_port}}
 export STREAMSTRESS_WSPROXY_URL=${STREAMSTRESS_WSPROXY_URL:-${WSPROXY_URL:-ws://127.0.0.1:$ws_port}}
 
-# How many instances HAProxy sends to: of backend `api` or `ws`.
+# Prints the number of instances to which HAProxy sends, for the backend `api` or `ws`.
 instances_up() { # BACKEND
-    # HAProxy sends its statistics in chunks: sed takes the marks between them out.
+    # HAProxy sends its statistics in chunks. sed removes the chunk headers.
     get "$stats_port" '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v backend="$1" \
         '$1 == "# pxname" { for (i = 1; i <= NF; i++) if ($i == "status") status = i }
          $1 == backend && $2 != "FRONTEND" && $2 != "BACKEND" && $status ~ /^UP/ { up++ }
@@ -106,17 +106,17 @@ instances_up() { # BACKEND
 }
 
 docker_up() {
-    docker info >/dev/null 2>&1 || die "Docker does not answer: start it, or use --native"
+    docker info >/dev/null 2>&1 || die "'docker info' failed: start Docker, or use --native"
     if [[ -n $build ]]; then compose build; fi
     if [[ -n $workers ]]; then export SERVER_WORKERS=$workers; fi
-    # An engine refuses containers more descriptors than it may give.
+    # Docker refuses a container with a higher limit of descriptors than its own.
     local hard
     hard=$(ulimit -Hn)
     if [[ -z ${NOFILE:-} && $hard != unlimited ]] && ((hard < 65536)) && ! grep -qs '^NOFILE=' .env; then
         export NOFILE=$hard
     fi
     compose up -d --scale "wsproxy=$proxies" --scale "server=$servers" ||
-        die "the stack did not start; where no image can be pulled: sudo docker/make_base_images.sh >> .env"
+        die "the stack did not start. If images cannot be pulled, run: sudo docker/make_base_images.sh >> .env"
     echo "waiting until $servers servers and $proxies gateways are ready"
     for ((second = 0; second < 120; second++)); do
         if (($(instances_up api) >= servers && $(instances_up ws) >= proxies)); then return; fi
@@ -153,7 +153,7 @@ run_client() {
     fi
 }
 
-# The results that came since MARK: the queries' CSV alone.
+# Analyses the newest CSV of queries that was written after the file MARK.
 analyze_since() { # MARK
     local newest results=${STREAMSTRESS_OUTPUT_DIR:-${OUTPUT_DIR:-results}}
     if [[ -n $in_docker ]]; then results=${RESULTS_DIR:-results}; fi
@@ -166,7 +166,7 @@ if [[ -n $native || ($action == run && -z $in_docker) ]]; then
     command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
     if [[ $action == run || $action == up ]]; then cargo build --release -p client; fi
     bin=$(target)/release
-    [[ -z $native || -x $bin/streamstress ]] || die "$bin/streamstress is missing, so nothing was started from here"
+    [[ -z $native || -x $bin/streamstress ]] || die "$bin/streamstress is missing: no native stack was started from this directory"
 fi
 
 case $action in
@@ -194,13 +194,13 @@ finish() {
     exit "$code"
 }
 trap finish EXIT
-# Ctrl+C is the client's first: it ends the run and writes its results, then we go on to the end.
+# On Ctrl+C the client ends the run and writes its results first. The script then continues to its end.
 trap 'interrupted=yes' INT
 trap 'exit 143' TERM
 
 if [[ -z $native ]]; then
     if [[ -n $(compose ps -q 2>/dev/null) ]]; then
-        echo "the stack is running already: it stays up after the run"
+        echo "the stack is already running, and keeps running after the run"
         keep=yes
     fi
     started=yes

@@ -144,7 +144,7 @@ compose_smoke() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
     elif ! docker info >/dev/null 2>&1; then
-        echo "skipped: no container engine answers ('docker info' fails)"
+        echo "skipped: no container engine is available ('docker info' fails)"
     else
         # If images cannot be pulled, base images are made from packages.
         if ! has debootstrap && command -v apt-get >/dev/null; then install debootstrap; fi
