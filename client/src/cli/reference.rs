@@ -127,7 +127,8 @@ fn help(arg: &Arg) -> String {
     let takes_default =
         arg.get_action().takes_values() && !defaults.is_empty() && !arg.is_hide_default_value_set();
     let default = if takes_default { format!(" [default: {}]", defaults.join(" ")) } else { String::new() };
-    cell(&(help + &default))
+    // The first sentence of a long help is a paragraph without a full stop.
+    cell(&(help.replace("\n\n", ". ").replace(".. ", ". ") + &default))
 }
 
 fn cell(text: &str) -> String {
