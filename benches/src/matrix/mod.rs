@@ -3,6 +3,7 @@
 mod rows;
 mod rules;
 mod run;
+mod summary;
 
 use crate::{
     args::Matrix,
@@ -12,9 +13,9 @@ use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
 use regex::Regex;
 use rows::{Load, Row};
-use rules::Summary;
 use run::{QUERIES, Setting, TOKEN_DELAY_MS};
 use std::{fs, io::Write as _, process::ExitCode};
+use summary::Summary;
 use uuid::Uuid;
 
 /// The document that `--write` puts the table into.

@@ -1,6 +1,6 @@
 //! The rows of the fault matrix: what breaks, and what proves that it did.
 
-use super::rules::Summary;
+use super::summary::Summary;
 
 /// New sockets that a gateway accepts per second, and at once.
 pub(super) const CONNECT_RATE: u64 = 200;

@@ -1,54 +1,10 @@
 //! The rules of the fault matrix: whether a run's summary shows that nothing was lost. Pure functions.
 
-use super::rows::{MOST_RECONNECTS, Row};
-use serde::Deserialize;
+use super::{
+    rows::{MOST_RECONNECTS, Row},
+    summary::{Injection, Summary},
+};
 use std::collections::BTreeMap;
-
-/// The fields of a run's `_summary.json` that the rules and the table read.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Summary {
-    pub(super) total_sessions: u64,
-    successful_sessions: u64,
-    queries_total: u64,
-    queries_ok: u64,
-    pub(super) queries_error: u64,
-    queries_error_by_code: BTreeMap<String, u64>,
-    tokens_expected: u64,
-    pub(super) tokens_received: u64,
-    tokens_lost: u64,
-    tokens_duplicated: u64,
-    tokens_reordered: u64,
-    announced_gaps: u64,
-    pub(super) sockets_cut: u64,
-    pub(super) sessions_stalled: u64,
-    longest_token_gap_ms: Option<f64>,
-    pub(super) peak_reconnect_rate: u64,
-    reconnects_by_close_code: BTreeMap<String, u64>,
-    faults: Vec<Injection>,
-}
-
-/// A fault in the summary.
-#[derive(Clone, Debug, Deserialize)]
-struct Injection {
-    fault: String,
-    outcome: String,
-    detail: String,
-    unrecovered: u64,
-    time_to_recover_ms: Option<f64>,
-    error_events: BTreeMap<String, u64>,
-}
-
-impl Summary {
-    /// Returns the number of reconnects after a close code, or after `none`.
-    pub(super) fn reconnects(&self, cause: &str) -> u64 {
-        self.reconnects_by_close_code.get(cause).copied().unwrap_or(0)
-    }
-
-    /// Returns the longest time between two events of a query in milliseconds, 0 if there were none.
-    pub(super) fn gap_ms(&self) -> f64 {
-        self.longest_token_gap_ms.unwrap_or(0.0)
-    }
-}
 
 /// Returns the rules that the run breaks. `clients` is the number of sessions that were asked for.
 pub(super) fn violations(row: &Row, clients: u32, summary: &Summary) -> Vec<String> {
@@ -149,6 +105,7 @@ pub(super) fn with_table(document: &str, table: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::matrix::rows::{self, Load};
+    use serde::Deserialize;
     use serde_json::{Value, json};
 
     const CLIENTS: u32 = 100;

@@ -2,7 +2,7 @@
 
 use super::{
     rows::{CONNECT_BURST, CONNECT_RATE, GATEWAYS, Load, Preparation, Row},
-    rules::Summary,
+    summary::Summary,
 };
 use crate::stack_run::{Finished, Target, on_a_stack};
 use anyhow::bail;

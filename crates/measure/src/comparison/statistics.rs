@@ -219,8 +219,8 @@ pub fn difference_of_runs(baseline: &[f64], candidate: &[f64], bound: f64) -> Op
 }
 
 /// Estimates candidate − baseline of a share with Newcombe's interval (made from two Wilson intervals), and tests the
-/// difference against `bound`. Failures within one session are not independent, so the sizes of both sides are divided by the
-/// [`design_effect`]. `None` if a whole is 0.
+/// difference against `bound`. Failures within one session are not independent, so the sizes of both sides are divided by
+/// the design effect. `None` if a whole is 0.
 #[must_use]
 pub fn difference_of_shares(baseline: &[Share], candidate: &[Share], bound: f64) -> Option<Tested> {
     let effect = design_effect(baseline, candidate);
