@@ -15,11 +15,12 @@ local function remove_running(running_hash, session, generation)
   if listed and tonumber(listed) <= tonumber(generation) then redis.call('HDEL', running_hash, session) end
 end
 
--- Removes an ended query as `remove_running` does, unless a server is to write the session's `closed` entry: then the meta hash has
--- an `owner` and no `running`, and the session stays listed.
+-- Removes a query as `remove_running` does, unless the listed query is the session's last one and that one has an owner: it is
+-- running, or its server is to write the `closed` entry.
 local function remove_ended(meta, running_hash, session, generation)
-  local running, owner = unpack(redis.call('HMGET', meta, 'running', 'owner'))
-  if running or not owner then remove_running(running_hash, session, generation) end
+  local last, owner = unpack(redis.call('HMGET', meta, 'gen', 'owner'))
+  if owner and redis.call('HGET', running_hash, session) == (last or '0') then return end
+  remove_running(running_hash, session, generation)
 end
 
 -- Makes a server responsible for the `closed` entry that the log of a closed, idle session lacks.

@@ -271,8 +271,9 @@ impl Bench<'_> {
         }
         let running: HashMap<String, u64> = self.ask(redis::cmd("HGETALL").arg(running(server)));
         let listed = running.get(&self.session.to_string()).copied();
-        let owes_end = self.record.end_owner.is_some();
-        assert!(owes_end || listed.is_none_or(|listed| listed > generation), "{listed:?} is still listed");
+        let has_owner = self.record.running.is_some() || self.record.end_owner.is_some();
+        let may_stay = |listed| listed > generation || has_owner && listed == self.record.generation;
+        assert!(listed.is_none_or(may_stay), "{listed:?} is still listed");
     }
 
     fn attach(&mut self, gateway: usize, late: bool, after: Option<(u64, u64)>, young: bool) {
