@@ -35,6 +35,12 @@ async fn flush(bus: &Fixture) {
     let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.expect("flush");
 }
 
+/// Deletes all data after each server has read the heartbeats of its peers, so that it knows whom to wait for.
+async fn flush_once_peers_are_known(bus: &Fixture) {
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    flush(bus).await;
+}
+
 /// All data is lost during a stream. One client stays connected, and others connect at every position afterwards.
 async fn nothing_is_lost(mut bus: Fixture, lose: impl AsyncFnOnce(&mut Fixture)) {
     let session = bus.session().await;
@@ -311,9 +317,7 @@ async fn claims_wait_for_a_peer_that_still_restores() {
     let bus = Fixture::redis(unchanged).await;
     let mut peer = Peer::start(bus.redis_server()).await;
     let session = bus.session().await;
-    // Long enough for the server to see the peer, so that it knows the peer after the loss.
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
-    flush(&bus).await;
+    flush_once_peers_are_known(&bus).await;
     let lost = Instant::now();
     while lost.elapsed() < Duration::from_millis(3_600) {
         let claimed = try_claim(&bus.server, session, "q").await;
@@ -335,8 +339,7 @@ async fn claims_stop_waiting_for_a_dead_peer_and_the_fence_shows_it() {
     let bus = Fixture::redis(unchanged).await;
     let mut peer = Peer::start(bus.redis_server()).await;
     let session = bus.session().await;
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
-    flush(&bus).await;
+    flush_once_peers_are_known(&bus).await;
     let lost = Instant::now();
     claim(&bus.server, session, "q").await.unwrap();
     let took = lost.elapsed();
@@ -352,8 +355,7 @@ async fn a_server_leaves_only_after_the_ends_of_its_closed_sessions_are_written(
     let _silent = Peer::start(bus.redis_server()).await;
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
-    flush(&bus).await;
+    flush_once_peers_are_known(&bus).await;
     assert!(close(&bus.server, session).await);
     assert!(!bus.server.leave().await.unwrap(), "the end is not written yet");
     reader.until("its end", |recorded| recorded.end.is_some()).await;
@@ -375,8 +377,7 @@ async fn a_peer_writes_the_end_of_a_session_whose_server_died() {
     ready(&other).await;
     let session = bus.session().await;
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
-    flush(&bus).await;
+    flush_once_peers_are_known(&bus).await;
     assert!(close(&other, session).await);
     assert!(!other.leave().await.unwrap(), "the end is not written yet");
     drop(other);
