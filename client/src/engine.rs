@@ -148,28 +148,8 @@ fn run_against(
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
-    let schedule = Some(Arc::clone(&config.plan.schedule));
-    let settings = OutputSettings {
-        dir: config.output.dir.clone(),
-        name: config.output.name.clone(),
-        started_at,
-        criteria: output::Criteria {
-            steady: config.plan.schedule.steady_window(),
-            ..config.criteria.resolve(stop)
-        },
-        schedule,
-        shared_status: config.output.tui.then(SharedStatus::default),
-        events: config.output.events.clone().map(|destination| EventSettings {
-            destination,
-            config: config.to_json(),
-            seed: config.plan.load.seed,
-        }),
-    };
-    let planned = config.plan.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
-    let log = FaultLog::new(planned);
-    let names = injector.filter(|_| log.affects_servers()).map(|injector| injector.stated_names());
-    let names = names.transpose().context("the stack does not name its servers")?.unwrap_or_default();
-    let log = Arc::new(log.with_stated_names(names));
+    let log = Arc::new(fault_log(config, injector)?);
+    let settings = output_settings(config, stop, started_at);
     let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
     let generator_plan = Arc::new(config.plan.clone());
     let watch_config = WatchConfig {
@@ -204,6 +184,35 @@ fn run_against(
         ..info(config, stop, &results, &reports, elapsed, &host)
     };
     Ok(results.finish(&info).context("cannot complete the result files")?)
+}
+
+/// Returns where and how the results are written.
+fn output_settings(config: &Config, stop: &Stop, started_at: OffsetDateTime) -> OutputSettings {
+    OutputSettings {
+        dir: config.output.dir.clone(),
+        name: config.output.name.clone(),
+        started_at,
+        criteria: output::Criteria {
+            steady: config.plan.schedule.steady_window(),
+            ..config.criteria.resolve(stop)
+        },
+        schedule: Some(Arc::clone(&config.plan.schedule)),
+        shared_status: config.output.tui.then(SharedStatus::default),
+        events: config.output.events.clone().map(|destination| EventSettings {
+            destination,
+            config: config.to_json(),
+            seed: config.plan.load.seed,
+        }),
+    }
+}
+
+/// Creates the log of the planned faults, with the names that the stack's servers state.
+fn fault_log(config: &Config, injector: Option<&Arc<dyn Injector>>) -> anyhow::Result<FaultLog> {
+    let planned = config.plan.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
+    let log = FaultLog::new(planned);
+    let names = injector.filter(|_| log.affects_servers()).map(|injector| injector.stated_names());
+    let names = names.transpose().context("the stack does not name its servers")?.unwrap_or_default();
+    Ok(log.with_stated_names(names))
 }
 
 /// Checks that the target answers. Returns early if the run is asked to stop.
