@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need (redis-server, haproxy, jq, linters) and checks everything: format, clippy, docs, dependencies between
-# crates, unused dependencies, spelling, workflows, all tests, the installer, small scenarios, a small fault matrix, the examples, and
-# a Compose smoke test if a container engine is available. --quick leaves the last four out. Ends with the duration of each step.
+# crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, the installer, small scenarios, a small fault matrix,
+# the examples, and a Compose smoke test if a container engine is available. --quick leaves the last four out. Ends with the duration of
+# each step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -163,6 +164,7 @@ step "arrows" && scripts/check_arrows.sh
 step "unused dependencies" && scripts/check_unused_deps.sh
 step "spelling" && lint typos --format brief .
 step "workflows" && lint zizmor --quiet --offline .github
+step "Kubernetes manifests" && scripts/check_kubernetes.sh
 if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scripts/*.sh examples/*.sh install.sh .ci/run; fi
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
