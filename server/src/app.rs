@@ -2,7 +2,6 @@
 
 use crate::{
     error::ApiError,
-    metrics::{CONTENT_TYPE, Exporter},
     request::Query,
     runs::{BUS_PATIENCE, Runs},
 };
@@ -10,7 +9,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{FromRequest, MatchedPath, Path, Request, State},
-    http::header::CONTENT_TYPE as CONTENT_TYPE_HEADER,
+    http::header::CONTENT_TYPE,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -19,6 +18,7 @@ use bus::BusError;
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use guard::{Budget, Room};
+use host::Exporter;
 use protocol::{Claims, CloseResponse, CreateResponse, RunResponse, SessionId, Signer};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -113,7 +113,7 @@ async fn ready(State(app): Shared) -> Result<Json<serde_json::Value>, ApiError> 
 }
 
 async fn metrics(State(app): Shared) -> impl IntoResponse {
-    ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], app.exporter.text())
+    ([(CONTENT_TYPE, host::METRICS_TYPE)], app.exporter.text())
 }
 
 async fn count(State(app): Shared, route: Option<MatchedPath>, request: Request, next: Next) -> Response {

@@ -29,84 +29,81 @@ const TEN_YEARS: u64 = 315_360_000;
 pub struct Args {
     /// Request /ready from the server on this host, then exit with 0 (ready) or 1.
     #[arg(long)]
-    pub health_check: bool,
+    pub(crate) health_check: bool,
     /// Address to listen on.
-    #[arg(long, alias = "fastapi-host", env = "HOST", default_value = "0.0.0.0")]
+    #[arg(long, alias = "fastapi-host", env, default_value = "0.0.0.0")]
     host: String,
     /// Port to listen on.
-    #[arg(long, alias = "fastapi-port", env = "PORT", default_value = "8000", value_parser = number(0..=u16::MAX))]
+    #[arg(long, alias = "fastapi-port", env, default_value = "8000", value_parser = number(0..=u16::MAX))]
     port: u16,
     /// URL of Redis, or memory:// for a single server without gateways.
-    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    #[arg(long, env, default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
     redis_url: String,
     #[command(flatten)]
     jwt: JwtFlags,
     /// Lifetime of a session token, in seconds [default: unlimited].
-    #[arg(long, env = "TOKEN_TTL_SECONDS", value_parser = seconds(1..=TEN_YEARS))]
+    #[arg(long, env, value_parser = seconds(1..=TEN_YEARS))]
     token_ttl_seconds: Option<Duration>,
     /// Delivery of events: log (with replay) or pubsub (publish only, events can be lost).
-    #[arg(long, env = "DELIVERY", default_value = "log")]
+    #[arg(long, env, default_value = "log")]
     delivery: Delivery,
     /// Name of this process, unique in the stack [default: server-<8 hex digits>].
-    #[arg(long, env = "INSTANCE")]
+    #[arg(long, env)]
     instance: Option<String>,
     /// Prefix of every Redis key and channel.
-    #[arg(long, env = "BUS_NAME_PREFIX", default_value = "", hide = true)]
+    #[arg(long, env, default_value = "", hide = true)]
     bus_name_prefix: String,
     // Keys are renewed every third of this time. Below a minute they could expire while Redis is slow.
     /// Lifetime of a session after its last query, in seconds, at least 60.
-    #[arg(long, env = "SESSION_TTL_SECONDS", default_value = "10800", value_parser = seconds(60..=TEN_YEARS))]
+    #[arg(long, env, default_value = "10800", value_parser = seconds(60..=TEN_YEARS))]
     session_ttl_seconds: Duration,
     /// Text of every answer, one word per token [default: a sentence of 18 words].
-    #[arg(long, env = "LLM_RESPONSE_TEXT", hide_default_value = true, default_value = crate::DEFAULT_TEXT, value_parser = text)]
+    #[arg(long, env, hide_default_value = true, default_value = crate::DEFAULT_TEXT, value_parser = text)]
     llm_response_text: ResponseText,
     /// Delay after each token, in milliseconds.
-    #[arg(long, env = "TOKEN_DELAY_MS", default_value = "50", value_parser = milliseconds(0..=3_600_000))]
+    #[arg(long, env, default_value = "50", value_parser = milliseconds(0..=3_600_000))]
     token_delay_ms: Duration,
     /// Delay before the first token, in milliseconds: 50, uniform:20,80, normal:50,10, lognormal:50,0.5 or exp:50. Values
     /// may have a unit: 50ms, uniform:1s,3s [default: 0].
-    #[arg(long, env = "TTFT_MS", value_parser = Distribution::parser_in(Unit::Milliseconds, DELAY_MS))]
+    #[arg(long, env, value_parser = Distribution::parser_in(Unit::Milliseconds, DELAY_MS))]
     ttft_ms: Option<Distribution>,
     /// Delay after each token, as a distribution [default: TOKEN_DELAY_MS].
-    #[arg(long, env = "ITL_MS", value_parser = Distribution::parser_in(Unit::Milliseconds, DELAY_MS))]
+    #[arg(long, env, value_parser = Distribution::parser_in(Unit::Milliseconds, DELAY_MS))]
     itl_ms: Option<Distribution>,
     /// Number of tokens per query, as a distribution [default: the words of LLM_RESPONSE_TEXT].
-    #[arg(long, env = "TOKENS", value_parser = Distribution::parser_in(Unit::None, Timing::token_range()))]
+    #[arg(long, env, value_parser = Distribution::parser_in(Unit::None, Timing::token_range()))]
     tokens: Option<Distribution>,
     /// Seed of all schedules, together with each query's id [default: random at each start].
-    #[arg(long, env = "SEED", value_parser = number(0..=u64::MAX))]
+    #[arg(long, env, value_parser = number(0..=u64::MAX))]
     seed: Option<u64>,
     /// Number of workers that generate streams, at most the number of cores [default: half the cores, 1 to 4].
-    #[arg(long, alias = "fastapi-workers", env = "SERVER_WORKERS", value_parser = number::<usize>(1..=1024))]
+    #[arg(long, alias = "fastapi-workers", env, value_parser = number::<usize>(1..=1024))]
     server_workers: Option<usize>,
     /// Largest number of running queries; further ones get 429.
-    #[arg(long, env = "MAX_STREAMS", default_value = "10000", value_parser = number::<usize>(1..=Config::MAX_STREAMS))]
+    #[arg(long, env, default_value = "10000", value_parser = number::<usize>(1..=Config::MAX_STREAMS))]
     max_streams: usize,
     /// Largest number of open HTTP connections; further ones are closed.
-    #[arg(long, env = "MAX_CONNECTIONS", default_value = "10000", value_parser = number::<usize>(1..=10_000_000))]
+    #[arg(long, env, default_value = "10000", value_parser = number::<usize>(1..=10_000_000))]
     max_connections: usize,
     /// Time for running queries to end after SIGTERM, in seconds.
-    #[arg(long, env = "DRAIN_SECONDS", default_value = "30", value_parser = seconds(0..=86_400))]
+    #[arg(long, env, default_value = "30", value_parser = seconds(0..=86_400))]
     drain_seconds: Duration,
 }
 
 /// The checked settings of a server process.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Host and port to listen on.
-    pub listen: (String, u16),
-    /// Settings of the bus.
-    pub bus: BusConfig,
-    /// Settings of the server.
-    pub server: Config,
+    pub(crate) listen: (String, u16),
+    pub(crate) bus: BusConfig,
+    pub(crate) server: Config,
     /// Warnings to log, for example about old names of variables.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Args {
     /// Returns the address that a health check connects to.
-    #[must_use]
-    pub fn health_address(&self) -> SocketAddr {
+    pub(crate) fn health_address(&self) -> SocketAddr {
         let ip = self.host.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
         SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), self.port)
     }
@@ -115,7 +112,7 @@ impl Args {
     ///
     /// # Errors
     /// All settings that are wrong.
-    pub fn settings(read: Read<Self>) -> Result<Settings, ConfigErrors> {
+    pub(crate) fn settings(read: Read<Self>) -> Result<Settings, ConfigErrors> {
         let Read { args, mut errors, warnings } = read;
         let key = errors.take(args.jwt.key()).and_then(|key| errors.take(Secret::new(&key)));
         let Some(defaults) = key.map(Config::new) else { return Err(errors) };
@@ -222,9 +219,6 @@ mod tests {
         check(&["--delivery=pigeon"], "invalid value \"pigeon\" for --delivery: expected log or pubsub");
         check(&["--jwt-algorithm=none"], "invalid algorithm \"none\" for --jwt-algorithm: expected HS256");
         check(&["--jwt-secret=short"], "has 5 bytes, at least 32");
-        check(&["--jwt-secret="], "JWT_SECRET or JWT_SECRET_FILE is required");
-        check(&["--jwt-secret-file=/x"], "both JWT_SECRET and JWT_SECRET_FILE");
-        check(&["--jwt-secret=", "--jwt-secret-file=/does/not/exist"], "cannot read `/does/not/exist`");
     }
 
     #[test]
@@ -258,13 +252,6 @@ mod tests {
         let both = with_variables(&[], &[&old[..], &[("PORT", "9001")]].concat());
         assert_eq!(both.unwrap().listen.1, 9001);
         assert_eq!(with_variables(&["--fastapi-port=9002"], &old).unwrap().listen.1, 9002);
-    }
-
-    #[test]
-    fn a_secret_is_read_from_a_file() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
-        settings(&["--jwt-secret=", "--jwt-secret-file", file.path().to_str().unwrap()]).unwrap();
     }
 
     #[test]

@@ -6,7 +6,6 @@ mod args;
 mod aside;
 mod config;
 mod error;
-mod health;
 mod http;
 mod lateness;
 mod metrics;
@@ -14,7 +13,6 @@ mod outbox;
 mod pacer;
 mod permit;
 mod plan;
-pub mod process;
 pub mod program;
 #[cfg(test)]
 #[path = "../tests/recording/mod.rs"]
@@ -26,7 +24,7 @@ mod stream;
 mod text;
 mod worker;
 
-pub use args::{Args, Settings};
+pub use args::Args;
 pub use config::Config;
 pub use plan::{DELAY_MS, Ideal, Offsets, Plan, TOKENS, Timing};
 pub use serve::run;

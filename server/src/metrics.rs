@@ -2,21 +2,18 @@
 
 use crate::lateness::Lateness;
 use bus::Broker;
+use host::{Exporter, Reading};
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, text},
-    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use std::{
     fmt::{self, Write as _},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-
-/// The content type of `/metrics`.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How a stream ended. Its label is that of the counter, and the `code` of an error terminator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,54 +52,51 @@ impl EncodeLabelValue for Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StreamLabels {
-    outcome: Outcome,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResponseLabels {
     call: String,
     status: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
-}
+type Labels<V> = [(&'static str, V); 1];
 
-/// The server's metrics. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics {
-    responses: Family<ResponseLabels, Counter>,
-    streams_ended: Family<StreamLabels, Counter>,
-    not_accepted: Family<ReasonLabels, Counter>,
-    /// Open connections.
-    pub(crate) connections: Gauge,
-    /// Bytes held by bodies that are being read.
-    pub(crate) bodies: Gauge,
-    pub(crate) streams_started: Counter,
-    pub(crate) repeats: Counter,
-    pub(crate) claims_unsettled: Counter,
-    pub(crate) claims_stuck: Counter,
-    pub(crate) tokens: Counter,
-    pub(crate) unheard: Counter,
-    pub(crate) refused: Counter,
-    pub(crate) append_retries: Counter,
-    pub(crate) outbox_full: Counter,
-    pub(crate) unacknowledged: Gauge,
-    pub(crate) pace_lag: Lateness,
-    pub(crate) bus_lag: Lateness,
+host::metrics! {
+    /// The server's metrics. Clones share them.
+    pub(crate) struct Metrics, "server" {
+        responses: Family<ResponseLabels, Counter> = "http_responses", "HTTP answers, by call and status";
+        pub(crate) connections: Gauge = "connections", "Open HTTP connections";
+        not_accepted: Family<Labels<&'static str>, Counter> =
+            "not_accepted", "Connections closed before their first request, by reason";
+        pub(crate) bodies: Gauge = "body_bytes", "Bytes held by request bodies that are being read";
+        pub(crate) streams_started: Counter = "streams_started", "Streams started";
+        streams_ended: Family<Labels<Outcome>, Counter> = "streams_ended", "Streams ended, by outcome";
+        pub(crate) repeats: Counter = "runs_repeated", "Run calls that repeated a query and started nothing";
+        pub(crate) claims_unsettled: Counter = "claims_unsettled", "Claims given up with unknown outcome";
+        pub(crate) claims_stuck: Counter =
+            "claims_stuck", "Claims of ended queries that the bus refused to release";
+        pub(crate) tokens: Counter = "tokens", "Tokens enqueued";
+        pub(crate) unheard: Counter = "unheard_events", "Acknowledged events that had no subscriber";
+        pub(crate) refused: Counter = "refused_events", "Streams ended because the bus refused an event";
+        pub(crate) append_retries: Counter = "append_retries", "Appends that failed and were retried";
+        pub(crate) outbox_full: Counter =
+            "outbox_full", "Times that a worker held its streams back because its outbox was full";
+        pub(crate) unacknowledged: Gauge =
+            "unacknowledged_events", "Events enqueued and not yet acknowledged";
+        pub(crate) pace_lag: Lateness =
+            "pace_lag_seconds", "Time from the due time of an event to its enqueueing: lateness of the simulator";
+        pub(crate) bus_lag: Lateness =
+            "bus_lag_seconds", "Time from the enqueueing of an event to its acknowledgement by the bus";
+    }
 }
 
 impl Metrics {
     /// Counts a stream that ended.
     pub(crate) fn ended(&self, outcome: Outcome) {
-        self.streams_ended.get_or_create(&StreamLabels { outcome }).inc();
+        self.streams_ended.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// Counts a connection that was not accepted.
     pub(crate) fn not_accepted(&self, reason: &'static str) {
-        self.not_accepted.get_or_create(&ReasonLabels { reason }).inc();
+        self.not_accepted.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// Counts an answer. `call` is the route and not the request's path, so that clients cannot create label values.
@@ -110,138 +104,38 @@ impl Metrics {
         self.responses.get_or_create(&ResponseLabels { call: call.to_owned(), status }).inc();
     }
 
-    fn register(&self, registry: &mut Registry) {
-        let r = registry;
-        r.register("server_http_responses", "HTTP answers, by call and status", self.responses.clone());
-        r.register("server_connections", "Open HTTP connections", self.connections.clone());
-        r.register(
-            "server_not_accepted",
-            "Connections closed before their first request, by reason",
-            self.not_accepted.clone(),
-        );
-        r.register(
-            "server_body_bytes",
-            "Bytes held by request bodies that are being read",
-            self.bodies.clone(),
-        );
-        r.register("server_streams_started", "Streams started", self.streams_started.clone());
-        r.register("server_streams_ended", "Streams ended, by outcome", self.streams_ended.clone());
-        r.register(
-            "server_runs_repeated",
-            "Run calls that repeated a query and started nothing",
-            self.repeats.clone(),
-        );
-        r.register(
-            "server_claims_unsettled",
-            "Claims given up with unknown outcome",
-            self.claims_unsettled.clone(),
-        );
-        r.register(
-            "server_claims_stuck",
-            "Claims of ended queries that the bus refused to release",
-            self.claims_stuck.clone(),
-        );
-        r.register("server_tokens", "Tokens enqueued", self.tokens.clone());
-        r.register(
-            "server_unheard_events",
-            "Acknowledged events that had no subscriber",
-            self.unheard.clone(),
-        );
-        r.register(
-            "server_refused_events",
-            "Streams ended because the bus refused an event",
-            self.refused.clone(),
-        );
-        r.register(
-            "server_append_retries",
-            "Appends that failed and were retried",
-            self.append_retries.clone(),
-        );
-        r.register(
-            "server_outbox_full",
-            "Times that a worker held its streams back because its outbox was full",
-            self.outbox_full.clone(),
-        );
-        r.register(
-            "server_unacknowledged_events",
-            "Events enqueued and not yet acknowledged",
-            self.unacknowledged.clone(),
-        );
-        r.register(
-            "server_pace_lag_seconds",
-            "Time from the due time of an event to its enqueueing: lateness of the simulator",
-            self.pace_lag.clone(),
-        );
-        r.register(
-            "server_bus_lag_seconds",
-            "Time from the enqueueing of an event to its acknowledgement by the bus",
-            self.bus_lag.clone(),
-        );
-    }
-}
-
-/// Values that are read at each scrape.
-pub(crate) struct Observed {
-    pub(crate) bus: Arc<dyn Broker>,
-    pub(crate) permits: Arc<Semaphore>,
-    pub(crate) max_streams: usize,
-    pub(crate) draining: CancellationToken,
-}
-
-impl fmt::Debug for Observed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observed").finish_non_exhaustive()
-    }
-}
-
-impl Collector for Observed {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let active = self.max_streams - self.permits.available_permits();
-        let gauges = [
-            ("server_streams_active", "Running queries", active),
-            ("server_streams_max", "Largest number of running queries (MAX_STREAMS)", self.max_streams),
-            (
-                "server_draining",
-                "1 while the server is shutting down, else 0",
-                usize::from(self.draining.is_cancelled()),
-            ),
-            ("bus_ready", "1 while the bus is ready, else 0", usize::from(*self.bus.ready().borrow())),
-        ];
-        for (name, help, value) in gauges {
-            let gauge = ConstGauge::new(value as i64);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        for (name, value) in self.bus.counters().iter() {
-            let counter = ConstCounter::new(value);
-            let name = format!("bus_{name}");
-            counter.encode(encoder.encode_descriptor(
-                &name,
-                "Counter of the bus",
-                None,
-                counter.metric_type(),
-            )?)?;
-        }
-        Ok(())
-    }
-}
-
-/// Renders all metrics.
-#[derive(Debug)]
-pub(crate) struct Exporter(Mutex<Registry>);
-
-impl Exporter {
-    pub(crate) fn new(metrics: &Metrics, observed: Observed) -> Self {
+    /// Returns the exporter of the metrics, of the bus's counters, and of values that are read at each scrape.
+    pub(crate) fn exporter(
+        &self,
+        bus: Arc<dyn Broker>,
+        permits: Arc<Semaphore>,
+        max_streams: usize,
+        draining: CancellationToken,
+    ) -> Exporter {
         let mut registry = Registry::default();
-        metrics.register(&mut registry);
-        registry.register_collector(Box::new(observed));
-        Self(Mutex::new(registry))
-    }
-
-    /// Returns all metrics in OpenMetrics' text form.
-    pub(crate) fn text(&self) -> String {
-        let mut out = String::new();
-        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        text::encode(&mut out, &registry).expect("a string takes every write");
-        out
+        self.register(&mut registry);
+        Exporter::new(registry, move || {
+            let active = max_streams - permits.available_permits();
+            let mut readings = bus.counters().readings();
+            readings.extend([
+                Reading::Gauge("server_streams_active", "Running queries", active as i64),
+                Reading::Gauge(
+                    "server_streams_max",
+                    "Largest number of running queries (MAX_STREAMS)",
+                    max_streams as i64,
+                ),
+                Reading::Gauge(
+                    "server_draining",
+                    "1 while the server is shutting down, else 0",
+                    draining.is_cancelled().into(),
+                ),
+                Reading::Gauge(
+                    "bus_ready",
+                    "1 while the bus is ready, else 0",
+                    (*bus.ready().borrow()).into(),
+                ),
+            ]);
+            readings
+        })
     }
 }

@@ -1,12 +1,14 @@
 //! The simulator as a program: reads its arguments and environment, opens the bus and the port, serves until it is told to end.
 
-use crate::{Args, Settings, process};
+use crate::args::{Args, Settings};
+use anyhow::Context;
 use settings::flags::{self, ConfigErrors};
 use std::{
     ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
+use tokio::net::TcpListener;
 
 /// Runs the simulator with these arguments, the program's name first. Returns 2 for a wrong configuration, 1 for another failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -15,7 +17,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let read = flags::read::<Args>(arguments, environment, &crate::args::OLD_NAMES)
         .unwrap_or_else(|error| error.exit());
     let outcome = if read.args.health_check {
-        process::check(read.args.health_address())
+        host::check_ready(read.args.health_address()).map_err(Into::into)
     } else {
         Args::settings(read).map_err(Into::into).and_then(serve)
     };
@@ -28,9 +30,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn serve(settings: Settings) -> anyhow::Result<()> {
-    process::runtime(settings.server.workers)?.block_on(async {
-        let bus = bus::open(settings.bus.clone())?;
-        process::serve(settings, bus).await
+fn serve(Settings { listen: (host, port), bus, server, warnings }: Settings) -> anyhow::Result<()> {
+    host::runtime(server.workers)?.block_on(async {
+        let bus = bus::open(bus)?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        // Every connection is an open file.
+        host::raise_open_files();
+        let listener = TcpListener::bind((host.as_str(), port)).await.with_context(|| {
+            format!("cannot listen on {host}:{port}: stop the program that uses it, or change HOST or PORT")
+        })?;
+        crate::run(listener, server, bus, host::shutdown_on_signal()?).await
     })
 }

@@ -4,7 +4,7 @@ use crate::{
     app::App,
     config::Config,
     http,
-    metrics::{Exporter, Metrics, Observed},
+    metrics::Metrics,
     runs::Runs,
     worker::{COMMANDS, Worker},
 };
@@ -88,16 +88,11 @@ async fn leave(bus: &dyn Broker) {
 }
 
 fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
-    let observed = Observed {
-        bus: runs.bus.clone(),
-        permits: runs.permits.clone(),
-        max_streams: runs.config.max_streams,
-        draining: shutdown.clone(),
-    };
+    let (bus, permits) = (runs.bus.clone(), runs.permits.clone());
     App {
         runs: runs.clone(),
         signer: Signer::new(&runs.config.secret),
-        exporter: Exporter::new(&runs.metrics, observed),
+        exporter: runs.metrics.exporter(bus, permits, runs.config.max_streams, shutdown.clone()),
         bodies: Budget::new(runs.config.body_bytes, runs.metrics.bodies.clone()),
         draining: shutdown.clone(),
     }

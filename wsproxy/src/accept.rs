@@ -139,13 +139,11 @@ async fn serve(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::Secret;
     use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
     async fn accepted_sockets_have_nodelay_and_the_configured_send_buffer() {
-        let mut config = Config::new(Secret::new(&"k".repeat(32)).unwrap());
-        config.send_buffer_bytes = Some(8192);
+        let config = Config { send_buffer_bytes: Some(8192), ..Config::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let listeners = Listeners::from(listener);

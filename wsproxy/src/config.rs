@@ -1,4 +1,4 @@
-//! The configuration of one gateway as typed values. Flags and environment are read in `args`.
+//! The configuration of one gateway: typed values that are also flags of the program.
 
 use crate::{
     liveness::Limits,
@@ -7,86 +7,93 @@ use crate::{
     throttle::Throttle,
 };
 use prometheus_client::metrics::gauge::Gauge;
-use protocol::Secret;
+use settings::{
+    flags,
+    value::{milliseconds, number, seconds},
+};
 use std::time::Duration;
 
+const DAY: u64 = 86_400;
+
 /// Limits and times of one gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// The key that signs tokens.
-    pub secret: Secret,
-    /// Time between pings.
+    /// Time between pings, in seconds
+    #[arg(long = "ws-ping-interval-secs", env = "WS_PING_INTERVAL_SECS", default_value = "15", value_parser = seconds(1..=DAY))]
     pub ping_interval: Duration,
-    /// A socket is closed when its oldest unanswered ping is this old.
+    /// Time without a pong after which a socket is closed with 4003, in seconds
+    #[arg(long = "ws-ping-timeout-secs", env = "WS_PING_TIMEOUT_SECS", default_value = "30", value_parser = seconds(1..=DAY))]
     pub ping_timeout: Duration,
-    /// Longest message that a client may send, in bytes. Messages above 7/8 of `inbound_bytes` are always refused.
+    /// Longest message that a client may send, in bytes
+    #[arg(long = "max-message-size-bytes", env = "MAX_MESSAGE_SIZE_BYTES", default_value = "65536", value_parser = number::<usize>(1..=1 << 30))]
     pub max_message_bytes: usize,
-    /// Memory for all client messages that are arriving or being published, in bytes.
+    /// Memory for all client messages that are arriving or being published, in bytes
+    #[arg(long, env, default_value = "33554432", value_parser = number::<usize>(64 << 10..=1 << 40))]
     pub inbound_bytes: usize,
-    /// Time in which a client message must arrive completely.
+    /// Time in which a client message must arrive completely, in seconds; else its socket is closed with 1008
+    #[arg(long = "message-timeout-seconds", env = "MESSAGE_TIMEOUT_SECONDS", default_value = "30", value_parser = seconds(1..=DAY))]
     pub message_timeout: Duration,
-    /// Messages and pings per second that a client may send, with a burst of twice as many. 0 for no limit.
+    /// Messages and pings per second that a client may send, with a burst of twice as many; 0 for no limit
+    ///
+    /// Further ones are dropped, and a message is answered with an error. A client that continues is closed with 1008.
+    #[arg(long = "max-up-rate", env = "MAX_UP_RATE", default_value = "50", value_parser = number::<u32>(0..=1_000_000))]
     pub up_rate: u32,
-    /// Queue for a slow client, in bytes of memory. A single larger frame passes if the queue is empty.
+    /// Queue for a slow client, in bytes; if it overflows, the client is closed with 4002
+    // A single larger frame passes if the queue is empty.
+    #[arg(long = "ws-outbox-bytes", env = "WS_OUTBOX_BYTES", default_value = "262144", value_parser = number::<usize>(1 << 10..=1 << 30))]
     pub outbox_bytes: usize,
-    /// The kernel's send buffer per socket (`SO_SNDBUF`), in bytes. `None` for the system's default.
-    pub send_buffer_bytes: Option<usize>,
-    /// Time that a token may wait to share a segment with later ones while the gateway is overloaded. Zero turns this off.
+    /// Time that a token may wait to share a segment with later ones while the gateway is overloaded, in milliseconds; 0 to turn this off
+    #[arg(long = "ws-max-coalesce-ms", env = "WS_MAX_COALESCE_MS", default_value = "100", value_parser = milliseconds(0..=1_000))]
     pub max_coalesce: Duration,
-    /// Largest number of open sockets.
+    /// Largest number of open sockets; further upgrades get 503
+    #[arg(long, env, default_value = "10000", value_parser = number::<usize>(1..=10_000_000))]
     pub max_connections: usize,
-    /// Upgrades per second. 0 for no limit, which suits embedders that know all their clients.
+    /// New sockets per second, further upgrades get 503 with Retry-After; 0 for no limit
+    #[arg(long = "max-connect-rate", env = "MAX_CONNECT_RATE", default_value = "2000", value_parser = number::<u32>(0..=1_000_000))]
     pub connect_rate: u32,
-    /// Burst of upgrades above the rate. 0 for as many as in one second.
+    /// Burst of new sockets above MAX_CONNECT_RATE; 0 for as many as in one second
+    #[arg(long, env, default_value = "0", value_parser = number::<u32>(0..=10_000_000))]
     pub connect_burst: u32,
-    /// The proxies whose `X-Forwarded-For` is trusted.
-    pub trusted_proxies: TrustedProxies,
-    /// Invalid tokens per second and address that get an explanation, with a burst of four times as many. 0 for no limit.
+    /// Invalid tokens per second and address that get an explanation, with a burst of four times as many; 0 for no limit
+    ///
+    /// Further ones get 429. Valid tokens are never refused for it.
+    #[arg(long, env, default_value = "5", value_parser = number::<u32>(0..=1_000_000))]
     pub bad_token_rate: u32,
-    /// Memory for log pages that all sockets are reading, in bytes.
+    /// Proxies whose X-Forwarded-For is trusted: comma-separated addresses, networks, and `unix` for the unix socket
+    #[arg(long, env, default_value = "", value_name = "LIST")]
+    pub trusted_proxies: TrustedProxies,
+    /// Memory for log pages that all sockets are reading, in bytes
+    #[arg(long, env, default_value = "67108864", value_parser = number::<u32>(64 << 10..=u32::MAX))]
     pub replay_bytes: u32,
-    /// Longest duration of a drain.
+    /// Longest duration of a drain, in seconds
+    #[arg(long = "drain-seconds", env = "DRAIN_SECONDS", default_value = "30", value_parser = seconds(0..=DAY))]
     pub drain: Duration,
-    /// Pause at the start of a drain, in which the gateway is not ready and its sockets stay open, so that load balancers notice.
-    /// At most a quarter of `drain` is used.
+    /// Pause at the start of a drain in which load balancers notice it, in milliseconds; at most a quarter of DRAIN_SECONDS
+    #[arg(long = "drain-delay-ms", env = "DRAIN_DELAY_MS", default_value = "1500", value_parser = milliseconds(0..=60_000))]
     pub drain_delay: Duration,
-    /// Time over which a drain then spreads its close frames. At most half of `drain` is used.
+    /// Time over which a drain spreads its close frames, in seconds; at most half of DRAIN_SECONDS
+    #[arg(long = "drain-window-seconds", env = "DRAIN_WINDOW_SECONDS", default_value = "5", value_parser = seconds(0..=DAY))]
     pub drain_window: Duration,
+    /// The kernel's send buffer per socket (`SO_SNDBUF`), in bytes. `None` for the system's default.
+    #[arg(skip)]
+    pub send_buffer_bytes: Option<usize>,
     /// Time limit for the head of a request.
+    #[arg(skip = Duration::from_secs(10))]
     pub header_timeout: Duration,
     /// Time for a socket that the gateway closes to take the queue and to answer the close frame.
+    #[arg(skip = Duration::from_secs(5))]
     pub close_timeout: Duration,
 }
 
-impl Config {
-    /// Returns the defaults with this key.
-    #[must_use]
-    pub fn new(secret: Secret) -> Self {
-        Self {
-            secret,
-            ping_interval: Duration::from_secs(15),
-            ping_timeout: Duration::from_secs(30),
-            max_message_bytes: 64 << 10,
-            inbound_bytes: 32 << 20,
-            message_timeout: Duration::from_secs(30),
-            up_rate: 50,
-            outbox_bytes: 256 << 10,
-            send_buffer_bytes: None,
-            max_coalesce: Duration::from_millis(100),
-            max_connections: 10_000,
-            connect_rate: 0,
-            connect_burst: 0,
-            trusted_proxies: TrustedProxies::default(),
-            bad_token_rate: 5,
-            replay_bytes: 64 << 20,
-            drain: Duration::from_secs(30),
-            drain_delay: Duration::ZERO,
-            drain_window: Duration::from_secs(5),
-            header_timeout: Duration::from_secs(10),
-            close_timeout: Duration::from_secs(5),
-        }
+impl Default for Config {
+    /// Returns the defaults of the flags, but without a limit on upgrades and without a pause for load balancers. Both would only delay
+    /// embedders, who know all their clients.
+    fn default() -> Self {
+        Self { connect_rate: 0, drain_delay: Duration::ZERO, ..flags::defaults() }
     }
+}
 
+impl Config {
     /// Returns the limiter of upgrades, if there is a limit.
     pub(crate) fn throttle(&self) -> Option<Throttle> {
         let burst = if self.connect_burst == 0 { self.connect_rate } else { self.connect_burst };

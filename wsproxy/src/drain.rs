@@ -62,11 +62,11 @@ mod tests {
 
     #[test]
     fn delays_of_neighbours_differ_and_are_spread() {
-        let mut told: Vec<_> = (0..100).map(reconnect_after_ms).collect();
-        assert!(told.windows(2).all(|pair| pair[0] != pair[1]));
-        told.sort_unstable();
-        let even = (0..100).zip(&told).all(|(nth, told): (u64, &u64)| told.abs_diff(nth / 2) <= 3);
-        assert!(even && told[99] < JITTER_MS, "{told:?}");
+        let mut delays: Vec<_> = (0..100).map(reconnect_after_ms).collect();
+        assert!(delays.windows(2).all(|pair| pair[0] != pair[1]));
+        delays.sort_unstable();
+        let even = (0..100).zip(&delays).all(|(nth, delay): (u64, &u64)| delay.abs_diff(nth / 2) <= 3);
+        assert!(even && delays[99] < JITTER_MS, "{delays:?}");
     }
 
     proptest! {
@@ -79,7 +79,7 @@ mod tests {
             let slices: Vec<_> = DrainSchedule { delay: Duration::ZERO, window }.slices(sockets).collect();
             prop_assert_eq!(slices.iter().sum::<usize>(), sockets);
             prop_assert!(SLICE * (slices.len() as u32 - 1) <= window);
-            prop_assert!(slices.iter().all(|told| *told <= sockets.div_ceil(slices.len())));
+            prop_assert!(slices.iter().all(|closed| *closed <= sockets.div_ceil(slices.len())));
         }
     }
 }

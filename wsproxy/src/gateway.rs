@@ -4,7 +4,7 @@ use crate::{
     coalescing::Coalescing,
     config::Config,
     drain::{self, DrainSchedule},
-    metrics::{Exporter, Metrics},
+    metrics::Metrics,
     outbox::{Outbox, Shared},
     refusal::Refusal,
     replay::ReplayBudget,
@@ -14,6 +14,7 @@ use crate::{
 };
 use bus::Broker;
 use guard::Budget;
+use host::Exporter;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use protocol::{CloseReason, Verifier};
@@ -47,11 +48,16 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn new(config: Config, bus: Arc<dyn Broker>, draining: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(
+        verifier: Verifier,
+        config: Config,
+        bus: Arc<dyn Broker>,
+        draining: CancellationToken,
+    ) -> Arc<Self> {
         let metrics = Metrics::default();
         Arc::new(Self {
-            verifier: Verifier::new(&config.secret),
-            exporter: Exporter::new(&metrics, bus.clone()),
+            verifier,
+            exporter: metrics.exporter(bus.clone()),
             sockets: Arc::new(SocketTable::new(metrics.connections.clone())),
             throttle: config.throttle().map(Mutex::new),
             bad_tokens: config.bad_tokens(metrics.bad_token_sources.clone()).map(Mutex::new),
@@ -64,7 +70,7 @@ impl Gateway {
             sessions: TaskTracker::new(),
             bus_ready: bus.ready(),
             shared: Arc::new(Shared {
-                coalescing: Coalescing::new(config.max_coalesce, metrics.coalescing.clone()),
+                coalescing: Coalescing::new(config.max_coalesce, metrics.clone()),
                 inbound: Budget::new(config.inbound_bytes, metrics.inbound.clone()),
                 max_message: config.max_message_bytes,
                 up_rate: config.up_rate(),

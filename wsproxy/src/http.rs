@@ -28,10 +28,7 @@ pub(crate) async fn respond<B>(gateway: &Arc<Gateway>, peer: Peer, mut request: 
             None => status("ready"),
             Some(why) => error_response(StatusCode::SERVICE_UNAVAILABLE, why),
         },
-        "/metrics" if is_read => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            body(StatusCode::OK, kind, gateway.exporter.text())
-        }
+        "/metrics" if is_read => body(StatusCode::OK, host::METRICS_TYPE, gateway.exporter.text()),
         _ => match upgrade(gateway, peer, &mut request).await {
             Ok(answer) => {
                 gateway.shared.metrics.upgrade("ok");

@@ -12,13 +12,11 @@ mod drain;
 pub mod frame;
 mod gateway;
 mod handshake;
-mod health_check;
 mod http;
 mod inbound;
 mod liveness;
 mod metrics;
 mod outbox;
-pub mod process;
 pub mod program;
 mod rate;
 mod refusal;
@@ -29,14 +27,14 @@ mod socket_table;
 mod sources;
 mod throttle;
 
-pub use args::{Args, Settings};
+pub use args::Args;
 pub use config::Config;
-pub use health_check::health_check;
 pub use socket::Listeners;
 pub use sources::{ParseProxyError, TrustedProxies};
 
 use bus::Broker;
 use gateway::Gateway;
+use protocol::Verifier;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -48,13 +46,14 @@ use tracing::info;
 /// The listener has no address, or a task of the gateway panicked.
 pub async fn run(
     listeners: impl Into<Listeners>,
+    verifier: Verifier,
     config: Config,
     bus: Arc<dyn Broker>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listeners = listeners.into();
     info!("listening on {}", listeners.local_addr()?);
-    let gateway = Gateway::new(config, bus, shutdown.clone());
+    let gateway = Gateway::new(verifier, config, bus, shutdown.clone());
     let stop = CancellationToken::new();
     let _stop_if_dropped = stop.clone().drop_guard();
     let sweep = socket_table::sweep(gateway.sockets.clone(), gateway.config.sweep_interval(), stop.clone());

@@ -50,18 +50,18 @@ mod tests {
 
     /// Tries `count` upgrades at once. Returns how many were allowed, and how many were assigned to each second.
     fn storm(throttle: &mut Throttle, now: Duration, count: usize) -> (usize, BTreeMap<u64, usize>) {
-        let mut told = BTreeMap::new();
+        let mut assigned = BTreeMap::new();
         for _ in 0..count {
             if let Err(wait) = throttle.enter(now) {
-                *told.entry(whole_seconds(wait)).or_default() += 1;
+                *assigned.entry(whole_seconds(wait)).or_default() += 1;
             }
         }
-        (count - told.values().sum::<usize>(), told)
+        (count - assigned.values().sum::<usize>(), assigned)
     }
 
     #[test]
     fn refused_clients_are_spread_over_the_next_seconds() {
-        for (rate, burst, count, let_in, told) in [
+        for (rate, burst, count, let_in, assigned) in [
             (100, 100, 100, 100, &[][..]),
             (100, 100, 350, 100, &[(1, 100), (2, 100), (3, 50)]),
             (100, 10, 150, 10, &[(1, 100), (2, 40)]),
@@ -69,8 +69,12 @@ mod tests {
             (1, 0, 2, 1, &[(1, 1)]),
         ] {
             let mut throttle = Throttle::new(rate, burst).unwrap();
-            let told = told.iter().copied().collect();
-            assert_eq!(storm(&mut throttle, Duration::from_secs(9), count), (let_in, told), "{rate} {burst}");
+            let assigned = assigned.iter().copied().collect();
+            assert_eq!(
+                storm(&mut throttle, Duration::from_secs(9), count),
+                (let_in, assigned),
+                "{rate} {burst}"
+            );
         }
         assert_eq!(Throttle::new(0, 5), None, "no limit");
     }
@@ -78,8 +82,8 @@ mod tests {
     #[test]
     fn clients_that_retry_in_their_second_are_allowed() {
         let mut throttle = Throttle::new(50, 50).unwrap();
-        let (_, told) = storm(&mut throttle, Duration::ZERO, 500);
-        for (second, count) in told {
+        let (_, assigned) = storm(&mut throttle, Duration::ZERO, 500);
+        for (second, count) in assigned {
             assert_eq!(storm(&mut throttle, Duration::from_secs(second), count).0, count, "second {second}");
         }
     }
@@ -95,9 +99,9 @@ mod tests {
 
     #[test]
     fn an_endless_storm_fills_every_second_of_the_horizon_evenly() {
-        let (_, told) = storm(&mut Throttle::new(10, 10).unwrap(), Duration::ZERO, 10 + 600);
-        assert_eq!(told.len() as u64, HORIZON.as_secs());
-        assert!(told.values().all(|count| (19..=21).contains(count)), "{told:?}");
+        let (_, assigned) = storm(&mut Throttle::new(10, 10).unwrap(), Duration::ZERO, 10 + 600);
+        assert_eq!(assigned.len() as u64, HORIZON.as_secs());
+        assert!(assigned.values().all(|count| (19..=21).contains(count)), "{assigned:?}");
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use bus::{
 };
 use bytes::Bytes;
 use protocol::{Kind, Names, Position, Prefix, SessionId, encode_fence, encode_token};
-use rig::{Proxy, Seen, Writer, token_for};
+use rig::{Proxy, Seen, Writer, raw_request};
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -162,12 +162,7 @@ fn a_token_allocates_nothing_in_its_lane() {
 /// Opens a socket with a client that has no memory on the measured heap.
 fn open(address: SocketAddr, session: SessionId) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    let request = format!(
-        "GET /agent/ws/{session} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {}\r\n\r\n",
-        token_for(session)
-    );
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(raw_request(session).as_bytes()).unwrap();
     let mut answer = [0; 512];
     let count = stream.read(&mut answer).unwrap();
     assert!(answer[..count].starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer[..count]));

@@ -100,10 +100,14 @@ fn a_drain_ends_in_time() {
     let mut head = [0; 12];
     socket.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 101");
-    let told = Instant::now();
+    let terminated = Instant::now();
     program.terminate();
     assert_eq!(program.ends(), Some(0));
-    assert!(told.elapsed() < Duration::from_secs(4), "the program ended after {:?}", told.elapsed());
+    assert!(
+        terminated.elapsed() < Duration::from_secs(4),
+        "the program ended after {:?}",
+        terminated.elapsed()
+    );
     let mut rest = Vec::new();
     let _ = socket.read_to_end(&mut rest);
     assert!(String::from_utf8_lossy(&rest).contains("reconnect_after_ms="));

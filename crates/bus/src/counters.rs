@@ -22,8 +22,10 @@ macro_rules! counters {
 
         impl CountersSnapshot {
             /// Returns names and values, for an exporter.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
+            #[must_use]
+            pub fn readings(&self) -> Vec<host::Reading> {
+                let counter = |name, value| host::Reading::Counter(name, "Counter of the bus", value);
+                vec![$(counter(concat!("bus_", stringify!($name)), self.$name)),*]
             }
         }
     };

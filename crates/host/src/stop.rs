@@ -1,8 +1,22 @@
-//! The signals that ask a program to end.
+//! The runtime of a program that serves, and the signals that ask it to end.
 
 use std::io;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
+
+/// Creates a runtime with this number of threads. 0 counts as 1.
+///
+/// # Errors
+/// The system has no thread or no file descriptor left.
+pub fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        0 | 1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
+}
 
 /// SIGTERM, SIGINT and SIGHUP. A SIGHUP that the parent set to be ignored, as `nohup` does, stays ignored.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use crate::value::Invalid;
 use clap::{
-    Arg, ArgMatches, Parser,
+    Arg, ArgMatches, Command, Parser,
     builder::{OsStringValueParser, Resettable},
     parser::ValueSource,
 };
@@ -109,6 +109,17 @@ pub fn read<T: Parser>(
     }
     let args = T::from_arg_matches(&command.try_get_matches_from(words)?)?;
     Ok(Read { args, errors, warnings })
+}
+
+/// Returns a group of flags with their defaults. Reads no environment.
+///
+/// # Panics
+/// A flag of the group has no default, or its default is invalid.
+#[must_use]
+pub fn defaults<T: clap::Args>() -> T {
+    let command = T::augment_args(Command::new("defaults")).mut_args(|arg| arg.env(Resettable::Reset));
+    let matches = command.try_get_matches_from(["defaults"]);
+    matches.and_then(|matches| T::from_arg_matches(&matches)).expect("every flag has a valid default")
 }
 
 /// Returns the last value that the arguments give, and not the environment.
@@ -233,6 +244,27 @@ mod tests {
         assert_eq!((both.args.count, both.warnings), (2, Vec::new()));
         let errors = example(&[], &[("NUMBER", "0")]).errors;
         assert_eq!(errors.to_string(), "invalid number \"0\" for NUMBER: expected 1 to 4");
+    }
+
+    #[test]
+    fn the_secret_has_exactly_one_source() {
+        const KEY: &str = "0123456789abcdef0123456789abcdef";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
+        let key = |value: Option<&str>, file: Option<&std::path::Path>| {
+            let (jwt_secret, jwt_secret_file) = (value.map(Into::into), file.map(Into::into));
+            JwtFlags { jwt_secret, jwt_secret_file, jwt_algorithm: "HS256".into() }.key()
+        };
+        assert_eq!(key(Some(KEY), None), Ok(KEY.into()));
+        assert_eq!(key(None, Some(file.path())), Ok(format!("{KEY}\n")));
+        for (value, file, error) in [
+            (Some(KEY), Some(file.path()), "both JWT_SECRET and JWT_SECRET_FILE"),
+            (None, Some("/nowhere/at/all".as_ref()), "JWT_SECRET_FILE: cannot read `/nowhere/at/all`"),
+            (None, None, "JWT_SECRET or JWT_SECRET_FILE is required"),
+        ] {
+            let found = key(value, file).unwrap_err();
+            assert!(found.contains(error), "{found}");
+        }
     }
 
     #[test]

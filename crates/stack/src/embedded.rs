@@ -4,7 +4,7 @@
 use crate::probe;
 use anyhow::{Context, bail};
 use bus::{Broker, BusConfig};
-use protocol::{Secret, SecretError};
+use protocol::{Secret, SecretError, Verifier};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, mpsc},
@@ -38,11 +38,13 @@ impl Options {
     /// None in practice: a random key is long enough.
     pub fn new() -> Result<Self, SecretError> {
         let secret = Secret::new(crate::JwtSecret::random().expose())?;
-        let mut server = server::Config::new(secret.clone());
+        let mut server = server::Config::new(secret);
         server.drain = Duration::from_secs(2);
-        let mut wsproxy = wsproxy::Config::new(secret);
-        wsproxy.drain = Duration::from_secs(2);
-        wsproxy.drain_window = Duration::ZERO;
+        let wsproxy = wsproxy::Config {
+            drain: Duration::from_secs(2),
+            drain_window: Duration::ZERO,
+            ..wsproxy::Config::default()
+        };
         Ok(Self { proxies: 1, server, wsproxy })
     }
 
@@ -82,6 +84,7 @@ impl Embedded {
     /// The number of gateways is out of range, or a component did not start or become ready.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let Options { proxies, server, wsproxy } = options;
+        let secret = server.secret.clone();
         if !(1..=16).contains(&proxies) {
             bail!("invalid number of gateways {proxies} in one process: expected 1 to 16");
         }
@@ -107,8 +110,9 @@ impl Embedded {
         };
         for number in 1..=proxies {
             let (config, bus, token) = (wsproxy.clone(), Arc::clone(&bus), shutdown.clone());
+            let verifier = Verifier::new(&secret);
             let address = stack.start_component(format!("wsproxy-{number}"), async move |listener| {
-                wsproxy::run(listener, config, bus, token).await
+                wsproxy::run(listener, verifier, config, bus, token).await
             })?;
             stack.ws.push(address);
         }

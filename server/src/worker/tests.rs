@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     plan::{Plan, tests::timing},
-    recording::{Failure, RecordingBroker, is_continuous, shape},
+    recording::{Failure, RecordingBroker, shape},
     text::ResponseText,
 };
 use protocol::{Event, Frame, Kind, Position, SessionId};
@@ -51,6 +51,14 @@ impl Bench {
         self.commands.send(Command::Cancel((session(n), 1))).await.unwrap();
     }
 
+    async fn until(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(200);
+        while !wanted(self) {
+            assert!(Instant::now() < deadline, "waited in vain for: {what}");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Runs virtual time until the worker is idle.
     async fn finish(self) -> (Arc<RecordingBroker>, Metrics) {
         drop(self.commands);
@@ -79,7 +87,6 @@ async fn events_follow_the_schedule() {
     for n in 0..20 {
         let events = bus.events_of(session(n));
         assert_eq!(shape(&events), (18, Some(Kind::Done)));
-        assert!(is_continuous(&events));
         for (k, (_, frame)) in events.iter().enumerate() {
             let event = event(frame);
             let due_us = START_US + k as u64 * 50_000;
@@ -103,9 +110,7 @@ async fn a_failed_batch_is_sent_again_first() {
         }
         let (bus, metrics) = bench.finish().await;
         for n in 0..5 {
-            let events = bus.events_of(session(n));
-            assert_eq!(shape(&events), (100, Some(Kind::Done)));
-            assert!(is_continuous(&events), "{failure:?}");
+            assert_eq!(bus.shape_of(session(n)), (100, Some(Kind::Done)), "{failure:?}");
         }
         assert_eq!(metrics.append_retries.get(), 12);
     }
@@ -125,7 +130,7 @@ async fn streams_that_are_held_back_too_long_end_with_an_error() {
     let (bus, _) = bench.finish().await;
     for n in 0..3 {
         let events = bus.until_terminated(session(n)).await;
-        assert!(is_continuous(&events) && events.len() < 100, "{events:?}");
+        assert!(shape(&events).0 < 99, "{events:?}");
         let (prefix, frame) = events.last().unwrap();
         assert_eq!((prefix.kind, event(frame).code.as_deref()), (Kind::Error, Some("overload")));
     }
@@ -148,7 +153,6 @@ async fn a_full_outbox_holds_the_streams_back() {
     for n in 0..3 {
         let events = bus.events_of(session(n));
         assert_eq!(shape(&events), (2_000, Some(Kind::Done)));
-        assert!(is_continuous(&events));
         for (_, frame) in &events {
             let held = event(frame);
             let paced = held.sent_us.unwrap() - held.due_us.unwrap();
@@ -175,19 +179,11 @@ async fn batches_are_sealed() {
     let bench = Bench::new(64 << 20);
     bench.bus.open_gate(false);
     bench.start(1, Duration::ZERO, "0", 40_000).await;
-    bench.metrics_until(40_000).await;
+    bench.until("all tokens", |bench| bench.metrics.tokens.get() == 40_000).await;
     bench.bus.open_gate(true);
     let (bus, _) = bench.finish().await;
     assert!(bus.largest_append() < (1 << 20) + 1_000, "{} bytes in one append", bus.largest_append());
-    assert!(is_continuous(&bus.events_of(session(1))));
-}
-
-impl Bench {
-    async fn metrics_until(&self, tokens: u64) {
-        while self.metrics.tokens.get() < tokens {
-            sleep(Duration::from_millis(1)).await;
-        }
-    }
+    assert_eq!(bus.shape_of(session(1)), (40_000, Some(Kind::Done)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,7 +200,6 @@ async fn a_cancelled_stream_ends_with_an_error() {
     for (n, tokens) in [(1, 5), (2, 0)] {
         let events = bus.events_of(session(n));
         assert_eq!(shape(&events), (tokens, Some(Kind::Error)));
-        assert!(is_continuous(&events));
         let last = event(&events[tokens].1);
         assert_eq!((last.code.as_deref(), last.query_id), (Some("closed"), Some(n.to_string().into())));
     }
@@ -224,7 +219,7 @@ async fn a_stop_ends_running_and_queued_streams() {
         let events = bus.events_of(session(n));
         let (tokens, last) = shape(&events);
         assert_eq!(last, Some(Kind::Error));
-        assert!(tokens <= 3 && is_continuous(&events));
+        assert!(tokens <= 3);
         assert_eq!(event(&events[tokens].1).code.as_deref(), Some("shutdown"));
     }
 }
@@ -240,9 +235,7 @@ async fn every_kth_entry_is_refused_and_nothing_is_lost() {
         }
         let (bus, metrics) = bench.finish().await;
         for n in 0..5 {
-            let events = bus.events_of(session(n));
-            assert_eq!(shape(&events), (60, Some(Kind::Done)), "every {nth}th");
-            assert!(is_continuous(&events));
+            assert_eq!(bus.shape_of(session(n)), (60, Some(Kind::Done)), "every {nth}th");
         }
         assert!(metrics.append_retries.get() > 10);
     }
@@ -262,8 +255,7 @@ async fn streams_survive_a_bus_that_refuses_for_a_while() {
         bench.bus.accept();
         let (bus, metrics) = bench.finish().await;
         for n in 0..3 {
-            assert_eq!(shape(&bus.events_of(session(n))), (20, Some(Kind::Done)), "{time:?}");
-            assert!(is_continuous(&bus.events_of(session(n))));
+            assert_eq!(bus.shape_of(session(n)), (20, Some(Kind::Done)), "{time:?}");
         }
         assert_eq!(metrics.refused.get(), 0);
     }
@@ -284,7 +276,6 @@ async fn a_bus_that_refuses_for_too_long_gets_terminators_alone() {
     for n in [1, 2] {
         let events = bus.events_of(session(n));
         assert_eq!(shape(&events), (3, Some(Kind::Error)), "{events:?}");
-        assert!(is_continuous(&events));
         assert_eq!(event(&events[3].1).code.as_deref(), Some("overload"));
         assert_eq!(event(&events[3].1).query_id, Some(n.to_string().into()));
     }
@@ -300,8 +291,8 @@ async fn a_session_that_is_refused_waits_aside() {
         sleep(Duration::from_millis(120)).await;
         bench.bus.refuse(session(1), 1, "ERR something new");
         sleep(Duration::from_secs(3)).await;
-        assert_eq!(shape(&bench.bus.events_of(session(2))), (40, Some(Kind::Done)));
-        assert_eq!(shape(&bench.bus.events_of(session(1))), (3, None));
+        assert_eq!(bench.bus.shape_of(session(2)), (40, Some(Kind::Done)));
+        assert_eq!(bench.bus.shape_of(session(1)), (3, None));
         if ended {
             bench.until("its end", |bench| bench.metrics.refused.get() == 1).await;
         } else {
@@ -310,7 +301,6 @@ async fn a_session_that_is_refused_waits_aside() {
         bench.bus.accept();
         let (bus, _) = bench.finish().await;
         let events = bus.events_of(session(1));
-        assert!(is_continuous(&events));
         if ended {
             assert_eq!(shape(&events), (3, Some(Kind::Error)));
             assert_eq!(event(&events[3].1).code.as_deref(), Some("refused"));
@@ -333,8 +323,8 @@ async fn a_stale_stream_ends_silently_and_a_refused_one_with_an_error() {
     bench.until("the refusal", |bench| bench.metrics.refused.get() == 1).await;
     bench.bus.accept();
     let (bus, metrics) = bench.finish().await;
-    assert_eq!(shape(&bus.events_of(session(1))), (3, None));
-    assert_eq!(shape(&bus.events_of(session(3))), (10, Some(Kind::Done)));
+    assert_eq!(bus.shape_of(session(1)), (3, None));
+    assert_eq!(bus.shape_of(session(3)), (10, Some(Kind::Done)));
     let refused = bus.events_of(session(2));
     assert_eq!(shape(&refused), (3, Some(Kind::Error)));
     assert_eq!(event(&refused[3].1).code.as_deref(), Some("refused"));
@@ -353,7 +343,7 @@ async fn waiting_events_of_a_stale_stream_are_not_sent() {
     sleep(Duration::from_secs(1)).await;
     bench.bus.open_gate(true);
     let (bus, _) = bench.finish().await;
-    assert_eq!(shape(&bus.events_of(session(1))), (3, None));
+    assert_eq!(bus.shape_of(session(1)), (3, None));
     assert_eq!(bus.calls(), [1; 4], "the last one was stale");
 }
 
@@ -435,18 +425,6 @@ async fn streams_that_wait_aside_share_appends() {
     bench.bus.accept();
     let (bus, _) = bench.finish().await;
     for n in 0..STREAMS {
-        let events = bus.events_of(session(n));
-        assert_eq!(shape(&events), (20, Some(Kind::Done)));
-        assert!(is_continuous(&events));
-    }
-}
-
-impl Bench {
-    async fn until(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(200);
-        while !wanted(self) {
-            assert!(Instant::now() < deadline, "waited in vain for: {what}");
-            sleep(Duration::from_millis(1)).await;
-        }
+        assert_eq!(bus.shape_of(session(n)), (20, Some(Kind::Done)));
     }
 }

@@ -98,6 +98,11 @@ impl RecordingBroker {
         events.into_iter().filter(|event| event.0 == session).map(|event| (event.1, event.2)).collect()
     }
 
+    /// Returns the [`shape`] of one session's events.
+    pub fn shape_of(&self, session: SessionId) -> (usize, Option<Kind>) {
+        shape(&self.events_of(session))
+    }
+
     /// Returns the number of appends.
     pub fn appends(&self) -> usize {
         self.state.lock().appends
@@ -367,16 +372,16 @@ impl Broker for RecordingBroker {
     }
 }
 
-/// Returns the number of tokens and the kind of the terminator, for example `(18, Some(Kind::Done))`.
+/// Checks that the events have one generation and the sequence numbers 1, 2, 3 …. Returns the number of tokens and the kind of the
+/// terminator, for example `(18, Some(Kind::Done))`.
 pub fn shape(events: &[(Prefix, String)]) -> (usize, Option<Kind>) {
+    let generation = events.first().map_or(0, |(prefix, _)| prefix.position.generation);
+    let positions: Vec<_> = events.iter().map(|(prefix, _)| prefix.position).collect();
+    assert!(
+        (1..).map(|seq| Position::new(generation, seq)).zip(&positions).all(|(next, at)| next == *at),
+        "{positions:?}"
+    );
     let tokens = events.iter().filter(|(prefix, _)| prefix.kind == Kind::Token).count();
     let last = events.last().map(|(prefix, _)| prefix.kind).filter(|kind| kind.is_terminator());
     (tokens, last)
-}
-
-/// Returns whether the events have one generation and the sequence numbers 1, 2, 3 ….
-pub fn is_continuous(events: &[(Prefix, String)]) -> bool {
-    let generation = events.first().map_or(0, |(prefix, _)| prefix.position.generation);
-    let positions = events.iter().map(|(prefix, _)| prefix.position);
-    positions.eq((1..=events.len() as u64).map(|seq| Position::new(generation, seq)))
 }

@@ -3,16 +3,15 @@
 
 mod pressure;
 
+use crate::metrics::Metrics;
 use parking_lot::Mutex;
 pub(crate) use pressure::Peers;
 use pressure::Pressure;
-use prometheus_client::metrics::gauge::Gauge;
 use std::{
-    cmp::Ordering as Order,
-    collections::BinaryHeap,
+    collections::BTreeMap,
     sync::{
         Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -37,19 +36,11 @@ pub(crate) struct Coalescing {
     writes: AtomicU32,
     asked: AtomicU32,
     unread: AtomicU32,
-    reminders: Mutex<BinaryHeap<Reminder>>,
+    /// The outboxes that hold events back, by the time until which they do and by their address.
+    reminders: Mutex<BTreeMap<(Instant, usize), Weak<dyn HoldsEvents>>>,
     /// Notified when the first reminder is added.
     wake: Notify,
-    shown: Shown,
-}
-
-/// The metrics of merging.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
-    /// Largest number of events per segment.
-    pub(crate) batch: Gauge,
-    /// The event loop's lag in seconds, as the median of the last samples.
-    pub(crate) lag: Gauge<f64, AtomicU64>,
+    metrics: Metrics,
 }
 
 /// An outbox that can hold events back.
@@ -58,38 +49,10 @@ pub(crate) trait HoldsEvents: Send + Sync {
     fn release(&self, now: Instant);
 }
 
-/// An outbox that holds events back until `due`.
-#[derive(Debug)]
-struct Reminder {
-    due: Instant,
-    outbox: Weak<dyn HoldsEvents>,
-}
-
-impl Ord for Reminder {
-    /// The earliest reminder is the greatest, because `BinaryHeap` pops the greatest.
-    fn cmp(&self, other: &Self) -> Order {
-        other.due.cmp(&self.due)
-    }
-}
-
-impl PartialOrd for Reminder {
-    fn partial_cmp(&self, other: &Self) -> Option<Order> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Reminder {
-    fn eq(&self, other: &Self) -> bool {
-        self.due == other.due
-    }
-}
-
-impl Eq for Reminder {}
-
 impl Coalescing {
-    /// Creates the merging with `most` as the longest time that an event is held back. `shown` gets the metrics.
-    pub(crate) fn new(most: Duration, shown: Shown) -> Self {
-        shown.batch.set(1);
+    /// Creates the merging with `most` as the longest time that an event is held back.
+    pub(crate) fn new(most: Duration, metrics: Metrics) -> Self {
+        metrics.batch.set(1);
         Self {
             most,
             batch: AtomicU32::new(1),
@@ -98,7 +61,7 @@ impl Coalescing {
             unread: AtomicU32::new(0),
             reminders: Mutex::default(),
             wake: Notify::new(),
-            shown,
+            metrics,
         }
     }
 
@@ -109,7 +72,7 @@ impl Coalescing {
 
     /// Sets the number of events per segment.
     pub(crate) fn set(&self, batch: u32) {
-        self.shown.batch.set(i64::from(batch));
+        self.metrics.batch.set(i64::from(batch));
         self.batch.store(batch, Ordering::Relaxed);
     }
 
@@ -132,11 +95,13 @@ impl Coalescing {
 
     /// Schedules the release of `outbox`, which holds events back since `since`. An outbox has at most one reminder.
     pub(crate) fn remind(&self, outbox: Weak<dyn HoldsEvents>, since: Instant) {
+        // An outbox has one reminder, so its address makes the key unique.
+        let address = outbox.as_ptr().cast::<()>().addr();
         let mut reminders = self.reminders.lock();
-        reminders.push(Reminder { due: since + self.most, outbox });
-        if reminders.len() == 1 {
+        if reminders.is_empty() {
             self.wake.notify_one();
         }
+        reminders.insert((since + self.most, address), outbox);
     }
 
     /// Returns the longest time that an event is held back.
@@ -155,7 +120,7 @@ impl Coalescing {
             sleep_until(intended.into()).await;
             let woken = Instant::now();
             let batch = pressure.look(woken - started, woken - intended, self.peers());
-            self.shown.lag.set(pressure.lag().as_secs_f64());
+            self.metrics.lag.set(pressure.lag().as_secs_f64());
             self.set(if self.most.is_zero() { 1 } else { batch });
         }
     }
@@ -169,22 +134,20 @@ impl Coalescing {
     /// Releases events when their time has come. Never returns. It runs in a task of its own, because the time of its writes must not
     /// count as lag.
     pub(crate) async fn release(&self) {
-        let mut due = Vec::new();
         loop {
-            let next = self.reminders.lock().peek().map(|first| first.due);
+            let next = self.reminders.lock().first_key_value().map(|(key, _)| key.0);
             match next {
                 None => self.wake.notified().await,
                 Some(next) => sleep_until(next.into()).await,
             }
             let now = Instant::now();
-            {
+            let due = {
                 let mut reminders = self.reminders.lock();
-                while reminders.peek().is_some_and(|first| first.due <= now) {
-                    due.extend(reminders.pop());
-                }
-            }
-            for (n, reminder) in due.drain(..).enumerate() {
-                if let Some(outbox) = reminder.outbox.upgrade() {
+                let later = reminders.split_off(&(now, usize::MAX));
+                std::mem::replace(&mut *reminders, later)
+            };
+            for (n, outbox) in due.into_values().enumerate() {
+                if let Some(outbox) = outbox.upgrade() {
                     outbox.release(now);
                 }
                 if n % CHUNK == CHUNK - 1 {

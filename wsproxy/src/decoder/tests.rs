@@ -119,15 +119,18 @@ fn frames_that_break_a_rule_are_refused() {
 fn a_header_takes_no_memory_and_a_payload_as_much_as_arrived() {
     let (mut decoder, taken) = decoder(PLENTY);
     let wire = frame(0x81, &[b'x'; MAX]);
-    let mut told = Vec::new();
+    let mut taken_bytes = Vec::new();
     for byte in &wire {
         let mut input = std::slice::from_ref(byte);
         let item = decoder.next(&mut input).unwrap();
         assert!(item.is_some() || decoder.is_unfinished());
-        told.push(taken.get() as usize);
+        taken_bytes.push(taken.get() as usize);
     }
-    assert_eq!((told[7], told[8], told[8 + 512], told[8 + 1024]), (0, 512, 1024, 2048));
-    assert_eq!(*told.last().unwrap(), MAX, "until the message has been dealt with");
+    assert_eq!(
+        (taken_bytes[7], taken_bytes[8], taken_bytes[8 + 512], taken_bytes[8 + 1024]),
+        (0, 512, 1024, 2048)
+    );
+    assert_eq!(*taken_bytes.last().unwrap(), MAX, "until the message has been dealt with");
     decoder.settle();
     assert_eq!(taken.get(), 0);
 }

@@ -10,7 +10,7 @@ use bus::Outlet as _;
 use guard::Budget;
 use prometheus_client::metrics::gauge::Gauge;
 use proptest::prelude::*;
-use protocol::{Kind, Prefix, Secret};
+use protocol::{Kind, Prefix};
 use std::time::Duration;
 use std::{io::Read as _, os::unix::net::UnixStream as StdStream};
 
@@ -28,13 +28,13 @@ struct Rig {
 impl Rig {
     async fn new(batch: u32) -> Self {
         let metrics = Metrics::default();
-        let coalescing = Coalescing::new(MOST, metrics.coalescing.clone());
+        let coalescing = Coalescing::new(MOST, metrics.clone());
         coalescing.set(batch);
         let shared = Arc::new(Shared {
             metrics,
             limit: 4096,
             close_timeout: Duration::from_secs(1),
-            limits: Config::new(Secret::new(&"k".repeat(32)).unwrap()).limits(),
+            limits: Config::default().limits(),
             coalescing,
             inbound: Budget::new(4096, Gauge::default()),
             max_message: 4096,

@@ -1,6 +1,6 @@
 //! Which requests become sockets, and the responses to the others.
 
-use crate::rig::{Client, KEY, Proxy, Writer, sign, soon, token_for, unix_seconds};
+use crate::rig::{Client, KEY, Proxy, Writer, sign, soon, start, start_with, token_for, unix_seconds};
 use protocol::{Claims, SessionId};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 #[tokio::test]
 async fn bad_tokens() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (writer, proxy) = start().await;
     let session = writer.session;
     let claims = Claims { session_id: session, iat: unix_seconds(), exp: None };
     let good = token_for(session);
@@ -26,8 +25,7 @@ async fn bad_tokens() {
         ("expired", sign(KEY, &Claims { exp: Some(1000), ..claims.clone() }), "expired"),
         ("huge", "x".repeat(5000), "longer than"),
     ] {
-        let mut request = proxy.request(session);
-        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let request = proxy.request_with(session, "authorization", &format!("Bearer {token}"));
         let (status, said, _) = proxy.refusal(request).await;
         assert_eq!(status, 403, "{what}");
         assert!(said.contains(detail), "{what}: {said}");
@@ -41,8 +39,7 @@ async fn bad_tokens() {
 
 #[tokio::test]
 async fn a_browser_offers_its_token_as_a_subprotocol() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (writer, proxy) = start().await;
     let mut request = proxy.bare_request(&format!("/agent/ws/{}?last_event_id=0", writer.session));
     let offer = format!("bearer, {}", token_for(writer.session));
     request.headers_mut().insert("sec-websocket-protocol", offer.parse().unwrap());
@@ -52,14 +49,12 @@ async fn a_browser_offers_its_token_as_a_subprotocol() {
 
 #[tokio::test]
 async fn bad_paths_and_positions() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (writer, proxy) = start().await;
     for path in ["/", "/agent", "/agent/ws/", "/agent/ws/not-a-uuid", "/agent/ws/*", "/agent/x/y/z"] {
         assert_eq!(proxy.refusal(proxy.bare_request(path)).await.0, 404, "{path}");
     }
     for position in ["x", "1", "1-2-3", "99999999999999-1"] {
-        let mut request = proxy.request(writer.session);
-        request.headers_mut().insert("last-event-id", position.parse().unwrap());
+        let request = proxy.request_with(writer.session, "last-event-id", position);
         let (status, said, _) = proxy.refusal(request).await;
         assert_eq!(status, 400, "{position}");
         assert!(said.contains(position), "{said}");
@@ -70,14 +65,12 @@ async fn bad_paths_and_positions() {
 /// continues.
 #[tokio::test]
 async fn a_position_beyond_the_end_is_refused() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     let mut open = proxy.connect(writer.session).await;
     writer.query(3).await;
     assert_eq!(open.query().await.0, writer.positions(1, 4));
     let beyond = writer.positions(5, 5)[0].to_string();
-    let mut request = proxy.request(writer.session);
-    request.headers_mut().insert("last-event-id", beyond.parse().unwrap());
+    let request = proxy.request_with(writer.session, "last-event-id", &beyond);
     let (status, said, _) = proxy.refusal(request).await;
     assert_eq!(status, 400, "{said}");
     assert!(said.contains(&beyond) && said.contains(&writer.positions(4, 4)[0].to_string()), "{said}");
@@ -88,22 +81,20 @@ async fn a_position_beyond_the_end_is_refused() {
 
 #[tokio::test]
 async fn plain_http_gets_a_response() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (writer, proxy) = start().await;
     assert_eq!(proxy.get("/health").await.0, 200);
     assert_eq!(proxy.get("/ready").await.0, 200);
     assert_eq!(proxy.get(&format!("/agent/ws/{}", writer.session)).await.0, 426);
     let (status, metrics) = proxy.get("/metrics").await;
     assert_eq!(status, 200);
     assert!(metrics.ends_with("# EOF\n") && metrics.contains("bus_appended_total"), "{metrics}");
-    let port = proxy.address.port();
-    assert!(tokio::task::spawn_blocking(move || wsproxy::health_check(port)).await.unwrap().unwrap());
+    let address = proxy.address;
+    tokio::task::spawn_blocking(move || host::check_ready(address)).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_full_gateway_sends_retry_after_and_still_answers_probes() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| config.max_connections = 1).await;
+    let (writer, proxy) = start_with(|config| config.max_connections = 1).await;
     let first = proxy.connect(writer.session).await;
     let (status, _, headers) = proxy.refusal(proxy.request(writer.session)).await;
     assert_eq!((status, headers.contains_key("retry-after")), (503, true));
@@ -157,8 +148,7 @@ async fn a_connection_that_sends_a_byte_at_a_time_is_closed() {
 
 #[tokio::test]
 async fn a_head_that_never_fits_is_refused() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (_writer, proxy) = start().await;
     let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
     let head = format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     let _ = stream.write_all(head.as_bytes()).await;
@@ -169,8 +159,7 @@ async fn a_head_that_never_fits_is_refused() {
 
 #[tokio::test]
 async fn upgrades_above_the_rate_are_refused_with_a_time_to_retry() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| {
+    let (writer, proxy) = start_with(|config| {
         config.connect_rate = 1;
         config.connect_burst = 3;
     })
@@ -184,54 +173,47 @@ async fn upgrades_above_the_rate_are_refused_with_a_time_to_retry() {
     for _ in 0..3 {
         sockets.push(proxy.connect(Writer::on(&writer.bus).await.session).await);
     }
-    let mut told = Vec::new();
+    let mut waits = Vec::new();
     for _ in 0..3 {
         let (status, detail, headers) = proxy.refusal(proxy.request(writer.session)).await;
         assert_eq!(status, 503, "{detail}");
-        told.push(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap());
+        waits.push(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap());
         let exact = headers["retry-after-ms"].to_str().unwrap().parse::<u64>().unwrap();
-        assert!(exact <= told[told.len() - 1] * 1000, "{exact} ms");
+        assert!(exact <= waits[waits.len() - 1] * 1000, "{exact} ms");
     }
-    assert!(told.is_sorted() && told[0] >= 1 && told[2] > told[0], "the delays must grow: {told:?}");
+    assert!(waits.is_sorted() && waits[0] >= 1 && waits[2] > waits[0], "the delays must grow: {waits:?}");
     proxy.metric(r#"wsproxy_upgrades_total{result="rate"} 3"#).await;
 }
 
-/// A request with a bad token, as a proxy forwards it for `client`.
-fn bad_request(
-    proxy: &Proxy,
-    session: SessionId,
-    client: &str,
-) -> tokio_tungstenite::tungstenite::handshake::client::Request {
-    let mut request = proxy.request(session);
-    request.headers_mut().insert("authorization", "Bearer not-a-token".parse().unwrap());
+/// Returns the refusal of a request with a bad token, as a proxy forwards it for `client`.
+async fn bad_token(proxy: &Proxy, session: SessionId, client: &str) -> (u16, String, http::HeaderMap) {
+    let mut request = proxy.request_with(session, "authorization", "Bearer not-a-token");
     request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
-    request
+    proxy.refusal(request).await
 }
 
 #[tokio::test]
 async fn a_flood_of_bad_tokens_affects_its_own_address_alone() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| {
+    let (writer, proxy) = start_with(|config| {
         config.connect_rate = 1;
         config.connect_burst = 3;
         config.bad_token_rate = 1;
         config.trusted_proxies = "127.0.0.1".parse().unwrap();
     })
     .await;
-    let mut told = Vec::new();
+    let mut statuses = Vec::new();
     for _ in 0..30 {
-        let (status, detail, headers) =
-            proxy.refusal(bad_request(&proxy, writer.session, "198.51.100.7")).await;
-        told.push(status);
+        let (status, detail, headers) = bad_token(&proxy, writer.session, "198.51.100.7").await;
+        statuses.push(status);
         assert_eq!(status == 429, headers.contains_key("retry-after"), "{detail}");
     }
-    assert_eq!((told[0], told[3], told[29]), (403, 403, 429), "{told:?}");
-    let (status, ..) = proxy.refusal(bad_request(&proxy, writer.session, "198.51.100.8")).await;
+    assert_eq!((statuses[0], statuses[3], statuses[29]), (403, 403, 429), "{statuses:?}");
+    let (status, ..) = bad_token(&proxy, writer.session, "198.51.100.8").await;
     assert_eq!(status, 403, "another address must get the reason of its refusal");
     // The flood does not affect clients with valid tokens, even from the same address.
     for _ in 0..3 {
-        let mut request = proxy.request(Writer::on(&writer.bus).await.session);
-        request.headers_mut().insert("x-forwarded-for", "198.51.100.7".parse().unwrap());
+        let request =
+            proxy.request_with(Writer::on(&writer.bus).await.session, "x-forwarded-for", "198.51.100.7");
         Client::open(proxy.address, request).await.unwrap();
     }
     proxy.metric("wsproxy_bad_token_sources 2").await;
@@ -239,23 +221,19 @@ async fn a_flood_of_bad_tokens_affects_its_own_address_alone() {
 
 #[tokio::test]
 async fn an_address_from_an_untrusted_proxy_is_ignored() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| config.bad_token_rate = 1).await;
-    let mut told = Vec::new();
+    let (writer, proxy) = start_with(|config| config.bad_token_rate = 1).await;
+    let mut statuses = Vec::new();
     for n in 0..30 {
-        let client = format!("198.51.100.{n}");
-        told.push(proxy.refusal(bad_request(&proxy, writer.session, &client)).await.0);
+        statuses.push(bad_token(&proxy, writer.session, &format!("198.51.100.{n}")).await.0);
     }
-    assert_eq!(told[29], 429, "{told:?}");
+    assert_eq!(statuses[29], 429, "{statuses:?}");
     proxy.metric("wsproxy_bad_token_sources 1").await;
 }
 
 #[tokio::test]
 async fn an_upgrade_with_a_body_is_refused() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
-    let mut request = proxy.request(writer.session);
-    request.headers_mut().insert("content-length", "5".parse().unwrap());
+    let (writer, proxy) = start().await;
+    let request = proxy.request_with(writer.session, "content-length", "5");
     let (status, detail, _) = proxy.refusal(request).await;
     assert_eq!(status, 400, "{detail}");
     assert!(detail.contains("no body"), "{detail}");
@@ -264,8 +242,7 @@ async fn an_upgrade_with_a_body_is_refused() {
 /// Connections without a request are closed to make room for those with one.
 #[tokio::test]
 async fn silent_connections_do_not_lock_others_out() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| config.max_connections = 1).await;
+    let (writer, proxy) = start_with(|config| config.max_connections = 1).await;
     let mut silent = Vec::new();
     for _ in 0..400 {
         silent.push(tokio::net::TcpStream::connect(proxy.address).await.unwrap());

@@ -1,19 +1,10 @@
 //! Drains: the gateway closes its clients one after the other, and a stream pauses only for a reconnect.
 
-use crate::rig::{Client, Proxy, Seen, Writer, soon};
+use crate::rig::{Client, Proxy, Seen, Writer, soon, start_with};
 use protocol::{CloseReason, Kind, Position};
 use std::time::{Duration, Instant};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-
-async fn unready(proxy: &Proxy) {
-    soon(async {
-        while proxy.get("/ready").await.0 != 503 {
-            tokio::time::sleep(5 * MILLISECOND).await;
-        }
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_drain_closes_every_client_and_loses_nothing() {
@@ -26,7 +17,7 @@ async fn a_drain_closes_every_client_and_loses_nothing() {
     writer.tokens(3, 5).await;
     proxy.shutdown.cancel();
     // The gateway waits, because the clients have not responded to the close frame yet.
-    unready(&proxy).await;
+    proxy.unready().await;
     assert_eq!(proxy.get("/health").await.0, 200);
     let (status, _, headers) = proxy.refusal(proxy.request(writer.session)).await;
     assert_eq!((status, headers.contains_key("retry-after")), (503, true));
@@ -48,8 +39,7 @@ async fn a_drain_closes_every_client_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_drain_has_a_time_limit() {
-    let writer = Writer::new().await;
-    let mut proxy = Proxy::start_with(&writer.bus, |config| config.drain = Duration::from_millis(50)).await;
+    let (writer, mut proxy) = start_with(|config| config.drain = Duration::from_millis(50)).await;
     let _silent = proxy.connect(writer.session).await;
     proxy.shutdown.cancel();
     soon(&mut proxy.task).await.unwrap().unwrap();
@@ -57,32 +47,29 @@ async fn a_drain_has_a_time_limit() {
 
 #[tokio::test]
 async fn sockets_stay_open_while_the_balancer_notices() {
-    let mut writer = Writer::new().await;
-    let mut proxy = Proxy::start_with(&writer.bus, |config| {
+    let (mut writer, mut proxy) = start_with(|config| {
         config.drain_delay = 400 * MILLISECOND;
         config.drain_window = Duration::ZERO;
     })
     .await;
     let mut client = proxy.connect(writer.session).await;
     writer.claim().await;
-    let told = Instant::now();
+    let cancelled = Instant::now();
     proxy.shutdown.cancel();
-    unready(&proxy).await;
+    proxy.unready().await;
     assert_eq!(proxy.refusal(proxy.request(writer.session)).await.0, 503);
     writer.tokens(1, 5).await;
     assert_eq!(client.next().await, Seen::Event(writer.positions(1, 1)[0], Kind::Token));
     let close = client.next().await;
     assert!(matches!(close, Seen::Close(1012, _)), "{close:?}");
-    assert!(told.elapsed() >= 400 * MILLISECOND, "closed after {:?}", told.elapsed());
+    assert!(cancelled.elapsed() >= 400 * MILLISECOND, "closed after {:?}", cancelled.elapsed());
     assert_eq!(client.next().await, Seen::End);
     soon(&mut proxy.task).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_drain_without_sockets_ends_at_once() {
-    let writer = Writer::new().await;
-    let mut proxy =
-        Proxy::start_with(&writer.bus, |config| config.drain_delay = Duration::from_secs(100)).await;
+    let (_writer, mut proxy) = start_with(|config| config.drain_delay = Duration::from_secs(100)).await;
     proxy.shutdown.cancel();
     let before = Instant::now();
     soon(&mut proxy.task).await.unwrap().unwrap();
@@ -90,7 +77,7 @@ async fn a_drain_without_sockets_ends_at_once() {
 }
 
 /// Returns when each client got its close frame, and the delay in it in milliseconds, sorted by time.
-async fn told(clients: Vec<Client>) -> Vec<(Instant, u64)> {
+async fn close_frames(clients: Vec<Client>) -> Vec<(Instant, u64)> {
     let mut waiting = tokio::task::JoinSet::new();
     for mut client in clients {
         waiting.spawn(async move {
@@ -102,32 +89,32 @@ async fn told(clients: Vec<Client>) -> Vec<(Instant, u64)> {
             (at, CloseReason::reconnect_after_ms(&text).unwrap())
         });
     }
-    let mut told = soon(waiting.join_all()).await;
-    told.sort();
-    told
+    let mut frames = soon(waiting.join_all()).await;
+    frames.sort();
+    frames
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_close_frames_have_no_peak() {
     const SOCKETS: usize = 200;
-    let writer = Writer::new().await;
-    let mut proxy =
-        Proxy::start_with(&writer.bus, |config| config.drain_window = Duration::from_secs(2)).await;
+    let (writer, mut proxy) = start_with(|config| config.drain_window = Duration::from_secs(2)).await;
     let mut clients = Vec::new();
     for _ in 0..SOCKETS {
         clients.push(proxy.connect(Writer::on(&writer.bus).await.session).await);
     }
     proxy.shutdown.cancel();
-    let told = told(clients).await;
-    let span = told[SOCKETS - 1].0 - told[0].0;
+    let frames = close_frames(clients).await;
+    let span = frames[SOCKETS - 1].0 - frames[0].0;
     assert!(span >= Duration::from_millis(1900), "all close frames arrived within {span:?}");
     // The gateway closes five clients per slice of 50 ms, and 100 ms overlap three slices. The limit is higher because a busy machine may
     // delay the clients of this test.
     let peak = (0..SOCKETS)
-        .map(|from| told[from..].iter().take_while(|(at, _)| *at - told[from].0 < 100 * MILLISECOND).count())
+        .map(|from| {
+            frames[from..].iter().take_while(|(at, _)| *at - frames[from].0 < 100 * MILLISECOND).count()
+        })
         .max();
     assert!(peak <= Some(40), "{peak:?} of {SOCKETS} close frames arrived within 100 ms");
-    let delays: std::collections::BTreeSet<_> = told.iter().map(|(_, delay)| *delay).collect();
+    let delays: std::collections::BTreeSet<_> = frames.iter().map(|(_, delay)| *delay).collect();
     assert!(delays.len() > 25 && delays.iter().all(|delay| *delay < 50), "{delays:?}");
     soon(&mut proxy.task).await.unwrap().unwrap();
 }

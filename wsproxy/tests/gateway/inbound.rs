@@ -1,6 +1,6 @@
 //! Messages that a client may send, and the responses to all others.
 
-use crate::rig::{Client, Proxy, Seen, Writer};
+use crate::rig::{Seen, Writer, start, start_with};
 use protocol::{Kind, Position};
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::{
@@ -17,8 +17,7 @@ fn part(opcode: Data, payload: &'static [u8], last: bool) -> Message {
 
 /// Sends these messages. The gateway must close the socket with `code`.
 async fn closes(messages: Vec<Message>, code: u16) {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| config.max_message_bytes = 1000).await;
+    let (writer, proxy) = start_with(|config| config.max_message_bytes = 1000).await;
     let mut client = proxy.connect(writer.session).await;
     for message in messages {
         client.send(message).await;
@@ -30,35 +29,23 @@ async fn closes(messages: Vec<Message>, code: u16) {
 }
 
 #[tokio::test]
-async fn binary_frames() {
-    closes(vec![Message::binary(&b"{}"[..])], 1003).await;
-}
-
-#[tokio::test]
-async fn text_that_is_not_utf8() {
-    closes(vec![part(Data::Text, b"{\"a\":\"\xff\"}", true)], 1007).await;
-}
-
-#[tokio::test]
-async fn oversized_frames() {
-    closes(vec![Message::text("x".repeat(1001))], 1009).await;
-}
-
-#[tokio::test]
-async fn oversized_messages_in_small_frames() {
+async fn messages_that_break_a_rule_close_their_socket() {
     let filler: &'static [u8] = &[b'x'; 600];
-    closes(vec![part(Data::Text, filler, false), part(Data::Continue, filler, true)], 1009).await;
-}
-
-#[tokio::test]
-async fn frames_that_break_the_protocol() {
-    closes(vec![part(Data::Continue, b"{}", true)], 1002).await;
+    let in_parts = vec![part(Data::Text, filler, false), part(Data::Continue, filler, true)];
+    for (messages, code) in [
+        (vec![Message::binary(&b"{}"[..])], 1003),
+        (vec![part(Data::Text, b"{\"a\":\"\xff\"}", true)], 1007),
+        (vec![Message::text("x".repeat(1001))], 1009),
+        (in_parts, 1009),
+        (vec![part(Data::Continue, b"{}", true)], 1002),
+    ] {
+        closes(messages, code).await;
+    }
 }
 
 #[tokio::test]
 async fn fragmented_messages_are_joined() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (writer, proxy) = start().await;
     let mut client = proxy.connect(writer.session).await;
     client.send(part(Data::Text, b"{\"stop\":", false)).await;
     client.send(Message::Ping("between the parts".into())).await;
@@ -70,8 +57,7 @@ async fn fragmented_messages_are_joined() {
 
 #[tokio::test]
 async fn bad_json_gets_an_error_and_the_socket_stays_open() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     let mut client = proxy.connect(writer.session).await;
     for bad in ["{", "[1]", "hello"] {
         client.send(Message::text(bad)).await;
@@ -85,28 +71,15 @@ async fn bad_json_gets_an_error_and_the_socket_stays_open() {
     proxy.metric("wsproxy_up_refused_total 3").await;
 }
 
-/// Returns the code and text of the close frame, and ignores everything before it.
-async fn closing(client: &mut Client) -> (u16, String) {
-    loop {
-        match client.next().await {
-            Seen::Close(code, text) => return (code, text),
-            Seen::End => panic!("the connection ended without a close frame"),
-            _ => {}
-        }
-    }
-}
-
 #[tokio::test]
 async fn an_unfinished_message_closes_its_socket() {
-    let writer = Writer::new().await;
-    let proxy =
-        Proxy::start_with(&writer.bus, |config| config.message_timeout = Duration::from_millis(100)).await;
+    let (writer, proxy) = start_with(|config| config.message_timeout = Duration::from_millis(100)).await;
     let mut client = proxy.connect(writer.session).await;
     let other = proxy.connect(Writer::on(&writer.bus).await.session).await;
     client.send(part(Data::Text, &[b'x'; 900], false)).await;
     // Neither pings nor further parts extend the time limit.
     client.send(Message::Ping("still here".into())).await;
-    let (code, text) = closing(&mut client).await;
+    let (code, text) = client.closing().await;
     assert_eq!(code, 1008, "{text}");
     assert!(text.contains("0.1 s"), "{text}");
     assert_eq!(client.next().await, Seen::End);
@@ -118,8 +91,7 @@ async fn an_unfinished_message_closes_its_socket() {
 
 #[tokio::test]
 async fn all_messages_share_a_budget_and_small_ones_still_fit() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| config.inbound_bytes = 64 << 10).await;
+    let (writer, proxy) = start_with(|config| config.inbound_bytes = 64 << 10).await;
     let mut holders = Vec::new();
     for _ in 0..4 {
         let mut holder = proxy.connect(Writer::on(&writer.bus).await.session).await;
@@ -141,8 +113,7 @@ async fn all_messages_share_a_budget_and_small_ones_still_fit() {
 
 #[tokio::test]
 async fn too_many_messages_are_refused_and_a_flood_closes_its_socket() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start_with(&writer.bus, |config| config.up_rate = 5).await;
+    let (writer, proxy) = start_with(|config| config.up_rate = 5).await;
     let mut client = proxy.connect(writer.session).await;
     for _ in 0..13 {
         client.send(Message::text("{}")).await;
@@ -152,9 +123,8 @@ async fn too_many_messages_are_refused_and_a_flood_closes_its_socket() {
     for _ in 0..40 {
         client.send(Message::Ping("x".into())).await;
     }
-    let (code, text) = closing(&mut client).await;
+    let (code, text) = client.closing().await;
     assert_eq!(code, 1008, "{text}");
-    let (_, metrics) = proxy.get("/metrics").await;
-    let published = metrics.lines().find_map(|line| line.strip_prefix("wsproxy_up_messages_total ")).unwrap();
-    assert!((10..13).contains(&published.parse::<u32>().unwrap()), "{published}");
+    let published = proxy.value("wsproxy_up_messages_total").await;
+    assert!((10..13).contains(&published), "{published}");
 }

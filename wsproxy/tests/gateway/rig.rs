@@ -2,7 +2,9 @@
 
 use bus::{Batch, Broker, BusConfig, ClaimRequest};
 use futures_util::{SinkExt, StreamExt};
-use protocol::{Claims, Frame, Kind, Position, Secret, SessionId, Signer, encode_done, encode_token};
+use protocol::{
+    Claims, Frame, Kind, Position, Secret, SessionId, Signer, Verifier, encode_done, encode_token,
+};
 use std::{
     future::Future,
     net::SocketAddr,
@@ -10,7 +12,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };
@@ -51,6 +52,15 @@ pub(crate) fn request(address: SocketAddr, session: SessionId) -> Request {
 
 fn bare_request(address: SocketAddr, path: &str) -> Request {
     format!("ws://{address}{path}").into_client_request().unwrap()
+}
+
+/// Returns the head of a request for the session's socket, as it is on the wire.
+pub(crate) fn raw_request(session: SessionId) -> String {
+    format!(
+        "GET /agent/ws/{session} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {}\r\n\r\n",
+        token_for(session)
+    )
 }
 
 /// A bus with one session, to which the test writes as a server does.
@@ -114,6 +124,18 @@ impl Writer {
     }
 }
 
+/// Starts a gateway on a bus with one session.
+pub(crate) async fn start() -> (Writer, Proxy) {
+    start_with(|_| {}).await
+}
+
+/// Starts a gateway with a changed configuration on a bus with one session.
+pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> (Writer, Proxy) {
+    let writer = Writer::new().await;
+    let proxy = Proxy::start_with(&writer.bus, change).await;
+    (writer, proxy)
+}
+
 /// A gateway on a free port. It ends with the test.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
@@ -133,18 +155,26 @@ impl Proxy {
     }
 
     pub(crate) async fn start_with(bus: &Arc<dyn Broker>, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::new(Secret::new(KEY).unwrap());
+        let mut config = Config::default();
         change(&mut config);
+        let verifier = Verifier::new(&Secret::new(KEY).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(wsproxy::run(listener, config, bus.clone(), shutdown.clone()));
+        let task = tokio::spawn(wsproxy::run(listener, verifier, config, bus.clone(), shutdown.clone()));
         Self { address, shutdown, task }
     }
 
     /// Returns a request for the session's socket, with a valid token.
     pub(crate) fn request(&self, session: SessionId) -> Request {
         request(self.address, session)
+    }
+
+    /// Returns a request for the session's socket with another value of a header.
+    pub(crate) fn request_with(&self, session: SessionId, header: &'static str, value: &str) -> Request {
+        let mut request = self.request(session);
+        request.headers_mut().insert(header, value.parse().unwrap());
+        request
     }
 
     pub(crate) fn bare_request(&self, path: &str) -> Request {
@@ -156,9 +186,7 @@ impl Proxy {
     }
 
     pub(crate) async fn resume(&self, session: SessionId, after: &str) -> Client {
-        let mut request = self.request(session);
-        request.headers_mut().insert("last-event-id", after.parse().unwrap());
-        Client::open(self.address, request).await.unwrap()
+        Client::open(self.address, self.request_with(session, "last-event-id", after)).await.unwrap()
     }
 
     /// Returns the status, the `detail` and the headers of a refused upgrade.
@@ -175,13 +203,27 @@ impl Proxy {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        soon(stream.read_to_string(&mut answer)).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
+        let (address, path) = (self.address, path.to_owned());
+        let get = tokio::task::spawn_blocking(move || host::http_get(address, &path));
+        let response = soon(get).await.unwrap().unwrap();
+        (response.status, response.body)
+    }
+
+    /// Waits until the status of `/ready` is 503.
+    pub(crate) async fn unready(&self) {
+        soon(async {
+            while self.get("/ready").await.0 != 503 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Returns the value of a metric without labels.
+    pub(crate) async fn value(&self, name: &str) -> u64 {
+        let (_, metrics) = self.get("/metrics").await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
     }
 
     /// Waits until `/metrics` contains this line.
@@ -269,15 +311,20 @@ impl Client {
         soon(self.0.send(message)).await.unwrap();
     }
 
-    /// Returns the code of the close frame, and ignores everything before it.
-    pub(crate) async fn close_code(&mut self) -> u16 {
+    /// Returns the code and text of the close frame, and ignores everything before it.
+    pub(crate) async fn closing(&mut self) -> (u16, String) {
         loop {
             match self.next().await {
-                Seen::Close(code, _) => return code,
+                Seen::Close(code, text) => return (code, text),
                 Seen::End => panic!("the connection ended without a close frame"),
                 _ => {}
             }
         }
+    }
+
+    /// Returns the code of the close frame, and ignores everything before it.
+    pub(crate) async fn close_code(&mut self) -> u16 {
+        self.closing().await.0
     }
 
     /// Sends a close frame and waits for that of the gateway.

@@ -71,8 +71,7 @@ async fn a_long_replay_is_read_in_pages_that_fit_the_outbox() {
     writer.claim().await;
     writer.tokens(TOKENS, TOKEN_BYTES).await;
     writer.done().await;
-    let mut request = proxy.request(writer.session);
-    request.headers_mut().insert("last-event-id", "0".parse().unwrap());
+    let request = proxy.request_with(writer.session, "last-event-id", "0");
     let client = Client::open_narrow(proxy.address, request).await;
     let (have, closes) = collect(&proxy, &writer, client).await;
     assert_eq!((have, closes), (writer.positions(1, TOKENS + 1), 0));

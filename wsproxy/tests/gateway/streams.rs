@@ -1,12 +1,11 @@
 //! A client gets every token once and in order, however it connects and reconnects.
 
-use crate::rig::{Proxy, Seen, Writer};
+use crate::rig::{Seen, raw_request, soon, start};
 use protocol::Position;
 
 #[tokio::test]
 async fn a_query_is_forwarded_verbatim_and_in_order() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     let mut client = proxy.connect(writer.session).await;
     for _ in 0..3 {
         writer.query(18).await;
@@ -21,8 +20,7 @@ async fn a_query_is_forwarded_verbatim_and_in_order() {
 
 #[tokio::test]
 async fn a_client_that_connects_after_its_query_gets_everything() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     writer.query(500).await;
     let mut client = proxy.connect(writer.session).await;
     assert_eq!(client.query().await.0, writer.positions(1, 501));
@@ -30,8 +28,7 @@ async fn a_client_that_connects_after_its_query_gets_everything() {
 
 #[tokio::test]
 async fn a_client_without_a_position_continues_where_its_last_socket_ended() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     for _ in 0..3 {
         let mut client = proxy.connect(writer.session).await;
         writer.query(5).await;
@@ -49,8 +46,7 @@ async fn a_client_without_a_position_continues_where_its_last_socket_ended() {
 
 #[tokio::test]
 async fn a_client_resumes_by_position_and_gets_the_end_of_the_replay() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     writer.claim().await;
     writer.tokens(10, 5).await;
     let four = writer.positions(4, 4)[0];
@@ -67,8 +63,7 @@ async fn a_client_resumes_by_position_and_gets_the_end_of_the_replay() {
 
 #[tokio::test]
 async fn a_new_client_without_events_gets_an_empty_replay() {
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (writer, proxy) = start().await;
     let mut client = proxy.resume(writer.session, "0").await;
     assert_eq!(client.next().await, Seen::Resumed(Position::ZERO));
 }
@@ -76,21 +71,14 @@ async fn a_new_client_without_events_gets_an_empty_replay() {
 #[tokio::test]
 async fn a_frame_that_arrives_with_the_request_is_read() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (writer, proxy) = start().await;
     let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
-    let request = format!(
-        "GET /agent/ws/{} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Authorization: Bearer {}\r\n\r\n",
-        writer.session,
-        crate::rig::token_for(writer.session)
-    );
+    let request = raw_request(writer.session);
     // A masked ping, mask 0, payload "hi".
     let ping = [0x89, 0x82, 0, 0, 0, 0, b'h', b'i'];
     stream.write_all(&[request.as_bytes(), &ping].concat()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\x8a\x02hi") {
-        assert!(crate::rig::soon(stream.read_buf(&mut answer)).await.unwrap() > 0, "no pong");
+        assert!(soon(stream.read_buf(&mut answer)).await.unwrap() > 0, "no pong");
     }
 }

@@ -1,6 +1,6 @@
 //! A second socket for a session: it gets every event except those that the first client confirmed in its close frame.
 
-use crate::rig::{Client, Proxy, Seen, Writer, soon};
+use crate::rig::{Client, Proxy, Seen, Writer, soon, start};
 use protocol::Kind;
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,7 @@ async fn takeover(writer: &mut Writer, first: &Proxy, second: &Proxy) {
 
 #[tokio::test]
 async fn on_one_gateway() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     takeover(&mut writer, &proxy, &proxy).await;
 }
 
@@ -45,8 +44,7 @@ async fn across_two_gateways() {
 /// Events that the kernel of the first client accepted, but the client did not read, must come again.
 #[tokio::test]
 async fn from_a_client_that_does_not_answer() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     let _dead = proxy.connect(writer.session).await;
     writer.query(5).await;
     proxy.metric("wsproxy_events_total 6").await;
@@ -62,8 +60,7 @@ async fn from_a_client_that_does_not_answer() {
 /// If a connection ends without a close frame, its events come again, because data that the kernel acknowledged may not have been read.
 #[tokio::test]
 async fn from_a_client_whose_connection_ends_without_a_close_frame() {
-    let mut writer = Writer::new().await;
-    let proxy = Proxy::start(&writer.bus).await;
+    let (mut writer, proxy) = start().await;
     let dead = proxy.connect(writer.session).await;
     writer.query(5).await;
     proxy.metric("wsproxy_events_total 6").await;
