@@ -3,35 +3,21 @@
 
 use crate::{
     config::{Config, ConfigErrors},
+    generator::{Generator, HostBefore},
+    lead::{Generators, Lead},
     outline, preflight, published, signals, stack_faults, stack_members,
 };
 use anyhow::Context;
-use load::{
-    burst::Burst,
-    connector::Connector,
-    context::RunContext,
-    cpu,
-    endpoint::Endpoint,
-    injection::{FaultRunner, FirstSend, Injector},
-    timestamps, tls,
-    watch::{Observations, PreparedWatch, Source, WatchConfig},
-    worker::{self, WorkerReport},
-};
-use measure::{FaultLog, live::LiveCounters};
-use plan::{Estimate, Plan, Stop, schedule::Model};
-use report::{
-    messages,
-    output::{self, EventSettings, Finished, OutputSettings, Results, RunInfo, SharedStatus},
-    progress::{self, Progress},
-    screen::{Screen, Sources},
-};
+use load::{connector::Connector, injection::Injector, tls, watch::Source};
+use plan::Stop;
+use report::{messages, output::Finished};
 use std::{
+    collections::BTreeMap,
+    path::PathBuf,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
 
 /// Time between the creation of the workers and the start of the plan, so that all workers start together.
 const LEAD: Duration = Duration::from_millis(50);
@@ -141,82 +127,42 @@ fn run_against(
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
-    let tls = tls::client_config(config.plan.target.ca_file.as_deref())
-        .map_err(|error| refused(&format!("{error:#}")))?;
+    let tls = tls(config)?;
     let connector = connect(config, &tls, stop)?;
-    let host = HostBefore { wake_up: cpu::wake_up_cost(), clock_steps: timestamps::steps() };
+    let host = HostBefore::measure();
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
-    let log = Arc::new(fault_log(config, injector)?);
-    let settings = output_settings(config, stop, started_at);
-    let results = Results::open(&settings, Arc::clone(&log)).map_err(|error| refused(&error.to_string()))?;
-    let generator_plan = Arc::new(config.plan.clone());
-    let watch_config = WatchConfig {
-        target: &config.plan.target,
-        tls: &tls,
-        resources: results.path("_resources.csv"),
-        health: results.path("_health.csv"),
-        readings: results.readings(),
+    let lead = Lead::prepare(config, injector, members, &tls, stop, (started_at, 1))?;
+    let generator = Generator {
+        plan: Arc::new(config.plan.clone()),
+        connector,
+        tls,
+        stop: stop.clone(),
+        faults: Arc::clone(lead.faults()),
+        first_send: Arc::clone(lead.first_send()),
+        counters: Generator::counters(&config.plan),
+        host,
     };
-    let prepared = PreparedWatch::prepare(&watch_config, members).context("cannot watch the stack")?;
-    if !config.embedded {
-        warn(&prepared.unmeasured_warnings(&config.criteria.thresholds));
-    }
-    let counters: Vec<Arc<LiveCounters>> = (0..config.plan.load.workers).map(|_| Arc::default()).collect();
-    let began = Instant::now();
-    let epoch = began + LEAD;
-    // The live view comes first: a terminal that cannot show it refuses the run before anything is started.
-    let shown = show(config, stop, &results, epoch, &log, counters.clone())?;
-    let faults = FaultRunner::start(&config.plan.faults.planned, injector, &log, epoch)
-        .context("cannot start a thread for a fault")?;
-    let shared = Shared { log: &log, first_send: faults.first_send(), counters: &counters };
-    let watch = prepared.start(epoch).context("cannot watch the stack")?;
-    let reports = drive(&generator_plan, &connector, &tls, stop, &results, epoch, &shared)?;
-    drop(shown);
-    let elapsed = began.elapsed();
-    let observations = watch.end();
-    faults.end();
-    let info = RunInfo {
-        faults: log.records(),
-        observations,
-        endpoints: connector.endpoints().iter().map(Endpoint::history).collect(),
-        ..info(config, stop, &results, &reports, elapsed, &host)
-    };
-    Ok(results.finish(&info).context("cannot complete the result files")?)
+    let rows = lead.results().generator().map_err(|error| refused(&error.to_string()))?;
+    let epoch = Instant::now() + LEAD;
+    let led = lead.begin(epoch, generator.counters.clone())?;
+    let report = generator.play(rows, epoch)?;
+    let reports = BTreeMap::from([(0, report)]);
+    led.finish(Generators { reports, lost: BTreeMap::new(), count: 1 }, &[] as &[PathBuf])
 }
 
-/// Returns where and how the results are written.
-fn output_settings(config: &Config, stop: &Stop, started_at: OffsetDateTime) -> OutputSettings {
-    OutputSettings {
-        dir: config.output.dir.clone(),
-        name: config.output.name.clone(),
-        started_at,
-        criteria: output::Criteria {
-            steady: config.plan.schedule.steady_window(),
-            ..config.criteria.resolve(stop)
-        },
-        schedule: Some(Arc::clone(&config.plan.schedule)),
-        shared_status: config.output.tui.then(SharedStatus::default),
-        events: config.output.events.clone().map(|destination| EventSettings {
-            destination,
-            config: config.to_json(),
-            seed: config.plan.load.seed,
-        }),
-    }
-}
-
-/// Creates the log of the planned faults, with the names that the stack's servers state.
-fn fault_log(config: &Config, injector: Option<&Arc<dyn Injector>>) -> anyhow::Result<FaultLog> {
-    let planned = config.plan.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at));
-    let log = FaultLog::new(planned);
-    let names = injector.filter(|_| log.affects_servers()).map(|injector| injector.stated_names());
-    let names = names.transpose().context("the stack does not name its servers")?.unwrap_or_default();
-    Ok(log.with_stated_names(names))
+/// Returns the TLS configuration of a run.
+pub(crate) fn tls(config: &Config) -> Result<rustls::ClientConfig, RunError> {
+    tls::client_config(config.plan.target.ca_file.as_deref()).map_err(|error| refused(&format!("{error:#}")))
 }
 
 /// Checks that the target answers. Returns early if the run is asked to stop.
-fn connect(config: &Config, tls: &rustls::ClientConfig, stop: &Stop) -> Result<Arc<Connector>, RunError> {
+pub(crate) fn connect(
+    config: &Config,
+    tls: &rustls::ClientConfig,
+    stop: &Stop,
+) -> Result<Arc<Connector>, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -233,150 +179,6 @@ fn connect(config: &Config, tls: &rustls::ClientConfig, stop: &Stop) -> Result<A
     connector
 }
 
-fn refused(error: &str) -> RunError {
+pub(crate) fn refused(error: &str) -> RunError {
     RunError::Refused(ConfigErrors(vec![error.to_owned()]))
-}
-
-/// Properties of this host, measured before the load starts.
-struct HostBefore {
-    /// Time that a wake-up of a thread takes.
-    wake_up: Option<Duration>,
-    /// Number of steps of the wall clock so far.
-    clock_steps: u64,
-}
-
-/// Values that workers share with the fault runner and the live view.
-struct Shared<'a> {
-    log: &'a Arc<FaultLog>,
-    first_send: &'a Arc<FirstSend>,
-    /// One per worker.
-    counters: &'a [Arc<LiveCounters>],
-}
-
-/// Starts the workers and waits for all of them.
-fn drive(
-    plan: &Arc<Plan>,
-    connector: &Arc<Connector>,
-    tls: &rustls::ClientConfig,
-    stop: &Stop,
-    results: &Results,
-    epoch: Instant,
-    shared: &Shared<'_>,
-) -> anyhow::Result<Vec<WorkerReport>> {
-    let burst = plan.load.burst.then(|| Arc::new(Burst::new(plan.load.clients)));
-    let schedule = &plan.schedule;
-    let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
-    let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
-    let context = Arc::new(RunContext {
-        plan: Arc::clone(plan),
-        connector: Arc::clone(connector),
-        tls: tls.clone(),
-        epoch,
-        stop: stop.clone(),
-        burst,
-        sessions: results.sessions().clone(),
-        queries: results.queries().clone(),
-        boot_id: host::boot_id(),
-        faults: Arc::clone(shared.log),
-        first_send: Arc::clone(shared.first_send),
-        places,
-    });
-    let mut threads = Vec::new();
-    for (number, live) in shared.counters.iter().enumerate() {
-        let (context, recorder, live) = (Arc::clone(&context), results.recorder(), Arc::clone(live));
-        let thread = thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || worker::run(context, number, recorder, live))
-            .context("cannot start a worker thread")?;
-        threads.push(thread);
-    }
-    threads
-        .into_iter()
-        .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
-        .collect()
-}
-
-/// The display of a running test: progress line, live view or nothing. Dropping it ends the display.
-enum Shown {
-    Line { _progress: Progress },
-    Screen { _screen: Screen },
-    Nothing,
-}
-
-fn show(
-    config: &Config,
-    stop: &Stop,
-    results: &Results,
-    epoch: Instant,
-    faults: &Arc<FaultLog>,
-    counters: Vec<Arc<LiveCounters>>,
-) -> Result<Shown, RunError> {
-    let estimate = Estimate::of(&config.plan);
-    let sessions = results.sessions().clone();
-    if let Some(shared_status) = results.shared_status() {
-        let sources = Sources {
-            target: if config.embedded { "embedded".to_owned() } else { config.plan.target.api.to_string() },
-            epoch,
-            schedule: Arc::clone(&config.plan.schedule),
-            estimate,
-            counters,
-            sessions,
-            faults: Arc::clone(faults),
-            shared_status,
-            events: results.events(),
-            stop: stop.clone(),
-        };
-        let screen = Screen::open(sources).map_err(|error| {
-            refused(&format!("cannot show the run on the terminal ({error}): leave --tui out"))
-        })?;
-        return Ok(Shown::Screen { _screen: screen });
-    }
-    if config.output.quiet {
-        return Ok(Shown::Nothing);
-    }
-    Ok(Shown::Line { _progress: Progress::show(progress::ProgressSources { counters, sessions, estimate }) })
-}
-
-fn info(
-    config: &Config,
-    stop: &Stop,
-    results: &Results,
-    reports: &[WorkerReport],
-    elapsed: Duration,
-    host: &HostBefore,
-) -> RunInfo {
-    let waited: Option<host::Waited> = reports.iter().map(|report| report.cpu_wait).sum();
-    let wall: Duration = reports.iter().map(|report| report.wall).sum();
-    let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE);
-    let clocks = || reports.iter().filter_map(|report| report.shared_clock);
-    RunInfo {
-        config: config.to_json(),
-        seed: config.plan.load.seed,
-        api_url: config.plan.target.api.to_string(),
-        ws_url: config.plan.target.ws.to_string(),
-        embedded: config.embedded,
-        clients: config.plan.load.clients,
-        queries_per_client: u64::from(config.plan.load.queries.unwrap_or(0)),
-        ramp_up: config.plan.load.ramp_up,
-        burst: config.plan.load.burst,
-        elapsed,
-        interrupted: stop.starting.is_cancelled() && results.aborted().is_none(),
-        aborted: results.aborted(),
-        events: None,
-        schedule: Some(Arc::clone(&config.plan.schedule)),
-        arrivals_on_time: reports.iter().map(|report| report.arrivals.on_time).sum(),
-        arrivals_dropped: reports.iter().map(|report| report.arrivals.busy).sum(),
-        arrivals_due: reports.iter().map(|report| report.arrivals.due).sum(),
-        observations: Observations::default(),
-        dropped_iterations: reports.iter().map(|report| report.arrivals.dropped).sum(),
-        peak_sessions: results.sessions().peak(),
-        peak_queries: results.queries().peak(),
-        faults: Vec::new(),
-        endpoints: Vec::new(),
-        shared_clock: clocks().next().map(|_| clocks().all(|shared| shared)),
-        cpu_wait_share: waited.map(|waited| share(waited.time)),
-        cpu_starved_share: waited.zip(host.wake_up).map(|(waited, wake_up)| share(waited.beyond(wake_up))),
-        wake_up_cost: host.wake_up,
-        clock_steps: timestamps::steps().saturating_sub(host.clock_steps),
-    }
 }

@@ -5,6 +5,8 @@ pub mod config;
 mod embedded;
 pub mod engine;
 mod environment;
+mod generator;
+mod lead;
 mod outline;
 mod preflight;
 pub mod program;

@@ -43,7 +43,8 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
         ..Criteria::default()
     };
     let results = Results::open(&records::settings(dir, criteria), Arc::default()).unwrap();
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     for second in 0..20 {
         let e2el = if (5..15).contains(&second) { 800 } else { 500 };
         let mut query = query(second + 1, u64::from(second) * 1_000, e2el);
@@ -58,6 +59,7 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
     recorder.query_ended(query(21, 20_000, 4_000), &QuerySamples::default(), || session(24_100, false));
     recorder.session_ended(session(24_100, false), Vec::new());
     drop(recorder);
+    generator.finish().unwrap();
     let redis = Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 12.5 };
     results.readings().push(3, vec![redis]);
     let info = RunInfo { elapsed: ms(24_200), ..RunInfo::default() };
@@ -149,10 +151,12 @@ fn a_run_without_a_complete_query_never_passes() {
         let dir = tempfile::tempdir().unwrap();
         let criteria = Criteria { thresholds: vec![threshold.parse().unwrap()], ..Criteria::default() };
         let results = Results::open(&records::settings(dir.path(), criteria), Arc::default()).unwrap();
-        let mut recorder = results.recorder();
+        let generator = results.generator().unwrap();
+        let mut recorder = generator.recorder();
         let failed = QueryRecord { status: QueryStatus::Incomplete, ..query(1, 0, 100) };
         recorder.session_ended(session(200, false), vec![failed]);
         drop(recorder);
+        generator.finish().unwrap();
         let finished = results.finish(&RunInfo { elapsed: ms(300), ..RunInfo::default() }).unwrap();
         assert_eq!(finished.exit_code(), 99, "{threshold}: {}", finished.text(80));
         assert!(!records::summary(dir.path())["metrics"].as_object().unwrap().contains_key("e2el_ms"));
@@ -167,12 +171,14 @@ fn a_timeout_that_a_stall_excuses_makes_the_run_invalid() {
         let dir = tempfile::tempdir().unwrap();
         let results =
             Results::open(&records::settings(dir.path(), Criteria::default()), Arc::default()).unwrap();
-        let mut recorder = results.recorder();
+        let generator = results.generator().unwrap();
+        let mut recorder = generator.recorder();
         recorder.sample(LagKind::LoopLag, 2_000_000_000, ms(90));
         let late = QueryRecord { status: QueryStatus::Timeout, excused, ..query(2, 100, 100) };
         recorder
             .session_ended(SessionRecord { excused, ..session(200, false) }, vec![query(1, 0, 100), late]);
         drop(recorder);
+        generator.finish().unwrap();
         let finished = results.finish(&RunInfo { elapsed: ms(300), ..RunInfo::default() }).unwrap();
         assert_eq!(finished.exit_code(), exit_code, "{}", finished.text(80));
     }

@@ -2,7 +2,7 @@
 //! second breaks. They pass times as values and wait for no clock.
 
 use measure::{Recorder, record::LagKind};
-use report::output::{Abort, Criteria, OutputSettings, Results, RunInfo};
+use report::output::{Abort, Criteria, GeneratorResults, OutputSettings, Results, RunInfo};
 use std::{path::Path, sync::Arc, time::Duration};
 use time::macros::datetime;
 
@@ -19,7 +19,10 @@ fn token(recorder: &mut Recorder, at: Duration) {
 }
 
 /// Performs `goes_on` with two recorders, then ends both. Returns why the run was ended early, or `None` if it was not.
-fn ended_early(dir: &Path, goes_on: impl FnOnce(&Results, &mut Recorder, &mut Recorder)) -> Option<String> {
+fn ended_early(
+    dir: &Path,
+    goes_on: impl FnOnce(&Results, &GeneratorResults, &mut Recorder, &mut Recorder),
+) -> Option<String> {
     let abort = Abort::default();
     let criteria = Criteria {
         thresholds: vec!["pace_lag_ms[1s]:max<50".parse().unwrap()],
@@ -31,14 +34,17 @@ fn ended_early(dir: &Path, goes_on: impl FnOnce(&Results, &mut Recorder, &mut Re
         name: "loadtest".to_owned(),
         started_at: datetime!(2026-11-21 00:45:09 +2),
         criteria,
+        generators: 1,
         schedule: None,
         shared_status: None,
         events: None,
     };
     let results = Results::open(&settings, Arc::default()).unwrap();
-    let (mut one, mut other) = (results.recorder(), results.recorder());
-    goes_on(&results, &mut one, &mut other);
+    let generator = results.generator().unwrap();
+    let (mut one, mut other) = (generator.recorder(), generator.recorder());
+    goes_on(&results, &generator, &mut one, &mut other);
     drop((one, other));
+    generator.finish().unwrap();
     results.finish(&RunInfo::default()).unwrap();
     abort.reason.get().cloned()
 }
@@ -53,7 +59,7 @@ fn rows(dir: &Path) -> Vec<String> {
 #[test]
 fn a_second_is_evaluated_as_soon_as_every_recorder_has_passed_it() {
     let dir = tempfile::tempdir().unwrap();
-    let why = ended_early(dir.path(), |_, one, other| {
+    let why = ended_early(dir.path(), |_, _, one, other| {
         token(one, s(0));
         one.tick(s(1));
         other.tick(s(1));
@@ -64,8 +70,8 @@ fn a_second_is_evaluated_as_soon_as_every_recorder_has_passed_it() {
 #[test]
 fn a_second_does_not_wait_for_a_recorder_that_is_done() {
     let dir = tempfile::tempdir().unwrap();
-    let why = ended_early(dir.path(), |results, one, other| {
-        *other = results.recorder();
+    let why = ended_early(dir.path(), |_, generator, one, other| {
+        *other = generator.recorder();
         token(one, s(0));
         one.tick(s(1));
         other.tick(s(1));
@@ -77,7 +83,7 @@ fn a_second_does_not_wait_for_a_recorder_that_is_done() {
 fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
     for (seconds, is_told) in [(3, false), (4, true)] {
         let dir = tempfile::tempdir().unwrap();
-        let why = ended_early(dir.path(), |_, one, other| {
+        let why = ended_early(dir.path(), |_, _, one, other| {
             (0..seconds).for_each(|second| token(one, s(second)));
             token(other, s(0));
         });
@@ -92,7 +98,7 @@ fn a_second_waits_for_the_readings_of_that_second() {
     for (reached, is_told) in [(0, false), (1, true)] {
         let dir = tempfile::tempdir().unwrap();
         let mut producer = None;
-        let why = ended_early(dir.path(), |results, one, other| {
+        let why = ended_early(dir.path(), |results, _, one, other| {
             producer.insert(results.readings().producer()).has_reached(reached);
             token(one, s(0));
             one.tick(s(1));

@@ -57,10 +57,12 @@ fn a_bad_run() {
 fn a_server_of_the_old_contract_is_unverified() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     let old = QueryRecord { tokens_expected: None, ideal_ttft: None, ideal_e2el: None, ..query(0, 1, 100) };
     recorder.session_ended(SessionRecord { old_contract: true, ..session(0, 90, 1_100) }, vec![old]);
     drop(recorder);
+    generator.finish().unwrap();
     let finished = results.finish(&info()).unwrap();
     assert_eq!(finished.exit_code(), 0);
     assert!(finished.judgement().reason.contains("unverified"), "{}", finished.judgement().reason);
@@ -81,7 +83,8 @@ fn a_server_of_the_old_contract_is_unverified() {
 fn what_an_interruption_cut_off_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     let cut = QueryRecord {
         done: None,
         status: QueryStatus::Abandoned,
@@ -90,6 +93,7 @@ fn what_an_interruption_cut_off_is_not_lost() {
     };
     recorder.session_ended(SessionRecord { ok: false, cut_off: true, ..session(0, 90, 500) }, vec![cut]);
     drop(recorder);
+    generator.finish().unwrap();
     let finished = results.finish(&RunInfo { interrupted: true, ..info() }).unwrap();
     assert_eq!((finished.exit_code(), finished.headline()), (105, "INTERRUPTED"));
     assert!(finished.text(80).starts_with("  INTERRUPTED  "), "{}", finished.text(80));
@@ -152,7 +156,8 @@ fn base64(text: &str) -> Vec<u8> {
 fn rows_are_whole_on_disk_while_the_run_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     assert_eq!(read(dir.path(), ".csv").lines().count(), 1, "the header must be written at the start");
     let queries = (1..=1_000).map(|num| query(0, num, 100)).collect();
     recorder.session_ended(session(0, 90, 1_100), queries);
@@ -162,6 +167,7 @@ fn rows_are_whole_on_disk_while_the_run_goes_on() {
         std::thread::yield_now();
     }
     drop(recorder);
+    generator.finish().unwrap();
     results.finish(&info()).unwrap();
     let path: PathBuf = dir.path().join("loadtest_20261121_004509.csv");
     let text = report::output::analyze(&[path.clone(), path], 80).unwrap();
@@ -173,7 +179,8 @@ fn rows_are_whole_on_disk_while_the_run_goes_on() {
 fn rows_of_a_long_session_do_not_wait_for_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     let so_far = || SessionRecord { close: None, reconnect_attempts: 1, ok: false, ..session(0, 90, 1_000) };
     (1..=250).for_each(|num| recorder.query_ended(query(0, num, 100), &QuerySamples::default(), so_far));
     recorder.session_ended(
@@ -181,6 +188,7 @@ fn rows_of_a_long_session_do_not_wait_for_its_end() {
         vec![query(0, 251, 100)],
     );
     drop(recorder);
+    generator.finish().unwrap();
     let finished = results.finish(&info()).unwrap();
     assert_eq!(finished.exit_code(), 0);
     let rows = read(dir.path(), ".csv");
@@ -225,12 +233,14 @@ fn analyze_reads_what_a_run_wrote() {
 fn late_queries_are_named_in_the_reason_of_a_pass() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     let outage = QueryRecord { held_up: ms(3_100), ..query(0, 2, 1_100) };
     recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
     recorder.query_ended(outage, &QuerySamples::default(), unasked);
     recorder.session_ended(session(0, 90, 2_100), Vec::new());
     drop(recorder);
+    generator.finish().unwrap();
     let finished = results.finish(&info()).unwrap();
     let reason = "All 2 queries were complete and in order; 1 of 2 were late, by up to 3.1 s.";
     assert_eq!((finished.exit_code(), finished.judgement().reason.as_str()), (0, reason));
@@ -246,11 +256,13 @@ fn events_are_lines_and_the_last_is_the_verdict() {
     let results = Results::open(&settings, Arc::clone(&log)).unwrap();
     log.begin(0, ms(100), ms(500));
     log.end(0, Some(ms(510)), FaultStatus::Injected("process 1 is gone".into()));
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     recorder.reconnected(ms(600), 0, Reconnect { cause: LossCause::Closed(4002), gap: ms(90) });
     recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
     recorder.session_ended(session(0, 90, 1_900), vec![query(0, 2, 900)]);
     drop(recorder);
+    generator.finish().unwrap();
     let finished = results.finish(&info()).unwrap();
     assert!(!finished.text(80).contains("events_dropped"), "{}", finished.text(80));
     let lines: Vec<serde_json::Value> =
@@ -279,7 +291,8 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     log.end(1, None, FaultStatus::Failed("the run was over before its time".into()));
     log.outage(ms(1_980), ms(3_500));
     log.error_event(ms(2_500), "peer_lost");
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     recorder.reconnect_attempt(ms(2_200));
     recorder.reconnected(ms(2_300), 0, Reconnect { cause: LossCause::Broken, gap: ms(300) });
     let error_code = Some("peer_lost".to_owned());
@@ -287,6 +300,7 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
     recorder.session_ended(session(0, 90, 2_500), vec![affecting]);
     drop(recorder);
+    generator.finish().unwrap();
     let finished = results.finish(&RunInfo { faults: log.records(), ..info() }).unwrap();
     assert_eq!(finished.judgement().verdict.name(), "FAIL");
     assert!(finished.judgement().reason.starts_with("1 of 2 queries failed"), "{:?}", finished.judgement());

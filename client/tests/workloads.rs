@@ -36,7 +36,9 @@ fn a_user_with_few_queries_begins_a_new_session() {
     let summary = summary(&server, |args| args.duration = Some("1s".into()), 3, 1);
     assert!(summary["total_sessions"].as_u64() > Some(6), "{summary:#}");
     assert_eq!(summary["total_sessions"], summary["successful_sessions"], "{summary:#}");
-    assert_eq!(summary["concurrency"]["sessions_peak"], 3, "{summary:#}");
+    // The mean over the second: sessions that follow each other leave short pauses.
+    let peak = summary["concurrency"]["sessions_peak"].as_f64();
+    assert!(peak.is_some_and(|peak| peak > 2.0 && peak <= 3.0), "{summary:#}");
 }
 
 #[test]

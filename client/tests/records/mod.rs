@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use measure::{
-    BoundedSample, FaultLog, Quantity, QuerySamples, Reading,
+    BoundedSample, FaultLog, GeneratorReport, Part, Quantity, QuerySamples, Reading,
     contents::ContentStatus,
     defects::{Defect, Defects},
     record::{Failure, FailureKind, LagKind, LossCause, QueryRecord, QueryStatus, Reconnect, SessionRecord},
@@ -73,6 +73,7 @@ pub fn settings(dir: &Path, criteria: Criteria) -> OutputSettings {
         name: "loadtest".to_owned(),
         started_at: datetime!(2026-11-21 00:45:09 +2),
         criteria,
+        generators: 1,
         schedule: None,
         shared_status: None,
         events: None,
@@ -89,7 +90,16 @@ pub fn open(dir: &Path) -> Results {
 }
 
 pub fn open_with(dir: &Path, log: Arc<FaultLog>) -> Results {
-    Results::open(&settings(dir, Criteria::default()), log).unwrap()
+    let results = Results::open(&settings(dir, Criteria::default()), log).unwrap();
+    results.add(0, two_active());
+    results
+}
+
+/// Two open sessions and two running queries throughout the first second.
+fn two_active() -> Part {
+    let mut part = Part::default();
+    part.seconds.entry(0).or_default().active(2_000_000_000, 2_000_000_000);
+    part
 }
 
 pub fn info() -> RunInfo {
@@ -100,10 +110,12 @@ pub fn info() -> RunInfo {
         queries_per_client: 2,
         ramp_up: ms(1000),
         elapsed: ms(2_500),
-        peak_sessions: 2,
-        peak_queries: 2,
-        shared_clock: Some(true),
-        cpu_wait_share: Some(0.012),
+        generator: GeneratorReport {
+            shared_clock: Some(true),
+            wall: ms(1_000),
+            cpu_waited: Some(ms(12)),
+            ..GeneratorReport::default()
+        },
         ..RunInfo::default()
     }
 }
@@ -121,7 +133,8 @@ pub fn good_run(dir: &Path) -> Finished {
         read(Quantity::Restarts, "redis", 0.0),
     ];
     results.readings().push(0, readings);
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     for index in 0..2 {
         let at = 100 + index * 50;
         let mut samples = QuerySamples::default();
@@ -139,13 +152,15 @@ pub fn good_run(dir: &Path) -> Finished {
         recorder.session_ended(session(index, 90, at + 2_000), vec![query(index, 2, at + 1_000)]);
     }
     drop(recorder);
+    generator.finish().unwrap();
     results.finish(&info()).unwrap()
 }
 
 /// A run with failures: one session lost tokens and a reconnect, one was never created, and one was refused.
 pub fn bad_run(dir: &Path) -> Finished {
     let results = open(dir);
-    let mut recorder = results.recorder();
+    let generator = results.generator().unwrap();
+    let mut recorder = generator.recorder();
     let failure = |kind, code, message: &str| Some(Failure { kind, code, message: message.to_owned() });
     let mut defects = Defects::default();
     defects.note(Defect::Duplicated, br#"{"id":"1-3","type":"token"}"#);
@@ -215,6 +230,7 @@ pub fn bad_run(dir: &Path) -> Finished {
     };
     recorder.session_ended(SessionRecord { ok: false, ..session(2, 90, 300) }, vec![refused]);
     drop(recorder);
+    generator.finish().unwrap();
     results.finish(&info()).unwrap()
 }
 

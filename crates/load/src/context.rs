@@ -6,7 +6,7 @@ use crate::{
 };
 use host::ClockAnchor;
 use measure::{
-    ActiveCounter, FaultLog, Recorder,
+    ActiveCounter, Arrivals, FaultLog, Recorder,
     live::LiveCounters,
     record::{LagKind, Moment},
 };
@@ -74,19 +74,6 @@ struct ArrivalCounts {
     on_time: Cell<u64>,
     busy: Cell<u64>,
     due: Cell<u64>,
-}
-
-/// The counts of arrivals at a worker's end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Arrivals {
-    /// Queries and sessions that were planned and never started.
-    pub dropped: u64,
-    /// Arrivals that started on time.
-    pub on_time: u64,
-    /// Arrivals that were dropped because every session was busy.
-    pub busy: u64,
-    /// Arrivals that were due before the run ended.
-    pub due: u64,
 }
 
 /// Every place for a session is taken.

@@ -92,7 +92,7 @@ pub struct FaultRunner {
 }
 
 impl FaultRunner {
-    /// Starts one thread per fault. Recorded times count from `epoch`, the start of the run.
+    /// Starts one thread per fault. Faults wait for `first_send`. Recorded times count from `epoch`, the start of the run.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -100,10 +100,10 @@ impl FaultRunner {
         planned: &[PlannedFault],
         injector: Option<&Arc<dyn Injector>>,
         log: &Arc<FaultLog>,
+        first_send: &Arc<FirstSend>,
         epoch: Instant,
     ) -> std::io::Result<Self> {
-        let first_send = Arc::new(FirstSend::default());
-        let mut schedule = Self { first_send, threads: Vec::new() };
+        let mut schedule = Self { first_send: Arc::clone(first_send), threads: Vec::new() };
         for (index, fault) in planned.iter().enumerate() {
             let Some(injector) = injector.map(Arc::clone) else { break };
             let (fault, log, first_send) = (fault.clone(), Arc::clone(log), Arc::clone(&schedule.first_send));
@@ -113,12 +113,6 @@ impl FaultRunner {
                 .push(std::thread::Builder::new().name(format!("fault-{index}")).spawn(carry_out)?);
         }
         Ok(schedule)
-    }
-
-    /// Returns the place where the first send is noted.
-    #[must_use]
-    pub const fn first_send(&self) -> &Arc<FirstSend> {
-        &self.first_send
     }
 
     /// Cancels the faults that have not started, and waits for the others.

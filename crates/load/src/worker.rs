@@ -3,14 +3,14 @@
 
 use crate::{
     burst::Burst,
-    context::{Arrivals, RunContext, WorkerContext},
+    context::{RunContext, WorkerContext},
     event_loop,
     idle::DueQuery,
     session::{self, PlannedSession},
     timestamps,
 };
 use host::Waited;
-use measure::{Recorder, live::LiveCounters, record::LagKind};
+use measure::{Arrivals, Recorder, live::LiveCounters, record::LagKind};
 use plan::{Plan, schedule::Model};
 use std::{
     rc::Rc,
@@ -142,7 +142,7 @@ async fn wait_until(worker: &WorkerContext, scheduled: Instant) -> bool {
 
 /// Runs one session, or one after another until the planned end.
 async fn stay(worker: Rc<WorkerContext>, mut planned: PlannedSession, _place: Option<OwnedSemaphorePermit>) {
-    let stride = worker.plan().schedule.sessions();
+    let stride = worker.plan().schedule.all_sessions();
     loop {
         let succeeded = session::run(Rc::clone(&worker), planned).await;
         let Some(until) = planned.until else { return };

@@ -1,50 +1,99 @@
-//! Counts active sessions or queries, and remembers the peak.
-//! A guard holds each count and decrements it when dropped, so that no exit path can forget it.
+//! Counts active sessions or queries over time. A guard holds each count and removes it when dropped, so that no exit path can
+//! forget it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 /// Counter of active sessions or queries. Clones share the count.
 #[derive(Clone, Debug, Default)]
-pub struct ActiveCounter(Arc<Counters>);
+pub struct ActiveCounter(Arc<Mutex<Count>>);
 
 #[derive(Debug, Default)]
-struct Counters {
-    now: AtomicU64,
-    peak: AtomicU64,
+struct Count {
+    now: u64,
+    /// The start of the run. Time is counted only after it is known.
+    epoch: Option<Instant>,
+    /// The time of the run up to which active time is added to `seconds`.
+    counted_until: Duration,
+    /// Active time by second of the run, in nanoseconds, summed over all that were active.
+    seconds: BTreeMap<u64, u64>,
 }
 
 impl ActiveCounter {
+    /// Sets the start of the run, from which the seconds count.
+    pub fn begin(&self, epoch: Instant) {
+        self.0.lock().epoch = Some(epoch);
+    }
+
     /// Increments the count until the returned guard is dropped.
     #[must_use]
     pub fn enter(&self) -> ActiveGuard {
-        let now = self.0.now.fetch_add(1, Relaxed) + 1;
-        self.0.peak.fetch_max(now, Relaxed);
+        let mut count = self.0.lock();
+        count.advance();
+        count.now += 1;
         ActiveGuard(Arc::clone(&self.0))
     }
 
     /// Returns the current count.
     #[must_use]
     pub fn now(&self) -> u64 {
-        self.0.now.load(Relaxed)
+        self.0.lock().now
     }
 
-    /// Returns the highest count so far.
+    /// Removes and returns the active time of each second before `end`, in nanoseconds, summed over all that were active. Seconds
+    /// that are not over are left out.
     #[must_use]
-    pub fn peak(&self) -> u64 {
-        self.0.peak.load(Relaxed)
+    pub fn take_before(&self, end: u64) -> BTreeMap<u64, u64> {
+        let mut count = self.0.lock();
+        count.advance();
+        let end = end.min(count.counted_until.as_secs());
+        let rest = count.seconds.split_off(&end);
+        std::mem::replace(&mut count.seconds, rest)
+    }
+
+    /// Removes and returns the active time of all seconds, including the one that is not over.
+    #[must_use]
+    pub fn take_all(&self) -> BTreeMap<u64, u64> {
+        let mut count = self.0.lock();
+        count.advance();
+        std::mem::take(&mut count.seconds)
+    }
+}
+
+impl Count {
+    /// Adds the active time until now.
+    fn advance(&mut self) {
+        if let Some(epoch) = self.epoch {
+            self.advance_to(epoch.elapsed());
+        }
+    }
+
+    fn advance_to(&mut self, until: Duration) {
+        while self.counted_until < until {
+            let second = self.counted_until.as_secs();
+            let end = until.min(Duration::from_secs(second + 1));
+            if self.now > 0 {
+                let passed = u64::try_from((end - self.counted_until).as_nanos()).unwrap_or(u64::MAX);
+                *self.seconds.entry(second).or_default() += passed * self.now;
+            }
+            self.counted_until = end;
+        }
     }
 }
 
 /// Holds one count of an [`ActiveCounter`] until it is dropped.
 #[derive(Debug)]
-pub struct ActiveGuard(Arc<Counters>);
+pub struct ActiveGuard(Arc<Mutex<Count>>);
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Relaxed);
+        let mut count = self.0.lock();
+        count.advance();
+        count.now -= 1;
     }
 }
 
@@ -53,11 +102,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_stays_when_guards_go() {
+    fn guards_hold_the_count() {
         let active = ActiveCounter::default();
         let first = active.enter();
         drop((first, active.enter()));
         let _third = active.enter();
-        assert_eq!((active.now(), active.peak()), (1, 2));
+        assert_eq!(active.now(), 1);
+        assert!(active.take_all().is_empty(), "the run has not begun");
+    }
+
+    #[test]
+    fn active_time_belongs_to_its_second() {
+        let ms = Duration::from_millis;
+        let mut count = Count::default();
+        for (until, now) in [(400, 2), (1_500, 1), (1_750, 0), (3_100, 3), (3_200, 0)] {
+            count.advance_to(ms(until));
+            count.now = now;
+        }
+        // Two from 0.4 s to 1.5 s, one until 1.75 s, three from 3.1 s to 3.2 s.
+        assert_eq!(count.seconds, [(0, 1_200_000_000), (1, 1_250_000_000), (3, 300_000_000)].into());
+    }
+
+    #[test]
+    fn only_seconds_that_are_over_are_taken() {
+        let active = ActiveCounter::default();
+        active.begin(Instant::now().checked_sub(Duration::from_millis(2_500)).unwrap());
+        let _open = active.enter();
+        std::thread::sleep(Duration::from_millis(600));
+        let taken = active.take_before(u64::MAX);
+        assert_eq!(taken.keys().copied().collect::<Vec<_>>(), [2], "second 3 is not over: {taken:?}");
+        assert!(active.take_all().keys().all(|second| *second >= 3));
     }
 }

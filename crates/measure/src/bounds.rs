@@ -2,6 +2,7 @@
 //! Each bound has its own histogram, so that bounds of workers and seconds merge exactly.
 
 use super::{Distribution, Metric, Statistic};
+use serde::{Deserialize, Serialize};
 
 /// Measurement error in milliseconds up to which a figure is always trusted.
 const MIN_ERROR_MS: f64 = 1.0;
@@ -55,7 +56,7 @@ impl BoundedSample {
 }
 
 /// The lower and upper values of a metric's samples.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Bounds {
     low: Distribution,
     /// Filled only for metrics that can be too low as well as too high.

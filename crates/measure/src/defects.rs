@@ -1,5 +1,6 @@
-//! Defects of received frames and events: the count of each kind, and the beginning of the first example.
+//! Defects of received frames and events: the count of each kind, and the beginning of one example.
 
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
 /// Largest number of characters of an example.
@@ -70,7 +71,7 @@ impl Defect {
 }
 
 /// The defects of a query, a session or a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Defects {
     counts: [u64; Defect::COUNT],
     examples: Option<Box<[Option<Box<str>>; Defect::COUNT]>>,
@@ -100,13 +101,13 @@ impl Defects {
         self.counts[defect as usize]
     }
 
-    /// Returns the beginning of the first example, with control characters escaped.
+    /// Returns the beginning of the example, with control characters escaped.
     #[must_use]
     pub fn example(&self, defect: Defect) -> Option<&str> {
         self.examples.as_ref()?[defect as usize].as_deref()
     }
 
-    /// Returns the kinds that were found, in the order of the outputs, each with its count and its first example.
+    /// Returns the kinds that were found, in the order of the outputs, each with its count and its example.
     pub fn found(&self) -> impl Iterator<Item = (Defect, u64, Option<&str>)> {
         let all = Defect::ALL.into_iter().map(|defect| (defect, self.count(defect), self.example(defect)));
         all.filter(|(_, count, _)| *count > 0)
@@ -124,7 +125,7 @@ impl Defects {
         Defect::ALL.into_iter().any(|defect| defect.is_judged() && self.count(defect) > 0)
     }
 
-    /// Adds the defects of `other`. Existing examples are kept.
+    /// Adds the defects of `other`. Of two examples, the one that sorts first is kept, so that the order of merging does not matter.
     pub fn merge(&mut self, other: &Self) {
         for (into, from) in self.counts.iter_mut().zip(other.counts) {
             *into += from;
@@ -132,7 +133,7 @@ impl Defects {
         let Some(examples) = &other.examples else { return };
         let ours = self.examples.get_or_insert_default();
         for (into, from) in ours.iter_mut().zip(examples.iter()) {
-            if into.is_none() {
+            if from.is_some() && (into.is_none() || from < into) {
                 into.clone_from(from);
             }
         }
@@ -182,12 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_example_stays() {
+    fn the_example_does_not_depend_on_the_order_of_merging() {
         let (mut all, mut one, mut two) = (Defects::default(), Defects::default(), Defects::default());
         one.note(Defect::Binary, b"first");
         two.note(Defect::Binary, b"second");
         two.note(Defect::Foreign, b"third");
-        [one, two].iter().for_each(|defects| all.merge(defects));
+        [&one, &two].iter().for_each(|defects| all.merge(defects));
+        two.merge(&one);
+        assert_eq!(all, two);
         assert_eq!((all.count(Defect::Binary), all.example(Defect::Binary)), (2, Some("first")));
         assert_eq!((all.count(Defect::Foreign), all.example(Defect::Foreign)), (1, Some("third")));
         assert!(all.any());

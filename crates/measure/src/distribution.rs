@@ -2,6 +2,7 @@
 //! Values are never clamped: negative values have a separate histogram, and values beyond the bounds are counted.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// Smallest value that the histogram distinguishes, in nanoseconds.
 const LOWEST_NS: u64 = 1_000;
@@ -10,10 +11,12 @@ const HIGHEST_NS: u64 = 600_000_000_000;
 const DIGITS: u8 = 3;
 
 /// A distribution of signed nanoseconds. Distributions merge exactly. An empty one allocates no histogram.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
+    #[serde(with = "encoded")]
     positive: Option<Histogram<u64>>,
     /// Histogram of the absolute values of negative samples.
+    #[serde(with = "encoded")]
     negative: Option<Histogram<u64>>,
     above: u64,
     below: u64,
@@ -52,12 +55,50 @@ pub struct Summary {
     pub p99_9: Option<f64>,
 }
 
+/// Writes and reads a histogram in HdrHistogram's format V2. A histogram without values is left out.
+mod encoded {
+    use super::{DIGITS, HIGHEST_NS, Histogram, LOWEST_NS};
+    use hdrhistogram::serialization::{Deserializer as HistogramReader, Serializer as _, V2Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+    pub(super) fn serialize<S: Serializer>(
+        histogram: &Option<Histogram<u64>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::new();
+        if let Some(histogram) = histogram.as_ref().filter(|histogram| !histogram.is_empty()) {
+            V2Serializer::new().serialize(histogram, &mut bytes).map_err(ser::Error::custom)?;
+        }
+        bytes.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Histogram<u64>>, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let histogram: Histogram<u64> =
+            HistogramReader::new().deserialize(&mut bytes.as_slice()).map_err(de::Error::custom)?;
+        // Histograms with other bounds cannot be merged exactly.
+        let bounds = (histogram.low(), histogram.high(), histogram.sigfig());
+        if bounds == (LOWEST_NS, HIGHEST_NS, DIGITS) {
+            Ok(Some(histogram))
+        } else {
+            Err(de::Error::custom(format!(
+                "a histogram has the bounds {bounds:?}: written by another version"
+            )))
+        }
+    }
+}
+
 fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS).expect("the bounds are constant and valid")
 }
 
 fn merge(into: &mut Option<Histogram<u64>>, from: Option<&Histogram<u64>>) {
-    if let Some(from) = from {
+    if let Some(from) = from.filter(|from| !from.is_empty()) {
         into.get_or_insert_with(empty).add(from).expect("equal bounds always add");
     }
 }

@@ -2,10 +2,14 @@
 //! Each group keeps one message, so memory does not grow with the number of failures.
 
 use crate::record::{Failure, FailureKind, Moment};
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+};
 
 /// All failures of one kind and code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureGroup {
     /// Number of failures.
     pub count: u64,
@@ -13,13 +17,13 @@ pub struct FailureGroup {
     pub first: Moment,
     /// Time of the last failure.
     pub last: Moment,
-    /// Message of the first failure.
+    /// Message of the first failure. Of several at the same time, the one that sorts first.
     pub example: String,
 }
 
 /// Failures by kind (`run`, `reconnect` …) and HTTP status or close code.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failures(BTreeMap<(&'static str, Option<u16>), FailureGroup>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures(BTreeMap<(Cow<'static, str>, Option<u16>), FailureGroup>);
 
 impl FailureKind {
     /// Returns the name in every output.
@@ -45,15 +49,31 @@ impl Failures {
             FailureKind::Closed(code) => Some(code),
             _ => failure.code,
         };
-        let group = self.0.entry((failure.kind.name(), code)).or_insert_with(|| FailureGroup {
-            count: 0,
-            first: at,
-            last: at,
-            example: failure.message.clone(),
-        });
-        group.count += 1;
-        group.first = group.first.min(at);
-        group.last = group.last.max(at);
+        let group = FailureGroup { count: 1, first: at, last: at, example: failure.message.clone() };
+        self.add_group((failure.kind.name().into(), code), group);
+    }
+
+    /// Adds the failures of `other`. The order of merging does not matter.
+    pub fn merge(&mut self, other: &Self) {
+        for (key, group) in &other.0 {
+            self.add_group(key.clone(), group.clone());
+        }
+    }
+
+    fn add_group(&mut self, key: (Cow<'static, str>, Option<u16>), group: FailureGroup) {
+        match self.0.entry(key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(group);
+            }
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.count += group.count;
+                known.last = known.last.max(group.last);
+                if (group.first, &group.example) < (known.first, &known.example) {
+                    (known.first, known.example) = (group.first, group.example);
+                }
+            }
+        }
     }
 
     /// Returns the groups with the most failures first. Names consist of kind and code, for example `run 429`.
@@ -69,7 +89,7 @@ impl Failures {
     }
 
     /// Iterates over kind, code and group, sorted by kind and code.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, Option<u16>, &FailureGroup)> {
-        self.0.iter().map(|(&(kind, code), group)| (kind, code, group))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<u16>, &FailureGroup)> {
+        self.0.iter().map(|((kind, code), group)| (&**kind, *code, group))
     }
 }

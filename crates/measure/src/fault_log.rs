@@ -3,7 +3,8 @@
 
 use crate::record::Moment;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, time::Duration};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 /// An outage that begins later than this after a fault took effect is not attributed to the fault.
 const REACH: Duration = Duration::from_secs(10);
@@ -13,7 +14,7 @@ const ERROR_REACH: Duration = Duration::from_secs(5);
 const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// Status of a fault.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultStatus {
     /// Its time has not come yet.
     Planned,
@@ -39,7 +40,7 @@ impl FaultStatus {
 }
 
 /// A fault and its effects. Moments are times since the start of the run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultRecord {
     /// Specification as the user wrote it.
     pub spec: String,
@@ -70,6 +71,16 @@ impl FaultRecord {
     #[must_use]
     pub fn time_to_recover(&self) -> Option<Duration> {
         Some(self.recovered?.saturating_sub(self.began?))
+    }
+
+    /// Adds the effects of the same fault on the sessions of another generator.
+    pub(crate) fn add_effects(&mut self, other: &Self) {
+        self.recovered = self.recovered.max(other.recovered);
+        self.outages += other.outages;
+        self.unrecovered += other.unrecovered;
+        for (code, count) in &other.error_events {
+            *self.error_events.entry(code.clone()).or_default() += count;
+        }
     }
 
     /// Returns whether the fault can have caused an observation between two seconds of the run, counted from 0.
@@ -127,7 +138,7 @@ pub struct FaultLog {
     any: bool,
     affects_servers: bool,
     /// Maps the name that a server states to its name in fault specifications, where they differ.
-    stated: BTreeMap<String, String>,
+    stated: OnceLock<BTreeMap<String, String>>,
     records: Mutex<Vec<FaultRecord>>,
 }
 
@@ -150,14 +161,23 @@ impl FaultLog {
         };
         let records: Vec<_> = planned.into_iter().map(record).collect();
         let affects_servers = records.iter().any(|record| record.servers().is_some());
-        let (any, stated) = (!records.is_empty(), BTreeMap::new());
-        Self { any, affects_servers, stated, records: Mutex::new(records) }
+        Self {
+            any: !records.is_empty(),
+            affects_servers,
+            stated: OnceLock::new(),
+            records: Mutex::new(records),
+        }
     }
 
-    /// Sets the map from names that servers state to names in fault specifications.
+    /// Sets the map from names that servers state to names in fault specifications. Only the first call has an effect.
+    pub fn set_stated_names(&self, stated: BTreeMap<String, String>) {
+        let _ = self.stated.set(stated);
+    }
+
+    /// Returns the map from names that servers state to names in fault specifications.
     #[must_use]
-    pub fn with_stated_names(self, stated: BTreeMap<String, String>) -> Self {
-        Self { stated, ..self }
+    pub fn stated_names(&self) -> BTreeMap<String, String> {
+        self.stated.get().cloned().unwrap_or_default()
     }
 
     /// Returns whether any fault targets a server.
@@ -170,7 +190,8 @@ impl FaultLog {
     /// specifications is unknown, only the time decides.
     #[must_use]
     pub fn excuse(&self, server: Option<&str>, due: Moment) -> bool {
-        let server = server.map(|name| self.stated.get(name).map_or(name, String::as_str));
+        let server = server
+            .map(|name| self.stated.get().and_then(|stated| stated.get(name)).map_or(name, String::as_str));
         let server = server.filter(|name| is_numbered_server(name));
         let records = self.records.lock();
         records.iter().enumerate().any(|(index, record)| {
@@ -206,6 +227,22 @@ impl FaultLog {
     pub fn end(&self, index: usize, at: Option<Moment>, status: FaultStatus) {
         if let Some(record) = self.records.lock().get_mut(index) {
             (record.ended, record.status) = (at, status);
+        }
+    }
+
+    /// Takes over when and how another process injected the faults. Effects on sessions stay as they are.
+    pub fn take_over(&self, injected: &[FaultRecord]) {
+        for (record, injected) in self.records.lock().iter_mut().zip(injected) {
+            (record.first_send, record.began, record.ended) =
+                (injected.first_send, injected.began, injected.ended);
+            (record.status, record.members) = (injected.status.clone(), injected.members.clone());
+        }
+    }
+
+    /// Adds the effects of the faults on the sessions of a generator.
+    pub fn add_effects(&self, seen: &[FaultRecord]) {
+        for (record, seen) in self.records.lock().iter_mut().zip(seen) {
+            record.add_effects(seen);
         }
     }
 
@@ -345,7 +382,8 @@ mod tests {
 
     #[test]
     fn a_server_is_excused_by_the_name_that_it_states() {
-        let log = FaultLog::new([("server-1:pause=5s", ms(9_000))]).with_stated_names(stated());
+        let log = FaultLog::new([("server-1:pause=5s", ms(9_000))]);
+        log.set_stated_names(stated());
         log.begin(0, ms(1_000), ms(10_000));
         log.end(0, Some(ms(10_500)), FaultStatus::Injected("done".into()));
         for (server, due, excused) in [
@@ -365,8 +403,8 @@ mod tests {
             ("server-any:stop", ms(9_000)),
             ("servers:start", ms(12_000)),
             ("wsproxy-any:kill", ms(9_000)),
-        ])
-        .with_stated_names(stated());
+        ]);
+        log.set_stated_names(stated());
         assert!(log.affects_servers());
         log.begin(0, ms(1_000), ms(10_000));
         assert!(log.excuse(Some("server-3d4e5f"), ms(10_100)), "it may still be the one");

@@ -77,13 +77,28 @@ impl FindingList {
     }
 }
 
+/// Load of a generator on its host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GeneratorLoad {
+    /// Number of the generator, from 1. `None` if it is the only one.
+    pub number: Option<u32>,
+    /// p99 of the lag of its event loops, in milliseconds.
+    pub loop_lag_p99_ms: Option<f64>,
+    /// Share of time that its threads waited for a CPU, without the cost of normal wake-ups on its host.
+    pub cpu_starved_share: Option<f64>,
+}
+
+impl GeneratorLoad {
+    fn name(&self) -> String {
+        self.number.map_or_else(|| "the load generator".to_owned(), |number| format!("generator {number}"))
+    }
+}
+
 /// Measurements that the rules use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FindingInputs<'a> {
-    /// p99 of the lag of the client's event loop, in milliseconds.
-    pub loop_lag_p99_ms: Option<f64>,
-    /// Share of time that client threads waited for a CPU, without the cost of a normal wake-up on this host.
-    pub cpu_starved_share: Option<f64>,
+    /// Load of each generator on its host.
+    pub generators: &'a [GeneratorLoad],
     /// Highest number of reconnect attempts in one second, and that second.
     pub peak_reconnects: (u64, u64),
     /// Highest number of open sessions.
@@ -163,7 +178,9 @@ pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Fi
         );
     }
     dead_endpoints(measured, &mut found);
-    generator(measured, &mut |title, evidence| found.alone(title, evidence));
+    for load in measured.generators {
+        generator(load, &mut |title, evidence| found.alone(title, evidence));
+    }
     slow_bus(measured, observations, &mut found);
     for (name, usage) in &observations.processes {
         let mut found = |title, evidence| found.alone(title, evidence);
@@ -238,9 +255,9 @@ fn slow_bus(measured: &FindingInputs<'_>, observations: &Observations, found: &m
     );
 }
 
-fn generator(measured: &FindingInputs<'_>, found: &mut impl FnMut(String, String)) {
-    let lag = measured.loop_lag_p99_ms.filter(|&ms| ms > 10.0);
-    let waited = measured.cpu_starved_share.filter(|&share| share > 0.1);
+fn generator(load: &GeneratorLoad, found: &mut impl FnMut(String, String)) {
+    let lag = load.loop_lag_p99_ms.filter(|&ms| ms > 10.0);
+    let waited = load.cpu_starved_share.filter(|&share| share > 0.1);
     let evidence = match (lag, waited) {
         (None, None) => return,
         (Some(lag), None) => format!("Its event loop was late by {lag:.1} ms at p99"),
@@ -258,7 +275,7 @@ fn generator(measured: &FindingInputs<'_>, found: &mut impl FnMut(String, String
         }
     };
     found(
-        "the load generator was overloaded".into(),
+        format!("{} was overloaded", load.name()),
         format!(
             "{evidence}. Arrival times come from the kernel, but queries are sent late, and the figures that are marked as untrusted are uncertain. Use another machine or less load."
         ),

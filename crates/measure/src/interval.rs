@@ -8,9 +8,10 @@ use super::{
     goodput::Objective,
 };
 use crate::{defects::Defects, record::QueryRecord};
+use serde::{Deserialize, Serialize};
 
 /// Distributions of every metric, over a second or over the whole run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     metrics: Box<[Distribution; Metric::COUNT]>,
     /// Bounds of the primary metrics.
@@ -66,6 +67,12 @@ impl Interval {
     /// Adds the defects of a session that belong to none of its queries.
     pub fn session_ended(&mut self, defects: &Defects) {
         self.counts.session_ended(defects);
+    }
+
+    /// Adds time for which sessions were open and queries running, in nanoseconds, summed over all of them.
+    pub const fn active(&mut self, session_ns: u64, query_ns: u64) {
+        self.counts.session_ns += session_ns;
+        self.counts.query_ns += query_ns;
     }
 
     /// Counts an attempt to reconnect.

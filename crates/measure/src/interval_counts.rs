@@ -6,9 +6,10 @@ use crate::{
     defects::{Defect, Defects},
     record::{QueryRecord, QueryStatus},
 };
+use serde::{Deserialize, Serialize};
 
 /// Counts of a second, a window or the whole run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntervalCounts {
     /// Queries that ended.
     pub queries: u64,
@@ -36,6 +37,10 @@ pub struct IntervalCounts {
     pub reconnect_attempts: u64,
     /// Successful reconnects. An attempt and its success may fall into different seconds.
     pub reconnects: u64,
+    /// Time for which sessions were open, summed over all sessions, in nanoseconds.
+    pub session_ns: u64,
+    /// Time for which queries were running, summed over all queries, in nanoseconds.
+    pub query_ns: u64,
 }
 
 impl IntervalCounts {
@@ -54,6 +59,8 @@ impl IntervalCounts {
         self.faulted = self.faulted.saturating_add(other.faulted);
         self.reconnect_attempts = self.reconnect_attempts.saturating_add(other.reconnect_attempts);
         self.reconnects = self.reconnects.saturating_add(other.reconnects);
+        self.session_ns = self.session_ns.saturating_add(other.session_ns);
+        self.query_ns = self.query_ns.saturating_add(other.query_ns);
     }
 
     /// Returns whether planned faults excuse lateness of the simulator: only if they concern at most half of the queries.

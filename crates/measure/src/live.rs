@@ -1,6 +1,7 @@
 //! Live counters for the progress line and the live view. Each worker has a separate set, so that workers never contend.
 //! Results never use them: every result comes from the records.
 
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters of one worker. Aligned to two cache lines, so that workers do not share one.
@@ -9,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct LiveCounters {
     /// Opened sockets, including reconnects.
     pub connects: AtomicU64,
+    /// Started sessions.
+    pub started: AtomicU64,
     /// Ended sessions.
     pub ended: AtomicU64,
     /// Ended queries.
@@ -31,10 +34,11 @@ impl LiveCounters {
 }
 
 /// Sums over all workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct LiveTotals {
     pub connects: u64,
+    pub started: u64,
     pub ended: u64,
     pub queries: u64,
     pub tokens: u64,
@@ -43,12 +47,40 @@ pub struct LiveTotals {
     pub dropped: u64,
 }
 
+impl LiveTotals {
+    /// Returns the number of open sessions.
+    #[must_use]
+    pub const fn open_sessions(&self) -> u64 {
+        self.started.saturating_sub(self.ended)
+    }
+}
+
+impl LiveCounters {
+    /// Sets the counters to the sums of a generator in another process.
+    pub fn set(&self, totals: &LiveTotals) {
+        let LiveTotals { connects, started, ended, queries, tokens, lost, errors, dropped } = *totals;
+        for (counter, value) in [
+            (&self.connects, connects),
+            (&self.started, started),
+            (&self.ended, ended),
+            (&self.queries, queries),
+            (&self.tokens, tokens),
+            (&self.lost, lost),
+            (&self.errors, errors),
+            (&self.dropped, dropped),
+        ] {
+            counter.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Returns the sums over all workers.
 pub fn totals<'a>(counters: impl IntoIterator<Item = &'a LiveCounters>) -> LiveTotals {
     let mut totals = LiveTotals::default();
     for counters in counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         totals.connects += get(&counters.connects);
+        totals.started += get(&counters.started);
         totals.ended += get(&counters.ended);
         totals.queries += get(&counters.queries);
         totals.tokens += get(&counters.tokens);

@@ -1,6 +1,7 @@
 //! Observations of the monitor: resource usage of each process, failed health checks, restarts and scraped counters.
 //! Memory does not grow with the length of the run.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest number of memory blocks per process. Beyond it, neighbouring blocks are merged.
@@ -65,7 +66,7 @@ pub struct Gateways {
 }
 
 /// Connections of an endpoint during the run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointHistory {
     /// Scheme and authority.
     pub name: String,
@@ -77,6 +78,15 @@ pub struct EndpointHistory {
     pub failed: u64,
     /// Whether it accepted connections at first and none at the end.
     pub is_dead: bool,
+}
+
+impl EndpointHistory {
+    /// Adds the connections of another generator. The endpoint is dead if it was dead for both.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.connected += other.connected;
+        self.failed += other.failed;
+        self.is_dead &= other.is_dead;
+    }
 }
 
 /// Name of a process that ended, and the second.

@@ -3,6 +3,7 @@
 
 use crate::{contents::ContentStatus, defects::Defects};
 use protocol::{EventCounts, SessionId};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A moment of the run: time since its start, from one monotonic clock.
@@ -250,7 +251,7 @@ impl QueryRecord {
 }
 
 /// Why a socket was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LossCause {
     /// The gateway closed it, with this code.
     Closed(u16),
@@ -320,6 +321,40 @@ pub struct SessionRecord {
     pub old_contract: bool,
     /// First failure.
     pub failure: Option<Failure>,
+}
+
+impl SessionRecord {
+    /// Returns a record for tests: a session without failure that lasted a second.
+    #[must_use]
+    pub fn sample() -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            session: None,
+            index: 0,
+            scheduled: Duration::ZERO,
+            started: Duration::ZERO,
+            ended: ms(1_000),
+            create: Some(ms(5)),
+            create_slack: Duration::ZERO,
+            connect: Some(ms(3)),
+            connect_slack: Duration::ZERO,
+            close: Some(ms(4)),
+            reconnect_attempts: 0,
+            reconnects: Vec::new(),
+            sockets_cut: 0,
+            paused: false,
+            announced_gaps: 0,
+            announced_gap_positions: 0,
+            defects: Defects::default(),
+            events_replayed: 0,
+            close_codes: Vec::new(),
+            ok: true,
+            cut_off: false,
+            excused: false,
+            old_contract: false,
+            failure: None,
+        }
+    }
 }
 
 /// Kind of a lag sample. The worker records it at once; samples that count only in complete queries wait in

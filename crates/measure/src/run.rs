@@ -1,19 +1,23 @@
 //! The results of a run: counts of sessions, queries and tokens, failures, and merged distributions.
 //! It adds up finished queries and sessions and keeps none of them.
 
-use super::{Failures, Interval, ReadingTotals, ReconnectStorm, Steady, TokenCounts, threshold::Windows};
+use super::{
+    Concurrency, Failures, FiguresByGenerator, Interval, ReadingTotals, ReconnectStorm, Steady, TokenCounts,
+    threshold::Windows,
+};
 use crate::contents::ContentStatus;
 use crate::defects::Defects;
 use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
 use protocol::SessionId;
-use std::{collections::BTreeMap, time::Duration};
+use serde::{Deserialize, Serialize};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
-/// Largest number of distinct error codes. Further codes are counted together.
+/// Largest number of distinct error codes: those that sort first. The others are counted together.
 const MAX_CODES: usize = 50;
 const FURTHER_CODES: &str = "(further codes)";
 
 /// The longest time between two consecutive events of any query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LongestGap {
     /// Length of the gap.
     pub gap: Duration,
@@ -26,7 +30,7 @@ pub struct LongestGap {
 }
 
 /// Sessions by outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionCounts {
     /// All sessions that were attempted.
     pub total: u64,
@@ -52,7 +56,7 @@ pub struct SessionCounts {
 const LATE: Duration = Duration::from_millis(250);
 
 /// Complete queries that were late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LateQueries {
     /// Number of queries.
     pub count: u64,
@@ -61,7 +65,7 @@ pub struct LateQueries {
 }
 
 /// Queries by status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct QueryCounts {
     /// All queries that were attempted, including those that could not be sent.
@@ -84,7 +88,39 @@ pub struct QueryCounts {
     pub time: Duration,
 }
 
+impl SessionCounts {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let Self { total, ok, broken, cut_off, excused, old_contract, with_reconnects, paused, time } = other;
+        self.total += total;
+        self.ok += ok;
+        self.broken += broken;
+        self.cut_off += cut_off;
+        self.excused += excused;
+        self.old_contract += old_contract;
+        self.with_reconnects += with_reconnects;
+        self.paused += paused;
+        self.time += *time;
+    }
+}
+
 impl QueryCounts {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let Self { total, ok, incomplete, timeout, error, rejected, abandoned, .. } = other;
+        let Self { excused, faulted, contents_unverified, sent, time, .. } = other;
+        self.total += total;
+        self.ok += ok;
+        self.incomplete += incomplete;
+        self.timeout += timeout;
+        self.error += error;
+        self.rejected += rejected;
+        self.abandoned += abandoned;
+        self.excused += excused;
+        self.faulted += faulted;
+        self.contents_unverified += contents_unverified;
+        self.sent += sent;
+        self.time += *time;
+    }
+
     /// Returns the number of queries that the end of the run did not cut off.
     #[must_use]
     pub const fn judged(&self) -> u64 {
@@ -98,8 +134,9 @@ impl QueryCounts {
     }
 }
 
-/// Everything that a run measured.
-#[derive(Clone, Debug, Default)]
+/// Everything that a run measured, or that one generator measured in a part of it. Sums, extremes and examples merge in any order
+/// to the same result. What depends on complete seconds of the run is not part of that and stays where it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RunData {
     /// Distributions and counts of the whole run.
     pub metrics: Interval,
@@ -120,6 +157,7 @@ pub struct RunData {
     /// Successful reconnects by the cause of the loss.
     pub reconnects_by_cause: BTreeMap<LossCause, u64>,
     /// Highest reconnect rates.
+    #[serde(skip)]
     pub reconnect_storm: ReconnectStorm,
     /// Sockets that the client cut itself.
     pub sockets_cut: u64,
@@ -139,13 +177,23 @@ pub struct RunData {
     pub stall_count: u64,
     /// Sum of the time by which those gaps exceeded the threshold.
     pub stall: Duration,
+    /// Figures of each generator.
+    #[serde(skip)]
+    pub generators: FiguresByGenerator,
+    /// Highest concurrency.
+    #[serde(skip)]
+    pub concurrency: Concurrency,
     /// The steady state, if the schedule has one.
+    #[serde(skip)]
     pub steady: Option<Steady>,
     /// The worst windows, for thresholds with windows.
+    #[serde(skip)]
     pub windows: Windows,
     /// Monitoring readings.
+    #[serde(skip)]
     pub readings: ReadingTotals,
     /// Readings that arrived too late for the row of their second.
+    #[serde(skip)]
     pub readings_dropped: u64,
     /// Time of the first send.
     pub first_send: Option<Moment>,
@@ -219,21 +267,16 @@ impl RunData {
         if let Some(sent) = query.sent {
             counts.sent += 1;
             counts.time += query.ended.saturating_sub(sent);
-            self.first_send = Some(self.first_send.map_or(sent, |first| first.min(sent)));
-            let response = query.done.unwrap_or(query.ended);
-            self.last_response = Some(self.last_response.map_or(response, |last| last.max(response)));
+            self.first_send = earliest(self.first_send, Some(sent));
+            self.last_response = self.last_response.max(Some(query.done.unwrap_or(query.ended)));
         }
         if let Some(code) = &query.error_code {
-            let known = self.errors_by_code.contains_key(code) || self.errors_by_code.len() < MAX_CODES;
-            let code = if known { code } else { FURTHER_CODES };
-            *self.errors_by_code.entry(code.to_owned()).or_default() += 1;
+            self.count_error(code, 1);
         }
-        if let Some(gap) =
-            query.longest_gap.filter(|&gap| self.longest_gap.is_none_or(|longest| gap > longest.gap))
-        {
+        self.see_gap(query.longest_gap.map(|gap| {
             let (session, session_index, query_num) = (query.session, query.session_index, query.query_num);
-            self.longest_gap = Some(LongestGap { gap, session, session_index, query_num });
-        }
+            LongestGap { gap, session, session_index, query_num }
+        }));
         let late_by = query.late_by();
         if query.status == QueryStatus::Ok && late_by > LATE {
             self.late.count += 1;
@@ -249,11 +292,67 @@ impl RunData {
         }
     }
 
+    /// Keeps the longer gap. Of two equal ones, that of the session with the smaller index.
+    fn see_gap(&mut self, gap: Option<LongestGap>) {
+        let rank = |gap: &LongestGap| (gap.gap, Reverse((gap.session_index, gap.query_num)));
+        self.longest_gap = [self.longest_gap, gap].into_iter().flatten().max_by_key(rank);
+    }
+
+    fn count_error(&mut self, code: &str, count: u64) {
+        *self.errors_by_code.entry(code.to_owned()).or_default() += count;
+        // Codes that sort first stay, so that the order in which they come does not matter.
+        let mut distinct = self.errors_by_code.keys().filter(|code| *code != FURTHER_CODES);
+        if distinct.clone().count() > MAX_CODES
+            && let Some(last) = distinct.next_back().cloned()
+        {
+            let further = self.errors_by_code.remove(&last).unwrap_or_default();
+            *self.errors_by_code.entry(FURTHER_CODES.to_owned()).or_default() += further;
+        }
+    }
+
+    /// Merges what another generator, or an earlier part of the run, measured.
+    pub fn merge(&mut self, other: &Self) {
+        self.metrics.merge(&other.metrics);
+        self.sessions.merge(&other.sessions);
+        self.queries.merge(&other.queries);
+        self.tokens.merge(&other.tokens);
+        self.failures.merge(&other.failures);
+        add_all(&mut self.close_codes, &other.close_codes);
+        self.reconnect_attempts += other.reconnect_attempts;
+        self.reconnects_ok += other.reconnects_ok;
+        add_all(&mut self.reconnects_by_cause, &other.reconnects_by_cause);
+        self.sockets_cut += other.sockets_cut;
+        self.defects.merge(&other.defects);
+        self.announced_gaps += other.announced_gaps;
+        self.announced_gap_positions += other.announced_gap_positions;
+        self.late.count += other.late.count;
+        self.late.most = self.late.most.max(other.late.most);
+        self.see_gap(other.longest_gap);
+        for (code, count) in &other.errors_by_code {
+            self.count_error(code, *count);
+        }
+        self.stall_count += other.stall_count;
+        self.stall += other.stall;
+        self.first_send = earliest(self.first_send, other.first_send);
+        self.last_response = self.last_response.max(other.last_response);
+    }
+
     /// Returns the time from the first send to the last response.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.first_send
             .zip(self.last_response)
             .map_or(Duration::ZERO, |(first, last)| last.saturating_sub(first))
+    }
+}
+
+/// Returns the earlier of two moments, either of which may be missing.
+fn earliest(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
+    [one, other].into_iter().flatten().min()
+}
+
+fn add_all<K: Ord + Clone>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+    for (key, count) in from {
+        *into.entry(key.clone()).or_default() += count;
     }
 }

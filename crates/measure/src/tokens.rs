@@ -1,9 +1,10 @@
 //! Counts of the tokens of ended queries: expected, received, lost, duplicated, reordered and so on.
 
 use crate::record::{QueryRecord, QueryStatus};
+use serde::{Deserialize, Serialize};
 
 /// Counts of tokens and events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenCounts {
     /// Announced tokens, without those that the end of the run cut off.
     pub expected: u64,
@@ -81,5 +82,32 @@ impl TokenCounts {
         self.lost_connected = self.lost_connected.saturating_add(query.lost_connected);
         self.lost_in_gap = self.lost_in_gap.saturating_add(query.lost_in_gap);
         self.events_lost = self.events_lost.saturating_add(tally.events_lost);
+    }
+
+    /// Adds the counts of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        let sums = [
+            (&mut self.expected, other.expected),
+            (&mut self.received, other.received),
+            (&mut self.unverified, other.unverified),
+            (&mut self.lost, other.lost),
+            (&mut self.unsent, other.unsent),
+            (&mut self.unannounced, other.unannounced),
+            (&mut self.owed, other.owed),
+            (&mut self.delivered, other.delivered),
+            (&mut self.lost_connected, other.lost_connected),
+            (&mut self.lost_in_gap, other.lost_in_gap),
+            (&mut self.duplicated, other.duplicated),
+            (&mut self.reordered, other.reordered),
+            (&mut self.replayed, other.replayed),
+            (&mut self.cut_off, other.cut_off),
+            (&mut self.events_received, other.events_received),
+            (&mut self.events_lost, other.events_lost),
+            (&mut self.events_duplicated, other.events_duplicated),
+            (&mut self.events_reordered, other.events_reordered),
+        ];
+        for (sum, count) in sums {
+            *sum = sum.saturating_add(count);
+        }
     }
 }

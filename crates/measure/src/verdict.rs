@@ -73,6 +73,8 @@ impl Trustworthiness {
 pub struct Evidence {
     /// Broken integrity rules.
     pub breaches: Vec<Breach>,
+    /// Generators whose results are missing, each with the reason.
+    pub generators_lost: Option<String>,
     /// Planned fault that was not injected, with the reason.
     pub fault_not_injected: Option<String>,
     /// Tokens of servers that do not number their events, so that loss cannot be detected.
@@ -228,6 +230,9 @@ fn nothing_complete(evidence: &Evidence) -> Option<String> {
 
 /// Returns why the run is not the one that was planned.
 fn unplanned(evidence: &Evidence) -> Option<String> {
+    if let Some(lost) = &evidence.generators_lost {
+        return Some(format!("Results are partial, because generators were lost, {lost}."));
+    }
     if let Some(why) = &evidence.fault_not_injected {
         return Some(format!("A planned fault was not injected: {why}."));
     }

@@ -128,5 +128,5 @@ fn closed_load(schedule: &Schedule, mean: &Mean, cycle: f64) -> (f64, f64) {
         (queries, queries * session.tokens.map_or(mean.tokens, f64::from))
     };
     let sum = |(queries, tokens): (f64, f64), (more, further): (f64, f64)| (queries + more, tokens + further);
-    (0..schedule.sessions()).map(queries_of).fold((0.0, 0.0), sum)
+    schedule.share(0, 1).map(queries_of).fold((0.0, 0.0), sum)
 }

@@ -5,6 +5,7 @@ pub mod behaviour;
 mod estimate;
 mod plan;
 pub mod schedule;
+mod shard;
 mod stop;
 mod target;
 pub mod users;
@@ -12,6 +13,7 @@ mod workload;
 
 pub use estimate::Estimate;
 pub use plan::Plan;
+pub use shard::{InvalidShard, MAX_GENERATORS, Shard};
 pub use stop::Stop;
 pub use target::{Reconnect, Target};
 pub use workload::{Behaviour, Load, PlannedFault, PlannedFaults, ReadingPause, Selection};

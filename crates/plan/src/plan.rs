@@ -2,6 +2,7 @@
 
 use crate::{
     schedule::Schedule,
+    shard::Shard,
     target::{Reconnect, Target},
     users::Users,
     workload::{Behaviour, Load, PlannedFaults},
@@ -25,4 +26,17 @@ pub struct Plan {
     pub behaviour: Behaviour,
     /// Faults to inject into the stack under test.
     pub faults: PlannedFaults,
+}
+
+impl Plan {
+    /// Returns the part of the plan that one of several generators plays. It injects no faults: only one process may do that.
+    #[must_use]
+    pub fn part(&self, shard: Shard) -> Self {
+        let mut part = self.clone();
+        part.schedule = Arc::new(self.schedule.part(shard));
+        let connections = shard.size(self.target.http_connections as u64);
+        part.target.http_connections = usize::try_from(connections).unwrap_or(usize::MAX).max(1);
+        part.faults.planned.clear();
+        part
+    }
 }

@@ -2,10 +2,7 @@
 
 use crate::messages;
 use indicatif::{ProgressBar, ProgressStyle};
-use measure::{
-    ActiveCounter,
-    live::{LiveCounters, LiveTotals, totals},
-};
+use measure::live::{LiveCounters, LiveTotals, totals};
 use plan::Estimate;
 use std::{
     io::IsTerminal,
@@ -30,10 +27,8 @@ pub struct Progress {
 /// Sources of the figures in the progress line.
 #[derive(Debug)]
 pub struct ProgressSources {
-    /// Counters of the workers.
+    /// Counters of the workers, or of the generators.
     pub counters: Vec<Arc<LiveCounters>>,
-    /// Open sessions.
-    pub sessions: ActiveCounter,
     /// Duration and number of queries that were expected before the run.
     pub estimate: Estimate,
 }
@@ -108,7 +103,7 @@ impl RateTracker {
             self.rate = if self.tokens == 0 { fresh } else { (self.rate + fresh) / 2.0 };
             (self.looked, self.tokens) = (Instant::now(), now.tokens);
         }
-        line(self.started.elapsed(), sources.sessions.now(), &sources.estimate, self.rate, &now)
+        line(self.started.elapsed(), now.open_sessions(), &sources.estimate, self.rate, &now)
     }
 }
 

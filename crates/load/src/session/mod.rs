@@ -28,7 +28,7 @@ use behaviour::Behaviour;
 use connection::SessionConnection;
 use delivery::DeliveryTimes;
 use log::SessionLog;
-use measure::{ActiveGuard, record::Failure};
+use measure::{ActiveGuard, live::LiveCounters, record::Failure};
 use plan::{behaviour::SessionBehaviour, users::User};
 pub(crate) use planned::PlannedSession;
 use protocol::SessionId;
@@ -85,6 +85,7 @@ struct Session {
 
 impl Session {
     fn new(worker: Rc<WorkerContext>, planned: PlannedSession) -> Self {
+        LiveCounters::add(&worker.live().started, 1);
         let plan = worker.plan();
         // Spreads the indices over all seeds, so that neighbouring sessions draw unrelated numbers.
         let seed = plan.load.seed.wrapping_add(planned.index.wrapping_mul(0x9E37_79B9_7F4A_7C15));

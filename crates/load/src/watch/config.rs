@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 /// The configuration of a watch.
 #[derive(Debug)]
-pub struct WatchConfig<'a> {
+pub struct WatchConfig {
     /// The target, whose two public addresses are checked.
-    pub target: &'a Target,
+    pub target: Target,
     /// TLS configuration of the checks.
-    pub tls: &'a rustls::ClientConfig,
+    pub tls: rustls::ClientConfig,
     /// Path of `…_resources.csv`.
     pub resources: PathBuf,
     /// Path of `…_health.csv`.
     pub health: PathBuf,
     /// The readings, which thresholds use.
-    pub readings: &'a ReadingBuffer,
+    pub readings: ReadingBuffer,
 }

@@ -76,14 +76,14 @@ struct Check {
 }
 
 impl HealthChecks {
-    pub(super) fn new(config: &WatchConfig<'_>, members: Members) -> io::Result<Self> {
+    pub(super) fn new(config: &WatchConfig, members: Members) -> io::Result<Self> {
         let mut rows = CellWriter::new(File::create(&config.health)?);
         rows.write_record(["second", "target", "ms", "status"])?;
         rows.flush()?;
         let public = [("api", &config.target.api), ("gateway", &config.target.ws)];
         let public = public.map(|(name, address)| HealthTarget::new(name, address, &config.target.headers));
         Ok(Self {
-            caller: Caller::new(config.tls)?,
+            caller: Caller::new(&config.tls)?,
             public: public.into(),
             members,
             unknown: BTreeSet::new(),

@@ -24,7 +24,7 @@ pub(super) struct MemberTracker {
 
 impl MemberTracker {
     /// Creates a tracker of the members that `stack` lists. If it lists none, `seen` gets the reason.
-    pub(super) fn new(config: &WatchConfig<'_>, stack: Source, seen: &Mutex<Observations>) -> Self {
+    pub(super) fn new(config: &WatchConfig, stack: Source, seen: &Mutex<Observations>) -> Self {
         let mut tracker = Self {
             members: Members::default(),
             inventory: None,

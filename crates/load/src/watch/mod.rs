@@ -46,22 +46,22 @@ pub struct Watch {
 
 /// A watch that has read the stack's state before the run. This may take seconds, so that it comes before the run's clock starts.
 #[derive(Debug)]
-pub struct PreparedWatch<'a> {
-    config: &'a WatchConfig<'a>,
+pub struct PreparedWatch {
+    config: WatchConfig,
     seen: Arc<Mutex<Observations>>,
     tracker: MemberTracker,
     scraper: Scraper,
 }
 
-impl<'a> PreparedWatch<'a> {
+impl PreparedWatch {
     /// Lists the members of the stack and reads their counters for the first time.
     ///
     /// # Errors
     /// The HTTP client for the members cannot be created.
-    pub fn prepare(config: &'a WatchConfig<'a>, stack: Source) -> io::Result<Self> {
+    pub fn prepare(config: WatchConfig, stack: Source) -> io::Result<Self> {
         let seen = Arc::new(Mutex::new(Observations::default()));
-        let tracker = MemberTracker::new(config, stack, &seen);
-        let mut scraper = Scraper::new(config.tls, tracker.members())?;
+        let tracker = MemberTracker::new(&config, stack, &seen);
+        let mut scraper = Scraper::new(&config.tls, tracker.members())?;
         scraper.scrape(0, &seen);
         Ok(Self { config, seen, tracker, scraper })
     }
@@ -106,10 +106,10 @@ impl<'a> PreparedWatch<'a> {
             let seen = Arc::clone(&seen);
             watch.begin("watch-stack", reads(), move |second| tracker.update(second, &seen))?;
         }
-        let mut resources = proc::ProcessSampler::new(config, Arc::clone(&members))?;
+        let mut resources = proc::ProcessSampler::new(&config, Arc::clone(&members))?;
         let seen_too = Arc::clone(&seen);
         watch.begin("watch-processes", reads(), move |second| resources.sample(second, &seen_too))?;
-        let mut checks = HealthChecks::new(config, members)?;
+        let mut checks = HealthChecks::new(&config, members)?;
         watch.begin("watch-health", reads(), move |second| checks.run(second, &seen))?;
         Ok(watch)
     }

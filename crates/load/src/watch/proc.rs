@@ -34,7 +34,7 @@ pub(super) struct ProcessSampler {
 }
 
 impl ProcessSampler {
-    pub(super) fn new(config: &WatchConfig<'_>, members: Members) -> io::Result<Self> {
+    pub(super) fn new(config: &WatchConfig, members: Members) -> io::Result<Self> {
         let mut rows = CellWriter::new(File::create(&config.resources)?);
         rows.write_record(["second", "process", "cpu_share", "rss_mb", "fds", "threads"])?;
         rows.flush()?;
@@ -46,7 +46,7 @@ impl ProcessSampler {
         let members = self.members.lock().clone();
         let running =
             members.into_iter().filter_map(|member| Some((member.name, member.pid?, member.has_children)));
-        let processes: Vec<_> = running.chain([("client".to_owned(), std::process::id(), false)]).collect();
+        let processes: Vec<_> = running.chain([("client".to_owned(), std::process::id(), true)]).collect();
         self.last.retain(|_, (_, at)| at.elapsed() < FORGOTTEN);
         let mut readings = Vec::new();
         for (name, pid, has_children) in processes {

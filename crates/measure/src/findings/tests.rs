@@ -20,6 +20,11 @@ fn process(name: &str, usage: Usage) -> Observations {
     })
 }
 
+/// Returns the only generator with this load.
+const fn loaded(loop_lag_p99_ms: Option<f64>, cpu_starved_share: Option<f64>) -> GeneratorLoad {
+    GeneratorLoad { number: None, loop_lag_p99_ms, cpu_starved_share }
+}
+
 #[test]
 fn each_rule_has_its_evidence() {
     let busy = || Usage { samples: 60, busy_seconds: 12, ..Usage::default() };
@@ -61,21 +66,14 @@ fn each_rule_has_its_evidence() {
 fn of_the_run_itself() {
     for (measured, expected) in [
         (
-            FindingInputs { loop_lag_p99_ms: Some(12.0), ..FindingInputs::default() },
+            FindingInputs { generators: &[loaded(Some(12.0), None)], ..FindingInputs::default() },
             vec!["the load generator was overloaded"],
         ),
         (
-            FindingInputs { cpu_starved_share: Some(0.3), ..FindingInputs::default() },
+            FindingInputs { generators: &[loaded(None, Some(0.3))], ..FindingInputs::default() },
             vec!["the load generator was overloaded"],
         ),
-        (
-            FindingInputs {
-                loop_lag_p99_ms: Some(9.0),
-                cpu_starved_share: Some(0.05),
-                ..FindingInputs::default()
-            },
-            vec![],
-        ),
+        (FindingInputs { generators: &[loaded(Some(9.0), Some(0.05))], ..FindingInputs::default() }, vec![]),
         (
             FindingInputs { peak_reconnects: (50, 7), peak_sessions: 100, ..FindingInputs::default() },
             vec!["reconnect storm"],

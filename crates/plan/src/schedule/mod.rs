@@ -12,6 +12,7 @@ pub use arrivals::{InvalidProcess, Process};
 pub use stages::{InvalidStages, Stage, Stages};
 pub use times::{Arrival, Phase, SessionTimes};
 
+use crate::shard::Shard;
 use ramp::Ramp;
 use std::time::Duration;
 
@@ -55,13 +56,18 @@ enum Sessions {
     Listed(Vec<SessionTimes>),
 }
 
-/// When all sessions of a run start and end, and when its queries are due.
+/// When the sessions of a run start and end, and when its queries are due: of the whole run, or of one generator's part of it.
+/// Sessions keep their index in the whole run.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     model: Model,
     phases: Vec<Phase>,
+    /// All sessions of the run. Those of the shard are played.
     sessions: Sessions,
+    shard: Shard,
+    /// The arrivals of the shard.
     arrivals: Vec<Arrival>,
+    /// Upper limit of open sessions at a time, in the shard.
     most: u64,
     /// Arrivals vary within a phase, so that its target does not describe each of its seconds.
     uneven: bool,
@@ -95,6 +101,7 @@ impl Schedule {
             model: Model::Closed,
             phases,
             sessions: times,
+            shard: Shard::WHOLE,
             arrivals: Vec::new(),
             most: sessions,
             uneven: false,
@@ -117,6 +124,7 @@ impl Schedule {
             model: Model::Staged,
             phases,
             sessions,
+            shard: Shard::WHOLE,
             arrivals: Vec::new(),
             most: stages.most(),
             uneven: false,
@@ -131,7 +139,8 @@ impl Schedule {
             |arrival: &Arrival| SessionTimes { start: arrival.at, until: None, tokens: arrival.tokens };
         let sessions = Sessions::Listed(arrivals.iter().map(session).collect());
         let phases = vec![arriving(arrivals.len(), Duration::ZERO, duration)];
-        Self { model: Model::OpenSessions, phases, sessions, arrivals: Vec::new(), most, uneven }
+        let shard = Shard::WHOLE;
+        Self { model: Model::OpenSessions, phases, sessions, shard, arrivals: Vec::new(), most, uneven }
     }
 
     /// Returns the schedule of one query per arrival, sent over `sessions` sessions. The arrivals count from the end of
@@ -156,7 +165,32 @@ impl Schedule {
         let times = Sessions::Even { ramp: Ramp::new(sessions, ramp_up.mul_f64(0.9)), sessions, until: None };
         let arrivals =
             arrivals.into_iter().map(|arrival| Arrival { at: arrival.at + ramp_up, ..arrival }).collect();
-        Self { model: Model::OpenQueries, phases, sessions: times, arrivals, most: sessions, uneven }
+        let shard = Shard::WHOLE;
+        Self { model: Model::OpenQueries, phases, sessions: times, shard, arrivals, most: sessions, uneven }
+    }
+
+    /// Returns the part of a whole schedule that one generator plays. The schedules of all shards together are the whole one.
+    #[must_use]
+    pub fn part(&self, shard: Shard) -> Self {
+        let share = 1.0 / f64::from(shard.count());
+        let smaller =
+            |phase: &Phase| Phase { from: phase.from * share, target: phase.target * share, ..phase.clone() };
+        let arrivals = shard.numbers(self.arrivals.len() as u64, 0, 1);
+        Self {
+            model: self.model,
+            phases: self.phases.iter().map(smaller).collect(),
+            sessions: self.sessions.clone(),
+            shard,
+            arrivals: arrivals.map(|number| self.arrivals[number as usize]).collect(),
+            most: shard.size(self.most),
+            uneven: self.uneven,
+        }
+    }
+
+    /// Returns the generator's part of the run that this schedule describes.
+    #[must_use]
+    pub const fn shard(&self) -> Shard {
+        self.shard
     }
 
     /// Returns the workload model.
@@ -171,13 +205,19 @@ impl Schedule {
         &self.phases
     }
 
-    /// Returns the number of sessions.
+    /// Returns the number of sessions of the whole run.
     #[must_use]
-    pub fn sessions(&self) -> u64 {
+    pub fn all_sessions(&self) -> u64 {
         match &self.sessions {
             Sessions::Even { sessions, .. } => *sessions,
             Sessions::Listed(sessions) => sessions.len() as u64,
         }
+    }
+
+    /// Returns the number of sessions.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.shard.size(self.all_sessions())
     }
 
     /// Returns the upper limit of open sessions at a time.
@@ -186,7 +226,7 @@ impl Schedule {
         self.most
     }
 
-    /// Returns the times of session `index`, from 0. Sessions are sorted by their start.
+    /// Returns the times of session `index` of the whole run, from 0. Sessions are sorted by their start.
     #[must_use]
     pub fn session(&self, index: u64) -> SessionTimes {
         match &self.sessions {
@@ -202,10 +242,10 @@ impl Schedule {
 
     /// Returns the indices of the sessions that worker `worker` (from 0) of `workers` runs.
     pub fn share(&self, worker: usize, workers: usize) -> impl Iterator<Item = u64> + use<> {
-        (worker as u64..self.sessions()).step_by(workers.max(1))
+        self.shard.numbers(self.all_sessions(), worker, workers)
     }
 
-    /// Returns the arrivals of queries. Empty in every model except [`Model::OpenQueries`].
+    /// Returns the arrivals of queries in order. Empty in every model except [`Model::OpenQueries`].
     #[must_use]
     pub fn arrivals(&self) -> &[Arrival] {
         &self.arrivals
@@ -234,9 +274,9 @@ impl Schedule {
     pub fn target_in(&self, second: u64) -> f64 {
         let (start, end) = (Duration::from_secs(second), Duration::from_secs(second.saturating_add(1)));
         match (self.model, &self.sessions) {
-            (Model::OpenQueries, _) => count(&self.arrivals, start, end, |arrival| arrival.at),
+            (Model::OpenQueries, _) => count(Shard::WHOLE, &self.arrivals, start, end, |arrival| arrival.at),
             (Model::OpenSessions, Sessions::Listed(sessions)) => {
-                count(sessions, start, end, |session| session.start)
+                count(self.shard, sessions, start, end, |session| session.start)
             }
             _ => self.target_at(end.saturating_sub(Duration::from_nanos(1))),
         }
@@ -281,9 +321,9 @@ impl Offered {
     }
 }
 
-/// Returns how many elements of the sorted `list` are at or after `start` and before `end`.
-fn count<T>(list: &[T], start: Duration, end: Duration, at: impl Fn(&T) -> Duration) -> f64 {
-    let before = |moment| list.partition_point(|one| at(one) < moment);
+/// Returns how many elements of the sorted `list` belong to the shard, and are at or after `start` and before `end`.
+fn count<T>(shard: Shard, list: &[T], start: Duration, end: Duration, at: impl Fn(&T) -> Duration) -> f64 {
+    let before = |moment| shard.size(list.partition_point(|one| at(one) < moment) as u64);
     (before(end) - before(start)) as f64
 }
 

@@ -46,7 +46,51 @@ fn targets_of_seconds() {
     assert_eq!((offered.count, offered.start, offered.duration), (4, seconds(1), seconds(3)));
 }
 
+/// Returns schedules of all workload models with `sessions` sessions or arrivals.
+fn all_models(sessions: u64, at: &[u64]) -> Vec<Schedule> {
+    let stages: Stages = format!("10s:{sessions},5s:{},5s:0", sessions / 2).parse().unwrap();
+    vec![
+        Schedule::closed(sessions, seconds(10), None),
+        Schedule::closed(sessions, seconds(3), Some(seconds(20))),
+        Schedule::staged(&stages),
+        Schedule::open_sessions(&arrivals(at), seconds(20), sessions, false),
+        Schedule::open_queries(arrivals(at), seconds(20), sessions, seconds(2), true),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn the_shards_of_every_model_are_the_whole(
+        sessions in 1u64..60, count in 1u32..9, mut at in prop::collection::vec(0u64..20_000, 0..100),
+    ) {
+        at.sort_unstable();
+        for whole in all_models(sessions, &at) {
+            let parts: Vec<_> =
+                (0..count).map(|index| whole.part(Shard::new(index, count).unwrap())).collect();
+            let sum = |of: &dyn Fn(&Schedule) -> u64| parts.iter().map(of).sum::<u64>();
+            prop_assert_eq!(sum(&Schedule::sessions), whole.sessions());
+            prop_assert_eq!(sum(&Schedule::most_concurrent), whole.most_concurrent());
+            let offered = |schedule: &Schedule| schedule.offered().map_or(0, |offered| offered.count);
+            prop_assert_eq!(sum(&offered), offered(&whole));
+            // Row by row: session and arrival `i` of the whole run are in shard `i mod count`, with the same times.
+            for index in whole.share(0, 1) {
+                let part = &parts[(index % u64::from(count)) as usize];
+                prop_assert!(part.share(0, 1).any(|own| own == index));
+                prop_assert_eq!(part.session(index), whole.session(index));
+                prop_assert_eq!(part.all_sessions(), whole.all_sessions());
+            }
+            for (index, arrival) in whole.arrivals().iter().enumerate() {
+                let part = &parts[index % count as usize];
+                prop_assert_eq!(&part.arrivals()[index / count as usize], arrival);
+            }
+            for second in 0..25 {
+                let target: f64 = parts.iter().map(|part| part.target_in(second)).sum();
+                prop_assert!((target - whole.target_in(second)).abs() < 1e-6, "second {}", second);
+            }
+            prop_assert!(parts.iter().all(|part| part.steady_window() == whole.steady_window()));
+        }
+    }
+
     #[test]
     fn sessions_come_in_order_and_each_has_one_worker(sessions in 0u64..500, ms in 0u64..100_000, workers in 1usize..9) {
         let schedule = Schedule::closed(sessions, Duration::from_millis(ms), None);

@@ -73,7 +73,8 @@ impl Criteria {
         }
         let open = info.schedule.as_ref().is_some_and(|schedule| schedule.model().is_open());
         let cut_short = info.interrupted || info.aborted.is_some();
-        if open && (!cut_short || info.arrivals_dropped > 0) && !replaced(&["dropped_iterations"], &[]) {
+        if open && (!cut_short || info.generator.arrivals.busy > 0) && !replaced(&["dropped_iterations"], &[])
+        {
             defaults.push(exactly("dropped_iterations", 0));
         }
         defaults

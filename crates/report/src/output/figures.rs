@@ -66,7 +66,7 @@ fn scalars_of(
         ("events_lost", tokens.events_lost),
         ("events_replayed", tokens.replayed),
         ("stall_count", run.stall_count),
-        ("dropped_iterations", info.dropped_iterations),
+        ("dropped_iterations", info.generator.arrivals.dropped),
         ("reconnect_attempts", run.reconnect_attempts),
         ("reconnects_ok", run.reconnects_ok),
         ("peak_reconnect_rate", run.reconnect_storm.peak_reconnects.per_second),
@@ -84,7 +84,7 @@ fn scalars_of(
         ("published_throughput", info::published_throughput(run, info)),
         ("request_goodput", goodput.then(|| rate(good, duration))),
         ("goodput_share", share(good, queries.total).filter(|_| goodput)),
-        ("cpu_wait_share", info.cpu_wait_share),
+        ("cpu_wait_share", info.generator.cpu_wait_share()),
     ];
     let defects = Defect::ALL.into_iter().map(|defect| (defect.name(), run.defects.count(defect)));
     let counts = counts.into_iter().chain(defects);

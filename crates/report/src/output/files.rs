@@ -118,6 +118,7 @@ mod tests {
             name: "loadtest".to_owned(),
             started_at,
             criteria: Criteria::default(),
+            generators: 1,
             schedule: None,
             shared_status: None,
             events: None,

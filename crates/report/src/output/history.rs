@@ -50,8 +50,8 @@ pub(super) fn columns() -> impl Iterator<Item = &'static str> {
 #[derive(Debug)]
 pub(super) struct Second<'a> {
     pub(super) timestamp: OffsetDateTime,
-    /// Number of open sessions at the end of the second.
-    pub(super) sessions: u64,
+    /// Mean number of open sessions during the second.
+    pub(super) sessions: f64,
     pub(super) interval: &'a Interval,
     /// Faults that began in the second.
     pub(super) faults: String,
@@ -66,7 +66,7 @@ impl Second<'_> {
         let (counts, tokens) = (self.interval.counts(), self.interval.tokens());
         let mut row = vec![
             self.timestamp.unix_timestamp().to_string(),
-            self.sessions.to_string(),
+            format!("{:.0}", self.sessions),
             "query".to_owned(),
             "Aggregated".to_owned(),
             counts.queries.to_string(),

@@ -3,12 +3,12 @@
 
 use super::EventTotals;
 use measure::{
-    Evidence, FaultRecord, Metric, RunData, Statistic, Trustworthiness,
-    findings::{self, Finding, FindingInputs},
-    observations::{EndpointHistory, Observations},
+    Arrivals, Evidence, FaultRecord, GeneratorReport, Metric, RunData, Statistic, Trustworthiness,
+    findings::{self, Finding, FindingInputs, GeneratorLoad},
+    observations::Observations,
 };
 use plan::schedule::Schedule;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Information from the engine at the end of a run.
 #[derive(Clone, Debug, Default)]
@@ -37,38 +37,22 @@ pub struct RunInfo {
     pub interrupted: bool,
     /// Schedule of the run.
     pub schedule: Option<Arc<Schedule>>,
-    /// Arrivals that started on time, in open models.
-    pub arrivals_on_time: u64,
-    /// Arrivals that were dropped because every session was busy, in open models.
-    pub arrivals_dropped: u64,
-    /// Arrivals that were due before the run ended, in open models.
-    pub arrivals_due: u64,
-    /// Planned queries and arrivals that never started.
-    pub dropped_iterations: u64,
-    /// Highest number of open sessions.
-    pub peak_sessions: u64,
-    /// Highest number of running queries.
-    pub peak_queries: u64,
-    /// Whether client and simulator share a clock (equal `boot_id`). Unknown before the first response and with old servers.
-    pub shared_clock: Option<bool>,
+    /// Reports of the generators, by the index of their shard. Those that were lost have none.
+    pub generators: BTreeMap<u32, GeneratorReport>,
+    /// The merged report of all generators.
+    pub generator: GeneratorReport,
+    /// Generators that were lost, by the index of their shard, each with the reason.
+    pub lost_generators: BTreeMap<u32, String>,
+    /// Number of generators of the run.
+    pub generator_count: u32,
     /// Planned faults and their effects.
     pub faults: Vec<FaultRecord>,
-    /// Connections and failures of each gateway address.
-    pub endpoints: Vec<EndpointHistory>,
     /// Totals of `--out json`, if it was requested.
     pub events: Option<EventTotals>,
     /// Reason why the run was stopped early.
     pub aborted: Option<String>,
     /// Observations of the processes and health targets of the stack.
     pub observations: Observations,
-    /// Share of the time that the client's threads waited for a CPU, 0 to 1.
-    pub cpu_wait_share: Option<f64>,
-    /// The same share without the cost of a normal wake-up on this host.
-    pub cpu_starved_share: Option<f64>,
-    /// Cost of a wake-up on this host, measured by the preflight check.
-    pub wake_up_cost: Option<Duration>,
-    /// Number of wall clock steps during the run. Arrival times are less exact for one second after a step.
-    pub clock_steps: u64,
 }
 
 /// Offered and achieved rate of an open model.
@@ -86,8 +70,8 @@ impl RunInfo {
     /// Returns the offered and achieved rate, or `None` in a closed model or if no arrival was due.
     pub(super) fn offered(&self) -> Option<Offer> {
         let offered_rate = self.schedule.as_ref()?.offered()?.rate();
-        let achieved_share =
-            super::ratios::share(self.arrivals_on_time + self.arrivals_dropped, self.arrivals_due)?;
+        let Arrivals { on_time, busy, due, .. } = self.generator.arrivals;
+        let achieved_share = super::ratios::share(on_time + busy, due)?;
         Some(Offer { offered_rate, achieved_rate: offered_rate * achieved_share, achieved_share })
     }
 }
@@ -101,18 +85,35 @@ pub(super) fn published_throughput(run: &RunData, info: &RunInfo) -> Option<f64>
 /// Returns the findings of a run.
 pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
     let peak = run.reconnect_storm.peak_attempts;
+    let loads = generator_loads(run, info);
     let measured = FindingInputs {
-        loop_lag_p99_ms: run.metrics.get(Metric::LoopLag).quantile_ms(0.99),
-        cpu_starved_share: info.cpu_starved_share,
+        generators: &loads,
         peak_reconnects: (peak.per_second, peak.at_s),
-        peak_sessions: info.peak_sessions,
+        peak_sessions: run.concurrency.peak_sessions().round() as u64,
         attempts_and_cuts: (run.reconnect_attempts, run.sockets_cut),
         published_throughput: published_throughput(run, info),
         bus_in_memory: info.embedded,
         faults: &info.faults,
-        endpoints: &info.endpoints,
+        endpoints: &info.generator.endpoints,
     };
     findings::find(&measured, &info.observations)
+}
+
+/// Returns the load of each generator on its host.
+fn generator_loads(run: &RunData, info: &RunInfo) -> Vec<GeneratorLoad> {
+    let load = |(shard, report): (&u32, &GeneratorReport)| GeneratorLoad {
+        number: (info.generator_count > 1).then_some(shard + 1),
+        loop_lag_p99_ms: run.generators.get(shard).and_then(|figures| figures.loop_lag.quantile_ms(0.99)),
+        cpu_starved_share: report.cpu_starved_share(),
+    };
+    info.generators.iter().map(load).collect()
+}
+
+/// Returns which generators were lost, or `None` if the results are complete.
+fn partial(info: &RunInfo) -> Option<String> {
+    let lost: Vec<_> =
+        info.lost_generators.iter().map(|(shard, why)| format!("generator {} ({why})", shard + 1)).collect();
+    (!lost.is_empty()).then(|| format!("{} of {}: {}", lost.len(), info.generator_count, lost.join(", ")))
 }
 
 /// Returns the facts for the verdict rules.
@@ -121,6 +122,7 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
     Evidence {
         // Later faults are not expected in a run that was stopped early.
         fault_not_injected: info.faults.iter().find_map(not_injected).filter(|_| info.aborted.is_none()),
+        generators_lost: partial(info),
         tokens_unverified: run.tokens.unverified,
         contents_unverified: run.queries.contents_unverified,
         queries_total: run.queries.total,

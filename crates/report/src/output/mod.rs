@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod figures;
 mod files;
+mod generator;
 mod history;
 mod hlog;
 mod host;
@@ -21,9 +22,11 @@ mod junit;
 mod live_status;
 mod locust;
 mod markdown;
+mod part_file;
 mod ratios;
 mod resources;
 mod result_file;
+mod rows;
 mod settings;
 mod summary;
 mod tables;
@@ -34,28 +37,29 @@ pub use colors::colored;
 pub use criteria::{Abort, Criteria};
 pub use events::{Destination, EventSettings, EventSink, EventTotals};
 pub use files::OpenError;
+pub use generator::{GeneratorResults, GeneratorSettings, PartSink};
 pub use info::RunInfo;
 pub use live_status::{LIVE_METRICS, LIVE_WINDOW_SECONDS, LiveStatus, SharedStatus};
+pub use part_file::{PartFile, PartFileError, PartReader};
 pub use settings::OutputSettings;
 
 use crate::{html, messages};
-use collector::Collector;
+use collector::{Collector, CollectorMessage};
 use conclusion::Conclusion;
 use events::{Events, Pipe};
-use measure::{ActiveCounter, FaultLog, Judgement, ReadingBuffer, Recorder, RecorderMessage, RunData};
+use measure::{FaultLog, Judgement, Part, ReadingBuffer, RunData};
 use std::{
     io,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
 };
 
-/// Largest number of messages between the workers and the writing thread: about ten thousand finished queries.
-const MESSAGES: usize = 16_384;
+/// Largest number of parts that wait to be merged. A generator sends one per second.
+const PARTS: usize = 64;
 
 /// The results of a run that is going on.
 #[derive(Debug)]
@@ -64,12 +68,9 @@ pub struct Results {
     criteria: Criteria,
     shared_status: Option<SharedStatus>,
     events: Option<Events>,
-    messages_in: SyncSender<RecorderMessage>,
-    /// Number of recorders created.
-    recorders: AtomicU64,
+    inbox: SyncSender<CollectorMessage>,
     collector: JoinHandle<io::Result<RunData>>,
-    sessions: ActiveCounter,
-    queries: ActiveCounter,
+    faults: Arc<FaultLog>,
     readings: ReadingBuffer,
 }
 
@@ -123,38 +124,57 @@ impl Results {
     /// The directory or a file in it cannot be created.
     pub fn open(settings: &OutputSettings, faults: Arc<FaultLog>) -> Result<Self, OpenError> {
         let files = files::Files::create(settings)?;
-        let (messages_in, incoming) = sync_channel(MESSAGES);
-        let (sessions, queries, readings) =
-            (ActiveCounter::default(), ActiveCounter::default(), ReadingBuffer::default());
+        let (inbox, incoming) = sync_channel(PARTS);
+        let readings = ReadingBuffer::default();
         let criteria = settings.criteria.clone();
         let events = settings.events.as_ref().map(|wanted| start_events(&files, wanted)).transpose()?;
         let sink = events.as_ref().map(Events::sink);
-        let collector = Collector::new(&files, sessions.clone(), readings.clone(), settings, faults, sink)?;
+        let (generators, log) = (settings.generators, Arc::clone(&faults));
+        let collector = Collector::new(&files, generators, readings.clone(), settings, log, sink)?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
             .spawn(move || collector.run(&incoming))
             .map_err(|source| OpenError::new(files.path(""), source))?;
         let shared_status = settings.shared_status.clone();
-        let recorders = AtomicU64::new(0);
-        Ok(Self {
-            files,
-            criteria,
-            shared_status,
-            events,
-            messages_in,
-            recorders,
-            collector,
-            sessions,
-            queries,
-            readings,
-        })
+        Ok(Self { files, criteria, shared_status, events, inbox, collector, faults, readings })
     }
 
-    /// Creates a recorder. Each worker needs one.
-    #[must_use]
-    pub fn recorder(&self) -> Recorder {
-        let number = self.recorders.fetch_add(1, Relaxed);
-        Recorder::new(number, self.messages_in.clone(), Arc::clone(&self.criteria.objectives))
+    /// Starts the output of the only generator of the run, in this process.
+    ///
+    /// # Errors
+    /// The file of the rows cannot be created.
+    pub fn generator(&self) -> Result<GeneratorResults, OpenError> {
+        let inbox = self.inbox.clone();
+        let settings = GeneratorSettings {
+            rows: self.files.path(".csv"),
+            faults: Arc::clone(&self.faults),
+            objectives: Arc::clone(&self.criteria.objectives),
+            events: self.events(),
+        };
+        // Fails if the collector has ended, which reports the failure itself.
+        let sink = move |part| drop(inbox.send(CollectorMessage::Part(0, Box::new(part))));
+        GeneratorResults::open(settings, Box::new(sink))
+    }
+
+    /// Merges a part of the generator with this index. Waits if the collector is behind.
+    pub fn add(&self, generator: u32, part: Part) {
+        let _ = self.inbox.send(CollectorMessage::Part(generator, Box::new(part)));
+    }
+
+    /// Notes that the generator with this index sends no more parts, so that seconds no longer wait for it.
+    pub fn ended(&self, generator: u32) {
+        let _ = self.inbox.send(CollectorMessage::Ended(generator));
+    }
+
+    /// Joins the rows of several generators into the run's file, and removes their files. If one cannot be read, all stay.
+    pub fn join_rows(&self, rows: &[impl AsRef<Path>]) {
+        if rows.is_empty() {
+            return;
+        }
+        match rows::join(rows, &self.files.path(".csv")) {
+            Ok(()) => rows.iter().for_each(|path| drop(std::fs::remove_file(path))),
+            Err(error) => self.files.unwritten.note(&self.files.path(".csv"), &error),
+        }
     }
 
     /// Returns why the run is to end early, if it is.
@@ -181,32 +201,21 @@ impl Results {
         self.files.path(ending)
     }
 
-    /// Returns the counter of open sessions. Call `enter()` when a session starts, and drop the guard when it ends.
-    #[must_use]
-    pub const fn sessions(&self) -> &ActiveCounter {
-        &self.sessions
-    }
-
-    /// Returns the counter of running queries. Call `enter()` when a query is sent, and drop the guard when it ends.
-    #[must_use]
-    pub const fn queries(&self) -> &ActiveCounter {
-        &self.queries
-    }
-
     /// Returns the buffer for monitoring readings.
     #[must_use]
     pub const fn readings(&self) -> &ReadingBuffer {
         &self.readings
     }
 
-    /// Waits until the last recorder is dropped, judges the run and writes the remaining files. Files that could not be written
+    /// Judges the run and writes the remaining files, after every generator has sent its last part. Files that could not be written
     /// completely are listed in [`Finished::unwritten`].
     ///
     /// # Errors
     /// The writing thread failed.
     pub fn finish(self, info: &RunInfo) -> io::Result<Finished> {
-        drop(self.messages_in);
+        drop(self.inbox);
         let run = self.collector.join().map_err(|_| io::Error::other("the results thread panicked"))??;
+        self.files.unwritten.add(info.generator.unwritten.clone());
         write_up(&self.files, run, info, &self.criteria, self.events)
     }
 }

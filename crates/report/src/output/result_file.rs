@@ -17,6 +17,10 @@ impl WriteErrors {
         self.0.lock().push(format!("cannot write {}: {error}", path.display()));
     }
 
+    pub(super) fn add(&self, unwritten: Vec<String>) {
+        self.0.lock().extend(unwritten);
+    }
+
     pub(super) fn list(&self) -> Vec<String> {
         self.0.lock().clone()
     }

@@ -17,6 +17,8 @@ pub struct OutputSettings {
     pub started_at: OffsetDateTime,
     /// Criteria for the verdict.
     pub criteria: Criteria,
+    /// Number of generators whose parts are merged, at least 1.
+    pub generators: u32,
     /// Schedule of the run, for the target of each second.
     pub schedule: Option<Arc<Schedule>>,
     /// Receives the live status while the run goes on. `None` if no live view is open.

@@ -181,7 +181,7 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
         events_lost: tokens.events_lost,
         stall_count: run.stall_count,
         stall_ms: run.stall.as_secs_f64() * 1e3,
-        dropped_iterations: info.dropped_iterations,
+        dropped_iterations: info.generator.arrivals.dropped,
         offered_rate: offer.map(|offer| offer.offered_rate),
         achieved_rate: offer.map(|offer| offer.achieved_rate),
         achieved_share: offer.map(|offer| offer.achieved_share),
@@ -266,9 +266,9 @@ fn failures(run: &RunData) -> Vec<Value> {
 fn concurrency(run: &RunData, info: &RunInfo) -> Value {
     json!({
         "sessions_mean": mean_concurrency(run.sessions.time, info.elapsed),
-        "sessions_peak": info.peak_sessions,
+        "sessions_peak": run.concurrency.peak_sessions(),
         "queries_mean": mean_concurrency(run.queries.time, run.duration()),
-        "queries_peak": info.peak_queries,
+        "queries_peak": run.concurrency.peak_queries(),
     })
 }
 
@@ -302,13 +302,13 @@ fn generator(run: &RunData, info: &RunInfo) -> Value {
         "schedule_lag_p99_ms": p99(Metric::ScheduleLag),
         "loop_lag_p99_ms": p99(Metric::LoopLag),
         "pace_lag_p99_ms": p99(Metric::PaceLag),
-        "cpu_wait_share": info.cpu_wait_share,
-        "cpu_starved_share": info.cpu_starved_share,
-        "wake_up_cost_us": info.wake_up_cost.map(|cost| cost.as_secs_f64() * 1e6),
-        "clock_steps": info.clock_steps,
+        "cpu_wait_share": info.generator.cpu_wait_share(),
+        "cpu_starved_share": info.generator.cpu_starved_share(),
+        "wake_up_cost_us": info.generator.wake_up_cost.map(|cost| cost.as_secs_f64() * 1e6),
+        "clock_steps": info.generator.clock_steps,
         "e2el_p99_error_ms": run.metrics.trust(Metric::E2el).and_then(|trust| trust.error_ms(P99)),
         "untrusted_figures": run.metrics.untrusted_figures(),
-        "shared_clock": info.shared_clock,
+        "shared_clock": info.generator.shared_clock,
         "memory_slope_bytes_per_min": memory.map(|slope| slope.0),
         "memory_slope_error_bytes_per_min": memory.map(|slope| slope.1),
     })

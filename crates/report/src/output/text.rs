@@ -176,7 +176,7 @@ fn latency(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
             "~: cannot be trusted: the generator or the simulator was late, and the measurement error exceeds 1 ms and 10 %",
         );
     }
-    if info.shared_clock == Some(false) {
+    if info.generator.shared_clock == Some(false) {
         let note =
             "no delivery_ms: client and simulator run on different kernels, whose clocks cannot be compared";
         out.sentence("", note);
@@ -228,11 +228,11 @@ fn throughput(out: &mut TextBuilder, run: &RunData, info: &RunInfo, conclusion: 
         out.entry("steady state", &format!("{} s to {} s: {tokens}{p95}", steady.from_s, steady.to_s));
     }
     let mean = mean_concurrency(sessions.time, info.elapsed);
-    out.entry("concurrent sessions", &format!("mean {mean:.1}, peak {}", info.peak_sessions));
+    out.entry("concurrent sessions", &format!("mean {mean:.1}, peak {}", run.concurrency.peak_sessions()));
     let mean = mean_concurrency(queries.time, duration);
-    out.entry("concurrent queries", &format!("mean {mean:.1}, peak {}", info.peak_queries));
-    if info.dropped_iterations > 0 {
-        out.entry("dropped_iterations", &info.dropped_iterations.to_string());
+    out.entry("concurrent queries", &format!("mean {mean:.1}, peak {}", run.concurrency.peak_queries()));
+    if info.generator.arrivals.dropped > 0 {
+        out.entry("dropped_iterations", &info.generator.arrivals.dropped.to_string());
     }
     out.gap();
 }
@@ -271,14 +271,15 @@ fn generator(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     out.entry("schedule_lag", &lag(Metric::ScheduleLag));
     out.entry("loop_lag", &lag(Metric::LoopLag));
     out.entry("pace_lag (simulator)", &lag(Metric::PaceLag));
-    let wait = info.cpu_wait_share.map_or_else(|| "not measured".to_owned(), percent);
+    let wait = info.generator.cpu_wait_share().map_or_else(|| "not measured".to_owned(), percent);
     let starved = info
-        .cpu_starved_share
+        .generator
+        .cpu_starved_share()
         .map_or_else(String::new, |share| format!("  ({} without normal wake-ups)", percent(share)));
     out.entry("waiting for a CPU", &format!("{wait}{starved}"));
-    if info.clock_steps > 0 {
+    if info.generator.clock_steps > 0 {
         let note = "for a second after each, arrivals are times of reads";
-        out.entry("wall clock steps", &format!("{}  ({note})", info.clock_steps));
+        out.entry("wall clock steps", &format!("{}  ({note})", info.generator.clock_steps));
     }
     let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
     if outside > 0 {

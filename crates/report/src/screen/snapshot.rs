@@ -2,7 +2,7 @@
 
 use crate::output::{EventSink, LiveStatus, SharedStatus};
 use measure::{
-    ActiveCounter, FaultLog, FaultRecord,
+    FaultLog, FaultRecord,
     live::{LiveCounters, LiveTotals, totals},
 };
 use plan::{
@@ -29,10 +29,8 @@ pub struct Sources {
     pub schedule: Arc<Schedule>,
     /// Duration and number of queries that were expected before the run.
     pub estimate: Estimate,
-    /// Counters of the workers.
+    /// Counters of the workers, or of the generators.
     pub counters: Vec<Arc<LiveCounters>>,
-    /// Counter of open sessions.
-    pub sessions: ActiveCounter,
     /// Log of the faults.
     pub faults: Arc<FaultLog>,
     /// Status that the collector publishes.
@@ -115,7 +113,7 @@ impl SnapshotBuilder {
                 .map_or(estimate.duration, |left| elapsed.saturating_add(left)),
             phases: schedule.phases().to_vec(),
             is_stopping: sources.stop.starting.is_cancelled(),
-            sessions_open: sources.sessions.now(),
+            sessions_open: totals.open_sessions(),
             sessions_planned,
             queries_planned: estimate.queries.round() as u64,
             totals,

@@ -141,12 +141,12 @@ pub(in crate::output) fn session(session: &SessionRecord) -> Value {
 pub(in crate::output) fn second(
     second: u64,
     interval: &Interval,
-    sessions: u64,
+    sessions: f64,
     target: Option<f64>,
 ) -> Value {
     let counts = interval.counts();
     let mut rest = json!({
-        "sessions": sessions,
+        "sessions": sessions.round() as u64,
         "target": target,
         "queries": counts.queries,
         "queries_failed": counts.failed,

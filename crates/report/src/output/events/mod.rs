@@ -58,6 +58,13 @@ impl FromStr for Destination {
     }
 }
 
+/// Sends an event if there is a sink.
+pub(super) fn send(sink: Option<&EventSink>, event: impl FnOnce() -> Value) {
+    if let Some(sink) = sink {
+        sink.send(&event());
+    }
+}
+
 /// Settings of the events, and the contents of the first event.
 #[derive(Clone, Debug)]
 pub struct EventSettings {

@@ -1,0 +1,130 @@
+//! Plays a plan, or one generator's part of it: starts the workers, waits for them, and reports the load on this host.
+//! It knows neither verdicts nor results: those belong to the process that leads the run.
+
+use anyhow::Context;
+use load::{
+    burst::Burst,
+    connector::Connector,
+    context::RunContext,
+    cpu,
+    endpoint::Endpoint,
+    injection::FirstSend,
+    timestamps,
+    worker::{self, WorkerReport},
+};
+use measure::{Arrivals, FaultLog, GeneratorReport, live::LiveCounters};
+use plan::{Plan, Stop, schedule::Model};
+use report::output::GeneratorResults;
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::Semaphore;
+
+/// Properties of this host, measured before the load starts.
+pub(crate) struct HostBefore {
+    /// Time that a wake-up of a thread takes.
+    wake_up: Option<Duration>,
+    /// Number of steps of the wall clock so far.
+    clock_steps: u64,
+}
+
+impl HostBefore {
+    /// Measures this host. Takes some milliseconds.
+    pub(crate) fn measure() -> Self {
+        Self { wake_up: cpu::wake_up_cost(), clock_steps: timestamps::steps() }
+    }
+}
+
+/// A generator that is ready to play its plan.
+pub(crate) struct Generator {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) tls: rustls::ClientConfig,
+    pub(crate) stop: Stop,
+    /// Log of the faults that were injected into the stack.
+    pub(crate) faults: Arc<FaultLog>,
+    /// Where the first send is noted, from which the times of faults count.
+    pub(crate) first_send: Arc<FirstSend>,
+    /// One per worker.
+    pub(crate) counters: Vec<Arc<LiveCounters>>,
+    pub(crate) host: HostBefore,
+}
+
+impl Generator {
+    /// Returns new counters for the workers of a plan.
+    pub(crate) fn counters(plan: &Plan) -> Vec<Arc<LiveCounters>> {
+        (0..plan.load.workers).map(|_| Arc::default()).collect()
+    }
+
+    /// Plays the plan from `epoch` on, the common start of all generators, and completes the rows. Returns when the last session
+    /// has ended.
+    ///
+    /// # Errors
+    /// A worker cannot be started, or failed.
+    pub(crate) fn play(self, results: GeneratorResults, epoch: Instant) -> anyhow::Result<GeneratorReport> {
+        results.begin(epoch);
+        let reports = self.drive(&results, epoch)?;
+        let unwritten = results.finish().context("cannot complete the rows")?;
+        let waited: Option<host::Waited> = reports.iter().map(|report| report.cpu_wait).sum();
+        let clocks = || reports.iter().filter_map(|report| report.shared_clock);
+        let mut arrivals = Arrivals::default();
+        reports.iter().for_each(|report| arrivals.add(&report.arrivals));
+        Ok(GeneratorReport {
+            host: host_name(),
+            wall: reports.iter().map(|report| report.wall).sum(),
+            cpu_waited: waited.map(|waited| waited.time),
+            cpu_starved: waited.zip(self.host.wake_up).map(|(waited, wake_up)| waited.beyond(wake_up)),
+            wake_up_cost: self.host.wake_up,
+            arrivals,
+            shared_clock: clocks().next().map(|_| clocks().all(|shared| shared)),
+            endpoints: self.connector.endpoints().iter().map(Endpoint::history).collect(),
+            clock_steps: timestamps::steps().saturating_sub(self.host.clock_steps),
+            faults: self.faults.records(),
+            interrupted: self.stop.starting.is_cancelled(),
+            unwritten,
+            ..GeneratorReport::default()
+        })
+    }
+
+    /// Starts the workers and waits for all of them.
+    fn drive(&self, results: &GeneratorResults, epoch: Instant) -> anyhow::Result<Vec<WorkerReport>> {
+        let schedule = &self.plan.schedule;
+        let burst = self.plan.load.burst.then(|| Arc::new(Burst::new(schedule.sessions())));
+        let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
+        let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
+        let context = Arc::new(RunContext {
+            plan: Arc::clone(&self.plan),
+            connector: Arc::clone(&self.connector),
+            tls: self.tls.clone(),
+            epoch,
+            stop: self.stop.clone(),
+            burst,
+            sessions: results.sessions().clone(),
+            queries: results.queries().clone(),
+            boot_id: host::boot_id(),
+            faults: Arc::clone(&self.faults),
+            first_send: Arc::clone(&self.first_send),
+            places,
+        });
+        let mut threads = Vec::new();
+        for (number, live) in self.counters.iter().enumerate() {
+            let (context, recorder, live) = (Arc::clone(&context), results.recorder(), Arc::clone(live));
+            let thread = thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || worker::run(context, number, recorder, live))
+                .context("cannot start a worker thread")?;
+            threads.push(thread);
+        }
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
+            .collect()
+    }
+}
+
+/// Returns the name of this host, or an empty text if it has none.
+pub(crate) fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
