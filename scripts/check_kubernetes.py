@@ -348,15 +348,18 @@ def allowed(stack, source, name):
     return any("podSelector" in peer and matches(peer["podSelector"], source) for peer in peers)
 
 
+def version():
+    return re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+
+
 def check_images(stack):
-    version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
     for load in stack.workloads():
         image = container(load)["image"]
         name, _, tag = image.partition(":")
         if not tag or tag == "latest":
             stack.error(load, f"the image {image} has no fixed version")
-        if "streamstress" in name and tag != version:
-            stack.error(load, f"the image {image} is not that of version {version}")
+        if "streamstress" in name and tag != version():
+            stack.error(load, f"the image {image} is not that of version {version()}")
 
 
 RULES = [
@@ -376,19 +379,28 @@ def check_template(path):
     """Checks the placeholders of a template: `KEY: VALUE # set: NAME`."""
     found = re.findall(r"^ *(?:- )?[\w-]+: \S.* # set: ([\w-]+)$", path.read_text(), re.M)
     marked = [line for line in path.read_text().splitlines() if "# set:" in line and not line.startswith("#")]
-    errors = [f"{path.name}: the placeholder `{name}` is unknown" for name in found if name not in PLACEHOLDERS]
+    errors = [f"the placeholder `{name}` is unknown" for name in found if name not in PLACEHOLDERS]
     if len(found) != len(marked):
-        errors.append(f"{path.name}: {len(marked) - len(found)} placeholders do not have the form `KEY: VALUE # set: NAME`")
+        errors.append(f"{len(marked) - len(found)} placeholders do not have the form `KEY: VALUE # set: NAME`")
     for name in {"generators", "image", "plan", "run-id"} - set(found):
-        errors.append(f"{path.name}: the placeholder `{name}` is missing")
-    return errors
+        errors.append(f"the placeholder `{name}` is missing")
+    return [f"{path.relative_to(ROOT)}: {error}" for error in errors]
+
+
+def check_versions():
+    """Checks the versions of our images in all files of deploy/."""
+    files = [path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file()]
+    tags = [(path, tag) for path in files for tag in re.findall(r"/streamstress-\w+:([\w.]+)", path.read_text())]
+    return [f"{path.relative_to(ROOT)}: the image of version {tag} is not that of {version()}" for path, tag in tags if tag != version()]
 
 
 def main(arguments):
     *stacks, generators = ([obj for obj in yaml.safe_load_all(Path(name).read_text()) if obj] for name in arguments)
     names = [Path(name).stem for name in arguments[:-1]]
     errors = [f"{name}: {error}" for name, stack in zip(names, stacks) for error in check(stack + generators)]
-    errors += check_template(ROOT / "deploy/kubernetes/generators/job.yaml")
+    for path in ("deploy/kubernetes/generators/job.yaml", "deploy/swarm/generators.yaml"):
+        errors += check_template(ROOT / path)
+    errors += check_versions()
     notices = 0
     for expected, change, objects in broken(stacks[-1] + generators) if not errors else []:
         notices += 1

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/native.sh
+. scripts/images.sh
 
 readonly CLIENTS=${SMOKE_CLIENTS:-50} QUERIES=${SMOKE_QUERIES:-2}
 readonly PROJECT=streamstress-smoke-$$
@@ -72,22 +73,6 @@ free_port() {
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
     echo "$port"
-}
-
-# Selects the base images: those that variables name, else the public ones, else images that are made here.
-choose_base_images() {
-    if [[ -n ${RUST_IMAGE:-} ]] || grep -qs '^RUST_IMAGE=' .env; then
-        return
-    fi
-    if timeout 60 docker pull -q redis:7-bookworm >/dev/null 2>&1; then
-        return
-    fi
-    say "no image can be pulled: making the base images"
-    local made
-    made=$(docker/make_base_images.sh)
-    set -a
-    eval "$made"
-    set +a
 }
 
 containers() { docker ps -q --filter "label=com.docker.compose.project=$PROJECT" --filter "label=com.docker.compose.service=$1"; }
@@ -191,10 +176,7 @@ trap tear_down EXIT
 trap 'exit 130' INT TERM
 
 choose_base_images
-hard=$(ulimit -Hn)
-if [[ -z ${NOFILE:-} && $hard != unlimited ]] && ((hard < 65536)); then
-    export NOFILE=$hard
-fi
+choose_descriptors
 export API_PORT WS_PORT STATS_PORT
 API_PORT=$(free_port) WS_PORT=$(free_port) STATS_PORT=$(free_port)
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need (redis-server, haproxy, jq, linters) and checks everything: format, clippy, docs, dependencies between
 # crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, the installer, small scenarios, a small fault matrix,
-# the examples, and a Compose smoke test if a container engine is available. --quick leaves the last four out. Ends with the duration of
-# each step.
+# the examples, and if a container engine is available smoke tests with Compose and Swarm. --quick leaves the last five out. Ends with the
+# duration of each step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -153,6 +153,14 @@ compose_smoke() {
     fi
 }
 
+swarm_smoke() {
+    if [[ -n $quick ]]; then
+        echo "skipped: --quick"
+    else
+        scripts/swarm_smoke.sh
+    fi
+}
+
 install_missing
 install_linters
 trap finish EXIT
@@ -173,3 +181,4 @@ step "scenarios" && scenarios
 step "fault matrix" && fault_matrix
 step "examples" && examples
 step "Compose smoke test" && compose_smoke
+step "Swarm smoke test" && swarm_smoke
