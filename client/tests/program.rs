@@ -1,6 +1,10 @@
 //! The program as a user calls it: flags, the environment variables for them, and the exit codes that scripts read.
 //! The only stack that these tests use is the embedded one.
 
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "rig/programs.rs"]
+mod programs;
+
 use nix::pty::{OpenptyResult, openpty};
 use std::{
     fs::File,
@@ -8,30 +12,51 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-fn client(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
-    let of_a_run = |name: &str| {
-        name.starts_with("STREAMSTRESS_")
-            || name.starts_with("LOAD_")
-            || ["CLIENTS", "API_URL", "WSPROXY_URL", "FASTAPI_URL", "OUTPUT_DIR"].contains(&name)
-    };
-    for (name, _) in std::env::vars().filter(|(name, _)| of_a_run(name)) {
-        command.env_remove(name);
-    }
-    command.args(arguments).envs(environment.iter().copied()).output().unwrap()
+/// What the program printed, and its exit code.
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
 }
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        Self { code: output.status.code(), stdout, stderr }
+    }
+}
+
+fn client(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    programs::streamstress(arguments).envs(environment.iter().copied()).output().unwrap().into()
+}
+
+/// Calls the program, which must print these words to stderr and end with exit code 104. Returns the text.
+#[track_caller]
+fn refused(arguments: &[&str], environment: &[(&str, &str)], words: &[&str]) -> String {
+    let Ended { code, stderr, .. } = client(arguments, environment);
+    assert_eq!(code, Some(104), "{arguments:?} {environment:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{word} is not in {stderr}");
+    }
+    stderr
+}
+
+/// Calls the program, which must print these words to stdout or stderr and end with exit code 0. Returns the text.
+#[track_caller]
+fn accepted(arguments: &[&str], environment: &[(&str, &str)], words: &[&str]) -> String {
+    let Ended { code, stdout, stderr } = client(arguments, environment);
+    let text = stdout + &stderr;
+    assert_eq!(code, Some(0), "{arguments:?} {environment:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+    text
 }
 
 #[test]
 fn the_help_is_reviewed() {
-    let help = |arguments: &[&str]| {
-        let output = client(arguments, &[("COLUMNS", "100"), ("STREAMSTRESS_CLIENTS", "7")]);
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let help =
+        |arguments: &[&str]| accepted(arguments, &[("COLUMNS", "100"), ("STREAMSTRESS_CLIENTS", "7")], &[]);
     let short = help(&["-h"]);
     assert!(short.lines().count() <= 45, "-h fits on one screen:\n{short}");
     insta::assert_snapshot!("help_short", short);
@@ -40,20 +65,15 @@ fn the_help_is_reviewed() {
 
 #[test]
 fn all_config_errors_are_reported_together_with_exit_code_104() {
-    let output = client(
-        &["--clients", "0", "--queries", "-1", "--ramp-up", "nan", "--duration", "5x"],
-        &[("API_URL", "gopher://x")],
-    );
-    assert_eq!(output.status.code(), Some(104));
-    for fault in [
+    let arguments = ["--clients", "0", "--queries", "-1", "--ramp-up", "nan", "--duration", "5x"];
+    let words = [
         "--clients 0",
         "--queries -1",
         "invalid duration \"nan\" for --ramp-up",
         "invalid duration \"5x\" for --duration: expected for example 30s, 5m or 1h30m",
         "gopher://x",
-    ] {
-        assert!(stderr(&output).contains(fault), "{}", stderr(&output));
-    }
+    ];
+    refused(&arguments, &[("API_URL", "gopher://x")], &words);
 }
 
 #[test]
@@ -61,18 +81,16 @@ fn what_clap_refuses_has_the_same_code() {
     for arguments in
         [&["--no-such-flag"][..], &["--clients", "many"], &["analyze"], &["analyze", "/no/such.csv"]]
     {
-        assert_eq!(client(arguments, &[]).status.code(), Some(104), "{arguments:?}");
+        refused(arguments, &[], &[]);
     }
-    assert_eq!(client(&["--help"], &[]).status.code(), Some(0));
-    assert_eq!(client(&["--version"], &[]).status.code(), Some(0));
+    accepted(&["--help"], &[], &[]);
+    accepted(&["--version"], &[], &[]);
 }
 
 #[test]
 fn a_flag_has_a_variable_and_takes_precedence_over_it() {
-    let twin = client(&[], &[("CLIENTS", "0")]);
-    assert!(stderr(&twin).contains("--clients 0"), "{}", stderr(&twin));
-    let both = client(&["--clients", "-7"], &[("CLIENTS", "0")]);
-    assert!(stderr(&both).contains("--clients -7"), "{}", stderr(&both));
+    refused(&[], &[("CLIENTS", "0")], &["--clients 0"]);
+    refused(&["--clients", "-7"], &[("CLIENTS", "0")], &["--clients -7"]);
 }
 
 #[test]
@@ -90,38 +108,31 @@ fn a_bad_value_of_a_variable_names_the_variable() {
         ("STREAMSTRESS_GRACE", "5x", "environment variable STREAMSTRESS_GRACE"),
         ("STREAMSTRESS_CLIENTS", "many", "environment variable STREAMSTRESS_CLIENTS"),
     ] {
-        let output = client(&["--dry-run"], &[(name, value)]);
-        assert_eq!(output.status.code(), Some(104), "{name}={value}");
-        assert!(stderr(&output).contains(words), "{name}={value}: {}", stderr(&output));
+        refused(&["--dry-run"], &[(name, value)], &[words]);
     }
-    let flag = client(&["--clients", "many"], &[("CLIENTS", "many")]);
-    assert!(!stderr(&flag).contains("environment"), "{}", stderr(&flag));
+    let flag = refused(&["--clients", "many"], &[("CLIENTS", "many")], &[]);
+    assert!(!flag.contains("environment"), "{flag}");
 }
 
 #[test]
 fn switches_take_the_usual_words_and_the_last_value_counts() {
     for value in ["1", "yes", "on", "TRUE", "0", "no", "off", "false"] {
-        let output = client(&["--dry-run", "--burst=no"], &[("LOAD_BURST", value), ("LOAD_QUIET", value)]);
-        assert_eq!(output.status.code(), Some(0), "{value}: {}", stderr(&output));
+        accepted(&["--dry-run", "--burst=no"], &[("LOAD_BURST", value), ("LOAD_QUIET", value)], &[]);
     }
-    let last = client(&["--dry-run", "--clients", "0", "--clients=7", "--seed", "1", "--seed", "2"], &[]);
-    let plan = String::from_utf8(last.stdout.clone()).unwrap();
-    assert!(plan.contains("sessions       7") && plan.contains("seed 2"), "{plan}{}", stderr(&last));
-    let both = client(&["--dry-run", "--threshold", "e2el_ms:p0.95<1", "--threshold", "e2el_ms:max<-1"], &[]);
-    assert!(
-        stderr(&both).contains("did you mean p95?") && stderr(&both).contains("never hold"),
-        "the values of a list must be combined"
-    );
+    let last = ["--dry-run", "--clients", "0", "--clients=7", "--seed", "1", "--seed", "2"];
+    accepted(&last, &[], &["sessions       7", "seed 2"]);
+    // The values of a list must be combined.
+    let both = ["--dry-run", "--threshold", "e2el_ms:p0.95<1", "--threshold", "e2el_ms:max<-1"];
+    refused(&both, &[], &["did you mean p95?", "never hold"]);
 }
 
 #[test]
 fn a_dotenv_file_is_read_as_compose_reads_it() {
     let dir = tempfile::tempdir().unwrap();
-    let plan = |dotenv: &str, environment: &[(&str, &str)]| {
+    let plan = |dotenv: &str, environment: &[(&str, &str)]| -> Ended {
         std::fs::write(dir.path().join(".env"), dotenv).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
-        command.current_dir(dir.path()).env_remove("CLIENTS").arg("--dry-run");
-        command.envs(environment.iter().copied()).output().unwrap()
+        let mut command = programs::streamstress(&["--dry-run"]);
+        command.current_dir(dir.path()).envs(environment.iter().copied()).output().unwrap().into()
     };
     for (dotenv, environment, sessions) in [
         (include_str!("cases/dotenv_default.env"), &[][..], 4),
@@ -130,13 +141,8 @@ fn a_dotenv_file_is_read_as_compose_reads_it() {
         ("\u{feff}CLIENTS=4\r\nnonsense of others\r\n", &[], 4),
         ("export CLIENTS='4' # four\n", &[], 4),
     ] {
-        let output = plan(dotenv, environment);
-        let text = String::from_utf8(output.stdout.clone()).unwrap();
-        assert!(
-            text.contains(&format!("sessions       {sessions}\n")),
-            "{dotenv}: {text}{}",
-            stderr(&output)
-        );
+        let Ended { stdout, stderr, .. } = plan(dotenv, environment);
+        assert!(stdout.contains(&format!("sessions       {sessions}\n")), "{dotenv}: {stdout}{stderr}");
     }
     for (dotenv, words) in [
         ("\n\nCLIENTS=many\n", ".env line 3: CLIENTS"),
@@ -146,53 +152,41 @@ fn a_dotenv_file_is_read_as_compose_reads_it() {
         ),
         ("CLIENTS=\"4\n", ".env line 1: CLIENTS"),
     ] {
-        let output = plan(dotenv, &[]);
-        assert_eq!(output.status.code(), Some(104));
-        assert!(stderr(&output).contains(words), "{dotenv}: {}", stderr(&output));
+        let Ended { code, stderr, .. } = plan(dotenv, &[]);
+        assert!(code == Some(104) && stderr.contains(words), "{dotenv}: {stderr}");
     }
 }
 
 #[test]
 fn traces_in_foreign_formats_are_replayed_from_a_given_time() {
     let case = |name: &str| format!("{}/../crates/plan/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));
-    let plan = |arguments: &[&str]| {
-        let output = client(&[&["--dry-run"], arguments].concat(), &[]);
-        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
-    };
     for name in ["t_dst.csv", "t_azure_quoted_ts.csv"] {
-        let (code, text, error) = plan(&["--trace", &case(name)]);
-        assert!(code == Some(0) && text.contains("queries        about 2"), "{name}: {text}{error}");
+        accepted(&["--dry-run", "--trace", &case(name)], &[], &["queries        about 2"]);
     }
     let azure = case("t_azure_quoted_ts.csv");
     for from in ["2s", "2", "2023-11-16 18:15:48", "2023-11-16T19:15:48+01:00"] {
-        let (code, text, error) = plan(&["--trace", &azure, "--trace-from", from]);
-        assert!(code == Some(0) && text.contains("queries        about 1"), "{from}: {text}{error}");
+        let arguments = ["--dry-run", "--trace", &azure, "--trace-from", from];
+        accepted(&arguments, &[], &["queries        about 1"]);
     }
     for (arguments, words) in [
         (&["--trace", azure.as_str(), "--trace-from", "1h"][..], "no request is left after --trace-from"),
         (&["--trace", &azure, "--trace-from", "soon"], "invalid time \"soon\" for --trace-from"),
         (&["--trace-from", "1s"], "--trace-from needs --trace FILE"),
     ] {
-        let (code, _, error) = plan(arguments);
-        assert!(code == Some(104) && error.contains(words), "{words}: {error}");
+        refused(&[&["--dry-run"], arguments].concat(), &[], &[words]);
     }
 }
 
 #[test]
 fn a_percentile_of_too_few_queries_is_warned_about() {
     let arguments = ["--dry-run", "--clients", "5", "--queries", "10", "--threshold", "e2el_ms:p99.99<3000"];
-    let output = client(&arguments, &[]);
-    assert_eq!(output.status.code(), Some(0));
-    let text = stderr(&output);
-    assert!(text.contains("p(99.99) needs 10000 samples") && text.contains("about 50 queries"), "{text}");
+    accepted(&arguments, &[], &["p(99.99) needs 10000 samples", "about 50 queries"]);
 }
 
 #[test]
 fn a_tolerance_is_not_guessed() {
     for flag in ["--tolerance", "--failure-tolerance", "--assumed-noise"] {
-        let output = client(&["compare", "a.csv", "b.csv", flag, "5"], &[]);
-        assert_eq!(output.status.code(), Some(104));
-        assert!(stderr(&output).contains("did you mean 5%?"), "{}", stderr(&output));
+        refused(&["compare", "a.csv", "b.csv", flag, "5"], &[], &["did you mean 5%?"]);
     }
 }
 
@@ -200,43 +194,25 @@ fn a_tolerance_is_not_guessed() {
 fn what_a_run_cannot_do_is_reported_before_it() {
     let plan = ["--dry-run", "--duration", "20s"];
     let embedded = client(&[&plan[..], &["--embedded", "--threshold", "rss_mb{redis}<50"]].concat(), &[]);
-    assert_eq!(embedded.status.code(), Some(0));
-    let told = stderr(&embedded);
-    assert!(told.starts_with("warning: --threshold `rss_mb{redis}<50` makes this run INVALID"), "{told}");
-    let late = client(&[&plan[..], &["--fault", "redis:kill@30s"]].concat(), &[]);
-    assert!(
-        stderr(&late).starts_with("warning: --fault `redis:kill` at 30 s comes too late"),
-        "{}",
-        stderr(&late)
-    );
+    let warning = "warning: --threshold `rss_mb{redis}<50` makes this run INVALID";
+    assert!(embedded.code == Some(0) && embedded.stderr.starts_with(warning), "{}", embedded.stderr);
+    let late = client(&[&plan[..], &["--fault", "redis:kill@30s"]].concat(), &[]).stderr;
+    assert!(late.starts_with("warning: --fault `redis:kill` at 30 s comes too late"), "{late}");
 }
 
 #[test]
 fn an_empty_variable_is_none() {
     let empty =
         ["CLIENTS", "LOAD_RAMP_UP", "LOAD_BURST", "API_URL", "LOAD_TOKEN", "LOAD_FAULTS", "LOAD_STALL"];
-    let empty: Vec<_> = empty.map(|name| (name, "")).into();
-    let output = client(&["--queries", "0"], &empty);
-    assert_eq!(output.status.code(), Some(104));
-    assert!(stderr(&output).starts_with("error: --queries 0"), "{}", stderr(&output));
+    let text = refused(&["--queries", "0"], &empty.map(|name| (name, "")), &[]);
+    assert!(text.starts_with("error: --queries 0"), "{text}");
 }
 
 #[test]
 fn habits_and_faults_are_checked_with_all_the_rest() {
-    let arguments = [
-        "--cut-rate",
-        "-1",
-        "--pause-readers",
-        "many:10s",
-        "--late-connect",
-        "5..0",
-        "--fault",
-        "moon:kill@3s",
-    ];
-    let more = ["--fault", "redis:restart", "--fault", "redis:restart@soon", "--embedded"];
-    let output = client(&[&arguments[..], &more].concat(), &[]);
-    assert_eq!(output.status.code(), Some(104));
-    for fault in [
+    let habits = ["--cut-rate", "-1", "--pause-readers", "many:10s", "--late-connect", "5..0"];
+    let faults = ["moon:kill@3s", "redis:restart", "redis:restart@soon"].map(|fault| ["--fault", fault]);
+    let words = [
         "--cut-rate -1",
         "invalid value \"many:10s\" for --pause-readers",
         "invalid range \"5..0\" for --late-connect",
@@ -244,87 +220,61 @@ fn habits_and_faults_are_checked_with_all_the_rest() {
         "SPEC@TIME",
         "invalid duration \"soon\"",
         "--embedded",
-    ] {
-        assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));
-    }
+    ];
+    refused(&[&habits[..], faults.as_flattened(), &["--embedded"]].concat(), &[], &words);
 }
 
 #[test]
 fn secrets_of_the_environment_are_not_shown() {
-    let output = client(&["--token", "hush"], &[("FASTAPI_URL", "http://127.0.0.1:1")]);
-    assert_eq!(output.status.code(), Some(104));
-    let text = stderr(&output);
-    assert!(text.contains("127.0.0.1:1") && !text.contains("hush"), "{text}");
-    assert!(text.contains("warning: FASTAPI_URL is an old name: use STREAMSTRESS_API_URL"), "{text}");
+    let old_name = "warning: FASTAPI_URL is an old name: use STREAMSTRESS_API_URL";
+    let environment = [("FASTAPI_URL", "http://127.0.0.1:1")];
+    let text = refused(&["--token", "hush"], &environment, &["127.0.0.1:1", old_name]);
+    assert!(!text.contains("hush"), "{text}");
     for name in ["LOAD_TOKEN", "STREAMSTRESS_AUTH_TOKEN"] {
-        let help = client(&["--help"], &[(name, "hush")]);
-        assert!(!String::from_utf8(help.stdout).unwrap().contains("hush"));
+        assert!(!accepted(&["--help"], &[(name, "hush")], &[]).contains("hush"));
     }
 }
 
 #[test]
 fn two_names_of_one_setting_must_agree() {
-    let same = client(&["--dry-run"], &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "7")]);
-    assert_eq!(same.status.code(), Some(0), "{}", stderr(&same));
-    let empty = client(&["--dry-run"], &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "")]);
-    assert!(
-        String::from_utf8(empty.stdout.clone()).unwrap().contains("sessions       7\n"),
-        "{}",
-        stderr(&empty)
-    );
+    accepted(&["--dry-run"], &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "7")], &[]);
+    let empty = [("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "")];
+    accepted(&["--dry-run"], &empty, &["sessions       7\n"]);
+    let differ = [("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "8")];
     for arguments in [&["--dry-run"][..], &["run", "--dry-run"]] {
-        let other = client(arguments, &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "8")]);
-        assert_eq!(other.status.code(), Some(104));
-        let text = stderr(&other);
-        assert!(text.contains("STREAMSTRESS_CLIENTS=\"8\" and CLIENTS=\"7\" set --clients"), "{text}");
+        refused(arguments, &differ, &["STREAMSTRESS_CLIENTS=\"8\" and CLIENTS=\"7\" set --clients"]);
     }
-    let secret = client(&["--dry-run"], &[("LOAD_TOKEN", "hush"), ("STREAMSTRESS_AUTH_TOKEN", "hash")]);
-    assert_eq!(secret.status.code(), Some(104));
-    let text = stderr(&secret);
-    assert!(text.contains("STREAMSTRESS_AUTH_TOKEN and LOAD_TOKEN set") && !text.contains("hush"), "{text}");
-    let analyzed = client(&["analyze", "/no/such.csv"], &[("CLIENTS", "7"), ("STREAMSTRESS_CLIENTS", "8")]);
-    assert!(!stderr(&analyzed).contains("CLIENTS"), "{}", stderr(&analyzed));
+    let secrets = [("LOAD_TOKEN", "hush"), ("STREAMSTRESS_AUTH_TOKEN", "hash")];
+    let text = refused(&["--dry-run"], &secrets, &["STREAMSTRESS_AUTH_TOKEN and LOAD_TOKEN set"]);
+    assert!(!text.contains("hush"), "{text}");
+    let analyzed = client(&["analyze", "/no/such.csv"], &differ).stderr;
+    assert!(!analyzed.contains("CLIENTS"), "{analyzed}");
 }
 
 #[test]
 fn run_reads_the_environment_as_the_short_form_does() {
+    let environment = [("LOAD_BURST", ""), ("STREAMSTRESS_CLIENTS", "7"), ("QUERIES_PER_CLIENT", "3")];
     for arguments in [&["--dry-run"][..], &["run", "--dry-run", "--burst=no"]] {
-        let output = client(
-            arguments,
-            &[("LOAD_BURST", ""), ("STREAMSTRESS_CLIENTS", "7"), ("QUERIES_PER_CLIENT", "3")],
-        );
-        let text = String::from_utf8(output.stdout.clone()).unwrap();
-        assert!(text.contains("sessions       7\n"), "{arguments:?}: {text}{}", stderr(&output));
+        accepted(arguments, &environment, &["sessions       7\n"]);
     }
 }
 
 #[test]
 fn analysing_ignores_the_variables_of_a_run() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("run.csv");
-    let header = "session_id,query_num,latency,tokens,create_time,connect_time,close_time,reconnect_attempts,successful_reconnects,error";
-    std::fs::write(
-        &file,
-        format!("{header}\n0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11,1,0.9,18,0.1,0.1,0.1,0,0,\n"),
-    )
-    .unwrap();
-    let output = client(&["analyze", file.to_str().unwrap()], &[("CLIENTS", "5"), ("LOAD_BURST", "true")]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(!output.stdout.is_empty());
+    let file = programs::rows(dir.path());
+    let output = client(&["analyze", &file], &[("CLIENTS", "5"), ("LOAD_BURST", "true")]);
+    assert!(output.code == Some(0) && !output.stdout.is_empty(), "{}", output.stderr);
 }
 
 #[test]
 fn a_wrong_threshold_is_reported_before_anything_runs() {
     let arguments =
         ["--threshold", "e2e_ms:p95<3", "error_rate<1", "--goodput", "itl:3", "--abort-delay", "30s"];
-    let output = client(&arguments, &[]);
-    assert_eq!(output.status.code(), Some(104));
-    for fault in
-        ["`e2e_ms:p95<3`: unknown figure", "queue_ms, ttft_ms", "\"itl:3\" for --goodput", "--abort-on-fail"]
-    {
-        assert!(stderr(&output).contains(fault), "{fault}: {}", stderr(&output));
-    }
-    assert!(!stderr(&output).contains("`error_rate<1`"), "{}", stderr(&output));
+    let words =
+        ["`e2e_ms:p95<3`: unknown figure", "queue_ms, ttft_ms", "\"itl:3\" for --goodput", "--abort-on-fail"];
+    let text = refused(&arguments, &[], &words);
+    assert!(!text.contains("`error_rate<1`"), "{text}");
 }
 
 #[test]
@@ -334,9 +284,7 @@ fn what_cannot_be_shown_or_streamed_is_refused() {
         (&["--tui", "--quiet"], "--tui and --quiet exclude each other"),
         (&["--tui", "--embedded"], "--tui needs a terminal, but stderr is not one: omit --tui"),
     ] {
-        let output = client(arguments, &[]);
-        assert_eq!(output.status.code(), Some(104), "{arguments:?}");
-        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+        refused(arguments, &[], &[words]);
     }
 }
 
@@ -347,7 +295,7 @@ fn a_view_without_keys_is_refused_before_anything_runs() {
     let OpenptyResult { master, slave } = openpty(None, None).unwrap();
     // Stderr is a terminal. `setsid` starts a session without a controlling terminal, so /dev/tty cannot be opened.
     let ended = Command::new("setsid")
-        .arg(env!("CARGO_BIN_EXE_streamstress"))
+        .arg(programs::STREAMSTRESS)
         .args(["--tui", "--embedded", "--clients", "1", "--queries", "1", "--output-dir"])
         .arg(&results)
         .stdin(Stdio::null())
@@ -380,7 +328,7 @@ mod unread {
             let results = tempfile::tempdir().unwrap();
             let load = ["--clients", "200", "--queries", "1", "--ramp-up", "0.2", "--answer-tokens", "2"];
             let client = Command::new("timeout")
-                .args(["--kill-after=1", "30", env!("CARGO_BIN_EXE_streamstress")])
+                .args(["--kill-after=1", "30", programs::STREAMSTRESS])
                 .args(["--embedded", "--quiet", "--out", "json=-"])
                 .args(load)
                 .arg("--output-dir")
@@ -394,7 +342,7 @@ mod unread {
         }
 
         fn ends_and_counts_what_it_dropped(self) {
-            let said = stderr(&self.client.wait_with_output().unwrap());
+            let said = Ended::from(self.client.wait_with_output().unwrap()).stderr;
             let mut files = fs::read_dir(&self.results).unwrap().map(|entry| entry.unwrap().path());
             let summary = files.find(|path| path.to_string_lossy().ends_with("_summary.json"));
             let summary = fs::read(summary.unwrap_or_else(|| panic!("no summary: {said}"))).unwrap();
@@ -437,21 +385,18 @@ fn a_comparison_answers_with_its_exit_code() {
         let head = ["compare", "--metric", "e2el_ms:p95", "--baseline"].into_iter();
         let arguments: Vec<_> =
             head.chain(before).chain(["--candidate"]).chain(after).chain(more.iter().copied()).collect();
-        client(&arguments, &[]).status.code()
+        client(&arguments, &[]).code
     };
     assert_eq!(compared(&before, &[]), Some(0));
     assert_eq!(compared(&side("slow", [990.0, 992.0, 989.0, 991.0]), &[]), Some(99));
     assert_eq!(compared(&side("slower", [990.0, 992.0, 989.0, 991.0]), &["--tolerance", "15%"]), Some(0));
     assert_eq!(compared(&side("wild", [500.0, 1500.0, 900.0, 1000.0]), &[]), Some(98));
     assert_eq!(compared(&before, &["--tolerance", "much"]), Some(104));
-    assert_eq!(
-        client(&["compare", &before[0], &before[1]], &[]).status.code(),
-        Some(98),
-        "one run per side, without rows"
-    );
-    assert_eq!(client(&["compare", &before[0]], &[]).status.code(), Some(104));
-    assert_eq!(client(&["compare"], &[]).status.code(), Some(104));
-    assert_eq!(client(&["compare", "--baseline", &before[0]], &[]).status.code(), Some(104));
+    let one_run_per_side = client(&["compare", &before[0], &before[1]], &[]);
+    assert_eq!(one_run_per_side.code, Some(98), "the sides have no rows");
+    for arguments in [&["compare", &before[0]][..], &["compare"], &["compare", "--baseline", &before[0]]] {
+        refused(arguments, &[], &[]);
+    }
 }
 
 #[test]
@@ -459,28 +404,21 @@ fn a_plan_is_printed_and_nothing_is_started() {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), "stages = \"1m:50,1m:0\"\nseed = 9").unwrap();
     let path = file.path().to_str().unwrap();
-    let planned = client(&["--scenario", path, "--dry-run", "--api-url", "http://127.0.0.1:1"], &[]);
-    assert_eq!(planned.status.code(), Some(0), "{}", stderr(&planned));
-    let text = String::from_utf8(planned.stdout).unwrap();
-    assert!(text.contains("workload staged, seed 9") && text.contains("0 → 50"), "{text}");
-    let too_much = client(&["--clients", "900000", "--dry-run"], &[]);
-    assert_eq!(too_much.status.code(), Some(104));
-    assert!(stderr(&too_much).contains("run at most"), "{}", stderr(&too_much));
+    let arguments = ["--scenario", path, "--dry-run", "--api-url", "http://127.0.0.1:1"];
+    accepted(&arguments, &[], &["workload staged, seed 9", "0 → 50"]);
+    refused(&["--clients", "900000", "--dry-run"], &[], &["run at most"]);
 }
 
 #[test]
 fn two_workloads_at_once_are_refused_with_all_the_rest() {
     let arguments = ["--stages", "1m:5", "--arrival-rate", "5", "--time-scale", "0", "--trace-scale", "2"];
-    let output = client(&[&arguments[..], &["--profile", "huge", "--answer-tokens", "0"]].concat(), &[]);
-    assert_eq!(output.status.code(), Some(104));
-    for fault in [
+    let words = [
         "--stages and --arrival-rate are different workloads",
         "--time-scale 0",
         "unknown profile \"huge\"",
         "--answer-tokens 0",
-    ] {
-        assert!(stderr(&output).contains(fault), "{fault} is not in {}", stderr(&output));
-    }
+    ];
+    refused(&[&arguments[..], &["--profile", "huge", "--answer-tokens", "0"]].concat(), &[], &words);
 }
 
 #[test]
@@ -496,9 +434,9 @@ fn only_the_newest_results_are_kept() {
             ["--embedded", "--clients", "1", "--queries", "1", "--keep-results", keep, "--output-dir"];
         client(&[&arguments[..], &[results.to_str().unwrap()]].concat(), &[])
     };
-    assert!(run("2").status.code().is_some_and(|code| [0, 98].contains(&code)));
+    assert!(run("2").code.is_some_and(|code| [0, 98].contains(&code)));
     assert!(results.join("loadtest_20200101_000000.csv").exists());
-    assert!(run("1").status.code().is_some_and(|code| [0, 98].contains(&code)));
+    assert!(run("1").code.is_some_and(|code| [0, 98].contains(&code)));
     let rows = |entry: std::io::Result<std::fs::DirEntry>| {
         let name = entry.unwrap().file_name().into_string().unwrap();
         name.ends_with("_summary.json").then_some(name)
@@ -507,5 +445,5 @@ fn only_the_newest_results_are_kept() {
     assert!(
         !results.join("loadtest_20200101_000000_stats.csv").exists() && results.join("mine.csv").exists()
     );
-    assert_eq!(run("0").status.code(), Some(104));
+    assert_eq!(run("0").code, Some(104));
 }

@@ -1,24 +1,30 @@
-//! Outputs that cannot be written (a closed pipe, a full device, a full disk), and runs that a signal ends. Runs end as usual and keep
-//! their exit codes.
+//! Outputs that cannot be written (a closed pipe, a full device, a full disk), and signals. No program may panic, and each keeps its exit
+//! code. Runs end as usual and write their results.
 
 mod fake;
+mod rig;
 mod runs;
 
 use fake::{Running, Script};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use plan::Stop;
+use rig::{
+    processes::ChildGuard,
+    programs::{self, streamstress},
+    wait_until,
+};
 use runs::{args, run};
 use std::{
     fs::{self, File},
-    io::{Read, Write},
-    net::TcpListener,
-    os::unix::fs::symlink,
-    process::{Child, Command, Stdio},
+    io::Read,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::{fs::symlink, net::UnixStream},
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
+
+const KEY: &str = "a key of thirty-two bytes or more";
 
 fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
@@ -29,36 +35,58 @@ fn closed() -> Stdio {
     std::io::pipe().unwrap().1.into()
 }
 
-fn client(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
-    for variable in ["CLIENTS", "API_URL", "WSPROXY_URL", "OUTPUT_DIR", "STREAMSTRESS_OUTPUT_DIR", "RUST_LOG"]
-    {
-        command.env_remove(variable);
-    }
-    command.args(arguments).stdin(Stdio::null());
-    command
+/// Pairs of stdout and stderr that cannot be written.
+fn nowhere() -> [[Stdio; 2]; 4] {
+    [[full(), full()], [closed(), closed()], [full(), closed()], [closed(), full()]]
 }
 
+/// Starts a command with these outputs and the most verbose log.
+fn start(mut command: Command, [stdout, stderr]: [Stdio; 2]) -> ChildGuard {
+    ChildGuard::start(command.env("RUST_LOG", "trace").stdout(stdout).stderr(stderr))
+}
+
+/// Returns everything that a program printed to an output.
+fn printed(output: &mut Option<impl Read>) -> String {
+    let mut text = String::new();
+    output.take().unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Arguments of a program, its environment and the expected exit code.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32);
+
 #[test]
-fn every_command_keeps_its_exit_code_without_a_writable_output() {
-    let dir = tempfile::tempdir().unwrap();
-    let rows = dir.path().join("run.csv");
-    let header = "session_id,query_num,latency,tokens,create_time,connect_time,close_time,reconnect_attempts,successful_reconnects,error";
-    fs::write(&rows, format!("{header}\n0b8a1c52-3b0e-4f57-9d1f-5b7f8a2c9e11,1,0.9,18,0.1,0.1,0.1,0,0,\n"))
-        .unwrap();
-    let rows = rows.to_str().unwrap();
-    for (arguments, code) in [
-        (&["--help"][..], 0),
-        (&["--dry-run"], 0),
-        (&["analyze", rows], 0),
-        (&["compare", rows, rows], 98),
-        (&["report", "/no/such_summary.json"], 104),
-        (&["--clients", "0"], 104),
-        (&["--no-such-flag"], 104),
-    ] {
-        for [stdout, stderr] in [[full(), closed()], [closed(), full()]] {
-            let status = client(arguments).stdout(stdout).stderr(stderr).status().unwrap();
-            assert_eq!(status.code(), Some(code), "{arguments:?}");
+fn every_program_keeps_its_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let (rows, state_dir) = (programs::rows(directory.path()), directory.path().to_str().unwrap());
+    let unused_port = free().port().to_string();
+    let bad_key = [("REDIS_URL", "memory://"), ("JWT_SECRET", "short")];
+    let cases: [Case<'_>; 19] = [
+        (&["--help"], &[], 0),
+        (&["--dry-run"], &[], 0),
+        (&["analyze", &rows], &[], 0),
+        (&["compare", &rows, &rows], &[], 98),
+        (&["report", "/no/such_summary.json"], &[], 104),
+        (&["--clients", "0"], &[], 104),
+        (&["--no-such-flag"], &[], 104),
+        (&["stack", "--help"], &[], 0),
+        (&["stack", "--no-such-flag"], &[], 2),
+        (&["stack", "--state-dir", state_dir, "status"], &[], 1),
+        (&["stack", "--state-dir", state_dir, "down"], &[], 1),
+        (&["server", "--help"], &[], 0),
+        (&["server", "--no-such-flag"], &[], 2),
+        (&["server"], &bad_key, 2),
+        (&["server", "--health-check"], &[("PORT", &unused_port)], 1),
+        (&["wsproxy", "--help"], &[], 0),
+        (&["wsproxy", "--no-such-flag"], &[], 2),
+        (&["wsproxy"], &bad_key, 2),
+        (&["wsproxy", "--health-check"], &[("PORT", &unused_port)], 1),
+    ];
+    for (arguments, environment, code) in cases {
+        for outputs in nowhere() {
+            let mut command = streamstress(arguments);
+            command.envs(environment.iter().copied());
+            assert_eq!(start(command, outputs).code(), Some(code), "{arguments:?} {environment:?}");
         }
     }
 }
@@ -66,19 +94,20 @@ fn every_command_keeps_its_exit_code_without_a_writable_output() {
 #[test]
 fn a_run_ends_with_its_verdict_without_a_writable_output() {
     let server = Running::start(Script::default());
-    for [stdout, stderr] in [[full(), full()], [closed(), closed()]] {
+    for outputs in [[full(), full()], [closed(), closed()]] {
         let dir = tempfile::tempdir().unwrap();
-        let status = client(&["--clients", "1", "--queries", "1", "--threshold", "queries_ok>5"])
-            .args(["--api-url", &server.api, "--wsproxy-url", &server.ws, "--output-dir"])
-            .arg(dir.path())
-            .env("RUST_LOG", "trace")
-            .stdout(stdout)
-            .stderr(stderr)
-            .status()
-            .unwrap();
-        assert_eq!(status.code(), Some(99));
+        let mut command = against(&server, dir.path(), ["1", "1"]);
+        command.args(["--threshold", "queries_ok>5"]);
+        assert_eq!(start(command, outputs).code(), Some(99));
         assert!(fs::read_dir(dir.path()).unwrap().count() > 8);
     }
+}
+
+/// Returns a run of so many clients and queries against `server`.
+fn against(server: &Running, results: &Path, [clients, queries]: [&str; 2]) -> Command {
+    let mut command = streamstress(&["--clients", clients, "--queries", queries]);
+    command.args(["--api-url", &server.api, "--wsproxy-url", &server.ws, "--output-dir"]).arg(results);
+    command
 }
 
 #[test]
@@ -101,33 +130,6 @@ fn a_full_disk_keeps_the_verdict_and_names_the_files_that_are_missing() {
     assert_eq!(fs::read_to_string(path(".csv")).unwrap().lines().count(), 3);
 }
 
-/// A program that is killed when this value is dropped.
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Ends {
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
-    }
-
-    fn code(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "the program did not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
 #[test]
 fn a_signal_before_the_run_ends_it_at_once() {
     for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
@@ -136,85 +138,145 @@ fn a_signal_before_the_run_ends_it_at_once() {
         let address = silent.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let results = dir.path().join("results");
-        let child = client(&["--quiet", "--api-url", &format!("http://{address}"), "--output-dir"])
-            .arg(&results)
-            .args(["--wsproxy-url", &format!("ws://{address}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut child = Ends(child);
-        let (mut stream, _) = silent.accept().unwrap();
+        let urls = [format!("http://{address}"), format!("ws://{address}")];
+        let mut command = streamstress(&["--quiet", "--api-url", &urls[0], "--wsproxy-url", &urls[1]]);
+        command.arg("--output-dir").arg(&results).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = ChildGuard::start(&mut command);
+        let _held = silent.accept().unwrap();
         let began = Instant::now();
         child.signal(signal);
         assert_eq!(child.code(), Some(105), "{signal}");
         assert!(began.elapsed() < Duration::from_secs(3), "{signal}: {:?}", began.elapsed());
-        let mut told = String::new();
-        child.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-        assert!(told.contains("before the run began") && !results.exists(), "{told}");
-        let _ = stream.write_all(b"");
+        let text = printed(&mut child.0.stderr);
+        assert!(text.contains("before the run began") && !results.exists(), "{text}");
     }
 }
 
-/// Waits until `holds` returns true. Fails with the message `what` after twenty seconds.
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+/// Checks that an interrupted run says so and writes its results.
+fn is_interrupted(mut child: ChildGuard, results: &Path) {
+    assert_eq!(child.code(), Some(105));
+    let text = printed(&mut child.0.stdout);
+    assert!(text.to_lowercase().contains("interrupted"), "{text}");
+    assert!(fs::read_dir(results).unwrap().count() > 8);
 }
 
 #[test]
 fn below_nohup_a_hangup_stays_ignored_and_sigterm_writes_results() {
     let server = Running::start(Script { itl: Duration::from_millis(10), ..Script::default() });
     let dir = tempfile::tempdir().unwrap();
-    let child = Command::new("nohup")
-        .arg(env!("CARGO_BIN_EXE_streamstress"))
-        .args(["--clients", "2", "--queries", "500", "--api-url", &server.api, "--wsproxy-url", &server.ws])
-        .arg("--output-dir")
-        .arg(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut child = Ends(child);
-    until("the streams did not begin", || server.seen().tokens > 5);
+    let run = against(&server, dir.path(), ["2", "500"]);
+    let mut command = Command::new("nohup");
+    command.arg(run.get_program()).args(run.get_args()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = ChildGuard::start(&mut command);
+    wait_until("the streams begin", || server.seen().tokens > 5);
     child.signal(Signal::SIGHUP);
     // A client that reacted to the hangup would start no further query.
     let before = server.seen().runs;
-    until("the client reacted to the hangup", || server.seen().runs >= before + 6);
+    wait_until("the client ignores the hangup", || server.seen().runs >= before + 6);
     child.signal(Signal::SIGTERM);
-    assert_eq!(child.code(), Some(105));
-    let mut told = String::new();
-    child.0.stdout.take().unwrap().read_to_string(&mut told).unwrap();
-    assert!(told.to_lowercase().contains("interrupted"), "{told}");
-    assert!(fs::read_dir(dir.path()).unwrap().count() > 8);
+    is_interrupted(child, dir.path());
 }
 
 #[test]
 fn a_hangup_lets_streams_end_and_writes_results() {
     let server = Running::start(Script { itl: Duration::from_millis(20), ..Script::default() });
     let dir = tempfile::tempdir().unwrap();
-    let child =
-        client(&["--clients", "2", "--queries", "50", "--api-url", &server.api, "--wsproxy-url", &server.ws])
-            .arg("--output-dir")
-            .arg(dir.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-    let mut child = Ends(child);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while server.seen().tokens < 5 {
-        assert!(Instant::now() < deadline, "the streams did not begin");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let mut command = against(&server, dir.path(), ["2", "50"]);
+    let child = ChildGuard::start(command.stdout(Stdio::piped()).stderr(Stdio::null()));
+    wait_until("the streams begin", || server.seen().tokens >= 5);
     child.signal(Signal::SIGHUP);
-    assert_eq!(child.code(), Some(105));
-    let mut told = String::new();
-    child.0.stdout.take().unwrap().read_to_string(&mut told).unwrap();
-    assert!(told.contains("INTERRUPTED") || told.contains("interrupted"), "{told}");
-    assert!(fs::read_dir(dir.path()).unwrap().count() > 8);
+    is_interrupted(child, dir.path());
+}
+
+/// Requests `/ready`. Returns the response, which is empty if there is none.
+fn ready(socket: std::io::Result<impl Into<socket2::Socket>>) -> String {
+    let call = b"GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    socket.and_then(|socket| host::exchange(socket, call)).unwrap_or_default()
+}
+
+/// Waits until the program responds with status 200.
+fn is_ready(held: &mut ChildGuard, response: impl Fn() -> String) {
+    wait_until("the program responds with 200", || {
+        assert!(held.0.try_wait().unwrap().is_none(), "the program ended");
+        response().starts_with("HTTP/1.1 200")
+    });
+}
+
+/// Waits until the program responds, then ends it with SIGTERM. It must succeed.
+fn serves_and_ends(mut held: ChildGuard, response: impl Fn() -> String) {
+    is_ready(&mut held, response);
+    held.signal(Signal::SIGTERM);
+    assert_eq!(held.code(), Some(0));
+}
+
+/// Returns an address with a free port. Another process can take it before the program does.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The environment that a server or a gateway needs.
+fn environment<'a>(port: &'a str, socket: &'a str) -> [(&'a str, &'a str); 5] {
+    let bus = ("REDIS_URL", "memory://");
+    [bus, ("JWT_SECRET", KEY), ("HOST", "127.0.0.1"), ("PORT", port), ("UNIX_SOCKET", socket)]
+}
+
+#[test]
+fn a_server_and_a_gateway_serve_without_a_writable_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.sock");
+    for (of_server, of_gateway) in nowhere().into_iter().zip(nowhere()) {
+        let address = free();
+        let mut server = streamstress(&["server"]);
+        server.envs(environment(&address.port().to_string(), ""));
+        serves_and_ends(start(server, of_server), || ready(TcpStream::connect(address)));
+        let mut gateway = streamstress(&["wsproxy"]);
+        gateway.envs(environment("0", path.to_str().unwrap()));
+        serves_and_ends(start(gateway, of_gateway), || ready(UnixStream::connect(&path)));
+    }
+}
+
+/// A program that reacted to the hangup would drain at once, and refuse the requests that follow.
+#[test]
+fn below_nohup_a_hangup_stays_ignored_and_sigterm_ends_a_program() {
+    for name in ["server", "wsproxy"] {
+        let address = free();
+        let port = address.port().to_string();
+        let mut command = Command::new("nohup");
+        command.args([programs::STREAMSTRESS, name]).env_clear().envs(environment(&port, ""));
+        let mut held = ChildGuard::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+        let response = || ready(TcpStream::connect(address));
+        is_ready(&mut held, response);
+        held.signal(Signal::SIGHUP);
+        for _ in 0..100 {
+            let response = response();
+            assert!(response.starts_with("HTTP/1.1 200"), "{name}: {response}");
+        }
+        assert!(held.0.try_wait().unwrap().is_none(), "{name} ended");
+        held.signal(Signal::SIGTERM);
+        assert_eq!(held.code(), Some(0), "{name}");
+    }
+}
+
+fn stack(state_dir: &Path, arguments: &[&str], [stdout, stderr]: [Stdio; 2]) -> ChildGuard {
+    ChildGuard::start(programs::stack(state_dir, arguments).stdout(stdout).stderr(stderr))
+}
+
+#[test]
+fn a_stack_starts_responds_and_ends_without_a_writable_output() {
+    const UP: [&str; 11] =
+        ["up", "--servers", "1", "--proxies", "1", "--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
+    for outputs in [[full(), full()], [closed(), closed()]] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut supervisor = stack(directory.path(), &UP, outputs);
+        wait_until("the stack is up", || {
+            assert!(supervisor.0.try_wait().unwrap().is_none(), "the supervisor ended");
+            stack(directory.path(), &["status"], [full(), closed()]).code() == Some(0)
+        });
+        for arguments in [&["status", "--json"][..], &["logs", "wsproxy-1"], &["fault", "wsproxy-1:kill"]] {
+            let code = stack(directory.path(), arguments, [closed(), full()]).code();
+            assert_eq!(code, Some(0), "{arguments:?}");
+        }
+        assert_eq!(stack(directory.path(), &["down"], [full(), full()]).code(), Some(0));
+        assert_eq!(supervisor.code(), Some(0));
+    }
 }

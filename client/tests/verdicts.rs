@@ -2,38 +2,27 @@
 //! A busy machine may make a run INVALID, so the tests of thresholds accept that verdict where it can occur.
 
 mod fake;
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "rig/programs.rs"]
+mod programs;
 
 use fake::{Deed, Running, Script};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use programs::streamstress;
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-/// A run of four clients against `server`. It inherits no variable except `PATH`, because others could configure the run.
+/// A run of four clients against `server`.
 fn client(server: &Running, results: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_streamstress"));
-    for (variable, _) in std::env::vars_os() {
-        if variable != "PATH" {
-            command.env_remove(variable);
-        }
-    }
-    command.args([
-        "--api-url",
-        &server.api,
-        "--wsproxy-url",
-        &server.ws,
-        "--clients",
-        "4",
-        "--ramp-up",
-        "0.05",
-    ]);
-    command.arg("--output-dir").arg(results).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = streamstress(&["--api-url", &server.api, "--wsproxy-url", &server.ws]);
+    command.args(["--clients", "4", "--ramp-up", "0.05", "--output-dir"]).arg(results).args(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -2,6 +2,8 @@
 //! It keeps the log of every session, so a replay sends the same frames again.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[path = "../background/mod.rs"]
+pub mod background;
 mod script;
 mod socket;
 
@@ -20,11 +22,11 @@ use axum::{
 use protocol::{CreateResponse, Position, RunRequest, RunResponse, SessionId};
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
-use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::sync::watch;
+use tokio_util::sync::DropGuard;
 
 /// The requests and sockets that the server has seen.
 #[derive(Clone, Debug, Default)]
@@ -83,24 +85,14 @@ impl Running {
             sessions: Mutex::default(),
             changed: watch::Sender::new(0),
         });
-        let end = CancellationToken::new();
-        let (tell, told) = std::sync::mpsc::channel();
-        let (served, ended) = (Arc::clone(&fake), end.clone());
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let ws = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell.send((http.local_addr().unwrap(), ws.local_addr().unwrap())).unwrap();
-                tokio::select! {
-                    () = ended.cancelled() => {}
-                    _ = axum::serve(http, router(Arc::clone(&served))) => {}
-                    () = socket::accept(ws, served) => {}
-                }
-            });
+        let served = Arc::clone(&fake);
+        let ([http, ws], _end) = background::serve(|[http, ws]| async move {
+            tokio::select! {
+                _ = axum::serve(http, router(Arc::clone(&served))) => {}
+                () = socket::accept(ws, served) => {}
+            }
         });
-        let (http, ws): (SocketAddr, SocketAddr) = told.recv().unwrap();
-        Self { api: format!("http://{http}"), ws: format!("ws://{ws}"), fake, _end: end.drop_guard() }
+        Self { api: format!("http://{http}"), ws: format!("ws://{ws}"), fake, _end }
     }
 
     pub fn seen(&self) -> Seen {

@@ -22,14 +22,14 @@ impl ChildGuard {
         kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
     }
 
-    /// Waits for the end of the process. Returns whether the exit code is 0.
-    pub fn exits_successfully(&mut self) -> bool {
+    /// Waits for the end of the process. Returns its exit code, or `None` if a signal ended it.
+    pub fn code(&mut self) -> Option<i32> {
         let mut status = None;
         wait_until("the process ends", || {
             status = self.0.try_wait().unwrap();
             status.is_some()
         });
-        status.unwrap().success()
+        status.unwrap().code()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The server of the calibration tests: it plays a known schedule and records when it wrote each frame.
-//! On request it drops, doubles or swaps tokens, and counts them.
+
+#[path = "../background/mod.rs"]
+mod background;
 
 use axum::{
     Json, Router,
@@ -14,33 +16,22 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
 };
 use tokio_tungstenite::tungstenite::{
     Message,
     handshake::server::{Request as Upgrade, Response as Upgraded},
 };
+use tokio_util::sync::DropGuard;
 use uuid::Uuid;
-
-/// Which tokens the server drops, doubles or swaps. Tokens are counted from 1 over all queries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Nothing,
-    DropEvery(u64),
-    DoubleEvery(u64),
-    /// Swaps a token with the one after it.
-    SwapEvery(u64),
-}
 
 /// The schedule of a server's queries.
 #[derive(Clone, Copy, Debug)]
 pub struct Play {
-    pub fault: Fault,
     pub tokens: u64,
     /// Range of the delay before the first token, in milliseconds, uniformly distributed.
     pub first: (u64, u64),
@@ -56,47 +47,21 @@ pub struct Truth {
     pub done_written: Option<Instant>,
 }
 
-/// What the server did in all queries.
-#[derive(Clone, Debug, Default)]
-pub struct Book {
-    /// Queries by session and number of the query.
-    pub queries: HashMap<(String, u64), Truth>,
-    pub tokens: u64,
-    pub dropped: u64,
-    pub doubled: u64,
-    pub swapped: u64,
-}
-
-impl Book {
-    /// Returns the sequence numbers of one query's tokens in the order of sending. Applies the fault and counts it.
-    fn sequence(&mut self, play: Play) -> Vec<u64> {
-        let mut sequence = Vec::new();
-        let mut swap = false;
-        for seq in 1..=play.tokens {
-            self.tokens += 1;
-            let (count, swap_with_last) = (self.tokens, std::mem::take(&mut swap));
-            match play.fault {
-                Fault::DropEvery(every) if count.is_multiple_of(every) => {
-                    self.dropped += 1;
-                    continue;
-                }
-                Fault::DoubleEvery(every) if count.is_multiple_of(every) => {
-                    self.doubled += 1;
-                    sequence.push(seq);
-                }
-                Fault::SwapEvery(every) => swap = count.is_multiple_of(every) && seq < play.tokens,
-                _ => {}
-            }
-            sequence.push(seq);
-            if swap_with_last {
-                self.swapped += 1;
-                let last = sequence.len() - 1;
-                sequence.swap(last - 1, last);
-            }
-        }
-        sequence
+impl Truth {
+    /// Returns the query's time to first token, its duration, its time per output token and the gaps between tokens, in milliseconds.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn latencies(&self) -> (f64, f64, f64, Vec<f64>) {
+        let ms = |from: Instant, to: Instant| to.duration_since(from).as_nanos() as f64 / 1e6;
+        let written = &self.tokens_written;
+        let (first, last) = (written[0], *written.last().unwrap());
+        let gaps: Vec<_> = written.windows(2).map(|pair| ms(pair[0], pair[1])).collect();
+        let (received, done) = (self.run_received, self.done_written.unwrap());
+        (ms(received, first), ms(received, done), ms(first, last) / gaps.len() as f64, gaps)
     }
 }
+
+/// The queries by session and number of the query.
+pub type Book = HashMap<(String, u64), Truth>;
 
 /// A query on its way from `/run` to the session's socket.
 #[derive(Debug)]
@@ -146,14 +111,14 @@ impl Ruler {
 
     fn order(&self, session: &str, query_id: &str, run_received: Instant) -> Order {
         let (mut book, mut random) = (locked(&self.book), locked(&self.random));
-        let number = 1 + book.queries.keys().filter(|(of, _)| of == session).count() as u64;
+        let number = 1 + book.keys().filter(|(of, _)| of == session).count() as u64;
         let key = (session.to_owned(), number);
         let truth = Truth { run_received, tokens_written: Vec::new(), done_written: None };
-        book.queries.insert(key.clone(), truth);
+        book.insert(key.clone(), truth);
         let mut draw = |(least, most)| Duration::from_millis(random.random_range(least..=most));
         let mut due = run_received + draw(self.play.first);
         let mut frames = Vec::new();
-        for seq in book.sequence(self.play) {
+        for seq in 1..=self.play.tokens {
             frames.push((due, token(number, seq, query_id)));
             due += draw(self.play.gap);
         }
@@ -223,7 +188,7 @@ impl Ruler {
     }
 
     fn note(&self, key: &(String, u64), written: Instant, is_done: bool) {
-        if let Some(truth) = locked(&self.book).queries.get_mut(key) {
+        if let Some(truth) = locked(&self.book).get_mut(key) {
             if is_done {
                 truth.done_written = Some(written);
             } else {
@@ -244,8 +209,7 @@ pub struct Running {
     pub api: SocketAddr,
     pub ws: SocketAddr,
     pub book: Arc<Mutex<Book>>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _end: DropGuard,
 }
 
 impl Running {
@@ -257,37 +221,18 @@ impl Running {
             random: Arc::new(Mutex::new(SmallRng::seed_from_u64(1906))),
             sockets: Arc::default(),
         };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let ws = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell.send((api.local_addr().unwrap(), ws.local_addr().unwrap())).unwrap();
-                let router = Router::new()
-                    .route("/session/create", post(Ruler::create))
-                    .route("/session/{id}/run", post(Ruler::run))
-                    .route("/session/{id}/close", post(Ruler::close))
-                    .with_state(ruler.clone());
-                let api = api.tap_io(|stream| stream.set_nodelay(true).unwrap());
-                tokio::select! {
-                    result = axum::serve(api, router) => result.unwrap(),
-                    () = ruler.accept(ws) => {}
-                    _ = stopped => {}
-                }
-            });
+        let ([api, ws], _end) = background::serve(|[api, ws]| async {
+            let router = Router::new()
+                .route("/session/create", post(Ruler::create))
+                .route("/session/{id}/run", post(Ruler::run))
+                .route("/session/{id}/close", post(Ruler::close))
+                .with_state(ruler.clone());
+            let api = api.tap_io(|stream| stream.set_nodelay(true).unwrap());
+            tokio::select! {
+                result = axum::serve(api, router) => result.unwrap(),
+                () = ruler.accept(ws) => {}
+            }
         });
-        let (api, ws) = told.recv().unwrap();
-        Self { api, ws, book, stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        Self { api, ws, book, _end }
     }
 }

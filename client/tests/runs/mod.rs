@@ -10,7 +10,7 @@ use client::{
 use plan::Stop;
 use report::output::Finished;
 use serde_json::Value;
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 use time::macros::datetime;
 
 pub fn args(server: &Running, dir: &Path, clients: i64, queries: i64) -> RunArgs {
@@ -40,7 +40,14 @@ pub fn summary(server: &Running, change: impl FnOnce(&mut RunArgs), clients: i64
     let mut args = args(server, dir.path(), clients, queries);
     change(&mut args);
     run(args, &Stop::default()).unwrap();
-    read_summary(dir.path())
+    let summary = read_summary(dir.path());
+    let mut rows = csv::Reader::from_path(dir.path().join("loadtest_20261121_000000.csv")).unwrap();
+    let rows: Vec<HashMap<String, String>> = rows.deserialize().map(Result::unwrap).collect();
+    for key in ["tokens_lost", "tokens_duplicated", "tokens_reordered"] {
+        let of_rows: u64 = rows.iter().map(|row| row[key].parse::<u64>().unwrap()).sum();
+        assert_eq!(summary[key], of_rows, "the rows have another number of {key}: {summary:#}");
+    }
+    summary
 }
 
 pub fn read_summary(dir: &Path) -> Value {
