@@ -22,8 +22,10 @@ pub fn start(config: &mut Config) -> anyhow::Result<Stack> {
         let parsed = url.parse().map(settings::address::Address::new);
         parsed.with_context(|| format!("the embedded stack has the invalid URL {url}"))
     };
-    config.plan.target.api = address(stack.api_url())?;
-    config.plan.target.ws = address(stack.ws_url())?;
+    let target = &mut config.plan.target;
+    (target.api, target.ws) = (address(stack.api_url())?, address(stack.ws_url())?);
+    target.more_api.clear();
+    target.more_ws.clear();
     Ok(Stack(stack))
 }
 

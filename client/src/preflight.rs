@@ -2,14 +2,16 @@
 //! Every error names the next step. The only thing that is changed is the soft limit of file descriptors.
 
 use crate::config::{Config, ConfigErrors};
+use futures_util::future::join_all;
 use load::{
     connector::Connector,
     explain::{TransportError, describe},
     http::Http,
     injection::Injector,
 };
-use plan::PlannedFault;
+use plan::{PlannedFault, Target};
 use report::{messages, screen};
+use settings::address::Address;
 use std::{
     net::{IpAddr, TcpListener},
     sync::Arc,
@@ -77,15 +79,21 @@ fn outgoing_ports() -> Option<u64> {
 /// Returns the largest number of file descriptors that the run opens.
 #[must_use]
 pub fn descriptors(config: &Config) -> u64 {
-    let clients = config.plan.load.clients;
-    let http = clients.min(config.plan.target.http_connections as u64);
     let ends = if config.embedded { 2 } else { 1 };
-    (clients + http) * ends + SPARE_DESCRIPTORS
+    (config.plan.load.clients + http_connections(config)) * ends + SPARE_DESCRIPTORS
+}
+
+/// Returns the largest number of HTTP connections. With several addresses, the idle ones of one address may be as many as those
+/// that are in use at the others.
+fn http_connections(config: &Config) -> u64 {
+    let target = &config.plan.target;
+    let factor = if config.embedded || target.more_api.is_empty() { 1 } else { 2 };
+    config.plan.load.clients.min(target.http_connections as u64) * factor
 }
 
 fn exceeded_limits(config: &Config, limits: HostLimits) -> Vec<String> {
     let clients = config.plan.load.clients;
-    let http = clients.min(config.plan.target.http_connections as u64);
+    let http = http_connections(config);
     let ends = if config.embedded { 2 } else { 1 };
     let needed = descriptors(config);
     let mut errors = Vec::new();
@@ -119,7 +127,7 @@ fn hosts_not_allowed(config: &Config) -> Vec<String> {
         return Vec::new();
     }
     let target = &config.plan.target;
-    let addresses = [&target.api, &target.ws].into_iter().chain(&target.more_ws);
+    let addresses = [&target.api, &target.ws].into_iter().chain(&target.more_api).chain(&target.more_ws);
     let mut hosts: Vec<&str> = addresses.filter_map(|address| address.url().host_str()).collect();
     hosts.sort_unstable();
     hosts.dedup();
@@ -141,21 +149,29 @@ fn is_loopback(host: &str) -> bool {
         || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Checks that API and gateway answer. Returns the connector that opens the run's sockets.
+/// Checks that every address of the API and of the gateway answers. Returns the connector that opens the run's sockets.
 ///
 /// # Errors
-/// Lists each of the two that does not answer.
+/// Lists each address of the API that does not answer, and the first one of the gateway.
 pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, ConfigErrors> {
-    let (api, ws) = tokio::join!(api_answers(config, tls), ws_answers(config, tls));
-    match (api, ws) {
-        (Ok(()), Ok(connector)) => Ok(connector),
-        (api, ws) => Err(ConfigErrors(api.err().into_iter().chain(ws.err()).collect())),
+    let target = &config.plan.target;
+    let apis = [&target.api].into_iter().chain(&target.more_api);
+    let apis = join_all(apis.map(|api| api_answers(target, api, tls)));
+    let (apis, ws) = tokio::join!(apis, ws_answers(config, tls));
+    let mut errors: Vec<_> = apis.into_iter().filter_map(Result::err).collect();
+    match ws {
+        Ok(connector) if errors.is_empty() => Ok(connector),
+        ws => {
+            errors.extend(ws.err());
+            Err(ConfigErrors(errors))
+        }
     }
 }
 
-async fn api_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<(), String> {
-    let api = &config.plan.target.api;
-    let http = Http::new(&config.plan.target, 1, tls.clone());
+/// Checks that one address of the API answers.
+async fn api_answers(target: &Target, api: &Address, tls: &rustls::ClientConfig) -> Result<(), String> {
+    let only = Target { api: api.clone(), more_api: Vec::new(), ..target.clone() };
+    let http = Http::new(&only, 1, tls.clone());
     match tokio::time::timeout(TIMEOUT, http.ready()).await {
         Err(_) => Err(unreachable(api, &format!("no answer within {} s", TIMEOUT.as_secs()))),
         Ok(Err(error)) => Err(refused(api, &describe(&*error))),
@@ -274,7 +290,7 @@ mod tests {
     fn only_this_machine_unless_allowed() {
         let hosts = |url: &str, allowed: &[&str]| {
             hosts_not_allowed(&config(RunArgs {
-                api_url: Some(format!("http://{url}")),
+                api_url: vec![format!("http://{url}")],
                 wsproxy_url: vec![format!("ws://{url}")],
                 i_am_allowed_to_load_test: allowed.iter().map(|&host| host.to_owned()).collect(),
                 ..RunArgs::default()

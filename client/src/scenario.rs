@@ -6,8 +6,13 @@ use crate::{
     environment,
 };
 use clap::{ArgMatches, FromArgMatches, parser::ValueSource};
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 use settings::dotenv::{self, Variables};
 use std::{
+    fmt,
     fs::File,
     io::{self, Read},
     path::Path,
@@ -253,6 +258,27 @@ fn rename_keys(table: &mut Table) {
 /// Shortens the parser's message: it would list all known keys.
 fn shortened(message: &str) -> String {
     message.split(", expected").next().unwrap_or(message).replace("unknown field", "unknown key")
+}
+
+/// Reads a text or a list of texts, so that a scenario file needs no brackets around a single URL.
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMany;
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<String>, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+    deserializer.deserialize_any(OneOrMany)
 }
 
 /// Serializes seeds as text, because TOML integers end at 2^63 - 1.

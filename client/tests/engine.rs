@@ -312,7 +312,7 @@ fn refusal(change: impl FnOnce(&mut RunArgs)) -> String {
 #[test]
 fn an_unreachable_target_says_what_to_start() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let api = refusal(|args| args.api_url = Some(format!("http://{closed}")));
+    let api = refusal(|args| args.api_url = vec![format!("http://{closed}")]);
     let ws = refusal(|args| args.wsproxy_url = vec![format!("ws://{closed}")]);
     for message in [&api, &ws] {
         for part in
@@ -325,7 +325,7 @@ fn an_unreachable_target_says_what_to_start() {
 
 #[test]
 fn another_host_needs_permission() {
-    let message = refusal(|args| args.api_url = Some("http://192.0.2.1:8080".into()));
+    let message = refusal(|args| args.api_url = vec!["http://192.0.2.1:8080".into()]);
     assert!(message.contains("--i-am-allowed-to-load-test 192.0.2.1"), "{message}");
 }
 

@@ -75,7 +75,7 @@ fn a_host_that_is_given_reaches_the_backend() {
         let before = server.seen().heads.len();
         let change = |args: &mut RunArgs| {
             args.headers = headers;
-            args.api_url = Some(haproxy.api.clone());
+            args.api_url = vec![haproxy.api.clone()];
             args.wsproxy_url = vec![haproxy.ws.clone()];
         };
         everything_came(&summary(&server, change, 1, 1), 1, 1, 18);

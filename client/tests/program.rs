@@ -225,6 +225,23 @@ fn habits_and_faults_are_checked_with_all_the_rest() {
 }
 
 #[test]
+fn an_embedded_run_uses_no_url() {
+    let directory = tempfile::tempdir().unwrap();
+    let output_dir = directory.path().to_str().unwrap();
+    let urls = [
+        "--api-url",
+        "http://127.0.0.1:1,http://127.0.0.1:2",
+        "--wsproxy-url",
+        "ws://127.0.0.1:1,ws://127.0.0.1:2",
+    ];
+    let run = ["--embedded", "--clients", "4", "--queries", "1", "--quiet", "--output-dir", output_dir];
+    let Ended { code, stderr, .. } = client(&[&urls[..], &run].concat(), &[]);
+    // 98 on a machine that is too busy.
+    assert!(matches!(code, Some(0 | 98)), "{stderr}");
+    assert!(stderr.contains("--api-url and --wsproxy-url are ignored"), "{stderr}");
+}
+
+#[test]
 fn secrets_of_the_environment_are_not_shown() {
     let old_name = "warning: FASTAPI_URL is an old name: use STREAMSTRESS_API_URL";
     let environment = [("FASTAPI_URL", "http://127.0.0.1:1")];

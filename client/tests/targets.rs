@@ -17,7 +17,7 @@ use std::{
 fn secretive(server: &Running, dir: &Path) -> RunArgs {
     let with = |url: &str| format!("{}/base?key=hush-query", url.replace("://", "://user:hush-password@"));
     RunArgs {
-        api_url: Some(with(&server.api)),
+        api_url: vec![with(&server.api)],
         wsproxy_url: vec![with(&server.ws)],
         ws_path: Some("/{agent}/ws/{session}?sig=hush-path".into()),
         headers: vec!["X-Key: hush-header".into(), "Host: staging.example.test".into()],

@@ -3,7 +3,7 @@
 mod fake;
 mod runs;
 
-use client::{config::Config, engine};
+use client::{cli::RunArgs, config::Config, engine};
 use fake::{Running, Script, background::serve};
 use plan::Stop;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -86,6 +86,10 @@ impl Port {
         format!("ws://{}", self.address)
     }
 
+    fn http_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     fn taken(&self) -> usize {
         self.taken.load(SeqCst)
     }
@@ -105,7 +109,7 @@ fn tls_requires_a_trusted_certificate_and_delivers_every_token() {
     let ca_file = directory.path().join("ca.pem");
     std::fs::write(&ca_file, certificate.cert.pem()).unwrap();
     let mut args = args(&server, directory.path(), 5, 2);
-    args.api_url = Some(format!("https://localhost:{}", api.address.port()));
+    args.api_url = vec![format!("https://localhost:{}", api.address.port())];
     args.wsproxy_url = vec![format!("wss://localhost:{}", ws.address.port())];
 
     let error = run(args.clone(), &Stop::default()).map(|_| ()).unwrap_err().to_string();
@@ -140,6 +144,33 @@ fn sockets_are_spread_over_all_urls() {
     assert!(!summary["findings"].to_string().contains("stopped accepting connections"), "{summary:#}");
     // Each port gets two sockets and the check before the run.
     assert_eq!(ports.each_ref().map(Port::taken), [3; 3]);
+}
+
+/// No attempt may be repeated, so that only the other URL can save a call.
+#[test]
+fn a_call_without_a_response_goes_to_the_next_url() {
+    let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
+    let [lives, dies] = [usize::MAX, 3].map(|most| Port::start(address(&server.api), most));
+    let change = |args: &mut RunArgs| {
+        args.api_url = vec![dies.http_url(), lives.http_url()];
+        args.ws_max_reconnect_attempts = Some(0);
+    };
+    let summary = summary(&server, change, 6, 4);
+    everything_came(&summary, 6, 4, 18);
+    assert_eq!(dies.taken(), 3);
+    assert_eq!(summary["config"]["more_api_urls"], serde_json::json!([format!("{}/", lives.http_url())]));
+}
+
+#[test]
+fn every_url_of_the_api_must_answer_before_the_run() {
+    let server = Running::start(Script::default());
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut args = args(&server, directory.path(), 1, 1);
+    args.api_url.push(format!("http://{dead}"));
+    let error = run(args, &Stop::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains(&format!("nothing answers at http://{dead}")), "{error}");
+    assert!(!error.contains(&server.api), "{error}");
 }
 
 #[test]

@@ -197,11 +197,17 @@ pub struct RunArgs {
     #[arg(long, help_heading = WORKLOAD)]
     pub dry_run: bool,
 
-    /// URL of the HTTP API [default: http://127.0.0.1:8080]
-    #[arg(long, alias = "fastapi-url", value_name = "URL", hide_env_values = true, help_heading = TARGET)]
-    pub api_url: Option<String>,
+    /// URL of the HTTP API, repeatable [default: http://127.0.0.1:8080]
+    ///
+    /// Calls use several URLs in turn. A call without a response goes to the next URL.
+    #[arg(long, alias = "fastapi-url", value_name = "URL", value_delimiter = ',', hide_env_values = true, help_heading = TARGET)]
+    #[serde(deserialize_with = "crate::scenario::one_or_many")]
+    pub api_url: Vec<String>,
     /// URL of the gateway, repeatable [default: ws://127.0.0.1:8081]
+    ///
+    /// Sockets are spread over several URLs, and skip one that refuses connections.
     #[arg(long, value_name = "URL", value_delimiter = ',', hide_env_values = true, help_heading = TARGET)]
+    #[serde(deserialize_with = "crate::scenario::one_or_many")]
     pub wsproxy_url: Vec<String>,
     /// Run the whole stack in this process, with an in-memory bus
     #[arg(long, help_heading = TARGET)]

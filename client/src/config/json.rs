@@ -4,9 +4,9 @@
 use super::Config;
 use crate::cli::RunArgs;
 use http::HeaderName;
-use plan::{schedule::Process, users::Kind};
+use plan::{Target, schedule::Process, users::Kind};
 use serde::Serialize;
-use settings::address::redacted_query;
+use settings::address::{Address, redacted_query};
 use std::{path::PathBuf, time::Duration};
 
 /// What a schedule was made from, in a person's words.
@@ -58,7 +58,7 @@ impl Config {
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let seconds = |duration: Duration| duration.as_secs_f64();
-        serde_json::json!({
+        let mut config = serde_json::json!({
             "clients": self.plan.load.clients,
             "queries": self.plan.load.queries,
             "ramp_up_seconds": seconds(self.plan.load.ramp_up),
@@ -68,17 +68,6 @@ impl Config {
             "grace_seconds": seconds(self.plan.load.grace),
             "workers": self.plan.load.workers,
             "seed": self.plan.load.seed,
-            "api_url": self.plan.target.api.to_string(),
-            "wsproxy_url": self.plan.target.ws.to_string(),
-            "more_wsproxy_urls": self.plan.target.more_ws.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "published_ports": self.plan.target.published,
-            "ws_path": redacted_path(&self.plan.target.ws_path),
-            "agent": self.plan.target.agent,
-            "headers": self.plan.target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
-            "token": self.plan.target.token.as_ref().map(|_| "redacted"),
-            "ca_file": self.plan.target.ca_file,
-            "local_ips": self.plan.target.local_ips.len(),
-            "http_connections": self.plan.target.http_connections,
             "users": self.plan.users.kinds.iter().map(kind).collect::<Vec<_>>(),
             "prompts": self.plan.users.prompts.len(),
             "model": self.plan.schedule.model().name(),
@@ -106,8 +95,33 @@ impl Config {
             "output_dir": self.output.dir,
             "name": self.output.name,
             "embedded": self.embedded,
-        })
+        });
+        if let (Some(all), serde_json::Value::Object(target)) =
+            (config.as_object_mut(), target(&self.plan.target))
+        {
+            all.extend(target);
+        }
+        config
     }
+}
+
+/// Returns the settings of the target: nothing secret in it.
+fn target(target: &Target) -> serde_json::Value {
+    let texts = |addresses: &[Address]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    serde_json::json!({
+        "api_url": target.api.to_string(),
+        "more_api_urls": texts(&target.more_api),
+        "wsproxy_url": target.ws.to_string(),
+        "more_wsproxy_urls": texts(&target.more_ws),
+        "published_ports": target.published,
+        "ws_path": redacted_path(&target.ws_path),
+        "agent": target.agent,
+        "headers": target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "token": target.token.as_ref().map(|_| "redacted"),
+        "ca_file": target.ca_file,
+        "local_ips": target.local_ips.len(),
+        "http_connections": target.http_connections,
+    })
 }
 
 fn redacted_path(path: &str) -> String {

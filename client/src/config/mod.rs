@@ -101,7 +101,7 @@ impl Config {
         warnings.extend(criteria.unanswerable(schedule.steady_window().is_some(), args.embedded));
         let (embedded, dry_run) = (args.embedded, args.dry_run);
         let origin = json::Origin::of(&args);
-        if embedded && (args.api_url.is_some() || !args.wsproxy_url.is_empty()) {
+        if embedded && !(args.api_url.is_empty() && args.wsproxy_url.is_empty()) {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
         }
         let output = Output {
@@ -188,7 +188,7 @@ mod tests {
             query_timeout: Some(0.0.into()),
             http_connections: Some(0),
             ws_path: Some("socket".into()),
-            api_url: Some("ftp://x".into()),
+            api_url: vec!["http://fine".into(), "ftp://x".into()],
             wsproxy_url: vec!["not a url".into()],
             headers: vec!["no colon".into()],
             name: Some("../x".into()),
@@ -233,7 +233,7 @@ mod tests {
         let args = RunArgs {
             auth_token: Some("hush".into()),
             headers: vec!["x-key: hush".into()],
-            api_url: Some("http://me:hush@127.0.0.1/?key=hush".into()),
+            api_url: vec!["http://me:hush@127.0.0.1/?key=hush".into(), "http://127.0.0.1/?key=hush".into()],
             wsproxy_url: vec!["ws://hush@127.0.0.1".into(), "ws://x:hush@127.0.0.1".into()],
             ws_path: Some("/{session}?key=hush&token={token}".into()),
             ..RunArgs::default()
@@ -242,7 +242,7 @@ mod tests {
         let told = config.to_json().to_string();
         assert!(!told.contains("hush"), "{told}");
         let no_urls = RunArgs {
-            api_url: Some("ftp://me:hush@127.0.0.1".into()),
+            api_url: vec!["ftp://me:hush@127.0.0.1".into()],
             wsproxy_url: vec!["me:hush@127.0.0.1?token=hush".into(), "ws://me:hush".into()],
             ..RunArgs::default()
         };

@@ -41,15 +41,8 @@ const FRAMING: [&str; 15] = [
 
 /// Reads the target. Returns `None` if a URL is invalid.
 pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
-    let api_url = args.api_url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
-    let api = check.url("--api-url", &api_url, ["http", "https"]);
-    let mut ws_urls: Vec<_> =
-        args.wsproxy_url.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
-    if ws_urls.is_empty() {
-        ws_urls.push("ws://127.0.0.1:8081");
-    }
-    let ws: Option<Vec<_>> =
-        ws_urls.iter().map(|url| check.url("--wsproxy-url", url, ["ws", "wss"])).collect();
+    let api = urls(check, "--api-url", &args.api_url, "http://127.0.0.1:8080", ["http", "https"]);
+    let ws = urls(check, "--wsproxy-url", &args.wsproxy_url, "ws://127.0.0.1:8081", ["ws", "wss"]);
     let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
     let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
     if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
@@ -75,12 +68,12 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         check.error(format!("--local-ips: {why}"));
         Vec::new()
     });
-    let api = Address::new(api?);
-    let mut ws = ws?.into_iter().map(Address::new);
-    let (ws, more_ws) = (ws.next()?, ws.collect::<Vec<_>>());
-    let secrets = secrets([&api, &ws].into_iter().chain(&more_ws), &ws_path, &headers, token.as_ref());
+    let ((api, more_api), (ws, more_ws)) = (api?, ws?);
+    let addresses = [&api, &ws].into_iter().chain(&more_api).chain(&more_ws);
+    let secrets = secrets(addresses, &ws_path, &headers, token.as_ref());
     Some(Target {
         api,
+        more_api,
         ws,
         more_ws,
         published: Vec::new(),
@@ -95,6 +88,24 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         local_ips,
         allowed_hosts: args.i_am_allowed_to_load_test,
     })
+}
+
+/// Reads the URLs of a flag, or `default` if there are none. Returns the first one and the others. `None` if a URL is invalid.
+fn urls(
+    check: &mut Check,
+    flag: &str,
+    given: &[String],
+    default: &str,
+    schemes: [&str; 2],
+) -> Option<(Address, Vec<Address>)> {
+    let mut texts: Vec<_> = given.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
+    if texts.is_empty() {
+        texts.push(default);
+    }
+    // Reads all before the first error returns, so that each invalid URL is reported.
+    let urls: Vec<_> = texts.into_iter().map(|text| check.url(flag, text, schemes)).collect();
+    let mut addresses = urls.into_iter().collect::<Option<Vec<_>>>()?.into_iter().map(Address::new);
+    Some((addresses.next()?, addresses.collect()))
 }
 
 fn headers(check: &mut Check, given: &[String]) -> HeaderMap {
@@ -208,14 +219,20 @@ mod tests {
     #[test]
     fn everything_secret_of_a_target_is_known() {
         let target = parsed(RunArgs {
-            api_url: Some("http://user:pass-word@127.0.0.1/?sig=signature".into()),
+            api_url: vec![
+                "http://user:pass-word@127.0.0.1/?sig=signature".into(),
+                "http://:pass-two@127.0.0.1".into(),
+            ],
             ws_path: Some("/{session}?key=path-key&token={token}".into()),
             headers: vec!["Authorization: Token head-er".into(), "Host: name.test".into()],
             auth_token: Some("Bearer to-ken".into()),
             ..RunArgs::default()
         });
-        let echo = "pass-word signature path-key Token head-er head-er to-ken name.test {token}";
+        let echo = "pass-word pass-two signature path-key Token head-er head-er to-ken name.test {token}";
         let hidden = target.unwrap().secrets.hide(echo);
-        assert_eq!(hidden, "redacted redacted redacted redacted redacted redacted name.test {token}");
+        assert_eq!(
+            hidden,
+            "redacted redacted redacted redacted redacted redacted redacted name.test {token}"
+        );
     }
 }

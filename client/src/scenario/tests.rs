@@ -77,6 +77,26 @@ fn a_duration_of_a_scenario_is_a_text_or_a_number() {
 }
 
 #[test]
+fn urls_of_a_scenario_are_a_text_or_a_list() {
+    let args = resolved(&[], "api_url = \"http://a\"\nwsproxy_url = [\"ws://a\", \"ws://b\"]", &[]).unwrap();
+    assert_eq!(
+        (args.api_url, args.wsproxy_url),
+        (vec!["http://a".to_owned()], vec!["ws://a".into(), "ws://b".into()])
+    );
+    let both = [("API_URL", "http://a,http://b")];
+    assert_eq!(resolved(&[], "", &both).unwrap().api_url, ["http://a", "http://b"]);
+    assert_eq!(
+        resolved(&["--api-url", "http://c"], "api_url = \"http://a\"", &both).unwrap().api_url,
+        ["http://c"]
+    );
+    let error = resolved(&[], "api_url = 5", &[]).unwrap_err();
+    assert!(
+        error.contains("expected a text or a list of texts") || error.contains("invalid type"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_workload_from_a_flag_replaces_the_one_of_the_file() {
     let file = "arrival_rate = 5.0\nduration = \"1m\"";
     let args = resolved(&["--stages", "1s:5"], file, &[]).unwrap();

@@ -18,7 +18,7 @@ pub fn args(server: &Running, dir: &Path, clients: i64, queries: i64) -> RunArgs
         clients: Some(clients),
         queries: Some(queries),
         ramp_up: Some(0.05.into()),
-        api_url: Some(server.api.clone()),
+        api_url: vec![server.api.clone()],
         wsproxy_url: vec![server.ws.clone()],
         ws_initial_backoff_seconds: Some(0.02.into()),
         ws_max_backoff_seconds: Some(0.1.into()),

@@ -319,12 +319,13 @@ async fn due(cuts: &mut Option<CutTimer>) {
 }
 
 /// Opens a socket that does not resume.
-async fn open(opener: SocketOpener, mut backoff: Backoff, limit: Duration, last_read: u64) -> OpenResult {
+async fn open(mut opener: SocketOpener, mut backoff: Backoff, limit: Duration, last_read: u64) -> OpenResult {
     loop {
         let started = Instant::now();
         match opener.connector.open(opener.session, &opener.token, None, last_read, opener.dial).await {
             Ok(opened) => return Ok(took(opened, started)),
             Err(error) => {
+                opener.dial.use_next_endpoint();
                 let error = within(limit, error);
                 match error.retry_after.and_then(|requested| backoff.next(Some(requested))) {
                     Some(delay) => tokio::time::sleep(delay).await,
@@ -337,7 +338,7 @@ async fn open(opener: SocketOpener, mut backoff: Backoff, limit: Duration, last_
 
 /// Opens a socket after a loss. `why` describes the loss.
 async fn reopen(
-    opener: SocketOpener,
+    mut opener: SocketOpener,
     why: String,
     position: Option<Position>,
     wait: Option<Duration>,
@@ -365,6 +366,7 @@ async fn reopen(
         match opening.await {
             Ok(opened) => return Ok(took(opened, started)),
             Err(error) => {
+                opener.dial.use_next_endpoint();
                 let error = within(limit, error);
                 requested = error.retry_after;
                 let failed = failure(FailureKind::Reconnect, error);

@@ -34,6 +34,8 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 
 /// Time limit of TCP, TLS and upgrade together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of TCP, if there is another endpoint.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Upper limit in bytes of the body that is read when the upgrade is refused.
 const LONGEST_REFUSAL: usize = 16 << 10;
 /// Time limit of reading that body.
@@ -214,9 +216,11 @@ impl Connector {
     /// Connects to the chosen endpoint, or to the next one that accepts a connection.
     async fn connect(&self, dial: DialOptions) -> io::Result<(TcpStream, &Endpoint)> {
         let mut failed = None;
+        let limit = if self.endpoints.len() > 1 { CONNECT_TIMEOUT } else { OPEN_TIMEOUT };
         for step in 0..self.endpoints.len() as u64 {
             let endpoint = self.endpoint(dial.endpoint.wrapping_add(step));
-            match endpoint.connect(dial).await {
+            let connecting = tokio::time::timeout(limit, endpoint.connect(dial));
+            match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     endpoint.counts.connected();
                     return Ok((stream, endpoint));

@@ -35,6 +35,13 @@ pub struct DialOptions {
     pub endpoint: u64,
 }
 
+impl DialOptions {
+    /// Chooses the next endpoint, after an attempt that failed at this one.
+    pub(crate) const fn use_next_endpoint(&mut self) {
+        self.endpoint = self.endpoint.wrapping_add(1);
+    }
+}
+
 /// An address of the gateway.
 pub struct Endpoint {
     addresses: Vec<SocketAddr>,

@@ -1,7 +1,9 @@
 //! The HTTP calls of sessions. Each worker has one pool of a limited number of connections.
-//! All calls are safe to repeat, and are repeated after errors that may pass. Redirects are not followed.
+//! All calls are safe to repeat, and are repeated after errors that may pass. Without a response, a call tries the other addresses of
+//! the API at once. Redirects are not followed.
 
 use crate::{
+    api::ApiAddresses,
     backoff::{Backoff, is_retryable, retry_after},
     event_loop,
     explain::{self, describe},
@@ -35,6 +37,8 @@ use tokio::sync::Semaphore;
 
 /// Time limit of one attempt.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of a connection, if the API has another address.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Upper limit of a response body in bytes.
 const LONGEST_ANSWER: usize = 1 << 20;
 /// How long an idle connection is kept. Shorter than servers and load balancers keep it, so that no call meets a connection
@@ -46,7 +50,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Http {
     client: Client<HttpsConnector<TimedConnector>, Full<Bytes>>,
     connections: Semaphore,
-    address: Address,
+    api: ApiAddresses,
     headers: HeaderMap,
     secrets: Secrets,
     /// Sockets have no token but the one in the response to `create`.
@@ -82,6 +86,13 @@ pub struct HttpResponse {
     times: ConnectionTimes,
 }
 
+/// A response and the address that it came from.
+#[derive(Debug)]
+struct Received<'a> {
+    response: HttpResponse,
+    from: &'a Address,
+}
+
 /// The result of a call that succeeded, and when it arrived.
 #[derive(Debug)]
 pub struct Timed<T> {
@@ -104,22 +115,24 @@ struct FailedAttempt {
 }
 
 impl Http {
-    /// Creates a client with at most `connections` connections to the target.
+    /// Creates a client that makes at most `connections` calls to the target at a time, each over its own connection.
     #[must_use]
     pub fn new(target: &Target, connections: usize, tls: rustls::ClientConfig) -> Self {
+        let api = ApiAddresses::new(target);
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
+        tcp.set_connect_timeout((api.count() > 1).then_some(CONNECT_TIMEOUT));
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(connections)
+            .pool_max_idle_per_host(connections.div_ceil(api.count()))
             .build(connector.wrap_connector(TimedConnector(tcp)));
         Self {
             client,
             connections: Semaphore::new(connections.max(1)),
-            address: target.api.clone(),
+            api,
             headers: target.headers.clone(),
             secrets: target.secrets.clone(),
             needs_token: target.token.is_none()
@@ -139,7 +152,8 @@ impl Http {
         let created: Created = self.read(&FailureKind::Create, path, &response)?;
         if self.needs_token && created.auth_token.is_none() {
             let message = "the response has no `auth_token`: give the token of the sockets with --auth-token, or an Authorization header with --header";
-            return Err(self.failure(FailureKind::Create, path, Some(response.status), &message));
+            let status = Some(response.response.status);
+            return Err(self.failure(FailureKind::Create, response.from, path, status, &message));
         }
         Ok(Timed { value: created, at, slack })
     }
@@ -161,7 +175,7 @@ impl Http {
         let path = format!("/session/{session}/run");
         let timed = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_send).await?;
         let response = timed.value;
-        if response.body.trim_ascii().is_empty() {
+        if response.response.body.trim_ascii().is_empty() {
             // All fields are optional. Without them, the number of tokens cannot be verified.
             return Ok(RunResponse::default());
         }
@@ -187,7 +201,7 @@ impl Http {
     /// # Errors
     /// The API cannot be reached.
     pub async fn ready(&self) -> Result<HttpResponse, BoxError> {
-        self.send(Method::GET, "/ready", None).await
+        self.send(self.api.address(&self.api.route()), Method::GET, "/ready", None).await
     }
 
     /// Describes a refusal for people: status, redirect target, and the start of the body.
@@ -197,7 +211,7 @@ impl Http {
     }
 
     /// Calls `path` and repeats the call: until `until` if the server refused it temporarily, and for the backoff's limited number
-    /// of attempts if there was no response.
+    /// of attempts if there was no response from any address.
     async fn repeat(
         &self,
         kind: FailureKind,
@@ -206,20 +220,22 @@ impl Http {
         backoff: &mut Backoff,
         until: Instant,
         on_send: impl Fn(Instant),
-    ) -> Result<Timed<HttpResponse>, Failure> {
+    ) -> Result<Timed<Received<'_>>, Failure> {
         let mut is_first = true;
+        let mut route = self.api.route();
         loop {
+            let address = self.api.address(&route);
             let (sending, attempt) = {
                 let _connection = self.connections.acquire().await;
                 let sending = Instant::now();
                 if is_first {
                     on_send(sending);
                 }
-                (sending, self.post(kind.clone(), path, body.clone()).await)
+                (sending, self.post(kind.clone(), address, path, body.clone()).await)
             };
             let FailedAttempt { failure, retry_after } = match attempt {
-                Ok(value) => {
-                    let times = value.times;
+                Ok(response) => {
+                    let times = response.times;
                     let own_delay = times.own_delay(sending);
                     if is_first {
                         on_send(sending + own_delay);
@@ -229,11 +245,16 @@ impl Http {
                         || (now, event_loop::unseen(now)),
                         |arrived| (arrived.at, arrived.slack),
                     );
+                    let value = Received { response, from: address };
                     return Ok(Timed { value, at, slack: own_delay + slack });
                 }
                 Err(attempt) => attempt,
             };
             is_first = false;
+            let has_no_response = failure.code.is_none() && retry_after.is_some();
+            if has_no_response && self.api.move_on(&mut route) && Instant::now() < until {
+                continue;
+            }
             let delay = match (retry_after, failure.code) {
                 (None, _) => None,
                 (requested, Some(_)) => Some(backoff.next_requested(requested)),
@@ -243,6 +264,7 @@ impl Http {
                 Some(delay) => tokio::time::sleep(delay).await,
                 None => return Err(failure),
             }
+            route = self.api.route();
         }
     }
 
@@ -250,14 +272,16 @@ impl Http {
     async fn post(
         &self,
         kind: FailureKind,
+        address: &Address,
         path: &str,
         body: Option<Bytes>,
     ) -> Result<HttpResponse, FailedAttempt> {
         let failed = |status, message: &dyn std::fmt::Display, retry_after| FailedAttempt {
-            failure: self.failure(kind.clone(), path, status, message),
+            failure: self.failure(kind.clone(), address, path, status, message),
             retry_after,
         };
-        let response = match tokio::time::timeout(CALL_TIMEOUT, self.send(Method::POST, path, body)).await {
+        let sending = self.send(address, Method::POST, path, body);
+        let response = match tokio::time::timeout(CALL_TIMEOUT, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 let described = describe(&*error);
@@ -282,33 +306,40 @@ impl Http {
         &self,
         kind: &FailureKind,
         path: &str,
-        response: &HttpResponse,
+        received: &Received<'_>,
     ) -> Result<T, Failure> {
+        let response = &received.response;
         serde_json::from_slice(&response.body).map_err(|error| {
             let message = explain::unreadable(&response.body, &error);
-            self.failure(kind.clone(), path, Some(response.status), &message)
+            self.failure(kind.clone(), received.from, path, Some(response.status), &message)
         })
     }
 
     fn failure(
         &self,
         kind: FailureKind,
+        address: &Address,
         path: &str,
         status: Option<StatusCode>,
         message: &dyn std::fmt::Display,
     ) -> Failure {
-        let message = format!("POST {}{path}: {message}", self.address.base());
+        let message = format!("POST {}{path}: {message}", address.base());
         let code = status.map(|status| status.as_u16());
         Failure { kind, code, message: self.secrets.hide(&message) }
     }
 
     /// Sends one request and reads the complete response.
-    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<HttpResponse, BoxError> {
-        let url = self.address.url();
+    async fn send(
+        &self,
+        address: &Address,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<HttpResponse, BoxError> {
         let uri = Uri::builder()
-            .scheme(url.scheme())
-            .authority(self.address.authority())
-            .path_and_query(self.address.join(path))
+            .scheme(address.url().scheme())
+            .authority(address.authority())
+            .path_and_query(address.join(path))
             .build()?;
         let has_body = body.is_some();
         let mut request =
@@ -317,7 +348,7 @@ impl Http {
         if has_body {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        if let Some(authorization) = self.address.authorization() {
+        if let Some(authorization) = address.authorization() {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         replace_headers(headers, &self.headers);

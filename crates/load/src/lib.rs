@@ -1,6 +1,7 @@
 //! The load generator: sessions, transports, workers, and the watch over the stack during a run.
 //! It depends on neither the stack nor the simulator. What it needs of them is a trait that the program implements.
 
+mod api;
 mod backoff;
 pub mod burst;
 mod connection;

@@ -16,6 +16,8 @@ use std::{
 pub struct Target {
     /// Base URL of HTTP calls.
     pub api: Address,
+    /// Further URLs of the same API: calls use all of them in turn.
+    pub more_api: Vec<Address>,
     /// Base URL of WebSockets.
     pub ws: Address,
     /// Further URLs of the same gateway: sockets are spread over all of them.

@@ -1,9 +1,10 @@
-//! Calls `/health` and `/ready` at both public addresses and at every instance, concurrently, each second.
+//! Calls `/health` and `/ready` at the public addresses and at every instance, concurrently, each second.
 //! A page that does not exist or is not accessible is not called again: foreign gateways need not have it.
 
 use super::{
     call::{Call, Caller},
     config::WatchConfig,
+    inventory::Member,
     members::Members,
 };
 use http::{HeaderMap, StatusCode, header};
@@ -17,11 +18,14 @@ use std::{collections::BTreeSet, fs::File, io};
 
 const CHECKS: [&str; 2] = ["health", "ready"];
 
-/// The health checks of a stack: of its two public addresses and its members.
+/// The health checks of a stack: of its public addresses and its members.
 #[derive(Debug)]
 pub(super) struct HealthChecks {
     caller: Caller,
+    /// The first address of the API and of the gateway.
     public: Vec<HealthTarget>,
+    /// Their further addresses.
+    more_public: Vec<HealthTarget>,
     members: Members,
     /// Checks without a page: their target does not have it, or not for this client.
     unknown: BTreeSet<String>,
@@ -80,11 +84,18 @@ impl HealthChecks {
         let mut rows = CellWriter::new(File::create(&config.health)?);
         rows.write_record(["second", "target", "ms", "status"])?;
         rows.flush()?;
-        let public = [("api", &config.target.api), ("gateway", &config.target.ws)];
-        let public = public.map(|(name, address)| HealthTarget::new(name, address, &config.target.headers));
+        let target = &config.target;
+        let public = [("api", &target.api), ("gateway", &target.ws)];
+        let public = public.map(|(name, address)| HealthTarget::new(name, address, &target.headers));
+        let more_public = [("api", &target.more_api), ("gateway", &target.more_ws)];
+        let more_public = more_public.into_iter().flat_map(|(name, addresses)| {
+            let numbered = (2..).zip(addresses);
+            numbered.map(move |(n, at)| HealthTarget::new(&format!("{name}-{n}"), at, &target.headers))
+        });
         Ok(Self {
             caller: Caller::new(&config.tls)?,
             public: public.into(),
+            more_public: more_public.collect(),
             members,
             unknown: BTreeSet::new(),
             good: BTreeSet::new(),
@@ -106,7 +117,7 @@ impl HealthChecks {
                 self.unknown.insert(name);
                 continue;
             }
-            let is_public = self.public.iter().any(|public| public.name == target);
+            let is_public = self.public.iter().chain(&self.more_public).any(|public| public.name == target);
             if status.is_ok() {
                 self.reached.insert(target.clone());
             } else if !is_public && !self.reached.contains(&target) {
@@ -132,16 +143,17 @@ impl HealthChecks {
         self.readings.push(second.saturating_sub(1), readings);
     }
 
-    /// Returns the checks of both public addresses, then those of the members with another address.
+    /// Returns the checks of the first public addresses, of the members and of the further public addresses, each address once.
     fn checks(&self) -> Vec<Check> {
+        let member = |member: &Member| {
+            let url = format!("http://{}", member.http?).parse().ok()?;
+            Some(HealthTarget::new(&member.name, &Address::new(url), &HeaderMap::new()))
+        };
+        let members: Vec<_> = self.members.lock().iter().filter_map(member).collect();
         let mut targets = self.public.clone();
-        for member in self.members.lock().iter() {
-            let Some(url) = member.http.and_then(|http| format!("http://{http}").parse().ok()) else {
-                continue;
-            };
-            let target = HealthTarget::new(&member.name, &Address::new(url), &HeaderMap::new());
-            if self.public.iter().all(|known| known.address() != target.address()) {
-                targets.push(target);
+        for target in members.iter().chain(&self.more_public) {
+            if targets.iter().all(|known| known.address() != target.address()) {
+                targets.push(target.clone());
             }
         }
         let checks = targets.iter().flat_map(|target| CHECKS.map(|check| target.check(check)));

@@ -8,11 +8,12 @@ use serde_json::Value;
 use std::collections::HashMap;
 
 /// Settings that may differ between compared runs without a warning, because they do not change what is measured.
-const OWN_SETTINGS: [&str; 11] = [
+const OWN_SETTINGS: [&str; 12] = [
     "seed",
     "name",
     "output_dir",
     "api_url",
+    "more_api_urls",
     "wsproxy_url",
     "more_wsproxy_urls",
     "published_ports",
