@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use stack::{
     StackRef,
     injection::inject,
-    native::{Binaries, Native, Options, Programs},
+    native::{Binaries, HaproxyStatus, Native, Options, Programs},
     supervisor,
 };
 use std::{
@@ -32,8 +32,7 @@ pub(crate) struct Target {
     /// The program `streamstress`.
     program: PathBuf,
     state: PathBuf,
-    api_url: String,
-    ws_url: String,
+    haproxies: Vec<HaproxyStatus>,
 }
 
 /// What a run of the client left.
@@ -74,13 +73,13 @@ pub(crate) async fn on_a_stack<T>(
     let shutdown = CancellationToken::new();
     let (up, is_up) = oneshot::channel();
     let stack = supervisor::run(options, shutdown.clone(), async |native: &Native| {
-        let _ = up.send((native.api_url(), native.ws_url()));
+        let _ = up.send(native.haproxies());
         Ok(())
     });
     let work = async {
         let _end = shutdown.clone().drop_guard();
-        let (api_url, ws_url) = is_up.await.context("the stack did not start")?;
-        work(&Target { program, state, api_url, ws_url }).await
+        let haproxies = is_up.await.context("the stack did not start")?;
+        work(&Target { program, state, haproxies }).await
     };
     let (stack, worked) = tokio::join!(stack, work);
     stack?;
@@ -95,7 +94,10 @@ impl Target {
     pub(crate) async fn client(&self, name: &str, options: &str, output: &Path) -> anyhow::Result<Finished> {
         let before = summaries(output, name)?;
         let mut client = Command::new(&self.program);
-        client.args(["--quiet", "--api-url", &self.api_url, "--wsproxy-url", &self.ws_url, "--name", name]);
+        client.args(["--quiet", "--name", name]);
+        for HaproxyStatus { api_url, ws_url, .. } in &self.haproxies {
+            client.args(["--api-url", api_url, "--wsproxy-url", ws_url]);
+        }
         client.arg("--fault-stack").arg(&self.state).arg("--output-dir").arg(output);
         client.args(options.split_whitespace()).kill_on_drop(true);
         let ended = client.output().await.context("cannot start the client")?;

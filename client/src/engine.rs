@@ -5,7 +5,7 @@ use crate::{
     config::{Config, ConfigErrors},
     generator::{Generator, HostBefore},
     lead::{Generators, Lead},
-    outline, preflight, published, signals, stack_faults, stack_members,
+    outline, preflight, published, signals, stack_faults, stack_members, stack_urls,
 };
 use anyhow::Context;
 use load::{connector::Connector, injection::Injector, tls, watch::Source};
@@ -96,9 +96,10 @@ pub fn plan(config: &Config) -> Result<String, RunError> {
     Ok(outline::plan(config, preflight::descriptors(config)))
 }
 
-/// Asks Docker whether the target is one of several published ports of a container, and spreads the sockets over them.
-/// Takes two seconds at most.
+/// Asks the native stack for all its HAProxies, or Docker whether the target is one of several published ports of a container. Spreads
+/// the sockets over what it finds. Takes seven seconds at most.
 pub fn find_endpoints(config: &mut Config) {
+    stack_urls::find(config);
     published::find(config);
 }
 

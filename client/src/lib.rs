@@ -15,3 +15,4 @@ pub mod scenario;
 pub mod signals;
 mod stack_faults;
 mod stack_members;
+mod stack_urls;

@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn rows_are_selected_by_their_names() {
         let select = |pattern| selected(Load::quick(100), pattern).map(|rows| rows.len());
-        assert_eq!(select("").unwrap(), 21);
-        assert_eq!(select("^wsproxy|HAProxy").unwrap(), 4);
+        assert_eq!(select("").unwrap(), 22);
+        assert_eq!(select("^wsproxy|HAProxy").unwrap(), 5);
         assert_eq!(select("^Redis restart, data lost$").unwrap(), 1);
         assert!(select("no such row").unwrap_err().to_string().contains("--list"));
         assert!(select("(").is_err());

@@ -62,6 +62,8 @@ pub(super) struct Row {
     pub(super) evidence: Option<Evidence>,
     /// Whether every link of the stack has a relay from the start.
     pub(super) relays: bool,
+    /// HAProxies of the stack. The client uses all of them.
+    pub(super) haproxies: u16,
     pub(super) preparation: Preparation,
 }
 
@@ -79,7 +81,7 @@ impl Row {
 
 /// Returns a row whose client has these options.
 fn row(name: &'static str, options: String) -> Row {
-    Row { name, options, evidence: None, relays: false, preparation: Preparation::Nothing }
+    Row { name, options, evidence: None, relays: false, haproxies: 1, preparation: Preparation::Nothing }
 }
 
 /// Returns the condition that justifies to say that the fault happened.
@@ -177,6 +179,17 @@ fn network_and_clients(load: Load) -> Vec<Row> {
                 |summary| 2 * summary.reconnects("none") >= summary.total_sessions,
             ),
             ..fault("HAProxy killed and restarted", "haproxy:restart")
+        },
+        Row {
+            evidence: evidence(
+                "sockets that broke without a close frame are between a third and two thirds of total_sessions",
+                |summary| {
+                    let broken = 3 * summary.reconnects("none");
+                    (summary.total_sessions..=2 * summary.total_sessions).contains(&broken)
+                },
+            ),
+            haproxies: 2,
+            ..fault("HAProxy SIGKILL, one of two", "haproxy-1:kill")
         },
         Row {
             evidence: evidence("longest_token_gap_ms is above 3000", |summary| summary.gap_ms() > 3000.0),

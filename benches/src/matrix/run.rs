@@ -37,6 +37,7 @@ pub(super) async fn run(setting: &Setting, row: &Row) -> anyhow::Result<Finished
     let stack = |options| Options {
         servers: 2,
         proxies: GATEWAYS,
+        haproxies: row.haproxies,
         relays: row.relays,
         environment: environment(setting),
         ..options

@@ -38,6 +38,8 @@ pub struct Config {
     pub embedded: bool,
     /// Print the plan and start nothing.
     pub dry_run: bool,
+    /// Whether the options name neither a URL of the API nor one of the gateway.
+    pub(crate) has_default_urls: bool,
     /// The options that the schedule was made from.
     origin: json::Origin,
     /// Warnings to print before the run.
@@ -101,7 +103,8 @@ impl Config {
         warnings.extend(criteria.unanswerable(schedule.steady_window().is_some(), args.embedded));
         let (embedded, dry_run) = (args.embedded, args.dry_run);
         let origin = json::Origin::of(&args);
-        if embedded && !(args.api_url.is_empty() && args.wsproxy_url.is_empty()) {
+        let has_default_urls = args.api_url.iter().chain(&args.wsproxy_url).all(|url| url.trim().is_empty());
+        if embedded && !has_default_urls {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
         }
         let output = Output {
@@ -126,6 +129,7 @@ impl Config {
                 output,
                 embedded,
                 dry_run,
+                has_default_urls,
                 origin,
                 warnings,
             }),

@@ -37,15 +37,17 @@ pub async fn process(native: &Native, name: &str) -> ProcessStatus {
     native.status().await.processes.into_iter().find(|process| process.name == name).unwrap()
 }
 
-/// Waits until every process is ready and HAProxy sends to both roles.
+/// Waits until every process is ready and every HAProxy sends to both roles.
 pub async fn wait_until_ready(native: &Native) {
     let wait = async {
         while native.status().await.processes.iter().any(|process| process.state != "ready") {
             tokio::task::yield_now().await;
         }
-        let ready = format!("{}/ready", native.stats_url());
-        while reqwest::get(&ready).await.unwrap().status() != 200 {
-            tokio::task::yield_now().await;
+        for haproxy in native.haproxies() {
+            let ready = format!("{}/ready", haproxy.stats_url);
+            while reqwest::get(&ready).await.unwrap().status() != 200 {
+                tokio::task::yield_now().await;
+            }
         }
     };
     tokio::time::timeout(super::TIMEOUT, wait).await.expect("the stack is ready again");

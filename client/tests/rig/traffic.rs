@@ -12,7 +12,20 @@ use tokio_tungstenite::{
 pub struct Session {
     http: reqwest::Client,
     url: String,
+    /// Path of the socket, and the `Authorization` header.
+    path: String,
+    authorization: String,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+async fn connect(
+    ws_url: &str,
+    path: &str,
+    authorization: &str,
+) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
+    let mut request = format!("{ws_url}{path}").into_client_request().unwrap();
+    request.headers_mut().insert("authorization", authorization.parse().unwrap());
+    timeout(TIMEOUT, connect_async(request)).await.unwrap().unwrap().0
 }
 
 impl Session {
@@ -21,10 +34,14 @@ impl Session {
         let response = http.post(format!("{api_url}/session/create")).send().await.unwrap();
         assert_eq!(response.status(), 200);
         let CreateResponse { session_id, auth_token } = response.json().await.unwrap();
-        let mut request = format!("{ws_url}/agent/ws/{session_id}").into_client_request().unwrap();
-        request.headers_mut().insert("authorization", format!("Bearer {auth_token}").parse().unwrap());
-        let (socket, _) = timeout(TIMEOUT, connect_async(request)).await.unwrap().unwrap();
-        Self { http, url: format!("{api_url}/session/{session_id}"), socket }
+        let (path, authorization) = (format!("/agent/ws/{session_id}"), format!("Bearer {auth_token}"));
+        let socket = connect(ws_url, &path, &authorization).await;
+        Self { http, url: format!("{api_url}/session/{session_id}"), path, authorization, socket }
+    }
+
+    /// Opens another socket of the session, which replaces the present one.
+    pub async fn move_to(&mut self, ws_url: &str) {
+        self.socket = connect(ws_url, &self.path, &self.authorization).await;
     }
 
     /// Starts a query of `tokens` tokens, `itl_ms` apart.

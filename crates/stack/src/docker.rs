@@ -27,6 +27,8 @@ pub(crate) struct Container {
     pub(crate) number: u16,
     /// `running`, `paused`, `exited`, …
     pub(crate) state: String,
+    /// Whether the project has no other container of this service.
+    pub(crate) is_only: bool,
 }
 
 /// The published ports of a container: the addresses of the host by container port, for example `8080/tcp`.
@@ -66,7 +68,7 @@ fn list(project: Option<&str>) -> Vec<String> {
 
 /// Reads the output of `docker ps`. Skips lines without a project, a service or a number.
 fn parse(listing: &str) -> Vec<Container> {
-    listing
+    let mut containers: Vec<Container> = listing
         .lines()
         .filter_map(|line| {
             let [id, state, project, service, number] = line.split('\t').collect::<Vec<_>>()[..] else {
@@ -80,9 +82,18 @@ fn parse(listing: &str) -> Vec<Container> {
                 service: own(service),
                 number,
                 state: own(state),
+                is_only: true,
             })
         })
-        .collect()
+        .collect();
+    let mut counts: BTreeMap<_, usize> = BTreeMap::new();
+    for container in &containers {
+        *counts.entry((container.project.clone(), container.service.clone())).or_default() += 1;
+    }
+    for container in &mut containers {
+        container.is_only = counts[&(container.project.clone(), container.service.clone())] == 1;
+    }
+    containers
 }
 
 /// Splits a command line at white space.
@@ -118,13 +129,14 @@ fn call(arguments: &[String], timeout: Duration, shown: &str) -> anyhow::Result<
 impl Container {
     /// Returns the name of the container in faults: `wsproxy-2` or `redis`.
     pub(crate) fn name(&self) -> String {
-        Self::name_of(&self.service, self.number)
+        Self::name_of(&self.service, self.number, self.is_only)
     }
 
-    /// Returns the name in faults of the container with this number of a service.
-    pub(crate) fn name_of(service: &str, number: u16) -> String {
+    /// Returns the name in faults of the container with this number of a service. `is_only`: the service has no other container.
+    pub(crate) fn name_of(service: &str, number: u16, is_only: bool) -> String {
         match service {
-            "redis" | "haproxy" => service.to_owned(),
+            "redis" => service.to_owned(),
+            "haproxy" if is_only => service.to_owned(),
             service => format!("{service}-{number}"),
         }
     }
@@ -207,6 +219,7 @@ mod tests {
         let listing =
             "abc\trunning\tload\twsproxy\t2\ndef\texited\tload\tredis\t1\n\nghi\trunning\tload\tredis\n";
         let container = |id: &str, state: &str, service: &str, number| Container {
+            is_only: true,
             id: id.into(),
             project: "load".into(),
             service: service.into(),
@@ -216,6 +229,14 @@ mod tests {
         let expected = [container("abc", "running", "wsproxy", 2), container("def", "exited", "redis", 1)];
         assert_eq!(parse(listing), expected);
         assert_eq!(expected.map(|container| container.name()), ["wsproxy-2", "redis"]);
+    }
+
+    #[test]
+    fn several_load_balancers_of_a_project_are_numbered() {
+        let listing =
+            "a\trunning\tone\thaproxy\t1\nb\trunning\ttwo\thaproxy\t1\nc\texited\ttwo\thaproxy\t2\n";
+        let names: Vec<_> = parse(listing).iter().map(Container::name).collect();
+        assert_eq!(names, ["haproxy", "haproxy-1", "haproxy-2"]);
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Action {
                      refuse=300ms, demote=3s, full=3s"
                 )
             }
-            Target::Haproxy => format!("{INSTANCE_FORMS}, reload"),
+            Target::Haproxy(_) => format!("{INSTANCE_FORMS}, reload"),
             Target::Link(_) => Self::LINK_FORMS.to_owned(),
         }
     }
@@ -93,7 +93,7 @@ impl Action {
             Self::Restart(Some(_)) | Self::CutPubsub | Self::Refuse(_) | Self::Demote(_) | Self::Full(_) => {
                 *target == Target::Redis
             }
-            Self::Reload => *target == Target::Haproxy,
+            Self::Reload => matches!(target, Target::Haproxy(_)),
             Self::Delay(_)
             | Self::Jitter(_)
             | Self::Cut

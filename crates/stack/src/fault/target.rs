@@ -34,15 +34,15 @@ pub enum Target {
     Instance(Role, InstanceSelector),
     /// Redis.
     Redis,
-    /// HAProxy, its workers included.
-    Haproxy,
+    /// HAProxy, its workers included. Every stack has an instance with the number 1.
+    Haproxy(InstanceSelector),
     /// The connections between two parts.
     Link(Link),
 }
 
 impl Target {
     /// All forms of a target, for messages.
-    pub const FORMS: &str = "server-1, wsproxy-2, server-any, wsproxy-any, servers, wsproxies, redis, haproxy, \
+    pub const FORMS: &str = "server-1, wsproxy-2, server-any, wsproxy-any, servers, wsproxies, redis, haproxy, haproxy-2, haproxy-any, \
                              link:wsproxy-1, link:server-1, link:redis/wsproxy-1, link:redis/server-1, link:ws, link:api";
 }
 
@@ -52,7 +52,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = match text {
             "redis" => Some(Self::Redis),
-            "haproxy" => Some(Self::Haproxy),
+            "haproxy" => Some(Self::Haproxy(InstanceSelector::All)),
             "link:ws" => Some(Self::Link(Link::Ws)),
             "link:api" => Some(Self::Link(Link::Api)),
             _ => match text.strip_prefix("link:") {
@@ -61,7 +61,10 @@ impl FromStr for Target {
                     None => instances(link).map(|(role, selector)| Link::Instance(role, selector)),
                 }
                 .map(Self::Link),
-                None => instances(text).map(|(role, selector)| Self::Instance(role, selector)),
+                None => match text.strip_prefix("haproxy-") {
+                    Some(instance) => selector(instance).map(Self::Haproxy),
+                    None => instances(text).map(|(role, selector)| Self::Instance(role, selector)),
+                },
             },
         };
         found.ok_or_else(|| format!("invalid target `{text}`: expected one of {}", Self::FORMS))
@@ -70,7 +73,7 @@ impl FromStr for Target {
 
 /// Reads `server-1`, `wsproxy-any` or `servers`.
 fn instances(text: &str) -> Option<(Role, InstanceSelector)> {
-    let (role, selector) = match text {
+    let (role, instance) = match text {
         "servers" => return Some((Role::Server, InstanceSelector::All)),
         "wsproxies" => return Some((Role::Wsproxy, InstanceSelector::All)),
         _ => text.split_once('-')?,
@@ -80,12 +83,17 @@ fn instances(text: &str) -> Option<(Role, InstanceSelector)> {
         "wsproxy" => Role::Wsproxy,
         _ => return None,
     };
-    if selector == "any" {
-        return Some((role, InstanceSelector::Any));
+    Some((role, selector(instance)?))
+}
+
+/// Reads `any` or the number of an instance.
+fn selector(text: &str) -> Option<InstanceSelector> {
+    if text == "any" {
+        return Some(InstanceSelector::Any);
     }
     // `wsproxy-01` and `wsproxy-+1` parse as numbers, but they are not names of instances.
-    let number: u16 = selector.parse().ok()?;
-    (number > 0 && number.to_string() == selector).then_some((role, InstanceSelector::Number(number)))
+    let number: u16 = text.parse().ok()?;
+    (number > 0 && number.to_string() == text).then_some(InstanceSelector::Number(number))
 }
 
 /// Formats the instances that a selector means.
@@ -118,7 +126,9 @@ impl fmt::Display for Target {
         match *self {
             Self::Instance(role, selector) => Instances(role, selector).fmt(f),
             Self::Redis => f.write_str("redis"),
-            Self::Haproxy => f.write_str("haproxy"),
+            Self::Haproxy(InstanceSelector::All) => f.write_str("haproxy"),
+            Self::Haproxy(InstanceSelector::Any) => f.write_str("haproxy-any"),
+            Self::Haproxy(InstanceSelector::Number(number)) => write!(f, "haproxy-{number}"),
             Self::Link(link) => link.fmt(f),
         }
     }

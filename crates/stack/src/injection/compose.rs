@@ -59,9 +59,11 @@ pub(super) fn stated_names(project: Option<&str>) -> anyhow::Result<BTreeMap<Str
 /// Returns the containers to which a fault applies; at least one.
 fn find(project: Option<&str>, fault: &Fault) -> anyhow::Result<Vec<Container>> {
     let mut found = choose(docker::containers(project)?, project, fault.target)?;
-    let Target::Instance(_, selector @ (InstanceSelector::Any | InstanceSelector::All)) = fault.target else {
+    let (Target::Instance(_, selector) | Target::Haproxy(selector)) = fault.target else { return Ok(found) };
+    // A single container gets the action in any state: its error says what the state is.
+    if matches!(selector, InstanceSelector::Number(_)) || found.len() == 1 {
         return Ok(found);
-    };
+    }
     found.retain(|container| check_state(container, fault.action).is_ok());
     if found.is_empty() {
         bail!("action {} applies to no container in its present state: see `docker ps --all`", fault.action);
@@ -94,9 +96,8 @@ fn choose(all: Vec<Container>, project: Option<&str>, target: Target) -> anyhow:
     ours.retain(|container| container.project == chosen);
     let (service, number) = match target {
         Target::Redis => ("redis".to_owned(), None),
-        Target::Haproxy => ("haproxy".to_owned(), None),
-        Target::Instance(role, InstanceSelector::Number(number)) => (role.to_string(), Some(number)),
-        Target::Instance(role, InstanceSelector::Any | InstanceSelector::All) => (role.to_string(), None),
+        Target::Haproxy(selector) => ("haproxy".to_owned(), number(selector)),
+        Target::Instance(role, selector) => (role.to_string(), number(selector)),
         Target::Link(_) => {
             bail!("faults of links work in native stacks only: start one with `streamstress stack up`")
         }
@@ -107,6 +108,14 @@ fn choose(all: Vec<Container>, project: Option<&str>, target: Target) -> anyhow:
         bail!("Compose stack {chosen} has no {target}: expected one of {}", existing.join(", "));
     }
     Ok(ours)
+}
+
+/// Returns the number of the only container that a selector means.
+fn number(selector: InstanceSelector) -> Option<u16> {
+    match selector {
+        InstanceSelector::Number(number) => Some(number),
+        InstanceSelector::Any | InstanceSelector::All => None,
+    }
 }
 
 /// Checks that an action applies to a container in its present state.
@@ -291,7 +300,14 @@ mod tests {
     fn container(project: &str, service: &str, number: u16, state: &str) -> Container {
         let own = |text: &str| text.to_owned();
         let id = format!("{project}{service}{number}");
-        Container { id, project: own(project), service: own(service), number, state: own(state) }
+        Container {
+            id,
+            project: own(project),
+            service: own(service),
+            number,
+            state: own(state),
+            is_only: true,
+        }
     }
 
     fn stack(project: &str) -> Vec<Container> {
@@ -313,6 +329,12 @@ mod tests {
         assert_eq!(chosen(&all, None, "wsproxies:kill").unwrap(), ["loadwsproxy1", "loadwsproxy2"]);
         assert_eq!(chosen(&all, Some("load"), "redis:restart=keep").unwrap(), ["loadredis1"]);
         assert_eq!(chosen(&all, None, "haproxy:reload").unwrap(), ["loadhaproxy1"]);
+        assert_eq!(chosen(&all, None, "haproxy-1:kill").unwrap(), ["loadhaproxy1"]);
+        assert!(chosen(&all, None, "haproxy-2:kill").unwrap_err().contains("has no haproxy-2"));
+        let mut two = all.clone();
+        two.push(container("load", "haproxy", 2, "running"));
+        assert_eq!(chosen(&two, None, "haproxy-2:kill").unwrap(), ["loadhaproxy2"]);
+        assert_eq!(chosen(&two, None, "haproxy:kill").unwrap(), ["loadhaproxy1", "loadhaproxy2"]);
         assert!(chosen(&all, None, "wsproxy-3:kill").unwrap_err().contains("wsproxy-1, wsproxy-2"));
         assert!(chosen(&all, None, "link:wsproxy-1:cut").unwrap_err().contains("native stacks only"));
         assert!(chosen(&all, Some("other"), "redis:kill").unwrap_err().contains("docker compose up"));

@@ -48,11 +48,17 @@ struct Network {
 
 /// Lists the members.
 pub(super) fn members(project: Option<&str>) -> anyhow::Result<Vec<Member>> {
-    let mut members: Vec<_> = inspect(project)?.into_iter().filter_map(Inspected::member).collect();
+    let mut members = to_members(inspect(project)?);
     for member in &mut members {
         member.0.pid = member.0.pid.filter(|&pid| is_of(pid, &member.1));
     }
     Ok(members.into_iter().map(|(member, _)| member).collect())
+}
+
+/// Returns the members among the containers of one project, each with the id of its container.
+fn to_members(containers: Vec<Inspected>) -> Vec<(Member, String)> {
+    let haproxies = containers.iter().filter(|container| container.service() == "haproxy").count();
+    containers.into_iter().filter_map(|container| container.member(haproxies == 1)).collect()
 }
 
 /// Returns the project whose HTTP API is at `api_port` of the host. `None` searches all projects.
@@ -95,8 +101,9 @@ impl Inspected {
         self.labels.get("com.docker.compose.service").map_or("", String::as_str)
     }
 
-    /// Returns the member and the id of its container. `None` for services that are not part of a stack.
-    fn member(self) -> Option<(Member, String)> {
+    /// Returns the member and the id of its container. `None` for services that are not part of a stack. `one_haproxy`: the stack has
+    /// only one HAProxy, whose name has no number.
+    fn member(self, one_haproxy: bool) -> Option<(Member, String)> {
         let port = match self.service() {
             "server" => Some(8000),
             "wsproxy" => Some(4040),
@@ -106,7 +113,7 @@ impl Inspected {
         let number = self.labels.get("com.docker.compose.container-number")?.parse().ok()?;
         let address = self.networks.values().find_map(|network| network.address.parse::<IpAddr>().ok());
         let member = Member {
-            name: Container::name_of(self.service(), number),
+            name: Container::name_of(self.service(), number, one_haproxy),
             pid: self.state.running.then_some(self.state.pid),
             // A container's first process may be a shell or a master.
             has_children: true,
@@ -133,8 +140,8 @@ mod tests {
 
     #[test]
     fn members_are_read_from_docker_inspect() {
-        let members = parse(CAPTURED).unwrap().into_iter().filter_map(Inspected::member);
-        let members: Vec<_> = members.map(|(member, _)| member).collect();
+        let members: Vec<_> =
+            to_members(parse(CAPTURED).unwrap()).into_iter().map(|(member, _)| member).collect();
         let shown = |member: &Member| {
             (member.name.clone(), member.pid, member.http.map(|at| at.to_string()), member.ended)
         };
@@ -164,7 +171,7 @@ mod tests {
     #[test]
     fn other_services_and_other_answers() {
         let other = CAPTURED.replace("\"wsproxy\"", "\"grafana\"");
-        assert_eq!(parse(&other).unwrap().into_iter().filter_map(Inspected::member).count(), 2);
+        assert_eq!(to_members(parse(&other).unwrap()).len(), 2);
         assert!(parse("{}").is_err() && parse("<html>").is_err());
         assert!(!is_of(std::process::id(), "697d8b1ee5f2"), "this test does not run in that container");
     }

@@ -4,14 +4,14 @@
 mod compose;
 mod native;
 
-use crate::StackRef;
+use crate::{StackRef, native::Status};
 use anyhow::{Context, bail};
 use std::{net::SocketAddr, time::Duration};
 
 /// A process or container of a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Name in faults: `redis`, `haproxy`, `server-1` or `wsproxy-2`.
+    /// Name in faults: `redis`, `haproxy`, `server-1` or `wsproxy-2`. Several HAProxies are `haproxy-1`, `haproxy-2` …
     pub name: String,
     /// Process id on this machine. `None` while the member is down, and if its process runs on another machine.
     pub pid: Option<u32>,
@@ -23,6 +23,17 @@ pub struct Member {
     pub incarnation: String,
     /// Whether the member has ended and has not been started again.
     pub ended: bool,
+}
+
+/// Returns the state of a native stack. `name` selects it as [`StackRef::find`] does.
+///
+/// # Errors
+/// `name` is not the name of a native stack, or the stack does not respond within five seconds.
+pub fn native_status(name: Option<&str>) -> anyhow::Result<Status> {
+    match StackRef::find(name)? {
+        StackRef::Native(state_dir) => native::status(&state_dir),
+        StackRef::Compose { .. } => bail!("this is a Compose stack"),
+    }
 }
 
 /// A running stack whose members can be listed.

@@ -12,9 +12,10 @@ use std::{
     path::Path,
 };
 
-/// Returns whether the HTTP API of the stack is at `api_port`.
+/// Returns whether an HAProxy of the stack has the HTTP API at `api_port`.
 pub(super) fn has_api_port(state_dir: &Path, api_port: u16) -> anyhow::Result<bool> {
-    Ok(status(state_dir)?.api_url.ends_with(&format!(":{api_port}")))
+    let end = format!(":{api_port}");
+    Ok(status(state_dir)?.haproxies.iter().any(|haproxy| haproxy.api_url.ends_with(&end)))
 }
 
 /// Lists the members.
@@ -22,7 +23,7 @@ pub(super) fn members(state_dir: &Path) -> anyhow::Result<Vec<Member>> {
     Ok(status(state_dir)?.processes.into_iter().map(member).collect())
 }
 
-fn status(state_dir: &Path) -> anyhow::Result<Status> {
+pub(super) fn status(state_dir: &Path) -> anyhow::Result<Status> {
     match call(state_dir, &Request::Status)? {
         Response::Status(status) => Ok(status),
         other => bail!("unexpected response of the supervisor to a request for its status: {other:?}"),
@@ -35,7 +36,7 @@ fn member(process: ProcessStatus) -> Member {
     Member {
         pid: (!ended).then_some(process.pid),
         // The first HAProxy process only supervises its workers.
-        has_children: process.name == "haproxy",
+        has_children: process.name.starts_with("haproxy"),
         http: process.port.filter(|_| is_instance).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         incarnation: process.pid.to_string(),
         ended,
@@ -63,7 +64,10 @@ mod tests {
         assert_eq!(gateway.http, Some("127.0.0.1:4040".parse().unwrap()));
         assert_eq!((gateway.pid, gateway.incarnation.as_str(), gateway.ended), (Some(7), "7", false));
         assert_eq!(process("redis", Some(6379), "ready").http, None);
-        assert!(process("haproxy", None, "ready").has_children);
+        assert!(
+            process("haproxy", None, "ready").has_children
+                && process("haproxy-2", None, "ready").has_children
+        );
         let ended = process("server-1", Some(8000), "ended: signal 9");
         assert_eq!((ended.pid, ended.ended), (None, true));
     }

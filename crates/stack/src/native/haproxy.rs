@@ -34,7 +34,10 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(2);
 const RELOAD_ATTEMPTS: usize = 5;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The ports on which clients reach the stack.
+/// Distance between the ports of one HAProxy and those of the next one.
+pub(crate) const PORT_STEP: u16 = 10;
+
+/// The ports on which clients reach one HAProxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PublicPorts {
     pub(crate) api: u16,
@@ -43,6 +46,13 @@ pub(crate) struct PublicPorts {
 }
 
 impl PublicPorts {
+    /// Returns the ports of HAProxy number `number`, if these are the ports of the first one. A zero stays zero.
+    pub(crate) fn of_number(self, number: u16) -> Option<Self> {
+        let above = PORT_STEP.checked_mul(number - 1)?;
+        let shift = |port: u16| if port == 0 { Some(0) } else { port.checked_add(above) };
+        Some(Self { api: shift(self.api)?, ws: shift(self.ws)?, stats: shift(self.stats)? })
+    }
+
     /// Returns the environment variables of HAProxy's configuration.
     fn env(self) -> Vec<(String, OsString)> {
         [("API_BIND", self.api), ("WS_BIND", self.ws), ("STATS_BIND", self.stats)]
@@ -50,7 +60,7 @@ impl PublicPorts {
             .to_vec()
     }
 
-    fn all(self) -> [u16; 3] {
+    pub(crate) fn all(self) -> [u16; 3] {
         [self.api, self.ws, self.stats]
     }
 
@@ -74,6 +84,8 @@ impl PublicPorts {
 /// The load balancer, running or down.
 #[derive(Debug)]
 pub(crate) struct Haproxy {
+    name: String,
+    number: u16,
     slot: Slot,
     program: PathBuf,
     state_dir: PathBuf,
@@ -93,6 +105,8 @@ struct Expected {
 impl Haproxy {
     /// Starts HAProxy and waits until it sends to all instances. A wanted port of 0 becomes a free one.
     pub(crate) async fn start(
+        name: String,
+        number: u16,
         program: &Path,
         state_dir: &Path,
         wanted: PublicPorts,
@@ -104,15 +118,16 @@ impl Haproxy {
         loop {
             let ports = wanted.with_free_ports()?;
             check(program, state_dir, ports).await?;
-            let slot = Slot::new(launch(program, state_dir, ports, false).await?);
-            let haproxy = Self { slot, program: program.to_owned(), state_dir: state_dir.to_owned(), ports };
+            let slot = Slot::new(launch(&name, program, state_dir, ports, false).await?);
+            let (program, state_dir) = (program.to_owned(), state_dir.to_owned());
+            let haproxy = Self { name: name.clone(), number, slot, program, state_dir, ports };
             let expected = Expected { instances: names(instances), up: names(instances), old_worker: None };
             let Err(error) = haproxy.wait_for(expected).await else { return Ok(haproxy) };
             let port_was_taken = haproxy.slot.process().ended().is_some() && ports.were_taken(wanted);
             if !port_was_taken || attempt == ports::ATTEMPTS {
                 return Err(error);
             }
-            warn!("another process took a port of HAProxy: trying other ports");
+            warn!(name, "another process took a port of HAProxy: trying other ports");
             attempt += 1;
         }
     }
@@ -127,8 +142,23 @@ impl Haproxy {
                 up.insert(instance.name());
             }
         }
-        self.slot.replace(launch(&self.program, &self.state_dir, self.ports, true).await?);
+        let launched = launch(&self.name, &self.program, &self.state_dir, self.ports, true).await?;
+        self.slot.replace(launched);
         self.wait_for(Expected { instances: names(instances), up, old_worker: None }).await
+    }
+
+    /// Returns the name in faults: `haproxy`, or `haproxy-1` if there are several.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Returns whether the stack has no other HAProxy.
+    pub(crate) fn is_only(&self) -> bool {
+        self.name == "haproxy"
     }
 
     pub(crate) fn ports(&self) -> PublicPorts {
@@ -142,15 +172,14 @@ impl Haproxy {
     /// Replaces the instances to which HAProxy sends. Returns when a new worker accepts new connections, and when new instances and
     /// those that were up before are up in it.
     pub(crate) async fn reload(&self, instances: &[Arc<Instance>]) -> anyhow::Result<()> {
+        let name = &self.name;
         if let Some(status) = self.slot.process().ended() {
-            bail!(
-                "haproxy is down ({status}): start it first, with `streamstress stack fault haproxy:start`"
-            );
+            bail!("{name} is down ({status}): start it first, with `streamstress stack fault {name}:start`");
         }
         let before = self
             .backend_servers()
             .await
-            .map_err(|error| anyhow::anyhow!("cannot read the statistics of haproxy: {error}"))?;
+            .map_err(|error| anyhow::anyhow!("cannot read the statistics of {name}: {error}"))?;
         let old = self.worker().await;
         files::replace(&backends_file(&self.state_dir), &backends(instances))?;
         check(&self.program, &self.state_dir, self.ports).await?;
@@ -174,7 +203,7 @@ impl Haproxy {
             if timeout(RELOAD_TIMEOUT, another).await.is_ok() {
                 return;
             }
-            warn!("haproxy did not reload after SIGUSR2: sending it again");
+            warn!(name = self.name, "HAProxy did not reload after SIGUSR2: sending it again");
         }
     }
 
@@ -182,7 +211,7 @@ impl Haproxy {
     pub(crate) async fn wait_for_instance(&self, name: &str) -> anyhow::Result<()> {
         let ready = async || match self.backend_servers().await?.get(name) {
             Some(true) => Ok(()),
-            _ => Err(format!("haproxy does not send to {name}")),
+            _ => Err(format!("{} does not send to {name}", self.name)),
         };
         self.slot.process().wait_until(READY_TIMEOUT, ready).await
     }
@@ -232,6 +261,7 @@ impl Haproxy {
 
 /// Starts the master process.
 async fn launch(
+    name: &str,
     program: &Path,
     state_dir: &Path,
     ports: PublicPorts,
@@ -240,12 +270,12 @@ async fn launch(
     let mut args = vec!["-W".into()];
     args.extend(files(state_dir));
     Process::start(Spec {
-        name: "haproxy".into(),
+        name: name.to_owned(),
         program: program.to_owned(),
         args,
         env: ports.env(),
         env_remove: &["JWT_SECRET", "JWT_SECRET_FILE"],
-        log: paths::log(state_dir, "haproxy"),
+        log: paths::log(state_dir, name),
         append_log,
         // With SIGTERM the master ends its workers, including old ones.
         parent_death_signal: Signal::SIGTERM,
@@ -358,6 +388,15 @@ mod tests {
             assert_eq!(backends.len(), 2, "{backends:?}");
             assert!(frontends.is_disjoint(&backends), "{frontends:?} {backends:?}");
         }
+    }
+
+    #[test]
+    fn the_ports_of_each_haproxy_are_ten_above_the_last_ones() {
+        let first = PublicPorts { api: 8080, ws: 0, stats: 65_500 };
+        let ports = |number| first.of_number(number).map(PublicPorts::all);
+        assert_eq!(ports(1), Some([8080, 0, 65_500]));
+        assert_eq!(ports(4), Some([8110, 0, 65_530]));
+        assert_eq!(ports(5), None, "there is no port 65540");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! unix socket through a symbolic link. A relay is inserted by pointing that link at the socket of the relay; no process is
 //! restarted or reconfigured.
 
-use super::{instance::Instance, paths, ports};
+use super::{haproxy::Haproxy, instance::Instance, paths, ports};
 use crate::{
+    fault::Link,
     relay::{Address, Relay},
     role::Role,
 };
@@ -96,13 +97,32 @@ impl Links {
         }
     }
 
-    /// Inserts a relay before one of HAProxy's ports. It listens on the port `public`, where 0 selects a free one. Returns its port.
-    pub(crate) fn insert_before_haproxy(&self, name: &str, public: u16, inner: u16) -> anyhow::Result<u16> {
+    /// Inserts a relay before one of HAProxy's ports: that of `link`, which is `link:ws` or `link:api`. It listens on the port `public`,
+    /// where 0 selects a free one. Returns its port.
+    pub(crate) fn insert_before_haproxy(
+        &self,
+        link: Link,
+        haproxy: &Haproxy,
+        public: u16,
+    ) -> anyhow::Result<u16> {
+        let name = if haproxy.is_only() { link.to_string() } else { format!("{link}/{}", haproxy.name()) };
+        let ports = haproxy.ports();
+        let inner = if link == Link::Ws { ports.ws } else { ports.api };
         let listen = Address::Tcp(ports::loopback(public));
-        let relay = start(name, &listen, Address::Tcp(ports::loopback(inner)))?;
+        let relay = start(&name, &listen, Address::Tcp(ports::loopback(inner)))?;
         let Address::Tcp(address) = *relay.address() else { bail!("the relay of {name} is not a TCP relay") };
-        self.register(name.to_owned(), relay);
+        self.register(name, relay);
         Ok(address.port())
+    }
+
+    /// Returns the relays of `link:ws` or `link:api`, one per HAProxy, with their names.
+    pub(crate) fn before_haproxies(&self, link: Link) -> Vec<(String, Arc<Relay>)> {
+        let mut relays = self.all();
+        let link = link.to_string();
+        relays.retain(|(name, _)| {
+            name.strip_prefix(&link).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        relays
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Relay>> {

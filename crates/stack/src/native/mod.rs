@@ -3,6 +3,7 @@
 
 mod binaries;
 mod faults;
+mod haproxies;
 mod haproxy;
 mod instance;
 mod leftovers;
@@ -19,12 +20,13 @@ pub use crate::role::Role;
 pub use binaries::{Binaries, Program, Programs};
 pub use ports::free as free_port;
 pub use redis::Persistence;
-pub use status::{LinkStatus, ProcessStatus, Status};
+pub use status::{HaproxyStatus, LinkStatus, ProcessStatus, Status};
 
-use crate::{files::private_directory, secret::JwtSecret};
+use crate::{fault::Link, files::private_directory, secret::JwtSecret};
 use anyhow::bail;
 use futures_util::future::try_join_all;
-use haproxy::{Haproxy, PublicPorts};
+use haproxies::Haproxies;
+use haproxy::{Haproxy, PORT_STEP, PublicPorts};
 use instance::{Environment, Instance};
 use links::Links;
 use parking_lot::Mutex;
@@ -35,6 +37,8 @@ use tracing::info;
 
 /// Limit of instances per role: more than one machine can use.
 const MAX_INSTANCES: u16 = 64;
+/// Limit of HAProxy instances.
+const MAX_HAPROXIES: u16 = 16;
 /// Time between SIGTERM and SIGKILL at the end of the stack.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Time between SIGTERM and SIGKILL for an instance that `scale` removes: it drains, and its sessions move.
@@ -47,13 +51,16 @@ pub struct Options {
     pub servers: u16,
     /// Number of gateways, 1 to 64.
     pub proxies: u16,
+    /// Number of HAProxy instances, 1 to 16. All of them send to all servers and gateways.
+    pub haproxies: u16,
     /// Worker threads of each server. `None` keeps the server's default.
     pub server_workers: Option<usize>,
-    /// HAProxy's port for HTTP calls; 0 selects a free port.
+    /// Port of the first HAProxy for HTTP calls; 0 selects a free port for each. The ports of each further HAProxy are 10 above those of
+    /// the previous one.
     pub api_port: u16,
-    /// HAProxy's port for WebSockets; 0 selects a free port.
+    /// Port of the first HAProxy for WebSockets; 0 selects a free port for each.
     pub ws_port: u16,
-    /// HAProxy's port for statistics; 0 selects a free port.
+    /// Port of the first HAProxy for statistics; 0 selects a free port for each.
     pub stats_port: u16,
     /// TCP port for Redis in addition to its unix socket; 0 selects a free port. With `None` Redis has a port only if the path of the
     /// state directory does not fit into a socket's address.
@@ -74,12 +81,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns a configuration with two servers and three gateways, free ports and a random JWT key.
+    /// Returns a configuration with two servers, three gateways and one HAProxy, free ports and a random JWT key.
     #[must_use]
     pub fn new(state_dir: PathBuf, binaries: Binaries) -> Self {
         Self {
             servers: 2,
             proxies: 3,
+            haproxies: 1,
             server_workers: None,
             api_port: 0,
             ws_port: 0,
@@ -103,16 +111,16 @@ pub struct Native {
     environment: Environment,
     links: Arc<Links>,
     redis: Redis,
-    haproxy: Haproxy,
-    /// The ports on which clients reach HAProxy, through relays if there are any.
-    ports: PublicPorts,
+    haproxies: Haproxies,
+    /// The ports on which clients reach each HAProxy, through relays if there are any.
+    ports: Vec<PublicPorts>,
     instances: Mutex<Vec<Arc<Instance>>>,
     /// Tasks that drain the instances that `scale` has removed.
     retiring: Mutex<JoinSet<()>>,
 }
 
 impl Native {
-    /// Starts a stack. Returns when HAProxy sends to all instances.
+    /// Starts a stack. Returns when every HAProxy sends to all instances.
     ///
     /// # Errors
     /// A port is in use, a number is out of range, or a process did not start or become ready; then the message has the end of its
@@ -120,12 +128,13 @@ impl Native {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         check_count(Role::Server, options.servers)?;
         check_count(Role::Wsproxy, options.proxies)?;
+        check_range("haproxy", options.haproxies, MAX_HAPROXIES)?;
         let wanted = check_ports(&options)?;
         host::raise_open_files();
         private_directory(&options.state_dir)?;
         private_directory(&options.state_dir.join("logs"))?;
         let links = Arc::new(Links::new(options.state_dir.clone(), options.relays));
-        let reserved = [wanted.api, wanted.ws, wanted.stats];
+        let reserved: Vec<u16> = wanted.iter().flat_map(|ports| ports.all()).collect();
         let binaries = &options.binaries;
         let redis = Redis::start(
             &binaries.redis,
@@ -145,35 +154,47 @@ impl Native {
         let mut numbers: Vec<(Role, u16)> = (1..=options.servers).map(|n| (Role::Server, n)).collect();
         numbers.extend((1..=options.proxies).map(|n| (Role::Wsproxy, n)));
         let instances = start_all(binaries, &environment, &links, numbers).await?;
-        // With relays, clients connect to them, and HAProxy listens on free ports behind.
-        let inner = if options.relays { PublicPorts { api: 0, ws: 0, ..wanted } } else { wanted };
-        let haproxy = Haproxy::start(&binaries.haproxy, &options.state_dir, inner, &instances).await?;
-        let mut ports = haproxy.ports();
+        let mut inner = wanted.clone();
         if options.relays {
-            ports.api = links.insert_before_haproxy("link:api", wanted.api, ports.api)?;
-            ports.ws = links.insert_before_haproxy("link:ws", wanted.ws, ports.ws)?;
+            // Clients connect to relays, and HAProxy listens on free ports behind them.
+            inner.iter_mut().for_each(|ports| (ports.api, ports.ws) = (0, 0));
+        }
+        let haproxies = Haproxies::start(&binaries.haproxy, &options.state_dir, &inner, &instances).await?;
+        let mut ports: Vec<_> = haproxies.all().iter().map(|haproxy| haproxy.ports()).collect();
+        if options.relays {
+            for (wanted, (ports, haproxy)) in wanted.iter().zip(ports.iter_mut().zip(haproxies.all())) {
+                ports.api = links.insert_before_haproxy(Link::Api, haproxy, wanted.api)?;
+                ports.ws = links.insert_before_haproxy(Link::Ws, haproxy, wanted.ws)?;
+            }
         }
         info!(servers = options.servers, proxies = options.proxies, "the stack is ready");
         let instances = Mutex::new(instances);
-        Ok(Self { options, environment, links, redis, haproxy, ports, instances, retiring: Mutex::default() })
+        let retiring = Mutex::default();
+        Ok(Self { options, environment, links, redis, haproxies, ports, instances, retiring })
     }
 
-    /// Returns the URL of the HTTP API, for example `http://127.0.0.1:8080`.
+    /// Returns the URL of the HTTP API at the first HAProxy, for example `http://127.0.0.1:8080`.
     #[must_use]
     pub fn api_url(&self) -> String {
-        format!("http://{}", ports::loopback(self.ports.api))
+        self.haproxies().swap_remove(0).api_url
     }
 
-    /// Returns the URL for WebSockets, for example `ws://127.0.0.1:8081`.
+    /// Returns the URL for WebSockets at the first HAProxy, for example `ws://127.0.0.1:8081`.
     #[must_use]
     pub fn ws_url(&self) -> String {
-        format!("ws://{}", ports::loopback(self.ports.ws))
+        self.haproxies().swap_remove(0).ws_url
     }
 
-    /// Returns the URL of HAProxy's statistics. Its path `/metrics` has metrics for Prometheus.
+    /// Returns the name and the URLs of every HAProxy, by number. There is at least one.
     #[must_use]
-    pub fn stats_url(&self) -> String {
-        format!("http://{}", ports::loopback(self.ports.stats))
+    pub fn haproxies(&self) -> Vec<HaproxyStatus> {
+        let status = |(haproxy, ports): (&Arc<Haproxy>, &PublicPorts)| HaproxyStatus {
+            name: haproxy.name().to_owned(),
+            api_url: format!("http://{}", ports::loopback(ports.api)),
+            ws_url: format!("ws://{}", ports::loopback(ports.ws)),
+            stats_url: format!("http://{}", ports::loopback(ports.stats)),
+        };
+        self.haproxies.all().iter().zip(&self.ports).map(status).collect()
     }
 
     /// Changes the number of instances of a role to `count`, 1 to 64. New instances get connections when they are ready. Instances with
@@ -194,7 +215,7 @@ impl Native {
         let (removed, kept): (Vec<_>, Vec<_>) =
             all.into_iter().chain(started).partition(|i| i.role() == role && leaving.contains(&i.number()));
         self.instances.lock().clone_from(&kept);
-        let reloaded = self.haproxy.reload(&kept).await;
+        let reloaded = self.haproxies.reload(&kept).await;
         for instance in removed {
             let links = Arc::clone(&self.links);
             self.retiring.lock().spawn(async move {
@@ -216,7 +237,7 @@ impl Native {
         // Instances that still drain are killed now.
         let mut retiring = std::mem::take(&mut *self.retiring.lock());
         retiring.shutdown().await;
-        self.haproxy.slot().process().stop(STOP_GRACE).await;
+        self.haproxies.stop(STOP_GRACE).await;
         self.redis.slot().process().stop(STOP_GRACE).await;
         leftovers::remove(&self.options.state_dir);
     }
@@ -232,27 +253,41 @@ impl Native {
 }
 
 fn check_count(role: Role, count: u16) -> anyhow::Result<()> {
-    if (1..=MAX_INSTANCES).contains(&count) {
-        return Ok(());
-    }
-    bail!("invalid number of {role} instances {count}: expected 1 to {MAX_INSTANCES}")
+    check_range(&role.to_string(), count, MAX_INSTANCES)
 }
 
-/// Checks that the configured ports differ and are free, before any process starts.
-fn check_ports(options: &Options) -> anyhow::Result<PublicPorts> {
-    let wanted = [
-        (options.api_port, "--api-port"),
-        (options.ws_port, "--ws-port"),
-        (options.stats_port, "--stats-port"),
-        (options.redis_port.unwrap_or(0), "--redis-port"),
-    ];
+fn check_range(role: &str, count: u16, most: u16) -> anyhow::Result<()> {
+    if (1..=most).contains(&count) {
+        return Ok(());
+    }
+    bail!("invalid number of {role} instances {count}: expected 1 to {most}")
+}
+
+/// Checks that the configured ports differ and are free, before any process starts. Returns the ports of each HAProxy.
+fn check_ports(options: &Options) -> anyhow::Result<Vec<PublicPorts>> {
+    let first = PublicPorts { api: options.api_port, ws: options.ws_port, stats: options.stats_port };
+    let mut wanted = Vec::new();
+    let mut all = Vec::new();
+    for number in 1..=options.haproxies {
+        let Some(ports) = first.of_number(number) else {
+            bail!(
+                "there are not enough ports for {} HAProxy instances, whose ports are {PORT_STEP} apart: choose lower ports",
+                options.haproxies
+            );
+        };
+        let of_number = if number == 1 { String::new() } else { format!(" (of haproxy-{number})") };
+        let flags = ["--api-port", "--ws-port", "--stats-port"].map(|flag| format!("{flag}{of_number}"));
+        wanted.extend(ports.all().into_iter().zip(flags));
+        all.push(ports);
+    }
+    wanted.push((options.redis_port.unwrap_or(0), "--redis-port".to_owned()));
     for (index, (port, flag)) in wanted.iter().enumerate() {
         if let Some((_, other)) = wanted[..index].iter().find(|(earlier, _)| earlier == port && *port != 0) {
             bail!("{other} and {flag} are both {port}: choose different ports");
         }
     }
     ports::check(&wanted)?;
-    Ok(PublicPorts { api: options.api_port, ws: options.ws_port, stats: options.stats_port })
+    Ok(all)
 }
 
 fn program(binaries: &Binaries, role: Role) -> &Program {

@@ -62,7 +62,7 @@ pub(crate) async fn start_on_free(
 }
 
 /// Checks that ports are free. `wanted` pairs each port with its flag. The error has one line for each port that is in use.
-pub(crate) fn check(wanted: &[(u16, &str)]) -> anyhow::Result<()> {
+pub(crate) fn check(wanted: &[(u16, String)]) -> anyhow::Result<()> {
     let errors: Vec<String> = wanted
         .iter()
         .filter(|(port, _)| *port != 0 && !is_free(*port))
@@ -81,7 +81,7 @@ mod tests {
     fn a_port_in_use_is_named_with_its_flag() {
         let listener = TcpListener::bind(loopback(0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let message = check(&[(port, "--api-port"), (0, "--ws-port")]).unwrap_err().to_string();
+        let message = check(&[(port, "--api-port".into()), (0, "--ws-port".into())]).unwrap_err().to_string();
         assert!(message.contains(&port.to_string()) && message.contains("--api-port"), "{message}");
         assert!(!message.contains("--ws-port"));
     }

@@ -11,12 +11,15 @@ use std::path::PathBuf;
 /// The state of a running stack.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// URL of the HTTP API.
+    /// URL of the HTTP API, at the first HAProxy.
     pub api_url: String,
-    /// URL for WebSockets.
+    /// URL for WebSockets, at the first HAProxy.
     pub ws_url: String,
-    /// URL of HAProxy's statistics.
+    /// URL of the first HAProxy's statistics.
     pub stats_url: String,
+    /// The URLs of every HAProxy, by number.
+    #[serde(default)]
+    pub haproxies: Vec<HaproxyStatus>,
     /// All processes, including Redis and HAProxy.
     pub processes: Vec<ProcessStatus>,
     /// The links that have a relay.
@@ -24,10 +27,23 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
 }
 
+/// The URLs of one HAProxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaproxyStatus {
+    /// Name of the process: `haproxy`, or `haproxy-1` if there are several.
+    pub name: String,
+    /// URL of the HTTP API.
+    pub api_url: String,
+    /// URL for WebSockets.
+    pub ws_url: String,
+    /// URL of the statistics. Its path `/metrics` has metrics for Prometheus.
+    pub stats_url: String,
+}
+
 /// One process of a stack.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessStatus {
-    /// `redis`, `haproxy`, `server-1`, `wsproxy-1`, …
+    /// `redis`, `haproxy` (`haproxy-1`, `haproxy-2` … if there are several), `server-1`, `wsproxy-1`, …
     pub name: String,
     /// Process id.
     pub pid: u32,
@@ -64,7 +80,9 @@ impl Native {
     pub async fn status(&self) -> Status {
         let mut redis = describe(&self.redis.slot().process(), self.redis.port(), Ok(()));
         redis.socket = self.redis.socket();
-        let mut processes = vec![redis, describe(&self.haproxy.slot().process(), None, Ok(()))];
+        let mut processes = vec![redis];
+        let haproxies = self.haproxies.all().iter();
+        processes.extend(haproxies.map(|haproxy| describe(&haproxy.slot().process(), None, Ok(()))));
         let instances = self.instances();
         let described = instances.iter().map(|instance| async {
             let process = instance.slot().process();
@@ -86,13 +104,9 @@ impl Native {
                 refused: counts.refused,
             }
         });
-        Status {
-            api_url: self.api_url(),
-            ws_url: self.ws_url(),
-            stats_url: self.stats_url(),
-            processes,
-            links: links.collect(),
-        }
+        let haproxies = self.haproxies();
+        let HaproxyStatus { api_url, ws_url, stats_url, .. } = haproxies[0].clone();
+        Status { api_url, ws_url, stats_url, haproxies, processes, links: links.collect() }
     }
 }
 

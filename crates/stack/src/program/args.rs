@@ -117,19 +117,22 @@ pub(crate) struct Up {
     /// Number of gateways, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = PROCESSES)]
     pub(crate) proxies: u16,
+    /// Number of HAProxy instances, 1 to 16. The ports of each are 10 above those of the previous one
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = PROCESSES)]
+    pub(crate) haproxy_instances: u16,
     /// Worker threads of each server, 1 to 256 [default: chosen by the server]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = PROCESSES)]
     pub(crate) server_workers: Option<u16>,
     /// Directory with other `server` and `wsproxy` programs [default: this program]
     #[arg(long, value_name = "DIR", env = "STREAMSTRESS_BIN_DIR", hide_env_values = true, help_heading = PROCESSES)]
     pub(crate) bin_dir: Option<PathBuf>,
-    /// Port of the HTTP API; 0 selects a free port
+    /// Port of the HTTP API at the first HAProxy; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 8080, help_heading = PORTS)]
     pub(crate) api_port: u16,
-    /// Port for WebSockets; 0 selects a free port
+    /// Port for WebSockets at the first HAProxy; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 8081, help_heading = PORTS)]
     pub(crate) ws_port: u16,
-    /// Port of HAProxy's statistics and metrics; 0 selects a free port
+    /// Port of the first HAProxy's statistics and metrics; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 8404, help_heading = PORTS)]
     pub(crate) stats_port: u16,
     /// TCP port of Redis on 127.0.0.1, for your own gateway; 0 selects a free port [default: none, Redis has a unix socket]
@@ -153,6 +156,7 @@ Without it the key is random.
 Examples:
   streamstress stack up                                     run a stack until Ctrl+C
   streamstress stack up --detach --servers 3 --proxies 5    start a stack in the background
+  streamstress stack up --detach --haproxy-instances 2      start a stack with two load balancers
   streamstress stack up --name second --api-port 0 --ws-port 0 --stats-port 0    add a stack";
 
 #[derive(Debug, ClapArgs)]
@@ -192,10 +196,12 @@ Targets:
   server-1, wsproxy-2      one instance
   server-any, wsproxy-any  the instance with the lowest number to which the action applies
   servers, wsproxies       all instances of a role, one after the other
-  redis, haproxy           Redis; HAProxy with its workers
+  redis                    Redis
+  haproxy                  HAProxy with its workers; if there are several, one after the other
+  haproxy-2, haproxy-any   one of several HAProxies
   link:wsproxy-1           the link from HAProxy to a gateway (also link:server-1, link:wsproxies)
   link:redis/wsproxy-1     the link from a gateway to Redis (also link:redis/servers)
-  link:ws, link:api        the link from clients to HAProxy; needs `stack up --relays`
+  link:ws, link:api        the links from clients to every HAProxy; needs `stack up --relays`
 
 Actions on processes:
   kill                SIGKILL; the process stays down

@@ -7,7 +7,7 @@ mod up;
 
 use crate::{
     control::{Request, Response, call},
-    native::{Programs, Role, Status},
+    native::{HaproxyStatus, Programs, Role, Status},
 };
 pub use args::Args;
 use args::{Command, Selection};
@@ -68,10 +68,13 @@ fn print_line(line: impl std::fmt::Display) {
 
 /// Prints the URLs, processes and links of a stack.
 fn print_status(status: &Status) {
-    print_line(format_args!(
-        "API    {}\nWS     {}\nstats  {}\n",
-        status.api_url, status.ws_url, status.stats_url
-    ));
+    for haproxy in &status.haproxies {
+        let HaproxyStatus { name, api_url, ws_url, stats_url } = haproxy;
+        if status.haproxies.len() > 1 {
+            print_line(format_args!("{name}"));
+        }
+        print_line(format_args!("API    {api_url}\nWS     {ws_url}\nstats  {stats_url}\n"));
+    }
     let width = status.processes.iter().map(|process| process.name.len()).max().unwrap_or(0);
     for process in &status.processes {
         let port = process.port.map_or_else(|| "-".to_owned(), |port| port.to_string());

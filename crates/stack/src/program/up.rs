@@ -134,6 +134,7 @@ fn options(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result
     Ok(Options {
         servers: up.servers,
         proxies: up.proxies,
+        haproxies: up.haproxy_instances,
         server_workers: up.server_workers.map(usize::from),
         api_port: up.api_port,
         ws_port: up.ws_port,

@@ -8,7 +8,7 @@ use crate::{
     },
     relay::{Flow, Relay, Termination},
 };
-use anyhow::{Context, bail};
+use anyhow::bail;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -17,11 +17,13 @@ const RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Native {
-    /// Returns the relay between clients and HAProxy.
-    pub(super) fn public_relay(&self, link: Link) -> anyhow::Result<Arc<Relay>> {
-        self.links.find(&link.to_string()).with_context(|| {
-            format!("{link} has no relay: start the stack with `streamstress stack up --relays`")
-        })
+    /// Returns the relays between clients and each HAProxy, with their names.
+    pub(super) fn public_relays(&self, link: Link) -> anyhow::Result<Vec<(String, Arc<Relay>)>> {
+        let relays = self.links.before_haproxies(link);
+        if relays.is_empty() {
+            bail!("{link} has no relay: start the stack with `streamstress stack up --relays`");
+        }
+        Ok(relays)
     }
 
     /// Checks that an action can affect a link. Cut and reset affect only connections that already pass through a relay.
@@ -52,7 +54,7 @@ impl Native {
         let mut note = "";
         if inserted.is_new {
             if inserted.needs_reload {
-                self.haproxy.reload(&self.instances()).await?;
+                self.haproxies.reload(&self.instances()).await?;
             }
             note = " (only new connections are affected)";
             if let Link::Redis(..) = link {
@@ -77,7 +79,7 @@ impl Native {
                 }
             }
             for instance in self.instances().iter().filter(|instance| instance.is_running()) {
-                self.haproxy.wait_for_instance(&instance.name()).await?;
+                self.haproxies.wait_for_instance(&instance.name()).await?;
             }
             anyhow::Ok(())
         };

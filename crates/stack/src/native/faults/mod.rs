@@ -4,7 +4,7 @@
 mod link;
 mod process;
 
-use super::{Native, instance::Instance};
+use super::{Native, instance::Instance, slot::Slot};
 use crate::{
     fault::{Action, Fault, Injected, InstanceSelector, Link, Target},
     role::Role,
@@ -34,9 +34,10 @@ impl Native {
     /// There is no such target, or no connection that the action could affect.
     pub fn check(&self, fault: &Fault) -> anyhow::Result<()> {
         match fault.target {
-            Target::Redis | Target::Haproxy => Ok(()),
+            Target::Redis => Ok(()),
+            Target::Haproxy(selector) => self.haproxies.find(selector).map(drop),
             Target::Instance(role, selector) => self.find(role, selector).map(drop),
-            Target::Link(link @ (Link::Ws | Link::Api)) => self.public_relay(link).map(drop),
+            Target::Link(link @ (Link::Ws | Link::Api)) => self.public_relays(link).map(drop),
             Target::Link(link @ (Link::Instance(role, selector) | Link::Redis(role, selector))) => {
                 for instance in self.find(role, selector)? {
                     self.check_link(&link::name(link, &instance), fault.action)?;
@@ -56,19 +57,27 @@ impl Native {
                 members.push("redis".to_owned());
                 details.push(self.apply_to_process(&FaultProcess::Redis, action).await?);
             }
-            Target::Haproxy => {
-                members.push("haproxy".to_owned());
-                details.push(self.apply_to_process(&FaultProcess::Haproxy, action).await?);
+            Target::Haproxy(selector) => {
+                let found = self.haproxies.find(selector)?;
+                for haproxy in suitable(found, |haproxy| haproxy.slot(), selector, action, "haproxy")? {
+                    details.push(self.apply_to_process(&FaultProcess::Haproxy(&haproxy), action).await?);
+                    members.push(haproxy.name().to_owned());
+                }
             }
             Target::Instance(role, selector) => {
-                for instance in self.find_suitable(role, selector, action)? {
+                let found = self.find(role, selector)?;
+                for instance in
+                    suitable(found, |instance| instance.slot(), selector, action, &role.to_string())?
+                {
                     details.push(self.apply_to_process(&FaultProcess::Instance(&instance), action).await?);
                     members.push(instance.name());
                 }
             }
             Target::Link(link @ (Link::Ws | Link::Api)) => {
-                details.push(link::apply_to_relay(&*self.public_relay(link)?, action));
-                members.push("haproxy".to_owned());
+                for (name, relay) in self.public_relays(link)? {
+                    details.push(format!("{name}: {}", link::apply_to_relay(&relay, action)));
+                }
+                members.extend(self.haproxies.all().iter().map(|haproxy| haproxy.name().to_owned()));
             }
             Target::Link(link @ (Link::Instance(role, selector) | Link::Redis(role, selector))) => {
                 let mut found = self.find(role, selector)?;
@@ -98,27 +107,26 @@ impl Native {
         found.sort_by_key(|instance| instance.number());
         Ok(found)
     }
+}
 
-    /// Returns the instances to which an action is applied. Of several instances, only those in a suitable state.
-    fn find_suitable(
-        &self,
-        role: Role,
-        selector: InstanceSelector,
-        action: Action,
-    ) -> anyhow::Result<Vec<Arc<Instance>>> {
-        let mut found = self.find(role, selector)?;
-        if matches!(selector, InstanceSelector::Number(_)) {
-            return Ok(found);
-        }
-        found.retain(|instance| check_state(&instance.slot().process(), action).is_ok());
-        if found.is_empty() {
-            bail!(
-                "action {action} applies to no {role} in its present state: see `streamstress stack status`"
-            );
-        }
-        if selector == InstanceSelector::Any {
-            found.truncate(1);
-        }
-        Ok(found)
+/// Returns the processes to which an action is applied. If the selector means several, only those in a suitable state.
+fn suitable<T>(
+    mut found: Vec<T>,
+    slot: impl Fn(&T) -> &Slot,
+    selector: InstanceSelector,
+    action: Action,
+    role: &str,
+) -> anyhow::Result<Vec<T>> {
+    // A single process gets the action in any state: its error says what the state is.
+    if matches!(selector, InstanceSelector::Number(_)) || found.len() == 1 {
+        return Ok(found);
     }
+    found.retain(|process| check_state(&slot(process).process(), action).is_ok());
+    if found.is_empty() {
+        bail!("action {action} applies to no {role} in its present state: see `streamstress stack status`");
+    }
+    if selector == InstanceSelector::Any {
+        found.truncate(1);
+    }
+    Ok(found)
 }

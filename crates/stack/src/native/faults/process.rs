@@ -4,6 +4,7 @@ use crate::{
     fault::Action,
     native::{
         Native,
+        haproxy::Haproxy,
         instance::Instance,
         process::{Process, ProcessState},
     },
@@ -19,7 +20,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
 /// A process that a fault affects.
 pub(super) enum FaultProcess<'a> {
     Redis,
-    Haproxy,
+    Haproxy(&'a Haproxy),
     Instance(&'a Instance),
 }
 
@@ -27,7 +28,7 @@ impl Native {
     fn process(&self, target: &FaultProcess<'_>) -> Arc<Process> {
         match target {
             FaultProcess::Redis => self.redis.slot(),
-            FaultProcess::Haproxy => self.haproxy.slot(),
+            FaultProcess::Haproxy(haproxy) => haproxy.slot(),
             FaultProcess::Instance(instance) => instance.slot(),
         }
         .process()
@@ -87,7 +88,10 @@ impl Native {
                 self.redis.reject_writes(action, time).await
             }
             Action::Reload => {
-                self.haproxy.reload(&self.instances()).await?;
+                let FaultProcess::Haproxy(haproxy) = target else {
+                    bail!("action {action} applies to HAProxy only, not to {name}")
+                };
+                haproxy.reload(&self.instances()).await?;
                 Ok(format!("{name} has a new worker"))
             }
             _ => bail!("action {action} applies to links only, and {name} is a process"),
@@ -98,12 +102,10 @@ impl Native {
     async fn start_again(&self, target: &FaultProcess<'_>) -> anyhow::Result<u32> {
         match target {
             FaultProcess::Redis => self.redis.start_again().await?,
-            FaultProcess::Haproxy => self.haproxy.start_again(&self.instances()).await?,
+            FaultProcess::Haproxy(haproxy) => haproxy.start_again(&self.instances()).await?,
             FaultProcess::Instance(instance) => {
                 instance.start_again(self.program(instance.role()), &self.environment).await?;
-                if self.haproxy.slot().process().state() == ProcessState::Running {
-                    self.haproxy.wait_for_instance(&instance.name()).await?;
-                }
+                self.haproxies.wait_for_instance(&instance.name()).await?;
             }
         }
         Ok(self.process(target).pid())
