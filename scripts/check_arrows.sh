@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol guard host settings plan measure load report bus server wsproxy stack client benches)
+ours=(protocol guard host settings plan measure load report bus coordination server wsproxy stack client benches)
 declare -A may=(
     [protocol]=""
     [guard]=""
@@ -14,10 +14,11 @@ declare -A may=(
     [load]="host measure plan protocol settings"
     [report]="host measure plan protocol settings"
     [bus]="host protocol"
+    [coordination]="host settings"
     [server]="bus guard host protocol settings"
     [wsproxy]="bus guard host protocol settings"
     [stack]="bus guard host protocol server wsproxy"
-    [client]="host load measure plan protocol report server settings stack wsproxy"
+    [client]="coordination host load measure plan protocol report server settings stack wsproxy"
     [benches]="bus client host load measure plan protocol report stack"
 )
 violations=0

@@ -167,6 +167,13 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Join the results of several generators into the result of the run
+    ///
+    /// Writes the files of the run and prints its verdict. Exit codes are those of `run`.
+    Merge(MergeArgs),
+    /// Run one generator for `run --generators N`, which starts it
+    #[command(hide = true)]
+    Generator,
     /// Print a shell completion script
     Completions {
         /// The shell
@@ -182,6 +189,26 @@ pub struct Passed {
     /// Arguments of the command; see its `--help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub arguments: Vec<OsString>,
+}
+
+/// The options of `streamstress merge`.
+#[derive(Clone, Debug, Args)]
+pub struct MergeArgs {
+    /// Files of the generators that end in `.part`, or directories with them
+    #[arg(required_unless_present = "control", conflicts_with = "control", value_name = "DIR|FILE")]
+    pub paths: Vec<PathBuf>,
+    /// Read the parts from this control Redis, which keeps them for an hour
+    #[arg(long, value_name = "URL", requires = "run_id")]
+    pub control: Option<String>,
+    /// Name of the run in the control Redis
+    #[arg(long, value_name = "ID", requires = "control")]
+    pub run_id: Option<String>,
+    /// Directory for the result files
+    #[arg(short, long, default_value = "results", value_name = "DIR")]
+    pub output_dir: PathBuf,
+    /// Merge although parts are missing or incomplete. The verdict is INVALID then, unless integrity is broken
+    #[arg(long)]
+    pub allow_partial: bool,
 }
 
 /// The options of `streamstress compare`.

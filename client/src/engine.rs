@@ -2,14 +2,15 @@
 //! Sessions are driven by the crate `load`; `measure` and `report` judge and write what they recorded.
 
 use crate::{
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, Division},
     generator::{Generator, HostBefore},
+    generators,
     lead::{Generators, Lead},
     outline, preflight, published, signals, stack_faults, stack_members, stack_urls,
 };
 use anyhow::Context;
 use load::{connector::Connector, injection::Injector, tls, watch::Source};
-use plan::Stop;
+use plan::{Shard, Stop};
 use report::{messages, output::Finished};
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use std::{
 use time::OffsetDateTime;
 
 /// Time between the creation of the workers and the start of the plan, so that all workers start together.
-const LEAD: Duration = Duration::from_millis(50);
+pub(crate) const LEAD: Duration = Duration::from_millis(50);
 
 /// The reason why a run has no result.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ pub fn run_with(
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
     preflight::terminal(&config)?;
-    preflight::local(&config)?;
+    preflight::local(&of_this_process(&config))?;
     if let Some(injector) = injector {
         preflight::faults(&config, &**injector)?;
     }
@@ -80,11 +81,29 @@ pub fn run_with(
         Some(stack) => Source::Here(stack.members()),
         None => stack_members::find(&config.plan),
     };
-    let finished = run_against(&config, injector, members, stop, started_at);
+    let finished = match config.division.clone() {
+        Division::Whole => run_against(&config, injector, members, stop, started_at),
+        Division::Shard(shard) => generators::play_alone(&config, shard, stop, started_at),
+        Division::Processes(processes) => {
+            generators::processes::run(&config, processes, injector, members, stop, started_at)
+        }
+        Division::Control(_) => Err(refused("generators with --control are started by `streamstress run`")),
+    };
     if let Some(stack) = stack {
         stack.stop().context("the embedded stack did not stop cleanly")?;
     }
     finished
+}
+
+/// Returns the configuration of the part of the run that this process, or each of its children, plays.
+fn of_this_process(config: &Config) -> Config {
+    match &config.division {
+        Division::Shard(shard) => config.part(*shard),
+        Division::Processes(processes) if !config.embedded => {
+            Shard::new(0, processes.count).map_or_else(|| config.clone(), |first| config.part(first))
+        }
+        _ => config.clone(),
+    }
 }
 
 /// Returns the plan as the table that `--dry-run` prints. Checks everything that needs no network first.

@@ -65,7 +65,7 @@ impl Generator {
     /// A worker cannot be started, or failed.
     pub(crate) fn play(self, results: GeneratorResults, epoch: Instant) -> anyhow::Result<GeneratorReport> {
         results.begin(epoch);
-        let reports = self.drive(&results, epoch)?;
+        let (reports, start_delay) = self.drive(&results, epoch)?;
         let unwritten = results.finish().context("cannot complete the rows")?;
         let waited: Option<host::Waited> = reports.iter().map(|report| report.cpu_wait).sum();
         let clocks = || reports.iter().filter_map(|report| report.shared_clock);
@@ -84,12 +84,17 @@ impl Generator {
             faults: self.faults.records(),
             interrupted: self.stop.starting.is_cancelled(),
             unwritten,
+            start_delay,
             ..GeneratorReport::default()
         })
     }
 
-    /// Starts the workers and waits for all of them.
-    fn drive(&self, results: &GeneratorResults, epoch: Instant) -> anyhow::Result<Vec<WorkerReport>> {
+    /// Starts the workers and waits for all of them. Also returns how much later than `epoch` this process began.
+    fn drive(
+        &self,
+        results: &GeneratorResults,
+        epoch: Instant,
+    ) -> anyhow::Result<(Vec<WorkerReport>, Duration)> {
         let schedule = &self.plan.schedule;
         let burst = self.plan.load.burst.then(|| Arc::new(Burst::new(schedule.sessions())));
         let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
@@ -117,10 +122,12 @@ impl Generator {
                 .context("cannot start a worker thread")?;
             threads.push(thread);
         }
-        threads
+        thread::sleep(epoch.saturating_duration_since(Instant::now()));
+        let start_delay = epoch.elapsed();
+        let joined = threads
             .into_iter()
-            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
-            .collect()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?);
+        Ok((joined.collect::<anyhow::Result<_>>()?, start_delay))
     }
 }
 

@@ -1,7 +1,10 @@
 //! Leads a run: opens the results, watches the stack, injects faults, shows the progress, and judges in the end.
 //! It generates no load. Generators, in this process or in others, do that.
 
-use crate::{config::Config, engine::RunError, engine::refused};
+use crate::{
+    config::{Config, Division},
+    engine::{self, RunError, refused},
+};
 use anyhow::Context;
 use load::{
     injection::{FaultRunner, FirstSend, Injector},
@@ -59,7 +62,7 @@ impl<'a> Lead<'a> {
         };
         let watch = PreparedWatch::prepare(watch_config, members).context("cannot watch the stack")?;
         if !config.embedded {
-            crate::engine::warn(&watch.unmeasured_warnings(&config.criteria.thresholds));
+            engine::warn(&watch.unmeasured_warnings(&config.criteria.thresholds));
         }
         Ok(Self { config, injector, stop, results, faults, watch, first_send: Arc::default() })
     }
@@ -92,6 +95,24 @@ impl<'a> Lead<'a> {
         let watch = self.watch.start(epoch).context("cannot watch the stack")?;
         let (config, stop, results, log) = (self.config, self.stop, self.results, self.faults);
         Ok(Led { config, stop, results, log, shown, faults, watch, began: Instant::now() })
+    }
+
+    /// Judges and writes a run whose parts were recorded earlier, and which took `elapsed`. `rows`: files of rows to join.
+    ///
+    /// # Errors
+    /// The results could not be written.
+    pub(crate) fn conclude(
+        self,
+        generators: Generators,
+        rows: &[impl AsRef<Path>],
+        elapsed: Duration,
+    ) -> Result<Finished, RunError> {
+        let info = RunInfo {
+            faults: self.faults.records(),
+            ..info(self.config, self.stop, &self.results, generators, elapsed)
+        };
+        self.results.join_rows(rows);
+        Ok(self.results.finish(&info).context("cannot complete the result files")?)
     }
 
     fn show(&self, epoch: Instant, counters: Vec<Arc<LiveCounters>>) -> Result<Shown, RunError> {
@@ -156,6 +177,11 @@ pub(crate) struct Generators {
 }
 
 impl Led<'_> {
+    /// Returns the results.
+    pub(crate) const fn results(&self) -> &Results {
+        &self.results
+    }
+
     /// Ends the run after all generators have: judges it and writes the results. `rows`: files of rows to join.
     ///
     /// # Errors
@@ -189,6 +215,10 @@ fn output_settings(config: &Config, stop: &Stop, started_at: OffsetDateTime) -> 
         criteria: output::Criteria {
             steady: config.plan.schedule.steady_window(),
             ..config.criteria.resolve(stop)
+        },
+        suffix: match config.division {
+            Division::Shard(shard) => format!("_shard{}", shard.number()),
+            _ => String::new(),
         },
         generators: 1,
         schedule: Some(Arc::clone(&config.plan.schedule)),

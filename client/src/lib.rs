@@ -6,6 +6,7 @@ mod embedded;
 pub mod engine;
 mod environment;
 mod generator;
+mod generators;
 mod lead;
 mod outline;
 mod preflight;

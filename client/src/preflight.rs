@@ -76,11 +76,16 @@ fn outgoing_ports() -> Option<u64> {
     Some((last + 1).saturating_sub(first))
 }
 
+/// Returns the upper limit of open sessions at a time in this process.
+fn sessions(config: &Config) -> u64 {
+    config.plan.schedule.most_concurrent().max(1)
+}
+
 /// Returns the largest number of file descriptors that the run opens.
 #[must_use]
 pub fn descriptors(config: &Config) -> u64 {
     let ends = if config.embedded { 2 } else { 1 };
-    (config.plan.load.clients + http_connections(config)) * ends + SPARE_DESCRIPTORS
+    (sessions(config) + http_connections(config)) * ends + SPARE_DESCRIPTORS
 }
 
 /// Returns the largest number of HTTP connections. With several addresses, the idle ones of one address may be as many as those
@@ -88,11 +93,11 @@ pub fn descriptors(config: &Config) -> u64 {
 fn http_connections(config: &Config) -> u64 {
     let target = &config.plan.target;
     let factor = if config.embedded || target.more_api.is_empty() { 1 } else { 2 };
-    config.plan.load.clients.min(target.http_connections as u64) * factor
+    sessions(config).min(target.http_connections as u64) * factor
 }
 
 fn exceeded_limits(config: &Config, limits: HostLimits) -> Vec<String> {
-    let clients = config.plan.load.clients;
+    let clients = sessions(config);
     let http = http_connections(config);
     let ends = if config.embedded { 2 } else { 1 };
     let needed = descriptors(config);

@@ -1,16 +1,18 @@
 //! The program's entry: dispatches the subcommands, prints results and errors, and returns the exit code.
 
 use crate::{
-    cli::{self, Cli, Command, CompareArgs, Origins, Passed, RunArgs},
-    config::Config,
-    engine, environment, scenario, signals,
+    cli::{self, Cli, Command, CompareArgs, MergeArgs, Origins, Passed, RunArgs},
+    config::{Config, Control, Division},
+    engine, environment,
+    generators::{self, control::Played},
+    scenario, signals,
 };
 use clap::{ArgMatches, FromArgMatches};
 use measure::comparison::{ComparedFigure, ComparisonOptions};
 use plan::Stop;
 use report::{
     DEFAULT_COLUMNS, compare, html, messages,
-    output::{self, Destination},
+    output::{self, Destination, Finished},
     retention,
 };
 use stack::native::Programs;
@@ -52,6 +54,8 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Analyze { files }) => analyze(&files),
         Some(Command::Report { files }) => report(&files),
         Some(Command::Compare(args)) => compare_runs(args),
+        Some(Command::Merge(args)) => merge(&args),
+        Some(Command::Generator) => generators::processes::generator(),
         Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Man) => manual(),
         Some(Command::Run(run)) => {
@@ -147,7 +151,9 @@ fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<(RunArgs, Origins), St
 
 fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let mut config = match Config::new(args, cores, rand::random()) {
+    // Generators on several machines must draw the same numbers.
+    let drawn_seed = if args.control.is_some() { 1 } else { rand::random() };
+    let mut config = match Config::new(args, cores, drawn_seed) {
         Ok(config) => config,
         Err(mut errors) => {
             for error in &mut errors.0 {
@@ -179,6 +185,9 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         // `engine::run` reports the error.
         Ok(_) | Err(_) => {}
     }
+    if let Division::Control(control) = config.division.clone() {
+        return play_with_others(&config, &control, &stop, started_at);
+    }
     let (quiet, output_dir, keep_results) =
         (config.output.quiet, config.output.dir.clone(), config.output.keep_results);
     // With `--out json=-`, stdout carries the events.
@@ -202,6 +211,63 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     };
     limit_results(&output_dir, keep_results);
     code
+}
+
+/// Plays one shard together with the generators that meet at a control Redis. Returns the exit code of the verdict, or 0 with
+/// `--always-exit-0`.
+fn play_with_others(config: &Config, control: &Control, stop: &Stop, started_at: OffsetDateTime) -> u8 {
+    let (out, quiet) = (Out::Stdout, config.output.quiet);
+    let code = match generators::control::play(config, control, stop, started_at) {
+        Ok(Played::Led(finished)) if quiet => {
+            out.print(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
+            print_unwritten(&finished.unwritten);
+            finished.exit_code()
+        }
+        Ok(Played::Led(finished)) => {
+            print_finished(&finished);
+            finished.exit_code()
+        }
+        Ok(Played::Followed { conclusion, base }) => {
+            let rows = format!("  rows of this generator....: {}.csv\n", base.display());
+            let (text, code) = conclusion.map_or_else(
+                || ("INVALID: the leader gave no verdict: `streamstress merge` can".to_owned(), 98),
+                |conclusion| (conclusion.verdict, conclusion.exit_code),
+            );
+            out.print(&format!("{text}\n{}", if quiet { "" } else { &rows }));
+            code
+        }
+        Ok(Played::TooLate(why)) => {
+            messages::print_stderr(&format!("nothing to do: {why}"));
+            return 0;
+        }
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            return error.exit_code();
+        }
+    };
+    if control.always_exit_0 { 0 } else { code }
+}
+
+/// Prints the summary of a run and where its files are.
+fn print_finished(finished: &Finished) {
+    let out = Out::Stdout;
+    out.print(&out.colored(finished.text(out.columns())));
+    out.print(&format!("\n  results...................: {}*\n", finished.base.display()));
+    print_unwritten(&finished.unwritten);
+}
+
+/// Merges the results of several generators. Returns the exit code of the verdict.
+fn merge(args: &MergeArgs) -> u8 {
+    match generators::merge::merge(args) {
+        Ok(finished) => {
+            print_finished(&finished);
+            finished.exit_code()
+        }
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            error.exit_code()
+        }
+    }
 }
 
 /// Deletes the files of older runs if `--keep-results` is given; otherwise mentions the option when the results take 1 GiB or more.

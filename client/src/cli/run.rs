@@ -15,14 +15,14 @@ const BEHAVIOUR: &str = "Client behaviour";
 const FAULTS: &str = "Faults";
 const THRESHOLDS: &str = "Thresholds";
 const OUTPUT: &str = "Output";
+const GENERATORS: &str = "Several generators";
 const TUNING: &str = "Tuning";
 
 /// Options that `-h` shows. `--help` shows all.
-const IN_SHORT_HELP: [&str; 12] = [
+const IN_SHORT_HELP: [&str; 11] = [
     "scenario",
     "clients",
     "queries",
-    "ramp-up",
     "duration",
     "arrival-rate",
     "api-url",
@@ -336,6 +336,31 @@ pub struct RunArgs {
     /// Print the verdict only, without progress and tables
     #[arg(long, help_heading = OUTPUT)]
     pub quiet: bool,
+
+    /// Start this many load generators as processes on this machine and present them as one run; `auto` derives the number from
+    /// the load and the cores. With --control: number of generators of the run, each of which is started with these options
+    #[arg(long, value_name = "N|auto", help_heading = GENERATORS)]
+    pub generators: Option<String>,
+    /// Play only part NUMBER of COUNT equal parts of the plan, for example 2/8. `streamstress merge` joins the results of all
+    /// parts
+    #[arg(long, value_name = "NUMBER/COUNT", help_heading = GENERATORS)]
+    pub shard: Option<String>,
+    /// Redis at which generators on several machines meet, for example redis://control:6379. It must not be the Redis of the
+    /// stack under test
+    #[arg(long, value_name = "URL", hide_env_values = true, help_heading = GENERATORS)]
+    pub control: Option<String>,
+    /// Use the Redis of --control even if a stack under test uses it
+    #[arg(long, help_heading = GENERATORS)]
+    pub control_force: bool,
+    /// Name of the run in the Redis of --control [default: fingerprint of the plan]
+    #[arg(long, value_name = "ID", help_heading = GENERATORS)]
+    pub run_id: Option<String>,
+    /// How long a generator waits for the others to come [default: 60s]
+    #[arg(long, value_name = "DURATION", help_heading = GENERATORS)]
+    pub wait_for_generators: Option<DurationText>,
+    /// Exit with 0 whatever the verdict is, for engines that start a failed task again. The Redis of --control keeps the verdict
+    #[arg(long, help_heading = GENERATORS)]
+    pub always_exit_0: bool,
 
     /// Time that running queries have to end after Ctrl+C [default: 30s]
     #[arg(long, value_name = "DURATION", help_heading = TUNING)]

@@ -5,17 +5,19 @@ mod addresses;
 mod behaviour;
 mod check;
 mod criteria;
+mod division;
 mod faults;
 mod json;
 mod target;
 mod workload;
 
 pub use criteria::CriteriaConfig;
+pub use division::{Control, Division, Processes};
 pub use settings::flags::ConfigErrors;
 
 use crate::cli::RunArgs;
 use check::Check;
-use plan::{Load, Plan, Reconnect};
+use plan::{Load, Plan, Reconnect, Shard};
 use report::output::Destination;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -36,6 +38,10 @@ pub struct Config {
     pub output: Output,
     /// Run the whole stack in this process.
     pub embedded: bool,
+    /// How the run is divided among generators.
+    pub division: Division,
+    /// The options that the run was given, secrets included.
+    pub(crate) given: RunArgs,
     /// Print the plan and start nothing.
     pub dry_run: bool,
     /// Whether the options name neither a URL of the API nor one of the gateway.
@@ -103,6 +109,8 @@ impl Config {
         warnings.extend(criteria.unanswerable(schedule.steady_window().is_some(), args.embedded));
         let (embedded, dry_run) = (args.embedded, args.dry_run);
         let origin = json::Origin::of(&args);
+        let dividing = division::options(&mut check, &args);
+        let given = args.clone();
         let has_default_urls = args.api_url.iter().chain(&args.wsproxy_url).all(|url| url.trim().is_empty());
         if embedded && !has_default_urls {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
@@ -123,18 +131,55 @@ impl Config {
         }
         let target = target::target(&mut check, args);
         match target {
-            Some(target) if check.errors.is_empty() => Ok(Self {
-                plan: Plan { load, target, schedule, users, reconnect, behaviour, faults },
-                criteria,
-                output,
-                embedded,
-                dry_run,
-                has_default_urls,
-                origin,
-                warnings,
-            }),
+            Some(target) if check.errors.is_empty() => {
+                let plan = Plan { load, target, schedule, users, reconnect, behaviour, faults };
+                let division = division::divide(&mut check, dividing, &plan, &given, cores);
+                if !check.errors.is_empty() {
+                    return Err(ConfigErrors(check.errors));
+                }
+                Ok(Self {
+                    plan,
+                    criteria,
+                    output,
+                    embedded,
+                    division,
+                    given,
+                    dry_run,
+                    has_default_urls,
+                    origin,
+                    warnings,
+                })
+            }
             _ => Err(ConfigErrors(check.errors)),
         }
+    }
+}
+
+impl Config {
+    /// Returns the options as TOML, with the seed and without secrets.
+    pub(crate) fn options(&self) -> String {
+        let target = &self.plan.target;
+        let options = RunArgs {
+            seed: Some(self.plan.load.seed),
+            api_url: vec![target.api.to_string()],
+            wsproxy_url: vec![target.ws.to_string()],
+            auth_token: None,
+            headers: Vec::new(),
+            ws_path: None,
+            generators: None,
+            shard: None,
+            control: None,
+            run_id: None,
+            control_force: false,
+            always_exit_0: false,
+            ..self.given.clone()
+        };
+        toml::to_string(&options).unwrap_or_default()
+    }
+
+    /// Returns the configuration of the generator that plays this shard.
+    pub(crate) fn part(&self, shard: Shard) -> Self {
+        Self { plan: self.plan.part(shard), ..self.clone() }
     }
 }
 

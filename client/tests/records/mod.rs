@@ -73,6 +73,7 @@ pub fn settings(dir: &Path, criteria: Criteria) -> OutputSettings {
         name: "loadtest".to_owned(),
         started_at: datetime!(2026-11-21 00:45:09 +2),
         criteria,
+        suffix: String::new(),
         generators: 1,
         schedule: None,
         shared_status: None,

@@ -61,6 +61,12 @@ impl FirstSend {
         }
     }
 
+    /// Returns the instant, if a query was sent.
+    #[must_use]
+    pub fn instant(&self) -> Option<Instant> {
+        self.at.get().copied()
+    }
+
     fn end(&self) {
         *self.over.lock() = true;
         self.changed.notify_all();

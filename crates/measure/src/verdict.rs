@@ -231,7 +231,7 @@ fn nothing_complete(evidence: &Evidence) -> Option<String> {
 /// Returns why the run is not the one that was planned.
 fn unplanned(evidence: &Evidence) -> Option<String> {
     if let Some(lost) = &evidence.generators_lost {
-        return Some(format!("Results are partial, because generators were lost, {lost}."));
+        return Some(format!("The results are partial, because of the generators {lost}."));
     }
     if let Some(why) = &evidence.fault_not_injected {
         return Some(format!("A planned fault was not injected: {why}."));

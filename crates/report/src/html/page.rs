@@ -26,6 +26,7 @@ pub(super) fn render(stored: &StoredRun) -> Markup {
                     (sections::delivery(stored))
                     (sections::latency(stored))
                     (sections::load(stored))
+                    (sections::generators(stored))
                     (sections::disturbances(stored))
                     (sections::resources(stored))
                     (sections::configuration(stored))

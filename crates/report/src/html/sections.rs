@@ -248,6 +248,38 @@ pub(super) fn load(stored: &StoredRun) -> Markup {
     }
 }
 
+pub(super) fn generators(stored: &StoredRun) -> Markup {
+    const FIGURES: [(&str, &str); 8] = [
+        ("sessions", "sessions"),
+        ("queries", "queries"),
+        ("tokens", "tokens_received"),
+        ("lost tokens", "tokens_lost"),
+        ("e2el p95, ms", "e2el_p95_ms"),
+        ("loop lag p99, ms", "loop_lag_p99_ms"),
+        ("started late by, ms", "start_delay_ms"),
+        ("clock error, ms", "clock_error_ms"),
+    ];
+    html! {
+        @if !stored.list("generators").is_empty() {
+            h2 { "Generators" }
+            div.scroll { table {
+                thead { tr { th { "generator" } @for (title, _) in FIGURES { th { (title) } } } }
+                tbody { @for generator in stored.list("generators") { tr {
+                    td {
+                        @if let Some(shard) = number(generator, "shard") { (grouped(shard)) }
+                        " " (text(generator, "host"))
+                        @if !text(generator, "lost").is_empty() { " " span.bad { "lost" } ": " (text(generator, "lost")) }
+                    }
+                    @for (_, key) in FIGURES { td { @if let Some(value) = number(generator, key) { (grouped(value)) } } }
+                } } }
+            } }
+            @if let Some(skew) = stored.number("start_skew_ms") {
+                p.note { "They started at most " (format!("{skew:.2}")) " ms apart." }
+            }
+        }
+    }
+}
+
 pub(super) fn disturbances(stored: &StoredRun) -> Markup {
     let anything = |line: &Line| line.iter().any(|point| point.1 > 0.0);
     let lost = stored.over_time("Tokens lost/s");

@@ -33,6 +33,20 @@ impl OpenError {
     }
 }
 
+/// Returns the id of a run that started at this local time, for example `loadtest_20261121_004500`.
+#[must_use]
+pub fn run_id(name: &str, at: OffsetDateTime) -> String {
+    format!(
+        "{name}_{:04}{:02}{:02}_{:02}{:02}{:02}",
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
+    )
+}
+
 /// Names of the files of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
@@ -50,16 +64,7 @@ impl Files {
         let dir = settings.dir.clone();
         fs::create_dir_all(&dir).map_err(|source| OpenError::new(&dir, source))?;
         let at = settings.started_at;
-        let stem = format!(
-            "{}_{:04}{:02}{:02}_{:02}{:02}{:02}",
-            settings.name,
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second()
-        );
+        let stem = format!("{}{}", run_id(&settings.name, at), settings.suffix);
         for attempt in 1u32.. {
             let id = if attempt == 1 { stem.clone() } else { format!("{stem}_{attempt}") };
             let path = dir.join(format!("{id}.csv"));
@@ -118,6 +123,7 @@ mod tests {
             name: "loadtest".to_owned(),
             started_at,
             criteria: Criteria::default(),
+            suffix: String::new(),
             generators: 1,
             schedule: None,
             shared_status: None,

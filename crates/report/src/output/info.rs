@@ -113,7 +113,8 @@ fn generator_loads(run: &RunData, info: &RunInfo) -> Vec<GeneratorLoad> {
 fn partial(info: &RunInfo) -> Option<String> {
     let lost: Vec<_> =
         info.lost_generators.iter().map(|(shard, why)| format!("generator {} ({why})", shard + 1)).collect();
-    (!lost.is_empty()).then(|| format!("{} of {}: {}", lost.len(), info.generator_count, lost.join(", ")))
+    (!lost.is_empty())
+        .then(|| format!("{} of {} were lost: {}", lost.len(), info.generator_count, lost.join(", ")))
 }
 
 /// Returns the facts for the verdict rules.

@@ -13,6 +13,7 @@ mod faults;
 mod figures;
 mod files;
 mod generator;
+mod generators;
 mod history;
 mod hlog;
 mod host;
@@ -36,7 +37,7 @@ pub use analyze::analyze;
 pub use colors::colored;
 pub use criteria::{Abort, Criteria};
 pub use events::{Destination, EventSettings, EventSink, EventTotals};
-pub use files::OpenError;
+pub use files::{OpenError, run_id};
 pub use generator::{GeneratorResults, GeneratorSettings, PartSink};
 pub use info::RunInfo;
 pub use live_status::{LIVE_METRICS, LIVE_WINDOW_SECONDS, LiveStatus, SharedStatus};
@@ -144,6 +145,17 @@ impl Results {
     /// # Errors
     /// The file of the rows cannot be created.
     pub fn generator(&self) -> Result<GeneratorResults, OpenError> {
+        self.generator_with(|_| ())
+    }
+
+    /// Starts the output like [`Results::generator`], and passes each part to `also` before it is merged.
+    ///
+    /// # Errors
+    /// The file of the rows cannot be created.
+    pub fn generator_with(
+        &self,
+        mut also: impl FnMut(&Part) + Send + 'static,
+    ) -> Result<GeneratorResults, OpenError> {
         let inbox = self.inbox.clone();
         let settings = GeneratorSettings {
             rows: self.files.path(".csv"),
@@ -152,7 +164,10 @@ impl Results {
             events: self.events(),
         };
         // Fails if the collector has ended, which reports the failure itself.
-        let sink = move |part| drop(inbox.send(CollectorMessage::Part(0, Box::new(part))));
+        let sink = move |part: Part| {
+            also(&part);
+            let _ = inbox.send(CollectorMessage::Part(0, Box::new(part)));
+        };
         GeneratorResults::open(settings, Box::new(sink))
     }
 
@@ -166,14 +181,13 @@ impl Results {
         let _ = self.inbox.send(CollectorMessage::Ended(generator));
     }
 
-    /// Joins the rows of several generators into the run's file, and removes their files. If one cannot be read, all stay.
+    /// Joins the rows of several generators into the run's file. If one cannot be read, that is reported as an unwritten file.
     pub fn join_rows(&self, rows: &[impl AsRef<Path>]) {
         if rows.is_empty() {
             return;
         }
-        match rows::join(rows, &self.files.path(".csv")) {
-            Ok(()) => rows.iter().for_each(|path| drop(std::fs::remove_file(path))),
-            Err(error) => self.files.unwritten.note(&self.files.path(".csv"), &error),
+        if let Err(error) = rows::join(rows, &self.files.path(".csv")) {
+            self.files.unwritten.note(&self.files.path(".csv"), &error);
         }
     }
 

@@ -17,6 +17,8 @@ pub struct OutputSettings {
     pub started_at: OffsetDateTime,
     /// Criteria for the verdict.
     pub criteria: Criteria,
+    /// Last part of the run's id, for example `_shard2`. Usually empty.
+    pub suffix: String,
     /// Number of generators whose parts are merged, at least 1.
     pub generators: u32,
     /// Schedule of the run, for the target of each second.

@@ -6,6 +6,7 @@ use super::{
     conclusion::{Check, Conclusion},
     faults, figures,
     files::Files,
+    generators,
     host::Host,
     info,
     ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
@@ -57,6 +58,15 @@ struct Summary<'a> {
     concurrency: Value,
     schedule: Value,
     generator: Value,
+    /// One entry per generator, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    generators: Vec<Value>,
+    /// Whether results of generators are missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
+    /// Upper limit of the difference between the starts of the generators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_skew_ms: Option<f64>,
     seed: u64,
     config: &'a Value,
     host: Host,
@@ -345,6 +355,9 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         concurrency: concurrency(run, info),
         schedule: info.schedule.as_deref().map_or(Value::Null, schedule),
         generator: generator(run, info),
+        generators: generators::json(run, info),
+        partial: !info.lost_generators.is_empty(),
+        start_skew_ms: generators::start_skew(info).map(|skew| skew.as_secs_f64() * 1e3),
         seed: info.seed,
         config: &info.config,
         host: Host::read(),

@@ -4,7 +4,7 @@
 use super::{
     RunInfo,
     conclusion::Conclusion,
-    faults,
+    faults, generators,
     ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
     resources,
 };
@@ -70,6 +70,7 @@ pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, col
     connections(&mut out, run);
     faults::section(&mut out, info);
     generator(&mut out, run, info);
+    generators::text(&mut out, run, info);
     resources::section(&mut out, info);
     failures(&mut out, run);
     out.finish()

@@ -1,0 +1,280 @@
+//! `--generators 4`: starts the generators as processes of this program and leads them. They read their settings from stdin and meet
+//! on a unix socket. If this process ends, they end too.
+
+use super::{
+    leader::{self, LeaderSettings},
+    member::{Member, with_ending},
+};
+use crate::{
+    cli::RunArgs,
+    config::{Config, Processes},
+    engine::{self, RunError, refused},
+    lead::{Generators, Lead},
+    preflight, signals,
+};
+use anyhow::Context;
+use coordination::{Coordinator, Run, Timing, unix};
+use load::{injection::Injector, watch::Source};
+use measure::GeneratorHeader;
+use plan::Stop;
+use report::{messages, output::Finished};
+use serde::{Deserialize, Serialize};
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+use time::OffsetDateTime;
+
+/// The hidden subcommand that the generators run.
+pub(crate) const SUBCOMMAND: &str = "generator";
+/// Time that the processes have to end after the run.
+const END: Duration = Duration::from_secs(10);
+/// Interval between two looks at a process.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What a generator reads from stdin.
+#[derive(Debug, Serialize, Deserialize)]
+struct ProcessSettings {
+    /// Socket at which the parent listens.
+    socket: PathBuf,
+    /// Index of its shard, from 0.
+    shard: u32,
+    generators: u32,
+    run_id: String,
+    fingerprint: String,
+    /// Common start of the names of its files.
+    base: PathBuf,
+    started_at: i64,
+    utc_offset: i32,
+    wait_ms: u64,
+    /// Options of the run, secrets included.
+    options: RunArgs,
+}
+
+/// Starts the generators, leads them, and returns the result of the run.
+///
+/// # Errors
+/// The run was refused or interrupted before it began, or failed.
+pub(crate) fn run(
+    config: &Config,
+    Processes { count, wait }: Processes,
+    injector: Option<&Arc<dyn Injector>>,
+    members: Source,
+    stop: &Stop,
+    started_at: OffsetDateTime,
+) -> Result<Finished, RunError> {
+    let tls = engine::tls(config)?;
+    if !stop.begin() {
+        return Err(RunError::Interrupted);
+    }
+    let fingerprint = super::fingerprint(config);
+    let run = Run { id: fingerprint.clone(), generators: count, fingerprint };
+    let dir =
+        tempfile::Builder::new().prefix("streamstress-").tempdir().context("cannot create a directory")?;
+    let socket = dir.path().join("run.sock");
+    let leadership = unix::Parent::listen(&socket, &run, Timing::default())
+        .context("the generators cannot meet on this machine")?;
+    let lead = Lead::prepare(config, injector, members, &tls, stop, (started_at, count))?;
+    let base = |shard: u32| lead.results().path(&format!("_shard{}", shard + 1));
+    let bases: Vec<_> = (0..count).map(base).collect();
+    let mut processes = Started::default();
+    for (shard, base) in (0..count).zip(&bases) {
+        let settings = ProcessSettings {
+            socket: socket.clone(),
+            shard,
+            generators: count,
+            run_id: run.id.clone(),
+            fingerprint: run.fingerprint.clone(),
+            base: base.clone(),
+            started_at: started_at.unix_timestamp(),
+            utc_offset: started_at.offset().whole_seconds(),
+            wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            options: options_of(config, shard, count),
+        };
+        processes.start(&settings).with_context(|| format!("cannot start generator {}", shard + 1))?;
+    }
+    let settings = LeaderSettings { stop, count };
+    let mut ended_early = || processes.ended_early();
+    let mut any_lost = false;
+    let rows = |generators: &Generators| {
+        any_lost = !generators.lost.is_empty();
+        bases.iter().map(|base| with_ending(base, ".csv")).filter(|rows| rows.exists()).collect()
+    };
+    let finished = leader::lead(leadership, &settings, lead, &mut ended_early, rows)?;
+    processes.end();
+    if finished.unwritten.is_empty() {
+        remove_joined(&bases, any_lost);
+    }
+    Ok(finished)
+}
+
+/// Removes the generators' rows, which are joined, and their parts, unless one was lost and its part may explain why.
+fn remove_joined(bases: &[PathBuf], any_lost: bool) {
+    for base in bases {
+        let _ = std::fs::remove_file(with_ending(base, ".csv"));
+        if !any_lost {
+            let _ = std::fs::remove_file(with_ending(base, ".part"));
+        }
+    }
+}
+
+/// Returns the options of one generator: those of the run, with the target that the parent found, and its own addresses.
+fn options_of(config: &Config, shard: u32, count: u32) -> RunArgs {
+    let workers = config.given.workers.unwrap_or_else(|| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        (cores / 2 / count as usize).max(1) as i64
+    });
+    RunArgs {
+        seed: Some(config.plan.load.seed),
+        workers: Some(workers),
+        embedded: false,
+        local_ips: local_addresses(config, shard, count),
+        generators: None,
+        tui: false,
+        out: None,
+        ..target_options(config)
+    }
+}
+
+/// Returns the options of the run with the addresses of the embedded stack, if there is one.
+fn target_options(config: &Config) -> RunArgs {
+    let target = &config.plan.target;
+    match config.embedded {
+        true => RunArgs {
+            api_url: vec![target.api.base()],
+            wsproxy_url: vec![target.ws.base()],
+            ..config.given.clone()
+        },
+        false => config.given.clone(),
+    }
+}
+
+/// Returns the local addresses of one generator: its part of those that were given, or a loopback address of its own if the target is
+/// on this machine.
+fn local_addresses(config: &Config, shard: u32, count: u32) -> Option<String> {
+    let target = &config.plan.target;
+    if !target.local_ips.is_empty() {
+        let own = target.local_ips.iter().skip(shard as usize).step_by(count as usize);
+        let own: Vec<_> = own.map(ToString::to_string).collect();
+        return if own.is_empty() { config.given.local_ips.clone() } else { Some(own.join(",")) };
+    }
+    let is_loopback =
+        |host: &str| host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+    let gateways = std::iter::once(&target.ws).chain(&target.more_ws);
+    let local = gateways.into_iter().all(|url| url.url().host_str().is_some_and(is_loopback));
+    // 127.0.1.1, 127.0.1.2, …: 127.0.0.0/8 belongs to this machine, and each address has its own outgoing ports.
+    let address = IpAddr::from([127, 0, 1 + (shard / 250) as u8, 1 + (shard % 250) as u8]);
+    local.then(|| address.to_string())
+}
+
+/// The processes of the generators. Dropping it kills those that still run.
+#[derive(Debug, Default)]
+struct Started(Vec<Child>);
+
+impl Started {
+    fn start(&mut self, settings: &ProcessSettings) -> io::Result<()> {
+        // The kernel's name for this program stays valid when its file is replaced during the run.
+        let mut command = Command::new("/proc/self/exe");
+        // A process group of its own: Ctrl+C reaches the parent alone, which tells the generators.
+        command.arg(SUBCOMMAND).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn()?;
+        let written = child.stdin.take().map_or(Ok(()), |mut stdin| {
+            stdin.write_all(toml::to_string(settings).map_err(io::Error::other)?.as_bytes())
+        });
+        self.0.push(child);
+        written
+    }
+
+    /// Returns why the run cannot start if a generator has ended.
+    fn ended_early(&mut self) -> Option<RunError> {
+        for (number, child) in (1..).zip(&mut self.0) {
+            let Ok(Some(status)) = child.try_wait() else { continue };
+            let why = format!("generator {number} ended before the start ({status}): see its message above");
+            return Some(match status.code() {
+                Some(104) => refused(&why),
+                _ => RunError::Broken(anyhow::anyhow!(why)),
+            });
+        }
+        None
+    }
+
+    /// Waits until all processes have ended.
+    fn end(&mut self) {
+        let deadline = Instant::now() + END;
+        let running = |child: &mut Child| matches!(child.try_wait(), Ok(None));
+        while self.0.iter_mut().any(running) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            if matches!(child.try_wait(), Ok(None)) {
+                let _ = child.kill();
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs one generator with the settings on stdin, and returns its exit code. Errors go to stderr.
+pub(crate) fn generator() -> u8 {
+    let mut text = String::new();
+    let settings = io::stdin().read_to_string(&mut text).map_err(|error| error.to_string());
+    let settings = settings.and_then(|_| toml::from_str(&text).map_err(|error| error.to_string()));
+    let settings: ProcessSettings = match settings {
+        Ok(settings) => settings,
+        Err(error) => {
+            messages::print_stderr(&format!(
+                "error: `streamstress {SUBCOMMAND}` is started by `streamstress run --generators N`, which passes its settings ({error})"
+            ));
+            return 104;
+        }
+    };
+    let number = settings.shard + 1;
+    match play(settings) {
+        Ok(()) => 0,
+        Err(error) => {
+            messages::print_stderr(&format!("generator {number}: {error}"));
+            error.exit_code()
+        }
+    }
+}
+
+fn play(settings: ProcessSettings) -> Result<(), RunError> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut config = Config::new(settings.options, cores, 0).map_err(RunError::Refused)?;
+    engine::find_endpoints(&mut config);
+    let stop = Stop::default();
+    signals::listen(stop.clone()).context("cannot listen to signals")?;
+    let shard = plan::Shard::new(settings.shard, settings.generators).context("the shard does not exist")?;
+    preflight::local(&config.part(shard))?;
+    let run = Run { id: settings.run_id, generators: settings.generators, fingerprint: settings.fingerprint };
+    let claimed = unix::Child::new(&settings.socket, Timing::default())
+        .claim(&run, &crate::generator::host_name(), Some(settings.shard))
+        .map_err(|error| refused(&error.to_string()))?;
+    let header = GeneratorHeader {
+        run_id: run.id,
+        fingerprint: run.fingerprint,
+        shard: settings.shard,
+        generators: settings.generators,
+        options: config.options(),
+        started_at: settings.started_at,
+        utc_offset: settings.utc_offset,
+    };
+    let within = Duration::from_millis(settings.wait_ms);
+    Member { config: &config, stop: &stop, header, base: settings.base, within }.play(
+        claimed.shard,
+        &Arc::from(claimed.generator),
+        claimed.commands,
+    )?;
+    Ok(())
+}

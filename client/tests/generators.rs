@@ -1,0 +1,256 @@
+//! Several generators as one run: started as processes on this machine, or one after the other and merged. The target is the scripted
+//! server, so the tests know what must arrive.
+
+mod fake;
+mod rig;
+
+use fake::{Deed, Running, Script};
+use rig::{processes, programs::STREAMSTRESS, wait_until};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+/// Returns the command of a run against the server with these further arguments.
+fn command(server: &Running, dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(STREAMSTRESS);
+    command
+        .args(["--api-url", &server.api, "--wsproxy-url", &server.ws, "--seed", "7", "--ramp-up", "100ms"])
+        .args(["--quiet", "--output-dir"])
+        .arg(dir)
+        .args(arguments)
+        .env_remove("OUTPUT_DIR");
+    command
+}
+
+fn run(server: &Running, dir: &Path, arguments: &[&str]) -> Output {
+    command(server, dir, arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Returns the files in a directory whose names end like this.
+fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.to_string_lossy().ends_with(ending));
+    files.sort();
+    files
+}
+
+/// Returns the only summary in a directory.
+fn summary(dir: &Path) -> Value {
+    let summaries = files(dir, "_summary.json");
+    assert_eq!(summaries.len(), 1, "{summaries:?}");
+    serde_json::from_str(&fs::read_to_string(&summaries[0]).unwrap()).unwrap()
+}
+
+/// Returns the query ids and session indices of the rows: what was played, in no order.
+fn played(csv: &[PathBuf]) -> Vec<(String, String)> {
+    let mut played = Vec::new();
+    for path in csv {
+        let mut rows = csv::Reader::from_path(path).unwrap();
+        let headers = rows.headers().unwrap().clone();
+        let at = |name: &str| headers.iter().position(|header| header == name).unwrap();
+        let (session, query) = (at("session_index"), at("query_num"));
+        played.extend(
+            rows.records().map(Result::unwrap).map(|row| (row[session].to_owned(), row[query].to_owned())),
+        );
+    }
+    played.sort();
+    played
+}
+
+#[test]
+fn generators_on_one_machine_are_one_run() {
+    let server = Running::start(Script::default());
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&server, dir.path(), &["--clients", "20", "--queries", "3", "--generators", "3"]);
+    let summary = summary(dir.path());
+    for (key, value) in
+        [("total_sessions", 20), ("queries_ok", 60), ("tokens_received", 1080), ("tokens_lost", 0)]
+    {
+        assert_eq!(summary[key], value, "{key}: {}\n{summary:#}", text(&output));
+    }
+    let generators = summary["generators"].as_array().unwrap();
+    let sessions: Vec<_> =
+        generators.iter().map(|generator| generator["sessions"].as_u64().unwrap()).collect();
+    assert_eq!(sessions, [7, 7, 6]);
+    assert!(summary["start_skew_ms"].as_f64().is_some(), "{summary:#}");
+    assert_eq!(summary["partial"], Value::Null);
+    assert_eq!(played(&rows(dir.path())).len(), 60);
+    assert!(files(dir.path(), ".part").is_empty(), "the parts are merged");
+    let peers = server.seen().peers;
+    assert_eq!(peers.len(), 3, "each generator has its own address: {peers:?}");
+}
+
+/// Returns the files of rows of a run.
+fn rows(dir: &Path) -> Vec<PathBuf> {
+    let tables = ["_stats.csv", "_history.csv", "_failures.csv", "_resources.csv", "_health.csv"];
+    let mut rows = files(dir, ".csv");
+    rows.retain(|path| !tables.iter().any(|table| path.to_string_lossy().ends_with(table)));
+    rows
+}
+
+#[test]
+fn one_wrong_token_is_found_by_whichever_generator() {
+    let server = Running::start(Script {
+        edit: |n| if n == 100 { Deed::Drop } else { Deed::Send },
+        ..Script::default()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(
+        &server,
+        dir.path(),
+        &["--clients", "12", "--queries", "2", "--generators", "4", "--query-timeout", "3s"],
+    );
+    assert_eq!(output.status.code(), Some(99), "{}", text(&output));
+    let summary = summary(dir.path());
+    assert_eq!((&summary["tokens_lost"], &summary["verdict"]), (&1.into(), &"FAIL".into()), "{summary:#}");
+}
+
+/// Ends a run that a test started, with its generators.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_lost_generator_makes_the_run_invalid_and_the_rest_is_kept() {
+    let server = Running::start(Script::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut command =
+        command(&server, dir.path(), &["--clients", "8", "--duration", "4s", "--generators", "4"]);
+    let mut parent = Ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    wait_until("all generators stream", || server.seen().peers.len() == 4 && server.seen().tokens > 100);
+    let children = host::children(parent.0.id());
+    assert_eq!(children.len(), 4);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(children[1].cast_signed()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    assert_eq!(parent.0.wait().unwrap().code(), Some(98));
+    let summary = summary(dir.path());
+    let reason = summary["verdict_reason"].as_str().unwrap();
+    assert!(reason.contains("1 of 4 were lost: generator 2"), "{reason}");
+    assert_eq!((&summary["verdict"], &summary["partial"]), (&"INVALID".into(), &true.into()));
+    let lost = |shard: usize| summary["generators"][shard]["lost"].is_string();
+    assert_eq!([lost(0), lost(1), lost(2), lost(3)], [false, true, false, false]);
+    assert!(summary["generators"][0]["queries_ok"].as_u64() > Some(0), "{summary:#}");
+    assert!(!played(&rows(dir.path())).is_empty());
+}
+
+#[test]
+fn generators_end_with_their_parent() {
+    let server = Running::start(Script::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut command =
+        command(&server, dir.path(), &["--clients", "4", "--duration", "60s", "--generators", "2"]);
+    let mut parent = Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait_until("both generators stream", || server.seen().peers.len() == 2 && server.seen().tokens > 20);
+    let children = host::children(parent.0.id());
+    parent.0.kill().unwrap();
+    parent.0.wait().unwrap();
+    processes::wait_until_ended(&children);
+}
+
+#[test]
+fn a_generator_that_cannot_start_ends_the_run_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(Script::default());
+    let output = run(
+        &server,
+        dir.path(),
+        &["--clients", "4", "--generators", "2", "--local-ips", "203.0.113.1,203.0.113.2"],
+    );
+    assert_eq!(output.status.code(), Some(104), "{}", text(&output));
+    assert!(text(&output).contains("203.0.113.1"), "{}", text(&output));
+}
+
+fn merge(arguments: &[&Path], to: &Path) -> Output {
+    let mut command = Command::new(STREAMSTRESS);
+    command
+        .arg("merge")
+        .args(arguments)
+        .arg("--output-dir")
+        .arg(to)
+        .env_remove("OUTPUT_DIR")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn shards_played_one_after_the_other_are_merged() {
+    let server = Running::start(Script::default());
+    let (dir, merged, alone) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let load = ["--clients", "9", "--queries", "2"];
+    for shard in ["1/3", "2/3", "3/3"] {
+        let output = run(&server, dir.path(), &[&load[..], &["--shard", shard]].concat());
+        assert!(text(&output).contains("All 6 queries"), "{}", text(&output));
+    }
+    let output = merge(&[dir.path()], merged.path());
+    let summary_merged = summary(merged.path());
+    for (key, value) in
+        [("total_sessions", 9), ("queries_ok", 18), ("tokens_received", 324), ("tokens_lost", 0)]
+    {
+        assert_eq!(summary_merged[key], value, "{key}: {}", text(&output));
+    }
+    assert_eq!(summary_merged["seed"], 7);
+    run(&server, alone.path(), &load);
+    assert_eq!(
+        played(&rows(merged.path())),
+        played(&rows(alone.path())),
+        "the shards are the plan of one generator"
+    );
+    assert_eq!(rows(dir.path()).len(), 3, "merging changes no file of a generator");
+}
+
+#[test]
+fn what_cannot_be_merged_is_one_clear_sentence_and_writes_nothing() {
+    let server = Running::start(Script::default());
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let target = tempfile::tempdir().unwrap();
+    let to = target.path().join("merged");
+    let load = ["--clients", "4", "--queries", "1"];
+    run(&server, dir.path(), &[&load[..], &["--shard", "1/2"]].concat());
+    run(&server, other.path(), &["--clients", "6", "--queries", "1", "--shard", "2/2"]);
+    let part = files(dir.path(), ".part").remove(0);
+    let copy = dir.path().join("copy_shard1.part");
+    let empty = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&Path], why: &str| {
+        let output = merge(arguments, &to);
+        assert_eq!(output.status.code(), Some(104), "{why}: {}", text(&output));
+        assert!(text(&output).contains(why), "{why}: {}", text(&output));
+        assert_eq!(text(&output).lines().count(), 1, "{}", text(&output));
+        assert!(!to.exists(), "{why}");
+    };
+    refused(&[dir.path()], "the parts of shards 2 of 2 are missing");
+    refused(&[dir.path(), other.path()], "are parts of different runs");
+    refused(&[empty.path()], "no results of generators in");
+    refused(&[Path::new("/no/such/directory")], "cannot read /no/such/directory");
+    fs::copy(&part, &copy).unwrap();
+    refused(&[dir.path()], "are both of shard 1");
+    fs::remove_file(&copy).unwrap();
+    run(&server, dir.path(), &[&load[..], &["--shard", "2/2"]].concat());
+    let length = fs::metadata(&part).unwrap().len();
+    fs::File::options().write(true).open(&part).unwrap().set_len(length - 9).unwrap();
+    refused(&[dir.path()], "is incomplete: its generator did not finish");
+    let output = Command::new(STREAMSTRESS)
+        .args(["merge", "--allow-partial"])
+        .arg(dir.path())
+        .arg("--output-dir")
+        .arg(&to)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(98), "{}", text(&output));
+    assert_eq!(summary(&to)["partial"], true);
+}

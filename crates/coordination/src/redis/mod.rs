@@ -1,0 +1,180 @@
+//! Coordination over a control Redis, for generators on several machines.
+//!
+//! Each generator has two connections: one for heartbeats every 500 ms, one for its parts. The lowest living shard leads; it has a
+//! third one, over which it polls. Everything of a run is in one hash, a stream of commands, and a stream of parts per shard, and
+//! expires an hour after the last heartbeat. Each step is a script that runs inside Redis and may be repeated.
+//!
+//! If Redis is away, generators keep their last 60 s of parts. If it comes back without its data, each generator restores its claim
+//! and these parts, and the leader its commands.
+
+mod claiming;
+mod clock;
+mod delivery;
+mod generator;
+mod heart;
+mod leading;
+mod member;
+mod server;
+
+pub use server::AddressError;
+
+use crate::{
+    generator::{ClaimError, Claimed, Coordinator},
+    leader::Leadership,
+    run::Run,
+    timing::Timing,
+};
+use claiming::Claiming;
+use generator::RedisGenerator;
+use leading::{Leading, RedisLeader};
+use member::{Member, State};
+use parking_lot::{Condvar, Mutex};
+use server::{Keys, Link, Server};
+use std::sync::Arc;
+
+/// The key of the mark that the bus of a stack without a name prefix writes into its Redis.
+pub const BUS_MARK: &str = "bus:mark";
+
+/// A control Redis, in which generators claim shards and from which results can be read for an hour.
+#[derive(Clone)]
+pub struct Control {
+    server: Arc<Server>,
+    bus_mark: Option<String>,
+}
+
+/// A run that was read from outside.
+#[derive(Debug)]
+pub struct Collected {
+    /// The run.
+    pub run: Run,
+    /// Its events from the beginning. The leader can only conclude, and does not replace a verdict.
+    pub leadership: Leadership,
+}
+
+/// Why a run cannot be read from the control Redis.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CollectError {
+    /// There is no such run, or its hour is over.
+    #[error(
+        "{target} holds no run {id:?}: results are kept for an hour; merge the generators' files instead"
+    )]
+    Unknown {
+        /// The run.
+        id: String,
+        /// Address of the Redis.
+        target: String,
+    },
+    /// The run has not started.
+    #[error("run {id} has not started: its {generators} generators have not all come")]
+    NotStarted {
+        /// The run.
+        id: String,
+        /// Number of generators of the run.
+        generators: u32,
+    },
+    /// The Redis cannot be reached.
+    #[error("cannot reach {target} ({reason}): check the address, and that it is running")]
+    Unreachable {
+        /// Address of the Redis.
+        target: String,
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl Control {
+    /// Returns the control Redis with this address. Connects when it is used.
+    ///
+    /// # Errors
+    /// The address is not a Redis URL.
+    pub fn new(url: &str, timing: Timing) -> Result<Self, AddressError> {
+        Ok(Self { server: Arc::new(Server::new(url, timing)?), bus_mark: Some(BUS_MARK.to_owned()) })
+    }
+
+    /// Refuses a Redis that holds this key. By default this is [`BUS_MARK`]. `None` allows every Redis.
+    #[must_use]
+    pub fn refuse_key(mut self, key: Option<&str>) -> Self {
+        self.bus_mark = key.map(str::to_owned);
+        self
+    }
+
+    /// Reads a run that has started from outside: its events from the beginning, as its leader received them.
+    ///
+    /// # Errors
+    /// Every [`CollectError`].
+    pub fn collect(&self, id: &str) -> Result<Collected, CollectError> {
+        let target = || self.server.target().to_owned();
+        let unknown = || CollectError::Unknown { id: id.to_owned(), target: target() };
+        let keys = Keys::new(id, 0).ok_or_else(unknown)?;
+        let mut link = Link::default();
+        let read: redis::RedisResult<(Option<String>, Option<u32>, Option<String>)> =
+            link.call(&self.server, |connection| {
+                redis::cmd("HMGET")
+                    .arg(keys.run())
+                    .arg(&["fingerprint", "generators", "start"])
+                    .query(connection)
+            });
+        let (fingerprint, generators, start) =
+            read.map_err(|error| CollectError::Unreachable { target: target(), reason: error.to_string() })?;
+        let (fingerprint, generators) = fingerprint.zip(generators).ok_or_else(unknown)?;
+        if start.is_none() {
+            return Err(CollectError::NotStarted { id: id.to_owned(), generators });
+        }
+        let keys = Keys::new(id, generators).ok_or_else(unknown)?;
+        let leading = Leading::from_outside(self.server.clone(), keys, generators);
+        let run = Run { id: id.to_owned(), generators, fingerprint };
+        Ok(Collected { run, leadership: RedisLeader::start(leading) })
+    }
+
+    /// Returns the verdict of a run, or `None` if it has none yet.
+    ///
+    /// # Errors
+    /// [`CollectError::Unknown`] and [`CollectError::Unreachable`].
+    pub fn verdict(&self, id: &str) -> Result<Option<Vec<u8>>, CollectError> {
+        let target = || self.server.target().to_owned();
+        let unknown = || CollectError::Unknown { id: id.to_owned(), target: target() };
+        let keys = Keys::new(id, 0).ok_or_else(unknown)?;
+        let mut link = Link::default();
+        let read: redis::RedisResult<(Option<String>, Option<Vec<u8>>)> =
+            link.call(&self.server, |connection| {
+                redis::cmd("HMGET").arg(keys.run()).arg(&["fingerprint", "verdict"]).query(connection)
+            });
+        match read {
+            Ok((Some(_), verdict)) => Ok(verdict),
+            Ok((None, _)) => Err(unknown()),
+            Err(error) => Err(CollectError::Unreachable { target: target(), reason: error.to_string() }),
+        }
+    }
+
+    /// Returns an error if the Redis belongs to a stack.
+    fn check_mark(&self) -> Result<(), ClaimError> {
+        let Some(mark) = &self.bus_mark else { return Ok(()) };
+        let target = self.server.target().to_owned();
+        let exists = Link::default()
+            .call(&self.server, |connection| redis::cmd("EXISTS").arg(mark).query::<bool>(connection));
+        match exists {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(ClaimError::HoldsBus { target, mark: mark.clone() }),
+            Err(error) => Err(ClaimError::Unreachable { target, reason: error.to_string() }),
+        }
+    }
+}
+
+impl Coordinator for Control {
+    fn claim(&self, run: &Run, host: &str, wanted: Option<u32>) -> Result<Claimed, ClaimError> {
+        let of = run.generators;
+        let keys = Keys::new(&run.id, of).ok_or_else(|| ClaimError::InvalidRunId(run.id.clone()))?;
+        if let Some(shard) = wanted.filter(|&shard| shard >= of) {
+            return Err(ClaimError::OutOfRange { shard, of });
+        }
+        self.check_mark()?;
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        let claiming = Claiming { server: &self.server, keys: &keys, run, host, token: &token, wanted };
+        let shard = claiming.claim()?;
+        let state = Mutex::new(State::new(&self.server));
+        let server = self.server.clone();
+        let (run, host) = (run.clone(), host.to_owned());
+        let member = Member { server, keys, run, host, shard, token, state, changed: Condvar::new() };
+        Ok(RedisGenerator::start(member))
+    }
+}

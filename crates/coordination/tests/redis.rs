@@ -1,0 +1,427 @@
+//! What only the control Redis has: outages, loss of data, a leader that dies, and results that stay.
+
+mod support;
+
+use coordination::{
+    BarrierError, ClaimError, Claimed, Command, Coordinator as _, Event, Generator, Leadership, Timing,
+    redis::{CollectError, Control},
+};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+use support::{
+    PATIENCE, Place as _, RedisPlace, Team, claim, claim_all, dropped, during, is_lost, losses, next, number,
+    parts, rest, run, start_all, start_process, start_with_process, timing, until,
+};
+
+/// Twenty heartbeats, as ten seconds are with the default durations.
+const OUTAGE: Duration = Duration::from_secs(3);
+
+/// The process of a generator. Other tests start it.
+#[test]
+#[ignore = "other tests start it as a process"]
+fn generator_process() {
+    support::be_a_generator();
+}
+
+/// Sends numbered parts until `stop`. Returns their number.
+fn send_until(generator: &dyn Generator, stop: &AtomicBool) -> u64 {
+    let mut part = 0;
+    while !stop.load(Ordering::Relaxed) {
+        part += 1;
+        generator.send(number(part)).expect("it is small");
+        thread::sleep(Duration::from_millis(10));
+    }
+    generator.finish(Vec::new(), PATIENCE).expect("the control Redis takes it");
+    part
+}
+
+/// Sends parts from two generators during an outage. Returns the number of parts of each, and all events.
+fn through_outage(
+    mut team: Team<RedisPlace>,
+    outage: impl FnOnce(&mut RedisPlace) + Send,
+) -> ([u64; 2], Vec<Event>, Vec<u64>) {
+    let stop = AtomicBool::new(false);
+    let Team { claimed, leadership, place } = &mut team;
+    let (sent, events) = thread::scope(|scope| {
+        let sending = [0, 1].map(|shard| {
+            let (generator, stop) = (&*claimed[shard].generator, &stop);
+            scope.spawn(move || send_until(generator, stop))
+        });
+        let events = &leadership.events;
+        let mut seen = during(events, Duration::from_millis(500));
+        outage(place);
+        seen.extend(during(events, timing().calm * 2));
+        stop.store(true, Ordering::Relaxed);
+        let sent = sending.map(|one| one.join().expect("no panic"));
+        seen.extend(rest(events));
+        (sent, seen)
+    });
+    let dropped = claimed.iter().map(|one| one.generator.dropped()).collect();
+    (sent, events, dropped)
+}
+
+fn is_exact(sent: [u64; 2], events: &[Event], counted: &[u64]) {
+    assert_eq!(losses(events), []);
+    assert_eq!(counted, [0, 0]);
+    for (shard, sent) in (0..).zip(sent) {
+        assert_eq!(dropped(events, shard), 0);
+        assert_eq!(parts(events, shard), (1..=sent).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_paused_redis_delays_parts_and_loses_nobody() {
+    let (sent, events, counted) = through_outage(Team::start(2), |place| {
+        place.redis.pause();
+        thread::sleep(OUTAGE);
+        place.redis.resume();
+    });
+    is_exact(sent, &events, &counted);
+}
+
+#[test]
+fn a_redis_that_restarts_without_data_gets_everything_again() {
+    let (sent, events, counted) = through_outage(Team::start(2), |place| {
+        place.redis.kill();
+        thread::sleep(OUTAGE);
+        place.redis.launch();
+    });
+    is_exact(sent, &events, &counted);
+}
+
+#[test]
+fn a_redis_that_restarts_twice_at_once_loses_nothing() {
+    let (sent, events, counted) = through_outage(Team::start(2), |place| {
+        for _ in 0..2 {
+            place.redis.kill();
+            place.redis.launch();
+            thread::sleep(Duration::from_millis(300));
+        }
+    });
+    is_exact(sent, &events, &counted);
+}
+
+#[test]
+fn parts_that_waited_too_long_are_dropped_and_counted() {
+    let short = Timing { buffer: Duration::from_secs(1), ..timing() };
+    let run = run(2);
+    let mut place = RedisPlace::with(short);
+    let mut claimed = claim_all(&place, &run);
+    start_all(&claimed);
+    let leadership = place.leadership(&mut claimed);
+    let (sent, events, counted) = through_outage(Team { claimed, leadership, place }, |place| {
+        place.redis.pause();
+        thread::sleep(OUTAGE);
+        place.redis.resume();
+    });
+    assert_eq!(losses(&events), []);
+    for (shard, sent) in (0..).zip(sent) {
+        let (arrived, missing) = (parts(&events, shard), dropped(&events, shard));
+        assert!(arrived.is_sorted_by(|a, b| a < b), "each once and in order");
+        assert!(missing > 50, "{missing} parts of two seconds");
+        assert_eq!(arrived.len() as u64 + missing, sent);
+        // A part that was on its way when it became too old counts here and may still have arrived.
+        let surplus = counted[shard as usize].checked_sub(missing);
+        assert!(surplus.is_some_and(|surplus| surplus <= 16), "{counted:?} counted, {missing} missing");
+    }
+}
+
+#[test]
+fn after_an_outage_nobody_is_lost_for_a_while() {
+    let (team, mut process) = start_with_process::<RedisPlace>(2);
+    process.expect("part");
+    team.until(|event| matches!(event, Event::Part { .. }));
+    team.place.redis.pause();
+    process.kill();
+    let before = during(&team.leadership.events, OUTAGE);
+    assert_eq!(losses(&before), [], "no poll succeeds");
+    team.place.redis.resume();
+    let back = Instant::now();
+    let events = team.until(is_lost);
+    let after = back.elapsed();
+    assert!(after >= timing().calm && after < timing().calm + PATIENCE / 3, "lost after {after:?}");
+    assert_eq!(losses(&events), [(1, "no heartbeat for 0.45 s")]);
+}
+
+/// Starts three generators: processes for the lower shards, and the last one here.
+fn with_processes(lower: u32) -> (RedisPlace, Vec<support::process::Process>, Claimed) {
+    let run = run(lower + 1);
+    let place = RedisPlace::with(timing());
+    let mut processes: Vec<_> = (0..lower).map(|shard| start_process(&place, lower + 1, shard)).collect();
+    let claimed = claim(&place, &run, "here").expect("a free shard");
+    assert_eq!(claimed.shard, lower);
+    claimed.generator.ready(PATIENCE, &mut |_| true).expect("all came");
+    for process in &mut processes {
+        process.expect("started");
+    }
+    processes[0].expect("leads");
+    (place, processes, claimed)
+}
+
+fn taken_over(claimed: &Claimed) -> Leadership {
+    claimed.leadership.recv_timeout(PATIENCE).expect("it is the lowest living shard")
+}
+
+#[test]
+fn the_next_living_shard_takes_over_and_sees_everything() {
+    let (_place, mut processes, claimed) = with_processes(2);
+    assert_eq!(next(&claimed.commands), Command::Custom(b"first".to_vec()));
+    assert_eq!(next(&claimed.commands), Command::Custom(b"second".to_vec()));
+    for part in 1..=5 {
+        claimed.generator.send(number(part)).expect("it is small");
+    }
+    for _ in 0..20 {
+        processes[0].expect("part");
+        processes[1].expect("part");
+    }
+    thread::sleep(timing().heartbeat);
+    claimed.leadership.try_recv().expect_err("the first shard leads");
+    // The second process would lead. It dies before it can.
+    processes[0].kill();
+    processes[1].kill();
+    let leadership = taken_over(&claimed);
+    leadership.leader.command(Command::Custom(b"third".to_vec())).expect("there is room");
+    assert_eq!(next(&claimed.commands), Command::Custom(b"third".to_vec()), "the numbers go on");
+    claimed.generator.finish(b"done".to_vec(), PATIENCE).expect("the control Redis takes it");
+    let events = rest(&leadership.events);
+    assert!(matches!(&events[0], Event::Claimed { shard: 0, host } if host == "process"), "{:?}", events[0]);
+    assert!(matches!(events[3], Event::Started { .. }), "{:?}", events[3]);
+    for shard in 0..2 {
+        let arrived = parts(&events, shard);
+        assert!(arrived.len() >= 15, "{arrived:?}");
+        assert_eq!(arrived, (1..=arrived.len() as u64).collect::<Vec<_>>());
+    }
+    assert_eq!(parts(&events, 2), [1, 2, 3, 4, 5]);
+    let mut lost = losses(&events);
+    lost.sort_unstable();
+    assert_eq!(lost, [(0, "no heartbeat for 0.45 s"), (1, "no heartbeat for 0.45 s")]);
+    claimed.commands.recv_timeout(timing().heartbeat * 3).expect_err("each command arrives once");
+}
+
+#[test]
+fn a_successor_reports_the_losses_that_its_predecessor_found() {
+    let (_place, mut processes, claimed) = with_processes(2);
+    processes[1].kill();
+    // The leader notices the loss; then it dies, too.
+    thread::sleep(timing().calm + timing().heartbeat * 8);
+    processes[0].kill();
+    let leadership = taken_over(&claimed);
+    claimed.generator.finish(Vec::new(), PATIENCE).expect("the control Redis takes it");
+    let mut lost: Vec<u32> = losses(&rest(&leadership.events)).iter().map(|(shard, _)| *shard).collect();
+    lost.sort_unstable();
+    assert_eq!(lost, [0, 1]);
+}
+
+#[test]
+fn a_leader_that_was_frozen_is_replaced() {
+    let (_place, mut processes, claimed) = with_processes(1);
+    processes[0].freeze();
+    let leadership = taken_over(&claimed);
+    processes[0].thaw();
+    assert_eq!(processes[0].expect("replaced"), "1");
+    assert_eq!(processes[0].expect("conclude"), "another process leads the run, and gives the verdict");
+    assert!(processes[0].expect("abort").contains("no heartbeat for 0.45 s"));
+    let events = until(&leadership.events, is_lost);
+    assert_eq!(losses(&events), [(0, "no heartbeat for 0.45 s")]);
+    leadership.leader.conclude(b"INVALID".to_vec(), PATIENCE).expect("this process leads");
+    assert_eq!(claimed.generator.verdict(PATIENCE), Some(b"INVALID".to_vec()));
+}
+
+#[test]
+fn the_redis_of_a_stack_is_refused() {
+    let place = RedisPlace::with(timing());
+    let () = place.redis.query(&["SET", "bus:mark", "uuid:1"]);
+    let error = claim(&place, &run(1), "here").expect_err("it belongs to a stack");
+    assert!(matches!(&error, ClaimError::HoldsBus { mark, .. } if mark == "bus:mark"), "{error}");
+    assert!(error.to_string().contains("use another Redis, or force it"), "{error}");
+    assert_eq!(place.redis.query::<Vec<String>>(&["KEYS", "*"]), ["bus:mark"], "nothing was written");
+    let other = place.control.clone().refuse_key(Some("test:bus:mark"));
+    drop(other.claim(&run(1), "here", None).expect("this key does not exist"));
+    let forced = place.control.refuse_key(None);
+    forced.claim(&run(1), "here", None).expect("it is forced");
+}
+
+#[test]
+fn addresses_and_names_are_checked() {
+    let place = RedisPlace::with(timing());
+    let bad = coordination::Run { id: "a b".to_owned(), ..run(1) };
+    let error = claim(&place, &bad, "here").expect_err("a space");
+    assert_eq!(
+        error.to_string(),
+        "invalid run id \"a b\": expected 1 to 100 letters, digits, '-', '_' or '.'"
+    );
+    // Port 1 of this machine is closed.
+    let closed = Control::new("redis://user:hunter2@127.0.0.1:1/0", timing()).expect("a valid address");
+    let error = closed.claim(&run(1), "here", None).expect_err("nothing listens").to_string();
+    assert!(error.starts_with("cannot reach 127.0.0.1:1 (") && !error.contains("hunter2"), "{error}");
+    let error = Control::new("postgres://localhost", timing()).err().expect("not Redis").to_string();
+    assert!(error.starts_with("invalid control Redis \"postgres://localhost\""), "{error}");
+}
+
+#[test]
+fn a_run_that_never_started_does_not_block_its_name() {
+    let place = RedisPlace::with(timing());
+    let other = coordination::Run { fingerprint: "plan-b".to_owned(), ..run(2) };
+    let first = claim(&place, &run(2), "here").expect("a free shard");
+    claim(&place, &other, "here").expect_err("another plan");
+    drop(first);
+    drop(claim(&place, &other, "here").expect("the name is free again"));
+    // The same after the death of a generator.
+    let mut process = start_process(&place, 2, 0);
+    process.kill();
+    claim(&place, &other, "here").expect_err("another plan");
+    thread::sleep(timing().claim_expiry * 2);
+    claim(&place, &other, "here").expect("the name is free again");
+}
+
+#[test]
+fn the_start_is_three_seconds_or_ten_round_trips_away() {
+    let place = RedisPlace::with(Timing::default());
+    let claimed = claim(&place, &run(1), "here").expect("a free shard");
+    let before = Instant::now();
+    let start = claimed.generator.ready(PATIENCE, &mut |_| true).expect("all came");
+    let away = start.at - before;
+    assert!(away >= Duration::from_secs(3) && start.at > Instant::now(), "{away:?}");
+    drop(claimed);
+
+    let slow = coordination::Run { id: "slow".to_owned(), ..run(2) };
+    let claimed = claim_all(&place, &slow);
+    // The other generator's longest round trip, in microseconds.
+    let () = place.redis.query(&["HSET", "streamstress:slow:run", "rtt:1", "700000"]);
+    let before = Instant::now();
+    let start = claimed[0].generator.ready(PATIENCE, &mut |_| true).expect("all came");
+    let away = start.at - before;
+    assert!(away >= Duration::from_secs(7), "{away:?}");
+}
+
+#[test]
+fn a_start_that_was_missed_is_an_error() {
+    let place = RedisPlace::with(timing());
+    let claimed = claim(&place, &run(2), "here").expect("a free shard");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| claimed.generator.ready(PATIENCE, &mut |_| true));
+        let (seconds, _): (u64, u64) = place.redis.query(&["TIME"]);
+        let start_us = (seconds - 5) * 1_000_000;
+        let () = place.redis.query(&["HSET", "streamstress:test:run", "start", &start_us.to_string()]);
+        let error = waiting.join().expect("no panic").expect_err("it is over");
+        let BarrierError::Missed { late, .. } = error else { panic!("{error}") };
+        assert!(late >= Duration::from_secs(5) && late < PATIENCE, "{late:?}");
+    });
+}
+
+#[test]
+fn a_barrier_survives_an_outage() {
+    let mut place = RedisPlace::with(timing());
+    let claimed = claim_all(&place, &run(2));
+    let starts = thread::scope(|scope| {
+        let first = &claimed[0].generator;
+        let first = scope.spawn(|| first.ready(PATIENCE, &mut |_| true));
+        thread::sleep(Duration::from_millis(300));
+        place.redis.kill();
+        thread::sleep(Duration::from_millis(700));
+        place.redis.launch();
+        let second = claimed[1].generator.ready(PATIENCE, &mut |_| true);
+        [first.join().expect("no panic").expect("all came"), second.expect("all came")]
+    });
+    let apart = starts[0].at.max(starts[1].at) - starts[0].at.min(starts[1].at);
+    assert!(apart <= starts[0].error + starts[1].error, "{apart:?}");
+}
+
+#[test]
+fn a_run_can_be_collected_afterwards() {
+    let team = Team::<RedisPlace>::start(2);
+    let control = team.place.control.clone();
+    for one in &team.claimed {
+        for part in 1..=100 {
+            one.generator.send(number(part)).expect("it is small");
+        }
+        one.generator.note(b"a status".to_vec()).expect("it is small");
+    }
+    team.claimed[0].generator.finish(b"done".to_vec(), PATIENCE).expect("the control Redis takes it");
+    team.until(support::is_finished);
+    assert_eq!(control.verdict("test"), Ok(None));
+    let Team { claimed, leadership, place } = team;
+    // The second generator never finishes.
+    drop(claimed);
+    until(&leadership.events, is_lost);
+    leadership.leader.conclude(b"INVALID".to_vec(), PATIENCE).expect("it is stored");
+    drop(leadership);
+
+    let collected = control.collect("test").expect("it is kept");
+    assert_eq!(collected.run, run(2));
+    let events = rest(&collected.leadership.events);
+    for shard in 0..2 {
+        assert_eq!(parts(&events, shard), (1..=100).collect::<Vec<_>>());
+    }
+    assert!(events.contains(&Event::Finished { shard: 0, bytes: b"done".to_vec() }));
+    assert_eq!(losses(&events), [(1, "it ended without a result")]);
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Claimed { .. })).count(), 2);
+    let leader = &collected.leadership.leader;
+    leader.command(Command::Abort(String::new())).expect_err("it does not lead");
+    leader.conclude(b"PASS".to_vec(), PATIENCE).expect("it is reached");
+    assert_eq!(control.verdict("test"), Ok(Some(b"INVALID".to_vec())), "the leader's verdict stays");
+
+    assert!(matches!(control.collect("other"), Err(CollectError::Unknown { .. })));
+    assert!(matches!(control.verdict("other"), Err(CollectError::Unknown { .. })));
+    let waiting = coordination::Run { id: "waiting".to_owned(), ..run(3) };
+    let _claimed = claim(&place, &waiting, "here").expect("a free shard");
+    let error = control.collect("waiting").expect_err("two generators are missing").to_string();
+    assert_eq!(error, "run waiting has not started: its 3 generators have not all come");
+}
+
+#[test]
+fn everything_expires() {
+    let team = Team::<RedisPlace>::start(2);
+    let check = |expected: usize| {
+        let keys: Vec<String> = team.place.redis.query(&["KEYS", "*"]);
+        assert_eq!(keys.len(), expected, "{keys:?}");
+        for key in keys {
+            let left: i64 = team.place.redis.query(&["TTL", &key]);
+            assert!((3590..=3600).contains(&left), "{key} has {left} s left");
+        }
+    };
+    check(1);
+    team.leadership.leader.command(Command::Custom(Vec::new())).expect("there is room");
+    for one in &team.claimed {
+        one.generator.send(number(1)).expect("it is small");
+        next(&one.commands);
+    }
+    team.until(|event| matches!(event, Event::Part { .. }));
+    team.until(|event| matches!(event, Event::Part { .. }));
+    check(4);
+    // Heartbeats and polls renew what would expire soon.
+    for key in ["run", "commands", "parts:0", "parts:1"] {
+        let () = team.place.redis.query(&["EXPIRE", &format!("streamstress:test:{key}"), "10"]);
+    }
+    thread::sleep(timing().heartbeat * 3);
+    check(4);
+    for one in &team.claimed {
+        one.generator.finish(Vec::new(), PATIENCE).expect("the control Redis takes it");
+    }
+    team.leadership.leader.conclude(b"PASS".to_vec(), PATIENCE).expect("it is stored");
+    check(4);
+}
+
+#[test]
+fn a_heartbeat_that_is_executed_late_changes_nothing() {
+    let place = RedisPlace::with(timing());
+    let source =
+        [include_str!("../src/redis/scripts/lib.lua"), include_str!("../src/redis/scripts/heartbeat.lua")]
+            .concat();
+    let () = place.redis.query(&["HSET", "run", "token:0", "me", "fingerprint", "a"]);
+    for (beat, expected) in [("7", "7"), ("12", "12"), ("9", "12"), ("13", "13")] {
+        let words =
+            ["EVAL", &source, "3", "run", "commands", "parts", "0", "me", beat, beat, "0", "60000", "0"];
+        let _: redis::Value = place.redis.query(&words);
+        for field in ["heartbeat:0", "status:0"] {
+            assert_eq!(
+                place.redis.query::<String>(&["HGET", "run", field]),
+                expected,
+                "{field} after {beat}"
+            );
+        }
+    }
+}
