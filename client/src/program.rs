@@ -37,7 +37,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let (cli, matches) = match parse(&arguments) {
         Ok(parsed) => parsed,
-        Err(error) => return refuse(&error, &arguments),
+        Err(error) => return refuse(&error),
     };
     match cli.command {
         // These three set up their own logs. The first two also parse their own arguments.
@@ -67,19 +67,13 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     code.into()
 }
 
-/// Prints why clap refused the arguments, or the help, and returns the exit code. Wrong arguments of `stack` give the code of clap, 2.
-fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+/// Prints why clap refused the arguments, or the help, and returns the exit code.
+fn refuse(error: &clap::Error) -> ExitCode {
     let _ = error.print();
-    let variable = cli::variable_of(error, &Cli::command_line());
-    if let Some(variable) = &variable {
+    if let Some(variable) = cli::variable_of(error, &Cli::command_line()) {
         messages::print_stderr(&format!("note: the value comes from the environment variable {variable}"));
     }
-    let is_stack = variable.is_none() && arguments.get(1).is_some_and(|word| word == "stack");
-    match error.exit_code() {
-        0 => ExitCode::SUCCESS,
-        code if is_stack => u8::try_from(code).unwrap_or(REFUSED).into(),
-        _ => REFUSED.into(),
-    }
+    if error.exit_code() == 0 { ExitCode::SUCCESS } else { REFUSED.into() }
 }
 
 /// Returns the arguments of a subcommand, preceded by the name that its messages show.

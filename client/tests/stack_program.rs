@@ -92,11 +92,11 @@ fn exit_codes() {
         (&["--version"][..], 0),
         (&["down"], 1),
         (&["up", "--bin-dir", "/no/such"], 1),
-        (&[], 2),
-        (&["--no-such-flag"], 2),
-        (&["up", "--servers", "many"], 2),
-        (&["scale", "redis=2"], 2),
-        (&["--name", "a/b", "down"], 2),
+        (&[], 104),
+        (&["--no-such-flag"], 104),
+        (&["up", "--servers", "many"], 104),
+        (&["scale", "redis=2"], 104),
+        (&["--name", "a/b", "down"], 104),
     ] {
         assert_eq!(call(directory.path(), arguments).status.code(), Some(code), "{arguments:?}");
     }

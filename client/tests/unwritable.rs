@@ -70,7 +70,7 @@ fn every_program_keeps_its_exit_code() {
         (&["--clients", "0"], &[], 104),
         (&["--no-such-flag"], &[], 104),
         (&["stack", "--help"], &[], 0),
-        (&["stack", "--no-such-flag"], &[], 2),
+        (&["stack", "--no-such-flag"], &[], 104),
         (&["stack", "--state-dir", state_dir, "status"], &[], 1),
         (&["stack", "--state-dir", state_dir, "down"], &[], 1),
         (&["server", "--help"], &[], 0),

@@ -89,10 +89,10 @@ impl World {
     /// Checks that a query is complete if its server had no fault.
     fn check_query(&mut self, n: usize, end: Prefix, query: &str, owner: &str) {
         let healthy = !self.plan.faults.iter().any(|(_, fault)| match *fault {
-            Fault::PauseServer { slot, .. }
-            | Fault::KillServer { slot, .. }
+            Fault::PauseServer(slot, _)
+            | Fault::KillServer(slot, _)
             | Fault::CutServer(slot)
-            | Fault::DelayServer { slot, .. } => owner.starts_with(&format!("server-{}", slot + 1)),
+            | Fault::DelayServer(slot, _) => owner.starts_with(&format!("server-{}", slot + 1)),
             _ => false,
         });
         let healthy = healthy && !self.clients[n].closed_early;
@@ -142,38 +142,32 @@ impl World {
             .collect();
         let also_logged: Vec<_> =
             positions.iter().filter(|at| !client.received.contains_key(at) && in_gap(at)).collect();
-        if !also_logged.is_empty() && self.plan.keep == 1000 {
-            let text = format!("client-{n}: was told of a gap with {also_logged:?}, and the log has them");
-            return violated!(self, "{text}");
-        }
-        if !missing.is_empty() {
-            let text = format!("client-{n}: never received {missing:?}");
-            return violated!(self, "{text}");
-        }
-        if !strange.is_empty() && self.plan.keep == 1000 {
-            let text = format!("client-{n}: received what the log lacks: {strange:?}");
-            return violated!(self, "{text}");
-        }
-        if !lost_silently.is_empty() {
-            let text = format!("client-{n}: no end of {lost_silently:?}");
-            return violated!(self, "{text}");
-        }
         let calm = self.plan.faults.iter().all(|(_, fault)| {
             matches!(
                 fault,
-                Fault::PauseServer { .. }
-                    | Fault::KillServer { .. }
+                Fault::PauseServer(..)
+                    | Fault::KillServer(..)
                     | Fault::CutServer(_)
-                    | Fault::DelayServer { .. }
+                    | Fault::DelayServer(..)
                     | Fault::LoseAnswer(_)
             )
         });
-        if !twice.is_empty()
-            && (self.plan.clients[n] != ClientKind::OldContract || (calm && !client.disturbed))
-        {
-            let text = format!("client-{n}: received twice: {twice:?}");
-            violated!(self, "{text}");
-        }
+        let whole = self.plan.keep == 1000;
+        let once = self.plan.clients[n] != ClientKind::OldContract || (calm && !client.disturbed);
+        let text = if !also_logged.is_empty() && whole {
+            format!("was told of a gap with {also_logged:?}, and the log has them")
+        } else if !missing.is_empty() {
+            format!("never received {missing:?}")
+        } else if !strange.is_empty() && whole {
+            format!("received what the log lacks: {strange:?}")
+        } else if !lost_silently.is_empty() {
+            format!("no end of {lost_silently:?}")
+        } else if !twice.is_empty() && once {
+            format!("received twice: {twice:?}")
+        } else {
+            return;
+        };
+        violated!(self, "client-{n}: {text}");
     }
 
     /// Checks that no gateway holds a closed session.

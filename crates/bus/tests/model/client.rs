@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const HTTP_PATIENCE: u64 = 2_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
+    #[default]
     Creating,
     Connecting,
     /// Pauses between two queries.
@@ -29,6 +30,7 @@ enum Phase {
     Done,
 }
 
+#[derive(Default)]
 pub(crate) struct Client {
     kind: ClientKind,
     phase: Phase,
@@ -67,26 +69,7 @@ impl Client {
 
 impl World {
     pub(crate) fn start_client(&mut self, n: usize, kind: ClientKind) {
-        self.clients.push(Client {
-            kind,
-            phase: Phase::Creating,
-            query: 0,
-            call: 0,
-            last: Position::ZERO,
-            socket: None,
-            open: false,
-            received: BTreeMap::new(),
-            gaps: Vec::new(),
-            ended: BTreeMap::new(),
-            promised: BTreeMap::new(),
-            disturbed: false,
-            lost_sockets: BTreeSet::new(),
-            close_reported: false,
-            closed_early: false,
-            is_expired: false,
-            timed_out: false,
-            idled: 0,
-        });
+        self.clients.push(Client { kind, ..Client::default() });
         let delay = self.random.between(50, 400);
         self.after(delay, move |world| world.create(n));
     }

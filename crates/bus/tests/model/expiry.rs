@@ -1,7 +1,7 @@
 //! Time to live: when the parts of a session expire, what renews them, and which of them must not expire.
 
 use crate::{
-    broker::{Memory, Request},
+    broker::Memory,
     world::{Excluded, LinkId, Pid, World, note, short, violated},
 };
 use bus::rules::Part;
@@ -81,10 +81,20 @@ impl World {
         let by_server = self.servers.contains_key(&pid);
         let sessions =
             if by_server { self.servers[&pid].plays.sessions() } else { self.proxies[&pid].held().collect() };
-        self.call(link, Request::Renew { sessions, by_server }, move |world, answer| {
-            let pause = if answer.is_some() { ttl / 3 } else { RETRY };
+        let step = move |world: &mut World| {
+            for session in sessions {
+                world.step(session, |record, _| record.renew(&Part::ALL));
+            }
+        };
+        let then = move |world: &mut World, renewed: Option<()>| {
+            let pause = if renewed.is_some() { ttl / 3 } else { RETRY };
             world.within(pid, pause, move |world| world.renew(pid, link));
-        });
+        };
+        if by_server {
+            self.call_write(link, step, then);
+        } else {
+            self.call(link, |world, _| step(world), then);
+        }
     }
 
     /// Excludes the history if the broker has lost the last renewal of a session that may expire before the next

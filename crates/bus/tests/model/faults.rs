@@ -17,7 +17,7 @@ const START: u64 = 1000;
 
 impl World {
     pub(crate) fn schedule_fault(&mut self, at: u64, fault: Fault) {
-        if let Fault::RestartRedis { memory: Memory::RolledBack(by), .. } = fault {
+        if let Fault::RestartRedis(Memory::RolledBack(by), _) = fault {
             self.after((at + START).saturating_sub(by + self.now), |world| {
                 world.broker.snapshots.insert(world.now, world.broker.memory.clone());
             });
@@ -38,45 +38,43 @@ impl World {
             Fault::TakeOver(client) => self.take_over(client),
             Fault::CutPubsub(slot) => self.cut_proxy(slot, true),
             Fault::CutCommands(slot) => self.cut_proxy(slot, false),
-            Fault::DelayCommands { slot, by } => self.delay_proxy(slot, by),
-            Fault::DelayServer { slot, by } => self.delay_server(slot, by),
-            Fault::CutServer(slot) => {
-                self.cut_server(slot);
-            }
-            Fault::KillProxy { slot, down } => {
+            Fault::DelayCommands(slot, by) => self.delay_proxy(slot, by),
+            Fault::DelayServer(slot, by) => self.delay_server(slot, by),
+            Fault::CutServer(slot) => self.cut_server(slot),
+            Fault::KillProxy(slot, down) => {
                 let pid = self.proxy_slots[slot];
                 if self.is_alive(pid) {
                     self.lose_proxy(pid);
                     self.after(down, move |world| world.start_proxy(slot));
                 }
             }
-            Fault::PauseServer { slot, down } => {
+            Fault::PauseServer(slot, down) => {
                 let pid = self.server_slots[slot];
                 if self.is_alive(pid) && !self.processes[pid].paused {
                     self.pause(pid);
                     self.after(down, move |world| world.wake(pid));
                 }
             }
-            Fault::KillServer { slot, down } => {
+            Fault::KillServer(slot, down) => {
                 let pid = self.server_slots[slot];
                 if self.is_alive(pid) {
                     self.kill(pid);
                     self.after(down, move |world| world.start_server(slot));
                 }
             }
-            Fault::DrainServer { slot, down } => self.drain_server(slot, down),
+            Fault::DrainServer(slot, down) => self.drain_server(slot, down),
             Fault::AddServer => self.start_server(self.server_slots.len()),
             Fault::LoseAnswer(slot) => self.answers_to_lose[slot] += 1,
-            Fault::PauseRedis { down } => {
+            Fault::PauseRedis(down) => {
                 if !self.broker.down && !self.broker.paused {
                     self.broker.paused = true;
                     self.after(down, World::resume_broker);
                 }
             }
-            Fault::RefuseWrites { down } => {
+            Fault::RefuseWrites(down) => {
                 self.broker.refuses_until = self.broker.refuses_until.max(self.now + down);
             }
-            Fault::RestartRedis { memory, down } => {
+            Fault::RestartRedis(memory, down) => {
                 if !self.broker.down {
                     self.restart_broker(memory, down);
                 }

@@ -1,10 +1,7 @@
 //! A server that drains: it takes no more calls, finishes its queries, leaves the list of servers and exits. Its
 //! successor starts later.
 
-use crate::{
-    broker::{Request, Response},
-    world::{Pid, World, note, violated},
-};
+use crate::world::{Pid, World, note, violated};
 
 /// Pause in ms before the server checks again whether its work is done.
 const RETRY: u64 = 20;
@@ -36,9 +33,8 @@ impl World {
         // No heartbeat may follow, because it would list the server again.
         self.server(pid).leaves = true;
         let (link, owner) = (self.servers[&pid].commands, self.name(pid).to_owned());
-        self.call(link, Request::Leave { owner }, move |world, answer| {
-            world.exit(pid, down, matches!(answer, Some(Response::Left(true))));
-        });
+        let step = move |world: &mut World| world.remove_idle_server(&owner);
+        self.call_write(link, step, move |world, left| world.exit(pid, down, left == Some(true)));
     }
 
     fn exit(&mut self, pid: Pid, down: u64, left: bool) {

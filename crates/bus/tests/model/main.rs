@@ -140,7 +140,7 @@ impl Case {
 }
 
 const fn loss(at: u64, memory: Memory) -> (u64, Fault) {
-    (at, Fault::RestartRedis { memory, down: 100 })
+    (at, Fault::RestartRedis(memory, 100))
 }
 
 const fn empty(at: u64) -> (u64, Fault) {
@@ -152,15 +152,15 @@ const fn rolled_back(at: u64, by: u64) -> (u64, Fault) {
 }
 
 const fn pause(at: u64, down: u64) -> (u64, Fault) {
-    (at, Fault::PauseServer { slot: 0, down })
+    (at, Fault::PauseServer(0, down))
 }
 
 const fn kill(at: u64, slot: usize) -> (u64, Fault) {
-    (at, Fault::KillServer { slot, down: 1_000 })
+    (at, Fault::KillServer(slot, 1_000))
 }
 
 const fn delay(at: u64, by: u64) -> (u64, Fault) {
-    (at, Fault::DelayServer { slot: 0, by })
+    (at, Fault::DelayServer(0, by))
 }
 
 /// Losses of data with slow restorations: servers that restore late, do not come back, or are new.
@@ -194,7 +194,7 @@ fn a_loss_of_data_is_survived() {
                 pause(1_450, 5_000),
                 empty(1_500),
                 (1_560, Fault::AddServer),
-                (1_900, Fault::DelayServer { slot: 1, by: 800 }),
+                (1_900, Fault::DelayServer(1, 800)),
             ],
         ),
         Case::new(
@@ -213,7 +213,7 @@ fn a_loss_of_data_is_survived() {
 /// Calls that Redis executes after their callers gave them up or died.
 #[test]
 fn late_calls_are_survived() {
-    let slow = |slot| (1_200, Fault::DelayCommands { slot, by: 800 });
+    let slow = |slot| (1_200, Fault::DelayCommands(slot, 800));
     let cases = [
         Case::new("every gateway is slow", [slow(0), slow(1), (1_500, Fault::TakeOver(0))]),
         Case::new("a server gives up", [delay(1_100, 1_500), delay(2_300, 1_500)]),
@@ -221,17 +221,10 @@ fn late_calls_are_survived() {
         Case::new("a server gives up and is stopped", [delay(1_200, 3_900), pause(1_700, 5_000)]),
         Case::new(
             "a heartbeat comes behind later ones",
-            [
-                (1_065, Fault::RestartRedis { memory: Memory::Kept, down: 1_133 }),
-                delay(4_643, 2_978),
-                pause(4_773, 1_732),
-            ],
+            [(1_065, Fault::RestartRedis(Memory::Kept, 1_133)), delay(4_643, 2_978), pause(4_773, 1_732)],
         )
         .restoring([1_700, 2_600]),
-        Case::new(
-            "two servers give up",
-            [delay(1_200, 900), (1_200, Fault::DelayServer { slot: 1, by: 2_500 })],
-        ),
+        Case::new("two servers give up", [delay(1_200, 900), (1_200, Fault::DelayServer(1, 2_500))]),
     ];
     cases.iter().for_each(Case::survive);
 }

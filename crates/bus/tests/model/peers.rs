@@ -1,10 +1,7 @@
 //! What servers do for each other and after a loss of data: heartbeats, the end of dead peers' queries, and the
 //! restoration of their histories.
 
-use crate::{
-    broker::{Request, Response},
-    world::{LinkId, Pid, World, note},
-};
+use crate::world::{LinkId, Pid, World, note};
 use bus::rules::{Restoration, heartbeat};
 use protocol::SessionId;
 use std::{cell::RefCell, rc::Rc};
@@ -23,7 +20,8 @@ impl World {
         }
         let incarnation = self.broker.incarnation;
         let name = self.name(pid).to_owned();
-        self.call(link, Request::Subscribe { sessions: Vec::new(), control: Some(name.clone()) }, |_, _| {});
+        let control = Some(name.clone());
+        self.call(link, |world, from| world.subscribe(from, &[], control), |_, _| {});
         if self.servers[&pid].restored == Some(incarnation) {
             return self.pump(pid);
         }
@@ -43,10 +41,10 @@ impl World {
         for (n, (session, acknowledged)) in (1..).zip(acknowledged) {
             let (left, owner) = (left.clone(), name.clone());
             self.within(pid, n * each, move |world| {
-                let request = Request::Restore { session, acknowledged: Box::new(acknowledged), owner };
-                world.call(link, request, move |world, answer| {
+                let step = move |world: &mut World| world.broker_restore(session, &acknowledged, &owner);
+                world.call_restoration(link, step, move |world, restored| {
                     // Without a reply, the next connection begins again.
-                    if answer.is_some() && world.links[link].incarnation == incarnation {
+                    if restored.is_some() && world.links[link].incarnation == incarnation {
                         *left.borrow_mut() -= 1;
                         if *left.borrow() == 0 {
                             world.restored_all(pid, incarnation);
@@ -82,17 +80,15 @@ impl World {
             return self.within(pid, 100, move |world| world.write_end(pid, session));
         }
         let link = self.servers[&pid].commands;
-        self.call(
-            link,
-            Request::Close { session, owner: self.name(pid).to_owned(), complete: true, old: self.is_old() },
-            move |world, answer| {
-                if answer.is_none() {
-                    world.within(pid, 100, move |world| world.write_end(pid, session));
-                } else {
-                    world.server(pid).to_close.remove(&session);
-                }
-            },
-        );
+        let (owner, old) = (self.name(pid).to_owned(), self.is_old());
+        let step = move |world: &mut World| world.broker_close(session, &owner, true, old);
+        self.call_write(link, step, move |world, closed| {
+            if closed.is_none() {
+                world.within(pid, 100, move |world| world.write_end(pid, session));
+            } else {
+                world.server(pid).to_close.remove(&session);
+            }
+        });
     }
 
     /// Writes a heartbeat between two polls, while claims wait.
@@ -102,8 +98,9 @@ impl World {
         }
         let link = self.servers[&pid].commands;
         let (name, beat) = (self.name(pid).to_owned(), self.heartbeat(pid));
-        self.call(link, Request::Beat { name, beat }, move |world, answer| {
-            if let Some(Response::Beats(beats)) = answer {
+        let step = move |world: &mut World| world.broker_heartbeat(&name, beat);
+        self.call_write(link, step, move |world, beats| {
+            if let Some(beats) = beats {
                 world.peers(pid, link, &beats, false);
             }
         });
@@ -147,14 +144,15 @@ impl World {
         server.poll_open = Some(number);
         let beat = self.heartbeat(pid);
         let own = beat.clone();
-        self.call(link, Request::Beat { name, beat }, move |world, answer| {
+        let step = move |world: &mut World| world.broker_heartbeat(&name, beat);
+        self.call_write(link, step, move |world, beats| {
             let late = world.now > sent + LATE;
             let server = world.server(pid);
             if server.poll_open == Some(number) {
                 server.poll_open = None;
             }
-            match answer {
-                Some(Response::Beats(beats)) if !late => {
+            match beats {
+                Some(beats) if !late => {
                     let number = server.beat;
                     world.peers(pid, link, &beats, true);
                     if number.is_multiple_of(RECONCILE_EVERY) && world.is_restored(pid) {
@@ -169,24 +167,35 @@ impl World {
     /// Ends the queries that the broker lists for this server and that it does not play.
     fn reconcile(&mut self, pid: Pid, link: LinkId, beat: String) {
         let owner = self.name(pid).to_owned();
-        self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
-            let Some(Response::Running(running)) = answer else { return };
-            let complete = world.restoration(pid) == Restoration::Complete;
-            for (session, generation) in world.servers[&pid].plays.reconcile(running) {
-                let (owner, by, beat) = (owner.clone(), owner.clone(), beat.clone());
-                world.end_query(
-                    pid,
-                    link,
-                    Request::EndLostQuery { session, owner, beat, generation, by, complete },
-                );
-            }
-        });
+        let of = owner.clone();
+        self.call(
+            link,
+            move |world, _| world.running_at(&of),
+            move |world, running| {
+                for query in world.servers[&pid].plays.reconcile(running.unwrap_or_default()) {
+                    world.end_query(pid, link, query, (&owner, &beat));
+                }
+            },
+        );
     }
 
-    fn end_query(&mut self, pid: Pid, link: LinkId, request: Request) {
-        let Request::EndLostQuery { session, .. } = request else { return };
-        self.call(link, request, move |world, answer| {
-            if let Some(Response::LostQueryEnded { lacks_end: true }) = answer {
+    /// Ends a query of the server `owner`, unless it has written a heartbeat after `beat`.
+    fn end_query(
+        &mut self,
+        pid: Pid,
+        link: LinkId,
+        (session, generation): (SessionId, u64),
+        (owner, beat): (&str, &str),
+    ) {
+        let (owner, beat, by) = (owner.to_owned(), beat.to_owned(), self.name(pid).to_owned());
+        let complete = self.restoration(pid) == Restoration::Complete;
+        // In the same step, because the server may have continued since it was found silent.
+        let step = move |world: &mut World| {
+            world.has_last_beat(&owner, &beat)
+                && world.end_lost_query(session, &owner, generation, &by, complete)
+        };
+        self.call_write(link, step, move |world, lacks_end| {
+            if lacks_end == Some(true) {
                 world.lacks_end(pid, session);
             }
         });
@@ -203,7 +212,7 @@ impl World {
         }
         let names = barrier.unlisted();
         if !names.is_empty() {
-            self.call(link, Request::List { names }, |_, _| {});
+            self.call_write(link, |world| world.list_servers(names), |_, _| {});
         }
         if self.looks(pid) {
             self.within(pid, 100, move |world| {
@@ -216,19 +225,23 @@ impl World {
             return;
         }
         for (owner, beat) in self.servers[&pid].barrier.dead_peers(self.is_old()) {
-            let by = self.name(pid).to_owned();
-            self.call(link, Request::Running { owner: owner.clone() }, move |world, answer| {
-                let Some(Response::Running(running)) = answer else { return };
-                if running.is_empty() {
-                    return world.call(link, Request::Forget { owner, beat }, |_, _| {});
-                }
-                let complete = world.restoration(pid) == Restoration::Complete;
-                for (session, generation) in running {
-                    let (owner, beat, by) = (owner.clone(), beat.clone(), by.clone());
-                    let request = Request::EndLostQuery { session, owner, beat, generation, by, complete };
-                    world.end_query(pid, link, request);
-                }
-            });
+            let of = owner.clone();
+            self.call(
+                link,
+                move |world, _| world.running_at(&of),
+                move |world, running| {
+                    let Some(running) = running else { return };
+                    if running.is_empty() {
+                        let forget = move |world: &mut World| {
+                            world.has_last_beat(&owner, &beat) && world.remove_idle_server(&owner)
+                        };
+                        return world.call_write(link, forget, |_, _| {});
+                    }
+                    for query in running {
+                        world.end_query(pid, link, query, (&owner, &beat));
+                    }
+                },
+            );
         }
     }
 }

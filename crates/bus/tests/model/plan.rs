@@ -16,51 +16,27 @@ pub(crate) enum Memory {
     RolledBack(u64),
 }
 
+/// A fault, with the number of a client or the slot of a process, and a time in ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     CutSocket(usize),
     TakeOver(usize),
     CutPubsub(usize),
     CutCommands(usize),
-    /// Calls of a gateway take longer by this many ms, until it reconnects.
-    DelayCommands {
-        slot: usize,
-        by: u64,
-    },
+    /// Calls of a gateway take longer, until it reconnects.
+    DelayCommands(usize, u64),
     CutServer(usize),
-    /// Calls of a server take longer by this many ms, until it reconnects.
-    DelayServer {
-        slot: usize,
-        by: u64,
-    },
-    KillProxy {
-        slot: usize,
-        down: u64,
-    },
-    PauseServer {
-        slot: usize,
-        down: u64,
-    },
-    KillServer {
-        slot: usize,
-        down: u64,
-    },
+    /// Calls of a server take longer, until it reconnects.
+    DelayServer(usize, u64),
+    KillProxy(usize, u64),
+    PauseServer(usize, u64),
+    KillServer(usize, u64),
     /// The server finishes its work and leaves the list of servers.
-    DrainServer {
-        slot: usize,
-        down: u64,
-    },
+    DrainServer(usize, u64),
     LoseAnswer(usize),
-    PauseRedis {
-        down: u64,
-    },
-    RefuseWrites {
-        down: u64,
-    },
-    RestartRedis {
-        memory: Memory,
-        down: u64,
-    },
+    PauseRedis(u64),
+    RefuseWrites(u64),
+    RestartRedis(Memory, u64),
     AddServer,
 }
 
@@ -72,39 +48,39 @@ impl Fault {
             Self::TakeOver(_) => "client opens a second socket",
             Self::CutPubsub(_) => "pub/sub connection cut",
             Self::CutCommands(_) => "gateway's command connection cut",
-            Self::DelayCommands { .. } => "gateway's commands executed late",
+            Self::DelayCommands(..) => "gateway's commands executed late",
             Self::CutServer(_) => "server's connection cut",
-            Self::DelayServer { .. } => "server's commands executed late",
-            Self::KillProxy { .. } => "gateway killed",
-            Self::PauseServer { .. } => "server paused",
-            Self::KillServer { .. } => "server killed",
-            Self::DrainServer { .. } => "server drained",
+            Self::DelayServer(..) => "server's commands executed late",
+            Self::KillProxy(..) => "gateway killed",
+            Self::PauseServer(..) => "server paused",
+            Self::KillServer(..) => "server killed",
+            Self::DrainServer(..) => "server drained",
             Self::LoseAnswer(_) => "server's answer lost",
-            Self::PauseRedis { .. } => "Redis paused",
+            Self::PauseRedis(_) => "Redis paused",
             Self::AddServer => "another server starts",
-            Self::RefuseWrites { .. } => "Redis refuses writes",
-            Self::RestartRedis { memory: Memory::Kept, .. } => "Redis restarted, nothing lost",
-            Self::RestartRedis { memory: Memory::Empty, .. } => "Redis restarted empty",
-            Self::RestartRedis { memory: Memory::RolledBack(_), .. } => "Redis rolled back",
+            Self::RefuseWrites(_) => "Redis refuses writes",
+            Self::RestartRedis(Memory::Kept, _) => "Redis restarted, nothing lost",
+            Self::RestartRedis(Memory::Empty, _) => "Redis restarted empty",
+            Self::RestartRedis(Memory::RolledBack(_), _) => "Redis rolled back",
         }
     }
 
     pub(crate) const fn loses_data(self) -> bool {
-        matches!(self, Self::RestartRedis { memory: Memory::Empty | Memory::RolledBack(_), .. })
+        matches!(self, Self::RestartRedis(Memory::Empty | Memory::RolledBack(_), _))
     }
 
     /// Returns for how long, in ms, the fault separates a process from the broker at most, including the time to
     /// reconnect.
     const fn lasts(self) -> u64 {
         match self {
-            Self::KillProxy { down, .. }
-            | Self::PauseServer { down, .. }
-            | Self::KillServer { down, .. }
-            | Self::DrainServer { down, .. }
-            | Self::PauseRedis { down }
-            | Self::RefuseWrites { down }
-            | Self::RestartRedis { down, .. } => down + 1_500,
-            Self::DelayCommands { .. } | Self::DelayServer { .. } => 2_500,
+            Self::KillProxy(_, down)
+            | Self::PauseServer(_, down)
+            | Self::KillServer(_, down)
+            | Self::DrainServer(_, down)
+            | Self::PauseRedis(down)
+            | Self::RefuseWrites(down)
+            | Self::RestartRedis(_, down) => down + 1_500,
+            Self::DelayCommands(..) | Self::DelayServer(..) => 2_500,
             _ => 1_500,
         }
     }
@@ -120,57 +96,55 @@ impl Fault {
             4 => Self::CutPubsub(slot),
             5 => Self::CutCommands(slot),
             6 => Self::CutServer(slot),
-            7 => Self::KillProxy { slot, down },
-            8 => Self::PauseServer { slot, down },
-            9 => Self::KillServer { slot, down },
+            7 => Self::KillProxy(slot, down),
+            8 => Self::PauseServer(slot, down),
+            9 => Self::KillServer(slot, down),
             10 => Self::LoseAnswer(slot),
-            11 => Self::PauseRedis { down: down / 2 },
-            12 => Self::RestartRedis { memory: Memory::Kept, down: down / 4 },
-            13 => Self::RestartRedis { memory: Memory::Empty, down: down / 4 },
-            16 => Self::DelayCommands { slot, by: random.between(300, 4000) },
+            11 => Self::PauseRedis(down / 2),
+            12 => Self::RestartRedis(Memory::Kept, down / 4),
+            13 => Self::RestartRedis(Memory::Empty, down / 4),
+            16 => Self::DelayCommands(slot, random.between(300, 4000)),
             17 => Self::AddServer,
-            20 | 21 => Self::DrainServer { slot, down },
-            18 | 19 => Self::DelayServer { slot, by: random.between(300, 4000) },
-            _ => Self::RestartRedis { memory: Memory::RolledBack(random.between(1, 1000)), down: down / 4 },
+            20 | 21 => Self::DrainServer(slot, down),
+            18 | 19 => Self::DelayServer(slot, random.between(300, 4000)),
+            _ => Self::RestartRedis(Memory::RolledBack(random.between(1, 1000)), down / 4),
         }
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
         match *self {
-            Self::CutSocket(client) | Self::TakeOver(client) => write!(f, "{} ({client})", self.name()),
+            Self::CutSocket(client) | Self::TakeOver(client) => write!(f, " ({client})"),
             Self::CutPubsub(slot)
             | Self::CutCommands(slot)
             | Self::CutServer(slot)
             | Self::LoseAnswer(slot) => {
-                write!(f, "{} (slot {slot})", self.name())
+                write!(f, " (slot {slot})")
             }
-            Self::KillProxy { slot, down }
-            | Self::PauseServer { slot, down }
-            | Self::KillServer { slot, down }
-            | Self::DrainServer { slot, down } => {
-                write!(f, "{} (slot {slot}) for {down} ms", self.name())
+            Self::KillProxy(slot, down)
+            | Self::PauseServer(slot, down)
+            | Self::KillServer(slot, down)
+            | Self::DrainServer(slot, down) => write!(f, " (slot {slot}) for {down} ms"),
+            Self::DelayCommands(slot, by) | Self::DelayServer(slot, by) => {
+                write!(f, " (slot {slot}) by {by} ms")
             }
-            Self::DelayCommands { slot, by } | Self::DelayServer { slot, by } => {
-                write!(f, "{} (slot {slot}) by {by} ms", self.name())
+            Self::PauseRedis(down) | Self::RefuseWrites(down) => write!(f, " for {down} ms"),
+            Self::RestartRedis(Memory::RolledBack(lost), down) => {
+                write!(f, " by {lost} ms, down for {down} ms")
             }
-            Self::PauseRedis { down } | Self::RefuseWrites { down } => {
-                write!(f, "{} for {down} ms", self.name())
-            }
-            Self::RestartRedis { memory: Memory::RolledBack(lost), down } => {
-                write!(f, "{} by {lost} ms, down for {down} ms", self.name())
-            }
-            Self::AddServer => f.write_str(self.name()),
-            Self::RestartRedis { down, .. } => write!(f, "{}, down for {down} ms", self.name()),
+            Self::RestartRedis(_, down) => write!(f, ", down for {down} ms"),
+            Self::AddServer => Ok(()),
         }
     }
 }
 
 /// How a client of a session behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ClientKind {
     /// Connects first, and resumes after the last position that it received.
+    #[default]
     Resumes,
     /// Submits first, connects later and names no position. Uses one socket per query.
     OldContract,
@@ -230,7 +204,7 @@ impl Plan {
         if random.percent(20) {
             let longest = if random.percent(50) { 6000 } else { 500 };
             let down = random.between(1, longest);
-            faults.push((random.between(from, from + spread), Fault::RefuseWrites { down }));
+            faults.push((random.between(from, from + spread), Fault::RefuseWrites(down)));
         }
         faults.sort_by_key(|&(at, _)| at);
         let plan = Self { seed, clients, queries, keep, lingers, restores_for, ttl: None, pace: 1, faults };

@@ -3,11 +3,11 @@
 mod reading;
 
 use crate::{
-    broker::{GatewayRequest, Push, Request, Response},
+    broker::Push,
     socket::{Down, SocketId},
     world::{LinkId, Pid, World, note, short},
 };
-use bus::rules::{AttachOutcome, Attached};
+use bus::rules::{AttachOutcome, Attached, Attaching};
 use protocol::{Lane, Position, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,11 +116,12 @@ impl World {
         if pubsub {
             let attaching: Vec<SlotId> = proxy.attaching.iter().copied().collect();
             let held: Vec<SessionId> = proxy.hub.keys().copied().collect();
-            let sessions =
-                held.into_iter().chain(attaching.into_iter().map(|id| self.slots[id].session)).collect();
+            let attaching = attaching.into_iter().map(|id| self.slots[id].session);
+            let sessions: Vec<_> = held.into_iter().chain(attaching).collect();
             let control = Some(self.name(pid).to_owned());
-            self.call(link, Request::Subscribe { sessions, control }, move |world, answer| {
-                if answer.is_some() {
+            let step = move |world: &mut World, from| world.subscribe(from, &sessions, control);
+            self.call(link, step, move |world, subscribed| {
+                if subscribed.is_some() {
                     world.resubscribed(pid);
                 }
             });
@@ -153,7 +154,10 @@ impl World {
             self.report_holder(slot);
         }
         for (session, (epoch, cursor)) in released.into_iter().filter(|_| cursors) {
-            self.call(link, GatewayRequest::RestoreCursor { session, epoch, cursor }, |_, _| {});
+            let restore = move |world: &mut World, _| {
+                world.step(session, |record, out| record.restore_cursor(epoch, cursor, out));
+            };
+            self.call(link, restore, |_, _| {});
         }
     }
 
@@ -163,11 +167,14 @@ impl World {
             return;
         }
         let (link, holder) = (self.proxies[&pid].commands, self.name(pid).to_owned());
-        self.call(link, GatewayRequest::Reattach { session, holder, epoch, active }, move |world, answer| {
-            match answer {
-                Some(Response::Epoch(newest)) => world.superseded(id, newest),
-                _ => world.within(pid, RETRY, move |world| world.report_holder(id)),
-            }
+        let step = move |world: &mut World, _| {
+            let newest = world.step(session, |record, out| record.reattach(&holder, epoch, active, out));
+            note!(world, "{holder}: still has {} with epoch {epoch}; the newest is {newest}", short(session));
+            newest
+        };
+        self.call(link, step, move |world, newest| match newest {
+            Some(newest) => world.superseded(id, newest),
+            None => world.within(pid, RETRY, move |world| world.report_holder(id)),
         });
     }
 
@@ -196,16 +203,13 @@ impl World {
         self.proxy(pid).attaching.insert(slot);
         // The step that may fail without consequences comes first.
         let link = self.proxies[&pid].pubsub;
-        self.call(
-            link,
-            Request::Subscribe { sessions: vec![session], control: None },
-            move |world, answer| {
-                if answer.is_none() || world.slots[slot].ended {
-                    return world.refuse(slot);
-                }
-                world.take(slot, start, 2);
-            },
-        );
+        let step = move |world: &mut World, from| world.subscribe(from, &[session], None);
+        self.call(link, step, move |world, subscribed| {
+            if subscribed.is_none() || world.slots[slot].ended {
+                return world.refuse(slot);
+            }
+            world.take(slot, start, 2);
+        });
     }
 
     /// Takes the session over, unless the broker executes that too late.
@@ -218,13 +222,16 @@ impl World {
         let young = self.gaps(pid) == protocol::GapPolicy::Wait;
         let after = start.filter(|&position| position != Position::ZERO);
         let patience = ATTACH_PATIENCE[attempts as usize - 1];
-        let attach = GatewayRequest::Attach { session, holder, sent: self.now, patience, after, young };
-        self.call(link, attach, move |world, answer| {
-            let attached = match answer {
-                Some(Response::Attached(AttachOutcome::Done(attached))) => attached,
-                Some(Response::Attached(AttachOutcome::Late)) => {
-                    return world.take(slot, start, attempts - 1);
-                }
+        let sent = self.now;
+        let attach = move |world: &mut World, _| {
+            let (now_ms, deadline_ms) = (world.now, sent + patience);
+            let attaching = Attaching { holder: &holder, now_ms, deadline_ms, after, young };
+            world.broker_attach(session, attaching, sent)
+        };
+        self.call(link, attach, move |world, outcome| {
+            let attached = match outcome {
+                Some(AttachOutcome::Done(attached)) => attached,
+                Some(AttachOutcome::Late) => return world.take(slot, start, attempts - 1),
                 _ => return world.refuse(slot),
             };
             world.slots[slot].active = attached.active;
@@ -330,7 +337,11 @@ impl World {
             proxy.released.insert(session, (epoch, cursor));
         }
         let link = proxy.commands;
-        self.call(link, GatewayRequest::Release { session, epoch, cursor }, move |world, _| world.forget(id));
+        let step = move |world: &mut World, _| {
+            note!(world, "broker: {} epoch {epoch} is released, cursor {cursor:?}", short(session));
+            world.step(session, |record, out| record.release(epoch, cursor, out));
+        };
+        self.call(link, step, move |world, _| world.forget(id));
     }
 
     fn forget(&mut self, id: SlotId) {
@@ -342,7 +353,10 @@ impl World {
         }
         if self.lanes(pid, session).is_empty() {
             let link = self.proxies[&pid].pubsub;
-            self.call(link, GatewayRequest::Unsubscribe { session }, |_, _| {});
+            let unsubscribe = move |world: &mut World, from| {
+                world.broker.subscriptions.entry(session).or_default().remove(&from);
+            };
+            self.call(link, unsubscribe, |_, _| {});
         }
     }
 

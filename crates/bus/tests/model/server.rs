@@ -1,11 +1,12 @@
 //! Servers: claims, streams, one append in flight, the acknowledged history and the restoration barrier.
 
 use crate::{
-    broker::{Push, Request, Response, tokens_of, word},
+    broker::{Push, tokens_of, word},
     world::{LinkId, Pid, World, note, short, violated},
 };
 use bus::rules::{
-    AcknowledgedHistory, AppendOutcome, ClaimOutcome, LogEntry, Play, Plays, Restoration, RestorationBarrier,
+    AcknowledgedHistory, AppendOutcome, ClaimOutcome, Claiming, LogEntry, Play, Plays, Restoration,
+    RestorationBarrier,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_error, encode_token};
 use std::{
@@ -185,9 +186,10 @@ impl World {
         }
         let link = self.servers[&pid].commands;
         self.server(pid).open_calls += 1;
-        self.call(link, Request::Create { session }, move |world, answer| {
+        let step = move |world: &mut World| world.broker_create(session);
+        self.call_write(link, step, move |world, created| {
             world.server(pid).open_calls -= 1;
-            if answer.is_none() {
+            if created.is_none() {
                 return world.within(pid, 20, move |world| world.create_session(pid, session, reply));
             }
             let now = world.instant();
@@ -208,27 +210,25 @@ impl World {
         self.server(pid).open_calls += 1;
         let link = self.servers[&pid].commands;
         let (complete, old) = (self.restoration(pid) == Restoration::Complete, self.is_old());
-        self.call(
-            link,
-            Request::Close { session, owner: self.name(pid).to_owned(), complete, old },
-            move |world, answer| {
-                world.server(pid).open_calls -= 1;
-                let done = match answer {
-                    Some(Response::Exists(true)) => CloseResponse::Done,
-                    Some(Response::Exists(false)) if old => CloseResponse::Unknown,
-                    _ => CloseResponse::Later,
-                };
-                if done == CloseResponse::Done {
-                    let now = world.instant();
-                    world.server(pid).history.closed(session, now);
-                    if !complete {
-                        world.server(pid).to_close.insert(session);
-                        world.close_again(pid);
-                    }
+        let owner = self.name(pid).to_owned();
+        let step = move |world: &mut World| world.broker_close(session, &owner, complete, old);
+        self.call_write(link, step, move |world, exists| {
+            world.server(pid).open_calls -= 1;
+            let done = match exists {
+                Some(true) => CloseResponse::Done,
+                Some(false) if old => CloseResponse::Unknown,
+                _ => CloseResponse::Later,
+            };
+            if done == CloseResponse::Done {
+                let now = world.instant();
+                world.server(pid).history.closed(session, now);
+                if !complete {
+                    world.server(pid).to_close.insert(session);
+                    world.close_again(pid);
                 }
-                reply(world, done);
-            },
-        );
+            }
+            reply(world, done);
+        });
     }
 
     /// Handles a call of `/run`. It continues until its outcome is known, even if the caller has given up.
@@ -259,29 +259,26 @@ impl World {
         if !self.may_claim(pid) {
             return self.within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, (play, reply)));
         }
-        let name = self.name(pid).to_owned();
+        let owner = self.name(pid).to_owned();
         let link = self.servers[&pid].commands;
         let answer = format!("attempt {attempt}");
         let old = self.is_old();
-        let request = Request::Claim {
-            session: id,
-            query: query.clone(),
-            answer: answer.clone(),
-            owner: name,
-            known: self.servers[&pid].history.get(id).map_or(0, |acknowledged| acknowledged.generation),
-            complete: self.restoration(pid) == Restoration::Complete,
-            old,
+        let known = self.servers[&pid].history.get(id).map_or(0, |acknowledged| acknowledged.generation);
+        let complete = self.restoration(pid) == Restoration::Complete;
+        let (asked, stored) = (query.clone(), answer.clone());
+        let step = move |world: &mut World| {
+            world.adopt(id, old);
+            let (now_ms, keep) = (world.now, world.plan.keep);
+            let listed = world.broker.memory.beats.contains_key(&owner);
+            let (query, answer, owner) = (&*asked, &*stored, &*owner);
+            let claiming = Claiming { query, answer, owner, now_ms, keep, known, complete, listed };
+            world.broker_claim(id, claiming)
         };
-        self.call(link, request, move |world, claimed| {
-            let claimed = match claimed {
-                Some(Response::Claimed(ClaimOutcome::Unlisted)) => {
-                    world.covered.insert("claimed by a server that a peer had removed");
-                    None
-                }
-                Some(Response::Claimed(claimed)) => Some(claimed),
-                _ => None,
-            };
-            let Some(claimed) = claimed else {
+        self.call_write(link, step, move |world, claimed| {
+            if matches!(claimed, Some(ClaimOutcome::Unlisted)) {
+                world.covered.insert("claimed by a server that a peer had removed");
+            }
+            let Some(claimed) = claimed.filter(|claimed| !matches!(claimed, ClaimOutcome::Unlisted)) else {
                 return world
                     .within(pid, 50, move |world| world.claim(pid, id, again.0, again.1, (play, reply)));
             };
@@ -397,14 +394,15 @@ impl World {
         let count = self.random.between(1, (batch.len() - from) as u64) as usize;
         let entries = batch[from..from + count].to_vec();
         let complete = self.restoration(pid) == Restoration::Complete;
-        self.call(link, Request::Append { entries, complete }, move |world, answer| match answer {
-            Some(Response::Appended { outcomes, lacks_end }) => {
+        let step = move |world: &mut World| world.broker_append(&entries, complete);
+        self.call_write(link, step, move |world, appended| match appended {
+            Some((outcomes, lacks_end)) => {
                 for session in lacks_end {
                     world.lacks_end(pid, session);
                 }
                 world.acknowledged(pid, &batch, from, &outcomes);
             }
-            _ => world.within(pid, 20, move |world| world.append(pid, batch, from)),
+            None => world.within(pid, 20, move |world| world.append(pid, batch, from)),
         });
     }
 

@@ -2,7 +2,7 @@
 //! the history of all this. It runs in one thread, always executes what is due next, and reads no real clock.
 
 use crate::{
-    broker::{Broker, Request, Response},
+    broker::{Broker, Connection},
     client::Client,
     plan::{PROXIES, Plan, SERVERS},
     proxy::{Proxy, Slot},
@@ -12,7 +12,8 @@ use crate::{
 };
 use protocol::SessionId;
 use std::{
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -27,7 +28,8 @@ const END_WITH_TTL: u64 = 600_000;
 const STEPS: u64 = 200_000;
 
 pub(crate) type Action = Box<dyn FnOnce(&mut World)>;
-pub(crate) type OnResponse = Box<dyn FnOnce(&mut World, Option<Response>)>;
+/// A step at the broker, whose result is `None` if the broker refused it.
+type Step = Box<dyn FnOnce(&mut World, Connection) -> Option<Box<dyn Any>>>;
 pub(crate) type Pid = usize;
 pub(crate) type LinkId = usize;
 
@@ -53,32 +55,22 @@ pub(crate) struct Link {
     slow_by: u64,
 }
 
+type OnResult = Box<dyn FnOnce(&mut World, Option<Box<dyn Any>>)>;
+
 struct Pending {
     link: LinkId,
-    then: OnResponse,
+    then: OnResult,
 }
 
-struct Due {
-    at: u64,
-    order: u64,
-    action: Action,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (other.at, other.order).cmp(&(self.at, self.order))
-    }
+/// What the broker may do with a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// Execute it.
+    Always,
+    /// Refuse it while it refuses the writes of servers.
+    Write,
+    /// The same. The server then reconnects, and its restoration begins again.
+    Restoration,
 }
 
 /// Classes of histories in which more fails than the design promises to survive. Even then no event inside a query is
@@ -104,7 +96,8 @@ pub(crate) enum Excluded {
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) now: u64,
-    queue: BinaryHeap<Due>,
+    /// What is due, by time and order.
+    queue: BTreeMap<(u64, u64), Action>,
     numbers: u64,
     pub(crate) random: Random,
     epoch: Instant,
@@ -174,7 +167,7 @@ impl World {
         let mut world = Self {
             plan: plan.clone(),
             now: 1000,
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             numbers: 0,
             random: Random::new(plan.seed ^ 0xABCD_EF01),
             epoch: Instant::now(),
@@ -220,7 +213,7 @@ impl World {
         let (mut quiet_since, mut excluded_since, mut steps) = (None, None, 0);
         let end = if self.plan.ttl.is_some() { END_WITH_TTL } else { END };
         let last_fault = self.plan.faults.last().map_or(0, |&(at, _)| at + 6000);
-        while let Some(Due { at, action, .. }) = self.queue.pop() {
+        while let Some(((at, _), action)) = self.queue.pop_first() {
             self.now = at;
             action(self);
             if self.violation.is_some() {
@@ -273,7 +266,7 @@ impl World {
 
     pub(crate) fn after(&mut self, delay: u64, action: impl FnOnce(&mut World) + 'static) {
         let order = self.number();
-        self.queue.push(Due { at: self.now + delay, order, action: Box::new(action) });
+        self.queue.insert((self.now + delay, order), Box::new(action));
     }
 
     /// Schedules an action inside a process. It is skipped if the process is dead by then, and waits while it is
@@ -385,22 +378,66 @@ impl World {
         }
     }
 
-    pub(crate) fn call(
+    /// Calls the broker. `step` is executed there, and `then` here with its result, or with `None` if there was no reply.
+    pub(crate) fn call<T: 'static>(
         &mut self,
         link: LinkId,
-        request: impl Into<Request>,
-        then: impl FnOnce(&mut World, Option<Response>) + 'static,
+        step: impl FnOnce(&mut World, Connection) -> T + 'static,
+        then: impl FnOnce(&mut World, Option<T>) + 'static,
     ) {
-        let request = request.into();
+        self.send(Call::Always, link, step, then);
+    }
+
+    /// Calls the broker for a write of a server, which the broker may refuse.
+    pub(crate) fn call_write<T: 'static>(
+        &mut self,
+        link: LinkId,
+        step: impl FnOnce(&mut World) -> T + 'static,
+        then: impl FnOnce(&mut World, Option<T>) + 'static,
+    ) {
+        self.send(Call::Write, link, |world, _| step(world), then);
+    }
+
+    /// Calls the broker to restore a session.
+    pub(crate) fn call_restoration(
+        &mut self,
+        link: LinkId,
+        step: impl FnOnce(&mut World) + 'static,
+        then: impl FnOnce(&mut World, Option<()>) + 'static,
+    ) {
+        self.send(Call::Restoration, link, |world, _| step(world), then);
+    }
+
+    fn send<T: 'static>(
+        &mut self,
+        call: Call,
+        link: LinkId,
+        step: impl FnOnce(&mut World, Connection) -> T + 'static,
+        then: impl FnOnce(&mut World, Option<T>) + 'static,
+    ) {
         let Link { of, up, connection, incarnation, arrival, slow_by, .. } = self.links[link];
         if !up {
             return self.within(of, 1, move |world| then(world, None));
         }
         let id = self.number();
+        let then = move |world: &mut World, result: Option<Box<dyn Any>>| {
+            then(world, result.and_then(|result| result.downcast().ok()).map(|result| *result));
+        };
         self.pending.insert(id, Pending { link, then: Box::new(then) });
+        let step: Step = Box::new(move |world, from| {
+            world.expire();
+            if call != Call::Always && world.now < world.broker.refuses_until {
+                world.covered.insert("a write was refused");
+                return None;
+            }
+            Some(Box::new(step(world, from)))
+        });
         let at = arrival.max(self.now + slow_by + self.lag());
         self.links[link].arrival = at;
-        self.after(at - self.now, move |world| world.arrives(id, link, (connection, incarnation), request));
+        let restores = call == Call::Restoration;
+        self.after(at - self.now, move |world| {
+            world.arrives(id, (link, connection), incarnation, restores, step);
+        });
         self.within(of, PATIENCE, move |world| {
             if world.pending.contains_key(&id) {
                 note!(world, "{}: no answer, reconnects", world.name(of));
@@ -409,34 +446,25 @@ impl World {
         });
     }
 
-    pub(crate) fn arrives(
-        &mut self,
-        id: u64,
-        link: LinkId,
-        (connection, incarnation): (u64, u64),
-        request: Request,
-    ) {
+    fn arrives(&mut self, id: u64, from: Connection, incarnation: u64, restores: bool, step: Step) {
         if self.broker.down || self.broker.incarnation != incarnation {
             return;
         }
         if self.broker.paused {
             self.broker.waiting.push(Box::new(move |world| {
-                world.arrives(id, link, (connection, incarnation), request);
+                world.arrives(id, from, incarnation, restores, step);
             }));
             return;
         }
         if !self.pending.contains_key(&id) {
             self.covered.insert("command executed after its caller gave up");
         }
-        let restores = matches!(request, Request::Restore { .. });
-        let answer = match self.execute((link, connection), request) {
-            Response::Refused => None,
-            answer => Some(answer),
-        };
+        let result = step(self, from);
+        let (link, connection) = from;
         self.send_back(link, connection, move |world| {
-            let refused = answer.is_none();
+            let refused = result.is_none();
             if let Some(Pending { then, .. }) = world.pending.remove(&id) {
-                then(world, answer);
+                then(world, result);
             }
             // A restoration that was refused begins again.
             if refused && restores {

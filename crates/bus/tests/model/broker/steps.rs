@@ -1,10 +1,10 @@
-//! What the broker does with a request: it takes a step of `bus::rules`, sends its effects, and checks what must never happen.
+//! What the broker does with a call: it takes a step of `bus::rules`, sends its effects, and checks what must never happen.
 
-use super::{Broker, Connection, GatewayRequest, Push, Request, Response, UNSURE_CLAIM};
+use super::{Broker, Connection, Push, UNSURE_CLAIM};
 use crate::world::{Excluded, World, forbidden, note, short, violated};
 use bus::rules::{
     AcknowledgedRecord, AppendOutcome, AttachOutcome, Attached, Attaching, ClaimOutcome, Claiming, Effect,
-    Ending, LogEntry, LostQuery, NO_BEAT, Part, Record, is_newer,
+    Ending, LogEntry, LostQuery, NO_BEAT, Record, is_newer,
 };
 use protocol::{SessionId, encode_error};
 
@@ -13,7 +13,7 @@ const LONGEST_ATTACH: u64 = 1000;
 
 impl World {
     /// Takes one step on a session's record and sends its effects.
-    fn step<T>(
+    pub(crate) fn step<T>(
         &mut self,
         session: SessionId,
         step: impl FnOnce(&mut Record, &mut dyn FnMut(Effect<'_>) -> u64) -> T,
@@ -54,119 +54,12 @@ impl World {
         self.links[link].connection == connection
     }
 
-    /// Returns whether it refuses writes now.
-    pub(crate) fn refuses(&self) -> bool {
-        self.now < self.broker.refuses_until
-    }
-
-    pub(crate) fn execute(&mut self, from: Connection, request: Request) -> Response {
-        let now_ms = self.now;
-        self.expire();
-        if self.refuses() && request.is_write_of_a_server() {
-            self.covered.insert("a write was refused");
-            return Response::Refused;
-        }
-        match request {
-            Request::Create { session } => {
-                self.step(session, |record, _| record.create());
-                self.broker.touched.insert(session, now_ms);
-                return Response::Done;
-            }
-            Request::Claim { session, query, answer, owner, known, complete, old } => {
-                self.adopt(session, old);
-                let (keep, listed) = (self.plan.keep, self.broker.memory.beats.contains_key(&owner));
-                let (query, answer, owner) = (&*query, &*answer, &*owner);
-                let claiming = Claiming { query, answer, owner, now_ms, keep, known, complete, listed };
-                return self.broker_claim(session, claiming);
-            }
-            Request::Append { entries, complete } => return self.broker_append(entries, complete),
-            Request::Restore { session, acknowledged, owner } => {
-                self.broker_restore(session, &acknowledged, &owner);
-            }
-            Request::Beat { name, beat } => return self.broker_heartbeat(&name, beat),
-            Request::List { names } => {
-                for name in names {
-                    self.broker.memory.beats.entry(name).or_insert_with(|| NO_BEAT.to_owned());
-                }
-            }
-            Request::Running { owner } => {
-                let records = self.broker.memory.records.iter();
-                let running = records.filter(|(_, record)| is_listed_for(record, &owner));
-                let running = running.map(|(&session, record)| (session, record.generation));
-                return Response::Running(running.collect());
-            }
-            Request::EndLostQuery { session, owner, beat, generation, by, complete } => {
-                // In the same step, because the server may have continued since it was found silent.
-                let lacks_end = self.broker.memory.beats.get(&owner) == Some(&beat)
-                    && self.end_lost_query(session, &owner, generation, &by, complete);
-                return Response::LostQueryEnded { lacks_end };
-            }
-            Request::Forget { owner, beat } => {
-                if self.broker.memory.beats.get(&owner) == Some(&beat) {
-                    self.remove_idle_server(&owner);
-                }
-            }
-            Request::Leave { owner } => return Response::Left(self.remove_idle_server(&owner)),
-            Request::Close { session, owner, complete, old } => {
-                self.adopt(session, old);
-                let ending = Ending { now_ms, complete };
-                let exists = self.step(session, |record, out| record.close(&owner, ending, true, out));
-                note!(self, "broker: closes {} → {exists}", short(session));
-                return Response::Exists(exists);
-            }
-            Request::Renew { sessions, .. } => {
-                for session in sessions {
-                    self.step(session, |record, _| record.renew(&Part::ALL));
-                }
-            }
-            Request::Subscribe { sessions, control } => self.subscribe(from, sessions, control),
-            Request::Gateway(request) => return self.execute_for_gateway(from, request),
-        }
-        Response::Done
-    }
-
-    fn execute_for_gateway(&mut self, from: Connection, request: GatewayRequest) -> Response {
-        match request {
-            GatewayRequest::Attach { session, holder, sent, patience, after, young } => {
-                let (now_ms, deadline_ms) = (self.now, sent + patience);
-                let attaching = Attaching { holder: &holder, now_ms, deadline_ms, after, young };
-                self.broker_attach(session, attaching, sent)
-            }
-            GatewayRequest::Unsubscribe { session } => {
-                self.broker.subscriptions.entry(session).or_default().remove(&from);
-                Response::Done
-            }
-            GatewayRequest::Read { session, after, limit } => {
-                let log = self.broker.memory.records.get(&session).map(|record| &record.log);
-                let page = log.into_iter().flatten().filter(|entry| entry.prefix.position > after);
-                Response::Page(page.take(limit).cloned().collect())
-            }
-            GatewayRequest::Release { session, epoch, cursor } => {
-                note!(self, "broker: {} epoch {epoch} is released, cursor {cursor:?}", short(session));
-                self.step(session, |record, out| record.release(epoch, cursor, out));
-                Response::Done
-            }
-            GatewayRequest::Reattach { session, holder, epoch, active } => {
-                let newest = self.step(session, |record, out| record.reattach(&holder, epoch, active, out));
-                note!(
-                    self,
-                    "{holder}: still has {} with epoch {epoch}; the newest is {newest}",
-                    short(session)
-                );
-                Response::Epoch(newest)
-            }
-            GatewayRequest::RestoreCursor { session, epoch, cursor } => {
-                self.step(session, |record, out| record.restore_cursor(epoch, cursor, out));
-                Response::Done
-            }
-        }
-    }
-
-    fn subscribe(&mut self, from: Connection, sessions: Vec<SessionId>, control: Option<String>) {
+    /// Makes messages for these sessions, and those for a process of this name, go to the connection `from`.
+    pub(crate) fn subscribe(&mut self, from: Connection, sessions: &[SessionId], control: Option<String>) {
         if !self.is_open(from) {
             return;
         }
-        for session in sessions {
+        for &session in sessions {
             self.broker.subscriptions.entry(session).or_default().insert(from);
         }
         if let Some(name) = control {
@@ -174,7 +67,27 @@ impl World {
         }
     }
 
-    fn broker_claim(&mut self, session: SessionId, claiming: Claiming<'_>) -> Response {
+    pub(crate) fn broker_create(&mut self, session: SessionId) {
+        self.step(session, |record, _| record.create());
+        self.broker.touched.insert(session, self.now);
+    }
+
+    /// Closes a session. Returns whether it exists.
+    pub(crate) fn broker_close(
+        &mut self,
+        session: SessionId,
+        owner: &str,
+        complete: bool,
+        old: bool,
+    ) -> bool {
+        self.adopt(session, old);
+        let ending = Ending { now_ms: self.now, complete };
+        let exists = self.step(session, |record, out| record.close(owner, ending, true, out));
+        note!(self, "broker: closes {} → {exists}", short(session));
+        exists
+    }
+
+    pub(crate) fn broker_claim(&mut self, session: SessionId, claiming: Claiming<'_>) -> ClaimOutcome {
         let Claiming { query, owner, now_ms, .. } = claiming;
         let claimed = self.step(session, |record, out| record.claim(claiming, true, out));
         note!(self, "{owner}: claims {} for {query} → {claimed:?}", short(session));
@@ -185,14 +98,19 @@ impl World {
             self.broker.touched.insert(session, now_ms);
             self.broker.claims.insert((session, generation), (query.to_owned(), owner.to_owned()));
         }
-        Response::Claimed(claimed)
+        claimed
     }
 
-    fn broker_append(&mut self, entries: Vec<(SessionId, LogEntry)>, complete: bool) -> Response {
+    /// Appends entries. Returns their outcomes, and the closed sessions whose logs lack their end.
+    pub(crate) fn broker_append(
+        &mut self,
+        entries: &[(SessionId, LogEntry)],
+        complete: bool,
+    ) -> (Vec<AppendOutcome>, Vec<SessionId>) {
         let (mut outcomes, mut lacks_end) = (Vec::new(), Vec::new());
         let ending = Ending { now_ms: self.now, complete };
-        for (session, LogEntry { prefix, frame }) in entries {
-            let outcome = self.step(session, |record, out| record.append(prefix, &frame, ending, true, out));
+        for &(session, LogEntry { prefix, ref frame }) in entries {
+            let outcome = self.step(session, |record, out| record.append(prefix, frame, ending, true, out));
             if prefix.kind.is_terminator() {
                 self.broker.touched.insert(session, self.now);
                 let taken = !matches!(outcome, AppendOutcome::Stale | AppendOutcome::Hole);
@@ -203,10 +121,15 @@ impl World {
             note!(self, "broker: {} {:?} {} → {outcome:?}", short(session), prefix.kind, prefix.position);
             outcomes.push(outcome);
         }
-        Response::Appended { outcomes, lacks_end }
+        (outcomes, lacks_end)
     }
 
-    fn broker_restore(&mut self, session: SessionId, acknowledged: &AcknowledgedRecord, owner: &str) {
+    pub(crate) fn broker_restore(
+        &mut self,
+        session: SessionId,
+        acknowledged: &AcknowledgedRecord,
+        owner: &str,
+    ) {
         let before = self.broker.memory.records.get(&session).map(|r| (r.log.len(), r.status, r.generation));
         self.step(session, |record, out| record.restore(acknowledged, owner, true, out));
         let record = &self.broker.memory.records[&session];
@@ -224,7 +147,7 @@ impl World {
     }
 
     /// Writes a heartbeat, and returns those of the peers.
-    fn broker_heartbeat(&mut self, name: &str, beat: String) -> Response {
+    pub(crate) fn broker_heartbeat(&mut self, name: &str, beat: String) -> Vec<(String, String)> {
         let beats = &mut self.broker.memory.beats;
         if is_newer(&beat, beats.get(name).map(String::as_str)) {
             self.broker.last_beats.insert(name.to_owned(), self.now);
@@ -234,11 +157,30 @@ impl World {
         }
         let beats = &self.broker.memory.beats;
         let beats = beats.iter().filter(|(peer, _)| **peer != name);
-        Response::Beats(beats.map(|(peer, beat)| (peer.clone(), beat.clone())).collect())
+        beats.map(|(peer, beat)| (peer.clone(), beat.clone())).collect()
+    }
+
+    /// Lists servers that have not written a heartbeat.
+    pub(crate) fn list_servers(&mut self, names: Vec<String>) {
+        for name in names {
+            self.broker.memory.beats.entry(name).or_insert_with(|| NO_BEAT.to_owned());
+        }
+    }
+
+    /// Returns the queries that are listed for a server.
+    pub(crate) fn running_at(&self, owner: &str) -> Vec<(SessionId, u64)> {
+        let records = self.broker.memory.records.iter();
+        let running = records.filter(|(_, record)| is_listed_for(record, owner));
+        running.map(|(&session, record)| (session, record.generation)).collect()
+    }
+
+    /// Returns whether this is still the server's last heartbeat.
+    pub(crate) fn has_last_beat(&self, owner: &str, beat: &str) -> bool {
+        self.broker.memory.beats.get(owner).is_some_and(|last| last == beat)
     }
 
     /// Removes a server from the list unless a query runs at it. Returns whether it was removed.
-    fn remove_idle_server(&mut self, owner: &str) -> bool {
+    pub(crate) fn remove_idle_server(&mut self, owner: &str) -> bool {
         let idle = !self.broker.memory.records.values().any(|record| is_listed_for(record, owner));
         if idle {
             self.broker.memory.beats.remove(owner);
@@ -246,7 +188,12 @@ impl World {
         idle
     }
 
-    fn broker_attach(&mut self, session: SessionId, attaching: Attaching<'_>, sent: u64) -> Response {
+    pub(crate) fn broker_attach(
+        &mut self,
+        session: SessionId,
+        attaching: Attaching<'_>,
+        sent: u64,
+    ) -> AttachOutcome {
         let Attaching { holder, now_ms, after, .. } = attaching;
         let outcome = self.step(session, |record, out| record.attach(attaching, out));
         note!(self, "{holder}: attaches to {} after {after:?} → {outcome:?}", short(session));
@@ -269,11 +216,11 @@ impl World {
                 }
             }
         }
-        Response::Attached(outcome)
+        outcome
     }
 
     /// Makes a session active that no server has restored in time, and a gateway has.
-    fn adopt(&mut self, session: SessionId, old: bool) {
+    pub(crate) fn adopt(&mut self, session: SessionId, old: bool) {
         let unknown = |record: &Record| record.held && record.status.is_none();
         if old && self.broker.memory.records.get(&session).is_some_and(unknown) {
             self.covered.insert("restored by its gateway alone");
@@ -282,7 +229,7 @@ impl World {
     }
 
     /// Ends a query. Returns whether the session is closed and its log lacks its end.
-    fn end_lost_query(
+    pub(crate) fn end_lost_query(
         &mut self,
         session: SessionId,
         owner: &str,

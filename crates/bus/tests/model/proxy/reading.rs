@@ -2,7 +2,7 @@
 
 use super::{RETRY, SlotId};
 use crate::{
-    broker::{GatewayRequest, Response, UNSURE_CLAIM},
+    broker::UNSURE_CLAIM,
     socket::Down,
     world::{Pid, World, note, short},
 };
@@ -26,9 +26,14 @@ impl World {
         let (pid, session, after, mark) =
             (slot.proxy, slot.session, slot.lane.last(), slot.lane.read_start());
         let link = self.proxies[&pid].commands;
-        self.call(link, GatewayRequest::Read { session, after, limit: PAGE }, move |world, answer| {
+        let read = move |world: &mut World, _| {
+            let log = world.broker.memory.records.get(&session).map(|record| &record.log);
+            let page = log.into_iter().flatten().filter(|entry| entry.prefix.position > after);
+            page.take(PAGE).cloned().collect::<Vec<_>>()
+        };
+        self.call(link, read, move |world, page| {
             world.slots[id].reading = false;
-            let Some(Response::Page(page)) = answer else { return world.read_again(id, RETRY) };
+            let Some(page) = page else { return world.read_again(id, RETRY) };
             let full = page.len() == PAGE;
             for entry in page {
                 if !world.logged(id, entry.prefix, &entry.frame) {
