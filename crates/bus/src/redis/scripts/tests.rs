@@ -1,16 +1,19 @@
 //! Compares the scripts with the rules. Any sequence of steps has the same outcomes, fields and log on a real Redis and
 //! on a record, whatever is lost or rolled back in between.
 
+#[allow(dead_code, reason = "shared with the tests of the brokers, which use the rest")]
+#[path = "../../../tests/brokers/support/private_redis.rs"]
+mod private_redis;
 mod steps;
 
 use super::{Scripts, eval, past_of, text_of};
 use crate::rules::{AcknowledgedHistory, Part, Record, Status};
+use private_redis::PrivateRedis;
 use proptest::prelude::*;
 use protocol::{Kind, Names, Position, Prefix, SessionId};
 use redis::{Cmd, Connection, RedisResult, Value};
 use std::{
     collections::HashMap,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -24,61 +27,29 @@ const KEEP: usize = 4;
 const SERVERS: [&str; 2] = ["server-a", "server-b"];
 const GATEWAYS: [&str; 2] = ["gateway-a", "gateway-b"];
 
+/// A step. Servers and gateways are given by number, attachments by how many there were after them.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Create,
-    Claim {
-        server: usize,
-        query: u8,
-        /// Every server has restored its history.
-        complete: bool,
-        /// Redis lists the server.
-        listed: bool,
-        /// The mark is old.
-        old: bool,
-    },
-    /// Appends the next event of the server's last claim, or the last one again.
-    Append {
-        server: usize,
-        terminator: bool,
-        again: bool,
-        complete: bool,
-    },
-    Close {
-        server: usize,
-        complete: bool,
-        old: bool,
-    },
-    Attach {
-        gateway: usize,
-        late: bool,
-        /// Distance of the client's position from the log's last one, in generations and in sequence numbers. `None`:
-        /// the client names no position.
-        after: Option<(u64, u64)>,
-        young: bool,
-    },
-    Release {
-        nth: usize,
-        cursor: bool,
-    },
-    Reattach {
-        nth: usize,
-        active: bool,
-    },
+    /// A server, a query, and whether every server has restored, Redis lists the server, and the mark is old.
+    Claim(usize, u8, [bool; 3]),
+    /// The next event of a server's last claim: whether it is the terminator, the last event again, and logs are complete.
+    Append(usize, [bool; 3]),
+    /// A server, and whether logs are complete and the mark is old.
+    Close(usize, [bool; 2]),
+    /// A gateway, and whether it is late and Redis is young. The client names no position, or one that is so many generations and
+    /// sequence numbers away from the log's last one.
+    Attach(usize, [bool; 2], Option<(u64, u64)>),
+    /// An attachment, and whether it has a cursor.
+    Release(usize, bool),
+    /// An attachment, and whether its session is active.
+    Reattach(usize, bool),
     /// The log refuses the terminator of the server's last claim.
-    ReleaseClaim {
-        server: usize,
-    },
-    RestoreCursor {
-        nth: usize,
-    },
-    EndLostQuery {
-        server: usize,
-        complete: bool,
-    },
-    Restore {
-        server: usize,
-    },
+    ReleaseClaim(usize),
+    RestoreCursor(usize),
+    /// A server, and whether logs are complete.
+    EndLostQuery(usize, bool),
+    Restore(usize),
     Remember,
     RollBack,
     Forget,
@@ -87,22 +58,23 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let server = 0..SERVERS.len();
+    let weighted = prop::bool::weighted;
+    let claim = (server.clone(), 0..12u8, weighted(0.8), weighted(0.9), any::<bool>());
+    let append = (server.clone(), weighted(0.2), weighted(0.2), any::<bool>());
+    let after = prop::option::of((0..2u64, 0..3u64));
+    let attach = (0..GATEWAYS.len(), weighted(0.2), after, any::<bool>());
     prop_oneof![
         2 => Just(Op::Create),
-        6 => (server.clone(), 0..12u8, prop::bool::weighted(0.8), prop::bool::weighted(0.9), any::<bool>())
-            .prop_map(|(server, query, complete, listed, old)| Op::Claim { server, query, complete, listed, old }),
-        14 => (server.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>())
-            .prop_map(|(server, terminator, again, complete)| Op::Append { server, terminator, again, complete }),
-        1 => (server.clone(), any::<[bool; 2]>())
-            .prop_map(|(server, [complete, old])| Op::Close { server, complete, old }),
-        3 => (0..GATEWAYS.len(), prop::bool::weighted(0.2), prop::option::of((0..2u64, 0..3u64)), any::<bool>())
-            .prop_map(|(gateway, late, after, young)| Op::Attach { gateway, late, after, young }),
-        2 => (0..3usize, any::<bool>()).prop_map(|(nth, cursor)| Op::Release { nth, cursor }),
-        1 => (0..3usize, any::<bool>()).prop_map(|(nth, active)| Op::Reattach { nth, active }),
-        2 => server.clone().prop_map(|server| Op::ReleaseClaim { server }),
-        1 => (0..3usize).prop_map(|nth| Op::RestoreCursor { nth }),
-        2 => (server.clone(), any::<bool>()).prop_map(|(server, complete)| Op::EndLostQuery { server, complete }),
-        4 => server.prop_map(|server| Op::Restore { server }),
+        6 => claim.prop_map(|(server, query, complete, listed, old)| Op::Claim(server, query, [complete, listed, old])),
+        14 => append.prop_map(|(server, terminator, again, complete)| Op::Append(server, [terminator, again, complete])),
+        1 => (server.clone(), any::<[bool; 2]>()).prop_map(|(server, how)| Op::Close(server, how)),
+        3 => attach.prop_map(|(gateway, late, after, young)| Op::Attach(gateway, [late, young], after)),
+        2 => (0..3usize, any::<bool>()).prop_map(|(nth, cursor)| Op::Release(nth, cursor)),
+        1 => (0..3usize, any::<bool>()).prop_map(|(nth, active)| Op::Reattach(nth, active)),
+        2 => server.clone().prop_map(Op::ReleaseClaim),
+        1 => (0..3usize).prop_map(Op::RestoreCursor),
+        2 => (server.clone(), any::<bool>()).prop_map(|(server, complete)| Op::EndLostQuery(server, complete)),
+        4 => server.prop_map(Op::Restore),
         2 => Just(Op::Remember),
         1 => Just(Op::RollBack),
         1 => Just(Op::Forget),
@@ -110,43 +82,16 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A `redis-server` that ends with the test.
-struct PrivateRedis {
-    child: Child,
-    directory: tempfile::TempDir,
-}
-
-impl PrivateRedis {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"])
-            .arg(directory.path().join("redis.sock"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start redis-server: run scripts/test.sh, which installs it");
-        Self { child, directory }
-    }
-
-    fn connection(&self) -> Connection {
-        let url = format!("redis+unix://{}", self.directory.path().join("redis.sock").display());
-        let client = redis::Client::open(url).expect("a url");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match client.get_connection() {
-                Ok(connection) => return connection,
-                Err(error) => assert!(Instant::now() < deadline, "redis-server does not answer: {error}"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
+/// Returns a connection, once the server replies.
+fn connect(redis: &PrivateRedis) -> Connection {
+    let client = redis::Client::open(redis.url()).expect("a url");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match client.get_connection() {
+            Ok(connection) => return connection,
+            Err(error) => assert!(Instant::now() < deadline, "redis-server does not answer: {error}"),
         }
-    }
-}
-
-impl Drop for PrivateRedis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -289,21 +234,16 @@ impl<'a> Bench<'a> {
             set("cursor", record.cursor.to_string());
             set("cursor_epoch", record.cursor_epoch.to_string());
         }
-        let log = record
-            .log
-            .iter()
-            .map(|entry| {
-                (entry.prefix.position.to_string(), String::from_utf8_lossy(&entry.frame).into_owned())
-            })
-            .collect();
-        (meta, log, attach)
+        let text = |frame: &[u8]| String::from_utf8_lossy(frame).into_owned();
+        let log = record.log.iter().map(|entry| (entry.prefix.position.to_string(), text(&entry.frame)));
+        (meta, log.collect(), attach)
     }
 }
 
 #[test]
 fn redis_follows_the_rules() {
     let redis = PrivateRedis::start();
-    let connection = std::cell::RefCell::new(redis.connection());
+    let connection = std::cell::RefCell::new(connect(&redis));
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
         let mut connection = connection.borrow_mut();
@@ -327,7 +267,7 @@ fn redis_follows_the_rules() {
 #[test]
 fn a_server_stays_listed_while_it_has_running_queries() {
     let redis = PrivateRedis::start();
-    let mut connection = redis.connection();
+    let mut connection = connect(&redis);
     let (servers, running) = (Names::default().servers(), Names::default().running(SERVERS[0]));
     let mut bench = Bench::new(&mut connection);
     bench.ask::<Value>(redis::cmd("HSET").arg(&servers).arg(SERVERS[0]).arg("still"));
@@ -344,7 +284,7 @@ fn a_server_stays_listed_while_it_has_running_queries() {
 #[test]
 fn a_heartbeat_that_is_executed_late_changes_nothing() {
     let redis = PrivateRedis::start();
-    let mut connection = redis.connection();
+    let mut connection = connect(&redis);
     let mut bench = Bench::new(&mut connection);
     let servers = Names::default().servers();
     for (value, listed) in [

@@ -11,20 +11,16 @@ impl Bench<'_> {
     pub(super) fn apply(&mut self, op: Op) {
         match op {
             Op::Create => self.create(),
-            Op::Claim { server, query, complete, listed, old } => {
-                self.claim(server, query, complete, listed, old);
-            }
-            Op::Append { server, terminator, again, complete } => {
-                self.append(server, terminator, again, complete);
-            }
-            Op::Close { server, complete, old } => self.close(server, complete, old),
-            Op::Attach { gateway, late, after, young } => self.attach(gateway, late, after, young),
-            Op::Release { nth, cursor } => self.release(nth, cursor),
-            Op::Reattach { nth, active } => self.reattach(nth, active),
-            Op::ReleaseClaim { server } => self.release_claim(server),
-            Op::RestoreCursor { nth } => self.restore_cursor(nth),
-            Op::EndLostQuery { server, complete } => self.end_lost_query(server, complete),
-            Op::Restore { server } => self.restore(server),
+            Op::Claim(server, query, how) => self.claim(server, query, how),
+            Op::Append(server, how) => self.append(server, how),
+            Op::Close(server, how) => self.close(server, how),
+            Op::Attach(gateway, how, after) => self.attach(gateway, how, after),
+            Op::Release(nth, cursor) => self.release(nth, cursor),
+            Op::Reattach(nth, active) => self.reattach(nth, active),
+            Op::ReleaseClaim(server) => self.release_claim(server),
+            Op::RestoreCursor(nth) => self.restore_cursor(nth),
+            Op::EndLostQuery(server, complete) => self.end_lost_query(server, complete),
+            Op::Restore(server) => self.restore(server),
             Op::Remember => self.remember(),
             Op::RollBack => self.roll_back(),
             Op::Forget => {
@@ -50,35 +46,23 @@ impl Bench<'_> {
         self.record.create();
     }
 
-    fn claim(&mut self, server: usize, query: u8, complete: bool, listed: bool, old: bool) {
+    fn claim(&mut self, server: usize, query: u8, [complete, listed, old]: [bool; 3]) {
         let [meta, log, attach] = self.keys();
         let (query, answer) = (format!("q{query}"), format!("by {server}"));
+        let owner = SERVERS[server];
         let servers = Names::default().servers();
-        let heartbeat = redis::cmd("HSET").arg(&servers).arg(SERVERS[server]).arg("still").clone();
-        let removal = redis::cmd("HDEL").arg(&servers).arg(SERVERS[server]).clone();
-        self.ask::<Value>(if listed { &heartbeat } else { &removal });
+        let mut list = redis::cmd(if listed { "HSET" } else { "HDEL" });
+        self.ask::<Value>(list.arg(&servers).arg(owner).arg(listed.then_some("still")));
         let keys = [meta, log, attach, running(server), MARK.to_owned(), servers];
         let mut call = self.script(|s| &s.claim, &keys);
         let known = self.servers[server].generation;
-        call.arg(&query).arg(&answer).arg(SERVERS[server]).arg(TTL).arg(KEEP).arg("log").arg(self.down());
-        let (outcome, generation, prev, stored): (String, u64, String, String) = self.ask(
-            call.arg(self.session.to_string())
-                .arg("mark")
-                .arg(known)
-                .arg(u8::from(complete))
-                .arg(u8::from(old)),
-        );
+        call.arg(&query).arg(&answer).arg(owner).arg(TTL).arg(KEEP).arg("log").arg(self.down());
+        call.arg(self.session.to_string()).arg("mark").arg(known).arg(u8::from(complete)).arg(u8::from(old));
+        let (outcome, generation, prev, stored): (String, u64, String, String) = self.ask(&call);
         let prev: Option<Position> = prev.parse().ok();
-        let claiming = Claiming {
-            query: &query,
-            answer: &answer,
-            owner: SERVERS[server],
-            now_ms: generation,
-            keep: KEEP,
-            known,
-            complete,
-            listed,
-        };
+        let (now_ms, keep) = (generation, KEEP);
+        let (query, answer) = (&*query, &*answer);
+        let claiming = Claiming { query, answer, owner, now_ms, keep, known, complete, listed };
         if old {
             self.record.adopt();
         }
@@ -99,11 +83,11 @@ impl Bench<'_> {
         if let ClaimOutcome::Now { generation, prev } = claimed {
             let own = &mut self.servers[server];
             (own.generation, own.next) = (generation, 1);
-            own.history.claimed(self.session, (generation, prev), &query, &answer, self.now);
+            own.history.claimed(self.session, (generation, prev), query, answer, self.now);
         }
     }
 
-    fn append(&mut self, server: usize, terminator: bool, again: bool, complete: bool) {
+    fn append(&mut self, server: usize, [terminator, again, complete]: [bool; 3]) {
         let ([_, log, _], down) = (self.keys(), self.down());
         let Server { generation, next, .. } = self.servers[server];
         if generation == 0 {
@@ -161,7 +145,7 @@ impl Bench<'_> {
         }
     }
 
-    fn close(&mut self, server: usize, complete: bool, old: bool) {
+    fn close(&mut self, server: usize, [complete, old]: [bool; 2]) {
         let [meta, log, _] = self.keys();
         if old {
             self.record.adopt();
@@ -276,7 +260,7 @@ impl Bench<'_> {
         assert!(listed.is_none_or(may_stay), "{listed:?} is still listed");
     }
 
-    fn attach(&mut self, gateway: usize, late: bool, after: Option<(u64, u64)>, young: bool) {
+    fn attach(&mut self, gateway: usize, [late, young]: [bool; 2], after: Option<(u64, u64)>) {
         let [meta, log, attach] = self.keys();
         let (seconds, micros): (u64, u64) = self.ask(&redis::cmd("TIME"));
         let now_ms = seconds * 1000 + micros / 1000;
@@ -312,11 +296,8 @@ impl Bench<'_> {
         let mut call = self.script(|s| &s.restore, &[meta, log, ours]);
         call.arg(TTL).arg("log").arg(self.names.down(self.session)).arg(self.session.to_string());
         call.arg(SERVERS[server]).arg(1).arg(u8::from(acknowledged.closed)).arg(acknowledged.generation);
-        call.arg(text_of(acknowledged.prev))
-            .arg(&acknowledged.query)
-            .arg(&acknowledged.answer)
-            .arg(u8::from(acknowledged.running));
-        call.arg(past_of(&acknowledged));
+        call.arg(text_of(acknowledged.prev)).arg(&acknowledged.query).arg(&acknowledged.answer);
+        call.arg(u8::from(acknowledged.running)).arg(past_of(&acknowledged));
         for entry in acknowledged.entries() {
             call.arg(entry.prefix.position.to_string()).arg(&entry.frame[..]);
         }

@@ -1,14 +1,14 @@
 //! Servers for tests: one that can be stopped, and one that consists of heartbeats only.
 
-use super::{Adjust, Fixture, PATIENCE, PrivateRedis, key, ready};
+use super::{Adjust, Fixture, PATIENCE, PrivateRedis, ask, eventually, key, ready};
 use bus::Broker;
 use protocol::SessionId;
 use redis::aio::MultiplexedConnection;
 use std::{
+    collections::HashMap,
     sync::{Arc, mpsc},
     time::Duration,
 };
-use tokio::time::timeout;
 
 /// A server in a separate runtime that can be stopped for a while, like a stopped process.
 pub struct PausableServer {
@@ -44,9 +44,7 @@ impl PausableServer {
         let server = take.recv_timeout(PATIENCE).expect("the server is ready");
         Self { orders, server, runtime: Some(runtime) }
     }
-}
 
-impl PausableServer {
     /// Stops the server for this time.
     pub fn pause(&self, time: Duration) {
         self.orders.send(Some(time)).expect("the server runs");
@@ -83,15 +81,13 @@ impl Peer {
     }
 
     pub async fn mark(&mut self) -> String {
-        redis::cmd("GET").arg("test:bus:mark").query_async(&mut self.connection).await.expect("GET")
+        ask(&mut self.connection, "GET test:bus:mark").await
     }
 
     /// Returns the fence at the beginning of the session's log.
     pub async fn first_fence(&mut self, session: SessionId) -> String {
-        let mut first = redis::cmd("XRANGE");
-        first.arg(key(session, "log")).arg("-").arg("+").arg("COUNT").arg(1);
-        let entries: Vec<(String, (String, String))> =
-            first.query_async(&mut self.connection).await.expect("XRANGE");
+        let range = format!("XRANGE {} - + COUNT 1", key(session, "log"));
+        let entries: Vec<(String, (String, String))> = ask(&mut self.connection, &range).await;
         entries[0].1.1.clone()
     }
 }
@@ -100,28 +96,20 @@ impl Peer {
 pub async fn polled_twice(bus: &Fixture) {
     let mut connection = bus.connection().await;
     let (mut first, mut changes) = (None, 0);
-    timeout(PATIENCE, async {
-        while changes < 2 {
-            let beats: std::collections::HashMap<String, String> = redis::cmd("HGETALL")
-                .arg("test:servers")
-                .query_async(&mut connection)
-                .await
-                .expect("HGETALL");
-            let own = beats.into_iter().find(|(name, _)| name.starts_with("server."));
-            changes += i32::from(first.is_some() && own != first);
-            first = own;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    eventually("two polls", async || {
+        let beats: HashMap<String, String> = ask(&mut connection, "HGETALL test:servers").await;
+        let own = beats.into_iter().find(|(name, _)| name.starts_with("server."));
+        changes += i32::from(first.is_some() && own != first);
+        first = own;
+        changes == 2
     })
-    .await
-    .expect("the server polls");
+    .await;
 }
 
 /// Returns the instance names of the servers that Redis lists.
 pub async fn servers(bus: &Fixture) -> Vec<String> {
     let mut connection = bus.connection().await;
-    let mut names: Vec<String> =
-        redis::cmd("HKEYS").arg("test:servers").query_async(&mut connection).await.expect("HKEYS");
+    let mut names: Vec<String> = ask(&mut connection, "HKEYS test:servers").await;
     names.iter_mut().for_each(|name| name.truncate(name.find('.').unwrap_or(name.len())));
     names.sort();
     names

@@ -1,38 +1,32 @@
 //! Redis loses data, and servers die: acknowledged events are restored, and every query has exactly one end.
 
-#[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
-mod support;
-
-use bus::{Appended, Batch, Broker, BusError, Claim, ClaimError, Role, Start};
+use crate::support::{
+    Fixture, Reader, ask, claim, command, eventually, expected, key, open, query_batch, ready, request,
+    servers::{PausableServer, Peer, polled_twice, servers},
+    unchanged, with_pubsub,
+};
+use bus::{Appended, Batch, Broker, BusError, Claim, ClaimError, LaneEnd, Role, Start};
 use protocol::{Position, SessionId};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
-};
-use support::{
-    Fixture, PATIENCE, Reader, claim, expected, key, open, query_batch, ready, request,
-    servers::{PausableServer, Peer, polled_twice, servers},
-    unchanged, with_pubsub,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Appends as a server does: repeatedly, until the bus takes the batch.
 async fn append(bus: &Arc<dyn Broker>, batch: &Batch) -> Appended {
-    let attempts = async {
-        loop {
-            match bus.append(batch).await {
-                Ok(appended) => return appended,
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    };
-    timeout(PATIENCE, attempts).await.expect("the bus takes a batch")
+    let mut appended = None;
+    eventually("the bus takes a batch", async || {
+        appended = bus.append(batch).await.ok();
+        appended.is_some()
+    })
+    .await;
+    appended.expect("it was set")
 }
 
 async fn flush(bus: &Fixture) {
-    let mut connection = bus.connection().await;
-    let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.expect("flush");
+    command(&mut bus.connection().await, "FLUSHALL").await;
 }
 
 /// Deletes all data after each server has read the heartbeats of its peers, so that it knows whom to wait for.
@@ -134,23 +128,20 @@ async fn cursors_and_holders_are_restored() {
     let second = claim(&bus.server, ended, "q2").await.unwrap().generation;
     append(&bus.server, &query_batch(ended, second, 1..=3, true)).await;
     // An attachment elsewhere notices the loss too, and waits until the cursor is restored.
-    let reader = timeout(PATIENCE, async {
-        loop {
-            let recorder = Arc::default();
-            match bus.other_gateway.attach(ended, Start::Cursor, Arc::clone(&recorder) as _).await {
-                Ok(attachment) if attachment.start() != Position::ZERO => {
-                    return Reader { attachment, recorder };
-                }
-                _ => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
+    let mut reader = None;
+    eventually("the cursor", async || {
+        let recorder = Arc::default();
+        let attached = bus.other_gateway.attach(ended, Start::Cursor, Arc::clone(&recorder) as _).await;
+        let restored = attached.ok().filter(|attachment| attachment.start() != Position::ZERO);
+        reader = restored.map(|attachment| Reader { attachment, recorder });
+        reader.is_some()
     })
-    .await
-    .expect("the cursor is back");
+    .await;
+    let reader = reader.expect("it was set");
     reader.catch_up().await;
     reader.until_events(&expected(second, 3)).await;
     let _second = Reader::live(&bus.other_gateway, held, Start::After(Position::ZERO)).await;
-    holder.until("its end", |recorded| recorded.end == Some(bus::LaneEnd::TakenOver)).await;
+    holder.until_end(LaneEnd::TakenOver).await;
 }
 
 #[tokio::test]
@@ -190,8 +181,7 @@ async fn a_dead_servers_query_ends_without_a_log_too() {
     let pausable = PausableServer::start(&bus, with_pubsub);
     let mut readers = Vec::new();
     for returns in [false, true] {
-        let session = bus.session().await;
-        let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+        let (session, reader) = bus.live().await;
         let generation = claim(&pausable.server, session, "lost").await.unwrap().generation;
         append(&pausable.server, &query_batch(session, generation, 1..=3, false)).await;
         reader.until_events(&expected(generation, 2)).await;
@@ -214,8 +204,7 @@ async fn a_dead_servers_query_ends_without_a_log_too() {
 #[tokio::test]
 async fn a_server_that_has_drained_is_not_waited_for_after_a_loss() {
     let bus = Fixture::redis(unchanged).await;
-    let other = open(bus.redis_server(), "other", Role::Server, unchanged);
-    ready(&other).await;
+    let other = bus.open_server("other").await;
     let session = bus.session().await;
     polled_twice(&bus).await;
     assert_eq!(servers(&bus).await, ["other", "server"]);
@@ -237,10 +226,7 @@ async fn a_server_that_has_drained_is_not_waited_for_after_a_loss() {
 #[tokio::test]
 async fn a_server_with_an_open_claim_does_not_leave() {
     let bus = Fixture::redis(unchanged).await;
-    let (session, reader) = {
-        let session = bus.session().await;
-        (session, Reader::live(&bus.gateway, session, Start::Cursor).await)
-    };
+    let (session, reader) = bus.live().await;
     // A registered query, then one that is claimed in Redis.
     let play = bus.server.plays().claiming(session);
     assert!(!bus.server.leave().await.unwrap());
@@ -276,15 +262,11 @@ async fn renewed_sessions_are_restored() {
     reader.until_events(&expected(generation, 15)).await;
     // While a server may still restore the session, it counts as being restored.
     let mut connection = bus.connection().await;
-    timeout(PATIENCE, async {
-        let mut get = redis::cmd("HGET");
-        get.arg(key(held, "meta")).arg("held");
-        while get.query_async::<Option<u8>>(&mut connection).await.expect("HGET") != Some(1) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let get = format!("HGET {} held", key(held, "meta"));
+    eventually("the gateway's restoration", async || {
+        ask::<Option<u8>>(&mut connection, &get).await == Some(1)
     })
-    .await
-    .expect("the gateway restores what it holds");
+    .await;
     let young = try_claim(&bus.server, held, "q").await;
     assert!(matches!(young, Err(ClaimError::Bus(BusError::Restoring))), "{young:?}");
     bus.redis_server().age().await;
@@ -297,15 +279,13 @@ async fn renewed_sessions_are_restored() {
 
 /// Closes a session as soon as the server may, after a peer that restores nothing is given up.
 async fn close(server: &Arc<dyn Broker>, session: SessionId) -> bool {
-    let closed = timeout(PATIENCE, async {
-        loop {
-            match server.close(session).await {
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-                Ok(closed) => return closed,
-            }
-        }
-    });
-    closed.await.expect("the silent peer is given up")
+    let mut closed = None;
+    eventually("the end of the silent peer", async || {
+        closed = server.close(session).await.ok();
+        closed.is_some()
+    })
+    .await;
+    closed.expect("it was set")
 }
 
 async fn try_claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Result<Claim, ClaimError> {
@@ -353,19 +333,12 @@ async fn claims_stop_waiting_for_a_dead_peer_and_the_fence_shows_it() {
 async fn a_server_leaves_only_after_the_ends_of_its_closed_sessions_are_written() {
     let bus = Fixture::redis(unchanged).await;
     let _silent = Peer::start(bus.redis_server()).await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     flush_once_peers_are_known(&bus).await;
     assert!(close(&bus.server, session).await);
     assert!(!bus.server.leave().await.unwrap(), "the end is not written yet");
     reader.until("its end", |recorded| recorded.end.is_some()).await;
-    timeout(PATIENCE, async {
-        while !bus.server.leave().await.unwrap() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("the server leaves");
+    eventually("the server leaves", async || bus.server.leave().await.unwrap()).await;
 }
 
 /// A server closes a session before all servers have restored, and dies before it has written the session's end.
@@ -373,10 +346,8 @@ async fn a_server_leaves_only_after_the_ends_of_its_closed_sessions_are_written(
 async fn a_peer_writes_the_end_of_a_session_whose_server_died() {
     let bus = Fixture::redis(unchanged).await;
     let _silent = Peer::start(bus.redis_server()).await;
-    let other = open(bus.redis_server(), "other", Role::Server, unchanged);
-    ready(&other).await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let other = bus.open_server("other").await;
+    let (session, reader) = bus.live().await;
     flush_once_peers_are_known(&bus).await;
     assert!(close(&other, session).await);
     assert!(!other.leave().await.unwrap(), "the end is not written yet");
@@ -389,8 +360,7 @@ async fn a_server_that_starts_after_the_loss_knows_that_redis_is_young() {
     let bus = Fixture::redis(unchanged).await;
     flush(&bus).await;
     ready(&bus.server).await;
-    let fresh = open(bus.redis_server(), "fresh", Role::Server, unchanged);
-    ready(&fresh).await;
+    let fresh = bus.open_server("fresh").await;
     let stranger = SessionId::new(Uuid::new_v4());
     let unsure = try_claim(&fresh, stranger, "q").await;
     assert!(matches!(unsure, Err(ClaimError::Bus(BusError::Restoring))), "{unsure:?}");
@@ -417,8 +387,7 @@ async fn an_earlier_query_is_recognised_after_a_loss() {
 #[tokio::test]
 async fn a_redis_that_pauses_ends_no_healthy_query() {
     let bus = Fixture::redis(unchanged).await;
-    let other = open(bus.redis_server(), "other", Role::Server, unchanged);
-    ready(&other).await;
+    let other = bus.open_server("other").await;
     let sessions = [bus.session().await, bus.session().await];
     let [first, second] = sessions;
     let generations =

@@ -1,17 +1,20 @@
 //! What the tests of the bus share: a private Redis that ends with its owner, and an outlet that records what it
 //! receives.
 
+mod private_redis;
 pub mod servers;
+
+pub use private_redis::PrivateRedis;
 
 use bus::{
     AttachError, Attachment, Batch, Broker, BusConfig, BusError, CatchUp, Claim, ClaimError, ClaimRequest,
-    Delivery, LaneEnd, Outlet, Refusal, Role,
+    Delivery, LaneEnd, Outlet, Refusal, Role, Start,
 };
 use protocol::{Kind, Position, Prefix, SessionId, encode_done, encode_token};
-use redis::{AsyncCommands, aio::MultiplexedConnection};
+use redis::{FromRedisValue, aio::MultiplexedConnection};
 use std::{
     ops::RangeInclusive,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -21,37 +24,7 @@ use uuid::Uuid;
 /// Time limit of every wait. Nothing takes this long unless it never happens.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A private `redis-server`, on a unix socket in a temporary directory.
-pub struct PrivateRedis {
-    child: Option<Child>,
-    directory: tempfile::TempDir,
-}
-
 impl PrivateRedis {
-    /// Prepares a Redis that is not started yet.
-    pub fn prepare() -> Self {
-        Self { child: None, directory: tempfile::tempdir().expect("a temporary directory") }
-    }
-
-    pub fn start() -> Self {
-        let mut redis = Self::prepare();
-        redis.launch();
-        redis
-    }
-
-    pub fn launch(&mut self) {
-        // setpriv ends the server even if this process is killed and runs no destructor.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--appendonly", "no"])
-            .arg("--unixsocket")
-            .arg(self.directory.path().join("redis.sock"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start redis-server: run scripts/test.sh, which installs it");
-        self.child = Some(child);
-    }
-
     /// Kills the server and starts it again without its data.
     pub fn restart_empty(&mut self) {
         self.end();
@@ -60,55 +33,55 @@ impl PrivateRedis {
 
     /// Stops the process for a while. Its connections stay open.
     pub async fn pause(&self, time: Duration) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        let pid = self.pid().to_string();
         let signal = |name: &str| Command::new("kill").args([name, &pid]).status().expect("kill runs");
         assert!(signal("-STOP").success());
         tokio::time::sleep(time).await;
         assert!(signal("-CONT").success());
     }
 
-    fn end(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.directory.path().join("redis.sock").display())
-    }
-
     /// Makes the mark old, so that no restoration is awaited.
     pub async fn age(&self) {
         let mut connection = self.connection().await;
-        let info: redis::InfoDict =
-            redis::cmd("INFO").arg("server").query_async(&mut connection).await.expect("INFO");
+        let info: redis::InfoDict = ask(&mut connection, "INFO server").await;
         let run_id: String = info.get("run_id").expect("a run id");
-        let mut set = redis::cmd("MSET");
-        set.arg("test:bus:mark").arg("old:1").arg("test:bus:run").arg(run_id);
-        let () = set.query_async(&mut connection).await.expect("MSET");
+        command(&mut connection, &format!("MSET test:bus:mark old:1 test:bus:run {run_id}")).await;
     }
 
     /// Returns a connection that the bus does not use, once the server replies.
     pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a url");
-        timeout(PATIENCE, async {
-            loop {
-                match client.get_multiplexed_async_connection().await {
-                    Ok(connection) => return connection,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            }
+        let mut connection = None;
+        eventually("redis-server replies", async || {
+            connection = client.get_multiplexed_async_connection().await.ok();
+            connection.is_some()
         })
-        .await
-        .expect("redis-server answers")
+        .await;
+        connection.expect("it was set")
     }
 }
 
-impl Drop for PrivateRedis {
-    fn drop(&mut self) {
-        self.end();
-    }
+/// Sends a command whose words are separated by spaces. Returns the reply.
+pub async fn ask<T: FromRedisValue>(connection: &mut MultiplexedConnection, text: &str) -> T {
+    let mut words = text.split(' ');
+    let mut command = redis::cmd(words.next().expect("a command"));
+    command.arg(words.collect::<Vec<_>>());
+    command.query_async(connection).await.unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// Sends a command whose words are separated by spaces.
+pub async fn command(connection: &mut MultiplexedConnection, text: &str) {
+    ask::<()>(connection, text).await;
+}
+
+/// Waits until `done` returns true.
+pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited for {what}"));
 }
 
 /// A bus as seen by one server and two gateways.
@@ -168,6 +141,19 @@ impl Fixture {
         session
     }
 
+    /// Opens the bus of another server.
+    pub async fn open_server(&self, instance: &str) -> Arc<dyn Broker> {
+        let server = open(self.redis_server(), instance, Role::Server, unchanged);
+        ready(&server).await;
+        server
+    }
+
+    /// Creates a session and attaches it to the gateway.
+    pub async fn live(&self) -> (SessionId, Reader) {
+        let session = self.session().await;
+        (session, Reader::live(&self.gateway, session, Start::Cursor).await)
+    }
+
     /// Claims the session for a query. Returns the generation.
     pub async fn claim(&self, session: SessionId, query: &str) -> u64 {
         self.server.claim(session, request(query, "")).await.expect("claim").generation
@@ -192,17 +178,15 @@ pub fn request(query_id: &str, answer: &str) -> ClaimRequest {
 
 /// Claims as a server does: again while Redis is unreachable, refuses for now, or is being restored.
 pub async fn claim(bus: &Arc<dyn Broker>, session: SessionId, query: &str) -> Result<Claim, ClaimError> {
-    let attempts = async {
-        loop {
-            match bus.claim(session, request(query, "")).await {
-                Err(ClaimError::Bus(error)) if error.refusal() != Some(Refusal::Final) => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                outcome => return outcome,
-            }
-        }
-    };
-    timeout(PATIENCE, attempts).await.expect("the bus replies to a claim in time")
+    let mut claimed = None;
+    eventually("a claim", async || {
+        let outcome = bus.claim(session, request(query, "")).await;
+        let again = |error: &ClaimError| matches!(error, ClaimError::Bus(error) if error.refusal() != Some(Refusal::Final));
+        claimed = Some(outcome).filter(|outcome| !outcome.as_ref().is_err_and(again));
+        claimed.is_some()
+    })
+    .await;
+    claimed.expect("it was set")
 }
 
 /// Returns the key of a part of a session: `meta`, `log` or `attach`.
@@ -212,7 +196,7 @@ pub fn key(session: SessionId, part: &str) -> String {
 
 /// Replaces a session's log by a string, so that Redis refuses to read it and to add to it.
 pub async fn make_log_unusable(connection: &mut MultiplexedConnection, session: SessionId) {
-    let () = connection.set(key(session, "log"), "not a stream").await.expect("SET");
+    command(connection, &format!("SET {} unusable", key(session, "log"))).await;
 }
 
 /// Returns the tokens `seqs` of a generation, and the terminator after them if `done`.
@@ -297,24 +281,21 @@ pub struct Reader {
 
 impl Reader {
     /// Attaches. Repeats the call while the broker is being restored, as a client does.
-    pub async fn attach(bus: &Arc<dyn Broker>, session: SessionId, start: bus::Start) -> Self {
-        let recorder = Arc::new(Recorder::default());
-        let attached = async {
-            loop {
-                match bus.attach(session, start, recorder.clone()).await {
-                    Err(AttachError::Bus(BusError::Restoring)) => {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    attached => return attached.expect("attach"),
-                }
-            }
-        };
-        let attachment = timeout(PATIENCE, attached).await.expect("restored in time");
-        Self { attachment, recorder }
+    pub async fn attach(bus: &Arc<dyn Broker>, session: SessionId, start: Start) -> Self {
+        let (recorder, mut attachment) = (Arc::new(Recorder::default()), None);
+        eventually("the restoration", async || {
+            attachment = match bus.attach(session, start, recorder.clone()).await {
+                Err(AttachError::Bus(BusError::Restoring)) => None,
+                attached => Some(attached.expect("attach")),
+            };
+            attachment.is_some()
+        })
+        .await;
+        Self { attachment: attachment.expect("it was set"), recorder }
     }
 
     /// Attaches and catches up.
-    pub async fn live(bus: &Arc<dyn Broker>, session: SessionId, start: bus::Start) -> Self {
+    pub async fn live(bus: &Arc<dyn Broker>, session: SessionId, start: Start) -> Self {
         let reader = Self::attach(bus, session, start).await;
         reader.catch_up().await;
         reader
@@ -351,6 +332,11 @@ impl Reader {
         if timeout(PATIENCE, wait).await.is_err() {
             panic!("waited for {what}: {:?}", self.recorder.read(|recorded| format!("{recorded:?}")));
         }
+    }
+
+    /// Waits until the lane ends.
+    pub async fn until_end(&self, end: LaneEnd) {
+        self.until("the end", |recorded| recorded.end == Some(end)).await;
     }
 
     pub async fn until_events(&self, expected: &[Position]) {

@@ -1,24 +1,20 @@
 //! What only a real Redis can do: be absent, lose its scripts, cut its subscribers off, reply late.
 
-#[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
-mod support;
-
-use bus::{AttachError, BusConfig, BusError, Start};
-use protocol::{Kind, Position, Prefix, SessionId, encode_closed, encode_fence};
-use redis::Value;
-use std::{sync::Arc, time::Duration};
-use support::{
-    Fixture, PATIENCE, PrivateRedis, Reader, Recorder, expected, key, make_log_unusable, query_batch, ready,
-    unchanged,
+use crate::support::{
+    Fixture, PATIENCE, PrivateRedis, Reader, Recorder, ask, command, expected, key, make_log_unusable,
+    query_batch, ready, unchanged,
 };
+use bus::{AttachError, BusConfig, BusError, LaneEnd, Start};
+use protocol::{Kind, Position, Prefix, SessionId, encode_closed, encode_fence};
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Closes every connection that subscribes.
-async fn cut_subscribers(connection: &mut redis::aio::MultiplexedConnection) {
-    let mut kill = redis::cmd("CLIENT");
-    let _: Value = kill.arg("KILL").arg("TYPE").arg("pubsub").query_async(connection).await.unwrap();
-}
+const CUT_SUBSCRIBERS: &str = "CLIENT KILL TYPE pubsub";
+
+/// Lets Redis subscribe and reply, but delay all writes for longer than an attachment may take.
+const HOLD_WRITES: &str = "CLIENT PAUSE 1200 WRITE";
 
 #[tokio::test]
 async fn a_redis_that_starts_later_is_used() {
@@ -57,7 +53,7 @@ async fn cut_subscribers_reconnect_and_lanes_read_missed_events() {
     let mut connection = bus.connection().await;
     for seq in 1..=60 {
         if seq % 20 == 10 {
-            cut_subscribers(&mut connection).await;
+            command(&mut connection, CUT_SUBSCRIBERS).await;
         }
         bus.server.append(&query_batch(session, generation, seq..=seq, seq == 60)).await.unwrap();
     }
@@ -71,11 +67,10 @@ async fn cut_subscribers_reconnect_and_lanes_read_missed_events() {
 #[tokio::test]
 async fn lost_scripts_are_loaded_again() {
     let bus = Fixture::redis(unchanged).await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.claim(session, "q").await;
     let mut connection = bus.connection().await;
-    let _: Value = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
+    command(&mut connection, "SCRIPT FLUSH").await;
     let batch = query_batch(session, generation, 1..=2, true);
     timeout(PATIENCE, async { while bus.server.append(&batch).await.is_err() {} }).await.expect("appended");
     reader.until_events(&expected(generation, 2)).await;
@@ -93,9 +88,8 @@ async fn frames_from_lua_equal_encoded_ones() {
     let generation = bus.play(session, "q", 1).await;
     bus.server.close(session).await.unwrap();
     let mut connection = bus.connection().await;
-    let log = key(session, "log");
-    let entries: Vec<LogEntry> =
-        redis::cmd("XRANGE").arg(log).arg("-").arg("+").query_async(&mut connection).await.unwrap();
+    let range = format!("XRANGE {} - +", key(session, "log"));
+    let entries: Vec<LogEntry> = ask(&mut connection, &range).await;
     let (mut fence, mut closed) = (Vec::new(), Vec::new());
     encode_fence(&mut fence, generation, Some(Position::ZERO));
     assert_eq!(entries[0].1[0].1, fence);
@@ -114,13 +108,12 @@ async fn frames_from_lua_equal_encoded_ones() {
 #[tokio::test]
 async fn keys_expire() {
     let bus = Fixture::redis(|config| config.session_ttl = std::time::Duration::from_secs(77)).await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     bus.play(session, "q", 1).await;
     reader.attachment.release(None).await.unwrap();
     let mut connection = bus.connection().await;
     for part in ["meta", "log", "attach"] {
-        let ttl: i64 = redis::cmd("TTL").arg(key(session, part)).query_async(&mut connection).await.unwrap();
+        let ttl: i64 = ask(&mut connection, &format!("TTL {}", key(session, part))).await;
         assert!((1..=77).contains(&ttl), "{part} has a TTL of {ttl} s");
     }
 }
@@ -129,42 +122,23 @@ async fn keys_expire() {
 #[tokio::test]
 async fn a_missed_takeover_is_noticed() {
     let bus = Fixture::redis(unchanged).await;
-    let session = bus.session().await;
-    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let (session, first) = bus.live().await;
     let mut connection = bus.connection().await;
     // Another attachment, of which no gateway is notified.
     let attach = key(session, "attach");
-    let (epoch, ()): (u64, ()) = redis::pipe()
-        .cmd("HINCRBY")
-        .arg(&attach)
-        .arg("epoch")
-        .arg(1)
-        .cmd("HSET")
-        .arg(&attach)
-        .arg("holder")
-        .arg("another")
-        .query_async(&mut connection)
-        .await
-        .unwrap();
-    assert!(epoch > 1);
-    cut_subscribers(&mut connection).await;
-    first.until("its end", |recorded| recorded.end == Some(bus::LaneEnd::TakenOver)).await;
-}
-
-/// Lets Redis subscribe and reply, but delay all writes for longer than an attachment may take.
-async fn hold_writes(connection: &mut redis::aio::MultiplexedConnection) {
-    let mut pause = redis::cmd("CLIENT");
-    let _: Value = pause.arg(&["PAUSE", "1200", "WRITE"]).query_async(connection).await.unwrap();
+    assert!(ask::<u64>(&mut connection, &format!("HINCRBY {attach} epoch 1")).await > 1);
+    command(&mut connection, &format!("HSET {attach} holder another")).await;
+    command(&mut connection, CUT_SUBSCRIBERS).await;
+    first.until_end(LaneEnd::TakenOver).await;
 }
 
 /// An attachment whose caller gives up before Redis executes it does not take the session from its holder.
 #[tokio::test]
 async fn an_abandoned_attachment_takes_nothing_over() {
     let bus = Fixture::redis(unchanged).await;
-    let session = bus.session().await;
-    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let (session, first) = bus.live().await;
     let mut connection = bus.connection().await;
-    hold_writes(&mut connection).await;
+    command(&mut connection, HOLD_WRITES).await;
     for gateway in [&bus.gateway, &bus.other_gateway] {
         let outlet = Arc::new(Recorder::default());
         let attach = gateway.attach(session, Start::After(Position::ZERO), outlet);
@@ -180,13 +154,12 @@ async fn an_abandoned_attachment_takes_nothing_over() {
 #[tokio::test]
 async fn a_late_attachment_is_tried_again() {
     let bus = Fixture::redis(unchanged).await;
-    let session = bus.session().await;
-    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let (session, first) = bus.live().await;
     let mut connection = bus.connection().await;
-    hold_writes(&mut connection).await;
+    command(&mut connection, HOLD_WRITES).await;
     let second = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
     assert_eq!(bus.other_gateway.counters().late_attaches, 1);
-    first.until("the takeover", |recorded| recorded.end == Some(bus::LaneEnd::TakenOver)).await;
+    first.until_end(LaneEnd::TakenOver).await;
     let generation = bus.play(session, "q", 5).await;
     second.until_events(&expected(generation, 5)).await;
 }
@@ -196,8 +169,7 @@ async fn a_late_attachment_is_tried_again() {
 #[tokio::test]
 async fn an_abandoned_attachment_during_a_stop_takes_nothing_over() {
     let bus = Fixture::redis(unchanged).await;
-    let session = bus.session().await;
-    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let (session, first) = bus.live().await;
     let gives_up = async {
         let attach = bus.other_gateway.attach(session, Start::Cursor, Arc::new(Recorder::default()));
         assert!(timeout(Duration::from_millis(300), attach).await.is_err(), "Redis is stopped");
@@ -212,12 +184,9 @@ async fn an_abandoned_attachment_during_a_stop_takes_nothing_over() {
 #[tokio::test]
 async fn an_attachment_without_a_subscription_takes_nothing_over() {
     let bus = Fixture::redis(unchanged).await;
-    let session = bus.session().await;
-    let first = Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await;
+    let (session, first) = bus.live().await;
     let mut connection = bus.connection().await;
-    let mut set_user = redis::cmd("ACL");
-    let _: Value =
-        set_user.arg(&["SETUSER", "default", "-subscribe"]).query_async(&mut connection).await.unwrap();
+    command(&mut connection, "ACL SETUSER default -subscribe").await;
     for gateway in [&bus.gateway, &bus.other_gateway] {
         let attached = gateway.attach(session, Start::Cursor, Arc::new(Recorder::default())).await;
         assert!(matches!(attached, Err(AttachError::Bus(_))), "{attached:?}");
@@ -236,9 +205,7 @@ async fn a_session_from_the_future_of_this_host_is_resumed() {
     let mut connection = bus.connection().await;
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let ahead = now_ms as u64 + 3_600_000;
-    let meta = key(session, "meta");
-    let _: Value =
-        redis::cmd("HSET").arg(meta).arg("gen").arg(ahead).query_async(&mut connection).await.unwrap();
+    command(&mut connection, &format!("HSET {} gen {ahead}", key(session, "meta"))).await;
     let generation = bus.play(session, "q", 5).await;
     assert_eq!(generation, ahead + 1);
     let reader = Reader::live(&bus.gateway, session, Start::After(Position::new(generation, 4))).await;
@@ -274,8 +241,7 @@ async fn lanes_that_read_at_once_share_pipelines() {
 
 /// Returns how often Redis has executed this command.
 async fn calls(connection: &mut redis::aio::MultiplexedConnection, command: &str) -> u64 {
-    let mut info = redis::cmd("INFO");
-    let stats: String = info.arg("commandstats").query_async(connection).await.unwrap();
+    let stats: String = ask(connection, "INFO commandstats").await;
     let line = format!("cmdstat_{command}:calls=");
     let found = stats.lines().find_map(|found| found.strip_prefix(&line)).unwrap_or("0,");
     found.split_once(',').unwrap().0.parse().unwrap()
@@ -291,13 +257,10 @@ async fn a_late_terminator_leaves_the_next_query_among_the_running_ones() {
     let late = bus.server.append(&query_batch(session, first, 1..=1, true)).await.unwrap();
     assert_eq!((late.taken, late.stale), (2, Vec::new()), "the log holds both, so an answer was lost");
     let mut connection = bus.connection().await;
-    let keys: Vec<String> =
-        redis::cmd("KEYS").arg("test:server:*:running").query_async(&mut connection).await.unwrap();
+    let keys: Vec<String> = ask(&mut connection, "KEYS test:server:*:running").await;
     assert_eq!(keys.len(), 1, "one server claimed: {keys:?}");
-    let running = async |connection: &mut redis::aio::MultiplexedConnection| -> Option<u64> {
-        redis::cmd("HGET").arg(&keys[0]).arg(session.to_string()).query_async(connection).await.unwrap()
-    };
-    assert_eq!(running(&mut connection).await, Some(second));
+    let running = format!("HGET {} {session}", keys[0]);
+    assert_eq!(ask::<Option<u64>>(&mut connection, &running).await, Some(second));
     bus.server.append(&query_batch(session, second, 1..=1, true)).await.unwrap();
-    assert_eq!(running(&mut connection).await, None);
+    assert_eq!(ask::<Option<u64>>(&mut connection, &running).await, None);
 }

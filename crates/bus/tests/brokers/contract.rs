@@ -1,15 +1,13 @@
 //! The contract of a broker. Every test runs on the memory bus and on a private Redis.
 
-#[allow(dead_code, reason = "shared with the other suites, which use the rest")]
-mod support;
-
-use bus::{AttachError, ClaimError, Control, LaneEnd, Start};
-use protocol::{Position, SessionId};
-use std::sync::Arc;
-use support::{
-    Fixture, PATIENCE, Reader, Recorder, expected, query_batch, request, terminator_batch, unchanged,
+use crate::support::{
+    Fixture, PATIENCE, Reader, Recorder, ask, expected, query_batch, request, terminator_batch, unchanged,
     with_pubsub, with_short_log,
 };
+use bus::{AttachError, ClaimError, Control, LaneEnd, Start};
+use futures_util::future::join_all;
+use protocol::{Position, SessionId};
+use std::sync::Arc;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -108,8 +106,7 @@ async fn a_position_resumes_after_it(bus: Fixture) {
 
 /// The refusal names the session's last position, and the session keeps its holder.
 async fn a_position_that_does_not_exist_is_refused(bus: Fixture) {
-    let session = bus.session().await;
-    let holder = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, holder) = bus.live().await;
     refused(&bus, session, Position::new(1, 1), Position::ZERO).await;
     let generation = bus.play(session, "q", 3).await;
     let top = Position::new(generation, 4);
@@ -164,13 +161,12 @@ async fn without_a_clean_end_the_cursor_stays(bus: Fixture) {
 }
 
 async fn takeover(bus: &Fixture, other: &Arc<dyn bus::Broker>) {
-    let session = bus.session().await;
-    let first = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, first) = bus.live().await;
     let generation = bus.play(session, "q1", 5).await;
     first.until_events(&expected(generation, 5)).await;
     let attach = Reader::attach(other, session, Start::Cursor);
     let hand_over = async {
-        first.until("the takeover", |recorded| recorded.end == Some(LaneEnd::TakenOver)).await;
+        first.until_end(LaneEnd::TakenOver).await;
         // The cursor is as if the last two events had not reached the first socket.
         first.attachment.release(Some(Position::new(generation, 4))).await.unwrap();
     };
@@ -190,13 +186,12 @@ async fn a_takeover_on_one_gateway(bus: Fixture) {
 }
 
 async fn a_takeover_with_a_position_does_not_wait_for_the_cursor(bus: Fixture) {
-    let session = bus.session().await;
-    let first = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, first) = bus.live().await;
     let generation = bus.play(session, "q1", 2).await;
     // The first attachment is never released: one that names a position does not need its cursor.
     let second = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
     second.until_events(&expected(generation, 2)).await;
-    first.until("the takeover", |recorded| recorded.end == Some(LaneEnd::TakenOver)).await;
+    first.until_end(LaneEnd::TakenOver).await;
     let next = bus.play(session, "q2", 2).await;
     second.until_events(&[expected(generation, 2), expected(next, 2)].concat()).await;
     assert!(first.recorder.events().len() <= 3, "nothing of the second query reaches the first socket");
@@ -204,13 +199,12 @@ async fn a_takeover_with_a_position_does_not_wait_for_the_cursor(bus: Fixture) {
 
 async fn closing_an_idle_session_ends_its_lane(bus: Fixture) {
     for queries in 0..2 {
-        let session = bus.session().await;
-        let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+        let (session, reader) = bus.live().await;
         for query in 0..queries {
             bus.play(session, &format!("q{query}"), 2).await;
         }
         assert!(bus.server.close(session).await.unwrap());
-        reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+        reader.until_end(LaneEnd::SessionClosed).await;
         assert_eq!(reader.recorder.events().len(), queries * 3);
     }
 }
@@ -218,8 +212,7 @@ async fn closing_an_idle_session_ends_its_lane(bus: Fixture) {
 async fn closing_a_running_session_cancels_its_query(bus: Fixture) {
     let mut control = bus.server.control().expect("the first call returns the control queue");
     assert!(bus.server.control().is_none());
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.claim(session, "q").await;
     bus.server.append(&query_batch(session, generation, 1..=2, false)).await.unwrap();
     assert!(bus.server.close(session).await.unwrap());
@@ -227,7 +220,7 @@ async fn closing_a_running_session_cancels_its_query(bus: Fixture) {
     assert_eq!(message, Some(Control::Cancel { session, generation }));
     assert!(reader.recorder.read(|recorded| recorded.end.is_none()), "the lane waits for the terminator");
     bus.server.append(&terminator_batch(session, generation, 3)).await.unwrap();
-    reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    reader.until_end(LaneEnd::SessionClosed).await;
     assert_eq!(reader.recorder.events(), expected(generation, 2));
 }
 
@@ -236,13 +229,12 @@ async fn a_closed_session_is_replayed_and_then_ends(bus: Fixture) {
     let generation = bus.play(session, "q", 9).await;
     bus.server.close(session).await.unwrap();
     let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
-    reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    reader.until_end(LaneEnd::SessionClosed).await;
     assert_eq!(reader.recorder.events(), expected(generation, 9));
 }
 
 async fn a_repeated_append_changes_nothing(bus: Fixture) {
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.claim(session, "q").await;
     let (open, rest) =
         (query_batch(session, generation, 1..=3, false), query_batch(session, generation, 2..=6, true));
@@ -257,8 +249,7 @@ async fn a_repeated_append_changes_nothing(bus: Fixture) {
 }
 
 async fn a_fenced_writer_is_stale_and_its_events_are_not_delivered(bus: Fixture) {
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let old = bus.play(session, "q1", 2).await;
     let new = bus.claim(session, "q2").await;
     for late in [query_batch(session, old, 4..=6, false), query_batch(session, old, 8..=8, true)] {
@@ -316,25 +307,16 @@ async fn attaching_in_the_middle_of_a_stream(bus: Fixture) {
 }
 
 async fn a_thousand_sessions(bus: Fixture) {
-    let bus = Arc::new(bus);
-    let sessions: Vec<_> = (0..1000)
-        .map(|_| {
-            let bus = bus.clone();
-            tokio::spawn(async move {
-                let session = bus.session().await;
-                let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
-                let generation = bus.play(session, "q", 5).await;
-                reader.until_events(&expected(generation, 5)).await;
-                reader.attachment.release(Some(Position::new(generation, 6))).await.unwrap();
-            })
-        })
-        .collect();
-    for session in sessions {
-        session.await.unwrap();
-    }
+    let sessions = (0..1000).map(|_| async {
+        let (session, reader) = bus.live().await;
+        let generation = bus.play(session, "q", 5).await;
+        reader.until_events(&expected(generation, 5)).await;
+        reader.attachment.release(Some(Position::new(generation, 6))).await.unwrap();
+    });
+    join_all(sessions).await;
     if let Some(redis) = &bus.redis {
         let mut connection = redis.connection().await;
-        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+        let clients: String = ask(&mut connection, "CLIENT LIST").await;
         // Three brokers with five connections each, and this one.
         assert!(clients.lines().count() <= 16, "{clients}");
     }
@@ -349,10 +331,9 @@ async fn without_a_log_nothing_is_replayed(bus: Fixture) {
 }
 
 async fn without_a_log_a_closed_session_ends(bus: Fixture) {
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.play(session, "q1", 3).await;
     bus.server.close(session).await.unwrap();
-    reader.until("the end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    reader.until_end(LaneEnd::SessionClosed).await;
     assert_eq!(reader.recorder.events(), expected(generation, 3));
 }

@@ -1,15 +1,14 @@
 //! Keys of one session have the wrong type. Work over several sessions skips that session and continues with the
 //! others.
 
-#[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
-mod support;
-
-use bus::{AttachError, BusError, ClaimError, LaneEnd, Role, Start};
+use crate::support::{
+    Fixture, Reader, Recorder, ask, claim, command, eventually, expected, key, query_batch, servers::servers,
+    unchanged,
+};
+use bus::{AttachError, BusError, ClaimError, LaneEnd, Start};
 use protocol::Position;
-use redis::{Value, aio::MultiplexedConnection};
-use std::{sync::Arc, time::Duration};
-use support::{Fixture, PATIENCE, Reader, claim, expected, key, open, query_batch, ready, unchanged};
-use tokio::time::{sleep, timeout};
+use redis::aio::MultiplexedConnection;
+use std::sync::Arc;
 
 /// Replaces some keys by strings, and deletes others. If `loses`, the mark changes too, so every process restores its
 /// data.
@@ -33,19 +32,9 @@ async fn break_keys(
     let () = steps.query_async(connection).await.expect("Redis takes the changes");
 }
 
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    timeout(PATIENCE, async {
-        while !done().await {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("waited for {what}"));
-}
-
 /// Clients receive the end of a query before the server counts it.
 async fn until_ended(bus: &Fixture, ended: u64, refused: u64) {
-    until("the counts", async || {
+    eventually("the counts", async || {
         let counters = bus.server.counters();
         (counters.buried, counters.refused_sessions) == (ended, refused)
     })
@@ -75,9 +64,7 @@ async fn a_server_restores_the_other_sessions() {
     reader.until_events(&[expected(generation, 3), expected(next, 1)].concat()).await;
     assert!(matches!(claim(&bus.server, closed, "q2").await, Err(ClaimError::Closed)));
     let reader = Reader::live(&bus.gateway, closed, Start::Cursor).await;
-    reader
-        .until("the end of the closed session", |recorded| recorded.end == Some(LaneEnd::SessionClosed))
-        .await;
+    reader.until_end(LaneEnd::SessionClosed).await;
     assert_eq!(bus.server.counters().refused_sessions, 2, "each session counts once");
     let refused = claim(&bus.server, bad_log, "q2").await;
     assert!(matches!(refused, Err(ClaimError::Bus(BusError::Refused(_)))), "{refused:?}");
@@ -91,9 +78,7 @@ async fn a_meta_hash_that_cannot_be_parsed_is_skipped() {
     let (bad, lost) = (bus.session().await, bus.session().await);
     bus.play(bad, "q", 1).await;
     bus.play(lost, "q", 1).await;
-    let mut set = redis::cmd("HSET");
-    let _: Value =
-        set.arg(key(bad, "meta")).arg(&["gen", "seven"]).query_async(&mut connection).await.unwrap();
+    command(&mut connection, &format!("HSET {} gen seven", key(bad, "meta"))).await;
     break_keys(&mut connection, &[], &[key(lost, "meta")], true).await;
     claim(&bus.server, lost, "q2").await.unwrap();
     assert_eq!(bus.server.counters().refused_sessions, 1);
@@ -117,29 +102,18 @@ async fn a_gateway_restores_the_other_holders_and_cursors() {
     let broken = [key(bad_held, "attach"), key(bad_cursor, "attach")];
     break_keys(&mut connection, &broken, &[key(held, "attach"), key(cursor, "attach")], true).await;
 
-    let attached = timeout(PATIENCE, async {
-        loop {
-            match bus.gateway.attach(cursor, Start::Cursor, Arc::default() as Arc<support::Recorder>).await {
-                Err(AttachError::Bus(BusError::Restoring)) => sleep(Duration::from_millis(10)).await,
-                Ok(attachment) if attachment.start() != last => sleep(Duration::from_millis(10)).await,
-                attached => return attached,
-            }
+    eventually("the gateway's restoration", async || {
+        match bus.gateway.attach(cursor, Start::Cursor, Arc::new(Recorder::default())).await {
+            Err(AttachError::Bus(BusError::Restoring)) => false,
+            attached => attached.unwrap().start() == last,
         }
-    });
-    attached.await.expect("the gateway finishes its restoration").unwrap();
-    until("the holder", async || {
-        let holder: Option<String> = redis::cmd("HGET")
-            .arg(key(held, "attach"))
-            .arg("holder")
-            .query_async(&mut connection)
-            .await
-            .unwrap();
-        holder.is_some()
     })
     .await;
+    let get = format!("HGET {} holder", key(held, "attach"));
+    eventually("the holder", async || ask::<Option<String>>(&mut connection, &get).await.is_some()).await;
     assert_eq!(bus.gateway.counters().refused_sessions, 2);
     let _second = Reader::live(&bus.other_gateway, held, Start::Cursor).await;
-    reader.until("the takeover", |recorded| recorded.end == Some(LaneEnd::TakenOver)).await;
+    reader.until_end(LaneEnd::TakenOver).await;
 }
 
 /// A server dies without leaving the list, and another one ends its queries.
@@ -147,8 +121,7 @@ async fn a_gateway_restores_the_other_holders_and_cursors() {
 async fn a_dead_servers_other_queries_end() {
     let bus = Fixture::redis(unchanged).await;
     let mut connection = bus.connection().await;
-    let dies = open(bus.redis_server(), "dies", Role::Server, unchanged);
-    ready(&dies).await;
+    let dies = bus.open_server("dies").await;
     let sessions = [bus.session().await, bus.session().await, bus.session().await];
     let [bad_meta, bad_log, sound] = sessions;
     let mut readers = Vec::new();
@@ -172,12 +145,7 @@ async fn a_dead_servers_other_queries_end() {
         .await;
     claim(&bus.server, bad_log, "q2").await.unwrap();
     // The dead server is removed from the list all the same.
-    until("the dead server's removal", async || {
-        let servers: Vec<String> =
-            redis::cmd("HKEYS").arg("test:servers").query_async(&mut connection).await.unwrap();
-        servers.len() == 1
-    })
-    .await;
+    eventually("the dead server's removal", async || servers(&bus).await.len() == 1).await;
     until_ended(&bus, 2, 1).await;
 }
 
@@ -188,14 +156,12 @@ async fn an_unreadable_list_of_one_dead_server_does_not_affect_another() {
     let mut connection = bus.connection().await;
     let mut readers = Vec::new();
     for name in ["first", "second"] {
-        let dies = open(bus.redis_server(), name, Role::Server, unchanged);
-        ready(&dies).await;
+        let dies = bus.open_server(name).await;
         let session = bus.session().await;
         let generation = claim(&dies, session, "q").await.unwrap().generation;
         readers.push((generation, Reader::live(&bus.gateway, session, Start::After(Position::ZERO)).await));
     }
-    let mut lists: Vec<String> =
-        redis::cmd("KEYS").arg("test:server:*:running").query_async(&mut connection).await.unwrap();
+    let mut lists: Vec<String> = ask(&mut connection, "KEYS test:server:*:running").await;
     lists.sort();
     assert_eq!(lists.len(), 2, "{lists:?}");
     // Dead servers are handled in the order of their names.
@@ -231,7 +197,7 @@ async fn an_idle_session_with_an_unusable_log_closes() {
     break_keys(&mut connection, &[key(session, "log")], &[], false).await;
     assert!(bus.server.close(session).await.unwrap());
     assert!(bus.server.close(session).await.unwrap(), "it may be repeated");
-    held.until("its end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    held.until_end(LaneEnd::SessionClosed).await;
     // The gap tells the client that events may be lost.
     let last = Position::new(generation, 3);
     assert!(
@@ -239,6 +205,6 @@ async fn an_idle_session_with_an_unusable_log_closes() {
     );
     assert!(matches!(claim(&bus.server, session, "q2").await, Err(ClaimError::Closed)));
     let late = Reader::live(&bus.other_gateway, session, Start::After(last)).await;
-    late.until("its end", |recorded| recorded.end == Some(LaneEnd::SessionClosed)).await;
+    late.until_end(LaneEnd::SessionClosed).await;
     assert!(late.recorder.events().is_empty());
 }

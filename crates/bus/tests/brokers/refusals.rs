@@ -1,26 +1,14 @@
 //! Refusals by a real Redis: for a while, for one session, or for good.
 
-#[allow(dead_code, reason = "shared with the contract tests, which use the rest")]
-mod support;
-
-use bus::{Appended, Batch, Broker, BusError, ClaimError, Refusal, Role, Start};
-use protocol::{Kind, Position, SessionId, encode_error};
-use redis::{AsyncCommands, Value, aio::MultiplexedConnection};
-use std::{sync::Arc, time::Duration};
-use support::{
-    Fixture, PATIENCE, PrivateRedis, Reader, expected, key, make_log_unusable, open, query_batch, ready,
-    request, terminator_batch, unchanged,
+use crate::support::{
+    Fixture, PATIENCE, PrivateRedis, Reader, ask, command, eventually, expected, key, make_log_unusable,
+    open, query_batch, ready, request, terminator_batch, unchanged,
 };
+use bus::{Appended, Batch, Broker, BusError, ClaimError, LaneEnd, Refusal, Role, Start};
+use protocol::{Kind, Position, SessionId, encode_error};
+use redis::{Value, aio::MultiplexedConnection};
+use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
-
-async fn command(connection: &mut MultiplexedConnection, words: &str) -> Value {
-    let mut words = words.split(' ');
-    let mut command = redis::cmd(words.next().expect("a command"));
-    for word in words {
-        command.arg(word);
-    }
-    command.query_async(connection).await.expect("Redis takes the command")
-}
 
 /// Appends as a worker does: repeatedly, from the first entry that was not taken. Returns how often the bus stopped.
 async fn append_all(bus: &Arc<dyn Broker>, mut batch: Batch) -> usize {
@@ -59,8 +47,7 @@ async fn streams_outlast_every_kind_of_refusal() {
     for (cause, begin, end) in DENIALS {
         let bus = Fixture::redis(unchanged).await;
         let mut connection = bus.connection().await;
-        let session = bus.session().await;
-        let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+        let (session, reader) = bus.live().await;
         let generation = bus.claim(session, "q").await;
         append_all(&bus.server, query_batch(session, generation, 1..=3, false)).await;
         command(&mut connection, begin).await;
@@ -77,13 +64,7 @@ async fn streams_outlast_every_kind_of_refusal() {
         reader.until_events(&expected(generation, 9)).await;
         assert!(reader.recorder.read(|recorded| recorded.gaps.is_empty()));
         // The session takes its next query.
-        timeout(PATIENCE, async {
-            while bus.server.claim(session, request("q2", "")).await.is_err() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await
-        .unwrap_or_else(|_| panic!("{cause}: the session stays busy"));
+        eventually(cause, async || bus.server.claim(session, request("q2", "")).await.is_ok()).await;
     }
 }
 
@@ -94,8 +75,7 @@ async fn refusals_between_any_two_calls_leave_no_hole() {
     let mut connection = bus.connection().await;
     let mut streams = Vec::new();
     for _ in 0..4 {
-        let session = bus.session().await;
-        let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+        let (session, reader) = bus.live().await;
         let generation = bus.claim(session, "q").await;
         streams.push((session, generation, reader));
     }
@@ -138,8 +118,7 @@ async fn appends_wait_for_a_busy_redis() {
     let redis = bus.redis_server();
     let (mut connection, mut busy) = (redis.connection().await, redis.connection().await);
     command(&mut connection, "CONFIG SET busy-reply-threshold 20").await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.claim(session, "q").await;
     let script = async move {
         let mut eval = redis::cmd("EVAL");
@@ -178,27 +157,23 @@ async fn an_unusable_log_delays_no_other_session() {
     // The terminator is refused while the key is not a stream, and taken afterwards.
     let terminator = terminator_batch(broken, broken_generation, 1);
     assert_eq!(bus.server.append(&terminator).await.unwrap().refused.len(), 1);
-    let () = connection.del(key(broken, "log")).await.unwrap();
+    command(&mut connection, &format!("DEL {}", key(broken, "log"))).await;
     assert!(bus.server.append(&terminator).await.unwrap().refused.is_empty());
     bus.claim(broken, "q2").await;
     // The writer of a session that no longer exists must stop.
     let last = bus.claim(sound, "q2").await;
     make_log_unusable(&mut connection, sound).await;
-    let () = connection.del(key(sound, "meta")).await.unwrap();
+    command(&mut connection, &format!("DEL {}", key(sound, "meta"))).await;
     let refused = bus.server.append(&terminator_batch(sound, last, 1)).await.unwrap();
     assert_eq!((refused.stale, refused.refused), (vec![(sound, last)], vec![]));
 }
 
 /// Returns the fields of the meta hash that name the claim's owner, and whether a server lists the session as running.
 async fn claimed(connection: &mut MultiplexedConnection, session: SessionId) -> (Vec<Option<String>>, bool) {
-    let mut get = redis::cmd("HMGET");
-    get.arg(key(session, "meta")).arg(&["running", "owner"]);
-    let fields = get.query_async(connection).await.expect("HMGET");
-    let lists: Vec<String> =
-        redis::cmd("KEYS").arg("test:*running*").query_async(connection).await.expect("KEYS");
+    let fields = ask(connection, &format!("HMGET {} running owner", key(session, "meta"))).await;
     let mut listed = false;
-    for list in lists {
-        listed |= connection.hexists::<_, _, bool>(list, session.to_string()).await.expect("HEXISTS");
+    for list in ask::<Vec<String>>(connection, "KEYS test:*running*").await {
+        listed |= ask::<bool>(connection, &format!("HEXISTS {list} {session}")).await;
     }
     (fields, listed)
 }
@@ -208,8 +183,7 @@ async fn claimed(connection: &mut MultiplexedConnection, session: SessionId) -> 
 async fn a_claim_is_released_although_the_log_refuses_its_terminator() {
     let bus = Fixture::redis(unchanged).await;
     let mut connection = bus.connection().await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.claim(session, "q").await;
     append_all(&bus.server, query_batch(session, generation, 1..=2, false)).await;
     reader.until("two tokens", |recorded| recorded.events.len() == 2).await;
@@ -219,8 +193,7 @@ async fn a_claim_is_released_although_the_log_refuses_its_terminator() {
     assert_eq!(Refusal::of(&appended.refused[0].words), Refusal::Final, "{appended:?}");
 
     // A claim of another server or of another generation is not released.
-    let other = open(bus.redis_server(), "other", Role::Server, unchanged);
-    ready(&other).await;
+    let other = bus.open_server("other").await;
     let earlier = terminator_batch(session, generation - 1, 3);
     for (server, batch) in [(&other, &terminator), (&bus.server, &earlier)] {
         let released = server.release_claims(batch).await.unwrap();
@@ -241,7 +214,7 @@ async fn a_claim_is_released_although_the_log_refuses_its_terminator() {
         bus.server.claim(session, request("q2", "")).await,
         Err(ClaimError::Bus(BusError::Refused(_)))
     ));
-    let () = connection.del(key(session, "log")).await.unwrap();
+    command(&mut connection, &format!("DEL {}", key(session, "log"))).await;
     let next = bus.play(session, "q2", 3).await;
     reader.until_events(&[expected(generation, 2), expected(next, 3)].concat()).await;
     assert!(reader.recorder.read(|recorded| recorded.gaps.is_empty()));
@@ -252,15 +225,14 @@ async fn a_claim_is_released_although_the_log_refuses_its_terminator() {
 async fn a_claim_that_is_released_ends_a_closed_session() {
     let bus = Fixture::redis(unchanged).await;
     let mut connection = bus.connection().await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.claim(session, "q").await;
     assert!(bus.server.close(session).await.unwrap());
     make_log_unusable(&mut connection, session).await;
     let terminator = terminator_batch(session, generation, 1);
     assert_eq!(bus.server.append(&terminator).await.unwrap().refused.len(), 1);
     bus.server.release_claims(&terminator).await.unwrap();
-    reader.until("its end", |recorded| recorded.end == Some(bus::LaneEnd::SessionClosed)).await;
+    reader.until_end(LaneEnd::SessionClosed).await;
     assert_eq!(reader.recorder.events(), expected(generation, 0));
 }
 
@@ -269,8 +241,7 @@ async fn a_claim_that_is_released_ends_a_closed_session() {
 async fn a_revoked_permission_is_a_final_refusal() {
     let bus = Fixture::redis(unchanged).await;
     let mut connection = bus.connection().await;
-    let session = bus.session().await;
-    let reader = Reader::live(&bus.gateway, session, Start::Cursor).await;
+    let (session, reader) = bus.live().await;
     let generation = bus.claim(session, "q").await;
     append_all(&bus.server, query_batch(session, generation, 1..=2, false)).await;
     command(&mut connection, "ACL SETUSER default -xadd").await;
@@ -303,8 +274,7 @@ async fn a_hole_is_refused_and_a_terminator_moves_behind_the_top() {
     let log = key(session, "log");
     let at = format!("{generation}-6");
     let frame = format!(r#"{{"id":"{at}","type":"token","content":"x"}}"#);
-    let _: String =
-        redis::cmd("XADD").arg(&log).arg(&at).arg("e").arg(frame).query_async(&mut connection).await.unwrap();
+    command(&mut connection, &format!("XADD {log} {at} e {frame}")).await;
     let appended = bus.server.append(&query_batch(session, generation, 4..=5, false)).await.unwrap();
     assert_eq!((appended.taken, appended.refused.len()), (2, 1));
     assert_eq!(Refusal::of(&appended.refused[0].words), Refusal::Final, "{appended:?}");
@@ -317,15 +287,8 @@ async fn a_hole_is_refused_and_a_terminator_moves_behind_the_top() {
     for _ in 0..2 {
         assert!(bus.server.append(&terminator).await.unwrap().refused.is_empty());
     }
-    let last: Vec<(String, Vec<(String, String)>)> = redis::cmd("XREVRANGE")
-        .arg(&log)
-        .arg("+")
-        .arg("-")
-        .arg("COUNT")
-        .arg(2)
-        .query_async(&mut connection)
-        .await
-        .unwrap();
+    let last: Vec<(String, Vec<(String, String)>)> =
+        ask(&mut connection, &format!("XREVRANGE {log} + - COUNT 2")).await;
     assert_eq!((last[0].0.as_str(), last[1].0.as_str()), (format!("{generation}-7").as_str(), at.as_str()));
     assert!(
         last[0].1[0].1.starts_with(&format!(r#"{{"id":"{generation}-7","type":"error","code":"overload""#))
@@ -341,25 +304,14 @@ async fn a_mark_that_cannot_be_read_is_not_a_loss() {
     let session = bus.session().await;
     let generation = bus.claim(session, "q").await;
     let before = bus.server.counters().restorations;
-    let keys: Vec<String> = redis::cmd("KEYS").arg("test:*mark*").query_async(&mut connection).await.unwrap();
-    let [mark] = &keys[..] else { panic!("{keys:?}") };
-    let () = redis::pipe()
-        .atomic()
-        .cmd("RENAME")
-        .arg(mark)
-        .arg("renamed")
-        .ignore()
-        .cmd("RPUSH")
-        .arg(mark)
-        .arg("no text")
-        .ignore()
-        .query_async(&mut connection)
-        .await
-        .unwrap();
+    let mark = "test:bus:mark";
+    let mut replace = redis::pipe();
+    replace.atomic().rename(mark, "renamed").ignore().rpush(mark, "no text").ignore();
+    let () = replace.query_async(&mut connection).await.unwrap();
     let error = bus.server.append(&query_batch(session, generation, 1..=2, false)).await;
     let refused = matches!(&error, Ok(Appended { refused, .. }) if refused.len() == 1);
     assert!(refused, "{error:?}");
-    let () = connection.rename("renamed", mark).await.unwrap();
+    command(&mut connection, &format!("RENAME renamed {mark}")).await;
     append_all(&bus.server, query_batch(session, generation, 1..=2, true)).await;
     assert_eq!(bus.server.counters().restorations, before);
 }
@@ -374,13 +326,7 @@ async fn links_reopen_while_redis_is_full_and_leave_a_replica() {
     let (before, mut is_ready) = (gateway.counters().disconnects, gateway.ready());
     command(&mut connection, "CLIENT KILL TYPE normal SKIPME yes").await;
     command(&mut connection, "CLIENT KILL TYPE pubsub").await;
-    timeout(PATIENCE, async {
-        while gateway.counters().disconnects < before + 5 {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .expect("the links were cut");
+    eventually("the links' end", async || gateway.counters().disconnects >= before + 5).await;
     ready(&gateway).await;
     command(&mut connection, "CONFIG SET maxmemory 0").await;
 
@@ -410,14 +356,14 @@ async fn running_and_held_sessions_do_not_expire() {
     bus.play(held, "q", 2).await;
     reader.until("its events", |recorded| recorded.events.len() == 3).await;
     for key in [key(session, "log"), key(session, "meta"), key(held, "attach")] {
-        let ttl: i64 = connection.ttl(&key).await.unwrap();
+        let ttl: i64 = ask(&mut connection, &format!("TTL {key}")).await;
         assert!((0..=2).contains(&ttl), "{key} has a TTL of {ttl} s");
     }
     // A log that was deleted gets a TTL when it is made again.
     let generation = bus.claim(session, "q2").await;
-    let () = connection.del(key(session, "log")).await.unwrap();
+    command(&mut connection, &format!("DEL {}", key(session, "log"))).await;
     append_all(&bus.server, query_batch(session, generation, 1..=1, false)).await;
-    let ttl: i64 = connection.ttl(key(session, "log")).await.unwrap();
+    let ttl: i64 = ask(&mut connection, &format!("TTL {}", key(session, "log"))).await;
     assert!((0..=2).contains(&ttl), "a log that is made again has a TTL of {ttl} s");
 }
 
