@@ -260,7 +260,7 @@ def check_autoscaling(stack):
             name = metric["pods"]["metric"]["name"]
             source = (ROOT / "wsproxy/src/metrics.rs").read_text()
             prefix, _, rest = name.partition("_")
-            if f'sub_registry_with_prefix("{prefix}")' not in source or f'register("{rest}"' not in source:
+            if prefix != "wsproxy" or f' = "{rest}", "' not in source:
                 stack.error(scaler, f"no process has the metric {name}")
             most = int(environment(load or stack.kind("Deployment")[0]).get("MAX_CONNECTIONS", 0))
             if int(metric["pods"]["target"]["averageValue"]) >= most:
