@@ -12,6 +12,7 @@ Usage: scripts/run_loadtest.sh [OPTIONS] [-- CLIENT OPTIONS]
   --queries N             queries of each client (10)
   --wsproxy-instances N   gateways (3)
   --server-instances N    LLM simulators (2)
+  --haproxy-instances N   load balancers, all of which the client uses (1)
   --server-workers N      workers of each simulator (default of the simulator)
   --native                plain processes with the host's redis-server and haproxy, instead of Docker
   --in-docker             run the client as a container too: better for large runs against Docker
@@ -26,6 +27,8 @@ Options after -- are passed to the client, e.g. -- --burst --query-timeout 60 (s
 The Compose stack publishes the WebSocket port on 127.0.0.1 to 127.0.0.4; the client finds these addresses and spreads its sockets
 over them.
 The stack reads the environment: JWT_SECRET, TOKEN_DELAY_MS, ... API_PORT, WS_PORT and STATS_PORT (8080, 8081, 8404) set its ports.
+With several HAProxies, these are the ports of the first one. Native: those of each other are 10 above the previous ones. Docker: they
+follow each other, from 8100, 8200 and 8300 by default.
 STREAMSTRESS_API_URL and STREAMSTRESS_WSPROXY_URL set another target for the client.
 END
 }
@@ -35,7 +38,7 @@ die() {
     exit "${2:-1}"
 }
 
-clients=100 queries=10 proxies=3 servers=2 workers=''
+clients=100 queries=10 proxies=3 servers=2 haproxies=1 workers=''
 native='' in_docker='' build='' keep='' action=run
 client_options=()
 
@@ -49,6 +52,7 @@ while (($#)); do
     --queries) number "$1" "${2:-}" 1000000 && queries=$2 && shift ;;
     --wsproxy-instances) number "$1" "${2:-}" 64 && proxies=$2 && shift ;;
     --server-instances) number "$1" "${2:-}" 64 && servers=$2 && shift ;;
+    --haproxy-instances) number "$1" "${2:-}" 16 && haproxies=$2 && shift ;;
     --server-workers) number "$1" "${2:-}" 256 && workers=$2 && shift ;;
     --native) native=yes ;;
     --in-docker) in_docker=yes ;;
@@ -90,16 +94,38 @@ get() { # PORT PATH
     ) 2>/dev/null || true
 }
 
-# Ports of HAProxy, with Docker and with native processes.
-api_port=${API_PORT:-8080} ws_port=${WS_PORT:-8081} stats_port=${STATS_PORT:-8404}
+# Ports of the first HAProxy, with Docker and with native processes. Each of the others has ports that are `step` above.
+api_port=${API_PORT:-8080} ws_port=${WS_PORT:-8081} stats_port=${STATS_PORT:-8404} step=10
+if [[ -z $native ]] && ((haproxies > 1)); then
+    # Docker gives each container of a service a port of a range.
+    api_port=${API_PORT:-8100} ws_port=${WS_PORT:-8200} stats_port=${STATS_PORT:-8300} step=1
+    api_port=${api_port%%-*} ws_port=${ws_port%%-*} stats_port=${stats_port%%-*}
+    for port in api_port ws_port stats_port; do
+        number "${port^^}" "${!port}" 65000
+        export "${port^^}=${!port}-$((${!port} + haproxies - 1))"
+    done
+fi
+# Prints the port of each HAProxy.
+ports() { # FIRST
+    seq "$1" "$step" $(($1 + step * (haproxies - 1)))
+}
+# Prints a URL for each address and each HAProxy, separated by commas.
+urls() { # SCHEME FIRST_PORT ADDRESS...
+    local scheme=$1 first=$2 address
+    shift 2
+    for address; do ports "$first" | sed "s|^|$scheme://$address:|"; done | paste -sd,
+}
+# Each address of a port of Docker has a proxy that carries a few thousand WebSockets. If there is one HAProxy, the client finds them.
+addresses=(127.0.0.1)
+if [[ -z $native ]] && ((haproxies > 1)); then addresses+=(127.0.0.2 127.0.0.3 127.0.0.4); fi
 # API_URL, WSPROXY_URL and OUTPUT_DIR are older names.
-export STREAMSTRESS_API_URL=${STREAMSTRESS_API_URL:-${API_URL:-http://127.0.0.1:$api_port}}
-export STREAMSTRESS_WSPROXY_URL=${STREAMSTRESS_WSPROXY_URL:-${WSPROXY_URL:-ws://127.0.0.1:$ws_port}}
+export STREAMSTRESS_API_URL=${STREAMSTRESS_API_URL:-${API_URL:-$(urls http "$api_port" 127.0.0.1)}}
+export STREAMSTRESS_WSPROXY_URL=${STREAMSTRESS_WSPROXY_URL:-${WSPROXY_URL:-$(urls ws "$ws_port" "${addresses[@]}")}}
 
-# Prints the number of instances to which HAProxy sends, for the backend `api` or `ws`.
-instances_up() { # BACKEND
+# Prints the number of instances to which an HAProxy sends, for the backend `api` or `ws`.
+instances_up() { # STATS_PORT BACKEND
     # HAProxy sends its statistics in chunks. sed removes the chunk headers.
-    get "$stats_port" '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v backend="$1" \
+    get "$1" '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v backend="$2" \
         '$1 == "# pxname" { for (i = 1; i <= NF; i++) if ($i == "status") status = i }
          $1 == backend && $2 != "FRONTEND" && $2 != "BACKEND" && $status ~ /^UP/ { up++ }
          END { print up + 0 }'
@@ -115,21 +141,26 @@ docker_up() {
     if [[ -z ${NOFILE:-} && $hard != unlimited ]] && ((hard < 65536)) && ! grep -qs '^NOFILE=' .env; then
         export NOFILE=$hard
     fi
-    compose up -d --scale "wsproxy=$proxies" --scale "server=$servers" ||
+    compose up -d --scale "wsproxy=$proxies" --scale "server=$servers" --scale "haproxy=$haproxies" ||
         die "the stack did not start. If images cannot be pulled, run: sudo docker/make_base_images.sh >> .env"
     echo "waiting until $servers servers and $proxies gateways are ready"
     for ((second = 0; second < 120; second++)); do
-        if (($(instances_up api) >= servers && $(instances_up ws) >= proxies)); then return; fi
+        local waiting=''
+        for port in $(ports "$stats_port"); do
+            (($(instances_up "$port" api) >= servers && $(instances_up "$port" ws) >= proxies)) || waiting=$port
+        done
+        if [[ -z $waiting ]]; then return; fi
         sleep 1
     done
     compose ps
     compose logs --tail=20
-    die "not ready after two minutes: HAProxy sends to $(instances_up api) servers and $(instances_up ws) gateways"
+    die "not ready after two minutes: the HAProxy whose statistics are at port $waiting sends to $(instances_up "$waiting" api) servers and \
+$(instances_up "$waiting" ws) gateways"
 }
 
 up() {
     if [[ -n $native ]]; then
-        "$bin/streamstress" stack up --detach --servers "$servers" --proxies "$proxies" ${workers:+--server-workers "$workers"} \
+        "$bin/streamstress" stack up --detach --servers "$servers" --proxies "$proxies" --haproxy-instances "$haproxies" ${workers:+--server-workers "$workers"} \
             --api-port "$api_port" --ws-port "$ws_port" --stats-port "$stats_port"
     else
         docker_up
@@ -144,9 +175,23 @@ logs() {
     if [[ -n $native ]]; then "$bin/streamstress" stack logs; else compose logs --tail=50; fi
 }
 
+joined() { # WORD...
+    printf '%s\n' "$@" | paste -sd,
+}
+
 run_client() {
     local options=(--clients "$clients" --queries "$queries" ${client_options[@]+"${client_options[@]}"})
-    if [[ -n $in_docker ]]; then
+    if [[ -n $in_docker ]] && ((haproxies > 1)); then
+        # Names the containers, because the name of the service selects any of them. Without --no-deps, Compose would reset their number.
+        local names name api=() ws=()
+        names=$(compose ps -q haproxy | xargs docker inspect --format '{{.Name}}')
+        for name in $names; do
+            api+=("http://${name#/}:8080") ws+=("ws://${name#/}:8081")
+        done
+        compose --profile load run --rm --no-deps -e "STREAMSTRESS_API_URL=$(joined "${api[@]}")" \
+            -e "STREAMSTRESS_WSPROXY_URL=$(joined "${ws[@]}")" \
+            -e "STREAMSTRESS_I_AM_ALLOWED_TO_LOAD_TEST=$(tr -d / <<<"$names" | paste -sd,)" client "${options[@]}"
+    elif [[ -n $in_docker ]]; then
         compose --profile load run --rm client "${options[@]}"
     else
         "$bin/streamstress" "${options[@]}"
