@@ -28,8 +28,8 @@
 //! | outage | the parent's death aborts all | parts wait for 60 s, and nobody is lost for 3 s afterwards |
 //! | results | end with the parent | stay for an hour: [`redis::Control::collect`] |
 //!
-//! What holds for both: a shard has one holder. A part arrives once and in order, or is counted as dropped on both sides. A lost shard
-//! stays lost, its generator is told to abort, and [`Event::Lost`] is its last event. A command arrives once and in order at every
+//! What holds for both: a shard has one holder. A part arrives once and in order, or the leader counts it as dropped. A lost shard stays
+//! lost, its generator is told to abort, and [`Event::Lost`] is its last event. A command arrives once and in order at every
 //! generator. All queues have limits. The calls block, or use threads of this crate; none needs an asynchronous runtime.
 //!
 //! All durations are in [`Timing`].
