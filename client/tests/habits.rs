@@ -110,12 +110,38 @@ fn a_busy_server_is_asked_for_as_long_as_the_query_may_take() {
     let refuse = ["create", "run", "close"].map(|call| (call, vec![(503, None); 30]));
     let server = Running::start(Script { refuse: refuse.into(), ..Script::default() });
     everything_came(&summary(&server, |_| {}, 1, 1), 1, 1, 18);
-    let refuse = [("run", vec![(503, None); 10_000])];
+    // About a minute of refusals, then success: a client without a deadline would get every token.
+    let refuse = [("run", vec![(503, None); 1_000])];
     let server = Running::start(Script { refuse: refuse.into(), ..Script::default() });
-    let started = Instant::now();
     let given_up = summary(&server, |args| args.query_timeout = Some(1.0.into()), 1, 1);
     check(&given_up, &[("queries_rejected", 1)]);
-    assert!(started.elapsed() < Duration::from_secs(10));
+    let calls = server.seen().runs;
+    assert!((2..1_000).contains(&calls), "{calls} calls within one second, with delays of up to 0.1 s");
+}
+
+#[test]
+fn a_refused_query_is_rejected_even_if_its_deadline_ends_another_attempt() {
+    let outcome = |calls: &[u16], lose_first_answer| {
+        let run = calls.iter().map(|&status| (status, None)).collect();
+        let script = Script { refuse: [("run", run)].into(), lose_first_answer, ..Script::default() };
+        let server = Running::start(script);
+        let outcome = summary(&server, |args| args.query_timeout = Some(0.5.into()), 1, 1);
+        assert_eq!(
+            server.seen().runs,
+            calls.len() as u64,
+            "the last attempt must be in flight at the deadline"
+        );
+        outcome
+    };
+    let refused = outcome(&[503, 0], false);
+    check(&refused, &[("queries_rejected", 1), ("queries_timeout", 0)]);
+    assert!(refused["failures"].to_string().contains("told to refuse"), "{refused:#}");
+    check(&outcome(&[0], false), &[("queries_rejected", 0), ("queries_timeout", 1)]);
+    // The refused attempt started the query, so that the refusal is not its outcome.
+    check(
+        &outcome(&[200, 0], true),
+        &[("queries_rejected", 0), ("queries_timeout", 1), ("tokens_received", 18)],
+    );
 }
 
 #[test]

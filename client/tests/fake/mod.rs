@@ -121,6 +121,14 @@ async fn ready(State(fake): State<Arc<Fake>>) -> Response {
 }
 
 impl Fake {
+    /// Returns whether the script leaves the call without a response.
+    fn is_ignored(&self, call: &str, before: u64) -> bool {
+        let calls = self.script.refuse.get(call);
+        calls
+            .and_then(|calls| calls.get(usize::try_from(before).unwrap()))
+            .is_some_and(|&(status, _)| status == 0)
+    }
+
     fn refusal(&self, call: &str, before: u64) -> Option<Response> {
         let (status, retry_after) = *self.script.refuse.get(call)?.get(usize::try_from(before).unwrap())?;
         if status == 200 {
@@ -168,6 +176,9 @@ async fn run(
         seen.query_ids.push(query_id.clone());
         seen.runs - 1
     };
+    if fake.is_ignored("run", before) {
+        return std::future::pending().await;
+    }
     if let Some(refusal) = fake.refusal("run", before) {
         return refusal;
     }

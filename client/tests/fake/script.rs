@@ -43,7 +43,8 @@ pub struct Script {
     pub authorization: Option<&'static str>,
     /// Streams begin and never send an event.
     pub silent: bool,
-    /// Status and `Retry-After` of the responses to the first calls of each kind, in order. Status 200 does not refuse the call.
+    /// Status and `Retry-After` of the responses to the first calls of each kind, in order. Status 200 does not refuse the
+    /// call. A run call with status 0 gets no response.
     pub refuse: HashMap<&'static str, Vec<(u16, Option<&'static str>)>>,
     /// The first run call of each session starts its stream, but gets a 502 response.
     pub lose_first_answer: bool,

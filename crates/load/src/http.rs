@@ -104,6 +104,15 @@ pub struct Timed<T> {
     pub slack: Duration,
 }
 
+/// What a call reports before it ends.
+#[derive(Clone, Copy, Debug)]
+pub enum CallStep<'a> {
+    /// The first attempt was sent at this time. Reported once more when the exact time is known.
+    Sent(Instant),
+    /// An attempt failed. Another one may follow.
+    Failed(&'a Failure),
+}
+
 /// Why a call got no response.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -158,8 +167,7 @@ impl Http {
         Ok(Timed { value: created, at, slack })
     }
 
-    /// Calls `POST /session/{id}/run`, with repeats until `until`. Calls `on_send` with the time of the first attempt's sending,
-    /// and once more when the exact time is known.
+    /// Calls `POST /session/{id}/run`, with repeats until `until`. Calls `on_step` with each step.
     ///
     /// # Errors
     /// The failure of the last attempt.
@@ -169,11 +177,11 @@ impl Http {
         body: &RunRequest,
         backoff: &mut Backoff,
         until: Instant,
-        on_send: impl Fn(Instant),
+        on_step: impl Fn(CallStep<'_>),
     ) -> Result<RunResponse, Failure> {
         let body = serde_json::to_vec(body).map_or_else(|_| Bytes::new(), Bytes::from);
         let path = format!("/session/{session}/run");
-        let timed = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_send).await?;
+        let timed = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_step).await?;
         let response = timed.value;
         if response.response.body.trim_ascii().is_empty() {
             // All fields are optional. Without them, the number of tokens cannot be verified.
@@ -219,7 +227,7 @@ impl Http {
         body: Option<Bytes>,
         backoff: &mut Backoff,
         until: Instant,
-        on_send: impl Fn(Instant),
+        on_step: impl Fn(CallStep<'_>),
     ) -> Result<Timed<Received<'_>>, Failure> {
         let mut is_first = true;
         let mut route = self.api.route();
@@ -229,7 +237,7 @@ impl Http {
                 let _connection = self.connections.acquire().await;
                 let sending = Instant::now();
                 if is_first {
-                    on_send(sending);
+                    on_step(CallStep::Sent(sending));
                 }
                 (sending, self.post(kind.clone(), address, path, body.clone()).await)
             };
@@ -238,7 +246,7 @@ impl Http {
                     let times = response.times;
                     let own_delay = times.own_delay(sending);
                     if is_first {
-                        on_send(sending + own_delay);
+                        on_step(CallStep::Sent(sending + own_delay));
                     }
                     let now = Instant::now();
                     let (at, slack) = times.arrived.map_or_else(
@@ -251,6 +259,7 @@ impl Http {
                 Err(attempt) => attempt,
             };
             is_first = false;
+            on_step(CallStep::Failed(&failure));
             let has_no_response = failure.code.is_none() && retry_after.is_some();
             if has_no_response && self.api.move_on(&mut route) && Instant::now() < until {
                 continue;

@@ -2,6 +2,7 @@
 
 use super::{Session, behaviour::Action, deadline::Deadline};
 use crate::{
+    http::CallStep,
     idle::DueQuery,
     query::{End, Progress, millis},
 };
@@ -46,18 +47,21 @@ impl Session {
         num: u32,
         query: DueQuery,
     ) -> impl Future<Output = Result<RunResponse, Failure>> + use<> {
-        let (id, sent) = self.queries.begin(num, query.due, !self.behaviour.connects_late());
+        let (id, progress) = self.queries.begin(num, query.due, !self.behaviour.connects_late());
         let worker = Rc::clone(&self.worker);
         let mut backoff = self.backoff();
         let session = self.id.unwrap_or_else(|| SessionId::new(uuid::Uuid::nil()));
         let body = self.user.request(&worker.plan().users, num, id, query.tokens);
         let until = Instant::now() + self.time_limits().call();
         async move {
-            let on_send = |at| {
-                sent.set(Some(at));
-                worker.run().first_send.note(at);
+            let on_step = |step: CallStep<'_>| match step {
+                CallStep::Sent(at) => {
+                    progress.sent(at);
+                    worker.run().first_send.note(at);
+                }
+                CallStep::Failed(failure) => progress.failed(failure),
             };
-            worker.http().run(session, &body, &mut backoff, until, on_send).await
+            worker.http().run(session, &body, &mut backoff, until, on_step).await
         }
     }
 
@@ -79,11 +83,17 @@ impl Session {
                 }
             }
             Err(failure) => {
-                self.end_current(if failure.code.is_some() { End::Rejected } else { End::Failed });
-                if let Some(query) = self.queries.current_mut() {
-                    query.fail(failure.kind, failure.code, failure.message);
-                }
+                let end = if failure.code.is_some() { End::Rejected } else { End::Failed };
+                self.call_failed(failure, end);
             }
+        }
+    }
+
+    /// Ends the query because its call failed.
+    fn call_failed(&mut self, failure: Failure, end: End) {
+        self.end_current(end);
+        if let Some(query) = self.queries.current_mut() {
+            query.fail(failure.kind, failure.code, failure.message);
         }
     }
 
@@ -145,7 +155,11 @@ impl Session {
         }
         // The generator must not fail a query because it was itself too slow to read.
         if !deadline.allow_for(self.worker.delay().total(Instant::now())) {
-            self.end_current(End::TimedOut);
+            match self.queries.refusal() {
+                // Whether the deadline ends an attempt in flight or the pause before it is chance. The outcome must not depend on it.
+                Some(refusal) => self.call_failed(refusal, End::Rejected),
+                None => self.end_current(End::TimedOut),
+            }
         }
     }
 

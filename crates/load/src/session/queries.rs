@@ -6,7 +6,30 @@ use measure::{
     record::{Failure, QueryStatus},
 };
 use protocol::{Event, Position, RunResponse};
-use std::{cell::Cell, rc::Rc, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Instant,
+};
+
+/// The progress of a query's call. Shared between the call, which sets it, and the session.
+#[derive(Default)]
+pub(super) struct CallProgress {
+    sent: Cell<Option<Instant>>,
+    refusal: RefCell<Option<Box<Failure>>>,
+}
+
+impl CallProgress {
+    /// Notes when the query was sent.
+    pub(super) fn sent(&self, at: Instant) {
+        self.sent.set(Some(at));
+    }
+
+    /// Notes the failure of an attempt. It is a refusal if the server returned a status.
+    pub(super) fn failed(&self, failure: &Failure) {
+        *self.refusal.borrow_mut() = failure.code.map(|_| Box::new(failure.clone()));
+    }
+}
 
 /// The queries of a session.
 #[derive(Default)]
@@ -17,8 +40,8 @@ pub(super) struct Queries {
     previous: Option<Box<Query>>,
     /// The last position of all queries before the current one.
     last: Position,
-    /// When the current query was sent. Shared with its call, which sets it.
-    sent: Rc<Cell<Option<Instant>>>,
+    /// The progress of the current query's call.
+    call: Rc<CallProgress>,
     /// Number of queries that began.
     begun: u32,
     /// Number of queries that ended `ok`.
@@ -30,20 +53,20 @@ pub(super) struct Queries {
 }
 
 impl Queries {
-    /// Starts query `num`, which is due at `due`. Returns its id and the cell for the time of its sending.
+    /// Starts query `num`, which is due at `due`. Returns its id and the progress of its call.
     pub(super) fn begin(
         &mut self,
         num: u32,
         due: Instant,
         waits_for_socket: bool,
-    ) -> (String, Rc<Cell<Option<Instant>>>) {
+    ) -> (String, Rc<CallProgress>) {
         let mut query = Query::new(num, uuid::Uuid::new_v4().to_string(), due, self.last.generation);
         query.waits_for_socket = waits_for_socket;
         let id = query.id.clone();
         self.current = Some(query);
         self.begun = num;
-        self.sent = Rc::default();
-        (id, Rc::clone(&self.sent))
+        self.call = Rc::default();
+        (id, Rc::clone(&self.call))
     }
 
     /// Returns the query that runs or ran last.
@@ -63,7 +86,15 @@ impl Queries {
 
     /// Returns when the current query was sent.
     pub(super) fn sent(&self) -> Option<Instant> {
-        self.sent.get()
+        self.call.sent.get()
+    }
+
+    /// Returns the refusal of the current query if the server has refused the last complete attempt of `/run` and no event of the
+    /// query has arrived.
+    pub(super) fn refusal(&self) -> Option<Failure> {
+        let query = self.current.as_ref()?;
+        let is_unanswered = query.response.is_none() && query.own_stream().is_none();
+        self.call.refusal.borrow().as_deref().filter(|_| is_unanswered).cloned()
     }
 
     /// Returns the progress of the current query. Finished if there is none.
@@ -107,7 +138,7 @@ impl Queries {
     /// Takes the current query in order to record it. Its positions count as those of an earlier query from now on.
     pub(super) fn take_current(&mut self) -> Option<Query> {
         let mut query = self.current.take()?;
-        query.sent = self.sent.get();
+        query.sent = self.sent();
         let generation = query.ceiling();
         let position = query.last_position().unwrap_or(Position::ZERO);
         self.last = self.last.max(position).max(Position::new(generation, 0));
