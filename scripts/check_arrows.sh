@@ -17,7 +17,7 @@ declare -A may=(
     [coordination]="host settings"
     [server]="bus guard host protocol settings"
     [wsproxy]="bus guard host protocol settings"
-    [stack]="bus guard host protocol server wsproxy"
+    [stack]="bus guard host protocol server settings wsproxy"
     [client]="coordination host load measure plan protocol report server settings stack wsproxy"
     [benches]="bus client host load measure plan protocol report stack"
 )

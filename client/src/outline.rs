@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use plan::{Estimate, PlannedFault};
-use settings::address::Address;
+use settings::{address::Address, plural::counted};
 use std::{fmt::Write, time::Duration};
 
 /// Returns a warning for each fault that is planned after the estimated end of the run.
@@ -75,9 +75,13 @@ pub fn outline(config: &Config, descriptors: u64) -> String {
     let Estimate { sessions, sockets, queries, tokens, peak_tokens_per_second, duration, .. } =
         Estimate::of(&config.plan);
     format!(
-        "plan: {sessions} sessions, {sockets} sockets{} and {descriptors} descriptors at most, about {queries:.0} queries, \
-         {tokens:.0} tokens, {peak_tokens_per_second:.0} tokens/s at the peak, {}",
+        "plan: {}, {}{} and {} at most, about {}, {}, {peak_tokens_per_second:.0} tokens/s at the peak, {}",
+        counted(sessions, "sessions"),
+        counted(sockets, "sockets"),
         spread(config),
+        counted(descriptors, "descriptors"),
+        counted(queries.round(), "queries"),
+        counted(tokens.round(), "tokens"),
         clock(duration)
     )
 }

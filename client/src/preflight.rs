@@ -11,7 +11,7 @@ use load::{
 };
 use plan::{PlannedFault, Target};
 use report::{messages, screen};
-use settings::address::Address;
+use settings::{address::Address, plural::counted};
 use std::{
     net::{IpAddr, TcpListener},
     sync::Arc,
@@ -107,9 +107,12 @@ fn exceeded_limits(config: &Config, limits: HostLimits) -> Vec<String> {
         let both =
             if config.embedded { ", because --embedded has both ends of each in this process" } else { "" };
         errors.push(format!(
-            "{clients} clients and {http} HTTP connections need {needed} descriptors{both}, but the limit is {}: \
-             raise the limit (`ulimit -n {needed}`), or lower --http-connections, or run at most {fit} clients",
-            limits.descriptors
+            "{} and {} need {needed} descriptors{both}, but the limit is {}: \
+             raise the limit (`ulimit -n {needed}`), or lower --http-connections, or run at most {}",
+            counted(clients, "clients"),
+            counted(http, "HTTP connections"),
+            limits.descriptors,
+            counted(fit, "clients")
         ));
     }
     let addresses = config.plan.target.local_ips.len().max(1) as u64;

@@ -242,7 +242,7 @@ fn late_queries_are_named_in_the_reason_of_a_pass() {
     drop(recorder);
     generator.finish().unwrap();
     let finished = results.finish(&info()).unwrap();
-    let reason = "All 2 queries were complete and in order; 1 of 2 were late, by up to 3.1 s.";
+    let reason = "All 2 queries were complete and in order; 1 of 2 was late, by up to 3.1 s.";
     assert_eq!((finished.exit_code(), finished.judgement().reason.as_str()), (0, reason));
 }
 

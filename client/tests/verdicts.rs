@@ -39,7 +39,7 @@ fn a_token_that_is_lost_fails_the_run_and_the_text_says_which_threshold() {
     let output = client(&server, results.path(), &["--queries", "2"]).output().unwrap();
     let text = text(&output);
     assert_eq!(output.status.code(), Some(99), "{text}");
-    assert!(text.contains("FAIL  Integrity is broken: 1 tokens lost."), "{text}");
+    assert!(text.contains("FAIL  Integrity is broken: 1 token lost."), "{text}");
     assert!(text.contains("✗ tokens_lost==0") && text.contains("✓ tokens_duplicated==0"), "{text}");
     assert!(!text.contains("PASS"), "{text}");
 }

@@ -218,7 +218,7 @@ mod tests {
         check(&["--seed=x"], "invalid number \"x\" for --seed");
         check(&["--delivery=pigeon"], "invalid value \"pigeon\" for --delivery: expected log or pubsub");
         check(&["--jwt-algorithm=none"], "invalid algorithm \"none\" for --jwt-algorithm: expected HS256");
-        check(&["--jwt-secret=short"], "has 5 bytes, at least 32");
+        check(&["--jwt-secret=short"], "is too short, 5 of at least 32 bytes");
     }
 
     #[test]

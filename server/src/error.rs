@@ -33,7 +33,7 @@ pub(crate) enum ApiError {
     SlowBody,
     #[error("the server is reading too many bodies at once: try again later")]
     NoRoom,
-    #[error("all {0} streams (MAX_STREAMS) are in use: try again later")]
+    #[error("the limit of streams, MAX_STREAMS={0}, is reached: try again later")]
     Full(usize),
     #[error("the server is shutting down: try again to reach another server")]
     Draining,

@@ -193,7 +193,7 @@ async fn an_absent_bus_and_full_streams_are_temporary() {
     assert_eq!(server.get("/ready").await.status(), 200);
     let (a, b) = (server.create().await, server.create().await);
     let first = server.accepted(a, json!({"query": "x", "query_id": "q", "itl_ms": 60_000})).await;
-    refused(server.run(b, json!({"query": "x"})).await, 429, "all 1 streams").await;
+    refused(server.run(b, json!({"query": "x"})).await, 429, "MAX_STREAMS=1").await;
     let repeated = server.accepted(a, json!({"query": "x", "query_id": "q"})).await;
     assert_eq!(
         repeated.generation, first.generation,

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn all_errors_are_listed_together() {
         let values = [
-            ("jwt-secret", "short", "JWT secret has 5 bytes"),
+            ("jwt-secret", "short", "JWT secret is too short, 5 of at least 32 bytes"),
             ("jwt-algorithm", "none", "invalid algorithm \"none\" for --jwt-algorithm: expected HS256"),
             ("delivery", "pigeon", "invalid value \"pigeon\" for --delivery: expected log or pubsub"),
             ("subscriber-connections", "9", "\"9\" for --subscriber-connections: expected 1 to 4"),

@@ -18,6 +18,7 @@ use host::Exporter;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use protocol::{CloseReason, Verifier};
+use settings::plural::counted;
 use std::{sync::Arc, time::Instant};
 use tokio::{
     sync::{Semaphore, watch},
@@ -125,7 +126,7 @@ impl Gateway {
             self.sessions.wait().await;
         });
         if drained.await.is_err() {
-            warn!("DRAIN_SECONDS are over, dropping {} sockets", self.sessions.len());
+            warn!("DRAIN_SECONDS are over, dropping {}", counted(self.sessions.len(), "sockets"));
         }
     }
 
@@ -138,7 +139,7 @@ impl Gateway {
         // Set before the table is read: a socket that is added later sees this and closes itself.
         self.closing.cancel();
         let outboxes = self.sockets.outboxes();
-        info!("draining {} sockets", outboxes.len());
+        info!("draining {}", counted(outboxes.len(), "sockets"));
         let slices = schedule.slices(outboxes.len());
         let mut pending = (0..).zip(outboxes);
         // A late slice delays the following ones, because a peak of reconnects would hurt more than a longer window.

@@ -9,6 +9,7 @@ use measure::{
 };
 use plan::Stop;
 use report::output;
+use settings::plural::counted;
 use std::time::Duration;
 
 /// Criteria of the verdict.
@@ -62,8 +63,9 @@ impl CriteriaConfig {
             short.then(|| {
                 format!(
                     "--threshold `{}` cannot be judged, which makes the run INVALID: p({percent}) needs {needed} samples, but \
-                     the plan has about {samples:.0} {of}. Plan more of them, or use a lower percentile",
-                    threshold.text
+                     the plan has about {}. Plan more of them, or use a lower percentile",
+                    threshold.text,
+                    counted(samples.round(), of)
                 )
             })
         };

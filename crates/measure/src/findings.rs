@@ -7,6 +7,7 @@ use crate::{
     trend::{second_half, slope},
 };
 use serde::Serialize;
+use settings::plural::counted;
 
 /// Shortest run, in seconds, that is checked for memory growth. Only its second half counts.
 const SOAK_S: f64 = 600.0;
@@ -174,7 +175,7 @@ pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Fi
         found.under(
             measured.attribute(target, *first, *last),
             format!("{target} failed"),
-            format!("{count} health checks failed {when}. Last result: {answer}."),
+            format!("{} failed {when}. Last result: {answer}.", counted(*count, "health checks")),
         );
     }
     dead_endpoints(measured, &mut found);
@@ -227,7 +228,8 @@ fn dead_endpoints(measured: &FindingInputs<'_>, found: &mut FindingList) {
             measured.aimed_at("haproxy"),
             format!("{name} stopped accepting connections"),
             format!(
-                "It accepted {connected} connections and then refused {failed}, up to the last attempt.{advice}"
+                "It accepted {} and then refused {failed}, up to the last attempt.{advice}",
+                counted(*connected, "connections")
             ),
         );
     }
@@ -345,8 +347,8 @@ fn storm(measured: &FindingInputs<'_>, found: &mut FindingList) {
         return;
     }
     let came = format!(
-        "{peak} reconnect attempts in one second, {at} s into the run, with {} open sessions",
-        measured.peak_sessions
+        "{peak} reconnect attempts in one second, {at} s into the run, with {}",
+        counted(measured.peak_sessions, "open sessions")
     );
     let (attempts, cuts) = measured.attempts_and_cuts;
     match measured.attribute("gateway", at, at) {

@@ -36,7 +36,7 @@ impl Statistic {
             Self::Percentile(percent) => {
                 let needed = samples_needed(percent);
                 if count < needed {
-                    return Err(format!("{self} needs {needed} samples, and there are {count}"));
+                    return Err(format!("{self} needs {needed} samples and has {count}"));
                 }
                 distribution.quantile_ms(percent / 100.0).ok_or_else(|| "there are no samples".to_owned())
             }
@@ -142,10 +142,7 @@ mod tests {
         (1..=999).for_each(|ms| distribution.record(ms * 1_000_000));
         let of =
             |text: &str, distribution: &Distribution| text.parse::<Statistic>().unwrap().of(distribution);
-        assert_eq!(
-            of("p99.9", &distribution),
-            Err("p(99.9) needs 1000 samples, and there are 999".to_owned())
-        );
+        assert_eq!(of("p99.9", &distribution), Err("p(99.9) needs 1000 samples and has 999".to_owned()));
         distribution.record(1_000_000_000);
         assert!((of("p99.9", &distribution).unwrap() - 999.0).abs() < 2.0);
         assert_eq!(of("count", &distribution), Ok(1000.0));

@@ -5,6 +5,7 @@ use super::{
     LateQueries,
     threshold::{Figure, Outcome, State},
 };
+use settings::plural::counted;
 
 /// Largest accepted measurement error of `e2el_ms` p(99): this share of its p(50), but at least `MIN_ERROR_MS` and at most
 /// `MAX_ERROR_MS` milliseconds.
@@ -130,31 +131,36 @@ pub fn judge(evidence: &Evidence) -> Judgement {
     let first = rules.into_iter().find_map(|(verdict, rule)| Some((verdict, rule(evidence)?)));
     let (verdict, mut reason) = first.unwrap_or_else(|| (Verdict::Pass, pass_reason(evidence)));
     if verdict != Verdict::Invalid && evidence.trust.excess().is_some() {
-        let count = evidence.trust.untrusted_figures;
-        reason = format!("{reason} {count} latency figures cannot be trusted.");
+        let figures = counted(evidence.trust.untrusted_figures, "latency figures");
+        reason = format!("{reason} {figures} cannot be trusted.");
     }
     Judgement { verdict, reason }
 }
 
 fn pass_reason(evidence: &Evidence) -> String {
     let (queries, ok, thresholds) = (evidence.queries_judged, evidence.queries_ok, evidence.thresholds.len());
+    let all = if queries == 1 { "The query".to_owned() } else { format!("All {queries} queries") };
+    let were = if queries == 1 { "was" } else { "were" };
     let came = match (queries - ok, evidence.tokens_unverified, lateness(evidence)) {
-        (0, 0, None) => format!("All {queries} queries were complete, in order and on time."),
-        (0, 0, Some(late)) => format!("All {queries} queries were complete and in order; {late}."),
+        (0, 0, None) => format!("{all} {were} complete, in order and on time."),
+        (0, 0, Some(late)) => format!("{all} {were} complete and in order; {late}."),
         (0, _, late) => {
             let when = late.map_or_else(|| " on time".to_owned(), |late| format!(", {late}"));
             format!(
-                "All {queries} queries ended{when}; integrity is unverified because the server does not number its events."
+                "{all} ended{when}; integrity is unverified because the server does not number its events."
             )
         }
         (failed, _, late) => {
             let late = late.map(|late| format!("; {late}")).unwrap_or_default();
-            format!("{failed} of {queries} queries failed, which the thresholds allow{late}.")
+            format!("{failed} of {} failed, which the thresholds allow{late}.", counted(queries, "queries"))
         }
     };
     let came = match evidence.contents_unverified {
         0 => came,
-        unverified => format!("{came} Contents are unverified in {unverified} of {ok} complete queries."),
+        unverified => {
+            let all = counted(ok, "complete queries");
+            format!("{came} Contents are unverified in {unverified} of {all}.")
+        }
     };
     match thresholds {
         0 => came,
@@ -167,12 +173,12 @@ fn pass_reason(evidence: &Evidence) -> String {
 fn lateness(evidence: &Evidence) -> Option<String> {
     let LateQueries { count, most } = evidence.late;
     let (ok, most) = (evidence.queries_ok, most.as_secs_f64());
-    (count > 0).then(|| format!("{count} of {ok} were late, by up to {most:.1} s"))
+    let were = if count == 1 { "was" } else { "were" };
+    (count > 0).then(|| format!("{count} of {ok} {were} late, by up to {most:.1} s"))
 }
 
 fn broken_integrity(evidence: &Evidence) -> Option<String> {
-    let listed: Vec<_> =
-        evidence.breaches.iter().map(|breach| format!("{} {}", breach.count, breach.what)).collect();
+    let listed: Vec<_> = evidence.breaches.iter().map(|breach| counted(breach.count, &breach.what)).collect();
     let example = evidence.breaches.iter().find_map(|breach| breach.example.as_ref());
     let example = example.map(|example| format!(" First example: {example}.")).unwrap_or_default();
     (!listed.is_empty()).then(|| format!("Integrity is broken: {}.{example}", listed.join(", ")))
@@ -187,7 +193,7 @@ fn broken_thresholds(evidence: &Evidence, counts: fn(&Outcome) -> bool) -> Optio
         broken.map(|outcome| format!("{}, {}", outcome.threshold, outcome.value_text())).collect();
     let (count, all) = (listed.len(), evidence.thresholds.len());
     if count > 0 {
-        sentences.push(format!("{count} of {all} thresholds failed: {}.", listed.join("; ")));
+        sentences.push(format!("{count} of {} failed: {}.", counted(all, "thresholds"), listed.join("; ")));
     }
     (!sentences.is_empty()).then(|| sentences.join(" "))
 }
@@ -199,23 +205,27 @@ fn default_sentence(outcome: &Outcome) -> String {
     match outcome.threshold.figure {
         Figure::Scalar("queries_ok") => {
             format!(
-                "{:.0} of {limit:.0} queries failed (--threshold 'error_rate<SHARE' allows some).",
-                limit - value
+                "{:.0} of {} failed (--threshold 'error_rate<SHARE' allows some).",
+                limit - value,
+                counted(limit, "queries")
             )
         }
         Figure::Scalar("sessions_ok") => {
             format!(
-                "{:.0} of {limit:.0} sessions failed (--threshold 'success_rate>SHARE' allows some).",
-                limit - value
+                "{:.0} of {} failed (--threshold 'success_rate>SHARE' allows some).",
+                limit - value,
+                counted(limit, "sessions")
             )
         }
         Figure::Scalar("sessions_broken") => {
             format!(
-                "{value:.0} sessions failed outside their queries (--threshold 'success_rate>SHARE' allows some)."
+                "{} failed outside of queries (--threshold 'success_rate>SHARE' allows some).",
+                counted(value, "sessions")
             )
         }
         Figure::Scalar("dropped_iterations") => format!(
-            "{value:.0} arrivals were dropped because every session was busy (--threshold 'dropped_iterations<COUNT' allows some)."
+            "{} because every session was busy (--threshold 'dropped_iterations<COUNT' allows some).",
+            counted(value, "arrivals were dropped")
         ),
         _ => format!("{} failed: {}.", outcome.threshold, outcome.value_text()),
     }
@@ -224,8 +234,10 @@ fn default_sentence(outcome: &Outcome) -> String {
 /// Fails a run without a complete query, independent of the thresholds.
 fn nothing_complete(evidence: &Evidence) -> Option<String> {
     let failed = evidence.queries_judged.saturating_sub(evidence.queries_excused);
-    (evidence.queries_ok == 0 && failed > 0)
-        .then(|| format!("None of {} queries was complete.", evidence.queries_judged))
+    (evidence.queries_ok == 0 && failed > 0).then(|| match evidence.queries_judged {
+        1 => "The query was not complete.".to_owned(),
+        all => format!("None of {all} queries was complete."),
+    })
 }
 
 /// Returns why the run is not the one that was planned.
@@ -269,16 +281,16 @@ fn uncertain(evidence: &Evidence) -> Option<String> {
     };
     let excused = evidence.queries_excused;
     if excused > 0 && evidence.defaults.iter().chain(&evidence.thresholds).any(because_excused) {
-        return Some(format!("{excused} queries timed out while the generator was stalled."));
+        return Some(format!("{} timed out while the generator was stalled.", counted(excused, "queries")));
     }
     let (error, most) = evidence.trust.excess()?;
     if evidence.thresholds.iter().any(Outcome::decides_a_latency) {
         return None;
     }
-    let count = evidence.trust.untrusted_figures;
+    let figures = counted(evidence.trust.untrusted_figures, "latency figures");
     Some(format!(
         "The measurement error of e2el_ms p(99) is {error:.1} ms, more than {most:.1} ms: the generator or the simulator was late, and \
-         {count} latency figures cannot be trusted."
+         {figures} cannot be trusted."
     ))
 }
 
@@ -407,7 +419,7 @@ mod tests {
         check(
             &Evidence { breaches, ..good() },
             Fail,
-            "Integrity is broken: 1 tokens lost, 2 frames unreadable. First example: `<html>`.",
+            "Integrity is broken: 1 token lost, 2 frames unreadable. First example: `<html>`.",
         );
     }
 
@@ -427,7 +439,7 @@ mod tests {
         let timed_out = Outcome { certain: false, ..outcome("queries_ok==10", State::Broken, 9.0) };
         let stalled = Evidence { queries_ok: 9, defaults: vec![timed_out], ..good() };
         check(&stalled, Fail, "1 of 10 queries failed");
-        check(&Evidence { queries_excused: 1, ..stalled.clone() }, Invalid, "1 queries timed out while");
+        check(&Evidence { queries_excused: 1, ..stalled.clone() }, Invalid, "1 query timed out while");
         check(&Evidence { trust: doubtful(95.0, 900.0), ..stalled }, Invalid, "e2el_ms p(99)");
         let dropped = outcome("dropped_iterations==0", State::Broken, 7.0);
         check(&Evidence { defaults: vec![dropped], ..good() }, Fail, "7 arrivals were dropped");
@@ -477,7 +489,7 @@ mod tests {
             "ttft_ms{steady} p(99)<450 cannot be judged: no steady state.",
         );
         let lost = Evidence { breaches: vec![breach(1, "tokens lost", None)], ..with(&[&unknown]) };
-        check(&lost, Fail, "1 tokens lost");
+        check(&lost, Fail, "1 token lost");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Secret(Vec<u8>);
 
 /// The key is shorter than [`Secret::MIN_BYTES`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the JWT secret has {0} bytes, at least {min} are needed: make one with `openssl rand -hex 32`", min = Secret::MIN_BYTES)]
+#[error("the JWT secret is too short, {0} of at least {min} bytes: make one with `openssl rand -hex 32`", min = Secret::MIN_BYTES)]
 pub struct SecretError(usize);
 
 impl Secret {

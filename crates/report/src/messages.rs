@@ -3,6 +3,7 @@
 
 use crate::values::undirected;
 use parking_lot::Mutex;
+use settings::plural::counted;
 use std::io::{self, Write};
 
 /// Largest number of deferred lines.
@@ -31,7 +32,7 @@ impl DeferredLines {
     fn text(&self) -> String {
         let mut text: String = self.lines.iter().flat_map(|line| [line, "\n"]).collect();
         if self.dropped > 0 {
-            text += &format!("{} more lines were omitted\n", self.dropped);
+            text += &format!("{}\n", counted(self.dropped, "more lines were omitted"));
         }
         text
     }

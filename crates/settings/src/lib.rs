@@ -1,5 +1,5 @@
 //! Reads what people configure: flags and environment variables, durations, distributions, URLs,
-//! secrets, `.env` files and CSV cells.
+//! secrets, `.env` files and CSV cells. Also writes counts for people.
 //! It opens no socket.
 
 pub mod address;
@@ -8,5 +8,6 @@ pub mod distribution;
 pub mod dotenv;
 pub mod duration;
 pub mod flags;
+pub mod plural;
 pub mod secret;
 pub mod value;

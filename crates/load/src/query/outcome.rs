@@ -9,6 +9,7 @@ use measure::{
     record::{FailureKind, Moment, QueryRecord, QueryStatus, Uncertainty},
 };
 use protocol::{EventCounts, ExpectedRange, Kind, SessionId};
+use settings::plural::counted;
 use std::time::{Duration, Instant};
 
 impl Query {
@@ -174,7 +175,8 @@ impl Query {
             QueryStatus::Ok | QueryStatus::Abandoned | QueryStatus::Rejected => {}
             QueryStatus::Timeout => {
                 let (received, listed) = (tally.tokens_received, list(defects));
-                let message = format!("{loss}no terminator in time after {received} tokens{listed}");
+                let message =
+                    format!("{loss}no terminator in time after {}{listed}", counted(received, "tokens"));
                 self.fail(FailureKind::Timeout, None, message);
             }
             QueryStatus::Error => {
@@ -185,7 +187,7 @@ impl Query {
                 );
             }
             QueryStatus::Incomplete => {
-                let message = format!("{loss}{} tokens lost{}", tally.tokens_lost, list(defects));
+                let message = format!("{loss}{}{}", counted(tally.tokens_lost, "tokens lost"), list(defects));
                 self.fail(FailureKind::Stream, None, message);
             }
         }

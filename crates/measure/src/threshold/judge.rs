@@ -221,7 +221,7 @@ mod tests {
         check("rss_mb{haproxy}<10", None, "unknown it was not monitored in this run");
         check("delivery_ratio==1", None, "unknown it was not measured");
         check("ttft_ms:p95<96", None, "unknown there are no samples");
-        check("e2el_ms:p99.9<96", None, "unknown p(99.9) needs 1000 samples, and there are 100");
+        check("e2el_ms:p99.9<96", None, "unknown p(99.9) needs 1000 samples and has 100");
         check("e2el_ms{steady}:p95<95", None, "unknown the run had no steady state of 10 s or more");
         check("e2el_ms{steady}:p95<95", Some(&steady), "held p(95)=5");
         check("request_throughput{steady}>1", Some(&steady), "broken 0");

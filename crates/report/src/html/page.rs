@@ -2,6 +2,7 @@
 
 use super::{sections, stored::StoredRun};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use settings::plural::noun;
 
 /// Script for the tooltips of charts, and the style sheet. Both are embedded, so that the report works offline.
 const POINTER: &str = include_str!("pointer.js");
@@ -62,7 +63,7 @@ fn head(stored: &StoredRun) -> Markup {
                 (day) " " (time.get(..8).unwrap_or_default())
                 @if let Some(seconds) = stored.number("duration_s") { " · " (format!("{seconds:.1} s")) }
                 @for (name, value) in facts {
-                    @if let Some(value) = value { " · " (sections::grouped(value)) " " (name) }
+                    @if let Some(value) = value { " · " (sections::grouped(value)) " " (noun(value, name)) }
                 }
             }
         }

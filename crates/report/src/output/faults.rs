@@ -7,6 +7,7 @@ use crate::{
 };
 use measure::{FaultRecord, RunData, defects::Defects, record::LossCause};
 use serde_json::{Map, Value, json};
+use settings::plural::counted;
 use std::{collections::BTreeMap, time::Duration};
 
 fn millis(duration: Duration) -> f64 {
@@ -105,8 +106,8 @@ pub(super) fn connection_lines(out: &mut TextBuilder, run: &RunData) {
         out.entry("sessions_stalled", &format!("{}  (they stopped reading)", run.sessions.paused));
     }
     if run.announced_gaps > 0 {
-        let positions = run.announced_gap_positions;
-        out.entry("announced_gaps", &format!("{}, {positions} positions", run.announced_gaps));
+        let positions = counted(run.announced_gap_positions, "positions");
+        out.entry("announced_gaps", &format!("{}, {positions}", run.announced_gaps));
     }
     if !run.errors_by_code.is_empty() {
         let codes: Vec<_> =

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::values::{marked, percent, printable, uncontrolled};
 use measure::{Metric, RunData, Statistic, threshold::State};
+use settings::plural::counted;
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
@@ -54,7 +55,7 @@ fn render(id: &str, run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> S
     latency(&mut out, run);
     failures(&mut out, run);
     let elapsed = info.elapsed.as_secs_f64();
-    let _ = writeln!(out, "\n{} sessions, {elapsed:.0} s, `{}`", run.sessions.total, code(id));
+    let _ = writeln!(out, "\n{}, {elapsed:.0} s, `{}`", counted(run.sessions.total, "sessions"), code(id));
     out
 }
 
@@ -92,8 +93,8 @@ fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
         integrity(run)
     );
     if queries.contents_unverified > 0 {
-        let (count, all) = (queries.contents_unverified, queries.ok);
-        let _ = writeln!(out, "Contents are unverified in {count} of {all} complete queries.");
+        let (count, all) = (queries.contents_unverified, counted(queries.ok, "complete queries"));
+        let _ = writeln!(out, "Contents are unverified in {count} of {all}.");
     }
     for (defect, count, example) in run.defects.found() {
         let first = example.map(|frame| format!(", first: `{}`", code(frame))).unwrap_or_default();
@@ -107,12 +108,12 @@ fn delivery(out: &mut String, run: &RunData, conclusion: &Conclusion) {
     };
     let _ = writeln!(
         out,
-        "Queries: {} of {} ok; {:.1} queries/s, {:.1} tokens/s{good}; {} reconnects.\n",
+        "Queries: {} of {} ok; {:.1} queries/s, {:.1} tokens/s{good}; {}.\n",
         queries.ok,
         queries.total,
         rate(queries.ok, duration),
         rate(tokens.received, duration),
-        run.reconnects_ok
+        counted(run.reconnects_ok, "reconnects")
     );
 }
 

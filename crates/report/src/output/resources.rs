@@ -12,6 +12,7 @@ use measure::{
     trend::{second_half, slope},
 };
 use serde_json::{Map, Value, json};
+use settings::plural::counted;
 use std::collections::BTreeMap;
 
 /// Shortest run for a memory slope, in seconds.
@@ -33,9 +34,10 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     }
     if let Some(gateways) = observations.stack_counters.gateways {
         let queued = gateways.queued_share.map(|share| format!(", {} of frames queued", percent(share)));
-        let (overflows, evictions) = (gateways.outbox_overflows, gateways.evictions);
+        let overflows = counted(gateways.outbox_overflows, "overflows");
+        let evictions = counted(gateways.evictions, "evictions");
         let queued = queued.unwrap_or_default();
-        out.entry("gateways", &format!("{overflows} overflows, {evictions} evictions{queued}"));
+        out.entry("gateways", &format!("{overflows}, {evictions}{queued}"));
     }
     if !observations.stack_counters.missed.is_empty() {
         let until = |second: &Option<u64>| {

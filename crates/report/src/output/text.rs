@@ -13,6 +13,7 @@ use crate::{
     values::{marked, percent, printable, short},
 };
 use measure::{Judgement, Metric, RunData, Statistic, threshold::State};
+use settings::plural::counted;
 
 pub(super) const INTERRUPTED: &str = "INTERRUPTED";
 
@@ -138,7 +139,7 @@ fn delivery(out: &mut TextBuilder, run: &RunData) {
     out.entry("integrity", integrity(run));
     if run.queries.contents_unverified > 0 {
         let (count, all) = (run.queries.contents_unverified, run.queries.ok);
-        out.entry("contents unverified", &format!("{count} of {all} complete queries"));
+        out.entry("contents unverified", &format!("{count} of {}", counted(all, "complete queries")));
     }
     if tokens.unverified > 0 {
         out.entry(
@@ -284,7 +285,7 @@ fn generator(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     }
     let outside: u64 = Metric::ALL.iter().map(|&metric| run.metrics.get(metric).outside()).sum();
     if outside > 0 {
-        out.entry("beyond the histograms", &format!("{outside} samples of more than 10 minutes"));
+        out.entry("beyond the histograms", &counted(outside, "samples of more than 10 minutes"));
     }
     if let Some(events) = info.events.as_ref().filter(|events| events.dropped > 0) {
         let (all, place) = (events.written + events.dropped, printable(&events.destination));
@@ -303,6 +304,6 @@ fn failures(out: &mut TextBuilder, run: &RunData) {
         out.sentence(&format!("{} × {name}: ", group.count), &printable(&group.example));
     }
     if groups.len() > 8 {
-        out.sentence("", &format!("… and {} more kinds in _failures.csv", groups.len() - 8));
+        out.sentence("", &format!("… and {}", counted(groups.len() - 8, "more kinds in _failures.csv")));
     }
 }

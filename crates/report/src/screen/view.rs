@@ -21,6 +21,7 @@ use ratatui::{
     text::{Line, Span},
     widgets::{Paragraph, RenderDirection, Sparkline, Widget, Wrap},
 };
+use settings::plural::counted;
 use std::time::Duration;
 
 /// Width from which there are two columns.
@@ -228,21 +229,21 @@ fn delivery(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let title = |&(name, value, _): &(&'static str, u64, bool)| format!("{name:<0$}", width(name, value));
     let titles: String = cells.iter().map(title).collect();
     let values =
-        cells.map(|(name, value, bad)| counted(format!("{value:<0$}", width(name, value)), value, bad));
+        cells.map(|(name, value, bad)| highlighted(format!("{value:<0$}", width(name, value)), value, bad));
     let failed = queries.total - queries.ok;
     let (attempts, ok) = (snapshot.live_status.reconnect_attempts, snapshot.live_status.reconnects);
     let dropped = snapshot.totals.dropped;
     let more = [
-        counted(format!("failed {failed}"), failed, true),
-        counted(format!("   reconnects {ok} of {attempts}"), 0, false),
-        counted(format!("   dropped {dropped}"), dropped, true),
+        highlighted(format!("failed {failed}"), failed, true),
+        highlighted(format!("   reconnects {ok} of {attempts}"), 0, false),
+        highlighted(format!("   dropped {dropped}"), dropped, true),
     ];
     let lines = vec![Line::from(titles.dim()), Line::from_iter(values), Line::from_iter(more)];
     Paragraph::new(lines).render(area, buffer);
 }
 
 /// Returns a span that is red if it counts something bad.
-fn counted(text: String, count: u64, is_bad: bool) -> Span<'static> {
+fn highlighted(text: String, count: u64, is_bad: bool) -> Span<'static> {
     let style = if is_bad && count > 0 {
         Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
     } else {
@@ -259,7 +260,7 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
         snapshot.live_status.thresholds.iter().partition(|outcome| outcome.state == State::Held);
     let unread = snapshot.events_dropped;
     if unread > 0 {
-        lines.push(Line::from(format!("{unread} events dropped: the reader is too slow").yellow()));
+        lines.push(Line::from(counted(unread, "events dropped: the reader is too slow").yellow()));
     }
     lines.extend(defects(&snapshot.live_status.defects));
     lines.extend(others.into_iter().map(threshold));
@@ -298,7 +299,7 @@ fn fault(fault: &FaultRecord) -> Line<'static> {
         FaultStatus::Injected(_) => {
             let recovery = |time: Duration| format!(", recovery {:.1} s", time.as_secs_f64());
             let recovered = fault.time_to_recover().map(recovery).unwrap_or_default();
-            (format!("{} outages{recovered}", fault.outages), Color::Magenta)
+            (format!("{}{recovered}", counted(fault.outages, "outages")), Color::Magenta)
         }
     };
     Line::from(format!("fault {}: {state}", fault.spec).fg(color))

@@ -7,6 +7,7 @@ use crate::{
     role::Role,
 };
 use anyhow::{Context, bail};
+use settings::plural::counted;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::process::CommandExt,
@@ -175,7 +176,9 @@ fn act(container: &Container, action: Action) -> anyhow::Result<String> {
         }
         Action::CutPubsub => {
             let closed = redis(container, &["CLIENT", "KILL", "TYPE", "pubsub"])?;
-            Ok(format!("{closed} connections of subscribers were closed"))
+            let closed: u64 =
+                closed.parse().with_context(|| format!("unexpected reply of redis: {closed}"))?;
+            Ok(counted(closed, "subscriber connections were closed"))
         }
         Action::Refuse(time) | Action::Demote(time) | Action::Full(time) => {
             reject_writes(container, action, time)

@@ -9,6 +9,7 @@ use crate::{
     relay::{Flow, Relay, Termination},
 };
 use anyhow::bail;
+use settings::plural::counted;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -106,12 +107,12 @@ pub(super) fn apply_to_relay(relay: &Relay, action: Action) -> String {
         Action::Slow(time) => relay.set_flow(Flow::Slow, time),
         Action::Heal => relay.heal(),
         Action::Cut => {
-            return format!("{} connections were closed", relay.end_connections(Termination::Close));
+            return counted(relay.end_connections(Termination::Close), "connections were closed");
         }
         Action::Reset => {
-            return format!("{} connections were reset", relay.end_connections(Termination::Reset));
+            return counted(relay.end_connections(Termination::Reset), "connections were reset");
         }
         _ => {}
     }
-    format!("{}, {} open connections", relay.impairment(), relay.counts().open)
+    format!("{}, {}", relay.impairment(), counted(relay.counts().open, "open connections"))
 }

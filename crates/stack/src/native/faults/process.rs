@@ -11,6 +11,7 @@ use crate::{
 };
 use anyhow::bail;
 use nix::sys::signal::Signal;
+use settings::plural::counted;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -82,7 +83,7 @@ impl Native {
             }
             Action::CutPubsub => {
                 let closed = self.redis.kill_clients("TYPE pubsub").await?;
-                Ok(format!("{closed} connections of subscribers were closed"))
+                Ok(counted(closed, "subscriber connections were closed"))
             }
             Action::Refuse(time) | Action::Demote(time) | Action::Full(time) => {
                 self.redis.reject_writes(action, time).await
