@@ -129,12 +129,14 @@ pub(super) fn delivery(stored: &StoredRun) -> Markup {
         ("rejected", "queries_rejected"),
         ("abandoned", "queries_abandoned"),
     ];
+    let optional = ["tokens_unsent", "events_unknown_type"];
+    let tile = |key| stored.number(key).filter(|&count| count > 0.0 || !optional.contains(&key));
     let shown = |key| stored.number(key).filter(|&count| count > 0.0 || key == "queries_ok");
     html! {
         h2 { "Token delivery" }
         div.tiles {
             @for (name, key, class) in tiles {
-                @if let Some(count) = stored.number(key) {
+                @if let Some(count) = tile(key) {
                     div { b class=(class) { (grouped(count)) } span { (breakable(name)) } }
                 }
             }
@@ -390,7 +392,7 @@ fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
                     div.legend {
                         @for (index, series) in chart.series.iter().enumerate() {
                             @if !series.points.is_empty() {
-                                span { i class=(format!("c{}", index % COLOURS + 1)) {} (series.name) " ≤ " (short(most(series))) }
+                                span { i class=(format!("c{}", index % COLOURS + 1)) {} (series.name) ", max " (short(most(series))) }
                             }
                         }
                         @if !faults.is_empty() { span { i.fault {} "fault" } }
