@@ -63,7 +63,7 @@ install_missing() {
 }
 
 # Linters from PyPI, which has ready-made binaries. They are installed once, in a virtual environment below target/.
-readonly LINTERS=(typos==1.52.0 zizmor==1.32.0)
+readonly LINTERS=(typos==1.52.0 zizmor==1.32.0 check-jsonschema==0.39.0)
 readonly TOOLS=$PWD/target/linters
 
 install_linters() {
@@ -81,6 +81,15 @@ lint() { # PROGRAM ARGUMENTS...
     else
         echo "skipped: $1 could not be installed from PyPI"
     fi
+}
+
+# Checks configuration files of GitHub and Compose against the JSON schemas that the linter contains.
+schemas() {
+    lint check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    lint check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+    lint check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
+    lint check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+    lint check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 }
 
 log=$(mktemp)
@@ -173,6 +182,7 @@ step "unused dependencies" && scripts/check_unused_deps.sh
 step "spelling" && lint typos --format brief .
 step "workflows" && lint zizmor --quiet --offline .github
 step "Kubernetes manifests" && scripts/check_kubernetes.sh
+step "schemas" && schemas
 if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scripts/*.sh examples/*.sh install.sh .ci/run; fi
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
