@@ -1,49 +1,38 @@
-//! A private `redis-server`, on a unix socket in a temporary directory. It ends with its owner.
+//! A private Redis whose state tests can read, and that can be paused.
+
+#[allow(dead_code, reason = "the tests of bus use the rest")]
+#[path = "../../../bus/tests/brokers/support/private_redis.rs"]
+mod process;
 
 use super::PATIENCE;
 use redis::{Connection, FromRedisValue};
 use std::{
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-pub struct PrivateRedis {
-    child: Option<Child>,
-    directory: tempfile::TempDir,
-}
+pub struct PrivateRedis(process::PrivateRedis);
 
 impl PrivateRedis {
     pub fn start() -> Self {
-        let mut redis = Self { child: None, directory: tempfile::tempdir().expect("a temporary directory") };
-        redis.launch();
+        let redis = Self(process::PrivateRedis::start());
+        drop(redis.connection());
         redis
     }
 
     /// Starts the server without data, and waits until it replies.
     pub fn launch(&mut self) {
-        // setpriv ends the server even if this process is killed and runs no destructor.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--appendonly", "no"])
-            .arg("--unixsocket")
-            .arg(self.directory.path().join("redis.sock"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start redis-server: run scripts/test.sh, which installs it");
-        self.child = Some(child);
+        self.0.launch();
         drop(self.connection());
     }
 
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.0.end();
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        let pid = self.0.pid().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 
@@ -57,7 +46,7 @@ impl PrivateRedis {
     }
 
     pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.directory.path().join("redis.sock").display())
+        self.0.url()
     }
 
     /// Returns a connection, once the server replies.
@@ -78,11 +67,5 @@ impl PrivateRedis {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query(&mut self.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
-    }
-}
-
-impl Drop for PrivateRedis {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
