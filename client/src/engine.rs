@@ -3,9 +3,9 @@
 
 use crate::{
     config::{Config, ConfigErrors, Division},
-    generator::{Generator, HostBefore},
+    generator::Generator,
     generators,
-    lead::{Generators, Lead},
+    lead::{Generators, Lead, LeadSettings},
     outline, preflight, published, signals, stack_faults, stack_members, stack_urls,
 };
 use anyhow::Context;
@@ -13,15 +13,13 @@ use load::{connector::Connector, injection::Injector, tls, watch::Source};
 use plan::{Shard, Stop};
 use report::{messages, output::Finished};
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 use time::OffsetDateTime;
 
 /// Time between the creation of the workers and the start of the plan, so that all workers start together.
-pub(crate) const LEAD: Duration = Duration::from_millis(50);
+const LEAD: Duration = Duration::from_millis(50);
 
 /// The reason why a run has no result.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +53,26 @@ impl RunError {
 /// # Errors
 /// The run was refused or interrupted before it began, or the program failed.
 pub fn run(config: Config, stop: &Stop, started_at: OffsetDateTime) -> Result<Finished, RunError> {
+    let injector = injector(&config)?;
+    run_with(config, injector.as_ref(), stop, started_at)
+}
+
+/// Returns what injects the planned faults, or `None` if there are none.
+///
+/// # Errors
+/// There is no stack into which they can be injected.
+pub(crate) fn injector(config: &Config) -> Result<Option<Arc<dyn Injector>>, RunError> {
     let faults = &config.plan.faults;
     let injector = (!faults.planned.is_empty()).then(|| stack_faults::injector(faults.stack.as_deref()));
-    let injector = injector.transpose().map_err(|error| refused(&error))?;
-    run_with(config, injector.as_ref(), stop, started_at)
+    injector.transpose().map_err(|error| refused(&error))
+}
+
+/// Checks that this host meets the needs of the part of the run that one process plays.
+///
+/// # Errors
+/// Lists every limit that is too low and every host that is not allowed.
+pub(crate) fn check_host(config: &Config) -> Result<(), RunError> {
+    Ok(preflight::local(&of_one_process(config))?)
 }
 
 /// Executes a run like [`run`], and injects faults with `injector`.
@@ -72,7 +86,7 @@ pub fn run_with(
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
     preflight::terminal(&config)?;
-    preflight::local(&of_this_process(&config))?;
+    check_host(&config)?;
     if let Some(injector) = injector {
         preflight::faults(&config, &**injector)?;
     }
@@ -82,8 +96,7 @@ pub fn run_with(
         None => stack_members::find(&config.plan),
     };
     let finished = match config.division.clone() {
-        Division::Whole => run_against(&config, injector, members, stop, started_at),
-        Division::Shard(shard) => generators::play_alone(&config, shard, stop, started_at),
+        Division::Whole | Division::Shard(_) => run_here(&config, injector, members, stop, started_at),
         Division::Processes(processes) => {
             generators::processes::run(&config, processes, injector, members, stop, started_at)
         }
@@ -95,14 +108,19 @@ pub fn run_with(
     finished
 }
 
-/// Returns the configuration of the part of the run that this process, or each of its children, plays.
-fn of_this_process(config: &Config) -> Config {
+/// Returns the configuration whose needs this host must meet: that of the largest part of the run that one process plays. With an
+/// embedded stack and several generators, this process has one end of every socket.
+fn of_one_process(config: &Config) -> Config {
     match &config.division {
+        Division::Whole => config.clone(),
         Division::Shard(shard) => config.part(*shard),
-        Division::Processes(processes) if !config.embedded => {
-            Shard::new(0, processes.count).map_or_else(|| config.clone(), |first| config.part(first))
+        Division::Processes(_) if config.embedded => {
+            let mut one_end = config.clone();
+            one_end.embedded = false;
+            one_end
         }
-        _ => config.clone(),
+        Division::Processes(_) | Division::Control(_) => Shard::new(0, config.division.generators())
+            .map_or_else(|| config.clone(), |first| config.part(first)),
     }
 }
 
@@ -111,7 +129,7 @@ fn of_this_process(config: &Config) -> Config {
 /// # Errors
 /// The run does not fit this machine, or a host is not allowed.
 pub fn plan(config: &Config) -> Result<String, RunError> {
-    preflight::local(config)?;
+    check_host(config)?;
     Ok(outline::plan(config, preflight::descriptors(config)))
 }
 
@@ -140,36 +158,36 @@ pub fn outline(config: &Config) -> String {
     outline::outline(config, preflight::descriptors(config))
 }
 
-fn run_against(
+/// Executes a run with one generator, in this process: of the whole plan, or of the shard that the configuration names.
+fn run_here(
     config: &Config,
     injector: Option<&Arc<dyn Injector>>,
     members: Source,
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
-    let tls = tls(config)?;
-    let connector = connect(config, &tls, stop)?;
-    let host = HostBefore::measure();
+    let part = match &config.division {
+        Division::Shard(shard) => config.part(*shard),
+        _ => config.clone(),
+    };
+    let mut generator = Generator::prepare(&part, stop)?;
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
-    let lead = Lead::prepare(config, injector, members, &tls, stop, (started_at, 1))?;
-    let generator = Generator {
-        plan: Arc::new(config.plan.clone()),
-        connector,
-        tls,
-        stop: stop.clone(),
-        faults: Arc::clone(lead.faults()),
-        first_send: Arc::clone(lead.first_send()),
-        counters: Generator::counters(&config.plan),
-        host,
+    let lead = Lead::prepare(LeadSettings::new(&part, injector, stop, started_at), members)?;
+    generator.share(lead.faults(), lead.first_send());
+    let file = match &config.division {
+        Division::Shard(shard) => Some(generators::part_file(config, *shard, lead.results(), started_at)?),
+        _ => None,
     };
-    let rows = lead.results().generator().map_err(|error| refused(&error.to_string()))?;
+    let rows = lead.results().generator(file.clone()).map_err(|error| refused(&error.to_string()))?;
     let epoch = Instant::now() + LEAD;
-    let led = lead.begin(epoch, generator.counters.clone())?;
-    let report = generator.play(rows, epoch)?;
-    let reports = BTreeMap::from([(0, report)]);
-    led.finish(Generators { reports, lost: BTreeMap::new(), count: 1 }, &[] as &[PathBuf])
+    let led = lead.begin(epoch, generator.counters().clone())?;
+    let mut report = generator.play(rows, epoch)?;
+    if let Some(file) = &file {
+        report.unwritten.extend(file.lock().finish(&report));
+    }
+    led.finish(Generators::of_one(report), &[])
 }
 
 /// Returns the TLS configuration of a run.

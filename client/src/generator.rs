@@ -1,6 +1,11 @@
 //! Plays a plan, or one generator's part of it: starts the workers, waits for them, and reports the load on this host.
 //! It knows neither verdicts nor results: those belong to the process that leads the run.
 
+use crate::{
+    config::Config,
+    engine::{self, RunError},
+    lead::planned_faults,
+};
 use anyhow::Context;
 use load::{
     burst::Burst,
@@ -23,7 +28,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 /// Properties of this host, measured before the load starts.
-pub(crate) struct HostBefore {
+struct HostBefore {
     /// Time that a wake-up of a thread takes.
     wake_up: Option<Duration>,
     /// Number of steps of the wall clock so far.
@@ -32,30 +37,59 @@ pub(crate) struct HostBefore {
 
 impl HostBefore {
     /// Measures this host. Takes some milliseconds.
-    pub(crate) fn measure() -> Self {
+    fn measure() -> Self {
         Self { wake_up: cpu::wake_up_cost(), clock_steps: timestamps::steps() }
     }
 }
 
 /// A generator that is ready to play its plan.
 pub(crate) struct Generator {
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) connector: Arc<Connector>,
-    pub(crate) tls: rustls::ClientConfig,
-    pub(crate) stop: Stop,
+    plan: Arc<Plan>,
+    connector: Arc<Connector>,
+    tls: rustls::ClientConfig,
+    stop: Stop,
     /// Log of the faults that were injected into the stack.
-    pub(crate) faults: Arc<FaultLog>,
+    faults: Arc<FaultLog>,
     /// Where the first send is noted, from which the times of faults count.
-    pub(crate) first_send: Arc<FirstSend>,
+    first_send: Arc<FirstSend>,
     /// One per worker.
-    pub(crate) counters: Vec<Arc<LiveCounters>>,
-    pub(crate) host: HostBefore,
+    counters: Vec<Arc<LiveCounters>>,
+    host: HostBefore,
 }
 
 impl Generator {
-    /// Returns new counters for the workers of a plan.
-    pub(crate) fn counters(plan: &Plan) -> Vec<Arc<LiveCounters>> {
-        (0..plan.load.workers).map(|_| Arc::default()).collect()
+    /// Checks that the target answers, and measures this host. Returns early if the run is asked to stop.
+    ///
+    /// # Errors
+    /// The target does not answer, or the run was asked to stop.
+    pub(crate) fn prepare(config: &Config, stop: &Stop) -> Result<Self, RunError> {
+        let tls = engine::tls(config)?;
+        let connector = engine::connect(config, &tls, stop)?;
+        Ok(Self {
+            plan: Arc::new(config.plan.clone()),
+            connector,
+            tls,
+            stop: stop.clone(),
+            faults: Arc::new(planned_faults(config)),
+            first_send: Arc::default(),
+            counters: (0..config.plan.load.workers).map(|_| Arc::default()).collect(),
+            host: HostBefore::measure(),
+        })
+    }
+
+    /// Makes the generator use a log of faults and the place for the first send that the leader of the run reads as well.
+    pub(crate) fn share(&mut self, faults: &Arc<FaultLog>, first_send: &Arc<FirstSend>) {
+        (self.faults, self.first_send) = (Arc::clone(faults), Arc::clone(first_send));
+    }
+
+    /// Returns the counters of the workers.
+    pub(crate) const fn counters(&self) -> &Vec<Arc<LiveCounters>> {
+        &self.counters
+    }
+
+    /// Returns where the first send is noted.
+    pub(crate) const fn first_send(&self) -> &Arc<FirstSend> {
+        &self.first_send
     }
 
     /// Plays the plan from `epoch` on, the common start of all generators, and completes the rows. Returns when the last session

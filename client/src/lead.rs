@@ -10,7 +10,7 @@ use load::{
     injection::{FaultRunner, FirstSend, Injector},
     watch::{PreparedWatch, Source, WatchConfig},
 };
-use measure::{FaultLog, GeneratorReport, live::LiveCounters};
+use measure::{FaultLog, GeneratorMessage, GeneratorReport, live::LiveCounters};
 use plan::{Estimate, Stop};
 use report::{
     output::{self, EventSettings, Finished, OutputSettings, Results, RunInfo, SharedStatus},
@@ -19,17 +19,60 @@ use report::{
 };
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 use time::OffsetDateTime;
 
-/// A run whose results are open and whose start is not known yet.
-pub(crate) struct Lead<'a> {
+/// Seconds that a generator may be behind while the run goes on.
+const PATIENCE_S: u64 = 2;
+
+/// What a run is led with.
+pub(crate) struct LeadSettings<'a> {
     config: &'a Config,
     injector: Option<&'a Arc<dyn Injector>>,
     stop: &'a Stop,
+    started_at: OffsetDateTime,
+    generators: u32,
+    patience_s: u64,
+}
+
+impl<'a> LeadSettings<'a> {
+    /// Returns the settings of a run with one generator.
+    pub(crate) const fn new(
+        config: &'a Config,
+        injector: Option<&'a Arc<dyn Injector>>,
+        stop: &'a Stop,
+        started_at: OffsetDateTime,
+    ) -> Self {
+        Self { config, injector, stop, started_at, generators: 1, patience_s: PATIENCE_S }
+    }
+
+    /// Returns the configuration of the run.
+    pub(crate) const fn config(&self) -> &'a Config {
+        self.config
+    }
+
+    /// Sets what injects faults.
+    pub(crate) const fn with_injector(self, injector: Option<&'a Arc<dyn Injector>>) -> Self {
+        Self { injector, ..self }
+    }
+
+    /// Sets the number of generators.
+    pub(crate) const fn with_generators(self, generators: u32) -> Self {
+        Self { generators, ..self }
+    }
+
+    /// Lets every second wait for all generators, as is possible after the run.
+    pub(crate) const fn with_endless_patience(self) -> Self {
+        Self { patience_s: u64::MAX, ..self }
+    }
+}
+
+/// A run whose results are open and whose start is not known yet.
+pub(crate) struct Lead<'a> {
+    settings: LeadSettings<'a>,
     results: Results,
     faults: Arc<FaultLog>,
     watch: PreparedWatch,
@@ -37,25 +80,18 @@ pub(crate) struct Lead<'a> {
 }
 
 impl<'a> Lead<'a> {
-    /// Opens the results of a run with this number of generators, and finds what is to be watched.
+    /// Opens the results of a run, and finds what is to be watched.
     ///
     /// # Errors
     /// A result file cannot be created, or the stack cannot be watched.
-    pub(crate) fn prepare(
-        config: &'a Config,
-        injector: Option<&'a Arc<dyn Injector>>,
-        members: Source,
-        tls: &rustls::ClientConfig,
-        stop: &'a Stop,
-        (started_at, generators): (OffsetDateTime, u32),
-    ) -> Result<Self, RunError> {
-        let faults = Arc::new(fault_log(config, injector)?);
-        let settings = OutputSettings { generators, ..output_settings(config, stop, started_at) };
-        let results =
-            Results::open(&settings, Arc::clone(&faults)).map_err(|error| refused(&error.to_string()))?;
+    pub(crate) fn prepare(settings: LeadSettings<'a>, members: Source) -> Result<Self, RunError> {
+        let config = settings.config;
+        let faults = Arc::new(fault_log(config, settings.injector)?);
+        let results = Results::open(&output_settings(&settings), Arc::clone(&faults))
+            .map_err(|error| refused(&error.to_string()))?;
         let watch_config = WatchConfig {
             target: config.plan.target.clone(),
-            tls: tls.clone(),
+            tls: engine::tls(config)?,
             resources: results.path("_resources.csv"),
             health: results.path("_health.csv"),
             readings: results.readings().clone(),
@@ -64,7 +100,7 @@ impl<'a> Lead<'a> {
         if !config.embedded {
             engine::warn(&watch.unmeasured_warnings(&config.criteria.thresholds));
         }
-        Ok(Self { config, injector, stop, results, faults, watch, first_send: Arc::default() })
+        Ok(Self { settings, results, faults, watch, first_send: Arc::default() })
     }
 
     /// Returns the results.
@@ -82,6 +118,16 @@ impl<'a> Lead<'a> {
         &self.first_send
     }
 
+    /// Returns the number of generators of the run.
+    pub(crate) const fn generators(&self) -> u32 {
+        self.settings.generators
+    }
+
+    /// Returns the signal that stops the run.
+    pub(crate) const fn stop(&self) -> &'a Stop {
+        self.settings.stop
+    }
+
     /// Begins the run at `epoch`. `counters`: those of the workers, or of the generators.
     ///
     /// # Errors
@@ -89,12 +135,12 @@ impl<'a> Lead<'a> {
     pub(crate) fn begin(self, epoch: Instant, counters: Vec<Arc<LiveCounters>>) -> Result<Led<'a>, RunError> {
         // The live view comes first: a terminal that cannot show it refuses the run before anything is started.
         let shown = self.show(epoch, counters)?;
-        let planned = &self.config.plan.faults.planned;
-        let faults = FaultRunner::start(planned, self.injector, &self.faults, &self.first_send, epoch)
+        let Self { settings, results, faults: log, watch, first_send } = self;
+        let planned = &settings.config.plan.faults.planned;
+        let faults = FaultRunner::start(planned, settings.injector, &log, &first_send, epoch)
             .context("cannot start a thread for a fault")?;
-        let watch = self.watch.start(epoch).context("cannot watch the stack")?;
-        let (config, stop, results, log) = (self.config, self.stop, self.results, self.faults);
-        Ok(Led { config, stop, results, log, shown, faults, watch, began: Instant::now() })
+        let watch = watch.start(epoch).context("cannot watch the stack")?;
+        Ok(Led { settings, results, log, first_send, shown, faults, watch, epoch })
     }
 
     /// Judges and writes a run whose parts were recorded earlier, and which took `elapsed`. `rows`: files of rows to join.
@@ -104,19 +150,21 @@ impl<'a> Lead<'a> {
     pub(crate) fn conclude(
         self,
         generators: Generators,
-        rows: &[impl AsRef<Path>],
+        rows: &[PathBuf],
         elapsed: Duration,
     ) -> Result<Finished, RunError> {
-        let info = RunInfo {
-            faults: self.faults.records(),
-            ..info(self.config, self.stop, &self.results, generators, elapsed)
-        };
-        self.results.join_rows(rows);
-        Ok(self.results.finish(&info).context("cannot complete the result files")?)
+        let Self { settings, results, faults, .. } = self;
+        let info = RunInfo { elapsed, ..info(&settings, &results, generators, &faults) };
+        write(results, &info, rows)
+    }
+
+    /// Removes the files of a run that did not start.
+    pub(crate) fn discard(self) {
+        self.results.discard();
     }
 
     fn show(&self, epoch: Instant, counters: Vec<Arc<LiveCounters>>) -> Result<Shown, RunError> {
-        let (config, results) = (self.config, &self.results);
+        let (config, results) = (self.settings.config, &self.results);
         let estimate = Estimate::of(&config.plan);
         if let Some(shared_status) = results.shared_status() {
             let sources = Sources {
@@ -132,7 +180,7 @@ impl<'a> Lead<'a> {
                 faults: Arc::clone(&self.faults),
                 shared_status,
                 events: results.events(),
-                stop: self.stop.clone(),
+                stop: self.settings.stop.clone(),
             };
             let screen = Screen::open(sources).map_err(|error| {
                 refused(&format!("cannot show the run on the terminal ({error}): leave --tui out"))
@@ -155,25 +203,60 @@ enum Shown {
 
 /// A run that has begun.
 pub(crate) struct Led<'a> {
-    config: &'a Config,
-    stop: &'a Stop,
+    settings: LeadSettings<'a>,
     results: Results,
     log: Arc<FaultLog>,
+    first_send: Arc<FirstSend>,
     shown: Shown,
     faults: FaultRunner,
     watch: load::watch::Watch,
-    began: Instant,
+    epoch: Instant,
 }
 
-/// What is known of the generators at the end of a run.
+/// What is known of the generators of a run.
 #[derive(Default)]
 pub(crate) struct Generators {
     /// Reports, by the index of the shard.
-    pub(crate) reports: BTreeMap<u32, GeneratorReport>,
-    /// Generators without a report, by the index of the shard, each with the reason.
-    pub(crate) lost: BTreeMap<u32, String>,
-    /// Number of generators of the run.
-    pub(crate) count: u32,
+    reports: BTreeMap<u32, GeneratorReport>,
+    /// Generators whose results are missing or incomplete, by the index of the shard, each with the reason.
+    lost: BTreeMap<u32, String>,
+}
+
+impl Generators {
+    /// Returns the only generator of a run.
+    pub(crate) fn of_one(report: GeneratorReport) -> Self {
+        Self { reports: [(0, report)].into(), lost: BTreeMap::new() }
+    }
+
+    /// Notes that results of a generator are missing. The first reason stays.
+    pub(crate) fn lose(&mut self, shard: u32, reason: String) {
+        self.lost.entry(shard).or_insert(reason);
+    }
+
+    /// Returns whether results of a generator are missing.
+    pub(crate) fn any_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// Handles a message of a generator: merges a part, or notes the report.
+    pub(crate) fn receive(
+        &mut self,
+        shard: u32,
+        message: GeneratorMessage,
+        results: &Results,
+        faults: &FaultLog,
+    ) {
+        match message {
+            GeneratorMessage::Header(_) => {}
+            GeneratorMessage::Part(part) => results.add(shard, *part),
+            GeneratorMessage::Report(report) => {
+                faults.take_over(&report.faults);
+                faults.add_effects(&report.faults);
+                self.reports.insert(shard, *report);
+                results.ended(shard);
+            }
+        }
+    }
 }
 
 impl Led<'_> {
@@ -182,45 +265,56 @@ impl Led<'_> {
         &self.results
     }
 
+    /// Returns the log of the planned faults.
+    pub(crate) const fn faults(&self) -> &Arc<FaultLog> {
+        &self.log
+    }
+
+    /// Notes that the first query was sent this long after the start of the run. Only the first call has an effect.
+    pub(crate) fn first_sent(&self, after: Duration) {
+        self.first_send.note(self.epoch + after);
+    }
+
     /// Ends the run after all generators have: judges it and writes the results. `rows`: files of rows to join.
     ///
     /// # Errors
     /// The results could not be written.
-    pub(crate) fn finish(
-        self,
-        generators: Generators,
-        rows: &[impl AsRef<Path>],
-    ) -> Result<Finished, RunError> {
-        let Self { config, stop, results, log, shown, faults, watch, began } = self;
+    pub(crate) fn finish(self, generators: Generators, rows: &[PathBuf]) -> Result<Finished, RunError> {
+        let Self { settings, results, log, shown, faults, watch, epoch, .. } = self;
         drop(shown);
-        let elapsed = began.elapsed();
+        let elapsed = epoch.elapsed();
         let observations = watch.end();
         faults.end();
-        let info = RunInfo {
-            faults: log.records(),
-            observations,
-            ..info(config, stop, &results, generators, elapsed)
-        };
-        results.join_rows(rows);
-        Ok(results.finish(&info).context("cannot complete the result files")?)
+        let info = RunInfo { observations, elapsed, ..info(&settings, &results, generators, &log) };
+        write(results, &info, rows)
     }
 }
 
+/// Writes the results of a run. `rows`: the files of rows that its generators wrote, if it has several.
+fn write(results: Results, info: &RunInfo, rows: &[PathBuf]) -> Result<Finished, RunError> {
+    if info.generator_count > 1 {
+        results.join_rows(rows);
+    }
+    Ok(results.finish(info).context("cannot complete the result files")?)
+}
+
 /// Returns where and how the results are written.
-fn output_settings(config: &Config, stop: &Stop, started_at: OffsetDateTime) -> OutputSettings {
+fn output_settings(settings: &LeadSettings<'_>) -> OutputSettings {
+    let config = settings.config;
     OutputSettings {
         dir: config.output.dir.clone(),
         name: config.output.name.clone(),
-        started_at,
+        started_at: settings.started_at,
         criteria: output::Criteria {
             steady: config.plan.schedule.steady_window(),
-            ..config.criteria.resolve(stop)
+            ..config.criteria.resolve(settings.stop)
         },
         suffix: match config.division {
             Division::Shard(shard) => format!("_shard{}", shard.number()),
             _ => String::new(),
         },
-        generators: 1,
+        generators: settings.generators,
+        patience_s: settings.patience_s,
         schedule: Some(Arc::clone(&config.plan.schedule)),
         shared_status: config.output.tui.then(SharedStatus::default),
         events: config.output.events.clone().map(|destination| EventSettings {
@@ -245,15 +339,18 @@ pub(crate) fn planned_faults(config: &Config) -> FaultLog {
     FaultLog::new(config.plan.faults.planned.iter().map(|fault| (fault.spec.as_str(), fault.at)))
 }
 
-/// Returns what is known about a run besides its records.
+/// Returns what is known about a run besides its records, its duration and the observations of the stack.
 fn info(
-    config: &Config,
-    stop: &Stop,
+    settings: &LeadSettings<'_>,
     results: &Results,
     generators: Generators,
-    elapsed: Duration,
+    faults: &FaultLog,
 ) -> RunInfo {
-    let Generators { reports, lost, count } = generators;
+    let LeadSettings { config, stop, generators: generator_count, .. } = *settings;
+    let Generators { reports, mut lost } = generators;
+    for shard in (0..generator_count).filter(|shard| !reports.contains_key(shard)) {
+        lost.entry(shard).or_insert_with(|| "it sent no report".to_owned());
+    }
     let interrupted = stop.starting.is_cancelled() || reports.values().any(|report| report.interrupted);
     RunInfo {
         config: config.to_json(),
@@ -265,14 +362,14 @@ fn info(
         queries_per_client: u64::from(config.plan.load.queries.unwrap_or(0)),
         ramp_up: config.plan.load.ramp_up,
         burst: config.plan.load.burst,
-        elapsed,
         interrupted: interrupted && results.aborted().is_none(),
         aborted: results.aborted(),
         schedule: Some(Arc::clone(&config.plan.schedule)),
+        faults: faults.records(),
         generator: GeneratorReport::merged(reports.values()),
         generators: reports,
         lost_generators: lost,
-        generator_count: count,
+        generator_count,
         ..RunInfo::default()
     }
 }

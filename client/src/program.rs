@@ -2,8 +2,9 @@
 
 use crate::{
     cli::{self, Cli, Command, CompareArgs, MergeArgs, Origins, Passed, RunArgs},
-    config::{Config, Control, Division},
-    engine, environment,
+    config::{Config, Division},
+    engine::{self, RunError},
+    environment,
     generators::{self, control::Played},
     scenario, signals,
 };
@@ -118,7 +119,11 @@ fn append_manual(command: &clap::Command, pages: &mut Vec<u8>) -> io::Result<()>
 
 fn resolve_and_run(run: RunArgs, matches: &ArgMatches, started_at: OffsetDateTime) -> u8 {
     match resolve(run, matches) {
-        Ok((run, origins)) => load(run, &origins, started_at),
+        Ok((run, origins)) => {
+            let always_0 = run.always_exit_0 && run.control.is_some();
+            let code = load(run, &origins, started_at);
+            if always_0 { 0 } else { code }
+        }
         Err(error) => {
             messages::print_stderr(&format!("error: {error}"));
             REFUSED
@@ -145,8 +150,8 @@ fn resolve(args: RunArgs, matches: &ArgMatches) -> Result<(RunArgs, Origins), St
 
 fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    // Generators on several machines must draw the same numbers.
-    let drawn_seed = if args.control.is_some() { 1 } else { rand::random() };
+    // Generators that are started separately must draw the same numbers.
+    let drawn_seed = if args.control.is_some() || args.shard.is_some() { 1 } else { rand::random() };
     let mut config = match Config::new(args, cores, drawn_seed) {
         Ok(config) => config,
         Err(mut errors) => {
@@ -179,88 +184,70 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         // `engine::run` reports the error.
         Ok(_) | Err(_) => {}
     }
-    if let Division::Control(control) = config.division.clone() {
-        return play_with_others(&config, &control, &stop, started_at);
-    }
     let (quiet, output_dir, keep_results) =
         (config.output.quiet, config.output.dir.clone(), config.output.keep_results);
     // With `--out json=-`, stdout carries the events.
     let out = if config.output.events == Some(Destination::Stdout) { Out::Stderr } else { Out::Stdout };
-    let code = match engine::run(config, &stop, started_at) {
-        Ok(finished) if quiet => {
-            out.print(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
-            print_unwritten(&finished.unwritten);
-            finished.exit_code()
+    let code = if let Division::Control(control) = config.division.clone() {
+        match generators::control::play(&config, &control, &stop, started_at) {
+            Ok(played) => print_played(played, quiet, out),
+            Err(error) => print_error(&error),
         }
-        Ok(finished) => {
-            out.print(&out.colored(finished.text(out.columns())));
-            out.print(&format!("\n  results...................: {}*\n", finished.base.display()));
-            print_unwritten(&finished.unwritten);
-            finished.exit_code()
-        }
-        Err(error) => {
-            messages::print_stderr(&format!("error: {error}"));
-            error.exit_code()
+    } else {
+        match engine::run(config, &stop, started_at) {
+            Ok(finished) => print_finished(&finished, quiet, out),
+            Err(error) => print_error(&error),
         }
     };
     limit_results(&output_dir, keep_results);
     code
 }
 
-/// Plays one shard together with the generators that meet at a control Redis. Returns the exit code of the verdict, or 0 with
-/// `--always-exit-0`.
-fn play_with_others(config: &Config, control: &Control, stop: &Stop, started_at: OffsetDateTime) -> u8 {
-    let (out, quiet) = (Out::Stdout, config.output.quiet);
-    let code = match generators::control::play(config, control, stop, started_at) {
-        Ok(Played::Led(finished)) if quiet => {
-            out.print(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
-            print_unwritten(&finished.unwritten);
-            finished.exit_code()
-        }
-        Ok(Played::Led(finished)) => {
-            print_finished(&finished);
-            finished.exit_code()
-        }
-        Ok(Played::Followed { conclusion, base }) => {
-            let rows = format!("  rows of this generator....: {}.csv\n", base.display());
+/// Prints how a generator ended that met others at a control Redis. Returns the exit code of the verdict.
+fn print_played(played: Played, quiet: bool, out: Out) -> u8 {
+    match played {
+        Played::Led(finished) => print_finished(&finished, quiet, out),
+        Played::Followed { conclusion, base } => {
             let (text, code) = conclusion.map_or_else(
                 || ("INVALID: the leader gave no verdict: `streamstress merge` can".to_owned(), 98),
                 |conclusion| (conclusion.verdict, conclusion.exit_code),
             );
-            out.print(&format!("{text}\n{}", if quiet { "" } else { &rows }));
+            out.print(&format!("{text}\n"));
+            if !quiet {
+                out.print(&format!("\n  rows of this generator....: {}.csv\n", base.display()));
+            }
             code
         }
-        Ok(Played::TooLate(why)) => {
+        Played::TooLate(why) => {
             messages::print_stderr(&format!("nothing to do: {why}"));
-            return 0;
+            0
         }
-        Err(error) => {
-            messages::print_stderr(&format!("error: {error}"));
-            return error.exit_code();
-        }
-    };
-    if control.always_exit_0 { 0 } else { code }
+    }
 }
 
-/// Prints the summary of a run and where its files are.
-fn print_finished(finished: &Finished) {
-    let out = Out::Stdout;
-    out.print(&out.colored(finished.text(out.columns())));
-    out.print(&format!("\n  results...................: {}*\n", finished.base.display()));
+/// Prints why a run has no result. Returns the exit code.
+fn print_error(error: &RunError) -> u8 {
+    messages::print_stderr(&format!("error: {error}"));
+    error.exit_code()
+}
+
+/// Prints the result of a run: the verdict alone if `quiet`, otherwise the summary and where the files are. Returns the exit code.
+fn print_finished(finished: &Finished, quiet: bool, out: Out) -> u8 {
+    if quiet {
+        out.print(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
+    } else {
+        out.print(&out.colored(finished.text(out.columns())));
+        out.print(&format!("\n  results...................: {}*\n", finished.base.display()));
+    }
     print_unwritten(&finished.unwritten);
+    finished.exit_code()
 }
 
 /// Merges the results of several generators. Returns the exit code of the verdict.
 fn merge(args: &MergeArgs) -> u8 {
     match generators::merge::merge(args) {
-        Ok(finished) => {
-            print_finished(&finished);
-            finished.exit_code()
-        }
-        Err(error) => {
-            messages::print_stderr(&format!("error: {error}"));
-            error.exit_code()
-        }
+        Ok(finished) => print_finished(&finished, false, Out::Stdout),
+        Err(error) => print_error(&error),
     }
 }
 

@@ -2,10 +2,14 @@
 //! server, so the tests know what must arrive.
 
 mod fake;
+#[allow(dead_code, reason = "the tests of bus use the rest")]
+#[path = "../../crates/bus/tests/brokers/support/private_redis.rs"]
+mod private_redis;
 mod rig;
 
 use fake::{Deed, Running, Script};
-use rig::{processes, programs::STREAMSTRESS, wait_until};
+use private_redis::PrivateRedis;
+use rig::{processes, programs::STREAMSTRESS, stacks, wait_until};
 use serde_json::Value;
 use std::{
     fs,
@@ -140,7 +144,7 @@ fn a_lost_generator_makes_the_run_invalid_and_the_rest_is_kept() {
     assert_eq!(parent.0.wait().unwrap().code(), Some(98));
     let summary = summary(dir.path());
     let reason = summary["verdict_reason"].as_str().unwrap();
-    assert!(reason.contains("1 of 4 were lost: generator 2"), "{reason}");
+    assert!(reason.contains("1 of 4 generators was lost: generator 2"), "{reason}");
     assert_eq!((&summary["verdict"], &summary["partial"]), (&"INVALID".into(), &true.into()));
     let lost = |shard: usize| summary["generators"][shard]["lost"].is_string();
     assert_eq!([lost(0), lost(1), lost(2), lost(3)], [false, true, false, false]);
@@ -173,6 +177,7 @@ fn a_generator_that_cannot_start_ends_the_run_with_its_reason() {
     );
     assert_eq!(output.status.code(), Some(104), "{}", text(&output));
     assert!(text(&output).contains("203.0.113.1"), "{}", text(&output));
+    assert_eq!(files(dir.path(), ""), [] as [PathBuf; 0], "a run that did not start leaves no files");
 }
 
 fn merge(arguments: &[&Path], to: &Path) -> Output {
@@ -253,4 +258,99 @@ fn what_cannot_be_merged_is_one_clear_sentence_and_writes_nothing() {
         .unwrap();
     assert_eq!(output.status.code(), Some(98), "{}", text(&output));
     assert_eq!(summary(&to)["partial"], true);
+}
+
+/// Returns a control Redis that replies.
+fn control_redis() -> PrivateRedis {
+    let redis = PrivateRedis::start();
+    let socket = redis.url().trim_start_matches("redis+unix://").to_owned();
+    wait_until("the control Redis replies", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    redis
+}
+
+#[test]
+fn generators_that_meet_at_a_control_redis_are_one_run() {
+    let (server, redis) = (Running::start(Script::default()), control_redis());
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let url = redis.url();
+    let load = ["--clients", "10", "--queries", "2", "--run-id", "nightly", "--control", &url];
+    let arguments = |shard| [&load[..], &["--shard", shard]].concat();
+    let other = command(&server, dirs[1].path(), &arguments("2/2"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let led = run(&server, dirs[0].path(), &arguments("1/2"));
+    let followed = other.wait_with_output().unwrap();
+    assert_eq!(text(&led), text(&followed), "all generators print the verdict");
+    assert_eq!(led.status.code(), followed.status.code());
+    assert_eq!(summary(dirs[0].path())["queries_ok"], 20, "the lowest shard leads: {}", text(&led));
+    let rows = |dir: &Path, shard| played(&files(dir, &format!("_shard{shard}.csv"))).len();
+    assert_eq!([rows(dirs[0].path(), 1), rows(dirs[1].path(), 2)], [10, 10]);
+    assert!(files(dirs[1].path(), "_summary.json").is_empty());
+    // The control Redis keeps the parts. The result is the same, but for the times of the files.
+    let output = Command::new(STREAMSTRESS)
+        .args(["merge", "--control", &url, "--run-id", "nightly", "--output-dir"])
+        .arg(dirs[2].path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), led.status.code(), "{}", text(&output));
+    let (once, again) = (summary(dirs[0].path()), summary(dirs[2].path()));
+    for key in
+        ["tokens_received", "metrics", "generators", "start_skew_ms", "duration_s", "seed", "thresholds"]
+    {
+        assert_eq!(once[key], again[key], "{key}");
+    }
+    // An engine may start a task again.
+    let late = run(&server, dirs[1].path(), &arguments("2/2"));
+    assert_eq!(late.status.code(), Some(0), "{}", text(&late));
+    assert!(text(&late).contains("run nightly has finished"), "{}", text(&late));
+}
+
+#[test]
+fn a_generator_whose_partner_does_not_come_says_so_and_leaves_nothing() {
+    let (server, redis) = (Running::start(Script::default()), control_redis());
+    let dir = tempfile::tempdir().unwrap();
+    let url = redis.url();
+    let alone = ["--clients", "4", "--generators", "2", "--control", &url, "--wait-for-generators", "1s"];
+    let output = run(&server, dir.path(), &alone);
+    assert_eq!(output.status.code(), Some(104), "{}", text(&output));
+    assert!(text(&output).contains("1 of 2 generators came within 1 s"), "{}", text(&output));
+    assert_eq!(files(dir.path(), ""), [] as [PathBuf; 0]);
+    let output = run(&server, dir.path(), &[&alone[..], &["--always-exit-0"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("1 of 2 generators came"), "{}", text(&output));
+}
+
+/// The leader alone injects the fault. Every generator attributes its outages to it.
+#[test]
+fn a_fault_is_injected_once_and_its_effects_are_added_up() {
+    let state = tempfile::tempdir().unwrap();
+    let (_supervisor, status) = stacks::up(state.path(), &["--proxies", "2"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (api, ws) = (&status.haproxies[0].api_url, &status.haproxies[0].ws_url);
+    let load = ["--clients", "20", "--queries", "4", "--generators", "2", "--ramp-up", "100ms", "--quiet"];
+    let output = Command::new(STREAMSTRESS)
+        .args(load)
+        .args(["--api-url", api, "--wsproxy-url", ws, "--fault", "wsproxy-1:kill@1s", "--fault-stack"])
+        .arg(state.path())
+        .arg("--output-dir")
+        .arg(dir.path())
+        .env_remove("OUTPUT_DIR")
+        .output()
+        .unwrap();
+    let summary = summary(dir.path());
+    for (key, value) in
+        [("tokens_lost", 0), ("tokens_duplicated", 0), ("queries_ok", 80), ("tokens_received", 1440)]
+    {
+        assert_eq!(summary[key], value, "{key}: {}", text(&output));
+    }
+    let fault = &summary["faults"][0];
+    assert_eq!(fault["outcome"], "injected", "{fault:#}");
+    let reconnected = summary["sessions_with_reconnects"].as_u64().unwrap();
+    assert!(reconnected > 0, "{summary:#}");
+    assert!(fault["outages"].as_u64() >= Some(reconnected), "{fault:#}");
+    let times: Vec<_> =
+        summary["generators"].as_array().unwrap().iter().map(|one| &one["queries_ok"]).collect();
+    assert_eq!(times, [40, 40]);
 }

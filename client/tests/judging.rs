@@ -43,7 +43,7 @@ fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Durati
         ..Criteria::default()
     };
     let results = Results::open(&records::settings(dir, criteria), Arc::default()).unwrap();
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     for second in 0..20 {
         let e2el = if (5..15).contains(&second) { 800 } else { 500 };
@@ -151,7 +151,7 @@ fn a_run_without_a_complete_query_never_passes() {
         let dir = tempfile::tempdir().unwrap();
         let criteria = Criteria { thresholds: vec![threshold.parse().unwrap()], ..Criteria::default() };
         let results = Results::open(&records::settings(dir.path(), criteria), Arc::default()).unwrap();
-        let generator = results.generator().unwrap();
+        let generator = results.generator(None).unwrap();
         let mut recorder = generator.recorder();
         let failed = QueryRecord { status: QueryStatus::Incomplete, ..query(1, 0, 100) };
         recorder.session_ended(session(200, false), vec![failed]);
@@ -171,7 +171,7 @@ fn a_timeout_that_a_stall_excuses_makes_the_run_invalid() {
         let dir = tempfile::tempdir().unwrap();
         let results =
             Results::open(&records::settings(dir.path(), Criteria::default()), Arc::default()).unwrap();
-        let generator = results.generator().unwrap();
+        let generator = results.generator(None).unwrap();
         let mut recorder = generator.recorder();
         recorder.sample(LagKind::LoopLag, 2_000_000_000, ms(90));
         let late = QueryRecord { status: QueryStatus::Timeout, excused, ..query(2, 100, 100) };

@@ -36,12 +36,13 @@ fn ended_early(
         criteria,
         suffix: String::new(),
         generators: 1,
+        patience_s: 2,
         schedule: None,
         shared_status: None,
         events: None,
     };
     let results = Results::open(&settings, Arc::default()).unwrap();
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let (mut one, mut other) = (generator.recorder(), generator.recorder());
     goes_on(&results, &generator, &mut one, &mut other);
     drop((one, other));

@@ -57,7 +57,7 @@ fn a_bad_run() {
 fn a_server_of_the_old_contract_is_unverified() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     let old = QueryRecord { tokens_expected: None, ideal_ttft: None, ideal_e2el: None, ..query(0, 1, 100) };
     recorder.session_ended(SessionRecord { old_contract: true, ..session(0, 90, 1_100) }, vec![old]);
@@ -83,7 +83,7 @@ fn a_server_of_the_old_contract_is_unverified() {
 fn what_an_interruption_cut_off_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     let cut = QueryRecord {
         done: None,
@@ -156,7 +156,7 @@ fn base64(text: &str) -> Vec<u8> {
 fn rows_are_whole_on_disk_while_the_run_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     assert_eq!(read(dir.path(), ".csv").lines().count(), 1, "the header must be written at the start");
     let queries = (1..=1_000).map(|num| query(0, num, 100)).collect();
@@ -179,7 +179,7 @@ fn rows_are_whole_on_disk_while_the_run_goes_on() {
 fn rows_of_a_long_session_do_not_wait_for_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     let so_far = || SessionRecord { close: None, reconnect_attempts: 1, ok: false, ..session(0, 90, 1_000) };
     (1..=250).for_each(|num| recorder.query_ended(query(0, num, 100), &QuerySamples::default(), so_far));
@@ -233,7 +233,7 @@ fn analyze_reads_what_a_run_wrote() {
 fn late_queries_are_named_in_the_reason_of_a_pass() {
     let dir = tempfile::tempdir().unwrap();
     let results = open(dir.path());
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     let outage = QueryRecord { held_up: ms(3_100), ..query(0, 2, 1_100) };
     recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
@@ -256,7 +256,7 @@ fn events_are_lines_and_the_last_is_the_verdict() {
     let results = Results::open(&settings, Arc::clone(&log)).unwrap();
     log.begin(0, ms(100), ms(500));
     log.end(0, Some(ms(510)), FaultStatus::Injected("process 1 is gone".into()));
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     recorder.reconnected(ms(600), 0, Reconnect { cause: LossCause::Closed(4002), gap: ms(90) });
     recorder.query_ended(query(0, 1, 100), &QuerySamples::default(), unasked);
@@ -291,7 +291,7 @@ fn a_fault_is_marked_wherever_it_was_felt() {
     log.end(1, None, FaultStatus::Failed("the run was over before its time".into()));
     log.outage(ms(1_980), ms(3_500));
     log.error_event(ms(2_500), "peer_lost");
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     recorder.reconnect_attempt(ms(2_200));
     recorder.reconnected(ms(2_300), 0, Reconnect { cause: LossCause::Broken, gap: ms(300) });

@@ -4,24 +4,18 @@ mod rig;
 
 use nix::sys::signal::Signal;
 use rig::{
-    processes::{ChildGuard, is_running},
+    processes::is_running,
     programs::{stack, streamstress},
-    stacks::{ended_by, inject, inject_error, options, process, wait_until_ready},
+    stacks::{ended_by, inject, inject_error, options, process, status, up, wait_until_ready},
     traffic::Session,
-    wait_until,
 };
 use serde_json::Value;
-use stack::native::{HaproxyStatus, Native, Options, Role, Status};
+use stack::native::{HaproxyStatus, Native, Options, Role};
 use std::{fs, path::Path};
 
 const CLIENTS: u64 = 500;
 const QUERIES: u64 = 2;
 const TOKENS: u64 = 25;
-
-fn status(state_dir: &Path) -> Option<Status> {
-    let output = stack(state_dir, &["status", "--json"]).output().unwrap();
-    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
-}
 
 /// Runs the load client over all HAProxies. Returns its summary.
 fn load(haproxies: &[HaproxyStatus], state_dir: &Path, results: &Path) -> Value {
@@ -48,16 +42,8 @@ fn load(haproxies: &[HaproxyStatus], state_dir: &Path, results: &Path) -> Value 
 fn five_hundred_streaming_sessions_survive_the_death_of_one_of_two() {
     let directory = tempfile::tempdir().unwrap();
     let (state_dir, results) = (directory.path().join("state"), directory.path().join("results"));
-    let free_ports = ["--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
-    let up = [&["up", "--proxies", "2", "--haproxy-instances", "2"], &free_ports[..]].concat();
-    let mut supervisor = ChildGuard::start(&mut stack(&state_dir, &up));
-    let mut up = None;
-    wait_until("the stack is up", || {
-        assert!(supervisor.0.try_wait().unwrap().is_none(), "the supervisor ended: see its error above");
-        up = status(&state_dir);
-        up.is_some()
-    });
-    let haproxies = up.unwrap().haproxies;
+    let (mut supervisor, up) = up(&state_dir, &["--proxies", "2", "--haproxy-instances", "2"]);
+    let haproxies = up.haproxies;
     assert_eq!(
         haproxies.iter().map(|haproxy| haproxy.name.as_str()).collect::<Vec<_>>(),
         ["haproxy-1", "haproxy-2"]

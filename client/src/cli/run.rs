@@ -358,7 +358,8 @@ pub struct RunArgs {
     /// How long a generator waits for the others to come [default: 60s]
     #[arg(long, value_name = "DURATION", help_heading = GENERATORS)]
     pub wait_for_generators: Option<DurationText>,
-    /// Exit with 0 whatever the verdict is, for engines that start a failed task again. The Redis of --control keeps the verdict
+    /// Exit with 0 also if the run fails or is refused, for engines that start failed tasks again. Read the verdict with
+    /// `streamstress merge --control`
     #[arg(long, help_heading = GENERATORS)]
     pub always_exit_0: bool,
 
@@ -368,7 +369,7 @@ pub struct RunArgs {
     /// Threads that drive sessions [default: half the number of cores]
     #[arg(long, value_name = "N", help_heading = TUNING)]
     pub workers: Option<i64>,
-    /// Seed of all random draws. Two runs with equal options and seed follow the same plan [default: random, reported]
+    /// Seed of all random draws. Two runs with equal options and seed follow the same plan [default: random, reported; 1 with --control or --shard]
     #[arg(long, value_name = "N", help_heading = TUNING)]
     #[serde(with = "crate::scenario::seed")]
     pub seed: Option<u64>,

@@ -52,8 +52,6 @@ pub struct Control {
     pub shard: Option<u32>,
     /// How long to wait for the other generators.
     pub wait: Duration,
-    /// Whether to exit with 0 whatever the verdict is.
-    pub always_exit_0: bool,
 }
 
 impl Division {
@@ -85,7 +83,6 @@ pub(super) struct Options {
     force: bool,
     run_id: Option<String>,
     wait: Duration,
-    always_exit_0: bool,
 }
 
 pub(super) fn options(check: &mut Check, args: &RunArgs) -> Options {
@@ -119,7 +116,6 @@ pub(super) fn options(check: &mut Check, args: &RunArgs) -> Options {
         force: args.control_force,
         run_id: args.run_id.clone(),
         wait: check.duration("--wait-for-generators", args.wait_for_generators.as_ref(), WAIT, SECOND),
-        always_exit_0: args.always_exit_0,
     }
 }
 
@@ -156,7 +152,7 @@ pub(super) fn divide(
     args: &RunArgs,
     cores: usize,
 ) -> Division {
-    let Options { wanted, shard, control, force, run_id, wait, always_exit_0 } = options;
+    let Options { wanted, shard, control, force, run_id, wait } = options;
     let number = |wanted| match wanted {
         Wanted::Number(number) => number,
         Wanted::Auto => automatic(plan, cores),
@@ -187,7 +183,6 @@ pub(super) fn divide(
             generators: shard.map_or_else(|| wanted.map_or(1, number), Shard::count),
             shard: shard.map(Shard::index),
             wait,
-            always_exit_0,
         }),
         (None, _, Some(shard)) if shard.is_whole() => Division::Whole,
         (None, _, Some(shard)) => Division::Shard(shard),
@@ -218,8 +213,10 @@ fn refuse_what_does_not_divide(check: &mut Check, division: &Division, plan: &Pl
                 .into(),
         );
     }
-    let is_local = matches!(division, Division::Processes(_));
-    if args.embedded && !is_local {
+    if !args.faults.is_empty() && matches!(division, Division::Shard(_)) {
+        check.error("--fault needs a process that injects faults once for all generators: use --generators or --control instead of --shard".into());
+    }
+    if args.embedded && !matches!(division, Division::Processes(_)) {
         check.error(
             "--embedded works on one machine only: start a stack that all generators can reach".into(),
         );
@@ -286,6 +283,7 @@ mod tests {
     #[test]
     fn each_contradiction_is_one_clear_error() {
         let burst = RunArgs { burst: true, ..args(Some("2"), None, None) };
+        let faulty = RunArgs { faults: vec!["wsproxy-1:kill@1s".into()], ..args(None, Some("1/2"), None) };
         let few = RunArgs { clients: Some(3), ..args(Some("4"), None, None) };
         for (args, expected) in [
             (
@@ -301,6 +299,7 @@ mod tests {
             (RunArgs { run_id: Some("x".into()), ..RunArgs::default() }, "--run-id needs --control"),
             (burst, "--burst works with one generator only"),
             (few, "4 generators for 3 sessions"),
+            (faulty, "--fault needs a process that injects faults once"),
         ] {
             let errors = errors(args);
             assert!(errors.contains(expected) && errors.lines().count() == 1, "{expected}: {errors}");

@@ -115,20 +115,7 @@ impl Config {
         if embedded && !has_default_urls {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
         }
-        let output = Output {
-            dir: args.output_dir.clone().unwrap_or_else(|| "results".into()),
-            name: check.name(args.name.as_deref().unwrap_or("loadtest")),
-            keep_results: args.keep_results.map(|keep| keep as usize),
-            quiet: args.quiet,
-            tui: args.tui,
-            events: args
-                .out
-                .as_deref()
-                .and_then(|text| text.parse().map_err(|error: String| check.error(error)).ok()),
-        };
-        if output.tui && output.quiet {
-            check.error("--tui and --quiet exclude each other: use one of them".into());
-        }
+        let output = output(&mut check, &args);
         let target = target::target(&mut check, args);
         match target {
             Some(target) if check.errors.is_empty() => {
@@ -181,6 +168,25 @@ impl Config {
     pub(crate) fn part(&self, shard: Shard) -> Self {
         Self { plan: self.plan.part(shard), ..self.clone() }
     }
+}
+
+/// Returns where results go, and what is shown.
+fn output(check: &mut Check, args: &RunArgs) -> Output {
+    let output = Output {
+        dir: args.output_dir.clone().unwrap_or_else(|| "results".into()),
+        name: check.name(args.name.as_deref().unwrap_or("loadtest")),
+        keep_results: args.keep_results.map(|keep| keep as usize),
+        quiet: args.quiet,
+        tui: args.tui,
+        events: args
+            .out
+            .as_deref()
+            .and_then(|text| text.parse().map_err(|error: String| check.error(error)).ok()),
+    };
+    if output.tui && output.quiet {
+        check.error("--tui and --quiet exclude each other: use one of them".into());
+    }
+    output
 }
 
 fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {

@@ -1,20 +1,20 @@
-//! `--control`: this process is one of several generators that meet at a control Redis. Whoever holds the lowest living shard leads the
-//! run as well, on a thread of its own; the control Redis keeps the verdict for the others.
+//! `--control`: this process is one of several generators that meet at a control Redis. The one with the lowest living shard also leads
+//! the run, on a separate thread. The control Redis keeps the verdict for the others.
 
 use super::{
-    Conclusion, decode,
-    leader::{self, LeaderSettings},
-    member::Member,
+    Conclusion, decode, leader,
+    member::{Link, Member},
 };
 use crate::{
     config::{Config, Control},
     engine::{self, RunError, refused},
     generator::host_name,
-    lead::{Generators, Lead},
-    preflight, stack_faults, stack_members,
+    lead::{Generators, Lead, LeadSettings, planned_faults},
+    stack_members,
 };
-use coordination::{ClaimError, Claimed, Coordinator, Leadership, Run, Timing, redis};
-use plan::{Shard, Stop};
+use coordination::{ClaimError, Claimed, Coordinator, Leadership, Timing, redis};
+use measure::FaultLog;
+use plan::Stop;
 use report::output::{Finished, run_id};
 use std::{
     path::PathBuf,
@@ -58,8 +58,7 @@ pub(crate) fn play(
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Played, RunError> {
-    let first = Shard::new(0, control.generators).ok_or_else(|| refused("there is no such shard"))?;
-    preflight::local(&config.part(first))?;
+    engine::check_host(config)?;
     let run = super::run_of(config, control.generators);
     let claimed = match connect(control)?.claim(&run, &host_name(), control.shard) {
         Ok(claimed) => claimed,
@@ -69,29 +68,35 @@ pub(crate) fn play(
         Err(error) => return Err(refused(&error.to_string())),
     };
     let Claimed { shard, generator, commands, leadership } = claimed;
-    let link: Arc<dyn coordination::Generator> = Arc::from(generator);
-    std::fs::create_dir_all(&config.output.dir)
-        .map_err(|error| refused(&format!("cannot write to {}: {error}", config.output.dir.display())))?;
+    let link: Link = Arc::from(generator);
+    let dir = &config.output.dir;
+    std::fs::create_dir_all(dir)
+        .map_err(|error| refused(&format!("cannot write to {}: {error}", dir.display())))?;
     let id = run_id(&config.output.name, started_at);
-    let base = config.output.dir.join(format!("{id}_shard{}", shard + 1));
-    let header = super::header(config, &run, shard, started_at);
-    let member = Member { config, stop, header, base: base.clone(), within: control.wait };
-    let over = AtomicBool::new(false);
-    let (run, is_over) = (&run, &over);
+    let member = Member {
+        config,
+        stop,
+        header: super::header(config, &run, shard, started_at),
+        base: dir.join(format!("{id}_shard{}", shard + 1)),
+        within: control.wait,
+        faults: Arc::new(planned_faults(config)),
+    };
+    let settings = LeadSettings::new(config, None, stop, started_at).with_generators(run.generators);
+    let (over, faults) = (&AtomicBool::new(false), &member.faults);
     thread::scope(|scope| {
         let leading = scope.spawn(move || {
-            let leadership = wait_for_leadership(&leadership, is_over)?;
-            Some(lead(config, run, leadership, stop, started_at))
+            let leadership = wait_for_leadership(&leadership, over)?;
+            Some(lead(settings, leadership, faults, over))
         });
-        let played = member.play(shard, &link, commands);
-        let conclusion = if played.is_ok() { verdict(&*link, || leading.is_finished()) } else { None };
+        let played = member.play(&link, commands);
+        let conclusion = played.is_ok().then(|| verdict(&*link, || leading.is_finished())).flatten();
         over.store(true, SeqCst);
         drop(link);
         let led = leading.join().map_err(|_| anyhow::anyhow!("the thread that leads the run panicked"))?;
         played?;
         match led {
             Some(finished) => Ok(Played::Led(Box::new(finished?))),
-            None => Ok(Played::Followed { conclusion, base }),
+            None => Ok(Played::Followed { conclusion, base: member.base.clone() }),
         }
     })
 }
@@ -126,20 +131,21 @@ fn verdict(link: &dyn coordination::Generator, led: impl Fn() -> bool) -> Option
     None
 }
 
+/// Leads the run. `known`: the faults as this generator knows them from an earlier leader, whose injections are not repeated. `over`
+/// is set when the generator of this process has ended.
 fn lead(
-    config: &Config,
-    run: &Run,
+    settings: LeadSettings<'_>,
     leadership: Leadership,
-    stop: &Stop,
-    started_at: OffsetDateTime,
+    known: &FaultLog,
+    over: &AtomicBool,
 ) -> Result<Finished, RunError> {
-    let faults = &config.plan.faults;
-    let injector = (!faults.planned.is_empty()).then(|| stack_faults::injector(faults.stack.as_deref()));
-    let injector = injector.transpose().map_err(|error| refused(&error))?;
-    let tls = engine::tls(config)?;
+    let config = settings.config();
+    let injector = engine::injector(config)?;
     let members = stack_members::find(&config.plan);
-    let lead = Lead::prepare(config, injector.as_ref(), members, &tls, stop, (started_at, run.generators))?;
-    let settings = LeaderSettings { stop, count: run.generators };
+    let lead = Lead::prepare(settings.with_injector(injector.as_ref()), members)?;
+    lead.faults().take_over(&known.records());
+    // If this generator cannot start, its own error is the one to report.
+    let mut obstacle = || over.load(SeqCst).then_some(RunError::Interrupted);
     // The rows stay with the generators, each of which may be on another machine.
-    leader::lead(leadership, &settings, lead, &mut || None, |_: &Generators| Vec::new())
+    leader::lead(leadership, lead, &mut obstacle, |_: &Generators| Vec::new())
 }

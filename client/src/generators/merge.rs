@@ -1,19 +1,19 @@
 //! `streamstress merge`: joins the parts of generators, from their files or from a control Redis, into the result of the run, with its verdict.
 
-use super::{decode, fingerprint};
+use super::fingerprint;
 use crate::{
     cli::{MergeArgs, RunArgs},
     config::Config,
-    engine::{self, RunError, refused},
-    lead::{Generators, Lead},
+    engine::{RunError, refused},
+    lead::{Generators, Lead, LeadSettings},
 };
-use coordination::{Event, Timing};
+use coordination::{Event, Leader, Leadership, Timing};
 use load::watch::Source;
-use measure::{GeneratorHeader, GeneratorMessage, GeneratorReport};
+use measure::{GeneratorHeader, GeneratorMessage};
 use plan::Stop;
 use report::output::{Finished, PartFileError, PartReader};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,18 +22,18 @@ use time::{OffsetDateTime, UtcOffset};
 /// Ending of the file of a generator.
 const PART: &str = ".part";
 
-/// The messages of a generator in order.
-type Messages = Box<dyn Iterator<Item = Result<GeneratorMessage, PartFileError>>>;
+/// A message of the generator with this index, or why there are no more.
+type Item = (u32, Result<GeneratorMessage, String>);
 
 /// What is merged.
 struct Parts {
     header: GeneratorHeader,
-    /// Messages of each generator by the index of its shard.
-    messages: BTreeMap<u32, Messages>,
-    /// Generators without messages, each with the reason.
-    missing: BTreeMap<u32, String>,
+    /// The messages of all generators, those of each in order.
+    items: Box<dyn Iterator<Item = Item>>,
     /// Files of rows.
     rows: Vec<PathBuf>,
+    /// The items come from the control Redis as long as this exists.
+    _source: Option<Box<dyn Leader>>,
 }
 
 /// Merges the parts of a run and writes its result.
@@ -49,41 +49,53 @@ pub(crate) fn merge(args: &MergeArgs) -> Result<Finished, RunError> {
     write(&config, parts)
 }
 
-/// Reads the parts of a run from a control Redis. Waits until the run has ended.
+/// Reads the parts of a run from a control Redis. The items end when the run has ended.
 fn from_redis(url: &str, id: &str) -> Result<Parts, RunError> {
     let redis = coordination::redis::Control::new(url, Timing::default())
         .map_err(|error| refused(&format!("--control: {error}")))?;
     let collected = redis.collect(id).map_err(|error| refused(&error.to_string()))?;
-    let (mut header, mut missing) = (None, BTreeMap::new());
-    let mut messages: BTreeMap<u32, Vec<GeneratorMessage>> = BTreeMap::new();
-    for event in collected.leadership.events {
-        match event {
-            Event::Part { shard, bytes, .. } => match GeneratorMessage::from_bytes(&bytes) {
-                Ok(GeneratorMessage::Header(found)) => header = header.or(Some(found)),
-                Ok(message) => messages.entry(shard).or_default().push(message),
-                Err(error) => drop(missing.insert(shard, error.to_string())),
-            },
-            Event::Finished { shard, bytes } => match decode::<GeneratorReport>(&bytes) {
-                Some(report) => {
-                    messages.entry(shard).or_default().push(GeneratorMessage::Report(Box::new(report)));
-                }
-                None => {
-                    missing.insert(shard, "its report is of another version of streamstress".into());
-                }
-            },
-            Event::Lost { shard, reason } => drop(missing.insert(shard, reason)),
-            Event::Dropped { shard, parts } => {
-                missing.insert(shard, format!("{parts} of its parts did not arrive"));
+    let Leadership { leader, events } = collected.leadership;
+    let mut items = events.into_iter().filter_map(item);
+    // A generator may be lost before the header of another one is read.
+    let mut before = Vec::new();
+    let header = loop {
+        match items.next() {
+            Some((_, Ok(GeneratorMessage::Header(header)))) => break header,
+            Some(item) => before.push(item),
+            None => return Err(refused(&format!("run {id} has no results in the control Redis"))),
+        }
+    };
+    let items = Box::new(before.into_iter().chain(items));
+    Ok(Parts { header, items, rows: Vec::new(), _source: Some(leader) })
+}
+
+/// Returns what an event of the control Redis says about results.
+fn item(event: Event) -> Option<Item> {
+    match event {
+        Event::Part { shard, bytes, .. } | Event::Finished { shard, bytes } => {
+            Some((shard, GeneratorMessage::from_bytes(&bytes).map_err(|error| error.to_string())))
+        }
+        Event::Lost { shard, reason } => Some((shard, Err(reason))),
+        Event::Dropped { shard, parts } => Some((shard, Err(format!("{parts} of its parts did not arrive")))),
+        _ => None,
+    }
+}
+
+/// Reads one message of each file in turn, so that few seconds of the run are incomplete at a time.
+struct InTurn(VecDeque<(u32, PartReader)>);
+
+impl Iterator for InTurn {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            let (shard, mut reader) = self.0.pop_front()?;
+            if let Some(message) = reader.next() {
+                self.0.push_back((shard, reader));
+                return Some((shard, message.map_err(|error| error.to_string())));
             }
-            _ => {}
         }
     }
-    let header = header.ok_or_else(|| refused(&format!("run {id} has no results in the control Redis")))?;
-    let iterate = |(shard, messages): (u32, Vec<GeneratorMessage>)| {
-        let messages: Messages = Box::new(messages.into_iter().map(Ok));
-        (shard, messages)
-    };
-    Ok(Parts { header, messages: messages.into_iter().map(iterate).collect(), missing, rows: Vec::new() })
 }
 
 /// Finds the parts of a run in files, and checks that they are complete.
@@ -113,19 +125,18 @@ fn from_files(args: &MergeArgs) -> Result<Parts, RunError> {
             first.generators
         )));
     }
-    let mut messages = BTreeMap::new();
+    let mut readers = VecDeque::new();
     for (&shard, path) in &shards {
         // Complete or not is known before anything is written.
         if !args.allow_partial {
             complete(path).map_err(|error| refused(&error.to_string()))?;
         }
-        let reader = PartReader::open(path).map_err(|error| refused(&error.to_string()))?;
-        messages.insert(shard, Box::new(reader) as Messages);
+        readers.push_back((shard, PartReader::open(path).map_err(|error| refused(&error.to_string()))?));
     }
+    let missing = missing.into_iter().map(|shard| (shard, Err("its part file was not given".to_owned())));
+    let items = Box::new(missing.chain(InTurn(readers)));
     let rows = shards.values().map(|path| path.with_extension("csv")).filter(|rows| rows.exists()).collect();
-    let missing =
-        missing.into_iter().map(|shard| (shard, "its part file was not given".to_owned())).collect();
-    Ok(Parts { header: first, messages, missing, rows })
+    Ok(Parts { header: first, items, rows, _source: None })
 }
 
 /// Returns the part files among the paths and in the directories among them.
@@ -206,54 +217,31 @@ fn config_of(header: &GeneratorHeader, args: &MergeArgs) -> Result<Config, RunEr
 }
 
 fn write(config: &Config, parts: Parts) -> Result<Finished, RunError> {
-    let Parts { header, messages, missing, rows } = parts;
-    let tls = engine::tls(config)?;
+    let Parts { header, items, rows, _source } = parts;
     let stop = Stop::default();
     let offset = UtcOffset::from_whole_seconds(header.utc_offset).unwrap_or(UtcOffset::UTC);
     let started_at = OffsetDateTime::from_unix_timestamp(header.started_at)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
         .to_offset(offset);
-    let members = Source::Unknown("the results are merged after the run".into());
-    let lead = Lead::prepare(config, None, members, &tls, &stop, (started_at, header.generators))?;
-    missing.keys().for_each(|&shard| lead.results().ended(shard));
-    let mut generators = Generators { count: header.generators, lost: missing, ..Generators::default() };
-    // One message from each generator in turn, so that the seconds of the run become complete as they did during the run.
-    let mut readers: Vec<_> = messages.into_iter().collect();
+    let settings = LeadSettings::new(config, None, &stop, started_at)
+        .with_generators(header.generators)
+        .with_endless_patience();
+    let lead = Lead::prepare(settings, Source::Unknown("the results are merged after the run".into()))?;
+    let mut generators = Generators::default();
     let mut seconds = 0;
-    while !readers.is_empty() {
-        readers.retain_mut(|(shard, reader)| next(&lead, &mut generators, &mut seconds, *shard, reader));
+    for (shard, item) in items {
+        match item {
+            Ok(message) => {
+                if let GeneratorMessage::Part(part) = &message {
+                    seconds = part.seconds.keys().next_back().map_or(seconds, |last| seconds.max(last + 1));
+                }
+                generators.receive(shard, message, lead.results(), lead.faults());
+            }
+            Err(reason) => {
+                generators.lose(shard, reason);
+                lead.results().ended(shard);
+            }
+        }
     }
     lead.conclude(generators, &rows, Duration::from_secs(seconds))
-}
-
-/// Handles the next message of a generator, and notes how many seconds the run took. Returns whether there are more messages.
-fn next(
-    lead: &Lead<'_>,
-    generators: &mut Generators,
-    seconds: &mut u64,
-    shard: u32,
-    reader: &mut Messages,
-) -> bool {
-    match reader.next() {
-        Some(Ok(GeneratorMessage::Header(_))) => true,
-        Some(Ok(GeneratorMessage::Part(part))) => {
-            *seconds = part.seconds.keys().next_back().map_or(*seconds, |last| (*seconds).max(last + 1));
-            lead.results().add(shard, *part);
-            true
-        }
-        Some(Ok(GeneratorMessage::Report(report))) => {
-            lead.faults().add_effects(&report.faults);
-            generators.reports.insert(shard, *report);
-            true
-        }
-        Some(Err(error)) => {
-            generators.lost.insert(shard, error.to_string());
-            lead.results().ended(shard);
-            false
-        }
-        None => {
-            lead.results().ended(shard);
-            false
-        }
-    }
 }

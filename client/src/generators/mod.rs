@@ -2,8 +2,8 @@
 //! judges and writes the results, as it does for one generator.
 //!
 //! On one machine (`--generators 4`) this process is the leader: it starts the generators as processes and meets them on a unix socket
-//! ([`processes`]). With a control Redis (`--control`) each generator is started by somebody else, and one of them
-//! leads ([`control`]).
+//! ([`processes`]). With a control Redis (`--control`) each generator is started separately, and one of them leads
+//! ([`control`]). `--shard 2/8` plays one part without the others. [`merge`] joins the parts afterwards.
 
 pub(crate) mod control;
 mod leader;
@@ -11,14 +11,20 @@ mod member;
 pub(crate) mod merge;
 pub(crate) mod processes;
 
-pub(crate) use member::play_alone;
-
-use crate::config::{Config, Division};
+use crate::{
+    config::{Config, Division},
+    engine::{RunError, refused},
+};
 use measure::{FaultRecord, GeneratorHeader, live::LiveTotals, record::Moment};
+use parking_lot::Mutex;
+use plan::Shard;
+use report::output::{PartFile, Results, SharedPartFile};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 use time::OffsetDateTime;
 use xxhash_rust::xxh3::Xxh3;
@@ -89,6 +95,34 @@ fn run_of(config: &Config, generators: u32) -> coordination::Run {
         _ => None,
     };
     coordination::Run { id: id.unwrap_or_else(|| fingerprint.clone()), generators, fingerprint }
+}
+
+/// Creates the part file of a generator that plays its shard without the others, beside its results.
+///
+/// # Errors
+/// The file cannot be created.
+pub(crate) fn part_file(
+    config: &Config,
+    shard: Shard,
+    results: &Results,
+    started_at: OffsetDateTime,
+) -> Result<SharedPartFile, RunError> {
+    let header = header(config, &run_of(config, shard.count()), shard.index(), started_at);
+    open_part_file(&results.path(".part"), &header)
+}
+
+/// Creates the part file of a generator, with its header.
+fn open_part_file(path: &Path, header: &GeneratorHeader) -> Result<SharedPartFile, RunError> {
+    let mut file = PartFile::create(path).map_err(|error| refused(&error.to_string()))?;
+    file.append(&header.to_message());
+    Ok(Arc::new(Mutex::new(file)))
+}
+
+/// Returns the path of the file of a generator with this ending.
+fn file_of(base: &Path, ending: &str) -> PathBuf {
+    let mut path = base.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
 }
 
 /// Returns the header of a generator.

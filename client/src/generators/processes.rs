@@ -1,22 +1,20 @@
 //! `--generators 4`: starts the generators as processes of this program and leads them. They read their settings from stdin and meet
 //! on a unix socket. If this process ends, they end too.
 
-use super::{
-    leader::{self, LeaderSettings},
-    member::{Member, with_ending},
-};
+use super::{file_of, leader, member::Member};
 use crate::{
     cli::RunArgs,
     config::{Config, Processes},
     engine::{self, RunError, refused},
-    lead::{Generators, Lead},
-    preflight, signals,
+    generator::host_name,
+    lead::{Generators, Lead, LeadSettings, planned_faults},
+    signals,
 };
 use anyhow::Context;
-use coordination::{Coordinator, Run, Timing, unix};
+use coordination::{Claimed, Coordinator, Run, Timing, unix};
 use load::{injection::Injector, watch::Source};
 use measure::GeneratorHeader;
-use plan::Stop;
+use plan::{Shard, Stop};
 use report::{messages, output::Finished};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -43,15 +41,10 @@ const LOOK: Duration = Duration::from_millis(20);
 struct ProcessSettings {
     /// Socket at which the parent listens.
     socket: PathBuf,
-    /// Index of its shard, from 0.
-    shard: u32,
-    generators: u32,
-    run_id: String,
-    fingerprint: String,
+    /// Which part of which run it plays.
+    header: GeneratorHeader,
     /// Common start of the names of its files.
     base: PathBuf,
-    started_at: i64,
-    utc_offset: i32,
     wait_ms: u64,
     /// Options of the run, secrets included.
     options: RunArgs,
@@ -69,45 +62,43 @@ pub(crate) fn run(
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
-    let tls = engine::tls(config)?;
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
-    let fingerprint = super::fingerprint(config);
-    let run = Run { id: fingerprint.clone(), generators: count, fingerprint };
+    let run = super::run_of(config, count);
     let dir =
         tempfile::Builder::new().prefix("streamstress-").tempdir().context("cannot create a directory")?;
     let socket = dir.path().join("run.sock");
     let leadership = unix::Parent::listen(&socket, &run, Timing::default())
         .context("the generators cannot meet on this machine")?;
-    let lead = Lead::prepare(config, injector, members, &tls, stop, (started_at, count))?;
+    let settings = LeadSettings::new(config, injector, stop, started_at).with_generators(count);
+    let lead = Lead::prepare(settings, members)?;
     let base = |shard: u32| lead.results().path(&format!("_shard{}", shard + 1));
     let bases: Vec<_> = (0..count).map(base).collect();
     let mut processes = Started::default();
     for (shard, base) in (0..count).zip(&bases) {
         let settings = ProcessSettings {
             socket: socket.clone(),
-            shard,
-            generators: count,
-            run_id: run.id.clone(),
-            fingerprint: run.fingerprint.clone(),
+            header: super::header(config, &run, shard, started_at),
             base: base.clone(),
-            started_at: started_at.unix_timestamp(),
-            utc_offset: started_at.offset().whole_seconds(),
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             options: options_of(config, shard, count),
         };
         processes.start(&settings).with_context(|| format!("cannot start generator {}", shard + 1))?;
     }
-    let settings = LeaderSettings { stop, count };
-    let mut ended_early = || processes.ended_early();
     let mut any_lost = false;
     let rows = |generators: &Generators| {
-        any_lost = !generators.lost.is_empty();
-        bases.iter().map(|base| with_ending(base, ".csv")).filter(|rows| rows.exists()).collect()
+        any_lost = generators.any_lost();
+        bases.iter().map(|base| file_of(base, ".csv")).filter(|rows| rows.exists()).collect()
     };
-    let finished = leader::lead(leadership, &settings, lead, &mut ended_early, rows)?;
+    let joined = lead.results().path(".csv");
+    let finished = leader::lead(leadership, lead, &mut || processes.ended_early(), rows);
     processes.end();
+    if finished.is_err() && !joined.exists() {
+        // The run did not start, so that nothing in these files is of use.
+        remove_joined(&bases, false);
+    }
+    let finished = finished?;
     if finished.unwritten.is_empty() {
         remove_joined(&bases, any_lost);
     }
@@ -117,9 +108,9 @@ pub(crate) fn run(
 /// Removes the generators' rows, which are joined, and their parts, unless one was lost and its part may explain why.
 fn remove_joined(bases: &[PathBuf], any_lost: bool) {
     for base in bases {
-        let _ = std::fs::remove_file(with_ending(base, ".csv"));
+        let _ = std::fs::remove_file(file_of(base, ".csv"));
         if !any_lost {
-            let _ = std::fs::remove_file(with_ending(base, ".part"));
+            let _ = std::fs::remove_file(file_of(base, ".part"));
         }
     }
 }
@@ -145,17 +136,15 @@ fn options_of(config: &Config, shard: u32, count: u32) -> RunArgs {
 /// Returns the options of the run with the addresses of the embedded stack, if there is one.
 fn target_options(config: &Config) -> RunArgs {
     let target = &config.plan.target;
-    match config.embedded {
-        true => RunArgs {
-            api_url: vec![target.api.base()],
-            wsproxy_url: vec![target.ws.base()],
-            ..config.given.clone()
-        },
-        false => config.given.clone(),
+    let given = config.given.clone();
+    if config.embedded {
+        RunArgs { api_url: vec![target.api.base()], wsproxy_url: vec![target.ws.base()], ..given }
+    } else {
+        given
     }
 }
 
-/// Returns the local addresses of one generator: its part of those that were given, or a loopback address of its own if the target is
+/// Returns the local addresses of one generator: its part of those that were given, or a separate loopback address if the target is
 /// on this machine.
 fn local_addresses(config: &Config, shard: u32, count: u32) -> Option<String> {
     let target = &config.plan.target;
@@ -181,7 +170,7 @@ impl Started {
     fn start(&mut self, settings: &ProcessSettings) -> io::Result<()> {
         // The kernel's name for this program stays valid when its file is replaced during the run.
         let mut command = Command::new("/proc/self/exe");
-        // A process group of its own: Ctrl+C reaches the parent alone, which tells the generators.
+        // In a separate process group, so that Ctrl+C reaches only the parent, which stops the generators.
         command.arg(SUBCOMMAND).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn()?;
         let written = child.stdin.take().map_or(Ok(()), |mut stdin| {
@@ -204,7 +193,7 @@ impl Started {
         None
     }
 
-    /// Waits until all processes have ended.
+    /// Waits at most ten seconds until all processes have ended.
     fn end(&mut self) {
         let deadline = Instant::now() + END;
         let running = |child: &mut Child| matches!(child.try_wait(), Ok(None));
@@ -239,7 +228,7 @@ pub(crate) fn generator() -> u8 {
             return 104;
         }
     };
-    let number = settings.shard + 1;
+    let number = settings.header.shard + 1;
     match play(settings) {
         Ok(()) => 0,
         Err(error) => {
@@ -255,26 +244,20 @@ fn play(settings: ProcessSettings) -> Result<(), RunError> {
     engine::find_endpoints(&mut config);
     let stop = Stop::default();
     signals::listen(stop.clone()).context("cannot listen to signals")?;
-    let shard = plan::Shard::new(settings.shard, settings.generators).context("the shard does not exist")?;
-    preflight::local(&config.part(shard))?;
-    let run = Run { id: settings.run_id, generators: settings.generators, fingerprint: settings.fingerprint };
-    let claimed = unix::Child::new(&settings.socket, Timing::default())
-        .claim(&run, &crate::generator::host_name(), Some(settings.shard))
-        .map_err(|error| refused(&error.to_string()))?;
-    let header = GeneratorHeader {
-        run_id: run.id,
-        fingerprint: run.fingerprint,
-        shard: settings.shard,
-        generators: settings.generators,
-        options: config.options(),
-        started_at: settings.started_at,
-        utc_offset: settings.utc_offset,
+    let ProcessSettings { socket, header, base, wait_ms, .. } = settings;
+    let shard = Shard::new(header.shard, header.generators).context("there is no such shard")?;
+    engine::check_host(&config.part(shard))?;
+    let run = Run {
+        id: header.run_id.clone(),
+        generators: header.generators,
+        fingerprint: header.fingerprint.clone(),
     };
-    let within = Duration::from_millis(settings.wait_ms);
-    Member { config: &config, stop: &stop, header, base: settings.base, within }.play(
-        claimed.shard,
-        &Arc::from(claimed.generator),
-        claimed.commands,
-    )?;
+    let Claimed { generator, commands, .. } = unix::Child::new(&socket, Timing::default())
+        .claim(&run, &host_name(), Some(header.shard))
+        .map_err(|error| refused(&error.to_string()))?;
+    let faults = Arc::new(planned_faults(&config));
+    let within = Duration::from_millis(wait_ms);
+    let member = Member { config: &config, stop: &stop, header, base, within, faults };
+    member.play(&Arc::from(generator), commands)?;
     Ok(())
 }

@@ -75,6 +75,7 @@ pub fn settings(dir: &Path, criteria: Criteria) -> OutputSettings {
         criteria,
         suffix: String::new(),
         generators: 1,
+        patience_s: 2,
         schedule: None,
         shared_status: None,
         events: None,
@@ -134,7 +135,7 @@ pub fn good_run(dir: &Path) -> Finished {
         read(Quantity::Restarts, "redis", 0.0),
     ];
     results.readings().push(0, readings);
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     for index in 0..2 {
         let at = 100 + index * 50;
@@ -160,7 +161,7 @@ pub fn good_run(dir: &Path) -> Finished {
 /// A run with failures: one session lost tokens and a reconnect, one was never created, and one was refused.
 pub fn bad_run(dir: &Path) -> Finished {
     let results = open(dir);
-    let generator = results.generator().unwrap();
+    let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     let failure = |kind, code, message: &str| Some(Failure { kind, code, message: message.to_owned() });
     let mut defects = Defects::default();

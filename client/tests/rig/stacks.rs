@@ -1,10 +1,14 @@
 //! Native stacks for tests of faults, and requests to them.
 
-use super::programs;
+use super::{
+    processes::ChildGuard,
+    programs::{self, stack},
+    wait_until,
+};
 use nix::sys::signal::Signal;
 use stack::{
     fault::{Fault, Injected},
-    native::{Native, Options, ProcessStatus},
+    native::{Native, Options, ProcessStatus, Status},
 };
 use std::{
     io::{Read, Write},
@@ -17,6 +21,26 @@ pub fn options(state_dir: &Path) -> Options {
     let environment = vec![("DRAIN_SECONDS".to_owned(), "1".to_owned())];
     let options = Options::new(state_dir.to_owned(), programs::binaries());
     Options { servers: 1, proxies: 2, environment, ..options }
+}
+
+/// Starts a native stack under a supervisor on free ports, and waits until it is up.
+pub fn up(state_dir: &Path, arguments: &[&str]) -> (ChildGuard, Status) {
+    let free_ports = ["--api-port", "0", "--ws-port", "0", "--stats-port", "0"];
+    let mut supervisor =
+        ChildGuard::start(&mut stack(state_dir, &[&["up"], arguments, &free_ports].concat()));
+    let mut up = None;
+    wait_until("the stack is up", || {
+        assert!(supervisor.0.try_wait().unwrap().is_none(), "the supervisor ended: see its error above");
+        up = status(state_dir);
+        up.is_some()
+    });
+    (supervisor, up.unwrap())
+}
+
+/// Returns the status of a stack that is up.
+pub fn status(state_dir: &Path) -> Option<Status> {
+    let output = stack(state_dir, &["status", "--json"]).output().unwrap();
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
 /// Injects a fault, which must succeed.

@@ -98,7 +98,7 @@ pub struct FaultRunner {
 }
 
 impl FaultRunner {
-    /// Starts one thread per fault. Faults wait for `first_send`. Recorded times count from `epoch`, the start of the run.
+    /// Starts one thread per fault that is still planned: another process may have injected the others. Faults wait for `first_send`. Recorded times count from `epoch`, the start of the run.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -110,8 +110,12 @@ impl FaultRunner {
         epoch: Instant,
     ) -> std::io::Result<Self> {
         let mut schedule = Self { first_send: Arc::clone(first_send), threads: Vec::new() };
+        let records = log.records();
         for (index, fault) in planned.iter().enumerate() {
             let Some(injector) = injector.map(Arc::clone) else { break };
+            if records.get(index).is_some_and(|record| record.status != FaultStatus::Planned) {
+                continue;
+            }
             let (fault, log, first_send) = (fault.clone(), Arc::clone(log), Arc::clone(&schedule.first_send));
             let carry_out = move || carry_out(index, &fault, &*injector, &log, &first_send, epoch);
             schedule

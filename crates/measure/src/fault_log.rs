@@ -27,6 +27,15 @@ pub enum FaultStatus {
 }
 
 impl FaultStatus {
+    /// Returns how far the injection has come.
+    const fn progress(&self) -> u8 {
+        match self {
+            Self::Planned => 0,
+            Self::Begun => 1,
+            Self::Injected(_) | Self::Failed(_) => 2,
+        }
+    }
+
     /// Returns the outcome at the end of a run: `injected` or `failed`, and a description.
     #[must_use]
     pub fn outcome(&self) -> (&'static str, &str) {
@@ -230,9 +239,14 @@ impl FaultLog {
         }
     }
 
-    /// Takes over when and how another process injected the faults. Effects on sessions stay as they are.
+    /// Takes over when and how another process injected the faults, as far as it knows more than this log. Effects on sessions stay
+    /// as they are.
     pub fn take_over(&self, injected: &[FaultRecord]) {
-        for (record, injected) in self.records.lock().iter_mut().zip(injected) {
+        let pairs = &mut *self.records.lock();
+        for (record, injected) in pairs.iter_mut().zip(injected) {
+            if injected.status.progress() <= record.status.progress() {
+                continue;
+            }
             (record.first_send, record.began, record.ended) =
                 (injected.first_send, injected.began, injected.ended);
             (record.status, record.members) = (injected.status.clone(), injected.members.clone());
@@ -342,6 +356,18 @@ mod tests {
             log.end(index, Some(ms(began + 500)), FaultStatus::Injected("done".into()));
         }
         log
+    }
+
+    #[test]
+    fn an_older_state_of_another_process_is_not_taken_over() {
+        let (injecting, following) =
+            (log(), FaultLog::new([("wsproxy-1:kill", ms(9_000)), ("redis:kill", ms(13_000))]));
+        let planned = following.records();
+        following.take_over(&injecting.records());
+        following.outage(ms(10_100), ms(10_900));
+        following.take_over(&planned);
+        let [first, _] = following.records().try_into().unwrap();
+        assert_eq!((first.began, first.status.outcome().0, first.outages), (Some(ms(10_000)), "injected", 1));
     }
 
     #[test]

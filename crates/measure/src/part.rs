@@ -36,7 +36,7 @@ pub struct GeneratorHeader {
 }
 
 /// A message of a generator: its header, then its parts, then its report.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub enum GeneratorMessage {
     /// The first message.
     Header(GeneratorHeader),
@@ -53,16 +53,46 @@ pub enum GeneratorMessage {
 )]
 pub struct InvalidMessage(#[from] postcard::Error);
 
-impl GeneratorMessage {
+/// A message that is written without copying its contents. The variants are those of [`GeneratorMessage`].
+#[derive(Serialize)]
+enum WrittenMessage<'a> {
+    Header(&'a GeneratorHeader),
+    Part(&'a Part),
+    Report(&'a GeneratorReport),
+}
+
+impl WrittenMessage<'_> {
     /// Returns the message as bytes. The format is that of this version only.
-    ///
-    /// # Panics
-    /// Never: a message contains only what can be written.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    fn to_bytes(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("a message contains only what can be written")
     }
+}
 
+impl GeneratorHeader {
+    /// Returns the header as the bytes of a [`GeneratorMessage`].
+    #[must_use]
+    pub fn to_message(&self) -> Vec<u8> {
+        WrittenMessage::Header(self).to_bytes()
+    }
+}
+
+impl Part {
+    /// Returns the part as the bytes of a [`GeneratorMessage`].
+    #[must_use]
+    pub fn to_message(&self) -> Vec<u8> {
+        WrittenMessage::Part(self).to_bytes()
+    }
+}
+
+impl GeneratorReport {
+    /// Returns the report as the bytes of a [`GeneratorMessage`].
+    #[must_use]
+    pub fn to_message(&self) -> Vec<u8> {
+        WrittenMessage::Report(self).to_bytes()
+    }
+}
+
+impl GeneratorMessage {
     /// Reads a message from bytes.
     ///
     /// # Errors
@@ -197,9 +227,27 @@ mod tests {
         (metrics, seconds, format!("{run:?}"))
     }
 
+    #[test]
+    fn header_and_report_come_back() {
+        let header = GeneratorHeader {
+            run_id: "nightly".into(),
+            fingerprint: "0f".into(),
+            shard: 1,
+            generators: 4,
+            options: "clients = 5".into(),
+            started_at: 1_795_214_709,
+            utc_offset: -3_600,
+        };
+        let read = GeneratorMessage::from_bytes(&header.to_message());
+        assert!(matches!(read, Ok(GeneratorMessage::Header(read)) if read == header));
+        let report = GeneratorReport { host: "here".into(), clock_steps: 3, ..GeneratorReport::default() };
+        let read = GeneratorMessage::from_bytes(&report.to_message());
+        assert!(matches!(read, Ok(GeneratorMessage::Report(read)) if *read == report));
+    }
+
     /// Returns the part as the leader receives it.
-    fn sent(part: Part) -> Part {
-        match GeneratorMessage::from_bytes(&GeneratorMessage::Part(Box::new(part)).to_bytes()) {
+    fn sent(part: &Part) -> Part {
+        match GeneratorMessage::from_bytes(&part.to_message()) {
             Ok(GeneratorMessage::Part(part)) => *part,
             other => panic!("{other:?}"),
         }
@@ -219,7 +267,7 @@ mod tests {
                 parts[generator * 3 + number].add(measured);
             }
             let mut sent: Vec<Part> =
-                parts.into_iter().map(sent).collect();
+                parts.iter().map(sent).collect();
             if reverse {
                 sent.reverse();
             }
@@ -233,7 +281,7 @@ mod tests {
             let _ = GeneratorMessage::from_bytes(&bytes);
             let mut part = Part::default();
             part.add(&Measured::Sample(1, 0, 5_000_000));
-            bytes = GeneratorMessage::Part(Box::new(part)).to_bytes();
+            bytes = part.to_message();
             let at = at.index(bytes.len());
             bytes[at] = with;
             let _ = GeneratorMessage::from_bytes(&bytes);

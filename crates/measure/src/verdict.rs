@@ -74,7 +74,7 @@ impl Trustworthiness {
 pub struct Evidence {
     /// Broken integrity rules.
     pub breaches: Vec<Breach>,
-    /// Generators whose results are missing, each with the reason.
+    /// How many generators were lost, which, and why.
     pub generators_lost: Option<String>,
     /// Planned fault that was not injected, with the reason.
     pub fault_not_injected: Option<String>,
@@ -243,7 +243,7 @@ fn nothing_complete(evidence: &Evidence) -> Option<String> {
 /// Returns why the run is not the one that was planned.
 fn unplanned(evidence: &Evidence) -> Option<String> {
     if let Some(lost) = &evidence.generators_lost {
-        return Some(format!("The results are partial, because of the generators {lost}."));
+        return Some(format!("The results are partial: {lost}."));
     }
     if let Some(why) = &evidence.fault_not_injected {
         return Some(format!("A planned fault was not injected: {why}."));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Endings of all files of a run, in the order in which a user wants to see them.
-pub(crate) const ENDINGS: [&str; 12] = [
+pub(crate) const ENDINGS: [&str; 13] = [
     "_summary.json",
     "_report.html",
     "_summary.md",
@@ -16,6 +16,7 @@ pub(crate) const ENDINGS: [&str; 12] = [
     "_health.csv",
     "_latency.hlog",
     "_events.ndjson",
+    ".part",
 ];
 
 /// Endings of the tables that have no row per query.

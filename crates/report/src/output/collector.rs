@@ -18,7 +18,7 @@ use measure::{
 use plan::schedule::Schedule;
 use settings::cells::CellWriter;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io,
     sync::{
         Arc,
@@ -30,8 +30,6 @@ use time::OffsetDateTime;
 
 /// Time between two publications of the live status if no part arrives.
 const IDLE: Duration = Duration::from_secs(1);
-/// A second is written as soon as it is complete. An incomplete one is written when a second this much later has ended.
-const SECONDS_BEHIND: u64 = 2;
 /// Time between two checks for the monitoring readings of a second. No message announces them.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -59,6 +57,8 @@ struct Seconds {
     open: BTreeMap<u64, Interval>,
     /// The second that each running generator has reached.
     generators: BTreeMap<u32, u64>,
+    /// A second is written as soon as it is complete. An incomplete one is written when a second this much later has measurements.
+    patience: u64,
     /// The first second that is not written.
     next: u64,
     history: CellWriter<ResultFile>,
@@ -75,10 +75,9 @@ struct Seconds {
 }
 
 impl Collector {
-    /// Creates the collector of the parts of `generators` generators.
+    /// Creates the collector of the parts of all generators.
     pub(super) fn new(
         files: &Files,
-        generators: u32,
         readings: ReadingBuffer,
         settings: &OutputSettings,
         faults: Arc<FaultLog>,
@@ -91,7 +90,8 @@ impl Collector {
         let seconds = Seconds {
             schedule: settings.schedule.clone(),
             open: BTreeMap::new(),
-            generators: (0..generators).map(|generator| (generator, 0)).collect(),
+            generators: (0..settings.generators).map(|generator| (generator, 0)).collect(),
+            patience: settings.patience_s,
             next: 0,
             history,
             started_at: files.started_at,
@@ -118,11 +118,11 @@ impl Collector {
                     self.run.merge(&part.sums);
                     let figures = self.run.generators.entry(generator).or_default();
                     figures.add_sums(&part.sums);
-                    for (second, interval) in &part.seconds {
+                    for (second, interval) in part.seconds {
                         figures.loop_lag.merge(interval.get(Metric::LoopLag));
                         figures.e2el.merge(interval.get(Metric::E2el));
-                        self.run.metrics.merge(interval);
-                        self.seconds.add(*second, interval, &mut hlog)?;
+                        self.run.metrics.merge(&interval);
+                        self.seconds.add(second, interval, &mut hlog)?;
                     }
                     self.seconds.has_reached(generator, part.reached);
                 }
@@ -148,11 +148,14 @@ impl Collector {
 }
 
 impl Seconds {
-    fn add(&mut self, second: u64, interval: &Interval, hlog: &mut Hlog<'_>) -> io::Result<()> {
+    fn add(&mut self, second: u64, interval: Interval, hlog: &mut Hlog<'_>) -> io::Result<()> {
         // Late measurements are added to the earliest second that is not written yet.
         let second = second.max(self.next);
-        self.open.entry(second).or_default().merge(interval);
-        self.write_before(second.saturating_sub(SECONDS_BEHIND), hlog)
+        match self.open.entry(second) {
+            Entry::Vacant(vacant) => drop(vacant.insert(interval)),
+            Entry::Occupied(mut open) => open.get_mut().merge(&interval),
+        }
+        self.write_before(second.saturating_sub(self.patience), hlog)
     }
 
     /// Notes that a generator has sent everything before `second`.

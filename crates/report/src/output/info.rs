@@ -111,10 +111,12 @@ fn generator_loads(run: &RunData, info: &RunInfo) -> Vec<GeneratorLoad> {
 
 /// Returns which generators were lost, or `None` if the results are complete.
 fn partial(info: &RunInfo) -> Option<String> {
-    let lost: Vec<_> =
-        info.lost_generators.iter().map(|(shard, why)| format!("generator {} ({why})", shard + 1)).collect();
-    (!lost.is_empty())
-        .then(|| format!("{} of {} were lost: {}", lost.len(), info.generator_count, lost.join(", ")))
+    let name = |(shard, why): (&u32, &String)| format!("generator {} ({why})", shard + 1);
+    let lost: Vec<_> = info.lost_generators.iter().map(name).collect();
+    (!lost.is_empty()).then(|| {
+        let were = if lost.len() == 1 { "was" } else { "were" };
+        format!("{} of {} generators {were} lost: {}", lost.len(), info.generator_count, lost.join(", "))
+    })
 }
 
 /// Returns the facts for the verdict rules.

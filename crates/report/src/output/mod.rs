@@ -41,7 +41,7 @@ pub use files::{OpenError, run_id};
 pub use generator::{GeneratorResults, GeneratorSettings, PartSink};
 pub use info::RunInfo;
 pub use live_status::{LIVE_METRICS, LIVE_WINDOW_SECONDS, LiveStatus, SharedStatus};
-pub use part_file::{PartFile, PartFileError, PartReader};
+pub use part_file::{PartFile, PartFileError, PartReader, SharedPartFile};
 pub use settings::OutputSettings;
 
 use crate::{html, messages};
@@ -60,7 +60,7 @@ use std::{
 };
 
 /// Largest number of parts that wait to be merged. A generator sends one per second.
-const PARTS: usize = 64;
+const PARTS: usize = 8;
 
 /// The results of a run that is going on.
 #[derive(Debug)]
@@ -130,8 +130,7 @@ impl Results {
         let criteria = settings.criteria.clone();
         let events = settings.events.as_ref().map(|wanted| start_events(&files, wanted)).transpose()?;
         let sink = events.as_ref().map(Events::sink);
-        let (generators, log) = (settings.generators, Arc::clone(&faults));
-        let collector = Collector::new(&files, generators, readings.clone(), settings, log, sink)?;
+        let collector = Collector::new(&files, readings.clone(), settings, Arc::clone(&faults), sink)?;
         let collector = std::thread::Builder::new()
             .name("results".to_owned())
             .spawn(move || collector.run(&incoming))
@@ -140,22 +139,11 @@ impl Results {
         Ok(Self { files, criteria, shared_status, events, inbox, collector, faults, readings })
     }
 
-    /// Starts the output of the only generator of the run, in this process.
+    /// Starts the output of the only generator of the run, in this process. Its parts are also written to `copy`.
     ///
     /// # Errors
     /// The file of the rows cannot be created.
-    pub fn generator(&self) -> Result<GeneratorResults, OpenError> {
-        self.generator_with(|_| ())
-    }
-
-    /// Starts the output like [`Results::generator`], and passes each part to `also` before it is merged.
-    ///
-    /// # Errors
-    /// The file of the rows cannot be created.
-    pub fn generator_with(
-        &self,
-        mut also: impl FnMut(&Part) + Send + 'static,
-    ) -> Result<GeneratorResults, OpenError> {
+    pub fn generator(&self, copy: Option<SharedPartFile>) -> Result<GeneratorResults, OpenError> {
         let inbox = self.inbox.clone();
         let settings = GeneratorSettings {
             rows: self.files.path(".csv"),
@@ -165,7 +153,9 @@ impl Results {
         };
         // Fails if the collector has ended, which reports the failure itself.
         let sink = move |part: Part| {
-            also(&part);
+            if let Some(file) = &copy {
+                file.lock().append(&part.to_message());
+            }
             let _ = inbox.send(CollectorMessage::Part(0, Box::new(part)));
         };
         GeneratorResults::open(settings, Box::new(sink))
@@ -181,14 +171,19 @@ impl Results {
         let _ = self.inbox.send(CollectorMessage::Ended(generator));
     }
 
-    /// Joins the rows of several generators into the run's file. If one cannot be read, that is reported as an unwritten file.
+    /// Joins the rows of several generators into the run's file. Without any, the file has its header alone. If one cannot be read, that
+    /// is reported as an unwritten file.
     pub fn join_rows(&self, rows: &[impl AsRef<Path>]) {
-        if rows.is_empty() {
-            return;
-        }
         if let Err(error) = rows::join(rows, &self.files.path(".csv")) {
             self.files.unwritten.note(&self.files.path(".csv"), &error);
         }
+    }
+
+    /// Removes the files of a run that did not start.
+    pub fn discard(self) {
+        drop(self.inbox);
+        let _ = self.collector.join();
+        self.files.written().iter().for_each(|path| drop(std::fs::remove_file(path)));
     }
 
     /// Returns why the run is to end early, if it is.

@@ -5,17 +5,22 @@ use super::{
     files::OpenError,
     result_file::{ResultFile, WriteErrors},
 };
-use measure::{GeneratorMessage, InvalidMessage};
+use measure::{GeneratorMessage, GeneratorReport, InvalidMessage};
+use parking_lot::Mutex;
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// First line of the file.
 const FORMAT: &[u8] = b"streamstress part 1\n";
 /// Largest message in bytes.
 const MAX_MESSAGE: u32 = 64 << 20;
+
+/// The file of a generator, shared between the thread that writes its parts and the one that ends it.
+pub type SharedPartFile = Arc<Mutex<PartFile>>;
 
 /// The file of a generator that is running.
 #[derive(Debug)]
@@ -38,16 +43,17 @@ impl PartFile {
         Ok(Self { file, unwritten })
     }
 
-    /// Appends a message. A write error does not stop the run: [`PartFile::unwritten`] reports it.
+    /// Appends a message. A write error does not stop the run: [`PartFile::finish`] reports it.
     pub fn append(&mut self, message: &[u8]) {
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
         let framed = [&length.to_le_bytes(), message].concat();
         let _ = self.file.write_all(&framed);
     }
 
-    /// Returns why the file is incomplete, if it is.
+    /// Appends the last message. Returns why the file is incomplete, if it is.
     #[must_use]
-    pub fn unwritten(&self) -> Vec<String> {
+    pub fn finish(&mut self, report: &GeneratorReport) -> Vec<String> {
+        self.append(&report.to_message());
         self.unwritten.list()
     }
 }
@@ -105,7 +111,7 @@ impl PartReader {
         Ok(Self { path: path.to_owned(), input, has_ended: false })
     }
 
-    fn read(&mut self) -> Result<Option<GeneratorMessage>, PartFileError> {
+    fn read(&mut self) -> Result<GeneratorMessage, PartFileError> {
         let unreadable = |source: io::Error| match source.kind() {
             io::ErrorKind::UnexpectedEof => PartFileError::Incomplete(self.path.clone()),
             _ => PartFileError::Unreadable { path: self.path.clone(), source },
@@ -124,7 +130,7 @@ impl PartReader {
         let message = GeneratorMessage::from_bytes(&bytes)
             .map_err(|source| PartFileError::Damaged { path: self.path.clone(), source })?;
         self.has_ended = matches!(message, GeneratorMessage::Report(_));
-        Ok(Some(message))
+        Ok(message)
     }
 }
 
@@ -136,9 +142,9 @@ impl Iterator for PartReader {
         if self.has_ended {
             return None;
         }
-        let next = self.read().transpose();
-        self.has_ended |= matches!(next, Some(Err(_)));
-        next
+        let next = self.read();
+        self.has_ended |= next.is_err();
+        Some(next)
     }
 }
 
@@ -150,11 +156,11 @@ mod tests {
     fn written(dir: &Path, cut: usize) -> PathBuf {
         let path = dir.join("loadtest_shard1.part");
         let mut file = PartFile::create(&path).unwrap();
-        let part = |reached| GeneratorMessage::Part(Box::new(Part { reached, ..Part::default() }));
-        for message in [part(1), part(2), GeneratorMessage::Report(Box::default())] {
-            file.append(&message.to_bytes());
+        let part = |reached| Part { reached, ..Part::default() }.to_message();
+        for message in [part(1), part(2)] {
+            file.append(&message);
         }
-        assert!(file.unwritten().is_empty());
+        assert_eq!(file.finish(&GeneratorReport::default()), [] as [String; 0]);
         let length = std::fs::metadata(&path).unwrap().len() - cut as u64;
         File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
         path

@@ -21,6 +21,9 @@ pub struct OutputSettings {
     pub suffix: String,
     /// Number of generators whose parts are merged, at least 1.
     pub generators: u32,
+    /// Seconds that a generator may be behind before a second of the run is written without it. What it sends later counts in the
+    /// first second that is not written.
+    pub patience_s: u64,
     /// Schedule of the run, for the target of each second.
     pub schedule: Option<Arc<Schedule>>,
     /// Receives the live status while the run goes on. `None` if no live view is open.
