@@ -122,7 +122,7 @@ async fn keys_expire() {
 #[tokio::test]
 async fn a_missed_takeover_is_noticed() {
     let bus = Fixture::redis(unchanged).await;
-    let (session, first) = bus.live().await;
+    let (session, first) = bus.live_from(Start::After(Position::ZERO)).await;
     let mut connection = bus.connection().await;
     // Another attachment, of which no gateway is notified.
     let attach = key(session, "attach");
@@ -136,7 +136,7 @@ async fn a_missed_takeover_is_noticed() {
 #[tokio::test]
 async fn an_abandoned_attachment_takes_nothing_over() {
     let bus = Fixture::redis(unchanged).await;
-    let (session, first) = bus.live().await;
+    let (session, first) = bus.live_from(Start::After(Position::ZERO)).await;
     let mut connection = bus.connection().await;
     command(&mut connection, HOLD_WRITES).await;
     for gateway in [&bus.gateway, &bus.other_gateway] {
@@ -154,7 +154,7 @@ async fn an_abandoned_attachment_takes_nothing_over() {
 #[tokio::test]
 async fn a_late_attachment_is_tried_again() {
     let bus = Fixture::redis(unchanged).await;
-    let (session, first) = bus.live().await;
+    let (session, first) = bus.live_from(Start::After(Position::ZERO)).await;
     let mut connection = bus.connection().await;
     command(&mut connection, HOLD_WRITES).await;
     let second = Reader::live(&bus.other_gateway, session, Start::After(Position::ZERO)).await;
@@ -169,7 +169,7 @@ async fn a_late_attachment_is_tried_again() {
 #[tokio::test]
 async fn an_abandoned_attachment_during_a_stop_takes_nothing_over() {
     let bus = Fixture::redis(unchanged).await;
-    let (session, first) = bus.live().await;
+    let (session, first) = bus.live_from(Start::After(Position::ZERO)).await;
     let gives_up = async {
         let attach = bus.other_gateway.attach(session, Start::Cursor, Arc::new(Recorder::default()));
         assert!(timeout(Duration::from_millis(300), attach).await.is_err(), "Redis is stopped");
@@ -184,7 +184,7 @@ async fn an_abandoned_attachment_during_a_stop_takes_nothing_over() {
 #[tokio::test]
 async fn an_attachment_without_a_subscription_takes_nothing_over() {
     let bus = Fixture::redis(unchanged).await;
-    let (session, first) = bus.live().await;
+    let (session, first) = bus.live_from(Start::After(Position::ZERO)).await;
     let mut connection = bus.connection().await;
     command(&mut connection, "ACL SETUSER default -subscribe").await;
     for gateway in [&bus.gateway, &bus.other_gateway] {

@@ -172,7 +172,9 @@ impl World {
             link,
             move |world, _| world.running_at(&of),
             move |world, running| {
-                for query in world.servers[&pid].plays.reconcile(running.unwrap_or_default()) {
+                // Without a reply, what is suspected stays suspected.
+                let Some(running) = running else { return };
+                for query in world.servers[&pid].plays.reconcile(running) {
                     world.end_query(pid, link, query, (&owner, &beat));
                 }
             },

@@ -150,8 +150,13 @@ impl Fixture {
 
     /// Creates a session and attaches it to the gateway.
     pub async fn live(&self) -> (SessionId, Reader) {
+        self.live_from(Start::Cursor).await
+    }
+
+    /// Creates a session and attaches a reader that starts there, until it is live.
+    pub async fn live_from(&self, start: Start) -> (SessionId, Reader) {
         let session = self.session().await;
-        (session, Reader::live(&self.gateway, session, Start::Cursor).await)
+        (session, Reader::live(&self.gateway, session, start).await)
     }
 
     /// Claims the session for a query. Returns the generation.
