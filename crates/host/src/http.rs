@@ -36,7 +36,18 @@ pub fn http_get(address: SocketAddr, path: &str) -> io::Result<HttpResponse> {
 /// # Errors
 /// The process does not answer in time, or is not ready.
 pub fn check_ready(address: SocketAddr) -> io::Result<()> {
-    let HttpResponse { status, body } = http_get(address, "/ready")?;
+    let unreachable = |error: io::Error| {
+        let seconds = REQUEST_TIMEOUT.as_secs();
+        let why = match error.kind() {
+            io::ErrorKind::ConnectionRefused => format!("nothing listens on {address}"),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("{address} does not answer within {seconds} s")
+            }
+            _ => format!("{address}: {error}"),
+        };
+        io::Error::new(error.kind(), why)
+    };
+    let HttpResponse { status, body } = http_get(address, "/ready").map_err(unreachable)?;
     let why = || io::Error::other(format!("{address} is not ready: {status} {body}"));
     if status == 200 { Ok(()) } else { Err(why()) }
 }
@@ -81,6 +92,17 @@ fn unchunk(mut rest: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_is_not_ready_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = check_ready(address).unwrap_err().to_string();
+        assert_eq!(silent, format!("{address} does not answer within 2 s"));
+        drop(listener);
+        let closed = check_ready(address).unwrap_err().to_string();
+        assert_eq!(closed, format!("nothing listens on {address}"));
+    }
 
     #[test]
     fn responses_are_read() {
