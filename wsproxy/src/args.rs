@@ -139,6 +139,23 @@ mod tests {
     }
 
     #[test]
+    fn the_key_has_exactly_one_source() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
+        let path = file.path().to_str().unwrap();
+        // Compose passes variables that are not set as empty ones.
+        assert!(settings(&["--jwt-secret", "", "--jwt-secret-file", path]).is_ok());
+        for flags in [
+            &["--jwt-secret", KEY, "--jwt-secret-file", path][..],
+            &["--jwt-secret=", "--jwt-secret-file", "/nowhere/at/all"],
+            &["--jwt-secret=", "--jwt-secret-file="],
+        ] {
+            let error = settings(flags).err().unwrap().to_string();
+            assert!(error.contains("JWT_SECRET_FILE"), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
     fn all_errors_are_listed_together() {
         let values = [
             ("jwt-secret", "short", "JWT secret is too short, 5 of at least 32 bytes"),
