@@ -41,22 +41,23 @@ fn refused(arguments: &[&str], environment: &[(&str, &str)], words: &[&str]) -> 
     stderr
 }
 
-/// Calls the program, which must print these words to stdout or stderr and end with exit code 0. Returns the text.
+/// Calls the program, which must print these words to stdout and end with exit code 0. Returns both texts.
 #[track_caller]
-fn accepted(arguments: &[&str], environment: &[(&str, &str)], words: &[&str]) -> String {
-    let Ended { code, stdout, stderr } = client(arguments, environment);
-    let text = stdout + &stderr;
-    assert_eq!(code, Some(0), "{arguments:?} {environment:?}: {text}");
+fn accepted(arguments: &[&str], environment: &[(&str, &str)], words: &[&str]) -> Ended {
+    let ended = client(arguments, environment);
+    let Ended { code, stdout, stderr } = &ended;
+    assert_eq!(*code, Some(0), "{arguments:?} {environment:?}: {stdout}{stderr}");
     for word in words {
-        assert!(text.contains(word), "{word} is not in {text}");
+        assert!(stdout.contains(word), "{word} is not in {stdout}; stderr: {stderr}");
     }
-    text
+    ended
 }
 
 #[test]
 fn the_help_is_reviewed() {
-    let help =
-        |arguments: &[&str]| accepted(arguments, &[("COLUMNS", "100"), ("STREAMSTRESS_CLIENTS", "7")], &[]);
+    let help = |arguments: &[&str]| {
+        accepted(arguments, &[("COLUMNS", "100"), ("STREAMSTRESS_CLIENTS", "7")], &[]).stdout
+    };
     let short = help(&["-h"]);
     assert!(short.lines().count() <= 45, "-h fits on one screen:\n{short}");
     insta::assert_snapshot!("help_short", short);
@@ -180,7 +181,10 @@ fn traces_in_foreign_formats_are_replayed_from_a_given_time() {
 #[test]
 fn a_percentile_of_too_few_queries_is_warned_about() {
     let arguments = ["--dry-run", "--clients", "5", "--queries", "10", "--threshold", "e2el_ms:p99.99<3000"];
-    accepted(&arguments, &[], &["p(99.99) needs 10000 samples", "about 50 queries"]);
+    let warned = accepted(&arguments, &[], &["about 50"]).stderr;
+    for words in ["warning: ", "p(99.99) needs 10000 samples", "about 50 queries"] {
+        assert!(warned.contains(words), "{words} is not in {warned}");
+    }
 }
 
 #[test]
@@ -248,7 +252,8 @@ fn secrets_of_the_environment_are_not_shown() {
     let text = refused(&["--token", "hush"], &environment, &["127.0.0.1:1", old_name]);
     assert!(!text.contains("hush"), "{text}");
     for name in ["LOAD_TOKEN", "STREAMSTRESS_AUTH_TOKEN"] {
-        assert!(!accepted(&["--help"], &[(name, "hush")], &[]).contains("hush"));
+        let Ended { stdout, stderr, .. } = accepted(&["--help"], &[(name, "hush")], &[]);
+        assert!(!stdout.contains("hush") && !stderr.contains("hush"), "{stdout}{stderr}");
     }
 }
 

@@ -6,7 +6,7 @@ mod fake;
 #[path = "rig/programs.rs"]
 mod programs;
 
-use fake::{Deed, Running, Script};
+use fake::{Deed, Edit, Running, Script};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -32,16 +32,25 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn a_token_that_is_lost_fails_the_run_and_the_text_says_which_threshold() {
-    let edit = |n| if n == 7 { Deed::Drop } else { Deed::Send };
-    let server = Running::start(Script { edit, ..Script::default() });
-    let results = tempfile::tempdir().unwrap();
-    let output = client(&server, results.path(), &["--queries", "2"]).output().unwrap();
-    let text = text(&output);
-    assert_eq!(output.status.code(), Some(99), "{text}");
-    assert!(text.contains("FAIL  Integrity is broken: 1 token lost."), "{text}");
-    assert!(text.contains("✗ tokens_lost==0") && text.contains("✓ tokens_duplicated==0"), "{text}");
-    assert!(!text.contains("PASS"), "{text}");
+fn a_wrong_token_fails_the_run_and_the_text_says_which_threshold() {
+    let edits: [(Edit, &str); 3] = [
+        (|n| if n == 7 { Deed::Drop } else { Deed::Send }, "lost"),
+        (|n| if n == 7 { Deed::Double } else { Deed::Send }, "duplicated"),
+        (|n| if n == 7 { Deed::Swap } else { Deed::Send }, "reordered"),
+    ];
+    for (edit, what) in edits {
+        let server = Running::start(Script { edit, ..Script::default() });
+        let results = tempfile::tempdir().unwrap();
+        let output = client(&server, results.path(), &["--queries", "2"]).output().unwrap();
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(99), "{text}");
+        assert!(text.contains(&format!("FAIL  Integrity is broken: 1 token {what}")), "{text}");
+        for kind in ["lost", "duplicated", "reordered"] {
+            let mark = if kind == what { "✗" } else { "✓" };
+            assert!(text.contains(&format!("{mark} tokens_{kind}==0")), "{what}: {text}");
+        }
+        assert!(!text.contains("PASS"), "{text}");
+    }
 }
 
 #[test]

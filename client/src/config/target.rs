@@ -99,6 +99,11 @@ fn urls(
     schemes: [&str; 2],
 ) -> Option<(Address, Vec<Address>)> {
     let mut texts: Vec<_> = given.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
+    // A variable that is unset in a script must not make the run load another stack.
+    if flag == "--api-url" && texts.len() < given.len() {
+        check.error(format!("invalid URL \"\" for {flag}: expected for example {default}"));
+        return None;
+    }
     if texts.is_empty() {
         texts.push(default);
     }

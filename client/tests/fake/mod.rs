@@ -7,9 +7,9 @@ pub mod background;
 mod script;
 mod socket;
 
-#[allow(unused_imports, reason = "each test binary uses its part")]
-pub use script::Extra;
 pub use script::{Deed, Script};
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub use script::{Edit, Extra};
 
 use axum::{
     Json, Router,
