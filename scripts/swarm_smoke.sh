@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/images.sh
 
 readonly CLIENTS=${SMOKE_CLIENTS:-500} QUERIES=${SMOKE_QUERIES:-2}
-readonly STACK=streamstress-smoke NETWORK=streamstress SECRET=streamstress_jwt_secret
+readonly STACK=streamstress-smoke JOB=streamstress-smoke-load NETWORK=streamstress SECRET=streamstress_jwt_secret
 
 usage() {
     cat <<USAGE
@@ -30,6 +30,10 @@ esac
 
 docker info >/dev/null 2>&1 || skip "no engine answers 'docker info'"
 docker stack config --help >/dev/null 2>&1 || skip "the docker client has no 'docker stack config'"
+if [[ $(docker info --format '{{.Swarm.LocalNodeState}}') != inactive ]] && docker stack ls --format '{{.Name}}' 2>/dev/null | grep -qx "$STACK"; then
+    echo "swarm_smoke: an earlier run was cut off and left its Swarm: 'docker swarm leave --force' removes it" >&2
+    exit 1
+fi
 [[ $(docker info --format '{{.Swarm.LocalNodeState}}') == inactive ]] || skip "this host is in a Swarm already"
 
 containers() { # SERVICE
@@ -50,8 +54,10 @@ tear_down() {
     deadline=$((SECONDS + 60))
     while [[ -n $(docker ps -q --filter "label=com.docker.stack.namespace=$STACK") ]] && ((SECONDS < deadline)); do sleep 0.5; done
     docker swarm leave --force >/dev/null || status=1
-    docker ps -aq --filter "label=com.docker.stack.namespace=$STACK" | xargs -r docker rm -f -v >/dev/null
-    docker volume ls -q --filter "label=com.docker.stack.namespace=$STACK" | xargs -r docker volume rm >/dev/null
+    for namespace in "$STACK" "$JOB"; do
+        docker ps -aq --filter "label=com.docker.stack.namespace=$namespace" | xargs -r docker rm -f -v >/dev/null
+        docker volume ls -q --filter "label=com.docker.stack.namespace=$namespace" | xargs -r docker volume rm >/dev/null
+    done
     [[ $had_bridge == yes ]] || docker network rm docker_gwbridge >/dev/null 2>&1 || true
     rm -rf "$work"
     left=$(docker ps -aq --filter "label=com.docker.stack.namespace=$STACK"; docker network ls -q --filter "name=^$NETWORK$")
@@ -151,6 +157,24 @@ replace_gateways() {
     (($(figure tokens_lost) == 0)) || die "$(figure tokens_lost) tokens were lost"
 }
 
+# Runs a job of four generators, which meet at the control Redis, and merges their results.
+run_job() {
+    local deadline=$((SECONDS + 180)) state='' status=0
+    docker run --rm streamstress-client run --on swarm --generators 4 --run-id smoke --clients "$CLIENTS" --queries "$QUERIES" >"$work/job.yaml"
+    docker stack deploy --resolve-image never -c "$work/job.yaml" "$JOB" 2>&1 | grep -v detach
+    until [[ $state == '0/4 (4/4 completed)' ]]; do
+        ((SECONDS < deadline)) || die "after three minutes the job is '$state': $(docker service logs --raw --no-task-ids --tail 20 "${JOB}_generator" 2>&1)"
+        sleep 0.5
+        state=$(docker service ls --filter "name=${JOB}_generator" --format '{{.Replicas}}')
+    done
+    docker run --rm --network "$NETWORK" --user 0:0 --volume "$work/results:/results" \
+        streamstress-client merge --control redis://control:6379 --run-id smoke --output-dir /results || status=$?
+    ((status == 0 || status == 98)) || die "the merged verdict has exit code $status"
+    (($(figure queries_ok) == CLIENTS * QUERIES)) || die "$(figure queries_ok) of $((CLIENTS * QUERIES)) queries of the job were ok"
+    [[ $(jq -s 'last.generators | length' "$work"/results/*_summary.json) == 4 ]] || die "the result does not have four generators"
+    docker stack rm "$JOB" >/dev/null
+}
+
 need jq
 say "checking the files"
 RUN_ID=check docker stack config -c deploy/swarm/generators.yaml >/dev/null
@@ -187,6 +211,8 @@ for id in $(containers haproxy); do
     sockets=$(column "$id" ws stot | awk '{ n += $1 } END { print n + 0 }')
     ((sockets > 0)) || die "one HAProxy carried no socket"
 done
+say "the same as a job of four generators"
+run_job
 say "the same, while all gateways are replaced"
 replace_gateways
 say "passed"

@@ -8,7 +8,7 @@ mod run;
 use crate::environment;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory, Parser, Subcommand};
 use run::complete;
-pub use run::{ArrivalOf, DurationText, RunArgs};
+pub use run::{ArrivalOf, DurationText, Engine, RunArgs};
 use std::{ffi::OsString, path::PathBuf};
 
 /// Load-tests LLM token streams over WebSockets and accounts for every token.

@@ -1,7 +1,7 @@
 //! The program's entry: dispatches the subcommands, prints results and errors, and returns the exit code.
 
 use crate::{
-    cli::{self, Cli, Command, CompareArgs, MergeArgs, Origins, Passed, RunArgs},
+    cli::{self, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed, RunArgs},
     config::{Config, Division},
     engine::{self, RunError},
     environment,
@@ -162,6 +162,9 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
             return REFUSED;
         }
     };
+    if let Some(engine) = config.given.on {
+        return print_manifest(&config, engine, started_at);
+    }
     let stop = Stop::default();
     if let Err(error) = signals::listen(stop.clone()) {
         messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
@@ -201,6 +204,20 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     };
     limit_results(&output_dir, keep_results);
     code
+}
+
+/// Prints the manifest of a job of generators. Returns the exit code.
+fn print_manifest(config: &Config, engine: Engine, started_at: OffsetDateTime) -> u8 {
+    match generators::manifest::manifest(config, engine, started_at) {
+        Ok(manifest) => {
+            messages::print_stdout(&manifest);
+            0
+        }
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            REFUSED
+        }
+    }
 }
 
 /// Prints how a generator ended that met others at a control Redis. Returns the exit code of the verdict.

@@ -51,6 +51,16 @@ pub enum ArrivalOf {
     Queries,
 }
 
+/// A container engine that runs generators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Docker Swarm.
+    Swarm,
+    /// Kubernetes.
+    Kubernetes,
+}
+
 /// A duration as a person wrote it: `250ms`, `1h30m`, or a number in the option's own unit.
 /// It is not validated: [`crate::config::Config`] reports all wrong values together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -341,6 +351,9 @@ pub struct RunArgs {
     /// the load and the cores. With --control: number of generators of the run, each of which is started with these options
     #[arg(long, value_name = "N|auto", help_heading = GENERATORS)]
     pub generators: Option<String>,
+    /// Print the manifest of a job of --generators N generators with this plan, for the stacks in deploy/, and exit
+    #[arg(long, value_name = "ENGINE", help_heading = GENERATORS)]
+    pub on: Option<Engine>,
     /// Play only part NUMBER of COUNT equal parts of the plan, for example 2/8. `streamstress merge` joins the results of all
     /// parts
     #[arg(long, value_name = "NUMBER/COUNT", help_heading = GENERATORS)]

@@ -91,10 +91,11 @@ pub(super) fn options(check: &mut Check, args: &RunArgs) -> Options {
         let invalid = |error| check.error(format!("invalid shard \"{text}\" for --shard: {error}"));
         text.parse::<Shard>().map_err(invalid).ok()
     });
+    check_engine(check, args, wanted);
     let control = args.control.as_deref().and_then(|text| control_address(check, text));
     if args.control.is_none() {
         let given = [
-            ("--run-id", args.run_id.is_some()),
+            ("--run-id", args.run_id.is_some() && args.on.is_none()),
             ("--control-force", args.control_force),
             ("--always-exit-0", args.always_exit_0),
         ];
@@ -116,6 +117,18 @@ pub(super) fn options(check: &mut Check, args: &RunArgs) -> Options {
         force: args.control_force,
         run_id: args.run_id.clone(),
         wait: check.duration("--wait-for-generators", args.wait_for_generators.as_ref(), WAIT, SECOND),
+    }
+}
+
+/// Checks the number of generators of a manifest.
+fn check_engine(check: &mut Check, args: &RunArgs, wanted: Option<Wanted>) {
+    if args.on.is_some()
+        && (!matches!(wanted, Some(Wanted::Number(_))) || args.control.is_some() || args.shard.is_some())
+    {
+        check.error("--on needs --generators N, and sets --control and --shard itself: give the number, and leave out the others".into());
+    }
+    if args.on.is_some() && args.embedded {
+        check.error("--embedded works on one machine only: leave it out with --on".into());
     }
 }
 
@@ -238,7 +251,7 @@ fn automatic(plan: &Plan, cores: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::{cli::Engine, config::Config};
 
     fn args(generators: Option<&str>, shard: Option<&str>, control: Option<&str>) -> RunArgs {
         RunArgs {
@@ -283,6 +296,7 @@ mod tests {
     #[test]
     fn each_contradiction_is_one_clear_error() {
         let burst = RunArgs { burst: true, ..args(Some("2"), None, None) };
+        let on = |number| RunArgs { on: Some(Engine::Swarm), ..args(number, None, None) };
         let faulty = RunArgs { faults: vec!["wsproxy-1:kill@1s".into()], ..args(None, Some("1/2"), None) };
         let few = RunArgs { clients: Some(3), ..args(Some("4"), None, None) };
         for (args, expected) in [
@@ -299,6 +313,8 @@ mod tests {
             (RunArgs { run_id: Some("x".into()), ..RunArgs::default() }, "--run-id needs --control"),
             (burst, "--burst works with one generator only"),
             (few, "4 generators for 3 sessions"),
+            (on(None), "--on needs --generators N"),
+            (on(Some("auto")), "--on needs --generators N"),
             (faulty, "--fault needs a process that injects faults once"),
         ] {
             let errors = errors(args);

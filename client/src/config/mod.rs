@@ -111,7 +111,8 @@ impl Config {
         let origin = json::Origin::of(&args);
         let dividing = division::options(&mut check, &args);
         let given = args.clone();
-        let has_default_urls = args.api_url.iter().chain(&args.wsproxy_url).all(|url| url.trim().is_empty());
+        let has_default_urls =
+            args.api_url.is_empty() && args.wsproxy_url.iter().all(|url| url.trim().is_empty());
         if embedded && !has_default_urls {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
         }

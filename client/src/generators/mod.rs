@@ -7,6 +7,7 @@
 
 pub(crate) mod control;
 mod leader;
+pub(crate) mod manifest;
 mod member;
 pub(crate) mod merge;
 pub(crate) mod processes;
