@@ -3,7 +3,14 @@
 
 # Selects the base images: those that variables name, else the public ones, else images that are made here.
 choose_base_images() {
-    if [[ -n ${RUST_IMAGE:-} ]] || grep -qs '^RUST_IMAGE=' .env; then
+    if [[ -n ${RUST_IMAGE:-} ]]; then
+        return
+    fi
+    # Compose reads .env, `docker build` and `docker stack` do not.
+    if grep -qs '^RUST_IMAGE=' .env; then
+        set -a
+        eval "$(grep -E '^((RUST|RUNTIME|REDIS|HAPROXY)_IMAGE|NOFILE)=[A-Za-z0-9_./:@-]*$' .env)"
+        set +a
         return
     fi
     if timeout 60 docker pull -q redis:7-bookworm >/dev/null 2>&1; then
