@@ -16,6 +16,7 @@ use report::{
     output::{self, Destination, Finished},
     retention,
 };
+use settings::flags::{self, REFUSED};
 use stack::native::Programs;
 use std::{
     ffi::OsString,
@@ -27,9 +28,6 @@ use std::{
 use terminal_size::{Width, terminal_size_of};
 use time::OffsetDateTime;
 use tracing_subscriber::EnvFilter;
-
-/// Exit code for invalid arguments or configuration.
-const REFUSED: u8 = 104;
 
 /// Runs the program with these arguments and returns its exit code. Must be called before any thread starts, because the local
 /// time zone cannot be read later.
@@ -70,11 +68,11 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Prints why clap refused the arguments, or the help, and returns the exit code.
 fn refuse(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
+    let code = flags::refuse(error);
     if let Some(variable) = cli::variable_of(error, &Cli::command_line()) {
         messages::print_stderr(&format!("note: the value comes from the environment variable {variable}"));
     }
-    if error.exit_code() == 0 { ExitCode::SUCCESS } else { REFUSED.into() }
+    code
 }
 
 /// Returns the arguments of a subcommand, preceded by the name that its messages show.

@@ -84,8 +84,25 @@ fn what_clap_refuses_has_the_same_code() {
     {
         refused(arguments, &[], &[]);
     }
-    accepted(&["--help"], &[], &[]);
-    accepted(&["--version"], &[], &[]);
+    for part in [&["server"][..], &["wsproxy"], &["stack"], &[]] {
+        for request in ["--help", "--version"] {
+            accepted(&[part, &[request]].concat(), &[], &[]);
+        }
+    }
+}
+
+#[test]
+fn server_and_gateway_refuse_a_wrong_configuration_with_the_same_code() {
+    let key = ("JWT_SECRET", "a key of thirty-two bytes or more");
+    for part in ["server", "wsproxy"] {
+        refused(&[part, "--no-such-flag"], &[key], &["--no-such-flag"]);
+        refused(&[part, "--port", "many"], &[key], &["--port"]);
+        refused(&[part, "--host", "127.0.0.1"], &[], &["JWT_SECRET"]);
+        // 192.0.2.1 is an address for documentation, which no machine has.
+        let elsewhere = client(&[part, "--host", "192.0.2.1", "--redis-url", "memory://"], &[key]);
+        assert_eq!(elsewhere.code, Some(1), "{part}: {}", elsewhere.stderr);
+        assert!(elsewhere.stderr.contains("cannot listen on 192.0.2.1"), "{part}: {}", elsewhere.stderr);
+    }
 }
 
 #[test]

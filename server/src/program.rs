@@ -2,7 +2,7 @@
 
 use crate::args::{Args, Settings};
 use anyhow::Context;
-use settings::flags::{self, ConfigErrors};
+use settings::flags::{self, ConfigErrors, REFUSED};
 use std::{
     ffi::OsString,
     io::{self, Write},
@@ -10,12 +10,14 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// Runs the simulator with these arguments, the program's name first. Returns 2 for a wrong configuration, 1 for another failure.
+/// Runs the simulator with these arguments, the program's name first. Returns 104 for a wrong configuration, 1 for another failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     host::log_to_stderr();
     let environment = |name: &str| std::env::var_os(name);
-    let read = flags::read::<Args>(arguments, environment, &crate::args::OLD_NAMES)
-        .unwrap_or_else(|error| error.exit());
+    let read = match flags::read::<Args>(arguments, environment, &crate::args::OLD_NAMES) {
+        Ok(read) => read,
+        Err(error) => return flags::refuse(&error),
+    };
     let outcome = if read.args.health_check {
         host::check_ready(read.args.health_address()).map_err(Into::into)
     } else {
@@ -25,7 +27,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "server: {error:#}");
-            ExitCode::from(if error.is::<ConfigErrors>() { 2 } else { 1 })
+            ExitCode::from(if error.is::<ConfigErrors>() { REFUSED } else { 1 })
         }
     }
 }

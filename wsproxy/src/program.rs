@@ -6,7 +6,7 @@ use crate::{
     socket::{Listeners, bind_unix},
 };
 use protocol::Verifier;
-use settings::flags::{self, ConfigErrors};
+use settings::flags::{self, ConfigErrors, REFUSED};
 use std::{
     ffi::OsString,
     io::{self, Write},
@@ -19,10 +19,13 @@ use tokio::net::TcpListener;
 /// Open files besides the sockets: connections without a WebSocket, the bus, the runtime and the log.
 const SPARE_FILES: u64 = SPARE_CONNECTIONS as u64 + 64;
 
-/// Runs the gateway with these arguments, the program's name first. Returns 2 if it could not start or failed.
+/// Runs the gateway with these arguments, the program's name first. Returns 104 for a wrong configuration, 1 for another failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let environment = |name: &str| std::env::var_os(name);
-    let read = flags::read::<Args>(arguments, environment, &[]).unwrap_or_else(|error| error.exit());
+    let read = match flags::read::<Args>(arguments, environment, &[]) {
+        Ok(read) => read,
+        Err(error) => return flags::refuse(&error),
+    };
     if read.args.health_check && read.errors == ConfigErrors::default() {
         let ready = host::check_ready((Ipv4Addr::LOCALHOST, read.args.port).into());
         return ExitCode::from(u8::from(ready.is_err()));
@@ -33,7 +36,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Not through the log, whose level may exclude it.
             let _ = writeln!(io::stderr(), "wsproxy: {error:#}");
-            ExitCode::from(2)
+            ExitCode::from(if error.is::<ConfigErrors>() { REFUSED } else { 1 })
         }
     }
 }

@@ -14,7 +14,11 @@ use std::{
     ffi::{OsStr, OsString},
     fmt,
     path::PathBuf,
+    process::ExitCode,
 };
+
+/// Exit code of a program whose arguments or configuration are invalid.
+pub const REFUSED: u8 = 104;
 
 /// All errors of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +113,12 @@ pub fn read<T: Parser>(
     }
     let args = T::from_arg_matches(&command.try_get_matches_from(words)?)?;
     Ok(Read { args, errors, warnings })
+}
+
+/// Prints why the arguments were refused, or the help or version that they requested. Returns the exit code.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.exit_code() == 0 { ExitCode::SUCCESS } else { REFUSED.into() }
 }
 
 /// Returns a group of flags with their defaults. Reads no environment.
