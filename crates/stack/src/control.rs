@@ -142,6 +142,7 @@ fn call_within(
     }
     match serde_json::from_str(&response).context("invalid response of the supervisor")? {
         Response::Error(why) => bail!(why),
+        Response::Status(status) => Ok(Response::Status(status.with_haproxies())),
         response => Ok(response),
     }
 }
@@ -181,6 +182,25 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let message = call(empty.path(), &Request::Status).unwrap_err().to_string();
         assert!(message.contains("no stack is running") && message.contains("stack up"), "{message}");
+    }
+
+    #[test]
+    fn the_status_of_an_older_supervisor_has_the_urls_of_its_haproxy() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(socket(dir.path())).unwrap();
+        let supervisor = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+            let status = r#"{"status":{"api_url":"http://a","ws_url":"ws://w","stats_url":"http://s","processes":[]}}"#;
+            writeln!(stream, "{status}").unwrap();
+        });
+        let Response::Status(status) = call(dir.path(), &Request::Status).unwrap() else {
+            panic!("no status")
+        };
+        let [haproxy] = status.haproxies.as_slice() else { panic!("{status:?}") };
+        let shown = [&haproxy.name, &haproxy.api_url, &haproxy.ws_url, &haproxy.stats_url];
+        assert_eq!(shown, ["haproxy", "http://a", "ws://w", "http://s"]);
+        supervisor.join().unwrap();
     }
 
     #[test]

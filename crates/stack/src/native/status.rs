@@ -75,6 +75,17 @@ pub struct LinkStatus {
     pub refused: u64,
 }
 
+impl Status {
+    /// Adds the only HAProxy to the status of an older supervisor, which does not list it.
+    pub(crate) fn with_haproxies(mut self) -> Self {
+        if self.haproxies.is_empty() {
+            let Self { api_url, ws_url, stats_url, .. } = self.clone();
+            self.haproxies.push(HaproxyStatus { name: "haproxy".to_owned(), api_url, ws_url, stats_url });
+        }
+        self
+    }
+}
+
 impl Native {
     /// Returns the present state of all processes and links.
     pub async fn status(&self) -> Status {
