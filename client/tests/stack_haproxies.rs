@@ -12,6 +12,7 @@ use rig::{
 use serde_json::Value;
 use stack::native::{HaproxyStatus, Native, Options, Role};
 use std::{fs, path::Path};
+use tokio::time::timeout;
 
 const CLIENTS: u64 = 500;
 const QUERIES: u64 = 2;
@@ -140,6 +141,32 @@ async fn faults_select_one_or_all_and_every_haproxy_chooses_the_same_gateway() {
     let after = pids().await;
     assert!(before.iter().all(|pid| !is_running(*pid) && !after.contains(pid)), "{before:?} {after:?}");
     wait_until_ready(&native).await;
+    native.stop().await;
+}
+
+#[tokio::test]
+async fn a_paused_haproxy_uses_a_new_gateway_when_it_is_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let two = Options { proxies: 1, haproxies: 2, ..options(directory.path()) };
+    let native = Native::start(two).await.unwrap();
+    let gateways = async |haproxy: &HaproxyStatus| {
+        let url = format!("{}/;csv", haproxy.stats_url);
+        let statistics = reqwest::get(url).await.unwrap().text().await.unwrap();
+        statistics.lines().filter(|line| line.starts_with("ws,wsproxy-")).count()
+    };
+    let [first, second] = native.haproxies().try_into().unwrap();
+    inject(&native, "haproxy-1:pause").await;
+    native.scale(Role::Wsproxy, 2).await.unwrap();
+    assert_eq!(gateways(&second).await, 2);
+    // With all of them paused as well.
+    inject(&native, "haproxy-2:pause").await;
+    native.scale(Role::Wsproxy, 3).await.unwrap();
+    inject(&native, "haproxy:resume").await;
+    for haproxy in [&first, &second] {
+        let reloaded = async { while gateways(haproxy).await != 3 {} };
+        timeout(rig::TIMEOUT, reloaded).await.unwrap_or_else(|_| panic!("{} did not reload", haproxy.name));
+        Session::open(&haproxy.api_url, &haproxy.ws_url).await.completes(3).await;
+    }
     native.stop().await;
 }
 

@@ -4,6 +4,7 @@
 use super::{
     haproxy::{Haproxy, PublicPorts},
     instance::Instance,
+    ports::TakenPorts,
     process::ProcessState,
 };
 use crate::fault::InstanceSelector;
@@ -16,16 +17,18 @@ use std::{path::Path, sync::Arc, time::Duration};
 pub(crate) struct Haproxies(Vec<Arc<Haproxy>>);
 
 impl Haproxies {
-    /// Starts an instance for each element of `wanted`. Waits until all of them send to all of `instances`.
+    /// Starts an instance for each element of `wanted`, on ports that are not in `taken`. Waits until all of them send to all of
+    /// `instances`.
     pub(crate) async fn start(
         program: &Path,
         state_dir: &Path,
         wanted: &[PublicPorts],
+        taken: &TakenPorts,
         instances: &[Arc<Instance>],
     ) -> anyhow::Result<Self> {
         let starting = (1..).zip(wanted).map(|(number, &ports)| {
             let name = name(number, wanted.len());
-            Haproxy::start(name, number, program, state_dir, ports, instances)
+            Haproxy::start(name, number, program, state_dir, ports, taken, instances)
         });
         Ok(Self(try_join_all(starting).await?.into_iter().map(Arc::new).collect()))
     }
@@ -46,7 +49,8 @@ impl Haproxies {
         }
     }
 
-    /// Replaces the instances to which HAProxy sends, in each HAProxy that is not down. One that is down reads them when it starts.
+    /// Replaces the instances to which HAProxy sends, in each HAProxy that runs. A paused one reads them when it is resumed, and one that
+    /// is down when it starts.
     ///
     /// # Errors
     /// All are down, or one does not take the change over.
@@ -57,7 +61,11 @@ impl Haproxies {
             // Returns the error of a process that is down.
             reloaded.extend(self.0.first());
         }
-        try_join_all(reloaded.into_iter().map(|haproxy| haproxy.reload(instances))).await.map(drop)
+        let reload = async |haproxy: &Arc<Haproxy>| match haproxy.slot().process().state() {
+            ProcessState::Paused => haproxy.reload_when_resumed(instances).await,
+            ProcessState::Running | ProcessState::Ended(_) => haproxy.reload(instances).await,
+        };
+        try_join_all(reloaded.into_iter().map(reload)).await.map(drop)
     }
 
     /// Waits until every HAProxy that runs sends to an instance.

@@ -4,7 +4,8 @@
 
 use super::{
     instance::{self, Instance},
-    paths, ports,
+    paths,
+    ports::{self, TakenPorts},
     process::{Process, Spec},
     slot::Slot,
 };
@@ -16,7 +17,10 @@ use std::{
     ffi::OsString,
     fmt::Write as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -65,13 +69,8 @@ impl PublicPorts {
     }
 
     /// Replaces each zero by a free port.
-    fn with_free_ports(self) -> anyhow::Result<Self> {
-        let mut taken = self.all().to_vec();
-        let mut choose = |port: u16| -> anyhow::Result<u16> {
-            let chosen = if port == 0 { ports::free(&taken)? } else { port };
-            taken.push(chosen);
-            Ok(chosen)
-        };
+    fn with_free_ports(self, taken: &TakenPorts) -> anyhow::Result<Self> {
+        let choose = |port: u16| if port == 0 { taken.take_free() } else { Ok(port) };
         Ok(Self { api: choose(self.api)?, ws: choose(self.ws)?, stats: choose(self.stats)? })
     }
 
@@ -90,6 +89,8 @@ pub(crate) struct Haproxy {
     program: PathBuf,
     state_dir: PathBuf,
     ports: PublicPorts,
+    /// A task waits for HAProxy to be resumed, and reloads it then.
+    reload_is_due: AtomicBool,
 }
 
 /// The statistics that HAProxy has to show after a start or a reload.
@@ -110,17 +111,19 @@ impl Haproxy {
         program: &Path,
         state_dir: &Path,
         wanted: PublicPorts,
+        taken: &TakenPorts,
         instances: &[Arc<Instance>],
     ) -> anyhow::Result<Self> {
         files::replace(&base_file(state_dir), BASE)?;
         files::replace(&backends_file(state_dir), &backends(instances))?;
         let mut attempt = 1;
         loop {
-            let ports = wanted.with_free_ports()?;
+            let ports = wanted.with_free_ports(taken)?;
             check(program, state_dir, ports).await?;
             let slot = Slot::new(launch(&name, program, state_dir, ports, false).await?);
             let (program, state_dir) = (program.to_owned(), state_dir.to_owned());
-            let haproxy = Self { name: name.clone(), number, slot, program, state_dir, ports };
+            let reload_is_due = AtomicBool::new(false);
+            let haproxy = Self { name: name.clone(), number, slot, program, state_dir, ports, reload_is_due };
             let expected = Expected { instances: names(instances), up: names(instances), old_worker: None };
             let Err(error) = haproxy.wait_for(expected).await else { return Ok(haproxy) };
             let port_was_taken = haproxy.slot.process().ended().is_some() && ports.were_taken(wanted);
@@ -134,8 +137,7 @@ impl Haproxy {
 
     /// Starts HAProxy after its end, on the same ports, and waits until it sends to all instances that are ready.
     pub(crate) async fn start_again(&self, instances: &[Arc<Instance>]) -> anyhow::Result<()> {
-        files::replace(&backends_file(&self.state_dir), &backends(instances))?;
-        check(&self.program, &self.state_dir, self.ports).await?;
+        self.configure(instances).await?;
         let mut up = BTreeSet::new();
         for instance in instances.iter().filter(|instance| instance.is_running()) {
             if instance::ready(instance.port()).await.is_ok() {
@@ -181,12 +183,37 @@ impl Haproxy {
             .await
             .map_err(|error| anyhow::anyhow!("cannot read the statistics of {name}: {error}"))?;
         let old = self.worker().await;
-        files::replace(&backends_file(&self.state_dir), &backends(instances))?;
-        check(&self.program, &self.state_dir, self.ports).await?;
+        self.configure(instances).await?;
         self.replace_worker(old).await;
         let was_up = |name: &str| before.get(name).copied().unwrap_or(true);
         let up = instances.iter().filter(|i| i.is_running() && was_up(&i.name())).map(|i| i.name()).collect();
         self.wait_for(Expected { instances: names(instances), up, old_worker: old }).await
+    }
+
+    /// Replaces the instances to which HAProxy sends, once this paused HAProxy is resumed. Does not wait for that.
+    pub(crate) async fn reload_when_resumed(
+        self: &Arc<Self>,
+        instances: &[Arc<Instance>],
+    ) -> anyhow::Result<()> {
+        self.configure(instances).await?;
+        if self.reload_is_due.swap(true, Relaxed) {
+            return Ok(());
+        }
+        let (haproxy, resumed) = (Arc::downgrade(self), self.slot.process().resumed());
+        tokio::spawn(async move {
+            resumed.await;
+            // It is gone if the stack has ended.
+            let Some(haproxy) = haproxy.upgrade() else { return };
+            haproxy.reload_is_due.store(false, Relaxed);
+            haproxy.replace_worker(haproxy.worker().await).await;
+        });
+        Ok(())
+    }
+
+    /// Writes the configuration for `instances` and lets HAProxy check it.
+    async fn configure(&self, instances: &[Arc<Instance>]) -> anyhow::Result<()> {
+        files::replace(&backends_file(&self.state_dir), &backends(instances))?;
+        check(&self.program, &self.state_dir, self.ports).await
     }
 
     /// Signals the master to reload until another worker responds. One signal may not be enough: shortly after a start the worker

@@ -2,7 +2,7 @@
 
 use super::{
     Program, paths,
-    ports::{self, Started},
+    ports::{self, Started, TakenPorts},
     process::{Process, ProcessState, Spec},
     slot::Slot,
 };
@@ -54,8 +54,9 @@ impl Instance {
         number: u16,
         program: &Program,
         environment: &Environment,
+        taken: &TakenPorts,
     ) -> anyhow::Result<Self> {
-        let (process, port) = ports::start_on_free(&[], async |port| {
+        let (process, port) = ports::start_on_free(taken, async |port| {
             let process = Process::start(spec(role, number, port, program, environment, false)).await?;
             let ready = process.wait_until(READY_TIMEOUT, || ready(port)).await;
             Ok(Started { process, ready })

@@ -30,6 +30,7 @@ use haproxy::{Haproxy, PORT_STEP, PublicPorts};
 use instance::{Environment, Instance};
 use links::Links;
 use parking_lot::Mutex;
+use ports::TakenPorts;
 use redis::Redis;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
@@ -112,6 +113,7 @@ pub struct Native {
     links: Arc<Links>,
     redis: Redis,
     haproxies: Haproxies,
+    taken: TakenPorts,
     /// The ports on which clients reach each HAProxy, through relays if there are any.
     ports: Vec<PublicPorts>,
     instances: Mutex<Vec<Arc<Instance>>>,
@@ -134,14 +136,14 @@ impl Native {
         private_directory(&options.state_dir)?;
         private_directory(&options.state_dir.join("logs"))?;
         let links = Arc::new(Links::new(options.state_dir.clone(), options.relays));
-        let reserved: Vec<u16> = wanted.iter().flat_map(|ports| ports.all()).collect();
+        let taken = TakenPorts::new(wanted.iter().flat_map(|ports| ports.all()).collect());
         let binaries = &options.binaries;
         let redis = Redis::start(
             &binaries.redis,
             &options.state_dir,
             options.persistence,
             options.redis_port,
-            &reserved,
+            &taken,
         )
         .await?;
         let environment = Environment {
@@ -153,13 +155,14 @@ impl Native {
         };
         let mut numbers: Vec<(Role, u16)> = (1..=options.servers).map(|n| (Role::Server, n)).collect();
         numbers.extend((1..=options.proxies).map(|n| (Role::Wsproxy, n)));
-        let instances = start_all(binaries, &environment, &links, numbers).await?;
+        let instances = start_all(binaries, &environment, &links, &taken, numbers).await?;
         let mut inner = wanted.clone();
         if options.relays {
             // Clients connect to relays, and HAProxy listens on free ports behind them.
             inner.iter_mut().for_each(|ports| (ports.api, ports.ws) = (0, 0));
         }
-        let haproxies = Haproxies::start(&binaries.haproxy, &options.state_dir, &inner, &instances).await?;
+        let haproxies =
+            Haproxies::start(&binaries.haproxy, &options.state_dir, &inner, &taken, &instances).await?;
         let mut ports: Vec<_> = haproxies.all().iter().map(|haproxy| haproxy.ports()).collect();
         if options.relays {
             for (wanted, (ports, haproxy)) in wanted.iter().zip(ports.iter_mut().zip(haproxies.all())) {
@@ -170,7 +173,7 @@ impl Native {
         info!(servers = options.servers, proxies = options.proxies, "the stack is ready");
         let instances = Mutex::new(instances);
         let retiring = Mutex::default();
-        Ok(Self { options, environment, links, redis, haproxies, ports, instances, retiring })
+        Ok(Self { options, environment, links, redis, haproxies, taken, ports, instances, retiring })
     }
 
     /// Returns the URL of the HTTP API at the first HAProxy, for example `http://127.0.0.1:8080`.
@@ -210,7 +213,8 @@ impl Native {
         let next = numbers.iter().max().unwrap_or(&0) + 1;
         let missing = usize::from(count).saturating_sub(numbers.len());
         let wanted = (next..).take(missing).map(|number| (role, number)).collect();
-        let started = start_all(&self.options.binaries, &self.environment, &self.links, wanted).await?;
+        let started =
+            start_all(&self.options.binaries, &self.environment, &self.links, &self.taken, wanted).await?;
         let leaving = numbers.get(usize::from(count)..).unwrap_or_default();
         let (removed, kept): (Vec<_>, Vec<_>) =
             all.into_iter().chain(started).partition(|i| i.role() == role && leaving.contains(&i.number()));
@@ -302,11 +306,12 @@ async fn start_all(
     binaries: &Binaries,
     environment: &Environment,
     links: &Links,
+    taken: &TakenPorts,
     wanted: Vec<(Role, u16)>,
 ) -> anyhow::Result<Vec<Arc<Instance>>> {
     let starting = wanted.iter().map(|&(role, number)| async move {
         links.create(role, number)?;
-        let instance = Instance::start(role, number, program(binaries, role), environment).await?;
+        let instance = Instance::start(role, number, program(binaries, role), environment, taken).await?;
         links.complete(&instance)?;
         Ok::<_, anyhow::Error>(Arc::new(instance))
     });

@@ -3,6 +3,7 @@
 
 use super::process::Process;
 use anyhow::bail;
+use parking_lot::Mutex;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use tracing::warn;
 use uuid::Uuid;
@@ -36,6 +37,25 @@ pub fn free(taken: &[u16]) -> anyhow::Result<u16> {
     }
 }
 
+/// The ports that no further process may choose. Processes that start at the same time share it: a port that one has chosen can look free
+/// to the others, because its process does not listen yet or, as HAProxy does, lets other processes listen as well.
+#[derive(Debug)]
+pub(crate) struct TakenPorts(Mutex<Vec<u16>>);
+
+impl TakenPorts {
+    pub(crate) fn new(ports: Vec<u16>) -> Self {
+        Self(Mutex::new(ports))
+    }
+
+    /// Returns a free port that was not returned before, as [`free`] does.
+    pub(crate) fn take_free(&self) -> anyhow::Result<u16> {
+        let mut taken = self.0.lock();
+        let port = free(&taken)?;
+        taken.push(port);
+        Ok(port)
+    }
+}
+
 /// A process that was started on a port, and whether it became ready.
 pub(crate) struct Started {
     pub(crate) process: Process,
@@ -44,12 +64,12 @@ pub(crate) struct Started {
 
 /// Starts a process on a free port. If another process has taken the port first, tries another port. Returns any other error.
 pub(crate) async fn start_on_free(
-    taken: &[u16],
+    taken: &TakenPorts,
     start: impl AsyncFn(u16) -> anyhow::Result<Started>,
 ) -> anyhow::Result<(Process, u16)> {
     let mut attempt = 1;
     loop {
-        let port = free(taken)?;
+        let port = taken.take_free()?;
         let Started { process, ready } = start(port).await?;
         let Err(error) = ready else { return Ok((process, port)) };
         let port_was_taken = process.ended().is_some() && !is_free(port);
@@ -84,6 +104,17 @@ mod tests {
         let message = check(&[(port, "--api-port".into()), (0, "--ws-port".into())]).unwrap_err().to_string();
         assert!(message.contains(&port.to_string()) && message.contains("--api-port"), "{message}");
         assert!(!message.contains("--ws-port"));
+    }
+
+    #[test]
+    fn ports_of_concurrent_starts_differ() {
+        // Only eight ports are left, so that none can be chosen a ninth time.
+        let taken = TakenPorts::new((FIRST + 8..FIRST + COUNT).collect());
+        let mut ports: Vec<u16> = std::iter::from_fn(|| taken.take_free().ok()).take(100).collect();
+        let count = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert!(count == ports.len() && (1..=8).contains(&count), "{ports:?}");
     }
 
     #[test]

@@ -145,7 +145,15 @@ impl Process {
     /// Continues the process and its children.
     pub(crate) async fn resume(&self) {
         self.control(Control::Resume).await;
-        let _ = self.state.clone().wait_for(|now| *now != ProcessState::Paused).await;
+        self.resumed().await;
+    }
+
+    /// Returns a future that ends when the process is not paused any more, or is dropped.
+    pub(crate) fn resumed(&self) -> impl Future<Output = ()> + use<> {
+        let mut state = self.state.clone();
+        async move {
+            let _ = state.wait_for(|now| *now != ProcessState::Paused).await;
+        }
     }
 
     async fn control(&self, control: Control) {

@@ -6,7 +6,7 @@ mod write_rejection;
 
 use super::{
     paths,
-    ports::{self, Started},
+    ports::{self, Started, TakenPorts},
     process::{Process, Spec},
     slot::Slot,
 };
@@ -81,7 +81,7 @@ impl Redis {
         state_dir: &Path,
         persistence: Persistence,
         wanted: Option<u16>,
-        reserved: &[u16],
+        taken: &TakenPorts,
     ) -> anyhow::Result<Self> {
         // An earlier stack may have left data.
         clear(&directory(state_dir))?;
@@ -95,7 +95,7 @@ impl Redis {
         let (process, port) = match (wanted, paths::redis_socket(state_dir)) {
             (Some(0), _) | (None, None) => {
                 let (process, port) =
-                    ports::start_on_free(reserved, async |port| start(Some(port)).await).await?;
+                    ports::start_on_free(taken, async |port| start(Some(port)).await).await?;
                 (process, Some(port))
             }
             (port, _) => {
