@@ -36,7 +36,7 @@ impl CriteriaConfig {
         });
         // The parts of an embedded stack run in this process. Only the API and the gateway have an address.
         let thresholds: &[Threshold] = if embedded { &self.thresholds } else { &[] };
-        let unread = watch::unmeasured(thresholds, &[]).map(|threshold| {
+        let unread = watch::unmeasured(thresholds, &[], &[]).map(|threshold| {
             let why = "an embedded stack does not have this figure, because it runs inside the client (available are health_ms \
                        and health_failures of {api} and {gateway}, rss_mb and cpu_share of {client}). Start a stack with \
                        `streamstress stack up --detach`";

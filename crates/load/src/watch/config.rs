@@ -2,12 +2,13 @@
 
 use measure::ReadingBuffer;
 use plan::Target;
+use settings::address::Address;
 use std::path::PathBuf;
 
 /// The configuration of a watch.
 #[derive(Debug)]
 pub struct WatchConfig {
-    /// The target, whose two public addresses are checked.
+    /// The target, whose public addresses are checked.
     pub target: Target,
     /// TLS configuration of the checks.
     pub tls: rustls::ClientConfig,
@@ -17,4 +18,14 @@ pub struct WatchConfig {
     pub health: PathBuf,
     /// The readings, which thresholds use.
     pub readings: ReadingBuffer,
+}
+
+impl WatchConfig {
+    /// Returns the further addresses of the API and of the gateway with their names in health checks: `api-2`, `gateway-2` …
+    pub(super) fn more_public(&self) -> impl Iterator<Item = (String, &Address)> {
+        let more = [("api", &self.target.more_api), ("gateway", &self.target.more_ws)];
+        more.into_iter().flat_map(|(name, addresses)| {
+            (2..).zip(addresses).map(move |(number, address)| (format!("{name}-{number}"), address))
+        })
+    }
 }

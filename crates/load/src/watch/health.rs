@@ -87,11 +87,9 @@ impl HealthChecks {
         let target = &config.target;
         let public = [("api", &target.api), ("gateway", &target.ws)];
         let public = public.map(|(name, address)| HealthTarget::new(name, address, &target.headers));
-        let more_public = [("api", &target.more_api), ("gateway", &target.more_ws)];
-        let more_public = more_public.into_iter().flat_map(|(name, addresses)| {
-            let numbered = (2..).zip(addresses);
-            numbered.map(move |(n, at)| HealthTarget::new(&format!("{name}-{n}"), at, &target.headers))
-        });
+        let more_public = config.more_public();
+        let more_public =
+            more_public.map(|(name, address)| HealthTarget::new(&name, address, &target.headers));
         Ok(Self {
             caller: Caller::new(&config.tls)?,
             public: public.into(),

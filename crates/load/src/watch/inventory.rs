@@ -38,6 +38,6 @@ pub enum Source {
     Here(Vec<Member>),
     /// A stack on this machine that can be asked.
     Inventory(Box<dyn Inventory>),
-    /// No stack can be asked, for this reason. The watch observes only the two public addresses and the client.
+    /// No stack can be asked, for this reason. The watch observes only the public addresses and the client.
     Unknown(String),
 }

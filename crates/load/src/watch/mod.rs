@@ -80,7 +80,8 @@ impl PreparedWatch {
                 threshold.text
             )
         };
-        unmeasured(thresholds, &members).map(warning).collect()
+        let more_public: Vec<_> = self.config.more_public().map(|(name, _)| name).collect();
+        unmeasured(thresholds, &members, &more_public).map(warning).collect()
     }
 
     /// Starts the threads. `epoch` is the start of the run's clock.

@@ -6,23 +6,25 @@ use measure::{
     threshold::{Figure, Threshold},
 };
 
-/// The public addresses, whose health is checked in every run.
+/// The first public addresses, whose health is checked in every run.
 const PUBLIC: [&str; 2] = ["api", "gateway"];
 /// The process that is sampled in every run.
 const CLIENT: &str = "client";
 
-/// Returns the thresholds on figures that no source provides if the stack consists of `members`.
+/// Returns the thresholds on figures that no source provides if the stack consists of `members`. `more_public` are the names of the
+/// further public addresses, for example `api-2`.
 pub fn unmeasured<'a>(
     thresholds: &'a [Threshold],
     members: &'a [Member],
+    more_public: &'a [String],
 ) -> impl Iterator<Item = &'a Threshold> {
-    thresholds.iter().filter(|threshold| match &threshold.figure {
-        Figure::Reading(selector) => !is_measured(selector, members),
+    thresholds.iter().filter(move |threshold| match &threshold.figure {
+        Figure::Reading(selector) => !is_measured(selector, members, more_public),
         Figure::Duration(..) | Figure::Scalar(_) => false,
     })
 }
 
-fn is_measured(selector: &ReadingSelector, members: &[Member]) -> bool {
+fn is_measured(selector: &ReadingSelector, members: &[Member], more_public: &[String]) -> bool {
     let quantity = selector.quantity;
     let always: &[&str] = match quantity {
         Quantity::HealthMs | Quantity::HealthFailures => &PUBLIC,
@@ -34,7 +36,12 @@ fn is_measured(selector: &ReadingSelector, members: &[Member]) -> bool {
         Quantity::RssMb | Quantity::CpuShare => member.pid.is_some(),
         Quantity::Restarts => true,
     };
-    let names = always.iter().copied().chain(members.iter().filter(shows).map(|member| &*member.name));
+    let more_public = match quantity {
+        Quantity::HealthMs | Quantity::HealthFailures => more_public,
+        Quantity::RssMb | Quantity::CpuShare | Quantity::Restarts => &[],
+    };
+    let names = always.iter().copied().chain(more_public.iter().map(String::as_str));
+    let names = names.chain(members.iter().filter(shows).map(|member| &*member.name));
     let mut labels = names.flat_map(|name| [name, role(name)]);
     labels.any(|label| selector.selects(&Reading { quantity, label: label.to_owned(), value: 0.0 }))
 }
@@ -76,8 +83,24 @@ mod tests {
             ("e2el_ms:p95<9", true, true),
         ] {
             let thresholds = [text.parse::<Threshold>().unwrap()];
-            let is_measured = |members: &[Member]| unmeasured(&thresholds, members).next().is_none();
+            let is_measured = |members: &[Member]| unmeasured(&thresholds, members, &[]).next().is_none();
             assert_eq!((is_measured(&stack), is_measured(&[])), (in_stack, without), "{text}");
+        }
+    }
+
+    #[test]
+    fn further_public_addresses_have_health_checks_only() {
+        let more = ["api-2", "gateway-2", "gateway-3"].map(String::from);
+        for (text, expected) in [
+            ("health_ms{api-2}:p95<9", true),
+            ("health_failures{gateway-3}<9", true),
+            ("health_failures{gateway}<9", true),
+            ("health_failures{api-3}<9", false),
+            ("rss_mb{api-2}<9", false),
+            ("restarts{gateway-2}<9", false),
+        ] {
+            let thresholds = [text.parse::<Threshold>().unwrap()];
+            assert_eq!(unmeasured(&thresholds, &[], &more).next().is_none(), expected, "{text}");
         }
     }
 }
