@@ -88,12 +88,11 @@ pub fn descriptors(config: &Config) -> u64 {
     (sessions(config) + http_connections(config)) * ends + SPARE_DESCRIPTORS
 }
 
-/// Returns the largest number of HTTP connections. With several addresses, the idle ones of one address may be as many as those
-/// that are in use at the others.
+/// Returns the largest number of HTTP connections. Each address of the API has its own, because idle ones stay open.
 fn http_connections(config: &Config) -> u64 {
     let target = &config.plan.target;
-    let factor = if config.embedded || target.more_api.is_empty() { 1 } else { 2 };
-    sessions(config).min(target.http_connections as u64) * factor
+    let addresses = if config.embedded { 1 } else { 1 + target.more_api.len() as u64 };
+    sessions(config).min(target.http_connections as u64) * addresses
 }
 
 fn exceeded_limits(config: &Config, limits: HostLimits) -> Vec<String> {
@@ -271,6 +270,10 @@ mod tests {
         };
         assert!(run(18_000, false).is_empty());
         assert!(run(19_000, false)[0].contains("20128 descriptors"));
+        let mut several = config(RunArgs { clients: Some(18_000), ..RunArgs::default() });
+        several.plan.target.more_api = vec![several.plan.target.api.clone(); 2];
+        // 18000 sockets, 3 × 1000 HTTP connections and 128 others.
+        assert!(exceeded_limits(&several, limits)[0].contains("21128 descriptors"));
         assert!(run(8_900, true).is_empty());
         assert!(run(9_900, true)[0].contains("both ends"));
         let errors = run(30_000, false);

@@ -1,26 +1,33 @@
-//! Connections to a gateway over TLS, from several local addresses, and through several ports.
+//! Connections to the API and to a gateway over TLS, from several local addresses, and through several ports.
 
 mod fake;
 mod runs;
 
 use client::{cli::RunArgs, config::Config, engine};
 use fake::{Running, Script, background::serve};
+use load::{connector::Connector, endpoint::DialOptions};
 use plan::Stop;
+use protocol::SessionId;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use runs::{args, check, everything_came, read_summary, run, summary};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use settings::secret::Secret;
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use time::macros::datetime;
-use tokio::{io::copy_bidirectional, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A TLS proxy with its own certificate, in front of a server without TLS.
 struct Tls {
@@ -30,22 +37,36 @@ struct Tls {
 
 impl Tls {
     fn start(certificate: &CertifiedKey<rcgen::KeyPair>, behind: SocketAddr) -> Self {
-        let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.cert.der().clone()], key)
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::start_with_two(certificate, certificate, behind)
+    }
+
+    /// The first connection gets the certificate `first`, and all others `later`.
+    fn start_with_two(
+        first: &CertifiedKey<rcgen::KeyPair>,
+        later: &CertifiedKey<rcgen::KeyPair>,
+        behind: SocketAddr,
+    ) -> Self {
+        let mut next = Some(acceptor(first));
+        let later = acceptor(later);
         let ([address], _end) = serve(move |[listener]| async move {
             while let Ok((outside, _)) = listener.accept().await {
-                tokio::spawn(relay(acceptor.clone(), outside, behind));
+                tokio::spawn(relay(next.take().unwrap_or_else(|| later.clone()), outside, behind));
             }
         });
         Self { address, _end }
     }
+}
+
+fn acceptor(certificate: &CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.cert.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn relay(acceptor: TlsAcceptor, outside: TcpStream, behind: SocketAddr) {
@@ -86,10 +107,6 @@ impl Port {
         format!("ws://{}", self.address)
     }
 
-    fn http_url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
     fn taken(&self) -> usize {
         self.taken.load(SeqCst)
     }
@@ -125,6 +142,26 @@ fn tls_requires_a_trusted_certificate_and_delivers_every_token() {
     check(&summary, &[("total_reconnect_attempts", 5)]);
 }
 
+/// Nothing may be repeated at the same URL, so that only the other URL can save calls and sockets.
+#[test]
+fn calls_and_sockets_move_on_from_a_certificate_that_is_not_trusted() {
+    let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
+    let [trusted, other] = [(); 2].map(|()| generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+    // The check before the run sees a trusted certificate.
+    let [api, ws] = [&server.api, &server.ws].map(|url| Tls::start_with_two(&trusted, &other, address(url)));
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("ca.pem");
+    std::fs::write(&ca_file, trusted.cert.pem()).unwrap();
+    let change = |args: &mut RunArgs| {
+        args.api_url.insert(0, format!("https://localhost:{}", api.address.port()));
+        args.wsproxy_url.insert(0, format!("wss://localhost:{}", ws.address.port()));
+        args.ca_file = Some(ca_file);
+        args.ws_max_reconnect_attempts = Some(0);
+    };
+    let summary = summary(&server, change, 4, 2);
+    everything_came(&summary, 4, 2, 18);
+}
+
 #[test]
 fn sockets_come_from_all_given_addresses() {
     let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
@@ -146,19 +183,64 @@ fn sockets_are_spread_over_all_urls() {
     assert_eq!(ports.each_ref().map(Port::taken), [3; 3]);
 }
 
-/// No attempt may be repeated, so that only the other URL can save a call.
+/// Starts a port that forwards to a server. When a request contains `fatal`, the port ends with all its connections.
+fn port_that_dies_of(fatal: &'static str, behind: SocketAddr) -> (String, DropGuard) {
+    let ([port], end) = serve(move |[listener]| async move {
+        let died = CancellationToken::new();
+        while let Some(Ok((outside, _))) = died.run_until_cancelled(listener.accept()).await {
+            let died = died.clone();
+            tokio::spawn(async move {
+                let (mut requests, mut responses) = outside.into_split();
+                let (mut from, mut to) = TcpStream::connect(behind).await.unwrap().into_split();
+                tokio::spawn(async move { copy(&mut from, &mut responses).await });
+                let mut request = [0; 1024];
+                while let Ok(length @ 1..) = requests.read(&mut request).await {
+                    if String::from_utf8_lossy(&request[..length]).contains(fatal) {
+                        return died.cancel();
+                    }
+                    to.write_all(&request[..length]).await.unwrap();
+                }
+            });
+        }
+    });
+    (format!("http://{port}"), end)
+}
+
+/// No attempt may be repeated, so that only the other URL can save a call. The calls of one session use the URLs in turn: its second
+/// `/run` and its `/close` are sent to the URL that dies.
 #[test]
 fn a_call_without_a_response_goes_to_the_next_url() {
-    let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
-    let [lives, dies] = [usize::MAX, 3].map(|most| Port::start(address(&server.api), most));
-    let change = |args: &mut RunArgs| {
-        args.api_url = vec![dies.http_url(), lives.http_url()];
-        args.ws_max_reconnect_attempts = Some(0);
-    };
-    let summary = summary(&server, change, 6, 4);
-    everything_came(&summary, 6, 4, 18);
-    assert_eq!(dies.taken(), 3);
-    assert_eq!(summary["config"]["more_api_urls"], serde_json::json!([format!("{}/", lives.http_url())]));
+    for fatal in ["/run ", "/close "] {
+        let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
+        let (dies, _end) = port_that_dies_of(fatal, address(&server.api));
+        let change = |args: &mut RunArgs| {
+            args.api_url.insert(0, dies);
+            args.ws_max_reconnect_attempts = Some(0);
+        };
+        let summary = summary(&server, change, 1, 3);
+        everything_came(&summary, 1, 3, 18);
+        let more_urls = serde_json::json!([format!("{}/", server.api)]);
+        assert_eq!(summary["config"]["more_api_urls"], more_urls);
+        let seen = server.seen();
+        assert_eq!((seen.creates, seen.runs, seen.closes), (1, 3, 1), "{fatal}: {summary:#}");
+    }
+}
+
+/// The server may have created a session, although the response is missing.
+#[test]
+fn a_session_is_not_created_at_the_next_url_unless_calls_may_be_repeated() {
+    for (attempts, created) in [(0, 1), (1, 2)] {
+        let server = Running::start(Script { itl: Duration::ZERO, ..Script::default() });
+        let (dies, _end) = port_that_dies_of("/create ", address(&server.api));
+        let change = |args: &mut RunArgs| {
+            args.api_url.insert(0, dies);
+            args.ws_max_reconnect_attempts = Some(attempts);
+            args.workers = Some(1);
+        };
+        let summary = summary(&server, change, 2, 3);
+        check(&summary, &[("successful_sessions", created), ("queries_ok", created * 3)]);
+        assert_eq!(server.seen().creates, created);
+    }
 }
 
 #[test]
@@ -185,7 +267,63 @@ fn a_port_that_dies_costs_no_token_and_becomes_a_finding() {
     let mut findings = summary["findings"].as_array().unwrap().iter();
     let died = findings.find(|finding| finding["title"] == title);
     let evidence = died.unwrap_or_else(|| panic!("{summary:#}"))["evidence"].as_str().unwrap();
-    assert!(evidence.contains("then refused"), "{evidence}");
+    assert!(evidence.contains("to connect failed"), "{evidence}");
+}
+
+/// One attempt may be repeated, so that it must go to the other URL.
+#[test]
+fn a_socket_whose_upgrade_fails_is_opened_at_the_next_url() {
+    let server = Running::start(Script { close: Some((9, 4003, "draining")), ..Script::default() });
+    // It accepts connections and closes them, as a load balancer does whose gateways are gone.
+    let ([closes], _end) = serve(|[listener]| async move { while listener.accept().await.is_ok() {} });
+    let change = |args: &mut RunArgs| {
+        args.wsproxy_url.insert(0, format!("ws://{closes}"));
+        args.ws_max_reconnect_attempts = Some(2);
+    };
+    let summary = summary(&server, change, 4, 2);
+    everything_came(&summary, 4, 2, 18);
+    check(&summary, &[("total_successful_reconnects", 4)]);
+}
+
+/// Starts a port that lets every connection wait: its queue is full, and nothing accepts.
+async fn port_that_never_accepts() -> (SocketAddr, impl Sized) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        queued.push(stream.unwrap());
+    }
+    (address, (listener, queued))
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_accepts_is_left_after_five_seconds_if_another_is_left() {
+    let server = Running::start(Script::default());
+    let (silent, _listener) = port_that_never_accepts().await;
+    let silent = format!("ws://{silent}");
+    let open = async |urls: [&str; 2]| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut args = args(&server, directory.path(), 1, 1);
+        args.wsproxy_url = urls.map(str::to_owned).to_vec();
+        let target = Config::new(args, 2, 1).unwrap().plan.target;
+        let tls = Arc::new(load::tls::client_config(None).unwrap());
+        let connector = Connector::resolve(&target, tls).await.unwrap();
+        let (session, token) = (SessionId::new(uuid::Uuid::new_v4()), Secret::new("x"));
+        let started = Instant::now();
+        let opening = connector.open(session, &token, None, 0, DialOptions::default());
+        let result = timeout(Duration::from_secs(8), opening).await;
+        let names: Vec<_> =
+            connector.endpoints().iter().map(|endpoint| endpoint.history().connected).collect();
+        (result.is_ok(), started.elapsed(), names)
+    };
+    let refuses =
+        format!("ws://{}", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let (first, last) = tokio::join!(open([&silent, &server.ws]), open([&refuses, &silent]));
+    assert!((5.0..8.0).contains(&first.1.as_secs_f64()), "{first:?}");
+    assert_eq!((first.0, first.2), (true, vec![0, 1]));
+    assert!(!last.0, "the last endpoint has the whole time: {last:?}");
 }
 
 #[test]

@@ -209,13 +209,13 @@ pub struct RunArgs {
 
     /// URL of the HTTP API, repeatable [default: http://127.0.0.1:8080]
     ///
-    /// Calls use several URLs in turn. A call without a response goes to the next URL.
+    /// Calls use several URLs in turn. A call without a response goes to the next URL, unless it may have created a session.
     #[arg(long, alias = "fastapi-url", value_name = "URL", value_delimiter = ',', hide_env_values = true, help_heading = TARGET)]
     #[serde(deserialize_with = "crate::scenario::one_or_many")]
     pub api_url: Vec<String>,
     /// URL of the gateway, repeatable [default: ws://127.0.0.1:8081]
     ///
-    /// Sockets are spread over several URLs, and skip one that refuses connections.
+    /// Sockets are spread over several URLs, and skip one to which no connection can be made.
     #[arg(long, value_name = "URL", value_delimiter = ',', hide_env_values = true, help_heading = TARGET)]
     #[serde(deserialize_with = "crate::scenario::one_or_many")]
     pub wsproxy_url: Vec<String>,
@@ -242,7 +242,7 @@ pub struct RunArgs {
     /// Certificates (PEM) to trust for https and wss, in addition to the public ones
     #[arg(long, value_name = "FILE", help_heading = TARGET)]
     pub ca_file: Option<PathBuf>,
-    /// HTTP connections that all sessions share, at most [default: 1000]
+    /// HTTP connections to each --api-url that all sessions share, at most [default: 1000]
     #[arg(long, value_name = "N", help_heading = TARGET)]
     pub http_connections: Option<i64>,
     /// Local addresses to open sockets from, in turn, for example 127.0.0.2-127.0.0.9. Each address adds its own range of

@@ -8,7 +8,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub fn serve<const N: usize, F: Future>(
     serve: impl FnOnce([TcpListener; N]) -> F + Send + 'static,
 ) -> ([SocketAddr; N], DropGuard) {
-    let sockets = [0; N].map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let sockets = [0; N].map(|port| {
+        let socket = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        // The standard library's queue holds 128 connections. A client that finds it full repeats its SYN only after a second.
+        socket2::SockRef::from(&socket).listen(4096).unwrap();
+        socket
+    });
     let addresses = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
     let end = CancellationToken::new();
     let ended = end.clone();

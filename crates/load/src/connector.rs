@@ -1,5 +1,5 @@
 //! Opens WebSockets to the gateway over one or several endpoints: TCP, TLS and the HTTP upgrade.
-//! An endpoint that accepts no connection is skipped. Nothing else is repeated here.
+//! An endpoint to which no connection can be made, with TLS if the URL asks for it, is skipped. Nothing else is repeated here.
 
 use crate::{
     backoff::{is_retryable, retry_after},
@@ -29,12 +29,12 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 /// Time limit of TCP, TLS and upgrade together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time limit of TCP, if there is another endpoint.
+/// Time limit of TCP and TLS together, if there is an endpoint left that was not tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Upper limit in bytes of the body that is read when the upgrade is refused.
 const LONGEST_REFUSAL: usize = 16 << 10;
@@ -63,6 +63,14 @@ pub struct Opened {
     pub at: Instant,
     /// The part of the time until `at` that the generator itself may have caused, at most.
     pub slack: Duration,
+}
+
+/// A connection to an endpoint, with TLS if its URL asks for it.
+struct Connected<'a> {
+    transport: Transport,
+    /// The part of the time to connect that the generator itself may have caused, at most.
+    slack: Duration,
+    endpoint: &'a Endpoint,
 }
 
 /// Opens sockets to the gateway.
@@ -148,39 +156,27 @@ impl Connector {
         last_read: u64,
         dial: DialOptions,
     ) -> Result<Opened, OpenError> {
-        let mut endpoint = self.endpoint(dial.endpoint);
-        let opening = async {
-            let (stream, connected) =
-                self.connect(dial).await.map_err(|error| broken(&endpoint.base, &error))?;
-            endpoint = connected;
-            let request = self.request(endpoint, session, token, resume).map_err(|error| OpenError {
-                status: None,
-                message: format!("cannot open {}: {error}", endpoint.base),
-                retry_after: None,
-            })?;
-            let slack = event_loop::unseen(Instant::now());
-            let transport = endpoint.secure(stream).await.map_err(|error| broken(&endpoint.base, &error))?;
-            let slack =
-                slack + if transport.is_tls() { event_loop::unseen(Instant::now()) } else { Duration::ZERO };
-            let (transport, early) = upgrade(&endpoint.base, transport, request).await?;
-            let arrived = transport.tcp().arrived();
-            let at = arrived.map_or_else(Instant::now, |arrived| arrived.at);
-            let slack = slack + arrived.map_or(Duration::ZERO, |arrived| arrived.slack);
-            let socket = Socket::new(transport, early, Arrival::exact(at, last_read));
-            Ok(Opened { socket, at, slack })
-        };
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
-        opened.unwrap_or_else(|_| {
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        let Connected { transport, slack, endpoint } = self.connect(dial, deadline).await?;
+        let request = self.request(endpoint, session, token, resume).map_err(|error| OpenError {
+            status: None,
+            message: format!("cannot open {}: {error}", endpoint.base),
+            retry_after: None,
+        })?;
+        let upgraded = timeout_at(deadline.into(), upgrade(&endpoint.base, transport, request)).await;
+        let (transport, early) = upgraded.unwrap_or_else(|_| {
+            let within = OPEN_TIMEOUT.as_secs();
             Err(OpenError {
                 status: None,
-                message: format!(
-                    "{} did not respond to the upgrade within {} s",
-                    endpoint.base,
-                    OPEN_TIMEOUT.as_secs()
-                ),
+                message: format!("{} did not respond to the upgrade within {within} s", endpoint.base),
                 retry_after: Some(Duration::ZERO),
             })
-        })
+        })?;
+        let arrived = transport.tcp().arrived();
+        let at = arrived.map_or_else(Instant::now, |arrived| arrived.at);
+        let slack = slack + arrived.map_or(Duration::ZERO, |arrived| arrived.slack);
+        let socket = Socket::new(transport, early, Arrival::exact(at, last_read));
+        Ok(Opened { socket, at, slack })
     }
 
     fn endpoint(&self, number: u64) -> &Endpoint {
@@ -213,25 +209,33 @@ impl Connector {
         if dead.len() == self.endpoints.len() { Err(dead.swap_remove(0)) } else { Ok(dead) }
     }
 
-    /// Connects to the chosen endpoint, or to the next one that accepts a connection.
-    async fn connect(&self, dial: DialOptions) -> io::Result<(TcpStream, &Endpoint)> {
-        let mut failed = None;
-        let limit = if self.endpoints.len() > 1 { CONNECT_TIMEOUT } else { OPEN_TIMEOUT };
-        for step in 0..self.endpoints.len() as u64 {
+    /// Connects to the chosen endpoint, or to the next one to which a connection can be made.
+    ///
+    /// # Errors
+    /// The first error that may pass. If there is none, the last one.
+    async fn connect(&self, dial: DialOptions, deadline: Instant) -> Result<Connected<'_>, OpenError> {
+        let count = self.endpoints.len() as u64;
+        let mut failed: Option<OpenError> = None;
+        for step in 0..count {
             let endpoint = self.endpoint(dial.endpoint.wrapping_add(step));
-            let connecting = tokio::time::timeout(limit, endpoint.connect(dial));
+            let started = Instant::now();
+            let is_last = step + 1 == count;
+            let limit = if is_last { deadline } else { deadline.min(started + CONNECT_TIMEOUT) };
+            let connecting = timeout_at(limit.into(), connect_to(endpoint, dial));
             match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(stream) => {
+                Ok(connected) => {
                     endpoint.counts.connected();
-                    return Ok((stream, endpoint));
+                    return Ok(connected);
                 }
                 Err(error) => {
-                    endpoint.counts.failed();
-                    failed.get_or_insert(error);
+                    endpoint.counts.failed(started);
+                    if failed.as_ref().is_none_or(|failed| failed.retry_after.is_none()) {
+                        failed = Some(broken(&endpoint.base, &error));
+                    }
                 }
             }
         }
-        Err(failed.unwrap_or_else(no_address))
+        Err(failed.unwrap_or_else(|| broken("the gateway", &no_address())))
     }
 
     fn request(
@@ -279,6 +283,16 @@ impl Connector {
         replace_headers(request.headers_mut(), &self.headers);
         Ok(request)
     }
+}
+
+async fn connect_to(endpoint: &Endpoint, dial: DialOptions) -> io::Result<Connected<'_>> {
+    let stream = endpoint.connect(dial).await?;
+    let mut slack = event_loop::unseen(Instant::now());
+    let transport = endpoint.secure(stream).await?;
+    if transport.is_tls() {
+        slack += event_loop::unseen(Instant::now());
+    }
+    Ok(Connected { transport, slack, endpoint })
 }
 
 /// Upgrades the connection to a WebSocket. Returns the transport and the bytes that followed the response.

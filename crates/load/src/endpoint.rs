@@ -31,7 +31,7 @@ pub struct DialOptions {
     pub from: Option<IpAddr>,
     /// Use a small receive buffer, so that the gateway notices within seconds when the session pauses reading.
     pub narrow: bool,
-    /// Number of the endpoint, modulo their count. If it accepts no connection, the next ones are tried.
+    /// Number of the endpoint, modulo their count. If no connection to it can be made, the next ones are tried.
     pub endpoint: u64,
 }
 
@@ -192,20 +192,20 @@ impl ConnectionCounts {
     /// Counts a connection that succeeded.
     pub(crate) fn connected(&self) {
         self.connected.fetch_add(1, Relaxed);
-        self.last_connected.fetch_max(self.now(), Relaxed);
+        self.last_connected.fetch_max(self.since_creation(Instant::now()), Relaxed);
     }
 
-    /// Counts a connection that failed.
-    pub(crate) fn failed(&self) {
+    /// Counts an attempt to connect that began at `started` and failed. It may have ended later than attempts that succeeded meanwhile.
+    pub(crate) fn failed(&self, started: Instant) {
         self.failed.fetch_add(1, Relaxed);
-        self.last_failed.fetch_max(self.now(), Relaxed);
+        self.last_failed.fetch_max(self.since_creation(started), Relaxed);
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn since_creation(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.created).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Returns whether the endpoint accepted connections and later stopped.
+    /// Returns whether connections succeeded at first, and none since the beginning of the last attempt that failed.
     fn is_dead(&self) -> bool {
         let (connected, failed) = (self.last_connected.load(Relaxed), self.last_failed.load(Relaxed));
         connected > 0 && failed > connected
@@ -220,11 +220,14 @@ mod tests {
     fn an_endpoint_is_dead_if_it_stopped_accepting() {
         let counts = ConnectionCounts::new();
         assert!(!counts.is_dead());
-        counts.failed();
+        let before = Instant::now();
+        counts.failed(before);
         assert!(!counts.is_dead(), "it never accepted a connection");
         counts.connected();
         assert!(!counts.is_dead(), "it recovered");
-        counts.failed();
+        counts.failed(before);
+        assert!(!counts.is_dead(), "a connection succeeded while this attempt waited");
+        counts.failed(Instant::now());
         assert!(counts.is_dead());
     }
 }

@@ -1,9 +1,9 @@
 //! The HTTP calls of sessions. Each worker has one pool of a limited number of connections.
-//! All calls are safe to repeat, and are repeated after errors that may pass. Without a response, a call tries the other addresses of
-//! the API at once. Redirects are not followed.
+//! Calls are repeated after errors that may pass. A call without a response tries the other addresses of the API at once. It does not if
+//! it was sent and would create a session, because the server may have created one already. Redirects are not followed.
 
 use crate::{
-    api::ApiAddresses,
+    api::{ApiAddresses, CALL_TIMEOUT},
     backoff::{Backoff, is_retryable, retry_after},
     event_loop,
     explain::{self, describe},
@@ -17,7 +17,7 @@ use http::{
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{self, Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use measure::record::{Failure, FailureKind};
@@ -33,10 +33,7 @@ use std::{
     pin::pin,
     time::{Duration, Instant},
 };
-use tokio::sync::Semaphore;
 
-/// Time limit of one attempt.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time limit of a connection, if the API has another address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Upper limit of a response body in bytes.
@@ -49,7 +46,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Http {
     client: Client<HttpsConnector<TimedConnector>, Full<Bytes>>,
-    connections: Semaphore,
     api: ApiAddresses,
     headers: HeaderMap,
     secrets: Secrets,
@@ -121,13 +117,24 @@ struct FailedAttempt {
     failure: Failure,
     /// The minimum delay before another attempt. `None`: another attempt would fail as well.
     retry_after: Option<Duration>,
+    progress: Progress,
+}
+
+/// How far an attempt came before it failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// There was no connection, so that nothing was sent.
+    NotConnected,
+    /// The call was sent, or a part of it. There is no complete response.
+    Sent,
+    Responded,
 }
 
 impl Http {
-    /// Creates a client that makes at most `connections` calls to the target at a time, each over its own connection.
+    /// Creates a client that makes at most `connections` calls to each address of the API at a time, each over its own connection.
     #[must_use]
     pub fn new(target: &Target, connections: usize, tls: rustls::ClientConfig) -> Self {
-        let api = ApiAddresses::new(target);
+        let api = ApiAddresses::new(target, connections);
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
@@ -136,11 +143,10 @@ impl Http {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(connections.div_ceil(api.count()))
+            .pool_max_idle_per_host(connections)
             .build(connector.wrap_connector(TimedConnector(tcp)));
         Self {
             client,
-            connections: Semaphore::new(connections.max(1)),
             api,
             headers: target.headers.clone(),
             secrets: target.secrets.clone(),
@@ -209,7 +215,7 @@ impl Http {
     /// # Errors
     /// The API cannot be reached.
     pub async fn ready(&self) -> Result<HttpResponse, BoxError> {
-        self.send(self.api.address(&self.api.route()), Method::GET, "/ready", None).await
+        self.send(&self.api.at(&self.api.route()).address, Method::GET, "/ready", None).await
     }
 
     /// Describes a refusal for people: status, redirect target, and the start of the body.
@@ -231,18 +237,20 @@ impl Http {
     ) -> Result<Timed<Received<'_>>, Failure> {
         let mut is_first = true;
         let mut route = self.api.route();
+        // The delay that an earlier address of the route needs. It is used if the error of the last one is permanent.
+        let mut earlier = None;
         loop {
-            let address = self.api.address(&route);
-            let (sending, attempt) = {
-                let _connection = self.connections.acquire().await;
-                let sending = Instant::now();
-                if is_first {
-                    on_step(CallStep::Sent(sending));
-                }
-                (sending, self.post(kind.clone(), address, path, body.clone()).await)
-            };
-            let FailedAttempt { failure, retry_after } = match attempt {
+            let permit = self.api.permit(&mut route).await;
+            let api = self.api.at(&route);
+            let sending = Instant::now();
+            if is_first {
+                on_step(CallStep::Sent(sending));
+            }
+            let attempt = self.post(kind.clone(), &api.address, path, body.clone()).await;
+            drop(permit);
+            let FailedAttempt { failure, retry_after, progress } = match attempt {
                 Ok(response) => {
+                    api.responded();
                     let times = response.times;
                     let own_delay = times.own_delay(sending);
                     if is_first {
@@ -253,15 +261,27 @@ impl Http {
                         || (now, event_loop::unseen(now)),
                         |arrived| (arrived.at, arrived.slack),
                     );
-                    let value = Received { response, from: address };
+                    let value = Received { response, from: &api.address };
                     return Ok(Timed { value, at, slack: own_delay + slack });
                 }
                 Err(attempt) => attempt,
             };
             is_first = false;
             on_step(CallStep::Failed(&failure));
-            let has_no_response = failure.code.is_none() && retry_after.is_some();
-            if has_no_response && self.api.move_on(&mut route) && Instant::now() < until {
+            let retry_after = retry_after.or(earlier.take());
+            let may_move = match progress {
+                Progress::NotConnected => true,
+                // A server knows the session and the query id of the other calls.
+                Progress::Sent => kind != FailureKind::Create,
+                Progress::Responded => false,
+            };
+            if progress == Progress::Responded {
+                api.responded();
+            } else {
+                api.failed(sending);
+            }
+            if may_move && Instant::now() < until && self.api.move_on(&mut route) {
+                earlier = retry_after;
                 continue;
             }
             let delay = match (retry_after, failure.code) {
@@ -285,21 +305,24 @@ impl Http {
         path: &str,
         body: Option<Bytes>,
     ) -> Result<HttpResponse, FailedAttempt> {
-        let failed = |status, message: &dyn std::fmt::Display, retry_after| FailedAttempt {
+        let failed = |status, message: &dyn std::fmt::Display, retry_after, progress| FailedAttempt {
             failure: self.failure(kind.clone(), address, path, status, message),
             retry_after,
+            progress,
         };
         let sending = self.send(address, Method::POST, path, body);
         let response = match tokio::time::timeout(CALL_TIMEOUT, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 let described = describe(&*error);
-                let is_permanent = described.is_permanent || error.is::<LengthLimitError>();
-                return Err(failed(None, &described.text, (!is_permanent).then_some(Duration::ZERO)));
+                let progress = progress(&error);
+                let is_permanent = described.is_permanent || progress == Progress::Responded;
+                let delay = (!is_permanent).then_some(Duration::ZERO);
+                return Err(failed(None, &described.text, delay, progress));
             }
             Err(_) => {
                 let message = format!("no response within {} s", CALL_TIMEOUT.as_secs());
-                return Err(failed(None, &message, Some(Duration::ZERO)));
+                return Err(failed(None, &message, Some(Duration::ZERO), Progress::Sent));
             }
         };
         if response.status.is_success() {
@@ -307,7 +330,7 @@ impl Http {
         }
         let delay = is_retryable(response.status).then(|| retry_after(&response.headers).unwrap_or_default());
         let refusal = explain::refusal(response.status, &response.headers, &response.body);
-        Err(failed(Some(response.status), &refusal, delay))
+        Err(failed(Some(response.status), &refusal, delay, Progress::Responded))
     }
 
     /// Reads the body of a response as JSON.
@@ -376,5 +399,16 @@ impl Http {
         });
         let body = body.await?.to_bytes();
         Ok(HttpResponse { status: head.status, headers: head.headers, body, times })
+    }
+}
+
+/// Returns how far an attempt came that ended with `error`.
+fn progress(error: &BoxError) -> Progress {
+    if error.is::<LengthLimitError>() {
+        return Progress::Responded;
+    }
+    match error.downcast_ref::<legacy::Error>() {
+        Some(error) if error.is_connect() => Progress::NotConnected,
+        _ => Progress::Sent,
     }
 }

@@ -214,7 +214,7 @@ fn restarts(measured: &FindingInputs<'_>, observations: &Observations, found: &m
     }
 }
 
-/// Adds a finding for each endpoint that accepted connections at first and refused all of them at the end.
+/// Adds a finding for each endpoint to which connections succeeded at first and failed at the end.
 fn dead_endpoints(measured: &FindingInputs<'_>, found: &mut FindingList) {
     for endpoint in measured.endpoints.iter().filter(|endpoint| endpoint.is_dead) {
         let EndpointHistory { name, is_published, connected, failed, .. } = endpoint;
@@ -228,8 +228,9 @@ fn dead_endpoints(measured: &FindingInputs<'_>, found: &mut FindingList) {
             measured.aimed_at("haproxy"),
             format!("{name} stopped accepting connections"),
             format!(
-                "It accepted {} and then refused {failed}, up to the last attempt.{advice}",
-                counted(*connected, "connections")
+                "It accepted {}, and {} to connect failed. None has succeeded since the last failure began.{advice}",
+                counted(*connected, "connections"),
+                counted(*failed, "attempts")
             ),
         );
     }

@@ -74,9 +74,9 @@ pub struct EndpointHistory {
     pub is_published: bool,
     /// Accepted connections.
     pub connected: u64,
-    /// Failed connections.
+    /// Attempts to connect that were refused, timed out or failed in TLS.
     pub failed: u64,
-    /// Whether it accepted connections at first and none at the end.
+    /// Whether connections succeeded at first, and none since the last attempt that failed.
     pub is_dead: bool,
 }
 

@@ -36,7 +36,7 @@ pub struct Target {
     pub secrets: Secrets,
     /// Certificates to trust besides the public ones.
     pub ca_file: Option<PathBuf>,
-    /// Upper limit of connections in the shared HTTP pool.
+    /// Upper limit of HTTP connections to each address of the API.
     pub http_connections: usize,
     /// Local addresses that sockets are opened from, in turn. If empty, the system chooses.
     pub local_ips: Vec<IpAddr>,

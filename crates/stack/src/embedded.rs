@@ -19,6 +19,8 @@ use tracing::warn;
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that a component has to end in addition to its drain.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Connections of a component that wait to be accepted.
+const BACKLOG: i32 = 4096;
 
 /// Configuration of an embedded stack. Server and gateways share one random JWT key that never leaves this process.
 #[derive(Clone, Debug)]
@@ -157,6 +159,8 @@ impl Embedded {
         R: Future<Output = anyhow::Result<()>>,
     {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        // The standard library's queue holds 128 connections. A client that finds it full repeats its SYN only after a second.
+        socket2::SockRef::from(&listener).listen(BACKLOG)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (sender, outcome) = mpsc::sync_channel(1);

@@ -88,6 +88,26 @@ fn of_the_run_itself() {
 }
 
 #[test]
+fn an_endpoint_that_stopped_accepting() {
+    let endpoint = |is_dead| EndpointHistory {
+        name: "ws://a".into(),
+        connected: 1,
+        failed: 20,
+        is_dead,
+        ..EndpointHistory::default()
+    };
+    let endpoints = [endpoint(false), endpoint(true)];
+    let findings =
+        find(&FindingInputs { endpoints: &endpoints, ..FindingInputs::default() }, &Observations::default());
+    assert_eq!(titles(&findings), ["ws://a stopped accepting connections"]);
+    let evidence = &findings[0].evidence;
+    assert!(
+        evidence.starts_with("It accepted 1 connection, and 20 attempts to connect failed."),
+        "{evidence}"
+    );
+}
+
+#[test]
 fn a_planned_fault_explains_what_it_caused() {
     let log = FaultLog::new([("wsproxy-1:kill", Duration::from_secs(4))]);
     log.begin(0, Duration::from_secs(1), Duration::from_secs(5));
