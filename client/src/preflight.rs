@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-/// Time for the target to answer.
+/// Time for the API to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Descriptors for result files, runtimes and the terminal.
 const SPARE_DESCRIPTORS: u64 = 128;
@@ -197,16 +197,12 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
         .await
         .map_err(|error| unreachable(ws, &format!("{error:#}")))?;
     for from in one_of_each_family(&config.plan.target.local_ips) {
-        let (endpoint, error) = match tokio::time::timeout(TIMEOUT, connector.reach(from)).await {
-            Ok(Ok(dead)) => {
+        let (endpoint, error) = match connector.reach(from).await {
+            Ok(dead) => {
                 dead.iter().for_each(warn_of_dead_port);
                 continue;
             }
-            Ok(Err(refused)) => refused,
-            Err(_) => {
-                let text = format!("no answer within {} s", TIMEOUT.as_secs());
-                (ws.to_string(), TransportError { text, is_permanent: false })
-            }
+            Err(refused) => refused,
         };
         return Err(match from {
             Some(from) => {

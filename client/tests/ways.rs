@@ -5,8 +5,8 @@ mod runs;
 
 use client::{cli::RunArgs, config::Config, engine};
 use fake::{Running, Script, background::serve};
-use load::{connector::Connector, endpoint::DialOptions};
-use plan::Stop;
+use load::{connector::Connector, endpoint::DialOptions, http::Http};
+use plan::{Stop, Target};
 use protocol::SessionId;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use runs::{args, check, everything_came, read_summary, run, summary};
@@ -298,32 +298,55 @@ async fn port_that_never_accepts() -> (SocketAddr, impl Sized) {
     (address, (listener, queued))
 }
 
+/// Reads URLs as a run does.
+fn target(api: &[&str], ws: &[&str]) -> Target {
+    let owned = |urls: &[&str]| urls.iter().map(|&url| url.to_owned()).collect();
+    let args = RunArgs { api_url: owned(api), wsproxy_url: owned(ws), ..RunArgs::default() };
+    Config::new(args, 2, 1).unwrap().plan.target
+}
+
+fn tls() -> rustls::ClientConfig {
+    load::tls::client_config(None).unwrap()
+}
+
+/// Opens a socket within 8 s. Returns whether the attempt has ended, and the connections of each endpoint.
+async fn open(urls: [&str; 2]) -> (bool, Vec<u64>) {
+    let connector = Connector::resolve(&target(&[], &urls), Arc::new(tls())).await.unwrap();
+    let (session, token) = (SessionId::new(uuid::Uuid::new_v4()), Secret::new("x"));
+    let opening = connector.open(session, &token, None, 0, DialOptions::default());
+    let has_ended = timeout(Duration::from_secs(8), opening).await.is_ok();
+    (has_ended, connector.endpoints().iter().map(|endpoint| endpoint.history().connected).collect())
+}
+
+/// The last endpoint has the whole time of the attempt.
 #[tokio::test]
 async fn an_endpoint_that_never_accepts_is_left_after_five_seconds_if_another_is_left() {
     let server = Running::start(Script::default());
     let (silent, _listener) = port_that_never_accepts().await;
     let silent = format!("ws://{silent}");
-    let open = async |urls: [&str; 2]| {
-        let directory = tempfile::tempdir().unwrap();
-        let mut args = args(&server, directory.path(), 1, 1);
-        args.wsproxy_url = urls.map(str::to_owned).to_vec();
-        let target = Config::new(args, 2, 1).unwrap().plan.target;
-        let tls = Arc::new(load::tls::client_config(None).unwrap());
-        let connector = Connector::resolve(&target, tls).await.unwrap();
-        let (session, token) = (SessionId::new(uuid::Uuid::new_v4()), Secret::new("x"));
-        let started = Instant::now();
-        let opening = connector.open(session, &token, None, 0, DialOptions::default());
-        let result = timeout(Duration::from_secs(8), opening).await;
-        let names: Vec<_> =
-            connector.endpoints().iter().map(|endpoint| endpoint.history().connected).collect();
-        (result.is_ok(), started.elapsed(), names)
+    let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refuses = format!("ws://{refuses}");
+    let started = Instant::now();
+    let first = async {
+        assert_eq!(open([&silent, &server.ws]).await, (true, vec![0, 1]));
+        assert!(started.elapsed() >= Duration::from_secs(5));
     };
-    let refuses =
-        format!("ws://{}", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-    let (first, last) = tokio::join!(open([&silent, &server.ws]), open([&refuses, &silent]));
-    assert!((5.0..8.0).contains(&first.1.as_secs_f64()), "{first:?}");
-    assert_eq!((first.0, first.2), (true, vec![0, 1]));
-    assert!(!last.0, "the last endpoint has the whole time: {last:?}");
+    let ((), last) = tokio::join!(first, open([&refuses, &silent]));
+    assert_eq!(last, (false, vec![0, 0]));
+}
+
+#[tokio::test]
+async fn the_checks_before_the_run_name_the_url_that_never_accepts() {
+    let server = Running::start(Script::default());
+    let (silent, _listener) = port_that_never_accepts().await;
+    let (http, ws) = (format!("http://{silent}"), format!("ws://{silent}"));
+    let connector = Connector::resolve(&target(&[], &[&server.ws, &ws]), Arc::new(tls())).await.unwrap();
+    let api = Http::new(&target(&[&http, &server.api], &[]), 1, tls());
+    let within = Duration::from_secs(8);
+    let (gateway, api) = tokio::join!(timeout(within, connector.reach(None)), timeout(within, api.ready()));
+    let (endpoint, error) = gateway.unwrap().unwrap_err();
+    assert_eq!((endpoint, error.text.as_str()), (ws, "no answer within 5 s"));
+    api.expect("a connection takes 5 s at most if there is another URL").unwrap_err();
 }
 
 #[test]

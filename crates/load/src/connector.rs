@@ -10,7 +10,7 @@ use crate::{
     tcp,
 };
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{body::Incoming, client::conn::http1};
@@ -29,12 +29,12 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 /// Time limit of TCP, TLS and upgrade together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time limit of TCP and TLS together, if there is an endpoint left that was not tried.
+/// Time limit of TCP and TLS together, if there is an endpoint left that was not tried, and in the check before the run.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Upper limit in bytes of the body that is read when the upgrade is refused.
 const LONGEST_REFUSAL: usize = 16 << 10;
@@ -183,7 +183,7 @@ impl Connector {
         &self.endpoints[(number % self.endpoints.len() as u64) as usize]
     }
 
-    /// Checks that every endpoint accepts connections from the address `from` and has a trusted certificate.
+    /// Checks that every endpoint accepts connections from the address `from` and has a trusted certificate. Takes 5 s at most.
     ///
     /// Returns the published ports that accept none, if at least one endpoint does. Sockets skip these ports.
     ///
@@ -193,18 +193,24 @@ impl Connector {
         &self,
         from: Option<IpAddr>,
     ) -> Result<Vec<(String, TransportError)>, (String, TransportError)> {
+        let dial = DialOptions { from, ..DialOptions::default() };
+        let reached =
+            self.endpoints.iter().map(|endpoint| timeout(CONNECT_TIMEOUT, connect_to(endpoint, dial)));
         let mut dead = Vec::new();
-        for endpoint in &self.endpoints {
-            let dial = DialOptions { from, ..DialOptions::default() };
-            let reached = match endpoint.connect(dial).await {
-                Ok(stream) => endpoint.secure(stream).await.map(drop),
-                Err(error) => Err(error),
+        for (endpoint, reached) in self.endpoints.iter().zip(join_all(reached).await) {
+            let error = match reached {
+                Ok(Ok(_)) => continue,
+                Ok(Err(error)) => describe(&error),
+                Err(_) => {
+                    let text = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+                    TransportError { text, is_permanent: false }
+                }
             };
-            match reached {
-                Ok(()) => {}
-                Err(error) if endpoint.is_published() => dead.push((endpoint.base.clone(), describe(&error))),
-                Err(error) => return Err((endpoint.base.clone(), describe(&error))),
+            let failed = (endpoint.base.clone(), error);
+            if !endpoint.is_published() {
+                return Err(failed);
             }
+            dead.push(failed);
         }
         if dead.len() == self.endpoints.len() { Err(dead.swap_remove(0)) } else { Ok(dead) }
     }
@@ -337,7 +343,7 @@ fn broken(base: &str, error: &(dyn std::error::Error + 'static)) -> OpenError {
 async fn refused(base: &str, response: Response<Incoming>) -> OpenError {
     let (head, body) = response.into_parts();
     let body = Limited::new(body, LONGEST_REFUSAL).collect();
-    let body = match tokio::time::timeout(REFUSAL_TIMEOUT, body).await {
+    let body = match timeout(REFUSAL_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) | Err(_) => Bytes::new(),
     };
