@@ -31,6 +31,9 @@ pub trait Leader: Send + Sync {
     /// Every [`CommandError`]. No generator receives the command then.
     fn command(&self, command: Command) -> Result<(), CommandError>;
 
+    /// Answers a request ([`Event::Request`]). Never blocks. Only a control Redis brings requests.
+    fn answer(&self, _token: &str, _answer: Vec<u8>) {}
+
     /// Keeps the verdict, and gives it to the generators that wait for it. Waits at most `within` until it is stored.
     ///
     /// # Errors
@@ -96,6 +99,13 @@ pub enum Event {
         shard: u32,
         /// Why.
         reason: String,
+    },
+    /// Somebody outside the run asks the leader for something, and waits for [`Leader::answer`].
+    Request {
+        /// Names the request.
+        token: String,
+        /// What is asked. The program gives it a meaning.
+        bytes: Vec<u8>,
     },
     /// Another process leads the run, because it saw no heartbeat of this one.
     Replaced {

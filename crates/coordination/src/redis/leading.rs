@@ -24,6 +24,13 @@ use std::{
 /// Number of messages of each shard that are read at once.
 const READ_AT_ONCE: usize = 16;
 
+/// Largest number of requests that wait for the leader.
+pub(super) const MAX_REQUESTS: usize = 16;
+/// Length of the token at the beginning of a request, in bytes.
+pub(super) const TOKEN_LENGTH: usize = 32;
+/// Time to live of an answer, in milliseconds.
+const ANSWER_TTL_MS: u64 = 60_000;
+
 /// What the threads of a leader share.
 pub(super) struct Leading {
     server: Arc<Server>,
@@ -40,6 +47,8 @@ struct State {
     /// Number of the last command of earlier leaders, when it is known.
     earlier: Option<u64>,
     commands: Vec<Command>,
+    /// Answers that are not stored yet, each with the token of its request.
+    answers: Vec<(String, Vec<u8>)>,
     replaced: bool,
     closing: bool,
 }
@@ -108,6 +117,11 @@ impl Leader for RedisLeader {
         state.commands.push(command);
         self.leading.changed.notify_all();
         Ok(())
+    }
+
+    fn answer(&self, token: &str, answer: Vec<u8>) {
+        self.leading.state.lock().answers.push((token.to_owned(), answer));
+        self.leading.changed.notify_all();
     }
 
     fn conclude(&self, verdict: Vec<u8>, within: Duration) -> Result<(), ConcludeError> {
@@ -265,11 +279,43 @@ impl Poller {
             self.look()?;
         }
         self.append_commands()?;
+        self.store_answers()?;
         if self.started && self.events.is_some() {
             self.read()?;
             self.end();
+            if looks && self.leading.member.is_some() {
+                self.read_requests()?;
+            }
         }
         Ok(())
+    }
+
+    /// Takes the requests to the leader out of their list.
+    fn read_requests(&mut self) -> Result<(), Stop> {
+        let leading = self.leading.clone();
+        let mut call = redis::cmd("LPOP");
+        call.arg(leading.keys.requests()).arg(MAX_REQUESTS);
+        let requests: Option<Vec<Vec<u8>>> =
+            self.link.call(&leading.server, |connection| call.query(connection))?;
+        for request in requests.into_iter().flatten() {
+            if let Some((token, bytes)) = request.split_at_checked(TOKEN_LENGTH) {
+                let token = String::from_utf8_lossy(token).into_owned();
+                self.emit(Event::Request { token, bytes: bytes.to_vec() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the answers to requests for a minute.
+    fn store_answers(&mut self) -> Result<(), Stop> {
+        let leading = self.leading.clone();
+        loop {
+            let Some((token, answer)) = leading.state.lock().answers.first().cloned() else { return Ok(()) };
+            let mut call = redis::cmd("SET");
+            call.arg(leading.keys.answer(&token)).arg(answer).arg("PX").arg(ANSWER_TTL_MS);
+            self.link.call(&leading.server, |connection| call.query::<()>(connection))?;
+            leading.state.lock().answers.remove(0);
+        }
     }
 
     /// Reads the state of all generators, and reports what has changed.

@@ -30,7 +30,10 @@ use leading::{Leading, RedisLeader};
 use member::{Member, State};
 use parking_lot::{Condvar, Mutex};
 use server::{Keys, Link, Server};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The key of the mark that the bus of a stack without a name prefix writes into its Redis.
 pub const BUS_MARK: &str = "bus:mark";
@@ -79,6 +82,44 @@ pub enum CollectError {
         target: String,
         /// What failed.
         reason: String,
+    },
+}
+
+/// Why the leader of a run gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// There is no such run, or Redis cannot be reached.
+    #[error(transparent)]
+    Run(#[from] CollectError),
+    /// The run has its verdict.
+    #[error("run {id} has ended")]
+    Over {
+        /// The run.
+        id: String,
+    },
+    /// Other requests wait.
+    #[error("{waiting} requests wait for the leader of run {id}: try again later")]
+    TooMany {
+        /// The run.
+        id: String,
+        /// Number of waiting requests.
+        waiting: usize,
+    },
+    /// The leader did not read the request. Nothing happened.
+    #[error("the leader of run {id} did not read the request within {} s, and nothing was changed: check that the run still goes on", .within.as_secs_f64())]
+    NotRead {
+        /// The run.
+        id: String,
+        /// How long it was waited for.
+        within: Duration,
+    },
+    /// The leader read the request and gave no answer.
+    #[error("the leader of run {id} gave no answer within {} s: the request may have been executed, see the results of the run", .within.as_secs_f64())]
+    NoAnswer {
+        /// The run.
+        id: String,
+        /// How long it was waited for.
+        within: Duration,
     },
 }
 
@@ -144,6 +185,74 @@ impl Control {
             Ok((None, _)) => Err(unknown()),
             Err(error) => Err(CollectError::Unreachable { target: target(), reason: error.to_string() }),
         }
+    }
+
+    /// Sends a request to the leader of a run that goes on, and waits at most `within` for its answer.
+    ///
+    /// # Errors
+    /// Every [`AskError`].
+    pub fn ask(&self, id: &str, request: &[u8], within: Duration) -> Result<Vec<u8>, AskError> {
+        let target = || self.server.target().to_owned();
+        let unknown = || CollectError::Unknown { id: id.to_owned(), target: target() };
+        let unreachable = |error: redis::RedisError| CollectError::Unreachable {
+            target: target(),
+            reason: error.to_string(),
+        };
+        let keys = Keys::new(id, 0).ok_or_else(unknown)?;
+        let mut link = Link::default();
+        type State = (Option<String>, Option<u32>, Option<String>, bool, usize);
+        let state: State = link
+            .call(&self.server, |connection| {
+                let mut calls = redis::pipe();
+                for field in ["fingerprint", "generators", "start"] {
+                    calls.hget(keys.run(), field);
+                }
+                calls.hexists(keys.run(), "verdict").llen(keys.requests()).query(connection)
+            })
+            .map_err(unreachable)?;
+        match state {
+            (None, ..) | (_, None, ..) => return Err(unknown().into()),
+            (_, Some(generators), None, ..) => {
+                return Err(CollectError::NotStarted { id: id.to_owned(), generators }.into());
+            }
+            (.., true, _) => return Err(AskError::Over { id: id.to_owned() }),
+            (.., waiting) if waiting >= leading::MAX_REQUESTS => {
+                return Err(AskError::TooMany { id: id.to_owned(), waiting });
+            }
+            _ => {}
+        }
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        let request = [token.as_bytes(), request].concat();
+        let expiry = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+        link.call(&self.server, |connection| {
+            let mut calls = redis::pipe();
+            calls.atomic().rpush(keys.requests(), &request).ignore();
+            calls.pexpire(keys.requests(), expiry).ignore().query::<()>(connection)
+        })
+        .map_err(unreachable)?;
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline {
+            let answer: Option<Vec<u8>> = link
+                .call(&self.server, |connection| {
+                    redis::cmd("GETDEL").arg(keys.answer(&token)).query(connection)
+                })
+                .map_err(unreachable)?;
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+            std::thread::sleep(self.server.timing.barrier_poll);
+        }
+        // A request that was not read is taken back.
+        let taken_back: bool = link
+            .call(&self.server, |connection| {
+                redis::cmd("LREM").arg(keys.requests()).arg(0).arg(&request).query(connection)
+            })
+            .map_err(unreachable)?;
+        Err(if taken_back {
+            AskError::NotRead { id: id.to_owned(), within }
+        } else {
+            AskError::NoAnswer { id: id.to_owned(), within }
+        })
     }
 
     /// Returns an error if the Redis belongs to a stack.

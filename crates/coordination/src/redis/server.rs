@@ -194,7 +194,17 @@ impl Keys {
         format!("{}parts:{shard}", self.prefix)
     }
 
-    /// Returns all keys: the run, its commands, and the parts in the order of the shards.
+    /// A list of requests to the leader that it has not read.
+    pub(super) fn requests(&self) -> String {
+        format!("{}requests", self.prefix)
+    }
+
+    /// The leader's answer to a request.
+    pub(super) fn answer(&self, token: &str) -> String {
+        format!("{}answer:{token}", self.prefix)
+    }
+
+    /// Returns all keys that live as long as the run: the run, its commands, and the parts in the order of the shards.
     pub(super) fn all(&self) -> Vec<String> {
         let parts = (0..self.generators).map(|shard| self.parts(shard));
         [self.run(), self.commands()].into_iter().chain(parts).collect()
