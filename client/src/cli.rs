@@ -130,8 +130,7 @@ const EXAMPLES: &str = "\
 Every run option can be set by STREAMSTRESS_<OPTION>, for example STREAMSTRESS_CLIENTS=500.
 Examples:
   streamstress --embedded --clients 500                           test the built-in stack
-  streamstress --clients 5000 --api-url URL --wsproxy-url URL     test another stack
-  streamstress --scenario spike --threshold 'e2el_ms:p95<3000'    fail if the p95 is 3 s or more";
+  streamstress --clients 5000 --api-url URL --wsproxy-url URL     test another stack";
 
 const ENVIRONMENT: &str = "\
 Durations are written as 250ms, 30s or 1h30m; a bare number is seconds unless stated otherwise.
@@ -171,6 +170,11 @@ pub enum Command {
     ///
     /// Writes the files of the run and prints its verdict. Exit codes are those of `run`.
     Merge(MergeArgs),
+    /// Change the load of a run that is going on
+    ///
+    /// The change begins two to three seconds later and stays until the end of the run. The results list it. Exit codes: 0 changed,
+    /// 104 refused.
+    Amend(AmendArgs),
     /// Run one generator for `run --generators N`, which starts it
     #[command(hide = true)]
     Generator,
@@ -209,6 +213,30 @@ pub struct MergeArgs {
     /// Merge although parts are missing or incomplete. The verdict is INVALID then, unless integrity is broken
     #[arg(long)]
     pub allow_partial: bool,
+}
+
+/// The options of `streamstress amend`.
+#[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("load").required(true))]
+pub struct AmendArgs {
+    /// Open sessions from then on, for runs with --duration or --stages. The sessions that started last end first
+    #[arg(long, group = "load", value_name = "N")]
+    pub clients: Option<u64>,
+    /// Arrivals per second from then on, for runs with --arrival-rate
+    #[arg(long, visible_alias = "rate", group = "load", value_name = "N")]
+    pub arrival_rate: Option<f64>,
+    /// Time within which sessions start or end evenly, at least 1s [default: 1s]
+    #[arg(long, value_name = "TIME")]
+    pub ramp_up: Option<String>,
+    /// Name of the run, if several are going on: the common start of its files' names
+    #[arg(long, value_name = "NAME", conflicts_with = "control")]
+    pub run: Option<String>,
+    /// Control Redis of a run whose generators meet there
+    #[arg(long, value_name = "URL", requires = "run_id")]
+    pub control: Option<String>,
+    /// Name of the run in the control Redis
+    #[arg(long, value_name = "ID", requires = "control")]
+    pub run_id: Option<String>,
 }
 
 /// The options of `streamstress compare`.

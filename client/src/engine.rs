@@ -175,14 +175,14 @@ fn run_here(
         return Err(RunError::Interrupted);
     }
     let lead = Lead::prepare(LeadSettings::new(&part, injector, stop, started_at), members)?;
-    generator.share(lead.faults(), lead.first_send());
+    generator.share(lead.schedule(), lead.faults(), lead.first_send());
     let file = match &config.division {
         Division::Shard(shard) => Some(generators::part_file(config, *shard, lead.results(), started_at)?),
         _ => None,
     };
     let rows = lead.results().generator(file.clone()).map_err(|error| refused(&error.to_string()))?;
     let epoch = Instant::now() + LEAD;
-    let led = lead.begin(epoch, generator.counters().clone())?;
+    let led = lead.begin(epoch, generator.counters().clone(), None)?;
     let mut report = generator.play(rows, epoch)?;
     if let Some(file) = &file {
         report.unwritten.extend(file.lock().finish(&report));

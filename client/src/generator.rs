@@ -18,7 +18,7 @@ use load::{
     worker::{self, WorkerReport},
 };
 use measure::{Arrivals, FaultLog, GeneratorReport, live::LiveCounters};
-use plan::{Plan, Stop, schedule::Model};
+use plan::{LiveSchedule, Plan, Shard, Stop, schedule::Model};
 use report::output::GeneratorResults;
 use std::{
     sync::Arc,
@@ -48,6 +48,8 @@ pub(crate) struct Generator {
     connector: Arc<Connector>,
     tls: rustls::ClientConfig,
     stop: Stop,
+    /// The schedule of its part, which may be amended.
+    schedule: LiveSchedule,
     /// Log of the faults that were injected into the stack.
     faults: Arc<FaultLog>,
     /// Where the first send is noted, from which the times of faults count.
@@ -70,6 +72,7 @@ impl Generator {
             connector,
             tls,
             stop: stop.clone(),
+            schedule: LiveSchedule::new(Arc::clone(&config.plan.schedule), Shard::WHOLE),
             faults: Arc::new(planned_faults(config)),
             first_send: Arc::default(),
             counters: (0..config.plan.load.workers).map(|_| Arc::default()).collect(),
@@ -77,8 +80,14 @@ impl Generator {
         })
     }
 
-    /// Makes the generator use a log of faults and the place for the first send that the leader of the run reads as well.
-    pub(crate) fn share(&mut self, faults: &Arc<FaultLog>, first_send: &Arc<FirstSend>) {
+    /// Makes the generator use a schedule, a log of faults and the place for the first send that others see as well.
+    pub(crate) fn share(
+        &mut self,
+        schedule: &LiveSchedule,
+        faults: &Arc<FaultLog>,
+        first_send: &Arc<FirstSend>,
+    ) {
+        self.schedule = schedule.clone();
         (self.faults, self.first_send) = (Arc::clone(faults), Arc::clone(first_send));
     }
 
@@ -116,6 +125,7 @@ impl Generator {
             endpoints: self.connector.endpoints().iter().map(Endpoint::history).collect(),
             clock_steps: timestamps::steps().saturating_sub(self.host.clock_steps),
             faults: self.faults.records(),
+            amendments: self.schedule.in_time(),
             interrupted: self.stop.starting.is_cancelled(),
             unwritten,
             start_delay,
@@ -135,6 +145,7 @@ impl Generator {
         let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
         let context = Arc::new(RunContext {
             plan: Arc::clone(&self.plan),
+            schedule: self.schedule.clone(),
             connector: Arc::clone(&self.connector),
             tls: self.tls.clone(),
             epoch,

@@ -2,6 +2,7 @@
 //! It generates no load. Generators, in this process or in others, do that.
 
 use crate::{
+    amend::{Amender, Broadcast, service::Service},
     config::{Config, Division},
     engine::{self, RunError, refused},
 };
@@ -11,9 +12,9 @@ use load::{
     watch::{PreparedWatch, Source, WatchConfig},
 };
 use measure::{FaultLog, GeneratorMessage, GeneratorReport, live::LiveCounters};
-use plan::{Estimate, Stop};
+use plan::{Estimate, LiveSchedule, Shard, Stop, schedule::Schedule};
 use report::{
-    output::{self, EventSettings, Finished, OutputSettings, Results, RunInfo, SharedStatus},
+    output::{EventSettings, Finished, OutputSettings, Results, RunInfo, SharedStatus},
     progress::{self, Progress},
     screen::{Screen, Sources},
 };
@@ -77,6 +78,7 @@ pub(crate) struct Lead<'a> {
     faults: Arc<FaultLog>,
     watch: PreparedWatch,
     first_send: Arc<FirstSend>,
+    schedule: LiveSchedule,
 }
 
 impl<'a> Lead<'a> {
@@ -87,7 +89,8 @@ impl<'a> Lead<'a> {
     pub(crate) fn prepare(settings: LeadSettings<'a>, members: Source) -> Result<Self, RunError> {
         let config = settings.config;
         let faults = Arc::new(fault_log(config, settings.injector)?);
-        let results = Results::open(&output_settings(&settings), Arc::clone(&faults))
+        let schedule = LiveSchedule::new(Arc::clone(&config.plan.schedule), Shard::WHOLE);
+        let results = Results::open(&output_settings(&settings, &schedule), Arc::clone(&faults))
             .map_err(|error| refused(&error.to_string()))?;
         let watch_config = WatchConfig {
             target: config.plan.target.clone(),
@@ -100,7 +103,7 @@ impl<'a> Lead<'a> {
         if !config.embedded {
             engine::warn(&watch.unmeasured_warnings(&config.criteria.thresholds));
         }
-        Ok(Self { settings, results, faults, watch, first_send: Arc::default() })
+        Ok(Self { settings, results, faults, watch, first_send: Arc::default(), schedule })
     }
 
     /// Returns the results.
@@ -118,6 +121,11 @@ impl<'a> Lead<'a> {
         &self.first_send
     }
 
+    /// Returns the schedule of the run, which may be amended.
+    pub(crate) const fn schedule(&self) -> &LiveSchedule {
+        &self.schedule
+    }
+
     /// Returns the number of generators of the run.
     pub(crate) const fn generators(&self) -> u32 {
         self.settings.generators
@@ -128,19 +136,66 @@ impl<'a> Lead<'a> {
         self.settings.stop
     }
 
-    /// Begins the run at `epoch`. `counters`: those of the workers, or of the generators.
+    /// Begins the run at `epoch`. `counters`: those of the workers, or of the generators. `broadcast`: tells the generators of a change
+    /// of the plan, if they are other processes.
     ///
     /// # Errors
     /// The terminal cannot show the run, or a thread cannot be started.
-    pub(crate) fn begin(self, epoch: Instant, counters: Vec<Arc<LiveCounters>>) -> Result<Led<'a>, RunError> {
+    pub(crate) fn begin(
+        self,
+        epoch: Instant,
+        counters: Vec<Arc<LiveCounters>>,
+        broadcast: Option<Broadcast>,
+    ) -> Result<Led<'a>, RunError> {
         // The live view comes first: a terminal that cannot show it refuses the run before anything is started.
         let shown = self.show(epoch, counters)?;
-        let Self { settings, results, faults: log, watch, first_send } = self;
+        let amender = self.amender(epoch, broadcast);
+        // The requests of other runs come through the control Redis.
+        let is_local = !matches!(self.settings.config.division, Division::Control(_));
+        let Self { settings, results, faults: log, watch, first_send, schedule } = self;
         let planned = &settings.config.plan.faults.planned;
         let faults = FaultRunner::start(planned, settings.injector, &log, &first_send, epoch)
             .context("cannot start a thread for a fault")?;
         let watch = watch.start(epoch).context("cannot watch the stack")?;
-        Ok(Led { settings, results, log, first_send, shown, faults, watch, epoch })
+        let service = amender.clone().filter(|_| is_local).and_then(|amender| {
+            let started = Service::start(amender);
+            started.map_err(|error| engine::warn(&[format!("this run cannot be amended: {error:#}")])).ok()
+        });
+        Ok(Led {
+            settings,
+            results,
+            log,
+            first_send,
+            shown,
+            faults,
+            watch,
+            schedule,
+            amender,
+            _service: service,
+            epoch,
+        })
+    }
+
+    /// Returns what changes the plan, if it can be changed.
+    fn amender(&self, epoch: Instant, broadcast: Option<Broadcast>) -> Option<Arc<Amender>> {
+        let config = self.settings.config;
+        if !self.schedule.current().is_amendable() || matches!(config.division, Division::Shard(_)) {
+            return None;
+        }
+        let config = config.clone();
+        let check = move |schedule: Schedule| {
+            let mut config = config.clone();
+            config.plan.schedule = Arc::new(schedule);
+            engine::check_host(&config).map_err(|error| error.to_string())
+        };
+        let base = self.results.path("");
+        Some(Arc::new(Amender {
+            id: base.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            schedule: self.schedule.clone(),
+            epoch,
+            check: Box::new(check),
+            broadcast,
+        }))
     }
 
     /// Judges and writes a run whose parts were recorded earlier, and which took `elapsed`. `rows`: files of rows to join.
@@ -153,8 +208,8 @@ impl<'a> Lead<'a> {
         rows: &[PathBuf],
         elapsed: Duration,
     ) -> Result<Finished, RunError> {
-        let Self { settings, results, faults, .. } = self;
-        let info = RunInfo { elapsed, ..info(&settings, &results, generators, &faults) };
+        let Self { settings, results, faults, schedule, .. } = self;
+        let info = RunInfo { elapsed, ..info(&settings, &results, generators, &faults, &schedule) };
         write(results, &info, rows)
     }
 
@@ -174,7 +229,7 @@ impl<'a> Lead<'a> {
                     config.plan.target.api.to_string()
                 },
                 epoch,
-                schedule: Arc::clone(&config.plan.schedule),
+                schedule: self.schedule.clone(),
                 estimate,
                 counters,
                 faults: Arc::clone(&self.faults),
@@ -210,6 +265,10 @@ pub(crate) struct Led<'a> {
     shown: Shown,
     faults: FaultRunner,
     watch: load::watch::Watch,
+    schedule: LiveSchedule,
+    amender: Option<Arc<Amender>>,
+    /// Takes the requests of `streamstress amend`.
+    _service: Option<Service>,
     epoch: Instant,
 }
 
@@ -238,16 +297,22 @@ impl Generators {
         !self.lost.is_empty()
     }
 
-    /// Handles a message of a generator: merges a part, or notes the report.
+    /// Handles a message of a generator: merges a part, or notes an amendment or the report.
     pub(crate) fn receive(
         &mut self,
         shard: u32,
         message: GeneratorMessage,
         results: &Results,
         faults: &FaultLog,
+        schedule: &LiveSchedule,
     ) {
         match message {
             GeneratorMessage::Header(_) => {}
+            GeneratorMessage::Amendment(amendment) => {
+                if let Err(error) = schedule.amend(amendment, Duration::ZERO) {
+                    self.lose(shard, format!("it made an impossible amendment: {error}"));
+                }
+            }
             GeneratorMessage::Part(part) => results.add(shard, *part),
             GeneratorMessage::Report(report) => {
                 faults.take_over(&report.faults);
@@ -270,6 +335,16 @@ impl Led<'_> {
         &self.log
     }
 
+    /// Returns the schedule of the run, which may be amended.
+    pub(crate) const fn schedule(&self) -> &LiveSchedule {
+        &self.schedule
+    }
+
+    /// Returns what changes the plan, or `None` if it cannot be changed.
+    pub(crate) const fn amender(&self) -> Option<&Arc<Amender>> {
+        self.amender.as_ref()
+    }
+
     /// Notes that the first query was sent this long after the start of the run. Only the first call has an effect.
     pub(crate) fn first_sent(&self, after: Duration) {
         self.first_send.note(self.epoch + after);
@@ -280,12 +355,13 @@ impl Led<'_> {
     /// # Errors
     /// The results could not be written.
     pub(crate) fn finish(self, generators: Generators, rows: &[PathBuf]) -> Result<Finished, RunError> {
-        let Self { settings, results, log, shown, faults, watch, epoch, .. } = self;
+        let Self { settings, results, log, shown, faults, watch, schedule, epoch, .. } = self;
         drop(shown);
         let elapsed = epoch.elapsed();
         let observations = watch.end();
         faults.end();
-        let info = RunInfo { observations, elapsed, ..info(&settings, &results, generators, &log) };
+        let info =
+            RunInfo { observations, elapsed, ..info(&settings, &results, generators, &log, &schedule) };
         write(results, &info, rows)
     }
 }
@@ -299,23 +375,20 @@ fn write(results: Results, info: &RunInfo, rows: &[PathBuf]) -> Result<Finished,
 }
 
 /// Returns where and how the results are written.
-fn output_settings(settings: &LeadSettings<'_>) -> OutputSettings {
+fn output_settings(settings: &LeadSettings<'_>, schedule: &LiveSchedule) -> OutputSettings {
     let config = settings.config;
     OutputSettings {
         dir: config.output.dir.clone(),
         name: config.output.name.clone(),
         started_at: settings.started_at,
-        criteria: output::Criteria {
-            steady: config.plan.schedule.steady_window(),
-            ..config.criteria.resolve(settings.stop)
-        },
+        criteria: config.criteria.resolve(settings.stop),
         suffix: match config.division {
             Division::Shard(shard) => format!("_shard{}", shard.number()),
             _ => String::new(),
         },
         generators: settings.generators,
         patience_s: settings.patience_s,
-        schedule: Some(Arc::clone(&config.plan.schedule)),
+        schedule: Some(schedule.clone()),
         shared_status: config.output.tui.then(SharedStatus::default),
         events: config.output.events.clone().map(|destination| EventSettings {
             destination,
@@ -345,11 +418,20 @@ fn info(
     results: &Results,
     generators: Generators,
     faults: &FaultLog,
+    schedule: &LiveSchedule,
 ) -> RunInfo {
+    let schedule = schedule.current();
     let LeadSettings { config, stop, generators: generator_count, .. } = *settings;
     let Generators { reports, mut lost } = generators;
     for shard in (0..generator_count).filter(|shard| !reports.contains_key(shard)) {
         lost.entry(shard).or_insert_with(|| "it sent no report".to_owned());
+    }
+    for (&shard, report) in &reports {
+        let missed = schedule.amendments().iter().find(|made| !report.amendments.contains(&made.number));
+        if let Some(missed) = missed {
+            let number = missed.number;
+            lost.entry(shard).or_insert_with(|| format!("amendment {number} did not reach it in time"));
+        }
     }
     let interrupted = stop.starting.is_cancelled() || reports.values().any(|report| report.interrupted);
     RunInfo {
@@ -364,7 +446,7 @@ fn info(
         burst: config.plan.load.burst,
         interrupted: interrupted && results.aborted().is_none(),
         aborted: results.aborted(),
-        schedule: Some(Arc::clone(&config.plan.schedule)),
+        schedule: Some(schedule),
         faults: faults.records(),
         generator: GeneratorReport::merged(reports.values()),
         generators: reports,

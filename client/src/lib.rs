@@ -1,5 +1,6 @@
 //! The program `streamstress`: reads command line and configuration, and connects plan, load, measurement and report.
 
+mod amend;
 pub mod cli;
 pub mod config;
 mod embedded;

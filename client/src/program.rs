@@ -1,7 +1,8 @@
 //! The program's entry: dispatches the subcommands, prints results and errors, and returns the exit code.
 
 use crate::{
-    cli::{self, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed, RunArgs},
+    amend,
+    cli::{self, AmendArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed, RunArgs},
     config::{Config, Division},
     engine::{self, RunError},
     environment,
@@ -54,6 +55,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Report { files }) => report(&files),
         Some(Command::Compare(args)) => compare_runs(args),
         Some(Command::Merge(args)) => merge(&args),
+        Some(Command::Amend(args)) => amend(&args),
         Some(Command::Generator) => generators::processes::generator(),
         Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Man) => manual(),
@@ -256,6 +258,17 @@ fn print_finished(finished: &Finished, quiet: bool, out: Out) -> u8 {
     }
     print_unwritten(&finished.unwritten);
     finished.exit_code()
+}
+
+/// Changes the plan of a run that is going on.
+fn amend(args: &AmendArgs) -> u8 {
+    match amend::command::amend(args) {
+        Ok(()) => 0,
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            error.exit_code()
+        }
+    }
 }
 
 /// Merges the results of several generators. Returns the exit code of the verdict.

@@ -2,55 +2,18 @@
 //! server, so the tests know what must arrive.
 
 mod fake;
-#[allow(dead_code, reason = "the tests of bus use the rest")]
-#[path = "../../crates/bus/tests/brokers/support/private_redis.rs"]
-mod private_redis;
+mod launched;
 mod rig;
 
 use fake::{Deed, Running, Script};
-use private_redis::PrivateRedis;
+use launched::{Ended, command, control_redis, files, run, summary, text};
 use rig::{processes, programs::STREAMSTRESS, stacks, wait_until};
 use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
-
-/// Returns the command of a run against the server with these further arguments.
-fn command(server: &Running, dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(STREAMSTRESS);
-    command
-        .args(["--api-url", &server.api, "--wsproxy-url", &server.ws, "--seed", "7", "--ramp-up", "100ms"])
-        .args(["--quiet", "--output-dir"])
-        .arg(dir)
-        .args(arguments)
-        .env_remove("OUTPUT_DIR");
-    command
-}
-
-fn run(server: &Running, dir: &Path, arguments: &[&str]) -> Output {
-    command(server, dir, arguments).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Returns the files in a directory whose names end like this.
-fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.to_string_lossy().ends_with(ending));
-    files.sort();
-    files
-}
-
-/// Returns the only summary in a directory.
-fn summary(dir: &Path) -> Value {
-    let summaries = files(dir, "_summary.json");
-    assert_eq!(summaries.len(), 1, "{summaries:?}");
-    serde_json::from_str(&fs::read_to_string(&summaries[0]).unwrap()).unwrap()
-}
 
 /// Returns the query ids and session indices of the rows: what was played, in no order.
 fn played(csv: &[PathBuf]) -> Vec<(String, String)> {
@@ -114,16 +77,6 @@ fn one_wrong_token_is_found_by_whichever_generator() {
     assert_eq!(output.status.code(), Some(99), "{}", text(&output));
     let summary = summary(dir.path());
     assert_eq!((&summary["tokens_lost"], &summary["verdict"]), (&1.into(), &"FAIL".into()), "{summary:#}");
-}
-
-/// Ends a run that a test started, with its generators.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -258,14 +211,6 @@ fn what_cannot_be_merged_is_one_clear_sentence_and_writes_nothing() {
         .unwrap();
     assert_eq!(output.status.code(), Some(98), "{}", text(&output));
     assert_eq!(summary(&to)["partial"], true);
-}
-
-/// Returns a control Redis that replies.
-fn control_redis() -> PrivateRedis {
-    let redis = PrivateRedis::start();
-    let socket = redis.url().trim_start_matches("redis+unix://").to_owned();
-    wait_until("the control Redis replies", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
-    redis
 }
 
 #[test]

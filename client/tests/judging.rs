@@ -10,9 +10,9 @@ use measure::{
     BoundedSample, Objective, Quantity, QuerySamples, Reading,
     record::{LagKind, QueryRecord, QueryStatus, SessionRecord},
 };
-use plan::Stop;
+use plan::{LiveSchedule, Shard, Stop, schedule::Schedule};
 use records::{ms, read};
-use report::output::{Criteria, Finished, Results, RunInfo};
+use report::output::{Criteria, Finished, OutputSettings, Results, RunInfo};
 use std::{path::Path, sync::Arc, time::Duration};
 
 /// A query of 18 tokens that is sent at `at` and takes `e2el`, both in milliseconds.
@@ -35,14 +35,18 @@ fn session(ended: u64, ok: bool) -> SessionRecord {
 }
 
 /// Twenty seconds with one query each, of 500 ms, or of 800 ms in the middle ten seconds. One query takes 4 s and one is refused.
-fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], steady: Option<(Duration, Duration)>) -> Finished {
+fn run(dir: &Path, thresholds: &[&str], goodput: &[&str], stages: Option<&str>) -> Finished {
     let criteria = Criteria {
         thresholds: thresholds.iter().map(|text| text.parse().unwrap()).collect(),
         objectives: goodput.iter().map(|text| text.parse::<Objective>().unwrap()).collect(),
-        steady,
         ..Criteria::default()
     };
-    let results = Results::open(&records::settings(dir, criteria), Arc::default()).unwrap();
+    let schedule = stages.map(|stages| Arc::new(Schedule::staged(&stages.parse().unwrap())));
+    let settings = OutputSettings {
+        schedule: schedule.map(|schedule| LiveSchedule::new(schedule, Shard::WHOLE)),
+        ..records::settings(dir, criteria)
+    };
+    let results = Results::open(&settings, Arc::default()).unwrap();
     let generator = results.generator(None).unwrap();
     let mut recorder = generator.recorder();
     for second in 0..20 {
@@ -77,7 +81,7 @@ fn thresholds_goodput_and_steady_state_are_everywhere() {
         "goodput_share>0.5",
         "rss_mb{redis}<10",
     ];
-    let finished = run(dir.path(), &thresholds, &["ttft:60", "e2el:900"], Some((ms(5_000), ms(15_000))));
+    let finished = run(dir.path(), &thresholds, &["ttft:60", "e2el:900"], Some("5s:0,0s:9,10s:9,0s:0,6s:0"));
     assert_eq!(finished.exit_code(), 99);
     assert!(finished.text(80).lines().all(|line| line.chars().count() <= 80), "{}", finished.text(80));
     let text = finished.text(80);
@@ -138,7 +142,7 @@ fn a_default_is_replaced_by_a_bound_on_its_own_failures_alone() {
         ("error_rate<0.01", 99, "sessions_broken==0"),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let finished = run(dir.path(), &[threshold], &[], Some((ms(1_000), ms(15_000))));
+        let finished = run(dir.path(), &[threshold], &[], Some("1s:0,0s:9,14s:9,0s:0,6s:0"));
         assert_eq!(finished.exit_code(), exit_code, "{threshold}: {}", finished.text(80));
         assert!(finished.text(80).contains(default), "{threshold}: {}", finished.text(80));
     }

@@ -79,7 +79,6 @@ impl CriteriaConfig {
         output::Criteria {
             thresholds: self.thresholds.clone(),
             objectives: self.objectives.clone().into(),
-            steady: None,
             abort: self.abort_after.map(abort),
         }
     }

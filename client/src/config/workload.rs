@@ -4,7 +4,7 @@
 use super::check::Check;
 use crate::cli::{ArrivalOf, RunArgs};
 use plan::{
-    schedule::{Arrival, Process, Schedule, Stages, trace},
+    schedule::{Arrival, ArrivalSource, MAX_PLANNED, Process, Schedule, Stages, trace},
     users::{Kind, PROFILES, UserKind, Users, seed_for_arrivals},
 };
 use settings::{cells, distribution::Distribution, duration};
@@ -15,8 +15,6 @@ use std::{
     time::Duration,
 };
 
-/// Largest number of sessions or arrivals in a plan.
-const MAX_PLANNED: u64 = 1_000_000;
 /// Largest size of a prompt file, in bytes.
 const MAX_PROMPT_BYTES: u64 = 64 << 20;
 
@@ -40,10 +38,12 @@ pub(super) fn workload(check: &mut Check, args: &RunArgs, clients: u64, seed: u6
         one_model(check, args).and_then(|()| match (&args.stages, args.arrival_rate, &args.trace) {
             (Some(stages), _, _) => staged(check, stages, scale),
             (_, Some(rate), _) => arriving(check, args, rate, duration, scale, seed).map(|arrivals| {
-                open(check, args, arrivals, duration.unwrap_or_default(), ramp_up, ArrivalOf::Sessions)
+                let source = ArrivalSource::Drawn { process: process(args), seed: seed_for_arrivals(seed) };
+                let duration = duration.unwrap_or_default();
+                open(check, args, arrivals, duration, ramp_up, source, ArrivalOf::Sessions)
             }),
             (_, _, Some(file)) => replayed(check, args, file, duration, scale).map(|(arrivals, duration)| {
-                open(check, args, arrivals, duration, ramp_up, ArrivalOf::Queries)
+                open(check, args, arrivals, duration, ramp_up, ArrivalSource::Listed, ArrivalOf::Queries)
             }),
             _ => Some(Schedule::closed(clients, ramp_up, duration)),
         });
@@ -125,6 +125,10 @@ fn staged(check: &mut Check, text: &str, scale: f64) -> Option<Schedule> {
     Some(Schedule::staged(&stages))
 }
 
+fn process(args: &RunArgs) -> Process {
+    args.arrival_process.unwrap_or(Process::Constant)
+}
+
 /// Draws arrivals at a rate.
 fn arriving(
     check: &mut Check,
@@ -148,7 +152,7 @@ fn arriving(
         ));
         return None;
     }
-    let process = args.arrival_process.unwrap_or(Process::Constant);
+    let process = process(args);
     let most = (MAX_PLANNED * 2) as usize;
     let moments = process.moments(rate, duration, seed_for_arrivals(seed), most);
     if moments.is_empty() {
@@ -210,13 +214,13 @@ fn open(
     arrivals: Vec<Arrival>,
     duration: Duration,
     ramp_up: Duration,
+    source: ArrivalSource,
     default: ArrivalOf,
 ) -> Schedule {
-    let uneven = args.trace.is_some();
     match args.arrival.unwrap_or(default) {
         ArrivalOf::Sessions => {
             let most = check.count("--max-clients", args.max_clients, 1000, 1, super::MAX_CLIENTS);
-            Schedule::open_sessions(&arrivals, duration, most, uneven)
+            Schedule::open_sessions(&arrivals, duration, most, source)
         }
         ArrivalOf::Queries => {
             let default = args.clients.unwrap_or(100);
@@ -224,7 +228,7 @@ fn open(
                 check.count("--max-clients", args.max_clients.or(Some(default)), 100, 1, super::MAX_CLIENTS);
             // Sockets need time to open, regardless of the scale.
             let ramp_up = ramp_up.max(Duration::from_secs(1));
-            Schedule::open_queries(arrivals, duration, most, ramp_up, uneven)
+            Schedule::open_queries(arrivals, duration, most, ramp_up, source)
         }
     }
 }

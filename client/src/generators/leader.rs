@@ -2,13 +2,14 @@
 
 use super::{Conclusion, Instruction, Status, decode, encode};
 use crate::{
+    amend::{Broadcast, Response},
     engine::RunError,
     lead::{Generators, Lead, Led},
 };
 use anyhow::anyhow;
 use coordination::{Command, Event, Leader, Leadership};
 use measure::{FaultLog, FaultRecord, GeneratorMessage, live::LiveCounters};
-use plan::Stop;
+use plan::{Stop, schedule::AmendError};
 use report::{messages, output::Finished};
 use std::{
     path::PathBuf,
@@ -33,6 +34,7 @@ pub(super) fn lead(
     rows: impl FnOnce(&Generators) -> Vec<PathBuf>,
 ) -> Result<Finished, RunError> {
     let Leadership { leader, events } = leadership;
+    let leader: Arc<dyn Leader> = Arc::from(leader);
     let counters: Vec<Arc<LiveCounters>> = (0..lead.generators()).map(|_| Arc::default()).collect();
     let mut sent = Instructions::new(&*leader, Arc::clone(lead.faults()), lead.stop());
     sent.send(&Instruction::StatedNames(lead.faults().stated_names()));
@@ -52,8 +54,15 @@ pub(super) fn lead(
             return Err(error);
         }
     };
-    let led = lead.begin(epoch, counters.clone())?;
-    let mut run = Run { led, counters, generators: Generators::default() };
+    let broadcast: Broadcast = {
+        let leader = Arc::clone(&leader);
+        Box::new(move |amendment| {
+            let instruction = Command::Custom(encode(&Instruction::Amend(amendment)));
+            leader.command(instruction).map_err(|error| error.to_string())
+        })
+    };
+    let led = lead.begin(epoch, counters.clone(), Some(broadcast))?;
+    let mut run = Run { led, counters, generators: Generators::default(), leader: Arc::clone(&leader) };
     loop {
         match events.recv_timeout(POLL) {
             Ok(event) => run.handle(event)?,
@@ -79,6 +88,7 @@ struct Run<'a> {
     generators: Generators,
     /// One per generator.
     counters: Vec<Arc<LiveCounters>>,
+    leader: Arc<dyn Leader>,
 }
 
 impl Run<'_> {
@@ -92,6 +102,7 @@ impl Run<'_> {
                 self.generators.lose(shard, format!("{parts} of its parts did not arrive in time"));
             }
             Event::Status { shard, bytes } => self.status(shard, &bytes),
+            Event::Request { token, bytes } => self.leader.answer(&token, self.response(&bytes)),
             Event::Lost { shard, reason } => {
                 messages::print_stderr(&format!("generator {} is lost: {reason}", shard + 1));
                 self.generators.lose(shard, reason);
@@ -106,9 +117,22 @@ impl Run<'_> {
 
     fn receive(&mut self, shard: u32, bytes: &[u8]) {
         match GeneratorMessage::from_bytes(bytes) {
-            Ok(message) => self.generators.receive(shard, message, self.led.results(), self.led.faults()),
+            Ok(message) => {
+                let (results, faults) = (self.led.results(), self.led.faults());
+                self.generators.receive(shard, message, results, faults, self.led.schedule());
+            }
             Err(error) => self.generators.lose(shard, error.to_string()),
         }
+    }
+
+    /// Executes a request that came through the control Redis.
+    fn response(&self, request: &[u8]) -> Vec<u8> {
+        let response = match (self.led.amender(), serde_json::from_slice(request)) {
+            (Some(amender), Ok(request)) => amender.execute(&request),
+            (None, _) => Response::Refused(AmendError::NoEnd.to_string()),
+            (_, Err(error)) => Response::Refused(format!("the request cannot be read: {error}")),
+        };
+        serde_json::to_vec(&response).unwrap_or_default()
     }
 
     fn status(&self, shard: u32, bytes: &[u8]) {

@@ -10,10 +10,10 @@ use anyhow::Context;
 use coordination::{BarrierError, Command};
 use load::injection::FirstSend;
 use measure::{
-    FaultLog, GeneratorHeader, GeneratorReport, Part,
+    FaultLog, GeneratorHeader, GeneratorMessage, GeneratorReport, Part,
     live::{LiveCounters, totals},
 };
-use plan::{Shard, Stop};
+use plan::{LiveSchedule, Shard, Stop, schedule::Amendment};
 use report::{
     messages,
     output::{GeneratorResults, GeneratorSettings, PartSink, SharedPartFile},
@@ -22,7 +22,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -60,9 +60,17 @@ impl Member<'_> {
         let shard =
             Shard::new(self.header.shard, self.header.generators).context("there is no such shard")?;
         let mut generator = Generator::prepare(&self.config.part(shard), self.stop)?;
-        generator.share(&self.faults, &Arc::default());
+        let schedule = LiveSchedule::new(Arc::clone(&self.config.plan.schedule), shard);
+        generator.share(&schedule, &self.faults, &Arc::default());
         let (file, rows) = self.open(link)?;
-        let start = match self.start(link, commands) {
+        let amendments = Amendments {
+            schedule,
+            epoch: Arc::default(),
+            file: Arc::clone(&file),
+            link: Arc::downgrade(link),
+        };
+        let epoch = Arc::clone(&amendments.epoch);
+        let start = match self.start(link, commands, amendments) {
             Ok(start) => start,
             Err(error) => {
                 // Ends the thread that writes rows, which shares the link. The shard is free when the last owner drops the link.
@@ -73,6 +81,7 @@ impl Member<'_> {
                 return Err(error);
             }
         };
+        let _ = epoch.set(start.at);
         let notes = Notes::start(link, &generator, start.at)?;
         let mut report = generator.play(rows, start.at)?;
         drop(notes);
@@ -106,8 +115,13 @@ impl Member<'_> {
     }
 
     /// Waits for the common start.
-    fn start(&self, link: &Link, commands: Receiver<Command>) -> Result<coordination::Start, RunError> {
-        follow(commands, Arc::clone(&self.faults), self.stop.clone())?;
+    fn start(
+        &self,
+        link: &Link,
+        commands: Receiver<Command>,
+        amendments: Amendments,
+    ) -> Result<coordination::Start, RunError> {
+        follow(commands, amendments, Arc::clone(&self.faults), self.stop.clone())?;
         let start = link.ready(self.within, &mut |_| !self.stop.starting.is_cancelled());
         let start = start.map_err(|error| match error {
             BarrierError::Cancelled => RunError::Interrupted,
@@ -118,7 +132,12 @@ impl Member<'_> {
 }
 
 /// Follows the leader's commands on a thread that ends with the link.
-fn follow(commands: Receiver<Command>, faults: Arc<FaultLog>, stop: Stop) -> Result<(), RunError> {
+fn follow(
+    commands: Receiver<Command>,
+    amendments: Amendments,
+    faults: Arc<FaultLog>,
+    stop: Stop,
+) -> Result<(), RunError> {
     let stop_now = move |stop: &Stop| {
         stop.starting.cancel();
         stop.running.cancel();
@@ -133,6 +152,7 @@ fn follow(commands: Receiver<Command>, faults: Arc<FaultLog>, stop: Stop) -> Res
                 Command::Custom(bytes) => match decode(&bytes) {
                     Some(Instruction::StatedNames(names)) => faults.set_stated_names(names),
                     Some(Instruction::Faults(records)) => faults.take_over(&records),
+                    Some(Instruction::Amend(amendment)) => amendments.make(amendment),
                     Some(Instruction::Stop) => stop.starting.cancel(),
                     Some(Instruction::StopNow) => stop_now(&stop),
                     None => messages::print_stderr("warning: a command of another version was ignored"),
@@ -142,6 +162,35 @@ fn follow(commands: Receiver<Command>, faults: Arc<FaultLog>, stop: Stop) -> Res
     };
     thread::Builder::new().name("commands".into()).spawn(follow).context("cannot start a thread")?;
     Ok(())
+}
+
+/// Changes the plan of a generator, and records the changes among its parts.
+struct Amendments {
+    schedule: LiveSchedule,
+    /// The common start, once it is known.
+    epoch: Arc<OnceLock<Instant>>,
+    file: SharedPartFile,
+    /// Weak, because the shard is free when the last owner drops the link.
+    link: Weak<dyn coordination::Generator>,
+}
+
+impl Amendments {
+    fn make(&self, amendment: Amendment) {
+        let elapsed = self.epoch.get().map_or(Duration::ZERO, |epoch| epoch.elapsed());
+        if let Err(error) = self.schedule.amend(amendment, elapsed) {
+            // The leader made the same change before. Without it, this generator's report does not name the amendment.
+            messages::print_stderr(&format!(
+                "warning: amendment {} is not possible: {error}",
+                amendment.number
+            ));
+            return;
+        }
+        let message = GeneratorMessage::of_amendment(&amendment);
+        self.file.lock().append(&message);
+        if let Some(link) = self.link.upgrade() {
+            let _ = link.send(message);
+        }
+    }
 }
 
 /// Updates the generator's status until it is dropped.

@@ -235,7 +235,7 @@ fn write(config: &Config, parts: Parts) -> Result<Finished, RunError> {
                 if let GeneratorMessage::Part(part) = &message {
                     seconds = part.seconds.keys().next_back().map_or(seconds, |last| seconds.max(last + 1));
                 }
-                generators.receive(shard, message, lead.results(), lead.faults());
+                generators.receive(shard, message, lead.results(), lead.faults(), lead.schedule());
             }
             Err(reason) => {
                 generators.lose(shard, reason);

@@ -18,7 +18,7 @@ use crate::{
 };
 use measure::{FaultRecord, GeneratorHeader, live::LiveTotals, record::Moment};
 use parking_lot::Mutex;
-use plan::Shard;
+use plan::{Shard, schedule::Amendment};
 use report::output::{PartFile, Results, SharedPartFile};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -37,6 +37,8 @@ enum Instruction {
     StatedNames(BTreeMap<String, String>),
     /// When and how faults were injected.
     Faults(Vec<FaultRecord>),
+    /// Change the plan.
+    Amend(Amendment),
     /// Start no more sessions and queries.
     Stop,
     /// Abandon what runs.

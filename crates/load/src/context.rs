@@ -10,7 +10,7 @@ use measure::{
     live::LiveCounters,
     record::{LagKind, Moment},
 };
-use plan::{Plan, Stop, schedule::Model};
+use plan::{LiveSchedule, Plan, Stop, schedule::Model};
 use std::{
     cell::{Cell, RefCell, RefMut},
     rc::Rc,
@@ -24,8 +24,10 @@ const ON_TIME: Duration = Duration::from_secs(1);
 
 /// What all workers of a run share.
 pub struct RunContext {
-    /// What the run will do.
+    /// What the run will do. The schedule in it is the one at the start.
     pub plan: Arc<Plan>,
+    /// The schedule, which may be amended.
+    pub schedule: LiveSchedule,
     /// Opens sockets.
     pub connector: Arc<Connector>,
     /// TLS configuration of the HTTP calls.
@@ -112,6 +114,12 @@ impl WorkerContext {
     /// Returns what the run will do.
     pub(crate) fn plan(&self) -> &Plan {
         &self.run.plan
+    }
+
+    /// Returns when the session of this row of the schedule is planned to end, as the schedule is now. A query that runs then is
+    /// finished first. `None`: after its last query.
+    pub(crate) fn session_end(&self, row: u64) -> Option<Instant> {
+        self.run.schedule.current().session(row).until.map(|until| self.run.epoch + until)
     }
 
     /// Returns the HTTP client.

@@ -11,7 +11,10 @@ use crate::{
 };
 use host::Waited;
 use measure::{Arrivals, Recorder, live::LiveCounters, record::LagKind};
-use plan::{Plan, schedule::Model};
+use plan::{
+    Plan,
+    schedule::{Model, Schedule},
+};
 use std::{
     rc::Rc,
     sync::Arc,
@@ -25,6 +28,9 @@ use tokio::{
 
 /// The interval at which the event loop's delay is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
+
+/// What the index of a session that replaces a failed one is higher by: more than a plan can have sessions.
+const REPLACEMENT: u64 = 1_000_000_000;
 
 /// The result of a worker, besides its records.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,28 +82,30 @@ async fn drive(worker: Rc<WorkerContext>, number: usize) {
         .idle()
         .is_some()
         .then(|| tokio::task::spawn_local(distribute_queries(Rc::clone(&worker), number, workers)));
-    let schedule = Arc::clone(&worker.plan().schedule);
     let mut sessions = JoinSet::new();
-    for index in schedule.share(number, workers) {
-        let times = schedule.session(index);
+    for nth in 0.. {
+        let next = next(&worker, |schedule| {
+            let row = schedule.shard().number_of(number, workers, nth);
+            let times = (row < schedule.all_sessions()).then(|| schedule.session(row))?;
+            Some((times.start, (row, times)))
+        });
+        let (row, times) = match next.await {
+            Next::Due(session) => session,
+            Next::Cancelled => {
+                worker.never_started(queries_lost_with_session(worker.plan()));
+                // The burst waits for every session: one that never starts must not hold it up.
+                drop(worker.run().burst.as_ref().map(Burst::slot));
+                continue;
+            }
+            Next::NoMore => break,
+        };
         let scheduled = epoch + times.start;
-        if !wait_until(&worker, scheduled).await {
-            worker.never_started(queries_lost_with_session(worker.plan()));
-            // The burst waits for every session: one that never starts must not hold it up.
-            drop(worker.run().burst.as_ref().map(Burst::slot));
-            continue;
-        }
         // Frees the results of sessions that have ended, so that memory does not grow with the run.
         while let Some(ended) = sessions.try_join_next() {
             propagate_panic(ended);
         }
         let Ok(place) = worker.place(scheduled) else { continue };
-        let planned = PlannedSession {
-            index,
-            scheduled,
-            until: times.until.map(|until| epoch + until),
-            tokens: times.tokens,
-        };
+        let planned = PlannedSession { index: row, scheduled, row, tokens: times.tokens };
         sessions.spawn_local(stay(Rc::clone(&worker), planned, place));
     }
     while let Some(ended) = sessions.join_next().await {
@@ -128,6 +136,42 @@ fn queries_lost_with_session(plan: &Plan) -> u64 {
     }
 }
 
+/// The next thing to start by the schedule.
+enum Next<T> {
+    /// It is due now.
+    Due(T),
+    /// It will not start, because nothing may start any more.
+    Cancelled,
+    /// There is none.
+    NoMore,
+}
+
+/// Waits for what `find` returns, with its time from the start of the run. Looks again when the schedule is amended. While it can be
+/// amended, which is until its end, `NoMore` is not returned.
+async fn next<T>(worker: &WorkerContext, find: impl Fn(&Schedule) -> Option<(Duration, T)>) -> Next<T> {
+    let starting = &worker.stop().starting;
+    let mut changes = worker.run().schedule.changes();
+    loop {
+        let schedule = Arc::clone(&changes.borrow_and_update());
+        let (at, found) = match find(&schedule) {
+            Some((at, found)) => (at, Some(found)),
+            None => match schedule.end().filter(|_| schedule.is_amendable()) {
+                Some(end) => (end, None),
+                None => return Next::NoMore,
+            },
+        };
+        tokio::select! {
+            biased;
+            () = starting.cancelled() => return if found.is_some() { Next::Cancelled } else { Next::NoMore },
+            // Returns an error only if the schedule is gone, which this worker shares.
+            _ = changes.changed() => {}
+            () = tokio::time::sleep_until((worker.run().epoch + at).into()) => {
+                return found.map_or(Next::NoMore, Next::Due);
+            }
+        }
+    }
+}
+
 /// Waits until `scheduled`. Returns false if nothing may start any more.
 async fn wait_until(worker: &WorkerContext, scheduled: Instant) -> bool {
     let starting = &worker.stop().starting;
@@ -142,30 +186,35 @@ async fn wait_until(worker: &WorkerContext, scheduled: Instant) -> bool {
 
 /// Runs one session, or one after another until the planned end.
 async fn stay(worker: Rc<WorkerContext>, mut planned: PlannedSession, _place: Option<OwnedSemaphorePermit>) {
-    let stride = worker.plan().schedule.all_sessions();
     loop {
         let succeeded = session::run(Rc::clone(&worker), planned).await;
-        let Some(until) = planned.until else { return };
+        let Some(until) = worker.session_end(planned.row) else { return };
         // The delay after a failure limits the calls to a stack that is down.
         let delay = if succeeded { Duration::ZERO } else { worker.plan().reconnect.initial };
         let again = Instant::now() + delay;
         if again >= until || !wait_until(&worker, again).await {
             return;
         }
-        planned = PlannedSession { index: planned.index + stride, scheduled: Instant::now(), ..planned };
+        planned = PlannedSession { index: planned.index + REPLACEMENT, scheduled: Instant::now(), ..planned };
     }
 }
 
 /// Gives each arriving query to an idle session.
 async fn distribute_queries(worker: Rc<WorkerContext>, number: usize, workers: usize) {
     let Some(idle) = worker.idle() else { return };
-    let schedule = Arc::clone(&worker.plan().schedule);
-    for arrival in schedule.arrivals().iter().skip(number).step_by(workers) {
+    for nth in 0.. {
+        let next = next(&worker, |schedule| {
+            schedule.arrivals().get(number + nth * workers).map(|arrival| (arrival.at, *arrival))
+        });
+        let arrival = match next.await {
+            Next::Due(arrival) => arrival,
+            Next::Cancelled => {
+                worker.never_started(1);
+                continue;
+            }
+            Next::NoMore => break,
+        };
         let due = worker.run().epoch + arrival.at;
-        if !wait_until(&worker, due).await {
-            worker.never_started(1);
-            continue;
-        }
         worker.arrived(due, idle.give(DueQuery { due, tokens: arrival.tokens }));
     }
     idle.close();

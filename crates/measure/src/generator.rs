@@ -58,6 +58,8 @@ pub struct GeneratorReport {
     /// Error of its view of the common start: by how much its clock may differ from that of the coordinator. Zero if both share a
     /// clock.
     pub clock_error: Duration,
+    /// Numbers of the amendments that it made in time.
+    pub amendments: Vec<u32>,
     /// Whether a signal ended it.
     pub interrupted: bool,
     /// Files that it could not write, each with the reason.

@@ -2,6 +2,7 @@
 //! are the results of the run.
 
 use super::{GeneratorReport, Interval, RunData};
+use plan::schedule::Amendment;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -35,7 +36,7 @@ pub struct GeneratorHeader {
     pub utc_offset: i32,
 }
 
-/// A message of a generator: its header, then its parts, then its report.
+/// A message of a generator: its header, then its parts and the amendments that it made, then its report.
 #[derive(Clone, Debug, Deserialize)]
 pub enum GeneratorMessage {
     /// The first message.
@@ -44,6 +45,8 @@ pub enum GeneratorMessage {
     Part(Box<Part>),
     /// The last message.
     Report(Box<GeneratorReport>),
+    /// It changed its plan. Comes before the parts with the seconds that the change concerns.
+    Amendment(Amendment),
 }
 
 /// The reason why bytes are not a message of a generator.
@@ -59,6 +62,7 @@ enum WrittenMessage<'a> {
     Header(&'a GeneratorHeader),
     Part(&'a Part),
     Report(&'a GeneratorReport),
+    Amendment(&'a Amendment),
 }
 
 impl WrittenMessage<'_> {
@@ -93,6 +97,12 @@ impl GeneratorReport {
 }
 
 impl GeneratorMessage {
+    /// Returns an amendment as the bytes of a message.
+    #[must_use]
+    pub fn of_amendment(amendment: &Amendment) -> Vec<u8> {
+        WrittenMessage::Amendment(amendment).to_bytes()
+    }
+
     /// Reads a message from bytes.
     ///
     /// # Errors

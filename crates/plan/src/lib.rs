@@ -3,6 +3,7 @@
 
 pub mod behaviour;
 mod estimate;
+mod live;
 mod plan;
 pub mod schedule;
 mod shard;
@@ -12,6 +13,7 @@ pub mod users;
 mod workload;
 
 pub use estimate::Estimate;
+pub use live::LiveSchedule;
 pub use plan::Plan;
 pub use shard::{InvalidShard, MAX_GENERATORS, Shard};
 pub use stop::Stop;

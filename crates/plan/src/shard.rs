@@ -62,9 +62,15 @@ impl Shard {
 
     /// Returns the numbers below `total` that worker `worker` (from 0) of `workers` plays.
     pub fn numbers(self, total: u64, worker: usize, workers: usize) -> impl Iterator<Item = u64> + use<> {
-        let (index, count) = (u64::from(self.index), u64::from(self.count));
-        let first = index + count * worker as u64;
-        (first..total).step_by(self.count as usize * workers.max(1))
+        (self.number_of(worker, workers, 0)..total).step_by(self.count as usize * workers.max(1))
+    }
+
+    /// Returns the `n`th number (from 0) that worker `worker` (from 0) of `workers` plays.
+    #[must_use]
+    pub const fn number_of(self, worker: usize, workers: usize, n: u64) -> u64 {
+        let (index, count) = (self.index as u64, self.count as u64);
+        let workers = if workers == 0 { 1 } else { workers as u64 };
+        index + count * (worker as u64 + workers * n)
     }
 }
 

@@ -49,7 +49,7 @@ impl Session {
         } else if worker.stop().starting.is_cancelled() {
             worker.never_started(unsent.count() as u64);
         }
-        let has_begun = begun > 0 || self.queries_planned().is_none() || self.planned.until.is_some();
+        let has_begun = begun > 0 || self.queries_planned().is_none() || self.planned_end().is_some();
         let all_ok = queries.is_empty() && self.queries.all_ok() && has_begun;
         let is_excusable = !has_failed && !all_ok && queries.is_empty();
         let record = SessionRecord {
@@ -70,7 +70,7 @@ impl Session {
     /// Returns the number of the last query that the plan held for this session, whether or not it was sent.
     fn last_planned_query(&self) -> u32 {
         match self.queries_planned() {
-            Some(planned) if self.planned.until.is_none() => planned,
+            Some(planned) if self.planned_end().is_none() => planned,
             // Without a fixed number, a failure between two queries is recorded as that of the next query.
             _ => {
                 let failed_between = self.log.failure().is_some() && self.queries.all_ok();

@@ -9,8 +9,8 @@ pub(crate) struct PlannedSession {
     pub(crate) index: u64,
     /// When the session should start.
     pub(crate) scheduled: Instant,
-    /// When the session should end; a query that runs then is finished first. `None`: after its last query.
-    pub(crate) until: Option<Instant>,
+    /// The row of the schedule, which the sessions that replace a failed one share.
+    pub(crate) row: u64,
     /// Tokens that each answer should have. `None`: the user's kind decides.
     pub(crate) tokens: Option<u32>,
 }

@@ -10,14 +10,33 @@ impl Session {
         let users = Arc::clone(&self.worker.plan().users);
         let mut due = self.first_query().await;
         for num in 1..=self.queries_planned().unwrap_or(u32::MAX) {
-            let end = self.planned.until.filter(|&until| until <= due);
-            if !self.wait_until(end.unwrap_or(due)).await || end.is_some() {
+            if !self.wait_for_turn(due).await {
                 break;
             }
             if !self.send(num, DueQuery { due, tokens: self.planned.tokens }).await {
                 break;
             }
             due = Instant::now() + self.user.think_time(&users);
+        }
+    }
+
+    /// Returns when the session is planned to end, as the schedule is now. `None`: after its last query.
+    pub(super) fn planned_end(&self) -> Option<Instant> {
+        self.worker.session_end(self.planned.row)
+    }
+
+    /// Handles events until a query that is due at `due` can be sent. Returns false if the session ends before, at its planned end or
+    /// because nothing may start any more. An amendment during the wait may change the planned end.
+    async fn wait_for_turn(&mut self, due: Instant) -> bool {
+        let mut amendments = self.worker.run().schedule.changes();
+        loop {
+            let end = self.planned_end().filter(|&end| end <= due);
+            let amended = async { drop(amendments.changed().await) };
+            match self.wait(end.unwrap_or(due), amended).await {
+                Wait::Due => return end.is_none(),
+                Wait::Over => return false,
+                Wait::Amended => {}
+            }
         }
     }
 
@@ -86,22 +105,43 @@ impl Session {
 
     /// Handles events until `due` has come and a query can be sent. Returns false if nothing may start any more.
     async fn wait_until(&mut self, due: Instant) -> bool {
+        self.wait(due, std::future::pending()).await == Wait::Due
+    }
+
+    /// Handles events until `due` has come and a query can be sent, nothing may start any more, or `amended` is ready.
+    async fn wait(&mut self, due: Instant, amended: impl Future<Output = ()>) -> Wait {
         let worker = Rc::clone(&self.worker);
         let starting = &worker.stop().starting;
         let mut timer = Box::pin(tokio::time::sleep_until(due.into()));
+        let mut amended = std::pin::pin!(amended);
         loop {
             let can_send = self.behaviour.connects_late() || self.connection.is_up();
             // The comparison with the clock avoids a wait for the timer, which is rounded up to the next millisecond.
             let is_due = timer.is_elapsed() || Instant::now() >= due;
-            if self.is_over || starting.is_cancelled() || (can_send && is_due) {
-                return !self.is_over && !starting.is_cancelled();
+            if self.is_over || starting.is_cancelled() {
+                return Wait::Over;
+            }
+            if can_send && is_due {
+                return Wait::Due;
             }
             tokio::select! {
                 biased;
                 event = self.connection.next() => self.handle(event),
                 () = starting.cancelled() => {}
+                () = &mut amended => return Wait::Amended,
                 () = &mut timer, if !timer.is_elapsed() => {}
             }
         }
     }
+}
+
+/// Why a wait for the next query ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The time has come, and a query can be sent.
+    Due,
+    /// The session is over, or nothing may start any more.
+    Over,
+    /// The schedule was amended.
+    Amended,
 }

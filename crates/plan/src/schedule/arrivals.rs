@@ -19,6 +19,20 @@ pub enum Process {
     Gamma(f64),
 }
 
+/// Where the arrivals of a plan come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ArrivalSource {
+    /// They are drawn at a rate.
+    Drawn {
+        /// How the times between them vary.
+        process: Process,
+        /// Seed of the draws.
+        seed: u64,
+    },
+    /// They are listed, in a trace, or there are none.
+    Listed,
+}
+
 /// A text that names no arrival process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

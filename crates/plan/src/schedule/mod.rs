@@ -1,6 +1,7 @@
 //! When sessions start and end and when queries are due, counted from the run's start.
 //! A schedule is computed once before the run. Nothing that the system under test does can change it.
 
+mod amendment;
 mod arrivals;
 mod ramp;
 mod stages;
@@ -8,13 +9,16 @@ mod steady;
 mod times;
 pub mod trace;
 
-pub use arrivals::{InvalidProcess, Process};
+pub use amendment::{AmendError, Amendment, Change, MAX_AMENDMENTS, MAX_PLANNED, SHORTEST_TRANSITION};
+pub use arrivals::{ArrivalSource, InvalidProcess, Process};
 pub use stages::{InvalidStages, Stage, Stages};
 pub use times::{Arrival, Phase, SessionTimes};
 
 use crate::shard::Shard;
 use ramp::Ramp;
+use stages::SessionList;
 use std::time::Duration;
+use steady::Plateau;
 
 /// The workload model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,8 +73,14 @@ pub struct Schedule {
     arrivals: Vec<Arrival>,
     /// Upper limit of open sessions at a time, in the shard.
     most: u64,
-    /// Arrivals vary within a phase, so that its target does not describe each of its seconds.
-    uneven: bool,
+    /// Where the arrivals of an open model come from.
+    source: ArrivalSource,
+    /// Changes during the run, in order.
+    amendments: Vec<Amendment>,
+    /// The first phase that does not belong to an amended part of the plan.
+    planned_from: usize,
+    /// Steady states of the parts of the plan that were amended.
+    earlier_plateaus: Vec<Plateau>,
 }
 
 impl Default for Schedule {
@@ -97,14 +107,22 @@ impl Schedule {
             phases.push(Phase { name: "hold".into(), start: ramp_end, end: duration, from: target, target });
         }
         let times = Sessions::Even { ramp: Ramp::new(sessions, ramp_up), sessions, until: duration };
+        Self::new(Model::Closed, phases, times, sessions)
+    }
+
+    /// Creates a whole schedule without arrivals of queries.
+    const fn new(model: Model, phases: Vec<Phase>, sessions: Sessions, most: u64) -> Self {
         Self {
-            model: Model::Closed,
+            model,
             phases,
-            sessions: times,
+            sessions,
             shard: Shard::WHOLE,
             arrivals: Vec::new(),
-            most: sessions,
-            uneven: false,
+            most,
+            source: ArrivalSource::Listed,
+            amendments: Vec::new(),
+            planned_from: 0,
+            earlier_plateaus: Vec::new(),
         }
     }
 
@@ -119,39 +137,26 @@ impl Schedule {
             phases.push(Phase { name, start, end: Some(end), from, target });
             (start, from) = (end, target);
         }
-        let sessions = Sessions::Listed(stages.sessions());
-        Self {
-            model: Model::Staged,
-            phases,
-            sessions,
-            shard: Shard::WHOLE,
-            arrivals: Vec::new(),
-            most: stages.most(),
-            uneven: false,
-        }
+        Self::new(Model::Staged, phases, Sessions::Listed(stages.sessions()), stages.most())
     }
 
-    /// Returns the schedule of one session per arrival during `duration`, at most `most` at a time. `uneven`: the arrivals are
-    /// not at a constant rate.
+    /// Returns the schedule of one session per arrival during `duration`, at most `most` at a time.
     #[must_use]
-    pub fn open_sessions(arrivals: &[Arrival], duration: Duration, most: u64, uneven: bool) -> Self {
-        let session =
-            |arrival: &Arrival| SessionTimes { start: arrival.at, until: None, tokens: arrival.tokens };
-        let sessions = Sessions::Listed(arrivals.iter().map(session).collect());
+    pub fn open_sessions(arrivals: &[Arrival], duration: Duration, most: u64, source: ArrivalSource) -> Self {
+        let sessions = Sessions::Listed(arrivals.iter().map(SessionTimes::arriving).collect());
         let phases = vec![arriving(arrivals.len(), Duration::ZERO, duration)];
-        let shard = Shard::WHOLE;
-        Self { model: Model::OpenSessions, phases, sessions, shard, arrivals: Vec::new(), most, uneven }
+        Self { source, ..Self::new(Model::OpenSessions, phases, sessions, most) }
     }
 
     /// Returns the schedule of one query per arrival, sent over `sessions` sessions. The arrivals count from the end of
-    /// `ramp_up`, within which all sessions connect. `uneven`: the arrivals are not at a constant rate.
+    /// `ramp_up`, within which all sessions connect.
     #[must_use]
     pub fn open_queries(
         arrivals: Vec<Arrival>,
         duration: Duration,
         sessions: u64,
         ramp_up: Duration,
-        uneven: bool,
+        source: ArrivalSource,
     ) -> Self {
         let connect = Phase {
             name: "connect".into(),
@@ -165,8 +170,121 @@ impl Schedule {
         let times = Sessions::Even { ramp: Ramp::new(sessions, ramp_up.mul_f64(0.9)), sessions, until: None };
         let arrivals =
             arrivals.into_iter().map(|arrival| Arrival { at: arrival.at + ramp_up, ..arrival }).collect();
-        let shard = Shard::WHOLE;
-        Self { model: Model::OpenQueries, phases, sessions: times, shard, arrivals, most: sessions, uneven }
+        Self { arrivals, source, ..Self::new(Model::OpenQueries, phases, times, sessions) }
+    }
+
+    /// Returns a whole schedule with one more change. What is planned before the change stays as it is. After it, a closed model
+    /// has the given number of sessions until its end, and an open model arrivals at the given rate.
+    ///
+    /// # Errors
+    /// The change is not possible in this model or at this time.
+    pub fn amended(&self, amendment: Amendment) -> Result<Self, AmendError> {
+        match (self.model.is_open(), amendment.change) {
+            (true, _) if self.source == ArrivalSource::Listed => return Err(AmendError::Trace),
+            (true, Change::Clients(_)) => return Err(AmendError::NeedsRate),
+            (false, Change::ArrivalRate(_)) => return Err(AmendError::NeedsClients),
+            _ => {}
+        }
+        let end = self.end().ok_or(AmendError::NoEnd)?;
+        let (at, complete) = (amendment.at(), amendment.complete_at());
+        if complete > end {
+            let (end_s, complete_s) = (end.as_secs_f64(), complete.as_secs_f64());
+            return Err(AmendError::TooLate { end_s, complete_s });
+        }
+        if let Some(earlier) = self.amendments.last().filter(|earlier| earlier.at() >= at) {
+            return Err(AmendError::OutOfOrder { at_s: earlier.at_s });
+        }
+        if self.amendments.len() >= MAX_AMENDMENTS {
+            return Err(AmendError::TooMany);
+        }
+        let mut amended = self.clone();
+        let (from, target) = match amendment.change {
+            Change::Clients(clients) => amended.change_sessions(amendment, clients, end)?,
+            Change::ArrivalRate(rate) => amended.change_rate(amendment, rate, end)?,
+        };
+        amended.replace_phases(amendment, (from, target), end);
+        amended.amendments.push(amendment);
+        Ok(amended)
+    }
+
+    /// Changes the number of sessions. Returns it before and after the change.
+    fn change_sessions(
+        &mut self,
+        amendment: Amendment,
+        clients: u64,
+        end: Duration,
+    ) -> Result<(f64, f64), AmendError> {
+        let (at, duration) = (amendment.at(), amendment.complete_at() - amendment.at());
+        let all = (0..self.all_sessions()).map(|index| self.session(index));
+        let mut list = SessionList::before(at, all);
+        let from = list.open();
+        let planned = (list.len() as u64).saturating_add(clients.saturating_sub(from as u64));
+        if planned > MAX_PLANNED {
+            return Err(AmendError::TooManyPlanned { planned: planned as f64 });
+        }
+        list.change(at, &Stage { duration, target: clients });
+        self.sessions = Sessions::Listed(list.ended_at(end));
+        self.most = self.most.max(clients);
+        Ok((from as f64, clients as f64))
+    }
+
+    /// Replaces the arrivals after the amendment with some at another rate. Returns the rate after the change, twice: it changes at
+    /// once.
+    fn change_rate(
+        &mut self,
+        amendment: Amendment,
+        rate: f64,
+        end: Duration,
+    ) -> Result<(f64, f64), AmendError> {
+        let ArrivalSource::Drawn { process, seed } = self.source else { return Err(AmendError::Trace) };
+        if !(0.001..=1e6).contains(&rate) {
+            return Err(AmendError::InvalidRate(rate));
+        }
+        let at = amendment.at();
+        let expected = rate * (end - at).as_secs_f64();
+        if expected > MAX_PLANNED as f64 {
+            return Err(AmendError::TooManyPlanned { planned: expected });
+        }
+        let seed = seed.wrapping_add(u64::from(amendment.number).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let moments = process.moments(rate, end - at, seed, (MAX_PLANNED * 2) as usize);
+        let arrivals = moments.into_iter().map(|moment| Arrival { at: at + moment, tokens: None });
+        if let Sessions::Listed(sessions) = &mut self.sessions {
+            sessions.truncate(sessions.partition_point(|session| session.start < at));
+            sessions.extend(arrivals.map(|arrival| SessionTimes::arriving(&arrival)));
+        } else {
+            self.arrivals.truncate(self.arrivals.partition_point(|arrival| arrival.at < at));
+            self.arrivals.extend(arrivals);
+        }
+        Ok((rate, rate))
+    }
+
+    /// Replaces the phases after the amendment with its transition and the time after it.
+    fn replace_phases(&mut self, amendment: Amendment, (from, target): (f64, f64), end: Duration) {
+        let (at, complete) = (amendment.at(), amendment.complete_at());
+        self.earlier_plateaus.extend(self.plateau().and_then(|plateau| plateau.before(at)));
+        let is_open = self.model.is_open();
+        let cut = |phase: &Phase| Phase {
+            end: Some(at),
+            target: if is_open { phase.target } else { from },
+            ..phase.clone()
+        };
+        let ends_before = |phase: &Phase| phase.end.is_some_and(|end| end <= at);
+        self.phases = self
+            .phases
+            .iter()
+            .filter(|phase| phase.start < at || ends_before(phase))
+            .map(|phase| if ends_before(phase) { phase.clone() } else { cut(phase) })
+            .collect();
+        let name = format!("amendment {}", amendment.number);
+        self.phases.push(Phase {
+            name: format!("{name}, change"),
+            start: at,
+            end: Some(complete),
+            from,
+            target,
+        });
+        self.planned_from = self.phases.len();
+        self.phases.push(Phase { name, start: complete, end: Some(end), from: target, target });
     }
 
     /// Returns the part of a whole schedule that one generator plays. The schedules of all shards together are the whole one.
@@ -177,14 +295,47 @@ impl Schedule {
             |phase: &Phase| Phase { from: phase.from * share, target: phase.target * share, ..phase.clone() };
         let arrivals = shard.numbers(self.arrivals.len() as u64, 0, 1);
         Self {
-            model: self.model,
             phases: self.phases.iter().map(smaller).collect(),
             sessions: self.sessions.clone(),
             shard,
             arrivals: arrivals.map(|number| self.arrivals[number as usize]).collect(),
             most: shard.size(self.most),
-            uneven: self.uneven,
+            earlier_plateaus: self
+                .earlier_plateaus
+                .iter()
+                .map(|plateau| Plateau { level: plateau.level * share, ..*plateau })
+                .collect(),
+            amendments: self.amendments.clone(),
+            ..*self
         }
+    }
+
+    /// Returns the changes during the run, in order.
+    #[must_use]
+    pub fn amendments(&self) -> &[Amendment] {
+        &self.amendments
+    }
+
+    /// Returns the stages that have the same load as this schedule with its changes. `None` for an open model.
+    #[must_use]
+    pub fn as_stages(&self) -> Option<Stages> {
+        if self.model.is_open() {
+            return None;
+        }
+        let stage = |phase: &Phase| {
+            Some(Stage {
+                duration: phase.end?.saturating_sub(phase.start),
+                target: phase.target.round() as u64,
+            })
+        };
+        self.phases.iter().map(stage).collect::<Option<_>>().map(Stages)
+    }
+
+    /// Returns whether the plan can be changed while it runs.
+    #[must_use]
+    pub fn is_amendable(&self) -> bool {
+        let has_known_load = !self.model.is_open() || self.source != ArrivalSource::Listed;
+        self.end().is_some() && has_known_load
     }
 
     /// Returns the generator's part of the run that this schedule describes.
@@ -259,8 +410,8 @@ impl Schedule {
             Model::OpenQueries => self.arrivals.len() as u64,
             Model::Closed | Model::Staged => return None,
         };
-        let phase = self.phases.last()?;
-        Some(Offered { count, start: phase.start, duration: phase.end?.saturating_sub(phase.start) })
+        let start = self.phases.get(usize::from(self.model == Model::OpenQueries))?.start;
+        Some(Offered { count, start, duration: self.end()?.saturating_sub(start) })
     }
 
     /// Returns when the last phase ends. `None` if that depends on the system under test.
@@ -285,20 +436,32 @@ impl Schedule {
     fn target_at(&self, at: Duration) -> f64 {
         let phase =
             self.phases.iter().find(|phase| at >= phase.start && phase.end.is_none_or(|end| at < end));
-        phase.map_or(0.0, |phase| match phase.end {
-            None => phase.target,
-            Some(end) => {
-                let part = (at - phase.start).as_secs_f64() / (end - phase.start).as_secs_f64();
-                phase.from + (phase.target - phase.from) * part
-            }
-        })
+        phase.map_or(0.0, |phase| phase.target_at(at))
     }
 
     /// Returns the start and end of the longest time during which at least 95 % of the highest target is scheduled, in whole
-    /// seconds. `None` if it is shorter than 10 s, or if its end depends on the system under test.
+    /// seconds. `None` if it is shorter than 10 s, or if its end depends on the system under test. No change of an amended plan lies
+    /// in it.
     #[must_use]
     pub fn steady_window(&self) -> Option<(Duration, Duration)> {
-        if self.uneven { None } else { steady::window(&self.phases) }
+        let plateaus = self.earlier_plateaus.iter().copied().chain(self.plateau());
+        Plateau::best(plateaus).map(|plateau| (plateau.from, plateau.to))
+    }
+
+    /// Returns all times during which nearly the highest target of a part of the plan is scheduled, in order. A part ends with the next
+    /// amendment. The steady window is one of them.
+    pub fn plateaus(&self) -> impl Iterator<Item = (Duration, Duration)> {
+        let plateaus = self.earlier_plateaus.iter().copied().chain(self.plateau());
+        plateaus.map(|plateau| (plateau.from, plateau.to))
+    }
+
+    /// Returns the steady state of what is planned after the last amendment.
+    fn plateau(&self) -> Option<Plateau> {
+        // The arrivals of a trace vary within its phase, so that the target does not describe each second.
+        if self.model.is_open() && self.source == ArrivalSource::Listed {
+            return None;
+        }
+        Plateau::of(&self.phases[self.planned_from..])
     }
 }
 

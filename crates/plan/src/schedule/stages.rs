@@ -3,7 +3,7 @@
 
 use super::times::SessionTimes;
 use settings::duration;
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// Upper limit of the number of stages.
 const MOST_STAGES: usize = 1_000;
@@ -50,6 +50,17 @@ impl FromStr for Stages {
     }
 }
 
+/// Writes the notation of the command line.
+impl fmt::Display for Stages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, stage) in self.0.iter().enumerate() {
+            let comma = if number > 0 { "," } else { "" };
+            write!(f, "{comma}{}s:{}", stage.duration.as_secs_f64(), stage.target)?;
+        }
+        Ok(())
+    }
+}
+
 impl Stages {
     /// Returns the highest target.
     #[must_use]
@@ -68,30 +79,72 @@ impl Stages {
     /// Returns the times of all sessions, sorted by start. At any time as many are open as the stages define, rounded up.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionTimes> {
-        let mut sessions: Vec<SessionTimes> = Vec::new();
-        // A stack of the open sessions: the one that started last ends first.
-        let mut open: Vec<usize> = Vec::new();
-        let (mut start, mut from) = (Duration::ZERO, 0);
+        let mut list = SessionList::default();
+        let mut start = Duration::ZERO;
         for stage in &self.0 {
-            let steps = stage.target.abs_diff(from);
-            let moment = |step: u64| {
-                let nanos = stage.duration.as_nanos() * u128::from(step) / u128::from(steps.max(1));
-                start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-            };
-            for step in 0..steps {
-                if stage.target > from {
-                    open.push(sessions.len());
-                    sessions.push(SessionTimes { start: moment(step), until: None, tokens: None });
-                } else if let Some(ending) = open.pop() {
-                    sessions[ending].until = Some(moment(step + 1));
-                }
+            list.change(start, stage);
+            start += stage.duration;
+        }
+        list.ended_at(start)
+    }
+}
+
+/// A list of sessions that grows stage by stage.
+#[derive(Debug, Default)]
+pub(super) struct SessionList {
+    sessions: Vec<SessionTimes>,
+    /// The open sessions as a stack: the one that started last ends first.
+    open: Vec<usize>,
+}
+
+impl SessionList {
+    /// Returns the sessions that start before `at`. Those that would end later have no end any more.
+    pub(super) fn before(at: Duration, sessions: impl Iterator<Item = SessionTimes>) -> Self {
+        let mut list = Self::default();
+        for mut session in sessions.take_while(|session| session.start < at) {
+            if session.until.is_none_or(|until| until > at) {
+                session.until = None;
+                list.open.push(list.sessions.len());
             }
-            (start, from) = (start + stage.duration, stage.target);
+            list.sessions.push(session);
         }
-        for index in open {
-            sessions[index].until = Some(start);
+        list
+    }
+
+    /// Returns the number of sessions, open or ended.
+    pub(super) const fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Returns the number of open sessions.
+    pub(super) const fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Adds a stage that begins at `start`: opens sessions, or ends those that started last.
+    pub(super) fn change(&mut self, start: Duration, stage: &Stage) {
+        let from = self.open.len() as u64;
+        let steps = stage.target.abs_diff(from);
+        let moment = |step: u64| {
+            let nanos = stage.duration.as_nanos() * u128::from(step) / u128::from(steps.max(1));
+            start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        };
+        for step in 0..steps {
+            if stage.target > from {
+                self.open.push(self.sessions.len());
+                self.sessions.push(SessionTimes { start: moment(step), until: None, tokens: None });
+            } else if let Some(ending) = self.open.pop() {
+                self.sessions[ending].until = Some(moment(step + 1));
+            }
         }
-        sessions
+    }
+
+    /// Returns all sessions. The open ones end at `end`.
+    pub(super) fn ended_at(mut self, end: Duration) -> Vec<SessionTimes> {
+        for index in self.open {
+            self.sessions[index].until = Some(end);
+        }
+        self.sessions
     }
 }
 

@@ -1,11 +1,15 @@
 //! Tests schedules with tables of cases and with properties.
 
 use super::*;
+use crate::live::LiveSchedule;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 const fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
 }
+
+const DRAWN: ArrivalSource = ArrivalSource::Drawn { process: Process::Constant, seed: 1 };
 
 fn arrivals(at: &[u64]) -> Vec<Arrival> {
     at.iter().map(|&ms| Arrival { at: Duration::from_millis(ms), tokens: None }).collect()
@@ -28,9 +32,12 @@ fn steady_windows() {
     assert_eq!(window(&Schedule::closed(100, seconds(58), Some(seconds(60)))), None, "too short");
     let staged: Stages = "2m:100,3m:300,3m:600,2m:1000,5m:1000,2m:500,2m:0".parse().unwrap();
     assert_eq!(window(&Schedule::staged(&staged)), Some((585, 912)));
-    let open = Schedule::open_sessions(&arrivals(&[0, 500]), seconds(30), 5, false);
+    let open = Schedule::open_sessions(&arrivals(&[0, 500]), seconds(30), 5, DRAWN);
     assert_eq!(window(&open), Some((0, 30)));
-    assert_eq!(window(&Schedule::open_sessions(&arrivals(&[0, 500]), seconds(30), 5, true)), None);
+    assert_eq!(
+        window(&Schedule::open_sessions(&arrivals(&[0, 500]), seconds(30), 5, ArrivalSource::Listed)),
+        None
+    );
     assert_eq!(window(&Schedule::default()), None);
 }
 
@@ -40,7 +47,7 @@ fn targets_of_seconds() {
     let targets: Vec<_> =
         [0, 4, 9, 15, 19, 20, u64::MAX].map(|second| closed.target_in(second).round()).into();
     assert_eq!(targets, [10.0, 50.0, 100.0, 100.0, 100.0, 0.0, 0.0]);
-    let open = Schedule::open_queries(arrivals(&[0, 10, 1999, 2000]), seconds(3), 5, seconds(1), false);
+    let open = Schedule::open_queries(arrivals(&[0, 10, 1999, 2000]), seconds(3), 5, seconds(1), DRAWN);
     assert_eq!([0, 1, 2, 3, 4].map(|second| open.target_in(second)), [0.0, 2.0, 1.0, 1.0, 0.0]);
     let offered = open.offered().unwrap();
     assert_eq!((offered.count, offered.start, offered.duration), (4, seconds(1), seconds(3)));
@@ -53,9 +60,135 @@ fn all_models(sessions: u64, at: &[u64]) -> Vec<Schedule> {
         Schedule::closed(sessions, seconds(10), None),
         Schedule::closed(sessions, seconds(3), Some(seconds(20))),
         Schedule::staged(&stages),
-        Schedule::open_sessions(&arrivals(at), seconds(20), sessions, false),
-        Schedule::open_queries(arrivals(at), seconds(20), sessions, seconds(2), true),
+        Schedule::open_sessions(&arrivals(at), seconds(20), sessions, DRAWN),
+        Schedule::open_queries(arrivals(at), seconds(20), sessions, seconds(2), DRAWN),
     ]
+}
+
+const fn amendment(number: u32, at_s: u64, change: Change, ramp_up_s: u64) -> Amendment {
+    Amendment { number, at_s, change, ramp_up: seconds(ramp_up_s) }
+}
+
+/// Returns the change that fits the model: a number of sessions, or of arrivals per second.
+fn change(schedule: &Schedule, load: u64) -> Change {
+    if schedule.model().is_open() { Change::ArrivalRate(load.max(1) as f64) } else { Change::Clients(load) }
+}
+
+/// Returns the number of sessions that are planned to be open at `at`.
+fn open_at(schedule: &Schedule, at: Duration) -> usize {
+    let all = (0..schedule.all_sessions()).map(|index| schedule.session(index));
+    all.filter(|session| session.start <= at && session.until.is_none_or(|until| until > at)).count()
+}
+
+#[test]
+fn an_amendment_changes_the_rest_of_the_plan() {
+    let plan = Schedule::closed(100, seconds(10), Some(seconds(60)));
+    let more = plan.amended(amendment(1, 20, Change::Clients(300), 10)).unwrap();
+    let less = more.amended(amendment(2, 45, Change::Clients(50), 1)).unwrap();
+    let open: Vec<_> = [5, 15, 20, 25, 30, 44, 46, 59, 60].map(|s| open_at(&less, seconds(s))).into();
+    assert_eq!(open, [51, 100, 101, 201, 300, 300, 50, 50, 0]);
+    assert_eq!(less.steady_window(), Some((seconds(30), seconds(45))), "without the changes");
+    assert_eq!(
+        plan.amended(amendment(1, 20, Change::Clients(101), 1)).unwrap().steady_window(),
+        Some((seconds(21), seconds(60)))
+    );
+    assert_eq!(less.as_stages().unwrap().to_string(), "10s:100,10s:100,10s:300,15s:300,1s:50,14s:50");
+    assert_eq!(less.most_concurrent(), 300);
+    assert_eq!(less.target_in(44).round(), 300.0);
+    assert_eq!(less.end(), plan.end());
+}
+
+#[test]
+fn impossible_amendments() {
+    let error = |schedule: &Schedule, amendment| schedule.amended(amendment).unwrap_err();
+    let clients = |at_s| amendment(1, at_s, Change::Clients(5), 1);
+    let rate = |rate| amendment(1, 5, Change::ArrivalRate(rate), 1);
+    let closed = Schedule::closed(10, seconds(1), Some(seconds(20)));
+    let open = |source| Schedule::open_queries(arrivals(&[0, 10]), seconds(30), 5, seconds(1), source);
+    assert_eq!(error(&Schedule::closed(10, seconds(1), None), clients(5)), AmendError::NoEnd);
+    assert_eq!(error(&closed, rate(5.0)), AmendError::NeedsClients);
+    assert_eq!(error(&closed, clients(20)), AmendError::TooLate { end_s: 20.0, complete_s: 21.0 });
+    assert_eq!(error(&open(DRAWN), clients(5)), AmendError::NeedsRate);
+    assert_eq!(error(&open(ArrivalSource::Listed), rate(5.0)), AmendError::Trace);
+    assert_eq!(
+        error(&open(DRAWN), rate(f64::NAN)).to_string(),
+        AmendError::InvalidRate(f64::NAN).to_string()
+    );
+    assert_eq!(error(&open(DRAWN), rate(1e6)), AmendError::TooManyPlanned { planned: 26e6 });
+    let amended = closed.amended(clients(10)).unwrap();
+    assert_eq!(error(&amended, amendment(2, 9, Change::Clients(3), 1)), AmendError::OutOfOrder { at_s: 10 });
+    let many = amendment(2, 11, Change::Clients(MAX_PLANNED + 1), 1);
+    assert!(matches!(error(&amended, many), AmendError::TooManyPlanned { .. }));
+}
+
+proptest! {
+    #[test]
+    fn amendments_keep_the_past_and_are_shared_by_all_shards(
+        sessions in 1u64..60, count in 1u32..5, at in prop::collection::vec(0u64..20_000, 1..100),
+        changes in prop::collection::vec((1u64..19, 0u64..90, 1u64..4), 1..5),
+    ) {
+        let (mut at, mut changes) = (at, changes);
+        at.sort_unstable();
+        changes.sort_unstable();
+        for plan in all_models(sessions, &at).into_iter().filter(Schedule::is_amendable) {
+            let live: Vec<_> = (0..count)
+                .map(|index| LiveSchedule::new(Arc::new(plan.clone()), Shard::new(index, count).unwrap()))
+                .collect();
+            let mut whole = plan;
+            for (number, &(at_s, load, ramp_up_s)) in (1..).zip(&changes) {
+                let amendment = amendment(number, at_s, change(&whole, load), ramp_up_s);
+                let Ok(amended) = whole.amended(amendment) else { continue };
+                live.iter().for_each(|live| live.amend(amendment, Duration::ZERO).unwrap());
+                let rows = |schedule: &Schedule| {
+                    let starts: Vec<_> = (0..schedule.all_sessions()).map(|index| schedule.session(index).start).collect();
+                    let arrivals = schedule.arrivals().iter().map(|arrival| arrival.at);
+                    starts.into_iter().chain(arrivals).filter(|&start| start < amendment.at()).collect::<Vec<_>>()
+                };
+                prop_assert_eq!(rows(&amended), rows(&whole), "the past stays");
+                if let Change::Clients(clients) = amendment.change {
+                    prop_assert_eq!(open_at(&amended, amendment.complete_at()), if Some(amendment.complete_at()) == amended.end() { 0 } else { clients as usize });
+                }
+                if let Some((from, to)) = amended.steady_window() {
+                    // A change ends at the latest where the next one begins.
+                    let made = amended.amendments();
+                    let ends = made.iter().skip(1).map(Amendment::at).chain([Duration::MAX]);
+                    for (change, next) in made.iter().zip(ends) {
+                        let (begin, end) = (change.at(), change.complete_at().min(next));
+                        prop_assert!(begin >= to || end <= from, "{} s in {:?}", change.at_s, (from, to));
+                    }
+                }
+                whole = amended;
+            }
+            let parts: Vec<_> = live.iter().map(LiveSchedule::current).collect();
+            prop_assert!(live.iter().all(|live| live.in_time().len() == whole.amendments().len()));
+            prop_assert_eq!(parts.iter().map(|part| part.sessions()).sum::<u64>(), whole.sessions());
+            for (index, arrival) in whole.arrivals().iter().enumerate() {
+                let part = &parts[index % count as usize];
+                prop_assert_eq!(&part.arrivals()[index / count as usize], arrival);
+            }
+            prop_assert!(parts.iter().all(|part| part.steady_window() == whole.steady_window()));
+            for part in &parts {
+                prop_assert!((0..whole.all_sessions()).all(|index| part.session(index) == whole.session(index)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_amended_plan_can_be_replayed_as_stages(
+        sessions in 1u64..60, changes in prop::collection::vec((5u64..55, 0u64..90, 1u64..4), 1..5), second in 0u64..60,
+    ) {
+        let mut changes = changes;
+        changes.sort_unstable();
+        changes.dedup_by_key(|change| change.0);
+        let mut amended = Schedule::closed(sessions, seconds(5), Some(seconds(60)));
+        for (number, &(at_s, load, ramp_up_s)) in (1..).zip(&changes) {
+            amended = amended.amended(amendment(number, at_s, Change::Clients(load), ramp_up_s)).unwrap();
+        }
+        let text = amended.as_stages().unwrap().to_string();
+        let replayed = Schedule::staged(&text.parse().unwrap());
+        prop_assert_eq!(replayed.end(), amended.end());
+        prop_assert!(open_at(&replayed, seconds(second)).abs_diff(open_at(&amended, seconds(second))) <= 1);
+    }
 }
 
 proptest! {
@@ -105,7 +238,7 @@ proptest! {
     fn no_second_holds_an_arrival_twice(at in prop::collection::vec(0u64..20_000, 0..200)) {
         let mut at = at;
         at.sort_unstable();
-        let schedule = Schedule::open_sessions(&arrivals(&at), seconds(20), 5, false);
+        let schedule = Schedule::open_sessions(&arrivals(&at), seconds(20), 5, DRAWN);
         let sum: f64 = (0..20).map(|second| schedule.target_in(second)).sum();
         prop_assert_eq!(sum as usize, at.len());
     }

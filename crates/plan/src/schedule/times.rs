@@ -17,6 +17,15 @@ pub struct Phase {
     pub target: f64,
 }
 
+impl Phase {
+    /// Returns the target at `at`, a time in the phase.
+    pub(super) fn target_at(&self, at: Duration) -> f64 {
+        let Some(end) = self.end.filter(|&end| end > self.start) else { return self.target };
+        let part = (at - self.start).as_secs_f64() / (end - self.start).as_secs_f64();
+        self.from + (self.target - self.from) * part
+    }
+}
+
 /// When a session starts and ends, counted from the start of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionTimes {
@@ -35,4 +44,11 @@ pub struct Arrival {
     pub at: Duration,
     /// Tokens that the answer should have. `None`: the user's kind decides.
     pub tokens: Option<u32>,
+}
+
+impl SessionTimes {
+    /// Returns the session that starts with an arrival, and ends after its queries.
+    pub(super) const fn arriving(arrival: &Arrival) -> Self {
+        Self { start: arrival.at, until: None, tokens: arrival.tokens }
+    }
 }

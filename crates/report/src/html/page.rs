@@ -27,6 +27,7 @@ pub(super) fn render(stored: &StoredRun) -> Markup {
                     (sections::delivery(stored))
                     (sections::latency(stored))
                     (sections::load(stored))
+                    (sections::amendments(stored))
                     (sections::generators(stored))
                     (sections::disturbances(stored))
                     (sections::resources(stored))

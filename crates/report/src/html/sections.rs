@@ -250,6 +250,28 @@ pub(super) fn load(stored: &StoredRun) -> Markup {
     }
 }
 
+/// Lists the changes of the plan during the run.
+pub(super) fn amendments(stored: &StoredRun) -> Markup {
+    const FIGURES: [(&str, &str); 4] = [
+        ("from second", "at_s"),
+        ("sessions", "clients"),
+        ("arrivals per second", "arrival_rate"),
+        ("changed within, s", "ramp_up_s"),
+    ];
+    html! {
+        @if !stored.list("amendments").is_empty() {
+            h2 { "Amendments" }
+            div.scroll { table {
+                thead { tr { th { "number" } @for (title, _) in FIGURES { th { (title) } } } }
+                tbody { @for amendment in stored.list("amendments") { tr {
+                    td { @if let Some(value) = number(amendment, "number") { (grouped(value)) } }
+                    @for (_, key) in FIGURES { td { @if let Some(value) = number(amendment, key) { (grouped(value)) } } }
+                } } }
+            } }
+        }
+    }
+}
+
 pub(super) fn generators(stored: &StoredRun) -> Markup {
     const FIGURES: [(&str, &str); 8] = [
         ("sessions", "sessions"),

@@ -15,7 +15,7 @@ use measure::{
     Concurrency, FaultLog, FaultStatus, Interval, Metric, Part, ReadingBuffer, ReconnectStorm, RunData,
     mean_in_second,
 };
-use plan::schedule::Schedule;
+use plan::{LiveSchedule, schedule::Schedule};
 use settings::cells::CellWriter;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -53,7 +53,9 @@ pub(super) struct Collector {
 /// The seconds of the run that are not written yet.
 #[derive(Debug)]
 struct Seconds {
-    schedule: Option<Arc<Schedule>>,
+    schedule: Option<LiveSchedule>,
+    /// The schedule whose steady states the observer knows.
+    planned: Option<Arc<Schedule>>,
     open: BTreeMap<u64, Interval>,
     /// The second that each running generator has reached.
     generators: BTreeMap<u32, u64>,
@@ -89,6 +91,7 @@ impl Collector {
         history.flush().map_err(unwritable)?;
         let seconds = Seconds {
             schedule: settings.schedule.clone(),
+            planned: None,
             open: BTreeMap::new(),
             generators: (0..settings.generators).map(|generator| (generator, 0)).collect(),
             patience: settings.patience_s,
@@ -209,9 +212,24 @@ impl Seconds {
         begun.filter(|faults| !faults.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
+    /// Looks whether the schedule was amended.
+    fn update_plan(&mut self) {
+        let Some(current) = self.schedule.as_ref().map(LiveSchedule::current) else { return };
+        let known = self.planned.as_ref().map_or(&[][..], |known| known.amendments());
+        if self.planned.is_some() && known.len() == current.amendments().len() {
+            return;
+        }
+        if let Some(sink) = &self.events {
+            current.amendments()[known.len()..].iter().for_each(|made| sink.send(&events::amendment(made)));
+        }
+        self.observer.plan(&current);
+        self.planned = Some(current);
+    }
+
     /// Writes all seconds before `end`.
     fn write_before(&mut self, end: u64, hlog: &mut Hlog<'_>) -> io::Result<()> {
         self.report_faults();
+        self.update_plan();
         while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < end) {
             let (second, interval) = entry.remove_entry();
             hlog.write(second, &interval)?;
@@ -225,7 +243,7 @@ impl Seconds {
             }
             let faults = self.begun_until(second);
             let sessions = mean_in_second(interval.counts().session_ns);
-            let target = self.schedule.as_ref().map(|schedule| schedule.target_in(second));
+            let target = self.planned.as_ref().map(|schedule| schedule.target_in(second));
             if let Some(sink) = &self.events {
                 sink.send(&events::second(second, &interval, sessions, target));
                 events::health(second, &readings).iter().for_each(|event| sink.send(event));

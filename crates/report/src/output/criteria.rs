@@ -8,7 +8,7 @@ use measure::{
         Figure, Operator, Outcome, RunFigures, Scope, Threshold, Windows, exactly, figure_text, judge_all,
     },
 };
-use plan::Stop;
+use plan::{Stop, schedule::Schedule};
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
@@ -26,8 +26,6 @@ pub struct Criteria {
     pub thresholds: Vec<Threshold>,
     /// Objectives that a query must meet to count as goodput. Empty if goodput is not measured.
     pub objectives: Arc<[Objective]>,
-    /// Start and end of the steady state in the schedule, from the start of the run.
-    pub steady: Option<(Duration, Duration)>,
     /// Stops the run when a threshold can no longer be met (`--abort-on-fail`).
     pub abort: Option<Abort>,
 }
@@ -86,7 +84,8 @@ impl Criteria {
             thresholds: self.thresholds.clone(),
             goodput: !self.objectives.is_empty(),
             windows: Windows::of(&self.planned()),
-            steady: self.steady.and_then(Steady::of),
+            steady: Vec::new(),
+            steady_from_s: None,
             abort: self.abort.clone(),
         }
     }
@@ -116,17 +115,34 @@ pub(super) struct Observer {
     thresholds: Vec<Threshold>,
     goodput: bool,
     windows: Windows,
-    steady: Option<Steady>,
+    /// The times that may be the steady state of the run. An amendment can end one and add another.
+    steady: Vec<Steady>,
+    /// First second of the one that is the steady state of the schedule as it is now.
+    steady_from_s: Option<u64>,
     abort: Option<Abort>,
 }
 
 impl Observer {
+    /// Takes over the steady states of the schedule, which changes with amendments. Call it before the first second of a new one.
+    pub(super) fn plan(&mut self, schedule: &Schedule) {
+        for planned in schedule.plateaus().filter_map(Steady::of) {
+            match self.steady.iter_mut().find(|known| known.from_s == planned.from_s) {
+                Some(known) => known.to_s = planned.to_s,
+                None => self.steady.push(planned),
+            }
+        }
+        self.steady_from_s = schedule.steady_window().and_then(Steady::of).map(|steady| steady.from_s);
+    }
+
+    /// Returns the steady state of the schedule as it is now.
+    fn steady(&self) -> Option<&Steady> {
+        self.steady.iter().find(|steady| Some(steady.from_s) == self.steady_from_s)
+    }
+
     /// Adds a complete second with the monitoring readings of that second. Stops the run if a threshold is broken for good.
     pub(super) fn second(&mut self, second: u64, interval: &Interval, readings: &[Reading]) {
         self.windows.second(second, interval, readings);
-        if let Some(steady) = &mut self.steady {
-            steady.second(second, interval);
-        }
+        self.steady.iter_mut().for_each(|steady| steady.second(second, interval));
         let due = |abort: &&Abort| second + 1 >= abort.delay.as_secs();
         let Some(abort) = self.abort.as_ref().filter(due) else { return };
         if let Some(broken) = self.windows.broken() {
@@ -145,7 +161,7 @@ impl Observer {
             scalars: &figures::scalars(run, &RunInfo::default(), self.goodput),
             excused: None,
             readings,
-            steady: self.steady.as_ref(),
+            steady: self.steady(),
             windows: &self.windows,
         };
         judge_all(&self.thresholds, &figures)
@@ -158,7 +174,7 @@ impl Observer {
 
     /// Moves the steady state and the windows into the results of the run.
     pub(super) fn move_into(self, run: &mut RunData) {
-        run.steady = self.steady.and_then(|steady| steady.ended_at(self.windows.end()));
+        run.steady = self.steady().cloned().and_then(|steady| steady.ended_at(self.windows.end()));
         run.windows = self.windows;
     }
 }

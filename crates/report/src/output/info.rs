@@ -7,7 +7,8 @@ use measure::{
     findings::{self, Finding, FindingInputs, GeneratorLoad},
     observations::Observations,
 };
-use plan::schedule::Schedule;
+use plan::schedule::{Amendment, Change, Schedule};
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Information from the engine at the end of a run.
@@ -67,6 +68,11 @@ pub(super) struct Offer {
 }
 
 impl RunInfo {
+    /// Returns the changes of the plan during the run, in order.
+    pub(super) fn amendments(&self) -> impl Iterator<Item = &Amendment> {
+        self.schedule.iter().flat_map(|schedule| schedule.amendments())
+    }
+
     /// Returns the offered and achieved rate, or `None` in a closed model or if no arrival was due.
     pub(super) fn offered(&self) -> Option<Offer> {
         let offered_rate = self.schedule.as_ref()?.offered()?.rate();
@@ -74,6 +80,21 @@ impl RunInfo {
         let achieved_share = super::ratios::share(on_time + busy, due)?;
         Some(Offer { offered_rate, achieved_rate: offered_rate * achieved_share, achieved_share })
     }
+}
+
+/// Returns an amendment as it stands in the summary and in events.
+pub(super) fn amendment(amendment: &Amendment) -> Value {
+    let (clients, arrival_rate) = match amendment.change {
+        Change::Clients(clients) => (Some(clients), None),
+        Change::ArrivalRate(rate) => (None, Some(rate)),
+    };
+    json!({
+        "number": amendment.number,
+        "at_s": amendment.at_s,
+        "clients": clients,
+        "arrival_rate": arrival_rate,
+        "ramp_up_s": amendment.ramp_up.as_secs_f64(),
+    })
 }
 
 /// Returns the tokens per second that the servers published, or `None` if it is unknown.

@@ -1,8 +1,8 @@
 //! Where the results of a run go, what they are judged by, and which live outputs are wanted.
 
 use super::{Criteria, EventSettings, SharedStatus};
-use plan::schedule::Schedule;
-use std::{path::PathBuf, sync::Arc};
+use plan::LiveSchedule;
+use std::path::PathBuf;
 use time::OffsetDateTime;
 
 /// Settings of a run's outputs.
@@ -24,8 +24,8 @@ pub struct OutputSettings {
     /// Seconds that a generator may be behind before a second of the run is written without it. What it sends later counts in the
     /// first second that is not written.
     pub patience_s: u64,
-    /// Schedule of the run, for the target of each second.
-    pub schedule: Option<Arc<Schedule>>,
+    /// Schedule of the run, for the target of each second and the steady state.
+    pub schedule: Option<LiveSchedule>,
     /// Receives the live status while the run goes on. `None` if no live view is open.
     pub shared_status: Option<SharedStatus>,
     /// Settings of `--out json`. `None` if no events are wanted.

@@ -57,6 +57,7 @@ struct Summary<'a> {
     close_codes: Map<String, Value>,
     concurrency: Value,
     schedule: Value,
+    amendments: Vec<Value>,
     generator: Value,
     /// One entry per generator, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -300,6 +301,8 @@ fn schedule(schedule: &Schedule) -> Value {
         "sessions_at_once": schedule.most_concurrent(),
         "phases": schedule.phases().iter().map(phase).collect::<Vec<_>>(),
         "steady_s": schedule.steady_window().map(|(start, end)| [seconds(start), seconds(end)]),
+        // A run with these stages has the load that the amendments led to.
+        "as_stages": schedule.as_stages().filter(|_| !schedule.amendments().is_empty()).map(|stages| stages.to_string()),
     })
 }
 
@@ -354,6 +357,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         close_codes: close_codes.collect(),
         concurrency: concurrency(run, info),
         schedule: info.schedule.as_deref().map_or(Value::Null, schedule),
+        amendments: info.amendments().map(info::amendment).collect(),
         generator: generator(run, info),
         generators: generators::json(run, info),
         partial: !info.lost_generators.is_empty(),

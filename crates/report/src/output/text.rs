@@ -71,6 +71,7 @@ pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, col
     connections(&mut out, run);
     faults::section(&mut out, info);
     generator(&mut out, run, info);
+    amendments(&mut out, info);
     generators::text(&mut out, run, info);
     resources::section(&mut out, info);
     failures(&mut out, run);
@@ -87,6 +88,13 @@ fn head(out: &mut TextBuilder, info: &RunInfo, judgement: &Judgement) {
     let headline = format!("{}  ", headline(info, judgement));
     out.sentence(&headline, &format!("{until}{}", judgement.reason));
     out.gap();
+}
+
+/// Lists the changes of the plan during the run.
+fn amendments(out: &mut TextBuilder, info: &RunInfo) {
+    for amendment in info.amendments() {
+        out.entry(&format!("amendment {}", amendment.number), &amendment.to_string());
+    }
 }
 
 fn checks(out: &mut TextBuilder, run: &RunData, conclusion: &Conclusion) {

@@ -5,10 +5,7 @@ use measure::{
     FaultLog, FaultRecord,
     live::{LiveCounters, LiveTotals, totals},
 };
-use plan::{
-    Estimate, Stop,
-    schedule::{Phase, Schedule},
-};
+use plan::{Estimate, LiveSchedule, Stop, schedule::Phase};
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -26,7 +23,7 @@ pub struct Sources {
     /// Start of the run.
     pub epoch: Instant,
     /// Schedule of the run.
-    pub schedule: Arc<Schedule>,
+    pub schedule: LiveSchedule,
     /// Duration and number of queries that were expected before the run.
     pub estimate: Estimate,
     /// Counters of the workers, or of the generators.
@@ -98,7 +95,7 @@ impl SnapshotBuilder {
             self.samples.pop_front();
         }
         let first = self.samples.front().copied().unwrap_or_default();
-        let (schedule, estimate) = (&sources.schedule, &sources.estimate);
+        let (schedule, estimate) = (sources.schedule.current(), &sources.estimate);
         let sessions_planned = if schedule.model().is_open() {
             schedule.most_concurrent()
         } else {

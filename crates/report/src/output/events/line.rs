@@ -3,7 +3,7 @@
 
 use super::EventSettings;
 use crate::{
-    output::{RunInfo, faults::examples},
+    output::{RunInfo, faults::examples, info},
     values::printable,
 };
 use measure::{
@@ -11,6 +11,7 @@ use measure::{
     defects::{Defect, Defects},
     record::{Failure, LossCause, Moment, QueryRecord, Reconnect, SessionRecord},
 };
+use plan::schedule::Amendment;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -198,6 +199,11 @@ pub(in crate::output) fn fault(fault: &FaultRecord) -> Option<Value> {
         "detail": detail.map(|detail| printable(detail)),
     });
     Some(event("fault", at.unwrap_or_default(), rest))
+}
+
+/// Creates the event of a change of the plan, at the second at which it takes effect.
+pub(in crate::output) fn amendment(amendment: &Amendment) -> Value {
+    event("amendment", amendment.at(), info::amendment(amendment))
 }
 
 /// Creates the last event: the verdict.

@@ -4,7 +4,7 @@
 mod line;
 mod pipe;
 
-pub(super) use line::{fault, health, query, reconnect, run, second, session, verdict};
+pub(super) use line::{amendment, fault, health, query, reconnect, run, second, session, verdict};
 pub(super) use pipe::Pipe;
 
 use crate::values::escaped_json;

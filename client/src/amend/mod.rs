@@ -1,0 +1,102 @@
+//! Amendments: `streamstress amend --clients 300` changes the plan of a run that is going on.
+//!
+//! The process that leads the run decides ([`Amender`]): it gives the change a second that has not come yet, tells all generators, and
+//! answers. Requests reach it through a unix socket on its machine ([`service`]), or through the control Redis of the run. [`command`]
+//! is the subcommand.
+
+pub(crate) mod command;
+pub(crate) mod service;
+
+use plan::{
+    LiveSchedule,
+    schedule::{Amendment, Change, Schedule},
+};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// Shortest time from a request until the change begins. It must reach all generators before.
+const NOTICE: Duration = Duration::from_secs(2);
+
+/// What `streamstress amend` asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Which run is this?
+    Describe,
+    /// Change the plan.
+    Amend {
+        /// The new load.
+        change: Change,
+        /// Time within which it changes.
+        ramp_up: Duration,
+    },
+}
+
+/// The answer of the process that leads the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Response {
+    /// The run.
+    Run {
+        /// Common start of the names of its files.
+        id: String,
+        /// Time since its start.
+        elapsed: Duration,
+    },
+    /// The plan is changed.
+    Amended {
+        /// The change.
+        amendment: Amendment,
+        /// Time until it begins.
+        begins_in: Duration,
+    },
+    /// The plan stays as it is, for this reason.
+    Refused(String),
+}
+
+/// Tells all generators of a run of a change. Returns why it cannot.
+pub(crate) type Broadcast = Box<dyn Fn(Amendment) -> Result<(), String> + Send + Sync>;
+
+/// Changes the plan of a run.
+pub(crate) struct Amender {
+    /// Common start of the names of the run's files.
+    pub(crate) id: String,
+    pub(crate) schedule: LiveSchedule,
+    /// Start of the run.
+    pub(crate) epoch: Instant,
+    /// Checks that this machine can carry the changed plan.
+    pub(crate) check: Box<dyn Fn(Schedule) -> Result<(), String> + Send + Sync>,
+    /// `None` if this process is the only generator.
+    pub(crate) broadcast: Option<Broadcast>,
+}
+
+impl Amender {
+    /// Executes a request. Call it from one thread at a time.
+    pub(crate) fn execute(&self, request: &Request) -> Response {
+        match *request {
+            Request::Describe => Response::Run { id: self.id.clone(), elapsed: self.epoch.elapsed() },
+            Request::Amend { change, ramp_up } => match self.amend(change, ramp_up) {
+                Ok(amendment) => Response::Amended {
+                    amendment,
+                    begins_in: amendment.at().saturating_sub(self.epoch.elapsed()),
+                },
+                Err(why) => Response::Refused(why),
+            },
+        }
+    }
+
+    fn amend(&self, change: Change, ramp_up: Duration) -> Result<Amendment, String> {
+        let schedule = self.schedule.current();
+        let earliest = self.epoch.elapsed() + NOTICE;
+        let amendment = Amendment {
+            number: schedule.amendments().len() as u32 + 1,
+            at_s: earliest.as_secs() + u64::from(earliest.subsec_nanos() > 0),
+            change,
+            ramp_up,
+        };
+        (self.check)(schedule.amended(amendment).map_err(|error| error.to_string())?)?;
+        if let Some(broadcast) = &self.broadcast {
+            broadcast(amendment)?;
+        }
+        self.schedule.amend(amendment, Duration::ZERO).map_err(|error| error.to_string())?;
+        Ok(amendment)
+    }
+}
