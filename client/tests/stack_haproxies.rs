@@ -11,7 +11,11 @@ use rig::{
 };
 use serde_json::Value;
 use stack::native::{HaproxyStatus, Native, Options, Role};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 use tokio::time::timeout;
 
 const CLIENTS: u64 = 500;
@@ -167,7 +171,13 @@ async fn a_paused_haproxy_uses_a_new_gateway_when_it_is_resumed() {
         timeout(rig::TIMEOUT, reloaded).await.unwrap_or_else(|_| panic!("{} did not reload", haproxy.name));
         Session::open(&haproxy.api_url, &haproxy.ws_url).await.completes(3).await;
     }
+    // The end of the stack resumes a paused HAProxy, which must not delay it.
+    inject(&native, "haproxy-1:pause").await;
+    native.scale(Role::Wsproxy, 2).await.unwrap();
+    let stopping = Instant::now();
     native.stop().await;
+    let took = stopping.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
 #[tokio::test]

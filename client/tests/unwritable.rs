@@ -74,12 +74,12 @@ fn every_program_keeps_its_exit_code() {
         (&["stack", "--state-dir", state_dir, "status"], &[], 1),
         (&["stack", "--state-dir", state_dir, "down"], &[], 1),
         (&["server", "--help"], &[], 0),
-        (&["server", "--no-such-flag"], &[], 2),
-        (&["server"], &bad_key, 2),
+        (&["server", "--no-such-flag"], &[], 104),
+        (&["server"], &bad_key, 104),
         (&["server", "--health-check"], &[("PORT", &unused_port)], 1),
         (&["wsproxy", "--help"], &[], 0),
-        (&["wsproxy", "--no-such-flag"], &[], 2),
-        (&["wsproxy"], &bad_key, 2),
+        (&["wsproxy", "--no-such-flag"], &[], 104),
+        (&["wsproxy"], &bad_key, 104),
         (&["wsproxy", "--health-check"], &[("PORT", &unused_port)], 1),
     ];
     for (arguments, environment, code) in cases {

@@ -201,11 +201,13 @@ impl Haproxy {
         }
         let (haproxy, resumed) = (Arc::downgrade(self), self.slot.process().resumed());
         tokio::spawn(async move {
-            resumed.await;
+            let is_running = resumed.await;
             // It is gone if the stack has ended.
             let Some(haproxy) = haproxy.upgrade() else { return };
             haproxy.reload_is_due.store(false, Relaxed);
-            haproxy.replace_worker(haproxy.worker().await).await;
+            if is_running {
+                haproxy.replace_worker(haproxy.worker().await).await;
+            }
         });
         Ok(())
     }

@@ -131,7 +131,7 @@ impl Process {
         }
     }
 
-    /// Sends a signal, unless the process has ended.
+    /// Sends a signal, unless the process has ended or has to end.
     pub(crate) async fn signal(&self, signal: Signal) {
         self.control(Control::Signal(signal)).await;
     }
@@ -148,11 +148,12 @@ impl Process {
         self.resumed().await;
     }
 
-    /// Returns a future that ends when the process is not paused any more, or is dropped.
-    pub(crate) fn resumed(&self) -> impl Future<Output = ()> + use<> {
+    /// Returns a future that waits until the process is not paused any more, or is dropped. Its value is whether the process runs.
+    pub(crate) fn resumed(&self) -> impl Future<Output = bool> + use<> {
         let mut state = self.state.clone();
         async move {
-            let _ = state.wait_for(|now| *now != ProcessState::Paused).await;
+            let state = state.wait_for(|now| *now != ProcessState::Paused).await;
+            state.is_ok_and(|state| *state == ProcessState::Running)
         }
     }
 
@@ -258,7 +259,12 @@ async fn own_child(
                 state.send_replace(ProcessState::Running);
             }
             Control::Signal(signal) => {
-                end_was_requested |= matches!(signal, Signal::SIGTERM | Signal::SIGKILL);
+                let requests_end = matches!(signal, Signal::SIGTERM | Signal::SIGKILL);
+                if end_was_requested && !requests_end {
+                    // An HAProxy that reloads while it ends would forget that it has to end.
+                    continue;
+                }
+                end_was_requested |= requests_end;
                 let _ = match signal {
                     Signal::SIGKILL => killpg(pid, signal),
                     _ => kill(pid, signal),
