@@ -26,8 +26,8 @@ use std::{
 };
 use time::OffsetDateTime;
 
-/// Seconds that a generator may be behind while the run goes on.
-const PATIENCE_S: u64 = 2;
+/// How long a second of the run waits for generators that are behind.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a run is led with.
 pub(crate) struct LeadSettings<'a> {
@@ -36,7 +36,7 @@ pub(crate) struct LeadSettings<'a> {
     stop: &'a Stop,
     started_at: OffsetDateTime,
     generators: u32,
-    patience_s: u64,
+    patience: Option<Duration>,
 }
 
 impl<'a> LeadSettings<'a> {
@@ -47,7 +47,7 @@ impl<'a> LeadSettings<'a> {
         stop: &'a Stop,
         started_at: OffsetDateTime,
     ) -> Self {
-        Self { config, injector, stop, started_at, generators: 1, patience_s: PATIENCE_S }
+        Self { config, injector, stop, started_at, generators: 1, patience: Some(PATIENCE) }
     }
 
     /// Returns the configuration of the run.
@@ -67,7 +67,7 @@ impl<'a> LeadSettings<'a> {
 
     /// Lets every second wait for all generators, as is possible after the run.
     pub(crate) const fn with_endless_patience(self) -> Self {
-        Self { patience_s: u64::MAX, ..self }
+        Self { patience: None, ..self }
     }
 }
 
@@ -387,7 +387,7 @@ fn output_settings(settings: &LeadSettings<'_>, schedule: &LiveSchedule) -> Outp
             _ => String::new(),
         },
         generators: settings.generators,
-        patience_s: settings.patience_s,
+        patience: settings.patience,
         schedule: Some(schedule.clone()),
         shared_status: config.output.tui.then(SharedStatus::default),
         events: config.output.events.clone().map(|destination| EventSettings {

@@ -9,7 +9,13 @@ use measure::{
 };
 use proptest::{collection::vec, prelude::*};
 use report::output::{Criteria, OutputSettings, Results};
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Something that a generator measured: its second of the run, and numbers from which it is made.
 type Measured = (u64, u64, i64);
@@ -60,7 +66,7 @@ fn files(generators: &[Vec<Measured>]) -> BTreeMap<&'static str, String> {
     let dir = tempfile::tempdir().unwrap();
     let settings = OutputSettings {
         generators: generators.len() as u32,
-        patience_s: u64::MAX,
+        patience: None,
         ..records::settings(dir.path(), Criteria::default())
     };
     let results = Results::open(&settings, Arc::default()).unwrap();
@@ -78,6 +84,58 @@ fn files(generators: &[Vec<Measured>]) -> BTreeMap<&'static str, String> {
             (ending, fs::read_to_string(path).unwrap())
         })
         .into()
+}
+
+/// Returns the number of ended queries of each second in the history.
+fn ended(dir: &Path) -> Vec<String> {
+    let mut rows = csv::Reader::from_path(dir.join("loadtest_20261121_004509_history.csv")).unwrap();
+    let at = rows.headers().unwrap().iter().position(|header| header == "Requests/s").unwrap();
+    rows.records().map(|row| row.unwrap()[at].to_owned()).collect()
+}
+
+/// A generator's parts of an outage arrive in one burst, before those of the others.
+#[test]
+fn seconds_that_arrive_late_and_all_at_once_are_aligned() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = OutputSettings { generators: 2, ..records::settings(dir.path(), Criteria::default()) };
+    let results = Results::open(&settings, Arc::default()).unwrap();
+    for generator in 0..2 {
+        for second in 0..30 {
+            let mut part = Part { reached: second + 1, ..Part::default() };
+            add(&mut part, &(second, 2, 0));
+            results.add(generator, part);
+        }
+    }
+    results.finish(&records::info()).unwrap();
+    let ended = ended(dir.path());
+    assert_eq!(ended.len(), 30);
+    assert!(ended.iter().all(|ended| ended.starts_with('2')), "{ended:?}");
+}
+
+/// A second does not wait for ever for a generator that is behind, and what comes later is counted.
+#[test]
+fn a_second_waits_for_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let patience = Some(Duration::from_millis(200));
+    let settings =
+        OutputSettings { generators: 2, patience, ..records::settings(dir.path(), Criteria::default()) };
+    let results = Results::open(&settings, Arc::default()).unwrap();
+    let part = |second| {
+        let mut part = Part { reached: second + 1, ..Part::default() };
+        add(&mut part, &(second, 2, 0));
+        part
+    };
+    (0..3).for_each(|second| results.add(0, part(second)));
+    let began = Instant::now();
+    while ended(dir.path()).len() < 3 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", ended(dir.path()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    results.add(1, part(0));
+    results.add(1, part(3));
+    results.finish(&records::info()).unwrap();
+    let counts: f64 = ended(dir.path()).iter().map(|ended| ended.parse::<f64>().unwrap()).sum();
+    assert_eq!(counts, 5.0, "{:?}", ended(dir.path()));
 }
 
 proptest! {

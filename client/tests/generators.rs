@@ -193,6 +193,7 @@ fn what_cannot_be_merged_is_one_clear_sentence_and_writes_nothing() {
     };
     refused(&[dir.path()], "the parts of shards 2 of 2 are missing");
     refused(&[dir.path(), other.path()], "are parts of different runs");
+    refused(&[dir.path(), &part], "the parts of shards 2 of 2 are missing");
     refused(&[empty.path()], "no results of generators in");
     refused(&[Path::new("/no/such/directory")], "cannot read /no/such/directory");
     fs::copy(&part, &copy).unwrap();

@@ -1,9 +1,13 @@
 //! When a second of a run is evaluated: as soon as it is complete, while the run continues. The tests see this from a threshold that the
-//! second breaks. They pass times as values and wait for no clock.
+//! second breaks. They pass times as values.
 
 use measure::{Recorder, record::LagKind};
 use report::output::{Abort, Criteria, GeneratorResults, OutputSettings, Results, RunInfo};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use time::macros::datetime;
 
 const SLOW_NS: i64 = 60_000_000;
@@ -21,6 +25,7 @@ fn token(recorder: &mut Recorder, at: Duration) {
 /// Performs `goes_on` with two recorders, then ends both. Returns why the run was ended early, or `None` if it was not.
 fn ended_early(
     dir: &Path,
+    patience: Option<Duration>,
     goes_on: impl FnOnce(&Results, &GeneratorResults, &mut Recorder, &mut Recorder),
 ) -> Option<String> {
     let abort = Abort::default();
@@ -36,7 +41,7 @@ fn ended_early(
         criteria,
         suffix: String::new(),
         generators: 1,
-        patience_s: 2,
+        patience,
         schedule: None,
         shared_status: None,
         events: None,
@@ -61,7 +66,7 @@ fn rows(dir: &Path) -> Vec<String> {
 #[test]
 fn a_second_is_evaluated_as_soon_as_every_recorder_has_passed_it() {
     let dir = tempfile::tempdir().unwrap();
-    let why = ended_early(dir.path(), |_, _, one, other| {
+    let why = ended_early(dir.path(), Some(Duration::from_secs(2)), |_, _, one, other| {
         token(one, s(0));
         one.tick(s(1));
         other.tick(s(1));
@@ -72,7 +77,7 @@ fn a_second_is_evaluated_as_soon_as_every_recorder_has_passed_it() {
 #[test]
 fn a_second_does_not_wait_for_a_recorder_that_is_done() {
     let dir = tempfile::tempdir().unwrap();
-    let why = ended_early(dir.path(), |_, generator, one, other| {
+    let why = ended_early(dir.path(), Some(Duration::from_secs(2)), |_, generator, one, other| {
         *other = generator.recorder();
         token(one, s(0));
         one.tick(s(1));
@@ -83,14 +88,21 @@ fn a_second_does_not_wait_for_a_recorder_that_is_done() {
 
 #[test]
 fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
-    for (seconds, is_told) in [(3, false), (4, true)] {
+    for (patience, is_told) in [(None, false), (Some(Duration::from_millis(200)), true)] {
         let dir = tempfile::tempdir().unwrap();
-        let why = ended_early(dir.path(), |_, _, one, other| {
-            (0..seconds).for_each(|second| token(one, s(second)));
+        let why = ended_early(dir.path(), patience, |_, _, one, other| {
+            (0..4).for_each(|second| token(one, s(second)));
+            if is_told {
+                let deadline = Instant::now() + s(20);
+                while rows(dir.path()).is_empty() {
+                    assert!(Instant::now() < deadline, "the second is not written");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
             token(other, s(0));
         });
-        assert_eq!(why.is_some(), is_told, "{seconds}");
-        let expected: &[&str] = if is_told { &["1", "2", "1", "1"] } else { &["2", "1", "1"] };
+        assert_eq!(why.is_some(), is_told);
+        let expected: &[&str] = if is_told { &["1", "1", "2", "1"] } else { &["2", "1", "1", "1"] };
         assert_eq!(rows(dir.path()), expected, "tokens of a late recorder must be counted too");
     }
 }
@@ -100,7 +112,7 @@ fn a_second_waits_for_the_readings_of_that_second() {
     for (reached, is_told) in [(0, false), (1, true)] {
         let dir = tempfile::tempdir().unwrap();
         let mut producer = None;
-        let why = ended_early(dir.path(), |results, _, one, other| {
+        let why = ended_early(dir.path(), Some(Duration::from_secs(2)), |results, _, one, other| {
             producer.insert(results.readings().producer()).has_reached(reached);
             token(one, s(0));
             one.tick(s(1));

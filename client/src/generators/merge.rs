@@ -10,7 +10,7 @@ use crate::{
 use coordination::{Event, Leader, Leadership, Timing};
 use load::watch::Source;
 use measure::{GeneratorHeader, GeneratorMessage};
-use plan::Stop;
+use plan::{Shard, Stop};
 use report::output::{Finished, PartFileError, PartReader};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,8 +22,22 @@ use time::{OffsetDateTime, UtcOffset};
 /// Ending of the file of a generator.
 const PART: &str = ".part";
 
-/// A message of the generator with this index, or why there are no more.
-type Item = (u32, Result<GeneratorMessage, String>);
+/// What is known of the generator with this index.
+type Item = (u32, News);
+
+enum News {
+    Message(GeneratorMessage),
+    /// Some of its messages are missing, for this reason.
+    Incomplete(String),
+    /// It has no more messages, for this reason.
+    Over(String),
+}
+
+impl News {
+    fn of(read: Result<GeneratorMessage, impl ToString>) -> Self {
+        read.map_or_else(|error| Self::Over(error.to_string()), Self::Message)
+    }
+}
 
 /// What is merged.
 struct Parts {
@@ -60,7 +74,7 @@ fn from_redis(url: &str, id: &str) -> Result<Parts, RunError> {
     let mut before = Vec::new();
     let header = loop {
         match items.next() {
-            Some((_, Ok(GeneratorMessage::Header(header)))) => break header,
+            Some((_, News::Message(GeneratorMessage::Header(header)))) => break header,
             Some(item) => before.push(item),
             None => return Err(refused(&format!("run {id} has no results in the control Redis"))),
         }
@@ -73,10 +87,12 @@ fn from_redis(url: &str, id: &str) -> Result<Parts, RunError> {
 fn item(event: Event) -> Option<Item> {
     match event {
         Event::Part { shard, bytes, .. } | Event::Finished { shard, bytes } => {
-            Some((shard, GeneratorMessage::from_bytes(&bytes).map_err(|error| error.to_string())))
+            Some((shard, News::of(GeneratorMessage::from_bytes(&bytes))))
         }
-        Event::Lost { shard, reason } => Some((shard, Err(reason))),
-        Event::Dropped { shard, parts } => Some((shard, Err(format!("{parts} of its parts did not arrive")))),
+        Event::Lost { shard, reason } => Some((shard, News::Over(reason))),
+        Event::Dropped { shard, parts } => {
+            Some((shard, News::Incomplete(format!("{parts} of its parts did not arrive"))))
+        }
         _ => None,
     }
 }
@@ -92,7 +108,7 @@ impl Iterator for InTurn {
             let (shard, mut reader) = self.0.pop_front()?;
             if let Some(message) = reader.next() {
                 self.0.push_back((shard, reader));
-                return Some((shard, message.map_err(|error| error.to_string())));
+                return Some((shard, News::of(message)));
             }
         }
     }
@@ -133,7 +149,8 @@ fn from_files(args: &MergeArgs) -> Result<Parts, RunError> {
         }
         readers.push_back((shard, PartReader::open(path).map_err(|error| refused(&error.to_string()))?));
     }
-    let missing = missing.into_iter().map(|shard| (shard, Err("its part file was not given".to_owned())));
+    let missing =
+        missing.into_iter().map(|shard| (shard, News::Over("its part file was not given".to_owned())));
     let items = Box::new(missing.chain(InTurn(readers)));
     let rows = shards.values().map(|path| path.with_extension("csv")).filter(|rows| rows.exists()).collect();
     Ok(Parts { header: first, items, rows, _source: None })
@@ -156,7 +173,10 @@ fn part_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
             files.push(path.clone());
         }
     }
-    files.sort();
+    // A file may be given twice, also as part of its directory.
+    let canonical = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    files.sort_by_cached_key(canonical);
+    files.dedup_by_key(|path| canonical(path));
     Ok(files)
 }
 
@@ -170,7 +190,11 @@ fn nothing(paths: &[PathBuf]) -> RunError {
 
 fn header(path: &Path) -> Result<GeneratorHeader, PartFileError> {
     match PartReader::open(path)?.next() {
-        Some(Ok(GeneratorMessage::Header(header))) => Ok(header),
+        Some(Ok(GeneratorMessage::Header(header)))
+            if Shard::new(header.shard, header.generators).is_some() =>
+        {
+            Ok(header)
+        }
         Some(Err(error)) => Err(error),
         _ => Err(PartFileError::WrongFormat(path.to_owned())),
     }
@@ -231,13 +255,14 @@ fn write(config: &Config, parts: Parts) -> Result<Finished, RunError> {
     let mut seconds = 0;
     for (shard, item) in items {
         match item {
-            Ok(message) => {
+            News::Message(message) => {
                 if let GeneratorMessage::Part(part) = &message {
                     seconds = part.seconds.keys().next_back().map_or(seconds, |last| seconds.max(last + 1));
                 }
                 generators.receive(shard, message, lead.results(), lead.faults(), lead.schedule());
             }
-            Err(reason) => {
+            News::Incomplete(reason) => generators.lose(shard, reason),
+            News::Over(reason) => {
                 generators.lose(shard, reason);
                 lead.results().ended(shard);
             }

@@ -18,13 +18,13 @@ use measure::{
 use plan::{LiveSchedule, schedule::Schedule};
 use settings::cells::CellWriter;
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     io,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use time::OffsetDateTime;
 
@@ -59,8 +59,13 @@ struct Seconds {
     open: BTreeMap<u64, Interval>,
     /// The second that each running generator has reached.
     generators: BTreeMap<u32, u64>,
-    /// A second is written as soon as it is complete. An incomplete one is written when a second this much later has measurements.
-    patience: u64,
+    /// A second is written as soon as it is complete. An incomplete one is written this long after measurements of a later second arrived.
+    /// What is missing may be those of another generator or worker, or monitoring readings.
+    patience: Option<Duration>,
+    /// When the first measurements from a second arrived: the seconds before it have waited since then. Both increase.
+    delivered: VecDeque<(Instant, u64)>,
+    /// The last second in `delivered` so far.
+    newest: u64,
     /// The first second that is not written.
     next: u64,
     history: CellWriter<ResultFile>,
@@ -94,7 +99,9 @@ impl Collector {
             planned: None,
             open: BTreeMap::new(),
             generators: (0..settings.generators).map(|generator| (generator, 0)).collect(),
-            patience: settings.patience_s,
+            patience: settings.patience,
+            delivered: VecDeque::new(),
+            newest: 0,
             next: 0,
             history,
             started_at: files.started_at,
@@ -115,19 +122,22 @@ impl Collector {
     pub(super) fn run(mut self, incoming: &Receiver<CollectorMessage>) -> io::Result<RunData> {
         let mut hlog = Hlog::new(&mut self.hlog, self.files.started_at)?;
         loop {
-            let timeout = if self.seconds.waits_for_readings() { POLL_INTERVAL } else { IDLE };
+            let is_waiting = self.seconds.waits_for_readings() || !self.seconds.delivered.is_empty();
+            let timeout = if is_waiting { POLL_INTERVAL } else { IDLE };
             match incoming.recv_timeout(timeout) {
                 Ok(CollectorMessage::Part(generator, part)) => {
                     self.run.merge(&part.sums);
                     let figures = self.run.generators.entry(generator).or_default();
                     figures.add_sums(&part.sums);
+                    let newest = part.seconds.keys().next_back().copied().unwrap_or(0);
                     for (second, interval) in part.seconds {
                         figures.loop_lag.merge(interval.get(Metric::LoopLag));
                         figures.e2el.merge(interval.get(Metric::E2el));
                         self.run.metrics.merge(&interval);
-                        self.seconds.add(second, interval, &mut hlog)?;
+                        self.seconds.add(second, interval);
                     }
                     self.seconds.has_reached(generator, part.reached);
+                    self.seconds.delivered(part.reached.max(newest), Instant::now());
                 }
                 Ok(CollectorMessage::Ended(generator)) => {
                     self.seconds.generators.remove(&generator);
@@ -135,7 +145,7 @@ impl Collector {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.seconds.write_complete(&mut hlog)?;
+            self.seconds.write_complete(Instant::now(), &mut hlog)?;
             self.seconds.publish(&self.run);
         }
         self.seconds.observer.run_is_over();
@@ -151,14 +161,13 @@ impl Collector {
 }
 
 impl Seconds {
-    fn add(&mut self, second: u64, interval: Interval, hlog: &mut Hlog<'_>) -> io::Result<()> {
+    fn add(&mut self, second: u64, interval: Interval) {
         // Late measurements are added to the earliest second that is not written yet.
         let second = second.max(self.next);
         match self.open.entry(second) {
             Entry::Vacant(vacant) => drop(vacant.insert(interval)),
             Entry::Occupied(mut open) => open.get_mut().merge(&interval),
         }
-        self.write_before(second.saturating_sub(self.patience), hlog)
     }
 
     /// Notes that a generator has sent everything before `second`.
@@ -166,6 +175,21 @@ impl Seconds {
         if let Some(reached) = self.generators.get_mut(&generator) {
             *reached = second.max(*reached);
         }
+    }
+
+    /// Notes that some generator has measured what came before `second`.
+    fn delivered(&mut self, second: u64, now: Instant) {
+        if second > self.newest {
+            self.newest = second;
+            self.delivered.push_back((now, second));
+        }
+    }
+
+    /// Returns the first second that has not waited long enough for what is missing in it.
+    fn waited_until(&self, now: Instant) -> u64 {
+        let Some(patience) = self.patience else { return 0 };
+        let waited = |(at, _): &&(Instant, u64)| now.saturating_duration_since(*at) >= patience;
+        self.delivered.iter().take_while(waited).last().map_or(0, |(_, before)| *before)
     }
 
     /// Returns the first second that generators may still add to. Returns 0 if all have ended: the last seconds are then written at
@@ -179,11 +203,14 @@ impl Seconds {
         self.open.first_key_value().is_some_and(|(second, _)| *second < self.measured_until())
     }
 
-    fn write_complete(&mut self, hlog: &mut Hlog<'_>) -> io::Result<()> {
-        let complete = self.measured_until().min(self.readings.reached());
+    /// Writes the seconds that are complete, and those that have waited long enough.
+    fn write_complete(&mut self, now: Instant, hlog: &mut Hlog<'_>) -> io::Result<()> {
+        let complete = self.measured_until().min(self.readings.reached()).max(self.waited_until(now));
         if self.open.first_key_value().is_some_and(|(second, _)| *second < complete) {
             self.write_before(complete, hlog)?;
         }
+        let waiting = self.open.first_key_value().map_or(u64::MAX, |(second, _)| *second);
+        self.delivered.retain(|(_, before)| *before > waiting);
         Ok(())
     }
 

@@ -125,7 +125,7 @@ mod tests {
             criteria: Criteria::default(),
             suffix: String::new(),
             generators: 1,
-            patience_s: 2,
+            patience: None,
             schedule: None,
             shared_status: None,
             events: None,

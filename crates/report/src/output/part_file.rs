@@ -25,6 +25,7 @@ pub type SharedPartFile = Arc<Mutex<PartFile>>;
 /// The file of a generator that is running.
 #[derive(Debug)]
 pub struct PartFile {
+    path: PathBuf,
     file: ResultFile,
     unwritten: WriteErrors,
 }
@@ -40,12 +41,17 @@ impl PartFile {
         let unwritten = WriteErrors::default();
         let mut file = ResultFile::of_rows(path.to_owned(), &unwritten).map_err(unwritable)?;
         file.write_all(FORMAT).map_err(unwritable)?;
-        Ok(Self { file, unwritten })
+        Ok(Self { path: path.to_owned(), file, unwritten })
     }
 
-    /// Appends a message. A write error does not stop the run: [`PartFile::finish`] reports it.
+    /// Appends a message. A write error, or a message that is too large, does not stop the run: [`PartFile::finish`] reports it.
     pub fn append(&mut self, message: &[u8]) {
-        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        let Some(length) = u32::try_from(message.len()).ok().filter(|&length| length <= MAX_MESSAGE) else {
+            let error =
+                io::Error::other(format!("a message has {} bytes, more than {MAX_MESSAGE}", message.len()));
+            self.unwritten.note(&self.path, &error);
+            return;
+        };
         let framed = [&length.to_le_bytes(), message].concat();
         let _ = self.file.write_all(&framed);
     }

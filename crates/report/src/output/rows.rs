@@ -8,7 +8,8 @@ use std::{
     path::Path,
 };
 
-/// Writes the rows of `files` below one header into `to`, which is created or truncated.
+/// Writes the rows of `files` below one header into `to`, which is created or truncated. A last row that is incomplete, as that of a
+/// generator that was killed may be, is left out.
 ///
 /// # Errors
 /// A file cannot be read or written. The message names the file that cannot be read.
@@ -22,7 +23,15 @@ pub(super) fn join(files: &[impl AsRef<Path>], to: &Path) -> io::Result<()> {
         let mut rows = BufReader::new(File::open(path).map_err(named)?);
         // No column name contains a line break.
         rows.read_until(b'\n', &mut Vec::new()).map_err(named)?;
-        io::copy(&mut rows, &mut out).map_err(named)?;
+        let mut row = Vec::new();
+        while rows.read_until(b'\n', &mut row).map_err(named)? > 0 {
+            // A line break inside quotes belongs to a cell.
+            let is_quoted = row.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
+            if row.ends_with(b"\n") && !is_quoted {
+                out.write_all(&row)?;
+                row.clear();
+            }
+        }
     }
     out.flush()
 }
@@ -37,7 +46,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = ["one", "two", "three"].map(|name| dir.path().join(name));
         let header = format!("{}\n", COLUMNS.join(","));
-        for (path, rows) in files.iter().zip(["1,2\n", "", "3,\"4\n5\"\n"].map(|rows| header.clone() + rows))
+        for (path, rows) in
+            files.iter().zip(["1,2\n6,\"7\n", "", "3,\"4\n5\"\n8,"].map(|rows| header.clone() + rows))
         {
             fs::write(path, rows).unwrap();
         }

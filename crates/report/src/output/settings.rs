@@ -2,7 +2,7 @@
 
 use super::{Criteria, EventSettings, SharedStatus};
 use plan::LiveSchedule;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 use time::OffsetDateTime;
 
 /// Settings of a run's outputs.
@@ -21,9 +21,9 @@ pub struct OutputSettings {
     pub suffix: String,
     /// Number of generators whose parts are merged, at least 1.
     pub generators: u32,
-    /// Seconds that a generator may be behind before a second of the run is written without it. What it sends later counts in the
-    /// first second that is not written.
-    pub patience_s: u64,
+    /// How long a second of the run waits for generators that are behind, after measurements of a later second have arrived. What they
+    /// send afterwards counts in the first second that is not written. `None`: for ever.
+    pub patience: Option<Duration>,
     /// Schedule of the run, for the target of each second and the steady state.
     pub schedule: Option<LiveSchedule>,
     /// Receives the live status while the run goes on. `None` if no live view is open.
