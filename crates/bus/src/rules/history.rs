@@ -15,6 +15,9 @@ const SESSION_BYTES: usize = 256;
 /// Approximate memory of an entry besides its frame, in bytes.
 const ENTRY_BYTES: usize = 64;
 
+/// A touch of a session: its number, and when it was.
+type Touch = (SessionId, u64, Instant);
+
 /// The acknowledged data of one session.
 #[derive(Clone, Debug, Default)]
 pub struct AcknowledgedRecord {
@@ -37,6 +40,8 @@ pub struct AcknowledgedRecord {
     bytes: usize,
     /// Number of the session's last touch.
     touch: u64,
+    /// When that was. `None` before the first touch.
+    touched_at: Option<Instant>,
 }
 
 impl AcknowledgedRecord {
@@ -85,8 +90,10 @@ impl AcknowledgedRecord {
 #[derive(Debug)]
 pub struct AcknowledgedHistory {
     sessions: HashMap<SessionId, AcknowledgedRecord>,
-    /// Sessions in the order of their last touch. An entry is outdated if its number is not the session's last one.
-    touched: VecDeque<(SessionId, u64, Instant)>,
+    /// Sessions without a running query, in the order of their last touch, and outdated entries.
+    idle: VecDeque<Touch>,
+    /// The same of sessions with a running query.
+    running: VecDeque<Touch>,
     touches: u64,
     /// Size of all sessions, in bytes.
     bytes: usize,
@@ -103,7 +110,8 @@ impl AcknowledgedHistory {
     pub fn new(max_bytes: usize, max_age: Duration, keep: usize) -> Self {
         Self {
             sessions: HashMap::new(),
-            touched: VecDeque::new(),
+            idle: VecDeque::new(),
+            running: VecDeque::new(),
             touches: 0,
             bytes: 0,
             max_bytes,
@@ -135,8 +143,11 @@ impl AcknowledgedHistory {
         now: Instant,
     ) {
         let keep = self.keep;
+        let record = self.record(session);
+        let is_newer = record.generation < generation;
+        record.running |= is_newer;
         let acknowledged = self.touch(session, now);
-        if acknowledged.generation >= generation {
+        if !is_newer {
             return;
         }
         let dropped = prev.map_or(0, |prev| acknowledged.drop_above(prev));
@@ -145,7 +156,7 @@ impl AcknowledgedHistory {
             acknowledged.past.push_back((acknowledged.generation, std::mem::take(&mut acknowledged.query)));
             acknowledged.past.drain(..acknowledged.past.len().saturating_sub(PAST_QUERIES));
         }
-        (acknowledged.generation, acknowledged.prev, acknowledged.running) = (generation, prev, true);
+        (acknowledged.generation, acknowledged.prev) = (generation, prev);
         (acknowledged.query, acknowledged.answer) = (query.to_owned(), answer.to_owned());
         let mut frame = Vec::new();
         encode_fence(&mut frame, generation, prev);
@@ -178,6 +189,7 @@ impl AcknowledgedHistory {
             self.sessions.get_mut(&session).filter(|acknowledged| acknowledged.generation == generation)
         {
             acknowledged.running = false;
+            self.enqueue(session);
         }
     }
 
@@ -204,56 +216,58 @@ impl AcknowledgedHistory {
         self.dropped
     }
 
-    /// Returns the session's data, and makes the session the last one to be dropped.
-    ///
-    /// `touched` is a queue of touches, not of sessions: a touch adds an entry, and the session's earlier entries become
-    /// outdated. That needs no search. Outdated entries are removed when they reach the front, or here when they are more
-    /// than half of the queue.
-    fn touch(&mut self, session: SessionId, now: Instant) -> &mut AcknowledgedRecord {
-        self.touches += 1;
-        self.touched.push_back((session, self.touches, now));
-        if self.touched.len() > 64 + 2 * self.sessions.len() {
-            let sessions = &self.sessions;
-            self.touched.retain(|(session, touch, _)| is_last_touch(sessions, *session, *touch));
-            // The entry just pushed has the session's next number, not its last one.
-            self.touched.push_back((session, self.touches, now));
-        }
-        let acknowledged = self.sessions.entry(session).or_insert_with(|| {
+    /// Returns the session's data. An unknown session gets an empty record.
+    fn record(&mut self, session: SessionId) -> &mut AcknowledgedRecord {
+        self.sessions.entry(session).or_insert_with(|| {
             self.bytes += SESSION_BYTES;
             AcknowledgedRecord::default()
-        });
-        acknowledged.touch = self.touches;
-        acknowledged
+        })
     }
 
-    /// Drops sessions that are too old or exceed the size limit: idle sessions first, running ones only if no other is left.
+    /// Returns the session's data, and makes the session the last one of its queue to be dropped.
+    fn touch(&mut self, session: SessionId, now: Instant) -> &mut AcknowledgedRecord {
+        self.touches += 1;
+        let touch = self.touches;
+        let acknowledged = self.record(session);
+        (acknowledged.touch, acknowledged.touched_at) = (touch, Some(now));
+        self.enqueue(session);
+        self.record(session)
+    }
+
+    /// Adds a session to the queue of its state. Its earlier entries, in both queues, become outdated. That needs no search: outdated
+    /// entries are removed when they reach the front, or here when they are more than half of the queue.
+    fn enqueue(&mut self, session: SessionId) {
+        let Some(acknowledged) = self.sessions.get(&session) else { return };
+        let Some(touched_at) = acknowledged.touched_at else { return };
+        let entry = (session, acknowledged.touch, touched_at);
+        let is_running = acknowledged.running;
+        let queue = if is_running { &mut self.running } else { &mut self.idle };
+        if queue.len() > 64 + 2 * self.sessions.len() {
+            queue.retain(|entry| is_current(&self.sessions, entry, is_running));
+        }
+        queue.push_back(entry);
+    }
+
+    /// Drops idle sessions that are too old or exceed the size limit. If that is not enough, drops running ones. The cost does not depend
+    /// on the number of sessions that are kept.
     fn evict(&mut self, now: Instant) {
-        for running_too in [false, true] {
-            // Running sessions that the first pass skips. They go back to the front in their order.
-            let mut passed_over = VecDeque::new();
-            while let Some(&(session, touch, at)) = self.touched.front() {
-                let old = now.saturating_duration_since(at) > self.max_age;
-                if !old && self.bytes <= self.max_bytes {
-                    break;
-                }
-                let entry = self.touched.pop_front();
-                if !is_last_touch(&self.sessions, session, touch) {
-                    continue;
-                }
-                if !running_too
-                    && self.sessions.get(&session).is_some_and(|acknowledged| acknowledged.running)
-                {
-                    passed_over.extend(entry);
-                    continue;
-                }
+        while let Some(&entry) = self.idle.front() {
+            let old = now.saturating_duration_since(entry.2) > self.max_age;
+            if !old && self.bytes <= self.max_bytes {
+                break;
+            }
+            self.idle.pop_front();
+            if is_current(&self.sessions, &entry, false) {
                 self.dropped += u64::from(!old);
-                self.remove(session);
+                self.remove(entry.0);
             }
-            while let Some(entry) = passed_over.pop_back() {
-                self.touched.push_front(entry);
-            }
-            if self.bytes <= self.max_bytes {
-                return;
+        }
+        while self.bytes > self.max_bytes
+            && let Some(entry) = self.running.pop_front()
+        {
+            if is_current(&self.sessions, &entry, true) {
+                self.dropped += 1;
+                self.remove(entry.0);
             }
         }
     }
@@ -265,12 +279,13 @@ impl AcknowledgedHistory {
     }
 }
 
-fn is_last_touch<S: BuildHasher>(
+/// Returns whether an entry of the queue of running or of idle sessions is the last one of its session.
+fn is_current<S: BuildHasher>(
     sessions: &HashMap<SessionId, AcknowledgedRecord, S>,
-    session: SessionId,
-    touch: u64,
+    (session, touch, _): &Touch,
+    running: bool,
 ) -> bool {
-    sessions.get(&session).is_some_and(|acknowledged| acknowledged.touch == touch)
+    sessions.get(session).is_some_and(|record| record.touch == *touch && record.running == running)
 }
 
 #[cfg(test)]
@@ -339,6 +354,27 @@ mod tests {
         assert!(history.get(session(10)).is_none() && history.get(session(11)).is_some());
     }
 
+    #[test]
+    fn running_sessions_are_dropped_in_their_order_and_after_one_that_was_fenced_off() {
+        let (now, mut history) =
+            (Instant::now(), AcknowledgedHistory::new(5 * 400, Duration::from_secs(60), 10));
+        for n in 1..=4 {
+            history.claimed(session(n), (5, Some(Position::ZERO)), "q", "a", now);
+        }
+        history.fenced_off(session(3), 5);
+        let mut dropped = Vec::new();
+        for seq in 1.. {
+            history.appended(session(4), event(5, seq, Kind::Token), &[0; 100], now);
+            let missing = (1..=4).filter(|&n| history.get(session(n)).is_none() && !dropped.contains(&n));
+            dropped.extend(missing.collect::<Vec<_>>());
+            if dropped.len() == 4 {
+                break;
+            }
+        }
+        assert_eq!(dropped, [3, 1, 2, 4]);
+        assert_eq!((history.bytes(), history.dropped()), (0, 4));
+    }
+
     proptest! {
         #[test]
         fn the_size_never_exceeds_the_limit(steps in proptest::collection::vec((0u8..20, 0u8..5, 0usize..300), 1..300)) {
@@ -358,7 +394,7 @@ mod tests {
                     .sum();
                 prop_assert_eq!(history.bytes(), sum);
                 prop_assert!(sum <= 4096, "{} bytes", sum);
-                prop_assert!(history.touched.len() <= 65 + 2 * history.sessions.len());
+                prop_assert!(history.idle.len().max(history.running.len()) <= 65 + 2 * history.sessions.len());
             }
         }
     }
