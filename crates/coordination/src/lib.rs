@@ -25,7 +25,7 @@
 //! | place | a unix socket of the parent process | a control Redis, not the one under test |
 //! | leader | the parent | the lowest living shard; [`Claimed::leadership`] tells a process that it leads |
 //! | lost | its socket closes, or several heartbeats are missing | several polls that succeeded saw the same heartbeat |
-//! | outage | the parent's death aborts all | parts wait for 60 s, and nobody is lost for 3 s afterwards |
+//! | outage | the parent's death aborts all | parts wait for 60 s, nobody is lost for 3 s afterwards, and after 180 s the leader ends the run |
 //! | results | end with the parent | stay for an hour: [`redis::Control::collect`] |
 //!
 //! What holds for both: a shard has one holder. A part arrives once and in order, or the leader counts it as dropped. A lost shard stays

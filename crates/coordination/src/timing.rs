@@ -22,6 +22,8 @@ pub struct Timing {
     pub local_start_delay: Duration,
     /// How long a generator keeps parts that it cannot deliver \[60 s\]. Older ones are dropped and counted.
     pub buffer: Duration,
+    /// A leader ends the run when the control Redis has not answered for this long \[180 s\].
+    pub give_up: Duration,
     /// How long a reply may take until the connection counts as broken \[2 s\].
     pub response: Duration,
     /// Time to live of everything in the control Redis \[1 h\]. Living generators renew it.
@@ -39,6 +41,7 @@ impl Default for Timing {
             start_delay: Duration::from_secs(3),
             local_start_delay: Duration::from_millis(500),
             buffer: Duration::from_secs(60),
+            give_up: Duration::from_secs(180),
             response: Duration::from_secs(2),
             keep: Duration::from_secs(3600),
         }
@@ -60,6 +63,7 @@ mod tests {
             start_delay,
             local_start_delay,
             buffer,
+            give_up,
             response,
             keep,
         } = Timing::default();
@@ -72,6 +76,7 @@ mod tests {
             (start_delay, 3000),
             (local_start_delay, 500),
             (buffer, 60_000),
+            (give_up, 180_000),
             (response, 2000),
             (keep, 3_600_000),
         ] {

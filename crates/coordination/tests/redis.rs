@@ -146,6 +146,41 @@ fn after_an_outage_nobody_is_lost_for_a_while() {
     assert_eq!(losses(&events), [(1, "no heartbeat for 0.45 s")]);
 }
 
+#[test]
+fn a_redis_that_never_comes_back_ends_the_events() {
+    let short = Timing { give_up: Duration::from_millis(1500), ..timing() };
+    let mut place = RedisPlace::with(short);
+    let mut claimed = claim_all(&place, &run(2));
+    start_all(&claimed);
+    let leadership = place.leadership(&mut claimed);
+    until(&leadership.events, |event| matches!(event, Event::Started { .. }));
+    let collected = place.control.collect("test").expect("it has started");
+    place.redis.kill();
+    for events in [&leadership.events, &collected.leadership.events] {
+        let events = rest(events);
+        let lost = losses(&events);
+        assert_eq!(lost.iter().map(|(shard, _)| *shard).collect::<Vec<_>>(), [0, 1]);
+        assert!(lost[0].1.starts_with("the control Redis did not answer for 1.5 s: "), "{lost:?}");
+    }
+}
+
+#[test]
+fn who_reads_a_run_from_outside_declares_nobody_lost_while_it_goes_on() {
+    let (team, mut process) = start_with_process::<RedisPlace>(2);
+    process.expect("part");
+    team.until(|event| matches!(event, Event::Part { .. }));
+    // The leader's own connection is not needed for this: it may be slow to notice.
+    process.freeze();
+    let collected = team.place.control.collect("test").expect("it has started");
+    let outside = until(&collected.leadership.events, is_lost);
+    let inside = team.until(is_lost);
+    assert_eq!(losses(&inside), [(1, "no heartbeat for 0.45 s")]);
+    assert_eq!(losses(&outside), losses(&inside), "the leader marked it");
+    process.thaw();
+    drop(collected);
+    team.claimed[0].generator.finish(Vec::new(), PATIENCE).expect("the control Redis takes it");
+}
+
 /// Starts three generators: processes for the lower shards, and the last one here.
 fn with_processes(lower: u32) -> (RedisPlace, Vec<support::process::Process>, Claimed) {
     let run = run(lower + 1);

@@ -216,6 +216,8 @@ struct Poller {
     /// Number of this leader's commands that Redis has.
     appended: usize,
     failing: bool,
+    /// When the last step succeeded.
+    answered: Instant,
 }
 
 impl Poller {
@@ -231,6 +233,7 @@ impl Poller {
             started: false,
             appended: 0,
             failing: false,
+            answered: Instant::now(),
         }
     }
 
@@ -242,6 +245,7 @@ impl Poller {
             match self.step(now >= next_look) {
                 Ok(()) => {
                     self.failing = false;
+                    self.answered = Instant::now();
                     if now >= next_look {
                         next_look = now + timing.heartbeat;
                     }
@@ -254,6 +258,9 @@ impl Poller {
                         tracing::warn!(
                             "the leader cannot poll the control Redis {target} ({reason}), trying again"
                         );
+                    }
+                    if self.started || self.leading.member.is_none() {
+                        self.give_up(&reason);
                     }
                 }
                 Err(Stop::Replaced(by)) => {
@@ -269,15 +276,40 @@ impl Poller {
                 self.leading.changed.wait_until(&mut state, wake);
             }
             if state.closing {
+                drop(state);
+                // A command that ends the run must reach the generators.
+                let _ = self.append_commands();
                 return;
             }
         }
     }
 
-    fn step(&mut self, looks: bool) -> Result<(), Stop> {
-        if looks {
-            self.look()?;
+    /// Ends the run if Redis has not answered for [`crate::Timing::give_up`].
+    fn give_up(&mut self, reason: &str) {
+        let longest = self.leading.server.timing.give_up;
+        if self.answered.elapsed() < longest {
+            return;
         }
+        let why = format!("the control Redis did not answer for {} s: {reason}", longest.as_secs_f64());
+        for shard in 0..self.leading.generators {
+            if !std::mem::replace(&mut self.shards[shard as usize].ended, true) {
+                let _ = self.emit(Event::Lost { shard, reason: why.clone() });
+            }
+        }
+        self.end();
+    }
+
+    fn step(&mut self, looks: bool) -> Result<(), Stop> {
+        let looked = if looks { self.look() } else { Ok(()) };
+        if matches!(looked, Err(Stop::Replaced(_) | Stop::Closing)) {
+            return looked;
+        }
+        // Parts can be read although Redis takes no more writes, because it is full.
+        self.exchange(looks).and(looked)
+    }
+
+    /// Appends commands and answers, and reads parts and requests.
+    fn exchange(&mut self, looks: bool) -> Result<(), Stop> {
         self.append_commands()?;
         self.store_answers()?;
         if self.started && self.events.is_some() {
@@ -342,10 +374,16 @@ impl Poller {
         }
         let now = Instant::now();
         self.watch.saw(seen.iter().map(|(_, heartbeat, ..)| heartbeat.clone()), now);
+        let leads = self.leading.member.is_some();
+        // The leader of a run decides who is lost. Without any sign of life, the run has none.
+        let all_silent = (0..leading.generators)
+            .zip(&self.shards)
+            .all(|(shard, known)| known.ended || self.watch.is_lost(shard, now));
         for (shard, (_, heartbeat, status, finished, lost)) in (0..).zip(seen) {
             self.note_status(shard, status.unwrap_or_default())?;
-            if self.started && !self.shards[shard as usize].ended {
-                let silent = finished.is_none() && self.watch.is_lost(shard, now);
+            let known = &self.shards[shard as usize];
+            if self.started && (!known.ended || known.lost.is_some()) {
+                let silent = finished.is_none() && self.watch.is_lost(shard, now) && (leads || all_silent);
                 self.consider_loss(shard, heartbeat.as_deref(), silent, lost)?;
             }
         }
@@ -392,18 +430,23 @@ impl Poller {
         let reason = match (marked, known) {
             (Some(reason), _) => reason,
             // Redis has lost the mark.
-            (None, Some(reason)) => match self.lose(shard, "*", &reason)? {
+            (None, Some(reason)) if self.leading.member.is_some() => match self.lose(shard, "*", &reason)? {
                 Some(reason) => reason,
                 None => return Ok(()),
             },
+            (None, Some(reason)) => reason,
             (None, None) if silent => {
                 let reason = format!(
                     "no heartbeat for {} s",
                     (timing.heartbeat * timing.unchanged_polls).as_secs_f64()
                 );
-                match self.lose(shard, heartbeat.unwrap_or_default(), &reason)? {
-                    Some(reason) => reason,
-                    None => return Ok(()),
+                if self.leading.member.is_none() {
+                    reason
+                } else {
+                    match self.lose(shard, heartbeat.unwrap_or_default(), &reason)? {
+                        Some(reason) => reason,
+                        None => return Ok(()),
+                    }
                 }
             }
             (None, None) => return Ok(()),
