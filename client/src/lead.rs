@@ -148,7 +148,13 @@ impl<'a> Lead<'a> {
         broadcast: Option<Broadcast>,
     ) -> Result<Led<'a>, RunError> {
         // The live view comes first: a terminal that cannot show it refuses the run before anything is started.
-        let shown = self.show(epoch, counters)?;
+        let shown = match self.show(epoch, counters) {
+            Ok(shown) => shown,
+            Err(error) => {
+                self.discard();
+                return Err(error);
+            }
+        };
         let amender = self.amender(epoch, broadcast);
         // The requests of other runs come through the control Redis.
         let is_local = !matches!(self.settings.config.division, Division::Control(_));
@@ -348,6 +354,15 @@ impl Led<'_> {
     /// Notes that the first query was sent this long after the start of the run. Only the first call has an effect.
     pub(crate) fn first_sent(&self, after: Duration) {
         self.first_send.note(self.epoch + after);
+    }
+
+    /// Ends the run for this process, and removes its result files: another one has the results.
+    pub(crate) fn discard(self) {
+        let Self { results, shown, faults, watch, .. } = self;
+        drop(shown);
+        faults.end();
+        drop(watch.end());
+        results.discard();
     }
 
     /// Ends the run after all generators have: judges it and writes the results. `rows`: files of rows to join.

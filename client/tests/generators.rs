@@ -11,6 +11,7 @@ use rig::{processes, programs::STREAMSTRESS, stacks, wait_until};
 use serde_json::Value;
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -251,6 +252,80 @@ fn generators_that_meet_at_a_control_redis_are_one_run() {
     let late = run(&server, dirs[1].path(), &arguments("2/2"));
     assert_eq!(late.status.code(), Some(0), "{}", text(&late));
     assert!(text(&late).contains("run nightly has finished"), "{}", text(&late));
+}
+
+/// Starts a generator that meets others at a control Redis.
+fn start(server: &Running, dir: &Path, arguments: &[&str]) -> Ended {
+    let mut command = command(server, dir, arguments);
+    Ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// Returns what a process that has ended printed, and its exit code.
+fn ended(mut process: Ended) -> (String, Option<i32>) {
+    let (mut out, mut err) = (String::new(), String::new());
+    process.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    process.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    (out + &err, process.0.wait().unwrap().code())
+}
+
+#[test]
+fn the_next_generator_takes_over_when_the_leader_dies() {
+    let (server, redis) = (Running::start(Script::default()), control_redis());
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let url = redis.url();
+    let load = ["--clients", "9", "--duration", "9s", "--run-id", "nightly", "--control", &url];
+    let [mut leader, other, third] = [1, 2, 3].map(|shard| {
+        let shard = format!("{shard}/3");
+        start(
+            &server,
+            dirs[shard.as_bytes()[0] as usize - 49].path(),
+            &[&load[..], &["--shard", &shard]].concat(),
+        )
+    });
+    wait_until("the first seconds are sent", || server.seen().tokens > 3_000);
+    leader.0.kill().unwrap();
+    let (told, code) = ended(other);
+    let (followed, followed_code) = ended(third);
+    assert_eq!((code, followed_code), (Some(98), Some(98)), "{told}\n{followed}");
+    for text in [&told, &followed] {
+        assert!(
+            text.contains("INVALID") && text.contains("1 of 3 generators was lost: generator 1 ("),
+            "{text}"
+        );
+    }
+    let summary = summary(dirs[1].path());
+    assert_eq!((&summary["verdict"], &summary["partial"]), (&"INVALID".into(), &true.into()), "{summary:#}");
+    let lost = |shard: usize| summary["generators"][shard]["lost"].is_string();
+    assert_eq!([lost(0), lost(1), lost(2)], [true, false, false], "{summary:#}");
+    assert!(
+        summary["generators"][0]["queries_ok"].as_u64() > Some(0),
+        "its parts until then are kept: {summary:#}"
+    );
+    assert!(files(dirs[2].path(), "_summary.json").is_empty(), "one result");
+}
+
+#[test]
+fn a_run_that_cannot_be_led_is_refused_before_it_starts() {
+    let (server, redis) = (Running::start(Script::default()), control_redis());
+    let dir = tempfile::tempdir().unwrap();
+    let url = redis.url();
+    let load = ["--clients", "4", "--queries", "1", "--control", &url];
+    let faulty =
+        [&load[..], &["--shard", "1/2", "--fault", "wsproxy-1:kill@1s", "--fault-stack", "nosuch"]].concat();
+    let output = run(&server, dir.path(), &faulty);
+    assert_eq!(output.status.code(), Some(104), "{}", text(&output));
+    assert_eq!(server.seen().peers.len(), 0, "nothing was sent");
+    // Nobody waits for a partner that would never come.
+    let alone = [&load[..], &["--generators", "1"]].concat();
+    let output = run(&server, dir.path(), &alone);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let again = run(&server, dir.path(), &alone);
+    assert_eq!(again.status.code(), Some(104), "{}", text(&again));
+    assert!(
+        text(&again).contains("has finished: use another run id for a new run (--run-id NAME)"),
+        "{}",
+        text(&again)
+    );
 }
 
 #[test]

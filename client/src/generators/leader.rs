@@ -7,7 +7,7 @@ use crate::{
     lead::{Generators, Lead, Led},
 };
 use anyhow::anyhow;
-use coordination::{Command, Event, Leader, Leadership};
+use coordination::{Command, ConcludeError, Event, Leader, Leadership};
 use measure::{FaultLog, FaultRecord, GeneratorMessage, live::LiveCounters};
 use plan::{Stop, schedule::AmendError};
 use report::{messages, output::Finished};
@@ -22,8 +22,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Time in which the verdict must be stored.
 const CONCLUSION: Duration = Duration::from_secs(10);
 
-/// Leads a run until every generator has finished or is lost. If it does not start, no files are left. `obstacle` is asked until the
-/// start, and returns why the run cannot start. `rows` returns the files of rows to join in the end.
+/// Leads a run until every generator has finished or is lost. If it does not start, or another process leads it in the end, no files are
+/// left; in the second case there is no result. `obstacle` is asked until the start, and returns why the run cannot start. `rows`
+/// returns the files of rows to join in the end.
 ///
 /// # Errors
 /// The run did not start, or its results could not be written.
@@ -32,15 +33,28 @@ pub(super) fn lead(
     lead: Lead<'_>,
     obstacle: &mut dyn FnMut() -> Option<RunError>,
     rows: impl FnOnce(&Generators) -> Vec<PathBuf>,
-) -> Result<Finished, RunError> {
+) -> Result<Option<Finished>, RunError> {
     let Leadership { leader, events } = leadership;
-    let leader: Arc<dyn Leader> = Arc::from(leader);
     let counters: Vec<Arc<LiveCounters>> = (0..lead.generators()).map(|_| Arc::default()).collect();
     let mut sent = Instructions::new(&*leader, Arc::clone(lead.faults()), lead.stop());
     sent.send(&Instruction::StatedNames(lead.faults().stated_names()));
+    // Headers of the generators, and losses.
+    let mut before = Vec::new();
     let epoch = loop {
         match events.recv_timeout(POLL) {
             Ok(Event::Started { at }) => break at,
+            Ok(Event::Replaced { .. }) => {
+                lead.discard();
+                return Ok(None);
+            }
+            Ok(
+                event @ (Event::Part { .. }
+                | Event::Dropped { .. }
+                | Event::Finished { .. }
+                | Event::Lost { .. }),
+            ) => {
+                before.push(event);
+            }
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 lead.discard();
@@ -63,9 +77,15 @@ pub(super) fn lead(
     };
     let led = lead.begin(epoch, counters.clone(), Some(broadcast))?;
     let mut run = Run { led, counters, generators: Generators::default(), leader: Arc::clone(&leader) };
+    before.into_iter().for_each(|event| run.handle(event));
     loop {
         match events.recv_timeout(POLL) {
-            Ok(event) => run.handle(event)?,
+            Ok(Event::Replaced { by }) => {
+                messages::print_stderr(&format!("generator {} leads the run now", by + 1));
+                run.led.discard();
+                return Ok(None);
+            }
+            Ok(event) => run.handle(event),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -76,10 +96,17 @@ pub(super) fn lead(
     let finished = led.finish(generators, &rows)?;
     let verdict = format!("{}: {}", finished.headline(), finished.judgement().reason);
     let conclusion = Conclusion { exit_code: finished.exit_code(), verdict };
-    if let Err(error) = leader.conclude(encode(&conclusion), CONCLUSION) {
-        messages::print_stderr(&format!("warning: {error}"));
+    match leader.conclude(encode(&conclusion), CONCLUSION) {
+        Ok(()) => {}
+        // One run has one verdict.
+        Err(error @ ConcludeError::NotLeading) => {
+            messages::print_stderr(&error.to_string());
+            finished.discard();
+            return Ok(None);
+        }
+        Err(error) => messages::print_stderr(&format!("warning: {error}")),
     }
-    Ok(finished)
+    Ok(Some(finished))
 }
 
 /// A run that has begun.
@@ -92,9 +119,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn handle(&mut self, event: Event) -> Result<(), RunError> {
+    fn handle(&mut self, event: Event) {
         match event {
-            Event::Claimed { .. } | Event::Released { .. } | Event::Started { .. } => {}
+            Event::Claimed { .. }
+            | Event::Released { .. }
+            | Event::Started { .. }
+            | Event::Replaced { .. } => {}
             Event::Part { shard, bytes, .. } | Event::Finished { shard, bytes } => {
                 self.receive(shard, &bytes);
             }
@@ -108,11 +138,7 @@ impl Run<'_> {
                 self.generators.lose(shard, reason);
                 self.led.results().ended(shard);
             }
-            Event::Replaced { by } => {
-                return Err(anyhow!("generator {} leads the run now: its results count", by + 1).into());
-            }
         }
-        Ok(())
     }
 
     fn receive(&mut self, shard: u32, bytes: &[u8]) {

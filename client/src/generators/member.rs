@@ -10,7 +10,7 @@ use anyhow::Context;
 use coordination::{BarrierError, Command};
 use load::injection::FirstSend;
 use measure::{
-    FaultLog, GeneratorHeader, GeneratorMessage, GeneratorReport, Part,
+    FaultLog, GeneratorHeader, GeneratorMessage, Part,
     live::{LiveCounters, totals},
 };
 use plan::{LiveSchedule, Shard, Stop, schedule::Amendment};
@@ -37,6 +37,13 @@ const DELIVERY: Duration = Duration::from_secs(60);
 /// The link of a generator to the leader and to the other generators.
 pub(super) type Link = Arc<dyn coordination::Generator>;
 
+/// Whether the leader received everything that a generator measured.
+pub(super) enum Delivery {
+    Complete,
+    /// It did not, for this reason. The generator's files have everything.
+    Failed(String),
+}
+
 /// What a generator needs besides its claim.
 pub(super) struct Member<'a> {
     pub(super) config: &'a Config,
@@ -51,12 +58,12 @@ pub(super) struct Member<'a> {
 }
 
 impl Member<'_> {
-    /// Plays the claimed shard. Returns its report after the leader has received everything. If the run does not start, the generator
-    /// leaves no files.
+    /// Plays the claimed shard, and returns after the leader has received everything, or takes nothing more. If the run does not start,
+    /// the generator leaves no files.
     ///
     /// # Errors
-    /// The target did not respond, not all generators came in time, or the results could not be delivered.
-    pub(super) fn play(&self, link: &Link, commands: Receiver<Command>) -> Result<GeneratorReport, RunError> {
+    /// The target did not respond, or not all generators came in time.
+    pub(super) fn play(&self, link: &Link, commands: Receiver<Command>) -> Result<Delivery, RunError> {
         let shard =
             Shard::new(self.header.shard, self.header.generators).context("there is no such shard")?;
         let mut generator = Generator::prepare(&self.config.part(shard), self.stop)?;
@@ -87,8 +94,10 @@ impl Member<'_> {
         drop(notes);
         report.clock_error = start.error;
         report.unwritten.extend(file.lock().finish(&report));
-        link.finish(report.to_message(), DELIVERY).map_err(|error| RunError::Broken(error.into()))?;
-        Ok(report)
+        Ok(match link.finish(report.to_message(), DELIVERY) {
+            Ok(()) => Delivery::Complete,
+            Err(error) => Delivery::Failed(error.to_string()),
+        })
     }
 
     /// Opens the generator's files, and sends its header. Parts go into the file and over the link.

@@ -15,6 +15,7 @@ use report::output::{Finished, PartFileError, PartReader};
 use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use time::{OffsetDateTime, UtcOffset};
@@ -47,7 +48,7 @@ struct Parts {
     /// Files of rows.
     rows: Vec<PathBuf>,
     /// The items come from the control Redis as long as this exists.
-    _source: Option<Box<dyn Leader>>,
+    _source: Option<Arc<dyn Leader>>,
 }
 
 /// Merges the parts of a run and writes its result.

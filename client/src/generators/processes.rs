@@ -1,7 +1,10 @@
 //! `--generators 4`: starts the generators as processes of this program and leads them. They read their settings from stdin and meet
 //! on a unix socket. If this process ends, they end too.
 
-use super::{file_of, leader, member::Member};
+use super::{
+    file_of, leader,
+    member::{Delivery, Member},
+};
 use crate::{
     cli::RunArgs,
     config::{Config, Processes},
@@ -92,7 +95,8 @@ pub(crate) fn run(
         bases.iter().map(|base| file_of(base, ".csv")).filter(|rows| rows.exists()).collect()
     };
     let joined = lead.results().path(".csv");
-    let finished = leader::lead(leadership, lead, &mut || processes.ended_early(), rows);
+    let finished = leader::lead(leadership, lead, &mut || processes.ended_early(), rows)
+        .and_then(|finished| finished.ok_or_else(|| anyhow::anyhow!("another process leads the run").into()));
     processes.end();
     if finished.is_err() && !joined.exists() {
         // The run did not start, so that nothing in these files is of use.
@@ -173,11 +177,11 @@ impl Started {
         // In a separate process group, so that Ctrl+C reaches only the parent, which stops the generators.
         command.arg(SUBCOMMAND).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn()?;
-        let written = child.stdin.take().map_or(Ok(()), |mut stdin| {
-            stdin.write_all(toml::to_string(settings).map_err(io::Error::other)?.as_bytes())
-        });
+        let settings = toml::to_string(settings).map_err(io::Error::other);
+        let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(settings?.as_bytes()));
         self.0.push(child);
-        written
+        // A child that ends at once reads nothing, and says why itself.
+        written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
     }
 
     /// Returns why the run cannot start if a generator has ended.
@@ -258,6 +262,8 @@ fn play(settings: ProcessSettings) -> Result<(), RunError> {
     let faults = Arc::new(planned_faults(&config));
     let within = Duration::from_millis(wait_ms);
     let member = Member { config: &config, stop: &stop, header, base, within, faults };
-    member.play(&Arc::from(generator), commands)?;
-    Ok(())
+    match member.play(&Arc::from(generator), commands)? {
+        Delivery::Complete => Ok(()),
+        Delivery::Failed(why) => Err(RunError::Broken(anyhow::anyhow!(why))),
+    }
 }

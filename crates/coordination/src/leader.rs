@@ -2,7 +2,7 @@
 
 use crate::{generator::Command, run::TooLarge};
 use std::{
-    sync::mpsc::Receiver,
+    sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use std::{
 /// With a control Redis, keep the process's generator until the run is concluded: a leader lives as long as its heartbeats.
 pub struct Leadership {
     /// Commands the generators. The run is led while it exists.
-    pub leader: Box<dyn Leader>,
+    pub leader: Arc<dyn Leader>,
     /// What happened since the beginning of the run, also before this process led. The channel ends when every shard has finished or
     /// is lost, and after [`Event::Replaced`]. A consumer that is slow delays the generators' parts, and loses none.
     pub events: Receiver<Event>,
@@ -30,6 +30,11 @@ pub trait Leader: Send + Sync {
     /// # Errors
     /// Every [`CommandError`]. No generator receives the command then.
     fn command(&self, command: Command) -> Result<(), CommandError>;
+
+    /// Returns whether this process still leads, as the meeting place says within this time.
+    fn confirm(&self, _within: Duration) -> bool {
+        true
+    }
 
     /// Answers a request ([`Event::Request`]). Never blocks. Only a control Redis brings requests.
     fn answer(&self, _token: &str, _answer: Vec<u8>) {}

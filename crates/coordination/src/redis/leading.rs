@@ -96,7 +96,7 @@ impl RedisLeader {
         let (events, received) = sync_channel(QUEUE);
         let poller = Poller::new(leading.clone(), events);
         let polling = Some(thread::spawn(move || poller.run()));
-        Leadership { leader: Box::new(Self { leading, polling }), events: received }
+        Leadership { leader: Arc::new(Self { leading, polling }), events: received }
     }
 }
 
@@ -117,6 +117,22 @@ impl Leader for RedisLeader {
         state.commands.push(command);
         self.leading.changed.notify_all();
         Ok(())
+    }
+
+    fn confirm(&self, within: Duration) -> bool {
+        let leading = &self.leading;
+        let deadline = Instant::now() + within;
+        let mut link = Link::default();
+        loop {
+            let leader: redis::RedisResult<Option<String>> = link.call(&leading.server, |connection| {
+                redis::cmd("HGET").arg(leading.keys.run()).arg("leader").query(connection)
+            });
+            match leader {
+                Ok(leader) => return leader.is_some_and(|leader| leader == leading.name()),
+                Err(_) if Instant::now() < deadline => thread::sleep(leading.server.timing.barrier_poll),
+                Err(_) => return false,
+            }
+        }
     }
 
     fn answer(&self, token: &str, answer: Vec<u8>) {

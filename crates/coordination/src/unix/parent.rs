@@ -71,7 +71,7 @@ impl Parent {
             move || shared.watch()
         });
         let parent = Self { shared, accepting: Some(accepting), watching: Some(watching) };
-        Ok(Leadership { leader: Box::new(parent), events: received })
+        Ok(Leadership { leader: Arc::new(parent), events: received })
     }
 }
 

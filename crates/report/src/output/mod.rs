@@ -111,6 +111,11 @@ impl Finished {
         }
     }
 
+    /// Removes the files.
+    pub fn discard(self) {
+        self.files.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+
     /// Returns the text summary for a terminal with `columns` columns, without colours. [`colored`] adds them.
     #[must_use]
     pub fn text(&self, columns: usize) -> String {
