@@ -341,6 +341,16 @@ fn a_generator_whose_partner_does_not_come_says_so_and_leaves_nothing() {
     let output = run(&server, dir.path(), &[&alone[..], &["--always-exit-0"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(text(&output).contains("1 of 2 generators came"), "{}", text(&output));
+    // The same run, tried again, has all its queries.
+    let again =
+        [&alone[..4], &["--queries", "2", "--control", &url, "--wait-for-generators", "30s"]].concat();
+    let partner = tempfile::tempdir().unwrap();
+    let other = start(&server, partner.path(), &again);
+    let _ = run(&server, dir.path(), &again);
+    let _ = ended(other);
+    let of = |dir: &Path| files(dir, "_summary.json").first().map(|_| summary(dir));
+    let result = of(dir.path()).or_else(|| of(partner.path())).unwrap();
+    assert_eq!((&result["queries_ok"], &result["verdict"]), (&8.into(), &"PASS".into()), "{result:#}");
 }
 
 /// The leader alone injects the fault. Every generator attributes its outages to it.

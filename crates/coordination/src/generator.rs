@@ -202,6 +202,16 @@ pub enum BarrierError {
         /// Path or address.
         target: String,
     },
+    /// The start is not known well enough by this generator's clock.
+    #[error("the start is known to within {} ms only, more than {} ms: the link to {target} is too slow or too busy", .error.as_millis(), .most.as_millis())]
+    Inaccurate {
+        /// By how much the start may be wrong.
+        error: Duration,
+        /// The largest error that is allowed.
+        most: Duration,
+        /// Path or address.
+        target: String,
+    },
     /// The meeting place cannot be reached.
     #[error("lost {target} before the start ({reason})")]
     Unreachable {

@@ -20,6 +20,8 @@ pub struct Timing {
     pub start_delay: Duration,
     /// Time between the last generator's arrival and the start, on one machine \[500 ms\].
     pub local_start_delay: Duration,
+    /// Largest error of the start by a generator's clock, with a control Redis \[250 ms\].
+    pub clock_error: Duration,
     /// How long a generator keeps parts that it cannot deliver \[60 s\]. Older ones are dropped and counted.
     pub buffer: Duration,
     /// A leader ends the run when the control Redis has not answered for this long \[180 s\].
@@ -40,6 +42,7 @@ impl Default for Timing {
             barrier_poll: Duration::from_millis(100),
             start_delay: Duration::from_secs(3),
             local_start_delay: Duration::from_millis(500),
+            clock_error: Duration::from_millis(250),
             buffer: Duration::from_secs(60),
             give_up: Duration::from_secs(180),
             response: Duration::from_secs(2),
@@ -62,6 +65,7 @@ mod tests {
             barrier_poll,
             start_delay,
             local_start_delay,
+            clock_error,
             buffer,
             give_up,
             response,
@@ -75,6 +79,7 @@ mod tests {
             (barrier_poll, 100),
             (start_delay, 3000),
             (local_start_delay, 500),
+            (clock_error, 250),
             (buffer, 60_000),
             (give_up, 180_000),
             (response, 2000),

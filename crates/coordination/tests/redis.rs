@@ -275,6 +275,13 @@ fn the_redis_of_a_stack_is_refused() {
     assert_eq!(place.redis.query::<Vec<String>>(&["KEYS", "*"]), ["bus:mark"], "nothing was written");
     let other = place.control.clone().refuse_key(Some("test:bus:mark"));
     drop(other.claim(&run(1), "here", None).expect("this key does not exist"));
+    // A stack with a name prefix, and a control Redis that is another database of the same server.
+    let () = place.redis.query(&["RENAME", "bus:mark", "blue:bus:mark"]);
+    let elsewhere = Control::new(&format!("{}?db=1", place.redis.url()), timing()).expect("a valid address");
+    for control in [&place.control, &elsewhere] {
+        let error = control.claim(&run(1), "here", None).expect_err("it belongs to a stack");
+        assert!(matches!(&error, ClaimError::HoldsBus { mark, .. } if mark == "blue:bus:mark"), "{error}");
+    }
     let forced = place.control.refuse_key(None);
     forced.claim(&run(1), "here", None).expect("it is forced");
 }
@@ -313,6 +320,87 @@ fn a_run_that_never_started_does_not_block_its_name() {
 }
 
 #[test]
+fn a_run_that_is_tried_again_has_all_its_parts() {
+    let place = RedisPlace::with(timing());
+    for gives_up in [true, false] {
+        let mut claimed = claim_all(&place, &run(2));
+        for one in &claimed {
+            one.generator.send(number(if gives_up { 7 } else { 1 })).expect("it is small");
+        }
+        if gives_up {
+            // The second one never becomes ready.
+            let short = Duration::from_millis(300);
+            let error = claimed[0].generator.ready(short, &mut |_| true).expect_err("one came").to_string();
+            assert!(error.starts_with("1 of 2 generators came"), "{error}");
+            // What was sent before is in Redis.
+            thread::sleep(timing().heartbeat);
+            continue;
+        }
+        start_all(&claimed);
+        let leadership = claimed[0].leadership.recv_timeout(PATIENCE).expect("the lowest shard leads");
+        for one in claimed.drain(..) {
+            one.generator.send(number(2)).expect("it is small");
+            one.generator.finish(Vec::new(), PATIENCE).expect("the control Redis takes it");
+        }
+        let events = rest(&leadership.events);
+        assert_eq!((parts(&events, 0), parts(&events, 1)), (vec![1, 2], vec![1, 2]));
+    }
+}
+
+#[test]
+fn who_gives_up_at_the_barrier_does_not_start_the_run() {
+    let place = RedisPlace::with(timing());
+    let claimed = claim_all(&place, &run(2));
+    let error = claimed[0].generator.ready(Duration::ZERO, &mut |_| true).expect_err("one came");
+    assert!(matches!(error, BarrierError::Incomplete { came: 1, .. }), "{error}");
+    let error =
+        claimed[1].generator.ready(Duration::from_millis(300), &mut |_| true).expect_err("one is left");
+    assert!(matches!(error, BarrierError::Incomplete { came: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_clock_that_is_not_known_well_enough_is_refused() {
+    let strict = Timing { clock_error: Duration::from_nanos(1), ..timing() };
+    let place = RedisPlace::with(strict);
+    let claimed = claim(&place, &run(1), "here").expect("a free shard");
+    let error =
+        claimed.generator.ready(PATIENCE, &mut |_| true).expect_err("a microsecond is too much").to_string();
+    assert!(
+        error.starts_with("the start is known to within 0 ms only, more than 0 ms: the link to "),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_leader_is_asked_from_outside() {
+    let team = Team::<RedisPlace>::start(1);
+    let control = &team.place.control;
+    let ask = |within| control.ask("test", b"how many?", within);
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(PATIENCE));
+        let events = team.until(|event| matches!(event, Event::Request { .. }));
+        let Some(Event::Request { token, bytes }) = events.last() else { panic!("{events:?}") };
+        assert_eq!(bytes, b"how many?");
+        team.leadership.leader.answer(token, b"one".to_vec());
+        assert_eq!(asked.join().expect("no panic"), Ok(b"one".to_vec()));
+    });
+    // The leader reads the request and gives no answer.
+    let error = ask(timing().heartbeat * 4).expect_err("nobody answers").to_string();
+    assert!(error.contains("the request may have been executed"), "{error}");
+    let Team { leadership, claimed, place } = team;
+    drop(leadership);
+    let error =
+        place.control.ask("test", b"?", Duration::from_millis(300)).expect_err("nobody reads").to_string();
+    assert!(error.contains("did not read the request within 0.3 s, and nothing was changed"), "{error}");
+    for _ in 0..16 {
+        let () = place.redis.query(&["RPUSH", "streamstress:{test}:requests", "x"]);
+    }
+    let error = place.control.ask("test", b"?", PATIENCE).expect_err("too many wait").to_string();
+    assert!(error.starts_with("16 requests wait for the leader of run test"), "{error}");
+    drop(claimed);
+}
+
+#[test]
 fn the_start_is_three_seconds_or_ten_round_trips_away() {
     let place = RedisPlace::with(Timing::default());
     let claimed = claim(&place, &run(1), "here").expect("a free shard");
@@ -325,7 +413,7 @@ fn the_start_is_three_seconds_or_ten_round_trips_away() {
     let slow = coordination::Run { id: "slow".to_owned(), ..run(2) };
     let claimed = claim_all(&place, &slow);
     // The other generator's longest round trip, in microseconds.
-    let () = place.redis.query(&["HSET", "streamstress:slow:run", "rtt:1", "700000"]);
+    let () = place.redis.query(&["HSET", "streamstress:{slow}:run", "rtt:1", "700000"]);
     let before = Instant::now();
     let start = claimed[0].generator.ready(PATIENCE, &mut |_| true).expect("all came");
     let away = start.at - before;
@@ -340,7 +428,7 @@ fn a_start_that_was_missed_is_an_error() {
         let waiting = scope.spawn(|| claimed.generator.ready(PATIENCE, &mut |_| true));
         let (seconds, _): (u64, u64) = place.redis.query(&["TIME"]);
         let start_us = (seconds - 5) * 1_000_000;
-        let () = place.redis.query(&["HSET", "streamstress:test:run", "start", &start_us.to_string()]);
+        let () = place.redis.query(&["HSET", "streamstress:{test}:run", "start", &start_us.to_string()]);
         let error = waiting.join().expect("no panic").expect_err("it is over");
         let BarrierError::Missed { late, .. } = error else { panic!("{error}") };
         assert!(late >= Duration::from_secs(5) && late < PATIENCE, "{late:?}");
@@ -429,7 +517,7 @@ fn everything_expires() {
     check(4);
     // Heartbeats and polls renew what would expire soon.
     for key in ["run", "commands", "parts:0", "parts:1"] {
-        let () = team.place.redis.query(&["EXPIRE", &format!("streamstress:test:{key}"), "10"]);
+        let () = team.place.redis.query(&["EXPIRE", &format!("streamstress:{{test}}:{key}"), "10"]);
     }
     thread::sleep(timing().heartbeat * 3);
     check(4);

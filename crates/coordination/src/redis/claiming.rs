@@ -39,7 +39,8 @@ impl Claiming<'_> {
         let timing = &self.server.timing;
         let patience =
             timing.claim_expiry + (timing.heartbeat + timing.response) * (timing.unchanged_polls + 2);
-        let deadline = Instant::now() + patience;
+        let began = Instant::now();
+        let deadline = began + patience;
         let mut link = Link::default();
         let mut suspicions: HashMap<u32, Suspicion> = HashMap::new();
         let mut answered = false;
@@ -55,7 +56,9 @@ impl Claiming<'_> {
                     }
                 }
                 Err(error) => {
-                    if !answered || Instant::now() > deadline {
+                    // It may be about to start, too.
+                    let gives_up = !answered && began.elapsed() > timing.claim_expiry;
+                    if gives_up || Instant::now() > deadline {
                         let (target, reason) = (self.server.target().to_owned(), error.to_string());
                         return Err(ClaimError::Unreachable { target, reason });
                     }
@@ -76,7 +79,10 @@ impl Claiming<'_> {
 
     fn attempt(&self, link: &mut Link, suspicions: &HashMap<u32, Suspicion>) -> RedisResult<Outcome> {
         let timing = &self.server.timing;
-        let mut call = self.server.scripts.claim.key(self.keys.run());
+        let mut call = self.server.scripts.claim.prepare_invoke();
+        self.keys.owned().into_iter().for_each(|key| {
+            call.key(key);
+        });
         call.arg(&self.run.fingerprint)
             .arg(self.run.generators)
             .arg(self.token)

@@ -73,13 +73,38 @@ impl RedisGenerator {
         })
     }
 
-    /// Returns the start by this process's clock. Measures the clock again, because clocks drift while generators wait.
-    fn agree(&self, link: &mut Link, earlier: &Clock, start_us: u64) -> Result<Start, BarrierError> {
+    /// Takes back that this generator is ready. Returns the start in Redis' time if the run has started meanwhile.
+    fn withdraw(&self, link: &mut Link) -> Option<u64> {
         let member = &self.member;
-        let clock = Clock::measure(&member.server, link).unwrap_or(*earlier);
+        let mut call = member.server.scripts.withdraw.key(member.keys.run());
+        call.arg(member.shard).arg(&member.token);
+        // Without an answer, the heartbeats end, and the run cannot start with this generator for long.
+        let reply = link.script(&member.server, &call).ok()?;
+        if reply.word() == "start" { reply.value(1).ok() } else { None }
+    }
+
+    /// Returns the start by this process's clock. Measures the clock again, because clocks drift while generators wait.
+    fn agree(&self, link: &mut Link, start_us: u64) -> Result<Start, BarrierError> {
+        let member = &self.member;
+        let timing = &member.server.timing;
+        let target = || member.server.target().to_owned();
+        let deadline = Instant::now() + timing.start_delay;
+        let clock = loop {
+            match Clock::measure(&member.server, link) {
+                Ok(clock) => break clock,
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(BarrierError::Unreachable { target: target(), reason: error.to_string() });
+                }
+                Err(_) => thread::sleep(timing.barrier_poll),
+            }
+        };
         let start = clock.start(start_us);
         let now = Instant::now();
         let late = match start {
+            Some(start) if start.error > timing.clock_error => {
+                let (error, most) = (start.error, timing.clock_error);
+                return Err(BarrierError::Inaccurate { error, most, target: target() });
+            }
             Some(start) if start.at > now => {
                 let mut state = member.state.lock();
                 state.start_us = Some(start_us);
@@ -89,7 +114,7 @@ impl RedisGenerator {
             Some(start) => now - start.at,
             None => Duration::MAX,
         };
-        Err(BarrierError::Missed { late, target: member.server.target().to_owned() })
+        Err(BarrierError::Missed { late, target: target() })
     }
 
     fn void(&self, ended: &Ended) -> BarrierError {
@@ -122,24 +147,27 @@ impl Generator for RedisGenerator {
             let polled = measured.and_then(|measured| {
                 clock = Some(measured);
                 member.state.lock().round_trip_us = Some(measured.longest_us());
-                Ok((measured, self.poll(&mut link, measured.longest_us())?))
+                self.poll(&mut link, measured.longest_us())
             });
             let failure = match polled {
-                Ok((measured, Barrier::Start(start_us))) => {
-                    return self.agree(&mut link, &measured, start_us);
-                }
-                Ok((_, Barrier::Void(ended))) => return Err(self.void(&ended)),
-                Ok((_, Barrier::Came(number))) => {
+                Ok(Barrier::Start(start_us)) => return self.agree(&mut link, start_us),
+                Ok(Barrier::Void(ended)) => return Err(self.void(&ended)),
+                Ok(Barrier::Came(number)) => {
                     came = number;
                     None
                 }
-                Ok((_, Barrier::Restored)) => None,
+                Ok(Barrier::Restored) => None,
                 Err(error) => Some(error.to_string()),
             };
-            if !waiting(came) {
-                return Err(BarrierError::Cancelled);
-            }
-            if Instant::now() >= deadline {
+            let cancelled = !waiting(came);
+            if cancelled || Instant::now() >= deadline {
+                // The last generator may have come meanwhile.
+                if let Some(start_us) = self.withdraw(&mut link) {
+                    return self.agree(&mut link, start_us);
+                }
+                if cancelled {
+                    return Err(BarrierError::Cancelled);
+                }
                 return Err(match failure {
                     Some(reason) => {
                         BarrierError::Unreachable { target: member.server.target().to_owned(), reason }
@@ -226,7 +254,10 @@ impl Drop for RedisGenerator {
             let _ = thread.join();
         }
         if leaves {
-            let mut call = member.server.scripts.release.key(member.keys.run());
+            let mut call = member.server.scripts.release.prepare_invoke();
+            member.keys.owned().into_iter().for_each(|key| {
+                call.key(key);
+            });
             call.arg(member.shard).arg(&member.token).arg("it ended without a result");
             // If this fails, the others notice that the heartbeats stopped.
             let _ = Link::default().script(&member.server, &call);

@@ -36,7 +36,9 @@ impl Heart {
         leadership: SyncSender<Leadership>,
     ) -> Self {
         let lower = Watch::new(member.shard, &member.server.timing);
-        let (link, leadership) = (Link::default(), Some(leadership));
+        // One stalled connection must not make a generator seem dead.
+        let link = Link::within(member.server.timing.heartbeat * 2);
+        let leadership = Some(leadership);
         Self { member, link, beat: 0, commands, leadership, lower, seen: Vec::new(), failing: false }
     }
 

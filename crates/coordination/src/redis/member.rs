@@ -102,7 +102,6 @@ impl Member {
                 .arg(text(state.round_trip_us))
                 .arg(text(state.start_us))
                 .arg(text(state.leader.map(u64::from)))
-                .arg(u8::from(state.finished))
                 .arg(self.server.ttl_ms());
             call
         };

@@ -38,6 +38,9 @@ use std::{
 /// The key of the mark that the bus of a stack without a name prefix writes into its Redis.
 pub const BUS_MARK: &str = "bus:mark";
 
+/// How long a request is kept after the time in which it should be answered, if the process that asks has died.
+const ABANDONED: Duration = Duration::from_secs(5);
+
 /// A control Redis, in which generators claim shards and from which results can be read for an hour.
 #[derive(Clone)]
 pub struct Control {
@@ -223,7 +226,8 @@ impl Control {
         }
         let token = uuid::Uuid::new_v4().simple().to_string();
         let request = [token.as_bytes(), request].concat();
-        let expiry = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+        // Longer than this call waits, so that it can take the request back.
+        let expiry = i64::try_from((within + ABANDONED).as_millis()).unwrap_or(i64::MAX);
         link.call(&self.server, |connection| {
             let mut calls = redis::pipe();
             calls.atomic().rpush(keys.requests(), &request).ignore();
@@ -259,12 +263,17 @@ impl Control {
     fn check_mark(&self) -> Result<(), ClaimError> {
         let Some(mark) = &self.bus_mark else { return Ok(()) };
         let target = self.server.target().to_owned();
-        let exists = Link::default()
-            .call(&self.server, |connection| redis::cmd("EXISTS").arg(mark).query::<bool>(connection));
-        match exists {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(ClaimError::HoldsBus { target, mark: mark.clone() }),
-            Err(error) => Err(ClaimError::Unreachable { target, reason: error.to_string() }),
+        let found = Link::default().call(&self.server, |connection| {
+            let own = find_key(connection, mark)?;
+            // A stack uses database 0 unless it is told otherwise.
+            redis::cmd("SELECT").arg(0).query::<()>(connection)?;
+            Ok(own.or(find_key(connection, mark)?))
+        });
+        match found {
+            Ok(None) => Ok(()),
+            Ok(Some(mark)) => Err(ClaimError::HoldsBus { target, mark }),
+            // Claiming tries again.
+            Err(_) => Ok(()),
         }
     }
 }
@@ -286,4 +295,30 @@ impl Coordinator for Control {
         let member = Member { server, keys, run, host, shard, token, state, changed: Condvar::new() };
         Ok(RedisGenerator::start(member))
     }
+}
+
+/// Looks in the present database for a key with this name, or with a prefix before it. Looks at some ten thousand keys at most: a Redis
+/// with more has the key without a prefix, or belongs to something else.
+fn find_key(connection: &mut redis::Connection, name: &str) -> redis::RedisResult<Option<String>> {
+    if redis::cmd("EXISTS").arg(name).query(connection)? {
+        return Ok(Some(name.to_owned()));
+    }
+    let mut cursor = 0u64;
+    for _ in 0..10 {
+        let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(format!("*{name}"))
+            .arg("COUNT")
+            .arg(1000)
+            .query(connection)?;
+        if let Some(key) = keys.into_iter().next() {
+            return Ok(Some(key));
+        }
+        if next == 0 {
+            break;
+        }
+        cursor = next;
+    }
+    Ok(None)
 }

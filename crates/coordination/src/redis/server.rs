@@ -5,6 +5,7 @@ use redis::{
     Client, Connection, FromRedisValue, IntoConnectionInfo as _, RedisResult, Script, ScriptInvocation,
     Value, from_redis_value_ref, io::tcp::TcpSettings,
 };
+use std::time::Duration;
 
 /// The address of a control Redis is unusable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +22,7 @@ pub(super) struct Scripts {
     pub(super) claim: Script,
     pub(super) heartbeat: Script,
     pub(super) ready: Script,
+    pub(super) withdraw: Script,
     pub(super) release: Script,
     pub(super) restore: Script,
     pub(super) append: Script,
@@ -38,6 +40,7 @@ impl Scripts {
             claim: script(include_str!("scripts/claim.lua")),
             heartbeat: script(include_str!("scripts/heartbeat.lua")),
             ready: script(include_str!("scripts/ready.lua")),
+            withdraw: script(include_str!("scripts/withdraw.lua")),
             release: script(include_str!("scripts/release.lua")),
             restore: script(include_str!("scripts/restore.lua")),
             append: script(include_str!("scripts/append.lua")),
@@ -81,19 +84,19 @@ impl Server {
         millis(self.timing.keep)
     }
 
-    fn connect(&self) -> RedisResult<Connection> {
-        let connection = self.client.get_connection_with_timeout(self.timing.response)?;
-        connection.set_read_timeout(Some(self.timing.response))?;
-        connection.set_write_timeout(Some(self.timing.response))?;
+    fn connect(&self, response: Duration) -> RedisResult<Connection> {
+        let connection = self.client.get_connection_with_timeout(response)?;
+        connection.set_read_timeout(Some(response))?;
+        connection.set_write_timeout(Some(response))?;
         Ok(connection)
     }
 }
 
-pub(super) fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn micros(duration: std::time::Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -102,9 +105,16 @@ pub(super) fn micros(duration: std::time::Duration) -> u64 {
 #[derive(Default)]
 pub(super) struct Link {
     connection: Option<Connection>,
+    /// How long a reply may take. `None`: [`Timing::response`].
+    response: Option<Duration>,
 }
 
 impl Link {
+    /// Creates a link on which no reply takes longer than this.
+    pub(super) const fn within(response: Duration) -> Self {
+        Self { connection: None, response: Some(response) }
+    }
+
     pub(super) fn call<T>(
         &mut self,
         server: &Server,
@@ -112,7 +122,7 @@ impl Link {
     ) -> RedisResult<T> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => server.connect()?,
+            None => server.connect(self.response.unwrap_or(server.timing.response))?,
         };
         let result = work(&mut connection);
         if result.is_ok() {
@@ -164,7 +174,7 @@ impl Reply {
     }
 }
 
-/// The keys of a run.
+/// The keys of a run. The braces make a cluster keep them together, as scripts need.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
@@ -176,7 +186,7 @@ impl Keys {
     pub(super) fn new(id: &str, generators: u32) -> Option<Self> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         ((1..=100).contains(&id.len()) && id.bytes().all(valid))
-            .then(|| Self { prefix: format!("streamstress:{id}:"), generators })
+            .then(|| Self { prefix: format!("streamstress:{{{id}}}:"), generators })
     }
 
     /// A hash with everything that is not a stream. Fields of a shard end in `:<shard>`.
@@ -192,6 +202,13 @@ impl Keys {
     /// A stream of a shard's parts and its report, with the ids `<number>-0`.
     pub(super) fn parts(&self, shard: u32) -> String {
         format!("{}parts:{shard}", self.prefix)
+    }
+
+    /// Returns the keys that nothing is left of when no generator holds the run any more: the run, its commands, its requests, and the
+    /// parts in the order of the shards.
+    pub(super) fn owned(&self) -> Vec<String> {
+        let parts = (0..self.generators).map(|shard| self.parts(shard));
+        [self.run(), self.commands(), self.requests()].into_iter().chain(parts).collect()
     }
 
     /// A list of requests to the leader that it has not read.
@@ -225,10 +242,10 @@ mod tests {
         }
         let keys = Keys::new("a", 2).expect("it is valid");
         let expected = [
-            "streamstress:a:run",
-            "streamstress:a:commands",
-            "streamstress:a:parts:0",
-            "streamstress:a:parts:1",
+            "streamstress:{a}:run",
+            "streamstress:{a}:commands",
+            "streamstress:{a}:parts:0",
+            "streamstress:{a}:parts:1",
         ];
         assert_eq!(keys.all(), expected);
     }

@@ -463,7 +463,7 @@ impl Reader<'_> {
 
     /// Reports parts that are missing before this number.
     fn advance(&mut self, number: u64) {
-        let parts = number.saturating_sub(self.last_part + 1);
+        let parts = number.saturating_sub(self.last_part.saturating_add(1));
         if parts > 0 {
             self.emit(Event::Dropped { shard: self.shard, parts });
         }

@@ -1,6 +1,6 @@
 -- Gives a generator a shard, before the start.
 --
--- KEYS  the run.
+-- KEYS  the run, its commands, its requests, the parts of each shard.
 -- ARGV  fingerprint, number of generators, the generator's token, its host, the wanted shard or '', TTL in ms, age in ms from which
 --       a claim can expire; then pairs: a shard, and its heartbeat, which the caller saw unchanged several times.
 -- Returns one of
@@ -13,7 +13,8 @@ local expiry = tonumber(ARGV[7])
 local now = now_ms()
 
 local function field(name, shard) return redis.call('HGET', run, name .. ':' .. shard) end
-local function age(shard) return now - tonumber(field('seen', shard) or '0') end
+-- Redis' clock may have been set back, which says nothing.
+local function age(shard) return math.abs(now - tonumber(field('seen', shard) or '0')) end
 
 local started, verdict = unpack(redis.call('HMGET', run, 'start', 'verdict'))
 local theirs, number = unpack(redis.call('HMGET', run, 'fingerprint', 'generators'))
@@ -24,7 +25,7 @@ if theirs and (theirs ~= fingerprint or tonumber(number) ~= generators) and not 
     if field('token', shard) and age(shard) < 2 * expiry then living = true end
   end
   if not living then
-    redis.call('DEL', run)
+    redis.call('DEL', unpack(KEYS))
     theirs = nil
   end
 end
@@ -40,6 +41,8 @@ if started then
 end
 
 local function take(shard)
+  -- An earlier holder may have left parts, whose numbers begin with 1, too.
+  redis.call('DEL', KEYS[4 + shard])
   for _, name in ipairs({'rtt', 'status', 'finished', 'lost'}) do redis.call('HDEL', run, name .. ':' .. shard) end
   redis.call('HSET', run, 'fingerprint', fingerprint, 'generators', generators, 'token:' .. shard, token,
     'host:' .. shard, host, 'heartbeat:' .. shard, '0', 'seen:' .. shard, now)
@@ -54,7 +57,8 @@ for shard = first, last do
 end
 for pair = 8, #ARGV, 2 do
   local shard = tonumber(ARGV[pair])
-  if field('heartbeat', shard) == ARGV[pair + 1] and age(shard) >= expiry then return take(shard) end
+  local stale = age(shard) >= expiry or now < tonumber(field('seen', shard) or '0')
+  if field('heartbeat', shard) == ARGV[pair + 1] and stale then return take(shard) end
 end
 local held = {}
 for shard = first, last do held[#held + 1] = {shard, field('host', shard), field('heartbeat', shard)} end

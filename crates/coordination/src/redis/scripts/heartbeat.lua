@@ -13,6 +13,8 @@ if refused then return refused end
 if tonumber(redis.call('HGET', run, 'heartbeat:' .. shard) or '-1') < tonumber(heartbeat) then
   redis.call('HSET', run, 'heartbeat:' .. shard, heartbeat, 'seen:' .. shard, now_ms(), 'status:' .. shard, status)
 end
+-- The number of a command that was lost here is not used again.
+redis.call('HSET', run, 'command:' .. shard, ARGV[5])
 for _, key in ipairs({run, commands, parts}) do redis.call('PEXPIRE', key, ttl) end
 local new = {}
 local after = string.format('%.0f-0', tonumber(ARGV[5]) + 1)

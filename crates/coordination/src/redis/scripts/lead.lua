@@ -2,7 +2,7 @@
 --
 -- KEYS  the run.
 -- ARGV  shard, token, reason of the others' loss; then for each lower shard the heartbeat that the caller saw, or ''.
--- Returns a refusal (lib.lua), {'ok'}, {'alive', shard} if a lower shard gave a sign of life, or {'over'} if the run has not started or
+-- Returns a refusal (lib.lua), {'ok'}, {'alive', shard} if a lower shard gave a sign of life or a higher one leads, or {'over'} if the run has not started or
 -- has its verdict.
 local run, shard = KEYS[1], ARGV[1]
 local refused = refusal(run, shard, ARGV[2])
@@ -12,6 +12,8 @@ local function of(name, lower) return redis.call('HGET', run, name .. ':' .. low
 for lower = 0, tonumber(shard) - 1 do
   if not of('lost', lower) and (of('heartbeat', lower) or '') ~= ARGV[4 + lower] then return {'alive', lower} end
 end
+local current = redis.call('HGET', run, 'leader')
+if current and tonumber(current) > tonumber(shard) then return {'alive', current} end
 for lower = 0, tonumber(shard) - 1 do
   if not of('lost', lower) and not of('finished', lower) then redis.call('HSET', run, 'lost:' .. lower, ARGV[3]) end
 end

@@ -3,7 +3,7 @@
 -- KEYS  the run, its commands, the parts of each shard.
 -- ARGV  leader or '', TTL in ms.
 -- Returns a reason why the process may not lead (lib.lua) or
---   {'ok', number of the last command, start or nil, verdict or nil, {host, heartbeat, status, finished, lost} of each shard}
+--   {'ok', number of the last command that is here or that a generator has, start or nil, verdict or nil, {host, heartbeat, status, finished, lost} of each shard}
 local run = KEYS[1]
 local refused = not_leading(run, ARGV[1])
 if refused then return refused end
@@ -15,4 +15,8 @@ for shard = 0, #KEYS - 3 do
   shards[shard + 1] = redis.call('HMGET', run, unpack(names))
 end
 local start, verdict = unpack(redis.call('HMGET', run, 'start', 'verdict'))
-return {'ok', last_number(KEYS[2]), start, verdict, shards}
+local command = last_number(KEYS[2])
+for shard = 0, #KEYS - 3 do
+  command = math.max(command, tonumber(redis.call('HGET', run, 'command:' .. shard) or '0'))
+end
+return {'ok', command, start, verdict, shards}

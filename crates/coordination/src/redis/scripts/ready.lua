@@ -13,7 +13,9 @@ redis.call('HSET', run, 'rtt:' .. shard, ARGV[3])
 local now, came, longest = now_us(), 0, 0
 for other = 0, tonumber(generators) - 1 do
   local rtt, seen = unpack(redis.call('HMGET', run, 'rtt:' .. other, 'seen:' .. other))
-  if rtt and now / 1000 - tonumber(seen) < tonumber(ARGV[4]) then
+  -- A time in the future was written before Redis' clock was set back. A living generator soon writes another one.
+  local age = now / 1000 - tonumber(seen or '0')
+  if rtt and age > -1000 and age < tonumber(ARGV[4]) then
     came = came + 1
     longest = math.max(longest, tonumber(rtt))
   end

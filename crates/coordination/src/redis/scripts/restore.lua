@@ -2,7 +2,7 @@
 --
 -- KEYS  the run.
 -- ARGV  shard, token, host, fingerprint, number of generators, longest round trip in us or '' if not ready, start or '',
---       leader or '', '1' if the generator has finished, TTL in ms.
+--       leader or '', TTL in ms. That it has finished comes with its report.
 -- Returns {'ok'}, or {'replaced'} if another run or generator has the place.
 local run, shard, token = KEYS[1], ARGV[1], ARGV[2]
 local fingerprint, holder = unpack(redis.call('HMGET', run, 'fingerprint', 'token:' .. shard))
@@ -13,6 +13,5 @@ redis.call('HSETNX', run, 'heartbeat:' .. shard, '0')
 if ARGV[6] ~= '' then redis.call('HSET', run, 'rtt:' .. shard, ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSETNX', run, 'start', ARGV[7]) end
 if ARGV[8] ~= '' then set_leader(run, ARGV[8]) end
-if ARGV[9] == '1' then redis.call('HSET', run, 'finished:' .. shard, '1') end
-redis.call('PEXPIRE', run, ARGV[10])
+redis.call('PEXPIRE', run, ARGV[9])
 return {'ok'}
