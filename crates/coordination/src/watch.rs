@@ -42,20 +42,23 @@ impl<H: PartialEq> Watch<H> {
         self.last_poll = None;
     }
 
-    /// Notes a poll that succeeded and saw these heartbeats, one for each generator in order.
-    pub(crate) fn saw(&mut self, heartbeats: impl IntoIterator<Item = Option<H>>, now: Instant) {
+    /// Notes a poll that succeeded and saw these heartbeats, one for each generator in order. Returns whether any has changed.
+    pub(crate) fn saw(&mut self, heartbeats: impl IntoIterator<Item = Option<H>>, now: Instant) -> bool {
         if self.last_poll.is_none_or(|last| now - last > self.outage) {
             self.calm_until = now.checked_add(self.calm);
             self.seen.iter_mut().for_each(|seen| seen.polls = 0);
         }
         self.last_poll = Some(now);
+        let mut changed = false;
         for (seen, heartbeat) in self.seen.iter_mut().zip(heartbeats) {
+            changed |= seen.heartbeat != heartbeat;
             if seen.heartbeat == heartbeat && seen.polls > 0 {
                 seen.polls += 1;
             } else {
                 *seen = Seen { heartbeat, polls: 1 };
             }
         }
+        changed
     }
 
     /// Returns whether the generator is lost, by the polls so far.

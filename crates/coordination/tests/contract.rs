@@ -13,7 +13,7 @@ use std::{
 };
 use support::{
     PATIENCE, Place, Team, claim, claim_all, dropped, during, is_finished, is_lost, losses, next, number,
-    parts, rest, run, start_all, start_process, start_with_process, timing, until,
+    parts, rest, run, start_all, start_process, start_with_process, timing, until, wait_until,
 };
 
 /// Defines a test per rule and implementation.
@@ -139,8 +139,13 @@ fn the_claim_of_a_dead_process_expires_before_the_start<P: Place>() {
     let mut process = start_process(&place, 2, 1);
     process.kill();
     let died = Instant::now();
-    let next = place.coordinator().claim(&run, "next", Some(1)).expect("the dead claim expires");
-    let waited = died.elapsed();
+    let mut next = None;
+    // The parent notices a closed connection a moment later.
+    wait_until("the dead claim expires", || {
+        next = place.coordinator().claim(&run, "next", Some(1)).ok();
+        next.is_some()
+    });
+    let (next, waited) = (next.expect("it was awaited"), died.elapsed());
     // The last heartbeat may have been one interval before the death.
     assert!(waited + timing().heartbeat * 2 > place.claim_expiry(), "expired after {waited:?}");
     assert!(waited < place.claim_expiry() + Duration::from_secs(3), "expired after {waited:?}");

@@ -13,7 +13,7 @@ use std::{
 };
 use support::{
     PATIENCE, Place as _, RedisPlace, Team, claim, claim_all, dropped, during, is_lost, losses, next, number,
-    parts, rest, run, start_all, start_process, start_with_process, timing, until,
+    parts, rest, run, start_all, start_process, start_with_process, timing, until, wait_until,
 };
 
 /// Twenty heartbeats, as ten seconds are with the default durations.
@@ -322,6 +322,8 @@ fn a_run_that_never_started_does_not_block_its_name() {
 #[test]
 fn a_run_that_is_tried_again_has_all_its_parts() {
     let place = RedisPlace::with(timing());
+    // A command of an earlier run whose hash has expired.
+    let () = place.redis.query(&["XADD", "streamstress:{test}:commands", "7-0", "abort", "earlier"]);
     for gives_up in [true, false] {
         let mut claimed = claim_all(&place, &run(2));
         for one in &claimed {
@@ -334,6 +336,7 @@ fn a_run_that_is_tried_again_has_all_its_parts() {
             assert!(error.starts_with("1 of 2 generators came"), "{error}");
             // What was sent before is in Redis.
             thread::sleep(timing().heartbeat);
+            claimed[0].commands.try_recv().expect_err("this run has no command");
             continue;
         }
         start_all(&claimed);
@@ -547,4 +550,173 @@ fn a_heartbeat_that_is_executed_late_changes_nothing() {
             );
         }
     }
+}
+
+/// Keys of the tests' run.
+const RUN: &str = "streamstress:{test}:run";
+const COMMANDS: &str = "streamstress:{test}:commands";
+
+#[test]
+fn a_restored_generator_has_finished_only_with_its_report() {
+    let team = Team::<RedisPlace>::start(1);
+    let redis = &team.place.redis;
+    team.claimed[0].generator.finish(b"done".to_vec(), PATIENCE).expect("the control Redis takes it");
+    let () = redis.query(&["ACL", "SETUSER", "default", "-xadd"]);
+    let () = redis.query(&["FLUSHALL"]);
+    wait_until("the claim is restored", || redis.query(&["HEXISTS", RUN, "start"]));
+    assert!(!redis.query::<bool>(&["HEXISTS", RUN, "finished:0"]), "its report is missing");
+    let () = redis.query(&["ACL", "SETUSER", "default", "+xadd"]);
+    wait_until("it has finished again", || redis.query(&["HEXISTS", RUN, "finished:0"]));
+    let events = rest(&team.place.control.collect("test").expect("it is restored").leadership.events);
+    assert!(events.contains(&Event::Finished { shard: 0, bytes: b"done".to_vec() }), "{events:?}");
+}
+
+#[test]
+fn a_lost_generator_stays_lost_when_redis_loses_its_data() {
+    let (team, mut process) = start_with_process::<RedisPlace>(2);
+    process.expect("part");
+    process.freeze();
+    team.until(is_lost);
+    let () = team.place.redis.query(&["FLUSHALL"]);
+    wait_until("the mark is restored", || team.place.redis.query(&["HEXISTS", RUN, "lost:1"]));
+    process.thaw();
+    assert_eq!(process.expect("abort"), "the leader counts it as lost: no heartbeat for 0.45 s");
+}
+
+#[test]
+fn a_clock_of_redis_that_is_set_back_does_not_revive_the_dead() {
+    let place = RedisPlace::with(timing());
+    let redis = &place.redis;
+    let mut process = start_process(&place, 2, 0);
+    wait_until("it is ready", || redis.query(&["HEXISTS", RUN, "rtt:0"]));
+    process.kill();
+    // Ten minutes later than now.
+    let (seconds, _): (u64, u64) = redis.query(&["TIME"]);
+    let later = ((seconds + 600) * 1000).to_string();
+    let () = redis.query(&["HSET", RUN, "seen:0", &later]);
+    let claimed = claim(&place, &run(2), "here").expect("a free shard");
+    let error = claimed.generator.ready(Duration::from_millis(500), &mut |_| true);
+    assert!(matches!(error, Err(BarrierError::Incomplete { came: 1, .. })), "{error:?}");
+    drop(place.coordinator().claim(&run(2), "here", Some(0)).expect("the dead claim expires"));
+}
+
+#[test]
+fn a_shard_does_not_lead_below_the_leader() {
+    let place = RedisPlace::with(timing());
+    let source =
+        [include_str!("../src/redis/scripts/lib.lua"), include_str!("../src/redis/scripts/lead.lua")]
+            .concat();
+    let () = place.redis.query(&["HSET", "run", "token:1", "me", "start", "1", "leader", "2"]);
+    let words = ["EVAL", &source, "1", "run", "1", "me", "silent", ""];
+    assert_eq!(place.redis.query::<(String, u32)>(&words), ("alive".to_owned(), 2));
+    assert!(!place.redis.query::<bool>(&["HEXISTS", "run", "lost:0"]), "it changed nothing");
+    let () = place.redis.query(&["HSET", "run", "leader", "0"]);
+    assert_eq!(place.redis.query::<(String,)>(&words), ("ok".to_owned(),));
+    assert!(place.redis.query::<bool>(&["HEXISTS", "run", "lost:0"]));
+}
+
+#[test]
+fn commands_that_redis_lost_are_appended_again() {
+    let team = Team::<RedisPlace>::start(1);
+    team.leadership.leader.command(Command::Custom(b"one".to_vec())).expect("there is room");
+    assert_eq!(next(&team.claimed[0].commands), Command::Custom(b"one".to_vec()));
+    // The heartbeat says which commands this generator has. Another one may have none.
+    wait_until("its heartbeat", || team.place.redis.query::<u64>(&["HGET", RUN, "command:0"]) == 1);
+    let () = team.place.redis.query(&["DEL", COMMANDS]);
+    wait_until("the command is there again", || team.place.redis.query::<u64>(&["XLEN", COMMANDS]) == 1);
+}
+
+#[test]
+fn the_number_of_a_lost_command_is_not_used_again() {
+    let (place, mut processes, claimed) = with_processes(1);
+    for command in ["first", "second"] {
+        assert_eq!(next(&claimed.commands), Command::Custom(command.into()));
+    }
+    processes[0].kill();
+    // The dead generator had a command that Redis lost before this one received it.
+    let () = place.redis.query(&["HSET", RUN, "command:0", "7"]);
+    let leadership = taken_over(&claimed);
+    leadership.leader.command(Command::Custom(b"third".to_vec())).expect("there is room");
+    assert_eq!(next(&claimed.commands), Command::Custom(b"third".to_vec()));
+    let last: Vec<(String, Vec<String>)> =
+        place.redis.query(&["XREVRANGE", COMMANDS, "+", "-", "COUNT", "1"]);
+    assert_eq!(last[0].0, "8-0");
+}
+
+#[test]
+fn a_leader_that_goes_at_once_still_aborts_the_run() {
+    let place = RedisPlace::with(timing());
+    let claimed = claim(&place, &run(1), "here").expect("a free shard");
+    claimed.generator.ready(PATIENCE, &mut |_| true).expect("all came");
+    let leadership = taken_over(&claimed);
+    // Its thread sleeps until the next poll.
+    until(&leadership.events, |event| matches!(event, Event::Started { .. }));
+    leadership.leader.command(Command::Abort("it cannot be led".to_owned())).expect("there is room");
+    drop(leadership);
+    assert_eq!(next(&claimed.commands), Command::Abort("it cannot be led".to_owned()));
+}
+
+#[test]
+fn a_full_redis_delays_parts_and_loses_nobody() {
+    let (sent, events, counted) = through_outage(Team::start(2), |place| {
+        thread::sleep(timing().calm);
+        let () = place.redis.query(&["CONFIG", "SET", "maxmemory", "1"]);
+        thread::sleep(OUTAGE);
+        let () = place.redis.query(&["CONFIG", "SET", "maxmemory", "0"]);
+    });
+    is_exact(sent, &events, &counted);
+}
+
+#[test]
+fn a_redis_that_stays_full_ends_the_events() {
+    let short = Timing { give_up: Duration::from_millis(1500), ..timing() };
+    let mut place = RedisPlace::with(short);
+    let mut claimed = claim_all(&place, &run(2));
+    start_all(&claimed);
+    let leadership = place.leadership(&mut claimed);
+    let () = place.redis.query(&["CONFIG", "SET", "maxmemory", "1"]);
+    let events = rest(&leadership.events);
+    let full = "the control Redis was full for 1.5 s";
+    assert_eq!(losses(&events), [(0, full), (1, full)]);
+    // Who was given up learns it when that is possible again.
+    let () = place.redis.query(&["CONFIG", "SET", "maxmemory", "0"]);
+    for one in &claimed {
+        assert_eq!(next(&one.commands), Command::Abort(format!("the leader counts it as lost: {full}")));
+    }
+}
+
+#[test]
+fn a_connection_that_stalls_loses_nobody() {
+    let timing = Timing { heartbeat: Duration::from_millis(300), response: PATIENCE, ..timing() };
+    let mut place = RedisPlace::with(timing.clone());
+    let relay = support::relay::Relay::start(&place.redis);
+    let behind = Control::new(&relay.url(), timing.clone()).expect("a valid address");
+    let mut claimed = vec![
+        claim(&place, &run(2), "here").expect("a free shard"),
+        behind.claim(&run(2), "behind", None).expect("a free shard"),
+    ];
+    start_all(&claimed);
+    let leadership = place.leadership(&mut claimed);
+    let settled = timing.calm + timing.heartbeat * 4;
+    assert_eq!(losses(&during(&leadership.events, settled)), []);
+    relay.stall();
+    assert_eq!(losses(&during(&leadership.events, settled)), []);
+}
+
+#[test]
+fn who_reads_from_outside_waits_for_a_leader_that_has_finished() {
+    let (team, mut process) = start_with_process::<RedisPlace>(2);
+    process.expect("part");
+    let Team { claimed, leadership, place } = team;
+    // The generator goes on to give signs of life. Its leader is slow.
+    claimed[0].generator.finish(Vec::new(), PATIENCE).expect("the control Redis takes it");
+    drop(leadership);
+    process.freeze();
+    let collected = place.control.collect("test").expect("it has started");
+    let events = during(&collected.leadership.events, timing().calm + timing().heartbeat * 8);
+    assert!(events.iter().any(support::is_finished), "{events:?}");
+    assert_eq!(losses(&events), []);
+    assert!(!place.redis.query::<bool>(&["HEXISTS", RUN, "lost:1"]), "who reads changes nothing");
+    drop(claimed);
+    assert_eq!(losses(&until(&collected.leadership.events, is_lost)), [(1, "no heartbeat for 0.45 s")]);
 }

@@ -79,10 +79,7 @@ impl Claiming<'_> {
 
     fn attempt(&self, link: &mut Link, suspicions: &HashMap<u32, Suspicion>) -> RedisResult<Outcome> {
         let timing = &self.server.timing;
-        let mut call = self.server.scripts.claim.prepare_invoke();
-        self.keys.owned().into_iter().for_each(|key| {
-            call.key(key);
-        });
+        let mut call = self.server.scripts.claim.key(self.keys.owned());
         call.arg(&self.run.fingerprint)
             .arg(self.run.generators)
             .arg(self.token)

@@ -254,10 +254,7 @@ impl Drop for RedisGenerator {
             let _ = thread.join();
         }
         if leaves {
-            let mut call = member.server.scripts.release.prepare_invoke();
-            member.keys.owned().into_iter().for_each(|key| {
-                call.key(key);
-            });
+            let mut call = member.server.scripts.release.key(member.keys.owned());
             call.arg(member.shard).arg(&member.token).arg("it ended without a result");
             // If this fails, the others notice that the heartbeats stopped.
             let _ = Link::default().script(&member.server, &call);

@@ -3,7 +3,7 @@
 use super::{
     leading::{Leading, RedisLeader},
     member::{Ended, Member},
-    server::{Link, Refused},
+    server::{Link, Refused, describe},
 };
 use crate::{generator::Command, leader::Leadership, watch::Watch};
 use redis::RedisResult;
@@ -36,8 +36,8 @@ impl Heart {
         leadership: SyncSender<Leadership>,
     ) -> Self {
         let lower = Watch::new(member.shard, &member.server.timing);
-        // One stalled connection must not make a generator seem dead.
-        let link = Link::within(member.server.timing.heartbeat * 2);
+        // A connection that stalls is replaced before the generator seems dead.
+        let link = Link::within(member.server.timing.heartbeat);
         let leadership = Some(leadership);
         Self { member, link, beat: 0, commands, leadership, lower, seen: Vec::new(), failing: false }
     }
@@ -56,8 +56,9 @@ impl Heart {
                     self.lower.failed();
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::warn!(
-                            "cannot reach the control Redis {} ({error}), trying again",
-                            self.member.server.target()
+                            "cannot reach the control Redis {} ({}), trying again",
+                            self.member.server.target(),
+                            describe(&error)
                         );
                     }
                     timing.barrier_poll.min(timing.heartbeat)

@@ -3,7 +3,7 @@
 use super::{
     clock::Clock,
     member::Member,
-    server::{Keys, Link, Refused, Server},
+    server::{Keys, Link, Refused, Server, describe, is_full},
 };
 use crate::{
     generator::Command,
@@ -145,10 +145,7 @@ impl Leader for RedisLeader {
         let leading = &self.leading;
         let deadline = Instant::now() + within;
         let mut link = Link::default();
-        let mut call = leading.server.scripts.conclude.prepare_invoke();
-        leading.keys.all().into_iter().for_each(|key| {
-            call.key(key);
-        });
+        let mut call = leading.server.scripts.conclude.key(leading.keys.all());
         call.arg(leading.name()).arg(verdict).arg(leading.server.ttl_ms());
         loop {
             let outcome = link.script(&leading.server, &call).and_then(|reply| reply.refused());
@@ -156,7 +153,7 @@ impl Leader for RedisLeader {
                 Ok(None) => return Ok(()),
                 Ok(Some(Refused::Replaced(_))) => return Err(ConcludeError::NotLeading),
                 Ok(Some(_)) => "it has lost its data".to_owned(),
-                Err(error) => error.to_string(),
+                Err(error) => describe(&error),
             };
             if Instant::now() >= deadline {
                 return Err(ConcludeError::Unreachable {
@@ -201,13 +198,15 @@ enum Stop {
     Replaced(u32),
     /// The program does not want more events.
     Closing,
+    /// Redis takes no more writes, because it is full.
+    Full,
     /// Try again later.
     Failed(String),
 }
 
 impl From<redis::RedisError> for Stop {
     fn from(error: redis::RedisError) -> Self {
-        Self::Failed(error.to_string())
+        if is_full(&error) { Self::Full } else { Self::Failed(error.to_string()) }
     }
 }
 
@@ -232,8 +231,10 @@ struct Poller {
     /// Number of this leader's commands that Redis has.
     appended: usize,
     failing: bool,
-    /// When the last step succeeded.
+    /// When all generators could last be looked at.
     answered: Instant,
+    /// Since when Redis has refused writes because it is full. It ends with the next heartbeat that was written.
+    full: Option<Instant>,
 }
 
 impl Poller {
@@ -250,6 +251,7 @@ impl Poller {
             appended: 0,
             failing: false,
             answered: Instant::now(),
+            full: None,
         }
     }
 
@@ -261,7 +263,6 @@ impl Poller {
             match self.step(now >= next_look) {
                 Ok(()) => {
                     self.failing = false;
-                    self.answered = Instant::now();
                     if now >= next_look {
                         next_look = now + timing.heartbeat;
                     }
@@ -275,8 +276,21 @@ impl Poller {
                             "the leader cannot poll the control Redis {target} ({reason}), trying again"
                         );
                     }
-                    if self.started || self.leading.member.is_none() {
-                        self.give_up(&reason);
+                    if self.answered.elapsed() >= timing.give_up
+                        && (self.started || self.leading.member.is_none())
+                    {
+                        self.give_up(&format!(
+                            "did not answer for {} s: {reason}",
+                            timing.give_up.as_secs_f64()
+                        ));
+                    }
+                }
+                Err(Stop::Full) => {
+                    next_look = now + timing.heartbeat;
+                    if self.full.is_none() {
+                        self.full = Some(now);
+                        let target = self.leading.server.target();
+                        tracing::warn!("the control Redis {target} is full: raise its maxmemory");
                     }
                 }
                 Err(Stop::Replaced(by)) => {
@@ -284,7 +298,10 @@ impl Poller {
                     let _ = self.emit(Event::Replaced { by });
                     return;
                 }
-                Err(Stop::Closing) => return,
+                Err(Stop::Closing) => return self.close(),
+            }
+            if self.full.is_some_and(|since| since.elapsed() >= timing.give_up) {
+                self.give_up(&format!("was full for {} s", timing.give_up.as_secs_f64()));
             }
             let mut state = self.leading.state.lock();
             if !state.closing {
@@ -293,23 +310,31 @@ impl Poller {
             }
             if state.closing {
                 drop(state);
-                // A command that ends the run must reach the generators.
-                let _ = self.append_commands();
-                return;
+                return self.close();
             }
         }
     }
 
-    /// Ends the run if Redis has not answered for [`crate::Timing::give_up`].
-    fn give_up(&mut self, reason: &str) {
-        let longest = self.leading.server.timing.give_up;
-        if self.answered.elapsed() < longest {
+    /// Appends the commands that wait: one that ends the run must reach the generators.
+    fn close(&mut self) {
+        if self.appended == self.leading.state.lock().commands.len() {
             return;
         }
-        let why = format!("the control Redis did not answer for {} s: {reason}", longest.as_secs_f64());
+        if self.leading.state.lock().earlier.is_none() {
+            // Their numbers are not known yet.
+            let _ = self.look();
+        }
+        let _ = self.append_commands();
+    }
+
+    /// Ends the run, because the control Redis is of no use. The generators learn it if it ever is again.
+    fn give_up(&mut self, why: &str) {
+        let reason = format!("the control Redis {why}");
         for shard in 0..self.leading.generators {
-            if !std::mem::replace(&mut self.shards[shard as usize].ended, true) {
-                let _ = self.emit(Event::Lost { shard, reason: why.clone() });
+            let known = &mut self.shards[shard as usize];
+            if !std::mem::replace(&mut known.ended, true) {
+                known.lost = Some(reason.clone());
+                let _ = self.emit(Event::Lost { shard, reason: reason.clone() });
             }
         }
         self.end();
@@ -317,17 +342,16 @@ impl Poller {
 
     fn step(&mut self, looks: bool) -> Result<(), Stop> {
         let looked = if looks { self.look() } else { Ok(()) };
-        if matches!(looked, Err(Stop::Replaced(_) | Stop::Closing)) {
-            return looked;
+        let written = looked.and_then(|()| self.append_commands()).and_then(|()| self.store_answers());
+        if matches!(written, Err(Stop::Replaced(_) | Stop::Closing)) {
+            return written;
         }
         // Parts can be read although Redis takes no more writes, because it is full.
-        self.exchange(looks).and(looked)
+        self.receive(looks).and(written)
     }
 
-    /// Appends commands and answers, and reads parts and requests.
-    fn exchange(&mut self, looks: bool) -> Result<(), Stop> {
-        self.append_commands()?;
-        self.store_answers()?;
+    /// Reads parts and requests.
+    fn receive(&mut self, looks: bool) -> Result<(), Stop> {
         if self.started && self.events.is_some() {
             self.read()?;
             self.end();
@@ -369,16 +393,14 @@ impl Poller {
     /// Reads the state of all generators, and reports what has changed.
     fn look(&mut self) -> Result<(), Stop> {
         let leading = self.leading.clone();
-        let mut call = leading.server.scripts.look.prepare_invoke();
-        leading.keys.all().into_iter().for_each(|key| {
-            call.key(key);
-        });
+        let mut call = leading.server.scripts.look.key(leading.keys.all());
         call.arg(leading.name()).arg(leading.server.ttl_ms());
         let reply = self.link.script(&leading.server, &call)?;
         if let Some(refused) = reply.refused()? {
             return Err(Stop::from(refused));
         }
-        self.commands_reached(reply.value(1)?);
+        self.answered = Instant::now();
+        self.commands_reached(reply.value(1)?, reply.value(3)?);
         let (start_us, seen): (Option<u64>, Vec<Seen>) = (reply.value(2)?, reply.value(4)?);
         for (shard, seen) in (0..).zip(&seen) {
             self.announce(shard, seen.0.as_deref())?;
@@ -389,17 +411,25 @@ impl Poller {
             self.started = true;
         }
         let now = Instant::now();
-        self.watch.saw(seen.iter().map(|(_, heartbeat, ..)| heartbeat.clone()), now);
+        if self.watch.saw(seen.iter().map(|(_, heartbeat, ..)| heartbeat.clone()), now)
+            && self.full.take().is_some()
+        {
+            // The other generators need a moment to write theirs.
+            self.watch.failed();
+        }
         let leads = self.leading.member.is_some();
-        // The leader of a run decides who is lost. Without any sign of life, the run has none.
-        let all_silent = (0..leading.generators)
-            .zip(&self.shards)
-            .all(|(shard, known)| known.ended || self.watch.is_lost(shard, now));
+        // The leader of a run decides who is lost. Without any sign of life, the run has none: a generator that has finished lives as
+        // long as it may have to lead.
+        let all_silent = (0..leading.generators).all(|shard| self.watch.is_lost(shard, now));
         for (shard, (_, heartbeat, status, finished, lost)) in (0..).zip(seen) {
             self.note_status(shard, status.unwrap_or_default())?;
             let known = &self.shards[shard as usize];
             if self.started && (!known.ended || known.lost.is_some()) {
-                let silent = finished.is_none() && self.watch.is_lost(shard, now) && (leads || all_silent);
+                // A full Redis takes no heartbeats.
+                let silent = finished.is_none()
+                    && self.full.is_none()
+                    && self.watch.is_lost(shard, now)
+                    && (leads || all_silent);
                 self.consider_loss(shard, heartbeat.as_deref(), silent, lost)?;
             }
         }
@@ -467,6 +497,9 @@ impl Poller {
             }
             (None, None) => return Ok(()),
         };
+        if self.shards[shard as usize].ended {
+            return Ok(());
+        }
         self.shards[shard as usize].lost = Some(reason.clone());
         // A lost generator can append nothing more, so these are its last parts.
         self.read()?;
@@ -544,10 +577,11 @@ impl Poller {
         }
     }
 
-    /// Notes the number of the last command in Redis. Commands that Redis has lost are appended again.
-    fn commands_reached(&mut self, last: u64) {
+    /// Notes the number of the last command in Redis, and the highest one that a generator has. Commands that Redis has lost are
+    /// appended again.
+    fn commands_reached(&mut self, last: u64, known: u64) {
         let own = self.leading.member.as_ref().map_or(0, |member| member.state.lock().last_command);
-        let earlier = *self.leading.state.lock().earlier.get_or_insert(last.max(own));
+        let earlier = *self.leading.state.lock().earlier.get_or_insert(last.max(known).max(own));
         let present = usize::try_from(last.saturating_sub(earlier)).unwrap_or(usize::MAX);
         self.appended = self.appended.min(present);
     }

@@ -1,11 +1,15 @@
 //! The control Redis: its address, the keys of a run, the scripts, and a connection that is opened again after a failure.
 
 use crate::timing::Timing;
+use parking_lot::Mutex;
 use redis::{
-    Client, Connection, FromRedisValue, IntoConnectionInfo as _, RedisResult, Script, ScriptInvocation,
-    Value, from_redis_value_ref, io::tcp::TcpSettings,
+    Client, Connection, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo as _, RedisError,
+    RedisResult, Script, ScriptInvocation, Value, from_redis_value_ref, io::tcp::TcpSettings,
 };
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    time::Duration,
+};
 
 /// The address of a control Redis is unusable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +59,9 @@ impl Scripts {
 
 /// A control Redis.
 pub(super) struct Server {
-    client: Client,
+    info: ConnectionInfo,
+    /// The address to which the last connection was opened. A slow name server must not delay heartbeats.
+    resolved: Mutex<Option<SocketAddr>>,
     /// The address without credentials, for messages.
     target: String,
     pub(super) timing: Timing,
@@ -71,8 +77,7 @@ impl Server {
         let info = url.into_connection_info().map_err(invalid)?;
         let target = info.addr().to_string();
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = Client::open(info).map_err(invalid)?;
-        Ok(Self { client, target, timing, scripts: Scripts::new() })
+        Ok(Self { info, resolved: Mutex::default(), target, timing, scripts: Scripts::new() })
     }
 
     pub(super) fn target(&self) -> &str {
@@ -84,12 +89,46 @@ impl Server {
         millis(self.timing.keep)
     }
 
+    /// Opens a connection on which no reply takes longer than `response`. Looks the name up again if its last address fails.
     fn connect(&self, response: Duration) -> RedisResult<Connection> {
-        let connection = self.client.get_connection_with_timeout(response)?;
+        let ConnectionAddr::Tcp(host, port) = self.info.addr() else {
+            return self.open(self.info.clone(), response);
+        };
+        let known = self.resolved.lock().take();
+        let addresses = match known {
+            Some(address) => vec![address],
+            None => (host.as_str(), *port).to_socket_addrs()?.collect(),
+        };
+        let no_address = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+        let mut outcome = Err(RedisError::from(no_address));
+        for address in addresses {
+            let info =
+                self.info.clone().set_addr(ConnectionAddr::Tcp(address.ip().to_string(), address.port()));
+            outcome = self.open(info, response);
+            if outcome.is_ok() {
+                *self.resolved.lock() = Some(address);
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn open(&self, info: ConnectionInfo, response: Duration) -> RedisResult<Connection> {
+        let connection = Client::open(info)?.get_connection_with_timeout(self.timing.response)?;
         connection.set_read_timeout(Some(response))?;
         connection.set_write_timeout(Some(response))?;
         Ok(connection)
     }
+}
+
+/// Returns whether Redis refused a write because it is full.
+pub(super) fn is_full(error: &RedisError) -> bool {
+    error.code() == Some("OOM")
+}
+
+/// Returns what failed, for messages.
+pub(super) fn describe(error: &RedisError) -> String {
+    if is_full(error) { "it is full: raise its maxmemory".to_owned() } else { error.to_string() }
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

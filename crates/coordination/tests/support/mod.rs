@@ -3,6 +3,7 @@
 
 pub mod private_redis;
 pub mod process;
+pub mod relay;
 
 use coordination::{
     ClaimError, Claimed, Command, Coordinator, Event, Leadership, Run, Start, Timing,
@@ -229,6 +230,15 @@ pub fn rest(events: &Receiver<Event>) -> Vec<Event> {
             Err(RecvTimeoutError::Disconnected) => return seen,
             Err(RecvTimeoutError::Timeout) => panic!("the events do not end after {}", describe(&seen)),
         }
+    }
+}
+
+/// Waits until this holds.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited for: {what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -41,7 +41,8 @@ if started then
 end
 
 local function take(shard)
-  -- An earlier holder may have left parts, whose numbers begin with 1, too.
+  -- What an earlier run or holder left has the same numbers, which begin with 1.
+  if not theirs then redis.call('DEL', KEYS[2], KEYS[3]) end
   redis.call('DEL', KEYS[4 + shard])
   for _, name in ipairs({'rtt', 'status', 'finished', 'lost'}) do redis.call('HDEL', run, name .. ':' .. shard) end
   redis.call('HSET', run, 'fingerprint', fingerprint, 'generators', generators, 'token:' .. shard, token,

@@ -11,10 +11,10 @@ local shard, heartbeat, status, ttl, others = ARGV[1], ARGV[3], ARGV[4], ARGV[6]
 local refused = refusal(run, shard, ARGV[2])
 if refused then return refused end
 if tonumber(redis.call('HGET', run, 'heartbeat:' .. shard) or '-1') < tonumber(heartbeat) then
-  redis.call('HSET', run, 'heartbeat:' .. shard, heartbeat, 'seen:' .. shard, now_ms(), 'status:' .. shard, status)
+  -- A later leader does not use the number of a command again that a generator has, also if Redis has lost the command.
+  redis.call('HSET', run, 'heartbeat:' .. shard, heartbeat, 'seen:' .. shard, now_ms(), 'status:' .. shard, status,
+    'command:' .. shard, ARGV[5])
 end
--- The number of a command that was lost here is not used again.
-redis.call('HSET', run, 'command:' .. shard, ARGV[5])
 for _, key in ipairs({run, commands, parts}) do redis.call('PEXPIRE', key, ttl) end
 local new = {}
 local after = string.format('%.0f-0', tonumber(ARGV[5]) + 1)

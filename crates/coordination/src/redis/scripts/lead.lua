@@ -2,8 +2,8 @@
 --
 -- KEYS  the run.
 -- ARGV  shard, token, reason of the others' loss; then for each lower shard the heartbeat that the caller saw, or ''.
--- Returns a refusal (lib.lua), {'ok'}, {'alive', shard} if a lower shard gave a sign of life or a higher one leads, or {'over'} if the run has not started or
--- has its verdict.
+-- Returns a refusal (lib.lua), {'ok'}, {'alive', shard} if a lower shard gave a sign of life or a higher one leads, or {'over'} if the
+-- run has not started or has its verdict.
 local run, shard = KEYS[1], ARGV[1]
 local refused = refusal(run, shard, ARGV[2])
 if refused then return refused end

@@ -11,7 +11,7 @@ if redis.call('HEXISTS', run, 'start') == 1 then
   return {'ok'}
 end
 redis.call('DEL', KEYS[4 + shard])
-for _, name in ipairs({'token', 'host', 'heartbeat', 'seen', 'rtt', 'status'}) do
+for _, name in ipairs({'token', 'host', 'heartbeat', 'seen', 'rtt', 'status', 'command'}) do
   redis.call('HDEL', run, name .. ':' .. shard)
 end
 local generators = tonumber(redis.call('HGET', run, 'generators'))
