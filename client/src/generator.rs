@@ -54,6 +54,8 @@ pub(crate) struct Generator {
     faults: Arc<FaultLog>,
     /// Where the first send is noted, from which the times of faults count.
     first_send: Arc<FirstSend>,
+    /// The common instant of all first queries, in a burst.
+    burst: Option<Arc<Burst>>,
     /// One per worker.
     counters: Vec<Arc<LiveCounters>>,
     host: HostBefore,
@@ -75,6 +77,7 @@ impl Generator {
             schedule: LiveSchedule::new(Arc::clone(&config.plan.schedule), Shard::WHOLE),
             faults: Arc::new(planned_faults(config)),
             first_send: Arc::default(),
+            burst: config.plan.load.burst.then(|| Arc::new(Burst::new(config.plan.schedule.sessions()))),
             counters: (0..config.plan.load.workers).map(|_| Arc::default()).collect(),
             host: HostBefore::measure(),
         })
@@ -89,6 +92,13 @@ impl Generator {
     ) {
         self.schedule = schedule.clone();
         (self.faults, self.first_send) = (Arc::clone(faults), Arc::clone(first_send));
+    }
+
+    /// Makes the generator one of several, whose leader determines the instant of the burst. Returns it, if there is a burst.
+    pub(crate) fn agree_on_burst(&mut self) -> Option<Arc<Burst>> {
+        let sessions = self.plan.schedule.sessions();
+        self.burst = self.burst.take().map(|_| Arc::new(Burst::agreed(sessions)));
+        self.burst.clone()
     }
 
     /// Returns the counters of the workers.
@@ -140,7 +150,6 @@ impl Generator {
         epoch: Instant,
     ) -> anyhow::Result<(Vec<WorkerReport>, Duration)> {
         let schedule = &self.plan.schedule;
-        let burst = self.plan.load.burst.then(|| Arc::new(Burst::new(schedule.sessions())));
         let most = usize::try_from(schedule.most_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
         let places = (schedule.model() == Model::OpenSessions).then(|| Arc::new(Semaphore::new(most)));
         let context = Arc::new(RunContext {
@@ -150,7 +159,7 @@ impl Generator {
             tls: self.tls.clone(),
             epoch,
             stop: self.stop.clone(),
-            burst,
+            burst: self.burst.clone(),
             sessions: results.sessions().clone(),
             queries: results.queries().clone(),
             boot_id: host::boot_id(),

@@ -131,6 +131,11 @@ impl<'a> Lead<'a> {
         self.settings.generators
     }
 
+    /// Returns whether all first queries are sent at one instant.
+    pub(crate) const fn is_burst(&self) -> bool {
+        self.settings.config.plan.load.burst
+    }
+
     /// Returns the signal that stops the run.
     pub(crate) const fn stop(&self) -> &'a Stop {
         self.settings.stop
@@ -344,6 +349,11 @@ impl Led<'_> {
     /// Returns the schedule of the run, which may be amended.
     pub(crate) const fn schedule(&self) -> &LiveSchedule {
         &self.schedule
+    }
+
+    /// Returns the time since the start of the run.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
     /// Returns what changes the plan, or `None` if it cannot be changed.

@@ -63,6 +63,30 @@ fn rows(dir: &Path) -> Vec<PathBuf> {
     rows
 }
 
+/// Returns the values of a column of rows.
+fn column(csv: &Path, name: &str) -> Vec<f64> {
+    let mut rows = csv::Reader::from_path(csv).unwrap();
+    let at = rows.headers().unwrap().iter().position(|header| header == name).unwrap();
+    rows.records().map(|row| row.unwrap()[at].parse().unwrap()).collect()
+}
+
+#[test]
+fn all_generators_send_their_burst_at_one_instant() {
+    let server = Running::start(Script::default());
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(
+        &server,
+        dir.path(),
+        &["--clients", "20", "--queries", "1", "--generators", "3", "--burst", "--ramp-up", "1s"],
+    );
+    let summary = summary(dir.path());
+    assert_eq!(summary["queries_ok"], 20, "{}", text(&output));
+    let sent = column(&rows(dir.path())[0], "scheduled_s");
+    let (first, last) =
+        sent.iter().fold((f64::MAX, 0f64), |(first, last), &at| (first.min(at), last.max(at)));
+    assert!(sent.len() == 20 && last - first <= 2e-3 && first > 2.0, "{sent:?}");
+}
+
 #[test]
 fn one_wrong_token_is_found_by_whichever_generator() {
     let server = Running::start(Script {

@@ -220,11 +220,8 @@ fn refuse_what_does_not_divide(check: &mut Check, division: &Division, plan: &Pl
             "{generators} generators for {sessions} sessions: expected at most as many generators as sessions"
         ));
     }
-    if args.burst {
-        check.error(
-            "--burst works with one generator only: leave it out, or run without --generators and --shard"
-                .into(),
-        );
+    if args.burst && matches!(division, Division::Shard(_)) {
+        check.error("--burst needs generators that agree on its instant: use --generators or --control instead of --shard".into());
     }
     if !args.faults.is_empty() && matches!(division, Division::Shard(_)) {
         check.error("--fault needs a process that injects faults once for all generators: use --generators or --control instead of --shard".into());
@@ -295,7 +292,7 @@ mod tests {
 
     #[test]
     fn each_contradiction_is_one_clear_error() {
-        let burst = RunArgs { burst: true, ..args(Some("2"), None, None) };
+        let burst = RunArgs { burst: true, ..args(None, Some("1/2"), None) };
         let on = |number| RunArgs { on: Some(Engine::Swarm), ..args(number, None, None) };
         let faulty = RunArgs { faults: vec!["wsproxy-1:kill@1s".into()], ..args(None, Some("1/2"), None) };
         let few = RunArgs { clients: Some(3), ..args(Some("4"), None, None) };
@@ -311,7 +308,7 @@ mod tests {
             (args(Some("2"), Some("1/3"), Some("redis://x")), "--generators 2 contradicts --shard 1/3"),
             (args(Some("auto"), None, Some("redis://x")), "--generators auto works on one machine only"),
             (RunArgs { run_id: Some("x".into()), ..RunArgs::default() }, "--run-id needs --control"),
-            (burst, "--burst works with one generator only"),
+            (burst, "--burst needs generators that agree on its instant"),
             (few, "4 generators for 3 sessions"),
             (on(None), "--on needs --generators N"),
             (on(Some("auto")), "--on needs --generators N"),

@@ -12,6 +12,7 @@ use measure::{FaultLog, FaultRecord, GeneratorMessage, live::LiveCounters};
 use plan::{Stop, schedule::AmendError};
 use report::{messages, output::Finished};
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, mpsc::RecvTimeoutError},
     time::Duration,
@@ -19,6 +20,8 @@ use std::{
 
 /// Interval at which faults and stops are looked for.
 const POLL: Duration = Duration::from_millis(50);
+/// Time until a burst, after the last session of the last generator is ready. It must reach all generators before.
+const BURST_NOTICE: Duration = Duration::from_secs(2);
 /// Time in which the verdict must be stored.
 const CONCLUSION: Duration = Duration::from_secs(10);
 
@@ -35,7 +38,8 @@ pub(super) fn lead(
     rows: impl FnOnce(&Generators) -> Vec<PathBuf>,
 ) -> Result<Option<Finished>, RunError> {
     let Leadership { leader, events } = leadership;
-    let counters: Vec<Arc<LiveCounters>> = (0..lead.generators()).map(|_| Arc::default()).collect();
+    let (count, is_burst) = (lead.generators(), lead.is_burst());
+    let counters: Vec<Arc<LiveCounters>> = (0..count).map(|_| Arc::default()).collect();
     let mut sent = Instructions::new(&*leader, Arc::clone(lead.faults()), lead.stop());
     sent.send(&Instruction::StatedNames(lead.faults().stated_names()));
     // Headers of the generators, and losses.
@@ -76,7 +80,13 @@ pub(super) fn lead(
         })
     };
     let led = lead.begin(epoch, counters.clone(), Some(broadcast))?;
-    let mut run = Run { led, counters, generators: Generators::default(), leader: Arc::clone(&leader) };
+    let mut run = Run {
+        led,
+        counters,
+        generators: Generators::default(),
+        leader: Arc::clone(&leader),
+        waits_for: is_burst.then(|| (0..count).collect()),
+    };
     before.into_iter().for_each(|event| run.handle(event));
     loop {
         match events.recv_timeout(POLL) {
@@ -90,6 +100,9 @@ pub(super) fn lead(
             Err(RecvTimeoutError::Disconnected) => break,
         }
         sent.update();
+        if let Some(at) = run.burst() {
+            sent.send(&Instruction::Burst(at));
+        }
     }
     let Run { led, generators, .. } = run;
     let rows = rows(&generators);
@@ -116,17 +129,34 @@ struct Run<'a> {
     /// One per generator.
     counters: Vec<Arc<LiveCounters>>,
     leader: Arc<dyn Leader>,
+    /// In a burst whose instant is not determined: the shards that are not ready.
+    waits_for: Option<BTreeSet<u32>>,
 }
 
 impl Run<'_> {
+    /// Returns the time of the burst from the start of the run, when all generators have become ready.
+    fn burst(&mut self) -> Option<Duration> {
+        self.waits_for.take_if(|shards| shards.is_empty())?;
+        Some(self.led.elapsed() + BURST_NOTICE)
+    }
+
+    /// Does not let the burst wait for this shard any longer.
+    fn is_ready(&mut self, shard: u32) {
+        if let Some(shards) = &mut self.waits_for {
+            shards.remove(&shard);
+        }
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
             Event::Claimed { .. }
             | Event::Released { .. }
             | Event::Started { .. }
             | Event::Replaced { .. } => {}
-            Event::Part { shard, bytes, .. } | Event::Finished { shard, bytes } => {
+            Event::Part { shard, bytes, .. } => self.receive(shard, &bytes),
+            Event::Finished { shard, bytes } => {
                 self.receive(shard, &bytes);
+                self.is_ready(shard);
             }
             Event::Dropped { shard, parts } => {
                 self.generators.lose(shard, format!("{parts} of its parts did not arrive in time"));
@@ -137,6 +167,7 @@ impl Run<'_> {
                 messages::print_stderr(&format!("generator {} is lost: {reason}", shard + 1));
                 self.generators.lose(shard, reason);
                 self.led.results().ended(shard);
+                self.is_ready(shard);
             }
         }
     }
@@ -161,8 +192,11 @@ impl Run<'_> {
         serde_json::to_vec(&response).unwrap_or_default()
     }
 
-    fn status(&self, shard: u32, bytes: &[u8]) {
-        let Some(Status { totals, first_send }) = decode(bytes) else { return };
+    fn status(&mut self, shard: u32, bytes: &[u8]) {
+        let Some(Status { totals, first_send, is_ready }) = decode(bytes) else { return };
+        if is_ready {
+            self.is_ready(shard);
+        }
         if let Some(counters) = self.counters.get(shard as usize) {
             counters.set(&totals);
         }

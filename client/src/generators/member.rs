@@ -8,10 +8,11 @@ use crate::{
 };
 use anyhow::Context;
 use coordination::{BarrierError, Command};
-use load::injection::FirstSend;
+use load::{burst::Burst, injection::FirstSend};
 use measure::{
     FaultLog, GeneratorHeader, GeneratorMessage, Part,
     live::{LiveCounters, totals},
+    record::Moment,
 };
 use plan::{LiveSchedule, Shard, Stop, schedule::Amendment};
 use report::{
@@ -69,15 +70,17 @@ impl Member<'_> {
         let mut generator = Generator::prepare(&self.config.part(shard), self.stop)?;
         let schedule = LiveSchedule::new(Arc::clone(&self.config.plan.schedule), shard);
         generator.share(&schedule, &self.faults, &Arc::default());
+        let burst = generator.agree_on_burst();
         let (file, rows) = self.open(link)?;
-        let amendments = Amendments {
+        let changes = Changes {
             schedule,
+            burst: burst.clone(),
             epoch: Arc::default(),
             file: Arc::clone(&file),
             link: Arc::downgrade(link),
         };
-        let epoch = Arc::clone(&amendments.epoch);
-        let start = match self.start(link, commands, amendments) {
+        let epoch = Arc::clone(&changes.epoch);
+        let start = match self.start(link, commands, changes) {
             Ok(start) => start,
             Err(error) => {
                 // Ends the thread that writes rows, which shares the link. The shard is free when the last owner drops the link.
@@ -89,7 +92,7 @@ impl Member<'_> {
             }
         };
         let _ = epoch.set(start.at);
-        let notes = Notes::start(link, &generator, start.at)?;
+        let notes = Notes::start(link, &generator, burst, start.at)?;
         let mut report = generator.play(rows, start.at)?;
         drop(notes);
         report.clock_error = start.error;
@@ -128,9 +131,9 @@ impl Member<'_> {
         &self,
         link: &Link,
         commands: Receiver<Command>,
-        amendments: Amendments,
+        changes: Changes,
     ) -> Result<coordination::Start, RunError> {
-        follow(commands, amendments, Arc::clone(&self.faults), self.stop.clone())?;
+        follow(commands, changes, Arc::clone(&self.faults), self.stop.clone())?;
         let start = link.ready(self.within, &mut |_| !self.stop.starting.is_cancelled());
         let start = start.map_err(|error| match error {
             BarrierError::Cancelled => RunError::Interrupted,
@@ -143,7 +146,7 @@ impl Member<'_> {
 /// Follows the leader's commands on a thread that ends with the link.
 fn follow(
     commands: Receiver<Command>,
-    amendments: Amendments,
+    changes: Changes,
     faults: Arc<FaultLog>,
     stop: Stop,
 ) -> Result<(), RunError> {
@@ -161,7 +164,8 @@ fn follow(
                 Command::Custom(bytes) => match decode(&bytes) {
                     Some(Instruction::StatedNames(names)) => faults.set_stated_names(names),
                     Some(Instruction::Faults(records)) => faults.take_over(&records),
-                    Some(Instruction::Amend(amendment)) => amendments.make(amendment),
+                    Some(Instruction::Amend(amendment)) => changes.amend(amendment),
+                    Some(Instruction::Burst(at)) => changes.burst_at(at),
                     Some(Instruction::Stop) => stop.starting.cancel(),
                     Some(Instruction::StopNow) => stop_now(&stop),
                     None => messages::print_stderr("warning: a command of another version was ignored"),
@@ -173,9 +177,10 @@ fn follow(
     Ok(())
 }
 
-/// Changes the plan of a generator, and records the changes among its parts.
-struct Amendments {
+/// What the leader can change in a generator that plays.
+struct Changes {
     schedule: LiveSchedule,
+    burst: Option<Arc<Burst>>,
     /// The common start, once it is known.
     epoch: Arc<OnceLock<Instant>>,
     file: SharedPartFile,
@@ -183,8 +188,15 @@ struct Amendments {
     link: Weak<dyn coordination::Generator>,
 }
 
-impl Amendments {
-    fn make(&self, amendment: Amendment) {
+impl Changes {
+    fn burst_at(&self, at: Moment) {
+        if let (Some(burst), Some(&epoch)) = (&self.burst, self.epoch.get()) {
+            burst.set(epoch + at);
+        }
+    }
+
+    /// Changes the plan, and records the change among the parts.
+    fn amend(&self, amendment: Amendment) {
         let elapsed = self.epoch.get().map_or(Duration::ZERO, |epoch| epoch.elapsed());
         if let Err(error) = self.schedule.amend(amendment, elapsed) {
             // The leader made the same change before. Without it, this generator's report does not name the amendment.
@@ -208,14 +220,19 @@ struct Notes {
 }
 
 impl Notes {
-    fn start(link: &Link, generator: &Generator, epoch: Instant) -> Result<Self, RunError> {
+    fn start(
+        link: &Link,
+        generator: &Generator,
+        burst: Option<Arc<Burst>>,
+        epoch: Instant,
+    ) -> Result<Self, RunError> {
         let (end, ended) = channel();
         let (link, counters) = (Arc::clone(link), generator.counters().clone());
         let first_send = Arc::clone(generator.first_send());
         let update = move || {
             loop {
                 let goes_on = matches!(ended.recv_timeout(STATUS_EVERY), Err(RecvTimeoutError::Timeout));
-                let _ = link.note(encode(&status(&counters, &first_send, epoch)));
+                let _ = link.note(encode(&status(&counters, &first_send, burst.as_deref(), epoch)));
                 if !goes_on {
                     break;
                 }
@@ -226,7 +243,13 @@ impl Notes {
     }
 }
 
-fn status(counters: &[Arc<LiveCounters>], first_send: &FirstSend, epoch: Instant) -> Status {
+fn status(
+    counters: &[Arc<LiveCounters>],
+    first_send: &FirstSend,
+    burst: Option<&Burst>,
+    epoch: Instant,
+) -> Status {
+    let is_ready = burst.is_some_and(Burst::is_ready);
     let first_send = first_send.instant().map(|at| at.saturating_duration_since(epoch));
-    Status { totals: totals(counters.iter().map(AsRef::as_ref)), first_send }
+    Status { totals: totals(counters.iter().map(AsRef::as_ref)), first_send, is_ready }
 }

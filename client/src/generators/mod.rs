@@ -39,6 +39,8 @@ enum Instruction {
     Faults(Vec<FaultRecord>),
     /// Change the plan.
     Amend(Amendment),
+    /// Send all first queries at this time from the start of the run.
+    Burst(Moment),
     /// Start no more sessions and queries.
     Stop,
     /// Abandon what runs.
@@ -51,6 +53,8 @@ struct Status {
     totals: LiveTotals,
     /// Its first send.
     first_send: Option<Moment>,
+    /// In a burst: all its sessions have connected or failed.
+    is_ready: bool,
 }
 
 /// Returns a value as bytes. The format is that of this version only.

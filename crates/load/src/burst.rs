@@ -1,4 +1,5 @@
-//! The common instant at which all sessions send their first query: just after the last session connected or failed.
+//! The common instant at which all sessions send their first query: just after the last session connected or failed. With several
+//! generators, the leader of the run determines it after the last session of the last generator.
 
 use std::{
     sync::{
@@ -16,6 +17,8 @@ const LEAD: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Burst {
     missing: AtomicU64,
+    /// Others determine the instant.
+    agreed: bool,
     instant: watch::Sender<Option<Instant>>,
 }
 
@@ -23,7 +26,24 @@ impl Burst {
     /// Creates a burst that waits for `sessions` sessions.
     #[must_use]
     pub fn new(sessions: u64) -> Self {
-        Self { missing: AtomicU64::new(sessions), instant: watch::Sender::new(None) }
+        Self { missing: AtomicU64::new(sessions), agreed: false, instant: watch::Sender::new(None) }
+    }
+
+    /// Creates the burst of one of several generators. It waits for [`Burst::set`].
+    #[must_use]
+    pub fn agreed(sessions: u64) -> Self {
+        Self { agreed: true, ..Self::new(sessions) }
+    }
+
+    /// Returns whether each of this generator's sessions has connected or failed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.missing.load(Ordering::Acquire) == 0
+    }
+
+    /// Sets the instant. Only the first call has an effect.
+    pub fn set(&self, at: Instant) {
+        self.instant.send_if_modified(|instant| instant.is_none() && instant.replace(at).is_none());
     }
 
     /// Returns the place of one session. Drop it when the session is ready or has failed.
@@ -33,8 +53,8 @@ impl Burst {
     }
 
     fn arrived(&self) {
-        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.instant.send_replace(Some(Instant::now() + LEAD));
+        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 && !self.agreed {
+            self.set(Instant::now() + LEAD);
         }
     }
 
