@@ -8,10 +8,13 @@ use super::{
 use settings::plural::counted;
 
 /// Largest accepted measurement error of `e2el_ms` p(99): this share of its p(50), but at least `MIN_ERROR_MS` and at most
-/// `MAX_ERROR_MS` milliseconds.
+/// `MAX_ERROR_MS` milliseconds, or `RESOLUTION` of the figure itself if that is more.
 const ERROR_SHARE: f64 = 0.1;
 const MIN_ERROR_MS: f64 = 10.0;
 const MAX_ERROR_MS: f64 = 100.0;
+/// Two buckets of a histogram with three significant digits: how far the lower and the upper value of a figure can be apart, and how wide
+/// a bucket is, without any delay. With answers of more than a minute this is more than `MAX_ERROR_MS`.
+const RESOLUTION: f64 = 0.002;
 /// Smallest share of the offered rate that an open model must achieve.
 const MIN_ACHIEVED: f64 = 0.95;
 
@@ -56,6 +59,8 @@ pub struct Trustworthiness {
     pub e2el_p99_error_ms: Option<f64>,
     /// `e2el_ms` p(50) in milliseconds.
     pub e2el_p50_ms: Option<f64>,
+    /// `e2el_ms` p(99) in milliseconds.
+    pub e2el_p99_ms: Option<f64>,
     /// Number of figures of primary metrics that cannot be trusted.
     pub untrusted_figures: usize,
 }
@@ -64,7 +69,8 @@ impl Trustworthiness {
     /// Returns the error of `e2el_ms` p(99) and the largest accepted error, if the error exceeds it.
     fn excess(&self) -> Option<(f64, f64)> {
         let (error, p50) = (self.e2el_p99_error_ms?, self.e2el_p50_ms?);
-        let most = (p50 * ERROR_SHARE).clamp(MIN_ERROR_MS, MAX_ERROR_MS);
+        let resolution = self.e2el_p99_ms.unwrap_or(0.0) * RESOLUTION;
+        let most = (p50 * ERROR_SHARE).clamp(MIN_ERROR_MS, MAX_ERROR_MS).max(resolution);
         (error > most).then_some((error, most))
     }
 }
@@ -348,7 +354,32 @@ mod tests {
         Trustworthiness {
             e2el_p99_error_ms: Some(e2el_p99_error_ms),
             e2el_p50_ms: Some(e2el_p50_ms),
+            e2el_p99_ms: Some(e2el_p50_ms),
             untrusted_figures: 7,
+        }
+    }
+
+    /// With answers of minutes, a bucket of the histogram is wider than the largest accepted error.
+    #[test]
+    fn the_width_of_a_bucket_alone_makes_no_run_invalid() {
+        for seconds in [1, 30, 70, 115, 150, 290, 590] {
+            for delay_ms in [0i64, 1, 5] {
+                let mut interval = crate::Interval::default();
+                for n in 0..200 {
+                    let value = seconds * 1_000_000_000 + n * 1_000_000;
+                    let sample = crate::BoundedSample::at_most(value, delay_ms * 1_000_000, None);
+                    interval.record_bounded(crate::Metric::E2el, sample);
+                }
+                let e2el = interval.get(crate::Metric::E2el);
+                let trust = interval.trust(crate::Metric::E2el).expect("a primary metric");
+                let trustworthiness = Trustworthiness {
+                    e2el_p99_error_ms: trust.error_ms(crate::Statistic::Percentile(99.0)),
+                    e2el_p50_ms: e2el.quantile_ms(0.5),
+                    e2el_p99_ms: e2el.quantile_ms(0.99),
+                    untrusted_figures: 0,
+                };
+                assert_eq!(trustworthiness.excess(), None, "{seconds} s, {delay_ms} ms");
+            }
         }
     }
 
@@ -360,8 +391,10 @@ mod tests {
             (10.1, 5.0, Invalid),
             (89.0, 900.0, Pass),
             (91.0, 900.0, Invalid),
-            (99.0, 60_000.0, Pass),
-            (101.0, 60_000.0, Invalid),
+            (99.0, 30_000.0, Pass),
+            (101.0, 30_000.0, Invalid),
+            (139.0, 70_000.0, Pass),
+            (141.0, 70_000.0, Invalid),
         ] {
             check(&Evidence { trust: doubtful(error, p50), ..good() }, verdict, "");
         }

@@ -157,6 +157,7 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
         trust: Trustworthiness {
             e2el_p99_error_ms: e2el.and_then(|trust| trust.error_ms(Statistic::Percentile(99.0))),
             e2el_p50_ms: run.metrics.get(Metric::E2el).quantile_ms(0.5),
+            e2el_p99_ms: run.metrics.get(Metric::E2el).quantile_ms(0.99),
             untrusted_figures: run.metrics.untrusted_figures(),
         },
         burst: info.burst,
