@@ -170,10 +170,10 @@ pub enum Command {
     ///
     /// Writes the files of the run and prints its verdict. Exit codes are those of `run`.
     Merge(MergeArgs),
-    /// Change the load of a run that is going on
+    /// Change the load of a running test
     ///
     /// The change begins two to three seconds later and stays until the end of the run. The results list it. Exit codes: 0 changed,
-    /// 104 refused.
+    /// 104 refused, 1 no answer, so that the results tell whether it was changed.
     Amend(AmendArgs),
     /// Run one generator for `run --generators N`, which starts it
     #[command(hide = true)]

@@ -205,6 +205,7 @@ impl<'a> Lead<'a> {
             schedule: self.schedule.clone(),
             epoch,
             check: Box::new(check),
+            stop: self.settings.stop.clone(),
             broadcast,
         }))
     }
@@ -368,8 +369,8 @@ impl Led<'_> {
 
     /// Ends the run for this process, and removes its result files: another one has the results.
     pub(crate) fn discard(self) {
-        let Self { results, shown, faults, watch, .. } = self;
-        drop(shown);
+        let Self { results, shown, faults, watch, _service, .. } = self;
+        drop((shown, _service));
         faults.end();
         drop(watch.end());
         results.discard();
@@ -380,8 +381,8 @@ impl Led<'_> {
     /// # Errors
     /// The results could not be written.
     pub(crate) fn finish(self, generators: Generators, rows: &[PathBuf]) -> Result<Finished, RunError> {
-        let Self { settings, results, log, shown, faults, watch, schedule, epoch, .. } = self;
-        drop(shown);
+        let Self { settings, results, log, shown, faults, watch, schedule, epoch, _service, .. } = self;
+        drop((shown, _service));
         let elapsed = epoch.elapsed();
         let observations = watch.end();
         faults.end();

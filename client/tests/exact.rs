@@ -114,7 +114,7 @@ fn seconds_that_arrive_late_and_all_at_once_are_aligned() {
 
 /// A second does not wait for ever for a generator that is behind, and what comes later is counted.
 #[test]
-fn a_second_waits_for_two_seconds() {
+fn a_second_waits_for_a_time_only() {
     let dir = tempfile::tempdir().unwrap();
     let patience = Some(Duration::from_millis(200));
     let settings =

@@ -5,7 +5,11 @@ use crate::{
     cli::AmendArgs,
     engine::{RunError, refused},
 };
-use coordination::{Timing, redis::Control};
+use anyhow::anyhow;
+use coordination::{
+    Timing,
+    redis::{AskError, Control},
+};
 use plan::schedule::{Change, SHORTEST_TRANSITION};
 use report::messages;
 use settings::duration;
@@ -25,7 +29,7 @@ pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
         _ => {
             let (socket, _) = find(args.run.as_deref())?;
             service::ask(&socket, &request).map_err(|error| {
-                refused(&format!("the run did not answer ({error}): it has probably ended"))
+                anyhow!("the run gave no answer ({error}): its results say whether its load was changed")
             })?
         }
     };
@@ -83,7 +87,10 @@ fn ask_leader(url: &str, id: &str, request: &Request) -> Result<Response, RunErr
     let control =
         Control::new(url, Timing::default()).map_err(|error| refused(&format!("--control: {error}")))?;
     let bytes = serde_json::to_vec(request).map_err(|error| RunError::Broken(error.into()))?;
-    let answer = control.ask(id, &bytes, ANSWER).map_err(|error| refused(&error.to_string()))?;
+    let answer = control.ask(id, &bytes, ANSWER).map_err(|error| match error {
+        AskError::NoAnswer { .. } => RunError::Broken(error.into()),
+        error => refused(&error.to_string()),
+    })?;
     serde_json::from_slice(&answer).map_err(|error| {
         refused(&format!("the run's answer cannot be read ({error}): it is of another version"))
     })

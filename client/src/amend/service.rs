@@ -11,7 +11,10 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -19,6 +22,8 @@ use tempfile::{Builder, NamedTempFile};
 
 /// Time limit for reading a request and for writing a response.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Pause after an error of the socket.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// Longest request or response, in bytes.
 const LONGEST: u64 = 64 << 10;
 /// What the names of the sockets begin and end with.
@@ -28,6 +33,7 @@ const SUFFIX: &str = ".sock";
 /// Listens for requests until it is dropped.
 pub(crate) struct Service {
     socket: NamedTempFile<Arc<UnixListener>>,
+    has_ended: Arc<AtomicBool>,
 }
 
 impl Service {
@@ -43,15 +49,21 @@ impl Service {
             .make_in(&directory, |path| UnixListener::bind(path).map(Arc::new))
             .with_context(|| format!("cannot create a socket in {}", directory.display()))?;
         let listener = Arc::clone(socket.as_file());
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&has_ended);
         let serve = move || {
             for connection in listener.incoming() {
-                // An error is that of one connection, except after the end of the service, which shuts the socket down.
-                let Ok(connection) = connection else { break };
-                let _ = answer(&connection, |request| amender.execute(request));
+                match connection {
+                    Ok(connection) => drop(answer(&connection, |request| amender.execute(request))),
+                    // The end of the service shuts the socket down.
+                    Err(_) if ended.load(Ordering::SeqCst) => break,
+                    // For example, no descriptor is free.
+                    Err(_) => thread::sleep(AFTER_ERROR),
+                }
             }
         };
         thread::Builder::new().name("amend".into()).spawn(serve).context("cannot start a thread")?;
-        Ok(Self { socket })
+        Ok(Self { socket, has_ended })
     }
 }
 
@@ -59,6 +71,7 @@ impl Drop for Service {
     fn drop(&mut self) {
         use nix::sys::socket::{Shutdown, shutdown};
         use std::os::fd::AsRawFd;
+        self.has_ended.store(true, Ordering::SeqCst);
         let _ = shutdown(self.socket.as_file().as_raw_fd(), Shutdown::Both);
     }
 }

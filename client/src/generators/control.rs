@@ -121,6 +121,7 @@ pub(crate) fn play(
             }
         });
         let delivery = member.play(&link, commands);
+        let mut link = Some(link);
         if let Ok(Delivery::Failed(why)) = &delivery {
             messages::print_stderr(&format!("generator {}: {why}", shard + 1));
         }
@@ -128,6 +129,8 @@ pub(crate) fn play(
             Ok(_) => wait_for_end(&news, &redis, &run.id, stop),
             Err(_) => {
                 drop(waits);
+                // The others, and the thread that leads, need not wait for this generator.
+                drop(link.take());
                 led_to_its_end(&news)
             }
         };
@@ -172,7 +175,7 @@ fn wait_for_end(
         match news.try_recv() {
             Ok(News::Leads) => leads = true,
             Ok(News::Led(Ok(Some(finished)))) => return Ok(Outcome::Led(finished)),
-            Ok(News::Led(Ok(None))) => leads = false,
+            Ok(News::Led(Ok(None))) => (leads, answered) = (false, Instant::now()),
             Ok(News::Led(Err(error))) => return Err(error),
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
         }
@@ -186,7 +189,7 @@ fn wait_for_end(
                 return Ok(Outcome::Verdict(None));
             }
         }
-        thread::sleep(LOOK / 5);
+        thread::sleep(LOOK);
     }
 }
 
@@ -209,7 +212,7 @@ pub(super) fn connect(control: &Control) -> Result<redis::Control, RunError> {
     Ok(if control.force { redis.refuse_key(None) } else { redis })
 }
 
-/// Returns whether nobody waits for the run any more.
+/// Returns whether the run is over for this process.
 fn is_over(waited_for: &Receiver<()>) -> bool {
     matches!(waited_for.try_recv(), Err(TryRecvError::Disconnected))
 }

@@ -58,8 +58,11 @@ pub(super) fn lead(
                 | Event::Lost { .. }),
             ) => {
                 before.push(event);
+                continue;
             }
-            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            // A new leader first receives what happened before: the start may be among it.
+            Ok(_) => continue,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 lead.discard();
                 return Err(anyhow!("all generators ended before the start: see their messages above").into());

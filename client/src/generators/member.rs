@@ -7,7 +7,7 @@ use crate::{
     generator::Generator,
 };
 use anyhow::Context;
-use coordination::{BarrierError, Command};
+use coordination::{BarrierError, Command, FinishError};
 use load::{burst::Burst, injection::FirstSend};
 use measure::{
     FaultLog, GeneratorHeader, GeneratorMessage, Part,
@@ -99,6 +99,8 @@ impl Member<'_> {
         report.unwritten.extend(file.lock().finish(&report));
         Ok(match link.finish(report.to_message(), DELIVERY) {
             Ok(()) => Delivery::Complete,
+            // It has not ended for the leader, which counts it as lost when the link is dropped.
+            Err(error @ FinishError::TooLarge(_)) => return Err(RunError::Broken(error.into())),
             Err(error) => Delivery::Failed(error.to_string()),
         })
     }

@@ -80,7 +80,15 @@ pub(crate) fn fingerprint(config: &Config) -> String {
     let (plan, criteria) = (&config.plan, &config.criteria);
     let load = plan::Load { workers: 0, ..plan.load.clone() };
     let mut hasher = Hasher(Xxh3::new());
-    let _ = write!(hasher, "{load:?} {:?} {:?} {:?}", plan.schedule, plan.users, plan.behaviour);
+    // Versions do not understand each other's messages.
+    let _ = write!(
+        hasher,
+        "{} {load:?} {:?} {:?} {:?}",
+        env!("CARGO_PKG_VERSION"),
+        plan.schedule,
+        plan.users,
+        plan.behaviour
+    );
     let _ = write!(hasher, " {:?} {:?} {:?}", plan.reconnect, plan.faults, criteria);
     format!("{:016x}", hasher.0.digest())
 }

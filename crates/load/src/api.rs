@@ -30,13 +30,17 @@ pub(crate) struct ApiAddress {
     permits: Semaphore,
     /// Until when calls skip the address. `None` if the last attempt got a response.
     skipped_until: Cell<Option<Instant>>,
+    /// When an attempt last got a response.
+    responded_at: Cell<Option<Instant>>,
 }
 
 /// The present address of a call, and those that it has tried before.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Route {
     index: usize,
     tried: Vec<usize>,
+    /// The address is skipped, and this call tries it.
+    is_probe: bool,
 }
 
 impl ApiAddresses {
@@ -47,6 +51,7 @@ impl ApiAddresses {
             address: address.clone(),
             permits: Semaphore::new(connections.max(1)),
             skipped_until: Cell::default(),
+            responded_at: Cell::default(),
         };
         Self { addresses: addresses.map(new).collect(), turn: Cell::new(0) }
     }
@@ -63,7 +68,7 @@ impl ApiAddresses {
     ///
     /// If the time to skip an address is over, one call tries it. The others skip it until that call got a response.
     pub(crate) fn route(&self) -> Route {
-        self.choose(Vec::new()).unwrap_or(Route { index: 0, tried: Vec::new() })
+        self.choose(Vec::new()).unwrap_or_default()
     }
 
     /// Moves `route` to another address, if there is one that the call has not tried. Returns whether there is one.
@@ -86,7 +91,7 @@ impl ApiAddresses {
             }
             let permit = address.permits.acquire().await;
             let is_skipped = address.skipped_until.get().is_some_and(|until| Instant::now() < until);
-            if !is_skipped || !self.move_on(route) {
+            if !is_skipped || route.is_probe || !self.move_on(route) {
                 return permit.ok();
             }
         }
@@ -99,7 +104,8 @@ impl ApiAddresses {
         let first = untried.clone().next()?;
         let index = untried.find(|&index| self.addresses[index].may_try(Instant::now())).unwrap_or(first);
         self.turn.set((index + 1) % count);
-        Some(Route { index, tried })
+        let is_probe = self.addresses[index].skipped_until.get().is_some();
+        Some(Route { index, tried, is_probe })
     }
 }
 
@@ -119,12 +125,16 @@ impl ApiAddress {
 
     /// Notes that an attempt got a response.
     pub(crate) fn responded(&self) {
+        self.responded_at.set(Some(Instant::now()));
         self.skipped_until.set(None);
     }
 
     /// Notes that an attempt that began at `started` got no response. Calls skip the address for as long as the attempt took, because
-    /// the next one may take as long.
+    /// the next one may take as long. An attempt that began before the last response says nothing.
     pub(crate) fn failed(&self, started: Instant) {
+        if self.responded_at.get().is_some_and(|responded| responded > started) {
+            return;
+        }
         let now = Instant::now();
         self.skipped_until.set(Some(now + (now - started).max(SHORTEST_SKIP)));
     }
@@ -140,6 +150,7 @@ mod tests {
             address: Address::new("http://127.0.0.1:1".parse().unwrap()),
             permits: Semaphore::new(1),
             skipped_until: Cell::default(),
+            responded_at: Cell::default(),
         };
         ApiAddresses { addresses: (0..count).map(new).collect(), turn: Cell::new(0) }
     }

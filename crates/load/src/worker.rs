@@ -89,7 +89,16 @@ async fn drive(worker: Rc<WorkerContext>, number: usize) {
             let times = (row < schedule.all_sessions()).then(|| schedule.session(row))?;
             Some((times.start, (row, times)))
         });
-        let (row, times) = match next.await {
+        let mut next = std::pin::pin!(next);
+        let next = loop {
+            tokio::select! {
+                biased;
+                next = &mut next => break next,
+                // Frees the results of sessions that have ended, so that memory does not grow with the run.
+                Some(ended) = sessions.join_next(), if !sessions.is_empty() => propagate_panic(ended),
+            }
+        };
+        let (row, times) = match next {
             Next::Due(session) => session,
             Next::Cancelled => {
                 worker.never_started(queries_lost_with_session(worker.plan()));
@@ -100,10 +109,6 @@ async fn drive(worker: Rc<WorkerContext>, number: usize) {
             Next::NoMore => break,
         };
         let scheduled = epoch + times.start;
-        // Frees the results of sessions that have ended, so that memory does not grow with the run.
-        while let Some(ended) = sessions.try_join_next() {
-            propagate_panic(ended);
-        }
         let Ok(place) = worker.place(scheduled) else { continue };
         let planned = PlannedSession { index: row, scheduled, row, tokens: times.tokens };
         sessions.spawn_local(stay(Rc::clone(&worker), planned, place));

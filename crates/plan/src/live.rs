@@ -53,8 +53,9 @@ impl LiveSchedule {
     /// The change is not possible. Nothing is changed then.
     pub fn amend(&self, amendment: Amendment, elapsed: Duration) -> Result<(), AmendError> {
         let mut state = self.0.state.lock();
-        if state.whole.amendments().iter().any(|earlier| earlier.number == amendment.number) {
-            return Ok(());
+        let number = amendment.number;
+        if let Some(earlier) = state.whole.amendments().iter().find(|earlier| earlier.number == number) {
+            return if *earlier == amendment { Ok(()) } else { Err(AmendError::NumberTaken { number }) };
         }
         state.whole = Arc::new(state.whole.amended(amendment)?);
         if elapsed >= amendment.at() {

@@ -104,7 +104,7 @@ pub struct AcknowledgedHistory {
 }
 
 impl AcknowledgedHistory {
-    /// Returns an empty history. It keeps at most `max_bytes`, no session longer than `max_age` after its last touch,
+    /// Returns an empty history. It keeps at most `max_bytes`, no idle session much longer than `max_age` after its last touch,
     /// and per session `keep` entries of earlier queries.
     #[must_use]
     pub fn new(max_bytes: usize, max_age: Duration, keep: usize) -> Self {

@@ -128,9 +128,12 @@ impl Leader for RedisLeader {
                 redis::cmd("HGET").arg(leading.keys.run()).arg("leader").query(connection)
             });
             match leader {
-                Ok(leader) => return leader.is_some_and(|leader| leader == leading.name()),
-                Err(_) if Instant::now() < deadline => thread::sleep(leading.server.timing.barrier_poll),
-                Err(_) => return false,
+                Ok(Some(leader)) => return leader == leading.name(),
+                // Away, or not restored yet.
+                Ok(None) | Err(_) if Instant::now() < deadline => {
+                    thread::sleep(leading.server.timing.barrier_poll);
+                }
+                Ok(None) | Err(_) => return false,
             }
         }
     }
@@ -355,7 +358,7 @@ impl Poller {
         if self.started && self.events.is_some() {
             self.read()?;
             self.end();
-            if looks && self.leading.member.is_some() {
+            if looks && self.leading.member.is_some() && self.events.is_some() {
                 self.read_requests()?;
             }
         }

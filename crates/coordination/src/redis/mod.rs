@@ -109,7 +109,7 @@ pub enum AskError {
         waiting: usize,
     },
     /// The leader did not read the request. Nothing happened.
-    #[error("the leader of run {id} did not read the request within {} s, and nothing was changed: check that the run still goes on", .within.as_secs_f64())]
+    #[error("the leader of run {id} did not read the request within {} s, and nothing was changed: check that it is still running", .within.as_secs_f64())]
     NotRead {
         /// The run.
         id: String,
@@ -252,6 +252,12 @@ impl Control {
                 redis::cmd("LREM").arg(keys.requests()).arg(0).arg(&request).query(connection)
             })
             .map_err(unreachable)?;
+        let late: Option<Vec<u8>> = link
+            .call(&self.server, |connection| redis::cmd("GETDEL").arg(keys.answer(&token)).query(connection))
+            .map_err(unreachable)?;
+        if let Some(answer) = late {
+            return Ok(answer);
+        }
         Err(if taken_back {
             AskError::NotRead { id: id.to_owned(), within }
         } else {

@@ -6,8 +6,8 @@ use std::{fmt, time::Duration};
 
 /// Largest number of sessions or arrivals in a plan.
 pub const MAX_PLANNED: u64 = 1_000_000;
-/// Largest number of amendments of a run.
-pub const MAX_AMENDMENTS: usize = 1_000;
+/// Largest number of amendments of a run. Each adds two stages to its replay, which has room for a thousand.
+pub const MAX_AMENDMENTS: usize = 400;
 /// Shortest time in which the load changes. Its seconds belong to no steady state.
 pub const SHORTEST_TRANSITION: Duration = Duration::from_secs(1);
 
@@ -95,6 +95,18 @@ pub enum AmendError {
         end_s: f64,
         /// When the change would be complete, in seconds of the run.
         complete_s: f64,
+    },
+    /// The sessions that the queries use have not connected.
+    #[error("the sessions of this run connect until {connected_s} s: amend it later")]
+    TooEarly {
+        /// End of the time in which sessions connect, in seconds of the run.
+        connected_s: f64,
+    },
+    /// Another amendment has this number.
+    #[error("another amendment {number} was made")]
+    NumberTaken {
+        /// The number.
+        number: u32,
     },
     /// An earlier amendment changes the same second or a later one.
     #[error("an earlier amendment takes effect at {at_s} s: wait until then")]

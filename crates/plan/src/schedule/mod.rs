@@ -185,6 +185,10 @@ impl Schedule {
             (false, Change::ArrivalRate(_)) => return Err(AmendError::NeedsClients),
             _ => {}
         }
+        let connected = self.phases.first().and_then(|phase| phase.end).unwrap_or_default();
+        if self.model == Model::OpenQueries && amendment.at() < connected {
+            return Err(AmendError::TooEarly { connected_s: connected.as_secs_f64() });
+        }
         let end = self.end().ok_or(AmendError::NoEnd)?;
         let (at, complete) = (amendment.at(), amendment.complete_at());
         if complete > end {
@@ -385,7 +389,8 @@ impl Schedule {
                 SessionTimes { start: ramp.start(index), until: *until, tokens: None }
             }
             Sessions::Listed(sessions) => {
-                let last = SessionTimes { start: Duration::MAX, until: None, tokens: None };
+                // A session that an amendment removed, and that had started because the amendment came late, ends at once.
+                let last = SessionTimes { start: Duration::MAX, until: Some(Duration::ZERO), tokens: None };
                 usize::try_from(index).ok().and_then(|index| sessions.get(index).copied()).unwrap_or(last)
             }
         }

@@ -99,6 +99,23 @@ fn an_amendment_changes_the_rest_of_the_plan() {
 }
 
 #[test]
+fn a_late_amendment_is_noted_and_ends_what_it_removes() {
+    let plan = Schedule::staged(&"40s:400,20s:400".parse().unwrap());
+    let live = LiveSchedule::new(Arc::new(plan), Shard::WHOLE);
+    let change = amendment(1, 20, Change::Clients(50), 1);
+    live.amend(change, seconds(23)).unwrap();
+    assert!(live.in_time().is_empty(), "it came three seconds late");
+    // Session 220 started by the plan before, at 22 s.
+    let removed = live.current().session(220);
+    assert_eq!((removed.until, removed.start), (Some(Duration::ZERO), Duration::MAX));
+    live.amend(change, seconds(24)).unwrap();
+    let other = Amendment { change: Change::Clients(60), ..change };
+    assert_eq!(live.amend(other, seconds(1)), Err(AmendError::NumberTaken { number: 1 }));
+    live.amend(amendment(2, 30, Change::Clients(60), 1), seconds(28)).unwrap();
+    assert_eq!(live.in_time(), [2]);
+}
+
+#[test]
 fn impossible_amendments() {
     let error = |schedule: &Schedule, amendment| schedule.amended(amendment).unwrap_err();
     let clients = |at_s| amendment(1, at_s, Change::Clients(5), 1);
@@ -115,6 +132,8 @@ fn impossible_amendments() {
         AmendError::InvalidRate(f64::NAN).to_string()
     );
     assert_eq!(error(&open(DRAWN), rate(1e6)), AmendError::TooManyPlanned { planned: 26e6 });
+    let early = amendment(1, 0, Change::ArrivalRate(5.0), 1);
+    assert_eq!(error(&open(DRAWN), early), AmendError::TooEarly { connected_s: 1.0 });
     let amended = closed.amended(clients(10)).unwrap();
     assert_eq!(error(&amended, amendment(2, 9, Change::Clients(3), 1)), AmendError::OutOfOrder { at_s: 10 });
     let many = amendment(2, 11, Change::Clients(MAX_PLANNED + 1), 1);

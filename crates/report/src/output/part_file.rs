@@ -15,7 +15,7 @@ use std::{
 };
 
 /// First line of the file.
-const FORMAT: &[u8] = b"streamstress part 1\n";
+const FORMAT: &[u8] = b"streamstress part 2\n";
 /// Largest message in bytes.
 const MAX_MESSAGE: u32 = 64 << 20;
 
