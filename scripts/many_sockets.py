@@ -8,6 +8,7 @@ Markdown tables that keep measured and calculated figures apart. With --haproxy 
 
     scripts/many_sockets.py --write figures.json              measure, and keep the figures
     scripts/many_sockets.py --from figures.json               calculate again, without a run
+    scripts/many_sockets.py --from benches/sockets_60000.json --haproxy-figures benches/sockets_haproxy_6000.json
 """
 
 import argparse
@@ -26,6 +27,10 @@ import time
 
 SOCKETS_PER_GATEWAY = 10_000
 SOCKETS_PER_GENERATOR = 15_000
+# HAProxy needs two of its 20,000 descriptors per socket, and some for itself and for HTTP calls.
+SOCKETS_PER_HAPROXY = 9_000
+# Share of a core that is planned to be used.
+BUSY = 0.7
 SECONDS_PER_TOKEN = 5
 # Seconds after the last socket was opened before the measurement begins, and its length.
 SETTLE, MEASURED = 15, 30
@@ -35,7 +40,7 @@ NAMES = {"wsproxy": "gateway", "client": "load client", "server": "simulator", "
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sockets", type=int, default=60_000, help="sockets to open [default: 60000]")
+    parser.add_argument("--sockets", type=int, default=60_000, help="sockets to open; below 6000, memory per socket mostly shows what the parts need to start [default: 60000]")
     parser.add_argument("--rate", type=int, default=1_000, help="new sockets per second, at most 1500 [default: 1000]")
     parser.add_argument("--haproxy", action="store_true", help="send the sockets through HAProxy")
     parser.add_argument("--program", help="the program `streamstress` [default: built with --release]")
@@ -44,6 +49,9 @@ def arguments():
     parser.add_argument("--from", dest="figures", metavar="FILE", help="calculate from earlier figures, without a run")
     parser.add_argument("--sessions", type=int, default=1_000_000, help="sessions to calculate for [default: 1000000]")
     parser.add_argument("--tokens-per-second", type=float, default=0.2, help="tokens per second and session to calculate for [default: 0.2]")
+    parser.add_argument("--haproxy-figures", metavar="FILE", help="figures of a run with --haproxy, which add HAProxy to the calculation")
+    parser.add_argument("--host-cores", type=int, default=2, help="cores of each host to calculate for [default: 2]")
+    parser.add_argument("--host-gib", type=int, default=24, help="memory of each host to calculate for, in GiB [default: 24]")
     chosen = parser.parse_args()
     if not 1 <= chosen.rate <= 1_500 or not 100 <= chosen.sockets <= (6_000 if chosen.haproxy else 60_000):
         parser.error("expected --rate 1 to 1500, and --sockets 100 to 60000 (with --haproxy to 6000)")
@@ -180,10 +188,9 @@ def kib(value):
     return f"{value / 1024:.1f} KiB"
 
 
-def tables(measured, sessions, tokens_per_second):
+def print_measured(measured):
     rate = measured["tokens_per_second"]
-    count = measured["sockets"]
-    print(f"\n{count:,} sockets, {measured['gateways']} gateways, {measured['generators']} generators: {measured['verdict']}, "
+    print(f"\n{measured['sockets']:,} sockets, {measured['gateways']} gateways, {measured['generators']} generators: {measured['verdict']}, "
           f"{measured['tokens_received']:,} of {measured['tokens_expected']:,} tokens, {rate:,.0f} tokens/s\n")
     print("| part | resident memory | memory per socket | cores | CPU time per token |\n|---|---|---|---|---|")
     for kind in ROLES:
@@ -194,20 +201,40 @@ def tables(measured, sessions, tokens_per_second):
     print(f"| kernel, both ends | | {kib(measured['kernel_bytes_per_socket'])} | | |")
     print(f"| whole machine | | {kib(measured['machine_bytes_per_socket'])} | | |")
     print(f"\nNetwork: {measured['network_bytes_per_token']:.0f} bytes per token between gateway and client, headers and acknowledgements included.\n")
-    total = sessions * tokens_per_second
-    print(f"{sessions:,} sessions with {tokens_per_second} tokens/s each, {total:,.0f} tokens/s:\n")
+
+
+def print_calculated(measured, haproxy, chosen):
+    """Prints what `chosen.sessions` need. `haproxy` has the figures of a run through HAProxy, or is None."""
+    sessions, total = chosen.sessions, chosen.sessions * chosen.tokens_per_second
+    print(f"{sessions:,} sessions with {chosen.tokens_per_second} tokens/s each, {total:,.0f} tokens/s, "
+          f"hosts with {chosen.host_cores} cores and {chosen.host_gib} GiB:\n")
     print("| | measured | calculated |\n|---|---|---|")
+    kernel_per_socket = measured["kernel_bytes_per_socket"]
+    all_hosts, redis_cores = 0, 0.0
     for kind in ROLES:
-        if kind == "haproxy" and not measured["through_haproxy"]:
+        source = haproxy if kind == "haproxy" else measured
+        if source is None:
             continue
-        per_socket, per_token = measured["memory"][kind]["bytes_per_socket"], measured["cores"][kind] / rate
-        print(f"| {NAMES[kind]}, memory | {kib(per_socket)} per session | {per_socket * sessions / 1e9:.1f} GB |")
-        print(f"| {NAMES[kind]}, cores | {per_token * 1e6:.1f} µs per token | {per_token * total:.1f} |")
-    print(f"| kernel of the gateways' hosts, memory | {kib(measured['kernel_bytes_per_socket'])} per socket, both ends | "
-          f"{measured['kernel_bytes_per_socket'] / 2 * sessions / 1e9:.1f} GB |")
-    redis = measured["cores"]["redis"] / rate * total
-    print(f"| Redis instances | one thread each, 70 % busy | {math.ceil(redis / 0.7)} |")
+        per_session, per_token = source["memory"][kind]["bytes_per_socket"], source["cores"][kind] / source["tokens_per_second"]
+        memory, cores = per_session * sessions, per_token * total
+        # The kernel's sockets to the clients: HAProxy has the other half of those to the gateways as well.
+        ends = {"wsproxy": 1, "client": 1, "haproxy": 2}.get(kind, 0)
+        resident = memory + ends * kernel_per_socket / 2 * sessions
+        hosts = max(math.ceil(cores / (BUSY * chosen.host_cores)), math.ceil(resident / (chosen.host_gib << 30)))
+        print(f"| {NAMES[kind]}, memory | {kib(per_session)} per session | {memory / 1e9:.1f} GB |")
+        print(f"| {NAMES[kind]}, cores | {per_token * 1e6:.1f} µs per token | {cores:.1f} |")
+        if kind == "redis":
+            redis_cores = cores
+            # A Redis instance uses one core.
+            hosts = max(hosts, math.ceil(math.ceil(redis_cores / BUSY) / chosen.host_cores))
+        print(f"| {NAMES[kind]}, hosts | | {hosts} |")
+        all_hosts += hosts
+    print(f"| all hosts, {BUSY:.0%} busy | | {all_hosts} |")
+    print(f"| kernel, memory at each end of the sockets | {kib(kernel_per_socket)} per socket, both ends | {kernel_per_socket / 2 * sessions / 1e9:.1f} GB |")
+    print(f"| Redis instances, one thread each, {BUSY:.0%} busy | | {math.ceil(redis_cores / BUSY)} |")
     print(f"| gateways | {SOCKETS_PER_GATEWAY:,} sockets each | {math.ceil(sessions / SOCKETS_PER_GATEWAY)} |")
+    if haproxy:
+        print(f"| HAProxies, at most {SOCKETS_PER_HAPROXY:,} sockets each | {haproxy['sockets']:,} sockets in one | {math.ceil(sessions / SOCKETS_PER_HAPROXY)} |")
     print(f"| generators | {SOCKETS_PER_GENERATOR:,} sockets each | {math.ceil(sessions / SOCKETS_PER_GENERATOR)} |")
     network = measured["network_bytes_per_token"] * total * 8 / 1e9
     print(f"| network to the clients | {measured['network_bytes_per_token']:.0f} bytes per token | {network:.2f} Gbit/s |")
@@ -219,7 +246,9 @@ def main():
     measured = json.load(open(chosen.figures)) if chosen.figures else measure(chosen)
     if chosen.write:
         pathlib.Path(chosen.write).write_text(json.dumps(measured, indent=2) + "\n")
-    tables(measured, chosen.sessions, chosen.tokens_per_second)
+    haproxy = json.load(open(chosen.haproxy_figures)) if chosen.haproxy_figures else measured if measured["through_haproxy"] else None
+    print_measured(measured)
+    print_calculated(measured, haproxy, chosen)
 
 
 if __name__ == "__main__":
