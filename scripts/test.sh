@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need (redis-server, haproxy, jq, linters) and checks everything: format, clippy, docs, dependencies between
-# crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, the installer, small scenarios, a small fault matrix,
-# the examples, and if a container engine is available smoke tests with Compose and Swarm. --quick leaves the last five out. Ends with the
+# Installs what the tests need (redis-server, haproxy, jq, valgrind, linters) and checks everything: format, clippy, docs, dependencies between
+# crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, the installer, instructions of the hot paths, small scenarios, a small fault matrix,
+# the examples, and if a container engine is available smoke tests with Compose and Swarm. --quick leaves the last six out. Ends with the
 # duration of each step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ quick=
 for option in "$@"; do
     case $option in
     --quick) quick=yes ;;
-    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves scenarios, fault matrix, examples and Docker out)" && exit 0 ;;
+    --help | -h) echo "Usage: scripts/test.sh [--quick]   (--quick leaves instructions, scenarios, fault matrix, examples and Docker out)" && exit 0 ;;
     *) echo "test: unknown option '$option': see --help" >&2 && exit 2 ;;
     esac
 done
@@ -44,16 +44,16 @@ install() { # PACKAGES
 
 install_missing() {
     local missing=()
-    for program in redis-server haproxy jq; do has "$program" || missing+=("$program"); done
+    for program in redis-server haproxy jq valgrind; do has "$program" || missing+=("$program"); done
     if ((${#missing[@]} == 0)); then return; fi
     if ! command -v apt-get >/dev/null; then
-        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq, brew install redis haproxy jq)" >&2
+        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq valgrind)" >&2
         exit 1
     fi
     install "${missing[@]}"
     # Debian starts the services that it installs. The tests start their own: stop only those that were installed here.
     for service in "${missing[@]}"; do
-        [[ $service != jq ]] || continue
+        [[ $service != jq && $service != valgrind ]] || continue
         if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
             as_root systemctl disable --now "$service" || true
         elif [[ -x /etc/init.d/$service ]]; then
@@ -126,6 +126,14 @@ all_tests() {
     fi
 }
 
+instructions() {
+    if [[ -n $quick ]]; then
+        echo "skipped: --quick"
+    else
+        scripts/count_instructions.sh
+    fi
+}
+
 scenarios() {
     if [[ -n $quick ]]; then
         echo "skipped: --quick"
@@ -187,6 +195,7 @@ if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scr
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
 step "installer" && scripts/check_install.sh
+step "instructions" && instructions
 step "scenarios" && scenarios
 step "fault matrix" && fault_matrix
 step "examples" && examples

@@ -31,6 +31,25 @@ pub enum Command {
     Matrix(Matrix),
     /// Run the files of `scenarios/` in little time
     Scenarios(Scenarios),
+    /// Count the instructions of the hot paths with valgrind, and compare them with a baseline
+    Instructions(Instructions),
+}
+
+/// `bench instructions`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Instructions {
+    /// File with the counts to compare with
+    #[arg(long, default_value = "benches/instructions.json")]
+    pub(crate) baseline: PathBuf,
+    /// Write the counts into the file instead of comparing them
+    #[arg(long)]
+    pub(crate) write_baseline: bool,
+    /// Execute this path only, without counting
+    #[arg(long, hide = true)]
+    pub(crate) path: Option<String>,
+    /// How often to execute it
+    #[arg(long, hide = true, default_value_t = 1)]
+    pub(crate) times: u32,
 }
 
 /// The gateway's default of `WS_MAX_COALESCE_MS`.

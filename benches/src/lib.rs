@@ -7,7 +7,9 @@ mod client;
 mod connect;
 mod dial;
 mod gateway;
+pub mod hot_paths;
 mod idle;
+mod instructions;
 mod judge;
 mod latency;
 mod matrix;
@@ -50,6 +52,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Table(options) => return tabulate::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Matrix(options) => return matrix::run(&options),
         Command::Scenarios(options) => return scenarios::run(&options),
+        Command::Instructions(options) => {
+            return instructions::run(&options).map(|held| ExitCode::from(u8::from(!held)));
+        }
     };
     let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&record)?);
     Ok(ExitCode::from(if record.verdict == record::Verdict::Invalid { INVALID } else { 0 }))
