@@ -1,5 +1,5 @@
 //! The steps that every token, query or connect passes through, one call each. Criterion measures their time (`benches/parts.rs`), and
-//! [`crate::instructions`] counts their instructions.
+//! `instructions.rs` counts their instructions.
 
 use bus::{LaneEnd, Lanes, Outlet};
 use measure::{
