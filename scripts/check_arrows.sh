@@ -19,7 +19,7 @@ declare -A may=(
     [wsproxy]="bus guard host protocol settings"
     [stack]="bus guard host protocol server settings wsproxy"
     [client]="coordination host load measure plan protocol report server settings stack wsproxy"
-    [benches]="bus client host load measure plan protocol report stack"
+    [benches]="bus client host load measure plan protocol report stack wsproxy"
 )
 violations=0
 
