@@ -138,7 +138,8 @@ impl Generator for RedisGenerator {
         let deadline = Instant::now() + within;
         let mut link = Link::default();
         let mut clock: Option<Clock> = None;
-        let mut came = 0;
+        // The present number, and the largest: others may give up a moment earlier.
+        let (mut came, mut most) = (0, 0);
         loop {
             let measured = match clock {
                 Some(clock) => Ok(clock),
@@ -153,7 +154,7 @@ impl Generator for RedisGenerator {
                 Ok(Barrier::Start(start_us)) => return self.agree(&mut link, start_us),
                 Ok(Barrier::Void(ended)) => return Err(self.void(&ended)),
                 Ok(Barrier::Came(number)) => {
-                    came = number;
+                    (came, most) = (number, most.max(number));
                     None
                 }
                 Ok(Barrier::Restored) => None,
@@ -172,7 +173,7 @@ impl Generator for RedisGenerator {
                     Some(reason) => {
                         BarrierError::Unreachable { target: member.server.target().to_owned(), reason }
                     }
-                    None => BarrierError::Incomplete { came, of: member.run.generators, within },
+                    None => BarrierError::Incomplete { came: most, of: member.run.generators, within },
                 });
             }
             thread::sleep(member.server.timing.barrier_poll);
