@@ -163,7 +163,9 @@ pub enum ClaimError {
         mark: String,
     },
     /// The meeting place cannot be reached.
-    #[error("cannot reach {target} ({reason}): check the address, and that it is running")]
+    #[error(
+        "cannot reach {target} ({reason}): check the address, that it is running, and what its user may do"
+    )]
     Unreachable {
         /// Path or address.
         target: String,

@@ -287,6 +287,23 @@ fn the_redis_of_a_stack_is_refused() {
 }
 
 #[test]
+fn a_redis_that_may_belong_to_a_stack_is_refused() {
+    let place = RedisPlace::with(timing());
+    let () = place.redis.query(&["SET", "bus:mark", "uuid:1"]);
+    // This user cannot see the key of the stack.
+    let () = place.redis.query(&["ACL", "SETUSER", "limited", "on", ">secret", "+@all", "~streamstress:*"]);
+    let url = format!("{}?user=limited&pass=secret", place.redis.url());
+    let control = Control::new(&url, timing()).expect("a valid address");
+    let error = control.claim(&run(1), "here", None).expect_err("it cannot be checked");
+    assert!(
+        matches!(&error, ClaimError::Unreachable { reason, .. } if reason.starts_with("NoPerm")),
+        "{error}"
+    );
+    assert_eq!(place.redis.query::<Vec<String>>(&["KEYS", "*"]), ["bus:mark"], "nothing was written");
+    control.refuse_key(None).claim(&run(1), "here", None).expect("it is forced");
+}
+
+#[test]
 fn addresses_and_names_are_checked() {
     let place = RedisPlace::with(timing());
     let bad = coordination::Run { id: "a b".to_owned(), ..run(1) };

@@ -13,6 +13,8 @@ pub(super) struct Claiming<'a> {
     pub(super) host: &'a str,
     pub(super) token: &'a str,
     pub(super) wanted: Option<u32>,
+    /// A Redis that holds a key with this name belongs to a stack.
+    pub(super) bus_mark: Option<&'a str>,
 }
 
 /// What the script returned.
@@ -44,8 +46,9 @@ impl Claiming<'_> {
         let mut link = Link::default();
         let mut suspicions: HashMap<u32, Suspicion> = HashMap::new();
         let mut answered = false;
+        let mut checked = false;
         loop {
-            match self.attempt(&mut link, &suspicions) {
+            match self.check_and_attempt(&mut link, &mut checked, &suspicions) {
                 Ok(Outcome::Claimed(shard)) => return Ok(shard),
                 Ok(Outcome::Refused(refusal)) => return Err(refusal),
                 Ok(Outcome::Held(holders)) => {
@@ -75,6 +78,35 @@ impl Claiming<'_> {
             (Some(shard), Some((_, by, _))) => ClaimError::Taken { shard, by: by.clone() },
             _ => ClaimError::NoFreeShard { of: self.run.generators },
         }
+    }
+
+    /// Attempts only what [`Self::check_mark`] allows. A check that fails is not skipped: it comes again with the next attempt.
+    fn check_and_attempt(
+        &self,
+        link: &mut Link,
+        checked: &mut bool,
+        suspicions: &HashMap<u32, Suspicion>,
+    ) -> RedisResult<Outcome> {
+        if !*checked {
+            if let Some(refusal) = self.check_mark()? {
+                return Ok(Outcome::Refused(refusal));
+            }
+            *checked = true;
+        }
+        self.attempt(link, suspicions)
+    }
+
+    /// Returns the refusal of a Redis that belongs to a stack.
+    fn check_mark(&self) -> RedisResult<Option<ClaimError>> {
+        let Some(mark) = self.bus_mark else { return Ok(None) };
+        // A connection of its own, because it selects another database.
+        let found = Link::default().call(self.server, |connection| {
+            let own = find_key(connection, mark)?;
+            // A stack uses database 0 unless it is told otherwise.
+            redis::cmd("SELECT").arg(0).query::<()>(connection)?;
+            Ok(own.or(find_key(connection, mark)?))
+        })?;
+        Ok(found.map(|mark| ClaimError::HoldsBus { target: self.server.target().to_owned(), mark }))
     }
 
     fn attempt(&self, link: &mut Link, suspicions: &HashMap<u32, Suspicion>) -> RedisResult<Outcome> {
@@ -127,4 +159,30 @@ fn note(suspicions: &mut HashMap<u32, Suspicion>, holders: &[Holder]) {
             }
         }
     }
+}
+
+/// Looks in the present database for a key with this name, or with a prefix before it. Looks at some ten thousand keys at most: a Redis
+/// with more has the key without a prefix, or belongs to something else.
+fn find_key(connection: &mut redis::Connection, name: &str) -> redis::RedisResult<Option<String>> {
+    if redis::cmd("EXISTS").arg(name).query(connection)? {
+        return Ok(Some(name.to_owned()));
+    }
+    let mut cursor = 0u64;
+    for _ in 0..10 {
+        let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(format!("*{name}"))
+            .arg("COUNT")
+            .arg(1000)
+            .query(connection)?;
+        if let Some(key) = keys.into_iter().next() {
+            return Ok(Some(key));
+        }
+        if next == 0 {
+            break;
+        }
+        cursor = next;
+    }
+    Ok(None)
 }

@@ -79,7 +79,9 @@ pub enum CollectError {
         generators: u32,
     },
     /// The Redis cannot be reached.
-    #[error("cannot reach {target} ({reason}): check the address, and that it is running")]
+    #[error(
+        "cannot reach {target} ({reason}): check the address, that it is running, and what its user may do"
+    )]
     Unreachable {
         /// Address of the Redis.
         target: String,
@@ -264,24 +266,6 @@ impl Control {
             AskError::NoAnswer { id: id.to_owned(), within }
         })
     }
-
-    /// Returns an error if the Redis belongs to a stack.
-    fn check_mark(&self) -> Result<(), ClaimError> {
-        let Some(mark) = &self.bus_mark else { return Ok(()) };
-        let target = self.server.target().to_owned();
-        let found = Link::default().call(&self.server, |connection| {
-            let own = find_key(connection, mark)?;
-            // A stack uses database 0 unless it is told otherwise.
-            redis::cmd("SELECT").arg(0).query::<()>(connection)?;
-            Ok(own.or(find_key(connection, mark)?))
-        });
-        match found {
-            Ok(None) => Ok(()),
-            Ok(Some(mark)) => Err(ClaimError::HoldsBus { target, mark }),
-            // Claiming tries again.
-            Err(_) => Ok(()),
-        }
-    }
 }
 
 impl Coordinator for Control {
@@ -291,9 +275,10 @@ impl Coordinator for Control {
         if let Some(shard) = wanted.filter(|&shard| shard >= of) {
             return Err(ClaimError::OutOfRange { shard, of });
         }
-        self.check_mark()?;
         let token = uuid::Uuid::new_v4().simple().to_string();
-        let claiming = Claiming { server: &self.server, keys: &keys, run, host, token: &token, wanted };
+        let bus_mark = self.bus_mark.as_deref();
+        let claiming =
+            Claiming { server: &self.server, keys: &keys, run, host, token: &token, wanted, bus_mark };
         let shard = claiming.claim()?;
         let state = Mutex::new(State::new(&self.server));
         let server = self.server.clone();
@@ -301,30 +286,4 @@ impl Coordinator for Control {
         let member = Member { server, keys, run, host, shard, token, state, changed: Condvar::new() };
         Ok(RedisGenerator::start(member))
     }
-}
-
-/// Looks in the present database for a key with this name, or with a prefix before it. Looks at some ten thousand keys at most: a Redis
-/// with more has the key without a prefix, or belongs to something else.
-fn find_key(connection: &mut redis::Connection, name: &str) -> redis::RedisResult<Option<String>> {
-    if redis::cmd("EXISTS").arg(name).query(connection)? {
-        return Ok(Some(name.to_owned()));
-    }
-    let mut cursor = 0u64;
-    for _ in 0..10 {
-        let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(format!("*{name}"))
-            .arg("COUNT")
-            .arg(1000)
-            .query(connection)?;
-        if let Some(key) = keys.into_iter().next() {
-            return Ok(Some(key));
-        }
-        if next == 0 {
-            break;
-        }
-        cursor = next;
-    }
-    Ok(None)
 }
