@@ -62,7 +62,8 @@ fn runs(directory: &Path) -> io::Result<BTreeMap<(String, String), Vec<PathBuf>>
 /// Returns the time in the name of a result file, and the run to which the file belongs.
 fn run_of(file: &str) -> Option<(String, String)> {
     // Use the shortest stem, because `_stats.csv` also ends with `.csv`.
-    let run = ENDINGS.iter().filter_map(|ending| file.strip_suffix(ending)).min_by_key(|stem| stem.len())?;
+    let stem = ENDINGS.iter().filter_map(|ending| file.strip_suffix(ending)).min_by_key(|stem| stem.len())?;
+    let run = without_shard(stem);
     // Later runs in the same second have a number: `NAME_YYYYMMDD_HHMMSS_2`.
     let parts: Vec<&str> = run.rsplitn(4, '_').collect();
     let is =
@@ -73,6 +74,14 @@ fn run_of(file: &str) -> Option<(String, String)> {
             Some((format!("{date}{time}_{again:0>4}"), run.to_owned()))
         }
         _ => None,
+    }
+}
+
+/// Removes `_shard2` from the end: what one generator of several wrote belongs to the run.
+fn without_shard(stem: &str) -> &str {
+    match stem.rsplit_once("_shard") {
+        Some((run, number)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => run,
+        _ => stem,
     }
 }
 
@@ -94,10 +103,13 @@ mod tests {
         let files = [
             "b_20260101_000000.csv",
             "b_20260101_000000_stats.csv",
+            "a_20260102_000000_shard1.csv",
+            "a_20260102_000000_shard2.part",
             "a_20260102_000000_summary.json",
             "a_b_20260103_000000.csv",
             "a_b_20260103_000000_2.csv",
             "a_b_20260103_000000_2_report.html",
+            "a_b_20260103_000000_2_shard1.part",
             "index.jsonl",
             "notes.csv",
             "mine_20200101.csv",
@@ -106,13 +118,14 @@ mod tests {
             fs::write(dir.path().join(file), "12345").unwrap();
         }
         fs::create_dir(dir.path().join("old_20200101_000000.csv")).unwrap();
-        assert_eq!(size(dir.path()).unwrap(), 30, "six files of runs");
+        assert_eq!(size(dir.path()).unwrap(), 45, "nine files of runs");
         assert_eq!(keep_newest(dir.path(), 4).unwrap(), Vec::<String>::new());
         assert_eq!(keep_newest(dir.path(), 2).unwrap(), ["b_20260101_000000", "a_20260102_000000"]);
         let kept = [
             "a_b_20260103_000000.csv",
             "a_b_20260103_000000_2.csv",
             "a_b_20260103_000000_2_report.html",
+            "a_b_20260103_000000_2_shard1.part",
             "index.jsonl",
             "mine_20200101.csv",
             "notes.csv",
