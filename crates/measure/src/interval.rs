@@ -17,13 +17,15 @@ pub struct Interval {
     /// Bounds of the primary metrics.
     bounds: Box<[Bounds; Metric::PRIMARY.len()]>,
     counts: IntervalCounts,
+    /// What `ttft` and `e2el` of the complete queries would be if nothing were late, by the drawn schedule.
+    ideal: Box<[Distribution; 2]>,
 }
 
 impl Default for Interval {
     fn default() -> Self {
         let metrics = Box::new(std::array::from_fn(|_| Distribution::default()));
         let bounds = Box::new(std::array::from_fn(|_| Bounds::default()));
-        Self { metrics, bounds, counts: IntervalCounts::default() }
+        Self { metrics, bounds, counts: IntervalCounts::default(), ideal: Box::default() }
     }
 }
 
@@ -41,10 +43,28 @@ impl Interval {
         }
     }
 
+    /// Records what `ttft` and `e2el` of a query would be if nothing were late, in nanoseconds.
+    pub(crate) fn record_ideal(&mut self, ttft: Option<i64>, e2el: Option<i64>) {
+        for (distribution, ideal) in self.ideal.iter_mut().zip([ttft, e2el]) {
+            ideal.into_iter().for_each(|ns| distribution.record(ns));
+        }
+    }
+
+    /// Returns the distribution of the ideal `ttft` of complete queries. Empty if the system does not announce it.
+    pub(crate) fn ideal_ttft(&self) -> &Distribution {
+        &self.ideal[0]
+    }
+
+    /// Returns the distribution of the ideal `e2el` of complete queries. Empty if the system does not announce it.
+    pub(crate) fn ideal_e2el(&self) -> &Distribution {
+        &self.ideal[1]
+    }
+
     /// Removes all values and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.metrics.iter_mut().for_each(Distribution::clear);
         self.bounds.iter_mut().for_each(Bounds::clear);
+        self.ideal.iter_mut().for_each(Distribution::clear);
         self.counts = IntervalCounts::default();
     }
 
@@ -54,6 +74,9 @@ impl Interval {
             into.merge(from);
         }
         for (into, from) in self.bounds.iter_mut().zip(other.bounds.iter()) {
+            into.merge(from);
+        }
+        for (into, from) in self.ideal.iter_mut().zip(other.ideal.iter()) {
             into.merge(from);
         }
         self.counts.merge(&other.counts);

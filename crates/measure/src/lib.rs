@@ -3,6 +3,7 @@
 
 mod active;
 mod bounds;
+pub mod capacity;
 pub mod comparison;
 mod concurrency;
 pub mod contents;

@@ -223,6 +223,7 @@ impl Recorder {
         if let Some(tpot) = tpot(query) {
             interval.record_bounded(Metric::Tpot, tpot);
         }
+        interval.record_ideal(query.ideal_ttft.map(nanos), query.ideal_e2el.map(nanos));
         let overheads =
             [(Metric::TtftOverhead, ttft, query.ideal_ttft), (Metric::E2elOverhead, e2el, query.ideal_e2el)];
         for (metric, observed, ideal) in overheads {

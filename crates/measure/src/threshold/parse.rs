@@ -28,6 +28,13 @@ pub struct ThresholdError {
     fault: String,
 }
 
+impl ThresholdError {
+    /// Returns what is wrong, without the text.
+    pub(crate) fn fault(&self) -> &str {
+        &self.fault
+    }
+}
+
 /// Splits a text into thresholds, separated by white space or commas.
 pub fn split(text: &str) -> impl Iterator<Item = &str> {
     text.split([' ', ',', '\t', '\n']).filter(|part| !part.is_empty())

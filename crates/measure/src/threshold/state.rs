@@ -32,7 +32,7 @@ pub struct FigureTrust {
 }
 
 impl FigureTrust {
-    pub(super) fn of(threshold: &Threshold, interval: &Interval) -> Self {
+    pub(crate) fn of(threshold: &Threshold, interval: &Interval) -> Self {
         let Figure::Duration(metric, statistic) = threshold.figure else { return Self::default() };
         interval.trust(metric).map_or_else(Self::default, |trust| Self::from_trust(&trust, statistic))
     }
@@ -43,7 +43,7 @@ impl FigureTrust {
     }
 
     /// Compares a figure with the limit. Undecided if the true value may lie on either side of the limit.
-    pub(super) fn judge(&self, threshold: &Threshold, value: f64) -> State {
+    pub(crate) fn judge(&self, threshold: &Threshold, value: f64) -> State {
         let (operator, limit) = (threshold.operator, threshold.limit);
         let (low, high) = self.span.map_or((value, value), |(low, high)| (low.min(value), high.max(value)));
         let holds = |value| operator.holds(value, limit);

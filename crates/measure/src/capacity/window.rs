@@ -1,0 +1,341 @@
+//! The measurements of a step, and whether it holds.
+
+use super::Slo;
+use crate::{
+    Distribution, INTEGRITY_RULES, Interval, Metric, Quantity, Reading, ReadingTotals, Statistic,
+    mean_in_second,
+    threshold::{State, figure_text, stretch_scalar},
+};
+use serde::{Deserialize, Serialize};
+
+/// Lateness of the generator's event loop, in milliseconds at p99, up to which delays are those of the system.
+const LATE_LOOP_MS: f64 = 50.0;
+/// The same as a share of the median of the answers' durations. The larger one counts.
+const LATE_LOOP_SHARE: f64 = 0.1;
+/// Share of the planned load that must be there for a step to hold.
+const ACHIEVED: f64 = 0.97;
+
+/// What a step showed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome", content = "reason")]
+pub enum Outcome {
+    /// All objectives hold.
+    Held,
+    /// An objective is broken, for this reason.
+    Broken(String),
+    /// The generator cannot measure this load, for this reason.
+    Unmeasurable(String),
+}
+
+impl Outcome {
+    /// Returns the outcome in a word or two.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Broken(_) => "broken",
+            Self::Unmeasurable(_) => "not measurable",
+        }
+    }
+
+    /// Returns the reason, which is empty for a step that held.
+    #[must_use]
+    pub const fn reason(&self) -> &str {
+        match self {
+            Self::Held => "",
+            Self::Broken(reason) | Self::Unmeasurable(reason) => reason.as_str(),
+        }
+    }
+}
+
+/// CPU and memory of a process or a role during a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Name of the process, or role of several.
+    pub name: String,
+    /// Mean number of CPU cores in use.
+    pub cores: Option<f64>,
+    /// Highest resident memory, in MB.
+    pub rss_mb: Option<f64>,
+}
+
+/// A step with its outcome.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Planned sessions, or sessions per second.
+    pub load: f64,
+    /// Outcome.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// First second of the run that was measured.
+    pub from_s: u64,
+    /// Number of measured seconds.
+    pub seconds: u64,
+    /// Mean number of open sessions.
+    pub sessions: f64,
+    /// Tokens per second that arrived for the first time.
+    pub tokens_per_s: f64,
+    /// Complete queries per second.
+    pub queries_per_s: f64,
+    /// Median and 99th percentile of `ttft_ms`.
+    pub ttft_ms: [Option<f64>; 2],
+    /// Median and 99th percentile of `e2el_ms`.
+    pub e2el_ms: [Option<f64>; 2],
+    /// Median and 99th percentile of `itl_ms`.
+    pub itl_ms: [Option<f64>; 2],
+    /// Objectives with their figure and limit in this step, where they have them.
+    pub objectives: Vec<(String, Option<f64>, Option<f64>)>,
+    /// Processes of the stack and the generator.
+    pub resources: Vec<Resource>,
+}
+
+/// The measurements of a step.
+#[derive(Clone, Debug, Default)]
+pub struct StepWindow {
+    seconds: u64,
+    metrics: Interval,
+    readings: ReadingTotals,
+}
+
+impl StepWindow {
+    /// Adds a second.
+    pub fn second(&mut self, interval: &Interval, readings: &[Reading]) {
+        self.seconds += 1;
+        self.metrics.merge(interval);
+        readings.iter().for_each(|reading| self.readings.add(reading));
+    }
+
+    /// Returns whether it has a second.
+    pub(super) const fn is_measured(&self) -> bool {
+        self.seconds > 0
+    }
+
+    /// Returns the measurements.
+    #[must_use]
+    pub const fn metrics(&self) -> &Interval {
+        &self.metrics
+    }
+
+    /// Returns the readings of the stack.
+    pub(super) const fn readings(&self) -> &ReadingTotals {
+        &self.readings
+    }
+
+    /// Returns the length in seconds.
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) const fn seconds(&self) -> f64 {
+        self.seconds as f64
+    }
+
+    /// Returns the mean number of open sessions.
+    fn sessions(&self) -> f64 {
+        mean_in_second(self.metrics.counts().session_ns / self.seconds.max(1))
+    }
+
+    /// Returns the outcome that the step has so far, or why more seconds are needed to tell. `planned_sessions`: those that should be open
+    /// for the whole step, where the load is a number of sessions.
+    ///
+    /// # Errors
+    /// An objective has too few samples.
+    pub fn judge(
+        &self,
+        slos: &[Slo],
+        first: Option<&Interval>,
+        planned_sessions: Option<f64>,
+    ) -> Result<Outcome, String> {
+        let counts = self.metrics.counts();
+        // These do not depend on how late the generator is.
+        if let Some(rule) = INTEGRITY_RULES.iter().find(|rule| rule.count(counts) > 0) {
+            return Ok(Outcome::Broken(format!("{}={}", rule.name(), rule.count(counts))));
+        }
+        let late = self.late_generator();
+        let broken = |why: String| match &late {
+            Some(late) => Outcome::Unmeasurable(format!("{late}, and {why}")),
+            None => Outcome::Broken(why),
+        };
+        if counts.failed > 0 && !slos.iter().any(Slo::limits_failures) {
+            let ended = counts.queries - counts.abandoned;
+            return Ok(broken(format!("{} of {ended} queries failed", counts.failed)));
+        }
+        let mut hidden = None;
+        let mut missing = None;
+        for slo in slos {
+            let (state, value, limit) = slo.judge(self, first);
+            let text = |value: Option<f64>| value.map(figure_text).unwrap_or_default();
+            match state {
+                State::Held => {}
+                State::Broken => {
+                    let of = if limit.is_some() { format!(", limit {}", text(limit)) } else { String::new() };
+                    return Ok(broken(format!("{}={}{of}", slo.subject(), text(value))));
+                }
+                State::Undecided { low, high } => {
+                    let (low, high) = (figure_text(low), figure_text(high));
+                    hidden = Some(format!(
+                        "{} lies between {low} and {high} ms, its limit is {}",
+                        slo.subject(),
+                        text(limit)
+                    ));
+                }
+                State::Unknown(why) => missing = Some(format!("{}: {why}", slo.subject())),
+            }
+        }
+        if let Some(planned) = planned_sessions.filter(|planned| self.sessions() < planned * ACHIEVED) {
+            return Ok(broken(format!("only {:.0} of {planned:.0} sessions were open", self.sessions())));
+        }
+        match (hidden, missing) {
+            (Some(hidden), _) => {
+                Ok(Outcome::Unmeasurable(format!("the measurement error is too large: {hidden}")))
+            }
+            (None, Some(missing)) => Err(missing),
+            (None, None) => Ok(Outcome::Held),
+        }
+    }
+
+    /// Returns what the generator was late with, if its lateness can be the reason for delays.
+    fn late_generator(&self) -> Option<String> {
+        let p99 = Statistic::Percentile(99.0).of(self.metrics.get(Metric::LoopLag)).ok()?;
+        let median = self.median(Metric::E2el).unwrap_or(0.0);
+        (p99 > LATE_LOOP_MS.max(median * LATE_LOOP_SHARE))
+            .then(|| format!("the generator's event loop was late by {p99:.0} ms (p99)"))
+    }
+
+    fn median(&self, metric: Metric) -> Option<f64> {
+        self.metrics.get(metric).quantile_ms(0.5)
+    }
+
+    /// Returns the step with this outcome, for the results.
+    #[must_use]
+    pub fn step(
+        &self,
+        load: f64,
+        outcome: Outcome,
+        from_s: u64,
+        slos: &[Slo],
+        first: Option<&Interval>,
+    ) -> Step {
+        let metrics = &self.metrics;
+        let pair = |metric: Metric| {
+            let distribution: &Distribution = metrics.get(metric);
+            [0.5, 0.99].map(|share| distribution.quantile_ms(share))
+        };
+        let rate =
+            |name| stretch_scalar(name, metrics.counts(), metrics.tokens(), self.seconds()).unwrap_or(0.0);
+        let objectives = slos.iter().map(|slo| {
+            let (_, value, limit) = slo.judge(self, first);
+            (slo.text.clone(), value, limit)
+        });
+        Step {
+            load,
+            outcome,
+            from_s,
+            seconds: self.seconds,
+            sessions: self.sessions(),
+            tokens_per_s: rate("output_throughput"),
+            queries_per_s: rate("request_throughput"),
+            ttft_ms: pair(Metric::Ttft),
+            e2el_ms: pair(Metric::E2el),
+            itl_ms: pair(Metric::Itl),
+            objectives: objectives.collect(),
+            resources: self.resources(),
+        }
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        let mut resources: Vec<Resource> = Vec::new();
+        for (quantity, name, stats) in self.readings.iter() {
+            let (Some(name), Quantity::CpuShare | Quantity::RssMb) = (name, quantity) else { continue };
+            let value = stats.figure(quantity, None).ok();
+            let found =
+                resources.iter().position(|resource| resource.name == name).unwrap_or(resources.len());
+            if found == resources.len() {
+                resources.push(Resource { name: name.to_owned(), cores: None, rss_mb: None });
+            }
+            match quantity {
+                Quantity::CpuShare => resources[found].cores = value,
+                _ => resources[found].rss_mb = value,
+            }
+        }
+        resources.sort_by(|a, b| a.name.cmp(&b.name));
+        resources
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slos(texts: &[&str]) -> Vec<Slo> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn window(change: impl Fn(&mut Interval)) -> StepWindow {
+        let mut window = StepWindow::default();
+        for _ in 0..2 {
+            let mut interval = Interval::default();
+            for _ in 0..50 {
+                interval.record(Metric::E2el, 900_000_000);
+            }
+            interval.count(|counts| counts.queries = 50);
+            interval.active(100_000_000_000, 0);
+            change(&mut interval);
+            window.second(&interval, &[]);
+        }
+        window
+    }
+
+    #[test]
+    fn a_step_holds_only_if_everything_holds() {
+        let slos = slos(&["e2el_ms:p99<1000"]);
+        let judge = |change: fn(&mut Interval), planned| {
+            let outcome = window(change).judge(&slos, None, Some(planned));
+            match outcome {
+                Ok(Outcome::Held) => "held".to_owned(),
+                Ok(Outcome::Broken(why)) => format!("broken: {why}"),
+                Ok(Outcome::Unmeasurable(why)) => format!("unmeasurable: {why}"),
+                Err(why) => format!("too early: {why}"),
+            }
+        };
+        let slow =
+            |interval: &mut Interval| (0..50).for_each(|_| interval.record(Metric::E2el, 1_200_000_000));
+        let late =
+            |interval: &mut Interval| (0..200).for_each(|_| interval.record(Metric::LoopLag, 300_000_000));
+        assert_eq!(judge(|_| {}, 100.0), "held");
+        assert_eq!(judge(|_| {}, 110.0), "broken: only 100 of 110 sessions were open");
+        assert_eq!(judge(slow, 100.0), "broken: e2el_ms p(99)=1200, limit 1000");
+        assert_eq!(
+            judge(|interval| interval.count(|counts| counts.failed = 1), 100.0),
+            "broken: 2 of 100 queries failed"
+        );
+        assert_eq!(
+            judge(|interval| interval.count(|counts| counts.lost = 3), 100.0),
+            "broken: tokens_lost=6"
+        );
+        assert_eq!(judge(late, 100.0), "held", "a late generator that sees no delay measures well");
+        let slow_and_late = |interval: &mut Interval| {
+            (0..200).for_each(|_| interval.record(Metric::LoopLag, 300_000_000));
+            interval.record(Metric::E2el, 1_200_000_000);
+        };
+        let text = judge(slow_and_late, 100.0);
+        assert!(text.starts_with("unmeasurable: the generator's event loop was late by 300 ms"), "{text}");
+        let lost_and_late = |interval: &mut Interval| {
+            (0..200).for_each(|_| interval.record(Metric::LoopLag, 300_000_000));
+            interval.count(|counts| counts.lost = 1);
+        };
+        assert_eq!(judge(lost_and_late, 100.0), "broken: tokens_lost=2", "a loss is no matter of time");
+    }
+
+    #[test]
+    fn too_few_samples_need_more_seconds() {
+        let slos = slos(&["e2el_ms:p99.9<1000"]);
+        let outcome = window(|_| {}).judge(&slos, None, None);
+        assert!(outcome.as_ref().is_err_and(|why| why.contains("needs 1000 samples")), "{outcome:?}");
+    }
+
+    #[test]
+    fn failures_may_be_allowed() {
+        let window = window(|interval| interval.count(|counts| counts.failed = 1));
+        assert_eq!(window.judge(&slos(&["error_rate<0.03"]), None, None), Ok(Outcome::Held));
+        let broken = window.judge(&slos(&["error_rate<0.01"]), None, None);
+        assert_eq!(broken, Ok(Outcome::Broken("error_rate=0.02000, limit 0.01000".to_owned())));
+    }
+}
