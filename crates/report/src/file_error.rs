@@ -22,6 +22,12 @@ impl FileError {
         Self::not_a_result(format!("{} is not a summary: it lacks {key}", path.display()))
     }
 
+    /// Creates the error that a file is not the result of a search for the ceiling.
+    pub(crate) fn unreadable_search(path: &Path, why: &str) -> Self {
+        let what = format!("cannot read {} as the result of a search: {why}", path.display());
+        Self { what, next_step: "name a _capacity.json that `streamstress capacity` wrote" }
+    }
+
     /// Creates the error that a line of a file is invalid.
     pub(crate) const fn invalid_line(what: String) -> Self {
         Self { what, next_step: "correct or remove that line, or name another file" }

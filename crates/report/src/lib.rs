@@ -1,6 +1,7 @@
 //! Reads, writes and renders results: text, CSV, JSON, HDR logs, JUnit, Markdown, HTML, the progress line and the live view.
 //! Nothing here opens a socket or takes part in the load.
 
+pub mod capacity;
 pub mod compare;
 mod file_error;
 mod file_names;

@@ -23,6 +23,8 @@ pub(super) enum Axis {
     Time,
     /// log10 of 1 / (1 − quantile), as HdrHistogram draws it.
     Percentile,
+    /// Sessions or sessions per second. Each point is drawn for itself.
+    Load,
 }
 
 /// Start of the vertical axis.
@@ -84,7 +86,7 @@ impl Chart {
         all().next()?;
         let from = match self.axis {
             Axis::Time => all().map(|point| point.0).fold(0.0, f64::min),
-            Axis::Percentile => 0.0,
+            Axis::Percentile | Axis::Load => 0.0,
         };
         let to = all().map(|point| point.0).chain([self.until]).fold(from + 1.0, f64::max);
         let vertical = Vertical::of(all().map(|point| point.1), self.base);
@@ -111,6 +113,7 @@ impl Chart {
             "plot": plot,
             "x": x,
             "time": self.axis == Axis::Time,
+            "load": self.axis == Axis::Load,
             "colours": COLOURS,
             "reach": if reach.is_finite() { reach } else { 1.0 },
             "series": series.collect::<Vec<_>>(),
@@ -138,6 +141,7 @@ impl Chart {
         let name = |at: &f64| match self.axis {
             Axis::Time => clock(*at, length),
             Axis::Percentile => percentile(*at),
+            Axis::Load => short(*at),
         };
         chart
             .configure_mesh()
@@ -145,7 +149,7 @@ impl Chart {
             .light_line_style(TRANSPARENT)
             .bold_line_style(MESH)
             .axis_style(MESH)
-            .x_labels(if self.axis == Axis::Time { 6 } else { 7 })
+            .x_labels(if self.axis == Axis::Percentile { 7 } else { 6 })
             .y_labels(5)
             .x_label_formatter(&name)
             .y_label_formatter(&|value| vertical.figure(*value))
@@ -157,6 +161,10 @@ impl Chart {
         let gap = longest_join(lines);
         for (index, (line, series)) in lines.iter().zip(&self.series).enumerate() {
             let colour = marker(index);
+            if self.axis == Axis::Load {
+                chart.draw_series(line.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+                continue;
+            }
             for piece in pieces(line, gap) {
                 if series.filled && floor == 0.0 {
                     let area = AreaSeries::new(piece.iter().copied(), floor, colour.mix(0.18));

@@ -1,6 +1,7 @@
 //! The HTML report: one file that works offline, made from the stored results of a run.
 //! Missing data is left out of the report.
 
+mod capacity;
 mod chart;
 mod downsample;
 mod page;
@@ -8,7 +9,7 @@ mod percentiles;
 mod sections;
 mod stored;
 
-use crate::{file_error::FileError, file_names::ENDINGS};
+use crate::{capacity::CapacityResult, file_error::FileError, file_names::ENDINGS};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -29,6 +30,12 @@ pub fn write(file: &Path) -> Result<PathBuf, FileError> {
     Ok(path)
 }
 
+/// Writes the page of a search for the ceiling.
+pub(crate) fn write_capacity(result: &CapacityResult, path: &Path) -> Result<(), FileError> {
+    let text = capacity::render(result).into_string();
+    replace(path, &text).map_err(|error| FileError::unwritable(path, &error))
+}
+
 /// Writes a file under a temporary name and renames it, so that a reader never sees a partial report.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let half = path.with_extension("html.part");
@@ -46,7 +53,7 @@ fn base(file: &Path) -> PathBuf {
     stem.map_or_else(|| file.to_owned(), |stem| file.with_file_name(stem))
 }
 
-fn with_ending(base: &Path, ending: &str) -> PathBuf {
+pub(crate) fn with_ending(base: &Path, ending: &str) -> PathBuf {
     let mut name = base.as_os_str().to_owned();
     name.push(ending);
     name.into()

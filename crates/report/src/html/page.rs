@@ -9,6 +9,24 @@ const POINTER: &str = include_str!("pointer.js");
 const STYLE: &str = include_str!("style.css");
 
 pub(super) fn render(stored: &StoredRun) -> Markup {
+    let body = html! {
+        (head(stored))
+        (sections::thresholds(stored))
+        (sections::findings(stored))
+        (sections::delivery(stored))
+        (sections::latency(stored))
+        (sections::load(stored))
+        (sections::amendments(stored))
+        (sections::generators(stored))
+        (sections::disturbances(stored))
+        (sections::resources(stored))
+        (sections::configuration(stored))
+    };
+    document(&format!("{} · {}", stored.text("verdict"), stored.text("run_id")), &body)
+}
+
+/// Returns a page with this body.
+pub(super) fn document(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -16,23 +34,11 @@ pub(super) fn render(stored: &StoredRun) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (stored.text("verdict")) " · " (stored.text("run_id")) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                main {
-                    (head(stored))
-                    (sections::thresholds(stored))
-                    (sections::findings(stored))
-                    (sections::delivery(stored))
-                    (sections::latency(stored))
-                    (sections::load(stored))
-                    (sections::amendments(stored))
-                    (sections::generators(stored))
-                    (sections::disturbances(stored))
-                    (sections::resources(stored))
-                    (sections::configuration(stored))
-                }
+                main { (body) }
                 script { (PreEscaped(POINTER)) }
             }
         }

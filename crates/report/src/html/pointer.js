@@ -44,7 +44,7 @@ for (const element of document.querySelectorAll('figure[data-chart]')) {
       return row;
     });
     const head = document.createElement('b');
-    head.textContent = chart.time ? clock(at) : percentile(at);
+    head.textContent = chart.time ? clock(at) : chart.load ? figure(at) : percentile(at);
     tip.replaceChildren(head, ...rows);
     tip.style.display = 'block';
     line.style.display = 'inline';

@@ -404,7 +404,7 @@ fn percentiles(title: &str, series: Vec<Series>) -> Markup {
     figure(&chart, &[])
 }
 
-fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
+pub(super) fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
     let most = |series: &Series| series.points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
     html! {
         @if let Some(Drawing { svg, begins, data }) = chart.draw() {

@@ -2,7 +2,7 @@
 //! Its memory does not grow with the length of the run: it keeps sums, and the histograms of a few seconds.
 
 use super::{
-    EventSink, OutputSettings,
+    EventSink, MeasuredSecond, OutputSettings,
     criteria::Observer,
     events,
     files::{Files, OpenError},
@@ -22,7 +22,7 @@ use std::{
     io,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant},
 };
@@ -78,6 +78,8 @@ struct Seconds {
     /// Status of each fault in the last event about it.
     reported: Vec<FaultStatus>,
     events: Option<EventSink>,
+    /// Receives the complete seconds.
+    follower: Option<SyncSender<MeasuredSecond>>,
     publisher: Option<StatusPublisher>,
 }
 
@@ -112,6 +114,7 @@ impl Collector {
             faults,
             reported: Vec::new(),
             events,
+            follower: settings.seconds.clone(),
             publisher: settings.shared_status.clone().map(StatusPublisher::new),
         };
         let hlog = files.open("_latency.hlog")?;
@@ -279,6 +282,11 @@ impl Seconds {
                 Second { timestamp, sessions, interval: &interval, faults, target, readings: &readings };
             self.history.write_record(row.record())?;
             self.history.flush()?;
+            if let Some(follower) = &self.follower
+                && follower.try_send(MeasuredSecond { second, interval, readings }).is_err()
+            {
+                self.follower = None;
+            }
             self.next = second + 1;
         }
         Ok(())

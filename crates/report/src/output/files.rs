@@ -125,6 +125,7 @@ mod tests {
             criteria: Criteria::default(),
             suffix: String::new(),
             generators: 1,
+            seconds: None,
             patience: None,
             schedule: None,
             shared_status: None,

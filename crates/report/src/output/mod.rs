@@ -42,7 +42,7 @@ pub use generator::{GeneratorResults, GeneratorSettings, PartSink};
 pub use info::RunInfo;
 pub use live_status::{LIVE_METRICS, LIVE_WINDOW_SECONDS, LiveStatus, SharedStatus};
 pub use part_file::{PartFile, PartFileError, PartReader, SharedPartFile};
-pub use settings::OutputSettings;
+pub use settings::{MeasuredSecond, OutputSettings};
 
 use crate::{html, messages};
 use collector::{Collector, CollectorMessage};

@@ -1,8 +1,9 @@
 //! Where the results of a run go, what they are judged by, and which live outputs are wanted.
 
 use super::{Criteria, EventSettings, SharedStatus};
+use measure::{Interval, Reading};
 use plan::LiveSchedule;
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::mpsc::SyncSender, time::Duration};
 use time::OffsetDateTime;
 
 /// Settings of a run's outputs.
@@ -28,6 +29,20 @@ pub struct OutputSettings {
     pub schedule: Option<LiveSchedule>,
     /// Receives the live status while the run goes on. `None` if no live view is open.
     pub shared_status: Option<SharedStatus>,
+    /// Receives every second of the run as soon as it is complete. It is closed when the receiver is too slow, so that it misses no second
+    /// in between.
+    pub seconds: Option<SyncSender<MeasuredSecond>>,
     /// Settings of `--out json`. `None` if no events are wanted.
     pub events: Option<EventSettings>,
+}
+
+/// A complete second of a run.
+#[derive(Debug)]
+pub struct MeasuredSecond {
+    /// The second, counted from the start of the run.
+    pub second: u64,
+    /// Measurements of all generators.
+    pub interval: Interval,
+    /// Readings of the stack.
+    pub readings: Vec<Reading>,
 }

@@ -1,0 +1,111 @@
+//! The result of a search as text.
+
+use super::{CapacityResult, Unit};
+use crate::text_builder::{Column, TextBuilder};
+use measure::{capacity::End, threshold::figure_text};
+
+/// Columns of the table of steps.
+const COLUMNS: [Column; 9] = [
+    Column::right("step", 4, 9),
+    Column::right("load", 10, 10),
+    Column::left("  outcome", 17),
+    Column::right("e2el p50", 9, 5),
+    Column::right("e2el p99", 9, 8),
+    Column::right("ttft p50", 9, 2),
+    Column::right("ttft p99", 9, 3),
+    Column::right("tokens/s", 10, 6),
+    Column::right("queries/s", 10, 4),
+];
+
+pub(super) fn render(result: &CapacityResult, columns: usize) -> String {
+    let mut text = TextBuilder::new(columns);
+    text.gap();
+    let (headline, sentence) = headline(result);
+    text.sentence(&format!("{headline}  "), &sentence);
+    if let Some(by) = &result.limited_by {
+        text.gap();
+        text.sentence("limited by ", by);
+        for evidence in &result.evidence {
+            text.sentence("  · ", evidence);
+        }
+    }
+    text.gap();
+    text.entry("objectives of every step", &result.objectives.join(" "));
+    if let (Some(tokens), Some(queries)) = (result.tokens_per_s, result.queries_per_s) {
+        let load = figure_text(result.load.round());
+        let unit = result.by.of_load();
+        text.entry(
+            "near the ceiling",
+            &format!("{load} {unit}, {tokens:.0} tokens/s, {queries:.1} queries/s"),
+        );
+    }
+    text.entry("noise", &format!("{:.1} % of the load", result.noise * 100.0));
+    text.gap();
+    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
+    let rows = result.steps.iter().enumerate().map(|(number, step)| {
+        vec![
+            (number + 1).to_string(),
+            figure_text(step.load),
+            format!("  {}", step.outcome.name()),
+            cell(step.e2el_ms[0]),
+            cell(step.e2el_ms[1]),
+            cell(step.ttft_ms[0]),
+            cell(step.ttft_ms[1]),
+            format!("{:.0}", step.tokens_per_s),
+            format!("{:.1}", step.queries_per_s),
+        ]
+    });
+    text.table(&COLUMNS, rows);
+    text.gap();
+    text.finish()
+}
+
+/// Returns the ceiling with its interval and unit: `300 sessions (295 to 306)`.
+pub(super) fn interval(result: &CapacityResult) -> String {
+    let figure = |value: f64| match result.by {
+        Unit::SessionRate => format!("{value:.1}"),
+        Unit::Sessions | Unit::Tokens => format!("{value:.0}"),
+    };
+    let unit = result.by.name();
+    match result.ceiling_high {
+        Some(high) => {
+            format!("{} {unit} ({} to {})", figure(result.ceiling), figure(result.ceiling_low), figure(high))
+        }
+        None => format!("at least {} {unit}", figure(result.ceiling_low)),
+    }
+}
+
+fn headline(result: &CapacityResult) -> (&'static str, String) {
+    let interval = interval(result);
+    let confidence = format!("with a probability of {:.0} %", result.confidence * 100.0);
+    match result.end {
+        End::Found => ("CEILING", format!("The system holds {interval}, {confidence}.")),
+        End::AboveRange => (
+            "ABOVE RANGE",
+            format!("The system holds {interval}, the highest load to try: use a larger --to."),
+        ),
+        End::NothingHolds => {
+            let least = figure_text(result.limits.unit);
+            ("FAIL", format!("The objectives do not even hold with {least} {}.", result.by.of_load()))
+        }
+        End::GeneratorLimit => (
+            "INVALID",
+            format!(
+                "The generator is the limit: the system holds {interval}. Use more generators or a larger machine."
+            ),
+        ),
+        End::OutOfSteps => (
+            "INVALID",
+            format!("The steps were not enough for the precision. So far: {interval}, {confidence}."),
+        ),
+        End::OutOfTime => (
+            "INVALID",
+            format!(
+                "The time was not enough for the precision. So far: {interval}, {confidence}. Continue with --resume, or use a larger --time-limit."
+            ),
+        ),
+        End::Interrupted => {
+            ("INTERRUPTED", format!("So far: {interval}, {confidence}. Continue with --resume."))
+        }
+    }
+}
