@@ -35,9 +35,18 @@ impl Cli {
     /// Returns the command line with the options of a run bound to their environment variables. Switches also take a value.
     pub(crate) fn command_line() -> ClapCommand {
         let prepare = |arg: Arg| switch(environment::bind(complete(arg)));
-        Self::command().mut_args(prepare).mut_subcommand("run", |run| {
-            run.args_override_self(true).after_help(ENVIRONMENT).mut_args(prepare)
-        })
+        // The help of `run` lists its options.
+        let of_run: Vec<_> = options().get_arguments().map(|arg| arg.get_id().clone()).collect();
+        let of_search = move |arg: Arg| match of_run.contains(arg.get_id()) {
+            true => prepare(arg).hide(true),
+            false => environment::bind(arg.allow_negative_numbers(true)),
+        };
+        Self::command()
+            .mut_args(prepare)
+            .mut_subcommand("run", |run| {
+                run.args_override_self(true).after_help(ENVIRONMENT).mut_args(prepare)
+            })
+            .mut_subcommand("capacity", |capacity| capacity.args_override_self(true).mut_args(of_search))
     }
 
     /// Returns the command line for completions, manual and reference: with the options of `server` and `wsproxy`, which
@@ -170,6 +179,12 @@ pub enum Command {
     ///
     /// Writes the files of the run and prints its verdict. Exit codes are those of `run`.
     Merge(MergeArgs),
+    /// Find the highest load that meets the objectives
+    ///
+    /// Plays one run and changes its load in steps: it doubles the load until a step breaks, then narrows. The options of `run` apply as
+    /// well, for example --api-url, --answer-tokens or --generators. Exit codes: 0 found, 98 not found precisely enough or the generator is
+    /// the limit, 99 no load holds or the ceiling fell, 105 interrupted.
+    Capacity(Box<CapacityArgs>),
     /// Change the load of a running test
     ///
     /// The change begins two to three seconds later and stays until the end of the run. The results list it. Exit codes: 0 changed,
@@ -269,4 +284,69 @@ pub struct CompareArgs {
     /// Seed for bootstrap resampling
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+/// The unit of a ceiling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CeilingUnit {
+    /// Sessions that are open at the same time.
+    Sessions,
+    /// New sessions per second.
+    SessionRate,
+    /// Tokens per second.
+    Tokens,
+}
+
+impl From<CeilingUnit> for report::capacity::Unit {
+    fn from(unit: CeilingUnit) -> Self {
+        match unit {
+            CeilingUnit::Sessions => Self::Sessions,
+            CeilingUnit::SessionRate => Self::SessionRate,
+            CeilingUnit::Tokens => Self::Tokens,
+        }
+    }
+}
+
+/// The options of `streamstress capacity`, and those of a run.
+#[derive(Clone, Debug, Args)]
+pub struct CapacityArgs {
+    /// What the ceiling is a number of
+    #[arg(long, value_enum, default_value = "sessions", value_name = "UNIT")]
+    pub by: CeilingUnit,
+    /// Objective of every step, repeatable: a threshold, or a multiple of the ideal such as e2el_ms:p99<1.5x [default: e2el_ms:p99<1.5x]
+    ///
+    /// The ideal is the answer's duration by the drawn schedule. Where the system does not announce it, it is the figure of the first step.
+    /// No step holds that lost, duplicated or reordered a token, or in which a query failed unless an objective limits failures.
+    #[arg(long, value_name = "OBJECTIVE")]
+    pub slo: Vec<String>,
+    /// First load [default: 8 sessions, or 1 session per second]
+    #[arg(long, value_name = "N")]
+    pub from: Option<f64>,
+    /// Highest load to try [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub to: Option<f64>,
+    /// Width of the interval of the ceiling at which the search ends, in percent of the ceiling [default: 5]
+    #[arg(long, value_name = "PERCENT")]
+    pub precision: Option<f64>,
+    /// Time that is measured in each step [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub step: Option<DurationText>,
+    /// Time after each change of the load before anything counts [default: 3s]
+    #[arg(long, value_name = "DURATION")]
+    pub warm_up: Option<DurationText>,
+    /// Largest number of steps [default: 60]
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<u32>,
+    /// Time after which the search ends [default: 30m]
+    #[arg(long, value_name = "DURATION")]
+    pub time_limit: Option<DurationText>,
+    /// Continue an earlier search from its _capacity.json
+    #[arg(long, value_name = "FILE")]
+    pub resume: Option<PathBuf>,
+    /// Exit with 99 if the ceiling is lower than in this _capacity.json by more than the noise
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// The options of the run.
+    #[command(flatten)]
+    pub run: RunArgs,
 }

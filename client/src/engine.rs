@@ -5,7 +5,7 @@ use crate::{
     config::{Config, ConfigErrors, Division},
     generator::Generator,
     generators,
-    lead::{Generators, Lead, LeadSettings},
+    lead::{Generators, Lead, LeadSettings, Steering},
     outline, preflight, published, signals, stack_faults, stack_members, stack_urls,
 };
 use anyhow::Context;
@@ -80,14 +80,36 @@ pub(crate) fn check_host(config: &Config) -> Result<(), RunError> {
 /// # Errors
 /// The run was refused or interrupted before it began, or the program failed.
 pub fn run_with(
-    mut config: Config,
+    config: Config,
     injector: Option<&Arc<dyn Injector>>,
+    stop: &Stop,
+    started_at: OffsetDateTime,
+) -> Result<Finished, RunError> {
+    run_steered(config, Companions { injector, steering: None }, stop, started_at)
+}
+
+/// What accompanies a run.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Companions<'a> {
+    /// Injects faults.
+    pub(crate) injector: Option<&'a Arc<dyn Injector>>,
+    /// Steers the run.
+    pub(crate) steering: Option<&'a Steering>,
+}
+
+/// Executes a run like [`run_with`], in company.
+///
+/// # Errors
+/// The run was refused or interrupted before it began, or the program failed.
+pub(crate) fn run_steered(
+    mut config: Config,
+    companions: Companions<'_>,
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Finished, RunError> {
     preflight::terminal(&config)?;
     check_host(&config)?;
-    if let Some(injector) = injector {
+    if let Some(injector) = companions.injector {
         preflight::faults(&config, &**injector)?;
     }
     let stack = config.embedded.then(|| crate::embedded::start(&mut config)).transpose()?;
@@ -96,9 +118,9 @@ pub fn run_with(
         None => stack_members::find(&config.plan),
     };
     let finished = match config.division.clone() {
-        Division::Whole | Division::Shard(_) => run_here(&config, injector, members, stop, started_at),
+        Division::Whole | Division::Shard(_) => run_here(&config, companions, members, stop, started_at),
         Division::Processes(processes) => {
-            generators::processes::run(&config, processes, injector, members, stop, started_at)
+            generators::processes::run(&config, processes, companions, members, stop, started_at)
         }
         Division::Control(_) => Err(refused("generators with --control are started by `streamstress run`")),
     };
@@ -161,7 +183,7 @@ pub fn outline(config: &Config) -> String {
 /// Executes a run with one generator, in this process: of the whole plan, or of the shard that the configuration names.
 fn run_here(
     config: &Config,
-    injector: Option<&Arc<dyn Injector>>,
+    Companions { injector, steering }: Companions<'_>,
     members: Source,
     stop: &Stop,
     started_at: OffsetDateTime,
@@ -174,7 +196,8 @@ fn run_here(
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
-    let lead = Lead::prepare(LeadSettings::new(&part, injector, stop, started_at), members)?;
+    let settings = LeadSettings::new(&part, injector, stop, started_at).with_steering(steering);
+    let lead = Lead::prepare(settings, members)?;
     generator.share(lead.schedule(), lead.faults(), lead.first_send());
     let file = match &config.division {
         Division::Shard(shard) => Some(generators::part_file(config, *shard, lead.results(), started_at)?),

@@ -14,14 +14,16 @@ use load::{
 use measure::{FaultLog, GeneratorMessage, GeneratorReport, live::LiveCounters};
 use plan::{Estimate, LiveSchedule, Shard, Stop, schedule::Schedule};
 use report::{
-    output::{EventSettings, Finished, OutputSettings, Results, RunInfo, SharedStatus},
+    output::{
+        Abort, EventSettings, Finished, MeasuredSecond, OutputSettings, Results, RunInfo, SharedStatus,
+    },
     progress::{self, Progress},
     screen::{Screen, Sources},
 };
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock, mpsc::SyncSender},
     time::{Duration, Instant},
 };
 use time::OffsetDateTime;
@@ -37,6 +39,17 @@ pub(crate) struct LeadSettings<'a> {
     started_at: OffsetDateTime,
     generators: u32,
     patience: Option<Duration>,
+    steering: Option<&'a Steering>,
+}
+
+/// What steers a run from inside the program: it receives every second of the run, and what changes the plan.
+pub(crate) struct Steering {
+    /// Receives the complete seconds.
+    pub(crate) seconds: SyncSender<MeasuredSecond>,
+    /// Receives what changes the plan, when the run begins.
+    pub(crate) amender: SyncSender<Arc<Amender>>,
+    /// Why the run was ended. Set before the run is stopped.
+    pub(crate) ended: Arc<OnceLock<String>>,
 }
 
 impl<'a> LeadSettings<'a> {
@@ -47,7 +60,7 @@ impl<'a> LeadSettings<'a> {
         stop: &'a Stop,
         started_at: OffsetDateTime,
     ) -> Self {
-        Self { config, injector, stop, started_at, generators: 1, patience: Some(PATIENCE) }
+        Self { config, injector, stop, started_at, generators: 1, patience: Some(PATIENCE), steering: None }
     }
 
     /// Returns the configuration of the run.
@@ -58,6 +71,11 @@ impl<'a> LeadSettings<'a> {
     /// Sets what injects faults.
     pub(crate) const fn with_injector(self, injector: Option<&'a Arc<dyn Injector>>) -> Self {
         Self { injector, ..self }
+    }
+
+    /// Sets what steers the run.
+    pub(crate) const fn with_steering(self, steering: Option<&'a Steering>) -> Self {
+        Self { steering, ..self }
     }
 
     /// Sets the number of generators.
@@ -161,6 +179,10 @@ impl<'a> Lead<'a> {
             }
         };
         let amender = self.amender(epoch, broadcast);
+        if let (Some(steering), Some(amender)) = (self.settings.steering, &amender) {
+            // Without a receiver, nobody steers any more.
+            let _ = steering.amender.try_send(Arc::clone(amender));
+        }
         // The requests of other runs come through the control Redis.
         let is_local = !matches!(self.settings.config.division, Division::Control(_));
         let Self { settings, results, faults: log, watch, first_send, schedule } = self;
@@ -403,11 +425,18 @@ fn write(results: Results, info: &RunInfo, rows: &[PathBuf]) -> Result<Finished,
 /// Returns where and how the results are written.
 fn output_settings(settings: &LeadSettings<'_>, schedule: &LiveSchedule) -> OutputSettings {
     let config = settings.config;
+    let mut criteria = config.criteria.resolve(settings.stop);
+    if let Some(steering) = settings.steering {
+        // No threshold stops a run that is steered.
+        let (stop, reason) = (settings.stop.clone(), Arc::clone(&steering.ended));
+        criteria.abort = Some(Abort { delay: Duration::MAX, stop, reason });
+    }
     OutputSettings {
         dir: config.output.dir.clone(),
         name: config.output.name.clone(),
         started_at: settings.started_at,
-        criteria: config.criteria.resolve(settings.stop),
+        criteria,
+        seconds: settings.steering.map(|steering| steering.seconds.clone()),
         suffix: match config.division {
             Division::Shard(shard) => format!("_shard{}", shard.number()),
             _ => String::new(),

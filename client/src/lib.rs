@@ -1,6 +1,7 @@
 //! The program `streamstress`: reads command line and configuration, and connects plan, load, measurement and report.
 
 mod amend;
+mod capacity;
 pub mod cli;
 pub mod config;
 mod embedded;

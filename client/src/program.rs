@@ -1,8 +1,10 @@
 //! The program's entry: dispatches the subcommands, prints results and errors, and returns the exit code.
 
 use crate::{
-    amend,
-    cli::{self, AmendArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed, RunArgs},
+    amend, capacity,
+    cli::{
+        self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed, RunArgs,
+    },
     config::{Config, Division},
     engine::{self, RunError},
     environment,
@@ -55,6 +57,10 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Report { files }) => report(&files),
         Some(Command::Compare(args)) => compare_runs(args),
         Some(Command::Merge(args)) => merge(&args),
+        Some(Command::Capacity(args)) => {
+            let matches = matches.subcommand_matches("capacity").unwrap_or(&matches);
+            search_ceiling(*args, matches, started_at)
+        }
         Some(Command::Amend(args)) => amend(&args),
         Some(Command::Generator) => generators::processes::generator(),
         Some(Command::Completions { shell }) => completions(shell),
@@ -268,6 +274,46 @@ fn amend(args: &AmendArgs) -> u8 {
             messages::print_stderr(&format!("error: {error}"));
             error.exit_code()
         }
+    }
+}
+
+/// Searches the ceiling. Returns the exit code of what was found.
+fn search_ceiling(mut args: CapacityArgs, matches: &ArgMatches, started_at: OffsetDateTime) -> u8 {
+    let origins = match resolve(args.run, matches) {
+        Ok((run, origins)) => {
+            args.run = run;
+            origins
+        }
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            return REFUSED;
+        }
+    };
+    let stop = Stop::default();
+    if let Err(error) = signals::listen(stop.clone()) {
+        messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
+        return 1;
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    match capacity::capacity(&args, cores, rand::random(), &stop, started_at) {
+        Ok(found) => {
+            messages::print_stdout(&Out::Stdout.colored(found.result.text(Out::Stdout.columns())));
+            for file in &found.files {
+                messages::print_stdout(&format!("  {}\n", file.display()));
+            }
+            print_unwritten(&found.unwritten);
+            if let Some(fell) = &found.fell {
+                messages::print_stderr(&format!("error: {fell}"));
+            }
+            found.exit_code()
+        }
+        Err(RunError::Refused(mut errors)) => {
+            for error in &mut errors.0 {
+                *error = cli::with_origin(error, &origins);
+            }
+            print_error(&RunError::Refused(errors))
+        }
+        Err(error) => print_error(&error),
     }
 }
 

@@ -44,6 +44,7 @@ fn ended_early(
         patience,
         schedule: None,
         shared_status: None,
+        seconds: None,
         events: None,
     };
     let results = Results::open(&settings, Arc::default()).unwrap();

@@ -19,12 +19,11 @@ const GENERATORS: &str = "Several generators";
 const TUNING: &str = "Tuning";
 
 /// Options that `-h` shows. `--help` shows all.
-const IN_SHORT_HELP: [&str; 11] = [
+const IN_SHORT_HELP: [&str; 10] = [
     "scenario",
     "clients",
     "queries",
     "duration",
-    "arrival-rate",
     "api-url",
     "wsproxy-url",
     "embedded",

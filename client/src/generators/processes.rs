@@ -8,14 +8,14 @@ use super::{
 use crate::{
     cli::RunArgs,
     config::{Config, Processes},
-    engine::{self, RunError, refused},
+    engine::{self, Companions, RunError, refused},
     generator::host_name,
     lead::{Generators, Lead, LeadSettings, planned_faults},
     signals,
 };
 use anyhow::Context;
 use coordination::{Claimed, Coordinator, Run, Timing, unix};
-use load::{injection::Injector, watch::Source};
+use load::watch::Source;
 use measure::GeneratorHeader;
 use plan::{Shard, Stop};
 use report::{messages, output::Finished};
@@ -60,7 +60,7 @@ struct ProcessSettings {
 pub(crate) fn run(
     config: &Config,
     Processes { count, wait }: Processes,
-    injector: Option<&Arc<dyn Injector>>,
+    Companions { injector, steering }: Companions<'_>,
     members: Source,
     stop: &Stop,
     started_at: OffsetDateTime,
@@ -74,7 +74,8 @@ pub(crate) fn run(
     let socket = dir.path().join("run.sock");
     let leadership = unix::Parent::listen(&socket, &run, Timing::default())
         .context("the generators cannot meet on this machine")?;
-    let settings = LeadSettings::new(config, injector, stop, started_at).with_generators(count);
+    let settings =
+        LeadSettings::new(config, injector, stop, started_at).with_generators(count).with_steering(steering);
     let lead = Lead::prepare(settings, members)?;
     let base = |shard: u32| lead.results().path(&format!("_shard{}", shard + 1));
     let bases: Vec<_> = (0..count).map(base).collect();

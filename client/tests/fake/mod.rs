@@ -23,7 +23,11 @@ use protocol::{CreateResponse, Position, RunRequest, RunResponse, SessionId};
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
@@ -67,6 +71,8 @@ struct Fake {
     seen: Mutex<Seen>,
     sessions: Mutex<HashMap<SessionId, Session>>,
     changed: watch::Sender<u64>,
+    /// Number of streams that run.
+    streams: AtomicUsize,
 }
 
 /// A running server. It ends when this value is dropped.
@@ -84,6 +90,7 @@ impl Running {
             seen: Mutex::default(),
             sessions: Mutex::default(),
             changed: watch::Sender::new(0),
+            streams: AtomicUsize::new(0),
         });
         let served = Arc::clone(&fake);
         let ([http, ws], _end) = background::serve(|[http, ws]| async move {
@@ -140,6 +147,12 @@ impl Fake {
         }
         let body = Json(serde_json::json!({"detail": "told to refuse"}));
         Some((StatusCode::from_u16(status).unwrap(), headers, body).into_response())
+    }
+
+    /// Returns the pause after an event.
+    fn pause(&self) -> Duration {
+        let crowded = self.script.places.is_some_and(|places| self.streams.load(Relaxed) > places);
+        self.script.itl * if crowded { 4 } else { 1 }
     }
 
     fn append(&self, session: SessionId, position: Position, frame: String, copies: usize) {
@@ -208,7 +221,12 @@ async fn run(
     if fresh {
         fake.seen.lock().unwrap().streams += 1;
         let generation = fake.sessions.lock().unwrap()[&id].generation;
-        tokio::spawn(stream(Arc::clone(&fake), id, generation, query_id));
+        let streaming = Arc::clone(&fake);
+        tokio::spawn(async move {
+            streaming.streams.fetch_add(1, Relaxed);
+            stream(Arc::clone(&streaming), id, generation, query_id).await;
+            streaming.streams.fetch_sub(1, Relaxed);
+        });
         if fake.script.lose_first_answer {
             return StatusCode::BAD_GATEWAY.into_response();
         }
@@ -280,7 +298,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             Deed::Drop => {}
             Deed::Swap => {
                 held = Some((position, frame));
-                tokio::time::sleep(fake.script.itl).await;
+                tokio::time::sleep(fake.pause()).await;
                 continue;
             }
         }
@@ -292,7 +310,10 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             protocol::encode_token(&mut frame, position, "more ", &query_id, now, now);
             fake.append(session, position, String::from_utf8(frame).unwrap(), 1);
         }
-        tokio::time::sleep(fake.script.itl).await;
+        // The terminator ends the stream.
+        if !done {
+            tokio::time::sleep(fake.pause()).await;
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Script {
     pub mute: bool,
     /// Ignores the position of a resume and sends the whole log again.
     pub forgetful: bool,
+    /// While more streams than this run, each of them is four times as slow.
+    pub places: Option<usize>,
     /// Uses the smallest possible buffers, and resets a socket that accepts no data for this long.
     pub impatient: Option<Duration>,
 }
@@ -99,6 +101,7 @@ impl Default for Script {
             encore: false,
             mute: false,
             forgetful: false,
+            places: None,
             impatient: None,
         }
     }

@@ -75,6 +75,7 @@ pub fn settings(dir: &Path, criteria: Criteria) -> OutputSettings {
         criteria,
         suffix: String::new(),
         generators: 1,
+        seconds: None,
         patience: Some(Duration::from_secs(2)),
         schedule: None,
         shared_status: None,

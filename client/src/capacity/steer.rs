@@ -1,0 +1,114 @@
+//! The thread that steers the run of a search.
+
+use crate::amend::{Amender, Request, Response};
+use measure::capacity::{Action, End, Pilot, Step};
+use plan::{Stop, schedule::Change};
+use report::output::MeasuredSecond;
+use std::{
+    sync::{Arc, OnceLock, mpsc::Receiver},
+    time::Duration,
+};
+
+/// Sessions that start or end per second when the load changes.
+const CHANGE_RATE: f64 = 100.0;
+/// Shortest and longest time for a change of the load.
+const CHANGE_S: (f64, f64) = (1.0, 15.0);
+
+/// What the thread needs.
+pub(super) struct Steer<'a> {
+    pub(super) pilot: Pilot,
+    /// Whether the load is a rate of arrivals.
+    pub(super) is_rate: bool,
+    /// Time until the first load is established.
+    pub(super) ramp_up: Duration,
+    pub(super) stop: &'a Stop,
+    /// Why the run was ended.
+    pub(super) ended: &'a OnceLock<String>,
+    /// Is told each step.
+    pub(super) tell: &'a (dyn Fn(usize, &Step) + Sync),
+}
+
+impl Steer<'_> {
+    /// Steers until the run is over. Returns what was found, and why the search ended.
+    pub(super) fn steer(
+        mut self,
+        amender: &Receiver<Arc<Amender>>,
+        seconds: &Receiver<MeasuredSecond>,
+    ) -> (Pilot, End) {
+        let Ok(amender) = amender.recv() else { return (self.pilot, End::Interrupted) };
+        self.pilot.changes(self.ramp_up.as_secs() + 1);
+        let mut load = self.pilot.load();
+        let mut told = self.pilot.steps().len();
+        let mut end = None;
+        for MeasuredSecond { second, interval, readings } in seconds {
+            if end.is_some() || self.stop.starting.is_cancelled() {
+                continue;
+            }
+            let mut action = self.pilot.second(second, &interval, &readings);
+            loop {
+                for step in &self.pilot.steps()[told..] {
+                    told += 1;
+                    (self.tell)(told, step);
+                }
+                action = match action {
+                    Action::Wait => break,
+                    Action::Finish(why) => {
+                        end = Some(why);
+                        break;
+                    }
+                    Action::Change(next) => match self.change(&amender, load, next) {
+                        Changed::From(second) => {
+                            load = next;
+                            self.pilot.changes(second);
+                            break;
+                        }
+                        Changed::Refused(why) => self.pilot.refuses(why),
+                        Changed::TooLate => {
+                            end = Some(End::OutOfTime);
+                            break;
+                        }
+                    },
+                };
+            }
+            if end.is_some() {
+                let _ = self.ended.set("the search for the ceiling ended".to_owned());
+                self.stop.starting.cancel();
+            }
+        }
+        (
+            self.pilot,
+            end.unwrap_or(if self.stop.starting.is_cancelled() { End::Interrupted } else { End::OutOfTime }),
+        )
+    }
+
+    fn change(&self, amender: &Amender, load: f64, next: f64) -> Changed {
+        let (change, ramp_up) = if self.is_rate {
+            (Change::ArrivalRate(next), CHANGE_S.0)
+        } else {
+            (
+                Change::Clients(next as u64),
+                ((next - load).abs() / CHANGE_RATE).clamp(CHANGE_S.0, CHANGE_S.1).ceil(),
+            )
+        };
+        let ramp_up = Duration::from_secs_f64(ramp_up);
+        let needed = amender.epoch.elapsed() + ramp_up + Duration::from_secs(4);
+        if amender.schedule.current().end().is_some_and(|end| needed > end) {
+            return Changed::TooLate;
+        }
+        match amender.execute(&Request::Amend { change, ramp_up }) {
+            Response::Amended { amendment, .. } => {
+                let complete = amendment.complete_at();
+                Changed::From(complete.as_secs() + u64::from(complete.subsec_nanos() > 0))
+            }
+            Response::Refused(why) => Changed::Refused(format!("this machine cannot produce it: {why}")),
+            Response::Run { .. } => Changed::TooLate,
+        }
+    }
+}
+
+enum Changed {
+    /// The load is established from this second on.
+    From(u64),
+    Refused(String),
+    TooLate,
+}

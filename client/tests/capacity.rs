@@ -1,0 +1,143 @@
+//! `streamstress capacity`: finds the ceiling of a server that becomes slow, is interrupted, and continues.
+
+mod fake;
+mod launched;
+mod rig;
+
+use fake::{Running, Script};
+use launched::{files, text};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rig::programs::STREAMSTRESS;
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+/// A server that carries this number of streams.
+fn server(places: usize) -> Running {
+    Running::start(Script {
+        tokens: 10,
+        itl: Duration::from_millis(30),
+        places: Some(places),
+        ..Script::default()
+    })
+}
+
+/// Returns the command of a search with short steps.
+fn search(server: &Running, dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(STREAMSTRESS);
+    command
+        .args([
+            "capacity",
+            "--api-url",
+            &server.api,
+            "--wsproxy-url",
+            &server.ws,
+            "--seed",
+            "7",
+            "--step",
+            "1s",
+            "--warm-up",
+            "1s",
+        ])
+        .args(["--slo", "e2el_ms:p90<2.5x", "--from", "4", "--output-dir"])
+        .arg(dir)
+        .args(arguments)
+        .env_remove("OUTPUT_DIR");
+    command
+}
+
+fn found(dir: &Path) -> (PathBuf, Value) {
+    let path = files(dir, "_capacity.json").pop().expect("a result");
+    let result = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    (path, result)
+}
+
+#[test]
+fn the_ceiling_of_a_server_is_found_and_compared() {
+    let server = server(12);
+    let dir = tempfile::tempdir().unwrap();
+    let output = search(&server, dir.path(), &["--precision", "25"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let (path, result) = found(dir.path());
+    assert_eq!(result["end"], "found", "{result:#}");
+    let ceiling = result["ceiling"].as_f64().unwrap();
+    assert!((10.5..=14.0).contains(&ceiling), "{result:#}");
+    assert_eq!(result["limited_by"], "e2el_ms p(90)", "{result:#}");
+    assert!(text(&output).contains("CEILING  The system holds "), "{}", text(&output));
+    assert_eq!(files(dir.path(), "_capacity.html").len() + files(dir.path(), "_capacity.csv").len(), 2);
+    // The run that was steered is an ordinary one, which was ended.
+    let summary = launched::summary(dir.path());
+    assert_eq!(summary["tokens_lost"], 0, "{summary:#}");
+    assert!(
+        summary["verdict_reason"].as_str().unwrap().contains("the search for the ceiling ended"),
+        "{summary:#}"
+    );
+    // A search that ends with fewer sessions than the baseline fails.
+    let mut higher = result;
+    for key in ["ceiling", "ceiling_low", "ceiling_high"] {
+        higher[key] = (100.0).into();
+    }
+    fs::write(&path, higher.to_string()).unwrap();
+    let again = tempfile::tempdir().unwrap();
+    let baseline = ["--precision", "50", "--baseline", path.to_str().unwrap()];
+    let output = search(&server, again.path(), &baseline).output().unwrap();
+    assert_eq!(output.status.code(), Some(99), "{}", text(&output));
+    assert!(text(&output).contains("the ceiling fell from 100 sessions"), "{}", text(&output));
+}
+
+#[test]
+fn an_interrupted_search_keeps_its_steps_and_continues() {
+    let server = server(1000);
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = search(&server, dir.path(), &["--to", "64"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("step  2:") {
+        line.clear();
+        assert!(progress.read_line(&mut line).unwrap() > 0, "the search ended");
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    progress.read_to_string(&mut line).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(105), "{line}");
+    let (path, result) = found(dir.path());
+    assert_eq!(
+        (&result["end"], result["steps"].as_array().unwrap().len()),
+        (&"interrupted".into(), 2),
+        "{result:#}"
+    );
+    let again = tempfile::tempdir().unwrap();
+    let resume = ["--to", "64", "--max-steps", "3", "--resume", path.to_str().unwrap()];
+    let output = search(&server, again.path(), &resume).output().unwrap();
+    assert_eq!(output.status.code(), Some(98), "{}", text(&output));
+    let (_, result) = found(again.path());
+    let loads: Vec<_> =
+        result["steps"].as_array().unwrap().iter().map(|step| step["load"].as_f64().unwrap()).collect();
+    assert_eq!(loads, [4.0, 8.0, 16.0]);
+    assert_eq!(result["end"], "out_of_steps");
+}
+
+#[test]
+fn wrong_options_start_nothing() {
+    let server = server(1);
+    let dir = tempfile::tempdir().unwrap();
+    let output =
+        search(&server, dir.path(), &["--clients", "5", "--resume", "/nowhere.json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(104), "{}", text(&output));
+    for part in ["a search determines --clients", "--resume: cannot read /nowhere.json"] {
+        assert!(text(&output).contains(part), "{part}: {}", text(&output));
+    }
+    assert_eq!(server.seen().heads.len(), 0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
