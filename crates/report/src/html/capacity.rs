@@ -36,6 +36,7 @@ pub(super) fn render(result: &CapacityResult) -> Markup {
         }
         section {
             h2 { "Over the load" }
+            @if result.ceiling_high.is_some() { p.note { "The dashed lines are the ends of the interval in which the ceiling lies." } }
             div.charts {
                 @for chart in charts(result) { (figure(&chart, &[])) }
             }
@@ -43,16 +44,22 @@ pub(super) fn render(result: &CapacityResult) -> Markup {
         (steps(result))
         section {
             h2 { "Options" }
-            pre { (result.options) }
+            pre { (given(&result.options)) }
         }
     };
     document(&format!("{headline} · {}", result.run_id), &body)
 }
 
+/// Returns the options that are not switched off or empty.
+fn given(options: &str) -> String {
+    let is_given = |line: &&str| !line.ends_with(" = false") && !line.ends_with(" = []");
+    options.lines().filter(is_given).collect::<Vec<_>>().join("\n")
+}
+
 /// Returns latency and throughput over the load. The vertical lines are the ends of the ceiling's interval.
 fn charts(result: &CapacityResult) -> Vec<Chart> {
-    let points = |held: bool, value: fn(&Step) -> Option<f64>| {
-        let steps = result.steps.iter().filter(|step| (step.outcome == Outcome::Held) == held);
+    let points = |outcome: &str, value: fn(&Step) -> Option<f64>| {
+        let steps = result.steps.iter().filter(|step| step.outcome.name() == outcome);
         let mut points: Vec<_> = steps.filter_map(|step| Some((step.load, value(step)?))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
@@ -69,7 +76,11 @@ fn charts(result: &CapacityResult) -> Vec<Chart> {
         title: format!("{title} over {unit}"),
         axis: Axis::Load,
         base: Base::Zero,
-        series: vec![Series::line("held", points(true, value)), Series::line("broken", points(false, value))],
+        series: ["held", "broken", "not measurable"]
+            .map(|outcome| Series::line(outcome, points(outcome, value)))
+            .into_iter()
+            .filter(|series| !series.points.is_empty())
+            .collect(),
         marks: interval.clone(),
         until: 0.0,
     };
