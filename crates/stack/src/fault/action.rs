@@ -1,6 +1,6 @@
 //! Actions of faults, their text form, and the targets to which each applies.
 
-use super::{Target, duration};
+use super::{InstanceSelector, Target, duration};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// The data that Redis has after a restart.
@@ -31,6 +31,8 @@ pub enum Action {
     Pause(Option<Duration>),
     /// Continues a paused process (SIGCONT).
     Resume,
+    /// All servers or all gateways: changes their number. New ones get connections when they are ready; removed ones drain.
+    Scale(u16),
     /// Redis: closes the connections of all subscribers.
     CutPubsub,
     /// Redis: rejects writes for this time for lack of replicas (`NOREPLICAS`).
@@ -67,6 +69,7 @@ impl Action {
     #[must_use]
     pub fn forms(target: &Target) -> String {
         match target {
+            Target::Instance(_, InstanceSelector::All) => format!("{INSTANCE_FORMS}, scale=6"),
             Target::Instance(..) => INSTANCE_FORMS.to_owned(),
             Target::Redis => {
                 format!(
@@ -93,6 +96,7 @@ impl Action {
             Self::Restart(Some(_)) | Self::CutPubsub | Self::Refuse(_) | Self::Demote(_) | Self::Full(_) => {
                 *target == Target::Redis
             }
+            Self::Scale(_) => matches!(target, Target::Instance(_, InstanceSelector::All)),
             Self::Reload => matches!(target, Target::Haproxy(_)),
             Self::Delay(_)
             | Self::Jitter(_)
@@ -131,6 +135,9 @@ impl FromStr for Action {
             "drain" => plain(Self::Drain),
             "pause" => Ok(Self::Pause(duration()?)),
             "resume" => plain(Self::Resume),
+            "scale" => value.and_then(|count| count.parse().ok()).map(Self::Scale).ok_or_else(|| {
+                format!("invalid action `{text}`: expected a number of instances, for example scale=6")
+            }),
             "cut-pubsub" => plain(Self::CutPubsub),
             "refuse" => Ok(Self::Refuse(needed("300ms")?)),
             "demote" => Ok(Self::Demote(needed("3s")?)),
@@ -144,7 +151,7 @@ impl FromStr for Action {
             "slow" => Ok(Self::Slow(duration()?)),
             "heal" => plain(Self::Heal),
             _ => Err(format!(
-                "invalid action `{text}`: expected one of {INSTANCE_FORMS}; redis: restart=keep|empty|rollback, \
+                "invalid action `{text}`: expected one of {INSTANCE_FORMS}; servers and wsproxies: scale=6; redis: restart=keep|empty|rollback, \
                  cut-pubsub, refuse=300ms, demote=3s, full=3s; haproxy: reload; links: {}",
                 Self::LINK_FORMS
             )),
@@ -185,6 +192,7 @@ impl fmt::Display for Action {
             Self::Pause(None) => f.write_str("pause"),
             Self::Pause(Some(time)) => write!(f, "pause={}", duration::format(time)),
             Self::Resume => f.write_str("resume"),
+            Self::Scale(count) => write!(f, "scale={count}"),
             Self::CutPubsub => f.write_str("cut-pubsub"),
             Self::Refuse(time) => write!(f, "refuse={}", duration::format(time)),
             Self::Demote(time) => write!(f, "demote={}", duration::format(time)),

@@ -9,6 +9,7 @@ pub use action::{Action, RestartData};
 pub use target::{InstanceSelector, Link, Target};
 pub(crate) use write_rejection::WriteRejection;
 
+use crate::role::Role;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -50,8 +51,13 @@ impl FromStr for Fault {
                 Action::LINK_FORMS
             )));
         }
-        let target: Target = target.parse().map_err(FaultError)?;
         let action: Action = action.parse().map_err(FaultError)?;
+        let target: Target = match (target, action) {
+            // As in `streamstress stack scale wsproxy=6`.
+            ("server", Action::Scale(_)) => Target::Instance(Role::Server, InstanceSelector::All),
+            ("wsproxy", Action::Scale(_)) => Target::Instance(Role::Wsproxy, InstanceSelector::All),
+            _ => target.parse().map_err(FaultError)?,
+        };
         if action.applies_to(&target) {
             return Ok(Self { target, action });
         }

@@ -16,6 +16,8 @@ fn faults_are_read_and_written_the_same() {
         "wsproxy-12:stop",
         "servers:restart",
         "wsproxies:drain",
+        "wsproxies:scale=6",
+        "servers:scale=1",
         "wsproxy-any:kill",
         "server-any:start",
         "redis:restart",
@@ -52,6 +54,7 @@ fn faults_are_read_and_written_the_same() {
         fault("wsproxy-1:kill"),
         Fault { target: Target::Instance(Role::Wsproxy, InstanceSelector::Number(1)), action: Action::Kill }
     );
+    assert_eq!(fault("wsproxy:scale=6"), fault("wsproxies:scale=6"), "as in `stack scale wsproxy=6`");
     assert_eq!(fault(" redis:pause=1m30s ").action, Action::Pause(Some(Duration::from_secs(90))));
 }
 
@@ -67,6 +70,10 @@ fn errors_name_the_valid_forms() {
         ("wsproxy-99999:kill", "wsproxy-2"),
         ("link:redis:cut", "link:redis/wsproxy-1"),
         ("redis:explode", "cut-pubsub"),
+        ("wsproxy:scale", "scale=6"),
+        ("wsproxy:scale=many", "scale=6"),
+        ("wsproxy-1:scale=3", "pause=5s"),
+        ("wsproxy:kill", "wsproxies"),
         ("redis:restart=half", "restart=rollback"),
         ("wsproxy-1:restart=keep", "pause=5s"),
         ("wsproxy-1:cut-pubsub", "pause=5s"),
@@ -125,6 +132,7 @@ fn action() -> impl Strategy<Value = Action> {
         Just(Action::Start),
         proptest::option::of(data).prop_map(Action::Restart),
         Just(Action::Drain),
+        (1..=64_u16).prop_map(Action::Scale),
         proptest::option::of(duration()).prop_map(Action::Pause),
         Just(Action::Resume),
         Just(Action::CutPubsub),

@@ -30,6 +30,7 @@ pub(super) fn inject(project: Option<&str>, fault: &Fault) -> anyhow::Result<Inj
     let start = Instant::now();
     let apply = || -> anyhow::Result<_> {
         let (mut members, mut details) = (Vec::new(), Vec::new());
+        check_action(fault.action)?;
         for container in find(project, fault)? {
             details.push(act(&container, fault.action)?);
             members.push(container.name());
@@ -42,8 +43,21 @@ pub(super) fn inject(project: Option<&str>, fault: &Fault) -> anyhow::Result<Inj
 
 /// Checks that the project has the target of a fault.
 pub(super) fn check(project: Option<&str>, fault: &Fault) -> anyhow::Result<()> {
-    let choose = || choose(docker::containers(project)?, project, fault.target).map(drop);
+    let choose = || {
+        check_action(fault.action)?;
+        choose(docker::containers(project)?, project, fault.target).map(drop)
+    };
     choose().with_context(|| fault.to_string())
+}
+
+/// Refuses what only a native stack can do with its processes.
+fn check_action(action: Action) -> anyhow::Result<()> {
+    if let Action::Scale(_) = action {
+        bail!(
+            "scale works in native stacks only; use `docker compose up -d --no-recreate --scale wsproxy=N` during the run"
+        );
+    }
+    Ok(())
 }
 
 /// Maps the names that servers state to their names in faults. With compose.yaml a server states the host name of its container,

@@ -211,6 +211,8 @@ Actions on processes:
   drain               SIGTERM, wait until the process has ended, then start
   pause, pause=5s     SIGSTOP, until `resume` or for this time
   resume              SIGCONT
+  scale=6             change the number of servers or gateways, as `stack scale` does, for example
+                      wsproxy:scale=6 (native stacks only)
 Actions on Redis only:
   restart=keep        restart with every acknowledged write
   restart=empty       restart without data

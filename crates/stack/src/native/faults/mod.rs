@@ -4,14 +4,14 @@
 mod link;
 mod process;
 
-use super::{Native, instance::Instance, slot::Slot};
+use super::{Native, check_count, instance::Instance, slot::Slot};
 use crate::{
     fault::{Action, Fault, Injected, InstanceSelector, Link, Target},
     role::Role,
 };
 use anyhow::{Context, bail};
 use process::{FaultProcess, check_state};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -36,7 +36,12 @@ impl Native {
         match fault.target {
             Target::Redis => Ok(()),
             Target::Haproxy(selector) => self.haproxies.find(selector).map(drop),
-            Target::Instance(role, selector) => self.find(role, selector).map(drop),
+            Target::Instance(role, selector) => {
+                if let Action::Scale(count) = fault.action {
+                    check_count(role, count)?;
+                }
+                self.find(role, selector).map(drop)
+            }
             Target::Link(link @ (Link::Ws | Link::Api)) => self.public_relays(link).map(drop),
             Target::Link(link @ (Link::Instance(role, selector) | Link::Redis(role, selector))) => {
                 for instance in self.find(role, selector)? {
@@ -63,6 +68,17 @@ impl Native {
                     details.push(self.apply_to_process(&FaultProcess::Haproxy(&haproxy), action).await?);
                     members.push(haproxy.name().to_owned());
                 }
+            }
+            Target::Instance(role, _) if let Action::Scale(count) = action => {
+                let before = self.names(role);
+                self.scale(role, count).await?;
+                let after = self.names(role);
+                details.push(format!(
+                    "the number of {role} instances changed from {} to {}",
+                    before.len(),
+                    after.len()
+                ));
+                members.extend(before.symmetric_difference(&after).cloned());
             }
             Target::Instance(role, selector) => {
                 let found = self.find(role, selector)?;
@@ -91,6 +107,11 @@ impl Native {
             }
         }
         Ok((members, details.join("; ")))
+    }
+
+    fn names(&self, role: Role) -> BTreeSet<String> {
+        let instances = self.instances();
+        instances.iter().filter(|instance| instance.role() == role).map(|instance| instance.name()).collect()
     }
 
     /// Returns the instances that a selector can mean, by number; at least one.
