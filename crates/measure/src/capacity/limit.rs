@@ -65,13 +65,9 @@ fn lowest<'a>(
     with_reason.min_by(|(a, _), (b, _)| a.load.total_cmp(&b.load))
 }
 
-/// Returns what a reason is about: `e2el_ms p(99)` of `e2el_ms p(99)=1320, limit 1000`.
+/// Returns what a reason is about: `e2el_ms p(99)` of `e2el_ms p(99)=1320, limit 1000`, `failed queries` of `failed queries: 3 of 9`.
 fn subject(reason: &str) -> &str {
-    match reason.split_once('=') {
-        Some((subject, _)) => subject,
-        None if reason.ends_with("queries failed") => "failed queries",
-        None => "open sessions",
-    }
+    reason.split(['=', ':']).next().unwrap_or_default()
 }
 
 /// Returns the resources that were full in a step.
@@ -129,7 +125,7 @@ mod tests {
         assert_eq!(limit.by, "e2el_ms p(99)");
         let cpu = "the CPU of this machine was full: 1.95 of 2 cores (haproxy 0.60, client 0.50, wsproxy 0.45, redis 0.40)";
         assert_eq!(limit.evidence, ["at 108: e2el_ms p(99)=1370, limit 1350", cpu]);
-        let idle = [step(110.0, broken("12 of 110 queries failed"), &[("redis", 0.95)])];
+        let idle = [step(110.0, broken("failed queries: 12 of 110"), &[("redis", 0.95)])];
         let limit = Limit::of(&idle, &ceiling, Some(End::Found), 8.0).unwrap();
         assert_eq!(limit.by, "failed queries");
         assert_eq!(limit.evidence[1], "redis used 0.95 cores, and has one for all commands");

@@ -340,6 +340,6 @@ mod tests {
             seconds += 1;
         }
         assert_eq!(seconds, SETTINGS.warm_up_s + EARLIEST_END);
-        assert_eq!(pilot.steps()[0].outcome, Outcome::Broken("150 of 300 queries failed".to_owned()));
+        assert_eq!(pilot.steps()[0].outcome, Outcome::Broken("failed queries: 150 of 300".to_owned()));
     }
 }

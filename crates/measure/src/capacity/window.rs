@@ -15,6 +15,10 @@ const LATE_LOOP_SHARE: f64 = 0.1;
 /// Share of the planned load that must be there for a step to hold.
 const ACHIEVED: f64 = 0.97;
 
+/// Failed attempts to open a socket that are allowed in a step, as a share of the sessions. One is always allowed: its success may lie
+/// behind the end of the step.
+const REFUSED: f64 = 0.002;
+
 /// What a step showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "outcome", content = "reason")]
@@ -137,6 +141,7 @@ impl StepWindow {
     ///
     /// # Errors
     /// An objective has too few samples.
+    #[allow(clippy::cast_precision_loss)]
     pub fn judge(
         &self,
         slos: &[Slo],
@@ -155,7 +160,12 @@ impl StepWindow {
         };
         if counts.failed > 0 && !slos.iter().any(Slo::limits_failures) {
             let ended = counts.queries - counts.abandoned;
-            return Ok(broken(format!("{} of {ended} queries failed", counts.failed)));
+            return Ok(broken(format!("failed queries: {} of {ended}", counts.failed)));
+        }
+        // Sessions without a socket send nothing, so that no other figure shows them.
+        let refused = counts.reconnect_attempts.saturating_sub(counts.reconnects);
+        if refused as f64 > (self.sessions() * REFUSED).max(1.0) {
+            return Ok(broken(format!("refused sockets: {refused} attempts failed")));
         }
         let mut hidden = None;
         let mut missing = None;
@@ -180,7 +190,7 @@ impl StepWindow {
             }
         }
         if let Some(planned) = planned_sessions.filter(|planned| self.sessions() < planned * ACHIEVED) {
-            return Ok(broken(format!("only {:.0} of {planned:.0} sessions were open", self.sessions())));
+            return Ok(broken(format!("open sessions: only {:.0} of {planned:.0}", self.sessions())));
         }
         match (hidden, missing) {
             (Some(hidden), _) => {
@@ -300,16 +310,23 @@ mod tests {
         let late =
             |interval: &mut Interval| (0..200).for_each(|_| interval.record(Metric::LoopLag, 300_000_000));
         assert_eq!(judge(|_| {}, 100.0), "held");
-        assert_eq!(judge(|_| {}, 110.0), "broken: only 100 of 110 sessions were open");
+        assert_eq!(judge(|_| {}, 110.0), "broken: open sessions: only 100 of 110");
         assert_eq!(judge(slow, 100.0), "broken: e2el_ms p(99)=1200, limit 1000");
         assert_eq!(
             judge(|interval| interval.count(|counts| counts.failed = 1), 100.0),
-            "broken: 2 of 100 queries failed"
+            "broken: failed queries: 2 of 100"
         );
         assert_eq!(
             judge(|interval| interval.count(|counts| counts.lost = 3), 100.0),
             "broken: tokens_lost=6"
         );
+        let refused = |interval: &mut Interval| (0..2).for_each(|_| interval.reconnect_attempt());
+        assert_eq!(judge(refused, 100.0), "broken: refused sockets: 4 attempts failed");
+        let cut = |interval: &mut Interval| {
+            interval.reconnect_attempt();
+            interval.reconnected();
+        };
+        assert_eq!(judge(cut, 100.0), "held", "a session that reconnects is served");
         assert_eq!(judge(late, 100.0), "held", "a late generator that sees no delay measures well");
         let slow_and_late = |interval: &mut Interval| {
             (0..200).for_each(|_| interval.record(Metric::LoopLag, 300_000_000));
