@@ -6,7 +6,7 @@ use crate::{
 };
 use host::ClockAnchor;
 use measure::{
-    ActiveCounter, Arrivals, FaultLog, Recorder,
+    Activity, Arrivals, FaultLog, Recorder,
     live::LiveCounters,
     record::{LagKind, Moment},
 };
@@ -38,10 +38,8 @@ pub struct RunContext {
     pub stop: Stop,
     /// The common instant of all first queries, in a burst.
     pub burst: Option<Arc<Burst>>,
-    /// Counts the open sessions.
-    pub sessions: ActiveCounter,
-    /// Counts the running queries.
-    pub queries: ActiveCounter,
+    /// Counts the open sessions and the running queries.
+    pub active: Activity,
     /// Boot id of this machine. A server with the same id uses the same clock.
     pub boot_id: Option<String>,
     /// The injected faults and their effects.

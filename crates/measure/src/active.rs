@@ -12,6 +12,43 @@ use std::{
 #[derive(Clone, Debug, Default)]
 pub struct ActiveCounter(Arc<Mutex<Count>>);
 
+/// What is active in a run. Clones share the counters.
+#[derive(Clone, Debug, Default)]
+pub struct Activity {
+    /// Open sessions.
+    pub sessions: ActiveCounter,
+    /// Those of them that are created, or that open their first socket.
+    pub opening: ActiveCounter,
+    /// Running queries.
+    pub queries: ActiveCounter,
+}
+
+/// The active time of each second, in nanoseconds: of sessions, of those that open, and of queries.
+type ActiveTimes = [BTreeMap<u64, u64>; 3];
+
+impl Activity {
+    fn counters(&self) -> [&ActiveCounter; 3] {
+        [&self.sessions, &self.opening, &self.queries]
+    }
+
+    /// Sets the start of the run, from which the seconds count.
+    pub fn begin(&self, epoch: Instant) {
+        self.counters().iter().for_each(|counter| counter.begin(epoch));
+    }
+
+    /// Removes and returns the active times of the seconds that are over.
+    #[must_use]
+    pub fn take_complete(&self) -> ActiveTimes {
+        self.counters().map(|counter| counter.take_before(u64::MAX))
+    }
+
+    /// Removes and returns the active times of all seconds, including the one that is not over.
+    #[must_use]
+    pub fn take_all(&self) -> ActiveTimes {
+        self.counters().map(ActiveCounter::take_all)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Count {
     now: u64,

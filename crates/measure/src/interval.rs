@@ -98,6 +98,11 @@ impl Interval {
         self.counts.query_ns += query_ns;
     }
 
+    /// Adds time for which sessions were created or opened their first socket, in nanoseconds, summed over all of them.
+    pub const fn opening(&mut self, ns: u64) {
+        self.counts.opening_ns += ns;
+    }
+
     /// Counts an attempt to reconnect.
     pub const fn reconnect_attempt(&mut self) {
         self.counts.reconnect_attempts += 1;

@@ -39,6 +39,8 @@ pub struct IntervalCounts {
     pub reconnects: u64,
     /// Time for which sessions were open, summed over all sessions, in nanoseconds.
     pub session_ns: u64,
+    /// Time for which sessions were created or opened their first socket, summed over all of them, in nanoseconds.
+    pub opening_ns: u64,
     /// Time for which queries were running, summed over all queries, in nanoseconds.
     pub query_ns: u64,
 }
@@ -60,6 +62,7 @@ impl IntervalCounts {
         self.reconnect_attempts = self.reconnect_attempts.saturating_add(other.reconnect_attempts);
         self.reconnects = self.reconnects.saturating_add(other.reconnects);
         self.session_ns = self.session_ns.saturating_add(other.session_ns);
+        self.opening_ns = self.opening_ns.saturating_add(other.opening_ns);
         self.query_ns = self.query_ns.saturating_add(other.query_ns);
     }
 

@@ -35,7 +35,7 @@ mod tokens;
 pub mod trend;
 mod verdict;
 
-pub use active::{ActiveCounter, ActiveGuard};
+pub use active::{ActiveCounter, ActiveGuard, Activity};
 use bounds::Bounds;
 pub use bounds::{BoundedSample, FIGURES, Trust};
 pub use concurrency::{Concurrency, mean_in_second};

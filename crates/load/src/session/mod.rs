@@ -102,7 +102,7 @@ impl Session {
             stage: Stage::Open,
             is_over: false,
             slot: worker.run().burst.as_ref().map(Burst::slot),
-            _open: worker.run().sessions.enter(),
+            _open: worker.run().active.sessions.enter(),
             planned,
             worker,
         }

@@ -15,6 +15,7 @@ impl Session {
     /// Creates the session and opens its first socket, unless that is opened late on purpose.
     pub(super) async fn prepare(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
+        let _opening = self.worker.run().active.opening.enter();
         let mut backoff = self.backoff();
         let created = self.worker.http().create(&mut backoff, started + self.time_limits().call()).await?;
         let time = created.at.saturating_duration_since(started);

@@ -7,7 +7,7 @@ use super::{
     result_file::{ResultFile, WriteErrors},
 };
 use measure::{
-    ActiveCounter, FaultLog, Interval, Objective, Part, Recorder, RecorderMessage, RunData,
+    Activity, FaultLog, Interval, Objective, Part, Recorder, RecorderMessage, RunData,
     record::{QueryRecord, SessionRecord},
 };
 use settings::cells::CellWriter;
@@ -60,8 +60,7 @@ pub struct GeneratorResults {
     recorders: AtomicU64,
     thread: JoinHandle<io::Result<()>>,
     objectives: Arc<[Objective]>,
-    sessions: ActiveCounter,
-    queries: ActiveCounter,
+    active: Activity,
     unwritten: WriteErrors,
 }
 
@@ -72,7 +71,7 @@ impl GeneratorResults {
     /// The file cannot be created.
     pub fn open(settings: GeneratorSettings, sink: PartSink) -> Result<Self, OpenError> {
         let (messages_in, incoming) = sync_channel(MESSAGES);
-        let (sessions, queries) = (ActiveCounter::default(), ActiveCounter::default());
+        let active = Activity::default();
         let unwritten = WriteErrors::default();
         let GeneratorSettings { rows: path, faults, objectives, events } = settings;
         let unwritable = |source: io::Error| OpenError::new(&path, source);
@@ -93,8 +92,7 @@ impl GeneratorResults {
             seconds: BTreeMap::new(),
             recorders: BTreeMap::new(),
             reached: 0,
-            sessions: sessions.clone(),
-            queries: queries.clone(),
+            active: active.clone(),
             sink,
         };
         let thread = std::thread::Builder::new()
@@ -102,13 +100,12 @@ impl GeneratorResults {
             .spawn(move || writer.run(&incoming))
             .map_err(unwritable)?;
         let recorders = AtomicU64::new(0);
-        Ok(Self { messages_in, recorders, thread, objectives, sessions, queries, unwritten })
+        Ok(Self { messages_in, recorders, thread, objectives, active, unwritten })
     }
 
     /// Sets the start of the run, from which seconds count.
     pub fn begin(&self, epoch: Instant) {
-        self.sessions.begin(epoch);
-        self.queries.begin(epoch);
+        self.active.begin(epoch);
     }
 
     /// Creates a recorder. Each worker needs one.
@@ -118,16 +115,10 @@ impl GeneratorResults {
         Recorder::new(number, self.messages_in.clone(), Arc::clone(&self.objectives))
     }
 
-    /// Returns the counter of open sessions. Call `enter()` when a session starts, and drop the guard when it ends.
+    /// Returns the counters of sessions and queries. Call `enter()` when one begins, and drop the guard when it ends.
     #[must_use]
-    pub const fn sessions(&self) -> &ActiveCounter {
-        &self.sessions
-    }
-
-    /// Returns the counter of running queries. Call `enter()` when a query is sent, and drop the guard when it ends.
-    #[must_use]
-    pub const fn queries(&self) -> &ActiveCounter {
-        &self.queries
+    pub const fn active(&self) -> &Activity {
+        &self.active
     }
 
     /// Waits until the last recorder is dropped and the last part is sent. Returns the files that could not be written, each with
@@ -151,8 +142,7 @@ struct Writer {
     recorders: BTreeMap<u64, u64>,
     /// The second that the last part has reached.
     reached: u64,
-    sessions: ActiveCounter,
-    queries: ActiveCounter,
+    active: Activity,
     sink: PartSink,
 }
 
@@ -171,13 +161,12 @@ impl Writer {
                 self.seconds.last_key_value().is_some_and(|(&last, _)| last >= self.reached + SECONDS_BEHIND);
             if reached > self.reached || behind {
                 self.reached = self.reached.max(reached);
-                let (sessions, queries) =
-                    (self.sessions.take_before(u64::MAX), self.queries.take_before(u64::MAX));
-                self.send_part(&sessions, &queries);
+                let active = self.active.take_complete();
+                self.send_part(&active);
             }
         }
-        let (sessions, queries) = (self.sessions.take_all(), self.queries.take_all());
-        self.send_part(&sessions, &queries);
+        let active = self.active.take_all();
+        self.send_part(&active);
         self.rows.out.flush()
     }
 
@@ -209,10 +198,13 @@ impl Writer {
     }
 
     /// Sends a part with everything that is not sent yet, and the active times of these seconds.
-    fn send_part(&mut self, sessions: &BTreeMap<u64, u64>, queries: &BTreeMap<u64, u64>) {
+    fn send_part(&mut self, [sessions, opening, queries]: &[BTreeMap<u64, u64>; 3]) {
         let mut seconds = std::mem::take(&mut self.seconds);
         for (&second, &ns) in sessions {
             seconds.entry(second).or_default().active(ns, 0);
+        }
+        for (&second, &ns) in opening {
+            seconds.entry(second).or_default().opening(ns);
         }
         for (&second, &ns) in queries {
             seconds.entry(second).or_default().active(0, ns);
