@@ -4,21 +4,25 @@
 use crate::{
     decoder::{Decoder, Item},
     frame::Opcode,
-    outbox::{Outbox, Phase},
+    gateway::Gateway,
+    outbox::{Outbox, Phase, Shared},
     socket::Socket,
 };
-use bus::Broker;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use guard::Room;
 use protocol::{CloseReason, SessionId};
 use std::{
     io,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 /// Size of a read, in bytes. Longer payloads are read directly into the message.
 const CHUNK: usize = 256;
+
+/// Number of items that are handled before other tasks run.
+const MAX_ITEMS: usize = 32;
 
 /// How reading from a client ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,145 +47,147 @@ enum Pace {
     Flood,
 }
 
-/// One socket's reader.
+/// What the reader does after it has handled all bytes that it could.
+enum Step<'a> {
+    /// More bytes may be there at once.
+    Again,
+    /// Wait until the socket can be read.
+    Wait,
+    /// Publish a message before more is decoded.
+    Publish(Pin<Box<dyn Future<Output = ()> + Send + 'a>>),
+    /// Reading ends.
+    End(End),
+}
+
+/// One socket's reader. It has no buffer of its own: a read goes into a buffer on the stack, and what is left of it is stored only while
+/// a message is published or arrives in parts.
+#[derive(Default)]
 pub(crate) struct Inbound {
-    decoder: Decoder,
-    /// Bytes that arrived together with the request.
-    early: Bytes,
-    chunk: [u8; CHUNK],
-    /// The part of `chunk` that was read from the socket and not yet decoded.
-    begin: usize,
-    end: usize,
+    /// The decoder of a message that is arriving or being published.
+    decoder: Option<Box<Decoder>>,
+    /// Bytes that have been read and not decoded.
+    undecoded: Box<[u8]>,
     /// The outbox knows that a message is arriving.
     arriving: bool,
     /// The time up to which the message rate is used up: see [`Rate`](crate::rate::Rate).
     spent: Duration,
-    outbox: Arc<Outbox>,
-    bus: Arc<dyn Broker>,
-    session: SessionId,
+}
+
+/// What a reader needs of its connection.
+pub(crate) struct Client {
+    pub(crate) session: SessionId,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) gateway: Arc<Gateway>,
 }
 
 impl Inbound {
-    /// Creates the reader of the socket of `outbox`. `early` holds the bytes that arrived together with the request.
-    pub(crate) fn new(outbox: Arc<Outbox>, bus: Arc<dyn Broker>, session: SessionId, early: Bytes) -> Self {
-        let shared = outbox.shared();
-        let decoder = Decoder::new(shared.max_message, Room::new(shared.inbound.clone()));
-        Self {
-            decoder,
-            early,
-            chunk: [0; CHUNK],
-            begin: 0,
-            end: 0,
-            arriving: false,
-            spent: Duration::ZERO,
-            outbox,
-            bus,
-            session,
-        }
+    /// Creates a reader. `early` holds the bytes that arrived together with the request.
+    pub(crate) fn new(early: &[u8]) -> Self {
+        Self { undecoded: early.into(), ..Self::default() }
     }
 
     /// Reads and handles items until the client's side ends.
-    pub(crate) async fn run(&mut self) -> End {
+    pub(crate) async fn run(&mut self, client: &Client) -> End {
         loop {
-            tokio::task::coop::consume_budget().await;
-            match self.decode() {
-                Ok(Some(item)) => {
-                    if let Some(end) = Box::pin(self.handle(item)).await {
-                        return end;
-                    }
-                    continue;
-                }
-                Ok(None) => {}
-                Err(reason) => return self.violation(reason, reason.text()),
-            }
-            match self.read() {
-                Ok(0) => return End::Eof,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.set_arriving(self.decoder.is_unfinished());
-                    let Some(socket) = self.outbox.socket() else { return End::Lost };
+            match self.step(client) {
+                Step::Again => tokio::task::coop::consume_budget().await,
+                Step::Wait => {
+                    let Some(socket) = client.outbox.socket() else { return End::Lost };
                     if socket.readable().await.is_err() {
                         return End::Lost;
                     }
                 }
-                Err(_) => return End::Lost,
+                Step::Publish(publishing) => publishing.await,
+                Step::End(end) => return end,
             }
         }
     }
 
-    /// Decodes the next item from the bytes that have been read.
-    fn decode(&mut self) -> Result<Option<Item>, CloseReason> {
-        if !self.early.is_empty() {
-            let mut input = &self.early[..];
-            let item = self.decoder.next(&mut input);
-            let left = input.len();
-            self.early.advance(self.early.len() - left);
-            if left == 0 {
-                self.early = Bytes::new();
+    /// Reads once, unless bytes are left, and handles the items in them. The decoder lives on the stack, and moves to the heap if it is
+    /// needed afterwards.
+    fn step<'a>(&mut self, client: &'a Client) -> Step<'a> {
+        let mut decoder = match self.decoder.take() {
+            Some(decoder) => *decoder,
+            None => client.decoder(),
+        };
+        // A message that was published before this step has been handled.
+        decoder.settle();
+        let left = std::mem::take(&mut self.undecoded);
+        let mut chunk = [0; CHUNK];
+        let read = if left.is_empty() { client.read(&mut decoder, &mut chunk) } else { Ok(Some(&left[..])) };
+        let step = match read {
+            Ok(None) => Step::End(End::Eof),
+            Ok(Some(mut input)) => {
+                let step = self.handle_all(client, &mut decoder, &mut input);
+                self.undecoded = input.into();
+                step
             }
-            if !matches!(item, Ok(None)) {
-                return item;
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.set_arriving(client, decoder.is_unfinished());
+                Step::Wait
             }
+            Err(_) => Step::End(End::Lost),
+        };
+        if decoder.is_unfinished() || matches!(step, Step::Publish(_)) {
+            self.decoder = Some(Box::new(decoder));
         }
-        let mut input = &self.chunk[self.begin..self.end];
-        let item = self.decoder.next(&mut input);
-        self.begin = self.end - input.len();
-        item
+        step
     }
 
-    /// Reads from the socket. All earlier bytes have been decoded.
-    fn read(&mut self) -> io::Result<usize> {
-        let socket = self.outbox.socket().ok_or(io::ErrorKind::NotConnected)?;
-        if let Some(space) = self.decoder.space(CHUNK) {
-            let count = socket.try_read(space)?;
-            self.decoder.read_direct(count);
-            return Ok(count);
+    /// Decodes and handles items until `input` is empty, up to a message to publish or [`MAX_ITEMS`].
+    fn handle_all<'a>(&mut self, client: &'a Client, decoder: &mut Decoder, input: &mut &[u8]) -> Step<'a> {
+        for _ in 0..MAX_ITEMS {
+            let item = match decoder.next(input) {
+                Ok(Some(item)) => item,
+                Ok(None) => break,
+                Err(reason) => return Step::End(client.violation(reason, reason.text())),
+            };
+            if !decoder.is_unfinished() {
+                self.set_arriving(client, false);
+            }
+            match self.handle(client, item) {
+                Step::Again => decoder.settle(),
+                step => return step,
+            }
         }
-        (self.begin, self.end) = (0, 0);
-        self.end = socket.try_read(&mut self.chunk)?;
-        Ok(self.end)
+        Step::Again
     }
 
     /// Tells the outbox whether a message is arriving. The sweep compares the time.
-    fn set_arriving(&mut self, arriving: bool) {
+    fn set_arriving(&mut self, client: &Client, arriving: bool) {
         if self.arriving != arriving {
             self.arriving = arriving;
-            self.outbox.set_arriving(arriving.then(Instant::now));
+            client.outbox.set_arriving(arriving.then(Instant::now));
         }
     }
 
-    /// Handles one item. Returns how reading ends, if it does.
-    async fn handle(&mut self, item: Item) -> Option<End> {
-        if !self.decoder.is_unfinished() {
-            self.set_arriving(false);
-        }
+    /// Handles one item.
+    fn handle<'a>(&mut self, client: &'a Client, item: Item) -> Step<'a> {
         if let Item::Close(payload) = item {
-            self.outbox.closed_by_peer();
-            self.outbox.answer(Opcode::Close, &payload);
-            return Some(End::Handshake);
+            client.outbox.closed_by_peer();
+            client.outbox.answer(Opcode::Close, &payload);
+            return Step::End(End::Handshake);
         }
-        let pace = self.pace();
+        let pace = self.pace(client.outbox.shared());
         match (item, pace) {
-            (_, Pace::Flood) => return Some(self.close_flood()),
-            (Item::Pong, _) => self.outbox.pong(),
-            (Item::Ping(payload), Pace::Fine) => self.outbox.answer(Opcode::Pong, &payload),
-            (Item::Text(text), Pace::Fine) => self.publish(text).await,
+            (_, Pace::Flood) => return Step::End(client.close_flood()),
+            (Item::Pong, _) => client.outbox.pong(),
+            (Item::Ping(payload), Pace::Fine) => client.outbox.answer(Opcode::Pong, &payload),
+            (Item::Text(text), Pace::Fine) => return Step::Publish(Box::pin(client.publish(text))),
             (Item::NoRoom, _) => {
-                self.outbox.shared().metrics.up_no_room.inc();
-                self.refuse("the gateway has no room for the message, send it again later");
+                client.outbox.shared().metrics.up_no_room.inc();
+                client.refuse("the gateway has no room for the message, send it again later");
             }
             (Item::Text(_), Pace::Over) => {
-                self.refuse("too many messages (MAX_UP_RATE), this one was dropped: send fewer");
+                client.refuse("too many messages (MAX_UP_RATE), this one was dropped: send fewer");
             }
             (Item::Ping(_), Pace::Over) | (Item::Close(_), _) => {}
         }
-        self.decoder.settle();
-        None
+        Step::Again
     }
 
     /// Counts a message against the client's rate.
-    fn pace(&mut self) -> Pace {
-        let shared = self.outbox.shared();
+    fn pace(&mut self, shared: &Shared) -> Pace {
         let Some(rate) = shared.up_rate else { return Pace::Fine };
         let now = shared.opened.elapsed();
         self.spent = rate.after(self.spent, now);
@@ -191,6 +197,26 @@ impl Inbound {
         }
         shared.metrics.up_throttled.inc();
         if excess <= rate.burst { Pace::Over } else { Pace::Flood }
+    }
+}
+
+impl Client {
+    fn decoder(&self) -> Decoder {
+        let shared = self.outbox.shared();
+        Decoder::new(shared.max_message, Room::new(shared.inbound.clone()))
+    }
+
+    /// Reads from the socket, into the message that is arriving if it has much to come, and otherwise into `chunk`. Returns the bytes to
+    /// decode, or `None` at the end of the client's side.
+    fn read<'a>(&self, decoder: &mut Decoder, chunk: &'a mut [u8; CHUNK]) -> io::Result<Option<&'a [u8]>> {
+        let socket = self.outbox.socket().ok_or(io::ErrorKind::NotConnected)?;
+        if let Some(space) = decoder.space(CHUNK) {
+            let count = socket.try_read(space)?;
+            decoder.read_direct(count);
+            return Ok((count > 0).then_some(&[]));
+        }
+        let count = socket.try_read(chunk)?;
+        Ok((count > 0).then_some(&chunk[..count]))
     }
 
     fn close_flood(&self) -> End {
@@ -210,7 +236,7 @@ impl Inbound {
         if let Err(error) = check_message(&text) {
             return self.outbox.refuse_message(&error);
         }
-        match self.bus.send_up(self.session, Bytes::from(text)).await {
+        match self.gateway.bus.send_up(self.session, Bytes::from(text)).await {
             Ok(()) => _ = self.outbox.shared().metrics.up_messages.inc(),
             Err(error) => {
                 self.outbox.refuse_message(&format!("the message was not published, send it again: {error}"));

@@ -8,6 +8,7 @@ mod feeding;
 mod held;
 mod queue;
 mod shared;
+mod signal;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -25,11 +26,11 @@ use held::HeldEvents;
 use parking_lot::Mutex;
 use protocol::{CloseReason, Position};
 use queue::Queue;
+use signal::Signal;
 use std::{
     sync::{Arc, OnceLock, Weak},
     time::Instant,
 };
-use tokio::sync::Notify;
 
 /// The phase of a socket's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +53,9 @@ pub(crate) struct Outbox {
     socket: OnceLock<Socket>,
     state: Mutex<State>,
     /// Wakes [`Outbox::write_out`]: a frame was queued, or the socket is lost.
-    writer: Notify,
+    writer: Signal,
     /// Wakes [`Outbox::next_page`]: the lane is behind and the queue has room, or the socket closes.
-    feeder: Notify,
+    feeder: Signal,
 }
 
 #[derive(Debug)]
@@ -98,8 +99,8 @@ impl Outbox {
             me: me.clone(),
             socket: OnceLock::new(),
             state: Mutex::new(state),
-            writer: Notify::new(),
-            feeder: Notify::new(),
+            writer: Signal::default(),
+            feeder: Signal::default(),
         })
     }
 

@@ -3,14 +3,13 @@
 
 use crate::{
     gateway::Gateway,
-    inbound::{End, Inbound, discard},
+    inbound::{Client, End, Inbound, discard},
     outbox::{Outbox, PageRequest, Phase},
     replay::ReplayBudget,
     socket::Socket,
     socket_table::SocketEntry,
 };
 use bus::{Attachment, BusError, CatchUp};
-use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use protocol::{CloseReason, Position, SessionId};
@@ -36,95 +35,131 @@ pub(crate) struct Session {
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
-/// Serves a session on the socket of `upgrade`.
-pub(crate) async fn run(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgrade) {
+/// The state of an open connection: what its task keeps for as long as the socket is open.
+struct Connection {
+    client: Client,
+    inbound: Inbound,
+    attachment: Option<Attachment>,
+    _entry: SocketEntry,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Serves a session on the socket of `upgrade`. The future is what an idle socket costs, so that the upgrade has its own, which is
+/// dropped when it is over.
+pub(crate) fn run(
+    gateway: Arc<Gateway>,
+    session: Session,
+    upgrade: OnUpgrade,
+) -> impl Future<Output = ()> + Send + 'static {
+    let opening = Box::pin(open(gateway, session, upgrade));
+    async {
+        let Some(mut connection) = opening.await else { return };
+        let end = connection.converse().await;
+        Box::pin(connection.end(end)).await;
+    }
+}
+
+/// Waits for the upgrade. Returns `None` if it failed, and has released the session then.
+async fn open(gateway: Arc<Gateway>, session: Session, upgrade: OnUpgrade) -> Option<Connection> {
     let Session { id, resumes, attachment, outbox, entry, permit } = session;
     if resumes {
         outbox.announce_resume();
     }
-    let early = match Box::pin(take_socket(&gateway, &outbox, upgrade)).await {
-        Ok(early) => early,
+    match take_socket(&gateway, &outbox, upgrade).await {
+        Ok(inbound) => Some(Connection {
+            client: Client { session: id, outbox, gateway },
+            inbound,
+            attachment: Some(attachment),
+            _entry: entry,
+            _permit: permit,
+        }),
         Err(error) => {
             debug!(session = %id, "the upgrade failed: {error:#}");
             gateway.shared.metrics.close("lost");
-            return release(attachment, None).await;
+            release(attachment, None).await;
+            None
         }
-    };
-    let mut inbound = Inbound::new(outbox.clone(), gateway.bus.clone(), id, early);
-    let mut attachment = Some(attachment);
-    let end = converse(&outbox, &mut inbound, &mut attachment, &gateway.replay).await;
-    let clean = finish(&outbox, end).await;
-    match outbox.phase() {
-        Phase::Open => gateway.shared.metrics.close("lost"),
-        Phase::ClosedByPeer => gateway.shared.metrics.close("client"),
-        Phase::Closing(_) => {}
     }
-    if let Some(attachment) = attachment {
-        release(attachment, clean.then(|| outbox.cursor())).await;
-    }
-    drop((entry, permit));
 }
 
-/// Waits for the upgrade and connects the outbox. Returns the bytes that arrived together with the request.
-async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> anyhow::Result<Bytes> {
+/// Waits for the upgrade and connects the outbox. Returns the reader, with the bytes that arrived together with the request.
+async fn take_socket(gateway: &Gateway, outbox: &Outbox, upgrade: OnUpgrade) -> anyhow::Result<Inbound> {
     let upgraded = tokio::time::timeout(gateway.config.header_timeout, upgrade).await??;
     let parts = upgraded
         .downcast::<TokioIo<Socket>>()
         .map_err(|_| anyhow::anyhow!("the upgraded stream is not the one that was accepted"))?;
     outbox.connect(parts.io.into_inner());
-    // Copied, because the buffer of the request is 40 times as large as all else that a socket needs for reading.
-    Ok(Bytes::copy_from_slice(&parts.read_buf))
+    Ok(Inbound::new(&parts.read_buf))
 }
 
-/// Reads, writes and feeds until either side ends. If the session was taken over and the client does not answer, the session is released
-/// here without a cursor, because its new holder waits for the release.
-async fn converse(
-    outbox: &Outbox,
-    inbound: &mut Inbound,
-    attachment: &mut Option<Attachment>,
-    replay: &ReplayBudget,
-) -> End {
-    let mut reader = pin!(inbound.run());
-    let mut writer = pin!(outbox.write_out());
-    if let Some(lane) = attachment.as_ref() {
+impl Connection {
+    /// Reads, writes and feeds until either side ends. If the session was taken over and the client does not answer, the session is released
+    /// here without a cursor, because its new holder waits for the release.
+    async fn converse(&mut self) -> End {
+        let Self { client, inbound, attachment, .. } = self;
+        let outbox = &*client.outbox;
+        let mut reader = pin!(inbound.run(client));
+        let mut writer = pin!(outbox.write_out());
+        let feeding = async {
+            if let Some(lane) = &*attachment {
+                feed(outbox, lane, &client.gateway.replay).await;
+            }
+            if outbox.phase() != Phase::Closing(CloseReason::TakenOver) {
+                std::future::pending::<()>().await;
+            }
+            Box::pin(tokio::time::sleep(ANSWER_WAIT)).await;
+        };
         tokio::select! {
             end = &mut reader => return end,
             () = &mut writer => return End::Lost,
-            () = feed(outbox, lane, replay) => {}
-        }
-    }
-    if outbox.phase() == Phase::Closing(CloseReason::TakenOver) && attachment.is_some() {
-        tokio::select! {
-            end = &mut reader => return end,
-            () = &mut writer => return End::Lost,
-            () = Box::pin(tokio::time::sleep(ANSWER_WAIT)) => {}
+            () = feeding => {}
         }
         if let Some(lane) = attachment.take() {
+            // Not cancelled by the end of the socket.
             Box::pin(release(lane, None)).await;
         }
+        tokio::select! {
+            end = &mut reader => end,
+            () = &mut writer => End::Lost,
+        }
     }
-    tokio::select! {
-        end = &mut reader => end,
-        () = &mut writer => End::Lost,
+
+    /// Sends the rest of the queue and releases the session.
+    async fn end(self, end: End) {
+        let outbox = &self.client.outbox;
+        let clean = finish(outbox, end).await;
+        match outbox.phase() {
+            Phase::Open => outbox.shared().metrics.close("lost"),
+            Phase::ClosedByPeer => outbox.shared().metrics.close("client"),
+            Phase::Closing(_) => {}
+        }
+        if let Some(attachment) = self.attachment {
+            release(attachment, clean.then(|| outbox.cursor())).await;
+        }
     }
 }
 
 /// Reads the log for the lane whenever it is behind and the outbox has room, until the socket closes.
 async fn feed(outbox: &Outbox, lane: &Attachment, replay: &ReplayBudget) {
     while let Some(page) = outbox.next_page().await {
-        let read = tokio::select! {
-            // Boxed like all rare futures here, so that the task of an idle socket stays small.
-            read = Box::pin(read_page(replay, lane, page)) => read,
-            () = outbox.closing() => return,
-        };
-        match read {
-            Ok(CatchUp::Live { .. } | CatchUp::Ended) => {}
-            Ok(CatchUp::More) => bus::Outlet::behind(outbox),
-            Ok(CatchUp::Wait) => Box::pin(read_again_later(outbox)).await,
-            Err(error) => {
-                debug!("the log could not be read, trying again: {error}");
-                Box::pin(read_again_later(outbox)).await;
-            }
+        // Boxed like all rare futures here, so that the task of an idle socket stays small.
+        Box::pin(feed_page(outbox, lane, replay, page)).await;
+    }
+}
+
+/// Reads a page of the log, unless the socket closes. The lane stays behind if it needs more.
+async fn feed_page(outbox: &Outbox, lane: &Attachment, replay: &ReplayBudget, page: PageRequest) {
+    let read = tokio::select! {
+        read = read_page(replay, lane, page) => read,
+        () = outbox.closing() => return,
+    };
+    match read {
+        Ok(CatchUp::Live { .. } | CatchUp::Ended) => {}
+        Ok(CatchUp::More) => bus::Outlet::behind(outbox),
+        Ok(CatchUp::Wait) => read_again_later(outbox).await,
+        Err(error) => {
+            debug!("the log could not be read, trying again: {error}");
+            read_again_later(outbox).await;
         }
     }
 }
@@ -175,5 +210,21 @@ async fn half_close(outbox: &Outbox) {
 async fn release(attachment: Attachment, cursor: Option<Position>) {
     if let Err(error) = attachment.release(cursor).await {
         debug!("the session's cursor was not stored, some events may be sent twice: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the size of the future that a function of three arguments returns.
+    const fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_an_idle_socket_stays_small() {
+        let size = size(run);
+        assert!(size <= 464, "{size} bytes, expected at most 464: box what an idle socket does not need");
     }
 }

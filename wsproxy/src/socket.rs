@@ -135,8 +135,8 @@ impl Socket {
     }
 
     /// Waits until the socket can be written. Only one task may wait at a time: see [`Socket::readable`].
-    pub(crate) async fn writable(&self) -> io::Result<()> {
-        poll_fn(|cx| either!(self, stream => stream.poll_write_ready(cx))).await
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_write_ready(cx))
     }
 
     pub(crate) fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {

@@ -1,6 +1,10 @@
 //! Decides when the lane reads its next page of the log, and how large that page is.
 
 use super::{Outbox, Phase, State};
+use std::{
+    future::poll_fn,
+    task::{Poll, ready},
+};
 
 /// Largest number of events of a page.
 const MAX_PAGE: usize = 128;
@@ -16,36 +20,40 @@ pub(crate) struct PageRequest {
 
 impl Outbox {
     /// Waits until the lane is behind and half of the queue is free. Returns the size of the next page, or `None` when the socket closes.
-    pub(crate) async fn next_page(&self) -> Option<PageRequest> {
-        loop {
-            {
-                let mut state = self.state.lock();
-                if state.phase != Phase::Open || state.lost {
-                    return None;
+    pub(crate) fn next_page(&self) -> impl Future<Output = Option<PageRequest>> + '_ {
+        poll_fn(|cx| {
+            loop {
+                {
+                    let mut state = self.state.lock();
+                    if state.phase != Phase::Open || state.lost {
+                        return Poll::Ready(None);
+                    }
+                    if state.behind && self.is_half_free(&state) {
+                        state.behind = false;
+                        let room = self.shared.limit / 2;
+                        let largest = state.largest.max(1);
+                        let events = (room / largest).clamp(1, MAX_PAGE);
+                        return Poll::Ready(Some(PageRequest { events, bytes: events * largest }));
+                    }
                 }
-                if state.behind && self.is_half_free(&state) {
-                    state.behind = false;
-                    let room = self.shared.limit / 2;
-                    let largest = state.largest.max(1);
-                    let events = (room / largest).clamp(1, MAX_PAGE);
-                    return Some(PageRequest { events, bytes: events * largest });
-                }
+                ready!(self.feeder.poll(cx));
             }
-            self.feeder.notified().await;
-        }
+        })
     }
 
     /// Waits until the socket closes.
-    pub(crate) async fn closing(&self) {
-        loop {
-            {
-                let state = self.state.lock();
-                if state.phase != Phase::Open || state.lost {
-                    return;
+    pub(crate) fn closing(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| {
+            loop {
+                {
+                    let state = self.state.lock();
+                    if state.phase != Phase::Open || state.lost {
+                        return Poll::Ready(());
+                    }
                 }
+                ready!(self.feeder.poll(cx));
             }
-            self.feeder.notified().await;
-        }
+        })
     }
 
     pub(super) fn is_half_free(&self, state: &State) -> bool {

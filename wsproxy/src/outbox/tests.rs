@@ -46,7 +46,7 @@ impl Rig {
         peer.set_nonblocking(true).unwrap();
         let outbox = Outbox::new(shared.clone(), None);
         let socket = Socket::Unix(tokio::net::UnixStream::from_std(own).unwrap());
-        socket.writable().await.unwrap();
+        std::future::poll_fn(|cx| socket.poll_writable(cx)).await.unwrap();
         outbox.connect(socket);
         Self { shared, outbox, peer, sent: Vec::new(), seq: 0 }
     }

@@ -7,7 +7,9 @@ use crate::{
 };
 use protocol::{CloseReason, Position};
 use std::{
+    future::poll_fn,
     io::ErrorKind,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -26,26 +28,39 @@ pub(super) enum Drained {
 
 impl Outbox {
     /// Writes the queue whenever it is not empty. Returns when the socket is lost.
-    pub(crate) async fn write_out(&self) {
-        while !matches!(self.write_queue().await, Drained::Lost) {
-            self.writer.notified().await;
-        }
+    ///
+    /// Every open socket waits here, so this is a state of one byte and not an `async` function, whose state has several waits.
+    pub(crate) fn write_out(&self) -> impl Future<Output = ()> + '_ {
+        let mut is_empty = false;
+        poll_fn(move |cx| {
+            loop {
+                if is_empty {
+                    ready!(self.writer.poll(cx));
+                    is_empty = false;
+                }
+                match ready!(self.poll_queue(cx)) {
+                    Drained::Lost => return Poll::Ready(()),
+                    _ => is_empty = true,
+                }
+            }
+        })
     }
 
     /// Writes the queue. Returns false if the socket was lost before it was empty.
     pub(crate) async fn flush(&self) -> bool {
-        !matches!(self.write_queue().await, Drained::Lost)
+        !matches!(poll_fn(|cx| self.poll_queue(cx)).await, Drained::Lost)
     }
 
-    async fn write_queue(&self) -> Drained {
+    /// Writes the queue until it is empty or the socket is lost.
+    fn poll_queue(&self, cx: &mut Context<'_>) -> Poll<Drained> {
         loop {
             let drained = self.drain(&mut self.state.lock());
-            match (drained, self.socket()) {
-                (Drained::Blocked, Some(socket)) => tokio::select! {
-                    _ = socket.writable() => {}
-                    () = self.writer.notified() => {}
-                },
-                (drained, _) => return drained,
+            let (Drained::Blocked, Some(socket)) = (&drained, self.socket()) else {
+                return Poll::Ready(drained);
+            };
+            let is_writable = socket.poll_writable(cx).is_ready();
+            if self.writer.poll(cx).is_pending() && !is_writable {
+                return Poll::Pending;
             }
         }
     }
