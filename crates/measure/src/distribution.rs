@@ -57,7 +57,7 @@ pub struct Summary {
 
 /// Writes and reads a histogram in HdrHistogram's format V2. A histogram without values is left out.
 mod encoded {
-    use super::{DIGITS, HIGHEST_NS, Histogram, LOWEST_NS};
+    use super::{DIGITS, Histogram, LOWEST_NS, empty};
     use hdrhistogram::serialization::{Deserializer as HistogramReader, Serializer as _, V2Serializer};
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
@@ -79,11 +79,13 @@ mod encoded {
         if bytes.is_empty() {
             return Ok(None);
         }
-        let histogram: Histogram<u64> =
+        let read: Histogram<u64> =
             HistogramReader::new().deserialize(&mut bytes.as_slice()).map_err(de::Error::custom)?;
-        // Histograms with other bounds cannot be merged exactly.
-        let bounds = (histogram.low(), histogram.high(), histogram.sigfig());
-        if bounds == (LOWEST_NS, HIGHEST_NS, DIGITS) {
+        // Histograms with other buckets cannot be merged exactly.
+        let bounds = (read.low(), read.sigfig());
+        if bounds == (LOWEST_NS, DIGITS) {
+            let mut histogram = empty();
+            histogram.add(&read).map_err(de::Error::custom)?;
             Ok(Some(histogram))
         } else {
             Err(de::Error::custom(format!(
@@ -93,8 +95,13 @@ mod encoded {
     }
 }
 
+/// Returns a histogram that grows with its largest value, up to that for [`HIGHEST_NS`]. Most values are some milliseconds, for which it
+/// needs a fifth of the memory for all values.
 fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS).expect("the bounds are constant and valid")
+    let smallest = Histogram::new_with_bounds(LOWEST_NS, 2 * LOWEST_NS, DIGITS);
+    let mut histogram = smallest.expect("the bounds are constant and valid");
+    histogram.auto(true);
+    histogram
 }
 
 fn merge(into: &mut Option<Histogram<u64>>, from: Option<&Histogram<u64>>) {
@@ -129,7 +136,7 @@ impl Distribution {
         if ns.unsigned_abs() > HIGHEST_NS {
             *outside += 1;
         } else {
-            side.get_or_insert_with(empty).saturating_record(ns.unsigned_abs());
+            side.get_or_insert_with(empty).record(ns.unsigned_abs()).expect("a histogram grows to any value");
         }
     }
 
@@ -305,8 +312,12 @@ mod tests {
 
     #[test]
     fn a_histogram_stays_small() {
-        let cells = empty().distinct_values();
-        assert!(cells * size_of::<u64>() <= 200 * 1024, "{cells} cells");
+        for (largest_ns, limit) in [(1_000_000, 16 << 10), (100_000_000, 80 << 10), (HIGHEST_NS, 200 << 10)] {
+            let mut histogram = empty();
+            histogram.record(largest_ns).unwrap();
+            let bytes = histogram.distinct_values() * size_of::<u64>();
+            assert!(bytes <= limit, "{bytes} bytes for {largest_ns} ns, expected at most {limit}");
+        }
     }
 
     fn values() -> impl Strategy<Value = Vec<i64>> {
