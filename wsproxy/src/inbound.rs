@@ -12,11 +12,14 @@ use bytes::Bytes;
 use guard::Room;
 use protocol::{CloseReason, SessionId};
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
+    task::{Poll, ready},
     time::{Duration, Instant},
 };
+use tokio::task::coop::poll_proceed;
 
 /// Size of a read, in bytes. Longer payloads are read directly into the message.
 const CHUNK: usize = 256;
@@ -47,6 +50,8 @@ enum Pace {
     Flood,
 }
 
+type Publishing<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// What the reader does after it has handled all bytes that it could.
 enum Step<'a> {
     /// More bytes may be there at once.
@@ -54,7 +59,7 @@ enum Step<'a> {
     /// Wait until the socket can be read.
     Wait,
     /// Publish a message before more is decoded.
-    Publish(Pin<Box<dyn Future<Output = ()> + Send + 'a>>),
+    Publish(Publishing<'a>),
     /// Reading ends.
     End(End),
 }
@@ -86,21 +91,28 @@ impl Inbound {
         Self { undecoded: early.into(), ..Self::default() }
     }
 
-    /// Reads and handles items until the client's side ends.
-    pub(crate) async fn run(&mut self, client: &Client) -> End {
-        loop {
-            match self.step(client) {
-                Step::Again => tokio::task::coop::consume_budget().await,
-                Step::Wait => {
-                    let Some(socket) = client.outbox.socket() else { return End::Lost };
-                    if socket.readable().await.is_err() {
-                        return End::Lost;
-                    }
+    /// Reads and handles items until the client's side ends. Its state is small, because every open socket has one.
+    pub(crate) fn run<'a>(&'a mut self, client: &'a Client) -> impl Future<Output = End> + 'a {
+        let mut publishing: Option<Publishing<'a>> = None;
+        poll_fn(move |cx| {
+            loop {
+                if let Some(published) = &mut publishing {
+                    ready!(published.as_mut().poll(cx));
+                    publishing = None;
                 }
-                Step::Publish(publishing) => publishing.await,
-                Step::End(end) => return end,
+                match self.step(client) {
+                    Step::Again => ready!(poll_proceed(cx)).made_progress(),
+                    Step::Wait => {
+                        let Some(socket) = client.outbox.socket() else { return Poll::Ready(End::Lost) };
+                        if ready!(socket.poll_readable(cx)).is_err() {
+                            return Poll::Ready(End::Lost);
+                        }
+                    }
+                    Step::Publish(started) => publishing = Some(started),
+                    Step::End(end) => return Poll::Ready(end),
+                }
             }
-        }
+        })
     }
 
     /// Reads once, unless bytes are left, and handles the items in them. The decoder lives on the stack, and moves to the heap if it is
@@ -268,7 +280,7 @@ pub(crate) async fn discard(socket: &Socket) {
         match socket.try_read(&mut buffer) {
             Ok(1..) => tokio::task::coop::consume_budget().await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if socket.readable().await.is_err() {
+                if poll_fn(|cx| socket.poll_readable(cx)).await.is_err() {
                     return;
                 }
             }

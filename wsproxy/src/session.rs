@@ -225,6 +225,6 @@ mod tests {
     #[test]
     fn the_future_of_an_idle_socket_stays_small() {
         let size = size(run);
-        assert!(size <= 464, "{size} bytes, expected at most 464: box what an idle socket does not need");
+        assert!(size <= 400, "{size} bytes, expected at most 400: box what an idle socket does not need");
     }
 }

@@ -3,7 +3,6 @@
 
 use crate::sources::Peer;
 use std::{
-    future::poll_fn,
     io::{self, IoSlice},
     net::Shutdown,
     os::fd::AsRawFd,
@@ -130,11 +129,11 @@ impl Socket {
 
     /// Waits until the socket can be read. Only one task may wait at a time, because a new waker replaces the old one. The runtime's future
     /// for several tasks is ten times as large.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        poll_fn(|cx| either!(self, stream => stream.poll_read_ready(cx))).await
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read_ready(cx))
     }
 
-    /// Waits until the socket can be written. Only one task may wait at a time: see [`Socket::readable`].
+    /// Waits until the socket can be written. Only one task may wait at a time: see [`Socket::poll_readable`].
     pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => stream.poll_write_ready(cx))
     }

@@ -29,7 +29,7 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 /// Number of sockets over which the use is averaged.
 const SOCKETS: usize = 200;
 /// Limit of the heap use per socket, in bytes: its task, outbox, lane and share of the runtime.
-const SOCKET_BYTES: usize = 1_700;
+const SOCKET_BYTES: usize = 1_600;
 
 /// A bus that gives the test access to the outlet of a session, so the test can call it directly as the reader of the bus does.
 struct Tapped {
