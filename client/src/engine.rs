@@ -19,7 +19,9 @@ use std::{
 use time::OffsetDateTime;
 
 /// Time between the creation of the workers and the start of the plan, so that all workers start together.
-const LEAD: Duration = Duration::from_millis(50);
+const LEAD: Duration = Duration::from_millis(10);
+/// What is added to [`LEAD`] per worker.
+const LEAD_PER_WORKER: Duration = Duration::from_millis(2);
 
 /// The reason why a run has no result.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +206,8 @@ fn run_here(
         _ => None,
     };
     let rows = lead.results().generator(file.clone()).map_err(|error| refused(&error.to_string()))?;
-    let epoch = Instant::now() + LEAD;
+    let workers = u32::try_from(generator.counters().len()).unwrap_or(u32::MAX);
+    let epoch = Instant::now() + LEAD + LEAD_PER_WORKER.saturating_mul(workers);
     let led = lead.begin(epoch, generator.counters().clone(), None)?;
     let mut report = generator.play(rows, epoch)?;
     if let Some(file) = &file {

@@ -4,14 +4,14 @@ use host::Waited;
 use std::{thread, time::Duration};
 
 /// Number of wake-ups in a batch.
-const WAKE_UPS: u64 = 40;
+const WAKE_UPS: u64 = 8;
 /// Number of batches, of which the median counts.
 const BATCHES: usize = 5;
 /// The sleep before each wake-up.
-const NAP: Duration = Duration::from_micros(200);
+const NAP: Duration = Duration::from_micros(100);
 
 /// Measures the cost of a wake-up on this host without load. The kernel counts this cost as waiting for a CPU. Blocks for about
-/// 50 ms. Returns `None` where the kernel has no such counters.
+/// 7 ms. Returns `None` where the kernel has no such counters.
 #[must_use]
 pub fn wake_up_cost() -> Option<Duration> {
     let batch = || {

@@ -80,10 +80,14 @@ fn with<T>(now: Instant, act: impl FnOnce(&mut PollTimes) -> T) -> T {
 
 /// Makes a single-threaded runtime note when it enters the kernel and returns from it.
 pub fn watch(builder: &mut Builder) -> &mut Builder {
-    let now = Instant::now;
+    // One reading of the clock each: this runs twice per wake-up.
+    let at_now = |act: fn(&mut PollTimes, Instant)| {
+        let now = Instant::now();
+        with(now, |times| act(times, now));
+    };
     builder
-        .on_thread_park(move || with(now(), |times| times.enter(now())))
-        .on_thread_unpark(move || with(now(), |times| times.leave(now())))
+        .on_thread_park(move || at_now(PollTimes::enter))
+        .on_thread_unpark(move || at_now(PollTimes::leave))
 }
 
 /// Notes how late a probe woke, and when the next one is due.
