@@ -80,8 +80,8 @@ def delay_after(close, attempt):
     code, reason = (close.code, close.reason) if close else (None, "")
     if code in FINAL:
         sys.exit(f"closed with {code}: {reason or FINAL[code]}")
-    if told := re.search(r"reconnect_after_ms=(\d+)", reason):
-        return int(told[1]) / 1000
+    if found := re.search(r"reconnect_after_ms=(\d+)", reason):
+        return int(found[1]) / 1000
     return min(30, 2**attempt) * random.uniform(0.5, 1)
 
 

@@ -140,12 +140,16 @@ mod tests {
     #[test]
     fn a_generator_that_failed_gets_a_second_try() {
         let mut plan = Plan::new(40.0, 20.0, 200.0, 5.0);
-        let mut told = |verdict| (plan.report(verdict), plan.load());
-        assert_eq!(told(Verdict::Invalid), (false, Some(40.0)));
-        assert_eq!(told(Verdict::Clean), (true, Some(60.0)), "it was only unlucky");
-        assert_eq!(told(Verdict::Invalid), (false, Some(60.0)));
-        assert_eq!(told(Verdict::Invalid), (true, Some(50.0)), "that is its limit");
-        assert_eq!(told(Verdict::NotClean), (true, Some(45.0)), "what the gateway did wrong counts at once");
+        let mut report = |verdict| (plan.report(verdict), plan.load());
+        assert_eq!(report(Verdict::Invalid), (false, Some(40.0)));
+        assert_eq!(report(Verdict::Clean), (true, Some(60.0)), "it was only unlucky");
+        assert_eq!(report(Verdict::Invalid), (false, Some(60.0)));
+        assert_eq!(report(Verdict::Invalid), (true, Some(50.0)), "that is its limit");
+        assert_eq!(
+            report(Verdict::NotClean),
+            (true, Some(45.0)),
+            "what the gateway did wrong counts at once"
+        );
     }
 
     #[test]

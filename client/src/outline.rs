@@ -167,8 +167,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_behind_the_end_is_told_before_the_run() {
-        let told = |duration: Option<&str>, at: &str| {
+    fn a_fault_behind_the_end_is_reported_before_the_run() {
+        let warnings = |duration: Option<&str>, at: &str| {
             let args = RunArgs {
                 duration: duration.map(Into::into),
                 faults: vec![format!("wsproxy-1:kill@{at}")],
@@ -176,10 +176,10 @@ mod tests {
             };
             late_faults(&Config::new(args, 2, 1).unwrap())
         };
-        assert_eq!(told(Some("60s"), "59s"), Vec::<String>::new());
-        let late = told(Some("60s"), "90s");
+        assert_eq!(warnings(Some("60s"), "59s"), Vec::<String>::new());
+        let late = warnings(Some("60s"), "90s");
         assert!(late[0].contains("`wsproxy-1:kill` at 1:30 min comes too late"), "{late:?}");
-        assert_eq!((told(None, "5s").len(), told(None, "1h").len()), (0, 1), "ten queries a session");
+        assert_eq!((warnings(None, "5s").len(), warnings(None, "1h").len()), (0, 1), "ten queries a session");
     }
 
     #[test]

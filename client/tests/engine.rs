@@ -5,7 +5,7 @@ mod fake;
 mod runs;
 
 use client::cli::RunArgs;
-use fake::{Deed, Running, Script};
+use fake::{Action, Running, Script};
 use plan::Stop;
 use report::output::Finished;
 use runs::{args, check, everything_came, read_summary, run, summary};
@@ -35,7 +35,7 @@ fn a_burst_is_complete() {
 #[test]
 fn every_hundredth_token_dropped_is_found() {
     let server = Running::start(Script {
-        edit: |n| if n % 100 == 0 { Deed::Drop } else { Deed::Send },
+        edit: |n| if n % 100 == 0 { Action::Drop } else { Action::Send },
         ..Script::default()
     });
     let summary = summary(&server, |_| {}, 10, 5);
@@ -56,7 +56,7 @@ fn every_hundredth_token_dropped_is_found() {
 #[test]
 fn doubled_and_swapped_tokens_are_found() {
     let server = Running::start(Script {
-        edit: |n| if n % 50 == 0 { Deed::Double } else { Deed::Send },
+        edit: |n| if n % 50 == 0 { Action::Double } else { Action::Send },
         ..Script::default()
     });
     let doubled = summary(&server, |_| {}, 10, 5);
@@ -72,7 +72,7 @@ fn doubled_and_swapped_tokens_are_found() {
     );
     assert_eq!(doubled["verdict"], "FAIL");
     let server = Running::start(Script {
-        edit: |n| if n % 70 == 40 { Deed::Swap } else { Deed::Send },
+        edit: |n| if n % 70 == 40 { Action::Swap } else { Action::Send },
         ..Script::default()
     });
     let swapped = summary(&server, |_| {}, 10, 5);
@@ -92,7 +92,7 @@ fn doubled_and_swapped_tokens_are_found() {
 #[test]
 fn the_last_token_doubled_or_behind_its_terminator_is_found() {
     let server = Running::start(Script {
-        edit: |n| if n == 18 { Deed::Swap } else { Deed::Send },
+        edit: |n| if n == 18 { Action::Swap } else { Action::Send },
         ..Script::default()
     });
     check(
@@ -100,7 +100,7 @@ fn the_last_token_doubled_or_behind_its_terminator_is_found() {
         &[("tokens_lost", 0), ("tokens_reordered", 1), ("queries_incomplete", 1)],
     );
     let server = Running::start(Script {
-        edit: |n| if n == 18 { Deed::Double } else { Deed::Send },
+        edit: |n| if n == 18 { Action::Double } else { Action::Send },
         ..Script::default()
     });
     check(&summary(&server, |_| {}, 1, 1), &[("tokens_lost", 0), ("tokens_duplicated", 1)]);

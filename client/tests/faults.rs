@@ -21,7 +21,7 @@ use time::macros::datetime;
 /// Records the faults that it gets. A target named `broken` fails, and a target named `missing` does not exist.
 #[derive(Default)]
 struct Pretender {
-    told: Mutex<Vec<(String, Instant)>>,
+    injected: Mutex<Vec<(String, Instant)>>,
 }
 
 impl Injector for Pretender {
@@ -31,7 +31,7 @@ impl Injector for Pretender {
     }
 
     fn inject(&self, spec: &str) -> anyhow::Result<FaultEffect> {
-        self.told.lock().unwrap().push((spec.to_owned(), Instant::now()));
+        self.injected.lock().unwrap().push((spec.to_owned(), Instant::now()));
         anyhow::ensure!(!spec.starts_with("broken"), "it would not break");
         Ok(FaultEffect { detail: "gone".into(), members: Vec::new() })
     }
@@ -69,7 +69,7 @@ fn a_fault_happens_at_its_time_and_its_recovery_is_measured() {
     let (finished, pretender) = run(dir.path(), &[("late:kill", 500), ("wsproxy-1:kill", 200)], script);
     assert_ne!(finished.unwrap().judgement().verdict.name(), "FAIL");
     assert_eq!(
-        pretender.told.lock().unwrap().iter().map(|(spec, _)| spec.as_str()).collect::<Vec<_>>(),
+        pretender.injected.lock().unwrap().iter().map(|(spec, _)| spec.as_str()).collect::<Vec<_>>(),
         ["wsproxy-1:kill", "late:kill"]
     );
     let summary = read_summary(dir.path());
@@ -113,6 +113,7 @@ fn what_is_not_there_is_refused_before_the_run() {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert!(
-        pretender.told.lock().unwrap().is_empty() && std::fs::read_dir(dir.path()).unwrap().next().is_none()
+        pretender.injected.lock().unwrap().is_empty()
+            && std::fs::read_dir(dir.path()).unwrap().next().is_none()
     );
 }

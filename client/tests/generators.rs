@@ -5,7 +5,7 @@ mod fake;
 mod launched;
 mod rig;
 
-use fake::{Deed, Running, Script};
+use fake::{Action, Running, Script};
 use launched::{Ended, command, control_redis, files, run, summary, text};
 use rig::{processes, programs::STREAMSTRESS, stacks, wait_until};
 use serde_json::Value;
@@ -90,7 +90,7 @@ fn all_generators_send_their_burst_at_one_instant() {
 #[test]
 fn one_wrong_token_is_found_by_whichever_generator() {
     let server = Running::start(Script {
-        edit: |n| if n == 100 { Deed::Drop } else { Deed::Send },
+        edit: |n| if n == 100 { Action::Drop } else { Action::Send },
         ..Script::default()
     });
     let dir = tempfile::tempdir().unwrap();
@@ -308,10 +308,10 @@ fn the_next_generator_takes_over_when_the_leader_dies() {
     });
     wait_until("the first seconds are sent", || server.seen().tokens > 3_000);
     leader.0.kill().unwrap();
-    let (told, code) = ended(other);
+    let (output, code) = ended(other);
     let (followed, followed_code) = ended(third);
-    assert_eq!((code, followed_code), (Some(98), Some(98)), "{told}\n{followed}");
-    for text in [&told, &followed] {
+    assert_eq!((code, followed_code), (Some(98), Some(98)), "{output}\n{followed}");
+    for text in [&output, &followed] {
         assert!(
             text.contains("INVALID") && text.contains("1 of 3 generators was lost: generator 1 ("),
             "{text}"

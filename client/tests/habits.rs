@@ -5,7 +5,7 @@ mod fake;
 mod runs;
 
 use client::cli::RunArgs;
-use fake::{Deed, Running, Script};
+use fake::{Action, Running, Script};
 use runs::{check, everything_came, summary};
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ fn events_that_come_again_after_a_resume_count_as_duplicates() {
         &forgetful,
         &[("tokens_duplicated", 15), ("tokens_lost", 0), ("queries_incomplete", 3), ("events_replayed", 0)],
     );
-    let edit = |n| if n == 12 { Deed::Double } else { Deed::Send };
+    let edit = |n| if n == 12 { Action::Double } else { Action::Send };
     let server = Running::start(Script { close, mute: true, edit, ..Script::default() });
     let doubled = summary(&server, |_| {}, 1, 1);
     check(&doubled, &[("tokens_duplicated", 1), ("total_successful_reconnects", 1)]);
@@ -89,7 +89,7 @@ fn events_that_come_again_after_a_resume_count_as_duplicates() {
 
 #[test]
 fn events_after_the_terminator_fail_the_run() {
-    let server = Running::start(Script { encore: true, ..Script::default() });
+    let server = Running::start(Script { token_after_end: true, ..Script::default() });
     let summary = summary(&server, |args| args.think_time = Some(0.05.into()), 3, 2);
     check(&summary, &[("events_after_terminator", 6), ("tokens_lost", 0), ("tokens_duplicated", 0)]);
     assert_eq!(summary["verdict"], "FAIL");
@@ -98,7 +98,7 @@ fn events_after_the_terminator_fail_the_run() {
 
 #[test]
 fn an_error_event_keeps_its_code() {
-    let edit = |n| if n % 18 == 0 { Deed::Drop } else { Deed::Send };
+    let edit = |n| if n % 18 == 0 { Action::Drop } else { Action::Send };
     let server = Running::start(Script { error: Some("peer_lost"), edit, ..Script::default() });
     let summary = summary(&server, |_| {}, 2, 2);
     check(&summary, &[("queries_error", 4), ("tokens_lost", 4), ("tokens_unsent", 0)]);
@@ -135,7 +135,7 @@ fn a_refused_query_is_rejected_even_if_its_deadline_ends_another_attempt() {
     };
     let refused = outcome(&[503, 0], false);
     check(&refused, &[("queries_rejected", 1), ("queries_timeout", 0)]);
-    assert!(refused["failures"].to_string().contains("told to refuse"), "{refused:#}");
+    assert!(refused["failures"].to_string().contains("set to refuse"), "{refused:#}");
     check(&outcome(&[0], false), &[("queries_rejected", 0), ("queries_timeout", 1)]);
     // The refused attempt started the query, so that the refusal is not its outcome.
     check(

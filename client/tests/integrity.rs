@@ -5,7 +5,7 @@ mod fake;
 mod runs;
 
 use client::cli::RunArgs;
-use fake::{Deed, Extra, Running, Script};
+use fake::{Action, Extra, Running, Script};
 use plan::Stop;
 use runs::{args, check, everything_came, read_summary, run};
 use serde_json::Value;
@@ -94,7 +94,8 @@ fn every_rule_is_in_every_output_of_a_good_run() {
 
 #[test]
 fn contents_are_compared_with_the_digest() {
-    let garbled = Script { edit: |n| if n == 20 { Deed::Garble } else { Deed::Send }, ..Script::default() };
+    let garbled =
+        Script { edit: |n| if n == 20 { Action::Garble } else { Action::Send }, ..Script::default() };
     let (corrupt, outputs) = played(garbled, 2, |_| {});
     check(
         &corrupt,
@@ -135,9 +136,9 @@ fn a_damaged_digest_is_corrupt_and_a_foreign_one_verifies_nothing() {
 #[test]
 fn a_query_that_fails_contributes_to_no_latency() {
     for edit in [
-        |n| if n == 30 { Deed::Drop } else { Deed::Send },
+        |n| if n == 30 { Action::Drop } else { Action::Send },
         |n| {
-            if n == 30 { Deed::Double } else { Deed::Send }
+            if n == 30 { Action::Double } else { Action::Send }
         },
     ] {
         let (summary, _) = played(Script { edit, ..Script::default() }, 2, |_| {});

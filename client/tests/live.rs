@@ -89,11 +89,11 @@ fn a_second_does_not_wait_for_a_recorder_that_is_done() {
 
 #[test]
 fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
-    for (patience, is_told) in [(None, false), (Some(Duration::from_millis(200)), true)] {
+    for (patience, is_evaluated) in [(None, false), (Some(Duration::from_millis(200)), true)] {
         let dir = tempfile::tempdir().unwrap();
         let why = ended_early(dir.path(), patience, |_, _, one, other| {
             (0..4).for_each(|second| token(one, s(second)));
-            if is_told {
+            if is_evaluated {
                 let deadline = Instant::now() + s(20);
                 while rows(dir.path()).is_empty() {
                     assert!(Instant::now() < deadline, "the second is not written");
@@ -102,15 +102,15 @@ fn a_second_waits_for_a_recorder_that_is_behind_but_not_for_ever() {
             }
             token(other, s(0));
         });
-        assert_eq!(why.is_some(), is_told);
-        let expected: &[&str] = if is_told { &["1", "1", "2", "1"] } else { &["2", "1", "1", "1"] };
+        assert_eq!(why.is_some(), is_evaluated);
+        let expected: &[&str] = if is_evaluated { &["1", "1", "2", "1"] } else { &["2", "1", "1", "1"] };
         assert_eq!(rows(dir.path()), expected, "tokens of a late recorder must be counted too");
     }
 }
 
 #[test]
 fn a_second_waits_for_the_readings_of_that_second() {
-    for (reached, is_told) in [(0, false), (1, true)] {
+    for (reached, is_evaluated) in [(0, false), (1, true)] {
         let dir = tempfile::tempdir().unwrap();
         let mut producer = None;
         let why = ended_early(dir.path(), Some(Duration::from_secs(2)), |results, _, one, other| {
@@ -119,6 +119,6 @@ fn a_second_waits_for_the_readings_of_that_second() {
             one.tick(s(1));
             other.tick(s(1));
         });
-        assert_eq!(why.is_some(), is_told, "{reached}");
+        assert_eq!(why.is_some(), is_evaluated, "{reached}");
     }
 }

@@ -36,9 +36,9 @@ fn credentials_are_sent_and_are_in_no_output() {
     let server = Running::start(Script { authorization: None, ..Script::default() });
     let dir = tempfile::tempdir().unwrap();
     let finished = run(secretive(&server, dir.path()), &Stop::default()).unwrap();
-    let told = format!("{}{}", written(dir.path()), finished.text(100));
-    assert!(told.contains("404 Not Found") && told.contains("/base/session/create"), "{told}");
-    assert!(!told.contains("hush"), "{told}");
+    let printed = format!("{}{}", written(dir.path()), finished.text(100));
+    assert!(printed.contains("404 Not Found") && printed.contains("/base/session/create"), "{printed}");
+    assert!(!printed.contains("hush"), "{printed}");
     let seen = server.seen();
     for (uri, headers) in &seen.heads {
         assert_eq!(headers["authorization"], "Basic dXNlcjpodXNoLXBhc3N3b3Jk");
@@ -106,7 +106,7 @@ fn only_a_server_error_is_not_ready_and_any_success_closes() {
     let server = Running::start(Script { ready: 503, ..Script::default() });
     let dir = tempfile::tempdir().unwrap();
     let error = run(args(&server, dir.path(), 1, 1), &Stop::default()).unwrap_err().to_string();
-    assert!(error.contains("not ready (503 Service Unavailable: as told)"), "{error}");
+    assert!(error.contains("not ready (503 Service Unavailable: as set)"), "{error}");
     assert_eq!(read_dir_count(dir.path()), 0);
 }
 

@@ -6,7 +6,7 @@ mod fake;
 #[path = "rig/programs.rs"]
 mod programs;
 
-use fake::{Deed, Edit, Running, Script};
+use fake::{Action, Edit, Running, Script};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -34,9 +34,9 @@ fn text(output: &Output) -> String {
 #[test]
 fn a_wrong_token_fails_the_run_and_the_text_says_which_threshold() {
     let edits: [(Edit, &str); 3] = [
-        (|n| if n == 7 { Deed::Drop } else { Deed::Send }, "lost"),
-        (|n| if n == 7 { Deed::Double } else { Deed::Send }, "duplicated"),
-        (|n| if n == 7 { Deed::Swap } else { Deed::Send }, "reordered"),
+        (|n| if n == 7 { Action::Drop } else { Action::Send }, "lost"),
+        (|n| if n == 7 { Action::Double } else { Action::Send }, "duplicated"),
+        (|n| if n == 7 { Action::Swap } else { Action::Send }, "reordered"),
     ];
     for (edit, what) in edits {
         let server = Running::start(Script { edit, ..Script::default() });

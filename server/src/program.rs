@@ -1,4 +1,4 @@
-//! The simulator as a program: reads its arguments and environment, opens the bus and the port, serves until it is told to end.
+//! The simulator as a program: reads its arguments and environment, opens the bus and the port, serves until it is asked to end.
 
 use crate::args::{Args, Settings};
 use anyhow::Context;

@@ -57,8 +57,8 @@ fn faults(load: &Load, summary: &Summary) -> Vec<String> {
     let (all, clients) = (load.all_tokens(), u64::from(load.clients));
     [
         (tokens != all, format!("k6 counted {tokens} tokens of {all}")),
-        (done != clients, format!("k6 saw {done} queries of {clients} end")),
-        (failed != 0, format!("k6 counted {failed} failures")),
+        (done != clients, format!("k6 saw {done} of {clients} queries end")),
+        (failed != 0, format!("k6 counted failures: {failed}")),
     ]
     .into_iter()
     .filter_map(|(is_so, fault)| is_so.then_some(fault))
@@ -85,6 +85,6 @@ mod tests {
         };
         check(20, 2, 0, "");
         check(19, 2, 0, "k6 counted 19 tokens of 20");
-        check(10, 1, 1, "k6 counted 10 tokens of 20; k6 saw 1 queries of 2 end; k6 counted 1 failures");
+        check(10, 1, 1, "k6 counted 10 tokens of 20; k6 saw 1 of 2 queries end; k6 counted failures: 1");
     }
 }

@@ -64,7 +64,7 @@ pub(crate) struct Amender {
     pub(crate) epoch: Instant,
     /// Checks that this machine can carry the changed plan.
     pub(crate) check: Box<dyn Fn(Schedule) -> Result<(), String> + Send + Sync>,
-    /// Whether the run was told to end.
+    /// Whether the run was asked to end.
     pub(crate) stop: Stop,
     /// `None` if this process is the only generator.
     pub(crate) broadcast: Option<Broadcast>,
@@ -87,7 +87,7 @@ impl Amender {
 
     fn amend(&self, change: Change, ramp_up: Duration) -> Result<Amendment, String> {
         if self.stop.starting.is_cancelled() {
-            return Err("the run was told to end: its load cannot be changed any more".to_owned());
+            return Err("the run is ending: its load cannot be changed any more".to_owned());
         }
         let schedule = self.schedule.current();
         let earliest = self.epoch.elapsed() + NOTICE;

@@ -56,7 +56,7 @@ pub(crate) fn capacity(
     let toml = config.options();
     let unit = options.by.of_load();
     let quiet = args.run.quiet;
-    let tell = |number: usize, step: &Step| {
+    let report = |number: usize, step: &Step| {
         if !quiet {
             messages::print_stderr(&progress(number, step, unit));
         }
@@ -79,7 +79,7 @@ pub(crate) fn capacity(
         ramp_up: config.plan.load.ramp_up,
         stop,
         ended: &ended,
-        tell: &tell,
+        report: &report,
     };
     let (finished, (pilot, end)) = thread::scope(|scope| {
         let steered = scope.spawn(move || steer.steer(&amenders, &measured));

@@ -24,8 +24,8 @@ pub(super) struct Steer<'a> {
     pub(super) stop: &'a Stop,
     /// Why the run was ended.
     pub(super) ended: &'a OnceLock<String>,
-    /// Is told each step.
-    pub(super) tell: &'a (dyn Fn(usize, &Step) + Sync),
+    /// Reports each step with its number, counted from 1.
+    pub(super) report: &'a (dyn Fn(usize, &Step) + Sync),
 }
 
 impl Steer<'_> {
@@ -38,7 +38,7 @@ impl Steer<'_> {
         let Ok(amender) = amender.recv() else { return (self.pilot, End::Interrupted) };
         self.pilot.changes(self.ramp_up.as_secs() + 1);
         let mut load = self.pilot.load();
-        let mut told = self.pilot.steps().len();
+        let mut reported = self.pilot.steps().len();
         let mut end = None;
         for MeasuredSecond { second, interval, readings } in seconds {
             if end.is_some() || self.stop.starting.is_cancelled() {
@@ -46,9 +46,9 @@ impl Steer<'_> {
             }
             let mut action = self.pilot.second(second, &interval, &readings);
             loop {
-                for step in &self.pilot.steps()[told..] {
-                    told += 1;
-                    (self.tell)(told, step);
+                for step in &self.pilot.steps()[reported..] {
+                    reported += 1;
+                    (self.report)(reported, step);
                 }
                 action = match action {
                     Action::Wait => break,

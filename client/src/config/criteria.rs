@@ -144,36 +144,40 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_cannot_answer_is_told_before_it() {
+    fn what_a_run_cannot_answer_is_reported_before_it() {
         let steady = judge(&args(&["e2el_ms{steady}:p95<3000"], &[])).0;
         assert!(steady.unanswerable(false, false)[0].contains("`e2el_ms{steady}:p95<3000` makes"));
         assert_eq!(steady.unanswerable(true, true), Vec::<String>::new());
         let processes =
             judge(&args(&["rss_mb{redis}<50 rss_mb{client}<900 health_ms:p95<9 restarts<1"], &[])).0;
         assert_eq!(processes.unanswerable(true, false), Vec::<String>::new(), "its stack is not known yet");
-        let told = processes.unanswerable(true, true);
-        assert_eq!(told.len(), 2, "{told:?}");
+        let warnings = processes.unanswerable(true, true);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(
-            told[0].contains("`rss_mb{redis}<50` makes this run INVALID") && told[1].contains("`restarts<1`")
+            warnings[0].contains("`rss_mb{redis}<50` makes this run INVALID")
+                && warnings[1].contains("`restarts<1`")
         );
     }
 
     #[test]
-    fn a_percentile_that_a_run_is_too_small_for_is_told_before_it() {
+    fn a_percentile_that_a_run_is_too_small_for_is_reported_before_it() {
         let criteria = judge(&args(
             &["e2el_ms:p99.99<3000 e2el_ms{steady}:p99<9 itl_ms:p99.9<90 connect_ms[30s]:p99.9<9 loop_lag_ms:p99.9<9"],
             &[],
         ))
         .0;
-        let told = criteria.too_few(10.0, 50.0, 900.0);
-        assert_eq!(told.len(), 3, "{told:#?}");
+        let warnings = criteria.too_few(10.0, 50.0, 900.0);
+        assert_eq!(warnings.len(), 3, "{warnings:#?}");
         assert!(
-            told[0].contains("`e2el_ms:p99.99<3000`") && told[0].contains("10000 samples"),
+            warnings[0].contains("`e2el_ms:p99.99<3000`") && warnings[0].contains("10000 samples"),
             "{}",
-            told[0]
+            warnings[0]
         );
-        assert!(told[0].contains("about 50 queries") && told[1].contains("about 900 tokens"), "{told:#?}");
-        assert!(told[2].contains("about 10 sessions"), "{told:#?}");
+        assert!(
+            warnings[0].contains("about 50 queries") && warnings[1].contains("about 900 tokens"),
+            "{warnings:#?}"
+        );
+        assert!(warnings[2].contains("about 10 sessions"), "{warnings:#?}");
         assert_eq!(criteria.too_few(1e3, 1e4, 1e3), Vec::<String>::new());
     }
 

@@ -3,7 +3,7 @@
 use super::check::Check;
 use crate::cli::RunArgs;
 use plan::{Estimate, MAX_GENERATORS, Plan, Shard};
-use settings::secret::Secret;
+use settings::{plural::counted, secret::Secret};
 use std::time::Duration;
 
 /// Sockets that one generator carries: those of one local address with the usual range of outgoing ports, with a reserve.
@@ -217,7 +217,8 @@ fn refuse_what_does_not_divide(check: &mut Check, division: &Division, plan: &Pl
     let sessions = plan.schedule.most_concurrent();
     if u64::from(generators) > sessions {
         check.error(format!(
-            "{generators} generators for {sessions} sessions: expected at most as many generators as sessions"
+            "{generators} generators for {}: expected at most as many generators as sessions",
+            counted(sessions, "sessions")
         ));
     }
     if args.burst && matches!(division, Division::Shard(_)) {

@@ -295,8 +295,8 @@ mod tests {
             ..RunArgs::default()
         };
         let config = Config::new(args, 2, 1).unwrap();
-        let told = config.to_json().to_string();
-        assert!(!told.contains("hush"), "{told}");
+        let printed = config.to_json().to_string();
+        assert!(!printed.contains("hush"), "{printed}");
         let no_urls = RunArgs {
             api_url: vec!["ftp://me:hush@127.0.0.1".into()],
             wsproxy_url: vec!["me:hush@127.0.0.1?token=hush".into(), "ws://me:hush".into()],

@@ -7,7 +7,7 @@ pub mod background;
 mod script;
 mod socket;
 
-pub use script::{Deed, Script};
+pub use script::{Action, Script};
 #[allow(unused_imports, reason = "each test binary uses its part")]
 pub use script::{Edit, Extra};
 
@@ -123,7 +123,7 @@ async fn note(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> Re
 }
 
 async fn ready(State(fake): State<Arc<Fake>>) -> Response {
-    (StatusCode::from_u16(fake.script.ready).unwrap(), "<html><body><h1>as told</h1></body></html>")
+    (StatusCode::from_u16(fake.script.ready).unwrap(), "<html><body><h1>as set</h1></body></html>")
         .into_response()
 }
 
@@ -145,7 +145,7 @@ impl Fake {
         if let Some(seconds) = retry_after {
             headers.insert(axum::http::header::RETRY_AFTER, seconds.parse().unwrap());
         }
-        let body = Json(serde_json::json!({"detail": "told to refuse"}));
+        let body = Json(serde_json::json!({"detail": "set to refuse"}));
         Some((StatusCode::from_u16(status).unwrap(), headers, body).into_response())
     }
 
@@ -254,10 +254,10 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
         let done = seq > fake.script.tokens;
         let now = host::monotonic_us();
         let mut frame = Vec::new();
-        let deed = if done {
+        let action = if done {
             match fake.script.error {
                 Some(code) => {
-                    protocol::encode_error(&mut frame, position, code, "told to", &query_id, now, now);
+                    protocol::encode_error(&mut frame, position, code, "set to", &query_id, now, now);
                 }
                 None if fake.script.digest => {
                     let digest = digester.digest();
@@ -265,7 +265,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
                 }
                 None => protocol::encode_done(&mut frame, position, &query_id, now, now),
             }
-            Deed::Send
+            Action::Send
         } else {
             protocol::encode_token(&mut frame, position, &fake.script.content, &query_id, now, now);
             let number = {
@@ -273,13 +273,13 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
                 seen.tokens += 1;
                 seen.tokens
             };
-            let deed = (fake.script.edit)(number);
+            let action = (fake.script.edit)(number);
             if let Some(extra) = (fake.script.extra)(number) {
                 fake.append(session, position, extra.to_owned(), 1);
             }
-            let sent = if deed == Deed::Garble { "other " } else { &fake.script.content };
+            let sent = if action == Action::Garble { "other " } else { &fake.script.content };
             digester.token(sent);
-            deed
+            action
         };
         let mut frame = String::from_utf8(frame).unwrap();
         if let Some(digest) = fake.script.digest_as {
@@ -292,11 +292,11 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
                 if done { "" } else { "x" }
             );
         }
-        match deed {
-            Deed::Send | Deed::Garble => fake.append(session, position, frame, 1),
-            Deed::Double => fake.append(session, position, frame, 2),
-            Deed::Drop => {}
-            Deed::Swap => {
+        match action {
+            Action::Send | Action::Garble => fake.append(session, position, frame, 1),
+            Action::Double => fake.append(session, position, frame, 2),
+            Action::Drop => {}
+            Action::Swap => {
                 held = Some((position, frame));
                 tokio::time::sleep(fake.pause()).await;
                 continue;
@@ -305,7 +305,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
         if let Some((position, frame)) = held.take() {
             fake.append(session, position, frame, 1);
         }
-        if done && fake.script.encore {
+        if done && fake.script.token_after_end {
             let (position, mut frame) = (Position::new(generation, seq + 1), Vec::new());
             protocol::encode_token(&mut frame, position, "more ", &query_id, now, now);
             fake.append(session, position, String::from_utf8(frame).unwrap(), 1);

@@ -3,14 +3,14 @@
 use std::{collections::HashMap, time::Duration};
 
 /// Chooses what happens to an event by its number, counted from 1 over all sessions.
-pub type Edit = fn(u64) -> Deed;
+pub type Edit = fn(u64) -> Action;
 
 /// Returns an additional frame for an event by its number, counted from 1 over all sessions.
 pub type Extra = fn(u64) -> Option<&'static str>;
 
 /// What happens to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum Action {
     Send,
     Drop,
     Double,
@@ -64,7 +64,7 @@ pub struct Script {
     /// The JSON value to send instead of the digest.
     pub digest_as: Option<&'static str>,
     /// Sends one more token after the terminator.
-    pub encore: bool,
+    pub token_after_end: bool,
     /// A socket that resumes gets no frame at the end of its replay.
     pub mute: bool,
     /// Ignores the position of a resume and sends the whole log again.
@@ -81,7 +81,7 @@ impl Default for Script {
             tokens: 18,
             itl: Duration::from_millis(2),
             old_contract: false,
-            edit: |_| Deed::Send,
+            edit: |_| Action::Send,
             close: None,
             close_after: None,
             ready: 200,
@@ -98,7 +98,7 @@ impl Default for Script {
             frames: None,
             digest: true,
             digest_as: None,
-            encore: false,
+            token_after_end: false,
             mute: false,
             forgetful: false,
             places: None,

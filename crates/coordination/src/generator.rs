@@ -4,6 +4,7 @@ use crate::{
     leader::Leadership,
     run::{Run, Start, TooLarge},
 };
+use settings::plural::counted;
 use std::{sync::mpsc::Receiver, time::Duration};
 
 /// A place where the generators of a run meet.
@@ -101,7 +102,8 @@ pub enum ClaimError {
     },
     /// The run has another number of generators.
     #[error(
-        "run {id} has {theirs} generators, here {ours} were given: start all with the same number, or use another run id"
+        "run {id} has {}, but here --generators is {ours}: start all with the same number, or use another run id",
+        counted(*theirs, "generators")
     )]
     DifferentNumber {
         /// The run.
@@ -120,7 +122,7 @@ pub enum ClaimError {
         by: String,
     },
     /// Living generators hold all shards. The run has not started.
-    #[error("all {of} shards are held by living generators: start {of} generators, not more")]
+    #[error("all shards are held by living generators: start {}, not more", counted(*of, "generators"))]
     NoFreeShard {
         /// Number of shards.
         of: u32,

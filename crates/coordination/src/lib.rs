@@ -29,7 +29,7 @@
 //! | results | end with the parent | stay for an hour: [`redis::Control::collect`] |
 //!
 //! What holds for both: a shard has one holder. A part arrives once and in order, or the leader counts it as dropped. A lost shard stays
-//! lost, its generator is told to abort, and [`Event::Lost`] is its last event. A command arrives once and in order at every
+//! lost, its generator gets the command to abort, and [`Event::Lost`] is its last event. A command arrives once and in order at every
 //! generator. All queues have limits. The calls block, or use threads of this crate; none needs an asynchronous runtime.
 //!
 //! All durations are in [`Timing`].

@@ -212,7 +212,7 @@ impl Broker for RecordingBroker {
         state.claimed_at.push(tokio::time::Instant::now());
         let failure = (!state.claim_failures.is_empty()).then(|| state.claim_failures.remove(0));
         match failure {
-            Some(Failure::Lost) => return Err(BusError::Unreachable("told to fail".into()).into()),
+            Some(Failure::Lost) => return Err(BusError::Unreachable("set to fail".into()).into()),
             Some(Failure::Refused) => {
                 let words = "WRONGTYPE Operation against a key holding the wrong kind of value";
                 return Err(BusError::Refused(words.into()).into());
@@ -234,7 +234,7 @@ impl Broker for RecordingBroker {
         session.query_id = request.query_id;
         session.answer = request.answer;
         match failure {
-            Some(_) => Err(BusError::Unreachable("told to lose the answer".into()).into()),
+            Some(_) => Err(BusError::Unreachable("set to lose the answer".into()).into()),
             None => Ok(Claim { generation: session.generation, repeat_of: None }),
         }
     }
@@ -255,7 +255,7 @@ impl Broker for RecordingBroker {
         state.largest_append = state.largest_append.max(batch.bytes());
         let failure = (!state.failures.is_empty()).then(|| state.failures.remove(0));
         if failure == Some(Failure::Lost) {
-            return Err(BusError::Unreachable("told to fail".into()));
+            return Err(BusError::Unreachable("set to fail".into()));
         }
         let mut appended = Appended::default();
         for (index, entry) in batch.iter().enumerate() {
@@ -300,7 +300,7 @@ impl Broker for RecordingBroker {
             appended.unheard += 1;
         }
         match failure {
-            Some(_) => Err(BusError::Unreachable("told to lose the answer".into())),
+            Some(_) => Err(BusError::Unreachable("set to lose the answer".into())),
             None => Ok(appended),
         }
     }

@@ -60,7 +60,7 @@ impl World {
             }
             let promised = self.clients[n].promised.get(&query) == Some(&generation);
             match ends.get(&generation) {
-                // A terminator is only missing if Redis lost it before its acknowledgement. The client was then told of
+                // A terminator is only missing if Redis lost it before its acknowledgement. The client then heard of
                 // a gap.
                 None if promised && !self.plan.forgets() => {
                     violated!(self, "{}: {query} {generation} of {owner} has no terminator", short(id));
@@ -155,7 +155,7 @@ impl World {
         let whole = self.plan.keep == 1000;
         let once = self.plan.clients[n] != ClientKind::OldContract || (calm && !client.disturbed);
         let text = if !also_logged.is_empty() && whole {
-            format!("was told of a gap with {also_logged:?}, and the log has them")
+            format!("heard of a gap with {also_logged:?}, and the log has them")
         } else if !missing.is_empty() {
             format!("never received {missing:?}")
         } else if !strange.is_empty() && whole {

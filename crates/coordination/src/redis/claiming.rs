@@ -102,7 +102,7 @@ impl Claiming<'_> {
         // A connection of its own, because it selects another database.
         let found = Link::default().call(self.server, |connection| {
             let own = find_key(connection, mark)?;
-            // A stack uses database 0 unless it is told otherwise.
+            // A stack uses database 0 unless its URL names another.
             redis::cmd("SELECT").arg(0).query::<()>(connection)?;
             Ok(own.or(find_key(connection, mark)?))
         })?;

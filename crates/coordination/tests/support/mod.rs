@@ -344,7 +344,7 @@ fn say(line: &str) {
     writeln!(out, "\n{line}").and_then(|()| out.flush()).expect("the test reads this");
 }
 
-/// Is the process of a generator: sends a part every 20 ms, and prints what happens, until it is told to finish or abort. If it leads, it
+/// Is the process of a generator: sends a part every 20 ms, and prints what happens, until the command to finish or abort. If it leads, it
 /// sends two commands.
 pub fn be_a_generator() {
     let variable = |name: &str| std::env::var(name).expect("the test that started this sets it");

@@ -168,21 +168,22 @@ fn overlapping_faults_each_explain_their_own() {
         ..FindingInputs::default()
     };
     let findings = find(&measured, &seen);
-    let told: Vec<_> = findings.iter().map(|f| (f.title.as_str(), titles(&f.explains).join(", "))).collect();
+    let listed: Vec<_> =
+        findings.iter().map(|f| (f.title.as_str(), titles(&f.explains).join(", "))).collect();
     let group = |spec: &str| {
         let title = format!("planned fault `{spec}` at 10 s");
-        told.iter().find(|(found, _)| *found == title).map_or("", |(_, explains)| explains.as_str())
+        listed.iter().find(|(found, _)| *found == title).map_or("", |(_, explains)| explains.as_str())
     };
-    assert_eq!(told[0], ("server-1 ended", String::new()), "no fault reaches as far");
+    assert_eq!(listed[0], ("server-1 ended", String::new()), "no fault reaches as far");
     assert_eq!(group("server-2:kill"), "server-2 ended");
-    assert!(group("server-10:kill").contains("server-10 /health failed"), "{told:#?}");
-    assert!(!group("server-1:pause=5s").contains("server-10"), "{told:#?}");
-    assert!(group("wsproxy-1:kill").contains("wsproxy-1 was restarted"), "{told:#?}");
-    assert!(group("redis:pause=2s").contains("redis was restarted"), "{told:#?}");
-    assert!(group("link:redis/wsproxy-2:delay=50ms").contains("wsproxy-2 /ready failed"), "{told:#?}");
+    assert!(group("server-10:kill").contains("server-10 /health failed"), "{listed:#?}");
+    assert!(!group("server-1:pause=5s").contains("server-10"), "{listed:#?}");
+    assert!(group("wsproxy-1:kill").contains("wsproxy-1 was restarted"), "{listed:#?}");
+    assert!(group("redis:pause=2s").contains("redis was restarted"), "{listed:#?}");
+    assert!(group("link:redis/wsproxy-2:delay=50ms").contains("wsproxy-2 /ready failed"), "{listed:#?}");
     let all = findings.iter().map(|finding| 1 + finding.explains.len()).sum::<usize>();
     let groups = findings.iter().filter(|finding| !finding.explains.is_empty()).count();
-    assert_eq!(all - groups, 10, "each is listed once: {told:#?}");
+    assert_eq!(all - groups, 10, "each is listed once: {listed:#?}");
     let text = format!("{findings:?}");
     assert_eq!(text.matches("server-2:kill").count(), 1, "no list of faults is repeated");
 }

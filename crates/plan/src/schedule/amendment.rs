@@ -2,6 +2,7 @@
 //! before stays as it was, and every generator plays the same rest.
 
 use serde::{Deserialize, Serialize};
+use settings::plural::counted;
 use std::{fmt, time::Duration};
 
 /// Largest number of sessions or arrivals in a plan.
@@ -24,9 +25,8 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Clients(1) => f.write_str("1 session"),
-            Self::Clients(clients) => write!(f, "{clients} sessions"),
-            Self::ArrivalRate(rate) => write!(f, "{rate} arrivals per second"),
+            Self::Clients(clients) => f.write_str(&counted(*clients, "sessions")),
+            Self::ArrivalRate(rate) => f.write_str(&counted(*rate, "arrivals per second")),
         }
     }
 }
