@@ -351,6 +351,27 @@ fn a_view_without_keys_is_refused_before_anything_runs() {
     assert!(!results.exists());
 }
 
+#[test]
+fn a_terminal_that_is_closed_does_not_keep_the_run_from_ending() {
+    let dir = tempfile::tempdir().unwrap();
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    let mut client = Command::new("timeout")
+        .args(["--kill-after=1", "60", programs::STREAMSTRESS])
+        .args(["--tui", "--embedded", "--clients", "2", "--queries", "2", "--output-dir"])
+        .arg(dir.path())
+        .stdin(slave.try_clone().unwrap())
+        .stdout(Stdio::null())
+        .stderr(slave)
+        .spawn()
+        .unwrap();
+    let mut master = File::from(master);
+    assert!(master.read(&mut [0; 64]).unwrap() > 0, "the view is drawn");
+    drop(master);
+    assert_eq!(client.wait().unwrap().code(), Some(0));
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().any(|name| name.to_string_lossy().ends_with("_summary.json")));
+}
+
 mod unread {
     use super::*;
     use std::{fs, io, process::Child};

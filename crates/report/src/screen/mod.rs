@@ -2,26 +2,23 @@
 //! It only reads, except that `q` stops the run. It restores the terminal however it ends, also after a panic.
 
 mod bars;
+mod keyboard;
 mod snapshot;
 mod view;
 
 pub use snapshot::Sources;
 
 use crate::messages;
+use keyboard::{Key, Keyboard};
 use parking_lot::ReentrantMutex;
 use ratatui::{
     Terminal,
     backend::CrosstermBackend,
-    crossterm::{
-        cursor, event,
-        event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
-        execute, terminal,
-    },
+    crossterm::{cursor, execute, terminal},
 };
 use snapshot::SnapshotBuilder;
 use std::{
     cell::Cell,
-    fs::File,
     io::{self, IsTerminal, Stderr},
     sync::{
         Arc, Once,
@@ -32,6 +29,9 @@ use std::{
 };
 
 const REDRAW: Duration = Duration::from_millis(250);
+/// Time for the last drawing. A terminal that takes no data, for example over a broken connection, must not keep the results from being
+/// written.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// How often the end of the run is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -56,12 +56,9 @@ pub fn check() -> Result<(), String> {
             "--tui needs a terminal, but stderr is not one: omit --tui or do not redirect stderr".into()
         );
     }
-    match File::options().read(true).write(true).open("/dev/tty") {
-        Err(error) if !io::stdin().is_terminal() => Err(format!(
-            "--tui reads keys, but neither stdin nor /dev/tty is a terminal ({error}): omit --tui"
-        )),
-        Ok(_) | Err(_) => Ok(()),
-    }
+    keyboard::terminal().map(drop).map_err(|error| {
+        format!("--tui reads keys, but neither stdin nor /dev/tty is a terminal ({error}): omit --tui")
+    })
 }
 
 impl Screen {
@@ -84,7 +81,11 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        let deadline = Instant::now() + CLOSE_WITHIN;
+        while Instant::now() < deadline && self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
             let _ = thread.join();
         }
     }
@@ -140,7 +141,7 @@ fn show(
     ended: &AtomicBool,
     _taken: &TerminalGuard,
 ) {
-    let mut shows_help = false;
+    let (mut shows_help, mut keyboard) = (false, Keyboard::open());
     while !ended.load(Ordering::Relaxed) {
         let snapshot = builder.take(messages::last_deferred(), shows_help);
         let is_up = IS_UP.lock();
@@ -152,45 +153,13 @@ fn show(
         drop(is_up);
         let next = Instant::now() + REDRAW;
         while Instant::now() < next && !ended.load(Ordering::Relaxed) {
-            match key() {
-                Some(Key::Stop) => builder.stop().escalate(),
-                Some(Key::Help) => shows_help = !shows_help,
-                None => {}
+            for key in keyboard.wait(POLL_INTERVAL) {
+                match key {
+                    Key::Stop => builder.stop().escalate(),
+                    Key::Help => shows_help = !shows_help,
+                }
             }
         }
-    }
-}
-
-/// Effect of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    Stop,
-    Help,
-}
-
-/// Waits for a key for at most [`POLL_INTERVAL`].
-fn key() -> Option<Key> {
-    match event::poll(POLL_INTERVAL) {
-        Ok(true) => match event::read().ok()? {
-            Event::Key(key) => meaning(&key),
-            _ => None,
-        },
-        Ok(false) => None,
-        // Without a keyboard there are no events.
-        Err(_) => {
-            std::thread::sleep(POLL_INTERVAL);
-            None
-        }
-    }
-}
-
-fn meaning(key: &KeyEvent) -> Option<Key> {
-    match key.code {
-        _ if key.kind != KeyEventKind::Press => None,
-        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Some(Key::Stop),
-        KeyCode::Char('q') => Some(Key::Stop),
-        KeyCode::Char('?' | 'h') => Some(Key::Help),
-        _ => None,
     }
 }
 
@@ -206,20 +175,5 @@ mod tests {
         // The hook calls this on the thread that draws.
         restore();
         assert_eq!((drawing.get(), messages::last_deferred()), (false, None));
-    }
-
-    #[test]
-    fn what_keys_mean() {
-        let plain = |code| KeyEvent::new(code, KeyModifiers::NONE);
-        let control = |code| KeyEvent::new(code, KeyModifiers::CONTROL);
-        for (key, expected) in [
-            (plain(KeyCode::Char('q')), Some(Key::Stop)),
-            (control(KeyCode::Char('c')), Some(Key::Stop)),
-            (plain(KeyCode::Char('c')), None),
-            (plain(KeyCode::Char('?')), Some(Key::Help)),
-            (plain(KeyCode::Esc), None),
-        ] {
-            assert_eq!(meaning(&key), expected, "{key:?}");
-        }
     }
 }

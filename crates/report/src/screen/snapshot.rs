@@ -5,7 +5,10 @@ use measure::{
     FaultLog, FaultRecord,
     live::{LiveCounters, LiveTotals, totals},
 };
-use plan::{Estimate, LiveSchedule, Stop, schedule::Phase};
+use plan::{
+    Estimate, LiveSchedule, Stop,
+    schedule::{Model, Phase},
+};
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -61,6 +64,10 @@ pub struct Snapshot {
     /// Sessions that the schedule plans now, in open models the largest possible number.
     pub sessions_planned: u64,
     pub queries_planned: u64,
+    /// The schedule ends by time, so `queries_planned` depends on how long queries take.
+    pub are_queries_estimated: bool,
+    /// Targets of the phases are arrivals per second, not sessions.
+    pub is_open: bool,
     pub totals: LiveTotals,
     pub rates: Rates,
     pub live_status: LiveStatus,
@@ -113,6 +120,8 @@ impl SnapshotBuilder {
             sessions_open: totals.open_sessions(),
             sessions_planned,
             queries_planned: estimate.queries.round() as u64,
+            are_queries_estimated: estimate.by_clock && schedule.model() != Model::OpenQueries,
+            is_open: schedule.model().is_open(),
             totals,
             rates: rates(first, (elapsed, totals)),
             live_status: sources.shared_status.lock().clone(),

@@ -21,7 +21,7 @@ use ratatui::{
     text::{Line, Span},
     widgets::{Paragraph, RenderDirection, Sparkline, Widget, Wrap},
 };
-use settings::plural::counted;
+use settings::plural::{counted, noun};
 use std::time::Duration;
 
 /// Width from which there are two columns.
@@ -29,6 +29,11 @@ const WIDE: u16 = 90;
 const MIN: (u16, u16) = (40, 12);
 /// Height from which there are two charts.
 const TWO_CHARTS: u16 = 11;
+
+/// Heading of the delivery: a query's tokens are judged at its end.
+const TOKENS_OF: &str = "tokens of ended queries";
+/// Width from which the heading fits beside the names of the figures.
+const ROOM_FOR_HEADING: u16 = 76;
 
 const HELP: [&str; 6] = [
     "q, Ctrl+C   stop: start nothing new, let streams end, write the results",
@@ -104,12 +109,13 @@ fn phase_line(snapshot: &Snapshot) -> Line<'static> {
         Some(end) => format!("{} left", clock(end.saturating_sub(snapshot.elapsed))),
         None => "until the last query".to_owned(),
     };
+    let unit = if snapshot.is_open { "arrivals per second" } else { "sessions" };
     let target = if (phase.from - phase.target).abs() < 1e-9 {
-        whole(phase.target)
+        format!("{} {}", whole(phase.target), noun(phase.target, unit))
     } else {
-        format!("{} to {}", whole(phase.from), whole(phase.target))
+        format!("{} to {} {unit}", whole(phase.from), whole(phase.target))
     };
-    Line::from(format!("{} ({} of {}), {target}, {left}", phase.name, at + 1, phases.len()))
+    Line::from(format!("phase {} of {}, {}: {target}, {left}", at + 1, phases.len(), phase.name))
 }
 
 fn one_column(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
@@ -125,20 +131,26 @@ fn one_column(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     charts(snapshot, Rect { height: chart.height.saturating_sub(gap), ..chart }, buffer);
     latency_table(snapshot, latency, buffer);
     delivery(snapshot, delivered, buffer);
+    if area.width >= ROOM_FOR_HEADING {
+        let heading = Line::from(TOKENS_OF.dim()).right_aligned();
+        heading.render(Rect { height: delivered.height.min(1), ..delivered }, buffer);
+    }
     note_lines(notes, rest, buffer);
 }
 
 fn two_columns(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let notes = notes(snapshot);
     // Text comes before charts, except for the smallest height of the charts.
-    let words = (4 + rows(&notes)).min(area.height.saturating_sub(TWO_CHARTS + 1)).max(8);
+    let words = (5 + rows(&notes)).min(area.height.saturating_sub(TWO_CHARTS + 1)).max(8);
     let [words, drawn] =
         Layout::vertical([Constraint::Length(words), Constraint::Min(0)]).spacing(1).areas(area);
     let [left, right] = Layout::horizontal([Constraint::Percentage(50); 2]).spacing(2).areas(words);
     let [rates, latency] = Layout::vertical([Constraint::Length(3), Constraint::Min(0)]).areas(left);
     rates_lines(snapshot, rates, buffer);
     latency_table(snapshot, latency, buffer);
-    let [delivered, rest] = Layout::vertical([Constraint::Length(4), Constraint::Min(0)]).areas(right);
+    let [delivered, rest] = Layout::vertical([Constraint::Length(5), Constraint::Min(0)]).areas(right);
+    let [heading, delivered] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(delivered);
+    Line::from(TOKENS_OF.dim()).render(heading, buffer);
     delivery(snapshot, delivered, buffer);
     note_lines(notes, rest, buffer);
     charts(snapshot, drawn, buffer);
@@ -158,7 +170,10 @@ fn rates_lines(snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     ];
     let (open, planned) = (snapshot.sessions_open, snapshot.sessions_planned);
     let (done, all) = (snapshot.totals.queries, snapshot.queries_planned);
-    let second = format!("sessions {open} of {planned}   queries {done} of {all}");
+    let sessions =
+        if planned == 0 { format!("sessions {open}") } else { format!("sessions {open} of {planned}") };
+    let about = if snapshot.are_queries_estimated { "≈" } else { "" };
+    let second = format!("{sessions}   queries {done} of {about}{all}");
     let lines = vec![Line::from_iter(first.into_iter().flatten()), Line::from(second)];
     Paragraph::new(lines).render(area, buffer);
 }
@@ -275,7 +290,7 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
 fn defects(defects: &Defects) -> impl Iterator<Item = Line<'static>> + '_ {
     defects.found().map(|(defect, count, example)| {
         let first = example.map(|frame| format!("  first: {frame}")).unwrap_or_default();
-        let line = format!("{count} {}{first}", defect.name());
+        let line = format!("{} {count}{first}", defect.name());
         if defect.is_judged() { Line::from(line.red()) } else { Line::from(line.yellow()) }
     })
 }
@@ -295,7 +310,7 @@ fn fault(fault: &FaultRecord) -> Line<'static> {
     let (state, color) = match &fault.status {
         FaultStatus::Planned => (format!("planned at {at} s"), Color::DarkGray),
         FaultStatus::Begun => (format!("started at {at} s"), Color::Yellow),
-        FaultStatus::Failed(_) => ("failed".to_owned(), Color::Red),
+        FaultStatus::Failed(why) => (format!("failed: {}", printable(why)), Color::Red),
         FaultStatus::Injected(_) => {
             let recovery = |time: Duration| format!(", recovery {:.1} s", time.as_secs_f64());
             let recovered = fault.time_to_recover().map(recovery).unwrap_or_default();

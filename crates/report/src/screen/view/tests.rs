@@ -22,9 +22,10 @@ fn outcome(text: &str, state: State, value: f64) -> Outcome {
 }
 
 fn troubled() -> Snapshot {
-    let log = FaultLog::new([("wsproxy-1:kill", s(30)), ("redis:restart", s(90))]);
+    let log = FaultLog::new([("wsproxy-1:kill", s(30)), ("redis:restart", s(90)), ("wsproxy-9:kill", s(40))]);
     log.begin(0, s(1), s(31));
     log.end(0, Some(s(31)), FaultStatus::Injected("process 1 is gone".into()));
+    log.end(2, Some(s(40)), FaultStatus::Failed("there is no wsproxy-9".into()));
     log.outage(s(31), s(33));
     let mut defects = Defects::default();
     defects.note(Defect::Unreadable, b"<html>502\n");
@@ -39,6 +40,8 @@ fn troubled() -> Snapshot {
         sessions_open: 498,
         sessions_planned: 500,
         queries_planned: 95_000,
+        are_queries_estimated: true,
+        is_open: false,
         totals: LiveTotals { queries: 31_234, dropped: 3, ..LiveTotals::default() },
         rates: Rates { tokens: 9_012.4, queries: 498.6, connects: 2.5 },
         live_status: LiveStatus {
