@@ -143,8 +143,8 @@ Examples:
 
 const ENVIRONMENT: &str = "\
 Durations are written as 250ms, 30s or 1h30m; a bare number is seconds unless stated otherwise.
-Every option can be set by STREAMSTRESS_<OPTION>, for example STREAMSTRESS_CLIENTS=500. A flag takes precedence over the
-environment, then the scenario file, then the file `.env`.";
+Every option can be set by STREAMSTRESS_<OPTION>, for example STREAMSTRESS_CLIENTS=500.
+A flag takes precedence over the environment, then the scenario file, then the file `.env`.";
 
 /// The commands of the program. Without one, the arguments are those of `run`.
 #[derive(Debug, Subcommand)]

@@ -165,37 +165,87 @@ pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<
     let apis = [&target.api].into_iter().chain(&target.more_api);
     let apis = join_all(apis.map(|api| api_answers(target, api, tls)));
     let (apis, ws) = tokio::join!(apis, ws_answers(config, tls));
-    let mut errors: Vec<_> = apis.into_iter().filter_map(Result::err).collect();
+    let mut refusals: Vec<_> = apis.into_iter().filter_map(Result::err).collect();
     match ws {
-        Ok(connector) if errors.is_empty() => Ok(connector),
+        Ok(connector) if refusals.is_empty() => Ok(connector),
         ws => {
-            errors.extend(ws.err());
-            Err(ConfigErrors(errors))
+            refusals.extend(ws.err());
+            Err(ConfigErrors(messages_of(refusals)))
         }
     }
 }
 
-/// Checks that one address of the API answers.
-async fn api_answers(target: &Target, api: &Address, tls: &rustls::ClientConfig) -> Result<(), String> {
-    let only = Target { api: api.clone(), more_api: Vec::new(), ..target.clone() };
-    let http = Http::new(&only, 1, tls.clone());
-    match tokio::time::timeout(TIMEOUT, http.ready()).await {
-        Err(_) => Err(unreachable(api, &format!("no answer within {} s", TIMEOUT.as_secs()))),
-        Ok(Err(error)) => Err(refused(api, &describe(&*error))),
-        // Foreign servers may lack /ready or protect it, so only 5xx means "not ready".
-        Ok(Ok(answer)) if !answer.status.is_server_error() => Ok(()),
-        Ok(Ok(answer)) => Err(format!(
-            "{api} answers but is not ready ({}): wait until its /ready returns 200, or read its log",
-            http.explain(&answer)
-        )),
+/// Why a URL of the target cannot be used.
+#[derive(Debug)]
+enum Refusal {
+    /// Nothing answers there.
+    NoAnswer { url: String, why: String },
+    /// Another reason, as a message.
+    Other(String),
+}
+
+impl Refusal {
+    fn no_answer(url: &dyn std::fmt::Display, why: impl Into<String>) -> Self {
+        Self::NoAnswer { url: url.to_string(), why: why.into() }
+    }
+
+    fn of(url: &dyn std::fmt::Display, error: &TransportError) -> Self {
+        if error.is_permanent {
+            return Self::Other(format!("{url}: {}", error.text));
+        }
+        Self::no_answer(url, error.text.as_str())
     }
 }
 
-async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, String> {
+/// Returns the messages: one for all URLs where nothing answers, because one stack serves all of them, and the others.
+fn messages_of(refusals: Vec<Refusal>) -> Vec<String> {
+    let (mut dead, mut others) = (Vec::new(), Vec::new());
+    for refusal in refusals {
+        match refusal {
+            Refusal::NoAnswer { url, why } => dead.push((url, why)),
+            Refusal::Other(message) => others.push(message),
+        }
+    }
+    if let Some((_, first)) = dead.first() {
+        let places = if dead.iter().all(|(_, why)| why == first) {
+            let urls: Vec<_> = dead.iter().map(|(url, _)| url.as_str()).collect();
+            format!("{} ({first})", urls.join(" and "))
+        } else {
+            let places: Vec<_> = dead.iter().map(|(url, why)| format!("{url} ({why})")).collect();
+            places.join(" and ")
+        };
+        others.insert(
+            0,
+            format!(
+                "nothing answers at {places}: start a stack with `streamstress stack up --detach` or `docker compose up -d`, or run \
+                 with --embedded"
+            ),
+        );
+    }
+    others
+}
+
+/// Checks that one address of the API answers.
+async fn api_answers(target: &Target, api: &Address, tls: &rustls::ClientConfig) -> Result<(), Refusal> {
+    let only = Target { api: api.clone(), more_api: Vec::new(), ..target.clone() };
+    let http = Http::new(&only, 1, tls.clone());
+    match tokio::time::timeout(TIMEOUT, http.ready()).await {
+        Err(_) => Err(Refusal::no_answer(api, format!("no answer within {} s", TIMEOUT.as_secs()))),
+        Ok(Err(error)) => Err(Refusal::of(api, &describe(&*error))),
+        // Foreign servers may lack /ready or protect it, so only 5xx means "not ready".
+        Ok(Ok(answer)) if !answer.status.is_server_error() => Ok(()),
+        Ok(Ok(answer)) => Err(Refusal::Other(format!(
+            "{api} answers but is not ready ({}): wait until its /ready returns 200, or read its log",
+            http.explain(&answer)
+        ))),
+    }
+}
+
+async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, Refusal> {
     let ws = &config.plan.target.ws;
     let connector = Connector::resolve(&config.plan.target, Arc::new(tls.clone()))
         .await
-        .map_err(|error| unreachable(ws, &format!("{error:#}")))?;
+        .map_err(|error| Refusal::no_answer(ws, format!("{error:#}")))?;
     for from in one_of_each_family(&config.plan.target.local_ips) {
         let (endpoint, error) = match connector.reach(from).await {
             Ok(dead) => {
@@ -205,10 +255,11 @@ async fn ws_answers(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<C
             Err(refused) => refused,
         };
         return Err(match from {
-            Some(from) => {
-                format!("--local-ips: {endpoint} cannot be reached from {from} ({})", error.text)
-            }
-            None => refused(&endpoint, &error),
+            Some(from) => Refusal::Other(format!(
+                "--local-ips: {endpoint} cannot be reached from {from} ({})",
+                error.text
+            )),
+            None => Refusal::of(&endpoint, &error),
         });
     }
     Ok(Arc::new(connector))
@@ -230,20 +281,6 @@ fn one_of_each_family(local_ips: &[IpAddr]) -> Vec<Option<IpAddr>> {
     } else {
         [first(true), first(false)].into_iter().flatten().map(Some).collect()
     }
-}
-
-fn refused(target: &dyn std::fmt::Display, error: &TransportError) -> String {
-    if error.is_permanent {
-        return format!("{target}: {}", error.text);
-    }
-    unreachable(target, &error.text)
-}
-
-fn unreachable(target: &dyn std::fmt::Display, why: &str) -> String {
-    format!(
-        "nothing answers at {target} ({why}): start a stack with `streamstress stack up --detach` or \
-         `docker compose up -d`, or run with --embedded"
-    )
 }
 
 #[cfg(test)]
@@ -275,6 +312,24 @@ mod tests {
         let errors = run(30_000, false);
         assert!(errors[0].contains("at most 18872 clients"), "{errors:?}");
         assert!(errors[1].contains("at most 28000 clients"), "{errors:?}");
+    }
+
+    #[test]
+    fn urls_where_nothing_answers_share_one_message() {
+        let refused = |url: &str, why: &str| Refusal::no_answer(&url, why);
+        let other = Refusal::Other("https://b: bad certificate".into());
+        let messages = messages_of(vec![refused("http://a", "refused"), other, refused("ws://a", "refused")]);
+        assert!(
+            messages[0].starts_with("nothing answers at http://a and ws://a (refused): start a stack"),
+            "{messages:?}"
+        );
+        assert_eq!(messages[1..], ["https://b: bad certificate"]);
+        let messages = messages_of(vec![refused("http://a", "refused"), refused("ws://b", "no answer")]);
+        assert!(
+            messages[0].starts_with("nothing answers at http://a (refused) and ws://b (no answer): "),
+            "{messages:?}"
+        );
+        assert_eq!(messages.len(), 1);
     }
 
     #[test]

@@ -260,7 +260,12 @@ fn print_finished(finished: &Finished, quiet: bool, out: Out) -> u8 {
         out.print(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
     } else {
         out.print(&out.colored(finished.text(out.columns())));
-        out.print(&format!("\n  results...................: {}*\n", finished.base.display()));
+        let base = finished.base.display();
+        out.print(&format!("\n  results...................: {base}*\n"));
+        let report = format!("{base}_report.html");
+        if Path::new(&report).exists() {
+            out.print(&format!("  open in a browser.........: {report}\n"));
+        }
     }
     print_unwritten(&finished.unwritten);
     finished.exit_code()

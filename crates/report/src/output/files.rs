@@ -24,7 +24,9 @@ pub struct OpenError {
 
 impl OpenError {
     pub(super) fn new(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self { path: path.into(), flag: "--output-dir", source }
+        // "results" alone does not tell where a run without --output-dir wanted to write.
+        let path = path.into();
+        Self { path: std::path::absolute(&path).unwrap_or(path), flag: "--output-dir", source }
     }
 
     /// Returns the error about a place that another flag names.

@@ -84,28 +84,38 @@ impl Binaries {
     /// Finds `redis-server` and `haproxy` in the directories of `path`, in `/usr/sbin` or in `/usr/local/sbin`.
     ///
     /// # Errors
-    /// A program is missing. The message has a line for each missing program with the command that installs it.
+    /// A program is missing. The message names all missing programs, and the command that installs them.
     pub fn find(programs: Programs, path: &str) -> anyhow::Result<Self> {
+        Self::find_in(programs, path, &["/usr/sbin", "/usr/local/sbin"])
+    }
+
+    fn find_in(programs: Programs, path: &str, more: &[&str]) -> anyhow::Result<Self> {
         let mut missing = Vec::new();
-        let mut find = |name: &str| {
-            on_path(name, path).unwrap_or_else(|| {
-                missing.push(format!(
-                    "{name} is missing: install it, for example with `apt-get install {name}` or `brew install {}`",
-                    name.trim_end_matches("-server")
-                ));
+        let mut find = |name: &'static str| {
+            on_path(name, path, more).unwrap_or_else(|| {
+                missing.push(name);
                 PathBuf::new()
             })
         };
         let (redis, haproxy) = (find("redis-server"), find("haproxy"));
-        if missing.is_empty() { Ok(Self { programs, redis, haproxy }) } else { bail!(missing.join("\n")) }
+        if missing.is_empty() {
+            return Ok(Self { programs, redis, haproxy });
+        }
+        let (are, them) = if missing.len() == 1 { ("is", "it") } else { ("are", "them") };
+        bail!(
+            "a stack needs {}, which {are} not on the PATH: install {them}, for example with `apt-get install {}` \
+             (`streamstress --embedded` runs without {them})",
+            missing.join(" and "),
+            missing.join(" ")
+        )
     }
 }
 
-/// Returns the first file with this name in the directories.
-fn on_path(name: &str, path: &str) -> Option<PathBuf> {
+/// Returns the first file with this name in the directories of `path` and in `more`.
+fn on_path(name: &str, path: &str, more: &[&str]) -> Option<PathBuf> {
     // HAProxy is often in a directory that only the PATH of root contains.
     std::env::split_paths(path)
-        .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .chain(more.iter().map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|program| program.is_file())
 }
@@ -122,6 +132,24 @@ mod tests {
             message.contains("cargo build -p server") && message.contains("STREAMSTRESS_BIN_DIR"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn missing_programs_of_the_system_are_named_in_one_sentence() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let find = || Binaries::find_in(Programs::subcommands_of("/bin/streamstress"), path, &[]);
+        let both = find().unwrap_err().to_string();
+        assert!(
+            both.contains("needs redis-server and haproxy, which")
+                && both.contains("`apt-get install redis-server haproxy`"),
+            "{both}"
+        );
+        std::fs::write(directory.path().join("redis-server"), "").unwrap();
+        let one = find().unwrap_err().to_string();
+        assert!(one.contains("needs haproxy, which") && one.contains("`apt-get install haproxy`"), "{one}");
+        std::fs::write(directory.path().join("haproxy"), "").unwrap();
+        assert_eq!(find().unwrap().haproxy, directory.path().join("haproxy"));
     }
 
     #[test]
