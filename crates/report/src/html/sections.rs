@@ -317,7 +317,7 @@ pub(super) fn disturbances(stored: &StoredRun) -> Markup {
         @if nothing && broken.is_empty() && rows.is_empty() { p { "None." } }
         @if !broken.is_empty() {
             div.scroll { table.words {
-                thead { tr { th { "fault" } th { "began" } th { "outcome" } th { "recovered after" } th { "outages" } } }
+                thead { tr { th { "fault" } th { "began" } th { "outcome" } th { "recovery" } th { "outages" } } }
                 tbody { @for fault in broken { tr {
                     td { (text(fault, "fault")) }
                     td { @if let Some(at) = number(fault, "began_s") { (format!("{at:.1} s")) } }
