@@ -25,7 +25,7 @@ fi
 manifest=$root/Cargo.toml
 target=$(cargo metadata --manifest-path "$manifest" --format-version 1 --no-deps |
     sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-for program in "$target/release/streamstress" "$target/debug/streamstress"; do
+for program in "$target/dist/streamstress" "$target/release/streamstress" "$target/debug/streamstress"; do
     if [[ -x $program ]]; then exec "$program" analyze "${files[@]}"; fi
 done
 exec cargo run --quiet --release --manifest-path "$manifest" -p client -- analyze "${files[@]}"

@@ -209,8 +209,10 @@ analyze_since() { # MARK
 
 if [[ -n $native || ($action == run && -z $in_docker) ]]; then
     command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
-    if [[ $action == run || $action == up ]]; then cargo build --release -p client; fi
-    bin=$(target)/release
+    # `cargo install --profile dist` has compiled everything, if it was used.
+    profile=dist bin=$(target)/dist
+    if [[ ! -x $bin/streamstress ]]; then profile=release bin=$(target)/release; fi
+    if [[ $action == run || $action == up ]]; then cargo build --profile "$profile" -p client; fi
     [[ -z $native || -x $bin/streamstress ]] || die "$bin/streamstress is missing: no native stack was started from this directory"
 fi
 
