@@ -70,6 +70,9 @@ pub struct Target {
     /// Milliseconds for which wsproxy may hold tokens back to merge them; 0: never
     #[arg(long, default_value_t = DEFAULT_COALESCE_MS, value_parser = clap::value_parser!(u16).range(..=1_000))]
     pub coalesce_ms: u16,
+    /// Ask wsproxy to send the tokens of this many milliseconds as one frame
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub rollup: Option<u16>,
     /// Number of gateways; more than one needs --way haproxy
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub gateways: u16,
@@ -98,7 +101,8 @@ impl Target {
             (Gateways::Wsproxy, ms) if ms != DEFAULT_COALESCE_MS => format!(", merging for {ms} ms"),
             _ => String::new(),
         };
-        format!("{gateways}{} over {}{hops}{merging}", self.gateway.name(), self.way.name())
+        let rollup = self.rollup.map_or_else(String::new, |ms| format!(", rollup of {ms} ms"));
+        format!("{gateways}{} over {}{hops}{merging}{rollup}", self.gateway.name(), self.way.name())
     }
 }
 

@@ -1,5 +1,5 @@
 //! Reads all sockets on one thread at the least cost. It reads into one buffer, parses frames in place and records every
-//! position. Per token it allocates nothing, and decodes only the first and last fields of the frame.
+//! position. Per token it allocates nothing, and decodes only the first and last fields of the frame. Rolled frames are decoded completely.
 
 use crate::{
     dial::{Opened, Socket},
@@ -8,7 +8,7 @@ use crate::{
 use host::{Waited, monotonic_us};
 use load::frames::{self, Frames, Message};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use protocol::{EventCounts, ExpectedRange, Ledger, Prefix};
+use protocol::{EventCounts, ExpectedRange, Frame, Ledger, Prefix};
 use std::{
     io::ErrorKind,
     ops::Range,
@@ -161,11 +161,23 @@ impl Connection {
         frames.feed(bytes, |message, _| match message {
             // Other frames are ignored: a missing token is found by its position.
             Message::Text(text) => {
-                if let Some((prefix, [due_us, sent_us])) = token(text.as_bytes(), *generation) {
+                let mut take = |seq, kind, [due_us, sent_us]: [u64; 2]| {
                     tokens += 1;
-                    ledger.observe(prefix.position.seq, prefix.kind, Some(sent_us));
+                    ledger.observe(seq, kind, Some(sent_us));
                     let arrival = Arrival { due_us, sent_us, received_us, slack_us };
                     received.latency.received(&arrival, last.replace(arrival).as_ref());
+                };
+                if let Some((prefix, times)) = token(text.as_bytes(), *generation) {
+                    take(prefix.position.seq, prefix.kind, times);
+                } else if let Ok(Frame::Tokens(tokens)) = Frame::parse(text) {
+                    for event in tokens.events() {
+                        let Some(at) = event.position.filter(|at| at.generation == *generation) else {
+                            break;
+                        };
+                        if let (Some(due_us), Some(sent_us)) = (event.due_us, event.sent_us) {
+                            take(at.seq, event.kind, [due_us, sent_us]);
+                        }
+                    }
                 }
             }
             Message::Ping(payload) => frames::encode_pong(&mut pongs, payload),

@@ -37,6 +37,7 @@ pub(crate) struct Rig {
     signer: Signer,
     bus: Arc<dyn Broker>,
     gateway: Gateways,
+    rollup: Option<u16>,
     /// Removed with the rig.
     _directory: TempDir,
 }
@@ -62,7 +63,16 @@ impl Rig {
         let waited = tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await;
         waited.context("the bus is not ready after 10 s")??;
         let signer = Signer::new(&Secret::new(&key)?);
-        Ok(Self { native, status, state, signer, bus, gateway: target.gateway, _directory: directory })
+        Ok(Self {
+            native,
+            status,
+            state,
+            signer,
+            bus,
+            gateway: target.gateway,
+            rollup: target.rollup,
+            _directory: directory,
+        })
     }
 
     /// Returns the address at which sockets are opened.
@@ -142,8 +152,9 @@ impl Rig {
     /// Returns the head of the request that opens a session's socket.
     pub(crate) fn request(&self, session: SessionId) -> Vec<u8> {
         let token = self.signer.sign(&Claims { session_id: session, iat: 0, exp: None });
+        let query = self.rollup.map_or_else(String::new, |ms| format!("?rollup={ms}"));
         format!(
-            "GET /bench/ws/{session} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET /bench/ws/{session}{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
              Authorization: Bearer {token}\r\n\r\n"
         )

@@ -164,6 +164,150 @@ fn contents_are_compared_across_a_reconnect() {
     }
 }
 
+/// Returns the script of a server that sends four tokens per frame.
+fn rolling() -> Script {
+    Script { rollup: Some(4), ..Script::default() }
+}
+
+fn asks(args: &mut RunArgs) {
+    args.rollup_ms = Some(40);
+}
+
+/// Changes the parts of a rolled frame. `change` gets its first and last sequence numbers and the arrays.
+fn edited(frame: &str, change: impl Fn(&mut u64, &mut [&mut Vec<Value>; 3])) -> Vec<String> {
+    let mut json: Value = serde_json::from_str(frame).unwrap();
+    let (generation, seq) = json["first"].as_str().unwrap().split_once('-').unwrap();
+    let (generation, mut first) = (generation.to_owned(), seq.parse().unwrap());
+    let mut arrays = ["content", "due_us", "sent_us"].map(|name| json[name].as_array().unwrap().clone());
+    let [contents, due_us, sent_us] = &mut arrays;
+    change(&mut first, &mut [contents, due_us, sent_us]);
+    json["first"] = format!("{generation}-{first}").into();
+    let [contents, due_us, sent_us] = arrays;
+    (json["content"], json["due_us"], json["sent_us"]) = (contents.into(), due_us.into(), sent_us.into());
+    vec![json.to_string()]
+}
+
+#[test]
+fn rolled_tokens_are_counted_and_measured_one_by_one() {
+    let server = Running::start(rolling());
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = args(&server, dir.path(), 1, 2);
+    asks(&mut args);
+    let finished = run(args, &Stop::default()).unwrap();
+    let (summary, text) = (read_summary(dir.path()), finished.text(120));
+    everything_came(&summary, 1, 2, 18);
+    check(
+        &summary,
+        &[("frames_rolled", 8), ("tokens_rolled", 32), ("queries_corrupt", 0), ("contents_unverified", 0)],
+    );
+    assert_eq!(summary["verdict"], "PASS", "{summary:#}");
+    assert_eq!(summary["config"]["rollup_ms"], 40);
+    assert_eq!(summary["metrics"]["itl_ms"]["count"], 34, "{summary:#}");
+    assert_eq!(summary["metrics"]["delivery_ms"]["count"], 38, "tokens and terminators: {summary:#}");
+    let gaps = summary["metrics"]["frame_gap_ms"]["count"].as_u64().unwrap();
+    assert!(gaps <= 10, "six reads carry tokens of a query: {gaps}");
+    assert!(text.contains("tokens_rolled") && text.contains("32  in 8 frames"), "{text}");
+    let paths: Vec<_> = server.seen().heads.into_iter().map(|(target, _)| target).collect();
+    assert!(paths.iter().any(|path| path.ends_with("?rollup=40")), "{paths:?}");
+}
+
+#[test]
+fn a_defect_inside_a_rolled_frame_is_found() {
+    type Case = (&'static str, fake::RolledEdit, &'static [(&'static str, u64)]);
+    let cases: [Case; 9] = [
+        (
+            "a token is missing, and the frame has one position too many",
+            |n, frame| match n {
+                2 => edited(&frame, |_, arrays| arrays.iter_mut().for_each(|array| _ = array.remove(1))),
+                _ => vec![frame],
+            },
+            &[("frames_unreadable", 1), ("tokens_lost", 4)],
+        ),
+        (
+            "a token is missing, and the frame begins later",
+            |n, frame| match n {
+                2 => edited(&frame, |first, arrays| {
+                    *first += 1;
+                    arrays.iter_mut().for_each(|array| _ = array.remove(0));
+                }),
+                _ => vec![frame],
+            },
+            &[("tokens_lost", 1), ("frames_unreadable", 0)],
+        ),
+        (
+            "a text is missing",
+            |n, frame| match n {
+                2 => edited(&frame, |_, [contents, ..]| _ = contents.remove(2)),
+                _ => vec![frame],
+            },
+            &[("frames_unreadable", 1), ("tokens_lost", 4)],
+        ),
+        (
+            "a time is missing",
+            |n, frame| match n {
+                2 => edited(&frame, |_, [_, _, sent_us]| _ = sent_us.remove(2)),
+                _ => vec![frame],
+            },
+            &[("frames_unreadable", 1), ("tokens_lost", 4)],
+        ),
+        (
+            "a token is doubled, and the frame has one position too few",
+            |n, frame| match n {
+                2 => edited(&frame, |_, arrays| {
+                    arrays.iter_mut().for_each(|array| array.insert(1, array[1].clone()))
+                }),
+                _ => vec![frame],
+            },
+            &[("frames_unreadable", 1), ("tokens_lost", 4)],
+        ),
+        (
+            "the last token of the frame before comes again",
+            |n, frame| match n {
+                2 => edited(&frame, |first, arrays| {
+                    *first -= 1;
+                    arrays.iter_mut().for_each(|array| array.insert(0, array[0].clone()));
+                }),
+                _ => vec![frame],
+            },
+            &[("tokens_duplicated", 1), ("tokens_lost", 0)],
+        ),
+        (
+            "two texts are swapped",
+            |n, frame| match n {
+                2 => edited(&frame, |_, [contents, ..]| contents.swap(1, 2)),
+                _ => vec![frame],
+            },
+            &[("queries_corrupt", 1), ("tokens_lost", 0)],
+        ),
+        (
+            "the frame comes twice",
+            |n, frame| if n == 2 { vec![frame.clone(), frame] } else { vec![frame] },
+            &[("tokens_duplicated", 4), ("tokens_lost", 0)],
+        ),
+        (
+            "the frame does not come",
+            |n, frame| if n == 2 { Vec::new() } else { vec![frame] },
+            &[("tokens_lost", 4), ("tokens_reordered", 0)],
+        ),
+    ];
+    for (what, rolled, figures) in cases {
+        let (summary, _) = played(Script { rolled, ..rolling() }, 1, |args| {
+            asks(args);
+            args.query_timeout = Some(1.0.into());
+        });
+        eprintln!("{what}");
+        check(&summary, figures);
+        assert_eq!(summary["verdict"], "FAIL", "{what}: {summary:#}");
+    }
+}
+
+#[test]
+fn a_gateway_that_rolls_tokens_up_without_being_asked_is_found() {
+    let (summary, _) = played(rolling(), 1, |args| args.query_timeout = Some(1.0.into()));
+    check(&summary, &[("events_unknown_type", 4), ("tokens_lost", 16), ("frames_rolled", 0)]);
+    assert_eq!(summary["verdict"], "FAIL", "{summary:#}");
+}
+
 /// Frames as servers of other projects send them. The files have one frame per line.
 #[test]
 fn frames_of_other_servers() {

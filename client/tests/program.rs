@@ -263,6 +263,28 @@ fn an_embedded_run_uses_no_url() {
 }
 
 #[test]
+fn rolled_frames_lose_nothing_when_sockets_are_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let output_dir = directory.path().to_str().unwrap();
+    let run = ["--embedded", "--clients", "8", "--queries", "2", "--answer-tokens", "200", "--itl-ms", "5"];
+    let rollup = ["--cut-rate", "1", "--quiet", "--name", "rolled", "--output-dir", output_dir];
+    let variables = [("STREAMSTRESS_ROLLUP_MS", "40")];
+    let Ended { code, stderr, .. } = client(&[&run[..], &rollup].concat(), &variables);
+    // 98 on a machine that is too busy.
+    assert!(matches!(code, Some(0 | 98)), "{stderr}");
+    let files = std::fs::read_dir(directory.path()).unwrap();
+    let mut paths = files.map(|file| file.unwrap().path());
+    let path = paths.find(|path| path.to_string_lossy().ends_with("_summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let count = |name: &str| summary[name].as_u64().unwrap();
+    assert_eq!((count("queries_ok"), count("tokens_received")), (16, 3200), "{summary:#}");
+    assert_eq!((count("tokens_duplicated"), count("tokens_reordered"), count("queries_corrupt")), (0, 0, 0));
+    assert_eq!(count("contents_unverified"), 0);
+    let (frames, tokens) = (count("frames_rolled"), count("tokens_rolled"));
+    assert!(count("sockets_cut") > 0 && tokens > 2 * frames && frames > 100, "{summary:#}");
+}
+
+#[test]
 fn secrets_of_the_environment_are_not_shown() {
     let old_name = "warning: FASTAPI_URL is an old name: use STREAMSTRESS_API_URL";
     let environment = [("FASTAPI_URL", "http://127.0.0.1:1")];

@@ -4,6 +4,7 @@
 use crate::{
     handshake::{self, Handshake},
     refusal::Refusal,
+    rollup::WINDOW_MS,
 };
 use bus::Start;
 use http::{HeaderMap, HeaderValue, Request, header};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Admission {
     pub(crate) session: SessionId,
     pub(crate) start: Start,
+    /// The length of the windows whose tokens become one frame, if the client asked for that.
+    pub(crate) rollup: Option<Duration>,
     /// When the token expires.
     pub(crate) expires: Option<Instant>,
     /// The value of `Sec-WebSocket-Accept`.
@@ -41,6 +44,7 @@ impl Admission {
         Ok(Self {
             session: handshake.session,
             start: start(headers, request.uri().query())?,
+            rollup: rollup(request.uri().query())?,
             expires: grant.until.and_then(|until| expiry(until, now)),
             accept: handshake.accept,
             subprotocol: offered.iter().any(|protocol| protocol.eq_ignore_ascii_case("bearer")),
@@ -73,6 +77,17 @@ fn start(headers: &HeaderMap, query: Option<&str>) -> Result<Start, Refusal> {
     let text = header.or_else(|| parameter().map(|(_, value)| value.into()));
     let Some(text) = text else { return Ok(Start::Cursor) };
     Ok(Start::After(text.trim_ascii().parse()?))
+}
+
+/// Returns the length of a rollup's windows, if the query has one parameter `rollup`.
+fn rollup(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
+    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(name, _)| *name == "rollup").map(|(_, value)| value);
+    let Some(value) = values.next() else { return Ok(None) };
+    let is_whole = values.next().is_none() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let ms =
+        value.parse::<u16>().ok().filter(|ms| is_whole && WINDOW_MS.contains(ms)).ok_or(Refusal::Rollup)?;
+    Ok(Some(Duration::from_millis(ms.into())))
 }
 
 /// Converts a time since the Unix epoch to an instant. Returns `None` if an [`Instant`] cannot express it.
@@ -185,6 +200,28 @@ mod tests {
         assert_eq!(far.start, Start::After(Position::new(99_999_999_999_999, 1)), "the bus judges it");
         let nothing = check(&format!("/agent/ws/{ID}"), &[("last-event-id", "0")]).unwrap();
         assert_eq!(nothing.start, Start::After(Position::ZERO));
+    }
+
+    #[test]
+    fn a_rollup_is_a_whole_number_of_milliseconds() {
+        let checked =
+            |query: &str| check(&format!("/agent/ws/{ID}{query}"), &[]).map(|admission| admission.rollup);
+        let ms = |ms| Ok(Some(Duration::from_millis(ms)));
+        for (query, expected) in [
+            ("", Ok(None)),
+            ("?x=1&rollups=5", Ok(None)),
+            ("?rollup=40", ms(40)),
+            ("?rollup=1&last_event_id=7-3", ms(1)),
+            ("?x&rollup=1000", ms(1000)),
+        ] {
+            assert_eq!(checked(query), expected, "{query}");
+        }
+        for value in
+            ["", "=", "=0", "=1001", "=70000", "=-1", "=+40", "=40ms", "=4.5", "=40&rollup=40", "=%34"]
+        {
+            assert_eq!(checked(&format!("?rollup{value}")), Err(Refusal::Rollup), "{value}");
+        }
+        assert!(Refusal::Rollup.to_string().contains("1 to 1000"), "{}", Refusal::Rollup);
     }
 
     #[test]

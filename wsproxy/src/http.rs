@@ -58,14 +58,14 @@ async fn upgrade<B>(
     }
     // The token is checked first, so that only valid requests use permits and count for the rate.
     let admitted = Admission::check(check_handshake(request)?, request, &gateway.verifier);
-    let Admission { session, start, expires, accept, subprotocol } =
+    let Admission { session, start, rollup, expires, accept, subprotocol } =
         admitted.map_err(|refusal| match refusal {
             Refusal::NoToken | Refusal::Token(_) => gateway.refuse_token(peer, request.headers(), refusal),
             other => other,
         })?;
     let permit = gateway.slots.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
     gateway.enter()?;
-    let outbox = Outbox::new(gateway.shared.clone(), expires);
+    let outbox = Outbox::new(gateway.shared.clone(), expires, rollup);
     let attachment = gateway.bus.attach(session, start, outbox.clone()).await.map_err(|error| {
         debug!(%session, "the session could not be attached: {error}");
         match error {

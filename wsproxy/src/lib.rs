@@ -21,6 +21,7 @@ pub mod program;
 mod rate;
 mod refusal;
 mod replay;
+mod rollup;
 mod session;
 mod socket;
 mod socket_table;

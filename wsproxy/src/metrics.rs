@@ -20,10 +20,13 @@ host::metrics! {
         pub(crate) queued_frames: Counter = "queued_frames", "Frames queued because their socket took nothing more";
         pub(crate) held_frames: Counter =
             "held_frames", "Frames held back to share a segment with the next one, while the gateway was overloaded";
+        pub(crate) rolled_frames: Counter =
+            "rolled_frames", "Frames with several tokens, sent to clients that asked for a rollup";
+        pub(crate) rolled_tokens: Counter = "rolled_tokens", "Tokens in these frames";
         pub(crate) batch: Gauge = "events_per_segment", "Largest number of events per segment";
         pub(crate) lag: Gauge<f64, AtomicU64> =
             "loop_lag" in Seconds, "Lateness of the event loop, median of the last 15 samples";
-        pub(crate) dropped_frames: Counter = "dropped_frames", "Queued frames dropped by a close";
+        pub(crate) dropped_frames: Counter = "dropped_frames", "Queued frames, and tokens waiting for a rollup, dropped by a close";
         pub(crate) overflows: Counter =
             "outbox_overflows", "Sockets closed because their queue exceeded WS_OUTBOX_BYTES";
         pub(crate) gaps: Counter = "gaps", "Gaps announced to clients";

@@ -7,6 +7,7 @@ mod events;
 mod feeding;
 mod held;
 mod queue;
+mod rolling;
 mod shared;
 mod signal;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub(crate) use shared::Shared;
 use crate::{
     frame::{Header, Opcode},
     liveness::{Due, Liveness},
+    rollup::Rollup,
     socket::Socket,
 };
 use close_cursor::CloseCursor;
@@ -29,7 +31,7 @@ use queue::Queue;
 use signal::Signal;
 use std::{
     sync::{Arc, OnceLock, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// The phase of a socket's life.
@@ -62,6 +64,8 @@ pub(crate) struct Outbox {
 struct State {
     queue: Queue,
     held: HeldEvents,
+    /// Set if the client asked for it. Boxed, because most clients do not. Such an outbox holds no events.
+    rollup: Option<Box<Rollup>>,
     close_cursor: CloseCursor,
     phase: Phase,
     /// When a closing socket is dropped.
@@ -80,10 +84,12 @@ struct State {
 }
 
 impl Outbox {
-    pub(crate) fn new(shared: Arc<Shared>, expires: Option<Instant>) -> Arc<Self> {
+    /// Creates the outbox of a client whose token expires at `expires`. `rollup`: the length of the windows whose tokens become one frame.
+    pub(crate) fn new(shared: Arc<Shared>, expires: Option<Instant>, rollup: Option<Duration>) -> Arc<Self> {
         let state = State {
             queue: Queue::new(Position::ZERO),
             held: HeldEvents::default(),
+            rollup: rollup.map(|length| Box::new(Rollup::new(length, shared.limit))),
             close_cursor: CloseCursor::default(),
             phase: Phase::Open,
             deadline: None,

@@ -1,6 +1,6 @@
 //! Why a request does not become a socket: status, headers, text and metric label of each reason.
 
-use crate::rate::whole_seconds;
+use crate::{rate::whole_seconds, rollup::WINDOW_MS};
 use http::{HeaderValue, StatusCode, header};
 use protocol::{ParsePositionError, TokenError};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub(crate) enum Refusal {
     Position(#[from] ParsePositionError),
     #[error("last event id: {0}")]
     BeyondTheEnd(String),
+    #[error("rollup: expected a whole number of milliseconds from {} to {}, for example ?rollup=40", WINDOW_MS.start(), WINDOW_MS.end())]
+    Rollup,
     #[error("the gateway has no connection to the bus, try again later")]
     BusDown,
 }
@@ -51,7 +53,9 @@ impl Refusal {
             }
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotAnUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Malformed(_) | Self::Position(_) | Self::BeyondTheEnd(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::Position(_) | Self::BeyondTheEnd(_) | Self::Rollup => {
+                StatusCode::BAD_REQUEST
+            }
             Self::NoToken => StatusCode::UNAUTHORIZED,
             Self::Token(_) => StatusCode::FORBIDDEN,
             Self::BadTokens { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -93,6 +97,7 @@ impl Refusal {
             Self::Token(_) => "bad_token",
             Self::BadTokens { .. } => "bad_token_rate",
             Self::Position(_) | Self::BeyondTheEnd(_) => "bad_position",
+            Self::Rollup => "bad_rollup",
             Self::BusDown => "bus_down",
         }
     }

@@ -294,6 +294,9 @@ pub struct RunArgs {
     /// Reconnect without the last position, as clients of the old contract do
     #[arg(long, help_heading = BEHAVIOUR)]
     pub no_resume: bool,
+    /// Ask the gateway to send the tokens of this many milliseconds as one frame, 1 to 1000 [default: each token has a frame]
+    #[arg(long, value_name = "MS", help_heading = BEHAVIOUR)]
+    pub rollup_ms: Option<i64>,
 
     /// Inject a fault into the stack at this time after the first query, for example wsproxy-1:kill@30s (repeatable). See
     /// `streamstress stack fault --help` for targets and actions

@@ -115,6 +115,7 @@ fn target(target: &Target) -> serde_json::Value {
         "more_wsproxy_urls": texts(&target.more_ws),
         "published_ports": target.published,
         "ws_path": redacted_path(&target.ws_path),
+        "rollup_ms": target.rollup_ms,
         "agent": target.agent,
         "headers": target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
         "token": target.token.as_ref().map(|_| "redacted"),

@@ -54,6 +54,14 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     if agent.is_empty() || !agent.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b)) {
         check.error(format!("invalid name \"{agent}\" for --agent: expected letters, digits and -_.~"));
     }
+    let query = ws_path.split_once('?').map_or("", |(_, query)| query);
+    if query.split('&').any(|pair| pair.split('=').next() == Some("rollup")) {
+        check.error(
+            "--ws-path has the parameter `rollup`: use --rollup-ms, so that the client expects rolled frames"
+                .into(),
+        );
+    }
+    let rollup_ms = args.rollup_ms.map(|ms| check.count("--rollup-ms", Some(ms), 0, 1, 1000) as u16);
     let headers = headers(check, &args.headers);
     if let Some(token) = &args.auth_token
         && HeaderValue::from_str(token).is_err()
@@ -78,6 +86,7 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         more_ws,
         published: Vec::new(),
         ws_path,
+        rollup_ms,
         agent,
         headers,
         token,
@@ -219,6 +228,21 @@ mod tests {
         let faults = with_headers(&["Authorization Bearer hush", "X-Key=hush"]).unwrap_err();
         assert!(faults[0].contains("\"Authorization…\"") && faults[1].contains("\"X-Key…\""), "{faults:?}");
         assert!(!faults.concat().contains("hush"), "{faults:?}");
+    }
+
+    #[test]
+    fn a_rollup_is_an_option_and_no_part_of_the_path() {
+        let rollup = |ms, path: &str| {
+            parsed(RunArgs { rollup_ms: ms, ws_path: Some(path.into()), ..RunArgs::default() })
+                .map(|target| target.rollup_ms)
+                .map_err(|errors| errors.concat())
+        };
+        assert_eq!(rollup(None, "/{session}?rollups=1"), Ok(None));
+        assert_eq!(rollup(Some(40), "/{session}?x=rollup"), Ok(Some(40)));
+        for ms in [0, 1001, -1] {
+            assert!(rollup(Some(ms), "/{session}").unwrap_err().contains("from 1 to 1000"));
+        }
+        assert!(rollup(None, "/{session}?x=1&rollup=40").unwrap_err().contains("--rollup-ms"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod socket;
 
 pub use script::{Action, Script};
 #[allow(unused_imports, reason = "each test binary uses its part")]
-pub use script::{Edit, Extra};
+pub use script::{Edit, Extra, RolledEdit};
 
 use axum::{
     Json, Router,
@@ -19,7 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use protocol::{CreateResponse, Position, RunRequest, RunResponse, SessionId};
+use protocol::{CreateResponse, Position, RolledTokens, RunRequest, RunResponse, SessionId, TokenPieces};
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
@@ -43,6 +43,7 @@ pub struct Seen {
     pub resumed_after: Vec<String>,
     pub query_ids: Vec<String>,
     pub tokens: u64,
+    pub rolled_frames: u64,
     /// Sockets that ended with the client's close frame.
     pub farewells: u64,
     /// Sockets that the client ended without a close frame.
@@ -155,6 +156,25 @@ impl Fake {
         self.script.itl * if crowded { 4 } else { 1 }
     }
 
+    /// Appends the tokens that wait as one frame. A single token has a frame of its own.
+    fn append_rolled(&self, session: SessionId, rolled: Option<RolledTokens>) {
+        let Some(rolled) = rolled else { return };
+        let frame = String::from_utf8(rolled.encode()).unwrap();
+        let frames = if rolled.count() > 1 {
+            let number = {
+                let mut seen = self.seen.lock().unwrap();
+                seen.rolled_frames += 1;
+                seen.rolled_frames
+            };
+            (self.script.rolled)(number, frame)
+        } else {
+            vec![frame]
+        };
+        for frame in frames {
+            self.append(session, rolled.last(), frame, 1);
+        }
+    }
+
     fn append(&self, session: SessionId, position: Position, frame: String, copies: usize) {
         let mut sessions = self.sessions.lock().unwrap();
         let log = &mut sessions.get_mut(&session).unwrap().log;
@@ -249,6 +269,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
     }
     let mut digester = protocol::Digester::default();
     let mut held: Option<(Position, String)> = None;
+    let mut rolled: Option<RolledTokens> = None;
     for seq in 1..=fake.script.tokens + 1 {
         let position = Position::new(generation, seq);
         let done = seq > fake.script.tokens;
@@ -267,7 +288,11 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             }
             Action::Send
         } else {
-            protocol::encode_token(&mut frame, position, &fake.script.content, &query_id, now, now);
+            let content = match fake.script.rollup {
+                Some(_) => format!("{}{seq} ", fake.script.content),
+                None => fake.script.content.clone(),
+            };
+            protocol::encode_token(&mut frame, position, &content, &query_id, now, now);
             let number = {
                 let mut seen = fake.seen.lock().unwrap();
                 seen.tokens += 1;
@@ -277,7 +302,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             if let Some(extra) = (fake.script.extra)(number) {
                 fake.append(session, position, extra.to_owned(), 1);
             }
-            let sent = if action == Action::Garble { "other " } else { &fake.script.content };
+            let sent = if action == Action::Garble { "other " } else { &content };
             digester.token(sent);
             action
         };
@@ -293,6 +318,20 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             );
         }
         match action {
+            Action::Send if fake.script.rollup.is_some() && seq > 1 && !done => {
+                let token = TokenPieces::split(frame.as_bytes()).unwrap();
+                match &mut rolled {
+                    Some(rolled) => assert!(rolled.push(token)),
+                    None => rolled = Some(RolledTokens::new(token)),
+                }
+                if rolled.as_ref().map(RolledTokens::count) == fake.script.rollup {
+                    fake.append_rolled(session, rolled.take());
+                }
+            }
+            Action::Send | Action::Garble if rolled.is_some() => {
+                fake.append_rolled(session, rolled.take());
+                fake.append(session, position, frame, 1);
+            }
             Action::Send | Action::Garble => fake.append(session, position, frame, 1),
             Action::Double => fake.append(session, position, frame, 2),
             Action::Drop => {}

@@ -8,6 +8,9 @@ pub type Edit = fn(u64) -> Action;
 /// Returns an additional frame for an event by its number, counted from 1 over all sessions.
 pub type Extra = fn(u64) -> Option<&'static str>;
 
+/// Returns what is sent instead of a rolled frame, by the frame's number, counted from 1 over all sessions.
+pub type RolledEdit = fn(u64, String) -> Vec<String>;
+
 /// What happens to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -52,6 +55,9 @@ pub struct Script {
     pub bare_answer: Option<&'static str>,
     /// The text of each token.
     pub content: String,
+    /// Sends this many tokens as one frame, except the first token of a query. Each token then has a text of its own.
+    pub rollup: Option<u64>,
+    pub rolled: RolledEdit,
     /// The stream ends with an error event of this code.
     pub error: Option<&'static str>,
     /// A frame to send before a token. If it begins with `\0`, the rest is sent as a binary message; if it begins with `\x01`, as a frame
@@ -93,6 +99,8 @@ impl Default for Script {
             lose_first_answer: false,
             bare_answer: None,
             content: "word ".to_owned(),
+            rollup: None,
+            rolled: |_, frame| vec![frame],
             error: None,
             extra: |_| None,
             frames: None,

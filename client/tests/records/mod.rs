@@ -58,6 +58,8 @@ pub fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
         defects: Defects::default(),
         announced_gap_positions: 0,
         events_replayed: 0,
+        frames_rolled: 0,
+        tokens_rolled: 0,
         close_codes: Vec::new(),
         ok: true,
         cut_off: false,

@@ -104,7 +104,7 @@ impl Connector {
         }
         Ok(Self {
             endpoints,
-            path: target.ws_path.replace("{agent}", &target.agent),
+            path: path(target),
             headers: target.headers.clone(),
             token: target.token.clone(),
             secrets: target.secrets.clone(),
@@ -288,6 +288,16 @@ impl Connector {
         let mut request = request.body(Empty::new())?;
         replace_headers(request.headers_mut(), &self.headers);
         Ok(request)
+    }
+}
+
+/// Returns the socket's path and query, with `{session}` and perhaps `{token}`.
+fn path(target: &Target) -> String {
+    let path = target.ws_path.replace("{agent}", &target.agent);
+    let separator = if path.contains('?') { '&' } else { '?' };
+    match target.rollup_ms {
+        Some(ms) => format!("{path}{separator}rollup={ms}"),
+        None => path,
     }
 }
 

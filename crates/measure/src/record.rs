@@ -309,6 +309,10 @@ pub struct SessionRecord {
     pub defects: Defects,
     /// Events that were sent again after a reconnect, as allowed.
     pub events_replayed: u64,
+    /// Frames with the tokens of a window of a rollup.
+    pub frames_rolled: u64,
+    /// Tokens that arrived in these frames.
+    pub tokens_rolled: u64,
     /// Close codes received, in order.
     pub close_codes: Vec<u16>,
     /// Whether every query was ok and no step failed.
@@ -347,6 +351,8 @@ impl SessionRecord {
             announced_gap_positions: 0,
             defects: Defects::default(),
             events_replayed: 0,
+            frames_rolled: 0,
+            tokens_rolled: 0,
             close_codes: Vec::new(),
             ok: true,
             cut_off: false,

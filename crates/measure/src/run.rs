@@ -243,6 +243,8 @@ impl RunData {
         self.defects.merge(&session.defects);
         self.announced_gap_positions += session.announced_gap_positions;
         self.tokens.replayed += session.events_replayed;
+        self.tokens.frames_rolled += session.frames_rolled;
+        self.tokens.rolled += session.tokens_rolled;
         for &code in &session.close_codes {
             *self.close_codes.entry(code).or_default() += 1;
         }

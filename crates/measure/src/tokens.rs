@@ -32,6 +32,10 @@ pub struct TokenCounts {
     pub reordered: u64,
     /// Events that were sent again after a reconnect, as allowed. Not part of `duplicated`.
     pub replayed: u64,
+    /// Frames with the tokens of a window of a rollup, of sessions that ended.
+    pub frames_rolled: u64,
+    /// Tokens that arrived in these frames.
+    pub rolled: u64,
     /// Announced tokens that had not arrived yet when the run ended.
     pub cut_off: u64,
     /// Tokens and terminators received at least once.
@@ -100,6 +104,8 @@ impl TokenCounts {
             (&mut self.duplicated, other.duplicated),
             (&mut self.reordered, other.reordered),
             (&mut self.replayed, other.replayed),
+            (&mut self.frames_rolled, other.frames_rolled),
+            (&mut self.rolled, other.rolled),
             (&mut self.cut_off, other.cut_off),
             (&mut self.events_received, other.events_received),
             (&mut self.events_lost, other.events_lost),

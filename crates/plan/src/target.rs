@@ -26,6 +26,8 @@ pub struct Target {
     pub published: Vec<SocketAddr>,
     /// The socket's path and query, with `{agent}`, `{session}` and, optionally, `{token}`.
     pub ws_path: String,
+    /// The length of the windows whose tokens the gateway should send as one frame, in milliseconds. `None`: each token has a frame.
+    pub rollup_ms: Option<u16>,
     /// The value of `{agent}`.
     pub agent: String,
     /// Headers of every call and upgrade. They replace the client's own headers of the same name.

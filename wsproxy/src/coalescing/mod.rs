@@ -1,5 +1,5 @@
 //! Merges a session's tokens into fewer TCP segments while the gateway is overloaded. It decides how many events a segment carries, and
-//! reminds outboxes of what they hold back. The outboxes write.
+//! reminds outboxes of what they hold back, also for rollups. The outboxes write.
 
 mod pressure;
 
@@ -38,12 +38,12 @@ pub(crate) struct Coalescing {
     unread: AtomicU32,
     /// The outboxes that hold events back, by the time until which they do and by their address.
     reminders: Mutex<BTreeMap<(Instant, usize), Weak<dyn HoldsEvents>>>,
-    /// Notified when the first reminder is added.
+    /// Notified when a reminder is added that is due before all others.
     wake: Notify,
     metrics: Metrics,
 }
 
-/// An outbox that can hold events back.
+/// An outbox that can hold events back, while the gateway is overloaded or for a rollup.
 pub(crate) trait HoldsEvents: Send + Sync {
     /// Writes the events that have been held back for as long as they may be at `now`.
     fn release(&self, now: Instant);
@@ -93,15 +93,15 @@ impl Coalescing {
         gap <= self.most
     }
 
-    /// Schedules the release of `outbox`, which holds events back since `since`. An outbox has at most one reminder.
-    pub(crate) fn remind(&self, outbox: Weak<dyn HoldsEvents>, since: Instant) {
+    /// Schedules the release of `outbox` at `due`. An outbox has at most one reminder.
+    pub(crate) fn remind(&self, outbox: Weak<dyn HoldsEvents>, due: Instant) {
         // An outbox has one reminder, so its address makes the key unique.
         let address = outbox.as_ptr().cast::<()>().addr();
         let mut reminders = self.reminders.lock();
-        if reminders.is_empty() {
+        if reminders.first_key_value().is_none_or(|(&(first, _), _)| due < first) {
             self.wake.notify_one();
         }
-        reminders.insert((since + self.most, address), outbox);
+        reminders.insert((due, address), outbox);
     }
 
     /// Returns the longest time that an event is held back.
@@ -138,7 +138,11 @@ impl Coalescing {
             let next = self.reminders.lock().first_key_value().map(|(key, _)| key.0);
             match next {
                 None => self.wake.notified().await,
-                Some(next) => sleep_until(next.into()).await,
+                Some(next) => tokio::select! {
+                    () = sleep_until(next.into()) => {}
+                    // Another outbox must be released earlier: windows of rollups have different lengths.
+                    () = self.wake.notified() => continue,
+                },
             }
             let now = Instant::now();
             let due = {

@@ -34,6 +34,9 @@ impl Outbox {
         if state.phase != Phase::Open {
             return;
         }
+        if !drops_queue(reason) {
+            self.send_window(state);
+        }
         state.phase = Phase::Closing(reason);
         self.shared.metrics.close(reason.label());
         self.begin_end(state, drops_queue(reason));
@@ -46,8 +49,8 @@ impl Outbox {
     fn begin_end(&self, state: &mut State, drop_queue: bool) {
         state.deadline = Some(Instant::now() + self.shared.close_timeout);
         if drop_queue {
-            let dropped = state.queue.drop_unbegun();
-            self.shared.metrics.dropped_frames.inc_by(dropped as u64);
+            let dropped = state.queue.drop_unbegun() as u64 + Self::drop_window(state);
+            self.shared.metrics.dropped_frames.inc_by(dropped);
         }
         self.feeder.notify_one();
     }
@@ -59,7 +62,7 @@ impl Outbox {
     }
 }
 
-/// Returns whether a close for this reason drops the queue. The client gets those events when it resumes.
+/// Returns whether a close for this reason drops the queue and the window. The client gets those events when it resumes.
 const fn drops_queue(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::SlowConsumer | CloseReason::TakenOver | CloseReason::NoPong)
 }

@@ -15,6 +15,9 @@ impl Outlet for Outbox {
         state.largest = state.largest.max(frame.len());
         state.close_cursor.event(prefix);
         self.shared.metrics.events.inc();
+        if state.rollup.is_some() {
+            return self.roll(&mut state, prefix, frame);
+        }
         if !self.holds(&mut state, prefix, frame) {
             self.offer(&mut state, Opcode::Text, frame, Some(prefix.position));
         }
@@ -51,9 +54,13 @@ impl Outlet for Outbox {
 impl HoldsEvents for Outbox {
     fn release(&self, now: Instant) {
         let mut state = self.state.lock();
-        match state.held.reminded(now, self.shared.coalescing.most()) {
+        if state.rollup.is_some() {
+            return self.window_reminded(&mut state, now);
+        }
+        let most = self.shared.coalescing.most();
+        match state.held.reminded(now, most) {
             Reminded::Nothing => {}
-            Reminded::Later(since) => self.shared.coalescing.remind(self.me.clone(), since),
+            Reminded::Later(since) => self.shared.coalescing.remind(self.me.clone(), since + most),
             Reminded::Due => self.write_held(&mut state),
         }
     }
@@ -81,7 +88,7 @@ impl Outbox {
         state.queue.push([header.as_bytes(), frame], 0, Some(prefix.position));
         self.shared.metrics.held_frames.inc();
         if state.held.hold(now) {
-            coalescing.remind(self.me.clone(), now);
+            coalescing.remind(self.me.clone(), now + coalescing.most());
         }
         true
     }

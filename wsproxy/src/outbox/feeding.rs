@@ -57,6 +57,6 @@ impl Outbox {
     }
 
     pub(super) fn is_half_free(&self, state: &State) -> bool {
-        state.queue.cost() <= self.shared.limit / 2
+        state.cost() <= self.shared.limit / 2
     }
 }

@@ -44,7 +44,7 @@ impl Rig {
         let (own, peer) = StdStream::pair().unwrap();
         own.set_nonblocking(true).unwrap();
         peer.set_nonblocking(true).unwrap();
-        let outbox = Outbox::new(shared.clone(), None);
+        let outbox = Outbox::new(shared.clone(), None, None);
         let socket = Socket::Unix(tokio::net::UnixStream::from_std(own).unwrap());
         std::future::poll_fn(|cx| socket.poll_writable(cx)).await.unwrap();
         outbox.connect(socket);

@@ -80,7 +80,7 @@ impl Outbox {
     }
 
     pub(super) fn fits(&self, state: &State, len: usize) -> bool {
-        state.queue.is_empty() || state.queue.cost() + len <= self.shared.limit
+        state.queue.is_empty() || state.cost() + len <= self.shared.limit
     }
 
     pub(super) fn offer(
@@ -90,6 +90,8 @@ impl Outbox {
         payload: &[u8],
         position: Option<Position>,
     ) {
+        // Nothing overtakes the tokens of a window.
+        self.send_window(state);
         if state.phase == Phase::Open && self.has_room(state, payload.len()) {
             let header = Header::new(opcode, payload.len());
             self.send(state, [header.as_bytes(), payload], position);

@@ -1,10 +1,14 @@
-//! Tests of the gateway over real sockets with the memory bus.
+//! Tests of the gateway over real sockets, with the memory bus or a real Redis.
 
 mod admission;
 mod closes;
 mod drains;
 mod inbound;
+#[allow(dead_code, reason = "other tests stop and restart it")]
+#[path = "../../../crates/bus/tests/brokers/support/private_redis.rs"]
+mod private_redis;
 mod rig;
+mod rollups;
 mod slow;
 mod streams;
 mod takeovers;

@@ -50,6 +50,13 @@ pub(crate) fn request(address: SocketAddr, session: SessionId) -> Request {
     request
 }
 
+/// Returns the same request with a rollup of this many milliseconds.
+pub(crate) fn rollup_request(address: SocketAddr, session: SessionId, ms: u32) -> Request {
+    let mut request = request(address, session);
+    *request.uri_mut() = format!("{}?rollup={ms}", request.uri()).parse().unwrap();
+    request
+}
+
 fn bare_request(address: SocketAddr, path: &str) -> Request {
     format!("ws://{address}{path}").into_client_request().unwrap()
 }
@@ -88,6 +95,19 @@ impl Writer {
         let request = ClaimRequest { query_id: Uuid::new_v4().to_string(), answer: String::new() };
         self.generation = self.bus.claim(self.session, request).await.unwrap().generation;
         self.seq = 0;
+    }
+
+    /// Writes `count` tokens in one append, so that they are published at once.
+    pub(crate) async fn batch(&mut self, count: u64) {
+        let mut batch = Batch::default();
+        for _ in 0..count {
+            self.seq += 1;
+            let (position, seq) = (Position::new(self.generation, self.seq), self.seq);
+            batch.push(self.session, position, Kind::Token, |out| {
+                encode_token(out, position, "word ", "q", seq, seq + 1);
+            });
+        }
+        self.bus.append(&batch).await.unwrap();
     }
 
     /// Writes `count` tokens of `bytes` bytes.
@@ -245,6 +265,8 @@ pub(crate) struct Client(pub(crate) WebSocketStream<TcpStream>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Event(Position, Kind),
+    /// A rolled frame, by the positions of its tokens.
+    Tokens(Vec<Position>),
     Resumed(Position),
     Gap(Position, Position),
     /// A frame that is not an event.
@@ -298,6 +320,7 @@ impl Client {
         loop {
             match self.next().await {
                 Seen::Event(position, Kind::Token) => positions.push(position),
+                Seen::Tokens(rolled) => positions.extend(rolled),
                 Seen::Event(position, Kind::Done) => {
                     positions.push(position);
                     return (positions, Seen::Event(position, Kind::Done));
@@ -339,6 +362,9 @@ impl Seen {
         let Ok(frame) = Frame::parse(text) else { return Self::Other(text.to_owned()) };
         match frame {
             Frame::Event(event) => Self::Event(event.position.unwrap(), event.kind),
+            Frame::Tokens(tokens) => {
+                Self::Tokens(tokens.events().map(|event| event.position.unwrap()).collect())
+            }
             Frame::Resumed { to } => Self::Resumed(to),
             Frame::Gap { from, to } => Self::Gap(from, to),
             Frame::Other => Self::Other(text.to_owned()),

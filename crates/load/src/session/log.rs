@@ -29,6 +29,8 @@ pub(super) struct SessionLog {
     /// Defects that arrived while no query was running.
     defects: Defects,
     events_replayed: u64,
+    frames_rolled: u64,
+    tokens_rolled: u64,
     close_codes: Vec<u16>,
     old_contract: bool,
     failure: Option<Failure>,
@@ -50,6 +52,8 @@ impl SessionLog {
             announced_gap_positions: 0,
             defects: Defects::default(),
             events_replayed: 0,
+            frames_rolled: 0,
+            tokens_rolled: 0,
             close_codes: Vec::new(),
             old_contract: false,
             failure: None,
@@ -109,6 +113,12 @@ impl SessionLog {
         self.events_replayed += 1;
     }
 
+    /// Counts a frame with this number of tokens.
+    pub(super) const fn frame_rolled(&mut self, tokens: usize) {
+        self.frames_rolled += 1;
+        self.tokens_rolled += tokens as u64;
+    }
+
     /// Adds the code of a close frame, if the socket ended with one.
     pub(super) fn close_code(&mut self, code: Option<u16>) {
         self.close_codes.extend(code);
@@ -156,6 +166,8 @@ impl SessionLog {
             announced_gap_positions: self.announced_gap_positions,
             defects: self.defects.clone(),
             events_replayed: self.events_replayed,
+            frames_rolled: self.frames_rolled,
+            tokens_rolled: self.tokens_rolled,
             close_codes: self.close_codes.clone(),
             ok: false,
             cut_off: false,

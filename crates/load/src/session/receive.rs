@@ -44,6 +44,10 @@ impl Receiver<'_> {
     fn frame(&mut self, text: &str, arrival: Arrival) {
         match Frame::parse(text) {
             Ok(Frame::Event(event)) if event.kind.is_for_client() => self.event(&event, text, arrival),
+            Ok(Frame::Tokens(tokens)) if self.worker.plan().target.rollup_ms.is_some() => {
+                self.log.frame_rolled(tokens.events().len());
+                tokens.events().for_each(|event| self.event(&event, text, arrival));
+            }
             Ok(Frame::Resumed { .. }) => self.replay.close(),
             Ok(Frame::Gap { from, to }) => {
                 self.log.gap_announced(from, to);
@@ -51,7 +55,10 @@ impl Receiver<'_> {
                     query.announce_gap(from, to);
                 }
             }
-            Ok(Frame::Event(_) | Frame::Other) => self.defect(Defect::UnknownType, text.as_bytes()),
+            // A gateway rolls tokens up only if the client asked for that.
+            Ok(Frame::Event(_) | Frame::Tokens(_) | Frame::Other) => {
+                self.defect(Defect::UnknownType, text.as_bytes())
+            }
             Err(_) => self.defect(Defect::Unreadable, text.as_bytes()),
         }
     }

@@ -4,7 +4,7 @@ use crate::IntegrityRule;
 
 /// Counts, rates and shares of the whole run, named as in the summary. Shares are 0 to 1 here; in the summary `success_rate`
 /// is in percent.
-pub const RUN_NAMES: [&str; 53] = [
+pub const RUN_NAMES: [&str; 55] = [
     "duration_s",
     "sessions_total",
     "sessions_ok",
@@ -38,6 +38,8 @@ pub const RUN_NAMES: [&str; 53] = [
     "events_foreign",
     "events_unknown_type",
     "events_replayed",
+    "frames_rolled",
+    "tokens_rolled",
     "tokens_unsent",
     "tokens_unannounced",
     "frames_unreadable",

@@ -120,14 +120,19 @@ pub fn encode_gap(from: Position, to: Position) -> String {
     format!(r#"{{"type":"gap","from":"{from}","to":"{to}"}}"#)
 }
 
-fn open(out: &mut Vec<u8>, position: Position, kind: &str) {
+/// Writes the first two fields of a frame.
+pub(super) fn open(out: &mut Vec<u8>, at: Position, kind: &str) {
     out.extend_from_slice(br#"{"id":""#);
-    decimal(out, position.generation);
-    out.push(b'-');
-    decimal(out, position.seq);
+    position(out, at);
     out.extend_from_slice(br#"","type":""#);
     out.extend_from_slice(kind.as_bytes());
     out.push(b'"');
+}
+
+pub(super) fn position(out: &mut Vec<u8>, position: Position) {
+    decimal(out, position.generation);
+    out.push(b'-');
+    decimal(out, position.seq);
 }
 
 fn close_answer(out: &mut Vec<u8>, content: &str, query_id: &str, due_us: u64, sent_us: u64) {

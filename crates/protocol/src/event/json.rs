@@ -1,6 +1,6 @@
 //! Reads events from JSON with fields in any order, unknown fields, and values of unexpected types.
 
-use super::{Event, Frame, Kind, MalformedFrame, loose::Loose, surrogates::without_lone_surrogates};
+use super::{Event, Frame, Kind, MalformedFrame, Tokens, loose::Loose, surrogates::without_lone_surrogates};
 use crate::DigestField;
 use serde::{
     Deserialize, Deserializer,
@@ -16,10 +16,14 @@ impl<'a> Frame<'a> {
     /// Reads any JSON object.
     pub(super) fn any(frame: &'a str) -> Result<Self, MalformedFrame> {
         match serde_json::from_str::<Raw<'a>>(frame) {
+            Ok(raw) if raw.is_rolled() => Tokens::read(frame),
             Ok(raw) => raw.frame().map(|read| read.explained(frame)),
             Err(_) => {
                 let repaired = without_lone_surrogates(frame).ok_or(MalformedFrame)?;
                 let raw: Raw<'_> = serde_json::from_str(&repaired).map_err(|_| MalformedFrame)?;
+                if raw.is_rolled() {
+                    return Tokens::read(frame);
+                }
                 raw.frame().map(|read| read.explained(&repaired).into_owned())
             }
         }
@@ -86,6 +90,11 @@ struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
+    /// Returns whether this is a frame of several tokens, whose fields are arrays.
+    fn is_rolled(&self) -> bool {
+        matches!(&self.kind, Loose::Text(kind) if kind == "tokens")
+    }
+
     fn frame(self) -> Result<Frame<'a>, MalformedFrame> {
         let needed = |position: &Loose<'_>| position.position().ok_or(MalformedFrame);
         let kind = match self.kind.text().as_deref() {

@@ -5,6 +5,7 @@ mod encode;
 mod json;
 mod loose;
 mod prefix;
+mod rolled;
 mod short;
 mod surrogates;
 
@@ -13,6 +14,7 @@ pub use encode::{
     encode_token, encode_verified_done, encode_verified_error, with_position,
 };
 pub use prefix::Prefix;
+pub use rolled::{RolledTokens, TokenPieces, Tokens};
 
 use crate::{DigestField, Position};
 use std::borrow::Cow;
@@ -83,6 +85,8 @@ pub struct Event<'a> {
 pub enum Frame<'a> {
     /// An event of a query.
     Event(Event<'a>),
+    /// Consecutive tokens of a query, for a client that asked for a rollup.
+    Tokens(Tokens<'a>),
     /// The replay ended, and live events follow.
     Resumed {
         /// The last position that was replayed.
@@ -113,6 +117,7 @@ impl<'a> Frame<'a> {
     pub fn parse(frame: &'a str) -> Result<Self, MalformedFrame> {
         match Event::encoded(frame) {
             Some(event) => Ok(Self::Event(event)),
+            None if Tokens::has_prefix(frame) => Tokens::read(frame),
             None => Self::any(frame),
         }
     }
@@ -131,6 +136,7 @@ impl<'a> Frame<'a> {
                 message: event.message.map(owned),
                 digest: event.digest,
             }),
+            Self::Tokens(tokens) => Frame::Tokens(tokens.into_owned()),
             Self::Resumed { to } => Frame::Resumed { to },
             Self::Gap { from, to } => Frame::Gap { from, to },
             Self::Other => Frame::Other,

@@ -63,6 +63,8 @@ pub(super) fn measures(run: &RunData) -> Map<String, Value> {
     key("queries_error_by_code", json!(run.errors_by_code));
     key("integrity_examples", examples(&run.defects).into());
     key("events_replayed", run.tokens.replayed.into());
+    key("frames_rolled", run.tokens.frames_rolled.into());
+    key("tokens_rolled", run.tokens.rolled.into());
     keys
 }
 

@@ -65,6 +65,8 @@ fn scalars_of(
         ("lost_in_gap", tokens.lost_in_gap),
         ("events_lost", tokens.events_lost),
         ("events_replayed", tokens.replayed),
+        ("frames_rolled", tokens.frames_rolled),
+        ("tokens_rolled", tokens.rolled),
         ("stall_count", run.stall_count),
         ("dropped_iterations", info.generator.arrivals.dropped),
         ("reconnect_attempts", run.reconnect_attempts),

@@ -144,6 +144,10 @@ fn delivery(out: &mut TextBuilder, run: &RunData) {
     if tokens.replayed > 0 {
         out.entry("events_replayed", &format!("{}  (repeats that are allowed)", tokens.replayed));
     }
+    if tokens.frames_rolled > 0 {
+        let frames = counted(tokens.frames_rolled, "frames");
+        out.entry("tokens_rolled", &format!("{}  in {frames}", tokens.rolled));
+    }
     out.entry("integrity", integrity(run));
     if run.queries.contents_unverified > 0 {
         let (count, all) = (run.queries.contents_unverified, run.queries.ok);
