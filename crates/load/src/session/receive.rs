@@ -57,7 +57,7 @@ impl Receiver<'_> {
             }
             // A gateway rolls tokens up only if the client asked for that.
             Ok(Frame::Event(_) | Frame::Tokens(_) | Frame::Other) => {
-                self.defect(Defect::UnknownType, text.as_bytes())
+                self.defect(Defect::UnknownType, text.as_bytes());
             }
             Err(_) => self.defect(Defect::Unreadable, text.as_bytes()),
         }
