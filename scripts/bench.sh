@@ -9,7 +9,7 @@ usage() {
     cat <<'END'
 Usage: scripts/bench.sh [OPTIONS]
 
-  --only SUITES       suites to run, separated by commas (default: all):
+  --only SUITES       suites to run, separated by commas (default: all but rivals):
                       parts    parts of the data path, with Criterion, which keeps its own results and baselines
                       gateway  CPU time per token, memory per connection and latency at 40,000 tokens/s over 2,000
                                connections, and at the rate that nchan carries
@@ -18,6 +18,8 @@ Usage: scripts/bench.sh [OPTIONS]
                       search   the highest clean load of one gateway, direct
                       stack    the highest clean load through HAProxy, over unix sockets and over TCP
                       idle     CPU time of two servers, three gateways, Redis and HAProxy without load
+                      rivals   this gateway, tokio-tungstenite, nchan, Sockudo, durable-streams and s2 lite: cost, and what is
+                               lost when the gateway is killed (not among the default suites)
                       scaling  20,000 tokens/s over 100 connections, up to as many as the descriptors allow
                       knee     latency against load, beyond what is clean: direct and through HAProxy
   --runs N            runs of each variant (3)
@@ -25,13 +27,14 @@ Usage: scripts/bench.sh [OPTIONS]
   --write-baseline    put the medians into benches/baseline.json
   --help              this text
 
-nchan, tsung and k6 are measured if they are installed. The end of the output names those that are missing.
+nchan, tsung, k6 and the rivals are measured if they are on the PATH. The end of the output names those that are missing.
 Records go to results/bench_*.json. A run whose generator was late is INVALID and counts in no median.
 END
 }
 
-all=(parts gateway connect client search stack idle scaling knee)
-suites=("${all[@]}") runs=3 quick='' write=''
+default=(parts gateway connect client search stack idle scaling knee)
+all=("${default[@]}" rivals)
+suites=("${default[@]}") runs=3 quick='' write=''
 while (($#)); do
     case $1 in
     --only)
@@ -61,6 +64,22 @@ for peer in tsung k6; do
 done
 [[ " ${clients[*]} " == *" tsung "* ]] || left_out+=("tsung (apt-get install tsung)")
 [[ " ${clients[*]} " == *" k6 "* ]] || left_out+=("k6 (grafana.com/docs/k6/latest/set-up/install-k6)")
+rivals=(wsproxy tungstenite)
+has_nchan && rivals+=(nchan)
+if [[ " ${suites[*]} " == *" rivals "* ]]; then
+    if command -v sockudo >/dev/null; then
+        rivals+=(sockudo)
+        if compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null; then
+            rivals+=(sockudo-postgres)
+        else
+            left_out+=("sockudo with PostgreSQL (apt-get install postgresql)")
+        fi
+    else
+        left_out+=("sockudo (cargo install sockudo --features postgres)")
+    fi
+    if command -v durable-streams-server >/dev/null; then rivals+=(durable-streams); else left_out+=("durable-streams (cargo install durable-streams)"); fi
+    if command -v s2 >/dev/null; then rivals+=(s2); else left_out+=("s2 lite (cargo install s2-cli)"); fi
+fi
 build release benches wsproxy server client
 end_with report
 count=0
@@ -157,6 +176,18 @@ stack() {
 
 idle() {
     bench idle --servers 2 --gateways 3 --way haproxy --duration "$([[ -n $quick ]] && echo 3 || echo 15)"
+}
+
+# All rivals in turns, first their cost, then what their clients miss after a kill.
+rivals() {
+    local rival kill time=()
+    if [[ -n $quick ]]; then time=(--connections 100 --warm-up 1 --duration 6 --kill-at 2); fi
+    for kill in '' --kill; do
+        for rival in "${rivals[@]}"; do
+            # shellcheck disable=SC2086 # an empty option is none
+            bench rivals --rival "$rival" $kill "${time[@]}"
+        done
+    done
 }
 
 scaling() {

@@ -23,6 +23,8 @@ pub enum Command {
     Client(Client),
     /// Measure the CPU time of a stack without load
     Idle(Idle),
+    /// Measure what a token costs in a rival, or what is lost when its process is killed
+    Rivals(Rivals),
     /// Search the highest clean load: in steps, then by halving
     Search(Search),
     /// Print Markdown tables of records
@@ -87,6 +89,21 @@ pub struct Target {
 }
 
 impl Target {
+    /// Returns one gateway that sockets reach over TCP, with the other options at their defaults.
+    pub(crate) const fn direct(gateway: Gateways, bin_dir: Option<PathBuf>, search_path: String) -> Self {
+        Self {
+            gateway,
+            way: Way::Tcp,
+            tcp_hops: false,
+            coalesce_ms: DEFAULT_COALESCE_MS,
+            rollup: None,
+            gateways: 1,
+            servers: 1,
+            bin_dir,
+            search_path,
+        }
+    }
+
     /// Returns the longest time for which the gateway may hold a token back, in milliseconds.
     pub(crate) fn hold_ms(&self) -> f64 {
         if self.gateway == Gateways::Wsproxy { f64::from(self.coalesce_ms) } else { 0.0 }
@@ -119,6 +136,8 @@ pub enum Gateways {
     Nchan,
     /// nchan without storage.
     NchanNostore,
+    /// nchan with the last thousand messages of a session in Redis.
+    NchanLong,
 }
 
 impl Gateways {
@@ -131,13 +150,14 @@ impl Gateways {
             Self::TungsteniteSmall => "tungstenite-small",
             Self::Nchan => "nchan",
             Self::NchanNostore => "nchan-nostore",
+            Self::NchanLong => "nchan-long",
         }
     }
 
     /// Returns whether the gateway is nchan, which takes messages from its own front end and not from our servers.
     #[must_use]
     pub const fn is_nchan(self) -> bool {
-        matches!(self, Self::Nchan | Self::NchanNostore)
+        matches!(self, Self::Nchan | Self::NchanNostore | Self::NchanLong)
     }
 }
 
@@ -259,6 +279,75 @@ pub struct Idle {
     /// Seconds of the measurement
     #[arg(long, default_value = "15", value_parser = seconds)]
     pub(crate) duration: Duration,
+}
+
+/// What `bench rivals` can measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rival {
+    /// wsproxy with Redis; clients resume after their last position.
+    Wsproxy,
+    /// A minimal gateway on tokio-tungstenite with Redis; nothing is resumed.
+    Tungstenite,
+    /// nginx with nchan, which keeps the last thousand messages of a session in Redis; clients resume after their last message.
+    Nchan,
+    /// Sockudo, one node; clients ask to resume from its memory.
+    Sockudo,
+    /// Sockudo, one node, with the history of the channels in PostgreSQL; clients ask to resume from it.
+    SockudoPostgres,
+    /// The durable-streams server; clients read on from their offset.
+    DurableStreams,
+    /// `s2 lite` with its data on disk; clients read on from their position.
+    S2,
+}
+
+impl Rival {
+    /// Returns the name in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wsproxy => "wsproxy",
+            Self::Tungstenite => "tungstenite",
+            Self::Nchan => "nchan",
+            Self::Sockudo => "sockudo",
+            Self::SockudoPostgres => "sockudo, postgres",
+            Self::DurableStreams => "durable-streams",
+            Self::S2 => "s2 lite",
+        }
+    }
+}
+
+/// `bench rivals`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Rivals {
+    /// Rival to measure
+    #[arg(long, value_enum)]
+    pub(crate) rival: Rival,
+    /// Kill the gateway under load and start it again, and count what its clients miss
+    #[arg(long)]
+    pub(crate) kill: bool,
+    /// Number of connections, one session, channel or stream each
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub(crate) connections: u32,
+    /// Tokens per second on each connection
+    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    pub(crate) per_connection: f64,
+    /// Seconds of load before the measurement
+    #[arg(long, default_value = "2", value_parser = seconds)]
+    pub(crate) warm_up: Duration,
+    /// Seconds of the measurement
+    #[arg(long, default_value = "20", value_parser = seconds)]
+    pub(crate) duration: Duration,
+    /// With --kill: seconds of the measurement before the kill
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub(crate) kill_at: Duration,
+    /// With --kill: seconds between the kill and the start
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub(crate) restart_after: Duration,
+    /// Directory with the programs of this project [default: that of this program]
+    #[arg(long, env = "STREAMSTRESS_BIN_DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+    #[arg(long, env = "PATH", hide = true, default_value = "/usr/local/bin:/usr/bin:/bin")]
+    pub(crate) search_path: String,
 }
 
 /// `bench search`.

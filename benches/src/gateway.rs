@@ -128,13 +128,17 @@ async fn load(
 }
 
 /// Resources used inside the window, and the tokens received in it.
-struct Sampled {
-    begin: Snapshot,
-    end: Snapshot,
-    in_window: u64,
+pub(crate) struct Sampled {
+    pub(crate) begin: Snapshot,
+    pub(crate) end: Snapshot,
+    pub(crate) in_window: u64,
 }
 
-fn sample(watched: &[Watched], window: Range<u64>, progress: &Progress) -> anyhow::Result<Sampled> {
+pub(crate) fn sample(
+    watched: &[Watched],
+    window: Range<u64>,
+    progress: &Progress,
+) -> anyhow::Result<Sampled> {
     let snapshot_at = |us: u64| {
         thread::sleep(Duration::from_micros(us.saturating_sub(monotonic_us())));
         let received = progress.received.load(Ordering::Relaxed);
@@ -205,6 +209,7 @@ impl Observed {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+/// Returns a duration in microseconds.
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Measures the gateway, its peers, load clients and the whole stack: CPU time per token, memory per connection, latency and the
+//! Measures the gateway, its peers and rivals, load clients and the whole stack: CPU time per token, memory per connection, latency and the
 //! highest clean load. A run is INVALID if the load program itself was too late. It also runs the fault matrix and the scenarios,
 //! which are judged by counts.
 
@@ -21,6 +21,7 @@ mod publisher;
 mod reader;
 pub mod record;
 mod rig;
+mod rivals;
 mod scenarios;
 mod search;
 mod stack_run;
@@ -48,6 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Connect(options) => runtime.block_on(connect::measure(&options))?,
         Command::Client(options) => runtime.block_on(client::measure(&options))?,
         Command::Idle(options) => runtime.block_on(idle::measure(&options))?,
+        Command::Rivals(options) => runtime.block_on(rivals::measure(&options))?,
         Command::Search(options) => runtime.block_on(search::measure(&options))?,
         Command::Table(options) => return tabulate::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Matrix(options) => return matrix::run(&options),

@@ -13,6 +13,8 @@ use std::{
 /// Paths of the module in distributions.
 const MODULES: [&str; 2] =
     ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/lib64/nginx/modules/ngx_nchan_module.so"];
+/// Messages of a channel that nchan stores by default.
+pub const DEFAULT_MESSAGES: u32 = 10;
 /// How to install nginx and the module.
 const INSTALL: &str =
     "run `apt-get install nginx-light libnginx-mod-nchan` or install the packages of your distribution";
@@ -26,8 +28,8 @@ pub struct Settings {
     pub unix_socket: Option<PathBuf>,
     /// Port of Redis on loopback.
     pub redis_port: u16,
-    /// Whether Redis stores the last ten messages of a channel, or none.
-    pub stores: bool,
+    /// Messages of a channel that Redis stores: the last ten with nchan's default.
+    pub messages: u32,
     /// Directory for its configuration and temporary files.
     pub directory: PathBuf,
 }
@@ -53,13 +55,19 @@ pub fn become_nginx(settings: &Settings) -> anyhow::Result<std::convert::Infalli
 
 /// Returns the configuration: subscribers at `/{agent}/ws/{session}`, publications at `/publish?session=…`.
 fn configuration(settings: &Settings, module: &Path) -> String {
-    let Settings { port, unix_socket, redis_port, stores, directory: _ } = settings;
+    let Settings { port, unix_socket, redis_port, messages, directory: _ } = settings;
     let mut listen = format!("listen 127.0.0.1:{port};");
     if let Some(socket) = unix_socket {
         write!(listen, "\n    listen unix:{};", socket.display()).expect("a string takes every write");
     }
-    let storage = if *stores { "distributed" } else { "nostore" };
-    let fast = if *stores { "" } else { "\n    nchan_redis_nostore_fastpublish on;" };
+    let (storage, fast) = match messages {
+        0 => ("nostore", "\n    nchan_redis_nostore_fastpublish on;"),
+        _ => ("distributed", ""),
+    };
+    let length = match *messages {
+        0 | DEFAULT_MESSAGES => String::new(),
+        more => format!("\n      nchan_message_buffer_length {more};"),
+    };
     format!(
         r"load_module {module};
 daemon off;
@@ -92,7 +100,7 @@ http {{
     location = /publish {{
       nchan_publisher http;
       nchan_channel_id $arg_session;
-      nchan_redis_pass redis;
+      nchan_redis_pass redis;{length}
     }}
   }}
 }}
@@ -105,12 +113,12 @@ http {{
 mod tests {
     use super::*;
 
-    fn text(unix_socket: Option<&str>, stores: bool) -> String {
+    fn text(unix_socket: Option<&str>, messages: u32) -> String {
         let settings = Settings {
             port: 4040,
             unix_socket: unix_socket.map(Into::into),
             redis_port: 6379,
-            stores,
+            messages,
             directory: "/d".into(),
         };
         configuration(&settings, Path::new("/m.so"))
@@ -118,15 +126,21 @@ mod tests {
 
     #[test]
     fn one_process_with_its_log_in_redis() {
-        insta::assert_snapshot!(text(Some("/s.sock"), true));
+        insta::assert_snapshot!(text(Some("/s.sock"), DEFAULT_MESSAGES));
     }
 
     #[test]
     fn without_storage_messages_are_only_forwarded() {
-        let text = text(None, false);
+        let text = text(None, 0);
         for part in ["storage_mode nostore;", "nostore_fastpublish on;", "listen 127.0.0.1:4040;"] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
         assert!(!text.contains("unix:"), "{text}");
+    }
+
+    #[test]
+    fn more_messages_are_stored_if_asked() {
+        let text = text(None, 1_000);
+        assert!(text.contains("nchan_message_buffer_length 1000;"), "{text}");
     }
 }

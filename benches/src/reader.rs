@@ -199,7 +199,7 @@ fn token(frame: &[u8], generation: u64) -> Option<(Prefix, [u64; 2])> {
 }
 
 /// Returns the decimal number at the end of `text`, and the text before it.
-fn last_number(text: &[u8]) -> Option<(u64, &[u8])> {
+pub(crate) fn last_number(text: &[u8]) -> Option<(u64, &[u8])> {
     let start = text.iter().rposition(|byte| !byte.is_ascii_digit())? + 1;
     let digits = text.get(start..).filter(|digits| !digits.is_empty())?;
     let number = digits

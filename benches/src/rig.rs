@@ -15,6 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{Claims, Secret, SessionId, Signer};
 use stack::{
     JwtSecret,
+    fault::Fault,
     native::{Binaries, Native, Options, Programs, Status},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -159,6 +160,11 @@ impl Rig {
              Authorization: Bearer {token}\r\n\r\n"
         )
         .into_bytes()
+    }
+
+    /// Injects a fault, for example `wsproxy-1:kill`.
+    pub(crate) async fn inject(&self, fault: &str) -> anyhow::Result<()> {
+        self.native.inject(&fault.parse::<Fault>()?).await.map(drop)
     }
 
     pub(crate) async fn stop(self) {

@@ -19,10 +19,11 @@ fn main() -> anyhow::Result<()> {
     match variable("PEER")?.as_str() {
         "tungstenite-default" => tungstenite(false),
         "tungstenite-small" => tungstenite(true),
-        "nchan" => nginx(true),
-        "nchan-nostore" => nginx(false),
+        "nchan" => nginx(nchan::DEFAULT_MESSAGES),
+        "nchan-nostore" => nginx(0),
+        "nchan-long" => nginx(1_000),
         other => anyhow::bail!(
-            "PEER `{other}` is unknown: use tungstenite-default, tungstenite-small, nchan or nchan-nostore"
+            "PEER `{other}` is unknown: use tungstenite-default, tungstenite-small, nchan, nchan-nostore or nchan-long"
         ),
     }
 }
@@ -50,12 +51,12 @@ fn tungstenite(small_buffers: bool) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(settings))
 }
 
-fn nginx(stores: bool) -> anyhow::Result<()> {
+fn nginx(messages: u32) -> anyhow::Result<()> {
     let settings = nchan::Settings {
         port: port()?,
         unix_socket: unix_socket(),
         redis_port: redis_port(&variable("REDIS_URL")?)?,
-        stores,
+        messages,
         directory: Path::new(&variable("PEER_DIR")?).join(variable("INSTANCE")?),
     };
     match nchan::become_nginx(&settings)? {}
