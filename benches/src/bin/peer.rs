@@ -7,7 +7,8 @@ use benches::{
 };
 use protocol::Secret;
 use std::{
-    env,
+    env, fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -36,14 +37,21 @@ fn port() -> anyhow::Result<u16> {
     variable("PORT")?.parse().context("PORT is not a port number")
 }
 
-fn unix_socket() -> Option<PathBuf> {
-    env::var_os("UNIX_SOCKET").map(Into::into)
+/// Returns the path of the unix socket. Removes the one of a killed process, which would be in the way.
+fn unix_socket() -> anyhow::Result<Option<PathBuf>> {
+    let Some(path) = env::var_os("UNIX_SOCKET").map(PathBuf::from) else { return Ok(None) };
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context("cannot remove the unix socket")
+        }
+        _ => Ok(Some(path)),
+    }
 }
 
 fn tungstenite(small_buffers: bool) -> anyhow::Result<()> {
     let settings = Settings {
         port: port()?,
-        unix_socket: unix_socket(),
+        unix_socket: unix_socket()?,
         redis_url: variable("REDIS_URL")?,
         secret: Secret::new(&variable("JWT_SECRET")?)?,
         small_buffers,
@@ -54,7 +62,7 @@ fn tungstenite(small_buffers: bool) -> anyhow::Result<()> {
 fn nginx(messages: u32) -> anyhow::Result<()> {
     let settings = nchan::Settings {
         port: port()?,
-        unix_socket: unix_socket(),
+        unix_socket: unix_socket()?,
         redis_port: redis_port(&variable("REDIS_URL")?)?,
         messages,
         directory: Path::new(&variable("PEER_DIR")?).join(variable("INSTANCE")?),

@@ -108,11 +108,14 @@ async fn load(system: &mut System, options: &Rivals) -> anyhow::Result<(Observed
     });
     let (began, waited) = (Instant::now(), Waited::of_this_thread().unwrap_or_default());
     let publishing = system.publish(connections, pace, start_us, window.clone());
-    let (published, ()) = try_join!(publishing, interrupt(system, options, window.start))?;
+    let published = try_join!(publishing, interrupt(system, options, window.start));
     let waited = Waited::of_this_thread().unwrap_or_default().since(waited).time;
     let waited = waited.as_secs_f64() / began.elapsed().as_secs_f64();
-    progress.deadline_us.store(monotonic_us() + GIVE_UP_US, Ordering::Relaxed);
+    // The reader ends in any case: the program would wait for its thread.
+    let give_up_us = if published.is_ok() { GIVE_UP_US } else { 0 };
+    progress.deadline_us.store(monotonic_us() + give_up_us, Ordering::Relaxed);
     let heard = reading.await??;
+    let (published, ()) = published?;
     let sampled = match sampling {
         Some(sampling) => Some(sampling.await??),
         None => None,
