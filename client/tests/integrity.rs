@@ -254,7 +254,7 @@ fn a_defect_inside_a_rolled_frame_is_found() {
             "a token is doubled, and the frame has one position too few",
             |n, frame| match n {
                 2 => edited(&frame, |_, arrays| {
-                    arrays.iter_mut().for_each(|array| array.insert(1, array[1].clone()))
+                    arrays.iter_mut().for_each(|array| array.insert(1, array[1].clone()));
                 }),
                 _ => vec![frame],
             },
@@ -295,7 +295,6 @@ fn a_defect_inside_a_rolled_frame_is_found() {
             asks(args);
             args.query_timeout = Some(1.0.into());
         });
-        eprintln!("{what}");
         check(&summary, figures);
         assert_eq!(summary["verdict"], "FAIL", "{what}: {summary:#}");
     }

@@ -26,7 +26,7 @@ pub(super) enum System {
     /// A gateway of a native stack with Redis, and its sessions.
     Stack { rig: Box<Rig>, gateway: Gateways, sessions: Vec<SessionId> },
     /// A program that takes publications itself.
-    Alone { rival: Rival, alone: Alone },
+    Alone { rival: Rival, alone: Box<Alone> },
 }
 
 impl System {
@@ -36,14 +36,16 @@ impl System {
             Rival::Wsproxy => Gateways::Wsproxy,
             Rival::Tungstenite => Gateways::TungsteniteSmall,
             Rival::Nchan => Gateways::NchanLong,
-            Rival::Sockudo => return Ok(Self::Alone { rival, alone: Alone::sockudo(path, false).await? }),
+            Rival::Sockudo => {
+                return Ok(Self::Alone { rival, alone: Box::new(Alone::sockudo(path, false).await?) });
+            }
             Rival::SockudoPostgres => {
-                return Ok(Self::Alone { rival, alone: Alone::sockudo(path, true).await? });
+                return Ok(Self::Alone { rival, alone: Box::new(Alone::sockudo(path, true).await?) });
             }
             Rival::DurableStreams => {
-                return Ok(Self::Alone { rival, alone: Alone::durable_streams(path).await? });
+                return Ok(Self::Alone { rival, alone: Box::new(Alone::durable_streams(path).await?) });
             }
-            Rival::S2 => return Ok(Self::Alone { rival, alone: Alone::s2(path).await? }),
+            Rival::S2 => return Ok(Self::Alone { rival, alone: Box::new(Alone::s2(path).await?) }),
         };
         let target = Target::direct(gateway, options.bin_dir.clone(), options.search_path.clone());
         let rig = Box::new(Rig::start(&target).await?);
