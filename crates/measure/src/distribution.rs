@@ -104,6 +104,14 @@ fn empty() -> Histogram<u64> {
     histogram
 }
 
+/// Returns a copy that has room for all values. The stored bytes of a histogram contain its size, which depends on the order of its values.
+fn of_full_size(histogram: &Histogram<u64>) -> Histogram<u64> {
+    let full = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS);
+    let mut full = full.expect("the bounds are constant and valid");
+    full.add(histogram).expect("no value is beyond the bounds");
+    full
+}
+
 fn merge(into: &mut Option<Histogram<u64>>, from: Option<&Histogram<u64>>) {
     if let Some(from) = from.filter(|from| !from.is_empty()) {
         into.get_or_insert_with(empty).add(from).expect("equal bounds always add");
@@ -170,16 +178,16 @@ impl Distribution {
         self.above + self.below
     }
 
-    /// Returns the histogram of values from 0 up, in nanoseconds.
+    /// Returns a histogram of the values from 0 up, in nanoseconds. Equal values give equal bytes when it is stored.
     #[must_use]
-    pub const fn positive(&self) -> Option<&Histogram<u64>> {
-        self.positive.as_ref()
+    pub fn positive(&self) -> Option<Histogram<u64>> {
+        self.positive.as_ref().map(of_full_size)
     }
 
-    /// Returns the histogram of the absolute values of negative samples, in nanoseconds.
+    /// Returns a histogram of the absolute values of negative samples, in nanoseconds, like [`Distribution::positive`].
     #[must_use]
-    pub const fn negative(&self) -> Option<&Histogram<u64>> {
-        self.negative.as_ref()
+    pub fn negative(&self) -> Option<Histogram<u64>> {
+        self.negative.as_ref().map(of_full_size)
     }
 
     /// Returns the value at `quantile` (0 to 1) in nanoseconds, to three significant digits. `None` without samples.

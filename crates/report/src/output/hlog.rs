@@ -50,11 +50,11 @@ impl<'a> Hlog<'a> {
             for (histogram, suffix) in sides {
                 if let Some(histogram) = histogram {
                     let tag = format!("{}{suffix}", metric.name());
-                    self.line(histogram, second, &tag)?;
+                    self.line(&histogram, second, &tag)?;
                 }
             }
             if let Some(low) = interval.low(metric).and_then(|low| low.positive()) {
-                self.line(low, second, &format!("{}_low", metric.name()))?;
+                self.line(&low, second, &format!("{}_low", metric.name()))?;
             }
         }
         self.out.flush()
