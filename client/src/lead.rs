@@ -190,7 +190,9 @@ impl<'a> Lead<'a> {
         let faults = FaultRunner::start(planned, settings.injector, &log, &first_send, epoch)
             .context("cannot start a thread for a fault")?;
         let watch = watch.start(epoch).context("cannot watch the stack")?;
-        let service = amender.clone().filter(|_| is_local).and_then(|amender| {
+        // What steers the run must know its load.
+        let takes_requests = is_local && settings.steering.is_none();
+        let service = amender.clone().filter(|_| takes_requests).and_then(|amender| {
             let started = Service::start(amender);
             started.map_err(|error| engine::warn(&[format!("this run cannot be amended: {error:#}")])).ok()
         });

@@ -300,6 +300,8 @@ fn search_ceiling(mut args: CapacityArgs, matches: &ArgMatches, started_at: Offs
         return 1;
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
+    let output_dir = args.run.output_dir.clone().unwrap_or_else(|| "results".into());
+    let keep_results = args.run.keep_results.map(|keep| keep as usize);
     match capacity::capacity(&args, cores, rand::random(), &stop, started_at) {
         Ok(found) => {
             messages::print_stdout(&Out::Stdout.colored(found.result.text(Out::Stdout.columns())));
@@ -307,6 +309,7 @@ fn search_ceiling(mut args: CapacityArgs, matches: &ArgMatches, started_at: Offs
                 messages::print_stdout(&format!("  {}\n", file.display()));
             }
             print_unwritten(&found.unwritten);
+            limit_results(&output_dir, keep_results);
             if let Some(fell) = &found.fell {
                 messages::print_stderr(&format!("error: {fell}"));
             }

@@ -9,7 +9,7 @@ pub(crate) mod service;
 
 use plan::{
     LiveSchedule, Stop,
-    schedule::{Amendment, Change, Schedule},
+    schedule::{AmendError, Amendment, Change, Schedule},
 };
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -52,6 +52,23 @@ pub(crate) enum Response {
     Refused(String),
 }
 
+/// Why the plan of a run is not changed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The run ends.
+    #[error("the run is ending: its load cannot be changed any more")]
+    Ending,
+    /// The plan cannot be changed like this.
+    #[error(transparent)]
+    Plan(#[from] AmendError),
+    /// This machine cannot carry the changed plan.
+    #[error("{0}")]
+    Host(String),
+    /// The generators cannot be told.
+    #[error("{0}")]
+    Untold(String),
+}
+
 /// Tells all generators of a run of a change. Returns why it cannot.
 pub(crate) type Broadcast = Box<dyn Fn(Amendment) -> Result<(), String> + Send + Sync>;
 
@@ -80,14 +97,18 @@ impl Amender {
                     amendment,
                     begins_in: amendment.at().saturating_sub(self.epoch.elapsed()),
                 },
-                Err(why) => Response::Refused(why),
+                Err(refusal) => Response::Refused(refusal.to_string()),
             },
         }
     }
 
-    fn amend(&self, change: Change, ramp_up: Duration) -> Result<Amendment, String> {
+    /// Changes the plan, like [`Request::Amend`].
+    ///
+    /// # Errors
+    /// Every [`Refusal`]. Nothing is changed then.
+    pub(crate) fn amend(&self, change: Change, ramp_up: Duration) -> Result<Amendment, Refusal> {
         if self.stop.starting.is_cancelled() {
-            return Err("the run is ending: its load cannot be changed any more".to_owned());
+            return Err(Refusal::Ending);
         }
         let schedule = self.schedule.current();
         let earliest = self.epoch.elapsed() + NOTICE;
@@ -97,11 +118,11 @@ impl Amender {
             change,
             ramp_up,
         };
-        (self.check)(schedule.amended(amendment).map_err(|error| error.to_string())?)?;
+        (self.check)(schedule.amended(amendment)?).map_err(Refusal::Host)?;
         if let Some(broadcast) = &self.broadcast {
-            broadcast(amendment)?;
+            broadcast(amendment).map_err(Refusal::Untold)?;
         }
-        self.schedule.amend(amendment, Duration::ZERO).map_err(|error| error.to_string())?;
+        self.schedule.amend(amendment, Duration::ZERO)?;
         Ok(amendment)
     }
 }

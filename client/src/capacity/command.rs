@@ -1,13 +1,16 @@
 //! The subcommand: checks the options, plays the run, and writes what was found.
 
-use super::{options::Options, steer::Steer};
+use super::{
+    options::{Options, other_run},
+    steer::Steer,
+};
 use crate::{
     cli::CapacityArgs,
     config::Config,
     engine::{self, Companions, RunError},
     lead::Steering,
 };
-use measure::capacity::{Limit, Pilot, Step};
+use measure::capacity::{Ceiling, Limit, Pilot, Step};
 use plan::Stop;
 use report::{
     capacity::{CapacityResult, Known, Search, Unit},
@@ -17,6 +20,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, OnceLock, mpsc::sync_channel},
     thread,
+    time::Duration,
 };
 use time::OffsetDateTime;
 
@@ -54,11 +58,19 @@ pub(crate) fn capacity(
     engine::find_endpoints(&mut config);
     let target = if config.embedded { "embedded".to_owned() } else { config.plan.target.api.to_string() };
     let toml = config.options();
+    for (flag, other) in [("--resume", &options.earlier), ("--baseline", &options.baseline)] {
+        if let Some(error) = other.as_ref().and_then(|other| other_run(flag, other, &target, &toml)) {
+            return Err(engine::refused(&error));
+        }
+    }
+    if !pilot.steps().is_empty() && pilot.search().next().is_err() {
+        return Err(engine::refused("--resume: that search is complete: there is nothing to continue"));
+    }
     let unit = options.by.of_load();
     let quiet = args.run.quiet;
-    let report = |number: usize, step: &Step| {
+    let report = |number: usize, step: &Step, ceiling: &Ceiling| {
         if !quiet {
-            messages::print_stderr(&progress(number, step, unit));
+            messages::print_stderr(&progress(number, step, ceiling, unit));
         }
     };
     if !quiet {
@@ -79,6 +91,7 @@ pub(crate) fn capacity(
         ramp_up: config.plan.load.ramp_up,
         stop,
         ended: &ended,
+        step: Duration::from_secs(options.step.warm_up_s + options.step.window_s),
         report: &report,
     };
     let (finished, (pilot, end)) = thread::scope(|scope| {
@@ -106,6 +119,7 @@ pub(crate) fn capacity(
         target,
         by: options.by,
         objectives: options.slos.iter().map(|slo| slo.text.clone()).collect(),
+        step: options.step,
         limits: options.limits,
         options: toml,
     };
@@ -120,13 +134,16 @@ pub(crate) fn capacity(
     Ok(Found { result, files, unwritten, fell })
 }
 
-fn progress(number: usize, step: &Step, unit: &str) -> String {
+/// Returns the line about a step. It ends with the interval of the ceiling so far.
+fn progress(number: usize, step: &Step, ceiling: &Ceiling, unit: &str) -> String {
+    let so_far =
+        ceiling.high.map(|high| format!("; ceiling {:.0} to {high:.0}", ceiling.low)).unwrap_or_default();
     let reason = step.outcome.reason();
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     let [p50, p99] =
         step.e2el_ms.map(|value| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}")));
     format!(
-        "step {number:>2}: {:>8} {unit} {}{reason}; e2el_ms p50 {p50}, p99 {p99}; {:.0} tokens/s",
+        "step {number:>2}: {:>8} {unit} {}{reason}; e2el_ms p50 {p50}, p99 {p99}; {:.0} tokens/s{so_far}",
         measure::threshold::figure_text(step.load),
         step.outcome.name(),
         step.tokens_per_s

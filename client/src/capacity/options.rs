@@ -90,8 +90,16 @@ impl Options {
             };
         let most = plan::schedule::MAX_PLANNED as f64;
         let from = within("--from", args.from, if by == Unit::SessionRate { 1.0 } else { 8.0 }, unit..=most);
-        let to = within("--to", args.to, 100_000.0, unit..=most);
+        let mut to = within("--to", args.to, 100_000.0, unit..=most);
         let precision = within("--precision", args.precision, 5.0, 0.5..=50.0) / 100.0;
+        if by == Unit::SessionRate && to * time_limit.as_secs_f64() > most {
+            if args.to.is_some() {
+                errors.push(format!(
+                    "--to {to} makes more than {most} sessions within --time-limit: lower one of them"
+                ));
+            }
+            to = (most / time_limit.as_secs_f64() / unit).floor() * unit;
+        }
         if from > to {
             errors.push(format!("--from {from} is more than --to {to}: lower the first or raise the second"));
         }
@@ -109,20 +117,13 @@ impl Options {
         };
         let earlier = read("--resume", &args.resume);
         let baseline = read("--baseline", &args.baseline);
-        if let Some(earlier) = &earlier {
-            errors.extend(same_search(earlier, by, &slos));
-        }
-        if let Some(baseline) = baseline.as_ref().filter(|baseline| baseline.by != by) {
-            errors.push(format!(
-                "--baseline: its ceiling is in {}, this search is in {}: use the same --by",
-                baseline.by.name(),
-                by.name()
-            ));
+        let step = StepSettings { warm_up_s, window_s, counts_sessions: by != Unit::SessionRate };
+        for (flag, other) in [("--resume", &earlier), ("--baseline", &baseline)] {
+            errors.extend(other.iter().flat_map(|other| differences(flag, other, by, &slos, step)));
         }
         if !errors.is_empty() {
             return Err(ConfigErrors(errors));
         }
-        let step = StepSettings { warm_up_s, window_s, counts_sessions: by != Unit::SessionRate };
         Ok(Self { by, slos, limits, step, time_limit, earlier, baseline })
     }
 
@@ -135,12 +136,9 @@ impl Options {
             ..args.clone()
         };
         match self.by {
-            Unit::SessionRate => RunArgs {
-                arrival_rate: Some(load),
-                max_clients: Some(args.max_clients.unwrap_or(self.limits.to as i64 * 10)),
-                queries: Some(args.queries.unwrap_or(1)),
-                ..run
-            },
+            Unit::SessionRate => {
+                RunArgs { arrival_rate: Some(load), queries: Some(args.queries.unwrap_or(1)), ..run }
+            }
             Unit::Sessions | Unit::Tokens => RunArgs { clients: Some(load as i64), ..run },
         }
     }
@@ -162,10 +160,21 @@ fn determined(run: &RunArgs) -> Vec<String> {
         .map(|((flag, instead), _)| format!("a search determines {flag}: remove it, and use {instead}"))
         .collect();
     if run.control.is_some() || run.shard.is_some() || run.on.is_some() {
+        errors.push("a search has one generator: remove --control, --shard and --on".to_owned());
+    }
+    if run.generators.is_some() {
         errors.push(
-            "a search runs on one machine: remove --control, --shard and --on; --generators N is possible"
-                .to_owned(),
+            "a search has one generator, because a lost one would look like a limit of the system: remove --generators".to_owned(),
         );
+    }
+    if !run.faults.is_empty() {
+        errors.push("a search injects no faults: remove --fault".to_owned());
+    }
+    if run.dry_run {
+        errors.push("the plan of a search depends on its steps: remove --dry-run".to_owned());
+    }
+    if run.arrival.is_some() {
+        errors.push("a search determines --arrival: remove it, and use --by".to_owned());
     }
     if run.tui {
         errors.push("a search has its own progress: remove --tui".to_owned());
@@ -174,21 +183,49 @@ fn determined(run: &RunArgs) -> Vec<String> {
 }
 
 /// Returns what differs between an earlier search and this one.
-fn same_search(earlier: &CapacityResult, by: Unit, slos: &[Slo]) -> Option<String> {
+fn differences(
+    flag: &str,
+    earlier: &CapacityResult,
+    by: Unit,
+    slos: &[Slo],
+    step: StepSettings,
+) -> Vec<String> {
     let objectives: Vec<_> = slos.iter().map(|slo| slo.text.clone()).collect();
-    if earlier.by.of_load() != by.of_load() {
-        return Some(format!(
-            "--resume: the earlier search was in {}, this one is in {}",
-            earlier.by.name(),
-            by.name()
-        ));
+    let length = |step: StepSettings| format!("--step {}s --warm-up {}s", step.window_s, step.warm_up_s);
+    let pairs = [
+        (format!("--by {}", earlier.by.flag()), format!("--by {}", by.flag())),
+        (format!("--slo {}", earlier.objectives.join(" ")), format!("--slo {}", objectives.join(" "))),
+        (length(earlier.step), length(step)),
+    ];
+    let differ = pairs.into_iter().filter(|(before, now)| before != now);
+    differ
+        .map(|(before, now)| format!("{flag}: that search had {before}, this one has {now}: use the same"))
+        .collect()
+}
+
+/// Returns an error if the run of an earlier search had another target or other options.
+pub(super) fn other_run(flag: &str, earlier: &CapacityResult, target: &str, options: &str) -> Option<String> {
+    if earlier.target != target {
+        return Some(format!("{flag}: that search had the target {}, this one has {target}", earlier.target));
     }
-    (earlier.objectives != objectives).then(|| {
-        let (before, now) = (earlier.objectives.join(" "), objectives.join(" "));
-        format!(
-            "--resume: the earlier search had the objectives {before}, this one has {now}: use the same --slo"
-        )
-    })
+    // The search determines these, or they do not matter.
+    let matters = |line: &&str| {
+        !["clients", "duration", "arrival_rate", "seed", "name", "output_dir", "quiet", "keep_results"]
+            .iter()
+            .any(|key| line.starts_with(&format!("{key} =")))
+    };
+    let before: Vec<_> = earlier.options.lines().filter(matters).collect();
+    let now: Vec<_> = options.lines().filter(matters).collect();
+    let differs = before
+        .iter()
+        .find(|line| !now.contains(line))
+        .map(|line| format!("that search had `{line}`, this one has not"));
+    let differs = differs.or_else(|| {
+        now.iter()
+            .find(|line| !before.contains(line))
+            .map(|line| format!("this search has `{line}`, that one had not"))
+    });
+    differs.map(|differs| format!("{flag}: {differs}: use the same options"))
 }
 
 #[cfg(test)]
@@ -223,6 +260,25 @@ mod tests {
         ] {
             assert!(errors.contains(part), "{part}: {errors}");
         }
+    }
+
+    #[test]
+    fn what_a_search_would_ignore_is_refused() {
+        let errors =
+            options("--dry-run --fault redis:kill@1s --generators 2 --arrival queries --tui --queries 3")
+                .unwrap_err();
+        for flag in ["--dry-run", "--fault", "--generators", "--arrival", "--tui", "--queries"] {
+            assert!(
+                errors.contains(&format!("remove {flag}")) || errors.contains(&format!("determines {flag}")),
+                "{flag}: {errors}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_rate_has_no_more_sessions_than_a_plan_can_have() {
+        assert_eq!(options("--by session-rate").unwrap().limits.to, 555.5);
+        assert!(options("--by session-rate --to 600").unwrap_err().contains("within --time-limit"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The thread that steers the run of a search.
 
-use crate::amend::{Amender, Request, Response};
-use measure::capacity::{Action, End, Pilot, Step};
+use crate::amend::{Amender, Refusal};
+use measure::capacity::{Action, Ceiling, End, Pilot, Step};
 use plan::{Stop, schedule::Change};
 use report::output::MeasuredSecond;
 use std::{
@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
+/// Longest time between the request for a change and its beginning.
+const NOTICE: Duration = Duration::from_secs(4);
 /// Sessions that start or end per second when the load changes.
 const CHANGE_RATE: f64 = 100.0;
 /// Shortest and longest time for a change of the load.
-const CHANGE_S: (f64, f64) = (1.0, 15.0);
+const CHANGE_S: (f64, f64) = (1.0, 120.0);
 
 /// What the thread needs.
 pub(super) struct Steer<'a> {
@@ -24,8 +26,10 @@ pub(super) struct Steer<'a> {
     pub(super) stop: &'a Stop,
     /// Why the run was ended.
     pub(super) ended: &'a OnceLock<String>,
-    /// Reports each step with its number, counted from 1.
-    pub(super) report: &'a (dyn Fn(usize, &Step) + Sync),
+    /// Time that a step needs after the change of the load.
+    pub(super) step: Duration,
+    /// Reports each step with its number, counted from 1, and what is known of the ceiling after it.
+    pub(super) report: &'a (dyn Fn(usize, &Step, &Ceiling) + Sync),
 }
 
 impl Steer<'_> {
@@ -36,19 +40,26 @@ impl Steer<'_> {
         seconds: &Receiver<MeasuredSecond>,
     ) -> (Pilot, End) {
         let Ok(amender) = amender.recv() else { return (self.pilot, End::Interrupted) };
+        // If this thread panics, the load must not run on.
+        let _guard = StopOnPanic(self.stop);
         self.pilot.changes(self.ramp_up.as_secs() + 1);
         let mut load = self.pilot.load();
         let mut reported = self.pilot.steps().len();
-        let mut end = None;
+        let mut end: Option<End> = None;
         for MeasuredSecond { second, interval, readings } in seconds {
             if end.is_some() || self.stop.starting.is_cancelled() {
+                continue;
+            }
+            if amender.schedule.current().end().is_some_and(|end| second >= end.as_secs()) {
+                // The sessions end now, whatever the load was to be.
+                end = Some(End::OutOfTime);
                 continue;
             }
             let mut action = self.pilot.second(second, &interval, &readings);
             loop {
                 for step in &self.pilot.steps()[reported..] {
                     reported += 1;
-                    (self.report)(reported, step);
+                    (self.report)(reported, step, &self.pilot.search().ceiling());
                 }
                 action = match action {
                     Action::Wait => break,
@@ -91,17 +102,28 @@ impl Steer<'_> {
             )
         };
         let ramp_up = Duration::from_secs_f64(ramp_up);
-        let needed = amender.epoch.elapsed() + ramp_up + Duration::from_secs(4);
+        let needed = amender.epoch.elapsed() + NOTICE + ramp_up + self.step;
         if amender.schedule.current().end().is_some_and(|end| needed > end) {
             return Changed::TooLate;
         }
-        match amender.execute(&Request::Amend { change, ramp_up }) {
-            Response::Amended { amendment, .. } => {
+        match amender.amend(change, ramp_up) {
+            Ok(amendment) => {
                 let complete = amendment.complete_at();
                 Changed::From(complete.as_secs() + u64::from(complete.subsec_nanos() > 0))
             }
-            Response::Refused(why) => Changed::Refused(format!("this machine cannot produce it: {why}")),
-            Response::Run { .. } => Changed::TooLate,
+            Err(Refusal::Host(why)) => Changed::Refused(format!("this machine cannot produce it: {why}")),
+            Err(Refusal::Ending | Refusal::Plan(_) | Refusal::Untold(_)) => Changed::TooLate,
+        }
+    }
+}
+
+/// Ends the run if the thread that steers it panics.
+struct StopOnPanic<'a>(&'a Stop);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.starting.cancel();
         }
     }
 }
@@ -110,5 +132,6 @@ enum Changed {
     /// The load is established from this second on.
     From(u64),
     Refused(String),
+    /// The run ends before the step could.
     TooLate,
 }

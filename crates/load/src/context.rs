@@ -198,6 +198,7 @@ impl WorkerContext {
             }
         } else {
             increment(&self.arrivals.busy);
+            self.recorder().arrival_dropped(self.moment(due));
             self.never_started(1);
         }
     }

@@ -103,6 +103,11 @@ impl Interval {
         self.counts.opening_ns += ns;
     }
 
+    /// Counts an arrival that found every session busy.
+    pub const fn arrival_dropped(&mut self) {
+        self.counts.arrivals_dropped += 1;
+    }
+
     /// Counts an attempt to reconnect.
     pub const fn reconnect_attempt(&mut self) {
         self.counts.reconnect_attempts += 1;

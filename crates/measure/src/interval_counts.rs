@@ -37,6 +37,8 @@ pub struct IntervalCounts {
     pub reconnect_attempts: u64,
     /// Successful reconnects. An attempt and its success may fall into different seconds.
     pub reconnects: u64,
+    /// Arrivals that found every session busy.
+    pub arrivals_dropped: u64,
     /// Time for which sessions were open, summed over all sessions, in nanoseconds.
     pub session_ns: u64,
     /// Time for which sessions were created or opened their first socket, summed over all of them, in nanoseconds.
@@ -61,6 +63,7 @@ impl IntervalCounts {
         self.faulted = self.faulted.saturating_add(other.faulted);
         self.reconnect_attempts = self.reconnect_attempts.saturating_add(other.reconnect_attempts);
         self.reconnects = self.reconnects.saturating_add(other.reconnects);
+        self.arrivals_dropped = self.arrivals_dropped.saturating_add(other.arrivals_dropped);
         self.session_ns = self.session_ns.saturating_add(other.session_ns);
         self.opening_ns = self.opening_ns.saturating_add(other.opening_ns);
         self.query_ns = self.query_ns.saturating_add(other.query_ns);

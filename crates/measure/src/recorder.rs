@@ -108,6 +108,12 @@ impl Recorder {
         self.interval.reconnect_attempt();
     }
 
+    /// Records an arrival that was due at `at` and found every session busy.
+    pub fn arrival_dropped(&mut self, at: Moment) {
+        self.tick(at);
+        self.interval.arrival_dropped();
+    }
+
     /// Records a successful reconnect of session `index`.
     pub fn reconnected(&mut self, at: Moment, index: u64, reconnect: Reconnect) {
         self.tick(at);

@@ -9,7 +9,7 @@ const ACCIDENT: f64 = 0.02;
 /// Distance of two possible ceilings, as a share of the load.
 const RESOLUTION: f64 = 0.0025;
 /// Possible amounts of noise, as shares of the load.
-const NOISE: [f64; 6] = [0.002, 0.005, 0.01, 0.03, 0.06, 0.12];
+const NOISE: [f64; 7] = [0.002, 0.005, 0.01, 0.03, 0.06, 0.12, 0.25];
 
 /// Probabilities of ceilings between two loads.
 #[derive(Clone, Debug)]

@@ -4,8 +4,9 @@
 //! about as fast as in the first step, so that the backlog of an overload is not blamed on the next load. If that takes more than
 //! [`PATIENCE`], the system gets a load that it held easily, until it has recovered or [`LONGEST_RECOVERY`] is over.
 
-use super::{End, Limits, Outcome, Search, Slo, Step, StepWindow};
-use crate::{Interval, Metric, Reading};
+use super::{End, Limits, Outcome, Search, Slo, Step, StepWindow, window::defect};
+use crate::{Interval, Metric, Reading, mean_in_second};
+use serde::{Deserialize, Serialize};
 
 /// Longest warm-up after an overload before the load is reduced, in seconds.
 const PATIENCE: u64 = 5;
@@ -17,11 +18,17 @@ const EASY: f64 = 0.3;
 const RECOVERED: f64 = 1.2;
 /// A step that is too short for an objective is prolonged up to this multiple.
 const LONGEST: u64 = 6;
+/// Longest time until the sessions that end have ended, in seconds.
+const LONGEST_CHANGE: u64 = 60;
+/// Longest time until the sessions that start have a socket, in seconds.
+const LONGEST_START: u64 = 10;
+/// The number of open sessions is as planned within this share.
+const ESTABLISHED: f64 = 0.02;
 /// First second of a step after which it may end early.
 const EARLIEST_END: u64 = 3;
 
 /// Durations of a step, in whole seconds of the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepSettings {
     /// Time after the change before anything counts.
     pub warm_up_s: u64,
@@ -77,8 +84,6 @@ pub struct Pilot {
     /// Whether the system may have a backlog of the last step.
     overloaded: bool,
     window: StepWindow,
-    /// Measurements of the first step.
-    first: Option<Interval>,
     steps: Vec<Step>,
 }
 
@@ -98,7 +103,6 @@ impl Pilot {
             eased: false,
             overloaded: false,
             window: StepWindow::default(),
-            first: None,
             steps: earlier,
         }
     }
@@ -128,7 +132,7 @@ impl Pilot {
 
     /// Notes that the load cannot be changed to what was asked for, because this machine cannot produce it.
     pub fn refuses(&mut self, reason: String) -> Action {
-        self.conclude(Outcome::Unmeasurable(reason), 0)
+        self.conclude(Outcome::Unmeasurable(reason), 0, 0)
     }
 
     /// Takes a complete second of the run. Seconds must come in order.
@@ -141,6 +145,12 @@ impl Pilot {
             } else {
                 Phase::WarmingUp { since_s: complete_s }
             };
+        }
+        // A loss outside the measured seconds is a loss all the same.
+        if !matches!(self.phase, Phase::Measuring { .. } | Phase::Over)
+            && let Some(defect) = defect(interval)
+        {
+            return self.charge(&defect, second, interval);
         }
         match self.phase {
             Phase::Asked | Phase::Changing { .. } | Phase::Over => Action::Wait,
@@ -155,17 +165,34 @@ impl Pilot {
             Phase::Measuring { from_s } => {
                 self.window.second(interval, readings);
                 match self.outcome(second + 1 - from_s) {
-                    Some(outcome) => self.conclude(outcome, from_s),
+                    Some(outcome) => self.conclude(outcome, from_s, second + 1),
                     None => Action::Wait,
                 }
             }
         }
     }
 
+    /// Breaks the load that the system has or had last, because of a defect outside the measured seconds.
+    fn charge(&mut self, defect: &str, second: u64, interval: &Interval) -> Action {
+        let outcome = Outcome::Broken(format!("{defect}, outside the measured seconds"));
+        let mut window = StepWindow::default();
+        window.second(interval, &[]);
+        if matches!(self.phase, Phase::WarmingUp { .. }) {
+            self.window = window;
+            return self.conclude(outcome, second, second + 1);
+        }
+        // The load is changing: the last step is to blame.
+        let load = self.steps.last().map_or(self.load, |step| step.load);
+        self.search.add(load, &outcome);
+        self.steps.push(window.step(load, outcome, second, &self.slos, first(&self.steps)));
+        Action::Wait
+    }
+
     /// Takes a second of the warm-up, the last of so many.
     fn warm_up(&mut self, second: u64, seconds: u64, interval: &Interval) -> Action {
         let has_recovered = !self.overloaded || self.has_recovered(interval);
-        if !has_recovered && seconds >= self.settings.warm_up_s + PATIENCE {
+        let long_enough = seconds >= self.warm_up_s();
+        if !has_recovered && seconds >= self.warm_up_s() + PATIENCE {
             let held = self.steps.iter().filter(|step| step.outcome == Outcome::Held).map(|step| step.load);
             if let Some(easy) = held.reduce(f64::max).map(|held| (held * EASY).max(self.search.limits().unit))
             {
@@ -173,8 +200,9 @@ impl Pilot {
                 return Action::Change(self.search.limits().whole(easy));
             }
         }
+        let is_established = seconds >= self.patience(interval);
         // Without a load that held there is nothing to wait for.
-        if seconds >= self.settings.warm_up_s && (has_recovered || self.first.is_none()) {
+        if long_enough && is_established && (has_recovered || first(&self.steps).is_none()) {
             self.overloaded = false;
             self.phase = Phase::Measuring { from_s: second + 1 };
             self.window = StepWindow::default();
@@ -182,10 +210,29 @@ impl Pilot {
         Action::Wait
     }
 
+    /// Returns the length of the warm-up: long enough for answers that began before the change to end.
+    fn warm_up_s(&self) -> u64 {
+        let median = first(&self.steps).and_then(|first| first.e2el_ms[0]).unwrap_or(0.0);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let answer_s = (median * 1.5 / 1000.0).ceil() as u64;
+        self.settings.warm_up_s.max(answer_s.min(LONGEST_CHANGE))
+    }
+
+    /// Returns how long to wait for the number of open sessions that is planned.
+    fn patience(&self, interval: &Interval) -> u64 {
+        let open = mean_in_second(interval.counts().session_ns.saturating_sub(interval.counts().opening_ns));
+        let tolerance = (self.load * ESTABLISHED).max(0.5);
+        match self.settings.counts_sessions {
+            true if open > self.load + tolerance => LONGEST_CHANGE,
+            true if open < self.load - tolerance => LONGEST_START,
+            _ => 0,
+        }
+    }
+
     /// Returns whether the answers of this second are about as fast as those of the first step.
     fn has_recovered(&self, interval: &Interval) -> bool {
         let median = |interval: &Interval| interval.get(Metric::E2el).quantile_ms(0.5);
-        let first = self.first.as_ref().and_then(median);
+        let first = first(&self.steps).and_then(|first| first.e2el_ms[0]);
         median(interval).zip(first).is_some_and(|(now, first)| now <= RECOVERED * first)
             && interval.counts().failed == 0
     }
@@ -194,7 +241,7 @@ impl Pilot {
     fn outcome(&self, seconds: u64) -> Option<Outcome> {
         let StepSettings { window_s, counts_sessions, .. } = self.settings;
         let planned = counts_sessions.then_some(self.load);
-        let judged = self.window.judge(&self.slos, self.first.as_ref(), planned);
+        let judged = self.window.judge(&self.slos, first(&self.steps), planned);
         let counts = self.window.metrics().counts();
         match judged {
             // What cannot be mended any more ends the step early.
@@ -210,19 +257,16 @@ impl Pilot {
         }
     }
 
-    fn conclude(&mut self, outcome: Outcome, from_s: u64) -> Action {
+    /// Ends a step that was measured from second `from_s` on. `next_s`: the first second after it.
+    fn conclude(&mut self, outcome: Outcome, from_s: u64, next_s: u64) -> Action {
         let window = std::mem::take(&mut self.window);
-        let holds = outcome == Outcome::Held;
+        self.overloaded = outcome != Outcome::Held;
         self.search.add(self.load, &outcome);
-        self.steps.push(window.step(self.load, outcome, from_s, &self.slos, self.first.as_ref()));
-        self.overloaded = !holds;
-        if self.first.is_none() && holds {
-            self.first = Some(window.metrics().clone());
-        }
+        self.steps.push(window.step(self.load, outcome, from_s, &self.slos, first(&self.steps)));
         match self.search.next() {
             Ok(load) if load == self.load && window.is_measured() => {
                 // The same load again needs no change.
-                self.phase = Phase::WarmingUp { since_s: from_s + self.settings.window_s };
+                self.phase = Phase::WarmingUp { since_s: next_s };
                 Action::Wait
             }
             Ok(load) => {
@@ -236,6 +280,11 @@ impl Pilot {
             }
         }
     }
+}
+
+/// Returns the first step that held, which replaces the ideal where the system does not announce it.
+fn first(steps: &[Step]) -> Option<&Step> {
+    steps.iter().find(|step| step.outcome == Outcome::Held)
 }
 
 #[cfg(test)]
@@ -334,12 +383,44 @@ mod tests {
         pilot.changes(0);
         let mut failing = Interval::default();
         failing.count(|counts| (counts.queries, counts.failed) = (100, 50));
+        // A system in which nothing works ends the search, whatever the length of its steps.
+        let (mut end, mut first_end) = (None, None);
         let mut seconds = 0;
-        while pilot.steps().is_empty() {
-            pilot.second(seconds, &failing, &[]);
+        while end.is_none() && seconds < 1000 {
+            match pilot.second(seconds, &failing, &[]) {
+                Action::Wait => {}
+                Action::Change(_) => pilot.changes(seconds + 1),
+                Action::Finish(why) => end = Some(why),
+            }
             seconds += 1;
+            first_end = first_end.or((!pilot.steps().is_empty()).then_some(seconds));
         }
-        assert_eq!(seconds, SETTINGS.warm_up_s + EARLIEST_END);
+        assert_eq!(first_end, Some(LONGEST_START + EARLIEST_END));
         assert_eq!(pilot.steps()[0].outcome, Outcome::Broken("failed queries: 150 of 300".to_owned()));
+        assert_eq!(end, Some(End::NothingHolds), "{:?}", pilot.steps().len());
+    }
+
+    #[test]
+    fn a_loss_outside_the_measured_seconds_breaks_a_step() {
+        let mut losing = Interval::default();
+        losing.count(|counts| (counts.queries, counts.lost) = (100, 7));
+        let broken = Outcome::Broken("tokens_lost=7, outside the measured seconds".to_owned());
+        // In the warm-up the new load is to blame.
+        let mut warming = pilot(Vec::new());
+        warming.changes(0);
+        warming.second(0, &losing, &[]);
+        assert_eq!((warming.steps()[0].load, &warming.steps()[0].outcome), (8.0, &broken));
+        // While the load changes, the one before.
+        let mut changing = pilot(Vec::new());
+        changing.changes(0);
+        let mut system = System { ceiling: 300.0, backlog: 0.0 };
+        let mut second = 0;
+        while changing.second(second, &system.second(8.0), &[]) == Action::Wait {
+            second += 1;
+        }
+        assert_eq!(changing.load(), 16.0);
+        changing.second(second + 1, &losing, &[]);
+        let last = changing.steps().last().unwrap();
+        assert_eq!((last.load, &last.outcome), (8.0, &broken));
     }
 }

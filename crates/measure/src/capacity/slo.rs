@@ -1,8 +1,8 @@
 //! An objective of the search: a threshold on a step, whose limit may be a multiple of the ideal.
 
-use super::StepWindow;
+use super::{Step, StepWindow};
 use crate::{
-    Distribution, Interval, Metric,
+    Distribution, Interval, Metric, Statistic,
     threshold::{Figure, FigureTrust, Operator, Scope, State, Threshold, stretch_figure},
 };
 use std::str::FromStr;
@@ -72,7 +72,8 @@ impl Slo {
     /// Returns whether this objective limits failed queries, so that not every query has to be complete.
     #[must_use]
     pub fn limits_failures(&self) -> bool {
-        matches!(self.threshold.figure, Figure::Scalar("error_rate" | "queries_failed" | "queries_ok"))
+        matches!(self.threshold.figure, Figure::Scalar("error_rate" | "queries_failed"))
+            && matches!(self.threshold.operator, Operator::Below | Operator::AtMost | Operator::Equal)
     }
 
     /// Returns what the objective is about: `e2el_ms p(99)`.
@@ -84,7 +85,7 @@ impl Slo {
     /// Returns the state of the objective in a step, with its figure and its limit. `first`: the measurements of the first step.
     /// They replace the ideal where the system does not announce it.
     #[must_use]
-    pub fn judge(&self, step: &StepWindow, first: Option<&Interval>) -> (State, Option<f64>, Option<f64>) {
+    pub fn judge(&self, step: &StepWindow, first: Option<&Step>) -> (State, Option<f64>, Option<f64>) {
         let metrics = step.metrics();
         let limit = match self.limit(metrics, first) {
             Ok(Some(limit)) => limit,
@@ -103,6 +104,15 @@ impl Slo {
 
     fn figure(&self, step: &StepWindow) -> Result<f64, String> {
         let metrics = step.metrics();
+        if let Figure::Duration(metric, Statistic::Percentile(percent)) = self.threshold.figure {
+            // One sample above the percentile on average. Fewer say nothing about it.
+            let (count, needed) =
+                (metrics.get(metric).count(), (100.0 / (100.0 - percent).max(0.01)).round());
+            #[allow(clippy::cast_precision_loss)]
+            if (count as f64) < needed {
+                return Err(format!("p({percent}) needs {needed} samples and has {count}"));
+            }
+        }
         match &self.threshold.figure {
             Figure::Reading(selector) => step.readings().figure(selector),
             figure => {
@@ -114,7 +124,7 @@ impl Slo {
     }
 
     /// Returns the limit in this step, or `None` if it has none because the first step is its own measure.
-    fn limit(&self, metrics: &Interval, first: Option<&Interval>) -> Result<Option<f64>, String> {
+    fn limit(&self, metrics: &Interval, first: Option<&Step>) -> Result<Option<f64>, String> {
         let (Some(factor), Figure::Duration(metric, statistic)) = (self.factor, &self.threshold.figure)
         else {
             return Ok(Some(self.threshold.limit));
@@ -124,13 +134,19 @@ impl Slo {
             Metric::Ttft | Metric::TtftSched => metrics.ideal_ttft(),
             _ => &Distribution::default(),
         };
-        let reference = if ideal.count() > 0 { Some(ideal) } else { first.map(|first| first.get(*metric)) };
-        reference.map(|reference| Ok(factor * statistic.of(reference)?)).transpose()
+        if ideal.count() > 0 {
+            return Ok(Some(factor * statistic.of(ideal)?));
+        }
+        let of_this =
+            |(text, figure, _): &&(String, Option<f64>, Option<f64>)| *text == self.text && figure.is_some();
+        let figure = first.and_then(|first| first.objectives.iter().find(of_this)?.1);
+        Ok(figure.map(|figure| factor * figure))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Outcome;
     use super::*;
 
     fn step(e2el_ms: &[i64], ideal_ms: Option<i64>) -> StepWindow {
@@ -149,16 +165,17 @@ mod tests {
     #[test]
     fn a_multiple_refers_to_the_ideal() {
         let slo: Slo = "e2el_ms:p50<1.5x".parse().unwrap();
-        let state = |ms| slo.judge(&step(&[ms], Some(900)), None).0;
+        let state = |ms| slo.judge(&step(&[ms, ms], Some(900)), None).0;
         assert_eq!((state(1300), state(1400)), (State::Held, State::Broken));
     }
 
     #[test]
     fn without_an_ideal_the_first_step_is_the_measure() {
         let slo: Slo = "e2el_ms:p50<=2x".parse().unwrap();
-        let first = step(&[100], None);
+        let first = step(&[100, 100], None);
         assert_eq!(slo.judge(&first, None).0, State::Held);
-        let state = |ms| slo.judge(&step(&[ms], None), Some(first.metrics())).0;
+        let first = first.step(8.0, Outcome::Held, 0, std::slice::from_ref(&slo), None);
+        let state = |ms| slo.judge(&step(&[ms, ms], None), Some(&first)).0;
         assert_eq!((state(190), state(210)), (State::Held, State::Broken));
     }
 

@@ -146,13 +146,13 @@ impl StepWindow {
     pub fn judge(
         &self,
         slos: &[Slo],
-        first: Option<&Interval>,
+        first: Option<&Step>,
         planned_sessions: Option<f64>,
     ) -> Result<Outcome, String> {
         let counts = self.metrics.counts();
         // These do not depend on how late the generator is.
-        if let Some(rule) = INTEGRITY_RULES.iter().find(|rule| rule.count(counts) > 0) {
-            return Ok(Outcome::Broken(format!("{}={}", rule.name(), rule.count(counts))));
+        if let Some(defect) = defect(&self.metrics) {
+            return Ok(Outcome::Broken(defect));
         }
         let late = self.late_generator();
         let broken = |why: String| match &late {
@@ -162,6 +162,12 @@ impl StepWindow {
         if counts.failed > 0 && !slos.iter().any(Slo::limits_failures) {
             let ended = counts.queries - counts.abandoned;
             return Ok(broken(format!("failed queries: {} of {ended}", counts.failed)));
+        }
+        if counts.arrivals_dropped > 0 {
+            return Ok(broken(format!(
+                "dropped arrivals: {} found every session busy (--max-clients)",
+                counts.arrivals_dropped
+            )));
         }
         // Sessions without a socket send nothing, so that no other figure shows them.
         let refused = counts.reconnect_attempts.saturating_sub(counts.reconnects);
@@ -216,14 +222,7 @@ impl StepWindow {
 
     /// Returns the step with this outcome, for the results.
     #[must_use]
-    pub fn step(
-        &self,
-        load: f64,
-        outcome: Outcome,
-        from_s: u64,
-        slos: &[Slo],
-        first: Option<&Interval>,
-    ) -> Step {
+    pub fn step(&self, load: f64, outcome: Outcome, from_s: u64, slos: &[Slo], first: Option<&Step>) -> Step {
         let metrics = &self.metrics;
         let pair = |metric: Metric| {
             let distribution: &Distribution = metrics.get(metric);
@@ -269,6 +268,12 @@ impl StepWindow {
         resources.sort_by(|a, b| a.name.cmp(&b.name));
         resources
     }
+}
+
+/// Returns which integrity rule is broken, and how often.
+pub(super) fn defect(metrics: &Interval) -> Option<String> {
+    let rule = INTEGRITY_RULES.iter().find(|rule| rule.count(metrics.counts()) > 0)?;
+    Some(format!("{}={}", rule.name(), rule.count(metrics.counts())))
 }
 
 #[cfg(test)]
@@ -330,6 +335,11 @@ mod tests {
             interval.reconnected();
         };
         assert_eq!(judge(cut, 100.0), "held", "a session that reconnects is served");
+        let dropped = |interval: &mut Interval| interval.arrival_dropped();
+        assert_eq!(
+            judge(dropped, 100.0),
+            "broken: dropped arrivals: 2 found every session busy (--max-clients)"
+        );
         assert_eq!(judge(late, 100.0), "held", "a late generator that sees no delay measures well");
         let slow_and_late = |interval: &mut Interval| {
             (0..200).for_each(|_| interval.record(Metric::LoopLag, 300_000_000));

@@ -3,7 +3,7 @@
 mod text;
 
 use crate::{file_error::FileError, html};
-use measure::capacity::{Ceiling, End, Limit, Limits, Outcome, Step};
+use measure::capacity::{Ceiling, End, Limit, Limits, Outcome, Step, StepSettings};
 use serde::{Deserialize, Serialize};
 use settings::cells::CellWriter;
 use std::{
@@ -34,6 +34,16 @@ impl Unit {
             Self::Sessions => "sessions",
             Self::SessionRate => "sessions/s",
             Self::Tokens => "tokens/s",
+        }
+    }
+
+    /// Returns the unit as `--by` names it.
+    #[must_use]
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::SessionRate => "session-rate",
+            Self::Tokens => "tokens",
         }
     }
 
@@ -83,6 +93,8 @@ pub struct CapacityResult {
     pub queries_per_s: Option<f64>,
     /// Objectives of every step.
     pub objectives: Vec<String>,
+    /// Durations of a step.
+    pub step: StepSettings,
     /// Loads that were to be tried.
     pub limits: Limits,
     /// Options of the run, as TOML without secrets.
@@ -115,6 +127,8 @@ pub struct Search {
     pub by: Unit,
     /// Objectives of every step.
     pub objectives: Vec<String>,
+    /// Durations of a step.
+    pub step: StepSettings,
     /// Loads to try.
     pub limits: Limits,
     /// Options of the run.
@@ -126,8 +140,7 @@ impl CapacityResult {
     #[must_use]
     pub fn new(search: Search, known: Known<'_>) -> Self {
         let Ceiling { value, low, high, confidence, noise } = known.ceiling;
-        let near = nearest(known.steps, value);
-        let per_load = |figure: fn(&Step) -> f64| near.map(|step| figure(step) / step.load);
+        let per_load = |figure: fn(&Step) -> f64| mean_per_load(known.steps, value, figure);
         let (tokens, queries) = (per_load(|step| step.tokens_per_s), per_load(|step| step.queries_per_s));
         let factor = if search.by == Unit::Tokens { tokens.unwrap_or(0.0) } else { 1.0 };
         let (by, evidence) = known.limit.map_or((None, Vec::new()), |limit| (Some(limit.by), limit.evidence));
@@ -149,6 +162,7 @@ impl CapacityResult {
             tokens_per_s: tokens.map(|tokens| tokens * value),
             queries_per_s: queries.map(|queries| queries * value),
             objectives: search.objectives,
+            step: search.step,
             limits: search.limits,
             options: search.options,
             steps: known.steps.to_vec(),
@@ -190,8 +204,18 @@ impl CapacityResult {
     /// intervals of the two searches have a common part, or the ceiling rose.
     #[must_use]
     pub fn fell_from(&self, baseline: &Self) -> Option<String> {
-        let high = self.ceiling_high?;
-        (self.by == baseline.by && high < baseline.ceiling_low).then(|| {
+        let fell = match self.ceiling_high {
+            Some(high) => high < baseline.ceiling_low,
+            // The search was not allowed to go as far as the earlier ceiling.
+            None => self.end == End::AboveRange && self.ceiling_low < baseline.ceiling_low,
+        };
+        if self.ceiling_high.is_none() && fell {
+            return Some(format!(
+                "the search ended at --to, below the ceiling of the baseline, {}: use a larger --to",
+                text::interval(baseline)
+            ));
+        }
+        fell.then(|| {
             format!(
                 "the ceiling fell from {} to {} by more than the noise",
                 text::interval(baseline),
@@ -251,14 +275,16 @@ impl CapacityResult {
     }
 }
 
-/// Returns the step whose load is nearest to the ceiling, of those that held if there is one.
-fn nearest(steps: &[Step], ceiling: f64) -> Option<&Step> {
-    let nearest_of = |held: bool| {
-        let steps = steps.iter().filter(|step| step.load > 0.0 && (!held || step.outcome == Outcome::Held));
-        let distance = |step: &Step| (step.load - ceiling).abs();
-        steps.min_by(|a, b| distance(a).total_cmp(&distance(b)))
+/// Returns a figure per unit of the load near the ceiling: the mean of the steps that held within a fifth of it, or of all that held.
+fn mean_per_load(steps: &[Step], ceiling: f64, figure: fn(&Step) -> f64) -> Option<f64> {
+    let mean = |near: f64| {
+        let held =
+            steps.iter().filter(|step| step.outcome == Outcome::Held && step.load >= near && step.load > 0.0);
+        let ratios: Vec<f64> = held.map(|step| figure(step) / step.load).collect();
+        #[allow(clippy::cast_precision_loss)]
+        (!ratios.is_empty()).then(|| ratios.iter().sum::<f64>() / ratios.len() as f64)
     };
-    nearest_of(true).or_else(|| nearest_of(false))
+    mean(ceiling * 0.8).or_else(|| mean(0.0))
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ fn result(by: Unit, end: End) -> CapacityResult {
         target: "embedded".to_owned(),
         by,
         objectives: vec!["e2el_ms:p99<1.5x".to_owned()],
+        step: StepSettings { warm_up_s: 3, window_s: 10, counts_sessions: true },
         limits: LIMITS,
         options: "embedded = true\n".to_owned(),
     };
@@ -53,7 +54,7 @@ fn each_end_has_its_headline_and_exit_code() {
     for (end, headline, code) in [
         (End::Found, "CEILING  The system holds 100 sessions (98 to 102)", 0),
         (End::AboveRange, "ABOVE RANGE  The system holds at least 98 sessions", 0),
-        (End::NothingHolds, "FAIL  The objectives do not even hold with 1 sessions.", 99),
+        (End::NothingHolds, "FAIL  The objectives do not even hold at the smallest load, 1 sessions.", 99),
         (
             End::GeneratorLimit,
             "INVALID  The generator is the limit: the system holds at least 98 sessions",
@@ -101,6 +102,9 @@ fn a_ceiling_falls_only_if_the_intervals_have_no_common_part() {
         ..result(Unit::Sessions, End::Found)
     };
     let baseline = at(95.0, 105.0);
+    let stopped =
+        CapacityResult { ceiling_high: None, ceiling_low: 50.0, end: End::AboveRange, ..at(50.0, 50.0) };
+    assert!(stopped.fell_from(&baseline).unwrap().contains("use a larger --to"));
     assert_eq!(at(90.0, 96.0).fell_from(&baseline), None);
     assert_eq!(at(200.0, 210.0).fell_from(&baseline), None);
     let why = at(80.0, 90.0).fell_from(&baseline).unwrap();

@@ -78,6 +78,8 @@ pub(super) fn interval(result: &CapacityResult) -> String {
 fn headline(result: &CapacityResult) -> (&'static str, String) {
     let interval = interval(result);
     let confidence = format!("with a probability of {:.0} %", result.confidence * 100.0);
+    let so_far =
+        if result.ceiling_high.is_some() { format!("{interval}, {confidence}") } else { interval.clone() };
     match result.end {
         End::Found => ("CEILING", format!("The system holds {interval}, {confidence}.")),
         End::AboveRange => (
@@ -86,26 +88,29 @@ fn headline(result: &CapacityResult) -> (&'static str, String) {
         ),
         End::NothingHolds => {
             let least = figure_text(result.limits.unit);
-            ("FAIL", format!("The objectives do not even hold with {least} {}.", result.by.of_load()))
+            (
+                "FAIL",
+                format!(
+                    "The objectives do not even hold at the smallest load, {least} {}.",
+                    result.by.of_load()
+                ),
+            )
         }
         End::GeneratorLimit => (
             "INVALID",
             format!(
-                "The generator is the limit: the system holds {interval}. Use more generators or a larger machine."
+                "The generator is the limit: the system holds {interval}. Use a larger machine for the generator."
             ),
         ),
-        End::OutOfSteps => (
-            "INVALID",
-            format!("The steps were not enough for the precision. So far: {interval}, {confidence}."),
-        ),
+        End::OutOfSteps => {
+            ("INVALID", format!("The steps were not enough for the precision. So far: {so_far}."))
+        }
         End::OutOfTime => (
             "INVALID",
             format!(
-                "The time was not enough for the precision. So far: {interval}, {confidence}. Continue with --resume, or use a larger --time-limit."
+                "The time was not enough for the precision. So far: {so_far}. Continue with --resume, or use a larger --time-limit."
             ),
         ),
-        End::Interrupted => {
-            ("INTERRUPTED", format!("So far: {interval}, {confidence}. Continue with --resume."))
-        }
+        End::Interrupted => ("INTERRUPTED", format!("So far: {so_far}. Continue with --resume.")),
     }
 }
