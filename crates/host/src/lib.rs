@@ -17,5 +17,5 @@ pub use http::{HttpResponse, REQUEST_TIMEOUT, check_ready, exchange, http_get};
 pub use log::log_to_stderr;
 pub use metrics::{Exporter, METRICS_TYPE, Reading};
 pub use open_files::{open_file_limit, open_files, raise_open_files};
-pub use process::{Usage, Waited, children, thread_cpu};
+pub use process::{Usage, Waited, children, thread_cpu, use_small_pages};
 pub use stop::{StopSignals, runtime, shutdown_on_signal};

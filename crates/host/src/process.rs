@@ -5,6 +5,12 @@ use std::{fs, io, iter::Sum, time::Duration};
 /// Microseconds per tick in `/proc/PID/stat`. The kernel converts its own unit to this fixed one.
 const TICK_US: u64 = 10_000;
 
+/// Keeps transparent huge pages away from this process and the children that inherit it. The allocator asks for them, and each thread's
+/// first small allocation then takes 2 MiB. A kernel that refuses leaves them.
+pub fn use_small_pages() {
+    let _ = nix::sys::prctl::set_thp_disable(true);
+}
+
 /// CPU time, memory and threads of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
