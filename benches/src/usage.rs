@@ -92,9 +92,14 @@ impl Snapshot {
         self.groups.get(group).map_or(0.0, |group| group.peak_rss_kib)
     }
 
+    /// Returns the seconds since `before`.
+    pub(crate) fn seconds_since(&self, before: &Self) -> f64 {
+        self.at.duration_since(before.at).as_secs_f64().max(1e-3)
+    }
+
     /// Returns the resources used since `before`.
     pub(crate) fn since(&self, before: &Self) -> Used {
-        let seconds = self.at.duration_since(before.at).as_secs_f64().max(1e-3);
+        let seconds = self.seconds_since(before);
         let groups = self.groups.iter().map(|(name, now)| {
             let none = Group::default();
             let then = before.groups.get(name).unwrap_or(&none);

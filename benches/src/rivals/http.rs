@@ -23,6 +23,8 @@ pub(super) struct Head {
     /// Length of the head in bytes, with the empty line.
     pub(super) length: usize,
     pub(super) body: Body,
+    /// The server closes the connection after this response.
+    pub(super) closes: bool,
 }
 
 impl Head {
@@ -43,14 +45,17 @@ impl Head {
         let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.with_context(|| format!("`{line}` is not a status line"))?;
         let mut body = if status == 204 || status == 304 { Body::Length(0) } else { Body::ToTheEnd };
+        let mut closes = false;
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             if name.eq_ignore_ascii_case("content-length") {
                 body = Body::Length(value.trim().parse().context("a Content-Length is not a number")?);
             } else if name.eq_ignore_ascii_case("transfer-encoding") && value.trim() == "chunked" {
                 body = Body::Chunked;
+            } else if name.eq_ignore_ascii_case("connection") {
+                closes = value.trim().eq_ignore_ascii_case("close");
             }
         }
-        Ok(Some(Self { status, length: end + 4, body }))
+        Ok(Some(Self { status, length: end + 4, body, closes }))
     }
 }
 
@@ -59,6 +64,8 @@ impl Head {
 pub(super) struct Response {
     pub(super) status: u16,
     pub(super) body: Vec<u8>,
+    /// The server closes the connection after it.
+    pub(super) closes: bool,
 }
 
 impl Response {
@@ -67,15 +74,17 @@ impl Response {
     /// # Errors
     /// The bytes are not a response, or its end cannot be known before the connection ends.
     pub(super) fn parse(bytes: &[u8]) -> anyhow::Result<Option<(Self, usize)>> {
-        let Some(Head { status, length, body }) = Head::parse(bytes)? else { return Ok(None) };
+        let Some(Head { status, length, body, closes }) = Head::parse(bytes)? else { return Ok(None) };
         let rest = &bytes[length..];
         match body {
             Body::Length(size) if rest.len() < size => Ok(None),
-            Body::Length(size) => Ok(Some((Self { status, body: rest[..size].to_vec() }, length + size))),
+            Body::Length(size) => {
+                Ok(Some((Self { status, body: rest[..size].to_vec(), closes }, length + size)))
+            }
             Body::Chunked => {
                 let (mut chunks, mut body) = (Chunks::default(), Vec::new());
                 chunks.feed(rest, &mut body)?;
-                Ok(chunks.ended.then_some((Self { status, body }, bytes.len())))
+                Ok(chunks.ended.then(|| (Self { status, body, closes }, bytes.len())))
             }
             Body::ToTheEnd => bail!("a response with status {status} has no Content-Length"),
         }
@@ -204,6 +213,7 @@ mod tests {
         check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200, Body::Chunked);
         check("HTTP/1.1 204 No Content\r\n\r\n", 204, Body::Length(0));
         check("HTTP/1.1 101 Switching Protocols\r\n\r\n", 101, Body::ToTheEnd);
+        assert!(Head::parse(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").unwrap().unwrap().closes);
         assert_eq!(Head::parse(b"HTTP/1.1 200 OK\r\n").unwrap(), None);
         assert!(Head::parse(b"nonsense\r\n\r\n").is_err());
     }

@@ -113,7 +113,12 @@ impl Lane {
             let (request, count) = self.requests.request(&waiting);
             let began_us = monotonic_us();
             let settled = match self.exchange(&request).await {
-                Ok(response) => self.requests.settle(count, &response),
+                Ok(response) => {
+                    if response.closes {
+                        self.connection = None;
+                    }
+                    self.requests.settle(count, &response)
+                }
                 Err(_) => {
                     // The rival was killed.
                     self.connection = None;

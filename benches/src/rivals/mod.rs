@@ -20,7 +20,7 @@ use crate::{
     publisher::Published,
     reader::Progress,
     record::{Record, Verdict},
-    usage::Snapshot,
+    usage::{Snapshot, Used},
 };
 use anyhow::bail;
 use host::{Waited, monotonic_us};
@@ -47,6 +47,8 @@ const PARTS: [&str; 4] = ["gateway", "redis", "postgres", "publisher"];
 const REST: Duration = Duration::from_secs(1);
 /// Measurement error of a delivery's p99 from which on a run is INVALID, in milliseconds.
 const MOST_LAG_MS: f64 = 10.0;
+/// Share of all cores that other programs may take in a valid run.
+const MOST_OTHERS: f64 = 0.1;
 
 /// Starts a rival and measures it.
 pub(crate) async fn measure(options: &Rivals) -> anyhow::Result<Record> {
@@ -165,6 +167,7 @@ impl Observed {
                 record.add(format!("rss_mib_before{{{name}}}"), before.rss_kib(name) / 1024.0);
             }
             record.add("machine", used.machine);
+            record.add("other_programs", others(&used, end.seconds_since(begin)));
             judge::saturation(record, &used);
         }
         record.add("publish_ms_p99", percentile_ms(&published.bus_lag, 99.0));
@@ -174,6 +177,13 @@ impl Observed {
         record.add("tokens_refused", published.untaken as f64);
         judge::starvation(record, *waited);
     }
+}
+
+/// Returns the share of all cores that went to programs which take no part.
+fn others(used: &Used, seconds: f64) -> f64 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    let ours: f64 = used.groups.values().map(|usage| usage.cpu_s).sum();
+    (used.machine - ours / (cores * seconds)).max(0.0)
 }
 
 /// Writes what was received.
@@ -216,6 +226,10 @@ fn verdict(record: &mut Record, heard: &Heard, killed: bool) {
         record.reasons.push(format!(
             "INVALID: the load program was {lag:.1} ms late at p99, the limit is {MOST_LAG_MS} ms"
         ));
+    }
+    if let Some(others) = record.figure("other_programs").filter(|others| *others > MOST_OTHERS) {
+        record.verdict = Verdict::Invalid;
+        record.reasons.push(format!("INVALID: other programs took {:.0} % of all cores", others * 100.0));
     }
     if !killed && let (true, Some(error)) = (heard.broken > 0, &heard.last_error) {
         record.reasons.push(format!("connections ended: {error}"));

@@ -115,6 +115,8 @@ pub(super) struct Alone {
 
 /// Application of Sockudo.
 pub(super) const SOCKUDO: [&str; 3] = ["bench", "bench-key", "bench-secret-of-sockudo"];
+/// Keys that Sockudo may keep: two for each token of two minutes at 5,000 tokens/s.
+const SOCKUDO_KEYS: u64 = 1_200_000;
 /// Basin of `s2 lite`.
 pub(super) const BASIN: &str = "benchmark-basin";
 
@@ -123,8 +125,8 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 impl Alone {
-    /// Starts Sockudo: one node with connection recovery and idempotent publishing, and without the limits on how often one
-    /// address may connect and publish. With `durable`, PostgreSQL keeps the history of the channels.
+    /// Starts Sockudo: one node with connection recovery, and without the limits on how often one address may connect and
+    /// publish. With `durable`, PostgreSQL keeps the history of the channels, and publishing is idempotent.
     pub(super) async fn sockudo(search_path: &str, durable: bool) -> anyhow::Result<Self> {
         let install = "run `cargo install sockudo --features postgres`";
         let path = find("sockudo", search_path, install)?;
@@ -136,7 +138,6 @@ impl Alone {
             "metrics": {"host": "127.0.0.1", "port": metrics},
             "rate_limiter": {"enabled": false},
             "connection_recovery": {"enabled": true},
-            "idempotency": {"enabled": true},
             "cache": {"driver": "memory"}, "queue": {"driver": "memory"},
             "app_manager": {
                 "driver": "memory",
@@ -146,6 +147,10 @@ impl Alone {
         let postgres = match durable {
             true => {
                 let (postgres, port) = postgres(directory.path(), search_path).await?;
+                // Keys against repeats outlive a node only in the history. In memory they are kept for two minutes: the default of ten
+                // thousand keys forgets them within seconds, and each that is forgotten too early fails its request.
+                configuration["idempotency"] = json!({"enabled": true});
+                configuration["cache"]["memory"] = json!({"max_capacity": SOCKUDO_KEYS});
                 configuration["history"] = json!({"enabled": true, "backend": "postgres"});
                 configuration["database"] = json!({"postgres": {
                     "host": "127.0.0.1", "port": port, "username": POSTGRES_USER, "password": "", "database": "postgres",

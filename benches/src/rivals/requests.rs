@@ -76,7 +76,7 @@ fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Batches of signed events, each with a key against repeats.
+/// Batches of signed events.
 #[derive(Debug)]
 pub(super) struct Sockudo {
     pub(super) app: &'static str,
@@ -84,12 +84,14 @@ pub(super) struct Sockudo {
     pub(super) secret: &'static str,
     /// Unix time of the signatures. Sockudo accepts ten minutes.
     pub(super) timestamp: u64,
+    /// Whether each event has a key against repeats.
+    pub(super) keys: bool,
 }
 
 impl Sockudo {
     /// Returns the path with the signature of a body.
     fn signed(&self, body: &str) -> String {
-        let Self { app, key, secret, timestamp } = self;
+        let Self { app, key, secret, timestamp, .. } = self;
         let path = format!("/apps/{app}/batch_events");
         let md5 = hex(&Md5::digest(body.as_bytes()));
         let query = format!("auth_key={key}&auth_timestamp={timestamp}&auth_version=1.0&body_md5={md5}");
@@ -104,9 +106,9 @@ impl Requests for Sockudo {
         let count = waiting.len().min(SOCKUDO_BATCH);
         let events = waiting.iter().take(count).map(|token| {
             let (Token { connection, seq, .. }, text) = (token, json::text(&token.text()));
-            format!(
-                r#"{{"name":"token","channel":"c{connection}","data":{text},"idempotency_key":"{connection}-{seq}"}}"#
-            )
+            let key =
+                if self.keys { format!(r#","idempotency_key":"{connection}-{seq}""#) } else { String::new() };
+            format!(r#"{{"name":"token","channel":"c{connection}","data":{text}{key}}}"#)
         });
         let body = format!(r#"{{"batch":[{}]}}"#, events.collect::<Vec<_>>().join(","));
         (post(&self.signed(&body), "", &body), count)
@@ -210,7 +212,7 @@ mod tests {
     }
 
     fn response(status: u16, body: &str) -> Response {
-        Response { status, body: body.into() }
+        Response { status, body: body.into(), closes: false }
     }
 
     fn text(request: Vec<u8>) -> String {
@@ -219,8 +221,13 @@ mod tests {
 
     #[test]
     fn requests_to_sockudo_are_signed_and_limited() {
-        let mut lane =
-            Sockudo { app: "3", key: "278d425bdf160c739803", secret: "7ad3773142a6692b25b8", timestamp: 1 };
+        let mut lane = Sockudo {
+            app: "3",
+            key: "278d425bdf160c739803",
+            secret: "7ad3773142a6692b25b8",
+            timestamp: 1,
+            keys: true,
+        };
         // The value of MD5 is that of the Pusher documentation's example.
         let body = r#"{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data\"}"}"#;
         assert!(lane.signed(body).contains("body_md5=ec365a775a4cd0599faeb73354201b6f&auth_signature="));

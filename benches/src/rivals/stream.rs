@@ -338,7 +338,7 @@ impl<L: Log> Stream for EventStream<L> {
     fn feed(&mut self, bytes: &[u8], _: &mut Vec<u8>, take: Take<'_>) -> anyhow::Result<()> {
         let Some(head) = &mut self.head else { return self.body(bytes, take) };
         head.extend_from_slice(bytes);
-        let Some(Head { status, length, body }) = Head::parse(head)? else { return Ok(()) };
+        let Some(Head { status, length, body, .. }) = Head::parse(head)? else { return Ok(()) };
         if status != 200 {
             bail!("the server returned status {status} instead of 200");
         }

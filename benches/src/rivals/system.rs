@@ -167,7 +167,8 @@ fn lanes_of(rival: Rival, connections: usize) -> Vec<Box<dyn Requests>> {
             Rival::S2 => Box::new(requests::S2 { basin: BASIN, path: records_path(index), next: 0 }),
             _ => {
                 let [app, key, secret] = SOCKUDO;
-                Box::new(requests::Sockudo { app, key, secret, timestamp: host::unix_time().as_secs() })
+                let (timestamp, keys) = (host::unix_time().as_secs(), rival == Rival::SockudoPostgres);
+                Box::new(requests::Sockudo { app, key, secret, timestamp, keys })
             }
         }
     };
