@@ -84,7 +84,7 @@ impl Response {
             Body::Chunked => {
                 let (mut chunks, mut body) = (Chunks::default(), Vec::new());
                 chunks.feed(rest, &mut body)?;
-                Ok(chunks.ended.then(|| (Self { status, body, closes }, bytes.len())))
+                Ok(chunks.ended.then_some((Self { status, body, closes }, bytes.len())))
             }
             Body::ToTheEnd => bail!("a response with status {status} has no Content-Length"),
         }
