@@ -2,7 +2,13 @@
 //! those of its peers, and ends the queries of dead peers. The write also proves that Redis takes writes: without it the
 //! server is not ready.
 
-use super::{Inner, link::Link, lost_queries, readiness, scripts::HEARTBEAT};
+use super::{
+    Inner,
+    link::Link,
+    lost_queries::{self, Reconciliation},
+    readiness,
+    scripts::HEARTBEAT,
+};
 use crate::{
     BusError, Counters,
     rules::{NO_BEAT, Restoration, heartbeat},
@@ -24,7 +30,7 @@ const INTERVAL: Duration = Duration::from_millis(800);
 const WAITING_INTERVAL: Duration = Duration::from_millis(100);
 /// A poll whose reply took longer proves nothing about the peers.
 const LATE: Duration = Duration::from_millis(1200);
-/// Number of polls from one comparison of the listed queries with the played ones to the next.
+/// Number of polls from one comparison of the listed queries with the played ones to the next, unless one takes longer.
 const RECONCILE_EVERY: u64 = 3;
 
 /// A request to leave the list of servers. The reply is true if the server has left.
@@ -66,12 +72,22 @@ struct Heartbeats {
     may_have_claimed: bool,
     /// The last heartbeat contained the mark of the Redis in which this server has restored, or it has not restored yet.
     reported: bool,
+    reconciliation: Reconciliation,
 }
 
 impl Heartbeats {
     fn new(inner: Arc<Inner>) -> Self {
         let last_poll = Instant::now();
-        Self { inner, writes: 0, polls: 0, last_poll, may_have_claimed: false, reported: true }
+        let reconciliation = Reconciliation::default();
+        Self {
+            inner,
+            writes: 0,
+            polls: 0,
+            last_poll,
+            may_have_claimed: false,
+            reported: true,
+            reconciliation,
+        }
     }
 
     /// Returns whether claims wait, here or at peers, for what the next heartbeat will read or report.
@@ -94,14 +110,10 @@ impl Heartbeats {
         // A server that has just started is ready once it may claim. If it has to wait for peers later, its callers wait.
         self.may_have_claimed |= inner.restoration() > Restoration::Waiting;
         ready.set(answered && self.may_have_claimed);
-        if is_poll
-            && self.polls.is_multiple_of(RECONCILE_EVERY)
-            && inner.incarnation.is_restored()
-            && let Some(own) = own
-            && let Err(error) = Box::pin(lost_queries::reconcile(inner, connection.clone(), &own)).await
-        {
+        if is_poll && let Err(error) = self.reconcile(connection.clone(), own).await {
             tracing::debug!("the comparison of listed and played queries failed, trying again: {error}");
         }
+        let inner = &self.inner;
         if answered && let Err(error) = handle_dead_peers(inner, &connection).await {
             tracing::warn!(%error, "ending the queries of dead servers failed, trying again");
         }
@@ -109,6 +121,23 @@ impl Heartbeats {
             Counters::show(&inner.counters.kept_dropped, inner.history.lock().dropped());
             self.last_poll = Instant::now();
         }
+    }
+
+    /// Compares listed and played queries. Begins at every [`RECONCILE_EVERY`]th poll, and reads on at the polls after it if the
+    /// list is long. `own` is this server's heartbeat as Redis lists it.
+    async fn reconcile(
+        &mut self,
+        connection: MultiplexedConnection,
+        own: Option<String>,
+    ) -> Result<(), BusError> {
+        let Some(own) = own.filter(|_| self.inner.incarnation.is_restored()) else {
+            self.reconciliation.reset();
+            return Ok(());
+        };
+        if self.polls.is_multiple_of(RECONCILE_EVERY) {
+            self.reconciliation.begin();
+        }
+        Box::pin(self.reconciliation.read_on(&self.inner, connection, &own)).await
     }
 
     /// Returns the next heartbeat. It reports the restoration only once Redis lists all servers: see

@@ -11,32 +11,95 @@ use crate::{BusError, Counters, rules::Restoration};
 use host::monotonic_us;
 use protocol::{Position, SessionId, encode_error};
 use redis::{Pipeline, aio::MultiplexedConnection};
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 /// Code and message of the terminator.
 const CODE: &str = "server_lost";
 const MESSAGE: &str = "the server of this query is gone";
 
-/// Ends the queries that Redis lists for this server and that it does not play, according to two consecutive reads. `beat` is this
-/// server's heartbeat.
-pub(super) async fn reconcile(
-    inner: &Inner,
-    mut connection: MultiplexedConnection,
-    beat: &str,
-) -> Result<(), BusError> {
-    let listed = running(inner, &mut connection, &inner.owner).await?;
-    let lost = inner.plays.reconcile(listed);
-    if lost.is_empty() {
-        return Ok(());
+/// How long a heartbeat may wait for the pages of [`Reconciliation`]. The remaining pages are read after the next one.
+const PAGES_TIME: Duration = Duration::from_millis(200);
+
+/// The comparison of the queries that Redis lists for this server with those that it plays. A server may run tens of thousands of
+/// queries, so the list is read in pages: Redis serves other clients in between, and heartbeats are not late.
+#[derive(Default)]
+pub(super) struct Reconciliation {
+    listing: Option<Listing>,
+}
+
+impl Reconciliation {
+    /// Begins to read the list, unless the last read has not ended yet.
+    pub(super) fn begin(&mut self) {
+        self.listing.get_or_insert_default();
     }
-    let ended = end_queries(inner, &mut connection, (&inner.owner, beat), &lost).await?;
-    if ended > 0 {
-        tracing::warn!(
-            queries = ended,
-            "ended queries that Redis listed for this server and that it did not play"
-        );
+
+    /// Forgets a read that has not ended.
+    pub(super) fn reset(&mut self) {
+        self.listing = None;
     }
-    Ok(())
+
+    /// Reads on for a limited time, if a read has begun. At its end, ends the queries that this server does not play according to
+    /// this read and the one before. `beat` is this server's heartbeat.
+    pub(super) async fn read_on(
+        &mut self,
+        inner: &Inner,
+        mut connection: MultiplexedConnection,
+        beat: &str,
+    ) -> Result<(), BusError> {
+        let Some(mut listing) = self.listing.take() else { return Ok(()) };
+        let began = Instant::now();
+        while listing.next_page(inner, &mut connection, &inner.owner).await? {
+            if began.elapsed() >= PAGES_TIME {
+                self.listing = Some(listing);
+                return Ok(());
+            }
+        }
+        let lost = inner.plays.reconcile(listing.found);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let ended = end_queries(inner, &mut connection, (&inner.owner, beat), &lost).await?;
+        if ended > 0 {
+            tracing::warn!(
+                queries = ended,
+                "ended queries that Redis listed for this server and that it did not play"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A read of a server's hash of running queries, in pages. It finds every query that is listed from its begin to its end.
+#[derive(Default)]
+struct Listing {
+    cursor: u64,
+    /// Session and generation. A page may repeat what an earlier one had.
+    found: HashMap<SessionId, u64>,
+}
+
+impl Listing {
+    /// Reads the next page. Returns false if it was the last one.
+    async fn next_page(
+        &mut self,
+        inner: &Inner,
+        connection: &mut MultiplexedConnection,
+        server: &str,
+    ) -> Result<bool, BusError> {
+        let mut ask = redis::cmd("HSCAN");
+        ask.arg(inner.names.running(server)).arg(self.cursor).arg("COUNT").arg(SESSIONS);
+        let (cursor, queries): (u64, Vec<(String, String)>) =
+            ask.query_async(connection).await.map_err(|error| Link::failed(&error))?;
+        self.cursor = cursor;
+        for (session, generation) in queries {
+            if let (Ok(session), Ok(generation)) = (session.parse(), generation.parse()) {
+                self.found.insert(session, generation);
+            }
+        }
+        Ok(cursor != 0)
+    }
 }
 
 /// Ends the queries of a dead server, and takes it off the list. `beat` is the heartbeat that did not change.
@@ -60,14 +123,9 @@ async fn running(
     connection: &mut MultiplexedConnection,
     server: &str,
 ) -> Result<Vec<(SessionId, u64)>, BusError> {
-    let mut ask = redis::pipe();
-    ask.cmd("HGETALL").arg(inner.names.running(server));
-    let (queries,): (HashMap<String, String>,) =
-        ask.query_async(connection).await.map_err(|error| Link::failed(&error))?;
-    let parsed = queries
-        .into_iter()
-        .filter_map(|(session, generation)| Some((session.parse().ok()?, generation.parse().ok()?)));
-    Ok(parsed.collect())
+    let mut listing = Listing::default();
+    while listing.next_page(inner, connection, server).await? {}
+    Ok(listing.found.into_iter().collect())
 }
 
 /// Ends queries of a server whose heartbeat is still `beat`. A session that Redis refuses is skipped, and its query is no longer
