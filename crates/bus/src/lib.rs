@@ -74,8 +74,8 @@ pub struct BusConfig {
     pub instance: String,
     /// The part of this process.
     pub role: Role,
-    /// How long a session's keys live without a claim, a terminator, an attachment or a renewal. Rounded down to
-    /// seconds, at least one.
+    /// How long a session's keys live at least without a claim, a terminator, an attachment or a renewal. Rounded down to
+    /// seconds, at least one. They live up to a quarter longer.
     pub session_ttl: Duration,
     /// How events travel. Servers and gateways must use the same value.
     pub delivery: Delivery,

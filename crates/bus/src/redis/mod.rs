@@ -25,7 +25,7 @@ use crate::{
     Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, CONTROL_QUEUE, Claim, ClaimError,
     ClaimRequest, Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
     hub::Hub,
-    rules::{AcknowledgedHistory, Plays, Restoration, RestorationBarrier},
+    rules::{AcknowledgedHistory, FULL, Plays, Restoration, RestorationBarrier},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -214,8 +214,10 @@ impl Inner {
         &self.subscribers[Partition::index_of(session, self.subscribers.len())]
     }
 
+    /// Returns the full time to live of keys, in seconds. Scripts renew keys when four fifths of it remain.
     fn ttl(&self) -> u64 {
-        self.config.session_ttl.as_secs().max(1)
+        let (full, configured) = FULL;
+        (self.config.session_ttl.as_secs().max(1) * full).div_ceil(configured)
     }
 
     fn is_logged(&self) -> bool {
@@ -342,7 +344,9 @@ impl Broker for RedisBroker {
         let meta = self.inner.names.meta(session);
         let mut pipeline = redis::pipe();
         pipeline.cmd("HSETNX").arg(&meta).arg("status").arg("active").ignore();
-        pipeline.cmd("EXPIRE").arg(&meta).arg(self.inner.ttl()).ignore();
+        for key in renewal::keys(&self.inner, session) {
+            pipeline.cmd("EXPIRE").arg(key).arg(self.inner.ttl()).ignore();
+        }
         let () = self.inner.call(&pipeline).await?;
         self.inner.history.lock().created(session, Instant::now());
         Ok(())

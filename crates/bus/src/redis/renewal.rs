@@ -29,6 +29,12 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
+/// Returns the keys of a session in the order in which they are renewed. The meta hash is last: scripts conclude from its time to
+/// live that no other key has less, and the connection may break in between.
+pub(super) fn keys(inner: &Inner, session: SessionId) -> [String; KEYS] {
+    [inner.names.log(session), inner.names.attach(session), inner.names.meta(session)]
+}
+
 async fn renew(inner: &Inner) -> Result<(), BusError> {
     let sessions: BTreeSet<SessionId> =
         inner.plays.sessions().into_iter().chain(inner.hub.sessions()).collect();
@@ -37,8 +43,7 @@ async fn renew(inner: &Inner) -> Result<(), BusError> {
         let mut connection = inner.commands.connected().await;
         let mut pipeline = redis::pipe();
         for &session in some {
-            let keys: [String; KEYS] =
-                [inner.names.meta(session), inner.names.log(session), inner.names.attach(session)];
+            let keys = keys(inner, session);
             for key in keys {
                 pipeline.cmd("EXPIRE").arg(key).arg(inner.ttl());
             }

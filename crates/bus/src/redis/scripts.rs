@@ -42,7 +42,7 @@ impl Scripts {
             append: script(&[LOG, SESSION, include_str!("scripts/append.lua")]),
             release_claim: script(&[SESSION, include_str!("scripts/release_claim.lua")]),
             close: script(&[LOG, SESSION, include_str!("scripts/close.lua")]),
-            attach: script(&[LOG, include_str!("scripts/attach.lua")]),
+            attach: script(&[LOG, SESSION, include_str!("scripts/attach.lua")]),
             release: script(&[include_str!("scripts/release.lua")]),
             reattach: script(&[include_str!("scripts/reattach.lua")]),
             restore_cursor: script(&[include_str!("scripts/restore_cursor.lua")]),

@@ -1,6 +1,6 @@
 //! The append of one event.
 
-use super::{Effect, EffectSink, Ending, LogEntry, Part, Record};
+use super::{Effect, EffectSink, Ending, LogEntry, Record};
 use protocol::{Position, Prefix, with_position};
 
 /// The outcome of the append of one event.
@@ -40,14 +40,11 @@ impl Record {
             return self.superseded(prefix, frame);
         }
         if terminator {
-            self.renew(&Part::ALL);
+            self.renew_if_due();
         }
         let top = self.top();
         let outcome = if !logged || prefix.position > top {
             if logged {
-                if self.log.is_empty() {
-                    self.renew(&[Part::Log]);
-                }
                 self.log.push_back(LogEntry::new(prefix, frame));
             }
             AppendOutcome::Taken { receivers: out(Effect::Publish { prefix, frame }) }

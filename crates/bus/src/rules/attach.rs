@@ -80,7 +80,7 @@ impl Record {
         let epoch = (before + 1).max(now_ms);
         let former = self.holder.replace(holder.to_owned());
         self.epoch = epoch;
-        self.renew(&Part::ALL);
+        self.renew_if_due();
         let notified = former.map_or(0, |holder| out(Effect::Takeover { holder: &holder, epoch }));
         AttachOutcome::Done(Attached {
             epoch,
@@ -99,7 +99,6 @@ impl Record {
         if let Some(cursor) = cursor.filter(|_| epoch > self.cursor_epoch) {
             (self.cursor, self.cursor_epoch) = (cursor, epoch);
         }
-        self.renew(&[Part::Attachment]);
         if self.epoch == epoch {
             self.holder = None;
         } else if let Some(holder) = &self.holder {

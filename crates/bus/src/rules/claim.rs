@@ -98,7 +98,7 @@ impl Record {
         (self.generation, self.prev) = (generation, prev);
         self.answer = answer.to_owned();
         self.running = Some(owner.to_owned());
-        self.renew(&Part::ALL);
+        self.renew_if_due();
         ClaimOutcome::Now { generation, prev }
     }
 
@@ -116,7 +116,7 @@ impl Record {
             return None;
         }
         self.running = None;
-        self.renew(&[Part::Meta]);
+        self.renew(&Part::ALL);
         let receivers = out(Effect::Publish { prefix, frame });
         if self.status == Some(Status::Closed) {
             let position = position.next();

@@ -31,7 +31,7 @@ impl Record {
     pub fn close(&mut self, by: &str, ending: Ending, logged: bool, out: EffectSink<'_>) -> bool {
         let Some(before) = self.status else { return false };
         self.status = Some(Status::Closed);
-        self.renew(&[Part::Meta, Part::Log]);
+        self.renew(&Part::ALL);
         if let Some(owner) = &self.running {
             out(Effect::Cancel { owner, generation: self.generation });
             return true;

@@ -4,6 +4,11 @@
 use super::Record;
 use protocol::Position;
 
+/// The full time to live of a part, as a ratio to the configured one. The renewal of all parts is due when only the configured time
+/// remains to [`Part::Meta`], or when the record does not have it. A session therefore lives for at least the configured time after
+/// its last query, and a broker does not renew every part at every step.
+pub const FULL: (u64, u64) = (5, 4);
+
 /// A part of a session's record that expires separately. Redis stores each part in one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -22,7 +27,11 @@ impl Part {
 
 /// The parts that were renewed since the broker took them last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Renewed([bool; Part::ALL.len()]);
+pub struct Renewed {
+    parts: [bool; Part::ALL.len()],
+    /// All parts, if their renewal is due.
+    all_if_due: bool,
+}
 
 impl Record {
     /// Returns whether the record has this part.
@@ -35,18 +44,27 @@ impl Record {
         }
     }
 
-    /// Records that these parts get their full time to live.
+    /// Records that these parts get their full time to live. Whoever renews [`Part::Meta`] renews all parts, so that none of
+    /// them expires before it.
     pub fn renew(&mut self, parts: &[Part]) {
         for &part in parts {
-            self.renewed.0[part as usize] = true;
+            self.renewed.parts[part as usize] = true;
         }
     }
 
-    /// Returns the parts that were renewed since the last call and that the record has.
-    pub fn take_renewed(&mut self) -> impl Iterator<Item = Part> + use<> {
-        let Renewed(renewed) = std::mem::take(&mut self.renewed);
+    /// Records that all parts get their full time to live if their renewal is due: see [`FULL`].
+    pub fn renew_if_due(&mut self) {
+        self.renewed.all_if_due = true;
+    }
+
+    /// Returns the parts that the record has and that were renewed since the last call. A part that the record did not have at
+    /// the last call gets its full time to live too; the broker knows which ones these are. `due`: the renewal is due.
+    pub fn take_renewed(&mut self, due: bool) -> impl Iterator<Item = Part> + use<> {
+        let Renewed { parts, all_if_due } = std::mem::take(&mut self.renewed);
         let has = Part::ALL.map(|part| self.has(part));
-        Part::ALL.into_iter().filter(move |&part| renewed[part as usize] && has[part as usize])
+        Part::ALL
+            .into_iter()
+            .filter(move |&part| (parts[part as usize] || all_if_due && due) && has[part as usize])
     }
 
     /// Removes a part whose time to live is over.

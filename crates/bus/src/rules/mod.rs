@@ -19,7 +19,7 @@ pub use attach::{AttachOutcome, Attached, Attaching};
 pub use barrier::{MISSED_BEATS, NO_BEAT, Restoration, RestorationBarrier, heartbeat, is_newer};
 pub use claim::{ClaimOutcome, Claiming, PAST_QUERIES};
 pub use close::{Ending, LostQuery};
-pub use expiry::{Part, Renewed};
+pub use expiry::{FULL, Part, Renewed};
 pub use history::{AcknowledgedHistory, AcknowledgedRecord};
 pub use log::{LogEntry, merge};
 pub use plays::{Play, Plays};
@@ -117,7 +117,7 @@ impl Record {
     /// Creates an active, idle session. Does nothing if the session exists.
     pub fn create(&mut self) {
         self.status.get_or_insert(Status::Active);
-        self.renew(&[Part::Meta]);
+        self.renew(&Part::ALL);
     }
 
     /// Makes a session active that only a gateway has restored. To be called once the mark is so old that no server is

@@ -19,7 +19,7 @@ impl Record {
         self.status =
             Some(if acknowledged.closed { Status::Closed } else { self.status.unwrap_or(Status::Active) });
         self.restore_past(acknowledged);
-        self.renew(&[Part::Meta, Part::Log]);
+        self.renew(&Part::ALL);
         if acknowledged.generation > self.generation {
             (self.generation, self.prev) = (acknowledged.generation, acknowledged.prev);
             (self.query, self.answer) = (acknowledged.query.clone(), acknowledged.answer.clone());

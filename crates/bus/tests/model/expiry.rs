@@ -4,8 +4,13 @@ use crate::{
     broker::Memory,
     world::{Excluded, LinkId, Pid, World, note, short, violated},
 };
-use bus::rules::Part;
+use bus::rules::{FULL, Part};
 use protocol::SessionId;
+
+/// Returns the full time to live of a part for a configured one.
+fn full(ttl: u64) -> u64 {
+    ttl * FULL.0 / FULL.1
+}
 
 /// Pause after a renewal that failed, in ms.
 const RETRY: u64 = 500;
@@ -14,18 +19,18 @@ impl World {
     /// Sets the times when the parts that a step has renewed expire.
     pub(crate) fn renewed(&mut self, session: SessionId) {
         let Some(ttl) = self.plan.ttl else { return };
-        let at = self.now + ttl;
+        let (now, full) = (self.now, full(ttl));
         let memory = &mut self.broker.memory;
         let Some(record) = memory.records.get_mut(&session) else { return };
-        for part in record.take_renewed() {
-            memory.expires.insert((session, part), at);
+        let due = memory.expires.get(&(session, Part::Meta)).is_none_or(|&at| at < now + ttl);
+        for part in record.take_renewed(due) {
+            memory.expires.insert((session, part), now + full);
         }
         for part in Part::ALL {
-            let expires = memory.expires.contains_key(&(session, part));
-            if record.has(part) && !expires {
-                return violated!(self, "the {part:?} of {} never expires", short(session));
-            }
-            if expires && !record.has(part) {
+            if record.has(part) {
+                // A part that this step has made.
+                memory.expires.entry((session, part)).or_insert(now + full);
+            } else {
                 memory.expires.remove(&(session, part));
             }
         }
@@ -64,10 +69,10 @@ impl World {
         if let Some(pid) = holder.map(|slot| slot.proxy) {
             violated!(self, "the {part:?} of {} expired, and {} holds it", short(session), self.name(pid));
         }
-        // A gateway that attaches to a known session must find its log.
+        // A gateway that attaches to a known session must find its log and its cursor.
         let at = |part| self.broker.memory.expires.get(&(session, part)).copied().unwrap_or(0);
-        if part == Part::Log && at(Part::Meta) > at(Part::Log) {
-            violated!(self, "the log of {} expired before the session", short(session));
+        if at(Part::Meta) > at(part) {
+            violated!(self, "the {part:?} of {} expired before the session", short(session));
         }
         if part == Part::Meta {
             self.covered.insert("an idle session expired");

@@ -76,11 +76,16 @@ local function terminate(log, id, frame)
     remove_ended(meta, running_hash, session, generation)
     return not (logged and holds(log, id, frame)) and 'stale' or nil
   end
-  -- A Redis that is out of memory takes EXPIRE, and then all further writes of the same script. Queries can therefore end.
-  for _, key in ipairs({meta, log, base .. 'attach'}) do call('EXPIRE', key, ttl) end
+  local attach = base .. 'attach'
+  if is_due(meta, ttl) then renew(meta, log, attach, ttl) end
   local moved
   if logged then
     local why, new_id, new_frame = add_terminator(log, id, frame, status, running)
+    if why and find(why, '^%-?OOM') then
+      -- A Redis that is out of memory takes EXPIRE, and then all further writes of the same script. Queries can therefore end.
+      renew(meta, log, attach, ttl)
+      why, new_id, new_frame = add_terminator(log, id, frame, status, running)
+    end
     if why == 'ended' or why == 'stale' then remove_ended(meta, running_hash, session, generation) end
     if why == 'ended' then return end
     if why then return why end

@@ -37,12 +37,13 @@ end
 local top_id = top_g .. '-' .. top_s
 if ahead == 1 and not young then return {'beyond', 0, 0, 0, '0-0', generation, top_id, 1, mark, 0} end
 local before, holder, cursor = unpack(redis.call('HMGET', attach, 'epoch', 'holder', 'cursor'))
+local is_new = not (before or cursor)
 before = before or '0'
 -- The time keeps epochs growing even if Redis has lost the last ones.
 local epoch = string.format('%.0f', math.max(tonumber(before) + 1, now))
 redis.call('HSET', attach, 'epoch', epoch, 'holder', instance)
 -- All keys: without this the session could expire before its next renewal.
-for _, key in ipairs({attach, meta, log}) do redis.call('EXPIRE', key, ttl) end
+if is_due(meta, ttl) then renew(meta, log, attach, ttl) elseif is_new then redis.call('EXPIRE', attach, ttl) end
 local notified = 0
 if holder then
   notified = redis.call('PUBLISH', prefix .. 'control:' .. holder,

@@ -10,21 +10,18 @@
 --   'other_mark' Redis has lost its data; the fourth value is its mark, nothing was changed
 --   'unlisted'   the hash of servers lacks the owner
 --   'unknown', 'past', 'closed', 'busy'   no such session, an earlier query, session closed, another query is running
-local meta, log = KEYS[1], KEYS[2]
+local meta, log, attach, running_hash = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local query, answer, owner, ttl, keep, logged, down, session =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == 'log', ARGV[7], ARGV[8]
 local mark = redis.call('GET', KEYS[5]) or ''
 if mark ~= ARGV[9] then return {'other_mark', '0', '', mark} end
-adopt(meta, ARGV[12] == '1')
+local status, last_query, last_generation, last_prev, last_answer, running, past, held =
+  unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running', 'past', 'held'))
+if not status and held and adopt(meta, ARGV[12] == '1') then status = 'active' end
 if redis.call('HEXISTS', KEYS[6], owner) == 0 then return {'unlisted', '0', '', ''} end
-local status, last_query, last_generation, last_prev, last_answer, running, past =
-  unpack(redis.call('HMGET', meta, 'status', 'query', 'gen', 'prev', 'answer', 'running', 'past'))
 if not status then return {'unknown', '0', '', ''} end
 if last_query == query then return {'repeat', last_generation, last_prev or '', last_answer} end
-past = read_past(past)
-for _, earlier in ipairs(past) do
-  if earlier[2] == query then return {'past', '0', '', ''} end
-end
+if is_past(past, query) then return {'past', '0', '', ''} end
 if status ~= 'active' then return {'closed', '0', '', ''} end
 if running then return {'busy', '0', '', ''} end
 local top_generation, top_seq = '0', '0'
@@ -39,14 +36,19 @@ generation = string.format('%.0f', generation)
 local prev = ARGV[11] == '1' and top_generation .. '-' .. top_seq or ''
 if logged then redis.call('XTRIM', log, 'MAXLEN', keep) end
 fence(log, down, generation, prev, logged)
-if logged then redis.call('EXPIRE', log, ttl) end
-redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer, 'running', '1', 'owner', owner)
 if last_query then
-  past[#past + 1] = past_query(last_generation, last_query)
-  write_past(meta, past)
+  redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer, 'running', '1', 'owner', owner,
+    'past', add_past(past, last_generation, last_query))
+else
+  redis.call('HSET', meta, 'gen', generation, 'prev', prev, 'query', query, 'answer', answer, 'running', '1', 'owner', owner)
 end
-redis.call('HSET', KEYS[4], session, generation)
-redis.call('EXPIRE', meta, ttl)
-redis.call('EXPIRE', KEYS[3], ttl)
-redis.call('EXPIRE', KEYS[4], ttl)
+redis.call('HSET', running_hash, session, generation)
+if is_due(meta, ttl) then
+  renew(meta, log, attach, ttl)
+elseif logged and top_generation == '0' then
+  -- The fence has created the log.
+  redis.call('EXPIRE', log, ttl)
+end
+-- The owner's heartbeats renew the hash. This call may have created it.
+if redis.call('HLEN', running_hash) == 1 then redis.call('EXPIRE', running_hash, ttl) end
 return {'claimed', generation, prev, ''}

@@ -13,8 +13,8 @@ adopt(meta, ARGV[8] == '1')
 local status, running, owner, generation = unpack(redis.call('HMGET', meta, 'status', 'running', 'owner', 'gen'))
 if not status then return 0 end
 redis.call('HSET', meta, 'status', 'closed')
-redis.call('EXPIRE', meta, ttl)
-redis.call('EXPIRE', log, ttl)
+-- The key of the meta hash is '<prefix>session:<id>:meta'; the session's other keys differ in the last part.
+renew(meta, log, string.sub(meta, 1, -5) .. 'attach', ttl)
 if running then
   redis.call('PUBLISH', prefix .. 'control:' .. owner,
     '{"cancel":{"session":"' .. session .. '","generation":' .. generation .. '}}')

@@ -11,7 +11,8 @@ if cursor ~= '' and tonumber(epoch) > tonumber(stored_epoch or '0') then
   redis.call('HSET', attach, 'cursor', cursor, 'cursor_epoch', epoch)
   stored = cursor
 end
-redis.call('EXPIRE', attach, ttl)
+-- The cursor of an attachment that had expired.
+if cursor ~= '' and not (current or stored_epoch) then redis.call('EXPIRE', attach, ttl) end
 if current == epoch then
   redis.call('HDEL', attach, 'holder')
 elseif holder then

@@ -25,5 +25,7 @@ if status == 'closed' then
   local id = generation .. '-' .. string.format('%.0f', tonumber(seq) + 1)
   redis.pcall('PUBLISH', down, '{"id":"' .. id .. '","type":"closed"}')
 end
-redis.call('EXPIRE', meta, ttl)
+-- The key of the meta hash is '<prefix>session:<id>:meta'; the session's other keys differ in the last part.
+local base = string.sub(meta, 1, -5)
+renew(meta, base .. 'log', base .. 'attach', ttl)
 return {'released', type(receivers) == 'number' and receivers or 0, ''}

@@ -149,7 +149,8 @@ local function restore_meta()
   else
     remove_ended(meta, running_hash, session, generation)
   end
-  redis.call('EXPIRE', meta, ttl)
+  -- The key of the meta hash is '<prefix>session:<id>:meta'; the session's other keys differ in the last part.
+  renew(meta, log, string.sub(meta, 1, -5) .. 'attach', ttl)
 end
 
 if logged and ARGV[FIRST] then restore_log() end

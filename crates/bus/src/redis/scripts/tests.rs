@@ -21,8 +21,8 @@ use uuid::Uuid;
 /// The key of the mark. Its value is `mark`.
 const MARK: &str = "bus:mark";
 const TTL: u64 = 60;
-/// The time to live of every key before a step, in seconds.
-const LEFT: u64 = 30;
+/// The times to live of every key before a step, in seconds: the renewal is due, and it is not.
+const LEFT: [u64; 2] = [47, 49];
 const KEEP: usize = 4;
 const SERVERS: [&str; 2] = ["server-a", "server-b"];
 const GATEWAYS: [&str; 2] = ["gateway-a", "gateway-b"];
@@ -155,20 +155,21 @@ impl<'a> Bench<'a> {
         eval(script.get_hash(), keys)
     }
 
-    /// Sets the time to live of every key to [`LEFT`].
-    fn age(&mut self) {
+    /// Sets the time to live of every key, in seconds. Returns the parts that the record lacks.
+    fn age(&mut self, left: u64) -> Vec<Part> {
         for key in self.keys() {
-            self.ask::<Value>(redis::cmd("EXPIRE").arg(key).arg(LEFT));
+            self.ask::<Value>(redis::cmd("EXPIRE").arg(key).arg(left));
         }
+        Part::ALL.into_iter().filter(|&part| !self.record.has(part)).collect()
     }
 
-    /// Returns the parts whose keys have a longer time to live than [`LEFT`].
+    /// Returns the parts whose keys have a longer time to live than all of [`LEFT`].
     fn renewed(&mut self) -> Vec<Part> {
         let keys = self.keys();
         let renewed = Part::ALL.into_iter().zip(keys).filter(|(_, key)| {
             let left: i64 = self.ask(redis::cmd("TTL").arg(key));
             assert_ne!(left, -1, "{key} never expires");
-            left > LEFT.cast_signed()
+            left > LEFT[1].cast_signed()
         });
         renewed.map(|(part, _)| part).collect()
     }
@@ -245,19 +246,24 @@ fn redis_follows_the_rules() {
     let redis = PrivateRedis::start();
     let connection = std::cell::RefCell::new(connect(&redis));
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
+    proptest!(config, |(ops in proptest::collection::vec((op(), any::<bool>()), 1..60))| {
         let mut connection = connection.borrow_mut();
         let mut bench = Bench::new(&mut connection);
         bench.ask::<Value>(redis::cmd("SET").arg(MARK).arg("mark"));
         bench.apply(Op::Create);
-        for op in ops {
-            bench.age();
-            drop(bench.record.take_renewed());
+        for (op, is_due) in ops {
+            let lacking = bench.age(LEFT[usize::from(!is_due)]);
+            drop(bench.record.take_renewed(false));
+            let is_due = is_due || lacking.contains(&Part::Meta);
             bench.apply(op);
             prop_assert_eq!(bench.redis(), bench.expected(), "after {:?}", op);
             prop_assert!(bench.owner_has_listed_session(), "after {:?}", op);
             if !matches!(op, Op::RollBack) {
-                let renewed: Vec<Part> = bench.record.take_renewed().collect();
+                // A part that this step has made must expire too.
+                let mut renewed: Vec<Part> = bench.record.take_renewed(is_due).collect();
+                renewed.extend(lacking.into_iter().filter(|&part| bench.record.has(part)));
+                renewed.sort();
+                renewed.dedup();
                 prop_assert_eq!(bench.renewed(), renewed, "renewed by {:?}", op);
             }
         }

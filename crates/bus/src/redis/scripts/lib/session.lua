@@ -1,11 +1,24 @@
--- Functions on a session's status and on a server's hash of running queries, shared by scripts.
+-- Functions on a session's keys, on its status, and on a server's hash of running queries, shared by scripts.
+
+-- Returns whether a session's keys are to be renewed: less than four fifths of their TTL remain to the meta hash, or it is missing.
+-- Whatever renews the meta hash has renewed the other keys too, so none of them expires before it.
+local function is_due(meta, ttl) return redis.call('TTL', meta) < ttl * 0.8 end
+
+-- Gives the session's keys their full TTL.
+local function renew(meta, log, attach, ttl)
+  redis.call('EXPIRE', meta, ttl)
+  redis.call('EXPIRE', log, ttl)
+  redis.call('EXPIRE', attach, ttl)
+end
 
 -- Makes a session active that only a gateway has restored ('held'). Requires an old mark: until then the server that knows the
--- session may still restore it.
+-- session may still restore it. Returns whether the session has become active.
 local function adopt(meta, old)
   if old and redis.call('HEXISTS', meta, 'status') == 0 and redis.call('HEXISTS', meta, 'held') == 1 then
     redis.call('HSET', meta, 'status', 'active')
+    return true
   end
+  return false
 end
 
 -- Removes the session's query from a server's hash of running queries, unless the hash names a later query of the session: this

@@ -40,9 +40,11 @@ impl Bench<'_> {
     }
 
     fn create(&mut self) {
-        let [meta, ..] = self.keys();
-        self.ask::<Value>(redis::cmd("HSETNX").arg(&meta).arg("status").arg("active"));
-        self.ask::<Value>(redis::cmd("EXPIRE").arg(meta).arg(TTL));
+        let keys = self.keys();
+        self.ask::<Value>(redis::cmd("HSETNX").arg(&keys[0]).arg("status").arg("active"));
+        for key in keys {
+            self.ask::<Value>(redis::cmd("EXPIRE").arg(key).arg(TTL));
+        }
         self.record.create();
     }
 
