@@ -14,7 +14,7 @@ use measure::capacity::{Ceiling, Limit, Pilot, Step};
 use plan::Stop;
 use report::{
     capacity::{CapacityResult, Known, Search, Unit},
-    messages,
+    capacity_files, messages,
 };
 use std::{
     path::PathBuf,
@@ -125,7 +125,7 @@ pub(crate) fn capacity(
     };
     let result = CapacityResult::new(search, Known { ceiling, end, limit, steps: pilot.steps() });
     let mut unwritten = finished.unwritten.clone();
-    let mut files = result.write(&finished.base).unwrap_or_else(|error| {
+    let mut files = capacity_files::write(&result, &finished.base).unwrap_or_else(|error| {
         unwritten.push(error.to_string());
         Vec::new()
     });

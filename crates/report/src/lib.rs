@@ -2,6 +2,7 @@
 //! Nothing here opens a socket or takes part in the load.
 
 pub mod capacity;
+pub mod capacity_files;
 pub mod compare;
 mod file_error;
 mod file_names;

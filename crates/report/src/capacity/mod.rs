@@ -2,14 +2,11 @@
 
 mod text;
 
-use crate::{file_error::FileError, html};
+use crate::file_error::FileError;
 use measure::capacity::{Ceiling, End, Limit, Limits, Outcome, Step, StepSettings};
 use serde::{Deserialize, Serialize};
 use settings::cells::CellWriter;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 /// Version of the JSON file.
 const SCHEMA_VERSION: u32 = 1;
@@ -230,22 +227,8 @@ impl CapacityResult {
         text::render(self, columns)
     }
 
-    /// Writes `…_capacity.json`, `…_capacity.csv` and `…_capacity.html`. Returns their paths.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    pub fn write(&self, base: &Path) -> Result<Vec<PathBuf>, FileError> {
-        let [json, csv, page] =
-            ["json", "csv", "html"].map(|kind| html::with_ending(base, &format!("_capacity.{kind}")));
-        let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        fs::write(&json, text + "\n").map_err(|error| FileError::unwritable(&json, &error))?;
-        fs::write(&csv, self.rows()).map_err(|error| FileError::unwritable(&csv, &error))?;
-        html::write_capacity(self, &page)?;
-        Ok(vec![json, csv, page])
-    }
-
     /// Returns one row per step.
-    fn rows(&self) -> Vec<u8> {
+    pub(crate) fn rows(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut rows = CellWriter::new(&mut bytes);
         let header = "step,load,outcome,reason,from_s,seconds,sessions,tokens_per_s,queries_per_s,ttft_p50_ms,ttft_p99_ms,\

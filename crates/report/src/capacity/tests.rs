@@ -74,7 +74,7 @@ fn each_end_has_its_headline_and_exit_code() {
 fn the_files_of_a_search_are_complete_and_can_be_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let written = result(Unit::Tokens, End::Found);
-    let files = written.write(&dir.path().join("capacity_1")).unwrap();
+    let files = crate::capacity_files::write(&written, &dir.path().join("capacity_1")).unwrap();
     assert_eq!(files.len(), 3);
     assert_eq!(CapacityResult::read(&files[0]).unwrap(), written);
     let rows = fs::read_to_string(&files[1]).unwrap();
