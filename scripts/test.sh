@@ -185,7 +185,7 @@ step "format" && cargo fmt --all --check
 step "clippy" && cargo clippy --workspace --all-targets --locked -- -D warnings
 # With --examples (there are none), dependencies have the same features as for clippy and are not checked a second time.
 step "docs" && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --bins --examples --locked
-step "arrows" && scripts/check_arrows.sh
+step "arrows" && scripts/check_arrows.sh && python3 scripts/check_circles.py
 step "unused dependencies" && scripts/check_unused_deps.sh
 step "spelling" && lint typos --format brief .
 step "workflows" && lint zizmor --quiet --offline .github

@@ -1,11 +1,7 @@
 //! Plays a plan, or one generator's part of it: starts the workers, waits for them, and reports the load on this host.
 //! It knows neither verdicts nor results: those belong to the process that leads the run.
 
-use crate::{
-    config::Config,
-    engine::{self, RunError},
-    lead::planned_faults,
-};
+use crate::{config::Config, connect, lead::planned_faults, run_error::RunError};
 use anyhow::Context;
 use load::{
     burst::Burst,
@@ -67,8 +63,8 @@ impl Generator {
     /// # Errors
     /// The target does not answer, or the run was asked to stop.
     pub(crate) fn prepare(config: &Config, stop: &Stop) -> Result<Self, RunError> {
-        let tls = engine::tls(config)?;
-        let connector = engine::connect(config, &tls, stop)?;
+        let tls = connect::tls(config)?;
+        let connector = connect::connect(config, &tls, stop)?;
         Ok(Self {
             plan: Arc::new(config.plan.clone()),
             connector,

@@ -4,7 +4,8 @@
 use crate::{
     amend::{Amender, Broadcast, service::Service},
     config::{Config, Division},
-    engine::{self, RunError, refused},
+    connect, preflight,
+    run_error::{RunError, refused},
 };
 use anyhow::Context;
 use load::{
@@ -14,6 +15,7 @@ use load::{
 use measure::{FaultLog, GeneratorMessage, GeneratorReport, live::LiveCounters};
 use plan::{Estimate, LiveSchedule, Shard, Stop, schedule::Schedule};
 use report::{
+    messages,
     output::{
         Abort, EventSettings, Finished, MeasuredSecond, OutputSettings, Results, RunInfo, SharedStatus,
     },
@@ -50,6 +52,15 @@ pub(crate) struct Steering {
     pub(crate) amender: SyncSender<Arc<Amender>>,
     /// Why the run was ended. Set before the run is stopped.
     pub(crate) ended: Arc<OnceLock<String>>,
+}
+
+/// What accompanies a run.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Companions<'a> {
+    /// Injects faults.
+    pub(crate) injector: Option<&'a Arc<dyn Injector>>,
+    /// Steers the run.
+    pub(crate) steering: Option<&'a Steering>,
 }
 
 impl<'a> LeadSettings<'a> {
@@ -112,14 +123,14 @@ impl<'a> Lead<'a> {
             .map_err(|error| refused(&error.to_string()))?;
         let watch_config = WatchConfig {
             target: config.plan.target.clone(),
-            tls: engine::tls(config)?,
+            tls: connect::tls(config)?,
             resources: results.path("_resources.csv"),
             health: results.path("_health.csv"),
             readings: results.readings().clone(),
         };
         let watch = PreparedWatch::prepare(watch_config, members).context("cannot watch the stack")?;
         if !config.embedded {
-            engine::warn(&watch.unmeasured_warnings(&config.criteria.thresholds));
+            messages::warn(&watch.unmeasured_warnings(&config.criteria.thresholds));
         }
         Ok(Self { settings, results, faults, watch, first_send: Arc::default(), schedule })
     }
@@ -194,7 +205,7 @@ impl<'a> Lead<'a> {
         let takes_requests = is_local && settings.steering.is_none();
         let service = amender.clone().filter(|_| takes_requests).and_then(|amender| {
             let started = Service::start(amender);
-            started.map_err(|error| engine::warn(&[format!("this run cannot be amended: {error:#}")])).ok()
+            started.map_err(|error| messages::warn(&[format!("this run cannot be amended: {error:#}")])).ok()
         });
         Ok(Led {
             settings,
@@ -221,7 +232,7 @@ impl<'a> Lead<'a> {
         let check = move |schedule: Schedule| {
             let mut config = config.clone();
             config.plan.schedule = Arc::new(schedule);
-            engine::check_host(&config).map_err(|error| error.to_string())
+            preflight::host(&config).map_err(|error| error.to_string())
         };
         let base = self.results.path("");
         Some(Arc::new(Amender {

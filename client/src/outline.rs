@@ -5,8 +5,15 @@ use plan::{Estimate, PlannedFault};
 use settings::{address::Address, plural::counted};
 use std::{fmt::Write, time::Duration};
 
+/// Returns warnings to print before the run: faults that come too late, percentiles with too few samples.
+#[must_use]
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let warnings = config.warnings.iter().cloned().chain(late_faults(config));
+    warnings.chain(too_few_samples(config)).collect()
+}
+
 /// Returns a warning for each fault that is planned after the estimated end of the run.
-pub fn late_faults(config: &Config) -> Vec<String> {
+fn late_faults(config: &Config) -> Vec<String> {
     let planned = &config.plan.faults.planned;
     if planned.is_empty() {
         return Vec::new();
@@ -27,7 +34,7 @@ pub fn late_faults(config: &Config) -> Vec<String> {
 }
 
 /// Returns a warning for each threshold on a percentile that the run has too few samples for.
-pub fn too_few_samples(config: &Config) -> Vec<String> {
+fn too_few_samples(config: &Config) -> Vec<String> {
     let Estimate { sessions, queries, tokens, .. } = Estimate::of(&config.plan);
     config.criteria.too_few(sessions as f64, queries, tokens)
 }

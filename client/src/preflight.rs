@@ -1,7 +1,10 @@
 //! Checks before the first session: allowed hosts, file descriptors, outgoing ports, and whether the target answers.
 //! Every error names the next step. The only thing that is changed is the soft limit of file descriptors.
 
-use crate::config::{Config, ConfigErrors};
+use crate::{
+    config::{Config, ConfigErrors, Division},
+    stack_faults,
+};
 use futures_util::future::join_all;
 use load::{
     connector::Connector,
@@ -9,7 +12,7 @@ use load::{
     http::Http,
     injection::Injector,
 };
-use plan::{PlannedFault, Target};
+use plan::{PlannedFault, Shard, Target};
 use report::{messages, screen};
 use settings::{address::Address, plural::counted};
 use std::{
@@ -31,11 +34,35 @@ struct HostLimits {
     ports: Option<u64>,
 }
 
+/// Checks that this host meets the needs of the part of the run that one process plays.
+///
+/// # Errors
+/// Lists every limit that is too low and every host that is not allowed.
+pub(crate) fn host(config: &Config) -> Result<(), ConfigErrors> {
+    local(&of_one_process(config))
+}
+
+/// Returns the configuration whose needs this host must meet: that of the largest part of the run that one process plays. With an
+/// embedded stack and several generators, this process has one end of every socket.
+fn of_one_process(config: &Config) -> Config {
+    match &config.division {
+        Division::Whole => config.clone(),
+        Division::Shard(shard) => config.part(*shard),
+        Division::Processes(_) if config.embedded => {
+            let mut one_end = config.clone();
+            one_end.embedded = false;
+            one_end
+        }
+        Division::Processes(_) | Division::Control(_) => Shard::new(0, config.division.generators())
+            .map_or_else(|| config.clone(), |first| config.part(first)),
+    }
+}
+
 /// Raises the soft limit of file descriptors to the hard one, then checks everything that needs no network.
 ///
 /// # Errors
 /// Lists every limit that is too low and every host that is not allowed.
-pub fn local(config: &Config) -> Result<(), ConfigErrors> {
+fn local(config: &Config) -> Result<(), ConfigErrors> {
     let limits = HostLimits { descriptors: host::raise_open_files(), ports: outgoing_ports() };
     let mut errors = exceeded_limits(config, limits);
     errors.extend(hosts_not_allowed(config));
@@ -51,6 +78,16 @@ pub fn terminal(config: &Config) -> Result<(), ConfigErrors> {
         screen::check().map_err(|error| ConfigErrors(vec![error]))?;
     }
     Ok(())
+}
+
+/// Returns what injects the planned faults, or `None` if there are none.
+///
+/// # Errors
+/// There is no stack into which they can be injected.
+pub(crate) fn injector(config: &Config) -> Result<Option<Arc<dyn Injector>>, ConfigErrors> {
+    let faults = &config.plan.faults;
+    let injector = (!faults.planned.is_empty()).then(|| stack_faults::injector(faults.stack.as_deref()));
+    injector.transpose().map_err(|error| ConfigErrors(vec![error]))
 }
 
 /// Checks that the stack can inject every planned fault.

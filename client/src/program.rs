@@ -6,9 +6,10 @@ use crate::{
         self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed, RunArgs,
     },
     config::{Config, Division},
-    engine::{self, RunError},
-    environment,
+    endpoints, engine, environment,
     generators::{self, control::Played},
+    outline,
+    run_error::RunError,
     scenario, signals,
 };
 use clap::{ArgMatches, FromArgMatches};
@@ -176,8 +177,8 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
         return 1;
     }
-    engine::find_endpoints(&mut config);
-    engine::warn(&engine::warnings(&config));
+    endpoints::find(&mut config);
+    messages::warn(&outline::warnings(&config));
     match engine::plan(&config) {
         Ok(plan) if config.dry_run => {
             messages::print_stdout(&plan);

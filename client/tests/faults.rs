@@ -4,7 +4,7 @@
 mod fake;
 mod runs;
 
-use client::{config::Config, engine};
+use client::{config::Config, engine, run_error::RunError};
 use fake::{Running, Script};
 use load::injection::{FaultEffect, Injector};
 use plan::{PlannedFault, Stop};
@@ -38,11 +38,7 @@ impl Injector for Pretender {
 }
 
 /// Runs queries of half a second each, with these faults at these times in milliseconds.
-fn run(
-    dir: &Path,
-    faults: &[(&str, u64)],
-    script: Script,
-) -> (Result<Finished, engine::RunError>, Arc<Pretender>) {
+fn run(dir: &Path, faults: &[(&str, u64)], script: Script) -> (Result<Finished, RunError>, Arc<Pretender>) {
     let server = Running::start(Script { tokens: 50, itl: Duration::from_millis(10), ..script });
     let mut config = Config::new(args(&server, dir, 3, 2), 2, 1).unwrap();
     config.plan.faults.planned = faults

@@ -3,7 +3,7 @@
 use super::{Request, Response, service};
 use crate::{
     cli::AmendArgs,
-    engine::{RunError, refused},
+    run_error::{RunError, refused},
 };
 use anyhow::anyhow;
 use coordination::{

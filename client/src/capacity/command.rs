@@ -7,14 +7,16 @@ use super::{
 use crate::{
     cli::CapacityArgs,
     config::Config,
-    engine::{self, Companions, RunError},
-    lead::Steering,
+    endpoints, engine,
+    lead::{Companions, Steering},
+    run_error::{RunError, refused},
 };
-use measure::capacity::{Ceiling, Limit, Pilot, Step};
+use measure::capacity::{Ceiling, End, Limit, Pilot, Step, StepSettings};
 use plan::Stop;
 use report::{
     capacity::{CapacityResult, Known, Search, Unit},
     capacity_files, messages,
+    output::{Finished, run_id},
 };
 use std::{
     path::PathBuf,
@@ -55,17 +57,11 @@ pub(crate) fn capacity(
     let pilot = Pilot::new(options.limits, options.slos.clone(), options.step, earlier);
     let run = options.run(&args.run, pilot.load());
     let mut config = Config::new(run, cores, drawn_seed)?;
-    engine::find_endpoints(&mut config);
+    endpoints::find(&mut config);
     let target = if config.embedded { "embedded".to_owned() } else { config.plan.target.api.to_string() };
     let toml = config.options();
-    for (flag, other) in [("--resume", &options.earlier), ("--baseline", &options.baseline)] {
-        if let Some(error) = other.as_ref().and_then(|other| other_run(flag, other, &target, &toml)) {
-            return Err(engine::refused(&error));
-        }
-    }
-    if !pilot.steps().is_empty() && pilot.search().next().is_err() {
-        return Err(engine::refused("--resume: that search is complete: there is nothing to continue"));
-    }
+    let base = config.output.dir.join(run_id(&config.output.name, started_at));
+    check_earlier(&options, &pilot, &target, &toml)?;
     let unit = options.by.of_load();
     let quiet = args.run.quiet;
     let report = |number: usize, step: &Step, ceiling: &Ceiling| {
@@ -81,20 +77,85 @@ pub(crate) fn capacity(
             slos.join(" ")
         ));
     }
+    let known = pilot.steps().len();
+    let steered = Steered { config, pilot, is_rate: options.by == Unit::SessionRate, step: options.step };
+    let (finished, (pilot, end)) = play(steered, &report, stop, started_at)?;
+    // A run that failed at its end still showed what its steps showed.
+    let (base, mut unwritten, run_files) = match finished {
+        Ok(finished) => (finished.base, finished.unwritten, finished.files),
+        Err(error) if pilot.steps().len() == known => return Err(error),
+        Err(error) => (base, vec![format!("the run has no result: {error}")], Vec::new()),
+    };
+    let ceiling = pilot.search().ceiling();
+    let limit = Limit::of(pilot.steps(), &ceiling, Some(end), cores as f64);
+    let search = Search {
+        run_id: base.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        target,
+        by: options.by,
+        objectives: options.slos.iter().map(|slo| slo.text.clone()).collect(),
+        step: options.step,
+        limits: options.limits,
+        options: toml,
+    };
+    let result = CapacityResult::new(search, Known { ceiling, end, limit, steps: pilot.steps() });
+    let mut files = capacity_files::write(&result, &base).unwrap_or_else(|error| {
+        unwritten.push(error.to_string());
+        Vec::new()
+    });
+    files.extend(run_files);
+    let fell = options.baseline.as_ref().and_then(|baseline| result.fell_from(baseline));
+    Ok(Found { result, files, unwritten, fell })
+}
+
+/// Checks that the options are those of the earlier searches, and that a search to be continued has not ended.
+///
+/// # Errors
+/// Names the option that differs, and the search that has ended.
+fn check_earlier(options: &Options, pilot: &Pilot, target: &str, toml: &str) -> Result<(), RunError> {
+    for (flag, other) in [("--resume", &options.earlier), ("--baseline", &options.baseline)] {
+        if let Some(error) = other.as_ref().and_then(|other| other_run(flag, other, target, toml)) {
+            return Err(refused(&error));
+        }
+    }
+    if !pilot.steps().is_empty() && pilot.search().next().is_err() {
+        return Err(refused("--resume: that search is complete: there is nothing to continue"));
+    }
+    Ok(())
+}
+
+/// A run, and what steers it.
+struct Steered {
+    config: Config,
+    pilot: Pilot,
+    /// Whether the load is a rate of arrivals.
+    is_rate: bool,
+    step: StepSettings,
+}
+
+/// Plays the run while a thread steers it. Returns the result of the run, and what the search found and how it ended.
+///
+/// # Errors
+/// The thread that steers the run panicked.
+fn play(
+    Steered { config, pilot, is_rate, step }: Steered,
+    report: &(dyn Fn(usize, &Step, &Ceiling) + Sync),
+    stop: &Stop,
+    started_at: OffsetDateTime,
+) -> Result<(Result<Finished, RunError>, (Pilot, End)), RunError> {
     let ended = Arc::new(OnceLock::new());
     let (seconds, measured) = sync_channel(WAITING);
     let (amender, amenders) = sync_channel(1);
     let steering = Steering { seconds, amender, ended: Arc::clone(&ended) };
     let steer = Steer {
         pilot,
-        is_rate: options.by == Unit::SessionRate,
+        is_rate,
         ramp_up: config.plan.load.ramp_up,
         stop,
         ended: &ended,
-        step: Duration::from_secs(options.step.warm_up_s + options.step.window_s),
-        report: &report,
+        step: Duration::from_secs(step.warm_up_s + step.window_s),
+        report,
     };
-    let (finished, (pilot, end)) = thread::scope(|scope| {
+    let (finished, steered) = thread::scope(|scope| {
         let steered = scope.spawn(move || steer.steer(&amenders, &measured));
         let finished = engine::run_steered(
             config,
@@ -104,34 +165,11 @@ pub(crate) fn capacity(
         );
         // Without its senders, the thread ends.
         drop(steering);
-        match (finished, steered.join()) {
-            (Ok(finished), Ok(steered)) => Ok((finished, steered)),
-            (Err(error), _) => Err(error),
-            (Ok(_), Err(_)) => {
-                Err(RunError::Broken(anyhow::anyhow!("the thread that steers the run panicked")))
-            }
-        }
-    })?;
-    let ceiling = pilot.search().ceiling();
-    let limit = Limit::of(pilot.steps(), &ceiling, Some(end), cores as f64);
-    let search = Search {
-        run_id: finished.base.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        target,
-        by: options.by,
-        objectives: options.slos.iter().map(|slo| slo.text.clone()).collect(),
-        step: options.step,
-        limits: options.limits,
-        options: toml,
-    };
-    let result = CapacityResult::new(search, Known { ceiling, end, limit, steps: pilot.steps() });
-    let mut unwritten = finished.unwritten.clone();
-    let mut files = capacity_files::write(&result, &finished.base).unwrap_or_else(|error| {
-        unwritten.push(error.to_string());
-        Vec::new()
+        (finished, steered.join())
     });
-    files.extend(finished.files.iter().cloned());
-    let fell = options.baseline.as_ref().and_then(|baseline| result.fell_from(baseline));
-    Ok(Found { result, files, unwritten, fell })
+    let steered =
+        steered.map_err(|_| RunError::Broken(anyhow::anyhow!("the thread that steers the run panicked")))?;
+    Ok((finished, steered))
 }
 
 /// Returns the line about a step. It ends with the interval of the ceiling so far.

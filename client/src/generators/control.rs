@@ -7,10 +7,11 @@ use super::{
 };
 use crate::{
     config::{Config, Control},
-    engine::{self, RunError, refused},
     generator::host_name,
     lead::{Generators, Lead, LeadSettings, planned_faults},
-    preflight, stack_members,
+    preflight,
+    run_error::{RunError, refused},
+    stack_members,
 };
 use anyhow::ensure;
 use coordination::{ClaimError, Claimed, Command, Coordinator, Leader, Leadership, Timing, redis};
@@ -70,9 +71,9 @@ pub(crate) fn play(
     stop: &Stop,
     started_at: OffsetDateTime,
 ) -> Result<Played, RunError> {
-    engine::check_host(config)?;
+    preflight::host(config)?;
     // Each generator may have to lead. One that cannot must not let the run start.
-    let injector = engine::injector(config)?;
+    let injector = preflight::injector(config)?;
     if let Some(injector) = &injector {
         preflight::faults(config, &**injector)?;
     }

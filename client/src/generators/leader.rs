@@ -3,8 +3,8 @@
 use super::{Conclusion, Instruction, Status, decode, encode};
 use crate::{
     amend::{Broadcast, Response},
-    engine::RunError,
     lead::{Generators, Lead, Led},
+    run_error::RunError,
 };
 use anyhow::anyhow;
 use coordination::{Command, ConcludeError, Event, Leader, Leadership};

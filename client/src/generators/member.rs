@@ -3,8 +3,8 @@
 use super::{Instruction, Status, decode, encode, file_of};
 use crate::{
     config::Config,
-    engine::{RunError, refused},
     generator::Generator,
+    run_error::{RunError, refused},
 };
 use anyhow::Context;
 use coordination::{BarrierError, Command, FinishError};

@@ -4,8 +4,8 @@ use super::fingerprint;
 use crate::{
     cli::{MergeArgs, RunArgs},
     config::Config,
-    engine::{RunError, refused},
     lead::{Generators, Lead, LeadSettings},
+    run_error::{RunError, refused},
 };
 use coordination::{Event, Leader, Leadership, Timing};
 use load::watch::Source;

@@ -14,7 +14,7 @@ pub(crate) mod processes;
 
 use crate::{
     config::{Config, Division},
-    engine::{RunError, refused},
+    run_error::{RunError, refused},
 };
 use measure::{FaultRecord, GeneratorHeader, live::LiveTotals, record::Moment};
 use parking_lot::Mutex;

@@ -8,9 +8,11 @@ use super::{
 use crate::{
     cli::RunArgs,
     config::{Config, Processes},
-    engine::{self, Companions, RunError, refused},
+    endpoints,
     generator::host_name,
-    lead::{Generators, Lead, LeadSettings, planned_faults},
+    lead::{Companions, Generators, Lead, LeadSettings, planned_faults},
+    preflight,
+    run_error::{RunError, refused},
     signals,
 };
 use anyhow::Context;
@@ -246,12 +248,12 @@ pub(crate) fn generator() -> u8 {
 fn play(settings: ProcessSettings) -> Result<(), RunError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut config = Config::new(settings.options, cores, 0).map_err(RunError::Refused)?;
-    engine::find_endpoints(&mut config);
+    endpoints::find(&mut config);
     let stop = Stop::default();
     signals::listen(stop.clone()).context("cannot listen to signals")?;
     let ProcessSettings { socket, header, base, wait_ms, .. } = settings;
     let shard = Shard::new(header.shard, header.generators).context("there is no such shard")?;
-    engine::check_host(&config.part(shard))?;
+    preflight::host(&config.part(shard))?;
     let run = Run {
         id: header.run_id.clone(),
         generators: header.generators,

@@ -2,11 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::fake::Running;
-use client::{
-    cli::RunArgs,
-    config::Config,
-    engine::{self, RunError},
-};
+use client::{cli::RunArgs, config::Config, engine, run_error::RunError};
 use plan::Stop;
 use report::output::Finished;
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use crate::{
     leader::Leadership,
-    run::{Run, Start, TooLarge},
+    run::{Command, Run, Start, TooLarge},
 };
 use settings::plural::counted;
 use std::{sync::mpsc::Receiver, time::Duration};
@@ -74,15 +74,6 @@ pub trait Generator: Send + Sync {
 
     /// Waits at most `within` for the leader's verdict. Returns `None` if there is none, or if the leader cannot be reached.
     fn verdict(&self, within: Duration) -> Option<Vec<u8>>;
-}
-
-/// What the leader tells all generators.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Stop now, for this reason.
-    Abort(String),
-    /// Bytes that the program gives a meaning.
-    Custom(Vec<u8>),
 }
 
 /// Why a shard was not claimed. Shards are counted from 1 in the messages.

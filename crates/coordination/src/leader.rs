@@ -1,6 +1,6 @@
 //! The leader's side: see what the generators do, command them, and keep the verdict.
 
-use crate::{generator::Command, run::TooLarge};
+use crate::run::{Command, TooLarge};
 use std::{
     sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},

@@ -43,7 +43,7 @@ mod timing;
 pub mod unix;
 mod watch;
 
-pub use generator::{BarrierError, ClaimError, Claimed, Command, Coordinator, FinishError, Generator};
+pub use generator::{BarrierError, ClaimError, Claimed, Coordinator, FinishError, Generator};
 pub use leader::{CommandError, ConcludeError, Event, Leader, Leadership};
-pub use run::{MAX_COMMANDS, MAX_PAYLOAD, MAX_STATUS, Run, Start, TooLarge};
+pub use run::{Command, MAX_COMMANDS, MAX_PAYLOAD, MAX_STATUS, Run, Start, TooLarge};
 pub use timing::Timing;

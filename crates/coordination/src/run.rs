@@ -11,6 +11,15 @@ pub const MAX_COMMANDS: usize = 1024;
 /// Number of events or commands that wait for their consumer. A consumer that is slower holds up the sender.
 pub(crate) const QUEUE: usize = 1024;
 
+/// What the leader tells all generators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Stop now, for this reason.
+    Abort(String),
+    /// Bytes that the program gives a meaning.
+    Custom(Vec<u8>),
+}
+
 /// A run, as every generator must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {

@@ -44,6 +44,11 @@ pub fn print_stderr(line: &str) {
     let _ = writeln!(stderr, "{}", undirected(line));
 }
 
+/// Prints warnings on stderr.
+pub fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| print_stderr(&format!("warning: {warning}")));
+}
+
 /// Prints a text on stdout. Ignores a closed pipe, as in `| head`, and reports other failures on stderr. Neither changes the
 /// exit code.
 pub fn print_stdout(text: &str) {

@@ -8,10 +8,10 @@ use super::{
     server::{Link, Refused, micros, millis},
 };
 use crate::{
-    generator::{BarrierError, Claimed, Command, FinishError, Generator},
+    generator::{BarrierError, Claimed, FinishError, Generator},
     leader::Leadership,
     outbox::Kind,
-    run::{MAX_PAYLOAD, MAX_STATUS, QUEUE, Start, TooLarge},
+    run::{Command, MAX_PAYLOAD, MAX_STATUS, QUEUE, Start, TooLarge},
 };
 use redis::RedisResult;
 use std::{

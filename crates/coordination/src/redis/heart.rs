@@ -5,7 +5,7 @@ use super::{
     member::{Ended, Member},
     server::{Link, Refused, describe},
 };
-use crate::{generator::Command, leader::Leadership, watch::Watch};
+use crate::{leader::Leadership, run::Command, watch::Watch};
 use redis::RedisResult;
 use std::{
     sync::{

@@ -6,9 +6,8 @@ use super::{
     server::{Keys, Link, Refused, Server, describe, is_full},
 };
 use crate::{
-    generator::Command,
     leader::{CommandError, ConcludeError, Event, Leader, Leadership},
-    run::{MAX_COMMANDS, MAX_PAYLOAD, QUEUE, TooLarge},
+    run::{Command, MAX_COMMANDS, MAX_PAYLOAD, QUEUE, TooLarge},
     watch::Watch,
 };
 use parking_lot::{Condvar, Mutex};

@@ -2,9 +2,9 @@
 
 use super::frame::{FromChild, FromParent};
 use crate::{
-    generator::{BarrierError, ClaimError, Claimed, Command, Coordinator, FinishError, Generator},
+    generator::{BarrierError, ClaimError, Claimed, Coordinator, FinishError, Generator},
     outbox::{Kind, Outbox},
-    run::{MAX_PAYLOAD, MAX_STATUS, QUEUE, Run, Start, TooLarge},
+    run::{Command, MAX_PAYLOAD, MAX_STATUS, QUEUE, Run, Start, TooLarge},
     timing::Timing,
 };
 use parking_lot::{Condvar, Mutex, MutexGuard};

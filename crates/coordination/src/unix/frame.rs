@@ -1,8 +1,8 @@
 //! The messages between a parent and its children: a kind, a length, and fields.
 
 use crate::{
-    generator::{ClaimError, Command},
-    run::{MAX_PAYLOAD, Run},
+    generator::ClaimError,
+    run::{Command, MAX_PAYLOAD, Run},
 };
 use std::{
     io::{self, Read, Write},

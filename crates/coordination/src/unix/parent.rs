@@ -2,9 +2,9 @@
 
 use super::frame::{FromChild, FromParent};
 use crate::{
-    generator::{ClaimError, Command},
+    generator::ClaimError,
     leader::{CommandError, ConcludeError, Event, Leader, Leadership},
-    run::{MAX_COMMANDS, MAX_PAYLOAD, QUEUE, Run, TooLarge},
+    run::{Command, MAX_COMMANDS, MAX_PAYLOAD, QUEUE, Run, TooLarge},
     timing::Timing,
     watch::Watch,
 };
