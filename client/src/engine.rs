@@ -120,6 +120,10 @@ fn run_here(
         _ => None,
     };
     let rows = lead.results().generator(file.clone()).map_err(|error| refused(&error.to_string()))?;
+    if let Some(steering) = steering {
+        // Without a receiver, nobody steers.
+        let _ = steering.active.try_send(rows.active().clone());
+    }
     let workers = u32::try_from(generator.counters().len()).unwrap_or(u32::MAX);
     let epoch = Instant::now() + LEAD + LEAD_PER_WORKER.saturating_mul(workers);
     let led = lead.begin(epoch, generator.counters().clone(), None)?;

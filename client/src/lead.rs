@@ -12,7 +12,7 @@ use load::{
     injection::{FaultRunner, FirstSend, Injector},
     watch::{PreparedWatch, Source, WatchConfig},
 };
-use measure::{FaultLog, GeneratorMessage, GeneratorReport, live::LiveCounters};
+use measure::{Activity, FaultLog, GeneratorMessage, GeneratorReport, live::LiveCounters};
 use plan::{Estimate, LiveSchedule, Shard, Stop, schedule::Schedule};
 use report::{
     messages,
@@ -50,6 +50,8 @@ pub(crate) struct Steering {
     pub(crate) seconds: SyncSender<MeasuredSecond>,
     /// Receives what changes the plan, when the run begins.
     pub(crate) amender: SyncSender<Arc<Amender>>,
+    /// Receives the counters of what is active, when the run begins.
+    pub(crate) active: SyncSender<Activity>,
     /// Why the run was ended. Set before the run is stopped.
     pub(crate) ended: Arc<OnceLock<String>>,
 }

@@ -129,6 +129,43 @@ fn an_interrupted_search_keeps_its_steps_and_continues() {
 }
 
 #[test]
+fn the_limit_of_the_generator_is_no_ceiling() {
+    let server = server(10_000);
+    let dir = tempfile::tempdir().unwrap();
+    // With 190 descriptors, this machine carries about 60 sockets.
+    let plain = search(&server, dir.path(), &["--precision", "50", "--from", "16"]);
+    let mut command = Command::new("prlimit");
+    command
+        .args(["--nofile=190:190"])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env_remove("OUTPUT_DIR");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(98), "{}", text(&output));
+    let (_, result) = found(dir.path());
+    assert_eq!(result["end"], "generator_limit", "{result:#}");
+    assert!(result["ceiling_low"].as_f64().unwrap() >= 16.0, "{result:#}");
+    assert!(result["ceiling_high"].is_null(), "{result:#}");
+    assert!(text(&output).contains("The generator is the limit"), "{}", text(&output));
+    assert!(text(&output).contains("this machine cannot produce it"), "{}", text(&output));
+}
+
+#[test]
+fn the_ceiling_of_a_rate_is_found() {
+    // Twelve places for answers of 0.3 s: 40 sessions of one query per second.
+    let server = server(12);
+    let dir = tempfile::tempdir().unwrap();
+    let options =
+        ["--by", "session-rate", "--from", "32", "--step", "2s", "--precision", "50", "--queries", "1"];
+    let output = search(&server, dir.path(), &options).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let (_, result) = found(dir.path());
+    let ceiling = result["ceiling"].as_f64().unwrap();
+    assert!((25.0..=60.0).contains(&ceiling), "{result:#}");
+    assert!(text(&output).contains("sessions/s"), "{}", text(&output));
+}
+
+#[test]
 fn wrong_options_start_nothing() {
     let server = server(1);
     let dir = tempfile::tempdir().unwrap();

@@ -145,7 +145,8 @@ fn play(
     let ended = Arc::new(OnceLock::new());
     let (seconds, measured) = sync_channel(WAITING);
     let (amender, amenders) = sync_channel(1);
-    let steering = Steering { seconds, amender, ended: Arc::clone(&ended) };
+    let (active, activity) = sync_channel(1);
+    let steering = Steering { seconds, amender, active, ended: Arc::clone(&ended) };
     let steer = Steer {
         pilot,
         is_rate,
@@ -156,7 +157,7 @@ fn play(
         report,
     };
     let (finished, steered) = thread::scope(|scope| {
-        let steered = scope.spawn(move || steer.steer(&amenders, &measured));
+        let steered = scope.spawn(move || steer.steer(&amenders, &activity, &measured));
         let finished = engine::run_steered(
             config,
             Companions { injector: None, steering: Some(&steering) },

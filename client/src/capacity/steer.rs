@@ -1,7 +1,10 @@
 //! The thread that steers the run of a search.
 
 use crate::amend::{Amender, Refusal};
-use measure::capacity::{Action, Ceiling, End, Pilot, Step};
+use measure::{
+    Activity,
+    capacity::{Action, Ceiling, End, Pilot, Step},
+};
 use plan::{Stop, schedule::Change};
 use report::output::MeasuredSecond;
 use std::{
@@ -37,9 +40,12 @@ impl Steer<'_> {
     pub(super) fn steer(
         mut self,
         amender: &Receiver<Arc<Amender>>,
+        active: &Receiver<Activity>,
         seconds: &Receiver<MeasuredSecond>,
     ) -> (Pilot, End) {
-        let Ok(amender) = amender.recv() else { return (self.pilot, End::Interrupted) };
+        let (Ok(active), Ok(amender)) = (active.recv(), amender.recv()) else {
+            return (self.pilot, End::Interrupted);
+        };
         // If this thread panics, the load must not run on.
         let _guard = StopOnPanic(self.stop);
         self.pilot.changes(self.ramp_up.as_secs() + 1);
@@ -55,7 +61,8 @@ impl Steer<'_> {
                 end = Some(End::OutOfTime);
                 continue;
             }
-            let mut action = self.pilot.second(second, &interval, &readings);
+            let running = active.queries.times();
+            let mut action = self.pilot.second(second, &interval, &readings, running);
             loop {
                 for step in &self.pilot.steps()[reported..] {
                     reported += 1;

@@ -3,10 +3,13 @@
 
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
+
+/// Precision of the times for which something has been active.
+const STEP: Duration = Duration::from_millis(100);
 
 /// Counter of active sessions or queries. Clones share the count.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +61,8 @@ struct Count {
     counted_until: Duration,
     /// Active time by second of the run, in nanoseconds, summed over all that were active.
     seconds: BTreeMap<u64, u64>,
+    /// Number of those that are active, by the time of the run at which they began, in steps of [`STEP`].
+    begun: BTreeMap<u128, u64>,
 }
 
 impl ActiveCounter {
@@ -72,7 +77,18 @@ impl ActiveCounter {
         let mut count = self.0.lock();
         count.advance();
         count.now += 1;
-        ActiveGuard(Arc::clone(&self.0))
+        let begun = count.step();
+        *count.begun.entry(begun).or_default() += 1;
+        ActiveGuard { count: Arc::clone(&self.0), begun }
+    }
+
+    /// Returns for how long those that are active have been active, each time with their number. A time is at most 100 ms too short.
+    #[must_use]
+    pub fn times(&self) -> Vec<(Duration, u64)> {
+        let count = self.0.lock();
+        let now = count.step();
+        let time = |begun: u128| STEP * u32::try_from(now.saturating_sub(begun + 1)).unwrap_or(u32::MAX);
+        count.begun.iter().map(|(&begun, &number)| (time(begun), number)).collect()
     }
 
     /// Returns the current count.
@@ -102,6 +118,11 @@ impl ActiveCounter {
 }
 
 impl Count {
+    /// Returns the time of the run, in steps of [`STEP`].
+    fn step(&self) -> u128 {
+        self.epoch.map_or(0, |epoch| epoch.elapsed().as_millis() / STEP.as_millis())
+    }
+
     /// Adds the active time until now.
     fn advance(&mut self) {
         if let Some(epoch) = self.epoch {
@@ -124,13 +145,22 @@ impl Count {
 
 /// Holds one count of an [`ActiveCounter`] until it is dropped.
 #[derive(Debug)]
-pub struct ActiveGuard(Arc<Mutex<Count>>);
+pub struct ActiveGuard {
+    count: Arc<Mutex<Count>>,
+    begun: u128,
+}
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        let mut count = self.0.lock();
+        let mut count = self.count.lock();
         count.advance();
         count.now -= 1;
+        if let Entry::Occupied(mut number) = count.begun.entry(self.begun) {
+            *number.get_mut() -= 1;
+            if *number.get() == 0 {
+                number.remove();
+            }
+        }
     }
 }
 
@@ -146,6 +176,20 @@ mod tests {
         let _third = active.enter();
         assert_eq!(active.now(), 1);
         assert!(active.take_all().is_empty(), "the run has not begun");
+    }
+
+    #[test]
+    fn the_times_of_those_that_are_active_are_known() {
+        let active = ActiveCounter::default();
+        let early = active.enter();
+        active.begin(Instant::now().checked_sub(Duration::from_secs(2)).unwrap());
+        let _late = (active.enter(), active.enter());
+        let times = active.times();
+        assert_eq!(times.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [1, 2]);
+        assert!((1_900..2_500).contains(&times[0].0.as_millis()), "since the start: {times:?}");
+        assert!(times[1].0 < Duration::from_millis(500), "{times:?}");
+        drop(early);
+        assert_eq!(active.times().len(), 1);
     }
 
     #[test]

@@ -4,9 +4,13 @@
 //! about as fast as in the first step, so that the backlog of an overload is not blamed on the next load. If that takes more than
 //! [`PATIENCE`], the system gets a load that it held easily, until it has recovered or [`LONGEST_RECOVERY`] is over.
 
-use super::{End, Limits, Outcome, Search, Slo, Step, StepWindow, window::defect};
+use super::{
+    End, Limits, Outcome, Search, Slo, Step, StepWindow,
+    window::{defect, least_open},
+};
 use crate::{Interval, Metric, Reading, mean_in_second};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Longest warm-up after an overload before the load is reduced, in seconds.
 const PATIENCE: u64 = 5;
@@ -22,8 +26,8 @@ const LONGEST: u64 = 6;
 const LONGEST_CHANGE: u64 = 60;
 /// Longest time until the sessions that start have a socket, in seconds.
 const LONGEST_START: u64 = 10;
-/// The number of open sessions is as planned within this share.
-const ESTABLISHED: f64 = 0.02;
+/// Sessions that were to end and are still open when a step begins, as a share of those planned.
+const REMAINING: f64 = 0.02;
 /// First second of a step after which it may end early.
 const EARLIEST_END: u64 = 3;
 
@@ -135,8 +139,16 @@ impl Pilot {
         self.conclude(Outcome::Unmeasurable(reason), 0, 0)
     }
 
-    /// Takes a complete second of the run. Seconds must come in order.
-    pub fn second(&mut self, second: u64, interval: &Interval, readings: &[Reading]) -> Action {
+    /// Takes a complete second of the run. Seconds must come in order. `running`: for how long the queries that run now have been running,
+    /// each time with their number.
+    pub fn second(
+        &mut self,
+        second: u64,
+        interval: &Interval,
+        readings: &[Reading],
+        running: Vec<(Duration, u64)>,
+    ) -> Action {
+        self.window.set_running(running);
         if let Phase::Changing { complete_s } = self.phase
             && second >= complete_s
         {
@@ -181,7 +193,10 @@ impl Pilot {
             self.window = window;
             return self.conclude(outcome, second, second + 1);
         }
-        // The load is changing: the last step is to blame.
+        // The load is changing: the last step is to blame. If it broke, this is what it left behind.
+        if self.steps.last().is_some_and(|step| matches!(step.outcome, Outcome::Broken(_))) {
+            return Action::Wait;
+        }
         let load = self.steps.last().map_or(self.load, |step| step.load);
         self.search.add(load, &outcome);
         self.steps.push(window.step(load, outcome, second, &self.slos, first(&self.steps)));
@@ -221,10 +236,10 @@ impl Pilot {
     /// Returns how long to wait for the number of open sessions that is planned.
     fn patience(&self, interval: &Interval) -> u64 {
         let open = mean_in_second(interval.counts().session_ns.saturating_sub(interval.counts().opening_ns));
-        let tolerance = (self.load * ESTABLISHED).max(0.5);
         match self.settings.counts_sessions {
-            true if open > self.load + tolerance => LONGEST_CHANGE,
-            true if open < self.load - tolerance => LONGEST_START,
+            true if open > self.load + (self.load * REMAINING).max(0.5) => LONGEST_CHANGE,
+            // Sessions that still wait after an overload would fail in the step to come.
+            true if open < least_open(self.load, first(&self.steps)) => LONGEST_START,
             _ => 0,
         }
     }
@@ -323,7 +338,7 @@ mod tests {
         let mut load = pilot.load();
         for second in 0..most_s {
             let interval = system.second(load);
-            match pilot.second(second, &interval, &[]) {
+            match pilot.second(second, &interval, &[], Vec::new()) {
                 Action::Wait => {}
                 Action::Change(next) => {
                     load = next;
@@ -387,7 +402,7 @@ mod tests {
         let (mut end, mut first_end) = (None, None);
         let mut seconds = 0;
         while end.is_none() && seconds < 1000 {
-            match pilot.second(seconds, &failing, &[]) {
+            match pilot.second(seconds, &failing, &[], Vec::new()) {
                 Action::Wait => {}
                 Action::Change(_) => pilot.changes(seconds + 1),
                 Action::Finish(why) => end = Some(why),
@@ -408,19 +423,23 @@ mod tests {
         // In the warm-up the new load is to blame.
         let mut warming = pilot(Vec::new());
         warming.changes(0);
-        warming.second(0, &losing, &[]);
+        warming.second(0, &losing, &[], Vec::new());
         assert_eq!((warming.steps()[0].load, &warming.steps()[0].outcome), (8.0, &broken));
         // While the load changes, the one before.
         let mut changing = pilot(Vec::new());
         changing.changes(0);
         let mut system = System { ceiling: 300.0, backlog: 0.0 };
         let mut second = 0;
-        while changing.second(second, &system.second(8.0), &[]) == Action::Wait {
+        while changing.second(second, &system.second(8.0), &[], Vec::new()) == Action::Wait {
             second += 1;
         }
         assert_eq!(changing.load(), 16.0);
-        changing.second(second + 1, &losing, &[]);
+        changing.second(second + 1, &losing, &[], Vec::new());
         let last = changing.steps().last().unwrap();
         assert_eq!((last.load, &last.outcome), (8.0, &broken));
+        // What an overload loses while it ends belongs to the same step.
+        let steps = changing.steps().len();
+        changing.second(second + 2, &losing, &[], Vec::new());
+        assert_eq!(changing.steps().len(), steps);
     }
 }

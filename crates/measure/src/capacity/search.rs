@@ -57,6 +57,9 @@ pub enum End {
     NothingHolds,
 }
 
+/// Largest ratio of a load to the highest one that held.
+const GROWTH: f64 = 2.0;
+
 /// What is known of the ceiling.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
@@ -136,8 +139,10 @@ impl Search {
         let load = match (self.any(Kind::Broken), limit) {
             (true, _) => self.belief.quantile(self.most_informative()),
             (false, Some(limit)) => (self.highest(Kind::Held).unwrap_or(unit) * limit).sqrt(),
-            (false, None) => last * 2.0,
+            (false, None) => last * GROWTH,
         };
+        // However little is known above it: a load far beyond the ceiling can bring the system down for the rest of the search.
+        let load = load.min(self.highest(Kind::Held).map_or(from, |held| held * GROWTH));
         // Near the generator's limit nothing can be learnt about the system: rather repeat a load that was too high for it.
         let broken = self.highest(Kind::Broken);
         let highest = limit.map_or(to, |limit| broken.unwrap_or(limit - unit).min(limit - unit).max(unit));
@@ -282,6 +287,20 @@ mod tests {
         assert!((ceiling.value - 300.0).abs() < 6.0, "{ceiling:?}");
         assert!(ceiling.low <= 301.0 && ceiling.high.unwrap() >= 300.0, "{ceiling:?}");
         assert!(tried.len() <= 22, "{tried:?}");
+    }
+
+    #[test]
+    fn no_load_is_far_above_one_that_held() {
+        // The step at 1,024 breaks by accident, then 1,434 hold.
+        let mut accident = true;
+        let (_, _, tried) = search(LIMITS, |load| {
+            outcome(load <= 1500.0 && !(load > 1000.0 && std::mem::take(&mut accident)))
+        });
+        let mut held = 8.0_f64;
+        for load in tried {
+            assert!(load <= held * 2.0, "{load} after {held}");
+            held = held.max(if load <= 1500.0 { load } else { 0.0 });
+        }
     }
 
     #[test]

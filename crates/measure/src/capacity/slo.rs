@@ -82,6 +82,11 @@ impl Slo {
         self.threshold.subject()
     }
 
+    /// Returns whether this objective concerns the durations of answers.
+    pub(super) const fn is_of_answers(&self) -> bool {
+        matches!(self.threshold.figure, Figure::Duration(Metric::E2el | Metric::E2elSched, _))
+    }
+
     /// Returns the state of the objective in a step, with its figure and its limit. `first`: the measurements of the first step.
     /// They replace the ideal where the system does not announce it.
     #[must_use]

@@ -7,14 +7,22 @@ use crate::{
     threshold::{State, figure_text, stretch_scalar},
 };
 use serde::{Deserialize, Serialize};
+use settings::plural::counted;
+use std::time::Duration;
 
 /// Lateness of the generator's event loop, in milliseconds at p99, up to which delays are those of the system.
 const LATE_LOOP_MS: f64 = 50.0;
 /// The same as a share of the median of the answers' durations. The larger one counts.
 const LATE_LOOP_SHARE: f64 = 0.1;
-/// Share of the planned load that must be there for a step to hold.
+/// Share of the planned sessions that must have a socket for the first step to hold.
 const ACHIEVED: f64 = 0.99;
+/// What later steps may lack of the share that the first step had.
+const MISSING: f64 = 0.003;
+/// Mean number of sessions that may always lack, because a session that ends and its successor leave a short time between them.
+const ALWAYS_MISSING: f64 = 0.25;
 
+/// Share of the time of its queries that a late generator may leave its sessions without one.
+const IDLE: f64 = 0.05;
 /// Failed attempts to open a socket that are allowed in a step, as a share of the sessions. One is always allowed: its success may lie
 /// behind the end of the step.
 const REFUSED: f64 = 0.002;
@@ -77,6 +85,9 @@ pub struct Step {
     pub seconds: u64,
     /// Mean number of sessions that had a socket before.
     pub sessions: f64,
+    /// Mean number of running queries.
+    #[serde(default)]
+    pub running: f64,
     /// Tokens per second that arrived for the first time.
     pub tokens_per_s: f64,
     /// Complete queries per second.
@@ -99,9 +110,36 @@ pub struct StepWindow {
     seconds: u64,
     metrics: Interval,
     readings: ReadingTotals,
+    /// For how long the queries that run have been running, each time with their number.
+    running: Vec<(Duration, u64)>,
 }
 
 impl StepWindow {
+    /// Sets for how long the queries that run at the end of the step have been running, each time with their number. Queries that hang end
+    /// in no step, and only this shows them.
+    pub(super) fn set_running(&mut self, running: Vec<(Duration, u64)>) {
+        self.running = running;
+    }
+
+    /// Returns how many running queries have taken longer than `limit_ms`, if the objective is broken when they count with the time so far.
+    fn hanging(&self, slo: &Slo, first: Option<&Step>, limit_ms: f64) -> Option<u64> {
+        let is_late = |time: Duration| time.as_secs_f64() * 1000.0 > limit_ms;
+        let late: Vec<_> =
+            self.running.iter().filter(|(time, _)| slo.is_of_answers() && is_late(*time)).collect();
+        if late.is_empty() {
+            return None;
+        }
+        let mut with_them = self.clone();
+        for (time, number) in &late {
+            let ns = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+            for metric in [Metric::E2el, Metric::E2elSched] {
+                (0..*number).for_each(|_| with_them.metrics.record(metric, ns));
+            }
+        }
+        let number = late.iter().map(|(_, number)| number).sum();
+        (slo.judge(&with_them, first).0 == State::Broken).then_some(number)
+    }
+
     /// Adds a second.
     pub fn second(&mut self, interval: &Interval, readings: &[Reading]) {
         self.seconds += 1;
@@ -135,6 +173,18 @@ impl StepWindow {
     fn sessions(&self) -> f64 {
         let counts = self.metrics.counts();
         mean_in_second(counts.session_ns.saturating_sub(counts.opening_ns) / self.seconds.max(1))
+    }
+
+    /// Returns the mean number of running queries.
+    fn running(&self) -> f64 {
+        mean_in_second(self.metrics.counts().query_ns / self.seconds.max(1))
+    }
+
+    /// Returns by how much less of their time the sessions had a running query than in the first step, as a share.
+    fn idle(&self, first: Option<&Step>) -> f64 {
+        let share = |running: f64, sessions: f64| running / sessions.max(f64::MIN_POSITIVE);
+        let before = first.map_or(0.0, |first| share(first.running, first.sessions));
+        if before > 0.0 { 1.0 - share(self.running(), self.sessions()) / before } else { 0.0 }
     }
 
     /// Returns the outcome that the step has so far, or why more seconds are needed to tell. `planned_sessions`: those that should be open
@@ -180,7 +230,16 @@ impl StepWindow {
             let (state, value, limit) = slo.judge(self, first);
             let text = |value: Option<f64>| value.map(figure_text).unwrap_or_default();
             match state {
-                State::Held => {}
+                State::Held => {
+                    if let Some(number) = limit.and_then(|limit| self.hanging(slo, first, limit)) {
+                        return Ok(broken(format!(
+                            "{}: {} still ran after the limit of {} ms",
+                            slo.subject(),
+                            counted(number, "queries"),
+                            text(limit)
+                        )));
+                    }
+                }
                 State::Broken => {
                     let of = if limit.is_some() { format!(", limit {}", text(limit)) } else { String::new() };
                     return Ok(broken(format!("{}={}{of}", slo.subject(), text(value))));
@@ -196,8 +255,18 @@ impl StepWindow {
                 State::Unknown(why) => missing = Some(format!("{}: {why}", slo.subject())),
             }
         }
-        if let Some(planned) = planned_sessions.filter(|planned| self.sessions() < planned * ACHIEVED) {
+        if let Some(planned) =
+            planned_sessions.filter(|planned| self.sessions() < least_open(*planned, first))
+        {
             return Ok(broken(format!("open sessions: only {:.0} of {planned:.0}", self.sessions())));
+        }
+        // A generator that is late between two queries lightens the load.
+        let idle = self.idle(first);
+        if let Some(late) = late.filter(|_| planned_sessions.is_some() && idle > IDLE) {
+            return Ok(Outcome::Unmeasurable(format!(
+                "{late}, and its sessions had no query for {:.0} % of the time in which they should have had one",
+                idle * 100.0
+            )));
         }
         match (hidden, missing) {
             (Some(hidden), _) => {
@@ -240,6 +309,7 @@ impl StepWindow {
             from_s,
             seconds: self.seconds,
             sessions: self.sessions(),
+            running: self.running(),
             tokens_per_s: rate("output_throughput"),
             queries_per_s: rate("request_throughput"),
             ttft_ms: pair(Metric::Ttft),
@@ -268,6 +338,13 @@ impl StepWindow {
         resources.sort_by(|a, b| a.name.cmp(&b.name));
         resources
     }
+}
+
+/// Returns the smallest number of sessions with a socket at which a load of `planned` sessions is established. `first`: the first step
+/// that held. Sessions that end need a moment until their successors have a socket; it shows how much of the load that costs.
+pub(super) fn least_open(planned: f64, first: Option<&Step>) -> f64 {
+    let share = first.map_or(ACHIEVED, |first| (first.sessions / first.load).min(1.0) - MISSING);
+    (planned * share).min(planned - ALWAYS_MISSING)
 }
 
 /// Returns which integrity rule is broken, and how often.
@@ -352,6 +429,56 @@ mod tests {
             interval.count(|counts| counts.lost = 1);
         };
         assert_eq!(judge(lost_and_late, 100.0), "broken: tokens_lost=2", "a loss is no matter of time");
+    }
+
+    #[test]
+    fn queries_that_hang_count_with_the_time_so_far() {
+        let slos = slos(&["e2el_ms:p90<1000"]);
+        let judge = |seconds, number| {
+            let mut window = window(|_| {});
+            window.set_running(vec![(Duration::from_secs(seconds), number), (Duration::ZERO, 50)]);
+            window.judge(&slos, None, None)
+        };
+        assert_eq!(judge(3, 5), Ok(Outcome::Held), "five of a hundred may be late");
+        let why = "e2el_ms p(90): 20 queries still ran after the limit of 1000 ms".to_owned();
+        assert_eq!(judge(3, 20), Ok(Outcome::Broken(why)));
+        assert_eq!(judge(1, 20), Ok(Outcome::Held), "they may still be in time");
+    }
+
+    #[test]
+    fn a_late_generator_that_sends_less_measures_nothing() {
+        let judge = |late_ms: i64, running: u64| {
+            let first = window(|interval| interval.active(0, 98_000_000_000)).step(
+                100.0,
+                Outcome::Held,
+                0,
+                &[],
+                None,
+            );
+            let window = window(|interval| {
+                (0..200).for_each(|_| interval.record(Metric::LoopLag, late_ms * 1_000_000));
+                interval.active(0, running * 1_000_000_000);
+            });
+            window.judge(&slos(&["e2el_ms:p99<1000"]), Some(&first), Some(100.0))
+        };
+        assert_eq!(judge(300, 97), Ok(Outcome::Held));
+        assert_eq!(judge(1, 70), Ok(Outcome::Held), "sessions may wait on purpose");
+        let why = "the generator's event loop was late by 300 ms (p99), and its sessions had no query for 29 % of the time in which they \
+                   should have had one";
+        assert_eq!(judge(300, 70), Ok(Outcome::Unmeasurable(why.to_owned())));
+    }
+
+    #[test]
+    fn a_step_needs_nearly_the_share_of_sessions_that_the_first_step_had() {
+        let first = window(|_| {}).step(100.0, Outcome::Held, 0, &[], None);
+        assert!((least_open(500.0, Some(&first)) - 498.5).abs() < 1e-9, "sockets that persist are all there");
+        let brief = Step { sessions: 99.5, ..first.clone() };
+        assert!(
+            (least_open(500.0, Some(&brief)) - 496.0).abs() < 1e-9,
+            "sessions that end leave a time without"
+        );
+        assert!((least_open(500.0, None) - 495.0).abs() < 1e-9);
+        assert!((least_open(8.0, Some(&first)) - 7.75).abs() < 1e-9, "a session lacks for a moment");
     }
 
     #[test]

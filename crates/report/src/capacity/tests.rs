@@ -6,6 +6,7 @@ const LIMITS: Limits = Limits { from: 8.0, to: 1000.0, unit: 1.0, precision: 0.0
 fn step(load: f64, outcome: Outcome) -> Step {
     let p99 = if outcome == Outcome::Held { 912.0 } else { 1400.0 };
     Step {
+        running: load * 0.98,
         tokens_per_s: load * 20.0,
         queries_per_s: load * 2.0,
         sessions: load,
