@@ -57,6 +57,28 @@ async fn tokens_arrive_in_order_through_haproxy_while_gateways_are_added_and_rem
 }
 
 #[tokio::test]
+async fn a_gateway_that_drains_does_not_disturb_a_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let native = Native::start(options(directory.path())).await.unwrap();
+    native.scale(Role::Wsproxy, 3).await.unwrap();
+    let removed = native.scale(Role::Wsproxy, 1).await.unwrap().removed;
+    assert_eq!(removed, ["wsproxy-2", "wsproxy-3"]);
+    let started = native.scale(Role::Wsproxy, 3).await.unwrap().started;
+    assert_eq!(started.len(), 2, "{started:?}");
+    // Whatever has drained meanwhile, each new gateway has a socket and serves.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    for _ in 0..10 {
+        let mut session = Session::open(&native.api_url(), &native.ws_url()).await;
+        session.completes(3).await;
+        session.close().await;
+    }
+    let status = native.status().await;
+    let gateways: Vec<_> = status.processes.iter().filter(|p| p.name.starts_with("wsproxy-")).collect();
+    assert!(gateways.iter().all(|gateway| gateway.state == "ready"), "{gateways:?}");
+    native.stop().await;
+}
+
+#[tokio::test]
 async fn a_dropped_stack_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let native =

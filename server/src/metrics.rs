@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 use std::{
     fmt::{self, Write as _},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,9 @@ host::metrics! {
         not_accepted: Family<Labels<&'static str>, Counter> =
             "not_accepted", "Connections closed before their first request, by reason";
         pub(crate) bodies: Gauge = "body_bytes", "Bytes held by request bodies that are being read";
-        pub(crate) streams_started: Counter = "streams_started", "Streams started";
+        streams_started: Counter = "streams_started", "Streams started";
+        first_query: Gauge<f64, AtomicU64> = "first_query_timestamp" in Seconds,
+            "When the first stream was started, since the Unix epoch; 0 before that";
         streams_ended: Family<Labels<Outcome>, Counter> = "streams_ended", "Streams ended, by outcome";
         pub(crate) repeats: Counter = "runs_repeated", "Run calls that repeated a query and started nothing";
         pub(crate) claims_unsettled: Counter = "claims_unsettled", "Claims given up with unknown outcome";
@@ -89,6 +91,14 @@ host::metrics! {
 }
 
 impl Metrics {
+    /// Counts a stream that was started.
+    pub(crate) fn stream_started(&self) {
+        self.streams_started.inc();
+        if self.first_query.get() == 0.0 {
+            self.first_query.set(host::unix_time().as_secs_f64());
+        }
+    }
+
     /// Counts a stream that ended.
     pub(crate) fn ended(&self, outcome: Outcome) {
         self.streams_ended.get_or_create(&[("outcome", outcome)]).inc();

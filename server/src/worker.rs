@@ -268,7 +268,7 @@ impl Worker {
     }
 
     fn start(&mut self, stream: Stream) {
-        self.metrics.streams_started.inc();
+        self.metrics.stream_started();
         if let Some(index) = self.early_cancels.iter().position(|&id| id == stream.id()) {
             self.early_cancels.remove(index);
             self.end_early(stream.into_ended(), Outcome::Closed, "the session was closed as its query began");

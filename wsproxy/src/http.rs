@@ -75,6 +75,7 @@ async fn upgrade<B>(
     })?;
     outbox.start_at(attachment.start());
     let entry = gateway.sockets.add(outbox.clone());
+    gateway.shared.metrics.serves_session();
     if gateway.closing.is_cancelled() {
         // The drain may have read the table before this socket was added.
         close_for_drain(&outbox, 0);

@@ -14,6 +14,8 @@ host::metrics! {
     /// The gateway's metrics. Clones share them.
     pub(crate) struct Metrics, "wsproxy" {
         pub(crate) connections: Gauge = "connections", "Open sockets";
+        first_session: Gauge<f64, AtomicU64> = "first_session_timestamp" in Seconds,
+            "When the first socket of a session was opened, since the Unix epoch; 0 before that";
         pub(crate) events: Counter = "events", "Events written to sockets or queued for them";
         pub(crate) bytes: Counter = "out" in Bytes, "Bytes written to sockets";
         pub(crate) direct_writes: Counter = "direct_writes", "Frames written to a socket at once";
@@ -54,6 +56,13 @@ host::metrics! {
 }
 
 impl Metrics {
+    /// Notes that a session has a socket. Only the first call has an effect.
+    pub(crate) fn serves_session(&self) {
+        if self.first_session.get() == 0.0 {
+            self.first_session.set(host::unix_time().as_secs_f64());
+        }
+    }
+
     /// Counts an upgrade request by its result.
     pub(crate) fn upgrade(&self, result: &'static str) {
         self.upgrades.get_or_create(&[("result", result)]).inc();

@@ -6,6 +6,7 @@ use crate::{
     files::is_trusted,
     native::Status,
     role::Role,
+    scaling::Scaled,
 };
 use anyhow::{Context, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -34,7 +35,7 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub enum Request {
     /// Returns the state of all processes.
     Status,
-    /// Starts or ends instances until each role has this number. Returns the status.
+    /// Starts or ends instances until each role has this number. Returns what changed.
     Scale {
         /// Number of instances per role.
         to: BTreeMap<Role, u16>,
@@ -74,6 +75,8 @@ pub enum Response {
     Status(Status),
     /// The fault is in force.
     Fault(Injected),
+    /// The roles have the wanted numbers, and new instances get connections.
+    Scaled(Vec<Scaled>),
     /// All processes have ended.
     Ended,
     /// The request failed, for this reason.

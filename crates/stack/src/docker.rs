@@ -116,12 +116,26 @@ pub(crate) fn read_within(arguments: &[String], timeout: Duration) -> anyhow::Re
     call(arguments, timeout, &arguments[0])
 }
 
+/// Runs `docker compose` with these arguments, or `docker-compose` if Docker does not have that command. Takes at most two minutes.
+pub(crate) fn compose(arguments: &[String]) -> anyhow::Result<()> {
+    let has_plugin = bounded::output(Command::new("docker").args(["compose", "version"]), READ_TIMEOUT)
+        .is_ok_and(|output| output.status.success());
+    let (program, first) = if has_plugin { ("docker", Some("compose")) } else { ("docker-compose", None) };
+    let mut command = Command::new(program);
+    command.args(first).args(arguments);
+    run(&mut command, CHANGE_TIMEOUT, &format!("docker compose {}", arguments.join(" "))).map(drop)
+}
+
 /// Runs a Docker command. Messages show `shown` for its arguments.
 fn call(arguments: &[String], timeout: Duration, shown: &str) -> anyhow::Result<String> {
-    let output = bounded::output(Command::new("docker").args(arguments), timeout)
-        .with_context(|| format!("`docker {shown}` did not finish"))?;
+    run(Command::new("docker").args(arguments), timeout, &format!("docker {shown}"))
+}
+
+/// Runs a command. Messages show `shown`.
+fn run(command: &mut Command, timeout: Duration, shown: &str) -> anyhow::Result<String> {
+    let output = bounded::output(command, timeout).with_context(|| format!("`{shown}` did not finish"))?;
     if !output.status.success() {
-        bail!("`docker {shown}` failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+        bail!("`{shown}` failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

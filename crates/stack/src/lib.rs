@@ -2,12 +2,15 @@
 //! into native stacks and into stacks that Docker Compose started.
 //! It serves no token itself and measures nothing.
 
+pub mod autoscale;
+mod autoscaling;
 pub mod control;
 mod docker;
 pub mod embedded;
 pub mod fault;
 mod files;
 pub mod injection;
+mod instance_metrics;
 pub mod inventory;
 pub mod native;
 mod probe;
@@ -15,6 +18,7 @@ pub mod program;
 pub mod published;
 mod relay;
 mod role;
+pub mod scaling;
 mod secret;
 mod stack_ref;
 pub mod supervisor;

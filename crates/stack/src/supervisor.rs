@@ -2,19 +2,22 @@
 //! shutdown. It restarts no process by itself.
 
 use crate::{
+    autoscaling::{self, Autoscaling},
     control::{KEEPALIVE_INTERVAL, MAX_LINE_BYTES, Request, Response, socket},
     files::{self, is_trusted},
-    native::{Native, Options},
+    native::{Native, Options, Status, check_count},
+    role::Role,
+    scaling::Scaled,
 };
 use anyhow::{Context, bail};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use guard::{Acceptor, accept_now};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io::Write,
     path::Path,
@@ -25,7 +28,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{Semaphore, mpsc, oneshot},
-    time::timeout,
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -89,29 +92,39 @@ async fn serve(
     requests: &mut mpsc::Receiver<PendingRequest>,
     shutdown: &CancellationToken,
 ) -> Option<oneshot::Sender<Response>> {
+    let autoscaling = native.autoscale().map(|rule| Autoscaling::new(rule.clone(), native.gateways()));
+    let autoscaling = autoscaling.as_ref();
+    let mut ticks = interval(autoscaling::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Neither grows beyond MAX_CONNECTIONS, because a connection has one request.
     let mut statuses = FuturesUnordered::new();
     let mut waiting: VecDeque<PendingRequest> = VecDeque::new();
-    let mut current = FuturesUnordered::new();
+    // What changes the stack at present: a request or a decision of the autoscaling, at most one.
+    let mut current: FuturesUnordered<LocalBoxFuture<'_, ()>> = FuturesUnordered::new();
     loop {
         if current.is_empty()
             && let Some(PendingRequest { request, reply }) = waiting.pop_front()
         {
-            current.push(async move { (reply, execute(native, request).await) });
+            current.push(Box::pin(async move {
+                // The client may have disconnected.
+                let _ = reply.send(execute(native, request, autoscaling).await);
+            }));
         }
         let pending = tokio::select! {
             () = shutdown.cancelled() => return None,
-            // The client may have disconnected.
-            Some((reply, response)) = current.next() => {
-                let _ = reply.send(response);
+            Some(()) = current.next() => continue,
+            Some(()) = statuses.next() => continue,
+            _ = ticks.tick(), if current.is_empty() && autoscaling.is_some() => {
+                if let Some(autoscaling) = autoscaling {
+                    current.push(Box::pin(autoscaling.step(native)));
+                }
                 continue;
             }
-            Some(()) = statuses.next() => continue,
             pending = requests.recv() => pending?,
         };
         match pending.request {
             Request::Down => return Some(pending.reply),
-            Request::Status => statuses.push(send_status(native, pending.reply)),
+            Request::Status => statuses.push(send_status(native, pending.reply, autoscaling)),
             Request::Scale { .. } | Request::Fault { .. } | Request::Check { .. } => {
                 waiting.push_back(pending);
             }
@@ -119,19 +132,23 @@ async fn serve(
     }
 }
 
-async fn send_status(native: &Native, reply: oneshot::Sender<Response>) {
-    let _ = reply.send(Response::Status(native.status().await));
+async fn send_status(native: &Native, reply: oneshot::Sender<Response>, autoscaling: Option<&Autoscaling>) {
+    let _ = reply.send(status(native, autoscaling).await);
+}
+
+async fn status(native: &Native, autoscaling: Option<&Autoscaling>) -> Response {
+    let autoscale = autoscaling.map(Autoscaling::describe);
+    Response::Status(Status { autoscale, ..native.status().await })
 }
 
 /// Executes a request that changes something or checks a fault.
-async fn execute(native: &Native, request: Request) -> Response {
+async fn execute(native: &Native, request: Request, autoscaling: Option<&Autoscaling>) -> Response {
     match request {
         Request::Scale { to } => {
-            for (role, count) in to {
-                if let Err(error) = native.scale(role, count).await {
-                    return Response::Error(format!("cannot scale {role} to {count}: {error:#}"));
-                }
-            }
+            return match scale(native, &to).await {
+                Ok(changes) => Response::Scaled(changes),
+                Err(error) => Response::Error(format!("{error:#}")),
+            };
         }
         Request::Fault { fault } => {
             return match native.inject(&fault).await {
@@ -146,7 +163,20 @@ async fn execute(native: &Native, request: Request) -> Response {
         }
         Request::Status | Request::Down => {}
     }
-    Response::Status(native.status().await)
+    status(native, autoscaling).await
+}
+
+/// Changes the numbers of instances, role by role. Nothing changes if a number is invalid.
+async fn scale(native: &Native, to: &BTreeMap<Role, u16>) -> anyhow::Result<Vec<Scaled>> {
+    let cannot = |role: Role, count: u16| format!("cannot scale {role} to {count}");
+    for (&role, &count) in to {
+        check_count(role, count).with_context(|| cannot(role, count))?;
+    }
+    let mut changes = Vec::new();
+    for (&role, &count) in to {
+        changes.push(native.scale(role, count).await.with_context(|| cannot(role, count))?);
+    }
+    Ok(changes)
 }
 
 /// Accepts connections until the receiver of `requests` is dropped, then waits for the open ones. `trusts` decides from which

@@ -1,6 +1,7 @@
 //! Actions of faults, their text form, and the targets to which each applies.
 
 use super::{InstanceSelector, Target, duration};
+use crate::scaling::Counts;
 use std::{fmt, str::FromStr, time::Duration};
 
 /// The data that Redis has after a restart.
@@ -31,8 +32,9 @@ pub enum Action {
     Pause(Option<Duration>),
     /// Continues a paused process (SIGCONT).
     Resume,
-    /// All servers or all gateways: changes their number. New ones get connections when they are ready; removed ones drain.
-    Scale(u16),
+    /// All servers or all gateways: changes their number, at once or in steps of one instance per second. New ones get connections when
+    /// they are ready; removed ones drain.
+    Scale(Counts),
     /// Redis: closes the connections of all subscribers.
     CutPubsub,
     /// Redis: rejects writes for this time for lack of replicas (`NOREPLICAS`).
@@ -69,7 +71,7 @@ impl Action {
     #[must_use]
     pub fn forms(target: &Target) -> String {
         match target {
-            Target::Instance(_, InstanceSelector::All) => format!("{INSTANCE_FORMS}, scale=6"),
+            Target::Instance(_, InstanceSelector::All) => format!("{INSTANCE_FORMS}, scale=6, scale=3..6"),
             Target::Instance(..) => INSTANCE_FORMS.to_owned(),
             Target::Redis => {
                 format!(
@@ -135,8 +137,11 @@ impl FromStr for Action {
             "drain" => plain(Self::Drain),
             "pause" => Ok(Self::Pause(duration()?)),
             "resume" => plain(Self::Resume),
-            "scale" => value.and_then(|count| count.parse().ok()).map(Self::Scale).ok_or_else(|| {
-                format!("invalid action `{text}`: expected a number of instances, for example scale=6")
+            "scale" => value.and_then(Counts::parse).map(Self::Scale).ok_or_else(|| {
+                format!(
+                    "invalid action `{text}`: expected a number of instances, for example scale=6, or two different numbers, \
+                     for example scale=3..6"
+                )
             }),
             "cut-pubsub" => plain(Self::CutPubsub),
             "refuse" => Ok(Self::Refuse(needed("300ms")?)),
@@ -151,7 +156,7 @@ impl FromStr for Action {
             "slow" => Ok(Self::Slow(duration()?)),
             "heal" => plain(Self::Heal),
             _ => Err(format!(
-                "invalid action `{text}`: expected one of {INSTANCE_FORMS}; servers and wsproxies: scale=6; redis: restart=keep|empty|rollback, \
+                "invalid action `{text}`: expected one of {INSTANCE_FORMS}; servers and wsproxies: scale=6, scale=3..6; redis: restart=keep|empty|rollback, \
                  cut-pubsub, refuse=300ms, demote=3s, full=3s; haproxy: reload; links: {}",
                 Self::LINK_FORMS
             )),
@@ -192,7 +197,7 @@ impl fmt::Display for Action {
             Self::Pause(None) => f.write_str("pause"),
             Self::Pause(Some(time)) => write!(f, "pause={}", duration::format(time)),
             Self::Resume => f.write_str("resume"),
-            Self::Scale(count) => write!(f, "scale={count}"),
+            Self::Scale(counts) => write!(f, "scale={counts}"),
             Self::CutPubsub => f.write_str("cut-pubsub"),
             Self::Refuse(time) => write!(f, "refuse={}", duration::format(time)),
             Self::Demote(time) => write!(f, "demote={}", duration::format(time)),

@@ -9,7 +9,7 @@ pub use action::{Action, RestartData};
 pub use target::{InstanceSelector, Link, Target};
 pub(crate) use write_rejection::WriteRejection;
 
-use crate::role::Role;
+use crate::{role::Role, scaling::ColdStart};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -98,6 +98,9 @@ pub struct Injected {
     /// The members that were affected themselves or through their links, for example `server-1` or `redis`.
     #[serde(default)]
     pub members: Vec<String>,
+    /// The instances that the fault started, with their times.
+    #[serde(default)]
+    pub started: Vec<ColdStart>,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Tests of the text form: tables of valid and invalid faults, and a round trip over all values.
 
 use super::*;
-use crate::role::Role;
+use crate::{role::Role, scaling::Counts};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ fn faults_are_read_and_written_the_same() {
         "wsproxies:drain",
         "wsproxies:scale=6",
         "servers:scale=1",
+        "wsproxies:scale=3..6",
+        "servers:scale=6..2",
         "wsproxy-any:kill",
         "server-any:start",
         "redis:restart",
@@ -72,6 +74,8 @@ fn errors_name_the_valid_forms() {
         ("redis:explode", "cut-pubsub"),
         ("wsproxy:scale", "scale=6"),
         ("wsproxy:scale=many", "scale=6"),
+        ("wsproxy:scale=3..3", "two different numbers"),
+        ("wsproxy:scale=3..", "scale=3..6"),
         ("wsproxy-1:scale=3", "pause=5s"),
         ("wsproxy:kill", "wsproxies"),
         ("redis:restart=half", "restart=rollback"),
@@ -132,7 +136,8 @@ fn action() -> impl Strategy<Value = Action> {
         Just(Action::Start),
         proptest::option::of(data).prop_map(Action::Restart),
         Just(Action::Drain),
-        (1..=64_u16).prop_map(Action::Scale),
+        (1..=64_u16).prop_map(Counts::at_once).prop_map(Action::Scale),
+        (1..=32_u16, 33..=64_u16).prop_map(|(to, from)| Action::Scale(Counts { from: Some(from), to })),
         proptest::option::of(duration()).prop_map(Action::Pause),
         Just(Action::Resume),
         Just(Action::CutPubsub),

@@ -1,10 +1,12 @@
 //! Injects faults into a Compose stack with Docker's command line. A container that Docker killed or stopped on request stays
 //! down until it is started: its restart policy applies only if it ends by itself.
 
+use super::compose_scaling;
 use crate::{
     docker::{self, Container},
     fault::{Action, Fault, Injected, InstanceSelector, RestartData, Target, WriteRejection},
     role::Role,
+    scaling::{Counts, Scaled},
 };
 use anyhow::{Context, bail};
 use settings::plural::counted;
@@ -29,35 +31,39 @@ const ROLLBACK_TIME: Duration = Duration::from_secs(1);
 pub(super) fn inject(project: Option<&str>, fault: &Fault) -> anyhow::Result<Injected> {
     let start = Instant::now();
     let apply = || -> anyhow::Result<_> {
+        if let (Target::Instance(role, _), Action::Scale(counts)) = (fault.target, fault.action) {
+            let scaled = scale(project, role, counts)?;
+            let new = scaled.started.iter().map(|start| start.name.clone());
+            let members: BTreeSet<_> = new.chain(scaled.removed.iter().cloned()).collect();
+            return Ok((members.into_iter().collect(), scaled.sentence(), scaled.started));
+        }
         let (mut members, mut details) = (Vec::new(), Vec::new());
-        check_action(fault.action)?;
         for container in find(project, fault)? {
             details.push(act(&container, fault.action)?);
             members.push(container.name());
         }
-        Ok((members, details.join("; ")))
+        Ok((members, details.join("; "), Vec::new()))
     };
-    let (members, detail) = apply().with_context(|| fault.to_string())?;
-    Ok(Injected { fault: fault.to_string(), took_ms: start.elapsed().as_secs_f64() * 1e3, detail, members })
+    let (members, detail, started) = apply().with_context(|| fault.to_string())?;
+    let took_ms = start.elapsed().as_secs_f64() * 1e3;
+    Ok(Injected { fault: fault.to_string(), took_ms, detail, members, started })
+}
+
+/// Changes the number of containers of a role. Returns when the new ones are healthy and the removed ones have drained.
+pub(super) fn scale(project: Option<&str>, role: Role, counts: Counts) -> anyhow::Result<Scaled> {
+    let service = Target::Instance(role, InstanceSelector::All);
+    compose_scaling::scale(role, counts, || choose(docker::containers(project)?, project, service))
 }
 
 /// Checks that the project has the target of a fault.
 pub(super) fn check(project: Option<&str>, fault: &Fault) -> anyhow::Result<()> {
     let choose = || {
-        check_action(fault.action)?;
+        if let (Target::Instance(role, _), Action::Scale(counts)) = (fault.target, fault.action) {
+            compose_scaling::check(role, counts)?;
+        }
         choose(docker::containers(project)?, project, fault.target).map(drop)
     };
     choose().with_context(|| fault.to_string())
-}
-
-/// Refuses what only a native stack can do with its processes.
-fn check_action(action: Action) -> anyhow::Result<()> {
-    if let Action::Scale(_) = action {
-        bail!(
-            "scale works in native stacks only; use `docker compose up -d --no-recreate --scale wsproxy=N` during the run"
-        );
-    }
-    Ok(())
 }
 
 /// Maps the names that servers state to their names in faults. With compose.yaml a server states the host name of its container,

@@ -1,10 +1,13 @@
 //! Injects faults into running stacks. A native stack's supervisor does it on request; for a Compose stack, Docker does.
 
 mod compose;
+mod compose_scaling;
 
 use crate::{
     control::{Request, Response, call},
     fault::{Fault, Injected},
+    role::Role,
+    scaling::{Counts, Scaled},
     stack_ref::StackRef,
 };
 use anyhow::bail;
@@ -22,6 +25,28 @@ pub fn inject(stack: &StackRef, fault: &Fault) -> anyhow::Result<Injected> {
             other => bail!("unexpected response of the supervisor to fault {fault}: {other:?}"),
         },
         StackRef::Compose { project } => compose::inject(project.as_deref(), fault),
+    }
+}
+
+/// Sets the number of instances of each of these roles, 1 to 64. Returns what changed, when new instances are ready. In a native stack they
+/// also get connections, and instances that leave drain later; a Compose stack waits for their drain.
+///
+/// # Errors
+/// The stack does not respond, a number is out of range, or a new instance did not become ready. Earlier changes stay.
+pub fn scale(stack: &StackRef, to: &BTreeMap<Role, u16>) -> anyhow::Result<Vec<Scaled>> {
+    match stack {
+        StackRef::Native(state_dir) => match call(state_dir, &Request::Scale { to: to.clone() })? {
+            Response::Scaled(changes) => Ok(changes),
+            // A supervisor of an earlier version does not return what changed.
+            Response::Status(_) => Ok(Vec::new()),
+            other => bail!(
+                "unexpected response of the supervisor to a change of the number of instances: {other:?}"
+            ),
+        },
+        StackRef::Compose { project } => {
+            let change = |(&role, &count)| compose::scale(project.as_deref(), role, Counts::at_once(count));
+            to.iter().map(change).collect()
+        }
     }
 }
 

@@ -41,6 +41,12 @@ pub fn native_status(name: Option<&str>) -> anyhow::Result<Status> {
 pub struct Inventory(StackRef);
 
 impl Inventory {
+    /// Returns the inventory of a stack, running or not.
+    #[must_use]
+    pub const fn of(stack: StackRef) -> Self {
+        Self(stack)
+    }
+
     /// Finds the stack whose HTTP API is at `api_port` of this machine. `name` selects it as [`StackRef::find`] does. Without a name
     /// it is the native stack `default` or any Compose stack.
     ///

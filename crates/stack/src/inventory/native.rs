@@ -57,6 +57,7 @@ mod tests {
                 port,
                 socket: None,
                 state: state.into(),
+                cold_start: None,
                 log: "/x".into(),
             })
         };

@@ -1,12 +1,14 @@
 //! A server or gateway process: its number, port and environment.
 
 use super::{
-    Program, paths,
+    Program,
+    cold_start::{Command, StartTimes},
+    paths,
     ports::{self, Started, TakenPorts},
     process::{Process, ProcessState, Spec},
     slot::Slot,
 };
-use crate::{probe, role::Role, secret::JwtSecret};
+use crate::{probe, role::Role, scaling::ColdStart, secret::JwtSecret};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -44,6 +46,8 @@ pub(crate) struct Instance {
     port: u16,
     /// The address to which HAProxy connects.
     address: Mutex<String>,
+    /// The times of the last start.
+    start: Mutex<StartTimes>,
     slot: Slot,
 }
 
@@ -55,6 +59,7 @@ impl Instance {
         program: &Program,
         environment: &Environment,
         taken: &TakenPorts,
+        command: Command,
     ) -> anyhow::Result<Self> {
         let (process, port) = ports::start_on_free(taken, async |port| {
             let process = Process::start(spec(role, number, port, program, environment, false)).await?;
@@ -66,7 +71,10 @@ impl Instance {
             Some(socket) => format!("unix@{}", socket.link.display()),
             None => ports::loopback(port).to_string(),
         };
-        Ok(Self { role, number, port, address: Mutex::new(address), slot: Slot::new(process) })
+        let mut start = StartTimes::new(command);
+        start.ready();
+        let (address, start) = (Mutex::new(address), Mutex::new(start));
+        Ok(Self { role, number, port, address, start, slot: Slot::new(process) })
     }
 
     /// Starts an instance that is down, on the same port, and waits until it is ready. If it does not become ready, it keeps running.
@@ -75,9 +83,27 @@ impl Instance {
         program: &Program,
         environment: &Environment,
     ) -> anyhow::Result<()> {
+        *self.start.lock() = StartTimes::new(Command::now());
         let spec = spec(self.role, self.number, self.port, program, environment, true);
         let process = self.slot.replace(Process::start(spec).await?);
-        process.wait_until(READY_TIMEOUT, || ready(self.port)).await
+        process.wait_until(READY_TIMEOUT, || ready(self.port)).await?;
+        self.update_start(StartTimes::ready);
+        Ok(())
+    }
+
+    /// Returns the times of the last start.
+    pub(crate) fn start_times(&self) -> StartTimes {
+        *self.start.lock()
+    }
+
+    /// Changes the times of the last start.
+    pub(crate) fn update_start(&self, update: impl FnOnce(&mut StartTimes)) {
+        update(&mut self.start.lock());
+    }
+
+    /// Returns how long the last start took, once the process is ready.
+    pub(crate) fn cold_start(&self) -> Option<ColdStart> {
+        self.start_times().cold_start(self.name())
     }
 
     pub(crate) fn slot(&self) -> &Slot {

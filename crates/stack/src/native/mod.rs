@@ -2,6 +2,7 @@
 //! ones are ready. When this process ends for any reason, all of them end.
 
 mod binaries;
+mod cold_start;
 mod faults;
 mod haproxies;
 mod haproxy;
@@ -12,6 +13,7 @@ mod paths;
 mod ports;
 mod process;
 mod redis;
+mod scaling;
 mod slot;
 mod spawner;
 mod status;
@@ -22,8 +24,9 @@ pub use ports::free as free_port;
 pub use redis::Persistence;
 pub use status::{HaproxyStatus, LinkStatus, ProcessStatus, Status};
 
-use crate::{fault::Link, files::private_directory, secret::JwtSecret};
+use crate::{autoscale::Rule, fault::Link, files::private_directory, secret::JwtSecret};
 use anyhow::bail;
+use cold_start::{Command, StartTimes};
 use futures_util::future::try_join_all;
 use haproxies::Haproxies;
 use haproxy::{Haproxy, PORT_STEP, PublicPorts};
@@ -32,7 +35,7 @@ use links::Links;
 use parking_lot::Mutex;
 use ports::TakenPorts;
 use redis::Redis;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -42,8 +45,6 @@ const MAX_INSTANCES: u16 = 64;
 const MAX_HAPROXIES: u16 = 16;
 /// Time between SIGTERM and SIGKILL at the end of the stack.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Time between SIGTERM and SIGKILL for an instance that `scale` removes: it drains, and its sessions move.
-const DRAIN_GRACE: Duration = Duration::from_secs(60);
 
 /// Configuration of a native stack.
 #[derive(Clone, Debug)]
@@ -79,6 +80,8 @@ pub struct Options {
     pub relays: bool,
     /// Additional environment variables of servers and gateways.
     pub environment: Vec<(String, String)>,
+    /// Rule by which the supervisor changes the number of gateways. `proxies` is the number at the start.
+    pub autoscale: Option<Rule>,
 }
 
 impl Options {
@@ -100,6 +103,7 @@ impl Options {
             persistence: Persistence::None,
             relays: false,
             environment: Vec::new(),
+            autoscale: None,
         }
     }
 }
@@ -116,9 +120,13 @@ pub struct Native {
     taken: TakenPorts,
     /// The ports on which clients reach each HAProxy, through relays if there are any.
     ports: Vec<PublicPorts>,
+    /// Time from the command until the stack was ready, in milliseconds.
+    ready_ms: f64,
     instances: Mutex<Vec<Arc<Instance>>>,
     /// Tasks that drain the instances that `scale` has removed.
     retiring: Mutex<JoinSet<()>>,
+    /// The instances that still drain. No new instance gets their numbers, because they still use their sockets.
+    draining: Arc<Mutex<BTreeSet<(Role, u16)>>>,
 }
 
 impl Native {
@@ -128,6 +136,7 @@ impl Native {
     /// A port is in use, a number is out of range, or a process did not start or become ready; then the message has the end of its
     /// log. No process is left running.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let command = Command::now();
         check_count(Role::Server, options.servers)?;
         check_count(Role::Wsproxy, options.proxies)?;
         check_range("haproxy", options.haproxies, MAX_HAPROXIES)?;
@@ -155,7 +164,7 @@ impl Native {
         };
         let mut numbers: Vec<(Role, u16)> = (1..=options.servers).map(|n| (Role::Server, n)).collect();
         numbers.extend((1..=options.proxies).map(|n| (Role::Wsproxy, n)));
-        let instances = start_all(binaries, &environment, &links, &taken, numbers).await?;
+        let instances = start_all(binaries, &environment, &links, &taken, numbers, command).await?;
         let mut inner = wanted.clone();
         if options.relays {
             // Clients connect to relays, and HAProxy listens on free ports behind them.
@@ -170,10 +179,29 @@ impl Native {
                 ports.ws = links.insert_before_haproxy(Link::Ws, haproxy, wanted.ws)?;
             }
         }
-        info!(servers = options.servers, proxies = options.proxies, "the stack is ready");
+        instances.iter().for_each(|instance| instance.update_start(StartTimes::serving));
+        let ready_ms = command.elapsed_ms();
+        info!(servers = options.servers, proxies = options.proxies, ready_ms, "the stack is ready");
         let instances = Mutex::new(instances);
-        let retiring = Mutex::default();
-        Ok(Self { options, environment, links, redis, haproxies, taken, ports, instances, retiring })
+        let (retiring, draining) = (Mutex::default(), Arc::default());
+        Ok(Self {
+            options,
+            environment,
+            links,
+            redis,
+            haproxies,
+            taken,
+            ports,
+            ready_ms,
+            instances,
+            retiring,
+            draining,
+        })
+    }
+
+    /// Returns the rule by which the supervisor changes the number of gateways.
+    pub(crate) const fn autoscale(&self) -> Option<&Rule> {
+        self.options.autoscale.as_ref()
     }
 
     /// Returns the URL of the HTTP API at the first HAProxy, for example `http://127.0.0.1:8080`.
@@ -198,36 +226,6 @@ impl Native {
             stats_url: format!("http://{}", ports::loopback(ports.stats)),
         };
         self.haproxies.all().iter().zip(&self.ports).map(status).collect()
-    }
-
-    /// Changes the number of instances of a role to `count`, 1 to 64. New instances get connections when they are ready. Instances with
-    /// the highest numbers are removed from HAProxy first and then drain in the background. Sockets of other instances stay open.
-    ///
-    /// # Errors
-    /// The number is out of range, or a new instance did not become ready. New instances are then ended, and the others stay.
-    pub async fn scale(&self, role: Role, count: u16) -> anyhow::Result<()> {
-        check_count(role, count)?;
-        while self.retiring.lock().try_join_next().is_some() {}
-        let all = self.instances();
-        let numbers: Vec<u16> = all.iter().filter(|i| i.role() == role).map(|i| i.number()).collect();
-        let next = numbers.iter().max().unwrap_or(&0) + 1;
-        let missing = usize::from(count).saturating_sub(numbers.len());
-        let wanted = (next..).take(missing).map(|number| (role, number)).collect();
-        let started =
-            start_all(&self.options.binaries, &self.environment, &self.links, &self.taken, wanted).await?;
-        let leaving = numbers.get(usize::from(count)..).unwrap_or_default();
-        let (removed, kept): (Vec<_>, Vec<_>) =
-            all.into_iter().chain(started).partition(|i| i.role() == role && leaving.contains(&i.number()));
-        self.instances.lock().clone_from(&kept);
-        let reloaded = self.haproxies.reload(&kept).await;
-        for instance in removed {
-            let links = Arc::clone(&self.links);
-            self.retiring.lock().spawn(async move {
-                instance.slot().process().stop(DRAIN_GRACE).await;
-                links.remove(&instance.name());
-            });
-        }
-        reloaded
     }
 
     /// Ends all processes with SIGTERM: the instances at the same time, then HAProxy, then Redis. A process that does not end within
@@ -256,7 +254,8 @@ impl Native {
     }
 }
 
-fn check_count(role: Role, count: u16) -> anyhow::Result<()> {
+/// Checks that a role can have this number of instances, 1 to 64.
+pub(crate) fn check_count(role: Role, count: u16) -> anyhow::Result<()> {
     check_range(&role.to_string(), count, MAX_INSTANCES)
 }
 
@@ -308,10 +307,12 @@ async fn start_all(
     links: &Links,
     taken: &TakenPorts,
     wanted: Vec<(Role, u16)>,
+    command: Command,
 ) -> anyhow::Result<Vec<Arc<Instance>>> {
     let starting = wanted.iter().map(|&(role, number)| async move {
         links.create(role, number)?;
-        let instance = Instance::start(role, number, program(binaries, role), environment, taken).await?;
+        let program = program(binaries, role);
+        let instance = Instance::start(role, number, program, environment, taken, command).await?;
         links.complete(&instance)?;
         Ok::<_, anyhow::Error>(Arc::new(instance))
     });

@@ -1,9 +1,12 @@
 //! The state of all processes and relays of a stack, for `streamstress stack status`.
 
 use super::{
-    Native, instance,
+    Native,
+    cold_start::look_for_first_served,
+    instance,
     process::{Process, ProcessState},
 };
+use crate::scaling::ColdStart;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -22,6 +25,12 @@ pub struct Status {
     pub haproxies: Vec<HaproxyStatus>,
     /// All processes, including Redis and HAProxy.
     pub processes: Vec<ProcessStatus>,
+    /// Time from the command that started the stack until it was ready, in milliseconds. `None` from older supervisors.
+    #[serde(default)]
+    pub ready_ms: Option<f64>,
+    /// The rule by which the number of gateways changes, and the last decision. `None` without one.
+    #[serde(default)]
+    pub autoscale: Option<String>,
     /// The links that have a relay.
     #[serde(default)]
     pub links: Vec<LinkStatus>,
@@ -54,6 +63,9 @@ pub struct ProcessStatus {
     pub socket: Option<PathBuf>,
     /// `ready`, `unready: …`, `paused` or `ended: …`.
     pub state: String,
+    /// Times of the last start of a server or gateway.
+    #[serde(default)]
+    pub cold_start: Option<ColdStart>,
     /// Path of the log.
     pub log: PathBuf,
 }
@@ -101,7 +113,13 @@ impl Native {
                 ProcessState::Running => instance::ready(instance.port()).await,
                 ProcessState::Paused | ProcessState::Ended(_) => Ok(()),
             };
-            describe(&process, Some(instance.port()), ready)
+            if ready.is_ok() && process.state() == ProcessState::Running {
+                look_for_first_served(instance).await;
+            }
+            ProcessStatus {
+                cold_start: instance.cold_start(),
+                ..describe(&process, Some(instance.port()), ready)
+            }
         });
         processes.extend(join_all(described).await);
         let links = self.links.all().into_iter().map(|(name, relay)| {
@@ -117,7 +135,8 @@ impl Native {
         });
         let haproxies = self.haproxies();
         let HaproxyStatus { api_url, ws_url, stats_url, .. } = haproxies[0].clone();
-        Status { api_url, ws_url, stats_url, haproxies, processes, links: links.collect() }
+        let (links, ready_ms) = (links.collect(), Some(self.ready_ms));
+        Status { api_url, ws_url, stats_url, haproxies, processes, ready_ms, autoscale: None, links }
     }
 }
 
@@ -134,6 +153,7 @@ fn describe(process: &Process, port: Option<u16>, ready: Result<(), String>) -> 
         port,
         socket: None,
         state,
+        cold_start: None,
         log: process.log().to_owned(),
     }
 }

@@ -1,16 +1,17 @@
 //! Options of `streamstress stack` and its commands, as clap reads them.
 
 use crate::{
+    autoscale::Rule,
     fault::Fault,
     native::Persistence,
     role::Role,
-    stack_ref::{DEFAULT_NAME, is_name, state_directory},
+    stack_ref::{DEFAULT_NAME, StackRef, is_name, state_directory},
 };
 use clap::{
     Args as ClapArgs, Subcommand,
     builder::{OsStringValueParser, TypedValueParser},
 };
-use std::{path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 const STACK: &str = "Stack";
 const PROCESSES: &str = "Processes";
@@ -93,13 +94,25 @@ pub(crate) enum Command {
     Fault(FaultArgs),
     /// Change the number of servers or gateways, for example `scale wsproxy=5 server=3`
     ///
-    /// New instances get connections when they are ready. Instances with the highest numbers leave first: HAProxy sends them
-    /// nothing more, and they drain in the background. Sockets of the other instances stay open.
-    Scale {
-        /// Role (server or wsproxy) and number of its instances, 1 to 64
-        #[arg(required = true, value_name = "ROLE=COUNT", value_parser = role_count)]
-        to: Vec<(Role, u16)>,
-    },
+    /// Prints what changed and how long the new instances took, when they get connections. Instances with the highest numbers leave
+    /// first: HAProxy sends them nothing more, and they drain in the background. Sockets of the other instances stay open.
+    Scale(ScaleArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ScaleArgs {
+    /// Role (server or wsproxy) and number of its instances, 1 to 64
+    #[arg(required = true, value_name = "ROLE=COUNT", value_parser = role_count)]
+    pub(crate) to: Vec<(Role, u16)>,
+    /// Scale a stack that Docker Compose started; =PROJECT is needed if several run
+    #[arg(long, value_name = "PROJECT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) compose: Option<String>,
+    /// Wait at most this long for the first session of each new gateway and the first query of each new server, and print when it came
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = wait)]
+    pub(crate) wait: Duration,
+    /// Print one line of JSON per role, after the wait
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -117,6 +130,9 @@ pub(crate) struct Up {
     /// Number of gateways, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = PROCESSES)]
     pub(crate) proxies: u16,
+    /// Scale the gateways by their open sockets, for example `wsproxy: connections/1000, 1..8`. `--proxies` is the number at the start
+    #[arg(long, value_name = "RULE", help_heading = PROCESSES)]
+    pub(crate) autoscale: Option<Rule>,
     /// Number of HAProxy instances, 1 to 16. The ports of each are 10 above those of the previous one
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = PROCESSES)]
     pub(crate) haproxy_instances: u16,
@@ -212,7 +228,8 @@ Actions on processes:
   pause, pause=5s     SIGSTOP, until `resume` or for this time
   resume              SIGCONT
   scale=6             change the number of servers or gateways, as `stack scale` does, for example
-                      wsproxy:scale=6 (native stacks only)
+                      wsproxy:scale=6
+  scale=3..6          have 3 of them, then one more per second until 6; scale=6..3 removes them
 Actions on Redis only:
   restart=keep        restart with every acknowledged write
   restart=empty       restart without data
@@ -253,6 +270,15 @@ pub(crate) struct Logs {
     pub(crate) lines: usize,
 }
 
+/// Returns the stack that `--compose` or else the selection means.
+pub(crate) fn stack(selection: &Selection, compose: Option<&str>) -> anyhow::Result<StackRef> {
+    match compose {
+        None => Ok(StackRef::Native(selection.directory())),
+        Some("") => Ok(StackRef::Compose { project: None }),
+        Some(project) => StackRef::find(Some(&format!("compose:{project}"))),
+    }
+}
+
 /// Reads the name of a stack.
 fn name(text: &str) -> Result<String, String> {
     if is_name(text) {
@@ -265,6 +291,12 @@ fn name(text: &str) -> Result<String, String> {
 /// Reads a path. Accepts an empty one, because an empty environment variable counts as not set.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// Reads the time to wait for the first session, at most an hour.
+fn wait(text: &str) -> Result<Duration, String> {
+    let wait = settings::duration::parse(text).filter(|wait| *wait <= Duration::from_secs(3600));
+    wait.ok_or_else(|| "expected 0s to 1h, for example 10s".to_owned())
 }
 
 /// Reads a role and the number of its instances.
@@ -293,6 +325,15 @@ mod tests {
         assert_eq!(role_count("wsproxy=5"), Ok((Role::Wsproxy, 5)));
         for text in ["", "wsproxy", "redis=2", "server=", "server=-1", "server=x", "server=99999"] {
             assert!(role_count(text).unwrap_err().contains("ROLE=COUNT"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_at_most_an_hour() {
+        assert_eq!(wait("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(wait("0s"), Ok(Duration::ZERO));
+        for text in ["", "x", "-1s", "61m"] {
+            assert!(wait(text).unwrap_err().contains("for example 10s"), "{text:?}");
         }
     }
 

@@ -1,20 +1,13 @@
 //! `streamstress stack fault`: checks all faults, then injects them one after the other.
 
 use super::{
-    args::{FaultArgs, Selection},
+    args::{FaultArgs, Selection, stack},
     print_line,
 };
-use crate::{
-    injection::{check, inject},
-    stack_ref::StackRef,
-};
+use crate::injection::{check, inject};
 
-pub(crate) fn run(selection: &Selection, wanted: FaultArgs) -> anyhow::Result<()> {
-    let stack = match wanted.compose {
-        None => StackRef::Native(selection.directory()),
-        Some(project) if project.is_empty() => StackRef::Compose { project: None },
-        Some(project) => StackRef::find(Some(&format!("compose:{project}")))?,
-    };
+pub(crate) fn run(selection: &Selection, wanted: &FaultArgs) -> anyhow::Result<()> {
+    let stack = stack(selection, wanted.compose.as_deref())?;
     for fault in &wanted.faults {
         check(&stack, fault)?;
     }
@@ -27,6 +20,9 @@ pub(crate) fn run(selection: &Selection, wanted: FaultArgs) -> anyhow::Result<()
             print_line(serde_json::to_string(&injected)?);
         } else {
             print_line(format_args!("{}: {} ({:.0} ms)", injected.fault, injected.detail, injected.took_ms));
+            for start in &injected.started {
+                print_line(format_args!("  + {}  {start}", start.name));
+            }
         }
     }
     Ok(())

@@ -3,16 +3,16 @@
 mod args;
 mod fault;
 mod logs;
+mod scale;
 mod up;
 
 use crate::{
     control::{Request, Response, call},
-    native::{HaproxyStatus, Programs, Role, Status},
+    native::{HaproxyStatus, Programs, Status},
 };
 pub use args::Args;
 use args::{Command, Selection};
 use std::{
-    collections::BTreeMap,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -34,12 +34,9 @@ fn execute(args: Args, programs: Programs) -> anyhow::Result<()> {
         Command::Up(up) => up::run(&selection, &up, programs),
         Command::Down => send(&selection, &Request::Down, false),
         Command::Status { json } => send(&selection, &Request::Status, json),
-        Command::Fault(wanted) => fault::run(&selection, wanted),
+        Command::Fault(wanted) => fault::run(&selection, &wanted),
         Command::Logs(logs) => logs::run(&selection.directory(), &logs),
-        Command::Scale { to } => {
-            let to: BTreeMap<Role, u16> = to.into_iter().collect();
-            send(&selection, &Request::Scale { to }, false)
-        }
+        Command::Scale(wanted) => scale::run(&selection, wanted),
     }
 }
 
@@ -49,6 +46,7 @@ fn send(selection: &Selection, request: &Request, json: bool) -> anyhow::Result<
         Response::Status(status) if json => print_line(serde_json::to_string_pretty(&status)?),
         Response::Status(status) => print_status(&status),
         Response::Fault(injected) => print_line(format_args!("{}: {}", injected.fault, injected.detail)),
+        Response::Scaled(changes) => changes.iter().for_each(print_line),
         Response::Ended => print_end(selection),
         Response::Error(why) => anyhow::bail!(why),
     }
@@ -82,9 +80,15 @@ fn print_status(status: &Status) {
             "{:width$}  pid {:<8} port {port:<6} {}",
             process.name, process.pid, process.state
         ));
+        if let Some(start) = &process.cold_start {
+            print_line(format_args!("{:width$}  {start}", ""));
+        }
     }
     if let Some(socket) = status.processes.iter().find_map(|process| process.socket.as_ref()) {
         print_line(format_args!("redis listens on {}", socket.display()));
+    }
+    if let Some(autoscale) = &status.autoscale {
+        print_line(format_args!("autoscaling  {autoscale}"));
     }
     for link in &status.links {
         print_line(format_args!(

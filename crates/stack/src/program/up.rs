@@ -31,6 +31,7 @@ pub(crate) fn run(selection: &Selection, up: &Up, programs: Programs) -> anyhow:
     host::log_to_stderr();
     supervise(selection, up, programs, |status| {
         print_status(&status);
+        print_ready(&status);
         print_line(format_args!("\nend the stack with Ctrl+C or `{}`", selection.down_command()));
         Ok(())
     })?;
@@ -51,6 +52,13 @@ fn run_in_background(selection: &Selection, up: &Up, programs: Programs) -> anyh
     outcome.inspect_err(|error| {
         let _ = announce(&Response::Error(format!("{error:#}")));
     })
+}
+
+/// Prints how long the stack took until it was ready.
+fn print_ready(status: &Status) {
+    if let Some(ready_ms) = status.ready_ms {
+        print_line(format_args!("\nthe stack was ready after {ready_ms:.0} ms"));
+    }
 }
 
 /// Prints the result of the start for [`detach`].
@@ -83,6 +91,7 @@ fn detach(selection: &Selection) -> anyhow::Result<()> {
     match serde_json::from_str(&line) {
         Ok(Response::Status(status)) => {
             print_status(&status);
+            print_ready(&status);
             print_line(format_args!("\nend the stack with `{}`", selection.down_command()));
             Ok(())
         }
@@ -142,6 +151,7 @@ fn options(selection: &Selection, up: &Up, programs: Programs) -> anyhow::Result
         redis_port: up.redis_port,
         persistence: up.redis_persistence,
         relays: up.relays,
+        autoscale: up.autoscale.clone(),
         secret,
         ..Options::new(selection.directory(), binaries)
     })

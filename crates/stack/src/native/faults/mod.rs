@@ -4,16 +4,28 @@
 mod link;
 mod process;
 
-use super::{Native, check_count, instance::Instance, slot::Slot};
+use super::{Native, instance::Instance, scaling::check_counts, slot::Slot};
 use crate::{
     fault::{Action, Fault, Injected, InstanceSelector, Link, Target},
     role::Role,
+    scaling::ColdStart,
 };
 use anyhow::{Context, bail};
 use process::{FaultProcess, check_state};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::Instant;
 use tracing::info;
+
+/// What a fault did.
+#[derive(Default)]
+struct Applied {
+    /// The affected members.
+    members: Vec<String>,
+    /// Sentences for the user.
+    details: Vec<String>,
+    /// The instances that it started.
+    started: Vec<ColdStart>,
+}
 
 impl Native {
     /// Injects a fault. Returns when it is in force.
@@ -22,10 +34,12 @@ impl Native {
     /// There is no such target, it is not in a suitable state, or the action failed.
     pub async fn inject(&self, fault: &Fault) -> anyhow::Result<Injected> {
         let start = Instant::now();
-        let (members, detail) = self.apply(fault).await.with_context(|| fault.to_string())?;
+        let Applied { members, details, started } =
+            self.apply(fault).await.with_context(|| fault.to_string())?;
+        let detail = details.join("; ");
         let took_ms = start.elapsed().as_secs_f64() * 1e3;
         info!(%fault, took_ms, detail, "injected a fault");
-        Ok(Injected { fault: fault.to_string(), took_ms, detail, members })
+        Ok(Injected { fault: fault.to_string(), took_ms, detail, members, started })
     }
 
     /// Checks that a fault has a target in the stack. Injects nothing.
@@ -37,8 +51,8 @@ impl Native {
             Target::Redis => Ok(()),
             Target::Haproxy(selector) => self.haproxies.find(selector).map(drop),
             Target::Instance(role, selector) => {
-                if let Action::Scale(count) = fault.action {
-                    check_count(role, count)?;
+                if let Action::Scale(counts) = fault.action {
+                    check_counts(role, counts)?;
                 }
                 self.find(role, selector).map(drop)
             }
@@ -53,10 +67,10 @@ impl Native {
         .with_context(|| fault.to_string())
     }
 
-    /// Applies a fault. Returns the affected members and what was done.
-    async fn apply(&self, fault: &Fault) -> anyhow::Result<(Vec<String>, String)> {
+    /// Applies a fault.
+    async fn apply(&self, fault: &Fault) -> anyhow::Result<Applied> {
         let Fault { target, action } = *fault;
-        let (mut members, mut details) = (Vec::new(), Vec::new());
+        let Applied { mut members, mut details, mut started } = Applied::default();
         match target {
             Target::Redis => {
                 members.push("redis".to_owned());
@@ -69,16 +83,12 @@ impl Native {
                     members.push(haproxy.name().to_owned());
                 }
             }
-            Target::Instance(role, _) if let Action::Scale(count) = action => {
-                let before = self.names(role);
-                self.scale(role, count).await?;
-                let after = self.names(role);
-                details.push(format!(
-                    "the number of {role} instances changed from {} to {}",
-                    before.len(),
-                    after.len()
-                ));
-                members.extend(before.symmetric_difference(&after).cloned());
+            Target::Instance(role, _) if let Action::Scale(counts) = action => {
+                let scaled = self.scale_in_steps(role, counts).await?;
+                details.push(scaled.sentence());
+                let new = scaled.started.iter().map(|start| start.name.clone());
+                members.extend(new.chain(scaled.removed).collect::<BTreeSet<_>>());
+                started = scaled.started;
             }
             Target::Instance(role, selector) => {
                 let found = self.find(role, selector)?;
@@ -106,12 +116,7 @@ impl Native {
                 }
             }
         }
-        Ok((members, details.join("; ")))
-    }
-
-    fn names(&self, role: Role) -> BTreeSet<String> {
-        let instances = self.instances();
-        instances.iter().filter(|instance| instance.role() == role).map(|instance| instance.name()).collect()
+        Ok(Applied { members, details, started })
     }
 
     /// Returns the instances that a selector can mean, by number; at least one.

@@ -4,6 +4,7 @@ use crate::{
     fault::Action,
     native::{
         Native,
+        cold_start::StartTimes,
         haproxy::Haproxy,
         instance::Instance,
         process::{Process, ProcessState},
@@ -107,6 +108,7 @@ impl Native {
             FaultProcess::Instance(instance) => {
                 instance.start_again(self.program(instance.role()), &self.environment).await?;
                 self.haproxies.wait_for_instance(&instance.name()).await?;
+                instance.update_start(StartTimes::serving);
             }
         }
         Ok(self.process(target).pid())

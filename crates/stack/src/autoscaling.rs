@@ -1,0 +1,68 @@
+//! Scales the gateways of a native stack by their open sockets: reads the metrics every few seconds, decides, changes the number and
+//! logs it. The supervisor calls it between requests.
+
+use crate::{
+    autoscale::{Autoscaler, Rule},
+    native::Native,
+    role::Role,
+};
+use parking_lot::Mutex;
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+
+/// Time between two decisions.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The autoscaling of a running stack.
+#[derive(Debug)]
+pub(crate) struct Autoscaling {
+    start: Instant,
+    autoscaler: Mutex<Autoscaler>,
+    /// The last decision, for the status.
+    last: Mutex<Option<String>>,
+}
+
+impl Autoscaling {
+    /// Creates the autoscaling of a stack with `current` gateways.
+    pub(crate) fn new(rule: Rule, current: u16) -> Self {
+        info!(%rule, "scaling the gateways by their open sockets");
+        Self {
+            start: Instant::now(),
+            autoscaler: Mutex::new(Autoscaler::new(rule, current)),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Returns the rule and the last decision, for the status.
+    pub(crate) fn describe(&self) -> String {
+        let rule = self.autoscaler.lock().rule().to_string();
+        match &*self.last.lock() {
+            Some(last) => format!("{rule} ({last})"),
+            None => rule,
+        }
+    }
+
+    /// Reads the gateways' metrics, decides, and changes their number if that is decided.
+    pub(crate) async fn step(&self, native: &Native) {
+        let readings = native.gateway_connections().await;
+        let decision = self.autoscaler.lock().decide(self.start.elapsed(), &readings);
+        let (current, wanted, text) = (decision.current, decision.wanted, decision.to_string());
+        let is_new = self.last.lock().replace(text.clone()).as_ref() != Some(&text);
+        if wanted == current {
+            if is_new {
+                info!("autoscaling keeps {current} gateways: {text}");
+            } else {
+                debug!("autoscaling keeps {current} gateways: {text}");
+            }
+            return;
+        }
+        info!("autoscaling changes the number of gateways from {current} to {wanted}: {text}");
+        match native.scale(Role::Wsproxy, wanted).await {
+            Ok(scaled) => {
+                info!("{scaled}");
+                self.autoscaler.lock().changed(self.start.elapsed(), scaled.before, scaled.after);
+            }
+            Err(error) => warn!("autoscaling could not change the number of gateways to {wanted}: {error:#}"),
+        }
+    }
+}
