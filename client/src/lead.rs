@@ -184,7 +184,7 @@ impl<'a> Lead<'a> {
         broadcast: Option<Broadcast>,
     ) -> Result<Led<'a>, RunError> {
         // The live view comes first: a terminal that cannot show it refuses the run before anything is started.
-        let shown = match self.show(epoch, counters) {
+        let shown = match self.show(epoch, counters.clone()) {
             Ok(shown) => shown,
             Err(error) => {
                 self.discard();
@@ -202,7 +202,9 @@ impl<'a> Lead<'a> {
         let planned = &settings.config.plan.faults.planned;
         let faults = FaultRunner::start(planned, settings.injector, &log, &first_send, epoch)
             .context("cannot start a thread for a fault")?;
-        let watch = watch.start(epoch).context("cannot watch the stack")?;
+        let watch = watch
+            .start(epoch, counters, Box::new(|text| engine::warn(&[text])))
+            .context("cannot watch the stack")?;
         // What steers the run must know its load.
         let takes_requests = is_local && settings.steering.is_none();
         let service = amender.clone().filter(|_| takes_requests).and_then(|amender| {
@@ -423,6 +425,7 @@ impl Led<'_> {
         let elapsed = epoch.elapsed();
         let observations = watch.end();
         faults.end();
+        log.add_first_served(&observations.first_served);
         let info =
             RunInfo { observations, elapsed, ..info(&settings, &results, generators, &log, &schedule) };
         write(results, &info, rows)

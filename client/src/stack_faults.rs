@@ -1,7 +1,8 @@
 //! Checks faults and injects them into a native stack or a Compose project.
 
 use load::injection::{FaultEffect, Injector};
-use std::{collections::BTreeMap, sync::Arc};
+use measure::cold_start::ColdStart;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Checks that `spec` is the text of a fault, for example `wsproxy-1:kill`.
 ///
@@ -20,6 +21,17 @@ pub fn injector(name: Option<&str>) -> Result<Arc<dyn Injector>, String> {
     Ok(Arc::new(StackInjector(stack)))
 }
 
+fn cold_start(start: stack::scaling::ColdStart) -> ColdStart {
+    let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default();
+    ColdStart {
+        instance: start.name,
+        commanded: Duration::from_millis(start.commanded_unix_ms),
+        ready: ms(start.ready_ms),
+        serving: start.serving_ms.map(ms),
+        first_served: start.first_served_ms.map(ms),
+    }
+}
+
 struct StackInjector(stack::StackRef);
 
 impl Injector for StackInjector {
@@ -29,7 +41,8 @@ impl Injector for StackInjector {
 
     fn inject(&self, spec: &str) -> anyhow::Result<FaultEffect> {
         let injected = stack::injection::inject(&self.0, &spec.parse()?)?;
-        Ok(FaultEffect { detail: injected.detail, members: injected.members })
+        let cold_starts = injected.started.into_iter().map(cold_start).collect();
+        Ok(FaultEffect { detail: injected.detail, members: injected.members, cold_starts })
     }
 
     fn stated_names(&self) -> anyhow::Result<BTreeMap<String, String>> {

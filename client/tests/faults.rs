@@ -33,7 +33,7 @@ impl Injector for Pretender {
     fn inject(&self, spec: &str) -> anyhow::Result<FaultEffect> {
         self.injected.lock().unwrap().push((spec.to_owned(), Instant::now()));
         anyhow::ensure!(!spec.starts_with("broken"), "it would not break");
-        Ok(FaultEffect { detail: "gone".into(), members: Vec::new() })
+        Ok(FaultEffect { detail: "gone".into(), ..FaultEffect::default() })
     }
 }
 

@@ -7,6 +7,7 @@ compile_error!("Streamstress runs on Linux only: build it there, or in a Linux c
 mod clock;
 mod http;
 mod log;
+mod memory;
 mod metrics;
 mod open_files;
 mod process;
@@ -15,6 +16,7 @@ mod stop;
 pub use clock::{ClockAnchor, boot_id, monotonic_us, unix_time};
 pub use http::{HttpResponse, REQUEST_TIMEOUT, check_ready, exchange, http_get};
 pub use log::log_to_stderr;
+pub use memory::MemoryRoom;
 pub use metrics::{Exporter, METRICS_TYPE, Reading};
 pub use open_files::{open_file_limit, open_files, raise_open_files};
 pub use process::{Usage, Waited, children, thread_cpu, use_small_pages};

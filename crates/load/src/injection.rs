@@ -1,7 +1,7 @@
 //! Injects the planned faults. Each has a thread that waits for its time and then blocks until the fault is in force.
 //! The threads end with the run. No worker waits for them.
 
-use measure::{FaultLog, FaultStatus};
+use measure::{FaultLog, FaultStatus, cold_start::ColdStart};
 use parking_lot::{Condvar, Mutex};
 use plan::PlannedFault;
 use std::{
@@ -42,6 +42,8 @@ pub struct FaultEffect {
     pub detail: String,
     /// The affected members by their names in faults, for example `server-1`.
     pub members: Vec<String>,
+    /// The instances that were started.
+    pub cold_starts: Vec<ColdStart>,
 }
 
 /// The instant at which the first query was sent. The times of faults count from it.
@@ -155,8 +157,9 @@ fn carry_out(
     };
     log.begin(index, first.saturating_duration_since(epoch), now());
     let fate = match injector.inject(&fault.spec) {
-        Ok(FaultEffect { detail, members }) => {
+        Ok(FaultEffect { detail, members, cold_starts }) => {
             log.set_members(index, members);
+            log.set_cold_starts(index, cold_starts);
             FaultStatus::Injected(detail)
         }
         Err(error) => FaultStatus::Failed(format!("{error:#}")),

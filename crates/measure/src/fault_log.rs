@@ -1,7 +1,10 @@
 //! The log of injected faults: the status of each fault, the outages that it caused and the time to recover.
 //! Sessions report each outage once. The log takes no lock per token, and none at all in a run without faults.
 
-use crate::record::Moment;
+use crate::{
+    cold_start::{ColdStart, FirstServed},
+    record::Moment,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
@@ -73,6 +76,8 @@ pub struct FaultRecord {
     pub unrecovered: u64,
     /// Error events by code that ended a query between the start of the injection and 5 s after it took effect.
     pub error_events: BTreeMap<String, u64>,
+    /// The instances that it started.
+    pub cold_starts: Vec<ColdStart>,
 }
 
 impl FaultRecord {
@@ -167,6 +172,7 @@ impl FaultLog {
             outages: 0,
             unrecovered: 0,
             error_events: BTreeMap::new(),
+            cold_starts: Vec::new(),
         };
         let records: Vec<_> = planned.into_iter().map(record).collect();
         let affects_servers = records.iter().any(|record| record.servers().is_some());
@@ -232,6 +238,28 @@ impl FaultLog {
         }
     }
 
+    /// Sets the instances that fault `index` started.
+    pub fn set_cold_starts(&self, index: usize, cold_starts: Vec<ColdStart>) {
+        if let Some(record) = self.records.lock().get_mut(index) {
+            record.cold_starts = cold_starts;
+        }
+    }
+
+    /// Adds when the instances that faults started served for the first time.
+    pub fn add_first_served(&self, seen: &FirstServed) {
+        let mut records = self.records.lock();
+        let commands: Vec<_> = records
+            .iter()
+            .flat_map(|record| &record.cold_starts)
+            .map(|start| (start.instance.clone(), start.commanded))
+            .collect();
+        for start in records.iter_mut().flat_map(|record| &mut record.cold_starts) {
+            let later = commands.iter().filter(|(name, at)| *name == start.instance && *at > start.commanded);
+            let until = later.map(|(_, at)| *at).min();
+            start.look(seen, until);
+        }
+    }
+
     /// Records that fault `index` is in effect or failed.
     pub fn end(&self, index: usize, at: Option<Moment>, status: FaultStatus) {
         if let Some(record) = self.records.lock().get_mut(index) {
@@ -250,6 +278,7 @@ impl FaultLog {
             (record.first_send, record.began, record.ended) =
                 (injected.first_send, injected.began, injected.ended);
             (record.status, record.members) = (injected.status.clone(), injected.members.clone());
+            record.cold_starts.clone_from(&injected.cold_starts);
         }
     }
 
@@ -474,6 +503,30 @@ mod tests {
         let records = log.records();
         assert_eq!(records[0].time_to_recover(), Some(ms(2_500)));
         assert_eq!((records[0].outages, records[0].unrecovered), (3, 1));
+    }
+
+    #[test]
+    fn a_started_instance_has_its_own_first_session() {
+        let log = log();
+        let start = |commanded| ColdStart {
+            instance: "wsproxy-4".into(),
+            commanded: ms(commanded),
+            ready: ms(100),
+            serving: Some(ms(200)),
+            first_served: None,
+        };
+        log.set_cold_starts(0, vec![start(1_000)]);
+        log.set_cold_starts(1, vec![start(5_000)]);
+        let seen =
+            |at: &[u64]| FirstServed::from([("wsproxy-4".to_owned(), at.iter().map(|&at| ms(at)).collect())]);
+        let first = |log: &FaultLog| {
+            let records = log.records();
+            [0, 1].map(|index| records[index].cold_starts[0].first_served)
+        };
+        log.add_first_served(&seen(&[5_300]));
+        assert_eq!(first(&log), [None, Some(ms(300))]);
+        log.add_first_served(&seen(&[1_400, 5_300]));
+        assert_eq!(first(&log), [Some(ms(400)), Some(ms(300))]);
     }
 
     #[test]

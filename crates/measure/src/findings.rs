@@ -37,6 +37,16 @@ pub struct Finding {
     pub explains: Vec<Finding>,
 }
 
+/// Adds a finding if the memory of the machine was about to run out.
+fn low_memory(observations: &Observations, found: &mut FindingList) {
+    let Some(low) = &observations.low_memory else { return };
+    let evidence = format!(
+        "At {} s less than 10 % was available; the least was {:.0} of {:.0} MB.",
+        low.second, low.available_mb, low.total_mb
+    );
+    found.alone(format!("{} was about to run out of memory", low.of), evidence);
+}
+
 /// Collects findings, each with the index of the planned fault that explains it.
 #[derive(Default)]
 struct FindingList(Vec<(Option<usize>, Finding)>);
@@ -179,6 +189,7 @@ pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Fi
         );
     }
     dead_endpoints(measured, &mut found);
+    low_memory(observations, &mut found);
     for load in measured.generators {
         generator(load, &mut |title, evidence| found.alone(title, evidence));
     }

@@ -1,5 +1,5 @@
 //! Live counters for the progress line and the live view. Each worker has a separate set, so that workers never contend.
-//! Results never use them: every result comes from the records.
+//! Results do not use them, because every result comes from the records. Only the phases of memory are told by them.
 
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};

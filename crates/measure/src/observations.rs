@@ -1,11 +1,17 @@
 //! Observations of the monitor: resource usage of each process, failed health checks, restarts and scraped counters.
 //! Memory does not grow with the length of the run.
 
+use crate::{
+    cold_start::FirstServed,
+    memory::{LowMemory, MemoryByPhase},
+    series::Series,
+};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-/// Largest number of memory blocks per process. Beyond it, neighbouring blocks are merged.
-const MAX_BLOCKS: usize = 512;
 /// Largest number of processes and events that are kept.
 const MAX: usize = 1_000;
 /// Share of a core from which a process counts as busy in a second.
@@ -26,6 +32,12 @@ pub struct Observations {
     pub unreached: BTreeSet<String>,
     /// Counters scraped from `/metrics` of servers and gateways.
     pub stack_counters: StackCounters,
+    /// When each server and gateway served its first query or session.
+    pub first_served: FirstServed,
+    /// Memory of processes and roles by phase of the run.
+    pub memory: MemoryByPhase,
+    /// The memory of the machine was about to run out.
+    pub low_memory: Option<LowMemory>,
     /// Why parts of the stack could not be observed.
     pub unseen: Option<String>,
 }
@@ -107,10 +119,8 @@ pub struct Usage {
     pub max_descriptors: u64,
     /// Limit of open descriptors.
     pub descriptor_limit: Option<u64>,
-    /// Memory over time: mean second of a block, mean memory in MB, number of samples.
-    pub blocks: Vec<(f64, f64, u32)>,
-    /// Samples per block.
-    pub width: u32,
+    /// Memory over time, in MB.
+    pub memory: Series,
 }
 
 /// One sample of a process.
@@ -143,28 +153,12 @@ impl Usage {
 
     /// Adds the resident memory at a second.
     pub fn remember(&mut self, second: f64, rss_mb: f64) {
-        self.width = self.width.max(1);
-        match self.blocks.last_mut().filter(|block| block.2 < self.width) {
-            Some(block) => {
-                let samples = f64::from(block.2);
-                let mean = |old: f64, new: f64| (old * samples + new) / (samples + 1.0);
-                *block = (mean(block.0, second), mean(block.1, rss_mb), block.2 + 1);
-            }
-            None => self.blocks.push((second, rss_mb, 1)),
-        }
-        if self.blocks.len() > MAX_BLOCKS {
-            self.width *= 2;
-            let half = |pair: &[(f64, f64, u32)]| match pair {
-                [a, b] => ((a.0 + b.0) / 2.0, (a.1 + b.1) / 2.0, a.2 + b.2),
-                _ => pair[0],
-            };
-            self.blocks = self.blocks.chunks(2).map(half).collect();
-        }
+        self.memory.add(second, rss_mb);
     }
 
     /// Iterates over memory by time: second and MB.
     pub fn memory(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
-        self.blocks.iter().map(|block| (block.0, block.1))
+        self.memory.points()
     }
 
     /// Returns the mean number of CPU cores in use.
@@ -191,6 +185,16 @@ impl Observations {
         (*count, *last, *last_response) = (*count + 1, second, response);
     }
 
+    /// Records that `name` served its first session or query at this time since the Unix epoch.
+    pub fn first_served(&mut self, name: &str, at: Duration) {
+        if self.first_served.len() < MAX || self.first_served.contains_key(name) {
+            let times = self.first_served.entry(name.to_owned()).or_default();
+            if times.len() < MAX {
+                times.insert(at);
+            }
+        }
+    }
+
     /// Records that a new process of `name` was found in this second.
     pub fn restarted(&mut self, name: &str, second: u64) {
         if self.restarts.len() < MAX {
@@ -211,17 +215,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_days_memory_is_bounded_and_true() {
+    fn the_peak_is_the_highest_sample() {
         let mut usage = Usage::default();
         for second in 0..86_400 {
             let second = f64::from(second);
             usage
                 .add(second, &ProcessSample { rss_mb: 100.0 + second / 1_000.0, ..ProcessSample::default() });
-        }
-        let blocks: Vec<_> = usage.memory().collect();
-        assert!(blocks.len() <= MAX_BLOCKS, "{}", blocks.len());
-        for (at, mb) in blocks {
-            assert!((mb - 100.0 - at / 1_000.0).abs() < 0.5, "{at}: {mb}");
         }
         assert!((usage.max_rss_mb - 186.399).abs() < 1e-6);
     }

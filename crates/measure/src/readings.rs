@@ -1,7 +1,7 @@
 //! Monitoring readings of each second (health checks, restarts, memory, CPU) and their statistics over a window or the run.
 //! The monitor threads of the `load` crate produce the readings; a quantity without readings has no figure.
 
-use super::{Distribution, Statistic};
+use super::{Distribution, Statistic, Steady, growth::mb_per_hour, series::Series};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,6 +9,8 @@ use std::{collections::BTreeMap, sync::Arc};
 const MAX_SECONDS: usize = 120;
 /// Largest number of figures with a label. Readings of further labels count only in the totals without a label.
 const MAX_FIGURES: usize = 4_000;
+/// Largest number of series of memory.
+const MAX_SERIES: usize = 1_000;
 
 /// A monitored quantity, named as in thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,14 +23,16 @@ pub enum Quantity {
     Restarts,
     /// Resident memory in MB. The maximum counts.
     RssMb,
+    /// Growth of resident memory over the steady state, in MB per hour. It has no readings: it is computed from those of the memory.
+    RssGrowth,
     /// CPU cores in use. The mean counts.
     CpuShare,
 }
 
 impl Quantity {
     /// All quantities.
-    pub const ALL: [Self; 5] =
-        [Self::HealthMs, Self::HealthFailures, Self::Restarts, Self::RssMb, Self::CpuShare];
+    pub const ALL: [Self; 6] =
+        [Self::HealthMs, Self::HealthFailures, Self::Restarts, Self::RssMb, Self::RssGrowth, Self::CpuShare];
 
     /// Returns the name in thresholds.
     #[must_use]
@@ -38,6 +42,7 @@ impl Quantity {
             Self::HealthFailures => "health_failures",
             Self::Restarts => "restarts",
             Self::RssMb => "rss_mb",
+            Self::RssGrowth => "rss_growth_mb_per_h",
             Self::CpuShare => "cpu_share",
         }
     }
@@ -136,6 +141,7 @@ impl ReadingStats {
             (Quantity::HealthMs, None) => Err("it has no statistic".to_owned()),
             (Quantity::HealthFailures | Quantity::Restarts, _) => Ok(self.sum),
             (Quantity::RssMb, _) => Ok(self.most),
+            (Quantity::RssGrowth, _) => Err("it has a value for the steady state only".to_owned()),
             #[allow(clippy::cast_precision_loss)]
             (Quantity::CpuShare, _) => Ok(self.sum / self.count as f64),
         }
@@ -150,19 +156,28 @@ impl ReadingStats {
 
 /// Statistics of the whole run by quantity and label. The entry without a label covers all processes.
 #[derive(Clone, Debug, Default)]
-pub struct ReadingTotals(BTreeMap<(Quantity, Option<String>), ReadingStats>);
+pub struct ReadingTotals {
+    stats: BTreeMap<(Quantity, Option<String>), ReadingStats>,
+    /// Memory over time in MB, by process or role.
+    memory: BTreeMap<String, Series>,
+}
 
 impl ReadingTotals {
-    /// Adds a reading.
-    pub fn add(&mut self, reading: &Reading) {
+    /// Adds a reading of a second of the run.
+    pub fn add(&mut self, second: u64, reading: &Reading) {
+        let is_known = self.memory.contains_key(&reading.label);
+        if reading.quantity == Quantity::RssMb && (is_known || self.memory.len() < MAX_SERIES) {
+            #[allow(clippy::cast_precision_loss)]
+            self.memory.entry(reading.label.clone()).or_default().add(second as f64, reading.value);
+        }
         let own = Some(reading.label.clone());
         let role = Some(role(&reading.label).to_owned()).filter(|role| *role != reading.label);
         let wider = if reading.quantity.adds_up() { vec![role, None] } else { Vec::new() };
         let wider = wider.into_iter().enumerate().filter(|(at, label)| *at == 1 || label.is_some());
         for label in std::iter::once(own).chain(wider.map(|(_, label)| label)) {
             let key = (reading.quantity, label);
-            if self.0.len() < MAX_FIGURES || key.1.is_none() || self.0.contains_key(&key) {
-                self.0.entry(key).or_default().add(reading.quantity, reading.value);
+            if self.stats.len() < MAX_FIGURES || key.1.is_none() || self.stats.contains_key(&key) {
+                self.stats.entry(key).or_default().add(reading.quantity, reading.value);
             }
         }
     }
@@ -173,13 +188,29 @@ impl ReadingTotals {
     /// There are no such readings, or too few for the statistic.
     pub fn figure(&self, selector: &ReadingSelector) -> Result<f64, String> {
         let nothing = ReadingStats::default();
-        let readings = self.0.get(&(selector.quantity, selector.label.clone())).unwrap_or(&nothing);
+        let readings = self.stats.get(&(selector.quantity, selector.label.clone())).unwrap_or(&nothing);
         readings.figure(selector.quantity, selector.statistic)
+    }
+
+    /// Returns the growth of the memory of a process or role over the steady state, in MB per hour.
+    ///
+    /// # Errors
+    /// Its memory was not monitored, or the steady state is too short.
+    pub fn growth(&self, label: Option<&str>, steady: Option<&Steady>) -> Result<f64, String> {
+        let memory = label.and_then(|label| self.memory.get(label));
+        let memory = memory.ok_or_else(|| "it was not monitored in this run".to_owned())?;
+        let steady = steady.ok_or_else(|| "the run had no steady state of 10 s or more".to_owned())?;
+        mb_per_hour(memory, steady.from_s, steady.to_s)
+    }
+
+    /// Iterates over the processes and roles whose memory was monitored.
+    pub fn with_memory(&self) -> impl Iterator<Item = &str> {
+        self.memory.keys().map(String::as_str)
     }
 
     /// Iterates over quantity, label and statistics.
     pub fn iter(&self) -> impl Iterator<Item = (Quantity, Option<&str>, &ReadingStats)> {
-        self.0.iter().map(|((quantity, label), readings)| (*quantity, label.as_deref(), readings))
+        self.stats.iter().map(|((quantity, label), readings)| (*quantity, label.as_deref(), readings))
     }
 }
 
@@ -243,7 +274,7 @@ impl ReadingBuffer {
     /// Adds the readings of a second of the run. Readings of a second that was already taken count in the totals only.
     pub fn push(&self, second: u64, readings: Vec<Reading>) {
         let mut shared = self.0.lock();
-        readings.iter().for_each(|reading| shared.totals.add(reading));
+        readings.iter().for_each(|reading| shared.totals.add(second, reading));
         if second < shared.next {
             shared.dropped += readings.len() as u64;
             return;
@@ -309,7 +340,7 @@ mod tests {
             (Quantity::HealthMs, "api", 4.0),
             (Quantity::HealthMs, "server-1", 9.0),
         ] {
-            totals.add(&reading(quantity, label, value));
+            totals.add(1, &reading(quantity, label, value));
         }
         for (quantity, label, expected) in [
             (Quantity::RssMb, Some("redis"), 30.0),
@@ -329,6 +360,22 @@ mod tests {
         {
             assert!(totals.figure(&selector(quantity, label)).unwrap_err().contains("not monitored"));
         }
+    }
+
+    #[test]
+    fn memory_has_a_slope_over_the_steady_state() {
+        let mut totals = ReadingTotals::default();
+        for second in 0..400 {
+            #[allow(clippy::cast_precision_loss)]
+            totals.add(second, &reading(Quantity::RssMb, "wsproxy", 50.0 + second as f64 / 60.0));
+        }
+        let steady = |from_s, to_s| Steady { from_s, to_s, metrics: crate::Interval::default() };
+        let growth = totals.growth(Some("wsproxy"), Some(&steady(50, 390))).unwrap();
+        assert!((growth - 60.0).abs() < 0.1, "{growth}");
+        assert!(totals.growth(Some("wsproxy"), Some(&steady(50, 90))).unwrap_err().contains("40 s"));
+        assert!(totals.growth(Some("wsproxy"), None).unwrap_err().contains("no steady state"));
+        assert!(totals.growth(Some("redis"), Some(&steady(50, 390))).unwrap_err().contains("not monitored"));
+        assert_eq!(totals.with_memory().collect::<Vec<_>>(), ["wsproxy"]);
     }
 
     #[test]

@@ -3,10 +3,15 @@
 
 use super::inventory::Member;
 use measure::observations::{BusLag, Gateways, StackCounters};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 const TOKENS: &str = "server_tokens_total";
 const BUS_LAG: &str = "server_bus_lag_seconds_bucket{le=\"";
+const FIRST_SESSION: &str = "wsproxy_first_session_timestamp_seconds";
+const FIRST_QUERY: &str = "server_first_query_timestamp_seconds";
 const OVERFLOWS: &str = "wsproxy_outbox_overflows_total";
 const DIRECT: &str = "wsproxy_direct_writes_total";
 const QUEUED: &str = "wsproxy_queued_frames_total";
@@ -148,9 +153,27 @@ fn wanted(page: &str) -> impl Iterator<Item = (&str, f64)> {
     })
 }
 
+/// Returns when a gateway served its first session, or a server its first query, since the Unix epoch. `None` if it has served none.
+pub(super) fn first_served(page: &str) -> Option<Duration> {
+    let is_wanted = |(series, _): &(&str, &str)| [FIRST_SESSION, FIRST_QUERY].contains(series);
+    let (_, seconds) = page.lines().filter_map(|line| line.rsplit_once(' ')).find(is_wanted)?;
+    let seconds = seconds.parse::<f64>().ok().filter(|&seconds| seconds > 0.0)?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_session_is_a_time_if_there_was_one() {
+        let page = |value: &str| format!("# TYPE x gauge\nwsproxy_first_session_timestamp_seconds {value}\n");
+        assert_eq!(first_served(&page("1700000000.5")), Some(Duration::from_millis(1_700_000_000_500)));
+        assert_eq!(first_served("server_first_query_timestamp_seconds 2.0"), Some(Duration::from_secs(2)));
+        for value in ["0.0", "NaN", "-1", "1e300", "", "inf"] {
+            assert_eq!(first_served(&page(value)), None, "{value}");
+        }
+    }
 
     fn server(tokens: u32, lags: [u32; 4]) -> String {
         let bounds = ["0.001", "0.01", "0.1", "+Inf"];

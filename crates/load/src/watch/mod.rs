@@ -7,6 +7,7 @@ mod exposition;
 mod health;
 mod inventory;
 mod members;
+mod memory;
 mod proc;
 mod scrape;
 mod unmeasured;
@@ -14,11 +15,13 @@ mod unmeasured;
 pub use config::WatchConfig;
 pub use inventory::{Inventory, Member, Source};
 pub use measure::observations::Observations;
+pub use memory::Warn;
 pub use unmeasured::unmeasured;
 
 use health::HealthChecks;
-use measure::{ReadingProducer, threshold::Threshold};
-use members::MemberTracker;
+use measure::{ReadingProducer, live::LiveCounters, memory::Phase, threshold::Threshold};
+use members::{MemberTracker, Members};
+use memory::{MemoryWatch, PhaseTracker, sample_outside};
 use parking_lot::Mutex;
 use scrape::Scraper;
 use std::{
@@ -42,6 +45,7 @@ pub struct Watch {
     threads: Vec<JoinHandle<()>>,
     seen: Arc<Mutex<Observations>>,
     scraper: Arc<Mutex<Scraper>>,
+    members: Members,
 }
 
 /// A watch that has read the stack's state before the run. This may take seconds, so that it comes before the run's clock starts.
@@ -63,6 +67,7 @@ impl PreparedWatch {
         let tracker = MemberTracker::new(&config, stack, &seen);
         let mut scraper = Scraper::new(&config.tls, tracker.members())?;
         scraper.scrape(0, &seen);
+        sample_outside(&tracker.members().lock(), Phase::Idle, &seen);
         Ok(Self { config, seen, tracker, scraper })
     }
 
@@ -84,13 +89,15 @@ impl PreparedWatch {
         unmeasured(thresholds, &members, &more_public).map(warning).collect()
     }
 
-    /// Starts the threads. `epoch` is the start of the run's clock.
+    /// Starts the threads. `epoch` is the start of the run's clock, `counters` are those of all workers, and `warn` receives what the user
+    /// should know during the run.
     ///
     /// # Errors
     /// A file cannot be created or a thread cannot be started.
-    pub fn start(self, epoch: Instant) -> io::Result<Watch> {
+    pub fn start(self, epoch: Instant, counters: Vec<Arc<LiveCounters>>, warn: Warn) -> io::Result<Watch> {
         let Self { config, seen, mut tracker, scraper } = self;
         let members = tracker.members();
+        let memory = MemoryWatch::new(warn);
         let scraper = Arc::new(Mutex::new(scraper));
         let mut watch = Watch {
             epoch,
@@ -98,6 +105,7 @@ impl PreparedWatch {
             threads: Vec::new(),
             seen: Arc::clone(&seen),
             scraper: Arc::clone(&scraper),
+            members: Arc::clone(&members),
         };
         let seen_by_scraper = Arc::clone(&seen);
         // Without a producer: counters are sums over the run, so that no second waits for them.
@@ -107,9 +115,13 @@ impl PreparedWatch {
             let seen = Arc::clone(&seen);
             watch.begin("watch-stack", reads(), move |second| tracker.update(second, &seen))?;
         }
-        let mut resources = proc::ProcessSampler::new(&config, Arc::clone(&members))?;
+        let mut resources =
+            proc::ProcessSampler::new(&config, Arc::clone(&members), PhaseTracker::new(counters))?;
         let seen_too = Arc::clone(&seen);
-        watch.begin("watch-processes", reads(), move |second| resources.sample(second, &seen_too))?;
+        watch.begin("watch-processes", reads(), move |second| {
+            resources.sample(second, &seen_too);
+            memory.look(second, &seen_too);
+        })?;
         let mut checks = HealthChecks::new(&config, members)?;
         watch.begin("watch-health", reads(), move |second| checks.run(second, &seen))?;
         Ok(watch)
@@ -145,6 +157,7 @@ impl Watch {
         self.stop();
         let second = self.epoch.elapsed().as_secs().max(1);
         self.scraper.lock().scrape(second, &self.seen);
+        sample_outside(&self.members.lock(), Phase::After, &self.seen);
         std::mem::take(&mut *self.seen.lock())
     }
 

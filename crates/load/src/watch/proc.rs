@@ -1,7 +1,11 @@
 //! Samples CPU, memory, descriptors and threads of processes.
 //! Processes that have ended, and systems without `/proc`, give no rows.
 
-use super::{config::WatchConfig, members::Members};
+use super::{
+    config::WatchConfig,
+    members::Members,
+    memory::{self, GENERATIONS, PhaseTracker},
+};
 use host::Usage;
 use measure::{
     Quantity, Reading, ReadingBuffer,
@@ -20,25 +24,23 @@ use std::{
 /// The CPU time of a process that was not sampled for this long are dropped.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// How many generations of child processes are included.
-const GENERATIONS: u32 = 3;
-
 /// Samples the members' processes and this one.
 #[derive(Debug)]
 pub(super) struct ProcessSampler {
     rows: CellWriter<File>,
     members: Members,
     readings: ReadingBuffer,
+    phases: PhaseTracker,
     /// CPU time of each process by its id, and when it was read.
     last: BTreeMap<u32, (Duration, Instant)>,
 }
 
 impl ProcessSampler {
-    pub(super) fn new(config: &WatchConfig, members: Members) -> io::Result<Self> {
+    pub(super) fn new(config: &WatchConfig, members: Members, phases: PhaseTracker) -> io::Result<Self> {
         let mut rows = CellWriter::new(File::create(&config.resources)?);
         rows.write_record(["second", "process", "cpu_share", "rss_mb", "fds", "threads"])?;
         rows.flush()?;
-        Ok(Self { rows, members, readings: config.readings.clone(), last: BTreeMap::new() })
+        Ok(Self { rows, members, readings: config.readings.clone(), phases, last: BTreeMap::new() })
     }
 
     /// Samples all processes for a second of the run.
@@ -48,13 +50,14 @@ impl ProcessSampler {
             members.into_iter().filter_map(|member| Some((member.name, member.pid?, member.has_children)));
         let processes: Vec<_> = running.chain([("client".to_owned(), std::process::id(), true)]).collect();
         self.last.retain(|_, (_, at)| at.elapsed() < FORGOTTEN);
-        let mut readings = Vec::new();
+        let (mut readings, mut rss) = (Vec::new(), Vec::new());
         for (name, pid, has_children) in processes {
             let Some(sample) = self.read_family(pid, if has_children { GENERATIONS } else { 0 }) else {
                 continue;
             };
             seen.lock().process(&name, second, &sample);
             read(&mut readings, &name, &sample);
+            rss.push((name.clone(), sample.rss_mb));
             let whole = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
             // An error is ignored: a full disk affects the run's own results as well, which report it.
             let _ = self.rows.write_record([
@@ -67,6 +70,7 @@ impl ProcessSampler {
             ]);
         }
         let _ = self.rows.flush();
+        memory::add(seen, self.phases.next(), &rss);
         let roles = by_role(&readings);
         readings.extend(roles);
         self.readings.push(second.saturating_sub(1), readings);
@@ -152,6 +156,7 @@ mod tests {
             rows,
             members: Members::default(),
             readings: readings.clone(),
+            phases: PhaseTracker::new(Vec::new()),
             last: BTreeMap::new(),
         };
         let seen = Mutex::new(Observations::default());

@@ -3,7 +3,7 @@
 
 use super::{
     call::{Call, Caller},
-    exposition::CounterGrowth,
+    exposition::{CounterGrowth, first_served},
     inventory::Member,
     members::Members,
 };
@@ -50,6 +50,9 @@ impl Scraper {
             let page = result.response.ok().filter(|response| response.0 == StatusCode::OK);
             let page = page.as_ref().map(|(_, page)| String::from_utf8_lossy(page));
             self.growth.add(second, member, page.as_deref());
+            if let Some(at) = page.as_deref().and_then(first_served) {
+                seen.lock().first_served(&member.name, at);
+            }
         }
         seen.lock().stack_counters = self.growth.figures();
     }

@@ -28,17 +28,17 @@ fn is_measured(selector: &ReadingSelector, members: &[Member], more_public: &[St
     let quantity = selector.quantity;
     let always: &[&str] = match quantity {
         Quantity::HealthMs | Quantity::HealthFailures => &PUBLIC,
-        Quantity::RssMb | Quantity::CpuShare => &[CLIENT],
+        Quantity::RssMb | Quantity::RssGrowth | Quantity::CpuShare => &[CLIENT],
         Quantity::Restarts => &[],
     };
     let shows = |member: &&Member| match quantity {
         Quantity::HealthMs | Quantity::HealthFailures => member.http.is_some(),
-        Quantity::RssMb | Quantity::CpuShare => member.pid.is_some(),
+        Quantity::RssMb | Quantity::RssGrowth | Quantity::CpuShare => member.pid.is_some(),
         Quantity::Restarts => true,
     };
     let more_public = match quantity {
         Quantity::HealthMs | Quantity::HealthFailures => more_public,
-        Quantity::RssMb | Quantity::CpuShare | Quantity::Restarts => &[],
+        Quantity::RssMb | Quantity::RssGrowth | Quantity::CpuShare | Quantity::Restarts => &[],
     };
     let names = always.iter().copied().chain(more_public.iter().map(String::as_str));
     let names = names.chain(members.iter().filter(shows).map(|member| &*member.name));
@@ -75,6 +75,8 @@ mod tests {
             ("health_failures{redis}<9", false, false),
             ("rss_mb{client}<9", true, true),
             ("rss_mb{server}<9", true, false),
+            ("rss_growth_mb_per_h{server}<9", true, false),
+            ("rss_growth_mb_per_h{client}<9", true, true),
             ("rss_mb{server-1}[5s]<9", true, false),
             ("rss_mb{server-2}<9", false, false),
             ("cpu_share{haproxy}<9", false, false),

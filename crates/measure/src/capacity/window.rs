@@ -144,7 +144,7 @@ impl StepWindow {
     pub fn second(&mut self, interval: &Interval, readings: &[Reading]) {
         self.seconds += 1;
         self.metrics.merge(interval);
-        readings.iter().for_each(|reading| self.readings.add(reading));
+        readings.iter().for_each(|reading| self.readings.add(self.seconds, reading));
     }
 
     /// Returns whether it has a second.

@@ -4,7 +4,7 @@ use super::{
     Figure, FigureTrust, Operator, Scope, State, Threshold, Windows, distribution_of, names::COUNTED,
     stretch_figure, window::Worst,
 };
-use crate::{Distribution, Interval, ReadingTotals, Steady};
+use crate::{Distribution, Interval, Quantity, ReadingTotals, Steady};
 use std::collections::BTreeMap;
 
 /// A limit further from the value than this factor does not decide whether the measurement is good enough.
@@ -142,6 +142,9 @@ fn over_run(threshold: &Threshold, figures: &RunFigures<'_>) -> Result<f64, Stri
         Figure::Scalar(name) => {
             figures.scalars.get(name).copied().flatten().ok_or_else(|| "it was not measured".to_owned())
         }
+        Figure::Reading(selector) if selector.quantity == Quantity::RssGrowth => {
+            figures.readings.growth(selector.label.as_deref(), figures.steady)
+        }
         Figure::Reading(selector) => figures.readings.figure(selector),
     }
 }
@@ -172,7 +175,7 @@ pub fn exactly(name: &'static str, count: u64) -> Threshold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BoundedSample, Metric, Quantity, Reading};
+    use crate::{BoundedSample, Metric, Reading};
 
     fn interval() -> Interval {
         let mut interval = Interval::default();
@@ -192,7 +195,13 @@ mod tests {
             ("delivery_ratio", None),
         ]);
         let mut readings = ReadingTotals::default();
-        readings.add(&Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 20.0 });
+        readings.add(0, &Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 20.0 });
+        for second in 0..400_u32 {
+            let value = 20.0 + f64::from(second) / 64.0;
+            readings
+                .add(second.into(), &Reading { quantity: Quantity::RssMb, label: "server".into(), value });
+        }
+        let long = Steady { from_s: 10, to_s: 390, metrics: Interval::default() };
         let windows = Windows::default();
         let run = |steady| RunFigures {
             metrics: &metrics,
@@ -219,6 +228,16 @@ mod tests {
         check("tokens_lost==0", None, "held 0");
         check("rss_mb{redis}<10", None, "broken 20");
         check("rss_mb{haproxy}<10", None, "unknown it was not monitored in this run");
+        check("rss_growth_mb_per_h{server}<50", Some(&long), "broken 56.25");
+        check("rss_growth_mb_per_h{server}<70", Some(&long), "held 56.25");
+        check(
+            "rss_growth_mb_per_h{redis}<70",
+            Some(&long),
+            "unknown its samples cover 0 s of 380 s of steady state",
+        );
+        let short = "unknown its slope needs 300 s of steady state, and this run had 20 s";
+        check("rss_growth_mb_per_h{server}<70", Some(&steady), short);
+        check("rss_growth_mb_per_h{haproxy}<70", Some(&long), "unknown it was not monitored in this run");
         check("delivery_ratio==1", None, "unknown it was not measured");
         check("ttft_ms:p95<96", None, "unknown there are no samples");
         check("e2el_ms:p99.9<96", None, "unknown p(99.9) needs 1000 samples and has 100");

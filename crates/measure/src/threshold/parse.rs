@@ -109,7 +109,8 @@ const fn can_be_negative(figure: &Figure) -> bool {
         Figure::Duration(metric, _) => {
             matches!(metric, TtftOverhead | E2elOverhead | Delivery | ReplayDelivery | PaceLag)
         }
-        Figure::Scalar(_) | Figure::Reading(_) => false,
+        Figure::Reading(selector) => matches!(selector.quantity, Quantity::RssGrowth),
+        Figure::Scalar(_) => false,
     }
 }
 
@@ -181,6 +182,11 @@ impl<'a> Subject<'a> {
         if self.label.is_none() && !quantity.adds_up() {
             return Err(format!(
                 "name a process, for example {name}{{redis}} or {name}{{wsproxy-1}}, or a role, for example {name}{{wsproxy}}"
+            ));
+        }
+        if let (Quantity::RssGrowth, Some(window)) = (quantity, self.window) {
+            return Err(format!(
+                "`{name}` is the slope over the steady state and has no window `[{window}]`"
             ));
         }
         let statistic = match (quantity, self.statistic) {
@@ -286,6 +292,7 @@ mod tests {
             ("health_ms:p99<50", "health_ms p(99)<50"),
             ("health_ms{api}[30s]:p95<50", "health_ms{api}[30s] p(95)<50"),
             ("rss_mb{wsproxy-1}<300", "rss_mb{wsproxy-1}<300"),
+            ("rss_growth_mb_per_h{wsproxy}<=0", "rss_growth_mb_per_h{wsproxy}<=0"),
             ("cpu_share{redis}[1m]<0.9", "cpu_share{redis}[60s]<0.9"),
             ("restarts[30s]<=1", "restarts[30s]<=1"),
             ("itl_ms:count!=0", "itl_ms count!=0"),
@@ -340,6 +347,9 @@ mod tests {
             ("health_ms<3", "name a statistic"),
             ("rss_mb<3", "name a process, for example rss_mb{redis}"),
             ("rss_mb{redis}[1h]<3", "from 1s to 300s"),
+            ("rss_growth_mb_per_h<3", "name a process, for example rss_growth_mb_per_h{redis}"),
+            ("rss_growth_mb_per_h{redis}[30s]<3", "has no window `[30s]`"),
+            ("rss_growth_mb_per_h{redis}:p95<3", "has no `:p95`"),
             ("e2el_ms:p0.95<3000", "did you mean p95?"),
             ("e2el_ms[30s]:p(0.999)<3000", "did you mean p99.9?"),
             ("health_ms:p0.5<3", "did you mean p50?"),

@@ -7,7 +7,7 @@ use super::{
     stored::{Process, StoredRun},
 };
 use maud::{Markup, PreEscaped, html};
-use measure::Metric;
+use measure::{Metric, memory::Phase};
 use serde_json::Value;
 
 /// Largest number of rows in the table of failures.
@@ -304,6 +304,16 @@ pub(super) fn generators(stored: &StoredRun) -> Markup {
     }
 }
 
+/// Returns how long each instance that a fault started took until it served a session or query: `wsproxy-4 412 ms`.
+fn cold_starts(fault: &Value) -> String {
+    let shown = |start: &Value| {
+        let after =
+            number(start, "first_served_ms").map_or_else(|| "none".to_owned(), |ms| format!("{ms:.0} ms"));
+        format!("{} {after}", text(start, "instance"))
+    };
+    list(fault, "cold_starts").iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
 pub(super) fn disturbances(stored: &StoredRun) -> Markup {
     let anything = |line: &Line| line.iter().any(|point| point.1 > 0.0);
     let lost = stored.over_time("Tokens lost/s");
@@ -317,13 +327,14 @@ pub(super) fn disturbances(stored: &StoredRun) -> Markup {
         @if nothing && broken.is_empty() && rows.is_empty() { p { "None." } }
         @if !broken.is_empty() {
             div.scroll { table.words {
-                thead { tr { th { "fault" } th { "began" } th { "outcome" } th { "recovery" } th { "outages" } } }
+                thead { tr { th { "fault" } th { "began" } th { "outcome" } th { "recovery" } th { "outages" } th { "new instances served after" } } }
                 tbody { @for fault in broken { tr {
                     td { (text(fault, "fault")) }
                     td { @if let Some(at) = number(fault, "began_s") { (format!("{at:.1} s")) } }
                     td { (text(fault, "outcome")) }
                     td { @if let Some(ms) = number(fault, "time_to_recover_ms") { (format!("{ms:.0} ms")) } }
                     td { @if let Some(outages) = number(fault, "outages") { (grouped(outages)) } }
+                    td { (cold_starts(fault)) }
                 } } }
             } }
         }
@@ -370,6 +381,33 @@ pub(super) fn resources(stored: &StoredRun) -> Markup {
                 (over_time(stored, "Threads", by_process(|process| &process.threads)))
                 (over_time(stored, "Slowest health check, ms", health))
             }
+            (memory(stored))
+        }
+    }
+}
+
+/// Returns the mean memory of each process and role by phase of the run.
+fn memory(stored: &StoredRun) -> Markup {
+    let memory = &stored.summary["memory"];
+    let processes = memory["processes"].as_object().into_iter().flatten();
+    let low = &memory["low"];
+    html! {
+        @if !memory.is_null() {
+            h3 { "Memory by phase, mean MB" }
+            @if let (Some(available), Some(total), Some(second)) =
+                (number(low, "available_mb"), number(low, "total_mb"), number(low, "second")) {
+                p { span.bad { "low" } " " (text(low, "of")) " had only " (format!("{available:.0} of {total:.0} MB"))
+                    " left, first at " (format!("{second:.0} s")) "." }
+            }
+            div.scroll { table {
+                thead { tr { th { "process" } @for phase in Phase::ALL { th { (phase.name()) } } } }
+                tbody { @for (name, phases) in processes { tr {
+                    td { (name) }
+                    @for phase in Phase::ALL {
+                        td { @if let Some(mb) = number(&phases[phase.name()], "mean_mb") { (format!("{mb:.1}")) } }
+                    }
+                } } }
+            } }
         }
     }
 }

@@ -5,7 +5,12 @@ use crate::{
     text_builder::TextBuilder,
     values::{printable, short},
 };
-use measure::{FaultRecord, RunData, defects::Defects, record::LossCause};
+use measure::{
+    FaultRecord, RunData,
+    cold_start::{ColdStart, range},
+    defects::Defects,
+    record::LossCause,
+};
 use serde_json::{Map, Value, json};
 use settings::plural::counted;
 use std::{collections::BTreeMap, time::Duration};
@@ -32,9 +37,44 @@ pub(super) fn json(info: &RunInfo) -> Vec<Value> {
             "outages": fault.outages,
             "unrecovered": fault.unrecovered,
             "error_events": fault.error_events,
+            "cold_starts": fault.cold_starts.iter().map(cold_start).collect::<Vec<_>>(),
         })
     };
     info.faults.iter().map(fault).collect()
+}
+
+/// Returns the times of an instance's start, in milliseconds since the command that started it.
+fn cold_start(start: &ColdStart) -> Value {
+    json!({
+        "instance": start.instance,
+        "ready_ms": millis(start.ready),
+        "serving_ms": start.serving.map(millis),
+        "first_served_ms": start.first_served.map(millis),
+    })
+}
+
+/// Returns the times of all instances that a fault started, as text.
+fn cold_start_text(starts: &[ColdStart]) -> String {
+    let ms = |name: &str, times: Vec<Duration>| {
+        let (least, most) = range(times)?;
+        let [least, most] = [least, most].map(|time| format!("{:.0}", millis(time)));
+        Some(if least == most {
+            format!("{name} after {least} ms")
+        } else {
+            format!("{name} after {least} to {most} ms")
+        })
+    };
+    let all = |of: fn(&ColdStart) -> Option<Duration>| starts.iter().filter_map(of).collect::<Vec<_>>();
+    let served = all(|start| start.first_served);
+    let unserved = (starts.len() - served.len()) as u64;
+    let parts = [
+        ms("ready", all(|start| Some(start.ready))),
+        ms("serving", all(|start| start.serving)),
+        ms("first served", served),
+        (unserved > 0).then(|| format!("{unserved} served nothing")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    format!("{}: {}", counted(starts.len() as u64, "instances"), parts.join(", "))
 }
 
 /// Returns the keys about lost sockets and silent streams.
@@ -133,6 +173,9 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
         let at = began.unwrap_or(fault.at).as_secs_f64();
         out.entry("fault", &format!("{} at {at:.1} s: {outcome}", fault.spec));
         out.entry("  outages", &format!("{}, {recovery}{lost}", fault.outages));
+        if !fault.cold_starts.is_empty() {
+            out.entry("  cold start", &cold_start_text(&fault.cold_starts));
+        }
         if !fault.error_events.is_empty() {
             let codes: Vec<_> =
                 fault.error_events.iter().map(|(code, n)| format!("{} × {n}", printable(code))).collect();
@@ -141,5 +184,26 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     }
     if !info.faults.is_empty() {
         out.gap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_starts_of_several_instances_are_one_line() {
+        let start = |ready: u64, served: Option<u64>| ColdStart {
+            instance: "wsproxy-4".into(),
+            commanded: Duration::ZERO,
+            ready: Duration::from_millis(ready),
+            serving: Some(Duration::from_millis(300)),
+            first_served: served.map(Duration::from_millis),
+        };
+        let text = cold_start_text(&[start(100, Some(900)), start(120, Some(400)), start(110, None)]);
+        assert_eq!(
+            text,
+            "3 instances: ready after 100 to 120 ms, serving after 300 ms, first served after 400 to 900 ms, 1 served nothing"
+        );
     }
 }

@@ -23,6 +23,7 @@ mod junit;
 mod live_status;
 mod locust;
 mod markdown;
+mod memory;
 mod part_file;
 mod ratios;
 mod resources;

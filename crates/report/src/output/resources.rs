@@ -21,7 +21,7 @@ const MIN_S: f64 = 60.0;
 pub(super) const BYTES_PER_MB: f64 = 1_048_576.0;
 
 /// Adds the section about the stack: bus lag, gateways, CPU and memory by role (sums over the processes of a role).
-pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
+pub(super) fn section(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     let observations = &info.observations;
     if *observations == Observations::default() {
         return;
@@ -58,6 +58,14 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     if !roles.is_empty() {
         out.entry("CPU, mean cores", &listed(|took| format!("{:.2}", took.0)));
         out.entry("memory, peak MB", &listed(|took| format!("{:.0}", took.1)));
+    }
+    let growth = roles.keys().filter_map(|role| {
+        let mb = run.readings.growth(Some(role), run.steady.as_ref()).ok()?;
+        Some(format!("{role} {mb:+.1}"))
+    });
+    let growth: Vec<_> = growth.collect();
+    if !growth.is_empty() {
+        out.entry("memory growth, MB/h", &format!("{}  (steady state)", growth.join(", ")));
     }
     if let Some((slope, error)) = observations.processes.get("client").and_then(bytes_per_minute) {
         out.entry("client memory growth", &format!("{slope:+.0} ± {error:.0} bytes/min  (second half)"));
@@ -107,6 +115,10 @@ pub(super) fn health(run: &RunData) -> Option<Value> {
             );
         }
     }
+    let growth = |label| Some((label, run.readings.growth(Some(label), run.steady.as_ref()).ok()?));
+    for (label, mb_per_hour) in run.readings.with_memory().filter_map(growth) {
+        keys.insert(format!("{}{{{label}}}", Quantity::RssGrowth.name()), json!(mb_per_hour));
+    }
     (!keys.is_empty()).then_some(Value::Object(keys))
 }
 
@@ -124,7 +136,7 @@ mod tests {
             ..RunInfo::default()
         };
         let mut out = TextBuilder::new(80);
-        section(&mut out, &info);
+        section(&mut out, &RunData::default(), &info);
         let text = out.finish();
         assert_eq!(
             text.trim(),

@@ -8,7 +8,7 @@ use super::{
     files::Files,
     generators,
     host::Host,
-    info,
+    info, memory,
     ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
     resources,
 };
@@ -45,6 +45,9 @@ struct Summary<'a> {
     steady: Option<Value>,
     findings: Vec<measure::findings::Finding>,
     health: Option<Value>,
+    /// Memory of processes and roles by phase of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Value>,
     events: Option<&'a EventTotals>,
     faults: Vec<Value>,
     metrics: Map<String, Value>,
@@ -348,6 +351,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         steady: run.steady.as_ref().map(|steady| figures::steady(steady, !conclusion.objectives.is_empty())),
         findings: info::findings(run, info),
         health: resources::health(run),
+        memory: memory::json(info),
         events: info.events.as_ref(),
         faults: faults::json(info),
         metrics: metrics(run, info),

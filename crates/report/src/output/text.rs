@@ -4,7 +4,7 @@
 use super::{
     RunInfo,
     conclusion::Conclusion,
-    faults, generators,
+    faults, generators, memory,
     ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
     resources,
 };
@@ -73,7 +73,8 @@ pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, col
     generator(&mut out, run, info);
     amendments(&mut out, info);
     generators::text(&mut out, run, info);
-    resources::section(&mut out, info);
+    resources::section(&mut out, run, info);
+    memory::section(&mut out, info);
     failures(&mut out, run);
     out.finish()
 }
