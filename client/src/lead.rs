@@ -203,7 +203,7 @@ impl<'a> Lead<'a> {
         let faults = FaultRunner::start(planned, settings.injector, &log, &first_send, epoch)
             .context("cannot start a thread for a fault")?;
         let watch = watch
-            .start(epoch, counters, Box::new(|text| engine::warn(&[text])))
+            .start(epoch, counters, Box::new(|text| messages::warn(&[text])))
             .context("cannot watch the stack")?;
         // What steers the run must know its load.
         let takes_requests = is_local && settings.steering.is_none();

@@ -79,7 +79,7 @@ pub(crate) fn capacity(
     }
     let known = pilot.steps().len();
     let steered = Steered { config, pilot, is_rate: options.by == Unit::SessionRate, step: options.step };
-    let (finished, (pilot, end)) = play(steered, &report, stop, started_at)?;
+    let Played { finished, pilot, end } = play(steered, &report, stop, started_at)?;
     // A run that failed at its end still showed what its steps showed.
     let (base, mut unwritten, run_files) = match finished {
         Ok(finished) => (finished.base, finished.unwritten, finished.files),
@@ -132,7 +132,17 @@ struct Steered {
     step: StepSettings,
 }
 
-/// Plays the run while a thread steers it. Returns the result of the run, and what the search found and how it ended.
+/// What was played.
+struct Played {
+    /// The result of the run.
+    finished: Result<Finished, RunError>,
+    /// What the search found.
+    pilot: Pilot,
+    /// How it ended.
+    end: End,
+}
+
+/// Plays the run while a thread steers it.
 ///
 /// # Errors
 /// The thread that steers the run panicked.
@@ -141,7 +151,7 @@ fn play(
     report: &(dyn Fn(usize, &Step, &Ceiling) + Sync),
     stop: &Stop,
     started_at: OffsetDateTime,
-) -> Result<(Result<Finished, RunError>, (Pilot, End)), RunError> {
+) -> Result<Played, RunError> {
     let ended = Arc::new(OnceLock::new());
     let (seconds, measured) = sync_channel(WAITING);
     let (amender, amenders) = sync_channel(1);
@@ -168,9 +178,9 @@ fn play(
         drop(steering);
         (finished, steered.join())
     });
-    let steered =
+    let (pilot, end) =
         steered.map_err(|_| RunError::Broken(anyhow::anyhow!("the thread that steers the run panicked")))?;
-    Ok((finished, steered))
+    Ok(Played { finished, pilot, end })
 }
 
 /// Returns the line about a step. It ends with the interval of the ceiling so far.

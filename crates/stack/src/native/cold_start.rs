@@ -1,8 +1,7 @@
 //! The times of an instance's start: when the command came, when the process was ready, and when HAProxy sent to it. The first session or
 //! query is in the metrics of the instance, which notes its wall-clock time.
 
-use super::{instance::Instance, ports};
-use crate::{instance_metrics::first_served, probe, scaling::ColdStart};
+use crate::scaling::ColdStart;
 use host::unix_time;
 use std::time::{Duration, Instant};
 
@@ -49,8 +48,13 @@ impl StartTimes {
         self.serving_ms.get_or_insert(self.command.elapsed_ms());
     }
 
+    /// Returns whether the first session or query is known.
+    pub(crate) const fn has_served(&self) -> bool {
+        self.first_served_ms.is_some()
+    }
+
     /// Notes the wall-clock time of the first session or query.
-    fn first_served(&mut self, unix: Duration) {
+    pub(crate) fn first_served(&mut self, unix: Duration) {
         // The wall clock may have been set back meanwhile.
         let after = unix.saturating_sub(self.command.unix);
         self.first_served_ms = Some(after.as_secs_f64() * 1e3);
@@ -66,17 +70,6 @@ impl StartTimes {
             serving_ms: self.serving_ms,
             first_served_ms: self.first_served_ms,
         })
-    }
-}
-
-/// Reads the first session or query of an instance from its metrics, if it is not known yet. An instance that does not respond has none.
-pub(crate) async fn look_for_first_served(instance: &Instance) {
-    if instance.start_times().first_served_ms.is_some() {
-        return;
-    }
-    let Ok(page) = probe::get(ports::loopback(instance.port()), "/metrics").await else { return };
-    if let Some(unix) = first_served(instance.role(), &page.body) {
-        instance.update_start(|times| times.first_served(unix));
     }
 }
 

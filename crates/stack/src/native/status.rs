@@ -2,11 +2,11 @@
 
 use super::{
     Native,
-    cold_start::look_for_first_served,
-    instance,
+    instance::{self, Instance},
+    ports,
     process::{Process, ProcessState},
 };
-use crate::scaling::ColdStart;
+use crate::{instance_metrics::first_served, probe, scaling::ColdStart};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -155,5 +155,16 @@ fn describe(process: &Process, port: Option<u16>, ready: Result<(), String>) -> 
         state,
         cold_start: None,
         log: process.log().to_owned(),
+    }
+}
+
+/// Reads the first session or query of an instance from its metrics, if it is not known yet. An instance that does not respond has none.
+async fn look_for_first_served(instance: &Instance) {
+    if instance.start_times().has_served() {
+        return;
+    }
+    let Ok(page) = probe::get(ports::loopback(instance.port()), "/metrics").await else { return };
+    if let Some(unix) = first_served(instance.role(), &page.body) {
+        instance.update_start(|times| times.first_served(unix));
     }
 }
