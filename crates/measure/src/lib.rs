@@ -1,4 +1,4 @@
-//! Turns the records of a run into distributions, counts, failures, findings and the verdict, and compares runs.
+//! Turns the records of a run into distributions, counts, failures, findings and the verdict, compares runs, and sizes stacks.
 //! All of it is pure: it opens no socket and no file, reads no clock, and never averages percentiles.
 
 mod active;
@@ -31,6 +31,7 @@ mod recorder;
 mod run;
 mod samples;
 pub mod series;
+pub mod sizing;
 mod statistic;
 mod steady;
 mod storm;
