@@ -28,6 +28,12 @@ impl FileError {
         Self { what, next_step: "name a _capacity.json that `streamstress capacity` wrote" }
     }
 
+    /// Creates the error that a directory contains no results.
+    pub(crate) fn no_results(directory: &Path) -> Self {
+        let what = format!("{} contains no _summary.json and no _capacity.json", directory.display());
+        Self { what, next_step: "name a directory that was the --output-dir of runs" }
+    }
+
     /// Creates the error that a line of a file is invalid.
     pub(crate) const fn invalid_line(what: String) -> Self {
         Self { what, next_step: "correct or remove that line, or name another file" }

@@ -13,6 +13,7 @@ pub mod progress;
 mod query_table;
 pub mod retention;
 pub mod screen;
+pub mod sizing;
 mod text_builder;
 mod values;
 
