@@ -185,6 +185,11 @@ pub enum Command {
     /// well, for example --api-url, --answer-tokens or --generators. Exit codes: 0 found, 98 not found precisely enough or the generator is
     /// the limit, 99 no load holds or the ceiling fell, 105 interrupted.
     Capacity(Box<CapacityArgs>),
+    /// Make a guide to the size of a stack from the results of earlier runs
+    ///
+    /// Tells how many gateways, servers, cores and descriptors a number of users needs, and how wrong that may be. Needs at least six runs
+    /// or steps of one workload with different loads, and one more to check the prediction.
+    Sizing(SizingArgs),
     /// Change the load of a running test
     ///
     /// The change begins two to three seconds later and stays until the end of the run. The results list it. Exit codes: 0 changed,
@@ -228,6 +233,33 @@ pub struct MergeArgs {
     /// Merge although parts are missing or incomplete. The verdict is INVALID then, unless integrity is broken
     #[arg(long)]
     pub allow_partial: bool,
+}
+
+/// The options of `streamstress sizing`.
+#[derive(Clone, Debug, Args)]
+pub struct SizingArgs {
+    /// `_summary.json` of runs, `_capacity.json` of searches, or directories with them
+    #[arg(required = true, value_name = "DIR|FILE")]
+    pub paths: Vec<PathBuf>,
+    /// Users at the same time to plan for, for example 500,2000 (repeatable) [default: the highest measured load, twice and five times as many]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub users: Vec<f64>,
+    /// Share of each limit to leave free
+    #[arg(long, default_value = "30%", value_name = "SHARE")]
+    pub headroom: String,
+    /// Points that the fit must predict: latest (the newest one), or a number of points with the highest loads
+    #[arg(long, default_value = "1", value_name = "latest|N")]
+    pub hold_out: String,
+    /// Name of the type of machine in the guide [default: CPU, cores and memory from the results]
+    #[arg(long, value_name = "TEXT")]
+    pub machine: Option<String>,
+    /// Threads of one process of a role, which limit its CPU, for example wsproxy=2 (repeatable) [default: those of the stack: haproxy=2,
+    /// server=half the cores, at most 4, others 1]
+    #[arg(long, value_name = "ROLE=N", value_delimiter = ',')]
+    pub threads: Vec<String>,
+    /// Where the guide goes: a Markdown file, json (JSON on stdout) or json=FILE [default: Markdown on stdout]
+    #[arg(long, value_name = "FILE|json")]
+    pub out: Option<String>,
 }
 
 /// The options of `streamstress amend`.

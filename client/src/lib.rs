@@ -18,5 +18,6 @@ pub mod program;
 pub mod run_error;
 pub mod scenario;
 pub mod signals;
+mod sizing;
 mod stack_faults;
 mod stack_members;

@@ -3,7 +3,8 @@
 use crate::{
     amend, capacity,
     cli::{
-        self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed, RunArgs,
+        self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed,
+        RunArgs, SizingArgs,
     },
     config::{Config, Division},
     endpoints, engine, environment,
@@ -11,6 +12,7 @@ use crate::{
     outline,
     run_error::RunError,
     scenario, signals,
+    sizing::{self, Destination as GuideDestination},
 };
 use clap::{ArgMatches, FromArgMatches};
 use measure::comparison::{ComparedFigure, ComparisonOptions};
@@ -62,6 +64,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let matches = matches.subcommand_matches("capacity").unwrap_or(&matches);
             search_ceiling(*args, matches, started_at)
         }
+        Some(Command::Sizing(args)) => size(&args),
         Some(Command::Amend(args)) => amend(&args),
         Some(Command::Generator) => generators::processes::generator(),
         Some(Command::Completions { shell }) => completions(shell),
@@ -431,6 +434,24 @@ fn compare_runs(mut args: CompareArgs) -> u8 {
         Ok(comparison) => {
             messages::print_stdout(&Out::Stdout.colored(compare::text(&comparison, Out::Stdout.columns())));
             comparison.exit_code()
+        }
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            REFUSED
+        }
+    }
+}
+
+/// Prints or writes a guide to the size of a stack.
+fn size(args: &SizingArgs) -> u8 {
+    match sizing::sizing(args, share("--headroom", &args.headroom, "30%")) {
+        Ok((text, GuideDestination::Stdout | GuideDestination::JsonStdout)) => {
+            messages::print_stdout(&text);
+            0
+        }
+        Ok((_, GuideDestination::File(path) | GuideDestination::JsonFile(path))) => {
+            messages::print_stdout(&format!("{}\n", path.display()));
+            0
         }
         Err(error) => {
             messages::print_stderr(&format!("error: {error}"));

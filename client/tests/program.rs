@@ -482,6 +482,31 @@ fn a_comparison_answers_with_its_exit_code() {
 }
 
 #[test]
+fn a_guide_is_printed_or_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = dir.path().display().to_string();
+    let write = |users: u32| {
+        let text = format!(
+            r#"{{"verdict":"PASS","output_throughput":{},"concurrency":{{"sessions_mean":{users}}},"config":{{}}}}"#,
+            users * 20
+        );
+        std::fs::write(dir.path().join(format!("run{users}_summary.json")), text).unwrap();
+    };
+    (1..=6).for_each(|step| write(step * 50));
+    refused(&["sizing", &results], &[], &["5 points at 5 different loads", "streamstress sweep"]);
+    write(400);
+    accepted(&["sizing", &results, "--users", "900"], &[], &["# Sizing guide", "extrapolated 2.2×"]);
+    accepted(&["sizing", &results, "--out", "json"], &[], &["\"law\": \"usl\""]);
+    let page = dir.path().join("sizing.md").display().to_string();
+    accepted(&["sizing", &results, "--out", &page], &[], &[&page]);
+    assert!(std::fs::read_to_string(&page).unwrap().starts_with("# Sizing guide"));
+    let nowhere = format!("{results}/none/sizing.md");
+    refused(&["sizing", &results, "--out", &nowhere], &[], &["cannot write", &nowhere]);
+    refused(&["sizing", &results, "--headroom", "30"], &[], &["did you mean 30%?"]);
+    refused(&["sizing"], &[], &["<DIR|FILE>"]);
+}
+
+#[test]
 fn a_plan_is_printed_and_nothing_is_started() {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), "stages = \"1m:50,1m:0\"\nseed = 9").unwrap();

@@ -19,7 +19,7 @@ const GENERATORS: &str = "Several generators";
 const TUNING: &str = "Tuning";
 
 /// Options that `-h` shows. `--help` shows all.
-const IN_SHORT_HELP: [&str; 10] = [
+const IN_SHORT_HELP: [&str; 9] = [
     "scenario",
     "clients",
     "queries",
@@ -29,7 +29,6 @@ const IN_SHORT_HELP: [&str; 10] = [
     "embedded",
     "threshold",
     "output-dir",
-    "tui",
 ];
 
 /// Completes an option as it was declared below.
