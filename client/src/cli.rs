@@ -4,12 +4,14 @@
 #[cfg(test)]
 mod reference;
 mod run;
+mod sweep;
 
 use crate::environment;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory, Parser, Subcommand};
 use run::complete;
 pub use run::{ArrivalOf, DurationText, Engine, RunArgs};
 use std::{ffi::OsString, path::PathBuf};
+pub use sweep::SweepArgs;
 
 /// Load-tests LLM token streams over WebSockets and accounts for every token.
 #[derive(Debug, Parser)]
@@ -46,7 +48,10 @@ impl Cli {
             .mut_subcommand("run", |run| {
                 run.args_override_self(true).after_help(ENVIRONMENT).mut_args(prepare)
             })
-            .mut_subcommand("capacity", |capacity| capacity.args_override_self(true).mut_args(of_search))
+            .mut_subcommand("capacity", |capacity| {
+                capacity.args_override_self(true).mut_args(of_search.clone())
+            })
+            .mut_subcommand("sweep", |sweep| sweep.args_override_self(true).mut_args(of_search))
     }
 
     /// Returns the command line for completions, manual and reference: with the options of `server` and `wsproxy`, which
@@ -78,7 +83,8 @@ pub(crate) fn switch(arg: Arg) -> Arg {
     arg.default_missing_value("yes").default_value("no").hide_default_value(true).value_parser(yes_or_no)
 }
 
-fn yes_or_no(text: &str) -> Result<bool, String> {
+/// Reads yes or no, in several forms.
+pub(crate) fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "1" | "yes" | "true" | "on" | "y" | "t" => Ok(true),
         "0" | "no" | "false" | "off" | "n" | "f" => Ok(false),
@@ -136,8 +142,7 @@ pub(crate) fn with_origin(error: &str, origins: &Origins) -> String {
 }
 
 const EXAMPLES: &str = "\
-Every run option can be set by STREAMSTRESS_<OPTION>, for example STREAMSTRESS_CLIENTS=500.
-Examples:
+Every run option can be set by a variable, for example STREAMSTRESS_CLIENTS=500. Examples:
   streamstress --embedded --clients 500                           test the built-in stack
   streamstress --clients 5000 --api-url URL --wsproxy-url URL     test another stack";
 
@@ -190,6 +195,12 @@ pub enum Command {
     /// Tells how many gateways, servers, cores and descriptors a number of users needs, and how wrong that may be. Needs at least six runs
     /// or steps of one workload with different loads, and one more to check the prediction.
     Sizing(SizingArgs),
+    /// Play runs with varied settings and compare them in one table
+    ///
+    /// All combinations of the `--vary` are played, each several times. If a setting of the stack varies, each run has a fresh native stack.
+    /// The options of `run` apply as well. Exit codes: 0 all runs passed, 99 a run failed, 98 a run is INVALID, 1 a run has no result, 105
+    /// interrupted.
+    Sweep(Box<SweepArgs>),
     /// Change the load of a running test
     ///
     /// The change begins two to three seconds later and stays until the end of the run. The results list it. Exit codes: 0 changed,
@@ -198,6 +209,9 @@ pub enum Command {
     /// Run one generator for `run --generators N`, which starts it
     #[command(hide = true)]
     Generator,
+    /// Play one run of a sweep for `sweep`, which starts it
+    #[command(hide = true)]
+    Point,
     /// Print a shell completion script
     Completions {
         /// The shell

@@ -21,3 +21,4 @@ pub mod signals;
 mod sizing;
 mod stack_faults;
 mod stack_members;
+mod sweep;

@@ -4,7 +4,7 @@ use crate::{
     amend, capacity,
     cli::{
         self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed,
-        RunArgs, SizingArgs,
+        RunArgs, SizingArgs, SweepArgs,
     },
     config::{Config, Division},
     endpoints, engine, environment,
@@ -13,6 +13,7 @@ use crate::{
     run_error::RunError,
     scenario, signals,
     sizing::{self, Destination as GuideDestination},
+    sweep::{self, Swept},
 };
 use clap::{ArgMatches, FromArgMatches};
 use measure::comparison::{ComparedFigure, ComparisonOptions};
@@ -66,6 +67,17 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Some(Command::Sizing(args)) => size(&args),
         Some(Command::Amend(args)) => amend(&args),
+        Some(Command::Sweep(args)) => {
+            let matches = matches.subcommand_matches("sweep").unwrap_or(&matches);
+            play_sweep(&args, matches, &arguments, started_at)
+        }
+        Some(Command::Point) => match sweep::child::options() {
+            Ok(run) => load(run, &Origins::new(), started_at),
+            Err(error) => {
+                messages::print_stderr(&format!("error: {error}"));
+                REFUSED
+            }
+        },
         Some(Command::Generator) => generators::processes::generator(),
         Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Man) => manual(),
@@ -324,6 +336,43 @@ fn search_ceiling(mut args: CapacityArgs, matches: &ArgMatches, started_at: Offs
                 *error = cli::with_origin(error, &origins);
             }
             print_error(&RunError::Refused(errors))
+        }
+        Err(error) => print_error(&error),
+    }
+}
+
+/// Plays a sweep. Returns the exit code of its result.
+fn play_sweep(args: &SweepArgs, matches: &ArgMatches, words: &[OsString], started_at: OffsetDateTime) -> u8 {
+    let stop = Stop::default();
+    if let Err(error) = signals::listen(stop.clone()) {
+        messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
+        return 1;
+    }
+    // The kernel's name for this program stays valid when its file is replaced during the sweep.
+    let program = Path::new("/proc/self/exe");
+    let start = sweep::Start {
+        words,
+        program,
+        programs: &Programs::subcommands_of(program),
+        cores: thread::available_parallelism().map_or(1, usize::from),
+        drawn_seed: rand::random(),
+        started_at,
+    };
+    match sweep::sweep(args, matches, &start, &stop) {
+        Ok(Swept::Plan(plan)) => {
+            messages::print_stdout(&plan);
+            0
+        }
+        Ok(Swept::Played { result, files, unwritten }) => {
+            messages::print_stdout(&Out::Stdout.colored(result.text(Out::Stdout.columns())));
+            for file in &files {
+                messages::print_stdout(&format!("  {}\n", file.display()));
+            }
+            print_unwritten(&unwritten);
+            match result.exit_code() {
+                0 if !unwritten.is_empty() => 1,
+                code => code,
+            }
         }
         Err(error) => print_error(&error),
     }

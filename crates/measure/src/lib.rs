@@ -35,6 +35,7 @@ pub mod sizing;
 mod statistic;
 mod steady;
 mod storm;
+pub mod sweep;
 pub mod threshold;
 mod tokens;
 pub mod trend;

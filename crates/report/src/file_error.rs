@@ -34,6 +34,12 @@ impl FileError {
         Self { what, next_step: "name a directory that was the --output-dir of runs" }
     }
 
+    /// Creates the error that a file is not the result of a sweep.
+    pub(crate) fn unreadable_sweep(path: &Path, why: &str) -> Self {
+        let what = format!("cannot read {} as the result of a sweep: {why}", path.display());
+        Self { what, next_step: "name a _sweep.json that `streamstress sweep` wrote" }
+    }
+
     /// Creates the error that a line of a file is invalid.
     pub(crate) const fn invalid_line(what: String) -> Self {
         Self { what, next_step: "correct or remove that line, or name another file" }

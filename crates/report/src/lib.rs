@@ -14,6 +14,8 @@ mod query_table;
 pub mod retention;
 pub mod screen;
 pub mod sizing;
+pub mod sweep;
+pub mod sweep_files;
 mod text_builder;
 mod values;
 

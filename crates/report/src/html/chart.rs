@@ -25,6 +25,8 @@ pub(super) enum Axis {
     Percentile,
     /// Sessions or sessions per second. Each point is drawn for itself.
     Load,
+    /// A setting that varies. Every point is drawn, and all points of a series are joined.
+    Setting,
 }
 
 /// Start of the vertical axis.
@@ -87,8 +89,15 @@ impl Chart {
         let from = match self.axis {
             Axis::Time => all().map(|point| point.0).fold(0.0, f64::min),
             Axis::Percentile | Axis::Load => 0.0,
+            Axis::Setting => all().map(|point| point.0).fold(f64::INFINITY, f64::min),
         };
-        let to = all().map(|point| point.0).chain([self.until]).fold(from + 1.0, f64::max);
+        let to = all().map(|point| point.0).chain([self.until]).fold(f64::NEG_INFINITY, f64::max);
+        let (from, to) = match self.axis {
+            // Some room, so that the outer points are not on the frame.
+            Axis::Setting if to > from => (from - (to - from) * 0.04, to + (to - from) * 0.04),
+            Axis::Setting => (from - 1.0, to + 1.0),
+            Axis::Time | Axis::Percentile | Axis::Load => (from, to.max(from + 1.0)),
+        };
         let vertical = Vertical::of(all().map(|point| point.1), self.base);
         let (mut svg, plot);
         svg = String::new();
@@ -113,9 +122,13 @@ impl Chart {
             "plot": plot,
             "x": x,
             "time": self.axis == Axis::Time,
-            "load": self.axis == Axis::Load,
+            "load": matches!(self.axis, Axis::Load | Axis::Setting),
             "colours": COLOURS,
-            "reach": if reach.is_finite() { reach } else { 1.0 },
+            "reach": match self.axis {
+                Axis::Setting => 0.0,
+                _ if reach.is_finite() => reach,
+                _ => 1.0,
+            },
             "series": series.collect::<Vec<_>>(),
         })
         .to_string()
@@ -141,7 +154,7 @@ impl Chart {
         let name = |at: &f64| match self.axis {
             Axis::Time => clock(*at, length),
             Axis::Percentile => percentile(*at),
-            Axis::Load => short(*at),
+            Axis::Load | Axis::Setting => short(*at),
         };
         chart
             .configure_mesh()
@@ -161,8 +174,13 @@ impl Chart {
         let gap = longest_join(lines);
         for (index, (line, series)) in lines.iter().zip(&self.series).enumerate() {
             let colour = marker(index);
-            if self.axis == Axis::Load {
+            if matches!(self.axis, Axis::Load | Axis::Setting) {
                 chart.draw_series(line.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+            }
+            if self.axis == Axis::Setting {
+                chart.draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)))?;
+            }
+            if matches!(self.axis, Axis::Load | Axis::Setting) {
                 continue;
             }
             for piece in pieces(line, gap) {

@@ -8,8 +8,9 @@ mod page;
 mod percentiles;
 mod sections;
 mod stored;
+mod sweep;
 
-use crate::{capacity::CapacityResult, file_error::FileError, file_names::ENDINGS};
+use crate::{capacity::CapacityResult, file_error::FileError, file_names::ENDINGS, sweep::SweepResult};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -34,6 +35,19 @@ pub fn write(file: &Path) -> Result<PathBuf, FileError> {
 pub(crate) fn write_capacity(result: &CapacityResult, path: &Path) -> Result<(), FileError> {
     let text = capacity::render(result).into_string();
     replace(path, &text).map_err(|error| FileError::unwritable(path, &error))
+}
+
+/// Writes the page of a sweep.
+pub(crate) fn write_sweep(result: &SweepResult, path: &Path) -> Result<(), FileError> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let text = sweep::render(result, directory).into_string();
+    replace(path, &text).map_err(|error| FileError::unwritable(path, &error))
+}
+
+/// Returns the page of a sweep whose runs have no files.
+#[cfg(test)]
+pub(crate) fn sweep_page(result: &SweepResult) -> String {
+    sweep::render(result, Path::new("/nonexistent")).into_string()
 }
 
 /// Writes a file under a temporary name and renames it, so that a reader never sees a partial report.
