@@ -1,33 +1,20 @@
 //! Finds the results to read: the named files, and those in the named directories.
 
-use super::points;
+use super::{
+    found::{CAPACITY, Found, SUMMARY},
+    points,
+};
 use crate::file_error::FileError;
-use measure::sizing::{costs::MeasuredCeiling, guide::Machine, point::Point};
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-/// Ending of the summary of a run.
-pub(super) const SUMMARY: &str = "_summary.json";
-/// Ending of the result of a search.
-pub(super) const CAPACITY: &str = "_capacity.json";
 /// Ending of the result of a sweep, whose points are runs with summaries.
 const SWEEP: &str = "_sweep.json";
 /// How many directories below a named one are searched.
 const DEPTH: usize = 3;
-
-/// What the files contain.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// All points, also those that cannot be used.
-    pub points: Vec<Point>,
-    /// The lowest ceiling that a search found.
-    pub ceiling: Option<MeasuredCeiling>,
-    /// The machine of the first usable point.
-    pub machine: Machine,
-}
 
 /// Reads summaries and results of searches. A directory stands for those in it and in the directories below. The summary of a search is
 /// read together with its result, so that it counts once.
@@ -65,13 +52,6 @@ pub fn read(paths: &[PathBuf]) -> Result<Found, FileError> {
 fn stem(path: &Path, ending: &str) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?.strip_suffix(ending)?;
     Some(path.with_file_name(name))
-}
-
-/// Returns the name of a file of the run.
-pub(super) fn with_ending(base: &Path, ending: &str) -> PathBuf {
-    let mut name = base.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 fn not_a_point(path: &Path) -> FileError {

@@ -4,12 +4,14 @@ mod conditions;
 mod evidence;
 mod figures;
 mod files;
+mod found;
 mod layout;
 mod markdown;
 mod points;
 mod resources;
 
-pub use files::{Found, read};
+pub use files::read;
+pub use found::Found;
 pub use markdown::markdown;
 
 use crate::{file_error::FileError, values::escaped_json};

@@ -2,7 +2,7 @@
 
 use super::{
     conditions,
-    files::{Found, SUMMARY, with_ending},
+    found::{Found, SUMMARY, with_ending},
     resources::{self, Seconds},
 };
 use crate::{

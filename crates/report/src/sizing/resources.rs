@@ -1,6 +1,6 @@
 //! What each role used in a part of a run: from `_resources.csv`, or from the summary, which has the whole run and no descriptors.
 
-use super::files::with_ending;
+use super::found::with_ending;
 use crate::{file_error::FileError, query_table::QueryTable};
 use measure::{role, sizing::point::RoleUse};
 use serde_json::Value;

@@ -1,0 +1,27 @@
+//! What the results contain, and the names of their files.
+
+use measure::sizing::{costs::MeasuredCeiling, guide::Machine, point::Point};
+use std::path::{Path, PathBuf};
+
+/// Ending of the summary of a run.
+pub(super) const SUMMARY: &str = "_summary.json";
+/// Ending of the result of a search.
+pub(super) const CAPACITY: &str = "_capacity.json";
+
+/// What the files contain.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// All points, also those that cannot be used.
+    pub points: Vec<Point>,
+    /// The lowest ceiling that a search found.
+    pub ceiling: Option<MeasuredCeiling>,
+    /// The machine of the first usable point.
+    pub machine: Machine,
+}
+
+/// Returns the name of a file of the run.
+pub(super) fn with_ending(base: &Path, ending: &str) -> PathBuf {
+    let mut name = base.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
