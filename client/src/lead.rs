@@ -517,6 +517,7 @@ fn info(
         queries_per_client: u64::from(config.plan.load.queries.unwrap_or(0)),
         ramp_up: config.plan.load.ramp_up,
         burst: config.plan.load.burst,
+        hops: config.plan.target.hops,
         interrupted: interrupted && results.aborted().is_none(),
         aborted: results.aborted(),
         schedule: Some(schedule),

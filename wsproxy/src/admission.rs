@@ -8,8 +8,11 @@ use crate::{
 };
 use bus::Start;
 use http::{HeaderMap, HeaderValue, Request, header};
-use protocol::{SessionId, Verifier};
-use std::time::{Duration, Instant};
+use protocol::{MAX_HOPS, SessionId, Verifier};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 /// A request that passed every check.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub(crate) struct Admission {
     pub(crate) start: Start,
     /// The length of the windows whose tokens become one frame, if the client asked for that.
     pub(crate) rollup: Option<Duration>,
+    /// Every how many tokens of a query carry the gateway's times, if the client asked for that. `None` with a rollup.
+    pub(crate) hops: Option<NonZeroU32>,
     /// When the token expires.
     pub(crate) expires: Option<Instant>,
     /// The value of `Sec-WebSocket-Accept`.
@@ -41,10 +46,15 @@ impl Admission {
         let token = authorization(headers).or_else(|| bearer_of(&offered)).ok_or(Refusal::NoToken)?;
         let now = host::unix_time();
         let grant = verifier.verify(token, handshake.session, now)?;
+        let query = request.uri().query();
+        let start = start(headers, query)?;
+        let rollup = rollup(query)?;
+        let hops = hops(query)?.filter(|_| rollup.is_none());
         Ok(Self {
             session: handshake.session,
-            start: start(headers, request.uri().query())?,
-            rollup: rollup(request.uri().query())?,
+            start,
+            rollup,
+            hops,
             expires: grant.until.and_then(|until| expiry(until, now)),
             accept: handshake.accept,
             subprotocol: offered.iter().any(|protocol| protocol.eq_ignore_ascii_case("bearer")),
@@ -81,13 +91,31 @@ fn start(headers: &HeaderMap, query: Option<&str>) -> Result<Start, Refusal> {
 
 /// Returns the length of a rollup's windows, if the query has one parameter `rollup`.
 fn rollup(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
-    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let mut values = pairs.filter(|(name, _)| *name == "rollup").map(|(_, value)| value);
-    let Some(value) = values.next() else { return Ok(None) };
-    let is_whole = values.next().is_none() && value.bytes().all(|byte| byte.is_ascii_digit());
-    let ms =
-        value.parse::<u16>().ok().filter(|ms| is_whole && WINDOW_MS.contains(ms)).ok_or(Refusal::Rollup)?;
+    let Some(ms) = whole_number(query, "rollup").transpose().map_err(|NotWhole| Refusal::Rollup)? else {
+        return Ok(None);
+    };
+    let ms = u16::try_from(ms).ok().filter(|ms| WINDOW_MS.contains(ms)).ok_or(Refusal::Rollup)?;
     Ok(Some(Duration::from_millis(ms.into())))
+}
+
+/// Returns every how many tokens carry the gateway's times, if the query has one parameter `hops`.
+fn hops(query: Option<&str>) -> Result<Option<NonZeroU32>, Refusal> {
+    let Some(every) = whole_number(query, "hops").transpose().map_err(|NotWhole| Refusal::Hops)? else {
+        return Ok(None);
+    };
+    if every > MAX_HOPS { Err(Refusal::Hops) } else { NonZeroU32::new(every).map(Some).ok_or(Refusal::Hops) }
+}
+
+/// The parameter occurs twice, or its value is not a whole number.
+struct NotWhole;
+
+/// Returns the value of a parameter, or `None` if the query does not have it.
+fn whole_number(query: Option<&str>, name: &str) -> Option<Result<u32, NotWhole>> {
+    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(found, _)| *found == name).map(|(_, value)| value);
+    let value = values.next()?;
+    let is_whole = values.next().is_none() && value.bytes().all(|byte| byte.is_ascii_digit());
+    Some(value.parse().ok().filter(|_| is_whole).ok_or(NotWhole))
 }
 
 /// Converts a time since the Unix epoch to an instant. Returns `None` if an [`Instant`] cannot express it.
@@ -222,6 +250,25 @@ mod tests {
             assert_eq!(checked(&format!("?rollup{value}")), Err(Refusal::Rollup), "{value}");
         }
         assert!(Refusal::Rollup.to_string().contains("1 to 1000"), "{}", Refusal::Rollup);
+    }
+
+    #[test]
+    fn hops_are_a_whole_number_of_tokens_and_not_given_with_a_rollup() {
+        let checked =
+            |query: &str| check(&format!("/agent/ws/{ID}{query}"), &[]).map(|admission| admission.hops);
+        for (query, expected) in [
+            ("", None),
+            ("?hop=5", None),
+            ("?hops=16", NonZeroU32::new(16)),
+            ("?hops=1000000&last_event_id=7-3", NonZeroU32::new(1_000_000)),
+            ("?hops=16&rollup=40", None),
+        ] {
+            assert_eq!(checked(query), Ok(expected), "{query}");
+        }
+        for value in ["", "=", "=0", "=1000001", "=99999999999", "=-1", "=+4", "=1.5", "=4&hops=4"] {
+            assert_eq!(checked(&format!("?hops{value}")), Err(Refusal::Hops), "{value}");
+        }
+        assert!(Refusal::Hops.to_string().contains("1 to 1000000"), "{}", Refusal::Hops);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
 use bus::Broker;
 use guard::Budget;
 use host::Exporter;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use protocol::{CloseReason, Verifier};
 use settings::plural::counted;
@@ -46,6 +46,8 @@ pub(crate) struct Gateway {
     /// The drain has begun to close sockets.
     pub(crate) closing: CancellationToken,
     bus_ready: watch::Receiver<bool>,
+    /// Names the clock of the times in sampled tokens. `None` if the kernel does not tell it.
+    pub(crate) boot_id: Option<HeaderValue>,
 }
 
 impl Gateway {
@@ -70,6 +72,7 @@ impl Gateway {
             slots: Arc::new(Semaphore::new(config.max_connections)),
             sessions: TaskTracker::new(),
             bus_ready: bus.ready(),
+            boot_id: host::boot_id().and_then(|id| HeaderValue::try_from(id).ok()),
             shared: Arc::new(Shared {
                 coalescing: Coalescing::new(config.max_coalesce, metrics.clone()),
                 inbound: Budget::new(config.inbound_bytes, metrics.inbound.clone()),

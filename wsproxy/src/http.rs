@@ -4,7 +4,7 @@ use crate::{
     admission::Admission,
     gateway::{Gateway, close_for_drain},
     handshake::check_handshake,
-    outbox::Outbox,
+    outbox::{Form, Outbox},
     refusal::Refusal,
     session::{self, Session},
     sources::Peer,
@@ -13,7 +13,7 @@ use bus::{AttachError, Start};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use protocol::ErrorBody;
+use protocol::{BOOT_ID_HEADER, ErrorBody};
 use std::sync::Arc;
 use tracing::debug;
 
@@ -58,14 +58,14 @@ async fn upgrade<B>(
     }
     // The token is checked first, so that only valid requests use permits and count for the rate.
     let admitted = Admission::check(check_handshake(request)?, request, &gateway.verifier);
-    let Admission { session, start, rollup, expires, accept, subprotocol } =
+    let Admission { session, start, rollup, hops, expires, accept, subprotocol } =
         admitted.map_err(|refusal| match refusal {
             Refusal::NoToken | Refusal::Token(_) => gateway.refuse_token(peer, request.headers(), refusal),
             other => other,
         })?;
     let permit = gateway.slots.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
     gateway.enter()?;
-    let outbox = Outbox::new(gateway.shared.clone(), expires, rollup);
+    let outbox = Outbox::new(gateway.shared.clone(), expires, Form { rollup, hops });
     let attachment = gateway.bus.attach(session, start, outbox.clone()).await.map_err(|error| {
         debug!(%session, "the session could not be attached: {error}");
         match error {
@@ -84,7 +84,11 @@ async fn upgrade<B>(
     let session = Session { id: session, resumes, attachment, outbox, entry, permit };
     let upgrade = hyper::upgrade::on(request);
     gateway.sessions.spawn(session::run(gateway.clone(), session, upgrade));
-    Ok(switching_protocols(&accept, subprotocol))
+    let mut answer = switching_protocols(&accept, subprotocol);
+    if let (Some(_), Some(boot_id)) = (hops, &gateway.boot_id) {
+        answer.headers_mut().insert(BOOT_ID_HEADER, boot_id.clone());
+    }
+    Ok(answer)
 }
 
 fn switching_protocols(accept: &str, subprotocol: bool) -> HttpResponse {

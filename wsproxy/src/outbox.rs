@@ -10,6 +10,7 @@ mod queue;
 mod rolling;
 mod shared;
 mod signal;
+mod stamping;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -30,6 +31,7 @@ use protocol::{CloseReason, Position};
 use queue::Queue;
 use signal::Signal;
 use std::{
+    num::NonZeroU32,
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
@@ -45,6 +47,15 @@ pub(crate) enum Phase {
     Closing(CloseReason),
 }
 
+/// The form of the tokens that a client asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Form {
+    /// The length of the windows whose tokens become one frame.
+    pub(crate) rollup: Option<Duration>,
+    /// Every how many tokens of a query carry the gateway's times.
+    pub(crate) hops: Option<NonZeroU32>,
+}
+
 /// The outgoing frames of one socket.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -53,6 +64,8 @@ pub(crate) struct Outbox {
     me: Weak<Self>,
     /// Set after the upgrade. Until then frames are queued.
     socket: OnceLock<Socket>,
+    /// Every how many tokens of a query carry the gateway's times, if the client asked for that.
+    hops: Option<NonZeroU32>,
     state: Mutex<State>,
     /// Wakes [`Outbox::write_out`]: a frame was queued, or the socket is lost.
     writer: Signal,
@@ -84,8 +97,9 @@ struct State {
 }
 
 impl Outbox {
-    /// Creates the outbox of a client whose token expires at `expires`. `rollup`: the length of the windows whose tokens become one frame.
-    pub(crate) fn new(shared: Arc<Shared>, expires: Option<Instant>, rollup: Option<Duration>) -> Arc<Self> {
+    /// Creates the outbox of a client whose token expires at `expires`.
+    pub(crate) fn new(shared: Arc<Shared>, expires: Option<Instant>, form: Form) -> Arc<Self> {
+        let Form { rollup, hops } = form;
         let state = State {
             queue: Queue::new(Position::ZERO),
             held: HeldEvents::default(),
@@ -104,6 +118,7 @@ impl Outbox {
             shared,
             me: me.clone(),
             socket: OnceLock::new(),
+            hops,
             state: Mutex::new(state),
             writer: Signal::default(),
             feeder: Signal::default(),

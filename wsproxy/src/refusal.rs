@@ -2,7 +2,7 @@
 
 use crate::{rate::whole_seconds, rollup::WINDOW_MS};
 use http::{HeaderValue, StatusCode, header};
-use protocol::{ParsePositionError, TokenError};
+use protocol::{MAX_HOPS, ParsePositionError, TokenError};
 use std::time::Duration;
 
 /// Why a request does not become a socket.
@@ -40,6 +40,8 @@ pub(crate) enum Refusal {
     BeyondTheEnd(String),
     #[error("rollup: expected a whole number of milliseconds from {} to {}, for example ?rollup=40", WINDOW_MS.start(), WINDOW_MS.end())]
     Rollup,
+    #[error("hops: expected a whole number of tokens from 1 to {MAX_HOPS}, for example ?hops=16")]
+    Hops,
     #[error("the gateway has no connection to the bus, try again later")]
     BusDown,
 }
@@ -53,7 +55,7 @@ impl Refusal {
             }
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotAnUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Malformed(_) | Self::Position(_) | Self::BeyondTheEnd(_) | Self::Rollup => {
+            Self::Malformed(_) | Self::Position(_) | Self::BeyondTheEnd(_) | Self::Rollup | Self::Hops => {
                 StatusCode::BAD_REQUEST
             }
             Self::NoToken => StatusCode::UNAUTHORIZED,
@@ -98,6 +100,7 @@ impl Refusal {
             Self::BadTokens { .. } => "bad_token_rate",
             Self::Position(_) | Self::BeyondTheEnd(_) => "bad_position",
             Self::Rollup => "bad_rollup",
+            Self::Hops => "bad_hops",
             Self::BusDown => "bus_down",
         }
     }

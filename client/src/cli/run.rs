@@ -296,6 +296,10 @@ pub struct RunArgs {
     /// Ask the gateway to send the tokens of this many milliseconds as one frame, 1 to 1000 [default: each token has a frame]
     #[arg(long, value_name = "MS", help_heading = BEHAVIOUR)]
     pub rollup_ms: Option<i64>,
+    /// Split the time of the first and every N-th further token of a query by hop, with times that the gateway adds; 0: of none
+    /// [default: 16; 0 with --ws-path or --rollup-ms]
+    #[arg(long, value_name = "N", help_heading = BEHAVIOUR)]
+    pub hops: Option<i64>,
 
     /// Inject a fault into the stack at this time after the first query, for example wsproxy-1:kill@30s (repeatable). See
     /// `streamstress stack fault --help` for targets and actions

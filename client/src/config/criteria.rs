@@ -54,6 +54,8 @@ impl CriteriaConfig {
             let (samples, of) = match metric {
                 Metric::Create | Metric::Connect | Metric::Close => (sessions, "sessions"),
                 Metric::Itl | Metric::FrameGap | Metric::Delivery | Metric::PaceLag => (tokens, "tokens"),
+                // How many tokens the gateway stamps, if any, is not known.
+                Metric::HopPace | Metric::HopBus | Metric::HopGateway | Metric::HopNetwork => return None,
                 Metric::ReconnectGap | Metric::ReplayDelivery | Metric::LoopLag => return None,
                 _ => (queries, "queries"),
             };

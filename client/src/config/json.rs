@@ -116,6 +116,7 @@ fn target(target: &Target) -> serde_json::Value {
         "published_ports": target.published,
         "ws_path": redacted_path(&target.ws_path),
         "rollup_ms": target.rollup_ms,
+        "hops": target.hops,
         "agent": target.agent,
         "headers": target.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
         "token": target.token.as_ref().map(|_| "redacted"),

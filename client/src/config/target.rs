@@ -20,6 +20,9 @@ const OPEN_HEADERS: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
+/// Every how many tokens of a query are split by hop by default, so that the sampled ones cost little.
+const DEFAULT_HOPS: i64 = 16;
+
 /// Headers that frame a message or belong to the upgrade. The client needs its own values to read the response.
 const FRAMING: [&str; 15] = [
     "connection",
@@ -43,6 +46,7 @@ const FRAMING: [&str; 15] = [
 pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     let api = urls(check, "--api-url", &args.api_url, "http://127.0.0.1:8080", ["http", "https"]);
     let ws = urls(check, "--wsproxy-url", &args.wsproxy_url, "ws://127.0.0.1:8081", ["ws", "wss"]);
+    let is_foreign = args.ws_path.is_some();
     let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
     let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
     if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
@@ -62,6 +66,12 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         );
     }
     let rollup_ms = args.rollup_ms.map(|ms| check.count("--rollup-ms", Some(ms), 0, 1, 1000) as u16);
+    if query.split('&').any(|pair| pair.split('=').next() == Some("hops")) {
+        check.error(
+            "--ws-path has the parameter `hops`: use --hops, so that the client expects the times".into(),
+        );
+    }
+    let hops = hops(check, args.hops, is_foreign, rollup_ms.is_some());
     let headers = headers(check, &args.headers);
     if let Some(token) = &args.auth_token
         && HeaderValue::from_str(token).is_err()
@@ -87,6 +97,7 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         published: Vec::new(),
         ws_path,
         rollup_ms,
+        hops,
         agent,
         headers,
         token,
@@ -97,6 +108,17 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         local_ips,
         allowed_hosts: args.i_am_allowed_to_load_test,
     })
+}
+
+/// Reads every how many tokens the gateway should add its times to. By default, a gateway at another path is not asked: a parameter
+/// that it does not know may be an error there.
+fn hops(check: &mut Check, given: Option<i64>, is_foreign: bool, is_rolled: bool) -> Option<u32> {
+    if given.is_some_and(|every| every > 0) && is_rolled {
+        check.error("--hops does not work with --rollup-ms, because a rolled frame carries no times of the gateway: use one of them".into());
+    }
+    let default = if is_foreign || is_rolled { 0 } else { DEFAULT_HOPS };
+    let every = check.count("--hops", given, default, 0, i64::from(protocol::MAX_HOPS));
+    u32::try_from(every).ok().filter(|&every| every > 0)
 }
 
 /// Reads the URLs of a flag, or `default` if there are none. Returns the first one and the others. `None` if a URL is invalid.
@@ -228,6 +250,25 @@ mod tests {
         let faults = with_headers(&["Authorization Bearer hush", "X-Key=hush"]).unwrap_err();
         assert!(faults[0].contains("\"Authorization…\"") && faults[1].contains("\"X-Key…\""), "{faults:?}");
         assert!(!faults.concat().contains("hush"), "{faults:?}");
+    }
+
+    #[test]
+    fn our_own_gateways_alone_are_asked_for_hops_by_default() {
+        let hops = |hops, ws_path: Option<&str>, rollup_ms| {
+            parsed(RunArgs { hops, ws_path: ws_path.map(Into::into), rollup_ms, ..RunArgs::default() })
+                .map(|target| target.hops)
+                .map_err(|errors| errors.concat())
+        };
+        assert_eq!(hops(None, None, None), Ok(Some(16)));
+        assert_eq!(hops(Some(0), None, None), Ok(None));
+        assert_eq!(hops(None, Some("/{session}"), None), Ok(None));
+        assert_eq!(hops(Some(5), Some("/{session}"), None), Ok(Some(5)));
+        assert_eq!(hops(None, None, Some(40)), Ok(None));
+        assert!(hops(Some(5), None, Some(40)).unwrap_err().contains("--rollup-ms"));
+        for every in [-1, 1_000_001] {
+            assert!(hops(Some(every), None, None).unwrap_err().contains("from 0 to 1000000"));
+        }
+        assert!(hops(None, Some("/{session}?x=1&hops=4"), None).unwrap_err().contains("--hops"));
     }
 
     #[test]

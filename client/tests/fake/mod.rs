@@ -19,7 +19,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use protocol::{CreateResponse, Position, RolledTokens, RunRequest, RunResponse, SessionId, TokenPieces};
+use protocol::{
+    CreateResponse, GatewayStamps, Position, RolledTokens, RunRequest, RunResponse, SessionId, StampedToken,
+    TokenPieces,
+};
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
@@ -257,6 +260,21 @@ async fn run(
     Json(answer).into_response()
 }
 
+impl Fake {
+    /// Writes the frame of a token, with the gateway's times if the script has them.
+    fn token(&self, frame: &mut Vec<u8>, position: Position, content: &str, query_id: &str, now: u64) {
+        let Some(before) = self.script.stamped else {
+            return protocol::encode_token(frame, position, content, query_id, now, now);
+        };
+        let [due, sent, received_us, written_us] = before.map(|ms| now - ms * 1_000);
+        protocol::encode_token(frame, position, content, query_id, due, sent);
+        if position.seq % 16 == 1 {
+            let stamps = GatewayStamps { received_us, written_us };
+            *frame = StampedToken::new(frame, stamps).unwrap().into_frame();
+        }
+    }
+}
+
 async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: String) {
     if fake.script.silent {
         return;
@@ -266,6 +284,10 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
             fake.append(session, Position::new(generation, seq), frame.to_owned(), 1);
         }
         return;
+    }
+    if fake.script.stamped.is_some() {
+        // The first token must not seem to be older than its socket.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut digester = protocol::Digester::default();
     let mut held: Option<(Position, String)> = None;
@@ -292,7 +314,7 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
                 Some(_) => format!("{}{seq} ", fake.script.content),
                 None => fake.script.content.clone(),
             };
-            protocol::encode_token(&mut frame, position, &content, &query_id, now, now);
+            fake.token(&mut frame, position, &content, &query_id, now);
             let number = {
                 let mut seen = fake.seen.lock().unwrap();
                 seen.tokens += 1;

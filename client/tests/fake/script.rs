@@ -58,6 +58,9 @@ pub struct Script {
     /// Sends this many tokens as one frame, except the first token of a query. Each token then has a text of its own.
     pub rollup: Option<u64>,
     pub rolled: RolledEdit,
+    /// The gateway adds its times to tokens 1, 17 … of a query if it is asked for hops. How long before the present each token was due, handed
+    /// over, received and written, in milliseconds.
+    pub stamped: Option<[u64; 4]>,
     /// The stream ends with an error event of this code.
     pub error: Option<&'static str>,
     /// A frame to send before a token. If it begins with `\0`, the rest is sent as a binary message; if it begins with `\x01`, as a frame
@@ -101,6 +104,7 @@ impl Default for Script {
             content: "word ".to_owned(),
             rollup: None,
             rolled: |_, frame| vec![frame],
+            stamped: None,
             error: None,
             extra: |_| None,
             frames: None,

@@ -43,7 +43,7 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
     let mut session = None;
     let mut resume = None;
     let mut refused = false;
-    let upgraded = tokio_tungstenite::accept_hdr_async(stream, |request: &Request, response: Upgrade| {
+    let upgraded = tokio_tungstenite::accept_hdr_async(stream, |request: &Request, mut response: Upgrade| {
         let before = {
             let mut seen = fake.seen.lock().unwrap();
             seen.sockets += 1;
@@ -61,6 +61,12 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
         fake.seen.lock().unwrap().heads.push((request.uri().to_string(), request.headers().clone()));
         if let Some(expected) = fake.script.authorization {
             assert_eq!(request.headers()["authorization"], expected);
+        }
+        if fake.script.stamped.is_some()
+            && request.uri().query().is_some_and(|query| query.contains("hops=16"))
+        {
+            let boot_id = host::boot_id().unwrap().parse().unwrap();
+            response.headers_mut().insert(protocol::BOOT_ID_HEADER, boot_id);
         }
         Ok(response)
     })

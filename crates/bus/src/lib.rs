@@ -271,6 +271,12 @@ pub trait Outlet: Send + Sync + 'static {
     /// Delivers the session's next event. The frame is to be sent verbatim.
     fn event(&self, prefix: Prefix, frame: &[u8]);
 
+    /// Delivers the session's next event, which has just arrived from its server: it was not read from the log. Has the meaning of
+    /// [`Outlet::event`].
+    fn live_event(&self, prefix: Prefix, frame: &[u8]) {
+        self.event(prefix, frame);
+    }
+
     /// Reports that the positions after `from`, up to and including `to`, can no longer be delivered.
     fn gap(&self, from: Position, to: Position);
 

@@ -219,7 +219,7 @@ impl OpenLane {
             Delivery::PubSub => LiveAction::Note,
         };
         match step {
-            LiveAction::Forward => self.forward(prefix, frame),
+            LiveAction::Forward => self.forward_live(prefix, frame),
             LiveAction::Note => self.note(&mut state, prefix.kind),
             LiveAction::Ignore => Counters::add(&self.counters.skipped, 1),
             LiveAction::ReadLog => {
@@ -303,7 +303,7 @@ impl OpenLane {
         let Position { generation, seq } = prefix.position;
         if seq > 0 {
             state.published = state.published.max(prefix.position);
-            return self.forward(prefix, frame);
+            return self.forward_live(prefix, frame);
         }
         let last = Some(state.published).filter(|last| last.generation == generation);
         let position = last.unwrap_or(prefix.position).next();
@@ -311,12 +311,17 @@ impl OpenLane {
         let unnumbered = format!(r#"{{"id":"{}""#, prefix.position);
         let rest = frame.strip_prefix(unnumbered.as_bytes()).unwrap_or_default();
         let numbered = [format!(r#"{{"id":"{position}""#).as_bytes(), rest].concat();
-        self.forward(Prefix { position, ..prefix }, &numbered);
+        self.forward_live(Prefix { position, ..prefix }, &numbered);
     }
 
     fn forward(&self, prefix: Prefix, frame: &[u8]) {
         Counters::add(&self.counters.forwarded, 1);
         self.outlet.event(prefix, frame);
+    }
+
+    fn forward_live(&self, prefix: Prefix, frame: &[u8]) {
+        Counters::add(&self.counters.forwarded, 1);
+        self.outlet.live_event(prefix, frame);
     }
 
     fn gap(&self, from: Position, to: Position) {

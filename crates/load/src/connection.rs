@@ -155,6 +155,14 @@ impl Connection {
         Ok(took)
     }
 
+    /// Takes the boot id of the host that the present socket's gateway named, if it did.
+    pub fn take_boot_id(&mut self) -> Option<Box<str>> {
+        match &mut self.state {
+            State::Up(socket) => socket.take_boot_id(),
+            State::Down | State::Opening(_) => None,
+        }
+    }
+
     /// Starts to open a socket that does not resume. [`Self::next`] reports the result.
     pub fn connect(&mut self, backoff: Backoff, limit: Duration) {
         self.state = State::Opening(Box::pin(open(self.opener.clone(), backoff, limit, self.last_read)));

@@ -17,7 +17,7 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use plan::Target;
-use protocol::{Position, SessionId};
+use protocol::{BOOT_ID_HEADER, Position, SessionId};
 use settings::{
     address::replace_headers,
     secret::{Secret, Secrets},
@@ -40,6 +40,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_REFUSAL: usize = 16 << 10;
 /// Time limit of reading that body.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Upper limit in bytes of a boot id, which is a UUID.
+const LONGEST_BOOT_ID: usize = 64;
 /// The characters that are not escaped in a path or a query.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -164,7 +166,7 @@ impl Connector {
             retry_after: None,
         })?;
         let upgraded = timeout_at(deadline.into(), upgrade(&endpoint.base, transport, request)).await;
-        let (transport, early) = upgraded.unwrap_or_else(|_| {
+        let Upgraded { transport, early, boot_id } = upgraded.unwrap_or_else(|_| {
             let within = OPEN_TIMEOUT.as_secs();
             Err(OpenError {
                 status: None,
@@ -175,7 +177,7 @@ impl Connector {
         let arrived = transport.tcp().arrived();
         let at = arrived.map_or_else(Instant::now, |arrived| arrived.at);
         let slack = slack + arrived.map_or(Duration::ZERO, |arrived| arrived.slack);
-        let socket = Socket::new(transport, early, Arrival::exact(at, last_read));
+        let socket = Socket::new(transport, early, boot_id, Arrival::exact(at, last_read));
         Ok(Opened { socket, at, slack })
     }
 
@@ -295,10 +297,20 @@ impl Connector {
 fn path(target: &Target) -> String {
     let path = target.ws_path.replace("{agent}", &target.agent);
     let separator = if path.contains('?') { '&' } else { '?' };
-    match target.rollup_ms {
-        Some(ms) => format!("{path}{separator}rollup={ms}"),
-        None => path,
+    match (target.rollup_ms, target.hops) {
+        (Some(ms), _) => format!("{path}{separator}rollup={ms}"),
+        (None, Some(every)) => format!("{path}{separator}hops={every}"),
+        (None, None) => path,
     }
+}
+
+/// A connection that was upgraded.
+struct Upgraded {
+    transport: Transport,
+    /// The bytes that followed the response.
+    early: Bytes,
+    /// The boot id of the gateway's host, if the response names it.
+    boot_id: Option<Box<str>>,
 }
 
 async fn connect_to(endpoint: &Endpoint, dial: DialOptions) -> io::Result<Connected<'_>> {
@@ -311,12 +323,12 @@ async fn connect_to(endpoint: &Endpoint, dial: DialOptions) -> io::Result<Connec
     Ok(Connected { transport, slack, endpoint })
 }
 
-/// Upgrades the connection to a WebSocket. Returns the transport and the bytes that followed the response.
+/// Upgrades the connection to a WebSocket.
 async fn upgrade(
     base: &str,
     transport: Transport,
     request: Request<Empty<Bytes>>,
-) -> Result<(Transport, Bytes), OpenError> {
+) -> Result<Upgraded, OpenError> {
     let broken = |error: hyper::Error| broken(base, &error);
     let accept =
         request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
@@ -327,11 +339,12 @@ async fn upgrade(
             return Err(refused(base, response).await);
         }
         check(base, &response, accept.as_deref())?;
-        hyper::upgrade::on(response).await.map_err(broken)
+        let boot_id = boot_id(response.headers());
+        Ok((hyper::upgrade::on(response).await.map_err(broken)?, boot_id))
     });
     // The connection's result is ignored: the request returns its error as well.
     let mut connection = pin!(connection.with_upgrades().fuse());
-    let upgraded = loop {
+    let (upgraded, boot_id) = loop {
         tokio::select! {
             biased;
             upgraded = &mut upgrade => break upgraded?,
@@ -340,7 +353,14 @@ async fn upgrade(
     };
     let parts = upgraded.downcast::<TokioIo<Transport>>().expect("the transport that was handed in");
     // Copied, because a slice would keep hyper's whole buffer allocated. It is usually empty.
-    Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
+    let early = Bytes::copy_from_slice(&parts.read_buf);
+    Ok(Upgraded { transport: parts.io.into_inner(), early, boot_id })
+}
+
+/// Returns the boot id of the gateway's host. A text that is too long to be one is ignored.
+fn boot_id(headers: &HeaderMap) -> Option<Box<str>> {
+    let id = headers.get(BOOT_ID_HEADER)?.to_str().ok()?;
+    (id.len() <= LONGEST_BOOT_ID).then(|| id.into())
 }
 
 fn broken(base: &str, error: &(dyn std::error::Error + 'static)) -> OpenError {

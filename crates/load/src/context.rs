@@ -76,6 +76,15 @@ struct ArrivalCounts {
     due: Cell<u64>,
 }
 
+/// The monotonic clock of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HostClock {
+    /// That of the host on which this process runs.
+    Own,
+    /// That of another host, by its boot id.
+    Other(Box<str>),
+}
+
 /// Every place for a session is taken.
 pub(crate) struct Full;
 
@@ -155,6 +164,15 @@ impl WorkerContext {
         let shared = boot_id.is_some() && boot_id == self.run.boot_id.as_deref();
         self.shared_clock.set(Some(shared));
         shared
+    }
+
+    /// Returns the clock of the host with this boot id.
+    pub(crate) fn clock_of(&self, boot_id: &str) -> HostClock {
+        if self.run.boot_id.as_deref() == Some(boot_id) {
+            HostClock::Own
+        } else {
+            HostClock::Other(boot_id.into())
+        }
     }
 
     /// Returns the worker's copy of the stop signal.

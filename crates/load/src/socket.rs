@@ -109,6 +109,8 @@ pub struct Socket {
     frames: Frames,
     /// The bytes that followed the response to the upgrade.
     early: Bytes,
+    /// The boot id of the gateway's host, if the response to the upgrade named it and it was not taken.
+    boot_id: Option<Box<str>>,
     /// Control frames that wait to be sent.
     unsent: Vec<u8>,
     /// The transport holds written bytes that need a flush.
@@ -120,9 +122,14 @@ pub struct Socket {
 impl Socket {
     /// Creates a socket over `transport`. `early` are the bytes that followed the response to the upgrade. Read numbers continue
     /// after that of `last`.
-    pub(crate) fn new(transport: Transport, early: Bytes, last: Arrival) -> Self {
+    pub(crate) fn new(transport: Transport, early: Bytes, boot_id: Option<Box<str>>, last: Arrival) -> Self {
         let (frames, unsent) = Default::default();
-        Self { transport, frames, early, unsent, unflushed: false, close_sent: false, last }
+        Self { transport, frames, early, boot_id, unsent, unflushed: false, close_sent: false, last }
+    }
+
+    /// Takes the boot id of the gateway's host, if the gateway named it.
+    pub fn take_boot_id(&mut self) -> Option<Box<str>> {
+        self.boot_id.take()
     }
 
     /// Returns the arrival of the last read that had bytes.

@@ -172,6 +172,12 @@ impl Distribution {
         self.count
     }
 
+    /// Returns the exact sum of all values, in nanoseconds.
+    #[must_use]
+    pub const fn sum_ns(&self) -> i128 {
+        self.sum
+    }
+
     /// Returns the number of values beyond ten minutes. They are in no histogram, but in the count, sum, minimum and maximum.
     #[must_use]
     pub const fn outside(&self) -> u64 {

@@ -1,8 +1,10 @@
 //! Findings: what a user should look at first. Each rule checks measurements and observations and states its evidence.
 //! Findings that a planned fault explains are grouped under that fault. A finding never changes the verdict.
 
+mod slow_hop;
+
 use crate::{
-    FaultRecord,
+    FaultRecord, HopGrowth,
     observations::{EndpointHistory, Observations, Usage},
     trend::{second_half, slope},
 };
@@ -124,6 +126,8 @@ pub struct FindingInputs<'a> {
     pub faults: &'a [FaultRecord],
     /// Connections and failures of each gateway address.
     pub endpoints: &'a [EndpointHistory],
+    /// The hop that made tokens slower, if one explains most of it.
+    pub hop_growth: Option<HopGrowth>,
 }
 
 impl FindingInputs<'_> {
@@ -201,6 +205,7 @@ pub fn find(measured: &FindingInputs<'_>, observations: &Observations) -> Vec<Fi
         memory(name, usage, &mut found);
     }
     storm(measured, &mut found);
+    slow_hop::find(measured, &mut found);
     found.grouped(measured.faults)
 }
 

@@ -2,7 +2,7 @@
 //! A worker fills one interval per second. Its size does not depend on the length of the run.
 
 use super::{
-    Distribution, IntervalCounts, Metric, Statistic,
+    Distribution, Hop, HopSplit, ImpossibleTimes, IntervalCounts, Metric, Statistic,
     bounds::{BoundedSample, Bounds, Trust},
     goodput,
     goodput::Objective,
@@ -40,6 +40,20 @@ impl Interval {
         self.metrics[metric as usize].record(sample.value);
         if let Some(primary) = metric.primary() {
             self.bounds[primary].record(metric, sample);
+        }
+    }
+
+    /// Records the time of a sampled token by hop.
+    pub fn record_hops(&mut self, split: Result<HopSplit, ImpossibleTimes>) {
+        let Ok(split) = split else {
+            self.counts.hops_impossible = self.counts.hops_impossible.saturating_add(1);
+            return;
+        };
+        self.counts.hops_clamped += u64::from(split.clamped);
+        for (hop, us) in Hop::ALL.into_iter().zip(split.us) {
+            if let Some(us) = us {
+                self.record(hop.metric(), i64::try_from(us).unwrap_or(i64::MAX).saturating_mul(1_000));
+            }
         }
     }
 

@@ -45,6 +45,10 @@ pub struct IntervalCounts {
     pub opening_ns: u64,
     /// Time for which queries were running, summed over all queries, in nanoseconds.
     pub query_ns: u64,
+    /// Sampled tokens of complete queries with a time that was moved by no more than the error of the clock.
+    pub hops_clamped: u64,
+    /// Sampled tokens of complete queries whose times contradict each other.
+    pub hops_impossible: u64,
 }
 
 impl IntervalCounts {
@@ -67,6 +71,8 @@ impl IntervalCounts {
         self.session_ns = self.session_ns.saturating_add(other.session_ns);
         self.opening_ns = self.opening_ns.saturating_add(other.opening_ns);
         self.query_ns = self.query_ns.saturating_add(other.query_ns);
+        self.hops_clamped = self.hops_clamped.saturating_add(other.hops_clamped);
+        self.hops_impossible = self.hops_impossible.saturating_add(other.hops_impossible);
     }
 
     /// Returns whether planned faults excuse lateness of the simulator: only if they concern at most half of the queries.

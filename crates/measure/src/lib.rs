@@ -16,6 +16,7 @@ pub mod findings;
 mod generator;
 mod goodput;
 pub mod growth;
+mod hops;
 mod integrity;
 mod interval;
 mod interval_counts;
@@ -50,6 +51,10 @@ pub use failures::{FailureGroup, Failures};
 pub use fault_log::{FaultLog, FaultRecord, FaultStatus};
 pub use generator::{Arrivals, FiguresByGenerator, GeneratorFigures, GeneratorReport};
 pub use goodput::{Objective, ObjectiveError, ObjectiveMetric};
+pub use hops::{
+    CLOCK_ERROR_US, Hop, HopFigures, HopGrowth, HopMean, HopSplit, HopTrend, ImpossibleTimes, SharedClocks,
+    TokenTimes,
+};
 pub use integrity::{INTEGRITY_RULES, IntegrityRule};
 pub use interval::Interval;
 pub use interval_counts::IntervalCounts;

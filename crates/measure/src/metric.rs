@@ -46,6 +46,14 @@ pub enum Metric {
     LoopLag,
     /// Time between the due time and the send of a query during which the socket was down.
     SocketWait,
+    /// A sampled token's time in the simulator: handed over − due.
+    HopPace,
+    /// A sampled token's time on the bus: read by the gateway − handed over.
+    HopBus,
+    /// A sampled token's time in the gateway: passed to the socket − read by the gateway.
+    HopGateway,
+    /// A sampled token's time in the network: received − passed to the socket.
+    HopNetwork,
 }
 
 impl Metric {
@@ -53,7 +61,7 @@ impl Metric {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All metrics, in the order of the outputs.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::Queue,
         Self::Ttft,
         Self::TtftSched,
@@ -74,6 +82,10 @@ impl Metric {
         Self::ScheduleLag,
         Self::LoopLag,
         Self::SocketWait,
+        Self::HopPace,
+        Self::HopBus,
+        Self::HopGateway,
+        Self::HopNetwork,
     ];
 
     /// The primary latencies: each sample has bounds, and each figure is trusted or not.
@@ -130,6 +142,10 @@ impl Metric {
             Self::ScheduleLag => "schedule_lag",
             Self::LoopLag => "loop_lag",
             Self::SocketWait => "socket_wait",
+            Self::HopPace => "hop_pace",
+            Self::HopBus => "hop_bus",
+            Self::HopGateway => "hop_gateway",
+            Self::HopNetwork => "hop_network",
         }
     }
 }

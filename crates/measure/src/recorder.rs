@@ -28,9 +28,9 @@ pub enum RecorderMessage {
         /// Second of the run, from 0.
         second: u64,
         /// Measurements.
-        interval: Interval,
+        interval: Box<Interval>,
         /// Channel that returns the cleared interval for reuse, so that its megabytes are allocated once and not every second.
-        back: SyncSender<Interval>,
+        back: SyncSender<Box<Interval>>,
     },
     /// A query that ended.
     Query(Box<QueryRecord>),
@@ -59,15 +59,15 @@ pub enum RecorderMessage {
 pub struct Recorder {
     number: u64,
     second: u64,
-    interval: Interval,
+    interval: Box<Interval>,
     /// Number of queries per session whose rows wait for the end of the session.
     waiting: HashMap<u64, usize>,
     /// Sum of `waiting`.
     waiting_count: usize,
     objectives: Arc<[Objective]>,
     out: SyncSender<RecorderMessage>,
-    back: SyncSender<Interval>,
-    spare: Receiver<Interval>,
+    back: SyncSender<Box<Interval>>,
+    spare: Receiver<Box<Interval>>,
 }
 
 impl Recorder {
@@ -78,7 +78,7 @@ impl Recorder {
         let recorder = Self {
             number,
             second: 0,
-            interval: Interval::default(),
+            interval: Box::default(),
             waiting: HashMap::new(),
             waiting_count: 0,
             objectives,
@@ -297,7 +297,7 @@ mod tests {
         recorder.query_ended(ended, &samples, || unreachable!("the session is short"));
         drop(recorder);
         let interval = |message| match message {
-            RecorderMessage::Interval { second, interval, .. } => Some((second, interval)),
+            RecorderMessage::Interval { second, interval, .. } => Some((second, *interval)),
             _ => None,
         };
         messages_in.iter().filter_map(interval).collect()

@@ -2,8 +2,8 @@
 //! It adds up finished queries and sessions and keeps none of them.
 
 use super::{
-    Concurrency, Failures, FiguresByGenerator, Interval, ReadingTotals, ReconnectStorm, Steady, TokenCounts,
-    threshold::Windows,
+    Concurrency, Failures, FiguresByGenerator, HopTrend, Interval, ReadingTotals, ReconnectStorm, Steady,
+    TokenCounts, threshold::Windows,
 };
 use crate::contents::ContentStatus;
 use crate::defects::Defects;
@@ -159,6 +159,9 @@ pub struct RunData {
     /// Highest reconnect rates.
     #[serde(skip)]
     pub reconnect_storm: ReconnectStorm,
+    /// The mean time of each hop over the run.
+    #[serde(skip)]
+    pub hop_trend: HopTrend,
     /// Sockets that the client cut itself.
     pub sockets_cut: u64,
     /// Defects of events and frames.

@@ -1,6 +1,6 @@
 //! Samples of one running query, kept until its end because only samples of complete queries count.
 
-use super::{Interval, Metric, bounds::BoundedSample};
+use super::{Hop, HopSplit, ImpossibleTimes, Interval, Metric, bounds::BoundedSample};
 
 /// Nanoseconds of the unit to which samples are rounded: a microsecond, the resolution of the histograms.
 const UNIT_NS: i64 = 1_000;
@@ -15,11 +15,18 @@ const ITL_AND_FRAME_GAP: u8 = 1;
 const UNEXCUSED: u8 = 2;
 const DELIVERY: u8 = 4;
 const REPLAY_DELIVERY: u8 = 5;
+/// The hops of a sampled token, with flags: which hops are missing, and whether a time was moved.
+const HOPS: u8 = 8;
+const NO_BUS: u8 = 1;
+const NO_NETWORK: u8 = 2;
+const CLAMPED: u8 = 4;
+/// A sampled token whose times contradict each other.
+const IMPOSSIBLE_HOPS: u8 = 16;
 
 /// The samples of a query, packed: a tag and numbers of variable length in whole microseconds.
 ///
 /// Memory: a token takes 8 to 10 bytes as a rule (a tag, 1 to 3 bytes for the gap, one for each of its bounds; a tag and
-/// 1 to 3 bytes for the delivery), at most 42, and a quarter of that may be spare. 10,000 queries of 500 tokens that run
+/// 1 to 3 bytes for the delivery), at most 42, a sampled token 5 to 13 bytes more for its hops, and a quarter of that may be spare. 10,000 queries of 500 tokens that run
 /// at once take some 55 MB. A query with a defect cannot end `ok`: it gives its samples up at once, so that tokens beyond
 /// the announced number take nothing.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +54,20 @@ impl QuerySamples {
         self.number(zigzag(rounded(ns)));
     }
 
+    /// Keeps the time of a sampled token by hop.
+    pub fn hops(&mut self, split: Result<HopSplit, ImpossibleTimes>) {
+        let Ok(HopSplit { us: [pace, bus, gateway, network], clamped }) = split else {
+            return self.push(IMPOSSIBLE_HOPS);
+        };
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        self.push(
+            HOPS | flag(bus.is_none(), NO_BUS) | flag(network.is_none(), NO_NETWORK) | flag(clamped, CLAMPED),
+        );
+        for us in [Some(pace.unwrap_or_default()), bus, Some(gateway.unwrap_or_default()), network] {
+            us.into_iter().for_each(|us| self.number(us));
+        }
+    }
+
     /// Drops all samples and ignores further ones, because the query cannot end `ok` any more.
     pub fn give_up(&mut self) {
         *self = Self { bytes: Vec::new(), given_up: true };
@@ -56,6 +77,10 @@ impl QuerySamples {
     pub fn record(&self, interval: &mut Interval) {
         let mut packed = Packed(&self.bytes);
         while let Some(tag) = packed.tag() {
+            if tag >= HOPS {
+                interval.record_hops(packed.hops(tag));
+                continue;
+            }
             let value = nanoseconds(unzigzag(packed.number()));
             match tag {
                 DELIVERY => interval.record(Metric::Delivery, value),
@@ -104,6 +129,16 @@ impl Packed<'_> {
         let (tag, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*tag)
+    }
+
+    fn hops(&mut self, tag: u8) -> Result<HopSplit, ImpossibleTimes> {
+        if tag == IMPOSSIBLE_HOPS {
+            return Err(ImpossibleTimes);
+        }
+        let missing = [0, NO_BUS, 0, NO_NETWORK];
+        let us: [Option<u64>; Hop::COUNT] =
+            std::array::from_fn(|hop| (tag & missing[hop] == 0).then(|| self.number()));
+        Ok(HopSplit { us, clamped: tag & CLAMPED != 0 })
     }
 
     fn number(&mut self) -> u64 {
@@ -160,6 +195,16 @@ mod tests {
         interval
     }
 
+    fn split() -> impl Strategy<Value = Result<HopSplit, ImpossibleTimes>> {
+        let us = || 0u64..3_000_000;
+        let split = (us(), prop::option::of(us()), us(), prop::option::of(us()), any::<bool>());
+        let split = split.prop_map(|(pace, bus, gateway, network, clamped)| HopSplit {
+            us: [Some(pace), bus, Some(gateway), network],
+            clamped,
+        });
+        prop_oneof![9 => split.prop_map(Ok), 1 => Just(Err(ImpossibleTimes))]
+    }
+
     proptest! {
         /// Keeping samples and recording them later gives the same result as recording them at once, in whole microseconds.
         #[test]
@@ -168,6 +213,7 @@ mod tests {
                 (0i64..3_000_000, 0i64..400_000, 0i64..400_000, prop::option::of(0i64..3_000_000), any::<bool>()), 0..60,
             ),
             deliveries in prop::collection::vec((-400_000i64..3_000_000, any::<bool>()), 0..60),
+            splits in prop::collection::vec(split(), 0..20),
         ) {
             let (mut samples, mut at_once) = (QuerySamples::default(), Interval::default());
             for &(value, below, above, unexcused, is_frame_gap) in &gaps {
@@ -182,6 +228,10 @@ mod tests {
                 if is_frame_gap {
                     at_once.record(Metric::FrameGap, gap.value);
                 }
+            }
+            for &split in &splits {
+                samples.hops(split);
+                at_once.record_hops(split);
             }
             for &(us, is_replay) in &deliveries {
                 samples.delivery(us * UNIT_NS, is_replay);

@@ -28,6 +28,9 @@ pub struct Target {
     pub ws_path: String,
     /// The length of the windows whose tokens the gateway should send as one frame, in milliseconds. `None`: each token has a frame.
     pub rollup_ms: Option<u16>,
+    /// Every how many tokens of a query the gateway should add its own times to, so that their time can be split by hop. `None`: to none.
+    /// Has no effect with a rollup.
+    pub hops: Option<u32>,
     /// The value of `{agent}`.
     pub agent: String,
     /// Headers of every call and upgrade. They replace the client's own headers of the same name.

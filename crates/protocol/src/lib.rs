@@ -19,9 +19,10 @@ pub use claims::{
 pub use close::{ClientAction, CloseReason};
 pub use digest::{Digest, DigestField, Digester};
 pub use event::{
-    Event, Frame, Kind, MalformedFrame, Prefix, RolledTokens, TokenPieces, Tokens, encode_closed,
-    encode_done, encode_error, encode_fence, encode_gap, encode_gap_entry, encode_resumed, encode_token,
-    encode_verified_done, encode_verified_error, with_position,
+    BOOT_ID_HEADER, Event, Frame, GatewayStamps, Kind, MAX_HOPS, MalformedFrame, Prefix, RolledTokens,
+    StampedToken, TokenPieces, Tokens, encode_closed, encode_done, encode_error, encode_fence, encode_gap,
+    encode_gap_entry, encode_resumed, encode_token, encode_verified_done, encode_verified_error, is_sampled,
+    with_position,
 };
 pub use lane::{GapPolicy, Lane, LiveAction, LoggedAction, ReadEnd, ReadStart};
 pub use ledger::{EventCounts, ExpectedRange, Ledger, MissingRange, Observation};

@@ -6,20 +6,18 @@ use crate::{
     frame::{Header, Opcode},
 };
 use bus::{LaneEnd, Outlet};
-use protocol::{CloseReason, Kind, Position, Prefix, encode_gap, encode_resumed};
+use protocol::{CloseReason, Kind, Position, Prefix, encode_gap, encode_resumed, is_sampled};
 use std::time::Instant;
 
 impl Outlet for Outbox {
     fn event(&self, prefix: Prefix, frame: &[u8]) {
-        let mut state = self.state.lock();
-        state.largest = state.largest.max(frame.len());
-        state.close_cursor.event(prefix);
-        self.shared.metrics.events.inc();
-        if state.rollup.is_some() {
-            return self.roll(&mut state, prefix, frame);
-        }
-        if !self.holds(&mut state, prefix, frame) {
-            self.offer(&mut state, Opcode::Text, frame, Some(prefix.position));
+        self.deliver(&mut self.state.lock(), prefix, frame);
+    }
+
+    fn live_event(&self, prefix: Prefix, frame: &[u8]) {
+        match self.hops {
+            Some(every) if is_sampled(prefix, every) => self.sampled(prefix, frame),
+            _ => self.event(prefix, frame),
         }
     }
 
@@ -67,6 +65,19 @@ impl HoldsEvents for Outbox {
 }
 
 impl Outbox {
+    /// Sends an event, or holds it back.
+    pub(super) fn deliver(&self, state: &mut State, prefix: Prefix, frame: &[u8]) {
+        state.largest = state.largest.max(frame.len());
+        state.close_cursor.event(prefix);
+        self.shared.metrics.events.inc();
+        if state.rollup.is_some() {
+            return self.roll(state, prefix, frame);
+        }
+        if !self.holds(state, prefix, frame) {
+            self.offer(state, Opcode::Text, frame, Some(prefix.position));
+        }
+    }
+
     /// Queues an event to share a segment with the next ones. Returns false if it should be sent at once.
     fn holds(&self, state: &mut State, prefix: Prefix, frame: &[u8]) -> bool {
         let coalescing = &self.shared.coalescing;

@@ -19,6 +19,18 @@ struct Waiting {
     frames: VecDeque<Queued>,
     /// Bytes of the first frame that the socket has taken.
     taken: usize,
+    /// Bytes that the socket has taken since the queue was last empty.
+    advanced: usize,
+    /// The times in queued frames that are set anew before a write.
+    stamps: VecDeque<Stamp>,
+}
+
+/// The digits of a time in a queued frame.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    /// Where they begin, in bytes since the queue was last empty.
+    at: usize,
+    digits: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +67,11 @@ impl Queue {
 
     /// Returns the bytes of memory that count against the bound.
     pub(crate) fn cost(&self) -> usize {
-        let cost = |waiting: &Waiting| waiting.bytes.len() + waiting.frames.len() * size_of::<Queued>();
+        let cost = |waiting: &Waiting| {
+            waiting.bytes.len()
+                + waiting.frames.len() * size_of::<Queued>()
+                + waiting.stamps.len() * size_of::<Stamp>()
+        };
         self.waiting.as_deref().map_or(0, cost)
     }
 
@@ -81,6 +97,39 @@ impl Queue {
         waiting.frames.push_back(Queued { len, position });
     }
 
+    /// Notes that the last frame, if it is the event at `position`, ends with a time of `digits` digits and `}`. Has no effect if the socket
+    /// has taken some of these bytes.
+    pub(crate) fn stamped(&mut self, position: Position, digits: usize) {
+        let Some(waiting) = &mut self.waiting else { return };
+        let Some(last) = waiting.frames.back().filter(|last| last.position == Some(position)) else { return };
+        let left = if waiting.frames.len() == 1 { last.len - waiting.taken } else { last.len };
+        if left > digits {
+            let at = waiting.advanced + waiting.bytes.len() - 1 - digits;
+            waiting.stamps.push_back(Stamp { at, digits });
+        }
+    }
+
+    /// Returns whether a queued frame has a time that is set before it is written.
+    pub(crate) fn has_stamps(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| !waiting.stamps.is_empty())
+    }
+
+    /// Sets the times of all queued frames. A time keeps its old value if the new one has another number of digits, which happens only
+    /// when the host has run for a power of ten of microseconds.
+    pub(crate) fn stamp(&mut self, us: u64) {
+        let Some(waiting) = &mut self.waiting else { return };
+        let text = us.to_string();
+        for &Stamp { at, digits } in &waiting.stamps {
+            if let Some(from) = at.checked_sub(waiting.advanced).filter(|_| digits == text.len()) {
+                waiting
+                    .bytes
+                    .range_mut(from..from + digits)
+                    .zip(text.bytes())
+                    .for_each(|(old, new)| *old = new);
+            }
+        }
+    }
+
     /// Returns the bytes to write next.
     pub(crate) fn slices(&self) -> [IoSlice<'_>; 2] {
         let (front, back) =
@@ -93,6 +142,10 @@ impl Queue {
         let Some(waiting) = &mut self.waiting else { return };
         waiting.bytes.drain(..count);
         waiting.taken += count;
+        waiting.advanced += count;
+        while waiting.stamps.front().is_some_and(|stamp| stamp.at < waiting.advanced) {
+            waiting.stamps.pop_front();
+        }
         while let Some(first) = waiting.frames.front()
             && waiting.taken >= first.len
         {
@@ -112,7 +165,11 @@ impl Queue {
         let dropped = waiting.frames.len() - keep.min(waiting.frames.len());
         waiting.frames.truncate(keep);
         match waiting.frames.front() {
-            Some(first) => waiting.bytes.truncate(first.len - waiting.taken),
+            Some(first) => {
+                waiting.bytes.truncate(first.len - waiting.taken);
+                let end = waiting.advanced + waiting.bytes.len();
+                waiting.stamps.retain(|stamp| stamp.at < end);
+            }
             None => self.waiting = None,
         }
         dropped
@@ -190,6 +247,78 @@ mod tests {
             let whole: Vec<u8> =
                 on_wire_frames.iter().flat_map(|&(tag, len)| std::iter::repeat_n(tag, len)).collect();
             prop_assert_eq!(wire, whole);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum StampStep {
+        Push { before: usize, taken: usize, is_stamped: bool },
+        Stamp(u64),
+        Write(usize),
+        Drop,
+    }
+
+    fn stamp_step() -> impl Strategy<Value = StampStep> {
+        prop_oneof![
+            4 => (1usize..20, 0usize..30, any::<bool>())
+                .prop_map(|(before, taken, is_stamped)| StampStep::Push { before, taken, is_stamped }),
+            3 => (0u64..20_000).prop_map(StampStep::Stamp),
+            3 => (0usize..40).prop_map(StampStep::Write),
+            1 => Just(StampStep::Drop),
+        ]
+    }
+
+    proptest! {
+        /// A time that waits in the queue has the last value that was set before its first digit was written. No other byte changes.
+        #[test]
+        fn a_time_is_set_anew_until_it_is_written(steps in proptest::collection::vec(stamp_step(), 0..60)) {
+            let (mut queue, mut wire, mut written) = (Queue::new(Position::ZERO), Vec::new(), 0);
+            // What the wire will carry, where each frame and each time in it begins.
+            let (mut expected, mut begins, mut times) = (Vec::new(), Vec::new(), Vec::new());
+            for (n, step) in steps.into_iter().enumerate() {
+                match step {
+                    StampStep::Push { before, taken, is_stamped } => {
+                        let frame = [vec![b'a'; before], b"1000}".to_vec()].concat();
+                        let taken = if queue.is_empty() { taken % frame.len() } else { 0 };
+                        let (head, tail) = frame.split_at(1);
+                        let position = Position::new(1, n as u64 + 1);
+                        queue.push([head, tail], taken, Some(position));
+                        begins.push(expected.len());
+                        if is_stamped {
+                            queue.stamped(position, 4);
+                            queue.stamped(Position::new(2, 1), 4);
+                            times.push(expected.len() + before);
+                        }
+                        wire.extend_from_slice(&frame[..taken]);
+                        written += taken;
+                        expected.extend_from_slice(&frame);
+                    }
+                    StampStep::Stamp(us) => {
+                        queue.stamp(us);
+                        for &at in times.iter().filter(|&&at| at >= written && us.to_string().len() == 4) {
+                            expected[at..at + 4].copy_from_slice(us.to_string().as_bytes());
+                        }
+                    }
+                    StampStep::Write(most) => {
+                        let bytes: Vec<u8> =
+                            queue.slices().iter().flat_map(|slice| slice.to_vec()).take(most).collect();
+                        wire.extend_from_slice(&bytes);
+                        written += bytes.len();
+                        queue.advance(bytes.len());
+                    }
+                    StampStep::Drop => {
+                        queue.drop_unbegun();
+                        if let Some(&end) = begins.iter().find(|&&begin| begin >= written) {
+                            expected.truncate(end);
+                            begins.retain(|&begin| begin < end);
+                            times.retain(|&at| at < end);
+                        }
+                    }
+                }
+                prop_assert!(!queue.is_empty() || !queue.has_stamps());
+            }
+            wire.extend(queue.slices().iter().flat_map(|slice| slice.to_vec()));
+            prop_assert_eq!(String::from_utf8(wire), String::from_utf8(expected));
         }
     }
 }

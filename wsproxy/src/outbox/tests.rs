@@ -27,6 +27,10 @@ struct Rig {
 
 impl Rig {
     async fn new(batch: u32) -> Self {
+        Self::with(batch, Form::default()).await
+    }
+
+    async fn with(batch: u32, form: Form) -> Self {
         let metrics = Metrics::default();
         let coalescing = Coalescing::new(MOST, metrics.clone());
         coalescing.set(batch);
@@ -44,7 +48,7 @@ impl Rig {
         let (own, peer) = StdStream::pair().unwrap();
         own.set_nonblocking(true).unwrap();
         peer.set_nonblocking(true).unwrap();
-        let outbox = Outbox::new(shared.clone(), None, None);
+        let outbox = Outbox::new(shared.clone(), None, form);
         let socket = Socket::Unix(tokio::net::UnixStream::from_std(own).unwrap());
         std::future::poll_fn(|cx| socket.poll_writable(cx)).await.unwrap();
         outbox.connect(socket);
@@ -183,6 +187,89 @@ async fn held_events_do_not_make_a_slow_consumer() {
     rig.frames();
     assert!(rig.sent.is_empty());
     assert_eq!(rig.outbox.phase(), Phase::Open);
+}
+
+/// Returns a rig with hops, in which every `every`-th token carries the gateway's times.
+async fn stamping(batch: u32, every: u32) -> Rig {
+    Rig::with(batch, Form { hops: std::num::NonZeroU32::new(every), rollup: None }).await
+}
+
+fn token_frame(seq: u64) -> (Prefix, Vec<u8>) {
+    let (position, mut frame) = (Position::new(1, seq), Vec::new());
+    protocol::encode_token(&mut frame, position, "word", "q", 1, 2);
+    (Prefix { position, kind: Kind::Token }, frame)
+}
+
+impl Rig {
+    /// Returns the frames that came out since the last look.
+    fn payloads(&mut self) -> Vec<String> {
+        let mut bytes = [0; 4096];
+        let count = self.peer.read(&mut bytes).unwrap_or(0);
+        let (mut rest, mut payloads) = (&bytes[..count], Vec::new());
+        while let [_, length, more @ ..] = rest {
+            let (length, more) = match length {
+                126 => (usize::from(u16::from_be_bytes([more[0], more[1]])), &more[2..]),
+                length => (usize::from(*length), more),
+            };
+            payloads.push(String::from_utf8(more[..length].to_vec()).unwrap());
+            rest = &more[length..];
+        }
+        payloads
+    }
+}
+
+fn stamps(payload: &str) -> Option<protocol::GatewayStamps> {
+    match protocol::Frame::parse(payload) {
+        Ok(protocol::Frame::Event(event)) => event.stamps,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn sampled_live_tokens_alone_carry_the_times() {
+    let mut rig = stamping(1, 3).await;
+    let began = host::monotonic_us();
+    for seq in 1..=6 {
+        let (prefix, frame) = token_frame(seq);
+        rig.outbox.live_event(prefix, &frame);
+    }
+    let (prefix, replayed) = token_frame(7);
+    rig.outbox.event(prefix, &replayed);
+    let ended = host::monotonic_us();
+    let payloads = rig.payloads();
+    assert_eq!(payloads.len(), 7);
+    for (seq, payload) in (1..).zip(&payloads) {
+        let stamps = stamps(payload);
+        assert_eq!(stamps.is_some(), [1, 4].contains(&seq), "{payload}");
+        match stamps {
+            Some(times) => {
+                let order = [began, times.received_us, times.written_us, ended];
+                assert!(order.is_sorted(), "{order:?}");
+                assert!(
+                    payload
+                        .starts_with(std::str::from_utf8(&token_frame(seq).1).unwrap().trim_end_matches('}'))
+                );
+            }
+            None => assert_eq!(payload.as_bytes(), token_frame(seq).1),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_wait_of_a_held_token_is_time_in_the_gateway() {
+    const WAIT: Duration = Duration::from_millis(5);
+    let mut rig = stamping(3, 1).await;
+    for seq in 1..=4 {
+        let (prefix, frame) = token_frame(seq);
+        rig.outbox.live_event(prefix, &frame);
+        if seq == 3 {
+            std::thread::sleep(WAIT);
+        }
+    }
+    let gateway = |payload: &String| stamps(payload).map(|times| times.written_us - times.received_us);
+    let waits: Vec<_> = rig.payloads().iter().map(|payload| gateway(payload).unwrap()).collect();
+    let least = WAIT.as_micros() as u64;
+    assert!(waits.len() == 4 && waits[1] >= least && waits[2] >= least, "{waits:?}");
 }
 
 #[derive(Clone, Debug)]

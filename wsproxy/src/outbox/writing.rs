@@ -150,6 +150,9 @@ impl Outbox {
     /// Writes as much of the queue as the socket takes.
     pub(super) fn drain(&self, state: &mut State) -> Drained {
         state.held.clear();
+        if state.queue.has_stamps() {
+            state.queue.stamp(host::monotonic_us());
+        }
         while !state.lost && !state.queue.is_empty() {
             let Some(socket) = self.socket() else { return Drained::Empty };
             match socket.try_write_vectored(&state.queue.slices()) {

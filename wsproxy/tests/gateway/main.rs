@@ -3,6 +3,7 @@
 mod admission;
 mod closes;
 mod drains;
+mod hops;
 mod inbound;
 #[allow(dead_code, reason = "other tests stop and restart it")]
 #[path = "../../../crates/bus/tests/brokers/support/private_redis.rs"]

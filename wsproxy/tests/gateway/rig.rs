@@ -57,6 +57,13 @@ pub(crate) fn rollup_request(address: SocketAddr, session: SessionId, ms: u32) -
     request
 }
 
+/// Returns the same request with the gateway's times in every n-th token.
+pub(crate) fn hops_request(address: SocketAddr, session: SessionId, every: u32) -> Request {
+    let mut request = request(address, session);
+    *request.uri_mut() = format!("{}?hops={every}", request.uri()).parse().unwrap();
+    request
+}
+
 fn bare_request(address: SocketAddr, path: &str) -> Request {
     format!("ws://{address}{path}").into_client_request().unwrap()
 }

@@ -424,6 +424,7 @@ mod tests {
             code: None,
             message: None,
             digest: DigestField::Absent,
+            stamps: None,
         };
         let arrival = Arrival::exact(Instant::now(), seq);
         query.arrive(&event, "frame", arrival, Duration::from_millis(250), None)

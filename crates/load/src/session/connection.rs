@@ -88,6 +88,11 @@ impl SessionConnection {
         }
     }
 
+    /// Takes the boot id of the host that the present socket's gateway named, if it did.
+    pub(super) fn take_boot_id(&mut self) -> Option<Box<str>> {
+        self.connection.as_deref_mut().and_then(Connection::take_boot_id)
+    }
+
     /// Reads what is in the socket now. `None` if there is nothing.
     pub(super) fn next_now(&mut self) -> Option<ConnectionEvent> {
         self.connection.as_deref_mut().and_then(Connection::next_now)

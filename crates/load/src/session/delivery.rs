@@ -39,6 +39,11 @@ impl DeliveryTimes {
         self.opened = at;
     }
 
+    /// Returns when the present socket was opened.
+    pub(super) const fn opened(&self) -> Instant {
+        self.opened
+    }
+
     /// Returns whether the server is known to use this machine's clock.
     pub(super) const fn is_clock_shared(&self) -> bool {
         matches!(self.shared_clock, Some(true))

@@ -13,9 +13,9 @@ impl Session {
     pub(super) fn handle(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Read(chunk) => {
-                let Self { worker, connection, replay, queries, behaviour, delivery, log, .. } = self;
+                let Self { worker, connection, replay, queries, behaviour, delivery, hops, log, .. } = self;
                 let mut receiver =
-                    Receiver { worker, queries, replay, delivery, log, behaviour, has_event: false };
+                    Receiver { worker, queries, replay, delivery, hops, log, behaviour, has_event: false };
                 let ended = connection.decode(&chunk, |message, arrival| receiver.message(message, arrival));
                 if receiver.has_event {
                     connection.event_arrived();
@@ -47,6 +47,7 @@ impl Session {
         }
         LiveCounters::add(&self.worker.live().connects, 1);
         self.delivery.socket_opened(now);
+        self.hops.socket_opened(self.connection.take_boot_id().map(|id| self.worker.clock_of(&id)));
         let last = self.queries.last_position();
         if self.behaviour.resumes() {
             self.replay.open_resumed(self.queries.resume_after(), last);

@@ -102,6 +102,8 @@ impl Session {
         let shared = self.worker.compare_clocks(boot_id);
         let samples = self.queries.current_mut().map(|query| &mut query.samples);
         self.delivery.clock_known(shared, self.worker.clock(), samples);
+        let samples = self.queries.current_mut().map(|query| &mut query.samples);
+        self.hops.server_known(boot_id.map(|id| self.worker.clock_of(id)), samples);
     }
 
     /// Performs an action on purpose that is due.

@@ -8,6 +8,7 @@ mod deadline;
 mod delivery;
 mod events;
 mod exchange;
+mod hops;
 mod log;
 mod opening;
 mod outcome;
@@ -27,6 +28,7 @@ use crate::{
 use behaviour::Behaviour;
 use connection::SessionConnection;
 use delivery::DeliveryTimes;
+use hops::Hops;
 use log::SessionLog;
 use measure::{ActiveGuard, live::LiveCounters, record::Failure};
 use plan::{behaviour::SessionBehaviour, users::User};
@@ -74,6 +76,7 @@ struct Session {
     queries: Queries,
     behaviour: Behaviour,
     delivery: DeliveryTimes,
+    hops: Hops,
     log: SessionLog,
     stage: Stage,
     /// The session failed and sends no further query.
@@ -98,6 +101,7 @@ impl Session {
             queries: Queries::default(),
             behaviour: Behaviour::new(SessionBehaviour::draw(&plan.behaviour, &plan.load, planned.index)),
             delivery: DeliveryTimes::new(worker.shared_clock()),
+            hops: Hops::new(worker.shared_clock()),
             log: SessionLog::new(),
             stage: Stage::Open,
             is_over: false,

@@ -29,6 +29,7 @@ impl Session {
             self.log.connected(connection.open(backoff, self.time_limits().call()).await?);
             LiveCounters::add(&self.worker.live().connects, 1);
             self.delivery.socket_opened(Instant::now());
+            self.hops.socket_opened(connection.take_boot_id().map(|id| self.worker.clock_of(&id)));
         }
         self.connection.attach(connection, is_late);
         Ok(())

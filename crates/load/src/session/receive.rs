@@ -1,7 +1,8 @@
 //! Handles what arrives on a session's socket: messages become events of a query, replays or defects.
 
 use super::{
-    behaviour::Behaviour, delivery::DeliveryTimes, log::SessionLog, queries::Queries, replay::ReplayWindow,
+    behaviour::Behaviour, delivery::DeliveryTimes, hops::Hops, log::SessionLog, queries::Queries,
+    replay::ReplayWindow,
 };
 use crate::{
     context::WorkerContext,
@@ -18,6 +19,7 @@ pub(super) struct Receiver<'a> {
     pub(super) queries: &'a mut Queries,
     pub(super) replay: &'a mut ReplayWindow,
     pub(super) delivery: &'a mut DeliveryTimes,
+    pub(super) hops: &'a mut Hops,
     pub(super) log: &'a mut SessionLog,
     pub(super) behaviour: &'a Behaviour,
     /// Set when an event arrives.
@@ -136,7 +138,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// Samples how late the simulator was, and the delivery time.
+    /// Samples how late the simulator was, the delivery time, and the hops of a token with the gateway's times.
     fn sample_times(&mut self, event: &Event<'_>, at: Instant) {
         let Some(sent_us) = event.sent_us else { return };
         if let Some(due_us) = event.due_us {
@@ -146,6 +148,9 @@ impl Receiver<'_> {
         }
         if let Some(query) = self.queries.current_mut() {
             self.delivery.token(at, sent_us, self.worker.clock(), &mut query.samples);
+            if event.stamps.is_some() && self.worker.plan().target.hops.is_some() {
+                self.hops.token(event, at, self.delivery.opened(), self.worker.clock(), &mut query.samples);
+            }
         }
     }
 }

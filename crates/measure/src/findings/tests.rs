@@ -1,7 +1,7 @@
 //! Each rule, with observations that trigger it and others that do not.
 
 use super::*;
-use crate::{FaultLog, FaultStatus, observations::BusLag};
+use crate::{FaultLog, FaultStatus, Hop, HopMean, observations::BusLag};
 use std::time::Duration;
 
 fn titles(findings: &[Finding]) -> Vec<&str> {
@@ -133,6 +133,38 @@ fn a_planned_fault_explains_what_it_caused() {
     let findings = find(&FindingInputs { faults: &faults, ..FindingInputs::default() }, &restarted);
     assert_eq!(titles(&findings), ["planned fault `wsproxy-1:kill` at 5 s"]);
     assert_eq!(titles(&findings[0].explains), ["wsproxy-1 was restarted"]);
+}
+
+#[test]
+fn a_slow_hop_is_named_with_its_evidence_and_the_fault_that_explains_it() {
+    let mean = |from_s, total_ms, hop_ms| HopMean { from_s, to_s: from_s + 1, total_ms, hop_ms, samples: 60 };
+    let growth = |hop| Some(HopGrowth { hop, calm: mean(3, 0.8, 0.4), worst: mean(40, 10.8, 9.4) });
+    for (hop, title) in [
+        (Hop::Pace, "the simulator handed tokens over late"),
+        (Hop::Bus, "tokens waited at Redis"),
+        (Hop::Gateway, "tokens waited in the gateway"),
+        (Hop::Network, "tokens waited between gateway and client"),
+    ] {
+        let findings = find(
+            &FindingInputs { hop_growth: growth(hop), ..FindingInputs::default() },
+            &Observations::default(),
+        );
+        assert_eq!(titles(&findings), [title]);
+        let figures = format!(
+            "From 40 s to 41 s a token took 10.8 ms on average, in the calmest part of the run (3 s to 4 s) 0.8 ms. \
+             The hop `{}` grew from 0.4 to 9.4 ms, which is 90 % of the growth (60 and 60 sampled tokens).",
+            hop.metric().name_ms()
+        );
+        assert!(findings[0].evidence.starts_with(&figures), "{}", findings[0].evidence);
+    }
+    let log = FaultLog::new([("redis:pause=1s", Duration::from_secs(39))]);
+    log.begin(0, Duration::from_secs(1), Duration::from_secs(40));
+    log.end(0, Some(Duration::from_secs(41)), FaultStatus::Injected("done".into()));
+    let faults = log.records();
+    let inputs = FindingInputs { hop_growth: growth(Hop::Bus), faults: &faults, ..FindingInputs::default() };
+    let findings = find(&inputs, &Observations::default());
+    assert_eq!(titles(&findings), ["planned fault `redis:pause=1s` at 40 s"]);
+    assert_eq!(titles(&findings[0].explains), ["tokens waited at Redis"]);
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn close_event(out: &mut Vec<u8>, query_id: &str, due_us: u64, sent_us: u64) {
 }
 
 /// Writes a number. The formatting of the standard library takes several times as long, for every token.
-fn decimal(out: &mut Vec<u8>, number: u64) {
+pub(super) fn decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 

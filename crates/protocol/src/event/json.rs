@@ -1,6 +1,9 @@
 //! Reads events from JSON with fields in any order, unknown fields, and values of unexpected types.
 
-use super::{Event, Frame, Kind, MalformedFrame, Tokens, loose::Loose, surrogates::without_lone_surrogates};
+use super::{
+    Event, Frame, GatewayStamps, Kind, MalformedFrame, Tokens, loose::Loose,
+    surrogates::without_lone_surrogates,
+};
 use crate::DigestField;
 use serde::{
     Deserialize, Deserializer,
@@ -87,6 +90,8 @@ struct Raw<'a> {
     prev: Loose<'a>,
     from: Loose<'a>,
     to: Loose<'a>,
+    recv_us: Loose<'a>,
+    write_us: Loose<'a>,
 }
 
 impl<'a> Raw<'a> {
@@ -125,6 +130,11 @@ impl<'a> Raw<'a> {
             code: self.code.shown(),
             message: self.message.shown(),
             digest: self.digest.text().map_or(DigestField::Absent, |text| DigestField::parse(&text)),
+            stamps: self
+                .recv_us
+                .micros()
+                .zip(self.write_us.micros())
+                .map(|(received_us, written_us)| GatewayStamps { received_us, written_us }),
         }))
     }
 }
@@ -155,6 +165,8 @@ impl<'de> Deserialize<'de> for Raw<'de> {
                         "prev" => &mut raw.prev,
                         "from" => &mut raw.from,
                         "to" => &mut raw.to,
+                        "recv_us" => &mut raw.recv_us,
+                        "write_us" => &mut raw.write_us,
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                             continue;

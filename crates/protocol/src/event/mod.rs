@@ -7,6 +7,7 @@ mod loose;
 mod prefix;
 mod rolled;
 mod short;
+mod stamps;
 mod surrogates;
 
 pub use encode::{
@@ -15,6 +16,7 @@ pub use encode::{
 };
 pub use prefix::Prefix;
 pub use rolled::{RolledTokens, TokenPieces, Tokens};
+pub use stamps::{BOOT_ID_HEADER, GatewayStamps, MAX_HOPS, StampedToken, is_sampled};
 
 use crate::{DigestField, Position};
 use std::borrow::Cow;
@@ -78,6 +80,8 @@ pub struct Event<'a> {
     pub message: Option<Cow<'a, str>>,
     /// The digest that a terminator carries of the tokens before it.
     pub digest: DigestField,
+    /// When the gateway received and wrote a sampled token. `None` without both times.
+    pub stamps: Option<GatewayStamps>,
 }
 
 /// One text frame that the gateway sent.
@@ -135,6 +139,7 @@ impl<'a> Frame<'a> {
                 code: event.code.map(owned),
                 message: event.message.map(owned),
                 digest: event.digest,
+                stamps: event.stamps,
             }),
             Self::Tokens(tokens) => Frame::Tokens(tokens.into_owned()),
             Self::Resumed { to } => Frame::Resumed { to },

@@ -274,6 +274,7 @@ impl<'a> Tokens<'a> {
             code: None,
             message: None,
             digest: DigestField::Absent,
+            stamps: None,
         })
     }
 }

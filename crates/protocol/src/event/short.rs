@@ -1,6 +1,6 @@
 //! Reads events quickly that have the form of this crate's encoders. `json` reads all others.
 
-use super::{Event, Kind, Prefix};
+use super::{Event, GatewayStamps, Kind, Prefix};
 use crate::DigestField;
 use std::borrow::Cow;
 
@@ -24,6 +24,7 @@ impl<'a> Event<'a> {
         let (query_id, rest) = plain(rest.strip_prefix(r#","query_id":""#)?)?;
         let (due_us, rest) = number(rest.strip_prefix(r#","due_us":"#)?)?;
         let (sent_us, rest) = number(rest.strip_prefix(r#","sent_us":"#)?)?;
+        let (stamps, rest) = if rest == "}" { (None, rest) } else { stamps(rest)? };
         (rest == "}").then_some(Self {
             position: Some(prefix.position),
             kind: prefix.kind,
@@ -34,8 +35,16 @@ impl<'a> Event<'a> {
             code: None,
             message: None,
             digest,
+            stamps,
         })
     }
+}
+
+/// Reads the times of the gateway. Returns them and the text behind them.
+fn stamps(text: &str) -> Option<(Option<GatewayStamps>, &str)> {
+    let (received_us, rest) = number(text.strip_prefix(r#","recv_us":"#)?)?;
+    let (written_us, rest) = number(rest.strip_prefix(r#","write_us":"#)?)?;
+    Some((Some(GatewayStamps { received_us, written_us }), rest))
 }
 
 /// Reads a string up to its closing quote. Returns it and the text behind the quote, or `None` if a character is escaped or a bare
@@ -60,7 +69,7 @@ mod tests {
     use super::*;
     use crate::{
         Position,
-        event::{Frame, encode_done, encode_token, encode_verified_done},
+        event::{Frame, StampedToken, encode_done, encode_token, encode_verified_done},
     };
     use proptest::prelude::*;
 
@@ -69,6 +78,7 @@ mod tests {
         #[test]
         fn the_short_way_reads_what_json_says(
             generation: u64, seq: u64, content in "\\PC{0,20}", done: bool, due_us: u64, sent_us: u64,
+            stamps: Option<(u64, u64)>,
             damage in proptest::option::of((any::<prop::sample::Index>(), any::<char>())),
         ) {
             let mut frame = Vec::new();
@@ -80,6 +90,9 @@ mod tests {
                 encode_done(&mut frame, position, &content, due_us, sent_us);
             } else {
                 encode_token(&mut frame, position, &content, "q", due_us, sent_us);
+            }
+            if let Some((received_us, written_us)) = stamps {
+                frame = StampedToken::new(&frame, GatewayStamps { received_us, written_us }).unwrap().into_frame();
             }
             let mut text: Vec<char> = String::from_utf8(frame).unwrap().chars().collect();
             let whole = damage.is_none();

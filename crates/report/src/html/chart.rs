@@ -260,7 +260,7 @@ fn pieces(line: &Line, gap: f64) -> impl Iterator<Item = &[(f64, f64)]> {
 }
 
 /// Formats a time of the run by the length of the run: `45s`, `3:20`, `2:05h`.
-fn clock(seconds: f64, length: f64) -> String {
+pub(super) fn clock(seconds: f64, length: f64) -> String {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = seconds.max(0.0).round() as u64;
     match length {

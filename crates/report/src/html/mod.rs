@@ -4,6 +4,7 @@
 mod capacity;
 mod chart;
 mod downsample;
+mod hops;
 mod page;
 mod percentiles;
 mod sections;

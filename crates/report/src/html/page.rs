@@ -1,6 +1,6 @@
 //! The frame of the HTML report: order of the sections, style, and the header. The template escapes all text.
 
-use super::{sections, stored::StoredRun};
+use super::{hops, sections, stored::StoredRun};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use settings::plural::noun;
 
@@ -15,6 +15,7 @@ pub(super) fn render(stored: &StoredRun) -> Markup {
         (sections::findings(stored))
         (sections::delivery(stored))
         (sections::latency(stored))
+        (hops::section(stored))
         (sections::load(stored))
         (sections::amendments(stored))
         (sections::generators(stored))

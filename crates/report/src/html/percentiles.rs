@@ -10,6 +10,7 @@ use hdrhistogram::{
         interval_log::{IntervalLogIterator, LogEntry},
     },
 };
+use measure::Hop;
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -20,7 +21,7 @@ use std::{
 /// Longest line that is read, in bytes. A histogram with every possible value takes less.
 const LONGEST_LINE: u64 = 4 << 20;
 
-/// Metrics that the report shows.
+/// Metrics with charts in the section on latency. Those of the hops have a section of their own.
 pub(super) const WANTED: [&str; 4] = ["ttft", "itl", "e2el", "delivery"];
 
 /// Percentiles of a metric over the run.
@@ -28,6 +29,8 @@ pub(super) const WANTED: [&str; 4] = ["ttft", "itl", "e2el", "delivery"];
 pub(super) struct Latency {
     /// p50, p95 and p99 of the seconds, in milliseconds.
     bands: [Downsampled; 3],
+    /// Means of the seconds, in milliseconds.
+    means: Downsampled,
     whole: Histogram<u64>,
 }
 
@@ -48,7 +51,7 @@ pub(super) fn read(path: &Path) -> Latencies {
         let mut entries = IntervalLogIterator::new(line);
         let Some(Ok(LogEntry::Interval(entry))) = entries.next() else { continue };
         let Some(tag) = entry.tag().map(|tag| tag.as_str()) else { continue };
-        if !WANTED.contains(&tag) {
+        if !WANTED.contains(&tag) && !Hop::ALL.iter().any(|hop| hop.metric().name() == tag) {
             continue;
         }
         let Ok(bytes) = STANDARD.decode(entry.encoded_histogram()) else { continue };
@@ -58,7 +61,11 @@ pub(super) fn read(path: &Path) -> Latencies {
             let Some(whole) = whole() else { continue };
             latencies.insert(
                 tag.to_owned(),
-                Latency { bands: [(); 3].map(|()| Downsampled::new(Aggregation::Highest)), whole },
+                Latency {
+                    bands: [(); 3].map(|()| Downsampled::new(Aggregation::Highest)),
+                    means: Downsampled::new(Aggregation::Mean),
+                    whole,
+                },
             );
         }
         if let Some(latency) = latencies.get_mut(tag) {
@@ -80,6 +87,7 @@ impl Latency {
         for (band, quantile) in self.bands.iter_mut().zip([0.5, 0.95, 0.99]) {
             band.push(at, to_ms(histogram.value_at_quantile(quantile)));
         }
+        self.means.push(at, histogram.mean() / 1e6);
         // Bounds differ only in files of other programs. Those get no curve.
         let _ = self.whole.add(histogram);
     }
@@ -87,6 +95,11 @@ impl Latency {
     /// Returns p50, p95 and p99 of each second in milliseconds.
     pub(super) fn bands(&self) -> [Line; 3] {
         self.bands.each_ref().map(Downsampled::line)
+    }
+
+    /// Returns the mean of each second in milliseconds.
+    pub(super) fn means(&self) -> Line {
+        self.means.line()
     }
 
     /// Returns points (log10 of 1 / (1 − quantile), milliseconds), up to the highest quantile that the samples determine.

@@ -12,8 +12,8 @@ use super::{
     result_file::ResultFile,
 };
 use measure::{
-    Concurrency, FaultLog, FaultStatus, Interval, Metric, Part, ReadingBuffer, ReconnectStorm, RunData,
-    mean_in_second,
+    Concurrency, FaultLog, FaultStatus, HopTrend, Interval, Metric, Part, ReadingBuffer, ReconnectStorm,
+    RunData, mean_in_second,
 };
 use plan::{LiveSchedule, schedule::Schedule};
 use settings::cells::CellWriter;
@@ -72,6 +72,7 @@ struct Seconds {
     started_at: OffsetDateTime,
     readings: ReadingBuffer,
     storm: ReconnectStorm,
+    hop_trend: HopTrend,
     concurrency: Concurrency,
     observer: Observer,
     faults: Arc<FaultLog>,
@@ -109,6 +110,7 @@ impl Collector {
             started_at: files.started_at,
             readings,
             storm: ReconnectStorm::default(),
+            hop_trend: HopTrend::default(),
             concurrency: Concurrency::default(),
             observer: settings.criteria.observer(),
             faults,
@@ -155,6 +157,7 @@ impl Collector {
         self.seconds.write_before(u64::MAX, &mut hlog)?;
         let mut run = self.run;
         run.reconnect_storm = self.seconds.storm;
+        run.hop_trend = self.seconds.hop_trend;
         run.concurrency = self.seconds.concurrency;
         run.readings = self.seconds.readings.totals();
         run.readings_dropped = self.seconds.readings.dropped();
@@ -265,6 +268,7 @@ impl Seconds {
             hlog.write(second, &interval)?;
             let timestamp = self.started_at + Duration::from_secs(second);
             self.storm.add(second, &interval);
+            self.hop_trend.second(second, &interval);
             self.concurrency.add(&interval);
             let readings = self.readings.take(second);
             self.observer.second(second, &interval, &readings);

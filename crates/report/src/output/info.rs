@@ -50,6 +50,8 @@ pub struct RunInfo {
     pub faults: Vec<FaultRecord>,
     /// Totals of `--out json`, if it was requested.
     pub events: Option<EventTotals>,
+    /// Every how many tokens the gateway was asked to add its times to. `None` if it was not asked.
+    pub hops: Option<u32>,
     /// Reason why the run was stopped early.
     pub aborted: Option<String>,
     /// Observations of the processes and health targets of the stack.
@@ -116,6 +118,7 @@ pub(super) fn findings(run: &RunData, info: &RunInfo) -> Vec<Finding> {
         bus_in_memory: info.embedded,
         faults: &info.faults,
         endpoints: &info.generator.endpoints,
+        hop_growth: run.hop_trend.growth().filter(|_| run.metrics.counts().hops_impossible == 0),
     };
     findings::find(&measured, &info.observations)
 }

@@ -1,7 +1,7 @@
 //! Status of a run that the collector publishes every second for the live view. Results never come from it.
 
 use measure::{
-    Distribution, Interval, Metric, QueryCounts, RunData, Statistic, TokenCounts, defects::Defects,
+    Distribution, Hop, Interval, Metric, QueryCounts, RunData, Statistic, TokenCounts, defects::Defects,
     threshold::Outcome,
 };
 use parking_lot::Mutex;
@@ -38,6 +38,8 @@ pub struct LiveStatus {
     pub recent: [Option<[f64; 3]>; LIVE_METRICS.len()],
     /// Whether each of these percentiles cannot be trusted, over the run so far.
     pub untrusted: [[bool; 3]; LIVE_METRICS.len()],
+    /// Mean time of sampled tokens by hop over the last seconds, milliseconds. `None` for a hop without samples.
+    pub hops: [Option<f64>; Hop::COUNT],
     /// Tokens of each of the last seconds, the present one last.
     pub tokens_by_second: VecDeque<u64>,
     /// p95 of `ttft_ms` of the same seconds. `None` for seconds in which no query ended.
@@ -57,6 +59,8 @@ pub struct LiveStatus {
 pub(super) struct StatusPublisher {
     shared_status: SharedStatus,
     seconds: VecDeque<[Distribution; LIVE_METRICS.len()]>,
+    /// Sums in nanoseconds and numbers of samples by hop.
+    hops: VecDeque<[(i128, u64); Hop::COUNT]>,
     tokens: VecDeque<u64>,
     ttft: VecDeque<Option<f64>>,
     counted: (u64, u64),
@@ -79,10 +83,13 @@ impl StatusPublisher {
             push(&mut self.tokens, 0, SHOWN_SECONDS);
             push(&mut self.ttft, None, SHOWN_SECONDS);
             push(&mut self.seconds, Default::default(), LIVE_WINDOW_SECONDS);
+            push(&mut self.hops, Default::default(), LIVE_WINDOW_SECONDS);
         }
         push(&mut self.tokens, interval.tokens(), SHOWN_SECONDS);
         push(&mut self.ttft, interval.get(Metric::Ttft).quantile_ms(0.95), SHOWN_SECONDS);
         push(&mut self.seconds, LIVE_METRICS.map(|metric| interval.get(metric).clone()), LIVE_WINDOW_SECONDS);
+        let sums = Hop::ALL.map(|hop| interval.get(hop.metric())).map(|hop| (hop.sum_ns(), hop.count()));
+        push(&mut self.hops, sums, LIVE_WINDOW_SECONDS);
         let counts = interval.counts();
         self.counted.0 += counts.reconnect_attempts;
         self.counted.1 += counts.reconnects;
@@ -105,6 +112,7 @@ impl StatusPublisher {
                 QUANTILES
                     .map(|quantile| !run.metrics.is_trusted(metric, Statistic::Percentile(quantile * 100.0)))
             }),
+            hops: std::array::from_fn(|hop| self.mean_in_hop(hop)),
             tokens_by_second: self.tokens.clone(),
             ttft_by_second: self.ttft.clone(),
             reconnect_attempts: self.counted.0,
@@ -114,6 +122,13 @@ impl StatusPublisher {
         };
         *self.shared_status.lock() = live_status;
         self.published = Some(Instant::now());
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn mean_in_hop(&self, hop: usize) -> Option<f64> {
+        let sum: i128 = self.hops.iter().map(|second| second[hop].0).sum();
+        let count: u64 = self.hops.iter().map(|second| second[hop].1).sum();
+        (count > 0).then(|| sum as f64 / count as f64 / 1e6)
     }
 
     fn percentiles(&self, at: usize) -> Option<[f64; 3]> {
@@ -141,6 +156,7 @@ mod tests {
         for second in [0, 1, 2, 9] {
             let mut interval = Interval::default();
             interval.record(Metric::Ttft, 1_000_000 * (i64::try_from(second).unwrap() + 1));
+            interval.record(Metric::HopGateway, 2_000_000 * (i64::try_from(second).unwrap() + 1));
             interval.token();
             publisher.second(second, &interval);
         }
@@ -150,6 +166,7 @@ mod tests {
         let near = live_status.recent[0].unwrap();
         assert!(near.iter().all(|ms| (ms - 10.0).abs() < 0.1), "{near:?}");
         assert_eq!(live_status.recent[1], None);
+        assert_eq!(live_status.hops, [None, None, Some(20.0), None]);
         assert_eq!(live_status.tokens_by_second, [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
         let measured: Vec<_> = live_status.ttft_by_second.iter().map(Option::is_some).collect();
         assert_eq!(measured, [true, true, true, false, false, false, false, false, false, true]);

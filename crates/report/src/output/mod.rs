@@ -16,6 +16,7 @@ mod generator;
 mod generators;
 mod history;
 mod hlog;
+mod hops;
 mod host;
 mod index;
 mod info;

@@ -6,7 +6,7 @@ use super::{
     conclusion::{Check, Conclusion},
     faults, figures,
     files::Files,
-    generators,
+    generators, hops,
     host::Host,
     info, memory,
     ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
@@ -51,6 +51,8 @@ struct Summary<'a> {
     events: Option<&'a EventTotals>,
     faults: Vec<Value>,
     metrics: Map<String, Value>,
+    /// The time of sampled tokens by hop.
+    hops: Value,
     gateways: Option<measure::observations::Gateways>,
     /// Members whose counters are missing in `published_throughput`, `bus_lag_ms` and `gateways`, until a second of the run or
     /// completely (null).
@@ -355,6 +357,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         events: info.events.as_ref(),
         faults: faults::json(info),
         metrics: metrics(run, info),
+        hops: hops::json(run, info),
         gateways: info.observations.stack_counters.gateways,
         counters_missed: &info.observations.stack_counters.missed,
         failures: failures(run),

@@ -4,7 +4,7 @@
 use super::{
     RunInfo,
     conclusion::Conclusion,
-    faults, generators, memory,
+    faults, generators, hops, memory,
     ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
     resources,
 };
@@ -67,6 +67,7 @@ pub(super) fn render(run: &RunData, info: &RunInfo, conclusion: &Conclusion, col
     findings(&mut out, run, info);
     delivery(&mut out, run);
     latency(&mut out, run, info);
+    hops::text(&mut out, run, info);
     throughput(&mut out, run, info, conclusion);
     connections(&mut out, run);
     faults::section(&mut out, info);

@@ -10,7 +10,7 @@ use crate::{
     values::{marked, printable, short},
 };
 use measure::{
-    FaultRecord, FaultStatus,
+    CLOCK_ERROR_US, FaultRecord, FaultStatus, Hop,
     defects::Defects,
     threshold::{Outcome, State},
 };
@@ -267,7 +267,7 @@ fn highlighted(text: String, count: u64, is_bad: bool) -> Span<'static> {
     Span::styled(text, style)
 }
 
-/// Returns the notes: last message, defects, thresholds that do not hold, faults, failures, thresholds that hold.
+/// Returns the notes: last message, defects, thresholds that do not hold, faults, hops, failures, thresholds that hold.
 fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     lines.extend(snapshot.message.iter().map(|text| Line::from(format!("! {}", printable(text)).yellow())));
@@ -280,10 +280,22 @@ fn notes(snapshot: &Snapshot) -> Vec<Line<'_>> {
     lines.extend(defects(&snapshot.live_status.defects));
     lines.extend(others.into_iter().map(threshold));
     lines.extend(snapshot.faults.iter().map(fault));
+    lines.extend(hops(&snapshot.live_status.hops));
     let failure = |(name, count): &(String, u64)| Line::from(format!("{count} × {name}").red());
     lines.extend(snapshot.live_status.failures.iter().map(failure));
     lines.extend(held.into_iter().map(threshold));
     lines
+}
+
+/// Returns a line with the mean time of tokens by hop, if the gateway reports it. A hop between two clocks has no time.
+fn hops(means: &[Option<f64>; Hop::COUNT]) -> Option<Line<'static>> {
+    means.iter().any(Option::is_some).then(|| {
+        let time = |ms: &Option<f64>| ms.map_or_else(|| "?".to_owned(), short);
+        let hops: Vec<_> =
+            Hop::ALL.iter().zip(means).map(|(hop, ms)| format!("{} {}", hop.place(), time(ms))).collect();
+        let error = CLOCK_ERROR_US as f64 / 1e3;
+        Line::from(format!("avg ms: {}  ±{error}", hops.join(" · ")))
+    })
 }
 
 /// Returns a line per defect, with the first example.

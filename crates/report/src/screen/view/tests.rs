@@ -50,6 +50,7 @@ fn troubled() -> Snapshot {
             queries: QueryCounts { total: 31_234, ok: 31_222, incomplete: 12, ..QueryCounts::default() },
             recent: [Some([0.41, 1.2, 6.27]), Some([50.0, 50.9, 61.0]), Some([901.1, 930.4, 1_204.0]), None],
             untrusted: [[false, false, true], [false; 3], [false; 3], [false; 3]],
+            hops: [Some(0.08), Some(0.412), None, Some(12.3)],
             tokens_by_second: (0..80).map(|second| second * 110).collect(),
             ttft_by_second: (0..80).map(|second| (second > 20).then(|| f64::from(second % 10))).collect(),
             reconnect_attempts: 260,
