@@ -151,7 +151,10 @@ impl Chart {
             .x_label_area_size(22)
             .y_label_area_size(46)
             .build_cartesian_2d(x, vertical.from..top)?;
+        let whole = lines.iter().flat_map(|line| line.iter()).all(|point| point.0.fract() == 0.0);
         let name = |at: &f64| match self.axis {
+            // There is no half gateway.
+            Axis::Setting if whole && at.fract().abs() > 1e-6 => String::new(),
             Axis::Time => clock(*at, length),
             Axis::Percentile => percentile(*at),
             Axis::Load | Axis::Setting => short(*at),
@@ -371,6 +374,23 @@ mod tests {
         for (least, step) in [(3.25, 5.0), (2.0, 2.0), (0.06, 0.1), (7_000.0, 10_000.0)] {
             assert!((round_step(least) / step - 1.0).abs() < 1e-9, "{least}");
         }
+    }
+
+    #[test]
+    fn an_axis_of_whole_numbers_has_no_fractions() {
+        let svg = |last| {
+            let chart = Chart {
+                title: "e2el over wsproxy".into(),
+                axis: Axis::Setting,
+                base: Base::Zero,
+                series: vec![Series::line("p50", vec![(1.0, 100.0), (2.0, 100.0), (last, 100.0)])],
+                marks: Vec::new(),
+                until: f64::NEG_INFINITY,
+            };
+            chart.draw().unwrap().svg
+        };
+        assert!(svg(3.0).contains(">\n3\n<") && !svg(3.0).contains(">\n1.5\n<"), "{}", svg(3.0));
+        assert!(svg(3.5).contains(">\n1.5\n<"), "{}", svg(3.5));
     }
 
     #[test]
