@@ -171,8 +171,14 @@ mod tests {
         };
         let text = "wsproxy: 2 -> 3 (215 ms)\n  + wsproxy-3  ready after 80 ms, gets connections after 210 ms, no session yet";
         assert_eq!(up.to_string(), text);
-        let down =
-            Scaled { before: 3, after: 2, started: Vec::new(), removed: vec!["wsproxy-3".into()], ..up };
+        let down = Scaled {
+            role: Role::Wsproxy,
+            took_ms: 5.0,
+            before: 3,
+            after: 2,
+            started: Vec::new(),
+            removed: vec!["wsproxy-3".into()],
+        };
         let both = up.then(down);
         assert_eq!((both.before, both.after), (2, 2));
         assert!(both.to_string().ends_with("- wsproxy-3  drains; it gets no new connections"), "{both}");

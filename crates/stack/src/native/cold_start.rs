@@ -48,16 +48,16 @@ impl StartTimes {
         self.serving_ms.get_or_insert(self.command.elapsed_ms());
     }
 
-    /// Returns whether the first session or query is known.
-    pub(crate) const fn has_served(&self) -> bool {
-        self.first_served_ms.is_some()
-    }
-
     /// Notes the wall-clock time of the first session or query.
     pub(crate) fn first_served(&mut self, unix: Duration) {
         // The wall clock may have been set back meanwhile.
         let after = unix.saturating_sub(self.command.unix);
         self.first_served_ms = Some(after.as_secs_f64() * 1e3);
+    }
+
+    /// Returns whether the first session or query is known.
+    pub(crate) const fn has_served(&self) -> bool {
+        self.first_served_ms.is_some()
     }
 
     /// Returns the times, once the process is ready.

@@ -8,7 +8,7 @@ use super::{
     process::{Process, ProcessState, Spec},
     slot::Slot,
 };
-use crate::{probe, role::Role, scaling::ColdStart, secret::JwtSecret};
+use crate::{instance_metrics::first_served, probe, role::Role, scaling::ColdStart, secret::JwtSecret};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -91,11 +91,6 @@ impl Instance {
         Ok(())
     }
 
-    /// Returns the times of the last start.
-    pub(crate) fn start_times(&self) -> StartTimes {
-        *self.start.lock()
-    }
-
     /// Changes the times of the last start.
     pub(crate) fn update_start(&self, update: impl FnOnce(&mut StartTimes)) {
         update(&mut self.start.lock());
@@ -103,7 +98,18 @@ impl Instance {
 
     /// Returns how long the last start took, once the process is ready.
     pub(crate) fn cold_start(&self) -> Option<ColdStart> {
-        self.start_times().cold_start(self.name())
+        self.start.lock().cold_start(self.name())
+    }
+
+    /// Reads the first session or query from the metrics, if it is not known yet. An instance that does not respond has none.
+    pub(crate) async fn look_for_first_served(&self) {
+        if self.start.lock().has_served() {
+            return;
+        }
+        let Ok(page) = probe::get(ports::loopback(self.port), "/metrics").await else { return };
+        if let Some(unix) = first_served(self.role, &page.body) {
+            self.update_start(|times| times.first_served(unix));
+        }
     }
 
     pub(crate) fn slot(&self) -> &Slot {

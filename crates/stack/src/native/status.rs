@@ -1,12 +1,10 @@
 //! The state of all processes and relays of a stack, for `streamstress stack status`.
 
 use super::{
-    Native,
-    instance::{self, Instance},
-    ports,
+    Native, instance,
     process::{Process, ProcessState},
 };
-use crate::{instance_metrics::first_served, probe, scaling::ColdStart};
+use crate::scaling::ColdStart;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -114,7 +112,7 @@ impl Native {
                 ProcessState::Paused | ProcessState::Ended(_) => Ok(()),
             };
             if ready.is_ok() && process.state() == ProcessState::Running {
-                look_for_first_served(instance).await;
+                instance.look_for_first_served().await;
             }
             ProcessStatus {
                 cold_start: instance.cold_start(),
@@ -155,16 +153,5 @@ fn describe(process: &Process, port: Option<u16>, ready: Result<(), String>) -> 
         state,
         cold_start: None,
         log: process.log().to_owned(),
-    }
-}
-
-/// Reads the first session or query of an instance from its metrics, if it is not known yet. An instance that does not respond has none.
-async fn look_for_first_served(instance: &Instance) {
-    if instance.start_times().has_served() {
-        return;
-    }
-    let Ok(page) = probe::get(ports::loopback(instance.port()), "/metrics").await else { return };
-    if let Some(unix) = first_served(instance.role(), &page.body) {
-        instance.update_start(|times| times.first_served(unix));
     }
 }
