@@ -21,7 +21,7 @@ const OPEN_HEADERS: [HeaderName; 6] = [
 ];
 
 /// Every how many tokens of a query are split by hop by default, so that the sampled ones cost little.
-const DEFAULT_HOPS: i64 = 16;
+const DEFAULT_HOPS: i64 = 32;
 
 /// Headers that frame a message or belong to the upgrade. The client needs its own values to read the response.
 const FRAMING: [&str; 15] = [
@@ -259,7 +259,7 @@ mod tests {
                 .map(|target| target.hops)
                 .map_err(|errors| errors.concat())
         };
-        assert_eq!(hops(None, None, None), Ok(Some(16)));
+        assert_eq!(hops(None, None, None), Ok(Some(32)));
         assert_eq!(hops(Some(0), None, None), Ok(None));
         assert_eq!(hops(None, Some("/{session}"), None), Ok(None));
         assert_eq!(hops(Some(5), Some("/{session}"), None), Ok(Some(5)));

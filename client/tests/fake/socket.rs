@@ -62,8 +62,7 @@ async fn socket(stream: TcpStream, fake: Arc<Fake>) {
         if let Some(expected) = fake.script.authorization {
             assert_eq!(request.headers()["authorization"], expected);
         }
-        if fake.script.stamped.is_some()
-            && request.uri().query().is_some_and(|query| query.contains("hops=16"))
+        if fake.script.stamped.is_some() && request.uri().query().is_some_and(|query| query.contains("hops="))
         {
             let boot_id = host::boot_id().unwrap().parse().unwrap();
             response.headers_mut().insert(protocol::BOOT_ID_HEADER, boot_id);
