@@ -98,7 +98,8 @@ impl Options {
         refuse_unusable(&planned, &settings, matches)?;
         let configs = configs(&planned, &variants, cores, seed)?;
         let needs_stack = settings.iter().any(|(_, setting)| setting.is_of_stack());
-        let own_stack = needs_stack || (is_free(&configs) && !varies_target(&settings));
+        let names_stack = planned.iter().any(|planned| planned.run.fault_stack.is_some());
+        let own_stack = needs_stack || (is_free(&configs) && !varies_target(&settings) && !names_stack);
         for planned in &mut planned {
             planned.run.seed = planned.run.seed.or(Some(seed));
             planned.stack = planned.stack.take().filter(|_| own_stack);

@@ -8,8 +8,11 @@ use stack::native::Persistence;
 use std::{ffi::OsString, path::PathBuf};
 
 /// Options of a run that a sweep determines, with what to do instead.
-const NOT_VARIED: [&str; 15] = [
+const NOT_VARIED: [&str; 17] = [
     "always-exit-0",
+    // Results would show them.
+    "auth-token",
+    "header",
     "control",
     "control-force",
     "dry-run",

@@ -154,6 +154,10 @@ impl ReadingStats {
     }
 }
 
+/// Time at the ends of the steady state without a reading of a process that may still have run: a share of it, and at least so many seconds.
+const UNREAD: f64 = 0.05;
+const UNREAD_S: f64 = 10.0;
+
 /// Statistics of the whole run by quantity and label. The entry without a label covers all processes.
 #[derive(Clone, Debug, Default)]
 pub struct ReadingTotals {
@@ -200,7 +204,26 @@ impl ReadingTotals {
         let memory = label.and_then(|label| self.memory.get(label));
         let memory = memory.ok_or_else(|| "it was not monitored in this run".to_owned())?;
         let steady = steady.ok_or_else(|| "the run had no steady state of 10 s or more".to_owned())?;
+        if let Some(process) = label.and_then(|label| self.came_or_left(label, steady)) {
+            return Err(format!(
+                "{process} did not run in the whole steady state, so that the sum grew or fell by its memory"
+            ));
+        }
         mb_per_hour(memory, steady.from_s, steady.to_s)
+    }
+
+    /// Returns a process of a role that started or ended in the steady state.
+    #[allow(clippy::cast_precision_loss)]
+    fn came_or_left(&self, label: &str, steady: &Steady) -> Option<&str> {
+        let (from, to) = (steady.from_s as f64, steady.to_s as f64);
+        let is_partial = |series: &Series| {
+            let mut inside = series.points().map(|(second, _)| second).filter(|at| (from..=to).contains(at));
+            let slack = ((to - from) * UNREAD).max(UNREAD_S);
+            let first = inside.next();
+            first.is_some_and(|first| first > from + slack || inside.last().unwrap_or(first) < to - slack)
+        };
+        let processes = self.memory.iter().filter(|(name, _)| *name != label && role(name) == label);
+        processes.filter(|(_, series)| is_partial(series)).map(|(name, _)| name.as_str()).next()
     }
 
     /// Iterates over the processes and roles whose memory was monitored.

@@ -48,7 +48,7 @@ impl Autoscaling {
         let decision = self.autoscaler.lock().decide(self.start.elapsed(), &readings);
         let (current, wanted, text) = (decision.current, decision.wanted, decision.to_string());
         let is_new = self.last.lock().replace(text.clone()).as_ref() != Some(&text);
-        if wanted == current {
+        if wanted == current && !native.reload_is_due() {
             if is_new {
                 info!("autoscaling keeps {current} gateways: {text}");
             } else {
@@ -56,7 +56,11 @@ impl Autoscaling {
             }
             return;
         }
-        info!("autoscaling changes the number of gateways from {current} to {wanted}: {text}");
+        if wanted == current {
+            info!("autoscaling reloads HAProxy, which does not know all gateways yet");
+        } else {
+            info!("autoscaling changes the number of gateways from {current} to {wanted}: {text}");
+        }
         match native.scale(Role::Wsproxy, wanted).await {
             Ok(scaled) => {
                 info!("{scaled}");

@@ -14,6 +14,7 @@ impl Session {
     /// Sends query `num` and handles events until it is finished or its deadline has passed.
     pub(super) async fn query(&mut self, num: u32, query: DueQuery) {
         self.record_current();
+        self.hops.query_began();
         let _running = self.worker.run().active.queries.enter();
         // Dropped when it ends: the state of a call is larger than everything else that a session keeps.
         let mut call = Some(Box::pin(self.call(num, query)));

@@ -35,6 +35,12 @@ impl Hops {
         Self { server, gateway: None, undated: Vec::new() }
     }
 
+    /// Begins a query. Another server may play it, whose clock is not known yet.
+    pub(super) fn query_began(&mut self) {
+        self.server = None;
+        self.undated.clear();
+    }
+
     /// Notes the clock of the gateway behind a new socket.
     pub(super) fn socket_opened(&mut self, gateway: Option<HostClock>) {
         self.gateway = gateway;

@@ -83,6 +83,8 @@ pub struct Pilot {
     settings: StepSettings,
     load: f64,
     phase: Phase,
+    /// Second from which on the system has this load.
+    established_s: u64,
     /// Whether the load that was asked for is the easy one.
     eased: bool,
     /// Whether the system may have a backlog of the last step.
@@ -104,6 +106,7 @@ impl Pilot {
             settings,
             load,
             phase: Phase::Asked,
+            established_s: 0,
             eased: false,
             overloaded: false,
             window: StepWindow::default(),
@@ -148,10 +151,13 @@ impl Pilot {
         readings: &[Reading],
         running: Vec<(Duration, u64)>,
     ) -> Action {
-        self.window.set_running(running);
+        // Queries of the load before are not those of this one.
+        let age = Duration::from_secs((second + 1).saturating_sub(self.established_s));
+        self.window.set_running(running.into_iter().filter(|(time, _)| *time <= age).collect());
         if let Phase::Changing { complete_s } = self.phase
             && second >= complete_s
         {
+            self.established_s = complete_s;
             self.phase = if self.eased {
                 Phase::Recovering { since_s: complete_s }
             } else {
@@ -189,12 +195,14 @@ impl Pilot {
         let outcome = Outcome::Broken(format!("{defect}, outside the measured seconds"));
         let mut window = StepWindow::default();
         window.second(interval, &[]);
-        if matches!(self.phase, Phase::WarmingUp { .. }) {
+        let broke = |step: &Step| matches!(step.outcome, Outcome::Broken(_));
+        let is_aftermath = self.steps.last().is_some_and(broke);
+        if matches!(self.phase, Phase::WarmingUp { .. }) && !(self.overloaded && is_aftermath) {
             self.window = window;
             return self.conclude(outcome, second, second + 1);
         }
         // The load is changing: the last step is to blame. If it broke, this is what it left behind.
-        if self.steps.last().is_some_and(|step| matches!(step.outcome, Outcome::Broken(_))) {
+        if is_aftermath {
             return Action::Wait;
         }
         let load = self.steps.last().map_or(self.load, |step| step.load);
@@ -437,7 +445,7 @@ mod tests {
         changing.second(second + 1, &losing, &[], Vec::new());
         let last = changing.steps().last().unwrap();
         assert_eq!((last.load, &last.outcome), (8.0, &broken));
-        // What an overload loses while it ends belongs to the same step.
+        // What an overload loses while it ends, or in the next warm-up, belongs to the same step.
         let steps = changing.steps().len();
         changing.second(second + 2, &losing, &[], Vec::new());
         assert_eq!(changing.steps().len(), steps);

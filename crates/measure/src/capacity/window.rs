@@ -121,6 +121,13 @@ impl StepWindow {
         self.running = running;
     }
 
+    /// Returns whether more queries have been running for longer than `limit_ms` than were complete.
+    fn mostly_hangs(&self, slo: &Slo, limit_ms: f64) -> bool {
+        let late = self.running.iter().filter(|(time, _)| time.as_secs_f64() * 1000.0 > limit_ms);
+        slo.is_of_answers()
+            && late.map(|(_, number)| number).sum::<u64>() > self.metrics.get(Metric::E2el).count()
+    }
+
     /// Returns how many running queries have taken longer than `limit_ms`, if the objective is broken when they count with the time so far.
     fn hanging(&self, slo: &Slo, first: Option<&Step>, limit_ms: f64) -> Option<u64> {
         let is_late = |time: Duration| time.as_secs_f64() * 1000.0 > limit_ms;
@@ -252,6 +259,14 @@ impl StepWindow {
                         text(limit)
                     ));
                 }
+                // With most queries hanging, there is never a sample.
+                State::Unknown(_) if limit.is_some_and(|limit| self.mostly_hangs(slo, limit)) => {
+                    return Ok(broken(format!(
+                        "{}: most queries still ran after the limit of {} ms",
+                        slo.subject(),
+                        text(limit)
+                    )));
+                }
                 State::Unknown(why) => missing = Some(format!("{}: {why}", slo.subject())),
             }
         }
@@ -268,6 +283,15 @@ impl StepWindow {
                 idle * 100.0
             )));
         }
+        // In an open model, such a generator starts its sessions late.
+        if planned_sessions.is_none()
+            && let Ok(lag) = Statistic::Percentile(99.0).of(self.metrics.get(Metric::ScheduleLag))
+            && lag > self.allowed_lag_ms()
+        {
+            return Ok(Outcome::Unmeasurable(format!(
+                "the generator started sessions late by {lag:.0} ms (p99)"
+            )));
+        }
         match (hidden, missing) {
             (Some(hidden), _) => {
                 Ok(Outcome::Unmeasurable(format!("the measurement error is too large: {hidden}")))
@@ -280,9 +304,13 @@ impl StepWindow {
     /// Returns what the generator was late with, if its lateness can be the reason for delays.
     fn late_generator(&self) -> Option<String> {
         let p99 = Statistic::Percentile(99.0).of(self.metrics.get(Metric::LoopLag)).ok()?;
-        let median = self.median(Metric::E2el).unwrap_or(0.0);
-        (p99 > LATE_LOOP_MS.max(median * LATE_LOOP_SHARE))
+        (p99 > self.allowed_lag_ms())
             .then(|| format!("the generator's event loop was late by {p99:.0} ms (p99)"))
+    }
+
+    /// Returns by how much the generator may be late, in milliseconds.
+    fn allowed_lag_ms(&self) -> f64 {
+        LATE_LOOP_MS.max(self.median(Metric::E2el).unwrap_or(0.0) * LATE_LOOP_SHARE)
     }
 
     fn median(&self, metric: Metric) -> Option<f64> {
@@ -443,6 +471,11 @@ mod tests {
         let why = "e2el_ms p(90): 20 queries still ran after the limit of 1000 ms".to_owned();
         assert_eq!(judge(3, 20), Ok(Outcome::Broken(why)));
         assert_eq!(judge(1, 20), Ok(Outcome::Held), "they may still be in time");
+        let mut hanging = StepWindow::default();
+        hanging.second(&Interval::default(), &[]);
+        hanging.set_running(vec![(Duration::from_secs(3), 20)]);
+        let why = "e2el_ms p(90): most queries still ran after the limit of 1000 ms".to_owned();
+        assert_eq!(hanging.judge(&slos, None, None), Ok(Outcome::Broken(why)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Hop, part::HopPart};
 
 /// Smallest number of samples of a part that is compared.
-const MIN_SAMPLES: u64 = 30;
+const MIN_SAMPLES: u64 = 200;
 /// Smallest number of parts of a run.
 const MIN_PARTS: usize = 4;
 /// Smallest growth of the mean time, in milliseconds, and its smallest ratio to the calmest part, that is reported.
@@ -116,11 +116,11 @@ mod tests {
             let mut slow = CALM;
             slow[nth] += 8.0;
             slow[(nth + 1) % 4] += 1.0;
-            let found = growth(&[CALM, CALM, CALM, slow, CALM], 40).unwrap();
+            let found = growth(&[CALM, CALM, CALM, slow, CALM], 240).unwrap();
             assert_eq!((found.hop, found.worst.from_s, found.worst.to_s), (hop, 3, 4));
             assert!((found.share() - 8.0 / 9.0).abs() < 1e-3, "{found:?}");
             assert!((found.worst.total_ms - 9.8).abs() < 1e-3 && (found.calm.total_ms - 0.8).abs() < 1e-3);
-            assert_eq!((found.calm.samples, found.worst.samples), (40, 40));
+            assert_eq!((found.calm.samples, found.worst.samples), (240, 240));
         }
     }
 
@@ -128,24 +128,24 @@ mod tests {
     fn without_a_clear_cause_nothing_is_named() {
         let slow = |by: [f64; 4]| std::array::from_fn(|hop| CALM[hop] + by[hop]);
         for (why, worst, samples) in [
-            ("it grew too little", slow([0.0, 0.9, 0.0, 0.0]), 40),
-            ("two hops grew alike", slow([0.0, 5.0, 5.0, 0.0]), 40),
-            ("there are too few samples", slow([0.0, 9.0, 0.0, 0.0]), 5),
+            ("it grew too little", slow([0.0, 0.9, 0.0, 0.0]), 240),
+            ("two hops grew alike", slow([0.0, 5.0, 5.0, 0.0]), 240),
+            ("there are too few samples", slow([0.0, 9.0, 0.0, 0.0]), 30),
         ] {
             assert_eq!(growth(&[CALM, CALM, CALM, worst, CALM], samples), None, "{why}");
         }
-        assert_eq!(growth(&[CALM, CALM, slow([0.0, 9.0, 0.0, 0.0])], 40), None, "the run is too short");
+        assert_eq!(growth(&[CALM, CALM, slow([0.0, 9.0, 0.0, 0.0])], 240), None, "the run is too short");
         let busy = [5.0, 5.0, 5.0, 5.0];
         let more = [5.0, 12.0, 5.0, 5.0];
-        assert_eq!(growth(&[busy, busy, busy, more], 40), None, "it did not even double");
+        assert_eq!(growth(&[busy, busy, busy, more], 240), None, "it did not even double");
     }
 
     #[test]
     fn seconds_with_few_samples_are_joined() {
         let slow = [0.1, 9.0, 0.1, 0.2];
         let seconds: Vec<_> = (0..24).map(|second| if second < 18 { CALM } else { slow }).collect();
-        let found = growth(&seconds, 6).unwrap();
-        assert_eq!((found.hop, found.calm.samples), (Hop::Bus, 30));
-        assert!(found.worst.samples >= 30 && found.worst.from_s >= 15, "{found:?}");
+        let found = growth(&seconds, 40).unwrap();
+        assert_eq!((found.hop, found.calm.samples), (Hop::Bus, 200));
+        assert!(found.worst.samples >= 200 && found.worst.from_s >= 15, "{found:?}");
     }
 }

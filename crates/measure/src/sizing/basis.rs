@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Loads that differ by at most this share count as the same.
-const SAME: f64 = 0.05;
+pub(super) const SAME: f64 = 0.05;
 /// Factor beyond the measured range from which a figure needs a warning.
 pub const FAR: f64 = 2.0;
 

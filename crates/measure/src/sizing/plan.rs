@@ -86,6 +86,8 @@ pub struct Plan {
     pub basis: Basis,
     /// Roles whose processes are full without a user, so that the plan lacks them.
     pub impossible: Vec<String>,
+    /// Roles whose CPU cost is not known, so that the plan lacks them.
+    pub unknown: Vec<String>,
 }
 
 impl Known<'_> {
@@ -100,9 +102,13 @@ impl Known<'_> {
         };
         let redis = roles.iter().find(|(role, _)| role.role == ONE_PER_STACK);
         let stacks = redis.and_then(|(_, limits)| needed(limits)).unwrap_or(1);
-        let mut impossible = Vec::new();
+        let (mut impossible, mut unknown) = (Vec::new(), Vec::new());
         let mut parts = Vec::new();
         for (role, limits) in roles {
+            if role.cores.is_none() {
+                unknown.push(role.role.clone());
+                continue;
+            }
             match needed(limits) {
                 // Every stack has the same processes.
                 Some(instances) => parts.push(self.part(role, users, instances.div_ceil(stacks) * stacks)),
@@ -126,6 +132,7 @@ impl Known<'_> {
             basis,
             parts,
             impossible,
+            unknown,
         }
     }
 

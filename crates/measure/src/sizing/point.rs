@@ -66,7 +66,14 @@ impl Point {
         if !figures.iter().all(|figure| figure.is_finite()) || self.users < LEAST_USERS {
             return Some(format!("it has {:.1} users: at least {LEAST_USERS} is needed", self.users));
         }
-        (self.tokens_per_s <= 0.0).then(|| "no token was received".to_owned())
+        if self.tokens_per_s <= 0.0 {
+            return Some("no token was received".to_owned());
+        }
+        let is_embedded = self.conditions.contains_key("embedded");
+        let is_observed = self.roles.keys().any(|role| role != GENERATOR);
+        (!is_embedded && !is_observed).then(|| {
+            "no process of its stack was observed: run the generator on the machine of the stack".to_owned()
+        })
     }
 
     /// Returns the tokens per second of one user.
@@ -109,12 +116,14 @@ mod tests {
 
     #[test]
     fn a_point_without_load_says_why() {
-        let good = Point { users: 10.0, tokens_per_s: 100.0, ..Point::default() };
+        let roles = [("redis".to_owned(), RoleUse::default())].into();
+        let good = Point { users: 10.0, tokens_per_s: 100.0, roles, ..Point::default() };
         assert_eq!(good.problem(), None);
         for (point, why) in [
             (Point { users: 0.2, ..good.clone() }, "0.2 users"),
             (Point { users: f64::NAN, ..good.clone() }, "at least 1"),
             (Point { tokens_per_s: 0.0, ..good.clone() }, "no token"),
+            (Point { roles: [].into(), ..good.clone() }, "no process of its stack"),
             (Point { unusable: Some("it was interrupted".into()), ..good }, "interrupted"),
         ] {
             assert!(point.problem().is_some_and(|problem| problem.contains(why)), "{why}");

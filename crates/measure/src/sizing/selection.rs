@@ -1,6 +1,9 @@
 //! Which points are used: one workload only, enough of them, and some held out to check the fit.
 
-use super::{basis::Measured, point::Point};
+use super::{
+    basis::{Measured, SAME},
+    point::Point,
+};
 use settings::plural::counted;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -97,6 +100,12 @@ impl Selection {
                 latest.map(|latest| usable.remove(latest)).into_iter().collect()
             }
         };
+        // A fit that knows the same load would not predict it.
+        let is_held_out =
+            |point: &Point| held_out.iter().any(|held| (held.users / point.users - 1.0).abs() < SAME);
+        let (mut twins, usable): (Vec<Point>, Vec<Point>) = usable.into_iter().partition(is_held_out);
+        let mut held_out = held_out;
+        held_out.append(&mut twins);
         let loads = Measured::new(usable.iter().map(|point| point.users).collect()).distinct();
         if usable.len() < LEAST_POINTS || loads < LEAST_LOADS || held_out.is_empty() {
             return Err(Refused::TooFew {

@@ -224,6 +224,7 @@ fn an_embedded_stack_is_one_process() {
         .into_iter()
         .map(|mut point| {
             point.roles.retain(|role, _| role == "client");
+            point.conditions.insert("embedded".into(), "yes".into());
             point
         })
         .collect();
@@ -233,9 +234,45 @@ fn an_embedded_stack_is_one_process() {
 }
 
 #[test]
-fn no_figure_is_lost_without_resources() {
-    let bare: Vec<Point> = points().into_iter().map(|point| Point { roles: [].into(), ..point }).collect();
-    let guide = guide(bare, options(100.0)).unwrap();
-    assert!(guide.plans[0].parts.is_empty() && guide.laws[0].errors.held_out < 1e-6);
+fn a_stack_that_was_not_observed_gives_no_guide() {
+    let only_the_generator = points().into_iter().map(|mut point| {
+        point.roles.retain(|role, _| role == "client");
+        point
+    });
+    let why = refused(only_the_generator.collect(), options(100.0));
+    assert!(why.contains("no process of its stack was observed"), "{why}");
     assert_eq!(Refused::NoFit.to_string().matches("throughput").count(), 1);
+}
+
+#[test]
+fn a_role_without_a_cost_is_not_planned_as_one_process() {
+    let without_cpu = points().into_iter().map(|mut point| {
+        point.roles.get_mut("redis").unwrap().cores = None;
+        point
+    });
+    let guide = guide(without_cpu.collect(), options(100_000.0)).unwrap();
+    assert_eq!(guide.plans[0].unknown, ["redis"]);
+    assert!(guide.plans[0].parts.iter().all(|part| part.role != "redis"));
+    assert!(guide.warnings.iter().any(|text| text.contains("What a process of redis costs is not known")));
+}
+
+#[test]
+fn a_load_that_was_measured_twice_is_held_out_twice() {
+    let mut twice = points();
+    twice.extend(points());
+    let guide = guide(twice, options(100.0)).unwrap();
+    assert_eq!(guide.held_out.len(), 2);
+    assert!(guide.points.iter().all(|point| point.users < guide.held_out[0].users));
+}
+
+#[test]
+fn a_ceiling_below_all_loads_is_not_said_to_lie_above() {
+    let broken = points().into_iter().map(|point| Point { verdict: "FAIL".into(), ..point });
+    let guide = guide(broken.collect(), options(100.0)).unwrap();
+    assert!(
+        guide.warnings.iter().any(|text| text.starts_with("No load held below ")),
+        "{:?}",
+        guide.warnings
+    );
+    assert!(!guide.warnings.iter().any(|text| text.starts_with("No load was too high")));
 }

@@ -85,6 +85,14 @@ fn plan_warnings(guide: &Guide, found: &mut Vec<String>) {
     for role in impossible {
         found.push(format!("A process of {role} is full without a user, so that the plans lack it."));
     }
+    let unknown: BTreeSet<&str> =
+        guide.plans.iter().flat_map(|plan| &plan.unknown).map(String::as_str).collect();
+    for role in unknown {
+        found.push(format!(
+            "What a process of {role} costs is not known, because too few points have its CPU: the plans and their totals lack it. Measure more \
+             loads at which no user waits, each for 10 s or longer."
+        ));
+    }
 }
 
 /// Adds warnings about how the points were measured.
@@ -117,7 +125,13 @@ fn measurement_warnings(guide: &Guide, found: &mut Vec<String>) {
             ));
         }
     }
-    if guide.ceiling.is_none() {
+    let lowest_broken =
+        guide.used().filter(|point| point.broke()).map(|point| point.users).min_by(f64::total_cmp);
+    if let (None, Some(lowest)) = (&guide.ceiling, lowest_broken) {
+        found.push(format!(
+            "No load held below {lowest:.0} users, which were too many, so the ceiling is not known and the plans lack it. Measure smaller loads."
+        ));
+    } else if guide.ceiling.is_none() {
         found.push(format!(
             "No load was too high, so the ceiling lies above {:.0} users. `streamstress capacity` finds it.",
             guide.measured_users[1]

@@ -4,7 +4,8 @@ use super::{
     Figure, FigureTrust, Operator, Scope, State, Threshold, Windows, distribution_of, names::COUNTED,
     stretch_figure, window::Worst,
 };
-use crate::{Distribution, Interval, Quantity, ReadingTotals, Steady};
+use crate::{Distribution, Hop, HopFigures, Interval, Quantity, ReadingTotals, Steady};
+use settings::plural::counted;
 use std::collections::BTreeMap;
 
 /// A limit further from the value than this factor does not decide whether the measurement is good enough.
@@ -112,6 +113,11 @@ fn judge(threshold: &Threshold, figures: &RunFigures<'_>) -> Outcome {
             (over_steady(threshold, figures), None, trust.unwrap_or_default())
         }
     };
+    let stretch = match threshold.scope {
+        Scope::Steady => figures.steady.map_or(figures.metrics, |steady| &steady.metrics),
+        Scope::Run | Scope::Window(_) => figures.metrics,
+    };
+    let value = value.and_then(|value| split_problem(threshold, stretch).map_or(Ok(value), Err));
     let state = match &value {
         Ok(value) => trust.judge(threshold, *value),
         Err(why) => State::Unknown(why.clone()),
@@ -119,6 +125,20 @@ fn judge(threshold: &Threshold, figures: &RunFigures<'_>) -> Outcome {
     let certain = state == State::Broken && is_certain(threshold, figures);
     let untrusted = trust.untrusted;
     Outcome { threshold: threshold.clone(), state, value: value.ok(), worst_from_s, certain, untrusted }
+}
+
+/// Returns why a threshold on a hop cannot be judged, although there are samples of it.
+fn split_problem(threshold: &Threshold, metrics: &Interval) -> Option<String> {
+    let Figure::Duration(metric, _) = &threshold.figure else { return None };
+    let hop = Hop::ALL.into_iter().find(|hop| hop.metric() == *metric)?;
+    let split = HopFigures::of(metrics)?;
+    if !split.is_reliable() {
+        return Some(format!(
+            "the times of {} contradict each other",
+            counted(split.impossible, "sampled tokens")
+        ));
+    }
+    (!split.is_complete(hop)).then(|| "for a part of the tokens it lies between two clocks".to_owned())
 }
 
 /// Returns whether failures that do not depend on time broke a threshold. If queries are excused, this is known only for the
@@ -198,8 +218,14 @@ mod tests {
         readings.add(0, &Reading { quantity: Quantity::RssMb, label: "redis".into(), value: 20.0 });
         for second in 0..400_u32 {
             let value = 20.0 + f64::from(second) / 64.0;
-            readings
-                .add(second.into(), &Reading { quantity: Quantity::RssMb, label: "server".into(), value });
+            for (label, from) in [("server", 0), ("wsproxy", 0), ("wsproxy-1", 0), ("wsproxy-2", 200)] {
+                if second >= from {
+                    readings.add(
+                        second.into(),
+                        &Reading { quantity: Quantity::RssMb, label: label.into(), value },
+                    );
+                }
+            }
         }
         let long = Steady { from_s: 10, to_s: 390, metrics: Interval::default() };
         let windows = Windows::default();
@@ -238,6 +264,11 @@ mod tests {
         let short = "unknown its slope needs 300 s of steady state, and this run had 20 s";
         check("rss_growth_mb_per_h{server}<70", Some(&steady), short);
         check("rss_growth_mb_per_h{haproxy}<70", Some(&long), "unknown it was not monitored in this run");
+        check(
+            "rss_growth_mb_per_h{wsproxy}<70",
+            Some(&long),
+            "unknown wsproxy-2 did not run in the whole steady state, so that the sum grew or fell by its memory",
+        );
         check("delivery_ratio==1", None, "unknown it was not measured");
         check("ttft_ms:p95<96", None, "unknown there are no samples");
         check("e2el_ms:p99.9<96", None, "unknown p(99.9) needs 1000 samples and has 100");

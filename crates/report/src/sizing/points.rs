@@ -38,7 +38,13 @@ pub(super) fn of_search(path: &Path, base: &Path, found: &mut Found) -> Result<(
     // The options in the result of a search are no values to compare with those of runs.
     let summary = read_summary(&with_ending(base, SUMMARY))?;
     let machine = conditions::machine(&summary);
+    // The seconds of the steps of a search that was continued are those of another run.
+    let starts = search.steps.windows(2).rposition(|pair| pair[1].from_s <= pair[0].from_s);
+    let earlier = starts.map_or(0, |index| index + 1);
     for (index, step) in search.steps.iter().enumerate() {
+        if index < earlier {
+            continue;
+        }
         let used = resources::in_seconds(base, span(step))?;
         let roles = if used.is_empty() { resources::of_step(&step.resources) } else { used };
         let measured = Measured {

@@ -65,7 +65,8 @@ impl Haproxies {
             ProcessState::Paused => haproxy.reload_when_resumed(instances).await,
             ProcessState::Running | ProcessState::Ended(_) => haproxy.reload(instances).await,
         };
-        try_join_all(reloaded.into_iter().map(reload)).await.map(drop)
+        // One that fails must not keep the others from reloading.
+        join_all(reloaded.into_iter().map(reload)).await.into_iter().collect()
     }
 
     /// Waits until every HAProxy that runs sends to an instance.

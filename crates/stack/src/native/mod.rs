@@ -35,7 +35,12 @@ use links::Links;
 use parking_lot::Mutex;
 use ports::TakenPorts;
 use redis::Redis;
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -125,6 +130,8 @@ pub struct Native {
     instances: Mutex<Vec<Arc<Instance>>>,
     /// Tasks that drain the instances that `scale` has removed.
     retiring: Mutex<JoinSet<()>>,
+    /// Whether the last reload of a HAProxy failed.
+    reload_due: AtomicBool,
     /// The instances that still drain. No new instance gets their numbers, because they still use their sockets.
     draining: Arc<Mutex<BTreeSet<(Role, u16)>>>,
 }
@@ -195,6 +202,7 @@ impl Native {
             ready_ms,
             instances,
             retiring,
+            reload_due: AtomicBool::new(false),
             draining,
         })
     }

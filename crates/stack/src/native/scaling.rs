@@ -14,7 +14,10 @@ use crate::{
     scaling::{Counts, STEP, Scaled},
 };
 use futures_util::future::join_all;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
@@ -50,8 +53,12 @@ impl Native {
         let (removed, kept): (Vec<_>, Vec<_>) =
             all.into_iter().chain(started).partition(|i| i.role() == role && leaving.contains(&i.number()));
         self.instances.lock().clone_from(&kept);
-        let reloaded = self.haproxies.reload(&kept).await;
         let names: Vec<_> = removed.iter().map(|instance| instance.name()).collect();
+        // A reload that failed is due until one succeeds: without it, new instances get nothing.
+        let is_due = !new.is_empty() || !names.is_empty() || self.reload_is_due();
+        self.reload_due.store(is_due, Ordering::Relaxed);
+        let reloaded = if is_due { self.haproxies.reload(&kept).await } else { Ok(()) };
+        self.reload_due.store(reloaded.is_err(), Ordering::Relaxed);
         for instance in removed {
             let (links, draining) = (Arc::clone(&self.links), Arc::clone(&self.draining));
             let key = (role, instance.number());
@@ -94,6 +101,11 @@ impl Native {
 }
 
 impl Native {
+    /// Returns whether a HAProxy does not know all instances, because its last reload failed.
+    pub(crate) fn reload_is_due(&self) -> bool {
+        self.reload_due.load(Ordering::Relaxed)
+    }
+
     /// Returns the number of gateways, running or down.
     pub(crate) fn gateways(&self) -> u16 {
         let gateways = self.instances().iter().filter(|instance| instance.role() == Role::Wsproxy).count();
