@@ -487,8 +487,10 @@ fn a_guide_is_printed_or_written() {
     let results = dir.path().display().to_string();
     let write = |users: u32| {
         let text = format!(
-            r#"{{"verdict":"PASS","output_throughput":{},"concurrency":{{"sessions_mean":{users}}},"config":{{}}}}"#,
-            users * 20
+            r#"{{"verdict":"PASS","output_throughput":{},"concurrency":{{"sessions_mean":{users}}},"config":{{}},
+                "health":{{"cpu_share{{redis}}":{},"rss_mb{{redis}}":20}}}}"#,
+            users * 20,
+            f64::from(users) / 1000.0
         );
         std::fs::write(dir.path().join(format!("run{users}_summary.json")), text).unwrap();
     };
