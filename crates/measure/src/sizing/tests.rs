@@ -120,8 +120,8 @@ fn too_few_points_are_refused_with_how_to_get_more() {
     for words in ["5 points at 5 different loads", "6 at 4 different loads", "streamstress sweep"] {
         assert!(error.contains(words), "{words}: {error}");
     }
-    let same: Vec<Point> = (0..8).map(|_| point(100.0)).collect();
-    assert!(refused(same, options(100.0)).contains("7 points at 1 different load can be used"));
+    let two_loads: Vec<Point> = (0..8).flat_map(|_| [point(100.0), point(200.0)]).collect();
+    assert!(refused(two_loads, options(100.0)).contains("8 points at 1 different load can be used"));
     let two = Options { hold_out: HoldOut::Highest(2), ..options(100.0) };
     assert!(refused(points(), two).contains("besides the 2 points that are held out"));
     let mut one_bad = points();
