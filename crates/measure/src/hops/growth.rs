@@ -7,7 +7,7 @@ const MIN_SAMPLES: u64 = 200;
 /// Smallest number of parts of a run.
 const MIN_PARTS: usize = 4;
 /// Smallest growth of the mean time, in milliseconds, and its smallest ratio to the calmest part, that is reported.
-const MIN_GROWTH_MS: f64 = 1.0;
+const MIN_GROWTH_MS: f64 = 5.0;
 const MIN_RATIO: f64 = 1.0;
 /// Share of the growth from which a hop explains most of it.
 const MOST: f64 = 0.6;
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn seconds_with_few_samples_are_joined() {
-        let slow = [0.1, 9.0, 0.1, 0.2];
+        let slow = [0.1, 29.0, 0.1, 0.2];
         let seconds: Vec<_> = (0..24).map(|second| if second < 18 { CALM } else { slow }).collect();
         let found = growth(&seconds, 40).unwrap();
         assert_eq!((found.hop, found.calm.samples), (Hop::Bus, 200));
