@@ -24,7 +24,7 @@ async def forward(socket, session):
 
 
 async def converse(socket):
-    session = socket.request.path.rsplit("/", 1)[-1]
+    session = socket.request.path.partition("?")[0].rsplit("/", 1)[-1]
     token = socket.request.headers["Authorization"].removeprefix("Bearer ")
     if jwt.decode(token, SECRET, algorithms=["HS256"])["session_id"] != session:
         return await socket.close(1008, "wrong session")
