@@ -13,10 +13,16 @@ use runs::{args, read_summary, run};
 use serde_json::Value;
 use settings::distribution::Distribution;
 use stack::native::{Native, Options};
+use std::path::Path;
 use time::macros::datetime;
 
 fn fixed(value: f64) -> Distribution {
     Distribution::Fixed(value)
+}
+
+/// Returns the arguments of a run that asks for the times of the gateway.
+fn asking(server: &Running, dir: &Path, clients: i64, queries: i64) -> RunArgs {
+    RunArgs { hops: Some(32), ..args(server, dir, clients, queries) }
 }
 
 const METRICS: [&str; 4] = ["hop_pace_ms", "hop_bus_ms", "hop_gateway_ms", "hop_network_ms"];
@@ -38,7 +44,7 @@ fn hops_are_those_that_the_times_give_and_add_up_to_the_delivery() {
     let script = || Script { tokens: 1, stamped: Some([19, 17, 14, 10]), ..Script::default() };
     let server = Running::start(script());
     let dir = tempfile::tempdir().unwrap();
-    let finished = run(args(&server, dir.path(), 2, 5), &Stop::default()).unwrap();
+    let finished = run(asking(&server, dir.path(), 2, 5), &Stop::default()).unwrap();
     let (summary, text) = (read_summary(dir.path()), finished.text(100));
     for (metric, ms) in METRICS[..3].iter().zip([2.0, 3.0, 4.0]) {
         assert_eq!(
@@ -74,7 +80,7 @@ fn hops_are_those_that_the_times_give_and_add_up_to_the_delivery() {
 fn a_gateway_without_times_is_not_reported_and_nothing_is_zero() {
     let server = Running::start(Script::default());
     let dir = tempfile::tempdir().unwrap();
-    let finished = run(args(&server, dir.path(), 1, 2), &Stop::default()).unwrap();
+    let finished = run(asking(&server, dir.path(), 1, 2), &Stop::default()).unwrap();
     let (summary, text) = (read_summary(dir.path()), finished.text(100));
     assert_eq!(summary["hops"], serde_json::json!({ "state": "not reported", "every": 32 }));
     assert!(METRICS.iter().all(|metric| summary["metrics"][metric].is_null()), "{summary:#}");
@@ -87,7 +93,8 @@ fn a_gateway_without_times_is_not_reported_and_nothing_is_zero() {
         let is_asked = server.seen().heads.iter().any(|(target, _)| target.contains("hops="));
         (is_asked, summary["hops"]["state"].as_str().unwrap().to_owned())
     };
-    assert_eq!(asked(None, None), (true, "measured".into()));
+    assert_eq!(asked(Some(32), None), (true, "measured".into()));
+    assert_eq!(asked(None, None), (false, "off".into()), "a gateway that the user named");
     assert_eq!(asked(Some(0), None), (false, "off".into()), "times that were not asked for are ignored");
     assert_eq!(asked(None, Some("/load/ws/{session}")), (false, "off".into()), "a foreign path");
     assert_eq!(asked(Some(16), Some("/load/ws/{session}?x=1")), (true, "measured".into()));
@@ -96,7 +103,7 @@ fn a_gateway_without_times_is_not_reported_and_nothing_is_zero() {
 #[test]
 fn times_that_contradict_each_other_make_the_split_unreliable() {
     let server = Running::start(Script { stamped: Some([4, 3, 9, 1]), ..Script::default() });
-    let summary = runs::summary(&server, |_| {}, 1, 2);
+    let summary = runs::summary(&server, |args| args.hops = Some(32), 1, 2);
     let hops = &summary["hops"];
     assert_eq!((&hops["samples"], &hops["contradictory"]), (&0.into(), &4.into()), "{hops:#}");
     assert!(hops["unreliable_because"].as_str().unwrap().contains("4 of 4 samples"), "{hops:#}");

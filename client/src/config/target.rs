@@ -71,7 +71,9 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
             "--ws-path has the parameter `hops`: use --hops, so that the client expects the times".into(),
         );
     }
-    let hops = hops(check, args.hops, is_foreign, rollup_ms.is_some());
+    // A gateway of somebody else may take the parameter for a part of its own.
+    let is_named = is_foreign || !args.wsproxy_url.is_empty();
+    let hops = hops(check, args.hops, is_named, rollup_ms.is_some());
     let headers = headers(check, &args.headers);
     if let Some(token) = &args.auth_token
         && HeaderValue::from_str(token).is_err()
@@ -260,6 +262,8 @@ mod tests {
                 .map_err(|errors| errors.concat())
         };
         assert_eq!(hops(None, None, None), Ok(Some(32)));
+        let named = RunArgs { wsproxy_url: vec!["ws://127.0.0.1:9".into()], ..RunArgs::default() };
+        assert_eq!(parsed(named).map(|target| target.hops), Ok(None));
         assert_eq!(hops(Some(0), None, None), Ok(None));
         assert_eq!(hops(None, Some("/{session}"), None), Ok(None));
         assert_eq!(hops(Some(5), Some("/{session}"), None), Ok(Some(5)));
