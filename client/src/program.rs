@@ -1,4 +1,6 @@
-//! The program's entry: dispatches the subcommands, prints results and errors, and returns the exit code.
+//! The program's entry: dispatches the subcommands and returns the exit code.
+
+mod print;
 
 use crate::{
     amend, capacity,
@@ -7,9 +9,7 @@ use crate::{
         RunArgs, SizingArgs, SweepArgs,
     },
     config::{Config, Division},
-    endpoints, engine, environment,
-    generators::{self, control::Played},
-    outline,
+    endpoints, engine, environment, generators, outline,
     run_error::RunError,
     scenario, signals,
     sizing::{self, Destination as GuideDestination},
@@ -18,21 +18,20 @@ use crate::{
 use clap::{ArgMatches, FromArgMatches};
 use measure::comparison::{ComparedFigure, ComparisonOptions};
 use plan::Stop;
+use print::Out;
 use report::{
-    DEFAULT_COLUMNS, compare, html, messages,
-    output::{self, Destination, Finished},
-    retention,
+    compare, html, messages,
+    output::{self, Destination},
 };
 use settings::flags::{self, REFUSED};
 use stack::native::Programs;
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal},
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
 };
-use terminal_size::{Width, terminal_size_of};
 use time::OffsetDateTime;
 use tracing_subscriber::EnvFilter;
 
@@ -187,11 +186,7 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     if let Some(engine) = config.given.on {
         return print_manifest(&config, engine, started_at);
     }
-    let stop = Stop::default();
-    if let Err(error) = signals::listen(stop.clone()) {
-        messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
-        return 1;
-    }
+    let Some(stop) = stopped_by_signals() else { return 1 };
     endpoints::find(&mut config);
     messages::warn(&outline::warnings(&config));
     match engine::plan(&config) {
@@ -200,8 +195,7 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
             return 0;
         }
         Err(error) if config.dry_run => {
-            messages::print_stderr(&format!("error: {error}"));
-            return error.exit_code();
+            return print::error(&error);
         }
         Ok(_) if !config.output.quiet => {
             messages::print_stderr(&report::wrap("", &engine::outline(&config), Out::Stderr.columns()));
@@ -215,17 +209,29 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
     let out = if config.output.events == Some(Destination::Stdout) { Out::Stderr } else { Out::Stdout };
     let code = if let Division::Control(control) = config.division.clone() {
         match generators::control::play(&config, &control, &stop, started_at) {
-            Ok(played) => print_played(played, quiet, out),
-            Err(error) => print_error(&error),
+            Ok(played) => print::played(played, quiet, out),
+            Err(error) => print::error(&error),
         }
     } else {
         match engine::run(config, &stop, started_at) {
-            Ok(finished) => print_finished(&finished, quiet, out),
-            Err(error) => print_error(&error),
+            Ok(finished) => print::finished(&finished, quiet, out),
+            Err(error) => print::error(&error),
         }
     };
-    limit_results(&output_dir, keep_results);
+    print::limit_results(&output_dir, keep_results);
     code
+}
+
+/// Returns what a signal stops. Prints an error and returns `None` if signals cannot be listened to.
+fn stopped_by_signals() -> Option<Stop> {
+    let stop = Stop::default();
+    match signals::listen(stop.clone()) {
+        Ok(()) => Some(stop),
+        Err(error) => {
+            messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
+            None
+        }
+    }
 }
 
 /// Prints the manifest of a job of generators. Returns the exit code.
@@ -242,59 +248,11 @@ fn print_manifest(config: &Config, engine: Engine, started_at: OffsetDateTime) -
     }
 }
 
-/// Prints how a generator ended that met others at a control Redis. Returns the exit code of the verdict.
-fn print_played(played: Played, quiet: bool, out: Out) -> u8 {
-    match played {
-        Played::Led(finished) => print_finished(&finished, quiet, out),
-        Played::Followed { conclusion, base } => {
-            let (text, code) = conclusion.map_or_else(
-                || ("INVALID: the leader gave no verdict: `streamstress merge` can".to_owned(), 98),
-                |conclusion| (conclusion.verdict, conclusion.exit_code),
-            );
-            out.print(&format!("{text}\n"));
-            if !quiet {
-                out.print(&format!("\n  rows of this generator....: {}.csv\n", base.display()));
-            }
-            code
-        }
-        Played::TooLate(why) => {
-            messages::print_stderr(&format!("nothing to do: {why}"));
-            0
-        }
-    }
-}
-
-/// Prints why a run has no result. Returns the exit code.
-fn print_error(error: &RunError) -> u8 {
-    messages::print_stderr(&format!("error: {error}"));
-    error.exit_code()
-}
-
-/// Prints the result of a run: the verdict alone if `quiet`, otherwise the summary and where the files are. Returns the exit code.
-fn print_finished(finished: &Finished, quiet: bool, out: Out) -> u8 {
-    if quiet {
-        out.print(&format!("{}: {}\n", finished.headline(), finished.judgement().reason));
-    } else {
-        out.print(&out.colored(finished.text(out.columns())));
-        let base = finished.base.display();
-        out.print(&format!("\n  results...................: {base}*\n"));
-        let report = format!("{base}_report.html");
-        if Path::new(&report).exists() {
-            out.print(&format!("  open in a browser.........: {report}\n"));
-        }
-    }
-    print_unwritten(&finished.unwritten);
-    finished.exit_code()
-}
-
 /// Changes the plan of a run that is going on.
 fn amend(args: &AmendArgs) -> u8 {
     match amend::command::amend(args) {
         Ok(()) => 0,
-        Err(error) => {
-            messages::print_stderr(&format!("error: {error}"));
-            error.exit_code()
-        }
+        Err(error) => print::error(&error),
     }
 }
 
@@ -310,22 +268,14 @@ fn search_ceiling(mut args: CapacityArgs, matches: &ArgMatches, started_at: Offs
             return REFUSED;
         }
     };
-    let stop = Stop::default();
-    if let Err(error) = signals::listen(stop.clone()) {
-        messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
-        return 1;
-    }
+    let Some(stop) = stopped_by_signals() else { return 1 };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let output_dir = args.run.output_dir.clone().unwrap_or_else(|| "results".into());
     let keep_results = args.run.keep_results.map(|keep| keep as usize);
     match capacity::capacity(&args, cores, rand::random(), &stop, started_at) {
         Ok(found) => {
-            messages::print_stdout(&Out::Stdout.colored(found.result.text(Out::Stdout.columns())));
-            for file in &found.files {
-                messages::print_stdout(&format!("  {}\n", file.display()));
-            }
-            print_unwritten(&found.unwritten);
-            limit_results(&output_dir, keep_results);
+            print::found(found.result.text(Out::Stdout.columns()), &found.files, &found.unwritten);
+            print::limit_results(&output_dir, keep_results);
             if let Some(fell) = &found.fell {
                 messages::print_stderr(&format!("error: {fell}"));
             }
@@ -335,19 +285,15 @@ fn search_ceiling(mut args: CapacityArgs, matches: &ArgMatches, started_at: Offs
             for error in &mut errors.0 {
                 *error = cli::with_origin(error, &origins);
             }
-            print_error(&RunError::Refused(errors))
+            print::error(&RunError::Refused(errors))
         }
-        Err(error) => print_error(&error),
+        Err(error) => print::error(&error),
     }
 }
 
 /// Plays a sweep. Returns the exit code of its result.
 fn play_sweep(args: &SweepArgs, matches: &ArgMatches, words: &[OsString], started_at: OffsetDateTime) -> u8 {
-    let stop = Stop::default();
-    if let Err(error) = signals::listen(stop.clone()) {
-        messages::print_stderr(&format!("error: cannot listen to signals: {error}"));
-        return 1;
-    }
+    let Some(stop) = stopped_by_signals() else { return 1 };
     // The kernel's name for this program stays valid when its file is replaced during the sweep.
     let program = Path::new("/proc/self/exe");
     let start = sweep::Start {
@@ -364,98 +310,21 @@ fn play_sweep(args: &SweepArgs, matches: &ArgMatches, words: &[OsString], starte
             0
         }
         Ok(Swept::Played { result, files, unwritten }) => {
-            messages::print_stdout(&Out::Stdout.colored(result.text(Out::Stdout.columns())));
-            for file in &files {
-                messages::print_stdout(&format!("  {}\n", file.display()));
-            }
-            print_unwritten(&unwritten);
+            print::found(result.text(Out::Stdout.columns()), &files, &unwritten);
             match result.exit_code() {
                 0 if !unwritten.is_empty() => 1,
                 code => code,
             }
         }
-        Err(error) => print_error(&error),
+        Err(error) => print::error(&error),
     }
 }
 
 /// Merges the results of several generators. Returns the exit code of the verdict.
 fn merge(args: &MergeArgs) -> u8 {
     match generators::merge::merge(args) {
-        Ok(finished) => print_finished(&finished, false, Out::Stdout),
-        Err(error) => print_error(&error),
-    }
-}
-
-/// Deletes the files of older runs if `--keep-results` is given; otherwise mentions the option when the results take 1 GiB or more.
-/// A failure is reported and does not change the verdict.
-fn limit_results(directory: &Path, keep: Option<usize>) {
-    let shown = directory.display();
-    match keep {
-        Some(keep) => {
-            if let Err(error) = retention::keep_newest(directory, keep) {
-                messages::print_stderr(&format!(
-                    "error: --keep-results cannot delete old results in {shown}: {error}"
-                ));
-            }
-        }
-        None => {
-            if let Ok(bytes) = retention::size(directory)
-                && bytes >= retention::LARGE
-            {
-                let gib = bytes as f64 / retention::LARGE as f64;
-                messages::print_stderr(&format!(
-                    "note: the results in {shown} take {gib:.1} GiB; --keep-results 50 keeps those of the newest 50 runs"
-                ));
-            }
-        }
-    }
-}
-
-/// Prints an error for each result that could not be written.
-fn print_unwritten(unwritten: &[String]) {
-    unwritten.iter().for_each(|what| messages::print_stderr(&format!("error: {what}")));
-}
-
-/// The stream that a text is written to.
-#[derive(Clone, Copy, Debug)]
-enum Out {
-    Stdout,
-    Stderr,
-}
-
-impl Out {
-    fn print(self, text: &str) {
-        match self {
-            Self::Stdout => messages::print_stdout(text),
-            Self::Stderr => messages::print_stderr(text.trim_end_matches('\n')),
-        }
-    }
-
-    fn is_terminal(self) -> bool {
-        match self {
-            Self::Stdout => std::io::stdout().is_terminal(),
-            Self::Stderr => std::io::stderr().is_terminal(),
-        }
-    }
-
-    /// Returns the text with colours if the stream is a terminal and `NO_COLOR` is not set (<https://no-color.org>).
-    fn colored(self, text: String) -> String {
-        let disabled = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if self.is_terminal() && !disabled { output::colored(&text) } else { text }
-    }
-
-    /// Returns the width of the terminal; for other streams the variable `COLUMNS`.
-    fn columns(self) -> usize {
-        let size = match self {
-            Self::Stdout => terminal_size_of(std::io::stdout()),
-            Self::Stderr => terminal_size_of(std::io::stderr()),
-        };
-        match size {
-            Some((Width(columns), _)) => columns.into(),
-            None => {
-                std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_COLUMNS)
-            }
-        }
+        Ok(finished) => print::finished(&finished, false, Out::Stdout),
+        Err(error) => print::error(&error),
     }
 }
 
