@@ -5,7 +5,7 @@ mod fake;
 mod rig;
 mod runs;
 
-use client::{cli::RunArgs, config::Config, engine};
+use client::cli::RunArgs;
 use fake::{Running, Script};
 use plan::Stop;
 use rig::stacks::{inject, options, wait_until_ready};
@@ -14,7 +14,6 @@ use serde_json::Value;
 use settings::distribution::Distribution;
 use stack::native::{Native, Options};
 use std::path::Path;
-use time::macros::datetime;
 
 fn fixed(value: f64) -> Distribution {
     Distribution::Fixed(value)
@@ -23,6 +22,11 @@ fn fixed(value: f64) -> Distribution {
 /// Returns the arguments of a run that asks for the times of the gateway.
 fn asking(server: &Running, dir: &Path, clients: i64, queries: i64) -> RunArgs {
     RunArgs { hops: Some(32), ..args(server, dir, clients, queries) }
+}
+
+/// Returns the arguments of a quiet run with one worker.
+fn one_worker() -> RunArgs {
+    RunArgs { quiet: true, workers: Some(1), seed: Some(1), ..RunArgs::default() }
 }
 
 const METRICS: [&str; 4] = ["hop_pace_ms", "hop_bus_ms", "hop_gateway_ms", "hop_network_ms"];
@@ -123,13 +127,9 @@ fn the_embedded_stack_stamps_sampled_tokens_alone() {
             itl_ms: Some(fixed(2.0)),
             hops: Some(every),
             output_dir: Some(dir.path().to_owned()),
-            quiet: true,
-            workers: Some(1),
-            seed: Some(1),
-            ..RunArgs::default()
+            ..one_worker()
         };
-        engine::run(Config::new(args, 2, 1).unwrap(), &Stop::default(), datetime!(2026-11-21 00:00 UTC))
-            .unwrap();
+        run(args, &Stop::default()).unwrap();
         let summary = read_summary(dir.path());
         assert_eq!((&summary["tokens_received"], &summary["queries_corrupt"]), (&216.into(), &0.into()));
         let counts = METRICS.map(|metric| figure(&summary, metric, "count"));
@@ -161,13 +161,9 @@ async fn played(native: &Native) -> Value {
             itl_ms: Some(fixed(20.0)),
             hops: Some(1),
             output_dir: Some(dir.path().to_owned()),
-            quiet: true,
-            workers: Some(1),
-            seed: Some(1),
-            ..RunArgs::default()
+            ..one_worker()
         };
-        engine::run(Config::new(args, 2, 1).unwrap(), &Stop::default(), datetime!(2026-11-21 00:00 UTC))
-            .unwrap();
+        run(args, &Stop::default()).unwrap();
         read_summary(dir.path())
     };
     tokio::task::spawn_blocking(play).await.unwrap()
