@@ -10,9 +10,9 @@ use std::time::Instant;
 const MOST_UNDATED: usize = 64;
 
 /// The hops of a session's tokens: which clocks their times come from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Hops {
-    /// The clock of the server. `None` until it responded to a `/run`, and if it names none.
+    /// The clock of the server that plays the present query. `None` until it responded to the `/run`, and if it names none.
     server: Option<HostClock>,
     /// The clock of the present socket's gateway. `None` if it names none.
     gateway: Option<HostClock>,
@@ -29,13 +29,7 @@ struct Sampled {
 }
 
 impl Hops {
-    /// Creates the hops of a session. `shared_clock`: what other sessions know about the server's clock.
-    pub(super) fn new(shared_clock: Option<bool>) -> Self {
-        let server = shared_clock.filter(|&shared| shared).map(|_| HostClock::Own);
-        Self { server, gateway: None, undated: Vec::new() }
-    }
-
-    /// Begins a query. Another server may play it, whose clock is not known yet.
+    /// Begins a query. The clock of the server that will play it is not known yet.
     pub(super) fn query_began(&mut self) {
         self.server = None;
         self.undated.clear();
@@ -145,9 +139,7 @@ mod tests {
     }
 
     fn one_host() -> Hops {
-        let mut hops = Hops::new(Some(true));
-        hops.socket_opened(Some(HostClock::Own));
-        hops
+        Hops { server: Some(HostClock::Own), gateway: Some(HostClock::Own), undated: Vec::new() }
     }
 
     #[test]
@@ -167,7 +159,7 @@ mod tests {
         for (server, expected) in
             [(Some(HostClock::Own), [Some(1.0), Some(2.0), Some(3.0), Some(4.0)]), (None, [None; 4])]
         {
-            let mut hops = Hops::new(None);
+            let mut hops = Hops::default();
             hops.socket_opened(Some(HostClock::Own));
             assert_eq!(means(&sampled(&mut hops, 0, Duration::ZERO)), [None; 4]);
             let (mut samples, mut interval) = (QuerySamples::default(), Interval::default());
@@ -175,7 +167,7 @@ mod tests {
             samples.record(&mut interval);
             assert_eq!(means(&interval), expected);
         }
-        let mut hops = Hops::new(Some(false));
+        let mut hops = Hops::default();
         (0..2 * MOST_UNDATED).for_each(|_| drop(sampled(&mut hops, 0, Duration::ZERO)));
         assert_eq!(hops.undated.len(), MOST_UNDATED);
     }

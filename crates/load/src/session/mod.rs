@@ -101,7 +101,7 @@ impl Session {
             queries: Queries::default(),
             behaviour: Behaviour::new(SessionBehaviour::draw(&plan.behaviour, &plan.load, planned.index)),
             delivery: DeliveryTimes::new(worker.shared_clock()),
-            hops: Hops::new(worker.shared_clock()),
+            hops: Hops::default(),
             log: SessionLog::new(),
             stage: Stage::Open,
             is_over: false,
