@@ -98,9 +98,7 @@ impl Native {
         }
         all.ok_or_else(|| anyhow::anyhow!("scale={counts} has no step: expected for example scale=6"))
     }
-}
 
-impl Native {
     /// Returns whether a HAProxy does not know all instances, because its last reload failed.
     pub(crate) fn reload_is_due(&self) -> bool {
         self.reload_due.load(Ordering::Relaxed)
