@@ -5,6 +5,7 @@ use super::{
     layout::{line, named, table},
 };
 use measure::sizing::{
+    basis::FAR,
     costs::{Cost, RoleCosts},
     fit::Fitted,
     guide::{Guide, Prediction, Unused},
@@ -76,13 +77,14 @@ fn law(out: &mut String, guide: &Guide) {
     );
     line(
         out,
-        &match curve.peak() {
+        &match curve.peak().filter(|&peak| peak <= FAR * guide.measured_users[1]) {
             Some(peak) => format!(
-                "The measured stack would deliver most at {} users: {} tokens/s.\n",
+                "By the law, the measured stack would deliver most at {} users: {} tokens/s.\n",
                 whole(peak),
                 whole(curve.at(peak))
             ),
-            None => "The law has no peak: more users never lower the throughput.\n".to_owned(),
+            // A peak further away is a guess.
+            None => "By the law, twice the measured users would not lower the throughput.\n".to_owned(),
         },
     );
     let row = |fitted: &Fitted| {
