@@ -3,19 +3,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol guard host settings plan measure load report bus coordination server wsproxy stack client benches)
+ours=(protocol dialects guard host settings plan measure load report bus coordination server wsproxy stack client benches)
 declare -A may=(
     [protocol]=""
+    [dialects]=""
     [guard]=""
     [host]=""
     [settings]=""
     [plan]="protocol settings"
     [measure]="plan protocol settings"
-    [load]="host measure plan protocol settings"
+    [load]="dialects host measure plan protocol settings"
     [report]="host measure plan protocol settings"
     [bus]="host protocol"
     [coordination]="host settings"
-    [server]="bus guard host protocol settings"
+    [server]="bus dialects guard host protocol settings"
     [wsproxy]="bus guard host protocol settings"
     [stack]="bus guard host protocol server settings wsproxy"
     [client]="coordination host load measure plan protocol report server settings stack wsproxy"
