@@ -142,9 +142,8 @@ pub(crate) fn with_origin(error: &str, origins: &Origins) -> String {
 }
 
 const EXAMPLES: &str = "\
-Every run option can be set by a variable, for example STREAMSTRESS_CLIENTS=500. Examples:
-  streamstress --embedded --clients 500                           test the built-in stack
-  streamstress --clients 5000 --api-url URL --wsproxy-url URL     test another stack";
+Every run option can be set by a variable, for example STREAMSTRESS_CLIENTS=500.
+To test the built-in stack: streamstress --embedded --clients 500";
 
 const ENVIRONMENT: &str = "\
 Durations are written as 250ms, 30s or 1h30m; a bare number is seconds unless stated otherwise.
@@ -180,6 +179,11 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Show one query of a run in detail
+    ///
+    /// Prints its timeline: due instant, send, tokens with their hops, lost sockets, reconnects, replays, and the faults around it. A run
+    /// keeps the timelines of its 20 slowest and of up to 200 broken queries. Of other queries, only their figures are known.
+    Inspect(InspectArgs),
     /// Join the results of several generators into the result of the run
     ///
     /// Writes the files of the run and prints its verdict. Exit codes are those of `run`.
@@ -227,6 +231,35 @@ pub struct Passed {
     /// Arguments of the command; see its `--help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub arguments: Vec<OsString>,
+}
+
+/// How `streamstress inspect` prints a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum InspectFormat {
+    /// For people.
+    Text,
+    /// All stored data, as a JSON array.
+    Json,
+}
+
+/// The options of `streamstress inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// Any result file of the run, the common start of their names, or the run's id
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// A query's id, slowest, broken, or SESSION:NUMBER with the id or index of a session and the number of a query in it
+    #[arg(value_name = "QUERY")]
+    pub query: String,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub format: InspectFormat,
+    /// Print a line for each token. Otherwise tokens that came in order and without a long gap share a line
+    #[arg(long)]
+    pub tokens: bool,
+    /// Directory in which a run's id is looked up
+    #[arg(short, long, default_value = "results", value_name = "DIR")]
+    pub output_dir: PathBuf,
 }
 
 /// The options of `streamstress merge`.

@@ -5,8 +5,8 @@ mod print;
 use crate::{
     amend, capacity,
     cli::{
-        self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, MergeArgs, Origins, Passed,
-        RunArgs, SizingArgs, SweepArgs,
+        self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, InspectArgs, InspectFormat,
+        MergeArgs, Origins, Passed, RunArgs, SizingArgs, SweepArgs,
     },
     config::{Config, Division},
     endpoints, engine, environment, generators, outline,
@@ -20,7 +20,7 @@ use measure::comparison::{ComparedFigure, ComparisonOptions};
 use plan::Stop;
 use print::Out;
 use report::{
-    compare, html, messages,
+    compare, html, inspect, messages,
     output::{self, Destination},
 };
 use settings::flags::{self, REFUSED};
@@ -59,6 +59,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Analyze { files }) => analyze(&files),
         Some(Command::Report { files }) => report(&files),
         Some(Command::Compare(args)) => compare_runs(args),
+        Some(Command::Inspect(args)) => inspect_query(&args),
         Some(Command::Merge(args)) => merge(&args),
         Some(Command::Capacity(args)) => {
             let matches = matches.subcommand_matches("capacity").unwrap_or(&matches);
@@ -332,6 +333,23 @@ fn analyze(files: &[PathBuf]) -> u8 {
     match output::analyze(files, Out::Stdout.columns()) {
         Ok(text) => {
             messages::print_stdout(&text);
+            0
+        }
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            REFUSED
+        }
+    }
+}
+
+/// Prints a query of a run.
+fn inspect_query(args: &InspectArgs) -> u8 {
+    match inspect::inspect(&args.run, &args.query, &args.output_dir) {
+        Ok(found) => {
+            messages::print_stdout(&match args.format {
+                InspectFormat::Text => found.text(Out::Stdout.columns(), args.tokens),
+                InspectFormat::Json => found.json(),
+            });
             0
         }
         Err(error) => {

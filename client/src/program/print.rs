@@ -95,6 +95,9 @@ pub(super) fn finished(finished: &Finished, quiet: bool, out: Out) -> u8 {
         if Path::new(&report).exists() {
             out.print(&format!("  open in a browser.........: {report}\n"));
         }
+        if let Some(query) = finished.worth_inspecting() {
+            out.print(&format!("  one query in detail.......: streamstress inspect {base} {query}\n"));
+        }
     }
     unwritten(&finished.unwritten);
     finished.exit_code()

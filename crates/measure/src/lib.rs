@@ -38,6 +38,7 @@ mod steady;
 mod storm;
 pub mod sweep;
 pub mod threshold;
+pub mod timeline;
 mod tokens;
 pub mod trend;
 mod verdict;

@@ -116,12 +116,13 @@ impl GeneratorMessage {
 mod tests {
     use super::*;
     use crate::{
-        Metric,
+        Metric, QuerySamples,
         contents::ContentStatus,
         defects::Defect,
         record::{
             Failure, FailureKind, LossCause, Moment, QueryRecord, QueryStatus, Reconnect, SessionRecord,
         },
+        timeline::{NoteEvent, Notes, QueryTimeline},
     };
     use proptest::{collection::vec, prelude::*};
     use std::time::Duration;
@@ -253,6 +254,23 @@ mod tests {
         let report = GeneratorReport { host: "here".into(), clock_steps: 3, ..GeneratorReport::default() };
         let read = GeneratorMessage::from_bytes(&report.to_message());
         assert!(matches!(read, Ok(GeneratorMessage::Report(read)) if *read == report));
+    }
+
+    #[test]
+    fn timelines_come_back() {
+        let (mut part, mut samples) = (Part::default(), QuerySamples::default());
+        samples.token(Some(4), || Duration::from_millis(7));
+        samples.delivery(1_000, true);
+        for (index, status) in [QueryStatus::Ok, QueryStatus::Timeout].into_iter().enumerate() {
+            let record = QueryRecord { session_index: index as u64, ..QueryRecord::sample(status) };
+            let mut notes = Notes::default();
+            notes.add(Duration::ZERO, NoteEvent::SocketLost(LossCause::Closed(1011), "gone".into()));
+            part.sums.timelines.add(QueryTimeline::new(&record, &samples, &[], notes));
+        }
+        let (read, written) = (sent(&part).sums.timelines, &part.sums.timelines);
+        assert!(read.slowest().eq(written.slowest()) && read.broken().eq(written.broken()));
+        assert_eq!((read.slowest().count(), read.broken().count()), (1, 1));
+        assert_eq!(read.broken().next().unwrap().tokens_in_order()[0].seq, 4);
     }
 
     /// Returns the part as the leader receives it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub type Moment = Duration;
 
 /// How a query ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum QueryStatus {
     /// Every expected token, once, in order, before the deadline.
     Ok,
@@ -107,6 +107,8 @@ pub struct QueryRecord {
     pub session_index: u64,
     /// Number of the query in its session, from 1.
     pub query_num: u32,
+    /// The id that the client gave it. Empty if it was never sent.
+    pub query_id: Box<str>,
     /// Scheduled time of the send.
     pub scheduled: Moment,
     /// Actual time of the send. `None` if it was never sent.
@@ -189,6 +191,7 @@ impl QueryRecord {
             session: None,
             session_index,
             query_num,
+            query_id: Box::default(),
             scheduled: at,
             sent: None,
             first_token: None,
@@ -223,6 +226,15 @@ impl QueryRecord {
     #[must_use]
     pub fn schedule_lag(&self) -> Option<Duration> {
         Some(self.sent?.saturating_sub(self.scheduled).saturating_sub(self.socket_wait))
+    }
+
+    /// Returns how long after its due instant it was complete, without the ideal time of its answer. `None` if it is not complete, or if
+    /// the client itself paused.
+    #[must_use]
+    pub fn slowness(&self) -> Option<Duration> {
+        let is_complete = self.status == QueryStatus::Ok && self.paused.is_zero();
+        let took = self.done.filter(|_| is_complete)?.saturating_sub(self.scheduled);
+        Some(took.saturating_sub(self.ideal_e2el.unwrap_or_default()))
     }
 
     /// Returns whether a planned fault made its simulator late.

@@ -1,7 +1,13 @@
 //! The recorder of a worker: collects samples and records, and sends them to the collector once per second.
 //! If the collector falls behind, the bounded channel blocks the worker, and the loop lag shows it.
 
-use super::{Interval, Metric, Objective, QuerySamples, bounds::BoundedSample, nanos, tpot_ns};
+use super::{
+    Interval, Metric, Objective, QuerySamples,
+    bounds::BoundedSample,
+    nanos,
+    timeline::{Candidates, QueryTimeline},
+    tpot_ns,
+};
 use crate::record::{LagKind, Moment, QueryRecord, QueryStatus, Reconnect, SessionRecord, Uncertainty};
 use std::{
     collections::HashMap,
@@ -34,6 +40,8 @@ pub enum RecorderMessage {
     },
     /// A query that ended.
     Query(Box<QueryRecord>),
+    /// The timeline of a query that ended.
+    Timeline(Box<QueryTimeline>),
     /// A reconnect, with its time and the index of its session, from 0.
     Reconnect(Moment, u64, Reconnect),
     /// What is known so far of a session whose rows cannot wait any longer.
@@ -65,6 +73,7 @@ pub struct Recorder {
     /// Sum of `waiting`.
     waiting_count: usize,
     objectives: Arc<[Objective]>,
+    candidates: Candidates,
     out: SyncSender<RecorderMessage>,
     back: SyncSender<Box<Interval>>,
     spare: Receiver<Box<Interval>>,
@@ -82,6 +91,7 @@ impl Recorder {
             waiting: HashMap::new(),
             waiting_count: 0,
             objectives,
+            candidates: Candidates::default(),
             out,
             back,
             spare,
@@ -119,6 +129,17 @@ impl Recorder {
         self.tick(at);
         self.interval.reconnected();
         self.send(RecorderMessage::Reconnect(at, index, reconnect));
+    }
+
+    /// Returns whether the timeline of a query that ended may be one of those that are kept. If so, [`Recorder::timeline`] must be
+    /// called.
+    pub fn wants_timeline(&mut self, query: &QueryRecord) -> bool {
+        self.candidates.admit(query)
+    }
+
+    /// Records the timeline of a query that ended.
+    pub fn timeline(&self, timeline: QueryTimeline) {
+        self.send(RecorderMessage::Timeline(Box::new(timeline)));
     }
 
     /// Records a query that ended. Must be called when it ends, because the query and its `samples` count in that second;

@@ -8,6 +8,7 @@ use super::{
 use crate::contents::ContentStatus;
 use crate::defects::Defects;
 use crate::record::{LossCause, Moment, QueryRecord, QueryStatus, SessionRecord};
+use crate::timeline::Timelines;
 use protocol::SessionId;
 use serde::{Deserialize, Serialize};
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
@@ -174,6 +175,8 @@ pub struct RunData {
     pub late: LateQueries,
     /// The longest time between two consecutive events of a query.
     pub longest_gap: Option<LongestGap>,
+    /// The timelines of some queries.
+    pub timelines: Timelines,
     /// Queries that an error event ended, by its code.
     pub errors_by_code: BTreeMap<String, u64>,
     /// Gaps between tokens above the stall threshold, in complete queries.
@@ -333,6 +336,7 @@ impl RunData {
         self.late.count += other.late.count;
         self.late.most = self.late.most.max(other.late.most);
         self.see_gap(other.longest_gap);
+        self.timelines.merge(&other.timelines);
         for (code, count) in &other.errors_by_code {
             self.count_error(code, *count);
         }

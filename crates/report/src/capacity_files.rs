@@ -1,6 +1,6 @@
 //! The files of a search for the ceiling.
 
-use crate::{capacity::CapacityResult, file_error::FileError, html};
+use crate::{capacity::CapacityResult, file_error::FileError, file_names::with_ending, html};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use std::{
 /// A file cannot be written.
 pub fn write(result: &CapacityResult, base: &Path) -> Result<Vec<PathBuf>, FileError> {
     let [json, csv, page] =
-        ["json", "csv", "html"].map(|kind| html::with_ending(base, &format!("_capacity.{kind}")));
+        ["json", "csv", "html"].map(|kind| with_ending(base, &format!("_capacity.{kind}")));
     let text = serde_json::to_string_pretty(result).unwrap_or_default();
     fs::write(&json, text + "\n").map_err(|error| FileError::unwritable(&json, &error))?;
     fs::write(&csv, result.rows()).map_err(|error| FileError::unwritable(&csv, &error))?;

@@ -40,6 +40,14 @@ impl FileError {
         Self { what, next_step: "name a _sweep.json that `streamstress sweep` wrote" }
     }
 
+    /// Creates the error that a run has no such query.
+    pub(crate) const fn no_query(what: String) -> Self {
+        Self {
+            what,
+            next_step: "name a query id, slowest, broken, or SESSION:NUMBER as in the columns of the run's .csv",
+        }
+    }
+
     /// Creates the error that a line of a file is invalid.
     pub(crate) const fn invalid_line(what: String) -> Self {
         Self { what, next_step: "correct or remove that line, or name another file" }

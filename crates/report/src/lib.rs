@@ -7,6 +7,7 @@ pub mod compare;
 mod file_error;
 mod file_names;
 pub mod html;
+pub mod inspect;
 pub mod messages;
 pub mod output;
 pub mod progress;

@@ -1,6 +1,6 @@
 //! The files of a sweep.
 
-use crate::{file_error::FileError, html, sweep::SweepResult};
+use crate::{file_error::FileError, file_names::with_ending, html, sweep::SweepResult};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -12,8 +12,7 @@ use std::{
 /// # Errors
 /// A file cannot be written.
 pub fn write(result: &SweepResult, base: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let [json, csv, page] =
-        ["json", "csv", "html"].map(|kind| html::with_ending(base, &format!("_sweep.{kind}")));
+    let [json, csv, page] = ["json", "csv", "html"].map(|kind| with_ending(base, &format!("_sweep.{kind}")));
     let text = serde_json::to_string_pretty(result).unwrap_or_default() + "\n";
     replace(&json, text.as_bytes()).map_err(|error| FileError::unwritable(&json, &error))?;
     replace(&csv, &result.rows()).map_err(|error| FileError::unwritable(&csv, &error))?;
@@ -23,7 +22,7 @@ pub fn write(result: &SweepResult, base: &Path) -> Result<Vec<PathBuf>, FileErro
 
 /// Writes a file under a temporary name and renames it.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let half = html::with_ending(path, ".part");
+    let half = with_ending(path, ".part");
     let written = fs::write(&half, bytes).and_then(|()| fs::rename(&half, path));
     if written.is_err() {
         let _ = fs::remove_file(&half);

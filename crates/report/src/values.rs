@@ -29,7 +29,7 @@ pub(crate) fn uncontrolled(text: &str) -> String {
 }
 
 /// Escapes line separators and bidirectional control characters in JSON. The values remain the same.
-pub(super) fn escaped_json(text: &str) -> String {
+pub(crate) fn escaped_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

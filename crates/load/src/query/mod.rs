@@ -80,6 +80,8 @@ pub struct Query {
     pub sent: Option<Instant>,
     /// The response to `/run`.
     pub response: Option<RunResponse>,
+    /// When the response arrived.
+    pub accepted_at: Option<Instant>,
     /// Defects noted while the query ran. Those that its own stream counts are added at its end.
     pub defects: Defects,
     /// The samples of its tokens. They count only if the query ends `ok`.
@@ -112,6 +114,7 @@ impl Query {
             scheduled,
             sent: None,
             response: None,
+            accepted_at: None,
             defects: Defects::default(),
             samples: QuerySamples::default(),
             tokens_repeated: 0,

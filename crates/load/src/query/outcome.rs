@@ -7,6 +7,7 @@ use measure::{
     contents::ContentStatus,
     defects::{Defect, Defects},
     record::{FailureKind, Moment, QueryRecord, QueryStatus, Uncertainty},
+    timeline::{Notes, QueryTimeline},
 };
 use protocol::{EventCounts, ExpectedRange, Kind, SessionId};
 use settings::plural::counted;
@@ -134,6 +135,7 @@ impl Query {
             session,
             session_index,
             query_num: self.num,
+            query_id: self.id.as_str().into(),
             scheduled: moment(self.scheduled),
             sent: self.sent.map(&moment),
             first_token: stream.and_then(|stream| stream.first_token).map(&moment),
@@ -165,6 +167,22 @@ impl Query {
             ideal_e2el: response.and_then(|response| millis(response.ideal_e2el_ms)),
             failure: self.failure.clone().filter(|_| status != QueryStatus::Ok),
         }
+    }
+
+    /// Returns the timeline of the query, from its record and the notes of its session.
+    #[must_use]
+    pub fn timeline(
+        &self,
+        record: &QueryRecord,
+        moment: impl Fn(Instant) -> Moment,
+        notes: Notes,
+    ) -> QueryTimeline {
+        let expected = self.expected().unwrap_or(0);
+        let missing = self.own_stream().map_or_else(Vec::new, |stream| stream.ledger.missing(expected));
+        let mut timeline = QueryTimeline::new(record, &self.samples, &missing, notes);
+        timeline.server = self.response.as_ref().and_then(|response| response.server.clone());
+        timeline.accepted = self.accepted_at.map(moment);
+        timeline
     }
 
     /// Adds a failure message to a query that is not `ok` and has none.

@@ -22,8 +22,8 @@ struct Times {
 pub(super) struct DeliveryTimes {
     /// Whether the server uses this machine's clock. `None` until it responded to a `/run`.
     shared_clock: Option<bool>,
-    /// Times of tokens that arrived before that was known.
-    undated: Vec<Times>,
+    /// Tokens that arrived before that was known: their numbers and times.
+    undated: Vec<(u32, Times)>,
     /// When the present socket was opened.
     opened: Instant,
 }
@@ -57,8 +57,9 @@ impl DeliveryTimes {
         mut samples: Option<&mut QuerySamples>,
     ) {
         self.shared_clock = Some(shared);
-        for times in std::mem::take(&mut self.undated) {
+        for (token, times) in std::mem::take(&mut self.undated) {
             if let (true, Some(samples)) = (shared, &mut samples) {
+                samples.of_earlier(token);
                 times.sample(clock, samples);
             }
         }
@@ -75,7 +76,9 @@ impl DeliveryTimes {
         let times = Times { arrived, sent_us, opened: self.opened };
         match self.shared_clock {
             Some(true) => times.sample(clock, samples),
-            None if self.undated.len() < MOST_UNDATED => self.undated.push(times),
+            None if self.undated.len() < MOST_UNDATED => {
+                self.undated.push((samples.last_token(), times));
+            }
             Some(false) | None => {}
         }
     }

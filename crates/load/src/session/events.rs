@@ -5,6 +5,7 @@ use crate::connection::{AttemptTime, ConnectionEvent, Loss};
 use measure::{
     live::LiveCounters,
     record::{Failure, FailureKind, LossCause},
+    timeline::NoteEvent,
 };
 use protocol::CloseReason;
 use std::time::Instant;
@@ -34,7 +35,9 @@ impl Session {
     /// A new socket is open: the session's first one, a query's own, or the one after a loss.
     fn opened(&mut self, time: AttemptTime) {
         let now = Instant::now();
-        if let Some(reconnect) = self.connection.opened(now) {
+        let reconnect = self.connection.opened(now);
+        self.log.note(self.worker.moment(now), NoteEvent::SocketOpened(reconnect.map(|lost| lost.gap)));
+        if let Some(reconnect) = reconnect {
             self.log.reconnected(reconnect);
             let worker = &self.worker;
             worker.recorder().reconnected(worker.moment(now), self.planned.index, reconnect);
@@ -66,6 +69,8 @@ impl Session {
         }
         let code = loss.code();
         self.log.close_code(code);
+        let text = self.worker.plan().target.secrets.hide(&loss.text);
+        self.log.note(self.worker.moment(loss.at), NoteEvent::SocketLost(loss.cause, text));
         if self.stage == Stage::Closing {
             return;
         }

@@ -6,7 +6,7 @@ use crate::{
     idle::DueQuery,
     query::{End, Progress, millis},
 };
-use measure::record::Failure;
+use measure::{record::Failure, timeline::NoteEvent};
 use protocol::{RunResponse, SessionId};
 use std::{future::pending, pin::Pin, rc::Rc, time::Instant};
 
@@ -78,6 +78,7 @@ impl Session {
                 }
                 let ideal = millis(response.ideal_e2el_ms);
                 if let Some(query) = self.queries.current_mut() {
+                    query.accepted_at = Some(Instant::now());
                     query.accepted(response);
                     let delay = self.behaviour.plan(query.num, sent, ideal);
                     deadline.extend(delay);
@@ -123,6 +124,7 @@ impl Session {
             Action::Pause(_) if !self.connection.is_up() => self.behaviour.postpone(action, now),
             Action::Pause(duration) => {
                 self.log.paused();
+                self.log.note(self.worker.moment(now), NoteEvent::Paused(duration));
                 self.behaviour.pause(now, duration);
                 if let Some(query) = self.queries.current_mut() {
                     query.paused = duration;

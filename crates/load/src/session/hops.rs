@@ -17,7 +17,7 @@ pub(super) struct Hops {
     /// The clock of the present socket's gateway. `None` if it names none.
     gateway: Option<HostClock>,
     /// Tokens that arrived before the server's clock was known.
-    undated: Vec<Sampled>,
+    undated: Vec<(u32, Sampled)>,
 }
 
 /// A token with the gateway's times.
@@ -43,8 +43,9 @@ impl Hops {
     /// Notes the clock of the server. Adds the tokens that waited for this to `samples`, if a query runs.
     pub(super) fn server_known(&mut self, server: Option<HostClock>, mut samples: Option<&mut QuerySamples>) {
         self.server = server;
-        for token in std::mem::take(&mut self.undated) {
+        for (number, token) in std::mem::take(&mut self.undated) {
             if let (Some(server), Some(samples)) = (&self.server, &mut samples) {
+                samples.of_earlier(number);
                 self.sample(token, server, samples);
             }
         }
@@ -73,7 +74,9 @@ impl Hops {
         let token = Sampled { times, opened_us: clock.us(opened) };
         match &self.server {
             Some(server) => self.sample(token, server, samples),
-            None if self.undated.len() < MOST_UNDATED => self.undated.push(token),
+            None if self.undated.len() < MOST_UNDATED => {
+                self.undated.push((samples.last_token(), token));
+            }
             None => {}
         }
     }

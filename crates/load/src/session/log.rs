@@ -5,6 +5,7 @@ use crate::connection::AttemptTime;
 use measure::{
     defects::{Defect, Defects},
     record::{Failure, Moment, Reconnect, SessionRecord},
+    timeline::{NoteEvent, Notes},
 };
 use protocol::{Position, SessionId};
 use std::{
@@ -34,6 +35,8 @@ pub(super) struct SessionLog {
     close_codes: Vec<u16>,
     old_contract: bool,
     failure: Option<Failure>,
+    /// What happened since the last query that was recorded.
+    notes: Notes,
 }
 
 impl SessionLog {
@@ -57,7 +60,18 @@ impl SessionLog {
             close_codes: Vec::new(),
             old_contract: false,
             failure: None,
+            notes: Notes::default(),
         }
+    }
+
+    /// Adds a note for the timeline of the query that runs or comes next.
+    pub(super) fn note(&mut self, at: Moment, event: NoteEvent) {
+        self.notes.add(at, event);
+    }
+
+    /// Takes the notes of a query that ended at `ended`.
+    pub(super) fn take_notes(&mut self, ended: Moment) -> Notes {
+        self.notes.take_until(ended)
     }
 
     /// Returns the counter of attempts to reconnect.
@@ -96,7 +110,8 @@ impl SessionLog {
     }
 
     /// Counts a gap that the gateway announced: the positions after `from`, up to and including `to`.
-    pub(super) const fn gap_announced(&mut self, from: Position, to: Position) {
+    pub(super) fn gap_announced(&mut self, at: Moment, from: Position, to: Position) {
+        self.note(at, NoteEvent::Gap(from.to_string(), to.to_string()));
         self.announced_gaps += 1;
         let before = if from.generation == to.generation { from.seq } else { 0 };
         let positions = to.seq.saturating_sub(before);
@@ -108,9 +123,10 @@ impl SessionLog {
         self.defects.note(defect, frame);
     }
 
-    /// Counts an event that a new socket was allowed to repeat.
-    pub(super) const fn event_replayed(&mut self) {
+    /// Counts event `seq`, which a new socket was allowed to repeat.
+    pub(super) fn event_replayed(&mut self, at: Moment, seq: u64) {
         self.events_replayed += 1;
+        self.note(at, NoteEvent::Replayed(seq, seq, 1));
     }
 
     /// Counts a frame with this number of tokens.

@@ -5,6 +5,7 @@ use crate::{context::WorkerContext, query::Query};
 use measure::{
     live::LiveCounters,
     record::{QueryRecord, QueryStatus, SessionRecord},
+    timeline::NoteEvent,
 };
 use std::{rc::Rc, time::Instant};
 
@@ -25,6 +26,7 @@ impl Session {
             failure.message = worker.plan().target.secrets.hide(&failure.message);
         }
         report_to_faults(&worker, &query, &record);
+        self.keep_timeline(&query, &record);
         let is_failed = !matches!(record.status, QueryStatus::Ok | QueryStatus::Abandoned);
         LiveCounters::add(&worker.live().queries, 1);
         LiveCounters::add(&worker.live().lost, record.tally.tokens_lost);
@@ -32,6 +34,21 @@ impl Session {
         let samples = std::mem::take(&mut query.samples);
         self.queries.recorded(query, record.status, record.excused);
         worker.recorder().query_ended(record, &samples, || self.session_record(Instant::now()));
+    }
+
+    /// Records the timeline of a query that ended, if it may be one of those that are kept.
+    fn keep_timeline(&mut self, query: &Query, record: &QueryRecord) {
+        let worker = Rc::clone(&self.worker);
+        let moment = |instant| worker.moment(instant);
+        let mut notes = self.log.take_notes(record.ended);
+        let mut recorder = worker.recorder();
+        if !recorder.wants_timeline(record) {
+            return;
+        }
+        for (at, message) in self.queries.take_call_failures() {
+            notes.add(moment(at), NoteEvent::CallFailed(worker.plan().target.secrets.hide(&message)));
+        }
+        recorder.timeline(query.timeline(record, moment, notes));
     }
 
     /// Records the last query and the session. Returns false if the session failed.

@@ -12,10 +12,15 @@ use std::{
     time::Instant,
 };
 
+/// Upper limit of the failed attempts of a call that are kept for the query's timeline.
+const MOST_FAILURES: usize = 8;
+
 /// The progress of a query's call. Shared between the call, which sets it, and the session.
 #[derive(Default)]
 pub(super) struct CallProgress {
     sent: Cell<Option<Instant>>,
+    /// The first failed attempts.
+    failures: RefCell<Vec<(Instant, String)>>,
     refusal: RefCell<Option<Box<Failure>>>,
 }
 
@@ -27,6 +32,10 @@ impl CallProgress {
 
     /// Notes the failure of an attempt. It is a refusal if the server returned a status.
     pub(super) fn failed(&self, failure: &Failure) {
+        let mut failures = self.failures.borrow_mut();
+        if failures.len() < MOST_FAILURES {
+            failures.push((Instant::now(), failure.message.clone()));
+        }
         *self.refusal.borrow_mut() = failure.code.map(|_| Box::new(failure.clone()));
     }
 }
@@ -87,6 +96,11 @@ impl Queries {
     /// Returns when the current query was sent.
     pub(super) fn sent(&self) -> Option<Instant> {
         self.call.sent.get()
+    }
+
+    /// Takes the failed attempts of the call of the query that was taken last.
+    pub(super) fn take_call_failures(&self) -> Vec<(Instant, String)> {
+        self.call.failures.take()
     }
 
     /// Returns the refusal of the current query if the server has refused the last complete attempt of `/run` and no event of the

@@ -9,7 +9,7 @@ use crate::{
     query::{EventOutcome, millis},
     socket::{Arrival, DataMessage},
 };
-use measure::{defects::Defect, record::LagKind};
+use measure::{defects::Defect, record::LagKind, timeline::NoteEvent};
 use protocol::{Event, Frame};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ impl Receiver<'_> {
             }
             Ok(Frame::Resumed { .. }) => self.replay.close(),
             Ok(Frame::Gap { from, to }) => {
-                self.log.gap_announced(from, to);
+                self.log.gap_announced(self.worker.moment(arrival.at), from, to);
                 if let Some(query) = self.queries.current_mut() {
                     query.announce_gap(from, to);
                 }
@@ -68,7 +68,8 @@ impl Receiver<'_> {
     fn event(&mut self, event: &Event<'_>, frame: &str, arrival: Arrival) {
         self.has_event = true;
         if self.replay.permits(event.position, |position| self.queries.has(position)) {
-            self.log.event_replayed();
+            let seq = event.position.map_or(0, |position| position.seq);
+            self.log.event_replayed(self.worker.moment(arrival.at), seq);
             return;
         }
         let excused = self.excused(event);
@@ -83,8 +84,13 @@ impl Receiver<'_> {
             EventOutcome::Ours(intervals) => {
                 if !event.kind.is_terminator() {
                     self.worker.token(arrival.at);
+                    let seq = event.position.map(|position| position.seq);
+                    query.samples.token(seq, || arrival.at.saturating_duration_since(query.scheduled));
                 }
                 if has_paused {
+                    if let Some(gap) = intervals.itl {
+                        query.samples.unsampled_gap(gap.value);
+                    }
                     return;
                 }
                 if let Some(itl) = intervals.itl {
@@ -95,7 +101,12 @@ impl Receiver<'_> {
                 }
                 self.sample_times(event, arrival.at);
             }
-            EventOutcome::Duplicate | EventOutcome::Foreign => {}
+            EventOutcome::Duplicate => {
+                let seq = event.position.map_or(0, |position| position.seq);
+                let at = self.worker.moment(arrival.at);
+                self.log.note(at, NoteEvent::Duplicates(seq, seq, 1));
+            }
+            EventOutcome::Foreign => {}
             EventOutcome::Earlier => self.queries.earlier_event(event, frame),
             EventOutcome::EndedByPeer => {
                 let last_event = query.own_stream().and_then(|stream| stream.last_event);

@@ -7,11 +7,18 @@ mod downsample;
 mod hops;
 mod page;
 mod percentiles;
+mod queries;
 mod sections;
 mod stored;
 mod sweep;
 
-use crate::{capacity::CapacityResult, file_error::FileError, file_names::ENDINGS, sweep::SweepResult};
+use crate::{
+    capacity::CapacityResult,
+    file_error::FileError,
+    file_names::{base, with_ending},
+    sweep::SweepResult,
+};
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -61,29 +68,9 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     written
 }
 
-fn base(file: &Path) -> PathBuf {
-    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // Use the shortest stem, because one ending can be the end of another.
-    let stem = ENDINGS.iter().filter_map(|ending| name.strip_suffix(ending)).min_by_key(|stem| stem.len());
-    stem.map_or_else(|| file.to_owned(), |stem| file.with_file_name(stem))
-}
-
-pub(crate) fn with_ending(base: &Path, ending: &str) -> PathBuf {
-    let mut name = base.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_file_of_a_run_names_it() {
-        for name in ["a_1_summary.json", "a_1.csv", "a_1_history.csv", "a_1_events.ndjson", "a_1"] {
-            assert_eq!(base(&Path::new("dir").join(name)), Path::new("dir/a_1"), "{name}");
-        }
-    }
 
     #[test]
     fn without_a_summary_there_is_no_page() {

@@ -1,6 +1,6 @@
 //! The frame of the HTML report: order of the sections, style, and the header. The template escapes all text.
 
-use super::{hops, sections, stored::StoredRun};
+use super::{hops, queries, sections, stored::StoredRun};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use settings::plural::noun;
 
@@ -20,6 +20,7 @@ pub(super) fn render(stored: &StoredRun) -> Markup {
         (sections::amendments(stored))
         (sections::generators(stored))
         (sections::disturbances(stored))
+        (queries::section(stored))
         (sections::resources(stored))
         (sections::configuration(stored))
     };

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     file_error::{FileError, read_json},
+    inspect::stored::{self, StoredQuery},
     values::uncontrolled,
 };
 use serde_json::Value;
@@ -122,6 +123,8 @@ pub(super) struct StoredRun {
     pub(super) processes: BTreeMap<String, Process>,
     /// Slowest health check of each second in milliseconds, by target.
     pub(super) health: BTreeMap<String, Downsampled>,
+    /// Queries with a timeline.
+    pub(super) queries: Vec<StoredQuery>,
 }
 
 impl StoredRun {
@@ -142,6 +145,7 @@ impl StoredRun {
             latencies: percentiles::read(&with_ending(base, "_latency.hlog")),
             processes: processes(&with_ending(base, "_resources.csv")),
             health: health(&with_ending(base, "_health.csv")),
+            queries: stored::read(&with_ending(base, stored::ENDING)).unwrap_or_default(),
         })
     }
 

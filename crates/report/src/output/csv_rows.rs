@@ -11,7 +11,7 @@ use settings::cells::CellWriter;
 use std::{io, time::Duration};
 
 /// Names of the columns.
-pub(super) const COLUMNS: [&str; 55] = [
+pub(super) const COLUMNS: [&str; 56] = [
     "session_id",
     "query_num",
     "latency",
@@ -67,6 +67,7 @@ pub(super) const COLUMNS: [&str; 55] = [
     "events_unknown_type",
     "contents",
     "first_defect",
+    "query_id",
 ];
 
 /// Writes the rows of a session. If it still goes on, they contain what is known of it so far.
@@ -145,6 +146,7 @@ fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [Stri
             .find_map(|defect| query.defects.example(defect))
             .unwrap_or_default()
             .to_owned(),
+        query.query_id.to_string(),
     ]
 }
 

@@ -179,6 +179,7 @@ impl Writer {
                 let _ = back.try_send(interval);
             }
             RecorderMessage::Query(query) => self.rows.query(*query),
+            RecorderMessage::Timeline(timeline) => self.rows.sums.timelines.add(*timeline),
             RecorderMessage::Reconnect(at, index, reconnect) => {
                 events::send(self.rows.events.as_ref(), || events::reconnect(at, index, &reconnect));
             }

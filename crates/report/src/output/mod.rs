@@ -26,6 +26,7 @@ mod locust;
 mod markdown;
 mod memory;
 mod part_file;
+mod queries;
 mod ratios;
 mod resources;
 mod result_file;
@@ -46,7 +47,7 @@ pub use live_status::{LIVE_METRICS, LIVE_WINDOW_SECONDS, LiveStatus, SharedStatu
 pub use part_file::{PartFile, PartFileError, PartReader, SharedPartFile};
 pub use settings::{MeasuredSecond, OutputSettings};
 
-use crate::{html, messages};
+use crate::{html, inspect, messages};
 use collector::{Collector, CollectorMessage};
 use conclusion::Conclusion;
 use events::{Events, Pipe};
@@ -111,6 +112,14 @@ impl Finished {
             0 if !self.unwritten.is_empty() => 1,
             code => code,
         }
+    }
+
+    /// Returns which queries `streamstress inspect` can show: `broken` if any is, else `slowest`. `None` if no timelines are stored.
+    #[must_use]
+    pub fn worth_inspecting(&self) -> Option<&'static str> {
+        let timelines = &self.measured.timelines;
+        let has_broken = timelines.broken().next().is_some();
+        (!timelines.is_empty()).then_some(if has_broken { "broken" } else { "slowest" })
     }
 
     /// Removes the files.
@@ -275,6 +284,7 @@ fn write_up(
             files.unwritten.note(path, &error);
         }
     };
+    write(&files.path(inspect::stored::ENDING), queries::write(files, &run, &info));
     write(&files.path("_stats.csv"), tables::write_stats(files, &run));
     write(&files.path("_failures.csv"), tables::write_failures(files, &run));
     write(&files.path("_summary.json"), summary::write(files, &run, &info, &conclusion));

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// First line of the file.
-const FORMAT: &[u8] = b"streamstress part 2\n";
+const FORMAT: &[u8] = b"streamstress part 3\n";
 /// Largest message in bytes.
 const MAX_MESSAGE: u32 = 64 << 20;
 
