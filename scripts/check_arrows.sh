@@ -3,12 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol dialects guard host settings plan measure load report bus coordination server wsproxy stack client benches)
+ours=(protocol dialects guard host telemetry settings plan measure load report bus coordination server wsproxy stack client benches)
 declare -A may=(
     [protocol]=""
     [dialects]=""
     [guard]=""
     [host]=""
+    [telemetry]="host"
     [settings]=""
     [plan]="protocol settings"
     [measure]="plan protocol settings"
@@ -16,10 +17,10 @@ declare -A may=(
     [report]="host measure plan protocol settings"
     [bus]="host protocol"
     [coordination]="host settings"
-    [server]="bus dialects guard host protocol settings"
-    [wsproxy]="bus guard host protocol settings"
+    [server]="bus dialects guard host protocol settings telemetry"
+    [wsproxy]="bus guard host protocol settings telemetry"
     [stack]="bus guard host protocol server settings wsproxy"
-    [client]="coordination host load measure plan protocol report server settings stack wsproxy"
+    [client]="coordination host load measure plan protocol report server settings stack telemetry wsproxy"
     [benches]="bus client host load measure plan protocol report stack wsproxy"
 )
 violations=0

@@ -4,7 +4,9 @@
 use crate::{
     amend::{Amender, Broadcast, service::Service},
     config::{Config, Division},
-    connect, preflight,
+    connect,
+    observer::{Observer, PreparedObserver},
+    preflight,
     run_error::{RunError, refused},
 };
 use anyhow::Context;
@@ -17,7 +19,8 @@ use plan::{Estimate, LiveSchedule, Shard, Stop, schedule::Schedule};
 use report::{
     messages,
     output::{
-        Abort, EventSettings, Finished, MeasuredSecond, OutputSettings, Results, RunInfo, SharedStatus,
+        Abort, EventSettings, Finished, MeasuredSecond, OutputSettings, Results, RunInfo, RunMetrics,
+        SharedStatus,
     },
     progress::{self, Progress},
     screen::{Screen, Sources},
@@ -108,6 +111,8 @@ pub(crate) struct Lead<'a> {
     results: Results,
     faults: Arc<FaultLog>,
     watch: PreparedWatch,
+    observer: PreparedObserver,
+    metrics: Option<RunMetrics>,
     first_send: Arc<FirstSend>,
     schedule: LiveSchedule,
 }
@@ -121,8 +126,12 @@ impl<'a> Lead<'a> {
         let config = settings.config;
         let faults = Arc::new(fault_log(config, settings.injector)?);
         let schedule = LiveSchedule::new(Arc::clone(&config.plan.schedule), Shard::WHOLE);
-        let results = Results::open(&output_settings(&settings, &schedule), Arc::clone(&faults))
-            .map_err(|error| refused(&error.to_string()))?;
+        let observer = PreparedObserver::prepare(config)?;
+        let is_observed = config.output.metrics_address.is_some() || config.output.otlp.is_some();
+        let metrics = is_observed.then(RunMetrics::default);
+        let output = OutputSettings { metrics: metrics.clone(), ..output_settings(&settings, &schedule) };
+        let results =
+            Results::open(&output, Arc::clone(&faults)).map_err(|error| refused(&error.to_string()))?;
         let watch_config = WatchConfig {
             target: config.plan.target.clone(),
             tls: connect::tls(config)?,
@@ -134,7 +143,8 @@ impl<'a> Lead<'a> {
         if !config.embedded {
             messages::warn(&watch.unmeasured_warnings(&config.criteria.thresholds));
         }
-        Ok(Self { settings, results, faults, watch, first_send: Arc::default(), schedule })
+        let first_send = Arc::default();
+        Ok(Self { settings, results, faults, watch, observer, metrics, first_send, schedule })
     }
 
     /// Returns the results.
@@ -198,7 +208,13 @@ impl<'a> Lead<'a> {
         }
         // The requests of other runs come through the control Redis.
         let is_local = !matches!(self.settings.config.division, Division::Control(_));
-        let Self { settings, results, faults: log, watch, first_send, schedule } = self;
+        let Self { settings, results, faults: log, watch, observer, metrics, first_send, schedule } = self;
+        let observer = metrics.map(|metrics| {
+            let base = results.path("");
+            let run = base.file_name().unwrap_or_default().to_string_lossy();
+            observer.begin(settings.config, &run, &metrics, counters.clone(), epoch)
+        });
+        let observer = observer.transpose()?.unwrap_or_default();
         let planned = &settings.config.plan.faults.planned;
         let faults = FaultRunner::start(planned, settings.injector, &log, &first_send, epoch)
             .context("cannot start a thread for a fault")?;
@@ -222,6 +238,7 @@ impl<'a> Lead<'a> {
             schedule,
             amender,
             _service: service,
+            observer,
             epoch,
         })
     }
@@ -320,6 +337,7 @@ pub(crate) struct Led<'a> {
     amender: Option<Arc<Amender>>,
     /// Takes the requests of `streamstress amend`.
     _service: Option<Service>,
+    observer: Observer,
     epoch: Instant,
 }
 
@@ -420,7 +438,9 @@ impl Led<'_> {
     /// # Errors
     /// The results could not be written.
     pub(crate) fn finish(self, generators: Generators, rows: &[PathBuf]) -> Result<Finished, RunError> {
-        let Self { settings, results, log, shown, faults, watch, schedule, epoch, _service, .. } = self;
+        let Self {
+            settings, results, log, shown, faults, watch, schedule, epoch, _service, observer, ..
+        } = self;
         drop((shown, _service));
         let elapsed = epoch.elapsed();
         let observations = watch.end();
@@ -428,7 +448,9 @@ impl Led<'_> {
         log.add_first_served(&observations.first_served);
         let info =
             RunInfo { observations, elapsed, ..info(&settings, &results, generators, &log, &schedule) };
-        write(results, &info, rows)
+        let written = write(results, &info, rows);
+        observer.end();
+        written
     }
 }
 
@@ -463,6 +485,7 @@ fn output_settings(settings: &LeadSettings<'_>, schedule: &LiveSchedule) -> Outp
         patience: settings.patience,
         schedule: Some(schedule.clone()),
         shared_status: config.output.tui.then(SharedStatus::default),
+        metrics: None,
         events: config.output.events.clone().map(|destination| EventSettings {
             destination,
             config: config.to_json(),

@@ -12,6 +12,7 @@ mod environment;
 mod generator;
 mod generators;
 mod lead;
+mod observer;
 mod outline;
 mod preflight;
 pub mod program;

@@ -44,6 +44,7 @@ fn ended_early(
         patience,
         schedule: None,
         shared_status: None,
+        metrics: None,
         seconds: None,
         events: None,
     };

@@ -21,6 +21,7 @@ use guard::{Budget, Room};
 use host::Exporter;
 use protocol::{Claims, CloseResponse, CreateResponse, RunResponse, SessionId, Signer};
 use std::{sync::Arc, time::Duration};
+use telemetry::PushCounts;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -32,7 +33,8 @@ pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 pub(crate) struct App {
     pub(crate) runs: Arc<Runs>,
     pub(crate) signer: Signer,
-    pub(crate) exporter: Exporter,
+    pub(crate) exporter: Arc<Exporter>,
+    pub(crate) pushed: PushCounts,
     pub(crate) draining: CancellationToken,
     /// The bytes that all bodies may hold together while they are read.
     pub(crate) bodies: Arc<Budget>,

@@ -17,6 +17,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
+use telemetry::Url;
 
 /// Old names of variables.
 pub(crate) const OLD_NAMES: [(&str, &str); 3] =
@@ -85,6 +86,9 @@ pub struct Args {
     /// Largest number of open HTTP connections; further ones are closed.
     #[arg(long, env, default_value = "10000", value_parser = number::<usize>(1..=10_000_000))]
     max_connections: usize,
+    /// Push metrics to this OpenTelemetry collector (OTLP over HTTP), for example http://127.0.0.1:4318.
+    #[arg(long, env = "OTLP_URL", value_name = "URL", value_parser = telemetry::push_url, hide_env_values = true)]
+    otlp: Option<Url>,
     /// Time for running queries to end after SIGTERM, in seconds.
     #[arg(long, env, default_value = "30", value_parser = seconds(0..=86_400))]
     drain_seconds: Duration,
@@ -141,6 +145,7 @@ impl Args {
             max_streams: args.max_streams,
             max_connections: args.max_connections,
             drain: args.drain_seconds,
+            otlp: args.otlp,
             ..defaults
         };
         errors.check(Settings { listen: (args.host, args.port), bus, server, warnings })

@@ -7,6 +7,7 @@ use crate::{
 use protocol::Secret;
 use settings::distribution::Distribution;
 use std::time::Duration;
+use telemetry::Url;
 
 /// The configuration of one server. [`Config::new`] has the defaults; change the fields that differ.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct Config {
     pub read_timeout: Duration,
     /// Bytes that all bodies may hold together while they are read.
     pub body_bytes: usize,
+    /// The OpenTelemetry collector that metrics are pushed to.
+    pub otlp: Option<Url>,
     /// Bytes that may wait for the bus in one worker. Above it, the worker holds its streams back.
     pub outbox_bytes: usize,
 }
@@ -68,6 +71,7 @@ impl Config {
             drain: Duration::from_secs(30),
             read_timeout: Duration::from_secs(60),
             body_bytes: 64 << 20,
+            otlp: None,
             outbox_bytes: 64 << 20,
         }
     }

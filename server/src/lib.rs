@@ -7,7 +7,6 @@ mod aside;
 mod config;
 mod error;
 mod http;
-mod lateness;
 mod metrics;
 mod outbox;
 mod pacer;

@@ -1,8 +1,8 @@
 //! The server's metrics and their text for Prometheus. Counters are atomics, so a scrape does not delay the streams.
 
-use crate::lateness::Lateness;
+use crate::stream::Event;
 use bus::Broker;
-use host::{Exporter, Reading};
+use host::{Delays, Durations, Exporter, Histogram, Reading};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -12,6 +12,7 @@ use std::{
     fmt::{self, Write as _},
     sync::{Arc, atomic::AtomicU64},
 };
+use telemetry::PushCounts;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -83,10 +84,18 @@ host::metrics! {
             "outbox_full", "Times that a worker held its streams back because its outbox was full";
         pub(crate) unacknowledged: Gauge =
             "unacknowledged_events", "Events enqueued and not yet acknowledged";
-        pub(crate) pace_lag: Lateness =
+        pub(crate) pace_lag: Histogram<Delays> =
             "pace_lag_seconds", "Time from the due time of an event to its enqueueing: lateness of the simulator";
-        pub(crate) bus_lag: Lateness =
+        pub(crate) bus_lag: Histogram<Delays> =
             "bus_lag_seconds", "Time from the enqueueing of an event to its acknowledgement by the bus";
+        pub(crate) append: Histogram<Delays> = "append" in Seconds,
+            "Duration of an append: the call that writes and publishes a batch of events";
+        ttft: Histogram<Durations> = "ttft" in Seconds,
+            "Time from the start of a stream until its first token was handed to the bus";
+        tpot: Histogram<Durations> = "tpot" in Seconds,
+            "Time per token of a complete stream: from its first token to its terminator, divided by its tokens";
+        stream: Histogram<Durations> = "stream" in Seconds,
+            "Time from the start of a complete stream until its terminator was handed to the bus";
     }
 }
 
@@ -96,6 +105,21 @@ impl Metrics {
         self.streams_started.inc();
         if self.first_query.get() == 0.0 {
             self.first_query.set(host::unix_time().as_secs_f64());
+        }
+    }
+
+    /// Measures an event that was handed to the bus at `now_us`.
+    pub(crate) fn handed_over(&self, event: &Event<'_>, now_us: u64) {
+        self.pace_lag.observe_us(now_us.saturating_sub(event.due_us), 1);
+        let seq = event.position.seq;
+        let is_last = event.kind.is_terminator();
+        if is_last {
+            self.stream.observe_us(now_us.saturating_sub(event.start_us), 1);
+        }
+        match seq {
+            1 if !is_last => self.ttft.observe_us(now_us.saturating_sub(event.start_us), 1),
+            2.. if is_last => self.tpot.observe_us(now_us.saturating_sub(event.first_us) / (seq - 1), 1),
+            _ => {}
         }
     }
 
@@ -121,25 +145,27 @@ impl Metrics {
         permits: Arc<Semaphore>,
         max_streams: usize,
         draining: CancellationToken,
+        pushed: Option<PushCounts>,
     ) -> Exporter {
         let mut registry = Registry::default();
         self.register(&mut registry);
         Exporter::new(registry, move || {
             let active = max_streams - permits.available_permits();
             let mut readings = bus.counters().readings();
+            readings.extend(pushed.iter().flat_map(PushCounts::readings));
             readings.extend([
-                Reading::Gauge("server_streams_active", "Running queries", active as i64),
-                Reading::Gauge(
+                Reading::gauge("server_streams_active", "Running queries", active as i64),
+                Reading::gauge(
                     "server_streams_max",
                     "Largest number of running queries (MAX_STREAMS)",
                     max_streams as i64,
                 ),
-                Reading::Gauge(
+                Reading::gauge(
                     "server_draining",
                     "1 while the server is shutting down, else 0",
                     draining.is_cancelled().into(),
                 ),
-                Reading::Gauge(
+                Reading::gauge(
                     "bus_ready",
                     "1 while the bus is ready, else 0",
                     (*bus.ready().borrow()).into(),

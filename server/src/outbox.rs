@@ -168,7 +168,7 @@ impl Outbox {
 
     /// Encodes and enqueues an event, which is handed to the bus at `now_us`.
     pub(crate) fn push(&mut self, event: &Event<'_>, now_us: u64) {
-        let &Event { session, position, kind, content, digest, query_id, due_us } = event;
+        let &Event { session, position, kind, content, digest, query_id, due_us, .. } = event;
         self.add(|parcel| {
             parcel.add(now_us, |batch| {
                 batch.push(session, position, kind, |out| match digest {

@@ -51,7 +51,7 @@ impl Pacer {
             let stream = self.take(slot);
             return Emitted::Last(stream.id(), stream.into_permit());
         }
-        stream.advance();
+        stream.advance(now_us);
         self.due.insert((stream.due_us(), slot));
         Emitted::Event
     }

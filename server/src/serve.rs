@@ -14,6 +14,7 @@ use guard::Budget;
 use host::ClockAnchor;
 use protocol::Signer;
 use std::{sync::Arc, time::Duration};
+use telemetry::{Push, PushCounts, Resource};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -54,7 +55,9 @@ pub async fn run(
     let controlled = bus
         .control()
         .map(|control| AbortOnDropHandle::new(tokio::spawn(runs.clone().handle_control(control))));
-    let router = app(&runs, &shutdown).router();
+    let app = app(&runs, &shutdown);
+    let push = push(&runs.config, &app)?;
+    let router = app.router();
     let Config { max_connections: connections, read_timeout, .. } = runs.config;
     let limits = http::Limits { connections, read_timeout };
     let serving = http::serve(listener, router, limits, runs.metrics.clone(), close.clone());
@@ -65,6 +68,9 @@ pub async fn run(
     drop(controlled);
     close.cancel();
     serving.await.context("the listener's task failed")?;
+    if let Some(push) = push {
+        tokio::task::spawn_blocking(|| push.end()).await.context("the last export failed")?;
+    }
     if drained {
         leave(&*bus).await;
     }
@@ -87,12 +93,33 @@ async fn leave(bus: &dyn Broker) {
     }
 }
 
+/// Starts to push the metrics, if a collector is configured.
+fn push(config: &Config, app: &App) -> anyhow::Result<Option<Push>> {
+    let Some(url) = &config.otlp else { return Ok(None) };
+    let resource = Resource {
+        service: "streamstress-server",
+        instance: config.instance.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let exporter = app.exporter.clone();
+    let push = Push::start(url, resource, app.pushed.clone(), move || exporter.text());
+    push.map(Some).context("cannot start the thread that pushes metrics")
+}
+
 fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
-    let (bus, permits) = (runs.bus.clone(), runs.permits.clone());
+    let (bus, permits, pushed) = (runs.bus.clone(), runs.permits.clone(), PushCounts::default());
+    let shown = runs.config.otlp.as_ref().map(|_| pushed.clone());
     App {
         runs: runs.clone(),
         signer: Signer::new(&runs.config.secret),
-        exporter: runs.metrics.exporter(bus, permits, runs.config.max_streams, shutdown.clone()),
+        exporter: Arc::new(runs.metrics.exporter(
+            bus,
+            permits,
+            runs.config.max_streams,
+            shutdown.clone(),
+            shown,
+        )),
+        pushed,
         bodies: Budget::new(runs.config.body_bytes, runs.metrics.bodies.clone()),
         draining: shutdown.clone(),
     }

@@ -23,6 +23,8 @@ pub(crate) struct Stream {
     emitted: u64,
     offsets: Offsets,
     start_us: u64,
+    /// When the first event was handed over.
+    first_us: u64,
     due_us: u64,
     /// Covers the tokens emitted so far.
     digester: Digester,
@@ -48,6 +50,7 @@ impl Stream {
             emitted: 0,
             offsets: plan.offsets(),
             start_us,
+            first_us: start_us,
             due_us: start_us,
             digester: Digester::default(),
             permit,
@@ -65,8 +68,11 @@ impl Stream {
         self.due_us
     }
 
-    /// Moves behind the token that [`Stream::event`] returned.
-    pub(crate) fn advance(&mut self) {
+    /// Moves behind the token that [`Stream::event`] returned, which was handed over at `now_us`.
+    pub(crate) fn advance(&mut self, now_us: u64) {
+        if self.emitted == 0 {
+            self.first_us = now_us;
+        }
         self.digester.token(self.text.content(self.emitted, self.tokens));
         self.emitted += 1;
         self.plan_next();
@@ -93,6 +99,8 @@ impl Stream {
             digest: last.then(|| self.digester.digest()),
             query_id: &self.query_id,
             due_us: self.due_us,
+            start_us: self.start_us,
+            first_us: self.first_us,
         }
     }
 
@@ -119,6 +127,10 @@ pub(crate) struct Event<'a> {
     pub(crate) digest: Option<Digest>,
     pub(crate) query_id: &'a str,
     pub(crate) due_us: u64,
+    /// When the stream started.
+    pub(crate) start_us: u64,
+    /// When the first event of the stream was handed over.
+    pub(crate) first_us: u64,
 }
 
 /// A stream that ended early: what its error terminator needs, and its permit.

@@ -191,7 +191,7 @@ impl Worker {
                     let handed_us =
                         backlog.map_or(now_us, |backlog| backlog.handed_over(event.due_us, now_us));
                     outbox.push(event, handed_us);
-                    metrics.pace_lag.observe(handed_us.saturating_sub(event.due_us), 1);
+                    metrics.handed_over(event, handed_us);
                 });
                 match emitted {
                     Emitted::Nothing => {

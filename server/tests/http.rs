@@ -1,5 +1,7 @@
 //! The HTTP contract over a real listener, on the recording bus and on the bus in memory.
 
+#[path = "../../crates/telemetry/tests/collector/mod.rs"]
+mod collector;
 mod recording;
 
 use bus::{Broker, BusConfig, MemoryBroker};
@@ -322,6 +324,43 @@ async fn slow_bodies_share_a_budget() {
     drop(slow);
     metric("server_body_bytes 0").await;
     server.end().await;
+}
+
+/// A stream is measured as a whole, and a server pushes its last metrics when it ends.
+#[tokio::test]
+async fn streams_are_measured_and_their_metrics_are_pushed() {
+    let (address, exports) = collector::collector("200 OK");
+    let otlp = Some(telemetry::push_url(&format!("http://{address}")).unwrap());
+    let (bus, server) = recorded(Config { otlp, ..config() }).await;
+    let session = server.create().await;
+    server.accepted(session, json!({"query": "x", "tokens": 4})).await;
+    bus.until_terminated(session).await;
+    let page = server.get("/metrics").await.text().await.unwrap();
+    for line in [
+        "server_ttft_seconds_count 1",
+        "server_tpot_seconds_bucket{le=\"0.04\"} 0",
+        "server_tpot_seconds_bucket{le=\"0.1\"} 1",
+        "server_stream_seconds_bucket{le=\"0.1\"} 0",
+        "server_stream_seconds_count 1",
+        "otlp_exports_total 0",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+    }
+    assert!(
+        page.contains("\nserver_append_seconds_count ") && page.contains("\nprocess_open_fds "),
+        "{page}"
+    );
+    server.end().await;
+    let export = exports.recv_timeout(PATIENCE).expect("an export");
+    let export = String::from_utf8_lossy(&export);
+    for name in [
+        "gen_ai.server.time_to_first_token",
+        "gen_ai.server.request.duration",
+        "server_tokens",
+        "service.name",
+    ] {
+        assert!(export.contains(name), "{name} was not pushed");
+    }
 }
 
 #[derive(Default)]

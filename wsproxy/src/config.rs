@@ -12,6 +12,7 @@ use settings::{
     value::{milliseconds, number, seconds},
 };
 use std::time::Duration;
+use telemetry::Url;
 
 const DAY: u64 = 86_400;
 
@@ -74,6 +75,12 @@ pub struct Config {
     /// Time over which a drain spreads its close frames, in seconds; at most half of DRAIN_SECONDS
     #[arg(long = "drain-window-seconds", env = "DRAIN_WINDOW_SECONDS", default_value = "5", value_parser = seconds(0..=DAY))]
     pub drain_window: Duration,
+    /// Push metrics to this OpenTelemetry collector (OTLP over HTTP), for example http://127.0.0.1:4318
+    #[arg(long, env = "OTLP_URL", value_name = "URL", value_parser = telemetry::push_url, hide_env_values = true)]
+    pub otlp: Option<Url>,
+    /// Name of this process in the metrics that are pushed.
+    #[arg(skip)]
+    pub instance: String,
     /// The kernel's send buffer per socket (`SO_SNDBUF`), in bytes. `None` for the system's default.
     #[arg(skip)]
     pub send_buffer_bytes: Option<usize>,

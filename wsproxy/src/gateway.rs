@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use protocol::{CloseReason, Verifier};
 use settings::plural::counted;
 use std::{sync::Arc, time::Instant};
+use telemetry::PushCounts;
 use tokio::{
     sync::{Semaphore, watch},
     time::MissedTickBehavior,
@@ -34,6 +35,7 @@ pub(crate) struct Gateway {
     pub(crate) verifier: Verifier,
     pub(crate) shared: Arc<Shared>,
     pub(crate) exporter: Exporter,
+    pub(crate) pushed: PushCounts,
     pub(crate) sockets: Arc<SocketTable>,
     pub(crate) replay: ReplayBudget,
     throttle: Option<Mutex<Throttle>>,
@@ -57,10 +59,15 @@ impl Gateway {
         bus: Arc<dyn Broker>,
         draining: CancellationToken,
     ) -> Arc<Self> {
-        let metrics = Metrics::default();
+        let (metrics, pushed) = (Metrics::default(), PushCounts::default());
         Arc::new(Self {
             verifier,
-            exporter: metrics.exporter(bus.clone()),
+            exporter: metrics.exporter(
+                bus.clone(),
+                draining.clone(),
+                config.otlp.as_ref().map(|_| pushed.clone()),
+            ),
+            pushed,
             sockets: Arc::new(SocketTable::new(metrics.connections.clone())),
             throttle: config.throttle().map(Mutex::new),
             bad_tokens: config.bad_tokens(metrics.bad_token_sources.clone()).map(Mutex::new),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use protocol::{BOOT_ID_HEADER, ErrorBody};
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tracing::debug;
 
 pub(crate) type HttpResponse = Response<Full<Bytes>>;
@@ -29,12 +29,13 @@ pub(crate) async fn respond<B>(gateway: &Arc<Gateway>, peer: Peer, mut request: 
             Some(why) => error_response(StatusCode::SERVICE_UNAVAILABLE, why),
         },
         "/metrics" if is_read => body(StatusCode::OK, host::METRICS_TYPE, gateway.exporter.text()),
-        _ => match upgrade(gateway, peer, &mut request).await {
-            Ok(answer) => {
+        _ => match (Instant::now(), upgrade(gateway, peer, &mut request).await) {
+            (began, Ok(answer)) => {
+                gateway.shared.metrics.upgrade_time.observe(began.elapsed());
                 gateway.shared.metrics.upgrade("ok");
                 answer
             }
-            Err(refusal) => {
+            (_, Err(refusal)) => {
                 gateway.shared.metrics.upgrade(refusal.label());
                 refuse(&refusal)
             }

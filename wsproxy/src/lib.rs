@@ -37,6 +37,7 @@ use bus::Broker;
 use gateway::Gateway;
 use protocol::Verifier;
 use std::sync::Arc;
+use telemetry::{Push, Resource};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -61,6 +62,7 @@ pub async fn run(
     let sweeping = tokio::spawn(sweep);
     let watching = tokio::spawn(watch_lag(gateway.clone(), stop.clone()));
     let releasing = tokio::spawn(release_held(gateway.clone(), stop.clone()));
+    let push = push(&gateway)?;
     let accepting = tokio::spawn(accept::accept(listeners, gateway.clone(), stop.clone()));
     shutdown.cancelled().await;
     gateway.drain().await;
@@ -69,7 +71,22 @@ pub async fn run(
     sweeping.await?;
     watching.await?;
     releasing.await?;
+    if let Some(push) = push {
+        tokio::task::spawn_blocking(|| push.end()).await?;
+    }
     Ok(())
+}
+
+/// Starts to push the metrics, if a collector is configured.
+fn push(gateway: &Arc<Gateway>) -> std::io::Result<Option<Push>> {
+    let Some(url) = &gateway.config.otlp else { return Ok(None) };
+    let resource = Resource {
+        service: "streamstress-wsproxy",
+        instance: gateway.config.instance.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let read = gateway.clone();
+    Push::start(url, resource, gateway.pushed.clone(), move || read.exporter.text()).map(Some)
 }
 
 /// Watches the event loop's lag until `stop`.

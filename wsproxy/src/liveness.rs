@@ -59,9 +59,9 @@ impl Liveness {
         Due::Ping
     }
 
-    /// Notes a pong, which answers all pings before it.
-    pub(crate) const fn pong(&mut self) {
-        self.unanswered = None;
+    /// Notes a pong, which answers all pings before it. Returns when the oldest of them was sent.
+    pub(crate) const fn pong(&mut self) -> Option<Instant> {
+        self.unanswered.take()
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
         let mut liveness = Liveness::new(start, expires.map(at));
         for &(seconds, pong_before, due) in steps {
             if pong_before {
-                liveness.pong();
+                let _ = liveness.pong();
             }
             assert_eq!(liveness.due(at(seconds), LIMITS), due, "at {seconds} s");
         }

@@ -1,12 +1,14 @@
 //! The gateway's metrics. Counters are atomics, and the text is made at each scrape.
 
 use bus::Broker;
-use host::Exporter;
+use host::{Delays, Exporter, Histogram, Reading};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use std::sync::{Arc, atomic::AtomicU64};
+use telemetry::PushCounts;
+use tokio_util::sync::CancellationToken;
 
 type Labels = [(&'static str, &'static str); 1];
 
@@ -48,6 +50,13 @@ host::metrics! {
             "replay_in_flight" in Bytes, "Bytes of REPLAY_BYTES in use by log pages";
         pub(crate) replay_waits: Counter =
             "replay_waits", "Log pages that had to wait because REPLAY_BYTES were in use";
+        pub(crate) upgrade_time: Histogram<Delays> = "upgrade" in Seconds,
+            "Time from an upgrade request to its 101 response: token, attachment and subscription";
+        pub(crate) pong_time: Histogram<Delays> = "pong" in Seconds,
+            "Time from the oldest ping without a pong to the next pong of its client";
+        pub(crate) loop_delay: Histogram<Delays> = "loop_delay" in Seconds, "Lateness of the event loop, at each look";
+        pub(crate) sampled: Histogram<Delays> = "sampled_token" in Seconds,
+            "Time of a sampled token from its receipt to its first write or its place in the queue";
         upgrades: Family<Labels, Counter> = "upgrades", "Upgrade requests, by result";
         closes: Family<Labels, Counter> = "closes", "Closed sockets, by reason";
         not_accepted: Family<Labels, Counter> =
@@ -79,9 +88,28 @@ impl Metrics {
     }
 
     /// Returns the exporter of the metrics and of the bus's counters.
-    pub(crate) fn exporter(&self, bus: Arc<dyn Broker>) -> Exporter {
+    pub(crate) fn exporter(
+        &self,
+        bus: Arc<dyn Broker>,
+        draining: CancellationToken,
+        pushed: Option<PushCounts>,
+    ) -> Exporter {
         let mut registry = Registry::default();
         self.register(&mut registry);
-        Exporter::new(registry, move || bus.counters().readings())
+        Exporter::new(registry, move || {
+            let mut readings = bus.counters().readings();
+            readings.extend(pushed.iter().flat_map(PushCounts::readings));
+            readings.push(Reading::gauge(
+                "bus_ready",
+                "1 while the bus is ready, else 0",
+                (*bus.ready().borrow()).into(),
+            ));
+            readings.push(Reading::gauge(
+                "wsproxy_draining",
+                "1 while the gateway is draining, else 0",
+                draining.is_cancelled().into(),
+            ));
+            readings
+        })
     }
 }

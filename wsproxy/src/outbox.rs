@@ -192,7 +192,8 @@ impl Outbox {
     /// Notes a pong.
     pub(crate) fn pong(&self) {
         self.shared.metrics.pongs.inc();
-        self.state.lock().liveness.pong();
+        let pinged = self.state.lock().liveness.pong();
+        pinged.iter().for_each(|at| self.shared.metrics.pong_time.observe(at.elapsed()));
     }
 
     /// Handles what is due at `now`: a ping, a close, or the end of a close that takes too long.

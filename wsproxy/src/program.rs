@@ -41,7 +41,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn serve(Settings { args, secret, bus, warnings }: Settings) -> anyhow::Result<()> {
+fn serve(Settings { mut args, secret, bus, warnings }: Settings) -> anyhow::Result<()> {
+    args.gateway.instance.clone_from(&bus.instance);
     if let Some(warning) = too_few_files(args.gateway.max_connections, host::raise_open_files()) {
         tracing::warn!("{warning}");
     }

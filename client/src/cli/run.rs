@@ -341,6 +341,13 @@ pub struct RunArgs {
     /// text then goes to stderr)
     #[arg(long, value_name = "json[=FILE]", help_heading = OUTPUT)]
     pub out: Option<String>,
+    /// Serve the metrics of the run for Prometheus at /metrics on this address, for example 127.0.0.1:9464; a port alone is one of this
+    /// machine
+    #[arg(long, value_name = "ADDRESS", help_heading = OUTPUT)]
+    pub metrics_address: Option<String>,
+    /// Push the metrics of the run to this OpenTelemetry collector every 10 s (OTLP over HTTP), for example http://127.0.0.1:4318
+    #[arg(long, value_name = "URL", hide_env_values = true, help_heading = OUTPUT)]
+    pub otlp: Option<String>,
     /// Show a live view on the whole terminal (q: stop, ?: help)
     #[arg(long, help_heading = OUTPUT)]
     pub tui: bool,

@@ -19,7 +19,13 @@ use crate::cli::RunArgs;
 use check::Check;
 use plan::{Load, Plan, Reconnect, Shard};
 use report::output::Destination;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use telemetry::Url;
 
 const MAX_CLIENTS: i64 = 1_000_000;
 const MAX_QUERIES: i64 = 1_000_000;
@@ -67,6 +73,10 @@ pub struct Output {
     pub tui: bool,
     /// Destination of the events of `--out json`.
     pub events: Option<Destination>,
+    /// Address that serves `/metrics` during the run.
+    pub metrics_address: Option<SocketAddr>,
+    /// OpenTelemetry collector that metrics are pushed to.
+    pub otlp: Option<Url>,
 }
 
 impl Config {
@@ -160,6 +170,8 @@ impl Config {
             run_id: None,
             control_force: false,
             always_exit_0: false,
+            metrics_address: None,
+            otlp: None,
             ..self.given.clone()
         };
         toml::to_string(&options).unwrap_or_default()
@@ -183,11 +195,28 @@ fn output(check: &mut Check, args: &RunArgs) -> Output {
             .out
             .as_deref()
             .and_then(|text| text.parse().map_err(|error: String| check.error(error)).ok()),
+        metrics_address: args.metrics_address.as_deref().and_then(|text| metrics_address(check, text)),
+        otlp: args
+            .otlp
+            .as_deref()
+            .and_then(|text| telemetry::push_url(text).map_err(|error| check.error(error.to_string())).ok()),
     };
     if output.tui && output.quiet {
         check.error("--tui and --quiet exclude each other: use one of them".into());
     }
     output
+}
+
+/// Reads an address with a port, or a port of this machine alone.
+fn metrics_address(check: &mut Check, text: &str) -> Option<SocketAddr> {
+    let port = text.trim_start_matches(':').parse().ok().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into());
+    let address = text.parse().ok().or(port);
+    if address.is_none() {
+        check.error(format!(
+            "invalid address {text:?} for --metrics-address: expected a port or IP:PORT, for example 127.0.0.1:9464"
+        ));
+    }
+    address
 }
 
 fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {
@@ -250,6 +279,8 @@ mod tests {
             name: Some("../x".into()),
             ws_initial_backoff_seconds: Some("1m".into()),
             stall_threshold: Some("250x".into()),
+            metrics_address: Some("here".into()),
+            otlp: Some("grpc://x".into()),
             ..RunArgs::default()
         };
         let faults = faults(args);
@@ -265,6 +296,8 @@ mod tests {
             "invalid name \"../x\" for --name",
             "--ws-initial-backoff-seconds",
             "invalid duration \"250x\" for --stall-threshold",
+            "invalid address \"here\" for --metrics-address",
+            "invalid URL \"grpc://x\" for --otlp",
         ] {
             assert!(faults.iter().any(|fault| fault.contains(flag)), "{flag} is not among {faults:#?}");
         }

@@ -81,6 +81,7 @@ pub fn settings(dir: &Path, criteria: Criteria) -> OutputSettings {
         patience: Some(Duration::from_secs(2)),
         schedule: None,
         shared_status: None,
+        metrics: None,
         events: None,
     }
 }

@@ -24,7 +24,7 @@ macro_rules! counters {
             /// Returns names and values, for an exporter.
             #[must_use]
             pub fn readings(&self) -> Vec<host::Reading> {
-                let counter = |name, value| host::Reading::Counter(name, "Counter of the bus", value);
+                let counter = |name, value| host::Reading::counter(name, "Counter of the bus", value);
                 vec![$(counter(concat!("bus_", stringify!($name)), self.$name)),*]
             }
         }

@@ -5,6 +5,7 @@
 compile_error!("Streamstress runs on Linux only: build it there, or in a Linux container or virtual machine");
 
 mod clock;
+mod histogram;
 mod http;
 mod log;
 mod memory;
@@ -14,10 +15,11 @@ mod process;
 mod stop;
 
 pub use clock::{ClockAnchor, boot_id, monotonic_us, unix_time};
+pub use histogram::{Buckets, Delays, Durations, Histogram};
 pub use http::{HttpResponse, REQUEST_TIMEOUT, check_ready, exchange, http_get};
 pub use log::log_to_stderr;
 pub use memory::MemoryRoom;
-pub use metrics::{Exporter, METRICS_TYPE, Reading};
+pub use metrics::{Exporter, HistogramReading, METRICS_TYPE, Reading};
 pub use open_files::{open_file_limit, open_files, raise_open_files};
 pub use process::{Usage, Waited, children, thread_cpu, use_small_pages};
 pub use stop::{StopSignals, runtime, shutdown_on_signal};

@@ -184,6 +184,22 @@ impl Distribution {
         self.above + self.below
     }
 
+    /// Returns how many values are in each bucket with these upper bounds in microseconds, and in a last one without a bound. Negative
+    /// values are in the first bucket. A value near a bound may be in the next bucket, by the precision of three digits.
+    #[must_use]
+    pub fn counts_by_bucket(&self, bounds_us: &[u64]) -> Vec<u64> {
+        let mut counts = vec![0; bounds_us.len() + 1];
+        counts[0] = self.below + self.negative.as_ref().map_or(0, Histogram::len);
+        for step in self.positive.iter().flat_map(Histogram::iter_recorded) {
+            let us = step.value_iterated_to() / 1_000;
+            // The end of the histogram's own bucket may lie a little above a bound that all its values are below.
+            let bucket = bounds_us.partition_point(|&bound| bound + bound / 1_000 < us);
+            counts[bucket] += step.count_at_value();
+        }
+        counts[bounds_us.len()] += self.above;
+        counts
+    }
+
     /// Returns a histogram of the values from 0 up, in nanoseconds. Equal values give equal bytes when it is stored.
     #[must_use]
     pub fn positive(&self) -> Option<Histogram<u64>> {
@@ -316,6 +332,15 @@ mod tests {
         assert_eq!((distribution.count(), distribution.outside()), (4, 3));
         assert_eq!(distribution.quantile_ns(0.0), Some(-hour));
         assert_eq!(distribution.quantile_ns(1.0), Some(hour + 1));
+    }
+
+    #[test]
+    fn buckets_hold_every_value_once() {
+        let ms = |ms: i64| ms * 1_000_000;
+        let distribution =
+            of(&[-ms(3), 0, ms(1), ms(5), ms(5), ms(6), ms(500), ms(4_000_000), -ms(4_000_000)]);
+        assert_eq!(distribution.counts_by_bucket(&[1_000, 5_000, 100_000]), [4, 2, 1, 2]);
+        assert_eq!(of(&[]).counts_by_bucket(&[1]), [0, 0]);
     }
 
     #[test]

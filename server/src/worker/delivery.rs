@@ -8,7 +8,7 @@ use crate::{
     stream::StreamId,
 };
 use bus::{Appended, BusError, Entry};
-use std::{collections::HashSet, future, pin::Pin};
+use std::{collections::HashSet, future, pin::Pin, time::Duration};
 use tokio::time::Instant;
 
 /// Where a parcel in flight came from.
@@ -33,6 +33,8 @@ pub(super) struct Delivered {
     source: Source,
     parcel: Parcel,
     result: Result<Appended, BusError>,
+    /// Duration of the call.
+    took: Duration,
 }
 
 /// The future of a call that carries a parcel.
@@ -55,12 +57,13 @@ impl Worker {
         let Some(Outgoing { source, parcel, releases }) = next else { return };
         let bus = self.bus.clone();
         self.in_flight = Some(Box::pin(async move {
+            let began = Instant::now();
             let result = if releases {
                 bus.release_claims(&parcel.batch).await
             } else {
                 bus.append(&parcel.batch).await
             };
-            Delivered { source, parcel, result }
+            Delivered { source, parcel, result, took: began.elapsed() }
         }));
     }
 
@@ -91,7 +94,8 @@ impl Worker {
     /// Handles the result of an append: measures the lateness of settled events, ends streams that were fenced off or refused, and keeps
     /// the rest.
     pub(super) fn settle(&mut self, delivered: Delivered) {
-        let Delivered { source, mut parcel, result } = delivered;
+        let Delivered { source, mut parcel, result, took } = delivered;
+        self.metrics.append.observe(took);
         self.in_flight = None;
         let (appended, stopped) = match result {
             Ok(mut appended) => {
@@ -105,7 +109,7 @@ impl Worker {
         let now_us = self.now_us();
         let metrics = &self.metrics;
         parcel.advance(settled, |enqueued_us, n| {
-            metrics.bus_lag.observe(now_us.saturating_sub(enqueued_us), n);
+            metrics.bus_lag.observe_us(now_us.saturating_sub(enqueued_us), n);
         });
         metrics.unacknowledged.dec_by(settled as i64);
         metrics.unheard.inc_by(appended.unheard);

@@ -120,6 +120,7 @@ impl Coalescing {
             sleep_until(intended.into()).await;
             let woken = Instant::now();
             let batch = pressure.look(woken - started, woken - intended, self.peers());
+            self.metrics.loop_delay.observe(woken - intended);
             self.metrics.lag.set(pressure.lag().as_secs_f64());
             self.set(if self.most.is_zero() { 1 } else { batch });
         }

@@ -16,5 +16,7 @@ impl Outbox {
         };
         self.deliver(&mut state, prefix, stamped.frame());
         state.queue.stamped(prefix.position, stamped.written_digits());
+        let spent_us = host::monotonic_us().saturating_sub(received_us);
+        self.shared.metrics.sampled.observe_us(spent_us, 1);
     }
 }

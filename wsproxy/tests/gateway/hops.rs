@@ -1,6 +1,9 @@
 //! Sockets that ask for the gateway's times: sampled live tokens carry them, and nothing else changes.
 
-use crate::rig::{Client, Proxy, hops_request, soon, start};
+use crate::{
+    collector::collector,
+    rig::{Client, Proxy, hops_request, soon, start, start_with},
+};
 use futures_util::StreamExt;
 use protocol::{BOOT_ID_HEADER, Event, Frame, GatewayStamps, Kind};
 use tokio_tungstenite::{client_async, tungstenite::Message};
@@ -89,4 +92,28 @@ async fn wrong_hops_are_refused_with_what_is_expected() {
         assert_eq!((status, detail.contains("?hops=16")), (400, true), "{detail}");
     }
     proxy.metric(r#"wsproxy_upgrades_total{result="bad_hops"} 2"#).await;
+}
+
+/// Sampled tokens, upgrades and the event loop are measured, and a gateway pushes its last metrics when it ends.
+#[tokio::test]
+async fn what_a_gateway_measures_is_pushed_at_its_end() {
+    let (address, exports) = collector("200 OK");
+    let otlp = telemetry::push_url(&format!("http://{address}")).unwrap();
+    let (mut writer, proxy) = start_with(|config| config.otlp = Some(otlp)).await;
+    let mut client =
+        Client::open(proxy.address, hops_request(proxy.address, writer.session, 4)).await.unwrap();
+    writer.query(10).await;
+    texts(&mut client).await;
+    proxy.metric("wsproxy_sampled_token_seconds_count 3").await;
+    proxy.metric("wsproxy_upgrade_seconds_count 1").await;
+    drop(client);
+    let Proxy { shutdown, .. } = &proxy;
+    shutdown.cancel();
+    let export =
+        tokio::task::spawn_blocking(move || exports.recv_timeout(std::time::Duration::from_secs(20)));
+    let export = export.await.unwrap().expect("an export");
+    let export = String::from_utf8_lossy(&export);
+    for name in ["wsproxy_upgrade_seconds", "wsproxy_events", "streamstress-wsproxy"] {
+        assert!(export.contains(name), "{name} was not pushed");
+    }
 }

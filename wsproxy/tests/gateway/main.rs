@@ -2,6 +2,8 @@
 
 mod admission;
 mod closes;
+#[path = "../../../crates/telemetry/tests/collector/mod.rs"]
+mod collector;
 mod drains;
 mod hops;
 mod inbound;

@@ -10,6 +10,7 @@ use super::{
     hlog::Hlog,
     live_status::StatusPublisher,
     result_file::ResultFile,
+    run_metrics::MetricsPublisher,
 };
 use measure::{
     Concurrency, FaultLog, FaultStatus, HopTrend, Interval, Metric, Part, ReadingBuffer, ReconnectStorm,
@@ -48,6 +49,7 @@ pub(super) struct Collector {
     files: Files,
     hlog: ResultFile,
     seconds: Seconds,
+    metrics: Option<MetricsPublisher>,
 }
 
 /// The seconds of the run that are not written yet.
@@ -120,7 +122,8 @@ impl Collector {
             publisher: settings.shared_status.clone().map(StatusPublisher::new),
         };
         let hlog = files.open("_latency.hlog")?;
-        Ok(Self { run: RunData::default(), files: files.clone(), hlog, seconds })
+        let metrics = settings.metrics.clone().map(MetricsPublisher::new);
+        Ok(Self { run: RunData::default(), files: files.clone(), hlog, seconds, metrics })
     }
 
     /// Merges parts until every sender is dropped.
@@ -152,7 +155,9 @@ impl Collector {
             }
             self.seconds.write_complete(Instant::now(), &mut hlog)?;
             self.seconds.publish(&self.run);
+            self.metrics.iter_mut().for_each(|metrics| metrics.publish(&self.run));
         }
+        self.metrics.iter_mut().for_each(|metrics| metrics.publish_now(&self.run));
         self.seconds.observer.run_is_over();
         self.seconds.write_before(u64::MAX, &mut hlog)?;
         let mut run = self.run;

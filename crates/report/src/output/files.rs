@@ -131,6 +131,7 @@ mod tests {
             patience: None,
             schedule: None,
             shared_status: None,
+            metrics: None,
             events: None,
         }
     }

@@ -31,6 +31,7 @@ mod ratios;
 mod resources;
 mod result_file;
 mod rows;
+mod run_metrics;
 mod settings;
 mod summary;
 mod tables;
@@ -45,6 +46,7 @@ pub use generator::{GeneratorResults, GeneratorSettings, PartSink};
 pub use info::RunInfo;
 pub use live_status::{LIVE_METRICS, LIVE_WINDOW_SECONDS, LiveStatus, SharedStatus};
 pub use part_file::{PartFile, PartFileError, PartReader, SharedPartFile};
+pub use run_metrics::RunMetrics;
 pub use settings::{MeasuredSecond, OutputSettings};
 
 use crate::{html, inspect, messages};

@@ -1,6 +1,6 @@
 //! Where the results of a run go, what they are judged by, and which live outputs are wanted.
 
-use super::{Criteria, EventSettings, SharedStatus};
+use super::{Criteria, EventSettings, RunMetrics, SharedStatus};
 use measure::{Interval, Reading};
 use plan::LiveSchedule;
 use std::{path::PathBuf, sync::mpsc::SyncSender, time::Duration};
@@ -29,6 +29,8 @@ pub struct OutputSettings {
     pub schedule: Option<LiveSchedule>,
     /// Receives the live status while the run goes on. `None` if no live view is open.
     pub shared_status: Option<SharedStatus>,
+    /// Receives the metrics of the run each second. `None` if nobody reads them.
+    pub metrics: Option<RunMetrics>,
     /// Receives every second of the run as soon as it is complete. It is closed when the receiver is too slow, so that it misses no second
     /// in between.
     pub seconds: Option<SyncSender<MeasuredSecond>>,
