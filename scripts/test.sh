@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need (redis-server, haproxy, jq, valgrind, linters) and checks everything: format, clippy, docs, dependencies between
-# crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, the installer, instructions of the hot paths, small scenarios, a small fault matrix,
+# Installs what the tests need (redis-server, haproxy, jq, valgrind, prometheus, linters) and checks everything: format, clippy, docs, dependencies between
+# crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, the installer, alerts and dashboards, instructions of the hot paths, small scenarios, a small fault matrix,
 # the examples, and if a container engine is available smoke tests with Compose and Swarm. --quick leaves the last six out. Ends with the
 # duration of each step.
 set -euo pipefail
@@ -44,10 +44,10 @@ install() { # PACKAGES
 
 install_missing() {
     local missing=()
-    for program in redis-server haproxy jq valgrind; do has "$program" || missing+=("$program"); done
+    for program in redis-server haproxy jq valgrind prometheus; do has "$program" || missing+=("$program"); done
     if ((${#missing[@]} == 0)); then return; fi
     if ! command -v apt-get >/dev/null; then
-        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq valgrind)" >&2
+        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq valgrind prometheus)" >&2
         exit 1
     fi
     install "${missing[@]}"
@@ -195,6 +195,7 @@ if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scr
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
 step "installer" && scripts/check_install.sh
+step "alerts and dashboards" && scripts/observability.sh
 step "instructions" && instructions
 step "scenarios" && scenarios
 step "fault matrix" && fault_matrix
