@@ -1,7 +1,10 @@
 //! Hands the metrics of a run to others while it goes on: serves them for Prometheus, and pushes them to an OpenTelemetry collector.
 //! Each has its own thread that reads shared counters. Nothing waits for them, except the end of the run for the last export.
 
-use crate::{config::Config, run_error::RunError, run_error::refused};
+use crate::{
+    config::Config,
+    run_error::{RunError, refused},
+};
 use anyhow::Context;
 use host::{Exporter, Reading};
 use measure::live::{LiveCounters, totals};

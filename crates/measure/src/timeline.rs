@@ -108,8 +108,15 @@ impl QueryTimeline {
     /// Creates the timeline of a query from its record, the samples of its tokens and the ranges that are missing. `notes` are those of
     /// its session.
     #[must_use]
-    pub fn new(record: &QueryRecord, samples: &QuerySamples, missing: &[MissingRange], notes: Notes) -> Self {
+    pub fn new(
+        record: &QueryRecord,
+        samples: &QuerySamples,
+        missing: &[MissingRange],
+        mut notes: Notes,
+    ) -> Self {
         let tally = &record.tally;
+        // Failed calls are known last.
+        notes.list.sort_by_key(|note| note.at);
         Self {
             query_id: record.query_id.clone(),
             session: record.session,
