@@ -5,12 +5,16 @@ mod launched;
 mod rig;
 
 use fake::{Running, Script};
-use launched::{files, text};
+use launched::{files, on_a_small_disk, on_a_terminal, text};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use rig::programs::STREAMSTRESS;
+use rig::{
+    processes::{ChildGuard, wait_until_ended, with_descendants},
+    programs::STREAMSTRESS,
+    wait_until,
+};
 use serde_json::Value;
 use std::{
     fs,
@@ -126,6 +130,30 @@ fn an_interrupted_search_keeps_its_steps_and_continues() {
         result["steps"].as_array().unwrap().iter().map(|step| step["load"].as_f64().unwrap()).collect();
     assert_eq!(loads, [4.0, 8.0, 16.0]);
     assert_eq!(result["end"], "out_of_steps");
+}
+
+#[test]
+fn a_lost_terminal_ends_a_search_and_keeps_its_steps() {
+    let server = server(1000);
+    let dir = tempfile::tempdir().unwrap();
+    let terminal = ChildGuard::start(&mut on_a_terminal(&search(&server, dir.path(), &["--to", "1000"])));
+    wait_until("the search opens sessions", || server.seen().heads.len() > 4);
+    let search = with_descendants(&[terminal.0.id()]);
+    terminal.signal(Signal::SIGKILL);
+    wait_until_ended(&search);
+    assert_eq!(found(dir.path()).1["end"], "interrupted");
+}
+
+#[test]
+fn a_search_on_a_full_disk_says_what_it_found() {
+    let server = server(12);
+    let dir = tempfile::tempdir().unwrap();
+    let plain = search(&server, dir.path(), &["--precision", "50", "--max-steps", "2"]);
+    let output = on_a_small_disk(&plain, dir.path(), 96 << 10).output().unwrap();
+    assert_eq!(output.status.code(), Some(98), "{}", text(&output));
+    for part in ["No space left on device", "So far: at least 8"] {
+        assert!(text(&output).contains(part), "{part}: {}", text(&output));
+    }
 }
 
 #[test]

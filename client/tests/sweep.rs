@@ -5,7 +5,7 @@ mod launched;
 mod rig;
 
 use fake::{Running, Script};
-use launched::{files, text};
+use launched::{files, on_a_small_disk, on_a_terminal, text};
 use nix::sys::signal::Signal;
 use rig::{processes::ChildGuard, programs::STREAMSTRESS, wait_until};
 use serde_json::Value;
@@ -189,27 +189,60 @@ fn ctrl_c_keeps_what_was_found_and_resume_plays_the_rest() {
     place.no_file_is_left();
 }
 
+/// A sweep of stacks that does not end by itself.
+const LONG: [&str; 9] =
+    ["--vary", "wsproxy=1,2", "--vary", "server=1", "--clients", "2", "--duration", "120s", "--quiet"];
+
 #[test]
 fn signals_and_a_kill_leave_no_process() {
-    let long =
-        ["--vary", "wsproxy=1,2", "--vary", "server=1", "--clients", "2", "--duration", "120s", "--quiet"];
-    for signals in [&[Signal::SIGINT, Signal::SIGINT][..], &[Signal::SIGKILL]] {
+    // A panic that cannot unwind ends a process with SIGABRT.
+    let cases: [(&[Signal], Option<i32>); 5] = [
+        (&[Signal::SIGINT, Signal::SIGINT], Some(105)),
+        (&[Signal::SIGTERM, Signal::SIGTERM], Some(105)),
+        (&[Signal::SIGHUP], Some(105)),
+        (&[Signal::SIGABRT], None),
+        (&[Signal::SIGKILL], None),
+    ];
+    for (signals, code) in cases {
         let place = Place::new();
-        let mut child = ChildGuard::start(&mut place.sweep(&long));
+        let mut child = ChildGuard::start(&mut place.sweep(&LONG));
         place.wait_for_run();
         for signal in signals {
             child.signal(*signal);
             // Two signals at once could count as one.
             std::thread::sleep(Duration::from_millis(300));
         }
-        let killed = signals == [Signal::SIGKILL];
-        assert_eq!(child.code(), if killed { None } else { Some(105) });
+        assert_eq!(child.code(), code, "{signals:?}");
         place.nothing_is_left();
-        if !killed {
+        if code.is_some() {
             assert_eq!(points(&place.result().1).len(), 0);
             place.no_file_is_left();
         }
     }
+}
+
+#[test]
+fn a_lost_terminal_leaves_no_process() {
+    let place = Place::new();
+    let terminal = ChildGuard::start(&mut on_a_terminal(&place.sweep(&LONG)));
+    place.wait_for_run();
+    terminal.signal(Signal::SIGKILL);
+    place.nothing_is_left();
+    assert_eq!(place.result().1["end"], "interrupted");
+    place.no_file_is_left();
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_no_process() {
+    let place = Place::new();
+    let arguments = [&["--vary", "wsproxy=1,2", "--vary", "server=1", "--repeat", "1"][..], &SHORT].concat();
+    // The results of a run are larger.
+    let mut sweep = on_a_small_disk(&place.sweep(&arguments), place.results.path(), 16 << 10);
+    let output = sweep.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("No space left on device"), "{}", text(&output));
+    place.nothing_is_left();
+    place.no_file_is_left();
 }
 
 #[test]

@@ -37,6 +37,40 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// Returns `command` in a mount namespace of its own, where `dir` is a disk that holds this number of bytes.
+pub fn on_a_small_disk(command: &Command, dir: &Path, bytes: u32) -> Command {
+    let mut wrapped = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        wrapped.arg("--map-root-user");
+    }
+    let script = "mount -t tmpfs -o size=$1 none \"$2\" && shift 2 && exec \"$@\"";
+    wrapped.args(["--mount", "sh", "-ec", script, "sh", &bytes.to_string()]).arg(dir);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    command.get_current_dir().map(|dir| wrapped.current_dir(dir));
+    wrapped
+}
+
+/// Returns `command` as a child of `script`, which holds its terminal: when `script` is killed, the terminal is lost.
+pub fn on_a_terminal(command: &Command) -> Command {
+    let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''"));
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();
+    let mut wrapped = Command::new("script");
+    wrapped.args(["--quiet", "--flush", "--command", &format!("exec {}", words.join(" ")), "/dev/null"]);
+    for (name, value) in command.get_envs() {
+        value.map(|value| wrapped.env(name, value));
+    }
+    command.get_current_dir().map(|dir| wrapped.current_dir(dir));
+    wrapped.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    wrapped
+}
+
 /// Returns the files in a directory whose names end like this.
 pub fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();

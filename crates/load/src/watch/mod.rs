@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use scrape::Scraper;
 use std::{
     io,
+    path::Path,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -115,17 +116,25 @@ impl PreparedWatch {
             let seen = Arc::clone(&seen);
             watch.begin("watch-stack", reads(), move |second| tracker.update(second, &seen))?;
         }
-        let mut resources =
-            proc::ProcessSampler::new(&config, Arc::clone(&members), PhaseTracker::new(counters))?;
+        let phases = PhaseTracker::new(counters);
+        let mut resources = proc::ProcessSampler::new(&config, Arc::clone(&members), phases)
+            .map_err(|error| unwritable(&error, &config.resources))?;
         let seen_too = Arc::clone(&seen);
         watch.begin("watch-processes", reads(), move |second| {
             resources.sample(second, &seen_too);
             memory.look(second, &seen_too);
         })?;
-        let mut checks = HealthChecks::new(&config, members)?;
+        let mut checks =
+            HealthChecks::new(&config, members).map_err(|error| unwritable(&error, &config.health))?;
         watch.begin("watch-health", reads(), move |second| checks.run(second, &seen))?;
         Ok(watch)
     }
+}
+
+/// Returns the error with the file's name and the next step.
+fn unwritable(error: &io::Error, path: &Path) -> io::Error {
+    let text = format!("cannot write {}: {error}; choose another --output-dir", path.display());
+    io::Error::new(error.kind(), text)
 }
 
 impl Watch {
