@@ -174,8 +174,20 @@ fn gateways_follow_their_open_sockets() {
     );
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.code(), Some(0));
-    let refused =
-        stack(&directory.path().join("other"), &["up", "--autoscale", "wsproxy: connections/25, 0..3"]);
-    let error = { refused }.output().unwrap();
-    assert!(String::from_utf8_lossy(&error.stderr).contains("smallest number of gateways is 1"), "{error:?}");
+}
+
+#[test]
+fn a_stack_without_gateways_starts_one_for_the_first_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let (state_dir, results) = (directory.path().join("state"), directory.path().join("results"));
+    let rule = "wsproxy: connections/100, 0..2, down-window=2s, down-period=0s";
+    let (mut supervisor, up) = up(&state_dir, &["--proxies", "1", "--autoscale", rule]);
+    wait_until("no gateway is left", || gateways(&state_dir).is_empty());
+    let summary = load(&up, &state_dir, &results, &[]);
+    assert_eq!(summary["queries_ok"], CLIENTS * QUERIES, "{summary:#}");
+    assert_eq!(summary["tokens_lost"], 0, "{summary:#}");
+    let shown = status(&state_dir).unwrap().autoscale.unwrap();
+    assert!(shown.starts_with("wsproxy: connections/100, 0..2, "), "{shown}");
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.code(), Some(0));
 }

@@ -94,7 +94,7 @@ async fn serve(
 ) -> Option<oneshot::Sender<Response>> {
     let autoscaling = native.autoscale().map(|rule| Autoscaling::new(rule.clone(), native.gateways()));
     let autoscaling = autoscaling.as_ref();
-    let mut ticks = interval(autoscaling::INTERVAL);
+    let mut ticks = interval(autoscaling::TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Neither grows beyond MAX_CONNECTIONS, because a connection has one request.
     let mut statuses = FuturesUnordered::new();

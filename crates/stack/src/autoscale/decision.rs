@@ -29,6 +29,8 @@ pub struct Decision {
     pub connections: u64,
     /// Number of gateways whose metrics could not be read.
     pub unread: u16,
+    /// Connections that the load balancers refused for want of a gateway.
+    pub refused: u64,
     /// Number that the open sockets call for.
     pub recommended: u16,
     /// Number to have now.
@@ -42,6 +44,9 @@ impl fmt::Display for Decision {
         write!(f, "{} connections on {} gateways", self.connections, self.current)?;
         if self.unread > 0 {
             write!(f, " ({} without metrics)", self.unread)?;
+        }
+        if self.refused > 0 {
+            write!(f, ", {} refused", self.refused)?;
         }
         write!(f, ", {} recommended", self.recommended)?;
         let why = match self.reason {
@@ -78,12 +83,17 @@ impl Autoscaler {
     }
 
     /// Decides at a time that does not decrease. `readings`: the open sockets of each gateway, `None` if its metrics could not be read.
-    /// The caller reports with [`Autoscaler::changed`] what it changed.
+    /// `refused`: the connections that the load balancers refused since the last gateway left; ignored while there is one. The caller
+    /// reports with [`Autoscaler::changed`] what it changed.
     #[must_use]
-    pub fn decide(&mut self, now: Duration, readings: &[Option<u64>]) -> Decision {
+    pub fn decide(&mut self, now: Duration, readings: &[Option<u64>], refused: u64) -> Decision {
         let current = u16::try_from(readings.len()).unwrap_or(u16::MAX);
         let (min, max) = (self.rule.min, self.rule.max);
-        let recommended = recommend(readings, self.rule.target);
+        let refused = if readings.is_empty() { refused } else { 0 };
+        let recommended = match refused {
+            0 => recommend(readings, self.rule.target),
+            waiting => u16::try_from(waiting.div_ceil(self.rule.target)).unwrap_or(u16::MAX),
+        };
         let bounded = recommended.clamp(min, max);
         let stable = self.stabilize(now, bounded, current);
         let limited = self.limit(now, stable, current);
@@ -98,7 +108,7 @@ impl Autoscaler {
         let unread = readings.iter().filter(|reading| reading.is_none()).count();
         let unread = u16::try_from(unread).unwrap_or(u16::MAX);
         let connections = readings.iter().flatten().fold(0, |sum: u64, &one| sum.saturating_add(one));
-        Decision { current, connections, unread, recommended, wanted, reason }
+        Decision { current, connections, unread, refused, recommended, wanted, reason }
     }
 
     /// Notes that the number of gateways has changed.

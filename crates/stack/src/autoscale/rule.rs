@@ -15,7 +15,7 @@ const EXAMPLE: &str = "expected for example `wsproxy: connections/1000, 1..8`";
 pub struct Rule {
     /// Open sockets per gateway to aim at; at least 1.
     pub target: u64,
-    /// Smallest number of gateways; at least 1.
+    /// Smallest number of gateways. With 0, the first refused connection starts one.
     pub min: u16,
     /// Largest number of gateways; at most 64.
     pub max: u16,
@@ -62,15 +62,10 @@ impl FromStr for Rule {
         let numbers =
             bounds.split_once("..").and_then(|(min, max)| Some((min.parse().ok()?, max.parse().ok()?)));
         let (min, max) = numbers.ok_or_else(|| invalid(format!("`{bounds}` is not MIN..MAX")))?;
-        if min == 0 {
-            return Err(invalid(
-                "the smallest number of gateways is 1: without a gateway HAProxy refuses each connection at once with status 503 \
-                 and holds none, and no metric would show that a client waits"
-                    .into(),
-            ));
-        }
-        if min > max || max > MAX {
-            return Err(invalid(format!("the bounds {bounds} are not in order or exceed {MAX}")));
+        if min > max || max == 0 || max > MAX {
+            return Err(invalid(format!(
+                "the bounds {bounds} are not in order, allow no gateway or exceed {MAX}"
+            )));
         }
         let mut rule = Self::new(target, min, max);
         for part in parts {
@@ -161,7 +156,7 @@ mod tests {
             ("wsproxy: connections/0, 1..2", "`connections/0`"),
             ("wsproxy: connections/10", "MIN..MAX"),
             ("wsproxy: connections/10, 3", "`3` is not MIN..MAX"),
-            ("wsproxy: connections/10, 0..8", "status 503"),
+            ("wsproxy: connections/10, 0..0", "allow no gateway"),
             ("wsproxy: connections/10, 4..2", "4..2"),
             ("wsproxy: connections/10, 1..65", "exceed 64"),
             ("wsproxy: connections/10, 1..4, down=3s", "`down=3s`"),

@@ -4,6 +4,7 @@
 use super::{
     Native, check_count,
     cold_start::{Command, StartTimes},
+    haproxy::Haproxy,
     instance::Instance,
     ports, start_all,
 };
@@ -33,6 +34,11 @@ impl Native {
     /// The number is out of range, or a new instance did not become ready. New instances are then ended, and the others stay.
     pub async fn scale(&self, role: Role, count: u16) -> anyhow::Result<Scaled> {
         check_count(role, count)?;
+        self.change_count(role, count).await
+    }
+
+    /// Does what [`Native::scale`] does, also to no instance at all: the autoscaling starts the next one.
+    pub(crate) async fn change_count(&self, role: Role, count: u16) -> anyhow::Result<Scaled> {
         let command = Command::now();
         while self.retiring.lock().try_join_next().is_some() {}
         let all = self.instances();
@@ -108,6 +114,18 @@ impl Native {
     pub(crate) fn gateways(&self) -> u16 {
         let gateways = self.instances().iter().filter(|instance| instance.role() == Role::Wsproxy).count();
         u16::try_from(gateways).unwrap_or(u16::MAX)
+    }
+
+    /// Returns the connections that the load balancers refused since the last gateway left: the reload that removed it set the counter
+    /// to zero.
+    pub(crate) async fn refused_connections(&self) -> u64 {
+        let read = async |haproxy: &Arc<Haproxy>| {
+            let page = probe::get(ports::loopback(haproxy.ports().stats), "/metrics").await.ok()?;
+            let refused =
+                gauge(&page.body, r#"haproxy_backend_http_responses_total{proxy="ws",code="5xx"}"#)?;
+            Some(refused.max(0.0) as u64)
+        };
+        join_all(self.haproxies.all().iter().map(read)).await.into_iter().flatten().sum()
     }
 
     /// Returns the open sockets of each gateway. `None` if its metrics cannot be read.

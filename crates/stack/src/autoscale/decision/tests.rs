@@ -14,7 +14,7 @@ fn play(rule: &Rule, start: u16, seconds: u64, load: impl Fn(u64) -> u64) -> Vec
     for now in (0..=seconds).step_by(5) {
         let (all, count) = (load(now), u64::from(current));
         let readings: Vec<_> = (0..count).map(|n| Some(all / count + u64::from(n < all % count))).collect();
-        let decision = autoscaler.decide(s(now), &readings);
+        let decision = autoscaler.decide(s(now), &readings, 0);
         if decision.wanted != current {
             autoscaler.changed(s(now), current, decision.wanted);
             current = decision.wanted;
@@ -74,6 +74,22 @@ fn the_end_of_a_load_removes_one_at_a_time_after_the_window() {
 }
 
 #[test]
+fn the_last_gateway_leaves_and_a_refused_connection_starts_one() {
+    let rule: Rule = "wsproxy: connections/1000, 0..8, down-window=60s".parse().unwrap();
+    let decisions = play(&rule, 1, 200, |at| if at < 50 { 10 } else { 0 });
+    assert_eq!(changes(&decisions), [(110, 0)]);
+    for (refused, wanted) in [(0, 0), (1, 1), (1_001, 2), (5_000, 2)] {
+        let mut autoscaler = Autoscaler::new(rule.clone(), 0);
+        let decision = autoscaler.decide(s(1), &[], refused);
+        assert_eq!(decision.wanted, wanted, "{decision}");
+        // Its clients need time to come back.
+        autoscaler.changed(s(1), 0, wanted);
+        let idle = vec![Some(0); wanted.into()];
+        assert_eq!(autoscaler.decide(s(6), &idle, refused).wanted, wanted);
+    }
+}
+
+#[test]
 fn a_short_dip_changes_nothing() {
     let rule = "wsproxy: connections/1000, 1..8".parse().unwrap();
     assert_eq!(changes(&play(&rule, 4, 4_000, |at| if at % 600 < 300 { 1_000 } else { 4_000 })), []);
@@ -110,7 +126,7 @@ proptest! {
     ) {
         let mut autoscaler = Autoscaler::new(rule.clone(), start);
         for (at, readings) in (0u64..).step_by(5).zip(steps) {
-            let decision = autoscaler.decide(s(at), &readings);
+            let decision = autoscaler.decide(s(at), &readings, 0);
             prop_assert!((rule.min..=rule.max).contains(&decision.wanted), "{decision:?}");
             autoscaler.changed(s(at), decision.current, decision.wanted);
         }
