@@ -1,8 +1,10 @@
 //! How promptly this thread's event loop runs: when it last returned from the kernel, how late its timers are, and how long
 //! it was delayed in total. Without a kernel timestamp, this bounds how long an event waited before the loop saw it.
+//! A loop that is woken for nearly every event waits a little first, so that several events share a wake-up.
 
 use std::{
     cell::Cell,
+    thread,
     time::{Duration, Instant},
 };
 use tokio::runtime::Builder;
@@ -13,6 +15,39 @@ const SHORT_WAIT: Duration = Duration::from_micros(200);
 const TIMER_STEP: Duration = Duration::from_millis(1);
 /// A longer delay of the loop is a standstill: queries that timed out meanwhile may have failed because of the generator.
 const STANDSTILL: Duration = Duration::from_secs(1);
+
+/// How long a busy loop lets events gather. Tokio's timers are rounded to more than that, and an arrival's time comes from the kernel.
+const GATHER: Duration = Duration::from_micros(250);
+/// Time over which the waits of a loop are counted.
+const COUNTED: Duration = Duration::from_millis(10);
+/// A loop with more waits than this in [`COUNTED`] begins to gather events.
+const BUSY_WAITS: u32 = 40;
+/// A loop that gathers events stops when it has fewer waits than this in [`COUNTED`].
+const QUIET_WAITS: u32 = 10;
+
+/// Whether a loop is woken so often that events should gather. A function of the times of its waits.
+#[derive(Clone, Copy, Debug)]
+struct Gathering {
+    since: Instant,
+    waits: u32,
+    is_on: bool,
+}
+
+impl Gathering {
+    const fn new(now: Instant) -> Self {
+        Self { since: now, waits: 0, is_on: false }
+    }
+
+    /// Counts a wait that begins at `now`. Returns whether events should gather first.
+    fn wait(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= COUNTED {
+            let least = if self.is_on { QUIET_WAITS } else { BUSY_WAITS };
+            *self = Self { since: now, waits: 0, is_on: self.waits >= least };
+        }
+        self.waits += 1;
+        self.is_on
+    }
+}
 
 /// When this thread's loop entered and left the kernel, and how late its probe was.
 #[derive(Clone, Copy, Debug)]
@@ -27,11 +62,19 @@ struct PollTimes {
     next_probe: Option<Instant>,
     /// How late the last probe was, beyond rounding.
     lateness: Duration,
+    gathering: Gathering,
 }
 
 impl PollTimes {
     const fn new(now: Instant) -> Self {
-        Self { returned: now, entered: now, unseen_since: now, next_probe: None, lateness: Duration::ZERO }
+        Self {
+            returned: now,
+            entered: now,
+            unseen_since: now,
+            next_probe: None,
+            lateness: Duration::ZERO,
+            gathering: Gathering::new(now),
+        }
     }
 
     const fn enter(&mut self, now: Instant) {
@@ -78,16 +121,24 @@ fn with<T>(now: Instant, act: impl FnOnce(&mut PollTimes) -> T) -> T {
     })
 }
 
-/// Makes a single-threaded runtime note when it enters the kernel and returns from it.
+/// Makes a single-threaded runtime note when it enters the kernel and returns from it, and gather events while it is busy.
 pub fn watch(builder: &mut Builder) -> &mut Builder {
-    // One reading of the clock each: this runs twice per wake-up.
-    let at_now = |act: fn(&mut PollTimes, Instant)| {
-        let now = Instant::now();
-        with(now, |times| act(times, now));
-    };
-    builder
-        .on_thread_park(move || at_now(PollTimes::enter))
-        .on_thread_unpark(move || at_now(PollTimes::leave))
+    builder.on_thread_park(enter).on_thread_unpark(leave)
+}
+
+fn enter() {
+    let mut now = Instant::now();
+    if with(now, |times| times.gathering.wait(now)) {
+        thread::sleep(GATHER);
+        // What came meanwhile was there before the wait that begins now.
+        now = Instant::now();
+    }
+    with(now, |times| times.enter(now));
+}
+
+fn leave() {
+    let now = Instant::now();
+    with(now, |times| times.leave(now));
 }
 
 /// Notes how late a probe woke, and when the next one is due.
@@ -162,6 +213,22 @@ mod tests {
         times.enter(start + ms(60));
         times.leave(start + ms(60));
         assert_eq!(times.unseen(start + ms(61)), ms(51));
+    }
+
+    #[test]
+    fn a_loop_gathers_events_while_it_is_woken_often() {
+        let start = Instant::now();
+        let mut gathering = Gathering::new(start);
+        // Ten waits per millisecond, then two, then one in two milliseconds.
+        let mut gathers = |from: u32, to: u32, step: u32| {
+            let waits = (from..to).step_by(step as usize);
+            waits.map(|at| gathering.wait(start + at * Duration::from_micros(100))).collect::<Vec<_>>()
+        };
+        let busy = gathers(0, 200, 1);
+        assert!(!busy[..100].contains(&true) && busy[100..].iter().all(|gathers| *gathers));
+        assert!(gathers(200, 600, 5).iter().all(|gathers| *gathers), "fewer waits are the purpose");
+        let quiet = gathers(600, 1_000, 20);
+        assert!(!quiet[6..].contains(&true), "{quiet:?}");
     }
 
     #[test]
