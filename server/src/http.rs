@@ -28,15 +28,16 @@ pub(crate) struct Limits {
     pub(crate) read_timeout: Duration,
 }
 
-/// Serves `router` until `close` is cancelled. Then it answers the requests that were begun and closes all connections.
+/// Serves `router` until `close` is cancelled. Then it answers the requests that were begun and closes all connections. `connections` has
+/// a task for each of them; the router adds those that it took over.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
     metrics: Metrics,
+    connections: TaskTracker,
     close: CancellationToken,
 ) {
-    let connections = TaskTracker::new();
     let mut acceptor = Acceptor::default();
     loop {
         let accepted = tokio::select! {
@@ -82,6 +83,7 @@ async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, c
             .header_read_timeout(read_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+            .with_upgrades()
     );
     let served = tokio::select! {
         served = connection.as_mut() => served,

@@ -5,6 +5,7 @@ use crate::{
     config::Config,
     http,
     metrics::Metrics,
+    openai::{OpenAi, Shared},
     runs::Runs,
     worker::{COMMANDS, Worker},
 };
@@ -15,7 +16,10 @@ use host::ClockAnchor;
 use protocol::Signer;
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 /// Time for the bus to accept the terminators of streams that the shutdown ended.
 const LAST_APPENDS: Duration = Duration::from_secs(5);
@@ -54,10 +58,11 @@ pub async fn run(
     let controlled = bus
         .control()
         .map(|control| AbortOnDropHandle::new(tokio::spawn(runs.clone().handle_control(control))));
-    let router = app(&runs, &shutdown).router();
-    let Config { max_connections: connections, read_timeout, .. } = runs.config;
-    let limits = http::Limits { connections, read_timeout };
-    let serving = http::serve(listener, router, limits, runs.metrics.clone(), close.clone());
+    let connections = TaskTracker::new();
+    let router = app(&runs, &shutdown, &stop, &connections).router();
+    let Config { max_connections, read_timeout, .. } = runs.config;
+    let limits = http::Limits { connections: max_connections, read_timeout };
+    let serving = http::serve(listener, router, limits, runs.metrics.clone(), connections, close.clone());
     let serving = AbortOnDropHandle::new(tokio::spawn(serving));
 
     shutdown.cancelled().await;
@@ -87,13 +92,29 @@ async fn leave(bus: &dyn Broker) {
     }
 }
 
-fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
+fn app(
+    runs: &Arc<Runs>,
+    shutdown: &CancellationToken,
+    stop: &CancellationToken,
+    connections: &TaskTracker,
+) -> App {
     let (bus, permits) = (runs.bus.clone(), runs.permits.clone());
+    let bodies = Budget::new(runs.config.body_bytes, runs.metrics.bodies.clone());
+    let shared = Shared {
+        permits: permits.clone(),
+        bodies: bodies.clone(),
+        metrics: runs.metrics.clone(),
+        anchor: runs.anchor,
+        draining: shutdown.clone(),
+        stop: stop.clone(),
+        connections: connections.clone(),
+    };
     App {
         runs: runs.clone(),
         signer: Signer::new(&runs.config.secret),
         exporter: runs.metrics.exporter(bus, permits, runs.config.max_streams, shutdown.clone()),
-        bodies: Budget::new(runs.config.body_bytes, runs.metrics.bodies.clone()),
+        bodies,
+        openai: Arc::new(OpenAi::new(&runs.config, shared)),
         draining: shutdown.clone(),
     }
 }
