@@ -11,15 +11,18 @@ mod compose;
 mod extension;
 mod faults;
 mod fields;
+mod lanes;
 mod models;
 mod playback;
 mod player;
 mod problem;
 mod responses;
 mod responses_request;
+mod socket;
 mod state;
 mod store;
 mod turn;
+mod upgrade;
 
 use axum::{
     Router,
@@ -40,7 +43,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(openai: Arc<OpenAi>) -> R
         .route("/v1/models/{model}", get(models::one))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(chat::text))
-        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses", post(responses::create).get(upgrade::upgrade))
         .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route_layer(from_fn_with_state(openai.clone(), access::check))

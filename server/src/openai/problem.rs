@@ -17,7 +17,9 @@ pub(crate) enum Problem {
     UnknownUrl(String),
     #[error("This URL does not accept the method {0}.")]
     UnknownMethod(String),
-    #[error("Incorrect API key provided: send it as `Authorization: Bearer KEY` (the server's API_KEY).")]
+    #[error(
+        "Incorrect API key provided: send it as `Authorization: Bearer KEY` (the server's SERVER_API_KEY)."
+    )]
     WrongKey,
     /// A field is wrong: its message and its name.
     #[error("{0}")]
