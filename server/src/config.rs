@@ -31,7 +31,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Time for running queries to end after the shutdown began.
     pub drain: Duration,
-    /// Time limit for the head of a request, which includes the idle time before it, and again for its body.
+    /// Time limit for the head of a request, which includes the idle time before it, again for its body, and for a client that takes nothing
+    /// of what it is sent.
     pub read_timeout: Duration,
     /// Bytes that all bodies may hold together while they are read.
     pub body_bytes: usize,

@@ -8,7 +8,8 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{pin::pin, time::Duration};
+use socket2::SockRef;
+use std::{io, pin::pin, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
@@ -73,7 +74,7 @@ pub(crate) async fn serve(
 }
 
 async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, close: CancellationToken) {
-    if let Err(error) = socket.set_nodelay(true) {
+    if let Err(error) = prepare(&socket, read_timeout) {
         tracing::debug!(%error, "a connection ended before its first request");
         return;
     }
@@ -95,4 +96,11 @@ async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, c
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Sends small pieces at once, and lets the kernel break the connection of a client that takes nothing for too long: such a client would
+/// otherwise hold the place of its stream for ever.
+fn prepare(socket: &TcpStream, longest: Duration) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_user_timeout(Some(longest))
 }

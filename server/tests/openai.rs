@@ -294,6 +294,19 @@ async fn a_client_that_leaves_stops_the_generation() {
     server.end().await;
 }
 
+/// The client's buffers and the server's fill up, and the kernel breaks the connection.
+#[tokio::test]
+async fn a_client_that_does_not_read_loses_its_stream() {
+    let server = serve(Config { read_timeout: Duration::from_millis(500), ..config() }).await;
+    let endless = json!({"tokens": 1_000_000, "ttft_ms": 0, "itl_ms": 0});
+    let response = server.post("/v1/chat/completions", chat(endless.clone())).await;
+    let mut socket = server.socket().await;
+    socket.send(json!({"streamstress": endless})).await;
+    server.metric("server_streams_ended_total{outcome=\"disconnected\"} 2").await;
+    drop((response, socket));
+    server.end().await;
+}
+
 #[tokio::test]
 async fn a_shutdown_ends_streams_with_an_error_and_refuses_new_ones() {
     let server = serve(Config { drain: Duration::from_millis(200), ..config() }).await;

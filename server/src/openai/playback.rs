@@ -52,10 +52,13 @@ impl Playback {
     /// Returns the response that plays the stream as server-sent events.
     pub(super) fn response(self, openai: &Arc<OpenAi>) -> Response {
         let (metrics, anchor) = (openai.metrics.clone(), openai.anchor);
+        let (counts_tokens, joined) = (self.active.is_some(), Instant::now());
         let sending = Sending {
             playback: self,
             metrics,
             anchor,
+            counts_tokens,
+            joined,
             stop: openai.stop.clone(),
             rest: Bytes::new(),
             ended: None,
@@ -78,6 +81,10 @@ struct Sending {
     playback: Playback,
     metrics: Metrics,
     anchor: ClockAnchor,
+    /// The tokens of a stream that runs without this connection are counted where it runs.
+    counts_tokens: bool,
+    /// What was due before is sent late on purpose, because it is read again.
+    joined: Instant,
     stop: CancellationToken,
     /// The second piece of a split character, and what follows it.
     rest: Bytes,
@@ -131,7 +138,12 @@ impl Sending {
                 return;
             }
             let played = self.playback.player.play(self.anchor.us(now.into_std()));
-            observe(&self.metrics, &played, now - self.playback.start);
+            if self.counts_tokens {
+                self.metrics.tokens.inc_by(played.tokens);
+            }
+            if due >= self.joined || self.counts_tokens {
+                observe_lateness(&self.metrics, &played, now - self.playback.start);
+            }
             for part in played.parts {
                 if part
                     .frame
@@ -170,9 +182,8 @@ impl Sending {
     }
 }
 
-/// Counts the tokens of an event that was handed over so long after the start, and its lateness.
-pub(super) fn observe(metrics: &Metrics, played: &Played, after: Duration) {
-    metrics.tokens.inc_by(played.tokens);
+/// Counts how late an event was handed over, `after` the start.
+pub(super) fn observe_lateness(metrics: &Metrics, played: &Played, after: Duration) {
     if let Some(due) = played.due {
         let late = after.saturating_sub(due).as_micros();
         metrics.pace_lag.observe(u64::try_from(late).unwrap_or(u64::MAX), 1);

@@ -103,12 +103,15 @@ async fn wait(openai: &OpenAi, kept: &Kept, active: Active) -> Result<(), Proble
 
 /// Holds the place of a response in the background until it ends.
 async fn run_in_background(openai: Arc<OpenAi>, kept: Arc<Kept>, active: Active) {
-    let Some((_, end)) = &kept.answer else { return active.end(Outcome::Done) };
+    let Some((answer, end)) = &kept.answer else { return active.end(Outcome::Done) };
     let outcome = tokio::select! {
         () = sleep_until(kept.start + end.at) => if end.failed { Outcome::Injected } else { Outcome::Done },
         () = kept.cancelling.cancelled() => Outcome::Cancelled,
         () = openai.stop.cancelled() => Outcome::Shutdown,
     };
+    if outcome == Outcome::Done {
+        openai.metrics.tokens.inc_by(answer.tokens());
+    }
     active.end(outcome);
 }
 

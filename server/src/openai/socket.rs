@@ -6,7 +6,7 @@ use crate::{
     openai::{
         active::Active,
         lanes::{Lanes, Name, Waiting},
-        playback::{SPLIT_PAUSE, inside_a_character, observe, outcome},
+        playback::{SPLIT_PAUSE, inside_a_character, observe_lateness, outcome},
         player::{Ending, Part, Player},
         problem::Problem,
         responses_request::{Message as Create, ResponsesRequest},
@@ -208,7 +208,8 @@ impl Socket {
                 return Ok(None);
             }
             let played = running.player.play(self.openai.us(now));
-            observe(&self.openai.metrics, &played, now - running.start);
+            self.openai.metrics.tokens.inc_by(played.tokens);
+            observe_lateness(&self.openai.metrics, &played, now - running.start);
             for part in played.parts {
                 self.feed_part(part).await?;
             }

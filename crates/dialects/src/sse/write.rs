@@ -54,13 +54,6 @@ impl Frame {
     }
 }
 
-/// Appends a comment, which keeps a connection alive and means nothing.
-pub fn write_comment(out: &mut String, text: &str) {
-    out.push_str(": ");
-    out.extend(text.chars().filter(|&c| c != '\n' && c != '\r'));
-    out.push_str("\n\n");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,12 +71,5 @@ mod tests {
         assert_eq!(written(None, DONE), "data: [DONE]\n\n");
         assert_eq!(written(None, ""), "data: \n\n");
         assert_eq!(written(None, "a\nb"), "data: a\ndata: b\n\n");
-    }
-
-    #[test]
-    fn a_comment_is_one_line() {
-        let mut out = String::new();
-        write_comment(&mut out, "ping\ndata: x");
-        assert_eq!(out, ": pingdata: x\n\n");
     }
 }
