@@ -116,7 +116,7 @@ async fn metrics(State(app): Shared) -> impl IntoResponse {
     ([(CONTENT_TYPE, host::METRICS_TYPE)], app.exporter.text())
 }
 
-/// Answers a path without a call, in the form of the calls beside it.
+/// Returns the error for an unknown path, in the form of the calls beside it.
 async fn unknown_path(request: Request) -> Response {
     let path = request.uri().path();
     if path.starts_with(openai::PREFIX) {
@@ -126,7 +126,7 @@ async fn unknown_path(request: Request) -> Response {
     }
 }
 
-/// Answers a wrong method, in the form of the calls beside it.
+/// Returns the error for a wrong method, in the form of the calls beside it.
 async fn unknown_method(request: Request) -> Response {
     if request.uri().path().starts_with(openai::PREFIX) {
         Problem::UnknownMethod(request.method().to_string()).into_response()

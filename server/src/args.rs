@@ -15,6 +15,7 @@ use settings::{
     value::{Invalid, milliseconds, number, seconds},
 };
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
     time::Duration,
@@ -25,7 +26,7 @@ pub(crate) const OLD_NAMES: [(&str, &str); 3] =
     [("HOST", "FASTAPI_HOST"), ("PORT", "FASTAPI_PORT"), ("SERVER_WORKERS", "FASTAPI_WORKERS")];
 const TEN_YEARS: u64 = 315_360_000;
 
-/// LLM simulator: creates sessions over HTTP and publishes simulated token streams to Redis. It also answers in OpenAI's dialects:
+/// LLM simulator: creates sessions over HTTP and publishes simulated token streams to Redis. It also serves OpenAI's dialects:
 /// /v1/chat/completions, /v1/completions, /v1/responses (over HTTP and as a WebSocket) and /v1/models.
 #[derive(Clone, Parser)]
 #[command(version, name = "server", args_override_self = true, after_help = WITHOUT_REDIS)]
@@ -234,9 +235,8 @@ fn random_key() -> String {
     rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn api_key(text: &str) -> Result<secret::Secret, &'static str> {
-    let key = secret::Secret::new(text);
-    if key.reveal().is_empty() { Err("expected a key") } else { Ok(key) }
+fn api_key(text: &str) -> Result<secret::Secret, Infallible> {
+    Ok(secret::Secret::new(text))
 }
 
 fn text(text: &str) -> Result<ResponseText, &'static str> {
@@ -399,7 +399,6 @@ mod tests {
             &["--models=a,,b"],
             "invalid list of models \"a,,b\" for --models: expected names separated by commas",
         );
-        check(&["--api-key=Bearer "], "--api-key: expected a key");
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(super) async fn version() -> Json<Value> {
     Json(json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
-/// Answers `{"prompt": "…"}` or `{"messages": […]}` with a token per word.
+/// Splits `{"prompt": "…"}` or `{"messages": […]}` into a token per word.
 pub(super) async fn tokenize(State(openai): Shared, body: Body) -> Result<Json<Value>, Problem> {
     let body = object(&openai.read(body).await?)?;
     let fields = Fields(&body);
@@ -67,7 +67,7 @@ pub(super) async fn tokenize(State(openai): Shared, body: Body) -> Result<Json<V
     Ok(Json(json!({"count": tokens.len(), "max_model_len": CONTEXT, "tokens": tokens})))
 }
 
-/// Answers `{"tokens": […]}` with a word per token, which [`tokenize`] turns back into the same token.
+/// Turns `{"tokens": […]}` into a word per token. [`tokenize`] turns such a word back into the same token.
 pub(super) async fn detokenize(State(openai): Shared, body: Body) -> Result<Json<Value>, Problem> {
     let body = object(&openai.read(body).await?)?;
     let tokens = Fields(&body).get("tokens").and_then(Value::as_array);

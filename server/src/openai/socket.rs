@@ -234,7 +234,10 @@ impl Socket {
                 Ok(())
             }
             Ending::Cut => Err(self.close(CloseCode::Normal, "the request asked for this end").await),
-            Ending::Abort => Err(Gone),
+            Ending::Abort => {
+                self.flush().await?;
+                Err(Gone)
+            }
         }
     }
 
