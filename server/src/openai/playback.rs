@@ -111,6 +111,8 @@ impl Sending {
                     () = self.playback.cancelling.cancelled() => return None,
                     () = self.stop.cancelled() => return self.interrupt(),
                 }
+            } else if self.stop.is_cancelled() {
+                return self.interrupt();
             }
             let mut piece = Piece::default();
             self.fill(&mut piece);
