@@ -97,7 +97,7 @@ fn parsed(events: &[String]) -> Vec<Value> {
     events.iter().filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
 }
 
-fn chat(extension: Value) -> Value {
+fn chat(extension: &Value) -> Value {
     json!({"model": "sim", "stream": true, "messages": [{"role": "user", "content": "say hello"}], "streamstress": extension})
 }
 
@@ -213,7 +213,7 @@ async fn answers_that_are_not_streamed_are_whole() {
 async fn a_seed_decides_the_schedule() {
     let server = serve(Config { timing: random_timing(), ..config() }).await;
     let times = async |extension: Value| {
-        let chunks = parsed(&server.events("/v1/chat/completions", chat(extension)).await);
+        let chunks = parsed(&server.events("/v1/chat/completions", chat(&extension)).await);
         let due: Vec<_> = chunks.iter().filter_map(|chunk| chunk["x_due_us"].as_u64()).collect();
         due.windows(2).map(|two| two[1] - two[0]).collect::<Vec<_>>()
     };
@@ -235,7 +235,7 @@ async fn faults_reach_the_wire() {
     let server = serve(config()).await;
     let play = async |faults: Value| {
         let extension = json!({"tokens": 4, "itl_ms": 1, "text": "numbered", "faults": faults});
-        server.events("/v1/chat/completions", chat(extension)).await
+        server.events("/v1/chat/completions", chat(&extension)).await
     };
     assert_eq!(text(&play(json!([{"kind": "drop", "at": 2}])).await), "t1 t3 t4 ");
     assert_eq!(text(&play(json!([{"kind": "duplicate", "at": 2}])).await), "t1 t2 t2 t3 t4 ");
@@ -246,13 +246,13 @@ async fn faults_reach_the_wire() {
     let failed = play(json!([{"kind": "error", "at": 3}])).await;
     assert_eq!((text(&failed).as_str(), failed.last().unwrap().as_str()), ("t1 t2 ", "[DONE]"));
     assert_eq!(parsed(&failed).last().unwrap()["error"]["code"], "server_error");
-    let abort = chat(json!({"tokens": 4, "itl_ms": 1, "faults": [{"kind": "abort", "at": 3}]}));
+    let abort = chat(&json!({"tokens": 4, "itl_ms": 1, "faults": [{"kind": "abort", "at": 3}]}));
     let response = server.post("/v1/chat/completions", abort).await;
     assert!(response.text().await.is_err(), "the connection breaks");
     server.metric("server_streams_ended_total{outcome=\"injected\"} 3").await;
 
     let refused =
-        server.post("/v1/chat/completions", chat(json!({"faults": [{"kind": "lose", "at": 1}]}))).await;
+        server.post("/v1/chat/completions", chat(&json!({"faults": [{"kind": "lose", "at": 1}]}))).await;
     let status = refused.status().as_u16();
     let error: Value = refused.json().await.unwrap();
     assert_eq!((status, &error["error"]["param"]), (400, &json!("streamstress")));
@@ -263,7 +263,7 @@ async fn faults_reach_the_wire() {
 #[tokio::test]
 async fn a_split_character_arrives_in_two_pieces() {
     let server = serve(config()).await;
-    let body = chat(json!({"tokens": 2, "itl_ms": 1, "faults": [{"kind": "split", "at": 1}]}));
+    let body = chat(&json!({"tokens": 2, "itl_ms": 1, "faults": [{"kind": "split", "at": 1}]}));
     let mut response = server.post("/v1/chat/completions", body).await;
     let mut ends = Vec::new();
     while let Some(piece) = timeout(PATIENCE, response.chunk()).await.unwrap().unwrap() {
@@ -276,7 +276,7 @@ async fn a_split_character_arrives_in_two_pieces() {
 #[tokio::test]
 async fn a_client_that_leaves_stops_the_generation() {
     let server = serve(Config { max_streams: 1, ..config() }).await;
-    let slow = chat(json!({"tokens": 1000, "itl_ms": 20}));
+    let slow = chat(&json!({"tokens": 1000, "itl_ms": 20}));
     let mut stream = server.post("/v1/chat/completions", slow.clone()).await;
     assert!(stream.chunk().await.unwrap().is_some());
     let full = server.post("/v1/chat/completions", slow).await;
@@ -289,7 +289,7 @@ async fn a_client_that_leaves_stops_the_generation() {
     drop(stream);
     server.metric("server_streams_ended_total{outcome=\"disconnected\"} 1").await;
     server.metric("server_streams_active 0").await;
-    let whole = server.events("/v1/chat/completions", chat(json!({"tokens": 1}))).await;
+    let whole = server.events("/v1/chat/completions", chat(&json!({"tokens": 1}))).await;
     assert_eq!(text(&whole), "This");
     server.end().await;
 }
@@ -299,7 +299,7 @@ async fn a_client_that_leaves_stops_the_generation() {
 async fn a_client_that_does_not_read_loses_its_stream() {
     let server = serve(Config { read_timeout: Duration::from_millis(500), ..config() }).await;
     let endless = json!({"tokens": 1_000_000, "ttft_ms": 0, "itl_ms": 0});
-    let response = server.post("/v1/chat/completions", chat(endless.clone())).await;
+    let response = server.post("/v1/chat/completions", chat(&endless)).await;
     let mut socket = server.socket().await;
     socket.send(json!({"streamstress": endless})).await;
     server.metric("server_streams_ended_total{outcome=\"disconnected\"} 2").await;
@@ -315,13 +315,13 @@ async fn a_shutdown_ends_streams_with_an_error_and_refuses_new_ones() {
     let long = json!({"tokens": 1000, "itl_ms": 20});
     socket.send(json!({"streamstress": long})).await;
     assert_eq!(socket.next().await.unwrap()["type"], "response.created");
-    let response = server.post("/v1/chat/completions", chat(long)).await;
+    let response = server.post("/v1/chat/completions", chat(&long)).await;
     server.shutdown.cancel();
     assert_eq!(idle.next().await, None);
     let refused = server
         .client
         .post(server.url("/v1/chat/completions"))
-        .body(chat(json!({})).to_string())
+        .body(chat(&json!({})).to_string())
         .send()
         .await
         .unwrap();

@@ -182,7 +182,7 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     /// Returns the answer `a b c a b …` of so many tokens, one every 10 ms from 5 ms on.
-    pub(crate) fn answer(tokens: u64, extension: Value) -> Answer {
+    pub(crate) fn answer(tokens: u64, extension: &Value) -> Answer {
         let extension = Extension::read(json!({ KEY: extension }).as_object().unwrap()).unwrap();
         let plan = Plan::draw(&timing("5", "10", &tokens.to_string()), 1, "q");
         Answer::new(Arc::new(ResponseText::new("a b c").unwrap()), plan, &extension, false)
@@ -194,7 +194,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_event_per_token_and_the_end() {
-        let answer = answer(3, json!({}));
+        let answer = answer(3, &json!({}));
         assert_eq!(times(&answer), [(1, 1, 5), (2, 1, 15), (3, 1, 25), (4, 0, 35)]);
         assert_eq!(answer.whole(), "a b c");
         assert_eq!(answer.end(), End { at: Duration::from_millis(35), failed: false });
@@ -202,7 +202,7 @@ pub(super) mod tests {
 
     #[test]
     fn several_tokens_per_event_are_due_with_the_last() {
-        let answer = answer(5, json!({"tokens_per_event": 2, "text": "numbered"}));
+        let answer = answer(5, &json!({"tokens_per_event": 2, "text": "numbered"}));
         assert_eq!(times(&answer), [(1, 2, 15), (2, 2, 35), (3, 1, 45), (4, 0, 55)]);
         let contents: Vec<_> = answer.steps().map(|step| answer.content(&step).into_owned()).collect();
         assert_eq!(contents, ["t1 t2 ", "t3 t4 ", "t5 ", ""]);
@@ -211,12 +211,12 @@ pub(super) mod tests {
     #[test]
     fn a_stall_moves_later_events_and_an_error_ends_the_answer() {
         let stall = json!({"kind": "stall", "at": 2, "ms": 100});
-        let stalled = answer(3, json!({"faults": [stall]}));
+        let stalled = answer(3, &json!({"faults": [stall]}));
         assert_eq!(times(&stalled), [(1, 1, 5), (2, 1, 115), (3, 1, 125), (4, 0, 135)]);
         assert_eq!(stalled.end().at, Duration::from_millis(135));
-        let failed = answer(3, json!({"faults": [stall, {"kind": "error", "at": 3}]}));
+        let failed = answer(3, &json!({"faults": [stall, {"kind": "error", "at": 3}]}));
         assert_eq!(failed.end(), End { at: Duration::from_millis(125), failed: true });
-        let too_late = answer(3, json!({"faults": [{"kind": "error", "at": 5}]}));
+        let too_late = answer(3, &json!({"faults": [{"kind": "error", "at": 5}]}));
         assert!(!too_late.end().failed);
     }
 
@@ -224,7 +224,7 @@ pub(super) mod tests {
         #[test]
         fn events_join_to_the_whole_text(tokens in 1u64..60, per_event in 1u64..70, numbered: bool, split in 1u64..9) {
             let text = if numbered { "numbered" } else { "words" };
-            let answer = answer(tokens, json!({"text": text, "tokens_per_event": per_event, "faults": [{"kind": "split", "at": split}]}));
+            let answer = answer(tokens, &json!({"text": text, "tokens_per_event": per_event, "faults": [{"kind": "split", "at": split}]}));
             let steps: Vec<_> = answer.steps().collect();
             let joined: String = steps.iter().map(|step| answer.content(step).into_owned()).collect();
             prop_assert_eq!(&joined, &answer.whole());

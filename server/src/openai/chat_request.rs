@@ -94,13 +94,13 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn chat(body: Value) -> Result<ChatRequest, Problem> {
+    fn chat(body: &Value) -> Result<ChatRequest, Problem> {
         ChatRequest::parse(body.to_string().as_bytes(), Shape::Chat)
     }
 
     #[test]
     fn what_clients_send_is_read() {
-        let request = chat(json!({
+        let request = chat(&json!({
             "model": "sim", "stream": true, "stream_options": {"include_usage": true}, "max_tokens": 7, "max_completion_tokens": 9,
             "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "hi there you"},
                 {"type": "image_url", "image_url": {"url": "x"}}]}, {"role": "assistant", "content": null}],
@@ -109,7 +109,7 @@ mod tests {
         .unwrap();
         assert_eq!((request.model.as_str(), request.stream, request.usage), ("sim", true, Usage::AtEnd));
         assert_eq!((request.prompt_tokens, request.limit), (5, Some(9)));
-        let least = chat(json!({"model": "sim", "messages": [{}], "max_tokens": 7})).unwrap();
+        let least = chat(&json!({"model": "sim", "messages": [{}], "max_tokens": 7})).unwrap();
         assert_eq!(
             (least.stream, least.usage, least.prompt_tokens, least.limit),
             (false, Usage::Never, 0, Some(7))
@@ -120,7 +120,7 @@ mod tests {
         ] {
             let mut body = json!({"model": "sim", "messages": [{}]});
             body.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
-            assert_eq!(chat(body).unwrap().usage, Usage::Continuous);
+            assert_eq!(chat(&body).unwrap().usage, Usage::Continuous);
         }
     }
 
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         let check = |body: Value, param: &str| {
-            let Problem::Invalid(_, found) = chat(body.clone()).unwrap_err() else { panic!("{body}") };
+            let Problem::Invalid(_, found) = chat(&body).unwrap_err() else { panic!("{body}") };
             assert_eq!(found, param, "{body}");
         };
         check(json!({"messages": [{}]}), "model");

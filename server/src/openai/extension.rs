@@ -137,17 +137,17 @@ mod tests {
     use crate::openai::faults::Fault;
     use serde_json::json;
 
-    fn read(extension: Value) -> Result<Extension, Problem> {
+    fn read(extension: &Value) -> Result<Extension, Problem> {
         Extension::read(json!({ KEY: extension }).as_object().unwrap())
     }
 
     #[test]
     fn fields_are_read_and_defaults_kept() {
-        let defaults = read(json!({})).unwrap();
+        let defaults = read(&json!({})).unwrap();
         assert_eq!(defaults, Extension::default());
         assert_eq!(Extension::read(&Map::new()).unwrap(), defaults);
         assert_eq!(defaults.tokens_per_event(), 1);
-        let all = read(json!({"query_id": "q", "seed": 7, "tokens": 5, "ttft_ms": 1, "itl_ms": 2.5, "marks": true, "text": "numbered",
+        let all = read(&json!({"query_id": "q", "seed": 7, "tokens": 5, "ttft_ms": 1, "itl_ms": 2.5, "marks": true, "text": "numbered",
             "tokens_per_event": 4, "role": "early", "finish": "separate", "faults": [{"kind": "cut", "at": 3}]}))
         .unwrap();
         assert_eq!((all.seed, all.query.tokens(), all.tokens_per_event()), (Some(7), Some(5), 4));
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         let check = |extension: Value, expected: &str| {
-            let error = read(extension).unwrap_err();
+            let error = read(&extension).unwrap_err();
             assert!(matches!(&error, Problem::Invalid(..)), "{error:?}");
             assert!(error.to_string().contains(expected), "{error} does not contain {expected}");
         };

@@ -228,7 +228,7 @@ mod tests {
     }
 
     /// Plays the answer `a b c` with one token every 10 ms from 5 ms on. Returns a line per time with its frames, and the ending.
-    fn play(opening: Opening, extension: Value) -> (Vec<String>, Ending) {
+    fn play(opening: Opening, extension: &Value) -> (Vec<String>, Ending) {
         let answer = answer(3, extension);
         let manner = Manner { opening, marks: false, start_us: 1_000 };
         let faults = answer.faults().clone();
@@ -246,8 +246,8 @@ mod tests {
         panic!("the answer has no end: {lines:?}")
     }
 
-    fn check(faults: Value, expected: &[&str], ending: Ending) {
-        let (lines, ended) = play(Opening::WithFirst, json!({ "faults": faults }));
+    fn check(faults: &Value, expected: &[&str], ending: Ending) {
+        let (lines, ended) = play(Opening::WithFirst, &json!({ "faults": faults }));
         assert_eq!(lines[0], "0: begin");
         assert_eq!(lines[1..], *expected, "{faults}");
         assert_eq!(ended, ending, "{faults}");
@@ -255,14 +255,14 @@ mod tests {
 
     #[test]
     fn without_faults_each_event_is_sent_when_it_is_due() {
-        check(json!([]), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: end 35"], Ending::Whole);
+        check(&json!([]), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: end 35"], Ending::Whole);
     }
 
     #[test]
     fn the_opening_is_early_or_missing() {
-        let (lines, _) = play(Opening::Early, json!({}));
+        let (lines, _) = play(Opening::Early, &json!({}));
         assert_eq!(lines[..2], ["0: begin, open", "5: ax1"]);
-        let (lines, _) = play(Opening::Never, json!({}));
+        let (lines, _) = play(Opening::Never, &json!({}));
         assert_eq!(lines[..2], ["0: begin", "5: ax1"]);
     }
 
@@ -270,23 +270,23 @@ mod tests {
     fn faults_change_what_is_sent() {
         let fault = |kind: &str, at: u64| json!([{"kind": kind, "at": at, "ms": 12}]);
         let whole = Ending::Whole;
-        check(fault("drop", 1), &["5: open", "15: bx1", "25: cx1 last", "35: end 35"], whole);
-        check(fault("drop", 4), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: "], whole);
-        check(fault("duplicate", 2), &["5: open, ax1", "15: bx1, bx1", "25: cx1 last", "35: end 35"], whole);
-        check(fault("swap", 2), &["5: open, ax1", "15: ", "25: cx1 last, bx1", "35: end 35"], whole);
-        check(fault("swap", 3), &["5: open, ax1", "15: bx1", "25: ", "35: end 35, cx1 last"], whole);
-        check(fault("delay", 2), &["5: open, ax1", "27: bx1", "27: cx1 last", "35: end 35"], whole);
-        check(fault("stall", 2), &["5: open, ax1", "27: bx1", "37: cx1 last", "47: end 47"], whole);
-        check(fault("cut", 2), &["5: open, ax1", "15: "], Ending::Cut);
-        check(fault("abort", 4), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: "], Ending::Abort);
-        check(fault("error", 2), &["5: open, ax1", "15: server_error"], Ending::Failed);
-        check(fault("error", 9), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: end 35"], whole);
-        check(fault("split", 2), &["5: open, ax1", "15: ébx1", "25: cx1 last", "35: end 35"], whole);
+        check(&fault("drop", 1), &["5: open", "15: bx1", "25: cx1 last", "35: end 35"], whole);
+        check(&fault("drop", 4), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: "], whole);
+        check(&fault("duplicate", 2), &["5: open, ax1", "15: bx1, bx1", "25: cx1 last", "35: end 35"], whole);
+        check(&fault("swap", 2), &["5: open, ax1", "15: ", "25: cx1 last, bx1", "35: end 35"], whole);
+        check(&fault("swap", 3), &["5: open, ax1", "15: bx1", "25: ", "35: end 35, cx1 last"], whole);
+        check(&fault("delay", 2), &["5: open, ax1", "27: bx1", "27: cx1 last", "35: end 35"], whole);
+        check(&fault("stall", 2), &["5: open, ax1", "27: bx1", "37: cx1 last", "47: end 47"], whole);
+        check(&fault("cut", 2), &["5: open, ax1", "15: "], Ending::Cut);
+        check(&fault("abort", 4), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: "], Ending::Abort);
+        check(&fault("error", 2), &["5: open, ax1", "15: server_error"], Ending::Failed);
+        check(&fault("error", 9), &["5: open, ax1", "15: bx1", "25: cx1 last", "35: end 35"], whole);
+        check(&fault("split", 2), &["5: open, ax1", "15: ébx1", "25: cx1 last", "35: end 35"], whole);
     }
 
     #[test]
     fn marks_have_the_planned_time_also_for_a_delayed_event() {
-        let answer = answer(2, json!({"faults": [{"kind": "delay", "at": 2, "ms": 50}]}));
+        let answer = answer(2, &json!({"faults": [{"kind": "delay", "at": 2, "ms": 50}]}));
         let manner = Manner { opening: Opening::Never, marks: true, start_us: 1_000 };
         let faults = answer.faults().clone();
         let mut player = Player::new(Box::new(Words), answer, manner, faults);

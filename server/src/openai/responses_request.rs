@@ -130,16 +130,16 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn parse(body: Value) -> Result<ResponsesRequest, Problem> {
+    fn parse(body: &Value) -> Result<ResponsesRequest, Problem> {
         ResponsesRequest::parse(body.to_string().as_bytes())
     }
 
     #[test]
     fn what_clients_send_is_read() {
-        let least = parse(json!({"model": "m", "input": "hi there"})).unwrap();
+        let least = parse(&json!({"model": "m", "input": "hi there"})).unwrap();
         assert_eq!((least.stream, least.store, least.background, least.generate), (false, true, false, true));
         assert_eq!((least.input_tokens, least.limit, least.previous), (2, None, None));
-        let most = parse(json!({
+        let most = parse(&json!({
             "model": "m", "stream": true, "store": false, "generate": false, "previous_response_id": "resp_1", "max_output_tokens": 9,
             "instructions": "be very brief", "metadata": {"a": "b"}, "temperature": 0.5, "top_p": null, "tools": [],
             "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi you"}]},
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         let check = |body: Value, param: &str| {
-            let Problem::Invalid(_, found) = parse(body.clone()).unwrap_err() else { panic!("{body}") };
+            let Problem::Invalid(_, found) = parse(&body).unwrap_err() else { panic!("{body}") };
             assert_eq!(found, param, "{body}");
         };
         check(json!({"input": "hi"}), "model");
@@ -164,7 +164,7 @@ mod tests {
         check(json!({"model": "m", "background": true, "store": false}), "background");
         check(json!({"model": "m", "metadata": []}), "metadata");
         let tool = json!({"model": "m", "input": [{"type": "function_call_output", "call_id": "call_1", "output": "x"}]});
-        assert_eq!(parse(tool), Err(Problem::UnknownToolCall("call_1".to_owned())));
+        assert_eq!(parse(&tool), Err(Problem::UnknownToolCall("call_1".to_owned())));
     }
 
     #[test]

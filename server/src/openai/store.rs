@@ -151,7 +151,7 @@ mod tests {
     use serde_json::{Map, Value, json};
     use std::time::Duration;
 
-    fn kept(id: &str, instructions: usize, start: Instant, extension: Value) -> Arc<Kept> {
+    fn kept(id: &str, instructions: usize, start: Instant, extension: &Value) -> Arc<Kept> {
         let head = Head {
             id: id.to_owned(),
             item_id: "msg_1".to_owned(),
@@ -182,19 +182,19 @@ mod tests {
     fn number_bytes_and_age_are_limited() {
         let limits = StoreLimits { number: 2, bytes: 1 << 20, age: Duration::from_secs(10) };
         let (store, now) = (Store::new(limits), Instant::now());
-        ["a", "b", "c"].into_iter().for_each(|id| store.keep(kept(id, 0, now, json!({})), now));
+        ["a", "b", "c"].into_iter().for_each(|id| store.keep(kept(id, 0, now, &json!({})), now));
         assert_eq!(found(&store, now), "bc");
         assert!(store.remove("b", now) && !store.remove("b", now));
         assert_eq!(found(&store, now + Duration::from_secs(9)), "c");
         assert_eq!(found(&store, now + Duration::from_secs(10)), "");
 
         let store = Store::new(StoreLimits { number: 9, bytes: 5_000, ..limits });
-        store.keep(kept("a", 0, now, json!({})), now);
-        store.keep(kept("b", 2_500, now, json!({})), now);
+        store.keep(kept("a", 0, now, &json!({})), now);
+        store.keep(kept("b", 2_500, now, &json!({})), now);
         assert_eq!(found(&store, now), "ab");
-        store.keep(kept("c", 1_000, now, json!({})), now);
+        store.keep(kept("c", 1_000, now, &json!({})), now);
         assert_eq!(found(&store, now), "c");
-        store.keep(kept("a", 9_000, now, json!({})), now);
+        store.keep(kept("a", 9_000, now, &json!({})), now);
         assert_eq!((found(&store, now).as_str(), store.kept.lock().bytes), ("", 0));
     }
 
@@ -204,7 +204,7 @@ mod tests {
         let object = |kept: &Kept, ms| -> Value {
             serde_json::from_str(&kept.object(now + Duration::from_millis(ms))).unwrap()
         };
-        let whole = kept("a", 0, now, json!({}));
+        let whole = kept("a", 0, now, &json!({}));
         assert_eq!(object(&whole, 34)["status"], "in_progress");
         let ended = object(&whole, 35);
         assert_eq!(
@@ -212,7 +212,7 @@ mod tests {
             (&json!("completed"), &json!("a b c"))
         );
         assert_eq!(whole.context(), 7);
-        let failed = kept("a", 0, now, json!({"faults": [{"kind": "error", "at": 2}]}));
+        let failed = kept("a", 0, now, &json!({"faults": [{"kind": "error", "at": 2}]}));
         assert_eq!(
             (&object(&failed, 14)["status"], &object(&failed, 15)["status"]),
             (&json!("in_progress"), &json!("failed"))
