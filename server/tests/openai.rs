@@ -486,6 +486,24 @@ async fn a_response_in_the_background_is_read_again_from_any_event() {
 }
 
 #[tokio::test]
+async fn a_response_fails_with_an_error_and_its_terminal_event() {
+    let server = serve(config()).await;
+    let schedule = json!({"tokens": 5, "itl_ms": 1, "faults": [{"kind": "error", "at": 3}]});
+    let body =
+        json!({"model": "sim", "input": "x", "background": true, "stream": true, "streamstress": schedule});
+    let events = parsed(&server.events("/v1/responses", body).await);
+    let [.., error, failed] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("server_error")));
+    assert_eq!((&failed["type"], &failed["sequence_number"]), (&json!("response.failed"), &json!(7)));
+    let id = failed["response"]["id"].as_str().unwrap();
+    let kept: Value = server.get(&format!("/v1/responses/{id}")).await.json().await.unwrap();
+    assert_eq!(kept, failed["response"]);
+    let whole = json!({"model": "sim", "input": "x", "streamstress": schedule});
+    assert_eq!(server.post("/v1/responses", whole).await.status(), 500);
+    server.end().await;
+}
+
+#[tokio::test]
 async fn a_response_in_the_background_can_be_cancelled() {
     let server = serve(config()).await;
     let body = json!({"model": "sim", "input": "x", "background": true, "streamstress": {"tokens": 1000, "itl_ms": 10}});
@@ -611,6 +629,7 @@ async fn a_socket_ends_at_its_age_and_by_faults() {
         }
         assert_eq!(seen, 5, "{kind}");
     }
+    // A message is refused with the event `error`, so a response that fails has its terminal event alone.
     let mut failed = server.socket().await;
     failed
         .send(json!({"streamstress": {"tokens": 2, "itl_ms": 1, "faults": [{"kind": "error", "at": 2}]}}))

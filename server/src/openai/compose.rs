@@ -61,11 +61,21 @@ impl Composer for Chat {
     }
 }
 
+/// Where the events of a response go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// Into an HTTP response, as server-sent events.
+    Http,
+    /// Into a WebSocket, where the event `error` would be taken for the refusal of a request.
+    Socket,
+}
+
 /// Responses.
 pub(super) struct Responses {
     pub(super) writer: responses::write::Writer,
     /// When the response was created, in seconds since the Unix epoch.
     pub(super) created_at: u64,
+    pub(super) wire: Wire,
 }
 
 impl Composer for Responses {
@@ -90,9 +100,8 @@ impl Composer for Responses {
 
     fn fail(&mut self, problem: &Problem) -> Vec<Frame> {
         let (code, message) = (problem.code().unwrap_or("server_error"), problem.to_string());
-        let mut frames = vec![self.writer.error(code, &message)];
-        frames.extend(self.writer.end(Status::Failed(code, &message)));
-        frames
+        let error = (self.wire == Wire::Http).then(|| self.writer.error(code, &message));
+        error.into_iter().chain(self.writer.end(Status::Failed(code, &message))).collect()
     }
 }
 

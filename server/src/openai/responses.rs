@@ -4,6 +4,7 @@ use crate::{
     metrics::Outcome,
     openai::{
         active::Active,
+        compose::Wire,
         fields::invalid,
         playback::Playback,
         problem::Problem,
@@ -74,7 +75,7 @@ fn play(
         let (openai, kept) = (openai.clone(), kept.clone());
         Box::new(move || openai.store.keep(kept, Instant::now())) as Box<dyn FnOnce() + Send>
     });
-    let player = turn.player().ok_or(Problem::Internal)?;
+    let player = turn.player(Wire::Http).ok_or(Problem::Internal)?;
     let (start, cancelling) = (turn.start, kept.cancelling.clone());
     Ok(Playback { player, start, active, after: None, cancelling, when_whole: keep }.response(openai))
 }

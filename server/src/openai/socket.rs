@@ -5,6 +5,7 @@ use crate::{
     metrics::Outcome,
     openai::{
         active::Active,
+        compose::Wire,
         lanes::{Lanes, Name, Waiting},
         playback::{SPLIT_PAUSE, inside_a_character, observe_lateness, outcome},
         player::{Ending, Part, Player},
@@ -62,10 +63,10 @@ struct Socket {
 
 /// Serves a socket until it ends.
 pub(super) async fn run(io: TokioIo<Upgraded>, openai: Arc<OpenAi>) {
+    // A write waits while the buffer is not empty, so it holds at most one message more than its size.
     let config = WebSocketConfig::default()
         .read_buffer_size(4 << 10)
         .write_buffer_size(16 << 10)
-        .max_write_buffer_size(MAX_BODY_BYTES * 32)
         .max_message_size(Some(MAX_BODY_BYTES))
         .max_frame_size(Some(MAX_BODY_BYTES));
     let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
@@ -167,7 +168,7 @@ impl Socket {
             Ok(kept) => kept,
             Err(problem) => return Ok(Err(problem)),
         };
-        if let Some(player) = turn.player() {
+        if let Some(player) = turn.player(Wire::Socket) {
             self.running.push(Running { lane, player, start: turn.start, active, kept });
             return Ok(Ok(()));
         }

@@ -3,7 +3,7 @@
 use crate::openai::{
     answer::Answer,
     cancelling::Cancelling,
-    compose,
+    compose::{self, Wire},
     extension::Opening,
     faults::Faults,
     player::{Manner, Player},
@@ -79,10 +79,10 @@ impl Turn {
     }
 
     /// Returns the player of the response, with the faults that its request asks for. `None` for a warm-up.
-    pub(super) fn player(&self) -> Option<Player> {
+    pub(super) fn player(&self, wire: Wire) -> Option<Player> {
         let answer = self.answer.clone()?;
         let faults = answer.faults().clone();
-        Some(player(&self.head, answer, self.manner, faults))
+        Some(player(&self.head, answer, self.manner, faults, wire))
     }
 
     /// Returns all events of a warm-up, which has no output.
@@ -97,10 +97,11 @@ impl Turn {
 pub(super) fn player_again(kept: &Kept) -> Option<Player> {
     let (answer, _) = kept.answer.clone()?;
     let faults = answer.faults().of_the_answer();
-    Some(player(&kept.head, answer, kept.manner, faults))
+    Some(player(&kept.head, answer, kept.manner, faults, Wire::Http))
 }
 
-fn player(head: &Head, answer: Answer, manner: Manner, faults: Faults) -> Player {
-    let composer = compose::Responses { writer: Writer::new(head.clone()), created_at: head.created_at };
+fn player(head: &Head, answer: Answer, manner: Manner, faults: Faults, wire: Wire) -> Player {
+    let writer = Writer::new(head.clone());
+    let composer = compose::Responses { writer, created_at: head.created_at, wire };
     Player::new(Box::new(composer), answer, manner, faults)
 }
