@@ -1,7 +1,9 @@
 //! The HTTP calls: sessions, runs, health and metrics. Handlers check the request and call the bus. Long work runs in other tasks.
 
 use crate::{
+    body,
     error::ApiError,
+    openai::{self, OpenAi, Problem},
     request::Query,
     runs::{BUS_PATIENCE, Runs},
 };
@@ -15,9 +17,7 @@ use axum::{
     routing::{get, post},
 };
 use bus::BusError;
-use bytes::BytesMut;
-use futures_util::StreamExt;
-use guard::{Budget, Room};
+use guard::Budget;
 use host::Exporter;
 use protocol::{Claims, CloseResponse, CreateResponse, RunResponse, SessionId, Signer};
 use std::{sync::Arc, time::Duration};
@@ -25,9 +25,6 @@ use telemetry::PushCounts;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-/// The largest body of a request, in bytes.
-pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// The state that all handlers share.
 pub(crate) struct App {
@@ -38,6 +35,7 @@ pub(crate) struct App {
     pub(crate) draining: CancellationToken,
     /// The bytes that all bodies may hold together while they are read.
     pub(crate) bodies: Arc<Budget>,
+    pub(crate) openai: Arc<OpenAi>,
 }
 
 type Shared = State<Arc<App>>;
@@ -45,6 +43,7 @@ type Shared = State<Arc<App>>;
 impl App {
     /// Returns the routes of all calls.
     pub(crate) fn router(self) -> Router {
+        let openai = self.openai.clone();
         let app = Arc::new(self);
         Router::new()
             .route("/session/create", post(create))
@@ -53,8 +52,9 @@ impl App {
             .route("/health", get(|| async { Json(serde_json::json!({"status": "ok"})) }))
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
-            .fallback(|| async { ApiError::UnknownPath })
-            .method_not_allowed_fallback(|| async { ApiError::UnknownMethod })
+            .merge(openai::router(openai))
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(unknown_method)
             .layer(from_fn_with_state(app.clone(), count))
             .with_state(app)
     }
@@ -118,6 +118,25 @@ async fn metrics(State(app): Shared) -> impl IntoResponse {
     ([(CONTENT_TYPE, host::METRICS_TYPE)], app.exporter.text())
 }
 
+/// Returns the error for an unknown path, in the form of the calls beside it.
+async fn unknown_path(request: Request) -> Response {
+    let path = request.uri().path();
+    if path.starts_with(openai::PREFIX) {
+        Problem::UnknownUrl(format!("{} {path}", request.method())).into_response()
+    } else {
+        ApiError::UnknownPath.into_response()
+    }
+}
+
+/// Returns the error for a wrong method, in the form of the calls beside it.
+async fn unknown_method(request: Request) -> Response {
+    if request.uri().path().starts_with(openai::PREFIX) {
+        Problem::UnknownMethod(request.method().to_string()).into_response()
+    } else {
+        ApiError::UnknownMethod.into_response()
+    }
+}
+
 async fn count(State(app): Shared, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let call = route.as_ref().map_or("unknown", MatchedPath::as_str);
@@ -160,27 +179,6 @@ impl FromRequest<Arc<App>> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        let limit: Duration = app.runs.config.read_timeout;
-        let body = read_body(request.into_body(), Room::new(app.bodies.clone()));
-        timeout(limit, body).await.map_err(|_| ApiError::SlowBody)?.map(Self)
+        body::read(request.into_body(), &app.bodies, app.runs.config.read_timeout).await.map(Self)
     }
-}
-
-/// Reads a body. Bytes are taken from the budget as they arrive and returned when the body is complete, because a query keeps little
-/// of it.
-async fn read_body(body: axum::body::Body, mut room: Room) -> Result<Bytes, ApiError> {
-    let mut stream = body.into_data_stream();
-    let mut whole = BytesMut::new();
-    while let Some(part) = stream.next().await {
-        let part = part.map_err(|error| ApiError::Invalid(format!("the body could not be read: {error}")))?;
-        let len = whole.len() + part.len();
-        if len > MAX_BODY_BYTES {
-            return Err(ApiError::TooLarge(MAX_BODY_BYTES));
-        }
-        if !room.grow(len) {
-            return Err(ApiError::NoRoom);
-        }
-        whole.extend_from_slice(&part);
-    }
-    Ok(whole.freeze())
 }

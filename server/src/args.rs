@@ -1,7 +1,7 @@
 //! Reads flags and environment variables and checks them into [`Settings`].
 
 use crate::{
-    config::Config,
+    config::{Config, OpenAiConfig, StoreLimits},
     plan::{DELAY_MS, Timing},
     text::ResponseText,
 };
@@ -11,10 +11,13 @@ use protocol::Secret;
 use settings::{
     distribution::{Distribution, Unit},
     flags::{ConfigErrors, JwtFlags, Read},
-    value::{milliseconds, number, seconds},
+    secret,
+    value::{Invalid, milliseconds, number, seconds},
 };
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
     time::Duration,
 };
 use telemetry::Url;
@@ -24,9 +27,10 @@ pub(crate) const OLD_NAMES: [(&str, &str); 3] =
     [("HOST", "FASTAPI_HOST"), ("PORT", "FASTAPI_PORT"), ("SERVER_WORKERS", "FASTAPI_WORKERS")];
 const TEN_YEARS: u64 = 315_360_000;
 
-/// LLM simulator: creates sessions over HTTP and publishes simulated token streams to Redis.
+/// LLM simulator: creates sessions over HTTP and publishes simulated token streams to Redis. It also serves OpenAI's dialects:
+/// /v1/chat/completions, /v1/completions, /v1/responses (over HTTP and as a WebSocket) and /v1/models.
 #[derive(Clone, Parser)]
-#[command(version, name = "server", args_override_self = true)]
+#[command(version, name = "server", args_override_self = true, after_help = WITHOUT_REDIS)]
 pub struct Args {
     /// Request /ready from the server on this host, then exit with 0 (ready) or 1.
     #[arg(long)]
@@ -37,7 +41,11 @@ pub struct Args {
     /// Port to listen on.
     #[arg(long, alias = "fastapi-port", env, default_value = "8000", value_parser = number(0..=u16::MAX))]
     port: u16,
-    /// URL of Redis, or memory:// for a single server without gateways.
+    /// Bus between servers and gateways: redis or memory. With memory, the server needs no Redis, no gateway can connect to it, and
+    /// JWT_SECRET is optional.
+    #[arg(long, env, default_value = "redis")]
+    bus: Bus,
+    /// URL of Redis. memory:// is the same as --bus memory.
     #[arg(long, env, default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
     redis_url: String,
     #[command(flatten)]
@@ -92,6 +100,65 @@ pub struct Args {
     /// Time for running queries to end after SIGTERM, in seconds.
     #[arg(long, env, default_value = "30", value_parser = seconds(0..=86_400))]
     drain_seconds: Duration,
+    /// Key that calls below /v1 must send, as `Authorization: Bearer KEY` [default: no check].
+    #[arg(long, env = "SERVER_API_KEY", hide_env_values = true, value_parser = api_key)]
+    api_key: Option<secret::Secret>,
+    /// Models that GET /v1/models lists, separated by commas. Calls may name others.
+    #[arg(long, env, default_value = "sim")]
+    models: Models,
+    /// Largest number of responses of /v1/responses that are kept for later calls; the oldest make room.
+    #[arg(long, env, default_value = "10000", value_parser = number::<usize>(0..=Config::MAX_STREAMS))]
+    stored_responses: usize,
+    /// Largest number of bytes that the kept responses hold together.
+    #[arg(long, env, default_value = "67108864", value_parser = number::<usize>(0..=1 << 40))]
+    stored_response_bytes: usize,
+    /// Time for which a response is kept, in seconds.
+    #[arg(long, env, default_value = "600", value_parser = seconds(1..=TEN_YEARS))]
+    stored_response_seconds: Duration,
+    /// Age at which a WebSocket of /v1/responses is closed, in seconds.
+    #[arg(long, env, default_value = "3600", value_parser = seconds(1..=TEN_YEARS))]
+    max_websocket_age_seconds: Duration,
+}
+
+/// What works without Redis, for the end of the help.
+const WITHOUT_REDIS: &str = "\
+Without Redis (--bus memory): all calls below /v1 work as with Redis, because the server streams their answers itself. \
+/session/create, /session/{id}/run and /session/{id}/close work as well, but their tokens reach no client: they need a gateway, and one \
+without Redis must share the process, as in `streamstress --embedded`.";
+
+/// The bus between servers and gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bus {
+    Redis,
+    Memory,
+}
+
+impl FromStr for Bus {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "redis" => Ok(Self::Redis),
+            "memory" => Ok(Self::Memory),
+            _ => Err(Invalid { kind: "bus", expected: "redis or memory".into() }),
+        }
+    }
+}
+
+/// The names of models, at least one.
+#[derive(Clone, Debug)]
+struct Models(Vec<String>);
+
+impl FromStr for Models {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let names: Vec<_> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        if names.iter().any(String::is_empty) {
+            return Err(Invalid { kind: "list of models", expected: "names separated by commas".into() });
+        }
+        Ok(Self(names))
+    }
 }
 
 /// The checked settings of a server process.
@@ -118,7 +185,11 @@ impl Args {
     /// All settings that are wrong.
     pub(crate) fn settings(read: Read<Self>) -> Result<Settings, ConfigErrors> {
         let Read { args, mut errors, warnings } = read;
-        let key = errors.take(args.jwt.key()).and_then(|key| errors.take(Secret::new(&key)));
+        let in_memory = args.bus == Bus::Memory || args.redis_url.starts_with(MEMORY);
+        // Without another process there is none to share the key with.
+        let needs_key = !in_memory || args.jwt.jwt_secret.is_some() || args.jwt.jwt_secret_file.is_some();
+        let key = if needs_key { args.jwt.key() } else { Ok(random_key()) };
+        let key = errors.take(key).and_then(|key| errors.take(Secret::new(&key)));
         let Some(defaults) = key.map(Config::new) else { return Err(errors) };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let instance = args.instance.unwrap_or_else(|| format!("server-{:08x}", rand::random::<u32>()));
@@ -126,7 +197,7 @@ impl Args {
             session_ttl: args.session_ttl_seconds,
             delivery: args.delivery,
             name_prefix: args.bus_name_prefix,
-            ..BusConfig::new(args.redis_url, instance.clone())
+            ..BusConfig::new(if in_memory { MEMORY.to_owned() } else { args.redis_url }, instance.clone())
         };
         let fixed = Distribution::Fixed;
         let timing = Timing {
@@ -146,10 +217,31 @@ impl Args {
             max_connections: args.max_connections,
             drain: args.drain_seconds,
             otlp: args.otlp,
+            openai: OpenAiConfig {
+                models: args.models.0,
+                api_key: args.api_key,
+                store: StoreLimits {
+                    number: args.stored_responses,
+                    bytes: args.stored_response_bytes,
+                    age: args.stored_response_seconds,
+                },
+                max_socket_age: args.max_websocket_age_seconds,
+            },
             ..defaults
         };
         errors.check(Settings { listen: (args.host, args.port), bus, server, warnings })
     }
+}
+
+/// The URL of the bus in memory.
+const MEMORY: &str = "memory://";
+
+fn random_key() -> String {
+    rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn api_key(text: &str) -> Result<secret::Secret, Infallible> {
+    Ok(secret::Secret::new(text))
 }
 
 fn text(text: &str) -> Result<ResponseText, &'static str> {
@@ -274,6 +366,44 @@ mod tests {
         let both = with_variables(&[], &[&old[..], &[("PORT", "9001")]].concat());
         assert_eq!(both.unwrap().listen.1, 9001);
         assert_eq!(with_variables(&["--fastapi-port=9002"], &old).unwrap().listen.1, 9002);
+    }
+
+    #[test]
+    fn without_redis_no_key_is_needed() {
+        let read = |flags: &[&str]| {
+            let arguments = ["server"].iter().chain(flags).map(OsString::from);
+            Args::settings(flags::read(arguments, |_| None, &OLD_NAMES).unwrap())
+        };
+        for flags in
+            [&["--bus=memory"][..], &["--redis-url=memory://"], &["--bus", "memory", "--jwt-secret", KEY]]
+        {
+            assert_eq!(read(flags).unwrap().bus.url, "memory://", "{flags:?}");
+        }
+        assert!(read(&[]).unwrap_err().to_string().contains("JWT_SECRET"));
+        assert!(read(&["--bus=memory", "--jwt-secret=short"]).unwrap_err().to_string().contains("too short"));
+        check(&["--bus=nats"], "invalid bus \"nats\" for --bus: expected redis or memory");
+    }
+
+    #[test]
+    fn settings_of_openais_dialects() {
+        let openai = |flags: &[&str]| settings(flags).unwrap().server.openai;
+        let defaults = openai(&[]);
+        assert_eq!((defaults.models, defaults.api_key.is_none()), (vec!["sim".to_owned()], true));
+        assert_eq!((defaults.store.number, defaults.max_socket_age), (10_000, Duration::from_secs(3600)));
+        let given = openai(&[
+            "--models=a, b",
+            "--api-key=sk-hunter2",
+            "--stored-responses=0",
+            "--max-websocket-age-seconds=25m",
+        ]);
+        assert_eq!((given.models, given.store.number), (vec!["a".to_owned(), "b".to_owned()], 0));
+        assert_eq!(given.max_socket_age, Duration::from_secs(1500));
+        assert_eq!(given.api_key.as_ref().unwrap().reveal(), "sk-hunter2");
+        assert!(!format!("{:?}", given.api_key).contains("hunter2"));
+        check(
+            &["--models=a,,b"],
+            "invalid list of models \"a,,b\" for --models: expected names separated by commas",
+        );
     }
 
     #[test]

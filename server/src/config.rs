@@ -5,7 +5,7 @@ use crate::{
     text::{DEFAULT_TEXT, ResponseText},
 };
 use protocol::Secret;
-use settings::distribution::Distribution;
+use settings::{distribution::Distribution, secret};
 use std::time::Duration;
 use telemetry::Url;
 
@@ -32,7 +32,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Time for running queries to end after the shutdown began.
     pub drain: Duration,
-    /// Time limit for the head of a request, which includes the idle time before it, and again for its body.
+    /// Time limit for the head of a request, which includes the idle time before it, again for its body, and for a client that takes nothing
+    /// of what it is sent.
     pub read_timeout: Duration,
     /// Bytes that all bodies may hold together while they are read.
     pub body_bytes: usize,
@@ -40,6 +41,43 @@ pub struct Config {
     pub otlp: Option<Url>,
     /// Bytes that may wait for the bus in one worker. Above it, the worker holds its streams back.
     pub outbox_bytes: usize,
+    /// What concerns only the calls in OpenAI's dialects.
+    pub openai: OpenAiConfig,
+}
+
+/// The part of a server's configuration that concerns only the calls in OpenAI's dialects.
+#[derive(Clone, Debug)]
+pub struct OpenAiConfig {
+    /// The models that the server lists. It answers for every other name as well.
+    pub models: Vec<String>,
+    /// The key that clients must send. `None` for no check.
+    pub api_key: Option<secret::Secret>,
+    /// Limits of the kept responses.
+    pub store: StoreLimits,
+    /// The age at which a WebSocket is closed.
+    pub max_socket_age: Duration,
+}
+
+/// Limits of the responses that are kept for later calls.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreLimits {
+    /// Their largest number.
+    pub number: usize,
+    /// The bytes that they may hold together.
+    pub bytes: usize,
+    /// How long a response is kept.
+    pub age: Duration,
+}
+
+impl Default for OpenAiConfig {
+    fn default() -> Self {
+        Self {
+            models: vec!["sim".to_owned()],
+            api_key: None,
+            store: StoreLimits { number: 10_000, bytes: 64 << 20, age: Duration::from_secs(600) },
+            max_socket_age: Duration::from_secs(3600),
+        }
+    }
 }
 
 impl Config {
@@ -73,6 +111,7 @@ impl Config {
             body_bytes: 64 << 20,
             otlp: None,
             outbox_bytes: 64 << 20,
+            openai: OpenAiConfig::default(),
         }
     }
 }

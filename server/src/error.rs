@@ -8,7 +8,7 @@ use axum::{
 use protocol::ErrorBody;
 
 /// The value of `Retry-After`, in seconds. It is short because capacity and the bus return soon, and a draining server has peers.
-const RETRY_AFTER_SECONDS: &str = "1";
+pub(crate) const RETRY_AFTER_SECONDS: &str = "1";
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,7 +8,8 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{pin::pin, time::Duration};
+use socket2::SockRef;
+use std::{io, pin::pin, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
@@ -28,15 +29,16 @@ pub(crate) struct Limits {
     pub(crate) read_timeout: Duration,
 }
 
-/// Serves `router` until `close` is cancelled. Then it answers the requests that were begun and closes all connections.
+/// Serves `router` until `close` is cancelled. Then it answers the requests that were begun and closes all connections. `connections` has
+/// a task for each of them; the router adds those that it took over.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
     metrics: Metrics,
+    connections: TaskTracker,
     close: CancellationToken,
 ) {
-    let connections = TaskTracker::new();
     let mut acceptor = Acceptor::default();
     loop {
         let accepted = tokio::select! {
@@ -72,7 +74,7 @@ pub(crate) async fn serve(
 }
 
 async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, close: CancellationToken) {
-    if let Err(error) = socket.set_nodelay(true) {
+    if let Err(error) = prepare(&socket, read_timeout) {
         tracing::debug!(%error, "a connection ended before its first request");
         return;
     }
@@ -82,6 +84,7 @@ async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, c
             .header_read_timeout(read_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+            .with_upgrades()
     );
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -93,4 +96,11 @@ async fn connection(socket: TcpStream, router: Router, read_timeout: Duration, c
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Sends small pieces at once, and lets the kernel break the connection of a client that takes nothing for too long: such a client would
+/// otherwise hold the place of its stream for ever.
+fn prepare(socket: &TcpStream, longest: Duration) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_user_timeout(Some(longest))
 }

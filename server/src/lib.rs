@@ -1,13 +1,15 @@
 //! The LLM simulator: it creates sessions over HTTP, draws a seeded schedule of tokens for every query, and appends the tokens to the bus
-//! when they are due. Delivery to clients is the task of the gateways.
+//! when they are due. Delivery to clients is the task of the gateways. In OpenAI's dialects it streams the tokens itself.
 
 mod app;
 mod args;
 mod aside;
+mod body;
 mod config;
 mod error;
 mod http;
 mod metrics;
+mod openai;
 mod outbox;
 mod pacer;
 mod permit;
@@ -24,7 +26,7 @@ mod text;
 mod worker;
 
 pub use args::Args;
-pub use config::Config;
+pub use config::{Config, OpenAiConfig, StoreLimits};
 pub use plan::{DELAY_MS, Ideal, Offsets, Plan, TOKENS, Timing};
 pub use serve::run;
 pub use settings::distribution::Distribution;

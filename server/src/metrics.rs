@@ -31,6 +31,12 @@ pub(crate) enum Outcome {
     Refused,
     /// The bus accepted nothing for too long.
     Overload,
+    /// In OpenAI's dialects: its client left.
+    Disconnected,
+    /// In OpenAI's dialects: a call cancelled it.
+    Cancelled,
+    /// In OpenAI's dialects: an error ended it that its request asked for.
+    Injected,
 }
 
 impl Outcome {
@@ -42,6 +48,9 @@ impl Outcome {
             Self::Stale => "stale",
             Self::Refused => "refused",
             Self::Overload => "overload",
+            Self::Disconnected => "disconnected",
+            Self::Cancelled => "cancelled",
+            Self::Injected => "injected",
         }
     }
 }

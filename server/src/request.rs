@@ -11,7 +11,7 @@ use settings::distribution::Distribution;
 pub(crate) const MAX_QUERY_ID_BYTES: usize = 128;
 
 /// A valid run call. The prompt is checked and dropped, because the simulator answers with its configured text.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Query {
     /// The query id, if the client sent one.
     pub(crate) query_id: Option<String>,
@@ -37,12 +37,25 @@ impl Query {
             Some(other) => return Err(invalid(format!("`query` must be a string, not {}", shown(other)))),
             None => return Err(invalid("`query` is missing: send {\"query\": \"…\"}".to_owned())),
         }
+        Self::schedule(&fields)
+    }
+
+    /// Reads the fields that ask for a schedule: `query_id`, `tokens`, `ttft_ms` and `itl_ms`.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] with the field, its value and what is expected.
+    pub(crate) fn schedule(fields: &Map<String, Value>) -> Result<Self, ApiError> {
         Ok(Self {
-            query_id: query_id(&fields)?,
-            tokens: tokens(&fields)?,
-            ttft_ms: delay(&fields, "ttft_ms")?,
-            itl_ms: delay(&fields, "itl_ms")?,
+            query_id: query_id(fields)?,
+            tokens: tokens(fields)?,
+            ttft_ms: delay(fields, "ttft_ms")?,
+            itl_ms: delay(fields, "itl_ms")?,
         })
+    }
+
+    /// Returns the number of tokens that the query asks for.
+    pub(crate) fn tokens(&self) -> Option<u64> {
+        self.tokens.map(|tokens| tokens as u64)
     }
 
     /// Returns the `configured` timing, with the values that the query asks for instead.
@@ -102,7 +115,7 @@ const fn invalid(detail: String) -> ApiError {
 }
 
 /// Returns the value as JSON, cut to 64 characters.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),

@@ -36,7 +36,7 @@ const CLAIM_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Dura
 pub(crate) struct Runs {
     pub(crate) bus: Arc<dyn Broker>,
     pub(crate) metrics: Metrics,
-    anchor: ClockAnchor,
+    pub(crate) anchor: ClockAnchor,
     boot_id: Option<String>,
     pub(crate) config: Config,
     text: Arc<ResponseText>,

@@ -5,6 +5,7 @@ use crate::{
     config::Config,
     http,
     metrics::Metrics,
+    openai::{OpenAi, Shared},
     runs::Runs,
     worker::{COMMANDS, Worker},
 };
@@ -16,7 +17,10 @@ use protocol::Signer;
 use std::{sync::Arc, time::Duration};
 use telemetry::{Push, PushCounts, Resource};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 /// Time for the bus to accept the terminators of streams that the shutdown ended.
 const LAST_APPENDS: Duration = Duration::from_secs(5);
@@ -55,12 +59,13 @@ pub async fn run(
     let controlled = bus
         .control()
         .map(|control| AbortOnDropHandle::new(tokio::spawn(runs.clone().handle_control(control))));
-    let app = app(&runs, &shutdown);
+    let connections = TaskTracker::new();
+    let app = app(&runs, &shutdown, &stop, &connections);
     let push = push(&runs.config, &app)?;
     let router = app.router();
-    let Config { max_connections: connections, read_timeout, .. } = runs.config;
-    let limits = http::Limits { connections, read_timeout };
-    let serving = http::serve(listener, router, limits, runs.metrics.clone(), close.clone());
+    let Config { max_connections, read_timeout, .. } = runs.config;
+    let limits = http::Limits { connections: max_connections, read_timeout };
+    let serving = http::serve(listener, router, limits, runs.metrics.clone(), connections, close.clone());
     let serving = AbortOnDropHandle::new(tokio::spawn(serving));
 
     shutdown.cancelled().await;
@@ -106,9 +111,24 @@ fn push(config: &Config, app: &App) -> anyhow::Result<Option<Push>> {
     push.map(Some).context("cannot start the thread that pushes metrics")
 }
 
-fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
+fn app(
+    runs: &Arc<Runs>,
+    shutdown: &CancellationToken,
+    stop: &CancellationToken,
+    connections: &TaskTracker,
+) -> App {
     let (bus, permits, pushed) = (runs.bus.clone(), runs.permits.clone(), PushCounts::default());
     let shown = runs.config.otlp.as_ref().map(|_| pushed.clone());
+    let bodies = Budget::new(runs.config.body_bytes, runs.metrics.bodies.clone());
+    let shared = Shared {
+        permits: permits.clone(),
+        bodies: bodies.clone(),
+        metrics: runs.metrics.clone(),
+        anchor: runs.anchor,
+        draining: shutdown.clone(),
+        stop: stop.clone(),
+        connections: connections.clone(),
+    };
     App {
         runs: runs.clone(),
         signer: Signer::new(&runs.config.secret),
@@ -120,7 +140,8 @@ fn app(runs: &Arc<Runs>, shutdown: &CancellationToken) -> App {
             shown,
         )),
         pushed,
-        bodies: Budget::new(runs.config.body_bytes, runs.metrics.bodies.clone()),
+        bodies,
+        openai: Arc::new(OpenAi::new(&runs.config, shared)),
         draining: shutdown.clone(),
     }
 }

@@ -1,0 +1,183 @@
+//! The errors that a request asks for. They are values: what is sent instead is decided by [`super::player`].
+
+use crate::{
+    openai::{
+        fields::{Fields, invalid},
+        problem::Problem,
+    },
+    plan::DELAY_MS,
+    request::shown,
+};
+use serde_json::Value;
+use std::time::Duration;
+
+/// The largest number of faults of one request.
+const MOST: usize = 64;
+
+/// An error in a stream. It concerns one event: a token event by its number from 1, or the end, which follows the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The event is not sent.
+    Drop,
+    /// The event is sent twice.
+    Duplicate,
+    /// The event is sent after the next one.
+    Swap,
+    /// The event is sent late, and the later ones behind it. Due times stay the same.
+    Delay(Duration),
+    /// The event's text begins with `é`, and the two bytes of this character are sent apart.
+    Split,
+    /// The stream ends before the event, without a terminator. The connection ends in order.
+    Cut,
+    /// The connection breaks before the event.
+    Abort,
+    /// The stream ends before the event, with an error.
+    Error,
+    /// The schedule has a pause before the event. All later due times move.
+    Stall(Duration),
+}
+
+/// The faults of one request, with the numbers of their events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Faults(Vec<(u64, Fault)>);
+
+impl Faults {
+    /// Reads a list of `{"kind": "drop", "at": 5}`. `delay` and `stall` have `ms`.
+    ///
+    /// # Errors
+    /// The fault that is wrong, and what is expected.
+    pub(super) fn read(value: Option<&Value>) -> Result<Self, Problem> {
+        let Some(value) = value else { return Ok(Self::default()) };
+        let list = value.as_array().filter(|list| list.len() <= MOST).ok_or_else(|| {
+            wrong(format!("`faults` must be a list of at most {MOST} objects, not {}", shown(value)))
+        })?;
+        list.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns whether the event has this fault.
+    pub(super) fn has(&self, event: u64, fault: Fault) -> bool {
+        self.of(event).any(|found| found == fault)
+    }
+
+    /// Returns how long the schedule pauses before the event.
+    pub(super) fn stall(&self, event: u64) -> Duration {
+        self.of(event).map(|fault| if let Fault::Stall(pause) = fault { pause } else { Duration::ZERO }).sum()
+    }
+
+    /// Returns how long the schedule pauses in all before the event `last` is over.
+    pub(super) fn stalls_until(&self, last: u64) -> Duration {
+        let before = self.0.iter().filter(|&&(at, _)| at <= last).map(|&(_, fault)| fault);
+        before.map(|fault| if let Fault::Stall(pause) = fault { pause } else { Duration::ZERO }).sum()
+    }
+
+    /// Returns whether the event's text begins with a character that is sent in two pieces.
+    pub(super) fn splits(&self, event: u64) -> bool {
+        self.has(event, Fault::Split)
+    }
+
+    /// Returns how late the event is sent.
+    pub(super) fn delay(&self, event: u64) -> Duration {
+        self.of(event).map(|fault| if let Fault::Delay(delay) = fault { delay } else { Duration::ZERO }).sum()
+    }
+
+    /// Returns the first event before which the answer fails.
+    pub(super) fn error(&self) -> Option<u64> {
+        self.0.iter().filter(|(_, fault)| *fault == Fault::Error).map(|&(event, _)| event).min()
+    }
+
+    /// Returns the faults without those of a connection, for a stream that is read again.
+    pub(super) fn of_the_answer(&self) -> Self {
+        let stays = |fault| matches!(fault, Fault::Error | Fault::Stall(_) | Fault::Split);
+        Self(self.0.iter().copied().filter(|&(_, fault)| stays(fault)).collect())
+    }
+
+    fn of(&self, event: u64) -> impl Iterator<Item = Fault> + '_ {
+        self.0.iter().filter(move |&&(at, _)| at == event).map(|&(_, fault)| fault)
+    }
+}
+
+fn one(value: &Value) -> Result<(u64, Fault), Problem> {
+    let fields = value.as_object().map(Fields).ok_or_else(|| {
+        wrong(format!(
+            "a fault must be an object such as {{\"kind\": \"drop\", \"at\": 5}}, not {}",
+            shown(value)
+        ))
+    })?;
+    let at =
+        fields.tokens("at")?.ok_or_else(|| wrong("`at` is missing in a fault: name an event, from 1"))?;
+    let kind = fields.string("kind")?.unwrap_or_default();
+    let pause = || {
+        let ms = fields.number("ms")?.filter(|ms| DELAY_MS.contains(ms)).ok_or_else(|| {
+            wrong(format!(
+                "`ms` of the fault \"{kind}\" must be a number from {} to {}",
+                DELAY_MS.start(),
+                DELAY_MS.end()
+            ))
+        })?;
+        Ok::<_, Problem>(Duration::from_secs_f64(ms / 1e3))
+    };
+    let fault = match kind {
+        "drop" => Fault::Drop,
+        "duplicate" => Fault::Duplicate,
+        "swap" => Fault::Swap,
+        "delay" => Fault::Delay(pause()?),
+        "split" => Fault::Split,
+        "cut" => Fault::Cut,
+        "abort" => Fault::Abort,
+        "error" => Fault::Error,
+        "stall" => Fault::Stall(pause()?),
+        _ => {
+            return Err(wrong(format!(
+                "unknown fault {}: expected drop, duplicate, swap, delay, split, cut, abort, error or stall",
+                shown(&Value::from(kind))
+            )));
+        }
+    };
+    Ok((at, fault))
+}
+
+fn wrong(message: impl Into<String>) -> Problem {
+    invalid("streamstress", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn faults_are_read_by_event() {
+        let ms = Duration::from_millis;
+        let faults = json!([
+            {"kind": "drop", "at": 2}, {"kind": "stall", "at": 3, "ms": 500}, {"kind": "stall", "at": 3, "ms": 1},
+            {"kind": "delay", "at": 4, "ms": 0.5}, {"kind": "error", "at": 9}, {"kind": "error", "at": 7},
+        ]);
+        let faults = Faults::read(Some(&faults)).unwrap();
+        assert!(faults.has(2, Fault::Drop) && !faults.has(3, Fault::Drop));
+        assert_eq!((faults.stall(3), faults.stall(4)), (ms(501), ms(0)));
+        assert_eq!(faults.delay(4), Duration::from_micros(500));
+        assert_eq!(faults.error(), Some(7));
+        let rest = faults.of_the_answer();
+        assert!(!rest.has(2, Fault::Drop) && rest.stall(3) == ms(501) && rest.delay(4) == ms(0));
+        assert_eq!(Faults::read(None).unwrap(), Faults::default());
+    }
+
+    #[test]
+    fn a_wrong_fault_is_named() {
+        let check = |faults: Value, expected: &str| {
+            let error = Faults::read(Some(&faults)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error} does not contain {expected}");
+        };
+        check(json!("drop"), "`faults` must be a list of at most 64 objects, not \"drop\"");
+        check(json!(vec![json!({"kind": "drop", "at": 1}); 65]), "at most 64");
+        check(json!([5]), "a fault must be an object");
+        check(json!([{"kind": "drop"}]), "`at` is missing");
+        check(json!([{"kind": "drop", "at": 0}]), "`at` must be a whole number from 1");
+        check(json!([{"kind": "lose", "at": 1}]), "unknown fault \"lose\": expected drop,");
+        check(
+            json!([{"kind": "stall", "at": 1}]),
+            "`ms` of the fault \"stall\" must be a number from 0 to 3600000",
+        );
+        check(json!([{"kind": "delay", "at": 1, "ms": -1}]), "`ms` of the fault \"delay\"");
+    }
+}
