@@ -10,7 +10,7 @@ declare -A may=(
     [guard]=""
     [host]=""
     [settings]=""
-    [plan]="protocol settings"
+    [plan]="dialects protocol settings"
     [measure]="plan protocol settings"
     [load]="dialects host measure plan protocol settings"
     [report]="host measure plan protocol settings"
@@ -19,7 +19,7 @@ declare -A may=(
     [server]="bus dialects guard host protocol settings"
     [wsproxy]="bus guard host protocol settings"
     [stack]="bus guard host protocol server settings wsproxy"
-    [client]="coordination host load measure plan protocol report server settings stack wsproxy"
+    [client]="coordination dialects host load measure plan protocol report server settings stack wsproxy"
     [benches]="bus client host load measure plan protocol report stack wsproxy"
 )
 violations=0

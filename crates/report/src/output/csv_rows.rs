@@ -11,7 +11,7 @@ use settings::cells::CellWriter;
 use std::{io, time::Duration};
 
 /// Names of the columns.
-pub(super) const COLUMNS: [&str; 55] = [
+pub(super) const COLUMNS: [&str; 57] = [
     "session_id",
     "query_num",
     "latency",
@@ -67,6 +67,8 @@ pub(super) const COLUMNS: [&str; 55] = [
     "events_unknown_type",
     "contents",
     "first_defect",
+    "tokens_reported",
+    "reasoning_events",
 ];
 
 /// Writes the rows of a session. If it still goes on, they contain what is known of it so far.
@@ -145,6 +147,8 @@ fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [Stri
             .find_map(|defect| query.defects.example(defect))
             .unwrap_or_default()
             .to_owned(),
+        query.tokens_reported.map(|tokens| tokens.to_string()).unwrap_or_default(),
+        query.reasoning_events.to_string(),
     ]
 }
 
